@@ -1,0 +1,157 @@
+//! Time, injected: the only module that reads the operating system's clocks.
+//!
+//! Everything durable is a [`Timestamp`] in microseconds, because that is what both databases store. Durations are
+//! measured with [`Clock::monotonic`], so that a step of the wall clock cannot make a latency negative. Tests turn the
+//! hand of a manual clock; its sleepers wake when the hand passes them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::Notify;
+
+/// Microseconds since 1970-01-01T00:00:00Z. In JSON an RFC 3339 text in UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// From microseconds since the epoch.
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since the epoch.
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    /// This time plus a duration; the far end of time instead of an overflow.
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// How long after `earlier` this is; zero if it is before.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(time) => write!(formatter, "{time:.6}"),
+            Err(_) => write!(formatter, "{} us after 1970", self.0),
+        }
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        Ok(Self(time.as_microsecond()))
+    }
+}
+
+/// Where the time comes from.
+#[derive(Clone, Debug)]
+pub enum Clock {
+    /// The operating system's.
+    System,
+    /// A test's.
+    Manual(Arc<Hand>),
+}
+
+/// The hand of a manual clock.
+#[derive(Debug)]
+pub struct Hand {
+    micros: AtomicI64,
+    moved: Notify,
+}
+
+impl Clock {
+    /// A clock that stands at `start` until [`Clock::advance`].
+    pub fn manual(start: Timestamp) -> Self {
+        Self::Manual(Arc::new(Hand { micros: AtomicI64::new(start.0), moved: Notify::new() }))
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        match self {
+            Self::System => {
+                let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                Timestamp::default().after(since_epoch)
+            }
+            Self::Manual(hand) => Timestamp(hand.micros.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// A reading to measure durations with. Always real: a manual hand says nothing about how long work took.
+    pub fn monotonic(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Returns when the time is `deadline` or later.
+    pub async fn sleep_until(&self, deadline: Timestamp) {
+        match self {
+            Self::System => loop {
+                let left = deadline.since(self.now());
+                if left.is_zero() {
+                    return;
+                }
+                tokio::time::sleep(left).await;
+            },
+            Self::Manual(hand) => loop {
+                let moved = hand.moved.notified();
+                if self.now() >= deadline {
+                    return;
+                }
+                moved.await;
+            },
+        }
+    }
+
+    /// Moves a manual clock; the system clock cannot be moved and stays as it is.
+    pub fn advance(&self, by: Duration) {
+        if let Self::Manual(hand) = self {
+            hand.micros.store(self.now().after(by).0, Ordering::SeqCst);
+            hand.moved.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamp_survives_json() {
+        let time = Timestamp::from_micros(1_795_000_000_123_456);
+        let json = serde_json::to_string(&time).expect("serializes");
+        assert!(json.ends_with(".123456Z\""), "{json}");
+        assert_eq!(serde_json::from_str::<Timestamp>(&json).expect("parses"), time);
+    }
+
+    #[tokio::test]
+    async fn manual_sleeper_wakes_when_the_hand_passes() {
+        let clock = Clock::manual(Timestamp::from_micros(0));
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.sleep_until(Timestamp::from_micros(5_000_000)).await }
+        });
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(4));
+        tokio::task::yield_now().await;
+        assert!(!sleeper.is_finished());
+        clock.advance(Duration::from_secs(1));
+        sleeper.await.expect("wakes");
+    }
+}

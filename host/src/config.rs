@@ -1,0 +1,308 @@
+//! The configuration: one struct for each section. The defaults stand in `config.default.toml` and nowhere else.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::duration;
+use crate::model::plugin::Interface;
+
+/// The text of `config.default.toml`: every key with its default and what it means.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
+/// Environment variables with this prefix replace single values.
+pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
+
+macro_rules! section {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $(#[doc = concat!("`", stringify!($field), "` in `config.default.toml`.")] $(#[$field_meta])* pub $field: $type,)*
+        }
+    };
+}
+
+section! {
+    /// The whole configuration.
+    Config {
+        data_dir: PathBuf,
+        server: ServerConfig,
+        database: DatabaseConfig,
+        cache: CacheConfig,
+        plugins: PluginsConfig,
+        runtime: RuntimeConfig,
+        limits: Limits,
+        engine: EngineConfig,
+    }
+}
+
+section! {
+    /// `[server]`
+    ServerConfig {
+        listen: SocketAddr,
+        connections_max: usize,
+        #[serde(with = "duration")] header_timeout: Duration,
+        #[serde(with = "duration")] request_timeout: Duration,
+        body_bytes_max: usize,
+        #[serde(with = "duration")] drain_timeout: Duration,
+    }
+}
+
+section! {
+    /// `[database]`
+    DatabaseConfig {
+        url: String,
+        connections_max: u32,
+        #[serde(with = "duration")] acquire_timeout: Duration,
+        commit_group_max: usize,
+        commit_queue_max: usize,
+    }
+}
+
+section! {
+    /// `[cache]`
+    CacheConfig {
+        workflows: CacheKindConfig,
+        workflow_versions: CacheKindConfig,
+        plugin_versions: CacheKindConfig,
+        instances: CacheKindConfig,
+        pending_approvals: CacheKindConfig,
+        storage: CacheKindConfig,
+        tokens: CacheKindConfig,
+    }
+}
+
+section! {
+    /// One kind of cached data.
+    CacheKindConfig {
+        entries: u64,
+        #[serde(with = "duration")] ttl: Duration,
+    }
+}
+
+section! {
+    /// `[plugins]`
+    PluginsConfig {
+        component_bytes_max: usize,
+        #[serde(with = "duration")] upload_timeout: Duration,
+        grants: BTreeSet<Interface>,
+        #[serde(with = "duration")] compile_timeout: Duration,
+        compile_memory_bytes_max: u64,
+        loaded_max: u64,
+    }
+}
+
+section! {
+    /// `[runtime]`
+    RuntimeConfig {
+        attempts_max: usize,
+        attempts_per_team_max: usize,
+        #[serde(with = "duration")] tick: Duration,
+    }
+}
+
+section! {
+    /// `[limits]`: what one attempt may use.
+    Limits {
+        #[serde(with = "duration")] cpu_budget: Duration,
+        #[serde(with = "duration")] deadline: Duration,
+        memory_bytes_max: usize,
+        table_elements_max: usize,
+        host_calls_max: u64,
+        host_call_bytes_max: usize,
+        handles_max: usize,
+        payload_bytes_max: usize,
+        storage_key_bytes_max: usize,
+        storage_value_bytes_max: usize,
+        storage_keys_max: usize,
+        storage_write_bytes_max: usize,
+        batch_items_max: usize,
+        batch_instances_max: usize,
+        batch_depth_max: u32,
+        log_lines_max: u32,
+        log_line_bytes_max: usize,
+        log_bytes_max: usize,
+        metric_series_max: usize,
+    }
+}
+
+section! {
+    /// `[engine]`
+    EngineConfig {
+        #[serde(with = "duration")] poll_interval: Duration,
+        active_instances_max: usize,
+        conflict_retries_max: u32,
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read {path}: {source}", path = .path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A value is wrong or unknown.
+    #[error("understand {origin}: {problem}")]
+    Invalid {
+        /// A file, an environment variable, or the whole.
+        origin: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// The defaults, then `file` if given, then `environment`: pairs such as
+    /// `("STEPWELL_SERVER__LISTEN", "0.0.0.0:80")`; variables with other prefixes, or without `__` and not a top-level
+    /// key, are left alone.
+    ///
+    /// # Errors
+    /// An unreadable file; an unknown key, so that a misspelt one does not go unnoticed; a value of the wrong form.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut merged = parse_table(DEFAULTS, "config.default.toml")?;
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+            merge(&mut merged, parse_table(&text, &path.display().to_string())?);
+        }
+        for (name, value) in environment {
+            let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            let path = path.to_ascii_lowercase();
+            let keys: Vec<_> = path.split("__").collect();
+            if keys.len() == 1 && !merged.contains_key(path.as_str()) {
+                continue;
+            }
+            set(&mut merged, &keys, &value).map_err(|problem| ConfigError::Invalid { origin: name, problem })?;
+        }
+        let config: Self = toml::Value::Table(merged)
+            .try_into()
+            .map_err(|error: toml::de::Error| invalid("the configuration", &error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The defaults alone.
+    ///
+    /// # Errors
+    /// Never in a build whose tests pass.
+    pub fn defaults() -> Result<Self, ConfigError> {
+        Self::load(None, [])
+    }
+
+    /// The database's address: the one given, or the SQLite file in the data directory.
+    pub fn database_url(&self) -> String {
+        if self.database.url.is_empty() {
+            format!("sqlite:{}", self.data_dir.join("stepwell.db").display())
+        } else {
+            self.database.url.clone()
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let positive = [
+            ("server.connections_max", self.server.connections_max),
+            ("database.commit_group_max", self.database.commit_group_max),
+            ("database.commit_queue_max", self.database.commit_queue_max),
+            ("runtime.attempts_max", self.runtime.attempts_max),
+            ("runtime.attempts_per_team_max", self.runtime.attempts_per_team_max),
+            ("engine.active_instances_max", self.engine.active_instances_max),
+        ];
+        for (key, value) in positive {
+            if value == 0 {
+                return Err(invalid(key, "must be at least 1"));
+            }
+        }
+        if self.runtime.tick.is_zero() || self.engine.poll_interval.is_zero() {
+            return Err(invalid("runtime.tick and engine.poll_interval", "must be more than 0"));
+        }
+        if self.runtime.attempts_max > 1_000 {
+            return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));
+        }
+        Ok(())
+    }
+}
+
+fn invalid(origin: &str, problem: &str) -> ConfigError {
+    ConfigError::Invalid { origin: origin.to_owned(), problem: problem.trim().to_owned() }
+}
+
+fn parse_table(text: &str, origin: &str) -> Result<toml::Table, ConfigError> {
+    text.parse().map_err(|error: toml::de::Error| invalid(origin, &error.to_string()))
+}
+
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Sets one value from text, in the type that the default has.
+fn set(table: &mut toml::Table, keys: &[&str], text: &str) -> Result<(), String> {
+    let unknown = || "there is no such setting; `stepwell config` lists them".to_owned();
+    let [key, rest @ ..] = keys else { return Err(unknown()) };
+    let slot = table.get_mut(*key).ok_or_else(unknown)?;
+    match slot {
+        toml::Value::Table(inner) => set(inner, rest, text),
+        _ if !rest.is_empty() => Err(unknown()),
+        toml::Value::Integer(number) => {
+            *number = text.parse().map_err(|_| format!("'{text}' is not a whole number"))?;
+            Ok(())
+        }
+        toml::Value::Array(list) => {
+            *list = text.split(',').filter(|item| !item.is_empty()).map(|item| item.trim().into()).collect();
+            Ok(())
+        }
+        other => {
+            *other = text.into();
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::load(None, environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn defaults_are_complete() {
+        assert_eq!(Config::defaults().expect("loads").limits.memory_bytes_max, 64 << 20);
+    }
+
+    #[test]
+    fn environment_replaces_single_values() {
+        let config = load(&[("STEPWELL_SERVER__LISTEN", "0.0.0.0:80"), ("STEPWELL_LIMITS__CPU_BUDGET", "5s")]);
+        let config = config.expect("loads");
+        assert_eq!(config.server.listen.port(), 80);
+        assert_eq!(config.limits.cpu_budget, Duration::from_secs(5));
+        assert_eq!(config.server.connections_max, 1024);
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_refused() {
+        let error = load(&[("STEPWELL_SERVER__LISTN", "x")]).expect_err("is unknown").to_string();
+        assert!(error.contains("STEPWELL_SERVER__LISTN") && error.contains("no such setting"), "{error}");
+        // A token for the command line has the same prefix and is not a setting.
+        assert!(load(&[("STEPWELL_TOKEN", "x")]).is_ok());
+    }
+}

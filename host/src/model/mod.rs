@@ -1,0 +1,25 @@
+//! Nouns and rules: pure, no I/O, no async, no clock. Whatever needs the time receives `now`.
+//!
+//! A workflow definition says what may happen ([`definition`]), an instance says what has happened ([`instance`]), and
+//! [`transition`] is the only place where one leads to the other.
+
+pub mod approval;
+pub mod definition;
+pub mod duration;
+pub mod effects;
+pub mod expression;
+pub mod failure;
+pub mod identity;
+pub mod instance;
+pub mod name;
+pub mod plugin;
+pub mod transition;
+
+pub use approval::{Approval, ApprovalStatus, Decision, NewApproval};
+pub use definition::{Definition, Step, StepAction};
+pub use effects::{Effects, EntryKey, Guard, Space, StorageWrite, WriteAction};
+pub use failure::{Blame, Failure};
+pub use identity::{Permission, Principal};
+pub use instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, NewInstance};
+pub use name::{Name, StepId};
+pub use plugin::{Grants, Manifest, PluginVersion};

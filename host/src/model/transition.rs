@@ -1,0 +1,576 @@
+//! The rules: what an event does to an instance. Instance status changes here and nowhere else.
+//!
+//! [`Progress::apply`] takes one event, follows it as far as it leads without running anything (conditions, approvals
+//! to ask for, the end), and answers the [`Change`] to be committed. It mutates the progress in memory at once; a caller whose
+//! commit is refused throws the progress away and loads it again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::approval::{Approval, ApprovalStatus, Decision, NewApproval};
+use super::definition::{APPROVERS_MAX, ApprovalStep, Definition, OnExpiry, PluginStep, Step, StepAction};
+use super::expression::{ExpressionError, Scope, Template};
+use super::failure::{self, Blame, Failure};
+use super::instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, StepState, Steps};
+use super::{Name, StepId};
+use crate::clock::Timestamp;
+
+/// An instance with all that is needed to decide what happens next.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The instance.
+    pub instance: Instance,
+    /// What it follows.
+    pub definition: Arc<Definition>,
+    /// What is known of its steps.
+    pub steps: Steps,
+    /// Its approvals, whatever their status.
+    pub approvals: Vec<Approval>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It was created, or time has passed: retries may be due, approvals may have run out.
+    Woken,
+    /// An attempt at a plugin step ended.
+    StepFinished(StepReport),
+    /// An approver decided.
+    Decided {
+        /// Which of the instance's approvals.
+        approval_id: Uuid,
+        /// What they said.
+        decision: Decision,
+        /// Their remark. At most 4,096 bytes.
+        comment: Option<String>,
+    },
+    /// Somebody stopped the instance.
+    Cancelled {
+        /// The user.
+        by: String,
+    },
+}
+
+/// How an attempt at a plugin step ended.
+#[derive(Clone, Debug)]
+pub struct StepReport {
+    /// The step.
+    pub step: StepId,
+    /// 1 for the first attempt.
+    pub number: u32,
+    /// `name@version`.
+    pub plugin: Option<String>,
+    /// Output, or why there is none.
+    pub result: Result<Value, Failure>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}
+
+/// What has to be written so that the event has happened, beside the instance itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Change {
+    /// Attempts that ended.
+    pub attempts: Vec<Attempt>,
+    /// Approvals to ask for.
+    pub new_approvals: Vec<NewApproval>,
+    /// Approvals that left `pending`.
+    pub decided: Vec<DecidedApproval>,
+}
+
+/// An approval that left `pending`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecidedApproval {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose it was: the cache of their inbox is out of date.
+    pub approver_id: String,
+    /// What became of it.
+    pub status: ApprovalStatus,
+    /// The approver's remark.
+    pub comment: Option<String>,
+    /// How long it had been pending.
+    pub waited: Duration,
+}
+
+/// A plugin step that is ready.
+#[derive(Clone, Debug)]
+pub struct Run<'a> {
+    /// The step.
+    pub step: &'a StepId,
+    /// What it runs.
+    pub action: &'a PluginStep,
+    /// 1 for the first attempt.
+    pub number: u32,
+}
+
+/// A decision that cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecisionError {
+    /// There is no such approval on this instance.
+    #[error("there is no such approval")]
+    NotFound,
+    /// Too late.
+    #[error("the approval is {} already{}", .status.as_str(), .at.map(|at| format!(", since {at}")).unwrap_or_default())]
+    NotPending {
+        /// What it is.
+        status: ApprovalStatus,
+        /// Since when.
+        at: Option<Timestamp>,
+    },
+}
+
+impl Progress {
+    /// Puts together what was stored.
+    pub fn restore(
+        instance: Instance,
+        definition: Arc<Definition>,
+        attempts: &[Attempt],
+        approvals: Vec<Approval>,
+    ) -> Self {
+        let mut steps = Steps::fold(attempts);
+        for approval in &approvals {
+            if steps.get(approval.step.as_str()).is_none() {
+                steps.set(approval.step.clone(), StepState::AwaitingApproval);
+            }
+        }
+        Self { instance, definition, steps, approvals }
+    }
+
+    /// Lets `event` happen at `now`. A final instance does not change any more.
+    ///
+    /// # Errors
+    /// Only for [`Event::Decided`]: the approval is not pending. Nothing has changed then.
+    pub fn apply(
+        &mut self,
+        event: Event,
+        now: Timestamp,
+        new_id: &mut dyn FnMut() -> Uuid,
+    ) -> Result<Change, DecisionError> {
+        let mut change = Change::default();
+        match event {
+            Event::Decided { approval_id, decision, comment } => {
+                self.decide(approval_id, decision, comment, now, &mut change)?;
+            }
+            _ if self.instance.status.is_final() => return Ok(change),
+            Event::Woken => {}
+            Event::StepFinished(report) => self.finish_step(report, &mut change),
+            Event::Cancelled { by } => {
+                let failure = Failure::fatal("cancelled", Blame::Definition, format!("cancelled by {by}"));
+                self.end(InstanceStatus::Cancelled, Some(failure), now, &mut change);
+            }
+        }
+        self.expire_approvals(now, &mut change);
+        self.advance(now, new_id, &mut change);
+        self.instance.updated_at = now;
+        Ok(change)
+    }
+
+    /// The first plugin step, in the order written, that may run now.
+    pub fn next_run(&self, now: Timestamp) -> Option<Run<'_>> {
+        if self.instance.status.is_final() {
+            return None;
+        }
+        self.definition.steps.iter().find_map(|step| {
+            let StepAction::Plugin(action) = &step.action else { return None };
+            let number = match self.steps.get(step.id.as_str()) {
+                None if self.needs_are_settled(step) => 1,
+                Some(StepState::Retrying { attempts, not_before }) if *not_before <= now => attempts + 1,
+                _ => return None,
+            };
+            Some(Run { step: &step.id, action, number })
+        })
+    }
+
+    /// The input for a plugin step.
+    ///
+    /// # Errors
+    /// The mapping does not fit the data.
+    pub fn input_for(&self, action: &PluginStep) -> Result<Value, Failure> {
+        match &action.input {
+            None => Ok(self.instance.input.clone()),
+            Some(template) => self.evaluate(template),
+        }
+    }
+
+    /// The plugin version that `action` is pinned to.
+    pub fn pin_for(&self, action: &PluginStep) -> Option<Uuid> {
+        self.instance.pins.get(&action.plugin.to_string()).copied()
+    }
+
+    fn needs_are_settled(&self, step: &Step) -> bool {
+        step.needs.iter().all(|need| self.steps.is_settled(need.as_str()))
+    }
+
+    fn with_scope<T>(&self, evaluate: impl FnOnce(Scope<'_>) -> Result<T, ExpressionError>) -> Result<T, Failure> {
+        let instance = json!({
+            "id": self.instance.id,
+            "workflow": self.instance.workflow,
+            "version": self.instance.workflow_version,
+            "entity_type": self.instance.entity_type,
+            "entity_id": self.instance.entity_id,
+            "started_by": self.instance.started_by,
+        });
+        evaluate(Scope { input: &self.instance.input, steps: &self.steps, instance: &instance })
+            .map_err(|error| Failure::fatal(failure::EXPRESSION, Blame::Definition, error.to_string()))
+    }
+
+    fn evaluate(&self, template: &Template) -> Result<Value, Failure> {
+        self.with_scope(|scope| template.evaluate(scope))
+    }
+
+    /// Follows what is settled as far as it leads: skips, asks, ends, or names what to wait for.
+    fn advance(&mut self, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid, change: &mut Change) {
+        let definition = Arc::clone(&self.definition);
+        // Steps stand below those they need, so one pass in the order written settles all there is to settle.
+        for step in &definition.steps {
+            if self.instance.status.is_final() {
+                return;
+            }
+            if self.steps.get(step.id.as_str()).is_some() || !self.needs_are_settled(step) {
+                continue;
+            }
+            let wanted = match &step.when {
+                None => Ok(true),
+                Some(condition) => self.with_scope(|scope| condition.holds(scope)),
+            };
+            let asked = match (wanted, &step.action) {
+                (Err(failure), _) => Err(failure),
+                (Ok(false), _) => {
+                    self.record(attempt_without_run(self.instance.id, step, AttemptOutcome::Skipped, now), change);
+                    Ok(())
+                }
+                (Ok(true), StepAction::Plugin(_)) => Ok(()),
+                (Ok(true), StepAction::Approval(approval)) => self.ask(&step.id, approval, now, new_id, change),
+            };
+            if let Err(failure) = asked {
+                let attempt = attempt_without_run(self.instance.id, step, AttemptOutcome::Failed, now);
+                self.record(Attempt { failure: Some(failure.clone()), ..attempt }, change);
+                self.end(InstanceStatus::Failed, Some(failure), now, change);
+            }
+        }
+        if self.instance.status.is_final() {
+            return;
+        }
+        if definition.steps.iter().all(|step| self.steps.is_settled(step.id.as_str())) {
+            return self.complete(now, change);
+        }
+        self.wait_or_run(now);
+    }
+
+    fn wait_or_run(&mut self, now: Timestamp) {
+        let mut retries = Vec::new();
+        let mut awaiting = None;
+        for step in &self.definition.steps {
+            match self.steps.get(step.id.as_str()) {
+                Some(StepState::Retrying { not_before, .. }) => retries.push((*not_before, step.id.clone())),
+                Some(StepState::AwaitingApproval) if awaiting.is_none() => awaiting = Some(step.id.clone()),
+                _ => {}
+            }
+        }
+        let expiries = self.pending_approvals().map(|approval| approval.expires_at);
+        let first_retry = retries.iter().min().cloned();
+        let ready = self.next_run(now).map(|run| run.step.clone());
+        let wake_at = expiries.chain(retries.iter().map(|(at, _)| *at)).min();
+        let (status, current_step, wake_at) = match (ready, first_retry) {
+            (Some(step), _) => (InstanceStatus::Running, Some(step), Some(now)),
+            (None, Some((_, step))) => (InstanceStatus::Running, Some(step), wake_at),
+            (None, None) => (InstanceStatus::Waiting, awaiting, wake_at),
+        };
+        self.instance.status = status;
+        self.instance.current_step = current_step;
+        self.instance.wake_at = wake_at;
+    }
+
+    fn pending_approvals(&self) -> impl Iterator<Item = &Approval> {
+        self.approvals.iter().filter(|approval| approval.status == ApprovalStatus::Pending)
+    }
+
+    fn record(&mut self, attempt: Attempt, change: &mut Change) {
+        self.steps.add(&attempt);
+        change.attempts.push(attempt);
+    }
+
+    fn finish_step(&mut self, report: StepReport, change: &mut Change) {
+        let definition = Arc::clone(&self.definition);
+        let Some(StepAction::Plugin(action)) = definition.step(&report.step).map(|step| &step.action) else { return };
+        let mut attempt = Attempt {
+            instance_id: self.instance.id,
+            step: report.step,
+            number: report.number,
+            outcome: AttemptOutcome::Completed,
+            plugin: report.plugin,
+            output: None,
+            failure: None,
+            started_at: report.started_at,
+            finished_at: report.finished_at,
+            retry_at: None,
+        };
+        match report.result {
+            Ok(output) => attempt.output = Some(output),
+            Err(failure) if failure.retryable && report.number < action.retry.max_attempts => {
+                let delay = action.retry.delay_after(report.number).max(failure.retry_after.unwrap_or_default());
+                attempt.outcome = AttemptOutcome::Retrying;
+                attempt.retry_at = Some(report.finished_at.after(delay));
+                attempt.failure = Some(failure);
+            }
+            Err(failure) => {
+                attempt.outcome = AttemptOutcome::Failed;
+                attempt.failure = Some(failure);
+            }
+        }
+        let ended = (attempt.outcome == AttemptOutcome::Failed).then(|| attempt.failure.clone()).flatten();
+        let finished_at = attempt.finished_at;
+        let step = attempt.step.clone();
+        self.record(attempt, change);
+        if let Some(failure) = ended {
+            self.instance.current_step = Some(step);
+            self.end(InstanceStatus::Failed, Some(failure), finished_at, change);
+        }
+    }
+
+    fn ask(
+        &mut self,
+        step: &StepId,
+        action: &ApprovalStep,
+        now: Timestamp,
+        new_id: &mut dyn FnMut() -> Uuid,
+        change: &mut Change,
+    ) -> Result<(), Failure> {
+        let wrong = |message: String| Failure::fatal(failure::EXPRESSION, Blame::Definition, message);
+        let title = match self.evaluate(&action.title)? {
+            Value::String(title) => title.chars().take(1_024).collect(),
+            other => other.to_string(),
+        };
+        let mut approvers: Vec<String> = Vec::new();
+        for template in &action.approvers {
+            let named = match self.evaluate(template)? {
+                Value::Array(users) => users,
+                user => vec![user],
+            };
+            for user in named {
+                match user {
+                    Value::String(user) if (1..=128).contains(&user.len()) => {
+                        if !approvers.contains(&user) {
+                            approvers.push(user);
+                        }
+                    }
+                    other => {
+                        let shown: String = other.to_string().chars().take(80).collect();
+                        return Err(wrong(format!("an approver must be a user of 1 to 128 bytes, but is {shown}")));
+                    }
+                }
+            }
+        }
+        if approvers.len() > APPROVERS_MAX || approvers.len() < action.quorum as usize {
+            return Err(wrong(format!(
+                "{} approvers were named; there must be at least the quorum of {} and at most {APPROVERS_MAX}",
+                approvers.len(),
+                action.quorum
+            )));
+        }
+        for approver_id in approvers {
+            let new = NewApproval {
+                id: new_id(),
+                instance_id: self.instance.id,
+                team: self.instance.team.clone(),
+                step: step.clone(),
+                approver_id,
+                title: String::clone(&title),
+                quorum: action.quorum,
+                created_at: now,
+                expires_at: now.after(action.expires_in),
+            };
+            self.approvals.push(pending(new.clone(), self.instance.workflow.clone()));
+            change.new_approvals.push(new);
+        }
+        self.steps.set(step.clone(), StepState::AwaitingApproval);
+        Ok(())
+    }
+
+    fn decide(
+        &mut self,
+        approval_id: Uuid,
+        decision: Decision,
+        comment: Option<String>,
+        now: Timestamp,
+        change: &mut Change,
+    ) -> Result<(), DecisionError> {
+        let approval = self.approvals.iter().find(|approval| approval.id == approval_id);
+        let approval = approval.ok_or(DecisionError::NotFound)?;
+        // An approval that has run out counts as expired from that moment, even if the engine has not looked yet.
+        if approval.status != ApprovalStatus::Pending {
+            return Err(DecisionError::NotPending { status: approval.status, at: approval.decided_at });
+        }
+        if approval.expires_at <= now {
+            return Err(DecisionError::NotPending { status: ApprovalStatus::Expired, at: Some(approval.expires_at) });
+        }
+        let step = approval.step.clone();
+        let (title, approver, quorum) = (approval.title.clone(), approval.approver_id.clone(), approval.quorum);
+        let status = match decision {
+            Decision::Approve => ApprovalStatus::Approved,
+            Decision::Reject => ApprovalStatus::Rejected,
+        };
+        self.close_approvals(status, comment.clone(), now, change, |other| other.id == approval_id);
+        if decision == Decision::Reject {
+            let remark = comment.map(|comment| format!(": {comment}")).unwrap_or_default();
+            let failure =
+                Failure::fatal("rejected", Blame::Definition, format!("{approver} rejected \"{title}\"{remark}"));
+            self.reject(&step, failure, now, change);
+            return Ok(());
+        }
+        let approved: Vec<_> = self
+            .approvals
+            .iter()
+            .filter(|other| other.step == step && other.status == ApprovalStatus::Approved)
+            .map(|other| other.approver_id.clone())
+            .collect();
+        if approved.len() >= quorum as usize {
+            let output =
+                json!({ "decision": "approved", "decided_by": approved, "comment": comment, "expired": false });
+            self.settle_approval(&step, output, now, change);
+        }
+        Ok(())
+    }
+
+    fn expire_approvals(&mut self, now: Timestamp, change: &mut Change) {
+        while !self.instance.status.is_final() {
+            let Some(due) = self.pending_approvals().find(|approval| approval.expires_at <= now) else { return };
+            let (step, title) = (due.step.clone(), due.title.clone());
+            self.close_approvals(ApprovalStatus::Expired, None, now, change, |other| other.step == step);
+            let on_expiry = match self.definition.step(&step).map(|step| &step.action) {
+                Some(StepAction::Approval(action)) => action.on_expiry,
+                _ => OnExpiry::Reject,
+            };
+            match on_expiry {
+                OnExpiry::Approve => {
+                    let output = json!({ "decision": "approved", "decided_by": [], "comment": null, "expired": true });
+                    self.settle_approval(&step, output, now, change);
+                }
+                OnExpiry::Reject => {
+                    let failure = Failure::fatal(
+                        "approval-expired",
+                        Blame::Definition,
+                        format!("nobody decided \"{title}\" in time"),
+                    );
+                    self.reject(&step, failure, now, change);
+                }
+            }
+        }
+    }
+
+    fn settle_approval(&mut self, step: &StepId, output: Value, now: Timestamp, change: &mut Change) {
+        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| other.step == *step);
+        let attempt = self.approval_attempt(step, AttemptOutcome::Completed, now);
+        self.record(Attempt { output: Some(output), ..attempt }, change);
+    }
+
+    fn reject(&mut self, step: &StepId, failure: Failure, now: Timestamp, change: &mut Change) {
+        let attempt = self.approval_attempt(step, AttemptOutcome::Rejected, now);
+        self.record(Attempt { failure: Some(failure.clone()), ..attempt }, change);
+        self.instance.current_step = Some(step.clone());
+        self.end(InstanceStatus::Rejected, Some(failure), now, change);
+    }
+
+    fn approval_attempt(&self, step: &StepId, outcome: AttemptOutcome, now: Timestamp) -> Attempt {
+        let asked_at = self.approvals.iter().find(|approval| approval.step == *step).map_or(now, |a| a.created_at);
+        Attempt {
+            instance_id: self.instance.id,
+            step: step.clone(),
+            number: 1,
+            outcome,
+            plugin: None,
+            output: None,
+            failure: None,
+            started_at: asked_at,
+            finished_at: now,
+            retry_at: None,
+        }
+    }
+
+    fn close_approvals(
+        &mut self,
+        status: ApprovalStatus,
+        comment: Option<String>,
+        now: Timestamp,
+        change: &mut Change,
+        which: impl Fn(&Approval) -> bool,
+    ) {
+        for approval in &mut self.approvals {
+            if approval.status == ApprovalStatus::Pending && which(approval) {
+                approval.status = status;
+                approval.comment.clone_from(&comment);
+                approval.decided_at = Some(now);
+                change.decided.push(DecidedApproval {
+                    id: approval.id,
+                    approver_id: approval.approver_id.clone(),
+                    status,
+                    comment: comment.clone(),
+                    waited: now.since(approval.created_at),
+                });
+            }
+        }
+    }
+
+    fn complete(&mut self, now: Timestamp, change: &mut Change) {
+        let definition = Arc::clone(&self.definition);
+        let output = match &definition.output {
+            Some(template) => match self.evaluate(template) {
+                Ok(output) => Some(output),
+                Err(failure) => return self.end(InstanceStatus::Failed, Some(failure), now, change),
+            },
+            None => definition.steps.iter().rev().find_map(|step| match self.steps.get(step.id.as_str()) {
+                Some(StepState::Completed(output)) => Some(output.clone()),
+                _ => None,
+            }),
+        };
+        self.instance.output = output;
+        self.instance.current_step = None;
+        self.end(InstanceStatus::Completed, None, now, change);
+    }
+
+    fn end(&mut self, status: InstanceStatus, failure: Option<Failure>, now: Timestamp, change: &mut Change) {
+        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |_| true);
+        self.instance.status = status;
+        self.instance.failure = failure;
+        self.instance.completed_at = Some(now);
+        self.instance.wake_at = None;
+    }
+}
+
+fn attempt_without_run(instance_id: Uuid, step: &Step, outcome: AttemptOutcome, now: Timestamp) -> Attempt {
+    Attempt {
+        instance_id,
+        step: step.id.clone(),
+        number: 0,
+        outcome,
+        plugin: None,
+        output: None,
+        failure: None,
+        started_at: now,
+        finished_at: now,
+        retry_at: None,
+    }
+}
+
+fn pending(new: NewApproval, workflow: Name) -> Approval {
+    Approval {
+        id: new.id,
+        team: new.team,
+        instance_id: new.instance_id,
+        workflow,
+        step: new.step,
+        approver_id: new.approver_id,
+        title: new.title,
+        quorum: new.quorum,
+        status: ApprovalStatus::Pending,
+        comment: None,
+        created_at: new.created_at,
+        expires_at: new.expires_at,
+        decided_at: None,
+    }
+}
