@@ -1,0 +1,134 @@
+//! Why the store could not do what it was asked to.
+
+use std::sync::Arc;
+
+/// Why the store failed. The messages fit after "failed to …" and say what the reader can do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such row, or it is another team's.
+    #[error("there is no such thing")]
+    NotFound,
+    /// It cannot go while others need it; the sentence names them.
+    #[error("{0}")]
+    InUse(String),
+    /// Another process has the database; the sentence says how to tell which.
+    #[error("{0}")]
+    Locked(String),
+    /// A newer program has migrated the database.
+    #[error(
+        "the database has schema version {found}, and this program knows versions up to {known}: install the program \
+         that last used this database, or a newer one"
+    )]
+    NewerSchema {
+        /// In the database.
+        found: i64,
+        /// The newest that this program has.
+        known: i64,
+    },
+    /// The settings cannot work.
+    #[error("{0}")]
+    Settings(String),
+    /// The database refuses a value, for example a text with a NUL character on Postgres.
+    #[error("the database cannot hold a value: {0}")]
+    Value(String),
+    /// A statement went against a constraint: two writers raced for one row.
+    #[error("a row changed meanwhile ({0}); try again")]
+    Constraint(String),
+    /// The store was closed.
+    #[error("the store is closed: the host is shutting down")]
+    Closed,
+    /// The database cannot be reached, is full, or is too slow.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(Arc<sqlx::Error>),
+    /// What was read makes no sense: the database was changed by somebody else, or is damaged.
+    #[error("the database holds what it should not: {0}")]
+    Corrupt(String),
+}
+
+/// Why a step was not committed. Nothing of it was written, unless the store itself failed: then it may have been.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The instance, an approval or a guarded entry changed meanwhile: load again, and run again.
+    #[error("{0} changed meanwhile")]
+    Conflict(String),
+    /// It would be refused every time: a fatal failure of the step, blamed on the guest.
+    #[error("{message}")]
+    Rejected {
+        /// Stable, for [`crate::model::Failure::code`].
+        code: &'static str,
+        /// One sentence.
+        message: String,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Code of [`CommitError::Rejected`]: an increment met a value that is not a decimal number of 64 bits.
+pub const NOT_A_NUMBER: &str = "not-a-number";
+/// Code of [`CommitError::Rejected`]: a text or value that one of the databases cannot hold.
+pub const INVALID_VALUE: &str = "invalid-value";
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(problem) = &error {
+            let code = problem.code().unwrap_or_default();
+            // Class 22 of SQLSTATE: data exceptions. SQLite: SQLITE_TOOBIG and SQLITE_MISMATCH.
+            if (code.len() == 5 && code.starts_with("22")) || matches!(code.as_ref(), "18" | "20") {
+                return Self::Value(problem.message().to_owned());
+            }
+            if !matches!(problem.kind(), sqlx::error::ErrorKind::Other) {
+                return Self::Constraint(problem.message().to_owned());
+            }
+        }
+        match error {
+            sqlx::Error::PoolClosed => Self::Closed,
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => {
+                Self::Corrupt(error.to_string())
+            }
+            other => Self::Unavailable(Arc::new(other)),
+        }
+    }
+}
+
+impl From<sqlx::Error> for CommitError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl CommitError {
+    /// Whether the transaction can go on after this one job was rolled back to its savepoint. Everything else may have
+    /// ended the transaction already: SQLite does so on its own when the disk is full.
+    pub(super) fn is_the_jobs_own(&self) -> bool {
+        matches!(
+            self,
+            Self::Conflict(_)
+                | Self::Rejected { .. }
+                | Self::Store(StoreError::Value(_) | StoreError::Constraint(_) | StoreError::NotFound)
+        )
+    }
+
+    /// What the caller of a step commit sees.
+    pub(super) fn for_step(self) -> Self {
+        match self {
+            Self::Store(StoreError::Value(message)) => Self::Rejected { code: INVALID_VALUE, message },
+            Self::Store(StoreError::Constraint(message)) => Self::Conflict(format!("a row ({message})")),
+            other => other,
+        }
+    }
+
+    /// What the caller of a creation sees.
+    pub(super) fn for_creation(self) -> StoreError {
+        match self {
+            Self::Store(error) => error,
+            Self::Conflict(what) => StoreError::Constraint(what),
+            Self::Rejected { message, .. } => StoreError::Value(message),
+        }
+    }
+}
+
+/// For rows that do not parse.
+pub(super) fn corrupt(what: &str, problem: impl std::fmt::Display) -> StoreError {
+    StoreError::Corrupt(format!("{what}: {problem}"))
+}

@@ -1,0 +1,377 @@
+//! Reading instances and attempts. They are written by [`super::commit`] and [`super::creation`] only.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use sqlx::QueryBuilder;
+use uuid::Uuid;
+
+use super::backend::{Connection, on};
+use super::{Page, Store, StoreError, WorkflowVersion, approvals, error, from_json, parse, signed, unsigned};
+use crate::clock::Timestamp;
+use crate::model::instance::Pins;
+use crate::model::{Approval, Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Name, StepId};
+
+/// Which instances of a team to list; none of the fields: all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstanceFilter {
+    /// Of this workflow.
+    pub workflow: Option<Name>,
+    /// That stand here.
+    pub status: Option<InstanceStatus>,
+    /// About this kind of thing.
+    pub entity_type: Option<String>,
+    /// About this thing; give the `entity_type` too.
+    pub entity_id: Option<String>,
+    /// Of this project.
+    pub project_id: Option<String>,
+    /// Started by this user or `plugin:<name>`.
+    pub started_by: Option<String>,
+}
+
+/// An instance with all that decides what happens next. Never from a cache, except for the immutable definition.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The instance.
+    pub instance: Instance,
+    /// What it follows.
+    pub definition: Arc<WorkflowVersion>,
+    /// In the order they ended.
+    pub attempts: Vec<Attempt>,
+    /// In the order they were asked for.
+    pub approvals: Vec<Approval>,
+}
+
+const INSTANCE_COLUMNS: &str = "id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, \
+    project_id, started_by, status, current_step, version, input, output, metadata, failure, depth, created_at, \
+    started_at, updated_at, completed_at, wake_at";
+
+#[derive(sqlx::FromRow)]
+struct InstanceRow {
+    id: Uuid,
+    team: String,
+    workflow_id: Uuid,
+    workflow: String,
+    workflow_version: i64,
+    pins: String,
+    entity_type: Option<String>,
+    entity_id: Option<String>,
+    project_id: Option<String>,
+    started_by: String,
+    status: String,
+    current_step: Option<String>,
+    version: i64,
+    input: String,
+    output: Option<String>,
+    metadata: String,
+    failure: Option<String>,
+    depth: i64,
+    created_at: i64,
+    started_at: i64,
+    updated_at: i64,
+    completed_at: Option<i64>,
+    wake_at: Option<i64>,
+}
+
+impl InstanceRow {
+    fn bytes(&self) -> usize {
+        let json = [&self.pins, &self.input, &self.metadata].map(String::len).iter().sum::<usize>();
+        let ends = [&self.output, &self.failure].map(|text| text.as_ref().map_or(0, String::len)).iter().sum::<usize>();
+        // A parsed JSON value takes two to three times the memory of its text.
+        (json + ends).saturating_mul(3).saturating_add(512)
+    }
+
+    fn into_instance(self) -> Result<Instance, StoreError> {
+        let status = InstanceStatus::parse(&self.status);
+        Ok(Instance {
+            id: self.id,
+            team: parse("an instance's team", &self.team)?,
+            workflow_id: self.workflow_id,
+            workflow: parse("an instance's workflow", &self.workflow)?,
+            workflow_version: unsigned("an instance's workflow version", self.workflow_version)?,
+            pins: from_json::<Pins>("an instance's pins", &self.pins)?,
+            entity_type: self.entity_type,
+            entity_id: self.entity_id,
+            project_id: self.project_id,
+            started_by: self.started_by,
+            status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
+            current_step: self.current_step.map(|step| parse::<StepId>("an instance's step", &step)).transpose()?,
+            version: unsigned("an instance's version", self.version)?,
+            input: from_json("an instance's input", &self.input)?,
+            output: self.output.map(|text| from_json::<Value>("an instance's output", &text)).transpose()?,
+            metadata: from_json("an instance's metadata", &self.metadata)?,
+            failure: self.failure.map(|text| from_json::<Failure>("an instance's failure", &text)).transpose()?,
+            depth: unsigned("an instance's depth", self.depth)?,
+            created_at: Timestamp::from_micros(self.created_at),
+            started_at: Timestamp::from_micros(self.started_at),
+            updated_at: Timestamp::from_micros(self.updated_at),
+            completed_at: self.completed_at.map(Timestamp::from_micros),
+            wake_at: self.wake_at.map(Timestamp::from_micros),
+        })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct AttemptRow {
+    instance_id: Uuid,
+    step: String,
+    number: i64,
+    outcome: String,
+    plugin: Option<String>,
+    output: Option<String>,
+    failure: Option<String>,
+    started_at: i64,
+    finished_at: i64,
+    retry_at: Option<i64>,
+}
+
+impl AttemptRow {
+    fn into_attempt(self) -> Result<Attempt, StoreError> {
+        let outcome = AttemptOutcome::parse(&self.outcome);
+        Ok(Attempt {
+            instance_id: self.instance_id,
+            step: parse("an attempt's step", &self.step)?,
+            number: unsigned("an attempt's number", self.number)?,
+            outcome: outcome.ok_or_else(|| error::corrupt("an attempt's outcome", &self.outcome))?,
+            plugin: self.plugin,
+            output: self.output.map(|text| from_json::<Value>("an attempt's output", &text)).transpose()?,
+            failure: self.failure.map(|text| from_json::<Failure>("an attempt's failure", &text)).transpose()?,
+            started_at: Timestamp::from_micros(self.started_at),
+            finished_at: Timestamp::from_micros(self.finished_at),
+            retry_at: self.retry_at.map(Timestamp::from_micros),
+        })
+    }
+}
+
+/// Puts the SQL of [`Store::instances`] together.
+pub(super) fn list<DB>(team: &Name, filter: &InstanceFilter, page: &Page) -> QueryBuilder<DB>
+where
+    DB: sqlx::Database<Arguments: Default>,
+    for<'t> String: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
+    for<'t> i64: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
+    for<'t> Uuid: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
+{
+    let mut query = QueryBuilder::new("SELECT ");
+    query.push(INSTANCE_COLUMNS).push(" FROM workflow_instances WHERE team = ").push_bind(team.to_string());
+    if let Some(workflow) = &filter.workflow {
+        query.push(" AND workflow_id = (SELECT id FROM workflows WHERE team = ").push_bind(team.to_string());
+        query.push(" AND name = ").push_bind(workflow.to_string()).push(")");
+    }
+    let texts = [
+        (" AND status = ", filter.status.map(|status| status.as_str().to_owned())),
+        (" AND entity_type = ", filter.entity_type.clone()),
+        (" AND entity_id = ", filter.entity_id.clone()),
+        (" AND project_id = ", filter.project_id.clone()),
+        (" AND started_by = ", filter.started_by.clone()),
+    ];
+    for (condition, value) in texts {
+        if let Some(value) = value {
+            query.push(condition).push_bind(value);
+        }
+    }
+    if let Some(after) = page.after {
+        query.push(" AND id < ").push_bind(after);
+    }
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(signed(page.limit));
+    query
+}
+
+impl Store {
+    /// One instance for display. Cached.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn instance(&self, team: &Name, id: Uuid) -> Result<Option<Arc<Instance>>, StoreError> {
+        let key = (team.clone(), id);
+        if let Some(instance) = self.core().caches.instances.get(&key) {
+            return Ok(Some(instance));
+        }
+        let store = self.clone();
+        self.detached(async move {
+            let cache = &store.core().caches.instances;
+            let ticket = cache.ticket(&key);
+            let mut connection = store.core().backend.read().await?;
+            let row = row_of(&mut connection, id).await?;
+            drop(connection);
+            let Some(row) = row.filter(|row| row.team == key.0.as_str()) else { return Ok(None) };
+            let bytes = row.bytes();
+            let instance = Arc::new(row.into_instance()?);
+            cache.insert(ticket, key, Arc::clone(&instance), bytes);
+            Ok(Some(instance))
+        })
+        .await
+    }
+
+    /// The instance of a workflow that was created with this key.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn instance_by_idempotency_key(
+        &self,
+        team: &Name,
+        workflow_id: Uuid,
+        key: &str,
+    ) -> Result<Option<Uuid>, StoreError> {
+        let (store, team, key) = (self.clone(), team.clone(), key.to_owned());
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            Ok(on!(connection, c => sqlx::query_scalar(
+                "SELECT id FROM workflow_instances WHERE workflow_id = $1 AND idempotency_key = $2 AND team = $3",
+            )
+            .bind(workflow_id)
+            .bind(key.as_str())
+            .bind(team.as_str())
+            .fetch_optional(c)
+            .await)?)
+        })
+        .await
+    }
+
+    /// An instance with all that decides what happens next, whatever its team. Never from the cache.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn load(&self, id: Uuid) -> Result<Option<Loaded>, StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            // The instance comes first: what is read after it may only be newer, and then the version that guards the
+            // commit is too old. The other way round, a commit could pass with attempts that are out of date.
+            let Some(row) = row_of(&mut connection, id).await? else { return Ok(None) };
+            let attempts = attempts_of(&mut connection, id).await?;
+            let approvals = approvals::of_instance(&mut connection, id).await?;
+            drop(connection);
+            let instance = row.into_instance()?;
+            let definition =
+                store.workflow_version(&instance.team, &instance.workflow, instance.workflow_version).await?;
+            let definition =
+                definition.ok_or_else(|| error::corrupt("an instance without its definition", instance.id))?;
+            Ok(Some(Loaded { instance, definition, attempts, approvals }))
+        })
+        .await
+    }
+
+    /// Instances of all teams that the engine has to look at, those first that have waited longest.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn due_instances(&self, now: Timestamp, limit: u32) -> Result<Vec<Uuid>, StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            // The status is not asked for: what is final does not wake, and the partial index does not have it.
+            Ok(on!(connection, c => sqlx::query_scalar(DUE)
+                .bind(now.as_micros())
+                .bind(signed(limit))
+                .fetch_all(c)
+                .await)?)
+        })
+        .await
+    }
+
+    /// When the next instance of any team has to be looked at.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn next_wake_at(&self) -> Result<Option<Timestamp>, StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            let next: Option<i64> = on!(connection, c => sqlx::query_scalar(NEXT_WAKE).fetch_one(c).await)?;
+            Ok(next.map(Timestamp::from_micros))
+        })
+        .await
+    }
+
+    /// A team's instances, newest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn instances(
+        &self,
+        team: &Name,
+        filter: &InstanceFilter,
+        page: &Page,
+    ) -> Result<Vec<Arc<Instance>>, StoreError> {
+        let (store, team, filter, page) = (self.clone(), team.clone(), filter.clone(), page.clone());
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            let rows: Vec<InstanceRow> = on!(connection, c: Database =>
+                list::<Database>(&team, &filter, &page).build_query_as().fetch_all(c).await)?;
+            rows.into_iter().map(|row| row.into_instance().map(Arc::new)).collect()
+        })
+        .await
+    }
+
+    /// The attempts of a team's instance in the order they ended; none if there is no such instance.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn attempts(&self, team: &Name, id: Uuid) -> Result<Vec<Attempt>, StoreError> {
+        let (store, team) = (self.clone(), team.clone());
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            let owner: Option<String> = on!(connection, c => sqlx::query_scalar(
+                "SELECT team FROM workflow_instances WHERE id = $1",
+            )
+            .bind(id)
+            .fetch_optional(c)
+            .await)?;
+            if owner.as_deref() != Some(team.as_str()) {
+                return Ok(Vec::new());
+            }
+            attempts_of(&mut connection, id).await
+        })
+        .await
+    }
+
+    /// How many instances of a team stand where; statuses without instances are left out.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn count_instances(&self, team: &Name) -> Result<Vec<(InstanceStatus, u64)>, StoreError> {
+        let (store, team) = (self.clone(), team.clone());
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            let rows: Vec<(String, i64)> = on!(connection, c => sqlx::query_as(
+                "SELECT status, COUNT(*) FROM workflow_instances WHERE team = $1 GROUP BY status ORDER BY status",
+            )
+            .bind(team.as_str())
+            .fetch_all(c)
+            .await)?;
+            rows.into_iter()
+                .map(|(status, count)| {
+                    let known = InstanceStatus::parse(&status);
+                    let known = known.ok_or_else(|| error::corrupt("an instance's status", &status))?;
+                    Ok((known, unsigned("a count", count)?))
+                })
+                .collect()
+        })
+        .await
+    }
+}
+
+pub(super) const DUE: &str = "SELECT id FROM workflow_instances WHERE wake_at <= $1 ORDER BY wake_at, id LIMIT $2";
+pub(super) const NEXT_WAKE: &str = "SELECT MIN(wake_at) FROM workflow_instances WHERE wake_at IS NOT NULL";
+
+async fn row_of(connection: &mut Connection, id: Uuid) -> Result<Option<InstanceRow>, StoreError> {
+    Ok(on!(connection, c => sqlx::query_as(
+        "SELECT id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, project_id, \
+         started_by, status, current_step, version, input, output, metadata, failure, depth, created_at, started_at, \
+         updated_at, completed_at, wake_at FROM workflow_instances WHERE id = $1",
+    )
+    .bind(id)
+    .fetch_optional(c)
+    .await)?)
+}
+
+async fn attempts_of(connection: &mut Connection, id: Uuid) -> Result<Vec<Attempt>, StoreError> {
+    let rows: Vec<AttemptRow> = on!(connection, c => sqlx::query_as(
+        "SELECT instance_id, step, number, outcome, plugin, output, failure, started_at, finished_at, retry_at \
+         FROM step_attempts WHERE instance_id = $1 ORDER BY finished_at, started_at, step, number",
+    )
+    .bind(id)
+    .fetch_all(c)
+    .await)?;
+    rows.into_iter().map(AttemptRow::into_attempt).collect()
+}

@@ -1,0 +1,46 @@
+//! Brings the schema up to date. Forward only, and only while the database's lock is held: sqlx's own lock does nothing
+//! on SQLite.
+
+use std::borrow::Cow;
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+
+use super::StoreError;
+use super::backend::Connection;
+
+macro_rules! migrations {
+    ($database:literal: $($version:literal $name:literal,)*) => {
+        vec![$((
+            $version,
+            $name,
+            include_str!(concat!("../../../migrations/", $database, "/", $version, "_", $name, ".sql")),
+        ),)*]
+    };
+}
+
+/// Runs the migrations that this database has not seen.
+pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let texts = match connection {
+        Connection::Sqlite(_) => migrations!("sqlite": "0001" "foundation",),
+        Connection::Postgres(_) => migrations!("postgres": "0001" "foundation",),
+    };
+    let migrations: Vec<_> = texts
+        .into_iter()
+        .map(|(version, name, sql)| {
+            let version = version.parse().expect("the number in a file name of ours is a number");
+            Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
+        })
+        .collect();
+    let known = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let migrator = Migrator::with_migrations(migrations);
+    let result = match connection {
+        Connection::Sqlite(connection) => migrator.run_direct(None, &mut **connection, false).await,
+        Connection::Postgres(connection) => migrator.run_direct(None, &mut **connection, false).await,
+    };
+    result.map_err(|error| match error {
+        MigrateError::VersionMissing(found) if found > known => StoreError::NewerSchema { found, known },
+        MigrateError::Execute(error) => error.into(),
+        other => StoreError::Corrupt(format!("its schema is not as this program left it: {other}")),
+    })
+}

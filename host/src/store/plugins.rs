@@ -1,0 +1,352 @@
+//! Plugin versions and their components.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::backend::{Connection, on};
+use super::{Page, Store, StoreError, from_json, parse, signed, to_json, unsigned};
+use crate::clock::Timestamp;
+use crate::model::definition::{DefinitionSource, PluginReference};
+use crate::model::{Name, PluginVersion};
+
+/// What became of an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginInsert {
+    /// It is stored.
+    Inserted(Arc<PluginVersion>),
+    /// The same component was there already under this version: this is it.
+    Existing(Arc<PluginVersion>),
+    /// Another component is there under this version, and versions do not change: this is it.
+    Conflict(Arc<PluginVersion>),
+}
+
+#[derive(sqlx::FromRow)]
+struct PluginRow {
+    id: Uuid,
+    team: String,
+    digest: String,
+    component_bytes: i64,
+    manifest: String,
+    grants: String,
+    uploaded_by: String,
+    uploaded_at: i64,
+}
+
+impl PluginRow {
+    /// The version, and about how much memory it takes.
+    fn into_version(self) -> Result<(Arc<PluginVersion>, usize), StoreError> {
+        let bytes = (self.manifest.len() + self.grants.len()).saturating_mul(3);
+        let version = PluginVersion {
+            id: self.id,
+            team: parse("a plugin's team", &self.team)?,
+            manifest: from_json("a plugin's manifest", &self.manifest)?,
+            digest: self.digest,
+            component_bytes: unsigned("a plugin's size", self.component_bytes)?,
+            grants: from_json("a plugin's grants", &self.grants)?,
+            uploaded_by: self.uploaded_by,
+            uploaded_at: Timestamp::from_micros(self.uploaded_at),
+        };
+        Ok((Arc::new(version), bytes))
+    }
+}
+
+impl Store {
+    /// Stores a version with its component, unless its name and version are taken in the team.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn insert_plugin_version(
+        &self,
+        version: PluginVersion,
+        component: Vec<u8>,
+    ) -> Result<PluginInsert, StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let (manifest, grants) = (to_json(&version.manifest)?, to_json(&version.grants)?);
+            let (name, number) = (version.manifest.name.clone(), version.manifest.version.clone());
+            let mut writing = store.core().backend.begin().await?;
+            let inserted = on!(writing, c => sqlx::query(
+                "INSERT INTO plugin_versions \
+                     (id, team, name, version, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (team, name, version) DO NOTHING",
+            )
+            .bind(version.id)
+            .bind(version.team.as_str())
+            .bind(name.as_str())
+            .bind(number.as_str())
+            .bind(version.digest.as_str())
+            .bind(signed(version.component_bytes))
+            .bind(manifest.as_str())
+            .bind(grants.as_str())
+            .bind(version.uploaded_by.as_str())
+            .bind(version.uploaded_at.as_micros())
+            .execute(c)
+            .await
+            .map(|done| done.rows_affected()))?;
+            if inserted == 0 {
+                let row = row_of(&mut writing, &version.team, &name, Some(number.as_str())).await?;
+                writing.rollback().await?;
+                let (existing, _) = row.ok_or(StoreError::NotFound)?.into_version()?;
+                return Ok(if existing.digest == version.digest {
+                    PluginInsert::Existing(existing)
+                } else {
+                    PluginInsert::Conflict(existing)
+                });
+            }
+            on!(writing, c => sqlx::query(
+                "INSERT INTO plugin_components (plugin_version_id, bytes) VALUES ($1, $2)",
+            )
+            .bind(version.id)
+            .bind(component)
+            .execute(c)
+            .await
+            .map(|_| ()))?;
+            let result = writing.commit().await;
+            store.forget_plugin(&version.team, &name, &number, version.id);
+            result?;
+            Ok(PluginInsert::Inserted(Arc::new(version)))
+        })
+        .await
+    }
+
+    fn forget_plugin(&self, team: &Name, name: &Name, version: &str, id: Uuid) {
+        let caches = &self.core().caches;
+        caches.plugin_versions.invalidate(&id);
+        caches.plugin_references.invalidate(&(team.clone(), name.clone(), None));
+        caches.plugin_references.invalidate(&(team.clone(), name.clone(), Some(version.to_owned())));
+    }
+
+    /// A team's plugin versions, or one plugin's, newest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn plugin_versions(
+        &self,
+        team: &Name,
+        name: Option<&Name>,
+        page: &Page,
+    ) -> Result<Vec<Arc<PluginVersion>>, StoreError> {
+        let (store, team, name, page) = (self.clone(), team.clone(), name.cloned(), page.clone());
+        self.detached(async move {
+            // Every id is at most the greatest, and none of ours is the greatest itself.
+            let before = page.after.unwrap_or(Uuid::max());
+            let mut connection = store.core().backend.read().await?;
+            let rows: Vec<PluginRow> = match &name {
+                Some(name) => on!(connection, c => sqlx::query_as(
+                    "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
+                     FROM plugin_versions WHERE team = $1 AND name = $2 AND id < $3 ORDER BY id DESC LIMIT $4",
+                )
+                .bind(team.as_str())
+                .bind(name.as_str())
+                .bind(before)
+                .bind(signed(page.limit))
+                .fetch_all(c)
+                .await)?,
+                None => on!(connection, c => sqlx::query_as(
+                    "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
+                     FROM plugin_versions WHERE team = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+                )
+                .bind(team.as_str())
+                .bind(before)
+                .bind(signed(page.limit))
+                .fetch_all(c)
+                .await)?,
+            };
+            rows.into_iter().map(|row| row.into_version().map(|(version, _)| version)).collect()
+        })
+        .await
+    }
+
+    /// One version, whatever its team: pins say which. Cached.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn plugin_version(&self, id: Uuid) -> Result<Option<Arc<PluginVersion>>, StoreError> {
+        if let Some(version) = self.core().caches.plugin_versions.get(&id) {
+            return Ok(Some(version));
+        }
+        let store = self.clone();
+        self.detached(async move {
+            let cache = &store.core().caches.plugin_versions;
+            let ticket = cache.ticket(&id);
+            let mut connection = store.core().backend.read().await?;
+            let row: Option<PluginRow> = on!(connection, c => sqlx::query_as(
+                "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
+                 FROM plugin_versions WHERE id = $1",
+            )
+            .bind(id)
+            .fetch_optional(c)
+            .await)?;
+            drop(connection);
+            let Some(row) = row else { return Ok(None) };
+            let (version, bytes) = row.into_version()?;
+            cache.insert(ticket, id, Arc::clone(&version), bytes);
+            Ok(Some(version))
+        })
+        .await
+    }
+
+    /// What a reference means now: the version it names, or else the newest upload. Cached.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn resolve_plugin(
+        &self,
+        team: &Name,
+        reference: &PluginReference,
+    ) -> Result<Option<Arc<PluginVersion>>, StoreError> {
+        let key = (team.clone(), reference.name.clone(), reference.version.clone());
+        if let Some(version) = self.core().caches.plugin_references.get(&key) {
+            return Ok(Some(version));
+        }
+        let store = self.clone();
+        self.detached(async move {
+            let cache = &store.core().caches.plugin_references;
+            let ticket = cache.ticket(&key);
+            let mut connection = store.core().backend.read().await?;
+            let row = row_of(&mut connection, &key.0, &key.1, key.2.as_deref()).await?;
+            drop(connection);
+            let Some(row) = row else { return Ok(None) };
+            let (version, bytes) = row.into_version()?;
+            cache.insert(ticket, key, Arc::clone(&version), bytes);
+            Ok(Some(version))
+        })
+        .await
+    }
+
+    /// The component of a version.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn component_bytes(&self, id: Uuid) -> Result<Option<Vec<u8>>, StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            Ok(on!(connection, c => sqlx::query_scalar(
+                "SELECT bytes FROM plugin_components WHERE plugin_version_id = $1",
+            )
+            .bind(id)
+            .fetch_optional(c)
+            .await)?)
+        })
+        .await
+    }
+
+    /// Deletes a version that nobody needs.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::InUse`] if an instance that is not final is pinned to it, or if the
+    /// newest version of a workflow could use no other.
+    pub async fn delete_plugin_version(&self, team: &Name, name: &Name, version: &str) -> Result<(), StoreError> {
+        let (store, team, name, version) = (self.clone(), team.clone(), name.clone(), version.to_owned());
+        self.detached(async move {
+            let mut writing = store.core().backend.begin().await?;
+            let Some(row) = row_of(&mut writing, &team, &name, Some(&version)).await? else {
+                writing.rollback().await?;
+                return Err(StoreError::NotFound);
+            };
+            if let Some(user) = user_of(&mut writing, &team, &name, &version, row.id).await? {
+                writing.rollback().await?;
+                return Err(StoreError::InUse(user));
+            }
+            // The component refers to the version, so it goes first.
+            for sql in [
+                "DELETE FROM plugin_components WHERE plugin_version_id = $1",
+                "DELETE FROM plugin_versions WHERE id = $1",
+            ] {
+                on!(writing, c => sqlx::query(sql).bind(row.id).execute(c).await.map(|_| ()))?;
+            }
+            let result = writing.commit().await;
+            store.forget_plugin(&team, &name, &version, row.id);
+            result
+        })
+        .await
+    }
+}
+
+async fn row_of(
+    connection: &mut Connection,
+    team: &Name,
+    name: &Name,
+    version: Option<&str>,
+) -> Result<Option<PluginRow>, StoreError> {
+    Ok(match version {
+        Some(version) => on!(connection, c => sqlx::query_as(
+            "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
+             FROM plugin_versions WHERE team = $1 AND name = $2 AND version = $3",
+        )
+        .bind(team.as_str())
+        .bind(name.as_str())
+        .bind(version)
+        .fetch_optional(c)
+        .await)?,
+        None => on!(connection, c => sqlx::query_as(
+            "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
+             FROM plugin_versions WHERE team = $1 AND name = $2 ORDER BY id DESC LIMIT 1",
+        )
+        .bind(team.as_str())
+        .bind(name.as_str())
+        .fetch_optional(c)
+        .await)?,
+    })
+}
+
+/// Who needs the version, as a sentence. An instance that pins it after this look finds it gone when its step runs,
+/// and fails with a reason that says so.
+async fn user_of(
+    connection: &mut Connection,
+    team: &Name,
+    name: &Name,
+    version: &str,
+    id: Uuid,
+) -> Result<Option<String>, StoreError> {
+    // Pins hold the id in its usual form, which has nothing that LIKE reads as a wildcard.
+    let pinned: i64 = on!(connection, c => sqlx::query_scalar(
+        "SELECT COUNT(*) FROM workflow_instances \
+         WHERE team = $1 AND status IN ('running', 'waiting') AND pins LIKE $2",
+    )
+    .bind(team.as_str())
+    .bind(format!("%{id}%"))
+    .fetch_one(c)
+    .await)?;
+    if pinned > 0 {
+        let noun = if pinned == 1 { "instance that is" } else { "instances that are" };
+        return Ok(Some(format!(
+            "{name}@{version} is used by {pinned} {noun} not finished: wait for them or cancel them first"
+        )));
+    }
+    let others: i64 = on!(connection, c => sqlx::query_scalar(
+        "SELECT COUNT(*) FROM plugin_versions WHERE team = $1 AND name = $2 AND id <> $3",
+    )
+    .bind(team.as_str())
+    .bind(name.as_str())
+    .bind(id)
+    .fetch_one(c)
+    .await)?;
+    // The text finds the few definitions worth parsing. Names have no wildcards either.
+    let sources: Vec<String> = on!(connection, c => sqlx::query_scalar(
+        "SELECT v.source FROM workflows w \
+         JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
+         WHERE w.team = $1 AND v.source LIKE $2 ORDER BY w.name",
+    )
+    .bind(team.as_str())
+    .bind(format!("%\"{name}%"))
+    .fetch_all(c)
+    .await)?;
+    for source in sources {
+        let source: DefinitionSource = from_json("a workflow's source", &source)?;
+        let references = source.steps.iter().filter_map(|step| step.plugin.as_deref());
+        let mut references = references.filter_map(|text| text.parse::<PluginReference>().ok());
+        let needs = |reference: PluginReference| {
+            reference.name == *name && reference.version.map_or(others == 0, |wanted| wanted == version)
+        };
+        if references.any(needs) {
+            return Ok(Some(format!(
+                "workflow {} needs {name}@{version}: apply a definition that does not, or upload another version",
+                source.name
+            )));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,311 @@
+//! Workflows and their immutable versions.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::backend::{Connection, on};
+use super::{Page, Store, StoreError, error, from_json, parse, signed, to_json, unsigned};
+use crate::clock::Timestamp;
+use crate::model::definition::DefinitionSource;
+use crate::model::{Definition, Name};
+
+/// One immutable version of a workflow.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkflowVersion {
+    /// The workflow's row id.
+    pub workflow_id: Uuid,
+    /// The owner.
+    #[serde(skip)]
+    pub team: Name,
+    /// The workflow's name.
+    pub name: Name,
+    /// The first is 1.
+    pub version: u32,
+    /// Ready to run; in JSON as it was written.
+    #[serde(serialize_with = "serialize_source")]
+    pub definition: Arc<Definition>,
+    /// Who applied it.
+    pub created_by: String,
+    /// When.
+    pub created_at: Timestamp,
+}
+
+/// A workflow in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WorkflowSummary {
+    /// Row id.
+    pub id: Uuid,
+    /// Unique in the team.
+    pub name: Name,
+    /// One sentence for people.
+    pub description: String,
+    /// `active`.
+    pub status: String,
+    /// The newest version.
+    pub latest_version: u32,
+    /// Who applied the first version.
+    pub created_by: String,
+    /// When.
+    pub created_at: Timestamp,
+    /// When the newest version was applied.
+    pub updated_at: Timestamp,
+}
+
+/// What became of a definition.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The version that is the newest now.
+    pub version: Arc<WorkflowVersion>,
+    /// Whether it is a new one; applying the newest version's source again changes nothing.
+    pub changed: bool,
+}
+
+fn serialize_source<S: Serializer>(definition: &Arc<Definition>, serializer: S) -> Result<S::Ok, S::Error> {
+    definition.source.serialize(serializer)
+}
+
+#[derive(sqlx::FromRow)]
+struct VersionRow {
+    workflow_id: Uuid,
+    version: i64,
+    source: String,
+    created_by: String,
+    created_at: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct SummaryRow {
+    id: Uuid,
+    name: String,
+    description: String,
+    status: String,
+    latest_version: i64,
+    created_by: String,
+    created_at: i64,
+    updated_at: i64,
+}
+
+impl VersionRow {
+    /// The version, and about how much memory it takes.
+    fn into_version(self, team: &Name, name: &Name) -> Result<(Arc<WorkflowVersion>, usize), StoreError> {
+        let source: DefinitionSource = from_json("a workflow's source", &self.source)?;
+        let definition =
+            Definition::check(source).map_err(|problem| error::corrupt(&format!("workflow {name}"), problem))?;
+        let version = WorkflowVersion {
+            workflow_id: self.workflow_id,
+            team: team.clone(),
+            name: name.clone(),
+            version: unsigned("a workflow's version", self.version)?,
+            definition: Arc::new(definition),
+            created_by: self.created_by,
+            created_at: Timestamp::from_micros(self.created_at),
+        };
+        // The parsed expressions are several times larger than their text.
+        Ok((Arc::new(version), self.source.len().saturating_mul(4)))
+    }
+}
+
+impl SummaryRow {
+    fn into_summary(self) -> Result<WorkflowSummary, StoreError> {
+        Ok(WorkflowSummary {
+            id: self.id,
+            name: parse("a workflow's name", &self.name)?,
+            description: self.description,
+            status: self.status,
+            latest_version: unsigned("a workflow's latest version", self.latest_version)?,
+            created_by: self.created_by,
+            created_at: Timestamp::from_micros(self.created_at),
+            updated_at: Timestamp::from_micros(self.updated_at),
+        })
+    }
+}
+
+impl Store {
+    /// Makes `definition` the newest version of the workflow that it names, unless it is that already.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn apply_workflow(&self, team: &Name, definition: Definition, by: &str) -> Result<Applied, StoreError> {
+        let (store, team, by, now) = (self.clone(), team.clone(), by.to_owned(), self.now());
+        self.detached(async move {
+            let name = definition.name().clone();
+            let source = to_json(&definition.source)?;
+            let mut writing = store.core().backend.begin().await?;
+            // The upsert comes first because it locks the row on Postgres too: versions are counted one by one.
+            let (workflow_id, latest): (Uuid, i64) = on!(writing, c => sqlx::query_as(
+                "INSERT INTO workflows \
+                     (id, team, name, description, status, latest_version, created_by, created_at, updated_at) \
+                 VALUES ($1, $2, $3, $4, 'active', 0, $5, $6, $6) \
+                 ON CONFLICT (team, name) DO UPDATE SET description = excluded.description, updated_at = $6 \
+                 RETURNING id, latest_version",
+            )
+            .bind(Uuid::now_v7())
+            .bind(team.as_str())
+            .bind(name.as_str())
+            .bind(definition.source.description.as_str())
+            .bind(by.as_str())
+            .bind(now.as_micros())
+            .fetch_one(c)
+            .await)?;
+            if latest > 0 {
+                let newest = version_of(&mut writing, workflow_id, latest).await?;
+                let newest = newest.ok_or_else(|| error::corrupt("a workflow without its newest version", &name))?;
+                let (version, _) = newest.into_version(&team, &name)?;
+                if version.definition.source == definition.source {
+                    writing.rollback().await?;
+                    return Ok(Applied { version, changed: false });
+                }
+            }
+            let row = VersionRow {
+                workflow_id,
+                version: latest.saturating_add(1),
+                source,
+                created_by: by,
+                created_at: now.as_micros(),
+            };
+            on!(writing, c => sqlx::query(
+                "INSERT INTO workflow_versions (workflow_id, version, source, created_by, created_at) \
+                 VALUES ($1, $2, $3, $4, $5)",
+            )
+            .bind(row.workflow_id)
+            .bind(row.version)
+            .bind(row.source.as_str())
+            .bind(row.created_by.as_str())
+            .bind(row.created_at)
+            .execute(c)
+            .await
+            .map(|_| ()))?;
+            on!(writing, c => sqlx::query("UPDATE workflows SET latest_version = $2 WHERE id = $1")
+                .bind(row.workflow_id)
+                .bind(row.version)
+                .execute(c)
+                .await
+                .map(|_| ()))?;
+            let result = writing.commit().await;
+            store.core().caches.workflows.invalidate(&(team.clone(), name.clone()));
+            result?;
+            let version = WorkflowVersion {
+                workflow_id: row.workflow_id,
+                team,
+                name,
+                version: unsigned("a workflow's version", row.version)?,
+                definition: Arc::new(definition),
+                created_by: row.created_by,
+                created_at: now,
+            };
+            Ok(Applied { version: Arc::new(version), changed: true })
+        })
+        .await
+    }
+
+    /// The newest version. Cached.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn workflow(&self, team: &Name, name: &Name) -> Result<Option<Arc<WorkflowVersion>>, StoreError> {
+        let key = (team.clone(), name.clone());
+        if let Some(version) = self.core().caches.workflows.get(&key) {
+            return Ok(Some(version));
+        }
+        let store = self.clone();
+        self.detached(async move {
+            let cache = &store.core().caches.workflows;
+            let ticket = cache.ticket(&key);
+            let mut connection = store.core().backend.read().await?;
+            let row: Option<VersionRow> = on!(connection, c => sqlx::query_as(
+                "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
+                 JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
+                 WHERE w.team = $1 AND w.name = $2",
+            )
+            .bind(key.0.as_str())
+            .bind(key.1.as_str())
+            .fetch_optional(c)
+            .await)?;
+            drop(connection);
+            let Some(row) = row else { return Ok(None) };
+            let (version, bytes) = row.into_version(&key.0, &key.1)?;
+            cache.insert(ticket, key, Arc::clone(&version), bytes);
+            Ok(Some(version))
+        })
+        .await
+    }
+
+    /// One version. Cached for long: versions do not change.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn workflow_version(
+        &self,
+        team: &Name,
+        name: &Name,
+        version: u32,
+    ) -> Result<Option<Arc<WorkflowVersion>>, StoreError> {
+        let key = (team.clone(), name.clone(), version);
+        if let Some(version) = self.core().caches.workflow_versions.get(&key) {
+            return Ok(Some(version));
+        }
+        let store = self.clone();
+        self.detached(async move {
+            let cache = &store.core().caches.workflow_versions;
+            let ticket = cache.ticket(&key);
+            let mut connection = store.core().backend.read().await?;
+            let row: Option<VersionRow> = on!(connection, c => sqlx::query_as(
+                "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
+                 JOIN workflow_versions v ON v.workflow_id = w.id \
+                 WHERE w.team = $1 AND w.name = $2 AND v.version = $3",
+            )
+            .bind(key.0.as_str())
+            .bind(key.1.as_str())
+            .bind(i64::from(key.2))
+            .fetch_optional(c)
+            .await)?;
+            drop(connection);
+            let Some(row) = row else { return Ok(None) };
+            let (version, bytes) = row.into_version(&key.0, &key.1)?;
+            cache.insert(ticket, key, Arc::clone(&version), bytes);
+            Ok(Some(version))
+        })
+        .await
+    }
+
+    /// A team's workflows, by name.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn workflows(&self, team: &Name, page: &Page<Name>) -> Result<Vec<WorkflowSummary>, StoreError> {
+        let (store, team, page) = (self.clone(), team.clone(), page.clone());
+        self.detached(async move {
+            // Every name is greater than the empty text.
+            let after = page.after.as_ref().map_or("", Name::as_str);
+            let mut connection = store.core().backend.read().await?;
+            let rows: Vec<SummaryRow> = on!(connection, c => sqlx::query_as(
+                "SELECT id, name, description, status, latest_version, created_by, created_at, updated_at \
+                 FROM workflows WHERE team = $1 AND name > $2 ORDER BY name LIMIT $3",
+            )
+            .bind(team.as_str())
+            .bind(after)
+            .bind(signed(page.limit))
+            .fetch_all(c)
+            .await)?;
+            rows.into_iter().map(SummaryRow::into_summary).collect()
+        })
+        .await
+    }
+}
+
+async fn version_of(
+    connection: &mut Connection,
+    workflow_id: Uuid,
+    version: i64,
+) -> Result<Option<VersionRow>, StoreError> {
+    Ok(on!(connection, c => sqlx::query_as(
+        "SELECT workflow_id, version, source, created_by, created_at FROM workflow_versions \
+         WHERE workflow_id = $1 AND version = $2",
+    )
+    .bind(workflow_id)
+    .bind(version)
+    .fetch_optional(c)
+    .await)?)
+}
