@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 /// Microseconds since 1970-01-01T00:00:00Z. In JSON an RFC 3339 text in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +93,13 @@ impl Clock {
             }
             Self::Manual(hand) => Timestamp(hand.micros.load(Ordering::SeqCst)),
         }
+    }
+
+    /// A new id. Ids sort by the time they were made (UUID version 7).
+    pub fn new_id(&self) -> Uuid {
+        let micros = u64::try_from(self.now().0).unwrap_or(0);
+        let nanos = u32::try_from(micros % 1_000_000).unwrap_or(0) * 1_000;
+        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, micros / 1_000_000, nanos))
     }
 
     /// A reading to measure durations with. Always real: a manual hand says nothing about how long work took.

@@ -123,6 +123,7 @@ section! {
         batch_items_max: usize,
         batch_instances_max: usize,
         batch_depth_max: u32,
+        batch_bytes_max: usize,
         log_lines_max: u32,
         log_line_bytes_max: usize,
         log_bytes_max: usize,

@@ -3,7 +3,13 @@
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only those named after it:
 //! `cli`, `app`, `http`, `engine`, `plugins`, `runtime`, `store`, `monitor`, `model`, `config`, `clock`.
 
+pub mod app;
 pub mod clock;
 pub mod config;
+pub mod engine;
+pub mod http;
 pub mod model;
+pub mod monitor;
+pub mod plugins;
+pub mod runtime;
 pub mod store;

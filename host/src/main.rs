@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `stepwell`.
+
+fn main() -> std::process::ExitCode {
+    stepwell::plugins::compile_worker_main(4 << 30, 120)
+}

@@ -4,6 +4,7 @@
 //! expression that computes sees at most [`SCOPE_BYTES_MAX`] of data. A plain path such as `steps.score.output` is
 //! not CEL at all: it is followed in place, without a copy and without that bound.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -115,7 +116,7 @@ impl Expression {
                          ${{input.order}} and compute in a step"
                     )
                 })?;
-                context.add_variable(name, value).map_err(|error| error.to_string())?;
+                context.add_variable_from_value(name, to_cel(value));
             }
             Ok(())
         };
@@ -400,6 +401,25 @@ fn follow(path: &[String], scope: Scope<'_>) -> Result<Value, String> {
         value = value.get(segment).ok_or_else(|| missing(segment))?;
     }
     Ok(value.clone())
+}
+
+/// JSON as CEL sees it. Whole numbers become `int` whenever they fit: through serde they would become `uint`, and CEL
+/// does not add an `int` literal to that.
+fn to_cel(value: &Value) -> cel::Value {
+    match value {
+        Value::Null => cel::Value::Null,
+        Value::Bool(value) => (*value).into(),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(int), _) => int.into(),
+            (None, Some(uint)) => uint.into(),
+            (None, None) => number.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        Value::String(text) => text.as_str().into(),
+        Value::Array(items) => items.iter().map(to_cel).collect::<Vec<_>>().into(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, field)| (key.clone(), to_cel(field))).collect::<HashMap<_, _>>().into()
+        }
+    }
 }
 
 /// Takes the size of `value` off `bytes_left`; stops early when it does not fit.

@@ -17,6 +17,7 @@ mod explain;
 mod instances;
 mod lock;
 mod migrate;
+mod plan;
 mod plugins;
 mod storage;
 mod tokens;
@@ -36,6 +37,7 @@ pub use committer::CommitStats;
 pub use creation::Created;
 pub use error::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StoreError};
 pub use instances::{InstanceFilter, Loaded};
+pub use plan::{Plan, PlanError};
 pub use plugins::PluginInsert;
 pub use tokens::{NewToken, Token};
 pub use workflows::{Applied, WorkflowSummary, WorkflowVersion};
@@ -85,6 +87,8 @@ struct Core {
     caches: Caches,
     clock: Clock,
     tasks: TaskTracker,
+    /// Guests run on threads of their own, and what they read must not wait for them.
+    threads: tokio::runtime::Handle,
 }
 
 impl std::fmt::Debug for Store {
@@ -133,7 +137,8 @@ impl Store {
                 migrate::migrate(&mut connection).await?;
                 drop(connection);
                 let caches = Caches::new(&config.cache);
-                let core = Arc::new(Core { backend, caches, clock, tasks });
+                let threads = tokio::runtime::Handle::current();
+                let core = Arc::new(Core { backend, caches, clock, tasks, threads });
                 let committer = Committer::start(Arc::clone(&core), &config.database);
                 let lock = tokio::sync::Mutex::new(Some(lock));
                 Ok(Self { inner: Arc::new(Inner { core, committer, lock, folder: Mutex::new(folder) }) })
@@ -211,7 +216,7 @@ impl Store {
         if tasks.is_closed() {
             return Err(StoreError::Closed);
         }
-        tasks.spawn(work).await.map_err(ended)?
+        tasks.spawn_on(work, &self.core().threads).await.map_err(ended)?
     }
 }
 

@@ -1,0 +1,152 @@
+//! Builds every component from the configuration, from the bottom up, and takes them down again in reverse.
+
+mod local;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use local::{LocalError, LocalRun, LocalStep, LocalWrite, run_step_locally};
+use tokio::net::TcpListener;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::{Engine, EngineParts};
+use crate::http::{self, secret};
+use crate::model::{Name, Permission, Principal};
+use crate::monitor::Monitor;
+use crate::plugins::Registry;
+use crate::runtime::{self, Runtime, RuntimeError};
+use crate::store::{NewToken, Store, StoreError};
+
+/// The team and the user of the first token.
+const FIRST_TEAM: &str = "default";
+const FIRST_USER: &str = "operator";
+
+/// A host that runs.
+pub struct App {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The time.
+    pub clock: Clock,
+    /// The data.
+    pub store: Store,
+    /// The numbers.
+    pub monitor: Monitor,
+    /// The plugins.
+    pub plugins: Registry,
+    /// What drives instances.
+    pub engine: Engine,
+    /// When everything was built.
+    pub started: Instant,
+    /// The secret of the operator token that was made because there was none. Shown once; only its hash is stored.
+    pub first_token: Option<String>,
+}
+
+/// Why a host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data directory cannot be used.
+    #[error("use the data directory {path}: {source}", path = .path.display())]
+    DataDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error("open the database: {0}")]
+    Store(#[from] StoreError),
+    /// The WebAssembly engine.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// No randomness for the first token.
+    #[error("make the first token: {0}")]
+    Token(String),
+}
+
+/// The parts that a local run needs too.
+struct Foundation {
+    monitor: Monitor,
+    limits: Arc<crate::config::Limits>,
+    runtime: Runtime,
+    plugins: Registry,
+}
+
+impl Foundation {
+    /// `program` is this program, to be run as `compile-worker`.
+    fn lay(config: &Config, clock: &Clock, store: &Store, program: PathBuf) -> Result<Self, AppError> {
+        let monitor = Monitor::new(clock.clone(), config.limits.metric_series_max);
+        let limits = Arc::new(config.limits.clone());
+        let services = runtime::Services {
+            store: store.clone(),
+            monitor: monitor.clone(),
+            clock: clock.clone(),
+            limits: Arc::clone(&limits),
+        };
+        let runtime = Runtime::start(&config.runtime, services)?;
+        let plugins = Registry::open(config, program, clock.clone(), store.clone(), runtime.clone())
+            .map_err(|source| AppError::DataDirectory { path: config.data_dir.clone(), source })?;
+        Ok(Self { monitor, limits, runtime, plugins })
+    }
+}
+
+impl App {
+    /// Opens the database, starts the engine. Instances that were under way go on. `program` is this program, to be
+    /// run as `compile-worker`.
+    ///
+    /// # Errors
+    /// What cannot be opened or started.
+    pub async fn start(config: Config, clock: Clock, program: PathBuf) -> Result<Self, AppError> {
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|source| AppError::DataDirectory { path: config.data_dir.clone(), source })?;
+        let store = Store::open(&config, clock.clone()).await?;
+        let first_token = if store.has_tokens().await? { None } else { Some(make_first_token(&store, &clock).await?) };
+        let Foundation { monitor, limits, runtime, plugins } = Foundation::lay(&config, &clock, &store, program)?;
+        let engine = Engine::start(EngineParts {
+            config: config.engine.clone(),
+            runtime_config: config.runtime.clone(),
+            limits,
+            clock: clock.clone(),
+            store: store.clone(),
+            monitor: monitor.clone(),
+            plugins: plugins.clone(),
+            runtime,
+        });
+        let started = clock.monotonic();
+        Ok(Self { config: Arc::new(config), clock, store, monitor, plugins, engine, started, first_token })
+    }
+
+    /// Serves HTTP until `shutdown`, then lets requests and steps end, within `server.drain_timeout` each, and closes
+    /// the database.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let services = http::Services {
+            config: Arc::clone(&self.config),
+            clock: self.clock.clone(),
+            store: self.store.clone(),
+            monitor: self.monitor.clone(),
+            plugins: self.plugins.clone(),
+            engine: self.engine.clone(),
+            started: self.started,
+        };
+        let cut = http::serve(services, listener, shutdown).await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "some connections did not end in time");
+        }
+        if tokio::time::timeout(self.config.server.drain_timeout, self.engine.drain()).await.is_err() {
+            tracing::warn!("some steps did not end in time; they run again after the next start");
+        }
+        self.store.close().await;
+    }
+}
+
+async fn make_first_token(store: &Store, clock: &Clock) -> Result<String, AppError> {
+    let token_error = |error: &dyn std::fmt::Display| AppError::Token(error.to_string());
+    let secret = secret::generate().map_err(|error| token_error(&error))?;
+    let hash = secret::hash(&secret).ok_or_else(|| token_error(&"its form is wrong"))?;
+    let team: Name = FIRST_TEAM.parse().map_err(|error| token_error(&error))?;
+    let principal = Principal { team, user: FIRST_USER.to_owned(), permissions: vec![Permission::Operator] };
+    let token = NewToken { id: clock.new_id(), hash, principal, created_at: clock.now(), expires_at: None };
+    store.insert_token(token).await?;
+    Ok(secret)
+}

@@ -1,0 +1,364 @@
+//! Drives instances: starts them, runs what is ready, lets people decide, and goes on after a restart.
+//!
+//! What is due stands in the database (`wake_at`); what is in memory here only makes it quick. An instance that was
+//! just created or decided is handed to a driver at once; a poller finds the rest, among it everything that was under
+//! way when the process died.
+
+mod admission;
+mod dispatcher;
+mod driver;
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use self::admission::Admission;
+use self::dispatcher::Active;
+use crate::clock::Clock;
+use crate::config::{EngineConfig, Limits, RuntimeConfig};
+use crate::model::definition::DefinitionError;
+use crate::model::transition::{Change, DecisionError, Event, Progress};
+use crate::model::{Approval, Decision, Definition, Effects, Instance, Name, NewInstance, Principal};
+use crate::monitor::Monitor;
+use crate::plugins::Registry;
+use crate::runtime::Runtime;
+use crate::store::{Applied, CommitError, Created, PlanError, StepCommit, Store, StoreError};
+
+/// A decision that met a step's commit is tried again this often. Each try is one read and one write.
+const CONFLICTS_MAX: u32 = 20;
+const COMMENT_BYTES_MAX: usize = 4_096;
+
+/// The engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+struct Shared {
+    config: EngineConfig,
+    limits: Arc<Limits>,
+    clock: Clock,
+    store: Store,
+    monitor: Monitor,
+    plugins: Registry,
+    runtime: Runtime,
+    admission: Admission,
+    active: Active,
+    drivers: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What the engine works with.
+pub struct EngineParts {
+    /// `[engine]`
+    pub config: EngineConfig,
+    /// `[runtime]`: how many attempts at a time.
+    pub runtime_config: RuntimeConfig,
+    /// `[limits]`
+    pub limits: Arc<Limits>,
+    /// The time.
+    pub clock: Clock,
+    /// Where instances are.
+    pub store: Store,
+    /// Where numbers go.
+    pub monitor: Monitor,
+    /// Where plugins come from.
+    pub plugins: Registry,
+    /// What runs them.
+    pub runtime: Runtime,
+}
+
+/// A new instance, as asked for.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRequest {
+    /// Any JSON of at most `limits.payload_bytes_max`.
+    #[serde(default)]
+    pub input: Value,
+    /// What kind of thing it is about. At most 128 bytes.
+    #[serde(default)]
+    pub entity_type: Option<String>,
+    /// Which one. At most 256 bytes.
+    #[serde(default)]
+    pub entity_id: Option<String>,
+    /// The project it belongs to. At most 256 bytes.
+    #[serde(default)]
+    pub project_id: Option<String>,
+    /// A second request with the same key answers the first's instance. At most 256 bytes.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+}
+
+/// Why the engine does not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// There is no such thing in the team.
+    #[error("{0}")]
+    NotFound(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not for this user.
+    #[error("{0}")]
+    Forbidden(String),
+    /// Too late, or something else came first.
+    #[error("{0}")]
+    Conflict(String),
+    /// Not now.
+    #[error("{0}")]
+    Busy(String),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<DefinitionError> for EngineError {
+    fn from(error: DefinitionError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+impl Engine {
+    /// Starts the engine; it looks at once for instances that are due.
+    pub fn start(parts: EngineParts) -> Self {
+        let engine = Self(Arc::new(Shared {
+            admission: Admission::new(parts.runtime_config.attempts_max, parts.runtime_config.attempts_per_team_max),
+            active: Active::new(parts.config.active_instances_max),
+            config: parts.config,
+            limits: parts.limits,
+            clock: parts.clock,
+            store: parts.store,
+            monitor: parts.monitor,
+            plugins: parts.plugins,
+            runtime: parts.runtime,
+            drivers: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }));
+        engine.spawn_poller();
+        engine
+    }
+
+    /// Starts no further step and waits for those that run. Whoever does not want to wait for ever wraps it in a
+    /// timeout: what is cut off then runs again after the next start.
+    pub async fn drain(&self) {
+        self.0.stop.cancel();
+        self.0.drivers.close();
+        self.0.drivers.wait().await;
+    }
+
+    /// Applies a definition in YAML or JSON: a new version, unless the newest says the same.
+    ///
+    /// # Errors
+    /// Everything wrong with the definition, plugins that are missing included.
+    pub async fn apply_workflow(&self, principal: &Principal, text: &str) -> Result<Applied, EngineError> {
+        let definition = Definition::parse(text)?;
+        let mut problems = Vec::new();
+        for (reference, steps) in definition.plugins() {
+            match self.0.store.resolve_plugin(&principal.team, &reference).await? {
+                None => problems.push(format!(
+                    "the plugin `{reference}` is not there; upload it first with `stepwell plugin upload FILE`"
+                )),
+                Some(plugin) => {
+                    let offered: Vec<_> = plugin.manifest.steps.iter().map(|step| &step.name).collect();
+                    for step in steps.iter().filter(|step| !offered.contains(step)) {
+                        let offered: Vec<_> = offered.iter().map(ToString::to_string).collect();
+                        problems.push(format!(
+                            "{} has no step `{step}`; it offers {}",
+                            plugin.label(),
+                            offered.join(", ")
+                        ));
+                    }
+                }
+            }
+        }
+        if !problems.is_empty() {
+            return Err(DefinitionError { problems }.into());
+        }
+        Ok(self.0.store.apply_workflow(&principal.team, definition, &principal.user).await?)
+    }
+
+    /// Creates an instance of a workflow's newest version. Once this has answered, the instance is durable.
+    ///
+    /// # Errors
+    /// An unknown workflow, or fields that are too long.
+    pub async fn start_instance(
+        &self,
+        principal: &Principal,
+        workflow: &Name,
+        request: StartRequest,
+    ) -> Result<Created, EngineError> {
+        for (what, text, bytes_max) in [
+            ("entity_type", &request.entity_type, 128),
+            ("entity_id", &request.entity_id, 256),
+            ("project_id", &request.project_id, 256),
+            ("the idempotency key", &request.idempotency_key, 256),
+        ] {
+            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > bytes_max || text.contains('\0')) {
+                return Err(EngineError::Invalid(format!("{what} must have 1 to {bytes_max} bytes, and no zero byte")));
+            }
+        }
+        let plan = self.0.store.plan(&principal.team, workflow).await.map_err(|error| match error {
+            PlanError::UnknownWorkflow => EngineError::NotFound(format!(
+                "there is no workflow `{workflow}`; apply one with `stepwell workflow apply FILE`"
+            )),
+            PlanError::UnknownPlugin(message) => EngineError::Conflict(message),
+            PlanError::Store(error) => EngineError::Store(error),
+        })?;
+        let new = NewInstance {
+            id: self.0.clock.new_id(),
+            team: principal.team.clone(),
+            workflow_id: plan.workflow.workflow_id,
+            workflow: workflow.clone(),
+            workflow_version: plan.workflow.version,
+            pins: plan.pins,
+            entity_type: request.entity_type,
+            entity_id: request.entity_id,
+            project_id: request.project_id,
+            started_by: principal.user.clone(),
+            input: request.input,
+            idempotency_key: request.idempotency_key,
+            depth: 0,
+            created_at: self.0.clock.now(),
+        };
+        let created = self.0.store.create_instances(vec![new]).await?;
+        let created =
+            created.into_iter().next().ok_or_else(|| EngineError::Busy("the instance was not created".to_owned()))?;
+        if !created.existing {
+            self.0.monitor.record_instance_created(1);
+            self.wake(created.id);
+        }
+        Ok(created)
+    }
+
+    /// Records an approver's decision. The row is read and changed in the deciding transaction, never from a cache.
+    ///
+    /// # Errors
+    /// Somebody else's approval, or one that is not pending any more.
+    pub async fn decide(
+        &self,
+        principal: &Principal,
+        approval_id: Uuid,
+        decision: Decision,
+        comment: Option<String>,
+    ) -> Result<Approval, EngineError> {
+        if comment.as_ref().is_some_and(|comment| comment.len() > COMMENT_BYTES_MAX || comment.contains('\0')) {
+            return Err(EngineError::Invalid(format!(
+                "a comment may have {COMMENT_BYTES_MAX} bytes, and no zero byte"
+            )));
+        }
+        let not_found = || EngineError::NotFound("there is no such approval".to_owned());
+        let approval = self.0.store.approval(&principal.team, approval_id).await?.ok_or_else(not_found)?;
+        if approval.approver_id != principal.user {
+            return Err(EngineError::Forbidden("only its approver can decide an approval".to_owned()));
+        }
+        let instance_id = approval.instance_id;
+        let event = Event::Decided { approval_id, decision, comment };
+        let progress = self.change(instance_id, event).await.map_err(|error| match error {
+            ChangeError::Decision(error @ DecisionError::NotPending { .. }) => {
+                let by = &approval.approver_id;
+                EngineError::Conflict(format!("{error} (its approver is {by})"))
+            }
+            ChangeError::Decision(DecisionError::NotFound) | ChangeError::Gone => not_found(),
+            ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
+            ChangeError::Store(error) => EngineError::Store(error),
+        })?;
+        self.wake(instance_id);
+        progress.approvals.into_iter().find(|approval| approval.id == approval_id).ok_or_else(not_found)
+    }
+
+    /// Stops an instance. A step that runs is not interrupted, but its effects are not committed.
+    ///
+    /// # Errors
+    /// No such instance, or it has ended already.
+    pub async fn cancel(&self, principal: &Principal, instance_id: Uuid) -> Result<Arc<Instance>, EngineError> {
+        let not_found = || EngineError::NotFound("there is no such instance".to_owned());
+        let instance = self.0.store.instance(&principal.team, instance_id).await?.ok_or_else(not_found)?;
+        let ended = |instance: &Instance| {
+            EngineError::Conflict(format!("the instance is {} already", instance.status.as_str()))
+        };
+        if instance.status.is_final() {
+            return Err(ended(&instance));
+        }
+        let by = principal.user.clone();
+        let progress =
+            self.change(instance_id, Event::Cancelled { by: by.clone() }).await.map_err(|error| match error {
+                ChangeError::Store(error) => EngineError::Store(error),
+                ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
+                ChangeError::Gone | ChangeError::Decision(_) => not_found(),
+            })?;
+        if progress.instance.status != crate::model::InstanceStatus::Cancelled {
+            return Err(ended(&progress.instance));
+        }
+        Ok(Arc::new(progress.instance))
+    }
+
+    /// Lets an event from outside happen to an instance, again if a step's commit came between.
+    async fn change(&self, instance_id: Uuid, event: Event) -> Result<Progress, ChangeError> {
+        for _ in 0..CONFLICTS_MAX {
+            let Some(mut progress) = self.load(instance_id).await? else { return Err(ChangeError::Gone) };
+            let was_final = progress.instance.status.is_final();
+            let now = self.0.clock.now();
+            let change =
+                progress.apply(event.clone(), now, &mut || self.0.clock.new_id()).map_err(ChangeError::Decision)?;
+            if was_final {
+                return Ok(progress);
+            }
+            match self.commit(&mut progress, change, Effects::default()).await {
+                Ok(()) => return Ok(progress),
+                Err(CommitError::Store(error)) => return Err(error.into()),
+                Err(CommitError::Conflict(_) | CommitError::Rejected { .. }) => tokio::task::yield_now().await,
+            }
+        }
+        Err(ChangeError::Contended)
+    }
+
+    async fn load(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
+        Ok(self.0.store.load(instance_id).await?.map(|loaded| {
+            let definition = Arc::clone(&loaded.definition.definition);
+            Progress::restore(loaded.instance, definition, &loaded.attempts, loaded.approvals)
+        }))
+    }
+
+    /// Commits a change, and only then counts it and hands on what it created.
+    async fn commit(&self, progress: &mut Progress, change: Change, effects: Effects) -> Result<(), CommitError> {
+        let now = self.0.clock.now();
+        let submitted = change.new_approvals.len();
+        let decided: Vec<_> = change.decided.iter().map(|approval| (approval.status, approval.waited)).collect();
+        let created: Vec<_> = effects.instances.iter().map(|instance| instance.id).collect();
+        let commit = StepCommit { instance: progress.instance.clone(), change, effects, now };
+        self.0.store.commit(commit).await?;
+        let instance = &mut progress.instance;
+        instance.version += 1;
+        let monitor = &self.0.monitor;
+        if let Some(completed_at) = instance.completed_at {
+            monitor.record_instance_ended(instance.status, completed_at.since(instance.created_at));
+        }
+        if submitted > 0 {
+            monitor.record_approvals_submitted(submitted as u64);
+        }
+        for (status, waited) in decided {
+            monitor.record_approval_decided(status, waited);
+        }
+        if !created.is_empty() {
+            monitor.record_instance_created(created.len() as u64);
+            created.into_iter().for_each(|id| self.wake(id));
+        }
+        Ok(())
+    }
+}
+
+/// Why an event did not happen.
+enum ChangeError {
+    Gone,
+    Decision(DecisionError),
+    Contended,
+    Store(StoreError),
+}
+
+impl From<StoreError> for ChangeError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

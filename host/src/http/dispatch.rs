@@ -1,0 +1,186 @@
+//! From a request to its answer: the route, who asks, the handler in a task of its own, the deadline, the log line.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
+use futures_util::{Stream, StreamExt as _};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, Response};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
+use warp::Filter;
+
+use super::Services;
+use super::body::Body;
+use super::error::ApiError;
+use super::query::Query;
+use super::request::Request;
+use super::response::{Answer, add_security_headers};
+use super::routes::{self, Access, Found, Route};
+use super::secret;
+use crate::model::Principal;
+
+/// A body that is late is answered with 408, which is more useful than the 503 that the whole request would get.
+const GRACE: Duration = Duration::from_millis(500);
+/// What requests without a route are counted under.
+const NO_ROUTE: &str = "http (no route)";
+
+/// Answers every request.
+pub(super) fn filter(services: Services) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone {
+    let dispatcher = Arc::new(Dispatcher { services: Arc::new(services), requests: AtomicU64::new(0) });
+    warp::method()
+        .and(warp::path::full())
+        .and(warp::query::<Vec<(String, String)>>().or(warp::any().map(Vec::new)).unify())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |method: Method, path: warp::path::FullPath, query, headers: HeaderMap, body| {
+            let dispatcher = Arc::clone(&dispatcher);
+            async move { dispatcher.answer(method, path.as_str(), query, headers, chunks(body)).await }
+        })
+        // No filter above rejects, but their types say that they may.
+        .recover(|_| async { Ok::<_, Infallible>(ApiError::internal("a filter rejected a request").into_response()) })
+        .unify()
+}
+
+fn chunks(
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
+    body.map(|chunk| match chunk {
+        Ok(mut chunk) => Ok(chunk.copy_to_bytes(chunk.remaining())),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+struct Dispatcher {
+    services: Arc<Services>,
+    requests: AtomicU64,
+}
+
+impl Dispatcher {
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        query: Vec<(String, String)>,
+        headers: HeaderMap,
+        chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
+    ) -> Response<Bytes> {
+        let began = self.services.clock.monotonic();
+        let request_id = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let found = routes::find(&method, path);
+        // Never the raw path: it may hold anything, and as a name of an operation it has no bound.
+        let (pattern, operation) = match &found {
+            Found::Route(route, _) => (route.pattern, format!("http {} {}", route.method, route.pattern)),
+            _ => ("-", NO_ROUTE.to_owned()),
+        };
+        let span = tracing::info_span!("request", id = request_id, %method, path = pattern);
+        let answer = self.route(found, query, headers, chunks).instrument(span.clone()).await;
+        let mut response = span.in_scope(|| {
+            answer.unwrap_or_else(|error| {
+                error.log();
+                error.into_response()
+            })
+        });
+        let duration = self.services.clock.monotonic().duration_since(began);
+        let status = response.status();
+        self.services.monitor.record(&operation, duration, !status.is_server_error());
+        span.in_scope(|| {
+            let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            tracing::debug!(status = status.as_u16(), duration_ms, "answered a request");
+        });
+        add_security_headers(&mut response);
+        response.headers_mut().insert(HeaderName::from_static("request-id"), HeaderValue::from(request_id));
+        response
+    }
+
+    async fn route(
+        &self,
+        found: Found,
+        query: Vec<(String, String)>,
+        headers: HeaderMap,
+        chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
+    ) -> Answer {
+        let now = Instant::now();
+        let (body_time, total_time) = match &found {
+            Found::Route(route, _) => self.times(route),
+            _ => (self.services.config.server.request_timeout, self.services.config.server.request_timeout),
+        };
+        let body = Body::new(chunks, &headers, now + body_time);
+        let (access, parameters) = match found {
+            Found::Route(route, parameters) => (&route.access, parameters),
+            Found::OtherMethods(allowed) => {
+                body.discard().await;
+                return Err(ApiError::method_not_allowed(&allowed));
+            }
+            Found::Nothing => {
+                body.discard().await;
+                return Err(ApiError::no_such_path());
+            }
+        };
+        let deadline = now + total_time + GRACE;
+        let principal = match access {
+            Access::Public(_) => Ok(None),
+            Access::Holder(permission, _) => match self.principal(&headers, deadline).await {
+                Ok(principal) if principal.may(*permission) => Ok(Some(principal)),
+                Ok(_) => Err(ApiError::forbidden(*permission)),
+                Err(error) => Err(error),
+            },
+        };
+        let principal = match principal {
+            Ok(principal) => principal,
+            Err(error) => {
+                body.discard().await;
+                return Err(error);
+            }
+        };
+        let services = Arc::clone(&self.services);
+        let request = Request { services, parameters, query: Query::new(query), headers, body };
+        match (access, principal) {
+            (Access::Public(handler), _) => run(handler(request), deadline).await,
+            (Access::Holder(_, handler), Some(principal)) => run(handler(request, principal), deadline).await,
+            (Access::Holder(..), None) => Err(ApiError::token_missing()),
+        }
+    }
+
+    /// How long the body may take, and the whole.
+    fn times(&self, route: &Route) -> (Duration, Duration) {
+        let config = &self.services.config;
+        let usual = config.server.request_timeout;
+        if route.method == Method::POST && route.pattern == routes::UPLOAD_PATTERN {
+            // The component is compiled after it has arrived, in a process that has its own deadline.
+            let body = config.plugins.upload_timeout;
+            (body, body + config.plugins.compile_timeout + usual)
+        } else {
+            (usual, usual)
+        }
+    }
+
+    async fn principal(&self, headers: &HeaderMap, deadline: Instant) -> Result<Arc<Principal>, ApiError> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return Err(ApiError::token_missing()) };
+        let (scheme, secret) =
+            value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(ApiError::token_invalid)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(ApiError::token_missing());
+        }
+        let hash = secret::hash(secret.trim()).ok_or_else(ApiError::token_invalid)?;
+        let known = tokio::time::timeout_at(deadline, self.services.store.principal_by_token_hash(hash));
+        known.await.map_err(|_| ApiError::deadline())??.ok_or_else(ApiError::token_invalid)
+    }
+}
+
+/// Runs a handler in a task of its own: a panic ends the task, and not the connection that others share. When the
+/// client goes away or the time is up, the task is aborted; the store's work goes on in tasks of the store.
+async fn run(handler: BoxFuture<'static, Answer>, deadline: Instant) -> Answer {
+    let task = AbortOnDropHandle::new(tokio::spawn(handler.in_current_span()));
+    match tokio::time::timeout_at(deadline, task).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => Err(ApiError::internal(error)),
+        Err(_) => Err(ApiError::deadline()),
+    }
+}

@@ -1,0 +1,255 @@
+//! What goes wrong, as a client sees it: the only place that writes an error body.
+//!
+//! The client gets a status, a stable `code` and a `message` that says what to do. The source of a failure that is ours
+//! goes to the log and nowhere else, because it may name files and hosts.
+
+use std::borrow::Cow;
+use std::error::Error;
+
+use bytes::Bytes;
+use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+use crate::engine::EngineError;
+use crate::model::Permission;
+use crate::plugins::UploadError;
+use crate::store::StoreError;
+
+/// A request that is not answered as wished.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    code: Cow<'static, str>,
+    message: String,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { status, code: code.into(), message: message.into(), header: None, source: None }
+    }
+
+    fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some(Box::new((name, value)));
+        self
+    }
+
+    /// 400: the request makes no sense as it stands.
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-request", message)
+    }
+
+    /// 401 without a token.
+    pub(super) fn token_missing() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "token-missing",
+            "this needs a token: send the header 'Authorization: Bearer sw_…'",
+        )
+        .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"stepwell\""))
+    }
+
+    /// 401 with a token that is unknown, expired or revoked; which of them is not said.
+    pub(super) fn token_invalid() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "token-invalid", "the token is not valid: unknown, expired or revoked")
+            .with_header(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"stepwell\", error=\"invalid_token\""),
+            )
+    }
+
+    /// 403: the token is good, but not for this.
+    pub(super) fn forbidden(permission: Permission) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "permission-missing",
+            format!("this needs the permission '{}', which the token does not have", permission.as_str()),
+        )
+    }
+
+    /// 404: not there, or not yours; the same answer for both.
+    pub(super) fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", format!("there is no such {what}"))
+    }
+
+    /// 404 with a sentence of its own.
+    pub(super) fn not_found_because(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", message)
+    }
+
+    /// 404: no route.
+    pub(super) fn no_such_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-such-path", "there is nothing at this path: GET / lists what there is")
+    }
+
+    /// 405: a path with other methods.
+    pub(super) fn method_not_allowed(allowed: &str) -> Self {
+        let error = Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            format!("this path answers {allowed} and nothing else"),
+        );
+        match HeaderValue::from_str(allowed) {
+            Ok(value) => error.with_header(ALLOW, value),
+            Err(_) => error,
+        }
+    }
+
+    /// 408: the body did not come in time.
+    pub(super) fn body_timeout() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "the request's body did not arrive in time")
+    }
+
+    /// 413: the body is too long.
+    pub(super) fn body_too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body-too-large",
+            format!("the request's body is longer than the {limit} bytes that are allowed here"),
+        )
+    }
+
+    /// 415: compressed bodies are refused, because a limit on their size would mean nothing.
+    pub(super) fn encoded_body() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "encoded-body",
+            "the request has a Content-Encoding: send the body as it is",
+        )
+    }
+
+    /// 503: too much at once.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+            .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// 503: no answer in time.
+    pub(super) fn deadline() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "deadline-exceeded",
+            "the answer was not ready in time; what was asked for may have happened all the same",
+        )
+        .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// 500: our fault.
+    pub(super) fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let message = "something went wrong in the host; its log says what, under the answer's request-id";
+        Self { source: Some(source.into()), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message) }
+    }
+
+    /// Logs what the client is not told. A client's mistake has no source and is not logged.
+    pub(super) fn log(&self) {
+        if let Some(source) = &self.source {
+            tracing::error!(status = self.status.as_u16(), error = %chain(source.as_ref()), "a request failed");
+        }
+    }
+
+    /// The answer.
+    pub(super) fn into_response(self) -> Response<Bytes> {
+        let body = json!({ "error": { "code": self.code, "message": self.message } });
+        let mut response = super::response::json(self.status, &body);
+        if let Some((name, value)) = self.header.map(|header| *header) {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound => Self::not_found("object"),
+            StoreError::Value(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string()),
+            StoreError::Constraint(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
+            StoreError::Closed => Self::busy("the host is shutting down"),
+            StoreError::InUse(message) => Self::new(StatusCode::CONFLICT, "in-use", message),
+            StoreError::Unavailable { .. } => Self {
+                source: Some(error.into()),
+                ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "the database does not answer")
+                    .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+            },
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::NotFound(message) => Self::not_found_because(message),
+            EngineError::Invalid(message) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message),
+            EngineError::Forbidden(message) => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
+            EngineError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message),
+            EngineError::Busy(message) => Self::busy(message),
+            EngineError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        let (code, message) = (error.code(), error.to_string());
+        match error {
+            UploadError::Refused { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message),
+            UploadError::Conflict(..) => Self::new(StatusCode::CONFLICT, code, message),
+            UploadError::Busy => Self::busy("other uploads are being checked: try again in a moment"),
+            UploadError::Store(error) => error.into(),
+            UploadError::Host(problem) => Self::internal(problem),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(error: ApiError) -> (StatusCode, serde_json::Value) {
+        let response = error.into_response();
+        (response.status(), serde_json::from_slice(response.body()).expect("is JSON"))
+    }
+
+    #[test]
+    fn an_error_has_a_code_and_a_message() {
+        let (status, body) = body(ApiError::forbidden(Permission::PluginManage));
+        assert_eq!(status, StatusCode::FORBIDDEN);
+        let expected = "this needs the permission 'plugin_manage', which the token does not have";
+        assert_eq!(body, json!({ "error": { "code": "permission-missing", "message": expected } }));
+    }
+
+    #[test]
+    fn the_source_of_an_internal_error_stays_inside() {
+        let (status, body) = body(ApiError::internal("/var/lib/secret: permission denied"));
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!body.to_string().contains("secret"), "{body}");
+    }
+
+    #[test]
+    fn statuses_that_promise_a_header_have_it() {
+        for (error, name) in [
+            (ApiError::token_missing(), WWW_AUTHENTICATE),
+            (ApiError::token_invalid(), WWW_AUTHENTICATE),
+            (ApiError::method_not_allowed("GET, HEAD"), ALLOW),
+            (ApiError::busy("later"), RETRY_AFTER),
+            (ApiError::deadline(), RETRY_AFTER),
+        ] {
+            assert!(error.into_response().headers().contains_key(&name), "{name}");
+        }
+    }
+}

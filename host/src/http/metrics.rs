@@ -1,0 +1,87 @@
+//! `/workflow-metrics`: the numbers. Those of plugins are the caller's team's; an operator sees every team's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::Serialize;
+use serde_json::json;
+
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Answer};
+use crate::model::{Permission, Principal};
+use crate::monitor::Stats;
+use crate::store::{CacheStats, CommitStats};
+
+/// A health check that hangs is no health check.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A list of names longer than this would not help anybody who mistyped one.
+const NAMES_SHOWN_MAX: usize = 50;
+
+#[derive(Serialize)]
+struct AllStats {
+    #[serde(flatten)]
+    monitor: Stats,
+    /// The caller's team's instances as the database has them, by status.
+    instances: BTreeMap<&'static str, u64>,
+    caches: Vec<CacheStats>,
+    commits: CommitStats,
+}
+
+pub(super) async fn show_health(request: Request) -> Answer {
+    request.query.finish()?;
+    let services = &request.services;
+    let began = services.clock.monotonic();
+    let problem = match tokio::time::timeout(PING_TIMEOUT, services.store.ping()).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("no answer in time".to_owned()),
+    };
+    let now = services.clock.monotonic();
+    if let Some(problem) = &problem {
+        // The details may name hosts and files, and this route is for everybody.
+        tracing::warn!(problem, "the database did not answer a health check");
+    }
+    let well = problem.is_none();
+    let body = json!({
+        "status": if well { "ok" } else { "degraded" },
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": now.duration_since(services.started).as_secs(),
+        "database": {
+            "status": if well { "ok" } else { "unavailable" },
+            "ping_ms": well.then(|| (now.duration_since(began).as_secs_f64() * 1e6).round() / 1e3),
+        },
+    });
+    Ok(response::json(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body))
+}
+
+pub(super) async fn show_stats(request: Request, principal: Arc<Principal>) -> Answer {
+    request.query.finish()?;
+    let services = &request.services;
+    let team = (!principal.may(Permission::Operator)).then_some(&principal.team);
+    let counts = services.store.count_instances(&principal.team).await?;
+    response::ok(&AllStats {
+        monitor: services.monitor.stats(team),
+        instances: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
+        caches: services.store.cache_stats(),
+        commits: services.store.commit_stats(),
+    })
+}
+
+pub(super) async fn show_operation(request: Request, principal: Arc<Principal>) -> Answer {
+    request.query.finish()?;
+    let name = request.parameter("operation")?;
+    let monitor = &request.services.monitor;
+    if let Some(operation) = monitor.operation(name) {
+        return response::ok(&operation);
+    }
+    let stats = monitor.stats(Some(&principal.team));
+    let names: Vec<_> = stats.operations.keys().map(String::as_str).collect();
+    Err(ApiError::not_found_because(if names.is_empty() || names.len() > NAMES_SHOWN_MAX {
+        "no operation of this name was measured yet: GET /workflow-metrics/stats lists them".to_owned()
+    } else {
+        format!("no operation of this name was measured yet; there are: {}", names.join(", "))
+    }))
+}

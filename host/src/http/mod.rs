@@ -1,0 +1,53 @@
+//! The HTTP API: the only module that names warp.
+//!
+//! [`serve`] accepts connections, [`dispatch`] leads every request through one table of routes ([`routes`]) that also
+//! names the permission each needs, and one file per resource has the handlers. A handler is an `async fn` that answers
+//! a response or an [`error::ApiError`]; an application error is never a warp rejection, because rejections fall
+//! through to other filters and end as plain text.
+
+mod approvals;
+mod body;
+mod dispatch;
+mod error;
+mod instances;
+mod metrics;
+mod plugins;
+mod query;
+mod request;
+mod response;
+mod routes;
+pub mod secret;
+mod server;
+mod tokens;
+mod workflows;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::monitor::Monitor;
+use crate::plugins::Registry;
+use crate::store::Store;
+
+pub use server::serve;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Services {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The time.
+    pub clock: Clock,
+    /// The data.
+    pub store: Store,
+    /// The numbers.
+    pub monitor: Monitor,
+    /// The plugins.
+    pub plugins: Registry,
+    /// What starts, decides and cancels.
+    pub engine: Engine,
+    /// When the process was ready, on the clock's monotonic scale.
+    pub started: Instant,
+}

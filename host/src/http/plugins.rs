@@ -1,0 +1,102 @@
+//! `/plugins`: upload, read, delete.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Answer};
+use crate::model::definition::PluginReference;
+use crate::model::plugin::check_version;
+use crate::model::{Name, PluginVersion, Principal};
+use crate::plugins::{UploadOptions, UploadOutcome};
+use crate::store::{Page, Store, StoreError};
+
+/// Shared buckets that one plugin may ask for.
+const SHARED_BUCKETS_MAX: usize = 16;
+
+pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let shared_buckets = request.query.parse_with("shared", shared_buckets)?.unwrap_or_default();
+    request.query.finish()?;
+    let registry = &request.services.plugins;
+    // Before the body: a host that is busy must not fill its memory with components that wait.
+    let _permit = match registry.upload_permit() {
+        Ok(permit) => permit,
+        Err(error) => {
+            request.body.discard().await;
+            return Err(error.into());
+        }
+    };
+    let component = request.body.read(request.services.config.plugins.component_bytes_max).await?;
+    let verdict = registry.upload(&principal, component, UploadOptions { shared_buckets }).await?;
+    let status = match verdict.outcome {
+        UploadOutcome::Created => StatusCode::CREATED,
+        UploadOutcome::Unchanged => StatusCode::OK,
+    };
+    Ok(response::json(status, &verdict))
+}
+
+fn shared_buckets(text: &str) -> Result<BTreeSet<Name>, String> {
+    let names = text.split(',').map(|name| name.trim().parse::<Name>().map_err(|error| error.to_string()));
+    let names: BTreeSet<_> = names.collect::<Result<_, _>>()?;
+    if names.len() > SHARED_BUCKETS_MAX {
+        return Err(format!("at most {SHARED_BUCKETS_MAX} buckets"));
+    }
+    Ok(names)
+}
+
+pub(super) async fn list_plugin_versions(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let page = request.page::<Uuid>()?;
+    request.query.finish()?;
+    list(&request.services.store, &principal, None, &page).await
+}
+
+pub(super) async fn list_versions_of_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let name = request.name("name", "plugin")?;
+    let page = request.page::<Uuid>()?;
+    request.query.finish()?;
+    // An empty later page is the end of a list; an empty list means that there is no such plugin.
+    let reference = PluginReference { name: name.clone(), version: None };
+    request
+        .services
+        .store
+        .resolve_plugin(&principal.team, &reference)
+        .await?
+        .ok_or_else(|| ApiError::not_found("plugin"))?;
+    list(&request.services.store, &principal, Some(&name), &page).await
+}
+
+async fn list(store: &Store, principal: &Principal, name: Option<&Name>, page: &Page) -> Answer {
+    let versions = store.plugin_versions(&principal.team, name, page).await?;
+    let versions: Vec<&PluginVersion> = versions.iter().map(Arc::as_ref).collect();
+    response::list(&versions, page.limit, |version| version.id.to_string())
+}
+
+pub(super) async fn show_plugin_version(request: Request, principal: Arc<Principal>) -> Answer {
+    let (name, version) = name_and_version(&request)?;
+    request.query.finish()?;
+    let reference = PluginReference { name, version: Some(version) };
+    let version = request.services.store.resolve_plugin(&principal.team, &reference).await?;
+    response::ok(version.ok_or_else(|| ApiError::not_found("plugin version"))?.as_ref())
+}
+
+pub(super) async fn delete_plugin_version(request: Request, principal: Arc<Principal>) -> Answer {
+    let (name, version) = name_and_version(&request)?;
+    request.query.finish()?;
+    request.services.store.delete_plugin_version(&principal.team, &name, &version).await.map_err(
+        |error| match error {
+            StoreError::NotFound => ApiError::not_found("plugin version"),
+            other => other.into(),
+        },
+    )?;
+    response::no_content()
+}
+
+fn name_and_version(request: &Request) -> Result<(Name, String), ApiError> {
+    let name = request.name("name", "plugin version")?;
+    let version = check_version(request.parameter("version")?).map_err(|_| ApiError::not_found("plugin version"))?;
+    Ok((name, version))
+}

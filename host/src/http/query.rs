@@ -1,0 +1,114 @@
+//! Query strings. A parameter that nobody knows is refused, because a misspelt filter that is silently ignored shows
+//! everything.
+
+use std::str::FromStr;
+
+use super::error::ApiError;
+
+const LIMIT_DEFAULT: u32 = 50;
+/// Most items of a page.
+pub(super) const LIMIT_MAX: u32 = 200;
+
+/// The parameters that were not taken yet.
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// From decoded pairs.
+    pub(super) fn new(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+
+    /// The value of `name`, if given and not empty.
+    ///
+    /// # Errors
+    /// 400 when it is given twice.
+    pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        let mut found = None;
+        let mut twice = false;
+        self.0.retain_mut(|(key, value)| {
+            if key == name {
+                twice |= found.replace(std::mem::take(value)).is_some();
+            }
+            key != name
+        });
+        if twice {
+            return Err(ApiError::invalid(format!("the parameter '{name}' is given twice")));
+        }
+        Ok(found.filter(|value| !value.is_empty()))
+    }
+
+    /// The value of `name`, parsed.
+    ///
+    /// # Errors
+    /// 400 with the parser's own words.
+    pub(super) fn parse<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
+        self.parse_with(name, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+    }
+
+    /// The value of `name`, made into something by `parser`.
+    ///
+    /// # Errors
+    /// 400 with the parser's own words.
+    pub(super) fn parse_with<T>(
+        &mut self,
+        name: &str,
+        parser: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.take(name)? else { return Ok(None) };
+        parser(&text).map(Some).map_err(|problem| ApiError::invalid(format!("the parameter '{name}': {problem}")))
+    }
+
+    /// `limit`: 1 to 200.
+    ///
+    /// # Errors
+    /// 400.
+    pub(super) fn limit(&mut self) -> Result<u32, ApiError> {
+        let limit = self.parse("limit")?.unwrap_or(LIMIT_DEFAULT);
+        if (1..=LIMIT_MAX).contains(&limit) {
+            Ok(limit)
+        } else {
+            Err(ApiError::invalid(format!("the parameter 'limit' must be 1 to {LIMIT_MAX}")))
+        }
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// 400 when a parameter is left over.
+    pub(super) fn finish(&self) -> Result<(), ApiError> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => {
+                let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
+                Err(ApiError::invalid(format!("there is no parameter '{shown}' here")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(pairs: &[(&str, &str)]) -> Query {
+        Query::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn parameters_are_taken_once_and_none_is_left() {
+        let mut query = query(&[("status", "running"), ("limit", "7"), ("project_id", "")]);
+        assert_eq!(query.take("status").expect("is fine").as_deref(), Some("running"));
+        assert_eq!(query.take("project_id").expect("is fine"), None);
+        assert!(query.finish().is_err());
+        assert_eq!(query.limit().expect("is fine"), 7);
+        assert!(query.finish().is_ok());
+    }
+
+    #[test]
+    fn what_is_out_of_range_or_given_twice_is_refused() {
+        for limit in ["0", "201", "-1", "ten"] {
+            assert!(query(&[("limit", limit)]).limit().is_err(), "{limit}");
+        }
+        assert!(query(&[("a", "1"), ("a", "2")]).take("a").is_err());
+    }
+}

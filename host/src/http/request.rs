@@ -1,0 +1,68 @@
+//! What a handler is given.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use hyper::HeaderMap;
+use uuid::Uuid;
+
+use super::Services;
+use super::body::Body;
+use super::error::ApiError;
+use super::query::Query;
+use crate::model::Name;
+use crate::store::Page;
+
+/// A request that found its route.
+pub(super) struct Request {
+    /// What the handlers work with.
+    pub(super) services: Arc<Services>,
+    /// The parts of the path that the pattern leaves open, decoded.
+    pub(super) parameters: Vec<(&'static str, String)>,
+    /// The query string.
+    pub(super) query: Query,
+    /// All headers.
+    pub(super) headers: HeaderMap,
+    /// The body, unread.
+    pub(super) body: Body,
+}
+
+impl Request {
+    /// A part of the path as text.
+    ///
+    /// # Errors
+    /// 500 when the pattern has no such part.
+    pub(super) fn parameter(&self, name: &str) -> Result<&str, ApiError> {
+        self.parameters
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value.as_str())
+            .ok_or_else(|| ApiError::internal(format!("the route's pattern has no {{{name}}}")))
+    }
+
+    /// A part of the path as an id. What is no id names nothing, so it is not found.
+    ///
+    /// # Errors
+    /// 404.
+    pub(super) fn id(&self, name: &str, what: &str) -> Result<Uuid, ApiError> {
+        self.parameter(name)?.parse().map_err(|_| ApiError::not_found(what))
+    }
+
+    /// A part of the path as a name. What is no name names nothing, so it is not found.
+    ///
+    /// # Errors
+    /// 404.
+    pub(super) fn name(&self, name: &str, what: &str) -> Result<Name, ApiError> {
+        self.parameter(name)?.parse().map_err(|_| ApiError::not_found(what))
+    }
+
+    /// The page that `limit` and `after` ask for, where `after` is the last item's id or name.
+    ///
+    /// # Errors
+    /// 400.
+    pub(super) fn page<K: FromStr<Err: ToString>>(&mut self) -> Result<Page<K>, ApiError> {
+        let limit = self.query.limit()?;
+        let after = self.query.parse("after")?;
+        Ok(Page { after, limit })
+    }
+}

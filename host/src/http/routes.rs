@@ -1,0 +1,220 @@
+//! The table of routes: method, path, who may, and what for. Dispatch, permission checks, `Allow` headers and the index
+//! at `GET /` come from it.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::request::Request;
+use super::response::{self, Answer};
+use super::{approvals, instances, metrics, plugins, tokens, workflows};
+use crate::model::{Permission, Principal};
+
+/// One row.
+pub(super) struct Route {
+    pub(super) method: Method,
+    /// `/instances/{id}`: each part in braces stands for one part of the path.
+    pub(super) pattern: &'static str,
+    pub(super) access: Access,
+    pub(super) summary: &'static str,
+}
+
+/// Who may, and what is run. The two stand together, so that a handler that acts for somebody cannot be reached without
+/// a permission.
+pub(super) enum Access {
+    /// Everybody.
+    Public(fn(Request) -> BoxFuture<'static, Answer>),
+    /// Those whose token has the permission.
+    Holder(Permission, fn(Request, Arc<Principal>) -> BoxFuture<'static, Answer>),
+}
+
+macro_rules! route {
+    ($method:ident $pattern:literal, everybody => $handler:path, $summary:literal) => {
+        Route {
+            method: Method::$method,
+            pattern: $pattern,
+            access: Access::Public(|request| Box::pin($handler(request))),
+            summary: $summary,
+        }
+    };
+    ($method:ident $pattern:literal, $permission:ident => $handler:path, $summary:literal) => {
+        Route {
+            method: Method::$method,
+            pattern: $pattern,
+            access: Access::Holder(Permission::$permission, |request, principal| {
+                Box::pin($handler(request, principal))
+            }),
+            summary: $summary,
+        }
+    };
+}
+
+/// The path that takes components, which are larger and slower than other bodies.
+pub(super) const UPLOAD_PATTERN: &str = "/plugins";
+
+/// Every route.
+pub(super) static ROUTES: &[Route] = &[
+    route!(GET "/", everybody => index, "This list"),
+    route!(POST "/plugins", PluginManage => plugins::upload_plugin,
+        "Upload a component; ?shared=a,b asks for shared buckets"),
+    route!(GET "/plugins", PluginRead => plugins::list_plugin_versions, "Plugin versions, newest first"),
+    route!(GET "/plugins/{name}", PluginRead => plugins::list_versions_of_plugin, "One plugin's versions, newest first"),
+    route!(GET "/plugins/{name}/{version}", PluginRead => plugins::show_plugin_version, "One version of a plugin"),
+    route!(DELETE "/plugins/{name}/{version}", PluginManage => plugins::delete_plugin_version,
+        "Delete a version that nothing needs"),
+    route!(POST "/workflows", WorkflowManage => workflows::apply_workflow,
+        "Apply a definition in YAML or JSON; the same definition again changes nothing"),
+    route!(GET "/workflows", WorkflowRead => workflows::list_workflows, "Workflows by name"),
+    route!(GET "/workflows/{name}", WorkflowRead => workflows::show_workflow, "A workflow's newest version"),
+    route!(GET "/workflows/{name}/versions/{version}", WorkflowRead => workflows::show_workflow_version,
+        "A version of a workflow"),
+    route!(POST "/workflows/{name}/instances", WorkflowStart => instances::start_instance,
+        "Start an instance; an Idempotency-Key makes it safe to ask again"),
+    route!(GET "/instances", WorkflowRead => instances::list_instances, "Instances, newest first, by filters"),
+    route!(GET "/instances/{id}", WorkflowRead => instances::show_instance, "An instance with its attempts and approvals"),
+    route!(POST "/instances/{id}/cancel", WorkflowManage => instances::cancel_instance, "Stop an instance"),
+    route!(GET "/approvals", ApprovalDecide => approvals::list_approvals,
+        "Approvals that wait for you; ?approver= and ?status= for others"),
+    route!(GET "/approvals/{id}", ApprovalDecide => approvals::show_approval, "One approval"),
+    route!(POST "/approvals/{id}/decision", ApprovalDecide => approvals::decide_approval, "Approve or reject"),
+    route!(POST "/tokens", Operator => tokens::create_token, "Make a token; its text is shown this once"),
+    route!(GET "/tokens", Operator => tokens::list_tokens, "Tokens, without their texts"),
+    route!(DELETE "/tokens/{id}", Operator => tokens::revoke_token, "Revoke a token"),
+    route!(GET "/workflow-metrics/health", everybody => metrics::show_health, "Whether the host is well"),
+    route!(GET "/workflow-metrics/stats", WorkflowRead => metrics::show_stats, "All numbers"),
+    route!(GET "/workflow-metrics/stats/operation/{operation}", WorkflowRead => metrics::show_operation,
+        "One operation's numbers; percent-encode its name"),
+];
+
+/// What a method and a path lead to.
+pub(super) enum Found {
+    /// A route, and the parts that its pattern leaves open.
+    Route(&'static Route, Vec<(&'static str, String)>),
+    /// The path is known, and has these methods.
+    OtherMethods(String),
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks a request up. `HEAD` is answered like `GET`; hyper leaves the body out.
+pub(super) fn find(method: &Method, path: &str) -> Found {
+    let wanted = if method == Method::HEAD { &Method::GET } else { method };
+    let mut allowed = Vec::new();
+    for route in ROUTES {
+        let Some(parameters) = matches(route.pattern, path) else { continue };
+        if route.method == *wanted {
+            return Found::Route(route, parameters);
+        }
+        allowed.push(route.method.as_str());
+        if route.method == Method::GET {
+            allowed.push(Method::HEAD.as_str());
+        }
+    }
+    if allowed.is_empty() { Found::Nothing } else { Found::OtherMethods(allowed.join(", ")) }
+}
+
+/// The open parts of `pattern`, decoded, if `path` fits it. A slash that is percent-encoded is part of a part.
+fn matches(pattern: &'static str, path: &str) -> Option<Vec<(&'static str, String)>> {
+    let mut parameters = Vec::new();
+    let mut parts = path.split('/');
+    for expected in pattern.split('/') {
+        let part = parts.next()?;
+        match expected.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+            Some(_) if part.is_empty() => return None,
+            Some(name) => parameters.push((name, decode(part)?)),
+            None if part == expected => {}
+            None => return None,
+        }
+    }
+    parts.next().is_none().then_some(parameters)
+}
+
+/// Undoes percent-encoding; none for what is badly encoded or not UTF-8.
+fn decode(part: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            let value = digit()? * 16 + digit()?;
+            bytes.push(u8::try_from(value).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+async fn index(request: Request) -> Answer {
+    request.query.finish()?;
+    let routes: Vec<Value> = ROUTES
+        .iter()
+        .map(|route| {
+            let permission = match route.access {
+                Access::Public(_) => None,
+                Access::Holder(permission, _) => Some(permission),
+            };
+            json!({
+                "method": route.method.as_str(),
+                "path": route.pattern,
+                "permission": permission,
+                "summary": route.summary,
+            })
+        })
+        .collect();
+    response::ok(&json!({ "name": "stepwell", "version": env!("CARGO_PKG_VERSION"), "routes": routes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(method: &Method, path: &str) -> Option<(&'static str, Vec<String>)> {
+        match find(method, path) {
+            Found::Route(route, parameters) => {
+                Some((route.pattern, parameters.into_iter().map(|(_, value)| value).collect()))
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn every_route_is_reached_and_stands_once() {
+        for route in ROUTES {
+            let path = route.pattern.replace(['{', '}'], "");
+            let (pattern, _) = found(&route.method, &path).expect("is reached");
+            assert_eq!(pattern, route.pattern);
+        }
+    }
+
+    #[test]
+    fn only_the_index_and_the_health_check_are_public() {
+        let public = ROUTES.iter().filter(|route| matches!(route.access, Access::Public(_)));
+        assert_eq!(public.map(|route| route.pattern).collect::<Vec<_>>(), ["/", "/workflow-metrics/health"]);
+    }
+
+    #[test]
+    fn parts_are_decoded_after_they_are_split() {
+        let (_, parameters) =
+            found(&Method::GET, "/workflow-metrics/stats/operation/step%20expense%2Fpay").expect("is found");
+        assert_eq!(parameters, ["step expense/pay"]);
+        assert_eq!(found(&Method::HEAD, "/instances/7").expect("is found").1, ["7"]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_found() {
+        for path in ["", "*", "//", "/plugins/", "/instances/7/", "/instances//cancel", "/plugins/%zz", "/plugins/%ff"]
+        {
+            assert!(found(&Method::GET, path).is_none(), "{path}");
+        }
+        assert!(matches!(find(&Method::GET, "/plugin"), Found::Nothing));
+    }
+
+    #[test]
+    fn other_methods_are_named() {
+        let Found::OtherMethods(allowed) = find(&Method::PUT, "/plugins/a/1.0.0") else { panic!("is another") };
+        assert_eq!(allowed, "GET, HEAD, DELETE");
+    }
+}

@@ -1,0 +1,61 @@
+//! Token secrets: 256 random bits, shown once and stored as SHA-256.
+//!
+//! A fast hash is right here: nobody can try 2^256 secrets, and a slow one would be paid on every request.
+
+use sha2::{Digest, Sha256};
+
+/// What every secret starts with, so that scanners find one that was committed to a repository.
+pub const PREFIX: &str = "sw_";
+const RANDOM_BYTES: usize = 32;
+
+/// Makes a secret: `sw_` and 64 hexadecimal digits.
+///
+/// # Errors
+/// The operating system has no randomness to give.
+pub fn generate() -> Result<String, getrandom::Error> {
+    let mut random = [0; RANDOM_BYTES];
+    getrandom::fill(&mut random)?;
+    let mut secret = String::with_capacity(PREFIX.len() + 2 * RANDOM_BYTES);
+    secret.push_str(PREFIX);
+    for byte in random {
+        secret.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
+    }
+    Ok(secret)
+}
+
+/// What the store knows of a secret; none for a text that cannot be one, which saves the look-up.
+pub fn hash(secret: &str) -> Option<[u8; 32]> {
+    let digits = secret.strip_prefix(PREFIX)?;
+    let well_formed =
+        digits.len() == 2 * RANDOM_BYTES && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    well_formed.then(|| Sha256::digest(secret.as_bytes()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_well_formed_and_new_each_time() {
+        let (one, other) = (generate().expect("random"), generate().expect("random"));
+        assert_ne!(one, other);
+        assert_eq!(one.len(), 67);
+        assert!(hash(&one).is_some());
+        assert_ne!(hash(&one), hash(&other));
+    }
+
+    #[test]
+    fn the_hash_is_the_one_of_the_whole_text() {
+        let secret = format!("sw_{}", "0".repeat(64));
+        let hexadecimal: String =
+            hash(&secret).expect("is well-formed").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hexadecimal, "7d9925d76e91c948598d25ad3a01f04338ca84307bb8ebf97afd42027782a2b4");
+    }
+
+    #[test]
+    fn what_cannot_be_a_secret_has_no_hash() {
+        for text in ["", "sw_", "abc", &format!("sw_{}", "A".repeat(64)), &format!("sw_{}", "a".repeat(65))] {
+            assert_eq!(hash(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `/tokens`: for operators, who make tokens for every team.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Answer};
+use super::secret;
+use crate::model::{Name, Permission, Principal, duration};
+use crate::store::{NewToken, StoreError};
+
+const USER_BYTES_MAX: usize = 128;
+const EXPIRES_IN_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenBody {
+    /// The operator's own, if it is left out.
+    team: Option<Name>,
+    user: String,
+    permissions: Vec<Permission>,
+    expires_in: Option<String>,
+}
+
+pub(super) async fn create_token(request: Request, principal: Arc<Principal>) -> Answer {
+    request.query.finish()?;
+    let body: TokenBody = request.body.json(request.services.config.server.body_bytes_max).await?;
+    if body.user.is_empty() || body.user.len() > USER_BYTES_MAX || body.user.chars().any(char::is_control) {
+        return Err(ApiError::invalid(format!(
+            "'user' must be 1 to {USER_BYTES_MAX} bytes without control characters"
+        )));
+    }
+    let mut permissions = body.permissions;
+    permissions.sort_unstable();
+    permissions.dedup();
+    if permissions.is_empty() {
+        return Err(ApiError::invalid("'permissions' is empty: such a token could do nothing"));
+    }
+    let created_at = request.services.clock.now();
+    let expires_at = match body.expires_in.as_deref().map(duration::parse).transpose() {
+        Ok(None) => None,
+        Ok(Some(time)) if !time.is_zero() && time <= EXPIRES_IN_MAX => Some(created_at.after(time)),
+        Ok(Some(_)) => return Err(ApiError::invalid("'expires_in' must be more than 0 and at most 3650d")),
+        Err(problem) => return Err(ApiError::invalid(format!("'expires_in': {problem}"))),
+    };
+    let text = secret::generate().map_err(ApiError::internal)?;
+    let hash = secret::hash(&text).ok_or_else(|| ApiError::internal("a new secret is not well-formed"))?;
+    let id = Uuid::now_v7();
+    let holder = Principal { team: body.team.unwrap_or_else(|| principal.team.clone()), user: body.user, permissions };
+    let answer = json!({
+        "id": id,
+        "token": text,
+        "team": holder.team,
+        "user": holder.user,
+        "permissions": holder.permissions,
+        "created_at": created_at,
+        "expires_at": expires_at,
+    });
+    let token = NewToken { id, hash, principal: holder, created_at, expires_at };
+    request.services.store.insert_token(token).await?;
+    Ok(response::json(StatusCode::CREATED, &answer))
+}
+
+pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> Answer {
+    let team: Option<Name> = request.query.parse("team")?;
+    let limit = request.query.limit()?;
+    let after: Option<Uuid> = request.query.parse("after")?;
+    request.query.finish()?;
+    let mut tokens = request.services.store.tokens(team.as_ref()).await?;
+    // Tokens are few: the store answers all of them, and the page is cut here. Ids sort by time of creation.
+    tokens.sort_unstable_by_key(|token| token.id);
+    tokens.retain(|token| after.is_none_or(|after| token.id > after));
+    tokens.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    response::list(&tokens, limit, |token| token.id.to_string())
+}
+
+pub(super) async fn revoke_token(request: Request, _: Arc<Principal>) -> Answer {
+    let id = request.id("id", "token")?;
+    request.query.finish()?;
+    request.services.store.revoke_token(None, id).await.map_err(|error| match error {
+        StoreError::NotFound => ApiError::not_found("token"),
+        other => other.into(),
+    })?;
+    response::no_content()
+}

@@ -1,0 +1,56 @@
+//! `/workflows`: apply and read definitions.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Answer};
+use crate::model::{Name, Principal, definition};
+use crate::store::WorkflowVersion;
+
+pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> Answer {
+    request.query.finish()?;
+    let text = request.body.read(definition::SOURCE_BYTES_MAX).await?;
+    let text = String::from_utf8(text).map_err(|_| ApiError::invalid("the definition is not UTF-8"))?;
+    let applied = request.services.engine.apply_workflow(&principal, &text).await?;
+    let status = if applied.changed { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(response::json(status, &as_json(&applied.version)))
+}
+
+pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let page = request.page::<Name>()?;
+    request.query.finish()?;
+    let workflows = request.services.store.workflows(&principal.team, &page).await?;
+    response::list(&workflows, page.limit, |workflow| workflow.name.to_string())
+}
+
+pub(super) async fn show_workflow(request: Request, principal: Arc<Principal>) -> Answer {
+    let name = request.name("name", "workflow")?;
+    request.query.finish()?;
+    let version = request.services.store.workflow(&principal.team, &name).await?;
+    let version = version.ok_or_else(|| ApiError::not_found("workflow"))?;
+    response::ok(&as_json(&version))
+}
+
+pub(super) async fn show_workflow_version(request: Request, principal: Arc<Principal>) -> Answer {
+    let missing = || ApiError::not_found("workflow version");
+    let name = request.name("name", "workflow version")?;
+    let number = request.parameter("version")?.parse().map_err(|_| missing())?;
+    request.query.finish()?;
+    let version = request.services.store.workflow_version(&principal.team, &name, number).await?;
+    let version = version.ok_or_else(missing)?;
+    response::ok(&as_json(&version))
+}
+
+fn as_json(version: &WorkflowVersion) -> Value {
+    json!({
+        "name": version.name,
+        "version": version.version,
+        "created_by": version.created_by,
+        "created_at": version.created_at,
+        "definition": version.definition.source,
+    })
+}

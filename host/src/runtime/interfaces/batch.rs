@@ -1,0 +1,173 @@
+//! `batch`: instances in bulk. Creating and updating are effects; reading statuses is not.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::super::attempt::{AttemptState, StepCall, unavailable};
+use super::super::bindings::stepwell::plugin::batch::{
+    self, HostError, InstanceStatus, InstanceUpdate, NewInstance as Wanted,
+};
+use crate::model::NewInstance;
+use crate::model::plugin::Interface;
+use crate::store::PlanError;
+
+/// Metadata of an instance, in bytes of JSON.
+const METADATA_BYTES_MAX: usize = 64 * 1_024;
+
+type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
+
+impl batch::Host for AttemptState {
+    async fn create_instances(&mut self, items: Vec<Wanted>) -> Items<String> {
+        self.charge()?;
+        Ok(self.create(items).await)
+    }
+
+    async fn update_instances(&mut self, items: Vec<InstanceUpdate>) -> Items<()> {
+        self.charge()?;
+        Ok(self.update(items).await)
+    }
+
+    async fn get_statuses(&mut self, ids: Vec<String>) -> Items<InstanceStatus> {
+        self.charge()?;
+        Ok(self.statuses(ids).await)
+    }
+}
+
+impl AttemptState {
+    fn check_items(&self, items: usize) -> Result<(), HostError> {
+        let max = self.services.limits.batch_items_max;
+        if items > max {
+            return Err(HostError::Limit(format!("at most {max} items a call, and there are {items}")));
+        }
+        Ok(())
+    }
+
+    async fn create(&mut self, items: Vec<Wanted>) -> Result<Vec<Result<String, HostError>>, HostError> {
+        let started = self.services.clock.monotonic();
+        let call = self.granted(Interface::Batch)?;
+        self.check_items(items.len())?;
+        let (max, depth_max) = (self.services.limits.batch_instances_max, self.services.limits.batch_depth_max);
+        if self.effects.instances().len() + items.len() > max {
+            return Err(HostError::Limit(format!("an attempt may create at most {max} instances")));
+        }
+        if call.depth >= depth_max {
+            return Err(HostError::Limit(format!("instances may create instances only {depth_max} levels deep")));
+        }
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
+            results.push(self.create_one(&call, item).await);
+        }
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        let duration = self.services.clock.monotonic().duration_since(started);
+        self.services.monitor.record_batch("guest create-instances", results.len(), failed, duration);
+        Ok(results)
+    }
+
+    async fn create_one(&mut self, call: &StepCall, item: Wanted) -> Result<String, HostError> {
+        let workflow = item.workflow.parse().map_err(|error| HostError::Invalid(format!("workflow: {error}")))?;
+        check_text("entity-type", item.entity_type.as_deref(), 128)?;
+        check_text("entity-id", item.entity_id.as_deref(), 256)?;
+        check_text("idempotency-key", item.idempotency_key.as_deref(), 256)?;
+        let max = self.services.limits.payload_bytes_max;
+        if item.input.len() > max {
+            return Err(HostError::Limit(format!("an input may have {max} bytes, and has {}", item.input.len())));
+        }
+        let input: Value =
+            serde_json::from_str(&item.input).map_err(|error| HostError::Invalid(format!("input: {error}")))?;
+        let plan = self.services.store.plan(&call.team, &workflow).await.map_err(|error| match error {
+            PlanError::UnknownWorkflow => HostError::NotFound,
+            PlanError::UnknownPlugin(message) => HostError::Invalid(message),
+            PlanError::Store(error) => unavailable(&error),
+        })?;
+        if let Some(key) = &item.idempotency_key {
+            let workflow_id = plan.workflow.workflow_id;
+            let mut pending = self.effects.instances().iter();
+            let same = |new: &&NewInstance| new.workflow_id == workflow_id && new.idempotency_key.as_ref() == Some(key);
+            if let Some(earlier) = pending.find(same) {
+                return Ok(earlier.id.to_string());
+            }
+            let store = &self.services.store;
+            let existing = store.instance_by_idempotency_key(&call.team, workflow_id, key).await;
+            if let Some(id) = existing.map_err(|error| unavailable(&error))? {
+                return Ok(id.to_string());
+            }
+        }
+        self.effects.spend_batch_bytes(item.input.len(), &self.services.limits).map_err(HostError::Limit)?;
+        let id = self.services.clock.new_id();
+        self.effects.create_instance(NewInstance {
+            id,
+            team: call.team.clone(),
+            workflow_id: plan.workflow.workflow_id,
+            workflow,
+            workflow_version: plan.workflow.version,
+            pins: plan.pins,
+            entity_type: item.entity_type,
+            entity_id: item.entity_id,
+            project_id: None,
+            started_by: format!("plugin:{}", call.plugin.manifest.name),
+            input,
+            idempotency_key: item.idempotency_key,
+            depth: call.depth + 1,
+            created_at: self.services.clock.now(),
+        });
+        Ok(id.to_string())
+    }
+
+    async fn update(&mut self, items: Vec<InstanceUpdate>) -> Result<Vec<Result<(), HostError>>, HostError> {
+        let call = self.granted(Interface::Batch)?;
+        self.check_items(items.len())?;
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
+            results.push(self.update_one(&call, item).await);
+        }
+        Ok(results)
+    }
+
+    async fn update_one(&mut self, call: &StepCall, item: InstanceUpdate) -> Result<(), HostError> {
+        if item.metadata.len() > METADATA_BYTES_MAX {
+            return Err(HostError::Limit(format!("metadata may have {METADATA_BYTES_MAX} bytes")));
+        }
+        let metadata: Value =
+            serde_json::from_str(&item.metadata).map_err(|error| HostError::Invalid(format!("metadata: {error}")))?;
+        if !metadata.is_object() {
+            return Err(HostError::Invalid("metadata must be a JSON object".to_owned()));
+        }
+        let id: Uuid = item.instance_id.parse().map_err(|_| HostError::NotFound)?;
+        let pending = self.effects.instances().iter().any(|new| new.id == id);
+        if !pending {
+            let found = self.services.store.instance(&call.team, id).await.map_err(|error| unavailable(&error))?;
+            found.ok_or(HostError::NotFound)?;
+        }
+        self.effects.spend_batch_bytes(item.metadata.len(), &self.services.limits).map_err(HostError::Limit)?;
+        self.effects.set_metadata(id, metadata);
+        Ok(())
+    }
+
+    async fn statuses(&mut self, ids: Vec<String>) -> Result<Vec<Result<InstanceStatus, HostError>>, HostError> {
+        let call = self.granted(Interface::Batch)?;
+        self.check_items(ids.len())?;
+        let mut results = Vec::with_capacity(ids.len());
+        for text in ids {
+            let Ok(id) = text.parse::<Uuid>() else {
+                results.push(Err(HostError::NotFound));
+                continue;
+            };
+            let found = self.services.store.instance(&call.team, id).await.map_err(|error| unavailable(&error))?;
+            results.push(found.ok_or(HostError::NotFound).map(|instance| InstanceStatus {
+                instance_id: instance.id.to_string(),
+                status: instance.status.as_str().to_owned(),
+                current_step: instance.current_step.as_ref().map(ToString::to_string),
+            }));
+        }
+        Ok(results)
+    }
+}
+
+fn check_text(what: &str, text: Option<&str>, bytes_max: usize) -> Result<(), HostError> {
+    match text {
+        Some(text) if text.is_empty() || text.len() > bytes_max || text.contains('\0') => {
+            Err(HostError::Invalid(format!("{what} must have 1 to {bytes_max} bytes, and no zero byte")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,128 @@
+//! `log`: lines in the host's log. Needs no grant; what is over the limits is dropped and counted.
+
+use std::fmt::Write;
+
+use super::super::attempt::{AttemptState, CapturedLog};
+use super::super::bindings::stepwell::plugin::log::{self, Field, Level};
+
+/// Most fields of a line; further ones are dropped.
+const FIELDS_MAX: usize = 16;
+
+/// What an attempt has logged.
+#[derive(Debug, Default)]
+pub(in super::super) struct LogBudget {
+    lines: u32,
+    bytes: usize,
+    dropped: u32,
+    /// The last error line: a panic hook writes one, and it says more than "unreachable".
+    pub(in super::super) last_error: Option<String>,
+}
+
+impl LogBudget {
+    /// Lines that were over the limits.
+    pub(in super::super) fn dropped(&self) -> u32 {
+        self.dropped
+    }
+}
+
+impl log::Host for AttemptState {
+    fn write(&mut self, level: Level, message: String, fields: Vec<Field>) -> wasmtime::Result<()> {
+        self.charge()?;
+        let limits = &self.services.limits;
+        let line = escaped(&message, &fields, limits.log_line_bytes_max);
+        if self.log.lines >= limits.log_lines_max || self.log.bytes.saturating_add(line.len()) > limits.log_bytes_max {
+            self.log.dropped = self.log.dropped.saturating_add(1);
+            return Ok(());
+        }
+        self.log.lines += 1;
+        self.log.bytes += line.len();
+        self.emit(level, &line);
+        if level == Level::Error {
+            self.log.last_error = Some(line);
+        }
+        Ok(())
+    }
+}
+
+impl AttemptState {
+    fn emit(&self, level: Level, line: &str) {
+        let Some(call) = &self.call else { return };
+        if let Some(capture) = &call.capture {
+            capture.lock().logs.push(CapturedLog { level: name(level), line: line.to_owned() });
+        }
+        // `tracing` wants the level as a constant.
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "stepwell::guest",
+                    team = %call.team,
+                    plugin = %call.plugin.label(),
+                    instance = %call.instance_id,
+                    step = %call.step_id,
+                    attempt = call.number,
+                    "{line}"
+                )
+            };
+        }
+        match level {
+            Level::Trace => event!(trace),
+            Level::Debug => event!(debug),
+            Level::Info => event!(info),
+            Level::Warn => event!(warn),
+            Level::Error => event!(error),
+        }
+    }
+}
+
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::Trace => "trace",
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
+    }
+}
+
+/// One line without control characters: a guest must not be able to forge another line, or to write to a terminal.
+fn escaped(message: &str, fields: &[Field], bytes_max: usize) -> String {
+    let mut line = String::new();
+    push_escaped(&mut line, message, bytes_max);
+    for field in fields.iter().take(FIELDS_MAX) {
+        if line.len() >= bytes_max {
+            break;
+        }
+        line.push(' ');
+        push_escaped(&mut line, &field.name, bytes_max);
+        line.push('=');
+        push_escaped(&mut line, &field.value, bytes_max);
+    }
+    line.truncate(line.floor_char_boundary(bytes_max));
+    line
+}
+
+fn push_escaped(line: &mut String, text: &str, bytes_max: usize) {
+    for c in text.chars() {
+        if line.len() >= bytes_max {
+            return;
+        }
+        if c.is_control() {
+            // Writing to a String cannot fail.
+            let _ = write!(line, "{}", c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stays_one_line_and_short() {
+        let fields = [Field { name: "k".to_owned(), value: "a\nb\u{1b}[31m".to_owned() }];
+        assert_eq!(escaped("x\r\ny", &fields, 100), "x\\r\\ny k=a\\nb\\u{1b}[31m");
+        assert!(escaped(&"ä".repeat(5_000), &[], 4_095).len() <= 4_095);
+    }
+}

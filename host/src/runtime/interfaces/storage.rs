@@ -1,0 +1,254 @@
+//! `storage`: buckets of the attempt's own team. Writes stay in the attempt until it completes.
+
+use std::collections::BTreeSet;
+
+use wasmtime::component::Resource;
+
+use super::super::attempt::{AttemptState, unavailable};
+use super::super::bindings::stepwell::plugin::storage::{self, Entry, HostError, Page, Put};
+use crate::model::effects::{self, EntryKey, Guard, Space};
+use crate::model::plugin::Interface;
+
+/// An open bucket. It holds its space, which the host made from the attempt: a guest cannot name another instance's or
+/// another plugin's.
+pub struct Bucket {
+    space: Space,
+}
+
+impl storage::Host for AttemptState {
+    fn open(&mut self, space: storage::Space) -> wasmtime::Result<Result<Resource<Bucket>, HostError>> {
+        self.charge()?;
+        let call = match self.granted(Interface::Storage) {
+            Ok(call) => call,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let space = match space {
+            storage::Space::Instance => Space::Instance(call.instance_id),
+            storage::Space::Plugin => Space::Plugin(call.plugin.manifest.name.clone()),
+            storage::Space::Shared(name) => match call.plugin.grants.shared_buckets.get(name.as_str()) {
+                Some(granted) => Space::Shared(granted.clone()),
+                None => {
+                    let shown: String = name.chars().take(63).flat_map(char::escape_debug).collect();
+                    return Ok(Err(HostError::Denied(format!(
+                        "this plugin version holds no grant for the shared bucket '{shown}'"
+                    ))));
+                }
+            },
+        };
+        if self.resources.iter_mut().count() >= self.services.limits.handles_max {
+            return Ok(Err(HostError::Limit(format!(
+                "at most {} handles may be open at a time",
+                self.services.limits.handles_max
+            ))));
+        }
+        Ok(Ok(self.resources.push(Bucket { space })?))
+    }
+}
+
+impl storage::HostBucket for AttemptState {
+    async fn get(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<Option<Entry>, HostError>> {
+        let entries = self.get_many(bucket, vec![key]).await?;
+        Ok(entries.map(|entries| entries.into_iter().next().flatten()))
+    }
+
+    async fn get_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> wasmtime::Result<Result<Vec<Option<Entry>>, HostError>> {
+        self.charge()?;
+        let space = self.resources.get(&bucket)?.space.clone();
+        Ok(self.read(space, keys).await)
+    }
+
+    async fn set(&mut self, bucket: Resource<Bucket>, put: Put) -> wasmtime::Result<Result<(), HostError>> {
+        self.set_many(bucket, vec![put]).await
+    }
+
+    async fn set_many(&mut self, bucket: Resource<Bucket>, puts: Vec<Put>) -> wasmtime::Result<Result<(), HostError>> {
+        self.charge()?;
+        let space = self.resources.get(&bucket)?.space.clone();
+        Ok(self.write(space, puts).await)
+    }
+
+    fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> wasmtime::Result<Result<(), HostError>> {
+        self.delete_many(bucket, vec![key])
+    }
+
+    fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> wasmtime::Result<Result<(), HostError>> {
+        self.charge()?;
+        let space = self.resources.get(&bucket)?.space.clone();
+        let deleted = self.granted(Interface::Storage).and_then(|_| self.keys(&space, keys)).and_then(|keys| {
+            self.effects.check_room(&keys, 0, &self.services.limits).map_err(HostError::Limit)?;
+            keys.into_iter().for_each(|key| self.effects.delete(key));
+            Ok(())
+        });
+        Ok(deleted)
+    }
+
+    fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+    ) -> wasmtime::Result<Result<(), HostError>> {
+        self.charge()?;
+        let space = self.resources.get(&bucket)?.space.clone();
+        let incremented = self.granted(Interface::Storage).and_then(|_| self.key(&space, key)).and_then(|key| {
+            self.effects.check_room([&key], 0, &self.services.limits).map_err(HostError::Limit)?;
+            self.effects.increment(key, delta).map_err(HostError::Invalid)
+        });
+        Ok(incremented)
+    }
+
+    async fn list(
+        &mut self,
+        bucket: Resource<Bucket>,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> wasmtime::Result<Result<Page, HostError>> {
+        self.charge()?;
+        let space = self.resources.get(&bucket)?.space.clone();
+        Ok(self.page(space, prefix, after, limit).await)
+    }
+
+    fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
+        self.resources.delete(bucket)?;
+        Ok(())
+    }
+}
+
+impl AttemptState {
+    fn key(&self, space: &Space, key: String) -> Result<EntryKey, HostError> {
+        let max = self.services.limits.storage_key_bytes_max;
+        if key.is_empty() || key.len() > max {
+            return Err(HostError::Invalid(format!("a key must have 1 to {max} bytes, and has {}", key.len())));
+        }
+        // PostgreSQL cannot store it in a text, and both databases must hold the same keys.
+        if key.contains('\0') {
+            return Err(HostError::Invalid("a key must not contain a zero byte".to_owned()));
+        }
+        Ok(EntryKey { space: space.clone(), key })
+    }
+
+    fn keys(&self, space: &Space, keys: Vec<String>) -> Result<Vec<EntryKey>, HostError> {
+        let max = self.services.limits.storage_keys_max;
+        if keys.len() > max {
+            return Err(HostError::Limit(format!("at most {max} keys a call, and there are {}", keys.len())));
+        }
+        keys.into_iter().map(|key| self.key(space, key)).collect()
+    }
+
+    async fn read(&mut self, space: Space, keys: Vec<String>) -> Result<Vec<Option<Entry>>, HostError> {
+        let call = self.granted(Interface::Storage)?;
+        let keys = self.keys(&space, keys)?;
+        let committed = self.services.store.entries(&call.team, &keys).await.map_err(|error| unavailable(&error))?;
+        let now = self.services.clock.now();
+        keys.iter()
+            .zip(committed)
+            .map(|(key, committed)| {
+                let seen = self.effects.overlay(key, committed, now).map_err(HostError::Invalid)?;
+                Ok(seen.map(|effects::Entry { value, version, expires_at }| Entry {
+                    value,
+                    version,
+                    expires_at: expires_at.map(|at| u64::try_from(at.as_micros()).unwrap_or(0)),
+                }))
+            })
+            .collect()
+    }
+
+    async fn write(&mut self, space: Space, puts: Vec<Put>) -> Result<(), HostError> {
+        let call = self.granted(Interface::Storage)?;
+        let keys = self.keys(&space, puts.iter().map(|put| put.key.clone()).collect())?;
+        if keys.iter().collect::<BTreeSet<_>>().len() < keys.len() {
+            return Err(HostError::Invalid("a key may appear once in a call".to_owned()));
+        }
+        let max = self.services.limits.storage_value_bytes_max;
+        if let Some(large) = puts.iter().find(|put| put.value.len() > max) {
+            return Err(HostError::Limit(format!("a value may have {max} bytes, and has {}", large.value.len())));
+        }
+        let bytes = puts.iter().map(|put| put.value.len()).sum();
+        self.effects.check_room(&keys, bytes, &self.services.limits).map_err(HostError::Limit)?;
+        self.check_guards(&call.team, &keys, &puts).await?;
+        for (key, put) in keys.into_iter().zip(puts) {
+            self.effects.put(key, put.value, put.ttl_ms, put.if_version.map(guard));
+        }
+        Ok(())
+    }
+
+    /// A guard that does not hold now will not hold at commit time either, so the guest learns of it at once. One that
+    /// holds now is checked again in the commit. A key that this attempt wrote before keeps its first guard.
+    async fn check_guards(
+        &mut self,
+        team: &crate::model::Name,
+        keys: &[EntryKey],
+        puts: &[Put],
+    ) -> Result<(), HostError> {
+        let guarded: Vec<_> =
+            keys.iter().zip(puts).filter(|(key, put)| put.if_version.is_some() && !self.effects.wrote(key)).collect();
+        if guarded.is_empty() {
+            return Ok(());
+        }
+        let read: Vec<_> = guarded.iter().map(|(key, _)| (*key).clone()).collect();
+        let committed = self.services.store.entries(team, &read).await.map_err(|error| unavailable(&error))?;
+        let holds = guarded
+            .iter()
+            .zip(committed)
+            .all(|((_, put), committed)| put.if_version == Some(committed.map_or(0, |entry| entry.version)));
+        if holds { Ok(()) } else { Err(HostError::Conflict) }
+    }
+
+    async fn page(
+        &mut self,
+        space: Space,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> Result<Page, HostError> {
+        let call = self.granted(Interface::Storage)?;
+        if !(1..=1_000).contains(&limit) {
+            return Err(HostError::Invalid(format!("limit must be 1 to 1000, and is {limit}")));
+        }
+        let max = self.services.limits.storage_key_bytes_max;
+        if prefix.len() > max || after.as_ref().is_some_and(|after| after.len() > max) {
+            return Err(HostError::Invalid(format!("prefix and after may have at most {max} bytes")));
+        }
+        if prefix.contains('\0') || after.as_ref().is_some_and(|after| after.contains('\0')) {
+            return Err(HostError::Invalid("prefix and after must not contain a zero byte".to_owned()));
+        }
+        let pending: Vec<_> = self.effects.keys(&space, &prefix, after.as_deref()).collect();
+        // Each pending delete may take one committed key off the page; one more key tells whether there is a next page.
+        let deletes = pending.iter().filter(|(_, exists)| !exists).count();
+        let wanted = limit.saturating_add(u32::try_from(deletes).unwrap_or(u32::MAX)).saturating_add(1);
+        let committed = self
+            .services
+            .store
+            .storage_keys(&call.team, &space, &prefix, after.as_deref(), wanted)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let mut keys: BTreeSet<String> = committed.into_iter().collect();
+        for (key, exists) in pending {
+            if exists {
+                keys.insert(key.to_owned());
+            } else {
+                keys.remove(key);
+            }
+        }
+        let more = keys.len() > limit as usize;
+        let keys: Vec<_> = keys.into_iter().take(limit as usize).collect();
+        let next = if more { keys.last().cloned() } else { None };
+        Ok(Page { keys, next })
+    }
+}
+
+fn guard(if_version: u64) -> Guard {
+    match if_version {
+        0 => Guard::Absent,
+        version => Guard::Version(version),
+    }
+}

@@ -1,0 +1,292 @@
+//! Runs one attempt at a step: a fresh store, every limit armed before the first guest instruction, and whatever
+//! happens, a [`StepEnd`]. The only module that names wasmtime.
+//!
+//! It does not decide what runs when, and it writes nothing: what the guest wrote comes back as effects.
+//!
+//! Guests run on worker threads of their own. A guest that spins is interrupted at every tick, but until then it keeps
+//! its thread; on the threads that answer HTTP that would be felt by everybody.
+
+mod artifact;
+mod attempt;
+mod bindings;
+mod engine;
+mod fault;
+mod interfaces;
+mod meter;
+mod pending;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use artifact::{ArtifactError, SealKey, compile, seal};
+pub use attempt::{Capture, Captured, CapturedLog, CapturedMetric, Services, StepCall, StepEnd, Usage};
+pub use bindings::exports::stepwell::plugin::step::PluginManifest;
+use serde_json::Value;
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{Engine, Store, UpdateDeadline};
+
+use self::attempt::AttemptState;
+use self::bindings::exports::stepwell::plugin::step::{Call, StepError};
+use self::bindings::stepwell::plugin::types::StepContext;
+use self::bindings::{StepPlugin, StepPluginPre};
+use self::fault::Evidence;
+use crate::config::RuntimeConfig;
+use crate::model::Effects;
+use crate::model::failure::{self, Blame, Failure};
+
+/// The interfaces a component may import, as `package:name/interface@version`.
+pub const OFFERED: [&str; 8] = [
+    "stepwell:plugin/types@0.1.0",
+    "stepwell:plugin/storage@0.1.0",
+    "stepwell:plugin/batch@0.1.0",
+    "stepwell:plugin/metrics@0.1.0",
+    "stepwell:plugin/log@0.1.0",
+    "stepwell:plugin/workflows@0.1.0",
+    "stepwell:plugin/runtime@0.1.0",
+    "stepwell:plugin/step@0.1.0",
+];
+/// The interface a component must export.
+pub const REQUIRED_EXPORT: &str = "stepwell:plugin/step@0.1.0";
+
+/// The engine with everything that attempts share. Cheap to clone.
+#[derive(Clone)]
+pub struct Runtime(Arc<Shared>);
+
+struct Shared {
+    engine: Engine,
+    linker: Linker<AttemptState>,
+    services: Services,
+    tick: Duration,
+    /// Held to be dropped with the engine.
+    _ticker: engine::Ticker,
+    guests: GuestThreads,
+}
+
+/// The threads that run guests.
+struct GuestThreads(Option<tokio::runtime::Runtime>);
+
+impl Drop for GuestThreads {
+    fn drop(&mut self) {
+        // Waiting is not allowed here, and there is nothing to wait for: nobody is left to read a result.
+        if let Some(threads) = self.0.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+/// A plugin version that is loaded: its imports are resolved, only memory is missing.
+pub struct LoadedPlugin {
+    pre: StepPluginPre<AttemptState>,
+}
+
+/// Why the runtime cannot start or a plugin cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// wasmtime refused the configuration, or the machine has too little address space.
+    #[error("start the WebAssembly engine: {0}")]
+    Engine(String),
+    /// No thread.
+    #[error("start the threads that run guests: {0}")]
+    Threads(#[from] std::io::Error),
+    /// The machine code is not ours, or for another engine.
+    #[error("load the compiled plugin: {0}")]
+    Artifact(#[from] ArtifactError),
+    /// The component does not fit the contract.
+    #[error("link the plugin: {0}")]
+    Link(String),
+}
+
+impl Runtime {
+    /// Starts the engine, its ticker and the guests' threads.
+    ///
+    /// # Errors
+    /// The machine does not have the address space or the threads.
+    pub fn start(config: &RuntimeConfig, services: Services) -> Result<Self, RuntimeError> {
+        let engine =
+            engine::runner(config, &services.limits).map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+        let mut linker = Linker::new(&engine);
+        StepPlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut AttemptState| state)
+            .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+        let ticker = engine::Ticker::start(&engine, config.tick)?;
+        let guests = tokio::runtime::Builder::new_multi_thread().thread_name("guest").enable_all().build()?;
+        let guests = GuestThreads(Some(guests));
+        Ok(Self(Arc::new(Shared { engine, linker, services, tick: config.tick, _ticker: ticker, guests })))
+    }
+
+    /// Loads what [`seal`] made of what [`compile`] made. Takes about a millisecond; on a blocking thread, please.
+    ///
+    /// # Errors
+    /// A broken seal, another engine's code, or a component that does not fit the contract.
+    pub fn load(&self, key: &SealKey, digest: &str, sealed: &[u8]) -> Result<LoadedPlugin, RuntimeError> {
+        let component = artifact::load(key, digest, sealed, &self.0.engine)?;
+        let pre = self.0.linker.instantiate_pre(&component).and_then(StepPluginPre::new);
+        Ok(LoadedPlugin { pre: pre.map_err(|error| RuntimeError::Link(format!("{error:#}")))? })
+    }
+
+    /// Asks a plugin what it is. It has no grants then.
+    ///
+    /// # Errors
+    /// As for a step.
+    pub async fn describe(&self, plugin: Arc<LoadedPlugin>) -> Result<PluginManifest, Failure> {
+        let deadline = self.0.services.limits.deadline;
+        let shared = Arc::clone(&self.0);
+        self.on_guest_thread(deadline, async move {
+            let mut store = shared.new_store(None);
+            let described = async {
+                let bindings = plugin.pre.instantiate_async(&mut store).await?;
+                bindings.stepwell_plugin_step().call_describe(&mut store).await
+            };
+            let described = described.await;
+            described.map_err(|error| shared.failure(&error, store.data()))
+        })
+        .await?
+    }
+
+    /// Runs one attempt. Never panics and never waits longer than the deadline.
+    pub async fn run_step(&self, plugin: Arc<LoadedPlugin>, call: StepCall) -> StepEnd {
+        let clock = &self.0.services.clock;
+        let started_at = clock.now();
+        let deadline = call
+            .timeout
+            .map_or(self.0.services.limits.deadline, |timeout| timeout.min(self.0.services.limits.deadline));
+        let shared = Arc::clone(&self.0);
+        let attempt = self.on_guest_thread(deadline, async move {
+            let call = Arc::new(call);
+            let mut store = shared.new_store(Some(Arc::clone(&call)));
+            let now = shared.services.clock.now();
+            let answer = match guest_call(&call, now, deadline) {
+                Err(failure) => Err(failure),
+                Ok(guest_call) => {
+                    let answer = async {
+                        let bindings = plugin.pre.instantiate_async(&mut store).await?;
+                        bindings.stepwell_plugin_step().call_run(&mut store, &guest_call).await
+                    };
+                    match answer.await {
+                        Err(error) => Err(shared.failure(&error, store.data())),
+                        Ok(Err(error)) => Err(guest_failure(error)),
+                        Ok(Ok(output)) => parse_output(output, shared.services.limits.payload_bytes_max),
+                    }
+                }
+            };
+            let usage = store.data().usage(shared.tick);
+            let dropped = store.data().log.dropped();
+            if dropped > 0 {
+                tracing::warn!(plugin = %call.plugin.label(), instance = %call.instance_id, dropped, "a step logged too much");
+            }
+            let effects = match &answer {
+                Ok(_) => store.into_data().effects.into_effects(),
+                Err(_) => Effects::default(),
+            };
+            (answer, effects, usage)
+        });
+        let (result, effects, usage) = match attempt.await {
+            Ok(ended) => ended,
+            Err(failure) => (Err(failure), Effects::default(), Usage { wall: deadline, ..Usage::default() }),
+        };
+        StepEnd { result, effects, usage, started_at, finished_at: clock.now() }
+    }
+
+    /// Runs `work`, which owns its store, in a task of its own: the deadline ends the task and the store with it, and
+    /// a panic stays in it.
+    async fn on_guest_thread<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let Some(threads) = &self.0.guests.0 else {
+            return Err(Failure::retryable(failure::HOST, Blame::Host, "the host is shutting down"));
+        };
+        let task = threads.spawn(async move { tokio::time::timeout(deadline, work).await });
+        match task.await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_elapsed)) => {
+                let message = format!("not done after {}", crate::model::duration::format(deadline));
+                Err(Failure::retryable(failure::TIMEOUT, Blame::Guest, message))
+            }
+            Err(error) => {
+                tracing::error!(%error, "running a step panicked");
+                Err(Failure::retryable(failure::HOST, Blame::Host, "the host failed while it ran the step"))
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn new_store(&self, call: Option<Arc<StepCall>>) -> Store<AttemptState> {
+        let limits = &self.services.limits;
+        let mut store = Store::new(&self.engine, AttemptState::new(self.services.clone(), call));
+        store.limiter(|state| &mut state.meter);
+        store.set_hostcall_fuel(limits.host_call_bytes_max);
+        store.set_max_component_handles(limits.handles_max);
+        let ticks_max = limits.cpu_budget.as_nanos().div_ceil(self.tick.as_nanos().max(1));
+        store.epoch_deadline_callback(move |mut context| {
+            // However long the store waited in a host call, this is called once for it: ticks count time on the CPU.
+            let state = context.data_mut();
+            state.ticks += 1;
+            Ok(if u128::from(state.ticks) > ticks_max { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+        });
+        store.set_epoch_deadline(1);
+        store
+    }
+
+    fn failure(&self, error: &wasmtime::Error, state: &AttemptState) -> Failure {
+        let failure = fault::classify(
+            error,
+            &Evidence {
+                memory_refused: state.meter.refused(),
+                memory_bytes_max: self.services.limits.memory_bytes_max,
+                last_error: state.log.last_error.as_deref(),
+            },
+        );
+        tracing::debug!(code = failure.code, error = format!("{error:?}"), "an attempt ended with a trap");
+        failure
+    }
+}
+
+fn guest_call(call: &StepCall, now: crate::clock::Timestamp, deadline: Duration) -> Result<Call, Failure> {
+    let micros = |time: crate::clock::Timestamp| u64::try_from(time.as_micros()).unwrap_or(0);
+    let input = serde_json::to_string(&call.input)
+        .map_err(|error| Failure::fatal(failure::HOST, Blame::Host, format!("write the input: {error}")))?;
+    Ok(Call {
+        context: StepContext {
+            team: call.team.to_string(),
+            plugin: call.plugin.manifest.name.to_string(),
+            plugin_version: call.plugin.manifest.version.clone(),
+            step: call.step.to_string(),
+            workflow: call.workflow.to_string(),
+            workflow_version: call.workflow_version,
+            instance_id: call.instance_id.to_string(),
+            step_id: call.step_id.to_string(),
+            entity_type: call.entity_type.clone(),
+            entity_id: call.entity_id.clone(),
+            started_by: call.started_by.clone(),
+            attempt: call.number,
+            idempotency_key: format!("{}/{}", call.instance_id, call.step_id),
+            now: micros(now),
+            deadline: micros(now.after(deadline)),
+        },
+        input,
+    })
+}
+
+fn guest_failure(error: StepError) -> Failure {
+    let checked = |code: String| {
+        let valid = code.parse::<crate::model::Name>().is_ok();
+        if valid { code } else { "invalid-failure-code".to_owned() }
+    };
+    match error {
+        StepError::Fatal(failure) => Failure::fatal(&checked(failure.code), Blame::Guest, failure.message),
+        StepError::Retry(request) => Failure {
+            retry_after: request.after_ms.map(Duration::from_millis),
+            ..Failure::retryable(&checked(request.failure.code), Blame::Guest, request.failure.message)
+        },
+    }
+}
+
+fn parse_output(output: String, bytes_max: usize) -> Result<Value, Failure> {
+    let wrong = |message: String| Failure::fatal(failure::INVALID_OUTPUT, Blame::Guest, message);
+    if output.len() > bytes_max {
+        return Err(wrong(format!("the output has {} bytes, and may have {bytes_max}", output.len())));
+    }
+    serde_json::from_str(&output).map_err(|error| wrong(format!("the output is not JSON: {error}")))
+}

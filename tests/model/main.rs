@@ -1,0 +1,6 @@
+//! The rules, from the outside: definitions, expressions and what events do to an instance.
+
+mod definitions;
+mod expressions;
+mod progress;
+mod transitions;

@@ -1,0 +1,212 @@
+//! What events do to an instance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use stepwell::model::approval::ApprovalStatus;
+use stepwell::model::definition::{ApprovalSource, DefinitionSource, OnExpiry, Retry, StepSource};
+use stepwell::model::transition::{DecisionError, Event};
+use stepwell::model::{Decision, Definition, InstanceStatus};
+
+use crate::progress::{Stage, expense};
+
+#[test]
+fn steps_run_in_order_and_an_unneeded_approval_is_skipped() {
+    let mut stage = expense();
+    assert_eq!(stage.ready().as_deref(), Some("score"));
+    stage.complete(json!({ "risk": 10 }));
+    assert_eq!(stage.ready().as_deref(), Some("pay"));
+    assert!(stage.pending().is_empty());
+    let run = stage.progress.next_run(stage.now).expect("is ready");
+    let input = stage.progress.input_for(run.action).expect("fits");
+    assert_eq!(input, json!({ "amount": 12, "note": "risk 10" }));
+    stage.complete(json!("paid"));
+    assert_eq!(stage.status(), "completed");
+    assert_eq!(stage.progress.instance.output, Some(json!("paid")));
+}
+
+#[test]
+fn a_quorum_of_approvers_lets_the_instance_go_on_and_frees_the_others() {
+    let mut stage = expense();
+    let change = stage.complete(json!({ "risk": 90 }));
+    assert_eq!(change.new_approvals.len(), 3);
+    assert_eq!(change.new_approvals[0].title, "Expense of 12");
+    assert_eq!(stage.status(), "waiting");
+    stage.decide("bob", Decision::Approve).expect("is pending");
+    assert_eq!(stage.status(), "waiting");
+    stage.decide("eve", Decision::Approve).expect("is pending");
+    assert_eq!(stage.ready().as_deref(), Some("pay"));
+    assert!(stage.pending().is_empty());
+    let late = stage.decide("joe", Decision::Approve).expect_err("is not needed any more");
+    assert!(matches!(late, DecisionError::NotPending { status: ApprovalStatus::Cancelled, at: Some(_) }), "{late}");
+    let output = stage.progress.steps.output("manager").expect("is settled");
+    assert_eq!(output["decided_by"], json!(["bob", "eve"]));
+}
+
+#[test]
+fn one_rejection_rejects() {
+    let mut stage = expense();
+    stage.complete(json!({ "risk": 90 }));
+    stage.decide("eve", Decision::Reject).expect("is pending");
+    assert_eq!(stage.status(), "rejected");
+    assert!(stage.pending().is_empty());
+    let failure = stage.progress.instance.failure.clone().expect("says why");
+    assert_eq!(failure.message, "eve rejected \"Expense of 12\": because");
+    assert!(stage.decide("bob", Decision::Approve).is_err());
+}
+
+#[test]
+fn nobody_can_decide_after_the_expiry_even_before_the_engine_has_looked() {
+    let mut stage = expense();
+    stage.complete(json!({ "risk": 90 }));
+    stage.now = stage.now.after(Duration::from_secs(3_600));
+    let late = stage.decide("bob", Decision::Approve).expect_err("is too late");
+    assert!(matches!(late, DecisionError::NotPending { status: ApprovalStatus::Expired, .. }), "{late}");
+    stage.wait(Duration::ZERO);
+    assert_eq!(stage.status(), "rejected");
+    assert_eq!(stage.progress.instance.failure.as_ref().map(|failure| failure.code.as_str()), Some("approval-expired"));
+}
+
+#[test]
+fn retries_back_off_and_then_the_instance_fails() {
+    let mut stage = expense();
+    for delay in [1, 2] {
+        stage.fail(true);
+        assert_eq!(stage.status(), "running");
+        assert_eq!(stage.ready(), None);
+        assert_eq!(stage.progress.instance.wake_at, Some(stage.now.after(Duration::from_secs(delay))));
+        stage.wait(Duration::from_secs(delay));
+        assert_eq!(stage.ready().as_deref(), Some("score"));
+    }
+    stage.fail(true);
+    assert_eq!(stage.status(), "failed");
+    assert_eq!(stage.attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn a_fatal_failure_is_not_tried_again() {
+    let mut stage = expense();
+    stage.fail(false);
+    assert_eq!(stage.status(), "failed");
+}
+
+#[test]
+fn a_condition_that_does_not_fit_the_data_fails_the_instance_and_says_where() {
+    let mut stage = expense();
+    stage.complete(json!({ "risk": "high" }));
+    assert_eq!(stage.status(), "failed");
+    let failure = stage.progress.instance.failure.clone().expect("says why");
+    assert_eq!(failure.code, "expression");
+    assert!(failure.message.contains("steps.score.output.risk > 50"), "{}", failure.message);
+}
+
+#[test]
+fn a_parallel_branch_runs_while_an_approval_waits() {
+    let mut stage = Stage::new(
+        "
+name: w
+steps:
+  - { id: ask, approval: { title: t, approvers: [bob], expires_in: 1h } }
+  - { id: other, needs: [], plugin: p, step: s }
+  - { id: last, needs: [ask, other], plugin: p, step: s }
+",
+        Value::Null,
+    );
+    assert_eq!(stage.ready().as_deref(), Some("other"));
+    stage.complete(json!(1));
+    assert_eq!(stage.status(), "waiting");
+    stage.decide("bob", Decision::Approve).expect("is pending");
+    assert_eq!(stage.ready().as_deref(), Some("last"));
+}
+
+#[test]
+fn a_cancelled_instance_asks_for_nothing_more() {
+    let mut stage = expense();
+    stage.complete(json!({ "risk": 90 }));
+    stage.apply(Event::Cancelled { by: "ann".to_owned() }).expect("is no decision");
+    assert_eq!(stage.status(), "cancelled");
+    assert!(stage.pending().is_empty());
+    assert_eq!(stage.progress.instance.wake_at, None);
+    assert!(stage.wait(Duration::from_secs(10_000)).attempts.is_empty());
+}
+
+/// A definition of up to 7 steps with any needs among those above.
+fn definitions() -> impl Strategy<Value = Arc<Definition>> {
+    prop::collection::vec((any::<u8>(), 0..4_u8, prop::option::of(any::<bool>()), any::<bool>()), 1..8).prop_map(
+        |shapes| {
+            let id = |index: usize| format!("s{index}").parse().expect("is a step id");
+            let steps = shapes.into_iter().enumerate().map(|(index, (needs, kind, when, approve_on_expiry))| {
+                let approval = (kind == 0).then(|| ApprovalSource {
+                    title: "t".to_owned(),
+                    approvers: vec!["bob".to_owned(), "eve".to_owned()],
+                    quorum: 1 + u32::from(needs % 2),
+                    expires_in: Duration::from_secs(60),
+                    on_expiry: if approve_on_expiry { OnExpiry::Approve } else { OnExpiry::Reject },
+                });
+                StepSource {
+                    id: id(index),
+                    needs: Some((0..index).filter(|above| needs & (1 << above) != 0).map(id).collect()),
+                    when: when.map(|holds| holds.to_string()),
+                    plugin: approval.is_none().then(|| "p".to_owned()),
+                    step: approval.is_none().then(|| "s".parse().expect("is a name")),
+                    input: None,
+                    retry: approval.is_none().then(|| Retry { max_attempts: 2, ..Retry::default() }),
+                    timeout: None,
+                    approval,
+                }
+            });
+            let source = DefinitionSource {
+                name: "w".parse().expect("is a name"),
+                description: String::new(),
+                steps: steps.collect(),
+                output: None,
+            };
+            Arc::new(Definition::check(source).expect("is valid"))
+        },
+    )
+}
+
+proptest! {
+    /// Whatever happens, an instance ends; on the way it is never stuck, and what was stored is enough to go on.
+    #[test]
+    fn every_instance_ends_and_can_be_restored_at_any_time(
+        definition in definitions(),
+        choices in prop::collection::vec(any::<u8>(), 100),
+    ) {
+        let mut stage = Stage::of(definition, Value::Null);
+        let mut choices = choices.into_iter();
+        while !stage.progress.instance.status.is_final() {
+            let choice = choices.next().expect("no instance takes a hundred events");
+            let restored = stage.restored();
+            prop_assert_eq!(&restored.steps, &stage.progress.steps);
+            prop_assert!(stage.progress.instance.wake_at.is_some(), "an instance that has not ended is due at some time");
+            let pending: Vec<_> = stage.pending().iter().map(|approval| approval.id).collect();
+            match (stage.ready().is_some(), pending.first(), choice % 8) {
+                (true, _, 0) => { stage.fail(false); }
+                (true, _, 1 | 2) => { stage.fail(true); }
+                (true, None, _) | (true, Some(_), 3..=5) => { stage.complete(json!(1)); }
+                (_, Some(id), 6) => {
+                    let event = Event::Decided { approval_id: *id, decision: Decision::Reject, comment: None };
+                    stage.apply(event).expect("is pending");
+                }
+                (_, Some(id), 7) => {
+                    let event = Event::Decided { approval_id: *id, decision: Decision::Approve, comment: None };
+                    stage.apply(event).expect("is pending");
+                }
+                _ => {
+                    let wake_at = stage.progress.instance.wake_at.expect("was checked");
+                    stage.wait(wake_at.since(stage.now));
+                }
+            }
+        }
+        prop_assert!(stage.pending().is_empty());
+        prop_assert_eq!(stage.progress.instance.wake_at, None);
+        prop_assert!(stage.progress.instance.completed_at.is_some());
+        prop_assert_eq!(
+            stage.progress.instance.failure.is_none(),
+            stage.progress.instance.status == InstanceStatus::Completed
+        );
+    }
+}
