@@ -1,0 +1,63 @@
+//! Core module to component, and what the component imports.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use wit_component::{ComponentEncoder, DecodedWasm};
+
+use super::build::CoreModule;
+use super::error::GuestsError;
+
+/// A plugin as it can be uploaded.
+#[derive(Debug)]
+pub(crate) struct Component {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: usize,
+    /// Such as `stepwell:plugin/log@0.1.0`.
+    pub(crate) imports: Vec<String>,
+}
+
+impl Component {
+    /// Encodes a core module and writes the component, unless it is there already.
+    pub(crate) fn encode(module: &CoreModule, folder: &Path) -> Result<Self, GuestsError> {
+        let fail = |reason: String| GuestsError::Component { name: module.name.clone(), reason };
+        let core = fs::read(&module.path).map_err(GuestsError::at(&module.path))?;
+        let encode = || ComponentEncoder::default().validate(true).module(&core)?.encode();
+        // `{:#}` also shows the causes: the first sentence alone says little.
+        let component = encode().map_err(|error| fail(format!("{error:#}")))?;
+        let imports = imports(&component).map_err(fail)?;
+        let path = folder.join(&module.name).with_extension("wasm");
+        replace(&path, &component).map_err(GuestsError::at(&path))?;
+        Ok(Self { name: module.name.clone(), path, bytes: component.len(), imports })
+    }
+}
+
+fn imports(component: &[u8]) -> Result<Vec<String>, String> {
+    match wit_component::decode(component).map_err(|error| format!("{error:#}"))? {
+        DecodedWasm::WitPackage(..) => Err("it holds interfaces and no code".into()),
+        DecodedWasm::Component(resolve, world) => {
+            let world = resolve.worlds.get(world).ok_or("it has no world")?;
+            Ok(world.imports.keys().map(|key| resolve.name_world_key(key)).collect())
+        }
+    }
+}
+
+/// Writes beside and renames, so that a reader such as a running host sees the old file or the new one. Equal bytes are
+/// left alone: their time of change tells others that there is nothing to do.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if fs::read(path).is_ok_and(|present| present == bytes) {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().permissions(readable()).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// A temporary file is for its owner only; a component is no secret.
+fn readable() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o644)
+}

@@ -1,0 +1,195 @@
+//! Which compiler can build guests. From the usual to the unusual:
+//!
+//! 1. the rustc in use has the target;
+//! 2. rustup can add it;
+//! 3. Debian's rustc compiles the standard library itself, from Debian's sources. This works on machines that reach
+//!    package mirrors but not rustup's server;
+//! 4. as 3., after installing Debian's packages.
+//!
+//! That 2. did not work is remembered, because finding out takes up to half a minute where there is no network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::error::GuestsError;
+use super::{TARGET, tell};
+use crate::process;
+
+const RUSTUP_PATIENCE: Duration = Duration::from_secs(30);
+const APT_PATIENCE: Duration = Duration::from_secs(600);
+const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const STAMP: &str = "toolchain-is-debian";
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Toolchain {
+    /// `cargo` and `rustc` as they are on the path.
+    Installed,
+    /// Debian's, with the linker to use.
+    Debian { linker: PathBuf },
+}
+
+impl Toolchain {
+    /// Finds one, or makes one if it may install. `folder` is where to remember.
+    pub(crate) fn find(folder: &Path, may_install: bool) -> Result<Self, GuestsError> {
+        let stamp = folder.join(STAMP);
+        if has_target() {
+            forget(&stamp);
+            return Ok(Self::Installed);
+        }
+        let mut reasons = vec![format!("no rustc on the path has the target {TARGET}")];
+        if stamp.exists() {
+            // The packages may be gone since: then everything is tried anew.
+            if let Ok(toolchain) = debian() {
+                return Ok(toolchain);
+            }
+            forget(&stamp);
+        }
+        let mut rustup_failed = false;
+        if may_install && process::answer(process::command("rustup").arg("--version")).is_some() {
+            tell(&format!("asking rustup to add {TARGET} (at most {} s)", RUSTUP_PATIENCE.as_secs()));
+            match add_with_rustup() {
+                Ok(()) => return Ok(Self::Installed),
+                Err(reason) => {
+                    tell("rustup cannot add it here");
+                    rustup_failed = true;
+                    reasons.push(format!("rustup cannot add it: {reason}"));
+                }
+            }
+        }
+        let toolchain = debian().or_else(|reason| {
+            reasons.push(reason);
+            if !may_install {
+                return Err("installing is forbidden by --no-install".into());
+            }
+            install_debian_packages()?;
+            debian()
+        });
+        match toolchain {
+            Ok(toolchain) => {
+                tell("using Debian's rustc, which compiles the standard library first (a few minutes, once)");
+                if rustup_failed {
+                    // Only a shortcut: without it the next run is slower.
+                    let _ = fs::write(&stamp, "Written by `cargo xtask guests`: rustup could not add the target.\n");
+                }
+                Ok(toolchain)
+            }
+            Err(reason) => {
+                reasons.push(reason);
+                let reasons = reasons.iter().map(|reason| format!("\n  - {reason}")).collect::<String>();
+                Err(GuestsError::NoToolchain { reasons: format!("found nothing that can build guests:{reasons}") })
+            }
+        }
+    }
+
+    /// The cargo of this toolchain, with the arguments that only it needs.
+    pub(crate) fn cargo_build(&self) -> Command {
+        match self {
+            Self::Installed => {
+                let mut cargo = process::command("cargo");
+                cargo.arg("build");
+                cargo
+            }
+            Self::Debian { linker } => {
+                let mut cargo = process::command(DEBIAN_CARGO);
+                let path = std::env::var("PATH").unwrap_or_default();
+                cargo
+                    .args(["build", "-Zbuild-std=std,panic_abort"])
+                    // Build-std is unstable; the stable compiler of a distribution accepts it with this.
+                    .env("RUSTC_BOOTSTRAP", "1")
+                    .env("RUSTC", DEBIAN_RUSTC)
+                    .env("PATH", format!("/usr/bin:{path}"))
+                    .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+                cargo
+            }
+        }
+    }
+}
+
+/// Removes what no longer holds. That it may be gone already is the point.
+fn forget(stamp: &Path) {
+    let _ = fs::remove_file(stamp);
+}
+
+/// Whether the rustc on the path has a standard library for the target. It names the folder also when there is none.
+fn has_target() -> bool {
+    let folder = process::answer(process::command("rustc").args(["--print", "target-libdir", "--target", TARGET]));
+    folder.and_then(|folder| fs::read_dir(folder).ok()).is_some_and(|entries| {
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
+    })
+}
+
+fn add_with_rustup() -> Result<(), String> {
+    let mut rustup = process::command("rustup");
+    rustup.args(["target", "add", TARGET]).env("RUSTUP_MAX_RETRIES", "0");
+    process::run_within(&mut rustup, RUSTUP_PATIENCE)?;
+    if has_target() { Ok(()) } else { Err("it did, but the rustc on the path is not rustup's".into()) }
+}
+
+fn debian() -> Result<Toolchain, String> {
+    for tool in [DEBIAN_RUSTC, DEBIAN_CARGO] {
+        if !Path::new(tool).exists() {
+            return Err(format!("there is no {tool}"));
+        }
+    }
+    let sysroot = process::answer(process::command(DEBIAN_RUSTC).args(["--print", "sysroot"]))
+        .ok_or_else(|| format!("{DEBIAN_RUSTC} does not run"))?;
+    if !Path::new(&sysroot).join("lib/rustlib/src/rust/library/std/Cargo.toml").exists() {
+        return Err(format!("{DEBIAN_RUSTC} comes without the sources of the standard library"));
+    }
+    let linker = wasm_ld().or_else(rust_lld).ok_or("there is no linker: no wasm-ld, no rust-lld")?;
+    Ok(Toolchain::Debian { linker })
+}
+
+/// The newest of Debian's.
+fn wasm_ld() -> Option<PathBuf> {
+    let names = fs::read_dir("/usr/bin").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let newest = names.filter_map(|name| Some((linker_version(&name)?, name))).max()?;
+    Some(Path::new("/usr/bin").join(newest.1))
+}
+
+/// `wasm-ld-22` is 22; a bare `wasm-ld` is what the system prefers.
+fn linker_version(name: &str) -> Option<u32> {
+    match name.strip_prefix("wasm-ld")? {
+        "" => Some(u32::MAX),
+        version => version.strip_prefix('-')?.parse().ok(),
+    }
+}
+
+/// The one inside of rustup's toolchain.
+fn rust_lld() -> Option<PathBuf> {
+    let sysroot = process::answer(process::command("rustc").args(["--print", "sysroot"]))?;
+    let hosts = fs::read_dir(Path::new(&sysroot).join("lib/rustlib")).ok()?;
+    hosts.flatten().map(|host| host.path().join("bin/rust-lld")).find(|linker| linker.exists())
+}
+
+fn install_debian_packages() -> Result<(), String> {
+    if process::answer(Command::new("id").arg("-u")).as_deref() != Some("0") {
+        return Err("installing Debian's packages takes root".into());
+    }
+    if process::answer(Command::new("apt-get").arg("--version")).is_none() {
+        return Err("there is no apt-get to install Debian's packages with".into());
+    }
+    tell(&format!("installing Debian's packages {} with apt-get", DEBIAN_PACKAGES.join(", ")));
+    let mut apt = Command::new("apt-get");
+    apt.args(["install", "-y", "--no-install-recommends"])
+        .args(DEBIAN_PACKAGES)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    process::run_within(&mut apt, APT_PATIENCE).map_err(|reason| format!("apt-get cannot install them: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_linker_is_chosen_by_number() {
+        let names = ["wasm-ld-9", "wasm-ld-22", "wasm-ld-backup", "wasm-objdump", "ld"];
+        let newest = names.iter().filter_map(|name| linker_version(name)).max();
+        assert_eq!(newest, Some(22));
+        assert!(linker_version("wasm-ld") > linker_version("wasm-ld-99"));
+    }
+}
