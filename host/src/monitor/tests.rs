@@ -1,0 +1,228 @@
+//! The monitor from outside.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+fn monitor() -> (Clock, Monitor) {
+    let clock = Clock::manual(Timestamp::from_micros(1_000_000_000));
+    (clock.clone(), Monitor::new(clock, 3))
+}
+
+fn source(team: &str) -> MetricSource {
+    MetricSource { team: team.parse().expect("is a name"), plugin: "expense@0.1.0".to_owned() }
+}
+
+fn label(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+#[test]
+fn an_operation_has_count_errors_rate_percentiles_and_throughput() {
+    let (clock, monitor) = monitor();
+    for millis in 1..=100 {
+        monitor.record("store.commit", MILLISECOND * millis, millis > 90);
+    }
+    let stats = monitor.operation("store.commit").expect("was recorded");
+    assert_eq!((stats.durations.count, stats.errors), (100, 90));
+    assert!((stats.error_rate - 0.9).abs() < 1e-12 && (stats.durations.p95_ms - 95.0).abs() < 0.1, "{stats:?}");
+    clock.advance(Duration::from_secs(59));
+    assert!((monitor.operation("store.commit").expect("is known").per_minute - 100.0).abs() < 1e-9);
+    clock.advance(Duration::from_secs(1));
+    assert!(monitor.operation("store.commit").expect("is known").per_minute == 0.0);
+    assert_eq!(monitor.operation("unknown"), None);
+}
+
+#[test]
+fn a_measurement_that_is_dropped_without_success_is_an_error() {
+    let (_, monitor) = monitor();
+    monitor.measure("load").succeed();
+    drop(monitor.measure("load"));
+    let stats = monitor.operation("load").expect("was measured");
+    assert_eq!((stats.durations.count, stats.errors), (2, 1));
+    let under_way = monitor.measure("slow");
+    assert!(!monitor.stats(None).operations.contains_key("slow"), "a call that has not ended has no numbers yet");
+    under_way.succeed();
+    assert!(monitor.stats(None).operations.contains_key("slow"));
+}
+
+#[test]
+fn operations_over_the_bound_count_as_other() {
+    let (_, monitor) = monitor();
+    for number in 0..OPERATIONS_MAX + 10 {
+        monitor.record(&format!("operation {number}"), MILLISECOND, true);
+    }
+    monitor.measure("one more").succeed();
+    monitor.record(&"long ".repeat(100), MILLISECOND, true);
+    let operations = monitor.stats(None).operations;
+    assert_eq!(operations.len(), OPERATIONS_MAX + 1);
+    assert_eq!(operations.get(OTHER).expect("took the rest").durations.count, 12);
+}
+
+#[test]
+fn two_threads_lose_nothing() {
+    let (_, monitor) = monitor();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for number in 0..10_000 {
+                    monitor.record(if number % 2 == 0 { "even" } else { "odd" }, MILLISECOND, number % 10 != 0);
+                    monitor.plugin_count(&source("red"), "seen", 1, &[]).expect("is well formed");
+                }
+            });
+        }
+    });
+    let stats = monitor.stats(None);
+    let even = stats.operations.get("even").expect("was recorded");
+    assert_eq!((even.durations.count, even.errors), (10_000, 2_000));
+    assert_eq!(value(&stats, "seen", &[]), Some(SeriesValue::Counter { value: 20_000 }));
+}
+
+#[test]
+fn lifecycle_approvals_batches_and_limits_are_counted() {
+    let (clock, monitor) = monitor();
+    monitor.record_instance_created(5);
+    for status in InstanceStatus::ALL {
+        monitor.record_instance_ended(status, Duration::from_secs(90 * 24 * 3600));
+    }
+    monitor.record_approvals_submitted(3);
+    for status in ApprovalStatus::ALL {
+        monitor.record_approval_decided(status, Duration::from_secs(3600));
+    }
+    monitor.record_batch("create_instances", 100, 2, MILLISECOND);
+    monitor.record_batch("create_instances", 40, 0, MILLISECOND);
+    for number in 0..LIMIT_CODES_MAX + 5 {
+        monitor.record_limit(&format!("limit_{number}"));
+        monitor.record_limit("limit_0");
+    }
+    clock.advance(Duration::from_secs(7));
+
+    let stats = serde_json::to_value(monitor.stats(None)).expect("serializes");
+    let lifecycle = &stats["lifecycle"];
+    assert_eq!((&lifecycle["created"], &lifecycle["completed"]), (&json!(5), &json!(1)));
+    assert_eq!(lifecycle["rejection_rate"], json!(0.25));
+    assert_eq!(lifecycle["durations"]["count"], json!(4), "running and waiting are not ends");
+    assert_eq!(lifecycle["durations"]["max_ms"], json!(90.0 * 24.0 * 3_600_000.0));
+    assert_eq!(stats["approvals"]["cancelled"], json!(1));
+    assert_eq!(stats["approvals"]["waiting"]["count"], json!(3), "approvals no longer needed did not wait");
+    let batch = &stats["batches"]["create_instances"];
+    assert_eq!((&batch["calls"], &batch["items"], &batch["failed_items"]), (&json!(2), &json!(140), &json!(2)));
+    assert_eq!(batch["largest"], json!(100));
+    assert_eq!(stats["limits"][OTHER], json!(5));
+    assert_eq!(stats["limits"]["limit_0"], json!(LIMIT_CODES_MAX + 6));
+    assert_eq!(stats["uptime_seconds"], json!(7));
+}
+
+fn value(stats: &Stats, name: &str, labels: &[(&str, &str)]) -> Option<SeriesValue> {
+    let labels = labels.iter().map(|(name, value)| label(name, value)).collect();
+    let mut series = stats.plugins.iter().flat_map(|plugin| &plugin.series);
+    series.find(|series| series.name == name && series.labels == labels).map(|series| series.value)
+}
+
+#[test]
+fn plugins_count_set_and_record() {
+    let (_, monitor) = monitor();
+    let red = source("red");
+    let (country, currency) = (label("country", "DE"), label("currency", "EUR"));
+    monitor.plugin_count(&red, "validated", 2, &[country.clone(), currency.clone()]).expect("is well formed");
+    monitor.plugin_count(&red, "validated", 3, &[currency, country]).expect("is well formed");
+    monitor.plugin_gauge(&red, "open", -7.5, &[]).expect("is well formed");
+    monitor.plugin_record(&red, "amount", 12.5, &[]).expect("is well formed");
+    monitor.plugin_timer_dropped(&red, "amount").expect("is well formed");
+
+    let stats = monitor.stats(None);
+    let validated = value(&stats, "validated", &[("country", "DE"), ("currency", "EUR")]);
+    assert_eq!(validated, Some(SeriesValue::Counter { value: 5 }), "the order of labels means nothing");
+    assert_eq!(value(&stats, "open", &[]), Some(SeriesValue::Gauge { value: -7.5 }));
+    let json = serde_json::to_value(&stats).expect("serializes");
+    let amount = &json["plugins"][0]["series"][0];
+    assert_eq!((&amount["kind"], &amount["count"], &amount["errors"]), (&json!("histogram"), &json!(1), &json!(1)));
+    assert_eq!((&amount["p99"], &amount["labels"]), (&json!(12.5), &json!({})));
+}
+
+#[test]
+fn samples_that_break_the_contract_are_refused_and_leave_nothing() {
+    let (_, monitor) = monitor();
+    let red = source("red");
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert_eq!(monitor.plugin_gauge(&red, "a", bad, &[]), Err(MetricError::NotFinite));
+        assert_eq!(monitor.plugin_record(&red, "a", bad, &[]), Err(MetricError::NotFinite));
+    }
+    assert_eq!(monitor.plugin_record(&red, "a", -1.0, &[]), Err(MetricError::Negative));
+    for name in ["", "A", "a-b", "ä", &"a".repeat(64)] {
+        assert_eq!(monitor.plugin_count(&red, name, 1, &[]), Err(MetricError::Name), "{name}");
+        assert_eq!(monitor.plugin_count(&red, "a", 1, &[label(name, "x")]), Err(MetricError::Name), "{name}");
+    }
+    let six: Labels = (0..6).map(|number| label(&format!("l{number}"), "x")).collect();
+    assert_eq!(monitor.plugin_count(&red, "a", 1, &six), Err(MetricError::TooManyLabels));
+    assert_eq!(
+        monitor.plugin_count(&red, "a", 1, &[label("l", &"x".repeat(129))]),
+        Err(MetricError::LabelValueTooLong)
+    );
+    assert_eq!(monitor.plugin_count(&red, "a", 1, &[label("l", "1"), label("l", "2")]), Err(MetricError::LabelTwice));
+    assert_eq!(monitor.plugin_count(&red, "a", 1, &[label(OVERFLOW, "true")]), Err(MetricError::ReservedLabel));
+    assert!(monitor.stats(None).plugins.iter().all(|plugin| plugin.series.is_empty()));
+
+    monitor.plugin_count(&red, "a", 1, &[]).expect("is well formed");
+    let error = monitor.plugin_gauge(&red, "a", 1.0, &[]).expect_err("is a counter").to_string();
+    assert!(error.contains("recorded as a counter before"), "{error}");
+}
+
+#[test]
+fn label_combinations_over_the_cap_share_one_series() {
+    let (_, monitor) = monitor();
+    let red = source("red");
+    for number in 0..10 {
+        monitor.plugin_count(&red, "seen", 1, &[label("id", &number.to_string())]).expect("is well formed");
+    }
+    monitor.plugin_gauge(&red, "late", 4.0, &[]).expect("is well formed");
+    monitor.plugin_count(&red, "seen", 1, &[label("id", "0")]).expect("is known and has room");
+    let stats = monitor.stats(None);
+    assert_eq!(value(&stats, "seen", &[("id", "0")]), Some(SeriesValue::Counter { value: 2 }));
+    assert_eq!(value(&stats, "seen", &[("id", "9")]), None);
+    assert_eq!(value(&stats, "seen", &[(OVERFLOW, "true")]), Some(SeriesValue::Counter { value: 7 }));
+    assert_eq!(value(&stats, "late", &[(OVERFLOW, "true")]), Some(SeriesValue::Gauge { value: 4.0 }));
+
+    for number in 0..METRICS_MAX - 2 {
+        monitor.plugin_count(&red, &format!("metric_{number}"), 1, &[]).expect("has room");
+    }
+    assert_eq!(monitor.plugin_count(&red, "one_more", 1, &[]), Err(MetricError::TooManyMetrics));
+}
+
+#[test]
+fn another_teams_metrics_are_neither_shown_nor_reset() {
+    let (_, monitor) = monitor();
+    for team in ["blue", "red"] {
+        monitor.plugin_count(&source(team), "seen", 1, &[]).expect("is well formed");
+    }
+    monitor.record("load", MILLISECOND, true);
+    let red = source("red").team;
+    let teams = |stats: Stats| -> Vec<String> { stats.plugins.iter().map(|plugin| plugin.team.to_string()).collect() };
+    assert_eq!(teams(monitor.stats(Some(&red))), ["red"]);
+    assert_eq!(teams(monitor.stats(None)), ["blue", "red"]);
+    monitor.reset(Some(&red));
+    assert_eq!(teams(monitor.stats(None)), ["blue"]);
+    assert!(monitor.operation("load").is_some(), "a team cannot reset the host's numbers");
+    monitor.reset(None);
+    let stats = monitor.stats(None);
+    assert!(stats.plugins.is_empty() && stats.operations.is_empty() && stats.limits.is_empty());
+}
+
+#[test]
+fn a_team_with_many_versions_pushes_out_its_own() {
+    let (clock, monitor) = monitor();
+    monitor.plugin_count(&source("red"), "seen", 1, &[]).expect("is well formed");
+    let blue = |number: usize| MetricSource { plugin: format!("flood@0.0.{number}"), ..source("blue") };
+    for number in 0..SOURCES_MAX + 10 {
+        clock.advance(MILLISECOND);
+        monitor.plugin_count(&blue(number), "seen", 1, &[]).expect("is well formed");
+    }
+    let stats = monitor.stats(None);
+    assert_eq!(stats.plugins.len(), SOURCES_MAX);
+    let kept = |wanted: &MetricSource| stats.plugins.iter().any(|plugin| plugin.plugin == wanted.plugin);
+    assert!(kept(&source("red")) && kept(&blue(SOURCES_MAX + 9)) && !kept(&blue(0)));
+}
