@@ -43,6 +43,20 @@ pub(crate) struct Options {
 
 /// Builds all guests and prints where they are.
 pub(crate) fn run(options: &Options) -> Result<(), GuestsError> {
+    let (components, _) = build(options)?;
+    print(&components, options);
+    Ok(())
+}
+
+/// Builds all guests for the tests, installing what is missing. Answers the components' folder.
+pub(crate) fn build_for_tests() -> Result<PathBuf, GuestsError> {
+    let options = Options { out_dir: None, json: false, verbose: false, no_install: false, locked: true };
+    let (components, folder) = build(&options)?;
+    tell(&format!("{} guests are in {}", components.len(), workspace::shown(&folder)));
+    Ok(folder)
+}
+
+fn build(options: &Options) -> Result<(Vec<Component>, PathBuf), GuestsError> {
     let root = workspace::root().map_err(GuestsError::NoFolders)?;
     let folder = workspace::target_folder(&root).map_err(GuestsError::NoFolders)?.join("guests");
     let out_folder = match &options.out_dir {
@@ -62,8 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<(), GuestsError> {
         components.push(Component::encode(&module, &out_folder)?);
     }
     components.sort_by(|one, other| one.name.cmp(&other.name));
-    print(&components, options);
-    Ok(())
+    Ok((components, out_folder))
 }
 
 fn lock(path: &Path) -> io::Result<File> {

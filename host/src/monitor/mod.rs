@@ -189,7 +189,7 @@ impl Monitor {
         Stats {
             started_at: self.0.started_at,
             since: *self.0.since.read(),
-            uptime_seconds: now.since(self.0.started_at).as_secs(),
+            uptime_seconds: now.since(self.0.started_at).as_secs_f64(),
             operations: self.0.operations.stats(now),
             lifecycle: self.0.lifecycle.stats(),
             approvals: self.0.approvals.stats(),

@@ -14,8 +14,8 @@ pub struct Stats {
     pub started_at: Timestamp,
     /// Since when the host's numbers are counted: the start, or the last reset.
     pub since: Timestamp,
-    /// Whole seconds since the start.
-    pub uptime_seconds: u64,
+    /// Seconds since the start.
+    pub uptime_seconds: f64,
     /// By operation.
     pub operations: BTreeMap<String, OperationStats>,
     /// What became of the instances.

@@ -1,7 +1,7 @@
 //! How much happens in a minute, right now.
 //!
-//! A ring of 60 buckets of one second. The window is the current second and the 59 before it; while the host is
-//! younger than that, it is the time since the start, and the number is scaled up to a minute. The current second
+//! A ring of 60 buckets of one second. The window is the current second and the 59 before it; while the window is
+//! younger than that, it is the time since its start, and the number is scaled up to a minute. The current second
 //! counts as a whole one, so that the number is at most a sixtieth too low and never jumps.
 
 use crate::clock::Timestamp;

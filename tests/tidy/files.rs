@@ -1,0 +1,65 @@
+//! Which files the tree has.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Folders that are not ours to check, when git cannot be asked.
+const SKIPPED: [&str; 4] = [".git", "target", "node_modules", "stepwell-data"];
+
+/// A text file of the tree.
+pub(crate) struct TextFile {
+    /// From the root of the tree, with `/`.
+    pub path: String,
+    pub text: String,
+}
+
+/// The root of the tree: the folder above the `stepwell` package.
+pub(crate) fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    package.join("..")
+}
+
+/// All text files that git tracks or would track; in a tree without git, those that are there.
+pub(crate) fn text_files() -> Vec<TextFile> {
+    let root = root();
+    let paths = tracked(&root).unwrap_or_else(|| {
+        let mut paths = Vec::new();
+        walk(&root, "", &mut paths);
+        paths
+    });
+    assert!(paths.iter().any(|path| path == "Cargo.toml"), "found no tree at {}", root.display());
+    // Binary files, and files that were deleted and not yet staged, are left out.
+    let read = |path: String| fs::read_to_string(root.join(&path)).ok().map(|text| TextFile { path, text });
+    paths.into_iter().filter_map(read).collect()
+}
+
+/// Those with this ending, below this folder.
+pub(crate) fn text_files_below(folder: &str, ending: &str) -> Vec<TextFile> {
+    text_files().into_iter().filter(|file| file.path.starts_with(folder) && file.path.ends_with(ending)).collect()
+}
+
+fn tracked(root: &Path) -> Option<Vec<String>> {
+    let arguments = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+    let output = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;
+    let paths = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    // `others` and `cached` are read one after the other, and a conflict lists a file thrice.
+    let mut paths: Vec<_> = paths.split('\0').filter(|path| !path.is_empty()).map(str::to_owned).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    Some(paths)
+}
+
+fn walk(folder: &Path, prefix: &str, paths: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = format!("{prefix}{name}");
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() && !SKIPPED.contains(&name.as_str()) => {
+                walk(&entry.path(), &format!("{path}/"), paths);
+            }
+            Ok(kind) if kind.is_file() => paths.push(path),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! `cargo xtask test`: every test, from a fresh checkout on.
+//!
+//! The tests start what they need themselves; here is only made sure that it can be started. The last line on stdout
+//! sums up all test binaries, because cargo reports each on its own and a failure scrolls away.
+//!
+//! There is no separate `cargo build`: `cargo test` builds the `stepwell` binary that the tests start, and a build
+//! without the tests' dependencies would compile half of the tree twice, with other features.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+
+/// Where tests find the folder with the guests' components.
+const GUESTS_VARIABLE: &str = "STEPWELL_TEST_GUESTS";
+/// Tells the tests that PostgreSQL is left out on purpose. Without it a missing server is a failure.
+const WITHOUT_POSTGRES_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
+
+/// `cargo xtask test`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Leave out the tests that need PostgreSQL; a note says so at the end
+    #[arg(long)]
+    without_postgres: bool,
+    /// For `cargo test`, for example `-- --test tidy`
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    arguments: Vec<String>,
+}
+
+/// What all test binaries reported together.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+/// Builds the guests with `build_guests`, which answers the components' folder, and runs the tests.
+///
+/// # Errors
+/// Something that the tests need is missing. Tests that fail are no error: they are told, and the code is not 0.
+pub(crate) fn run(
+    root: &Path,
+    options: &Options,
+    build_guests: impl FnOnce() -> Result<PathBuf, String>,
+) -> Result<ExitCode, String> {
+    if !options.without_postgres {
+        let folder = crate::postgres::ensure()?;
+        tell(&format!("PostgreSQL is in {}", folder.display()));
+    }
+    let guests = build_guests()?;
+    let mut command = crate::cargo(root);
+    command.args(["test", "--release", "--locked", "--workspace", "--no-fail-fast"]).args(&options.arguments);
+    command.env(GUESTS_VARIABLE, guests);
+    if options.without_postgres {
+        command.env(WITHOUT_POSTGRES_VARIABLE, "1");
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("start `cargo test`: {error}"))?;
+    let output = child.stdout.take().ok_or("read what `cargo test` prints")?;
+    let mut tally = pass_through(BufReader::new(output), io::stdout()).map_err(|error| format!("read: {error}"))?;
+    let status = child.wait().map_err(|error| format!("wait for `cargo test`: {error}"))?;
+    if !status.success() && tally.failed == 0 {
+        // A binary that did not compile, or died before it could report.
+        tally.failed = 1;
+    }
+    if options.without_postgres {
+        tell("NOTE: nothing was tested on PostgreSQL, because of --without-postgres");
+    }
+    print_last(&tally).map_err(|error| format!("print the result: {error}"))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Copies the output line by line as it comes, and adds up the results in it.
+fn pass_through(mut output: impl BufRead, mut stdout: impl Write) -> io::Result<Tally> {
+    let mut tally = Tally::default();
+    let mut line = Vec::new();
+    // Bytes, because a test may print what is not UTF-8.
+    while output.read_until(b'\n', &mut line)? > 0 {
+        stdout.write_all(&line)?;
+        stdout.flush()?;
+        tally.add(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    Ok(tally)
+}
+
+fn print_last(tally: &Tally) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    writeln!(stdout, "{} passed, {} failed", tally.passed, tally.failed)?;
+    stdout.flush()
+}
+
+impl Tally {
+    /// Reads libtest's `test result: ok. 20 passed; 0 failed; 0 ignored; …`; other lines say nothing.
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let number_before = |word: &str| -> u64 {
+            let part = result.split([';', '.']).find_map(|part| part.trim().strip_suffix(word));
+            part.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        };
+        self.passed += number_before(" passed");
+        self.failed += number_before(" failed");
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "progress of a command line tool")]
+pub(crate) fn tell(text: &str) {
+    eprintln!("test: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_binaries_are_added_up_and_passed_through() {
+        let output = b"running 2 tests\n\xff\ntest result: ok. 20 passed; 0 failed; 1 ignored; 0 measured; \
+            8 filtered out; finished in 0.03s\n\ntest result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured\nend";
+        let mut copy = Vec::new();
+        let tally = pass_through(&output[..], &mut copy).expect("reads memory");
+        assert_eq!(tally, Tally { passed: 23, failed: 2 });
+        assert_eq!(copy, output);
+    }
+}
