@@ -1,0 +1,175 @@
+//! Creating, finding and listing instances.
+
+use std::time::Duration;
+
+use stepwell::model::InstanceStatus;
+use stepwell::store::{Created, InstanceFilter, Page};
+use uuid::Uuid;
+
+use crate::databases::{START, on_both};
+use crate::fixtures::{acme, attempt, definition, instance, load, name, new_instance, step, workflow};
+
+#[test]
+fn an_idempotency_key_creates_one_instance_of_its_workflow() {
+    on_both(|store, _| async move {
+        let version = workflow(&store, &acme()).await;
+        let keyed = |key: &str| {
+            let mut new = new_instance(&version);
+            new.idempotency_key = Some(key.to_owned());
+            new
+        };
+        let first = keyed("one");
+        let created = store.create_instances(vec![first.clone()]).await.expect("is created");
+        assert_eq!(created, [Created { id: first.id, existing: false }]);
+        // Again, twice in one batch, with a new one and one without a key between them.
+        let (new, plain) = (keyed("two"), new_instance(&version));
+        let batch = vec![keyed("one"), new.clone(), plain.clone(), keyed("two"), keyed("one")];
+        let created = store.create_instances(batch).await.expect("are created");
+        let expected = [(first.id, true), (new.id, false), (plain.id, false), (new.id, true), (first.id, true)];
+        assert_eq!(created, expected.map(|(id, existing)| Created { id, existing }));
+        // The key is another one in another workflow.
+        let other = store.apply_workflow(&acme(), definition("other", "x"), "ann").await.expect("applies").version;
+        let mut elsewhere = new_instance(&other);
+        elsewhere.idempotency_key = Some("one".to_owned());
+        let created = store.create_instances(vec![elsewhere.clone()]).await.expect("is created");
+        assert_eq!(created, [Created { id: elsewhere.id, existing: false }]);
+        let find = |team: &'static str| store.instance_by_idempotency_key_of(team, version.workflow_id);
+        assert_eq!(find("acme").await, Some(first.id));
+        assert_eq!(find("rival").await, None);
+    });
+}
+
+trait ByKey {
+    async fn instance_by_idempotency_key_of(&self, team: &str, workflow: Uuid) -> Option<Uuid>;
+}
+
+impl ByKey for stepwell::store::Store {
+    async fn instance_by_idempotency_key_of(&self, team: &str, workflow: Uuid) -> Option<Uuid> {
+        self.instance_by_idempotency_key(&name(team), workflow, "one").await.expect("reads")
+    }
+}
+
+#[test]
+fn many_instances_are_created_at_once_in_order() {
+    on_both(|store, _| async move {
+        let version = workflow(&store, &acme()).await;
+        let new: Vec<_> = (0..5_000).map(|_| new_instance(&version)).collect();
+        let created = store.create_instances(new.clone()).await.expect("are created");
+        let expected: Vec<_> = new.iter().map(|new| Created { id: new.id, existing: false }).collect();
+        assert_eq!(created, expected);
+        let counted = store.count_instances(&acme()).await.expect("counts");
+        assert_eq!(counted, [(InstanceStatus::Running, 5_000)]);
+        assert_eq!(store.create_instances(Vec::new()).await.expect("is nothing"), []);
+    });
+}
+
+#[test]
+fn an_id_that_is_taken_creates_none_of_the_batch() {
+    on_both(|store, _| async move {
+        let version = workflow(&store, &acme()).await;
+        let taken = new_instance(&version);
+        store.create_instances(vec![taken.clone()]).await.expect("is created");
+        let other = new_instance(&version);
+        assert!(store.create_instances(vec![other.clone(), taken]).await.is_err());
+        assert!(store.load(other.id).await.expect("loads").is_none());
+    });
+}
+
+#[test]
+fn instances_are_listed_by_what_they_are_about_newest_first() {
+    on_both(|store, _| async move {
+        let version = workflow(&store, &acme()).await;
+        let other = store.apply_workflow(&acme(), definition("other", "x"), "ann").await.expect("applies").version;
+        let first = new_instance(&version);
+        let mut second = new_instance(&version);
+        second.entity_id = Some("4712".to_owned());
+        second.project_id = None;
+        let mut third = new_instance(&other);
+        third.entity_type = None;
+        third.entity_id = None;
+        third.started_by = "plugin:expense".to_owned();
+        let all = [third.id, second.id, first.id];
+        store.create_instances(vec![first.clone(), second.clone(), third.clone()]).await.expect("are created");
+        let mut wait = step(&load(&store, second.id).await.instance);
+        wait.instance.status = InstanceStatus::Waiting;
+        store.commit(wait).await.expect("commits");
+        let list = |filter: InstanceFilter, page: Page| {
+            let store = store.clone();
+            async move {
+                let listed = store.instances(&acme(), &filter, &page).await.expect("lists");
+                listed.iter().map(|instance| instance.id).collect::<Vec<_>>()
+            }
+        };
+        let everything = InstanceFilter::default;
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(list(everything(), Page::first(9)).await, all);
+        assert_eq!(list(everything(), Page { after: Some(third.id), limit: 1 }).await, [second.id]);
+        let cases = [
+            (InstanceFilter { workflow: Some(name("expense")), ..everything() }, vec![second.id, first.id]),
+            (InstanceFilter { workflow: Some(name("missing")), ..everything() }, vec![]),
+            (InstanceFilter { status: Some(InstanceStatus::Waiting), ..everything() }, vec![second.id]),
+            (InstanceFilter { entity_type: text("invoice"), ..everything() }, vec![second.id, first.id]),
+            (InstanceFilter { entity_type: text("invoice"), entity_id: text("4712"), ..everything() }, vec![second.id]),
+            (InstanceFilter { project_id: text("apollo"), ..everything() }, vec![third.id, first.id]),
+            (InstanceFilter { started_by: text("plugin:expense"), ..everything() }, vec![third.id]),
+            (
+                InstanceFilter { started_by: text("ann"), status: Some(InstanceStatus::Running), ..everything() },
+                vec![first.id],
+            ),
+        ];
+        for (filter, expected) in cases {
+            assert_eq!(list(filter.clone(), Page::first(9)).await, expected, "{filter:?}");
+        }
+        let mut counted = store.count_instances(&acme()).await.expect("counts");
+        counted.sort_unstable();
+        assert_eq!(counted, [(InstanceStatus::Running, 2), (InstanceStatus::Waiting, 1)]);
+    });
+}
+
+#[test]
+fn due_instances_come_in_the_order_they_have_waited() {
+    on_both(|store, _| async move {
+        let version = workflow(&store, &acme()).await;
+        let mut ids = Vec::new();
+        for seconds in [30, 10, 20] {
+            let mut new = new_instance(&version);
+            new.created_at = START.after(Duration::from_secs(seconds));
+            ids.push(new.id);
+            store.create_instances(vec![new]).await.expect("is created");
+        }
+        let [late, first, second] = ids.as_slice() else { unreachable!("three were created") };
+        let at = |seconds| START.after(Duration::from_secs(seconds));
+        assert_eq!(store.next_wake_at().await.expect("reads"), Some(at(10)));
+        assert!(store.due_instances(at(9), 10).await.expect("reads").is_empty());
+        assert_eq!(store.due_instances(at(20), 10).await.expect("reads"), [*first, *second]);
+        assert_eq!(store.due_instances(at(99), 2).await.expect("reads"), [*first, *second]);
+        for id in [first, second, late] {
+            let mut end = step(&load(&store, *id).await.instance);
+            end.instance.status = InstanceStatus::Completed;
+            end.instance.wake_at = None;
+            store.commit(end).await.expect("commits");
+        }
+        assert!(store.due_instances(at(99), 10).await.expect("reads").is_empty());
+        assert_eq!(store.next_wake_at().await.expect("reads"), None);
+    });
+}
+
+#[test]
+fn another_teams_instance_is_not_there() {
+    on_both(|store, _| async move {
+        let instance = instance(&store).await;
+        let mut commit = step(&instance);
+        commit.change.attempts = vec![attempt(&instance, 1), attempt(&instance, 2)];
+        store.commit(commit.clone()).await.expect("commits");
+        let attempts = store.attempts(&acme(), instance.id).await.expect("reads");
+        assert_eq!(attempts, commit.change.attempts);
+        let rival = name("rival");
+        // Cached for its own team, it is still not there for another.
+        assert!(store.instance(&acme(), instance.id).await.expect("reads").is_some());
+        assert!(store.instance(&rival, instance.id).await.expect("reads").is_none());
+        assert!(store.attempts(&rival, instance.id).await.expect("reads").is_empty());
+        let listed = store.instances(&rival, &InstanceFilter::default(), &Page::first(9)).await.expect("lists");
+        assert!(listed.is_empty());
+        assert!(store.count_instances(&rival).await.expect("counts").is_empty());
+    });
+}

@@ -1,0 +1,53 @@
+//! The schema itself. That queries use its indexes is tested next to the queries.
+
+use crate::databases::{Kind, on_both_databases};
+
+/// As the specification names them.
+const INDEXES: [&str; 20] = [
+    "idx_workflows_status",
+    "idx_workflows_created_at",
+    "idx_workflows_status_created",
+    "idx_workflow_instances_workflow_id",
+    "idx_workflow_instances_entity",
+    "idx_workflow_instances_project_id",
+    "idx_workflow_instances_status",
+    "idx_workflow_instances_started_by",
+    "idx_workflow_instances_status_created",
+    "idx_workflow_instances_workflow_status",
+    "idx_workflow_instances_started_at",
+    "idx_workflow_approvals_instance_id",
+    "idx_workflow_approvals_approver_id",
+    "idx_workflow_approvals_status",
+    "idx_workflow_approvals_approver_status",
+    "idx_workflow_approvals_instance_step",
+    "idx_workflow_approvals_expires_at",
+    "idx_workflow_approvals_status_expires",
+    "idx_workflow_approvals_created_at",
+    "idx_workflow_approvals_approver_status_created",
+];
+
+#[test]
+fn every_index_of_the_specification_is_there_by_its_name() {
+    on_both_databases(|database| async move {
+        database.open().await.close().await;
+        let indexes = match database.kind {
+            Kind::Sqlite => database.sql("SELECT name FROM sqlite_schema WHERE type = 'index'").await,
+            Kind::Postgres => database.sql("SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public'").await,
+        };
+        for index in INDEXES {
+            assert!(indexes.iter().any(|name| name == index), "{index} is missing from {indexes:?}");
+        }
+    });
+}
+
+#[test]
+fn the_twins_have_the_same_tables_columns_and_indexes() {
+    let outline = |text: &str| {
+        let words = text.replace(" STRICT", "").replace(", WITHOUT ROWID", "").replace(" COLLATE \"C\"", "");
+        let types = words.replace(" UUID", " BLOB").replace(" BYTEA", " BLOB").replace(" BIGINT", " INTEGER");
+        types.lines().filter(|line| !line.starts_with("--")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let sqlite = outline(include_str!("../../migrations/sqlite/0001_foundation.sql"));
+    let postgres = outline(include_str!("../../migrations/postgres/0001_foundation.sql"));
+    assert_eq!(sqlite, postgres);
+}

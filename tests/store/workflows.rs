@@ -1,0 +1,70 @@
+//! Workflows and their versions.
+
+use stepwell::store::Page;
+
+use crate::databases::on_both;
+use crate::fixtures::{acme, definition, name};
+
+#[test]
+fn the_same_definition_again_changes_nothing() {
+    on_both(|store, clock| async move {
+        let first = store.apply_workflow(&acme(), definition("expense", "a"), "ann").await.expect("applies");
+        assert!(first.changed && first.version.version == 1);
+        clock.advance(std::time::Duration::from_secs(1));
+        let again = store.apply_workflow(&acme(), definition("expense", "a"), "bob").await.expect("applies");
+        assert!(!again.changed && again.version.version == 1 && again.version.created_by == "ann");
+        let listed = store.workflows(&acme(), &Page::first(9)).await.expect("lists");
+        assert_eq!(listed.first().map(|one| one.updated_at), Some(first.version.created_at));
+        let other = store.apply_workflow(&acme(), definition("expense", "b"), "bob").await.expect("applies");
+        assert!(other.changed && other.version.version == 2);
+        assert_eq!(other.version.workflow_id, first.version.workflow_id);
+        let old = store.workflow_version(&acme(), &name("expense"), 1).await.expect("reads").expect("is there");
+        assert_eq!(old.definition.source, first.version.definition.source);
+        assert!(store.workflow_version(&acme(), &name("expense"), 3).await.expect("reads").is_none());
+    });
+}
+
+#[test]
+fn definitions_applied_at_once_get_versions_of_their_own() {
+    on_both(|store, _| async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        for index in 0..12 {
+            let store = store.clone();
+            tasks.spawn(async move {
+                let definition = definition("expense", &format!("plugin-{index}"));
+                store.apply_workflow(&acme(), definition, "ann").await.expect("applies").version.version
+            });
+        }
+        let mut versions = tasks.join_all().await;
+        versions.sort_unstable();
+        assert_eq!(versions, (1..=12).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn workflows_are_listed_by_name_page_by_page() {
+    on_both(|store, _| async move {
+        for workflow in ["b", "ab", "a-c", "a"] {
+            store.apply_workflow(&acme(), definition(workflow, "x"), "ann").await.expect("applies");
+        }
+        let first = store.workflows(&acme(), &Page::first(3)).await.expect("lists");
+        let names: Vec<_> = first.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["a", "a-c", "ab"]);
+        let page = Page { after: first.last().map(|one| one.name.clone()), limit: 3 };
+        let second = store.workflows(&acme(), &page).await.expect("lists");
+        assert_eq!(second.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    });
+}
+
+#[test]
+fn another_teams_workflow_is_not_there() {
+    on_both(|store, _| async move {
+        store.apply_workflow(&acme(), definition("expense", "a"), "ann").await.expect("applies");
+        let rival = name("rival");
+        assert!(store.workflow(&rival, &name("expense")).await.expect("reads").is_none());
+        assert!(store.workflow_version(&rival, &name("expense"), 1).await.expect("reads").is_none());
+        assert!(store.workflows(&rival, &Page::first(9)).await.expect("lists").is_empty());
+        let theirs = store.apply_workflow(&rival, definition("expense", "b"), "eve").await.expect("applies");
+        assert_eq!(theirs.version.version, 1);
+    });
+}
