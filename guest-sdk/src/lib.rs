@@ -131,7 +131,6 @@
 //! `arena` (on by default) makes the SDK bring the plugin's global allocator: small steps then run without growing
 //! their memory, which is what fresh instances pay most for. Switch it off to bring your own.
 
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that panics has failed, as it should"))]
 
 pub mod batch;
 pub mod log;

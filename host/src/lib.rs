@@ -4,6 +4,7 @@
 //! `cli`, `app`, `http`, `engine`, `plugins`, `runtime`, `store`, `monitor`, `model`, `config`, `clock`.
 
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod engine;

@@ -1,5 +1,7 @@
 //! The program `stepwell`.
 
-fn main() -> std::process::ExitCode {
-    stepwell::plugins::compile_worker_main(4 << 30, 120)
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    stepwell::cli::main()
 }

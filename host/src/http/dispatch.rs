@@ -105,7 +105,7 @@ impl Dispatcher {
         headers: HeaderMap,
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
     ) -> Answer {
-        let now = Instant::now();
+        let now = Instant::from_std(self.services.clock.monotonic());
         let (body_time, total_time) = match &found {
             Found::Route(route, _) => self.times(route),
             _ => (self.services.config.server.request_timeout, self.services.config.server.request_timeout),

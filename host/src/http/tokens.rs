@@ -51,7 +51,7 @@ pub(super) async fn create_token(request: Request, principal: Arc<Principal>) ->
     };
     let text = secret::generate().map_err(ApiError::internal)?;
     let hash = secret::hash(&text).ok_or_else(|| ApiError::internal("a new secret is not well-formed"))?;
-    let id = Uuid::now_v7();
+    let id = request.services.clock.new_id();
     let holder = Principal { team: body.team.unwrap_or_else(|| principal.team.clone()), user: body.user, permissions };
     let answer = json!({
         "id": id,

@@ -1,0 +1,225 @@
+//! The HTTP client: the only place of the command line that speaks HTTP.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::{Method, Request, StatusCode};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Python components take a while to compile.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+/// Shorter than the server keeps silent connections, so that we do not write into one that is being closed.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+/// A page of 200 instances with inputs of 1 MiB.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// Speaks to one server. Clones share connections.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    agent: Agent,
+    server: String,
+    token: Option<String>,
+}
+
+/// Why there is no answer, or not the one wished for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// Nobody listens there.
+    #[error("cannot reach {server}: {problem}")]
+    Unreachable {
+        /// The address.
+        server: String,
+        /// Why not.
+        problem: String,
+    },
+    /// The server said no.
+    #[error("{message}")]
+    Api {
+        /// HTTP's.
+        status: u16,
+        /// Stable.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// What came is not an answer of Stepwell.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What is sent.
+pub(super) enum Payload<'a> {
+    /// Nothing.
+    Empty,
+    /// JSON.
+    Json(&'a Value),
+    /// A workflow definition.
+    Text(&'a str),
+    /// A component.
+    Component(&'a [u8]),
+}
+
+impl Client {
+    /// `server` is an address such as `http://127.0.0.1:7400`.
+    pub(super) fn new(server: &str, token: Option<String>) -> Self {
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .max_idle_age(IDLE_MAX)
+            // A token must not go through a proxy that happens to be in the environment.
+            .proxy(None)
+            .max_redirects(0)
+            .user_agent(concat!("stepwell/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .into();
+        Self { agent, server: server.trim_end_matches('/').to_owned(), token }
+    }
+
+    /// The same server, as somebody else.
+    pub(super) fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// The address.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// `GET`.
+    pub(super) fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.send(Method::GET, path, Payload::Empty, None).map(|(_, body)| body)
+    }
+
+    /// `DELETE`.
+    pub(super) fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(Method::DELETE, path, Payload::Empty, None).map(|_| ())
+    }
+
+    /// `POST`.
+    pub(super) fn post(&self, path: &str, payload: Payload<'_>) -> Result<Value, ClientError> {
+        self.send(Method::POST, path, payload, None).map(|(_, body)| body)
+    }
+
+    /// `POST` that may be sent again without happening twice.
+    pub(super) fn post_once(&self, path: &str, payload: Payload<'_>, key: &str) -> Result<Value, ClientError> {
+        self.send(Method::POST, path, payload, Some(key)).map(|(_, body)| body)
+    }
+
+    fn send(
+        &self,
+        method: Method,
+        path: &str,
+        payload: Payload<'_>,
+        idempotency_key: Option<&str>,
+    ) -> Result<(StatusCode, Value), ClientError> {
+        if self.server.starts_with("https:") {
+            let problem = "this program speaks plain HTTP; put a tunnel in front of it for a server far away";
+            return Err(ClientError::Unreachable { server: self.server.clone(), problem: problem.to_owned() });
+        }
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.server));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        let (content_type, timeout, bytes) = match payload {
+            Payload::Empty => (None, REQUEST_TIMEOUT, Vec::new()),
+            Payload::Json(value) => (Some("application/json"), REQUEST_TIMEOUT, value.to_string().into_bytes()),
+            Payload::Text(text) => (Some("application/yaml"), REQUEST_TIMEOUT, text.as_bytes().to_vec()),
+            Payload::Component(bytes) => {
+                // A server that refuses says so before megabytes are on their way.
+                request = request.header("expect", "100-continue");
+                (Some("application/wasm"), UPLOAD_TIMEOUT, bytes.to_vec())
+            }
+        };
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        let broken = |error: &dyn std::fmt::Display| ClientError::Broken(format!("cannot make the request: {error}"));
+        let response = if bytes.is_empty() && content_type.is_none() {
+            let request = request.body(()).map_err(|error| broken(&error))?;
+            self.agent.run(self.agent.configure_request(request).timeout_global(Some(timeout)).build())
+        } else {
+            let request = request.body(bytes).map_err(|error| broken(&error))?;
+            self.agent.run(self.agent.configure_request(request).timeout_global(Some(timeout)).build())
+        };
+        let mut response = response.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = body.map_err(|error| self.unreachable(&error))?;
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body).map_err(|_| {
+                ClientError::Broken(format!("{} answers {status} with something that is not JSON", self.server))
+            })?
+        };
+        if status.is_success() || self.is_health(path) {
+            return Ok((status, body));
+        }
+        let text = |name: &str| body.pointer(&format!("/error/{name}")).and_then(Value::as_str).map(str::to_owned);
+        Err(ClientError::Api {
+            status: status.as_u16(),
+            code: text("code").unwrap_or_default(),
+            message: text("message").unwrap_or_else(|| format!("{} answers {status}", self.server)),
+        })
+    }
+
+    /// A host that is not well answers 503 with the same body.
+    fn is_health(&self, path: &str) -> bool {
+        path == "/workflow-metrics/health"
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> ClientError {
+        let problem = match error {
+            ureq::Error::Timeout(_) => "no answer in time".to_owned(),
+            ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                "connection refused".to_owned()
+            }
+            other => other.to_string(),
+        };
+        ClientError::Unreachable { server: self.server.clone(), problem }
+    }
+}
+
+/// Percent-encodes one part of a path, or a value of a query.
+pub(super) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// `?a=1&b=2` from those that are given.
+pub(super) fn query<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
+    let mut text = String::new();
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            text.push(if text.is_empty() { '?' } else { '&' });
+            text.push_str(name);
+            text.push('=');
+            text.push_str(&encode(&value));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_plain_is_encoded() {
+        assert_eq!(encode("step expense/pay"), "step%20expense%2Fpay");
+        assert_eq!(query([("a", Some("ü&".to_owned())), ("b", None), ("c", Some("1".to_owned()))]), "?a=%C3%BC%26&c=1");
+        assert_eq!(query([("a", None)]), "");
+    }
+}

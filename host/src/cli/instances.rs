@@ -1,0 +1,223 @@
+//! `start`, `instances`, `cancel`
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::client::{Client, Payload, encode, query};
+use super::error::CliError;
+use super::output::{self, Output, cell, table, tell, time};
+use crate::model::InstanceStatus;
+
+const POLL_FIRST: Duration = Duration::from_millis(50);
+const POLL_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(super) struct StartArguments {
+    /// Which workflow
+    workflow: String,
+    /// JSON, @FILE, or - for stdin
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    input: String,
+    /// What it is about, for finding it later
+    #[arg(long, value_name = "TYPE/ID")]
+    entity: Option<String>,
+    /// The project it belongs to
+    #[arg(long, value_name = "ID")]
+    project: Option<String>,
+    /// Starting again with the same key gives the same instance
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Wait until it has ended; success only if it completed
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Args)]
+pub(super) struct InstancesArguments {
+    /// Show this one with its steps
+    id: Option<String>,
+    /// Only this workflow's
+    #[arg(long, value_name = "NAME")]
+    workflow: Option<String>,
+    /// Only in this status
+    #[arg(long)]
+    status: Option<String>,
+    /// Only those about this, or about this kind of thing
+    #[arg(long, value_name = "TYPE[/ID]")]
+    entity: Option<String>,
+    /// Only this project's
+    #[arg(long, value_name = "ID")]
+    project: Option<String>,
+    /// Only those that this user started
+    #[arg(long, value_name = "USER")]
+    started_by: Option<String>,
+    /// Most rows, up to 200
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Go on after this id
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct CancelArguments {
+    /// Which instance
+    id: String,
+}
+
+pub(super) fn start(client: &Client, output: Output, arguments: StartArguments) -> Result<(), CliError> {
+    let mut body = json!({ "input": read_json(&arguments.input)? });
+    if let (Some(entity), Some(fields)) = (&arguments.entity, body.as_object_mut()) {
+        let (kind, id) = entity.split_once('/').ok_or_else(|| CliError::new("--entity: write TYPE/ID"))?;
+        fields.insert("entity_type".to_owned(), kind.into());
+        fields.insert("entity_id".to_owned(), id.into());
+    }
+    if let (Some(project), Some(fields)) = (&arguments.project, body.as_object_mut()) {
+        fields.insert("project_id".to_owned(), project.as_str().into());
+    }
+    let path = format!("/workflows/{}/instances", encode(&arguments.workflow));
+    let created = match &arguments.idempotency_key {
+        Some(key) => client.post_once(&path, Payload::Json(&body), key)?,
+        None => client.post(&path, Payload::Json(&body))?,
+    };
+    let id = cell(&created, "/id");
+    if !arguments.wait {
+        return output.show(&created, |_| format!("{}\n", output::escape(&id)));
+    }
+    let instance = wait(client, &id)?;
+    output.show(&instance, details)?;
+    match cell(&instance, "/status").as_str() {
+        "completed" => Ok(()),
+        other => Err(CliError::new(format!("the instance is {other}: {}", cell(&instance, "/failure/message")))),
+    }
+}
+
+/// Polls until the instance has ended, and says once for whom it waits.
+fn wait(client: &Client, id: &str) -> Result<Value, CliError> {
+    let mut pause = POLL_FIRST;
+    let mut told = false;
+    loop {
+        let instance = client.get(&format!("/instances/{}", encode(id)))?;
+        match InstanceStatus::parse(&cell(&instance, "/status")) {
+            Some(status) if status.is_final() => return Ok(instance),
+            Some(InstanceStatus::Waiting) if !told => {
+                told = true;
+                let approvals = instance.get("approvals").and_then(Value::as_array).cloned().unwrap_or_default();
+                for approval in approvals.iter().filter(|approval| cell(approval, "/status") == "pending") {
+                    let (approver, approval) = (cell(approval, "/approver_id"), cell(approval, "/id"));
+                    tell(&output::escape(&format!("waits for {approver}, approval {approval}")));
+                }
+            }
+            _ => {}
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(POLL_MAX);
+    }
+}
+
+pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArguments) -> Result<(), CliError> {
+    if let Some(id) = &arguments.id {
+        let instance = client.get(&format!("/instances/{}", encode(id)))?;
+        return output.show(&instance, details);
+    }
+    let (entity_type, entity_id) = match arguments.entity.as_deref().map(|entity| entity.split_once('/')) {
+        Some(Some((kind, id))) => (Some(kind.to_owned()), Some(id.to_owned())),
+        Some(None) => (arguments.entity, None),
+        None => (None, None),
+    };
+    let query = query([
+        ("workflow", arguments.workflow),
+        ("status", arguments.status),
+        ("entity_type", entity_type),
+        ("entity_id", entity_id),
+        ("project_id", arguments.project),
+        ("started_by", arguments.started_by),
+        ("limit", arguments.limit.map(|limit| limit.to_string())),
+        ("after", arguments.after),
+    ]);
+    let list = client.get(&format!("/instances{query}"))?;
+    output.show(&list, |list| {
+        output::tell_next(list);
+        let rows = output::items(list).iter().map(|instance| {
+            vec![
+                cell(instance, "/id"),
+                format!("{} v{}", cell(instance, "/workflow"), cell(instance, "/workflow_version")),
+                cell(instance, "/status"),
+                cell(instance, "/current_step"),
+                time(instance, "/created_at"),
+                cell(instance, "/started_by"),
+            ]
+        });
+        table(&["INSTANCE", "WORKFLOW", "STATUS", "STEP", "CREATED", "STARTED BY"], rows)
+    })
+}
+
+pub(super) fn cancel(client: &Client, output: Output, arguments: &CancelArguments) -> Result<(), CliError> {
+    let instance = client.post(&format!("/instances/{}/cancel", encode(&arguments.id)), Payload::Empty)?;
+    output.confirm(&instance, &format!("cancelled {}", arguments.id))
+}
+
+/// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.
+pub(super) fn read_json(argument: &str) -> Result<Value, CliError> {
+    let text = match argument.strip_prefix('@') {
+        Some(path) => {
+            std::fs::read_to_string(path).map_err(|error| CliError::new(format!("cannot read {path}: {error}")))?
+        }
+        None if argument == "-" => {
+            let mut text = String::new();
+            let read = std::io::stdin().lock().read_to_string(&mut text);
+            read.map_err(|error| CliError::new(format!("cannot read stdin: {error}")))?;
+            text
+        }
+        None => argument.to_owned(),
+    };
+    serde_json::from_str(&text).map_err(|error| {
+        CliError::with_hint(
+            format!("the input is not JSON: {error}"),
+            r#"write for example --input '{"name": "Ada"}', --input @file.json, or --input - for stdin"#,
+        )
+    })
+}
+
+fn details(instance: &Value) -> String {
+    let mut facts = vec![
+        ("instance", cell(instance, "/id")),
+        ("workflow", format!("{}, version {}", cell(instance, "/workflow"), cell(instance, "/workflow_version"))),
+        ("status", cell(instance, "/status")),
+        ("started", format!("{} by {}", time(instance, "/created_at"), cell(instance, "/started_by"))),
+    ];
+    for (name, pointer) in [("step", "/current_step"), ("failure", "/failure/message"), ("output", "/output")] {
+        if instance.pointer(pointer).is_some_and(|value| !value.is_null()) {
+            facts.push((name, cell(instance, pointer)));
+        }
+    }
+    if instance.get("completed_at").is_some_and(|at| !at.is_null()) {
+        facts.push(("ended", time(instance, "/completed_at")));
+    }
+    let mut text = output::facts(&facts);
+    let list = |name: &str| instance.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let attempts = list("attempts");
+    if !attempts.is_empty() {
+        let rows = attempts.iter().map(|attempt| {
+            vec![
+                cell(attempt, "/step"),
+                cell(attempt, "/number"),
+                cell(attempt, "/outcome"),
+                cell(attempt, "/plugin"),
+                time(attempt, "/finished_at"),
+                cell(attempt, "/failure/message"),
+            ]
+        });
+        text.push('\n');
+        text.push_str(&table(&["STEP", "ATTEMPT", "OUTCOME", "PLUGIN", "ENDED", "FAILURE"], rows));
+    }
+    let approvals = list("approvals");
+    if !approvals.is_empty() {
+        text.push('\n');
+        text.push_str(&super::approvals::approvals_table(&approvals));
+    }
+    text
+}

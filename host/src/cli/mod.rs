@@ -1,0 +1,154 @@
+//! The command line: arguments, commands, terminal output. Every command but `serve`, `run`, `config` and
+//! `compile-worker` is a client of the HTTP API and can do nothing that a token does not allow.
+
+mod approvals;
+mod client;
+mod demo;
+mod error;
+mod instances;
+mod logging;
+mod output;
+mod plugin;
+mod run;
+mod serve;
+mod settings;
+mod stats;
+mod token;
+mod workflow;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use client::Client;
+use error::CliError;
+use output::Output;
+
+const SERVER_DEFAULT: &str = "http://127.0.0.1:7400";
+
+/// Workflow engine whose steps are uploaded while it runs, as sandboxed WebAssembly components
+#[derive(Parser)]
+#[command(name = "stepwell", version, propagate_version = true, max_term_width = 100)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args)]
+struct Global {
+    /// Settings in TOML; `stepwell config --defaults` shows all of them
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The server that commands talk to
+    #[arg(long, global = true, value_name = "URL", env = "STEPWELL_URL", default_value = SERVER_DEFAULT)]
+    server: String,
+    /// Who you are to the server; better set in the environment than typed
+    #[arg(long, global = true, value_name = "TOKEN", env = "STEPWELL_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print the API's answers as they are
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(serve::ServeArguments),
+    /// Show what Stepwell does: a server of its own, example plugins, hundreds of instances
+    Demo(demo::DemoArguments),
+    /// Upload, list, show and delete plugins
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// Apply, list and show workflows
+    #[command(subcommand)]
+    Workflow(workflow::WorkflowCommand),
+    /// Start an instance of a workflow
+    Start(instances::StartArguments),
+    /// List instances, or show one with its steps
+    Instances(instances::InstancesArguments),
+    /// Stop an instance
+    Cancel(instances::CancelArguments),
+    /// List approvals that wait for you
+    Approvals(approvals::ApprovalsArguments),
+    /// Approve
+    Approve(approvals::DecisionArguments),
+    /// Reject
+    Reject(approvals::DecisionArguments),
+    /// Create, list and revoke tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Run one step of a component here, once, without a server
+    Run(run::RunArguments),
+    /// Show the server's numbers
+    Stats,
+    /// Show the settings as they are with --config and the environment
+    Config(settings::ConfigArguments),
+    /// What an upload is compiled in; started by the server
+    #[command(hide = true)]
+    CompileWorker {
+        /// Address space
+        memory_bytes: u64,
+        /// Processor time
+        cpu_seconds: u64,
+    },
+}
+
+impl Global {
+    fn client(&self) -> Client {
+        Client::new(&self.server, self.token.clone())
+    }
+
+    fn output(&self) -> Output {
+        Output::new(self.json)
+    }
+}
+
+/// Runs the command that the arguments name. 0 is success, 1 an error that stderr tells, 2 a usage error.
+pub fn main() -> ExitCode {
+    let Arguments { global, command } = Arguments::parse();
+    if let Command::CompileWorker { memory_bytes, cpu_seconds } = command {
+        return crate::plugins::compile_worker_main(memory_bytes, cpu_seconds);
+    }
+    match run(&global, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::tell_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(global: &Global, command: Command) -> Result<(), CliError> {
+    let (client, output) = (global.client(), global.output());
+    match command {
+        Command::Serve(arguments) => serve::serve(global, arguments),
+        Command::Demo(arguments) => demo::demo(&arguments),
+        Command::Plugin(command) => plugin::run(&client, output, command),
+        Command::Workflow(command) => workflow::run(&client, output, command),
+        Command::Start(arguments) => instances::start(&client, output, arguments),
+        Command::Instances(arguments) => instances::instances(&client, output, arguments),
+        Command::Cancel(arguments) => instances::cancel(&client, output, &arguments),
+        Command::Approvals(arguments) => approvals::approvals(&client, output, arguments),
+        Command::Approve(arguments) => approvals::decide(&client, output, "approve", &arguments),
+        Command::Reject(arguments) => approvals::decide(&client, output, "reject", &arguments),
+        Command::Token(command) => token::run(&client, output, command),
+        Command::Run(arguments) => run::run(global, output, arguments),
+        Command::Stats => stats::stats(&client, output),
+        Command::Config(arguments) => settings::config(global, &arguments),
+        Command::CompileWorker { .. } => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,164 @@
+//! All that is written to the terminal. Data goes to stdout, everything else to stderr; text that a server sent is
+//! shown with its control characters escaped, because a workflow's title must not be able to move the cursor.
+
+use std::io::{self, Write as _};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
+
+use super::error::CliError;
+
+/// How data is shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// `json` shows what the API answered instead of text for people.
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Data: the API's answer, or `text` made from it.
+    pub(super) fn show(self, answer: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), CliError> {
+        if self.json { print(&format!("{answer:#}\n")) } else { print(&text(answer)) }
+    }
+
+    /// An answer that only confirms: with `--json` it is data, otherwise a line on stderr.
+    pub(super) fn confirm(self, answer: &Value, text: &str) -> Result<(), CliError> {
+        if self.json {
+            return print(&format!("{answer:#}\n"));
+        }
+        tell(text);
+        Ok(())
+    }
+}
+
+/// Writes data. A reader that has gone away (`| head`) is no error.
+pub(super) fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::new(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line for people. When stderr is gone there is nobody to tell.
+pub(super) fn tell(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// `error: …`, and a hint.
+pub(super) fn tell_error(error: &CliError) {
+    tell(&format!("error: {}", escape(&error.message)));
+    if let Some(hint) = &error.hint {
+        tell(&format!("hint: {hint}"));
+    }
+}
+
+/// A table with a header; cells that look like numbers are aligned to the right.
+pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| escape(cell)).collect()).collect();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.to_vec());
+    for row in &rows {
+        table.add_row(row.clone());
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        let cells = || rows.iter().filter_map(|row| row.get(index)).filter(|cell| !cell.is_empty() && *cell != "-");
+        if cells().next().is_some() && cells().all(|cell| cell.starts_with(|first: char| first.is_ascii_digit())) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        // The first column begins at the margin.
+        if index == 0 {
+            column.set_padding((0, 1));
+        }
+    }
+    let mut text = table.trim_fmt();
+    text.push('\n');
+    text
+}
+
+/// Names and what they are, one a line.
+pub(super) fn facts(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    facts.iter().map(|(name, value)| format!("{name:width$}  {}\n", escape(value))).collect()
+}
+
+/// Control characters, and those that turn the direction of writing, as escapes.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if character == '\n' || turns || character.is_control() {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+/// A field of an answer as a cell: text as it is, `-` for nothing, everything else as JSON.
+pub(super) fn cell(value: &Value, pointer: &str) -> String {
+    match value.pointer(pointer) {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// A time to the second, as `2026-04-01 12:30:00`.
+pub(super) fn time(value: &Value, pointer: &str) -> String {
+    cell(value, pointer).chars().take(19).map(|character| if character == 'T' { ' ' } else { character }).collect()
+}
+
+/// `items` of a list.
+pub(super) fn items(list: &Value) -> &[Value] {
+    list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Says how to get the next page, if there is one.
+pub(super) fn tell_next(list: &Value) {
+    if let Some(next) = list.get("next").and_then(Value::as_str) {
+        tell(&format!("there may be more: --after {}", escape(next)));
+    }
+}
+
+/// A number of bytes for people.
+pub(super) fn bytes(count: u64) -> String {
+    match count {
+        0..=9_999 => format!("{count} B"),
+        10_000..=9_999_999 => format!("{} KiB", count >> 10),
+        _ => format!("{} MiB", count >> 20),
+    }
+}
+
+/// A number for people: `0.42`, `3.1`, `128`.
+pub(super) fn number(value: f64) -> String {
+    match value {
+        value if value >= 99.95 => format!("{value:.0}"),
+        value if value >= 9.995 => format!("{value:.1}"),
+        value => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(escape("a\u{1b}[31m\nb\u{202e}é"), "a\\u{1b}[31m\\nb\\u{202e}é");
+    }
+
+    #[test]
+    fn a_table_begins_at_the_margin_and_aligns_numbers() {
+        let text = table(&["NAME", "COUNT"], [vec!["a".into(), "1".into()], vec!["bc".into(), "100".into()]]);
+        assert_eq!(text, "NAME  COUNT\na         1\nbc      100\n");
+    }
+}

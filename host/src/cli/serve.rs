@@ -1,0 +1,152 @@
+//! `serve`: the server process.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::error::CliError;
+use super::logging::{self, LogFormat};
+use super::output::tell;
+use super::{Global, settings};
+use crate::app::App;
+use crate::clock::Clock;
+use crate::config::Config;
+
+#[derive(Args)]
+pub(super) struct ServeArguments {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Where the database, compiled plugins and their key live
+    #[arg(long, value_name = "DIRECTORY")]
+    data_dir: Option<PathBuf>,
+    /// sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// How the log on stderr looks
+    #[arg(long, value_enum, default_value_t = LogFormat::Pretty)]
+    log_format: LogFormat,
+    /// Write {"url", "token"} here, readable by you alone, when requests are answered
+    #[arg(long, value_name = "FILE", hide = true)]
+    ready_file: Option<PathBuf>,
+    /// Stop when stdin ends, so that a server does not outlive the process that started it
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+pub(super) fn serve(global: &Global, arguments: ServeArguments) -> Result<(), CliError> {
+    logging::start(arguments.log_format)?;
+    let mut config = settings::load(global)?;
+    if let Some(listen) = arguments.listen {
+        config.server.listen = listen;
+    }
+    if let Some(data_dir) = arguments.data_dir {
+        config.data_dir = data_dir;
+    }
+    if let Some(database) = arguments.database {
+        config.database.url = database;
+    }
+    let ending = Ending { ready_file: arguments.ready_file, stop_with_stdin: arguments.stop_with_stdin };
+    runtime()?.block_on(run(config, ending))
+}
+
+/// The runtime of commands that run the host in this process.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::new(format!("cannot start threads: {error}")))
+}
+
+/// This program, to be run again.
+pub(super) fn program() -> Result<PathBuf, CliError> {
+    std::env::current_exe().map_err(|error| CliError::new(format!("cannot find this program's file: {error}")))
+}
+
+struct Ending {
+    ready_file: Option<PathBuf>,
+    stop_with_stdin: bool,
+}
+
+async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
+    // Before anything is opened: a signal that comes early must not leave a database half open.
+    let shutdown = shutdown_signal(ending.stop_with_stdin)?;
+    let listen = config.server.listen;
+    // Before the database too: a second server on the same port should say so and change nothing.
+    let listener = TcpListener::bind(listen).await.map_err(|error| {
+        CliError::with_hint(
+            format!("cannot listen on {listen}: {error}"),
+            "another server may run there; --listen names another address",
+        )
+    })?;
+    let address = listener.local_addr().map_err(|error| CliError::new(error.to_string()))?;
+    let mut app = App::start(config, Clock::System, program()?)
+        .await
+        .map_err(|error| CliError::new(format!("cannot start: {error}")))?;
+    let url = format!("http://{address}");
+    let first_token = app.first_token.take();
+    if let Some(path) = &ending.ready_file {
+        write_ready_file(path, &url, first_token.as_deref())
+            .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))?;
+    } else {
+        greet(&url, first_token.as_deref());
+    }
+    drop(first_token);
+    tracing::info!(%url, "listening");
+    app.serve(listener, shutdown).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn greet(url: &str, first_token: Option<&str>) {
+    if let Some(token) = first_token {
+        tell("This is the first start, so here is a token that may do everything. It is not shown again:");
+        tell("");
+        tell(&format!("    export STEPWELL_TOKEN={token}"));
+        tell("");
+    }
+    tell(&format!("Stepwell answers at {url}"));
+    tell("Next, in another terminal: stepwell plugin upload FILE.wasm, stepwell workflow apply FILE.yaml");
+}
+
+/// Written beside its place and moved there, so that a reader never sees half of it.
+fn write_ready_file(path: &Path, url: &str, token: Option<&str>) -> std::io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Temporary files are made with mode 0600, and keep it.
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    writeln!(file, "{}", json!({ "url": url, "token": token }))?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Is done after SIGTERM or SIGINT, or at the end of stdin.
+fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, CliError> {
+    let install = |kind| signal(kind).map_err(|error| CliError::new(format!("cannot wait for signals: {error}")));
+    // Signals are received from here on, even if nobody waits yet.
+    let mut terminate = install(SignalKind::terminate())?;
+    let mut interrupt = install(SignalKind::interrupt())?;
+    Ok(async move {
+        let reason = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            () = end_of_stdin(), if stop_with_stdin => "the end of stdin",
+        };
+        tracing::info!(reason, "stopping; requests and steps under way may finish");
+    })
+}
+
+/// A read of stdin cannot be cancelled, so it has a thread of its own, which ends with the process.
+async fn end_of_stdin() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // An error is an end too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
+    let _ = end.await;
+}

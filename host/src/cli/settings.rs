@@ -1,0 +1,62 @@
+//! `config`, and how every command reads the settings.
+
+use clap::Args;
+
+use super::Global;
+use super::error::CliError;
+use super::output;
+use crate::config::{Config, DEFAULTS};
+
+#[derive(Args)]
+pub(super) struct ConfigArguments {
+    /// The defaults instead, with what each setting means
+    #[arg(long)]
+    defaults: bool,
+}
+
+/// The settings from the defaults, `--config` and the environment.
+pub(super) fn load(global: &Global) -> Result<Config, CliError> {
+    // A variable that is not UTF-8 is none of ours.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Config::load(global.config.as_deref(), environment).map_err(|error| {
+        CliError::with_hint(format!("cannot {error}"), "`stepwell config --defaults` shows every setting")
+    })
+}
+
+pub(super) fn config(global: &Global, arguments: &ConfigArguments) -> Result<(), CliError> {
+    if arguments.defaults {
+        return output::print(DEFAULTS);
+    }
+    let mut config = load(global)?;
+    config.database.url = without_password(&config.database.url);
+    if global.json {
+        let text = serde_json::to_string_pretty(&config).map_err(|error| CliError::new(error.to_string()))?;
+        return output::print(&format!("{text}\n"));
+    }
+    let text = toml::to_string(&config).map_err(|error| CliError::new(error.to_string()))?;
+    output::print(&text)
+}
+
+/// Settings are shown to others when something does not work.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let Some((credentials, host)) = rest.rsplit_once('@') else { return url.to_owned() };
+    match credentials.split_once(':') {
+        Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(without_password("postgres://me:p@ss:w@db/x"), "postgres://me:***@db/x");
+        for url in ["", "sqlite:x.db", "postgres://me@db/x", "postgres://db/x"] {
+            assert_eq!(without_password(url), url);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `stats`: the monitor's numbers as tables.
+
+use serde_json::Value;
+
+use super::client::Client;
+use super::error::CliError;
+use super::output::{Output, cell, number, table};
+
+pub(super) fn stats(client: &Client, output: Output) -> Result<(), CliError> {
+    let stats = client.get("/workflow-metrics/stats")?;
+    output.show(&stats, |stats| {
+        let mut parts = vec![operations(stats, |_| true), lifecycle(stats), caches(stats), commits(stats)];
+        parts.extend(batches(stats));
+        parts.extend(limits(stats));
+        parts.extend(plugins(stats));
+        parts.join("\n")
+    })
+}
+
+fn float(value: &Value, pointer: &str) -> f64 {
+    value.pointer(pointer).and_then(Value::as_f64).unwrap_or_default()
+}
+
+fn milliseconds(value: &Value, pointer: &str) -> String {
+    value.pointer(pointer).and_then(Value::as_f64).map_or_else(|| "-".to_owned(), number)
+}
+
+fn entries<'a>(stats: &'a Value, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+    stats.get(name).and_then(Value::as_object).into_iter().flatten()
+}
+
+fn list<'a>(stats: &'a Value, name: &str) -> &'a [Value] {
+    stats.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// How often and how long, for the operations that `wanted` names.
+pub(super) fn operations(stats: &Value, wanted: impl Fn(&str) -> bool) -> String {
+    let rows = entries(stats, "operations").filter(|(name, _)| wanted(name)).map(|(name, operation)| {
+        vec![
+            name.clone(),
+            cell(operation, "/count"),
+            cell(operation, "/errors"),
+            milliseconds(operation, "/avg_ms"),
+            milliseconds(operation, "/p50_ms"),
+            milliseconds(operation, "/p95_ms"),
+            milliseconds(operation, "/p99_ms"),
+            milliseconds(operation, "/max_ms"),
+        ]
+    });
+    table(&["OPERATION", "COUNT", "ERRORS", "AVG MS", "P50 MS", "P95 MS", "P99 MS", "MAX MS"], rows)
+}
+
+fn lifecycle(stats: &Value) -> String {
+    let row = |name: &str, pointer: &str, columns: [&str; 5]| {
+        let numbers = stats.pointer(pointer).unwrap_or(&Value::Null);
+        let mut row = vec![name.to_owned()];
+        row.extend(columns.iter().map(|column| cell(numbers, column)));
+        row
+    };
+    table(
+        &["", "CREATED", "COMPLETED", "REJECTED", "FAILED", "CANCELLED"],
+        [row("instances", "/lifecycle", ["/created", "/completed", "/rejected", "/failed", "/cancelled"])],
+    ) + "\n"
+        + &table(
+            &["", "SUBMITTED", "APPROVED", "REJECTED", "EXPIRED", "CANCELLED"],
+            [row("approvals", "/approvals", ["/submitted", "/approved", "/rejected", "/expired", "/cancelled"])],
+        )
+}
+
+/// How often each cache could answer.
+pub(super) fn caches(stats: &Value) -> String {
+    let rows = list(stats, "caches").iter().map(|cache| {
+        let (hits, misses) = (float(cache, "/hits"), float(cache, "/misses"));
+        let rate =
+            if hits + misses > 0.0 { format!("{:.1} %", 100.0 * hits / (hits + misses)) } else { "-".to_owned() };
+        vec![
+            cell(cache, "/kind"),
+            cell(cache, "/hits"),
+            cell(cache, "/misses"),
+            rate,
+            cell(cache, "/entries"),
+            cell(cache, "/stale"),
+        ]
+    });
+    table(&["CACHE", "HITS", "MISSES", "HIT RATE", "ENTRIES", "STALE"], rows)
+}
+
+/// How many commits went into one transaction.
+pub(super) fn commits(stats: &Value) -> String {
+    let (groups, commits) = (float(stats, "/commits/groups"), float(stats, "/commits/commits"));
+    let average = if groups > 0.0 { number(commits / groups) } else { "-".to_owned() };
+    let row = vec![
+        cell(stats, "/commits/commits"),
+        cell(stats, "/commits/groups"),
+        average,
+        cell(stats, "/commits/largest_group"),
+        cell(stats, "/commits/conflicts"),
+        cell(stats, "/commits/queue"),
+    ];
+    table(&["COMMITS", "TRANSACTIONS", "AVERAGE GROUP", "LARGEST GROUP", "CONFLICTS", "QUEUE"], [row])
+}
+
+/// Bulk calls, if there were any.
+pub(super) fn batches(stats: &Value) -> Option<String> {
+    let rows: Vec<_> = entries(stats, "batches")
+        .map(|(name, batch)| {
+            vec![
+                name.clone(),
+                cell(batch, "/calls"),
+                cell(batch, "/items"),
+                cell(batch, "/failed_items"),
+                cell(batch, "/largest"),
+                milliseconds(batch, "/durations/p50_ms"),
+                milliseconds(batch, "/durations/p95_ms"),
+            ]
+        })
+        .collect();
+    let header = ["BATCH", "CALLS", "ITEMS", "FAILED", "LARGEST", "P50 MS", "P95 MS"];
+    (!rows.is_empty()).then(|| table(&header, rows))
+}
+
+fn limits(stats: &Value) -> Option<String> {
+    let rows: Vec<_> = entries(stats, "limits").map(|(code, count)| vec![code.clone(), cell(count, "")]).collect();
+    (!rows.is_empty()).then(|| table(&["LIMIT", "CROSSED"], rows))
+}
+
+fn plugins(stats: &Value) -> Option<String> {
+    let mut rows = Vec::new();
+    for plugin in list(stats, "plugins") {
+        for series in list(plugin, "series") {
+            rows.push(vec![
+                cell(plugin, "/plugin"),
+                cell(series, "/name"),
+                cell(series, "/labels"),
+                series_value(series),
+            ]);
+        }
+    }
+    (!rows.is_empty()).then(|| table(&["PLUGIN", "METRIC", "LABELS", "VALUE"], rows))
+}
+
+fn series_value(series: &Value) -> String {
+    let numbers =
+        series.as_object().into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "name" | "labels"));
+    numbers.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+}

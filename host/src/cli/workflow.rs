@@ -1,0 +1,97 @@
+//! `workflow apply|list|show`
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::client::{Client, Payload, encode, query};
+use super::error::CliError;
+use super::output::{self, Output, cell, table, time};
+
+#[derive(Subcommand)]
+pub(super) enum WorkflowCommand {
+    /// Apply definitions in YAML or JSON; what has not changed stays as it is
+    Apply {
+        /// The definitions
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// List workflows by name
+    List {
+        /// Most rows, up to 200
+        #[arg(long)]
+        limit: Option<u32>,
+        /// Go on after this name
+        #[arg(long, value_name = "NAME")]
+        after: Option<String>,
+    },
+    /// Show a workflow's definition, by default the newest
+    Show {
+        /// The workflow
+        name: String,
+        /// Another version than the newest
+        #[arg(long, value_name = "NUMBER")]
+        version: Option<u32>,
+    },
+}
+
+pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> Result<(), CliError> {
+    match command {
+        WorkflowCommand::Apply { files } => {
+            for file in files {
+                let text = std::fs::read_to_string(&file)
+                    .map_err(|error| CliError::new(format!("cannot read {}: {error}", file.display())))?;
+                let version = client.post("/workflows", Payload::Text(&text))?;
+                output.show(&version, |version| format!("{}\n", applied_line(version)))?;
+            }
+            Ok(())
+        }
+        WorkflowCommand::List { limit, after } => {
+            let query = query([("limit", limit.map(|limit| limit.to_string())), ("after", after)]);
+            let list = client.get(&format!("/workflows{query}"))?;
+            output.show(&list, |list| {
+                output::tell_next(list);
+                let rows = output::items(list).iter().map(|workflow| {
+                    vec![
+                        cell(workflow, "/name"),
+                        cell(workflow, "/latest_version"),
+                        time(workflow, "/updated_at"),
+                        cell(workflow, "/description"),
+                    ]
+                });
+                table(&["WORKFLOW", "VERSION", "APPLIED", "DESCRIPTION"], rows)
+            })
+        }
+        WorkflowCommand::Show { name, version } => {
+            let version = version.map(|version| format!("/versions/{version}")).unwrap_or_default();
+            let version = client.get(&format!("/workflows/{}{version}", encode(&name)))?;
+            output.show(&version, details)
+        }
+    }
+}
+
+/// One line that says what is there now.
+pub(super) fn applied_line(version: &Value) -> String {
+    let steps = version.pointer("/definition/steps").and_then(Value::as_array).map(Vec::len).unwrap_or_default();
+    let name = cell(version, "/name");
+    output::escape(&format!("{name} version {}: {steps} steps", cell(version, "/version")))
+}
+
+fn details(version: &Value) -> String {
+    let facts = [
+        ("workflow", format!("{}, version {}", cell(version, "/name"), cell(version, "/version"))),
+        ("description", cell(version, "/definition/description")),
+        ("applied", format!("{} by {}", time(version, "/created_at"), cell(version, "/created_by"))),
+    ];
+    let steps = version.pointer("/definition/steps").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let rows = steps.iter().map(|step| {
+        let what = if step.get("approval").is_some_and(|approval| !approval.is_null()) {
+            format!("approval: {}", cell(step, "/approval/title"))
+        } else {
+            format!("{}/{}", cell(step, "/plugin"), cell(step, "/step"))
+        };
+        vec![cell(step, "/id"), what, cell(step, "/when")]
+    });
+    format!("{}\n{}", output::facts(&facts), table(&["STEP", "RUNS", "WHEN"], rows))
+}
