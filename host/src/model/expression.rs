@@ -106,7 +106,6 @@ impl Expression {
         let references = program.references();
         let mut context = cel::Context::default();
         let mut bytes_left = SCOPE_BYTES_MAX;
-        let steps;
         let mut add = |name: &str, value: &Value| -> Result<(), String> {
             if references.has_variable(name) {
                 spend(value, &mut bytes_left).ok_or_else(|| {
@@ -121,7 +120,7 @@ impl Expression {
         };
         add("input", scope.input).map_err(wrong)?;
         add("instance", scope.instance).map_err(wrong)?;
-        steps =
+        let steps =
             Value::Object(self.steps.iter().filter_map(|id| Some((id.clone(), scope.steps.as_json(id)?))).collect());
         add("steps", &steps).map_err(wrong)?;
         let value = program.execute(&context).map_err(|error| wrong(one_line(&error.to_string())))?;
