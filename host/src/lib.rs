@@ -1,7 +1,7 @@
 //! Stepwell: a workflow engine whose steps are uploaded while it runs, as sandboxed WebAssembly components.
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only those named after it:
-//! `cli`, `app`, `http`, `engine`, `plugins`, `runtime`, `store`, `monitor`, `model`, `config`, `clock`.
+//! `cli`, `app`, `http`, `engine`, `plugins`, `runtime`, `store`, `monitor`, `config`, `model`, `clock`.
 
 pub mod app;
 pub mod cli;

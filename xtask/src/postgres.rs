@@ -19,8 +19,9 @@ pub(crate) fn ensure() -> Result<PathBuf, String> {
     }
     if !may_install() {
         return Err("find PostgreSQL (`initdb` and `postgres`), which half of the tests need\n\
-             hint: install it (Debian: `sudo apt-get install postgresql`, macOS: `brew install postgresql`), put its \
-             bin folder into PATH if it is elsewhere, or pass --without-postgres"
+             hint: install it (Debian: `sudo apt-get install postgresql`, macOS: `brew install postgresql`) and put \
+             its bin folder into PATH if it is elsewhere, or set STEPWELL_TEST_POSTGRES to the URL of a server where \
+             databases may be created, or pass --without-postgres"
             .to_owned());
     }
     super::test::tell("PostgreSQL is missing; installing Debian's package `postgresql` with apt-get");

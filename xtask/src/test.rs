@@ -12,6 +12,8 @@ use std::process::{ExitCode, Stdio};
 
 /// Where tests find the folder with the guests' components.
 const GUESTS_VARIABLE: &str = "STEPWELL_TEST_GUESTS";
+/// Names a server on which the tests may create databases; then they start none.
+const POSTGRES_VARIABLE: &str = "STEPWELL_TEST_POSTGRES";
 /// Tells the tests that PostgreSQL is left out on purpose. Without it a missing server is a failure.
 const WITHOUT_POSTGRES_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
 
@@ -42,7 +44,8 @@ pub(crate) fn run(
     options: &Options,
     build_guests: impl FnOnce() -> Result<PathBuf, String>,
 ) -> Result<ExitCode, String> {
-    if !options.without_postgres {
+    let starts_servers = !options.without_postgres && std::env::var_os(POSTGRES_VARIABLE).is_none();
+    if starts_servers {
         let folder = crate::postgres::ensure()?;
         tell(&format!("PostgreSQL is in {}", folder.display()));
     }
