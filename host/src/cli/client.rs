@@ -12,6 +12,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Shorter than the server keeps silent connections, so that we do not write into one that is being closed.
 const IDLE_MAX: Duration = Duration::from_secs(4);
+/// The demo asks from this many threads.
+const IDLE_CONNECTIONS_MAX: usize = 16;
 /// A page of 200 instances with inputs of 1 MiB.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
@@ -68,6 +70,7 @@ impl Client {
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .max_idle_age(IDLE_MAX)
+            .max_idle_connections_per_host(IDLE_CONNECTIONS_MAX)
             // A token must not go through a proxy that happens to be in the environment.
             .proxy(None)
             .max_redirects(0)
@@ -80,11 +83,6 @@ impl Client {
     /// The same server, as somebody else.
     pub(super) fn with_token(&self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self.clone() }
-    }
-
-    /// The address.
-    pub(super) fn server(&self) -> &str {
-        &self.server
     }
 
     /// `GET`.

@@ -30,7 +30,7 @@ impl From<ClientError> for CliError {
             ClientError::Api { status: 401, .. } => {
                 Some("put a token into STEPWELL_TOKEN; `stepwell serve` shows one on its first start")
             }
-            ClientError::Api { status: 403, .. } => {
+            ClientError::Api { code, .. } if code == "permission-missing" => {
                 Some("an operator gives permissions: `stepwell token create --help`")
             }
             ClientError::Api { code, .. } if code == "not-a-component" => {

@@ -29,7 +29,7 @@ const SERVER_DEFAULT: &str = "http://127.0.0.1:7400";
 
 /// Workflow engine whose steps are uploaded while it runs, as sandboxed WebAssembly components
 #[derive(Parser)]
-#[command(name = "stepwell", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "stepwell", version, max_term_width = 100)]
 struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -99,7 +99,7 @@ enum Command {
 
 impl Global {
     fn client(&self) -> Client {
-        Client::new(&self.server, self.token.clone())
+        Client::new(&self.server, self.token.clone().filter(|token| !token.is_empty()))
     }
 
     fn output(&self) -> Output {

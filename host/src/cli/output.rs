@@ -70,7 +70,7 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         let cells = || rows.iter().filter_map(|row| row.get(index)).filter(|cell| !cell.is_empty() && *cell != "-");
-        if cells().next().is_some() && cells().all(|cell| cell.starts_with(|first: char| first.is_ascii_digit())) {
+        if cells().next().is_some() && cells().all(|cell| is_number(cell)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         // The first column begins at the margin.
@@ -81,6 +81,11 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     let mut text = table.trim_fmt();
     text.push('\n');
     text
+}
+
+/// `12`, `0.42`, `97.3 %`, `214 KiB`
+fn is_number(cell: &str) -> bool {
+    cell.split(' ').next().is_some_and(|word| word.parse::<f64>().is_ok())
 }
 
 /// Names and what they are, one a line.
@@ -127,6 +132,11 @@ pub(super) fn tell_next(list: &Value) {
     if let Some(next) = list.get("next").and_then(Value::as_str) {
         tell(&format!("there may be more: --after {}", escape(next)));
     }
+}
+
+/// `1 step`, `2 steps`
+pub(super) fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// A number of bytes for people.

@@ -75,7 +75,7 @@ pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> 
 pub(super) fn applied_line(version: &Value) -> String {
     let steps = version.pointer("/definition/steps").and_then(Value::as_array).map(Vec::len).unwrap_or_default();
     let name = cell(version, "/name");
-    output::escape(&format!("{name} version {}: {steps} steps", cell(version, "/version")))
+    output::escape(&format!("{name} version {}: {}", cell(version, "/version"), output::count(steps, "step")))
 }
 
 fn details(version: &Value) -> String {

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper::{Request, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -25,7 +28,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Answers how many connections had to be cut off in the end.
 pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Future<Output = ()>) -> usize {
     let config = Arc::clone(&services.config);
-    let service = TowerToHyperService::new(warp::service(dispatch::filter(services)));
+    let answering = TowerToHyperService::new(warp::service(dispatch::filter(services)));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        give_a_path(&mut request);
+        answering.call(request)
+    });
     let permits = Arc::new(Semaphore::new(config.server.connections_max));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -70,6 +77,13 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
     cut_off
 }
 
+/// `CONNECT host:80` has no path, and warp panics when it asks for one. No route has the path `*`.
+fn give_a_path<B>(request: &mut Request<B>) {
+    if request.uri().path_and_query().is_none() {
+        *request.uri_mut() = Uri::from_static("*");
+    }
+}
+
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
@@ -84,6 +98,20 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 tracing::warn!(%error, "could not accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_has_a_path() {
+        for (target, path) in [("a.example:80", "*"), ("/plugins?x=1", "/plugins"), ("http://a.example", "/")] {
+            let mut request = Request::builder().method("CONNECT").uri(target).body(()).expect("is a request");
+            give_a_path(&mut request);
+            assert_eq!(request.uri().path_and_query().expect("is there").path(), path, "{target}");
         }
     }
 }

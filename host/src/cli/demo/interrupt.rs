@@ -1,0 +1,45 @@
+//! Ctrl-C: the demo ends as after an error, so that the server is stopped and its directory removed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::super::error::CliError;
+
+/// Whether somebody wants the demo to end.
+pub(super) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// From now on SIGINT and SIGTERM are noted instead of ending the process.
+    pub(super) fn listen() -> Result<Self, CliError> {
+        let problem = |error: std::io::Error| CliError::new(format!("cannot wait for signals: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(problem)?;
+        let guard = runtime.enter();
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(problem)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(problem)?;
+        drop(guard);
+        let noted = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&noted);
+        // Ends with the process.
+        thread::spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    flag.store(true, Ordering::SeqCst);
+                }
+            });
+        });
+        Ok(Self(noted))
+    }
+
+    /// # Errors
+    /// Somebody wants the demo to end.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        if self.0.load(Ordering::SeqCst) { Err(CliError::new("interrupted")) } else { Ok(()) }
+    }
+}

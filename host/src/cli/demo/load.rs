@@ -1,0 +1,240 @@
+//! The demo's work: threads that start instances, managers who decide, and somebody who watches until all have ended.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::client::{Client, ClientError, Payload, encode};
+use super::super::error::CliError;
+use super::super::output::{cell, items};
+use super::expenses;
+use super::interrupt::Interrupt;
+use super::progress::Progress;
+use crate::clock::Clock;
+use crate::model::InstanceStatus;
+
+/// Clients that file expenses at the same time.
+const STARTERS: u32 = 8;
+const POLL: Duration = Duration::from_millis(100);
+/// Where stderr is no terminal, how often a line says how far it is.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// What is to be done.
+pub(super) struct Load<'a> {
+    pub(super) operator: &'a Client,
+    pub(super) managers: &'a [Client],
+    pub(super) instances: u32,
+    pub(super) payroll: u32,
+    pub(super) deadline: Duration,
+    pub(super) clock: &'a Clock,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// What became of it.
+pub(super) struct LoadResult {
+    /// From the first start to the last end.
+    pub(super) elapsed: Duration,
+    /// Decisions taken.
+    pub(super) decisions: u32,
+    /// Instances that ended.
+    ended: u64,
+    /// Instances that there should be.
+    expected: u64,
+    /// Instances that failed.
+    failed: u64,
+    /// Instances that were filed with a mistake.
+    mistakes: u64,
+}
+
+impl LoadResult {
+    /// Whether everything went as it should.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        if self.ended != self.expected {
+            return Err(CliError::new(format!("{} instances ended, and not {}", self.ended, self.expected)));
+        }
+        if self.failed != self.mistakes {
+            let (failed, mistakes) = (self.failed, self.mistakes);
+            return Err(CliError::new(format!("{failed} instances failed, and {mistakes} had a mistake in them")));
+        }
+        Ok(())
+    }
+}
+
+/// What the threads share.
+#[derive(Default)]
+struct Shared {
+    next: AtomicU32,
+    decisions: AtomicU32,
+    all_started: AtomicBool,
+    over: AtomicBool,
+}
+
+impl Load<'_> {
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// The first error of any thread; or the deadline has passed.
+    pub(super) fn run(&self, progress: &Progress) -> Result<LoadResult, CliError> {
+        let began = self.clock.monotonic();
+        let shared = Shared::default();
+        thread::scope(|scope| {
+            let starters: Vec<_> = (0..STARTERS).map(|_| scope.spawn(|| self.start_expenses(&shared))).collect();
+            let managers: Vec<_> =
+                self.managers.iter().map(|manager| scope.spawn(|| decide(manager, &shared))).collect();
+            let watched = scope.spawn(|| self.watch(&shared, progress));
+            let mut result = self.start_payroll();
+            for starter in starters {
+                result = result.and(joined(starter.join()));
+            }
+            shared.all_started.store(true, Ordering::SeqCst);
+            if result.is_err() {
+                shared.over.store(true, Ordering::SeqCst);
+            }
+            let watched = watched.join().unwrap_or_else(|_| Err(CliError::new("a thread panicked")));
+            shared.over.store(true, Ordering::SeqCst);
+            for manager in managers {
+                result = result.and(joined(manager.join()));
+            }
+            result?;
+            let counts = watched?;
+            Ok(LoadResult {
+                elapsed: self.clock.monotonic().duration_since(began),
+                decisions: shared.decisions.load(Ordering::SeqCst),
+                ended: counts.ended,
+                failed: counts.failed,
+                expected: u64::from(self.instances) + u64::from(self.payroll) + 1,
+                mistakes: (0..self.instances).filter(|number| expenses::is_mistake(*number)).count() as u64,
+            })
+        })
+    }
+
+    fn start_payroll(&self) -> Result<(), CliError> {
+        let body = json!({ "input": { "count": self.payroll, "manager": expenses::manager(0) } });
+        let path = "/workflows/payroll-fan-out/instances";
+        self.operator.post_once(path, Payload::Json(&body), "demo-payroll")?;
+        Ok(())
+    }
+
+    fn start_expenses(&self, shared: &Shared) -> Result<(), CliError> {
+        loop {
+            let number = shared.next.fetch_add(1, Ordering::SeqCst);
+            if number >= self.instances || shared.over.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            let body = json!({
+                "input": expenses::expense(number),
+                "entity_type": "expense",
+                "entity_id": number.to_string(),
+            });
+            let key = format!("demo-expense-{number}");
+            self.operator.post_once("/workflows/expense-approval/instances", Payload::Json(&body), &key)?;
+        }
+    }
+
+    /// Until nothing is left to wait for.
+    fn watch(&self, shared: &Shared, progress: &Progress) -> Result<Counts, CliError> {
+        let expected = u64::from(self.instances) + u64::from(self.payroll) + 1;
+        let bar = progress.bar(expected);
+        let began = self.clock.monotonic();
+        let mut last_line = began;
+        loop {
+            // Read before the counts: an instance that is started in between must not be missed.
+            let all_started = shared.all_started.load(Ordering::SeqCst);
+            if shared.over.load(Ordering::SeqCst) {
+                return Err(CliError::new("stopped early"));
+            }
+            if let Err(error) = self.interrupt.check() {
+                bar.abandon();
+                shared.over.store(true, Ordering::SeqCst);
+                return Err(error);
+            }
+            let counts = Counts::of(&self.operator.get("/workflow-metrics/stats")?);
+            let decisions = shared.decisions.load(Ordering::SeqCst);
+            bar.set_position(counts.ended);
+            bar.set_message(format!("{} wait for a manager, {decisions} decided", counts.waiting));
+            if all_started && counts.open == 0 {
+                bar.finish_and_clear();
+                progress.detail(&format!("{} of {expected} instances ended, {decisions} decisions", counts.ended));
+                return Ok(counts);
+            }
+            let now = self.clock.monotonic();
+            if now.duration_since(began) > self.deadline {
+                bar.abandon();
+                shared.over.store(true, Ordering::SeqCst);
+                return Err(CliError::new(format!(
+                    "{} instances had not ended after {} s",
+                    counts.open,
+                    self.deadline.as_secs()
+                )));
+            }
+            if bar.is_hidden() && now.duration_since(last_line) >= LINE_EVERY {
+                last_line = now;
+                progress
+                    .detail(&format!("{} of {expected} ended, {} wait for a manager", counts.ended, counts.waiting));
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+/// The team's instances at one moment.
+struct Counts {
+    open: u64,
+    waiting: u64,
+    ended: u64,
+    failed: u64,
+}
+
+impl Counts {
+    fn of(stats: &Value) -> Self {
+        let count = |status: InstanceStatus| {
+            stats.pointer(&format!("/instances/{}", status.as_str())).and_then(Value::as_u64).unwrap_or_default()
+        };
+        let sum = |is_final: bool| {
+            InstanceStatus::ALL.into_iter().filter(|status| status.is_final() == is_final).map(count).sum()
+        };
+        Self {
+            open: sum(false),
+            waiting: count(InstanceStatus::Waiting),
+            ended: sum(true),
+            failed: count(InstanceStatus::Failed),
+        }
+    }
+}
+
+/// As [`decide_all`]. Without a manager nothing would ever end, so an error ends the demo.
+fn decide(manager: &Client, shared: &Shared) -> Result<(), CliError> {
+    decide_all(manager, shared).inspect_err(|_| shared.over.store(true, Ordering::SeqCst))
+}
+
+/// A manager looks at the inbox and decides what is there, until the demo is over.
+fn decide_all(manager: &Client, shared: &Shared) -> Result<(), CliError> {
+    while !shared.over.load(Ordering::SeqCst) {
+        let inbox = manager.get("/approvals?limit=200")?;
+        for approval in items(&inbox) {
+            let number = shared.decisions.load(Ordering::SeqCst);
+            let body = if expenses::is_approved(number) {
+                json!({ "decision": "approve" })
+            } else {
+                json!({ "decision": "reject", "comment": "please talk to me first" })
+            };
+            let path = format!("/approvals/{}/decision", encode(&cell(approval, "/id")));
+            match manager.post(&path, Payload::Json(&body)) {
+                Ok(_) => {
+                    shared.decisions.fetch_add(1, Ordering::SeqCst);
+                }
+                // The list may be a moment older than the last decision.
+                Err(ClientError::Api { status: 409, .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+fn joined(result: thread::Result<Result<(), CliError>>) -> Result<(), CliError> {
+    result.unwrap_or_else(|_| Err(CliError::new("a thread panicked")))
+}

@@ -1,0 +1,144 @@
+//! The demo's server: this program as a child process, with a directory of its own.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::super::error::CliError;
+use super::super::output::{cell, tell};
+use super::super::serve;
+use crate::clock::Clock;
+use crate::config::ENVIRONMENT_PREFIX;
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+const LOG_FILE: &str = "server.log";
+const READY_FILE: &str = "ready.json";
+const TOKEN_FILE: &str = "token";
+
+/// A server that runs. Dropped, it is killed and its directory removed.
+pub(super) struct Server {
+    child: Child,
+    directory: Option<TempDir>,
+    pub(super) url: String,
+    pub(super) token: String,
+}
+
+impl Server {
+    /// `keep` makes a server that can outlive this process.
+    pub(super) fn start(keep: bool, clock: &Clock) -> Result<Self, CliError> {
+        let problem = |error: std::io::Error| CliError::new(format!("cannot start a server: {error}"));
+        let directory = tempfile::Builder::new().prefix("stepwell-demo-").tempdir().map_err(problem)?;
+        let log = File::create(directory.path().join(LOG_FILE)).map_err(problem)?;
+        let mut command = Command::new(serve::program()?);
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        command.arg("--data-dir").arg(directory.path().join("data"));
+        command.arg("--ready-file").arg(directory.path().join(READY_FILE));
+        command.stdout(Stdio::null()).stderr(log);
+        // Settings in the environment are meant for other servers.
+        let settings = std::env::vars_os().map(|(name, _)| name);
+        for name in settings.filter(|name| name.to_str().is_some_and(|name| name.starts_with(ENVIRONMENT_PREFIX))) {
+            command.env_remove(name);
+        }
+        if keep {
+            // A group of its own: Ctrl-C in this terminal is not for it.
+            command.stdin(Stdio::null()).process_group(0);
+        } else {
+            // However this process ends, the pipe closes and the server stops.
+            command.arg("--stop-with-stdin").stdin(Stdio::piped());
+        }
+        let child = command.spawn().map_err(problem)?;
+        let mut server = Self { child, directory: Some(directory), url: String::new(), token: String::new() };
+        let ready = server.wait_until_ready(clock)?;
+        server.url = cell(&ready, "/url");
+        server.token = cell(&ready, "/token");
+        Ok(server)
+    }
+
+    /// Where its data and its log are.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.as_ref().map_or(Path::new(""), TempDir::path)
+    }
+
+    fn wait_until_ready(&mut self, clock: &Clock) -> Result<Value, CliError> {
+        let began = clock.monotonic();
+        while clock.monotonic().duration_since(began) < START_TIMEOUT {
+            if let Ok(text) = std::fs::read_to_string(self.directory().join(READY_FILE)) {
+                return serde_json::from_str(&text).map_err(|error| CliError::new(error.to_string()));
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                let complaint = self.last_complaint().unwrap_or_default();
+                return Err(CliError::new(format!("the server ended with {status}: {complaint}")));
+            }
+            std::thread::sleep(POLL);
+        }
+        Err(CliError::new("the server did not start in time"))
+    }
+
+    /// The last line of its log that is a warning or an error.
+    pub(super) fn last_complaint(&self) -> Option<String> {
+        let log = std::fs::read_to_string(self.directory().join(LOG_FILE)).ok()?;
+        let complaint = |line: &&str| [" ERROR ", " WARN ", "error: "].iter().any(|mark| line.contains(mark));
+        let line = log.lines().rfind(complaint).or_else(|| log.lines().last())?;
+        Some(format!("the server's log says: {}", super::super::output::escape(line)))
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub(super) fn stop(mut self, clock: &Clock) -> Result<(), CliError> {
+        drop(self.child.stdin.take());
+        let began = clock.monotonic();
+        while clock.monotonic().duration_since(began) < STOP_TIMEOUT {
+            match self.child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(CliError::new(format!("the server ended with {status}"))),
+                Ok(None) => std::thread::sleep(POLL),
+                Err(error) => return Err(CliError::new(format!("cannot wait for the server: {error}"))),
+            }
+        }
+        Err(CliError::new("the server did not stop in time"))
+    }
+
+    /// Says how to go on with it.
+    pub(super) fn leave_running(mut self) -> Result<(), CliError> {
+        let Some(directory) = self.directory.take() else { return Ok(()) };
+        let directory = directory.keep();
+        let token_file = directory.join(TOKEN_FILE);
+        write_private(&token_file, &self.token)
+            .map_err(|error| CliError::new(format!("cannot write {}: {error}", token_file.display())))?;
+        tell("");
+        tell("The server goes on. To use it:");
+        tell("");
+        tell(&format!("    export STEPWELL_URL={}", self.url));
+        tell(&format!("    export STEPWELL_TOKEN=$(cat {})", token_file.display()));
+        tell("    stepwell instances --status failed");
+        tell("    stepwell stats");
+        tell("");
+        tell(&format!("And to be done with it: kill {}; rm -r {}", self.child.id(), directory.display()));
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Kept ones have given their directory away.
+        if self.directory.is_some() && matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Temporary files are made with mode 0600, and keep it.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    writeln!(file, "{text}")?;
+    file.persist(path)?;
+    Ok(())
+}

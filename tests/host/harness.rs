@@ -1,0 +1,289 @@
+//! A server of its own for each test, and a client.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long anything may take that a test waits for. Not an expectation: only so that a hang becomes a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server process with an empty SQLite database. Ends with the value.
+pub struct TestHost {
+    pub url: String,
+    /// The operator's, made on the first start.
+    pub token: String,
+    pub data: TempDir,
+    server: Child,
+    settings: Vec<(String, String)>,
+    agent: ureq::Agent,
+}
+
+/// What the server answered.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    /// `Value::Null` if the body is no JSON.
+    pub json: Value,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// `code` of an error body.
+    pub fn code(&self) -> &str {
+        self.json["error"]["code"].as_str().unwrap_or_default()
+    }
+
+    /// `message` of an error body.
+    pub fn message(&self) -> &str {
+        self.json["error"]["message"].as_str().unwrap_or_default()
+    }
+}
+
+impl TestHost {
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts with settings such as `("limits.cpu_budget", "200ms")`.
+    pub fn with(settings: &[(&str, &str)]) -> Self {
+        let settings = settings
+            .iter()
+            .map(|(key, value)| {
+                let name = format!("STEPWELL_{}", key.to_ascii_uppercase().replace('.', "__"));
+                (name, (*value).to_owned())
+            })
+            .collect();
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let (server, url, token) = launch(data.path(), &settings);
+        let token = token.expect("the first start makes a token");
+        Self { url, token, data, server, settings, agent: agent() }
+    }
+
+    /// Kills the server with SIGKILL. Nothing is flushed and nothing is waited for.
+    pub fn kill(&mut self) {
+        self.server.kill().expect("the server runs");
+        self.server.wait().expect("the server is a child");
+    }
+
+    /// Starts the server again on the same data.
+    pub fn restart(&mut self) {
+        let (server, url, token) = launch(self.data.path(), &self.settings);
+        assert_eq!(token, None, "only the first start makes a token");
+        self.server = server;
+        self.url = url;
+    }
+
+    /// Sends SIGTERM and answers the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        let id = self.server.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill exists").success());
+        eventually("the server ends", || self.server.try_wait().expect("the server is a child")).code()
+    }
+
+    pub fn server_id(&self) -> u32 {
+        self.server.id()
+    }
+
+    /// Resident memory of the server, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id())).expect("the server runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux says it");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1_024
+    }
+
+    /// One request as the operator.
+    pub fn request(&self, method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        let token = format!("Bearer {}", self.token);
+        self.send(method, path, &[("authorization", &token)], body)
+    }
+
+    /// One request as somebody else.
+    pub fn request_as(&self, token: &str, method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        let token = format!("Bearer {token}");
+        self.send(method, path, &[("authorization", &token)], body)
+    }
+
+    /// One request with exactly these headers.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.as_ref().to_vec()).expect("is a request");
+        let response = self.agent.run(request).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let status = response.status().as_u16();
+        let headers = response.headers().iter();
+        let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()));
+        let headers = headers.collect();
+        let mut body = Vec::new();
+        response.into_body().into_reader().read_to_end(&mut body).expect("reads the answer");
+        Reply { status, headers, json: serde_json::from_slice(&body).unwrap_or_default(), body }
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        let reply = self.request("GET", path, "");
+        assert_eq!(reply.status, 200, "GET {path}: {}", reply.json);
+        reply.json
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Reply {
+        self.request("POST", path, body.to_string())
+    }
+
+    /// Uploads one of the guests that `cargo xtask guests` builds.
+    pub fn upload(&self, guest: &str) -> Value {
+        let reply = self.request("POST", "/plugins", guest_bytes(guest));
+        assert!(matches!(reply.status, 200 | 201), "upload {guest}: {}", reply.json);
+        reply.json
+    }
+
+    pub fn apply(&self, definition: &str) -> Value {
+        let reply = self.request("POST", "/workflows", definition);
+        assert!(matches!(reply.status, 200 | 201), "apply: {}", reply.json);
+        reply.json
+    }
+
+    /// Starts an instance and answers its id.
+    pub fn start_instance(&self, workflow: &str, input: &Value) -> String {
+        let reply = self.post(&format!("/workflows/{workflow}/instances"), &json!({ "input": input }));
+        assert_eq!(reply.status, 202, "start {workflow}: {}", reply.json);
+        reply.json["id"].as_str().expect("an id").to_owned()
+    }
+
+    pub fn instance(&self, id: &str) -> Value {
+        self.get(&format!("/instances/{id}"))
+    }
+
+    /// Waits until the instance has ended.
+    pub fn wait(&self, id: &str) -> Value {
+        self.wait_for(id, |status| !matches!(status, "running" | "waiting"))
+    }
+
+    /// Waits until the instance has a status.
+    pub fn wait_for(&self, id: &str, reached: impl Fn(&str) -> bool) -> Value {
+        eventually("an instance gets there", || {
+            let instance = self.instance(id);
+            reached(instance["status"].as_str().unwrap_or_default()).then_some(instance)
+        })
+    }
+
+    /// Starts an instance and waits until it has ended.
+    pub fn run(&self, workflow: &str, input: &Value) -> Value {
+        self.wait(&self.start_instance(workflow, input))
+    }
+
+    /// Uploads the test guest and applies a workflow of the same name for one of its steps, without retries.
+    pub fn scenario(&self, step: &str) {
+        self.upload("scenarios");
+        self.apply(&format!(
+            "name: {step}\nsteps:\n  - {{ id: it, plugin: scenarios, step: {step}, retry: {{ max_attempts: 1 }} }}"
+        ));
+    }
+
+    /// Runs a script in the test guest (after `scenario("script")`) and answers the results of its operations.
+    pub fn script(&self, ops: Value) -> Vec<Value> {
+        let instance = self.run("script", &json!({ "ops": ops }));
+        assert_eq!(instance["status"], "completed", "{instance}");
+        instance["output"]["results"].as_array().expect("results").clone()
+    }
+
+    /// Makes a token and answers its secret.
+    pub fn token_for(&self, team: &str, user: &str, permissions: &[&str]) -> String {
+        let reply = self.post("/tokens", &json!({ "team": team, "user": user, "permissions": permissions }));
+        assert_eq!(reply.status, 201, "make a token: {}", reply.json);
+        reply.json["token"].as_str().expect("a secret").to_owned()
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// Asks again and again until there is an answer.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_stepwell")
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .allow_non_standard_methods(true)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into()
+}
+
+fn launch(data: &Path, settings: &Vec<(String, String)>) -> (Child, String, Option<String>) {
+    let ready = data.join("ready.json");
+    // A stale one would be taken for the new server's.
+    let _ = std::fs::remove_file(&ready);
+    let mut server = Command::new(binary())
+        .args(["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
+        .arg(data.join("stepwell"))
+        .arg("--ready-file")
+        .arg(&ready)
+        .env("STEPWELL_LOG", "warn")
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        // When the test process dies, the pipe closes and the server stops.
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the server starts");
+    let told = eventually("the server is ready", || {
+        if let Some(status) = server.try_wait().expect("the server is a child") {
+            panic!("the server ended with {status}");
+        }
+        std::fs::read(&ready).ok()
+    });
+    let told: Value = serde_json::from_slice(&told).expect("is JSON");
+    let url = told["url"].as_str().expect("the address").to_owned();
+    (server, url, told["token"].as_str().map(ToOwned::to_owned))
+}
+
+/// The component of a guest.
+pub fn guest_bytes(name: &str) -> Vec<u8> {
+    let path = guests().join(format!("{name}.wasm"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Where the guests are. `cargo xtask test` says it; a plain `cargo test` builds them first.
+pub fn guests() -> &'static Path {
+    static GUESTS: OnceLock<PathBuf> = OnceLock::new();
+    GUESTS.get_or_init(|| {
+        if let Some(folder) = std::env::var_os("STEPWELL_TEST_GUESTS") {
+            return folder.into();
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the host is in the workspace");
+        let built = Command::new(env!("CARGO")).args(["xtask", "guests", "--json"]).current_dir(root).output();
+        let built = built.expect("cargo runs");
+        assert!(built.status.success(), "cargo xtask guests: {}", String::from_utf8_lossy(&built.stderr));
+        let list: Value = serde_json::from_slice(&built.stdout).expect("is JSON");
+        let first = list[0]["path"].as_str().expect("there are guests");
+        Path::new(first).parent().expect("is in a folder").to_owned()
+    })
+}
