@@ -292,6 +292,20 @@ fn a_row_that_the_database_refuses_fails_its_own_job_only() {
 }
 
 #[test]
+fn a_text_too_long_for_an_index_fails_its_own_job_only() {
+    on_both(|store, _| async move {
+        let workflow = workflow(&store, &acme()).await;
+        let (mut long, good) = (new_instance(&workflow), new_instance(&workflow));
+        // Postgres indexes at most 2,704 bytes after compression; SQLite does not mind.
+        long.idempotency_key = Some((0..1_000).map(|_| uuid::Uuid::now_v7().simple().to_string()).collect());
+        let (answer, created) =
+            tokio::join!(store.create_instances(vec![long]), store.create_instances(vec![good.clone()]));
+        assert!(matches!(answer, Ok(_) | Err(stepwell::store::StoreError::Value(_))), "{answer:?}");
+        assert_eq!(created.expect("is created").first().map(|created| created.id), Some(good.id));
+    });
+}
+
+#[test]
 fn metadata_of_another_teams_instance_is_left_alone() {
     on_both(|store, _| async move {
         let mine = instance(&store).await;
