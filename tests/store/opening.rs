@@ -5,7 +5,7 @@ use stepwell::config::Config;
 use stepwell::store::{Store, StoreError};
 
 use crate::databases::{Kind, START, on_both, on_both_databases};
-use crate::fixtures::{acme, attempt, instance, load, name, new_instance, plugin, put, read, step, workflow};
+use crate::fixtures::{acme, attempt, instance, load, name, new_instance, plugin, put, read, step, workflow, write};
 
 #[test]
 fn a_second_store_on_one_database_is_refused_with_what_to_do() {
@@ -137,5 +137,27 @@ fn ping_and_statistics_answer() {
         let stats = store.commit_stats();
         assert_eq!((stats.groups, stats.commits, stats.queue), (2, 2, 0));
         assert!(serde_json::to_string(&store.cache_stats()).expect("serializes").contains("pending_approvals"));
+    });
+}
+
+#[test]
+fn a_host_whose_sessions_the_server_has_ended_goes_on_and_is_still_alone() {
+    on_both_databases(|database| async move {
+        let store = database.open().await;
+        let mut instance = instance(&store).await;
+        if database.kind == Kind::Postgres {
+            let ended = database
+                .sql(
+                    "SELECT pg_terminate_backend(pid, 5000)::text FROM pg_stat_activity \
+                     WHERE application_name = 'stepwell' AND datname = current_database()",
+                )
+                .await;
+            assert!(ended.len() >= 2 && ended.iter().all(|one| one == "true"), "{ended:?}");
+        }
+        store.ping().await.expect("answers");
+        assert!(matches!(database.try_open().await, Err(StoreError::Locked(_))));
+        write(&store, &mut instance, vec![put("paid", "yes")], START).await.expect("commits");
+        assert!(read(&store, "paid").await.is_some());
+        store.close().await;
     });
 }

@@ -30,7 +30,7 @@ const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 pub struct CacheStats {
     /// What is cached.
     pub kind: &'static str,
-    /// About how many are there now.
+    /// How many are there now.
     pub entries: u64,
     /// Answered from memory.
     pub hits: u64,
@@ -145,6 +145,8 @@ where
     }
 
     pub(super) fn stats(&self) -> CacheStats {
+        // Otherwise the number of entries is as of some time ago.
+        self.entries.sync();
         CacheStats {
             kind: self.kind,
             entries: self.entries.entry_count(),

@@ -73,8 +73,10 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         if let sqlx::Error::Database(problem) = &error {
             let code = problem.code().unwrap_or_default();
-            // Class 22 of SQLSTATE: data exceptions. SQLite: SQLITE_TOOBIG and SQLITE_MISMATCH.
-            if (code.len() == 5 && code.starts_with("22")) || matches!(code.as_ref(), "18" | "20") {
+            // Classes of SQLSTATE that are about values: 21 cardinality, 22 data, 54 limits such as a text that is too
+            // long for an index. SQLite's codes are shorter: SQLITE_TOOBIG and SQLITE_MISMATCH.
+            let about_values = code.len() == 5 && ["21", "22", "54"].iter().any(|class| code.starts_with(class));
+            if about_values || matches!(code.as_ref(), "18" | "20") {
                 return Self::Value(problem.message().to_owned());
             }
             if !matches!(problem.kind(), sqlx::error::ErrorKind::Other) {

@@ -12,6 +12,10 @@ use super::backend::Address;
 
 /// Advisory locks are per database, so one number does.
 const ADVISORY_LOCK: i64 = i64::from_be_bytes(*b"stepwell");
+/// As long as a server may take to notice that the host before this one has died.
+const LOCK_TIMEOUT: &str = "1500ms";
+/// SQLSTATE of a lock that was not had in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Held for as long as the store is open.
 #[derive(Debug)]
@@ -45,8 +49,10 @@ impl Lock {
     }
 
     pub(super) async fn release(self) {
-        if let Self::Session { session, .. } = self {
-            // A failure means that the session is over, and that is what we want.
+        if let Self::Session { mut session, .. } = self {
+            // Said aloud, because the server takes its time to notice that a session is over. A failure means that it
+            // is over already, and that is what we want.
+            let _ = sqlx::query("SELECT pg_advisory_unlock($1)").bind(ADVISORY_LOCK).execute(&mut *session).await;
             let _ = session.close().await;
         }
     }
@@ -80,16 +86,18 @@ fn lock_file(database: &Path) -> Result<Lock, StoreError> {
 }
 
 async fn lock_server(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    let mut session = PgConnection::connect_with(options).await?;
-    let taken: bool =
-        sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(ADVISORY_LOCK).fetch_one(&mut session).await?;
-    if taken {
-        return Ok(session);
+    let mut session = PgConnection::connect_with(&options.clone().options([("lock_timeout", LOCK_TIMEOUT)])).await?;
+    let taken = sqlx::query("SELECT pg_advisory_lock($1)").bind(ADVISORY_LOCK).execute(&mut session).await;
+    match taken {
+        Ok(_) => Ok(session),
+        Err(sqlx::Error::Database(problem)) if problem.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+            Err(StoreError::Locked(format!(
+                "another host has the database {} on {}: several hosts on one database are not supported yet. Stop it \
+                 (its session in pg_stat_activity has the application_name stepwell), or choose another database.url",
+                options.get_database().unwrap_or("of the user's name"),
+                options.get_host()
+            )))
+        }
+        Err(error) => Err(error.into()),
     }
-    Err(StoreError::Locked(format!(
-        "another host has the database {} on {}: several hosts on one database are not supported yet. Stop it (its \
-         session in pg_stat_activity has the application_name stepwell), or choose another database.url",
-        options.get_database().unwrap_or("of the user's name"),
-        options.get_host()
-    )))
 }

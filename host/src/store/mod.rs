@@ -14,6 +14,8 @@ mod creation;
 mod error;
 #[cfg(test)]
 mod explain;
+#[cfg(test)]
+mod full_disk;
 mod instances;
 mod lock;
 mod migrate;
@@ -132,10 +134,13 @@ impl Store {
             let tasks = tasks.clone();
             async move {
                 let lock = Lock::take(&address).await?;
-                let backend = Backend::connect(&address, &config.database).await?;
-                let mut connection = backend.write().await?;
-                migrate::migrate(&mut connection).await?;
-                drop(connection);
+                let backend = match connect(&address, &config).await {
+                    Ok(backend) => backend,
+                    Err(error) => {
+                        lock.release().await;
+                        return Err(error);
+                    }
+                };
                 let caches = Caches::new(&config.cache);
                 let threads = tokio::runtime::Handle::current();
                 let core = Arc::new(Core { backend, caches, clock, tasks, threads });
@@ -218,6 +223,17 @@ impl Store {
         }
         tasks.spawn_on(work, &self.core().threads).await.map_err(ended)?
     }
+}
+
+async fn connect(address: &Address, config: &Config) -> Result<Backend, StoreError> {
+    let backend = Backend::connect(address, &config.database).await?;
+    let mut connection = backend.write().await?;
+    let migrated = migrate::migrate(&mut connection).await;
+    drop(connection);
+    if migrated.is_err() {
+        backend.close().await;
+    }
+    migrated.map(|()| backend)
 }
 
 /// A join fails when the task panicked, which is a bug, or when the runtime shuts down.
