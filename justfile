@@ -18,7 +18,7 @@ test *arguments:
 
 # The benchmarks behind the figures in the README.
 bench *arguments:
-    cargo run --release -- bench {{arguments}}
+    cargo bench --workspace {{arguments}}
 
 # A host with the example plugins and workflows, to try things out.
 demo *arguments:

@@ -137,6 +137,7 @@ impl Engine {
             stop: CancellationToken::new(),
         }));
         engine.spawn_poller();
+        engine.spawn_sweeper();
         engine
     }
 

@@ -1,5 +1,6 @@
 //! Compiles the guest workspace with cargo into core modules.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -32,6 +33,7 @@ pub(crate) fn core_modules(
         .args(is_locked.then_some("--locked"))
         .current_dir(root.join("examples"))
         .env("CARGO_TARGET_DIR", build_folder)
+        .env("CARGO_ENCODED_RUSTFLAGS", remapped_paths(root))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let program = cargo.get_program().to_string_lossy().into_owned();
@@ -43,6 +45,24 @@ pub(crate) fn core_modules(
         }
     }
     if child.wait().map_err(GuestsError::LostCargo)?.success() { Ok(modules) } else { Err(GuestsError::Compilation) }
+}
+
+/// Panic messages name source files. Without the folders of this machine in them, the same source gives the same
+/// component in every checkout, which matters because a plugin's version never changes its bytes.
+fn remapped_paths(root: &Path) -> OsString {
+    let cargo_home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let folders = [(Some(root.to_path_buf()), "stepwell"), (cargo_home, "cargo")];
+    let flags = folders.into_iter().filter_map(|(folder, name)| {
+        let mut flag = OsString::from("--remap-path-prefix=");
+        flag.push(folder?);
+        flag.push("=");
+        flag.push(name);
+        Some(flag)
+    });
+    // Cargo separates them by this character, so that a folder may have spaces.
+    flags.collect::<Vec<_>>().join(OsStr::new("\u{1f}"))
 }
 
 /// Cargo names each thing it built, or did not need to build again, on a line of JSON.
