@@ -131,7 +131,6 @@
 //! `arena` (on by default) makes the SDK bring the plugin's global allocator: small steps then run without growing
 //! their memory, which is what fresh instances pay most for. Switch it off to bring your own.
 
-
 pub mod batch;
 pub mod log;
 pub mod metrics;
