@@ -19,7 +19,8 @@ use serde_json::json;
 
 use super::client::{Client, Payload};
 use super::error::CliError;
-use super::{output, plugin, workflow};
+use super::output::{self, tell};
+use super::{plugin, workflow};
 use crate::clock::Clock;
 use interrupt::Interrupt;
 use load::Load;
@@ -69,7 +70,12 @@ pub(super) fn demo(arguments: &DemoArguments) -> Result<(), CliError> {
     let show = Show { sources: &sources, operator: &operator, instances: arguments.instances, clock: &clock };
     match show.run(&mut progress, &interrupt) {
         Ok(()) if arguments.keep => server.leave_running(),
-        Ok(()) => server.stop(&clock),
+        Ok(()) => {
+            server.stop(&clock)?;
+            tell("");
+            tell("The server is stopped and its data is gone. With --keep it goes on, to look around in.");
+            Ok(())
+        }
         Err(mut error) => {
             // After Ctrl-C the first thing that broke is no news.
             interrupt.check()?;

@@ -115,6 +115,9 @@ impl Server {
         tell("");
         tell("The server goes on. To use it:");
         tell("");
+        if let Some(folder) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+            tell(&format!("    export PATH={}:$PATH", folder.display()));
+        }
         tell(&format!("    export STEPWELL_URL={}", self.url));
         tell(&format!("    export STEPWELL_TOKEN=$(cat {})", token_file.display()));
         tell("    stepwell instances --status failed");
