@@ -151,13 +151,26 @@ impl ApiError {
 
     /// The answer.
     pub(super) fn into_response(self) -> Response<Bytes> {
-        let body = json!({ "error": { "code": self.code, "message": self.message } });
+        let body = json!({ "error": { "code": self.code, "message": visible(&self.message) } });
         let mut response = super::response::json(self.status, &body);
         if let Some((name, value)) = self.header.map(|header| *header) {
             response.headers_mut().insert(name, value);
         }
         response
     }
+}
+
+/// Messages quote what the client sent, some of them in a parser's words, and end up in terminals.
+fn visible(message: &str) -> String {
+    let mut visible = String::with_capacity(message.len());
+    for character in message.chars() {
+        if character.is_control() && character != '\n' {
+            visible.extend(character.escape_default());
+        } else {
+            visible.push(character);
+        }
+    }
+    visible
 }
 
 /// An error with all its causes.
