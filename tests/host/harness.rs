@@ -1,6 +1,7 @@
 //! A server of its own for each test, and a client.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -75,6 +76,12 @@ impl TestHost {
         self.server.wait().expect("the server is a child");
     }
 
+    /// As [`TestHost::kill`] while other threads still talk to it; `kill` must follow before a restart.
+    pub fn kill_under_load(&self) {
+        let id = self.server.id().to_string();
+        assert!(Command::new("kill").args(["-KILL", &id]).status().expect("kill exists").success());
+    }
+
     /// Starts the server again on the same data.
     pub fn restart(&mut self) {
         let (server, url, token) = launch(self.data.path(), &self.settings);
@@ -88,6 +95,11 @@ impl TestHost {
         let id = self.server.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill exists").success());
         eventually("the server ends", || self.server.try_wait().expect("the server is a child")).code()
+    }
+
+    /// What the server has logged, over all its starts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_path(self.data.path())).expect("the server has a log")
     }
 
     pub fn server_id(&self) -> u32 {
@@ -115,19 +127,51 @@ impl TestHost {
 
     /// One request with exactly these headers.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
+        self.try_send(method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// One request to a server that may be gone.
+    pub fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Result<Reply, String> {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(body.as_ref().to_vec()).expect("is a request");
-        let response = self.agent.run(request).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let response = self.agent.run(request).map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
         let headers = response.headers().iter();
         let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()));
         let headers = headers.collect();
         let mut body = Vec::new();
-        response.into_body().into_reader().read_to_end(&mut body).expect("reads the answer");
-        Reply { status, headers, json: serde_json::from_slice(&body).unwrap_or_default(), body }
+        response.into_body().into_reader().read_to_end(&mut body).map_err(|error| error.to_string())?;
+        Ok(Reply { status, headers, json: serde_json::from_slice(&body).unwrap_or_default(), body })
+    }
+
+    /// A connection without a client in between.
+    pub fn connect(&self) -> TcpStream {
+        let connection = TcpStream::connect(self.address()).expect("connects");
+        connection.set_read_timeout(Some(PATIENCE)).expect("a socket has timeouts");
+        connection
+    }
+
+    /// Writes bytes and answers all that comes back until the server closes the connection.
+    pub fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut connection = self.connect();
+        connection.write_all(bytes.as_ref()).expect("writes");
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).expect("the server closes the connection");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        self.url.strip_prefix("http://").expect("is plain HTTP")
     }
 
     pub fn get(&self, path: &str) -> Value {
@@ -197,6 +241,13 @@ impl TestHost {
         instance["output"]["results"].as_array().expect("results").clone()
     }
 
+    /// The program as the operator of this server would run it.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = command(arguments);
+        command.env("STEPWELL_URL", &self.url).env("STEPWELL_TOKEN", &self.token);
+        command
+    }
+
     /// Makes a token and answers its secret.
     pub fn token_for(&self, team: &str, user: &str, permissions: &[&str]) -> String {
         let reply = self.post("/tokens", &json!({ "team": team, "user": user, "permissions": permissions }));
@@ -210,7 +261,14 @@ impl Drop for TestHost {
         // It may have ended already.
         let _ = self.server.kill();
         let _ = self.server.wait();
+        if std::thread::panicking() {
+            eprintln!("the server's log:\n{}", self.log());
+        }
     }
+}
+
+fn log_path(data: &Path) -> PathBuf {
+    data.join("log")
 }
 
 /// Asks again and again until there is an answer.
@@ -230,6 +288,17 @@ pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_stepwell")
 }
 
+/// The program without any settings of whoever runs the tests.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    let settings = std::env::vars_os().map(|(name, _)| name);
+    for name in settings.filter(|name| name.to_str().is_some_and(|name| name.starts_with("STEPWELL_"))) {
+        command.env_remove(name);
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -243,6 +312,7 @@ fn launch(data: &Path, settings: &Vec<(String, String)>) -> (Child, String, Opti
     let ready = data.join("ready.json");
     // A stale one would be taken for the new server's.
     let _ = std::fs::remove_file(&ready);
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(log_path(data)).expect("a file for the log");
     let mut server = Command::new(binary())
         .args(["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
         .arg(data.join("stepwell"))
@@ -252,11 +322,12 @@ fn launch(data: &Path, settings: &Vec<(String, String)>) -> (Child, String, Opti
         .envs(settings.iter().map(|(name, value)| (name, value)))
         // When the test process dies, the pipe closes and the server stops.
         .stdin(Stdio::piped())
+        .stderr(log)
         .spawn()
         .expect("the server starts");
     let told = eventually("the server is ready", || {
         if let Some(status) = server.try_wait().expect("the server is a child") {
-            panic!("the server ended with {status}");
+            panic!("the server ended with {status}: {}", std::fs::read_to_string(log_path(data)).unwrap_or_default());
         }
         std::fs::read(&ready).ok()
     });

@@ -1,0 +1,227 @@
+//! The server is killed with SIGKILL in the middle of its work. What it has answered must be true afterwards.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::harness::{TestHost, eventually};
+
+const KILLS: usize = 5;
+const CLIENTS: usize = 4;
+/// Each of these adds 1 to a counter that all instances share.
+const STEPS: [&str; 3] = ["one", "two", "three"];
+
+/// Three steps, each with an effect that must happen exactly once: it adds 1 to the common counter, and makes a key of
+/// its own that must not be there before.
+fn apply_counting(host: &TestHost) {
+    let step = |id: &str| {
+        format!(
+            r#"
+  - id: {id}
+    plugin: scenarios
+    step: script
+    input:
+      ops:
+        - {{ op: increment, space: plugin, key: total, delta: 1 }}
+        - {{ op: set, space: plugin, key: "{id}-${{instance.id}}", value: done, if_version: 0 }}
+"#
+        )
+    };
+    host.apply(&format!("name: counting\nsteps:{}", STEPS.map(step).concat()));
+}
+
+/// Starts instances until the server is gone, and answers those that it acknowledged.
+fn start_until_gone(host: &TestHost, key: &str, acknowledged: &AtomicUsize) -> Vec<String> {
+    let token = format!("Bearer {}", host.token);
+    let mut ids = Vec::new();
+    for number in 0.. {
+        let key = format!("{key}-{number}");
+        let headers = [("authorization", token.as_str()), ("idempotency-key", key.as_str())];
+        let Ok(reply) = host.try_send("POST", "/workflows/counting/instances", &headers, "{}") else { return ids };
+        assert_eq!(reply.status, 202, "{}", reply.json);
+        ids.push(reply.json["id"].as_str().expect("an id").to_owned());
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+    }
+    ids
+}
+
+/// Every instance of a workflow, page by page.
+fn all_instances(host: &TestHost, workflow: &str) -> Vec<Value> {
+    let mut instances = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = host.get(&format!("/instances?workflow={workflow}&limit=200{after}"));
+        instances.extend(page["items"].as_array().expect("items").iter().cloned());
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return instances,
+        }
+    }
+}
+
+#[test]
+fn every_acknowledged_instance_completes_and_every_effect_happens_once() {
+    let mut host = TestHost::start();
+    host.scenario("script");
+    apply_counting(&host);
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..KILLS {
+        // How many are acknowledged before the kill is another in each round; what they are doing then is up to chance.
+        let enough = 30 + 40 * round;
+        let count = AtomicUsize::new(0);
+        let ids: Vec<String> = thread::scope(|scope| {
+            let (host, count) = (&host, &count);
+            let client = |client: usize| move || start_until_gone(host, &format!("{round}-{client}"), count);
+            let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
+            eventually("enough instances are acknowledged", || (count.load(Ordering::SeqCst) >= enough).then_some(()));
+            host.kill_under_load();
+            clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+        });
+        acknowledged.extend(ids);
+        host.kill();
+        host.restart();
+    }
+    // And once while it does nothing but catch up.
+    host.kill();
+    host.restart();
+
+    let instances = eventually("all instances end", || {
+        let counts = &host.get("/workflow-metrics/stats")["instances"];
+        let open = |status: &str| counts[status].as_u64().unwrap_or_default();
+        (open("running") + open("waiting") == 0).then(|| all_instances(&host, "counting"))
+    });
+    for instance in &instances {
+        assert_eq!(instance["status"], "completed", "{instance}");
+    }
+    let there: BTreeSet<String> =
+        instances.iter().map(|instance| instance["id"].as_str().expect("an id").to_owned()).collect();
+    assert_eq!(there.len(), instances.len(), "no instance is listed twice");
+    let lost: Vec<_> = acknowledged.difference(&there).collect();
+    assert!(lost.is_empty(), "{} of {} acknowledged instances are lost: {lost:?}", lost.len(), acknowledged.len());
+    // Those whose acknowledgement the kill cut off: at most one a client and kill.
+    let unknown = there.difference(&acknowledged).count();
+    assert!(unknown <= KILLS * CLIENTS, "{unknown} instances that nobody was told of");
+
+    let results = host.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));
+    let expected = instances.len() * STEPS.len();
+    assert_eq!(results[0]["ok"]["value"], expected.to_string(), "{results:?}");
+    for instance in &instances {
+        let id = instance["id"].as_str().expect("an id");
+        let details = host.instance(id);
+        let attempts = details["attempts"].as_array().expect("attempts");
+        let steps: Vec<_> = attempts.iter().map(|attempt| (&attempt["step"], &attempt["outcome"])).collect();
+        assert_eq!(steps.len(), STEPS.len(), "{details}");
+        let completed = json!("completed");
+        assert!(steps.iter().all(|(_, outcome)| **outcome == completed), "{details}");
+    }
+}
+
+#[test]
+fn the_same_idempotency_key_after_a_kill_answers_the_instance_from_before() {
+    let mut host = TestHost::start();
+    host.scenario("echo");
+    let token = format!("Bearer {}", host.token);
+    let headers = [("authorization", token.as_str()), ("idempotency-key", "order-7")];
+    let before = host.send("POST", "/workflows/echo/instances", &headers, "{}");
+    assert_eq!(before.status, 202);
+    host.kill();
+    host.restart();
+    let after = host.send("POST", "/workflows/echo/instances", &headers, "{}");
+    assert_eq!((after.status, &after.json["id"]), (200, &before.json["id"]), "{}", after.json);
+}
+
+#[test]
+fn a_decision_before_a_kill_is_still_taken_after_it() {
+    let mut host = TestHost::start();
+    host.upload("scenarios");
+    host.apply(
+        "name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }\n  \
+         - { id: it, plugin: scenarios, step: echo }",
+    );
+    let decided: Vec<(String, &str)> = ["approve", "reject", "approve"]
+        .into_iter()
+        .map(|decision| {
+            let id = host.start_instance("ask", &json!({}));
+            let waiting = host.wait_for(&id, |status| status == "waiting");
+            let path = format!("/approvals/{}/decision", waiting["approvals"][0]["id"].as_str().expect("an id"));
+            assert_eq!(host.post(&path, &json!({ "decision": decision })).status, 200);
+            (id, if decision == "approve" { "completed" } else { "rejected" })
+        })
+        .collect();
+    host.kill();
+    host.restart();
+    for (id, expected) in decided {
+        let instance = host.wait(&id);
+        assert_eq!(instance["status"], expected, "{instance}");
+        let status = if expected == "completed" { "approved" } else { "rejected" };
+        assert_eq!(instance["approvals"][0]["status"], status);
+    }
+}
+
+#[test]
+fn an_approval_that_waited_before_a_kill_can_be_decided_after_it() {
+    let mut host = TestHost::start();
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }");
+    let id = host.start_instance("ask", &json!({}));
+    host.wait_for(&id, |status| status == "waiting");
+    host.kill();
+    host.restart();
+    let inbox = host.get("/approvals");
+    let approval = inbox["items"][0]["id"].as_str().expect("an approval");
+    assert_eq!(host.post(&format!("/approvals/{approval}/decision"), &json!({ "decision": "approve" })).status, 200);
+    assert_eq!(host.wait(&id)["status"], "completed");
+}
+
+#[test]
+fn a_retry_that_waited_before_a_kill_is_made_after_it() {
+    let mut host = TestHost::start();
+    host.upload("scenarios");
+    host.apply(
+        "name: again\nsteps:\n  - { id: it, plugin: scenarios, step: retry-until, \
+         retry: { max_attempts: 3, initial_delay: 1s } }",
+    );
+    let id = host.start_instance("again", &json!({ "attempt": 2 }));
+    eventually("the first attempt ends", || {
+        host.instance(&id)["attempts"].as_array().is_some_and(|attempts| !attempts.is_empty()).then_some(())
+    });
+    host.kill();
+    host.restart();
+    let instance = host.wait(&id);
+    assert_eq!((&instance["status"], &instance["output"]), (&json!("completed"), &json!(2)), "{instance}");
+    assert_eq!(instance["attempts"].as_array().map(Vec::len), Some(2), "{instance}");
+}
+
+#[test]
+fn plugins_workflows_and_tokens_that_were_acknowledged_before_a_kill_are_there() {
+    let mut host = TestHost::start();
+    let plugin = host.upload("hello")["plugin"].clone();
+    host.kill();
+    host.restart();
+    let path = format!("/plugins/hello/{}", plugin["version"].as_str().expect("a version"));
+    assert_eq!(host.get(&path), plugin);
+    host.apply("name: greet\nsteps:\n  - { id: greet, plugin: hello, step: greet }");
+    host.kill();
+    host.restart();
+    let token = host.token_for("default", "ada", &["workflow_read", "workflow_start"]);
+    host.kill();
+    host.restart();
+    assert_eq!(host.request_as(&token, "GET", "/workflows/greet", "").status, 200);
+    let started = host.request_as(&token, "POST", "/workflows/greet/instances", r#"{"input": {"name": "Ada"}}"#);
+    let instance = host.wait(started.json["id"].as_str().expect("an id"));
+    assert_eq!(instance["output"], json!({ "greeting": "Hello, Ada!" }), "{instance}");
+}
+
+#[test]
+fn a_second_server_on_the_same_data_is_refused_and_hurts_nothing() {
+    let host = TestHost::start();
+    host.scenario("echo");
+    let data = host.data.path().join("stepwell");
+    let second = crate::harness::command(&["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
+        .arg(data)
+        .output()
+        .expect("runs");
+    assert_eq!(second.status.code(), Some(1), "{}", String::from_utf8_lossy(&second.stderr));
+    assert_eq!(host.run("echo", &json!({}))["status"], "completed");
+}
