@@ -1,0 +1,56 @@
+//! As much of an HTTP client as a benchmark needs: one connection that is kept, requests one after the other. The
+//! package has no asynchronous client, and a thread for each of 64 clients would be felt on two cores.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::support::Anything;
+
+/// One connection.
+pub struct Client {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Client {
+    /// Connects. Must be called within a runtime.
+    pub fn connect(address: SocketAddr) -> Result<Self, Anything> {
+        let stream = std::net::TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream: TcpStream::from_std(stream)?, received: Vec::with_capacity(4_096) })
+    }
+
+    /// Posts JSON and reads JSON.
+    ///
+    /// # Errors
+    /// Any status but 2xx.
+    pub async fn post(&mut self, path: &str, token: &str, body: &str) -> Result<Value, Anything> {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.stream.write_all(request.as_bytes()).await?;
+        self.received.clear();
+        loop {
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err("the server closed the connection".into());
+            }
+            let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+            let (head, body) = self.received.split_at(end + 4);
+            let head = std::str::from_utf8(head)?.to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length: usize = length.ok_or("the answer has no length")?.trim().parse()?;
+            if body.len() >= length {
+                if !head.starts_with("http/1.1 2") {
+                    return Err(format!("{head}{}", String::from_utf8_lossy(body)).into());
+                }
+                return Ok(serde_json::from_slice(body)?);
+            }
+        }
+    }
+}

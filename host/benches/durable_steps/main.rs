@@ -1,0 +1,224 @@
+//! Durable workflows of three steps, each step durable before the next begins: ours with real guests, started through
+//! the engine and over HTTP, against the same rows written by hand.
+//!
+//! The floor is in `floor.rs`: no engine, no guests, one SQLite connection with the pragmas and the schema of ours, and
+//! group commit in multi-row statements. All have the same closed loop (each of so many clients starts its next
+//! instance when the one before is completed), the same process, the same disk, and take turns within each round.
+//!
+//! The engine has no way to wait for an instance. How the clients learn of the end without slowing it down stands in
+//! `watch.rs`. Over HTTP the server is in this process too, behind a real socket; so the client's work is in the figure.
+
+#![expect(clippy::print_stdout, reason = "the table is what this program is for")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;
+mod floor;
+mod http;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use comfy_table::Table;
+use serde_json::json;
+use stepwell::app::App;
+use stepwell::clock::Clock;
+use stepwell::config::Config;
+use stepwell::engine::{Engine, StartRequest};
+use stepwell::model::{Name, Principal};
+use stepwell::plugins::UploadOptions;
+use stepwell::store::Store;
+use support::{Anything, Options, median, quantile};
+use tokio::net::TcpListener;
+
+use self::clients::{Run, closed_loop};
+use self::floor::Floor;
+use self::http::Client;
+use self::watch::Watcher;
+
+const CONCURRENCY: [usize; 3] = [1, 16, 64];
+const STEPS: f64 = 3.0;
+const WORKFLOW: &str = "bench";
+const DEFINITION: &str = "
+name: bench
+steps:
+  - { id: one, plugin: hello, step: greet }
+  - { id: two, plugin: hello, step: greet }
+  - { id: three, plugin: hello, step: greet }
+";
+
+/// Ours, running.
+struct Ours {
+    engine: Engine,
+    store: Store,
+    watcher: Watcher,
+    principal: Principal,
+    workflow: Name,
+    /// Where its HTTP is.
+    address: std::net::SocketAddr,
+    /// The header that opens it.
+    token: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Floor,
+    Engine,
+    Http,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::Floor, Self::Engine, Self::Http];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Engine => "engine",
+            Self::Http => "http",
+        }
+    }
+}
+
+fn main() -> Result<(), Anything> {
+    let Some(options) = Options::asked()? else { return Ok(()) };
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    threads.block_on(async move { tokio::spawn(run(options)).await })?
+}
+
+async fn run(options: Options) -> Result<(), Anything> {
+    let (window, rounds) = options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
+    let folder = support::scratch()?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (ours, serving) = start(folder.path(), stopped).await?;
+    // The first instances compile, connect and fill caches; one of them is what the floor's rows are copied from.
+    closed_loop(8, window / 4, |_| Ok(Arc::clone(&ours)), Ours::through_engine).await?;
+    let floor = Arc::new(Floor::open(&folder.path().join("floor.db"), &database(folder.path())).await?);
+    closed_loop(8, window / 4, |_| Ok(Arc::clone(&floor)), Floor::instance).await?;
+
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN);
+    table.set_header([
+        "started by",
+        "clients",
+        "instances/s",
+        "steps/s",
+        "p50 ms",
+        "p95 ms",
+        "commits per group",
+        "of floor",
+    ]);
+    for clients in CONCURRENCY.into_iter().filter(|clients| options.concurrency.is_none_or(|wanted| wanted == *clients))
+    {
+        let mut runs: [Vec<Run>; 3] = Default::default();
+        for _ in 0..rounds {
+            for (way, runs) in Way::ALL.into_iter().zip(&mut runs) {
+                if options.wants(way.name()) {
+                    runs.push(measure(way, clients, window, &ours, &floor).await?);
+                }
+            }
+        }
+        let floor_rates: Vec<f64> = runs.first().into_iter().flatten().map(|run| run.per_second).collect();
+        for (way, runs) in Way::ALL.into_iter().zip(&runs).filter(|(_, runs)| !runs.is_empty()) {
+            table.add_row(row(way, clients, runs, &floor_rates));
+        }
+    }
+    println!("{table}");
+    drop(stop);
+    serving.await?;
+    Ok(())
+}
+
+fn row(way: Way, clients: usize, runs: &[Run], floor_rates: &[f64]) -> Vec<String> {
+    let of = |part: fn(&Run) -> f64| median(&runs.iter().map(part).collect::<Vec<_>>());
+    let times: Vec<f64> = runs.iter().flat_map(|run| run.milliseconds.iter().copied()).collect();
+    let shares: Vec<f64> = runs.iter().zip(floor_rates).map(|(run, floor)| run.per_second / floor).collect();
+    vec![
+        way.name().to_owned(),
+        clients.to_string(),
+        format!("{:.0}", of(|run| run.per_second)),
+        format!("{:.0}", STEPS * of(|run| run.per_second)),
+        format!("{:.2}", median(&times)),
+        format!("{:.2}", quantile(&times, 0.95)),
+        format!("{:.1}", of(|run| run.commits as f64 / run.groups as f64)),
+        format!("{:.0} %", 100.0 * median(&shares)),
+    ]
+}
+
+async fn measure(
+    way: Way,
+    clients: usize,
+    window: Duration,
+    ours: &Arc<Ours>,
+    floor: &Arc<Floor>,
+) -> Result<Run, Anything> {
+    let counted = || match way {
+        Way::Floor => floor.counted(),
+        Way::Engine | Way::Http => {
+            let stats = ours.store.commit_stats();
+            (stats.groups, stats.commits)
+        }
+    };
+    let before = counted();
+    let mut run = match way {
+        Way::Floor => closed_loop(clients, window, |_| Ok(Arc::clone(floor)), Floor::instance).await?,
+        Way::Engine => closed_loop(clients, window, |_| Ok(Arc::clone(ours)), Ours::through_engine).await?,
+        Way::Http => {
+            let connect = |_| Ok((Arc::clone(ours), Client::connect(ours.address)?));
+            closed_loop(clients, window, connect, Ours::through_http).await?
+        }
+    };
+    let after = counted();
+    run.groups = after.0 - before.0;
+    run.commits = after.1 - before.1;
+    Ok(run)
+}
+
+fn database(folder: &Path) -> PathBuf {
+    folder.join("stepwell").join("stepwell.db")
+}
+
+async fn start(
+    folder: &Path,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+) -> Result<(Arc<Ours>, tokio::task::JoinHandle<()>), Anything> {
+    let mut config = Config::defaults()?;
+    config.data_dir = folder.join("stepwell");
+    let app = App::start(config, Clock::System, support::program()).await?;
+    let principal = support::operator()?;
+    app.plugins.upload(&principal, support::guest("hello")?, UploadOptions::default()).await?;
+    app.engine.apply_workflow(&principal, DEFINITION).await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let ours = Ours {
+        engine: app.engine.clone(),
+        store: app.store.clone(),
+        watcher: Watcher::start(app.store.clone(), &database(folder))?,
+        principal,
+        workflow: WORKFLOW.parse()?,
+        address: listener.local_addr()?,
+        token: app.first_token.clone().ok_or("a new database has a first token")?,
+    };
+    let serving = tokio::spawn(app.serve(listener, async move { drop(stopped.await) }));
+    Ok((Arc::new(ours), serving))
+}
+
+impl Ours {
+    async fn through_engine(self: Arc<Self>) -> Result<Arc<Self>, Anything> {
+        let before = self.watcher.before_start();
+        let request = StartRequest { input: json!({ "name": "Ada" }), ..StartRequest::default() };
+        let created = self.engine.start_instance(&self.principal, &self.workflow, request).await?;
+        self.watcher.completed(before, created.id).await?;
+        Ok(self)
+    }
+
+    async fn through_http((ours, mut client): (Arc<Self>, Client)) -> Result<(Arc<Self>, Client), Anything> {
+        let before = ours.watcher.before_start();
+        let path = format!("/workflows/{}/instances", ours.workflow);
+        let answer = client.post(&path, &ours.token, r#"{"input":{"name":"Ada"}}"#).await?;
+        let id = answer.get("id").and_then(serde_json::Value::as_str).ok_or_else(|| answer.to_string())?;
+        ours.watcher.completed(before, id.parse()?).await?;
+        Ok((ours, client))
+    }
+}

@@ -1,0 +1,114 @@
+//! Tells clients that their instance is completed, and costs the engine as little as can be.
+//!
+//! An instance of three steps is committed four times, in four groups one after the other: so until the committer has
+//! written four more groups than before the start, nobody needs to look. From then on a thread of its own asks the
+//! database, over a connection that only reads, for all those instances with one statement; and asks again when there
+//! was another group, not before. The thread looks at the committer's counters every 0.1 ms. That delay, and one
+//! statement for each group, are in our figures and not in the floor's.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, QueryBuilder, Sqlite, SqliteConnection};
+use stepwell::store::Store;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::support::Anything;
+
+/// The creation and three steps.
+const GROUPS_MIN: u64 = 4;
+
+/// Somebody who waits.
+struct Waiting {
+    /// No need to look before so many groups.
+    from: u64,
+    /// How many groups there were when it was last looked for.
+    seen: u64,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
+type Everybody = Arc<Mutex<HashMap<Uuid, Waiting>>>;
+
+/// The way to the thread.
+pub struct Watcher {
+    store: Store,
+    waiting: Everybody,
+}
+
+impl Watcher {
+    /// Starts the thread, which ends with the watcher.
+    pub fn start(store: Store, database: &Path) -> Result<Self, Anything> {
+        let options = SqliteConnectOptions::new().filename(database).statement_cache_capacity(200);
+        let options = options.pragma("query_only", "ON");
+        let watcher = Self { store: store.clone(), waiting: Everybody::default() };
+        let waiting = Arc::downgrade(&watcher.waiting);
+        let threads = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("watcher".to_owned()).spawn(move || {
+            let mut connection = threads.block_on(options.connect()).expect("the database is there");
+            while let Some(waiting) = waiting.upgrade() {
+                let groups = store.commit_stats().groups;
+                let ids = due(&waiting, groups);
+                if !ids.is_empty() {
+                    let ended = threads.block_on(ended(&mut connection, &ids)).expect("the database answers");
+                    tell(&waiting, ended);
+                }
+                drop(waiting);
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        })?;
+        Ok(watcher)
+    }
+
+    /// To be called before the start of an instance, for [`Watcher::completed`].
+    pub fn before_start(&self) -> u64 {
+        self.store.commit_stats().groups
+    }
+
+    /// Waits for the end of an instance.
+    ///
+    /// # Errors
+    /// It did not complete but failed.
+    pub async fn completed(&self, before_start: u64, id: Uuid) -> Result<(), Anything> {
+        let (done, ended) = oneshot::channel();
+        self.waiting.lock().insert(id, Waiting { from: before_start + GROUPS_MIN, seen: 0, done });
+        Ok(ended.await??)
+    }
+}
+
+/// Those that may have ended since they were last looked for.
+fn due(waiting: &Everybody, groups: u64) -> Vec<Uuid> {
+    let mut waiting = waiting.lock();
+    let due = waiting.iter_mut().filter(|(_, waiting)| waiting.from <= groups && waiting.seen < groups);
+    due.map(|(id, waiting)| {
+        waiting.seen = groups;
+        *id
+    })
+    .collect()
+}
+
+async fn ended(connection: &mut SqliteConnection, ids: &[Uuid]) -> sqlx::Result<Vec<(Uuid, String)>> {
+    let mut query =
+        QueryBuilder::<Sqlite>::new("SELECT id, status FROM workflow_instances WHERE +status <> 'running' AND id IN (");
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(*id);
+    }
+    query.push(")");
+    query.build_query_as().fetch_all(connection).await
+}
+
+fn tell(waiting: &Everybody, ended: Vec<(Uuid, String)>) {
+    let mut waiting = waiting.lock();
+    for (id, status) in ended {
+        if let Some(waiting) = waiting.remove(&id) {
+            let result = if status == "completed" { Ok(()) } else { Err(format!("instance {id} is {status}")) };
+            // A client that went away had an error of its own.
+            let _ = waiting.done.send(result);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What both benchmarks need: their options, the guests, a folder on the disk that the target folder is on, and numbers.
+//!
+//! `cargo bench` passes `--bench` and `cargo test` does not, so without it a benchmark does nothing: there is no
+//! expectation in it that could fail.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use stepwell::model::{Permission, Principal};
+use tempfile::TempDir;
+
+/// What may go wrong.
+pub type Anything = Box<dyn Error + Send + Sync>;
+
+/// From the command line, behind `cargo bench --bench NAME --`.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--quick`: seconds instead of minutes; only to see that it works.
+    pub quick: bool,
+    /// `--only TEXT`: rows whose name contains it.
+    pub only: Option<String>,
+    /// `--concurrency N`: rows with it.
+    pub concurrency: Option<usize>,
+    /// `--window-ms N`: how long one measurement takes.
+    pub window: Option<Duration>,
+    /// `--rounds N`
+    pub rounds: Option<usize>,
+}
+
+impl Options {
+    /// None if this is no benchmark run.
+    ///
+    /// # Errors
+    /// An option that there is not.
+    pub fn asked() -> Result<Option<Self>, Anything> {
+        let mut options = Self { quick: std::env::var_os("STEPWELL_BENCH_QUICK").is_some(), ..Self::default() };
+        let mut asked = false;
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--bench" => asked = true,
+                "--quick" => options.quick = true,
+                "--only" => options.only = Some(value()?),
+                "--concurrency" => options.concurrency = Some(value()?.parse()?),
+                "--window-ms" => options.window = Some(Duration::from_millis(value()?.parse()?)),
+                "--rounds" => options.rounds = Some(value()?.parse()?),
+                // What else `cargo test` passes on is for its own harness.
+                other if asked => return Err(format!("there is no option {other}").into()),
+                _ => {}
+            }
+        }
+        Ok(asked.then_some(options))
+    }
+
+    /// The time of one measurement, and how many there are.
+    pub fn effort(&self, full: (Duration, usize), quick: (Duration, usize)) -> (Duration, usize) {
+        let (window, rounds) = if self.quick { quick } else { full };
+        (self.window.unwrap_or(window), self.rounds.unwrap_or(rounds).max(1))
+    }
+
+    /// Whether a row is wanted.
+    pub fn wants(&self, row: &str) -> bool {
+        self.only.as_ref().is_none_or(|part| row.contains(part.as_str()))
+    }
+}
+
+/// This program with its command line, for the compile worker.
+pub fn program() -> PathBuf {
+    env!("CARGO_BIN_EXE_stepwell").into()
+}
+
+/// Who does everything.
+pub fn operator() -> Result<Principal, Anything> {
+    Ok(Principal { team: "default".parse()?, user: "operator".to_owned(), permissions: vec![Permission::Operator] })
+}
+
+/// A folder that is on a disk: `/tmp` may be memory, which has no fsync to wait for.
+pub fn scratch() -> std::io::Result<TempDir> {
+    tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// The component of a guest, which is built first unless `STEPWELL_TEST_GUESTS` says where it is.
+pub fn guest(name: &str) -> Result<Vec<u8>, Anything> {
+    let folder = match std::env::var_os("STEPWELL_TEST_GUESTS") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let built = Command::new(env!("CARGO")).args(["xtask", "guests", "--json"]).current_dir(root).output()?;
+            if !built.status.success() {
+                return Err(format!("cargo xtask guests: {}", String::from_utf8_lossy(&built.stderr)).into());
+            }
+            let list: serde_json::Value = serde_json::from_slice(&built.stdout)?;
+            let first = list.pointer("/0/path").and_then(serde_json::Value::as_str).unwrap_or_default();
+            Path::new(first).parent().unwrap_or(Path::new("")).to_owned()
+        }
+    };
+    let path = folder.join(format!("{name}.wasm"));
+    std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+/// The middle one, or a value that this share (0 to 1) of the values does not exceed.
+pub fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index into a short list")]
+    let index = (sorted.len().saturating_sub(1) as f64 * share).round() as usize;
+    sorted.get(index).copied().unwrap_or(f64::NAN)
+}
+
+/// The middle one.
+pub fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
+}
