@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::Engine;
+use super::{Engine, json_bytes};
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress, StepReport};
 use crate::model::{Effects, StepId};
@@ -218,7 +218,7 @@ impl Engine {
         let plugin = plugin.ok_or_else(|| gone(format!("the version of {reference} was deleted")))?;
         let loaded = self.0.plugins.load(&plugin).await.map_err(|error| host(error.to_string()))?;
         let input = progress.input_for(run.action)?;
-        let bytes = serde_json::to_vec(&input).map_or(usize::MAX, |json| json.len());
+        let bytes = json_bytes(&input);
         if bytes > self.0.limits.payload_bytes_max {
             let message =
                 format!("the step's input has {bytes} bytes, and may have {}", self.0.limits.payload_bytes_max);

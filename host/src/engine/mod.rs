@@ -183,7 +183,7 @@ impl Engine {
     /// Creates an instance of a workflow's newest version. Once this has answered, the instance is durable.
     ///
     /// # Errors
-    /// An unknown workflow, or fields that are too long.
+    /// An unknown workflow, or an input or fields that are too long.
     pub async fn start_instance(
         &self,
         principal: &Principal,
@@ -199,6 +199,10 @@ impl Engine {
             if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > bytes_max || text.contains('\0')) {
                 return Err(EngineError::Invalid(format!("{what} must have 1 to {bytes_max} bytes, and no zero byte")));
             }
+        }
+        let (input_bytes, bytes_max) = (json_bytes(&request.input), self.0.limits.payload_bytes_max);
+        if input_bytes > bytes_max {
+            return Err(EngineError::Invalid(format!("the input has {input_bytes} bytes, and may have {bytes_max}")));
         }
         let plan = self.0.store.plan(&principal.team, workflow).await.map_err(|error| match error {
             PlanError::UnknownWorkflow => EngineError::NotFound(format!(
@@ -348,6 +352,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// How long a value is as JSON, which is what limits on payloads count.
+fn json_bytes(value: &Value) -> usize {
+    serde_json::to_vec(value).map_or(usize::MAX, |json| json.len())
 }
 
 /// Why an event did not happen.
