@@ -7,6 +7,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::harness::{TestHost, eventually};
+use crate::text_guest::TextGuest;
 
 const KILLS: usize = 5;
 const CLIENTS: usize = 4;
@@ -161,6 +162,60 @@ fn a_decision_before_a_kill_is_still_taken_after_it() {
 }
 
 #[test]
+fn decisions_that_were_acknowledged_when_the_server_was_killed_hold() {
+    let mut host = TestHost::start();
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }");
+    let waiting: Vec<(String, String)> = (0..120)
+        .map(|_| {
+            let id = host.start_instance("ask", &json!({}));
+            let instance = host.wait_for(&id, |status| status == "waiting");
+            (id, instance["approvals"][0]["id"].as_str().expect("an approval").to_owned())
+        })
+        .collect();
+    let count = AtomicUsize::new(0);
+    let decided: BTreeSet<usize> = thread::scope(|scope| {
+        let (host, count, waiting) = (&host, &count, &waiting);
+        // Each of them has every fourth approval, and rejects every third of all.
+        let client = |client: usize| {
+            move || -> Vec<usize> {
+                let token = format!("Bearer {}", host.token);
+                let decide = |number: &usize| {
+                    let path = format!("/approvals/{}/decision", waiting[*number].1);
+                    let body = json!({ "decision": decision(*number) }).to_string();
+                    let reply = host.try_send("POST", &path, &[("authorization", &token)], body).ok()?;
+                    assert_eq!(reply.status, 200, "{}", reply.json);
+                    count.fetch_add(1, Ordering::SeqCst);
+                    Some(*number)
+                };
+                (client..waiting.len()).step_by(CLIENTS).map_while(|number| decide(&number)).collect()
+            }
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
+        eventually("enough decisions are acknowledged", || (count.load(Ordering::SeqCst) >= 30).then_some(()));
+        host.kill_under_load();
+        clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+    });
+    host.kill();
+    host.restart();
+    for (number, (id, approval)) in waiting.iter().enumerate() {
+        if !decided.contains(&number) {
+            // Not acknowledged: it may have been taken all the same, and if not, it can be taken now.
+            let path = format!("/approvals/{approval}/decision");
+            let reply = host.post(&path, &json!({ "decision": decision(number) }));
+            assert!(matches!(reply.status, 200 | 409), "{}", reply.json);
+        }
+        let expected = if decision(number) == "approve" { "completed" } else { "rejected" };
+        let instance = host.wait(id);
+        assert_eq!(instance["status"], expected, "decided before the kill: {}; {instance}", decided.contains(&number));
+        assert_eq!(instance["attempts"].as_array().map(Vec::len), Some(1), "{instance}");
+    }
+}
+
+fn decision(number: usize) -> &'static str {
+    if number % 3 == 0 { "reject" } else { "approve" }
+}
+
+#[test]
 fn an_approval_that_waited_before_a_kill_can_be_decided_after_it() {
     let mut host = TestHost::start();
     host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }");
@@ -211,6 +266,45 @@ fn plugins_workflows_and_tokens_that_were_acknowledged_before_a_kill_are_there()
     let started = host.request_as(&token, "POST", "/workflows/greet/instances", r#"{"input": {"name": "Ada"}}"#);
     let instance = host.wait(started.json["id"].as_str().expect("an id"));
     assert_eq!(instance["output"], json!({ "greeting": "Hello, Ada!" }), "{instance}");
+}
+
+#[test]
+fn uploads_that_were_acknowledged_when_the_server_was_killed_run() {
+    let mut host = TestHost::start();
+    let count = AtomicUsize::new(0);
+    let uploaded: Vec<String> = thread::scope(|scope| {
+        let (host, count) = (&host, &count);
+        let client = |client: usize| {
+            move || -> Vec<String> {
+                let token = format!("Bearer {}", host.token);
+                let upload = |number: usize| {
+                    let name = format!("plugin-{client}-{number}");
+                    let component = TextGuest::named(&name).bytes();
+                    loop {
+                        let reply = host.try_send("POST", "/plugins", &[("authorization", &token)], &component).ok()?;
+                        // Only so many are checked at a time; the others are asked to come back.
+                        if reply.status != 503 {
+                            assert_eq!(reply.status, 201, "{}", reply.json);
+                            count.fetch_add(1, Ordering::SeqCst);
+                            return Some(name);
+                        }
+                    }
+                };
+                (0..).map_while(upload).collect()
+            }
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
+        eventually("enough plugins are acknowledged", || (count.load(Ordering::SeqCst) >= 8).then_some(()));
+        host.kill_under_load();
+        clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+    });
+    host.kill();
+    host.restart();
+    for name in uploaded {
+        host.apply(&format!("name: {name}\nsteps:\n  - {{ id: it, plugin: {name}, step: go }}"));
+        let instance = host.run(&name, &json!({}));
+        assert_eq!((&instance["status"], &instance["output"]), (&json!("completed"), &json!({})), "{instance}");
+    }
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl TestHost {
 
     /// Starts with settings such as `("limits.cpu_budget", "200ms")`.
     pub fn with(settings: &[(&str, &str)]) -> Self {
-        let settings = settings
+        let settings: Vec<_> = settings
             .iter()
             .map(|(key, value)| {
                 let name = format!("STEPWELL_{}", key.to_ascii_uppercase().replace('.', "__"));
@@ -78,8 +78,7 @@ impl TestHost {
 
     /// As [`TestHost::kill`] while other threads still talk to it; `kill` must follow before a restart.
     pub fn kill_under_load(&self) {
-        let id = self.server.id().to_string();
-        assert!(Command::new("kill").args(["-KILL", &id]).status().expect("kill exists").success());
+        self.signal("-KILL");
     }
 
     /// Starts the server again on the same data.
@@ -92,8 +91,7 @@ impl TestHost {
 
     /// Sends SIGTERM and answers the exit code.
     pub fn stop(&mut self) -> Option<i32> {
-        let id = self.server.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill exists").success());
+        self.signal("-TERM");
         eventually("the server ends", || self.server.try_wait().expect("the server is a child")).code()
     }
 
@@ -102,8 +100,9 @@ impl TestHost {
         std::fs::read_to_string(log_path(self.data.path())).expect("the server has a log")
     }
 
-    pub fn server_id(&self) -> u32 {
-        self.server.id()
+    fn signal(&self, signal: &str) {
+        let id = self.server.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("kill exists").success());
     }
 
     /// Resident memory of the server, in bytes.
@@ -308,7 +307,7 @@ fn agent() -> ureq::Agent {
         .into()
 }
 
-fn launch(data: &Path, settings: &Vec<(String, String)>) -> (Child, String, Option<String>) {
+fn launch(data: &Path, settings: &[(String, String)]) -> (Child, String, Option<String>) {
     let ready = data.join("ready.json");
     // A stale one would be taken for the new server's.
     let _ = std::fs::remove_file(&ready);

@@ -1,4 +1,9 @@
 //! The whole program from the outside: the real binary, HTTP, real guests, a real database.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "what is not there fails the test, and a test that fails shows the server's log"
+)]
 
 mod approvals;
 mod cli;
@@ -8,3 +13,4 @@ mod engine;
 mod harness;
 mod http;
 mod smoke;
+mod text_guest;

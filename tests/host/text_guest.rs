@@ -1,0 +1,177 @@
+//! Plugins written as WebAssembly text, for what no compiler would make. wit-component does the canonical ABI.
+
+use std::collections::BTreeMap;
+
+use wit_component::{ComponentEncoder, DecodedWasm, StringEncoding};
+
+use crate::harness::guest_bytes;
+
+const DATA_AT: usize = 1_024;
+const PAGE: usize = 65_536;
+const ALIGN: usize = 8;
+
+/// A plugin that is well-behaved until a field says otherwise.
+pub struct TextGuest {
+    pub name: String,
+    pub version: String,
+    pub steps: Vec<String>,
+    pub metrics: Vec<String>,
+    /// What `run` answers.
+    pub output: String,
+    /// Instructions that come first in `describe` and in `run`.
+    pub describe: String,
+    pub run: String,
+    /// Further fields of the core module: functions, tables, a start function. Imports come before everything.
+    pub imports: String,
+    pub fields: String,
+    /// Core modules in text that the component instantiates besides its own.
+    pub more_modules: Vec<String>,
+    pub encoding: StringEncoding,
+}
+
+impl TextGuest {
+    /// Version 1.0.0 with the step `go`, which answers `{}`.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            version: "1.0.0".to_owned(),
+            steps: vec!["go".to_owned()],
+            metrics: Vec::new(),
+            output: "{}".to_owned(),
+            describe: String::new(),
+            run: String::new(),
+            imports: String::new(),
+            fields: String::new(),
+            more_modules: Vec::new(),
+            encoding: StringEncoding::UTF8,
+        }
+    }
+
+    /// The component.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut core = wat::parse_str(self.core_text()).unwrap_or_else(|error| panic!("{error}"));
+        // The test guest imports and exports everything that the contract has.
+        let DecodedWasm::Component(resolve, world) = wit_component::decode(&guest_bytes("scenarios")).expect("decodes")
+        else {
+            panic!("the test guest is a component");
+        };
+        wit_component::embed_component_metadata(&mut core, &resolve, world, self.encoding).expect("embeds");
+        let encoder = ComponentEncoder::default().module(&core).expect("is a module of the contract");
+        let mut component = encoder.validate(true).encode().expect("encodes");
+        let modules = count_modules(&component);
+        for (number, text) in self.more_modules.iter().enumerate() {
+            let module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"));
+            push_section(&mut component, 1, &module);
+            let mut instance = vec![1, 0];
+            push_number(&mut instance, modules + number);
+            instance.push(0);
+            push_section(&mut component, 2, &instance);
+        }
+        component
+    }
+
+    fn core_text(&self) -> String {
+        let mut data = Data::default();
+        let texts = [&self.name, &self.version, &String::new()].map(|text| data.text(text));
+        let steps: Vec<[usize; 4]> = self
+            .steps
+            .iter()
+            .map(|name| {
+                let (at, length) = data.text(name);
+                [at, length, at, 0]
+            })
+            .collect();
+        let steps_at = data.words(steps.iter().flatten().copied());
+        let metrics: Vec<_> = self.metrics.iter().map(|name| data.text(name)).collect();
+        let metrics_at = data.words(metrics.iter().flat_map(|(at, length)| [*at, *length]));
+        let manifest = texts.into_iter().chain([(steps_at, steps.len()), (metrics_at, metrics.len())]);
+        let manifest_at = data.words(manifest.flat_map(|(at, length)| [at, length]));
+        let (output_at, output_length) = data.text(&self.output);
+        // The tag of `ok`, padding, the text.
+        let answer_at = data.words([0, 0, output_at, output_length]);
+        let free_at = DATA_AT + data.0.len() + ALIGN;
+        let pages = free_at.div_ceil(PAGE) + 2;
+        let bytes: String = data.0.iter().map(|byte| format!("\\{byte:02x}")).collect();
+        let Self { describe, run, imports, fields, .. } = self;
+        format!(
+            r#"(module
+              {imports}
+              (memory (export "memory") {pages})
+              (global $free (mut i32) (i32.const {free_at}))
+              (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                (global.set $free (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
+                (global.get $free)
+                (global.set $free (i32.add (global.get $free) (local.get 3))))
+              (func (export "stepwell:plugin/step@0.1.0#describe") (result i32) {describe} (i32.const {manifest_at}))
+              (func (export "stepwell:plugin/step@0.1.0#run") (param i32) (result i32) {run} (i32.const {answer_at}))
+              {fields}
+              (data (i32.const {DATA_AT}) "{bytes}"))"#
+        )
+    }
+}
+
+/// What lies in the memory of the guest.
+#[derive(Default)]
+struct Data(Vec<u8>);
+
+impl Data {
+    fn text(&mut self, text: &str) -> (usize, usize) {
+        let at = DATA_AT + self.0.len();
+        self.0.extend_from_slice(text.as_bytes());
+        (at, text.len())
+    }
+
+    fn words(&mut self, words: impl IntoIterator<Item = usize>) -> usize {
+        self.0.resize(self.0.len().next_multiple_of(ALIGN), 0);
+        let at = DATA_AT + self.0.len();
+        for word in words {
+            self.0.extend_from_slice(&u32::try_from(word).expect("is small").to_le_bytes());
+        }
+        at
+    }
+}
+
+/// Appends a section to a component or a core module.
+pub fn push_section(wasm: &mut Vec<u8>, id: u8, content: &[u8]) {
+    wasm.push(id);
+    push_number(wasm, content.len());
+    wasm.extend_from_slice(content);
+}
+
+/// The component with other bytes but the same meaning.
+pub fn with_custom_section(mut component: Vec<u8>, name: &str) -> Vec<u8> {
+    let mut content = Vec::new();
+    push_number(&mut content, name.len());
+    content.extend_from_slice(name.as_bytes());
+    push_section(&mut component, 0, &content);
+    component
+}
+
+/// LEB128.
+pub fn push_number(bytes: &mut Vec<u8>, mut number: usize) {
+    loop {
+        let low = u8::try_from(number & 0x7f).expect("has 7 bits");
+        number >>= 7;
+        bytes.push(if number == 0 { low } else { low | 0x80 });
+        if number == 0 {
+            return;
+        }
+    }
+}
+
+fn count_modules(component: &[u8]) -> usize {
+    let mut depth = 0;
+    let mut found = BTreeMap::<usize, usize>::new();
+    for payload in wasmparser::Parser::new(0).parse_all(component) {
+        match payload.expect("is well-formed") {
+            wasmparser::Payload::ModuleSection { .. } => {
+                *found.entry(depth).or_default() += 1;
+                depth += 1;
+            }
+            wasmparser::Payload::ComponentSection { .. } => depth += 1,
+            wasmparser::Payload::End(_) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    found.get(&0).copied().unwrap_or_default()
+}
