@@ -212,7 +212,7 @@ fn decisions_that_were_acknowledged_when_the_server_was_killed_hold() {
 }
 
 fn decision(number: usize) -> &'static str {
-    if number % 3 == 0 { "reject" } else { "approve" }
+    if number.is_multiple_of(3) { "reject" } else { "approve" }
 }
 
 #[test]
