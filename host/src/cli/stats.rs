@@ -142,5 +142,10 @@ fn plugins(stats: &Value) -> Option<String> {
 fn series_value(series: &Value) -> String {
     let numbers =
         series.as_object().into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "name" | "labels"));
-    numbers.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+    let shown = numbers.map(|(name, value)| match value {
+        Value::Number(float) if float.is_f64() => format!("{name} {}", number(float.as_f64().unwrap_or_default())),
+        Value::String(text) => text.clone(),
+        other => format!("{name} {other}"),
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
