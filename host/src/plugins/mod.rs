@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::plugin::{Grants, PluginVersion};
 use crate::model::{Failure, Name, Principal};
-use crate::runtime::{LoadedPlugin, Runtime, RuntimeError};
+use crate::runtime::{ArtifactError, LoadedPlugin, Runtime, RuntimeError};
 use crate::store::{PluginInsert, Store, StoreError};
 
 /// Uploads that are taken in at the same time. Each holds a whole component in memory.
@@ -175,9 +175,16 @@ impl Registry {
         let Inspected { version, imports, compile_ms, compiled_bytes, .. } =
             self.inspect(principal, Arc::clone(&component), options).await?;
         let label = version.label();
+        let grants = version.grants.clone();
         let component = Arc::unwrap_or_clone(component);
         let (plugin, outcome) = match self.0.store.insert_plugin_version(version, component).await? {
             PluginInsert::Inserted(plugin) => (plugin, UploadOutcome::Created),
+            PluginInsert::Existing(existing) if existing.grants != grants => {
+                return Err(UploadError::Conflict(format!(
+                    "{label} exists with other shared buckets; what a version may use never changes: raise the version \
+                     in the plugin's Cargo.toml and build it again, or delete {label} first"
+                )));
+            }
             PluginInsert::Existing(plugin) => (plugin, UploadOutcome::Unchanged),
             PluginInsert::Conflict(existing) => {
                 return Err(UploadError::Conflict(format!(
@@ -274,6 +281,12 @@ impl Registry {
             RuntimeError::Link(reason) => UploadError::Refused {
                 code: "contract-mismatch",
                 message: format!("the component does not fit stepwell:plugin@0.1.0: {reason}"),
+            },
+            // What the compiler made a moment ago was refused: it needs more memories, tables or instances than an
+            // attempt has room for.
+            RuntimeError::Artifact(ArtifactError::Incompatible(reason)) => UploadError::Refused {
+                code: "too-complex",
+                message: format!("the component needs more than a step may have: {reason}"),
             },
             other => UploadError::Host(other.to_string()),
         })?;
