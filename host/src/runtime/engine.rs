@@ -19,6 +19,12 @@ const GUEST_STACK_BYTES: usize = 512 * 1_024;
 const FIBER_STACK_BYTES: usize = 2 * 1_024 * 1_024;
 /// Memory of a pool slot that is zeroed instead of given back, which saves page faults at the next attempt.
 const KEEP_RESIDENT_BYTES: usize = 256 * 1_024;
+/// Of one component. Those from other languages consist of many core modules.
+const CORE_INSTANCES_MAX: u32 = 64;
+const MEMORIES_MAX: u32 = 2;
+const TABLES_MAX: u32 = 16;
+/// At least as many as the registry takes in at a time.
+const DESCRIBED_MAX: u32 = 8;
 
 fn common() -> Config {
     let mut config = Config::new();
@@ -45,17 +51,18 @@ pub(super) fn compiler() -> wasmtime::Result<Engine> {
 
 /// The engine that runs guests.
 pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Result<Engine> {
-    let attempts = u32::try_from(runtime.attempts_max).unwrap_or(u32::MAX);
+    // Uploads that describe themselves run besides the attempts.
+    let stores = u32::try_from(runtime.attempts_max).unwrap_or(u32::MAX).saturating_add(DESCRIBED_MAX);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(attempts)
-        // Components from other languages consist of many core modules.
-        .total_core_instances(attempts.saturating_mul(16))
-        .max_core_instances_per_component(64)
-        .total_memories(attempts.saturating_mul(2))
-        .max_memories_per_component(2)
-        .total_tables(attempts.saturating_mul(4))
-        .max_tables_per_component(16)
-        .total_stacks(attempts.saturating_mul(2))
+    // Every store may have the most of everything: otherwise one team's components could leave nothing for another's.
+    pool.total_component_instances(stores)
+        .total_core_instances(stores.saturating_mul(CORE_INSTANCES_MAX))
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .total_memories(stores.saturating_mul(MEMORIES_MAX))
+        .max_memories_per_component(MEMORIES_MAX)
+        .total_tables(stores.saturating_mul(TABLES_MAX))
+        .max_tables_per_component(TABLES_MAX)
+        .total_stacks(stores.saturating_mul(2))
         .max_memory_size(limits.memory_bytes_max)
         .table_elements(limits.table_elements_max)
         .max_component_instance_size(1 << 20)
@@ -63,7 +70,8 @@ pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Resu
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(16 * 1_024)
         .async_stack_keep_resident(0)
-        .decommit_batch_size(16)
+        // A larger batch would hold on to the memory of that many attempts, 64 MiB each, until it is full.
+        .decommit_batch_size(1)
         .pagemap_scan(Enabled::Auto);
     let mut config = common();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
