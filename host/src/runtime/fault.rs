@@ -54,9 +54,11 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
         let message = format!("the plugin passed too much through host calls, or holds too many handles: {cause}");
         return Failure::fatal(failure::HOST_CALL_LIMIT, Blame::Guest, message);
     }
+    // What is no trap of the guest's code is an argument or a type that the canonical ABI does not allow.
+    let what = if error.is::<Trap>() { "trapped" } else { "does not keep to the contract" };
     let message = match evidence.last_error {
-        Some(line) => format!("the plugin trapped: {cause}; its last error line: {line}"),
-        None => format!("the plugin trapped: {cause}"),
+        Some(line) => format!("the plugin {what}: {cause}; its last error line: {line}"),
+        None => format!("the plugin {what}: {cause}"),
     };
     Failure::retryable(failure::TRAP, Blame::Guest, message)
 }

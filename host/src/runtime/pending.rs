@@ -103,11 +103,6 @@ impl PendingEffects {
         })
     }
 
-    /// Whether this attempt wrote the key before.
-    pub(super) fn wrote(&self, key: &EntryKey) -> bool {
-        self.storage.contains_key(key)
-    }
-
     /// Pending keys of a bucket that begin with `prefix` and come after `after`, and whether each will exist.
     pub(super) fn keys<'a>(
         &'a self,

@@ -182,15 +182,15 @@ impl AttemptState {
     }
 
     /// A guard that does not hold now will not hold at commit time either, so the guest learns of it at once. One that
-    /// holds now is checked again in the commit. A key that this attempt wrote before keeps its first guard.
+    /// holds now is checked again in the commit. Of a key that this attempt wrote before, guards speak of what was
+    /// committed too, not of the pending write.
     async fn check_guards(
         &mut self,
         team: &crate::model::Name,
         keys: &[EntryKey],
         puts: &[Put],
     ) -> Result<(), HostError> {
-        let guarded: Vec<_> =
-            keys.iter().zip(puts).filter(|(key, put)| put.if_version.is_some() && !self.effects.wrote(key)).collect();
+        let guarded: Vec<_> = keys.iter().zip(puts).filter(|(_, put)| put.if_version.is_some()).collect();
         if guarded.is_empty() {
             return Ok(());
         }
