@@ -6,11 +6,17 @@
 )]
 
 mod approvals;
+mod batch;
 mod cli;
 mod crash;
 mod demo;
 mod engine;
 mod harness;
 mod http;
+mod limits;
+mod metrics;
 mod smoke;
+mod storage;
+mod team;
 mod text_guest;
+mod uploads;
