@@ -179,10 +179,6 @@ fn features_that_are_switched_off_are_refused() {
         ("multi-memory", "(module (memory 1) (memory 1))"),
         ("exceptions", "(module (tag))"),
         ("gc", "(module (type (struct (field i32))))"),
-        (
-            "tail calls to nowhere",
-            "(module (func (param funcref)) (global externref (ref.null extern)) (memory i64 1))",
-        ),
     ] {
         let guest = TextGuest { more_modules: vec![module.to_owned()], ..TextGuest::named("feature") };
         // wit-component checks nothing that is added after it.
