@@ -1,12 +1,15 @@
 //! Which instances have a driver, and who gets one next.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::Engine;
+use crate::model::transition::Progress;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_ENTRIES: u32 = 500;
@@ -65,23 +68,25 @@ impl Engine {
     /// Something happened to the instance: look at it now. When all drivers are busy it stays in the database, and
     /// the poller finds it.
     pub(super) fn wake(&self, id: Uuid) {
+        self.wake_with(id, None);
+    }
+
+    /// As [`Engine::wake`], for one whose progress is at hand: the driver need not load it first.
+    pub(super) fn wake_with(&self, id: Uuid, progress: Option<Progress>) {
         if self.0.stop.is_cancelled() || !self.0.active.claim(id) {
             return;
         }
         let engine = self.clone();
-        self.0.drivers.spawn(async move {
-            // A task of its own inside: should a driver panic, its claim is still given back.
-            let driven = tokio::spawn({
-                let engine = engine.clone();
-                async move { engine.drive(id).await }
-            });
-            if let Err(error) = driven.await {
-                tracing::error!(%error, instance = %id, "a driver panicked");
+        let driver = async move {
+            // Should a driver panic, its claim is still given back.
+            if AssertUnwindSafe(engine.drive(id, progress)).catch_unwind().await.is_err() {
+                tracing::error!(instance = %id, "a driver panicked");
                 // It would panic again at once; the poller will try, later.
                 engine.pause().await;
                 while !engine.0.active.release(id) {}
             }
-        });
+        };
+        self.0.drivers.spawn_on(driver, self.0.runtime.guest_threads());
     }
 
     pub(super) async fn pause(&self) {

@@ -32,20 +32,25 @@ struct Verdict {
 }
 
 impl Engine {
-    pub(super) async fn drive(&self, id: Uuid) {
+    /// `progress` is what the caller knows of the instance; it is loaded if that is nothing, or out of date.
+    pub(super) async fn drive(&self, id: Uuid, mut progress: Option<Progress>) {
         loop {
-            self.drive_until_rest(id).await;
+            self.drive_until_rest(id, progress.take()).await;
             if self.0.active.release(id) {
                 return;
             }
         }
     }
 
-    async fn drive_until_rest(&self, id: Uuid) {
+    async fn drive_until_rest(&self, id: Uuid, mut known: Option<Progress>) {
         let mut conflicts = 0;
         let mut verdict = None;
         while !self.0.stop.is_cancelled() {
-            let mut progress = match self.load(id).await {
+            let loaded = match known.take() {
+                Some(known) => Ok(Some(known)),
+                None => self.load(id).await,
+            };
+            let mut progress = match loaded {
                 Ok(Some(progress)) => progress,
                 Ok(None) => return,
                 Err(error) => {

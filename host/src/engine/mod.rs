@@ -211,6 +211,7 @@ impl Engine {
             PlanError::UnknownPlugin(message) => EngineError::Conflict(message),
             PlanError::Store(error) => EngineError::Store(error),
         })?;
+        let definition = Arc::clone(&plan.workflow.definition);
         let new = NewInstance {
             id: self.0.clock.new_id(),
             team: principal.team.clone(),
@@ -227,12 +228,13 @@ impl Engine {
             depth: 0,
             created_at: self.0.clock.now(),
         };
+        let progress = Progress::restore(new.clone().into(), definition, &[], Vec::new());
         let created = self.0.store.create_instances(vec![new]).await?;
         let created =
             created.into_iter().next().ok_or_else(|| EngineError::Busy("the instance was not created".to_owned()))?;
         if !created.existing {
             self.0.monitor.record_instance_created(1);
-            self.wake(created.id);
+            self.wake_with(created.id, Some(progress));
         }
         Ok(created)
     }

@@ -3,8 +3,9 @@
 //!
 //! It does not decide what runs when, and it writes nothing: what the guest wrote comes back as effects.
 //!
-//! Guests run on worker threads of their own. A guest that spins is interrupted at every tick, but until then it keeps
-//! its thread; on the threads that answer HTTP that would be felt by everybody.
+//! Guests run on worker threads of their own ([`Runtime::guest_threads`]). A guest that spins is interrupted at every
+//! tick, but until then it keeps its thread; on the threads that answer HTTP that would be felt by everybody. The engine
+//! runs whole drivers there, because waking another thread for each step costs several times what the step does.
 
 mod artifact;
 mod attempt;
@@ -15,12 +16,14 @@ mod interfaces;
 mod meter;
 mod pending;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use artifact::{ArtifactError, SealKey, compile, seal};
 pub use attempt::{Capture, Captured, CapturedLog, CapturedMetric, Services, StepCall, StepEnd, Usage};
 pub use bindings::exports::stepwell::plugin::step::PluginManifest;
+use futures_util::FutureExt as _;
 use serde_json::Value;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Engine, Store, UpdateDeadline};
@@ -59,7 +62,9 @@ struct Shared {
     tick: Duration,
     /// Held to be dropped with the engine.
     _ticker: engine::Ticker,
-    guests: GuestThreads,
+    guest_threads: tokio::runtime::Handle,
+    /// Held to be shut down with the engine.
+    _guests: GuestThreads,
 }
 
 /// The threads that run guests.
@@ -109,8 +114,15 @@ impl Runtime {
             .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
         let ticker = engine::Ticker::start(&engine, config.tick)?;
         let guests = tokio::runtime::Builder::new_multi_thread().thread_name("guest").enable_all().build()?;
+        let guest_threads = guests.handle().clone();
         let guests = GuestThreads(Some(guests));
-        Ok(Self(Arc::new(Shared { engine, linker, services, tick: config.tick, _ticker: ticker, guests })))
+        let tick = config.tick;
+        Ok(Self(Arc::new(Shared { engine, linker, services, tick, _ticker: ticker, guest_threads, _guests: guests })))
+    }
+
+    /// Where guests run, and whoever calls [`Runtime::run_step`] often.
+    pub fn guest_threads(&self) -> &tokio::runtime::Handle {
+        &self.0.guest_threads
     }
 
     /// Loads what [`seal`] made of what [`compile`] made. Takes about a millisecond; on a blocking thread, please.
@@ -130,7 +142,7 @@ impl Runtime {
     pub async fn describe(&self, plugin: Arc<LoadedPlugin>) -> Result<PluginManifest, Failure> {
         let deadline = self.0.services.limits.deadline;
         let shared = Arc::clone(&self.0);
-        self.on_guest_thread(deadline, async move {
+        let described = self.0.guest_threads.spawn(within(deadline, async move {
             let mut store = shared.new_store(None);
             let described = async {
                 let bindings = plugin.pre.instantiate_async(&mut store).await?;
@@ -138,11 +150,12 @@ impl Runtime {
             };
             let described = described.await;
             described.map_err(|error| shared.failure(&error, store.data()))
-        })
-        .await?
+        }));
+        described.await.unwrap_or_else(|_| Err(host_failed()))?
     }
 
-    /// Runs one attempt. Never panics and never waits longer than the deadline.
+    /// Runs one attempt, to be called on [`Runtime::guest_threads`]. Never panics and never waits longer than the
+    /// deadline.
     pub async fn run_step(&self, plugin: Arc<LoadedPlugin>, call: StepCall) -> StepEnd {
         let clock = &self.0.services.clock;
         let started_at = clock.now();
@@ -150,7 +163,7 @@ impl Runtime {
             .timeout
             .map_or(self.0.services.limits.deadline, |timeout| timeout.min(self.0.services.limits.deadline));
         let shared = Arc::clone(&self.0);
-        let attempt = self.on_guest_thread(deadline, async move {
+        let attempt = within(deadline, async move {
             let call = Arc::new(call);
             let mut store = shared.new_store(Some(Arc::clone(&call)));
             let now = shared.services.clock.now();
@@ -185,30 +198,27 @@ impl Runtime {
         };
         StepEnd { result, effects, usage, started_at, finished_at: clock.now() }
     }
+}
 
-    /// Runs `work`, which owns its store, in a task of its own: the deadline ends the task and the store with it, and
-    /// a panic stays in it.
-    async fn on_guest_thread<T: Send + 'static>(
-        &self,
-        deadline: Duration,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let Some(threads) = &self.0.guests.0 else {
-            return Err(Failure::retryable(failure::HOST, Blame::Host, "the host is shutting down"));
-        };
-        let task = threads.spawn(async move { tokio::time::timeout(deadline, work).await });
-        match task.await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(_elapsed)) => {
-                let message = format!("not done after {}", crate::model::duration::format(deadline));
-                Err(Failure::retryable(failure::TIMEOUT, Blame::Guest, message))
-            }
-            Err(error) => {
-                tracing::error!(%error, "running a step panicked");
-                Err(Failure::retryable(failure::HOST, Blame::Host, "the host failed while it ran the step"))
-            }
+/// Runs `work`, which owns its store. The deadline drops it and the store with it, and a panic ends with it.
+async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<T, Failure> {
+    // Unwind safe, because whatever the work had is dropped with it. On the heap, because it is large.
+    let work = Box::pin(AssertUnwindSafe(work).catch_unwind());
+    match tokio::time::timeout(deadline, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_panic)) => {
+            tracing::error!("running a step panicked");
+            Err(host_failed())
+        }
+        Err(_elapsed) => {
+            let message = format!("not done after {}", crate::model::duration::format(deadline));
+            Err(Failure::retryable(failure::TIMEOUT, Blame::Guest, message))
         }
     }
+}
+
+fn host_failed() -> Failure {
+    Failure::retryable(failure::HOST, Blame::Host, "the host failed while it ran the step")
 }
 
 impl Shared {

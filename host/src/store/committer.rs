@@ -1,7 +1,7 @@
 //! The committer: one task that writes what many callers want written in one transaction.
 //!
 //! While one group is being committed the next gathers in the queue, so groups grow by themselves when the disk is
-//! slow, and a lone commit waits for nobody. Each job stands behind a savepoint: a conflict takes back that job only.
+//! slow, and a lone commit waits for nobody. A conflict takes back that job only.
 //! Callers are answered after COMMIT, and after the caches have forgotten what was written.
 
 use std::sync::Arc;
@@ -187,7 +187,45 @@ async fn commit_group(core: &Core, counters: &Counters, versions: &Versions, job
 }
 
 /// Writes all jobs in one transaction; an error is everybody's.
+///
+/// Conflicts are rare, so the jobs are first written as if there were none. If one is refused, all is taken back and
+/// written again with a savepoint before each job, which costs a statement for each.
 async fn write_group(
+    core: &Core,
+    versions: &Versions,
+    jobs: &[Job],
+) -> Result<Vec<Result<Written, CommitError>>, StoreError> {
+    match write_all(core, versions, jobs).await? {
+        Some(results) => Ok(results),
+        None => write_each(core, versions, jobs).await,
+    }
+}
+
+/// Writes all jobs; or none, if one of several is refused.
+async fn write_all(
+    core: &Core,
+    versions: &Versions,
+    jobs: &[Job],
+) -> Result<Option<Vec<Result<Written, CommitError>>>, StoreError> {
+    let mut writing = core.backend.begin().await?;
+    let mut results = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        match job.write(&mut writing, versions).await {
+            Ok(written) => results.push(Ok(written)),
+            Err(error) if error.is_the_jobs_own() => {
+                writing.rollback().await?;
+                return Ok((jobs.len() == 1).then(|| vec![Err(error)]));
+            }
+            Err(CommitError::Store(error)) => return Err(error),
+            Err(other) => return Err(other.for_creation()),
+        }
+    }
+    writing.commit().await?;
+    Ok(Some(results))
+}
+
+/// Writes each job behind a savepoint, so that one that is refused takes back only itself.
+async fn write_each(
     core: &Core,
     versions: &Versions,
     jobs: &[Job],
