@@ -52,7 +52,7 @@ impl Compiler {
         }
     }
 
-    /// Compiles a component and keeps the result. Answers the sealed machine code.
+    /// Compiles a component. Answers the sealed machine code.
     pub(super) async fn compile(&self, digest: &str, component: &[u8]) -> Result<Vec<u8>, UploadError> {
         let _turn = self.turn.acquire().await.map_err(|_| UploadError::Busy)?;
         let code = tokio::time::timeout(self.config.compile_timeout, self.run_worker(component)).await.unwrap_or_else(
@@ -63,12 +63,15 @@ impl Compiler {
                 )))
             },
         )?;
-        let sealed = runtime::seal(&self.key, digest, &code);
-        if let Err(error) = self.keep(digest, &sealed) {
+        Ok(runtime::seal(&self.key, digest, &code))
+    }
+
+    /// Keeps sealed machine code, of a version that was taken in: what is refused must not fill the disk.
+    pub(super) fn keep(&self, digest: &str, sealed: &[u8]) {
+        if let Err(error) = self.write(digest, sealed) {
             // It works without: the next start compiles again.
             tracing::warn!(%error, digest, "could not keep a compiled plugin");
         }
-        Ok(sealed)
     }
 
     fn path(&self, digest: &str) -> PathBuf {
@@ -76,7 +79,7 @@ impl Compiler {
         self.directory.join(format!("{digest}.code"))
     }
 
-    fn keep(&self, digest: &str, sealed: &[u8]) -> std::io::Result<()> {
+    fn write(&self, digest: &str, sealed: &[u8]) -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
         file.write_all(sealed)?;
         file.persist(self.path(digest)).map_err(|error| error.error)?;

@@ -126,6 +126,8 @@ pub struct Inspected {
     pub loaded: Arc<LoadedPlugin>,
     compile_ms: u64,
     compiled_bytes: u64,
+    /// The sealed machine code, if it was not kept before.
+    compiled: Option<Vec<u8>>,
 }
 
 impl Registry {
@@ -172,20 +174,26 @@ impl Registry {
         options: UploadOptions,
     ) -> Result<Verdict, UploadError> {
         let component = Arc::new(component);
-        let Inspected { version, imports, compile_ms, compiled_bytes, .. } =
+        let Inspected { version, imports, compile_ms, compiled_bytes, compiled, .. } =
             self.inspect(principal, Arc::clone(&component), options).await?;
         let label = version.label();
         let grants = version.grants.clone();
         let component = Arc::unwrap_or_clone(component);
         let (plugin, outcome) = match self.0.store.insert_plugin_version(version, component).await? {
-            PluginInsert::Inserted(plugin) => (plugin, UploadOutcome::Created),
+            PluginInsert::Inserted(plugin) => {
+                self.keep(&plugin.digest, compiled).await;
+                (plugin, UploadOutcome::Created)
+            }
             PluginInsert::Existing(existing) if existing.grants != grants => {
                 return Err(UploadError::Conflict(format!(
                     "{label} exists with other shared buckets; what a version may use never changes: raise the version \
                      in the plugin's Cargo.toml and build it again, or delete {label} first"
                 )));
             }
-            PluginInsert::Existing(plugin) => (plugin, UploadOutcome::Unchanged),
+            PluginInsert::Existing(plugin) => {
+                self.keep(&plugin.digest, compiled).await;
+                (plugin, UploadOutcome::Unchanged)
+            }
             PluginInsert::Conflict(existing) => {
                 return Err(UploadError::Conflict(format!(
                     "{label} exists with other bytes (sha256 {}); a version never changes: raise the version in the \
@@ -227,8 +235,9 @@ impl Registry {
             });
         }
         let started = self.0.clock.monotonic();
-        let (loaded, compiled_bytes, compiled_now) = self.obtain(&digest, Some(&component)).await?;
-        let compile_ms = if compiled_now { self.0.clock.monotonic().duration_since(started).as_millis() } else { 0 };
+        let (loaded, compiled_bytes, compiled) = self.obtain(&digest, &component).await?;
+        let compile_ms =
+            if compiled.is_some() { self.0.clock.monotonic().duration_since(started).as_millis() } else { 0 };
         let raw = self.0.runtime.describe(Arc::clone(&loaded)).await.map_err(|failure| describe_failed(&failure))?;
         let version = PluginVersion {
             id: self.0.clock.new_id(),
@@ -241,7 +250,7 @@ impl Registry {
             uploaded_at: self.0.clock.now(),
         };
         let compile_ms = u64::try_from(compile_ms).unwrap_or(u64::MAX);
-        Ok(Inspected { version, imports: scan.imports, loaded, compile_ms, compiled_bytes })
+        Ok(Inspected { version, imports: scan.imports, loaded, compile_ms, compiled_bytes, compiled })
     }
 
     /// A version, ready to run: from memory, from the compiled file, or compiled again from the database.
@@ -262,22 +271,30 @@ impl Registry {
         let component = self.0.store.component_bytes(version.id).await?.ok_or_else(|| {
             UploadError::Host(format!("the component of {} is gone from the database", version.label()))
         })?;
-        let (loaded, _, _) = self.obtain(&version.digest, Some(&component)).await?;
+        let (loaded, _, compiled) = self.obtain(&version.digest, &component).await?;
+        self.keep(&version.digest, compiled).await;
         Ok(loaded)
     }
 
-    /// The loaded plugin, the size of its machine code, and whether it had to be compiled.
+    async fn keep(&self, digest: &str, compiled: Option<Vec<u8>>) {
+        let Some(sealed) = compiled else { return };
+        let (shared, digest) = (Arc::clone(&self.0), digest.to_owned());
+        // A write that panicked has kept nothing, and that is all there is to say.
+        let _ = tokio::task::spawn_blocking(move || shared.compiler.keep(&digest, &sealed)).await;
+    }
+
+    /// The loaded plugin, the size of its machine code, and the code itself if it had to be compiled.
     async fn obtain(
         &self,
         digest: &str,
-        component: Option<&[u8]>,
-    ) -> Result<(Arc<LoadedPlugin>, u64, bool), UploadError> {
+        component: &[u8],
+    ) -> Result<(Arc<LoadedPlugin>, u64, Option<Vec<u8>>), UploadError> {
         if let Some((loaded, bytes)) = self.load_compiled(digest).await? {
-            return Ok((loaded, bytes, false));
+            return Ok((loaded, bytes, None));
         }
-        let sealed = self.0.compiler.compile(digest, component.unwrap_or_default()).await?;
+        let sealed = self.0.compiler.compile(digest, component).await?;
         let bytes = sealed.len() as u64;
-        let loaded = self.load_sealed(digest, sealed).await?.map_err(|error| match error {
+        let loaded = self.load_sealed(digest, sealed.clone()).await?.map_err(|error| match error {
             RuntimeError::Link(reason) => UploadError::Refused {
                 code: "contract-mismatch",
                 message: format!("the component does not fit stepwell:plugin@0.1.0: {reason}"),
@@ -290,7 +307,7 @@ impl Registry {
             },
             other => UploadError::Host(other.to_string()),
         })?;
-        Ok((loaded, bytes, true))
+        Ok((loaded, bytes, Some(sealed)))
     }
 
     async fn load_compiled(&self, digest: &str) -> Result<Option<(Arc<LoadedPlugin>, u64)>, UploadError> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::harness::{TestHost, guest_bytes};
+use crate::text_guest::TextGuest;
 
 fn code_files(host: &TestHost) -> Vec<PathBuf> {
     let folder = host.data.path().join("stepwell/compiled");
@@ -49,6 +50,15 @@ fn changed_machine_code_is_found_and_compiled_again() {
         assert_eq!(host.log().matches("is compiled again").count(), number + 1, "{}", host.log());
         assert_eq!(code_files(&host), std::slice::from_ref(&file));
     }
+}
+
+#[test]
+fn what_is_refused_after_compiling_leaves_no_file() {
+    let host = TestHost::start();
+    let guest = TextGuest { describe: "unreachable".to_owned(), ..TextGuest::named("refused") };
+    let reply = host.request("POST", "/plugins", guest.bytes());
+    assert_eq!(reply.code(), "describe-failed", "{}", reply.json);
+    assert_eq!(code_files(&host), Vec::<PathBuf>::new());
 }
 
 #[test]
