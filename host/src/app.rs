@@ -2,6 +2,7 @@
 
 mod local;
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -98,7 +99,11 @@ impl App {
     /// # Errors
     /// What cannot be opened or started.
     pub async fn start(config: Config, clock: Clock, program: PathBuf) -> Result<Self, AppError> {
-        std::fs::create_dir_all(&config.data_dir)
+        // Everybody's data, and the hashes of all tokens: for this user alone, if the directory is new.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.data_dir)
             .map_err(|source| AppError::DataDirectory { path: config.data_dir.clone(), source })?;
         let store = Store::open(&config, clock.clone()).await?;
         let first_token = if store.has_tokens().await? { None } else { Some(make_first_token(&store, &clock).await?) };
