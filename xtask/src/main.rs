@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, progress and errors to stderr.
 
+mod apt;
 mod checks;
 mod guests;
 mod postgres;

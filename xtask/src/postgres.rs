@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+
+use crate::apt;
 
 /// Where Debian and its derivatives install each version; none of it is in PATH.
 const DEBIAN_FOLDER: &str = "/usr/lib/postgresql";
@@ -17,7 +18,7 @@ pub(crate) fn ensure() -> Result<PathBuf, String> {
     if let Some(folder) = find() {
         return Ok(folder);
     }
-    if !may_install() {
+    if apt::may_install().is_err() {
         return Err("find PostgreSQL (`initdb` and `postgres`), which half of the tests need\n\
              hint: install it (Debian: `sudo apt-get install postgresql`, macOS: `brew install postgresql`) and put \
              its bin folder into PATH if it is elsewhere, or set STEPWELL_TEST_POSTGRES to the URL of a server where \
@@ -25,8 +26,7 @@ pub(crate) fn ensure() -> Result<PathBuf, String> {
             .to_owned());
     }
     super::test::tell("PostgreSQL is missing; installing Debian's package `postgresql` with apt-get");
-    apt_get(&["update"])?;
-    apt_get(&["install", "--yes", "--no-install-recommends", "postgresql"])?;
+    apt::install(&["postgresql"])?;
     find().ok_or_else(|| format!("find PostgreSQL in PATH or {DEBIAN_FOLDER} after its installation"))
 }
 
@@ -43,24 +43,6 @@ fn find() -> Option<PathBuf> {
 /// The number in a folder's name, so that 15 comes after 9.
 fn version(folder: &Path) -> u32 {
     folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()).unwrap_or(0)
-}
-
-/// Whether this is a machine with apt-get on which we are root: a container or a CI runner.
-fn may_install() -> bool {
-    let answers = |program: &str, argument: &str| {
-        Command::new(program).arg(argument).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()
-    };
-    let is_root = answers("id", "-u").is_some_and(|output| output.stdout.trim_ascii() == b"0");
-    is_root && answers("apt-get", "--version").is_some_and(|output| output.status.success())
-}
-
-fn apt_get(arguments: &[&str]) -> Result<(), String> {
-    let shown = format!("apt-get {}", arguments.join(" "));
-    let mut command = Command::new("apt-get");
-    // Questions would wait for ever. What apt says is progress, and stdout is for results.
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(std::io::stderr());
-    let status = command.status().map_err(|error| format!("start `{shown}`: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("install PostgreSQL with `{shown}` ({status})")) }
 }
 
 #[cfg(test)]

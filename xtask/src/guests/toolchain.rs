@@ -15,10 +15,9 @@ use std::time::Duration;
 
 use super::error::GuestsError;
 use super::{TARGET, tell};
-use crate::process;
+use crate::{apt, process};
 
 const RUSTUP_PATIENCE: Duration = Duration::from_secs(30);
-const APT_PATIENCE: Duration = Duration::from_secs(600);
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
@@ -167,18 +166,9 @@ fn rust_lld() -> Option<PathBuf> {
 }
 
 fn install_debian_packages() -> Result<(), String> {
-    if process::answer(Command::new("id").arg("-u")).as_deref() != Some("0") {
-        return Err("installing Debian's packages takes root".into());
-    }
-    if process::answer(Command::new("apt-get").arg("--version")).is_none() {
-        return Err("there is no apt-get to install Debian's packages with".into());
-    }
+    apt::may_install()?;
     tell(&format!("installing Debian's packages {} with apt-get", DEBIAN_PACKAGES.join(", ")));
-    let mut apt = Command::new("apt-get");
-    apt.args(["install", "-y", "--no-install-recommends"])
-        .args(DEBIAN_PACKAGES)
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    process::run_within(&mut apt, APT_PATIENCE).map_err(|reason| format!("apt-get cannot install them: {reason}"))
+    apt::install(&DEBIAN_PACKAGES)
 }
 
 #[cfg(test)]
