@@ -48,7 +48,8 @@ pub fn record(name: &str, value: f64, labels: &[(&str, &str)]) -> Result<(), Hos
 }
 
 /// Times an operation into the histogram of that name, in microseconds. Dropped without [`Timer::stop`], for example by
-/// `?`, it counts as an error of that operation. At most 16 run at a time.
+/// `?`, it counts as an error of that operation. It is one of the attempt's
+/// 64 handles; one more ends the attempt.
 #[derive(Debug)]
 #[must_use = "a timer that is dropped at once counts as an error"]
 pub struct Timer(metrics::Timer);

@@ -2,7 +2,7 @@
 //! wasmtime call of the same component.
 //!
 //! The floor is the same instantiate, call and drop, in an engine that is set up by the very file that sets up ours,
-//! with a host that does nothing; "+ hop" is the floor in a task on threads of its own, as guests have them. Both take
+//! with a host that does nothing; "+ hop" is the floor on another thread than its caller, which drivers avoid. All take
 //! turns, because the machine is noisy, and what is shown are the medians of the rounds. The lower rows have one
 //! call with thousands of host calls; the guest's own work for each of them is in the floor as well.
 
