@@ -61,6 +61,11 @@ impl PreparedCommit {
         Ok(Self { commit, output, failure, attempts, instances, metadata })
     }
 
+    /// The instances that it creates.
+    pub(super) fn instances(&self) -> &[NewRow] {
+        &self.instances
+    }
+
     /// Writes all of it into an open transaction. After an error the caller rolls back to before it.
     pub(super) async fn write(&self, connection: &mut Connection, versions: &Versions) -> Result<(), CommitError> {
         // The guard comes first: most conflicts are found by one statement.

@@ -4,6 +4,7 @@
 //! slow, and a lone commit waits for nobody. A conflict takes back that job only.
 //! Callers are answered after COMMIT, and after the caches have forgotten what was written.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::backend::Connection;
 use super::commit::{PreparedCommit, StepCommit};
 use super::creation::{self, Created, NewRow};
+use super::stale::Stale;
 use super::storage::Versions;
 use super::{CommitError, Core, Store, StoreError};
 use crate::config::DatabaseConfig;
-use crate::model::NewInstance;
+use crate::model::{Name, NewInstance};
 
 /// How the committer does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -163,10 +165,6 @@ async fn run(
 async fn commit_group(core: &Core, counters: &Counters, versions: &Versions, jobs: Vec<Job>) {
     let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
     let written = write_group(core, versions, &jobs).await;
-    // Also after a failure: a COMMIT whose answer was lost may have happened.
-    for job in &jobs {
-        job.invalidate(core);
-    }
     match written {
         Ok(results) => {
             counters.groups.fetch_add(1, Ordering::Relaxed);
@@ -220,7 +218,7 @@ async fn write_all(
             Err(other) => return Err(other.for_creation()),
         }
     }
-    writing.commit().await?;
+    core.commit(writing, &stale(jobs)).await?;
     Ok(Some(results))
 }
 
@@ -248,8 +246,18 @@ async fn write_each(
     if matches!(results.last(), Some(Err(_))) {
         writing.execute("ROLLBACK TO SAVEPOINT job").await?;
     }
-    writing.commit().await?;
+    core.commit(writing, &stale(jobs)).await?;
     Ok(results)
+}
+
+fn stale(jobs: &[Job]) -> Vec<Stale> {
+    jobs.iter().flat_map(Job::stale).collect()
+}
+
+/// The teams of new instances.
+fn new_instances(rows: &[NewRow]) -> Vec<Stale> {
+    let teams: BTreeSet<&Name> = rows.iter().map(|row| &row.instance.team).collect();
+    teams.into_iter().map(|team| Stale::NewInstances { team: team.clone() }).collect()
 }
 
 impl Counters {
@@ -271,22 +279,23 @@ impl Job {
         }
     }
 
-    fn invalidate(&self, core: &Core) {
-        // A creation changes nothing that is cached: the absence of an instance is not.
-        let Self::Step(prepared, _) = self else { return };
-        let (caches, commit) = (&core.caches, &prepared.commit);
+    /// What is out of date once it is written.
+    fn stale(&self) -> Vec<Stale> {
+        let prepared = match self {
+            Self::Step(prepared, _) => prepared,
+            Self::Create(rows, _) => return new_instances(rows),
+        };
+        let commit = &prepared.commit;
         let team = &commit.instance.team;
-        caches.instances.invalidate(&(team.clone(), commit.instance.id));
-        for (id, _) in &commit.effects.metadata {
-            caches.instances.invalidate(&(team.clone(), *id));
-        }
-        for write in &commit.effects.storage {
-            caches.storage.invalidate(&(team.clone(), write.key.clone()));
-        }
+        let mut stale = new_instances(prepared.instances());
+        let changed = std::iter::once(commit.instance.id).chain(commit.effects.metadata.iter().map(|(id, _)| *id));
+        stale.extend(changed.map(|id| Stale::Instance { team: team.clone(), id }));
+        let written = commit.effects.storage.iter().map(|write| write.key.clone());
+        stale.extend(written.map(|key| Stale::Entry { team: team.clone(), key }));
         let asked = commit.change.new_approvals.iter().map(|approval| &approval.approver_id);
-        for approver in asked.chain(commit.change.decided.iter().map(|approval| &approval.approver_id)) {
-            caches.pending_approvals.invalidate(&(team.clone(), approver.clone()));
-        }
+        let approvers = asked.chain(commit.change.decided.iter().map(|approval| &approval.approver_id));
+        stale.extend(approvers.map(|approver| Stale::Approver { team: team.clone(), approver: approver.clone() }));
+        stale
     }
 
     fn answer(self, result: Result<Written, CommitError>) {

@@ -21,6 +21,7 @@ mod lock;
 mod migrate;
 mod plan;
 mod plugins;
+mod stale;
 mod storage;
 mod tokens;
 mod workflows;

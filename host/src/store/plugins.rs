@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
+use super::stale::Stale;
 use super::{Page, Store, StoreError, from_json, parse, signed, to_json, unsigned};
 use crate::clock::Timestamp;
 use crate::model::definition::{DefinitionSource, PluginReference};
@@ -102,19 +103,11 @@ impl Store {
             .execute(c)
             .await
             .map(|_| ()))?;
-            let result = writing.commit().await;
-            store.forget_plugin(&version.team, &name, &number, version.id);
-            result?;
+            let stale = Stale::Plugin { team: version.team.clone(), name, version: number, id: version.id };
+            store.core().commit(writing, &[stale]).await?;
             Ok(PluginInsert::Inserted(Arc::new(version)))
         })
         .await
-    }
-
-    fn forget_plugin(&self, team: &Name, name: &Name, version: &str, id: Uuid) {
-        let caches = &self.core().caches;
-        caches.plugin_versions.invalidate(&id);
-        caches.plugin_references.invalidate(&(team.clone(), name.clone(), None));
-        caches.plugin_references.invalidate(&(team.clone(), name.clone(), Some(version.to_owned())));
     }
 
     /// A team's plugin versions, or one plugin's, newest first.
@@ -257,9 +250,7 @@ impl Store {
             ] {
                 on!(writing, c => sqlx::query(sql).bind(row.id).execute(c).await.map(|_| ()))?;
             }
-            let result = writing.commit().await;
-            store.forget_plugin(&team, &name, &version, row.id);
-            result
+            store.core().commit(writing, &[Stale::Plugin { team, name, version, id: row.id }]).await
         })
         .await
     }

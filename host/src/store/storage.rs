@@ -176,7 +176,8 @@ impl Store {
             .execute(c)
             .await
             .map(|done| done.rows_affected()))?;
-            writing.commit().await?;
+            // What has run out is served to nobody, cached or not.
+            store.core().commit(writing, &[]).await?;
             Ok(deleted)
         })
         .await

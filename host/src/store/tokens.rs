@@ -6,6 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::backend::on;
+use super::stale::Stale;
 use super::{Store, StoreError, from_json, parse, to_json};
 use crate::clock::Timestamp;
 use crate::model::{Name, Permission, Principal};
@@ -102,9 +103,7 @@ impl Store {
             .execute(c)
             .await
             .map(|_| ()))?;
-            writing.commit().await?;
-            store.core().caches.tokens.invalidate(&token.hash);
-            Ok(())
+            store.core().commit(writing, &[Stale::Token { hash: token.hash }]).await
         })
         .await
     }
@@ -174,12 +173,10 @@ impl Store {
             .bind(team)
             .fetch_optional(c)
             .await)?;
-            writing.commit().await?;
-            let hash = hash.ok_or(StoreError::NotFound)?;
-            if let Ok(hash) = <[u8; 32]>::try_from(hash.as_slice()) {
-                store.core().caches.tokens.invalidate(&hash);
-            }
-            Ok(())
+            let hash = hash.and_then(|hash| <[u8; 32]>::try_from(hash.as_slice()).ok());
+            let stale: Vec<_> = hash.map(|hash| Stale::Token { hash }).into_iter().collect();
+            store.core().commit(writing, &stale).await?;
+            hash.map(|_| ()).ok_or(StoreError::NotFound)
         })
         .await
     }

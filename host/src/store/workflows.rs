@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
+use super::stale::Stale;
 use super::{Page, Store, StoreError, error, from_json, parse, signed, to_json, unsigned};
 use crate::clock::Timestamp;
 use crate::model::definition::DefinitionSource;
@@ -183,9 +184,8 @@ impl Store {
                 .execute(c)
                 .await
                 .map(|_| ()))?;
-            let result = writing.commit().await;
-            store.core().caches.workflows.invalidate(&(team.clone(), name.clone()));
-            result?;
+            let stale = Stale::Workflow { team: team.clone(), name: name.clone() };
+            store.core().commit(writing, &[stale]).await?;
             let version = WorkflowVersion {
                 workflow_id: row.workflow_id,
                 team,

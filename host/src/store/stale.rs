@@ -1,0 +1,62 @@
+//! What a write makes out of date. Every write says it in one place, [`Core::commit`], so that no cache is forgotten.
+
+use uuid::Uuid;
+
+use super::backend::Writing;
+use super::cache::Caches;
+use super::{Core, StoreError};
+use crate::model::{EntryKey, Name};
+
+/// Something whose cached copies are out of date after a write.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Stale {
+    /// A workflow has another newest version.
+    Workflow { team: Name, name: Name },
+    /// A plugin version came or went, and with it what references mean.
+    Plugin { team: Name, name: Name, version: String, id: Uuid },
+    /// An instance changed.
+    Instance { team: Name, id: Uuid },
+    /// A team has new instances. They were never read, so only lists are out of date.
+    NewInstances { team: Name },
+    /// An approver was asked, or an approval of theirs was decided.
+    Approver { team: Name, approver: String },
+    /// An entry of plugin storage was written or deleted.
+    Entry { team: Name, key: EntryKey },
+    /// A token came or went.
+    Token { hash: [u8; 32] },
+}
+
+impl Core {
+    /// Commits, and answers after the caches have forgotten what was written. They forget after a failure too: a
+    /// COMMIT whose answer was lost may have happened.
+    pub(super) async fn commit(&self, writing: Writing, stale: &[Stale]) -> Result<(), StoreError> {
+        let result = writing.commit().await;
+        self.caches.forget(stale);
+        result
+    }
+}
+
+impl Caches {
+    /// Throws out what is out of date.
+    pub(super) fn forget(&self, stale: &[Stale]) {
+        for stale in stale {
+            match stale {
+                Stale::Workflow { team, name } => self.workflows.invalidate(&(team.clone(), name.clone())),
+                Stale::Plugin { team, name, version, id } => {
+                    self.plugin_versions.invalidate(id);
+                    for version in [None, Some(version.clone())] {
+                        self.plugin_references.invalidate(&(team.clone(), name.clone(), version));
+                    }
+                }
+                Stale::Instance { team, id } => self.instances.invalidate(&(team.clone(), *id)),
+                // Lists of instances are not cached.
+                Stale::NewInstances { .. } => {}
+                Stale::Approver { team, approver } => {
+                    self.pending_approvals.invalidate(&(team.clone(), approver.clone()));
+                }
+                Stale::Entry { team, key } => self.storage.invalidate(&(team.clone(), key.clone())),
+                Stale::Token { hash } => self.tokens.invalidate(hash),
+            }
+        }
+    }
+}
