@@ -66,13 +66,16 @@ section! {
 section! {
     /// `[cache]`
     CacheConfig {
+        #[serde(with = "duration")] absence_ttl: Duration,
         workflows: CacheKindConfig,
         workflow_versions: CacheKindConfig,
         plugin_versions: CacheKindConfig,
+        plugin_references: CacheKindConfig,
         instances: CacheKindConfig,
         pending_approvals: CacheKindConfig,
         storage: CacheKindConfig,
         tokens: CacheKindConfig,
+        queries: CacheKindConfig,
     }
 }
 
@@ -80,6 +83,7 @@ section! {
     /// One kind of cached data.
     CacheKindConfig {
         entries: u64,
+        bytes: u64,
         #[serde(with = "duration")] ttl: Duration,
     }
 }

@@ -37,7 +37,7 @@ fn a_token_names_its_principal_until_it_expires() {
         }
         clock.advance(Duration::from_secs(60));
         assert!(store.principal_by_token_hash([1; 32]).await.expect("reads").is_none(), "from the cache");
-        store.clear_caches(None);
+        store.clear_caches(None, None);
         assert!(store.principal_by_token_hash([1; 32]).await.expect("reads").is_none(), "from the database");
     });
 }

@@ -67,22 +67,25 @@ fn lifecycle(stats: &Value) -> String {
         )
 }
 
-/// How often each cache could answer.
+/// How often each cache could answer, and what it holds.
 pub(super) fn caches(stats: &Value) -> String {
     let rows = list(stats, "caches").iter().map(|cache| {
-        let (hits, misses) = (float(cache, "/hits"), float(cache, "/misses"));
-        let rate =
-            if hits + misses > 0.0 { format!("{:.1} %", 100.0 * hits / (hits + misses)) } else { "-".to_owned() };
+        let rate = cache.get("hit_rate").and_then(Value::as_f64);
         vec![
             cell(cache, "/kind"),
             cell(cache, "/hits"),
             cell(cache, "/misses"),
-            rate,
+            rate.map_or_else(|| "-".to_owned(), |rate| format!("{:.1} %", 100.0 * rate)),
             cell(cache, "/entries"),
+            number(float(cache, "/bytes") / 1_024.0),
             cell(cache, "/stale"),
+            cell(cache, "/expired"),
+            cell(cache, "/evictions"),
+            number(float(cache, "/saved_us") / 1e3),
         ]
     });
-    table(&["CACHE", "HITS", "MISSES", "HIT RATE", "ENTRIES", "STALE"], rows)
+    let header = ["CACHE", "HITS", "MISSES", "HIT RATE", "ENTRIES", "KIB", "STALE", "EXPIRED", "EVICTED", "SAVED MS"];
+    table(&header, rows)
 }
 
 /// How many commits went into one transaction.

@@ -6,12 +6,21 @@ use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
+use super::cache::{Fresh, Noun};
 use super::{Page, Store, StoreError, error, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::{Approval, ApprovalStatus, Name};
 
 /// Rows of the cached page, and the longest page that is answered from it.
 const PENDING_PAGE: u32 = 200;
+
+/// Which approvals of a team to list, and which page of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ApprovalQuery {
+    approver: Option<String>,
+    status: Option<ApprovalStatus>,
+    page: Page,
+}
 
 const COLUMNS: &str = "id, team, instance_id, workflow, step, approver_id, title, quorum, status, comment, \
     created_at, expires_at, decided_at";
@@ -83,7 +92,8 @@ where
 }
 
 impl Store {
-    /// A team's approvals, oldest first. What one user still has to decide is cached.
+    /// A team's approvals, oldest first. Cached; what one user still has to decide is kept apart from other lists, and
+    /// is out of date only when that user was asked or has decided.
     ///
     /// # Errors
     /// The database's.
@@ -94,23 +104,27 @@ impl Store {
         status: Option<ApprovalStatus>,
         page: &Page,
     ) -> Result<Vec<Approval>, StoreError> {
-        let key = match (approver, status, page) {
-            (Some(approver), Some(ApprovalStatus::Pending), Page { after: None, limit }) if *limit <= PENDING_PAGE => {
-                (team.clone(), approver.to_owned())
-            }
-            _ => return self.approvals_uncached(team, approver, status, page).await,
-        };
+        let caches = &self.core().caches;
         let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
-        let cache = &self.core().caches.pending_approvals;
-        if let Some(known) = cache.get(&key) {
-            return Ok(known.iter().take(limit).cloned().collect());
-        }
-        let ticket = cache.ticket(&key);
-        let found = self.approvals_uncached(team, approver, status, &Page::first(PENDING_PAGE)).await?;
-        let found = Arc::new(found);
-        let bytes = found.iter().map(|approval| 512 + approval.title.len()).sum();
-        cache.insert(ticket, key, Arc::clone(&found), bytes);
-        Ok(found.iter().take(limit).cloned().collect())
+        let rows = match (approver, status, page) {
+            (Some(approver), Some(ApprovalStatus::Pending), Page { after: None, limit }) if *limit <= PENDING_PAGE => {
+                let key = (team.clone(), approver.to_owned());
+                let load = |store: Self, (team, approver): (Name, String)| async move {
+                    let page = Page::first(PENDING_PAGE);
+                    store.approvals_uncached(&team, Some(&approver), Some(ApprovalStatus::Pending), &page).await
+                };
+                self.cached(&caches.pending_approvals, key, 0, load).await?
+            }
+            _ => {
+                let query = ApprovalQuery { approver: approver.map(str::to_owned), status, page: page.clone() };
+                let generation = caches.generations.of(team, Noun::Approvals);
+                let load = |store: Self, (team, query): (Name, ApprovalQuery)| async move {
+                    store.approvals_uncached(&team, query.approver.as_deref(), query.status, &query.page).await
+                };
+                self.cached(&caches.approval_lists, (team.clone(), query), generation, load).await?
+            }
+        };
+        Ok(rows.map_or_else(Vec::new, |rows| rows.iter().take(limit).cloned().collect()))
     }
 
     async fn approvals_uncached(
@@ -119,14 +133,16 @@ impl Store {
         approver: Option<&str>,
         status: Option<ApprovalStatus>,
         page: &Page,
-    ) -> Result<Vec<Approval>, StoreError> {
+    ) -> Result<Option<Fresh<Arc<Vec<Approval>>>>, StoreError> {
         let (store, team, page) = (self.clone(), team.clone(), page.clone());
         let approver = approver.map(str::to_owned);
         self.detached(async move {
             let mut connection = store.core().backend.read().await?;
             let rows: Vec<ApprovalRow> = on!(connection, c: Database =>
                 list::<Database>(&team, approver.as_deref(), status, &page).build_query_as().fetch_all(c).await)?;
-            rows.into_iter().map(ApprovalRow::into_approval).collect()
+            let bytes = rows.iter().map(|row| 512 + row.title.len()).sum();
+            let approvals = rows.into_iter().map(ApprovalRow::into_approval);
+            Ok(Some(Fresh::new(Arc::new(approvals.collect::<Result<_, _>>()?), bytes)))
         })
         .await
     }

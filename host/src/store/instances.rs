@@ -7,13 +7,14 @@ use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
+use super::cache::{Fresh, Noun};
 use super::{Page, Store, StoreError, WorkflowVersion, approvals, error, from_json, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
 use crate::model::{Approval, Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Name, StepId};
 
 /// Which instances of a team to list; none of the fields: all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct InstanceFilter {
     /// Of this workflow.
     pub workflow: Option<Name>,
@@ -79,6 +80,11 @@ impl InstanceRow {
         let ends = [&self.output, &self.failure].map(|text| text.as_ref().map_or(0, String::len)).iter().sum::<usize>();
         // A parsed JSON value takes two to three times the memory of its text.
         (json + ends).saturating_mul(3).saturating_add(512)
+    }
+
+    fn into_fresh(self) -> Result<Fresh<Arc<Instance>>, StoreError> {
+        let bytes = self.bytes();
+        Ok(Fresh::new(Arc::new(self.into_instance()?), bytes))
     }
 
     fn into_instance(self) -> Result<Instance, StoreError> {
@@ -182,22 +188,11 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn instance(&self, team: &Name, id: Uuid) -> Result<Option<Arc<Instance>>, StoreError> {
-        let key = (team.clone(), id);
-        if let Some(instance) = self.core().caches.instances.get(&key) {
-            return Ok(Some(instance));
-        }
-        let store = self.clone();
-        self.detached(async move {
-            let cache = &store.core().caches.instances;
-            let ticket = cache.ticket(&key);
+        self.cached(&self.core().caches.instances, (team.clone(), id), 0, |store, (team, id)| async move {
             let mut connection = store.core().backend.read().await?;
-            let row = row_of(&mut connection, id).await?;
+            let row = row_of(&mut connection, id).await?.filter(|row| row.team == team.as_str());
             drop(connection);
-            let Some(row) = row.filter(|row| row.team == key.0.as_str()) else { return Ok(None) };
-            let bytes = row.bytes();
-            let instance = Arc::new(row.into_instance()?);
-            cache.insert(ticket, key, Arc::clone(&instance), bytes);
-            Ok(Some(instance))
+            row.map(InstanceRow::into_fresh).transpose()
         })
         .await
     }
@@ -283,7 +278,7 @@ impl Store {
         .await
     }
 
-    /// A team's instances, newest first.
+    /// A team's instances, newest first. Cached.
     ///
     /// # Errors
     /// The database's.
@@ -293,12 +288,29 @@ impl Store {
         filter: &InstanceFilter,
         page: &Page,
     ) -> Result<Vec<Arc<Instance>>, StoreError> {
+        let caches = &self.core().caches;
+        let key = (team.clone(), filter.clone(), page.clone());
+        let generation = caches.generations.of(team, Noun::Instances);
+        let rows = self.cached(&caches.instance_lists, key, generation, |store, (team, filter, page)| async move {
+            store.instances_uncached(&team, &filter, &page).await.map(Some)
+        });
+        Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
+    }
+
+    async fn instances_uncached(
+        &self,
+        team: &Name,
+        filter: &InstanceFilter,
+        page: &Page,
+    ) -> Result<Fresh<Arc<Vec<Arc<Instance>>>>, StoreError> {
         let (store, team, filter, page) = (self.clone(), team.clone(), filter.clone(), page.clone());
         self.detached(async move {
             let mut connection = store.core().backend.read().await?;
             let rows: Vec<InstanceRow> = on!(connection, c: Database =>
                 list::<Database>(&team, &filter, &page).build_query_as().fetch_all(c).await)?;
-            rows.into_iter().map(|row| row.into_instance().map(Arc::new)).collect()
+            let bytes = rows.iter().map(InstanceRow::bytes).sum();
+            let instances = rows.into_iter().map(|row| row.into_instance().map(Arc::new));
+            Ok(Fresh::new(Arc::new(instances.collect::<Result<_, _>>()?), bytes))
         })
         .await
     }

@@ -34,7 +34,7 @@ use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub use cache::CacheStats;
+pub use cache::{CacheKind, CacheStats, Removed};
 pub use commit::StepCommit;
 pub use committer::CommitStats;
 pub use creation::Created;
@@ -45,6 +45,7 @@ pub use plugins::PluginInsert;
 pub use tokens::{NewToken, Token};
 pub use workflows::{Applied, WorkflowSummary, WorkflowVersion};
 
+use approvals::ApprovalQuery;
 use backend::{Address, Backend, on};
 use cache::Caches;
 use committer::Committer;
@@ -55,7 +56,7 @@ use crate::config::Config;
 use crate::model::Name;
 
 /// One page of a list, by key and not by offset, so that rows that come and go do not shift the pages.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Page<K = Uuid> {
     /// The last key of the page before; none for the first page.
     pub after: Option<K>,
@@ -142,7 +143,7 @@ impl Store {
                         return Err(error);
                     }
                 };
-                let caches = Caches::new(&config.cache);
+                let caches = Caches::new(&config.cache, &clock);
                 let threads = tokio::runtime::Handle::current();
                 let core = Arc::new(Core { backend, caches, clock, tasks, threads });
                 let committer = Committer::start(Arc::clone(&core), &config.database);
@@ -195,14 +196,18 @@ impl Store {
         self.inner.committer.stats()
     }
 
-    /// Empties the caches: one team's entries, or all.
-    pub fn clear_caches(&self, team: Option<&Name>) {
-        self.core().caches.clear(team);
+    /// Empties the caches, or one of them, of all entries or of one team's, and says how many went. Takes about a
+    /// microsecond for each entry of the cache.
+    pub fn clear_caches(&self, kind: Option<CacheKind>, team: Option<&Name>) -> Removed {
+        match kind {
+            Some(kind) => self.core().caches.clear(&[kind], team),
+            None => self.core().caches.clear(&CacheKind::ALL, team),
+        }
     }
 
-    /// Gives the memory of entries that have run out back at once.
-    pub fn clean_up_caches(&self) {
-        self.core().caches.clean_up();
+    /// Gives the memory of entries that have run out back at once, and says how many there were.
+    pub fn clean_up_caches(&self) -> Removed {
+        self.core().caches.clean_up()
     }
 
     fn core(&self) -> &Core {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
+use super::cache::Fresh;
 use super::stale::Stale;
 use super::{Page, Store, StoreError, from_json, parse, signed, to_json, unsigned};
 use crate::clock::Timestamp;
@@ -35,9 +36,12 @@ struct PluginRow {
 }
 
 impl PluginRow {
-    /// The version, and about how much memory it takes.
-    fn into_version(self) -> Result<(Arc<PluginVersion>, usize), StoreError> {
+    fn into_fresh(self) -> Result<Fresh<Arc<PluginVersion>>, StoreError> {
         let bytes = (self.manifest.len() + self.grants.len()).saturating_mul(3);
+        Ok(Fresh::new(self.into_version()?, bytes))
+    }
+
+    fn into_version(self) -> Result<Arc<PluginVersion>, StoreError> {
         let version = PluginVersion {
             id: self.id,
             team: parse("a plugin's team", &self.team)?,
@@ -48,7 +52,7 @@ impl PluginRow {
             uploaded_by: self.uploaded_by,
             uploaded_at: Timestamp::from_micros(self.uploaded_at),
         };
-        Ok((Arc::new(version), bytes))
+        Ok(Arc::new(version))
     }
 }
 
@@ -88,7 +92,7 @@ impl Store {
             if inserted == 0 {
                 let row = row_of(&mut writing, &version.team, &name, Some(number.as_str())).await?;
                 writing.rollback().await?;
-                let (existing, _) = row.ok_or(StoreError::NotFound)?.into_version()?;
+                let existing = row.ok_or(StoreError::NotFound)?.into_version()?;
                 return Ok(if existing.digest == version.digest {
                     PluginInsert::Existing(existing)
                 } else {
@@ -146,7 +150,7 @@ impl Store {
                 .fetch_all(c)
                 .await)?,
             };
-            rows.into_iter().map(|row| row.into_version().map(|(version, _)| version)).collect()
+            rows.into_iter().map(PluginRow::into_version).collect()
         })
         .await
     }
@@ -156,13 +160,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn plugin_version(&self, id: Uuid) -> Result<Option<Arc<PluginVersion>>, StoreError> {
-        if let Some(version) = self.core().caches.plugin_versions.get(&id) {
-            return Ok(Some(version));
-        }
-        let store = self.clone();
-        self.detached(async move {
-            let cache = &store.core().caches.plugin_versions;
-            let ticket = cache.ticket(&id);
+        self.cached(&self.core().caches.plugin_versions, id, 0, |store, id| async move {
             let mut connection = store.core().backend.read().await?;
             let row: Option<PluginRow> = on!(connection, c => sqlx::query_as(
                 "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
@@ -172,10 +170,7 @@ impl Store {
             .fetch_optional(c)
             .await)?;
             drop(connection);
-            let Some(row) = row else { return Ok(None) };
-            let (version, bytes) = row.into_version()?;
-            cache.insert(ticket, id, Arc::clone(&version), bytes);
-            Ok(Some(version))
+            row.map(PluginRow::into_fresh).transpose()
         })
         .await
     }
@@ -190,20 +185,11 @@ impl Store {
         reference: &PluginReference,
     ) -> Result<Option<Arc<PluginVersion>>, StoreError> {
         let key = (team.clone(), reference.name.clone(), reference.version.clone());
-        if let Some(version) = self.core().caches.plugin_references.get(&key) {
-            return Ok(Some(version));
-        }
-        let store = self.clone();
-        self.detached(async move {
-            let cache = &store.core().caches.plugin_references;
-            let ticket = cache.ticket(&key);
+        self.cached(&self.core().caches.plugin_references, key, 0, |store, (team, name, version)| async move {
             let mut connection = store.core().backend.read().await?;
-            let row = row_of(&mut connection, &key.0, &key.1, key.2.as_deref()).await?;
+            let row = row_of(&mut connection, &team, &name, version.as_deref()).await?;
             drop(connection);
-            let Some(row) = row else { return Ok(None) };
-            let (version, bytes) = row.into_version()?;
-            cache.insert(ticket, key, Arc::clone(&version), bytes);
-            Ok(Some(version))
+            row.map(PluginRow::into_fresh).transpose()
         })
         .await
     }

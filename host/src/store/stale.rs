@@ -3,15 +3,15 @@
 use uuid::Uuid;
 
 use super::backend::Writing;
-use super::cache::Caches;
+use super::cache::{Caches, Noun};
 use super::{Core, StoreError};
 use crate::model::{EntryKey, Name};
 
 /// Something whose cached copies are out of date after a write.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Stale {
-    /// A workflow has another newest version.
-    Workflow { team: Name, name: Name },
+    /// A workflow has another newest version: this one.
+    Workflow { team: Name, name: Name, version: u32 },
     /// A plugin version came or went, and with it what references mean.
     Plugin { team: Name, name: Name, version: String, id: Uuid },
     /// An instance changed.
@@ -41,21 +41,33 @@ impl Caches {
     pub(super) fn forget(&self, stale: &[Stale]) {
         for stale in stale {
             match stale {
-                Stale::Workflow { team, name } => self.workflows.invalidate(&(team.clone(), name.clone())),
+                Stale::Workflow { team, name, version } => {
+                    self.workflows.invalidate(&(team.clone(), name.clone()));
+                    // That it was not there may have been remembered.
+                    self.workflow_versions.invalidate(&(team.clone(), name.clone(), *version));
+                    self.generations.end(team, Noun::Workflows);
+                }
                 Stale::Plugin { team, name, version, id } => {
                     self.plugin_versions.invalidate(id);
                     for version in [None, Some(version.clone())] {
                         self.plugin_references.invalidate(&(team.clone(), name.clone(), version));
                     }
                 }
-                Stale::Instance { team, id } => self.instances.invalidate(&(team.clone(), *id)),
-                // Lists of instances are not cached.
-                Stale::NewInstances { .. } => {}
+                Stale::Instance { team, id } => {
+                    self.instances.invalidate(&(team.clone(), *id));
+                    self.generations.end(team, Noun::Instances);
+                }
+                Stale::NewInstances { team } => self.generations.end(team, Noun::Instances),
                 Stale::Approver { team, approver } => {
                     self.pending_approvals.invalidate(&(team.clone(), approver.clone()));
+                    self.generations.end(team, Noun::Approvals);
                 }
-                Stale::Entry { team, key } => self.storage.invalidate(&(team.clone(), key.clone())),
-                Stale::Token { hash } => self.tokens.invalidate(hash),
+                Stale::Entry { team, key } => {
+                    self.storage.invalidate(&(team.clone(), key.clone()));
+                }
+                Stale::Token { hash } => {
+                    self.tokens.invalidate(hash);
+                }
             }
         }
     }

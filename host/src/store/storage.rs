@@ -12,6 +12,7 @@ use std::time::Duration;
 use sqlx::QueryBuilder;
 
 use super::backend::{BINDS_MAX, Connection, on};
+use super::cache::{Flight, Fresh, Join, Pair, Waiter};
 use super::commit::PREPARED_ROWS_MAX;
 use super::{CommitError, INVALID_VALUE, NOT_A_NUMBER, Store, StoreError, signed, unsigned};
 use crate::clock::Timestamp;
@@ -45,6 +46,14 @@ struct EntryRow {
     expires_at: Option<i64>,
 }
 
+type EntryFlight = Flight<(Name, EntryKey), Arc<Entry>>;
+
+/// Where the answer for one key comes from.
+enum Lookup {
+    Known(Option<Arc<Entry>>),
+    Awaited(Waiter<Arc<Entry>>),
+}
+
 fn is_live(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
     expires_at.is_none_or(|deadline| deadline > now)
 }
@@ -61,61 +70,117 @@ fn by_space<'a>(keys: impl IntoIterator<Item = &'a EntryKey>) -> BTreeMap<&'a Sp
 }
 
 impl Store {
-    /// The entries of these keys in their order; none where there is no entry or it has run out. Cached.
+    /// The entry of one key; none if there is none or it has run out. Cached.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn entry(&self, team: &Name, key: &EntryKey) -> Result<Option<Entry>, StoreError> {
+        let looked_up: &dyn Pair<_, _> = &(team, key);
+        if let Some(known) = self.core().caches.storage.get(looked_up, 0) {
+            return Ok(known.as_deref().cloned());
+        }
+        let mut entries = self.entries(team, std::slice::from_ref(key)).await?;
+        Ok(entries.pop().flatten())
+    }
+
+    /// The entries of these keys in their order; none where there is no entry or it has run out. Cached, and those that
+    /// are not in the cache are read together.
     ///
     /// # Errors
     /// The database's.
     pub async fn entries(&self, team: &Name, keys: &[EntryKey]) -> Result<Vec<Option<Entry>>, StoreError> {
-        let now = self.now();
         let cache = &self.core().caches.storage;
-        let mut known: HashMap<EntryKey, Option<Arc<Entry>>> = HashMap::new();
-        let mut missing = Vec::new();
+        let mut found = Vec::with_capacity(keys.len());
+        let mut flights = Vec::new();
         for key in keys {
-            let cached = (team.clone(), key.clone());
-            match cache.get(&cached) {
-                Some(entry) => drop(known.insert(cached.1, entry)),
-                None => missing.push(cached.1),
+            let looked_up: &dyn Pair<_, _> = &(team, key);
+            found.push(match cache.get(looked_up, 0) {
+                Some(known) => Lookup::Known(known),
+                None => match cache.join(&(team.clone(), key.clone()), 0) {
+                    Join::Known(known) => Lookup::Known(known),
+                    Join::Wait(waiter) => Lookup::Awaited(waiter),
+                    Join::Load(flight) => {
+                        let waiter = flight.waiter();
+                        flights.push(flight);
+                        Lookup::Awaited(waiter)
+                    }
+                },
+            });
+        }
+        // Our own loads run in a task of their own before we wait for others', so nobody waits in a circle.
+        self.load_entries(team, flights).await?;
+        let mut entries = Vec::with_capacity(keys.len());
+        for (key, found) in keys.iter().zip(found) {
+            entries.push(match found {
+                Lookup::Known(known) => known.as_deref().cloned(),
+                Lookup::Awaited(waiter) => self.awaited(team, key, waiter).await?.as_deref().cloned(),
+            });
+        }
+        Ok(entries)
+    }
+
+    /// What somebody reads; or what we read ourselves, if that broke off.
+    async fn awaited(
+        &self,
+        team: &Name,
+        key: &EntryKey,
+        waiter: Waiter<Arc<Entry>>,
+    ) -> Result<Option<Arc<Entry>>, StoreError> {
+        if let Some(answer) = waiter.answer().await {
+            return answer;
+        }
+        let flight = self.core().caches.storage.alone((team.clone(), key.clone()));
+        let waiter = flight.waiter();
+        self.load_entries(team, vec![flight]).await?;
+        waiter.answer().await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Reads what these flights are for, and lands all of them.
+    async fn load_entries(&self, team: &Name, mut flights: Vec<EntryFlight>) -> Result<(), StoreError> {
+        if flights.is_empty() {
+            return Ok(());
+        }
+        let together = flights.len();
+        flights.iter_mut().for_each(|flight| flight.set_together(together));
+        let (store, team) = (self.clone(), team.clone());
+        self.detached(async move {
+            let mut read = store.read_entries(&team, flights.iter().map(|flight| &flight.key().1)).await;
+            for flight in flights {
+                let fresh = match &mut read {
+                    Ok(entries) => Ok(entries.remove(&flight.key().1)),
+                    Err(error) => Err(error.clone()),
+                };
+                // An error is told to everybody, us included, who wait for the flight.
+                let _ = flight.land(fresh);
             }
-        }
-        if !missing.is_empty() {
-            known.extend(self.read_entries(team.clone(), missing).await?);
-        }
-        let live = |entry: &Arc<Entry>| is_live(entry.expires_at, now).then(|| Entry::clone(entry));
-        Ok(keys.iter().map(|key| known.get(key).and_then(Option::as_ref).and_then(live)).collect())
+            Ok(())
+        })
+        .await
     }
 
     async fn read_entries(
         &self,
-        team: Name,
-        keys: Vec<EntryKey>,
-    ) -> Result<HashMap<EntryKey, Option<Arc<Entry>>>, StoreError> {
-        let store = self.clone();
-        self.detached(async move {
-            let cache = &store.core().caches.storage;
-            let tickets: Vec<_> = keys.iter().map(|key| cache.ticket(&(team.clone(), key.clone()))).collect();
-            let mut found: HashMap<EntryKey, Option<Arc<Entry>>> = HashMap::new();
-            let mut connection = store.core().backend.read().await?;
-            for (space, wanted) in by_space(&keys) {
-                for wanted in wanted.chunks(KEYS_MAX) {
-                    for row in read_space(&mut connection, &team, space, wanted).await? {
-                        let entry = Entry {
-                            value: row.value,
-                            version: unsigned("an entry's version", row.version)?,
-                            expires_at: row.expires_at.map(Timestamp::from_micros),
-                        };
-                        found.insert(EntryKey { space: space.clone(), key: row.key }, Some(Arc::new(entry)));
+        team: &Name,
+        keys: impl Iterator<Item = &EntryKey>,
+    ) -> Result<HashMap<EntryKey, Fresh<Arc<Entry>>>, StoreError> {
+        let now = self.now();
+        let mut found = HashMap::new();
+        let mut connection = self.core().backend.read().await?;
+        for (space, wanted) in by_space(keys) {
+            for wanted in wanted.chunks(KEYS_MAX) {
+                for row in read_space(&mut connection, team, space, wanted).await? {
+                    let expires_at = row.expires_at.map(Timestamp::from_micros);
+                    if is_live(expires_at, now) {
+                        let bytes = row.key.len() + row.value.len();
+                        let version = unsigned("an entry's version", row.version)?;
+                        let entry = Arc::new(Entry { value: row.value, version, expires_at });
+                        let fresh = Fresh::new(entry, bytes).until(expires_at);
+                        found.insert(EntryKey { space: space.clone(), key: row.key }, fresh);
                     }
                 }
             }
-            drop(connection);
-            for (key, ticket) in keys.into_iter().zip(tickets) {
-                let entry = found.entry(key.clone()).or_default().clone();
-                let bytes = 256 + key.key.len() + entry.as_ref().map_or(0, |entry| entry.value.len());
-                cache.insert(ticket, (team.clone(), key), entry, bytes);
-            }
-            Ok(found)
-        })
-        .await
+        }
+        Ok(found)
     }
 
     /// The keys in a bucket that begin with `prefix` and come after `after`, in the order of their bytes.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::backend::on;
+use super::cache::Fresh;
 use super::stale::Stale;
 use super::{Store, StoreError, from_json, parse, to_json};
 use crate::clock::Timestamp;
@@ -41,19 +42,6 @@ pub struct Token {
     pub created_at: Timestamp,
     /// No longer valid from this time on.
     pub expires_at: Option<Timestamp>,
-}
-
-/// What the cache keeps: the deadline is checked on every use.
-#[derive(Debug)]
-pub(super) struct KnownToken {
-    pub(super) principal: Arc<Principal>,
-    expires_at: Option<Timestamp>,
-}
-
-impl KnownToken {
-    fn principal_at(&self, now: Timestamp) -> Option<Arc<Principal>> {
-        self.expires_at.is_none_or(|deadline| deadline > now).then(|| Arc::clone(&self.principal))
-    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -113,12 +101,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn principal_by_token_hash(&self, hash: [u8; 32]) -> Result<Option<Arc<Principal>>, StoreError> {
-        if let Some(known) = self.core().caches.tokens.get(&hash) {
-            return Ok(known.principal_at(self.now()));
-        }
-        let store = self.clone();
-        self.detached(async move {
-            let ticket = store.core().caches.tokens.ticket(&hash);
+        self.cached(&self.core().caches.tokens, hash, 0, |store, hash| async move {
             let mut connection = store.core().backend.read().await?;
             let row: Option<TokenRow> = on!(connection, c => sqlx::query_as(
                 "SELECT id, team, user_id, permissions, created_at, expires_at FROM tokens WHERE hash = $1",
@@ -126,12 +109,12 @@ impl Store {
             .bind(hash.as_slice())
             .fetch_optional(c)
             .await)?;
+            drop(connection);
             let Some(row) = row else { return Ok(None) };
-            let token = row.into_token()?;
-            let principal = Principal { team: token.team, user: token.user, permissions: token.permissions };
-            let known = Arc::new(KnownToken { principal: Arc::new(principal), expires_at: token.expires_at });
-            store.core().caches.tokens.insert(ticket, hash, Arc::clone(&known), 512);
-            Ok(known.principal_at(store.now()))
+            let Token { team, user, permissions, expires_at, .. } = row.into_token()?;
+            let principal = Arc::new(Principal { team, user, permissions });
+            let live = expires_at.is_none_or(|deadline| deadline > store.now());
+            Ok(live.then(|| Fresh::new(principal, 512).until(expires_at)))
         })
         .await
     }

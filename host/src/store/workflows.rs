@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
+use super::cache::{Fresh, Noun};
 use super::stale::Stale;
 use super::{Page, Store, StoreError, error, from_json, parse, signed, to_json, unsigned};
 use crate::clock::Timestamp;
@@ -89,8 +90,13 @@ struct SummaryRow {
 }
 
 impl VersionRow {
-    /// The version, and about how much memory it takes.
-    fn into_version(self, team: &Name, name: &Name) -> Result<(Arc<WorkflowVersion>, usize), StoreError> {
+    fn into_fresh(self, team: &Name, name: &Name) -> Result<Fresh<Arc<WorkflowVersion>>, StoreError> {
+        // The parsed expressions are several times larger than their text.
+        let bytes = self.source.len().saturating_mul(4);
+        Ok(Fresh::new(self.into_version(team, name)?, bytes))
+    }
+
+    fn into_version(self, team: &Name, name: &Name) -> Result<Arc<WorkflowVersion>, StoreError> {
         let source: DefinitionSource = from_json("a workflow's source", &self.source)?;
         let definition =
             Definition::check(source).map_err(|problem| error::corrupt(&format!("workflow {name}"), problem))?;
@@ -103,8 +109,7 @@ impl VersionRow {
             created_by: self.created_by,
             created_at: Timestamp::from_micros(self.created_at),
         };
-        // The parsed expressions are several times larger than their text.
-        Ok((Arc::new(version), self.source.len().saturating_mul(4)))
+        Ok(Arc::new(version))
     }
 }
 
@@ -153,7 +158,7 @@ impl Store {
             if latest > 0 {
                 let newest = version_of(&mut writing, workflow_id, latest).await?;
                 let newest = newest.ok_or_else(|| error::corrupt("a workflow without its newest version", &name))?;
-                let (version, _) = newest.into_version(&team, &name)?;
+                let version = newest.into_version(&team, &name)?;
                 if version.definition.source == definition.source {
                     writing.rollback().await?;
                     return Ok(Applied { version, changed: false });
@@ -184,13 +189,14 @@ impl Store {
                 .execute(c)
                 .await
                 .map(|_| ()))?;
-            let stale = Stale::Workflow { team: team.clone(), name: name.clone() };
+            let number = unsigned("a workflow's version", row.version)?;
+            let stale = Stale::Workflow { team: team.clone(), name: name.clone(), version: number };
             store.core().commit(writing, &[stale]).await?;
             let version = WorkflowVersion {
                 workflow_id: row.workflow_id,
                 team,
                 name,
-                version: unsigned("a workflow's version", row.version)?,
+                version: number,
                 definition: Arc::new(definition),
                 created_by: row.created_by,
                 created_at: now,
@@ -205,29 +211,21 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn workflow(&self, team: &Name, name: &Name) -> Result<Option<Arc<WorkflowVersion>>, StoreError> {
+        let caches = &self.core().caches;
         let key = (team.clone(), name.clone());
-        if let Some(version) = self.core().caches.workflows.get(&key) {
-            return Ok(Some(version));
-        }
-        let store = self.clone();
-        self.detached(async move {
-            let cache = &store.core().caches.workflows;
-            let ticket = cache.ticket(&key);
+        self.cached(&caches.workflows, key, 0, |store, (team, name)| async move {
             let mut connection = store.core().backend.read().await?;
             let row: Option<VersionRow> = on!(connection, c => sqlx::query_as(
                 "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
                  JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
                  WHERE w.team = $1 AND w.name = $2",
             )
-            .bind(key.0.as_str())
-            .bind(key.1.as_str())
+            .bind(team.as_str())
+            .bind(name.as_str())
             .fetch_optional(c)
             .await)?;
             drop(connection);
-            let Some(row) = row else { return Ok(None) };
-            let (version, bytes) = row.into_version(&key.0, &key.1)?;
-            cache.insert(ticket, key, Arc::clone(&version), bytes);
-            Ok(Some(version))
+            row.map(|row| row.into_fresh(&team, &name)).transpose()
         })
         .await
     }
@@ -242,39 +240,42 @@ impl Store {
         name: &Name,
         version: u32,
     ) -> Result<Option<Arc<WorkflowVersion>>, StoreError> {
+        let caches = &self.core().caches;
         let key = (team.clone(), name.clone(), version);
-        if let Some(version) = self.core().caches.workflow_versions.get(&key) {
-            return Ok(Some(version));
-        }
-        let store = self.clone();
-        self.detached(async move {
-            let cache = &store.core().caches.workflow_versions;
-            let ticket = cache.ticket(&key);
+        self.cached(&caches.workflow_versions, key, 0, |store, (team, name, version)| async move {
             let mut connection = store.core().backend.read().await?;
             let row: Option<VersionRow> = on!(connection, c => sqlx::query_as(
                 "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
                  JOIN workflow_versions v ON v.workflow_id = w.id \
                  WHERE w.team = $1 AND w.name = $2 AND v.version = $3",
             )
-            .bind(key.0.as_str())
-            .bind(key.1.as_str())
-            .bind(i64::from(key.2))
+            .bind(team.as_str())
+            .bind(name.as_str())
+            .bind(i64::from(version))
             .fetch_optional(c)
             .await)?;
             drop(connection);
-            let Some(row) = row else { return Ok(None) };
-            let (version, bytes) = row.into_version(&key.0, &key.1)?;
-            cache.insert(ticket, key, Arc::clone(&version), bytes);
-            Ok(Some(version))
+            row.map(|row| row.into_fresh(&team, &name)).transpose()
         })
         .await
     }
 
-    /// A team's workflows, by name.
+    /// A team's workflows, by name. Cached.
     ///
     /// # Errors
     /// The database's.
     pub async fn workflows(&self, team: &Name, page: &Page<Name>) -> Result<Vec<WorkflowSummary>, StoreError> {
+        let caches = &self.core().caches;
+        let (key, generation) = ((team.clone(), page.clone()), caches.generations.of(team, Noun::Workflows));
+        let rows = self.cached(&caches.workflow_lists, key, generation, |store, (team, page)| async move {
+            let rows = store.workflows_uncached(&team, &page).await?;
+            let bytes = rows.iter().map(|row| 256 + row.description.len()).sum();
+            Ok(Some(Fresh::new(Arc::new(rows), bytes)))
+        });
+        Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
+    }
+
+    async fn workflows_uncached(&self, team: &Name, page: &Page<Name>) -> Result<Vec<WorkflowSummary>, StoreError> {
         let (store, team, page) = (self.clone(), team.clone(), page.clone());
         self.detached(async move {
             // Every name is greater than the empty text.

@@ -1,0 +1,44 @@
+//! Looking a pair up by references to its halves, so that a hit copies neither.
+
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// An `(A, B)`, owned or borrowed. Both hash and compare alike, which is what a map asks of a borrowed key.
+pub(in crate::store) trait Pair<A, B> {
+    fn halves(&self) -> (&A, &B);
+}
+
+impl<A, B> Pair<A, B> for (A, B) {
+    fn halves(&self) -> (&A, &B) {
+        (&self.0, &self.1)
+    }
+}
+
+impl<A, B> Pair<A, B> for (&A, &B) {
+    fn halves(&self) -> (&A, &B) {
+        *self
+    }
+}
+
+impl<A: Hash, B: Hash> Hash for dyn Pair<A, B> + '_ {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        // As the derived hash of the tuple does.
+        self.halves().hash(hasher);
+    }
+}
+
+impl<A: PartialEq, B: PartialEq> PartialEq for dyn Pair<A, B> + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.halves() == other.halves()
+    }
+}
+
+impl<A: Eq, B: Eq> Eq for dyn Pair<A, B> + '_ {}
+
+// mini-moka keeps its keys in an `Arc`.
+impl<'a, A: 'a, B: 'a> Borrow<dyn Pair<A, B> + 'a> for Arc<(A, B)> {
+    fn borrow(&self) -> &(dyn Pair<A, B> + 'a) {
+        &**self
+    }
+}

@@ -1,0 +1,113 @@
+//! Caches in front of the database: private to the store, for display and for steps, never for decisions.
+//!
+//! One [`Cache`] for each kind of data, with bounds and a time to live of its own. Keys hold the team and the full
+//! parameters. What surprises: nothing here is a least-recently-used list. mini-moka admits by frequency (TinyLFU) and
+//! evicts by recency, so one pass over many rows that nobody asks for again does not wash out what is in use; a new
+//! entry of a full cache may therefore be turned away at once, and comes in when it is asked for more often than what
+//! it would push out.
+//!
+//! Lists are entries like all others, but no write could name every list that it changes: each has the [`Generations`]
+//! number of its team and noun, a write only counts that number up, and a list with an old number is not served.
+
+mod bounds;
+mod flight;
+mod generations;
+mod held;
+mod keys;
+mod kind;
+#[cfg(test)]
+mod model;
+mod read;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::instances::InstanceFilter;
+use super::workflows::{WorkflowSummary, WorkflowVersion};
+use super::{ApprovalQuery, Page};
+use crate::clock::Clock;
+use crate::config::CacheConfig;
+use crate::model::effects::Entry;
+use crate::model::{Approval, EntryKey, Instance, Name, PluginVersion, Principal};
+
+pub(super) use flight::{Flight, Join, Waiter};
+pub(super) use generations::{Generations, Noun};
+pub(super) use keys::Pair;
+pub(super) use kind::{Cache, Fresh};
+pub use stats::{CacheKind, CacheStats, Removed};
+
+use kind::{AnyCache, Settings};
+
+/// All caches.
+pub(super) struct Caches {
+    pub(super) workflows: Arc<Cache<(Name, Name), Arc<WorkflowVersion>>>,
+    pub(super) workflow_versions: Arc<Cache<(Name, Name, u32), Arc<WorkflowVersion>>>,
+    pub(super) plugin_versions: Arc<Cache<Uuid, Arc<PluginVersion>>>,
+    pub(super) plugin_references: Arc<Cache<(Name, Name, Option<String>), Arc<PluginVersion>>>,
+    pub(super) instances: Arc<Cache<(Name, Uuid), Arc<Instance>>>,
+    /// The first page of what a user still has to decide.
+    pub(super) pending_approvals: Arc<Cache<(Name, String), Arc<Vec<Approval>>>>,
+    pub(super) storage: Arc<Cache<(Name, EntryKey), Arc<Entry>>>,
+    pub(super) tokens: Arc<Cache<[u8; 32], Arc<Principal>>>,
+    pub(super) workflow_lists: Arc<Cache<(Name, Page<Name>), Arc<Vec<WorkflowSummary>>>>,
+    pub(super) instance_lists: Arc<Cache<(Name, InstanceFilter, Page), Arc<Vec<Arc<Instance>>>>>,
+    pub(super) approval_lists: Arc<Cache<(Name, ApprovalQuery), Arc<Vec<Approval>>>>,
+    pub(super) generations: Generations,
+}
+
+impl Caches {
+    pub(super) fn new(config: &CacheConfig, clock: &Clock) -> Self {
+        let with = |bounds| Settings { bounds, absence_ttl: config.absence_ttl, clock: clock.clone() };
+        // A new instance is announced by its team alone, so that it was not there must not be remembered.
+        let without_absence = |bounds| Settings { absence_ttl: std::time::Duration::ZERO, ..with(bounds) };
+        Self {
+            workflows: Cache::new(with(&config.workflows), |(team, _), _| Some(team)),
+            workflow_versions: Cache::new(with(&config.workflow_versions), |(team, ..), _| Some(team)),
+            plugin_versions: Cache::new(with(&config.plugin_versions), |_, version| Some(&version?.team)),
+            plugin_references: Cache::new(with(&config.plugin_references), |(team, ..), _| Some(team)),
+            instances: Cache::new(without_absence(&config.instances), |(team, _), _| Some(team)),
+            pending_approvals: Cache::new(with(&config.pending_approvals), |(team, _), _| Some(team)),
+            storage: Cache::new(with(&config.storage), |(team, _), _| Some(team)),
+            tokens: Cache::new(with(&config.tokens), |_, principal| Some(&principal?.team)),
+            workflow_lists: Cache::new(with(&config.queries), |(team, _), _| Some(team)),
+            instance_lists: Cache::new(with(&config.queries), |(team, ..), _| Some(team)),
+            approval_lists: Cache::new(with(&config.queries), |(team, _), _| Some(team)),
+            generations: Generations::default(),
+        }
+    }
+
+    pub(super) fn stats(&self) -> Vec<CacheStats> {
+        CacheKind::ALL.into_iter().map(|kind| self.of(kind).stats(kind)).collect()
+    }
+
+    /// Throws out all of these kinds, or what is one team's. Loads under way are not kept either: whoever empties a
+    /// cache by hand has changed the database by hand.
+    pub(super) fn clear(&self, kinds: &[CacheKind], team: Option<&Name>) -> Removed {
+        kinds.iter().map(|kind| (*kind, self.of(*kind).clear(team))).collect()
+    }
+
+    /// Throws out what has run out. Reads do not serve it anyway; this gives its memory back.
+    pub(super) fn clean_up(&self) -> Removed {
+        CacheKind::ALL.into_iter().map(|kind| (kind, self.of(kind).clean_up())).collect()
+    }
+
+    fn of(&self, kind: CacheKind) -> &dyn AnyCache {
+        match kind {
+            CacheKind::Workflows => &*self.workflows,
+            CacheKind::WorkflowVersions => &*self.workflow_versions,
+            CacheKind::PluginVersions => &*self.plugin_versions,
+            CacheKind::PluginReferences => &*self.plugin_references,
+            CacheKind::Instances => &*self.instances,
+            CacheKind::PendingApprovals => &*self.pending_approvals,
+            CacheKind::Storage => &*self.storage,
+            CacheKind::Tokens => &*self.tokens,
+            CacheKind::WorkflowLists => &*self.workflow_lists,
+            CacheKind::InstanceLists => &*self.instance_lists,
+            CacheKind::ApprovalLists => &*self.approval_lists,
+        }
+    }
+}
