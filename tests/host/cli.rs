@@ -82,6 +82,7 @@ fn help_lists_the_commands_and_hides_what_is_not_for_people() {
         "token",
         "run",
         "stats",
+        "cache",
         "config",
     ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{name} "))), "{name}: {help}");
@@ -124,6 +125,8 @@ fn a_plugin_is_uploaded_applied_started_and_shown() {
     assert!(host.cli(&["instances", id.trim()]).printed().contains("Hello, Ada!"));
     assert!(host.cli(&["instances", "--status", "completed"]).printed().contains(id.trim()));
     assert!(host.cli(&["stats"]).printed().contains("step hello/greet"));
+    assert!(host.cli(&["cache", "stats"]).printed().contains("workflow_versions"));
+    assert!(host.cli(&["cache", "clear"]).printed().starts_with("removed "));
     for (arguments, pointer) in [
         (&["plugin", "list", "--json"][..], "/items/0/name"),
         (&["plugin", "show", "hello", "--json"], "/name"),
@@ -133,6 +136,9 @@ fn a_plugin_is_uploaded_applied_started_and_shown() {
         (&["approvals", "--json"], "/items"),
         (&["token", "list", "--json"], "/items/0/user"),
         (&["stats", "--json"], "/operations/step hello~1greet/count"),
+        (&["cache", "stats", "--json"], "/caches/0/hit_rate"),
+        (&["cache", "cleanup", "--json"], "/removed"),
+        (&["cache", "clear", "--scope", "host", "--kind", "tokens", "--json"], "/kinds/tokens"),
     ] {
         let answer = host.cli(arguments).json();
         assert!(answer.pointer(pointer).is_some(), "{arguments:?}: {answer}");

@@ -7,6 +7,7 @@
 
 mod approvals;
 mod batch;
+mod caches;
 mod cli;
 mod crash;
 mod demo;

@@ -2,6 +2,7 @@
 //! `compile-worker` is a client of the HTTP API and can do nothing that a token does not allow.
 
 mod approvals;
+mod cache;
 mod client;
 mod demo;
 mod error;
@@ -85,6 +86,9 @@ enum Command {
     Run(run::RunArguments),
     /// Show the server's numbers
     Stats,
+    /// Show, empty and tidy the server's caches
+    #[command(subcommand)]
+    Cache(cache::CacheCommand),
     /// Show the settings as they are with --config and the environment
     Config(settings::ConfigArguments),
     /// What an upload is compiled in; started by the server
@@ -138,6 +142,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Token(command) => token::run(&client, output, command),
         Command::Run(arguments) => run::run(global, output, arguments),
         Command::Stats => stats::stats(&client, output),
+        Command::Cache(command) => cache::run(&client, output, command),
         Command::Config(arguments) => settings::config(global, &arguments),
         Command::CompileWorker { .. } => Ok(()),
     }

@@ -1,6 +1,8 @@
-//! `/workflow-metrics`: the numbers. Those of plugins are the caller's team's; an operator sees every team's.
+//! `/workflow-metrics`: the numbers. Those of plugins are the caller's team's; an operator sees every team's. Those of
+//! the caches are the whole host's, and name nobody.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use super::request::Request;
 use super::response::{self, Answer};
 use crate::model::{Permission, Principal};
 use crate::monitor::Stats;
-use crate::store::{CacheStats, CommitStats};
+use crate::store::{CacheKind, CacheStats, CommitStats, Removed, StoreError};
 
 /// A health check that hangs is no health check.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,4 +86,53 @@ pub(super) async fn show_operation(request: Request, principal: Arc<Principal>) 
     } else {
         format!("no operation of this name was measured yet; there are: {}", names.join(", "))
     }))
+}
+
+pub(super) async fn show_cache_stats(request: Request, _principal: Arc<Principal>) -> Answer {
+    request.query.finish()?;
+    response::ok(&json!({ "caches": request.services.store.cache_stats() }))
+}
+
+/// Whose entries are thrown out.
+enum Scope {
+    Team,
+    Host,
+}
+
+impl FromStr for Scope {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "team" => Ok(Self::Team),
+            "host" => Ok(Self::Host),
+            _ => Err("must be team or host"),
+        }
+    }
+}
+
+pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let kind = request.query.parse::<CacheKind>("kind")?;
+    let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
+    request.query.finish()?;
+    let team = match scope {
+        Scope::Team => Some(principal.team.clone()),
+        Scope::Host if principal.may(Permission::Operator) => None,
+        Scope::Host => return Err(ApiError::forbidden(Permission::Operator)),
+    };
+    let store = request.services.store.clone();
+    removed(move || store.clear_caches(kind, team.as_ref())).await
+}
+
+pub(super) async fn clean_up_caches(request: Request, _principal: Arc<Principal>) -> Answer {
+    request.query.finish()?;
+    let store = request.services.store.clone();
+    removed(move || store.clean_up_caches()).await
+}
+
+/// Looks at every entry of a cache, so not where requests are served.
+async fn removed(work: impl FnOnce() -> Removed + Send + 'static) -> Answer {
+    let removed = tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?;
+    let kinds: BTreeMap<_, _> = removed.kinds().collect();
+    response::ok(&json!({ "removed": removed.total(), "kinds": kinds }))
 }

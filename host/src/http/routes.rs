@@ -86,6 +86,11 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/workflow-metrics/stats", WorkflowRead => metrics::show_stats, "All numbers"),
     route!(GET "/workflow-metrics/stats/operation/{operation}", WorkflowRead => metrics::show_operation,
         "One operation's numbers; percent-encode its name"),
+    route!(GET "/workflow-metrics/cache/stats", WorkflowRead => metrics::show_cache_stats, "How the host's caches do"),
+    route!(POST "/workflow-metrics/cache/clear", WorkflowManage => metrics::clear_caches,
+        "Empty your team's caches, or ?kind= of them; ?scope=host is for operators"),
+    route!(POST "/workflow-metrics/cache/cleanup", WorkflowManage => metrics::clean_up_caches,
+        "Give back the memory of what has run out"),
 ];
 
 /// What a method and a path lead to.
