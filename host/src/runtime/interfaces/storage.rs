@@ -6,6 +6,7 @@ use wasmtime::component::Resource;
 
 use super::super::attempt::{AttemptState, unavailable};
 use super::super::bindings::stepwell::plugin::storage::{self, Entry, HostError, Page, Put};
+use crate::clock::Timestamp;
 use crate::model::effects::{self, EntryKey, Guard, Space};
 use crate::model::plugin::Interface;
 
@@ -51,8 +52,9 @@ impl storage::HostBucket for AttemptState {
         bucket: Resource<Bucket>,
         key: String,
     ) -> wasmtime::Result<Result<Option<Entry>, HostError>> {
-        let entries = self.get_many(bucket, vec![key]).await?;
-        Ok(entries.map(|entries| entries.into_iter().next().flatten()))
+        self.charge()?;
+        let space = self.resources.get(&bucket)?.space.clone();
+        Ok(self.read_one(space, key).await)
     }
 
     async fn get_many(
@@ -98,7 +100,7 @@ impl storage::HostBucket for AttemptState {
     ) -> wasmtime::Result<Result<(), HostError>> {
         self.charge()?;
         let space = self.resources.get(&bucket)?.space.clone();
-        let incremented = self.granted(Interface::Storage).and_then(|_| self.key(&space, key)).and_then(|key| {
+        let incremented = self.granted(Interface::Storage).and_then(|_| self.key(space, key)).and_then(|key| {
             self.effects.check_room([&key], 0, &self.services.limits).map_err(HostError::Limit)?;
             self.effects.increment(key, delta).map_err(HostError::Invalid)
         });
@@ -124,7 +126,7 @@ impl storage::HostBucket for AttemptState {
 }
 
 impl AttemptState {
-    fn key(&self, space: &Space, key: String) -> Result<EntryKey, HostError> {
+    fn key(&self, space: Space, key: String) -> Result<EntryKey, HostError> {
         let max = self.services.limits.storage_key_bytes_max;
         if key.is_empty() || key.len() > max {
             return Err(HostError::Invalid(format!("a key must have 1 to {max} bytes, and has {}", key.len())));
@@ -133,7 +135,7 @@ impl AttemptState {
         if key.contains('\0') {
             return Err(HostError::Invalid("a key must not contain a zero byte".to_owned()));
         }
-        Ok(EntryKey { space: space.clone(), key })
+        Ok(EntryKey { space, key })
     }
 
     fn keys(&self, space: &Space, keys: Vec<String>) -> Result<Vec<EntryKey>, HostError> {
@@ -141,7 +143,14 @@ impl AttemptState {
         if keys.len() > max {
             return Err(HostError::Limit(format!("at most {max} keys a call, and there are {}", keys.len())));
         }
-        keys.into_iter().map(|key| self.key(space, key)).collect()
+        keys.into_iter().map(|key| self.key(space.clone(), key)).collect()
+    }
+
+    async fn read_one(&mut self, space: Space, key: String) -> Result<Option<Entry>, HostError> {
+        let call = self.granted(Interface::Storage)?;
+        let key = self.key(space, key)?;
+        let committed = self.services.store.entry(&call.team, &key).await.map_err(|error| unavailable(&error))?;
+        self.seen(&key, committed, self.services.clock.now())
     }
 
     async fn read(&mut self, space: Space, keys: Vec<String>) -> Result<Vec<Option<Entry>>, HostError> {
@@ -149,17 +158,22 @@ impl AttemptState {
         let keys = self.keys(&space, keys)?;
         let committed = self.services.store.entries(&call.team, &keys).await.map_err(|error| unavailable(&error))?;
         let now = self.services.clock.now();
-        keys.iter()
-            .zip(committed)
-            .map(|(key, committed)| {
-                let seen = self.effects.overlay(key, committed, now).map_err(HostError::Invalid)?;
-                Ok(seen.map(|effects::Entry { value, version, expires_at }| Entry {
-                    value,
-                    version,
-                    expires_at: expires_at.map(|at| u64::try_from(at.as_micros()).unwrap_or(0)),
-                }))
-            })
-            .collect()
+        keys.iter().zip(committed).map(|(key, committed)| self.seen(key, committed, now)).collect()
+    }
+
+    /// What the guest sees of a key, given what is committed.
+    fn seen(
+        &self,
+        key: &EntryKey,
+        committed: Option<effects::Entry>,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, HostError> {
+        let seen = self.effects.overlay(key, committed, now).map_err(HostError::Invalid)?;
+        Ok(seen.map(|effects::Entry { value, version, expires_at }| Entry {
+            value,
+            version,
+            expires_at: expires_at.map(|at| u64::try_from(at.as_micros()).unwrap_or(0)),
+        }))
     }
 
     async fn write(&mut self, space: Space, puts: Vec<Put>) -> Result<(), HostError> {
