@@ -59,7 +59,9 @@ section! {
         connections_max: u32,
         #[serde(with = "duration")] acquire_timeout: Duration,
         commit_group_max: usize,
+        commit_group_bytes_max: usize,
         commit_queue_max: usize,
+        commit_queue_bytes_max: usize,
     }
 }
 

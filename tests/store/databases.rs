@@ -26,6 +26,21 @@ pub(crate) enum Kind {
     Postgres,
 }
 
+/// A connection that keeps everybody else from writing.
+pub(crate) enum Held {
+    Sqlite(sqlx::SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Held {
+    pub(crate) async fn release(self) {
+        match self {
+            Self::Sqlite(connection) => connection.close().await.expect("closes"),
+            Self::Postgres(connection) => connection.close().await.expect("closes"),
+        }
+    }
+}
+
 /// A fresh database that no store has open yet.
 pub(crate) struct Database {
     pub(crate) kind: Kind,
@@ -52,6 +67,23 @@ impl Database {
 
     pub(crate) async fn try_open(&self) -> Result<Store, StoreError> {
         Store::open(&self.config, self.clock.clone()).await
+    }
+
+    /// Lets no store write until it is released.
+    pub(crate) async fn hold_writes(&self) -> Held {
+        match self.kind {
+            Kind::Sqlite => {
+                let mut held = sqlx::SqliteConnection::connect(&self.config.database_url()).await.expect("connects");
+                sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut held).await.expect("begins");
+                Held::Sqlite(held)
+            }
+            Kind::Postgres => {
+                let mut held = PgConnection::connect(&self.config.database.url).await.expect("connects");
+                let lock = "BEGIN; LOCK TABLE workflow_instances IN EXCLUSIVE MODE";
+                sqlx::raw_sql(lock).execute(&mut held).await.expect("locks");
+                Held::Postgres(held)
+            }
+        }
     }
 
     /// Runs SQL behind the store's back and answers the first column of its rows.

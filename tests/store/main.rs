@@ -7,6 +7,7 @@ mod caches;
 mod commits;
 mod databases;
 mod fixtures;
+mod groups;
 mod instances;
 mod opening;
 mod plugins;

@@ -41,8 +41,6 @@ macro_rules! on {
 }
 pub(super) use on;
 
-/// Both databases allow more; SQLite's limit is 32,766.
-pub(super) const BINDS_MAX: usize = 30_000;
 /// What the bundled SQLite must be: older versions can corrupt a WAL database when the log is reset.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 const STATEMENT_TIMEOUT_MS: u64 = 30_000;

@@ -1,23 +1,20 @@
 //! One step's commit: the instance, its attempts and approvals, and the effects of the attempt, all or nothing.
 //!
-//! What costs CPU (writing JSON) happens in the caller's task, before the committer; what decides (versions, guards)
-//! happens here, inside the transaction.
+//! What costs CPU (writing JSON) happens in the caller's task, before the committer. Here are the rows of many commits
+//! and the statements that write them, one for each kind of row; who may write is decided in [`super::group`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use sqlx::QueryBuilder;
 use uuid::Uuid;
 
-use super::backend::{BINDS_MAX, Connection, on};
-use super::creation::{self, NewRow};
-use super::storage::{self, Versions};
+use super::backend::Connection;
+use super::creation::NewRow;
+use super::rows::{self, Column};
+use super::storage_writes::looked_at;
 use super::{CommitError, StoreError, signed, to_json};
 use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
-use crate::model::{ApprovalStatus, Effects, Instance, NewApproval};
-
-/// Statements with more rows than this are not kept prepared: there would be one for every number of rows.
-pub(super) const PREPARED_ROWS_MAX: usize = 16;
+use crate::model::{ApprovalStatus, Attempt, Effects, EntryKey, Instance, Name, NewApproval, WriteAction};
 
 /// What one event did to an instance, with the effects of the attempt that led to it.
 #[derive(Clone, Debug)]
@@ -38,20 +35,26 @@ pub(super) struct PreparedCommit {
     pub(super) commit: StepCommit,
     output: Option<String>,
     failure: Option<String>,
-    /// Output and failure of each attempt.
-    attempts: Vec<(Option<String>, Option<String>)>,
-    instances: Vec<NewRow>,
+    attempts: Vec<AttemptRow>,
+    pub(super) instances: Vec<NewRow>,
     /// The last one for each instance.
     metadata: BTreeMap<Uuid, String>,
+}
+
+struct AttemptRow {
+    attempt: Attempt,
+    output: Option<String>,
+    failure: Option<String>,
 }
 
 impl PreparedCommit {
     pub(super) fn new(mut commit: StepCommit) -> Result<Self, StoreError> {
         let output = commit.instance.output.as_ref().map(to_json).transpose()?;
         let failure = commit.instance.failure.as_ref().map(to_json).transpose()?;
-        let attempts = commit.change.attempts.iter().map(|attempt| {
+        let attempts = std::mem::take(&mut commit.change.attempts).into_iter().map(|attempt| {
             let output = attempt.output.as_ref().map(to_json).transpose()?;
-            Ok((output, attempt.failure.as_ref().map(to_json).transpose()?))
+            let failure = attempt.failure.as_ref().map(to_json).transpose()?;
+            Ok(AttemptRow { attempt, output, failure })
         });
         let attempts = attempts.collect::<Result<_, StoreError>>()?;
         let instances = std::mem::take(&mut commit.effects.instances);
@@ -61,171 +64,194 @@ impl PreparedCommit {
         Ok(Self { commit, output, failure, attempts, instances, metadata })
     }
 
-    /// The instances that it creates.
-    pub(super) fn instances(&self) -> &[NewRow] {
-        &self.instances
+    /// The entries for whose writes it matters what is there.
+    pub(super) fn looked_at(&self) -> impl Iterator<Item = (&Name, &EntryKey)> {
+        looked_at(&self.commit.instance.team, &self.commit.effects.storage)
     }
 
-    /// Writes all of it into an open transaction. After an error the caller rolls back to before it.
-    pub(super) async fn write(&self, connection: &mut Connection, versions: &Versions) -> Result<(), CommitError> {
-        // The guard comes first: most conflicts are found by one statement.
-        self.update_instance(connection).await?;
-        self.insert_attempts(connection).await?;
-        let change = &self.commit.change;
-        let instance = &self.commit.instance;
-        // An approval can be asked for and cancelled by one event, so the new ones come first.
-        insert_approvals(connection, instance, &change.new_approvals).await?;
-        decide_approvals(connection, instance.id, &change.decided, instance.updated_at).await?;
-        let effects = &self.commit.effects;
-        storage::write(connection, &instance.team, &effects.storage, self.commit.now, versions).await?;
-        self.create_instances(connection).await?;
-        self.update_metadata(connection).await
+    /// How many rows it writes.
+    pub(super) fn rows(&self) -> usize {
+        let StepCommit { change, effects, .. } = &self.commit;
+        1 + self.attempts.len()
+            + change.new_approvals.len()
+            + change.decided.len()
+            + effects.storage.len()
+            + self.instances.len()
+            + self.metadata.len()
     }
 
-    async fn update_instance(&self, connection: &mut Connection) -> Result<(), CommitError> {
-        let instance = &self.commit.instance;
-        let updated = on!(connection, c => sqlx::query(
-            "UPDATE workflow_instances SET status = $3, current_step = $4, version = version + 1, output = $5, \
-             failure = $6, started_at = $7, updated_at = $8, completed_at = $9, wake_at = $10 \
-             WHERE id = $1 AND version = $2",
-        )
-        .bind(instance.id)
-        .bind(signed(instance.version))
-        .bind(instance.status.as_str())
-        .bind(instance.current_step.as_ref().map(|step| step.as_str()))
-        .bind(self.output.as_deref())
-        .bind(self.failure.as_deref())
-        .bind(instance.started_at.as_micros())
-        .bind(instance.updated_at.as_micros())
-        .bind(instance.completed_at.map(Timestamp::as_micros))
-        .bind(instance.wake_at.map(Timestamp::as_micros))
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected()))?;
-        if updated == 1 { Ok(()) } else { Err(CommitError::Conflict(format!("instance {}", instance.id))) }
-    }
-
-    async fn insert_attempts(&self, connection: &mut Connection) -> Result<(), CommitError> {
-        const COLUMNS: usize = 10;
-        let rows: Vec<_> = self.commit.change.attempts.iter().zip(&self.attempts).collect();
-        for rows in rows.chunks(BINDS_MAX / COLUMNS) {
-            on!(connection, c: Database => {
-                let mut query = QueryBuilder::<Database>::new(
-                    "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, failure, \
-                     started_at, finished_at, retry_at) ",
-                );
-                query.push_values(rows, |mut row, (attempt, (output, failure))| {
-                    row.push_bind(attempt.instance_id)
-                        .push_bind(attempt.step.as_str())
-                        .push_bind(i64::from(attempt.number))
-                        .push_bind(attempt.outcome.as_str())
-                        .push_bind(attempt.plugin.as_deref())
-                        .push_bind(output.as_deref())
-                        .push_bind(failure.as_deref())
-                        .push_bind(attempt.started_at.as_micros())
-                        .push_bind(attempt.finished_at.as_micros())
-                        .push_bind(attempt.retry_at.map(Timestamp::as_micros));
-                });
-                query.build().persistent(rows.len() <= PREPARED_ROWS_MAX).execute(c).await.map(|_| ())
-            })?;
-        }
-        Ok(())
-    }
-
-    async fn create_instances(&self, connection: &mut Connection) -> Result<(), CommitError> {
-        let created = creation::insert(connection, &self.instances).await?;
-        for (created, row) in created.iter().zip(&self.instances) {
-            if created.existing {
-                // The step was told that the key was free. It runs again and is told otherwise.
-                let key = row.idempotency_key.as_deref().unwrap_or_default();
-                return Err(CommitError::Conflict(format!("the idempotency key '{}'", key.escape_debug())));
-            }
-        }
-        Ok(())
-    }
-
-    /// Of instances of the same team; others are left alone without a word, as if they were not there. The version is
-    /// not touched: metadata decides nothing, and a running step must not fail because somebody labelled its instance.
-    async fn update_metadata(&self, connection: &mut Connection) -> Result<(), CommitError> {
-        let rows: Vec<_> = self.metadata.iter().collect();
-        for rows in rows.chunks(BINDS_MAX / 2 - 1) {
-            on!(connection, c: Database => {
-                let mut query = QueryBuilder::<Database>::new(
-                    "UPDATE workflow_instances SET metadata = v.column2, updated_at = ",
-                );
-                query.push_bind(self.commit.now.as_micros()).push(" FROM (");
-                query.push_values(rows, |mut row, (id, metadata)| {
-                    row.push_bind(**id).push_bind(metadata.as_str());
-                });
-                query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.team = ");
-                query.push_bind(self.commit.instance.team.as_str());
-                query.build().persistent(rows.len() <= PREPARED_ROWS_MAX).execute(c).await.map(|_| ())
-            })?;
-        }
-        Ok(())
+    /// Bytes of the texts and values that have no small bound.
+    pub(super) fn bytes(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let StepCommit { change, effects, .. } = &self.commit;
+        let attempts = self.attempts.iter().map(|row| length(&row.output) + length(&row.failure));
+        let values = effects.storage.iter().map(|write| match &write.action {
+            WriteAction::Put { value, .. } => value.len(),
+            WriteAction::Delete | WriteAction::Increment(_) => 0,
+        });
+        let comments = change.decided.iter().map(|approval| length(&approval.comment));
+        let texts = self.instances.iter().map(NewRow::bytes).chain(self.metadata.values().map(String::len));
+        length(&self.output)
+            + length(&self.failure)
+            + attempts.chain(values).chain(comments).chain(texts).sum::<usize>()
     }
 }
 
-async fn insert_approvals(
+/// Those whose instance has the version that they saw. On Postgres their instances are locked.
+pub(super) async fn current(
     connection: &mut Connection,
-    instance: &Instance,
-    approvals: &[NewApproval],
+    commits: &[&PreparedCommit],
+) -> Result<HashSet<Uuid>, StoreError> {
+    let sql = "SELECT seen.id FROM {rows} CROSS JOIN workflow_instances AS seen \
+        WHERE seen.id = given.column1 AND seen.version = given.column2{lock}";
+    let columns = [
+        Column::Uuid(|prepared: &&PreparedCommit| prepared.commit.instance.id),
+        Column::Integer(|prepared| signed(prepared.commit.instance.version)),
+    ];
+    let found: Vec<(Uuid,)> = rows::fetch(connection, sql, &columns, commits).await?;
+    Ok(found.into_iter().map(|(id,)| id).collect())
+}
+
+/// Of the approvals that are decided, those that are still pending. On Postgres they are locked.
+pub(super) async fn pending(
+    connection: &mut Connection,
+    commits: &[&PreparedCommit],
+) -> Result<HashSet<Uuid>, StoreError> {
+    let sql = "SELECT seen.id FROM {rows} CROSS JOIN workflow_approvals AS seen WHERE seen.id = given.column1 \
+        AND seen.instance_id = given.column2 AND seen.status = 'pending'{lock}";
+    let columns = [Column::Uuid(|row: &(Uuid, Uuid)| row.0), Column::Uuid(|row| row.1)];
+    let decided = commits.iter().flat_map(|prepared| {
+        let StepCommit { instance, change, .. } = &prepared.commit;
+        change.decided.iter().map(|approval| (approval.id, instance.id))
+    });
+    let found: Vec<(Uuid,)> = rows::fetch(connection, sql, &columns, &decided.collect::<Vec<_>>()).await?;
+    Ok(found.into_iter().map(|(id,)| id).collect())
+}
+
+/// The new states. Each commit must meet the version that it saw.
+pub(super) async fn update_instances(
+    connection: &mut Connection,
+    commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
-    const COLUMNS: usize = 11;
-    for rows in approvals.chunks(BINDS_MAX / COLUMNS) {
-        on!(connection, c: Database => {
-            let mut query = QueryBuilder::<Database>::new(
-                "INSERT INTO workflow_approvals (id, team, instance_id, workflow, step, approver_id, title, quorum, \
-                 status, created_at, expires_at) ",
-            );
-            query.push_values(rows, |mut row, approval| {
-                row.push_bind(approval.id)
-                    .push_bind(approval.team.as_str())
-                    .push_bind(approval.instance_id)
-                    .push_bind(instance.workflow.as_str())
-                    .push_bind(approval.step.as_str())
-                    .push_bind(approval.approver_id.as_str())
-                    .push_bind(approval.title.as_str())
-                    .push_bind(i64::from(approval.quorum))
-                    .push_bind(ApprovalStatus::Pending.as_str())
-                    .push_bind(approval.created_at.as_micros())
-                    .push_bind(approval.expires_at.as_micros());
-            });
-            query.build().persistent(rows.len() <= PREPARED_ROWS_MAX).execute(c).await.map(|_| ())
-        })?;
-    }
-    Ok(())
+    let sql = "UPDATE workflow_instances SET status = given.column3, current_step = given.column4, \
+        version = version + 1, output = given.column5, failure = given.column6, started_at = given.column7, \
+        updated_at = given.column8, completed_at = given.column9, wake_at = given.column10 FROM {rows} \
+        WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2";
+    let columns = [
+        Column::Uuid(|prepared: &&PreparedCommit| prepared.commit.instance.id),
+        Column::Integer(|prepared| signed(prepared.commit.instance.version)),
+        Column::Text(|prepared| prepared.commit.instance.status.as_str()),
+        Column::MaybeText(|prepared| prepared.commit.instance.current_step.as_ref().map(|step| step.as_str())),
+        Column::MaybeText(|prepared| prepared.output.as_deref()),
+        Column::MaybeText(|prepared| prepared.failure.as_deref()),
+        Column::Integer(|prepared| prepared.commit.instance.started_at.as_micros()),
+        Column::Integer(|prepared| prepared.commit.instance.updated_at.as_micros()),
+        Column::MaybeInteger(|prepared| prepared.commit.instance.completed_at.map(Timestamp::as_micros)),
+        Column::MaybeInteger(|prepared| prepared.commit.instance.wake_at.map(Timestamp::as_micros)),
+    ];
+    all("an instance", commits.len(), rows::execute(connection, sql, &columns, commits).await?)
+}
+
+pub(super) async fn insert_attempts(
+    connection: &mut Connection,
+    commits: &[&PreparedCommit],
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, failure, started_at, \
+        finished_at, retry_at) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL";
+    let columns = [
+        Column::Uuid(|row: &&AttemptRow| row.attempt.instance_id),
+        Column::Text(|row| row.attempt.step.as_str()),
+        Column::Integer(|row| i64::from(row.attempt.number)),
+        Column::Text(|row| row.attempt.outcome.as_str()),
+        Column::MaybeText(|row| row.attempt.plugin.as_deref()),
+        Column::MaybeText(|row| row.output.as_deref()),
+        Column::MaybeText(|row| row.failure.as_deref()),
+        Column::Integer(|row| row.attempt.started_at.as_micros()),
+        Column::Integer(|row| row.attempt.finished_at.as_micros()),
+        Column::MaybeInteger(|row| row.attempt.retry_at.map(Timestamp::as_micros)),
+    ];
+    let attempts: Vec<_> = commits.iter().flat_map(|prepared| &prepared.attempts).collect();
+    rows::execute(connection, sql, &columns, &attempts).await.map(|_| ())
+}
+
+pub(super) async fn insert_approvals(
+    connection: &mut Connection,
+    commits: &[&PreparedCommit],
+) -> Result<(), StoreError> {
+    type Row<'a> = (&'a Instance, &'a NewApproval);
+    let sql = "INSERT INTO workflow_approvals (id, team, instance_id, workflow, step, approver_id, title, quorum, \
+        status, created_at, expires_at) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL";
+    let columns = [
+        Column::Uuid(|(_, approval): &Row| approval.id),
+        Column::Text(|(_, approval)| approval.team.as_str()),
+        Column::Uuid(|(_, approval)| approval.instance_id),
+        Column::Text(|(instance, _)| instance.workflow.as_str()),
+        Column::Text(|(_, approval)| approval.step.as_str()),
+        Column::Text(|(_, approval)| &approval.approver_id),
+        Column::Text(|(_, approval)| &approval.title),
+        Column::Integer(|(_, approval)| i64::from(approval.quorum)),
+        Column::Text(|_| ApprovalStatus::Pending.as_str()),
+        Column::Integer(|(_, approval)| approval.created_at.as_micros()),
+        Column::Integer(|(_, approval)| approval.expires_at.as_micros()),
+    ];
+    let approvals = commits.iter().flat_map(|prepared| {
+        let StepCommit { instance, change, .. } = &prepared.commit;
+        change.new_approvals.iter().map(move |approval| (instance, approval))
+    });
+    rows::execute(connection, sql, &columns, &approvals.collect::<Vec<_>>()).await.map(|_| ())
 }
 
 /// Each of them must still be pending: an approval is decided once.
-async fn decide_approvals(
+pub(super) async fn decide_approvals(
     connection: &mut Connection,
-    instance: Uuid,
-    decided: &[DecidedApproval],
-    at: Timestamp,
+    commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
-    const COLUMNS: usize = 3;
-    for rows in decided.chunks(BINDS_MAX / COLUMNS - 1) {
-        let updated = on!(connection, c: Database => {
-            let mut query = QueryBuilder::<Database>::new(
-                "UPDATE workflow_approvals SET status = v.column2, comment = v.column3, decided_at = ",
-            );
-            query.push_bind(at.as_micros()).push(" FROM (");
-            query.push_values(rows, |mut row, approval| {
-                row.push_bind(approval.id)
-                    .push_bind(approval.status.as_str())
-                    .push_bind(approval.comment.as_deref());
-            });
-            query.push(
-                ") AS v WHERE workflow_approvals.id = v.column1 AND workflow_approvals.status = 'pending' \
-                 AND workflow_approvals.instance_id = ",
-            );
-            query.push_bind(instance);
-            query.build().persistent(rows.len() <= PREPARED_ROWS_MAX).execute(c).await.map(|done| done.rows_affected())
-        })?;
-        if usize::try_from(updated) != Ok(rows.len()) {
-            return Err(CommitError::Conflict(format!("an approval of instance {instance}")));
+    type Row<'a> = (&'a Instance, &'a DecidedApproval);
+    let sql = "UPDATE workflow_approvals SET status = given.column3, comment = given.column4, \
+        decided_at = given.column5 FROM {rows} WHERE workflow_approvals.id = given.column1 \
+        AND workflow_approvals.instance_id = given.column2 AND workflow_approvals.status = 'pending'";
+    let columns = [
+        Column::Uuid(|(_, approval): &Row| approval.id),
+        Column::Uuid(|(instance, _)| instance.id),
+        Column::Text(|(_, approval)| approval.status.as_str()),
+        Column::MaybeText(|(_, approval)| approval.comment.as_deref()),
+        Column::Integer(|(instance, _)| instance.updated_at.as_micros()),
+    ];
+    let decided = commits.iter().flat_map(|prepared| {
+        let StepCommit { instance, change, .. } = &prepared.commit;
+        change.decided.iter().map(move |approval| (instance, approval))
+    });
+    let decided: Vec<_> = decided.collect();
+    all("an approval", decided.len(), rows::execute(connection, sql, &columns, &decided).await?)
+}
+
+/// Of instances of the same team; others are left alone without a word, as if they were not there. The version is
+/// not touched: metadata decides nothing, and a running step must not fail because somebody labelled its instance.
+pub(super) async fn update_metadata(
+    connection: &mut Connection,
+    commits: &[&PreparedCommit],
+) -> Result<(), StoreError> {
+    type Row<'a> = (&'a Name, Uuid, Timestamp, &'a str);
+    let sql = "UPDATE workflow_instances SET metadata = given.column3, updated_at = given.column4 FROM {rows} \
+        WHERE workflow_instances.id = given.column1 AND workflow_instances.team = given.column2";
+    let columns = [
+        Column::Uuid(|(_, id, _, _): &Row| *id),
+        Column::Text(|(team, ..)| team.as_str()),
+        Column::Text(|(_, _, _, metadata)| metadata),
+        Column::Integer(|(_, _, now, _)| now.as_micros()),
+    ];
+    // The last one for each instance stays.
+    let mut last: BTreeMap<(Uuid, &Name), Row> = BTreeMap::new();
+    for prepared in commits {
+        let team = &prepared.commit.instance.team;
+        for (id, metadata) in &prepared.metadata {
+            last.insert((*id, team), (team, *id, prepared.commit.now, metadata));
         }
     }
-    Ok(())
+    rows::execute(connection, sql, &columns, &last.into_values().collect::<Vec<_>>()).await.map(|_| ())
+}
+
+/// A row that was not there, or not as it was expected, says so by its absence. Whose it was is asked in a second try.
+fn all(what: &str, wanted: usize, affected: u64) -> Result<(), CommitError> {
+    if usize::try_from(affected) == Ok(wanted) { Ok(()) } else { Err(CommitError::Conflict(what.to_owned())) }
 }

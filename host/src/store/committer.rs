@@ -1,25 +1,26 @@
 //! The committer: one task that writes what many callers want written in one transaction.
 //!
 //! While one group is being committed the next gathers in the queue, so groups grow by themselves when the disk is
-//! slow, and a lone commit waits for nobody. A conflict takes back that job only.
-//! Callers are answered after COMMIT, and after the caches have forgotten what was written.
+//! slow, and a lone commit waits for nobody. Jobs take effect in the order of the queue, and a conflict takes back that
+//! job only; how stands in [`super::group`]. Callers are answered after COMMIT, and after the caches have forgotten what
+//! was written. The queue is bounded by jobs and by bytes, and who finds it full waits.
 
-use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::FutureExt as _;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::backend::Connection;
 use super::commit::{PreparedCommit, StepCommit};
-use super::creation::{self, Created, NewRow};
-use super::stale::Stale;
-use super::storage::Versions;
+use super::creation::{Created, NewRow};
+use super::group::{self, Work, Written};
+use super::storage_writes::Versions;
 use super::{CommitError, Core, Store, StoreError};
 use crate::config::DatabaseConfig;
-use crate::model::{Name, NewInstance};
+use crate::model::NewInstance;
 
 /// How the committer does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -53,30 +54,45 @@ struct Counters {
 /// The way to the committer's task.
 pub(super) struct Committer {
     queue: mpsc::Sender<Job>,
+    /// KiB that may still wait or be written.
+    room: Arc<Semaphore>,
+    room_max: u32,
     closing: CancellationToken,
     counters: Arc<Counters>,
 }
 
 /// Something to be written, and who wants to know.
-enum Job {
-    Step(Box<PreparedCommit>, oneshot::Sender<Result<(), CommitError>>),
-    Create(Vec<NewRow>, oneshot::Sender<Result<Vec<Created>, StoreError>>),
+struct Job {
+    work: Work,
+    bytes: usize,
+    answer: Answer,
+    _room: OwnedSemaphorePermit,
 }
 
-/// What became of a job.
-enum Written {
-    Step,
-    Created(Vec<Created>),
+enum Answer {
+    Step(oneshot::Sender<Result<(), CommitError>>),
+    Create(oneshot::Sender<Result<Vec<Created>, StoreError>>),
 }
 
 impl Committer {
     pub(super) fn start(core: Arc<Core>, config: &DatabaseConfig) -> Self {
         let (queue, jobs) = mpsc::channel(config.commit_queue_max.max(1));
+        let room_max = kib(config.commit_queue_bytes_max);
         let closing = CancellationToken::new();
         let counters = Arc::new(Counters::default());
         let tasks = core.tasks.clone();
-        tasks.spawn(run(core, jobs, closing.clone(), config.commit_group_max.max(1), Arc::clone(&counters)));
-        Self { queue, closing, counters }
+        let task = Task {
+            core,
+            queue: jobs,
+            next: None,
+            closing: closing.clone(),
+            jobs_max: config.commit_group_max.max(1),
+            bytes_max: config.commit_group_bytes_max,
+            versions: Versions::default(),
+            counters: Arc::clone(&counters),
+        };
+        tasks.spawn(task.run());
+        Self { queue, room: Arc::new(Semaphore::new(room_max as usize)), room_max, closing, counters }
     }
 
     /// Takes no more jobs; what is queued is still written.
@@ -99,11 +115,20 @@ impl Committer {
 
     /// Waits for a place in the queue, and then for the answer. A caller that is dropped while it waits for the answer
     /// changes nothing: the job is written.
-    async fn submit<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        self.queue.send(job(answer)).await.map_err(|_| StoreError::Closed)?;
+    async fn submit<T>(&self, work: Work, answer: impl FnOnce(oneshot::Sender<T>) -> Answer) -> Result<T, StoreError> {
+        let (sender, answered) = oneshot::channel();
+        let bytes = work.bytes();
+        // What is larger than all the room there is waits until it is alone.
+        let room = Arc::clone(&self.room).acquire_many_owned(kib(bytes).min(self.room_max)).await;
+        let job = Job { work, bytes, answer: answer(sender), _room: room.map_err(|_| StoreError::Closed)? };
+        self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)
     }
+}
+
+/// At least one.
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 4)
 }
 
 impl Store {
@@ -113,8 +138,8 @@ impl Store {
     /// [`CommitError::Conflict`] and [`CommitError::Rejected`] leave nothing written. After [`CommitError::Store`] it
     /// may have been written or not: load the instance to find out.
     pub async fn commit(&self, commit: StepCommit) -> Result<(), CommitError> {
-        let prepared = Box::new(PreparedCommit::new(commit)?);
-        self.inner.committer.submit(|answer| Job::Step(prepared, answer)).await?
+        let work = Work::Step(Box::new(PreparedCommit::new(commit)?));
+        self.inner.committer.submit(work, Answer::Step).await?
     }
 
     /// Creates instances in one transaction, and answers in their order.
@@ -125,144 +150,94 @@ impl Store {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = new.into_iter().map(NewRow::new).collect::<Result<Vec<_>, _>>()?;
-        self.inner.committer.submit(|answer| Job::Create(rows, answer)).await?
+        let work = Work::Create(new.into_iter().map(NewRow::new).collect::<Result<_, _>>()?);
+        self.inner.committer.submit(work, Answer::Create).await?
     }
 }
 
-async fn run(
+struct Task {
     core: Arc<Core>,
-    mut queue: mpsc::Receiver<Job>,
+    queue: mpsc::Receiver<Job>,
+    /// Taken from the queue, and did not fit into the last group.
+    next: Option<Job>,
     closing: CancellationToken,
-    group_max: usize,
+    jobs_max: usize,
+    bytes_max: usize,
+    versions: Versions,
     counters: Arc<Counters>,
-) {
-    let versions = Arc::new(Versions::default());
-    loop {
-        let mut jobs = Vec::new();
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            let jobs = self.group().await;
+            if jobs.is_empty() {
+                return;
+            }
+            // Should it panic, its callers learn that it is over and the next group goes on.
+            if AssertUnwindSafe(self.commit(jobs)).catch_unwind().await.is_err() {
+                tracing::error!("a group of commits broke off; its steps will be run again");
+            }
+        }
+    }
+
+    /// What waits, as far as it fits, and at least one job; nothing at the end.
+    async fn group(&mut self) -> Vec<Job> {
+        let first = match self.next.take() {
+            Some(job) => Some(job),
+            None => self.first().await,
+        };
+        let mut bytes = first.as_ref().map_or(0, |job| job.bytes);
+        let mut jobs: Vec<Job> = first.into_iter().collect();
+        while !jobs.is_empty() && jobs.len() < self.jobs_max {
+            let Ok(job) = self.queue.try_recv() else { break };
+            bytes = bytes.saturating_add(job.bytes);
+            if bytes > self.bytes_max {
+                self.next = Some(job);
+                break;
+            }
+            jobs.push(job);
+        }
+        jobs
+    }
+
+    async fn first(&mut self) -> Option<Job> {
         tokio::select! {
             biased;
             // After this, sends fail and what is queued is still received.
-            () = closing.cancelled(), if !queue.is_closed() => {
-                queue.close();
-                continue;
-            }
-            _ = queue.recv_many(&mut jobs, group_max) => {}
+            () = self.closing.cancelled(), if !self.queue.is_closed() => {}
+            job = self.queue.recv() => return job,
         }
-        if jobs.is_empty() {
-            return;
-        }
-        // A task for each group: should it panic, its callers learn that it is over and the next group goes on.
-        let (core, counters, versions) = (Arc::clone(&core), Arc::clone(&counters), Arc::clone(&versions));
-        let tasks = core.tasks.clone();
-        let group = tasks.spawn(async move { commit_group(&core, &counters, &versions, jobs).await });
-        if let Err(error) = group.await {
-            tracing::error!(%error, "a group of commits broke off; its steps will be run again");
-        }
+        self.queue.close();
+        self.queue.recv().await
     }
-}
 
-async fn commit_group(core: &Core, counters: &Counters, versions: &Versions, jobs: Vec<Job>) {
-    let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
-    let written = write_group(core, versions, &jobs).await;
-    match written {
-        Ok(results) => {
-            counters.groups.fetch_add(1, Ordering::Relaxed);
-            counters.largest_group.fetch_max(count, Ordering::Relaxed);
-            for (job, result) in jobs.into_iter().zip(results) {
-                counters.count(&result);
-                job.answer(result);
+    async fn commit(&self, jobs: Vec<Job>) {
+        let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+        let works: Vec<&Work> = jobs.iter().map(|job| &job.work).collect();
+        match group::write(&self.core, &self.versions, &works).await {
+            Ok(outcomes) => {
+                self.counters.groups.fetch_add(1, Ordering::Relaxed);
+                self.counters.largest_group.fetch_max(count, Ordering::Relaxed);
+                for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                    self.counters.count(&outcome);
+                    job.answer.send(outcome);
+                }
             }
-        }
-        Err(error) => {
-            tracing::error!(%error, jobs = count, "failed to commit a group");
-            counters.failed.fetch_add(count, Ordering::Relaxed);
-            for job in jobs {
-                job.answer(Err(CommitError::Store(error.clone())));
+            Err(error) => {
+                tracing::error!(%error, jobs = count, "failed to commit a group");
+                self.counters.failed.fetch_add(count, Ordering::Relaxed);
+                for job in jobs {
+                    job.answer.send(Err(CommitError::Store(error.clone())));
+                }
             }
         }
     }
-}
-
-/// Writes all jobs in one transaction; an error is everybody's.
-///
-/// Conflicts are rare, so the jobs are first written as if there were none. If one is refused, all is taken back and
-/// written again with a savepoint before each job, which costs a statement for each.
-async fn write_group(
-    core: &Core,
-    versions: &Versions,
-    jobs: &[Job],
-) -> Result<Vec<Result<Written, CommitError>>, StoreError> {
-    match write_all(core, versions, jobs).await? {
-        Some(results) => Ok(results),
-        None => write_each(core, versions, jobs).await,
-    }
-}
-
-/// Writes all jobs; or none, if one of several is refused.
-async fn write_all(
-    core: &Core,
-    versions: &Versions,
-    jobs: &[Job],
-) -> Result<Option<Vec<Result<Written, CommitError>>>, StoreError> {
-    let mut writing = core.backend.begin().await?;
-    let mut results = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        match job.write(&mut writing, versions).await {
-            Ok(written) => results.push(Ok(written)),
-            Err(error) if error.is_the_jobs_own() => {
-                writing.rollback().await?;
-                return Ok((jobs.len() == 1).then(|| vec![Err(error)]));
-            }
-            Err(CommitError::Store(error)) => return Err(error),
-            Err(other) => return Err(other.for_creation()),
-        }
-    }
-    core.commit(writing, &stale(jobs)).await?;
-    Ok(Some(results))
-}
-
-/// Writes each job behind a savepoint, so that one that is refused takes back only itself.
-async fn write_each(
-    core: &Core,
-    versions: &Versions,
-    jobs: &[Job],
-) -> Result<Vec<Result<Written, CommitError>>, StoreError> {
-    let mut writing = core.backend.begin().await?;
-    let mut results = Vec::with_capacity(jobs.len());
-    let mut between = "SAVEPOINT job";
-    for job in jobs {
-        writing.execute(between).await?;
-        let result = job.write(&mut writing, versions).await;
-        between = match &result {
-            Ok(_) => "RELEASE SAVEPOINT job; SAVEPOINT job",
-            // The savepoint stays, and is the next job's.
-            Err(error) if error.is_the_jobs_own() => "ROLLBACK TO SAVEPOINT job",
-            Err(CommitError::Store(error)) => return Err(error.clone()),
-            Err(other) => return Err(other.clone().for_creation()),
-        };
-        results.push(result);
-    }
-    if matches!(results.last(), Some(Err(_))) {
-        writing.execute("ROLLBACK TO SAVEPOINT job").await?;
-    }
-    core.commit(writing, &stale(jobs)).await?;
-    Ok(results)
-}
-
-fn stale(jobs: &[Job]) -> Vec<Stale> {
-    jobs.iter().flat_map(Job::stale).collect()
-}
-
-/// The teams of new instances.
-fn new_instances(rows: &[NewRow]) -> Vec<Stale> {
-    let teams: BTreeSet<&Name> = rows.iter().map(|row| &row.instance.team).collect();
-    teams.into_iter().map(|team| Stale::NewInstances { team: team.clone() }).collect()
 }
 
 impl Counters {
-    fn count(&self, result: &Result<Written, CommitError>) {
-        let counter = match result {
+    fn count(&self, outcome: &Result<Written, CommitError>) {
+        let counter = match outcome {
             Ok(_) => &self.commits,
             Err(CommitError::Conflict(_) | CommitError::Store(StoreError::Constraint(_))) => &self.conflicts,
             Err(_) => &self.rejected,
@@ -271,41 +246,15 @@ impl Counters {
     }
 }
 
-impl Job {
-    async fn write(&self, connection: &mut Connection, versions: &Versions) -> Result<Written, CommitError> {
-        match self {
-            Self::Step(commit, _) => commit.write(connection, versions).await.map(|()| Written::Step),
-            Self::Create(rows, _) => Ok(Written::Created(creation::insert(connection, rows).await?)),
-        }
-    }
-
-    /// What is out of date once it is written.
-    fn stale(&self) -> Vec<Stale> {
-        let prepared = match self {
-            Self::Step(prepared, _) => prepared,
-            Self::Create(rows, _) => return new_instances(rows),
-        };
-        let commit = &prepared.commit;
-        let team = &commit.instance.team;
-        let mut stale = new_instances(prepared.instances());
-        let changed = std::iter::once(commit.instance.id).chain(commit.effects.metadata.iter().map(|(id, _)| *id));
-        stale.extend(changed.map(|id| Stale::Instance { team: team.clone(), id }));
-        let written = commit.effects.storage.iter().map(|write| write.key.clone());
-        stale.extend(written.map(|key| Stale::Entry { team: team.clone(), key }));
-        let asked = commit.change.new_approvals.iter().map(|approval| &approval.approver_id);
-        let approvers = asked.chain(commit.change.decided.iter().map(|approval| &approval.approver_id));
-        stale.extend(approvers.map(|approver| Stale::Approver { team: team.clone(), approver: approver.clone() }));
-        stale
-    }
-
-    fn answer(self, result: Result<Written, CommitError>) {
+impl Answer {
+    fn send(self, outcome: Result<Written, CommitError>) {
         // A caller that has gone away wants no answer.
         match self {
-            Self::Step(_, answer) => {
-                let _ = answer.send(result.map(|_| ()).map_err(CommitError::for_step));
+            Self::Step(answer) => {
+                let _ = answer.send(outcome.map(|_| ()).map_err(CommitError::for_step));
             }
-            Self::Create(_, answer) => {
-                let created = result.map(|written| match written {
+            Self::Create(answer) => {
+                let created = outcome.map(|written| match written {
                     Written::Created(created) => created,
                     Written::Step => Vec::new(),
                 });

@@ -1,13 +1,12 @@
 //! Creating instances, alone or as the effect of a step.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
-use sqlx::QueryBuilder;
 use uuid::Uuid;
 
-use super::backend::{BINDS_MAX, Connection, on};
-use super::commit::PREPARED_ROWS_MAX;
+use super::backend::Connection;
+use super::rows::{self, Column};
 use super::{StoreError, error, signed, to_json};
 use crate::clock::Timestamp;
 use crate::model::{Instance, NewInstance};
@@ -39,93 +38,76 @@ impl NewRow {
         let metadata = to_json(&instance.metadata)?;
         Ok(Self { instance, idempotency_key, pins, input, metadata })
     }
+
+    /// Its workflow and its idempotency key, if it has one.
+    pub(super) fn key(&self) -> Option<Key<'_>> {
+        self.idempotency_key.as_deref().map(|key| (self.instance.workflow_id, key))
+    }
+
+    /// Bytes of the texts that have no small bound.
+    pub(super) fn bytes(&self) -> usize {
+        self.pins.len() + self.input.len() + self.metadata.len()
+    }
 }
+
+/// A workflow, and an idempotency key of one of its instances.
+pub(super) type Key<'a> = (Uuid, &'a str);
 
 /// Inserts them into an open transaction, and answers in their order.
-pub(super) async fn insert(connection: &mut Connection, rows: &[NewRow]) -> Result<Vec<Created>, StoreError> {
-    const COLUMNS: usize = 21;
-    let mut inserted = HashSet::with_capacity(rows.len());
-    for rows in rows.chunks(BINDS_MAX / COLUMNS) {
-        let ids: Vec<Uuid> = on!(connection, c: Database => {
-            let mut query = QueryBuilder::<Database>::new(
-                "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, \
-                 entity_type, entity_id, project_id, started_by, status, current_step, version, input, metadata, \
-                 depth, idempotency_key, created_at, started_at, updated_at, wake_at) ",
-            );
-            query.push_values(rows, |mut row, new| {
-                let instance = &new.instance;
-                row.push_bind(instance.id)
-                    .push_bind(instance.team.as_str())
-                    .push_bind(instance.workflow_id)
-                    .push_bind(instance.workflow.as_str())
-                    .push_bind(i64::from(instance.workflow_version))
-                    .push_bind(new.pins.as_str())
-                    .push_bind(instance.entity_type.as_deref())
-                    .push_bind(instance.entity_id.as_deref())
-                    .push_bind(instance.project_id.as_deref())
-                    .push_bind(instance.started_by.as_str())
-                    .push_bind(instance.status.as_str())
-                    .push_bind(instance.current_step.as_ref().map(|step| step.as_str()))
-                    .push_bind(signed(instance.version))
-                    .push_bind(new.input.as_str())
-                    .push_bind(new.metadata.as_str())
-                    .push_bind(i64::from(instance.depth))
-                    .push_bind(new.idempotency_key.as_deref())
-                    .push_bind(instance.created_at.as_micros())
-                    .push_bind(instance.started_at.as_micros())
-                    .push_bind(instance.updated_at.as_micros())
-                    .push_bind(instance.wake_at.map(Timestamp::as_micros));
-            });
-            // Only the key may be taken; an id that is there already is a mistake and stays an error.
-            query.push(
-                " ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING id",
-            );
-            query.build_query_scalar().persistent(rows.len() <= PREPARED_ROWS_MAX).fetch_all(c).await
-        })?;
-        inserted.extend(ids);
-    }
-    let known = existing(connection, rows, &inserted).await?;
-    rows.iter()
-        .map(|row| {
-            if inserted.contains(&row.instance.id) {
-                return Ok(Created { id: row.instance.id, existing: false });
-            }
-            let key = (row.instance.workflow_id, row.idempotency_key.as_deref().unwrap_or_default());
-            let id = known.get(&(key.0, key.1.to_owned())).copied();
-            let id =
-                id.ok_or_else(|| error::corrupt("an instance that was neither created nor there", row.instance.id))?;
-            Ok(Created { id, existing: true })
-        })
-        .collect()
+pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Result<Vec<Created>, StoreError> {
+    // Only the key may be taken; an id that is there already is a mistake and stays an error.
+    let sql = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
+        entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
+        created_at, started_at, updated_at, wake_at) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
+        ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING id";
+    let columns = [
+        Column::Uuid(|new: &&NewRow| new.instance.id),
+        Column::Text(|new| new.instance.team.as_str()),
+        Column::Uuid(|new| new.instance.workflow_id),
+        Column::Text(|new| new.instance.workflow.as_str()),
+        Column::Integer(|new| i64::from(new.instance.workflow_version)),
+        Column::Text(|new| &new.pins),
+        Column::MaybeText(|new| new.instance.entity_type.as_deref()),
+        Column::MaybeText(|new| new.instance.entity_id.as_deref()),
+        Column::MaybeText(|new| new.instance.project_id.as_deref()),
+        Column::Text(|new| &new.instance.started_by),
+        Column::Text(|new| new.instance.status.as_str()),
+        Column::MaybeText(|new| new.instance.current_step.as_ref().map(|step| step.as_str())),
+        Column::Integer(|new| signed(new.instance.version)),
+        Column::Text(|new| &new.input),
+        Column::Text(|new| &new.metadata),
+        Column::Integer(|new| i64::from(new.instance.depth)),
+        Column::MaybeText(|new| new.idempotency_key.as_deref()),
+        Column::Integer(|new| new.instance.created_at.as_micros()),
+        Column::Integer(|new| new.instance.started_at.as_micros()),
+        Column::Integer(|new| new.instance.updated_at.as_micros()),
+        Column::MaybeInteger(|new| new.instance.wake_at.map(Timestamp::as_micros)),
+    ];
+    let inserted: Vec<(Uuid,)> = rows::fetch(connection, sql, &columns, new).await?;
+    let inserted: HashSet<Uuid> = inserted.into_iter().map(|(id,)| id).collect();
+    let rest: Vec<Key> =
+        new.iter().filter(|new| !inserted.contains(&new.instance.id)).filter_map(|new| new.key()).collect();
+    let known = with_keys(connection, &rest).await?;
+    let created = new.iter().map(|new| {
+        if inserted.contains(&new.instance.id) {
+            return Ok(Created { id: new.instance.id, existing: false });
+        }
+        let id = new.key().and_then(|(workflow, key)| known.get(&(workflow, key.to_owned())).copied());
+        let id = id.ok_or_else(|| error::corrupt("an instance that was neither created nor there", new.instance.id))?;
+        Ok(Created { id, existing: true })
+    });
+    created.collect()
 }
 
-/// The ids of those whose keys were taken.
-async fn existing(
+/// The instances that have these keys.
+pub(super) async fn with_keys(
     connection: &mut Connection,
-    rows: &[NewRow],
-    inserted: &HashSet<Uuid>,
+    keys: &[Key<'_>],
 ) -> Result<HashMap<(Uuid, String), Uuid>, StoreError> {
-    let mut wanted: BTreeMap<Uuid, Vec<&str>> = BTreeMap::new();
-    for row in rows.iter().filter(|row| !inserted.contains(&row.instance.id)) {
-        wanted.entry(row.instance.workflow_id).or_default().extend(row.idempotency_key.as_deref());
-    }
-    let mut known = HashMap::new();
-    for (workflow, keys) in wanted {
-        for keys in keys.chunks(BINDS_MAX - 1) {
-            let found: Vec<(String, Uuid)> = on!(connection, c: Database => {
-                let mut query = QueryBuilder::<Database>::new(
-                    "SELECT idempotency_key, id FROM workflow_instances WHERE workflow_id = ",
-                );
-                query.push_bind(workflow).push(" AND idempotency_key IN (");
-                let mut list = query.separated(", ");
-                for key in keys {
-                    list.push_bind(*key);
-                }
-                query.push(")");
-                query.build_query_as().persistent(keys.len() <= PREPARED_ROWS_MAX).fetch_all(c).await
-            })?;
-            known.extend(found.into_iter().map(|(key, id)| ((workflow, key), id)));
-        }
-    }
-    Ok(known)
+    let sql = "SELECT seen.workflow_id, seen.idempotency_key, seen.id \
+        FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.workflow_id = given.column1 \
+        AND seen.idempotency_key = given.column2 AND seen.idempotency_key IS NOT NULL";
+    let columns = [Column::Uuid(|key: &Key| key.0), Column::Text(|key| key.1)];
+    let found: Vec<(Uuid, String, Uuid)> = rows::fetch(connection, sql, &columns, keys).await?;
+    Ok(found.into_iter().map(|(workflow, key, id)| ((workflow, key), id)).collect())
 }

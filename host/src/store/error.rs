@@ -120,7 +120,7 @@ impl CommitError {
         }
     }
 
-    /// What the caller of a creation sees.
+    /// What everybody sees whose group it ended, and the caller of a creation.
     pub(super) fn for_creation(self) -> StoreError {
         match self {
             Self::Store(error) => error,

@@ -16,13 +16,16 @@ mod error;
 mod explain;
 #[cfg(test)]
 mod full_disk;
+mod group;
 mod instances;
 mod lock;
 mod migrate;
 mod plan;
 mod plugins;
+mod rows;
 mod stale;
 mod storage;
+mod storage_writes;
 mod tokens;
 mod workflows;
 

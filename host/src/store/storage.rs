@@ -1,42 +1,23 @@
-//! Plugin storage: reads for steps, and the writes of a commit.
+//! Reading plugin storage, for steps. It is written by [`super::storage_writes`].
 //!
 //! A team's entries are found by the team that comes from the attempt, never from the guest. An entry past its deadline
 //! is not there, whether or not its row still is.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use sqlx::QueryBuilder;
 
-use super::backend::{BINDS_MAX, Connection, on};
+use super::backend::{Connection, on};
 use super::cache::{Flight, Fresh, Join, Pair, Waiter};
-use super::commit::PREPARED_ROWS_MAX;
-use super::{CommitError, INVALID_VALUE, NOT_A_NUMBER, Store, StoreError, signed, unsigned};
+use super::rows::PREPARED_ROWS_MAX;
+use super::{Store, StoreError, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::effects::Entry;
-use crate::model::{EntryKey, Guard, Name, Space, StorageWrite, WriteAction};
+use crate::model::{EntryKey, Name, Space};
 
-/// As much of a value as an increment looks at: a number has at most 20 characters.
-const NUMBER_BYTES: usize = 32;
 /// Keys in one SELECT.
 const KEYS_MAX: usize = 1_000;
-
-/// Where the versions of entries come from. They only grow, also over the deletion of an entry: a guard with an old
-/// version must never match what was put there later. Within a process that holds whatever the clock does; from one
-/// process to the next it rests on the clock not going back.
-#[derive(Debug, Default)]
-pub(super) struct Versions(AtomicI64);
-
-impl Versions {
-    fn next(&self, now: Timestamp) -> i64 {
-        let after = |last: i64| now.as_micros().max(last.saturating_add(1));
-        let last = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(after(last)));
-        after(last.unwrap_or_else(|last| last))
-    }
-}
 
 #[derive(sqlx::FromRow)]
 struct EntryRow {
@@ -54,7 +35,8 @@ enum Lookup {
     Awaited(Waiter<Arc<Entry>>),
 }
 
-fn is_live(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
+/// Whether an entry is there for those who look now.
+pub(super) fn is_live(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
     expires_at.is_none_or(|deadline| deadline > now)
 }
 
@@ -283,181 +265,9 @@ fn successor(prefix: &str) -> Option<String> {
     None
 }
 
-/// What guards and increments look at.
-struct Current {
-    version: i64,
-    expires_at: Option<Timestamp>,
-    number: Vec<u8>,
-}
-
-struct Put<'a> {
-    key: &'a EntryKey,
-    value: Cow<'a, [u8]>,
-    expires_at: Option<Timestamp>,
-}
-
-/// The storage writes of one commit, in its transaction.
-pub(super) async fn write(
-    connection: &mut Connection,
-    team: &Name,
-    writes: &[StorageWrite],
-    now: Timestamp,
-    versions: &Versions,
-) -> Result<(), CommitError> {
-    if writes.is_empty() {
-        return Ok(());
-    }
-    check_keys(writes)?;
-    let looked_at = writes.iter().filter(|w| w.guard.is_some() || matches!(w.action, WriteAction::Increment(_)));
-    let current = read_current(connection, team, looked_at.map(|write| &write.key), now).await?;
-    let mut puts = Vec::new();
-    let mut deletes = Vec::new();
-    for write in writes {
-        let entry = current.get(&write.key);
-        let holds = match write.guard {
-            None => true,
-            Some(Guard::Absent) => entry.is_none(),
-            Some(Guard::Version(version)) => entry.is_some_and(|entry| u64::try_from(entry.version) == Ok(version)),
-        };
-        if !holds {
-            return Err(CommitError::Conflict(shown(&write.key)));
-        }
-        match &write.action {
-            WriteAction::Put { value, ttl_ms } => {
-                let expires_at = ttl_ms.map(|ttl| now.after(Duration::from_millis(ttl)));
-                puts.push(Put { key: &write.key, value: Cow::Borrowed(value), expires_at });
-            }
-            WriteAction::Increment(by) => {
-                let number = entry.map_or(Ok(0), |entry| number(&write.key, &entry.number))?;
-                let value = Cow::Owned(number.saturating_add(*by).to_string().into_bytes());
-                puts.push(Put { key: &write.key, value, expires_at: entry.and_then(|entry| entry.expires_at) });
-            }
-            WriteAction::Delete => deletes.push(&write.key),
-        }
-    }
-    upsert(connection, team, &puts, versions.next(now)).await?;
-    delete(connection, team, &deletes).await
-}
-
-fn shown(key: &EntryKey) -> String {
-    format!("entry '{}' of bucket {}", key.key.escape_debug(), key.space)
-}
-
-fn check_keys(writes: &[StorageWrite]) -> Result<(), CommitError> {
-    let mut seen = HashSet::new();
-    for write in writes {
-        let problem = if write.key.key.contains('\0') {
-            "has a NUL character in its key"
-        } else if !seen.insert(&write.key) {
-            "is written twice"
-        } else {
-            continue;
-        };
-        return Err(CommitError::Rejected { code: INVALID_VALUE, message: format!("{} {problem}", shown(&write.key)) });
-    }
-    Ok(())
-}
-
-fn number(key: &EntryKey, value: &[u8]) -> Result<i64, CommitError> {
-    let text = (value.len() < NUMBER_BYTES).then(|| std::str::from_utf8(value).ok()).flatten();
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| CommitError::Rejected {
-        code: NOT_A_NUMBER,
-        message: format!("{} cannot be incremented: its value is not a decimal number of 64 bits", shown(key)),
-    })
-}
-
-async fn read_current<'a>(
-    connection: &mut Connection,
-    team: &Name,
-    keys: impl IntoIterator<Item = &'a EntryKey>,
-    now: Timestamp,
-) -> Result<HashMap<EntryKey, Current>, StoreError> {
-    let mut current = HashMap::new();
-    for (space, keys) in by_space(keys) {
-        for keys in keys.chunks(KEYS_MAX) {
-            let rows: Vec<EntryRow> = on!(connection, c: Database => {
-                let mut query = QueryBuilder::<Database>::new("SELECT key, substr(value, 1, ");
-                query.push(NUMBER_BYTES).push(") AS value, version, expires_at FROM plugin_storage WHERE team = ");
-                query.push_bind(team.as_str()).push(" AND space = ").push_bind(space.to_string());
-                query.push(" AND key IN (");
-                let mut list = query.separated(", ");
-                for key in keys {
-                    list.push_bind(*key);
-                }
-                query.push(")");
-                query.build_query_as().persistent(keys.len() <= PREPARED_ROWS_MAX).fetch_all(c).await
-            })?;
-            for row in rows {
-                let expires_at = row.expires_at.map(Timestamp::from_micros);
-                if is_live(expires_at, now) {
-                    let entry = Current { version: row.version, expires_at, number: row.value };
-                    current.insert(EntryKey { space: space.clone(), key: row.key }, entry);
-                }
-            }
-        }
-    }
-    Ok(current)
-}
-
-async fn upsert(connection: &mut Connection, team: &Name, puts: &[Put<'_>], version: i64) -> Result<(), CommitError> {
-    const COLUMNS: usize = 6;
-    for rows in puts.chunks(BINDS_MAX / COLUMNS) {
-        on!(connection, c: Database => {
-            let mut query = QueryBuilder::<Database>::new(
-                "INSERT INTO plugin_storage (team, space, key, value, version, expires_at) ",
-            );
-            query.push_values(rows, |mut row, put| {
-                row.push_bind(team.as_str())
-                    .push_bind(put.key.space.to_string())
-                    .push_bind(put.key.key.as_str())
-                    .push_bind(&*put.value)
-                    .push_bind(version)
-                    .push_bind(put.expires_at.map(Timestamp::as_micros));
-            });
-            // The greater of the two has another name in each database.
-            query.push(
-                " ON CONFLICT (team, space, key) DO UPDATE SET value = excluded.value, \
-                 expires_at = excluded.expires_at, version = CASE WHEN plugin_storage.version >= excluded.version \
-                 THEN plugin_storage.version + 1 ELSE excluded.version END",
-            );
-            query.build().persistent(rows.len() <= PREPARED_ROWS_MAX).execute(c).await.map(|_| ())
-        })?;
-    }
-    Ok(())
-}
-
-async fn delete(connection: &mut Connection, team: &Name, keys: &[&EntryKey]) -> Result<(), CommitError> {
-    for (space, keys) in by_space(keys.iter().copied()) {
-        for keys in keys.chunks(KEYS_MAX) {
-            on!(connection, c: Database => {
-                let mut query = QueryBuilder::<Database>::new("DELETE FROM plugin_storage WHERE team = ");
-                query.push_bind(team.as_str()).push(" AND space = ").push_bind(space.to_string());
-                query.push(" AND key IN (");
-                let mut list = query.separated(", ");
-                for key in keys {
-                    list.push_bind(*key);
-                }
-                query.push(")");
-                query.build().persistent(keys.len() <= PREPARED_ROWS_MAX).execute(c).await.map(|_| ())
-            })?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_grow_while_the_clock_stands_or_goes_back() {
-        let versions = Versions::default();
-        let first = versions.next(Timestamp::from_micros(100));
-        let second = versions.next(Timestamp::from_micros(100));
-        let third = versions.next(Timestamp::from_micros(50));
-        let fourth = versions.next(Timestamp::from_micros(1_000));
-        assert_eq!((first, second, third, fourth), (100, 101, 102, 1_000));
-    }
 
     #[test]
     fn successor_is_the_least_text_after_a_prefix() {

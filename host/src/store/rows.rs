@@ -1,0 +1,162 @@
+//! Many rows in one statement, on both databases, with few different texts.
+//!
+//! A statement says `FROM {rows}` and calls the rows `given`, with the columns `column1`, `column2` and so on. What
+//! surprises is how each database gets them, because a text that is new for every number of rows would have to be
+//! planned anew every time:
+//!
+//! - Postgres gets one array for each column. The text is the same for any number of rows.
+//! - SQLite has no arrays, so it gets a list of VALUES, whose length is rounded up to a power of two. What is not bound
+//!   is NULL, so the rows that are too many cost nothing but a look: each statement leaves out, or never finds, rows
+//!   whose first column is NULL. `{lock}` vanishes, since a transaction that writes is alone.
+
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Arguments as _, AssertSqlSafe, FromRow};
+use uuid::Uuid;
+
+use super::StoreError;
+use super::backend::{Conn, Connection};
+
+/// SQLite's limit is 32,766.
+const BINDS_MAX: usize = 30_000;
+/// Statements with more rows than this are not kept prepared: a large one holds megabytes, and is rare.
+pub(super) const PREPARED_ROWS_MAX: usize = 256;
+
+/// One column of the rows: its type, and where in a row its value is.
+pub(super) enum Column<R> {
+    Uuid(for<'r> fn(&'r R) -> Uuid),
+    Integer(for<'r> fn(&'r R) -> i64),
+    MaybeInteger(for<'r> fn(&'r R) -> Option<i64>),
+    Text(for<'r> fn(&'r R) -> &'r str),
+    MaybeText(for<'r> fn(&'r R) -> Option<&'r str>),
+    Bytes(for<'r> fn(&'r R) -> &'r [u8]),
+}
+
+/// Runs a statement on rows, and says how many it affected.
+pub(super) async fn execute<R>(
+    connection: &mut Connection,
+    sql: &str,
+    columns: &[Column<R>],
+    rows: &[R],
+) -> Result<u64, StoreError> {
+    let mut affected = 0;
+    for rows in rows.chunks(rows_max(columns.len())) {
+        let kept = rows.len() <= PREPARED_ROWS_MAX;
+        affected += match connection.conn() {
+            Conn::Sqlite(connection) => {
+                let (text, arguments) = sqlite(sql, columns, rows)?;
+                sqlx::query_with(AssertSqlSafe(text), arguments)
+                    .persistent(kept)
+                    .execute(connection)
+                    .await?
+                    .rows_affected()
+            }
+            Conn::Postgres(connection) => {
+                let (text, arguments) = postgres(sql, columns, rows)?;
+                sqlx::query_with(AssertSqlSafe(text), arguments).execute(connection).await?.rows_affected()
+            }
+        };
+    }
+    Ok(affected)
+}
+
+/// Runs a statement on rows, and answers what it returns.
+pub(super) async fn fetch<R, T>(
+    connection: &mut Connection,
+    sql: &str,
+    columns: &[Column<R>],
+    rows: &[R],
+) -> Result<Vec<T>, StoreError>
+where
+    T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
+    let mut found = Vec::new();
+    for rows in rows.chunks(rows_max(columns.len())) {
+        let kept = rows.len() <= PREPARED_ROWS_MAX;
+        found.extend(match connection.conn() {
+            Conn::Sqlite(connection) => {
+                let (text, arguments) = sqlite(sql, columns, rows)?;
+                sqlx::query_as_with(AssertSqlSafe(text), arguments).persistent(kept).fetch_all(connection).await?
+            }
+            Conn::Postgres(connection) => {
+                let (text, arguments) = postgres(sql, columns, rows)?;
+                sqlx::query_as_with(AssertSqlSafe(text), arguments).fetch_all(connection).await?
+            }
+        });
+    }
+    Ok(found)
+}
+
+/// The greatest power of two that SQLite has parameters for.
+fn rows_max(columns: usize) -> usize {
+    1 << (BINDS_MAX / columns.max(1)).ilog2()
+}
+
+fn sqlite<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, SqliteArguments), StoreError> {
+    let row = format!("({})", vec!["?"; columns.len()].join(", "));
+    let values = vec![row.as_str(); rows.len().next_power_of_two()].join(", ");
+    let text = sql.replace("{rows}", &format!("(VALUES {values}) AS given")).replace("{lock}", "");
+    let mut arguments = SqliteArguments::default();
+    arguments.reserve(columns.len() * rows.len(), 0);
+    for row in rows {
+        for column in columns {
+            match column {
+                Column::Uuid(value) => arguments.add(value(row)),
+                Column::Integer(value) => arguments.add(value(row)),
+                Column::MaybeInteger(value) => arguments.add(value(row)),
+                Column::Text(value) => arguments.add(value(row)),
+                Column::MaybeText(value) => arguments.add(value(row)),
+                Column::Bytes(value) => arguments.add(value(row)),
+            }
+            .map_err(sqlx::Error::Encode)?;
+        }
+    }
+    Ok((text, arguments))
+}
+
+fn postgres<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, PgArguments), StoreError> {
+    let (mut arrays, mut names) = (Vec::new(), Vec::new());
+    let mut arguments = PgArguments::default();
+    for (index, column) in columns.iter().enumerate() {
+        let (kind, added) = match column {
+            Column::Uuid(value) => ("UUID", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
+            Column::Integer(value) => ("BIGINT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
+            Column::MaybeInteger(value) => ("BIGINT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
+            Column::Text(value) => ("TEXT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
+            Column::MaybeText(value) => ("TEXT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
+            Column::Bytes(value) => ("BYTEA", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
+        };
+        added.map_err(sqlx::Error::Encode)?;
+        arrays.push(format!("${}::{kind}[]", index + 1));
+        names.push(format!("column{}", index + 1));
+    }
+    let given = format!("UNNEST({}) AS given({})", arrays.join(", "), names.join(", "));
+    Ok((sql.replace("{rows}", &given).replace("{lock}", " FOR UPDATE OF seen"), arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_few() {
+        let columns = [Column::Integer(|row: &i64| *row), Column::Text(|_| "x")];
+        let text = |count: usize| sqlite("SELECT 1 FROM {rows}{lock}", &columns, &vec![1; count]).expect("encodes").0;
+        assert_eq!(text(1), "SELECT 1 FROM (VALUES (?, ?)) AS given");
+        assert_eq!(text(3), "SELECT 1 FROM (VALUES (?, ?), (?, ?), (?, ?), (?, ?)) AS given");
+        assert_eq!(text(3), text(4));
+        let text = |count: usize| postgres("SELECT 1 FROM {rows}{lock}", &columns, &vec![1; count]).expect("encodes").0;
+        assert_eq!(
+            text(1),
+            "SELECT 1 FROM UNNEST($1::BIGINT[], $2::TEXT[]) AS given(column1, column2) FOR UPDATE OF seen"
+        );
+        assert_eq!(text(1), text(300));
+    }
+
+    #[test]
+    fn a_full_chunk_has_no_more_parameters_than_sqlite_allows() {
+        for columns in 1..=32 {
+            assert!(rows_max(columns).is_power_of_two() && columns * rows_max(columns) <= BINDS_MAX);
+        }
+    }
+}

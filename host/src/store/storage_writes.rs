@@ -1,0 +1,265 @@
+//! Writing plugin storage: the guards, increments and values of many commits, in their order.
+//!
+//! Several commits of one group may touch the same entry, and each must see what those before it wrote. So the entries
+//! that guards and increments ask for are read once, the commits are folded over them in memory, and only what the
+//! entries are after the last of them is written.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use super::backend::Connection;
+use super::rows::{self, Column};
+use super::storage::is_live;
+use super::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StoreError, signed};
+use crate::clock::Timestamp;
+use crate::model::{EntryKey, Guard, Name, StorageWrite, WriteAction};
+
+/// As much of a value as an increment looks at: a number has at most 20 characters.
+const NUMBER_BYTES: usize = 32;
+
+/// Where the versions of entries come from. They only grow, also over the deletion of an entry: a guard with an old
+/// version must never match what was put there later. Within a process that holds whatever the clock does; from one
+/// process to the next it rests on the clock not going back.
+#[derive(Debug, Default)]
+pub(super) struct Versions(AtomicI64);
+
+impl Versions {
+    pub(super) fn next(&self, now: Timestamp) -> i64 {
+        let after = |last: i64| now.as_micros().max(last.saturating_add(1));
+        let last = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(after(last)));
+        after(last.unwrap_or_else(|last| last))
+    }
+}
+
+/// The keys of the writes for which it matters what is there.
+pub(super) fn looked_at<'a>(
+    team: &'a Name,
+    writes: &'a [StorageWrite],
+) -> impl Iterator<Item = (&'a Name, &'a EntryKey)> {
+    // Postgres holds no NUL in a text, and a key that cannot be written is simply not there.
+    let looks = |write: &&StorageWrite| {
+        (write.guard.is_some() || matches!(write.action, WriteAction::Increment(_))) && !write.key.key.contains('\0')
+    };
+    writes.iter().filter(looks).map(move |write| (team, &write.key))
+}
+
+/// The entries of a group of commits.
+#[derive(Default)]
+pub(super) struct Entries<'a> {
+    /// What is there now, of those that somebody looks at.
+    seen: HashMap<(&'a Name, &'a EntryKey), Option<Current>>,
+    /// What is to be written. Sorted, so that two hosts on one database lock in the same order.
+    becomes: BTreeMap<(&'a Name, &'a EntryKey), Becomes<'a>>,
+}
+
+/// What guards and increments look at.
+#[derive(Clone)]
+struct Current {
+    version: i64,
+    expires_at: Option<Timestamp>,
+    /// The value's first [`NUMBER_BYTES`].
+    start: Vec<u8>,
+}
+
+#[derive(Clone)]
+enum Becomes<'a> {
+    Value { value: Cow<'a, [u8]>, version: i64, expires_at: Option<Timestamp> },
+    Nothing,
+}
+
+/// A row of `plugin_storage`, or just its key.
+struct Row<'a> {
+    index: usize,
+    team: &'a Name,
+    space: String,
+    key: &'a str,
+    value: Cow<'a, [u8]>,
+    version: i64,
+    expires_at: Option<Timestamp>,
+}
+
+impl<'a> Row<'a> {
+    fn key(index: usize, (team, key): (&'a Name, &'a EntryKey)) -> Self {
+        let space = key.space.to_string();
+        Self { index, team, space, key: &key.key, value: Cow::default(), version: 0, expires_at: None }
+    }
+}
+
+impl<'a> Entries<'a> {
+    /// Reads what the writes look at, and on Postgres locks it.
+    pub(super) async fn look(
+        connection: &mut Connection,
+        keys: BTreeSet<(&'a Name, &'a EntryKey)>,
+    ) -> Result<Self, StoreError> {
+        let asked: Vec<_> = keys.iter().enumerate().map(|(index, key)| Row::key(index, *key)).collect();
+        // SQLite does not reorder a CROSS JOIN: a lookup for each key, however small it thinks the table is.
+        let sql = format!(
+            "SELECT given.column1, seen.version, seen.expires_at, substr(seen.value, 1, {NUMBER_BYTES}) \
+             FROM {{rows}} CROSS JOIN plugin_storage AS seen \
+             WHERE seen.team = given.column2 AND seen.space = given.column3 AND seen.key = given.column4{{lock}}"
+        );
+        let columns = [
+            Column::Integer(|row: &Row| signed(row.index)),
+            Column::Text(|row| row.team.as_str()),
+            Column::Text(|row| &row.space),
+            Column::Text(|row| row.key),
+        ];
+        let found: Vec<(i64, i64, Option<i64>, Vec<u8>)> = rows::fetch(connection, &sql, &columns, &asked).await?;
+        let mut found: HashMap<usize, Current> = found
+            .into_iter()
+            .filter_map(|(index, version, expires_at, start)| {
+                let expires_at = expires_at.map(Timestamp::from_micros);
+                Some((usize::try_from(index).ok()?, Current { version, expires_at, start }))
+            })
+            .collect();
+        let seen = keys.into_iter().enumerate().map(|(index, key)| (key, found.remove(&index))).collect();
+        Ok(Self { seen, becomes: BTreeMap::new() })
+    }
+
+    /// Adds the writes of the next commit; none of them after an error.
+    pub(super) fn apply(
+        &mut self,
+        team: &'a Name,
+        writes: &'a [StorageWrite],
+        now: Timestamp,
+        version: i64,
+    ) -> Result<(), CommitError> {
+        check_keys(writes)?;
+        let becomes = writes.iter().map(|write| Ok((&write.key, self.after(team, write, now, version)?)));
+        for (key, becomes) in becomes.collect::<Result<Vec<_>, CommitError>>()? {
+            if let Some(seen) = self.seen.get_mut(&(team, key)) {
+                *seen = becomes.seen();
+            }
+            self.becomes.insert((team, key), becomes);
+        }
+        Ok(())
+    }
+
+    fn after(
+        &self,
+        team: &Name,
+        write: &'a StorageWrite,
+        now: Timestamp,
+        version: i64,
+    ) -> Result<Becomes<'a>, CommitError> {
+        let key = &write.key;
+        let entry = self.seen.get(&(team, key)).and_then(Option::as_ref);
+        let entry = entry.filter(|entry| is_live(entry.expires_at, now));
+        let holds = match write.guard {
+            None => true,
+            Some(Guard::Absent) => entry.is_none(),
+            Some(Guard::Version(version)) => entry.is_some_and(|entry| u64::try_from(entry.version) == Ok(version)),
+        };
+        if !holds {
+            return Err(CommitError::Conflict(shown(key)));
+        }
+        Ok(match &write.action {
+            WriteAction::Put { value, ttl_ms } => {
+                let expires_at = ttl_ms.map(|ttl| now.after(Duration::from_millis(ttl)));
+                Becomes::Value { value: Cow::Borrowed(value), version, expires_at }
+            }
+            WriteAction::Increment(by) => {
+                let number = entry.map_or(Ok(0), |entry| number(key, &entry.start))?;
+                let value = Cow::Owned(number.saturating_add(*by).to_string().into_bytes());
+                Becomes::Value { value, version, expires_at: entry.and_then(|entry| entry.expires_at) }
+            }
+            WriteAction::Delete => Becomes::Nothing,
+        })
+    }
+
+    /// Writes what the entries have become.
+    pub(super) async fn write(self, connection: &mut Connection) -> Result<(), StoreError> {
+        let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+        for (key, becomes) in self.becomes {
+            let row = Row::key(0, key);
+            match becomes {
+                Becomes::Value { value, version, expires_at } => puts.push(Row { value, version, expires_at, ..row }),
+                Becomes::Nothing => deletes.push(row),
+            }
+        }
+        upsert(connection, &puts).await?;
+        delete(connection, &deletes).await
+    }
+}
+
+impl Becomes<'_> {
+    /// As the next commit sees it.
+    fn seen(&self) -> Option<Current> {
+        match self {
+            Self::Value { value, version, expires_at } => {
+                let start = value.iter().take(NUMBER_BYTES).copied().collect();
+                Some(Current { version: *version, expires_at: *expires_at, start })
+            }
+            Self::Nothing => None,
+        }
+    }
+}
+
+fn shown(key: &EntryKey) -> String {
+    format!("entry '{}' of bucket {}", key.key.escape_debug(), key.space)
+}
+
+fn check_keys(writes: &[StorageWrite]) -> Result<(), CommitError> {
+    let mut seen = HashSet::new();
+    for write in writes {
+        let problem = if write.key.key.contains('\0') {
+            "has a NUL character in its key"
+        } else if !seen.insert(&write.key) {
+            "is written twice"
+        } else {
+            continue;
+        };
+        return Err(CommitError::Rejected { code: INVALID_VALUE, message: format!("{} {problem}", shown(&write.key)) });
+    }
+    Ok(())
+}
+
+fn number(key: &EntryKey, value: &[u8]) -> Result<i64, CommitError> {
+    let text = (value.len() < NUMBER_BYTES).then(|| std::str::from_utf8(value).ok()).flatten();
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| CommitError::Rejected {
+        code: NOT_A_NUMBER,
+        message: format!("{} cannot be incremented: its value is not a decimal number of 64 bits", shown(key)),
+    })
+}
+
+async fn upsert(connection: &mut Connection, puts: &[Row<'_>]) -> Result<(), StoreError> {
+    // The greater of the two versions has another name in each database.
+    let sql = "INSERT INTO plugin_storage (team, space, key, value, version, expires_at) \
+        SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
+        ON CONFLICT (team, space, key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at, \
+        version = CASE WHEN plugin_storage.version >= excluded.version THEN plugin_storage.version + 1 \
+        ELSE excluded.version END";
+    let columns = [
+        Column::Text(|row: &Row| row.team.as_str()),
+        Column::Text(|row| &row.space),
+        Column::Text(|row| row.key),
+        Column::Bytes(|row| &row.value),
+        Column::Integer(|row| row.version),
+        Column::MaybeInteger(|row| row.expires_at.map(Timestamp::as_micros)),
+    ];
+    rows::execute(connection, sql, &columns, puts).await.map(|_| ())
+}
+
+async fn delete(connection: &mut Connection, deletes: &[Row<'_>]) -> Result<(), StoreError> {
+    let sql = "DELETE FROM plugin_storage WHERE (team, space, key) IN (SELECT * FROM {rows})";
+    let columns =
+        [Column::Text(|row: &Row| row.team.as_str()), Column::Text(|row| &row.space), Column::Text(|row| row.key)];
+    rows::execute(connection, sql, &columns, deletes).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_grow_while_the_clock_stands_or_goes_back() {
+        let versions = Versions::default();
+        let first = versions.next(Timestamp::from_micros(100));
+        let second = versions.next(Timestamp::from_micros(100));
+        let third = versions.next(Timestamp::from_micros(50));
+        let fourth = versions.next(Timestamp::from_micros(1_000));
+        assert_eq!((first, second, third, fourth), (100, 101, 102, 1_000));
+    }
+}
