@@ -7,6 +7,7 @@
 
 mod approvals;
 mod batch;
+mod batch_api;
 mod cli;
 mod crash;
 mod demo;
