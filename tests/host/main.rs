@@ -17,6 +17,7 @@ mod http;
 mod limits;
 mod metrics;
 mod smoke;
+mod start_from;
 mod storage;
 mod team;
 mod text_guest;

@@ -4,6 +4,7 @@
 mod approvals;
 mod client;
 mod demo;
+mod each;
 mod error;
 mod instances;
 mod logging;
@@ -12,6 +13,7 @@ mod plugin;
 mod run;
 mod serve;
 mod settings;
+mod start_from;
 mod stats;
 mod token;
 mod workflow;
@@ -66,11 +68,11 @@ enum Command {
     /// Apply, list and show workflows
     #[command(subcommand)]
     Workflow(workflow::WorkflowCommand),
-    /// Start an instance of a workflow
+    /// Start an instance of a workflow, or many from a file
     Start(instances::StartArguments),
     /// List instances, or show one with its steps
     Instances(instances::InstancesArguments),
-    /// Stop an instance
+    /// Stop instances
     Cancel(instances::CancelArguments),
     /// List approvals that wait for you
     Approvals(approvals::ApprovalsArguments),
