@@ -158,6 +158,7 @@ fn a_row_that_somebody_has_locked_is_waited_for() {
         // The others are written while the locked one is waited for.
         for id in [ids[0], ids[2]] {
             while load(&store, id).await.instance.metadata != value {
+                assert!(!writing.is_finished(), "the others were not written before the locked one");
                 tokio::task::yield_now().await;
             }
         }
