@@ -36,6 +36,7 @@ section! {
         plugins: PluginsConfig,
         runtime: RuntimeConfig,
         limits: Limits,
+        batch: BatchConfig,
         engine: EngineConfig,
     }
 }
@@ -48,6 +49,7 @@ section! {
         #[serde(with = "duration")] header_timeout: Duration,
         #[serde(with = "duration")] request_timeout: Duration,
         body_bytes_max: usize,
+        batch_body_bytes_max: usize,
         #[serde(with = "duration")] drain_timeout: Duration,
     }
 }
@@ -138,6 +140,15 @@ section! {
 }
 
 section! {
+    /// `[batch]`: what clients do in bulk.
+    BatchConfig {
+        items_max: usize,
+        size: usize,
+        concurrency: usize,
+    }
+}
+
+section! {
     /// `[engine]`
     EngineConfig {
         #[serde(with = "duration")] poll_interval: Duration,
@@ -224,6 +235,9 @@ impl Config {
             ("database.commit_queue_max", self.database.commit_queue_max),
             ("runtime.attempts_max", self.runtime.attempts_max),
             ("runtime.attempts_per_team_max", self.runtime.attempts_per_team_max),
+            ("batch.items_max", self.batch.items_max),
+            ("batch.size", self.batch.size),
+            ("batch.concurrency", self.batch.concurrency),
             ("engine.active_instances_max", self.engine.active_instances_max),
         ];
         for (key, value) in positive {

@@ -191,6 +191,27 @@ fn statuses_are_answered_in_order() {
 }
 
 #[test]
+fn a_thousand_updates_and_statuses_are_answered_in_order_though_some_are_not_there() {
+    let made = ids(&run(json!([create(json!([{ "workflow": "echo", "input": 1, "count": 999 }]))]))[0]);
+    let mut asked = made.clone();
+    asked.insert(500, "00000000-0000-7000-8000-000000000000".to_owned());
+    let results = run(json!([
+        { "op": "update-instances", "ids": asked, "metadata": { "labelled": true } },
+        { "op": "get-statuses", "ids": asked },
+    ]));
+    for result in &results {
+        let kinds = result["ok"].as_array().expect("a list").iter().map(kind).enumerate();
+        let wrong: Vec<_> = kinds.filter(|(place, kind)| (*kind == "ok") == (*place == 500)).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+    let states = results[1]["ok"].as_array().expect("a list");
+    for place in [0, 499, 501, 999] {
+        assert_eq!(states[place]["ok"]["id"], asked[place]);
+        assert_eq!(host().instance(&asked[place])["metadata"], json!({ "labelled": true }));
+    }
+}
+
+#[test]
 fn another_teams_instances_are_not_there() {
     let other = Team::new(host(), "batch-other");
     other.upload(&guest_bytes("scenarios"));
@@ -231,9 +252,16 @@ fn what_a_step_passes_in_all_is_bounded() {
 
 #[test]
 fn bulk_calls_are_measured() {
-    run(json!([create(json!([{ "workflow": "echo" }, { "workflow": "nobody" }]))]));
-    let stats = host().get("/workflow-metrics/stats")["batches"]["guest create-instances"].clone();
-    assert!(stats["calls"].as_u64() >= Some(1) && stats["failed_items"].as_u64() >= Some(1), "{stats}");
+    run(json!([
+        create(json!([{ "workflow": "echo" }, { "workflow": "nobody" }])),
+        { "op": "update-instances", "ids": ["no-id"], "metadata": {} },
+        { "op": "get-statuses", "ids": ["no-id"] },
+    ]));
+    let batches = host().get("/workflow-metrics/stats")["batches"].clone();
+    for kind in ["guest create-instances", "guest update-instances", "guest get-statuses"] {
+        let numbers = &batches[kind];
+        assert!(numbers["calls"].as_u64() >= Some(1) && numbers["failed_items"].as_u64() >= Some(1), "{batches}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod approvals;
 mod batch;
+mod batch_api;
 mod caches;
 mod cli;
 mod crash;
@@ -17,6 +18,7 @@ mod http;
 mod limits;
 mod metrics;
 mod smoke;
+mod start_from;
 mod storage;
 mod team;
 mod text_guest;

@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, Payload, encode, query};
+use super::each::each;
 use super::error::CliError;
 use super::output::{self, Output, cell, table, time};
 
@@ -25,8 +26,9 @@ pub(super) struct ApprovalsArguments {
 
 #[derive(Args)]
 pub(super) struct DecisionArguments {
-    /// Which approval
-    id: String,
+    /// Which approvals
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
     /// What others should know about it
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
@@ -67,8 +69,13 @@ pub(super) fn decide(
     decision: &str,
     arguments: &DecisionArguments,
 ) -> Result<(), CliError> {
-    let body = json!({ "decision": decision, "comment": arguments.comment });
-    let approval = client.post(&format!("/approvals/{}/decision", encode(&arguments.id)), Payload::Json(&body))?;
-    output
-        .confirm(&approval, &format!("{}: {}", cell(&approval, "/status"), output::escape(&cell(&approval, "/title"))))
+    let DecisionArguments { ids, comment } = arguments;
+    let decided = |approval: &Value| format!("{}: {}", cell(approval, "/status"), cell(approval, "/title"));
+    if let [id] = ids.as_slice() {
+        let body = json!({ "decision": decision, "comment": comment });
+        let approval = client.post(&format!("/approvals/{}/decision", encode(id)), Payload::Json(&body))?;
+        return output.confirm(&approval, &output::escape(&decided(&approval)));
+    }
+    let item = |id: &str| json!({ "id": id, "decision": decision, "comment": comment });
+    each(client, output, "/approvals:batch-decide", ids, item, |_, approval| decided(approval))
 }

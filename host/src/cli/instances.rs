@@ -7,8 +7,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, Payload, encode, query};
+use super::each::each;
 use super::error::CliError;
 use super::output::{self, Output, cell, table, tell, time};
+use super::start_from::{BATCH_ITEMS_MAX, Source, start_from};
 use crate::model::InstanceStatus;
 
 const POLL_FIRST: Duration = Duration::from_millis(50);
@@ -16,8 +18,9 @@ const POLL_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(super) struct StartArguments {
-    /// Which workflow
-    workflow: String,
+    /// Which workflow; with --from, that of lines that name none
+    #[arg(required_unless_present = "from")]
+    workflow: Option<String>,
     /// JSON, @FILE, or - for stdin
     #[arg(long, value_name = "JSON", default_value = "{}")]
     input: String,
@@ -33,6 +36,29 @@ pub(super) struct StartArguments {
     /// Wait until it has ended; success only if it completed
     #[arg(long)]
     wait: bool,
+    /// Start many: FILE has a JSON object a line, - is stdin
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["input", "entity", "project", "idempotency_key", "wait"],
+        long_help = "Start many instances. FILE, or stdin if it is -, has a JSON object a line: \
+            {\"input\": …, \"entity_type\": …, \"entity_id\": …, \"project_id\": …, \"idempotency_key\": …, \
+            \"workflow\": …}, all of them optional. The ids are printed in the order of the lines; lines that fail are \
+            told with their numbers on stderr, and do not stop the others."
+    )]
+    from: Option<String>,
+    /// With --from: a line without idempotency_key gets PREFIX and its number, so that the same command can be run
+    /// again after a lost connection and starts nothing twice
+    #[arg(long, value_name = "PREFIX", requires = "from")]
+    idempotency_prefix: Option<String>,
+    /// With --from: lines of one request
+    #[arg(long, value_name = "LINES", requires = "from", default_value_t = 1_000, value_parser = batch_size)]
+    batch_size: usize,
+}
+
+fn batch_size(text: &str) -> Result<usize, String> {
+    let size = text.parse().ok().filter(|size| (1..=BATCH_ITEMS_MAX).contains(size));
+    size.ok_or_else(|| format!("use a number from 1 to {BATCH_ITEMS_MAX}"))
 }
 
 #[derive(Args)]
@@ -64,11 +90,21 @@ pub(super) struct InstancesArguments {
 
 #[derive(Args)]
 pub(super) struct CancelArguments {
-    /// Which instance
-    id: String,
+    /// Which instances
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
 }
 
 pub(super) fn start(client: &Client, output: Output, arguments: StartArguments) -> Result<(), CliError> {
+    if let Some(from) = &arguments.from {
+        let source = Source {
+            from,
+            workflow: arguments.workflow.as_deref(),
+            idempotency_prefix: arguments.idempotency_prefix.as_deref(),
+            batch_size: arguments.batch_size,
+        };
+        return start_from(client, output, &source);
+    }
     let mut body = json!({ "input": read_json(&arguments.input)? });
     if let (Some(entity), Some(fields)) = (&arguments.entity, body.as_object_mut()) {
         let (kind, id) = entity.split_once('/').ok_or_else(|| CliError::new("--entity: write TYPE/ID"))?;
@@ -78,7 +114,7 @@ pub(super) fn start(client: &Client, output: Output, arguments: StartArguments) 
     if let (Some(project), Some(fields)) = (&arguments.project, body.as_object_mut()) {
         fields.insert("project_id".to_owned(), project.as_str().into());
     }
-    let path = format!("/workflows/{}/instances", encode(&arguments.workflow));
+    let path = format!("/workflows/{}/instances", encode(arguments.workflow.as_deref().unwrap_or_default()));
     let created = match &arguments.idempotency_key {
         Some(key) => client.post_once(&path, Payload::Json(&body), key)?,
         None => client.post(&path, Payload::Json(&body))?,
@@ -156,8 +192,12 @@ pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArg
 }
 
 pub(super) fn cancel(client: &Client, output: Output, arguments: &CancelArguments) -> Result<(), CliError> {
-    let instance = client.post(&format!("/instances/{}/cancel", encode(&arguments.id)), Payload::Empty)?;
-    output.confirm(&instance, &format!("cancelled {}", arguments.id))
+    if let [id] = arguments.ids.as_slice() {
+        let instance = client.post(&format!("/instances/{}/cancel", encode(id)), Payload::Empty)?;
+        return output.confirm(&instance, &format!("cancelled {id}"));
+    }
+    let item = |id: &str| json!({ "id": id, "cancel": true });
+    each(client, output, "/instances:batch-update", &arguments.ids, item, |id, _| format!("cancelled {id}"))
 }
 
 /// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.

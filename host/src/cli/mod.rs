@@ -5,6 +5,7 @@ mod approvals;
 mod cache;
 mod client;
 mod demo;
+mod each;
 mod error;
 mod instances;
 mod logging;
@@ -13,6 +14,7 @@ mod plugin;
 mod run;
 mod serve;
 mod settings;
+mod start_from;
 mod stats;
 mod token;
 mod workflow;
@@ -67,11 +69,11 @@ enum Command {
     /// Apply, list and show workflows
     #[command(subcommand)]
     Workflow(workflow::WorkflowCommand),
-    /// Start an instance of a workflow
+    /// Start an instance of a workflow, or many from a file
     Start(instances::StartArguments),
     /// List instances, or show one with its steps
     Instances(instances::InstancesArguments),
-    /// Stop an instance
+    /// Stop instances
     Cancel(instances::CancelArguments),
     /// List approvals that wait for you
     Approvals(approvals::ApprovalsArguments),

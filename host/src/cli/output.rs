@@ -20,6 +20,11 @@ impl Output {
         Self { json }
     }
 
+    /// Whether the API's answers are wanted as they are.
+    pub(super) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Data: the API's answer, or `text` made from it.
     pub(super) fn show(self, answer: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), CliError> {
         if self.json { print(&format!("{answer:#}\n")) } else { print(&text(answer)) }

@@ -5,28 +5,33 @@
 //! way when the process died.
 
 mod admission;
+mod batch;
+mod creation;
 mod dispatcher;
 mod driver;
 
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use self::batch::{ApprovalDecision, BatchProcessor, BatchResults, InstanceChange, InstanceUpdate};
+pub use self::creation::{InstanceStart, StartRequest};
+
 use self::admission::Admission;
 use self::dispatcher::Active;
 use crate::clock::Clock;
-use crate::config::{EngineConfig, Limits, RuntimeConfig};
+use crate::config::{BatchConfig, EngineConfig, Limits, RuntimeConfig};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
-use crate::model::{Approval, Decision, Definition, Effects, Instance, Name, NewInstance, Principal};
+use crate::model::{Approval, Decision, Definition, Effects, Instance, Principal};
 use crate::monitor::Monitor;
 use crate::plugins::Registry;
 use crate::runtime::Runtime;
-use crate::store::{Applied, CommitError, Created, PlanError, StepCommit, Store, StoreError};
+use crate::store::{Applied, CommitError, StepCommit, Store, StoreError};
 
 /// A decision that met a step's commit is tried again this often. Each try is one read and one write.
 const CONFLICTS_MAX: u32 = 20;
@@ -38,6 +43,9 @@ pub struct Engine(Arc<Shared>);
 
 struct Shared {
     config: EngineConfig,
+    batch_config: BatchConfig,
+    /// Chunks of batches that are worked on.
+    chunks: Semaphore,
     limits: Arc<Limits>,
     clock: Clock,
     store: Store,
@@ -54,6 +62,8 @@ struct Shared {
 pub struct EngineParts {
     /// `[engine]`
     pub config: EngineConfig,
+    /// `[batch]`
+    pub batch_config: BatchConfig,
     /// `[runtime]`: how many attempts at a time.
     pub runtime_config: RuntimeConfig,
     /// `[limits]`
@@ -70,29 +80,8 @@ pub struct EngineParts {
     pub runtime: Runtime,
 }
 
-/// A new instance, as asked for.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StartRequest {
-    /// Any JSON of at most `limits.payload_bytes_max`.
-    #[serde(default)]
-    pub input: Value,
-    /// What kind of thing it is about. At most 128 bytes.
-    #[serde(default)]
-    pub entity_type: Option<String>,
-    /// Which one. At most 256 bytes.
-    #[serde(default)]
-    pub entity_id: Option<String>,
-    /// The project it belongs to. At most 256 bytes.
-    #[serde(default)]
-    pub project_id: Option<String>,
-    /// A second request with the same key answers the first's instance. At most 256 bytes.
-    #[serde(default)]
-    pub idempotency_key: Option<String>,
-}
-
 /// Why the engine does not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
     /// There is no such thing in the team.
     #[error("{0}")]
@@ -127,6 +116,8 @@ impl Engine {
             admission: Admission::new(parts.runtime_config.attempts_max, parts.runtime_config.attempts_per_team_max),
             active: Active::new(parts.config.active_instances_max),
             config: parts.config,
+            chunks: Semaphore::new(parts.batch_config.concurrency),
+            batch_config: parts.batch_config,
             limits: parts.limits,
             clock: parts.clock,
             store: parts.store,
@@ -147,6 +138,11 @@ impl Engine {
         self.0.stop.cancel();
         self.0.drivers.close();
         self.0.drivers.wait().await;
+    }
+
+    /// Bulk work on instances and approvals.
+    pub fn batch(&self) -> BatchProcessor {
+        BatchProcessor::new(self.clone())
     }
 
     /// Applies a definition in YAML or JSON: a new version, unless the newest says the same.
@@ -178,65 +174,6 @@ impl Engine {
             return Err(DefinitionError { problems }.into());
         }
         Ok(self.0.store.apply_workflow(&principal.team, definition, &principal.user).await?)
-    }
-
-    /// Creates an instance of a workflow's newest version. Once this has answered, the instance is durable.
-    ///
-    /// # Errors
-    /// An unknown workflow, or an input or fields that are too long.
-    pub async fn start_instance(
-        &self,
-        principal: &Principal,
-        workflow: &Name,
-        request: StartRequest,
-    ) -> Result<Created, EngineError> {
-        for (what, text, bytes_max) in [
-            ("entity_type", &request.entity_type, 128),
-            ("entity_id", &request.entity_id, 256),
-            ("project_id", &request.project_id, 256),
-            ("the idempotency key", &request.idempotency_key, 256),
-        ] {
-            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > bytes_max || text.contains('\0')) {
-                return Err(EngineError::Invalid(format!("{what} must have 1 to {bytes_max} bytes, and no zero byte")));
-            }
-        }
-        let (input_bytes, bytes_max) = (json_bytes(&request.input), self.0.limits.payload_bytes_max);
-        if input_bytes > bytes_max {
-            return Err(EngineError::Invalid(format!("the input has {input_bytes} bytes, and may have {bytes_max}")));
-        }
-        let plan = self.0.store.plan(&principal.team, workflow).await.map_err(|error| match error {
-            PlanError::UnknownWorkflow => EngineError::NotFound(format!(
-                "there is no workflow `{workflow}`; apply one with `stepwell workflow apply FILE`"
-            )),
-            PlanError::UnknownPlugin(message) => EngineError::Conflict(message),
-            PlanError::Store(error) => EngineError::Store(error),
-        })?;
-        let definition = Arc::clone(&plan.workflow.definition);
-        let new = NewInstance {
-            id: self.0.clock.new_id(),
-            team: principal.team.clone(),
-            workflow_id: plan.workflow.workflow_id,
-            workflow: workflow.clone(),
-            workflow_version: plan.workflow.version,
-            pins: plan.pins,
-            entity_type: request.entity_type,
-            entity_id: request.entity_id,
-            project_id: request.project_id,
-            started_by: principal.user.clone(),
-            input: request.input,
-            idempotency_key: request.idempotency_key,
-            depth: 0,
-            created_at: self.0.clock.now(),
-        };
-        let progress = Progress::restore(new.clone().into(), definition, &[], Vec::new());
-        let created = self.0.store.create_instances(vec![new]).await?;
-        let created =
-            created.into_iter().next().ok_or_else(|| EngineError::Busy("the instance was not created".to_owned()))?;
-        if !created.existing {
-            self.0.monitor.record_instance_created(1);
-            self.wake_with(created.id, Some(progress));
-        }
-        Ok(created)
     }
 
     /// Records an approver's decision. The row is read and changed in the deciding transaction, never from a cache.

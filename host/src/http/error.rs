@@ -9,7 +9,7 @@ use std::error::Error;
 use bytes::Bytes;
 use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::engine::EngineError;
 use crate::model::Permission;
@@ -149,10 +149,19 @@ impl ApiError {
         }
     }
 
+    /// Whether the log has more to say about it than the client is told.
+    pub(super) fn is_ours(&self) -> bool {
+        self.source.is_some()
+    }
+
+    /// What the client is told: the whole body of an answer, or what became of one item of a batch.
+    pub(super) fn body(&self) -> Value {
+        json!({ "error": { "code": self.code, "message": visible(&self.message) } })
+    }
+
     /// The answer.
     pub(super) fn into_response(self) -> Response<Bytes> {
-        let body = json!({ "error": { "code": self.code, "message": visible(&self.message) } });
-        let mut response = super::response::json(self.status, &body);
+        let mut response = super::response::json(self.status, &self.body());
         if let Some((name, value)) = self.header.map(|header| *header) {
             response.headers_mut().insert(name, value);
         }

@@ -11,11 +11,11 @@ use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::engine::StartRequest;
+use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::model::{Approval, Attempt, Instance, InstanceStatus, Principal};
-use crate::store::InstanceFilter;
+use crate::store::{Created, InstanceFilter};
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,12 +44,16 @@ pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) 
     let start = StartRequest { input, entity_type, entity_id, project_id, idempotency_key };
     let created = request.services.engine.start_instance(&principal, &workflow, start).await?;
     let status = if created.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let body = json!({
+    Ok(response::json(status, &as_json(&created)))
+}
+
+/// An instance that was started, alone or in a batch.
+pub(super) fn as_json(created: &Created) -> Value {
+    json!({
         "id": created.id,
         "status_url": format!("/instances/{}", created.id),
         "existing": created.existing,
-    });
-    Ok(response::json(status, &body))
+    })
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

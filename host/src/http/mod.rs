@@ -6,6 +6,7 @@
 //! through to other filters and end as plain text.
 
 mod approvals;
+mod batches;
 mod body;
 mod dispatch;
 mod error;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::request::Request;
 use super::response::{self, Answer};
-use super::{approvals, instances, metrics, plugins, tokens, workflows};
+use super::{approvals, batches, instances, metrics, plugins, tokens, workflows};
 use crate::model::{Permission, Principal};
 
 /// One row.
@@ -75,10 +75,16 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/instances", WorkflowRead => instances::list_instances, "Instances, newest first, by filters"),
     route!(GET "/instances/{id}", WorkflowRead => instances::show_instance, "An instance with its attempts and approvals"),
     route!(POST "/instances/{id}/cancel", WorkflowManage => instances::cancel_instance, "Stop an instance"),
+    route!(POST "/instances:batch", WorkflowStart => batches::start_instances,
+        "Start many instances; each item has a result of its own, and an idempotency_key of its own"),
+    route!(POST "/instances:batch-update", WorkflowManage => batches::update_instances,
+        "Replace the metadata of many instances, or stop them"),
+    route!(POST "/instances:batch-status", WorkflowRead => batches::show_statuses, "Where many instances stand"),
     route!(GET "/approvals", ApprovalDecide => approvals::list_approvals,
         "Approvals that wait for you; ?approver= and ?status= for others"),
     route!(GET "/approvals/{id}", ApprovalDecide => approvals::show_approval, "One approval"),
     route!(POST "/approvals/{id}/decision", ApprovalDecide => approvals::decide_approval, "Approve or reject"),
+    route!(POST "/approvals:batch-decide", ApprovalDecide => batches::decide_approvals, "Decide many approvals"),
     route!(POST "/tokens", Operator => tokens::create_token, "Make a token; its text is shown this once"),
     route!(GET "/tokens", Operator => tokens::list_tokens, "Tokens, without their texts"),
     route!(DELETE "/tokens/{id}", Operator => tokens::revoke_token, "Revoke a token"),

@@ -58,6 +58,31 @@ impl InstanceStatus {
     }
 }
 
+/// What kind of thing an instance is about, in bytes.
+pub const ENTITY_TYPE_BYTES_MAX: usize = 128;
+/// Which thing it is about, in bytes.
+pub const ENTITY_ID_BYTES_MAX: usize = 256;
+/// The project it belongs to, in bytes.
+pub const PROJECT_ID_BYTES_MAX: usize = 256;
+/// What makes a second start with the same key answer the first's instance, in bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+/// Metadata of an instance, which is a JSON object, in bytes.
+pub const METADATA_BYTES_MAX: usize = 64 * 1_024;
+
+/// Whether a text that somebody gives a new instance can be stored, whoever gives it: a client or a step.
+///
+/// # Errors
+/// What is wrong, as a sentence about `what`.
+pub fn check_text(what: &str, text: Option<&str>, bytes_max: usize) -> Result<(), String> {
+    match text {
+        // PostgreSQL holds no zero byte in a text, and both databases must hold the same.
+        Some(text) if text.is_empty() || text.len() > bytes_max || text.contains('\0') => {
+            Err(format!("{what} must have 1 to {bytes_max} bytes, and no zero byte"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The plugin versions an instance is pinned to: from `plugin` or `plugin@version`, as the definition has it, to the
 /// version's row id.
 pub type Pins = BTreeMap<String, Uuid>;

@@ -18,7 +18,7 @@ use super::StoreError;
 use super::backend::{Conn, Connection};
 
 /// SQLite's limit is 32,766.
-const BINDS_MAX: usize = 30_000;
+pub(super) const BINDS_MAX: usize = 30_000;
 /// Statements with more rows than this are not kept prepared: a large one holds megabytes, and is rare.
 pub(super) const PREPARED_ROWS_MAX: usize = 256;
 

@@ -1,4 +1,8 @@
-//! `batch`: instances in bulk. Creating and updating are effects; reading statuses is not.
+//! `batch`: instances in bulk. Creating and updating are effects; reading statuses is not. Approvals are not here:
+//! people decide them, never guests.
+
+use std::collections::HashSet;
+use std::time::Instant;
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -8,11 +12,11 @@ use super::super::bindings::stepwell::plugin::batch::{
     self, HostError, InstanceStatus, InstanceUpdate, NewInstance as Wanted,
 };
 use crate::model::NewInstance;
+use crate::model::instance::{
+    ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, METADATA_BYTES_MAX, check_text,
+};
 use crate::model::plugin::Interface;
 use crate::store::PlanError;
-
-/// Metadata of an instance, in bytes of JSON.
-const METADATA_BYTES_MAX: usize = 64 * 1_024;
 
 type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
 
@@ -57,17 +61,19 @@ impl AttemptState {
         for item in items {
             results.push(self.create_one(&call, item).await);
         }
-        let failed = results.iter().filter(|result| result.is_err()).count();
-        let duration = self.services.clock.monotonic().duration_since(started);
-        self.services.monitor.record_batch("guest create-instances", results.len(), failed, duration);
+        self.record_batch("guest create-instances", &results, started);
         Ok(results)
     }
 
     async fn create_one(&mut self, call: &StepCall, item: Wanted) -> Result<String, HostError> {
         let workflow = item.workflow.parse().map_err(|error| HostError::Invalid(format!("workflow: {error}")))?;
-        check_text("entity-type", item.entity_type.as_deref(), 128)?;
-        check_text("entity-id", item.entity_id.as_deref(), 256)?;
-        check_text("idempotency-key", item.idempotency_key.as_deref(), 256)?;
+        for (what, text, bytes_max) in [
+            ("entity-type", &item.entity_type, ENTITY_TYPE_BYTES_MAX),
+            ("entity-id", &item.entity_id, ENTITY_ID_BYTES_MAX),
+            ("idempotency-key", &item.idempotency_key, IDEMPOTENCY_KEY_BYTES_MAX),
+        ] {
+            check_text(what, text.as_deref(), bytes_max).map_err(HostError::Invalid)?;
+        }
         let max = self.services.limits.payload_bytes_max;
         if item.input.len() > max {
             return Err(HostError::Limit(format!("an input may have {max} bytes, and has {}", item.input.len())));
@@ -114,60 +120,68 @@ impl AttemptState {
     }
 
     async fn update(&mut self, items: Vec<InstanceUpdate>) -> Result<Vec<Result<(), HostError>>, HostError> {
+        let started = self.services.clock.monotonic();
         let call = self.granted(Interface::Batch)?;
         self.check_items(items.len())?;
+        let asked: Vec<_> = items.iter().map(read_update).collect();
+        let ids: Vec<Uuid> = asked.iter().flatten().map(|(id, _)| *id).collect();
+        let known = self.services.store.instance_states(&call.team, &ids).await.map_err(|error| unavailable(&error))?;
+        let mut there: HashSet<Uuid> = known.into_iter().flatten().map(|state| state.id).collect();
+        there.extend(self.effects.instances().iter().map(|new| new.id));
         let mut results = Vec::with_capacity(items.len());
-        for item in items {
-            results.push(self.update_one(&call, item).await);
+        for (item, asked) in items.iter().zip(asked) {
+            results.push(asked.and_then(|(id, metadata)| {
+                if !there.contains(&id) {
+                    return Err(HostError::NotFound);
+                }
+                let bytes = item.metadata.len();
+                self.effects.spend_batch_bytes(bytes, &self.services.limits).map_err(HostError::Limit)?;
+                self.effects.set_metadata(id, metadata);
+                Ok(())
+            }));
         }
+        self.record_batch("guest update-instances", &results, started);
         Ok(results)
-    }
-
-    async fn update_one(&mut self, call: &StepCall, item: InstanceUpdate) -> Result<(), HostError> {
-        if item.metadata.len() > METADATA_BYTES_MAX {
-            return Err(HostError::Limit(format!("metadata may have {METADATA_BYTES_MAX} bytes")));
-        }
-        let metadata: Value =
-            serde_json::from_str(&item.metadata).map_err(|error| HostError::Invalid(format!("metadata: {error}")))?;
-        if !metadata.is_object() {
-            return Err(HostError::Invalid("metadata must be a JSON object".to_owned()));
-        }
-        let id: Uuid = item.instance_id.parse().map_err(|_| HostError::NotFound)?;
-        let pending = self.effects.instances().iter().any(|new| new.id == id);
-        if !pending {
-            let found = self.services.store.instance(&call.team, id).await.map_err(|error| unavailable(&error))?;
-            found.ok_or(HostError::NotFound)?;
-        }
-        self.effects.spend_batch_bytes(item.metadata.len(), &self.services.limits).map_err(HostError::Limit)?;
-        self.effects.set_metadata(id, metadata);
-        Ok(())
     }
 
     async fn statuses(&mut self, ids: Vec<String>) -> Result<Vec<Result<InstanceStatus, HostError>>, HostError> {
+        let started = self.services.clock.monotonic();
         let call = self.granted(Interface::Batch)?;
         self.check_items(ids.len())?;
-        let mut results = Vec::with_capacity(ids.len());
-        for text in ids {
-            let Ok(id) = text.parse::<Uuid>() else {
-                results.push(Err(HostError::NotFound));
-                continue;
-            };
-            let found = self.services.store.instance(&call.team, id).await.map_err(|error| unavailable(&error))?;
-            results.push(found.ok_or(HostError::NotFound).map(|instance| InstanceStatus {
-                instance_id: instance.id.to_string(),
-                status: instance.status.as_str().to_owned(),
-                current_step: instance.current_step.as_ref().map(ToString::to_string),
-            }));
-        }
+        // What is no id names nothing, and the instance with this one does not exist.
+        let ids: Vec<Uuid> = ids.iter().map(|text| text.parse().unwrap_or_default()).collect();
+        let states =
+            self.services.store.instance_states(&call.team, &ids).await.map_err(|error| unavailable(&error))?;
+        let results: Vec<_> = states
+            .into_iter()
+            .map(|state| {
+                let state = state.ok_or(HostError::NotFound)?;
+                Ok(InstanceStatus {
+                    instance_id: state.id.to_string(),
+                    status: state.status.as_str().to_owned(),
+                    current_step: state.current_step.as_ref().map(ToString::to_string),
+                })
+            })
+            .collect();
+        self.record_batch("guest get-statuses", &results, started);
         Ok(results)
+    }
+
+    fn record_batch<T>(&self, operation: &'static str, results: &[Result<T, HostError>], started: Instant) {
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        let duration = self.services.clock.monotonic().duration_since(started);
+        self.services.monitor.record_batch(operation, results.len(), failed, duration);
     }
 }
 
-fn check_text(what: &str, text: Option<&str>, bytes_max: usize) -> Result<(), HostError> {
-    match text {
-        Some(text) if text.is_empty() || text.len() > bytes_max || text.contains('\0') => {
-            Err(HostError::Invalid(format!("{what} must have 1 to {bytes_max} bytes, and no zero byte")))
-        }
-        _ => Ok(()),
+fn read_update(item: &InstanceUpdate) -> Result<(Uuid, Value), HostError> {
+    if item.metadata.len() > METADATA_BYTES_MAX {
+        return Err(HostError::Limit(format!("metadata may have {METADATA_BYTES_MAX} bytes")));
     }
+    let metadata: Value =
+        serde_json::from_str(&item.metadata).map_err(|error| HostError::Invalid(format!("metadata: {error}")))?;
+    if !metadata.is_object() {
+        return Err(HostError::Invalid("metadata must be a JSON object".to_owned()));
+    }
+    Ok((item.instance_id.parse().map_err(|_| HostError::NotFound)?, metadata))
 }

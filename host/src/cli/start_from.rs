@@ -1,0 +1,229 @@
+//! `start --from`: instances from a file of JSON lines, in batches.
+//!
+//! A line is an item as `POST /instances:batch` takes it. The file is read as it is sent, one batch at a time: results
+//! come in the order of the lines, and when a connection is lost it is one batch that is in doubt. Lines with an
+//! idempotency key may be sent again, as often as it takes.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use super::client::{Client, ClientError, Payload};
+use super::error::CliError;
+use super::output::{self, Output, cell, count, escape, tell};
+
+/// Items of one request; the server's `batch.items_max` unless it was changed.
+pub(super) const BATCH_ITEMS_MAX: usize = 1_000;
+/// Lines of one request, in bytes: half of what the server takes, since a line may be longer as it is sent.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// The server takes inputs of 1 MiB.
+const LINE_BYTES_MAX: usize = 4 << 20;
+
+/// What to start.
+pub(super) struct Source<'a> {
+    /// A file, or `-` for stdin.
+    pub(super) from: &'a str,
+    /// The workflow of lines that name none.
+    pub(super) workflow: Option<&'a str>,
+    /// What comes before the number of a line to make its idempotency key, unless it has one.
+    pub(super) idempotency_prefix: Option<&'a str>,
+    /// Lines of one request.
+    pub(super) batch_size: usize,
+}
+
+/// A line that is not blank.
+struct Line {
+    /// The first is 1.
+    number: u64,
+    bytes: usize,
+    /// The item; or why there is none, and nothing is sent.
+    item: Result<Value, String>,
+}
+
+/// Starts what the lines say, and tells what became of each.
+///
+/// # Errors
+/// The file cannot be read, the server does not take a batch, or some lines failed.
+pub(super) fn start_from(client: &Client, output: Output, source: &Source<'_>) -> Result<(), CliError> {
+    let mut lines = Lines::open(source.from)?;
+    let mut starting = Starting { client, output, bar: lines.bar(), started: 0, existing: 0, failed: 0 };
+    let sent = starting.send_all(&mut lines, source);
+    starting.bar.finish_and_clear();
+    let Starting { started, existing, failed, .. } = starting;
+    tell(&format!("{started} started, {existing} there before, {failed} failed"));
+    sent?;
+    if failed > 0 {
+        return Err(CliError::new(format!("{} failed", count(failed, "line"))));
+    }
+    Ok(())
+}
+
+struct Starting<'a> {
+    client: &'a Client,
+    output: Output,
+    bar: ProgressBar,
+    started: usize,
+    existing: usize,
+    failed: usize,
+}
+
+impl Starting<'_> {
+    fn send_all(&mut self, lines: &mut Lines, source: &Source<'_>) -> Result<(), CliError> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(line) = lines.next(source)? {
+            if batch.len() >= source.batch_size || bytes + line.bytes > BATCH_BYTES_MAX {
+                self.send(std::mem::take(&mut batch))?;
+                bytes = 0;
+                self.bar.set_position(lines.position);
+            }
+            bytes += line.bytes;
+            batch.push(line);
+        }
+        self.send(batch)
+    }
+
+    /// One request, if there is anything to send.
+    fn send(&mut self, batch: Vec<Line>) -> Result<(), CliError> {
+        let items: Vec<&Value> = batch.iter().filter_map(|line| line.item.as_ref().ok()).collect();
+        let mut results = Vec::new();
+        if !items.is_empty() {
+            let answer = self.client.post("/instances:batch", Payload::Json(&json!({ "items": items })));
+            let mut answer = answer.map_err(|error| in_doubt(error, &batch))?;
+            if let Some(Value::Array(answered)) = answer.get_mut("results").map(Value::take) {
+                results = answered;
+            }
+        }
+        if results.len() != items.len() {
+            return Err(CliError::new(format!("{} results came for {}", results.len(), count(items.len(), "line"))));
+        }
+        let mut results = results.into_iter();
+        let (mut data, mut complaints) = (String::new(), Vec::new());
+        for Line { number, item, .. } in batch {
+            let result = match item {
+                Ok(_) => results.next().unwrap_or_default(),
+                Err(problem) => json!({ "error": { "code": "invalid-line", "message": problem } }),
+            };
+            if result.get("error").is_some() {
+                self.failed += 1;
+                complaints.push(format!("line {number}: {}", escape(&cell(&result, "/error/message"))));
+            } else if result.get("existing") == Some(&Value::Bool(true)) {
+                self.existing += 1;
+            } else {
+                self.started += 1;
+            }
+            if self.output.is_json() {
+                let mut shown = Map::from_iter([("line".to_owned(), number.into())]);
+                if let Value::Object(fields) = result {
+                    shown.extend(fields);
+                }
+                data.push_str(&format!("{}\n", Value::Object(shown)));
+            } else if result.get("error").is_none() {
+                data.push_str(&format!("{}\n", escape(&cell(&result, "/id"))));
+            }
+        }
+        let (started, failed) = (self.started + self.existing, self.failed);
+        self.bar.set_message(format!("{started} started, {failed} failed"));
+        self.bar.suspend(|| {
+            complaints.iter().for_each(|line| tell(line));
+            output::print(&data)
+        })
+    }
+}
+
+/// What to say of a batch that the server did not answer as it should: unless it refused the whole of it, some of it
+/// may have happened.
+fn in_doubt(error: ClientError, batch: &[Line]) -> CliError {
+    let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return error.into() };
+    let lines = format!("lines {} to {}", first.number, last.number);
+    if matches!(error, ClientError::Api { status: 400..=499, .. }) {
+        let CliError { message, hint } = error.into();
+        return CliError { message: format!("{lines} were refused: {message}"), hint };
+    }
+    let keyed = |line: &Line| line.item.as_ref().is_ok_and(|item| item.get("idempotency_key").is_some());
+    let hint = if batch.iter().all(|line| line.item.is_err() || keyed(line)) {
+        "run the same command again: what has an idempotency key is not started twice"
+    } else {
+        "give each line an idempotency_key, or use --idempotency-prefix: then the same command can be run again"
+    };
+    CliError::with_hint(format!("{lines} may have been started or not: {error}"), hint)
+}
+
+/// The lines of a file that are not blank, one at a time.
+struct Lines {
+    reader: BufReader<Box<dyn io::Read>>,
+    name: String,
+    /// None for what has no end that is known.
+    length: Option<u64>,
+    /// Bytes that were read.
+    position: u64,
+    number: u64,
+}
+
+impl Lines {
+    fn open(from: &str) -> Result<Self, CliError> {
+        let cannot = |error: io::Error| CliError::new(format!("cannot read {from}: {error}"));
+        let (reader, length): (Box<dyn io::Read>, _) = if from == "-" {
+            (Box::new(io::stdin()), None)
+        } else {
+            let file = File::open(from).map_err(cannot)?;
+            let metadata = file.metadata().map_err(cannot)?;
+            (Box::new(file), metadata.is_file().then_some(metadata.len()))
+        };
+        Ok(Self { reader: BufReader::new(reader), name: from.to_owned(), length, position: 0, number: 0 })
+    }
+
+    fn next(&mut self, source: &Source<'_>) -> Result<Option<Line>, CliError> {
+        loop {
+            let mut text = Vec::new();
+            let most = LINE_BYTES_MAX as u64 + 1;
+            let read = self.reader.by_ref().take(most).read_until(b'\n', &mut text);
+            let read = read.map_err(|error| self.cannot_read(&error))?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            self.position += read as u64;
+            let (number, bytes) = (self.number, text.len());
+            if bytes > LINE_BYTES_MAX && !text.ends_with(b"\n") {
+                let skipped = self.reader.skip_until(b'\n').map_err(|error| self.cannot_read(&error))?;
+                self.position += skipped as u64;
+                let item = Err(format!("it is longer than {LINE_BYTES_MAX} bytes"));
+                return Ok(Some(Line { number, bytes: 0, item }));
+            }
+            if !text.trim_ascii().is_empty() {
+                return Ok(Some(Line { number, bytes, item: read_item(&text, number, source) }));
+            }
+        }
+    }
+
+    fn cannot_read(&self, error: &io::Error) -> CliError {
+        CliError::new(format!("cannot read {} after line {}: {error}", self.name, self.number))
+    }
+
+    /// Invisible where it would only fill a log.
+    fn bar(&self) -> ProgressBar {
+        let target =
+            if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(self.length, target);
+        let template = if self.length.is_some() { "{bar:40} {percent}%  {msg}" } else { "{spinner} {msg}" };
+        // A template that does not parse would be a mistake in this line; the default bar does as well.
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.with_style(style.progress_chars("=> "))
+    }
+}
+
+/// The item that a line says, with what the command adds to it.
+fn read_item(text: &[u8], number: u64, source: &Source<'_>) -> Result<Value, String> {
+    let item = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    let Value::Object(mut item) = item else { return Err("it is not a JSON object".to_owned()) };
+    if !item.contains_key("workflow") {
+        let workflow = source.workflow.ok_or("it has no 'workflow', and the command names none")?;
+        item.insert("workflow".to_owned(), workflow.into());
+    }
+    if let Some(prefix) = source.idempotency_prefix {
+        item.entry("idempotency_key").or_insert_with(|| format!("{prefix}{number}").into());
+    }
+    Ok(Value::Object(item))
+}

@@ -1,0 +1,337 @@
+//! Bulk work: many instances created, updated or asked for, many approvals decided, by one call.
+//!
+//! A call is cut into chunks of `batch.size` items, and at most `batch.concurrency` chunks are worked on at the same
+//! time, all calls of all teams together; the others wait in the order they came. Chunks and not calls wait, so a large
+//! batch does not keep out a small one.
+//!
+//! Every item has a result of its own, at its own place. What is one transaction is said at each method; a call as a
+//! whole never is. What surprises: items that name the same thing go into the same chunk, where they happen in their
+//! order, so that the outcome does not depend on which chunk is faster.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use futures_util::{StreamExt as _, stream};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Engine, EngineError, InstanceStart, json_bytes};
+use crate::model::instance::METADATA_BYTES_MAX;
+use crate::model::{Approval, Decision, Principal};
+use crate::store::{Created, InstanceState, StoreError};
+
+/// Decisions or cancellations of one chunk that are under way at the same time: enough for the committer to gather
+/// them, and not so many that everybody else waits for a connection to read with.
+const CHANGES_AT_ONCE: usize = 32;
+
+/// One result for each item, in the order of the items. The outer error means that nothing was done.
+pub type BatchResults<T> = Result<Vec<Result<T, EngineError>>, EngineError>;
+
+/// Does bulk work. From [`Engine::batch`]; cheap to clone.
+#[derive(Clone)]
+pub struct BatchProcessor {
+    engine: Engine,
+}
+
+/// A change of an instance by a client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceUpdate {
+    /// Which instance.
+    pub id: Uuid,
+    /// What is to change.
+    pub change: InstanceChange,
+}
+
+/// What is to change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InstanceChange {
+    /// Replace the metadata by this JSON object of at most 64 KiB, whatever the instance's status.
+    Metadata(Value),
+    /// Stop it, as [`Engine::cancel`] does.
+    Cancel,
+}
+
+/// An approver's decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApprovalDecision {
+    /// On which approval.
+    pub approval_id: Uuid,
+    /// What.
+    pub decision: Decision,
+    /// Why. At most 4,096 bytes.
+    pub comment: Option<String>,
+}
+
+/// An item, and its place among its fellows.
+type Placed<T> = (usize, T);
+
+impl BatchProcessor {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+
+    /// Creates instances of workflows' newest versions, and starts them. Once this has answered, those that were
+    /// created are durable.
+    ///
+    /// The new instances of a chunk are one transaction. If the database refuses it because of one of them, each is
+    /// written for itself, and only the one that is refused fails. An item whose idempotency key was used before in its
+    /// workflow, by an earlier item too, answers the first's instance with `existing`.
+    ///
+    /// # Errors
+    /// More than `batch.items_max` items. An item's errors are those of [`Engine::start_instance`].
+    pub async fn create_instances(&self, principal: &Principal, items: Vec<InstanceStart>) -> BatchResults<Created> {
+        let key = |item: &InstanceStart| Some((item.workflow.clone(), item.request.idempotency_key.clone()?));
+        self.run("create-instances", items, key, |chunk| self.engine.start_together(principal, chunk)).await
+    }
+
+    /// Replaces the metadata of instances, or cancels them.
+    ///
+    /// The metadata of a chunk is one transaction, except for rows that another transaction has locked; each
+    /// cancellation is a commit of its own. Items may name the same instance: they happen in their order, so the last
+    /// metadata stays, and a second cancellation is a conflict as it would be in a second request.
+    ///
+    /// # Errors
+    /// More than `batch.items_max` items. An item's errors: no such instance in the team; metadata that is no object or
+    /// too long; those of [`Engine::cancel`].
+    pub async fn update_instances(&self, principal: &Principal, items: Vec<InstanceUpdate>) -> BatchResults<()> {
+        let key = |item: &InstanceUpdate| Some(item.id);
+        self.run("update-instances", items, key, |chunk| self.update_chunk(principal, chunk)).await
+    }
+
+    /// Records an approver's decisions.
+    ///
+    /// Each is independent of the others: it is read and changed as [`Engine::decide`] does it, in a commit of its own.
+    /// Decisions of one approval happen in their order, so the second is a conflict.
+    ///
+    /// # Errors
+    /// More than `batch.items_max` items. An item's errors are those of [`Engine::decide`].
+    pub async fn decide_approvals(
+        &self,
+        principal: &Principal,
+        items: Vec<ApprovalDecision>,
+    ) -> BatchResults<Approval> {
+        let key = |item: &ApprovalDecision| Some(item.approval_id);
+        self.run("decide-approvals", items, key, |chunk| {
+            in_turn(chunk, key, |item| {
+                let ApprovalDecision { approval_id, decision, comment } = item;
+                self.engine.decide(principal, approval_id, decision, comment)
+            })
+        })
+        .await
+    }
+
+    /// Where instances stand. Served from the cache of instances; what is not there is read by one SELECT for a chunk.
+    /// An id may be asked for more than once.
+    ///
+    /// # Errors
+    /// More than `batch.items_max` ids. An item's errors: no such instance in the team, or the database's.
+    pub async fn instance_states(&self, principal: &Principal, ids: Vec<Uuid>) -> BatchResults<InstanceState> {
+        self.run("get-statuses", ids, |_| None::<()>, |chunk| self.read_chunk(principal, chunk)).await
+    }
+
+    /// Cuts items into chunks, works on them, and puts the results back into the items' order.
+    async fn run<T, R, K: Hash + Eq, F: Future<Output = Vec<Result<R, EngineError>>>>(
+        &self,
+        operation: &'static str,
+        items: Vec<T>,
+        key: impl Fn(&T) -> Option<K>,
+        work: impl Fn(Vec<T>) -> F,
+    ) -> BatchResults<R> {
+        let shared = &self.engine.0;
+        let (count, max) = (items.len(), shared.batch_config.items_max);
+        if count > max {
+            return Err(EngineError::Invalid(format!("at most {max} items a request, and there are {count}")));
+        }
+        let started = shared.clock.monotonic();
+        let chunks = split(items, shared.batch_config.size, key).into_iter().map(|chunk| {
+            let (places, items): (Vec<usize>, Vec<T>) = chunk.into_iter().unzip();
+            let working = work(items);
+            async move {
+                // The semaphore is never closed.
+                let _permit = shared.chunks.acquire().await;
+                (places, working.await)
+            }
+        });
+        let chunks: Vec<_> = chunks.collect();
+        let mut working = stream::iter(chunks).buffer_unordered(shared.batch_config.concurrency);
+        let mut placed = Vec::with_capacity(count);
+        while let Some((places, results)) = working.next().await {
+            placed.extend(places.into_iter().zip(results));
+        }
+        let results = in_order(placed);
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        let duration = shared.clock.monotonic().duration_since(started);
+        shared.monitor.record_batch(operation, results.len(), failed, duration);
+        Ok(results)
+    }
+
+    async fn update_chunk(&self, principal: &Principal, items: Vec<InstanceUpdate>) -> Vec<Result<(), EngineError>> {
+        let (mut labels, mut cancellations) = (Vec::new(), Vec::new());
+        for (place, InstanceUpdate { id, change }) in items.into_iter().enumerate() {
+            match change {
+                InstanceChange::Metadata(metadata) => labels.push((place, (id, metadata))),
+                InstanceChange::Cancel => cancellations.push((place, id)),
+            }
+        }
+        // Which of the two comes first makes no difference: a cancellation leaves the metadata alone.
+        let mut placed = self.replace_metadata(principal, labels).await;
+        let (places, ids): (Vec<usize>, Vec<Uuid>) = cancellations.into_iter().unzip();
+        let cancelled =
+            in_turn(ids, |id| Some(*id), async |id| self.engine.cancel(principal, id).await.map(|_| ())).await;
+        placed.extend(places.into_iter().zip(cancelled));
+        in_order(placed)
+    }
+
+    async fn replace_metadata(
+        &self,
+        principal: &Principal,
+        items: Vec<Placed<(Uuid, Value)>>,
+    ) -> Vec<Placed<Result<(), EngineError>>> {
+        let checked: Vec<_> = items.iter().map(|(_, (_, metadata))| check_metadata(metadata)).collect();
+        let good = items.iter().zip(&checked).filter(|(_, checked)| checked.is_ok());
+        let good = good.map(|((_, (id, metadata)), _)| (*id, metadata));
+        let store = &self.engine.0.store;
+        let written = store.replace_metadata(&principal.team, good).await;
+        let mut placed = Vec::with_capacity(items.len());
+        for ((place, (id, metadata)), checked) in items.iter().zip(checked) {
+            let result = match (checked, &written) {
+                (Err(problem), _) => Err(problem),
+                (Ok(()), Ok(written)) => there(written.contains(id)),
+                // One of them is refused, and only that one may fail.
+                (Ok(()), Err(StoreError::Value(_) | StoreError::Constraint(_))) => {
+                    let written = store.replace_metadata(&principal.team, [(*id, metadata)]).await;
+                    written.map_err(EngineError::from).and_then(|written| there(written.contains(id)))
+                }
+                (Ok(()), Err(error)) => Err(error.clone().into()),
+            };
+            placed.push((*place, result));
+        }
+        placed
+    }
+
+    async fn read_chunk(&self, principal: &Principal, ids: Vec<Uuid>) -> Vec<Result<InstanceState, EngineError>> {
+        match self.engine.0.store.instance_states(&principal.team, &ids).await {
+            Ok(states) => states.into_iter().map(|state| state.ok_or_else(no_such_instance)).collect(),
+            Err(error) => ids.iter().map(|_| Err(error.clone().into())).collect(),
+        }
+    }
+}
+
+fn no_such_instance() -> EngineError {
+    EngineError::NotFound("there is no such instance".to_owned())
+}
+
+fn there(written: bool) -> Result<(), EngineError> {
+    if written { Ok(()) } else { Err(no_such_instance()) }
+}
+
+fn check_metadata(metadata: &Value) -> Result<(), EngineError> {
+    let bytes = json_bytes(metadata);
+    if bytes > METADATA_BYTES_MAX {
+        let problem = format!("metadata may have {METADATA_BYTES_MAX} bytes, and has {bytes}");
+        return Err(EngineError::Invalid(problem));
+    }
+    if metadata.is_object() { Ok(()) } else { Err(EngineError::Invalid("metadata must be a JSON object".to_owned())) }
+}
+
+/// Cuts items into chunks of `size`. Those with the same key go where the first of them is, and may make that chunk
+/// longer.
+fn split<T, K: Hash + Eq>(items: Vec<T>, size: usize, key: impl Fn(&T) -> Option<K>) -> Vec<Vec<Placed<T>>> {
+    let mut chunks: Vec<Vec<Placed<T>>> = Vec::new();
+    let mut homes = HashMap::new();
+    for (place, item) in items.into_iter().enumerate() {
+        if chunks.last().is_none_or(|last| last.len() >= size) {
+            chunks.push(Vec::new());
+        }
+        let last = chunks.len() - 1;
+        let home = key(&item).map_or(last, |key| *homes.entry(key).or_insert(last));
+        if let Some(chunk) = chunks.get_mut(home) {
+            chunk.push((place, item));
+        }
+    }
+    // The last one is empty if all that came after the one before it had a home already.
+    chunks.retain(|chunk| !chunk.is_empty());
+    chunks
+}
+
+/// Works on items at the same time, but on those with the same key one after the other. The answers are in the items'
+/// order.
+async fn in_turn<T, K: Hash + Eq, R, F: Future<Output = R>>(
+    items: Vec<T>,
+    key: impl Fn(&T) -> Option<K>,
+    work: impl Fn(T) -> F,
+) -> Vec<R> {
+    let work = &work;
+    // Chunks of one item: what has the same key is together, and nothing else is.
+    let lines: Vec<_> = split(items, 1, key)
+        .into_iter()
+        .map(|line| async move {
+            let mut placed = Vec::with_capacity(line.len());
+            for (place, item) in line {
+                placed.push((place, work(item).await));
+            }
+            placed
+        })
+        .collect();
+    let done: Vec<Vec<Placed<R>>> = stream::iter(lines).buffer_unordered(CHANGES_AT_ONCE).collect().await;
+    in_order(done.into_iter().flatten().collect())
+}
+
+fn in_order<T>(mut placed: Vec<Placed<T>>) -> Vec<T> {
+    placed.sort_unstable_by_key(|(place, _)| *place);
+    placed.into_iter().map(|(_, item)| item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn items() -> impl Strategy<Value = Vec<Option<u8>>> {
+        proptest::collection::vec(proptest::option::of(0..6_u8), 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_hold_every_item_once_in_order_and_equal_keys_together(items in items(), size in 1..20_usize) {
+            let keyed: Vec<_> = items.into_iter().enumerate().collect();
+            let chunks = split(keyed.clone(), size, |(_, key)| *key);
+            let mut homes = HashMap::new();
+            for (number, chunk) in chunks.iter().enumerate() {
+                prop_assert!(!chunk.is_empty());
+                prop_assert!(chunk.is_sorted_by_key(|(place, _)| *place));
+                // What has no key makes no chunk longer.
+                prop_assert!(chunk.iter().filter(|(_, (_, key))| key.is_none()).count() <= size);
+                for (place, (item, key)) in chunk {
+                    prop_assert_eq!(place, item);
+                    if let Some(key) = key {
+                        prop_assert_eq!(*homes.entry(*key).or_insert(number), number);
+                    }
+                }
+            }
+            prop_assert_eq!(in_order(chunks.into_iter().flatten().collect()), keyed);
+        }
+
+        #[test]
+        fn what_is_worked_on_in_turn_is_answered_in_order_and_equal_keys_happen_in_order(items in items()) {
+            let threads = tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts");
+            let happened = parking_lot::Mutex::new(Vec::new());
+            let keyed: Vec<_> = items.into_iter().enumerate().collect();
+            let answers = threads.block_on(in_turn(keyed.clone(), |(_, key)| *key, async |(place, key)| {
+                // The earlier ones take longer.
+                for _ in 0..(200 - place) / 10 {
+                    tokio::task::yield_now().await;
+                }
+                happened.lock().push((key, place));
+                (place, key)
+            }));
+            prop_assert_eq!(answers, keyed);
+            let happened = happened.into_inner();
+            for key in 0..6 {
+                let places = happened.iter().filter(|(with, _)| *with == Some(key)).map(|(_, place)| *place);
+                prop_assert!(places.is_sorted());
+            }
+        }
+    }
+}

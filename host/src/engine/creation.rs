@@ -1,0 +1,182 @@
+//! Starting instances: one, or as many as go into one transaction. Both are the same code.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Engine, EngineError, json_bytes};
+use crate::model::instance::{
+    ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PROJECT_ID_BYTES_MAX, check_text,
+};
+use crate::model::transition::Progress;
+use crate::model::{Definition, Name, NewInstance, Principal};
+use crate::store::{Created, Plan, PlanError, StoreError};
+
+/// A new instance, as asked for.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRequest {
+    /// Any JSON of at most `limits.payload_bytes_max`.
+    #[serde(default)]
+    pub input: Value,
+    /// What kind of thing it is about. At most 128 bytes.
+    #[serde(default)]
+    pub entity_type: Option<String>,
+    /// Which one. At most 256 bytes.
+    #[serde(default)]
+    pub entity_id: Option<String>,
+    /// The project it belongs to. At most 256 bytes.
+    #[serde(default)]
+    pub project_id: Option<String>,
+    /// A second request with the same key answers the first's instance. At most 256 bytes.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+}
+
+/// A new instance of a workflow.
+#[derive(Clone, Debug)]
+pub struct InstanceStart {
+    /// Its newest version is used.
+    pub workflow: Name,
+    /// What the instance is to be.
+    pub request: StartRequest,
+}
+
+/// An instance that can be created, and what it will follow.
+struct Prepared {
+    new: NewInstance,
+    definition: Arc<Definition>,
+}
+
+/// What new instances of workflows are pinned to. Instances that are started together ask once.
+type Plans = HashMap<Name, Result<Plan, EngineError>>;
+
+impl Engine {
+    /// Creates an instance of a workflow's newest version. Once this has answered, the instance is durable.
+    ///
+    /// # Errors
+    /// An unknown workflow, or an input or fields that are too long.
+    pub async fn start_instance(
+        &self,
+        principal: &Principal,
+        workflow: &Name,
+        request: StartRequest,
+    ) -> Result<Created, EngineError> {
+        let start = InstanceStart { workflow: workflow.clone(), request };
+        let mut created = self.start_together(principal, vec![start]).await;
+        created.pop().expect("there is one answer for each start")
+    }
+
+    /// Creates instances in one transaction, and answers in their order. An error is that instance's alone: if the
+    /// database refuses the transaction because of one row, each row is written for itself.
+    pub(super) async fn start_together(
+        &self,
+        principal: &Principal,
+        starts: Vec<InstanceStart>,
+    ) -> Vec<Result<Created, EngineError>> {
+        let mut plans = Plans::new();
+        let mut prepared = Vec::with_capacity(starts.len());
+        for start in starts {
+            prepared.push(self.prepare_start(principal, start, &mut plans).await);
+        }
+        let mut created = self.create(prepared.iter().flatten()).await.into_iter();
+        let mut new = 0;
+        let mut results = Vec::with_capacity(prepared.len());
+        for prepared in prepared {
+            let result = prepared.and_then(|prepared| {
+                let created = created.next().expect("there is one answer for each row")?;
+                if !created.existing {
+                    new += 1;
+                    let Prepared { new, definition } = prepared;
+                    let progress = Progress::restore(new.into(), definition, &[], Vec::new());
+                    self.wake_with(created.id, Some(progress));
+                }
+                Ok(created)
+            });
+            results.push(result);
+        }
+        if new > 0 {
+            self.0.monitor.record_instance_created(new);
+        }
+        results
+    }
+
+    async fn prepare_start(
+        &self,
+        principal: &Principal,
+        start: InstanceStart,
+        plans: &mut Plans,
+    ) -> Result<Prepared, EngineError> {
+        let InstanceStart { workflow, request } = start;
+        for (what, text, bytes_max) in [
+            ("entity_type", &request.entity_type, ENTITY_TYPE_BYTES_MAX),
+            ("entity_id", &request.entity_id, ENTITY_ID_BYTES_MAX),
+            ("project_id", &request.project_id, PROJECT_ID_BYTES_MAX),
+            ("the idempotency key", &request.idempotency_key, IDEMPOTENCY_KEY_BYTES_MAX),
+        ] {
+            check_text(what, text.as_deref(), bytes_max).map_err(EngineError::Invalid)?;
+        }
+        let (input_bytes, bytes_max) = (json_bytes(&request.input), self.0.limits.payload_bytes_max);
+        if input_bytes > bytes_max {
+            return Err(EngineError::Invalid(format!("the input has {input_bytes} bytes, and may have {bytes_max}")));
+        }
+        let plan = match plans.get(&workflow) {
+            Some(plan) => plan.clone()?,
+            None => {
+                let plan = self.plan(principal, &workflow).await;
+                plans.insert(workflow.clone(), plan.clone());
+                plan?
+            }
+        };
+        let new = NewInstance {
+            id: self.0.clock.new_id(),
+            team: principal.team.clone(),
+            workflow_id: plan.workflow.workflow_id,
+            workflow,
+            workflow_version: plan.workflow.version,
+            pins: plan.pins,
+            entity_type: request.entity_type,
+            entity_id: request.entity_id,
+            project_id: request.project_id,
+            started_by: principal.user.clone(),
+            input: request.input,
+            idempotency_key: request.idempotency_key,
+            depth: 0,
+            created_at: self.0.clock.now(),
+        };
+        Ok(Prepared { new, definition: Arc::clone(&plan.workflow.definition) })
+    }
+
+    async fn plan(&self, principal: &Principal, workflow: &Name) -> Result<Plan, EngineError> {
+        self.0.store.plan(&principal.team, workflow).await.map_err(|error| match error {
+            PlanError::UnknownWorkflow => EngineError::NotFound(format!(
+                "there is no workflow `{workflow}`; apply one with `stepwell workflow apply FILE`"
+            )),
+            PlanError::UnknownPlugin(message) => EngineError::Conflict(message),
+            PlanError::Store(error) => EngineError::Store(error),
+        })
+    }
+
+    /// One answer for each row, in their order.
+    async fn create(&self, rows: impl Iterator<Item = &Prepared> + Clone) -> Vec<Result<Created, StoreError>> {
+        let new: Vec<_> = rows.clone().map(|row| row.new.clone()).collect();
+        let count = new.len();
+        match self.0.store.create_instances(new).await {
+            Ok(created) => created.into_iter().map(Ok).collect(),
+            // At the same time, so that the committer gathers them in one transaction again; it takes back only those
+            // that are refused. They reach it in their order, which decides who is first with a key.
+            Err(StoreError::Value(_) | StoreError::Constraint(_)) if count > 1 => {
+                join_all(rows.map(|row| self.create_alone(row))).await
+            }
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
+    async fn create_alone(&self, row: &Prepared) -> Result<Created, StoreError> {
+        let mut created = self.0.store.create_instances(vec![row.new.clone()]).await?;
+        Ok(created.pop().expect("there is one answer for each row"))
+    }
+}

@@ -1,0 +1,264 @@
+//! Bulk requests: `POST /instances:batch` and its like.
+//!
+//! A request is answered with 200 and one result for each item, in the order of the items: what the same request for
+//! this item alone would answer, or `{"error": {"code", "message"}}`. Items are read one by one, so that one that is
+//! malformed fails alone; only what is wrong with the request as a whole fails the whole. What is done together is said
+//! in [`crate::engine::BatchProcessor`].
+//!
+//! The same id may stand in a request more than once: its items happen in their order. The second cancellation of an
+//! instance and the second decision of an approval are therefore conflicts; of metadata, the last stays.
+
+use std::sync::Arc;
+
+use hyper::HeaderMap;
+use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer as _};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::instances::{self, IDEMPOTENCY_KEY};
+use super::request::Request;
+use super::response::{self, Answer};
+use crate::engine::{ApprovalDecision, EngineError, InstanceChange, InstanceStart, InstanceUpdate, StartRequest};
+use crate::model::{Decision, Name, Principal};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StartItem {
+    workflow: String,
+    #[serde(default)]
+    input: Value,
+    entity_type: Option<String>,
+    entity_id: Option<String>,
+    project_id: Option<String>,
+    idempotency_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateItem {
+    id: String,
+    metadata: Option<Value>,
+    #[serde(default)]
+    cancel: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecisionItem {
+    id: String,
+    decision: Decision,
+    comment: Option<String>,
+}
+
+/// What a request asks for.
+struct Batch<T> {
+    /// What could be read.
+    items: Vec<T>,
+    /// For each item of the request, why it could not be read.
+    refused: Vec<Option<ApiError>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Items<'a> {
+    #[serde(borrow)]
+    items: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ids<'a> {
+    #[serde(borrow)]
+    ids: &'a RawValue,
+}
+
+pub(super) async fn start_instances(request: Request, principal: Arc<Principal>) -> Answer {
+    refuse_common_key(&request.headers)?;
+    let processor = request.services.engine.batch();
+    let Batch { items, refused } = read(request, items, start).await?;
+    answer(refused, processor.create_instances(&principal, items).await?, |created| instances::as_json(&created))
+}
+
+pub(super) async fn update_instances(request: Request, principal: Arc<Principal>) -> Answer {
+    let processor = request.services.engine.batch();
+    let Batch { items, refused } = read(request, items, update).await?;
+    let updated: Vec<Uuid> = items.iter().map(|item| item.id).collect();
+    let results = processor.update_instances(&principal, items).await?.into_iter().zip(updated);
+    answer(refused, results.map(|(result, id)| result.map(|()| id)), |id| json!({ "id": id }))
+}
+
+pub(super) async fn show_statuses(request: Request, principal: Arc<Principal>) -> Answer {
+    let processor = request.services.engine.batch();
+    let Batch { items, refused } = read(request, ids, |item| id(&parse::<String>(item)?, "instance")).await?;
+    answer(refused, processor.instance_states(&principal, items).await?, |state| json!(state))
+}
+
+pub(super) async fn decide_approvals(request: Request, principal: Arc<Principal>) -> Answer {
+    let processor = request.services.engine.batch();
+    let Batch { items, refused } = read(request, items, decision).await?;
+    answer(refused, processor.decide_approvals(&principal, items).await?, |approval| json!(approval))
+}
+
+fn start(item: &RawValue) -> Result<InstanceStart, ApiError> {
+    let StartItem { workflow, input, entity_type, entity_id, project_id, idempotency_key } = parse(item)?;
+    // As in a path: what is no name names nothing.
+    let workflow: Name = workflow.parse().map_err(|_| ApiError::not_found("workflow"))?;
+    Ok(InstanceStart { workflow, request: StartRequest { input, entity_type, entity_id, project_id, idempotency_key } })
+}
+
+fn update(item: &RawValue) -> Result<InstanceUpdate, ApiError> {
+    let UpdateItem { id: text, metadata, cancel } = parse(item)?;
+    let change = match (metadata, cancel) {
+        (Some(metadata), false) => InstanceChange::Metadata(metadata),
+        (None, true) => InstanceChange::Cancel,
+        _ => return Err(ApiError::invalid("an item needs either 'metadata' or 'cancel': true")),
+    };
+    Ok(InstanceUpdate { id: id(&text, "instance")?, change })
+}
+
+fn decision(item: &RawValue) -> Result<ApprovalDecision, ApiError> {
+    let DecisionItem { id: text, decision, comment } = parse(item)?;
+    Ok(ApprovalDecision { approval_id: id(&text, "approval")?, decision, comment })
+}
+
+/// As in a path: what is no id names nothing.
+fn id(text: &str, what: &str) -> Result<Uuid, ApiError> {
+    text.parse().map_err(|_| ApiError::not_found(what))
+}
+
+/// The key is an item's: one for all would be taken for a promise that the request as a whole happens once.
+fn refuse_common_key(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(IDEMPOTENCY_KEY) {
+        return Err(ApiError::invalid("a batch has no Idempotency-Key: give each item an 'idempotency_key'"));
+    }
+    Ok(())
+}
+
+fn items(body: &[u8]) -> serde_json::Result<&RawValue> {
+    serde_json::from_slice::<Items<'_>>(body).map(|body| body.items)
+}
+
+fn ids(body: &[u8]) -> serde_json::Result<&RawValue> {
+    serde_json::from_slice::<Ids<'_>>(body).map(|body| body.ids)
+}
+
+fn parse<T: DeserializeOwned>(item: &RawValue) -> Result<T, ApiError> {
+    serde_json::from_str(item.get()).map_err(|error| unexpected("item", &error))
+}
+
+fn unexpected(what: &str, error: &serde_json::Error) -> ApiError {
+    let problem: String = error.to_string().chars().take(400).collect();
+    ApiError::invalid(format!("the {what} is not the JSON that is expected here: {problem}"))
+}
+
+/// Reads the body, and each of its items.
+async fn read<T: Send + 'static>(
+    request: Request,
+    list: fn(&[u8]) -> serde_json::Result<&RawValue>,
+    item: fn(&RawValue) -> Result<T, ApiError>,
+) -> Result<Batch<T>, ApiError> {
+    request.query.finish()?;
+    let config = Arc::clone(&request.services.config);
+    let body = request.body.read(config.server.batch_body_bytes_max).await?;
+    // Megabytes of JSON take a while, and other requests are answered on this thread too.
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut batch = Batch { items: Vec::new(), refused: Vec::new() };
+        for raw in at_most(config.batch.items_max, list(&body).map_err(|error| unexpected("body", &error))?)? {
+            batch.refused.push(item(raw).map(|item| batch.items.push(item)).err());
+        }
+        Ok(batch)
+    });
+    reading.await.map_err(ApiError::internal)?
+}
+
+/// The elements of a list, each still unread, if there are not too many.
+fn at_most(max: usize, list: &RawValue) -> Result<Vec<&RawValue>, ApiError> {
+    let counted = serde_json::Deserializer::from_str(list.get()).deserialize_seq(AtMost(max));
+    match counted.map_err(|error| unexpected("body", &error))? {
+        (elements, 0) => Ok(elements),
+        (elements, more) => {
+            let count = elements.len() + more;
+            Err(ApiError::invalid(format!("at most {max} items a request, and there are {count}")))
+        }
+    }
+}
+
+/// Reads the first elements of a list and counts the others: ten million empty items fit into a body, and must not
+/// take ten million places in memory.
+struct AtMost(usize);
+
+impl<'de> Visitor<'de> for AtMost {
+    type Value = (Vec<&'de RawValue>, usize);
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut elements = Vec::new();
+        while elements.len() < self.0 {
+            match list.next_element()? {
+                Some(element) => elements.push(element),
+                None => return Ok((elements, 0)),
+            }
+        }
+        let mut more = 0;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            more += 1;
+        }
+        Ok((elements, more))
+    }
+}
+
+/// One result for each item of the request: why it could not be read, or the next of `results`.
+fn answer<T>(
+    refused: Vec<Option<ApiError>>,
+    results: impl IntoIterator<Item = Result<T, EngineError>>,
+    shown: impl Fn(T) -> Value,
+) -> Answer {
+    let mut results = results.into_iter();
+    let (mut shown_results, mut failed, mut logged) = (Vec::with_capacity(refused.len()), 0, false);
+    for refused in refused {
+        let result = match refused {
+            Some(error) => Err(error),
+            None => results.next().expect("there is one result for each item").map_err(ApiError::from),
+        };
+        shown_results.push(match result {
+            Ok(done) => shown(done),
+            Err(error) => {
+                failed += 1;
+                // When the database is away, a thousand items fail for one reason.
+                if error.is_ours() && !logged {
+                    logged = true;
+                    error.log();
+                }
+                error.body()
+            }
+        });
+    }
+    let succeeded = shown_results.len() - failed;
+    response::ok(&json!({ "results": shown_results, "succeeded": succeeded, "failed": failed }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(max: usize, list: &str) -> Result<usize, String> {
+        let list: &RawValue = serde_json::from_str(list).expect("is JSON");
+        at_most(max, list).map(|elements| elements.len()).map_err(|error| error.body().to_string())
+    }
+
+    #[test]
+    fn elements_are_counted_and_left_unread() {
+        assert_eq!(count(2, "[]"), Ok(0));
+        assert_eq!(count(2, r#"[{"a": 1, "a": 2}, [1e999]]"#), Ok(2));
+        assert!(
+            count(2, "[1, 2, 3, 4]").expect_err("are too many").contains("at most 2 items a request, and there are 4")
+        );
+        assert!(count(2, "{}").expect_err("is no list").contains("expected a list"));
+    }
+}

@@ -1,0 +1,121 @@
+//! Where many instances stand, for batches of status queries.
+//!
+//! What surprises: this reads whole instances from the cache, but never puts one there. An instance may hold megabytes
+//! of JSON, and a thousand of them are not read to learn a thousand short words.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::backend::Connection;
+use super::rows::{self, Column};
+use super::{Store, StoreError, error, parse};
+use crate::model::{Instance, InstanceStatus, Name, StepId};
+
+/// Where one instance stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InstanceState {
+    /// Which one.
+    pub id: Uuid,
+    /// Where it stands.
+    pub status: InstanceStatus,
+    /// The step that runs or waits.
+    pub current_step: Option<StepId>,
+}
+
+impl From<&Instance> for InstanceState {
+    fn from(instance: &Instance) -> Self {
+        Self { id: instance.id, status: instance.status, current_step: instance.current_step.clone() }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct StateRow {
+    id: Uuid,
+    status: String,
+    current_step: Option<String>,
+}
+
+impl StateRow {
+    fn into_state(self) -> Result<InstanceState, StoreError> {
+        let status = InstanceStatus::parse(&self.status);
+        Ok(InstanceState {
+            id: self.id,
+            status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
+            current_step: self.current_step.map(|step| parse::<StepId>("an instance's step", &step)).transpose()?,
+        })
+    }
+}
+
+/// SQLite does not reorder a CROSS JOIN: a lookup for each id.
+const STATES: &str = "SELECT seen.id, seen.status, seen.current_step \
+    FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1 AND seen.team = given.column2";
+
+impl Store {
+    /// Where a team's instances stand, in the order of `ids`; none for one that is not there, or is another team's. One
+    /// SELECT for all that are not cached.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn instance_states(&self, team: &Name, ids: &[Uuid]) -> Result<Vec<Option<InstanceState>>, StoreError> {
+        let mut known = HashMap::with_capacity(ids.len());
+        let mut unknown = Vec::new();
+        for id in ids {
+            match self.core().caches.instances.get(&(team.clone(), *id), 0).flatten() {
+                Some(instance) => drop(known.insert(*id, InstanceState::from(&*instance))),
+                None => unknown.push(*id),
+            }
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        if !unknown.is_empty() {
+            let (store, team) = (self.clone(), team.clone());
+            let read = self.detached(async move {
+                let mut connection = store.core().backend.read().await?;
+                read_states(&mut connection, &team, &unknown).await
+            });
+            known.extend(read.await?.into_iter().map(|state| (state.id, state)));
+        }
+        Ok(ids.iter().map(|id| known.get(id).cloned()).collect())
+    }
+}
+
+/// Those of these instances that the team has, in any order.
+pub(super) async fn read_states(
+    connection: &mut Connection,
+    team: &Name,
+    ids: &[Uuid],
+) -> Result<Vec<InstanceState>, StoreError> {
+    let columns = [Column::Uuid(|row: &(Uuid, &str)| row.0), Column::Text(|row| row.1)];
+    let asked: Vec<_> = ids.iter().map(|id| (*id, team.as_str())).collect();
+    let found: Vec<StateRow> = rows::fetch(connection, STATES, &columns, &asked).await?;
+    found.into_iter().map(StateRow::into_state).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::AssertSqlSafe;
+
+    use super::super::backend::on;
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn states_are_found_by_their_ids() {
+        let config = Config::defaults().expect("the defaults load");
+        let clock = Clock::manual(Timestamp::from_micros(0));
+        let store = Store::open_in_memory(&config, clock).await.expect("opens");
+        let sql = STATES.replace("{rows}", "(VALUES (?, ?), (?, ?)) AS given");
+        let mut connection = store.core().backend.read().await.expect("connects");
+        let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+        let plan: Vec<(i64, i64, i64, String)> =
+            on!(connection, c => sqlx::query_as(explain).fetch_all(c).await).expect("explains");
+        let plan: Vec<_> = plan.into_iter().map(|row| row.3).collect();
+        assert!(plan.iter().any(|step| step.starts_with("SEARCH seen USING INDEX")), "{plan:?}");
+        assert!(!plan.iter().any(|step| step.starts_with("SCAN seen")), "{plan:?}");
+        drop(connection);
+        store.close().await;
+    }
+}
