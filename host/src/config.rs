@@ -32,6 +32,8 @@ section! {
         data_dir: PathBuf,
         server: ServerConfig,
         database: DatabaseConfig,
+        hosts: HostsConfig,
+        redis: RedisConfig,
         cache: CacheConfig,
         plugins: PluginsConfig,
         runtime: RuntimeConfig,
@@ -64,6 +66,23 @@ section! {
         commit_group_bytes_max: usize,
         commit_queue_max: usize,
         commit_queue_bytes_max: usize,
+    }
+}
+
+section! {
+    /// `[hosts]`
+    HostsConfig {
+        #[serde(with = "duration")] lease: Duration,
+        #[serde(with = "duration")] renewal: Duration,
+    }
+}
+
+section! {
+    /// `[redis]`
+    RedisConfig {
+        url: String,
+        #[serde(with = "duration")] ttl: Duration,
+        #[serde(with = "duration")] timeout: Duration,
     }
 }
 
@@ -247,6 +266,9 @@ impl Config {
         }
         if self.runtime.tick.is_zero() || self.engine.poll_interval.is_zero() {
             return Err(invalid("runtime.tick and engine.poll_interval", "must be more than 0"));
+        }
+        if self.hosts.renewal.is_zero() || self.hosts.lease < self.hosts.renewal * 2 {
+            return Err(invalid("hosts.lease", "must be at least twice hosts.renewal, which must be more than 0"));
         }
         if self.runtime.attempts_max > 1_000 {
             return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));

@@ -86,6 +86,14 @@ impl Database {
         }
     }
 
+    /// Another host on the same Postgres database. It renews its lease often, so that tests need not wait.
+    pub(crate) fn another_host(&self) -> Self {
+        let folder = tempfile::tempdir().expect("there is a temporary folder");
+        let mut config = self.config.clone();
+        config.data_dir = folder.path().join("data");
+        Self { kind: self.kind, config, clock: self.clock.clone(), _folder: folder }
+    }
+
     /// Runs SQL behind the store's back and answers the first column of its rows.
     pub(crate) async fn sql(&self, sql: &str) -> Vec<String> {
         let sql = AssertSqlSafe(sql.to_owned());
@@ -104,12 +112,38 @@ impl Database {
     }
 }
 
+/// Ends all sessions of stores on a Postgres database, as a restart of the server would.
+pub(crate) async fn end_sessions(database: &Database) {
+    let ended = database
+        .sql(
+            "SELECT pg_terminate_backend(pid, 5000)::text FROM pg_stat_activity \
+             WHERE application_name = 'stepwell' AND datname = current_database()",
+        )
+        .await;
+    assert!(ended.len() >= 2 && ended.iter().all(|one| one == "true"), "{ended:?}");
+}
+
+/// Runs a test on a Postgres database that several hosts may share.
+pub(crate) fn on_postgres<F>(test: impl Fn(Database) -> F + Send + Sync)
+where
+    F: Future<Output = ()>,
+{
+    on_each(&[(Kind::Postgres, "on Postgres")], test);
+}
+
 /// Runs a test on a database that it opens itself, of each kind.
 pub(crate) fn on_both_databases<F>(test: impl Fn(Database) -> F + Send + Sync)
 where
     F: Future<Output = ()>,
 {
-    for (kind, name) in [(Kind::Sqlite, "on SQLite"), (Kind::Postgres, "on Postgres")] {
+    on_each(&[(Kind::Sqlite, "on SQLite"), (Kind::Postgres, "on Postgres")], test);
+}
+
+fn on_each<F>(kinds: &[(Kind, &str)], test: impl Fn(Database) -> F + Send + Sync)
+where
+    F: Future<Output = ()>,
+{
+    for &(kind, name) in kinds {
         if kind == Kind::Postgres && std::env::var_os(WITHOUT_POSTGRES).is_some() {
             continue;
         }

@@ -7,6 +7,7 @@ mod checks;
 mod guests;
 mod postgres;
 mod process;
+mod redis;
 mod test;
 mod workspace;
 

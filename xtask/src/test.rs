@@ -16,6 +16,8 @@ const GUESTS_VARIABLE: &str = "STEPWELL_TEST_GUESTS";
 const POSTGRES_VARIABLE: &str = "STEPWELL_TEST_POSTGRES";
 /// Tells the tests that PostgreSQL is left out on purpose. Without it a missing server is a failure.
 const WITHOUT_POSTGRES_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
+/// The same for Redis.
+const WITHOUT_REDIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_REDIS";
 
 /// `cargo xtask test`
 #[derive(Debug, clap::Args)]
@@ -23,6 +25,9 @@ pub(crate) struct Options {
     /// Leave out the tests that need PostgreSQL; a note says so at the end
     #[arg(long)]
     without_postgres: bool,
+    /// Leave out the tests that need Redis; a note says so at the end
+    #[arg(long)]
+    without_redis: bool,
     /// For `cargo test`, for example `-- --test tidy`
     #[arg(last = true, value_name = "ARGUMENTS")]
     arguments: Vec<String>,
@@ -49,12 +54,18 @@ pub(crate) fn run(
         let folder = crate::postgres::ensure()?;
         tell(&format!("PostgreSQL is in {}", folder.display()));
     }
+    if !options.without_redis {
+        crate::redis::ensure()?;
+    }
     let guests = build_guests()?;
     let mut command = crate::cargo(root);
     command.args(["test", "--release", "--locked", "--workspace", "--no-fail-fast"]).args(&options.arguments);
     command.env(GUESTS_VARIABLE, guests);
     if options.without_postgres {
         command.env(WITHOUT_POSTGRES_VARIABLE, "1");
+    }
+    if options.without_redis {
+        command.env(WITHOUT_REDIS_VARIABLE, "1");
     }
     let mut child = command
         .stdin(Stdio::null())
@@ -70,6 +81,9 @@ pub(crate) fn run(
     }
     if options.without_postgres {
         tell("NOTE: nothing was tested on PostgreSQL, because of --without-postgres");
+    }
+    if options.without_redis {
+        tell("NOTE: nothing was tested with Redis, because of --without-redis");
     }
     print_last(&tally).map_err(|error| format!("print the result: {error}"))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

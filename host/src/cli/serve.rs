@@ -28,6 +28,9 @@ pub(super) struct ServeArguments {
     /// sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
     #[arg(long, value_name = "URL")]
     database: Option<String>,
+    /// redis://[USER:PASSWORD@]HOST[:PORT][/DB], a second level behind the caches
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
     /// How the log on stderr looks
     #[arg(long, value_enum, default_value_t = LogFormat::Pretty)]
     log_format: LogFormat,
@@ -50,6 +53,9 @@ pub(super) fn serve(global: &Global, arguments: ServeArguments) -> Result<(), Cl
     }
     if let Some(database) = arguments.database {
         config.database.url = database;
+    }
+    if let Some(redis) = arguments.redis {
+        config.redis.url = redis;
     }
     let ending = Ending { ready_file: arguments.ready_file, stop_with_stdin: arguments.stop_with_stdin };
     runtime()?.block_on(run(config, ending))

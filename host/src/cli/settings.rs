@@ -29,7 +29,9 @@ pub(super) fn config(global: &Global, arguments: &ConfigArguments) -> Result<(),
         return output::print(DEFAULTS);
     }
     let mut config = load(global)?;
-    config.database.url = without_password(&config.database.url);
+    for url in [&mut config.database.url, &mut config.redis.url] {
+        *url = without_password(url);
+    }
     if global.json {
         let text = serde_json::to_string_pretty(&config).map_err(|error| CliError::new(error.to_string()))?;
         return output::print(&format!("{text}\n"));

@@ -48,7 +48,7 @@ impl Engine {
         while !self.0.stop.is_cancelled() {
             let loaded = match known.take() {
                 Some(known) => Ok(Some(known)),
-                None => self.load(id).await,
+                None => self.load_ours(id).await,
             };
             let mut progress = match loaded {
                 Ok(Some(progress)) => progress,

@@ -31,7 +31,7 @@ use crate::model::{Approval, Decision, Definition, Effects, Instance, Principal}
 use crate::monitor::Monitor;
 use crate::plugins::Registry;
 use crate::runtime::Runtime;
-use crate::store::{Applied, CommitError, StepCommit, Store, StoreError};
+use crate::store::{Applied, CommitError, Loaded, StepCommit, Store, StoreError};
 
 /// A decision that met a step's commit is tried again this often. Each try is one read and one write.
 const CONFLICTS_MAX: u32 = 20;
@@ -259,10 +259,12 @@ impl Engine {
     }
 
     async fn load(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
-        Ok(self.0.store.load(instance_id).await?.map(|loaded| {
-            let definition = Arc::clone(&loaded.definition.definition);
-            Progress::restore(loaded.instance, definition, &loaded.attempts, loaded.approvals)
-        }))
+        Ok(self.0.store.load(instance_id).await?.map(restore))
+    }
+
+    /// None also if another host looks after it by now.
+    async fn load_ours(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
+        Ok(self.0.store.load(instance_id).await?.filter(|loaded| loaded.ours).map(restore))
     }
 
     /// Commits a change, and only then counts it and hands on what it created.
@@ -291,6 +293,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+fn restore(loaded: Loaded) -> Progress {
+    let definition = Arc::clone(&loaded.definition.definition);
+    Progress::restore(loaded.instance, definition, &loaded.attempts, loaded.approvals)
 }
 
 /// How long a value is as JSON, which is what limits on payloads count.

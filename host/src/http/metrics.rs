@@ -15,7 +15,7 @@ use super::request::Request;
 use super::response::{self, Answer};
 use crate::model::{Permission, Principal};
 use crate::monitor::Stats;
-use crate::store::{CacheKind, CacheStats, CommitStats, Removed, StoreError};
+use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, StoreError};
 
 /// A health check that hangs is no health check.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,7 +29,11 @@ struct AllStats {
     /// The caller's team's instances as the database has them, by status.
     instances: BTreeMap<&'static str, u64>,
     caches: Vec<CacheStats>,
+    /// Redis, if there is one.
+    second_level: Option<SecondLevelStats>,
     commits: CommitStats,
+    /// Other hosts on the same database.
+    peers: u64,
 }
 
 pub(super) async fn show_health(request: Request) -> Answer {
@@ -68,7 +72,9 @@ pub(super) async fn show_stats(request: Request, principal: Arc<Principal>) -> A
         monitor: services.monitor.stats(team),
         instances: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
         caches: services.store.cache_stats(),
+        second_level: services.store.second_level_stats(),
         commits: services.store.commit_stats(),
+        peers: services.store.peers(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! What a step wants to have written. Collected while it runs, committed with its outcome or not at all.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -18,7 +19,8 @@ pub struct Effects {
 }
 
 /// Which bucket of a team.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Space {
     /// Lives as long as the instance.
     Instance(Uuid),
@@ -39,7 +41,7 @@ impl std::fmt::Display for Space {
 }
 
 /// A key in a bucket. The team is not part of it: it comes from the attempt, never from the guest.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryKey {
     /// The bucket.
     pub space: Space,

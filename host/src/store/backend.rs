@@ -113,7 +113,8 @@ impl Backend {
             Address::File(path) => Self::connect_sqlite(path, config).await,
             Address::Server(options) => {
                 let pool = PoolOptions::<Postgres>::new()
-                    .max_connections(config.connections_max.max(2))
+                    // One more listens to other hosts.
+                    .max_connections(config.connections_max.max(2).saturating_add(1))
                     .acquire_timeout(config.acquire_timeout)
                     .connect_with((**options).clone())
                     .await?;

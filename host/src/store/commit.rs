@@ -33,6 +33,8 @@ pub struct StepCommit {
 /// A commit with its JSON written.
 pub(super) struct PreparedCommit {
     pub(super) commit: StepCommit,
+    /// The host that commits looks after the instance from now on.
+    owner: Uuid,
     output: Option<String>,
     failure: Option<String>,
     attempts: Vec<AttemptRow>,
@@ -48,7 +50,7 @@ struct AttemptRow {
 }
 
 impl PreparedCommit {
-    pub(super) fn new(mut commit: StepCommit) -> Result<Self, StoreError> {
+    pub(super) fn new(mut commit: StepCommit, owner: Uuid) -> Result<Self, StoreError> {
         let output = commit.instance.output.as_ref().map(to_json).transpose()?;
         let failure = commit.instance.failure.as_ref().map(to_json).transpose()?;
         let attempts = std::mem::take(&mut commit.change.attempts).into_iter().map(|attempt| {
@@ -58,10 +60,10 @@ impl PreparedCommit {
         });
         let attempts = attempts.collect::<Result<_, StoreError>>()?;
         let instances = std::mem::take(&mut commit.effects.instances);
-        let instances = instances.into_iter().map(NewRow::new).collect::<Result<_, _>>()?;
+        let instances = instances.into_iter().map(|new| NewRow::new(new, owner)).collect::<Result<_, _>>()?;
         let metadata = commit.effects.metadata.iter().map(|(id, value)| Ok((*id, to_json(value)?)));
         let metadata = metadata.collect::<Result<_, StoreError>>()?;
-        Ok(Self { commit, output, failure, attempts, instances, metadata })
+        Ok(Self { commit, owner, output, failure, attempts, instances, metadata })
     }
 
     /// The entries for whose writes it matters what is there.
@@ -135,7 +137,8 @@ pub(super) async fn update_instances(
 ) -> Result<(), CommitError> {
     let sql = "UPDATE workflow_instances SET status = given.column3, current_step = given.column4, \
         version = version + 1, output = given.column5, failure = given.column6, started_at = given.column7, \
-        updated_at = given.column8, completed_at = given.column9, wake_at = given.column10 FROM {rows} \
+        updated_at = given.column8, completed_at = given.column9, wake_at = given.column10, \
+        owner = given.column11 FROM {rows} \
         WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2";
     let columns = [
         Column::Uuid(|prepared: &&PreparedCommit| prepared.commit.instance.id),
@@ -148,6 +151,7 @@ pub(super) async fn update_instances(
         Column::Integer(|prepared| prepared.commit.instance.updated_at.as_micros()),
         Column::MaybeInteger(|prepared| prepared.commit.instance.completed_at.map(Timestamp::as_micros)),
         Column::MaybeInteger(|prepared| prepared.commit.instance.wake_at.map(Timestamp::as_micros)),
+        Column::Uuid(|prepared| prepared.owner),
     ];
     all("an instance", commits.len(), rows::execute(connection, sql, &columns, commits).await?)
 }

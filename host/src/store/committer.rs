@@ -138,7 +138,7 @@ impl Store {
     /// [`CommitError::Conflict`] and [`CommitError::Rejected`] leave nothing written. After [`CommitError::Store`] it
     /// may have been written or not: load the instance to find out.
     pub async fn commit(&self, commit: StepCommit) -> Result<(), CommitError> {
-        let work = Work::Step(Box::new(PreparedCommit::new(commit)?));
+        let work = Work::Step(Box::new(PreparedCommit::new(commit, self.core().host.id)?));
         self.inner.committer.submit(work, Answer::Step).await?
     }
 
@@ -150,7 +150,8 @@ impl Store {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let work = Work::Create(new.into_iter().map(NewRow::new).collect::<Result<_, _>>()?);
+        let work =
+            Work::Create(new.into_iter().map(|new| NewRow::new(new, self.core().host.id)).collect::<Result<_, _>>()?);
         self.inner.committer.submit(work, Answer::Create).await?
     }
 }

@@ -24,19 +24,21 @@ pub struct Created {
 pub(super) struct NewRow {
     pub(super) instance: Instance,
     pub(super) idempotency_key: Option<String>,
+    /// The host that creates it looks after it.
+    owner: Uuid,
     pins: String,
     input: String,
     metadata: String,
 }
 
 impl NewRow {
-    pub(super) fn new(mut new: NewInstance) -> Result<Self, StoreError> {
+    pub(super) fn new(mut new: NewInstance, owner: Uuid) -> Result<Self, StoreError> {
         let idempotency_key = new.idempotency_key.take();
         let instance = Instance::from(new);
         let pins = to_json(&instance.pins)?;
         let input = to_json(&instance.input)?;
         let metadata = to_json(&instance.metadata)?;
-        Ok(Self { instance, idempotency_key, pins, input, metadata })
+        Ok(Self { instance, idempotency_key, owner, pins, input, metadata })
     }
 
     /// Its workflow and its idempotency key, if it has one.
@@ -58,7 +60,7 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
     // Only the key may be taken; an id that is there already is a mistake and stays an error.
     let sql = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
         entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
-        created_at, started_at, updated_at, wake_at) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
+        created_at, started_at, updated_at, wake_at, owner) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
         ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING id";
     let columns = [
         Column::Uuid(|new: &&NewRow| new.instance.id),
@@ -82,6 +84,7 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
         Column::Integer(|new| new.instance.started_at.as_micros()),
         Column::Integer(|new| new.instance.updated_at.as_micros()),
         Column::MaybeInteger(|new| new.instance.wake_at.map(Timestamp::as_micros)),
+        Column::Uuid(|new| new.owner),
     ];
     let inserted: Vec<(Uuid,)> = rows::fetch(connection, sql, &columns, new).await?;
     let inserted: HashSet<Uuid> = inserted.into_iter().map(|(id,)| id).collect();

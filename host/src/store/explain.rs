@@ -68,8 +68,7 @@ async fn queries_use_indexes() {
         ("idx_workflow_instances_team", instance_list(filter())),
         ("idx_workflow_approvals_approver_id", approval_list(Some("bob"), None)),
         ("idx_workflow_approvals_status", approval_list(None, pending)),
-        ("idx_workflow_instances_wake_at", instances::DUE.to_owned()),
-        ("idx_workflow_instances_wake_at", instances::NEXT_WAKE.to_owned()),
+        ("idx_workflow_instances_owner_wake_at", instances::DUE.to_owned()),
     ];
     for (index, sql) in queries {
         let plan = plan(&store, &sql).await;

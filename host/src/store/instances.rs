@@ -41,11 +41,13 @@ pub struct Loaded {
     pub attempts: Vec<Attempt>,
     /// In the order they were asked for.
     pub approvals: Vec<Approval>,
+    /// Whether this host is to look after it.
+    pub ours: bool,
 }
 
 const INSTANCE_COLUMNS: &str = "id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, \
     project_id, started_by, status, current_step, version, input, output, metadata, failure, depth, created_at, \
-    started_at, updated_at, completed_at, wake_at";
+    started_at, updated_at, completed_at, wake_at, owner";
 
 #[derive(sqlx::FromRow)]
 struct InstanceRow {
@@ -72,6 +74,7 @@ struct InstanceRow {
     updated_at: i64,
     completed_at: Option<i64>,
     wake_at: Option<i64>,
+    owner: Uuid,
 }
 
 impl InstanceRow {
@@ -236,17 +239,18 @@ impl Store {
             let attempts = attempts_of(&mut connection, id).await?;
             let approvals = approvals::of_instance(&mut connection, id).await?;
             drop(connection);
+            let ours = row.owner == store.core().host.id;
             let instance = row.into_instance()?;
             let definition =
                 store.workflow_version(&instance.team, &instance.workflow, instance.workflow_version).await?;
             let definition =
                 definition.ok_or_else(|| error::corrupt("an instance without its definition", instance.id))?;
-            Ok(Some(Loaded { instance, definition, attempts, approvals }))
+            Ok(Some(Loaded { instance, definition, attempts, approvals, ours }))
         })
         .await
     }
 
-    /// Instances of all teams that the engine has to look at, those first that have waited longest.
+    /// This host's instances, of all teams, that the engine has to look at; those first that have waited longest.
     ///
     /// # Errors
     /// The database's.
@@ -256,24 +260,11 @@ impl Store {
             let mut connection = store.core().backend.read().await?;
             // The status is not asked for: what is final does not wake, and the partial index does not have it.
             Ok(on!(connection, c => sqlx::query_scalar(DUE)
+                .bind(store.core().host.id)
                 .bind(now.as_micros())
                 .bind(signed(limit))
                 .fetch_all(c)
                 .await)?)
-        })
-        .await
-    }
-
-    /// When the next instance of any team has to be looked at.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn next_wake_at(&self) -> Result<Option<Timestamp>, StoreError> {
-        let store = self.clone();
-        self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
-            let next: Option<i64> = on!(connection, c => sqlx::query_scalar(NEXT_WAKE).fetch_one(c).await)?;
-            Ok(next.map(Timestamp::from_micros))
         })
         .await
     }
@@ -363,14 +354,14 @@ impl Store {
     }
 }
 
-pub(super) const DUE: &str = "SELECT id FROM workflow_instances WHERE wake_at <= $1 ORDER BY wake_at, id LIMIT $2";
-pub(super) const NEXT_WAKE: &str = "SELECT MIN(wake_at) FROM workflow_instances WHERE wake_at IS NOT NULL";
+pub(super) const DUE: &str = "SELECT id FROM workflow_instances WHERE owner = $1 AND wake_at <= $2 \
+    ORDER BY wake_at, id LIMIT $3";
 
 async fn row_of(connection: &mut Connection, id: Uuid) -> Result<Option<InstanceRow>, StoreError> {
     Ok(on!(connection, c => sqlx::query_as(
         "SELECT id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, project_id, \
          started_by, status, current_step, version, input, output, metadata, failure, depth, created_at, started_at, \
-         updated_at, completed_at, wake_at FROM workflow_instances WHERE id = $1",
+         updated_at, completed_at, wake_at, owner FROM workflow_instances WHERE id = $1",
     )
     .bind(id)
     .fetch_optional(c)

@@ -1,5 +1,4 @@
-//! Brings the schema up to date. Forward only, and only while the database's lock is held: sqlx's own lock does nothing
-//! on SQLite.
+//! Brings the schema up to date. Forward only, and by one process at a time: sqlx's own lock does nothing on SQLite.
 
 use std::borrow::Cow;
 
@@ -19,11 +18,14 @@ macro_rules! migrations {
     };
 }
 
+/// Advisory locks are per database, so one number does.
+const ADVISORY_LOCK: i64 = i64::from_be_bytes(*b"stepwell");
+
 /// Runs the migrations that this database has not seen.
 pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let texts = match connection {
-        Connection::Sqlite(_) => migrations!("sqlite": "0001" "foundation",),
-        Connection::Postgres(_) => migrations!("postgres": "0001" "foundation",),
+        Connection::Sqlite(_) => migrations!("sqlite": "0001" "foundation", "0003" "hosts",),
+        Connection::Postgres(_) => migrations!("postgres": "0001" "foundation", "0003" "hosts",),
     };
     let migrations: Vec<_> = texts
         .into_iter()
@@ -35,8 +37,15 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreErro
     let known = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
     let migrator = Migrator::with_migrations(migrations);
     let result = match connection {
+        // The database's lock file is held.
         Connection::Sqlite(connection) => migrator.run_direct(None, &mut **connection, false).await,
-        Connection::Postgres(connection) => migrator.run_direct(None, &mut **connection, false).await,
+        // Two hosts may start together.
+        Connection::Postgres(connection) => {
+            sqlx::query("SELECT pg_advisory_lock($1)").bind(ADVISORY_LOCK).execute(&mut **connection).await?;
+            let result = migrator.run_direct(None, &mut **connection, false).await;
+            sqlx::query("SELECT pg_advisory_unlock($1)").bind(ADVISORY_LOCK).execute(&mut **connection).await?;
+            result
+        }
     };
     result.map_err(|error| match error {
         MigrateError::VersionMissing(found) if found > known => StoreError::NewerSchema { found, known },

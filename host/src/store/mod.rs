@@ -5,6 +5,7 @@
 //! use of the database runs in a task of its own ([`Store::detached`]), because a future that is dropped inside sqlx
 //! can leave a transaction open, and callers are dropped whenever a client hangs up.
 
+mod announcements;
 mod approvals;
 mod backend;
 mod cache;
@@ -17,6 +18,7 @@ mod explain;
 #[cfg(test)]
 mod full_disk;
 mod group;
+mod hosts;
 mod instances;
 mod lock;
 mod metadata;
@@ -24,6 +26,7 @@ mod migrate;
 mod plan;
 mod plugins;
 mod rows;
+mod second_level;
 mod stale;
 mod statuses;
 mod storage;
@@ -36,6 +39,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -47,6 +51,7 @@ pub use error::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StoreError};
 pub use instances::{InstanceFilter, Loaded};
 pub use plan::{Plan, PlanError};
 pub use plugins::PluginInsert;
+pub use second_level::SecondLevelStats;
 pub use statuses::InstanceState;
 pub use tokens::{NewToken, Token};
 pub use workflows::{Applied, WorkflowSummary, WorkflowVersion};
@@ -55,7 +60,9 @@ use approvals::ApprovalQuery;
 use backend::{Address, Backend, on};
 use cache::Caches;
 use committer::Committer;
+use hosts::Host;
 use lock::Lock;
+use second_level::SecondLevel;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
@@ -86,7 +93,10 @@ pub struct Store {
 struct Inner {
     core: Arc<Core>,
     committer: Committer,
-    lock: tokio::sync::Mutex<Option<Lock>>,
+    /// Ends what the store does on its own.
+    closing: CancellationToken,
+    /// Of a SQLite file, and of this host's identity; given back when the store is closed.
+    locks: Mutex<Vec<Lock>>,
     /// Of a private database; removed with the last clone of the store.
     folder: Mutex<Option<TempDir>>,
 }
@@ -95,6 +105,8 @@ struct Inner {
 struct Core {
     backend: Backend,
     caches: Caches,
+    host: Host,
+    redis: Option<SecondLevel>,
     clock: Clock,
     tasks: TaskTracker,
     /// Guests run on threads of their own, and what they read must not wait for them.
@@ -108,10 +120,11 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Takes the database for this process alone, connects, and brings its schema up to date.
+    /// Connects, brings the schema up to date and joins the other hosts on a Postgres database; a SQLite file is for
+    /// one process alone.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another process has it, [`StoreError::NewerSchema`] if a newer program did;
+    /// [`StoreError::Locked`] if another process has the file or the data directory, [`StoreError::NewerSchema`] if a newer program did;
     /// [`StoreError::Settings`] and [`StoreError::Unavailable`].
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StoreError> {
         Self::open_at(Address::of(config)?, config.clone(), clock, None).await
@@ -141,20 +154,36 @@ impl Store {
         let opening = {
             let tasks = tasks.clone();
             async move {
-                let lock = Lock::take(&address).await?;
-                let backend = match connect(&address, &config).await {
-                    Ok(backend) => backend,
+                let mut locks = match &address {
+                    Address::File(path) => vec![Lock::take(path)?],
+                    Address::Server(_) => Vec::new(),
+                };
+                let data_dir = folder.as_ref().map_or(config.data_dir.as_path(), TempDir::path);
+                let (host, lock) = Host::identify(data_dir, &config.hosts)?;
+                locks.push(lock);
+                let backend = connect(&address, &config).await?;
+                let caches = Caches::new(&config.cache, &clock);
+                let threads = tokio::runtime::Handle::current();
+                let redis = SecondLevel::new(&config.redis, identity(&backend).await?)?;
+                let core = Arc::new(Core { backend, caches, host, redis, clock, tasks, threads });
+                let listener = match core.meet().await {
+                    Ok(listener) => listener,
                     Err(error) => {
-                        lock.release().await;
+                        core.backend.close().await;
                         return Err(error);
                     }
                 };
-                let caches = Caches::new(&config.cache, &clock);
-                let threads = tokio::runtime::Handle::current();
-                let core = Arc::new(Core { backend, caches, clock, tasks, threads });
+                let closing = CancellationToken::new();
+                if let Some(listener) = listener {
+                    core.tasks.spawn(Arc::clone(&core).listen(listener, closing.clone()));
+                    core.tasks.spawn(Arc::clone(&core).keep_lease(closing.clone()));
+                }
+                if core.redis.is_some() {
+                    core.tasks.spawn(Arc::clone(&core).attend(closing.clone()));
+                }
                 let committer = Committer::start(Arc::clone(&core), &config.database);
-                let lock = tokio::sync::Mutex::new(Some(lock));
-                Ok(Self { inner: Arc::new(Inner { core, committer, lock, folder: Mutex::new(folder) }) })
+                let (locks, folder) = (Mutex::new(locks), Mutex::new(folder));
+                Ok(Self { inner: Arc::new(Inner { core, committer, closing, locks, folder }) })
             }
         };
         tasks.spawn(opening).await.map_err(ended)?
@@ -164,27 +193,22 @@ impl Store {
     /// asked afterwards fails with [`StoreError::Closed`].
     pub async fn close(&self) {
         self.inner.committer.close();
+        self.inner.closing.cancel();
         let core = &self.inner.core;
         core.tasks.close();
         core.tasks.wait().await;
         core.backend.close().await;
-        if let Some(lock) = self.inner.lock.lock().await.take() {
-            lock.release().await;
-        }
+        self.inner.locks.lock().clear();
         drop(self.inner.folder.lock().take());
     }
 
-    /// Whether the database answers, and is still ours alone.
+    /// Whether the database answers.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Locked`], [`StoreError::Closed`].
+    /// [`StoreError::Unavailable`], [`StoreError::Closed`].
     pub async fn ping(&self) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
-            match store.inner.lock.lock().await.as_mut() {
-                Some(lock) => lock.check().await?,
-                None => return Err(StoreError::Closed),
-            }
             let mut connection = store.core().backend.read().await?;
             on!(connection, c => sqlx::query("SELECT 1").execute(c).await.map(|_| ()))?;
             Ok(())
@@ -195,6 +219,16 @@ impl Store {
     /// How each cache does.
     pub fn cache_stats(&self) -> Vec<CacheStats> {
         self.core().caches.stats()
+    }
+
+    /// Other hosts on this database that were alive when the lease was last renewed.
+    pub fn peers(&self) -> u64 {
+        self.core().host.peers()
+    }
+
+    /// How the second level of the caches does; none without Redis.
+    pub fn second_level_stats(&self) -> Option<SecondLevelStats> {
+        self.core().redis.as_ref().map(SecondLevel::stats)
     }
 
     /// How the committer does.
@@ -246,6 +280,12 @@ async fn connect(address: &Address, config: &Config) -> Result<Backend, StoreErr
         backend.close().await;
     }
     migrated.map(|()| backend)
+}
+
+/// What the database is called in a Redis that it shares with others.
+async fn identity(backend: &Backend) -> Result<Uuid, StoreError> {
+    let mut connection = backend.read().await?;
+    Ok(on!(connection, c => sqlx::query_scalar("SELECT id FROM database_identity").fetch_one(c).await)?)
 }
 
 /// A join fails when the task panicked, which is a bug, or when the runtime shuts down.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
 use super::cache::Fresh;
+use super::second_level::Key;
 use super::stale::Stale;
 use super::{Page, Store, StoreError, from_json, parse, signed, to_json, unsigned};
 use crate::clock::Timestamp;
@@ -23,7 +25,7 @@ pub enum PluginInsert {
     Conflict(Arc<PluginVersion>),
 }
 
-#[derive(sqlx::FromRow)]
+#[derive(sqlx::FromRow, Serialize, Deserialize)]
 struct PluginRow {
     id: Uuid,
     team: String,
@@ -161,15 +163,17 @@ impl Store {
     /// The database's.
     pub async fn plugin_version(&self, id: Uuid) -> Result<Option<Arc<PluginVersion>>, StoreError> {
         self.cached(&self.core().caches.plugin_versions, id, 0, |store, id| async move {
-            let mut connection = store.core().backend.read().await?;
-            let row: Option<PluginRow> = on!(connection, c => sqlx::query_as(
-                "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
-                 FROM plugin_versions WHERE id = $1",
-            )
-            .bind(id)
-            .fetch_optional(c)
-            .await)?;
-            drop(connection);
+            let select = async {
+                let mut connection = store.core().backend.read().await?;
+                Ok(on!(connection, c => sqlx::query_as(
+                    "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
+                     FROM plugin_versions WHERE id = $1",
+                )
+                .bind(id)
+                .fetch_optional(c)
+                .await)?)
+            };
+            let row: Option<PluginRow> = store.row(Key::PluginVersion(id), select).await?;
             row.map(PluginRow::into_fresh).transpose()
         })
         .await
@@ -186,9 +190,11 @@ impl Store {
     ) -> Result<Option<Arc<PluginVersion>>, StoreError> {
         let key = (team.clone(), reference.name.clone(), reference.version.clone());
         self.cached(&self.core().caches.plugin_references, key, 0, |store, (team, name, version)| async move {
-            let mut connection = store.core().backend.read().await?;
-            let row = row_of(&mut connection, &team, &name, version.as_deref()).await?;
-            drop(connection);
+            let select = async {
+                let mut connection = store.core().backend.read().await?;
+                row_of(&mut connection, &team, &name, version.as_deref()).await
+            };
+            let row = store.row(Key::PluginReference(&team, &name, version.as_deref()), select).await?;
             row.map(PluginRow::into_fresh).transpose()
         })
         .await

@@ -1,14 +1,15 @@
 //! What a write makes out of date. Every write says it in one place, [`Core::commit`], so that no cache is forgotten.
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::backend::Writing;
-use super::cache::{Caches, Noun};
+use super::cache::{CacheKind, Caches, Noun};
 use super::{Core, StoreError};
 use crate::model::{EntryKey, Name};
 
 /// Something whose cached copies are out of date after a write.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Stale {
     /// A workflow has another newest version: this one.
     Workflow { team: Name, name: Name, version: u32 },
@@ -27,16 +28,31 @@ pub(super) enum Stale {
 }
 
 impl Core {
-    /// Commits, and answers after the caches have forgotten what was written. They forget after a failure too: a
+    /// Commits, and answers after the caches have forgotten what was written; other hosts are told. They forget after a failure too: a
     /// COMMIT whose answer was lost may have happened.
-    pub(super) async fn commit(&self, writing: Writing, stale: &[Stale]) -> Result<(), StoreError> {
+    pub(super) async fn commit(&self, mut writing: Writing, stale: &[Stale]) -> Result<(), StoreError> {
+        let session = match &self.redis {
+            Some(redis) => redis.mark(stale).await,
+            None => None,
+        };
+        if session.is_none() {
+            self.announce(&mut writing, stale).await?;
+        }
         let result = writing.commit().await;
         self.caches.forget(stale);
+        if let Some(session) = session {
+            self.publish(&session, stale).await;
+        }
         result
     }
 }
 
 impl Caches {
+    /// Throws out all, because something was missed.
+    pub(super) fn forget_everything(&self) {
+        self.clear(&CacheKind::ALL, None);
+    }
+
     /// Throws out what is out of date.
     pub(super) fn forget(&self, stale: &[Stale]) {
         for stale in stale {

@@ -11,6 +11,7 @@ use sqlx::QueryBuilder;
 use super::backend::{Connection, on};
 use super::cache::{Flight, Fresh, Join, Pair, Waiter};
 use super::rows::PREPARED_ROWS_MAX;
+use super::second_level::{Found, Key, Row};
 use super::{Store, StoreError, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::effects::Entry;
@@ -126,7 +127,7 @@ impl Store {
         flights.iter_mut().for_each(|flight| flight.set_together(together));
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
-            let mut read = store.read_entries(&team, flights.iter().map(|flight| &flight.key().1)).await;
+            let mut read = store.find_entries(&team, flights.iter().map(|flight| &flight.key().1).collect()).await;
             for flight in flights {
                 let fresh = match &mut read {
                     Ok(entries) => Ok(entries.remove(&flight.key().1)),
@@ -138,6 +139,46 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// From the second level of the caches, or else from the database.
+    async fn find_entries(
+        &self,
+        team: &Name,
+        mut keys: Vec<&EntryKey>,
+    ) -> Result<HashMap<EntryKey, Fresh<Arc<Entry>>>, StoreError> {
+        let Some(redis) = &self.core().redis else { return self.read_entries(team, keys.into_iter()).await };
+        let now = self.now();
+        let mut known = HashMap::new();
+        // Those that may be put there, and the session to do it in: the same for all.
+        let (mut open, mut put_in) = (Vec::new(), None);
+        let asked: Vec<_> = keys.iter().map(|key| Key::Entry(team, key)).collect();
+        for (key, found) in keys.iter().zip(redis.get(&asked).await) {
+            match found {
+                Found::Row(row) => {
+                    if let Some(entry) = decode(&row).filter(|entry| is_live(entry.expires_at, now)) {
+                        known.insert((*key).clone(), fresh(&key.key, entry));
+                    }
+                }
+                Found::Nothing(session) => {
+                    open.push(*key);
+                    put_in = Some(session);
+                }
+                Found::Unknown => {}
+            }
+        }
+        keys.retain(|key| !known.contains_key(*key));
+        let read = self.read_entries(team, keys.into_iter()).await?;
+        if let Some(session) = put_in {
+            let rows = open.into_iter().filter_map(|key| {
+                let entry = read.get(key)?.value();
+                let ttl = entry.expires_at.map(|deadline| deadline.since(now));
+                Some(Row { key: Key::Entry(team, key), value: encode(entry), ttl })
+            });
+            redis.put(&session, rows.collect()).await;
+        }
+        known.extend(read);
+        Ok(known)
     }
 
     async fn read_entries(
@@ -153,11 +194,9 @@ impl Store {
                 for row in read_space(&mut connection, team, space, wanted).await? {
                     let expires_at = row.expires_at.map(Timestamp::from_micros);
                     if is_live(expires_at, now) {
-                        let bytes = row.key.len() + row.value.len();
                         let version = unsigned("an entry's version", row.version)?;
-                        let entry = Arc::new(Entry { value: row.value, version, expires_at });
-                        let fresh = Fresh::new(entry, bytes).until(expires_at);
-                        found.insert(EntryKey { space: space.clone(), key: row.key }, fresh);
+                        let entry = fresh(&row.key, Entry { value: row.value, version, expires_at });
+                        found.insert(EntryKey { space: space.clone(), key: row.key }, entry);
                     }
                 }
             }
@@ -231,6 +270,26 @@ impl Store {
     }
 }
 
+fn fresh(key: &str, entry: Entry) -> Fresh<Arc<Entry>> {
+    let (bytes, until) = (key.len() + entry.value.len(), entry.expires_at);
+    Fresh::new(Arc::new(entry), bytes).until(until)
+}
+
+/// An entry for the second level: its version, its deadline (0: none), its value.
+fn encode(entry: &Entry) -> Vec<u8> {
+    let deadline = entry.expires_at.map_or(0, Timestamp::as_micros);
+    [&entry.version.to_be_bytes(), &deadline.to_be_bytes(), entry.value.as_slice()].concat()
+}
+
+/// None if somebody else has put it there.
+fn decode(row: &[u8]) -> Option<Entry> {
+    let (version, rest) = row.split_first_chunk()?;
+    let (deadline, value) = rest.split_first_chunk()?;
+    let deadline = i64::from_be_bytes(*deadline);
+    let expires_at = (deadline != 0).then_some(Timestamp::from_micros(deadline));
+    Some(Entry { value: value.to_vec(), version: u64::from_be_bytes(*version), expires_at })
+}
+
 async fn read_space(
     connection: &mut Connection,
     team: &Name,
@@ -268,6 +327,15 @@ fn successor(prefix: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_survives_the_second_level() {
+        for expires_at in [None, Some(Timestamp::from_micros(7))] {
+            let entry = Entry { value: vec![0, 255], version: u64::MAX, expires_at };
+            assert_eq!(decode(&encode(&entry)), Some(entry));
+        }
+        assert_eq!(decode(b"too short"), None);
+    }
 
     #[test]
     fn successor_is_the_least_text_after_a_prefix() {

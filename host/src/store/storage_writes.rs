@@ -21,7 +21,8 @@ const NUMBER_BYTES: usize = 32;
 
 /// Where the versions of entries come from. They only grow, also over the deletion of an entry: a guard with an old
 /// version must never match what was put there later. Within a process that holds whatever the clock does; from one
-/// process to the next it rests on the clock not going back.
+/// process to the next it rests on the clock not going back. On Postgres, where several hosts write, a sequence has the
+/// last word.
 #[derive(Debug, Default)]
 pub(super) struct Versions(AtomicI64);
 
@@ -225,12 +226,22 @@ fn number(key: &EntryKey, value: &[u8]) -> Result<i64, CommitError> {
 }
 
 async fn upsert(connection: &mut Connection, puts: &[Row<'_>]) -> Result<(), StoreError> {
-    // The greater of the two versions has another name in each database.
-    let sql = "INSERT INTO plugin_storage (team, space, key, value, version, expires_at) \
-        SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
-        ON CONFLICT (team, space, key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at, \
-        version = CASE WHEN plugin_storage.version >= excluded.version THEN plugin_storage.version + 1 \
-        ELSE excluded.version END";
+    let sql = match connection {
+        // The greater of the two has another name in each database, so it is spelt out.
+        Connection::Sqlite(_) => {
+            "INSERT INTO plugin_storage (team, space, key, value, version, expires_at) \
+             SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
+             ON CONFLICT (team, space, key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at, \
+             version = CASE WHEN plugin_storage.version >= excluded.version THEN plugin_storage.version + 1 \
+             ELSE excluded.version END"
+        }
+        Connection::Postgres(_) => {
+            "INSERT INTO plugin_storage (team, space, key, value, version, expires_at) \
+             SELECT column1, column2, column3, column4, nextval('plugin_storage_version'), column6 FROM {rows} \
+             WHERE column5 IS NOT NULL ON CONFLICT (team, space, key) DO UPDATE SET value = excluded.value, \
+             expires_at = excluded.expires_at, version = nextval('plugin_storage_version')"
+        }
+    };
     let columns = [
         Column::Text(|row: &Row| row.team.as_str()),
         Column::Text(|row| &row.space),

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
 use super::cache::{Fresh, Noun};
+use super::second_level::Key;
 use super::stale::Stale;
 use super::{Page, Store, StoreError, error, from_json, parse, signed, to_json, unsigned};
 use crate::clock::Timestamp;
@@ -68,7 +69,7 @@ fn serialize_source<S: Serializer>(definition: &Arc<Definition>, serializer: S) 
     definition.source.serialize(serializer)
 }
 
-#[derive(sqlx::FromRow)]
+#[derive(sqlx::FromRow, Serialize, Deserialize)]
 struct VersionRow {
     workflow_id: Uuid,
     version: i64,
@@ -214,17 +215,19 @@ impl Store {
         let caches = &self.core().caches;
         let key = (team.clone(), name.clone());
         self.cached(&caches.workflows, key, 0, |store, (team, name)| async move {
-            let mut connection = store.core().backend.read().await?;
-            let row: Option<VersionRow> = on!(connection, c => sqlx::query_as(
-                "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
-                 JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
-                 WHERE w.team = $1 AND w.name = $2",
-            )
-            .bind(team.as_str())
-            .bind(name.as_str())
-            .fetch_optional(c)
-            .await)?;
-            drop(connection);
+            let select = async {
+                let mut connection = store.core().backend.read().await?;
+                Ok(on!(connection, c => sqlx::query_as(
+                    "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
+                     JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
+                     WHERE w.team = $1 AND w.name = $2",
+                )
+                .bind(team.as_str())
+                .bind(name.as_str())
+                .fetch_optional(c)
+                .await)?)
+            };
+            let row: Option<VersionRow> = store.row(Key::Workflow(&team, &name), select).await?;
             row.map(|row| row.into_fresh(&team, &name)).transpose()
         })
         .await
@@ -243,18 +246,20 @@ impl Store {
         let caches = &self.core().caches;
         let key = (team.clone(), name.clone(), version);
         self.cached(&caches.workflow_versions, key, 0, |store, (team, name, version)| async move {
-            let mut connection = store.core().backend.read().await?;
-            let row: Option<VersionRow> = on!(connection, c => sqlx::query_as(
-                "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
-                 JOIN workflow_versions v ON v.workflow_id = w.id \
-                 WHERE w.team = $1 AND w.name = $2 AND v.version = $3",
-            )
-            .bind(team.as_str())
-            .bind(name.as_str())
-            .bind(i64::from(version))
-            .fetch_optional(c)
-            .await)?;
-            drop(connection);
+            let select = async {
+                let mut connection = store.core().backend.read().await?;
+                Ok(on!(connection, c => sqlx::query_as(
+                    "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
+                     JOIN workflow_versions v ON v.workflow_id = w.id \
+                     WHERE w.team = $1 AND w.name = $2 AND v.version = $3",
+                )
+                .bind(team.as_str())
+                .bind(name.as_str())
+                .bind(i64::from(version))
+                .fetch_optional(c)
+                .await)?)
+            };
+            let row: Option<VersionRow> = store.row(Key::WorkflowVersion(&team, &name, version), select).await?;
             row.map(|row| row.into_fresh(&team, &name)).transpose()
         })
         .await

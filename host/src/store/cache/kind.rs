@@ -79,6 +79,10 @@ impl<V> Fresh<V> {
         Self { until: deadline, ..self }
     }
 
+    pub(in crate::store) fn value(&self) -> &V {
+        &self.value
+    }
+
     pub(super) fn into_value(self) -> V {
         self.value
     }

@@ -1,0 +1,296 @@
+//! Which hosts share the database, and which of them looks after which instance.
+//!
+//! Every commit makes its host the instance's owner, and a host looks for its own instances only. On Postgres each host
+//! renews a lease; the instances of one whose lease has run out are taken by the others. What surprises: nothing that
+//! is written depends on a lease. Taking an instance changes its version, so the commit of a host that was believed
+//! dead is refused like any other that comes too late. Leases are compared on the database's clock only.
+
+use std::fs::{OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sqlx::postgres::PgListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::backend::{Backend, Connection, on};
+use super::lock::Lock;
+use super::stale::Stale;
+use super::{Core, StoreError, parse, signed};
+use crate::config::HostsConfig;
+use crate::model::Name;
+
+/// Instances that are taken in one transaction.
+const TAKEN_MAX: u32 = 500;
+/// The rows of hosts that are gone for good are removed after this time.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// A host that joins clears its caches this often, once per renewal. See [`Host::announces`].
+const CLEARINGS: u32 = 3;
+
+const RENEW: &str = "INSERT INTO hosts (id, started_at, lease_until) \
+    SELECT $1, micros, micros + $2 FROM (SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT AS micros) AS now \
+    ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until";
+const RESIGN: &str = "UPDATE hosts SET lease_until = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT \
+    WHERE id = $1";
+const PEERS: &str = "SELECT COUNT(*) FROM hosts WHERE id <> $1 \
+    AND lease_until > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT";
+const DEAD: &str = "SELECT id FROM hosts \
+    WHERE lease_until <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT AND id <> $1";
+const FORGET: &str = "DELETE FROM hosts WHERE lease_until > 0 \
+    AND lease_until < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT - $1";
+
+/// This process among the hosts of its database.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) id: Uuid,
+    config: HostsConfig,
+    seen: Mutex<Seen>,
+}
+
+/// What the last renewal of the lease saw.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    peers: u64,
+    /// When it began; none before the first.
+    at: Option<Instant>,
+}
+
+impl Host {
+    /// The host whose id stands in the data directory, so that a restart finds its own instances at once. Nobody else
+    /// has this id while the lock is held.
+    pub(super) fn identify(data_dir: &Path, config: &HostsConfig) -> Result<(Self, Lock), StoreError> {
+        let path = data_dir.join("host.id");
+        let shown = path.display();
+        let cannot = |what: &str, error: &dyn std::fmt::Display| {
+            StoreError::Settings(format!("cannot {what} {shown}, which holds this host's identity: {error}"))
+        };
+        std::fs::create_dir_all(data_dir).map_err(|error| cannot("create the folder of", &error))?;
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|error| cannot("open", &error))?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StoreError::Locked(format!(
+                "another process has the data directory {}: stop it (`fuser {shown}` tells which it is), or give each \
+                 host a data_dir of its own; hosts may share a PostgreSQL database.url",
+                data_dir.display()
+            )),
+            TryLockError::Error(error) => cannot("lock", &error),
+        })?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(|error| cannot("read", &error))?;
+        let id = if text.is_empty() {
+            let id = Uuid::now_v7();
+            file.write_all(id.to_string().as_bytes()).map_err(|error| cannot("write", &error))?;
+            id
+        } else {
+            text.trim().parse().map_err(|error| cannot("understand", &error))?
+        };
+        Ok((Self { id, config: config.clone(), seen: Mutex::default() }, Lock(file)))
+    }
+
+    /// Whether other hosts must be told what is out of date.
+    ///
+    /// A host that is alone need not pay for it, and knows that it is alone for two renewals: one that joins meanwhile
+    /// registers first and clears its caches at its first three renewals, so that what it read before it was known
+    /// does not stay.
+    pub(super) fn announces(&self, now: Instant) -> bool {
+        let Seen { peers, at } = *self.seen.lock();
+        let fresh = at.is_some_and(|at| now.duration_since(at) < self.config.renewal * 2);
+        peers > 0 || !fresh
+    }
+
+    pub(super) fn peers(&self) -> u64 {
+        self.seen.lock().peers
+    }
+}
+
+impl Core {
+    /// Joins the other hosts, before anything is read that may be kept. Answers where they are heard.
+    pub(super) async fn meet(&self) -> Result<Option<PgListener>, StoreError> {
+        self.join().await?;
+        self.subscribe().await
+    }
+
+    async fn join(&self) -> Result<(), StoreError> {
+        if let Backend::Sqlite { .. } = &self.backend {
+            // The database's lock is ours, so every other host is gone.
+            let mut writing = self.backend.begin().await?;
+            on!(writing, c => sqlx::query(
+                "INSERT INTO hosts (id, started_at, lease_until) VALUES ($1, 0, 0) ON CONFLICT (id) DO NOTHING",
+            )
+            .bind(self.host.id)
+            .execute(c)
+            .await
+            .map(|_| ()))?;
+            writing.commit().await?;
+            while self.take_over().await? > 0 {}
+            return Ok(());
+        }
+        self.renew().await?;
+        // As above: this host's last process may have ended in between.
+        self.announce_everything().await
+    }
+
+    /// Renews the lease until `closing`, and takes over from hosts that do not.
+    pub(super) async fn keep_lease(self: Arc<Self>, closing: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.host.config.renewal);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut clearings = CLEARINGS;
+        loop {
+            tokio::select! {
+                () = closing.cancelled() => break,
+                _ = ticks.tick() => {}
+            }
+            let kept = self.renew().await;
+            if clearings > 0 && kept.is_ok() {
+                self.caches.forget_everything();
+                clearings -= 1;
+            }
+            let taken = match kept {
+                Ok(()) => self.take_over().await,
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(0) => {}
+                Ok(taken) => {
+                    tracing::info!(taken, "took over instances of a host that is gone");
+                    // With Redis, it may have died after a COMMIT and before it told anybody.
+                    if let Err(error) = self.announce_everything().await {
+                        tracing::warn!(%error, "could not tell the other hosts that one is gone");
+                    }
+                    self.caches.forget_everything();
+                }
+                Err(error) => tracing::warn!(%error, "could not renew this host's lease; other hosts may take over"),
+            }
+        }
+        // The others need not wait for the lease to run out. If this fails, they do.
+        if let Err(error) = self.resign().await {
+            tracing::warn!(%error, "could not give this host's lease back");
+        }
+    }
+
+    async fn renew(&self) -> Result<(), StoreError> {
+        let at = self.clock.monotonic();
+        let lease = signed(self.host.config.lease.as_micros());
+        let mut connection = self.backend.write().await?;
+        let Connection::Postgres(c) = &mut connection else { return Ok(()) };
+        sqlx::query(RENEW).bind(self.host.id).bind(lease).execute(&mut **c).await?;
+        let peers: i64 = sqlx::query_scalar(PEERS).bind(self.host.id).fetch_one(&mut **c).await?;
+        let peers = u64::try_from(peers).unwrap_or(0);
+        *self.host.seen.lock() = Seen { peers, at: Some(at) };
+        Ok(())
+    }
+
+    async fn resign(&self) -> Result<(), StoreError> {
+        let mut connection = self.backend.write().await?;
+        if let Connection::Postgres(c) = &mut connection {
+            sqlx::query(RESIGN).bind(self.host.id).execute(&mut **c).await?;
+        }
+        Ok(())
+    }
+
+    /// Becomes the owner of instances that somebody has to look at sooner or later and nobody does. Answers how many.
+    async fn take_over(&self) -> Result<u64, StoreError> {
+        let mut connection = self.backend.write().await?;
+        let dead: Vec<Uuid> = match &mut connection {
+            Connection::Sqlite(c) => {
+                sqlx::query_scalar("SELECT id FROM hosts WHERE id <> $1").bind(self.host.id).fetch_all(&mut **c).await?
+            }
+            Connection::Postgres(c) => sqlx::query_scalar(DEAD).bind(self.host.id).fetch_all(&mut **c).await?,
+        };
+        drop(connection);
+        let mut taken = 0;
+        for host in dead {
+            taken += self.take_from(host).await?;
+        }
+        if taken == 0 {
+            let mut connection = self.backend.write().await?;
+            if let Connection::Postgres(c) = &mut connection {
+                sqlx::query(FORGET).bind(signed(FORGOTTEN_AFTER.as_micros())).execute(&mut **c).await?;
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn take_from(&self, host: Uuid) -> Result<u64, StoreError> {
+        let mut writing = self.backend.begin().await?;
+        // Another host may be taking the same ones; on SQLite there is none, and no such words.
+        let sql = match &*writing {
+            Connection::Sqlite(_) => {
+                "UPDATE workflow_instances SET owner = $1, version = version + 1 WHERE id IN (SELECT id \
+                 FROM workflow_instances WHERE owner = $2 AND wake_at IS NOT NULL ORDER BY wake_at, id LIMIT $3) \
+                 RETURNING team, id"
+            }
+            Connection::Postgres(_) => {
+                "UPDATE workflow_instances SET owner = $1, version = version + 1 WHERE id IN (SELECT id \
+                 FROM workflow_instances WHERE owner = $2 AND wake_at IS NOT NULL ORDER BY wake_at, id LIMIT $3 \
+                 FOR UPDATE SKIP LOCKED) RETURNING team, id"
+            }
+        };
+        let rows: Vec<(String, Uuid)> = on!(writing, c => sqlx::query_as(sql)
+            .bind(self.host.id)
+            .bind(host)
+            .bind(i64::from(TAKEN_MAX))
+            .fetch_all(c)
+            .await)?;
+        if rows.is_empty() {
+            writing.rollback().await?;
+            return Ok(0);
+        }
+        let mut stale = Vec::with_capacity(rows.len());
+        for (team, id) in rows {
+            stale.push(Stale::Instance { team: parse::<Name>("an instance's team", &team)?, id });
+        }
+        self.commit(writing, &stale).await?;
+        Ok(u64::try_from(stale.len()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(folder: &Path) -> Result<(Host, Lock), StoreError> {
+        let config = HostsConfig { lease: Duration::from_secs(15), renewal: Duration::from_secs(3) };
+        Host::identify(folder, &config)
+    }
+
+    #[test]
+    fn a_host_keeps_its_id_and_has_it_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (first, lock) = host(folder.path()).expect("is identified");
+        let error = host(folder.path()).expect_err("is taken").to_string();
+        assert!(error.contains("data_dir"), "{error}");
+        drop(lock);
+        assert_eq!(host(folder.path()).expect("is identified").0.id, first.id);
+    }
+
+    #[test]
+    fn a_damaged_identity_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("host.id"), "garbage").expect("is written");
+        let error = host(folder.path()).expect_err("is refused").to_string();
+        assert!(error.contains("host.id"), "{error}");
+    }
+
+    #[test]
+    fn a_host_is_quiet_only_while_it_surely_is_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (host, _lock) = host(folder.path()).expect("is identified");
+        let now = crate::clock::Clock::System.monotonic();
+        assert!(host.announces(now), "nothing is known yet");
+        *host.seen.lock() = Seen { peers: 0, at: Some(now) };
+        assert!(!host.announces(now + Duration::from_secs(5)));
+        assert!(host.announces(now + Duration::from_secs(6)), "what it knows is old");
+        *host.seen.lock() = Seen { peers: 1, at: Some(now) };
+        assert!(host.announces(now));
+    }
+}

@@ -1,0 +1,217 @@
+//! Redis behind the caches: rows are shared between hosts, never stale, and nothing stops when Redis does.
+
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use stepwell::store::{SecondLevelStats, Store};
+
+use crate::databases::{Database, START, on_both_databases, on_postgres};
+use crate::fixtures::{acme, definition, instance, plugin, put, read, workflow, write};
+use crate::hosts::eventually;
+
+/// Set by `cargo xtask test --without-redis`, which says so at the end. Nothing else leaves Redis out.
+const WITHOUT_REDIS: &str = "STEPWELL_TEST_WITHOUT_REDIS";
+
+/// A server of its own, which ends with the value, and with this process however it ends.
+struct Redis {
+    port: u16,
+    /// A shell that holds the server until its standard input ends.
+    holder: Child,
+}
+
+impl Redis {
+    fn start() -> Option<Self> {
+        if std::env::var_os(WITHOUT_REDIS).is_some() {
+            return None;
+        }
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = socket.local_addr().expect("has an address").port();
+        drop(socket);
+        Some(Self::start_at(port))
+    }
+
+    fn start_at(port: u16) -> Self {
+        let holder = Command::new("sh")
+            .args([
+                "-c",
+                "redis-server --port $1 --bind 127.0.0.1 --save '' --dir /tmp >&2 & cat >/dev/null; kill -9 $!",
+            ])
+            .args(["redis-for-tests", &port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh starts");
+        let redis = Self { port, holder };
+        for _ in 0..1_000 {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return redis;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("redis-server does not start: install it (`apt-get install redis-server`), or pass --without-redis");
+    }
+
+    fn end(mut self) -> u16 {
+        drop(self.holder.stdin.take());
+        self.holder.wait().expect("the shell is a child");
+        self.port
+    }
+
+    /// Stops answering, and goes on, without losing what it has.
+    fn signal(&self, signal: &str) {
+        let sent =
+            Command::new("pkill").args([signal, "-f", &format!("redis-server 127.0.0.1:{}", self.port)]).status();
+        assert!(sent.expect("pkill exists").success());
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait();
+    }
+}
+
+/// Hosts that share a database and a Redis.
+async fn host(database: &Database, redis: &Redis) -> Store {
+    let mut another = database.another_host();
+    another.config.redis.url = format!("redis://127.0.0.1:{}", redis.port);
+    another.config.hosts.renewal = Duration::from_millis(50);
+    let store = another.open().await;
+    eventually("Redis is there", async || stats(&store).connected).await;
+    store
+}
+
+fn stats(store: &Store) -> SecondLevelStats {
+    store.second_level_stats().expect("there is a second level")
+}
+
+#[test]
+fn a_row_that_one_host_has_read_the_other_finds_in_redis() {
+    let Some(redis) = Redis::start() else { return };
+    on_postgres(|database| {
+        let redis = &redis;
+        async move {
+            let one = host(&database, redis).await;
+            let other = host(&database, redis).await;
+            let version = workflow(&one, &acme()).await;
+            // Joining a host begins an epoch, of which the other hears soon.
+            eventually("both use the same epoch", async || {
+                for store in [&one, &other] {
+                    store.clear_caches(None, None);
+                    let read = store.workflow_version(&acme(), &version.name, 1).await.expect("reads");
+                    assert_eq!(read.expect("is there").definition.source, version.definition.source);
+                }
+                stats(&other).hits > 0
+            })
+            .await;
+            one.close().await;
+            other.close().await;
+        }
+    });
+}
+
+#[test]
+fn an_acknowledged_write_is_seen_at_once_on_its_host_and_soon_on_the_others() {
+    let Some(redis) = Redis::start() else { return };
+    on_postgres(|database| {
+        let redis = &redis;
+        async move {
+            let (writer, reader) = (host(&database, redis).await, host(&database, redis).await);
+            let mut instance = instance(&writer).await;
+            for round in 0..20 {
+                let value = round.to_string();
+                write(&writer, &mut instance, vec![put("count", &value)], START).await.expect("commits");
+                assert_eq!(read(&writer, "count").await.expect("is there").0, value);
+                eventually("the reader sees it", async || {
+                    read(&reader, "count").await.is_some_and(|(seen, _)| seen == value)
+                })
+                .await;
+            }
+            let version = workflow(&writer, &acme()).await;
+            writer.apply_workflow(&acme(), definition("expense", "expense@2.0.0"), "ann").await.expect("applies");
+            let newest = async |store: &Store| {
+                store.workflow(&acme(), &version.name).await.expect("reads").expect("is there").version
+            };
+            assert_eq!(newest(&writer).await, 2);
+            eventually("the reader sees the workflow", async || newest(&reader).await == 2).await;
+            let reference = "expense".parse().expect("is a reference");
+            for number in ["1.0.0", "1.1.0"] {
+                let upload = plugin(&acme(), "expense", number, number);
+                writer.insert_plugin_version(upload, vec![7]).await.expect("is stored");
+                let newest = writer.resolve_plugin(&acme(), &reference).await.expect("reads").expect("is there");
+                assert_eq!(newest.manifest.version, number);
+                eventually("the reader sees the plugin", async || {
+                    let newest = reader.resolve_plugin(&acme(), &reference).await.expect("reads");
+                    newest.is_some_and(|newest| newest.manifest.version == number)
+                })
+                .await;
+            }
+            writer.close().await;
+            reader.close().await;
+        }
+    });
+}
+
+#[test]
+fn what_was_written_while_redis_was_away_is_not_hidden_by_what_it_still_has() {
+    let Some(redis) = Redis::start() else { return };
+    on_postgres(|database| {
+        let redis = &redis;
+        async move {
+            let (writer, reader) = (host(&database, redis).await, host(&database, redis).await);
+            let version = workflow(&writer, &acme()).await;
+            let newest = async |store: &Store| {
+                store.workflow(&acme(), &version.name).await.expect("reads").expect("is there").version
+            };
+            assert_eq!((newest(&writer).await, newest(&reader).await), (1, 1));
+            redis.signal("-STOP");
+            writer.apply_workflow(&acme(), definition("expense", "expense@2.0.0"), "ann").await.expect("applies");
+            assert_eq!(newest(&writer).await, 2);
+            redis.signal("-CONT");
+            eventually("both have Redis again", async || stats(&writer).connected && stats(&reader).connected).await;
+            eventually("the reader sees it", async || newest(&reader).await == 2).await;
+            assert_eq!(newest(&writer).await, 2);
+            assert!(stats(&writer).lost >= 1);
+            writer.close().await;
+            reader.close().await;
+        }
+    });
+}
+
+#[test]
+fn a_host_goes_on_when_redis_dies_and_uses_it_when_it_is_back() {
+    let Some(redis) = Redis::start() else { return };
+    let port = redis.port;
+    let redis = std::sync::Mutex::new(Some(redis));
+    on_both_databases(|database| {
+        let redis = &redis;
+        async move {
+            let running = redis.lock().expect("nobody panics").take().unwrap_or_else(|| Redis::start_at(port));
+            let store = host(&database, &running).await;
+            let mut instance = instance(&store).await;
+            write(&store, &mut instance, vec![put("a", "1")], START).await.expect("commits");
+            running.end();
+            write(&store, &mut instance, vec![put("a", "2")], START).await.expect("commits without Redis");
+            assert_eq!(read(&store, "a").await.expect("is there").0, "2");
+            eventually("it is noticed", async || !stats(&store).connected).await;
+            let again = Redis::start_at(port);
+            eventually("Redis is back", async || stats(&store).connected).await;
+            write(&store, &mut instance, vec![put("a", "3")], START).await.expect("commits");
+            assert_eq!(read(&store, "a").await.expect("is there").0, "3");
+            store.close().await;
+            again.end();
+        }
+    });
+}
+
+#[test]
+fn an_address_that_is_none_is_refused_without_showing_it() {
+    on_both_databases(|mut database| async move {
+        database.config.redis.url = "http://user:secret@host".to_owned();
+        let error = database.try_open().await.expect_err("is refused").to_string();
+        assert!(error.contains("redis.url") && !error.contains("secret"), "{error}");
+    });
+}

@@ -1,0 +1,28 @@
+//! Redis for the tests: its program, not a running server. Tests start private servers themselves.
+
+use std::process::Command;
+
+use crate::{apt, process};
+
+/// Makes sure that there is a `redis-server`, and installs it first if it is missing and we may.
+///
+/// # Errors
+/// It is missing and cannot be installed; the text says what to type.
+pub(crate) fn ensure() -> Result<(), String> {
+    if is_there() {
+        return Ok(());
+    }
+    if apt::may_install().is_err() {
+        return Err("find `redis-server`, which the tests of the second cache level need\n\
+             hint: install it (Debian: `sudo apt-get install redis-server`, macOS: `brew install redis`), or pass \
+             --without-redis"
+            .to_owned());
+    }
+    super::test::tell("Redis is missing; installing Debian's package `redis-server` with apt-get");
+    apt::install(&["redis-server"])?;
+    if is_there() { Ok(()) } else { Err("find `redis-server` in PATH after its installation".to_owned()) }
+}
+
+fn is_there() -> bool {
+    process::answer(Command::new("redis-server").arg("--version")).is_some()
+}
