@@ -8,6 +8,7 @@ mod error;
 mod instances;
 mod logging;
 mod output;
+mod period;
 mod plugin;
 mod run;
 mod serve;

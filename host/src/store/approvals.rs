@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
-use super::{Page, Store, StoreError, error, parse, signed, unsigned};
+use super::listing::{self, Cursor, Order, Period, Turn};
+use super::sql::{Bind, Sql};
+use super::{Page, Store, StoreError, error, parse, unsigned};
 use crate::clock::Timestamp;
-use crate::model::{Approval, ApprovalStatus, Name};
+use crate::model::{Approval, ApprovalStatus, Name, StepId};
 
 /// Rows of the cached page, and the longest page that is answered from it.
 const PENDING_PAGE: u32 = 200;
@@ -54,32 +55,65 @@ impl ApprovalRow {
     }
 }
 
-/// Puts the SQL of [`Store::approvals`] together.
-pub(super) fn list<DB>(
-    team: &Name,
-    approver: Option<&str>,
-    status: Option<ApprovalStatus>,
-    page: &Page,
-) -> QueryBuilder<DB>
-where
-    DB: sqlx::Database<Arguments: Default>,
-    for<'t> String: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
-    for<'t> i64: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
-    for<'t> Uuid: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
-{
-    let mut query = QueryBuilder::new("SELECT ");
-    query.push(COLUMNS).push(" FROM workflow_approvals WHERE team = ").push_bind(team.to_string());
-    if let Some(approver) = approver {
-        query.push(" AND approver_id = ").push_bind(approver.to_owned());
+/// Which approvals of a team to list; none of the fields: all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApprovalFilter {
+    /// This user's.
+    pub approver: Option<String>,
+    /// That stand here.
+    pub status: Option<ApprovalStatus>,
+    /// Of this instance.
+    pub instance: Option<Uuid>,
+    /// Of this step; give the `instance` too.
+    pub step: Option<StepId>,
+    /// Asked for then.
+    pub created: Period,
+    /// That run out then, or would have.
+    pub expires: Period,
+}
+
+impl ApprovalFilter {
+    /// Lists by a period go by its time, and the list of all by when they were asked for.
+    fn order(&self) -> Order {
+        if !self.expires.is_open() {
+            Order::Expires
+        } else if !self.created.is_open() {
+            Order::Created
+        } else if self.approver.is_some() || self.status.is_some() || self.instance.is_some() {
+            Order::Key
+        } else {
+            Order::Created
+        }
     }
-    if let Some(status) = status {
-        query.push(" AND status = ").push_bind(status.as_str().to_owned());
+
+    /// The cursor of a page that ends with this approval.
+    pub fn cursor(&self, approval: &Approval) -> Cursor {
+        let at = match self.order() {
+            Order::Created => Some(approval.created_at),
+            Order::Expires => Some(approval.expires_at),
+            Order::Key | Order::Started | Order::Completed => None,
+        };
+        Cursor { at, key: approval.id }
     }
-    if let Some(after) = page.after {
-        query.push(" AND id > ").push_bind(after);
-    }
-    query.push(" ORDER BY id LIMIT ").push_bind(signed(page.limit));
-    query
+}
+
+/// Puts the SQL of [`Store::approvals_where`] together.
+pub(super) fn list(team: &Name, filter: &ApprovalFilter, page: &Page<Cursor>) -> Sql {
+    let mut sql = Sql::new(format!("SELECT {COLUMNS} FROM workflow_approvals WHERE team = "));
+    sql.bind(team.as_str().into());
+    sql.and("approver_id =", filter.approver.as_deref().map(Bind::from));
+    sql.and("status =", filter.status.map(|status| status.as_str().into()));
+    sql.and("instance_id =", filter.instance.map(Bind::Id));
+    sql.and("step =", filter.step.as_ref().map(|step| step.as_str().into()));
+    let order = filter.order();
+    let (period, other) = match order {
+        Order::Expires => (filter.expires, filter.created),
+        _ => (filter.created, Period::default()),
+    };
+    listing::push_period(&mut sql, "created_at", other);
+    let after = page.after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
+    listing::push_page(&mut sql, Turn { order, key: "id", descending: false }, period, after, page.limit);
+    sql
 }
 
 impl Store {
@@ -120,12 +154,41 @@ impl Store {
         status: Option<ApprovalStatus>,
         page: &Page,
     ) -> Result<Vec<Approval>, StoreError> {
-        let (store, team, page) = (self.clone(), team.clone(), page.clone());
-        let approver = approver.map(str::to_owned);
+        let filter = ApprovalFilter { approver: approver.map(str::to_owned), status, ..ApprovalFilter::default() };
+        let after = page.after.map(|key| Cursor { at: None, key });
+        self.read_approvals(team, &filter, &Page { after, limit: page.limit }).await
+    }
+
+    /// A team's approvals, oldest first: by their ids, or by the time that the filter is about. What one user still has
+    /// to decide is cached.
+    ///
+    /// # Errors
+    /// [`StoreError::Cursor`], or the database's.
+    pub async fn approvals_where(
+        &self,
+        team: &Name,
+        filter: &ApprovalFilter,
+        page: &Page<Cursor>,
+    ) -> Result<Vec<Approval>, StoreError> {
+        let ApprovalFilter { approver, status, .. } = filter;
+        let plain = ApprovalFilter { approver: approver.clone(), status: *status, ..ApprovalFilter::default() };
+        if approver.is_some() && page.after.is_none() && *filter == plain {
+            return self.approvals(team, approver.as_deref(), *status, &Page::first(page.limit)).await;
+        }
+        self.read_approvals(team, filter, page).await
+    }
+
+    async fn read_approvals(
+        &self,
+        team: &Name,
+        filter: &ApprovalFilter,
+        page: &Page<Cursor>,
+    ) -> Result<Vec<Approval>, StoreError> {
+        filter.order().check(page)?;
+        let (store, sql) = (self.clone(), list(team, filter, page));
         self.detached(async move {
             let mut connection = store.core().backend.read().await?;
-            let rows: Vec<ApprovalRow> = on!(connection, c: Database =>
-                list::<Database>(&team, approver.as_deref(), status, &page).build_query_as().fetch_all(c).await)?;
+            let rows: Vec<ApprovalRow> = sql.rows(&mut connection).await?;
             rows.into_iter().map(ApprovalRow::into_approval).collect()
         })
         .await

@@ -22,8 +22,8 @@ macro_rules! migrations {
 /// Runs the migrations that this database has not seen.
 pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let texts = match connection {
-        Connection::Sqlite(_) => migrations!("sqlite": "0001" "foundation",),
-        Connection::Postgres(_) => migrations!("postgres": "0001" "foundation",),
+        Connection::Sqlite(_) => migrations!("sqlite": "0001" "foundation", "0002" "retention",),
+        Connection::Postgres(_) => migrations!("postgres": "0001" "foundation", "0002" "retention",),
     };
     let migrations: Vec<_> = texts
         .into_iter()

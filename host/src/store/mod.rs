@@ -17,10 +17,12 @@ mod explain;
 #[cfg(test)]
 mod full_disk;
 mod instances;
+mod listing;
 mod lock;
 mod migrate;
 mod plan;
 mod plugins;
+mod sql;
 mod storage;
 mod tokens;
 mod workflows;
@@ -33,16 +35,18 @@ use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use approvals::ApprovalFilter;
 pub use cache::CacheStats;
 pub use commit::StepCommit;
 pub use committer::CommitStats;
 pub use creation::Created;
 pub use error::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StoreError};
 pub use instances::{InstanceFilter, Loaded};
+pub use listing::{Cursor, Period};
 pub use plan::{Plan, PlanError};
 pub use plugins::PluginInsert;
 pub use tokens::{NewToken, Token};
-pub use workflows::{Applied, WorkflowSummary, WorkflowVersion};
+pub use workflows::{Applied, WorkflowFilter, WorkflowSummary, WorkflowVersion};
 
 use backend::{Address, Backend, on};
 use cache::Caches;

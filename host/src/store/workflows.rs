@@ -6,7 +6,9 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
-use super::{Page, Store, StoreError, error, from_json, parse, signed, to_json, unsigned};
+use super::listing::{self, Cursor, Order, Period, Turn};
+use super::sql::{Bind, Sql};
+use super::{Page, Store, StoreError, error, from_json, parse, to_json, unsigned};
 use crate::clock::Timestamp;
 use crate::model::definition::DefinitionSource;
 use crate::model::{Definition, Name};
@@ -51,6 +53,27 @@ pub struct WorkflowSummary {
     pub created_at: Timestamp,
     /// When the newest version was applied.
     pub updated_at: Timestamp,
+}
+
+/// Which workflows of a team to list; none of the fields: all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkflowFilter {
+    /// That stand here.
+    pub status: Option<String>,
+    /// Whose first version was applied then.
+    pub created: Period,
+}
+
+impl WorkflowFilter {
+    fn order(&self) -> Order {
+        if self.created.is_open() { Order::Key } else { Order::Created }
+    }
+
+    /// The cursor of a page that ends with this workflow.
+    pub fn cursor(&self, workflow: &WorkflowSummary) -> Cursor<Name> {
+        let at = (self.order() == Order::Created).then_some(workflow.created_at);
+        Cursor { at, key: workflow.name.clone() }
+    }
 }
 
 /// What became of a definition.
@@ -120,6 +143,21 @@ impl SummaryRow {
             updated_at: Timestamp::from_micros(self.updated_at),
         })
     }
+}
+
+/// Puts the SQL of [`Store::workflows`] together.
+pub(super) fn list(team: &Name, filter: &WorkflowFilter, page: &Page<Cursor<Name>>) -> Sql {
+    let mut sql = Sql::new(
+        "SELECT id, name, description, status, latest_version, created_by, created_at, updated_at FROM workflows \
+         WHERE team = ",
+    );
+    sql.bind(team.as_str().into());
+    sql.and("status =", filter.status.as_deref().map(Bind::from));
+    let after = page.after.as_ref().map(|after| Cursor { at: after.at, key: after.key.as_str().into() });
+    let order = filter.order();
+    let turn = Turn { order, key: "name", descending: order == Order::Created };
+    listing::push_page(&mut sql, turn, filter.created, after, page.limit);
+    sql
 }
 
 impl Store {
@@ -270,25 +308,21 @@ impl Store {
         .await
     }
 
-    /// A team's workflows, by name.
+    /// A team's workflows: by name, or those of a period with the newest first.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn workflows(&self, team: &Name, page: &Page<Name>) -> Result<Vec<WorkflowSummary>, StoreError> {
-        let (store, team, page) = (self.clone(), team.clone(), page.clone());
+    /// [`StoreError::Cursor`], or the database's.
+    pub async fn workflows(
+        &self,
+        team: &Name,
+        filter: &WorkflowFilter,
+        page: &Page<Cursor<Name>>,
+    ) -> Result<Vec<WorkflowSummary>, StoreError> {
+        filter.order().check(page)?;
+        let (store, sql) = (self.clone(), list(team, filter, page));
         self.detached(async move {
-            // Every name is greater than the empty text.
-            let after = page.after.as_ref().map_or("", Name::as_str);
             let mut connection = store.core().backend.read().await?;
-            let rows: Vec<SummaryRow> = on!(connection, c => sqlx::query_as(
-                "SELECT id, name, description, status, latest_version, created_by, created_at, updated_at \
-                 FROM workflows WHERE team = $1 AND name > $2 ORDER BY name LIMIT $3",
-            )
-            .bind(team.as_str())
-            .bind(after)
-            .bind(signed(page.limit))
-            .fetch_all(c)
-            .await)?;
+            let rows: Vec<SummaryRow> = sql.rows(&mut connection).await?;
             rows.into_iter().map(SummaryRow::into_summary).collect()
         })
         .await
