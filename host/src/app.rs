@@ -110,6 +110,7 @@ impl App {
         let Foundation { monitor, limits, runtime, plugins } = Foundation::lay(&config, &clock, &store, program)?;
         let engine = Engine::start(EngineParts {
             config: config.engine.clone(),
+            retention: config.retention.clone(),
             runtime_config: config.runtime.clone(),
             limits,
             clock: clock.clone(),

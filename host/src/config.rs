@@ -14,6 +14,8 @@ use crate::model::plugin::Interface;
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
 /// Environment variables with this prefix replace single values.
 pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
+/// Each instance of a batch is a value of a statement, and the databases bound those.
+const RETENTION_BATCH_MAX: u32 = 10_000;
 
 macro_rules! section {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
@@ -37,6 +39,7 @@ section! {
         runtime: RuntimeConfig,
         limits: Limits,
         engine: EngineConfig,
+        retention: RetentionConfig,
     }
 }
 
@@ -60,6 +63,8 @@ section! {
         #[serde(with = "duration")] acquire_timeout: Duration,
         commit_group_max: usize,
         commit_queue_max: usize,
+        wal_bytes_max: u64,
+        analyze_rows: u64,
     }
 }
 
@@ -137,6 +142,15 @@ section! {
         #[serde(with = "duration")] poll_interval: Duration,
         active_instances_max: usize,
         conflict_retries_max: u32,
+    }
+}
+
+section! {
+    /// `[retention]`
+    RetentionConfig {
+        #[serde(with = "duration")] finished_instances: Duration,
+        #[serde(with = "duration")] interval: Duration,
+        batch: u32,
     }
 }
 
@@ -227,6 +241,12 @@ impl Config {
         }
         if self.runtime.tick.is_zero() || self.engine.poll_interval.is_zero() {
             return Err(invalid("runtime.tick and engine.poll_interval", "must be more than 0"));
+        }
+        if self.retention.interval.is_zero() {
+            return Err(invalid("retention.interval", "must be more than 0"));
+        }
+        if !(1..=RETENTION_BATCH_MAX).contains(&self.retention.batch) {
+            return Err(invalid("retention.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
         }
         if self.runtime.attempts_max > 1_000 {
             return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));

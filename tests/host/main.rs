@@ -15,6 +15,7 @@ mod harness;
 mod http;
 mod limits;
 mod metrics;
+mod retention;
 mod smoke;
 mod storage;
 mod team;

@@ -7,6 +7,7 @@
 mod admission;
 mod dispatcher;
 mod driver;
+mod housekeeping;
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use uuid::Uuid;
 use self::admission::Admission;
 use self::dispatcher::Active;
 use crate::clock::Clock;
-use crate::config::{EngineConfig, Limits, RuntimeConfig};
+use crate::config::{EngineConfig, Limits, RetentionConfig, RuntimeConfig};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
 use crate::model::{Approval, Decision, Definition, Effects, Instance, Name, NewInstance, Principal};
@@ -38,6 +39,7 @@ pub struct Engine(Arc<Shared>);
 
 struct Shared {
     config: EngineConfig,
+    retention: RetentionConfig,
     limits: Arc<Limits>,
     clock: Clock,
     store: Store,
@@ -54,6 +56,8 @@ struct Shared {
 pub struct EngineParts {
     /// `[engine]`
     pub config: EngineConfig,
+    /// `[retention]`
+    pub retention: RetentionConfig,
     /// `[runtime]`: how many attempts at a time.
     pub runtime_config: RuntimeConfig,
     /// `[limits]`
@@ -127,6 +131,7 @@ impl Engine {
             admission: Admission::new(parts.runtime_config.attempts_max, parts.runtime_config.attempts_per_team_max),
             active: Active::new(parts.config.active_instances_max),
             config: parts.config,
+            retention: parts.retention,
             limits: parts.limits,
             clock: parts.clock,
             store: parts.store,
@@ -137,7 +142,7 @@ impl Engine {
             stop: CancellationToken::new(),
         }));
         engine.spawn_poller();
-        engine.spawn_sweeper();
+        engine.spawn_housekeeping();
         engine
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::request::Request;
 use super::response::{self, Answer};
-use super::{approvals, instances, metrics, plugins, tokens, workflows};
+use super::{approvals, instances, metrics, plugins, retention, tokens, workflows};
 use crate::model::{Permission, Principal};
 
 /// One row.
@@ -83,6 +83,8 @@ pub(super) static ROUTES: &[Route] = &[
     route!(POST "/tokens", Operator => tokens::create_token, "Make a token; its text is shown this once"),
     route!(GET "/tokens", Operator => tokens::list_tokens, "Tokens, without their texts"),
     route!(DELETE "/tokens/{id}", Operator => tokens::revoke_token, "Revoke a token"),
+    route!(POST "/retention", Operator => retention::delete_finished,
+        "Delete finished instances, a part of them with each request, or count them"),
     route!(GET "/workflow-metrics/health", everybody => metrics::show_health, "Whether the host is well"),
     route!(GET "/workflow-metrics/stats", WorkflowRead => metrics::show_stats, "All numbers"),
     route!(GET "/workflow-metrics/stats/operation/{operation}", WorkflowRead => metrics::show_operation,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::backend::Connection;
 use super::sql::{Bind, Sql};
 use super::{ApprovalFilter, Cursor, InstanceFilter, Page, Period, Store, WorkflowFilter};
-use super::{approvals, instances, workflows};
+use super::{approvals, instances, retention, workflows};
 use crate::clock::Timestamp;
 use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance};
 
@@ -110,6 +110,7 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
     ] {
         database.sql(&sql).await;
     }
+    assert_eq!(store.refresh_statistics().await.expect("analyzes"), database.kind == Kind::Sqlite);
     one
 }
 
@@ -208,6 +209,9 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
             Sql::with_binds(instances::DUE, vec![micros(seconds(INSTANCES)), Bind::Number(PAGE.into())]),
         ),
         ("idx_workflow_instances_wake_at", Sql::with_binds(instances::NEXT_WAKE, Vec::new())),
+        ("idx_workflow_instances_completed_at", retention::batch(&acme(), seconds(5_000), None, 500)),
+        ("idx_workflow_instances_completed_at", retention::batch(&acme(), seconds(5_000), Some(by_time()), 500)),
+        ("idx_workflow_instances_completed_at", Sql::with_binds(retention::NEXT_TEAM, vec!["acme".into()])),
     ]
 }
 

@@ -19,12 +19,15 @@ mod full_disk;
 mod instances;
 mod listing;
 mod lock;
+mod maintenance;
 mod migrate;
 mod plan;
 mod plugins;
+mod retention;
 mod sql;
 mod storage;
 mod tokens;
+mod wal;
 mod workflows;
 
 use std::sync::Arc;
@@ -45,6 +48,7 @@ pub use instances::{InstanceFilter, Loaded};
 pub use listing::{Cursor, Period};
 pub use plan::{Plan, PlanError};
 pub use plugins::PluginInsert;
+pub use retention::{Finished, FinishedBatch, FinishedCounts, FinishedPlace};
 pub use tokens::{NewToken, Token};
 pub use workflows::{Applied, WorkflowFilter, WorkflowSummary, WorkflowVersion};
 
@@ -93,6 +97,7 @@ struct Core {
     caches: Caches,
     clock: Clock,
     tasks: TaskTracker,
+    statistics: maintenance::Statistics,
     /// Guests run on threads of their own, and what they read must not wait for them.
     threads: tokio::runtime::Handle,
 }
@@ -146,8 +151,9 @@ impl Store {
                     }
                 };
                 let caches = Caches::new(&config.cache);
+                let statistics = maintenance::Statistics::new(config.database.analyze_rows);
                 let threads = tokio::runtime::Handle::current();
-                let core = Arc::new(Core { backend, caches, clock, tasks, threads });
+                let core = Arc::new(Core { backend, caches, clock, tasks, statistics, threads });
                 let committer = Committer::start(Arc::clone(&core), &config.database);
                 let lock = tokio::sync::Mutex::new(Some(lock));
                 Ok(Self { inner: Arc::new(Inner { core, committer, lock, folder: Mutex::new(folder) }) })
