@@ -111,6 +111,7 @@ impl App {
         let engine = Engine::start(EngineParts {
             config: config.engine.clone(),
             batch_config: config.batch.clone(),
+            retention: config.retention.clone(),
             runtime_config: config.runtime.clone(),
             limits,
             clock: clock.clone(),

@@ -14,6 +14,8 @@ use crate::model::plugin::Interface;
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
 /// Environment variables with this prefix replace single values.
 pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
+/// Each instance of a batch is a value of a statement, and the databases bound those.
+const RETENTION_BATCH_MAX: u32 = 10_000;
 
 macro_rules! section {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
@@ -40,6 +42,7 @@ section! {
         limits: Limits,
         batch: BatchConfig,
         engine: EngineConfig,
+        retention: RetentionConfig,
     }
 }
 
@@ -66,6 +69,8 @@ section! {
         commit_group_bytes_max: usize,
         commit_queue_max: usize,
         commit_queue_bytes_max: usize,
+        wal_bytes_max: u64,
+        analyze_rows: u64,
     }
 }
 
@@ -176,6 +181,15 @@ section! {
     }
 }
 
+section! {
+    /// `[retention]`
+    RetentionConfig {
+        #[serde(with = "duration")] finished_instances: Duration,
+        #[serde(with = "duration")] interval: Duration,
+        batch: u32,
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -269,6 +283,12 @@ impl Config {
         }
         if self.hosts.renewal.is_zero() || self.hosts.lease < self.hosts.renewal * 2 {
             return Err(invalid("hosts.lease", "must be at least twice hosts.renewal, which must be more than 0"));
+        }
+        if self.retention.interval.is_zero() {
+            return Err(invalid("retention.interval", "must be more than 0"));
+        }
+        if !(1..=RETENTION_BATCH_MAX).contains(&self.retention.batch) {
+            return Err(invalid("retention.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
         }
         if self.runtime.attempts_max > 1_000 {
             return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));

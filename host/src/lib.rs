@@ -14,3 +14,7 @@ pub mod monitor;
 pub mod plugins;
 pub mod runtime;
 pub mod store;
+
+// Tests in here and tests from the outside share files that name the crate.
+#[cfg(test)]
+extern crate self as stepwell;

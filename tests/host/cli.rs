@@ -80,6 +80,7 @@ fn help_lists_the_commands_and_hides_what_is_not_for_people() {
         "approve",
         "reject",
         "token",
+        "retention",
         "run",
         "stats",
         "cache",

@@ -17,6 +17,7 @@ mod harness;
 mod http;
 mod limits;
 mod metrics;
+mod retention;
 mod smoke;
 mod start_from;
 mod storage;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use stepwell::model::{ApprovalStatus, InstanceStatus};
-use stepwell::store::{CacheKind, CacheStats, InstanceFilter, Page, Store};
+use stepwell::store::{CacheKind, CacheStats, InstanceFilter, Page, Store, WorkflowFilter};
 use tokio::task::JoinSet;
 
 use crate::databases::{START, on_both};
@@ -85,7 +85,8 @@ fn lists_are_cached_until_their_team_writes() {
         let count = async |store: &Store| {
             let instances = store.instances(&acme(), &all, &Page::first(9)).await.expect("lists").len();
             let approvals = store.approvals(&acme(), None, None, &Page::first(9)).await.expect("lists").len();
-            let workflows = store.workflows(&acme(), &Page::first(9)).await.expect("lists").len();
+            let workflows =
+                store.workflows(&acme(), &WorkflowFilter::default(), &Page::first(9)).await.expect("lists").len();
             (instances, approvals, workflows)
         };
         assert_eq!(count(&store).await, (1, 0, 1));
@@ -113,7 +114,7 @@ fn lists_are_cached_until_their_team_writes() {
         decide.change.decided.push(decided(&asked, ApprovalStatus::Approved));
         store.commit(decide).await.expect("commits");
         let status = Some(ApprovalStatus::Approved);
-        assert_eq!(store.approvals(&acme(), None, status, &first).await.expect("lists").len(), 1);
+        assert_eq!(store.approvals(&acme(), None, status, &Page::first(9)).await.expect("lists").len(), 1);
     });
 }
 

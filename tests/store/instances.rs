@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stepwell::model::InstanceStatus;
-use stepwell::store::{Created, InstanceFilter, Page};
+use stepwell::store::{Created, Cursor, InstanceFilter, Page, Period, StoreError};
 use uuid::Uuid;
 
 use crate::databases::{START, on_both};
@@ -80,11 +80,15 @@ fn instances_are_listed_by_what_they_are_about_newest_first() {
     on_both(|store, _| async move {
         let version = workflow(&store, &acme()).await;
         let other = store.apply_workflow(&acme(), definition("other", "x"), "ann").await.expect("applies").version;
-        let first = new_instance(&version);
+        let at = |seconds| START.after(Duration::from_secs(seconds));
+        let mut first = new_instance(&version);
+        first.created_at = at(1);
         let mut second = new_instance(&version);
+        second.created_at = at(2);
         second.entity_id = Some("4712".to_owned());
         second.project_id = None;
         let mut third = new_instance(&other);
+        third.created_at = at(3);
         third.entity_type = None;
         third.entity_id = None;
         third.started_by = "plugin:expense".to_owned();
@@ -93,7 +97,7 @@ fn instances_are_listed_by_what_they_are_about_newest_first() {
         let mut wait = step(&load(&store, second.id).await.instance);
         wait.instance.status = InstanceStatus::Waiting;
         store.commit(wait).await.expect("commits");
-        let list = |filter: InstanceFilter, page: Page| {
+        let list = |filter: InstanceFilter, page: Page<Cursor>| {
             let store = store.clone();
             async move {
                 let listed = store.instances(&acme(), &filter, &page).await.expect("lists");
@@ -103,7 +107,12 @@ fn instances_are_listed_by_what_they_are_about_newest_first() {
         let everything = InstanceFilter::default;
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(list(everything(), Page::first(9)).await, all);
-        assert_eq!(list(everything(), Page { after: Some(third.id), limit: 1 }).await, [second.id]);
+        let after = Cursor { at: Some(at(3)), key: third.id };
+        assert_eq!(list(everything(), Page { after: Some(after), limit: 1 }).await, [second.id]);
+        let ann = InstanceFilter { started_by: text("ann"), ..everything() };
+        let after = Cursor { at: None, key: second.id };
+        assert_eq!(list(ann, Page { after: Some(after), limit: 9 }).await, [first.id]);
+        let period = |from, to| Period { from: Some(at(from)), to: Some(at(to)) };
         let cases = [
             (InstanceFilter { workflow: Some(name("expense")), ..everything() }, vec![second.id, first.id]),
             (InstanceFilter { workflow: Some(name("missing")), ..everything() }, vec![]),
@@ -116,6 +125,18 @@ fn instances_are_listed_by_what_they_are_about_newest_first() {
                 InstanceFilter { started_by: text("ann"), status: Some(InstanceStatus::Running), ..everything() },
                 vec![first.id],
             ),
+            (InstanceFilter { created: period(1, 3), ..everything() }, vec![second.id, first.id]),
+            (InstanceFilter { created: period(4, 9), ..everything() }, vec![]),
+            (InstanceFilter { created: Period { from: None, to: Some(at(2)) }, ..everything() }, vec![first.id]),
+            (
+                InstanceFilter { status: Some(InstanceStatus::Running), created: period(2, 9), ..everything() },
+                vec![third.id],
+            ),
+            (InstanceFilter { started: period(0, 2), ..everything() }, vec![first.id]),
+            (
+                InstanceFilter { created: period(1, 4), started: period(2, 4), ..everything() },
+                vec![third.id, second.id],
+            ),
         ];
         for (filter, expected) in cases {
             assert_eq!(list(filter.clone(), Page::first(9)).await, expected, "{filter:?}");
@@ -123,6 +144,47 @@ fn instances_are_listed_by_what_they_are_about_newest_first() {
         let mut counted = store.count_instances(&acme()).await.expect("counts");
         counted.sort_unstable();
         assert_eq!(counted, [(InstanceStatus::Running, 2), (InstanceStatus::Waiting, 1)]);
+    });
+}
+
+#[test]
+fn a_period_is_paged_by_its_time_and_equal_times_are_told_apart() {
+    on_both(|store, _| async move {
+        let version = workflow(&store, &acme()).await;
+        let mut new: Vec<_> = (0..9).map(|_| new_instance(&version)).collect();
+        for (index, new) in (0..).zip(&mut new) {
+            new.created_at = START.after(Duration::from_secs(index / 4));
+        }
+        let mut expected: Vec<_> = new.iter().map(|new| (new.created_at, new.id)).collect();
+        expected.sort_unstable();
+        expected.reverse();
+        store.create_instances(new).await.expect("are created");
+        for filter in [
+            InstanceFilter::default(),
+            InstanceFilter { created: Period { from: Some(START), to: None }, ..InstanceFilter::default() },
+            InstanceFilter { started: Period { from: Some(START), to: None }, ..InstanceFilter::default() },
+        ] {
+            let (mut listed, mut after) = (Vec::new(), None);
+            loop {
+                let page = store.instances(&acme(), &filter, &Page { after, limit: 2 }).await.expect("lists");
+                listed.extend(page.iter().map(|instance| (instance.created_at, instance.id)));
+                let Some(last) = page.last() else { break };
+                after = Some(filter.cursor(last).to_string().parse().expect("survives its text"));
+            }
+            assert_eq!(listed, expected, "{filter:?}");
+        }
+    });
+}
+
+#[test]
+fn a_cursor_of_another_list_is_refused() {
+    on_both(|store, _| async move {
+        let ann = InstanceFilter { started_by: Some("ann".to_owned()), ..InstanceFilter::default() };
+        for (filter, at) in [(ann, Some(START)), (InstanceFilter::default(), None)] {
+            let page = Page { after: Some(Cursor { at, key: Uuid::nil() }), limit: 9 };
+            let refused = store.instances(&acme(), &filter, &page).await;
+            assert!(matches!(refused, Err(StoreError::Cursor)), "{refused:?}");
+        }
     });
 }
 

@@ -47,7 +47,16 @@ fn the_twins_have_the_same_tables_columns_and_indexes() {
         let types = words.replace(" UUID", " BLOB").replace(" BYTEA", " BLOB").replace(" BIGINT", " INTEGER");
         types.lines().filter(|line| !line.starts_with("--")).map(str::to_owned).collect::<Vec<_>>()
     };
-    let sqlite = outline(include_str!("../../migrations/sqlite/0001_foundation.sql"));
-    let postgres = outline(include_str!("../../migrations/postgres/0001_foundation.sql"));
-    assert_eq!(sqlite, postgres);
+    for (sqlite, postgres) in [
+        (
+            include_str!("../../migrations/sqlite/0001_foundation.sql"),
+            include_str!("../../migrations/postgres/0001_foundation.sql"),
+        ),
+        (
+            include_str!("../../migrations/sqlite/0002_retention.sql"),
+            include_str!("../../migrations/postgres/0002_retention.sql"),
+        ),
+    ] {
+        assert_eq!(outline(sqlite), outline(postgres));
+    }
 }

@@ -1,8 +1,10 @@
 //! Workflows and their versions.
 
-use stepwell::store::Page;
+use std::time::Duration;
 
-use crate::databases::on_both;
+use stepwell::store::{Cursor, Page, Period, WorkflowFilter};
+
+use crate::databases::{START, on_both};
 use crate::fixtures::{acme, definition, name};
 
 #[test]
@@ -13,7 +15,7 @@ fn the_same_definition_again_changes_nothing() {
         clock.advance(std::time::Duration::from_secs(1));
         let again = store.apply_workflow(&acme(), definition("expense", "a"), "bob").await.expect("applies");
         assert!(!again.changed && again.version.version == 1 && again.version.created_by == "ann");
-        let listed = store.workflows(&acme(), &Page::first(9)).await.expect("lists");
+        let listed = store.workflows(&acme(), &WorkflowFilter::default(), &Page::first(9)).await.expect("lists");
         assert_eq!(listed.first().map(|one| one.updated_at), Some(first.version.created_at));
         let other = store.apply_workflow(&acme(), definition("expense", "b"), "bob").await.expect("applies");
         assert!(other.changed && other.version.version == 2);
@@ -47,12 +49,43 @@ fn workflows_are_listed_by_name_page_by_page() {
         for workflow in ["b", "ab", "a-c", "a"] {
             store.apply_workflow(&acme(), definition(workflow, "x"), "ann").await.expect("applies");
         }
-        let first = store.workflows(&acme(), &Page::first(3)).await.expect("lists");
+        let first = store.workflows(&acme(), &WorkflowFilter::default(), &Page::first(3)).await.expect("lists");
         let names: Vec<_> = first.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["a", "a-c", "ab"]);
-        let page = Page { after: first.last().map(|one| one.name.clone()), limit: 3 };
-        let second = store.workflows(&acme(), &page).await.expect("lists");
+        let page = Page { after: first.last().map(|one| Cursor { at: None, key: one.name.clone() }), limit: 3 };
+        let second = store.workflows(&acme(), &WorkflowFilter::default(), &page).await.expect("lists");
         assert_eq!(second.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    });
+}
+
+#[test]
+fn workflows_of_a_period_are_listed_newest_first() {
+    on_both(|store, clock| async move {
+        for workflow in ["b", "a", "d", "c"] {
+            store.apply_workflow(&acme(), definition(workflow, "x"), "ann").await.expect("applies");
+            clock.advance(Duration::from_secs(1));
+        }
+        let at = |seconds| Some(START.after(Duration::from_secs(seconds)));
+        let created = Period { from: at(1), to: at(4) };
+        let cases = [
+            (WorkflowFilter { status: None, created }, vec!["c", "d", "a"]),
+            (WorkflowFilter { status: Some("active".to_owned()), created }, vec!["c", "d", "a"]),
+            (
+                WorkflowFilter { status: Some("active".to_owned()), ..WorkflowFilter::default() },
+                vec!["a", "b", "c", "d"],
+            ),
+            (WorkflowFilter { status: Some("archived".to_owned()), ..WorkflowFilter::default() }, vec![]),
+        ];
+        for (filter, expected) in cases {
+            let (mut listed, mut after) = (Vec::new(), None);
+            loop {
+                let page = store.workflows(&acme(), &filter, &Page { after, limit: 2 }).await.expect("lists");
+                let Some(last) = page.last() else { break };
+                after = Some(filter.cursor(last));
+                listed.extend(page.iter().map(|one| one.name.to_string()));
+            }
+            assert_eq!(listed, expected, "{filter:?}");
+        }
     });
 }
 
@@ -63,7 +96,7 @@ fn another_teams_workflow_is_not_there() {
         let rival = name("rival");
         assert!(store.workflow(&rival, &name("expense")).await.expect("reads").is_none());
         assert!(store.workflow_version(&rival, &name("expense"), 1).await.expect("reads").is_none());
-        assert!(store.workflows(&rival, &Page::first(9)).await.expect("lists").is_empty());
+        assert!(store.workflows(&rival, &WorkflowFilter::default(), &Page::first(9)).await.expect("lists").is_empty());
         let theirs = store.apply_workflow(&rival, definition("expense", "b"), "eve").await.expect("applies");
         assert_eq!(theirs.version.version, 1);
     });

@@ -7,6 +7,7 @@ use super::client::{Client, Payload, encode, query};
 use super::each::each;
 use super::error::CliError;
 use super::output::{self, Output, cell, table, time};
+use super::period::CreatedPeriod;
 
 #[derive(Args)]
 pub(super) struct ApprovalsArguments {
@@ -16,11 +17,22 @@ pub(super) struct ApprovalsArguments {
     /// pending (the default), approved, rejected, expired, cancelled, or any
     #[arg(long)]
     status: Option<String>,
+    /// Only this instance's
+    #[arg(long, value_name = "ID")]
+    instance: Option<String>,
+    /// Only those of this step of the instance
+    #[arg(long, requires = "instance")]
+    step: Option<String>,
+    #[command(flatten)]
+    created: CreatedPeriod,
+    /// Only those that run out before this time, the first to do so first
+    #[arg(long, value_name = "TIME")]
+    expires_before: Option<String>,
     /// Most rows, up to 200
     #[arg(long)]
     limit: Option<u32>,
-    /// Go on after this id
-    #[arg(long, value_name = "ID")]
+    /// Go on where the page before said
+    #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
 }
 
@@ -35,12 +47,16 @@ pub(super) struct DecisionArguments {
 }
 
 pub(super) fn approvals(client: &Client, output: Output, arguments: ApprovalsArguments) -> Result<(), CliError> {
-    let query = query([
+    let filters = [
         ("approver", arguments.approver),
         ("status", arguments.status),
+        ("instance", arguments.instance),
+        ("step", arguments.step),
+        ("expires_before", arguments.expires_before),
         ("limit", arguments.limit.map(|limit| limit.to_string())),
         ("after", arguments.after),
-    ]);
+    ];
+    let query = query(filters.into_iter().chain(arguments.created.query()));
     let list = client.get(&format!("/approvals{query}"))?;
     output.show(&list, |list| {
         output::tell_next(list);

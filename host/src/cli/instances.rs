@@ -10,6 +10,7 @@ use super::client::{Client, Payload, encode, query};
 use super::each::each;
 use super::error::CliError;
 use super::output::{self, Output, cell, table, tell, time};
+use super::period::CreatedPeriod;
 use super::start_from::{BATCH_ITEMS_MAX, Source, start_from};
 use crate::model::InstanceStatus;
 
@@ -80,11 +81,19 @@ pub(super) struct InstancesArguments {
     /// Only those that this user started
     #[arg(long, value_name = "USER")]
     started_by: Option<String>,
+    #[command(flatten)]
+    created: CreatedPeriod,
+    /// Only those whose first step began at this time or later
+    #[arg(long, value_name = "TIME")]
+    started_after: Option<String>,
+    /// Only those whose first step began before this time
+    #[arg(long, value_name = "TIME")]
+    started_before: Option<String>,
     /// Most rows, up to 200
     #[arg(long)]
     limit: Option<u32>,
-    /// Go on after this id
-    #[arg(long, value_name = "ID")]
+    /// Go on where the page before said
+    #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
 }
 
@@ -164,16 +173,19 @@ pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArg
         Some(None) => (arguments.entity, None),
         None => (None, None),
     };
-    let query = query([
+    let filters = [
         ("workflow", arguments.workflow),
         ("status", arguments.status),
         ("entity_type", entity_type),
         ("entity_id", entity_id),
         ("project_id", arguments.project),
         ("started_by", arguments.started_by),
+        ("started_after", arguments.started_after),
+        ("started_before", arguments.started_before),
         ("limit", arguments.limit.map(|limit| limit.to_string())),
         ("after", arguments.after),
-    ]);
+    ];
+    let query = query(filters.into_iter().chain(arguments.created.query()));
     let list = client.get(&format!("/instances{query}"))?;
     output.show(&list, |list| {
         output::tell_next(list);

@@ -10,7 +10,9 @@ mod error;
 mod instances;
 mod logging;
 mod output;
+mod period;
 mod plugin;
+mod retention;
 mod run;
 mod serve;
 mod settings;
@@ -84,6 +86,8 @@ enum Command {
     /// Create, list and revoke tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Delete instances that ended long ago, with their attempts, approvals and storage
+    Retention(retention::RetentionArguments),
     /// Run one step of a component here, once, without a server
     Run(run::RunArguments),
     /// Show the server's numbers
@@ -142,6 +146,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Approve(arguments) => approvals::decide(&client, output, "approve", &arguments),
         Command::Reject(arguments) => approvals::decide(&client, output, "reject", &arguments),
         Command::Token(command) => token::run(&client, output, command),
+        Command::Retention(arguments) => retention::retention(&client, output, &arguments),
         Command::Run(arguments) => run::run(global, output, arguments),
         Command::Stats => stats::stats(&client, output),
         Command::Cache(command) => cache::run(&client, output, command),

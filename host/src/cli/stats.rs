@@ -51,19 +51,19 @@ pub(super) fn operations(stats: &Value, wanted: impl Fn(&str) -> bool) -> String
 }
 
 fn lifecycle(stats: &Value) -> String {
-    let row = |name: &str, pointer: &str, columns: [&str; 5]| {
+    let row = |name: &str, pointer: &str, columns: &[&str]| {
         let numbers = stats.pointer(pointer).unwrap_or(&Value::Null);
         let mut row = vec![name.to_owned()];
         row.extend(columns.iter().map(|column| cell(numbers, column)));
         row
     };
     table(
-        &["", "CREATED", "COMPLETED", "REJECTED", "FAILED", "CANCELLED"],
-        [row("instances", "/lifecycle", ["/created", "/completed", "/rejected", "/failed", "/cancelled"])],
+        &["", "CREATED", "COMPLETED", "REJECTED", "FAILED", "CANCELLED", "DELETED"],
+        [row("instances", "/lifecycle", &["/created", "/completed", "/rejected", "/failed", "/cancelled", "/deleted"])],
     ) + "\n"
         + &table(
             &["", "SUBMITTED", "APPROVED", "REJECTED", "EXPIRED", "CANCELLED"],
-            [row("approvals", "/approvals", ["/submitted", "/approved", "/rejected", "/expired", "/cancelled"])],
+            [row("approvals", "/approvals", &["/submitted", "/approved", "/rejected", "/expired", "/cancelled"])],
         )
 }
 

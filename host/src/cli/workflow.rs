@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::client::{Client, Payload, encode, query};
 use super::error::CliError;
 use super::output::{self, Output, cell, table, time};
+use super::period::CreatedPeriod;
 
 #[derive(Subcommand)]
 pub(super) enum WorkflowCommand {
@@ -17,13 +18,15 @@ pub(super) enum WorkflowCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// List workflows by name
+    /// List workflows by name; those of a period with the newest first
     List {
+        #[command(flatten)]
+        created: CreatedPeriod,
         /// Most rows, up to 200
         #[arg(long)]
         limit: Option<u32>,
-        /// Go on after this name
-        #[arg(long, value_name = "NAME")]
+        /// Go on where the page before said
+        #[arg(long, value_name = "CURSOR")]
         after: Option<String>,
     },
     /// Show a workflow's definition, by default the newest
@@ -47,8 +50,9 @@ pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> 
             }
             Ok(())
         }
-        WorkflowCommand::List { limit, after } => {
-            let query = query([("limit", limit.map(|limit| limit.to_string())), ("after", after)]);
+        WorkflowCommand::List { created, limit, after } => {
+            let page = [("limit", limit.map(|limit| limit.to_string())), ("after", after)];
+            let query = query(page.into_iter().chain(created.query()));
             let list = client.get(&format!("/workflows{query}"))?;
             output.show(&list, |list| {
                 output::tell_next(list);

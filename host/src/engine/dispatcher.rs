@@ -11,9 +11,6 @@ use uuid::Uuid;
 use super::Engine;
 use crate::model::transition::Progress;
 
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-const SWEEP_ENTRIES: u32 = 500;
-
 /// The instances that have a driver. An instance has at most one, so its own commits never conflict with each other.
 pub(super) struct Active {
     max: usize,
@@ -103,33 +100,6 @@ impl Engine {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     _ = ticks.tick() => engine.poll().await,
-                }
-            }
-        });
-    }
-
-    /// Removes storage entries that have run out. They count as gone before that; this only gives the space back.
-    pub(super) fn spawn_sweeper(&self) {
-        let engine = self.clone();
-        let stop = self.0.stop.clone();
-        self.0.drivers.spawn(async move {
-            let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    _ = ticks.tick() => {}
-                }
-                // In small transactions, so that steps' commits do not wait behind a large one.
-                loop {
-                    match engine.0.store.delete_expired_entries(SWEEP_ENTRIES).await {
-                        Ok(deleted) if deleted == u64::from(SWEEP_ENTRIES) && !stop.is_cancelled() => {}
-                        Ok(_) => break,
-                        Err(error) => {
-                            tracing::warn!(%error, "could not remove storage entries that have run out");
-                            break;
-                        }
-                    }
                 }
             }
         });

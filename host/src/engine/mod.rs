@@ -9,6 +9,7 @@ mod batch;
 mod creation;
 mod dispatcher;
 mod driver;
+mod housekeeping;
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub use self::creation::{InstanceStart, StartRequest};
 use self::admission::Admission;
 use self::dispatcher::Active;
 use crate::clock::Clock;
-use crate::config::{BatchConfig, EngineConfig, Limits, RuntimeConfig};
+use crate::config::{BatchConfig, EngineConfig, Limits, RetentionConfig, RuntimeConfig};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
 use crate::model::{Approval, Decision, Definition, Effects, Instance, Principal};
@@ -46,6 +47,7 @@ struct Shared {
     batch_config: BatchConfig,
     /// Chunks of batches that are worked on.
     chunks: Semaphore,
+    retention: RetentionConfig,
     limits: Arc<Limits>,
     clock: Clock,
     store: Store,
@@ -64,6 +66,8 @@ pub struct EngineParts {
     pub config: EngineConfig,
     /// `[batch]`
     pub batch_config: BatchConfig,
+    /// `[retention]`
+    pub retention: RetentionConfig,
     /// `[runtime]`: how many attempts at a time.
     pub runtime_config: RuntimeConfig,
     /// `[limits]`
@@ -118,6 +122,7 @@ impl Engine {
             config: parts.config,
             chunks: Semaphore::new(parts.batch_config.concurrency),
             batch_config: parts.batch_config,
+            retention: parts.retention,
             limits: parts.limits,
             clock: parts.clock,
             store: parts.store,
@@ -128,7 +133,7 @@ impl Engine {
             stop: CancellationToken::new(),
         }));
         engine.spawn_poller();
-        engine.spawn_sweeper();
+        engine.spawn_housekeeping();
         engine
     }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use uuid::Uuid;
 
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
-use crate::model::{ApprovalStatus, Decision, Permission, Principal};
+use crate::model::{ApprovalStatus, Decision, Permission, Principal, StepId};
+use crate::store::{ApprovalFilter, Cursor};
 
 /// A remark, in bytes.
 const COMMENT_BYTES_MAX: usize = 4_096;
@@ -25,21 +25,28 @@ struct DecisionBody {
 }
 
 pub(super) async fn list_approvals(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let page = request.page::<Uuid>()?;
-    let approver = request.query.take("approver")?.unwrap_or_else(|| principal.user.clone());
-    let status = request.query.parse_with("status", |text| match (text, ApprovalStatus::parse(text)) {
+    let page = request.page::<Cursor>()?;
+    let query = &mut request.query;
+    let approver = query.take("approver")?.unwrap_or_else(|| principal.user.clone());
+    let status = query.parse_with("status", |text| match (text, ApprovalStatus::parse(text)) {
         (ANY, _) => Ok(None),
         (_, Some(status)) => Ok(Some(status)),
         _ => Err(format!("use {ANY} or one of {}", ApprovalStatus::ALL.map(ApprovalStatus::as_str).join(", "))),
     })?;
-    request.query.finish()?;
+    let (instance, step): (_, Option<StepId>) = (query.parse("instance")?, query.parse("step")?);
+    if step.is_some() && instance.is_none() {
+        return Err(ApiError::invalid("the parameter 'step' needs 'instance': steps of other instances are others"));
+    }
+    let (created, expires) = (query.period("created")?, query.period("expires")?);
+    query.finish()?;
     if approver != principal.user && !principal.may(Permission::WorkflowRead) {
         return Err(ApiError::forbidden(Permission::WorkflowRead));
     }
     let approver = (approver != EVERYBODY).then_some(approver);
     let status = status.unwrap_or(Some(ApprovalStatus::Pending));
-    let approvals = request.services.store.approvals(&principal.team, approver.as_deref(), status, &page).await?;
-    response::list(&approvals, page.limit, |approval| approval.id.to_string())
+    let filter = ApprovalFilter { approver, status, instance, step, created, expires };
+    let approvals = request.services.store.approvals_where(&principal.team, &filter, &page).await?;
+    response::list(&approvals, page.limit, |approval| filter.cursor(approval).to_string())
 }
 
 pub(super) async fn show_approval(request: Request, principal: Arc<Principal>) -> Answer {

@@ -200,6 +200,7 @@ impl From<StoreError> for ApiError {
             StoreError::NotFound => Self::not_found("object"),
             StoreError::Value(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string()),
             StoreError::Constraint(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
+            StoreError::Cursor => Self::invalid(format!("the parameter 'after': {error}")),
             StoreError::Closed => Self::busy("the host is shutting down"),
             StoreError::InUse(message) => Self::new(StatusCode::CONFLICT, "in-use", message),
             StoreError::Unavailable { .. } => Self {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::error::ApiError;
 use super::request::Request;
@@ -13,7 +12,7 @@ use super::response::{self, Answer};
 use crate::engine::StartRequest;
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::model::{Approval, Attempt, Instance, InstanceStatus, Principal};
-use crate::store::{Created, InstanceFilter};
+use crate::store::{Created, Cursor, InstanceFilter};
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -67,7 +66,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 pub(super) async fn list_instances(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let page = request.page::<Uuid>()?;
+    let page = request.page::<Cursor>()?;
     let query = &mut request.query;
     let filter = InstanceFilter {
         workflow: query.parse("workflow")?,
@@ -79,11 +78,13 @@ pub(super) async fn list_instances(mut request: Request, principal: Arc<Principa
         entity_id: query.take("entity_id")?,
         project_id: query.take("project_id")?,
         started_by: query.take("started_by")?,
+        created: query.period("created")?,
+        started: query.period("started")?,
     };
     query.finish()?;
     let instances = request.services.store.instances(&principal.team, &filter, &page).await?;
     let instances: Vec<&Instance> = instances.iter().map(Arc::as_ref).collect();
-    response::list(&instances, page.limit, |instance| instance.id.to_string())
+    response::list(&instances, page.limit, |instance| filter.cursor(instance).to_string())
 }
 
 pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -> Answer {

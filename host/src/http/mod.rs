@@ -16,6 +16,7 @@ mod plugins;
 mod query;
 mod request;
 mod response;
+mod retention;
 mod routes;
 pub mod secret;
 mod server;

@@ -4,6 +4,7 @@
 use std::str::FromStr;
 
 use super::error::ApiError;
+use crate::store::Period;
 
 const LIMIT_DEFAULT: u32 = 50;
 /// Most items of a page.
@@ -56,6 +57,14 @@ impl Query {
     ) -> Result<Option<T>, ApiError> {
         let Some(text) = self.take(name)? else { return Ok(None) };
         parser(&text).map(Some).map_err(|problem| ApiError::invalid(format!("the parameter '{name}': {problem}")))
+    }
+
+    /// `<what>_after`, itself included, and `<what>_before`.
+    ///
+    /// # Errors
+    /// 400 for what is no RFC 3339 time.
+    pub(super) fn period(&mut self, what: &str) -> Result<Period, ApiError> {
+        Ok(Period { from: self.parse(&format!("{what}_after"))?, to: self.parse(&format!("{what}_before"))? })
     }
 
     /// `limit`: 1 to 200.

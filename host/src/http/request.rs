@@ -56,7 +56,7 @@ impl Request {
         self.parameter(name)?.parse().map_err(|_| ApiError::not_found(what))
     }
 
-    /// The page that `limit` and `after` ask for, where `after` is the last item's id or name.
+    /// The page that `limit` and `after` ask for, where `after` is the `next` of the page before.
     ///
     /// # Errors
     /// 400.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::request::Request;
 use super::response::{self, Answer};
-use super::{approvals, batches, instances, metrics, plugins, tokens, workflows};
+use super::{approvals, batches, instances, metrics, plugins, retention, tokens, workflows};
 use crate::model::{Permission, Principal};
 
 /// One row.
@@ -66,7 +66,8 @@ pub(super) static ROUTES: &[Route] = &[
         "Delete a version that nothing needs"),
     route!(POST "/workflows", WorkflowManage => workflows::apply_workflow,
         "Apply a definition in YAML or JSON; the same definition again changes nothing"),
-    route!(GET "/workflows", WorkflowRead => workflows::list_workflows, "Workflows by name"),
+    route!(GET "/workflows", WorkflowRead => workflows::list_workflows,
+        "Workflows by name; ?created_after= and ?created_before= for a period, newest first"),
     route!(GET "/workflows/{name}", WorkflowRead => workflows::show_workflow, "A workflow's newest version"),
     route!(GET "/workflows/{name}/versions/{version}", WorkflowRead => workflows::show_workflow_version,
         "A version of a workflow"),
@@ -81,13 +82,15 @@ pub(super) static ROUTES: &[Route] = &[
         "Replace the metadata of many instances, or stop them"),
     route!(POST "/instances:batch-status", WorkflowRead => batches::show_statuses, "Where many instances stand"),
     route!(GET "/approvals", ApprovalDecide => approvals::list_approvals,
-        "Approvals that wait for you; ?approver= and ?status= for others"),
+        "Approvals that wait for you; ?approver= and ?status= for others, more filters"),
     route!(GET "/approvals/{id}", ApprovalDecide => approvals::show_approval, "One approval"),
     route!(POST "/approvals/{id}/decision", ApprovalDecide => approvals::decide_approval, "Approve or reject"),
     route!(POST "/approvals:batch-decide", ApprovalDecide => batches::decide_approvals, "Decide many approvals"),
     route!(POST "/tokens", Operator => tokens::create_token, "Make a token; its text is shown this once"),
     route!(GET "/tokens", Operator => tokens::list_tokens, "Tokens, without their texts"),
     route!(DELETE "/tokens/{id}", Operator => tokens::revoke_token, "Revoke a token"),
+    route!(POST "/retention", Operator => retention::delete_finished,
+        "Delete finished instances, a part of them with each request, or count them"),
     route!(GET "/workflow-metrics/health", everybody => metrics::show_health, "Whether the host is well"),
     route!(GET "/workflow-metrics/stats", WorkflowRead => metrics::show_stats, "All numbers"),
     route!(GET "/workflow-metrics/stats/operation/{operation}", WorkflowRead => metrics::show_operation,

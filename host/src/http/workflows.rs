@@ -9,7 +9,10 @@ use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::model::{Name, Principal, definition};
-use crate::store::WorkflowVersion;
+use crate::store::{Cursor, WorkflowFilter, WorkflowVersion};
+
+/// A workflow's only status.
+const ACTIVE: &str = "active";
 
 pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
@@ -21,10 +24,15 @@ pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) 
 }
 
 pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let page = request.page::<Name>()?;
+    let page = request.page::<Cursor<Name>>()?;
+    let status = request.query.parse_with("status", |text| match text {
+        ACTIVE => Ok(ACTIVE.to_owned()),
+        _ => Err(format!("use {ACTIVE}, which all workflows are")),
+    })?;
+    let filter = WorkflowFilter { status, created: request.query.period("created")? };
     request.query.finish()?;
-    let workflows = request.services.store.workflows(&principal.team, &page).await?;
-    response::list(&workflows, page.limit, |workflow| workflow.name.to_string())
+    let workflows = request.services.store.workflows(&principal.team, &filter, &page).await?;
+    response::list(&workflows, page.limit, |workflow| filter.cursor(workflow).to_string())
 }
 
 pub(super) async fn show_workflow(request: Request, principal: Arc<Principal>) -> Answer {

@@ -19,6 +19,7 @@ struct Numbers {
     rejected: u64,
     cancelled: u64,
     failed: u64,
+    deleted: u64,
     durations: Summary,
 }
 
@@ -35,6 +36,8 @@ pub struct LifecycleStats {
     pub cancelled: u64,
     /// Ended by a step that failed for good.
     pub failed: u64,
+    /// Deleted after they had ended.
+    pub deleted: u64,
     /// Rejected ones among those that ended, from 0 to 1.
     pub rejection_rate: f64,
     /// From creation to the end, whatever the end was.
@@ -49,6 +52,11 @@ impl Lifecycle {
     pub(super) fn record_created(&self, count: u64) {
         let mut numbers = self.0.lock();
         numbers.created = numbers.created.saturating_add(count);
+    }
+
+    pub(super) fn record_deleted(&self, count: u64) {
+        let mut numbers = self.0.lock();
+        numbers.deleted = numbers.deleted.saturating_add(count);
     }
 
     pub(super) fn record_ended(&self, status: InstanceStatus, duration: Duration) {
@@ -73,6 +81,7 @@ impl Lifecycle {
             rejected: numbers.rejected,
             cancelled: numbers.cancelled,
             failed: numbers.failed,
+            deleted: numbers.deleted,
             rejection_rate: super::ratio(numbers.rejected, numbers.durations.count()),
             durations: numbers.durations.stats(),
         }
@@ -85,6 +94,14 @@ impl Lifecycle {
 
 impl Numbers {
     fn new() -> Self {
-        Self { created: 0, completed: 0, rejected: 0, cancelled: 0, failed: 0, durations: Summary::new(Scale::Waiting) }
+        Self {
+            created: 0,
+            completed: 0,
+            rejected: 0,
+            cancelled: 0,
+            failed: 0,
+            deleted: 0,
+            durations: Summary::new(Scale::Waiting),
+        }
     }
 }

@@ -103,6 +103,11 @@ impl Monitor {
         self.0.lifecycle.record_ended(status, duration);
     }
 
+    /// Counts finished instances that were deleted.
+    pub fn record_instances_deleted(&self, count: u64) {
+        self.0.lifecycle.record_deleted(count);
+    }
+
     /// Counts approvers asked.
     pub fn record_approvals_submitted(&self, count: u64) {
         self.0.approvals.record_submitted(count);

@@ -2,25 +2,18 @@
 
 use std::sync::Arc;
 
-use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
 use super::cache::{Fresh, Noun};
-use super::{Page, Store, StoreError, error, parse, signed, unsigned};
+use super::listing::{self, Cursor, Order, Period, Turn};
+use super::sql::{Bind, Sql};
+use super::{Page, Store, StoreError, error, parse, unsigned};
 use crate::clock::Timestamp;
-use crate::model::{Approval, ApprovalStatus, Name};
+use crate::model::{Approval, ApprovalStatus, Name, StepId};
 
 /// Rows of the cached page, and the longest page that is answered from it.
 const PENDING_PAGE: u32 = 200;
-
-/// Which approvals of a team to list, and which page of them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct ApprovalQuery {
-    approver: Option<String>,
-    status: Option<ApprovalStatus>,
-    page: Page,
-}
 
 const COLUMNS: &str = "id, team, instance_id, workflow, step, approver_id, title, quorum, status, comment, \
     created_at, expires_at, decided_at";
@@ -63,37 +56,77 @@ impl ApprovalRow {
     }
 }
 
-/// Puts the SQL of [`Store::approvals`] together.
-pub(super) fn list<DB>(
-    team: &Name,
-    approver: Option<&str>,
-    status: Option<ApprovalStatus>,
-    page: &Page,
-) -> QueryBuilder<DB>
-where
-    DB: sqlx::Database<Arguments: Default>,
-    for<'t> String: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
-    for<'t> i64: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
-    for<'t> Uuid: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
-{
-    let mut query = QueryBuilder::new("SELECT ");
-    query.push(COLUMNS).push(" FROM workflow_approvals WHERE team = ").push_bind(team.to_string());
-    if let Some(approver) = approver {
-        query.push(" AND approver_id = ").push_bind(approver.to_owned());
+/// Which approvals of a team to list; none of the fields: all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ApprovalFilter {
+    /// This user's.
+    pub approver: Option<String>,
+    /// That stand here.
+    pub status: Option<ApprovalStatus>,
+    /// Of this instance.
+    pub instance: Option<Uuid>,
+    /// Of this step; give the `instance` too.
+    pub step: Option<StepId>,
+    /// Asked for then.
+    pub created: Period,
+    /// That run out then, or would have.
+    pub expires: Period,
+}
+
+impl ApprovalFilter {
+    /// Lists by a period go by its time, and the list of all by when they were asked for.
+    fn order(&self) -> Order {
+        if !self.expires.is_open() {
+            Order::Expires
+        } else if !self.created.is_open() {
+            Order::Created
+        } else if self.approver.is_some() || self.status.is_some() || self.instance.is_some() {
+            Order::Key
+        } else {
+            Order::Created
+        }
     }
-    if let Some(status) = status {
-        query.push(" AND status = ").push_bind(status.as_str().to_owned());
+
+    /// Whose inbox it is, if the page is the beginning of one.
+    fn inbox_of(&self, page: &Page<Cursor>) -> Option<&str> {
+        let approver = self.approver.as_deref()?;
+        let status = Some(ApprovalStatus::Pending);
+        let inbox = Self { approver: Some(approver.to_owned()), status, ..Self::default() };
+        (*self == inbox && page.after.is_none() && page.limit <= PENDING_PAGE).then_some(approver)
     }
-    if let Some(after) = page.after {
-        query.push(" AND id > ").push_bind(after);
+
+    /// The cursor of a page that ends with this approval.
+    pub fn cursor(&self, approval: &Approval) -> Cursor {
+        let at = match self.order() {
+            Order::Created => Some(approval.created_at),
+            Order::Expires => Some(approval.expires_at),
+            Order::Key | Order::Started | Order::Completed => None,
+        };
+        Cursor { at, key: approval.id }
     }
-    query.push(" ORDER BY id LIMIT ").push_bind(signed(page.limit));
-    query
+}
+
+/// Puts the SQL of [`Store::approvals_where`] together.
+pub(super) fn list(team: &Name, filter: &ApprovalFilter, page: &Page<Cursor>) -> Sql {
+    let mut sql = Sql::new(format!("SELECT {COLUMNS} FROM workflow_approvals WHERE team = "));
+    sql.bind(team.as_str().into());
+    sql.and("approver_id =", filter.approver.as_deref().map(Bind::from));
+    sql.and("status =", filter.status.map(|status| status.as_str().into()));
+    sql.and("instance_id =", filter.instance.map(Bind::Id));
+    sql.and("step =", filter.step.as_ref().map(|step| step.as_str().into()));
+    let order = filter.order();
+    let (period, other) = match order {
+        Order::Expires => (filter.expires, filter.created),
+        _ => (filter.created, Period::default()),
+    };
+    listing::push_period(&mut sql, "created_at", other);
+    let after = page.after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
+    listing::push_page(&mut sql, Turn { order, key: "id", descending: false }, period, after, page.limit);
+    sql
 }
 
 impl Store {
-    /// A team's approvals, oldest first. Cached; what one user still has to decide is kept apart from other lists, and
-    /// is out of date only when that user was asked or has decided.
+    /// A user's approvals, or everybody's, by their ids. As [`Store::approvals_where`].
     ///
     /// # Errors
     /// The database's.
@@ -104,47 +137,60 @@ impl Store {
         status: Option<ApprovalStatus>,
         page: &Page,
     ) -> Result<Vec<Approval>, StoreError> {
+        let filter = ApprovalFilter { approver: approver.map(str::to_owned), status, ..ApprovalFilter::default() };
+        let after = page.after.map(|key| Cursor { at: None, key });
+        self.approvals_where(team, &filter, &Page { after, limit: page.limit }).await
+    }
+
+    /// A team's approvals, oldest first: by their ids, or by the time that the filter is about. Cached; what one user
+    /// still has to decide is kept apart from other lists, and is out of date only when that user was asked or has
+    /// decided.
+    ///
+    /// # Errors
+    /// [`StoreError::Cursor`], or the database's.
+    pub async fn approvals_where(
+        &self,
+        team: &Name,
+        filter: &ApprovalFilter,
+        page: &Page<Cursor>,
+    ) -> Result<Vec<Approval>, StoreError> {
+        filter.order().check(page)?;
         let caches = &self.core().caches;
-        let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
-        let rows = match (approver, status, page) {
-            (Some(approver), Some(ApprovalStatus::Pending), Page { after: None, limit }) if *limit <= PENDING_PAGE => {
+        let rows = match filter.inbox_of(page) {
+            Some(approver) => {
                 let key = (team.clone(), approver.to_owned());
                 let load = |store: Self, (team, approver): (Name, String)| async move {
-                    let page = Page::first(PENDING_PAGE);
-                    store.approvals_uncached(&team, Some(&approver), Some(ApprovalStatus::Pending), &page).await
+                    let status = Some(ApprovalStatus::Pending);
+                    let filter = ApprovalFilter { approver: Some(approver), status, ..ApprovalFilter::default() };
+                    store.read_approvals(&team, &filter, &Page::first(PENDING_PAGE)).await
                 };
                 self.cached(&caches.pending_approvals, key, 0, load).await?
             }
-            _ => {
-                let query = ApprovalQuery { approver: approver.map(str::to_owned), status, page: page.clone() };
+            None => {
+                let key = (team.clone(), filter.clone(), page.clone());
                 let generation = caches.generations.of(team, Noun::Approvals);
-                let load = |store: Self, (team, query): (Name, ApprovalQuery)| async move {
-                    store.approvals_uncached(&team, query.approver.as_deref(), query.status, &query.page).await
+                let load = |store: Self, (team, filter, page): (Name, ApprovalFilter, Page<Cursor>)| async move {
+                    store.read_approvals(&team, &filter, &page).await
                 };
-                self.cached(&caches.approval_lists, (team.clone(), query), generation, load).await?
+                self.cached(&caches.approval_lists, key, generation, load).await?
             }
         };
+        let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
         Ok(rows.map_or_else(Vec::new, |rows| rows.iter().take(limit).cloned().collect()))
     }
 
-    async fn approvals_uncached(
+    async fn read_approvals(
         &self,
         team: &Name,
-        approver: Option<&str>,
-        status: Option<ApprovalStatus>,
-        page: &Page,
+        filter: &ApprovalFilter,
+        page: &Page<Cursor>,
     ) -> Result<Option<Fresh<Arc<Vec<Approval>>>>, StoreError> {
-        let (store, team, page) = (self.clone(), team.clone(), page.clone());
-        let approver = approver.map(str::to_owned);
-        self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
-            let rows: Vec<ApprovalRow> = on!(connection, c: Database =>
-                list::<Database>(&team, approver.as_deref(), status, &page).build_query_as().fetch_all(c).await)?;
-            let bytes = rows.iter().map(|row| 512 + row.title.len()).sum();
-            let approvals = rows.into_iter().map(ApprovalRow::into_approval);
-            Ok(Some(Fresh::new(Arc::new(approvals.collect::<Result<_, _>>()?), bytes)))
-        })
-        .await
+        let mut connection = self.core().backend.read().await?;
+        let rows: Vec<ApprovalRow> = list(team, filter, page).rows(&mut connection).await?;
+        drop(connection);
+        let bytes = rows.iter().map(|row| 512 + row.title.len()).sum();
+        let approvals = rows.into_iter().map(ApprovalRow::into_approval);
+        Ok(Some(Fresh::new(Arc::new(approvals.collect::<Result<_, _>>()?), bytes)))
     }
 
     /// One approval. Not cached: somebody is about to decide it.

@@ -8,6 +8,7 @@
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::{PoolConnection, PoolOptions};
@@ -16,6 +17,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSy
 use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::StoreError;
+use super::wal::Wal;
 use crate::config::{Config, DatabaseConfig};
 
 /// Runs one body on whichever database the connection belongs to.
@@ -45,13 +47,17 @@ pub(super) use on;
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 const STATEMENT_TIMEOUT_MS: u64 = 30_000;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the writer goes back to after it has waited for readers.
+const BUSY_TIMEOUT_SQL: &str = "PRAGMA busy_timeout = 5000";
+/// Rows of an index that ANALYZE looks at: enough to tell what is rare, and quick whatever the table's size.
+const ANALYSIS_LIMIT: &str = "1000";
 const STATEMENTS_CACHED: usize = 200;
 
 /// The pools of one database.
 #[derive(Clone, Debug)]
 pub(super) enum Backend {
     /// Many may read; one writes.
-    Sqlite { read: SqlitePool, write: SqlitePool },
+    Sqlite { read: SqlitePool, write: SqlitePool, wal: Arc<Wal> },
     /// All may do both.
     Postgres(PgPool),
 }
@@ -133,7 +139,9 @@ impl Backend {
             .create_if_missing(true)
             .foreign_keys(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("journal_size_limit", config.wal_bytes_max.to_string())
+            .pragma("analysis_limit", ANALYSIS_LIMIT);
         // SQLite's connections do not go stale, and reopening one throws its prepared statements away.
         let pool = || {
             PoolOptions::<Sqlite>::new()
@@ -153,7 +161,7 @@ impl Backend {
         }
         let reading = options.pragma("query_only", "ON");
         let read = pool().max_connections(config.connections_max.max(1)).connect_with(reading).await?;
-        Ok(Self::Sqlite { read, write })
+        Ok(Self::Sqlite { read, write, wal: Arc::new(Wal::of(path, config.wal_bytes_max)) })
     }
 
     /// A connection to read with.
@@ -175,6 +183,9 @@ impl Backend {
     /// Begins a transaction that writes.
     pub(super) async fn begin(&self) -> Result<Writing, StoreError> {
         let mut writing = Writing { connection: self.write().await?, ended: false };
+        if let (Self::Sqlite { wal, .. }, Connection::Sqlite(writer)) = (self, &mut writing.connection) {
+            wal.bound(writer, BUSY_TIMEOUT_SQL).await;
+        }
         // IMMEDIATE takes SQLite's write lock at once, so that it cannot fail half-way.
         let begin = match writing.connection {
             Connection::Sqlite(_) => "BEGIN IMMEDIATE",
@@ -186,7 +197,7 @@ impl Backend {
 
     pub(super) async fn close(&self) {
         match self {
-            Self::Sqlite { read, write } => {
+            Self::Sqlite { read, write, .. } => {
                 read.close().await;
                 write.close().await;
             }

@@ -34,6 +34,9 @@ pub enum StoreError {
     /// A statement went against a constraint: two writers raced for one row.
     #[error("a row changed meanwhile ({0}); try again")]
     Constraint(String),
+    /// A page is to begin after an item of another list.
+    #[error("the cursor is of a list in another order: begin again without it, or ask as for the page that gave it")]
+    Cursor,
     /// The store was closed.
     #[error("the store is closed: the host is shutting down")]
     Closed,

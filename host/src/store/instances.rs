@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
 use super::cache::{Fresh, Noun};
+use super::listing::{self, Cursor, Order, Period, Turn};
+use super::sql::{Bind, Sql};
 use super::{Page, Store, StoreError, WorkflowVersion, approvals, error, from_json, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
@@ -28,6 +29,37 @@ pub struct InstanceFilter {
     pub project_id: Option<String>,
     /// Started by this user or `plugin:<name>`.
     pub started_by: Option<String>,
+    /// Created then.
+    pub created: Period,
+    /// Whose first step began then.
+    pub started: Period,
+}
+
+impl InstanceFilter {
+    /// Lists by a period go by its time, and so does the list of all.
+    fn order(&self) -> Order {
+        let Self { workflow, status, entity_type, entity_id: _, project_id, started_by, created, started } = self;
+        let texts = [entity_type, project_id, started_by];
+        if !created.is_open() {
+            Order::Created
+        } else if !started.is_open() {
+            Order::Started
+        } else if workflow.is_some() || status.is_some() || texts.into_iter().any(Option::is_some) {
+            Order::Key
+        } else {
+            Order::Created
+        }
+    }
+
+    /// The cursor of a page that ends with this instance.
+    pub fn cursor(&self, instance: &Instance) -> Cursor {
+        let at = match self.order() {
+            Order::Created => Some(instance.created_at),
+            Order::Started => Some(instance.started_at),
+            Order::Key | Order::Expires | Order::Completed => None,
+        };
+        Cursor { at, key: instance.id }
+    }
 }
 
 /// An instance with all that decides what happens next. Never from a cache, except for the immutable definition.
@@ -153,36 +185,28 @@ impl AttemptRow {
 }
 
 /// Puts the SQL of [`Store::instances`] together.
-pub(super) fn list<DB>(team: &Name, filter: &InstanceFilter, page: &Page) -> QueryBuilder<DB>
-where
-    DB: sqlx::Database<Arguments: Default>,
-    for<'t> String: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
-    for<'t> i64: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
-    for<'t> Uuid: sqlx::Encode<'t, DB> + sqlx::Type<DB>,
-{
-    let mut query = QueryBuilder::new("SELECT ");
-    query.push(INSTANCE_COLUMNS).push(" FROM workflow_instances WHERE team = ").push_bind(team.to_string());
+pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) -> Sql {
+    let text = |value: &Option<String>| value.as_deref().map(Bind::from);
+    let mut sql = Sql::new(format!("SELECT {INSTANCE_COLUMNS} FROM workflow_instances WHERE team = "));
+    sql.bind(team.as_str().into());
     if let Some(workflow) = &filter.workflow {
-        query.push(" AND workflow_id = (SELECT id FROM workflows WHERE team = ").push_bind(team.to_string());
-        query.push(" AND name = ").push_bind(workflow.to_string()).push(")");
+        sql.and("workflow_id = (SELECT id FROM workflows WHERE team =", Some(team.as_str().into()));
+        sql.and("name =", Some(workflow.as_str().into())).push(")");
     }
-    let texts = [
-        (" AND status = ", filter.status.map(|status| status.as_str().to_owned())),
-        (" AND entity_type = ", filter.entity_type.clone()),
-        (" AND entity_id = ", filter.entity_id.clone()),
-        (" AND project_id = ", filter.project_id.clone()),
-        (" AND started_by = ", filter.started_by.clone()),
-    ];
-    for (condition, value) in texts {
-        if let Some(value) = value {
-            query.push(condition).push_bind(value);
-        }
-    }
-    if let Some(after) = page.after {
-        query.push(" AND id < ").push_bind(after);
-    }
-    query.push(" ORDER BY id DESC LIMIT ").push_bind(signed(page.limit));
-    query
+    sql.and("status =", filter.status.map(|status| status.as_str().into()));
+    sql.and("entity_type =", text(&filter.entity_type));
+    sql.and("entity_id =", text(&filter.entity_id));
+    sql.and("project_id =", text(&filter.project_id));
+    sql.and("started_by =", text(&filter.started_by));
+    let order = filter.order();
+    let (period, other) = match order {
+        Order::Started => (filter.started, Period::default()),
+        _ => (filter.created, filter.started),
+    };
+    listing::push_period(&mut sql, "started_at", other);
+    let after = page.after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
+    listing::push_page(&mut sql, Turn { order, key: "id", descending: true }, period, after, page.limit);
+    sql
 }
 
 impl Store {
@@ -269,41 +293,29 @@ impl Store {
         .await
     }
 
-    /// A team's instances, newest first. Cached.
+    /// A team's instances, newest first: by their ids, or by the time that the filter is about. Cached.
     ///
     /// # Errors
-    /// The database's.
+    /// [`StoreError::Cursor`], or the database's.
     pub async fn instances(
         &self,
         team: &Name,
         filter: &InstanceFilter,
-        page: &Page,
+        page: &Page<Cursor>,
     ) -> Result<Vec<Arc<Instance>>, StoreError> {
+        filter.order().check(page)?;
         let caches = &self.core().caches;
         let key = (team.clone(), filter.clone(), page.clone());
         let generation = caches.generations.of(team, Noun::Instances);
         let rows = self.cached(&caches.instance_lists, key, generation, |store, (team, filter, page)| async move {
-            store.instances_uncached(&team, &filter, &page).await.map(Some)
-        });
-        Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
-    }
-
-    async fn instances_uncached(
-        &self,
-        team: &Name,
-        filter: &InstanceFilter,
-        page: &Page,
-    ) -> Result<Fresh<Arc<Vec<Arc<Instance>>>>, StoreError> {
-        let (store, team, filter, page) = (self.clone(), team.clone(), filter.clone(), page.clone());
-        self.detached(async move {
             let mut connection = store.core().backend.read().await?;
-            let rows: Vec<InstanceRow> = on!(connection, c: Database =>
-                list::<Database>(&team, &filter, &page).build_query_as().fetch_all(c).await)?;
+            let rows: Vec<InstanceRow> = list(&team, &filter, &page).rows(&mut connection).await?;
+            drop(connection);
             let bytes = rows.iter().map(InstanceRow::bytes).sum();
             let instances = rows.into_iter().map(|row| row.into_instance().map(Arc::new));
-            Ok(Fresh::new(Arc::new(instances.collect::<Result<_, _>>()?), bytes))
-        })
-        .await
+            Ok(Some(Fresh::new(Arc::new(instances.collect::<Result<_, _>>()?), bytes)))
+        });
+        Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
     }
 
     /// The attempts of a team's instance in the order they ended; none if there is no such instance.

@@ -20,18 +20,23 @@ mod full_disk;
 mod group;
 mod hosts;
 mod instances;
+mod listing;
 mod lock;
+mod maintenance;
 mod metadata;
 mod migrate;
 mod plan;
 mod plugins;
+mod retention;
 mod rows;
 mod second_level;
+mod sql;
 mod stale;
 mod statuses;
 mod storage;
 mod storage_writes;
 mod tokens;
+mod wal;
 mod workflows;
 
 use std::sync::Arc;
@@ -43,20 +48,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use approvals::ApprovalFilter;
 pub use cache::{CacheKind, CacheStats, Removed};
 pub use commit::StepCommit;
 pub use committer::CommitStats;
 pub use creation::Created;
 pub use error::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StoreError};
 pub use instances::{InstanceFilter, Loaded};
+pub use listing::{Cursor, Period};
 pub use plan::{Plan, PlanError};
 pub use plugins::PluginInsert;
+pub use retention::{Finished, FinishedBatch, FinishedCounts, FinishedPlace};
 pub use second_level::SecondLevelStats;
 pub use statuses::InstanceState;
 pub use tokens::{NewToken, Token};
-pub use workflows::{Applied, WorkflowSummary, WorkflowVersion};
+pub use workflows::{Applied, WorkflowFilter, WorkflowSummary, WorkflowVersion};
 
-use approvals::ApprovalQuery;
 use backend::{Address, Backend, on};
 use cache::Caches;
 use committer::Committer;
@@ -109,6 +116,7 @@ struct Core {
     redis: Option<SecondLevel>,
     clock: Clock,
     tasks: TaskTracker,
+    statistics: maintenance::Statistics,
     /// Guests run on threads of their own, and what they read must not wait for them.
     threads: tokio::runtime::Handle,
 }
@@ -163,9 +171,10 @@ impl Store {
                 locks.push(lock);
                 let backend = connect(&address, &config).await?;
                 let caches = Caches::new(&config.cache, &clock);
+                let statistics = maintenance::Statistics::new(config.database.analyze_rows);
                 let threads = tokio::runtime::Handle::current();
                 let redis = SecondLevel::new(&config.redis, identity(&backend).await?)?;
-                let core = Arc::new(Core { backend, caches, host, redis, clock, tasks, threads });
+                let core = Arc::new(Core { backend, caches, host, redis, clock, tasks, statistics, threads });
                 let listener = match core.meet().await {
                     Ok(listener) => listener,
                     Err(error) => {

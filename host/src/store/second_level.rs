@@ -275,9 +275,11 @@ fn keys(stale: &Stale) -> Vec<Key<'_>> {
             Key::PluginReference(team, name, Some(version)),
         ],
         Stale::Entry { team, key } => vec![Key::Entry(team, key)],
-        Stale::Instance { .. } | Stale::NewInstances { .. } | Stale::Approver { .. } | Stale::Token { .. } => {
-            Vec::new()
-        }
+        Stale::Instance { .. }
+        | Stale::NewInstances { .. }
+        | Stale::Approver { .. }
+        | Stale::DecidedApprovals { .. }
+        | Stale::Token { .. } => Vec::new(),
     }
 }
 

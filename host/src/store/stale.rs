@@ -21,6 +21,8 @@ pub(super) enum Stale {
     NewInstances { team: Name },
     /// An approver was asked, or an approval of theirs was decided.
     Approver { team: Name, approver: String },
+    /// Approvals of a team that were decided long ago are gone: only from lists.
+    DecidedApprovals { team: Name },
     /// An entry of plugin storage was written or deleted.
     Entry { team: Name, key: EntryKey },
     /// A token came or went.
@@ -78,6 +80,7 @@ impl Caches {
                     self.pending_approvals.invalidate(&(team.clone(), approver.clone()));
                     self.generations.end(team, Noun::Approvals);
                 }
+                Stale::DecidedApprovals { team } => self.generations.end(team, Noun::Approvals),
                 Stale::Entry { team, key } => {
                     self.storage.invalidate(&(team.clone(), key.clone()));
                 }

@@ -7,9 +7,11 @@ use uuid::Uuid;
 
 use super::backend::{Connection, on};
 use super::cache::{Fresh, Noun};
+use super::listing::{self, Cursor, Order, Period, Turn};
 use super::second_level::Key;
+use super::sql::{Bind, Sql};
 use super::stale::Stale;
-use super::{Page, Store, StoreError, error, from_json, parse, signed, to_json, unsigned};
+use super::{Page, Store, StoreError, error, from_json, parse, to_json, unsigned};
 use crate::clock::Timestamp;
 use crate::model::definition::DefinitionSource;
 use crate::model::{Definition, Name};
@@ -54,6 +56,27 @@ pub struct WorkflowSummary {
     pub created_at: Timestamp,
     /// When the newest version was applied.
     pub updated_at: Timestamp,
+}
+
+/// Which workflows of a team to list; none of the fields: all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct WorkflowFilter {
+    /// That stand here.
+    pub status: Option<String>,
+    /// Whose first version was applied then.
+    pub created: Period,
+}
+
+impl WorkflowFilter {
+    fn order(&self) -> Order {
+        if self.created.is_open() { Order::Key } else { Order::Created }
+    }
+
+    /// The cursor of a page that ends with this workflow.
+    pub fn cursor(&self, workflow: &WorkflowSummary) -> Cursor<Name> {
+        let at = (self.order() == Order::Created).then_some(workflow.created_at);
+        Cursor { at, key: workflow.name.clone() }
+    }
 }
 
 /// What became of a definition.
@@ -127,6 +150,21 @@ impl SummaryRow {
             updated_at: Timestamp::from_micros(self.updated_at),
         })
     }
+}
+
+/// Puts the SQL of [`Store::workflows`] together.
+pub(super) fn list(team: &Name, filter: &WorkflowFilter, page: &Page<Cursor<Name>>) -> Sql {
+    let mut sql = Sql::new(
+        "SELECT id, name, description, status, latest_version, created_by, created_at, updated_at FROM workflows \
+         WHERE team = ",
+    );
+    sql.bind(team.as_str().into());
+    sql.and("status =", filter.status.as_deref().map(Bind::from));
+    let after = page.after.as_ref().map(|after| Cursor { at: after.at, key: after.key.as_str().into() });
+    let order = filter.order();
+    let turn = Turn { order, key: "name", descending: order == Order::Created };
+    listing::push_page(&mut sql, turn, filter.created, after, page.limit);
+    sql
 }
 
 impl Store {
@@ -265,39 +303,29 @@ impl Store {
         .await
     }
 
-    /// A team's workflows, by name. Cached.
+    /// A team's workflows: by name, or those of a period with the newest first. Cached.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn workflows(&self, team: &Name, page: &Page<Name>) -> Result<Vec<WorkflowSummary>, StoreError> {
+    /// [`StoreError::Cursor`], or the database's.
+    pub async fn workflows(
+        &self,
+        team: &Name,
+        filter: &WorkflowFilter,
+        page: &Page<Cursor<Name>>,
+    ) -> Result<Vec<WorkflowSummary>, StoreError> {
+        filter.order().check(page)?;
         let caches = &self.core().caches;
-        let (key, generation) = ((team.clone(), page.clone()), caches.generations.of(team, Noun::Workflows));
-        let rows = self.cached(&caches.workflow_lists, key, generation, |store, (team, page)| async move {
-            let rows = store.workflows_uncached(&team, &page).await?;
+        let key = (team.clone(), filter.clone(), page.clone());
+        let generation = caches.generations.of(team, Noun::Workflows);
+        let rows = self.cached(&caches.workflow_lists, key, generation, |store, (team, filter, page)| async move {
+            let mut connection = store.core().backend.read().await?;
+            let rows: Vec<SummaryRow> = list(&team, &filter, &page).rows(&mut connection).await?;
+            drop(connection);
             let bytes = rows.iter().map(|row| 256 + row.description.len()).sum();
-            Ok(Some(Fresh::new(Arc::new(rows), bytes)))
+            let summaries = rows.into_iter().map(SummaryRow::into_summary);
+            Ok(Some(Fresh::new(Arc::new(summaries.collect::<Result<_, _>>()?), bytes)))
         });
         Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
-    }
-
-    async fn workflows_uncached(&self, team: &Name, page: &Page<Name>) -> Result<Vec<WorkflowSummary>, StoreError> {
-        let (store, team, page) = (self.clone(), team.clone(), page.clone());
-        self.detached(async move {
-            // Every name is greater than the empty text.
-            let after = page.after.as_ref().map_or("", Name::as_str);
-            let mut connection = store.core().backend.read().await?;
-            let rows: Vec<SummaryRow> = on!(connection, c => sqlx::query_as(
-                "SELECT id, name, description, status, latest_version, created_by, created_at, updated_at \
-                 FROM workflows WHERE team = $1 AND name > $2 ORDER BY name LIMIT $3",
-            )
-            .bind(team.as_str())
-            .bind(after)
-            .bind(signed(page.limit))
-            .fetch_all(c)
-            .await)?;
-            rows.into_iter().map(SummaryRow::into_summary).collect()
-        })
-        .await
     }
 }
 

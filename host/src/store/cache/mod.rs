@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::instances::InstanceFilter;
 use super::workflows::{WorkflowSummary, WorkflowVersion};
-use super::{ApprovalQuery, Page};
+use super::{ApprovalFilter, Cursor, Page, WorkflowFilter};
 use crate::clock::Clock;
 use crate::config::CacheConfig;
 use crate::model::effects::Entry;
@@ -53,9 +53,9 @@ pub(super) struct Caches {
     pub(super) pending_approvals: Arc<Cache<(Name, String), Arc<Vec<Approval>>>>,
     pub(super) storage: Arc<Cache<(Name, EntryKey), Arc<Entry>>>,
     pub(super) tokens: Arc<Cache<[u8; 32], Arc<Principal>>>,
-    pub(super) workflow_lists: Arc<Cache<(Name, Page<Name>), Arc<Vec<WorkflowSummary>>>>,
-    pub(super) instance_lists: Arc<Cache<(Name, InstanceFilter, Page), Arc<Vec<Arc<Instance>>>>>,
-    pub(super) approval_lists: Arc<Cache<(Name, ApprovalQuery), Arc<Vec<Approval>>>>,
+    pub(super) workflow_lists: Arc<Cache<(Name, WorkflowFilter, Page<Cursor<Name>>), Arc<Vec<WorkflowSummary>>>>,
+    pub(super) instance_lists: Arc<Cache<(Name, InstanceFilter, Page<Cursor>), Arc<Vec<Arc<Instance>>>>>,
+    pub(super) approval_lists: Arc<Cache<(Name, ApprovalFilter, Page<Cursor>), Arc<Vec<Approval>>>>,
     pub(super) generations: Generations,
 }
 
@@ -73,9 +73,9 @@ impl Caches {
             pending_approvals: Cache::new(with(&config.pending_approvals), |(team, _), _| Some(team)),
             storage: Cache::new(with(&config.storage), |(team, _), _| Some(team)),
             tokens: Cache::new(with(&config.tokens), |_, principal| Some(&principal?.team)),
-            workflow_lists: Cache::new(with(&config.queries), |(team, _), _| Some(team)),
+            workflow_lists: Cache::new(with(&config.queries), |(team, ..), _| Some(team)),
             instance_lists: Cache::new(with(&config.queries), |(team, ..), _| Some(team)),
-            approval_lists: Cache::new(with(&config.queries), |(team, _), _| Some(team)),
+            approval_lists: Cache::new(with(&config.queries), |(team, ..), _| Some(team)),
             generations: Generations::default(),
         }
     }

@@ -1,0 +1,136 @@
+//! What is done now and then beside the instances: giving back the space of what has run out, deleting finished
+//! instances, making the planner's statistics anew.
+//!
+//! Everything here works in small transactions, so that steps are committed in between, and ends when the engine is
+//! drained. What was left undone is found again the next time.
+
+use std::time::Duration;
+
+use super::Engine;
+use crate::clock::Timestamp;
+use crate::model::Name;
+use crate::store::{Finished, FinishedBatch, FinishedCounts, FinishedPlace, StoreError};
+
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const SWEEP_ENTRIES: u32 = 500;
+/// Looking costs a statement or two.
+const STATISTICS_INTERVAL: Duration = Duration::from_secs(60);
+/// Transactions of one request: a second or two of work.
+const REQUEST_BATCHES: u32 = 20;
+
+impl Engine {
+    pub(super) fn spawn_housekeeping(&self) {
+        self.spawn_every(SWEEP_INTERVAL, |engine| async move { engine.sweep().await });
+        self.spawn_every(STATISTICS_INTERVAL, |engine| async move { engine.refresh_statistics().await });
+        if !self.0.retention.finished_instances.is_zero() {
+            self.spawn_every(self.0.retention.interval, |engine| async move { engine.retain().await });
+        }
+    }
+
+    /// Does it at once, and then again and again until the engine is drained.
+    fn spawn_every<F: Future<Output = ()> + Send>(
+        &self,
+        interval: Duration,
+        work: impl Fn(Self) -> F + Send + Sync + 'static,
+    ) {
+        let engine = self.clone();
+        self.0.drivers.spawn(async move {
+            let mut ticks = tokio::time::interval(interval);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = engine.0.stop.cancelled() => return,
+                    _ = ticks.tick() => work(engine.clone()).await,
+                }
+            }
+        });
+    }
+
+    /// Removes storage entries that have run out. They count as gone before that; this only gives the space back.
+    async fn sweep(&self) {
+        loop {
+            match self.0.store.delete_expired_entries(SWEEP_ENTRIES).await {
+                Ok(deleted) if deleted == u64::from(SWEEP_ENTRIES) && !self.0.stop.is_cancelled() => {}
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "could not remove storage entries that have run out");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn refresh_statistics(&self) {
+        if let Err(error) = self.0.store.refresh_statistics().await {
+            tracing::warn!(%error, "could not make the planner's statistics anew");
+        }
+    }
+
+    /// Deletes what `[retention]` does not keep.
+    async fn retain(&self) {
+        let before = self.0.clock.now().before(self.0.retention.finished_instances);
+        let finished = Finished { team: None, before };
+        let FinishedCounts { instances, attempts, approvals, entries } =
+            match self.delete(&finished, None, u32::MAX).await {
+                Ok(batch) => batch.counts,
+                Err(error) => {
+                    tracing::warn!(%error, "could not delete finished instances; the next run goes on");
+                    return;
+                }
+            };
+        tracing::info!(instances, attempts, approvals, entries, %before, "deleted finished instances");
+    }
+
+    /// Deletes instances that ended before a time, with their attempts, approvals and storage, or counts how much that
+    /// would be. Does a bounded part, from `place` on; the answer says where the next part begins.
+    ///
+    /// # Errors
+    /// The database's. What was deleted before stays deleted.
+    pub async fn finished(
+        &self,
+        team: Option<Name>,
+        before: Timestamp,
+        place: Option<FinishedPlace>,
+        dry_run: bool,
+    ) -> Result<FinishedBatch, StoreError> {
+        let finished = Finished { team, before };
+        if dry_run {
+            return self.count(&finished, place).await;
+        }
+        self.delete(&finished, place, REQUEST_BATCHES).await
+    }
+
+    async fn count(&self, finished: &Finished, mut place: Option<FinishedPlace>) -> Result<FinishedBatch, StoreError> {
+        let mut counts = FinishedCounts::default();
+        for _ in 0..REQUEST_BATCHES {
+            let batch = self.0.store.count_finished(finished, place, self.0.retention.batch).await?;
+            counts += batch.counts;
+            place = batch.next;
+            if place.is_none() {
+                break;
+            }
+        }
+        Ok(FinishedBatch { counts, next: place })
+    }
+
+    async fn delete(
+        &self,
+        finished: &Finished,
+        mut place: Option<FinishedPlace>,
+        batches: u32,
+    ) -> Result<FinishedBatch, StoreError> {
+        let mut counts = FinishedCounts::default();
+        for _ in 0..batches {
+            let measurement = self.0.monitor.measure("delete_finished_instances");
+            let batch = self.0.store.delete_finished(finished, place, self.0.retention.batch).await?;
+            measurement.succeed();
+            self.0.monitor.record_instances_deleted(batch.counts.instances);
+            counts += batch.counts;
+            place = batch.next;
+            if place.is_none() || self.0.stop.is_cancelled() {
+                break;
+            }
+        }
+        Ok(FinishedBatch { counts, next: place })
+    }
+}

@@ -1,0 +1,48 @@
+//! `/retention`: deletes finished instances now, or says how many it would be.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Answer};
+use crate::model::{Name, Principal, duration};
+use crate::store::FinishedPlace;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetentionBody {
+    older_than: String,
+    /// Every team's, if it is left out.
+    team: Option<Name>,
+    #[serde(default)]
+    dry_run: bool,
+    /// `next` of the answer before.
+    after: Option<String>,
+}
+
+pub(super) async fn delete_finished(request: Request, _: Arc<Principal>) -> Answer {
+    request.query.finish()?;
+    let body: RetentionBody = request.body.json(request.services.config.server.body_bytes_max).await?;
+    let age = match duration::parse(&body.older_than) {
+        Ok(age) if !age.is_zero() => age,
+        Ok(_) => return Err(ApiError::invalid("'older_than' must be more than 0")),
+        Err(problem) => return Err(ApiError::invalid(format!("'older_than': {problem}"))),
+    };
+    let place = body.after.as_deref().map(str::parse::<FinishedPlace>).transpose();
+    let place = place.map_err(|problem| ApiError::invalid(format!("'after': {problem}")))?;
+    let before = request.services.clock.now().before(age);
+    let part = request.services.engine.finished(body.team, before, place, body.dry_run).await?;
+    response::ok(&json!({
+        "dry_run": body.dry_run,
+        "before": before,
+        "instances": part.counts.instances,
+        "attempts": part.counts.attempts,
+        "approvals": part.counts.approvals,
+        "entries": part.counts.entries,
+        "more": part.next.is_some(),
+        "next": part.next.map(|next| next.to_string()),
+    }))
+}

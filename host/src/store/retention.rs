@@ -1,0 +1,281 @@
+//! Deleting finished instances by the time they ended, with all that is theirs: attempts, approvals, the bucket
+//! `instance:<id>`.
+//!
+//! A batch is one short transaction, so that on SQLite, which has one writer, steps are committed between two batches.
+//! It is of one team, as the index is: whoever asks for all teams is led from team to team. What surprises: an
+//! idempotency key goes with its instance and is free again.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::backend::{Connection, on};
+use super::listing::{self, Cursor, Order, Period, Turn};
+use super::sql::{Bind, Sql};
+use super::stale::Stale;
+use super::{Store, StoreError, parse, unsigned};
+use crate::clock::Timestamp;
+use crate::model::{EntryKey, Name, Space};
+
+/// Which finished instances are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// This team's; none: every team's.
+    pub team: Option<Name>,
+    /// Those that ended before this time.
+    pub before: Timestamp,
+}
+
+/// How much it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FinishedCounts {
+    /// Instances.
+    pub instances: u64,
+    /// Their attempts.
+    pub attempts: u64,
+    /// Their approvals.
+    pub approvals: u64,
+    /// The storage entries in their buckets.
+    pub entries: u64,
+}
+
+impl std::ops::AddAssign for FinishedCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.instances += other.instances;
+        self.attempts += other.attempts;
+        self.approvals += other.approvals;
+        self.entries += other.entries;
+    }
+}
+
+/// A part of the finished instances, and where the next part begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedBatch {
+    /// Of this part.
+    pub counts: FinishedCounts,
+    /// None: that was all.
+    pub next: Option<FinishedPlace>,
+}
+
+/// Where a part begins. As text `<team>` or `<team>/<cursor>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedPlace {
+    /// In this team's instances.
+    pub team: Name,
+    /// After the one that ended then.
+    pub after: Option<Cursor>,
+}
+
+impl fmt::Display for FinishedPlace {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.after {
+            Some(after) => write!(formatter, "{}/{after}", self.team),
+            None => self.team.fmt(formatter),
+        }
+    }
+}
+
+impl FromStr for FinishedPlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (team, after) = match text.split_once('/') {
+            Some((team, after)) => (team, Some(after.parse()?)),
+            None => (text, None),
+        };
+        Ok(Self { team: team.parse().map_err(|error| format!("{error}"))?, after })
+    }
+}
+
+/// Puts the SQL together that finds a batch: those first that ended first.
+pub(super) fn batch(team: &Name, before: Timestamp, after: Option<Cursor>, limit: u32) -> Sql {
+    let mut sql = Sql::new("SELECT id, completed_at FROM workflow_instances WHERE team = ");
+    sql.bind(team.as_str().into());
+    // Only what is final has a time of completion, and what is final stays so.
+    let period = Period { from: None, to: Some(before) };
+    let after = after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
+    listing::push_page(&mut sql, Turn { order: Order::Completed, key: "id", descending: false }, period, after, limit);
+    sql
+}
+
+/// The first team after `$1` that has finished instances, whenever they ended.
+pub(super) const NEXT_TEAM: &str =
+    "SELECT MIN(team) FROM workflow_instances WHERE completed_at IS NOT NULL AND team > $1";
+
+/// What went, as far as caches may know it.
+struct Deleted {
+    counts: FinishedCounts,
+    entries: Vec<EntryKey>,
+}
+
+impl Store {
+    /// How much a [`Store::delete_finished`] with the same arguments would delete. Nothing is written.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn count_finished(
+        &self,
+        finished: &Finished,
+        place: Option<FinishedPlace>,
+        limit: u32,
+    ) -> Result<FinishedBatch, StoreError> {
+        let (store, finished) = (self.clone(), finished.clone());
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            let Some(FinishedPlace { team, after }) = begin(&mut connection, &finished, place).await? else {
+                return Ok(FinishedBatch { counts: FinishedCounts::default(), next: None });
+            };
+            let found = batch(&team, finished.before, after, limit).rows(&mut connection).await?;
+            let ids: Vec<Uuid> = found.iter().map(|(id, _)| *id).collect();
+            let counts =
+                if ids.is_empty() { FinishedCounts::default() } else { count(&mut connection, &team, &ids).await? };
+            let next = next(&mut connection, &finished, team, &found, limit).await?;
+            Ok(FinishedBatch { counts, next })
+        })
+        .await
+    }
+
+    /// Deletes finished instances of one team, at most `limit` of them and in one transaction. To delete all, call it
+    /// again with the `next` that it answers; `place` is none at first. An instance that somebody else holds a lock on
+    /// is left for another time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn delete_finished(
+        &self,
+        finished: &Finished,
+        place: Option<FinishedPlace>,
+        limit: u32,
+    ) -> Result<FinishedBatch, StoreError> {
+        let (store, finished) = (self.clone(), finished.clone());
+        self.detached(async move {
+            let mut writing = store.core().backend.begin().await?;
+            let Some(FinishedPlace { team, after }) = begin(&mut writing, &finished, place).await? else {
+                writing.rollback().await?;
+                return Ok(FinishedBatch { counts: FinishedCounts::default(), next: None });
+            };
+            let mut batch = batch(&team, finished.before, after, limit);
+            if matches!(*writing, Connection::Postgres(_)) {
+                // Who labels many instances in one statement locks them in no order that we know; waiting for one while
+                // holding another could be a deadlock.
+                batch.push(" FOR UPDATE SKIP LOCKED");
+            }
+            let found = batch.rows(&mut writing).await?;
+            let next = next(&mut writing, &finished, team.clone(), &found, limit).await?;
+            if found.is_empty() {
+                writing.rollback().await?;
+                return Ok(FinishedBatch { counts: FinishedCounts::default(), next });
+            }
+            let ids: Vec<Uuid> = found.into_iter().map(|(id, _)| id).collect();
+            let deleted = delete(&mut writing, &team, &ids).await?;
+            let instances = ids.into_iter().map(|id| Stale::Instance { team: team.clone(), id });
+            let entries = deleted.entries.into_iter().map(|key| Stale::Entry { team: team.clone(), key });
+            let approvals = Stale::DecidedApprovals { team: team.clone() };
+            let stale: Vec<_> = instances.chain(entries).chain([approvals]).collect();
+            store.core().commit(writing, &stale).await?;
+            Ok(FinishedBatch { counts: deleted.counts, next })
+        })
+        .await
+    }
+}
+
+/// Where to look.
+async fn begin(
+    connection: &mut Connection,
+    finished: &Finished,
+    place: Option<FinishedPlace>,
+) -> Result<Option<FinishedPlace>, StoreError> {
+    match (place, &finished.team) {
+        (Some(place), None) => Ok(Some(place)),
+        (Some(place), Some(team)) if place.team == *team => Ok(Some(place)),
+        (_, Some(team)) => Ok(Some(FinishedPlace { team: team.clone(), after: None })),
+        // Every name is greater than the empty text.
+        (None, None) => next_team(connection, "").await,
+    }
+}
+
+/// Where to go on.
+async fn next(
+    connection: &mut Connection,
+    finished: &Finished,
+    team: Name,
+    found: &[(Uuid, i64)],
+    limit: u32,
+) -> Result<Option<FinishedPlace>, StoreError> {
+    match found.last() {
+        Some((id, at)) if u32::try_from(found.len()).is_ok_and(|count| count >= limit) => {
+            let after = Cursor { at: Some(Timestamp::from_micros(*at)), key: *id };
+            Ok(Some(FinishedPlace { team, after: Some(after) }))
+        }
+        _ if finished.team.is_some() => Ok(None),
+        _ => next_team(connection, team.as_str()).await,
+    }
+}
+
+async fn next_team(connection: &mut Connection, after: &str) -> Result<Option<FinishedPlace>, StoreError> {
+    let team: Option<String> = on!(connection, c => sqlx::query_scalar(NEXT_TEAM).bind(after).fetch_one(c).await)?;
+    let team = team.map(|team| parse("an instance's team", &team)).transpose()?;
+    Ok(team.map(|team| FinishedPlace { team, after: None }))
+}
+
+fn of_instances(text: &str, ids: &[Uuid]) -> Sql {
+    let mut sql = Sql::new(text);
+    sql.within(ids.iter().copied().map(Bind::Id));
+    sql
+}
+
+fn of_buckets(text: &str, team: &Name, buckets: impl Iterator<Item = String>) -> Sql {
+    let mut sql = Sql::new(text);
+    sql.bind(team.as_str().into()).push(" AND space").within(buckets.map(Bind::Text));
+    sql
+}
+
+async fn count(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result<FinishedCounts, StoreError> {
+    let buckets = ids.iter().map(|id| Space::Instance(*id).to_string());
+    let mut counts = Vec::new();
+    for sql in [
+        of_instances("SELECT COUNT(*) FROM step_attempts WHERE instance_id", ids),
+        of_instances("SELECT COUNT(*) FROM workflow_approvals WHERE instance_id", ids),
+        of_buckets("SELECT COUNT(*) FROM plugin_storage WHERE team = ", team, buckets),
+    ] {
+        let rows: Vec<(i64,)> = sql.rows(connection).await?;
+        counts.push(rows.first().map_or(Ok(0), |(count,)| unsigned("a count", *count))?);
+    }
+    let [attempts, approvals, entries] = counts.try_into().unwrap_or_default();
+    Ok(FinishedCounts { instances: ids.len() as u64, attempts, approvals, entries })
+}
+
+async fn delete(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result<Deleted, StoreError> {
+    let buckets: HashMap<String, Uuid> = ids.iter().map(|id| (Space::Instance(*id).to_string(), *id)).collect();
+    let attempts = of_instances("DELETE FROM step_attempts WHERE instance_id", ids).execute(connection).await?;
+    let approvals = of_instances("DELETE FROM workflow_approvals WHERE instance_id", ids).execute(connection).await?;
+    let mut entries = of_buckets("DELETE FROM plugin_storage WHERE team = ", team, buckets.keys().cloned());
+    entries.push(" RETURNING space, key");
+    let entries: Vec<(String, String)> = entries.rows(connection).await?;
+    let instances = of_instances("DELETE FROM workflow_instances WHERE id", ids).execute(connection).await?;
+    let counts = FinishedCounts { instances, attempts, approvals, entries: entries.len() as u64 };
+    let key =
+        |(space, key): (String, String)| buckets.get(&space).map(|id| EntryKey { space: Space::Instance(*id), key });
+    Ok(Deleted { counts, entries: entries.into_iter().filter_map(key).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_survive_their_text() {
+        let team: Name = "acme".parse().expect("is a name");
+        let cursor = Cursor { at: Some(Timestamp::from_micros(7)), key: Uuid::from_u128(9) };
+        for after in [None, Some(cursor)] {
+            let place = FinishedPlace { team: team.clone(), after };
+            assert_eq!(place.to_string().parse(), Ok(place));
+        }
+        for wrong in ["", "/", "acme/", "acme/7", "No Name", "acme/7.x"] {
+            assert!(wrong.parse::<FinishedPlace>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! SQL that is put together at run time: one text for both databases, made of constants, with every value bound.
+
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, FromRow};
+use uuid::Uuid;
+
+use super::StoreError;
+use super::backend::{Connection, on};
+
+/// Statements with more values than this are not kept prepared: there would be one for every number of values.
+const PREPARED_BINDS_MAX: usize = 64;
+
+/// A value.
+#[derive(Clone, Debug)]
+pub(super) enum Bind {
+    Text(String),
+    Number(i64),
+    Id(Uuid),
+}
+
+impl From<&str> for Bind {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+/// A statement and its values.
+#[derive(Clone, Debug)]
+pub(super) struct Sql {
+    text: String,
+    binds: Vec<Bind>,
+}
+
+/// Binds all of `$binds`, in their order.
+macro_rules! bind_all {
+    ($query:expr, $binds:expr) => {{
+        let mut query = $query;
+        for bind in $binds {
+            query = match bind {
+                Bind::Text(text) => query.bind(text),
+                Bind::Number(number) => query.bind(number),
+                Bind::Id(id) => query.bind(id),
+            };
+        }
+        query
+    }};
+}
+
+impl Sql {
+    /// Begins with `text`.
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), binds: Vec::new() }
+    }
+
+    /// Goes on with `text`.
+    pub(super) fn push(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(text);
+        self
+    }
+
+    /// Goes on with a value.
+    pub(super) fn bind(&mut self, value: Bind) -> &mut Self {
+        self.binds.push(value);
+        self.text.push_str(&format!("${}", self.binds.len()));
+        self
+    }
+
+    /// Goes on with ` AND <condition> <value>`, if there is a value.
+    pub(super) fn and(&mut self, condition: &str, value: Option<Bind>) -> &mut Self {
+        match value {
+            Some(value) => self.push(" AND ").push(condition).push(" ").bind(value),
+            None => self,
+        }
+    }
+
+    /// Goes on with ` IN (<values>)`; there must be one.
+    pub(super) fn within(&mut self, values: impl IntoIterator<Item = Bind>) -> &mut Self {
+        let mut before = " IN (";
+        for value in values {
+            self.push(before).bind(value);
+            before = ", ";
+        }
+        self.push(")")
+    }
+
+    /// Runs it and answers its rows.
+    pub(super) async fn rows<T>(self, connection: &mut Connection) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let Self { text, binds } = self;
+        let keep = binds.len() <= PREPARED_BINDS_MAX;
+        Ok(on!(connection, c => {
+            bind_all!(sqlx::query_as(AssertSqlSafe(text)), binds).persistent(keep).fetch_all(c).await
+        })?)
+    }
+
+    /// Runs it and answers how many rows it changed.
+    pub(super) async fn execute(self, connection: &mut Connection) -> Result<u64, StoreError> {
+        let Self { text, binds } = self;
+        let keep = binds.len() <= PREPARED_BINDS_MAX;
+        Ok(on!(connection, c => {
+            let done = bind_all!(sqlx::query(AssertSqlSafe(text)), binds).persistent(keep).execute(c).await;
+            done.map(|done| done.rows_affected())
+        })?)
+    }
+
+    /// A text that has its places for values already.
+    #[cfg(test)]
+    pub(super) fn with_binds(text: &str, binds: Vec<Bind>) -> Self {
+        Self { text: text.to_owned(), binds }
+    }
+
+    /// The text so far.
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The same statement, to be explained.
+    #[cfg(test)]
+    pub(super) fn explained(self, how: &str) -> Self {
+        Self { text: format!("{how} {}", self.text), binds: self.binds }
+    }
+}
