@@ -193,7 +193,7 @@ impl From<StoreError> for ApiError {
             StoreError::Constraint(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             StoreError::Closed => Self::busy("the host is shutting down"),
             StoreError::InUse(message) => Self::new(StatusCode::CONFLICT, "in-use", message),
-            StoreError::Unavailable { .. } => Self {
+            StoreError::Unavailable(_) | StoreError::Broken(_) => Self {
                 source: Some(error.into()),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "the database does not answer")
                     .with_header(RETRY_AFTER, HeaderValue::from_static("5"))

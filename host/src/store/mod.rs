@@ -34,6 +34,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -93,6 +94,8 @@ struct Core {
     caches: Caches,
     clock: Clock,
     tasks: TaskTracker,
+    /// The disk has failed.
+    broken: CancellationToken,
     /// Guests run on threads of their own, and what they read must not wait for them.
     threads: tokio::runtime::Handle,
 }
@@ -147,7 +150,7 @@ impl Store {
                 };
                 let caches = Caches::new(&config.cache);
                 let threads = tokio::runtime::Handle::current();
-                let core = Arc::new(Core { backend, caches, clock, tasks, threads });
+                let core = Arc::new(Core { backend, caches, clock, tasks, broken: CancellationToken::new(), threads });
                 let committer = Committer::start(Arc::clone(&core), &config.database);
                 let lock = tokio::sync::Mutex::new(Some(lock));
                 Ok(Self { inner: Arc::new(Inner { core, committer, lock, folder: Mutex::new(folder) }) })
@@ -186,6 +189,12 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// Waits until the disk has failed under the database. The store writes nothing from then on; what it has
+    /// acknowledged before is on the disk as far as the disk is to be believed.
+    pub async fn broken(&self) {
+        self.core().broken.cancelled().await;
     }
 
     /// How each cache does.

@@ -30,9 +30,21 @@ impl Core {
     /// Commits, and answers after the caches have forgotten what was written. They forget after a failure too: a
     /// COMMIT whose answer was lost may have happened.
     pub(super) async fn commit(&self, writing: Writing, stale: &[Stale]) -> Result<(), StoreError> {
-        let result = writing.commit().await;
+        // Dropped, it is rolled back.
+        let result = if self.broken.is_cancelled() { Err(StoreError::Closed) } else { writing.commit().await };
         self.caches.forget(stale);
+        if let Err(error) = &result {
+            self.notice(error);
+        }
         result
+    }
+
+    /// Writes no more after the disk has failed: after a failed fsync, the next may succeed although what was to be
+    /// written is lost.
+    pub(super) fn notice(&self, error: &StoreError) {
+        if matches!(error, StoreError::Broken(_)) {
+            self.broken.cancel();
+        }
     }
 }
 
