@@ -9,12 +9,15 @@ mod approvals;
 mod batch;
 mod cli;
 mod crash;
+mod databases;
 mod demo;
 mod engine;
 mod harness;
 mod http;
 mod limits;
 mod metrics;
+#[path = "../store/postgres.rs"]
+mod postgres;
 mod smoke;
 mod storage;
 mod team;
