@@ -244,7 +244,7 @@ impl Work {
             started_by: "operator".to_owned(),
             depth: 0,
             number: 1,
-            input,
+            input: input.to_string(),
             timeout: None,
             capture: None,
         };

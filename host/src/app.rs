@@ -61,6 +61,9 @@ pub enum AppError {
     /// The WebAssembly engine.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The disk failed while the host ran.
+    #[error("go on: the disk failed under the database; the log has more")]
+    Broken,
     /// No randomness for the first token.
     #[error("make the first token: {0}")]
     Token(String),
@@ -126,7 +129,19 @@ impl App {
 
     /// Serves HTTP until `shutdown`, then lets requests and steps end, within `server.drain_timeout` each, and closes
     /// the database.
-    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// [`AppError::Broken`] as soon as the disk fails. Nothing is waited for then: the next start reads what is really
+    /// on the disk, and goes on from there.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+        let store = self.store.clone();
+        tokio::select! {
+            () = self.serve_and_drain(listener, shutdown) => Ok(()),
+            () = store.broken() => Err(AppError::Broken),
+        }
+    }
+
+    async fn serve_and_drain(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let services = http::Services {
             config: Arc::clone(&self.config),
             clock: self.clock.clone(),

@@ -59,12 +59,27 @@ section! {
     }
 }
 
+/// What a COMMIT waits for on SQLite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// Until it is on the disk.
+    Full,
+    /// Until the operating system has it.
+    Normal,
+}
+
 section! {
     /// `[database]`
     DatabaseConfig {
         url: String,
         connections_max: u32,
         #[serde(with = "duration")] acquire_timeout: Duration,
+        #[serde(with = "duration")] connection_lifetime: Duration,
+        #[serde(with = "duration")] statement_timeout: Duration,
+        #[serde(with = "duration")] lock_timeout: Duration,
+        #[serde(with = "duration")] idle_in_transaction_timeout: Duration,
+        synchronous: Synchronous,
         commit_group_max: usize,
         commit_group_bytes_max: usize,
         commit_queue_max: usize,

@@ -12,11 +12,11 @@ use crate::text_guest::TextGuest;
 const KILLS: usize = 5;
 const CLIENTS: usize = 4;
 /// Each of these adds 1 to a counter that all instances share.
-const STEPS: [&str; 3] = ["one", "two", "three"];
+pub const STEPS: [&str; 3] = ["one", "two", "three"];
 
 /// Three steps, each with an effect that must happen exactly once: it adds 1 to the common counter, and makes a key of
 /// its own that must not be there before.
-fn apply_counting(host: &TestHost) {
+pub fn apply_counting(host: &TestHost) {
     let step = |id: &str| {
         format!(
             r#"
@@ -314,6 +314,7 @@ fn a_second_server_on_the_same_data_is_refused_and_hurts_nothing() {
     let data = host.data.path().join("stepwell");
     let second = crate::harness::command(&["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
         .arg(data)
+        .args(["--database", host.database()])
         .output()
         .expect("runs");
     assert_eq!(second.status.code(), Some(1), "{}", String::from_utf8_lossy(&second.stderr));

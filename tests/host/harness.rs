@@ -10,10 +10,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::postgres;
+
 /// How long anything may take that a test waits for. Not an expectation: only so that a hang becomes a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server process with an empty SQLite database. Ends with the value.
+/// Has every server keep its data on PostgreSQL, in a database of its own, if it says `postgres`.
+const DATABASE: &str = "STEPWELL_TEST_DATABASE";
+
+/// A server process with an empty database. Ends with the value.
 pub struct TestHost {
     pub url: String,
     /// The operator's, made on the first start.
@@ -21,6 +26,7 @@ pub struct TestHost {
     pub data: TempDir,
     server: Child,
     settings: Vec<(String, String)>,
+    database: String,
     agent: ureq::Agent,
 }
 
@@ -64,10 +70,29 @@ impl TestHost {
                 (name, (*value).to_owned())
             })
             .collect();
+        match std::env::var(DATABASE).as_deref() {
+            Ok("postgres") => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let database = runtime.expect("a runtime starts").block_on(postgres::create_database());
+                Self::on(&database, settings)
+            }
+            Ok(other) => panic!("{DATABASE}={other}: there is only postgres"),
+            Err(_) => Self::on("", settings),
+        }
+    }
+
+    /// Starts with its data in an empty database that a URL names; on SQLite if it names none.
+    pub fn on(database: &str, mut settings: Vec<(String, String)>) -> Self {
+        settings.push(("STEPWELL_DATABASE__URL".to_owned(), database.to_owned()));
         let data = tempfile::tempdir().expect("a temporary directory");
         let (server, url, token) = launch(data.path(), &settings);
         let token = token.expect("the first start makes a token");
-        Self { url, token, data, server, settings, agent: agent() }
+        Self { url, token, data, server, settings, database: database.to_owned(), agent: agent() }
+    }
+
+    /// The URL of its database; empty for SQLite among its data.
+    pub fn database(&self) -> &str {
+        &self.database
     }
 
     /// Kills the server with SIGKILL. Nothing is flushed and nothing is waited for.
@@ -92,6 +117,18 @@ impl TestHost {
     /// Sends SIGTERM and answers the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal("-TERM");
+        self.exit_code()
+    }
+
+    /// Lets the server's writes fail from here on in every file, as on a disk that has gone bad.
+    pub fn break_disk(&self, bytes: u64) {
+        let id = self.server.id().to_string();
+        let limit = format!("--fsize={bytes}");
+        assert!(Command::new("prlimit").args(["--pid", &id, &limit]).status().expect("prlimit exists").success());
+    }
+
+    /// Waits for the server's end.
+    pub fn exit_code(&mut self) -> Option<i32> {
         eventually("the server ends", || self.server.try_wait().expect("the server is a child")).code()
     }
 
@@ -312,7 +349,9 @@ fn launch(data: &Path, settings: &[(String, String)]) -> (Child, String, Option<
     // A stale one would be taken for the new server's.
     let _ = std::fs::remove_file(&ready);
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log_path(data)).expect("a file for the log");
-    let mut server = Command::new(binary())
+    // A file that grows over its limit is then an error like another, and kills nobody.
+    let mut server = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", binary()])
         .args(["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
         .arg(data.join("stepwell"))
         .arg("--ready-file")

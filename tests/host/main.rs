@@ -11,12 +11,15 @@ mod batch_api;
 mod caches;
 mod cli;
 mod crash;
+mod databases;
 mod demo;
 mod engine;
 mod harness;
 mod http;
 mod limits;
 mod metrics;
+#[path = "../store/postgres.rs"]
+mod postgres;
 mod retention;
 mod smoke;
 mod start_from;

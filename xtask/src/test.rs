@@ -8,7 +8,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 /// Where tests find the folder with the guests' components.
 const GUESTS_VARIABLE: &str = "STEPWELL_TEST_GUESTS";
@@ -18,6 +18,11 @@ const POSTGRES_VARIABLE: &str = "STEPWELL_TEST_POSTGRES";
 const WITHOUT_POSTGRES_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
 /// The same for Redis.
 const WITHOUT_REDIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_REDIS";
+
+/// `postgres` has the tests of the whole program run on it.
+const DATABASE_VARIABLE: &str = "STEPWELL_TEST_DATABASE";
+/// Modules of these tests in which the database matters.
+const ON_BOTH_DATABASES: [&str; 5] = ["approvals::", "batch::", "crash::", "engine::", "storage::"];
 
 /// `cargo xtask test`
 #[derive(Debug, clap::Args)]
@@ -67,6 +72,24 @@ pub(crate) fn run(
     if options.without_redis {
         command.env(WITHOUT_REDIS_VARIABLE, "1");
     }
+    let mut tally = watch(&mut command)?;
+    if options.without_postgres {
+        tell("NOTE: nothing was tested on PostgreSQL, because of --without-postgres");
+    } else if options.arguments.is_empty() {
+        // The tests of the whole program run on SQLite; those in which the database matters, once more.
+        tell("the program once more, on PostgreSQL");
+        command.args(["--test", "host", "--"]).args(ON_BOTH_DATABASES).env(DATABASE_VARIABLE, "postgres");
+        tally = tally.and(&watch(&mut command)?);
+    }
+    if options.without_redis {
+        tell("NOTE: nothing was tested with Redis, because of --without-redis");
+    }
+    print_last(&tally).map_err(|error| format!("print the result: {error}"))?;
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs `cargo test`, shows what it prints, and counts.
+fn watch(command: &mut Command) -> Result<Tally, String> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -79,14 +102,7 @@ pub(crate) fn run(
         // A binary that did not compile, or died before it could report.
         tally.failed = 1;
     }
-    if options.without_postgres {
-        tell("NOTE: nothing was tested on PostgreSQL, because of --without-postgres");
-    }
-    if options.without_redis {
-        tell("NOTE: nothing was tested with Redis, because of --without-redis");
-    }
-    print_last(&tally).map_err(|error| format!("print the result: {error}"))?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(tally)
 }
 
 /// Copies the output line by line as it comes, and adds up the results in it.
@@ -110,6 +126,10 @@ fn print_last(tally: &Tally) -> io::Result<()> {
 }
 
 impl Tally {
+    fn and(&self, other: &Self) -> Self {
+        Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
+    }
+
     /// Reads libtest's `test result: ok. 20 passed; 0 failed; 0 ignored; …`; other lines say nothing.
     fn add(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else { return };

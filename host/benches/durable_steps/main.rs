@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use comfy_table::Table;
 use serde_json::json;
-use stepwell::app::App;
+use stepwell::app::{App, AppError};
 use stepwell::clock::Clock;
 use stepwell::config::Config;
 use stepwell::engine::{Engine, StartRequest};
@@ -127,7 +127,7 @@ async fn run(options: Options) -> Result<(), Anything> {
     }
     println!("{table}");
     drop(stop);
-    serving.await?;
+    serving.await??;
     Ok(())
 }
 
@@ -183,7 +183,7 @@ fn database(folder: &Path) -> PathBuf {
 async fn start(
     folder: &Path,
     stopped: tokio::sync::oneshot::Receiver<()>,
-) -> Result<(Arc<Ours>, tokio::task::JoinHandle<()>), Anything> {
+) -> Result<(Arc<Ours>, tokio::task::JoinHandle<Result<(), AppError>>), Anything> {
     let mut config = Config::defaults()?;
     config.data_dir = folder.join("stepwell");
     let app = App::start(config, Clock::System, support::program()).await?;

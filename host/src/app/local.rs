@@ -146,7 +146,7 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
         started_by: principal.user,
         depth: 0,
         number: 1,
-        input: local.input,
+        input: local.input.to_string(),
         timeout: None,
         capture: Some(Arc::clone(&capture)),
     };

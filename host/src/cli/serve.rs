@@ -104,7 +104,7 @@ async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
     }
     drop(first_token);
     tracing::info!(%url, "listening");
-    app.serve(listener, shutdown).await;
+    app.serve(listener, shutdown).await.map_err(|error| CliError::new(format!("cannot {error}")))?;
     tracing::info!("stopped");
     Ok(())
 }

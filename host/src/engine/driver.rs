@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Engine, json_bytes};
+use super::Engine;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress, StepReport};
 use crate::model::{Effects, StepId};
@@ -222,11 +222,10 @@ impl Engine {
         let plugin = plugin.filter(|plugin| plugin.team == instance.team);
         let plugin = plugin.ok_or_else(|| gone(format!("the version of {reference} was deleted")))?;
         let loaded = self.0.plugins.load(&plugin).await.map_err(|error| host(error.to_string()))?;
-        let input = progress.input_for(run.action)?;
-        let bytes = json_bytes(&input);
-        if bytes > self.0.limits.payload_bytes_max {
-            let message =
-                format!("the step's input has {bytes} bytes, and may have {}", self.0.limits.payload_bytes_max);
+        let input = progress.input_for(run.action)?.to_string();
+        let (bytes, bytes_max) = (input.len(), self.0.limits.payload_bytes_max);
+        if bytes > bytes_max {
+            let message = format!("the step's input has {bytes} bytes, and may have {bytes_max}");
             return Err(Failure::fatal("input-too-large", Blame::Definition, message));
         }
         let call = StepCall {

@@ -203,7 +203,7 @@ impl From<StoreError> for ApiError {
             StoreError::Cursor => Self::invalid(format!("the parameter 'after': {error}")),
             StoreError::Closed => Self::busy("the host is shutting down"),
             StoreError::InUse(message) => Self::new(StatusCode::CONFLICT, "in-use", message),
-            StoreError::Unavailable { .. } => Self {
+            StoreError::Unavailable(_) | StoreError::Broken(_) => Self {
                 source: Some(error.into()),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "the database does not answer")
                     .with_header(RETRY_AFTER, HeaderValue::from_static("5"))

@@ -62,8 +62,8 @@ pub struct StepCall {
     pub depth: u32,
     /// 1 for the first.
     pub number: u32,
-    /// The step's input.
-    pub input: Value,
+    /// The step's input, as JSON.
+    pub input: String,
     /// From the definition; the host's own deadline may be sooner.
     pub timeout: Option<Duration>,
     /// Where to keep what the guest logs and measures, for a person who looks at this one attempt.

@@ -167,19 +167,15 @@ impl Runtime {
             let call = Arc::new(call);
             let mut store = shared.new_store(Some(Arc::clone(&call)));
             let now = shared.services.clock.now();
-            let answer = match guest_call(&call, now, deadline) {
-                Err(failure) => Err(failure),
-                Ok(guest_call) => {
-                    let answer = async {
-                        let bindings = plugin.pre.instantiate_async(&mut store).await?;
-                        bindings.stepwell_plugin_step().call_run(&mut store, &guest_call).await
-                    };
-                    match answer.await {
-                        Err(error) => Err(shared.failure(&error, store.data())),
-                        Ok(Err(error)) => Err(guest_failure(error)),
-                        Ok(Ok(output)) => parse_output(output, shared.services.limits.payload_bytes_max),
-                    }
-                }
+            let guest_call = guest_call(&call, now, deadline);
+            let answer = async {
+                let bindings = plugin.pre.instantiate_async(&mut store).await?;
+                bindings.stepwell_plugin_step().call_run(&mut store, &guest_call).await
+            };
+            let answer = match answer.await {
+                Err(error) => Err(shared.failure(&error, store.data())),
+                Ok(Err(error)) => Err(guest_failure(error)),
+                Ok(Ok(output)) => parse_output(output, shared.services.limits.payload_bytes_max),
             };
             let usage = store.data().usage(shared.tick);
             let dropped = store.data().log.dropped();
@@ -253,11 +249,9 @@ impl Shared {
     }
 }
 
-fn guest_call(call: &StepCall, now: crate::clock::Timestamp, deadline: Duration) -> Result<Call, Failure> {
+fn guest_call(call: &StepCall, now: crate::clock::Timestamp, deadline: Duration) -> Call {
     let micros = |time: crate::clock::Timestamp| u64::try_from(time.as_micros()).unwrap_or(0);
-    let input = serde_json::to_string(&call.input)
-        .map_err(|error| Failure::fatal(failure::HOST, Blame::Host, format!("write the input: {error}")))?;
-    Ok(Call {
+    Call {
         context: StepContext {
             team: call.team.to_string(),
             plugin: call.plugin.manifest.name.to_string(),
@@ -275,8 +269,8 @@ fn guest_call(call: &StepCall, now: crate::clock::Timestamp, deadline: Duration)
             now: micros(now),
             deadline: micros(now.after(deadline)),
         },
-        input,
-    })
+        input: call.input.clone(),
+    }
 }
 
 fn guest_failure(error: StepError) -> Failure {

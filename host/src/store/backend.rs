@@ -18,7 +18,7 @@ use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::StoreError;
 use super::wal::Wal;
-use crate::config::{Config, DatabaseConfig};
+use crate::config::{Config, DatabaseConfig, Synchronous};
 
 /// Runs one body on whichever database the connection belongs to.
 macro_rules! on {
@@ -45,7 +45,6 @@ pub(super) use on;
 
 /// What the bundled SQLite must be: older versions can corrupt a WAL database when the log is reset.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
-const STATEMENT_TIMEOUT_MS: u64 = 30_000;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the writer goes back to after it has waited for readers.
 const BUSY_TIMEOUT_SQL: &str = "PRAGMA busy_timeout = 5000";
@@ -99,11 +98,13 @@ impl Address {
                     "database.url is not a Postgres address: write postgres://USER:PASSWORD@HOST/DATABASE".to_owned(),
                 )
             })?;
-            let timeout = STATEMENT_TIMEOUT_MS.to_string();
-            let options = options
-                .application_name("stepwell")
-                .statement_cache_capacity(STATEMENTS_CACHED)
-                .options([("statement_timeout", &timeout), ("idle_in_transaction_session_timeout", &timeout)]);
+            let database = &config.database;
+            let milliseconds = |timeout: Duration| timeout.as_millis().to_string();
+            let options = options.application_name("stepwell").statement_cache_capacity(STATEMENTS_CACHED).options([
+                ("statement_timeout", milliseconds(database.statement_timeout)),
+                ("lock_timeout", milliseconds(database.lock_timeout)),
+                ("idle_in_transaction_session_timeout", milliseconds(database.idle_in_transaction_timeout)),
+            ]);
             return Ok(Self::Server(Box::new(options)));
         }
         Err(StoreError::Settings(
@@ -122,6 +123,7 @@ impl Backend {
                     // One more listens to other hosts.
                     .max_connections(config.connections_max.max(2).saturating_add(1))
                     .acquire_timeout(config.acquire_timeout)
+                    .max_lifetime(config.connection_lifetime)
                     .connect_with((**options).clone())
                     .await?;
                 Ok(Self::Postgres(pool))
@@ -139,7 +141,10 @@ impl Backend {
             .create_if_missing(true)
             .foreign_keys(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            .synchronous(match config.synchronous {
+                Synchronous::Full => SqliteSynchronous::Full,
+                Synchronous::Normal => SqliteSynchronous::Normal,
+            })
             .pragma("journal_size_limit", config.wal_bytes_max.to_string())
             .pragma("analysis_limit", ANALYSIS_LIMIT);
         // SQLite's connections do not go stale, and reopening one throws its prepared statements away.

@@ -227,6 +227,7 @@ impl Task {
             }
             Err(error) => {
                 tracing::error!(%error, jobs = count, "failed to commit a group");
+                self.core.notice(&error);
                 self.counters.failed.fetch_add(count, Ordering::Relaxed);
                 for job in jobs {
                     job.answer.send(Err(CommitError::Store(error.clone())));

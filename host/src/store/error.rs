@@ -43,6 +43,10 @@ pub enum StoreError {
     /// The database cannot be reached, is full, or is too slow.
     #[error("the database is unavailable: {0}")]
     Unavailable(Arc<sqlx::Error>),
+    /// The disk failed under the database. What of the last commits is on it is not known until it is read again, so
+    /// the store writes no more, and the process should start anew.
+    #[error("the disk failed under the database: {0}; look at it, and start again")]
+    Broken(Arc<sqlx::Error>),
     /// What was read makes no sense: the database was changed by somebody else, or is damaged.
     #[error("the database holds what it should not: {0}")]
     Corrupt(String),
@@ -72,6 +76,13 @@ pub const NOT_A_NUMBER: &str = "not-a-number";
 /// Code of [`CommitError::Rejected`]: a text or value that one of the databases cannot hold.
 pub const INVALID_VALUE: &str = "invalid-value";
 
+/// Whether a code is SQLITE_IOERR in one of its extended forms, which have its number in their lowest byte. A full disk
+/// has a code of its own. A Postgres server looks after its disk itself, and stops; its codes have five characters.
+fn is_disk_failure(code: &str) -> bool {
+    const SQLITE_IOERR: u32 = 10;
+    code.len() < 5 && code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_IOERR)
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         if let sqlx::Error::Database(problem) = &error {
@@ -81,6 +92,9 @@ impl From<sqlx::Error> for StoreError {
             let about_values = code.len() == 5 && ["21", "22", "54"].iter().any(|class| code.starts_with(class));
             if about_values || matches!(code.as_ref(), "18" | "20") {
                 return Self::Value(problem.message().to_owned());
+            }
+            if is_disk_failure(&code) {
+                return Self::Broken(Arc::new(error));
             }
             if !matches!(problem.kind(), sqlx::error::ErrorKind::Other) {
                 return Self::Constraint(problem.message().to_owned());
@@ -136,4 +150,18 @@ impl CommitError {
 /// For rows that do not parse.
 pub(super) fn corrupt(what: &str, problem: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!("{what}: {problem}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_of_the_disk_are_fatal() {
+        // SQLITE_IOERR itself, then _WRITE, _FSYNC, _TRUNCATE and _SHMSIZE.
+        assert!(["10", "778", "1034", "1546", "4874"].into_iter().all(is_disk_failure));
+        // SQLITE_BUSY, _FULL, _CORRUPT, _CONSTRAINT_UNIQUE; Postgres: io_error, disk_full, and one with the same byte.
+        let others = ["5", "13", "11", "2067", "58030", "53100", "40714", ""];
+        assert!(!others.into_iter().any(is_disk_failure));
+    }
 }

@@ -16,6 +16,9 @@ use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance
 #[path = "../../../tests/store/databases.rs"]
 #[expect(dead_code, reason = "the store's other tests need more of it")]
 mod databases;
+#[path = "../../../tests/store/postgres.rs"]
+#[expect(dead_code, reason = "as above")]
+mod postgres;
 
 use databases::{Database, Kind, START, on_both_databases};
 

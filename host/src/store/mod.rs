@@ -117,6 +117,8 @@ struct Core {
     clock: Clock,
     tasks: TaskTracker,
     statistics: maintenance::Statistics,
+    /// The disk has failed.
+    broken: CancellationToken,
     /// Guests run on threads of their own, and what they read must not wait for them.
     threads: tokio::runtime::Handle,
 }
@@ -174,7 +176,8 @@ impl Store {
                 let statistics = maintenance::Statistics::new(config.database.analyze_rows);
                 let threads = tokio::runtime::Handle::current();
                 let redis = SecondLevel::new(&config.redis, identity(&backend).await?)?;
-                let core = Arc::new(Core { backend, caches, host, redis, clock, tasks, statistics, threads });
+                let broken = CancellationToken::new();
+                let core = Arc::new(Core { backend, caches, host, redis, clock, tasks, statistics, broken, threads });
                 let listener = match core.meet().await {
                     Ok(listener) => listener,
                     Err(error) => {
@@ -223,6 +226,12 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// Waits until the disk has failed under the database. The store writes nothing from then on; what it has
+    /// acknowledged before is on the disk as far as the disk is to be believed.
+    pub async fn broken(&self) {
+        self.core().broken.cancelled().await;
     }
 
     /// How each cache does.

@@ -33,6 +33,10 @@ impl Core {
     /// Commits, and answers after the caches have forgotten what was written; other hosts are told. They forget after a failure too: a
     /// COMMIT whose answer was lost may have happened.
     pub(super) async fn commit(&self, mut writing: Writing, stale: &[Stale]) -> Result<(), StoreError> {
+        if self.broken.is_cancelled() {
+            // Dropped, it is rolled back.
+            return Err(StoreError::Closed);
+        }
         let session = match &self.redis {
             Some(redis) => redis.mark(stale).await,
             None => None,
@@ -45,7 +49,18 @@ impl Core {
         if let Some(session) = session {
             self.publish(&session, stale).await;
         }
+        if let Err(error) = &result {
+            self.notice(error);
+        }
         result
+    }
+
+    /// Writes no more after the disk has failed: after a failed fsync, the next may succeed although what was to be
+    /// written is lost.
+    pub(super) fn notice(&self, error: &StoreError) {
+        if matches!(error, StoreError::Broken(_)) {
+            self.broken.cancel();
+        }
     }
 }
 

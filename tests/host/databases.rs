@@ -1,0 +1,81 @@
+//! A database, or its disk, that fails under the server.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::crash::{STEPS, apply_counting};
+use crate::harness::{TestHost, eventually};
+use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
+
+const RESTARTS: usize = 3;
+/// Started between one restart and the next.
+const INSTANCES: usize = 25;
+
+#[test]
+fn a_disk_that_fails_ends_the_server_and_the_next_start_has_all_that_was_acknowledged() {
+    let mut host = TestHost::on("", Vec::new());
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { approvers: [ann], title: 'Yes?', expires_in: 24h } }");
+    let log = host.data.path().join("stepwell/stepwell.db-wal");
+    // As much as stands there may be written over; nothing may grow beyond it.
+    host.break_disk(std::fs::metadata(log).expect("SQLite has a log").len());
+    let token = format!("Bearer {}", host.token);
+    let headers = [("authorization", token.as_str())];
+    let body = json!({ "input": "x".repeat(10_000) }).to_string();
+    let mut acknowledged = BTreeSet::new();
+    while let Ok(reply) = host.try_send("POST", "/workflows/ask/instances", &headers, &body) {
+        if reply.status != 202 {
+            assert_eq!((reply.status, reply.code()), (503, "database-unavailable"), "{}", reply.json);
+            break;
+        }
+        acknowledged.insert(reply.json["id"].as_str().expect("an id").to_owned());
+    }
+    assert!(matches!(host.exit_code(), Some(code) if code != 0));
+    assert!(host.log().contains("the disk failed"), "{}", host.log());
+    host.restart();
+    for id in acknowledged {
+        host.wait_for(&id, |status| status == "waiting");
+    }
+    let id = host.start_instance("ask", &json!({}));
+    host.wait_for(&id, |status| status == "waiting");
+}
+
+#[test]
+fn every_instance_completes_and_every_effect_happens_once_though_the_database_restarts() {
+    if std::env::var_os(WITHOUT_POSTGRES).is_some() {
+        return;
+    }
+    let mut server = PrivateServer::start();
+    let host = TestHost::on(&server.url("postgres"), Vec::new());
+    host.scenario("script");
+    apply_counting(&host);
+    let mut ids = BTreeSet::new();
+    for round in 0..=RESTARTS {
+        for number in 0..INSTANCES {
+            let token = format!("Bearer {}", host.token);
+            let key = format!("{round}-{number}");
+            let headers = [("authorization", token.as_str()), ("idempotency-key", key.as_str())];
+            // The first after a restart may meet a connection that has ended.
+            let reply = eventually("an instance is started", || {
+                let reply = host.send("POST", "/workflows/counting/instances", &headers, "{}");
+                (reply.status != 503).then_some(reply)
+            });
+            assert!(matches!(reply.status, 200 | 202), "{}", reply.json);
+            ids.insert(reply.json["id"].as_str().expect("an id").to_owned());
+        }
+        if round < RESTARTS {
+            server.restart();
+        }
+    }
+    assert_eq!(ids.len(), (RESTARTS + 1) * INSTANCES);
+    for id in &ids {
+        let instance = eventually("an instance ends", || {
+            let reply = host.request("GET", &format!("/instances/{id}"), "");
+            let open = matches!(reply.json["status"].as_str(), None | Some("running" | "waiting"));
+            (!open).then_some(reply.json)
+        });
+        assert_eq!(instance["status"], "completed", "{instance}");
+    }
+    let results = host.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));
+    assert_eq!(results[0]["ok"]["value"], (ids.len() * STEPS.len()).to_string(), "{results:?}");
+}
