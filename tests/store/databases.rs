@@ -1,9 +1,5 @@
 //! A fresh database of either kind for each test.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -13,8 +9,8 @@ use stepwell::store::{Store, StoreError};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// Names a server on which the tests may create databases.
-const VARIABLE: &str = "STEPWELL_TEST_POSTGRES";
+use crate::postgres::Server;
+
 /// Set by `cargo xtask test --without-postgres`, which says so at the end. Nothing else leaves PostgreSQL out.
 const WITHOUT_POSTGRES: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
 /// When every test begins.
@@ -113,7 +109,10 @@ where
 
 async fn create_postgres_database() -> String {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    let server = SERVER.get_or_init(Server::find_or_start);
+    let server = SERVER.get_or_init(|| {
+        // Their databases are thrown away, and nothing in them has to survive a crash.
+        Server::find_or_start(&std::env::temp_dir(), &["fsync=off", "full_page_writes=off"])
+    });
     let mut connection = PgConnection::connect(&server.url("postgres")).await.expect("the test server answers");
     let name = format!("stepwell_test_{}", Uuid::now_v7().simple());
     // A collation that does not sort by bytes shows where the store relies on the default.
@@ -124,92 +123,4 @@ async fn create_postgres_database() -> String {
         sqlx::raw_sql(AssertSqlSafe(plain)).execute(&mut connection).await.expect("a database can be created");
     }
     server.url(&name)
-}
-
-/// Where databases can be created.
-enum Server {
-    Given(String),
-    /// Ends when the pipe to the child closes, and so with this process, however it ends.
-    Private {
-        port: u16,
-        _child: Child,
-    },
-}
-
-impl Server {
-    fn find_or_start() -> Self {
-        match std::env::var(VARIABLE) {
-            Ok(url) => Self::Given(url),
-            Err(_) => start(),
-        }
-    }
-
-    fn url(&self, database: &str) -> String {
-        match self {
-            Self::Given(url) => {
-                let (address, options) = url.split_once('?').unwrap_or((url, ""));
-                let (scheme, rest) = address.split_once("://").expect("the variable holds a URL");
-                let host = rest.split('/').next().unwrap_or(rest);
-                format!("{scheme}://{host}/{database}?{options}")
-            }
-            Self::Private { port, .. } => format!("postgres://postgres@127.0.0.1:{port}/{database}"),
-        }
-    }
-}
-
-fn programs() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let debian = versions.map(|version| version.path().join("bin"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut found: Vec<_> =
-        debian.chain(std::env::split_paths(&path)).filter(|folder| folder.join("initdb").exists()).collect();
-    found.sort();
-    found.pop().unwrap_or_else(|| {
-        panic!(
-            "the store's tests need Postgres: install it (`apt-get install postgresql`), or set {VARIABLE} to the URL \
-             of a server where they may create databases"
-        )
-    })
-}
-
-/// Sets a cluster up, says `ready`, and takes it down when standard input ends.
-const SCRIPT: &str = r#"
-trap '' INT TERM HUP
-bin=$1 folder=$2 port=$3 as=
-if [ "$(id -u)" = 0 ]; then as="runuser -u postgres --"; chown postgres "$folder"; fi
-cd "$folder"
-{
-    $as "$bin/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --no-locale --no-sync &&
-    $as "$bin/pg_ctl" -D "$folder/data" -w -l "$folder/server.log" start \
-        -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$folder -c fsync=off -c full_page_writes=off"
-} >"$folder/setup.log" 2>&1 </dev/null && echo ready
-cat >/dev/null
-$as "$bin/pg_ctl" -D "$folder/data" -m immediate stop >/dev/null 2>&1
-rm -rf "$folder"
-"#;
-
-fn start() -> Server {
-    let programs = programs();
-    let folder = tempfile::Builder::new().prefix("stepwell-postgres-").tempdir().expect("a folder").keep();
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
-    let mut child = Command::new("sh")
-        .args(["-c", SCRIPT, "postgres-for-tests"])
-        .args([&programs, &folder])
-        .arg(port.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("sh starts");
-    let mut line = String::new();
-    let answered = child.stdout.take().map(|answer| BufReader::new(answer).read_line(&mut line));
-    if line.trim() != "ready" {
-        let log = std::fs::read_to_string(folder.join("setup.log")).unwrap_or_default();
-        let server = std::fs::read_to_string(folder.join("server.log")).unwrap_or_default();
-        panic!(
-            "the private Postgres of the tests does not start ({answered:?}): {log}{server}\nmend that, or set \
-             {VARIABLE} to the URL of a server where they may create databases"
-        );
-    }
-    Server::Private { port, _child: child }
 }

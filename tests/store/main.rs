@@ -10,6 +10,7 @@ mod fixtures;
 mod instances;
 mod opening;
 mod plugins;
+mod postgres;
 mod schema;
 mod storage;
 mod tokens;
