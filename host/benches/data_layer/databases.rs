@@ -17,6 +17,9 @@ use crate::support::{self, Anything};
 /// memory is what somebody who has a million instances would give it.
 const SETTINGS: [&str; 2] = ["shared_buffers=1GB", "max_wal_size=8GB"];
 
+/// Two for each length of a group of commits.
+const STATEMENTS_CACHED: usize = 1_024;
+
 /// Which database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -116,12 +119,13 @@ impl Database {
         Ok(Store::open(&self.config, Clock::System).await?)
     }
 
-    /// A connection of its own, with SQLite's defaults except that foreign keys are not checked.
+    /// A connection of its own, with SQLite's defaults except that foreign keys are not checked. It keeps as many
+    /// statements as there are lengths of lists.
     pub async fn connect(&self) -> Result<Connection, Anything> {
         Ok(match self.kind {
             Kind::Sqlite => {
                 let options = SqliteConnectOptions::new().filename(self.file()).foreign_keys(false);
-                Connection::Sqlite(options.connect().await?)
+                Connection::Sqlite(options.statement_cache_capacity(STATEMENTS_CACHED).connect().await?)
             }
             Kind::Postgres => Connection::Postgres(PgConnection::connect(&self.config.database.url).await?),
         })
