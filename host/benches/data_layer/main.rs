@@ -48,6 +48,9 @@ fn main() -> Result<(), Anything> {
 }
 
 async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
+    // The other two tables are about memory, and need no server.
+    let on_places = ["batch", "indexes", "scaling", "cached reads", "group commit"];
+    let kinds = if on_places.into_iter().any(|name| options.wants(name)) { kinds } else { Vec::new() };
     let places = kinds.into_iter().map(Place::open).collect::<Result<Vec<_>, _>>()?;
     if options.wants("batch") {
         batch::run(&options, &places).await?;
