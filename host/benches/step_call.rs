@@ -76,7 +76,7 @@ enum Side {
 }
 
 fn main() -> Result<(), Anything> {
-    let Some(options) = Options::asked()? else { return Ok(()) };
+    let Some(options) = Options::asked(&mut [])? else { return Ok(()) };
     let (window, rounds) = options.effort((Duration::from_millis(400), 9), (Duration::from_millis(50), 3));
     let threads = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let (callers, guests) = (threads()?, threads()?);

@@ -13,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/clients.rs"]
 mod clients;
 mod floor;
 mod http;
@@ -83,7 +84,7 @@ impl Way {
 }
 
 fn main() -> Result<(), Anything> {
-    let Some(options) = Options::asked()? else { return Ok(()) };
+    let Some(options) = Options::asked(&mut [])? else { return Ok(()) };
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     threads.block_on(async move { tokio::spawn(run(options)).await })?
 }

@@ -1,4 +1,4 @@
-//! What both benchmarks need: their options, the guests, a folder on the disk that the target folder is on, and numbers.
+//! What the benchmarks need: their options, the guests, a folder on the disk that the target folder is on, and numbers.
 //!
 //! `cargo bench` passes `--bench` and `cargo test` does not, so without it a benchmark does nothing: there is no
 //! expectation in it that could fail.
@@ -30,11 +30,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// None if this is no benchmark run.
+    /// None if this is no benchmark run. `own` are the names of options that only this benchmark has, and their values.
     ///
     /// # Errors
     /// An option that there is not.
-    pub fn asked() -> Result<Option<Self>, Anything> {
+    pub fn asked(own: &mut [(&str, Option<String>)]) -> Result<Option<Self>, Anything> {
         let mut options = Self { quick: std::env::var_os("STEPWELL_BENCH_QUICK").is_some(), ..Self::default() };
         let mut asked = false;
         let mut arguments = std::env::args().skip(1);
@@ -47,9 +47,12 @@ impl Options {
                 "--concurrency" => options.concurrency = Some(value()?.parse()?),
                 "--window-ms" => options.window = Some(Duration::from_millis(value()?.parse()?)),
                 "--rounds" => options.rounds = Some(value()?.parse()?),
-                // What else `cargo test` passes on is for its own harness.
-                other if asked => return Err(format!("there is no option {other}").into()),
-                _ => {}
+                other => match own.iter_mut().find(|(name, _)| *name == other) {
+                    Some((_, own)) => *own = Some(value()?),
+                    None if asked => return Err(format!("there is no option {other}").into()),
+                    // What else `cargo test` passes on is for its own harness.
+                    None => {}
+                },
             }
         }
         Ok(asked.then_some(options))

@@ -1,4 +1,4 @@
-//! Clients that each wait for the end of what they started before they start the next.
+//! Clients that each wait for the end of what they asked for before they ask for the next.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,9 @@ use super::support::Anything;
 /// What the clients of one measurement saw.
 #[derive(Default)]
 pub struct Run {
-    /// Instances completed in a second, all clients together.
+    /// What they asked for, ended, in a second, all clients together.
     pub per_second: f64,
-    /// How long each took, from before the start to the news of its end.
+    /// How long each took, from before it was asked for to the news of its end.
     pub milliseconds: Vec<f64>,
     /// Transactions meanwhile.
     pub groups: u64,

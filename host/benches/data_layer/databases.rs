@@ -1,0 +1,180 @@
+//! Databases of both kinds, each with our schema and nothing else, and connections that go around the store.
+
+use std::path::PathBuf;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, SqliteConnection};
+use stepwell::clock::Clock;
+use stepwell::config::Config;
+use stepwell::store::Store;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::postgres::Server;
+use crate::support::{self, Anything};
+
+/// For the private server, beside Postgres's defaults: `fsync` and `synchronous_commit` are on, as in production. The
+/// memory is what somebody who has a million instances would give it.
+const SETTINGS: [&str; 2] = ["shared_buffers=1GB", "max_wal_size=8GB"];
+
+/// Two for each length of a group of commits.
+const STATEMENTS_CACHED: usize = 1_024;
+
+/// Which database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+/// Where databases of one kind are made; they are gone with it, if the server is ours.
+pub struct Place {
+    pub kind: Kind,
+    folder: TempDir,
+    server: Option<Server>,
+}
+
+impl Place {
+    /// Starts a server if this kind has one.
+    pub fn open(kind: Kind) -> Result<Self, Anything> {
+        // The server's own user may not reach into the target folder, and what is below /var survives a reboot: it is
+        // on a disk.
+        let start = || Server::find_or_start("/var/tmp".as_ref(), &SETTINGS);
+        Ok(Self { kind, folder: support::scratch()?, server: (kind == Kind::Postgres).then(start) })
+    }
+
+    /// A new database with our schema.
+    pub async fn create(&self) -> Result<Database, Anything> {
+        let database = self.name();
+        if self.kind == Kind::Postgres {
+            self.statement(format!("CREATE DATABASE {}", database.name)).await?;
+        }
+        database.open().await?.close().await;
+        Ok(database)
+    }
+
+    /// A copy of a database that nobody has open.
+    pub async fn copy(&self, original: &Database) -> Result<Database, Anything> {
+        let copy = self.name();
+        match self.kind {
+            Kind::Sqlite => {
+                std::fs::create_dir_all(&copy.config.data_dir)?;
+                std::fs::copy(original.file(), copy.file())?;
+            }
+            Kind::Postgres => {
+                let sql = format!("CREATE DATABASE {} TEMPLATE {}", copy.name, original.name);
+                // A page for each page, and not a record in the log for each; servers before 15 know no other way.
+                if self.statement(format!("{sql} STRATEGY file_copy")).await.is_err() {
+                    self.statement(sql).await?;
+                }
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Gives a database's space back. Nobody may have it open.
+    pub async fn remove(&self, database: Database) -> Result<(), Anything> {
+        match self.kind {
+            Kind::Sqlite => Ok(std::fs::remove_dir_all(&database.config.data_dir)?),
+            Kind::Postgres => self.statement(format!("DROP DATABASE {}", database.name)).await,
+        }
+    }
+
+    fn name(&self) -> Database {
+        let name = format!("stepwell_bench_{}", Uuid::now_v7().simple());
+        let mut config = Config::defaults().expect("the defaults load");
+        config.data_dir = self.folder.path().join(&name);
+        if let Some(server) = &self.server {
+            config.database.url = server.url(&name);
+        }
+        Database { kind: self.kind, name, config }
+    }
+
+    async fn statement(&self, sql: String) -> Result<(), Anything> {
+        let server = self.server.as_ref().ok_or("SQLite has no server")?;
+        let mut connection = PgConnection::connect(&server.url("postgres")).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+        Ok(connection.close().await?)
+    }
+}
+
+/// One database.
+pub struct Database {
+    pub kind: Kind,
+    pub config: Config,
+    name: String,
+}
+
+impl Database {
+    pub async fn open(&self) -> Result<Store, Anything> {
+        Ok(Store::open(&self.config, Clock::System).await?)
+    }
+
+    /// A connection of its own, with SQLite's defaults except that foreign keys are not checked. It keeps as many
+    /// statements as there are lengths of lists.
+    pub async fn connect(&self) -> Result<Connection, Anything> {
+        Ok(match self.kind {
+            Kind::Sqlite => {
+                let options = SqliteConnectOptions::new().filename(self.file()).foreign_keys(false);
+                Connection::Sqlite(options.statement_cache_capacity(STATEMENTS_CACHED).connect().await?)
+            }
+            Kind::Postgres => Connection::Postgres(PgConnection::connect(&self.config.database.url).await?),
+        })
+    }
+
+    /// The file of an SQLite database.
+    pub fn file(&self) -> PathBuf {
+        self.config.data_dir.join("stepwell.db")
+    }
+}
+
+/// A connection of either kind.
+pub enum Connection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Connection {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Sqlite(_) => Kind::Sqlite,
+            Self::Postgres(_) => Kind::Postgres,
+        }
+    }
+
+    /// Runs statements without parameters.
+    pub async fn execute(&mut self, sql: impl Into<String>) -> Result<(), Anything> {
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql.into()));
+        match self {
+            Self::Sqlite(connection) => sql.execute(connection).await.map(|_| ())?,
+            Self::Postgres(connection) => sql.execute(connection).await.map(|_| ())?,
+        }
+        Ok(())
+    }
+
+    /// The first column of the rows.
+    pub async fn texts(&mut self, sql: impl Into<String>) -> Result<Vec<String>, Anything> {
+        let sql = AssertSqlSafe(sql.into());
+        Ok(match self {
+            Self::Sqlite(connection) => sqlx::query_scalar(sql).fetch_all(connection).await?,
+            Self::Postgres(connection) => sqlx::query_scalar(sql).fetch_all(connection).await?,
+        })
+    }
+
+    pub async fn close(self) -> Result<(), Anything> {
+        match self {
+            Self::Sqlite(connection) => connection.close().await?,
+            Self::Postgres(connection) => connection.close().await?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! What the database and the disk allow: groups of steps written by hand.
+//!
+//! A task drains a queue and writes all that it finds as one transaction of two statements, whatever their number: new
+//! states of instances, and attempts. SQLite gets the values as a list of rows, Postgres as one array for each column.
+//! Each step is answered after COMMIT. As in ours, JSON is written by who wants the step committed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
+use stepwell::clock::Timestamp;
+use stepwell::config::Config;
+use stepwell::model::Attempt;
+use stepwell::store::StepCommit;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::databases::Connection;
+use crate::support::Anything;
+
+/// The way to the task that writes.
+pub struct Floor {
+    queue: mpsc::Sender<Job>,
+    groups: Arc<AtomicU64>,
+    commits: Arc<AtomicU64>,
+    writer: JoinHandle<Connection>,
+}
+
+struct Job {
+    commit: StepCommit,
+    attempt: Attempt,
+    output: String,
+    done: oneshot::Sender<()>,
+}
+
+impl Floor {
+    /// `connection` is to a database with our schema that nobody else writes to.
+    pub async fn start(mut connection: Connection) -> Result<Self, Anything> {
+        if let Connection::Sqlite(_) = connection {
+            connection.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON").await?;
+        }
+        let config = Config::defaults()?.database;
+        let (queue, mut jobs) = mpsc::channel(config.commit_queue_max);
+        let (groups, commits) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let writer = tokio::spawn({
+            let (groups, commits) = (Arc::clone(&groups), Arc::clone(&commits));
+            async move {
+                let mut group = Vec::new();
+                while jobs.recv_many(&mut group, config.commit_group_max).await > 0 {
+                    write(&mut connection, &group).await.expect("the database writes");
+                    groups.fetch_add(1, Ordering::Relaxed);
+                    commits.fetch_add(group.len() as u64, Ordering::Relaxed);
+                    for job in group.drain(..) {
+                        // The client waits until then.
+                        let _ = job.done.send(());
+                    }
+                }
+                connection
+            }
+        });
+        Ok(Self { queue, groups, commits, writer })
+    }
+
+    /// Writes what is queued, and closes the connection.
+    pub async fn stop(self) -> Result<(), Anything> {
+        drop(self.queue);
+        self.writer.await?.close().await
+    }
+
+    /// Transactions, and steps in them.
+    pub fn counted(&self) -> (u64, u64) {
+        (self.groups.load(Ordering::Relaxed), self.commits.load(Ordering::Relaxed))
+    }
+
+    /// Writes one step, and answers when it is durable.
+    pub async fn commit(&self, mut commit: StepCommit) -> Result<(), Anything> {
+        let attempt = commit.change.attempts.pop().ok_or("a step has an attempt")?;
+        let output = serde_json::to_string(&attempt.output)?;
+        let (done, written) = oneshot::channel();
+        let job = Job { commit, attempt, output, done };
+        self.queue.send(job).await.map_err(|_| "the writer has ended")?;
+        Ok(written.await?)
+    }
+}
+
+impl Job {
+    fn id(&self) -> uuid::Uuid {
+        self.commit.instance.id
+    }
+
+    fn version(&self) -> i64 {
+        i64::try_from(self.commit.instance.version).unwrap_or(i64::MAX)
+    }
+
+    fn current_step(&self) -> Option<&str> {
+        self.commit.instance.current_step.as_ref().map(|step| step.as_str())
+    }
+}
+
+async fn write(connection: &mut Connection, jobs: &[Job]) -> Result<(), Anything> {
+    match connection {
+        Connection::Sqlite(connection) => {
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+            let updated = update_in_sqlite(connection, jobs).await?;
+            assert_eq!(updated, jobs.len() as u64, "a step met an instance that had changed");
+            insert_in_sqlite(connection, jobs).await?;
+            sqlx::query("COMMIT").execute(connection).await?;
+        }
+        Connection::Postgres(connection) => {
+            sqlx::query("BEGIN").execute(&mut *connection).await?;
+            let updated = update_in_postgres(connection, jobs).await?;
+            assert_eq!(updated, jobs.len() as u64, "a step met an instance that had changed");
+            insert_in_postgres(connection, jobs).await?;
+            sqlx::query("COMMIT").execute(connection).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn update_in_sqlite(connection: &mut SqliteConnection, jobs: &[Job]) -> sqlx::Result<u64> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "UPDATE workflow_instances SET status = v.column3, current_step = v.column4, version = version + 1, \
+         output = v.column5, failure = v.column6, started_at = v.column7, updated_at = v.column8, \
+         completed_at = v.column9, wake_at = v.column10 FROM (",
+    );
+    query.push_values(jobs, |mut row, job| {
+        let instance = &job.commit.instance;
+        row.push_bind(instance.id)
+            .push_bind(job.version())
+            .push_bind(instance.status.as_str())
+            .push_bind(job.current_step())
+            .push_bind(None::<&str>)
+            .push_bind(None::<&str>)
+            .push_bind(instance.started_at.as_micros())
+            .push_bind(instance.updated_at.as_micros())
+            .push_bind(instance.completed_at.map(Timestamp::as_micros))
+            .push_bind(instance.wake_at.map(Timestamp::as_micros));
+    });
+    query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2");
+    Ok(query.build().execute(connection).await?.rows_affected())
+}
+
+async fn insert_in_sqlite(connection: &mut SqliteConnection, jobs: &[Job]) -> sqlx::Result<()> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, failure, started_at, \
+         finished_at, retry_at) ",
+    );
+    query.push_values(jobs, |mut row, job| {
+        let attempt = &job.attempt;
+        row.push_bind(attempt.instance_id)
+            .push_bind(attempt.step.as_str())
+            .push_bind(i64::from(attempt.number))
+            .push_bind(attempt.outcome.as_str())
+            .push_bind(attempt.plugin.as_deref())
+            .push_bind(job.output.as_str())
+            .push_bind(None::<&str>)
+            .push_bind(attempt.started_at.as_micros())
+            .push_bind(attempt.finished_at.as_micros())
+            .push_bind(attempt.retry_at.map(Timestamp::as_micros));
+    });
+    query.build().execute(connection).await.map(|_| ())
+}
+
+/// One column of the group.
+fn column<'a, T>(jobs: &'a [Job], value: impl Fn(&'a Job) -> T) -> Vec<T> {
+    jobs.iter().map(value).collect()
+}
+
+async fn update_in_postgres(connection: &mut PgConnection, jobs: &[Job]) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "UPDATE workflow_instances AS i SET status = v.status, current_step = v.current_step, \
+         version = i.version + 1, output = v.output, failure = v.failure, started_at = v.started_at, \
+         updated_at = v.updated_at, completed_at = v.completed_at, wake_at = v.wake_at \
+         FROM UNNEST($1::UUID[], $2::BIGINT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::BIGINT[], \
+             $8::BIGINT[], $9::BIGINT[], $10::BIGINT[]) \
+             AS v (id, version, status, current_step, output, failure, started_at, updated_at, completed_at, wake_at) \
+         WHERE i.id = v.id AND i.version = v.version",
+    )
+    .bind(column(jobs, Job::id))
+    .bind(column(jobs, Job::version))
+    .bind(column(jobs, |job| job.commit.instance.status.as_str()))
+    .bind(column(jobs, Job::current_step))
+    .bind(column(jobs, |_| None::<&str>))
+    .bind(column(jobs, |_| None::<&str>))
+    .bind(column(jobs, |job| job.commit.instance.started_at.as_micros()))
+    .bind(column(jobs, |job| job.commit.instance.updated_at.as_micros()))
+    .bind(column(jobs, |job| job.commit.instance.completed_at.map(Timestamp::as_micros)))
+    .bind(column(jobs, |job| job.commit.instance.wake_at.map(Timestamp::as_micros)))
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn insert_in_postgres(connection: &mut PgConnection, jobs: &[Job]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, failure, started_at, \
+         finished_at, retry_at) \
+         SELECT * FROM UNNEST($1::UUID[], $2::TEXT[], $3::BIGINT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], \
+             $8::BIGINT[], $9::BIGINT[], $10::BIGINT[])",
+    )
+    .bind(column(jobs, Job::id))
+    .bind(column(jobs, |job| job.attempt.step.as_str()))
+    .bind(column(jobs, |job| i64::from(job.attempt.number)))
+    .bind(column(jobs, |job| job.attempt.outcome.as_str()))
+    .bind(column(jobs, |job| job.attempt.plugin.as_deref()))
+    .bind(column(jobs, |job| job.output.as_str()))
+    .bind(column(jobs, |_| None::<&str>))
+    .bind(column(jobs, |job| job.attempt.started_at.as_micros()))
+    .bind(column(jobs, |job| job.attempt.finished_at.as_micros()))
+    .bind(column(jobs, |job| job.attempt.retry_at.map(Timestamp::as_micros)))
+    .execute(connection)
+    .await
+    .map(|_| ())
+}

@@ -1,0 +1,101 @@
+//! The data layer on both databases: what its batches, indexes and caches save, what its commits cost, and how it all
+//! grows. Seven tables, each explained at the top of its file.
+//!
+//! What a table compares takes turns within each round, because the machine is noisy, and what is shown are the medians
+//! of the rounds. SQLite is as the store opens it (WAL, `synchronous=FULL`), on the disk of the target folder;
+//! PostgreSQL is a private server on loopback with its default durability, or the one that `STEPWELL_TEST_POSTGRES`
+//! names, where the user must be a superuser. `--only TEXT` picks tables here, and `--database` one of the databases.
+
+#![expect(clippy::print_stdout, reason = "the tables are what this program is for")]
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "there are no guests here")]
+mod support;
+
+mod batch;
+mod cached_reads;
+#[path = "../support/clients.rs"]
+mod clients;
+mod databases;
+mod floor;
+mod group_commit;
+mod hit_cost;
+mod hit_rates;
+mod indexes;
+mod measure;
+#[path = "../../../tests/store/postgres.rs"]
+mod postgres;
+mod random;
+mod scaling;
+mod seed;
+mod steps;
+
+use self::databases::{Kind, Place};
+use self::support::{Anything, Options};
+
+fn main() -> Result<(), Anything> {
+    let mut own = [("--database", None)];
+    let Some(options) = Options::asked(&mut own)? else { return Ok(()) };
+    let [(_, database)] = own;
+    let kinds = match database.as_deref() {
+        Some("sqlite") => vec![Kind::Sqlite],
+        Some("postgres") => vec![Kind::Postgres],
+        None | Some("both") => vec![Kind::Sqlite, Kind::Postgres],
+        Some(other) => return Err(format!("--database {other}: say sqlite, postgres or both").into()),
+    };
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    threads.block_on(async move { tokio::spawn(run(options, kinds)).await })?
+}
+
+async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
+    // The other two tables are about memory, and need no server.
+    let on_places = ["batch", "indexes", "scaling", "cached reads", "group commit"];
+    let kinds = if on_places.into_iter().any(|name| options.wants(name)) { kinds } else { Vec::new() };
+    let places = kinds.into_iter().map(Place::open).collect::<Result<Vec<_>, _>>()?;
+    if options.wants("batch") {
+        batch::run(&options, &places).await?;
+    }
+    if options.wants("indexes") || options.wants("scaling") {
+        on_large_tables(&options, &places).await?;
+    }
+    if options.wants("cached reads") {
+        cached_reads::run(&options, &places).await?;
+    }
+    if options.wants("hit rates") {
+        hit_rates::run(&options).await?;
+    }
+    if options.wants("hit cost") {
+        hit_cost::run(&options).await?;
+    }
+    if options.wants("group commit") {
+        group_commit::run(&options, &places).await?;
+    }
+    Ok(())
+}
+
+/// Two tables need a million instances and as many approvals, which take longer to make than to measure.
+async fn on_large_tables(options: &Options, places: &[Place]) -> Result<(), Anything> {
+    let rows = if options.quick { 20_000 } else { 1_000_000 };
+    let (mut indexes, mut scaling) = (indexes::table(), scaling::table());
+    for place in places {
+        let (database, bare) = seed::fill(place, rows, options.wants("indexes")).await?;
+        if let Some(bare) = bare {
+            indexes::measure(options, rows, &database, &bare, &mut indexes).await?;
+            place.remove(bare).await?;
+        }
+        if options.wants("scaling") {
+            scaling::measure(options, place, (&database, rows), &mut scaling).await?;
+        }
+        place.remove(database).await?;
+    }
+    for (name, table) in [("indexes", indexes), ("scaling", scaling)] {
+        if options.wants(name) {
+            print(name, &table);
+        }
+    }
+    Ok(())
+}
+
+fn print(name: &str, table: &comfy_table::Table) {
+    println!("\n{name}\n\n{table}");
+}

@@ -1,0 +1,89 @@
+//! Instances that get one step after the other.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use stepwell::clock::Clock;
+use stepwell::model::transition::Change;
+use stepwell::model::{Attempt, AttemptOutcome, Effects, Instance, NewInstance};
+use stepwell::store::{StepCommit, Store, WorkflowVersion};
+
+use crate::seed;
+use crate::support::Anything;
+
+/// An instance to be created, as small as most.
+pub fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
+    NewInstance {
+        id: Clock::System.new_id(),
+        team: workflow.team.clone(),
+        workflow_id: workflow.workflow_id,
+        workflow: workflow.name.clone(),
+        workflow_version: workflow.version,
+        pins: [("expense".to_owned(), uuid::Uuid::nil())].into(),
+        entity_type: Some("invoice".to_owned()),
+        entity_id: Some("invoice-4711".to_owned()),
+        project_id: Some("project-7".to_owned()),
+        started_by: "user-7".to_owned(),
+        input: json!({ "employee": "user-7", "amount": 90_000, "category": "travel" }),
+        idempotency_key: None,
+        depth: 0,
+        created_at: Clock::System.now(),
+    }
+}
+
+/// The first workflow of the large team, which is applied if it is not there.
+pub async fn workflow(store: &Store) -> Result<Arc<WorkflowVersion>, Anything> {
+    let (team, name) = seed::workflow(0);
+    Ok(store.apply_workflow(&team, seed::definition(&name), "operator").await?.version)
+}
+
+/// An instance that is stored, and how often its step was run.
+pub struct Stepper {
+    instance: Instance,
+    attempts: u32,
+}
+
+impl Stepper {
+    /// So many new instances of one workflow.
+    pub async fn create(store: &Store, count: usize) -> Result<Vec<Self>, Anything> {
+        let workflow = workflow(store).await?;
+        let new: Vec<_> = (0..count).map(|_| new_instance(&workflow)).collect();
+        store.create_instances(new.clone()).await?;
+        Ok(new.into_iter().map(|new| Self { instance: new.into(), attempts: 0 }).collect())
+    }
+
+    /// What is written when its step has run once more.
+    pub fn next(&self) -> StepCommit {
+        let now = Clock::System.now();
+        let mut instance = self.instance.clone();
+        instance.updated_at = now;
+        instance.wake_at = Some(now);
+        let attempt = Attempt {
+            instance_id: instance.id,
+            step: "check".parse().expect("is a step id"),
+            number: self.attempts + 1,
+            outcome: AttemptOutcome::Completed,
+            plugin: Some("expense@1.0.0".to_owned()),
+            output: Some(json!({ "score": 12, "needs_approval": false })),
+            failure: None,
+            started_at: now,
+            finished_at: now,
+            retry_at: None,
+        };
+        let change = Change { attempts: vec![attempt], ..Change::default() };
+        StepCommit { instance, change, effects: Effects::default(), now }
+    }
+
+    /// To be called when that is durable.
+    pub fn advance(&mut self) {
+        self.instance.version += 1;
+        self.attempts += 1;
+    }
+
+    /// Commits a step through the store.
+    pub async fn step(&mut self, store: &Store) -> Result<(), Anything> {
+        store.commit(self.next()).await?;
+        self.advance();
+        Ok(())
+    }
+}
