@@ -6,7 +6,7 @@ use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
-use super::cache::{Fresh, Noun};
+use super::cache::{Fresh, Noun, Rows};
 use super::{Page, Store, StoreError, error, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::{Approval, ApprovalStatus, Name};
@@ -133,7 +133,7 @@ impl Store {
         approver: Option<&str>,
         status: Option<ApprovalStatus>,
         page: &Page,
-    ) -> Result<Option<Fresh<Arc<Vec<Approval>>>>, StoreError> {
+    ) -> Result<Option<Fresh<Rows<Approval>>>, StoreError> {
         let (store, team, page) = (self.clone(), team.clone(), page.clone());
         let approver = approver.map(str::to_owned);
         self.detached(async move {

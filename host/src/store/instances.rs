@@ -7,7 +7,7 @@ use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
-use super::cache::{Fresh, Noun};
+use super::cache::{Fresh, Noun, Rows};
 use super::{Page, Store, StoreError, WorkflowVersion, approvals, error, from_json, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
@@ -302,7 +302,7 @@ impl Store {
         team: &Name,
         filter: &InstanceFilter,
         page: &Page,
-    ) -> Result<Fresh<Arc<Vec<Arc<Instance>>>>, StoreError> {
+    ) -> Result<Fresh<Rows<Arc<Instance>>>, StoreError> {
         let (store, team, filter, page) = (self.clone(), team.clone(), filter.clone(), page.clone());
         self.detached(async move {
             let mut connection = store.core().backend.read().await?;
