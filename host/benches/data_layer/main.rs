@@ -24,6 +24,7 @@ mod hit_rates;
 mod indexes;
 mod measure;
 #[path = "../../../tests/store/postgres.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
 mod postgres;
 mod random;
 mod scaling;
@@ -56,7 +57,7 @@ async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
         batch::run(&options, &places).await?;
     }
     if options.wants("indexes") || options.wants("scaling") {
-        on_large_tables(&options, &places).await?;
+        Box::pin(on_large_tables(&options, &places)).await?;
     }
     if options.wants("cached reads") {
         cached_reads::run(&options, &places).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
-use super::cache::{Fresh, Noun};
+use super::cache::{Fresh, Noun, Rows};
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::sql::{Bind, Sql};
 use super::{Page, Store, StoreError, error, parse, unsigned};
@@ -184,7 +184,7 @@ impl Store {
         team: &Name,
         filter: &ApprovalFilter,
         page: &Page<Cursor>,
-    ) -> Result<Option<Fresh<Arc<Vec<Approval>>>>, StoreError> {
+    ) -> Result<Option<Fresh<Rows<Approval>>>, StoreError> {
         let mut connection = self.core().backend.read().await?;
         let rows: Vec<ApprovalRow> = list(team, filter, page).rows(&mut connection).await?;
         drop(connection);

@@ -42,20 +42,25 @@ pub use stats::{CacheKind, CacheStats, Removed};
 
 use kind::{AnyCache, Settings};
 
+type Shared<K, V> = Arc<Cache<K, V>>;
+type WorkflowList = (Name, WorkflowFilter, Page<Cursor<Name>>);
+/// A page of a list.
+pub(super) type Rows<T> = Arc<Vec<T>>;
+
 /// All caches.
 pub(super) struct Caches {
-    pub(super) workflows: Arc<Cache<(Name, Name), Arc<WorkflowVersion>>>,
-    pub(super) workflow_versions: Arc<Cache<(Name, Name, u32), Arc<WorkflowVersion>>>,
-    pub(super) plugin_versions: Arc<Cache<Uuid, Arc<PluginVersion>>>,
-    pub(super) plugin_references: Arc<Cache<(Name, Name, Option<String>), Arc<PluginVersion>>>,
-    pub(super) instances: Arc<Cache<(Name, Uuid), Arc<Instance>>>,
+    pub(super) workflows: Shared<(Name, Name), Arc<WorkflowVersion>>,
+    pub(super) workflow_versions: Shared<(Name, Name, u32), Arc<WorkflowVersion>>,
+    pub(super) plugin_versions: Shared<Uuid, Arc<PluginVersion>>,
+    pub(super) plugin_references: Shared<(Name, Name, Option<String>), Arc<PluginVersion>>,
+    pub(super) instances: Shared<(Name, Uuid), Arc<Instance>>,
     /// The first page of what a user still has to decide.
-    pub(super) pending_approvals: Arc<Cache<(Name, String), Arc<Vec<Approval>>>>,
-    pub(super) storage: Arc<Cache<(Name, EntryKey), Arc<Entry>>>,
-    pub(super) tokens: Arc<Cache<[u8; 32], Arc<Principal>>>,
-    pub(super) workflow_lists: Arc<Cache<(Name, WorkflowFilter, Page<Cursor<Name>>), Arc<Vec<WorkflowSummary>>>>,
-    pub(super) instance_lists: Arc<Cache<(Name, InstanceFilter, Page<Cursor>), Arc<Vec<Arc<Instance>>>>>,
-    pub(super) approval_lists: Arc<Cache<(Name, ApprovalFilter, Page<Cursor>), Arc<Vec<Approval>>>>,
+    pub(super) pending_approvals: Shared<(Name, String), Rows<Approval>>,
+    pub(super) storage: Shared<(Name, EntryKey), Arc<Entry>>,
+    pub(super) tokens: Shared<[u8; 32], Arc<Principal>>,
+    pub(super) workflow_lists: Shared<WorkflowList, Rows<WorkflowSummary>>,
+    pub(super) instance_lists: Shared<(Name, InstanceFilter, Page<Cursor>), Rows<Arc<Instance>>>,
+    pub(super) approval_lists: Shared<(Name, ApprovalFilter, Page<Cursor>), Rows<Approval>>,
     pub(super) generations: Generations,
 }
 

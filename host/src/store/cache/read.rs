@@ -38,7 +38,8 @@ impl Store {
                 None => cache.alone(key.clone()),
             },
         };
-        let work = load(self.clone(), key);
+        // On the heap, because most callers find what they ask for and should not carry the load around with them.
+        let work = Box::pin(load(self.clone(), key));
         self.detached(async move { flight.land(work.await) }).await
     }
 }
