@@ -141,7 +141,8 @@ impl Core {
 
     /// Renews the lease until `closing`, and takes over from hosts that do not.
     pub(super) async fn keep_lease(self: Arc<Self>, closing: CancellationToken) {
-        let mut ticks = tokio::time::interval(self.host.config.renewal);
+        let renewal = self.host.config.renewal;
+        let mut ticks = tokio::time::interval_at((self.clock.monotonic() + renewal).into(), renewal);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut clearings = CLEARINGS;
         loop {
@@ -151,7 +152,10 @@ impl Core {
             }
             let kept = self.renew().await;
             if clearings > 0 && kept.is_ok() {
-                self.caches.forget_everything();
+                // A host that is not seen here has not renewed its lease for long enough to announce what it writes.
+                if self.host.peers() > 0 {
+                    self.caches.forget_everything();
+                }
                 clearings -= 1;
             }
             let taken = match kept {

@@ -30,8 +30,8 @@ pub(super) enum Stale {
 }
 
 impl Core {
-    /// Commits, and answers after the caches have forgotten what was written; other hosts are told. They forget after a failure too: a
-    /// COMMIT whose answer was lost may have happened.
+    /// Commits, and answers after the caches have forgotten what was written and other hosts were told. They forget
+    /// after a failure too: a COMMIT whose answer was lost may have happened.
     pub(super) async fn commit(&self, mut writing: Writing, stale: &[Stale]) -> Result<(), StoreError> {
         if self.broken.is_cancelled() {
             // Dropped, it is rolled back.
