@@ -285,25 +285,29 @@ fn keys(stale: &Stale) -> Vec<Key<'_>> {
 
 impl Store {
     /// The row from the second level, or else what `select` reads.
-    pub(super) async fn row<R: Serialize + DeserializeOwned>(
+    pub(super) fn row<R: Serialize + DeserializeOwned + Send + Sync>(
         &self,
         key: Key<'_>,
-        select: impl Future<Output = Result<Option<R>, StoreError>>,
-    ) -> Result<Option<R>, StoreError> {
-        let Some(redis) = &self.core().redis else { return select.await };
-        let found = redis.get(std::slice::from_ref(&key)).await.pop();
-        // What does not parse was put there by another version of this program.
-        if let Some(Found::Row(row)) = &found
-            && let Ok(row) = serde_json::from_slice(row)
-        {
-            return Ok(Some(row));
+        select: impl Future<Output = Result<Option<R>, StoreError>> + Send,
+    ) -> impl Future<Output = Result<Option<R>, StoreError>> + Send {
+        // On the heap: a statement of sqlx is the larger part of a load.
+        let select = Box::pin(select);
+        async move {
+            let Some(redis) = &self.core().redis else { return select.await };
+            let found = redis.get(std::slice::from_ref(&key)).await.pop();
+            // What does not parse was put there by another version of this program.
+            if let Some(Found::Row(row)) = &found
+                && let Ok(row) = serde_json::from_slice(row)
+            {
+                return Ok(Some(row));
+            }
+            let row = select.await?;
+            if let (Some(Found::Nothing(session)), Some(row)) = (found, &row) {
+                let value = to_json(row)?.into_bytes();
+                redis.put(&session, vec![Row { key, value, ttl: None }]).await;
+            }
+            Ok(row)
         }
-        let row = select.await?;
-        if let (Some(Found::Nothing(session)), Some(row)) = (found, &row) {
-            let value = to_json(row)?.into_bytes();
-            redis.put(&session, vec![Row { key, value, ttl: None }]).await;
-        }
-        Ok(row)
     }
 }
 
