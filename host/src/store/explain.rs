@@ -106,8 +106,9 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
         ),
         format!(
             "{numbers} INSERT INTO workflows (id, team, name, description, status, latest_version, created_by, \
-             created_at, updated_at) SELECT {id}, CASE WHEN i % 5 < 3 THEN 'acme' ELSE 'bravo' END, 'w-' || i, '', \
-             CASE WHEN i % 20 = 0 THEN 'archived' ELSE 'active' END, 1, 'ann', {micros} + i * 1000000, {micros} FROM n"
+             created_at, updated_at) \
+             SELECT {id}, CASE WHEN i % 5 < 3 THEN 'acme' WHEN i % 2 = 0 THEN 'bravo' ELSE 'coral' END, 'w-' || i, '', \
+             CASE WHEN i % 19 = 0 THEN 'archived' ELSE 'active' END, 1, 'ann', {micros} + i * 1000000, {micros} FROM n"
         ),
         "ANALYZE".to_owned(),
     ] {
