@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -231,4 +232,139 @@ fn a_team_with_many_versions_pushes_out_its_own() {
     assert_eq!(stats.plugins.len(), SOURCES_MAX);
     let kept = |wanted: &MetricSource| stats.plugins.iter().any(|plugin| plugin.plugin == wanted.plugin);
     assert!(kept(&source("red")) && kept(&blue(SOURCES_MAX + 9)) && !kept(&blue(0)));
+}
+
+#[test]
+fn windows_forget_what_has_left_them() {
+    let (clock, monitor) = monitor();
+    let count = |window| monitor.operation_stats(None, "load", window).map_or(0, |stats| stats.count);
+    monitor.record(None, "load", MILLISECOND, true);
+    monitor.record_instance_created(&red(), 1);
+    for (seconds, counts) in [(59, [1, 1, 1, 1]), (1, [0, 1, 1, 1]), (239, [0, 1, 1, 1]), (1, [0, 0, 1, 1])] {
+        clock.advance(Duration::from_secs(seconds));
+        assert_eq!(Window::ALL.map(count), counts, "after {seconds} more seconds");
+        assert_eq!(Window::ALL.map(|window| monitor.stats(Some(&red()), window).lifecycle.created), counts);
+    }
+    clock.advance(Duration::from_secs(3_600));
+    assert_eq!(Window::ALL.map(count), [0, 0, 0, 1]);
+}
+
+#[test]
+fn a_rate_is_worked_out_with_the_time_that_the_window_covers() {
+    let (clock, monitor) = monitor();
+    for _ in 0..40 {
+        monitor.record(None, "load", MILLISECOND, true);
+        clock.advance(Duration::from_secs(10));
+    }
+    for window in Window::ALL {
+        let stats = monitor.operation_stats(None, "load", window).expect("was recorded");
+        assert!((stats.per_minute - 6.0).abs() < 0.01, "{window}: {stats:?}");
+    }
+}
+
+#[test]
+fn what_is_drained_is_drained_once_and_a_reset_does_not_hide_it() {
+    let (clock, monitor) = monitor();
+    monitor.record(Some(&red()), "step expense/pay", MILLISECOND, false);
+    monitor.record_instance_created(&red(), 3);
+    clock.advance(Duration::from_secs(25));
+    monitor.record(Some(&red()), "step expense/pay", MILLISECOND, true);
+    monitor.reset(None);
+    let interval = monitor.drain();
+    let [operation] = interval.operations.as_slice() else { panic!("one operation: {interval:?}") };
+    assert_eq!((&operation.team, operation.name.as_str()), (&Some(red()), "step expense/pay"));
+    assert_eq!((operation.timings.count(), operation.timings.errors()), (2, 1));
+    let created = IntervalCounter { team: Some(red()), name: "instances_created".into(), delta: 3 };
+    assert_eq!(interval.counters, [created]);
+    let next = monitor.drain();
+    assert!(next.operations.is_empty() && next.counters.is_empty() && next.from == interval.to, "{next:?}");
+}
+
+#[test]
+fn a_team_sees_the_hosts_operations_and_its_own() {
+    let (_, monitor) = monitor();
+    let blue: Name = "blue".parse().expect("is a name");
+    monitor.record(None, "commit_step", MILLISECOND, true);
+    for team in [&red(), &blue] {
+        monitor.record(Some(team), "step shared/name", MILLISECOND, true);
+        monitor.record_limit(team, "cpu-limit");
+    }
+    monitor.record(Some(&blue), "step secret/pay", MILLISECOND, true);
+    let seen = monitor.stats(Some(&red()), Window::Start);
+    assert_eq!(seen.operations.keys().collect::<Vec<_>>(), ["commit_step", "step shared/name"]);
+    assert_eq!((seen.operations["step shared/name"].count, seen.limits["cpu-limit"]), (1, 1));
+    assert_eq!(monitor.operation_stats(Some(&red()), "step secret/pay", Window::Start), None);
+    let all = monitor.stats(None, Window::Start);
+    assert_eq!((all.operations["step shared/name"].count, all.limits["cpu-limit"]), (2, 2));
+    monitor.reset(Some(&red()));
+    assert_eq!(monitor.stats(Some(&red()), Window::Start).operations.len(), 1, "the host's is not theirs to reset");
+}
+
+#[test]
+fn a_summary_says_what_is_slow_and_what_fails() {
+    let (_, monitor) = monitor();
+    for _ in 0..10 {
+        monitor.record(None, "commit_step", MILLISECOND, true);
+        monitor.record(Some(&red()), "step expense/pay", MILLISECOND * 50, false);
+        monitor.record(Some(&red()), "plugin expense@0.1.0", MILLISECOND * 50, false);
+    }
+    let around = Surroundings { healthy: true, cache_hit_rate: Some(0.925), alerts_firing: 0 };
+    let summary = monitor.summary(Some(&red()), Window::Start, around);
+    assert_eq!((summary.status, summary.operations.count), (Status::Ok, 20), "versions are the steps again");
+    assert_eq!(summary.slowest[0].operation, "step expense/pay");
+    assert_eq!((summary.most_errors.len(), summary.most_errors[0].errors), (1, 10));
+    assert!(summary.lines.contains(&"Caches: 92.5 % of reads were hits".to_owned()), "{:?}", summary.lines);
+    let alerting = monitor.summary(None, Window::Start, Surroundings { alerts_firing: 2, ..around });
+    assert!(alerting.headline.starts_with("2 alerts are firing"), "{}", alerting.headline);
+}
+
+fn timings(nanos: &[u64]) -> Timings {
+    let (_, monitor) = monitor();
+    let operation = monitor.operation(None, "one");
+    nanos.iter().for_each(|nanos| operation.record(Duration::from_nanos(*nanos), nanos % 3 > 0));
+    monitor.drain().operations.pop().map_or_else(Timings::work, |operation| operation.timings)
+}
+
+proptest! {
+    #[test]
+    fn merged_is_as_if_recorded_together_and_survives_bytes(
+        one in prop::collection::vec(0_u64..1 << 40, 0..200),
+        two in prop::collection::vec(0_u64..1 << 40, 0..200),
+    ) {
+        let mut merged = timings(&one);
+        merged.merge(&timings(&two));
+        prop_assert_eq!(&merged, &timings(&[one, two].concat()));
+        prop_assert_eq!(Timings::from_bytes(&merged.to_bytes()), Ok(merged));
+    }
+
+    #[test]
+    fn percentiles_are_within_the_stated_bound(mut nanos in prop::collection::vec(0_u64..1 << 44, 1..400)) {
+        let stats = timings(&nanos).stats();
+        nanos.sort_unstable();
+        for (percent, shown) in [(50, stats.p50_ms), (95, stats.p95_ms), (99, stats.p99_ms)] {
+            let exact = nanos[(nanos.len() * percent).div_ceil(100) - 1] as f64 / 1e6;
+            prop_assert!((shown - exact).abs() <= (exact * 0.008).max(0.0005), "p{}: {} for {}", percent, shown, exact);
+        }
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused_or_read_but_never_more(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        for version in [&bytes[..], &[&[1, 0], &bytes[..]].concat()] {
+            if let Ok(read) = Timings::from_bytes(version) {
+                prop_assert!(read.stats().p99_ms.is_finite());
+                prop_assert_eq!(Timings::from_bytes(&read.to_bytes()), Ok(read));
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_that_end_early_go_on_or_are_of_another_version_are_refused() {
+    let bytes = timings(&[5_000, 70_000, 70_001]).to_bytes();
+    for end in 0..bytes.len() {
+        assert!(Timings::from_bytes(&bytes[..end]).is_err(), "cut at {end}");
+    }
+    assert_eq!(Timings::from_bytes(&[&bytes[..], &[0]].concat()), Err(TimingsError::Damaged));
+    assert_eq!(Timings::from_bytes(&[9, 0]), Err(TimingsError::Version(9)));
+    assert!(bytes.len() < 40, "{}", bytes.len());
 }
