@@ -135,10 +135,10 @@ impl Engine {
     ) -> Result<FinishedBatch, StoreError> {
         let mut counts = FinishedCounts::default();
         for _ in 0..batches {
-            let measurement = self.0.monitor.measure("delete_finished_instances");
+            let measurement = self.0.monitor.measure(None, "delete_finished_instances");
             let batch = self.0.store.delete_finished(finished, place, self.0.retention.batch).await?;
             measurement.succeed();
-            self.0.monitor.record_instances_deleted(batch.counts.instances);
+            self.0.monitor.record_instances_deleted(finished.team.as_ref(), batch.counts.instances);
             counts += batch.counts;
             place = batch.next;
             if place.is_none() || self.0.stop.is_cancelled() {

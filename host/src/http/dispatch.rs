@@ -21,9 +21,10 @@ use super::error::ApiError;
 use super::query::Query;
 use super::request::Request;
 use super::response::{Answer, add_security_headers};
-use super::routes::{self, Access, Found, Route};
+use super::routes::{self, Access, Found, ROUTES, Route};
 use super::secret;
 use crate::model::Principal;
+use crate::monitor::{Monitor, Operation};
 
 /// A body that is late is answered with 408, which is more useful than the 503 that the whole request would get.
 const GRACE: Duration = Duration::from_millis(500);
@@ -32,7 +33,8 @@ const NO_ROUTE: &str = "http (no route)";
 
 /// Answers every request.
 pub(super) fn filter(services: Services) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone {
-    let dispatcher = Arc::new(Dispatcher { services: Arc::new(services), requests: AtomicU64::new(0) });
+    let operations = Operations::new(&services.monitor);
+    let dispatcher = Arc::new(Dispatcher { services: Arc::new(services), operations, requests: AtomicU64::new(0) });
     warp::method()
         .and(warp::path::full())
         .and(warp::query::<Vec<(String, String)>>().or(warp::any().map(Vec::new)).unify())
@@ -56,8 +58,30 @@ fn chunks(
     })
 }
 
+/// What each route's requests are counted as.
+struct Operations {
+    routes: Vec<Operation>,
+    no_route: Operation,
+}
+
+impl Operations {
+    fn new(monitor: &Monitor) -> Self {
+        let name = |route: &Route| format!("http {} {}", route.method, route.pattern);
+        Self {
+            routes: ROUTES.iter().map(|route| monitor.operation(None, &name(route))).collect(),
+            no_route: monitor.operation(None, NO_ROUTE),
+        }
+    }
+
+    fn get(&self, route: &'static Route) -> &Operation {
+        let position = ROUTES.iter().position(|row| std::ptr::eq(row, route));
+        position.and_then(|position| self.routes.get(position)).unwrap_or(&self.no_route)
+    }
+}
+
 struct Dispatcher {
     services: Arc<Services>,
+    operations: Operations,
     requests: AtomicU64,
 }
 
@@ -75,8 +99,8 @@ impl Dispatcher {
         let found = routes::find(&method, path);
         // Never the raw path: it may hold anything, and as a name of an operation it has no bound.
         let (pattern, operation) = match &found {
-            Found::Route(route, _) => (route.pattern, format!("http {} {}", route.method, route.pattern)),
-            _ => ("-", NO_ROUTE.to_owned()),
+            Found::Route(route, _) => (route.pattern, self.operations.get(*route)),
+            _ => ("-", &self.operations.no_route),
         };
         let span = tracing::info_span!("request", id = request_id, %method, path = pattern);
         let answer = self.route(found, query, headers, chunks).instrument(span.clone()).await;
@@ -86,9 +110,10 @@ impl Dispatcher {
                 error.into_response()
             })
         });
-        let duration = self.services.clock.monotonic().duration_since(began);
+        let ended = self.services.clock.monotonic();
+        let duration = ended.duration_since(began);
         let status = response.status();
-        self.services.monitor.record(&operation, duration, !status.is_server_error());
+        operation.record_at(ended, duration, !status.is_server_error());
         span.in_scope(|| {
             let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(status = status.as_u16(), duration_ms, "answered a request");

@@ -13,8 +13,8 @@ use serde_json::json;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
-use crate::model::{Permission, Principal};
-use crate::monitor::Stats;
+use crate::model::{Name, Permission, Principal};
+use crate::monitor::{OperationStats, Stats, Surroundings, Window};
 use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, StoreError};
 
 /// A health check that hangs is no health check.
@@ -63,13 +63,39 @@ pub(super) async fn show_health(request: Request) -> Answer {
     Ok(response::json(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body))
 }
 
-pub(super) async fn show_stats(request: Request, principal: Arc<Principal>) -> Answer {
-    request.query.finish()?;
+/// `?window=` and, for operators, `?team=`.
+struct View {
+    window: Window,
+    /// Whose numbers; none is everybody's.
+    team: Option<Name>,
+}
+
+impl View {
+    fn of(request: &mut Request, principal: &Principal) -> Result<Self, ApiError> {
+        let window = request.query.parse("window")?.unwrap_or_default();
+        let asked = request.query.parse::<Name>("team")?;
+        request.query.finish()?;
+        let team = match asked {
+            asked if principal.may(Permission::Operator) => asked,
+            Some(other) if other != principal.team => return Err(ApiError::forbidden(Permission::Operator)),
+            _ => Some(principal.team.clone()),
+        };
+        Ok(Self { window, team })
+    }
+}
+
+/// Works out percentiles of maybe a thousand operations: not where requests are served.
+async fn worked_out<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?)
+}
+
+pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let View { window, team } = View::of(&mut request, &principal)?;
     let services = &request.services;
-    let team = (!principal.may(Permission::Operator)).then_some(&principal.team);
-    let counts = services.store.count_instances(&principal.team).await?;
+    let counts = services.store.count_instances(team.as_ref().unwrap_or(&principal.team)).await?;
+    let monitor = services.monitor.clone();
     response::ok(&AllStats {
-        monitor: services.monitor.stats(team),
+        monitor: worked_out(move || monitor.stats(team.as_ref(), window)).await?,
         instances: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
         caches: services.store.cache_stats(),
         second_level: services.store.second_level_stats(),
@@ -78,14 +104,22 @@ pub(super) async fn show_stats(request: Request, principal: Arc<Principal>) -> A
     })
 }
 
-pub(super) async fn show_operation(request: Request, principal: Arc<Principal>) -> Answer {
-    request.query.finish()?;
+/// One operation and the window it is about.
+#[derive(Serialize)]
+struct ShownOperation {
+    window: Window,
+    #[serde(flatten)]
+    stats: OperationStats,
+}
+
+pub(super) async fn show_operation(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let View { window, team } = View::of(&mut request, &principal)?;
     let name = request.parameter("operation")?;
-    let monitor = &request.services.monitor;
-    if let Some(operation) = monitor.operation(name) {
-        return response::ok(&operation);
+    let monitor = request.services.monitor.clone();
+    if let Some(stats) = monitor.operation_stats(team.as_ref(), name, window) {
+        return response::ok(&ShownOperation { window, stats });
     }
-    let stats = monitor.stats(Some(&principal.team));
+    let stats = worked_out(move || monitor.stats(team.as_ref(), window)).await?;
     let names: Vec<_> = stats.operations.keys().map(String::as_str).collect();
     Err(ApiError::not_found_because(if names.is_empty() || names.len() > NAMES_SHOWN_MAX {
         "no operation of this name was measured yet: GET /workflow-metrics/stats lists them".to_owned()
@@ -94,15 +128,70 @@ pub(super) async fn show_operation(request: Request, principal: Arc<Principal>) 
     }))
 }
 
+pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let View { window, team } = View::of(&mut request, &principal)?;
+    let services = &request.services;
+    let caches = services.store.cache_stats();
+    let (hits, misses) = caches.iter().fold((0_u64, 0_u64), |(hits, misses), cache| {
+        (hits.saturating_add(cache.hits), misses.saturating_add(cache.misses))
+    });
+    let reads = hits.saturating_add(misses);
+    let around = Surroundings {
+        healthy: true,
+        cache_hit_rate: (reads > 0).then(|| hits as f64 / reads as f64),
+        alerts_firing: 0,
+    };
+    let monitor = services.monitor.clone();
+    let summary = worked_out(move || monitor.summary(team.as_ref(), window, around)).await?;
+    if !wants_text(&request.headers) {
+        return response::ok(&summary);
+    }
+    let mut text = summary.headline;
+    for line in summary.lines {
+        text.push('\n');
+        text.push_str(&line);
+    }
+    text.push('\n');
+    Ok(response::text(text))
+}
+
+/// Whether `Accept` names text and not JSON.
+fn wants_text(headers: &hyper::HeaderMap) -> bool {
+    let accept = headers.get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.contains("text/plain") && !accept.contains("json")
+}
+
+pub(super) async fn reset_metrics(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
+    request.query.finish()?;
+    let team = scope.team(&principal)?;
+    request.services.monitor.reset(team.as_ref());
+    tracing::info!(
+        user = principal.user, team = %principal.team, host = team.is_none(), "the metrics were reset"
+    );
+    response::ok(&json!({ "reset": if team.is_some() { "team" } else { "host" } }))
+}
+
 pub(super) async fn show_cache_stats(request: Request, _principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     response::ok(&json!({ "caches": request.services.store.cache_stats() }))
 }
 
-/// Whose entries are thrown out.
+/// Whose entries or numbers are thrown out.
 enum Scope {
     Team,
     Host,
+}
+
+impl Scope {
+    /// The team; none is the whole host.
+    fn team(&self, principal: &Principal) -> Result<Option<Name>, ApiError> {
+        match self {
+            Self::Team => Ok(Some(principal.team.clone())),
+            Self::Host if principal.may(Permission::Operator) => Ok(None),
+            Self::Host => Err(ApiError::forbidden(Permission::Operator)),
+        }
+    }
 }
 
 impl FromStr for Scope {
@@ -121,11 +210,7 @@ pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>
     let kind = request.query.parse::<CacheKind>("kind")?;
     let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
     request.query.finish()?;
-    let team = match scope {
-        Scope::Team => Some(principal.team.clone()),
-        Scope::Host if principal.may(Permission::Operator) => None,
-        Scope::Host => return Err(ApiError::forbidden(Permission::Operator)),
-    };
+    let team = scope.team(&principal)?;
     let store = request.services.store.clone();
     removed(move || store.clear_caches(kind, team.as_ref())).await
 }

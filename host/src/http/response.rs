@@ -47,6 +47,13 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes>
     response
 }
 
+/// 200 with plain text.
+pub(super) fn text(text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
 /// Answers are data for programs: no browser may run, frame, sniff or keep them.
 pub(super) fn add_security_headers(response: &mut Response<Bytes>) {
     let headers = response.headers_mut();
