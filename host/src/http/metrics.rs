@@ -10,6 +10,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 
+use super::Services;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
@@ -40,17 +41,8 @@ pub(super) async fn show_health(request: Request) -> Answer {
     request.query.finish()?;
     let services = &request.services;
     let began = services.clock.monotonic();
-    let problem = match tokio::time::timeout(PING_TIMEOUT, services.store.ping()).await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("no answer in time".to_owned()),
-    };
+    let well = database_is_well(services).await;
     let now = services.clock.monotonic();
-    if let Some(problem) = &problem {
-        // The details may name hosts and files, and this route is for everybody.
-        tracing::warn!(problem, "the database did not answer a health check");
-    }
-    let well = problem.is_none();
     let body = json!({
         "status": if well { "ok" } else { "degraded" },
         "version": env!("CARGO_PKG_VERSION"),
@@ -61,6 +53,17 @@ pub(super) async fn show_health(request: Request) -> Answer {
         },
     });
     Ok(response::json(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body))
+}
+
+/// Whether the database answers. Why it does not is logged: the details may name hosts and files.
+async fn database_is_well(services: &Services) -> bool {
+    let problem = match tokio::time::timeout(PING_TIMEOUT, services.store.ping()).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    tracing::warn!(problem, "the database did not answer a health check");
+    false
 }
 
 /// `?window=` and, for operators, `?team=`.
@@ -137,9 +140,9 @@ pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>
     });
     let reads = hits.saturating_add(misses);
     let around = Surroundings {
-        healthy: true,
+        healthy: database_is_well(services).await,
         cache_hit_rate: (reads > 0).then(|| hits as f64 / reads as f64),
-        alerts_firing: 0,
+        alerts_firing: None,
     };
     let monitor = services.monitor.clone();
     let summary = worked_out(move || monitor.summary(team.as_ref(), window, around)).await?;

@@ -25,8 +25,8 @@ pub struct Surroundings {
     pub healthy: bool,
     /// Hits among all reads of all caches, from 0 to 1; none if nothing was read.
     pub cache_hit_rate: Option<f64>,
-    /// Alerts that fire now, of those that the viewer may see.
-    pub alerts_firing: u64,
+    /// Alerts that fire now, of those that the viewer may see; none where nobody looks for any.
+    pub alerts_firing: Option<u64>,
 }
 
 /// How the host does.
@@ -66,8 +66,8 @@ pub struct Summary {
     pub slowest: Vec<OperationLatency>,
     /// Up to five, by the number of errors; without those that had none.
     pub most_errors: Vec<OperationErrors>,
-    /// Alerts that fire.
-    pub alerts_firing: u64,
+    /// Alerts that fire; none where nobody looks for any.
+    pub alerts_firing: Option<u64>,
 }
 
 /// Requests, commits and steps together. What a plugin's versions did are the same steps again, and not counted twice.
@@ -125,12 +125,12 @@ impl Monitor {
         let slowest = slowest(&stats);
         let status = match around {
             Surroundings { healthy: false, .. } => Status::Degraded,
-            Surroundings { alerts_firing: 1.., .. } => Status::Alerting,
+            Surroundings { alerts_firing: Some(1..), .. } => Status::Alerting,
             _ => Status::Ok,
         };
         Summary {
             status,
-            headline: headline(status, around.alerts_firing, &all),
+            headline: headline(status, around.alerts_firing.unwrap_or_default(), &all),
             lines: lines(&lifecycle, &approvals, around.cache_hit_rate, slowest.first()),
             window,
             uptime_seconds,

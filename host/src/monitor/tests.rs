@@ -308,13 +308,13 @@ fn a_summary_says_what_is_slow_and_what_fails() {
         monitor.record(Some(&red()), "step expense/pay", MILLISECOND * 50, false);
         monitor.record(Some(&red()), "plugin expense@0.1.0", MILLISECOND * 50, false);
     }
-    let around = Surroundings { healthy: true, cache_hit_rate: Some(0.925), alerts_firing: 0 };
+    let around = Surroundings { healthy: true, cache_hit_rate: Some(0.925), alerts_firing: None };
     let summary = monitor.summary(Some(&red()), Window::Start, around);
     assert_eq!((summary.status, summary.operations.count), (Status::Ok, 20), "versions are the steps again");
     assert_eq!(summary.slowest[0].operation, "step expense/pay");
     assert_eq!((summary.most_errors.len(), summary.most_errors[0].errors), (1, 10));
     assert!(summary.lines.contains(&"Caches: 92.5 % of reads were hits".to_owned()), "{:?}", summary.lines);
-    let alerting = monitor.summary(None, Window::Start, Surroundings { alerts_firing: 2, ..around });
+    let alerting = monitor.summary(None, Window::Start, Surroundings { alerts_firing: Some(2), ..around });
     assert!(alerting.headline.starts_with("2 alerts are firing"), "{}", alerting.headline);
 }
 
