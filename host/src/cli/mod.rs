@@ -91,7 +91,7 @@ enum Command {
     /// Run one step of a component here, once, without a server
     Run(run::RunArguments),
     /// Show the server's numbers
-    Stats,
+    Stats(stats::StatsArguments),
     /// Show, empty and tidy the server's caches
     #[command(subcommand)]
     Cache(cache::CacheCommand),
@@ -148,7 +148,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Token(command) => token::run(&client, output, command),
         Command::Retention(arguments) => retention::retention(&client, output, &arguments),
         Command::Run(arguments) => run::run(global, output, arguments),
-        Command::Stats => stats::stats(&client, output),
+        Command::Stats(arguments) => stats::stats(&client, output, &arguments),
         Command::Cache(command) => cache::run(&client, output, command),
         Command::Config(arguments) => settings::config(global, &arguments),
         Command::CompileWorker { .. } => Ok(()),

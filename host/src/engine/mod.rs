@@ -9,6 +9,7 @@ mod batch;
 mod creation;
 mod dispatcher;
 mod driver;
+mod gauges;
 mod housekeeping;
 mod measured;
 
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 pub use self::batch::{ApprovalDecision, BatchProcessor, BatchResults, InstanceChange, InstanceUpdate};
 pub use self::creation::{InstanceStart, StartRequest};
+pub use self::gauges::EngineGauges;
 
 use self::admission::Admission;
 use self::dispatcher::Active;

@@ -14,6 +14,7 @@ use super::Services;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
+use crate::engine::EngineGauges;
 use crate::model::{Name, Permission, Principal};
 use crate::monitor::{OperationStats, Stats, Surroundings, Window};
 use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, StoreError};
@@ -33,6 +34,8 @@ struct AllStats {
     /// Redis, if there is one.
     second_level: Option<SecondLevelStats>,
     commits: CommitStats,
+    /// What the engine has in hand.
+    engine: EngineGauges,
     /// Other hosts on the same database.
     peers: u64,
 }
@@ -103,6 +106,7 @@ pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) 
         caches: services.store.cache_stats(),
         second_level: services.store.second_level_stats(),
         commits: services.store.commit_stats(),
+        engine: services.engine.gauges(),
         peers: services.store.peers(),
     })
 }

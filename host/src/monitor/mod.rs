@@ -1,9 +1,27 @@
 //! Numbers in memory: what the host does, how often and how long, and what plugins measure.
 //!
-//! Everything is recorded as it happens and read as a [`Stats`] snapshot; nothing is stored, sent or compared with a
-//! threshold here. Every map has a bound, because names come from plugins and workflow definitions. The snapshot is
-//! consistent for one operation, plugin version or group of counters, but not across them: recording never waits for
-//! a reader that works through everything.
+//! Everything is recorded as it happens and read as a [`Stats`] snapshot, a [`Summary`], or an [`Interval`] for a
+//! history; nothing is stored, sent or compared with a threshold here. Numbers belong to a team or, if they name nobody,
+//! to the host; a team sees the host's and its own. Every map has a bound, because names come from plugins and workflow
+//! definitions. The snapshot is consistent for one operation, plugin version or group of counters, but not across them:
+//! recording never waits for a reader that works through everything.
+//!
+//! ```
+//! use stepwell::clock::Clock;
+//! use stepwell::model::Name;
+//! use stepwell::monitor::{Monitor, Window};
+//!
+//! let monitor = Monitor::new(Clock::System, 100);
+//! let team: Name = "billing".parse()?;
+//! // Resolved once, recorded often: no lock, no allocation.
+//! let pay = monitor.operation(Some(&team), "step expense/pay");
+//! let measurement = pay.measure();
+//! // … the work; a `?` here would count as an error …
+//! measurement.succeed();
+//! let stats = monitor.stats(Some(&team), Window::Minute);
+//! assert_eq!(stats.operations["step expense/pay"].count, 1);
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod approvals;
 mod batches;
