@@ -99,7 +99,7 @@ impl Dispatcher {
         let found = routes::find(&method, path);
         // Never the raw path: it may hold anything, and as a name of an operation it has no bound.
         let (pattern, operation) = match &found {
-            Found::Route(route, _) => (route.pattern, self.operations.get(*route)),
+            Found::Route(route, _) => (route.pattern, self.operations.get(route)),
             _ => ("-", &self.operations.no_route),
         };
         let span = tracing::info_span!("request", id = request_id, %method, path = pattern);
