@@ -3,7 +3,9 @@
 //!
 //! Both sides are the same public calls of the store, and so the same SQL, on two databases with the same rows. The
 //! bare one lacks the named indexes of both tables; it still has its primary keys, so that its planner may walk those
-//! in the order of the list, which is what it would do in production. Both are analysed, and all pages are in memory.
+//! in the order of the list, which is what it would do in production. On
+//! SQLite the list by status names its index, so the bare one has one of that name, in the list's order and without the
+//! status. Both are analysed, and all pages are in memory.
 //! Lists ask for a page of 200, or 100 for those that have run out: nobody in the store asks for them that way, because
 //! the engine looks at `wake_at`, so their SQL stands here. Before each call the caches are emptied, outside of the
 //! time. The parameters change from call to call.

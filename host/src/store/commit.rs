@@ -16,6 +16,24 @@ use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
 use crate::model::{ApprovalStatus, Attempt, Effects, EntryKey, Instance, Name, NewApproval, WriteAction};
 
+/// Those of the given instances that have the given version.
+pub(super) const CURRENT: &str = "SELECT seen.id FROM {rows} CROSS JOIN workflow_instances AS seen \
+    WHERE seen.id = given.column1 AND seen.version = given.column2{lock}";
+/// Those of the given approvals of the given instances that wait.
+pub(super) const PENDING: &str = "SELECT seen.id FROM {rows} CROSS JOIN workflow_approvals AS seen \
+    WHERE seen.id = given.column1 AND seen.instance_id = given.column2 AND seen.status = 'pending'{lock}";
+pub(super) const UPDATE_INSTANCES: &str = "UPDATE workflow_instances SET status = given.column3, \
+    current_step = given.column4, version = version + 1, output = given.column5, failure = given.column6, \
+    started_at = given.column7, updated_at = given.column8, completed_at = given.column9, \
+    wake_at = given.column10, owner = given.column11 FROM {rows} \
+    WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2";
+pub(super) const DECIDE_APPROVALS: &str = "UPDATE workflow_approvals SET status = given.column3, \
+    comment = given.column4, decided_at = given.column5 FROM {rows} WHERE workflow_approvals.id = given.column1 \
+    AND workflow_approvals.instance_id = given.column2 AND workflow_approvals.status = 'pending'";
+pub(super) const UPDATE_METADATA: &str = "UPDATE workflow_instances SET metadata = given.column3, \
+    updated_at = given.column4 FROM {rows} \
+    WHERE workflow_instances.id = given.column1 AND workflow_instances.team = given.column2";
+
 /// What one event did to an instance, with the effects of the attempt that led to it.
 #[derive(Clone, Debug)]
 pub struct StepCommit {
@@ -104,13 +122,11 @@ pub(super) async fn current(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
 ) -> Result<HashSet<Uuid>, StoreError> {
-    let sql = "SELECT seen.id FROM {rows} CROSS JOIN workflow_instances AS seen \
-        WHERE seen.id = given.column1 AND seen.version = given.column2{lock}";
     let columns = [
         Column::Uuid(|prepared: &&PreparedCommit| prepared.commit.instance.id),
         Column::Integer(|prepared| signed(prepared.commit.instance.version)),
     ];
-    let found: Vec<(Uuid,)> = rows::fetch(connection, sql, &columns, commits).await?;
+    let found: Vec<(Uuid,)> = rows::fetch(connection, CURRENT, &columns, commits).await?;
     Ok(found.into_iter().map(|(id,)| id).collect())
 }
 
@@ -119,14 +135,12 @@ pub(super) async fn pending(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
 ) -> Result<HashSet<Uuid>, StoreError> {
-    let sql = "SELECT seen.id FROM {rows} CROSS JOIN workflow_approvals AS seen WHERE seen.id = given.column1 \
-        AND seen.instance_id = given.column2 AND seen.status = 'pending'{lock}";
     let columns = [Column::Uuid(|row: &(Uuid, Uuid)| row.0), Column::Uuid(|row| row.1)];
     let decided = commits.iter().flat_map(|prepared| {
         let StepCommit { instance, change, .. } = &prepared.commit;
         change.decided.iter().map(|approval| (approval.id, instance.id))
     });
-    let found: Vec<(Uuid,)> = rows::fetch(connection, sql, &columns, &decided.collect::<Vec<_>>()).await?;
+    let found: Vec<(Uuid,)> = rows::fetch(connection, PENDING, &columns, &decided.collect::<Vec<_>>()).await?;
     Ok(found.into_iter().map(|(id,)| id).collect())
 }
 
@@ -135,11 +149,6 @@ pub(super) async fn update_instances(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
-    let sql = "UPDATE workflow_instances SET status = given.column3, current_step = given.column4, \
-        version = version + 1, output = given.column5, failure = given.column6, started_at = given.column7, \
-        updated_at = given.column8, completed_at = given.column9, wake_at = given.column10, \
-        owner = given.column11 FROM {rows} \
-        WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2";
     let columns = [
         Column::Uuid(|prepared: &&PreparedCommit| prepared.commit.instance.id),
         Column::Integer(|prepared| signed(prepared.commit.instance.version)),
@@ -153,7 +162,7 @@ pub(super) async fn update_instances(
         Column::MaybeInteger(|prepared| prepared.commit.instance.wake_at.map(Timestamp::as_micros)),
         Column::Uuid(|prepared| prepared.owner),
     ];
-    all("an instance", commits.len(), rows::execute(connection, sql, &columns, commits).await?)
+    all("an instance", commits.len(), rows::execute(connection, UPDATE_INSTANCES, &columns, commits).await?)
 }
 
 pub(super) async fn insert_attempts(
@@ -211,9 +220,6 @@ pub(super) async fn decide_approvals(
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
     type Row<'a> = (&'a Instance, &'a DecidedApproval);
-    let sql = "UPDATE workflow_approvals SET status = given.column3, comment = given.column4, \
-        decided_at = given.column5 FROM {rows} WHERE workflow_approvals.id = given.column1 \
-        AND workflow_approvals.instance_id = given.column2 AND workflow_approvals.status = 'pending'";
     let columns = [
         Column::Uuid(|(_, approval): &Row| approval.id),
         Column::Uuid(|(instance, _)| instance.id),
@@ -226,7 +232,7 @@ pub(super) async fn decide_approvals(
         change.decided.iter().map(move |approval| (instance, approval))
     });
     let decided: Vec<_> = decided.collect();
-    all("an approval", decided.len(), rows::execute(connection, sql, &columns, &decided).await?)
+    all("an approval", decided.len(), rows::execute(connection, DECIDE_APPROVALS, &columns, &decided).await?)
 }
 
 /// Of instances of the same team; others are left alone without a word, as if they were not there. The version is
@@ -236,8 +242,6 @@ pub(super) async fn update_metadata(
     commits: &[&PreparedCommit],
 ) -> Result<(), StoreError> {
     type Row<'a> = (&'a Name, Uuid, Timestamp, &'a str);
-    let sql = "UPDATE workflow_instances SET metadata = given.column3, updated_at = given.column4 FROM {rows} \
-        WHERE workflow_instances.id = given.column1 AND workflow_instances.team = given.column2";
     let columns = [
         Column::Uuid(|(_, id, _, _): &Row| *id),
         Column::Text(|(team, ..)| team.as_str()),
@@ -252,7 +256,7 @@ pub(super) async fn update_metadata(
             last.insert((*id, team), (team, *id, prepared.commit.now, metadata));
         }
     }
-    rows::execute(connection, sql, &columns, &last.into_values().collect::<Vec<_>>()).await.map(|_| ())
+    rows::execute(connection, UPDATE_METADATA, &columns, &last.into_values().collect::<Vec<_>>()).await.map(|_| ())
 }
 
 /// A row that was not there, or not as it was expected, says so by its absence. Whose it was is asked in a second try.

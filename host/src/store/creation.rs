@@ -105,15 +105,17 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
     created.collect()
 }
 
+/// The instances of the given workflows with the given idempotency keys.
+pub(super) const WITH_KEYS: &str = "SELECT seen.workflow_id, seen.idempotency_key, seen.id \
+    FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.workflow_id = given.column1 \
+    AND seen.idempotency_key = given.column2 AND seen.idempotency_key IS NOT NULL";
+
 /// The instances that have these keys.
 pub(super) async fn with_keys(
     connection: &mut Connection,
     keys: &[Key<'_>],
 ) -> Result<HashMap<(Uuid, String), Uuid>, StoreError> {
-    let sql = "SELECT seen.workflow_id, seen.idempotency_key, seen.id \
-        FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.workflow_id = given.column1 \
-        AND seen.idempotency_key = given.column2 AND seen.idempotency_key IS NOT NULL";
     let columns = [Column::Uuid(|key: &Key| key.0), Column::Text(|key| key.1)];
-    let found: Vec<(Uuid, String, Uuid)> = rows::fetch(connection, sql, &columns, keys).await?;
+    let found: Vec<(Uuid, String, Uuid)> = rows::fetch(connection, WITH_KEYS, &columns, keys).await?;
     Ok(found.into_iter().map(|(workflow, key, id)| ((workflow, key), id)).collect())
 }

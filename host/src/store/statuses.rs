@@ -49,7 +49,7 @@ impl StateRow {
 }
 
 /// SQLite does not reorder a CROSS JOIN: a lookup for each id.
-const STATES: &str = "SELECT seen.id, seen.status, seen.current_step \
+pub(super) const STATES: &str = "SELECT seen.id, seen.status, seen.current_step \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1 AND seen.team = given.column2";
 
 impl Store {

@@ -18,6 +18,7 @@ use crate::model::{EntryKey, Guard, Name, StorageWrite, WriteAction};
 
 /// As much of a value as an increment looks at: a number has at most 20 characters.
 const NUMBER_BYTES: usize = 32;
+pub(super) const DELETE: &str = "DELETE FROM plugin_storage WHERE (team, space, key) IN (SELECT * FROM {rows})";
 
 /// Where the versions of entries come from. They only grow, also over the deletion of an entry: a guard with an old
 /// version must never match what was put there later. Within a process that holds whatever the clock does; from one
@@ -254,10 +255,9 @@ async fn upsert(connection: &mut Connection, puts: &[Row<'_>]) -> Result<(), Sto
 }
 
 async fn delete(connection: &mut Connection, deletes: &[Row<'_>]) -> Result<(), StoreError> {
-    let sql = "DELETE FROM plugin_storage WHERE (team, space, key) IN (SELECT * FROM {rows})";
     let columns =
         [Column::Text(|row: &Row| row.team.as_str()), Column::Text(|row| &row.space), Column::Text(|row| row.key)];
-    rows::execute(connection, sql, &columns, deletes).await.map(|_| ())
+    rows::execute(connection, DELETE, &columns, deletes).await.map(|_| ())
 }
 
 #[cfg(test)]
