@@ -78,8 +78,7 @@ pub async fn fill(place: &Place, rows: u64, bare: bool) -> Result<(Database, Opt
         bare.execute(loading(place.kind)).await?;
         if place.kind == Kind::Sqlite {
             // The store names this one in its SQL. It has the team's rows in the order of the list here, no more.
-            bare.execute("CREATE INDEX idx_workflow_instances_status ON workflow_instances (team, id)".to_owned())
-                .await?;
+            bare.execute("CREATE INDEX idx_workflow_instances_status ON workflow_instances (team, id)").await?;
         }
         finish(bare).await?;
         connection = database.connect().await?;

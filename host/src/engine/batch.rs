@@ -8,15 +8,17 @@
 //! whole never is. What surprises: items that name the same thing go into the same chunk, where they happen in their
 //! order, so that the outcome does not depend on which chunk is faster.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Engine, EngineError, InstanceStart, json_bytes};
+use super::{Engine, EngineError, InstanceStart, json_bytes, restore};
 use crate::model::instance::METADATA_BYTES_MAX;
+use crate::model::transition::Progress;
 use crate::model::{Approval, Decision, Name, Principal};
 use crate::store::{Created, InstanceState, StoreError};
 
@@ -101,8 +103,9 @@ impl BatchProcessor {
 
     /// Records an approver's decisions.
     ///
-    /// Each is independent of the others: it is read and changed as [`Engine::decide`] does it, in a commit of its own.
-    /// Decisions of one approval happen in their order, so the second is a conflict.
+    /// Each is independent of the others, in a commit of its own, as [`Engine::decide`] does it; but a chunk's approvals
+    /// and their instances are read together. Decisions of one approval happen in their order, so the second is a
+    /// conflict.
     ///
     /// # Errors
     /// More than `batch.items_max` items. An item's errors are those of [`Engine::decide`].
@@ -112,13 +115,7 @@ impl BatchProcessor {
         items: Vec<ApprovalDecision>,
     ) -> BatchResults<Approval> {
         let key = |item: &ApprovalDecision| Some(item.approval_id);
-        self.run(&principal.team, "decide-approvals", items, key, |chunk| {
-            in_turn(chunk, key, |item| {
-                let ApprovalDecision { approval_id, decision, comment } = item;
-                self.engine.decide(principal, approval_id, decision, comment)
-            })
-        })
-        .await
+        self.run(&principal.team, "decide-approvals", items, key, |chunk| self.decide_chunk(principal, chunk)).await
     }
 
     /// Where instances stand. Served from the cache of instances; what is not there is read by one SELECT for a chunk.
@@ -165,6 +162,45 @@ impl BatchProcessor {
         let duration = shared.clock.monotonic().duration_since(started);
         shared.monitor.record_batch(team, operation, results.len(), failed, duration);
         Ok(results)
+    }
+
+    async fn decide_chunk(
+        &self,
+        principal: &Principal,
+        items: Vec<ApprovalDecision>,
+    ) -> Vec<Result<Approval, EngineError>> {
+        let (approvals, instances) = match self.read_decided(principal, &items).await {
+            Ok(read) => read,
+            Err(error) => return items.iter().map(|_| Err(error.clone().into())).collect(),
+        };
+        // What was read of an instance is good for the first decision on it; the next one reads it again.
+        let instances = Mutex::new(instances);
+        // Two decisions on one instance would only get in each other's way.
+        let line = |item: &ApprovalDecision| {
+            Some(approvals.get(&item.approval_id).map_or(item.approval_id, |approval| approval.instance_id))
+        };
+        in_turn(items, line, |ApprovalDecision { approval_id, decision, comment }| {
+            let approval = approvals.get(&approval_id).cloned();
+            let known = approval.as_ref().and_then(|approval| instances.lock().remove(&approval.instance_id));
+            self.engine.decide_known(principal, approval, known, decision, comment)
+        })
+        .await
+    }
+
+    /// The approvals of items, and the instances of those that the user may decide.
+    async fn read_decided(
+        &self,
+        principal: &Principal,
+        items: &[ApprovalDecision],
+    ) -> Result<(HashMap<Uuid, Approval>, HashMap<Uuid, Progress>), StoreError> {
+        let store = &self.engine.0.store;
+        let asked: BTreeSet<Uuid> = items.iter().map(|item| item.approval_id).collect();
+        let approvals = store.approvals_by_id(&principal.team, asked.into_iter().collect()).await?;
+        let own = approvals.iter().filter(|approval| approval.approver_id == principal.user);
+        let instances: BTreeSet<Uuid> = own.map(|approval| approval.instance_id).collect();
+        let loaded = store.load_together(instances.into_iter().collect()).await?;
+        let instances = loaded.into_iter().map(|loaded| (loaded.instance.id, restore(loaded)));
+        Ok((approvals.into_iter().map(|approval| (approval.id, approval)).collect(), instances.collect()))
     }
 
     async fn update_chunk(&self, principal: &Principal, items: Vec<InstanceUpdate>) -> Vec<Result<(), EngineError>> {

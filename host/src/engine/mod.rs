@@ -200,19 +200,32 @@ impl Engine {
         decision: Decision,
         comment: Option<String>,
     ) -> Result<Approval, EngineError> {
+        let approval = self.0.store.approval(&principal.team, approval_id).await?;
+        self.decide_known(principal, approval, None, decision, comment).await
+    }
+
+    /// As [`Engine::decide`], on an approval that was read; `known` is its instance, if that was read too.
+    async fn decide_known(
+        &self,
+        principal: &Principal,
+        approval: Option<Approval>,
+        known: Option<Progress>,
+        decision: Decision,
+        comment: Option<String>,
+    ) -> Result<Approval, EngineError> {
         if comment.as_ref().is_some_and(|comment| comment.len() > COMMENT_BYTES_MAX || comment.contains('\0')) {
             return Err(EngineError::Invalid(format!(
                 "a comment may have {COMMENT_BYTES_MAX} bytes, and no zero byte"
             )));
         }
         let not_found = || EngineError::NotFound("there is no such approval".to_owned());
-        let approval = self.0.store.approval(&principal.team, approval_id).await?.ok_or_else(not_found)?;
+        let approval = approval.ok_or_else(not_found)?;
         if approval.approver_id != principal.user {
             return Err(EngineError::Forbidden("only its approver can decide an approval".to_owned()));
         }
-        let instance_id = approval.instance_id;
+        let (instance_id, approval_id) = (approval.instance_id, approval.id);
         let event = Event::Decided { approval_id, decision, comment };
-        let progress = self.change(instance_id, event).await.map_err(|error| match error {
+        let progress = self.change(instance_id, known, event).await.map_err(|error| match error {
             ChangeError::Decision(error @ DecisionError::NotPending { .. }) => {
                 let by = &approval.approver_id;
                 EngineError::Conflict(format!("{error} (its approver is {by})"))
@@ -221,8 +234,10 @@ impl Engine {
             ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
             ChangeError::Store(error) => EngineError::Store(error),
         })?;
-        self.wake(instance_id);
-        progress.approvals.into_iter().find(|approval| approval.id == approval_id).ok_or_else(not_found)
+        let decided = progress.approvals.iter().find(|approval| approval.id == approval_id).cloned();
+        // The commit has made this host its owner, so a driver may go on with what is in memory.
+        self.wake_with(instance_id, Some(progress));
+        decided.ok_or_else(not_found)
     }
 
     /// Stops an instance. A step that runs is not interrupted, but its effects are not committed.
@@ -240,7 +255,7 @@ impl Engine {
         }
         let by = principal.user.clone();
         let progress =
-            self.change(instance_id, Event::Cancelled { by: by.clone() }).await.map_err(|error| match error {
+            self.change(instance_id, None, Event::Cancelled { by: by.clone() }).await.map_err(|error| match error {
                 ChangeError::Store(error) => EngineError::Store(error),
                 ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
                 ChangeError::Gone | ChangeError::Decision(_) => not_found(),
@@ -251,10 +266,20 @@ impl Engine {
         Ok(Arc::new(progress.instance))
     }
 
-    /// Lets an event from outside happen to an instance, again if a step's commit came between.
-    async fn change(&self, instance_id: Uuid, event: Event) -> Result<Progress, ChangeError> {
+    /// Lets an event from outside happen to an instance, again if a step's commit came between. `known` is the instance
+    /// as the caller has read it, never from a cache; without it, it is loaded.
+    async fn change(
+        &self,
+        instance_id: Uuid,
+        mut known: Option<Progress>,
+        event: Event,
+    ) -> Result<Progress, ChangeError> {
         for _ in 0..CONFLICTS_MAX {
-            let Some(mut progress) = self.load(instance_id).await? else { return Err(ChangeError::Gone) };
+            let loaded = match known.take() {
+                Some(known) => Some(known),
+                None => self.load(instance_id).await?,
+            };
+            let Some(mut progress) = loaded else { return Err(ChangeError::Gone) };
             let was_final = progress.instance.status.is_final();
             let now = self.0.clock.now();
             let change =

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::backend::{Connection, on};
 use super::cache::{Fresh, Noun, Rows};
 use super::listing::{self, Cursor, Order, Period, Turn};
+use super::rows::{self, Column};
 use super::sql::{Bind, Sql};
 use super::{Page, Store, StoreError, error, parse, unsigned};
 use crate::clock::Timestamp;
@@ -220,6 +221,21 @@ impl Store {
         .await
     }
 
+    /// Those of these approvals that a team has, in any order. Not cached.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn approvals_by_id(&self, team: &Name, ids: Vec<Uuid>) -> Result<Vec<Approval>, StoreError> {
+        let (store, team) = (self.clone(), team.clone());
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            let mut approvals = given(&mut connection, BY_ID, &ids).await?;
+            approvals.retain(|approval| approval.team == team);
+            Ok(approvals)
+        })
+        .await
+    }
+
     /// All approvals of a team's instance, oldest first; none if there is no such instance.
     ///
     /// # Errors
@@ -239,7 +255,26 @@ impl Store {
 pub(super) const OF_INSTANCE: &str = "SELECT id, team, instance_id, workflow, step, approver_id, title, quorum, \
     status, comment, created_at, expires_at, decided_at FROM workflow_approvals WHERE instance_id = $1 ORDER BY id";
 
-pub(super) async fn of_instance(connection: &mut Connection, instance: Uuid) -> Result<Vec<Approval>, StoreError> {
+async fn of_instance(connection: &mut Connection, instance: Uuid) -> Result<Vec<Approval>, StoreError> {
     let rows: Vec<ApprovalRow> = on!(connection, c => sqlx::query_as(OF_INSTANCE).bind(instance).fetch_all(c).await)?;
+    rows.into_iter().map(ApprovalRow::into_approval).collect()
+}
+
+/// SQLite does not reorder a CROSS JOIN: a lookup for each id.
+const OF_INSTANCES: &str = "SELECT seen.id, seen.team, seen.instance_id, seen.workflow, seen.step, seen.approver_id, \
+    seen.title, seen.quorum, seen.status, seen.comment, seen.created_at, seen.expires_at, seen.decided_at \
+    FROM {rows} CROSS JOIN workflow_approvals AS seen WHERE seen.instance_id = given.column1 ORDER BY seen.id";
+
+const BY_ID: &str = "SELECT seen.id, seen.team, seen.instance_id, seen.workflow, seen.step, seen.approver_id, \
+    seen.title, seen.quorum, seen.status, seen.comment, seen.created_at, seen.expires_at, seen.decided_at \
+    FROM {rows} CROSS JOIN workflow_approvals AS seen WHERE seen.id = given.column1";
+
+/// Of many instances, those of each oldest first.
+pub(super) async fn of_instances(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<Approval>, StoreError> {
+    given(connection, OF_INSTANCES, ids).await
+}
+
+async fn given(connection: &mut Connection, sql: &str, ids: &[Uuid]) -> Result<Vec<Approval>, StoreError> {
+    let rows: Vec<ApprovalRow> = rows::fetch(connection, sql, &[Column::Uuid(|id: &Uuid| *id)], ids).await?;
     rows.into_iter().map(ApprovalRow::into_approval).collect()
 }

@@ -9,10 +9,10 @@ use super::backend::{Connection, on};
 use super::cache::{Fresh, Noun};
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::sql::{Bind, Sql};
-use super::{Page, Store, StoreError, WorkflowVersion, approvals, error, from_json, parse, signed, unsigned};
+use super::{Page, Store, StoreError, error, from_json, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
-use crate::model::{Approval, Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Name, StepId};
+use crate::model::{Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Name, StepId};
 
 /// Which instances of a team to list; none of the fields: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -71,28 +71,13 @@ impl InstanceFilter {
     }
 }
 
-/// An instance with all that decides what happens next. Never from a cache, except for the immutable definition.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The instance.
-    pub instance: Instance,
-    /// What it follows.
-    pub definition: Arc<WorkflowVersion>,
-    /// In the order they ended.
-    pub attempts: Vec<Attempt>,
-    /// In the order they were asked for.
-    pub approvals: Vec<Approval>,
-    /// Whether this host is to look after it.
-    pub ours: bool,
-}
-
 const INSTANCE_COLUMNS: &str = "id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, \
     project_id, started_by, status, current_step, version, input, output, metadata, failure, depth, created_at, \
     started_at, updated_at, completed_at, wake_at, owner";
 
 #[derive(sqlx::FromRow)]
-struct InstanceRow {
-    id: Uuid,
+pub(super) struct InstanceRow {
+    pub(super) id: Uuid,
     team: String,
     workflow_id: Uuid,
     workflow: String,
@@ -115,7 +100,7 @@ struct InstanceRow {
     updated_at: i64,
     completed_at: Option<i64>,
     wake_at: Option<i64>,
-    owner: Uuid,
+    pub(super) owner: Uuid,
 }
 
 impl InstanceRow {
@@ -131,7 +116,7 @@ impl InstanceRow {
         Ok(Fresh::new(Arc::new(self.into_instance()?), bytes))
     }
 
-    fn into_instance(self) -> Result<Instance, StoreError> {
+    pub(super) fn into_instance(self) -> Result<Instance, StoreError> {
         let status = InstanceStatus::parse(&self.status);
         Ok(Instance {
             id: self.id,
@@ -162,8 +147,8 @@ impl InstanceRow {
 }
 
 #[derive(sqlx::FromRow)]
-struct AttemptRow {
-    instance_id: Uuid,
+pub(super) struct AttemptRow {
+    pub(super) instance_id: Uuid,
     step: String,
     number: i64,
     outcome: String,
@@ -176,7 +161,7 @@ struct AttemptRow {
 }
 
 impl AttemptRow {
-    fn into_attempt(self) -> Result<Attempt, StoreError> {
+    pub(super) fn into_attempt(self) -> Result<Attempt, StoreError> {
         let outcome = AttemptOutcome::parse(&self.outcome);
         Ok(Attempt {
             instance_id: self.instance_id,
@@ -254,31 +239,6 @@ impl Store {
             .bind(team.as_str())
             .fetch_optional(c)
             .await)?)
-        })
-        .await
-    }
-
-    /// An instance with all that decides what happens next, whatever its team. Never from the cache.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn load(&self, id: Uuid) -> Result<Option<Loaded>, StoreError> {
-        let store = self.clone();
-        self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
-            // The instance comes first: what is read after it may only be newer, and then the version that guards the
-            // commit is too old. The other way round, a commit could pass with attempts that are out of date.
-            let Some(row) = row_of(&mut connection, id).await? else { return Ok(None) };
-            let attempts = attempts_of(&mut connection, id).await?;
-            let approvals = approvals::of_instance(&mut connection, id).await?;
-            drop(connection);
-            let ours = row.owner == store.core().host.id;
-            let instance = row.into_instance()?;
-            let definition =
-                store.workflow_version(&instance.team, &instance.workflow, instance.workflow_version).await?;
-            let definition =
-                definition.ok_or_else(|| error::corrupt("an instance without its definition", instance.id))?;
-            Ok(Some(Loaded { instance, definition, attempts, approvals, ours }))
         })
         .await
     }

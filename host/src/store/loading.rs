@@ -1,0 +1,98 @@
+//! Loading instances with all that decides what happens to them next, one or many at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::backend::Connection;
+use super::instances::{AttemptRow, InstanceRow};
+use super::rows::{self, Column};
+use super::{Store, StoreError, WorkflowVersion, approvals, error};
+use crate::model::{Approval, Attempt, Instance};
+
+/// An instance with all that decides what happens next. Never from a cache, except for the immutable definition.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The instance.
+    pub instance: Instance,
+    /// What it follows.
+    pub definition: Arc<WorkflowVersion>,
+    /// In the order they ended.
+    pub attempts: Vec<Attempt>,
+    /// In the order they were asked for.
+    pub approvals: Vec<Approval>,
+    /// Whether this host is to look after it.
+    pub ours: bool,
+}
+
+/// SQLite does not reorder a CROSS JOIN: a lookup for each id.
+const INSTANCES: &str = "SELECT seen.id, seen.team, seen.workflow_id, seen.workflow, seen.workflow_version, seen.pins, \
+    seen.entity_type, seen.entity_id, seen.project_id, seen.started_by, seen.status, seen.current_step, seen.version, \
+    seen.input, seen.output, seen.metadata, seen.failure, seen.depth, seen.created_at, seen.started_at, \
+    seen.updated_at, seen.completed_at, seen.wake_at, seen.owner \
+    FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1";
+
+const ATTEMPTS: &str = "SELECT seen.instance_id, seen.step, seen.number, seen.outcome, seen.plugin, seen.output, \
+    seen.failure, seen.started_at, seen.finished_at, seen.retry_at \
+    FROM {rows} CROSS JOIN step_attempts AS seen WHERE seen.instance_id = given.column1 \
+    ORDER BY seen.finished_at, seen.started_at, seen.step, seen.number";
+
+impl Store {
+    /// An instance, whatever its team.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn load(&self, id: Uuid) -> Result<Option<Loaded>, StoreError> {
+        Ok(self.load_together(vec![id]).await?.pop())
+    }
+
+    /// Instances, whatever their teams, in any order, with a number of statements that does not depend on how many they
+    /// are. What is not there is left out. `ids` are different from each other.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn load_together(&self, ids: Vec<Uuid>) -> Result<Vec<Loaded>, StoreError> {
+        let store = self.clone();
+        self.detached(async move { store.load_rows(&ids).await }).await
+    }
+
+    async fn load_rows(&self, ids: &[Uuid]) -> Result<Vec<Loaded>, StoreError> {
+        let mut connection = self.core().backend.read().await?;
+        // The instances come first: what is read after them may only be newer, and then the version that guards the
+        // commit is too old. The other way round, a commit could pass with attempts that are out of date.
+        let instances: Vec<InstanceRow> = of_each(&mut connection, INSTANCES, ids).await?;
+        let mut attempts: HashMap<Uuid, Vec<Attempt>> = HashMap::new();
+        for row in of_each::<AttemptRow>(&mut connection, ATTEMPTS, ids).await? {
+            attempts.entry(row.instance_id).or_default().push(row.into_attempt()?);
+        }
+        let mut approvals: HashMap<Uuid, Vec<Approval>> = HashMap::new();
+        for approval in approvals::of_instances(&mut connection, ids).await? {
+            approvals.entry(approval.instance_id).or_default().push(approval);
+        }
+        drop(connection);
+        let mut loaded = Vec::with_capacity(instances.len());
+        for row in instances {
+            let ours = row.owner == self.core().host.id;
+            let instance = row.into_instance()?;
+            let version = self.workflow_version(&instance.team, &instance.workflow, instance.workflow_version).await?;
+            let definition =
+                version.ok_or_else(|| error::corrupt("an instance without its definition", instance.id))?;
+            let attempts = attempts.remove(&instance.id).unwrap_or_default();
+            let approvals = approvals.remove(&instance.id).unwrap_or_default();
+            loaded.push(Loaded { instance, definition, attempts, approvals, ours });
+        }
+        Ok(loaded)
+    }
+}
+
+/// Runs a statement on ids.
+async fn of_each<T>(connection: &mut Connection, sql: &str, ids: &[Uuid]) -> Result<Vec<T>, StoreError>
+where
+    T: for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>
+        + for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>
+        + Send
+        + Unpin,
+{
+    rows::fetch(connection, sql, &[Column::Uuid(|id: &Uuid| *id)], ids).await
+}
