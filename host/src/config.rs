@@ -16,6 +16,8 @@ pub const DEFAULTS: &str = include_str!("../config.default.toml");
 pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
 /// Each instance of a batch is a value of a statement, and the databases bound those.
 const RETENTION_BATCH_MAX: u32 = 10_000;
+/// What happens between two drains counts to one point, and the points are 10 seconds apart.
+const HISTORY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 macro_rules! section {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
@@ -43,6 +45,8 @@ section! {
         batch: BatchConfig,
         engine: EngineConfig,
         retention: RetentionConfig,
+        history: HistoryConfig,
+        live: LiveConfig,
     }
 }
 
@@ -205,6 +209,27 @@ section! {
     }
 }
 
+section! {
+    /// `[history]`
+    HistoryConfig {
+        #[serde(with = "duration")] interval: Duration,
+        #[serde(with = "duration")] keep_10s: Duration,
+        #[serde(with = "duration")] keep_1m: Duration,
+        #[serde(with = "duration")] keep_1h: Duration,
+        batch: u32,
+        read_rows_max: u32,
+    }
+}
+
+section! {
+    /// `[live]`
+    LiveConfig {
+        #[serde(with = "duration")] interval: Duration,
+        subscribers_max: usize,
+        subscribers_per_team_max: usize,
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -304,6 +329,18 @@ impl Config {
         }
         if !(1..=RETENTION_BATCH_MAX).contains(&self.retention.batch) {
             return Err(invalid("retention.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
+        }
+        if self.history.interval.is_zero() || self.history.interval > HISTORY_INTERVAL_MAX {
+            return Err(invalid(
+                "history.interval",
+                "must be more than 0 and at most 10s, the finest step of the history",
+            ));
+        }
+        if !(1..=RETENTION_BATCH_MAX).contains(&self.history.batch) {
+            return Err(invalid("history.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
+        }
+        if self.live.interval.is_zero() {
+            return Err(invalid("live.interval", "must be more than 0"));
         }
         if self.runtime.attempts_max > 1_000 {
             return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));

@@ -61,7 +61,7 @@ impl Active {
         self.instances.lock().contains_key(&id)
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.instances.lock().len()
     }
 }
