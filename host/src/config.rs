@@ -57,6 +57,7 @@ section! {
         connections_max: usize,
         #[serde(with = "duration")] header_timeout: Duration,
         #[serde(with = "duration")] request_timeout: Duration,
+        #[serde(with = "duration")] write_timeout: Duration,
         body_bytes_max: usize,
         batch_body_bytes_max: usize,
         #[serde(with = "duration")] drain_timeout: Duration,
@@ -338,6 +339,9 @@ impl Config {
         }
         if !(1..=RETENTION_BATCH_MAX).contains(&self.history.batch) {
             return Err(invalid("history.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
+        }
+        if self.server.write_timeout.is_zero() {
+            return Err(invalid("server.write_timeout", "must be more than 0"));
         }
         if self.live.interval.is_zero() {
             return Err(invalid("live.interval", "must be more than 0"));

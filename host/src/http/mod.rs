@@ -11,6 +11,7 @@ mod body;
 mod dispatch;
 mod error;
 mod instances;
+mod live;
 mod metrics;
 mod plugins;
 mod query;
