@@ -218,6 +218,7 @@ section! {
         #[serde(with = "duration")] keep_1m: Duration,
         #[serde(with = "duration")] keep_1h: Duration,
         batch: u32,
+        unwritten_max: usize,
         read_rows_max: u32,
     }
 }
@@ -228,6 +229,17 @@ section! {
         #[serde(with = "duration")] interval: Duration,
         subscribers_max: usize,
         subscribers_per_team_max: usize,
+    }
+}
+
+impl HistoryConfig {
+    /// How long points of so many seconds are kept.
+    pub fn keep(&self, seconds: u64) -> Duration {
+        match seconds {
+            0..60 => self.keep_10s,
+            60..3_600 => self.keep_1m,
+            _ => self.keep_1h,
+        }
     }
 }
 

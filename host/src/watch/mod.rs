@@ -6,8 +6,10 @@
 //! ever waited for by a step or a request: a database that is away costs points of the history, and nothing else.
 
 mod feed;
+mod history;
 mod snapshot;
 mod ticker;
+mod unwritten;
 
 use std::sync::Arc;
 
@@ -98,7 +100,7 @@ impl Watch {
     async fn tick_until_stopped(self) {
         let Shared { parts, stop, .. } = &*self.0;
         let interval = parts.history.interval;
-        let mut ticker = Ticker::new(parts);
+        let mut ticker = Ticker::default();
         loop {
             let due = next_tick(parts.clock.now(), interval);
             let last = tokio::select! {
@@ -115,7 +117,7 @@ impl Watch {
                 Ok(ticker) => ticker,
                 Err(error) => {
                     tracing::error!(%error, "a tick of the watch ended early; what it had not written is lost");
-                    Ticker::new(parts)
+                    Ticker::default()
                 }
             };
             if last {
