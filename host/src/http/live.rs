@@ -29,7 +29,7 @@ pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> A
     request.query.finish()?;
     let live = Live {
         token: token_hash(&request.headers)?,
-        subscription: request.services.watch.subscribe(team.as_ref())?,
+        subscription: request.services.watch.subscribe(team).await?,
         services: request.services,
         begun: false,
     };

@@ -229,10 +229,8 @@ impl Monitor {
     pub fn stats(&self, team: Option<&Name>, window: Window) -> Stats {
         let now = self.0.ticks.now();
         let scopes = self.0.scopes.seen_by(team);
-        let mut batches = BTreeMap::new();
         let mut limits = BTreeMap::new();
         for scope in &scopes {
-            scope.batches.read_into(&mut batches, window, now);
             scope.limits.read_into(&mut limits, window, now);
         }
         let since = scopes.iter().map(|scope| *scope.since.read()).min().unwrap_or(self.0.started_at);
@@ -248,10 +246,20 @@ impl Monitor {
                 .collect(),
             lifecycle: self.lifecycle(&scopes, window, now),
             approvals: self.approvals(&scopes, window, now),
-            batches: batches.into_iter().map(|(name, numbers)| (name, numbers.stats())).collect(),
+            batches: self.batches(team, window),
             limits,
             plugins: self.0.plugins.stats(team),
         }
+    }
+
+    /// Bulk calls alone, of those that [`Monitor::stats`] would show.
+    pub fn batches(&self, team: Option<&Name>, window: Window) -> BTreeMap<String, BatchStats> {
+        let now = self.0.ticks.now();
+        let mut batches = BTreeMap::new();
+        for scope in self.0.scopes.seen_by(team) {
+            scope.batches.read_into(&mut batches, window, now);
+        }
+        batches.into_iter().map(|(name, numbers)| (name, numbers.stats())).collect()
     }
 
     /// One operation's numbers, of those that [`Monitor::stats`] would show; none if no call of that name has ended in

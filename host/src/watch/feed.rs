@@ -102,18 +102,11 @@ impl Feed {
         team: Option<&Name>,
         snapshot: impl FnOnce() -> Value,
     ) -> Result<Subscription, SubscriptionError> {
-        // Before the lock is taken: it costs more than all that is done under it.
+        self.admit(&mut self.state.lock(), team)?;
+        // Without the lock: it costs more than all that is done under it. Meanwhile others may have come.
         let snapshot = snapshot();
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(SubscriptionError::Closed);
-        }
-        state.forget_who_left();
-        let all: usize = state.scopes.values().map(Senders::receivers).sum();
-        let ours = state.scopes.get(&team.cloned()).map_or(0, Senders::receivers);
-        if all >= self.config.subscribers_max || ours >= self.config.subscribers_per_team_max {
-            return Err(SubscriptionError::Full);
-        }
+        self.admit(&mut state, team)?;
         let alerts = Arc::clone(&state.alerts);
         let senders = state.scopes.entry(team.cloned()).or_insert_with(|| Senders {
             stats: watch::Sender::new(stats_text(snapshot, team, &alerts)),
@@ -126,6 +119,19 @@ impl Feed {
         drop(state);
         self.came.notify_one();
         Ok(Subscription { stats, alerts })
+    }
+
+    fn admit(&self, state: &mut State, team: Option<&Name>) -> Result<(), SubscriptionError> {
+        if state.closed {
+            return Err(SubscriptionError::Closed);
+        }
+        state.forget_who_left();
+        let all: usize = state.scopes.values().map(Senders::receivers).sum();
+        let ours = state.scopes.get(&team.cloned()).map_or(0, Senders::receivers);
+        if all >= self.config.subscribers_max || ours >= self.config.subscribers_per_team_max {
+            return Err(SubscriptionError::Full);
+        }
+        Ok(())
     }
 
     /// Waits until there is a subscriber. False: there will be none any more.

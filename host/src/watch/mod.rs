@@ -74,8 +74,11 @@ impl Watch {
     ///
     /// # Errors
     /// There are as many subscribers as may be, or the host stops.
-    pub fn subscribe(&self, team: Option<&Name>) -> Result<Subscription, SubscriptionError> {
-        self.0.feed.subscribe(team, || self.snapshot(team))
+    pub async fn subscribe(&self, team: Option<Name>) -> Result<Subscription, SubscriptionError> {
+        let watch = self.clone();
+        // What a snapshot costs is not to be paid where requests are served.
+        let subscribing = move || watch.0.feed.subscribe(team.as_ref(), || watch.snapshot(team.as_ref()));
+        tokio::task::spawn_blocking(subscribing).await.unwrap_or(Err(SubscriptionError::Closed))
     }
 
     /// Tells subscribers that the alerts that are pending or firing are these now. To be called when one has changed.
@@ -129,7 +132,11 @@ impl Watch {
     async fn show_until_closed(self) {
         let Shared { parts, feed, .. } = &*self.0;
         while feed.is_watched().await {
-            feed.show(|team| self.snapshot(team));
+            let watch = self.clone();
+            let shown = tokio::task::spawn_blocking(move || watch.0.feed.show(|team| watch.snapshot(team)));
+            if let Err(error) = shown.await {
+                tracing::error!(%error, "could not make a snapshot for live streams");
+            }
             let next = parts.clock.now().after(parts.live.interval);
             tokio::select! {
                 () = feed.closed() => return,
