@@ -10,6 +10,7 @@ mod batches;
 mod body;
 mod dispatch;
 mod error;
+mod history;
 mod instances;
 mod live;
 mod metrics;

@@ -25,6 +25,7 @@
 
 mod approvals;
 mod batches;
+mod comparison;
 mod counters;
 mod distribution;
 mod encoding;
@@ -61,6 +62,9 @@ use crate::model::{ApprovalStatus, InstanceStatus, Name};
 
 pub use self::approvals::ApprovalStats;
 pub use self::batches::BatchStats;
+pub use self::comparison::{
+    CALLS_MIN, Comparison, ERROR_RATE_DIFFERENCE_MIN, LATENCY_DIFFERENCE_MIN, Verdict, compare,
+};
 pub use self::distribution::DistributionStats;
 pub use self::encoding::TimingsError;
 pub use self::interval::{Interval, IntervalCounter, IntervalOperation};
