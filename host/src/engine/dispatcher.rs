@@ -60,10 +60,6 @@ impl Active {
     fn has(&self, id: Uuid) -> bool {
         self.instances.lock().contains_key(&id)
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.instances.lock().len()
-    }
 }
 
 impl Engine {

@@ -153,11 +153,6 @@ impl Engine {
         self.0.drivers.wait().await;
     }
 
-    /// Instances that are driven at this moment.
-    pub fn driven(&self) -> usize {
-        self.0.active.len()
-    }
-
     /// Bulk work on instances and approvals.
     pub fn batch(&self) -> BatchProcessor {
         BatchProcessor::new(self.clone())

@@ -21,6 +21,7 @@ impl Watch {
             .into_iter()
             .map(|cache| json!({ "kind": cache.kind, "hit_rate": cache.hit_rate, "entries": cache.entries }))
             .collect();
+        let engine = parts.engine.gauges();
         json!({
             "at": parts.clock.now(),
             "window": Window::Minute,
@@ -32,8 +33,10 @@ impl Watch {
             "most_errors": summary.most_errors,
             "batches": batches(&parts.monitor.batches(team, Window::Minute)),
             "caches": caches,
-            "queue_depth": parts.store.commit_stats().queue,
-            "running": parts.engine.driven(),
+            "queue_depth": engine.attempts_waiting,
+            "running": engine.attempts_running,
+            "active_instances": engine.active_instances,
+            "commit_queue": parts.store.commit_stats().queue,
         })
     }
 }
