@@ -65,8 +65,7 @@ fn a_point_that_is_written_again_is_replaced_and_what_is_read_is_added_up() {
         write_all(8).await;
         // As after a COMMIT that nobody answered.
         write_all(8).await;
-        let expected =
-            [(at(0), Added::Events(3)), (at(20), Added::Events(4)), (at(60), Added::Events(8))];
+        let expected = [(at(0), Added::Events(3)), (at(20), Added::Events(4)), (at(60), Added::Events(8))];
         assert_eq!(read(&store, query(&counter, 20)).await, expected);
         write_all(9).await;
         assert_eq!(read(&store, query(&counter, 10)).await.last(), Some(&(at(60), Added::Events(9))));
@@ -123,8 +122,9 @@ fn a_team_sees_its_own_and_the_hosts_and_no_other() {
         assert_eq!(seen(Some("nobody")).await, [(START, Added::Events(1))]);
         assert_eq!(seen(None).await, [(START, Added::Events(111))]);
         let period = (START, at(10));
+        let acme = acme();
         let list = async |team| store.history_series(team, HistoryStep::Fine, period).await.expect("lists");
-        assert_eq!(list(Some(&acme())).await, [of(None), of(Some("acme"))]);
+        assert_eq!(list(Some(&acme)).await, [of(None), of(Some("acme"))]);
         assert_eq!(list(None).await.len(), 3);
         let later = store.history_series(None, HistoryStep::Fine, (at(10), at(20))).await.expect("lists");
         assert_eq!(later, [], "nothing happened then");
@@ -138,8 +138,7 @@ fn old_points_are_deleted_in_batches_and_series_without_points_with_them() {
     on_both(|store, _| async move {
         let counter = series(None, SeriesKind::Counter, "commits");
         let other = series(Some("acme"), SeriesKind::Counter, "other");
-        let mut points: Vec<_> =
-            (0..7).map(|number| events(&counter, HistoryStep::Fine, at(number * 10), 1)).collect();
+        let mut points: Vec<_> = (0..7).map(|number| events(&counter, HistoryStep::Fine, at(number * 10), 1)).collect();
         points.push(events(&counter, HistoryStep::Minute, START, 7));
         points.push(events(&other, HistoryStep::Fine, START, 1));
         write(&store, points).await;
@@ -203,7 +202,8 @@ fn several_hosts_add_up_and_leave_each_others_points_alone() {
         assert!(own.contains(&events(&counter, HistoryStep::Fine, START, 3)), "{own:?}");
         assert_eq!(own.len(), 2);
         // Both look for what is too old.
-        let delete = |store: Store| async move { store.delete_history(HistoryStep::Fine, at(1), 9).await.expect("deletes") };
+        let delete =
+            |store: Store| async move { store.delete_history(HistoryStep::Fine, at(1), 9).await.expect("deletes") };
         let (mine, yours) = tokio::join!(delete(one.clone()), delete(two.clone()));
         let rest = delete(one.clone()).await;
         assert_eq!(mine + yours + rest, 4);

@@ -60,6 +60,10 @@ impl Active {
     fn has(&self, id: Uuid) -> bool {
         self.instances.lock().contains_key(&id)
     }
+
+    fn len(&self) -> usize {
+        self.instances.lock().len()
+    }
 }
 
 impl Engine {

@@ -265,7 +265,7 @@ const WRITE_POINTS: &str = "INSERT INTO history_points (series_id, step, at, hos
 /// What one host has counted within one step, of all series.
 pub(super) const OF_HOST: &str = "SELECT s.team, s.kind, s.name, p.value, p.samples, p.timings FROM history_points p \
     JOIN history_series s ON s.id = p.series_id WHERE p.step = $1 AND p.at = $2 AND p.host = $3";
-const OLD: &str = "FROM history_points WHERE step = $1 AND at < $2 ORDER BY at LIMIT $3";
+pub(super) const OLD: &str = "FROM history_points WHERE step = $1 AND at < $2 ORDER BY at LIMIT $3";
 const EMPTY_SERIES: &str = "DELETE FROM history_series WHERE NOT EXISTS \
     (SELECT 1 FROM history_points p WHERE p.series_id = history_series.id)";
 

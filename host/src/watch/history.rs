@@ -78,8 +78,13 @@ impl Recorder {
             ("commit_groups".to_owned(), commits.groups),
             ("commit_conflicts".to_owned(), commits.conflicts),
         ];
-        let mut gauges =
-            vec![("queue_depth".to_owned(), commits.queue), ("running".to_owned(), parts.engine.driven() as u64)];
+        let engine = parts.engine.gauges();
+        let mut gauges = vec![
+            ("queue_depth".to_owned(), engine.attempts_waiting as u64),
+            ("running".to_owned(), engine.attempts_running as u64),
+            ("active_instances".to_owned(), engine.active_instances as u64),
+            ("commit_queue".to_owned(), commits.queue),
+        ];
         for cache in parts.store.cache_stats() {
             counters.push((format!("cache_hits{{{}}}", cache.kind), cache.hits));
             counters.push((format!("cache_misses{{{}}}", cache.kind), cache.misses));
