@@ -9,10 +9,10 @@ CREATE TABLE history_series (
     team TEXT COLLATE "C" NOT NULL,
     kind TEXT COLLATE "C" NOT NULL,
     name TEXT COLLATE "C" NOT NULL,
-    CONSTRAINT history_series_pkey PRIMARY KEY (id),
-    CONSTRAINT history_series_team_kind_name_key UNIQUE (team, kind, name)
+    CONSTRAINT history_series_pkey PRIMARY KEY (id)
 );
 
+CREATE UNIQUE INDEX idx_history_series_team_kind_name ON history_series (team, kind, name);
 CREATE INDEX idx_history_series_kind_name ON history_series (kind, name);
 
 -- No foreign key: whoever deletes a series that has no points must not meet whoever writes its next one. Each write
@@ -24,8 +24,8 @@ CREATE TABLE history_points (
     host UUID NOT NULL,
     value BIGINT NOT NULL,
     samples BIGINT NOT NULL,
-    timings BYTEA NOT NULL,
-    CONSTRAINT history_points_pkey PRIMARY KEY (series_id, step, at, host)
+    timings BYTEA NOT NULL
 );
 
+CREATE UNIQUE INDEX idx_history_points_series_step_at ON history_points (series_id, step, at, host);
 CREATE INDEX idx_history_points_step_at ON history_points (step, at);

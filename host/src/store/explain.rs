@@ -110,8 +110,8 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
              ON s.step <> 'board' OR i.project_id IS NULL"
         ),
         format!(
-            "{numbers} INSERT INTO history_series (id, team, kind, name) SELECT {id}, CASE WHEN i % 3 = 0 THEN '' \
-             WHEN i % 3 = 1 THEN 'acme' ELSE 'bravo' END, CASE WHEN i % 4 = 0 THEN 'counter' ELSE 'operation' END, \
+            "{numbers} INSERT INTO history_series (id, team, kind, name) SELECT {id}, CASE WHEN i % 20 = 0 THEN '' \
+             WHEN i % 20 = 1 THEN 'acme' ELSE 'bravo' END, CASE WHEN i % 3 = 0 THEN 'counter' ELSE 'operation' END, \
              'number-' || i FROM n WHERE i <= 1200"
         ),
         format!(
@@ -244,10 +244,13 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         ("idx_workflow_instances_completed_at", retention::batch(&acme(), seconds(5_000), Some(by_time()), 500)),
         ("idx_workflow_instances_completed_at", Sql::with_binds(retention::NEXT_TEAM, vec!["acme".into()])),
         // The history: one series, the points of it, what there is, what a host has written, what is too old.
-        ("history_series_team_kind_name_key", history::named(&series(Some(acme())))),
+        ("idx_history_series_team_kind_name", history::named(&series(Some(acme())))),
         ("idx_history_series_kind_name", history::named(&series(None))),
-        ("history_points_pkey", history::points(&series(None), [one])),
-        ("history_points_pkey", history::listed(Some(&acme()), HistoryStep::Fine, (seconds(0), seconds(600)))),
+        ("idx_history_points_series_step_at", history::points(&series(None), [one])),
+        (
+            "idx_history_points_series_step_at",
+            history::listed(Some(&acme()), HistoryStep::Fine, (seconds(0), seconds(600))),
+        ),
         (
             "idx_history_points_step_at",
             Sql::with_binds(history::OF_HOST, vec![Bind::Number(10), micros(seconds(100)), Bind::Id(one)]),
