@@ -20,7 +20,7 @@ use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
 use super::request::Request;
-use super::response::{Answer, add_security_headers};
+use super::response::{Answer, Content, add_security_headers, send};
 use super::routes::{self, Access, Found, ROUTES, Route};
 use super::secret;
 use crate::model::Principal;
@@ -32,7 +32,9 @@ const GRACE: Duration = Duration::from_millis(500);
 const NO_ROUTE: &str = "http (no route)";
 
 /// Answers every request.
-pub(super) fn filter(services: Services) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone {
+pub(super) fn filter(
+    services: Services,
+) -> impl Filter<Extract = (warp::reply::Response,), Error = Infallible> + Clone {
     let operations = Operations::new(&services.monitor);
     let dispatcher = Arc::new(Dispatcher { services: Arc::new(services), operations, requests: AtomicU64::new(0) });
     warp::method()
@@ -42,10 +44,12 @@ pub(super) fn filter(services: Services) -> impl Filter<Extract = (Response<Byte
         .and(warp::body::stream())
         .then(move |method: Method, path: warp::path::FullPath, query, headers: HeaderMap, body| {
             let dispatcher = Arc::clone(&dispatcher);
-            async move { dispatcher.answer(method, path.as_str(), query, headers, chunks(body)).await }
+            async move { send(dispatcher.answer(method, path.as_str(), query, headers, chunks(body)).await) }
         })
         // No filter above rejects, but their types say that they may.
-        .recover(|_| async { Ok::<_, Infallible>(ApiError::internal("a filter rejected a request").into_response()) })
+        .recover(|_| async {
+            Ok::<_, Infallible>(send(ApiError::internal("a filter rejected a request").into_response()))
+        })
         .unify()
 }
 
@@ -93,7 +97,7 @@ impl Dispatcher {
         query: Vec<(String, String)>,
         headers: HeaderMap,
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
-    ) -> Response<Bytes> {
+    ) -> Response<Content> {
         let began = self.services.clock.monotonic();
         let request_id = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let found = routes::find(&method, path);
@@ -186,17 +190,25 @@ impl Dispatcher {
     }
 
     async fn principal(&self, headers: &HeaderMap, deadline: Instant) -> Result<Arc<Principal>, ApiError> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else { return Err(ApiError::token_missing()) };
-        let (scheme, secret) =
-            value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(ApiError::token_invalid)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(ApiError::token_missing());
-        }
-        let hash = secret::hash(secret.trim()).ok_or_else(ApiError::token_invalid)?;
+        let hash = token_hash(headers)?;
         let known = tokio::time::timeout_at(deadline, self.services.store.principal_by_token_hash(hash));
         known.await.map_err(|_| ApiError::deadline())??.ok_or_else(ApiError::token_invalid)
     }
+}
+
+/// The hash of the token that a request brings.
+///
+/// # Errors
+/// 401 when it brings none, or something that is none.
+pub(super) fn token_hash(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(ApiError::token_missing()) };
+    let (scheme, secret) =
+        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(ApiError::token_invalid)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(ApiError::token_missing());
+    }
+    secret::hash(secret.trim()).ok_or_else(ApiError::token_invalid)
 }
 
 /// Runs a handler in a task of its own: a panic ends the task, and not the connection that others share. When the

@@ -79,13 +79,8 @@ struct View {
 impl View {
     fn of(request: &mut Request, principal: &Principal) -> Result<Self, ApiError> {
         let window = request.query.parse("window")?.unwrap_or_default();
-        let asked = request.query.parse::<Name>("team")?;
+        let team = request.team(principal)?;
         request.query.finish()?;
-        let team = match asked {
-            asked if principal.may(Permission::Operator) => asked,
-            Some(other) if other != principal.team => return Err(ApiError::forbidden(Permission::Operator)),
-            _ => Some(principal.team.clone()),
-        };
         Ok(Self { window, team })
     }
 }

@@ -10,7 +10,9 @@ mod batches;
 mod body;
 mod dispatch;
 mod error;
+mod history;
 mod instances;
+mod live;
 mod metrics;
 mod plugins;
 mod query;
@@ -32,6 +34,7 @@ use crate::engine::Engine;
 use crate::monitor::Monitor;
 use crate::plugins::Registry;
 use crate::store::Store;
+use crate::watch::Watch;
 
 pub use server::serve;
 
@@ -50,6 +53,8 @@ pub struct Services {
     pub plugins: Registry,
     /// What starts, decides and cancels.
     pub engine: Engine,
+    /// Whom the present is shown to.
+    pub watch: Watch,
     /// When the process was ready, on the clock's monotonic scale.
     pub started: Instant,
 }

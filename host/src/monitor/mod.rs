@@ -25,6 +25,7 @@
 
 mod approvals;
 mod batches;
+mod comparison;
 mod counters;
 mod distribution;
 mod encoding;
@@ -61,6 +62,9 @@ use crate::model::{ApprovalStatus, InstanceStatus, Name};
 
 pub use self::approvals::ApprovalStats;
 pub use self::batches::BatchStats;
+pub use self::comparison::{
+    CALLS_MIN, Comparison, ERROR_RATE_DIFFERENCE_MIN, LATENCY_DIFFERENCE_MIN, Verdict, compare,
+};
 pub use self::distribution::DistributionStats;
 pub use self::encoding::TimingsError;
 pub use self::interval::{Interval, IntervalCounter, IntervalOperation};
@@ -229,10 +233,8 @@ impl Monitor {
     pub fn stats(&self, team: Option<&Name>, window: Window) -> Stats {
         let now = self.0.ticks.now();
         let scopes = self.0.scopes.seen_by(team);
-        let mut batches = BTreeMap::new();
         let mut limits = BTreeMap::new();
         for scope in &scopes {
-            scope.batches.read_into(&mut batches, window, now);
             scope.limits.read_into(&mut limits, window, now);
         }
         let since = scopes.iter().map(|scope| *scope.since.read()).min().unwrap_or(self.0.started_at);
@@ -248,10 +250,20 @@ impl Monitor {
                 .collect(),
             lifecycle: self.lifecycle(&scopes, window, now),
             approvals: self.approvals(&scopes, window, now),
-            batches: batches.into_iter().map(|(name, numbers)| (name, numbers.stats())).collect(),
+            batches: self.batches(team, window),
             limits,
             plugins: self.0.plugins.stats(team),
         }
+    }
+
+    /// Bulk calls alone, of those that [`Monitor::stats`] would show.
+    pub fn batches(&self, team: Option<&Name>, window: Window) -> BTreeMap<String, BatchStats> {
+        let now = self.0.ticks.now();
+        let mut batches = BTreeMap::new();
+        for scope in self.0.scopes.seen_by(team) {
+            scope.batches.read_into(&mut batches, window, now);
+        }
+        batches.into_iter().map(|(name, numbers)| (name, numbers.stats())).collect()
     }
 
     /// One operation's numbers, of those that [`Monitor::stats`] would show; none if no call of that name has ended in

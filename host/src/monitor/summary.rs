@@ -77,8 +77,12 @@ pub struct Totals {
     pub count: u64,
     /// Failed ones among them, from 0 to 1.
     pub error_rate: f64,
+    /// Half of the calls took at most this long.
+    pub p50_ms: f64,
     /// 95 of 100 calls took at most this long.
     pub p95_ms: f64,
+    /// 99 of 100 calls took at most this long.
+    pub p99_ms: f64,
     /// Calls a minute.
     pub per_minute: f64,
 }
@@ -137,7 +141,9 @@ impl Monitor {
             operations: Totals {
                 count: all.count,
                 error_rate: all.error_rate,
+                p50_ms: all.p50_ms,
                 p95_ms: all.p95_ms,
+                p99_ms: all.p99_ms,
                 per_minute: all.per_minute,
             },
             lifecycle,

@@ -120,7 +120,6 @@ impl Sql {
     }
 
     /// A text that has its places for values already.
-    #[cfg(test)]
     pub(super) fn with_binds(text: &str, binds: Vec<Bind>) -> Self {
         Self { text: text.to_owned(), binds, index: None }
     }
