@@ -23,8 +23,8 @@ use crate::measure::{self, digits, ratio, timed, typical};
 use crate::seed;
 use crate::support::{Anything, Options, median};
 
-const EXPIRED: &str = "SELECT id FROM workflow_approvals WHERE status = 'pending' AND expires_at <= $1 \
-    ORDER BY expires_at LIMIT 100";
+const EXPIRED: &str = "SELECT id FROM workflow_approvals WHERE team = 'acme' AND status = 'pending' \
+    AND expires_at <= $1 ORDER BY expires_at LIMIT 100";
 
 /// In the order of the specification.
 #[derive(Clone, Copy)]
