@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::Services;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
@@ -23,7 +24,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const NAMES_SHOWN_MAX: usize = 50;
 
 #[derive(Serialize)]
-struct AllStats {
+pub(super) struct AllStats {
     #[serde(flatten)]
     monitor: Stats,
     /// The caller's team's instances as the database has them, by status.
@@ -38,7 +39,12 @@ struct AllStats {
 
 pub(super) async fn show_health(request: Request) -> Answer {
     request.query.finish()?;
-    let services = &request.services;
+    let (status, body) = health(&request.services).await;
+    Ok(response::json(status, &body))
+}
+
+/// How the host is.
+pub(super) async fn health(services: &Services) -> (StatusCode, Value) {
     let began = services.clock.monotonic();
     let problem = match tokio::time::timeout(PING_TIMEOUT, services.store.ping()).await {
         Ok(Ok(())) => None,
@@ -60,15 +66,19 @@ pub(super) async fn show_health(request: Request) -> Answer {
             "ping_ms": well.then(|| (now.duration_since(began).as_secs_f64() * 1e6).round() / 1e3),
         },
     });
-    Ok(response::json(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body))
+    (if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
 }
 
 pub(super) async fn show_stats(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
-    let services = &request.services;
+    response::ok(&stats(&request.services, &principal).await?)
+}
+
+/// All numbers that somebody may see.
+pub(super) async fn stats(services: &Services, principal: &Principal) -> Result<AllStats, ApiError> {
     let team = (!principal.may(Permission::Operator)).then_some(&principal.team);
     let counts = services.store.count_instances(&principal.team).await?;
-    response::ok(&AllStats {
+    Ok(AllStats {
         monitor: services.monitor.stats(team),
         instances: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
         caches: services.store.cache_stats(),
