@@ -61,7 +61,9 @@ fn perform(command: &mut Command) -> Result<(), String> {
     let shown = format!("{command:?}");
     let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status();
     let status = status.map_err(|error| {
-        format!("start {shown}: {error}\nhint: install node 20 or newer with npm (Debian: `apt-get install nodejs npm`)")
+        format!(
+            "start {shown}: {error}\nhint: install node 20 or newer with npm (Debian: `apt-get install nodejs npm`)"
+        )
     })?;
     if status.success() { Ok(()) } else { Err(format!("run {shown}: {status}")) }
 }
