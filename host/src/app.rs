@@ -19,6 +19,7 @@ use crate::monitor::Monitor;
 use crate::plugins::Registry;
 use crate::runtime::{self, Runtime, RuntimeError};
 use crate::store::{NewToken, Store, StoreError};
+use crate::watch::{Watch, WatchParts};
 
 /// The team and the user of the first token.
 const FIRST_TEAM: &str = "default";
@@ -38,6 +39,8 @@ pub struct App {
     pub plugins: Registry,
     /// What drives instances.
     pub engine: Engine,
+    /// What writes the history and shows the present.
+    pub watch: Watch,
     /// When everything was built.
     pub started: Instant,
     /// The secret of the operator token that was made because there was none. Shown once; only its hash is stored.
@@ -123,8 +126,16 @@ impl App {
             plugins: plugins.clone(),
             runtime,
         });
+        let watch = Watch::start(WatchParts {
+            history: config.history.clone(),
+            live: config.live.clone(),
+            clock: clock.clone(),
+            store: store.clone(),
+            monitor: monitor.clone(),
+            engine: engine.clone(),
+        });
         let started = clock.monotonic();
-        Ok(Self { config: Arc::new(config), clock, store, monitor, plugins, engine, started, first_token })
+        Ok(Self { config: Arc::new(config), clock, store, monitor, plugins, engine, watch, started, first_token })
     }
 
     /// Serves HTTP until `shutdown`, then lets requests and steps end, within `server.drain_timeout` each, and closes
@@ -149,6 +160,7 @@ impl App {
             monitor: self.monitor.clone(),
             plugins: self.plugins.clone(),
             engine: self.engine.clone(),
+            watch: self.watch.clone(),
             started: self.started,
         };
         let cut = http::serve(services, listener, shutdown).await;
@@ -157,6 +169,10 @@ impl App {
         }
         if tokio::time::timeout(self.config.server.drain_timeout, self.engine.drain()).await.is_err() {
             tracing::warn!("some steps did not end in time; they run again after the next start");
+        }
+        // Last, so that what the steps that have just ended counted is in the history.
+        if tokio::time::timeout(self.config.server.drain_timeout, self.watch.drain()).await.is_err() {
+            tracing::warn!("the last numbers were not written in time; the history misses them");
         }
         self.store.close().await;
     }

@@ -16,6 +16,8 @@ pub const DEFAULTS: &str = include_str!("../config.default.toml");
 pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
 /// Each instance of a batch is a value of a statement, and the databases bound those.
 const RETENTION_BATCH_MAX: u32 = 10_000;
+/// What happens between two drains counts to one point, and the points are 10 seconds apart.
+const HISTORY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 macro_rules! section {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
@@ -43,6 +45,8 @@ section! {
         batch: BatchConfig,
         engine: EngineConfig,
         retention: RetentionConfig,
+        history: HistoryConfig,
+        live: LiveConfig,
     }
 }
 
@@ -53,6 +57,7 @@ section! {
         connections_max: usize,
         #[serde(with = "duration")] header_timeout: Duration,
         #[serde(with = "duration")] request_timeout: Duration,
+        #[serde(with = "duration")] write_timeout: Duration,
         body_bytes_max: usize,
         batch_body_bytes_max: usize,
         #[serde(with = "duration")] drain_timeout: Duration,
@@ -205,6 +210,39 @@ section! {
     }
 }
 
+section! {
+    /// `[history]`
+    HistoryConfig {
+        #[serde(with = "duration")] interval: Duration,
+        #[serde(with = "duration")] keep_10s: Duration,
+        #[serde(with = "duration")] keep_1m: Duration,
+        #[serde(with = "duration")] keep_1h: Duration,
+        batch: u32,
+        unwritten_max: usize,
+        read_rows_max: u32,
+    }
+}
+
+section! {
+    /// `[live]`
+    LiveConfig {
+        #[serde(with = "duration")] interval: Duration,
+        subscribers_max: usize,
+        subscribers_per_team_max: usize,
+    }
+}
+
+impl HistoryConfig {
+    /// How long points of so many seconds are kept.
+    pub fn keep(&self, seconds: u64) -> Duration {
+        match seconds {
+            0..60 => self.keep_10s,
+            60..3_600 => self.keep_1m,
+            _ => self.keep_1h,
+        }
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -304,6 +342,21 @@ impl Config {
         }
         if !(1..=RETENTION_BATCH_MAX).contains(&self.retention.batch) {
             return Err(invalid("retention.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
+        }
+        if self.history.interval.is_zero() || self.history.interval > HISTORY_INTERVAL_MAX {
+            return Err(invalid(
+                "history.interval",
+                "must be more than 0 and at most 10s, the finest step of the history",
+            ));
+        }
+        if !(1..=RETENTION_BATCH_MAX).contains(&self.history.batch) {
+            return Err(invalid("history.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
+        }
+        if self.server.write_timeout.is_zero() {
+            return Err(invalid("server.write_timeout", "must be more than 0"));
+        }
+        if self.live.interval.is_zero() {
+            return Err(invalid("live.interval", "must be more than 0"));
         }
         if self.runtime.attempts_max > 1_000 {
             return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));

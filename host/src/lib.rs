@@ -1,7 +1,7 @@
 //! Stepwell: a workflow engine whose steps are uploaded while it runs, as sandboxed WebAssembly components.
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only those named after it:
-//! `cli`, `app`, `http`, `engine`, `plugins`, `runtime`, `store`, `monitor`, `config`, `model`, `clock`.
+//! `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `monitor`, `config`, `model`, `clock`.
 
 pub mod app;
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod monitor;
 pub mod plugins;
 pub mod runtime;
 pub mod store;
+pub mod watch;
 
 // Tests in here and tests from the outside share files that name the crate.
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub fn apply_counting(host: &TestHost) {
 }
 
 /// Starts instances until the server is gone, and answers those that it acknowledged.
-fn start_until_gone(host: &TestHost, key: &str, acknowledged: &AtomicUsize) -> Vec<String> {
+pub fn start_until_gone(host: &TestHost, key: &str, acknowledged: &AtomicUsize) -> Vec<String> {
     let token = format!("Bearer {}", host.token);
     let mut ids = Vec::new();
     for number in 0.. {
@@ -49,7 +49,7 @@ fn start_until_gone(host: &TestHost, key: &str, acknowledged: &AtomicUsize) -> V
 }
 
 /// Every instance of a workflow, page by page.
-fn all_instances(host: &TestHost, workflow: &str) -> Vec<Value> {
+pub fn all_instances(host: &TestHost, workflow: &str) -> Vec<Value> {
     let mut instances = Vec::new();
     let mut after = String::new();
     loop {

@@ -1,16 +1,20 @@
 //! A database, or its disk, that fails under the server.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use serde_json::json;
 
-use crate::crash::{STEPS, apply_counting};
+use crate::crash::{STEPS, all_instances, apply_counting, start_until_gone};
 use crate::harness::{TestHost, eventually};
 use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 
 const RESTARTS: usize = 3;
 /// Started between one restart and the next.
 const INSTANCES: usize = 25;
+/// Acknowledged by a host before it is killed.
+const ENOUGH: usize = 60;
 
 #[test]
 fn a_disk_that_fails_ends_the_server_and_the_next_start_has_all_that_was_acknowledged() {
@@ -78,4 +82,44 @@ fn every_instance_completes_and_every_effect_happens_once_though_the_database_re
     }
     let results = host.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));
     assert_eq!(results[0]["ok"]["value"], (ids.len() * STEPS.len()).to_string(), "{results:?}");
+}
+
+#[test]
+fn of_two_servers_on_one_database_one_is_killed_and_the_other_finishes_its_work() {
+    if std::env::var_os(WITHOUT_POSTGRES).is_some() {
+        return;
+    }
+    let server = PrivateServer::start();
+    let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let settings = vec![setting("STEPWELL_HOSTS__LEASE", "1s"), setting("STEPWELL_HOSTS__RENEWAL", "200ms")];
+    let mut killed = TestHost::on(&server.url("postgres"), settings);
+    killed.scenario("script");
+    apply_counting(&killed);
+    let heir = killed.beside();
+    eventually("the hosts know of each other", || (heir.get("/workflow-metrics/stats")["peers"] == 1).then_some(()));
+
+    let count = AtomicUsize::new(0);
+    let mut acknowledged: BTreeSet<String> = thread::scope(|scope| {
+        let (host, count) = (&killed, &count);
+        let clients: Vec<_> =
+            (0..2).map(|client| scope.spawn(move || start_until_gone(host, &client.to_string(), count))).collect();
+        eventually("enough instances are acknowledged", || (count.load(Ordering::SeqCst) >= ENOUGH).then_some(()));
+        host.kill_under_load();
+        clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+    });
+    killed.kill();
+    // The heir has its own work beside what it takes over.
+    acknowledged.extend((0..INSTANCES).map(|_| heir.start_instance("counting", &json!({}))));
+
+    let instances = eventually("all instances end", || {
+        let counts = &heir.get("/workflow-metrics/stats")["instances"];
+        let open = |status: &str| counts[status].as_u64().unwrap_or_default();
+        (open("running") + open("waiting") == 0).then(|| all_instances(&heir, "counting"))
+    });
+    assert!(instances.iter().all(|instance| instance["status"] == "completed"), "{instances:?}");
+    let there: BTreeSet<String> =
+        instances.iter().map(|instance| instance["id"].as_str().expect("an id").to_owned()).collect();
+    assert!(acknowledged.is_subset(&there), "{} acknowledged, {} are there", acknowledged.len(), there.len());
+    let results = heir.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));
+    assert_eq!(results[0]["ok"]["value"], (there.len() * STEPS.len()).to_string(), "{results:?}");
 }

@@ -90,6 +90,15 @@ impl TestHost {
         Self { url, token, data, server, settings, database: database.to_owned(), agent: agent() }
     }
 
+    /// Another server on the same database, with data of its own.
+    pub fn beside(&self) -> Self {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let (server, url, token) = launch(data.path(), &self.settings);
+        assert_eq!(token, None, "only the first host makes a token");
+        let (token, settings, database) = (self.token.clone(), self.settings.clone(), self.database.clone());
+        Self { url, token, data, server, settings, database, agent: agent() }
+    }
+
     /// The URL of its database; empty for SQLite among its data.
     pub fn database(&self) -> &str {
         &self.database

@@ -16,8 +16,10 @@ mod databases;
 mod demo;
 mod engine;
 mod harness;
+mod history;
 mod http;
 mod limits;
+mod live;
 mod metrics;
 #[path = "../store/postgres.rs"]
 mod postgres;

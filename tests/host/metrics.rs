@@ -153,3 +153,35 @@ fn steps_and_uploads_are_measured_by_the_host() {
     assert!(operation["count"].as_u64() >= Some(1), "{operation}");
     assert!(team.get("/workflow-metrics/stats/operation/http%20POST%20%2Fplugins")["count"].as_u64() >= Some(1));
 }
+
+#[test]
+fn every_version_and_step_is_measured_for_its_team_alone() {
+    let (one, two) = (Team::new(host(), "measured-one"), Team::new(host(), "measured-two"));
+    one.script(json!([]));
+    let stats = one.get("/workflow-metrics/stats?window=1m");
+    assert_eq!(stats["window"], "1m");
+    let operations = stats["operations"].as_object().expect("an object");
+    let version = operations.keys().find(|name| name.starts_with("plugin scenarios@") && !name.contains('/'));
+    let version = version.expect("the version is measured");
+    for name in ["step scenarios/script", version, &format!("{version}/script")] {
+        assert_eq!(operations[name]["count"], 1, "{name}");
+    }
+    let others = two.get("/workflow-metrics/stats");
+    let others = others["operations"].as_object().expect("an object");
+    assert!(others.keys().all(|name| name == "commit_step" || name.starts_with("http ")), "{others:?}");
+    let all = host().get("/workflow-metrics/stats?team=measured-one");
+    assert_eq!(all["operations"]["step scenarios/script"]["count"], 1);
+}
+
+#[test]
+fn a_summary_is_short_and_a_reset_is_the_teams_own() {
+    let (one, two) = (Team::new(host(), "summary-one"), Team::new(host(), "summary-two"));
+    one.script(json!([]));
+    two.script(json!([]));
+    let summary = one.get("/workflow-metrics/summary");
+    assert_eq!((&summary["status"], &summary["lifecycle"]["created"]), (&json!("ok"), &json!(1)));
+    assert!(summary["headline"].as_str().is_some_and(|line| line.contains("operations a minute")), "{summary}");
+    assert_eq!(one.request("POST", "/workflow-metrics/metrics/reset", "").status, 200);
+    assert_eq!(one.get("/workflow-metrics/summary")["lifecycle"]["created"], 0);
+    assert_eq!(two.get("/workflow-metrics/summary")["lifecycle"]["created"], 1);
+}

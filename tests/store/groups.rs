@@ -66,7 +66,9 @@ async fn in_one_group(database: &Database, store: &Store, jobs: Vec<Job>) -> Vec
     }
     assert_eq!(ends.remove(0), End::Written);
     let after = store.commit_stats();
-    assert_eq!(after.groups - before.groups, 2, "{count} jobs were to be one group");
+    // One, if the committer was still gathering when the others came: then the decoy is part of their group.
+    let groups = after.groups - before.groups;
+    assert!((1..=2).contains(&groups), "{count} jobs were to be one group");
     ends
 }
 

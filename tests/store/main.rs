@@ -9,6 +9,7 @@ mod commits;
 mod databases;
 mod fixtures;
 mod groups;
+mod history;
 mod hosts;
 mod instances;
 mod maintenance;

@@ -5,9 +5,9 @@ use crate::report;
 use crate::rust_source::{code_only, is_word, lines_with};
 
 /// From the top to the bottom.
-const MODULES: [&str; 13] = [
-    "main", "cli", "app", "http", "engine", "plugins", "runtime", "store", "monitor", "config", "model", "clock",
-    // Declares the others and imports none of them.
+const MODULES: [&str; 14] = [
+    "main", "cli", "app", "http", "watch", "engine", "plugins", "runtime", "store", "monitor", "config", "model",
+    "clock", // Declares the others and imports none of them.
     "lib",
 ];
 

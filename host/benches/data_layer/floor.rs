@@ -1,22 +1,27 @@
 //! What the database and the disk allow: groups of steps written by hand.
 //!
 //! A task drains a queue and writes all that it finds as one transaction of two statements, whatever their number: new
-//! states of instances, and attempts. SQLite gets the values as a list of rows, Postgres as one array for each column.
-//! Each step is answered after COMMIT. As in ours, JSON is written by who wants the step committed.
+//! states of instances, and attempts. SQLite gets the values as a list of rows, whose length is rounded up to a power of
+//! two so that every statement is prepared once and for all; Postgres gets one array for each column. Each step is
+//! answered after COMMIT. As in ours, JSON is written by who wants the step committed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection};
 use stepwell::clock::Timestamp;
 use stepwell::config::Config;
 use stepwell::model::Attempt;
 use stepwell::store::StepCommit;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use crate::databases::Connection;
 use crate::support::Anything;
+
+/// The host that looks after the instances, which every commit writes.
+const OWNER: Uuid = Uuid::from_u128(1);
 
 /// The way to the task that writes.
 pub struct Floor {
@@ -84,7 +89,7 @@ impl Floor {
 }
 
 impl Job {
-    fn id(&self) -> uuid::Uuid {
+    fn id(&self) -> Uuid {
         self.commit.instance.id
     }
 
@@ -100,65 +105,78 @@ impl Job {
 async fn write(connection: &mut Connection, jobs: &[Job]) -> Result<(), Anything> {
     match connection {
         Connection::Sqlite(connection) => {
-            sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+            sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await?;
             let updated = update_in_sqlite(connection, jobs).await?;
             assert_eq!(updated, jobs.len() as u64, "a step met an instance that had changed");
             insert_in_sqlite(connection, jobs).await?;
-            sqlx::query("COMMIT").execute(connection).await?;
+            sqlx::raw_sql("COMMIT").execute(connection).await?;
         }
         Connection::Postgres(connection) => {
-            sqlx::query("BEGIN").execute(&mut *connection).await?;
+            sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
             let updated = update_in_postgres(connection, jobs).await?;
             assert_eq!(updated, jobs.len() as u64, "a step met an instance that had changed");
             insert_in_postgres(connection, jobs).await?;
-            sqlx::query("COMMIT").execute(connection).await?;
+            sqlx::raw_sql("COMMIT").execute(connection).await?;
         }
     }
     Ok(())
 }
 
+/// So many rows of so many parameters; those that are not bound are NULL.
+fn values(jobs: &[Job], columns: usize) -> String {
+    let row = format!("({})", vec!["?"; columns].join(", "));
+    vec![row; jobs.len().next_power_of_two()].join(", ")
+}
+
 async fn update_in_sqlite(connection: &mut SqliteConnection, jobs: &[Job]) -> sqlx::Result<u64> {
-    let mut query = QueryBuilder::<Sqlite>::new(
+    let sql = format!(
         "UPDATE workflow_instances SET status = v.column3, current_step = v.column4, version = version + 1, \
          output = v.column5, failure = v.column6, started_at = v.column7, updated_at = v.column8, \
-         completed_at = v.column9, wake_at = v.column10 FROM (",
+         completed_at = v.column9, wake_at = v.column10, owner = v.column11 FROM (VALUES {}) AS v \
+         WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2",
+        values(jobs, 11)
     );
-    query.push_values(jobs, |mut row, job| {
+    let mut query = sqlx::query(AssertSqlSafe(sql));
+    for job in jobs {
         let instance = &job.commit.instance;
-        row.push_bind(instance.id)
-            .push_bind(job.version())
-            .push_bind(instance.status.as_str())
-            .push_bind(job.current_step())
-            .push_bind(None::<&str>)
-            .push_bind(None::<&str>)
-            .push_bind(instance.started_at.as_micros())
-            .push_bind(instance.updated_at.as_micros())
-            .push_bind(instance.completed_at.map(Timestamp::as_micros))
-            .push_bind(instance.wake_at.map(Timestamp::as_micros));
-    });
-    query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2");
-    Ok(query.build().execute(connection).await?.rows_affected())
+        query = query
+            .bind(instance.id)
+            .bind(job.version())
+            .bind(instance.status.as_str())
+            .bind(job.current_step())
+            .bind(None::<&str>)
+            .bind(None::<&str>)
+            .bind(instance.started_at.as_micros())
+            .bind(instance.updated_at.as_micros())
+            .bind(instance.completed_at.map(Timestamp::as_micros))
+            .bind(instance.wake_at.map(Timestamp::as_micros))
+            .bind(OWNER);
+    }
+    Ok(query.execute(connection).await?.rows_affected())
 }
 
 async fn insert_in_sqlite(connection: &mut SqliteConnection, jobs: &[Job]) -> sqlx::Result<()> {
-    let mut query = QueryBuilder::<Sqlite>::new(
+    let sql = format!(
         "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, failure, started_at, \
-         finished_at, retry_at) ",
+         finished_at, retry_at) SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL",
+        values(jobs, 10)
     );
-    query.push_values(jobs, |mut row, job| {
+    let mut query = sqlx::query(AssertSqlSafe(sql));
+    for job in jobs {
         let attempt = &job.attempt;
-        row.push_bind(attempt.instance_id)
-            .push_bind(attempt.step.as_str())
-            .push_bind(i64::from(attempt.number))
-            .push_bind(attempt.outcome.as_str())
-            .push_bind(attempt.plugin.as_deref())
-            .push_bind(job.output.as_str())
-            .push_bind(None::<&str>)
-            .push_bind(attempt.started_at.as_micros())
-            .push_bind(attempt.finished_at.as_micros())
-            .push_bind(attempt.retry_at.map(Timestamp::as_micros));
-    });
-    query.build().execute(connection).await.map(|_| ())
+        query = query
+            .bind(attempt.instance_id)
+            .bind(attempt.step.as_str())
+            .bind(i64::from(attempt.number))
+            .bind(attempt.outcome.as_str())
+            .bind(attempt.plugin.as_deref())
+            .bind(job.output.as_str())
+            .bind(None::<&str>)
+            .bind(attempt.started_at.as_micros())
+            .bind(attempt.finished_at.as_micros())
+            .bind(attempt.retry_at.map(Timestamp::as_micros));
+    }
+    query.execute(connection).await.map(|_| ())
 }
 
 /// One column of the group.
@@ -170,10 +188,11 @@ async fn update_in_postgres(connection: &mut PgConnection, jobs: &[Job]) -> sqlx
     let done = sqlx::query(
         "UPDATE workflow_instances AS i SET status = v.status, current_step = v.current_step, \
          version = i.version + 1, output = v.output, failure = v.failure, started_at = v.started_at, \
-         updated_at = v.updated_at, completed_at = v.completed_at, wake_at = v.wake_at \
+         updated_at = v.updated_at, completed_at = v.completed_at, wake_at = v.wake_at, owner = v.owner \
          FROM UNNEST($1::UUID[], $2::BIGINT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::BIGINT[], \
-             $8::BIGINT[], $9::BIGINT[], $10::BIGINT[]) \
-             AS v (id, version, status, current_step, output, failure, started_at, updated_at, completed_at, wake_at) \
+             $8::BIGINT[], $9::BIGINT[], $10::BIGINT[], $11::UUID[]) \
+             AS v (id, version, status, current_step, output, failure, started_at, updated_at, completed_at, wake_at, \
+             owner) \
          WHERE i.id = v.id AND i.version = v.version",
     )
     .bind(column(jobs, Job::id))
@@ -186,6 +205,7 @@ async fn update_in_postgres(connection: &mut PgConnection, jobs: &[Job]) -> sqlx
     .bind(column(jobs, |job| job.commit.instance.updated_at.as_micros()))
     .bind(column(jobs, |job| job.commit.instance.completed_at.map(Timestamp::as_micros)))
     .bind(column(jobs, |job| job.commit.instance.wake_at.map(Timestamp::as_micros)))
+    .bind(column(jobs, |_| OWNER))
     .execute(connection)
     .await?;
     Ok(done.rows_affected())

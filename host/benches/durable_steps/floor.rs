@@ -16,7 +16,11 @@ use uuid::Uuid;
 
 use super::support::Anything;
 
-const SCHEMA: &str = include_str!("../../../migrations/sqlite/0001_foundation.sql");
+const SCHEMA: [&str; 3] = [
+    include_str!("../../../migrations/sqlite/0001_foundation.sql"),
+    include_str!("../../../migrations/sqlite/0002_retention.sql"),
+    include_str!("../../../migrations/sqlite/0003_hosts.sql"),
+];
 const STEPS: [&str; 3] = ["one", "two", "three"];
 /// `database.commit_group_max`
 const GROUP_MAX: usize = 256;
@@ -64,7 +68,9 @@ impl Floor {
             .synchronous(SqliteSynchronous::Full)
             .statement_cache_capacity(1_024);
         let mut connection = options.connect().await?;
-        sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
+        for migration in SCHEMA {
+            sqlx::raw_sql(migration).execute(&mut connection).await?;
+        }
         sqlx::query("INSERT INTO workflows VALUES ($1, 'default', 'bench', '', 'active', 1, 'operator', 0, 0)")
             .bind(texts.workflow_id)
             .execute(&mut connection)

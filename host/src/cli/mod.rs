@@ -7,6 +7,7 @@ mod client;
 mod demo;
 mod each;
 mod error;
+mod history;
 mod instances;
 mod logging;
 mod output;
@@ -91,7 +92,9 @@ enum Command {
     /// Run one step of a component here, once, without a server
     Run(run::RunArguments),
     /// Show the server's numbers
-    Stats,
+    Stats(stats::StatsArguments),
+    /// Show an operation over time
+    History(history::HistoryArguments),
     /// Show, empty and tidy the server's caches
     #[command(subcommand)]
     Cache(cache::CacheCommand),
@@ -148,7 +151,8 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Token(command) => token::run(&client, output, command),
         Command::Retention(arguments) => retention::retention(&client, output, &arguments),
         Command::Run(arguments) => run::run(global, output, arguments),
-        Command::Stats => stats::stats(&client, output),
+        Command::Stats(arguments) => stats::stats(&client, output, &arguments),
+        Command::History(arguments) => history::history(&client, output, arguments),
         Command::Cache(command) => cache::run(&client, output, command),
         Command::Config(arguments) => settings::config(global, &arguments),
         Command::CompileWorker { .. } => Ok(()),

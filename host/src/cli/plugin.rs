@@ -1,4 +1,4 @@
-//! `plugin upload|list|show|delete`
+//! `plugin upload|list|show|compare|delete`
 
 use std::path::PathBuf;
 
@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Payload, encode, query};
 use super::error::CliError;
+use super::history;
 use super::output::{self, Output, cell, table, time};
 
 #[derive(Subcommand)]
@@ -34,6 +35,23 @@ pub(super) enum PluginCommand {
     Show {
         /// NAME or NAME@VERSION
         plugin: String,
+    },
+    /// Say whether one version does better than another, by their calls
+    Compare {
+        /// The plugin
+        plugin: String,
+        /// The version that is known
+        #[arg(long, value_name = "VERSION")]
+        baseline: String,
+        /// The version in question
+        #[arg(long, value_name = "VERSION")]
+        candidate: String,
+        /// When the calls were: a time, or how long ago; by default a day ago
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+        from: Option<String>,
+        /// Until when; by default now
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+        to: Option<String>,
     },
     /// Delete a version that no running instance needs
     Delete {
@@ -69,6 +87,12 @@ pub(super) fn run(client: &Client, output: Output, command: PluginCommand) -> Re
                 }
             };
             output.show(&version, details)
+        }
+        PluginCommand::Compare { plugin, baseline, candidate, from, to } => {
+            let query =
+                query([("baseline", Some(baseline)), ("candidate", Some(candidate)), ("from", from), ("to", to)]);
+            let path = format!("/workflow-metrics/plugins/{}/compare{query}", encode(&plugin));
+            output.show(&client.get(&path)?, history::comparison)
         }
         PluginCommand::Delete { plugin } => {
             let (name, version) = plugin.split_once('@').ok_or_else(|| {

@@ -1,13 +1,23 @@
 //! `stats`: the monitor's numbers as tables.
 
+use clap::Args;
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Client, query};
 use super::error::CliError;
 use super::output::{Output, cell, number, table};
+use crate::monitor::Window;
 
-pub(super) fn stats(client: &Client, output: Output) -> Result<(), CliError> {
-    let stats = client.get("/workflow-metrics/stats")?;
+#[derive(Args)]
+pub(super) struct StatsArguments {
+    /// The part of the past to show: 1m, 5m, 1h, or start for everything since the start or the last reset
+    #[arg(long, default_value = "start")]
+    window: Window,
+}
+
+pub(super) fn stats(client: &Client, output: Output, arguments: &StatsArguments) -> Result<(), CliError> {
+    let window = query([("window", Some(arguments.window.to_string()))]);
+    let stats = client.get(&format!("/workflow-metrics/stats{window}"))?;
     output.show(&stats, |stats| {
         let mut parts = vec![operations(stats, |_| true), lifecycle(stats), caches(stats), commits(stats)];
         parts.extend(batches(stats));

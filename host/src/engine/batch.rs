@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{Engine, EngineError, InstanceStart, json_bytes};
 use crate::model::instance::METADATA_BYTES_MAX;
-use crate::model::{Approval, Decision, Principal};
+use crate::model::{Approval, Decision, Name, Principal};
 use crate::store::{Created, InstanceState, StoreError};
 
 /// Decisions or cancellations of one chunk that are under way at the same time: enough for the committer to gather
@@ -81,7 +81,8 @@ impl BatchProcessor {
     /// More than `batch.items_max` items. An item's errors are those of [`Engine::start_instance`].
     pub async fn create_instances(&self, principal: &Principal, items: Vec<InstanceStart>) -> BatchResults<Created> {
         let key = |item: &InstanceStart| Some((item.workflow.clone(), item.request.idempotency_key.clone()?));
-        self.run("create-instances", items, key, |chunk| self.engine.start_together(principal, chunk)).await
+        self.run(&principal.team, "create-instances", items, key, |chunk| self.engine.start_together(principal, chunk))
+            .await
     }
 
     /// Replaces the metadata of instances, or cancels them.
@@ -95,7 +96,7 @@ impl BatchProcessor {
     /// too long; those of [`Engine::cancel`].
     pub async fn update_instances(&self, principal: &Principal, items: Vec<InstanceUpdate>) -> BatchResults<()> {
         let key = |item: &InstanceUpdate| Some(item.id);
-        self.run("update-instances", items, key, |chunk| self.update_chunk(principal, chunk)).await
+        self.run(&principal.team, "update-instances", items, key, |chunk| self.update_chunk(principal, chunk)).await
     }
 
     /// Records an approver's decisions.
@@ -111,7 +112,7 @@ impl BatchProcessor {
         items: Vec<ApprovalDecision>,
     ) -> BatchResults<Approval> {
         let key = |item: &ApprovalDecision| Some(item.approval_id);
-        self.run("decide-approvals", items, key, |chunk| {
+        self.run(&principal.team, "decide-approvals", items, key, |chunk| {
             in_turn(chunk, key, |item| {
                 let ApprovalDecision { approval_id, decision, comment } = item;
                 self.engine.decide(principal, approval_id, decision, comment)
@@ -126,12 +127,13 @@ impl BatchProcessor {
     /// # Errors
     /// More than `batch.items_max` ids. An item's errors: no such instance in the team, or the database's.
     pub async fn instance_states(&self, principal: &Principal, ids: Vec<Uuid>) -> BatchResults<InstanceState> {
-        self.run("get-statuses", ids, |_| None::<()>, |chunk| self.read_chunk(principal, chunk)).await
+        self.run(&principal.team, "get-statuses", ids, |_| None::<()>, |chunk| self.read_chunk(principal, chunk)).await
     }
 
     /// Cuts items into chunks, works on them, and puts the results back into the items' order.
     async fn run<T, R, K: Hash + Eq, F: Future<Output = Vec<Result<R, EngineError>>>>(
         &self,
+        team: &Name,
         operation: &'static str,
         items: Vec<T>,
         key: impl Fn(&T) -> Option<K>,
@@ -161,7 +163,7 @@ impl BatchProcessor {
         let results = in_order(placed);
         let failed = results.iter().filter(|result| result.is_err()).count();
         let duration = shared.clock.monotonic().duration_since(started);
-        shared.monitor.record_batch(operation, results.len(), failed, duration);
+        shared.monitor.record_batch(team, operation, results.len(), failed, duration);
         Ok(results)
     }
 

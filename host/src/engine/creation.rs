@@ -99,7 +99,7 @@ impl Engine {
             results.push(result);
         }
         if new > 0 {
-            self.0.monitor.record_instance_created(new);
+            self.0.monitor.record_instance_created(&principal.team, new);
         }
         results
     }

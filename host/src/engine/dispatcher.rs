@@ -52,6 +52,11 @@ impl Active {
         }
     }
 
+    /// How many there are, and how many there may be.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.instances.lock().len(), self.max)
+    }
+
     fn has(&self, id: Uuid) -> bool {
         self.instances.lock().contains_key(&id)
     }

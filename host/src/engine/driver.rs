@@ -131,8 +131,8 @@ impl Engine {
         let id = progress.instance.id;
         let started = self.0.clock.monotonic();
         let committed = self.commit(progress, change, effects).await;
-        let duration = self.0.clock.monotonic().duration_since(started);
-        self.0.monitor.record("commit_step", duration, committed.is_ok());
+        let ended = self.0.clock.monotonic();
+        self.0.committing.record_at(ended, ended.duration_since(started), committed.is_ok());
         let (code, message) = match committed {
             Ok(()) => return After::GoOn,
             Err(CommitError::Store(error)) => {
@@ -187,14 +187,14 @@ impl Engine {
                 return Some((report(None, Err(failure), started_at, self.0.clock.now()), Effects::default()));
             }
         };
-        let operation = format!("step {}/{}", call.plugin.manifest.name, call.step);
+        let operations = self.0.step_operations.of(&call, &self.0.monitor);
         let plugin = call.plugin.label();
         let ended = self.0.runtime.run_step(loaded, call).await;
         drop(place);
-        self.0.monitor.record(&operation, ended.usage.wall, ended.result.is_ok());
+        operations.record(self.0.clock.monotonic(), ended.usage.wall, ended.result.is_ok());
         if let Err(failure) = &ended.result {
             if failure.blame == Blame::Guest {
-                self.0.monitor.record_limit(&failure.code);
+                self.0.monitor.record_limit(&instance.team, &failure.code);
             }
             tracing::info!(
                 instance = %instance.id, %step, attempt = number, plugin, code = failure.code,

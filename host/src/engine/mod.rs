@@ -9,7 +9,9 @@ mod batch;
 mod creation;
 mod dispatcher;
 mod driver;
+mod gauges;
 mod housekeeping;
+mod measured;
 
 use std::sync::Arc;
 
@@ -21,15 +23,17 @@ use uuid::Uuid;
 
 pub use self::batch::{ApprovalDecision, BatchProcessor, BatchResults, InstanceChange, InstanceUpdate};
 pub use self::creation::{InstanceStart, StartRequest};
+pub use self::gauges::EngineGauges;
 
 use self::admission::Admission;
 use self::dispatcher::Active;
+use self::measured::StepOperations;
 use crate::clock::Clock;
 use crate::config::{BatchConfig, EngineConfig, Limits, RetentionConfig, RuntimeConfig};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
 use crate::model::{Approval, Decision, Definition, Effects, Instance, Principal};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Operation};
 use crate::plugins::Registry;
 use crate::runtime::Runtime;
 use crate::store::{Applied, CommitError, Loaded, StepCommit, Store, StoreError};
@@ -47,6 +51,7 @@ struct Shared {
     batch_config: BatchConfig,
     /// Chunks of batches that are worked on.
     chunks: Semaphore,
+    committing: Operation,
     retention: RetentionConfig,
     limits: Arc<Limits>,
     clock: Clock,
@@ -54,6 +59,7 @@ struct Shared {
     monitor: Monitor,
     plugins: Registry,
     runtime: Runtime,
+    step_operations: StepOperations,
     admission: Admission,
     active: Active,
     drivers: TaskTracker,
@@ -118,8 +124,10 @@ impl Engine {
     pub fn start(parts: EngineParts) -> Self {
         let engine = Self(Arc::new(Shared {
             admission: Admission::new(parts.runtime_config.attempts_max, parts.runtime_config.attempts_per_team_max),
+            step_operations: StepOperations::default(),
             active: Active::new(parts.config.active_instances_max),
             config: parts.config,
+            committing: parts.monitor.operation(None, "commit_step"),
             chunks: Semaphore::new(parts.batch_config.concurrency),
             batch_config: parts.batch_config,
             retention: parts.retention,
@@ -282,18 +290,18 @@ impl Engine {
         self.0.store.commit(commit).await?;
         let instance = &mut progress.instance;
         instance.version += 1;
-        let monitor = &self.0.monitor;
+        let (monitor, team) = (&self.0.monitor, &instance.team);
         if let Some(completed_at) = instance.completed_at {
-            monitor.record_instance_ended(instance.status, completed_at.since(instance.created_at));
+            monitor.record_instance_ended(team, instance.status, completed_at.since(instance.created_at));
         }
         if submitted > 0 {
-            monitor.record_approvals_submitted(submitted as u64);
+            monitor.record_approvals_submitted(team, submitted as u64);
         }
         for (status, waited) in decided {
-            monitor.record_approval_decided(status, waited);
+            monitor.record_approval_decided(team, status, waited);
         }
         if !created.is_empty() {
-            monitor.record_instance_created(created.len() as u64);
+            monitor.record_instance_created(team, created.len() as u64);
             created.into_iter().for_each(|id| self.wake(id));
         }
         Ok(())

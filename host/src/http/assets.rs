@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::accept;
 use super::error::ApiError;
 use super::request::Request;
-use super::response::Answer;
+use super::response::{Answer, Content};
 
 /// Nothing but ours, nothing in the page itself, and nobody's frame. Charts and icons are drawn, not loaded.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -123,12 +123,12 @@ pub(super) async fn show_asset(request: Request) -> Answer {
 }
 
 /// 200, or 304 to who has the same already.
-fn unless_known(headers: &HeaderMap, tag: &HeaderValue, body: Bytes) -> Response<Bytes> {
+fn unless_known(headers: &HeaderMap, tag: &HeaderValue, body: Bytes) -> Response<Content> {
     let known = headers.get_all(IF_NONE_MATCH).iter().any(|value| {
         let ours = tag.to_str().unwrap_or_default();
         value.to_str().is_ok_and(|list| list.split(',').any(|one| one.trim().trim_start_matches("W/") == ours))
     });
-    let mut response = Response::new(if known { Bytes::new() } else { body });
+    let mut response = Response::new(Content::Whole(if known { Bytes::new() } else { body }));
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }

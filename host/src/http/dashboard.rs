@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::metrics;
+use super::metrics::{self, View};
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::model::{ApprovalStatus, Permission, PluginVersion, Principal};
@@ -21,13 +21,15 @@ pub(super) async fn show_principal(request: Request, principal: Arc<Principal>) 
     response::ok(&json!({ "team": principal.team, "user": principal.user, "permissions": principal.permissions }))
 }
 
-pub(super) async fn show_dashboard(request: Request, principal: Arc<Principal>) -> Answer {
-    request.query.finish()?;
+/// The numbers are those of `?window=` and, for operators, `?team=`; the lists are always the caller's team's.
+pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let view = View::of(&mut request, &principal)?;
     let services = &request.services;
     let store = &services.store;
     let team = &principal.team;
     let (_, health) = metrics::health(services).await;
-    let stats = metrics::stats(services, &principal).await?;
+    let summary = metrics::summary(services, &view).await?;
+    let stats = metrics::stats(services, &principal, &view).await?;
     let page = Page { after: None, limit: ITEMS_SHOWN };
     let instances = store.instances(team, &InstanceFilter::default(), &page).await?;
     // Null and not an empty list: that somebody may not see them does not mean that there are none.
@@ -51,6 +53,7 @@ pub(super) async fn show_dashboard(request: Request, principal: Arc<Principal>) 
     let instances: Vec<_> = instances.iter().map(Arc::as_ref).collect();
     response::ok(&json!({
         "health": health,
+        "summary": summary,
         "stats": stats,
         "caches": store.cache_stats(),
         "plugins": plugins,

@@ -20,10 +20,11 @@ use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
 use super::request::Request;
-use super::response::{Answer, add_security_headers};
-use super::routes::{self, Access, Found, Route};
+use super::response::{Answer, Content, add_security_headers, send};
+use super::routes::{self, Access, Found, ROUTES, Route};
 use super::secret;
 use crate::model::Principal;
+use crate::monitor::{Monitor, Operation};
 
 /// A body that is late is answered with 408, which is more useful than the 503 that the whole request would get.
 const GRACE: Duration = Duration::from_millis(500);
@@ -31,8 +32,11 @@ const GRACE: Duration = Duration::from_millis(500);
 const NO_ROUTE: &str = "http (no route)";
 
 /// Answers every request.
-pub(super) fn filter(services: Services) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone {
-    let dispatcher = Arc::new(Dispatcher { services: Arc::new(services), requests: AtomicU64::new(0) });
+pub(super) fn filter(
+    services: Services,
+) -> impl Filter<Extract = (warp::reply::Response,), Error = Infallible> + Clone {
+    let operations = Operations::new(&services.monitor);
+    let dispatcher = Arc::new(Dispatcher { services: Arc::new(services), operations, requests: AtomicU64::new(0) });
     warp::method()
         .and(warp::path::full())
         .and(warp::query::<Vec<(String, String)>>().or(warp::any().map(Vec::new)).unify())
@@ -40,10 +44,12 @@ pub(super) fn filter(services: Services) -> impl Filter<Extract = (Response<Byte
         .and(warp::body::stream())
         .then(move |method: Method, path: warp::path::FullPath, query, headers: HeaderMap, body| {
             let dispatcher = Arc::clone(&dispatcher);
-            async move { dispatcher.answer(method, path.as_str(), query, headers, chunks(body)).await }
+            async move { send(dispatcher.answer(method, path.as_str(), query, headers, chunks(body)).await) }
         })
         // No filter above rejects, but their types say that they may.
-        .recover(|_| async { Ok::<_, Infallible>(ApiError::internal("a filter rejected a request").into_response()) })
+        .recover(|_| async {
+            Ok::<_, Infallible>(send(ApiError::internal("a filter rejected a request").into_response()))
+        })
         .unify()
 }
 
@@ -56,8 +62,30 @@ fn chunks(
     })
 }
 
+/// What each route's requests are counted as.
+struct Operations {
+    routes: Vec<Operation>,
+    no_route: Operation,
+}
+
+impl Operations {
+    fn new(monitor: &Monitor) -> Self {
+        let name = |route: &Route| format!("http {} {}", route.method, route.pattern);
+        Self {
+            routes: ROUTES.iter().map(|route| monitor.operation(None, &name(route))).collect(),
+            no_route: monitor.operation(None, NO_ROUTE),
+        }
+    }
+
+    fn get(&self, route: &'static Route) -> &Operation {
+        let position = ROUTES.iter().position(|row| std::ptr::eq(row, route));
+        position.and_then(|position| self.routes.get(position)).unwrap_or(&self.no_route)
+    }
+}
+
 struct Dispatcher {
     services: Arc<Services>,
+    operations: Operations,
     requests: AtomicU64,
 }
 
@@ -69,14 +97,14 @@ impl Dispatcher {
         query: Vec<(String, String)>,
         headers: HeaderMap,
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
-    ) -> Response<Bytes> {
+    ) -> Response<Content> {
         let began = self.services.clock.monotonic();
         let request_id = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let found = routes::find(&method, path);
         // Never the raw path: it may hold anything, and as a name of an operation it has no bound.
         let (pattern, operation) = match &found {
-            Found::Route(route, _) => (route.pattern, format!("http {} {}", route.method, route.pattern)),
-            _ => ("-", NO_ROUTE.to_owned()),
+            Found::Route(route, _) => (route.pattern, self.operations.get(route)),
+            _ => ("-", &self.operations.no_route),
         };
         let span = tracing::info_span!("request", id = request_id, %method, path = pattern);
         let answer = self.route(found, query, headers, chunks).instrument(span.clone()).await;
@@ -86,9 +114,10 @@ impl Dispatcher {
                 error.into_response()
             })
         });
-        let duration = self.services.clock.monotonic().duration_since(began);
+        let ended = self.services.clock.monotonic();
+        let duration = ended.duration_since(began);
         let status = response.status();
-        self.services.monitor.record(&operation, duration, !status.is_server_error());
+        operation.record_at(ended, duration, !status.is_server_error());
         span.in_scope(|| {
             let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(status = status.as_u16(), duration_ms, "answered a request");
@@ -162,17 +191,25 @@ impl Dispatcher {
     }
 
     async fn principal(&self, headers: &HeaderMap, deadline: Instant) -> Result<Arc<Principal>, ApiError> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else { return Err(ApiError::token_missing()) };
-        let (scheme, secret) =
-            value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(ApiError::token_invalid)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(ApiError::token_missing());
-        }
-        let hash = secret::hash(secret.trim()).ok_or_else(ApiError::token_invalid)?;
+        let hash = token_hash(headers)?;
         let known = tokio::time::timeout_at(deadline, self.services.store.principal_by_token_hash(hash));
         known.await.map_err(|_| ApiError::deadline())??.ok_or_else(ApiError::token_invalid)
     }
+}
+
+/// The hash of the token that a request brings.
+///
+/// # Errors
+/// 401 when it brings none, or something that is none.
+pub(super) fn token_hash(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(ApiError::token_missing()) };
+    let (scheme, secret) =
+        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(ApiError::token_invalid)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(ApiError::token_missing());
+    }
+    secret::hash(secret.trim()).ok_or_else(ApiError::token_invalid)
 }
 
 /// Runs a handler in a task of its own: a panic ends the task, and not the connection that others share. When the

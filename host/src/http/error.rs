@@ -6,11 +6,11 @@
 use std::borrow::Cow;
 use std::error::Error;
 
-use bytes::Bytes;
 use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::response::Content;
 use crate::engine::EngineError;
 use crate::model::Permission;
 use crate::plugins::UploadError;
@@ -160,7 +160,7 @@ impl ApiError {
     }
 
     /// The answer.
-    pub(super) fn into_response(self) -> Response<Bytes> {
+    pub(super) fn into_response(self) -> Response<Content> {
         let mut response = super::response::json(self.status, &self.body());
         if let Some((name, value)) = self.header.map(|header| *header) {
             response.headers_mut().insert(name, value);
@@ -245,7 +245,9 @@ mod tests {
 
     fn body(error: ApiError) -> (StatusCode, serde_json::Value) {
         let response = error.into_response();
-        (response.status(), serde_json::from_slice(response.body()).expect("is JSON"))
+        let status = response.status();
+        let Content::Whole(bytes) = response.into_body() else { panic!("is not a stream") };
+        (status, serde_json::from_slice(&bytes).expect("is JSON"))
     }
 
     #[test]

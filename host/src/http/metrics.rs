@@ -14,8 +14,9 @@ use super::Services;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
-use crate::model::{Permission, Principal};
-use crate::monitor::Stats;
+use crate::engine::EngineGauges;
+use crate::model::{Name, Permission, Principal};
+use crate::monitor::{OperationStats, Stats, Summary, Surroundings, Window};
 use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, StoreError};
 
 /// A health check that hangs is no health check.
@@ -33,6 +34,8 @@ pub(super) struct AllStats {
     /// Redis, if there is one.
     second_level: Option<SecondLevelStats>,
     commits: CommitStats,
+    /// What the engine has in hand.
+    engine: EngineGauges,
     /// Other hosts on the same database.
     peers: u64,
 }
@@ -46,17 +49,8 @@ pub(super) async fn show_health(request: Request) -> Answer {
 /// How the host is.
 pub(super) async fn health(services: &Services) -> (StatusCode, Value) {
     let began = services.clock.monotonic();
-    let problem = match tokio::time::timeout(PING_TIMEOUT, services.store.ping()).await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("no answer in time".to_owned()),
-    };
+    let well = database_is_well(services).await;
     let now = services.clock.monotonic();
-    if let Some(problem) = &problem {
-        // The details may name hosts and files, and this route is for everybody.
-        tracing::warn!(problem, "the database did not answer a health check");
-    }
-    let well = problem.is_none();
     let body = json!({
         "status": if well { "ok" } else { "degraded" },
         "version": env!("CARGO_PKG_VERSION"),
@@ -69,33 +63,76 @@ pub(super) async fn health(services: &Services) -> (StatusCode, Value) {
     (if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
 }
 
-pub(super) async fn show_stats(request: Request, principal: Arc<Principal>) -> Answer {
-    request.query.finish()?;
-    response::ok(&stats(&request.services, &principal).await?)
+/// Whether the database answers. Why it does not is logged: the details may name hosts and files.
+async fn database_is_well(services: &Services) -> bool {
+    let problem = match tokio::time::timeout(PING_TIMEOUT, services.store.ping()).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    tracing::warn!(problem, "the database did not answer a health check");
+    false
 }
 
-/// All numbers that somebody may see.
-pub(super) async fn stats(services: &Services, principal: &Principal) -> Result<AllStats, ApiError> {
-    let team = (!principal.may(Permission::Operator)).then_some(&principal.team);
-    let counts = services.store.count_instances(&principal.team).await?;
+/// `?window=` and, for operators, `?team=`.
+#[derive(Clone)]
+pub(super) struct View {
+    pub(super) window: Window,
+    /// Whose numbers; none is everybody's.
+    pub(super) team: Option<Name>,
+}
+
+impl View {
+    pub(super) fn of(request: &mut Request, principal: &Principal) -> Result<Self, ApiError> {
+        let window = request.query.parse("window")?.unwrap_or_default();
+        let team = request.team(principal)?;
+        request.query.finish()?;
+        Ok(Self { window, team })
+    }
+}
+
+/// Works out percentiles of maybe a thousand operations: not where requests are served.
+async fn worked_out<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?)
+}
+
+pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let view = View::of(&mut request, &principal)?;
+    response::ok(&stats(&request.services, &principal, &view).await?)
+}
+
+/// All numbers.
+pub(super) async fn stats(services: &Services, principal: &Principal, view: &View) -> Result<AllStats, ApiError> {
+    let View { window, team } = view.clone();
+    let counts = services.store.count_instances(team.as_ref().unwrap_or(&principal.team)).await?;
+    let monitor = services.monitor.clone();
     Ok(AllStats {
-        monitor: services.monitor.stats(team),
+        monitor: worked_out(move || monitor.stats(team.as_ref(), window)).await?,
         instances: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
         caches: services.store.cache_stats(),
         second_level: services.store.second_level_stats(),
         commits: services.store.commit_stats(),
+        engine: services.engine.gauges(),
         peers: services.store.peers(),
     })
 }
 
-pub(super) async fn show_operation(request: Request, principal: Arc<Principal>) -> Answer {
-    request.query.finish()?;
+/// One operation and the window it is about.
+#[derive(Serialize)]
+struct ShownOperation {
+    window: Window,
+    #[serde(flatten)]
+    stats: OperationStats,
+}
+
+pub(super) async fn show_operation(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let View { window, team } = View::of(&mut request, &principal)?;
     let name = request.parameter("operation")?;
-    let monitor = &request.services.monitor;
-    if let Some(operation) = monitor.operation(name) {
-        return response::ok(&operation);
+    let monitor = request.services.monitor.clone();
+    if let Some(stats) = monitor.operation_stats(team.as_ref(), name, window) {
+        return response::ok(&ShownOperation { window, stats });
     }
-    let stats = monitor.stats(Some(&principal.team));
+    let stats = worked_out(move || monitor.stats(team.as_ref(), window)).await?;
     let names: Vec<_> = stats.operations.keys().map(String::as_str).collect();
     Err(ApiError::not_found_because(if names.is_empty() || names.len() > NAMES_SHOWN_MAX {
         "no operation of this name was measured yet: GET /workflow-metrics/stats lists them".to_owned()
@@ -104,15 +141,75 @@ pub(super) async fn show_operation(request: Request, principal: Arc<Principal>) 
     }))
 }
 
+pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let view = View::of(&mut request, &principal)?;
+    let summary = summary(&request.services, &view).await?;
+    if !wants_text(&request.headers) {
+        return response::ok(&summary);
+    }
+    let mut text = summary.headline;
+    for line in summary.lines {
+        text.push('\n');
+        text.push_str(&line);
+    }
+    text.push('\n');
+    Ok(response::text(text))
+}
+
+/// The numbers in a few words.
+pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary, ApiError> {
+    let View { window, team } = view.clone();
+    let caches = services.store.cache_stats();
+    let (hits, misses) = caches.iter().fold((0_u64, 0_u64), |(hits, misses), cache| {
+        (hits.saturating_add(cache.hits), misses.saturating_add(cache.misses))
+    });
+    let reads = hits.saturating_add(misses);
+    let around = Surroundings {
+        healthy: database_is_well(services).await,
+        cache_hit_rate: (reads > 0).then(|| hits as f64 / reads as f64),
+        alerts_firing: None,
+    };
+    let monitor = services.monitor.clone();
+    worked_out(move || monitor.summary(team.as_ref(), window, around)).await
+}
+
+/// Whether `Accept` names text and not JSON.
+fn wants_text(headers: &hyper::HeaderMap) -> bool {
+    let accept = headers.get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.contains("text/plain") && !accept.contains("json")
+}
+
+pub(super) async fn reset_metrics(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
+    request.query.finish()?;
+    let team = scope.team(&principal)?;
+    request.services.monitor.reset(team.as_ref());
+    tracing::info!(
+        user = principal.user, team = %principal.team, host = team.is_none(), "the metrics were reset"
+    );
+    response::ok(&json!({ "reset": if team.is_some() { "team" } else { "host" } }))
+}
+
 pub(super) async fn show_cache_stats(request: Request, _principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     response::ok(&json!({ "caches": request.services.store.cache_stats() }))
 }
 
-/// Whose entries are thrown out.
+/// Whose entries or numbers are thrown out.
 enum Scope {
     Team,
     Host,
+}
+
+impl Scope {
+    /// The team; none is the whole host.
+    fn team(&self, principal: &Principal) -> Result<Option<Name>, ApiError> {
+        match self {
+            Self::Team => Ok(Some(principal.team.clone())),
+            Self::Host if principal.may(Permission::Operator) => Ok(None),
+            Self::Host => Err(ApiError::forbidden(Permission::Operator)),
+        }
+    }
 }
 
 impl FromStr for Scope {
@@ -131,11 +228,7 @@ pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>
     let kind = request.query.parse::<CacheKind>("kind")?;
     let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
     request.query.finish()?;
-    let team = match scope {
-        Scope::Team => Some(principal.team.clone()),
-        Scope::Host if principal.may(Permission::Operator) => None,
-        Scope::Host => return Err(ApiError::forbidden(Permission::Operator)),
-    };
+    let team = scope.team(&principal)?;
     let store = request.services.store.clone();
     removed(move || store.clear_caches(kind, team.as_ref())).await
 }

@@ -13,7 +13,9 @@ mod body;
 mod dashboard;
 mod dispatch;
 mod error;
+mod history;
 mod instances;
+mod live;
 mod metrics;
 mod plugins;
 mod query;
@@ -35,6 +37,7 @@ use crate::engine::Engine;
 use crate::monitor::Monitor;
 use crate::plugins::Registry;
 use crate::store::Store;
+use crate::watch::Watch;
 
 pub use server::serve;
 
@@ -53,6 +56,8 @@ pub struct Services {
     pub plugins: Registry,
     /// What starts, decides and cancels.
     pub engine: Engine,
+    /// Whom the present is shown to.
+    pub watch: Watch,
     /// When the process was ready, on the clock's monotonic scale.
     pub started: Instant,
 }

@@ -10,7 +10,7 @@ use super::Services;
 use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
-use crate::model::Name;
+use crate::model::{Name, Permission, Principal};
 use crate::store::Page;
 
 /// A request that found its route.
@@ -54,6 +54,22 @@ impl Request {
     /// 404.
     pub(super) fn name(&self, name: &str, what: &str) -> Result<Name, ApiError> {
         self.parameter(name)?.parse().map_err(|_| ApiError::not_found(what))
+    }
+
+    /// Whose numbers are asked for: the caller's team's or, for operators, those of `?team=`, and without it everybody's
+    /// (none).
+    ///
+    /// # Errors
+    /// 400 for what is no name, 403 for another team's.
+    pub(super) fn team(&mut self, principal: &Principal) -> Result<Option<Name>, ApiError> {
+        let asked = self.query.parse::<Name>("team")?;
+        if principal.may(Permission::Operator) {
+            return Ok(asked);
+        }
+        match asked {
+            Some(team) if team != principal.team => Err(ApiError::forbidden(Permission::Operator)),
+            _ => Ok(Some(principal.team.clone())),
+        }
     }
 
     /// The page that `limit` and `after` ask for, where `after` is the `next` of the page before.

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use super::request::Request;
 use super::response::{self, Answer};
-use super::{accept, approvals, assets, batches, dashboard, instances, metrics, plugins, retention, tokens, workflows};
+use super::{
+    accept, approvals, assets, batches, dashboard, history, instances, live, metrics, plugins, retention, tokens,
+    workflows,
+};
 use crate::model::{Permission, Principal};
 
 /// One row.
@@ -143,8 +146,18 @@ pub(super) static ROUTES: &[Route] = &[
         "Delete finished instances, a part of them with each request, or count them"),
     route!(GET "/workflow-metrics/health", everybody => metrics::show_health, "Whether the host is well"),
     route!(GET "/workflow-metrics/stats", WorkflowRead => metrics::show_stats, "All numbers"),
+    route!(GET "/workflow-metrics/summary", WorkflowRead => metrics::show_summary,
+        "The numbers in a few words, as JSON or text/plain; ?window= as for the statistics"),
+    route!(POST "/workflow-metrics/metrics/reset", WorkflowManage => metrics::reset_metrics,
+        "Forget your team's numbers; ?scope=host forgets everybody's, for operators"),
     route!(GET "/workflow-metrics/stats/operation/{operation}", WorkflowRead => metrics::show_operation,
         "One operation's numbers; percent-encode its name"),
+    route!(GET "/workflow-metrics/history", WorkflowRead => history::show_history,
+        "An ?operation= or ?metric= over time, ?from= and ?to=, in steps of ?step=; without either, what there is"),
+    route!(GET "/workflow-metrics/plugins/{name}/compare", WorkflowRead => history::compare_versions,
+        "Whether ?candidate= does better than ?baseline=, two versions of a plugin, by their calls in a period"),
+    route!(GET "/workflow-metrics/live", WorkflowRead => live::follow,
+        "The present as server-sent events; ?team= is for operators"),
     route!(GET "/workflow-metrics/cache/stats", WorkflowRead => metrics::show_cache_stats, "How the host's caches do"),
     route!(POST "/workflow-metrics/cache/clear", WorkflowManage => metrics::clear_caches,
         "Empty your team's caches, or ?kind= of them; ?scope=host is for operators"),

@@ -14,6 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 
 use super::{Services, dispatch};
 
@@ -28,6 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Answers how many connections had to be cut off in the end.
 pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Future<Output = ()>) -> usize {
     let config = Arc::clone(&services.config);
+    let watch = services.watch.clone();
     let answering = TowerToHyperService::new(warp::service(dispatch::filter(services)));
     let service = service_fn(move |mut request: Request<Incoming>| {
         give_a_path(&mut request);
@@ -50,11 +52,14 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
         };
         // Those that have ended are let go of, so that the set does not grow.
         while connections.try_join_next().is_some() {}
+        // A client that asks and does not read would keep its connection, and what it was answered, for ever.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(config.server.write_timeout));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(config.server.header_timeout)
             .max_buf_size(BUFFER_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service.clone());
+            .serve_connection(TokioIo::new(Box::pin(stream)), service.clone());
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             // Broken connections and timeouts are the client's business.
@@ -66,6 +71,8 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
     }
 
     drop(listener);
+    // Streams have no end of their own.
+    watch.close_feed();
     if tokio::time::timeout(config.server.drain_timeout, graceful.shutdown()).await.is_ok() {
         while connections.join_next().await.is_some() {}
         return 0;

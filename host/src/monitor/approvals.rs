@@ -2,27 +2,41 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::summary::{Scale, Summary, SummaryStats};
+use super::counters::{Counters, Counts};
+use super::live::LiveTimings;
+use super::ticks::Ticks;
+use super::timings::{DurationStats, Scale, Timings};
+use super::window::Window;
+use super::windowed::{Numbers as _, Windowed};
+use crate::clock::Timestamp;
 use crate::model::ApprovalStatus;
+
+const SUBMITTED: usize = 0;
+const APPROVED: usize = 1;
+const REJECTED: usize = 2;
+const EXPIRED: usize = 3;
+const CANCELLED: usize = 4;
+/// In the order above.
+pub(super) const APPROVAL_COUNTERS: [&str; 5] =
+    ["approvals_submitted", "approvals_approved", "approvals_rejected", "approvals_expired", "approvals_cancelled"];
 
 /// Approvals, counted.
 #[derive(Debug)]
-pub(super) struct Approvals(Mutex<Numbers>);
-
-#[derive(Debug)]
-struct Numbers {
-    submitted: u64,
-    approved: u64,
-    rejected: u64,
-    expired: u64,
-    cancelled: u64,
-    waiting: Summary,
+pub(super) struct Approvals {
+    counts: Windowed<Counters<5>>,
+    waiting: Windowed<LiveTimings>,
 }
 
-/// What became of the approvals since the start or the last reset.
+/// Numbers of approvals, to be added up.
+#[derive(Clone, Debug)]
+pub(super) struct ApprovalNumbers {
+    pub(super) counts: Counts<5>,
+    pub(super) waiting: Timings,
+}
+
+/// What became of the approvals in one window.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ApprovalStats {
     /// Approvers asked.
@@ -36,54 +50,68 @@ pub struct ApprovalStats {
     /// Approvers who were no longer needed.
     pub cancelled: u64,
     /// From the question to the answer or the expiry; without those no longer needed.
-    pub waiting: SummaryStats,
+    pub waiting: DurationStats,
 }
 
 impl Approvals {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Numbers::new()))
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            counts: Windowed::new(Counters::default(), now),
+            waiting: Windowed::new(LiveTimings::new(Scale::Waiting), now),
+        }
     }
 
-    pub(super) fn record_submitted(&self, count: u64) {
-        let mut numbers = self.0.lock();
-        numbers.submitted = numbers.submitted.saturating_add(count);
+    pub(super) fn record_submitted(&self, ticks: &Ticks, count: u64) {
+        self.counts.live(ticks, ticks.reading()).add(SUBMITTED, count);
     }
 
-    pub(super) fn record_decided(&self, status: ApprovalStatus, waited: Duration) {
-        let mut numbers = self.0.lock();
+    pub(super) fn record_decided(&self, ticks: &Ticks, status: ApprovalStatus, waited: Duration) {
         let counter = match status {
-            ApprovalStatus::Approved => &mut numbers.approved,
-            ApprovalStatus::Rejected => &mut numbers.rejected,
-            ApprovalStatus::Expired => &mut numbers.expired,
-            ApprovalStatus::Cancelled => &mut numbers.cancelled,
+            ApprovalStatus::Approved => APPROVED,
+            ApprovalStatus::Rejected => REJECTED,
+            ApprovalStatus::Expired => EXPIRED,
+            ApprovalStatus::Cancelled => CANCELLED,
             // Not decided.
             ApprovalStatus::Pending => return,
         };
-        *counter = counter.saturating_add(1);
+        let now = ticks.reading();
+        self.counts.live(ticks, now).add(counter, 1);
         if status != ApprovalStatus::Cancelled {
-            numbers.waiting.record(waited);
+            self.waiting.live(ticks, now).record(waited, status != ApprovalStatus::Expired);
         }
     }
 
-    pub(super) fn stats(&self) -> ApprovalStats {
-        let numbers = self.0.lock();
-        ApprovalStats {
-            submitted: numbers.submitted,
-            approved: numbers.approved,
-            rejected: numbers.rejected,
-            expired: numbers.expired,
-            cancelled: numbers.cancelled,
-            waiting: numbers.waiting.stats(),
+    pub(super) fn read(&self, window: Window, now: Timestamp) -> ApprovalNumbers {
+        ApprovalNumbers {
+            counts: self.counts.read(window, now).numbers,
+            waiting: self.waiting.read(window, now).numbers,
         }
     }
 
-    pub(super) fn reset(&self) {
-        *self.0.lock() = Numbers::new();
+    pub(super) fn drain(&self, now: Timestamp) -> ApprovalNumbers {
+        ApprovalNumbers { counts: self.counts.drain(now), waiting: self.waiting.drain(now) }
+    }
+
+    pub(super) fn reset(&self, now: Timestamp) {
+        self.counts.reset(now);
+        self.waiting.reset(now);
     }
 }
 
-impl Numbers {
-    fn new() -> Self {
-        Self { submitted: 0, approved: 0, rejected: 0, expired: 0, cancelled: 0, waiting: Summary::new(Scale::Waiting) }
+impl Default for ApprovalNumbers {
+    fn default() -> Self {
+        Self { counts: Counts([0; 5]), waiting: Timings::new(Scale::Waiting) }
+    }
+}
+
+impl ApprovalNumbers {
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.counts.merge(&other.counts);
+        self.waiting.merge(&other.waiting);
+    }
+
+    pub(super) fn stats(&self) -> ApprovalStats {
+        let Counts([submitted, approved, rejected, expired, cancelled]) = self.counts;
+        ApprovalStats { submitted, approved, rejected, expired, cancelled, waiting: self.waiting.stats() }
     }
 }

@@ -1,23 +1,49 @@
 //! Bulk calls: how many, how large, how long.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use serde::Serialize;
 
-use super::summary::{Scale, Summary, SummaryStats};
+use super::live::LiveTimings;
+use super::ticks::Ticks;
+use super::timings::{DurationStats, Scale, Timings};
+use super::window::Window;
+use super::windowed::{Live, Numbers, Windowed};
+use crate::clock::Timestamp;
 
 /// Batches by operation. The names are `&'static str`: there are as many as the program has, and no bound is needed.
 #[derive(Debug, Default)]
-pub(super) struct Batches(Mutex<BTreeMap<&'static str, Numbers>>);
+pub(super) struct Batches(RwLock<BTreeMap<&'static str, Operation>>);
 
 #[derive(Debug)]
-struct Numbers {
-    items: u64,
-    failed_items: u64,
+struct Operation {
+    sizes: Windowed<LiveSizes>,
+    durations: Windowed<LiveTimings>,
+}
+
+#[derive(Debug, Default)]
+struct LiveSizes {
+    items: AtomicU64,
+    failed: AtomicU64,
+    largest: AtomicU64,
+}
+
+/// How many items calls had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) items: u64,
+    pub(super) failed: u64,
     largest: u64,
-    durations: Summary,
+}
+
+/// Numbers of one bulk operation, to be added up.
+#[derive(Clone, Debug)]
+pub(super) struct BatchNumbers {
+    pub(super) sizes: Sizes,
+    pub(super) durations: Timings,
 }
 
 /// One bulk call.
@@ -28,7 +54,7 @@ pub(super) struct Batch {
     pub(super) duration: Duration,
 }
 
-/// One bulk operation since the start or the last reset.
+/// One bulk operation in one window.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct BatchStats {
     /// Calls.
@@ -40,41 +66,108 @@ pub struct BatchStats {
     /// Items of the largest call.
     pub largest: u64,
     /// How long the calls took.
-    pub durations: SummaryStats,
+    pub durations: DurationStats,
 }
 
 impl Batches {
-    pub(super) fn record(&self, operation: &'static str, batch: Batch) {
-        let mut operations = self.0.lock();
-        let numbers = operations.entry(operation).or_insert_with(|| Numbers {
-            items: 0,
-            failed_items: 0,
-            largest: 0,
-            durations: Summary::new(Scale::Work),
+    pub(super) fn record(&self, ticks: &Ticks, operation: &'static str, batch: Batch) {
+        if let Some(known) = self.0.read().get(operation) {
+            return known.record(ticks, batch);
+        }
+        let now = ticks.now();
+        self.0.write().entry(operation).or_insert_with(|| Operation::new(now)).record(ticks, batch);
+    }
+
+    pub(super) fn read_into(&self, sums: &mut BTreeMap<String, BatchNumbers>, window: Window, now: Timestamp) {
+        for (name, operation) in self.0.read().iter() {
+            let durations = operation.durations.read(window, now).numbers;
+            if durations.count() == 0 {
+                continue;
+            }
+            let read = BatchNumbers { sizes: operation.sizes.read(window, now).numbers, durations };
+            match sums.get_mut(*name) {
+                Some(sum) => {
+                    sum.sizes.merge(&read.sizes);
+                    sum.durations.merge(&read.durations);
+                }
+                None => {
+                    sums.insert((*name).to_owned(), read);
+                }
+            }
+        }
+    }
+
+    pub(super) fn drain(&self, now: Timestamp) -> Vec<(&'static str, BatchNumbers)> {
+        let operations = self.0.read();
+        let drained = operations.iter().map(|(name, operation)| {
+            (*name, BatchNumbers { sizes: operation.sizes.drain(now), durations: operation.durations.drain(now) })
         });
-        let items = batch.items as u64;
-        numbers.items = numbers.items.saturating_add(items);
-        numbers.failed_items = numbers.failed_items.saturating_add(batch.failed as u64);
-        numbers.largest = numbers.largest.max(items);
-        numbers.durations.record(batch.duration);
+        drained.filter(|(_, numbers)| numbers.durations.count() > 0).collect()
     }
 
-    pub(super) fn stats(&self) -> BTreeMap<String, BatchStats> {
-        self.0.lock().iter().map(|(name, numbers)| ((*name).to_owned(), numbers.stats())).collect()
-    }
-
-    pub(super) fn reset(&self) {
-        self.0.lock().clear();
+    pub(super) fn reset(&self, now: Timestamp) {
+        for operation in self.0.read().values() {
+            operation.sizes.reset(now);
+            operation.durations.reset(now);
+        }
     }
 }
 
-impl Numbers {
-    fn stats(&self) -> BatchStats {
+impl Operation {
+    fn new(now: Timestamp) -> Self {
+        Self {
+            sizes: Windowed::new(LiveSizes::default(), now),
+            durations: Windowed::new(LiveTimings::new(Scale::Work), now),
+        }
+    }
+
+    fn record(&self, ticks: &Ticks, batch: Batch) {
+        let now = ticks.reading();
+        let (items, sizes) = (batch.items as u64, self.sizes.live(ticks, now));
+        sizes.items.fetch_add(items, Ordering::Relaxed);
+        sizes.failed.fetch_add(batch.failed as u64, Ordering::Relaxed);
+        sizes.largest.fetch_max(items, Ordering::Relaxed);
+        self.durations.live(ticks, now).record(batch.duration, batch.failed == 0);
+    }
+}
+
+impl Live for LiveSizes {
+    type Numbers = Sizes;
+
+    fn empty(&self) -> Sizes {
+        Sizes::default()
+    }
+
+    fn take(&self) -> Sizes {
+        let take = |number: &AtomicU64| number.swap(0, Ordering::Relaxed);
+        Sizes { items: take(&self.items), failed: take(&self.failed), largest: take(&self.largest) }
+    }
+
+    fn read(&self) -> Sizes {
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        Sizes { items: read(&self.items), failed: read(&self.failed), largest: read(&self.largest) }
+    }
+}
+
+impl Numbers for Sizes {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.items = self.items.saturating_add(other.items);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.largest = self.largest.max(other.largest);
+    }
+}
+
+impl BatchNumbers {
+    pub(super) fn stats(&self) -> BatchStats {
         BatchStats {
             calls: self.durations.count(),
-            items: self.items,
-            failed_items: self.failed_items,
-            largest: self.largest,
+            items: self.sizes.items,
+            failed_items: self.sizes.failed,
+            largest: self.sizes.largest,
             durations: self.durations.stats(),
         }
     }

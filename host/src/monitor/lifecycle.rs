@@ -2,28 +2,48 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::summary::{Scale, Summary, SummaryStats};
+use super::counters::{Counters, Counts};
+use super::live::LiveTimings;
+use super::ticks::Ticks;
+use super::timings::{DurationStats, Scale, Timings};
+use super::window::Window;
+use super::windowed::{Numbers as _, Windowed};
+use crate::clock::Timestamp;
 use crate::model::InstanceStatus;
+
+const CREATED: usize = 0;
+const COMPLETED: usize = 1;
+const REJECTED: usize = 2;
+const CANCELLED: usize = 3;
+const FAILED: usize = 4;
+const DELETED: usize = 5;
+/// In the order above.
+pub(super) const LIFECYCLE_COUNTERS: [&str; 6] = [
+    "instances_created",
+    "instances_completed",
+    "instances_rejected",
+    "instances_cancelled",
+    "instances_failed",
+    "instances_deleted",
+];
 
 /// Instances, counted.
 #[derive(Debug)]
-pub(super) struct Lifecycle(Mutex<Numbers>);
-
-#[derive(Debug)]
-struct Numbers {
-    created: u64,
-    completed: u64,
-    rejected: u64,
-    cancelled: u64,
-    failed: u64,
-    deleted: u64,
-    durations: Summary,
+pub(super) struct Lifecycle {
+    counts: Windowed<Counters<6>>,
+    durations: Windowed<LiveTimings>,
 }
 
-/// What became of the instances since the start or the last reset.
+/// Numbers of a lifecycle, to be added up.
+#[derive(Clone, Debug)]
+pub(super) struct LifecycleNumbers {
+    pub(super) counts: Counts<6>,
+    pub(super) durations: Timings,
+}
+
+/// What became of the instances in one window.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LifecycleStats {
     /// Created.
@@ -41,67 +61,80 @@ pub struct LifecycleStats {
     /// Rejected ones among those that ended, from 0 to 1.
     pub rejection_rate: f64,
     /// From creation to the end, whatever the end was.
-    pub durations: SummaryStats,
+    pub durations: DurationStats,
 }
 
 impl Lifecycle {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Numbers::new()))
-    }
-
-    pub(super) fn record_created(&self, count: u64) {
-        let mut numbers = self.0.lock();
-        numbers.created = numbers.created.saturating_add(count);
-    }
-
-    pub(super) fn record_deleted(&self, count: u64) {
-        let mut numbers = self.0.lock();
-        numbers.deleted = numbers.deleted.saturating_add(count);
-    }
-
-    pub(super) fn record_ended(&self, status: InstanceStatus, duration: Duration) {
-        let mut numbers = self.0.lock();
-        let counter = match status {
-            InstanceStatus::Completed => &mut numbers.completed,
-            InstanceStatus::Rejected => &mut numbers.rejected,
-            InstanceStatus::Cancelled => &mut numbers.cancelled,
-            InstanceStatus::Failed => &mut numbers.failed,
-            // Not an end.
-            InstanceStatus::Running | InstanceStatus::Waiting => return,
-        };
-        *counter = counter.saturating_add(1);
-        numbers.durations.record(duration);
-    }
-
-    pub(super) fn stats(&self) -> LifecycleStats {
-        let numbers = self.0.lock();
-        LifecycleStats {
-            created: numbers.created,
-            completed: numbers.completed,
-            rejected: numbers.rejected,
-            cancelled: numbers.cancelled,
-            failed: numbers.failed,
-            deleted: numbers.deleted,
-            rejection_rate: super::ratio(numbers.rejected, numbers.durations.count()),
-            durations: numbers.durations.stats(),
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            counts: Windowed::new(Counters::default(), now),
+            durations: Windowed::new(LiveTimings::new(Scale::Waiting), now),
         }
     }
 
-    pub(super) fn reset(&self) {
-        *self.0.lock() = Numbers::new();
+    pub(super) fn record_created(&self, ticks: &Ticks, count: u64) {
+        self.counts.live(ticks, ticks.reading()).add(CREATED, count);
+    }
+
+    pub(super) fn record_deleted(&self, ticks: &Ticks, count: u64) {
+        self.counts.live(ticks, ticks.reading()).add(DELETED, count);
+    }
+
+    pub(super) fn record_ended(&self, ticks: &Ticks, status: InstanceStatus, duration: Duration) {
+        let counter = match status {
+            InstanceStatus::Completed => COMPLETED,
+            InstanceStatus::Rejected => REJECTED,
+            InstanceStatus::Cancelled => CANCELLED,
+            InstanceStatus::Failed => FAILED,
+            // Not an end.
+            InstanceStatus::Running | InstanceStatus::Waiting => return,
+        };
+        let now = ticks.reading();
+        self.counts.live(ticks, now).add(counter, 1);
+        self.durations.live(ticks, now).record(duration, status != InstanceStatus::Failed);
+    }
+
+    pub(super) fn read(&self, window: Window, now: Timestamp) -> LifecycleNumbers {
+        LifecycleNumbers {
+            counts: self.counts.read(window, now).numbers,
+            durations: self.durations.read(window, now).numbers,
+        }
+    }
+
+    pub(super) fn drain(&self, now: Timestamp) -> LifecycleNumbers {
+        LifecycleNumbers { counts: self.counts.drain(now), durations: self.durations.drain(now) }
+    }
+
+    pub(super) fn reset(&self, now: Timestamp) {
+        self.counts.reset(now);
+        self.durations.reset(now);
     }
 }
 
-impl Numbers {
-    fn new() -> Self {
-        Self {
-            created: 0,
-            completed: 0,
-            rejected: 0,
-            cancelled: 0,
-            failed: 0,
-            deleted: 0,
-            durations: Summary::new(Scale::Waiting),
+impl Default for LifecycleNumbers {
+    fn default() -> Self {
+        Self { counts: Counts([0; 6]), durations: Timings::new(Scale::Waiting) }
+    }
+}
+
+impl LifecycleNumbers {
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.counts.merge(&other.counts);
+        self.durations.merge(&other.durations);
+    }
+
+    pub(super) fn stats(&self) -> LifecycleStats {
+        let Counts([created, completed, rejected, cancelled, failed, deleted]) = self.counts;
+        let ended = [completed, rejected, cancelled, failed].into_iter().fold(0, u64::saturating_add);
+        LifecycleStats {
+            created,
+            completed,
+            rejected,
+            cancelled,
+            failed,
+            deleted,
+            rejection_rate: super::ratio(rejected, ended),
+            durations: self.durations.stats(),
         }
     }
 }

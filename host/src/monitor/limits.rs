@@ -2,34 +2,56 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 
+use super::counters::{Counters, Counts};
 use super::operations::OTHER;
+use super::ticks::Ticks;
+use super::window::Window;
+use super::windowed::Windowed;
+use crate::clock::Timestamp;
 
-/// Codes that are counted one by one; further ones count as [`OTHER`]. The host has about thirty.
+/// Codes of one team that are counted one by one; further ones count as [`OTHER`]. The host has about thirty.
 pub const LIMIT_CODES_MAX: usize = 100;
 
 /// Met limits, counted.
 #[derive(Debug, Default)]
-pub(super) struct Limits(Mutex<BTreeMap<String, u64>>);
+pub(super) struct Limits(RwLock<BTreeMap<Box<str>, Windowed<Counters<1>>>>);
 
 impl Limits {
-    pub(super) fn record(&self, code: &str) {
-        let mut codes = self.0.lock();
+    pub(super) fn record(&self, ticks: &Ticks, code: &str) {
+        let reading = ticks.reading();
+        if let Some(count) = self.0.read().get(code) {
+            return count.live(ticks, reading).add(0, 1);
+        }
+        let mut codes = self.0.write();
         let code = if codes.len() >= LIMIT_CODES_MAX && !codes.contains_key(code) { OTHER } else { code };
-        match codes.get_mut(code) {
-            Some(count) => *count = count.saturating_add(1),
-            None => {
-                codes.insert(code.to_owned(), 1);
+        let count = codes.entry(code.into()).or_insert_with(|| Windowed::new(Counters::default(), ticks.now()));
+        count.live(ticks, reading).add(0, 1);
+    }
+
+    pub(super) fn read_into(&self, sums: &mut BTreeMap<String, u64>, window: Window, now: Timestamp) {
+        for (code, count) in self.0.read().iter() {
+            let Counts([count]) = count.read(window, now).numbers;
+            if count > 0 {
+                let sum = sums.entry(code.to_string()).or_default();
+                *sum = sum.saturating_add(count);
             }
         }
     }
 
-    pub(super) fn stats(&self) -> BTreeMap<String, u64> {
-        self.0.lock().clone()
+    pub(super) fn drain(&self, now: Timestamp) -> Vec<(String, u64)> {
+        let codes = self.0.read();
+        let drained = codes.iter().map(|(code, count)| {
+            let Counts([count]) = count.drain(now);
+            (code.to_string(), count)
+        });
+        drained.filter(|(_, count)| *count > 0).collect()
     }
 
-    pub(super) fn reset(&self) {
-        self.0.lock().clear();
+    pub(super) fn reset(&self, now: Timestamp) {
+        for count in self.0.read().values() {
+            count.reset(now);
+        }
     }
 }

@@ -1,52 +1,86 @@
 //! Numbers in memory: what the host does, how often and how long, and what plugins measure.
 //!
-//! Everything is recorded as it happens and read as a [`Stats`] snapshot; nothing is stored, sent or compared with a
-//! threshold here. Every map has a bound, because names come from plugins and workflow definitions. The snapshot is
-//! consistent for one operation, plugin version or group of counters, but not across them: recording never waits for
-//! a reader that works through everything.
+//! Everything is recorded as it happens and read as a [`Stats`] snapshot, a [`Summary`], or an [`Interval`] for a
+//! history; nothing is stored, sent or compared with a threshold here. Numbers belong to a team or, if they name nobody,
+//! to the host; a team sees the host's and its own. Every map has a bound, because names come from plugins and workflow
+//! definitions. The snapshot is consistent for one operation, plugin version or group of counters, but not across them:
+//! recording never waits for a reader that works through everything.
+//!
+//! ```
+//! use stepwell::clock::Clock;
+//! use stepwell::model::Name;
+//! use stepwell::monitor::{Monitor, Window};
+//!
+//! let monitor = Monitor::new(Clock::System, 100);
+//! let team: Name = "billing".parse()?;
+//! // Resolved once, recorded often: no lock, no allocation.
+//! let pay = monitor.operation(Some(&team), "step expense/pay");
+//! let measurement = pay.measure();
+//! // … the work; a `?` here would count as an error …
+//! measurement.succeed();
+//! let stats = monitor.stats(Some(&team), Window::Minute);
+//! assert_eq!(stats.operations["step expense/pay"].count, 1);
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod approvals;
 mod batches;
+mod comparison;
+mod counters;
 mod distribution;
+mod encoding;
+mod interval;
 mod lifecycle;
 mod limits;
+mod live;
 mod operations;
 mod plugin_metrics;
+mod scope;
 mod series;
 mod stats;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod ticks;
+mod timings;
 mod window;
+mod windowed;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 
-use self::approvals::Approvals;
-use self::batches::{Batch, Batches};
-use self::lifecycle::Lifecycle;
-use self::limits::Limits;
-use self::operations::{Operations, Outcome};
+use self::batches::Batch;
 use self::plugin_metrics::{PluginMetrics, Record};
+use self::scope::{Scope, Scopes};
 use self::series::Sample;
+use self::ticks::Ticks;
 use crate::clock::{Clock, Timestamp};
 use crate::model::{ApprovalStatus, InstanceStatus, Name};
 
 pub use self::approvals::ApprovalStats;
 pub use self::batches::BatchStats;
+pub use self::comparison::{
+    CALLS_MIN, Comparison, ERROR_RATE_DIFFERENCE_MIN, LATENCY_DIFFERENCE_MIN, Verdict, compare,
+};
 pub use self::distribution::DistributionStats;
+pub use self::encoding::TimingsError;
+pub use self::interval::{Interval, IntervalCounter, IntervalOperation};
 pub use self::lifecycle::LifecycleStats;
 pub use self::limits::LIMIT_CODES_MAX;
-pub use self::operations::{Measurement, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, OTHER, OperationStats};
+pub use self::operations::{Measurement, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, OTHER, Operation, OperationStats};
 pub use self::plugin_metrics::{MetricSource, PluginStats, SOURCES_MAX};
+pub use self::scope::TEAMS_MAX;
 pub use self::series::{
     LABEL_VALUE_BYTES_MAX, LABELS_MAX, Labels, METRIC_NAME_BYTES_MAX, METRICS_MAX, MetricError, OVERFLOW, SeriesStats,
     SeriesValue,
 };
 pub use self::stats::Stats;
-pub use self::summary::SummaryStats;
+pub use self::summary::{OperationErrors, OperationLatency, Status, Summary, Surroundings, Totals};
+pub use self::timings::{DurationStats, Timings};
+pub use self::window::Window;
 
 /// The host's numbers. Clones share them.
 #[derive(Clone, Debug)]
@@ -54,78 +88,84 @@ pub struct Monitor(Arc<Numbers>);
 
 #[derive(Debug)]
 struct Numbers {
-    clock: Clock,
+    ticks: Ticks,
     started_at: Timestamp,
-    since: RwLock<Timestamp>,
-    operations: Operations,
-    lifecycle: Lifecycle,
-    approvals: Approvals,
-    batches: Batches,
-    limits: Limits,
+    scopes: Scopes,
     plugins: PluginMetrics,
+    drained_at: Mutex<Timestamp>,
 }
 
 impl Monitor {
     /// Starts counting. `series_max` is `limits.metric_series_max`: series of one plugin version.
     pub fn new(clock: Clock, series_max: usize) -> Self {
-        let now = clock.now();
+        let ticks = Ticks::new(clock);
+        let now = ticks.now();
         Self(Arc::new(Numbers {
-            clock,
+            ticks,
             started_at: now,
-            since: RwLock::new(now),
-            operations: Operations::default(),
-            lifecycle: Lifecycle::new(),
-            approvals: Approvals::new(),
-            batches: Batches::default(),
-            limits: Limits::default(),
+            scopes: Scopes::new(now),
             plugins: PluginMetrics::new(series_max),
+            drained_at: Mutex::new(now),
         }))
     }
 
-    /// Times a call from now until the measurement is dropped. The first [`OPERATIONS_MAX`] names have numbers of
-    /// their own; later ones, and names over [`OPERATION_NAME_BYTES_MAX`], count as [`OTHER`].
-    pub fn measure(&self, operation: &str) -> Measurement {
-        self.0.operations.measure(operation, &self.0.clock)
+    fn scope(&self, team: Option<&Name>) -> Arc<Scope> {
+        self.0.scopes.of(team, || self.0.ticks.now())
     }
 
-    /// Counts a call that was timed elsewhere. Names as in [`Monitor::measure`].
-    pub fn record(&self, operation: &str, duration: Duration, ok: bool) {
-        self.0.operations.record(operation, duration, Outcome { ok, at: self.0.clock.now() });
+    /// An operation, to be kept by who records it often. The first [`OPERATIONS_MAX`] names of the host, and of each
+    /// team, have numbers of their own; later ones, and names over [`OPERATION_NAME_BYTES_MAX`], are [`OTHER`].
+    ///
+    /// `team` is whose calls these are: nobody else sees them. Without a team they are the host's, whose names and
+    /// numbers everybody sees, so such a name must not tell anything of a team.
+    pub fn operation(&self, team: Option<&Name>, name: &str) -> Operation {
+        self.scope(team).operations.get(name, &self.0.ticks)
+    }
+
+    /// Times a call from now until the measurement is dropped. Names as in [`Monitor::operation`].
+    pub fn measure(&self, team: Option<&Name>, name: &str) -> Measurement<'static> {
+        self.operation(team, name).into_measurement()
+    }
+
+    /// Counts a call that was timed elsewhere and has just ended. Names as in [`Monitor::operation`].
+    pub fn record(&self, team: Option<&Name>, name: &str, duration: Duration, ok: bool) {
+        self.operation(team, name).record(duration, ok);
     }
 
     /// Counts created instances.
-    pub fn record_instance_created(&self, count: u64) {
-        self.0.lifecycle.record_created(count);
+    pub fn record_instance_created(&self, team: &Name, count: u64) {
+        self.scope(Some(team)).lifecycle.record_created(&self.0.ticks, count);
     }
 
     /// Counts an instance that became final, with the time since its creation. A status that is not final is ignored.
-    pub fn record_instance_ended(&self, status: InstanceStatus, duration: Duration) {
-        self.0.lifecycle.record_ended(status, duration);
+    pub fn record_instance_ended(&self, team: &Name, status: InstanceStatus, duration: Duration) {
+        self.scope(Some(team)).lifecycle.record_ended(&self.0.ticks, status, duration);
     }
 
-    /// Counts finished instances that were deleted.
-    pub fn record_instances_deleted(&self, count: u64) {
-        self.0.lifecycle.record_deleted(count);
+    /// Counts finished instances that were deleted: one team's, or those of all teams at once, which operators see.
+    pub fn record_instances_deleted(&self, team: Option<&Name>, count: u64) {
+        self.scope(team).lifecycle.record_deleted(&self.0.ticks, count);
     }
 
     /// Counts approvers asked.
-    pub fn record_approvals_submitted(&self, count: u64) {
-        self.0.approvals.record_submitted(count);
+    pub fn record_approvals_submitted(&self, team: &Name, count: u64) {
+        self.scope(Some(team)).approvals.record_submitted(&self.0.ticks, count);
     }
 
     /// Counts an approval that left `pending`, with the time it waited. `pending` itself is ignored.
-    pub fn record_approval_decided(&self, status: ApprovalStatus, waited: Duration) {
-        self.0.approvals.record_decided(status, waited);
+    pub fn record_approval_decided(&self, team: &Name, status: ApprovalStatus, waited: Duration) {
+        self.scope(Some(team)).approvals.record_decided(&self.0.ticks, status, waited);
     }
 
     /// Counts a bulk call: its items and how many of them failed.
-    pub fn record_batch(&self, operation: &'static str, items: usize, failed: usize, duration: Duration) {
-        self.0.batches.record(operation, Batch { items, failed, duration });
+    pub fn record_batch(&self, team: &Name, operation: &'static str, items: usize, failed: usize, duration: Duration) {
+        self.scope(Some(team)).batches.record(&self.0.ticks, operation, Batch { items, failed, duration });
     }
 
-    /// Counts a guest that met the limit with this code. After [`LIMIT_CODES_MAX`] codes new ones count as [`OTHER`].
-    pub fn record_limit(&self, code: &str) {
-        self.0.limits.record(code);
+    /// Counts a guest that met the limit with this code. After [`LIMIT_CODES_MAX`] codes of a team new ones count as
+    /// [`OTHER`].
+    pub fn record_limit(&self, team: &Name, code: &str) {
+        self.scope(Some(team)).limits.record(&self.0.ticks, code);
     }
 
     /// Adds to a plugin's counter. That the manifest declares `name` is the caller's to check.
@@ -185,42 +225,83 @@ impl Monitor {
         labels: &[(String, String)],
         sample: Sample,
     ) -> Result<(), MetricError> {
-        self.0.plugins.record(Record { source, name, labels, sample, at: self.0.clock.now() })
+        self.0.plugins.record(Record { source, name, labels, sample, at: self.0.ticks.now() })
     }
 
-    /// The numbers of the host, and of one team's plugins or, without a team, of everybody's.
-    pub fn stats(&self, team: Option<&Name>) -> Stats {
-        let now = self.0.clock.now();
+    /// The host's operations and all numbers of one team; without a team, everybody's added up. Takes about a
+    /// microsecond for each operation that was used in the window.
+    pub fn stats(&self, team: Option<&Name>, window: Window) -> Stats {
+        let now = self.0.ticks.now();
+        let scopes = self.0.scopes.seen_by(team);
+        let mut limits = BTreeMap::new();
+        for scope in &scopes {
+            scope.limits.read_into(&mut limits, window, now);
+        }
+        let since = scopes.iter().map(|scope| *scope.since.read()).min().unwrap_or(self.0.started_at);
+        let operations = self.timings(team, window, now);
         Stats {
+            window,
             started_at: self.0.started_at,
-            since: *self.0.since.read(),
+            since,
             uptime_seconds: now.since(self.0.started_at).as_secs_f64(),
-            operations: self.0.operations.stats(now),
-            lifecycle: self.0.lifecycle.stats(),
-            approvals: self.0.approvals.stats(),
-            batches: self.0.batches.stats(),
-            limits: self.0.limits.stats(),
+            operations: operations
+                .into_iter()
+                .map(|(name, reading)| (name, OperationStats::new(&reading.numbers, reading.seconds)))
+                .collect(),
+            lifecycle: self.lifecycle(&scopes, window, now),
+            approvals: self.approvals(&scopes, window, now),
+            batches: self.batches(team, window),
+            limits,
             plugins: self.0.plugins.stats(team),
         }
     }
 
-    /// One operation's numbers; none if no call of that name has ended.
-    pub fn operation(&self, name: &str) -> Option<OperationStats> {
-        self.0.operations.operation(name, self.0.clock.now())
+    /// Bulk calls alone, of those that [`Monitor::stats`] would show.
+    pub fn batches(&self, team: Option<&Name>, window: Window) -> BTreeMap<String, BatchStats> {
+        let now = self.0.ticks.now();
+        let mut batches = BTreeMap::new();
+        for scope in self.0.scopes.seen_by(team) {
+            scope.batches.read_into(&mut batches, window, now);
+        }
+        batches.into_iter().map(|(name, numbers)| (name, numbers.stats())).collect()
     }
 
-    /// Forgets one team's plugin metrics or, without a team, every number of the host. Calls that are being measured
-    /// at that moment are not counted.
-    pub fn reset(&self, team: Option<&Name>) {
-        self.0.plugins.reset(team);
-        if team.is_none() {
-            *self.0.since.write() = self.0.clock.now();
-            self.0.operations.reset();
-            self.0.lifecycle.reset();
-            self.0.approvals.reset();
-            self.0.batches.reset();
-            self.0.limits.reset();
+    /// One operation's numbers, of those that [`Monitor::stats`] would show; none if no call of that name has ended in
+    /// the window.
+    pub fn operation_stats(&self, team: Option<&Name>, name: &str, window: Window) -> Option<OperationStats> {
+        let now = self.0.ticks.now();
+        let mut scopes = self.0.scopes.seen_by(team);
+        if team.is_some() {
+            scopes.push(Arc::clone(&self.0.scopes.host));
         }
+        let mut readings =
+            scopes.iter().filter_map(|scope| scope.operations.find(name)).map(|known| known.reading(window, now));
+        let mut sum = readings.next()?;
+        for reading in readings {
+            sum.numbers.merge(&reading.numbers);
+            sum.seconds = sum.seconds.max(reading.seconds);
+        }
+        (sum.numbers.count() > 0).then(|| OperationStats::new(&sum.numbers, sum.seconds))
+    }
+
+    /// Forgets one team's numbers or, without a team, everybody's and the host's. What is recorded from then on counts.
+    /// [`Monitor::drain`] does not notice.
+    pub fn reset(&self, team: Option<&Name>) {
+        let now = self.0.ticks.now();
+        self.0.plugins.reset(team);
+        self.0.scopes.seen_by(team).iter().for_each(|scope| scope.reset(now));
+    }
+
+    /// What was recorded since the last drain, for a history. Nothing is in two intervals and nothing in none, but a
+    /// call that ends at that moment may be in this one or in the next.
+    pub fn drain(&self) -> Interval {
+        let now = self.0.ticks.now();
+        let from = std::mem::replace(&mut *self.0.drained_at.lock(), now);
+        let mut interval = Interval { from, to: now, operations: Vec::new(), counters: Vec::new() };
+        for (team, scope) in self.0.scopes.all() {
+            interval.add(team.as_ref(), &scope);
+        }
+        interval
     }
 }
 

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{ApprovalStats, BatchStats, LifecycleStats, OperationStats, PluginStats};
+use super::{ApprovalStats, BatchStats, LifecycleStats, OperationStats, PluginStats, Window};
 use crate::clock::Timestamp;
 
 /// All numbers at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
+    /// What part of the past the numbers are about. Those of plugins' own metrics are always since the start.
+    pub window: Window,
     /// When the host started.
     pub started_at: Timestamp,
-    /// Since when the host's numbers are counted: the start, or the last reset.
+    /// Since when the viewer's numbers are counted: the start, or the last reset.
     pub since: Timestamp,
     /// Seconds since the start.
     pub uptime_seconds: f64,

@@ -1,176 +1,237 @@
-//! How long things took: exact smallest, largest and mean, and percentiles with a known error.
-//!
-//! Percentiles come from an HDR histogram with 3 significant digits: a shown percentile differs from the true one by
-//! at most 0.1 %, or by one unit of the scale where that is more. The histogram starts at 8 KiB and grows with the
-//! longest duration it has seen, to at most 94 KiB for [`Scale::Work`] and 106 KiB for [`Scale::Waiting`].
+//! The numbers in a few words, for a person.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Significant decimal digits of a percentile.
-const SIGNIFICANT_DIGITS: u8 = 3;
+use super::Monitor;
+use super::approvals::{ApprovalNumbers, ApprovalStats};
+use super::lifecycle::{LifecycleNumbers, LifecycleStats};
+use super::operations::{OperationStats, Readings};
+use super::scope::Scope;
+use super::timings::Timings;
+use super::window::Window;
+use super::windowed::Reading;
+use crate::clock::Timestamp;
+use crate::model::Name;
 
-/// What is measured decides unit and range; longer durations count as the longest in the percentiles only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scale {
-    /// Computers at work: in microseconds, up to 1 hour.
-    Work,
-    /// Instances and people: in milliseconds, up to 365 days.
-    Waiting,
+/// Operations in each list.
+const SHOWN_MAX: usize = 5;
+
+/// What the monitor is below of, and a summary needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// Whether the database answers.
+    pub healthy: bool,
+    /// Hits among all reads of all caches, from 0 to 1; none if nothing was read.
+    pub cache_hit_rate: Option<f64>,
+    /// Alerts that fire now, of those that the viewer may see; none where nobody looks for any.
+    pub alerts_firing: Option<u64>,
 }
 
-impl Scale {
-    const fn unit(self) -> Duration {
-        match self {
-            Self::Work => Duration::from_micros(1),
-            Self::Waiting => Duration::from_millis(1),
-        }
-    }
-
-    const fn longest(self) -> Duration {
-        match self {
-            Self::Work => Duration::from_secs(3600),
-            Self::Waiting => Duration::from_secs(365 * 24 * 3600),
-        }
-    }
+/// How the host does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Well.
+    Ok,
+    /// The database does not answer.
+    Degraded,
+    /// An alert fires.
+    Alerting,
 }
 
-/// Durations, added up.
-#[derive(Debug)]
-pub(super) struct Summary {
-    scale: Scale,
-    /// 32 bits a bucket halve the memory; a bucket that is full stands still instead of overflowing.
-    histogram: Histogram<u32>,
-    count: u64,
-    sum: Duration,
-    min: Duration,
-    max: Duration,
+/// The numbers in a few words.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// How the host does.
+    pub status: Status,
+    /// One sentence.
+    pub headline: String,
+    /// A few more.
+    pub lines: Vec<String>,
+    /// What part of the past it is about.
+    pub window: Window,
+    /// Seconds since the start.
+    pub uptime_seconds: f64,
+    /// All operations together.
+    pub operations: Totals,
+    /// What became of the instances.
+    pub lifecycle: LifecycleStats,
+    /// What became of the approvals.
+    pub approvals: ApprovalStats,
+    /// From 0 to 1; none if nothing was read.
+    pub cache_hit_rate: Option<f64>,
+    /// Up to five, by the 95th percentile.
+    pub slowest: Vec<OperationLatency>,
+    /// Up to five, by the number of errors; without those that had none.
+    pub most_errors: Vec<OperationErrors>,
+    /// Alerts that fire; none where nobody looks for any.
+    pub alerts_firing: Option<u64>,
 }
 
-/// Durations, as shown. All zero when nothing was recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct SummaryStats {
-    /// How many.
+/// Requests, commits and steps together. What a plugin's versions did are the same steps again, and not counted twice.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Totals {
+    /// Calls that have ended.
     pub count: u64,
-    /// The shortest, exactly.
-    pub min_ms: f64,
-    /// The longest, exactly.
-    pub max_ms: f64,
-    /// The mean, exactly.
-    pub avg_ms: f64,
-    /// Half took at most this long. At most 0.1 % off, as the two below.
+    /// Failed ones among them, from 0 to 1.
+    pub error_rate: f64,
+    /// Half of the calls took at most this long.
     pub p50_ms: f64,
-    /// 95 of 100 took at most this long.
+    /// 95 of 100 calls took at most this long.
     pub p95_ms: f64,
-    /// 99 of 100 took at most this long.
+    /// 99 of 100 calls took at most this long.
     pub p99_ms: f64,
+    /// Calls a minute.
+    pub per_minute: f64,
 }
 
-impl Summary {
-    pub(super) fn new(scale: Scale) -> Self {
-        Self {
-            scale,
-            histogram: Histogram::new(SIGNIFICANT_DIGITS).expect("3 is within the digits that are allowed"),
-            count: 0,
-            sum: Duration::ZERO,
-            min: Duration::MAX,
-            max: Duration::ZERO,
+/// A slow operation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OperationLatency {
+    /// Its name.
+    pub operation: String,
+    /// 95 of 100 calls took at most this long.
+    pub p95_ms: f64,
+}
+
+/// An operation that fails.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OperationErrors {
+    /// Its name.
+    pub operation: String,
+    /// Failed calls.
+    pub errors: u64,
+    /// Failed ones among all, from 0 to 1.
+    pub error_rate: f64,
+}
+
+impl Monitor {
+    /// The numbers in a few words, for one team or, without a team, for an operator.
+    pub fn summary(&self, team: Option<&Name>, window: Window, around: Surroundings) -> Summary {
+        let now = self.0.ticks.now();
+        let scopes = self.0.scopes.seen_by(team);
+        let operations = self.timings(team, window, now);
+        let mut all = Reading { numbers: Timings::work(), seconds: 1.0 };
+        let mut stats = Vec::with_capacity(operations.len());
+        for (name, reading) in operations {
+            if !name.starts_with("plugin ") {
+                all.numbers.merge(&reading.numbers);
+                all.seconds = all.seconds.max(reading.seconds);
+                stats.push((name, OperationStats::new(&reading.numbers, reading.seconds)));
+            }
         }
-    }
-
-    pub(super) fn record(&mut self, duration: Duration) {
-        self.count = self.count.saturating_add(1);
-        self.sum = self.sum.saturating_add(duration);
-        self.min = self.min.min(duration);
-        self.max = self.max.max(duration);
-        let units = duration.min(self.scale.longest()).as_nanos() / self.scale.unit().as_nanos();
-        let units = u64::try_from(units).expect("the longest duration of each scale fits");
-        self.histogram.record(units).expect("a histogram that resizes itself takes any value of the scale");
-    }
-
-    pub(super) const fn count(&self) -> u64 {
-        self.count
-    }
-
-    pub(super) fn stats(&self) -> SummaryStats {
-        if self.count == 0 {
-            return SummaryStats::default();
-        }
-        let percentile = |quantile: f64| {
-            let units = self.histogram.value_at_quantile(quantile);
-            let nanos = u128::from(units) * self.scale.unit().as_nanos();
-            let duration = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            // A bucket answers its upper end, which can lie outside of what was seen.
-            milliseconds(duration.clamp(self.min, self.max))
+        let all = OperationStats::new(&all.numbers, all.seconds);
+        let lifecycle = self.lifecycle(&scopes, window, now);
+        let approvals = self.approvals(&scopes, window, now);
+        let uptime_seconds = now.since(self.0.started_at).as_secs_f64();
+        let slowest = slowest(&stats);
+        let status = match around {
+            Surroundings { healthy: false, .. } => Status::Degraded,
+            Surroundings { alerts_firing: Some(1..), .. } => Status::Alerting,
+            _ => Status::Ok,
         };
-        SummaryStats {
-            count: self.count,
-            min_ms: milliseconds(self.min),
-            max_ms: milliseconds(self.max),
-            avg_ms: milliseconds(self.sum) / self.count as f64,
-            p50_ms: percentile(0.50),
-            p95_ms: percentile(0.95),
-            p99_ms: percentile(0.99),
+        Summary {
+            status,
+            headline: headline(status, around.alerts_firing.unwrap_or_default(), &all),
+            lines: lines(&lifecycle, &approvals, around.cache_hit_rate, slowest.first()),
+            window,
+            uptime_seconds,
+            operations: Totals {
+                count: all.count,
+                error_rate: all.error_rate,
+                p50_ms: all.p50_ms,
+                p95_ms: all.p95_ms,
+                p99_ms: all.p99_ms,
+                per_minute: all.per_minute,
+            },
+            lifecycle,
+            approvals,
+            cache_hit_rate: around.cache_hit_rate,
+            slowest,
+            most_errors: most_errors(&stats),
+            alerts_firing: around.alerts_firing,
         }
+    }
+
+    pub(super) fn timings(&self, team: Option<&Name>, window: Window, now: Timestamp) -> Readings {
+        let mut sums = Readings::new();
+        for scope in self.0.scopes.seen_by(team) {
+            scope.operations.read_into(&mut sums, window, now);
+        }
+        if team.is_some() {
+            self.0.scopes.host.operations.read_into(&mut sums, window, now);
+        }
+        sums
+    }
+
+    pub(super) fn lifecycle(&self, scopes: &[Arc<Scope>], window: Window, now: Timestamp) -> LifecycleStats {
+        let mut sum = LifecycleNumbers::default();
+        scopes.iter().for_each(|scope| sum.merge(&scope.lifecycle.read(window, now)));
+        sum.stats()
+    }
+
+    pub(super) fn approvals(&self, scopes: &[Arc<Scope>], window: Window, now: Timestamp) -> ApprovalStats {
+        let mut sum = ApprovalNumbers::default();
+        scopes.iter().for_each(|scope| sum.merge(&scope.approvals.read(window, now)));
+        sum.stats()
     }
 }
 
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+fn slowest(stats: &[(String, OperationStats)]) -> Vec<OperationLatency> {
+    let mut slowest: Vec<_> = stats.iter().collect();
+    slowest.sort_by(|(_, a), (_, b)| b.p95_ms.total_cmp(&a.p95_ms));
+    let shown = slowest.into_iter().take(SHOWN_MAX);
+    shown.map(|(name, stats)| OperationLatency { operation: name.clone(), p95_ms: stats.p95_ms }).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn most_errors(stats: &[(String, OperationStats)]) -> Vec<OperationErrors> {
+    let mut failing: Vec<_> = stats.iter().filter(|(_, stats)| stats.errors > 0).collect();
+    failing.sort_by_key(|(_, stats)| std::cmp::Reverse(stats.errors));
+    let shown = failing.into_iter().take(SHOWN_MAX);
+    shown
+        .map(|(name, stats)| OperationErrors {
+            operation: name.clone(),
+            errors: stats.errors,
+            error_rate: stats.error_rate,
+        })
+        .collect()
+}
 
-    fn near(shown: f64, exact: f64) -> bool {
-        (shown - exact).abs() <= exact * 0.001
-    }
+fn headline(status: Status, alerts: u64, all: &OperationStats) -> String {
+    let how = match (status, alerts) {
+        (Status::Ok, _) => "All is well".to_owned(),
+        (Status::Degraded, _) => "The database does not answer".to_owned(),
+        (Status::Alerting, 1) => "1 alert is firing".to_owned(),
+        (Status::Alerting, alerts) => format!("{alerts} alerts are firing"),
+    };
+    format!(
+        "{how}: {:.0} operations a minute, {:.2} % errors, 95 % within {:.1} ms",
+        all.per_minute,
+        100.0 * all.error_rate,
+        all.p95_ms
+    )
+}
 
-    #[test]
-    fn percentiles_are_within_a_thousandth_of_the_exact_ones() {
-        let mut summary = Summary::new(Scale::Work);
-        // 10,000 values in an order that is neither up nor down: 7 has no factor in common with 10,000.
-        for step in 1..=10_000_u64 {
-            summary.record(Duration::from_micros(step * 7 % 10_000 * 100 + 100));
-        }
-        let stats = summary.stats();
-        assert_eq!(stats.count, 10_000);
-        assert!(near(stats.p50_ms, 500.0) && near(stats.p95_ms, 950.0) && near(stats.p99_ms, 990.0), "{stats:?}");
-        assert!((stats.min_ms, stats.max_ms) == (0.1, 1000.0), "{stats:?}");
-        assert!((stats.avg_ms - 500.05).abs() < 1e-9, "{stats:?}");
-    }
-
-    #[test]
-    fn a_single_duration_is_every_percentile_exactly() {
-        let mut summary = Summary::new(Scale::Work);
-        summary.record(Duration::from_nanos(123_456_789));
-        let stats = summary.stats();
-        assert!(near(stats.p50_ms, 123.456_789) && stats.p99_ms <= stats.max_ms, "{stats:?}");
-        summary = Summary::new(Scale::Work);
-        summary.record(Duration::from_nanos(300));
-        assert!((summary.stats().p50_ms - 0.0003).abs() < 1e-12, "shorter than the unit");
-    }
-
-    #[test]
-    fn what_is_longer_than_the_scale_counts_as_its_longest() {
-        for scale in [Scale::Work, Scale::Waiting] {
-            let mut summary = Summary::new(scale);
-            summary.record(Duration::ZERO);
-            summary.record(Duration::MAX);
-            summary.record(Duration::MAX);
-            let stats = summary.stats();
-            assert!(near(stats.p99_ms, milliseconds(scale.longest())), "{stats:?}");
-            assert!(stats.max_ms > stats.p99_ms && stats.avg_ms.is_finite(), "{stats:?}");
-            let bytes = summary.histogram.distinct_values() * size_of::<u32>();
-            assert!(bytes <= 106 * 1024, "{scale:?} takes {bytes} bytes; correct the documentation");
-        }
-    }
-
-    #[test]
-    fn nothing_recorded_is_all_zero() {
-        assert_eq!(Summary::new(Scale::Waiting).stats(), SummaryStats::default());
-    }
+fn lines(
+    lifecycle: &LifecycleStats,
+    approvals: &ApprovalStats,
+    cache_hit_rate: Option<f64>,
+    slowest: Option<&OperationLatency>,
+) -> Vec<String> {
+    let LifecycleStats { created, completed, rejected, cancelled, failed, .. } = lifecycle;
+    let mut lines = vec![
+        format!(
+            "Instances: {created} created, {completed} completed, {rejected} rejected, {cancelled} cancelled, \
+             {failed} failed"
+        ),
+        format!(
+            "Approvals: {} submitted, {} approved, {} rejected, {} expired",
+            approvals.submitted, approvals.approved, approvals.rejected, approvals.expired
+        ),
+    ];
+    lines.extend(cache_hit_rate.map(|rate| format!("Caches: {:.1} % of reads were hits", 100.0 * rate)));
+    lines.extend(slowest.map(|one| format!("Slowest: {} (95 % within {:.1} ms)", one.operation, one.p95_ms)));
+    lines
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -17,6 +18,10 @@ fn source(team: &str) -> MetricSource {
     MetricSource { team: team.parse().expect("is a name"), plugin: "expense@0.1.0".to_owned() }
 }
 
+fn red() -> Name {
+    source("red").team
+}
+
 fn label(name: &str, value: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
@@ -25,40 +30,42 @@ fn label(name: &str, value: &str) -> (String, String) {
 fn an_operation_has_count_errors_rate_percentiles_and_throughput() {
     let (clock, monitor) = monitor();
     for millis in 1..=100 {
-        monitor.record("store.commit", MILLISECOND * millis, millis > 90);
+        monitor.record(None, "store.commit", MILLISECOND * millis, millis > 90);
     }
-    let stats = monitor.operation("store.commit").expect("was recorded");
+    let stats = monitor.operation_stats(None, "store.commit", Window::Start).expect("was recorded");
     assert_eq!((stats.count, stats.errors), (100, 90));
-    assert!((stats.error_rate - 0.9).abs() < 1e-12 && (stats.p95_ms - 95.0).abs() < 0.1, "{stats:?}");
-    clock.advance(Duration::from_secs(59));
-    assert!((monitor.operation("store.commit").expect("is known").per_minute - 100.0).abs() < 1e-9);
-    clock.advance(Duration::from_secs(1));
-    assert!(monitor.operation("store.commit").expect("is known").per_minute == 0.0);
-    assert_eq!(monitor.operation("unknown"), None);
+    assert!((stats.error_rate - 0.9).abs() < 1e-12 && (stats.p95_ms - 95.0).abs() < 0.8, "{stats:?}");
+    clock.advance(Duration::from_secs(30));
+    let stats = monitor.operation_stats(None, "store.commit", Window::Start).expect("is known");
+    assert!((stats.per_minute - 200.0).abs() < 1e-9, "{stats:?}");
+    assert_eq!(monitor.operation_stats(None, "unknown", Window::Start), None);
 }
 
 #[test]
 fn a_measurement_that_is_dropped_without_success_is_an_error() {
     let (_, monitor) = monitor();
-    monitor.measure("load").succeed();
-    drop(monitor.measure("load"));
-    let stats = monitor.operation("load").expect("was measured");
+    monitor.measure(None, "load").succeed();
+    drop(monitor.measure(None, "load"));
+    let stats = monitor.operation_stats(None, "load", Window::Start).expect("was measured");
     assert_eq!((stats.count, stats.errors), (2, 1));
-    let under_way = monitor.measure("slow");
-    assert!(!monitor.stats(None).operations.contains_key("slow"), "a call that has not ended has no numbers yet");
+    let under_way = monitor.measure(None, "slow");
+    assert!(
+        !monitor.stats(None, Window::Start).operations.contains_key("slow"),
+        "a call that has not ended has no numbers yet"
+    );
     under_way.succeed();
-    assert!(monitor.stats(None).operations.contains_key("slow"));
+    assert!(monitor.stats(None, Window::Start).operations.contains_key("slow"));
 }
 
 #[test]
 fn operations_over_the_bound_count_as_other() {
     let (_, monitor) = monitor();
     for number in 0..OPERATIONS_MAX + 10 {
-        monitor.record(&format!("operation {number}"), MILLISECOND, true);
+        monitor.record(None, &format!("operation {number}"), MILLISECOND, true);
     }
-    monitor.measure("one more").succeed();
-    monitor.record(&"long ".repeat(100), MILLISECOND, true);
-    let operations = monitor.stats(None).operations;
+    monitor.measure(None, "one more").succeed();
+    monitor.record(None, &"long ".repeat(100), MILLISECOND, true);
+    let operations = monitor.stats(None, Window::Start).operations;
     assert_eq!(operations.len(), OPERATIONS_MAX + 1);
     assert_eq!(operations.get(OTHER).expect("took the rest").count, 12);
 }
@@ -70,13 +77,13 @@ fn two_threads_lose_nothing() {
         for _ in 0..2 {
             scope.spawn(|| {
                 for number in 0..10_000 {
-                    monitor.record(if number % 2 == 0 { "even" } else { "odd" }, MILLISECOND, number % 10 != 0);
+                    monitor.record(None, if number % 2 == 0 { "even" } else { "odd" }, MILLISECOND, number % 10 != 0);
                     monitor.plugin_count(&source("red"), "seen", 1, &[]).expect("is well formed");
                 }
             });
         }
     });
-    let stats = monitor.stats(None);
+    let stats = monitor.stats(None, Window::Start);
     let even = stats.operations.get("even").expect("was recorded");
     assert_eq!((even.count, even.errors), (10_000, 2_000));
     assert_eq!(value(&stats, "seen", &[]), Some(SeriesValue::Counter { value: 20_000 }));
@@ -85,23 +92,23 @@ fn two_threads_lose_nothing() {
 #[test]
 fn lifecycle_approvals_batches_and_limits_are_counted() {
     let (clock, monitor) = monitor();
-    monitor.record_instance_created(5);
+    monitor.record_instance_created(&red(), 5);
     for status in InstanceStatus::ALL {
-        monitor.record_instance_ended(status, Duration::from_secs(90 * 24 * 3600));
+        monitor.record_instance_ended(&red(), status, Duration::from_secs(90 * 24 * 3600));
     }
-    monitor.record_approvals_submitted(3);
+    monitor.record_approvals_submitted(&red(), 3);
     for status in ApprovalStatus::ALL {
-        monitor.record_approval_decided(status, Duration::from_secs(3600));
+        monitor.record_approval_decided(&red(), status, Duration::from_secs(3600));
     }
-    monitor.record_batch("create_instances", 100, 2, MILLISECOND);
-    monitor.record_batch("create_instances", 40, 0, MILLISECOND);
+    monitor.record_batch(&red(), "create_instances", 100, 2, MILLISECOND);
+    monitor.record_batch(&red(), "create_instances", 40, 0, MILLISECOND);
     for number in 0..LIMIT_CODES_MAX + 5 {
-        monitor.record_limit(&format!("limit_{number}"));
-        monitor.record_limit("limit_0");
+        monitor.record_limit(&red(), &format!("limit_{number}"));
+        monitor.record_limit(&red(), "limit_0");
     }
     clock.advance(Duration::from_secs(7));
 
-    let stats = serde_json::to_value(monitor.stats(None)).expect("serializes");
+    let stats = serde_json::to_value(monitor.stats(None, Window::Start)).expect("serializes");
     let lifecycle = &stats["lifecycle"];
     assert_eq!((&lifecycle["created"], &lifecycle["completed"]), (&json!(5), &json!(1)));
     assert_eq!(lifecycle["rejection_rate"], json!(0.25));
@@ -134,7 +141,7 @@ fn plugins_count_set_and_record() {
     monitor.plugin_record(&red, "amount", 12.5, &[]).expect("is well formed");
     monitor.plugin_timer_dropped(&red, "amount").expect("is well formed");
 
-    let stats = monitor.stats(None);
+    let stats = monitor.stats(None, Window::Start);
     let validated = value(&stats, "validated", &[("country", "DE"), ("currency", "EUR")]);
     assert_eq!(validated, Some(SeriesValue::Counter { value: 5 }), "the order of labels means nothing");
     assert_eq!(value(&stats, "open", &[]), Some(SeriesValue::Gauge { value: -7.5 }));
@@ -165,7 +172,7 @@ fn samples_that_break_the_contract_are_refused_and_leave_nothing() {
     );
     assert_eq!(monitor.plugin_count(&red, "a", 1, &[label("l", "1"), label("l", "2")]), Err(MetricError::LabelTwice));
     assert_eq!(monitor.plugin_count(&red, "a", 1, &[label(OVERFLOW, "true")]), Err(MetricError::ReservedLabel));
-    assert!(monitor.stats(None).plugins.iter().all(|plugin| plugin.series.is_empty()));
+    assert!(monitor.stats(None, Window::Start).plugins.iter().all(|plugin| plugin.series.is_empty()));
 
     monitor.plugin_count(&red, "a", 1, &[]).expect("is well formed");
     let error = monitor.plugin_gauge(&red, "a", 1.0, &[]).expect_err("is a counter").to_string();
@@ -181,7 +188,7 @@ fn label_combinations_over_the_cap_share_one_series() {
     }
     monitor.plugin_gauge(&red, "late", 4.0, &[]).expect("is well formed");
     monitor.plugin_count(&red, "seen", 1, &[label("id", "0")]).expect("is known and has room");
-    let stats = monitor.stats(None);
+    let stats = monitor.stats(None, Window::Start);
     assert_eq!(value(&stats, "seen", &[("id", "0")]), Some(SeriesValue::Counter { value: 2 }));
     assert_eq!(value(&stats, "seen", &[("id", "9")]), None);
     assert_eq!(value(&stats, "seen", &[(OVERFLOW, "true")]), Some(SeriesValue::Counter { value: 7 }));
@@ -199,16 +206,16 @@ fn another_teams_metrics_are_neither_shown_nor_reset() {
     for team in ["blue", "red"] {
         monitor.plugin_count(&source(team), "seen", 1, &[]).expect("is well formed");
     }
-    monitor.record("load", MILLISECOND, true);
+    monitor.record(None, "load", MILLISECOND, true);
     let red = source("red").team;
     let teams = |stats: Stats| -> Vec<String> { stats.plugins.iter().map(|plugin| plugin.team.to_string()).collect() };
-    assert_eq!(teams(monitor.stats(Some(&red))), ["red"]);
-    assert_eq!(teams(monitor.stats(None)), ["blue", "red"]);
+    assert_eq!(teams(monitor.stats(Some(&red), Window::Start)), ["red"]);
+    assert_eq!(teams(monitor.stats(None, Window::Start)), ["blue", "red"]);
     monitor.reset(Some(&red));
-    assert_eq!(teams(monitor.stats(None)), ["blue"]);
-    assert!(monitor.operation("load").is_some(), "a team cannot reset the host's numbers");
+    assert_eq!(teams(monitor.stats(None, Window::Start)), ["blue"]);
+    assert!(monitor.operation_stats(None, "load", Window::Start).is_some(), "a team cannot reset the host's numbers");
     monitor.reset(None);
-    let stats = monitor.stats(None);
+    let stats = monitor.stats(None, Window::Start);
     assert!(stats.plugins.is_empty() && stats.operations.is_empty() && stats.limits.is_empty());
 }
 
@@ -221,8 +228,143 @@ fn a_team_with_many_versions_pushes_out_its_own() {
         clock.advance(MILLISECOND);
         monitor.plugin_count(&blue(number), "seen", 1, &[]).expect("is well formed");
     }
-    let stats = monitor.stats(None);
+    let stats = monitor.stats(None, Window::Start);
     assert_eq!(stats.plugins.len(), SOURCES_MAX);
     let kept = |wanted: &MetricSource| stats.plugins.iter().any(|plugin| plugin.plugin == wanted.plugin);
     assert!(kept(&source("red")) && kept(&blue(SOURCES_MAX + 9)) && !kept(&blue(0)));
+}
+
+#[test]
+fn windows_forget_what_has_left_them() {
+    let (clock, monitor) = monitor();
+    let count = |window| monitor.operation_stats(None, "load", window).map_or(0, |stats| stats.count);
+    monitor.record(None, "load", MILLISECOND, true);
+    monitor.record_instance_created(&red(), 1);
+    for (seconds, counts) in [(59, [1, 1, 1, 1]), (1, [0, 1, 1, 1]), (239, [0, 1, 1, 1]), (1, [0, 0, 1, 1])] {
+        clock.advance(Duration::from_secs(seconds));
+        assert_eq!(Window::ALL.map(count), counts, "after {seconds} more seconds");
+        assert_eq!(Window::ALL.map(|window| monitor.stats(Some(&red()), window).lifecycle.created), counts);
+    }
+    clock.advance(Duration::from_secs(3_600));
+    assert_eq!(Window::ALL.map(count), [0, 0, 0, 1]);
+}
+
+#[test]
+fn a_rate_is_worked_out_with_the_time_that_the_window_covers() {
+    let (clock, monitor) = monitor();
+    for _ in 0..40 {
+        monitor.record(None, "load", MILLISECOND, true);
+        clock.advance(Duration::from_secs(10));
+    }
+    for window in Window::ALL {
+        let stats = monitor.operation_stats(None, "load", window).expect("was recorded");
+        assert!((stats.per_minute - 6.0).abs() < 0.01, "{window}: {stats:?}");
+    }
+}
+
+#[test]
+fn what_is_drained_is_drained_once_and_a_reset_does_not_hide_it() {
+    let (clock, monitor) = monitor();
+    monitor.record(Some(&red()), "step expense/pay", MILLISECOND, false);
+    monitor.record_instance_created(&red(), 3);
+    clock.advance(Duration::from_secs(25));
+    monitor.record(Some(&red()), "step expense/pay", MILLISECOND, true);
+    monitor.reset(None);
+    let interval = monitor.drain();
+    let [operation] = interval.operations.as_slice() else { panic!("one operation: {interval:?}") };
+    assert_eq!((&operation.team, operation.name.as_str()), (&Some(red()), "step expense/pay"));
+    assert_eq!((operation.timings.count(), operation.timings.errors()), (2, 1));
+    let created = IntervalCounter { team: Some(red()), name: "instances_created".into(), delta: 3 };
+    assert_eq!(interval.counters, [created]);
+    let next = monitor.drain();
+    assert!(next.operations.is_empty() && next.counters.is_empty() && next.from == interval.to, "{next:?}");
+}
+
+#[test]
+fn a_team_sees_the_hosts_operations_and_its_own() {
+    let (_, monitor) = monitor();
+    let blue: Name = "blue".parse().expect("is a name");
+    monitor.record(None, "commit_step", MILLISECOND, true);
+    for team in [&red(), &blue] {
+        monitor.record(Some(team), "step shared/name", MILLISECOND, true);
+        monitor.record_limit(team, "cpu-limit");
+    }
+    monitor.record(Some(&blue), "step secret/pay", MILLISECOND, true);
+    let seen = monitor.stats(Some(&red()), Window::Start);
+    assert_eq!(seen.operations.keys().collect::<Vec<_>>(), ["commit_step", "step shared/name"]);
+    assert_eq!((seen.operations["step shared/name"].count, seen.limits["cpu-limit"]), (1, 1));
+    assert_eq!(monitor.operation_stats(Some(&red()), "step secret/pay", Window::Start), None);
+    let all = monitor.stats(None, Window::Start);
+    assert_eq!((all.operations["step shared/name"].count, all.limits["cpu-limit"]), (2, 2));
+    monitor.reset(Some(&red()));
+    assert_eq!(monitor.stats(Some(&red()), Window::Start).operations.len(), 1, "the host's is not theirs to reset");
+}
+
+#[test]
+fn a_summary_says_what_is_slow_and_what_fails() {
+    let (_, monitor) = monitor();
+    for _ in 0..10 {
+        monitor.record(None, "commit_step", MILLISECOND, true);
+        monitor.record(Some(&red()), "step expense/pay", MILLISECOND * 50, false);
+        monitor.record(Some(&red()), "plugin expense@0.1.0", MILLISECOND * 50, false);
+    }
+    let around = Surroundings { healthy: true, cache_hit_rate: Some(0.925), alerts_firing: None };
+    let summary = monitor.summary(Some(&red()), Window::Start, around);
+    assert_eq!((summary.status, summary.operations.count), (Status::Ok, 20), "versions are the steps again");
+    assert_eq!(summary.slowest[0].operation, "step expense/pay");
+    assert_eq!((summary.most_errors.len(), summary.most_errors[0].errors), (1, 10));
+    assert!(summary.lines.contains(&"Caches: 92.5 % of reads were hits".to_owned()), "{:?}", summary.lines);
+    let alerting = monitor.summary(None, Window::Start, Surroundings { alerts_firing: Some(2), ..around });
+    assert!(alerting.headline.starts_with("2 alerts are firing"), "{}", alerting.headline);
+}
+
+fn timings(nanos: &[u64]) -> Timings {
+    let (_, monitor) = monitor();
+    let operation = monitor.operation(None, "one");
+    nanos.iter().for_each(|nanos| operation.record(Duration::from_nanos(*nanos), nanos % 3 > 0));
+    monitor.drain().operations.pop().map_or_else(Timings::work, |operation| operation.timings)
+}
+
+proptest! {
+    #[test]
+    fn merged_is_as_if_recorded_together_and_survives_bytes(
+        one in prop::collection::vec(0_u64..1 << 40, 0..200),
+        two in prop::collection::vec(0_u64..1 << 40, 0..200),
+    ) {
+        let mut merged = timings(&one);
+        merged.merge(&timings(&two));
+        prop_assert_eq!(&merged, &timings(&[one, two].concat()));
+        prop_assert_eq!(Timings::from_bytes(&merged.to_bytes()), Ok(merged));
+    }
+
+    #[test]
+    fn percentiles_are_within_the_stated_bound(mut nanos in prop::collection::vec(0_u64..1 << 44, 1..400)) {
+        let stats = timings(&nanos).stats();
+        nanos.sort_unstable();
+        for (percent, shown) in [(50, stats.p50_ms), (95, stats.p95_ms), (99, stats.p99_ms)] {
+            let exact = nanos[(nanos.len() * percent).div_ceil(100) - 1] as f64 / 1e6;
+            prop_assert!((shown - exact).abs() <= (exact * 0.008).max(0.0005), "p{}: {} for {}", percent, shown, exact);
+        }
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused_or_read_but_never_more(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        for version in [&bytes[..], &[&[1, 0], &bytes[..]].concat()] {
+            if let Ok(read) = Timings::from_bytes(version) {
+                prop_assert!(read.stats().p99_ms.is_finite());
+                prop_assert_eq!(Timings::from_bytes(&read.to_bytes()), Ok(read));
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_that_end_early_go_on_or_are_of_another_version_are_refused() {
+    let bytes = timings(&[5_000, 70_000, 70_001]).to_bytes();
+    for end in 0..bytes.len() {
+        assert!(Timings::from_bytes(&bytes[..end]).is_err(), "cut at {end}");
+    }
+    assert_eq!(Timings::from_bytes(&[&bytes[..], &[0]].concat()), Err(TimingsError::Damaged));
+    assert_eq!(Timings::from_bytes(&[9, 0]), Err(TimingsError::Version(9)));
+    assert!(bytes.len() < 40, "{}", bytes.len());
 }

@@ -87,6 +87,12 @@ impl ApprovalFilter {
         }
     }
 
+    /// The index for those that expire, and are pending: others fit, but go through all that ever expired.
+    fn index(&self) -> Option<&'static str> {
+        let rare = self.status.is_some() && self.approver.is_none() && self.instance.is_none();
+        (rare && self.order() == Order::Expires).then_some("idx_workflow_approvals_status_expires")
+    }
+
     /// Whose inbox it is, if the page is the beginning of one.
     fn inbox_of(&self, page: &Page<Cursor>) -> Option<&str> {
         let approver = self.approver.as_deref()?;
@@ -108,8 +114,8 @@ impl ApprovalFilter {
 
 /// Puts the SQL of [`Store::approvals_where`] together.
 pub(super) fn list(team: &Name, filter: &ApprovalFilter, page: &Page<Cursor>) -> Sql {
-    let mut sql = Sql::new(format!("SELECT {COLUMNS} FROM workflow_approvals WHERE team = "));
-    sql.bind(team.as_str().into());
+    let mut sql = Sql::new(format!("SELECT {COLUMNS} FROM workflow_approvals"));
+    sql.index_on_sqlite(filter.index()).push(" WHERE team = ").bind(team.as_str().into());
     sql.and("approver_id =", filter.approver.as_deref().map(Bind::from));
     sql.and("status =", filter.status.map(|status| status.as_str().into()));
     sql.and("instance_id =", filter.instance.map(Bind::Id));

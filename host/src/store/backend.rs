@@ -51,6 +51,9 @@ const BUSY_TIMEOUT_SQL: &str = "PRAGMA busy_timeout = 5000";
 /// Rows of an index that ANALYZE looks at: enough to tell what is rare, and quick whatever the table's size.
 const ANALYSIS_LIMIT: &str = "1000";
 const STATEMENTS_CACHED: usize = 200;
+/// Rows that SQLite's thread hands over without waiting for who reads them: those of a page, of a batch, or of what is
+/// due. With fewer, the two threads wake each other for every row of the rest.
+const ROWS_BUFFERED: usize = 1_024;
 
 /// The pools of one database.
 #[derive(Clone, Debug)]
@@ -135,6 +138,7 @@ impl Backend {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .busy_timeout(BUSY_TIMEOUT)
+            .row_buffer_size(ROWS_BUFFERED)
             .statement_cache_capacity(STATEMENTS_CACHED);
         let writing = options
             .clone()

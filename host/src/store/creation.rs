@@ -1,6 +1,6 @@
 //! Creating instances, alone or as the effect of a step.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -61,7 +61,7 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
     let sql = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
         entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
         created_at, started_at, updated_at, wake_at, owner) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
-        ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING id";
+        ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING";
     let columns = [
         Column::Uuid(|new: &&NewRow| new.instance.id),
         Column::Text(|new| new.instance.team.as_str()),
@@ -86,18 +86,21 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
         Column::MaybeInteger(|new| new.instance.wake_at.map(Timestamp::as_micros)),
         Column::Uuid(|new| new.owner),
     ];
-    let inserted: Vec<(Uuid,)> = rows::fetch(connection, sql, &columns, new).await?;
-    let inserted: HashSet<Uuid> = inserted.into_iter().map(|(id,)| id).collect();
-    let rest: Vec<Key> =
-        new.iter().filter(|new| !inserted.contains(&new.instance.id)).filter_map(|new| new.key()).collect();
-    let known = with_keys(connection, &rest).await?;
-    let created = new.iter().map(|new| {
-        if inserted.contains(&new.instance.id) {
-            return Ok(Created { id: new.instance.id, existing: false });
+    let inserted = rows::execute(connection, sql, &columns, new).await?;
+    let fresh = |new: &&NewRow| Created { id: new.instance.id, existing: false };
+    if usize::try_from(inserted) == Ok(new.len()) {
+        return Ok(new.iter().map(fresh).collect());
+    }
+    // Whose key was taken has another's id now.
+    let keys: Vec<Key> = new.iter().filter_map(|new| new.key()).collect();
+    let known = with_keys(connection, &keys).await?;
+    let created = new.iter().map(|new| match new.key() {
+        None => Ok(fresh(new)),
+        Some((workflow, key)) => {
+            let id = known.get(&(workflow, key.to_owned())).copied();
+            let lost = || error::corrupt("an instance that was neither created nor there", new.instance.id);
+            id.ok_or_else(lost).map(|id| Created { id, existing: id != new.instance.id })
         }
-        let id = new.key().and_then(|(workflow, key)| known.get(&(workflow, key.to_owned())).copied());
-        let id = id.ok_or_else(|| error::corrupt("an instance that was neither created nor there", new.instance.id))?;
-        Ok(Created { id, existing: true })
     });
     created.collect()
 }

@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::backend::Connection;
 use super::sql::{Bind, Sql};
 use super::{ApprovalFilter, Cursor, InstanceFilter, Page, Period, Store, WorkflowFilter};
-use super::{approvals, instances, retention, workflows};
+use super::{HistoryQuery, HistoryStep, SeriesKind};
+use super::{approvals, history, instances, retention, workflows};
 use crate::clock::Timestamp;
 use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance};
 
@@ -87,6 +88,10 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
         Kind::Sqlite => "randomblob(16)",
         Kind::Postgres => "gen_random_uuid()",
     };
+    let bytes = match database.kind {
+        Kind::Sqlite => "x'00'",
+        Kind::Postgres => "'\\x00'::bytea",
+    };
     let numbers = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)";
     let micros = START.as_micros();
     for sql in [
@@ -105,9 +110,20 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
              ON s.step <> 'board' OR i.project_id IS NULL"
         ),
         format!(
+            "{numbers} INSERT INTO history_series (id, team, kind, name) SELECT {id}, CASE WHEN i % 20 = 0 THEN '' \
+             WHEN i % 20 = 1 THEN 'acme' ELSE 'bravo' END, CASE WHEN i % 3 = 0 THEN 'counter' ELSE 'operation' END, \
+             'number-' || i FROM n WHERE i <= 1200"
+        ),
+        format!(
+            "{numbers} INSERT INTO history_points (series_id, step, at, host, value, samples, timings) \
+             SELECT s.id, CASE WHEN n.i <= 10 THEN 10 WHEN n.i <= 18 THEN 60 ELSE 3600 END, \
+             {micros} + n.i * 10000000, s.id, 1, 0, {bytes} FROM n JOIN history_series s ON n.i <= 20"
+        ),
+        format!(
             "{numbers} INSERT INTO workflows (id, team, name, description, status, latest_version, created_by, \
-             created_at, updated_at) SELECT {id}, CASE WHEN i % 5 < 3 THEN 'acme' ELSE 'bravo' END, 'w-' || i, '', \
-             CASE WHEN i % 20 = 0 THEN 'archived' ELSE 'active' END, 1, 'ann', {micros} + i * 1000000, {micros} FROM n"
+             created_at, updated_at) \
+             SELECT {id}, CASE WHEN i % 5 < 3 THEN 'acme' WHEN i % 2 = 0 THEN 'bravo' ELSE 'coral' END, 'w-' || i, '', \
+             CASE WHEN i % 19 = 0 THEN 'archived' ELSE 'active' END, 1, 'ann', {micros} + i * 1000000, {micros} FROM n"
         ),
         "ANALYZE".to_owned(),
     ] {
@@ -136,6 +152,16 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
     let by_time_and_name = Cursor { at: Some(seconds(1_000)), key: name("w-5") };
     let soon = Period { from: None, to: Some(seconds(86_400 + 600)) };
     let micros = |time: Timestamp| Bind::Number(time.as_micros());
+    let series = |team| HistoryQuery {
+        team,
+        kind: SeriesKind::Operation,
+        name: "number-7".to_owned(),
+        from: seconds(0),
+        to: seconds(600),
+        step: HistoryStep::Fine,
+        seconds: 10,
+        rows_max: 1_000,
+    };
     vec![
         // The seven patterns of the specification, in its order.
         (
@@ -217,6 +243,25 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         ("idx_workflow_instances_completed_at", retention::batch(&acme(), seconds(5_000), None, 500)),
         ("idx_workflow_instances_completed_at", retention::batch(&acme(), seconds(5_000), Some(by_time()), 500)),
         ("idx_workflow_instances_completed_at", Sql::with_binds(retention::NEXT_TEAM, vec!["acme".into()])),
+        // The history: one series, the points of it, what there is, what a host has written, what is too old.
+        ("idx_history_series_team_kind_name", history::named(&series(Some(acme())))),
+        ("idx_history_series_kind_name", history::named(&series(None))),
+        ("idx_history_points_series_step_at", history::points(&series(None), [one])),
+        (
+            "idx_history_points_series_step_at",
+            history::listed(Some(&acme()), HistoryStep::Fine, (seconds(0), seconds(600))),
+        ),
+        (
+            "idx_history_points_step_at",
+            Sql::with_binds(history::OF_HOST, vec![Bind::Number(10), micros(seconds(100)), Bind::Id(one)]),
+        ),
+        (
+            "idx_history_points_step_at",
+            Sql::with_binds(
+                &format!("SELECT at {}", history::OLD),
+                vec![Bind::Number(10), micros(seconds(100)), Bind::Number(PAGE.into())],
+            ),
+        ),
     ]
 }
 

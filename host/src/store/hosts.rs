@@ -25,7 +25,7 @@ use crate::model::Name;
 
 /// Instances that are taken in one transaction.
 const TAKEN_MAX: u32 = 500;
-/// The rows of hosts that are gone for good are removed after this time.
+/// The rows of hosts that are gone for good, and that nothing is left of to take over, are removed after this time.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// A host that joins clears its caches this often, once per renewal. See [`Host::announces`].
 const CLEARINGS: u32 = 3;
@@ -40,7 +40,8 @@ const PEERS: &str = "SELECT COUNT(*) FROM hosts WHERE id <> $1 \
 const DEAD: &str = "SELECT id FROM hosts \
     WHERE lease_until <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT AND id <> $1";
 const FORGET: &str = "DELETE FROM hosts WHERE lease_until > 0 \
-    AND lease_until < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT - $1";
+    AND lease_until < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT - $1 \
+    AND NOT EXISTS (SELECT 1 FROM workflow_instances WHERE owner = hosts.id AND wake_at IS NOT NULL)";
 
 /// This process among the hosts of its database.
 #[derive(Debug)]

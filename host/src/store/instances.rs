@@ -51,6 +51,15 @@ impl InstanceFilter {
         }
     }
 
+    /// The index for those of one status: others fit, but go through the whole history of the team.
+    fn index(&self) -> Option<&'static str> {
+        let by_status = Self { status: self.status, created: self.created, ..Self::default() };
+        (self.status.is_some() && *self == by_status).then(|| match self.order() {
+            Order::Created => "idx_workflow_instances_status_created",
+            _ => "idx_workflow_instances_status",
+        })
+    }
+
     /// The cursor of a page that ends with this instance.
     pub fn cursor(&self, instance: &Instance) -> Cursor {
         let at = match self.order() {
@@ -187,8 +196,8 @@ impl AttemptRow {
 /// Puts the SQL of [`Store::instances`] together.
 pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) -> Sql {
     let text = |value: &Option<String>| value.as_deref().map(Bind::from);
-    let mut sql = Sql::new(format!("SELECT {INSTANCE_COLUMNS} FROM workflow_instances WHERE team = "));
-    sql.bind(team.as_str().into());
+    let mut sql = Sql::new(format!("SELECT {INSTANCE_COLUMNS} FROM workflow_instances"));
+    sql.index_on_sqlite(filter.index()).push(" WHERE team = ").bind(team.as_str().into());
     if let Some(workflow) = &filter.workflow {
         sql.and("workflow_id = (SELECT id FROM workflows WHERE team =", Some(team.as_str().into()));
         sql.and("name =", Some(workflow.as_str().into())).push(")");

@@ -11,12 +11,13 @@ use super::backend::{Backend, Connection};
 use super::{Store, StoreError, signed};
 
 /// The tables that grow.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 6] = [
     ("workflows", "ANALYZE workflows"),
     ("workflow_instances", "ANALYZE workflow_instances"),
     ("step_attempts", "ANALYZE step_attempts"),
     ("workflow_approvals", "ANALYZE workflow_approvals"),
     ("plugin_storage", "ANALYZE plugin_storage"),
+    ("history_points", "ANALYZE history_points"),
 ];
 /// A table that was emptied has no row in `sqlite_stat1`, and neither has one that was never looked at.
 const SQLITE_ANALYZE: &str = "DROP TABLE IF EXISTS sqlite_stat1; ANALYZE";

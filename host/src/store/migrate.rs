@@ -24,8 +24,12 @@ const ADVISORY_LOCK: i64 = i64::from_be_bytes(*b"stepwell");
 /// Runs the migrations that this database has not seen.
 pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let texts = match connection {
-        Connection::Sqlite(_) => migrations!("sqlite": "0001" "foundation", "0002" "retention", "0003" "hosts",),
-        Connection::Postgres(_) => migrations!("postgres": "0001" "foundation", "0002" "retention", "0003" "hosts",),
+        Connection::Sqlite(_) => {
+            migrations!("sqlite": "0001" "foundation", "0002" "retention", "0003" "hosts", "0004" "history",)
+        }
+        Connection::Postgres(_) => {
+            migrations!("postgres": "0001" "foundation", "0002" "retention", "0003" "hosts", "0004" "history",)
+        }
     };
     let migrations: Vec<_> = texts
         .into_iter()

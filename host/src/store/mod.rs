@@ -18,6 +18,7 @@ mod explain;
 #[cfg(test)]
 mod full_disk;
 mod group;
+mod history;
 mod hosts;
 mod instances;
 mod listing;
@@ -54,6 +55,7 @@ pub use commit::StepCommit;
 pub use committer::CommitStats;
 pub use creation::Created;
 pub use error::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StoreError};
+pub use history::{Added, Counted, HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesKind};
 pub use instances::{InstanceFilter, Loaded};
 pub use listing::{Cursor, Period};
 pub use plan::{Plan, PlanError};

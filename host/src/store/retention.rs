@@ -125,14 +125,11 @@ impl Store {
         let (store, finished) = (self.clone(), finished.clone());
         self.detached(async move {
             let mut connection = store.core().backend.read().await?;
-            let Some(FinishedPlace { team, after }) = begin(&mut connection, &finished, place).await? else {
-                return Ok(FinishedBatch { counts: FinishedCounts::default(), next: None });
+            let Found { team, ids, next } = find(&mut connection, &finished, place, limit, "").await?;
+            let counts = match team {
+                Some(team) if !ids.is_empty() => count(&mut connection, &team, &ids).await?,
+                _ => FinishedCounts::default(),
             };
-            let found = batch(&team, finished.before, after, limit).rows(&mut connection).await?;
-            let ids: Vec<Uuid> = found.iter().map(|(id, _)| *id).collect();
-            let counts =
-                if ids.is_empty() { FinishedCounts::default() } else { count(&mut connection, &team, &ids).await? };
-            let next = next(&mut connection, &finished, team, &found, limit).await?;
             Ok(FinishedBatch { counts, next })
         })
         .await
@@ -153,23 +150,17 @@ impl Store {
         let (store, finished) = (self.clone(), finished.clone());
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
-            let Some(FinishedPlace { team, after }) = begin(&mut writing, &finished, place).await? else {
-                writing.rollback().await?;
-                return Ok(FinishedBatch { counts: FinishedCounts::default(), next: None });
-            };
-            let mut batch = batch(&team, finished.before, after, limit);
-            if matches!(*writing, Connection::Postgres(_)) {
+            let lock = match *writing {
+                Connection::Sqlite(_) => "",
                 // Who labels many instances in one statement locks them in no order that we know; waiting for one while
                 // holding another could be a deadlock.
-                batch.push(" FOR UPDATE SKIP LOCKED");
-            }
-            let found = batch.rows(&mut writing).await?;
-            let next = next(&mut writing, &finished, team.clone(), &found, limit).await?;
-            if found.is_empty() {
+                Connection::Postgres(_) => " FOR UPDATE SKIP LOCKED",
+            };
+            let Found { team, ids, next } = find(&mut writing, &finished, place, limit, lock).await?;
+            let Some(team) = team.filter(|_| !ids.is_empty()) else {
                 writing.rollback().await?;
                 return Ok(FinishedBatch { counts: FinishedCounts::default(), next });
-            }
-            let ids: Vec<Uuid> = found.into_iter().map(|(id, _)| id).collect();
+            };
             let deleted = delete(&mut writing, &team, &ids).await?;
             let instances = ids.into_iter().map(|id| Stale::Instance { team: team.clone(), id });
             let entries = deleted.entries.into_iter().map(|key| Stale::Entry { team: team.clone(), key });
@@ -180,6 +171,31 @@ impl Store {
         })
         .await
     }
+}
+
+/// A batch.
+struct Found {
+    /// None if no team has finished instances.
+    team: Option<Name>,
+    ids: Vec<Uuid>,
+    next: Option<FinishedPlace>,
+}
+
+async fn find(
+    connection: &mut Connection,
+    finished: &Finished,
+    place: Option<FinishedPlace>,
+    limit: u32,
+    lock: &str,
+) -> Result<Found, StoreError> {
+    let Some(FinishedPlace { team, after }) = begin(connection, finished, place).await? else {
+        return Ok(Found { team: None, ids: Vec::new(), next: None });
+    };
+    let mut batch = batch(&team, finished.before, after, limit);
+    batch.push(lock);
+    let found: Vec<(Uuid, i64)> = batch.rows(connection).await?;
+    let next = next(connection, finished, team.clone(), &found, limit).await?;
+    Ok(Found { team: Some(team), ids: found.into_iter().map(|(id, _)| id).collect(), next })
 }
 
 /// Where to look.

@@ -7,7 +7,9 @@
 //! - Postgres gets one array for each column. The text is the same for any number of rows.
 //! - SQLite has no arrays, so it gets a list of VALUES, whose length is rounded up to a power of two. What is not bound
 //!   is NULL, so the rows that are too many cost nothing but a look: each statement leaves out, or never finds, rows
-//!   whose first column is NULL. `{lock}` vanishes, since a transaction that writes is alone.
+//!   whose first column is NULL. `{lock}` vanishes, since a transaction that writes is alone. More than
+//!   [`SQLITE_ROWS_MAX`] rows take several statements, all of which are prepared already as a rule: to plan one that is
+//!   new takes longer than to run it.
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
@@ -19,8 +21,11 @@ use super::backend::{Conn, Connection};
 
 /// SQLite's limit is 32,766.
 pub(super) const BINDS_MAX: usize = 30_000;
-/// Statements with more rows than this are not kept prepared: a large one holds megabytes, and is rare.
-pub(super) const PREPARED_ROWS_MAX: usize = 256;
+/// Rows of one statement on SQLite, a power of two: as many as a group of commits has. The prepared statement for more
+/// of the widest rows would hold megabytes.
+pub(super) const SQLITE_ROWS_MAX: usize = 256;
+/// Rows of one statement on Postgres: bounds what is copied at a time.
+const POSTGRES_ROWS_MAX: usize = 4_096;
 
 /// One column of the rows: its type, and where in a row its value is.
 pub(super) enum Column<R> {
@@ -40,16 +45,11 @@ pub(super) async fn execute<R>(
     rows: &[R],
 ) -> Result<u64, StoreError> {
     let mut affected = 0;
-    for rows in rows.chunks(rows_max(columns.len())) {
-        let kept = rows.len() <= PREPARED_ROWS_MAX;
+    for rows in rows.chunks(rows_max(connection)) {
         affected += match connection.conn() {
             Conn::Sqlite(connection) => {
                 let (text, arguments) = sqlite(sql, columns, rows)?;
-                sqlx::query_with(AssertSqlSafe(text), arguments)
-                    .persistent(kept)
-                    .execute(connection)
-                    .await?
-                    .rows_affected()
+                sqlx::query_with(AssertSqlSafe(text), arguments).execute(connection).await?.rows_affected()
             }
             Conn::Postgres(connection) => {
                 let (text, arguments) = postgres(sql, columns, rows)?;
@@ -71,12 +71,11 @@ where
     T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
 {
     let mut found = Vec::new();
-    for rows in rows.chunks(rows_max(columns.len())) {
-        let kept = rows.len() <= PREPARED_ROWS_MAX;
+    for rows in rows.chunks(rows_max(connection)) {
         found.extend(match connection.conn() {
             Conn::Sqlite(connection) => {
                 let (text, arguments) = sqlite(sql, columns, rows)?;
-                sqlx::query_as_with(AssertSqlSafe(text), arguments).persistent(kept).fetch_all(connection).await?
+                sqlx::query_as_with(AssertSqlSafe(text), arguments).fetch_all(connection).await?
             }
             Conn::Postgres(connection) => {
                 let (text, arguments) = postgres(sql, columns, rows)?;
@@ -87,9 +86,11 @@ where
     Ok(found)
 }
 
-/// The greatest power of two that SQLite has parameters for.
-fn rows_max(columns: usize) -> usize {
-    1 << (BINDS_MAX / columns.max(1)).ilog2()
+fn rows_max(connection: &Connection) -> usize {
+    match connection {
+        Connection::Sqlite(_) => SQLITE_ROWS_MAX,
+        Connection::Postgres(_) => POSTGRES_ROWS_MAX,
+    }
 }
 
 fn sqlite<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, SqliteArguments), StoreError> {
@@ -154,9 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_chunk_has_no_more_parameters_than_sqlite_allows() {
-        for columns in 1..=32 {
-            assert!(rows_max(columns).is_power_of_two() && columns * rows_max(columns) <= BINDS_MAX);
-        }
+    fn a_full_statement_has_no_more_parameters_than_sqlite_allows() {
+        let columns: Vec<_> = (0..32).map(|_| Column::Integer(|row: &i64| *row)).collect();
+        let (text, _) = sqlite("SELECT 1 FROM {rows}", &columns, &[1; SQLITE_ROWS_MAX]).expect("encodes");
+        assert!(SQLITE_ROWS_MAX.is_power_of_two() && text.matches('?').count() <= BINDS_MAX);
     }
 }

@@ -10,7 +10,7 @@ use sqlx::QueryBuilder;
 
 use super::backend::{Connection, on};
 use super::cache::{Flight, Fresh, Join, Pair, Waiter};
-use super::rows::PREPARED_ROWS_MAX;
+use super::rows::SQLITE_ROWS_MAX;
 use super::second_level::{Found, Key, Row};
 use super::{Store, StoreError, signed, unsigned};
 use crate::clock::Timestamp;
@@ -306,7 +306,7 @@ async fn read_space(
             list.push_bind(*key);
         }
         query.push(")");
-        query.build_query_as().persistent(keys.len() <= PREPARED_ROWS_MAX).fetch_all(c).await
+        query.build_query_as().persistent(keys.len() <= SQLITE_ROWS_MAX).fetch_all(c).await
     })?)
 }
 

@@ -155,10 +155,11 @@ impl SummaryRow {
 /// Puts the SQL of [`Store::workflows`] together.
 pub(super) fn list(team: &Name, filter: &WorkflowFilter, page: &Page<Cursor<Name>>) -> Sql {
     let mut sql = Sql::new(
-        "SELECT id, name, description, status, latest_version, created_by, created_at, updated_at FROM workflows \
-         WHERE team = ",
+        "SELECT id, name, description, status, latest_version, created_by, created_at, updated_at FROM workflows",
     );
-    sql.bind(team.as_str().into());
+    let by_status_and_time = filter.status.is_some() && filter.order() == Order::Created;
+    sql.index_on_sqlite(by_status_and_time.then_some("idx_workflows_status_created"));
+    sql.push(" WHERE team = ").bind(team.as_str().into());
     sql.and("status =", filter.status.as_deref().map(Bind::from));
     let after = page.after.as_ref().map(|after| Cursor { at: after.at, key: after.key.as_str().into() });
     let order = filter.order();

@@ -11,11 +11,11 @@ use super::super::attempt::{AttemptState, StepCall, unavailable};
 use super::super::bindings::stepwell::plugin::batch::{
     self, HostError, InstanceStatus, InstanceUpdate, NewInstance as Wanted,
 };
-use crate::model::NewInstance;
 use crate::model::instance::{
     ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, METADATA_BYTES_MAX, check_text,
 };
 use crate::model::plugin::Interface;
+use crate::model::{Name, NewInstance};
 use crate::store::PlanError;
 
 type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
@@ -61,7 +61,7 @@ impl AttemptState {
         for item in items {
             results.push(self.create_one(&call, item).await);
         }
-        self.record_batch("guest create-instances", &results, started);
+        self.record_batch(&call.team, "guest create-instances", &results, started);
         Ok(results)
     }
 
@@ -140,7 +140,7 @@ impl AttemptState {
                 Ok(())
             }));
         }
-        self.record_batch("guest update-instances", &results, started);
+        self.record_batch(&call.team, "guest update-instances", &results, started);
         Ok(results)
     }
 
@@ -163,14 +163,20 @@ impl AttemptState {
                 })
             })
             .collect();
-        self.record_batch("guest get-statuses", &results, started);
+        self.record_batch(&call.team, "guest get-statuses", &results, started);
         Ok(results)
     }
 
-    fn record_batch<T>(&self, operation: &'static str, results: &[Result<T, HostError>], started: Instant) {
+    fn record_batch<T>(
+        &self,
+        team: &Name,
+        operation: &'static str,
+        results: &[Result<T, HostError>],
+        started: Instant,
+    ) {
         let failed = results.iter().filter(|result| result.is_err()).count();
         let duration = self.services.clock.monotonic().duration_since(started);
-        self.services.monitor.record_batch(operation, results.len(), failed, duration);
+        self.services.monitor.record_batch(team, operation, results.len(), failed, duration);
     }
 }
 

@@ -1,0 +1,170 @@
+//! What recording costs, and reading 1,000 operations.
+//!
+//! The first table: a call that does nothing, timed and recorded, by one thread and by two that record the same
+//! operation, against the bare pair of clock readings, hdrhistogram behind a lock, and one hdrhistogram for each thread
+//! (which nobody could read meanwhile). All take turns within each round; what is shown are medians. "beyond" is without
+//! the clock readings of the same run.
+//!
+//! The second table: how long `stats` takes with 1,000 operations, at rest and while two threads record all of them
+//! without a pause, which is more than any engine does.
+
+#![expect(clippy::print_stdout, reason = "the table is what this program is for")]
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "no guest runs here")]
+mod support;
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use comfy_table::Table;
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use stepwell::clock::Clock;
+use stepwell::monitor::{Monitor, Operation, Window};
+use support::{Anything, Options, median, quantile};
+
+const OPERATIONS: usize = 1_000;
+/// Calls between two looks at the time that is left.
+const BURST: u64 = 1_000;
+
+#[derive(Clone, Copy)]
+enum Way {
+    Clock,
+    Ours,
+    Locked,
+    EachItsOwn,
+}
+
+impl Way {
+    const ALL: [Self; 4] = [Self::Clock, Self::Ours, Self::Locked, Self::EachItsOwn];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Clock => "clock pair",
+            Self::Ours => "Operation::measure",
+            Self::Locked => "hdrhistogram, mutex",
+            Self::EachItsOwn => "hdrhistogram, thread's own",
+        }
+    }
+}
+
+/// What is recorded into.
+struct Subject {
+    operation: Operation,
+    locked: Mutex<Histogram<u32>>,
+}
+
+fn main() -> Result<(), Anything> {
+    let Some(options) = Options::asked(&mut [])? else { return Ok(()) };
+    let (window, rounds) = options.effort((Duration::from_millis(400), 9), (Duration::from_millis(50), 3));
+    if options.wants("recording") {
+        recording(window, rounds)?;
+    }
+    if options.wants("reading") {
+        reading(if options.quick { 50 } else { 500 });
+    }
+    Ok(())
+}
+
+fn recording(window: Duration, rounds: usize) -> Result<(), Anything> {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN);
+    table.set_header(["recording", "threads", "ns a call", "beyond the clock"]);
+    for threads in [1, 2] {
+        let monitor = Monitor::new(Clock::System, 1);
+        let subject =
+            Subject { operation: monitor.operation(None, "measured"), locked: Mutex::new(Histogram::new(3)?) };
+        let mut nanos = Way::ALL.map(|_| Vec::new());
+        for _ in 0..rounds {
+            for (way, nanos) in Way::ALL.into_iter().zip(&mut nanos) {
+                nanos.push(measure(way, &subject, threads, window)?);
+            }
+        }
+        let nanos = nanos.map(|nanos| median(&nanos));
+        let [clock, ..] = nanos;
+        for (way, nanos) in Way::ALL.into_iter().zip(nanos) {
+            let beyond = format!("{:.1}", nanos - clock);
+            table.add_row([way.name().to_owned(), threads.to_string(), format!("{nanos:.1}"), beyond]);
+        }
+    }
+    println!("\n## recording\n\n{table}");
+    Ok(())
+}
+
+/// Nanoseconds of a call, on each of the threads.
+fn measure(way: Way, subject: &Subject, threads: usize, window: Duration) -> Result<f64, Anything> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(move || work(way, subject, window))).collect();
+        let mut nanos = Vec::new();
+        for thread in threads {
+            nanos.push(thread.join().map_err(|_| "a thread panicked")??);
+        }
+        Ok(median(&nanos))
+    })
+}
+
+fn work(way: Way, subject: &Subject, window: Duration) -> Result<f64, Anything> {
+    let mut own = Histogram::<u32>::new(3)?;
+    let (start, mut calls) = (Instant::now(), 0);
+    while start.elapsed() < window {
+        for _ in 0..BURST {
+            match way {
+                Way::Ours => subject.operation.measure().succeed(),
+                Way::Clock => {
+                    black_box(clock_pair());
+                }
+                Way::Locked => subject.locked.lock().record(clock_pair())?,
+                Way::EachItsOwn => own.record(clock_pair())?,
+            }
+        }
+        calls += BURST;
+    }
+    black_box(&own);
+    Ok(start.elapsed().as_secs_f64() * 1e9 / calls as f64)
+}
+
+fn clock_pair() -> u64 {
+    let started = Instant::now();
+    u64::try_from(Instant::now().duration_since(started).as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn reading(reads: usize) {
+    let monitor = Monitor::new(Clock::System, 1);
+    let operations: Vec<_> =
+        (0..OPERATIONS - 1).map(|number| monitor.operation(None, &format!("operation {number}"))).collect();
+    for (number, operation) in operations.iter().enumerate() {
+        for millis in 1..=200 {
+            operation.record(Duration::from_micros(millis * 37 + number as u64), true);
+        }
+    }
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN);
+    table.set_header(["stats of 1,000 operations", "window", "p50 ms", "p99 ms"]);
+    for (state, threads) in [("at rest", 0), ("two threads recording", 2)] {
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        operations.iter().for_each(|operation| operation.measure().succeed());
+                    }
+                });
+            }
+            for window in [Window::Minute, Window::Start] {
+                let millis: Vec<_> = (0..reads)
+                    .map(|_| {
+                        let started = Instant::now();
+                        black_box(serde_json::to_vec(&monitor.stats(None, window)).unwrap_or_default());
+                        started.elapsed().as_secs_f64() * 1e3
+                    })
+                    .collect();
+                let [p50, p99] = [0.5, 0.99].map(|share| format!("{:.2}", quantile(&millis, share)));
+                table.add_row([state.to_owned(), window.to_string(), p50, p99]);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+    println!("\n## reading\n\n{table}");
+}

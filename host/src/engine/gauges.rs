@@ -1,0 +1,29 @@
+//! How busy the engine is at this moment.
+
+use serde::Serialize;
+
+use super::Engine;
+
+/// What the engine has in hand now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct EngineGauges {
+    /// Instances that have a driver.
+    pub active_instances: usize,
+    /// `engine.active_instances_max`
+    pub active_instances_max: usize,
+    /// Attempts that have a place: guests that run.
+    pub attempts_running: usize,
+    /// `runtime.attempts_max`
+    pub attempts_max: usize,
+    /// Attempts that wait for a place, their team's or the common one.
+    pub attempts_waiting: usize,
+}
+
+impl Engine {
+    /// How busy the engine is. Each number is of its own moment.
+    pub fn gauges(&self) -> EngineGauges {
+        let (active_instances, active_instances_max) = self.0.active.count();
+        let (attempts_running, attempts_max, attempts_waiting) = self.0.admission.count();
+        EngineGauges { active_instances, active_instances_max, attempts_running, attempts_max, attempts_waiting }
+    }
+}

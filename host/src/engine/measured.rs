@@ -1,0 +1,47 @@
+//! The operations that a step counts for: its plugin's step over all versions, its version, and its version's step.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use uuid::Uuid;
+
+use crate::model::Name;
+use crate::monitor::{Monitor, Operation};
+use crate::runtime::StepCall;
+
+/// Steps whose operations are at hand. Beyond that all are looked up again, which costs three names a step.
+const STEPS_MAX: usize = 4_096;
+
+/// What steps of all plugin versions count for, so that a step that runs does not write names.
+#[derive(Default)]
+pub(super) struct StepOperations(RwLock<HashMap<Uuid, HashMap<Name, Arc<Measured>>>>);
+
+/// What one step of one plugin version counts for.
+pub(super) struct Measured([Operation; 3]);
+
+impl StepOperations {
+    pub(super) fn of(&self, call: &StepCall, monitor: &Monitor) -> Arc<Measured> {
+        let known = self.0.read().get(&call.plugin.id).and_then(|steps| steps.get(&call.step)).map(Arc::clone);
+        known.unwrap_or_else(|| self.insert(call, monitor))
+    }
+
+    fn insert(&self, call: &StepCall, monitor: &Monitor) -> Arc<Measured> {
+        let (plugin, label, step) = (&call.plugin.manifest.name, call.plugin.label(), &call.step);
+        let names = [format!("step {plugin}/{step}"), format!("plugin {label}"), format!("plugin {label}/{step}")];
+        let measured = Arc::new(Measured(names.map(|name| monitor.operation(Some(&call.team), &name))));
+        let mut known = self.0.write();
+        if known.values().map(HashMap::len).sum::<usize>() >= STEPS_MAX {
+            known.clear();
+        }
+        known.entry(call.plugin.id).or_default().insert(step.clone(), Arc::clone(&measured));
+        measured
+    }
+}
+
+impl Measured {
+    pub(super) fn record(&self, ended: Instant, duration: Duration, ok: bool) {
+        self.0.iter().for_each(|operation| operation.record_at(ended, duration, ok));
+    }
+}

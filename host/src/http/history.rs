@@ -1,0 +1,350 @@
+//! `/workflow-metrics/history` and the comparison of a plugin's versions: what the store has kept of the numbers. A team
+//! sees the host's own and its own, an operator everybody's.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Services;
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Answer};
+use crate::clock::Timestamp;
+use crate::model::{Name, Principal, duration};
+use crate::monitor::{OperationStats, Timings, compare};
+use crate::store::{Added, HistoryQuery, HistoryStep, SeriesKind};
+
+/// What a chart shows well; the step is chosen so that there are not more.
+const POINTS_CHOSEN_MAX: u64 = 360;
+/// What may be asked for.
+const POINTS_MAX: u64 = 2_000;
+const SECONDS_CHOSEN: [u64; 8] = [10, 60, 300, 900, 3_600, 21_600, 86_400, 604_800];
+const HISTORY_PERIOD: Duration = Duration::from_secs(3_600);
+const COMPARISON_PERIOD: Duration = Duration::from_secs(24 * 3_600);
+/// Longer names are of no series.
+const NAME_BYTES_MAX: usize = 512;
+
+/// From a moment to another, both in the past as a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    from: Timestamp,
+    to: Timestamp,
+}
+
+impl Span {
+    /// `?from=` and `?to=`, each a time or, as `-1h`, how long ago.
+    fn of(request: &mut Request, usual: Duration) -> Result<Self, ApiError> {
+        let now = request.services.clock.now();
+        let to = request.query.parse_with("to", |text| moment(text, now))?.unwrap_or(now);
+        let from = request.query.parse_with("from", |text| moment(text, now))?.unwrap_or_else(|| to.before(usual));
+        if from >= to {
+            return Err(ApiError::invalid(format!("'from' must be before 'to', and {from} is not before {to}")));
+        }
+        Ok(Self { from, to })
+    }
+
+    /// How many steps of so many seconds it touches, at most.
+    fn steps(self, seconds: u64) -> u64 {
+        self.to.since(self.from).as_secs() / seconds.max(1) + 1
+    }
+}
+
+fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    match text.strip_prefix('-') {
+        Some(ago) if !ago.starts_with('-') => Ok(now.before(duration::parse(ago)?)),
+        _ if text == "now" => Ok(now),
+        _ => text.parse(),
+    }
+}
+
+/// What points are read, and how many seconds of them make one that is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Resolution {
+    step: HistoryStep,
+    seconds: u64,
+}
+
+impl Resolution {
+    /// The coarsest points that make up steps of so many seconds.
+    fn of_seconds(seconds: u64) -> Option<Self> {
+        let fits = |step: &HistoryStep| seconds > 0 && seconds.is_multiple_of(step.seconds());
+        HistoryStep::ALL.into_iter().rev().find(fits).map(|step| Self { step, seconds })
+    }
+
+    fn asked(text: &str) -> Result<Self, String> {
+        let asked = duration::parse(text)?;
+        let whole = asked.subsec_nanos() == 0;
+        let found = if whole { Self::of_seconds(asked.as_secs()) } else { None };
+        found.ok_or_else(|| "must be a multiple of 10s, such as 10s, 1m or 1h".to_owned())
+    }
+
+    /// The finest that gives few enough points and that is kept since the beginning.
+    fn chosen(services: &Services, span: Span) -> Self {
+        let age = services.clock.now().since(span.from);
+        let fits = |resolution: &Self| {
+            let kept = services.config.history.keep(resolution.step.seconds());
+            span.steps(resolution.seconds) <= POINTS_CHOSEN_MAX + 1
+                && (age <= kept || resolution.step == HistoryStep::Hour)
+        };
+        let coarsest = Self { step: HistoryStep::Hour, seconds: 604_800 };
+        SECONDS_CHOSEN.into_iter().filter_map(Self::of_seconds).find(fits).unwrap_or(coarsest)
+    }
+}
+
+/// What is asked for.
+enum Subject {
+    Operation(String),
+    /// A counter or a gauge.
+    Metric(String),
+    /// What there is.
+    Everything,
+}
+
+impl Subject {
+    fn of(request: &mut Request) -> Result<Self, ApiError> {
+        let operation = request.query.take("operation")?;
+        let metric = request.query.take("metric")?;
+        if operation.iter().chain(&metric).any(|name| name.len() > NAME_BYTES_MAX || name.contains('\0')) {
+            return Err(ApiError::invalid(format!("a name has at most {NAME_BYTES_MAX} bytes, and no zero byte")));
+        }
+        match (operation, metric) {
+            (Some(_), Some(_)) => Err(ApiError::invalid("ask for an 'operation' or for a 'metric', not for both")),
+            (Some(name), None) => Ok(Self::Operation(name)),
+            (None, Some(name)) => Ok(Self::Metric(name)),
+            (None, None) => Ok(Self::Everything),
+        }
+    }
+}
+
+pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let team = request.team(&principal)?;
+    let subject = Subject::of(&mut request)?;
+    let span = Span::of(&mut request, HISTORY_PERIOD)?;
+    let asked = request.query.parse_with("step", Resolution::asked)?;
+    request.query.finish()?;
+    let services = &request.services;
+    let resolution = asked.unwrap_or_else(|| Resolution::chosen(services, span));
+    if span.steps(resolution.seconds) > POINTS_MAX + 1 {
+        return Err(ApiError::invalid(format!(
+            "that would be more than {POINTS_MAX} points: ask for a shorter period or a longer step"
+        )));
+    }
+    let reading = Reading { services, team, span, resolution };
+    match subject {
+        Subject::Operation(name) => {
+            let points = reading.points(SeriesKind::Operation, &name).await?;
+            let points: Vec<_> = points.into_iter().filter_map(|(at, added)| reading.call_point(at, added)).collect();
+            let mut answer = reading.head();
+            answer["operation"] = name.into();
+            answer["points"] = json!(points);
+            response::ok(&answer)
+        }
+        Subject::Metric(name) => {
+            let mut kind = SeriesKind::Counter;
+            let mut points = reading.points(kind, &name).await?;
+            if points.is_empty() {
+                kind = SeriesKind::Gauge;
+                points = reading.points(kind, &name).await?;
+            }
+            let points: Vec<_> =
+                points.into_iter().filter_map(|(at, added)| reading.metric_point(at, &added)).collect();
+            let mut answer = reading.head();
+            answer["metric"] = name.into();
+            answer["kind"] = (if points.is_empty() { Value::Null } else { kind.as_str().into() }).clone();
+            answer["points"] = json!(points);
+            response::ok(&answer)
+        }
+        Subject::Everything => reading.everything().await,
+    }
+}
+
+/// One request's way through the store.
+struct Reading<'a> {
+    services: &'a Services,
+    team: Option<Name>,
+    span: Span,
+    resolution: Resolution,
+}
+
+/// Calls within one step.
+#[derive(Serialize)]
+struct CallPoint {
+    at: Timestamp,
+    #[serde(flatten)]
+    stats: OperationStats,
+}
+
+impl Reading<'_> {
+    fn head(&self) -> Value {
+        json!({ "step_seconds": self.resolution.seconds, "from": self.span.from, "to": self.span.to })
+    }
+
+    /// From the beginning of the first step, so that it is shown whole.
+    fn from(&self) -> Timestamp {
+        let micros = i64::try_from(self.resolution.seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX).max(1);
+        Timestamp::from_micros(self.span.from.as_micros().div_euclid(micros).saturating_mul(micros))
+    }
+
+    async fn points(&self, kind: SeriesKind, name: &str) -> Result<Vec<(Timestamp, Added)>, ApiError> {
+        let query = HistoryQuery {
+            team: self.team.clone(),
+            kind,
+            name: name.to_owned(),
+            from: self.from(),
+            to: self.span.to,
+            step: self.resolution.step,
+            seconds: self.resolution.seconds,
+            rows_max: self.services.config.history.read_rows_max,
+        };
+        self.services.store.history(query).await?.ok_or_else(|| {
+            ApiError::invalid(
+                "that would be more stored points than one request may read (history.read_rows_max): ask for a shorter \
+                 period, a longer step, or one team",
+            )
+        })
+    }
+
+    /// How much of a step is over: the last one of a chart is not.
+    fn seconds(&self, at: Timestamp) -> f64 {
+        let past = self.services.clock.now().since(at).as_secs_f64();
+        past.clamp(HistoryStep::Fine.seconds() as f64, self.resolution.seconds as f64)
+    }
+
+    fn call_point(&self, at: Timestamp, added: Added) -> Option<CallPoint> {
+        match added {
+            Added::Calls(calls) => Some(CallPoint { at, stats: OperationStats::new(&calls, self.seconds(at)) }),
+            Added::Events(_) | Added::Level(_) => None,
+        }
+    }
+
+    fn metric_point(&self, at: Timestamp, added: &Added) -> Option<Value> {
+        match added {
+            Added::Events(events) => {
+                let per_minute = *events as f64 * 60.0 / self.seconds(at);
+                Some(json!({ "at": at, "value": events, "per_minute": per_minute }))
+            }
+            Added::Level(level) => Some(json!({ "at": at, "value": level, "per_minute": null })),
+            Added::Calls(_) => None,
+        }
+    }
+
+    async fn everything(&self) -> Answer {
+        let period = (self.from(), self.span.to);
+        let series = self.services.store.history_series(self.team.as_ref(), self.resolution.step, period).await?;
+        // Those of several teams have one name.
+        let (mut operations, mut metrics) = (BTreeSet::new(), BTreeSet::new());
+        for series in series {
+            let names = if series.kind == SeriesKind::Operation { &mut operations } else { &mut metrics };
+            names.insert(series.name);
+        }
+        let mut answer = self.head();
+        answer["operations"] = json!(operations);
+        answer["metrics"] = json!(metrics);
+        response::ok(&answer)
+    }
+}
+
+/// One version's calls.
+#[derive(Serialize)]
+struct ComparedVersion {
+    version: String,
+    #[serde(flatten)]
+    stats: OperationStats,
+}
+
+pub(super) async fn compare_versions(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let plugin = request.name("name", "plugin")?;
+    let team = request.team(&principal)?.unwrap_or_else(|| principal.team.clone());
+    let baseline = version(&mut request, "baseline")?;
+    let candidate = version(&mut request, "candidate")?;
+    let span = Span::of(&mut request, COMPARISON_PERIOD)?;
+    request.query.finish()?;
+    if baseline == candidate {
+        return Err(ApiError::invalid("'baseline' and 'candidate' are the same version"));
+    }
+    let services = &request.services;
+    // All points are added up, so the coarsest that are not too coarse for the period do.
+    let seconds = if span.steps(60) <= POINTS_MAX { 60 } else { 3_600 };
+    let resolution = Resolution::of_seconds(seconds).unwrap_or_else(|| Resolution::chosen(services, span));
+    let reading = Reading { services, team: Some(team.clone()), span, resolution };
+    let mut calls = Vec::with_capacity(2);
+    for version in [&baseline, &candidate] {
+        let points = reading.points(SeriesKind::Operation, &format!("plugin {plugin}@{version}")).await?;
+        if points.is_empty() && !exists(services, &team, &plugin, version).await? {
+            return Err(ApiError::not_found_because(format!(
+                "there is no version {version} of {plugin}, and it has no history in this period"
+            )));
+        }
+        let sum = points.into_iter().fold(Timings::work(), |mut sum, (_, added)| {
+            if let Added::Calls(calls) = added {
+                sum.merge(&calls);
+            }
+            sum
+        });
+        calls.push(sum);
+    }
+    let [old, new] = calls.as_slice() else { return Err(ApiError::internal("two versions were read")) };
+    let seconds = span.to.since(span.from).as_secs_f64().max(1.0);
+    let shown =
+        |version: String, calls: &Timings| ComparedVersion { version, stats: OperationStats::new(calls, seconds) };
+    let comparison = compare(old, new);
+    response::ok(&json!({
+        "plugin": plugin,
+        "from": span.from,
+        "to": span.to,
+        "baseline": shown(baseline, old),
+        "candidate": shown(candidate, new),
+        "verdict": comparison.verdict,
+        "reasons": comparison.reasons,
+    }))
+}
+
+fn version(request: &mut Request, name: &str) -> Result<String, ApiError> {
+    let version = request.query.take(name)?;
+    let version = version.ok_or_else(|| ApiError::invalid(format!("the parameter '{name}' is missing: a version")))?;
+    let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '+');
+    if version.len() > 64 || !version.chars().all(plain) {
+        return Err(ApiError::invalid(format!("the parameter '{name}' is no version: write for example 1.2.0")));
+    }
+    Ok(version)
+}
+
+async fn exists(services: &Services, team: &Name, plugin: &Name, version: &str) -> Result<bool, ApiError> {
+    let Ok(reference) = format!("{plugin}@{version}").parse() else { return Ok(false) };
+    Ok(services.store.resolve_plugin(team, &reference).await?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_times_or_how_long_ago() {
+        let now: Timestamp = "2026-04-01T12:00:00Z".parse().expect("is a time");
+        for (text, expected) in [
+            ("-1h", "2026-04-01T11:00:00Z"),
+            ("now", "2026-04-01T12:00:00Z"),
+            ("2026-04-01T12:30:00+01:00", "2026-04-01T11:30:00Z"),
+        ] {
+            assert_eq!(moment(text, now), expected.parse(), "{text}");
+        }
+        for wrong in ["", "-", "--1h", "1h", "yesterday", "-1y", "-99999999999999999999h"] {
+            assert!(moment(wrong, now).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn steps_are_made_of_the_coarsest_points_that_fit() {
+        let seconds = |text| Resolution::asked(text).map(|resolution| (resolution.step.seconds(), resolution.seconds));
+        assert_eq!(seconds("10s"), Ok((10, 10)));
+        assert_eq!(seconds("90s"), Ok((10, 90)));
+        assert_eq!(seconds("5m"), Ok((60, 300)));
+        assert_eq!(seconds("1d"), Ok((3_600, 86_400)));
+        for wrong in ["0s", "15s", "10500ms", "1", "-1m"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `/workflow-metrics/live`: the present, as server-sent events, for as long as the client listens and may.
+//!
+//! What surprises: nothing is queued for a client that is slow. It gets the newest snapshot when it reads again, and
+//! one that does not read at all is cut off by `server.write_timeout`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use hyper::Response;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+
+use super::Services;
+use super::dispatch::token_hash;
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{Answer, Chunks, Content};
+use crate::model::{Permission, Principal};
+use crate::watch::{Subscription, SubscriptionError, Update};
+
+/// The longest silence: proxies close connections that look dead, and a token may have been revoked meanwhile.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long browsers wait before they connect again.
+const BEGINNING: &[u8] = b"retry: 2000\n\n";
+
+pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let team = request.team(&principal)?;
+    request.query.finish()?;
+    let live = Live {
+        token: token_hash(&request.headers)?,
+        subscription: request.services.watch.subscribe(team).await?,
+        services: request.services,
+        begun: false,
+    };
+    let mut response = Response::new(Content::Stream(Chunks::new(stream::unfold(live, Live::next))));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // nginx would wait until it has a page full.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+struct Live {
+    services: Arc<Services>,
+    token: [u8; 32],
+    subscription: Subscription,
+    begun: bool,
+}
+
+impl Live {
+    /// The next bytes; none ends the stream.
+    async fn next(mut self) -> Option<(Bytes, Self)> {
+        if !std::mem::replace(&mut self.begun, true) {
+            return Some((Bytes::from_static(BEGINNING), self));
+        }
+        let event = match tokio::time::timeout(HEARTBEAT, self.subscription.next()).await {
+            Ok(Some(Update::Stats(json))) => event("stats", &json),
+            Ok(Some(Update::Alerts(json))) => event("alerts", &json),
+            Ok(None) => return None,
+            Err(_) => Bytes::from_static(b":\n\n"),
+        };
+        // After the wait and before anything is told.
+        self.may_still().await.then_some((event, self))
+    }
+
+    /// As for a request that comes now: a token that cannot be looked up counts as none.
+    async fn may_still(&self) -> bool {
+        let principal = self.services.store.principal_by_token_hash(self.token).await;
+        matches!(principal, Ok(Some(principal)) if principal.may(Permission::WorkflowRead))
+    }
+}
+
+/// JSON has no line breaks outside of its texts, and escapes them inside.
+fn event(name: &str, json: &str) -> Bytes {
+    Bytes::from(format!("event: {name}\ndata: {json}\n\n"))
+}
+
+impl From<SubscriptionError> for ApiError {
+    fn from(error: SubscriptionError) -> Self {
+        Self::busy(error.to_string())
+    }
+}

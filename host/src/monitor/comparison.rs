@@ -1,0 +1,353 @@
+//! Whether one version of a plugin does better than another, by what was counted of their calls.
+//!
+//! A verdict is only given when chance alone would hardly have led to it, and only for a difference that matters:
+//!
+//! - **Too few calls**: either version has fewer than [`CALLS_MIN`].
+//! - **Errors** differ when the shares of failed calls are at least [`ERROR_RATE_DIFFERENCE_MIN`] apart and a two-sided
+//!   test of two proportions says that equal versions would differ so much in less than 1 of 100 comparisons. The test
+//!   is the z test with pooled variance; where either version is expected to have fewer than five failed or five
+//!   successful calls, which is too few for it, Fisher's exact test.
+//! - **Latency** differs when the 99 % confidence intervals of the two 95th percentiles do not overlap and the
+//!   percentiles are at least [`LATENCY_DIFFERENCE_MIN`] of the baseline's apart. The intervals assume nothing about how
+//!   durations are spread: they lie between the calls whose ranks are 2.576 standard deviations of a binomial count
+//!   below and above the 95th percentile's, and reach to the ends of those calls' buckets.
+//! - Worse in one of the two is **worse**, whatever the other; better in one and not worse in the other is **better**;
+//!   all else is the **same**.
+//!
+//! Both tests take calls for independent. Versions that ran at different times, or were given different work, differ for
+//! reasons that no test can tell apart.
+
+use std::cmp::Ordering;
+
+use serde::Serialize;
+
+use super::timings::{Scale, Timings};
+
+/// Calls of each version below which nothing is said. With fewer, the interval of the 95th percentile has no upper end.
+pub const CALLS_MIN: u64 = 200;
+/// Shares of failed calls that are less far apart are taken for the same: a tenth of a percentage point.
+pub const ERROR_RATE_DIFFERENCE_MIN: f64 = 0.001;
+/// Percentiles that are less far apart, as a share of the baseline's, are taken for the same.
+pub const LATENCY_DIFFERENCE_MIN: f64 = 0.1;
+
+/// Standard deviations that leave 1 of 100 outside, both sides together.
+const DEVIATIONS: f64 = 2.576;
+const SIGNIFICANCE: f64 = 0.01;
+/// Expected calls of one outcome below which the z test is off.
+const EXPECTED_MIN: f64 = 5.0;
+const QUANTILE: f64 = 0.95;
+
+/// What became of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The candidate fails less or is faster, and is not worse.
+    Better,
+    /// No difference that matters and that chance would not explain.
+    Same,
+    /// The candidate fails more or is slower.
+    Worse,
+    /// Nothing can be said yet.
+    TooFewCalls,
+}
+
+/// A verdict, and what it rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    /// About the candidate.
+    pub verdict: Verdict,
+    /// Sentences.
+    pub reasons: Vec<String>,
+}
+
+/// Compares what was counted of the calls of two versions.
+pub fn compare(baseline: &Timings, candidate: &Timings) -> Comparison {
+    let few: Vec<_> = [("baseline", baseline), ("candidate", candidate)]
+        .into_iter()
+        .filter(|(_, calls)| calls.count() < CALLS_MIN)
+        .map(|(name, calls)| {
+            format!("the {name} has {} calls in this period, and {CALLS_MIN} are needed", calls.count())
+        })
+        .collect();
+    if !few.is_empty() {
+        return Comparison { verdict: Verdict::TooFewCalls, reasons: few };
+    }
+    let (errors, about_errors) = compare_errors(baseline, candidate);
+    let (latency, about_latency) = compare_latency(baseline, candidate);
+    let verdict = match (errors, latency) {
+        (Ordering::Greater, _) | (_, Ordering::Greater) => Verdict::Worse,
+        (Ordering::Equal, Ordering::Equal) => Verdict::Same,
+        _ => Verdict::Better,
+    };
+    Comparison { verdict, reasons: vec![about_errors, about_latency] }
+}
+
+/// Greater: the candidate fails more.
+fn compare_errors(baseline: &Timings, candidate: &Timings) -> (Ordering, String) {
+    let (old, new) = (Outcomes::of(baseline), Outcomes::of(candidate));
+    let chance = chance_of_difference(old, new);
+    let differ = (new.rate() - old.rate()).abs() >= ERROR_RATE_DIFFERENCE_MIN && chance < SIGNIFICANCE;
+    let order = if differ { new.rate().total_cmp(&old.rate()) } else { Ordering::Equal };
+    let rates = format!(
+        "{:.2} % of the candidate's calls failed and {:.2} % of the baseline's",
+        100.0 * new.rate(),
+        100.0 * old.rate()
+    );
+    let judged = if differ { "equal versions would hardly differ so much" } else { "no difference that counts" };
+    (order, format!("{rates}: {judged} (p = {})", shown(chance)))
+}
+
+fn shown(chance: f64) -> String {
+    if chance < 0.0001 { "less than 0.0001".to_owned() } else { format!("{chance:.4}") }
+}
+
+/// Greater: the candidate is slower.
+fn compare_latency(baseline: &Timings, candidate: &Timings) -> (Ordering, String) {
+    let (old, new) = (baseline.stats().p95_ms, candidate.stats().p95_ms);
+    let (old_low, old_high) = percentile_interval(baseline);
+    let (new_low, new_high) = percentile_interval(candidate);
+    let matters = (new - old).abs() >= old * LATENCY_DIFFERENCE_MIN;
+    let order = match () {
+        () if matters && new_low > old_high => Ordering::Greater,
+        () if matters && new_high < old_low => Ordering::Less,
+        () => Ordering::Equal,
+    };
+    let judged = match order {
+        Ordering::Equal => "no difference that counts",
+        _ => "the intervals do not overlap",
+    };
+    let reason = format!(
+        "the 95th percentile is {new:.3} ms (between {new_low:.3} and {new_high:.3}) for the candidate and {old:.3} ms \
+         (between {old_low:.3} and {old_high:.3}) for the baseline: {judged}"
+    );
+    (order, reason)
+}
+
+/// Where the 95th percentile of all calls ever surely is, in milliseconds.
+fn percentile_interval(calls: &Timings) -> (f64, f64) {
+    let count = calls.count() as f64;
+    let (middle, spread) = (count * QUANTILE, DEVIATIONS * (count * QUANTILE * (1.0 - QUANTILE)).sqrt());
+    let low = calls.bucket_of_rank((middle - spread).floor().max(1.0) as u64).0;
+    let high = calls.bucket_of_rank((middle + spread).ceil() as u64).1;
+    (low, high)
+}
+
+impl Timings {
+    /// Between which two durations the call of a rank lies, the fastest being 1; in milliseconds.
+    fn bucket_of_rank(&self, rank: u64) -> (f64, f64) {
+        let (mut seen, mut bounds) = (0_u128, (0, 0));
+        for bucket in self.buckets.iter() {
+            seen += u128::from(bucket.count());
+            bounds = (bucket.start(), bucket.end().saturating_add(1));
+            if seen >= u128::from(rank) {
+                break;
+            }
+        }
+        let per_unit_ms = match self.scale {
+            Scale::Work => 1e-3,
+            Scale::Waiting => 1.0,
+        };
+        (bounds.0 as f64 * per_unit_ms, bounds.1 as f64 * per_unit_ms)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Outcomes {
+    calls: f64,
+    errors: f64,
+}
+
+impl Outcomes {
+    fn of(calls: &Timings) -> Self {
+        let count = calls.count();
+        Self { calls: count as f64, errors: calls.errors().min(count) as f64 }
+    }
+
+    fn rate(self) -> f64 {
+        self.errors / self.calls
+    }
+}
+
+/// How often equal versions would differ at least so much, from 0 to 1.
+fn chance_of_difference(old: Outcomes, new: Outcomes) -> f64 {
+    let all = old.calls + new.calls;
+    let errors = old.errors + new.errors;
+    // The rarer outcome decides how good the approximation is.
+    let rarer = errors.min(all - errors);
+    // Both are the same draw, and the smaller one is less work.
+    let drawn = if old.calls < new.calls { old } else { new };
+    if rarer / all * drawn.calls < EXPECTED_MIN {
+        let seen = if errors > all - errors { drawn.calls - drawn.errors } else { drawn.errors };
+        return fisher(all, rarer, drawn.calls, seen);
+    }
+    let share = errors / all;
+    let deviation = (share * (1.0 - share) * (1.0 / old.calls + 1.0 / new.calls)).sqrt();
+    two_sided((new.rate() - old.rate()).abs() / deviation)
+}
+
+/// Of `all` calls `marked` have an outcome, and of `drawn` among them `seen` have it: how often a draw by chance is at
+/// most as likely. The draw has at most about the square root of `5 * all` likely results where this is used.
+fn fisher(all: f64, marked: f64, drawn: f64, seen: f64) -> f64 {
+    let (few, many) = (marked.min(drawn), marked.max(drawn));
+    let least = (marked + drawn - all).max(0.0);
+    // In logarithms: the likelihood of the least result alone may be too small for a number.
+    let mut likelihood = log_choose_ratio(all, few, many, least);
+    let mut likelihoods = Vec::new();
+    let mut result = least;
+    while result <= few {
+        likelihoods.push((result, likelihood));
+        likelihood +=
+            ((few - result) / (result + 1.0)).ln() + ((many - result) / (all - few - many + result + 1.0)).ln();
+        result += 1.0;
+    }
+    let Some((_, at)) = likelihoods.iter().find(|(result, _)| (*result - seen).abs() < 0.5) else { return 1.0 };
+    // What is as likely may come out a little more so.
+    let limit = at + 1e-7;
+    let sum: f64 = likelihoods.iter().filter(|(_, one)| *one <= limit).map(|(_, one)| one.exp()).sum();
+    sum.min(1.0)
+}
+
+/// The logarithm of how likely the least possible result is. It is 0 marked ones, unless both groups together are more
+/// than all; then all but the overlap.
+fn log_choose_ratio(all: f64, few: f64, many: f64, least: f64) -> f64 {
+    // Drawing `few` one by one: so many miss the `many`, the rest hit them.
+    let misses = few - least;
+    let mut log = 0.0;
+    let mut drawn = 0.0;
+    while drawn < misses {
+        log += ((all - many - drawn) / (all - drawn)).ln();
+        drawn += 1.0;
+    }
+    let mut hits = 0.0;
+    while hits < least {
+        log += ((many - hits) / (all - drawn - hits)).ln();
+        hits += 1.0;
+    }
+    // In any order.
+    let mut chosen = 0.0;
+    while chosen < least {
+        log += ((few - chosen) / (least - chosen)).ln();
+        chosen += 1.0;
+    }
+    log
+}
+
+/// How often a normal deviate is at least so far from its mean: Abramowitz and Stegun 7.1.26, at most 1.5e-7 off.
+fn two_sided(deviations: f64) -> f64 {
+    let x = deviations / std::f64::consts::SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * x);
+    let polynomial = [1.061_405_429, -1.453_152_027, 1.421_413_741, -0.284_496_736, 0.254_829_592];
+    let sum = polynomial.into_iter().fold(0.0, |sum: f64, factor| (sum + factor) * t);
+    (sum * (-x * x).exp()).clamp(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Calls that take `middle_us`, times 0.5 to 1.5 in an order that repeats only after all.
+    fn calls(count: u64, errors: u64, middle_us: u64) -> Timings {
+        let mut calls = Timings::work();
+        for number in 0..count {
+            let spread = number * 7_919 % count.max(1) * 1_000 / count.max(1);
+            let duration = Duration::from_micros(middle_us * (500 + spread) / 1_000);
+            calls.record(duration, number * 7_919 % count.max(1) >= errors);
+        }
+        calls
+    }
+
+    fn verdict(baseline: &Timings, candidate: &Timings) -> Verdict {
+        compare(baseline, candidate).verdict
+    }
+
+    #[test]
+    fn what_is_the_same_is_the_same_and_what_is_slower_or_fails_more_is_worse() {
+        let base = calls(2_000, 20, 10_000);
+        assert_eq!(verdict(&base, &base), Verdict::Same);
+        assert_eq!(verdict(&base, &calls(2_000, 20, 20_000)), Verdict::Worse);
+        assert_eq!(verdict(&base, &calls(2_000, 20, 5_000)), Verdict::Better);
+        assert_eq!(verdict(&base, &calls(2_000, 200, 10_000)), Verdict::Worse);
+        assert_eq!(verdict(&calls(2_000, 200, 10_000), &base), Verdict::Better);
+        assert_eq!(verdict(&base, &calls(2_000, 200, 5_000)), Verdict::Worse, "faster does not make up for errors");
+        assert_eq!(verdict(&base, &calls(199, 0, 1)), Verdict::TooFewCalls);
+        let reasons = compare(&base, &calls(2_000, 200, 10_000)).reasons;
+        assert!(reasons[0].starts_with("10.00 % of the candidate's calls failed and 1.00 %"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_difference_that_chance_explains_is_none() {
+        assert_eq!(verdict(&calls(300, 3, 1_000), &calls(300, 6, 1_000)), Verdict::Same);
+        // Certain, and of no matter: 5 % slower over many calls.
+        assert_eq!(verdict(&calls(50_000, 0, 10_000), &calls(50_000, 0, 10_500)), Verdict::Same);
+    }
+
+    #[test]
+    fn the_tests_agree_with_tables() {
+        assert!((two_sided(1.959_964) - 0.05).abs() < 1e-5, "{}", two_sided(1.959_964));
+        assert!((two_sided(2.575_829) - 0.01).abs() < 1e-5);
+        assert!((two_sided(0.0) - 1.0).abs() < 1e-6);
+        // Fisher's tea: 3 of 4 right, of 8 cups.
+        assert!((fisher(8.0, 4.0, 4.0, 3.0) - 34.0 / 70.0).abs() < 1e-9);
+        assert!((fisher(8.0, 4.0, 4.0, 4.0) - 2.0 / 70.0).abs() < 1e-9);
+        // More marked and drawn than there are.
+        assert!((fisher(5.0, 4.0, 3.0, 2.0) - 1.0).abs() < 1e-9 && (fisher(5.0, 4.0, 3.0, 3.0) - 0.4).abs() < 1e-9);
+    }
+
+    /// Of 2,000 comparisons of a version with itself about 20 a test may go wrong. The draws are from a fixed seed.
+    #[test]
+    fn equal_versions_are_rarely_told_apart() {
+        let mut seed = 0x5eed_u64;
+        let mut random = move || {
+            // splitmix64
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = seed;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        let mut draw = || {
+            let mut calls = Timings::work();
+            for _ in 0..250 {
+                // Exponential, as times of service often are.
+                let duration = Duration::from_secs_f64(-0.010 * (1.0 - random()).ln());
+                calls.record(duration, random() >= 0.05);
+            }
+            calls
+        };
+        let wrong = (0..400).filter(|_| verdict(&draw(), &draw()) != Verdict::Same).count();
+        assert!(wrong <= 12, "{wrong} of 400");
+    }
+
+    proptest! {
+        #[test]
+        fn a_comparison_read_backwards_says_the_opposite(
+            old in (1_u64..1_500, 0.0..=1.0_f64, 1_u64..1_000_000),
+            new in (1_u64..1_500, 0.0..=1.0_f64, 1_u64..1_000_000),
+        ) {
+            let make = |(count, rate, middle): (u64, f64, u64)| calls(count, (count as f64 * rate) as u64, middle);
+            let (old, new) = (make(old), make(new));
+            let errors = compare_errors(&old, &new).0;
+            prop_assert_eq!(errors, compare_errors(&new, &old).0.reverse());
+            let (there, back) = (verdict(&old, &new), verdict(&new, &old));
+            prop_assert_eq!(there == Verdict::TooFewCalls, back == Verdict::TooFewCalls);
+            prop_assert!(!(there == Verdict::Better && back == Verdict::Better));
+            prop_assert_eq!(verdict(&old, &old) == Verdict::TooFewCalls, old.count() < CALLS_MIN);
+        }
+
+        #[test]
+        fn chances_are_chances(
+            counts in (1_u64..5_000_000_000, 1_u64..5_000),
+            shares in (0.0..=1.0_f64, 0.0..=1.0_f64),
+        ) {
+            let outcomes = |calls: u64, share: f64| {
+                Outcomes { calls: calls as f64, errors: (calls as f64 * share).floor() }
+            };
+            let chance = chance_of_difference(outcomes(counts.0, shares.0), outcomes(counts.1, shares.1));
+            prop_assert!((0.0..=1.0).contains(&chance), "{}", chance);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Whose numbers: the host's own, which name nobody, and those of each team.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::approvals::Approvals;
+use super::batches::Batches;
+use super::lifecycle::Lifecycle;
+use super::limits::Limits;
+use super::operations::Operations;
+use crate::clock::Timestamp;
+use crate::model::Name;
+
+/// Teams that have numbers of their own. The numbers of further ones are added up where operators alone see them.
+pub const TEAMS_MAX: usize = 256;
+
+/// The numbers of the host or of a team.
+#[derive(Debug)]
+pub(super) struct Scope {
+    pub(super) since: RwLock<Timestamp>,
+    pub(super) operations: Operations,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) approvals: Approvals,
+    pub(super) batches: Batches,
+    pub(super) limits: Limits,
+}
+
+/// Everybody's numbers.
+#[derive(Debug)]
+pub(super) struct Scopes {
+    pub(super) host: Arc<Scope>,
+    teams: RwLock<HashMap<Name, Arc<Scope>>>,
+    rest: Arc<Scope>,
+}
+
+impl Scope {
+    fn new(now: Timestamp) -> Self {
+        Self {
+            since: RwLock::new(now),
+            operations: Operations::default(),
+            lifecycle: Lifecycle::new(now),
+            approvals: Approvals::new(now),
+            batches: Batches::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    pub(super) fn reset(&self, now: Timestamp) {
+        *self.since.write() = now;
+        self.operations.reset(now);
+        self.lifecycle.reset(now);
+        self.approvals.reset(now);
+        self.batches.reset(now);
+        self.limits.reset(now);
+    }
+}
+
+impl Scopes {
+    pub(super) fn new(now: Timestamp) -> Self {
+        let [host, rest] = [(); 2].map(|()| Arc::new(Scope::new(now)));
+        Self { host, teams: RwLock::default(), rest }
+    }
+
+    /// Where to record.
+    pub(super) fn of(&self, team: Option<&Name>, now: impl Fn() -> Timestamp) -> Arc<Scope> {
+        let Some(team) = team else { return Arc::clone(&self.host) };
+        if let Some(known) = self.find(team) {
+            return known;
+        }
+        let mut teams = self.teams.write();
+        if teams.len() >= TEAMS_MAX && !teams.contains_key(team) {
+            return Arc::clone(&self.rest);
+        }
+        Arc::clone(teams.entry(team.clone()).or_insert_with(|| Arc::new(Scope::new(now()))))
+    }
+
+    pub(super) fn find(&self, team: &Name) -> Option<Arc<Scope>> {
+        self.teams.read().get(team).cloned()
+    }
+
+    /// All with their teams. None stands for the host, and for what is beyond [`TEAMS_MAX`].
+    pub(super) fn all(&self) -> Vec<(Option<Name>, Arc<Scope>)> {
+        let teams = self.teams.read();
+        let named = teams.iter().map(|(team, scope)| (Some(team.clone()), Arc::clone(scope)));
+        [&self.host, &self.rest].into_iter().map(|scope| (None, Arc::clone(scope))).chain(named).collect()
+    }
+
+    /// What somebody of the team may see apart from the host's operations; without a team, everything.
+    pub(super) fn seen_by(&self, team: Option<&Name>) -> Vec<Arc<Scope>> {
+        match team {
+            Some(team) => self.find(team).into_iter().collect(),
+            None => self.all().into_iter().map(|(_, scope)| scope).collect(),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Whom the present is shown to.
+//!
+//! Subscribers with the same rights share one snapshot, which is made and written as JSON once. What surprises: nothing
+//! is queued. A subscriber that is slow finds the newest snapshot when it looks again, and never learns of those that it
+//! missed, so that it costs no memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::LiveConfig;
+use crate::model::Name;
+
+/// What a subscriber is told, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// The numbers of this moment.
+    Stats(Arc<str>),
+    /// The alerts that are pending or firing, at first and whenever one has changed.
+    Alerts(Arc<str>),
+}
+
+/// Why there is no subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscriptionError {
+    /// `live.subscribers_max` or `live.subscribers_per_team_max`.
+    #[error("too many live streams are open: close one, or try again later")]
+    Full,
+    /// No more are begun.
+    #[error("the host is shutting down")]
+    Closed,
+}
+
+/// An alert as subscribers see it.
+#[derive(Clone, Debug)]
+pub struct LiveAlert {
+    /// Whose it is; the host's are for everybody.
+    pub team: Option<Name>,
+    /// It has lasted as long as its rule asks for.
+    pub firing: bool,
+    /// All of it.
+    pub body: Value,
+}
+
+/// One subscriber's end.
+#[derive(Debug)]
+pub struct Subscription {
+    stats: watch::Receiver<Arc<str>>,
+    alerts: watch::Receiver<Arc<str>>,
+}
+
+impl Subscription {
+    /// The next thing to tell; none when the feed is closed. May be dropped while it waits without losing anything.
+    pub async fn next(&mut self) -> Option<Update> {
+        tokio::select! {
+            biased;
+            changed = self.alerts.changed() => {
+                changed.ok()?;
+                Some(Update::Alerts(Arc::clone(&self.alerts.borrow_and_update())))
+            }
+            changed = self.stats.changed() => {
+                changed.ok()?;
+                Some(Update::Stats(Arc::clone(&self.stats.borrow_and_update())))
+            }
+        }
+    }
+}
+
+/// All subscribers.
+pub(super) struct Feed {
+    config: LiveConfig,
+    state: Mutex<State>,
+    /// Somebody came.
+    came: Notify,
+    closed: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    /// By team; without a team, for those who see everything.
+    scopes: HashMap<Option<Name>, Senders>,
+    alerts: Arc<[LiveAlert]>,
+    closed: bool,
+}
+
+struct Senders {
+    stats: watch::Sender<Arc<str>>,
+    alerts: watch::Sender<Arc<str>>,
+}
+
+impl Feed {
+    pub(super) fn new(config: LiveConfig) -> Self {
+        Self { config, state: Mutex::default(), came: Notify::new(), closed: CancellationToken::new() }
+    }
+
+    pub(super) fn subscribe(
+        &self,
+        team: Option<&Name>,
+        snapshot: impl FnOnce() -> Value,
+    ) -> Result<Subscription, SubscriptionError> {
+        self.admit(&mut self.state.lock(), team)?;
+        // Without the lock: it costs more than all that is done under it. Meanwhile others may have come.
+        let snapshot = snapshot();
+        let mut state = self.state.lock();
+        self.admit(&mut state, team)?;
+        let alerts = Arc::clone(&state.alerts);
+        let senders = state.scopes.entry(team.cloned()).or_insert_with(|| Senders {
+            stats: watch::Sender::new(stats_text(snapshot, team, &alerts)),
+            alerts: watch::Sender::new(alerts_text(team, &alerts)),
+        });
+        let (mut stats, mut alerts) = (senders.stats.subscribe(), senders.alerts.subscribe());
+        // What there is counts as new to who has just come.
+        stats.mark_changed();
+        alerts.mark_changed();
+        drop(state);
+        self.came.notify_one();
+        Ok(Subscription { stats, alerts })
+    }
+
+    fn admit(&self, state: &mut State, team: Option<&Name>) -> Result<(), SubscriptionError> {
+        if state.closed {
+            return Err(SubscriptionError::Closed);
+        }
+        state.forget_who_left();
+        let all: usize = state.scopes.values().map(Senders::receivers).sum();
+        let ours = state.scopes.get(&team.cloned()).map_or(0, Senders::receivers);
+        if all >= self.config.subscribers_max || ours >= self.config.subscribers_per_team_max {
+            return Err(SubscriptionError::Full);
+        }
+        Ok(())
+    }
+
+    /// Waits until there is a subscriber. False: there will be none any more.
+    pub(super) async fn is_watched(&self) -> bool {
+        loop {
+            {
+                let mut state = self.state.lock();
+                state.forget_who_left();
+                if state.closed || !state.scopes.is_empty() {
+                    return !state.closed;
+                }
+            }
+            tokio::select! {
+                () = self.closed.cancelled() => {}
+                () = self.came.notified() => {}
+            }
+        }
+    }
+
+    /// Shows everybody the present.
+    pub(super) fn show(&self, snapshot: impl Fn(Option<&Name>) -> Value) {
+        let (teams, alerts) = {
+            let state = self.state.lock();
+            (state.scopes.keys().cloned().collect::<Vec<_>>(), Arc::clone(&state.alerts))
+        };
+        for team in teams {
+            let text = stats_text(snapshot(team.as_ref()), team.as_ref(), &alerts);
+            if let Some(senders) = self.state.lock().scopes.get(&team) {
+                senders.stats.send_replace(text);
+            }
+        }
+    }
+
+    /// As [`super::Watch::show_alerts`].
+    pub(super) fn show_alerts(&self, alerts: Vec<LiveAlert>) {
+        let mut state = self.state.lock();
+        state.alerts = alerts.into();
+        for (team, senders) in &state.scopes {
+            let text = alerts_text(team.as_ref(), &state.alerts);
+            // Another team's alert has changed.
+            senders.alerts.send_if_modified(|shown| std::mem::replace(shown, Arc::clone(&text)) != text);
+        }
+    }
+
+    /// Ends all subscriptions.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.scopes.clear();
+        drop(state);
+        self.closed.cancel();
+    }
+
+    pub(super) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+}
+
+impl State {
+    fn forget_who_left(&mut self) {
+        self.scopes.retain(|_, senders| senders.receivers() > 0);
+    }
+}
+
+impl Senders {
+    fn receivers(&self) -> usize {
+        self.stats.receiver_count()
+    }
+}
+
+fn visible<'a>(team: Option<&Name>, alerts: &'a [LiveAlert]) -> impl Iterator<Item = &'a LiveAlert> {
+    alerts.iter().filter(move |alert| team.is_none() || alert.team.is_none() || alert.team.as_ref() == team)
+}
+
+fn stats_text(mut snapshot: Value, team: Option<&Name>, alerts: &[LiveAlert]) -> Arc<str> {
+    let firing = visible(team, alerts).filter(|alert| alert.firing).count();
+    if let Some(fields) = snapshot.as_object_mut() {
+        fields.insert("alerts_firing".to_owned(), firing.into());
+    }
+    snapshot.to_string().into()
+}
+
+fn alerts_text(team: Option<&Name>, alerts: &[LiveAlert]) -> Arc<str> {
+    let alerts: Vec<_> = visible(team, alerts).map(|alert| &alert.body).collect();
+    json!({ "alerts": alerts }).to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn feed(subscribers_max: usize, subscribers_per_team_max: usize) -> Feed {
+        Feed::new(LiveConfig { interval: Duration::from_secs(1), subscribers_max, subscribers_per_team_max })
+    }
+
+    fn team(text: &str) -> Name {
+        text.parse().expect("is a name")
+    }
+
+    fn alert(team: Option<Name>, name: &str) -> LiveAlert {
+        LiveAlert { team, firing: true, body: json!({ "id": name }) }
+    }
+
+    async fn two(subscription: &mut Subscription) -> [String; 2] {
+        let mut texts = [String::new(), String::new()];
+        for _ in 0..2 {
+            match subscription.next().await.expect("is open") {
+                Update::Alerts(text) => texts[0] = text.to_string(),
+                Update::Stats(text) => texts[1] = text.to_string(),
+            }
+        }
+        texts
+    }
+
+    #[tokio::test]
+    async fn who_comes_is_told_at_once_and_who_is_slow_sees_only_the_newest() {
+        let feed = feed(2, 2);
+        let mut all = feed.subscribe(None, || json!({ "number": 0 })).expect("is admitted");
+        assert_eq!(two(&mut all).await, [r#"{"alerts":[]}"#, r#"{"number":0,"alerts_firing":0}"#]);
+        for number in 1..=9 {
+            feed.show(|_| json!({ "number": number }));
+        }
+        assert_eq!(all.next().await, Some(Update::Stats(r#"{"number":9,"alerts_firing":0}"#.into())));
+        feed.close();
+        assert_eq!(all.next().await, None);
+        assert!(!feed.is_watched().await);
+        assert_eq!(feed.subscribe(None, || json!({})).err(), Some(SubscriptionError::Closed));
+    }
+
+    #[tokio::test]
+    async fn another_teams_alerts_are_not_seen_and_not_felt() {
+        let feed = feed(9, 9);
+        let (acme, rival) = (team("acme"), team("rival"));
+        let mut ours = feed.subscribe(Some(&acme), || json!({})).expect("is admitted");
+        let mut all = feed.subscribe(None, || json!({})).expect("is admitted");
+        two(&mut ours).await;
+        two(&mut all).await;
+        feed.show_alerts(vec![alert(Some(rival), "theirs")]);
+        assert_eq!(all.next().await, Some(Update::Alerts(r#"{"alerts":[{"id":"theirs"}]}"#.into())));
+        feed.show(|_| json!({}));
+        // Nothing about alerts comes first.
+        assert_eq!(ours.next().await, Some(Update::Stats(r#"{"alerts_firing":0}"#.into())));
+        feed.show_alerts(vec![alert(None, "host"), alert(Some(acme), "ours")]);
+        let text = r#"{"alerts":[{"id":"host"},{"id":"ours"}]}"#;
+        assert_eq!(ours.next().await, Some(Update::Alerts(text.into())));
+    }
+
+    #[test]
+    fn subscribers_are_bounded_by_team_and_all_together_and_a_place_is_given_back() {
+        let feed = feed(3, 2);
+        let (acme, rival) = (team("acme"), team("rival"));
+        let open = |team: &Name| feed.subscribe(Some(team), || json!({}));
+        let first = open(&acme).expect("is admitted");
+        let _second = open(&acme).expect("is admitted");
+        assert_eq!(open(&acme).err(), Some(SubscriptionError::Full));
+        let _third = open(&rival).expect("is admitted");
+        assert_eq!(open(&rival).err(), Some(SubscriptionError::Full));
+        drop(first);
+        open(&rival).expect("is admitted");
+    }
+}

@@ -1,0 +1,171 @@
+//! What the clock drives beside the work: the monitor's numbers are written into the history, and whoever watches is
+//! shown the present.
+//!
+//! Two tasks. One ticks every `history.interval`, a last time when the host stops; a tick that panics is logged, and
+//! the next one begins afresh. The other makes snapshots for subscribers, and sleeps while there are none. Neither is
+//! ever waited for by a step or a request: a database that is away costs points of the history, and nothing else.
+
+mod feed;
+mod history;
+mod snapshot;
+mod ticker;
+mod unwritten;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::feed::{LiveAlert, Subscription, SubscriptionError, Update};
+
+use self::feed::Feed;
+use self::ticker::Ticker;
+use crate::clock::{Clock, Timestamp};
+use crate::config::{HistoryConfig, LiveConfig};
+use crate::engine::Engine;
+use crate::model::Name;
+use crate::monitor::Monitor;
+use crate::store::Store;
+
+/// What watches over the host. Clones share it.
+#[derive(Clone)]
+pub struct Watch(Arc<Shared>);
+
+/// What the watch works with.
+pub struct WatchParts {
+    /// `[history]`
+    pub history: HistoryConfig,
+    /// `[live]`
+    pub live: LiveConfig,
+    /// The time.
+    pub clock: Clock,
+    /// Where the history is.
+    pub store: Store,
+    /// Where the numbers come from.
+    pub monitor: Monitor,
+    /// What is under way.
+    pub engine: Engine,
+}
+
+struct Shared {
+    parts: WatchParts,
+    feed: Feed,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Watch {
+    /// Starts both tasks.
+    pub fn start(parts: WatchParts) -> Self {
+        let shared = Shared {
+            feed: Feed::new(parts.live.clone()),
+            parts,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let watch = Self(Arc::new(shared));
+        watch.0.tasks.spawn(watch.clone().tick_until_stopped());
+        watch.0.tasks.spawn(watch.clone().show_until_closed());
+        watch
+    }
+
+    /// What happens from now on, for one team or, without a team, for everybody: at once what is known now, then about
+    /// a snapshot every `live.interval`.
+    ///
+    /// # Errors
+    /// There are as many subscribers as may be, or the host stops.
+    pub async fn subscribe(&self, team: Option<Name>) -> Result<Subscription, SubscriptionError> {
+        let watch = self.clone();
+        // What a snapshot costs is not to be paid where requests are served.
+        let subscribing = move || watch.0.feed.subscribe(team.as_ref(), || watch.snapshot(team.as_ref()));
+        tokio::task::spawn_blocking(subscribing).await.unwrap_or(Err(SubscriptionError::Closed))
+    }
+
+    /// Tells subscribers that the alerts that are pending or firing are these now. To be called when one has changed.
+    pub fn show_alerts(&self, alerts: Vec<LiveAlert>) {
+        self.0.feed.show_alerts(alerts);
+    }
+
+    /// Ends all subscriptions, and lets nobody subscribe any more, so that a server can end its connections.
+    pub fn close_feed(&self) {
+        self.0.feed.close();
+    }
+
+    /// Writes what is still to be written and ends both tasks. To be called when nothing is measured any more, and
+    /// before the store is closed.
+    pub async fn drain(&self) {
+        self.close_feed();
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    async fn tick_until_stopped(self) {
+        let Shared { parts, stop, .. } = &*self.0;
+        let interval = parts.history.interval;
+        let mut ticker = Ticker::default();
+        loop {
+            let due = next_tick(parts.clock.now(), interval);
+            let last = tokio::select! {
+                () = stop.cancelled() => true,
+                () = parts.clock.sleep_until(due) => false,
+            };
+            let watch = self.clone();
+            // A task of its own, so that a panic in it is seen here and ends nothing else.
+            let ticked = tokio::spawn(async move {
+                ticker.tick(&watch.0).await;
+                ticker
+            });
+            ticker = match ticked.await {
+                Ok(ticker) => ticker,
+                Err(error) => {
+                    tracing::error!(%error, "a tick of the watch ended early; what it had not written is lost");
+                    Ticker::default()
+                }
+            };
+            if last {
+                return;
+            }
+        }
+    }
+
+    async fn show_until_closed(self) {
+        let Shared { parts, feed, .. } = &*self.0;
+        while feed.is_watched().await {
+            let watch = self.clone();
+            let shown = tokio::task::spawn_blocking(move || watch.0.feed.show(|team| watch.snapshot(team)));
+            if let Err(error) = shown.await {
+                tracing::error!(%error, "could not make a snapshot for live streams");
+            }
+            let next = parts.clock.now().after(parts.live.interval);
+            tokio::select! {
+                () = feed.closed() => return,
+                () = parts.clock.sleep_until(next) => {}
+            }
+        }
+    }
+}
+
+/// The next multiple of the interval, so that the ticks of all hosts fall together and a point of the history is of
+/// one interval.
+fn next_tick(now: Timestamp, interval: std::time::Duration) -> Timestamp {
+    let interval = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX).max(1);
+    let next = now.as_micros().div_euclid(interval).saturating_add(1);
+    Timestamp::from_micros(next.saturating_mul(interval))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn ticks_are_at_multiples_of_the_interval() {
+        let next = |now| next_tick(Timestamp::from_micros(now), Duration::from_secs(10)).as_micros();
+        assert_eq!(next(0), 10_000_000);
+        assert_eq!(next(9_999_999), 10_000_000);
+        assert_eq!(next(10_000_000), 20_000_000);
+        assert_eq!(next(-1), 0);
+    }
+}

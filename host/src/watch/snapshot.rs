@@ -1,0 +1,53 @@
+//! The present in one small document: what a live view shows at a glance. The whole is at `/workflow-metrics/stats`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::Watch;
+use crate::model::Name;
+use crate::monitor::{BatchStats, Surroundings, Window};
+
+impl Watch {
+    /// The last minute, as `team` may see it; without a team, everybody's. Sums the windows of all operations, so it is
+    /// not to be called where requests are served.
+    pub(super) fn snapshot(&self, team: Option<&Name>) -> Value {
+        let parts = &self.0.parts;
+        let around = Surroundings { healthy: true, cache_hit_rate: None, alerts_firing: None };
+        let summary = parts.monitor.summary(team, Window::Minute, around);
+        let caches: Vec<_> = parts
+            .store
+            .cache_stats()
+            .into_iter()
+            .map(|cache| json!({ "kind": cache.kind, "hit_rate": cache.hit_rate, "entries": cache.entries }))
+            .collect();
+        let engine = parts.engine.gauges();
+        json!({
+            "at": parts.clock.now(),
+            "window": Window::Minute,
+            "uptime_seconds": summary.uptime_seconds,
+            "operations": summary.operations,
+            "lifecycle": summary.lifecycle,
+            "approvals": summary.approvals,
+            "slowest": summary.slowest,
+            "most_errors": summary.most_errors,
+            "batches": batches(&parts.monitor.batches(team, Window::Minute)),
+            "caches": caches,
+            "queue_depth": engine.attempts_waiting,
+            "running": engine.attempts_running,
+            "active_instances": engine.active_instances,
+            "commit_queue": parts.store.commit_stats().queue,
+        })
+    }
+}
+
+/// All bulk calls of a minute together.
+fn batches(batches: &BTreeMap<String, BatchStats>) -> Value {
+    let sum = |of: fn(&BatchStats) -> u64| batches.values().map(of).fold(0, u64::saturating_add);
+    let (calls, items) = (sum(|batch| batch.calls), sum(|batch| batch.items));
+    json!({
+        "calls": calls,
+        "items_per_minute": items,
+        "avg_items": if calls > 0 { items as f64 / calls as f64 } else { 0.0 },
+    })
+}

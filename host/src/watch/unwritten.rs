@@ -1,0 +1,225 @@
+//! What has been counted and may still be written: the points whose time is not over, and those that the database has
+//! not taken yet.
+//!
+//! Every interval is counted at once into a point of 10 seconds, one of a minute and one of an hour. When the database
+//! is away for long the fine points give way first: what they counted is in the coarse ones too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::clock::Timestamp;
+use crate::monitor::Interval;
+use crate::store::{Counted, HistoryPoint, HistoryStep, Series, SeriesKind};
+
+/// When a step begins.
+pub(super) type Place = (HistoryStep, Timestamp);
+
+/// Points in memory.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    steps: BTreeMap<Place, Points>,
+    /// The latest step of each length. What begins later than that cannot have been written before.
+    latest: BTreeMap<HistoryStep, Timestamp>,
+}
+
+#[derive(Debug, Default)]
+struct Points {
+    points: BTreeMap<Series, Point>,
+    /// This host may have written points of this step before; they have to be read first.
+    unread: bool,
+}
+
+#[derive(Debug)]
+struct Point {
+    counted: Counted,
+    /// Not in the database as it is here.
+    changed: bool,
+}
+
+/// The series with what was counted in an interval, the gauges aside.
+pub(super) fn counted(interval: Interval) -> impl Iterator<Item = (Series, Counted)> {
+    let calls = interval.operations.into_iter().map(|operation| {
+        let series = Series { team: operation.team, kind: SeriesKind::Operation, name: operation.name };
+        (series, Counted::Calls(operation.timings))
+    });
+    let events = interval.counters.into_iter().map(|counter| {
+        let series = Series { team: counter.team, kind: SeriesKind::Counter, name: counter.name.into_owned() };
+        (series, Counted::Events(counter.delta))
+    });
+    calls.chain(events)
+}
+
+impl Unwritten {
+    /// Counts what happened at a time.
+    pub(super) fn count(&mut self, at: Timestamp, counted: impl IntoIterator<Item = (Series, Counted)>) {
+        for step in HistoryStep::ALL {
+            let begin = step.begin(at);
+            let latest = self.latest.get(&step).copied();
+            // After a restart, and when the clock was set back.
+            let unread = latest.is_none_or(|latest| begin < latest) && !self.steps.contains_key(&(step, begin));
+            if unread {
+                self.steps.entry((step, begin)).or_default().unread = true;
+            }
+            self.latest.insert(step, latest.map_or(begin, |latest| latest.max(begin)));
+        }
+        for (series, counted) in counted {
+            for step in HistoryStep::ALL {
+                let points = &mut self.steps.entry((step, step.begin(at))).or_default().points;
+                match points.get_mut(&series) {
+                    Some(point) => {
+                        point.counted.merge(&counted);
+                        point.changed = true;
+                    }
+                    None => {
+                        points.insert(series.clone(), Point { counted: counted.clone(), changed: true });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Steps of which what was written before has to be read.
+    pub(super) fn unread(&self) -> Vec<Place> {
+        self.steps.iter().filter(|(_, points)| points.unread).map(|(place, _)| *place).collect()
+    }
+
+    /// What was written before of an unread step.
+    pub(super) fn read(&mut self, place: Place, written: Vec<HistoryPoint>) {
+        let Some(points) = self.steps.get_mut(&place).filter(|points| points.unread) else { return };
+        points.unread = false;
+        for HistoryPoint { series, counted, .. } in written {
+            match points.points.get_mut(&series) {
+                Some(point) => point.counted.merge(&counted),
+                None => {
+                    points.points.insert(series, Point { counted, changed: false });
+                }
+            }
+        }
+    }
+
+    /// All that is to be written, the finest first. What is unread is not: it would replace what is there.
+    pub(super) fn changed(&self) -> Vec<HistoryPoint> {
+        let mut changed = Vec::new();
+        for ((step, at), points) in self.steps.iter().filter(|(_, points)| !points.unread) {
+            for (series, point) in points.points.iter().filter(|(_, point)| point.changed) {
+                let (series, counted) = (series.clone(), point.counted.clone());
+                changed.push(HistoryPoint { series, step: *step, at: *at, counted });
+            }
+        }
+        changed
+    }
+
+    /// The first so many of those that [`Unwritten::changed`] answered need not be written any more.
+    pub(super) fn settle(&mut self, count: usize) {
+        let steps = self.steps.values_mut().filter(|points| !points.unread);
+        let changed = steps.flat_map(|points| points.points.values_mut()).filter(|point| point.changed);
+        changed.take(count).for_each(|point| point.changed = false);
+    }
+
+    /// Forgets steps that are over and written, and, beyond `points_max` points, those that are not: the finest and
+    /// oldest first. Answers how many points were given up.
+    pub(super) fn forget(&mut self, now: Timestamp, points_max: usize) -> usize {
+        let open: BTreeSet<Place> = HistoryStep::ALL.into_iter().map(|step| (step, step.begin(now))).collect();
+        self.steps.retain(|place, points| {
+            open.contains(place) || points.unread || points.points.values().any(|point| point.changed)
+        });
+        let mut all: usize = self.steps.values().map(|points| points.points.len()).sum();
+        let mut given_up = 0;
+        while all > points_max {
+            let Some((_, points)) = self.steps.pop_first() else { break };
+            all -= points.points.len();
+            given_up += points.points.values().filter(|point| point.changed).count();
+        }
+        given_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn series(name: &str) -> Series {
+        Series { team: None, kind: SeriesKind::Counter, name: name.to_owned() }
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::default().after(Duration::from_secs(seconds))
+    }
+
+    fn one(name: &str, events: u64) -> [(Series, Counted); 1] {
+        [(series(name), Counted::Events(events))]
+    }
+
+    fn read_all(unwritten: &mut Unwritten) {
+        unwritten.unread().into_iter().for_each(|place| unwritten.read(place, Vec::new()));
+    }
+
+    fn events(points: &[HistoryPoint]) -> Vec<(u64, Timestamp, u64)> {
+        let events = |point: &HistoryPoint| match point.counted {
+            Counted::Events(events) => (point.step.seconds(), point.at, events),
+            _ => panic!("only events were counted"),
+        };
+        points.iter().map(events).collect()
+    }
+
+    #[test]
+    fn coarse_points_grow_with_fine_ones_and_are_written_whole() {
+        let mut unwritten = Unwritten::default();
+        unwritten.count(at(3_600), one("a", 1));
+        read_all(&mut unwritten);
+        assert_eq!(events(&unwritten.changed()), [(10, at(3_600), 1), (60, at(3_600), 1), (3_600, at(3_600), 1)]);
+        unwritten.settle(3);
+        assert_eq!(unwritten.changed(), []);
+        unwritten.count(at(3_611), one("a", 2));
+        let changed = events(&unwritten.changed());
+        assert_eq!(changed, [(10, at(3_610), 2), (60, at(3_600), 3), (3_600, at(3_600), 3)]);
+        // Part of it is taken; the rest is as before.
+        unwritten.settle(1);
+        assert_eq!(events(&unwritten.changed()), changed[1..]);
+        unwritten.settle(2);
+        assert_eq!(unwritten.forget(at(3_670), usize::MAX), 0);
+        assert_eq!(unwritten.steps.len(), 1, "the hour is not over");
+    }
+
+    #[test]
+    fn what_a_process_before_wrote_is_added_and_not_replaced() {
+        let mut unwritten = Unwritten::default();
+        unwritten.count(at(3_600), one("a", 1));
+        assert_eq!(unwritten.changed(), [], "nothing is written before it was read");
+        let places = unwritten.unread();
+        assert_eq!(places.len(), 3);
+        for place in places {
+            let written = |name, events| HistoryPoint {
+                series: series(name),
+                step: place.0,
+                at: place.1,
+                counted: Counted::Events(events),
+            };
+            unwritten.read(place, vec![written("a", 7), written("b", 9)]);
+            // A second answer to the same question changes nothing.
+            unwritten.read(place, vec![written("a", 7)]);
+        }
+        assert_eq!(events(&unwritten.changed()).iter().map(|point| point.2).collect::<Vec<_>>(), [8, 8, 8]);
+        unwritten.count(at(3_610), one("b", 1));
+        assert_eq!(unwritten.unread(), [], "what begins later was never written");
+        unwritten.count(at(3_500), one("b", 1));
+        assert_eq!(unwritten.unread().len(), 3, "the clock was set back");
+    }
+
+    #[test]
+    fn when_nothing_can_be_written_the_fine_points_give_way_and_the_coarse_ones_keep_the_sum() {
+        let mut unwritten = Unwritten::default();
+        for tick in 0..100 {
+            unwritten.count(at(tick * 10), one("a", 1));
+            read_all(&mut unwritten);
+            unwritten.forget(at(tick * 10), 20);
+        }
+        let changed = events(&unwritten.changed());
+        assert_eq!(changed.len(), 20);
+        assert_eq!(changed.last(), Some(&(3_600, at(0), 100)));
+        let minutes: u64 = changed.iter().filter(|point| point.0 == 60).map(|point| point.2).sum();
+        assert_eq!(minutes, 100);
+        assert_eq!(changed.first(), Some(&(10, at(980), 1)), "{changed:?}");
+    }
+}
