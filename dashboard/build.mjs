@@ -12,41 +12,51 @@ const target = resolve(process.argv.slice(2).find((argument) => !argument.starts
 
 /** Writes what was built, and beside it what the host sends to browsers that unpack gzip. */
 const write = {
-  name: "write",
-  setup(build) {
-    build.onEnd(async ({ errors, outputFiles }) => {
-      if (errors.length > 0) return;
-      await mkdir(target, { recursive: true });
-      for (const { path, contents } of outputFiles) {
-        await writeFile(path, contents);
-        await writeFile(`${path}.gz`, gzipSync(contents, { level: 9 }));
-      }
-      for (const name of ["index.html", "icon.svg"]) {
-        await writeFile(join(target, name), await readFile(join(source, name)));
-      }
-    });
-  },
+    name: "write",
+    setup(build) {
+        build.onEnd(async ({ errors, outputFiles }) => {
+            if (errors.length > 0) return;
+            await mkdir(target, { recursive: true });
+            for (const { path, contents } of outputFiles) {
+                await writeFile(path, contents);
+                await writeFile(`${path}.gz`, gzipSync(contents, { level: 9 }));
+            }
+            for (const name of ["index.html", "icon.svg"]) {
+                await writeFile(join(target, name), await readFile(join(source, name)));
+            }
+        });
+    },
 };
 
+/** What is bundled wants to be named wherever it is copied to. */
+const BUNDLED = ["preact", "uplot"];
+const licences = await Promise.all(
+    BUNDLED.map(
+        async (name) =>
+            `${name}\n\n${(await readFile(join(source, "../node_modules", name, "LICENSE"), "utf8")).trim()}`,
+    ),
+);
+
 const options = {
-  absWorkingDir: source,
-  bundle: true,
-  charset: "utf8",
-  entryPoints: { dashboard: "main.tsx" },
-  format: "esm",
-  jsx: "automatic",
-  jsxImportSource: "preact",
-  legalComments: "inline",
-  logLevel: "warning",
-  minify: true,
-  outdir: target,
-  plugins: [write],
-  target: ["es2022"],
-  write: false,
+    absWorkingDir: source,
+    banner: { js: `/*!\n${licences.join("\n\n")}\n*/` },
+    bundle: true,
+    charset: "utf8",
+    entryPoints: { dashboard: "main.tsx" },
+    format: "esm",
+    jsx: "automatic",
+    jsxImportSource: "preact",
+    legalComments: "inline",
+    logLevel: "warning",
+    minify: true,
+    outdir: target,
+    plugins: [write],
+    target: ["es2022"],
+    write: false,
 };
 
 if (watch) {
-  await (await esbuild.context(options)).watch();
+    await (await esbuild.context(options)).watch();
 } else {
-  await esbuild.build(options);
+    await esbuild.build(options);
 }

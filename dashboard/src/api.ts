@@ -4,7 +4,11 @@ import type { Page, Principal } from "./types";
 
 /** An answer that is not what was asked for, in the host's own words. */
 export class ApiError extends Error {
-  constructor(readonly status: number, readonly code: string, message: string) {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+  ) {
     super(message);
   }
 
@@ -25,7 +29,7 @@ export function withQuery(path: string, query: Query = {}): string {
 const authorization = (token: string) => ({ authorization: `Bearer ${token}`, accept: "application/json" });
 
 async function failure(response: Response): Promise<ApiError> {
-  const body = await response.json().catch(() => null) as { error?: { code?: string; message?: string } } | null;
+  const body = (await response.json().catch(() => null)) as { error?: { code?: string; message?: string } } | null;
   const { code, message } = body?.error ?? {};
   return new ApiError(response.status, code ?? "unknown", message ?? `The host answered ${response.status}.`);
 }
@@ -54,16 +58,21 @@ export async function send(path: string, init: RequestInit = {}): Promise<Respon
 
 export async function get<T>(path: string, query?: Query, signal?: AbortSignal): Promise<T> {
   const response = await send(withQuery(path, query), { signal: signal ?? null });
-  return await response.json() as T;
+  return (await response.json()) as T;
 }
 
 export async function post<T>(path: string, body?: unknown): Promise<T | null> {
-  const response = await send(path, body === undefined ? { method: "POST" } : {
-    method: "POST",
-    body: JSON.stringify(body),
-    headers: { "content-type": "application/json" },
-  });
-  return response.status === 204 ? null : await response.json() as T;
+  const response = await send(
+    path,
+    body === undefined
+      ? { method: "POST" }
+      : {
+          method: "POST",
+          body: JSON.stringify(body),
+          headers: { "content-type": "application/json" },
+        },
+  );
+  return response.status === 204 ? null : ((await response.json()) as T);
 }
 
 export async function remove(path: string): Promise<void> {
@@ -85,10 +94,15 @@ export async function getAll<T>(path: string, signal?: AbortSignal, pagesMax = 5
 
 /** Asks whose a token is, before anybody is signed in with it. */
 export async function whoIs(token: string): Promise<Principal> {
-  const response = await fetch("/whoami", { headers: authorization(token), cache: "no-store", credentials: "omit" })
-    .catch(() => { throw new ApiError(0, "unreachable", "The host does not answer."); });
+  const response = await fetch("/whoami", {
+    headers: authorization(token),
+    cache: "no-store",
+    credentials: "omit",
+  }).catch(() => {
+    throw new ApiError(0, "unreachable", "The host does not answer.");
+  });
   if (!response.ok) throw await failure(response);
-  return await response.json() as Principal;
+  return (await response.json()) as Principal;
 }
 
 export const segment = (text: string): string => encodeURIComponent(text);

@@ -12,12 +12,11 @@ export interface Resource<T> {
 }
 
 /** Loads when `key` changes and every `everyMs`. What was shown stays while the same is loaded again. */
-export function useResource<T>(
-  key: string, load: (signal: AbortSignal) => Promise<T>, everyMs?: number,
-): Resource<T> {
-  const [state, setState] = useState<{ key: string; data?: T; error?: ApiError; loading: boolean }>(
-    { key, loading: true },
-  );
+export function useResource<T>(key: string, load: (signal: AbortSignal) => Promise<T>, everyMs?: number): Resource<T> {
+  const [state, setState] = useState<{ key: string; data?: T; error?: ApiError; loading: boolean }>({
+    key,
+    loading: true,
+  });
   const [turn, setTurn] = useState(0);
   const loader = useRef(load);
   loader.current = load;
@@ -25,7 +24,9 @@ export function useResource<T>(
     const aborting = new AbortController();
     setState((before) => (before.key === key ? { ...before, loading: true } : { key, loading: true }));
     loader.current(aborting.signal).then(
-      (data) => { if (!aborting.signal.aborted) setState({ key, data, loading: false }); },
+      (data) => {
+        if (!aborting.signal.aborted) setState({ key, data, loading: false });
+      },
       (error: ApiError) => {
         // The last good answer stays beside the error: old numbers are better than none.
         if (!aborting.signal.aborted) setState((before) => ({ ...before, key, error, loading: false }));
@@ -36,14 +37,20 @@ export function useResource<T>(
   const reload = useCallback(() => setTurn((before) => before + 1), []);
   useEffect(() => {
     if (everyMs === undefined) return undefined;
-    const timer = setInterval(() => { if (!document.hidden) reload(); }, everyMs);
+    const timer = setInterval(() => {
+      if (!document.hidden) reload();
+    }, everyMs);
     return () => clearInterval(timer);
   }, [everyMs, reload]);
   const current: typeof state = state.key === key ? state : { key, loading: true };
   return { data: current.data, error: current.error, loading: current.loading, reload };
 }
 
-export interface Address { view: string; argument: string | null; query: URLSearchParams }
+export interface Address {
+  view: string;
+  argument: string | null;
+  query: URLSearchParams;
+}
 
 /** `#/instances/7?status=running`: the view, what of it, and how it is narrowed. */
 export function readAddress(): Address {
@@ -86,12 +93,23 @@ export function useLive(): Live {
   return live;
 }
 
-/** The time, again and again. */
-export function useNow(everyMs = 1_000): number {
+const clockListeners = new Set<() => void>();
+let clockTimer: ReturnType<typeof setInterval> | undefined;
+const CLOCK_MS = 5_000;
+
+/** The time, every few seconds. One timer for all that ask, so that what is shown changes together. */
+export function useNow(): number {
   const [now, setNow] = useState(Date.now);
   useEffect(() => {
-    const timer = setInterval(() => setNow(Date.now()), everyMs);
-    return () => clearInterval(timer);
-  }, [everyMs]);
+    const listener = () => setNow(Date.now());
+    clockListeners.add(listener);
+    clockTimer ??= setInterval(() => clockListeners.forEach((tell) => tell()), CLOCK_MS);
+    return () => {
+      clockListeners.delete(listener);
+      if (clockListeners.size > 0) return;
+      clearInterval(clockTimer);
+      clockTimer = undefined;
+    };
+  }, []);
   return now;
 }

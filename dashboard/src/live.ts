@@ -68,7 +68,9 @@ export class Live {
       let streams = true;
       try {
         const response = await send("/workflow-metrics/live", { signal, headers: { accept: "text/event-stream" } });
-        await this.read(response, () => { backoff = BACKOFF_FIRST_MS; });
+        await this.read(response, () => {
+          backoff = BACKOFF_FIRST_MS;
+        });
       } catch (error) {
         streams = !(error instanceof ApiError && error.isMissingRoute);
       }
@@ -104,8 +106,8 @@ export class Live {
 
   private handle(event: string): void {
     const lines = event.split("\n");
-    const field = (name: string) => lines.filter((line) => line.startsWith(`${name}:`))
-      .map((line) => line.slice(name.length + 1).trimStart());
+    const field = (name: string) =>
+      lines.filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).trimStart());
     const name = field("event")[0];
     if (name === "alerts") {
       this.alertChanges += 1;
@@ -135,7 +137,14 @@ export class Live {
 function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        resolve();
+      },
+      { once: true },
+    );
   });
 }
 

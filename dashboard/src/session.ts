@@ -3,7 +3,10 @@ import type { Permission, Principal } from "./types";
 
 const KEY = "stepwell.token";
 
-export interface Session { token: string; principal: Principal }
+export interface Session {
+  token: string;
+  principal: Principal;
+}
 
 let current: Session | null = null;
 const listeners = new Set<() => void>();
