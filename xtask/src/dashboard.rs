@@ -5,7 +5,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use crate::node;
 
 /// `cargo xtask dashboard`
 #[derive(Debug, clap::Args)]
@@ -23,47 +25,37 @@ const COMPARED: [&str; 4] = ["dashboard.js", "dashboard.css", "icon.svg", "index
 /// Checks the types, and builds or compares.
 ///
 /// # Errors
-/// There is no npm, the source does not build, or what is committed is not what it builds to.
+/// There is no node, the source does not build, or what is committed is not what it builds to.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<(), String> {
-    let source = root.join(SOURCE);
-    install(&source)?;
-    npm(&source, &["run", "--silent", "check"])?;
-    let target = root.join(TARGET);
-    if !options.check {
-        return build(&source, &target);
-    }
+    if options.check { check(root) } else { build(&prepare(root)?, &root.join(TARGET)) }
+}
+
+/// Compares what is committed with what would be built.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn check(root: &Path) -> Result<(), String> {
+    let source = prepare(root)?;
     let folder = tempfile::tempdir().map_err(|error| format!("make a temporary folder: {error}"))?;
     build(&source, folder.path())?;
     for name in COMPARED {
         let read = |folder: &Path| fs::read(folder.join(name)).map_err(|error| format!("read {name}: {error}"));
-        if read(folder.path())? != read(&target)? {
+        if read(folder.path())? != read(&root.join(TARGET))? {
             return Err(format!("find {TARGET}/{name} as {SOURCE}/ builds it\nhint: cargo xtask dashboard"));
         }
     }
     Ok(())
 }
 
-/// Installs exactly what the lockfile names. No package runs a script of its own.
-pub(crate) fn install(folder: &Path) -> Result<(), String> {
-    npm(folder, &["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+/// The source's folder, with all that it is built with, and its types checked.
+fn prepare(root: &Path) -> Result<std::path::PathBuf, String> {
+    node::ensure()?;
+    let source = root.join(SOURCE);
+    node::install(&source)?;
+    node::npm(&source, &["run", "--silent", "check"])?;
+    Ok(source)
 }
 
 fn build(source: &Path, target: &Path) -> Result<(), String> {
-    perform(Command::new("node").current_dir(source).arg("build.mjs").arg(target))
-}
-
-fn npm(folder: &Path, arguments: &[&str]) -> Result<(), String> {
-    perform(Command::new("npm").current_dir(folder).args(arguments))
-}
-
-fn perform(command: &mut Command) -> Result<(), String> {
-    // What npm says is progress, and stdout is for results.
-    let shown = format!("{command:?}");
-    let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    let status = status.map_err(|error| {
-        format!(
-            "start {shown}: {error}\nhint: install node 20 or newer with npm (Debian: `apt-get install nodejs npm`)"
-        )
-    })?;
-    if status.success() { Ok(()) } else { Err(format!("run {shown}: {status}")) }
+    node::perform(Command::new("node").current_dir(source).arg("build.mjs").arg(target))
 }

@@ -3,9 +3,11 @@
 //! Data goes to stdout, progress and errors to stderr.
 
 mod apt;
+mod browser;
 mod checks;
 mod dashboard;
 mod guests;
+mod node;
 mod postgres;
 mod process;
 mod redis;
