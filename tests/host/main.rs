@@ -11,6 +11,7 @@ mod batch_api;
 mod caches;
 mod cli;
 mod crash;
+mod dashboard;
 mod databases;
 mod demo;
 mod engine;

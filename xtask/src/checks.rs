@@ -13,6 +13,9 @@ pub(crate) struct Options {
     /// Leave out the dependency policy, which needs cargo-deny
     #[arg(long)]
     without_deny: bool,
+    /// Leave out the dashboard's bundle, which needs node and npm to be built and compared
+    #[arg(long)]
+    without_dashboard: bool,
 }
 
 /// The advisory database cannot be fetched everywhere, and a new advisory must not fail an old commit.
@@ -47,11 +50,19 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<(), String> {
             return Err(format!("find cargo-deny: type `{INSTALL_DENY}`, or pass --without-deny"));
         }
     }
+    if !options.without_dashboard {
+        let started = Instant::now();
+        crate::dashboard::check(root)?;
+        tell(&format!("dashboard: ok ({:.1} s)", started.elapsed().as_secs_f64()));
+    }
     for check in checks(has_guests, options) {
         perform(root, &check)?;
     }
     if options.without_deny {
         tell("NOTE: the dependency policy was not checked, because of --without-deny");
+    }
+    if options.without_dashboard {
+        tell("NOTE: the dashboard was not compared with its source, because of --without-dashboard");
     }
     Ok(())
 }
@@ -116,7 +127,8 @@ mod tests {
     #[test]
     fn the_policy_is_checked_unless_told_otherwise() {
         let names = |has_guests, without_deny| -> Vec<_> {
-            checks(has_guests, &Options { without_deny }).iter().map(|check| check.name).collect()
+            let options = Options { without_deny, without_dashboard: true };
+            checks(has_guests, &options).iter().map(|check| check.name).collect()
         };
         assert_eq!(names(false, false), ["format", "dependency policy", "lints", "documentation"]);
         assert_eq!(names(true, true), ["format", "format of the guests", "lints", "documentation"]);

@@ -3,8 +3,11 @@
 //! Data goes to stdout, progress and errors to stderr.
 
 mod apt;
+mod browser;
 mod checks;
+mod dashboard;
 mod guests;
+mod node;
 mod postgres;
 mod process;
 mod redis;
@@ -24,6 +27,8 @@ enum Arguments {
     Guests(guests::Options),
     /// Runs every test: installs or finds what they need, builds the guests, and says what passed.
     Test(test::Options),
+    /// Builds the dashboard's page, which is part of the host.
+    Dashboard(dashboard::Options),
     /// Checks everything but behaviour: format, lints, documentation, dependencies.
     Checks(checks::Options),
 }
@@ -37,6 +42,7 @@ fn main() -> ExitCode {
         Arguments::Test(options) => {
             test::run(&root, &options, || guests::build_for_tests().map_err(|error| error.to_string()))
         }
+        Arguments::Dashboard(options) => dashboard::run(&root, &options).map(|()| ExitCode::SUCCESS),
         Arguments::Checks(options) => checks::run(&root, &options).map(|()| ExitCode::SUCCESS),
     });
     result.unwrap_or_else(|error| {

@@ -10,6 +10,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use crate::browser::{self, Browser};
+
 /// Where tests find the folder with the guests' components.
 const GUESTS_VARIABLE: &str = "STEPWELL_TEST_GUESTS";
 /// Names a server on which the tests may create databases; then they start none.
@@ -33,6 +35,9 @@ pub(crate) struct Options {
     /// Leave out the tests that need Redis; a note says so at the end
     #[arg(long)]
     without_redis: bool,
+    /// Leave out the tests in a browser; a note says so at the end
+    #[arg(long)]
+    without_browser: bool,
     /// For `cargo test`, for example `-- --test tidy`
     #[arg(last = true, value_name = "ARGUMENTS")]
     arguments: Vec<String>,
@@ -62,10 +67,11 @@ pub(crate) fn run(
     if !options.without_redis {
         crate::redis::ensure()?;
     }
+    let browser = browser(options)?;
     let guests = build_guests()?;
     let mut command = crate::cargo(root);
     command.args(["test", "--release", "--locked", "--workspace", "--no-fail-fast"]).args(&options.arguments);
-    command.env(GUESTS_VARIABLE, guests);
+    command.env(GUESTS_VARIABLE, &guests);
     if options.without_postgres {
         command.env(WITHOUT_POSTGRES_VARIABLE, "1");
     }
@@ -81,23 +87,40 @@ pub(crate) fn run(
         command.args(["--test", "host", "--"]).args(ON_BOTH_DATABASES).env(DATABASE_VARIABLE, "postgres");
         tally = tally.and(&watch(&mut command)?);
     }
+    if let Some(Browser::Ready { chromium }) = &browser {
+        tell(&format!("the dashboard in {}", chromium.display()));
+        tally = tally.and(&watch(&mut browser::command(root, chromium, &guests)?)?);
+    }
     if options.without_redis {
         tell("NOTE: nothing was tested with Redis, because of --without-redis");
+    }
+    if options.without_browser {
+        tell("NOTE: the dashboard was not tested in a browser, because of --without-browser");
+    } else if let Some(Browser::Missing { why }) = browser {
+        tell(&format!("NOTE: the dashboard was not tested in a browser; failed to {why}"));
     }
     print_last(&tally).map_err(|error| format!("print the result: {error}"))?;
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs `cargo test`, shows what it prints, and counts.
+/// What the tests in a browser need; none if they are not to be run.
+fn browser(options: &Options) -> Result<Option<Browser>, String> {
+    if options.without_browser || !options.arguments.is_empty() {
+        return Ok(None);
+    }
+    browser::ensure().map(Some)
+}
+
+/// Runs `cargo test` or node's tests, shows what it prints, and counts.
 fn watch(command: &mut Command) -> Result<Tally, String> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|error| format!("start `cargo test`: {error}"))?;
-    let output = child.stdout.take().ok_or("read what `cargo test` prints")?;
+        .map_err(|error| format!("start the tests: {error}"))?;
+    let output = child.stdout.take().ok_or("read what the tests print")?;
     let mut tally = pass_through(BufReader::new(output), io::stdout()).map_err(|error| format!("read: {error}"))?;
-    let status = child.wait().map_err(|error| format!("wait for `cargo test`: {error}"))?;
+    let status = child.wait().map_err(|error| format!("wait for the tests: {error}"))?;
     if !status.success() && tally.failed == 0 {
         // A binary that did not compile, or died before it could report.
         tally.failed = 1;
@@ -130,8 +153,13 @@ impl Tally {
         Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
     }
 
-    /// Reads libtest's `test result: ok. 20 passed; 0 failed; 0 ignored; …`; other lines say nothing.
+    /// Reads libtest's `test result: ok. 20 passed; 0 failed; 0 ignored; …`, and node's `# pass 20` and `# fail 0`;
+    /// other lines say nothing.
     fn add(&mut self, line: &str) {
+        let number_after =
+            |word: &str| line.trim_end().strip_prefix(word).and_then(|number| number.parse::<u64>().ok());
+        self.passed += number_after("# pass ").unwrap_or(0);
+        self.failed += number_after("# fail ").unwrap_or(0);
         let Some(result) = line.strip_prefix("test result: ") else { return };
         let number_before = |word: &str| -> u64 {
             let part = result.split([';', '.']).find_map(|part| part.trim().strip_suffix(word));
@@ -154,10 +182,11 @@ mod tests {
     #[test]
     fn results_of_all_binaries_are_added_up_and_passed_through() {
         let output = b"running 2 tests\n\xff\ntest result: ok. 20 passed; 0 failed; 1 ignored; 0 measured; \
-            8 filtered out; finished in 0.03s\n\ntest result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured\nend";
+            8 filtered out; finished in 0.03s\n\ntest result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured\n\
+            # tests 5\n# pass 4\n# fail 1\n# cancelled 0\nend";
         let mut copy = Vec::new();
         let tally = pass_through(&output[..], &mut copy).expect("reads memory");
-        assert_eq!(tally, Tally { passed: 23, failed: 2 });
+        assert_eq!(tally, Tally { passed: 27, failed: 3 });
         assert_eq!(copy, output);
     }
 }

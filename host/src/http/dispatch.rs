@@ -141,7 +141,7 @@ impl Dispatcher {
         };
         let body = Body::new(chunks, &headers, now + body_time);
         let (access, parameters) = match found {
-            Found::Route(route, parameters) => (&route.access, parameters),
+            Found::Route(route, parameters) => (route.access.asked_for(&headers), parameters),
             Found::OtherMethods(allowed) => {
                 body.discard().await;
                 return Err(ApiError::method_not_allowed(&allowed));
@@ -154,11 +154,10 @@ impl Dispatcher {
         let deadline = now + total_time + GRACE;
         let principal = match access {
             Access::Public(_) => Ok(None),
-            Access::Holder(permission, _) => match self.principal(&headers, deadline).await {
-                Ok(principal) if principal.may(*permission) => Ok(Some(principal)),
-                Ok(_) => Err(ApiError::forbidden(*permission)),
-                Err(error) => Err(error),
-            },
+            _ => self.principal(&headers, deadline).await.and_then(|principal| match access.permission() {
+                Some(permission) if !principal.may(permission) => Err(ApiError::forbidden(permission)),
+                _ => Ok(Some(principal)),
+            }),
         };
         let principal = match principal {
             Ok(principal) => principal,
@@ -171,8 +170,10 @@ impl Dispatcher {
         let request = Request { services, parameters, query: Query::new(query), headers, body };
         match (access, principal) {
             (Access::Public(handler), _) => run(handler(request), deadline).await,
-            (Access::Holder(_, handler), Some(principal)) => run(handler(request, principal), deadline).await,
-            (Access::Holder(..), None) => Err(ApiError::token_missing()),
+            (Access::SignedIn(handler) | Access::Holder(_, handler) | Access::Page(_, _, handler), Some(principal)) => {
+                run(handler(request, principal), deadline).await
+            }
+            (_, None) => Err(ApiError::token_missing()),
         }
     }
 

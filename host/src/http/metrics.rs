@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Services;
 use super::error::ApiError;
@@ -16,7 +16,7 @@ use super::request::Request;
 use super::response::{self, Answer};
 use crate::engine::EngineGauges;
 use crate::model::{Name, Permission, Principal};
-use crate::monitor::{OperationStats, Stats, Surroundings, Window};
+use crate::monitor::{OperationStats, Stats, Summary, Surroundings, Window};
 use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, StoreError};
 
 /// A health check that hangs is no health check.
@@ -25,7 +25,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const NAMES_SHOWN_MAX: usize = 50;
 
 #[derive(Serialize)]
-struct AllStats {
+pub(super) struct AllStats {
     #[serde(flatten)]
     monitor: Stats,
     /// The caller's team's instances as the database has them, by status.
@@ -42,7 +42,12 @@ struct AllStats {
 
 pub(super) async fn show_health(request: Request) -> Answer {
     request.query.finish()?;
-    let services = &request.services;
+    let (status, body) = health(&request.services).await;
+    Ok(response::json(status, &body))
+}
+
+/// How the host is.
+pub(super) async fn health(services: &Services) -> (StatusCode, Value) {
     let began = services.clock.monotonic();
     let well = database_is_well(services).await;
     let now = services.clock.monotonic();
@@ -55,7 +60,7 @@ pub(super) async fn show_health(request: Request) -> Answer {
             "ping_ms": well.then(|| (now.duration_since(began).as_secs_f64() * 1e6).round() / 1e3),
         },
     });
-    Ok(response::json(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body))
+    (if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
 }
 
 /// Whether the database answers. Why it does not is logged: the details may name hosts and files.
@@ -70,14 +75,15 @@ async fn database_is_well(services: &Services) -> bool {
 }
 
 /// `?window=` and, for operators, `?team=`.
-struct View {
-    window: Window,
+#[derive(Clone)]
+pub(super) struct View {
+    pub(super) window: Window,
     /// Whose numbers; none is everybody's.
-    team: Option<Name>,
+    pub(super) team: Option<Name>,
 }
 
 impl View {
-    fn of(request: &mut Request, principal: &Principal) -> Result<Self, ApiError> {
+    pub(super) fn of(request: &mut Request, principal: &Principal) -> Result<Self, ApiError> {
         let window = request.query.parse("window")?.unwrap_or_default();
         let team = request.team(principal)?;
         request.query.finish()?;
@@ -91,11 +97,16 @@ async fn worked_out<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 }
 
 pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let View { window, team } = View::of(&mut request, &principal)?;
-    let services = &request.services;
+    let view = View::of(&mut request, &principal)?;
+    response::ok(&stats(&request.services, &principal, &view).await?)
+}
+
+/// All numbers.
+pub(super) async fn stats(services: &Services, principal: &Principal, view: &View) -> Result<AllStats, ApiError> {
+    let View { window, team } = view.clone();
     let counts = services.store.count_instances(team.as_ref().unwrap_or(&principal.team)).await?;
     let monitor = services.monitor.clone();
-    response::ok(&AllStats {
+    Ok(AllStats {
         monitor: worked_out(move || monitor.stats(team.as_ref(), window)).await?,
         instances: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
         caches: services.store.cache_stats(),
@@ -131,8 +142,23 @@ pub(super) async fn show_operation(mut request: Request, principal: Arc<Principa
 }
 
 pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let View { window, team } = View::of(&mut request, &principal)?;
-    let services = &request.services;
+    let view = View::of(&mut request, &principal)?;
+    let summary = summary(&request.services, &view).await?;
+    if !wants_text(&request.headers) {
+        return response::ok(&summary);
+    }
+    let mut text = summary.headline;
+    for line in summary.lines {
+        text.push('\n');
+        text.push_str(&line);
+    }
+    text.push('\n');
+    Ok(response::text(text))
+}
+
+/// The numbers in a few words.
+pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary, ApiError> {
+    let View { window, team } = view.clone();
     let caches = services.store.cache_stats();
     let (hits, misses) = caches.iter().fold((0_u64, 0_u64), |(hits, misses), cache| {
         (hits.saturating_add(cache.hits), misses.saturating_add(cache.misses))
@@ -144,17 +170,7 @@ pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>
         alerts_firing: None,
     };
     let monitor = services.monitor.clone();
-    let summary = worked_out(move || monitor.summary(team.as_ref(), window, around)).await?;
-    if !wants_text(&request.headers) {
-        return response::ok(&summary);
-    }
-    let mut text = summary.headline;
-    for line in summary.lines {
-        text.push('\n');
-        text.push_str(&line);
-    }
-    text.push('\n');
-    Ok(response::text(text))
+    worked_out(move || monitor.summary(team.as_ref(), window, around)).await
 }
 
 /// Whether `Accept` names text and not JSON.

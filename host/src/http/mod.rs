@@ -5,9 +5,12 @@
 //! a response or an [`error::ApiError`]; an application error is never a warp rejection, because rejections fall
 //! through to other filters and end as plain text.
 
+mod accept;
 mod approvals;
+mod assets;
 mod batches;
 mod body;
+mod dashboard;
 mod dispatch;
 mod error;
 mod history;

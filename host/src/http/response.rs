@@ -100,13 +100,14 @@ pub(super) fn text(text: String) -> Response<Content> {
     response
 }
 
-/// Answers are data for programs: no browser may run, frame, sniff or keep them.
+/// Answers are data for programs: no browser may run, frame, sniff or keep them. Pages say themselves what they may.
 pub(super) fn add_security_headers(response: &mut Response<Content>) {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(policy);
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
 #[cfg(test)]

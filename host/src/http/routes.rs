@@ -4,12 +4,15 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use hyper::Method;
+use hyper::{HeaderMap, Method};
 use serde_json::{Value, json};
 
 use super::request::Request;
 use super::response::{self, Answer};
-use super::{approvals, batches, history, instances, live, metrics, plugins, retention, tokens, workflows};
+use super::{
+    accept, approvals, assets, batches, dashboard, history, instances, live, metrics, plugins, retention, tokens,
+    workflows,
+};
 use crate::model::{Permission, Principal};
 
 /// One row.
@@ -21,13 +24,42 @@ pub(super) struct Route {
     pub(super) summary: &'static str,
 }
 
+/// What answers everybody.
+pub(super) type PublicHandler = fn(Request) -> BoxFuture<'static, Answer>;
+/// What answers somebody.
+pub(super) type Handler = fn(Request, Arc<Principal>) -> BoxFuture<'static, Answer>;
+
 /// Who may, and what is run. The two stand together, so that a handler that acts for somebody cannot be reached without
 /// a permission.
+#[derive(Clone, Copy)]
 pub(super) enum Access {
     /// Everybody.
-    Public(fn(Request) -> BoxFuture<'static, Answer>),
+    Public(PublicHandler),
+    /// Those whose token is good, whatever it permits.
+    SignedIn(Handler),
     /// Those whose token has the permission.
-    Holder(Permission, fn(Request, Arc<Principal>) -> BoxFuture<'static, Answer>),
+    Holder(Permission, Handler),
+    /// A page without data for every browser; data for those whose token has the permission.
+    Page(PublicHandler, Permission, Handler),
+}
+
+impl Access {
+    /// What this request asks for: either part of a page's two.
+    pub(super) fn asked_for(self, headers: &HeaderMap) -> Self {
+        match self {
+            Self::Page(page, ..) if accept::html(headers) => Self::Public(page),
+            Self::Page(_, permission, data) => Self::Holder(permission, data),
+            other => other,
+        }
+    }
+
+    /// What a token needs, if anything.
+    pub(super) const fn permission(self) -> Option<Permission> {
+        match self {
+            Self::Public(_) | Self::SignedIn(_) => None,
+            Self::Holder(permission, _) | Self::Page(_, permission, _) => Some(permission),
+        }
+    }
 }
 
 macro_rules! route {
@@ -36,6 +68,26 @@ macro_rules! route {
             method: Method::$method,
             pattern: $pattern,
             access: Access::Public(|request| Box::pin($handler(request))),
+            summary: $summary,
+        }
+    };
+    ($method:ident $pattern:literal, signed_in => $handler:path, $summary:literal) => {
+        Route {
+            method: Method::$method,
+            pattern: $pattern,
+            access: Access::SignedIn(|request, principal| Box::pin($handler(request, principal))),
+            summary: $summary,
+        }
+    };
+    ($method:ident $pattern:literal, page $page:path, $permission:ident => $handler:path, $summary:literal) => {
+        Route {
+            method: Method::$method,
+            pattern: $pattern,
+            access: Access::Page(
+                |request| Box::pin($page(request)),
+                Permission::$permission,
+                |request, principal| Box::pin($handler(request, principal)),
+            ),
             summary: $summary,
         }
     };
@@ -89,6 +141,7 @@ pub(super) static ROUTES: &[Route] = &[
     route!(POST "/tokens", Operator => tokens::create_token, "Make a token; its text is shown this once"),
     route!(GET "/tokens", Operator => tokens::list_tokens, "Tokens, without their texts"),
     route!(DELETE "/tokens/{id}", Operator => tokens::revoke_token, "Revoke a token"),
+    route!(GET "/whoami", signed_in => dashboard::show_principal, "Whose the token is, and what it may"),
     route!(POST "/retention", Operator => retention::delete_finished,
         "Delete finished instances, a part of them with each request, or count them"),
     route!(GET "/workflow-metrics/health", everybody => metrics::show_health, "Whether the host is well"),
@@ -110,6 +163,10 @@ pub(super) static ROUTES: &[Route] = &[
         "Empty your team's caches, or ?kind= of them; ?scope=host is for operators"),
     route!(POST "/workflow-metrics/cache/cleanup", WorkflowManage => metrics::clean_up_caches,
         "Give back the memory of what has run out"),
+    route!(GET "/workflow-metrics/dashboard", page assets::show_page, WorkflowRead => dashboard::show_dashboard,
+        "The dashboard: a page for browsers, and otherwise all that its first view shows"),
+    route!(GET "/workflow-metrics/dashboard/assets/{file}", everybody => assets::show_asset,
+        "What the dashboard's page loads"),
 ];
 
 /// What a method and a path lead to.
@@ -176,14 +233,10 @@ async fn index(request: Request) -> Answer {
     let routes: Vec<Value> = ROUTES
         .iter()
         .map(|route| {
-            let permission = match route.access {
-                Access::Public(_) => None,
-                Access::Holder(permission, _) => Some(permission),
-            };
             json!({
                 "method": route.method.as_str(),
                 "path": route.pattern,
-                "permission": permission,
+                "permission": route.access.permission(),
                 "summary": route.summary,
             })
         })
@@ -214,9 +267,21 @@ mod tests {
     }
 
     #[test]
-    fn only_the_index_and_the_health_check_are_public() {
+    fn what_is_public_has_no_data_of_anybody() {
         let public = ROUTES.iter().filter(|route| matches!(route.access, Access::Public(_)));
-        assert_eq!(public.map(|route| route.pattern).collect::<Vec<_>>(), ["/", "/workflow-metrics/health"]);
+        assert_eq!(
+            public.map(|route| route.pattern).collect::<Vec<_>>(),
+            ["/", "/workflow-metrics/health", "/workflow-metrics/dashboard/assets/{file}"]
+        );
+    }
+
+    #[test]
+    fn a_page_is_for_browsers_and_its_data_for_holders_of_the_permission() {
+        let Found::Route(route, _) = find(&Method::GET, "/workflow-metrics/dashboard") else { panic!("is there") };
+        let mut headers = HeaderMap::new();
+        assert_eq!(route.access.asked_for(&headers).permission(), Some(Permission::WorkflowRead));
+        headers.insert(hyper::header::ACCEPT, hyper::header::HeaderValue::from_static("text/html,*/*;q=0.8"));
+        assert!(matches!(route.access.asked_for(&headers), Access::Public(_)));
     }
 
     #[test]

@@ -1,0 +1,108 @@
+// Requests to the host that served this page.
+import { session, signOut } from "./session";
+import type { Page, Principal } from "./types";
+
+/** An answer that is not what was asked for, in the host's own words. */
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+  ) {
+    super(message);
+  }
+
+  /** The host does not have this route: an older or smaller one. */
+  get isMissingRoute(): boolean {
+    return this.code === "no-such-path" || this.code === "method-not-allowed";
+  }
+}
+
+export type Query = Record<string, string | number | null | undefined>;
+
+export function withQuery(path: string, query: Query = {}): string {
+  const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+  return text === "" ? path : `${path}?${text}`;
+}
+
+const authorization = (token: string) => ({ authorization: `Bearer ${token}`, accept: "application/json" });
+
+async function failure(response: Response): Promise<ApiError> {
+  const body = (await response.json().catch(() => null)) as { error?: { code?: string; message?: string } } | null;
+  const { code, message } = body?.error ?? {};
+  return new ApiError(response.status, code ?? "unknown", message ?? `The host answered ${response.status}.`);
+}
+
+/** Sends a request as whoever is signed in. A token that is no longer good leads back to the sign-in. */
+export async function send(path: string, init: RequestInit = {}): Promise<Response> {
+  const asked = session();
+  const token = asked?.token ?? "";
+  const response = await fetch(path, {
+    ...init,
+    headers: { ...authorization(token), ...init.headers },
+    cache: "no-store",
+    credentials: "omit",
+    referrerPolicy: "no-referrer",
+    redirect: "error",
+  }).catch((error: unknown) => {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new ApiError(0, "unreachable", "The host does not answer.");
+  });
+  if (response.ok) return response;
+  const error = await failure(response);
+  // An answer to an earlier session says nothing about this one.
+  if (response.status === 401 && session() === asked) signOut();
+  throw error;
+}
+
+export async function get<T>(path: string, query?: Query, signal?: AbortSignal): Promise<T> {
+  const response = await send(withQuery(path, query), { signal: signal ?? null });
+  return (await response.json()) as T;
+}
+
+export async function post<T>(path: string, body?: unknown): Promise<T | null> {
+  const response = await send(
+    path,
+    body === undefined
+      ? { method: "POST" }
+      : {
+          method: "POST",
+          body: JSON.stringify(body),
+          headers: { "content-type": "application/json" },
+        },
+  );
+  return response.status === 204 ? null : ((await response.json()) as T);
+}
+
+export async function remove(path: string): Promise<void> {
+  await send(path, { method: "DELETE" });
+}
+
+/** All pages of a list, up to a bound that is said where the list is shown. */
+export async function getAll<T>(path: string, signal?: AbortSignal, pagesMax = 5): Promise<Page<T>> {
+  const items: T[] = [];
+  let next: string | null = null;
+  for (let page = 0; page < pagesMax; page += 1) {
+    const answer: Page<T> = await get(path, { limit: 200, after: next }, signal);
+    items.push(...answer.items);
+    next = answer.next;
+    if (next === null) break;
+  }
+  return { items, next };
+}
+
+/** Asks whose a token is, before anybody is signed in with it. */
+export async function whoIs(token: string): Promise<Principal> {
+  const response = await fetch("/whoami", {
+    headers: authorization(token),
+    cache: "no-store",
+    credentials: "omit",
+  }).catch(() => {
+    throw new ApiError(0, "unreachable", "The host does not answer.");
+  });
+  if (!response.ok) throw await failure(response);
+  return (await response.json()) as Principal;
+}
+
+export const segment = (text: string): string => encodeURIComponent(text);

@@ -1,0 +1,241 @@
+// A chart over time. Beside the canvas stands what somebody who cannot see it needs: the numbers in a sentence, and all
+// of them in a table.
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import uPlot from "uplot";
+import "uplot/dist/uPlot.min.css";
+import { NONE } from "./format";
+import { colour, onTheme } from "./theme";
+
+export interface Line {
+    label: string;
+    values: (number | null)[];
+    colour: string;
+    fill?: boolean;
+}
+
+interface Props {
+    title: string;
+    /** What is counted, if the values do not say it. */
+    unit?: string;
+    /** Seconds since 1970, ascending. */
+    times: number[];
+    lines: Line[];
+    format: (value: number | null) => string;
+    /** For the axis, where there is less room. */
+    axis?: (value: number) => string;
+    /** Charts with the same group share the cursor. */
+    group?: string;
+    /** The first and the last time to draw; those of the data otherwise. */
+    range?: [number, number];
+    /** The top that is drawn at least, so that a quiet line does not look like a storm. */
+    topMin?: number;
+    empty?: string;
+}
+
+const HEIGHT = 180;
+/** A table longer than this helps nobody; its newest rows are shown. */
+const ROWS_MAX = 120;
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const minute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+const day = new Intl.DateTimeFormat("en-GB", {
+    day: "numeric",
+    month: "short",
+    hour: "2-digit",
+    minute: "2-digit",
+});
+
+const DAY_S = 86_400;
+
+/** Times below the axis: seconds when ticks are closer than a minute, days when they are days apart. */
+function ticks(_: uPlot, splits: number[]): string[] {
+    const apart = (splits[1] ?? 0) - (splits[0] ?? 0);
+    const form =
+        apart >= DAY_S ? date : (splits.at(-1) ?? 0) - (splits[0] ?? 0) > DAY_S ? day : apart < 60 ? clock : minute;
+    return splits.map((split) => form.format(split * 1_000));
+}
+
+/** Values that no line leads to or from: without a point they would not be seen. */
+function lonely(plot: uPlot, series: number): number[] {
+    const values = plot.data[series] ?? [];
+    const isThere = (index: number) => values[index] !== null && values[index] !== undefined;
+    return [...values.keys()].filter((index) => isThere(index) && !isThere(index - 1) && !isThere(index + 1));
+}
+
+function options(props: Props, width: number, onCursor: (index: number | null) => void): uPlot.Options {
+    const text = colour("muted");
+    const grid = { stroke: colour("line"), width: 1 };
+    const font = "11px system-ui, sans-serif";
+    const axis = { stroke: text, grid, ticks: { show: false }, font };
+    return {
+        width,
+        height: HEIGHT,
+        padding: [8, 26, 0, 0],
+        legend: { show: false },
+        cursor: {
+            y: false,
+            drag: { x: false, y: false },
+            points: { size: 7 },
+            ...(props.group === undefined ? {} : { sync: { key: props.group } }),
+        },
+        scales: {
+            x: { time: true, ...(props.range === undefined ? {} : { range: () => props.range as uPlot.Range.MinMax }) },
+            y: { range: (_, __, max) => [0, Math.max((max ?? 0) * 1.15, props.topMin ?? 0, Number.MIN_VALUE * 1e300)] },
+        },
+        axes: [
+            { ...axis, space: 80, size: 28, values: ticks },
+            {
+                ...axis,
+                size: 56,
+                space: 34,
+                values: (_, splits) => splits.map((split) => (props.axis ?? props.format)(split)),
+            },
+        ],
+        series: [
+            {},
+            ...props.lines.map((line): uPlot.Series => ({
+                label: line.label,
+                stroke: colour(line.colour),
+                width: 1.75,
+                points: { size: 5, fill: colour(line.colour), filter: (plot, series) => lonely(plot, series) },
+                ...(line.fill === true ? { fill: colour(`${line.colour}-soft`) } : {}),
+            })),
+        ],
+        hooks: { setCursor: [(plot) => onCursor(plot.cursor.idx ?? null)] },
+    };
+}
+
+export function Chart(props: Props) {
+    const { title, times, lines, format } = props;
+    const box = useRef<HTMLDivElement>(null);
+    const plot = useRef<uPlot | null>(null);
+    const latest = useRef(props);
+    latest.current = props;
+    const [cursor, setCursor] = useState<number | null>(null);
+    const [turn, setTurn] = useState(0);
+    const isEmpty = times.length === 0;
+    const shape = lines.map((line) => line.label).join("\n");
+
+    useEffect(() => onTheme(() => setTurn((before) => before + 1)), []);
+    // Built anew when the lines or the colours are others, and otherwise only given the new numbers.
+    useEffect(() => {
+        const element = box.current;
+        if (element === null || isEmpty) return undefined;
+        const proxy: Props = {
+            ...latest.current,
+            get range() {
+                return latest.current.range as [number, number];
+            },
+        };
+        if (latest.current.range === undefined) delete (proxy as Partial<Props>).range;
+        const built = new uPlot(options(proxy, element.clientWidth, setCursor), data(latest.current), element);
+        plot.current = built;
+        const watching = new ResizeObserver(() => built.setSize({ width: element.clientWidth, height: HEIGHT }));
+        watching.observe(element);
+        return () => {
+            watching.disconnect();
+            built.destroy();
+            plot.current = null;
+        };
+    }, [shape, turn, isEmpty, format, props.group]);
+    useEffect(() => plot.current?.setData(data(latest.current)), [times, lines]);
+
+    const shown = cursor !== null && cursor < times.length ? cursor : times.length - 1;
+    const at = times[shown];
+    return (
+        <figure class="chart card">
+            <figcaption>
+                <span class="chart-title">
+                    {title}
+                    {props.unit !== undefined && <span class="unit"> {props.unit}</span>}
+                </span>
+                <span class="chart-time">{cursor !== null && at !== undefined ? clock.format(at * 1_000) : ""}</span>
+            </figcaption>
+            <ul class="legend">
+                {lines.map((line) => (
+                    <li key={line.label}>
+                        <span class={`swatch swatch-${line.colour}`} aria-hidden="true" />
+                        {line.label} <b>{format(cursor === null ? lastOf(line) : (line.values[shown] ?? null))}</b>
+                    </li>
+                ))}
+            </ul>
+            {isEmpty ? (
+                <p class="chart-empty">{props.empty ?? "No numbers in this period."}</p>
+            ) : (
+                <div class="plot" ref={box} role="img" aria-label={sentence(props)} />
+            )}
+            {!isEmpty && <Numbers {...props} />}
+        </figure>
+    );
+}
+
+/** The newest that was measured. */
+const lastOf = ({ values }: Line): number | null => values.findLast((value) => value !== null) ?? null;
+
+const data = ({ times, lines }: Props): uPlot.AlignedData => [times, ...lines.map((line) => line.values)];
+
+function sentence({ title, lines, format }: Props): string {
+    const parts = lines.map(({ label, values }) => {
+        const known = values.filter((value) => value !== null);
+        if (known.length === 0) return `${label}: nothing measured`;
+        const [low, high] = known.reduce<[number, number]>(
+            ([low, high], value) => [Math.min(low, value), Math.max(high, value)],
+            [Infinity, -Infinity],
+        );
+        return `${label}: last ${format(known.at(-1) ?? null)}, from ${format(low)} to ${format(high)}`;
+    });
+    return `Chart of ${title}. ${parts.join("; ")}.`;
+}
+
+/** The numbers themselves. Made only when somebody opens them. */
+function Numbers({ title, times, lines, format }: Props) {
+    const [open, setOpen] = useState(false);
+    const rows = useMemo(
+        () =>
+            open
+                ? times
+                      .map((_, index) => index)
+                      .slice(-ROWS_MAX)
+                      .reverse()
+                : [],
+        [open, times],
+    );
+    return (
+        <details class="numbers" onToggle={(event) => setOpen(event.currentTarget.open)}>
+            <summary>
+                As a table<span class="visually-hidden">: {title}</span>
+            </summary>
+            {open && (
+                <div class="scroll" tabIndex={0} role="region" aria-label={`${title} as a table`}>
+                    <table>
+                        <thead>
+                            <tr>
+                                <th scope="col">Time</th>
+                                {lines.map((line) => (
+                                    <th scope="col" class="number" key={line.label}>
+                                        {line.label}
+                                    </th>
+                                ))}
+                            </tr>
+                        </thead>
+                        <tbody>
+                            {rows.map((row) => (
+                                <tr key={times[row]}>
+                                    <td>{day.format((times[row] ?? 0) * 1_000)}</td>
+                                    {lines.map((line) => {
+                                        const value = line.values[row];
+                                        return (
+                                            <td class="number" key={line.label}>
+                                                {value == null ? NONE : format(value)}
+                                            </td>
+                                        );
+                                    })}
+                                </tr>
+                            ))}
+                        </tbody>
+                    </table>
+                </div>
+            )}
+        </details>
+    );
+}

@@ -1,0 +1,256 @@
+// Alerts: what is wrong, why the host thinks so, and that somebody looks at it.
+import { useEffect, useState } from "preact/hooks";
+import { get, post, remove, segment } from "../api";
+import * as format from "../format";
+import { link, useLive, useResource } from "../hooks";
+import { usePages } from "../pages";
+import { may } from "../session";
+import type { Alert, Silence } from "../types";
+import { ActionDialog, Badge, Button, Choice, Empty, Facts, Field, Loaded, More, say, Table, Time } from "../ui";
+
+const VIEWS = [
+    ["now", "Now"],
+    ["history", "History"],
+    ["silences", "Silences"],
+] as const;
+
+export function Alerts() {
+    const [view, setView] = useState<(typeof VIEWS)[number][0]>("now");
+    return (
+        <>
+            <div class="toolbar">
+                <Choice label="Show" options={VIEWS} value={view} onChange={setView} />
+            </div>
+            {view === "now" ? <Now /> : view === "history" ? <Past /> : <Silences />}
+        </>
+    );
+}
+
+/** A value as the rule measures it. */
+function measured(value: number, unit: string): string {
+    if (unit === "ratio" || unit === "rate" || unit === "") return format.percent(value);
+    return unit === "ms" ? format.milliseconds(value) : `${format.count(value)} ${unit}`;
+}
+
+/** What the alert is about; operations have a view of their own. */
+function Subject({ rule, subject }: Alert) {
+    const title = format.capital(format.words(rule));
+    if (rule !== "error_rate" && rule !== "p95_latency")
+        return (
+            <>
+                {title}: {subject}
+            </>
+        );
+    return (
+        <>
+            {title}:{" "}
+            <a class="plain" href={link("operations", subject)}>
+                {subject}
+            </a>
+        </>
+    );
+}
+
+function Now() {
+    const live = useLive();
+    const alerts = useResource(
+        "alerts",
+        (signal) => get<{ alerts: Alert[] }>("/workflow-metrics/alerts", {}, signal),
+        10_000,
+    );
+    const [asks, setAsks] = useState<{ alert: Alert; what: "acknowledge" | "silence" } | null>(null);
+    useEffect(() => {
+        if (live.alertChanges > 0) alerts.reload();
+    }, [live.alertChanges]);
+    return (
+        <>
+            <Loaded resource={alerts} what="alerts">
+                {(data) =>
+                    data.alerts.length === 0 ? (
+                        <Empty title="All quiet.">Nothing is over its threshold.</Empty>
+                    ) : (
+                        <ul class="alerts">
+                            {data.alerts.map((alert) => (
+                                <li key={alert.id} class={`card alert alert-${alert.state}`}>
+                                    <h2 class="wrap">
+                                        <Subject {...alert} /> <Badge text={alert.state} />{" "}
+                                        <Badge text={alert.severity} />
+                                    </h2>
+                                    <p class="wrap">{alert.message}</p>
+                                    <Facts
+                                        facts={[
+                                            ["Measured", measured(alert.value, alert.unit)],
+                                            ["Threshold", measured(alert.threshold, alert.unit)],
+                                            ["Since", <Time at={alert.since} />],
+                                            ...Object.entries(alert.evidence ?? {}).map(
+                                                ([name, value]): [string, string] => [
+                                                    format.words(name),
+                                                    typeof value === "object" ? JSON.stringify(value) : String(value),
+                                                ],
+                                            ),
+                                        ]}
+                                    />
+                                    {alert.acknowledged != null && (
+                                        <p class="muted wrap">
+                                            Acknowledged by {alert.acknowledged.by} <Time at={alert.acknowledged.at} />
+                                            {alert.acknowledged.comment ? `: ${alert.acknowledged.comment}` : ""}
+                                        </p>
+                                    )}
+                                    {alert.silenced_until != null && (
+                                        <p class="muted">
+                                            Silenced; the silence ends <Time at={alert.silenced_until} />
+                                        </p>
+                                    )}
+                                    {may("workflow_manage") && (
+                                        <div class="actions">
+                                            {alert.acknowledged == null && alert.state !== "resolved" && (
+                                                <Button
+                                                    kind="primary"
+                                                    label={`Acknowledge ${alert.subject}`}
+                                                    onClick={() => setAsks({ alert, what: "acknowledge" })}
+                                                >
+                                                    Acknowledge…
+                                                </Button>
+                                            )}
+                                            <Button
+                                                label={`Silence ${alert.subject}`}
+                                                onClick={() => setAsks({ alert, what: "silence" })}
+                                            >
+                                                Silence…
+                                            </Button>
+                                        </div>
+                                    )}
+                                </li>
+                            ))}
+                        </ul>
+                    )
+                }
+            </Loaded>
+            {asks !== null && <Ask {...asks} onClose={() => setAsks(null)} onDone={alerts.reload} />}
+        </>
+    );
+}
+
+function Ask({
+    alert,
+    what,
+    onClose,
+    onDone,
+}: {
+    alert: Alert;
+    what: "acknowledge" | "silence";
+    onClose: () => void;
+    onDone: () => void;
+}) {
+    const [comment, setComment] = useState("");
+    const [duration, setDuration] = useState("1h");
+    const silences = what === "silence";
+    const run = () =>
+        silences
+            ? post("/workflow-metrics/silences", { rule: alert.rule, subject: alert.subject, duration, comment })
+            : post(`/workflow-metrics/alerts/${segment(alert.id)}/acknowledge`, { comment });
+    return (
+        <ActionDialog
+            title={silences ? "Silence alerts" : "Acknowledge the alert"}
+            action={silences ? "Silence" : "Acknowledge"}
+            run={run}
+            onClose={onClose}
+            onDone={() => {
+                say(silences ? "Silenced." : "Acknowledged.");
+                onDone();
+            }}
+        >
+            <p class="wrap">
+                {format.capital(format.words(alert.rule))}: {alert.subject}
+            </p>
+            {silences && (
+                <Field label="For">
+                    <select value={duration} onChange={(event) => setDuration(event.currentTarget.value)}>
+                        {["15m", "1h", "4h", "24h"].map((value) => (
+                            <option key={value}>{value}</option>
+                        ))}
+                    </select>
+                </Field>
+            )}
+            <Field label="Comment">
+                <textarea
+                    autofocus
+                    rows={3}
+                    maxLength={1000}
+                    value={comment}
+                    onInput={(event) => setComment(event.currentTarget.value)}
+                />
+            </Field>
+        </ActionDialog>
+    );
+}
+
+function Past() {
+    const pages = usePages<Alert>("/workflow-metrics/alerts/history", {});
+    return (
+        <Loaded resource={pages} what="earlier alerts">
+            {(alerts) => (
+                <>
+                    <Table
+                        caption="Earlier alerts"
+                        rows={alerts}
+                        rowKey={({ id, since }) => `${id} ${since}`}
+                        empty="No alert yet."
+                        columns={[
+                            { name: "Alert", cell: (alert) => <Subject {...alert} /> },
+                            { name: "State", cell: ({ state }) => <Badge text={state} /> },
+                            { name: "Since", cell: ({ since }) => <Time at={since} /> },
+                            { name: "Resolved", cell: ({ resolved_at }) => <Time at={resolved_at ?? null} /> },
+                            { name: "Measured", isNumber: true, cell: ({ value, unit }) => measured(value, unit) },
+                            { name: "Acknowledged by", cell: ({ acknowledged }) => acknowledged?.by ?? format.NONE },
+                        ]}
+                    />
+                    <More pages={pages} />
+                </>
+            )}
+        </Loaded>
+    );
+}
+
+function Silences() {
+    const silences = useResource("silences", (signal) =>
+        get<{ silences?: Silence[]; items?: Silence[] }>("/workflow-metrics/silences", {}, signal),
+    );
+    const end = (id: string) =>
+        remove(`/workflow-metrics/silences/${segment(id)}`)
+            .then(
+                () => say("The silence has ended."),
+                (error: Error) => say(error.message),
+            )
+            .finally(silences.reload);
+    return (
+        <Loaded resource={silences} what="silences">
+            {(data) => (
+                <Table
+                    caption="Silences"
+                    rows={data.silences ?? data.items ?? []}
+                    rowKey={({ id }) => id}
+                    empty="Nothing is silenced."
+                    columns={[
+                        {
+                            name: "What",
+                            cell: ({ rule, subject }) =>
+                                `${format.capital(format.words(rule ?? "every rule"))}: ${subject ?? "everything"}`,
+                        },
+                        { name: "Ends", cell: ({ until }) => <Time at={until} /> },
+                        { name: "Comment", cell: ({ comment }) => comment ?? format.NONE },
+                        {
+                            name: "End",
+                            cell: ({ id }) =>
+                                may("workflow_manage") ? (
+                                    <Button onClick={() => void end(id)}>End</Button>
+                                ) : (
+                                    format.NONE
+                                ),
+                        },
+                    ]}
+                />
+            )}
+        </Loaded>
+    );
+}

@@ -1,0 +1,133 @@
+// The host's caches: how they do, and how to empty them.
+import { useState } from "preact/hooks";
+import { get, post, withQuery } from "../api";
+import * as format from "../format";
+import { useResource } from "../hooks";
+import { may } from "../session";
+import type { Cache } from "../types";
+import { ActionDialog, Button, Field, Loaded, say, Table } from "../ui";
+
+export function Caches() {
+    const [asks, setAsks] = useState<{ kind: string } | null>(null);
+    const [scope, setScope] = useState("team");
+    const caches = useResource(
+        "caches",
+        (signal) => get<{ caches: Cache[] }>("/workflow-metrics/cache/stats", {}, signal),
+        5_000,
+    );
+    const done = (answer: { removed: number } | null) => say(`Removed ${format.count(answer?.removed ?? 0)} entries.`);
+    const cleanUp = () => {
+        post<{ removed: number }>("/workflow-metrics/cache/cleanup")
+            .then(done, (error: Error) => say(error.message))
+            .finally(caches.reload);
+    };
+    return (
+        <>
+            {may("workflow_manage") && (
+                <div class="toolbar">
+                    <Button onClick={cleanUp}>Clean up what has run out</Button>
+                    <Button kind="danger" onClick={() => setAsks({ kind: "" })}>
+                        Clear caches…
+                    </Button>
+                </div>
+            )}
+            <Loaded resource={caches} what="caches">
+                {(data) => (
+                    <Table
+                        caption="Caches"
+                        rows={data.caches}
+                        rowKey={({ kind }) => kind}
+                        columns={[
+                            { name: "Kind", value: ({ kind }) => kind, cell: ({ kind }) => format.words(kind) },
+                            {
+                                name: "Hit rate",
+                                isNumber: true,
+                                value: ({ hit_rate }) => hit_rate ?? -1,
+                                cell: ({ hit_rate }) => (
+                                    <span class="rate">
+                                        <span class="gauge" aria-hidden="true">
+                                            <span style={{ width: `${(hit_rate ?? 0) * 100}%` }} />
+                                        </span>
+                                        {format.percent(hit_rate)}
+                                    </span>
+                                ),
+                            },
+                            {
+                                name: "Reads",
+                                isNumber: true,
+                                value: (row) => row.hits + row.misses,
+                                cell: (row) => format.count(row.hits + row.misses),
+                            },
+                            {
+                                name: "Entries",
+                                isNumber: true,
+                                value: ({ entries }) => entries,
+                                cell: (row) => `${format.count(row.entries)} of ${format.count(row.entries_max)}`,
+                            },
+                            {
+                                name: "Memory",
+                                isNumber: true,
+                                value: ({ bytes }) => bytes,
+                                cell: ({ bytes }) => format.bytes(bytes),
+                            },
+                            { name: "Kept for", isNumber: true, cell: ({ ttl_ms }) => format.seconds(ttl_ms / 1_000) },
+                            {
+                                name: "Evicted",
+                                isNumber: true,
+                                value: ({ evictions }) => evictions,
+                                cell: (row) => format.count(row.evictions),
+                            },
+                            {
+                                name: "Load",
+                                isNumber: true,
+                                value: ({ load_avg_us }) => load_avg_us,
+                                cell: ({ load_avg_us, loads }) =>
+                                    loads === 0 ? format.NONE : format.milliseconds(load_avg_us / 1_000),
+                            },
+                            {
+                                name: "Saved",
+                                isNumber: true,
+                                value: ({ saved_us }) => saved_us,
+                                cell: ({ saved_us }) => format.milliseconds(saved_us / 1_000),
+                            },
+                        ]}
+                    />
+                )}
+            </Loaded>
+            {asks !== null && (
+                <ActionDialog
+                    title="Clear caches"
+                    action="Clear"
+                    kind="danger"
+                    onClose={() => setAsks(null)}
+                    onDone={caches.reload}
+                    run={() =>
+                        post<{ removed: number }>(
+                            withQuery("/workflow-metrics/cache/clear", { kind: asks.kind, scope }),
+                        ).then(done)
+                    }
+                >
+                    <p>Nothing is lost: what is read next comes from the database, which is slower for a while.</p>
+                    <Field label="Which">
+                        <select value={asks.kind} onChange={(event) => setAsks({ kind: event.currentTarget.value })}>
+                            <option value="">All kinds</option>
+                            {caches.data?.caches.map(({ kind }) => (
+                                <option key={kind} value={kind}>
+                                    {format.words(kind)}
+                                </option>
+                            ))}
+                        </select>
+                    </Field>
+                    {may("operator") && (
+                        <Field label="Whose">
+                            <select value={scope} onChange={(event) => setScope(event.currentTarget.value)}>
+                                <option value="team">My team's</option>
+                                <option value="host">The whole host's</option>
+                            </select>
+                        </Field>
+                    )}
+                </ActionDialog>
+            )}
+        </>
+    );
+}

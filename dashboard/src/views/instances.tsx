@@ -1,0 +1,200 @@
+// Instances: a list with filters, and one of them with everything that happened to it.
+import { useState } from "preact/hooks";
+import { get, post, segment } from "../api";
+import * as format from "../format";
+import { link, useResource } from "../hooks";
+import type { ViewProps } from "../main";
+import { usePages } from "../pages";
+import { may } from "../session";
+import type { Instance, InstanceDetails } from "../types";
+import { ActionDialog, Badge, Button, Code, Facts, Field, Loaded, More, say, Table, Time } from "../ui";
+import { Events, Timeline } from "./timeline";
+
+const STATUSES = ["running", "waiting", "completed", "rejected", "failed", "cancelled"];
+const TEXTS = [
+    ["workflow", "Workflow"],
+    ["entity_type", "Entity type"],
+    ["entity_id", "Entity id"],
+    ["project_id", "Project"],
+    ["started_by", "Started by"],
+] as const;
+const REFRESH_MS = 5_000;
+
+export function Instances({ address }: ViewProps) {
+    if (address.argument !== null) return <Details key={address.argument} id={address.argument} />;
+    return <List query={address.query} />;
+}
+
+const entity = (row: Instance): string =>
+    [row.entity_type, row.entity_id].filter((part) => part !== null).join(" ") || format.NONE;
+const took = (row: Instance): string =>
+    row.completed_at === null
+        ? format.NONE
+        : format.milliseconds(Date.parse(row.completed_at) - Date.parse(row.created_at));
+
+function List({ query }: { query: URLSearchParams }) {
+    const filter = Object.fromEntries(
+        ["status", ...TEXTS.map(([name]) => name)].map((name) => [name, query.get(name) ?? ""]),
+    );
+    const pages = usePages<Instance>("/instances", filter, REFRESH_MS);
+    const isNarrowed = Object.values(filter).some((value) => value !== "");
+    const narrow = (name: string, value: string) => {
+        location.hash = link("instances", null, { ...filter, [name]: value });
+    };
+    return (
+        <>
+            <div class="toolbar">
+                <Field label="Status">
+                    <select value={filter["status"]} onChange={(event) => narrow("status", event.currentTarget.value)}>
+                        <option value="">Any</option>
+                        {STATUSES.map((status) => (
+                            <option key={status}>{status}</option>
+                        ))}
+                    </select>
+                </Field>
+                {TEXTS.map(([name, label]) => (
+                    <Field key={name} label={label}>
+                        <input
+                            type="search"
+                            value={filter[name]}
+                            onChange={(event) => narrow(name, event.currentTarget.value.trim())}
+                        />
+                    </Field>
+                ))}
+                {isNarrowed && (
+                    <a class="button button-quiet" href={link("instances")}>
+                        Show all
+                    </a>
+                )}
+            </div>
+            <Loaded resource={pages} what="instances">
+                {(instances) => (
+                    <Table
+                        caption="Instances"
+                        rows={instances}
+                        rowKey={({ id }) => id}
+                        empty={isNarrowed ? "No instance fits." : "No instance yet."}
+                        columns={[
+                            {
+                                name: "Instance",
+                                cell: ({ id }) => (
+                                    <a href={link("instances", id)} title={id}>
+                                        <code>{format.shortId(id)}</code>
+                                    </a>
+                                ),
+                            },
+                            {
+                                name: "Workflow",
+                                cell: (row) => (
+                                    <>
+                                        {row.workflow} <span class="muted">v{row.workflow_version}</span>
+                                    </>
+                                ),
+                            },
+                            { name: "Status", cell: ({ status }) => <Badge text={status} /> },
+                            { name: "At step", cell: ({ current_step }) => current_step ?? format.NONE },
+                            { name: "Entity", cell: entity },
+                            { name: "Started by", cell: ({ started_by }) => started_by },
+                            { name: "Created", cell: ({ created_at }) => <Time at={created_at} /> },
+                            { name: "Took", isNumber: true, cell: took },
+                        ]}
+                    />
+                )}
+            </Loaded>
+            <More pages={pages} />
+        </>
+    );
+}
+
+const isOpen = ({ status }: Instance): boolean => status === "running" || status === "waiting";
+
+function Details({ id }: { id: string }) {
+    const [cancels, setCancels] = useState(false);
+    const instance = useResource(
+        id,
+        (signal) => get<InstanceDetails>(`/instances/${segment(id)}`, {}, signal),
+        REFRESH_MS,
+    );
+    return (
+        <>
+            <Loaded resource={instance} what="this instance">
+                {(data) => (
+                    <>
+                        <div class="toolbar item">
+                            <h2 class="wrap">
+                                <a class="plain" href={link("workflows", data.workflow)}>
+                                    {data.workflow}
+                                </a>{" "}
+                                <Badge text={data.status} />
+                            </h2>
+                            {isOpen(data) && may("workflow_manage") && (
+                                <Button kind="danger" onClick={() => setCancels(true)}>
+                                    Cancel instance…
+                                </Button>
+                            )}
+                        </div>
+                        <Facts
+                            facts={[
+                                ["Id", <code>{data.id}</code>],
+                                ["Workflow version", `v${data.workflow_version}`],
+                                ["Started by", data.started_by],
+                                ["Entity", entity(data)],
+                                ["Project", data.project_id ?? format.NONE],
+                                ["Created", <Time at={data.created_at} exact />],
+                                ...(data.completed_at === null ? [] : [["Took", took(data)] as [string, string]]),
+                            ]}
+                        />
+                        {data.failure !== null && (
+                            <p class="notice notice-bad wrap">
+                                <b>{data.failure.code}</b> {data.failure.message}{" "}
+                                <span class="small">(blame: {data.failure.blame})</span>
+                            </p>
+                        )}
+                        <h2>Timeline</h2>
+                        <Timeline instance={data} />
+                        <h2>Events</h2>
+                        <Events instance={data} />
+                        <div class="columns">
+                            <section>
+                                <h2>Input</h2>
+                                <Code label="Input" value={data.input} />
+                            </section>
+                            <section>
+                                <h2>Output</h2>
+                                {data.output === null ? (
+                                    <p class="muted">{isOpen(data) ? "Not there yet." : "None."}</p>
+                                ) : (
+                                    <Code label="Output" value={data.output} />
+                                )}
+                            </section>
+                            {isEmpty(data.metadata) ? null : (
+                                <section>
+                                    <h2>Metadata</h2>
+                                    <Code label="Metadata" value={data.metadata} />
+                                </section>
+                            )}
+                        </div>
+                    </>
+                )}
+            </Loaded>
+            {cancels && (
+                <ActionDialog
+                    title="Cancel the instance"
+                    action="Cancel instance"
+                    kind="danger"
+                    onClose={() => setCancels(false)}
+                    run={() => post(`/instances/${segment(id)}/cancel`)}
+                    onDone={() => {
+                        say("Cancelled.");
+                        instance.reload();
+                    }}
+                >
+                    <p>No further step will run, and its open approvals end. This cannot be undone.</p>
+                </ActionDialog>
+            )}
+        </>
+    );
+}
+
+const isEmpty = (value: unknown): boolean =>
+    value === null || (typeof value === "object" && Object.keys(value).length === 0);

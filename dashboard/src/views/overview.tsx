@@ -1,0 +1,288 @@
+// How the host does now: tiles, and charts of the last minutes.
+import { useState } from "preact/hooks";
+import { get } from "../api";
+import { Chart, type Line } from "../chart";
+import * as format from "../format";
+import { link, useLive, useResource } from "../hooks";
+import { may } from "../session";
+import type { Snapshot, Stats, Summary } from "../types";
+import { Badge, Choice, Loaded, Table, Tile, type Tone } from "../ui";
+
+const WINDOWS = [
+    ["1m", "1 min"],
+    ["5m", "5 min"],
+    ["1h", "1 h"],
+    ["start", "Since start"],
+] as const;
+type Window = (typeof WINDOWS)[number][0];
+const CHARTS = [
+    ["60", "1 min"],
+    ["300", "5 min"],
+    ["900", "15 min"],
+] as const;
+const REFRESH_MS = 5_000;
+/** Of the alerts' default thresholds; what is worse is drawn in red. */
+const ERROR_RATE_BAD = 0.05;
+
+export function Overview() {
+    const [window, setWindow] = useState<Window>("5m");
+    const stats = useResource(
+        `stats ${window}`,
+        (signal) => get<Stats>("/workflow-metrics/stats", { window }, signal),
+        REFRESH_MS,
+    );
+    const summary = useResource(
+        `summary ${window}`,
+        (signal) => get<Summary>("/workflow-metrics/summary", { window }, signal),
+        REFRESH_MS,
+    );
+    return (
+        <>
+            <div class="toolbar">
+                <p class="headline">
+                    {summary.data === undefined ? (
+                        "\u00a0"
+                    ) : (
+                        <>
+                            <Badge text={summary.data.status} /> {summary.data.headline}
+                        </>
+                    )}
+                </p>
+                <Choice label="Window of the numbers" options={WINDOWS} value={window} onChange={setWindow} />
+            </div>
+            <Tiles stats={stats.data} summary={summary.data} />
+            <Loaded resource={stats} what="numbers" quiet>
+                {() => null}
+            </Loaded>
+            <Charts />
+            <div class="columns">
+                <Slowest summary={summary.data} />
+                <MostErrors summary={summary.data} />
+            </div>
+        </>
+    );
+}
+
+/** Before the first numbers the tiles are there already, so that nothing moves when they come. */
+function Tiles({ stats, summary }: { stats: Stats | undefined; summary: Summary | undefined }) {
+    const { latest, snapshots } = useLive();
+    const recent = snapshots.slice(-120);
+    // The summary says none, and not zero, on a host that watches nothing.
+    const watched = summary?.alerts_firing ?? null;
+    const firing = watched === null ? null : (latest?.alerts_firing ?? watched);
+    const alarm: Tone | undefined = firing === null ? undefined : firing > 0 ? "bad" : "good";
+    const errors = summary?.operations.error_rate ?? null;
+    const rejected = stats === undefined ? null : stats.lifecycle.rejected;
+    const open = stats === undefined ? null : (stats.instances["waiting"] ?? 0);
+    return (
+        <section class="tiles" aria-label="Numbers">
+            <Tile
+                label="Throughput"
+                value={format.perMinute(summary?.operations.per_minute)}
+                detail={`${format.count(summary?.operations.count)} operations`}
+                href={link("operations")}
+                trend={recent.map(({ operations }) => operations.per_minute)}
+            />
+            <Tile
+                label="Errors"
+                value={format.percent(errors)}
+                tone={errors !== null && errors > ERROR_RATE_BAD ? "bad" : undefined}
+                detail="of operations"
+                href={link("operations")}
+                trend={recent.map(({ operations }) => operations.error_rate)}
+            />
+            <Tile
+                label="Latency p95"
+                value={format.milliseconds(summary?.operations.p95_ms)}
+                detail={`p99 ${format.milliseconds(summary?.operations.p99_ms)}`}
+                href={link("operations")}
+                trend={recent.map(({ operations }) => operations.p95_ms)}
+            />
+            <Tile
+                label="Alerts"
+                value={firing === 0 ? "None" : format.count(firing)}
+                tone={alarm}
+                detail={firing === null ? "nothing is watched" : firing === 0 ? "nothing is firing" : "firing"}
+                href={link("alerts")}
+            />
+            <Tile
+                label="Instances in progress"
+                value={format.count(stats === undefined ? null : (stats.instances["running"] ?? 0) + (open ?? 0))}
+                detail={`${format.count(open)} of them wait`}
+                href={link("instances", null, { status: "waiting" })}
+            />
+            <Tile
+                label="Completed"
+                value={format.count(stats?.lifecycle.completed)}
+                detail={`${format.count(stats?.lifecycle.failed)} failed, ${format.count(rejected)} rejected`}
+                href={link("instances", null, { status: "completed" })}
+            />
+            <Tile
+                label="Approvals"
+                value={format.count(stats?.approvals.submitted)}
+                detail={`${format.count(stats?.approvals.approved)} approved, ${format.count(stats?.approvals.rejected)} rejected`}
+                {...(may("approval_decide") ? { href: link("approvals") } : {})}
+            />
+            <Tile
+                label="Cache hits"
+                value={format.percent(summary?.cache_hit_rate)}
+                detail="of all reads, since start"
+                href={link("caches")}
+            />
+        </section>
+    );
+}
+
+function Charts() {
+    const live = useLive();
+    const [shownSeconds, setShownSeconds] = useState<(typeof CHARTS)[number][0]>("300");
+    const seconds = Number(shownSeconds);
+    const end = live.latest === undefined ? 0 : Date.parse(live.latest.at) / 1_000;
+    const shown = live.snapshots.filter((snapshot) => Date.parse(snapshot.at) / 1_000 >= end - seconds);
+    const times = shown.map((snapshot) => Date.parse(snapshot.at) / 1_000);
+    const line = (
+        label: string,
+        colour: string,
+        value: (snapshot: Snapshot) => number | null | undefined,
+        fill = false,
+    ): Line => ({ label, colour, fill, values: shown.map((snapshot) => value(snapshot) ?? null) });
+    const kinds = [...new Set(live.latest?.caches.filter(({ hit_rate }) => hit_rate !== null).map(({ kind }) => kind))];
+    // A minute at least; after that the charts grow with what has been seen, up to what was chosen.
+    const begin = Math.max(end - seconds, Math.min(times[0] ?? end, end - 60));
+    const common = {
+        times,
+        group: "overview",
+        range: [begin, end] as [number, number],
+        empty: "Waiting for the first numbers.",
+    };
+    return (
+        <section aria-labelledby="live-charts">
+            <div class="toolbar section">
+                <h2 id="live-charts">Live</h2>
+                <Choice label="Length of the charts" options={CHARTS} value={shownSeconds} onChange={setShownSeconds} />
+            </div>
+            <div class="charts">
+                <Chart
+                    {...common}
+                    title="Throughput"
+                    unit="a minute"
+                    format={format.perMinute}
+                    axis={format.rough}
+                    topMin={10}
+                    lines={[line("Operations", "blue", ({ operations }) => operations.per_minute, true)]}
+                />
+                <Chart
+                    {...common}
+                    title="Latency"
+                    format={format.milliseconds}
+                    lines={[
+                        line("p50", "teal", ({ operations }) => operations.p50_ms),
+                        line("p95", "amber", ({ operations }) => operations.p95_ms),
+                        line("p99", "red", ({ operations }) => operations.p99_ms),
+                    ]}
+                />
+                <Chart
+                    {...common}
+                    title="Error rate"
+                    format={format.percent}
+                    topMin={0.05}
+                    lines={[line("Errors", "red", ({ operations }) => operations.error_rate, true)]}
+                />
+                <Chart
+                    {...common}
+                    title="Instances"
+                    unit="in the last minute"
+                    format={format.count}
+                    axis={format.rough}
+                    topMin={5}
+                    lines={[
+                        line("Created", "blue", ({ lifecycle }) => lifecycle.created),
+                        line("Completed", "green", ({ lifecycle }) => lifecycle.completed),
+                        line("Failed", "red", ({ lifecycle }) => lifecycle.failed),
+                    ]}
+                />
+                <Chart
+                    {...common}
+                    title="Cache hit rate"
+                    format={format.percent}
+                    topMin={1}
+                    lines={kinds
+                        .slice(0, PALETTE.length)
+                        .map((kind, index) =>
+                            line(
+                                format.words(kind),
+                                PALETTE[index] ?? "blue",
+                                ({ caches }) => caches.find((cache) => cache.kind === kind)?.hit_rate,
+                            ),
+                        )}
+                />
+                <Chart
+                    {...common}
+                    title="Batch sizes"
+                    unit="items a call"
+                    format={format.count}
+                    axis={format.rough}
+                    topMin={5}
+                    lines={[line("Average", "violet", ({ batches }) => batches.avg_items, true)]}
+                />
+                <Chart
+                    {...common}
+                    title="Work in hand"
+                    unit="steps"
+                    format={format.count}
+                    axis={format.rough}
+                    topMin={5}
+                    lines={[
+                        line("Running", "blue", ({ running }) => running),
+                        line("Waiting for a place", "amber", ({ queue_depth }) => queue_depth),
+                    ]}
+                />
+            </div>
+        </section>
+    );
+}
+
+const PALETTE = ["blue", "teal", "amber", "violet", "red", "green"];
+
+function Slowest({ summary }: { summary: Summary | undefined }) {
+    return (
+        <section>
+            <h2>Slowest operations</h2>
+            <Table
+                caption="Slowest operations"
+                rows={summary?.slowest ?? []}
+                rowKey={({ operation }) => operation}
+                empty={summary === undefined ? "Loading…" : "Nothing was measured yet."}
+                columns={[
+                    {
+                        name: "Operation",
+                        cell: ({ operation }) => <a href={link("operations", operation)}>{operation}</a>,
+                    },
+                    { name: "p95", isNumber: true, cell: ({ p95_ms }) => format.milliseconds(p95_ms) },
+                ]}
+            />
+        </section>
+    );
+}
+
+function MostErrors({ summary }: { summary: Summary | undefined }) {
+    return (
+        <section>
+            <h2>Most errors</h2>
+            <Table
+                caption="Operations with most errors"
+                rows={summary?.most_errors ?? []}
+                rowKey={({ operation }) => operation}
+                empty={summary === undefined ? "Loading…" : "No errors in this window."}
+                columns={[
+                    {
+                        name: "Operation",
+                        cell: ({ operation }) => <a href={link("operations", operation)}>{operation}</a>,
+                    },
+                    { name: "Errors", isNumber: true, cell: ({ errors }) => format.count(errors) },
+                    { name: "Of its calls", isNumber: true, cell: ({ error_rate }) => format.percent(error_rate) },
+                ]}
+            />
+        </section>
+    );
+}

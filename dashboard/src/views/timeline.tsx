@@ -1,0 +1,222 @@
+// What happened to an instance and when: as bars, and as a list in words.
+import type { ComponentChildren } from "preact";
+import * as format from "../format";
+import { link, useNow } from "../hooks";
+import { may } from "../session";
+import type { Approval, Attempt, InstanceDetails } from "../types";
+import { Badge, Code, TONES, type Tone } from "../ui";
+
+const took = ({ started_at, finished_at }: Attempt): number => Date.parse(finished_at) - Date.parse(started_at);
+
+interface Bar {
+    key: string;
+    text: string;
+    tone: Tone;
+    from: number;
+    to: number;
+}
+
+const attemptBar = (attempt: Attempt): Bar => ({
+    key: `a ${attempt.number}`,
+    tone: attempt.failure === null ? "good" : "bad",
+    text: `attempt ${attempt.number}: ${format.words(attempt.outcome)}, ${format.milliseconds(took(attempt))}`,
+    from: Date.parse(attempt.started_at),
+    to: Date.parse(attempt.finished_at),
+});
+
+const approvalBar = (approval: Approval, now: number): Bar => {
+    const [from, to] = [
+        Date.parse(approval.created_at),
+        approval.decided_at === null ? now : Date.parse(approval.decided_at),
+    ];
+    return {
+        key: approval.id,
+        tone: TONES[approval.status] ?? "plain",
+        from,
+        to,
+        text: `${approval.approver_id}: ${approval.status} after ${format.milliseconds(Math.max(0, to - from))}`,
+    };
+};
+
+/** When each step ran and waited. */
+export function Timeline({ instance }: { instance: InstanceDetails }) {
+    const now = useNow();
+    const rows = new Map<string, Bar[]>();
+    const add = (step: string, bar: Bar) => rows.set(step, [...(rows.get(step) ?? []), bar]);
+    instance.attempts.forEach((attempt) => add(attempt.step, attemptBar(attempt)));
+    instance.approvals.forEach((approval) => add(approval.step, approvalBar(approval, now)));
+    const start = Date.parse(instance.created_at);
+    const end = Math.max(start + 1, ...[...rows.values()].flat().map(({ to }) => to));
+    const share = (ms: number) => `${Math.min(100, Math.max(0, (ms / (end - start)) * 100))}%`;
+    if (rows.size === 0) return <p class="muted">No step has ended yet.</p>;
+    return (
+        <div class="timeline card">
+            <ol>
+                {[...rows].map(([step, bars]) => (
+                    <li key={step}>
+                        <span class="timeline-step">{step}</span>
+                        <ul class="timeline-track">
+                            {bars.map((bar) => (
+                                <li
+                                    key={bar.key}
+                                    class={`bar bar-${bar.tone}`}
+                                    title={bar.text}
+                                    style={{
+                                        left: `min(${share(bar.from - start)}, 100% - 4px)`,
+                                        width: share(bar.to - bar.from),
+                                    }}
+                                >
+                                    <span class="visually-hidden">{bar.text}</span>
+                                </li>
+                            ))}
+                        </ul>
+                        <span class="timeline-time">
+                            {format.milliseconds(
+                                Math.max(...bars.map(({ to }) => to)) - Math.min(...bars.map(({ from }) => from)),
+                            )}
+                        </span>
+                    </li>
+                ))}
+            </ol>
+            <p class="timeline-scale muted" aria-hidden="true">
+                <span>0</span>
+                <span>{format.milliseconds(end - start)}</span>
+            </p>
+        </div>
+    );
+}
+
+interface Event {
+    key: string;
+    at: string;
+    tone: Tone;
+    title: ComponentChildren;
+    details?: ComponentChildren;
+}
+
+/** Everything in order, each with the time since the beginning. */
+export function Events({ instance }: { instance: InstanceDetails }) {
+    const events: Event[] = [
+        {
+            key: "created",
+            at: instance.created_at,
+            tone: "info",
+            title: (
+                <>
+                    Created by <b>{instance.started_by}</b>
+                </>
+            ),
+        },
+        ...instance.attempts.map(attemptEvent),
+        ...instance.approvals.flatMap(approvalEvents),
+    ];
+    if (instance.completed_at !== null) {
+        events.push({
+            key: "ended",
+            at: instance.completed_at,
+            tone: TONES[instance.status] ?? "plain",
+            title: (
+                <>
+                    Instance <Badge text={instance.status} />
+                </>
+            ),
+        });
+    }
+    // The sort is stable: what is of the same moment stays in the order above.
+    events.sort((left, right) => Date.parse(left.at) - Date.parse(right.at));
+    const start = Date.parse(instance.created_at);
+    return (
+        <ol class="events card">
+            {events.map(({ key, at, tone, title, details }) => (
+                <li key={key} class={`event event-${tone}`}>
+                    <time dateTime={at} title={format.fullTime(at)}>
+                        {format.clock(at)} <span class="muted">+{format.milliseconds(Date.parse(at) - start)}</span>
+                    </time>
+                    <div class="wrap">
+                        {title}
+                        {details}
+                    </div>
+                </li>
+            ))}
+        </ol>
+    );
+}
+
+function attemptEvent(attempt: Attempt): Event {
+    const { step, number, outcome, plugin, failure, output, retry_at } = attempt;
+    return {
+        key: `${step} ${number}`,
+        at: attempt.finished_at,
+        tone: failure === null ? (TONES[outcome] ?? "plain") : "bad",
+        title: (
+            <>
+                <b>{step}</b> <Badge text={outcome} />{" "}
+                <span class="muted">
+                    {number > 1 && `attempt ${number}, `}
+                    {format.milliseconds(took(attempt))}
+                    {plugin !== null && <>, {pluginLink(plugin)}</>}
+                </span>
+            </>
+        ),
+        details: (
+            <>
+                {failure !== null && (
+                    <p class="event-failure">
+                        <b>{failure.code}</b> {failure.message}
+                    </p>
+                )}
+                {retry_at !== null && <p class="muted">Runs again at {format.clock(retry_at)}</p>}
+                {output !== null && (
+                    <details>
+                        <summary>
+                            Output
+                            <span class="visually-hidden">
+                                {" "}
+                                of {step}, attempt {number}
+                            </span>
+                        </summary>
+                        <Code label={`Output of ${step}, attempt ${number}`} value={output} />
+                    </details>
+                )}
+            </>
+        ),
+    };
+}
+
+function pluginLink(plugin: string): ComponentChildren {
+    return may("plugin_read") ? <a href={link("plugins", plugin.split("@")[0] ?? plugin)}>{plugin}</a> : plugin;
+}
+
+function approvalEvents(approval: Approval): Event[] {
+    const { id, step, approver_id, status, title, comment, created_at, expires_at, decided_at } = approval;
+    const asked: Event = {
+        key: `${id} asked`,
+        at: created_at,
+        tone: decided_at === null ? "warn" : "plain",
+        title: (
+            <>
+                <b>{step}</b> asks <b>{approver_id}</b>
+            </>
+        ),
+        details: (
+            <p class="muted">
+                “{title}”{decided_at === null && `, expires ${format.relative(expires_at)}`}
+            </p>
+        ),
+    };
+    if (decided_at === null) return [asked];
+    return [
+        asked,
+        {
+            key: `${id} decided`,
+            at: decided_at,
+            tone: TONES[status] ?? "plain",
+            title: (
+                <>
+                    <b>{step}</b> <Badge text={status} /> <span class="muted">{approver_id}</span>
+                </>
+            ),
+            details: comment !== null && <blockquote>{comment}</blockquote>,
+        },
+    ];
+}

@@ -1,0 +1,158 @@
+//! The dashboard's page, script, style and icon: built from `dashboard/` by `cargo xtask dashboard`, and part of the
+//! program.
+//!
+//! They are everybody's, because they hold no data. Their names carry a hash of what is in them, so that a browser keeps
+//! them for good and never mixes two versions.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY,
+};
+use hyper::{HeaderMap, Response, StatusCode};
+use sha2::{Digest as _, Sha256};
+
+use super::accept;
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{Answer, Content};
+
+/// Nothing but ours, nothing in the page itself, and nobody's frame. Charts and icons are drawn, not loaded.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const FOLDER: &str = "/workflow-metrics/dashboard/assets/";
+/// Of a hash in a name. It tells our versions apart, and protects against nobody.
+const HASH_BYTES: usize = 8;
+
+/// A file, as it was built and, for those that shrink, as gzip.
+struct Source {
+    stem: &'static str,
+    extension: &'static str,
+    content_type: &'static str,
+    plain: &'static [u8],
+    gzip: Option<&'static [u8]>,
+}
+
+const SOURCES: [Source; 3] = [
+    Source {
+        stem: "dashboard",
+        extension: "js",
+        content_type: "text/javascript; charset=utf-8",
+        plain: include_bytes!("../../assets/dashboard/dashboard.js"),
+        gzip: Some(include_bytes!("../../assets/dashboard/dashboard.js.gz")),
+    },
+    Source {
+        stem: "dashboard",
+        extension: "css",
+        content_type: "text/css; charset=utf-8",
+        plain: include_bytes!("../../assets/dashboard/dashboard.css"),
+        gzip: Some(include_bytes!("../../assets/dashboard/dashboard.css.gz")),
+    },
+    Source {
+        stem: "icon",
+        extension: "svg",
+        content_type: "image/svg+xml",
+        plain: include_bytes!("../../assets/dashboard/icon.svg"),
+        gzip: None,
+    },
+];
+const PAGE: &str = include_str!("../../assets/dashboard/index.html");
+
+/// What is served, under which names.
+struct Assets {
+    page: String,
+    page_tag: HeaderValue,
+    files: Vec<File>,
+}
+
+struct File {
+    name: String,
+    tag: HeaderValue,
+    source: &'static Source,
+}
+
+static ASSETS: LazyLock<Assets> = LazyLock::new(|| {
+    let mut page = PAGE.to_owned();
+    let files = SOURCES.iter().map(|source| {
+        let hash = hash(source.plain);
+        let name = format!("{}.{hash}.{}", source.stem, source.extension);
+        page = page.replace(&format!("assets/{}.{}", source.stem, source.extension), &format!("{FOLDER}{name}"));
+        File { name, tag: tag(&hash), source }
+    });
+    let files = files.collect();
+    Assets { page_tag: tag(&hash(page.as_bytes())), page, files }
+});
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn tag(hash: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{hash}\"")).expect("hexadecimal digits are a header's value")
+}
+
+/// The page. What it shows it asks for itself, with the token that somebody typed into it.
+pub(super) async fn show_page(request: Request) -> Answer {
+    // Whatever a link to the page carries behind the `?` is not for us: the page keeps its state behind the `#`.
+    let mut response = unless_known(&request.headers, &ASSETS.page_tag, Bytes::from_static(ASSETS.page.as_bytes()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+/// One of the files that the page names.
+pub(super) async fn show_asset(request: Request) -> Answer {
+    request.query.finish()?;
+    let name = request.parameter("file")?;
+    let file = ASSETS.files.iter().find(|file| file.name == name).ok_or_else(|| ApiError::not_found("file"))?;
+    let gzip = file.source.gzip.filter(|_| accept::gzip(&request.headers));
+    let bytes = Bytes::from_static(gzip.unwrap_or(file.source.plain));
+    let mut response = unless_known(&request.headers, &file.tag, bytes);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.source.content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
+    headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    if gzip.is_some() {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
+}
+
+/// 200, or 304 to who has the same already.
+fn unless_known(headers: &HeaderMap, tag: &HeaderValue, body: Bytes) -> Response<Content> {
+    let known = headers.get_all(IF_NONE_MATCH).iter().any(|value| {
+        let ours = tag.to_str().unwrap_or_default();
+        value.to_str().is_ok_and(|list| list.split(',').any(|one| one.trim().trim_start_matches("W/") == ours))
+    });
+    let mut response = Response::new(Content::Whole(if known { Bytes::new() } else { body }));
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    response.headers_mut().insert(ETAG, tag.clone());
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_every_file_by_its_hash_and_nothing_else() {
+        for file in &ASSETS.files {
+            assert!(ASSETS.page.contains(&format!("\"{FOLDER}{}\"", file.name)), "{}", file.name);
+        }
+        assert_eq!(ASSETS.page.matches("assets/").count(), ASSETS.files.len());
+    }
+
+    #[test]
+    fn the_page_has_nothing_that_its_policy_forbids() {
+        for inline in ["<style", " style=", " onload=", "javascript:", "http:", "https:"] {
+            assert!(!PAGE.contains(inline), "{inline}");
+        }
+        assert_eq!(PAGE.matches("<script").count(), PAGE.matches("<script type=\"module\" src=").count());
+    }
+}

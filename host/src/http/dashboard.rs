@@ -1,0 +1,63 @@
+//! `/workflow-metrics/dashboard` for programs: what the dashboard's first view shows, in one answer. The page itself is
+//! in `assets.rs`; it holds no data and asks for this and other routes with a token.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::metrics::{self, View};
+use super::request::Request;
+use super::response::{self, Answer};
+use crate::model::{ApprovalStatus, Permission, PluginVersion, Principal};
+use crate::store::{ApprovalFilter, InstanceFilter, Page};
+
+/// Of each list; the lists themselves have pages.
+const ITEMS_SHOWN: u32 = 20;
+
+/// Whose the token is: for clients that leave out what it does not permit.
+pub(super) async fn show_principal(request: Request, principal: Arc<Principal>) -> Answer {
+    request.query.finish()?;
+    response::ok(&json!({ "team": principal.team, "user": principal.user, "permissions": principal.permissions }))
+}
+
+/// The numbers are those of `?window=` and, for operators, `?team=`; the lists are always the caller's team's.
+pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let view = View::of(&mut request, &principal)?;
+    let services = &request.services;
+    let store = &services.store;
+    let team = &principal.team;
+    let (_, health) = metrics::health(services).await;
+    let summary = metrics::summary(services, &view).await?;
+    let stats = metrics::stats(services, &principal, &view).await?;
+    let page = Page { after: None, limit: ITEMS_SHOWN };
+    let instances = store.instances(team, &InstanceFilter::default(), &page).await?;
+    // Null and not an empty list: that somebody may not see them does not mean that there are none.
+    let plugins = if principal.may(Permission::PluginRead) {
+        let page = Page::<Uuid> { after: None, limit: ITEMS_SHOWN };
+        let versions = store.plugin_versions(team, None, &page).await?;
+        Some(versions.iter().map(|version| PluginVersion::clone(version)).collect::<Vec<_>>())
+    } else {
+        None
+    };
+    let approvals = if principal.may(Permission::ApprovalDecide) {
+        let filter = ApprovalFilter {
+            approver: Some(principal.user.clone()),
+            status: Some(ApprovalStatus::Pending),
+            ..ApprovalFilter::default()
+        };
+        Some(store.approvals_where(team, &filter, &page).await?)
+    } else {
+        None
+    };
+    let instances: Vec<_> = instances.iter().map(Arc::as_ref).collect();
+    response::ok(&json!({
+        "health": health,
+        "summary": summary,
+        "stats": stats,
+        "caches": store.cache_stats(),
+        "plugins": plugins,
+        "instances": instances,
+        "approvals": approvals,
+    }))
+}
