@@ -107,9 +107,9 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
              ON s.step <> 'board' OR i.project_id IS NULL"
         ),
         format!(
-            "{numbers} INSERT INTO history_series (id, team, kind, name) SELECT {id}, CASE WHEN i % 20 = 0 THEN '' \
-             WHEN i % 20 = 1 THEN 'acme' ELSE 'team-' || (i / 20) END, CASE WHEN i % 3 = 0 THEN 'counter' \
-             ELSE 'operation' END, 'number-' || CASE WHEN i % 20 < 2 THEN i ELSE i % 20 END FROM n WHERE i <= 1200"
+            "{numbers} INSERT INTO history_series (id, team, kind, name) SELECT {id}, CASE WHEN i % 100 = 0 THEN '' \
+             WHEN i % 100 = 1 THEN 'acme' ELSE 'team-' || (i / 20) END, CASE WHEN i % 3 = 0 THEN 'counter' \
+             ELSE 'operation' END, 'number-' || CASE WHEN i % 100 < 2 THEN i ELSE i % 20 END FROM n WHERE i <= 1200"
         ),
         format!(
             "{numbers} INSERT INTO history_points (series_id, step, at, host, value, samples, timings) \
