@@ -137,10 +137,7 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
         Subject::Operation(name) => {
             let points = reading.points(SeriesKind::Operation, &name).await?;
             let points: Vec<_> = points.into_iter().filter_map(|(at, added)| reading.call_point(at, added)).collect();
-            let mut answer = reading.head();
-            answer["operation"] = name.into();
-            answer["points"] = json!(points);
-            response::ok(&answer)
+            reading.answer([("operation", name.into()), ("points", json!(points))])
         }
         Subject::Metric(name) => {
             let mut kind = SeriesKind::Counter;
@@ -151,11 +148,8 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
             }
             let points: Vec<_> =
                 points.into_iter().filter_map(|(at, added)| reading.metric_point(at, &added)).collect();
-            let mut answer = reading.head();
-            answer["metric"] = name.into();
-            answer["kind"] = (if points.is_empty() { Value::Null } else { kind.as_str().into() }).clone();
-            answer["points"] = json!(points);
-            response::ok(&answer)
+            let kind = if points.is_empty() { Value::Null } else { kind.as_str().into() };
+            reading.answer([("metric", name.into()), ("kind", kind), ("points", json!(points))])
         }
         Subject::Everything => reading.everything().await,
     }
@@ -178,8 +172,15 @@ struct CallPoint {
 }
 
 impl Reading<'_> {
-    fn head(&self) -> Value {
-        json!({ "step_seconds": self.resolution.seconds, "from": self.span.from, "to": self.span.to })
+    /// An answer that begins with the step and the period.
+    fn answer<const N: usize>(&self, rest: [(&str, Value); N]) -> Answer {
+        let head = [
+            ("step_seconds", json!(self.resolution.seconds)),
+            ("from", json!(self.span.from)),
+            ("to", json!(self.span.to)),
+        ];
+        let all = head.into_iter().chain(rest).map(|(name, value)| (name.to_owned(), value));
+        response::ok(&all.collect::<serde_json::Map<_, _>>())
     }
 
     /// From the beginning of the first step, so that it is shown whole.
@@ -240,10 +241,7 @@ impl Reading<'_> {
             let names = if series.kind == SeriesKind::Operation { &mut operations } else { &mut metrics };
             names.insert(series.name);
         }
-        let mut answer = self.head();
-        answer["operations"] = json!(operations);
-        answer["metrics"] = json!(metrics);
-        response::ok(&answer)
+        self.answer([("operations", json!(operations)), ("metrics", json!(metrics))])
     }
 }
 
