@@ -9,6 +9,7 @@ use std::time::Instant;
 
 pub use local::{LocalError, LocalRun, LocalStep, LocalWrite, run_step_locally};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -161,6 +162,7 @@ impl App {
             plugins: self.plugins.clone(),
             engine: self.engine.clone(),
             watch: self.watch.clone(),
+            stopping: CancellationToken::new(),
             started: self.started,
         };
         let cut = http::serve(services, listener, shutdown).await;

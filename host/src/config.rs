@@ -47,6 +47,7 @@ section! {
         retention: RetentionConfig,
         history: HistoryConfig,
         live: LiveConfig,
+        prometheus: PrometheusConfig,
     }
 }
 
@@ -229,6 +230,13 @@ section! {
         #[serde(with = "duration")] interval: Duration,
         subscribers_max: usize,
         subscribers_per_team_max: usize,
+    }
+}
+
+section! {
+    /// `[prometheus]`
+    PrometheusConfig {
+        series_max: usize,
     }
 }
 

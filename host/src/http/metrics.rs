@@ -40,10 +40,44 @@ pub(super) struct AllStats {
     peers: u64,
 }
 
-pub(super) async fn show_health(request: Request) -> Answer {
+/// What is asked of `/workflow-metrics/health`.
+enum Probe {
+    /// Whether the process answers, whatever its database does: who restarts it when it does not helps nobody by
+    /// restarting it because the database is away.
+    Live,
+    /// Whether work may be sent here: the database answers, and the host is not about to stop.
+    Ready,
+}
+
+impl FromStr for Probe {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "live" => Ok(Self::Live),
+            "ready" => Ok(Self::Ready),
+            _ => Err("must be live (the process answers) or ready (and its database does, and it is not stopping)"),
+        }
+    }
+}
+
+/// Without `?probe=` it is asked whether the host is ready.
+pub(super) async fn show_health(mut request: Request) -> Answer {
+    let probe = request.query.parse("probe")?.unwrap_or(Probe::Ready);
     request.query.finish()?;
-    let (status, body) = health(&request.services).await;
+    let (status, body) = match probe {
+        Probe::Live => (StatusCode::OK, alive(&request.services)),
+        Probe::Ready => health(&request.services).await,
+    };
     Ok(response::json(status, &body))
+}
+
+fn alive(services: &Services) -> Value {
+    json!({
+        "status": "ok",
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": services.clock.monotonic().duration_since(services.started).as_secs(),
+    })
 }
 
 /// How the host is.
@@ -51,8 +85,9 @@ pub(super) async fn health(services: &Services) -> (StatusCode, Value) {
     let began = services.clock.monotonic();
     let well = database_is_well(services).await;
     let now = services.clock.monotonic();
+    let stopping = services.stopping.is_cancelled();
     let body = json!({
-        "status": if well { "ok" } else { "degraded" },
+        "status": if stopping { "stopping" } else if well { "ok" } else { "degraded" },
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": now.duration_since(services.started).as_secs(),
         "database": {
@@ -60,11 +95,11 @@ pub(super) async fn health(services: &Services) -> (StatusCode, Value) {
             "ping_ms": well.then(|| (now.duration_since(began).as_secs_f64() * 1e6).round() / 1e3),
         },
     });
-    (if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+    (if well && !stopping { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
 }
 
 /// Whether the database answers. Why it does not is logged: the details may name hosts and files.
-async fn database_is_well(services: &Services) -> bool {
+pub(super) async fn database_is_well(services: &Services) -> bool {
     let problem = match tokio::time::timeout(PING_TIMEOUT, services.store.ping()).await {
         Ok(Ok(())) => return true,
         Ok(Err(error)) => error.to_string(),
@@ -92,7 +127,7 @@ impl View {
 }
 
 /// Works out percentiles of maybe a thousand operations: not where requests are served.
-async fn worked_out<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+pub(super) async fn worked_out<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?)
 }
 

@@ -18,6 +18,7 @@ mod instances;
 mod live;
 mod metrics;
 mod plugins;
+mod prometheus;
 mod query;
 mod request;
 mod response;
@@ -30,6 +31,8 @@ mod workflows;
 
 use std::sync::Arc;
 use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -58,6 +61,8 @@ pub struct Services {
     pub engine: Engine,
     /// Whom the present is shown to.
     pub watch: Watch,
+    /// Cancelled as soon as the host lets nobody in any more.
+    pub stopping: CancellationToken,
     /// When the process was ready, on the clock's monotonic scale.
     pub started: Instant,
 }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::request::Request;
 use super::response::{self, Answer};
 use super::{
-    accept, approvals, assets, batches, dashboard, history, instances, live, metrics, plugins, retention, tokens,
-    workflows,
+    accept, approvals, assets, batches, dashboard, history, instances, live, metrics, plugins, prometheus, retention,
+    tokens, workflows,
 };
 use crate::model::{Permission, Principal};
 
@@ -144,7 +144,10 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/whoami", signed_in => dashboard::show_principal, "Whose the token is, and what it may"),
     route!(POST "/retention", Operator => retention::delete_finished,
         "Delete finished instances, a part of them with each request, or count them"),
-    route!(GET "/workflow-metrics/health", everybody => metrics::show_health, "Whether the host is well"),
+    route!(GET "/workflow-metrics/health", everybody => metrics::show_health,
+        "Whether the host is well; ?probe=live: whether it answers at all, ?probe=ready: whether work may be sent here"),
+    route!(GET "/metrics", WorkflowRead => prometheus::show_metrics,
+        "Your team's numbers and the host's in Prometheus' text format; an operator's have every team's"),
     route!(GET "/workflow-metrics/stats", WorkflowRead => metrics::show_stats, "All numbers"),
     route!(GET "/workflow-metrics/summary", WorkflowRead => metrics::show_summary,
         "The numbers in a few words, as JSON or text/plain; ?window= as for the statistics"),

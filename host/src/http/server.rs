@@ -29,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Answers how many connections had to be cut off in the end.
 pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Future<Output = ()>) -> usize {
     let config = Arc::clone(&services.config);
-    let watch = services.watch.clone();
+    let (watch, stopping) = (services.watch.clone(), services.stopping.clone());
     let answering = TowerToHyperService::new(warp::service(dispatch::filter(services)));
     let service = service_fn(move |mut request: Request<Incoming>| {
         give_a_path(&mut request);
@@ -70,6 +70,8 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
         });
     }
 
+    // First: who asks from here on is told, on the connections that are there, not to come again.
+    stopping.cancel();
     drop(listener);
     // Streams have no end of their own.
     watch.close_feed();

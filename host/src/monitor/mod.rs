@@ -29,6 +29,8 @@ mod comparison;
 mod counters;
 mod distribution;
 mod encoding;
+mod exposition;
+mod families;
 mod interval;
 mod lifecycle;
 mod limits;
@@ -67,6 +69,7 @@ pub use self::comparison::{
 };
 pub use self::distribution::DistributionStats;
 pub use self::encoding::TimingsError;
+pub use self::exposition::{Exposition, Family, FamilyKind, Labels as SeriesLabels, Number};
 pub use self::interval::{Interval, IntervalCounter, IntervalOperation};
 pub use self::lifecycle::LifecycleStats;
 pub use self::limits::LIMIT_CODES_MAX;

@@ -166,6 +166,26 @@ impl Timings {
         if self.buckets.is_empty() { 0.0 } else { self.scale.milliseconds(self.max as f64) }
     }
 
+    /// How many were at most each of these ascending bounds, which are in units of the scale, beside what comes with the
+    /// bound. A bucket that reaches over a bound counts above it.
+    pub(super) fn cumulative<T: Copy>(&self, bounds: &[(u64, T)]) -> Vec<(T, u64)> {
+        let mut buckets = self.buckets.iter().peekable();
+        let mut sum = 0_u64;
+        let below = bounds.iter().map(|(bound, name)| {
+            // A bucket's end is its last unit, all of which is in it.
+            while let Some(bucket) = buckets.next_if(|bucket| bucket.end() < *bound) {
+                sum = sum.saturating_add(bucket.count());
+            }
+            (*name, sum)
+        });
+        below.collect()
+    }
+
+    /// All durations together, in seconds.
+    pub(super) fn sum_seconds(&self) -> f64 {
+        self.scale.milliseconds(self.sum as f64) / 1e3
+    }
+
     /// Count, extremes, mean and percentiles, in one pass over the buckets.
     pub fn stats(&self) -> DurationStats {
         let count = self.count();

@@ -1,0 +1,132 @@
+//! `/metrics`: the numbers as Prometheus reads them. What is the monitor's it writes itself; here are the caches, the
+//! committer and the engine, which are the whole host's and name nobody.
+
+use std::sync::Arc;
+
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+
+use super::Services;
+use super::metrics;
+use super::request::Request;
+use super::response::{self, Answer};
+use crate::engine::EngineGauges;
+use crate::model::Principal;
+use crate::monitor::{Exposition, FamilyKind, SeriesLabels};
+use crate::store::{CacheStats, CommitStats, SecondLevelStats};
+
+const CONTENT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// One number of each cache.
+type OfCache<T> = fn(&CacheStats) -> T;
+
+pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let team = request.team(&principal)?;
+    request.query.finish()?;
+    let services = &request.services;
+    let mut exposition = Exposition::new(services.config.prometheus.series_max);
+    let well = metrics::database_is_well(services).await;
+    expose_host(&mut exposition, services, well);
+    let monitor = services.monitor.clone();
+    let text = metrics::worked_out(move || {
+        monitor.expose(team.as_ref(), &mut exposition);
+        exposition.finish()
+    });
+    let mut response = response::text(text.await?);
+    response.headers_mut().insert(CONTENT_TYPE, CONTENT);
+    Ok(response)
+}
+
+/// First, because of what does not fit the last is left out.
+fn expose_host(to: &mut Exposition, services: &Services, database_is_well: bool) {
+    let version = SeriesLabels::new().with("version", env!("CARGO_PKG_VERSION"));
+    to.family(FamilyKind::Gauge, "stepwell_build_info", "Which program this is; always 1.").sample(&version, 1_u64);
+    let help = "Whether the database answered just now, 1 or 0.";
+    to.single(FamilyKind::Gauge, "stepwell_database_up", help, database_is_well);
+    let help = "Other hosts on the same database.";
+    to.single(FamilyKind::Gauge, "stepwell_peers", help, services.store.peers());
+    expose_engine(to, services.engine.gauges());
+    expose_commits(to, &services.store.commit_stats());
+    expose_caches(to, &services.store.cache_stats());
+    if let Some(second_level) = services.store.second_level_stats() {
+        expose_second_level(to, &second_level);
+    }
+}
+
+fn expose_engine(to: &mut Exposition, engine: EngineGauges) {
+    let EngineGauges { active_instances, active_instances_max, attempts_running, attempts_max, attempts_waiting } =
+        engine;
+    for (name, help, value) in [
+        ("stepwell_instances_active", "Workflow instances that have a driver now.", active_instances),
+        ("stepwell_instances_active_limit", "Most that may: engine.active_instances_max.", active_instances_max),
+        ("stepwell_attempts_running", "Attempts of steps that run now: places of the pool in use.", attempts_running),
+        ("stepwell_attempts_limit", "Places of the pool: runtime.attempts_max.", attempts_max),
+        ("stepwell_attempts_waiting", "Attempts of steps that wait for a place: the queue.", attempts_waiting),
+    ] {
+        to.single(FamilyKind::Gauge, name, help, value);
+    }
+}
+
+fn expose_commits(to: &mut Exposition, stats: &CommitStats) {
+    let CommitStats { groups, commits, conflicts, rejected, failed, largest_group, queue } = *stats;
+    let help = "What became of step commits and creations of instances.";
+    let mut results = to.family(FamilyKind::Counter, "stepwell_commits_total", help);
+    for (result, count) in [("committed", commits), ("conflict", conflicts), ("rejected", rejected), ("failed", failed)]
+    {
+        results.sample(&SeriesLabels::new().with("result", result), count);
+    }
+    let help = "Transactions that hold one or more of them.";
+    to.single(FamilyKind::Counter, "stepwell_commit_groups_total", help, groups);
+    to.single(FamilyKind::Gauge, "stepwell_commit_group_largest", "Most commits of one transaction.", largest_group);
+    to.single(FamilyKind::Gauge, "stepwell_commit_queue", "Commits that wait for their turn now.", queue);
+}
+
+fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {
+    let counters: [(&str, &str, OfCache<u64>); 8] = [
+        ("stepwell_cache_hits_total", "Answered from memory.", |cache| cache.hits),
+        ("stepwell_cache_misses_total", "Answered from the database.", |cache| cache.misses),
+        ("stepwell_cache_coalesced_total", "Misses that waited for another's answer.", |cache| cache.coalesced),
+        ("stepwell_cache_stale_total", "Answers not served because they were out of date.", |cache| cache.stale),
+        ("stepwell_cache_invalidated_total", "Entries that a write or a command threw out.", |cache| cache.invalidated),
+        ("stepwell_cache_expired_total", "Entries whose time was over.", |cache| cache.expired),
+        ("stepwell_cache_evictions_total", "Entries that made room or were not let in.", |cache| cache.evictions),
+        ("stepwell_cache_loads_total", "Questions to the database.", |cache| cache.loads),
+    ];
+    for (name, help, number) in counters {
+        by_kind(to, FamilyKind::Counter, (name, help), caches, number);
+    }
+    let help = "How long those questions took together.";
+    // Whole microseconds: what is made of a mean might go back by the last bit, which would look like a new start.
+    let seconds: OfCache<f64> = |cache| (cache.load_avg_us * cache.loads as f64).round() / 1e6;
+    by_kind(to, FamilyKind::Counter, ("stepwell_cache_load_seconds_total", help), caches, seconds);
+    let gauges: [(&str, &str, OfCache<u64>); 4] = [
+        ("stepwell_cache_entries", "Entries now.", |cache| cache.entries),
+        ("stepwell_cache_entries_limit", "Most entries.", |cache| cache.entries_max),
+        ("stepwell_cache_size_bytes", "About how much memory the entries take.", |cache| cache.bytes),
+        ("stepwell_cache_limit_bytes", "Most memory of the entries.", |cache| cache.bytes_max),
+    ];
+    for (name, help, number) in gauges {
+        by_kind(to, FamilyKind::Gauge, (name, help), caches, number);
+    }
+}
+
+fn by_kind<T: Into<crate::monitor::Number>>(
+    to: &mut Exposition,
+    kind: FamilyKind,
+    (name, help): (&'static str, &'static str),
+    caches: &[CacheStats],
+    number: OfCache<T>,
+) {
+    let mut family = to.family(kind, name, help);
+    for cache in caches {
+        family.sample(&SeriesLabels::new().with("kind", cache.kind), number(cache));
+    }
+}
+
+fn expose_second_level(to: &mut Exposition, stats: &SecondLevelStats) {
+    let SecondLevelStats { connected, hits, misses, lost } = *stats;
+    to.single(FamilyKind::Gauge, "stepwell_second_level_up", "Whether Redis answers, 1 or 0.", connected);
+    to.single(FamilyKind::Counter, "stepwell_second_level_hits_total", "Rows found in Redis.", hits);
+    let help = "Rows that were read from the database instead.";
+    to.single(FamilyKind::Counter, "stepwell_second_level_misses_total", help, misses);
+    to.single(FamilyKind::Counter, "stepwell_second_level_losses_total", "How often Redis was lost.", lost);
+}
