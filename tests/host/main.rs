@@ -15,6 +15,7 @@ mod dashboard;
 mod databases;
 mod demo;
 mod engine;
+mod exposition;
 mod harness;
 mod history;
 mod http;
@@ -23,6 +24,7 @@ mod live;
 mod metrics;
 #[path = "../store/postgres.rs"]
 mod postgres;
+mod prometheus;
 mod retention;
 mod smoke;
 mod start_from;

@@ -10,6 +10,7 @@ mod guests;
 mod node;
 mod postgres;
 mod process;
+mod promtool;
 mod redis;
 mod test;
 mod workspace;

@@ -20,6 +20,8 @@ const POSTGRES_VARIABLE: &str = "STEPWELL_TEST_POSTGRES";
 const WITHOUT_POSTGRES_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
 /// The same for Redis.
 const WITHOUT_REDIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_REDIS";
+/// The same for Prometheus' checker.
+const WITHOUT_PROMTOOL_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
 
 /// `postgres` has the tests of the whole program run on it.
 const DATABASE_VARIABLE: &str = "STEPWELL_TEST_DATABASE";
@@ -35,6 +37,9 @@ pub(crate) struct Options {
     /// Leave out the tests that need Redis; a note says so at the end
     #[arg(long)]
     without_redis: bool,
+    /// Leave out what needs Prometheus' checker `promtool`; a note says so at the end
+    #[arg(long)]
+    without_promtool: bool,
     /// Leave out the tests in a browser; a note says so at the end
     #[arg(long)]
     without_browser: bool,
@@ -67,6 +72,9 @@ pub(crate) fn run(
     if !options.without_redis {
         crate::redis::ensure()?;
     }
+    if !options.without_promtool {
+        crate::promtool::ensure()?;
+    }
     let browser = browser(options)?;
     let guests = build_guests()?;
     let mut command = crate::cargo(root);
@@ -77,6 +85,9 @@ pub(crate) fn run(
     }
     if options.without_redis {
         command.env(WITHOUT_REDIS_VARIABLE, "1");
+    }
+    if options.without_promtool {
+        command.env(WITHOUT_PROMTOOL_VARIABLE, "1");
     }
     let mut tally = watch(&mut command)?;
     if options.without_postgres {
@@ -93,6 +104,9 @@ pub(crate) fn run(
     }
     if options.without_redis {
         tell("NOTE: nothing was tested with Redis, because of --without-redis");
+    }
+    if options.without_promtool {
+        tell("NOTE: promtool checked neither metrics nor rules, because of --without-promtool");
     }
     if options.without_browser {
         tell("NOTE: the dashboard was not tested in a browser, because of --without-browser");
