@@ -85,7 +85,7 @@ async fn on_large_tables(options: &Options, places: &[Place]) -> Result<(), Anyt
             place.remove(bare).await?;
         }
         if options.wants("scaling") {
-            scaling::measure(options, place, (&database, rows), &mut scaling).await?;
+            Box::pin(scaling::measure(options, place, (&database, rows), &mut scaling)).await?;
         }
         place.remove(database).await?;
     }

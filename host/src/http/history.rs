@@ -137,10 +137,7 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
         Subject::Operation(name) => {
             let points = reading.points(SeriesKind::Operation, &name).await?;
             let points: Vec<_> = points.into_iter().filter_map(|(at, added)| reading.call_point(at, added)).collect();
-            let mut answer = reading.head();
-            answer["operation"] = name.into();
-            answer["points"] = json!(points);
-            response::ok(&answer)
+            response::ok(&reading.answer([("operation", name.into()), ("points", json!(points))]))
         }
         Subject::Metric(name) => {
             let mut kind = SeriesKind::Counter;
@@ -151,11 +148,8 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
             }
             let points: Vec<_> =
                 points.into_iter().filter_map(|(at, added)| reading.metric_point(at, &added)).collect();
-            let mut answer = reading.head();
-            answer["metric"] = name.into();
-            answer["kind"] = (if points.is_empty() { Value::Null } else { kind.as_str().into() }).clone();
-            answer["points"] = json!(points);
-            response::ok(&answer)
+            let kind = if points.is_empty() { Value::Null } else { kind.as_str().into() };
+            response::ok(&reading.answer([("metric", name.into()), ("kind", kind), ("points", json!(points))]))
         }
         Subject::Everything => reading.everything().await,
     }
@@ -178,8 +172,11 @@ struct CallPoint {
 }
 
 impl Reading<'_> {
-    fn head(&self) -> Value {
-        json!({ "step_seconds": self.resolution.seconds, "from": self.span.from, "to": self.span.to })
+    /// What every answer begins with, and then the rest of this one.
+    fn answer<const N: usize>(&self, rest: [(&str, Value); N]) -> Value {
+        let Resolution { seconds, .. } = self.resolution;
+        let head = [("step_seconds", json!(seconds)), ("from", json!(self.span.from)), ("to", json!(self.span.to))];
+        head.into_iter().chain(rest).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// From the beginning of the first step, so that it is shown whole.
@@ -240,10 +237,7 @@ impl Reading<'_> {
             let names = if series.kind == SeriesKind::Operation { &mut operations } else { &mut metrics };
             names.insert(series.name);
         }
-        let mut answer = self.head();
-        answer["operations"] = json!(operations);
-        answer["metrics"] = json!(metrics);
-        response::ok(&answer)
+        response::ok(&self.answer([("operations", json!(operations)), ("metrics", json!(metrics))]))
     }
 }
 
