@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Secret};
 use crate::engine::{Engine, EngineParts};
 use crate::http::{self, secret};
 use crate::model::{Name, Permission, Principal};
@@ -40,7 +40,7 @@ pub struct App {
     pub plugins: Registry,
     /// What drives instances.
     pub engine: Engine,
-    /// What writes the history and shows the present.
+    /// What writes the history, looks after alerts, and shows the present.
     pub watch: Watch,
     /// When everything was built.
     pub started: Instant,
@@ -62,6 +62,14 @@ pub enum AppError {
     /// The database.
     #[error("open the database: {0}")]
     Store(#[from] StoreError),
+    /// What signs the messages about alerts.
+    #[error("read the secret of the webhook from {path}: {source}", path = .path.display())]
+    WebhookSecret {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why it is not read.
+        source: std::io::Error,
+    },
     /// The WebAssembly engine.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -112,6 +120,8 @@ impl App {
             .mode(0o700)
             .create(&config.data_dir)
             .map_err(|source| AppError::DataDirectory { path: config.data_dir.clone(), source })?;
+        let mut alerts = config.alerts.clone();
+        alerts.webhook.secret = webhook_secret(&config)?;
         let store = Store::open(&config, clock.clone()).await?;
         let first_token = if store.has_tokens().await? { None } else { Some(make_first_token(&store, &clock).await?) };
         let Foundation { monitor, limits, runtime, plugins } = Foundation::lay(&config, &clock, &store, program)?;
@@ -130,6 +140,7 @@ impl App {
         let watch = Watch::start(WatchParts {
             history: config.history.clone(),
             live: config.live.clone(),
+            alerts,
             clock: clock.clone(),
             store: store.clone(),
             monitor: monitor.clone(),
@@ -177,6 +188,22 @@ impl App {
             tracing::warn!("the last numbers were not written in time; the history misses them");
         }
         self.store.close().await;
+    }
+}
+
+/// The secret itself or, if the settings name one, that of a file without its last line break.
+fn webhook_secret(config: &Config) -> Result<Secret, AppError> {
+    let webhook = &config.alerts.webhook;
+    if webhook.secret_file.is_empty() {
+        return Ok(webhook.secret.clone());
+    }
+    let path = PathBuf::from(&webhook.secret_file);
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim_end().is_empty() => {
+            Err(AppError::WebhookSecret { path, source: std::io::Error::other("the file is empty") })
+        }
+        Ok(text) => Ok(Secret::from(text.trim_end().to_owned())),
+        Err(source) => Err(AppError::WebhookSecret { path, source }),
     }
 }
 

@@ -30,6 +30,10 @@ macro_rules! section {
     };
 }
 
+mod alerts;
+
+pub use alerts::{AlertOverride, AlertRuleConfig, AlertWindow, AlertsConfig, Secret, WebhookConfig};
+
 section! {
     /// The whole configuration.
     Config {
@@ -48,6 +52,7 @@ section! {
         history: HistoryConfig,
         live: LiveConfig,
         prometheus: PrometheusConfig,
+        alerts: AlertsConfig,
     }
 }
 
@@ -369,7 +374,7 @@ impl Config {
         if self.runtime.attempts_max > 1_000 {
             return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));
         }
-        Ok(())
+        self.alerts.check()
     }
 }
 
@@ -402,6 +407,14 @@ fn set(table: &mut toml::Table, keys: &[&str], text: &str) -> Result<(), String>
         _ if !rest.is_empty() => Err(unknown()),
         toml::Value::Integer(number) => {
             *number = text.parse().map_err(|_| format!("'{text}' is not a whole number"))?;
+            Ok(())
+        }
+        toml::Value::Float(number) => {
+            *number = text.parse().map_err(|_| format!("'{text}' is not a number"))?;
+            Ok(())
+        }
+        toml::Value::Boolean(value) => {
+            *value = text.parse().map_err(|_| format!("'{text}' is neither true nor false"))?;
             Ok(())
         }
         toml::Value::Array(list) => {

@@ -11,7 +11,7 @@ use crate::team::Team;
 const PATH: &str = "/workflow-metrics/live";
 
 /// A stream that is open.
-struct Live {
+pub struct Live {
     head: String,
     lines: BufReader<TcpStream>,
 }
@@ -31,7 +31,7 @@ impl Live {
         if status == 200 { Ok(Self { head, lines }) } else { Err(status) }
     }
 
-    fn open(host: &TestHost, token: &str) -> Self {
+    pub fn open(host: &TestHost, token: &str) -> Self {
         Self::try_open(host, token, PATH).expect("is admitted")
     }
 
@@ -57,8 +57,18 @@ impl Live {
         }
     }
 
+    /// The next alerts that have something.
+    pub fn alerts(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            match self.next().expect("the stream goes on") {
+                (name, alerts) if name == "alerts" && wanted(&alerts) => return alerts,
+                _ => {}
+            }
+        }
+    }
+
     /// The next snapshot that has something.
-    fn stats(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn stats(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             match self.next().expect("the stream goes on") {
                 (name, stats) if name == "stats" && wanted(&stats) => return stats,

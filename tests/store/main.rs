@@ -2,6 +2,7 @@
 //!
 //! Postgres is either the server that `STEPWELL_TEST_POSTGRES` names, or a private one that these tests start and stop.
 
+mod alerts;
 mod approvals;
 mod batches;
 mod caches;

@@ -1,6 +1,7 @@
 //! The command line: arguments, commands, terminal output. Every command but `serve`, `run`, `config` and
 //! `compile-worker` is a client of the HTTP API and can do nothing that a token does not allow.
 
+mod alerts;
 mod approvals;
 mod cache;
 mod client;
@@ -95,6 +96,8 @@ enum Command {
     Stats(stats::StatsArguments),
     /// Show an operation over time
     History(history::HistoryArguments),
+    /// Show what is wrong, acknowledge and silence it
+    Alerts(alerts::AlertsArguments),
     /// Show, empty and tidy the server's caches
     #[command(subcommand)]
     Cache(cache::CacheCommand),
@@ -153,6 +156,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Run(arguments) => run::run(global, output, arguments),
         Command::Stats(arguments) => stats::stats(&client, output, &arguments),
         Command::History(arguments) => history::history(&client, output, arguments),
+        Command::Alerts(arguments) => alerts::alerts(&client, output, arguments),
         Command::Cache(command) => cache::run(&client, output, command),
         Command::Config(arguments) => settings::config(global, &arguments),
         Command::CompileWorker { .. } => Ok(()),

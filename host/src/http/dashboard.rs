@@ -30,6 +30,7 @@ pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principa
     let (_, health) = metrics::health(services).await;
     let summary = metrics::summary(services, &view).await?;
     let stats = metrics::stats(services, &principal, &view).await?;
+    let alerts = services.watch.active_alerts(view.team.clone()).await?;
     let page = Page { after: None, limit: ITEMS_SHOWN };
     let instances = store.instances(team, &InstanceFilter::default(), &page).await?;
     // Null and not an empty list: that somebody may not see them does not mean that there are none.
@@ -55,6 +56,7 @@ pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principa
         "health": health,
         "summary": summary,
         "stats": stats,
+        "alerts": alerts,
         "caches": store.cache_stats(),
         "plugins": plugins,
         "instances": instances,

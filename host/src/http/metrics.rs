@@ -202,7 +202,7 @@ pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary,
     let around = Surroundings {
         healthy: database_is_well(services).await,
         cache_hit_rate: (reads > 0).then(|| hits as f64 / reads as f64),
-        alerts_firing: None,
+        alerts_firing: Some(services.watch.alerts_firing(team.as_ref())),
     };
     let monitor = services.monitor.clone();
     worked_out(move || monitor.summary(team.as_ref(), window, around)).await

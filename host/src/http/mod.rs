@@ -6,6 +6,7 @@
 //! through to other filters and end as plain text.
 
 mod accept;
+mod alerts;
 mod approvals;
 mod assets;
 mod batches;

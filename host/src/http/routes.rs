@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::request::Request;
 use super::response::{self, Answer};
 use super::{
-    accept, approvals, assets, batches, dashboard, history, instances, live, metrics, plugins, prometheus, retention,
-    tokens, workflows,
+    accept, alerts, approvals, assets, batches, dashboard, history, instances, live, metrics, plugins, prometheus,
+    retention, tokens, workflows,
 };
 use crate::model::{Permission, Principal};
 
@@ -161,6 +161,16 @@ pub(super) static ROUTES: &[Route] = &[
         "Whether ?candidate= does better than ?baseline=, two versions of a plugin, by their calls in a period"),
     route!(GET "/workflow-metrics/live", WorkflowRead => live::follow,
         "The present as server-sent events; ?team= is for operators"),
+    route!(GET "/workflow-metrics/alerts", WorkflowRead => alerts::list_alerts,
+        "Alerts that are pending or firing, and their thresholds; ?state= for others"),
+    route!(GET "/workflow-metrics/alerts/history", WorkflowRead => alerts::list_earlier_alerts,
+        "Resolved alerts, newest first"),
+    route!(POST "/workflow-metrics/alerts/{id}/acknowledge", WorkflowManage => alerts::acknowledge_alert,
+        "Say that you look after an alert: it is not told again"),
+    route!(GET "/workflow-metrics/silences", WorkflowRead => alerts::list_silences, "Silences that have not ended"),
+    route!(POST "/workflow-metrics/silences", WorkflowManage => alerts::create_silence,
+        "Have nobody told of alerts for a while; of everybody's and the host's for operators, or of ?team="),
+    route!(DELETE "/workflow-metrics/silences/{id}", WorkflowManage => alerts::delete_silence, "End a silence"),
     route!(GET "/workflow-metrics/cache/stats", WorkflowRead => metrics::show_cache_stats, "How the host's caches do"),
     route!(POST "/workflow-metrics/cache/clear", WorkflowManage => metrics::clear_caches,
         "Empty your team's caches, or ?kind= of them; ?scope=host is for operators"),

@@ -3,6 +3,7 @@
 //! A workflow definition says what may happen ([`definition`]), an instance says what has happened ([`instance`]), and
 //! [`transition`] is the only place where one leads to the other.
 
+pub mod alert;
 pub mod approval;
 pub mod definition;
 pub mod duration;
@@ -12,9 +13,11 @@ pub mod failure;
 pub mod identity;
 pub mod instance;
 pub mod name;
+pub mod pattern;
 pub mod plugin;
 pub mod transition;
 
+pub use alert::{AlertEventKind, AlertRule, AlertState, Severity};
 pub use approval::{Approval, ApprovalStatus, Decision, NewApproval};
 pub use definition::{Definition, Step, StepAction};
 pub use effects::{Effects, EntryKey, Guard, Space, StorageWrite, WriteAction};
@@ -22,4 +25,5 @@ pub use failure::{Blame, Failure};
 pub use identity::{Permission, Principal};
 pub use instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, NewInstance};
 pub use name::{Name, StepId};
+pub use pattern::Pattern;
 pub use plugin::{Grants, Manifest, PluginVersion};

@@ -101,6 +101,13 @@ impl Lifecycle {
         }
     }
 
+    /// How many ended, and how many of them were rejected.
+    pub(super) fn ended(&self, window: Window, now: Timestamp) -> (u64, u64) {
+        let Counts(counts) = self.counts.read(window, now).numbers;
+        let [_, completed, rejected, cancelled, failed, _] = counts;
+        (completed.saturating_add(rejected).saturating_add(cancelled).saturating_add(failed), rejected)
+    }
+
     pub(super) fn drain(&self, now: Timestamp) -> LifecycleNumbers {
         LifecycleNumbers { counts: self.counts.drain(now), durations: self.durations.drain(now) }
     }

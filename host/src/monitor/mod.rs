@@ -23,6 +23,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod alerts;
 mod approvals;
 mod batches;
 mod comparison;

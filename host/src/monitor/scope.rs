@@ -87,6 +87,13 @@ impl Scopes {
         [&self.host, &self.rest].into_iter().map(|scope| (None, Arc::clone(scope))).chain(named).collect()
     }
 
+    /// The host's, and each team's that has its own.
+    pub(super) fn named(&self) -> Vec<(Option<Name>, Arc<Scope>)> {
+        let teams = self.teams.read();
+        let named = teams.iter().map(|(team, scope)| (Some(team.clone()), Arc::clone(scope)));
+        std::iter::once((None, Arc::clone(&self.host))).chain(named).collect()
+    }
+
     /// What somebody of the team may see apart from the host's operations; without a team, everything.
     pub(super) fn seen_by(&self, team: Option<&Name>) -> Vec<Arc<Scope>> {
         match team {

@@ -11,7 +11,9 @@ use super::rows::{self, Column};
 use super::sql::{Bind, Sql};
 use super::{ApprovalFilter, Cursor, InstanceFilter, Page, Period, Store, WorkflowFilter};
 use super::{HistoryQuery, HistoryStep, SeriesKind};
-use super::{approvals, commit, creation, history, instances, retention, statuses, storage_writes, workflows};
+use super::{
+    alerts, approvals, commit, creation, history, instances, retention, silences, statuses, storage_writes, workflows,
+};
 use crate::clock::Timestamp;
 use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance};
 
@@ -125,6 +127,17 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
         format!(
             "INSERT INTO plugin_storage (team, space, key, value, version) \
              SELECT 'acme', 'counters', 'key-' || created_at, {value}, created_at FROM workflow_instances"
+        ),
+        format!(
+            "{numbers} INSERT INTO alerts (id, host, team, rule, subject, severity, state, since, resolved_at, reading, \
+             told) SELECT {id}, {id}, CASE WHEN i % 5 = 0 THEN '' WHEN i % 5 < 3 THEN 'acme' ELSE 'team-' || (i % 99) \
+             END, 'error_rate', 'number-' || i, 'warning', CASE WHEN i % 100 = 0 THEN 'firing' ELSE 'resolved' END, \
+             {micros} + i * 1000000, CASE WHEN i % 100 > 0 THEN {micros} + i * 1000000 END, 'text', \
+             CASE WHEN i % 97 = 0 THEN 'firing' ELSE 'resolved' END FROM n"
+        ),
+        format!(
+            "{numbers} INSERT INTO alert_silences (id, team, comment, created_by, created_at, until) \
+             SELECT {id}, 'team-' || (i % 99), '', 'ann', {micros}, {micros} + i * 1000000 FROM n"
         ),
         "ANALYZE".to_owned(),
     ] {
@@ -263,6 +276,15 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
                 vec![Bind::Number(10), micros(seconds(100)), Bind::Number(PAGE.into())],
             ),
         ),
+        // Alerts: those of now, those of which nobody has heard that they ended, a page of them, what is too old.
+        ("idx_alerts_active", alerts::active(Some(&acme()))),
+        ("idx_alerts_active", alerts::active(None)),
+        ("idx_alerts_untold", alerts::untold()),
+        ("idx_alerts_resolved", alerts::resolved(Some("acme"), &Page { after: Some(one), limit: PAGE })),
+        ("idx_alerts_resolved_at", Sql::with_binds(alerts::NEWEST, vec![Bind::Number(10_000)])),
+        ("idx_alerts_resolved_at", Sql::with_binds(alerts::OLD, vec![micros(seconds(100)), Bind::Number(PAGE.into())])),
+        ("idx_alert_silences_until", silences::not_ended(Some(&acme()), seconds(INSTANCES - 60))),
+        ("idx_alert_silences_until", silences::ended(seconds(60))),
     ]
 }
 

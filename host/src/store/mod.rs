@@ -5,6 +5,7 @@
 //! use of the database runs in a task of its own ([`Store::detached`]), because a future that is dropped inside sqlx
 //! can leave a transaction open, and callers are dropped whenever a client hangs up.
 
+mod alerts;
 mod announcements;
 mod approvals;
 mod backend;
@@ -32,6 +33,7 @@ mod plugins;
 mod retention;
 mod rows;
 mod second_level;
+mod silences;
 mod sql;
 mod stale;
 mod statuses;
@@ -50,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use alerts::{Acknowledgement, Alert, AlertKey, AlertLook, AlertReading, WatchedAlerts};
 pub use approvals::ApprovalFilter;
 pub use cache::{CacheKind, CacheStats, Removed};
 pub use commit::StepCommit;
@@ -64,6 +67,7 @@ pub use plan::{Plan, PlanError};
 pub use plugins::PluginInsert;
 pub use retention::{Finished, FinishedBatch, FinishedCounts, FinishedPlace};
 pub use second_level::SecondLevelStats;
+pub use silences::Silence;
 pub use statuses::InstanceState;
 pub use tokens::{NewToken, Token};
 pub use workflows::{Applied, WorkflowFilter, WorkflowSummary, WorkflowVersion};

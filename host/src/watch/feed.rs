@@ -37,13 +37,13 @@ pub enum SubscriptionError {
 
 /// An alert as subscribers see it.
 #[derive(Clone, Debug)]
-pub struct LiveAlert {
+pub(super) struct LiveAlert {
     /// Whose it is; the host's are for everybody.
-    pub team: Option<Name>,
+    pub(super) team: Option<Name>,
     /// It has lasted as long as its rule asks for.
-    pub firing: bool,
+    pub(super) firing: bool,
     /// All of it.
-    pub body: Value,
+    pub(super) body: Value,
 }
 
 /// One subscriber's end.
@@ -165,7 +165,7 @@ impl Feed {
         }
     }
 
-    /// As [`super::Watch::show_alerts`].
+    /// Tells subscribers that the alerts that are pending or firing are these now, if one has changed.
     pub(super) fn show_alerts(&self, alerts: Vec<LiveAlert>) {
         let mut state = self.state.lock();
         state.alerts = alerts.into();
@@ -174,6 +174,12 @@ impl Feed {
             // Another team's alert has changed.
             senders.alerts.send_if_modified(|shown| std::mem::replace(shown, Arc::clone(&text)) != text);
         }
+    }
+
+    /// Those that fire, of what was shown last.
+    pub(super) fn alerts_firing(&self, team: Option<&Name>) -> u64 {
+        let alerts = Arc::clone(&self.state.lock().alerts);
+        visible(team, &alerts).filter(|alert| alert.firing).count() as u64
     }
 
     /// Ends all subscriptions.

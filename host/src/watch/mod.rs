@@ -1,30 +1,36 @@
-//! What the clock drives beside the work: the monitor's numbers are written into the history, and whoever watches is
-//! shown the present.
+//! What the clock drives beside the work: the monitor's numbers are written into the history and compared with the
+//! thresholds of alerts, and whoever watches is shown the present.
 //!
-//! Two tasks. One ticks every `history.interval`, a last time when the host stops; a tick that panics is logged, and
-//! the next one begins afresh. The other makes snapshots for subscribers, and sleeps while there are none. Neither is
-//! ever waited for by a step or a request: a database that is away costs points of the history, and nothing else.
+//! Three tasks. One ticks every `history.interval`, a last time when the host stops; a tick that panics is logged, and
+//! the next one begins afresh. Another makes snapshots for subscribers, and sleeps while there are none. The third
+//! tells the operator's webhook of alerts. None is ever waited for by a step or a request: a database that is away
+//! costs points of the history and looks at the alerts, and nothing else.
 
+mod alerts;
 mod feed;
 mod history;
+mod look;
 mod snapshot;
 mod ticker;
 mod unwritten;
+mod webhook;
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::feed::{LiveAlert, Subscription, SubscriptionError, Update};
+pub use self::feed::{Subscription, SubscriptionError, Update};
 
-use self::feed::Feed;
+use self::feed::{Feed, LiveAlert};
 use self::ticker::Ticker;
+use self::webhook::Webhook;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{HistoryConfig, LiveConfig};
+use crate::config::{AlertsConfig, HistoryConfig, LiveConfig};
 use crate::engine::Engine;
 use crate::model::Name;
 use crate::monitor::Monitor;
+use crate::monitor::alerts::Thresholds;
 use crate::store::Store;
 
 /// What watches over the host. Clones share it.
@@ -37,6 +43,8 @@ pub struct WatchParts {
     pub history: HistoryConfig,
     /// `[live]`
     pub live: LiveConfig,
+    /// `[alerts]`, with the secret of `webhook.secret_file` if there is one.
+    pub alerts: AlertsConfig,
     /// The time.
     pub clock: Clock,
     /// Where the history is.
@@ -50,15 +58,20 @@ pub struct WatchParts {
 struct Shared {
     parts: WatchParts,
     feed: Feed,
+    thresholds: Thresholds,
+    webhook: Webhook,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Watch {
-    /// Starts both tasks.
+    /// Starts the tasks.
     pub fn start(parts: WatchParts) -> Self {
+        let (webhook, sender) = Webhook::new(&parts.alerts.webhook);
         let shared = Shared {
             feed: Feed::new(parts.live.clone()),
+            thresholds: Thresholds::new(&parts.alerts),
+            webhook,
             parts,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -66,6 +79,10 @@ impl Watch {
         let watch = Self(Arc::new(shared));
         watch.0.tasks.spawn(watch.clone().tick_until_stopped());
         watch.0.tasks.spawn(watch.clone().show_until_closed());
+        if let Some(sender) = sender {
+            let shared = Arc::clone(&watch.0);
+            watch.0.tasks.spawn(async move { sender.send_until_stopped(&shared.parts, &shared.stop).await });
+        }
         watch
     }
 
@@ -81,17 +98,12 @@ impl Watch {
         tokio::task::spawn_blocking(subscribing).await.unwrap_or(Err(SubscriptionError::Closed))
     }
 
-    /// Tells subscribers that the alerts that are pending or firing are these now. To be called when one has changed.
-    pub fn show_alerts(&self, alerts: Vec<LiveAlert>) {
-        self.0.feed.show_alerts(alerts);
-    }
-
     /// Ends all subscriptions, and lets nobody subscribe any more, so that a server can end its connections.
     pub fn close_feed(&self) {
         self.0.feed.close();
     }
 
-    /// Writes what is still to be written and ends both tasks. To be called when nothing is measured any more, and
+    /// Writes what is still to be written and ends the tasks. To be called when nothing is measured any more, and
     /// before the store is closed.
     pub async fn drain(&self) {
         self.close_feed();
@@ -104,6 +116,10 @@ impl Watch {
         let Shared { parts, stop, .. } = &*self.0;
         let interval = parts.history.interval;
         let mut ticker = Ticker::default();
+        // What was there before the start is shown before the first look.
+        if let Err(error) = self.refresh_alerts().await {
+            tracing::warn!(%error, "could not read the alerts; the first tick tries again");
+        }
         loop {
             let due = next_tick(parts.clock.now(), interval);
             let last = tokio::select! {

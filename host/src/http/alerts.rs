@@ -1,0 +1,177 @@
+//! `/workflow-metrics/alerts` and `/workflow-metrics/silences`: what is wrong, who looks after it, and what nobody wants
+//! to hear of for a while.
+//!
+//! A team sees its own alerts and the host's. It acknowledges and silences its own; the host's are the operators', who
+//! may mean any alert.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::query::LIMIT_MAX;
+use super::request::Request;
+use super::response::{self, Answer};
+use crate::clock::Timestamp;
+use crate::model::{AlertRule, AlertState, Name, Pattern, Permission, Principal, duration};
+use crate::monitor::alerts::Thresholds;
+use crate::store::{Acknowledgement, Page, Silence, StoreError};
+
+/// A remark, in bytes.
+const COMMENT_BYTES_MAX: usize = 1_024;
+/// A silence that lasts longer should be an override in the settings.
+const SILENCE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AcknowledgeBody {
+    comment: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SilenceBody {
+    rule: Option<AlertRule>,
+    /// With `*` for any characters.
+    subject: Option<Pattern>,
+    duration: Option<String>,
+    until: Option<Timestamp>,
+    #[serde(default)]
+    comment: String,
+}
+
+/// Those that are pending or firing, or those of `?state=`; of the resolved ones the newest.
+pub(super) async fn list_alerts(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let state: Option<AlertState> = request.query.parse("state")?;
+    let team = request.team(&principal)?;
+    request.query.finish()?;
+    let services = &request.services;
+    let alerts = match state {
+        Some(AlertState::Resolved) => services.store.resolved_alerts(team.clone(), Page::first(LIMIT_MAX)).await?,
+        state => {
+            let mut alerts = services.watch.active_alerts(team.clone()).await?;
+            alerts.retain(|alert| state.is_none_or(|state| alert.condition.state == state));
+            alerts
+        }
+    };
+    let thresholds = Thresholds::new(&services.config.alerts);
+    response::ok(&json!({
+        "alerts": alerts,
+        "window": thresholds.window(),
+        "thresholds": general(&thresholds),
+        "overrides": thresholds.overrides(team.as_ref()),
+    }))
+}
+
+/// What applies where no override does, for each rule; no `limit` where the rule is off.
+fn general(thresholds: &Thresholds) -> Vec<Value> {
+    let shown = |rule: &AlertRule| match thresholds.general(*rule) {
+        Some(limit) => {
+            let mut shown = json!({ "rule": rule, "enabled": true, "unit": rule.unit() });
+            if let (Value::Object(shown), Ok(Value::Object(limit))) = (&mut shown, serde_json::to_value(limit)) {
+                shown.extend(limit);
+            }
+            shown
+        }
+        None => json!({ "rule": rule, "enabled": false, "unit": rule.unit() }),
+    };
+    AlertRule::ALL.iter().map(shown).collect()
+}
+
+/// The resolved ones, newest first.
+pub(super) async fn list_earlier_alerts(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let page: Page = request.page()?;
+    let team = request.team(&principal)?;
+    request.query.finish()?;
+    let alerts = request.services.store.resolved_alerts(team, page.clone()).await?;
+    response::list(&alerts, page.limit, |alert| alert.id.to_string())
+}
+
+pub(super) async fn acknowledge_alert(request: Request, principal: Arc<Principal>) -> Answer {
+    let id = request.id("id", "alert")?;
+    request.query.finish()?;
+    let Request { services, body, .. } = request;
+    let AcknowledgeBody { comment } = body.json(services.config.server.body_bytes_max).await?;
+    check_comment(comment.as_deref().unwrap_or_default())?;
+    let comment = comment.filter(|comment| !comment.is_empty());
+    let acknowledgement = Acknowledgement { by: principal.user.clone(), at: services.clock.now(), comment };
+    let alert =
+        services.store.acknowledge_alert(own(&principal), id, acknowledgement).await.map_err(|error| match error {
+            StoreError::NotFound => ApiError::not_found("alert"),
+            other => other.into(),
+        })?;
+    services.watch.refresh_alerts().await?;
+    response::ok(&alert)
+}
+
+/// Those that have not ended.
+pub(super) async fn list_silences(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let team = request.team(&principal)?;
+    request.query.finish()?;
+    let silences = request.services.store.silences(team, request.services.clock.now()).await?;
+    response::ok(&json!({ "silences": silences }))
+}
+
+/// Of the caller's team's alerts; an operator means those of `?team=` or, without it, everybody's and the host's.
+pub(super) async fn create_silence(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let team = request.team(&principal)?;
+    request.query.finish()?;
+    let Request { services, body, .. } = request;
+    let SilenceBody { rule, subject, duration, until, comment } =
+        body.json(services.config.server.body_bytes_max).await?;
+    check_comment(&comment)?;
+    if rule.is_none() && subject.is_none() {
+        return Err(ApiError::invalid("give 'rule' or 'subject': to silence everything, say \"subject\": \"*\""));
+    }
+    let created_at = services.clock.now();
+    let until = end(created_at, duration.as_deref(), until)?;
+    let created_by = principal.user.clone();
+    let silence = Silence { id: services.clock.new_id(), team, rule, subject, comment, created_by, created_at, until };
+    let most = services.config.alerts.silences_max;
+    if !services.store.insert_silence(silence.clone(), most).await? {
+        return Err(StoreError::InUse(format!("there are {most} silences already: delete one first")).into());
+    }
+    services.watch.refresh_alerts().await?;
+    Ok(response::json(StatusCode::CREATED, &silence))
+}
+
+pub(super) async fn delete_silence(request: Request, principal: Arc<Principal>) -> Answer {
+    let id = request.id("id", "silence")?;
+    request.query.finish()?;
+    let services = &request.services;
+    services.store.delete_silence(own(&principal), id).await.map_err(|error| match error {
+        StoreError::NotFound => ApiError::not_found("silence"),
+        other => other.into(),
+    })?;
+    services.watch.refresh_alerts().await?;
+    response::no_content()
+}
+
+/// Whose may be changed: an operator's are all, which is none.
+fn own(principal: &Principal) -> Option<Name> {
+    (!principal.may(Permission::Operator)).then(|| principal.team.clone())
+}
+
+fn check_comment(comment: &str) -> Result<(), ApiError> {
+    if comment.len() > COMMENT_BYTES_MAX {
+        return Err(ApiError::invalid(format!("the comment is longer than {COMMENT_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+fn end(now: Timestamp, duration: Option<&str>, until: Option<Timestamp>) -> Result<Timestamp, ApiError> {
+    let until = match (duration, until) {
+        (Some(text), None) => {
+            now.after(duration::parse(text).map_err(|problem| ApiError::invalid(format!("'duration': {problem}")))?)
+        }
+        (None, Some(until)) => until,
+        _ => return Err(ApiError::invalid("give 'duration', such as 2h, or 'until'")),
+    };
+    if until <= now || until > now.after(SILENCE_MAX) {
+        return Err(ApiError::invalid("a silence ends in the future, and within 30 days"));
+    }
+    Ok(until)
+}

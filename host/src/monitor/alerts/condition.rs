@@ -1,0 +1,274 @@
+//! What an alert becomes as time goes on.
+//!
+//! ```text
+//!            over                over for fire_after            well for resolve_after
+//!   nothing ──────► pending ───────────────────────► firing ──────────────────────────► resolved
+//!      ▲               │ well again
+//!      └───────────────┘
+//! ```
+//!
+//! A value between its two thresholds moves nothing along any of these arrows, in either direction: it only begins the
+//! counting anew. So a value that swings around its threshold neither fires nor resolves at every swing. Too little
+//! traffic counts as well again: it proves nothing bad, and an alert about a plugin that nobody calls any more must end.
+//! What surprises: a clock that was set back begins the counting anew too, so that neither a time in the future keeps an
+//! alert from firing for ever, nor a jump makes it fire.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Limit, Verdict};
+use crate::clock::Timestamp;
+use crate::model::{AlertEventKind, AlertState};
+
+/// How far an alert is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    /// Where it stands.
+    pub state: AlertState,
+    /// Since when there is something: the first value over the threshold.
+    pub since: Timestamp,
+    /// While pending: since when the value is over its threshold at every look. While firing: since when it is well at
+    /// every look.
+    #[serde(skip)]
+    pub held_since: Option<Timestamp>,
+    /// When it fired.
+    pub fired_at: Option<Timestamp>,
+    /// When it was resolved.
+    pub resolved_at: Option<Timestamp>,
+}
+
+/// What a look made of an alert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// How far it is now; none if there is nothing, or nothing any more.
+    pub condition: Option<Condition>,
+    /// What is to be remembered of it, in order.
+    pub events: &'static [AlertEventKind],
+}
+
+/// Looks at a value at a time. `before` is what the last look left: none, or a condition that is pending or firing. A
+/// resolved one stays as it is; what comes after it is another alert.
+pub fn advance(before: Option<Condition>, verdict: Verdict, limit: &Limit, now: Timestamp) -> Change {
+    let unchanged = |condition| Change { condition, events: &[] };
+    match before {
+        None if verdict == Verdict::Over => begin(limit, now),
+        None => unchanged(None),
+        Some(condition) => match condition.state {
+            AlertState::Pending => pending(condition, verdict, limit, now),
+            AlertState::Firing => firing(condition, verdict, limit, now),
+            AlertState::Resolved => unchanged(before),
+        },
+    }
+}
+
+fn begin(limit: &Limit, now: Timestamp) -> Change {
+    let pending =
+        Condition { state: AlertState::Pending, since: now, held_since: Some(now), fired_at: None, resolved_at: None };
+    if limit.fire_after.is_zero() {
+        let events = &[AlertEventKind::Pending, AlertEventKind::Fired];
+        return Change { condition: Some(fire(pending, now)), events };
+    }
+    Change { condition: Some(pending), events: &[AlertEventKind::Pending] }
+}
+
+fn fire(condition: Condition, now: Timestamp) -> Condition {
+    Condition { state: AlertState::Firing, held_since: None, fired_at: Some(now), ..condition }
+}
+
+fn pending(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp) -> Change {
+    let held_since = match verdict {
+        Verdict::Under | Verdict::TooFew => return Change { condition: None, events: &[] },
+        Verdict::Between => None,
+        Verdict::Over => Some(count_from(condition.held_since, now)),
+    };
+    if held_since.is_some_and(|since| held(since, limit.fire_after, now)) {
+        return Change { condition: Some(fire(condition, now)), events: &[AlertEventKind::Fired] };
+    }
+    Change { condition: Some(Condition { held_since, ..condition }), events: &[] }
+}
+
+fn firing(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp) -> Change {
+    let held_since = match verdict {
+        Verdict::Over | Verdict::Between => None,
+        Verdict::Under | Verdict::TooFew => Some(count_from(condition.held_since, now)),
+    };
+    if held_since.is_some_and(|since| held(since, limit.resolve_after, now)) {
+        let state = AlertState::Resolved;
+        let condition = Condition { state, held_since, resolved_at: Some(now), ..condition };
+        return Change { condition: Some(condition), events: &[AlertEventKind::Resolved] };
+    }
+    Change { condition: Some(Condition { held_since, ..condition }), events: &[] }
+}
+
+/// Where counting began; now, if it did not or if the clock was set back behind it.
+fn count_from(since: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    since.filter(|since| *since <= now).unwrap_or(now)
+}
+
+fn held(since: Timestamp, time: Duration, now: Timestamp) -> bool {
+    now.since(since) >= time
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Severity;
+
+    const FIRE_AFTER_S: i64 = 60;
+    const RESOLVE_AFTER_S: i64 = 300;
+
+    fn limit(fire_after_s: i64, resolve_after_s: i64) -> Limit {
+        Limit {
+            severity: Severity::Warning,
+            threshold: 0.05,
+            resolve_threshold: 0.04,
+            calls_min: 20,
+            fire_after: Duration::from_secs(u64::try_from(fire_after_s).expect("is positive")),
+            resolve_after: Duration::from_secs(u64::try_from(resolve_after_s).expect("is positive")),
+        }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000)
+    }
+
+    /// Looks at each verdict at its second; answers what each look left, with its events.
+    fn run(looks: &[(i64, Verdict)], limit: &Limit) -> Vec<Change> {
+        let mut before = None;
+        let look = |&(second, verdict): &(i64, Verdict)| {
+            let change = advance(before, verdict, limit, at(second));
+            before = change.condition.filter(|condition| condition.state != AlertState::Resolved);
+            change
+        };
+        looks.iter().map(look).collect()
+    }
+
+    fn states(changes: &[Change]) -> Vec<Option<AlertState>> {
+        changes.iter().map(|change| change.condition.map(|condition| condition.state)).collect()
+    }
+
+    #[test]
+    fn an_alert_goes_from_pending_over_firing_to_resolved() {
+        use AlertState::{Firing, Pending, Resolved};
+        use Verdict::{Over, TooFew, Under};
+        let looks = [(0, Over), (30, Over), (60, Over), (70, Under), (300, TooFew), (370, Under), (380, Under)];
+        let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
+        let expected = [Some(Pending), Some(Pending), Some(Firing), Some(Firing), Some(Firing), Some(Resolved), None];
+        assert_eq!(states(&changes), expected);
+        let resolved = changes[5].condition.expect("is resolved");
+        assert_eq!((resolved.since, resolved.fired_at, resolved.resolved_at), (at(0), Some(at(60)), Some(at(370))));
+        let events: Vec<_> = changes.iter().flat_map(|change| change.events).copied().collect();
+        assert_eq!(events, [AlertEventKind::Pending, AlertEventKind::Fired, AlertEventKind::Resolved]);
+    }
+
+    #[test]
+    fn without_a_wait_it_fires_at_once() {
+        let changes = run(&[(0, Verdict::Over), (1, Verdict::Under)], &limit(0, 0));
+        assert_eq!(states(&changes), [Some(AlertState::Firing), Some(AlertState::Resolved)]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_neither_fires_nor_blocks() {
+        use AlertState::{Firing, Pending};
+        let looks = [(1_000, Verdict::Over), (0, Verdict::Over), (59, Verdict::Over), (60, Verdict::Over)];
+        let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
+        assert_eq!(states(&changes), [Some(Pending), Some(Pending), Some(Pending), Some(Firing)]);
+    }
+
+    fn verdict() -> impl Strategy<Value = Verdict> {
+        prop_oneof![
+            4 => Just(Verdict::Over), 2 => Just(Verdict::Between), 4 => Just(Verdict::Under), 1 => Just(Verdict::TooFew)
+        ]
+    }
+
+    /// Looks at times that mostly go on, and now and then go back.
+    fn looks() -> impl Strategy<Value = Vec<(i64, Verdict)>> {
+        let step = prop_oneof![8 => 1..90_i64, 1 => -500..0_i64, 1 => 300..2_000_i64];
+        prop::collection::vec((step, verdict()), 0..80).prop_map(|steps| {
+            let mut second = 0;
+            steps
+                .into_iter()
+                .map(|(step, verdict)| {
+                    second += step;
+                    (second, verdict)
+                })
+                .collect()
+        })
+    }
+
+    /// How long, at each look, the verdicts up to it have been `wanted` while the clock went forward.
+    fn held_for(looks: &[(i64, Verdict)], wanted: impl Fn(Verdict) -> bool) -> i64 {
+        let mut from: Option<i64> = None;
+        for &(second, verdict) in looks {
+            from = if wanted(verdict) { Some(from.filter(|from| *from <= second).unwrap_or(second)) } else { None };
+        }
+        from.zip(looks.last()).map_or(-1, |(from, last)| last.0 - from)
+    }
+
+    proptest! {
+        #[test]
+        fn it_fires_only_after_it_was_over_for_long_enough(looks in looks()) {
+            let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
+            for (index, change) in changes.iter().enumerate() {
+                let held = held_for(&looks[..=index], |verdict| verdict == Verdict::Over);
+                if change.events.contains(&AlertEventKind::Fired) {
+                    prop_assert!(held >= FIRE_AFTER_S);
+                    prop_assert_eq!(looks[index].1, Verdict::Over, "nothing fires without traffic");
+                }
+                // And it does fire then, whatever was before.
+                if held >= FIRE_AFTER_S {
+                    prop_assert_eq!(change.condition.map(|condition| condition.state), Some(AlertState::Firing));
+                }
+            }
+        }
+
+        #[test]
+        fn it_resolves_only_after_it_was_well_for_long_enough(looks in looks()) {
+            let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
+            let well = |verdict| matches!(verdict, Verdict::Under | Verdict::TooFew);
+            for (index, change) in changes.iter().enumerate() {
+                if change.events.contains(&AlertEventKind::Resolved) {
+                    prop_assert!(held_for(&looks[..=index], well) >= RESOLVE_AFTER_S);
+                }
+            }
+        }
+
+        #[test]
+        fn between_the_thresholds_nothing_changes(looks in looks(), seconds in prop::collection::vec(-90..900_i64, 1..40)) {
+            let limit = limit(FIRE_AFTER_S, RESOLVE_AFTER_S);
+            let last = run(&looks, &limit).last().and_then(|change| change.condition);
+            let mut condition = last.filter(|condition| condition.state != AlertState::Resolved);
+            let before = condition.map(|condition| (condition.state, condition.since, condition.fired_at));
+            let mut second = looks.last().map_or(0, |look| look.0);
+            for step in seconds {
+                second += step;
+                let change = advance(condition, Verdict::Between, &limit, at(second));
+                prop_assert!(change.events.is_empty());
+                condition = change.condition;
+                prop_assert_eq!(condition.map(|condition| (condition.state, condition.since, condition.fired_at)), before);
+            }
+        }
+
+        #[test]
+        fn the_events_are_those_of_the_states(looks in looks()) {
+            let mut before = None;
+            for change in run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S)) {
+                let after = change.condition.map(|condition| condition.state);
+                let expected: &[AlertEventKind] = match (before, after) {
+                    (None, Some(AlertState::Pending)) => &[AlertEventKind::Pending],
+                    (Some(AlertState::Pending), Some(AlertState::Firing)) => &[AlertEventKind::Fired],
+                    (Some(AlertState::Firing), Some(AlertState::Resolved)) => &[AlertEventKind::Resolved],
+                    (before, after) => {
+                        prop_assert!(before == after || (before, after) == (Some(AlertState::Pending), None));
+                        &[]
+                    }
+                };
+                prop_assert_eq!(change.events, expected);
+                before = after.filter(|state| *state != AlertState::Resolved);
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! When somebody is to be told of an alert.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::model::AlertState;
+
+/// What is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// It fires.
+    Fired,
+    /// It still fires, and nobody acknowledged it.
+    StillFiring,
+    /// It is well again.
+    Resolved,
+}
+
+/// What was told last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToldState {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// That it fires.
+    Firing,
+    /// That it is resolved.
+    Resolved,
+}
+
+impl ToldState {
+    /// As stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Firing => "firing",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+impl FromStr for ToldState {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Nothing, Self::Firing, Self::Resolved]
+            .into_iter()
+            .find(|told| told.as_str() == text)
+            .ok_or("is neither nothing, firing nor resolved")
+    }
+}
+
+/// What was told last, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// What.
+    pub state: ToldState,
+    /// When.
+    pub at: Option<Timestamp>,
+}
+
+/// What keeps a notice back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Muted {
+    /// Somebody looks after it.
+    pub acknowledged: bool,
+    /// Nobody wants to hear of it now.
+    pub silenced: bool,
+}
+
+/// What is to be told now. `repeat_every` of zero repeats nothing. That an alert is resolved is told to those who were
+/// told that it fires; while it is silenced, to nobody, and afterwards if it is still of interest.
+pub fn owed(state: AlertState, told: Told, muted: Muted, repeat_every: Duration, now: Timestamp) -> Option<Notice> {
+    if muted.silenced {
+        return None;
+    }
+    match (state, told.state) {
+        (AlertState::Firing, ToldState::Nothing) if !muted.acknowledged => Some(Notice::Fired),
+        (AlertState::Firing, ToldState::Firing) if !muted.acknowledged && !repeat_every.is_zero() => {
+            let due = told.at.is_none_or(|at| now.since(at) >= repeat_every);
+            due.then_some(Notice::StillFiring)
+        }
+        (AlertState::Resolved, ToldState::Firing) => Some(Notice::Resolved),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_micros(minute * 60_000_000)
+    }
+
+    fn told(state: ToldState) -> Told {
+        Told { state, at: Some(at(0)) }
+    }
+
+    #[test]
+    fn firing_is_told_once_and_then_again_after_a_while() {
+        let owed = |told, minute| owed(AlertState::Firing, told, Muted::default(), HOUR, at(minute));
+        assert_eq!(owed(Told::default(), 0), Some(Notice::Fired));
+        assert_eq!(owed(told(ToldState::Firing), 59), None);
+        assert_eq!(owed(told(ToldState::Firing), 60), Some(Notice::StillFiring));
+        assert_eq!(owed(told(ToldState::Firing), -1_000), None, "a clock that was set back");
+        let never =
+            super::owed(AlertState::Firing, told(ToldState::Firing), Muted::default(), Duration::ZERO, at(9_999));
+        assert_eq!(never, None);
+    }
+
+    #[test]
+    fn the_end_is_told_to_those_who_heard_of_the_beginning() {
+        let owed = |state| owed(AlertState::Resolved, told(state), Muted::default(), HOUR, at(0));
+        assert_eq!(owed(ToldState::Firing), Some(Notice::Resolved));
+        assert_eq!((owed(ToldState::Nothing), owed(ToldState::Resolved)), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn silence_tells_nothing_and_an_acknowledged_alert_does_not_repeat(
+            state in prop::sample::select(AlertState::ALL),
+            last in prop::sample::select(vec![ToldState::Nothing, ToldState::Firing, ToldState::Resolved]),
+            acknowledged: bool,
+            silenced: bool,
+            minute in -10_000..10_000_i64,
+        ) {
+            let notice = owed(state, told(last), Muted { acknowledged, silenced }, HOUR, at(minute));
+            prop_assert!(!(silenced && notice.is_some()));
+            prop_assert!(!(acknowledged && matches!(notice, Some(Notice::Fired | Notice::StillFiring))));
+            prop_assert!(!(state == AlertState::Pending && notice.is_some()));
+        }
+    }
+}

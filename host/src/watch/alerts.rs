@@ -1,0 +1,143 @@
+//! Looks at the numbers, writes what becomes of the alerts, and says who is to be told.
+
+use super::look::{Looked, Looking, look};
+use super::{LiveAlert, Shared, Watch, WatchParts};
+use crate::clock::Timestamp;
+use crate::model::{AlertEventKind, AlertState, Name};
+use crate::monitor::alerts::{CacheNumbers, Muted, Reading, RecentHits, owed, read};
+use crate::store::{Alert, HistoryStep, Silence, StoreError};
+
+/// What alerts remember from one tick to the next. All that matters is in the database.
+#[derive(Debug, Default)]
+pub(super) struct Lookout {
+    recent: Option<RecentHits>,
+    /// When it was last looked for what is too old.
+    tidied: Option<Timestamp>,
+}
+
+impl Lookout {
+    pub(super) async fn tick(&mut self, shared: &Shared) {
+        if let Err(error) = self.look(shared).await {
+            tracing::warn!(%error, "could not look after the alerts; the next tick tries again");
+        }
+    }
+
+    async fn look(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        let parts = &shared.parts;
+        let now = parts.clock.now();
+        let readings = self.read(shared, now).await?;
+        let in_hand = shared.webhook.in_hand();
+        let mut watched = parts.store.watched_alerts().await?;
+        let active_max = parts.alerts.active_max as usize;
+        let looking = Looking { thresholds: &shared.thresholds, clock: &parts.clock, active_max, now };
+        let Looked { look, news, left_out } = look(&looking, &readings, &watched);
+        if left_out > 0 {
+            tracing::warn!(left_out, "there are more alerts than alerts.active_max; some are left out");
+        }
+        if !look.is_empty() {
+            parts.store.write_look(look).await?;
+            news.iter().for_each(|(event, alert)| log(*event, alert));
+            watched = parts.store.watched_alerts().await?;
+        }
+        let silences = parts.store.silences(None, now).await?;
+        silence(&mut watched.alerts, &silences);
+        shared.feed.show_alerts(live(&watched.alerts));
+        let is_free = |alert: &&Alert| watched.is_ours(alert) && !in_hand.contains(&alert.id);
+        for alert in watched.alerts.iter().filter(is_free) {
+            let muted = Muted { acknowledged: alert.acknowledged.is_some(), silenced: alert.silenced_until.is_some() };
+            let repeat_every = parts.alerts.webhook.repeat_every;
+            if let Some(notice) = owed(alert.condition.state, alert.told, muted, repeat_every, now) {
+                shared.webhook.tell(notice, alert);
+            }
+        }
+        self.tidy(parts, now).await
+    }
+
+    /// Works out percentiles of maybe thousands of operations: not where requests are served.
+    async fn read(&mut self, shared: &Shared, now: Timestamp) -> Result<Vec<Reading>, StoreError> {
+        let parts = &shared.parts;
+        let caches = parts.store.cache_stats().into_iter();
+        let caches: Vec<_> = caches
+            .map(|cache| CacheNumbers { kind: cache.kind.to_owned(), hits: cache.hits, misses: cache.misses })
+            .collect();
+        let window = parts.alerts.window.duration();
+        let caches = self.recent.get_or_insert_with(|| RecentHits::new(window)).look(now, &caches);
+        let (monitor, thresholds) = (parts.monitor.clone(), shared.thresholds.clone());
+        let reading = move || {
+            let mut numbers = monitor.watched(thresholds.window());
+            numbers.caches = caches;
+            read(&thresholds, &numbers)
+        };
+        tokio::task::spawn_blocking(reading).await.map_err(|_| StoreError::Closed)
+    }
+
+    /// Deletes what is too old, at most once a minute.
+    async fn tidy(&mut self, parts: &WatchParts, now: Timestamp) -> Result<(), StoreError> {
+        let minute = HistoryStep::Minute.begin(now);
+        if self.tidied == Some(minute) {
+            return Ok(());
+        }
+        self.tidied = Some(minute);
+        let before = now.before(parts.alerts.retention);
+        parts.store.delete_resolved_alerts(before, parts.alerts.resolved_max).await?;
+        parts.store.delete_ended_silences(now).await?;
+        Ok(())
+    }
+}
+
+impl Watch {
+    /// Shows subscribers the alerts as the database has them now: after somebody has changed one.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn refresh_alerts(&self) -> Result<(), StoreError> {
+        let alerts = self.active_alerts(None).await?;
+        self.0.feed.show_alerts(live(&alerts));
+        Ok(())
+    }
+
+    /// The alerts that are pending or firing and that the team may see, with their silences; without a team, all.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn active_alerts(&self, team: Option<Name>) -> Result<Vec<Alert>, StoreError> {
+        let Shared { parts, .. } = &*self.0;
+        let mut alerts = parts.store.active_alerts(team).await?;
+        // All of them: a team is not told of an alert of the host that an operator silenced.
+        let silences = parts.store.silences(None, parts.clock.now()).await?;
+        silence(&mut alerts, &silences);
+        Ok(alerts)
+    }
+
+    /// How many alerts fire that the team may see, as of the last look; without a team, all.
+    pub fn alerts_firing(&self, team: Option<&Name>) -> u64 {
+        self.0.feed.alerts_firing(team)
+    }
+}
+
+fn silence(alerts: &mut [Alert], silences: &[Silence]) {
+    for alert in alerts {
+        let about = silences.iter().filter(|silence| silence.is_about(&alert.key));
+        alert.silenced_until = about.map(|silence| silence.until).max();
+    }
+}
+
+fn live(alerts: &[Alert]) -> Vec<LiveAlert> {
+    let active = alerts.iter().filter(|alert| alert.condition.state != AlertState::Resolved);
+    let shown = active.map(|alert| LiveAlert {
+        team: alert.key.team.clone(),
+        firing: alert.condition.state == AlertState::Firing,
+        body: serde_json::to_value(alert).unwrap_or_default(),
+    });
+    shown.collect()
+}
+
+fn log(event: AlertEventKind, alert: &Alert) {
+    let (id, what) = (alert.id, &alert.reading.message);
+    let team = alert.key.team.as_ref().map_or("", Name::as_str);
+    match event {
+        AlertEventKind::Pending => tracing::debug!(%id, team, what, "an alert is pending"),
+        AlertEventKind::Fired => tracing::warn!(%id, team, what, "an alert fires"),
+        AlertEventKind::Resolved => tracing::info!(%id, team, what, "an alert is resolved"),
+    }
+}

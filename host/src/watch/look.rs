@@ -1,0 +1,214 @@
+//! What becomes of the alerts at a look. Pure: what is known and what was read come in, what is to be written comes out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::clock::{Clock, Timestamp};
+use crate::model::{AlertEventKind, AlertState};
+use crate::monitor::alerts::{Limit, Reading, Thresholds, Told, Verdict, advance};
+use crate::store::{Alert, AlertKey, AlertLook, AlertReading, WatchedAlerts};
+
+/// What a look goes by.
+pub(super) struct Looking<'a> {
+    pub(super) thresholds: &'a Thresholds,
+    /// Where ids come from.
+    pub(super) clock: &'a Clock,
+    /// `alerts.active_max`
+    pub(super) active_max: usize,
+    pub(super) now: Timestamp,
+}
+
+/// What a look came to.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// To be written.
+    pub(super) look: AlertLook,
+    /// What happened to which alert, as it is afterwards.
+    pub(super) news: Vec<(AlertEventKind, Alert)>,
+    /// Alerts that there was no room for.
+    pub(super) left_out: usize,
+}
+
+pub(super) fn look(looking: &Looking<'_>, readings: &[Reading], watched: &WatchedAlerts) -> Looked {
+    let mut looked = Looked::default();
+    let read: BTreeMap<AlertKey, &Reading> = readings.iter().map(|reading| (AlertKey::of(reading), reading)).collect();
+    let is_active = |alert: &&Alert| alert.condition.state != AlertState::Resolved;
+    let active: BTreeMap<&AlertKey, &Alert> =
+        watched.alerts.iter().filter(is_active).map(|alert| (&alert.key, alert)).collect();
+    for (key, alert) in &active {
+        if watched.is_ours(alert) {
+            looking.go_on(alert, read.get(*key).copied(), watched, &mut looked);
+        }
+    }
+    let over = read.into_iter().filter(|(key, reading)| reading.verdict == Verdict::Over && !active.contains_key(key));
+    let mut room = looking.active_max.saturating_sub(active.len());
+    for (key, reading) in over {
+        if room == 0 {
+            looked.left_out += 1;
+        } else {
+            room -= 1;
+            looking.begin(key, reading, watched, &mut looked);
+        }
+    }
+    looked
+}
+
+impl Looked {
+    fn remember(&mut self, events: &[AlertEventKind], alert: &Alert) {
+        self.news.extend(events.iter().map(|event| (*event, alert.clone())));
+    }
+}
+
+impl Looking<'_> {
+    fn begin(&self, key: AlertKey, reading: &Reading, watched: &WatchedAlerts, looked: &mut Looked) {
+        let change = advance(None, reading.verdict, &reading.limit, self.now);
+        let Some(condition) = change.condition else { return };
+        let alert = Alert {
+            id: self.clock.new_id(),
+            key,
+            severity: reading.limit.severity,
+            condition,
+            reading: AlertReading::from(reading),
+            acknowledged: None,
+            silenced_until: None,
+            told: Told::default(),
+            host: watched.own,
+        };
+        looked.remember(change.events, &alert);
+        looked.look.begun.push(alert);
+    }
+
+    fn go_on(&self, alert: &Alert, reading: Option<&Reading>, watched: &WatchedAlerts, looked: &mut Looked) {
+        // Nothing was read: nobody calls it any more, or it is not watched any more.
+        let limit = reading.map_or_else(|| self.limit(alert), |reading| reading.limit);
+        let verdict = reading.map_or(Verdict::TooFew, |reading| reading.verdict);
+        let change = advance(Some(alert.condition), verdict, &limit, self.now);
+        let Some(condition) = change.condition else {
+            looked.look.dropped.push(alert.clone());
+            return;
+        };
+        // What too few calls say is not worth showing.
+        let reading = reading.filter(|reading| reading.verdict != Verdict::TooFew);
+        let reading = reading.map_or_else(|| alert.reading.clone(), AlertReading::from);
+        let after = Alert { condition, severity: limit.severity, reading, ..alert.clone() };
+        looked.remember(change.events, &after);
+        if after != *alert || alert.host != watched.own {
+            looked.look.changed.push(after);
+        }
+    }
+
+    /// An alert about what is not watched any more ends at once.
+    fn limit(&self, alert: &Alert) -> Limit {
+        let AlertKey { rule, team, subject } = &alert.key;
+        self.thresholds.limit(*rule, team.as_ref(), subject).unwrap_or(Limit {
+            severity: alert.severity,
+            threshold: alert.reading.threshold,
+            resolve_threshold: alert.reading.threshold,
+            calls_min: 1,
+            fire_after: Duration::ZERO,
+            resolve_after: Duration::ZERO,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::monitor::alerts::{Numbers, OperationNumbers, read};
+
+    const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+    struct World {
+        thresholds: Thresholds,
+        clock: Clock,
+        watched: WatchedAlerts,
+        now: Timestamp,
+    }
+
+    impl World {
+        fn new(change: impl FnOnce(&mut Config)) -> Self {
+            let mut config = Config::defaults().expect("the defaults load");
+            config.alerts.fire_after = Duration::from_secs(60);
+            config.alerts.resolve_after = Duration::from_secs(60);
+            change(&mut config);
+            let thresholds = Thresholds::new(&config.alerts);
+            Self { thresholds, clock: Clock::manual(START), watched: WatchedAlerts::default(), now: START }
+        }
+
+        /// Looks at so many failed ones of 100 calls of each operation, and remembers what comes of it.
+        fn look(&mut self, second: u64, operations: &[(&str, u64)], active_max: usize) -> Looked {
+            self.now = START.after(Duration::from_secs(second));
+            let number = |(name, errors): &(&str, u64)| OperationNumbers {
+                operation: (*name).to_owned(),
+                calls: 100,
+                errors: *errors,
+                ..OperationNumbers::default()
+            };
+            let numbers = Numbers { operations: operations.iter().map(number).collect(), ..Numbers::default() };
+            let readings = read(&self.thresholds, &numbers);
+            let Self { thresholds, clock, watched, now } = self;
+            let looking = Looking { thresholds, clock, active_max, now: *now };
+            let looked = look(&looking, &readings, watched);
+            let look = &looked.look;
+            for alert in look.changed.iter().chain(&look.begun) {
+                watched.alerts.retain(|known| known.id != alert.id);
+                watched.alerts.push(alert.clone());
+            }
+            watched.alerts.retain(|known| look.dropped.iter().all(|dropped| dropped.id != known.id));
+            looked
+        }
+
+        fn states(&self) -> Vec<AlertState> {
+            self.watched.alerts.iter().map(|alert| alert.condition.state).collect()
+        }
+    }
+
+    #[test]
+    fn an_alert_begins_fires_and_ends_and_the_next_one_is_another() {
+        let mut world = World::new(|_| {});
+        world.look(0, &[("commit_step", 50)], 9);
+        assert_eq!(world.states(), [AlertState::Pending]);
+        world.look(60, &[("commit_step", 60)], 9);
+        assert_eq!(world.states(), [AlertState::Firing]);
+        assert_eq!(world.watched.alerts[0].reading.value, 0.6);
+        let looked = world.look(70, &[("commit_step", 60)], 9);
+        assert!(looked.look.is_empty() && looked.news.is_empty(), "nothing is new");
+        world.look(80, &[("commit_step", 0)], 9);
+        // Nobody calls it any more.
+        let news = world.look(140, &[], 9).news;
+        assert_eq!(news, [(AlertEventKind::Resolved, world.watched.alerts[0].clone())]);
+        assert_eq!(world.states(), [AlertState::Resolved]);
+        let Looked { look, .. } = world.look(150, &[("commit_step", 50)], 9);
+        assert_eq!((look.begun.len(), look.changed.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_came_to_nothing_is_dropped() {
+        let mut world = World::new(|_| {});
+        world.look(0, &[("commit_step", 50)], 9);
+        let Looked { look, .. } = world.look(10, &[("commit_step", 0)], 9);
+        assert_eq!(look.dropped.len(), 1);
+        assert_eq!(world.states(), []);
+    }
+
+    #[test]
+    fn a_rule_that_was_switched_off_ends_its_alerts() {
+        let mut world = World::new(|config| config.alerts.fire_after = Duration::ZERO);
+        world.look(0, &[("commit_step", 50)], 9);
+        assert_eq!(world.states(), [AlertState::Firing]);
+        let mut off = World::new(|config| config.alerts.error_rate.enabled = false);
+        off.watched = world.watched;
+        off.look(1, &[("commit_step", 50)], 9);
+        assert_eq!(off.states(), [AlertState::Resolved]);
+    }
+
+    #[test]
+    fn there_are_no_more_than_may_be() {
+        let mut world = World::new(|_| {});
+        let Looked { look, left_out, .. } = world.look(0, &[("one", 50), ("two", 50), ("three", 50)], 2);
+        assert_eq!((look.begun.len(), left_out), (2, 1));
+        let Looked { look, left_out, .. } = world.look(1, &[("one", 50), ("two", 50), ("three", 50)], 2);
+        assert_eq!((look.begun.len(), left_out), (0, 1));
+    }
+}
