@@ -1,19 +1,18 @@
 //! Durations as they are recorded: atomics, in one shard for each of a few threads.
 //!
-//! A record is four instructions that other threads see, all of them on cache lines that, as a rule, no other thread
-//! writes. The buckets are `histogram`'s: its index is a shift and an addition, its atomic variant has counters of 32
-//! bits that are emptied every 10 seconds, and its sparse variant is what the past is kept as. hdrhistogram has neither,
-//! and needs a lock or a channel to be shared. A shard takes 8 KiB and is made when a thread first needs it.
+//! A record is a few instructions that other threads see, all of them on cache lines that, as a rule, no other thread
+//! writes. The buckets are those of the `histogram` crate, which the past is kept with; its own atomic variant copies
+//! all 1,920 of them to be read, and here only those between the first and the last that were ever used are looked at.
+//! hdrhistogram needs a lock or a channel to be shared. A shard takes 8 KiB and is made when a thread first needs it.
 
 use std::hash::{Hash as _, Hasher};
 use std::num::NonZero;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use histogram::{AtomicHistogram32, SparseHistogram};
-
-use super::timings::{Scale, Timings, config};
+use super::sum::{Sum, Totals};
+use super::timings::{BUCKETS, Scale, Timings};
 use super::windowed::Live;
 
 /// Threads that record without touching each other's memory; further ones share.
@@ -29,14 +28,17 @@ pub(super) struct LiveTimings {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard {
-    buckets: AtomicHistogram32,
+    /// Whether anything is in the shard. Set after the rest was written, so that what is missed is seen the next time.
+    touched: AtomicBool,
+    errors: AtomicU64,
     /// In parts of the scale, as the two below.
     sum: AtomicU64,
     min: AtomicU64,
     max: AtomicU64,
-    errors: AtomicU64,
-    /// Whether anything is in the shard. Set after the rest was written, so that what is missed is seen the next time.
-    touched: AtomicBool,
+    /// Buckets before this one were never used, and none after `last`.
+    first: AtomicU32,
+    last: AtomicU32,
+    buckets: [AtomicU32; BUCKETS],
 }
 
 impl LiveTimings {
@@ -48,43 +50,76 @@ impl LiveTimings {
 
     #[inline]
     pub(super) fn record(&self, duration: Duration, ok: bool) {
-        let parts = self.scale.parts(duration);
         // The number of shards is a power of two.
         let Some(shard) = self.shards.get(NUMBER.with(|number| *number) & (self.shards.len() - 1)) else { return };
-        let shard = shard.get_or_init(Box::default);
-        shard.sum.fetch_add(parts, Ordering::Relaxed);
-        if !ok {
-            shard.errors.fetch_add(1, Ordering::Relaxed);
-        }
-        if parts < shard.min.load(Ordering::Relaxed) {
-            shard.min.fetch_min(parts, Ordering::Relaxed);
-        }
-        if parts > shard.max.load(Ordering::Relaxed) {
-            shard.max.fetch_max(parts, Ordering::Relaxed);
-        }
-        // `bucket` answers what fits.
-        let _ = shard.buckets.increment(Scale::bucket(parts));
-        shard.touched.store(true, Ordering::Release);
+        shard.get_or_init(Box::default).record(self.scale.parts(duration), ok);
     }
 
-    fn collect(&self, part: impl Fn(&Shard) -> Option<Timings>) -> Timings {
-        let shards = self.shards.iter().filter_map(OnceLock::get);
-        shards.filter_map(|shard| part(shard)).fold(self.empty(), |mut sum, timings| {
-            super::windowed::Numbers::merge(&mut sum, &timings);
-            sum
-        })
+    /// Adds what was recorded since it was last taken.
+    pub(super) fn add_to(&self, sum: &mut Sum) {
+        for shard in self.shards.iter().filter_map(OnceLock::get) {
+            if shard.touched.load(Ordering::Acquire) {
+                shard.add_to(sum, |bucket| bucket.load(Ordering::Relaxed), |number, _| number.load(Ordering::Relaxed));
+            }
+        }
+    }
+}
+
+impl Shard {
+    #[inline]
+    fn record(&self, parts: u64, ok: bool) {
+        self.sum.fetch_add(parts, Ordering::Relaxed);
+        if !ok {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if parts < self.min.load(Ordering::Relaxed) {
+            self.min.fetch_min(parts, Ordering::Relaxed);
+        }
+        if parts > self.max.load(Ordering::Relaxed) {
+            self.max.fetch_max(parts, Ordering::Relaxed);
+        }
+        let index = Scale::bucket(parts);
+        if index < self.first.load(Ordering::Relaxed) {
+            self.first.fetch_min(index, Ordering::Relaxed);
+        }
+        if index > self.last.load(Ordering::Relaxed) {
+            self.last.fetch_max(index, Ordering::Relaxed);
+        }
+        if let Some(bucket) = self.buckets.get(index as usize) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.touched.store(true, Ordering::Release);
+    }
+
+    /// With what `bucket` and `number` answer for a counter, the latter told what stands for nothing.
+    fn add_to(&self, sum: &mut Sum, bucket: impl Fn(&AtomicU32) -> u32, number: impl Fn(&AtomicU64, u64) -> u64) {
+        sum.add_totals(Totals {
+            errors: number(&self.errors, 0),
+            sum: number(&self.sum, 0).into(),
+            min: number(&self.min, u64::MAX),
+            max: number(&self.max, 0),
+        });
+        let [first, last] = [&self.first, &self.last].map(|index| index.load(Ordering::Relaxed) as usize);
+        for (index, counter) in self.buckets.iter().enumerate().take(last + 1).skip(first) {
+            // Most are empty, and to look is cheaper than to take.
+            if counter.load(Ordering::Relaxed) > 0 {
+                sum.add_bucket(index, bucket(counter).into());
+            }
+        }
     }
 }
 
 impl Default for Shard {
     fn default() -> Self {
         Self {
-            buckets: AtomicHistogram32::with_config(&config()),
+            touched: AtomicBool::new(false),
+            errors: AtomicU64::new(0),
             sum: AtomicU64::new(0),
             min: AtomicU64::new(u64::MAX),
             max: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
-            touched: AtomicBool::new(false),
+            first: AtomicU32::new(u32::MAX),
+            last: AtomicU32::new(0),
+            buckets: [const { AtomicU32::new(0) }; BUCKETS],
         }
     }
 }
@@ -97,44 +132,21 @@ impl Live for LiveTimings {
     }
 
     fn take(&self) -> Timings {
-        self.collect(|shard| {
-            shard.touched.swap(false, Ordering::Acquire).then(|| {
-                let buckets = shard.buckets.drain();
+        let mut sum = Sum::new(self.scale);
+        for shard in self.shards.iter().filter_map(OnceLock::get) {
+            if shard.touched.swap(false, Ordering::Acquire) {
                 let take = |number: &AtomicU64, rest| number.swap(rest, Ordering::Relaxed);
-                let (sum, errors) = (take(&shard.sum, 0), take(&shard.errors, 0));
-                Timings::from_live(
-                    self.scale,
-                    sparse(buckets.as_slice()),
-                    errors,
-                    sum,
-                    (take(&shard.min, u64::MAX), take(&shard.max, 0)),
-                )
-            })
-        })
+                shard.add_to(&mut sum, |bucket| bucket.swap(0, Ordering::Relaxed), take);
+            }
+        }
+        sum.to_timings()
     }
 
     fn read(&self) -> Timings {
-        self.collect(|shard| {
-            shard.touched.load(Ordering::Acquire).then(|| {
-                let buckets = shard.buckets.load();
-                let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
-                let (sum, errors) = (read(&shard.sum), read(&shard.errors));
-                Timings::from_live(
-                    self.scale,
-                    sparse(buckets.as_slice()),
-                    errors,
-                    sum,
-                    (read(&shard.min), read(&shard.max)),
-                )
-            })
-        })
+        let mut sum = Sum::new(self.scale);
+        self.add_to(&mut sum);
+        sum.to_timings()
     }
-}
-
-fn sparse(buckets: &[u32]) -> SparseHistogram {
-    let used = buckets.iter().zip(0_u32..).filter(|(count, _)| **count > 0);
-    let (index, count) = used.map(|(count, index)| (index, u64::from(*count))).unzip();
-    SparseHistogram::from_parts(config(), index, count).expect("the buckets are those of the same configuration")
 }
 
 thread_local! {

@@ -41,6 +41,7 @@ mod plugin_metrics;
 mod scope;
 mod series;
 mod stats;
+mod sum;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -59,6 +60,7 @@ use self::batches::Batch;
 use self::plugin_metrics::{PluginMetrics, Record};
 use self::scope::{Scope, Scopes};
 use self::series::Sample;
+use self::sum::Sum;
 use self::ticks::Ticks;
 use crate::clock::{Clock, Timestamp};
 use crate::model::{ApprovalStatus, InstanceStatus, Name};
@@ -242,22 +244,37 @@ impl Monitor {
             scope.limits.read_into(&mut limits, window, now);
         }
         let since = scopes.iter().map(|scope| *scope.since.read()).min().unwrap_or(self.0.started_at);
-        let operations = self.timings(team, window, now);
+        let mut operations = BTreeMap::new();
+        self.each_operation(team, window, now, |name, sum, seconds| {
+            operations.insert(name.into(), OperationStats::of(sum, seconds));
+        });
         Stats {
             window,
             started_at: self.0.started_at,
             since,
             uptime_seconds: now.since(self.0.started_at).as_secs_f64(),
-            operations: operations
-                .into_iter()
-                .map(|(name, reading)| (name, OperationStats::new(&reading.numbers, reading.seconds)))
-                .collect(),
+            operations,
             lifecycle: self.lifecycle(&scopes, window, now),
             approvals: self.approvals(&scopes, window, now),
             batches: self.batches(team, window),
             limits,
             plugins: self.0.plugins.stats(team),
         }
+    }
+
+    /// Those that [`Monitor::stats`] shows.
+    fn each_operation(
+        &self,
+        team: Option<&Name>,
+        window: Window,
+        now: Timestamp,
+        see: impl FnMut(Box<str>, &Sum, f64),
+    ) {
+        let mut scopes = self.0.scopes.seen_by(team);
+        if team.is_some() {
+            scopes.push(Arc::clone(&self.0.scopes.host));
+        }
+        operations::each_operation(&scopes, window, now, see);
     }
 
     /// Bulk calls alone, of those that [`Monitor::stats`] would show.

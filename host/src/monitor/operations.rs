@@ -6,7 +6,7 @@
 //! of at most 44 slices: 20 to 60 KiB for a busy one, nothing of that for one at rest.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use parking_lot::RwLock;
 use serde::Serialize;
 
 use super::live::LiveTimings;
+use super::scope::Scope;
+use super::sum::Sum;
 use super::ticks::Ticks;
 use super::timings::{DurationStats, Scale, Timings};
 use super::window::Window;
@@ -30,9 +32,6 @@ pub const OTHER: &str = "other";
 /// All operations of the host or of a team.
 #[derive(Debug, Default)]
 pub(super) struct Operations(RwLock<HashMap<Box<str>, Operation>>);
-
-/// Numbers by name.
-pub(super) type Readings = BTreeMap<String, Reading<Timings>>;
 
 /// One operation, to be kept by who records it often. Clones share its numbers.
 ///
@@ -88,6 +87,7 @@ impl Operation {
     }
 
     /// Counts a call that was timed elsewhere and has just ended.
+    #[inline]
     pub fn record(&self, duration: Duration, ok: bool) {
         self.record_at(self.0.ticks.reading(), duration, ok);
     }
@@ -99,6 +99,7 @@ impl Operation {
     }
 
     /// Times a call from now until the measurement is dropped.
+    #[inline]
     pub fn measure(&self) -> Measurement<'_> {
         Measurement { operation: Cow::Borrowed(self), started: self.0.ticks.reading(), ok: false }
     }
@@ -108,6 +109,11 @@ impl Operation {
         Measurement { operation: Cow::Owned(self), started, ok: false }
     }
 
+    /// Adds the numbers of a window up, and answers how many seconds it covers.
+    fn add_to(&self, sum: &mut Sum, window: Window, now: Timestamp) -> f64 {
+        self.0.timings.add_to(sum, window, now, Sum::add, |sum, live| live.add_to(sum))
+    }
+
     pub(super) fn reading(&self, window: Window, now: Timestamp) -> Reading<Timings> {
         self.0.timings.read(window, now)
     }
@@ -115,12 +121,14 @@ impl Operation {
 
 impl Measurement<'_> {
     /// The call ended well.
+    #[inline]
     pub fn succeed(mut self) {
         self.ok = true;
     }
 }
 
 impl Drop for Measurement<'_> {
+    #[inline]
     fn drop(&mut self) {
         let ended = self.operation.0.ticks.reading();
         self.operation.record_at(ended, ended.saturating_duration_since(self.started), self.ok);
@@ -150,15 +158,6 @@ impl Operations {
         self.0.read().iter().map(|(name, operation)| (name.clone(), operation.clone())).collect()
     }
 
-    pub(super) fn read_into(&self, sums: &mut Readings, window: Window, now: Timestamp) {
-        for (name, operation) in self.all() {
-            let reading = operation.reading(window, now);
-            if reading.numbers.count() > 0 {
-                add(sums, name.into(), reading);
-            }
-        }
-    }
-
     pub(super) fn drain(&self, now: Timestamp) -> Vec<(Box<str>, Timings)> {
         let drained = self.all().into_iter().map(|(name, operation)| (name, operation.0.timings.drain(now)));
         drained.filter(|(_, timings)| timings.count() > 0).collect()
@@ -172,15 +171,26 @@ impl Operations {
     }
 }
 
-/// Two teams' operations of the same name are added up for those who see both.
-fn add(sums: &mut Readings, name: String, reading: Reading<Timings>) {
-    match sums.get_mut(&name) {
-        Some(sum) => {
-            sum.numbers.merge(&reading.numbers);
-            sum.seconds = sum.seconds.max(reading.seconds);
+/// Goes through the operations that were called in the window, by name, with their numbers and the seconds that these
+/// are of. Those of several scopes that have the same name are added up.
+pub(super) fn each_operation<'a>(
+    scopes: impl IntoIterator<Item = &'a Arc<Scope>>,
+    window: Window,
+    now: Timestamp,
+    mut see: impl FnMut(Box<str>, &Sum, f64),
+) {
+    let mut operations: Vec<_> = scopes.into_iter().flat_map(|scope| scope.operations.all()).collect();
+    operations.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let mut operations = operations.into_iter().peekable();
+    let mut sum = Sum::new(Scale::Work);
+    while let Some((name, operation)) = operations.next() {
+        sum.clear();
+        let mut seconds = operation.add_to(&mut sum, window, now);
+        while let Some((_, same)) = operations.next_if(|(next, _)| *next == name) {
+            seconds = same.add_to(&mut sum, window, now).max(seconds);
         }
-        None => {
-            sums.insert(name, reading);
+        if sum.count() > 0 {
+            see(name, &sum, seconds);
         }
     }
 }
@@ -188,11 +198,17 @@ fn add(sums: &mut Readings, name: String, reading: Reading<Timings>) {
 impl OperationStats {
     /// From the numbers of so many seconds.
     pub fn new(timings: &Timings, seconds: f64) -> Self {
-        let DurationStats { count, min_ms, max_ms, avg_ms, p50_ms, p95_ms, p99_ms } = timings.stats();
+        let mut sum = Sum::new(timings.scale);
+        sum.add(timings);
+        Self::of(&sum, seconds)
+    }
+
+    pub(super) fn of(sum: &Sum, seconds: f64) -> Self {
+        let DurationStats { count, min_ms, max_ms, avg_ms, p50_ms, p95_ms, p99_ms } = sum.stats();
         Self {
             count,
-            errors: timings.errors(),
-            error_rate: timings.error_rate(),
+            errors: sum.errors(),
+            error_rate: super::ratio(sum.errors(), count).min(1.0),
             min_ms,
             max_ms,
             avg_ms,

@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::Monitor;
 use super::approvals::{ApprovalNumbers, ApprovalStats};
 use super::lifecycle::{LifecycleNumbers, LifecycleStats};
-use super::operations::{OperationStats, Readings};
+use super::operations::OperationStats;
 use super::scope::Scope;
-use super::timings::Timings;
+use super::sum::Sum;
+use super::timings::Scale;
 use super::window::Window;
-use super::windowed::Reading;
 use crate::clock::Timestamp;
 use crate::model::Name;
 
@@ -112,17 +112,15 @@ impl Monitor {
     pub fn summary(&self, team: Option<&Name>, window: Window, around: Surroundings) -> Summary {
         let now = self.0.ticks.now();
         let scopes = self.0.scopes.seen_by(team);
-        let operations = self.timings(team, window, now);
-        let mut all = Reading { numbers: Timings::work(), seconds: 1.0 };
-        let mut stats = Vec::with_capacity(operations.len());
-        for (name, reading) in operations {
+        let (mut all, mut covered, mut stats) = (Sum::new(Scale::Work), 1.0_f64, Vec::new());
+        self.each_operation(team, window, now, |name, sum, seconds| {
             if !name.starts_with("plugin ") {
-                all.numbers.merge(&reading.numbers);
-                all.seconds = all.seconds.max(reading.seconds);
-                stats.push((name, OperationStats::new(&reading.numbers, reading.seconds)));
+                all.merge(sum);
+                covered = covered.max(seconds);
+                stats.push((name.into(), OperationStats::of(sum, seconds)));
             }
-        }
-        let all = OperationStats::new(&all.numbers, all.seconds);
+        });
+        let all = OperationStats::of(&all, covered);
         let lifecycle = self.lifecycle(&scopes, window, now);
         let approvals = self.approvals(&scopes, window, now);
         let uptime_seconds = now.since(self.0.started_at).as_secs_f64();
@@ -153,17 +151,6 @@ impl Monitor {
             most_errors: most_errors(&stats),
             alerts_firing: around.alerts_firing,
         }
-    }
-
-    pub(super) fn timings(&self, team: Option<&Name>, window: Window, now: Timestamp) -> Readings {
-        let mut sums = Readings::new();
-        for scope in self.0.scopes.seen_by(team) {
-            scope.operations.read_into(&mut sums, window, now);
-        }
-        if team.is_some() {
-            self.0.scopes.host.operations.read_into(&mut sums, window, now);
-        }
-        sums
     }
 
     pub(super) fn lifecycle(&self, scopes: &[Arc<Scope>], window: Window, now: Timestamp) -> LifecycleStats {

@@ -29,6 +29,7 @@ impl Ticks {
         Self { clock, anchor: reading.checked_sub(fraction).unwrap_or(reading), anchor_seconds }
     }
 
+    #[inline]
     pub(super) fn reading(&self) -> Instant {
         self.clock.monotonic()
     }

@@ -9,16 +9,31 @@ use std::time::Duration;
 use histogram::{Config, SparseHistogram};
 use serde::Serialize;
 
+use super::sum::Sum;
 use super::windowed::Numbers;
 
 const GROUPING_POWER: u8 = 6;
 const MAX_VALUE_POWER: u8 = 35;
 const LONGEST_UNITS: u64 = (1 << MAX_VALUE_POWER) - 1;
+/// How many buckets there are.
+pub(super) const BUCKETS: usize = config().total_buckets();
 const PARTS_PER_UNIT: u64 = 1_000;
 
-pub(super) fn config() -> Config {
-    const CONFIG: Result<Config, histogram::Error> = Config::new(GROUPING_POWER, MAX_VALUE_POWER);
-    CONFIG.expect("6 is less than 35, and both are less than 64")
+pub(super) const fn config() -> Config {
+    match Config::new(GROUPING_POWER, MAX_VALUE_POWER) {
+        Ok(config) => config,
+        // 6 is less than 35, and both are less than 64.
+        Err(_) => unreachable!(),
+    }
+}
+
+/// First and last unit of a bucket.
+pub(super) fn bucket_bounds(index: usize) -> (u64, u64) {
+    let (power, offset) = (index >> GROUPING_POWER, index as u64 & ((1 << GROUPING_POWER) - 1));
+    // Twice as many buckets as in a group have one unit each.
+    let Some(shift) = power.checked_sub(1) else { return (offset, offset) };
+    let first = (offset + (1 << GROUPING_POWER)) << shift;
+    (first, first + ((1 << shift) - 1))
 }
 
 /// What is measured decides the unit; longer durations than 2^35 units count as that in the percentiles only. Smallest,
@@ -42,13 +57,26 @@ impl Scale {
         duration.as_secs().saturating_mul(per_second).saturating_add(u64::from(below)).min(u64::MAX - 1)
     }
 
-    /// What to count in the buckets.
+    /// What the buckets of `histogram` count.
     #[inline]
-    pub(super) fn bucket(parts: u64) -> u64 {
+    fn units(parts: u64) -> u64 {
         (parts / PARTS_PER_UNIT).min(LONGEST_UNITS)
     }
 
-    fn milliseconds(self, parts: f64) -> f64 {
+    pub(super) fn parts_of(units: u64) -> u64 {
+        units * PARTS_PER_UNIT
+    }
+
+    /// The number of the bucket, as `histogram` counts them, which does not say it: so many for each power of two.
+    #[inline]
+    pub(super) fn bucket(parts: u64) -> u32 {
+        let units = Self::units(parts);
+        let shift = (units | 1 << GROUPING_POWER).ilog2() - u32::from(GROUPING_POWER);
+        // Less than 2^12: the units have 35 bits at most, and 7 of them stay.
+        (shift << GROUPING_POWER) + (units >> shift) as u32
+    }
+
+    pub(super) fn milliseconds(self, parts: f64) -> f64 {
         match self {
             Self::Work => parts / 1e6,
             Self::Waiting => parts / 1e3,
@@ -98,23 +126,6 @@ impl Timings {
         Self { scale, buckets, errors: 0, sum: 0, min: u64::MAX, max: 0 }
     }
 
-    pub(super) fn from_live(
-        scale: Scale,
-        buckets: SparseHistogram,
-        errors: u64,
-        sum: u64,
-        (min, max): (u64, u64),
-    ) -> Self {
-        let (mut min, mut max) = (min, max);
-        if min > max && !buckets.is_empty() {
-            // A record was cut in two by the change of slices: its bucket says where it was.
-            let last = buckets.iter().last().map_or(0, |bucket| bucket.end());
-            min = buckets.iter().next().map_or(0, |bucket| bucket.start()) * PARTS_PER_UNIT;
-            max = last * PARTS_PER_UNIT;
-        }
-        Self { scale, buckets, errors, sum: u128::from(sum), min, max }
-    }
-
     /// How many durations.
     pub fn count(&self) -> u64 {
         self.buckets.count().iter().fold(0, |sum, count| sum.saturating_add(*count))
@@ -134,7 +145,7 @@ impl Timings {
     pub fn record(&mut self, duration: Duration, ok: bool) {
         let parts = self.scale.parts(duration);
         let mut one = histogram::Histogram::with_config(&config());
-        let _ = one.increment(Scale::bucket(parts));
+        let _ = one.increment(Scale::units(parts));
         let buckets = SparseHistogram::from(&one);
         self.merge(&Self {
             scale: self.scale,
@@ -151,8 +162,12 @@ impl Timings {
         if self.scale != other.scale {
             return;
         }
-        // Fails when a bucket has more than 2^64 durations, and then they are not counted.
-        if let Ok(buckets) = self.buckets.checked_add(&other.buckets) {
+        if self.buckets.is_empty() {
+            self.buckets.clone_from(&other.buckets);
+        } else if other.buckets.is_empty() {
+            // Nothing to add.
+            // Fails when a bucket has more than 2^64 durations, and then they are not counted.
+        } else if let Ok(buckets) = self.buckets.checked_add(&other.buckets) {
             self.buckets = buckets;
         }
         self.errors = self.errors.saturating_add(other.errors);
@@ -186,38 +201,11 @@ impl Timings {
         self.scale.milliseconds(self.sum as f64) / 1e3
     }
 
-    /// Count, extremes, mean and percentiles, in one pass over the buckets.
+    /// Count, extremes, mean and percentiles.
     pub fn stats(&self) -> DurationStats {
-        let count = self.count();
-        if count == 0 {
-            return DurationStats::default();
-        }
-        let [p50_ms, p95_ms, p99_ms] = self.percentiles([50, 95, 99], count);
-        DurationStats {
-            count,
-            min_ms: self.scale.milliseconds(self.min as f64),
-            max_ms: self.scale.milliseconds(self.max as f64),
-            avg_ms: self.scale.milliseconds(self.sum as f64 / count as f64),
-            p50_ms,
-            p95_ms,
-            p99_ms,
-        }
-    }
-
-    /// Ascending percents in, milliseconds out.
-    fn percentiles<const N: usize>(&self, percents: [u64; N], count: u64) -> [f64; N] {
-        let mut buckets = self.buckets.iter();
-        let (mut seen, mut middle) = (0_u128, 0.0);
-        percents.map(|percent| {
-            // The smallest rank that covers the share; in 128 bits, because the count may be any.
-            let rank = (u128::from(count) * u128::from(percent)).div_ceil(100);
-            while seen < rank {
-                let Some(bucket) = buckets.next() else { break };
-                seen += u128::from(bucket.count());
-                middle = (bucket.start() as f64 + bucket.end() as f64 + 1.0) / 2.0 * PARTS_PER_UNIT as f64;
-            }
-            self.scale.milliseconds(middle.clamp(self.min as f64, self.max as f64))
-        })
+        let mut sum = Sum::new(self.scale);
+        sum.add(self);
+        sum.stats()
     }
 }
 
@@ -229,5 +217,27 @@ impl Numbers for Timings {
 
     fn merge(&mut self, other: &Self) {
         Self::merge(self, other);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_those_of_the_histogram_crate() {
+        let edges = (0..MAX_VALUE_POWER).flat_map(|power| {
+            let edge = 1_u64 << power;
+            [edge - 1, edge, edge + 1, edge + edge / 3]
+        });
+        for units in edges.chain(0..1_000).chain([LONGEST_UNITS]) {
+            let mut one = histogram::Histogram::with_config(&config());
+            one.increment(units).unwrap();
+            let theirs = SparseHistogram::from(&one);
+            let index = Scale::bucket(Scale::parts_of(units));
+            assert_eq!(theirs.index(), [index], "{units}");
+            let bucket = theirs.iter().next().unwrap();
+            assert_eq!(bucket_bounds(index as usize), (bucket.start(), bucket.end()), "{units}");
+        }
     }
 }

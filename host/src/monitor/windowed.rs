@@ -84,20 +84,41 @@ impl<L: Live> Windowed<L> {
     }
 
     pub(super) fn read(&self, window: Window, now: Timestamp) -> Reading<L::Numbers> {
+        let mut numbers = self.live.empty();
+        let add = |numbers: &mut L::Numbers, slice: &L::Numbers| numbers.merge(slice);
+        let seconds = self.add_to(&mut numbers, window, now, add, |numbers, live| numbers.merge(&live.read()));
+        Reading { numbers, seconds }
+    }
+
+    /// Adds a window up in another form than that of the numbers, and answers how many seconds it covers.
+    pub(super) fn add_to<S>(
+        &self,
+        sum: &mut S,
+        window: Window,
+        now: Timestamp,
+        add: impl Fn(&mut S, &L::Numbers),
+        add_live: impl FnOnce(&mut S, &L),
+    ) -> f64 {
         let mut past = self.past.lock();
         let slice = slice_of(now);
         self.turn(&mut past, slice);
-        let coarse = slice / FINE_SLICES;
-        let (mut numbers, start) = match window {
-            Window::Minute => past.recent(slice.saturating_sub(MINUTE_SLICES - 1), self.live.empty()),
-            Window::FiveMinutes => past.recent(slice.saturating_sub(FINE_SLICES - 1), self.live.empty()),
-            Window::Hour => past.hour(coarse.saturating_sub(COARSE_SLICES - 1), self.live.empty()),
-            Window::Start => (past.total.clone(), past.since),
+        let recent = |slices: u64| (&past.fine, slice.saturating_sub(slices - 1));
+        let start = match window {
+            Window::Minute => add_slices(sum, recent(MINUTE_SLICES), add),
+            Window::FiveMinutes => add_slices(sum, recent(FINE_SLICES), add),
+            Window::Hour => {
+                let from = (slice / FINE_SLICES).saturating_sub(COARSE_SLICES - 1);
+                add_slices(sum, (&past.coarse, from), add);
+                began(from.saturating_mul(FINE_SLICES))
+            }
+            Window::Start => {
+                add(sum, &past.total);
+                past.since
+            }
         };
-        numbers.merge(&self.live.read());
+        add_live(sum, &self.live);
         // The current second counts as a whole one, so that the first event of all is no burst.
-        let seconds = now.since(start.max(past.since)).as_secs_f64().max(1.0);
-        Reading { numbers, seconds }
+        now.since(start.max(past.since)).as_secs_f64().max(1.0)
     }
 
     /// What was recorded since the last drain. A reset in between changes nothing here.
@@ -117,6 +138,7 @@ impl<L: Live> Windowed<L> {
         past.since = now;
     }
 
+    #[cold]
     fn turn(&self, past: &mut Past<L::Numbers>, slice: u64) {
         let current = self.slice.load(Ordering::Relaxed);
         // Somebody else was first, or a reading is older than the change.
@@ -138,14 +160,6 @@ impl<N: Numbers> Past<N> {
         add(&mut self.coarse, slice / FINE_SLICES, COARSE_SLICES, numbers.clone());
         add(&mut self.fine, slice, FINE_SLICES, numbers);
     }
-
-    fn recent(&self, from: u64, empty: N) -> (N, Timestamp) {
-        (sum(&self.fine, from, empty), began(from))
-    }
-
-    fn hour(&self, from: u64, empty: N) -> (N, Timestamp) {
-        (sum(&self.coarse, from, empty), began(from.saturating_mul(FINE_SLICES)))
-    }
 }
 
 fn add<N: Numbers>(slices: &mut VecDeque<(u64, N)>, slice: u64, slices_max: u64, numbers: N) {
@@ -158,9 +172,8 @@ fn add<N: Numbers>(slices: &mut VecDeque<(u64, N)>, slice: u64, slices_max: u64,
     }
 }
 
-fn sum<N: Numbers>(slices: &VecDeque<(u64, N)>, from: u64, empty: N) -> N {
-    slices.iter().filter(|(slice, _)| *slice >= from).fold(empty, |mut sum, (_, numbers)| {
-        sum.merge(numbers);
-        sum
-    })
+/// Adds the slices from one on, and answers when it would have begun if it were one of ten seconds.
+fn add_slices<S, N>(sum: &mut S, (slices, from): (&VecDeque<(u64, N)>, u64), add: impl Fn(&mut S, &N)) -> Timestamp {
+    slices.iter().filter(|(slice, _)| *slice >= from).for_each(|(_, numbers)| add(sum, numbers));
+    began(from)
 }

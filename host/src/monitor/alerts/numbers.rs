@@ -1,7 +1,7 @@
 //! The monitor's numbers as the rules want them: of each team on its own.
 
 use super::{LifecycleNumbers, Numbers, OperationNumbers};
-use crate::monitor::operations::{OperationStats, Readings};
+use crate::monitor::operations::{OperationStats, each_operation};
 use crate::monitor::{Monitor, Window};
 
 impl Monitor {
@@ -12,13 +12,11 @@ impl Monitor {
         let now = self.0.ticks.now();
         let mut numbers = Numbers::default();
         for (team, scope) in self.0.scopes.named() {
-            let mut readings = Readings::new();
-            scope.operations.read_into(&mut readings, window, now);
-            numbers.operations.extend(readings.into_iter().map(|(operation, reading)| {
-                let stats = OperationStats::new(&reading.numbers, reading.seconds);
-                let OperationStats { count: calls, errors, p95_ms, .. } = stats;
-                OperationNumbers { team: team.clone(), operation, calls, errors, p95_ms }
-            }));
+            each_operation([&scope], window, now, |operation, sum, seconds| {
+                let OperationStats { count: calls, errors, p95_ms, .. } = OperationStats::of(sum, seconds);
+                let operation = operation.into();
+                numbers.operations.push(OperationNumbers { team: team.clone(), operation, calls, errors, p95_ms });
+            });
             if let Some(team) = team {
                 let (ended, rejected) = scope.lifecycle.ended(window, now);
                 numbers.lifecycles.push(LifecycleNumbers { team, ended, rejected });

@@ -1,0 +1,146 @@
+//! Durations while they are added up: every bucket has a place, so that adding and counting are passes over an array.
+//!
+//! What is kept is sparse ([`Timings`]). What is shown of many operations is worked out in one sum, used again for each.
+
+use histogram::SparseHistogram;
+
+use super::timings::{BUCKETS, DurationStats, Scale, Timings, bucket_bounds, config};
+
+/// Durations, added up. 15 KiB.
+#[derive(Debug)]
+pub(super) struct Sum {
+    scale: Scale,
+    totals: Totals,
+    count: u64,
+    /// Buckets before this one and after the last are empty. The first is after the last when all are.
+    first: usize,
+    last: usize,
+    buckets: [u64; BUCKETS],
+}
+
+/// What is known of durations beside the buckets; in parts of the scale.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Totals {
+    pub(super) errors: u64,
+    pub(super) sum: u128,
+    pub(super) min: u64,
+    pub(super) max: u64,
+}
+
+impl Sum {
+    pub(super) fn new(scale: Scale) -> Self {
+        Self { scale, totals: Totals::NOTHING, count: 0, first: BUCKETS, last: 0, buckets: [0; BUCKETS] }
+    }
+
+    /// Makes it a new one.
+    pub(super) fn clear(&mut self) {
+        self.buckets.iter_mut().take(self.last + 1).skip(self.first).for_each(|bucket| *bucket = 0);
+        (self.totals, self.count, self.first, self.last) = (Totals::NOTHING, 0, BUCKETS, 0);
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub(super) fn errors(&self) -> u64 {
+        self.totals.errors
+    }
+
+    /// Adds what others recorded. Durations of work and of waiting do not mix: then nothing is added.
+    pub(super) fn add(&mut self, timings: &Timings) {
+        if timings.scale == self.scale {
+            let Timings { errors, sum, min, max, ref buckets, .. } = *timings;
+            self.add_totals(Totals { errors, sum, min, max });
+            for (index, count) in buckets.index().iter().zip(buckets.count()) {
+                self.add_bucket(*index as usize, *count);
+            }
+        }
+    }
+
+    /// Adds a sum of the same scale.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.add_totals(other.totals);
+        other.used().for_each(|(index, count)| self.add_bucket(index as usize, count));
+    }
+
+    pub(super) fn add_totals(&mut self, other: Totals) {
+        let Totals { errors, sum, min, max } = &mut self.totals;
+        *errors = errors.saturating_add(other.errors);
+        *sum = sum.saturating_add(other.sum);
+        *min = other.min.min(*min);
+        *max = other.max.max(*max);
+    }
+
+    #[inline]
+    pub(super) fn add_bucket(&mut self, index: usize, count: u64) {
+        if let Some(bucket) = self.buckets.get_mut(index) {
+            *bucket = bucket.saturating_add(count);
+            self.count = self.count.saturating_add(count);
+            self.first = self.first.min(index);
+            self.last = self.last.max(index);
+        }
+    }
+
+    /// Buckets that are not empty, in order.
+    fn used(&self) -> impl Iterator<Item = (u32, u64)> {
+        let all = (0_u32..).zip(self.buckets.iter().copied());
+        all.take(self.last + 1).skip(self.first).filter(|(_, count)| *count > 0)
+    }
+
+    /// Smallest and largest.
+    fn extremes(&self) -> (u64, u64) {
+        let Totals { min, max, .. } = self.totals;
+        if min <= max || self.count == 0 {
+            return (min, max);
+        }
+        // A record was cut in two by the change of slices: its bucket says where it was.
+        (Scale::parts_of(bucket_bounds(self.first).0), Scale::parts_of(bucket_bounds(self.last).1))
+    }
+
+    pub(super) fn stats(&self) -> DurationStats {
+        if self.count == 0 {
+            return DurationStats::default();
+        }
+        let (min, max) = self.extremes();
+        let [p50_ms, p95_ms, p99_ms] = self.percentiles([50, 95, 99], min, max);
+        DurationStats {
+            count: self.count,
+            min_ms: self.scale.milliseconds(min as f64),
+            max_ms: self.scale.milliseconds(max as f64),
+            avg_ms: self.scale.milliseconds(self.totals.sum as f64 / self.count as f64),
+            p50_ms,
+            p95_ms,
+            p99_ms,
+        }
+    }
+
+    /// Ascending percents in, milliseconds out.
+    fn percentiles<const N: usize>(&self, percents: [u64; N], min: u64, max: u64) -> [f64; N] {
+        let mut used = self.used();
+        let (mut seen, mut found) = (0_u128, 0);
+        percents.map(|percent| {
+            // The smallest rank that covers the share; in 128 bits, because the count may be any.
+            let rank = (u128::from(self.count) * u128::from(percent)).div_ceil(100);
+            while seen < rank {
+                let Some((index, count)) = used.next() else { break };
+                (seen, found) = (seen + u128::from(count), index as usize);
+            }
+            let (first, last) = bucket_bounds(found);
+            let middle = (first as f64 + last as f64 + 1.0) / 2.0 * Scale::parts_of(1) as f64;
+            self.scale.milliseconds(middle.clamp(min as f64, max as f64))
+        })
+    }
+
+    pub(super) fn to_timings(&self) -> Timings {
+        let (index, count) = self.used().unzip();
+        let buckets = SparseHistogram::from_parts(config(), index, count)
+            .expect("the buckets are those of the same configuration, in order");
+        let Totals { errors, sum, .. } = self.totals;
+        let (min, max) = self.extremes();
+        Timings { scale: self.scale, buckets, errors, sum, min, max }
+    }
+}
+
+impl Totals {
+    const NOTHING: Self = Self { errors: 0, sum: 0, min: u64::MAX, max: 0 };
+}
