@@ -6,7 +6,7 @@
 //! instance when the one before is completed), the same process, the same disk, and take turns within each round.
 //!
 //! The engine has no way to wait for an instance. How the clients learn of the end without slowing it down stands in
-//! `watch.rs`. Over HTTP the server is in this process too, behind a real socket; so the client's work is in the figure.
+//! `support/watch.rs`. Over HTTP the server is in this process too, behind a real socket; so the client's work is in the figure.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -16,53 +16,28 @@ mod support;
 #[path = "../support/clients.rs"]
 mod clients;
 mod floor;
+#[path = "../support/http.rs"]
+#[expect(dead_code, reason = "nobody gets here")]
 mod http;
+#[path = "../support/ours.rs"]
+#[expect(dead_code, reason = "its numbers are for another benchmark")]
+mod ours;
+#[path = "../support/watch.rs"]
 mod watch;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use comfy_table::Table;
-use serde_json::json;
-use stepwell::app::{App, AppError};
-use stepwell::clock::Clock;
-use stepwell::config::Config;
-use stepwell::engine::{Engine, StartRequest};
-use stepwell::model::{Name, Principal};
-use stepwell::plugins::UploadOptions;
-use stepwell::store::Store;
 use support::{Anything, Options, median, quantile};
-use tokio::net::TcpListener;
 
 use self::clients::{Run, closed_loop};
 use self::floor::Floor;
 use self::http::Client;
-use self::watch::Watcher;
+use self::ours::{Ours, database};
 
 const CONCURRENCY: [usize; 3] = [1, 16, 64];
 const STEPS: f64 = 3.0;
-const WORKFLOW: &str = "bench";
-const DEFINITION: &str = "
-name: bench
-steps:
-  - { id: one, plugin: hello, step: greet }
-  - { id: two, plugin: hello, step: greet }
-  - { id: three, plugin: hello, step: greet }
-";
-
-/// Ours, running.
-struct Ours {
-    engine: Engine,
-    store: Store,
-    watcher: Watcher,
-    principal: Principal,
-    workflow: Name,
-    /// Where its HTTP is.
-    address: std::net::SocketAddr,
-    /// The header that opens it.
-    token: String,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -93,7 +68,7 @@ async fn run(options: Options) -> Result<(), Anything> {
     let (window, rounds) = options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
     let folder = support::scratch()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (ours, serving) = start(folder.path(), stopped).await?;
+    let (ours, serving) = Ours::start(folder.path(), stopped).await?;
     // The first instances compile, connect and fill caches; one of them is what the floor's rows are copied from.
     closed_loop(8, window / 4, |_| Ok(Arc::clone(&ours)), Ours::through_engine).await?;
     let floor = Arc::new(Floor::open(&folder.path().join("floor.db"), &database(folder.path())).await?);
@@ -175,51 +150,4 @@ async fn measure(
     run.groups = after.0 - before.0;
     run.commits = after.1 - before.1;
     Ok(run)
-}
-
-fn database(folder: &Path) -> PathBuf {
-    folder.join("stepwell").join("stepwell.db")
-}
-
-async fn start(
-    folder: &Path,
-    stopped: tokio::sync::oneshot::Receiver<()>,
-) -> Result<(Arc<Ours>, tokio::task::JoinHandle<Result<(), AppError>>), Anything> {
-    let mut config = Config::defaults()?;
-    config.data_dir = folder.join("stepwell");
-    let app = App::start(config, Clock::System, support::program()).await?;
-    let principal = support::operator()?;
-    app.plugins.upload(&principal, support::guest("hello")?, UploadOptions::default()).await?;
-    app.engine.apply_workflow(&principal, DEFINITION).await?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let ours = Ours {
-        engine: app.engine.clone(),
-        store: app.store.clone(),
-        watcher: Watcher::start(app.store.clone(), &database(folder))?,
-        principal,
-        workflow: WORKFLOW.parse()?,
-        address: listener.local_addr()?,
-        token: app.first_token.clone().ok_or("a new database has a first token")?,
-    };
-    let serving = tokio::spawn(app.serve(listener, async move { drop(stopped.await) }));
-    Ok((Arc::new(ours), serving))
-}
-
-impl Ours {
-    async fn through_engine(self: Arc<Self>) -> Result<Arc<Self>, Anything> {
-        let before = self.watcher.before_start();
-        let request = StartRequest { input: json!({ "name": "Ada" }), ..StartRequest::default() };
-        let created = self.engine.start_instance(&self.principal, &self.workflow, request).await?;
-        self.watcher.completed(before, created.id).await?;
-        Ok(self)
-    }
-
-    async fn through_http((ours, mut client): (Arc<Self>, Client)) -> Result<(Arc<Self>, Client), Anything> {
-        let before = ours.watcher.before_start();
-        let path = format!("/workflows/{}/instances", ours.workflow);
-        let answer = client.post(&path, &ours.token, r#"{"input":{"name":"Ada"}}"#).await?;
-        let id = answer.get("id").and_then(serde_json::Value::as_str).ok_or_else(|| answer.to_string())?;
-        ours.watcher.completed(before, id.parse()?).await?;
-        Ok((ours, client))
-    }
 }

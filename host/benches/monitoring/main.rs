@@ -1,4 +1,4 @@
-//! What recording costs, and reading 1,000 operations.
+//! What recording costs, and reading 1,000 operations; what that means for steps and for those who ask over HTTP.
 //!
 //! The first table: a call that does nothing, timed and recorded, by one thread and by two that record the same
 //! operation, against the bare pair of clock readings, hdrhistogram behind a lock, and one hdrhistogram for each thread
@@ -6,15 +6,28 @@
 //! the clock readings of the same run.
 //!
 //! The second table: how long `stats` takes with 1,000 operations, at rest and while two threads record all of them
-//! without a pause, which is more than any engine does.
+//! without a pause, which is more than any engine does. What the other two are stands in `share.rs` and `serving.rs`.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 #[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "no guest runs here")]
 mod support;
 
+#[path = "../support/clients.rs"]
+#[expect(dead_code, reason = "the other half is for other benchmarks")]
+mod clients;
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/ours.rs"]
+#[expect(dead_code, reason = "the other half is for other benchmarks")]
+mod ours;
+mod serving;
+mod share;
+#[path = "../support/watch.rs"]
+mod watch;
+
 use std::hint::black_box;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,6 +37,9 @@ use parking_lot::Mutex;
 use stepwell::clock::Clock;
 use stepwell::monitor::{Monitor, Operation, Window};
 use support::{Anything, Options, median, quantile};
+
+use self::clients::closed_loop;
+use self::ours::Ours;
 
 const OPERATIONS: usize = 1_000;
 /// Calls between two looks at the time that is left.
@@ -65,6 +81,28 @@ fn main() -> Result<(), Anything> {
     if options.wants("reading") {
         reading(if options.quick { 50 } else { 500 });
     }
+    if options.wants("share") || options.wants("serving") {
+        let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        threads.block_on(async move { tokio::spawn(running(options)).await })??;
+    }
+    Ok(())
+}
+
+/// The tables that need a host.
+async fn running(options: Options) -> Result<(), Anything> {
+    let folder = support::scratch()?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (ours, serving) = Ours::start(folder.path(), stopped).await?;
+    // The first instances compile, connect and fill caches.
+    closed_loop(8, Duration::from_millis(500), |_| Ok(Arc::clone(&ours)), Ours::through_engine).await?;
+    if options.wants("share") {
+        println!("\n## share\n\n{}", share::table(&ours, &options).await?);
+    }
+    if options.wants("serving") {
+        println!("\n## serving\n\n{}", serving::table(&ours, &options).await?);
+    }
+    drop(stop);
+    serving.await??;
     Ok(())
 }
 
@@ -130,15 +168,21 @@ fn clock_pair() -> u64 {
     u64::try_from(Instant::now().duration_since(started).as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn reading(reads: usize) {
-    let monitor = Monitor::new(Clock::System, 1);
-    let operations: Vec<_> =
-        (0..OPERATIONS - 1).map(|number| monitor.operation(None, &format!("operation {number}"))).collect();
+/// As many as there may be, but for one, each with calls of 200 different lengths.
+fn many_operations(monitor: &Monitor) -> Vec<Operation> {
+    let name = |number| monitor.operation(None, &format!("operation {number}"));
+    let operations: Vec<_> = (0..OPERATIONS - 1).map(name).collect();
     for (number, operation) in operations.iter().enumerate() {
         for millis in 1..=200 {
             operation.record(Duration::from_micros(millis * 37 + number as u64), true);
         }
     }
+    operations
+}
+
+fn reading(reads: usize) {
+    let monitor = Monitor::new(Clock::System, 1);
+    let operations = many_operations(&monitor);
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
     table.set_header(["stats of 1,000 operations", "window", "p50 ms", "p99 ms"]);

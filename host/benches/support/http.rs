@@ -34,9 +34,22 @@ impl Client {
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
+        Ok(serde_json::from_slice(self.exchange(&request).await?)?)
+    }
+
+    /// Reads, and answers what it received.
+    ///
+    /// # Errors
+    /// Any status but 2xx.
+    pub async fn get(&mut self, path: &str, token: &str) -> Result<&[u8], Anything> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n");
+        self.exchange(&request).await
+    }
+
+    async fn exchange(&mut self, request: &str) -> Result<&[u8], Anything> {
         self.stream.write_all(request.as_bytes()).await?;
         self.received.clear();
-        loop {
+        let start = loop {
             if self.stream.read_buf(&mut self.received).await? == 0 {
                 return Err("the server closed the connection".into());
             }
@@ -49,8 +62,9 @@ impl Client {
                 if !head.starts_with("http/1.1 2") {
                     return Err(format!("{head}{}", String::from_utf8_lossy(body)).into());
                 }
-                return Ok(serde_json::from_slice(body)?);
+                break end + 4;
             }
-        }
+        };
+        Ok(self.received.get(start..).unwrap_or_default())
     }
 }

@@ -1,0 +1,77 @@
+//! Which part of a step's work is monitoring.
+//!
+//! Two runs, with and without, differ by less than the noise of any machine that is not ours alone. So the parts are
+//! measured: what the engine records for a step while clients keep it busy, what a record costs with both readings of
+//! the clock (although most share one), and what the process works for a step, all threads together.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use comfy_table::Table;
+use stepwell::clock::Clock;
+use stepwell::monitor::{Monitor, Window};
+
+use super::clients::closed_loop;
+use super::ours::Ours;
+use super::support::{Anything, Options, median};
+
+const CLIENTS: [usize; 2] = [1, 64];
+const STEPS: f64 = 3.0;
+
+pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
+    let (window, rounds) = options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN);
+    table.set_header(["clients", "steps/s", "CPU us a step", "records a step", "ns a record", "share of the CPU"]);
+    for clients in CLIENTS {
+        let mut rows: [Vec<f64>; 5] = Default::default();
+        for _ in 0..rounds {
+            let (records_before, cpu_before) = (records(&ours.monitor), cpu()?);
+            let run = closed_loop(clients, window, |_| Ok(Arc::clone(ours)), Ours::through_engine).await?;
+            let steps = run.milliseconds.len() as f64 * STEPS;
+            let cpu = (cpu()? - cpu_before).as_secs_f64() * 1e9 / steps;
+            let recorded = (records(&ours.monitor) - records_before) as f64 / steps;
+            let record = nanos_of_a_record();
+            let row = [run.per_second * STEPS, cpu / 1e3, recorded, record, 100.0 * recorded * record / cpu];
+            rows.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
+        }
+        let [steps, cpu, recorded, record, share] = rows.map(|column| median(&column));
+        table.add_row([
+            clients.to_string(),
+            format!("{steps:.0}"),
+            format!("{cpu:.0}"),
+            format!("{recorded:.1}"),
+            format!("{record:.0}"),
+            format!("{share:.2} %"),
+        ]);
+    }
+    Ok(table)
+}
+
+/// Everything timed or counted since the start.
+fn records(monitor: &Monitor) -> u64 {
+    let stats = monitor.stats(None, Window::Start);
+    let operations: u64 = stats.operations.values().map(|operation| operation.count).sum();
+    operations + stats.lifecycle.created + stats.lifecycle.durations.count
+}
+
+/// What the process has worked.
+fn cpu() -> Result<Duration, Anything> {
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    // The name before it may have blanks, and ends with the last parenthesis.
+    let (_, fields) = text.rsplit_once(')').ok_or("/proc/self/stat has no name")?;
+    let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u64>);
+    let (Some(user), Some(system)) = (ticks.next(), ticks.next()) else {
+        return Err("/proc/self/stat is short".into());
+    };
+    // Linux tells it in hundredths of a second, whatever its own clock has.
+    Ok(Duration::from_millis((user? + system?) * 10))
+}
+
+fn nanos_of_a_record() -> f64 {
+    const CALLS: u32 = 1_000_000;
+    let operation = Monitor::new(Clock::System, 1).operation(None, "measured");
+    let begun = Instant::now();
+    (0..CALLS).for_each(|_| operation.measure().succeed());
+    begun.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
+}

@@ -1,0 +1,99 @@
+//! Stepwell with a workflow of three steps, on SQLite and behind a real socket, in this process.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+use stepwell::app::{App, AppError};
+use stepwell::clock::Clock;
+use stepwell::config::Config;
+use stepwell::engine::{Engine, StartRequest};
+use stepwell::model::{Name, Principal};
+use stepwell::monitor::Monitor;
+use stepwell::plugins::UploadOptions;
+use stepwell::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::http::Client;
+use super::support::{self, Anything};
+use super::watch::Watcher;
+
+const WORKFLOW: &str = "bench";
+const DEFINITION: &str = "
+name: bench
+steps:
+  - { id: one, plugin: hello, step: greet }
+  - { id: two, plugin: hello, step: greet }
+  - { id: three, plugin: hello, step: greet }
+";
+
+/// Ours, running.
+pub struct Ours {
+    engine: Engine,
+    /// Its numbers.
+    pub monitor: Monitor,
+    /// Its data.
+    pub store: Store,
+    watcher: Watcher,
+    /// Who may do everything.
+    pub principal: Principal,
+    workflow: Name,
+    /// Where its HTTP is.
+    pub address: std::net::SocketAddr,
+    /// The header that opens it.
+    pub token: String,
+}
+
+/// Where its database is.
+pub fn database(folder: &Path) -> PathBuf {
+    folder.join("stepwell").join("stepwell.db")
+}
+
+impl Ours {
+    /// Builds it in a folder, and serves until `stopped`.
+    pub async fn start(
+        folder: &Path,
+        stopped: oneshot::Receiver<()>,
+    ) -> Result<(Arc<Self>, JoinHandle<Result<(), AppError>>), Anything> {
+        let mut config = Config::defaults()?;
+        config.data_dir = folder.join("stepwell");
+        let app = App::start(config, Clock::System, support::program()).await?;
+        let principal = support::operator()?;
+        app.plugins.upload(&principal, support::guest("hello")?, UploadOptions::default()).await?;
+        app.engine.apply_workflow(&principal, DEFINITION).await?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let ours = Self {
+            engine: app.engine.clone(),
+            monitor: app.monitor.clone(),
+            store: app.store.clone(),
+            watcher: Watcher::start(app.store.clone(), &database(folder))?,
+            principal,
+            workflow: WORKFLOW.parse()?,
+            address: listener.local_addr()?,
+            token: app.first_token.clone().ok_or("a new database has a first token")?,
+        };
+        let serving = tokio::spawn(app.serve(listener, async move { drop(stopped.await) }));
+        Ok((Arc::new(ours), serving))
+    }
+
+    /// Starts an instance, and waits for its end.
+    pub async fn through_engine(self: Arc<Self>) -> Result<Arc<Self>, Anything> {
+        let before = self.watcher.before_start();
+        let request = StartRequest { input: json!({ "name": "Ada" }), ..StartRequest::default() };
+        let created = self.engine.start_instance(&self.principal, &self.workflow, request).await?;
+        self.watcher.completed(before, created.id).await?;
+        Ok(self)
+    }
+
+    /// The same over HTTP.
+    pub async fn through_http((ours, mut client): (Arc<Self>, Client)) -> Result<(Arc<Self>, Client), Anything> {
+        let before = ours.watcher.before_start();
+        let path = format!("/workflows/{}/instances", ours.workflow);
+        let answer = client.post(&path, &ours.token, r#"{"input":{"name":"Ada"}}"#).await?;
+        let id = answer.get("id").and_then(serde_json::Value::as_str).ok_or_else(|| answer.to_string())?;
+        ours.watcher.completed(before, id.parse()?).await?;
+        Ok((ours, client))
+    }
+}
