@@ -129,6 +129,7 @@ impl App {
             config: config.engine.clone(),
             batch_config: config.batch.clone(),
             retention: config.retention.clone(),
+            audit: config.audit.clone(),
             runtime_config: config.runtime.clone(),
             limits,
             clock: clock.clone(),
@@ -212,8 +213,10 @@ async fn make_first_token(store: &Store, clock: &Clock) -> Result<String, AppErr
     let secret = secret::generate().map_err(|error| token_error(&error))?;
     let hash = secret::hash(&secret).ok_or_else(|| token_error(&"its form is wrong"))?;
     let team: Name = FIRST_TEAM.parse().map_err(|error| token_error(&error))?;
-    let principal = Principal { team, user: FIRST_USER.to_owned(), permissions: vec![Permission::Operator] };
-    let token = NewToken { id: clock.new_id(), hash, principal, created_at: clock.now(), expires_at: None };
+    let id = clock.new_id();
+    let principal =
+        Principal { team, user: FIRST_USER.to_owned(), permissions: vec![Permission::Operator], token: Some(id) };
+    let token = NewToken { id, hash, principal, created_at: clock.now(), expires_at: None };
     store.insert_token(token).await?;
     Ok(secret)
 }

@@ -49,6 +49,7 @@ section! {
         batch: BatchConfig,
         engine: EngineConfig,
         retention: RetentionConfig,
+        audit: AuditConfig,
         history: HistoryConfig,
         live: LiveConfig,
         prometheus: PrometheusConfig,
@@ -213,6 +214,15 @@ section! {
         #[serde(with = "duration")] finished_instances: Duration,
         #[serde(with = "duration")] interval: Duration,
         batch: u32,
+    }
+}
+
+section! {
+    /// `[audit]`
+    AuditConfig {
+        #[serde(with = "duration")] keep: Duration,
+        rows_per_team_max: u32,
+        refused_per_minute_max: u32,
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod alerts;
 mod approvals;
+mod audit;
 mod batch;
 mod batch_api;
 mod caches;

@@ -52,8 +52,9 @@ fn what_one_host_writes_the_other_reads() {
         let (reader, writer) = two_hosts(&database).await;
         let mut instance = instance(&writer).await;
         let version = workflow(&writer, &acme()).await;
-        let principal = Principal { team: acme(), user: "ann".to_owned(), permissions: vec![Permission::WorkflowRead] };
-        let token = NewToken { id: Uuid::now_v7(), hash: [7; 32], principal, created_at: START, expires_at: None };
+        let (id, permissions) = (Uuid::now_v7(), vec![Permission::WorkflowRead]);
+        let principal = Principal { team: acme(), user: "ann".to_owned(), permissions, token: Some(id) };
+        let token = NewToken { id, hash: [7; 32], principal, created_at: START, expires_at: None };
         writer.insert_token(token.clone()).await.expect("is stored");
         let reference = "expense".parse().expect("is a reference");
         let (approver, first) = (acme(), Page::first(10));

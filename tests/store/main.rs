@@ -4,6 +4,7 @@
 
 mod alerts;
 mod approvals;
+mod audit;
 mod batches;
 mod caches;
 mod commits;

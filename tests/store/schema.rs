@@ -70,6 +70,10 @@ fn the_twins_have_the_same_tables_columns_and_indexes() {
             include_str!("../../migrations/postgres/0005_alerts.sql"),
         ),
         (
+            include_str!("../../migrations/sqlite/0006_audit.sql"),
+            include_str!("../../migrations/postgres/0006_audit.sql"),
+        ),
+        (
             include_str!("../../migrations/sqlite/0003_hosts.sql"),
             include_str!("../../migrations/postgres/0003_hosts.sql"),
         ),

@@ -10,13 +10,15 @@ use crate::databases::{START, on_both};
 use crate::fixtures::{acme, name};
 
 fn token(byte: u8) -> NewToken {
+    let id = Uuid::now_v7();
     NewToken {
-        id: Uuid::now_v7(),
+        id,
         hash: [byte; 32],
         principal: Principal {
             team: acme(),
             user: "ann".to_owned(),
             permissions: vec![Permission::WorkflowRead, Permission::ApprovalDecide],
+            token: Some(id),
         },
         created_at: START,
         expires_at: Some(START.after(Duration::from_secs(60))),

@@ -77,7 +77,8 @@ pub fn program() -> PathBuf {
 
 /// Who does everything.
 pub fn operator() -> Result<Principal, Anything> {
-    Ok(Principal { team: "default".parse()?, user: "operator".to_owned(), permissions: vec![Permission::Operator] })
+    let permissions = vec![Permission::Operator];
+    Ok(Principal { team: "default".parse()?, user: "operator".to_owned(), permissions, token: None })
 }
 
 /// A folder that is on a disk: `/tmp` may be memory, which has no fsync to wait for.

@@ -112,6 +112,7 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
         team: "local".parse().map_err(|error: crate::model::name::NameError| LocalError::Stored(error.to_string()))?,
         user: "local".to_owned(),
         permissions: vec![Permission::Operator],
+        token: None,
     };
     let component = Arc::new(local.component);
     let options = UploadOptions { shared_buckets: local.shared_buckets };

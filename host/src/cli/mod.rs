@@ -3,6 +3,7 @@
 
 mod alerts;
 mod approvals;
+mod audit;
 mod cache;
 mod client;
 mod demo;
@@ -98,6 +99,8 @@ enum Command {
     History(history::HistoryArguments),
     /// Show what is wrong, acknowledge and silence it
     Alerts(alerts::AlertsArguments),
+    /// Show who did what
+    Audit(audit::AuditArguments),
     /// Show, empty and tidy the server's caches
     #[command(subcommand)]
     Cache(cache::CacheCommand),
@@ -157,6 +160,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Stats(arguments) => stats::stats(&client, output, &arguments),
         Command::History(arguments) => history::history(&client, output, arguments),
         Command::Alerts(arguments) => alerts::alerts(&client, output, arguments),
+        Command::Audit(arguments) => audit::audit(&client, output, arguments),
         Command::Cache(command) => cache::run(&client, output, command),
         Command::Config(arguments) => settings::config(global, &arguments),
         Command::CompileWorker { .. } => Ok(()),

@@ -25,6 +25,7 @@ impl Engine {
     pub(super) fn spawn_housekeeping(&self) {
         self.spawn_every(SWEEP_INTERVAL, |engine| async move { engine.sweep().await });
         self.spawn_every(STATISTICS_INTERVAL, |engine| async move { engine.refresh_statistics().await });
+        self.spawn_every(self.0.retention.interval, |engine| async move { engine.tidy_audit().await });
         self.spawn_every(CACHES_INTERVAL, |engine| async move { engine.tidy_caches().await });
         if !self.0.retention.finished_instances.is_zero() {
             self.spawn_every(self.0.retention.interval, |engine| async move { engine.retain().await });
@@ -77,6 +78,21 @@ impl Engine {
     async fn refresh_statistics(&self) {
         if let Err(error) = self.0.store.refresh_statistics().await {
             tracing::warn!(%error, "could not make the planner's statistics anew");
+        }
+    }
+
+    /// Deletes what `[audit]` does not keep.
+    async fn tidy_audit(&self) {
+        let before = self.0.clock.now().before(self.0.audit.keep);
+        while !self.0.stop.is_cancelled() {
+            match self.0.store.delete_old_audit(before, self.0.audit.rows_per_team_max).await {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "could not delete old entries of the audit; the next run goes on");
+                    return;
+                }
+            }
         }
     }
 

@@ -29,7 +29,7 @@ use self::admission::Admission;
 use self::dispatcher::Active;
 use self::measured::StepOperations;
 use crate::clock::Clock;
-use crate::config::{BatchConfig, EngineConfig, Limits, RetentionConfig, RuntimeConfig};
+use crate::config::{AuditConfig, BatchConfig, EngineConfig, Limits, RetentionConfig, RuntimeConfig};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
 use crate::model::{Approval, Decision, Definition, Effects, Instance, Principal};
@@ -53,6 +53,7 @@ struct Shared {
     chunks: Semaphore,
     committing: Operation,
     retention: RetentionConfig,
+    audit: AuditConfig,
     limits: Arc<Limits>,
     clock: Clock,
     store: Store,
@@ -74,6 +75,8 @@ pub struct EngineParts {
     pub batch_config: BatchConfig,
     /// `[retention]`
     pub retention: RetentionConfig,
+    /// `[audit]`
+    pub audit: AuditConfig,
     /// `[runtime]`: how many attempts at a time.
     pub runtime_config: RuntimeConfig,
     /// `[limits]`
@@ -131,6 +134,7 @@ impl Engine {
             chunks: Semaphore::new(parts.batch_config.concurrency),
             batch_config: parts.batch_config,
             retention: parts.retention,
+            audit: parts.audit,
             limits: parts.limits,
             clock: parts.clock,
             store: parts.store,

@@ -11,12 +11,13 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::audit::Recorder;
 use super::error::ApiError;
 use super::query::LIMIT_MAX;
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::clock::Timestamp;
-use crate::model::{AlertRule, AlertState, Name, Pattern, Permission, Principal, duration};
+use crate::model::{AlertRule, AlertState, AuditAction, Name, Pattern, Permission, Principal, duration};
 use crate::monitor::alerts::Thresholds;
 use crate::store::{Acknowledgement, Page, Silence, StoreError};
 
@@ -93,16 +94,23 @@ pub(super) async fn list_earlier_alerts(mut request: Request, principal: Arc<Pri
 pub(super) async fn acknowledge_alert(request: Request, principal: Arc<Principal>) -> Answer {
     let id = request.id("id", "alert")?;
     request.query.finish()?;
+    let recorder = Recorder::of(&request, &principal);
     let Request { services, body, .. } = request;
     let AcknowledgeBody { comment } = body.json(services.config.server.body_bytes_max).await?;
     check_comment(comment.as_deref().unwrap_or_default())?;
     let comment = comment.filter(|comment| !comment.is_empty());
     let acknowledgement = Acknowledgement { by: principal.user.clone(), at: services.clock.now(), comment };
-    let alert =
-        services.store.acknowledge_alert(own(&principal), id, acknowledgement).await.map_err(|error| match error {
-            StoreError::NotFound => ApiError::not_found("alert"),
-            other => other.into(),
-        })?;
+    let mut record = recorder.begin_for(own(&principal), AuditAction::AlertAcknowledge, id, json!({})).await?;
+    let alert = services.store.acknowledge_alert(own(&principal), id, acknowledgement).await;
+    if let Ok(alert) = &alert {
+        record.known(alert.key.team.clone(), alert.id.to_string());
+        record.note("alert", alert.reading.message.as_str().into());
+    }
+    let alert = alert.map_err(|error| match error {
+        StoreError::NotFound => ApiError::not_found("alert"),
+        other => other.into(),
+    });
+    let alert = record.end(alert).await?;
     services.watch.refresh_alerts().await?;
     response::ok(&alert)
 }
@@ -119,6 +127,7 @@ pub(super) async fn list_silences(mut request: Request, principal: Arc<Principal
 pub(super) async fn create_silence(mut request: Request, principal: Arc<Principal>) -> Answer {
     let team = request.team(&principal)?;
     request.query.finish()?;
+    let recorder = Recorder::of(&request, &principal);
     let Request { services, body, .. } = request;
     let SilenceBody { rule, subject, duration, until, comment } =
         body.json(services.config.server.body_bytes_max).await?;
@@ -131,9 +140,13 @@ pub(super) async fn create_silence(mut request: Request, principal: Arc<Principa
     let created_by = principal.user.clone();
     let silence = Silence { id: services.clock.new_id(), team, rule, subject, comment, created_by, created_at, until };
     let most = services.config.alerts.silences_max;
-    if !services.store.insert_silence(silence.clone(), most).await? {
-        return Err(StoreError::InUse(format!("there are {most} silences already: delete one first")).into());
-    }
+    let record =
+        recorder.begin_for(silence.team.clone(), AuditAction::SilenceCreate, silence.id, about(&silence)).await?;
+    let inserted = match services.store.insert_silence(silence.clone(), most).await {
+        Ok(false) => Err(StoreError::InUse(format!("there are {most} silences already: delete one first"))),
+        other => other,
+    };
+    record.end(inserted).await?;
     services.watch.refresh_alerts().await?;
     Ok(response::json(StatusCode::CREATED, &silence))
 }
@@ -142,12 +155,25 @@ pub(super) async fn delete_silence(request: Request, principal: Arc<Principal>) 
     let id = request.id("id", "silence")?;
     request.query.finish()?;
     let services = &request.services;
-    services.store.delete_silence(own(&principal), id).await.map_err(|error| match error {
+    let own = own(&principal);
+    let known = services.store.silences(own.clone(), services.clock.now()).await?;
+    let known = known.into_iter().find(|silence| silence.id == id && (own.is_none() || silence.team == own));
+    let silence = known.ok_or_else(|| ApiError::not_found("silence"))?;
+    let (recorder, detail) = (Recorder::of(&request, &principal), about(&silence));
+    let record = recorder.begin_for(silence.team, AuditAction::SilenceDelete, id, detail).await?;
+    let deleted = services.store.delete_silence(own, id).await.map_err(|error| match error {
         StoreError::NotFound => ApiError::not_found("silence"),
         other => other.into(),
-    })?;
+    });
+    record.end(deleted).await?;
     services.watch.refresh_alerts().await?;
     response::no_content()
+}
+
+/// What the audit says of a silence.
+fn about(silence: &Silence) -> Value {
+    let subject: Option<String> = silence.subject.as_ref().map(|subject| subject.as_str().chars().take(200).collect());
+    json!({ "rule": silence.rule, "subject": subject, "until": silence.until })
 }
 
 /// Whose may be changed: an operator's are all, which is none.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::json;
 
+use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
-use crate::model::{ApprovalStatus, Decision, Permission, Principal, StepId};
+use crate::model::{ApprovalStatus, AuditAction, Decision, Permission, Principal, StepId};
 use crate::store::{ApprovalFilter, Cursor};
 
 /// A remark, in bytes.
@@ -63,11 +65,14 @@ pub(super) async fn show_approval(request: Request, principal: Arc<Principal>) -
 pub(super) async fn decide_approval(request: Request, principal: Arc<Principal>) -> Answer {
     let id = request.id("id", "approval")?;
     request.query.finish()?;
+    let recorder = Recorder::of(&request, &principal);
     let body: DecisionBody = request.body.json(request.services.config.server.body_bytes_max).await?;
     if body.comment.as_ref().is_some_and(|comment| comment.len() > COMMENT_BYTES_MAX) {
         return Err(ApiError::invalid(format!("the comment is longer than {COMMENT_BYTES_MAX} bytes")));
     }
     // That it is this approver's, still pending and in time is checked by the engine, in the deciding transaction.
-    let approval = request.services.engine.decide(&principal, id, body.decision, body.comment).await?;
+    let record = recorder.begin(AuditAction::ApprovalDecide, id, json!({ "decision": body.decision })).await?;
+    let approval = request.services.engine.decide(&principal, id, body.decision, body.comment).await;
+    let approval = record.end(approval).await?;
     response::ok(&approval)
 }

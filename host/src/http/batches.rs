@@ -17,12 +17,13 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::audit::Recorder;
 use super::error::ApiError;
 use super::instances::{self, IDEMPOTENCY_KEY};
 use super::request::Request;
 use super::response::{self, Answer};
-use crate::engine::{ApprovalDecision, EngineError, InstanceChange, InstanceStart, InstanceUpdate, StartRequest};
-use crate::model::{Decision, Name, Principal};
+use crate::engine::{ApprovalDecision, BatchResults, InstanceChange, InstanceStart, InstanceUpdate, StartRequest};
+use crate::model::{AuditAction, Decision, Name, Principal};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,10 +85,17 @@ pub(super) async fn start_instances(request: Request, principal: Arc<Principal>)
 
 pub(super) async fn update_instances(request: Request, principal: Arc<Principal>) -> Answer {
     let processor = request.services.engine.batch();
+    let recorder = Recorder::of(&request, &principal);
     let Batch { items, refused } = read(request, items, update).await?;
-    let updated: Vec<Uuid> = items.iter().map(|item| item.id).collect();
-    let results = processor.update_instances(&principal, items).await?.into_iter().zip(updated);
-    answer(refused, results.map(|(result, id)| result.map(|()| id)), |id| json!({ "id": id }))
+    // Whether it is stopped, or else only described anew.
+    let updated: Vec<(Uuid, bool)> =
+        items.iter().map(|item| (item.id, matches!(item.change, InstanceChange::Cancel))).collect();
+    let cancelled = updated.iter().filter(|(_, cancelled)| *cancelled).map(|(id, _)| (id.to_string(), json!({})));
+    let records = recorder.begin_each(AuditAction::InstanceCancel, cancelled).await?;
+    let results = known(processor.update_instances(&principal, items).await);
+    let results = records.end_all(results, |index| updated.get(index).is_some_and(|(_, cancelled)| *cancelled)).await?;
+    let results = results.into_iter().zip(updated);
+    answer(refused, results.map(|(result, (id, _))| result.map(|()| id)), |id| json!({ "id": id }))
 }
 
 pub(super) async fn show_statuses(request: Request, principal: Arc<Principal>) -> Answer {
@@ -98,8 +106,17 @@ pub(super) async fn show_statuses(request: Request, principal: Arc<Principal>) -
 
 pub(super) async fn decide_approvals(request: Request, principal: Arc<Principal>) -> Answer {
     let processor = request.services.engine.batch();
+    let recorder = Recorder::of(&request, &principal);
     let Batch { items, refused } = read(request, items, decision).await?;
-    answer(refused, processor.decide_approvals(&principal, items).await?, |approval| json!(approval))
+    let decided = items.iter().map(|item| (item.approval_id.to_string(), json!({ "decision": item.decision })));
+    let records = recorder.begin_each(AuditAction::ApprovalDecide, decided).await?;
+    let results = known(processor.decide_approvals(&principal, items).await);
+    answer(refused, records.end_all(results, |_| true).await?, |approval| json!(approval))
+}
+
+/// Results with the errors that are answered.
+fn known<T>(results: BatchResults<T>) -> Result<Vec<Result<T, ApiError>>, ApiError> {
+    Ok(results?.into_iter().map(|result| result.map_err(ApiError::from)).collect())
 }
 
 fn start(item: &RawValue) -> Result<InstanceStart, ApiError> {
@@ -216,7 +233,7 @@ impl<'de> Visitor<'de> for AtMost {
 /// One result for each item of the request: why it could not be read, or the next of `results`.
 fn answer<T>(
     refused: Vec<Option<ApiError>>,
-    results: impl IntoIterator<Item = Result<T, EngineError>>,
+    results: impl IntoIterator<Item = Result<T, impl Into<ApiError>>>,
     shown: impl Fn(T) -> Value,
 ) -> Answer {
     let mut results = results.into_iter();
@@ -224,7 +241,7 @@ fn answer<T>(
     for refused in refused {
         let result = match refused {
             Some(error) => Err(error),
-            None => results.next().expect("there is one result for each item").map_err(ApiError::from),
+            None => results.next().expect("there is one result for each item").map_err(Into::into),
         };
         shown_results.push(match result {
             Ok(done) => shown(done),

@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 use warp::Filter;
 
 use super::Services;
+use super::audit::{Recorder, Refusals};
 use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
@@ -36,7 +37,12 @@ pub(super) fn filter(
     services: Services,
 ) -> impl Filter<Extract = (warp::reply::Response,), Error = Infallible> + Clone {
     let operations = Operations::new(&services.monitor);
-    let dispatcher = Arc::new(Dispatcher { services: Arc::new(services), operations, requests: AtomicU64::new(0) });
+    let dispatcher = Arc::new(Dispatcher {
+        services: Arc::new(services),
+        operations,
+        requests: AtomicU64::new(0),
+        refusals: Refusals::default(),
+    });
     warp::method()
         .and(warp::path::full())
         .and(warp::query::<Vec<(String, String)>>().or(warp::any().map(Vec::new)).unify())
@@ -87,6 +93,7 @@ struct Dispatcher {
     services: Arc<Services>,
     operations: Operations,
     requests: AtomicU64,
+    refusals: Refusals,
 }
 
 impl Dispatcher {
@@ -107,7 +114,7 @@ impl Dispatcher {
             _ => ("-", &self.operations.no_route),
         };
         let span = tracing::info_span!("request", id = request_id, %method, path = pattern);
-        let answer = self.route(found, query, headers, chunks).instrument(span.clone()).await;
+        let answer = self.route(request_id, found, query, headers, chunks).instrument(span.clone()).await;
         let mut response = span.in_scope(|| {
             answer.unwrap_or_else(|error| {
                 error.log();
@@ -129,6 +136,7 @@ impl Dispatcher {
 
     async fn route(
         &self,
+        number: u64,
         found: Found,
         query: Vec<(String, String)>,
         headers: HeaderMap,
@@ -140,8 +148,8 @@ impl Dispatcher {
             _ => (self.services.config.server.request_timeout, self.services.config.server.request_timeout),
         };
         let body = Body::new(chunks, &headers, now + body_time);
-        let (access, parameters) = match found {
-            Found::Route(route, parameters) => (route.access.asked_for(&headers), parameters),
+        let (route, parameters) = match found {
+            Found::Route(route, parameters) => (route, parameters),
             Found::OtherMethods(allowed) => {
                 body.discard().await;
                 return Err(ApiError::method_not_allowed(&allowed));
@@ -151,13 +159,11 @@ impl Dispatcher {
                 return Err(ApiError::no_such_path());
             }
         };
+        let access = route.access.asked_for(&headers);
         let deadline = now + total_time + GRACE;
         let principal = match access {
             Access::Public(_) => Ok(None),
-            _ => self.principal(&headers, deadline).await.and_then(|principal| match access.permission() {
-                Some(permission) if !principal.may(permission) => Err(ApiError::forbidden(permission)),
-                _ => Ok(Some(principal)),
-            }),
+            _ => self.principal(&headers, deadline).await.map(Some),
         };
         let principal = match principal {
             Ok(principal) => principal,
@@ -167,11 +173,22 @@ impl Dispatcher {
             }
         };
         let services = Arc::clone(&self.services);
-        let request = Request { services, parameters, query: Query::new(query), headers, body };
+        let request = Request { services, parameters, query: Query::new(query), headers, body, number };
         match (access, principal) {
             (Access::Public(handler), _) => run(handler(request), deadline).await,
             (Access::SignedIn(handler) | Access::Holder(_, handler) | Access::Page(_, _, handler), Some(principal)) => {
-                run(handler(request, principal), deadline).await
+                let recorder = Recorder::of(&request, &principal);
+                let answer = match access.permission() {
+                    Some(permission) if !principal.may(permission) => {
+                        request.body.discard().await;
+                        Err(ApiError::forbidden(permission))
+                    }
+                    _ => run(handler(request, principal), deadline).await,
+                };
+                if let Err(error) = &answer {
+                    self.refusals.record(&recorder, route, error).await;
+                }
+                answer
             }
             (_, None) => Err(ApiError::token_missing()),
         }

@@ -16,6 +16,8 @@ use crate::model::Permission;
 use crate::plugins::UploadError;
 use crate::store::StoreError;
 
+const PERMISSION_MISSING: &str = "permission-missing";
+
 /// A request that is not answered as wished.
 #[derive(Debug)]
 pub(super) struct ApiError {
@@ -64,7 +66,7 @@ impl ApiError {
     pub(super) fn forbidden(permission: Permission) -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
-            "permission-missing",
+            PERMISSION_MISSING,
             format!("this needs the permission '{}', which the token does not have", permission.as_str()),
         )
     }
@@ -147,6 +149,16 @@ impl ApiError {
         if let Some(source) = &self.source {
             tracing::error!(status = self.status.as_u16(), error = %chain(source.as_ref()), "a request failed");
         }
+    }
+
+    /// Stable.
+    pub(super) fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// Whether it is [`ApiError::forbidden`].
+    pub(super) fn lacks_permission(&self) -> bool {
+        self.code == PERMISSION_MISSING
     }
 
     /// Whether the log has more to say about it than the client is told.

@@ -6,12 +6,13 @@ use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::engine::StartRequest;
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
-use crate::model::{Approval, Attempt, Instance, InstanceStatus, Principal};
+use crate::model::{Approval, Attempt, AuditAction, Instance, InstanceStatus, Principal};
 use crate::store::{Created, Cursor, InstanceFilter};
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -100,6 +101,7 @@ pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -
 pub(super) async fn cancel_instance(request: Request, principal: Arc<Principal>) -> Answer {
     let id = request.id("id", "instance")?;
     request.query.finish()?;
-    let instance = request.services.engine.cancel(&principal, id).await?;
+    let record = Recorder::of(&request, &principal).begin(AuditAction::InstanceCancel, id, json!({})).await?;
+    let instance = record.end(request.services.engine.cancel(&principal, id).await).await?;
     response::ok(instance.as_ref())
 }

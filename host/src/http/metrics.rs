@@ -11,11 +11,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Services;
+use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::engine::EngineGauges;
-use crate::model::{Name, Permission, Principal};
+use crate::model::{AuditAction, Name, Permission, Principal};
 use crate::monitor::{OperationStats, Stats, Summary, Surroundings, Window};
 use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, StoreError};
 
@@ -218,11 +219,15 @@ pub(super) async fn reset_metrics(mut request: Request, principal: Arc<Principal
     let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
     request.query.finish()?;
     let team = scope.team(&principal)?;
+    let what = scope_name(team.as_ref());
+    let recorder = Recorder::of(&request, &principal);
+    let record = recorder.begin_for(team.clone(), AuditAction::MetricsReset, what, json!({})).await?;
     request.services.monitor.reset(team.as_ref());
+    record.end(Ok::<_, ApiError>(())).await?;
     tracing::info!(
         user = principal.user, team = %principal.team, host = team.is_none(), "the metrics were reset"
     );
-    response::ok(&json!({ "reset": if team.is_some() { "team" } else { "host" } }))
+    response::ok(&json!({ "reset": what }))
 }
 
 pub(super) async fn show_cache_stats(request: Request, _principal: Arc<Principal>) -> Answer {
@@ -247,6 +252,10 @@ impl Scope {
     }
 }
 
+fn scope_name(team: Option<&Name>) -> &'static str {
+    if team.is_some() { "team" } else { "host" }
+}
+
 impl FromStr for Scope {
     type Err = &'static str;
 
@@ -264,19 +273,30 @@ pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>
     let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
     request.query.finish()?;
     let team = scope.team(&principal)?;
+    let recorder = Recorder::of(&request, &principal);
+    let detail = kind.map_or_else(|| json!({}), |kind| json!({ "kind": kind.as_str() }));
+    let what = scope_name(team.as_ref());
+    let mut record = recorder.begin_for(team.clone(), AuditAction::CacheClear, what, detail).await?;
     let store = request.services.store.clone();
-    removed(move || store.clear_caches(kind, team.as_ref())).await
+    let cleared = removed(move || store.clear_caches(kind, team.as_ref())).await;
+    if let Ok(removed) = &cleared {
+        record.note("removed", removed.total().into());
+    }
+    show_removed(&record.end(cleared).await?)
 }
 
 pub(super) async fn clean_up_caches(request: Request, _principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     let store = request.services.store.clone();
-    removed(move || store.clean_up_caches()).await
+    show_removed(&removed(move || store.clean_up_caches()).await?)
 }
 
 /// Looks at every entry of a cache, so not where requests are served.
-async fn removed(work: impl FnOnce() -> Removed + Send + 'static) -> Answer {
-    let removed = tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?;
+async fn removed(work: impl FnOnce() -> Removed + Send + 'static) -> Result<Removed, ApiError> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?)
+}
+
+fn show_removed(removed: &Removed) -> Answer {
     let kinds: BTreeMap<_, _> = removed.kinds().collect();
     response::ok(&json!({ "removed": removed.total(), "kinds": kinds }))
 }

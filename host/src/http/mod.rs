@@ -9,6 +9,7 @@ mod accept;
 mod alerts;
 mod approvals;
 mod assets;
+mod audit;
 mod batches;
 mod body;
 mod dashboard;

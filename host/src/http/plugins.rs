@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use serde_json::json;
 use uuid::Uuid;
 
+use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::model::definition::PluginReference;
 use crate::model::plugin::check_version;
-use crate::model::{Name, PluginVersion, Principal};
+use crate::model::{AuditAction, Name, PluginVersion, Principal};
 use crate::plugins::{UploadOptions, UploadOutcome};
 use crate::store::{Page, Store, StoreError};
 
@@ -21,6 +23,7 @@ const SHARED_BUCKETS_MAX: usize = 16;
 pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
     let shared_buckets = request.query.parse_with("shared", shared_buckets)?.unwrap_or_default();
     request.query.finish()?;
+    let recorder = Recorder::of(&request, &principal);
     let registry = &request.services.plugins;
     // Before the body: a host that is busy must not fill its memory with components that wait.
     let _permit = match registry.upload_permit() {
@@ -31,7 +34,14 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
         }
     };
     let component = request.body.read(request.services.config.plugins.component_bytes_max).await?;
-    let verdict = registry.upload(&principal, component, UploadOptions { shared_buckets }).await?;
+    let mut record = recorder.begin(AuditAction::PluginUpload, "", json!({ "bytes": component.len() })).await?;
+    let verdict = registry.upload(&principal, component, UploadOptions { shared_buckets }).await;
+    if let Ok(verdict) = &verdict {
+        record.known(Some(principal.team.clone()), verdict.plugin.label());
+        record.note("digest", verdict.plugin.digest.as_str().into());
+        record.note("outcome", json!(verdict.outcome));
+    }
+    let verdict = record.end(verdict).await?;
     let status = match verdict.outcome {
         UploadOutcome::Created => StatusCode::CREATED,
         UploadOutcome::Unchanged => StatusCode::OK,
@@ -86,12 +96,14 @@ pub(super) async fn show_plugin_version(request: Request, principal: Arc<Princip
 pub(super) async fn delete_plugin_version(request: Request, principal: Arc<Principal>) -> Answer {
     let (name, version) = name_and_version(&request)?;
     request.query.finish()?;
-    request.services.store.delete_plugin_version(&principal.team, &name, &version).await.map_err(
-        |error| match error {
-            StoreError::NotFound => ApiError::not_found("plugin version"),
-            other => other.into(),
-        },
-    )?;
+    let recorder = Recorder::of(&request, &principal);
+    let record = recorder.begin(AuditAction::PluginDelete, format!("{name}@{version}"), json!({})).await?;
+    let deleted = request.services.store.delete_plugin_version(&principal.team, &name, &version).await;
+    let deleted = deleted.map_err(|error| match error {
+        StoreError::NotFound => ApiError::not_found("plugin version"),
+        other => other.into(),
+    });
+    record.end(deleted).await?;
     response::no_content()
 }
 

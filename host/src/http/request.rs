@@ -25,6 +25,8 @@ pub(super) struct Request {
     pub(super) headers: HeaderMap,
     /// The body, unread.
     pub(super) body: Body,
+    /// `request-id` of its answer.
+    pub(super) number: u64,
 }
 
 impl Request {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
-use crate::model::{Name, Principal, duration};
+use crate::model::{AuditAction, Name, Principal, duration};
 use crate::store::FinishedPlace;
 
 #[derive(Deserialize)]
@@ -23,8 +24,9 @@ struct RetentionBody {
     after: Option<String>,
 }
 
-pub(super) async fn delete_finished(request: Request, _: Arc<Principal>) -> Answer {
+pub(super) async fn delete_finished(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
+    let recorder = Recorder::of(&request, &principal);
     let body: RetentionBody = request.body.json(request.services.config.server.body_bytes_max).await?;
     let age = match duration::parse(&body.older_than) {
         Ok(age) if !age.is_zero() => age,
@@ -34,7 +36,19 @@ pub(super) async fn delete_finished(request: Request, _: Arc<Principal>) -> Answ
     let place = body.after.as_deref().map(str::parse::<FinishedPlace>).transpose();
     let place = place.map_err(|problem| ApiError::invalid(format!("'after': {problem}")))?;
     let before = request.services.clock.now().before(age);
-    let part = request.services.engine.finished(body.team, before, place, body.dry_run).await?;
+    let engine = &request.services.engine;
+    let part = if body.dry_run {
+        engine.finished(body.team, before, place, true).await?
+    } else {
+        let detail = json!({ "older_than": body.older_than, "before": before });
+        let subject = body.team.as_ref().map_or_else(|| "every team".to_owned(), Name::to_string);
+        let mut record = recorder.begin_for(body.team.clone(), AuditAction::RetentionRun, subject, detail).await?;
+        let part = engine.finished(body.team, before, place, false).await;
+        if let Ok(part) = &part {
+            record.note("instances", part.counts.instances.into());
+        }
+        record.end(part).await?
+    };
     response::ok(&json!({
         "dry_run": body.dry_run,
         "before": before,

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::request::Request;
 use super::response::{self, Answer};
 use super::{
-    accept, alerts, approvals, assets, batches, dashboard, history, instances, live, metrics, plugins, prometheus,
-    retention, tokens, workflows,
+    accept, alerts, approvals, assets, audit, batches, dashboard, history, instances, live, metrics, plugins,
+    prometheus, retention, tokens, workflows,
 };
 use crate::model::{Permission, Principal};
 
@@ -141,6 +141,8 @@ pub(super) static ROUTES: &[Route] = &[
     route!(POST "/tokens", Operator => tokens::create_token, "Make a token; its text is shown this once"),
     route!(GET "/tokens", Operator => tokens::list_tokens, "Tokens, without their texts"),
     route!(DELETE "/tokens/{id}", Operator => tokens::revoke_token, "Revoke a token"),
+    route!(GET "/audit", WorkflowManage => audit::list_audit,
+        "Who did what, newest first; ?actor=, ?action=, ?subject=, ?from= and ?to= narrow it"),
     route!(GET "/whoami", signed_in => dashboard::show_principal, "Whose the token is, and what it may"),
     route!(POST "/retention", Operator => retention::delete_finished,
         "Delete finished instances, a part of them with each request, or count them"),

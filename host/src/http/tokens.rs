@@ -8,11 +8,12 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
 use super::secret;
-use crate::model::{Name, Permission, Principal, duration};
+use crate::model::{AuditAction, Name, Permission, Principal, duration};
 use crate::store::{NewToken, StoreError};
 
 const USER_BYTES_MAX: usize = 128;
@@ -30,6 +31,7 @@ struct TokenBody {
 
 pub(super) async fn create_token(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
+    let recorder = Recorder::of(&request, &principal);
     let body: TokenBody = request.body.json(request.services.config.server.body_bytes_max).await?;
     if body.user.is_empty() || body.user.len() > USER_BYTES_MAX || body.user.chars().any(char::is_control) {
         return Err(ApiError::invalid(format!(
@@ -52,7 +54,8 @@ pub(super) async fn create_token(request: Request, principal: Arc<Principal>) ->
     let text = secret::generate().map_err(ApiError::internal)?;
     let hash = secret::hash(&text).ok_or_else(|| ApiError::internal("a new secret is not well-formed"))?;
     let id = request.services.clock.new_id();
-    let holder = Principal { team: body.team.unwrap_or_else(|| principal.team.clone()), user: body.user, permissions };
+    let team = body.team.unwrap_or_else(|| principal.team.clone());
+    let holder = Principal { team, user: body.user, permissions, token: Some(id) };
     let answer = json!({
         "id": id,
         "token": text,
@@ -62,8 +65,11 @@ pub(super) async fn create_token(request: Request, principal: Arc<Principal>) ->
         "created_at": created_at,
         "expires_at": expires_at,
     });
+    let detail = json!({ "user": holder.user, "permissions": holder.permissions, "expires_at": expires_at });
+    let team = Some(holder.team.clone());
+    let record = recorder.begin_for(team, AuditAction::TokenCreate, id, detail).await?;
     let token = NewToken { id, hash, principal: holder, created_at, expires_at };
-    request.services.store.insert_token(token).await?;
+    record.end(request.services.store.insert_token(token).await).await?;
     Ok(response::json(StatusCode::CREATED, &answer))
 }
 
@@ -80,12 +86,19 @@ pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> Answ
     response::list(&tokens, limit, |token| token.id.to_string())
 }
 
-pub(super) async fn revoke_token(request: Request, _: Arc<Principal>) -> Answer {
+pub(super) async fn revoke_token(request: Request, principal: Arc<Principal>) -> Answer {
     let id = request.id("id", "token")?;
     request.query.finish()?;
-    request.services.store.revoke_token(None, id).await.map_err(|error| match error {
+    let store = &request.services.store;
+    let known = store.tokens(None).await?.into_iter().find(|token| token.id == id);
+    let token = known.ok_or_else(|| ApiError::not_found("token"))?;
+    let recorder = Recorder::of(&request, &principal);
+    let detail = json!({ "user": token.user });
+    let record = recorder.begin_for(Some(token.team), AuditAction::TokenRevoke, id, detail).await?;
+    let revoked = store.revoke_token(None, id).await.map_err(|error| match error {
         StoreError::NotFound => ApiError::not_found("token"),
         other => other.into(),
-    })?;
+    });
+    record.end(revoked).await?;
     response::no_content()
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
+use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
-use crate::model::{Name, Principal, definition};
+use crate::model::{AuditAction, Name, Principal, definition};
 use crate::store::{Cursor, WorkflowFilter, WorkflowVersion};
 
 /// A workflow's only status.
@@ -16,9 +17,17 @@ const ACTIVE: &str = "active";
 
 pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
+    let recorder = Recorder::of(&request, &principal);
     let text = request.body.read(definition::SOURCE_BYTES_MAX).await?;
     let text = String::from_utf8(text).map_err(|_| ApiError::invalid("the definition is not UTF-8"))?;
-    let applied = request.services.engine.apply_workflow(&principal, &text).await?;
+    let mut record = recorder.begin(AuditAction::WorkflowApply, "", json!({})).await?;
+    let applied = request.services.engine.apply_workflow(&principal, &text).await;
+    if let Ok(applied) = &applied {
+        record.known(Some(principal.team.clone()), applied.version.name.to_string());
+        record.note("version", applied.version.version.into());
+        record.note("changed", applied.changed.into());
+    }
+    let applied = record.end(applied).await?;
     let status = if applied.changed { StatusCode::CREATED } else { StatusCode::OK };
     Ok(response::json(status, &as_json(&applied.version)))
 }

@@ -1,6 +1,7 @@
 //! Who asks, and what they may do.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::Name;
 
@@ -70,6 +71,8 @@ pub struct Principal {
     pub user: String,
     /// What the token allows.
     pub permissions: Vec<Permission>,
+    /// The token's id; none for who acts without one, as in a local run.
+    pub token: Option<Uuid>,
 }
 
 impl Principal {

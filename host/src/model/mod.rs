@@ -5,6 +5,7 @@
 
 pub mod alert;
 pub mod approval;
+pub mod audit;
 pub mod definition;
 pub mod duration;
 pub mod effects;
@@ -19,6 +20,7 @@ pub mod transition;
 
 pub use alert::{AlertEventKind, AlertRule, AlertState, Severity};
 pub use approval::{Approval, ApprovalStatus, Decision, NewApproval};
+pub use audit::{AuditAction, AuditOutcome};
 pub use definition::{Definition, Step, StepAction};
 pub use effects::{Effects, EntryKey, Guard, Space, StorageWrite, WriteAction};
 pub use failure::{Blame, Failure};

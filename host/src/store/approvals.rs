@@ -107,7 +107,7 @@ impl ApprovalFilter {
         let at = match self.order() {
             Order::Created => Some(approval.created_at),
             Order::Expires => Some(approval.expires_at),
-            Order::Key | Order::Started | Order::Completed => None,
+            Order::Key | Order::At | Order::Started | Order::Completed => None,
         };
         Cursor { at, key: approval.id }
     }

@@ -10,9 +10,10 @@ use super::backend::Connection;
 use super::rows::{self, Column};
 use super::sql::{Bind, Sql};
 use super::{ApprovalFilter, Cursor, InstanceFilter, Page, Period, Store, WorkflowFilter};
-use super::{HistoryQuery, HistoryStep, SeriesKind};
+use super::{AuditFilter, HistoryQuery, HistoryStep, SeriesKind};
 use super::{
-    alerts, approvals, commit, creation, history, instances, retention, silences, statuses, storage_writes, workflows,
+    alerts, approvals, audit, commit, creation, history, instances, retention, silences, statuses, storage_writes,
+    workflows,
 };
 use crate::clock::Timestamp;
 use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance};
@@ -139,6 +140,12 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
             "{numbers} INSERT INTO alert_silences (id, team, comment, created_by, created_at, until) \
              SELECT {id}, 'team-' || (i % 99), '', 'ann', {micros}, {micros} + i * 1000000 FROM n"
         ),
+        format!(
+            "{numbers} INSERT INTO audit (id, at, team, actor, actor_team, action, subject, detail, outcome, request_id) \
+             SELECT {id}, {micros} + i * 1000000, CASE WHEN i % 5 = 0 THEN '' WHEN i % 5 < 3 THEN 'acme' \
+             ELSE 'team-' || (i % 99) END, 'user-' || (i % 7), 'acme', CASE WHEN i % 3 = 0 THEN 'token.create' \
+             ELSE 'cache.clear' END, 'thing-' || (i % 50), 'text', 'done', i FROM n"
+        ),
         "ANALYZE".to_owned(),
     ] {
         database.sql(&sql).await;
@@ -160,6 +167,13 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         |filter: InstanceFilter, after| instances::list(&acme(), &filter, &Page { after: Some(after), limit: PAGE });
     let approval_list =
         |filter: ApprovalFilter, after| approvals::list(&acme(), &filter, &Page { after: Some(after), limit: PAGE });
+    let audit_list = |team: Option<&Name>, filter: AuditFilter| {
+        audit::list(
+            team,
+            &filter,
+            &Page { after: Some(Cursor { at: Some(seconds(1_000)), key: Uuid::nil() }), limit: PAGE },
+        )
+    };
     let filter = InstanceFilter::default;
     let asked = ApprovalFilter::default;
     let (all, by_name) = (Period::default(), Cursor { at: None, key: name("w-5") });
@@ -285,6 +299,19 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         ("idx_alerts_resolved_at", Sql::with_binds(alerts::OLD, vec![micros(seconds(100)), Bind::Number(PAGE.into())])),
         ("idx_alert_silences_until", silences::not_ended(Some(&acme()), seconds(INSTANCES - 60))),
         ("idx_alert_silences_until", silences::ended(seconds(60))),
+        // The audit: a team's, everybody's, what is too old, whose is too much and which.
+        ("idx_audit_team_at", audit_list(Some(&acme()), AuditFilter::default())),
+        ("idx_audit_at", audit_list(None, AuditFilter::default())),
+        ("idx_audit_at", Sql::with_binds(audit::OLD, vec![micros(seconds(40)), Bind::Number(PAGE.into())])),
+        ("idx_audit_team_at", Sql::with_binds(audit::NEXT_TEAM, vec!["acme".into()])),
+        ("idx_audit_team_at", Sql::with_binds(audit::FIRST_TOO_MANY, vec!["acme".into(), Bind::Number(10)])),
+        (
+            "idx_audit_team_at",
+            Sql::with_binds(
+                audit::TOO_MANY,
+                vec!["acme".into(), micros(seconds(60)), Bind::Id(Uuid::nil()), Bind::Number(PAGE.into())],
+            ),
+        ),
     ]
 }
 

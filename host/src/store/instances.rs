@@ -65,7 +65,7 @@ impl InstanceFilter {
         let at = match self.order() {
             Order::Created => Some(instance.created_at),
             Order::Started => Some(instance.started_at),
-            Order::Key | Order::Expires | Order::Completed => None,
+            Order::Key | Order::At | Order::Expires | Order::Completed => None,
         };
         Cursor { at, key: instance.id }
     }

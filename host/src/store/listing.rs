@@ -65,6 +65,7 @@ impl Period {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Key,
+    At,
     Created,
     Started,
     Expires,
@@ -75,6 +76,7 @@ impl Order {
     fn column(self) -> Option<&'static str> {
         match self {
             Self::Key => None,
+            Self::At => Some("at"),
             Self::Created => Some("created_at"),
             Self::Started => Some("started_at"),
             Self::Expires => Some("expires_at"),

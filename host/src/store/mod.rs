@@ -8,6 +8,7 @@
 mod alerts;
 mod announcements;
 mod approvals;
+mod audit;
 mod backend;
 mod cache;
 mod commit;
@@ -54,6 +55,7 @@ use uuid::Uuid;
 
 pub use alerts::{Acknowledgement, Alert, AlertKey, AlertLook, AlertReading, WatchedAlerts};
 pub use approvals::ApprovalFilter;
+pub use audit::{AuditActor, AuditEntry, AuditFilter};
 pub use cache::{CacheKind, CacheStats, Removed};
 pub use commit::StepCommit;
 pub use committer::CommitStats;

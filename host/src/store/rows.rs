@@ -30,6 +30,7 @@ const POSTGRES_ROWS_MAX: usize = 4_096;
 /// One column of the rows: its type, and where in a row its value is.
 pub(super) enum Column<R> {
     Uuid(for<'r> fn(&'r R) -> Uuid),
+    MaybeUuid(for<'r> fn(&'r R) -> Option<Uuid>),
     Integer(for<'r> fn(&'r R) -> i64),
     MaybeInteger(for<'r> fn(&'r R) -> Option<i64>),
     Text(for<'r> fn(&'r R) -> &'r str),
@@ -103,6 +104,7 @@ fn sqlite<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, Sq
         for column in columns {
             match column {
                 Column::Uuid(value) => arguments.add(value(row)),
+                Column::MaybeUuid(value) => arguments.add(value(row)),
                 Column::Integer(value) => arguments.add(value(row)),
                 Column::MaybeInteger(value) => arguments.add(value(row)),
                 Column::Text(value) => arguments.add(value(row)),
@@ -121,6 +123,7 @@ fn postgres<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, 
     for (index, column) in columns.iter().enumerate() {
         let (kind, added) = match column {
             Column::Uuid(value) => ("UUID", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
+            Column::MaybeUuid(value) => ("UUID", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
             Column::Integer(value) => ("BIGINT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
             Column::MaybeInteger(value) => ("BIGINT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
             Column::Text(value) => ("TEXT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),

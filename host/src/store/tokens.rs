@@ -111,8 +111,8 @@ impl Store {
             .await)?;
             drop(connection);
             let Some(row) = row else { return Ok(None) };
-            let Token { team, user, permissions, expires_at, .. } = row.into_token()?;
-            let principal = Arc::new(Principal { team, user, permissions });
+            let Token { id, team, user, permissions, expires_at, .. } = row.into_token()?;
+            let principal = Arc::new(Principal { team, user, permissions, token: Some(id) });
             let live = expires_at.is_none_or(|deadline| deadline > store.now());
             Ok(live.then(|| Fresh::new(principal, 512).until(expires_at)))
         })

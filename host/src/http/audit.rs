@@ -1,0 +1,297 @@
+//! `GET /audit`, and how what is done gets there.
+//!
+//! A handler that changes what others rely on has a [`Recorder`] write that it begins, does it, and has the outcome
+//! written before it answers. When the first of the two cannot be written, nothing is done. What the permission was
+//! missing for is written down by the dispatcher, and only so many times a minute, because it costs a stranger nothing
+//! to ask.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Method;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::Services;
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Answer};
+use super::routes::Route;
+use crate::clock::Timestamp;
+use crate::model::{AuditAction, AuditOutcome, Name, Principal};
+use crate::store::{AuditActor, AuditEntry, AuditFilter, Cursor, Page, Period};
+
+/// Longer ones are cut: an entry must stay small.
+const SUBJECT_CHARS_MAX: usize = 200;
+
+/// A minute of refusals.
+const REFUSALS_WINDOW: Duration = Duration::from_secs(60);
+
+/// What is asked for by requests that are refused.
+const AUDITED: [(Method, &str, AuditAction); 15] = [
+    (Method::POST, "/approvals/{id}/decision", AuditAction::ApprovalDecide),
+    (Method::POST, "/approvals:batch-decide", AuditAction::ApprovalDecide),
+    (Method::POST, "/instances/{id}/cancel", AuditAction::InstanceCancel),
+    (Method::POST, "/instances:batch-update", AuditAction::InstanceCancel),
+    (Method::POST, "/plugins", AuditAction::PluginUpload),
+    (Method::DELETE, "/plugins/{name}/{version}", AuditAction::PluginDelete),
+    (Method::POST, "/retention", AuditAction::RetentionRun),
+    (Method::POST, "/tokens", AuditAction::TokenCreate),
+    (Method::DELETE, "/tokens/{id}", AuditAction::TokenRevoke),
+    (Method::POST, "/workflow-metrics/alerts/{id}/acknowledge", AuditAction::AlertAcknowledge),
+    (Method::POST, "/workflow-metrics/cache/clear", AuditAction::CacheClear),
+    (Method::POST, "/workflow-metrics/metrics/reset", AuditAction::MetricsReset),
+    (Method::POST, "/workflow-metrics/silences", AuditAction::SilenceCreate),
+    (Method::DELETE, "/workflow-metrics/silences/{id}", AuditAction::SilenceDelete),
+    (Method::POST, "/workflows", AuditAction::WorkflowApply),
+];
+
+/// A team's own entries; an operator sees those of `?team=` or, without it, everybody's and the host's.
+pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) -> Answer {
+    let page: Page<Cursor> = request.page()?;
+    let team = request.team(&principal)?;
+    let query = &mut request.query;
+    let filter = AuditFilter {
+        actor: query.take("actor")?,
+        action: query.parse("action")?,
+        subject: query.take("subject")?,
+        period: Period { from: query.parse("from")?, to: query.parse("to")? },
+    };
+    query.finish()?;
+    let entries = request.services.store.audit(team.as_ref(), &filter, &page).await?;
+    response::list(&entries, page.limit, |entry| AuditFilter::cursor(entry).to_string())
+}
+
+/// Writes down what one request does.
+pub(super) struct Recorder {
+    services: Arc<Services>,
+    principal: Arc<Principal>,
+    request: u64,
+}
+
+impl Recorder {
+    pub(super) fn of(request: &Request, principal: &Arc<Principal>) -> Self {
+        Self { services: Arc::clone(&request.services), principal: Arc::clone(principal), request: request.number }
+    }
+
+    /// Writes that something begins which concerns the caller's team.
+    ///
+    /// # Errors
+    /// The database's. Nothing must be done then.
+    pub(super) async fn begin(
+        &self,
+        action: AuditAction,
+        subject: impl ToString,
+        detail: Value,
+    ) -> Result<Record, ApiError> {
+        self.begin_for(Some(self.principal.team.clone()), action, subject, detail).await
+    }
+
+    /// As [`Recorder::begin`], of something that concerns another team or, without one, the host or every team.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(super) async fn begin_for(
+        &self,
+        team: Option<Name>,
+        action: AuditAction,
+        subject: impl ToString,
+        detail: Value,
+    ) -> Result<Record, ApiError> {
+        let entry = self.entry(team, action, subject.to_string(), detail);
+        self.services.store.insert_audit(vec![entry.clone()]).await?;
+        Ok(Record { services: Arc::clone(&self.services), entry })
+    }
+
+    /// As [`Recorder::begin`], for each of many things, each with a subject and a detail.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(super) async fn begin_each(
+        &self,
+        action: AuditAction,
+        things: impl IntoIterator<Item = (String, Value)>,
+    ) -> Result<Records, ApiError> {
+        let team = &self.principal.team;
+        let entries = things.into_iter();
+        let entries: Vec<_> =
+            entries.map(|(subject, detail)| self.entry(Some(team.clone()), action, subject, detail)).collect();
+        if !entries.is_empty() {
+            self.services.store.insert_audit(entries.clone()).await?;
+        }
+        Ok(Records { services: Arc::clone(&self.services), entries })
+    }
+
+    fn entry(&self, team: Option<Name>, action: AuditAction, subject: String, detail: Value) -> AuditEntry {
+        let Principal { team: actor_team, user, token, .. } = &*self.principal;
+        AuditEntry {
+            id: self.services.clock.new_id(),
+            at: self.services.clock.now(),
+            team,
+            actor: AuditActor { user: user.clone(), team: actor_team.clone(), token: *token },
+            action,
+            subject: cut(subject),
+            detail,
+            outcome: AuditOutcome::Begun,
+            request_id: self.request,
+        }
+    }
+}
+
+fn cut(text: String) -> String {
+    if text.len() <= SUBJECT_CHARS_MAX { text } else { text.chars().take(SUBJECT_CHARS_MAX).collect() }
+}
+
+/// Something that has begun. Whoever has one must [`Record::end`] it.
+#[must_use]
+pub(super) struct Record {
+    services: Arc<Services>,
+    entry: AuditEntry,
+}
+
+impl Record {
+    /// Whom it concerned and what was done, where that became known only afterwards.
+    pub(super) fn known(&mut self, team: Option<Name>, subject: String) {
+        (self.entry.team, self.entry.subject) = (team, cut(subject));
+    }
+
+    /// More about it.
+    pub(super) fn note(&mut self, name: &str, value: Value) {
+        if let Value::Object(detail) = &mut self.entry.detail {
+            detail.insert(name.to_owned(), value);
+        }
+    }
+
+    /// Writes the outcome, which is then to be answered.
+    ///
+    /// # Errors
+    /// Those of `result`, and no other: what has happened is not undone by an entry that stays `begun`.
+    pub(super) async fn end<T>(mut self, result: Result<T, impl Into<ApiError>>) -> Result<T, ApiError> {
+        let result = result.map_err(Into::into);
+        end(&mut self.entry, result.as_ref().err());
+        write_ends(&self.services, vec![self.entry]).await;
+        result
+    }
+}
+
+/// Many things that have begun.
+#[must_use]
+pub(super) struct Records {
+    services: Arc<Services>,
+    entries: Vec<AuditEntry>,
+}
+
+impl Records {
+    /// Writes the outcomes, which are then to be answered. There is one result for each thing, in the same order, and
+    /// others in between for which `is_recorded` says no to their places.
+    ///
+    /// # Errors
+    /// That nothing was done at all.
+    pub(super) async fn end_all<T>(
+        mut self,
+        results: Result<Vec<Result<T, ApiError>>, ApiError>,
+        is_recorded: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Result<T, ApiError>>, ApiError> {
+        match &results {
+            Ok(results) => {
+                let results = results.iter().enumerate().filter(|(place, _)| is_recorded(*place));
+                for (entry, (_, result)) in self.entries.iter_mut().zip(results) {
+                    end(entry, result.as_ref().err());
+                }
+            }
+            Err(error) => self.entries.iter_mut().for_each(|entry| end(entry, Some(error))),
+        }
+        if !self.entries.is_empty() {
+            write_ends(&self.services, self.entries).await;
+        }
+        results
+    }
+}
+
+fn end(entry: &mut AuditEntry, error: Option<&ApiError>) {
+    entry.outcome = if error.is_none() { AuditOutcome::Done } else { AuditOutcome::Failed };
+    if let (Some(error), Value::Object(detail)) = (error, &mut entry.detail) {
+        detail.insert("code".to_owned(), error.code().into());
+    }
+}
+
+async fn write_ends(services: &Services, entries: Vec<AuditEntry>) {
+    if let Err(error) = services.store.end_audit(entries).await {
+        tracing::error!(%error, "could not write an outcome into the audit; its entry stays begun");
+    }
+}
+
+/// How many refusals of each team were written down in this minute.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    since: Option<Timestamp>,
+    teams: HashMap<Name, u32>,
+}
+
+impl Refusals {
+    /// Writes down that somebody's token did not permit what they asked for, unless their team has had its share of
+    /// this minute.
+    pub(super) async fn record(&self, recorder: &Recorder, route: &Route, error: &ApiError) {
+        let asked = AUDITED.iter().find(|(method, pattern, _)| *method == route.method && *pattern == route.pattern);
+        let Some((_, _, action)) = asked.filter(|_| error.lacks_permission()) else { return };
+        let Recorder { services, principal, .. } = recorder;
+        let most = services.config.audit.refused_per_minute_max;
+        match self.count(&principal.team, services.clock.now()) {
+            count if count <= most => {}
+            count => {
+                // Once a minute, and not once a request.
+                if count == most.saturating_add(1) {
+                    tracing::warn!(team = %principal.team, most, "refused requests are left out of the audit");
+                }
+                return;
+            }
+        }
+        let mut entry = recorder.entry(Some(principal.team.clone()), *action, String::new(), json!({}));
+        entry.outcome = AuditOutcome::Refused;
+        if let Err(error) = services.store.insert_audit(vec![entry]).await {
+            tracing::error!(%error, "could not write a refused request into the audit");
+        }
+    }
+
+    /// How many there were with this one. Teams are those of tokens, so they are few.
+    fn count(&self, team: &Name, now: Timestamp) -> u32 {
+        let Counted { since, teams } = &mut *self.0.lock();
+        if since.is_none_or(|since| now.since(since) >= REFUSALS_WINDOW) {
+            *since = Some(now);
+            teams.clear();
+        }
+        let count = teams.entry(team.clone()).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::routes::ROUTES;
+    use super::*;
+
+    #[test]
+    fn what_is_audited_is_a_route() {
+        for (method, pattern, _) in AUDITED {
+            assert!(
+                ROUTES.iter().any(|route| route.method == method && route.pattern == pattern),
+                "{method} {pattern}"
+            );
+        }
+    }
+
+    #[test]
+    fn refusals_are_counted_by_team_and_minute() {
+        let refusals = Refusals::default();
+        let (acme, rival): (Name, Name) = ("acme".parse().expect("is a name"), "rival".parse().expect("is a name"));
+        let start = Timestamp::from_micros(0);
+        assert_eq!([refusals.count(&acme, start), refusals.count(&acme, start)], [1, 2]);
+        assert_eq!(refusals.count(&rival, start), 1);
+        assert_eq!(refusals.count(&acme, start.after(REFUSALS_WINDOW)), 1);
+    }
+}

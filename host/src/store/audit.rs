@@ -1,0 +1,281 @@
+//! The audit: who did what, kept for a time and a number of rows of each team.
+//!
+//! A row is written before what it is about is done, as `begun`, and its outcome is written into it afterwards. So
+//! nothing is done that is not written down, whatever becomes of the client or the host in between; what surprises is
+//! that a row may stay `begun`, and that its subject may be known only at its end. A team's rows are bounded by
+//! themselves, so that no team can push out another's.
+
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::alerts::HOST;
+use super::backend::Connection;
+use super::listing::{self, Cursor, Order, Period, Turn};
+use super::rows::{self, Column};
+use super::sql::{Bind, Sql};
+use super::{Page, Store, StoreError, from_json, parse, signed, to_json, unsigned};
+use crate::clock::Timestamp;
+use crate::model::{AuditAction, AuditOutcome, Name};
+
+/// Rows that are deleted in one transaction.
+const DELETED_MAX: u32 = 500;
+
+const COLUMNS: &str = "SELECT id, at, team, actor, actor_team, actor_token, action, subject, detail, outcome, \
+    request_id FROM audit";
+const INSERT: &str = "INSERT INTO audit (id, at, team, actor, actor_team, actor_token, action, subject, detail, \
+    outcome, request_id) SELECT given.column1, given.column2, given.column3, given.column4, given.column5, \
+    given.column6, given.column7, given.column8, given.column9, given.column10, given.column11 \
+    FROM {rows} WHERE given.column1 IS NOT NULL";
+const END: &str = "UPDATE audit SET team = given.column2, subject = given.column3, detail = given.column4, \
+    outcome = given.column5 FROM {rows} WHERE audit.id = given.column1";
+pub(super) const OLD: &str = "SELECT id FROM audit WHERE at < $1 ORDER BY at, id LIMIT $2";
+pub(super) const NEXT_TEAM: &str = "SELECT MIN(team) FROM audit WHERE team > $1";
+/// The newest row that is too many.
+pub(super) const FIRST_TOO_MANY: &str = "SELECT at, id FROM audit WHERE team = $1 ORDER BY at DESC, id DESC LIMIT 1 \
+    OFFSET $2";
+pub(super) const TOO_MANY: &str =
+    "SELECT id FROM audit WHERE team = $1 AND (at, id) <= ($2, $3) ORDER BY at, id LIMIT $4";
+
+/// Who did something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AuditActor {
+    /// The user.
+    pub user: String,
+    /// The user's team, which need not be the one that is concerned: operators act for others.
+    pub team: Name,
+    /// The id of the token that was shown, never its text.
+    pub token: Option<Uuid>,
+}
+
+/// One thing that somebody did, or was not allowed to do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AuditEntry {
+    /// Its id.
+    pub id: Uuid,
+    /// When it began.
+    pub at: Timestamp,
+    /// Whom it concerns; none: the host, or every team.
+    pub team: Option<Name>,
+    /// Who.
+    pub actor: AuditActor,
+    /// What.
+    pub action: AuditAction,
+    /// To what: `expense@1.2.0`, an id, a name. Empty if that never became known.
+    pub subject: String,
+    /// A small object with more about it.
+    pub detail: Value,
+    /// How far it came.
+    pub outcome: AuditOutcome,
+    /// `request-id` of the answer, and `id` of the request in the log. Counted by each process from 1.
+    pub request_id: u64,
+}
+
+/// Which entries to list; none of the fields: all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// By this user.
+    pub actor: Option<String>,
+    /// Of this kind.
+    pub action: Option<AuditAction>,
+    /// To this.
+    pub subject: Option<String>,
+    /// That began then.
+    pub period: Period,
+}
+
+impl AuditFilter {
+    /// The cursor of a page that ends with this entry.
+    pub fn cursor(entry: &AuditEntry) -> Cursor {
+        Cursor { at: Some(entry.at), key: entry.id }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct AuditRow {
+    id: Uuid,
+    at: i64,
+    team: String,
+    actor: String,
+    actor_team: String,
+    actor_token: Option<Uuid>,
+    action: String,
+    subject: String,
+    detail: String,
+    outcome: String,
+    request_id: i64,
+}
+
+impl AuditRow {
+    fn new(entry: AuditEntry) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: entry.id,
+            at: entry.at.as_micros(),
+            team: entry.team.map_or_else(|| HOST.to_owned(), |team| team.to_string()),
+            actor: entry.actor.user,
+            actor_team: entry.actor.team.to_string(),
+            actor_token: entry.actor.token,
+            action: entry.action.as_str().to_owned(),
+            subject: entry.subject,
+            detail: to_json(&entry.detail)?,
+            outcome: entry.outcome.as_str().to_owned(),
+            request_id: signed(entry.request_id),
+        })
+    }
+
+    fn into_entry(self) -> Result<AuditEntry, StoreError> {
+        let team = if self.team == HOST { None } else { Some(parse("an audit's team", &self.team)?) };
+        Ok(AuditEntry {
+            id: self.id,
+            at: Timestamp::from_micros(self.at),
+            team,
+            actor: AuditActor {
+                user: self.actor,
+                team: parse("an audit's actor", &self.actor_team)?,
+                token: self.actor_token,
+            },
+            action: parse("an audit's action", &self.action)?,
+            subject: self.subject,
+            detail: from_json("an audit's detail", &self.detail)?,
+            outcome: parse("an audit's outcome", &self.outcome)?,
+            request_id: unsigned("an audit's request", self.request_id)?,
+        })
+    }
+}
+
+impl Store {
+    /// Writes entries, all or none.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn insert_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
+        let columns = [
+            Column::Uuid(|row: &AuditRow| row.id),
+            Column::Integer(|row| row.at),
+            Column::Text(|row| &row.team),
+            Column::Text(|row| &row.actor),
+            Column::Text(|row| &row.actor_team),
+            Column::MaybeUuid(|row| row.actor_token),
+            Column::Text(|row| &row.action),
+            Column::Text(|row| &row.subject),
+            Column::Text(|row| &row.detail),
+            Column::Text(|row| &row.outcome),
+            Column::Integer(|row| row.request_id),
+        ];
+        self.write_audit(INSERT, columns.into(), entries).await
+    }
+
+    /// Writes the outcomes of entries that have begun; and their teams, subjects and details, which may have become
+    /// known only now.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn end_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
+        let columns = [
+            Column::Uuid(|row: &AuditRow| row.id),
+            Column::Text(|row| &row.team),
+            Column::Text(|row| &row.subject),
+            Column::Text(|row| &row.detail),
+            Column::Text(|row| &row.outcome),
+        ];
+        self.write_audit(END, columns.into(), entries).await
+    }
+
+    async fn write_audit(
+        &self,
+        sql: &'static str,
+        columns: Vec<Column<AuditRow>>,
+        entries: Vec<AuditEntry>,
+    ) -> Result<(), StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let rows = entries.into_iter().map(AuditRow::new).collect::<Result<Vec<_>, _>>()?;
+            let mut writing = store.core().backend.begin().await?;
+            rows::execute(&mut writing, sql, &columns, &rows).await?;
+            store.core().commit(writing, &[]).await
+        })
+        .await
+    }
+
+    /// A page of a team's entries, newest first; without a team, of everybody's and the host's.
+    ///
+    /// # Errors
+    /// [`StoreError::Cursor`], or the database's.
+    pub async fn audit(
+        &self,
+        team: Option<&Name>,
+        filter: &AuditFilter,
+        page: &Page<Cursor>,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        Order::At.check(page)?;
+        let (store, sql) = (self.clone(), list(team, filter, page));
+        self.detached(async move {
+            let mut connection = store.core().backend.read().await?;
+            let rows: Vec<AuditRow> = sql.rows(&mut connection).await?;
+            rows.into_iter().map(AuditRow::into_entry).collect()
+        })
+        .await
+    }
+
+    /// Deletes entries from before a time, and those of each team that are not among its newest `keep`; at most a few
+    /// hundred. Answers how many went; none means that there is nothing more to delete.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn delete_old_audit(&self, before: Timestamp, keep: u32) -> Result<u64, StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let mut writing = store.core().backend.begin().await?;
+            let old = vec![Bind::Number(before.as_micros()), Bind::Number(DELETED_MAX.into())];
+            let mut ids: Vec<(Uuid,)> = Sql::with_binds(OLD, old).rows(&mut writing).await?;
+            if ids.is_empty() {
+                ids = too_many(&mut writing, keep).await?;
+            }
+            if ids.is_empty() {
+                writing.rollback().await?;
+                return Ok(0);
+            }
+            let mut delete = Sql::new("DELETE FROM audit WHERE id");
+            delete.within(ids.into_iter().map(|(id,)| Bind::Id(id)));
+            let deleted = delete.execute(&mut writing).await?;
+            store.core().commit(writing, &[]).await?;
+            Ok(deleted)
+        })
+        .await
+    }
+}
+
+/// Of the first team that has too many.
+async fn too_many(connection: &mut Connection, keep: u32) -> Result<Vec<(Uuid,)>, StoreError> {
+    let mut team = Some(HOST.to_owned());
+    while let Some(name) = team {
+        let binds = vec![name.as_str().into(), Bind::Number(keep.into())];
+        let first: Vec<(i64, Uuid)> = Sql::with_binds(FIRST_TOO_MANY, binds).rows(connection).await?;
+        if let Some((at, id)) = first.first() {
+            let limit = Bind::Number(DELETED_MAX.into());
+            let binds = vec![name.as_str().into(), Bind::Number(*at), Bind::Id(*id), limit];
+            return Sql::with_binds(TOO_MANY, binds).rows(connection).await;
+        }
+        let next: Vec<(Option<String>,)> =
+            Sql::with_binds(NEXT_TEAM, vec![name.as_str().into()]).rows(connection).await?;
+        team = next.into_iter().next().and_then(|(team,)| team);
+    }
+    Ok(Vec::new())
+}
+
+/// Puts the SQL of [`Store::audit`] together. What the filter names beside the team and the period is looked at row by
+/// row: there are only so many rows of a team.
+pub(super) fn list(team: Option<&Name>, filter: &AuditFilter, page: &Page<Cursor>) -> Sql {
+    let mut sql = Sql::new(COLUMNS);
+    match team {
+        Some(team) => sql.push(" WHERE team = ").bind(team.as_str().into()),
+        None => sql.push(" WHERE at >= ").bind(Bind::Number(i64::MIN)),
+    };
+    sql.and("actor =", filter.actor.as_deref().map(Bind::from));
+    sql.and("action =", filter.action.map(|action| action.as_str().into()));
+    sql.and("subject =", filter.subject.as_deref().map(Bind::from));
+    let turn = Turn { order: Order::At, key: "id", descending: true };
+    let after = page.after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
+    listing::push_page(&mut sql, turn, filter.period, after, page.limit);
+    sql
+}
