@@ -1,5 +1,7 @@
 //! A fresh database of either kind for each test.
 
+use std::sync::Arc;
+
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use stepwell::clock::{Clock, Timestamp};
 use stepwell::config::Config;
@@ -37,7 +39,8 @@ pub(crate) struct Database {
     pub(crate) kind: Kind,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
-    _folder: TempDir,
+    /// Shared with its other hosts, whose data is in it too: a store may open files as long as any of them is there.
+    folder: Arc<TempDir>,
 }
 
 impl Database {
@@ -49,7 +52,7 @@ impl Database {
         if kind == Kind::Postgres {
             config.database.url = postgres::create_database().await;
         }
-        Self { kind, config, clock: Clock::manual(START), _folder: folder }
+        Self { kind, config, clock: Clock::manual(START), folder: Arc::new(folder) }
     }
 
     pub(crate) async fn open(&self) -> Store {
@@ -79,10 +82,9 @@ impl Database {
 
     /// Another host on the same Postgres database. It renews its lease often, so that tests need not wait.
     pub(crate) fn another_host(&self) -> Self {
-        let folder = tempfile::tempdir().expect("there is a temporary folder");
         let mut config = self.config.clone();
-        config.data_dir = folder.path().join("data");
-        Self { kind: self.kind, config, clock: self.clock.clone(), _folder: folder }
+        config.data_dir = self.folder.path().join(format!("data-{}", uuid::Uuid::now_v7()));
+        Self { kind: self.kind, config, clock: self.clock.clone(), folder: Arc::clone(&self.folder) }
     }
 
     /// Runs SQL behind the store's back and answers the first column of its rows.
