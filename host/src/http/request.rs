@@ -10,7 +10,7 @@ use super::Services;
 use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
-use crate::model::{Name, Permission, Principal};
+use crate::model::{Name, Permission, Principal, TraceParent};
 use crate::store::Page;
 
 /// A request that found its route.
@@ -25,6 +25,8 @@ pub(super) struct Request {
     pub(super) headers: HeaderMap,
     /// The body, unread.
     pub(super) body: Body,
+    /// Its span, if that is recorded.
+    pub(super) trace: Option<TraceParent>,
 }
 
 impl Request {

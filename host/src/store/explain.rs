@@ -82,6 +82,7 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
             input: json!({ "amount": index }),
             idempotency_key: None,
             depth: 0,
+            traceparent: None,
             created_at: seconds(index),
         });
     }

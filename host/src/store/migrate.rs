@@ -25,10 +25,16 @@ const ADVISORY_LOCK: i64 = i64::from_be_bytes(*b"stepwell");
 pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let texts = match connection {
         Connection::Sqlite(_) => {
-            migrations!("sqlite": "0001" "foundation", "0002" "retention", "0003" "hosts", "0004" "history", "0005" "alerts",)
+            migrations!(
+                "sqlite": "0001" "foundation", "0002" "retention", "0003" "hosts", "0004" "history", "0005" "alerts",
+                "0007" "traceparent",
+            )
         }
         Connection::Postgres(_) => {
-            migrations!("postgres": "0001" "foundation", "0002" "retention", "0003" "hosts", "0004" "history", "0005" "alerts",)
+            migrations!(
+                "postgres": "0001" "foundation", "0002" "retention", "0003" "hosts", "0004" "history", "0005" "alerts",
+                "0007" "traceparent",
+            )
         }
     };
     let migrations: Vec<_> = texts
