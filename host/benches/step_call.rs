@@ -32,6 +32,7 @@ use stepwell::monitor::Monitor;
 use stepwell::plugins::{Registry, UploadOptions};
 use stepwell::runtime::{LoadedPlugin, Runtime, Services, StepCall};
 use stepwell::store::{StepCommit, Store};
+use stepwell::trace::Tracer;
 use support::{Anything, Options, median};
 use wasmtime::component::{Component, Linker, Resource, ResourceType};
 
@@ -247,6 +248,7 @@ impl Work {
             input: input.to_string(),
             timeout: None,
             capture: None,
+            trace: None,
         };
         let context = StepContext {
             team: version.team.to_string(),
@@ -323,6 +325,7 @@ impl Host {
             monitor: Monitor::new(Clock::System, config.limits.metric_series_max),
             clock: Clock::System,
             limits: Arc::new(config.limits.clone()),
+            tracer: Tracer::off(),
         };
         let runtime = Runtime::start(&config.runtime, services)?;
         let registry = Registry::open(config, support::program(), Clock::System, store, runtime.clone())?;
@@ -385,6 +388,7 @@ async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), Anythin
         input: Value::Null,
         idempotency_key: None,
         depth: 0,
+        traceparent: None,
         created_at: clock.now(),
     };
     store.create_instances(vec![instance.clone()]).await?;
@@ -394,6 +398,7 @@ async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), Anythin
         guard: None,
     };
     let effects = Effects { storage: vec![write], ..Effects::default() };
-    let commit = StepCommit { instance: instance.into(), change: Change::default(), effects, now: clock.now() };
+    let commit =
+        StepCommit { instance: instance.into(), change: Change::default(), effects, now: clock.now(), trace: None };
     Ok(store.commit(commit).await?)
 }

@@ -20,6 +20,7 @@ use crate::monitor::Monitor;
 use crate::plugins::Registry;
 use crate::runtime::{self, Runtime, RuntimeError};
 use crate::store::{NewToken, Store, StoreError};
+use crate::trace::{TraceError, Tracer};
 use crate::watch::{Watch, WatchParts};
 
 /// The team and the user of the first token.
@@ -42,6 +43,8 @@ pub struct App {
     pub engine: Engine,
     /// What writes the history, looks after alerts, and shows the present.
     pub watch: Watch,
+    /// What records what requests lead to.
+    pub tracer: Tracer,
     /// When everything was built.
     pub started: Instant,
     /// The secret of the operator token that was made because there was none. Shown once; only its hash is stored.
@@ -70,6 +73,9 @@ pub enum AppError {
         /// Why it is not read.
         source: std::io::Error,
     },
+    /// The collector of traces.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// The WebAssembly engine.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -91,7 +97,7 @@ struct Foundation {
 
 impl Foundation {
     /// `program` is this program, to be run as `compile-worker`.
-    fn lay(config: &Config, clock: &Clock, store: &Store, program: PathBuf) -> Result<Self, AppError> {
+    fn lay(config: &Config, clock: &Clock, store: &Store, tracer: &Tracer, program: PathBuf) -> Result<Self, AppError> {
         let monitor = Monitor::new(clock.clone(), config.limits.metric_series_max);
         let limits = Arc::new(config.limits.clone());
         let services = runtime::Services {
@@ -99,6 +105,7 @@ impl Foundation {
             monitor: monitor.clone(),
             clock: clock.clone(),
             limits: Arc::clone(&limits),
+            tracer: tracer.clone(),
         };
         let runtime = Runtime::start(&config.runtime, services)?;
         let plugins = Registry::open(config, program, clock.clone(), store.clone(), runtime.clone())
@@ -122,9 +129,11 @@ impl App {
             .map_err(|source| AppError::DataDirectory { path: config.data_dir.clone(), source })?;
         let mut alerts = config.alerts.clone();
         alerts.webhook.secret = webhook_secret(&config)?;
-        let store = Store::open(&config, clock.clone()).await?;
+        let tracer = Tracer::start(&config.tracing, trace_headers(&config)?.expose(), clock.clone())?;
+        let store = Store::open_traced(&config, clock.clone(), tracer.clone()).await?;
         let first_token = if store.has_tokens().await? { None } else { Some(make_first_token(&store, &clock).await?) };
-        let Foundation { monitor, limits, runtime, plugins } = Foundation::lay(&config, &clock, &store, program)?;
+        let Foundation { monitor, limits, runtime, plugins } =
+            Foundation::lay(&config, &clock, &store, &tracer, program)?;
         let engine = Engine::start(EngineParts {
             config: config.engine.clone(),
             batch_config: config.batch.clone(),
@@ -137,6 +146,7 @@ impl App {
             monitor: monitor.clone(),
             plugins: plugins.clone(),
             runtime,
+            tracer: tracer.clone(),
         });
         let watch = Watch::start(WatchParts {
             history: config.history.clone(),
@@ -146,9 +156,11 @@ impl App {
             store: store.clone(),
             monitor: monitor.clone(),
             engine: engine.clone(),
+            tracer: tracer.clone(),
         });
         let started = clock.monotonic();
-        Ok(Self { config: Arc::new(config), clock, store, monitor, plugins, engine, watch, started, first_token })
+        let config = Arc::new(config);
+        Ok(Self { config, clock, store, monitor, plugins, engine, watch, tracer, started, first_token })
     }
 
     /// Serves HTTP until `shutdown`, then lets requests and steps end, within `server.drain_timeout` each, and closes
@@ -174,6 +186,7 @@ impl App {
             plugins: self.plugins.clone(),
             engine: self.engine.clone(),
             watch: self.watch.clone(),
+            tracer: self.tracer.clone(),
             stopping: CancellationToken::new(),
             started: self.started,
         };
@@ -189,22 +202,33 @@ impl App {
             tracing::warn!("the last numbers were not written in time; the history misses them");
         }
         self.store.close().await;
+        // Nobody is left who could record more.
+        self.tracer.drain(self.config.tracing.timeout).await;
     }
 }
 
-/// The secret itself or, if the settings name one, that of a file without its last line break.
+/// What signs messages to the webhook.
 fn webhook_secret(config: &Config) -> Result<Secret, AppError> {
     let webhook = &config.alerts.webhook;
-    if webhook.secret_file.is_empty() {
-        return Ok(webhook.secret.clone());
+    let wrong = |(path, source): (&str, std::io::Error)| AppError::WebhookSecret { path: path.into(), source };
+    secret_or_file(&webhook.secret, &webhook.secret_file).map_err(wrong)
+}
+
+/// What the collector lets us in with.
+fn trace_headers(config: &Config) -> Result<Secret, TraceError> {
+    let wrong = |(path, source): (&str, _)| TraceError::HeadersFile { path: path.to_owned(), source };
+    secret_or_file(&config.tracing.headers, &config.tracing.headers_file).map_err(wrong)
+}
+
+/// The secret itself or, if the settings name one, that of a file without its last line break.
+fn secret_or_file<'a>(secret: &Secret, file: &'a str) -> Result<Secret, (&'a str, std::io::Error)> {
+    if file.is_empty() {
+        return Ok(secret.clone());
     }
-    let path = PathBuf::from(&webhook.secret_file);
-    match std::fs::read_to_string(&path) {
-        Ok(text) if text.trim_end().is_empty() => {
-            Err(AppError::WebhookSecret { path, source: std::io::Error::other("the file is empty") })
-        }
+    match std::fs::read_to_string(file) {
+        Ok(text) if text.trim_end().is_empty() => Err((file, std::io::Error::other("the file is empty"))),
         Ok(text) => Ok(Secret::from(text.trim_end().to_owned())),
-        Err(source) => Err(AppError::WebhookSecret { path, source }),
+        Err(source) => Err((file, source)),
     }
 }
 

@@ -14,6 +14,8 @@ use crate::model::plugin::Interface;
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
 /// Environment variables with this prefix replace single values.
 pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
+/// With the prefix before it, the short name of `log.filter`.
+const LOG_FILTER: &str = "log";
 /// Each instance of a batch is a value of a statement, and the databases bound those.
 const RETENTION_BATCH_MAX: u32 = 10_000;
 /// What happens between two drains counts to one point, and the points are 10 seconds apart.
@@ -31,13 +33,18 @@ macro_rules! section {
 }
 
 mod alerts;
+mod log;
+mod tracing;
 
+pub use self::tracing::TracingConfig;
 pub use alerts::{AlertOverride, AlertRuleConfig, AlertWindow, AlertsConfig, Secret, WebhookConfig};
+pub use log::{LogConfig, LogFormat};
 
 section! {
     /// The whole configuration.
     Config {
         data_dir: PathBuf,
+        log: LogConfig,
         server: ServerConfig,
         database: DatabaseConfig,
         hosts: HostsConfig,
@@ -53,6 +60,7 @@ section! {
         history: HistoryConfig,
         live: LiveConfig,
         prometheus: PrometheusConfig,
+        tracing: TracingConfig,
         alerts: AlertsConfig,
     }
 }
@@ -288,7 +296,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// The defaults, then `file` if given, then `environment`: pairs such as
+    /// The defaults, then `file` if given, then `environment`: what OpenTelemetry's variables say, and pairs such as
     /// `("STEPWELL_SERVER__LISTEN", "0.0.0.0:80")`; variables with other prefixes, or without `__` and not a top-level
     /// key, are left alone.
     ///
@@ -304,10 +312,16 @@ impl Config {
                 .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
             merge(&mut merged, parse_table(&text, &path.display().to_string())?);
         }
+        let environment: Vec<_> = environment.into_iter().collect();
+        // First, so that our own names win.
+        self::tracing::set_standard(&mut merged, &environment)?;
         for (name, value) in environment {
             let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
             let path = path.to_ascii_lowercase();
-            let keys: Vec<_> = path.split("__").collect();
+            let keys: Vec<_> = match path.as_str() {
+                LOG_FILTER => vec!["log", "filter"],
+                path => path.split("__").collect(),
+            };
             if keys.len() == 1 && !merged.contains_key(path.as_str()) {
                 continue;
             }
@@ -384,6 +398,7 @@ impl Config {
         if self.runtime.attempts_max > 1_000 {
             return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));
         }
+        self.tracing.check()?;
         self.alerts.check()
     }
 }
@@ -464,6 +479,7 @@ mod tests {
     fn a_misspelt_variable_is_refused() {
         let error = load(&[("STEPWELL_SERVER__LISTN", "x")]).expect_err("is unknown").to_string();
         assert!(error.contains("STEPWELL_SERVER__LISTN") && error.contains("no such setting"), "{error}");
+        assert_eq!(load(&[("STEPWELL_LOG", "debug")]).expect("loads").log.filter, "debug");
         // A token for the command line has the same prefix and is not a setting.
         assert!(load(&[("STEPWELL_TOKEN", "x")]).is_ok());
     }

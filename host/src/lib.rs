@@ -1,7 +1,8 @@
 //! Stepwell: a workflow engine whose steps are uploaded while it runs, as sandboxed WebAssembly components.
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only those named after it:
-//! `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `monitor`, `config`, `model`, `clock`.
+//! `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `trace`, `monitor`,
+//! `config`, `outgoing`, `model`, `clock`.
 
 pub mod app;
 pub mod cli;
@@ -11,9 +12,11 @@ pub mod engine;
 pub mod http;
 pub mod model;
 pub mod monitor;
+mod outgoing;
 pub mod plugins;
 pub mod runtime;
 pub mod store;
+pub mod trace;
 pub mod watch;
 
 // Tests in here and tests from the outside share files that name the crate.

@@ -8,6 +8,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
+use crate::collector::{Collector, hex};
 use crate::harness::{TestHost, eventually, guest_bytes};
 use crate::live::Live;
 use crate::team::Team;
@@ -363,6 +364,19 @@ fn the_webhook_is_told_until_it_listens_and_follows_nobody() {
     assert!(led_astray.try_recv().is_err(), "a redirect was followed");
     let log = host.log();
     assert!(!log.contains("hunter2") && !log.contains("/hook"), "the log tells a secret");
+}
+
+#[test]
+fn a_message_that_is_traced_says_so() {
+    let collector = Collector::start();
+    let (url, received) = receiver(vec!["200 OK"]);
+    let host = with_webhook(&url, &[("tracing.otlp_endpoint", &collector.url), ("tracing.interval", "20ms")]);
+    host.scenario(STEP);
+    fail(&host, 10);
+    let message = next(&received);
+    let traceparent: Vec<_> = message.header("traceparent").split('-').collect();
+    let spans = collector.wait(traceparent[1], |spans| !spans.is_empty());
+    assert_eq!((spans[0].name.as_str(), hex(&spans[0].span_id).as_str()), ("POST", traceparent[2]));
 }
 
 #[test]

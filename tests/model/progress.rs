@@ -41,6 +41,7 @@ impl Stage {
             input,
             idempotency_key: None,
             depth: 0,
+            traceparent: None,
             created_at: now,
         }
         .into();

@@ -47,6 +47,7 @@ pub(crate) fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
         input: json!({ "amount": 12.5, "text": "ä\u{0}" }),
         idempotency_key: None,
         depth: 0,
+        traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok(),
         created_at: START,
     }
 }
@@ -65,7 +66,13 @@ pub(crate) async fn load(store: &Store, id: Uuid) -> Loaded {
 }
 
 pub(crate) fn step(instance: &Instance) -> StepCommit {
-    StepCommit { instance: instance.clone(), change: Change::default(), effects: Effects::default(), now: START }
+    StepCommit {
+        instance: instance.clone(),
+        change: Change::default(),
+        effects: Effects::default(),
+        now: START,
+        trace: None,
+    }
 }
 
 pub(crate) fn attempt(instance: &Instance, number: u32) -> Attempt {

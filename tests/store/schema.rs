@@ -66,6 +66,10 @@ fn the_twins_have_the_same_tables_columns_and_indexes() {
             include_str!("../../migrations/postgres/0004_history.sql"),
         ),
         (
+            include_str!("../../migrations/sqlite/0007_traceparent.sql"),
+            include_str!("../../migrations/postgres/0007_traceparent.sql"),
+        ),
+        (
             include_str!("../../migrations/sqlite/0005_alerts.sql"),
             include_str!("../../migrations/postgres/0005_alerts.sql"),
         ),

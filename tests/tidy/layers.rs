@@ -5,15 +5,22 @@ use crate::report;
 use crate::rust_source::{code_only, is_word, lines_with};
 
 /// From the top to the bottom.
-const MODULES: [&str; 14] = [
-    "main", "cli", "app", "http", "watch", "engine", "plugins", "runtime", "store", "monitor", "config", "model",
-    "clock", // Declares the others and imports none of them.
+const MODULES: [&str; 16] = [
+    "main", "cli", "app", "http", "watch", "engine", "plugins", "runtime", "store", "trace", "monitor", "config",
+    "outgoing", "model", "clock", // Declares the others and imports none of them.
     "lib",
 ];
 
 /// Crates that one module alone may name, so that the others do not depend on how it does its work.
-const OWNED_CRATES: [(&str, &str); 4] =
-    [("sqlx", "store"), ("wasmtime", "runtime"), ("wasmparser", "plugins"), ("warp", "http")];
+const OWNED_CRATES: [(&str, &str); 7] = [
+    ("sqlx", "store"),
+    ("wasmtime", "runtime"),
+    ("wasmparser", "plugins"),
+    ("warp", "http"),
+    ("opentelemetry", "trace"),
+    ("opentelemetry_sdk", "trace"),
+    ("opentelemetry_otlp", "trace"),
+];
 
 const SOURCES: &str = "host/src/";
 

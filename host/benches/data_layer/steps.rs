@@ -27,6 +27,7 @@ pub fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
         input: json!({ "employee": "user-7", "amount": 90_000, "category": "travel" }),
         idempotency_key: None,
         depth: 0,
+        traceparent: None,
         created_at: Clock::System.now(),
     }
 }
@@ -71,7 +72,7 @@ impl Stepper {
             retry_at: None,
         };
         let change = Change { attempts: vec![attempt], ..Change::default() };
-        StepCommit { instance, change, effects: Effects::default(), now }
+        StepCommit { instance, change, effects: Effects::default(), now, trace: None }
     }
 
     /// To be called when that is durable.

@@ -20,6 +20,7 @@ use crate::model::{
 use crate::plugins::{UploadError, UploadOptions};
 use crate::runtime::{Capture, Captured, StepCall, Usage};
 use crate::store::{CommitError, PluginInsert, StepCommit, Store, StoreError};
+use crate::trace::Tracer;
 
 /// What to run.
 pub struct LocalStep {
@@ -107,7 +108,7 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
     config.data_dir = directory.path().to_owned();
     let clock = Clock::System;
     let store = Store::open_in_memory(&config, clock.clone()).await?;
-    let host = Foundation::lay(&config, &clock, &store, program)?;
+    let host = Foundation::lay(&config, &clock, &store, &Tracer::off(), program)?;
     let principal = Principal {
         team: "local".parse().map_err(|error: crate::model::name::NameError| LocalError::Stored(error.to_string()))?,
         user: "local".to_owned(),
@@ -150,6 +151,7 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
         input: local.input.to_string(),
         timeout: None,
         capture: Some(Arc::clone(&capture)),
+        trace: None,
     };
     let ended = host.runtime.run_step(inspected.loaded, call).await;
     store.close().await;
@@ -225,6 +227,7 @@ async fn make_instance(
         input: input.clone(),
         idempotency_key: None,
         depth: 0,
+        traceparent: None,
         created_at: clock.now(),
     };
     store.create_instances(vec![instance.clone()]).await?;
@@ -253,6 +256,7 @@ async fn put_stored(
         change: Change::default(),
         effects: crate::model::Effects { storage, ..Default::default() },
         now: clock.now(),
+        trace: None,
     };
     store.commit(commit).await.map_err(|error| match error {
         CommitError::Store(error) => LocalError::Store(error),

@@ -6,6 +6,8 @@ use serde_json::Value;
 use ureq::Agent;
 use ureq::http::{Method, Request, StatusCode};
 
+use crate::model::TraceParent;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Python components take a while to compile.
@@ -23,6 +25,8 @@ pub(super) struct Client {
     agent: Agent,
     server: String,
     token: Option<String>,
+    /// What this command is a part of: `TRACEPARENT` in the environment.
+    trace: Option<TraceParent>,
 }
 
 /// Why there is no answer, or not the one wished for.
@@ -77,7 +81,8 @@ impl Client {
             .user_agent(concat!("stepwell/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Self { agent, server: server.trim_end_matches('/').to_owned(), token }
+        let trace = std::env::var("TRACEPARENT").ok().and_then(|text| text.parse().ok());
+        Self { agent, server: server.trim_end_matches('/').to_owned(), token, trace }
     }
 
     /// The same server, as somebody else.
@@ -119,6 +124,9 @@ impl Client {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.server));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(trace) = self.trace {
+            request = request.header("traceparent", trace.to_string());
         }
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);

@@ -10,12 +10,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::CliError;
-use super::logging::{self, LogFormat};
+use super::logging;
 use super::output::tell;
 use super::{Global, settings};
 use crate::app::App;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, LogFormat};
 
 #[derive(Args)]
 pub(super) struct ServeArguments {
@@ -31,9 +31,9 @@ pub(super) struct ServeArguments {
     /// redis://[USER:PASSWORD@]HOST[:PORT][/DB], a second level behind the caches
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
-    /// How the log on stderr looks
-    #[arg(long, value_enum, default_value_t = LogFormat::Pretty)]
-    log_format: LogFormat,
+    /// How the log on stderr looks [default: log.format, which is pretty]
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
     /// Write {"url", "token"} here, readable by you alone, when requests are answered
     #[arg(long, value_name = "FILE", hide = true)]
     ready_file: Option<PathBuf>,
@@ -43,8 +43,11 @@ pub(super) struct ServeArguments {
 }
 
 pub(super) fn serve(global: &Global, arguments: ServeArguments) -> Result<(), CliError> {
-    logging::start(arguments.log_format)?;
     let mut config = settings::load(global)?;
+    if let Some(format) = arguments.log_format {
+        config.log.format = format;
+    }
+    logging::start(&config.log)?;
     if let Some(listen) = arguments.listen {
         config.server.listen = listen;
     }

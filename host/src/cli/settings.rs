@@ -29,7 +29,7 @@ pub(super) fn config(global: &Global, arguments: &ConfigArguments) -> Result<(),
         return output::print(DEFAULTS);
     }
     let mut config = load(global)?;
-    for url in [&mut config.database.url, &mut config.redis.url] {
+    for url in [&mut config.database.url, &mut config.redis.url, &mut config.tracing.otlp_endpoint] {
         *url = without_password(url);
     }
     if global.json {

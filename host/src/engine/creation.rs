@@ -12,7 +12,7 @@ use crate::model::instance::{
     ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PROJECT_ID_BYTES_MAX, check_text,
 };
 use crate::model::transition::Progress;
-use crate::model::{Definition, Name, NewInstance, Principal};
+use crate::model::{Definition, Name, NewInstance, Principal, TraceParent};
 use crate::store::{Created, Plan, PlanError, StoreError};
 
 /// A new instance, as asked for.
@@ -34,6 +34,9 @@ pub struct StartRequest {
     /// A second request with the same key answers the first's instance. At most 256 bytes.
     #[serde(default)]
     pub idempotency_key: Option<String>,
+    /// The span of the request, if that is recorded.
+    #[serde(skip)]
+    pub trace: Option<TraceParent>,
 }
 
 /// A new instance of a workflow.
@@ -145,6 +148,7 @@ impl Engine {
             input: request.input,
             idempotency_key: request.idempotency_key,
             depth: 0,
+            traceparent: request.trace,
             created_at: self.0.clock.now(),
         };
         Ok(Prepared { new, definition: Arc::clone(&plan.workflow.definition) })

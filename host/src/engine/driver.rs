@@ -6,14 +6,16 @@
 
 use std::time::Duration;
 
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Engine;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress, StepReport};
-use crate::model::{Effects, StepId};
+use crate::model::{Effects, Instance, StepId, TraceParent};
 use crate::runtime::StepCall;
 use crate::store::CommitError;
+use crate::trace::{Span, SpanKind};
 
 /// What a driver does after a commit.
 enum After {
@@ -29,6 +31,14 @@ struct Verdict {
     step: StepId,
     number: u32,
     failure: Failure,
+}
+
+/// What a commit is about.
+struct Ran {
+    step: StepId,
+    number: u32,
+    /// The attempt's span, if that is recorded.
+    trace: Option<TraceParent>,
 }
 
 impl Engine {
@@ -85,6 +95,7 @@ impl Engine {
         while !self.0.stop.is_cancelled() {
             let Some(run) = progress.next_run(self.0.clock.now()) else { return After::GoOn };
             let (step, number) = (run.step.clone(), run.number);
+            let mut span = self.span(&progress.instance, &step, number);
             let forced = verdict.take_if(|verdict| verdict.step == step && verdict.number == number);
             let (report, effects) = match forced {
                 Some(Verdict { failure, .. }) => {
@@ -99,13 +110,20 @@ impl Engine {
                     };
                     (report, Effects::default())
                 }
-                None => match self.attempt(progress, &step, number).await {
-                    Some(ended) => ended,
-                    None => return After::GoOn,
-                },
+                None => {
+                    let log_span = log_span(&span);
+                    match self.attempt(progress, &step, number, &mut span).instrument(log_span).await {
+                        Some(ended) => ended,
+                        None => return After::GoOn,
+                    }
+                }
             };
             let change = self.apply(progress, Event::StepFinished(report));
-            match self.settle(progress, change, effects, conflicts, verdict, Some((step, number))).await {
+            if let Some(attempt) = change.attempts.first() {
+                span.set("stepwell.step.outcome", attempt.outcome.as_str());
+            }
+            let ran = Ran { step, number, trace: span.context() };
+            match self.settle(progress, change, effects, conflicts, verdict, Some(ran)).await {
                 After::GoOn => *conflicts = 0,
                 other => return other,
             }
@@ -126,11 +144,12 @@ impl Engine {
         effects: Effects,
         conflicts: &mut u32,
         verdict: &mut Option<Verdict>,
-        ran: Option<(StepId, u32)>,
+        ran: Option<Ran>,
     ) -> After {
         let id = progress.instance.id;
         let started = self.0.clock.monotonic();
-        let committed = self.commit(progress, change, effects).await;
+        let trace = ran.as_ref().map_or_else(|| progress.instance.span(), |ran| ran.trace);
+        let committed = self.commit(progress, change, effects, trace).await;
         let ended = self.0.clock.monotonic();
         self.0.committing.record_at(ended, ended.duration_since(started), committed.is_ok());
         let (code, message) = match committed {
@@ -149,7 +168,7 @@ impl Engine {
                 (failure::CONFLICT, format!("other commits came first {conflicts} times in a row; the last on {what}"))
             }
         };
-        if let Some((step, number)) = ran {
+        if let Some(Ran { step, number, .. }) = ran {
             *verdict = Some(Verdict { step, number, failure: Failure::fatal(code, Blame::Guest, message) });
             *conflicts = 0;
             return After::Reload;
@@ -167,8 +186,24 @@ impl Engine {
         tokio::time::sleep(Duration::from_micros(most * 500 * (256 - u64::from(byte)) / 256)).await;
     }
 
+    /// From here, where the step is ready, until its outcome is durable.
+    fn span(&self, instance: &Instance, step: &StepId, number: u32) -> Span {
+        let mut span = self.0.tracer.child(SpanKind::Internal, instance.span()).named("step");
+        span.set("stepwell.team", instance.team.as_str());
+        span.set_with("stepwell.instance.id", || instance.id.to_string());
+        span.set("stepwell.step.id", step.as_str());
+        span.set("stepwell.step.attempt", number);
+        span
+    }
+
     /// Runs one attempt. None if the host is going down.
-    async fn attempt(&self, progress: &Progress, step: &StepId, number: u32) -> Option<(StepReport, Effects)> {
+    async fn attempt(
+        &self,
+        progress: &Progress,
+        step: &StepId,
+        number: u32,
+        span: &mut Span,
+    ) -> Option<(StepReport, Effects)> {
         let instance = &progress.instance;
         let place = self.0.admission.enter(&instance.team).await?;
         let started_at = self.0.clock.now();
@@ -181,18 +216,24 @@ impl Engine {
             started_at,
             finished_at,
         };
-        let (loaded, call) = match prepared {
+        let (loaded, mut call) = match prepared {
             Ok(prepared) => prepared,
             Err(failure) => {
+                span.fail(&failure.code);
                 return Some((report(None, Err(failure), started_at, self.0.clock.now()), Effects::default()));
             }
         };
         let operations = self.0.step_operations.of(&call, &self.0.monitor);
         let plugin = call.plugin.label();
+        span.name(|| format!("step {}/{}", call.plugin.manifest.name, call.step));
+        span.set("stepwell.plugin", plugin.as_str());
+        call.trace = span.context();
         let ended = self.0.runtime.run_step(loaded, call).await;
         drop(place);
         operations.record(self.0.clock.monotonic(), ended.usage.wall, ended.result.is_ok());
+        span.set("stepwell.step.host_calls", ended.usage.host_calls);
         if let Err(failure) = &ended.result {
+            span.fail(&failure.code);
             if failure.blame == Blame::Guest {
                 self.0.monitor.record_limit(&instance.team, &failure.code);
             }
@@ -244,7 +285,14 @@ impl Engine {
             input,
             timeout: run.action.timeout,
             capture: None,
+            trace: None,
         };
         Ok((loaded, call))
     }
+}
+
+/// What the log's lines about an attempt have in common with its trace; nothing if it is not traced.
+fn log_span(span: &Span) -> tracing::Span {
+    let log_span = |trace: TraceParent| tracing::info_span!("step", trace_id = trace.trace_id_text());
+    span.context().map_or_else(tracing::Span::none, log_span)
 }

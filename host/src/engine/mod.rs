@@ -32,11 +32,12 @@ use crate::clock::Clock;
 use crate::config::{AuditConfig, BatchConfig, EngineConfig, Limits, RetentionConfig, RuntimeConfig};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
-use crate::model::{Approval, Decision, Definition, Effects, Instance, Principal};
+use crate::model::{Approval, Decision, Definition, Effects, Instance, Principal, TraceParent};
 use crate::monitor::{Monitor, Operation};
 use crate::plugins::Registry;
 use crate::runtime::Runtime;
 use crate::store::{Applied, CommitError, Loaded, StepCommit, Store, StoreError};
+use crate::trace::{SpanKind, Tracer};
 
 /// A decision that met a step's commit is tried again this often. Each try is one read and one write.
 const CONFLICTS_MAX: u32 = 20;
@@ -60,6 +61,7 @@ struct Shared {
     monitor: Monitor,
     plugins: Registry,
     runtime: Runtime,
+    tracer: Tracer,
     step_operations: StepOperations,
     admission: Admission,
     active: Active,
@@ -91,6 +93,8 @@ pub struct EngineParts {
     pub plugins: Registry,
     /// What runs them.
     pub runtime: Runtime,
+    /// What records what happens to instances that are traced.
+    pub tracer: Tracer,
 }
 
 /// Why the engine does not do what it was asked.
@@ -141,6 +145,7 @@ impl Engine {
             monitor: parts.monitor,
             plugins: parts.plugins,
             runtime: parts.runtime,
+            tracer: parts.tracer,
             drivers: TaskTracker::new(),
             stop: CancellationToken::new(),
         }));
@@ -291,7 +296,8 @@ impl Engine {
             if was_final {
                 return Ok(progress);
             }
-            match self.commit(&mut progress, change, Effects::default()).await {
+            let trace = progress.instance.span();
+            match self.commit(&mut progress, change, Effects::default(), trace).await {
                 Ok(()) => return Ok(progress),
                 Err(CommitError::Store(error)) => return Err(error.into()),
                 Err(CommitError::Conflict(_) | CommitError::Rejected { .. }) => tokio::task::yield_now().await,
@@ -310,18 +316,32 @@ impl Engine {
     }
 
     /// Commits a change, and only then counts it and hands on what it created.
-    async fn commit(&self, progress: &mut Progress, change: Change, effects: Effects) -> Result<(), CommitError> {
+    /// `trace` is the span that it is a part of, if that is recorded.
+    async fn commit(
+        &self,
+        progress: &mut Progress,
+        change: Change,
+        effects: Effects,
+        trace: Option<TraceParent>,
+    ) -> Result<(), CommitError> {
         let now = self.0.clock.now();
         let submitted = change.new_approvals.len();
         let decided: Vec<_> = change.decided.iter().map(|approval| (approval.status, approval.waited)).collect();
         let created: Vec<_> = effects.instances.iter().map(|instance| instance.id).collect();
-        let commit = StepCommit { instance: progress.instance.clone(), change, effects, now };
-        self.0.store.commit(commit).await?;
+        let mut span = self.0.tracer.child(SpanKind::Internal, trace).named("commit");
+        let commit = StepCommit { instance: progress.instance.clone(), change, effects, now, trace: span.context() };
+        let committed = self.0.store.commit(commit).await;
+        if let Err(error) = &committed {
+            span.fail(error.reason());
+        }
+        drop(span);
+        committed?;
         let instance = &mut progress.instance;
         instance.version += 1;
         let (monitor, team) = (&self.0.monitor, &instance.team);
         if let Some(completed_at) = instance.completed_at {
             monitor.record_instance_ended(team, instance.status, completed_at.since(instance.created_at));
+            self.0.tracer.record_instance(instance, completed_at);
         }
         if submitted > 0 {
             monitor.record_approvals_submitted(team, submitted as u64);

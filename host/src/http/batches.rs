@@ -79,7 +79,9 @@ struct Ids<'a> {
 pub(super) async fn start_instances(request: Request, principal: Arc<Principal>) -> Answer {
     refuse_common_key(&request.headers)?;
     let processor = request.services.engine.batch();
-    let Batch { items, refused } = read(request, items, start).await?;
+    let trace = request.trace;
+    let Batch { mut items, refused } = read(request, items, start).await?;
+    items.iter_mut().for_each(|item| item.request.trace = trace);
     answer(refused, processor.create_instances(&principal, items).await?, |created| instances::as_json(&created))
 }
 
@@ -123,7 +125,8 @@ fn start(item: &RawValue) -> Result<InstanceStart, ApiError> {
     let StartItem { workflow, input, entity_type, entity_id, project_id, idempotency_key } = parse(item)?;
     // As in a path: what is no name names nothing.
     let workflow: Name = workflow.parse().map_err(|_| ApiError::not_found("workflow"))?;
-    Ok(InstanceStart { workflow, request: StartRequest { input, entity_type, entity_id, project_id, idempotency_key } })
+    let request = StartRequest { input, entity_type, entity_id, project_id, idempotency_key, trace: None };
+    Ok(InstanceStart { workflow, request })
 }
 
 fn update(item: &RawValue) -> Result<InstanceUpdate, ApiError> {

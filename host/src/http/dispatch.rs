@@ -23,8 +23,8 @@ use super::query::Query;
 use super::request::Request;
 use super::response::{Answer, Content, add_security_headers, send};
 use super::routes::{self, Access, Found, ROUTES, Route};
-use super::secret;
-use crate::model::Principal;
+use super::{secret, traced};
+use crate::model::{Principal, TraceParent};
 use crate::monitor::{Monitor, Operation};
 
 /// A body that is late is answered with 408, which is more useful than the 503 that the whole request would get.
@@ -110,11 +110,17 @@ impl Dispatcher {
         let found = routes::find(&method, path);
         // Never the raw path: it may hold anything, and as a name of an operation it has no bound.
         let (pattern, operation) = match &found {
-            Found::Route(route, _) => (route.pattern, self.operations.get(route)),
-            _ => ("-", &self.operations.no_route),
+            Found::Route(route, _) => (Some(route.pattern), self.operations.get(route)),
+            _ => (None, &self.operations.no_route),
         };
-        let span = tracing::info_span!("request", id = request_id, %method, path = pattern);
-        let answer = self.route(request_id, found, query, headers, chunks).instrument(span.clone()).await;
+        let recorded = traced::begin(&self.services.tracer, &method, pattern, &headers);
+        let path = pattern.unwrap_or("-");
+        let span = tracing::info_span!("request", id = request_id, %method, path, trace_id = tracing::field::Empty);
+        if let Some(trace) = recorded.context() {
+            span.record("trace_id", trace.trace_id_text());
+        }
+        let answer =
+            self.route(request_id, found, query, headers, chunks, recorded.context()).instrument(span.clone()).await;
         let mut response = span.in_scope(|| {
             answer.unwrap_or_else(|error| {
                 error.log();
@@ -129,6 +135,7 @@ impl Dispatcher {
             let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(status = status.as_u16(), duration_ms, "answered a request");
         });
+        traced::end(recorded, &mut response);
         add_security_headers(&mut response);
         response.headers_mut().insert(HeaderName::from_static("request-id"), HeaderValue::from(request_id));
         response
@@ -141,6 +148,7 @@ impl Dispatcher {
         query: Vec<(String, String)>,
         headers: HeaderMap,
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
+        trace: Option<TraceParent>,
     ) -> Answer {
         let now = Instant::from_std(self.services.clock.monotonic());
         let (body_time, total_time) = match &found {
@@ -173,7 +181,7 @@ impl Dispatcher {
             }
         };
         let services = Arc::clone(&self.services);
-        let request = Request { services, parameters, query: Query::new(query), headers, body, number };
+        let request = Request { services, parameters, query: Query::new(query), headers, body, number, trace };
         match (access, principal) {
             (Access::Public(handler), _) => run(handler(request), deadline).await,
             (Access::SignedIn(handler) | Access::Holder(_, handler) | Access::Page(_, _, handler), Some(principal)) => {

@@ -41,7 +41,8 @@ pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) 
     let idempotency_key = idempotency_key(&request.headers)?;
     let body: StartBody = request.body.json(request.services.config.server.body_bytes_max).await?;
     let StartBody { input, entity_type, entity_id, project_id } = body;
-    let start = StartRequest { input, entity_type, entity_id, project_id, idempotency_key };
+    let trace = request.trace;
+    let start = StartRequest { input, entity_type, entity_id, project_id, idempotency_key, trace };
     let created = request.services.engine.start_instance(&principal, &workflow, start).await?;
     let status = if created.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(response::json(status, &as_json(&created)))

@@ -29,6 +29,7 @@ mod routes;
 pub mod secret;
 mod server;
 mod tokens;
+mod traced;
 mod workflows;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use crate::engine::Engine;
 use crate::monitor::Monitor;
 use crate::plugins::Registry;
 use crate::store::Store;
+use crate::trace::Tracer;
 use crate::watch::Watch;
 
 pub use server::serve;
@@ -63,6 +65,8 @@ pub struct Services {
     pub engine: Engine,
     /// Whom the present is shown to.
     pub watch: Watch,
+    /// What records requests and what they lead to.
+    pub tracer: Tracer,
     /// Cancelled as soon as the host lets nobody in any more.
     pub stopping: CancellationToken,
     /// When the process was ready, on the clock's monotonic scale.

@@ -13,6 +13,7 @@ use crate::engine::EngineGauges;
 use crate::model::Principal;
 use crate::monitor::{Exposition, FamilyKind, SeriesLabels};
 use crate::store::{CacheStats, CommitStats, SecondLevelStats};
+use crate::trace::TraceStats;
 
 const CONTENT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
@@ -46,6 +47,9 @@ fn expose_host(to: &mut Exposition, services: &Services, database_is_well: bool)
     to.single(FamilyKind::Gauge, "stepwell_peers", help, services.store.peers());
     expose_engine(to, services.engine.gauges());
     expose_commits(to, &services.store.commit_stats());
+    if let Some(traces) = services.tracer.stats() {
+        expose_traces(to, traces);
+    }
     expose_caches(to, &services.store.cache_stats());
     if let Some(second_level) = services.store.second_level_stats() {
         expose_second_level(to, &second_level);
@@ -78,6 +82,15 @@ fn expose_commits(to: &mut Exposition, stats: &CommitStats) {
     to.single(FamilyKind::Counter, "stepwell_commit_groups_total", help, groups);
     to.single(FamilyKind::Gauge, "stepwell_commit_group_largest", "Most commits of one transaction.", largest_group);
     to.single(FamilyKind::Gauge, "stepwell_commit_queue", "Commits that wait for their turn now.", queue);
+}
+
+fn expose_traces(to: &mut Exposition, stats: TraceStats) {
+    let TraceStats { exported, dropped, waiting } = stats;
+    to.single(FamilyKind::Counter, "stepwell_traces_exported_total", "Spans that the collector took.", exported);
+    let help = "Spans that the collector did not take, or that found the queue full.";
+    to.single(FamilyKind::Counter, "stepwell_traces_dropped_total", help, dropped);
+    let help = "Spans that wait, or are being sent; at most tracing.queue_max.";
+    to.single(FamilyKind::Gauge, "stepwell_traces_waiting", help, waiting);
 }
 
 fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {

@@ -10,7 +10,7 @@ use super::Services;
 use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
-use crate::model::{Name, Permission, Principal};
+use crate::model::{Name, Permission, Principal, TraceParent};
 use crate::store::Page;
 
 /// A request that found its route.
@@ -27,6 +27,8 @@ pub(super) struct Request {
     pub(super) body: Body,
     /// `request-id` of its answer.
     pub(super) number: u64,
+    /// Its span, if that is recorded.
+    pub(super) trace: Option<TraceParent>,
 }
 
 impl Request {

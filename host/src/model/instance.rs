@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Failure, Name, StepId};
+use super::{Failure, Name, StepId, TraceParent};
 use crate::clock::Timestamp;
 
 /// Where an instance stands.
@@ -116,6 +116,8 @@ pub struct NewInstance {
     pub idempotency_key: Option<String>,
     /// How many instances created one another above this one.
     pub depth: u32,
+    /// The span that creates it, if that is recorded.
+    pub traceparent: Option<TraceParent>,
     /// When.
     pub created_at: Timestamp,
 }
@@ -163,6 +165,9 @@ pub struct Instance {
     /// How many instances created one another above this one.
     #[serde(skip)]
     pub depth: u32,
+    /// The span that created it, if that is recorded; then all that happens to it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When its first step became ready.
@@ -174,6 +179,15 @@ pub struct Instance {
     /// When the engine must look at it next; none if only a person can move it, or nothing.
     #[serde(skip)]
     pub wake_at: Option<Timestamp>,
+}
+
+impl Instance {
+    /// Its own span, if its creation is recorded. The id comes from its random half, so that every host knows it, and
+    /// the steps have a parent long before the span is over.
+    pub fn span(&self) -> Option<TraceParent> {
+        let (_, random) = self.id.as_u64_pair();
+        self.traceparent.map(|creator| creator.with_span(random))
+    }
 }
 
 impl From<NewInstance> for Instance {
@@ -197,6 +211,7 @@ impl From<NewInstance> for Instance {
             metadata: json!({}),
             failure: None,
             depth: new.depth,
+            traceparent: new.traceparent,
             created_at: new.created_at,
             started_at: new.created_at,
             updated_at: new.created_at,

@@ -16,6 +16,7 @@ pub mod instance;
 pub mod name;
 pub mod pattern;
 pub mod plugin;
+pub mod trace;
 pub mod transition;
 
 pub use alert::{AlertEventKind, AlertRule, AlertState, Severity};
@@ -29,3 +30,4 @@ pub use instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, NewInstanc
 pub use name::{Name, StepId};
 pub use pattern::Pattern;
 pub use plugin::{Grants, Manifest, PluginVersion};
+pub use trace::TraceParent;

@@ -18,9 +18,10 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Limits;
 use crate::model::failure::{self, Failure};
 use crate::model::plugin::{Interface, PluginVersion};
-use crate::model::{Effects, Name, StepId};
+use crate::model::{Effects, Name, StepId, TraceParent};
 use crate::monitor::Monitor;
 use crate::store::Store;
+use crate::trace::{Span, SpanKind, Tracer};
 
 /// What host functions need. Cheap to clone.
 #[derive(Clone)]
@@ -33,6 +34,8 @@ pub struct Services {
     pub clock: Clock,
     /// For all attempts the same.
     pub limits: Arc<Limits>,
+    /// For host calls of attempts that are traced.
+    pub tracer: Tracer,
 }
 
 /// What an attempt is called with.
@@ -68,6 +71,8 @@ pub struct StepCall {
     pub timeout: Option<Duration>,
     /// Where to keep what the guest logs and measures, for a person who looks at this one attempt.
     pub capture: Option<Capture>,
+    /// The attempt's span, if that is recorded.
+    pub trace: Option<TraceParent>,
 }
 
 /// What a guest logged and measured.
@@ -148,6 +153,8 @@ pub struct AttemptState {
     pub(super) effects: PendingEffects,
     pub(super) log: LogBudget,
     pub(super) host_calls: u64,
+    /// Host calls that may still have spans.
+    spans_left: u32,
     pub(super) ticks: u64,
     pub(super) started: Instant,
 }
@@ -161,6 +168,7 @@ impl AttemptState {
             effects: PendingEffects::default(),
             log: LogBudget::default(),
             host_calls: 0,
+            spans_left: services.tracer.host_calls_max(),
             ticks: 0,
             started: services.clock.monotonic(),
             services,
@@ -185,6 +193,17 @@ impl AttemptState {
             return Err(GuestFault { code: failure::HOST_CALL_LIMIT, message }.into());
         }
         Ok(())
+    }
+
+    /// As [`AttemptState::charge`], for a function that works with data: the call lasts as long as what this answers, if
+    /// the attempt is traced and has had few calls so far.
+    pub(super) fn enter(&mut self, function: &'static str) -> wasmtime::Result<Span> {
+        self.charge()?;
+        let trace = self.call.as_ref().and_then(|call| call.trace).filter(|_| self.spans_left > 0);
+        if trace.is_some() {
+            self.spans_left -= 1;
+        }
+        Ok(self.services.tracer.child(SpanKind::Internal, trace).named(function))
     }
 
     /// Checks a grant, and answers what it was granted for.

@@ -84,6 +84,16 @@ pub(super) enum Address {
     Server(Box<PgConnectOptions>),
 }
 
+impl Backend {
+    /// What OpenTelemetry calls it.
+    pub(super) const fn system(&self) -> &'static str {
+        match self {
+            Self::Sqlite { .. } => "sqlite",
+            Self::Postgres(_) => "postgresql",
+        }
+    }
+}
+
 impl Address {
     pub(super) fn of(config: &Config) -> Result<Self, StoreError> {
         let url = config.database_url();

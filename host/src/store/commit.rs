@@ -14,7 +14,7 @@ use super::storage_writes::looked_at;
 use super::{CommitError, StoreError, signed, to_json};
 use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
-use crate::model::{ApprovalStatus, Attempt, Effects, EntryKey, Instance, Name, NewApproval, WriteAction};
+use crate::model::{ApprovalStatus, Attempt, Effects, EntryKey, Instance, Name, NewApproval, TraceParent, WriteAction};
 
 /// Those of the given instances that have the given version.
 pub(super) const CURRENT: &str = "SELECT seen.id FROM {rows} CROSS JOIN workflow_instances AS seen \
@@ -46,6 +46,8 @@ pub struct StepCommit {
     pub effects: Effects,
     /// From here on count the times to live of storage entries.
     pub now: Timestamp,
+    /// The span that waits for it, if that is recorded.
+    pub trace: Option<TraceParent>,
 }
 
 /// A commit with its JSON written.

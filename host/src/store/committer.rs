@@ -21,6 +21,7 @@ use super::storage_writes::Versions;
 use super::{CommitError, Core, Store, StoreError};
 use crate::config::DatabaseConfig;
 use crate::model::NewInstance;
+use crate::trace::{Span, SpanKind};
 
 /// How the committer does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -216,7 +217,14 @@ impl Task {
     async fn commit(&self, jobs: Vec<Job>) {
         let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
         let works: Vec<&Work> = jobs.iter().map(|job| &job.work).collect();
-        match group::write(&self.core, &self.versions, &works).await {
+        let mut span = self.span(&works);
+        let written = group::write(&self.core, &self.versions, &works).await;
+        if written.is_err() {
+            span.fail("database");
+        }
+        // Before the callers are answered, whose own spans last longer.
+        drop(span);
+        match written {
             Ok(outcomes) => {
                 self.counters.groups.fetch_add(1, Ordering::Relaxed);
                 self.counters.largest_group.fetch_max(count, Ordering::Relaxed);
@@ -234,6 +242,20 @@ impl Task {
                 }
             }
         }
+    }
+}
+
+impl Task {
+    /// What the transaction is recorded as: in the trace of the first that is recorded, and linked with the others.
+    fn span(&self, works: &[&Work]) -> Span {
+        let mut traces = works.iter().filter_map(|work| work.trace());
+        let Some(first) = traces.next() else { return Span::none() };
+        let mut span = self.core.tracer.child(SpanKind::Client, Some(first)).named("commit group");
+        span.set("db.system.name", self.core.backend.system());
+        span.set("db.operation.name", "COMMIT");
+        span.set("db.operation.batch.size", works.len());
+        span.link(traces);
+        span
     }
 }
 

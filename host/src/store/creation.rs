@@ -26,6 +26,7 @@ pub(super) struct NewRow {
     pub(super) idempotency_key: Option<String>,
     /// The host that creates it looks after it.
     owner: Uuid,
+    traceparent: Option<String>,
     pins: String,
     input: String,
     metadata: String,
@@ -35,10 +36,11 @@ impl NewRow {
     pub(super) fn new(mut new: NewInstance, owner: Uuid) -> Result<Self, StoreError> {
         let idempotency_key = new.idempotency_key.take();
         let instance = Instance::from(new);
+        let traceparent = instance.traceparent.map(|parent| parent.to_string());
         let pins = to_json(&instance.pins)?;
         let input = to_json(&instance.input)?;
         let metadata = to_json(&instance.metadata)?;
-        Ok(Self { instance, idempotency_key, owner, pins, input, metadata })
+        Ok(Self { instance, idempotency_key, owner, traceparent, pins, input, metadata })
     }
 
     /// Its workflow and its idempotency key, if it has one.
@@ -60,7 +62,7 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
     // Only the key may be taken; an id that is there already is a mistake and stays an error.
     let sql = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
         entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
-        created_at, started_at, updated_at, wake_at, owner) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
+        created_at, started_at, updated_at, wake_at, owner, traceparent) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
         ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING";
     let columns = [
         Column::Uuid(|new: &&NewRow| new.instance.id),
@@ -85,6 +87,7 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
         Column::Integer(|new| new.instance.updated_at.as_micros()),
         Column::MaybeInteger(|new| new.instance.wake_at.map(Timestamp::as_micros)),
         Column::Uuid(|new| new.owner),
+        Column::MaybeText(|new| new.traceparent.as_deref()),
     ];
     let inserted = rows::execute(connection, sql, &columns, new).await?;
     let fresh = |new: &&NewRow| Created { id: new.instance.id, existing: false };

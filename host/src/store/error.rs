@@ -117,6 +117,15 @@ impl From<sqlx::Error> for CommitError {
 }
 
 impl CommitError {
+    /// A code, for traces.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Conflict(_) => "conflict",
+            Self::Rejected { code, .. } => code,
+            Self::Store(_) => "database",
+        }
+    }
+
     /// Whether the transaction can go on after this one job was rolled back to its savepoint. Everything else may have
     /// ended the transaction already: SQLite does so on its own when the disk is full.
     pub(super) fn is_the_jobs_own(&self) -> bool {

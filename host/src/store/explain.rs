@@ -83,6 +83,7 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
             input: json!({ "amount": index }),
             idempotency_key: None,
             depth: 0,
+            traceparent: None,
             created_at: seconds(index),
         });
     }
@@ -142,7 +143,7 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
         ),
         format!(
             "{numbers} INSERT INTO audit (id, at, team, actor, actor_team, action, subject, detail, outcome, request_id) \
-             SELECT {id}, {micros} + i * 1000000, CASE WHEN i % 5 = 0 THEN '' WHEN i % 5 < 3 THEN 'acme' \
+             SELECT {id}, {micros} + i * 1000000, CASE WHEN i % 5 = 0 THEN '' WHEN i % 20 = 1 THEN 'acme' \
              ELSE 'team-' || (i % 99) END, 'user-' || (i % 7), 'acme', CASE WHEN i % 3 = 0 THEN 'token.create' \
              ELSE 'cache.clear' END, 'thing-' || (i % 50), 'text', 'done', i FROM n"
         ),

@@ -34,6 +34,7 @@ async fn instance(store: &Store) -> Uuid {
         input: json!({}),
         idempotency_key: None,
         depth: 0,
+        traceparent: None,
         created_at: NOW,
     };
     store.create_instances(vec![new]).await.expect("is created");
@@ -45,7 +46,7 @@ async fn commit(store: &Store, id: Uuid, value: Vec<u8>) -> Result<(), CommitErr
     let key = EntryKey { space: Space::Instance(id), key: "large".to_owned() };
     let write = StorageWrite { key, action: WriteAction::Put { value, ttl_ms: None }, guard: None };
     let effects = Effects { storage: vec![write], ..Effects::default() };
-    store.commit(StepCommit { instance, change: Change::default(), effects, now: NOW }).await
+    store.commit(StepCommit { instance, change: Change::default(), effects, now: NOW, trace: None }).await
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::creation::{self, Created, Key, NewRow};
 use super::stale::Stale;
 use super::storage_writes::{Entries, Versions};
 use super::{CommitError, Core, StoreError};
-use crate::model::Name;
+use crate::model::{Name, TraceParent};
 
 /// What a row costs beside its long texts and values: its parameters, and its place in the log.
 const ROW_BYTES: usize = 512;
@@ -42,6 +42,15 @@ impl Work {
         match self {
             Self::Step(commit) => commit.rows() * ROW_BYTES + commit.bytes(),
             Self::Create(new) => new.iter().map(|new| ROW_BYTES + new.bytes()).sum(),
+        }
+    }
+
+    /// The span that waits for it, if that is recorded.
+    pub(super) fn trace(&self) -> Option<TraceParent> {
+        match self {
+            Self::Step(prepared) => prepared.commit.trace,
+            // Those that are created together were asked for together.
+            Self::Create(new) => new.first().and_then(|new| new.instance.traceparent),
         }
     }
 

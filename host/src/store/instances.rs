@@ -73,7 +73,7 @@ impl InstanceFilter {
 
 const INSTANCE_COLUMNS: &str = "id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, \
     project_id, started_by, status, current_step, version, input, output, metadata, failure, depth, created_at, \
-    started_at, updated_at, completed_at, wake_at, owner";
+    started_at, updated_at, completed_at, wake_at, owner, traceparent";
 
 #[derive(sqlx::FromRow)]
 pub(super) struct InstanceRow {
@@ -101,6 +101,7 @@ pub(super) struct InstanceRow {
     completed_at: Option<i64>,
     wake_at: Option<i64>,
     pub(super) owner: Uuid,
+    traceparent: Option<String>,
 }
 
 impl InstanceRow {
@@ -137,6 +138,7 @@ impl InstanceRow {
             metadata: from_json("an instance's metadata", &self.metadata)?,
             failure: self.failure.map(|text| from_json::<Failure>("an instance's failure", &text)).transpose()?,
             depth: unsigned("an instance's depth", self.depth)?,
+            traceparent: self.traceparent.map(|text| parse("an instance's traceparent", &text)).transpose()?,
             created_at: Timestamp::from_micros(self.created_at),
             started_at: Timestamp::from_micros(self.started_at),
             updated_at: Timestamp::from_micros(self.updated_at),
@@ -342,7 +344,7 @@ async fn row_of(connection: &mut Connection, id: Uuid) -> Result<Option<Instance
     Ok(on!(connection, c => sqlx::query_as(
         "SELECT id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, project_id, \
          started_by, status, current_step, version, input, output, metadata, failure, depth, created_at, started_at, \
-         updated_at, completed_at, wake_at, owner FROM workflow_instances WHERE id = $1",
+         updated_at, completed_at, wake_at, owner, traceparent FROM workflow_instances WHERE id = $1",
     )
     .bind(id)
     .fetch_optional(c)

@@ -84,6 +84,7 @@ use second_level::SecondLevel;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::model::Name;
+use crate::trace::Tracer;
 
 /// One page of a list, by key and not by offset, so that rows that come and go do not shift the pages.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -125,6 +126,7 @@ struct Core {
     host: Host,
     redis: Option<SecondLevel>,
     clock: Clock,
+    tracer: Tracer,
     tasks: TaskTracker,
     statistics: maintenance::Statistics,
     /// The disk has failed.
@@ -147,7 +149,15 @@ impl Store {
     /// [`StoreError::Locked`] if another process has the file or the data directory, [`StoreError::NewerSchema`] if a newer program did;
     /// [`StoreError::Settings`] and [`StoreError::Unavailable`].
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StoreError> {
-        Self::open_at(Address::of(config)?, config.clone(), clock, None).await
+        Self::open_traced(config, clock, Tracer::off()).await
+    }
+
+    /// As [`Store::open`]; transactions of commits that are traced are recorded.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_traced(config: &Config, clock: Clock, tracer: Tracer) -> Result<Self, StoreError> {
+        Self::open_at(Address::of(config)?, config.clone(), clock, tracer, None).await
     }
 
     /// A private SQLite database that is gone when the last clone of the store is dropped. The same code as
@@ -161,13 +171,14 @@ impl Store {
             .tempdir()
             .map_err(|error| StoreError::Settings(format!("cannot create a temporary folder: {error}")))?;
         let address = Address::File(folder.path().join("stepwell.db"));
-        Self::open_at(address, config.clone(), clock, Some(folder)).await
+        Self::open_at(address, config.clone(), clock, Tracer::off(), Some(folder)).await
     }
 
     async fn open_at(
         address: Address,
         config: Config,
         clock: Clock,
+        tracer: Tracer,
         folder: Option<TempDir>,
     ) -> Result<Self, StoreError> {
         let tasks = TaskTracker::new();
@@ -187,7 +198,8 @@ impl Store {
                 let threads = tokio::runtime::Handle::current();
                 let redis = SecondLevel::new(&config.redis, identity(&backend).await?)?;
                 let broken = CancellationToken::new();
-                let core = Arc::new(Core { backend, caches, host, redis, clock, tasks, statistics, broken, threads });
+                let core = Core { backend, caches, host, redis, clock, tracer, tasks, statistics, broken, threads };
+                let core = Arc::new(core);
                 let listener = match core.meet().await {
                     Ok(listener) => listener,
                     Err(error) => {

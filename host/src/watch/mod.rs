@@ -32,6 +32,7 @@ use crate::model::Name;
 use crate::monitor::Monitor;
 use crate::monitor::alerts::Thresholds;
 use crate::store::Store;
+use crate::trace::Tracer;
 
 /// What watches over the host. Clones share it.
 #[derive(Clone)]
@@ -53,6 +54,8 @@ pub struct WatchParts {
     pub monitor: Monitor,
     /// What is under way.
     pub engine: Engine,
+    /// What records messages to the webhook.
+    pub tracer: Tracer,
 }
 
 struct Shared {

@@ -17,14 +17,16 @@ use serde_json::json;
 use sha2::Sha256;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 use uuid::Uuid;
 
 use super::WatchParts;
 use crate::clock::Timestamp;
 use crate::config::{Secret, WebhookConfig};
+use crate::model::TraceParent;
 use crate::monitor::alerts::{Notice, ToldState};
+use crate::outgoing;
 use crate::store::Alert;
+use crate::trace::SpanKind;
 
 /// Messages in hand; further ones are owed until the next look.
 const QUEUE_MAX: usize = 64;
@@ -64,7 +66,7 @@ impl Webhook {
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let sender = Sender {
             config: config.clone(),
-            agent: agent(config.timeout),
+            agent: outgoing::agent(config.timeout),
             queue: messages,
             in_hand: Arc::clone(&in_hand),
         };
@@ -116,7 +118,13 @@ impl Sender {
         let mut attempt = 1;
         loop {
             let began = parts.clock.monotonic();
-            let sent = self.attempt(parts.clock.now(), Arc::clone(body)).await;
+            let mut span = parts.tracer.root(SpanKind::Client, None).named("POST");
+            span.set("http.request.method", "POST");
+            let sent = self.attempt(parts.clock.now(), Arc::clone(body), span.context()).await;
+            if sent.is_err() {
+                span.fail("delivery");
+            }
+            drop(span);
             let duration = parts.clock.monotonic().duration_since(began);
             parts.monitor.record(None, OPERATION, duration, sent.is_ok());
             match sent {
@@ -132,50 +140,23 @@ impl Sender {
     }
 
     /// One request. The address may hold a secret, so no problem repeats it.
-    async fn attempt(&self, now: Timestamp, body: Arc<str>) -> Result<(), String> {
+    async fn attempt(&self, now: Timestamp, body: Arc<str>, trace: Option<TraceParent>) -> Result<(), String> {
         let (agent, url, secret) = (self.agent.clone(), self.config.url.clone(), self.config.secret.clone());
         let posting = move || {
             let mut request = agent.post(url.expose()).header("content-type", "application/json");
+            if let Some(trace) = trace {
+                request = request.header("traceparent", trace.to_string());
+            }
             if !secret.is_empty() {
                 request = request.header("stepwell-signature", signature(&secret, now, &body));
             }
             match request.send(body.as_bytes()) {
                 Ok(response) if response.status().is_success() => Ok(()),
                 Ok(response) => Err(format!("it answers {}", response.status().as_u16())),
-                Err(error) => Err(problem(&error)),
+                Err(error) => Err(outgoing::problem(&error)),
             }
         };
         tokio::task::spawn_blocking(posting).await.unwrap_or_else(|error| Err(error.to_string()))
-    }
-}
-
-fn agent(timeout: Duration) -> ureq::Agent {
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .root_certs(RootCerts::PlatformVerifier)
-        .build();
-    ureq::Agent::config_builder()
-        .tls_config(tls)
-        .http_status_as_error(false)
-        .timeout_global(Some(timeout))
-        // The operator has named one receiver, and not where that one might lead.
-        .max_redirects(0)
-        .proxy(None)
-        // A connection that the receiver closes meanwhile would cost a try.
-        .max_idle_connections(0)
-        .user_agent(concat!("stepwell/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into()
-}
-
-fn problem(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
-        ureq::Error::Io(error) => error.kind().to_string(),
-        ureq::Error::HostNotFound => "its host is not found".to_owned(),
-        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => "no safe connection: is its certificate valid?".to_owned(),
-        _ => "it cannot be asked, or what it answers is no HTTP".to_owned(),
     }
 }
 

@@ -22,17 +22,17 @@ type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
 
 impl batch::Host for AttemptState {
     async fn create_instances(&mut self, items: Vec<Wanted>) -> Items<String> {
-        self.charge()?;
+        let _span = self.enter("batch.create-instances")?;
         Ok(self.create(items).await)
     }
 
     async fn update_instances(&mut self, items: Vec<InstanceUpdate>) -> Items<()> {
-        self.charge()?;
+        let _span = self.enter("batch.update-instances")?;
         Ok(self.update(items).await)
     }
 
     async fn get_statuses(&mut self, ids: Vec<String>) -> Items<InstanceStatus> {
-        self.charge()?;
+        let _span = self.enter("batch.get-statuses")?;
         Ok(self.statuses(ids).await)
     }
 }
@@ -114,6 +114,7 @@ impl AttemptState {
             input,
             idempotency_key: item.idempotency_key,
             depth: call.depth + 1,
+            traceparent: call.trace,
             created_at: self.services.clock.now(),
         });
         Ok(id.to_string())

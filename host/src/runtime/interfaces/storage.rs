@@ -18,7 +18,7 @@ pub struct Bucket {
 
 impl storage::Host for AttemptState {
     fn open(&mut self, space: storage::Space) -> wasmtime::Result<Result<Resource<Bucket>, HostError>> {
-        self.charge()?;
+        let _span = self.enter("storage.open")?;
         let call = match self.granted(Interface::Storage) {
             Ok(call) => call,
             Err(denied) => return Ok(Err(denied)),
@@ -52,7 +52,7 @@ impl storage::HostBucket for AttemptState {
         bucket: Resource<Bucket>,
         key: String,
     ) -> wasmtime::Result<Result<Option<Entry>, HostError>> {
-        self.charge()?;
+        let _span = self.enter("storage.get")?;
         let space = self.resources.get(&bucket)?.space.clone();
         Ok(self.read_one(space, key).await)
     }
@@ -62,34 +62,33 @@ impl storage::HostBucket for AttemptState {
         bucket: Resource<Bucket>,
         keys: Vec<String>,
     ) -> wasmtime::Result<Result<Vec<Option<Entry>>, HostError>> {
-        self.charge()?;
+        let _span = self.enter("storage.get-many")?;
         let space = self.resources.get(&bucket)?.space.clone();
         Ok(self.read(space, keys).await)
     }
 
     async fn set(&mut self, bucket: Resource<Bucket>, put: Put) -> wasmtime::Result<Result<(), HostError>> {
-        self.set_many(bucket, vec![put]).await
+        let _span = self.enter("storage.set")?;
+        let space = self.resources.get(&bucket)?.space.clone();
+        Ok(self.write(space, vec![put]).await)
     }
 
     async fn set_many(&mut self, bucket: Resource<Bucket>, puts: Vec<Put>) -> wasmtime::Result<Result<(), HostError>> {
-        self.charge()?;
+        let _span = self.enter("storage.set-many")?;
         let space = self.resources.get(&bucket)?.space.clone();
         Ok(self.write(space, puts).await)
     }
 
     fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> wasmtime::Result<Result<(), HostError>> {
-        self.delete_many(bucket, vec![key])
+        let _span = self.enter("storage.delete")?;
+        let space = self.resources.get(&bucket)?.space.clone();
+        Ok(self.delete_all(&space, vec![key]))
     }
 
     fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> wasmtime::Result<Result<(), HostError>> {
-        self.charge()?;
+        let _span = self.enter("storage.delete-many")?;
         let space = self.resources.get(&bucket)?.space.clone();
-        let deleted = self.granted(Interface::Storage).and_then(|_| self.keys(&space, keys)).and_then(|keys| {
-            self.effects.check_room(&keys, 0, &self.services.limits).map_err(HostError::Limit)?;
-            keys.into_iter().for_each(|key| self.effects.delete(key));
-            Ok(())
-        });
-        Ok(deleted)
+        Ok(self.delete_all(&space, keys))
     }
 
     fn increment(
@@ -98,7 +97,7 @@ impl storage::HostBucket for AttemptState {
         key: String,
         delta: i64,
     ) -> wasmtime::Result<Result<(), HostError>> {
-        self.charge()?;
+        let _span = self.enter("storage.increment")?;
         let space = self.resources.get(&bucket)?.space.clone();
         let incremented = self.granted(Interface::Storage).and_then(|_| self.key(space, key)).and_then(|key| {
             self.effects.check_room([&key], 0, &self.services.limits).map_err(HostError::Limit)?;
@@ -114,7 +113,7 @@ impl storage::HostBucket for AttemptState {
         after: Option<String>,
         limit: u32,
     ) -> wasmtime::Result<Result<Page, HostError>> {
-        self.charge()?;
+        let _span = self.enter("storage.list")?;
         let space = self.resources.get(&bucket)?.space.clone();
         Ok(self.page(space, prefix, after, limit).await)
     }
@@ -144,6 +143,14 @@ impl AttemptState {
             return Err(HostError::Limit(format!("at most {max} keys a call, and there are {}", keys.len())));
         }
         keys.into_iter().map(|key| self.key(space.clone(), key)).collect()
+    }
+
+    fn delete_all(&mut self, space: &Space, keys: Vec<String>) -> Result<(), HostError> {
+        self.granted(Interface::Storage)?;
+        let keys = self.keys(space, keys)?;
+        self.effects.check_room(&keys, 0, &self.services.limits).map_err(HostError::Limit)?;
+        keys.into_iter().for_each(|key| self.effects.delete(key));
+        Ok(())
     }
 
     async fn read_one(&mut self, space: Space, key: String) -> Result<Option<Entry>, HostError> {

@@ -13,22 +13,22 @@ type Answer = wasmtime::Result<Result<String, HostError>>;
 
 impl workflows::Host for AttemptState {
     async fn get_workflow(&mut self, name: String) -> Answer {
-        self.charge()?;
+        let _span = self.enter("workflows.get-workflow")?;
         Ok(self.workflow_json(&name, None).await)
     }
 
     async fn get_version(&mut self, name: String, version: u32) -> Answer {
-        self.charge()?;
+        let _span = self.enter("workflows.get-version")?;
         Ok(self.workflow_json(&name, Some(version)).await)
     }
 
     async fn get_instance(&mut self, id: String) -> Answer {
-        self.charge()?;
+        let _span = self.enter("workflows.get-instance")?;
         Ok(self.instance_json(&id).await)
     }
 
     async fn pending_approvals(&mut self, approver: String) -> Answer {
-        self.charge()?;
+        let _span = self.enter("workflows.pending-approvals")?;
         Ok(self.approvals_json(&approver).await)
     }
 }

@@ -1,0 +1,22 @@
+//! `[log]`
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+section! {
+    /// `[log]`
+    LogConfig {
+        format: LogFormat,
+        filter: String,
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people
+    Pretty,
+    /// One JSON object a line
+    Json,
+}

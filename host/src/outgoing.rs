@@ -1,0 +1,38 @@
+//! What the host itself sends to addresses in its settings goes through this client: alerts and traces.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+
+/// A client that blocks, for at most `timeout` a request.
+pub(crate) fn agent(timeout: Duration) -> ureq::Agent {
+    let tls = TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .root_certs(RootCerts::PlatformVerifier)
+        .build();
+    ureq::Agent::config_builder()
+        .tls_config(tls)
+        .http_status_as_error(false)
+        .timeout_global(Some(timeout))
+        // The operator has named one receiver, and not where that one might lead.
+        .max_redirects(0)
+        .proxy(None)
+        // A connection that the receiver closes meanwhile would cost a try.
+        .max_idle_connections(0)
+        .user_agent(concat!("stepwell/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .into()
+}
+
+/// Why there is no answer. The address may hold a secret, so no problem repeats it.
+pub(crate) fn problem(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
+        ureq::Error::Io(error) => error.kind().to_string(),
+        ureq::Error::HostNotFound => "its host is not found".to_owned(),
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => "no safe connection: is its certificate valid?".to_owned(),
+        _ => "it cannot be asked, or what it answers is no HTTP".to_owned(),
+    }
+}

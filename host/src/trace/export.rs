@@ -1,0 +1,233 @@
+//! Sends spans to the collector: OTLP, protobuf by HTTP, in batches, from a thread of its own.
+//!
+//! Nothing waits for the collector. What it does not take in time, and what does not fit the queue meanwhile, is
+//! dropped, counted, and told of in the log at most once a minute. The SDK's batches count what they drop but do not
+//! say it, so the room in the queue is counted here and theirs never overflows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use opentelemetry_http::{HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{Protocol, SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter, SpanProcessor as _};
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::config::TracingConfig;
+use crate::outgoing;
+
+/// How often the log is told that spans are dropped.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// A collector answers with a few bytes about spans that it refused.
+const ANSWER_BYTES_MAX: u64 = 64 * 1_024;
+
+/// Why traces cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// An entry of `tracing.headers`. Its text is not shown: it is a secret.
+    #[error("read tracing.headers: write name=value,name=value")]
+    Headers,
+    /// The file that should hold them.
+    #[error("read tracing.headers from {path}: {source}")]
+    HeadersFile {
+        /// Where it should be.
+        path: String,
+        /// Why it is not read.
+        source: std::io::Error,
+    },
+    /// The exporter refuses a setting, or a variable of the environment.
+    #[error("send traces: {0}")]
+    Exporter(String),
+}
+
+/// How sending does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceStats {
+    /// Spans that the collector took.
+    pub exported: u64,
+    /// Spans that it did not take, or that found the queue full.
+    pub dropped: u64,
+    /// Spans that wait, or are being sent.
+    pub waiting: u64,
+}
+
+/// Where spans go when they have ended.
+pub(super) struct Export {
+    processor: BatchSpanProcessor,
+    counts: Arc<Counts>,
+    queue_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    waiting: AtomicUsize,
+    exported: AtomicU64,
+    dropped: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Export {
+    pub(super) fn start(config: &TracingConfig, url: &str, headers: &str, clock: Clock) -> Result<Self, TraceError> {
+        let exporter = OtlpExporter::builder()
+            .with_http()
+            .with_http_client(Collector(outgoing::agent(config.timeout)))
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(url)
+            .with_timeout(config.timeout)
+            .with_headers(read_headers(headers)?)
+            .build()
+            .map_err(|error| TraceError::Exporter(error.to_string()))?;
+        let counts = Arc::new(Counts::default());
+        let counted = Counted { exporter, counts: Arc::clone(&counts), clock, told: Mutex::default() };
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(config.queue_max)
+            .with_max_export_batch_size(config.batch_max)
+            .with_scheduled_delay(config.interval)
+            .build();
+        let mut processor = BatchSpanProcessor::new(counted, batches);
+        // With what OTEL_RESOURCE_ATTRIBUTES adds.
+        let resource = Resource::builder().with_service_name(config.service_name.clone());
+        processor.set_resource(&resource.with_attribute(version()).build());
+        Ok(Self { processor, counts, queue_max: config.queue_max })
+    }
+
+    /// Takes a span that has ended. Never waits.
+    pub(super) fn hand_over(&self, span: SpanData) {
+        let counts = &self.counts;
+        let full = counts.waiting.fetch_add(1, Ordering::Relaxed) >= self.queue_max;
+        if full || counts.stopped.load(Ordering::Relaxed) {
+            counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            counts.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.processor.on_end(span);
+    }
+
+    pub(super) fn stats(&self) -> TraceStats {
+        TraceStats {
+            exported: self.counts.exported.load(Ordering::Relaxed),
+            dropped: self.counts.dropped.load(Ordering::Relaxed),
+            waiting: u64::try_from(self.counts.waiting.load(Ordering::Relaxed)).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Blocks until what waits is sent, and says whether it was, within the time.
+    pub(super) fn stop(&self, within: Duration) -> bool {
+        self.counts.stopped.store(true, Ordering::Relaxed);
+        self.processor.shutdown_with_timeout(within).is_ok()
+    }
+}
+
+fn version() -> opentelemetry::KeyValue {
+    opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))
+}
+
+/// `name=value,name=value`.
+fn read_headers(text: &str) -> Result<HashMap<String, String>, TraceError> {
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let headers = entries.map(|entry| {
+        let (name, value) = entry.split_once('=').ok_or(TraceError::Headers)?;
+        let (name, value) = (name.trim(), value.trim());
+        // The exporter would leave out what it cannot send, and nobody would know why the collector says no.
+        let sendable = Request::builder().header(name, value).body(()).is_ok();
+        if sendable { Ok((name.to_owned(), value.to_owned())) } else { Err(TraceError::Headers) }
+    });
+    headers.collect()
+}
+
+/// The exporter, and what becomes of what it is given.
+#[derive(Debug)]
+struct Counted {
+    exporter: OtlpExporter,
+    counts: Arc<Counts>,
+    clock: Clock,
+    told: Mutex<Told>,
+}
+
+/// What the log knows of spans that were dropped.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    dropped: u64,
+}
+
+impl SpanExporter for Counted {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let exported = self.exporter.export(batch).await;
+        self.counts.waiting.fetch_sub(spans, Ordering::Relaxed);
+        let counter = if exported.is_ok() { &self.counts.exported } else { &self.counts.dropped };
+        counter.fetch_add(u64::try_from(spans).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.tell(exported.as_ref().err().map(ToString::to_string).as_deref());
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+impl Counted {
+    fn tell(&self, problem: Option<&str>) {
+        let dropped = self.counts.dropped.load(Ordering::Relaxed);
+        let now = self.clock.monotonic();
+        let mut told = self.told.lock();
+        let lately = told.at.is_some_and(|at| now.duration_since(at) < TOLD_EVERY);
+        if dropped == told.dropped || lately {
+            return;
+        }
+        let new = dropped - told.dropped;
+        *told = Told { at: Some(now), dropped };
+        drop(told);
+        let problem = problem.unwrap_or("it is too slow for tracing.queue_max");
+        tracing::warn!(dropped = new, problem, "the collector did not take traces; they are gone");
+    }
+}
+
+/// The host's own client, on the exporter's thread, which may block.
+#[derive(Debug)]
+struct Collector(ureq::Agent);
+
+#[async_trait]
+impl HttpClient for Collector {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts, body.to_vec());
+        let mut response = self.0.run(request).map_err(|error| outgoing::problem(&error))?;
+        let mut answer = Response::new(Bytes::new());
+        *answer.status_mut() = response.status();
+        answer.headers_mut().extend(response.headers_mut().drain());
+        *answer.body_mut() = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec()?.into();
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_names_and_values() {
+        let headers = read_headers(" authorization = Bearer a=b , x-team=core,").expect("are some");
+        assert_eq!(headers.get("authorization").map(String::as_str), Some("Bearer a=b"));
+        assert_eq!(headers.get("x-team").map(String::as_str), Some("core"));
+        for wrong in ["secret", "a b=c", "a=b\nc"] {
+            let error = read_headers(&format!("x=y,{wrong}")).map(|_| ()).unwrap_err().to_string();
+            assert!(!error.contains(wrong), "{error}");
+        }
+    }
+}
