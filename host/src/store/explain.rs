@@ -48,6 +48,11 @@ fn by_id() -> Cursor {
     Cursor { at: None, key: Uuid::max() }
 }
 
+/// For lists that begin with the lowest id.
+fn by_id_upwards() -> Cursor {
+    Cursor { at: None, key: Uuid::nil() }
+}
+
 fn by_time() -> Cursor {
     Cursor { at: Some(seconds(INSTANCES - 60)), key: Uuid::nil() }
 }
@@ -195,7 +200,7 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         // The seven patterns of the specification, in its order.
         (
             "idx_workflow_approvals_approver_status",
-            approval_list(ApprovalFilter { approver: text("user-1"), status: pending, ..asked() }, by_id()),
+            approval_list(ApprovalFilter { approver: text("user-1"), status: pending, ..asked() }, by_id_upwards()),
         ),
         ("idx_workflow_approvals_instance_id", Sql::with_binds(approvals::OF_INSTANCE, vec![Bind::Id(one)])),
         ("idx_workflow_instances_status", instance_list(InstanceFilter { status: waiting, ..filter() }, by_id())),
@@ -237,14 +242,17 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         ),
         (
             "idx_workflow_approvals_approver_id",
-            approval_list(ApprovalFilter { approver: text("user-9"), ..asked() }, by_id()),
+            approval_list(ApprovalFilter { approver: text("user-9"), ..asked() }, by_id_upwards()),
         ),
-        ("idx_workflow_approvals_status", approval_list(ApprovalFilter { status: pending, ..asked() }, by_id())),
+        (
+            "idx_workflow_approvals_status",
+            approval_list(ApprovalFilter { status: pending, ..asked() }, by_id_upwards()),
+        ),
         (
             "idx_workflow_approvals_instance_step",
             approval_list(
                 ApprovalFilter { instance: Some(one), step: Some("manager".parse().expect("is a step")), ..asked() },
-                by_id(),
+                by_id_upwards(),
             ),
         ),
         ("idx_workflow_approvals_expires_at", approval_list(ApprovalFilter { expires: soon, ..asked() }, by_time())),
