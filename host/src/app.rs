@@ -186,6 +186,7 @@ impl App {
             plugins: self.plugins.clone(),
             engine: self.engine.clone(),
             watch: self.watch.clone(),
+            pulse: http::Pulse::default(),
             tracer: self.tracer.clone(),
             stopping: CancellationToken::new(),
             started: self.started,

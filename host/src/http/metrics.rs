@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -20,8 +19,6 @@ use crate::model::{AuditAction, Name, Permission, Principal};
 use crate::monitor::{OperationStats, Stats, Summary, Surroundings, Window};
 use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, StoreError};
 
-/// A health check that hangs is no health check.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// A list of names longer than this would not help anybody who mistyped one.
 const NAMES_SHOWN_MAX: usize = 50;
 
@@ -83,9 +80,8 @@ fn alive(services: &Services) -> Value {
 
 /// How the host is.
 pub(super) async fn health(services: &Services) -> (StatusCode, Value) {
-    let began = services.clock.monotonic();
-    let well = database_is_well(services).await;
-    let now = services.clock.monotonic();
+    let took = services.pulse.beat(&services.store, &services.clock).await.took;
+    let (well, now) = (took.is_some(), services.clock.monotonic());
     let stopping = services.stopping.is_cancelled();
     let body = json!({
         "status": if stopping { "stopping" } else if well { "ok" } else { "degraded" },
@@ -93,21 +89,10 @@ pub(super) async fn health(services: &Services) -> (StatusCode, Value) {
         "uptime_seconds": now.duration_since(services.started).as_secs(),
         "database": {
             "status": if well { "ok" } else { "unavailable" },
-            "ping_ms": well.then(|| (now.duration_since(began).as_secs_f64() * 1e6).round() / 1e3),
+            "ping_ms": took.map(|took| (took.as_secs_f64() * 1e6).round() / 1e3),
         },
     });
     (if well && !stopping { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
-}
-
-/// Whether the database answers. Why it does not is logged: the details may name hosts and files.
-pub(super) async fn database_is_well(services: &Services) -> bool {
-    let problem = match tokio::time::timeout(PING_TIMEOUT, services.store.ping()).await {
-        Ok(Ok(())) => return true,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer in time".to_owned(),
-    };
-    tracing::warn!(problem, "the database did not answer a health check");
-    false
 }
 
 /// `?window=` and, for operators, `?team=`.
@@ -201,7 +186,7 @@ pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary,
     });
     let reads = hits.saturating_add(misses);
     let around = Surroundings {
-        healthy: database_is_well(services).await,
+        healthy: services.pulse.beat(&services.store, &services.clock).await.took.is_some(),
         cache_hit_rate: (reads > 0).then(|| hits as f64 / reads as f64),
         alerts_firing: Some(services.watch.alerts_firing(team.as_ref())),
     };

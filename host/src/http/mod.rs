@@ -21,6 +21,7 @@ mod live;
 mod metrics;
 mod plugins;
 mod prometheus;
+mod pulse;
 mod query;
 mod request;
 mod response;
@@ -46,6 +47,7 @@ use crate::store::Store;
 use crate::trace::Tracer;
 use crate::watch::Watch;
 
+pub use pulse::Pulse;
 pub use server::serve;
 
 /// What the handlers work with.
@@ -65,6 +67,8 @@ pub struct Services {
     pub engine: Engine,
     /// Whom the present is shown to.
     pub watch: Watch,
+    /// Whether the database answers.
+    pub pulse: Pulse,
     /// What records requests and what they lead to.
     pub tracer: Tracer,
     /// Cancelled as soon as the host lets nobody in any more.

@@ -25,7 +25,7 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
     request.query.finish()?;
     let services = &request.services;
     let mut exposition = Exposition::new(services.config.prometheus.series_max);
-    let well = metrics::database_is_well(services).await;
+    let well = services.pulse.beat(&services.store, &services.clock).await.took.is_some();
     expose_host(&mut exposition, services, well);
     let monitor = services.monitor.clone();
     let text = metrics::worked_out(move || {
