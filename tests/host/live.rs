@@ -35,6 +35,11 @@ impl Live {
         Self::try_open(host, token, PATH).expect("is admitted")
     }
 
+    /// The status and the headers.
+    pub fn head(&self) -> &str {
+        &self.head
+    }
+
     /// The next event; none at the end.
     fn next(&mut self) -> Option<(String, Value)> {
         let mut name = String::new();

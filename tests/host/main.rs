@@ -25,6 +25,7 @@ mod http;
 mod limits;
 mod live;
 mod metrics;
+mod openapi;
 #[path = "../store/postgres.rs"]
 mod postgres;
 mod prometheus;

@@ -1,5 +1,5 @@
 //! The dashboard's page, script, style and icon: built from `dashboard/` by `cargo xtask dashboard`, and part of the
-//! program.
+//! program. And the style of the API's reference.
 //!
 //! They are everybody's, because they hold no data. Their names carry a hash of what is in them, so that a browser keeps
 //! them for good and never mixes two versions.
@@ -19,7 +19,7 @@ use super::request::Request;
 use super::response::{Answer, Content};
 
 /// Nothing but ours, nothing in the page itself, and nobody's frame. Charts and icons are drawn, not loaded.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const FOLDER: &str = "/workflow-metrics/dashboard/assets/";
 /// Of a hash in a name. It tells our versions apart, and protects against nobody.
@@ -34,7 +34,7 @@ struct Source {
     gzip: Option<&'static [u8]>,
 }
 
-const SOURCES: [Source; 3] = [
+const SOURCES: [Source; 4] = [
     Source {
         stem: "dashboard",
         extension: "js",
@@ -56,7 +56,16 @@ const SOURCES: [Source; 3] = [
         plain: include_bytes!("../../assets/dashboard/icon.svg"),
         gzip: None,
     },
+    Source {
+        stem: REFERENCE,
+        extension: "css",
+        content_type: "text/css; charset=utf-8",
+        plain: include_bytes!("openapi/reference.css"),
+        gzip: None,
+    },
 ];
+/// What is no part of the dashboard.
+const REFERENCE: &str = "reference";
 const PAGE: &str = include_str!("../../assets/dashboard/index.html");
 
 /// What is served, under which names.
@@ -81,8 +90,19 @@ static ASSETS: LazyLock<Assets> = LazyLock::new(|| {
         File { name, tag: tag(&hash), source }
     });
     let files = files.collect();
-    Assets { page_tag: tag(&hash(page.as_bytes())), page, files }
+    Assets { page_tag: tag_of(page.as_bytes()), page, files }
 });
+
+/// Where the style of the API's reference is.
+pub(super) fn reference_style() -> String {
+    let file = ASSETS.files.iter().find(|file| file.source.stem == REFERENCE).expect("is one of them");
+    format!("{FOLDER}{}", file.name)
+}
+
+/// What tells this content from another.
+pub(super) fn tag_of(bytes: &[u8]) -> HeaderValue {
+    tag(&hash(bytes))
+}
 
 fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
@@ -123,7 +143,7 @@ pub(super) async fn show_asset(request: Request) -> Answer {
 }
 
 /// 200, or 304 to who has the same already.
-fn unless_known(headers: &HeaderMap, tag: &HeaderValue, body: Bytes) -> Response<Content> {
+pub(super) fn unless_known(headers: &HeaderMap, tag: &HeaderValue, body: Bytes) -> Response<Content> {
     let known = headers.get_all(IF_NONE_MATCH).iter().any(|value| {
         let ours = tag.to_str().unwrap_or_default();
         value.to_str().is_ok_and(|list| list.split(',').any(|one| one.trim().trim_start_matches("W/") == ours))
@@ -142,10 +162,10 @@ mod tests {
 
     #[test]
     fn the_page_names_every_file_by_its_hash_and_nothing_else() {
-        for file in &ASSETS.files {
+        for file in ASSETS.files.iter().filter(|file| file.source.stem != REFERENCE) {
             assert!(ASSETS.page.contains(&format!("\"{FOLDER}{}\"", file.name)), "{}", file.name);
         }
-        assert_eq!(ASSETS.page.matches("assets/").count(), ASSETS.files.len());
+        assert_eq!(ASSETS.page.matches("assets/").count(), ASSETS.files.len() - 1);
     }
 
     #[test]

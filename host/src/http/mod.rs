@@ -19,6 +19,7 @@ mod history;
 mod instances;
 mod live;
 mod metrics;
+mod openapi;
 mod plugins;
 mod prometheus;
 mod pulse;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::request::Request;
 use super::response::{self, Answer};
 use super::{
-    accept, alerts, approvals, assets, audit, batches, dashboard, history, instances, live, metrics, plugins,
+    accept, alerts, approvals, assets, audit, batches, dashboard, history, instances, live, metrics, openapi, plugins,
     prometheus, retention, tokens, workflows,
 };
 use crate::model::{Permission, Principal};
@@ -22,6 +22,20 @@ pub(super) struct Route {
     pub(super) pattern: &'static str,
     pub(super) access: Access,
     pub(super) summary: &'static str,
+    /// The path of the function that answers, as it stands in the table.
+    handler: &'static str,
+}
+
+impl Route {
+    /// What the API's description calls it: its function's name, which is unique.
+    pub(super) fn id(&self) -> &'static str {
+        self.handler.rsplit(':').next().unwrap_or(self.handler).trim()
+    }
+
+    /// The parts of the path that are open.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = &'static str> {
+        self.pattern.split('/').filter_map(parameter)
+    }
 }
 
 /// What answers everybody.
@@ -69,6 +83,7 @@ macro_rules! route {
             pattern: $pattern,
             access: Access::Public(|request| Box::pin($handler(request))),
             summary: $summary,
+            handler: stringify!($handler),
         }
     };
     ($method:ident $pattern:literal, signed_in => $handler:path, $summary:literal) => {
@@ -77,6 +92,7 @@ macro_rules! route {
             pattern: $pattern,
             access: Access::SignedIn(|request, principal| Box::pin($handler(request, principal))),
             summary: $summary,
+            handler: stringify!($handler),
         }
     };
     ($method:ident $pattern:literal, page $page:path, $permission:ident => $handler:path, $summary:literal) => {
@@ -89,6 +105,7 @@ macro_rules! route {
                 |request, principal| Box::pin($handler(request, principal)),
             ),
             summary: $summary,
+            handler: stringify!($handler),
         }
     };
     ($method:ident $pattern:literal, $permission:ident => $handler:path, $summary:literal) => {
@@ -99,6 +116,7 @@ macro_rules! route {
                 Box::pin($handler(request, principal))
             }),
             summary: $summary,
+            handler: stringify!($handler),
         }
     };
 }
@@ -109,6 +127,8 @@ pub(super) const UPLOAD_PATTERN: &str = "/plugins";
 /// Every route.
 pub(super) static ROUTES: &[Route] = &[
     route!(GET "/", everybody => index, "This list"),
+    route!(GET "/openapi.json", everybody => openapi::show_document, "The API as OpenAPI 3.1"),
+    route!(GET "/reference", everybody => openapi::show_reference, "The API as a page for people"),
     route!(POST "/plugins", PluginManage => plugins::upload_plugin,
         "Upload a component; ?shared=a,b asks for shared buckets"),
     route!(GET "/plugins", PluginRead => plugins::list_plugin_versions, "Plugin versions, newest first"),
@@ -217,7 +237,7 @@ fn matches(pattern: &'static str, path: &str) -> Option<Vec<(&'static str, Strin
     let mut parts = path.split('/');
     for expected in pattern.split('/') {
         let part = parts.next()?;
-        match expected.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+        match parameter(expected) {
             Some(_) if part.is_empty() => return None,
             Some(name) => parameters.push((name, decode(part)?)),
             None if part == expected => {}
@@ -225,6 +245,11 @@ fn matches(pattern: &'static str, path: &str) -> Option<Vec<(&'static str, Strin
         }
     }
     parts.next().is_none().then_some(parameters)
+}
+
+/// What an open part of a pattern is called.
+fn parameter(part: &'static str) -> Option<&'static str> {
+    part.strip_prefix('{').and_then(|name| name.strip_suffix('}'))
 }
 
 /// Undoes percent-encoding; none for what is badly encoded or not UTF-8.
@@ -251,6 +276,7 @@ async fn index(request: Request) -> Answer {
             json!({
                 "method": route.method.as_str(),
                 "path": route.pattern,
+                "token": !matches!(route.access, Access::Public(_)),
                 "permission": route.access.permission(),
                 "summary": route.summary,
             })
@@ -286,7 +312,13 @@ mod tests {
         let public = ROUTES.iter().filter(|route| matches!(route.access, Access::Public(_)));
         assert_eq!(
             public.map(|route| route.pattern).collect::<Vec<_>>(),
-            ["/", "/workflow-metrics/health", "/workflow-metrics/dashboard/assets/{file}"]
+            [
+                "/",
+                "/openapi.json",
+                "/reference",
+                "/workflow-metrics/health",
+                "/workflow-metrics/dashboard/assets/{file}"
+            ]
         );
     }
 

@@ -1,0 +1,354 @@
+//! `/openapi.json`: the API as OpenAPI 3.1, made of the table of routes and of what the YAML files here say of each.
+//!
+//! Method, path, permission, summary, parameters of the path and the usual errors come from the table. The files, one
+//! for each area, say the rest in JSON Schema with four abbreviations:
+//!
+//! - `Name` in place of a schema, or as a `$ref`, is the schema of that name; `Name|null` may be null as well.
+//! - A property is required unless its name ends in `?`.
+//! - `extends: Name` has the properties of that schema too.
+//! - `page: Name` is a page of a list, and `results: Name` the answer to a bulk request.
+//!
+//! A parameter that stands with nothing is the area's or the common one of its name. Examples that are not given are
+//! put together from those of the parts. `tests/host/openapi.rs` holds every answer of a real host against this.
+
+mod reference;
+mod schemas;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use self::schemas::Schemas;
+use super::assets;
+use super::request::Request;
+use super::response::Answer;
+use super::routes::{Access, ROUTES, Route};
+
+const COMMON: &str = include_str!("common.yaml");
+/// In the order of the page.
+const AREAS: [&str; 7] = [
+    include_str!("plugins.yaml"),
+    include_str!("workflows.yaml"),
+    include_str!("instances.yaml"),
+    include_str!("approvals.yaml"),
+    include_str!("metrics.yaml"),
+    include_str!("alerts.yaml"),
+    include_str!("administration.yaml"),
+];
+
+const ABOUT: &str = "Workflows whose steps are uploaded as WebAssembly components. Send `Authorization: Bearer sw_…`; \
+    `x-permission` says what the token must permit. Errors have a stable `code` and a `message` that says what to do. \
+    Parameters and fields that nobody knows are refused.";
+
+/// Errors that many routes have: status, name, what it means.
+const ERRORS: [(u16, &str, &str); 9] = [
+    (400, "Invalid", "`invalid-request`: the request makes no sense as it stands."),
+    (401, "Unauthorized", "`token-missing`, or `token-invalid`: unknown, expired or revoked."),
+    (
+        403,
+        "Forbidden",
+        "`permission-missing`: the token is good, but not for this. `forbidden`: it is not yours to do.",
+    ),
+    (404, "NotFound", "`not-found`: it is not there, or another team's."),
+    (408, "BodyTimeout", "`body-timeout`: the body did not arrive in time."),
+    (413, "BodyTooLarge", "`body-too-large`: the message says how much is allowed."),
+    (415, "EncodedBody", "`encoded-body`: send the body without a Content-Encoding."),
+    (500, "Internal", "`internal`: the host's log says more, under the answer's `request-id`."),
+    (
+        503,
+        "Unavailable",
+        "`busy`, `deadline-exceeded` or `database-unavailable`: ask again after `Retry-After` seconds. What was asked for \
+         may have happened all the same.",
+    ),
+];
+
+/// One of the files.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Area {
+    tag: String,
+    description: String,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+    operations: BTreeMap<String, Operation>,
+    #[serde(default)]
+    schemas: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Common {
+    parameters: Map<String, Value>,
+    schemas: Map<String, Value>,
+}
+
+/// What the table of routes does not say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    description: Option<String>,
+    #[serde(default)]
+    query: Map<String, Value>,
+    #[serde(default)]
+    headers: Map<String, Value>,
+    /// By media type.
+    #[serde(default)]
+    body: Map<String, Value>,
+    /// By status.
+    answers: BTreeMap<String, Content>,
+    /// Beside the usual ones: by status, what it means.
+    #[serde(default)]
+    errors: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    description: String,
+    /// By media type; nothing for an answer without a body.
+    #[serde(default)]
+    content: Map<String, Value>,
+}
+
+/// What is made once and sent often.
+struct Made {
+    text: Bytes,
+    tag: HeaderValue,
+}
+
+impl Made {
+    fn new(text: String) -> Self {
+        Self { tag: assets::tag_of(text.as_bytes()), text: Bytes::from(text) }
+    }
+}
+
+static DOCUMENT: LazyLock<Made> = LazyLock::new(|| Made::new(document().to_string()));
+static REFERENCE: LazyLock<Made> = LazyLock::new(|| Made::new(reference::page(&document())));
+
+pub(super) async fn show_document(request: Request) -> Answer {
+    show(&request, &DOCUMENT, "application/json")
+}
+
+/// A page without data and without a script.
+pub(super) async fn show_reference(request: Request) -> Answer {
+    let mut response = show(&request, &REFERENCE, "text/html; charset=utf-8")?;
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(assets::POLICY));
+    Ok(response)
+}
+
+fn show(request: &Request, made: &Made, content_type: &'static str) -> Answer {
+    request.query.finish()?;
+    let mut response = assets::unless_known(&request.headers, &made.tag, made.text.clone());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_saphyr::from_str(text).expect("the files were tested")
+}
+
+fn document() -> Value {
+    let common: Common = parse(COMMON);
+    let areas: Vec<Area> = AREAS.into_iter().map(parse).collect();
+    let written = areas.iter().flat_map(|area| area.schemas.clone()).chain(common.schemas.clone()).collect();
+    let schemas = Schemas::new(written);
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let name = format!("{} {}", route.method, route.pattern);
+        let found = areas.iter().find_map(|area| area.operations.get(&name).map(|operation| (area, operation)));
+        let (area, operation) = found.expect("every route is described");
+        let described = Described { route, area, operation, common: &common.parameters, schemas: &schemas };
+        let path = paths.entry(route.pattern).or_insert_with(|| json!({}));
+        if let Value::Object(path) = path {
+            path.insert(route.method.as_str().to_ascii_lowercase(), described.operation());
+        }
+    }
+    let responses: Map<String, Value> =
+        ERRORS.iter().map(|(_, name, meaning)| ((*name).to_owned(), schemas.error(meaning))).collect();
+    let tags: Vec<_> = areas.iter().map(|area| json!({ "name": area.tag, "description": area.description })).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Stepwell",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": ABOUT,
+            "license": { "name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE") },
+        },
+        "servers": [{ "url": "/" }],
+        "tags": tags,
+        "paths": paths,
+        "components": {
+            "schemas": schemas.all(),
+            "responses": responses,
+            "securitySchemes": {
+                "token": { "type": "http", "scheme": "bearer", "description": "A token, `sw_…`: `stepwell token create`." },
+            },
+        },
+    })
+}
+
+/// A route with all that is known of it.
+struct Described<'a> {
+    route: &'a Route,
+    area: &'a Area,
+    operation: &'a Operation,
+    common: &'a Map<String, Value>,
+    schemas: &'a Schemas,
+}
+
+impl Described<'_> {
+    fn operation(&self) -> Value {
+        let Self { route, area, operation, .. } = self;
+        let mut shown = Map::new();
+        let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
+        put("operationId", route.id().into());
+        put("summary", route.summary.into());
+        if let Some(description) = &operation.description {
+            put("description", description.trim().into());
+        }
+        put("tags", json!([area.tag]));
+        put("x-permission", json!(route.access.permission()));
+        put(
+            "security",
+            match route.access {
+                Access::Public(_) => json!([]),
+                Access::Page(..) => json!([{ "token": [] }, {}]),
+                Access::SignedIn(_) | Access::Holder(..) => json!([{ "token": [] }]),
+            },
+        );
+        let parameters = self.parameters();
+        if !parameters.is_empty() {
+            put("parameters", parameters.into());
+        }
+        if !operation.body.is_empty() {
+            put("requestBody", json!({ "required": true, "content": self.content(&operation.body) }));
+        }
+        put("responses", self.responses());
+        Value::Object(shown)
+    }
+
+    fn parameters(&self) -> Vec<Value> {
+        let Self { route, operation, .. } = self;
+        let path = route.parameters().map(|name| self.parameter(name, "path", &Value::Null));
+        let query = operation.query.iter().map(|(name, written)| self.parameter(name, "query", written));
+        let headers = operation.headers.iter().map(|(name, written)| self.parameter(name, "header", written));
+        path.chain(query).chain(headers).collect()
+    }
+
+    fn parameter(&self, name: &str, place: &str, written: &Value) -> Value {
+        let written = if written.is_null() { self.area.parameters.get(name) } else { Some(written) };
+        let written = written.or_else(|| self.common.get(name)).expect("the parameter is described");
+        let schema = self.schemas.expand(written.get("schema").expect("the parameter has a schema"));
+        let example = written.get("example").cloned().or_else(|| self.schemas.example(&schema));
+        let mut shown = json!({
+            "name": name,
+            "in": place,
+            "description": written.get("description"),
+            "required": place == "path" || written.get("required") == Some(&Value::Bool(true)),
+            "schema": schema,
+        });
+        if let (Some(example), Value::Object(shown)) = (example, &mut shown) {
+            shown.insert("example".to_owned(), example);
+        }
+        shown
+    }
+
+    fn content(&self, written: &Map<String, Value>) -> Value {
+        let of = |schema: &Value| {
+            let schema = self.schemas.expand(schema);
+            match self.schemas.example(&schema) {
+                Some(example) => json!({ "schema": schema, "example": example }),
+                None => json!({ "schema": schema }),
+            }
+        };
+        written.iter().map(|(media_type, schema)| (media_type.clone(), of(schema))).collect()
+    }
+
+    fn responses(&self) -> Value {
+        let Self { route, operation, .. } = self;
+        let mut all = BTreeMap::new();
+        for (status, name, _) in ERRORS {
+            let happens = match status {
+                401 => !matches!(route.access, Access::Public(_)),
+                403 => route.access.permission().is_some(),
+                404 => route.parameters().next().is_some(),
+                408 | 413 | 415 => !operation.body.is_empty(),
+                _ => true,
+            };
+            if happens {
+                all.insert(status.to_string(), json!({ "$ref": format!("#/components/responses/{name}") }));
+            }
+        }
+        for (status, meaning) in &operation.errors {
+            all.insert(status.clone(), self.schemas.error(meaning));
+        }
+        for (status, answer) in &operation.answers {
+            let mut shown = json!({ "description": answer.description });
+            if let (false, Value::Object(shown)) = (answer.content.is_empty(), &mut shown) {
+                shown.insert("content".to_owned(), self.content(&answer.content));
+            }
+            all.insert(status.clone(), shown);
+        }
+        json!(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_described_once_and_nothing_else_is() {
+        let routes = ROUTES.iter().map(|route| format!("{} {}", route.method, route.pattern));
+        let described = AREAS.into_iter().map(parse::<Area>).flat_map(|area| area.operations.into_keys());
+        let (mut routes, mut described): (Vec<_>, Vec<_>) = (routes.collect(), described.collect());
+        routes.sort_unstable();
+        described.sort_unstable();
+        assert_eq!(described, routes);
+    }
+
+    #[test]
+    fn ids_are_unique_and_references_lead_somewhere() {
+        let document = document();
+        let ids: BTreeSet<_> = ROUTES.iter().map(Route::id).collect();
+        assert_eq!(ids.len(), ROUTES.len());
+        let mut references = Vec::new();
+        collect(&document, &mut references);
+        assert!(references.len() > 100);
+        for reference in references {
+            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+        }
+    }
+
+    fn collect<'a>(value: &'a Value, references: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(object) => {
+                references.extend(object.get("$ref").and_then(Value::as_str));
+                object.values().for_each(|value| collect(value, references));
+            }
+            Value::Array(array) => array.iter().for_each(|value| collect(value, references)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_schema_is_used_and_no_two_have_one_name() {
+        let text = document().to_string();
+        let common: Common = parse(COMMON);
+        let names = AREAS.into_iter().map(parse::<Area>).flat_map(|area| area.schemas).chain(common.schemas);
+        let mut seen = BTreeSet::new();
+        for (name, _) in names {
+            // What others only extend is not referred to.
+            assert!(text.contains(&format!("schemas/{name}\"")) || name == "History", "{name}");
+            assert!(seen.insert(name.clone()), "{name} stands twice");
+        }
+    }
+}
