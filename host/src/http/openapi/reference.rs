@@ -193,7 +193,7 @@ impl<'a> Page<'a> {
         let Some(properties) = schema.get("properties").filter(|_| depth < DEPTH_MAX) else {
             let said = format!("{}{}", prose(string(schema, "description")), bounds(schema));
             if depth == 0 && schema.get("$ref").is_none() && !said.is_empty() {
-                self.put(&format!("<p>{} {said}</p>", kind(schema)));
+                self.put(&format!("<p>{said}</p>"));
             }
             return;
         };
