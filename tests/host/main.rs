@@ -35,5 +35,6 @@ mod start_from;
 mod storage;
 mod team;
 mod text_guest;
+mod top;
 mod tracing;
 mod uploads;

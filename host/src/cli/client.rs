@@ -1,9 +1,11 @@
 //! The HTTP client: the only place of the command line that speaks HTTP.
 
+use std::io::Read;
 use std::time::Duration;
 
 use serde_json::Value;
 use ureq::Agent;
+use ureq::http::request::Builder;
 use ureq::http::{Method, Request, StatusCode};
 
 use crate::model::TraceParent;
@@ -16,6 +18,8 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 const IDLE_MAX: Duration = Duration::from_secs(4);
 /// The demo asks from this many threads.
 const IDLE_CONNECTIONS_MAX: usize = 16;
+/// A stream says something every five seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// A page of 200 instances with inputs of 1 MiB.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
@@ -90,6 +94,25 @@ impl Client {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
+    /// The address of the server.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// `GET` of a stream, which ends when it is silent for too long.
+    pub(super) fn follow(&self, path: &str) -> Result<impl Read + use<>, ClientError> {
+        let request = self.request(Method::GET, path)?.body(()).map_err(|error| unmade(&error))?;
+        let request = self.agent.configure_request(request).timeout_per_read(Some(SILENCE_MAX)).build();
+        let mut response = self.agent.run(request).map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.into_body().into_with_config().limit(u64::MAX).reader());
+        }
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = body.map_err(|error| self.unreachable(&error))?;
+        Err(self.refused(status, &serde_json::from_slice(&body).unwrap_or_default()))
+    }
+
     /// `GET`.
     pub(super) fn get(&self, path: &str) -> Result<Value, ClientError> {
         self.send(Method::GET, path, Payload::Empty, None).map(|(_, body)| body)
@@ -110,13 +133,8 @@ impl Client {
         self.send(Method::POST, path, payload, Some(key)).map(|(_, body)| body)
     }
 
-    fn send(
-        &self,
-        method: Method,
-        path: &str,
-        payload: Payload<'_>,
-        idempotency_key: Option<&str>,
-    ) -> Result<(StatusCode, Value), ClientError> {
+    /// The address and the headers that every request has.
+    fn request(&self, method: Method, path: &str) -> Result<Builder, ClientError> {
         if self.server.starts_with("https:") {
             let problem = "this program speaks plain HTTP; put a tunnel in front of it for a server far away";
             return Err(ClientError::Unreachable { server: self.server.clone(), problem: problem.to_owned() });
@@ -128,6 +146,17 @@ impl Client {
         if let Some(trace) = self.trace {
             request = request.header("traceparent", trace.to_string());
         }
+        Ok(request)
+    }
+
+    fn send(
+        &self,
+        method: Method,
+        path: &str,
+        payload: Payload<'_>,
+        idempotency_key: Option<&str>,
+    ) -> Result<(StatusCode, Value), ClientError> {
+        let mut request = self.request(method, path)?;
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
@@ -144,12 +173,11 @@ impl Client {
         if let Some(content_type) = content_type {
             request = request.header("content-type", content_type);
         }
-        let broken = |error: &dyn std::fmt::Display| ClientError::Broken(format!("cannot make the request: {error}"));
         let response = if bytes.is_empty() && content_type.is_none() {
-            let request = request.body(()).map_err(|error| broken(&error))?;
+            let request = request.body(()).map_err(|error| unmade(&error))?;
             self.agent.run(self.agent.configure_request(request).timeout_global(Some(timeout)).build())
         } else {
-            let request = request.body(bytes).map_err(|error| broken(&error))?;
+            let request = request.body(bytes).map_err(|error| unmade(&error))?;
             self.agent.run(self.agent.configure_request(request).timeout_global(Some(timeout)).build())
         };
         let mut response = response.map_err(|error| self.unreachable(&error))?;
@@ -166,12 +194,16 @@ impl Client {
         if status.is_success() || self.is_health(path) {
             return Ok((status, body));
         }
+        Err(self.refused(status, &body))
+    }
+
+    fn refused(&self, status: StatusCode, body: &Value) -> ClientError {
         let text = |name: &str| body.pointer(&format!("/error/{name}")).and_then(Value::as_str).map(str::to_owned);
-        Err(ClientError::Api {
+        ClientError::Api {
             status: status.as_u16(),
             code: text("code").unwrap_or_default(),
             message: text("message").unwrap_or_else(|| format!("{} answers {status}", self.server)),
-        })
+        }
     }
 
     /// A host that is not well answers 503 with the same body.
@@ -189,6 +221,10 @@ impl Client {
         };
         ClientError::Unreachable { server: self.server.clone(), problem }
     }
+}
+
+fn unmade(error: &ureq::http::Error) -> ClientError {
+    ClientError::Broken(format!("cannot make the request: {error}"))
 }
 
 /// Percent-encodes one part of a path, or a value of a query.

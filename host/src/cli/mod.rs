@@ -11,6 +11,7 @@ mod each;
 mod error;
 mod history;
 mod instances;
+mod interrupt;
 mod logging;
 mod output;
 mod period;
@@ -22,6 +23,7 @@ mod settings;
 mod start_from;
 mod stats;
 mod token;
+mod top;
 mod workflow;
 
 use std::path::PathBuf;
@@ -95,6 +97,8 @@ enum Command {
     Run(run::RunArguments),
     /// Show the server's numbers
     Stats(stats::StatsArguments),
+    /// Watch the server's numbers as they change
+    Top(top::TopArguments),
     /// Show an operation over time
     History(history::HistoryArguments),
     /// Show what is wrong, acknowledge and silence it
@@ -158,6 +162,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Retention(arguments) => retention::retention(&client, output, &arguments),
         Command::Run(arguments) => run::run(global, output, arguments),
         Command::Stats(arguments) => stats::stats(&client, output, &arguments),
+        Command::Top(arguments) => top::top(&client, output, arguments),
         Command::History(arguments) => history::history(&client, output, arguments),
         Command::Alerts(arguments) => alerts::alerts(&client, output, arguments),
         Command::Audit(arguments) => audit::audit(&client, output, arguments),

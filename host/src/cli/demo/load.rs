@@ -10,8 +10,8 @@ use super::super::client::{Client, ClientError, Payload, encode};
 use super::super::error::CliError;
 use super::super::output::{cell, items};
 use super::expenses;
-use super::interrupt::Interrupt;
 use super::progress::Progress;
+use crate::cli::interrupt::Interrupt;
 use crate::clock::Clock;
 use crate::model::InstanceStatus;
 

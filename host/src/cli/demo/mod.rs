@@ -4,7 +4,7 @@
 //! HTTP API.
 
 mod expenses;
-mod interrupt;
+
 mod load;
 mod progress;
 mod report;
@@ -21,8 +21,8 @@ use super::client::{Client, Payload};
 use super::error::CliError;
 use super::output::{self, tell};
 use super::{plugin, workflow};
+use crate::cli::interrupt::Interrupt;
 use crate::clock::Clock;
-use interrupt::Interrupt;
 use load::Load;
 use progress::Progress;
 use server::Server;

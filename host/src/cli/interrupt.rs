@@ -1,4 +1,5 @@
-//! Ctrl-C: the demo ends as after an error, so that the server is stopped and its directory removed.
+//! Ctrl-C and SIGTERM, noted instead of ending the process: a command that has something to put back ends as after an
+//! error.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,9 +7,9 @@ use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::super::error::CliError;
+use super::error::CliError;
 
-/// Whether somebody wants the demo to end.
+/// Whether somebody wants the command to end.
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
@@ -37,9 +38,14 @@ impl Interrupt {
         Ok(Self(noted))
     }
 
+    /// Whether there was a signal.
+    pub(super) fn is_asked(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
     /// # Errors
-    /// Somebody wants the demo to end.
+    /// Somebody wants the command to end.
     pub(super) fn check(&self) -> Result<(), CliError> {
-        if self.0.load(Ordering::SeqCst) { Err(CliError::new("interrupted")) } else { Ok(()) }
+        if self.is_asked() { Err(CliError::new("interrupted")) } else { Ok(()) }
     }
 }

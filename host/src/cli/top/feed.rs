@@ -1,0 +1,162 @@
+//! Asks the server, in threads of its own: one follows the stream, one asks for the table. What they learn waits in a
+//! channel that holds little, so a terminal that is stopped stops them too.
+
+use std::io::Read as _;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::events::{Event, Events};
+use crate::cli::client::{Client, ClientError, query};
+use crate::cli::error::CliError;
+use crate::monitor::Window;
+
+/// Between two looks at the table.
+const TABLE_INTERVAL: Duration = Duration::from_secs(2);
+const BACK_OFF: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3)];
+const WAITING_MAX: usize = 16;
+const READ_BYTES: usize = 16 << 10;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    pub(super) team: Option<String>,
+    pub(super) window: Window,
+}
+
+/// What was learnt.
+#[derive(Debug)]
+pub(super) enum Update {
+    /// The last minute, once a second.
+    Live(Value),
+    /// Those that are pending or firing.
+    Alerts(Value),
+    /// `operations` of the statistics.
+    Operations(Value),
+    /// The server does not answer, for a reason that may pass.
+    Lost(ClientError),
+}
+
+/// Where updates come out.
+pub(super) struct Feed(Receiver<Result<Update, ClientError>>);
+
+/// The other end; an error is for the command to end with.
+type Sender = SyncSender<Result<Update, ClientError>>;
+
+impl Feed {
+    pub(super) fn start(client: &Client, question: Question) -> Self {
+        let (sender, receiver) = sync_channel(WAITING_MAX);
+        let (following, asking) =
+            ((client.clone(), question.clone(), sender.clone()), (client.clone(), question, sender));
+        // Both end with the process, or when nobody listens.
+        thread::spawn(move || {
+            let (client, question, sender) = following;
+            let path = format!("/workflow-metrics/live{}", query([("team", question.team)]));
+            again_and_again(&sender, || follow(&client, &path, &sender));
+        });
+        thread::spawn(move || {
+            let (client, Question { team, window }, sender) = asking;
+            let path =
+                format!("/workflow-metrics/stats{}", query([("window", Some(window.to_string())), ("team", team)]));
+            again_and_again(&sender, || ask(&client, &path, &sender));
+        });
+        Self(receiver)
+    }
+
+    /// What has come since.
+    ///
+    /// # Errors
+    /// What asking again will not mend.
+    pub(super) fn news(&self) -> Result<Vec<Update>, CliError> {
+        let mut news = Vec::new();
+        while news.len() < WAITING_MAX {
+            match self.0.try_recv() {
+                Ok(update) => news.push(update?),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        Ok(news)
+    }
+
+    /// The next.
+    ///
+    /// # Errors
+    /// As [`Feed::news`].
+    pub(super) fn wait(&self) -> Result<Update, CliError> {
+        let update = self.0.recv().map_err(|_| CliError::new("the server is not asked any more"))?;
+        Ok(update?)
+    }
+}
+
+/// How a round of asking ended.
+enum End {
+    /// It went well for a while.
+    Later,
+    /// Nobody listens any more.
+    Unheard,
+}
+
+fn again_and_again(sender: &Sender, mut round: impl FnMut() -> Result<End, ClientError>) {
+    let mut failures = 0;
+    loop {
+        match round() {
+            Ok(End::Later) => failures = 0,
+            Ok(End::Unheard) => return,
+            // A token that is not good, or not for this, is not so a second later.
+            Err(error @ ClientError::Api { status: 400..=499, .. }) => {
+                let _ = sender.send(Err(error));
+                return;
+            }
+            Err(error) => {
+                if sender.send(Ok(Update::Lost(error))).is_err() {
+                    return;
+                }
+                let pause = BACK_OFF.get(failures).or(BACK_OFF.last()).copied().unwrap_or_default();
+                failures += 1;
+                thread::sleep(pause);
+            }
+        }
+    }
+}
+
+fn follow(client: &Client, path: &str, sender: &Sender) -> Result<End, ClientError> {
+    let mut stream = client.follow(path)?;
+    let (mut events, mut buffer) = (Events::default(), vec![0; READ_BYTES]);
+    loop {
+        let count = match stream.read(&mut buffer) {
+            // A server that stops says so when it is asked again.
+            Ok(0) | Err(_) => return Ok(End::Later),
+            Ok(count) => count,
+        };
+        let mut heard = true;
+        let told = events.push(buffer.get(..count).unwrap_or_default(), |event| {
+            heard &= update(&event).is_none_or(|update| sender.send(Ok(update)).is_ok());
+        });
+        told.map_err(|problem| ClientError::Broken(problem.to_owned()))?;
+        if !heard {
+            return Ok(End::Unheard);
+        }
+    }
+}
+
+fn update(event: &Event) -> Option<Update> {
+    let value = serde_json::from_str(&event.data).ok()?;
+    match event.name.as_str() {
+        "stats" => Some(Update::Live(value)),
+        "alerts" => Some(Update::Alerts(value)),
+        _ => None,
+    }
+}
+
+fn ask(client: &Client, path: &str, sender: &Sender) -> Result<End, ClientError> {
+    let mut stats = client.get(path)?;
+    let operations = stats.get_mut("operations").map(Value::take).unwrap_or_default();
+    if sender.send(Ok(Update::Operations(operations))).is_err() {
+        return Ok(End::Unheard);
+    }
+    thread::sleep(TABLE_INTERVAL);
+    Ok(End::Later)
+}

@@ -1,0 +1,140 @@
+//! `top`: the present in a terminal, as the server streams it.
+//!
+//! `feed` asks in threads of its own and sends what it learns; `state` keeps it; `screen` turns the state into lines,
+//! purely; `terminal` draws them and puts the terminal back, however the command ends.
+
+mod events;
+mod feed;
+mod screen;
+mod state;
+mod terminal;
+
+use std::time::Duration;
+
+use clap::Args;
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
+use serde_json::json;
+
+use super::client::Client;
+use super::error::CliError;
+use super::interrupt::Interrupt;
+use super::output::Output;
+use crate::monitor::Window;
+use feed::{Feed, Question, Update};
+use screen::Size;
+use state::{Scroll, Sort, State};
+use terminal::Terminal;
+
+/// How soon a key or an update is answered.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Of `--once`, for those who read it elsewhere.
+const ONCE_WIDTH: usize = 110;
+
+#[derive(Args)]
+pub(super) struct TopArguments {
+    /// The part of the past that the table of operations is about: 1m, 5m, 1h or start
+    #[arg(long, default_value = "1m")]
+    window: Window,
+    /// Whose numbers; for operators, who otherwise see everybody's
+    #[arg(long)]
+    team: Option<String>,
+    /// Print the numbers once, as text; without a terminal nothing else is done
+    #[arg(long)]
+    once: bool,
+}
+
+pub(super) fn top(client: &Client, output: Output, arguments: TopArguments) -> Result<(), CliError> {
+    let TopArguments { window, team, once } = arguments;
+    let feed = Feed::start(client, Question { team, window });
+    let state = State::new(client.server(), window);
+    if once || output.is_json() || !Terminal::is_there() {
+        return print_once(&feed, state, output);
+    }
+    watch(&feed, state)
+}
+
+/// Waits until everything was heard once.
+fn print_once(feed: &Feed, mut state: State, output: Output) -> Result<(), CliError> {
+    while !state.is_complete() {
+        match feed.wait()? {
+            Update::Lost(problem) => return Err(problem.into()),
+            update => state.take(update),
+        }
+    }
+    let shown = json!({ "live": state.live, "alerts": state.alerts, "operations": state.operations });
+    output.show(&shown, |_| screen::text(&screen::lines(&state, Size { width: ONCE_WIDTH, height: None })))
+}
+
+fn watch(feed: &Feed, mut state: State) -> Result<(), CliError> {
+    let interrupt = Interrupt::listen()?;
+    let mut terminal = Terminal::open()?;
+    let mut changed = true;
+    loop {
+        for update in feed.news()? {
+            state.take(update);
+            changed = true;
+        }
+        if interrupt.is_asked() {
+            return Ok(());
+        }
+        if std::mem::take(&mut changed) {
+            let size = terminal.size();
+            let page = screen::rows_of_operations(&state, size);
+            state.settle(page);
+            terminal.draw(&screen::lines(&state, size))?;
+        }
+        while let Some(event) = terminal.event(PATIENCE)? {
+            changed = true;
+            let Event::Key(key) = event else { continue };
+            match meaning(key) {
+                Some(Wish::Quit) => return Ok(()),
+                Some(Wish::Sort(sort)) => state.sort_by(sort),
+                Some(Wish::Scroll(scroll)) => state.scroll(scroll, screen::rows_of_operations(&state, terminal.size())),
+                None => {}
+            }
+            if !terminal.has_event()? {
+                break;
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wish {
+    Quit,
+    Sort(Sort),
+    Scroll(Scroll),
+}
+
+fn meaning(key: KeyEvent) -> Option<Wish> {
+    Some(match key.code {
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Wish::Quit,
+        KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
+        KeyCode::Char('p') => Wish::Sort(Sort::Latency),
+        KeyCode::Char('r') => Wish::Sort(Sort::Rate),
+        KeyCode::Char('e') => Wish::Sort(Sort::Errors),
+        KeyCode::Char('n') => Wish::Sort(Sort::Name),
+        KeyCode::Up => Wish::Scroll(Scroll::Line(-1)),
+        KeyCode::Down => Wish::Scroll(Scroll::Line(1)),
+        KeyCode::PageUp => Wish::Scroll(Scroll::Page(-1)),
+        KeyCode::PageDown => Wish::Scroll(Scroll::Page(1)),
+        KeyCode::Home => Wish::Scroll(Scroll::Start),
+        KeyCode::End => Wish::Scroll(Scroll::End),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_mean_what_the_last_line_says() {
+        let key = |code| meaning(KeyEvent::new(code, KeyModifiers::NONE));
+        assert_eq!(key(KeyCode::Char('q')), Some(Wish::Quit));
+        assert_eq!(key(KeyCode::Char('c')), None);
+        assert_eq!(meaning(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Some(Wish::Quit));
+        assert_eq!(key(KeyCode::Char('e')), Some(Wish::Sort(Sort::Errors)));
+        assert_eq!(key(KeyCode::PageDown), Some(Wish::Scroll(Scroll::Page(1))));
+    }
+}

@@ -1,0 +1,485 @@
+//! The screen as lines. Pure: the same state and size give the same lines, none wider or more than there is room for.
+//!
+//! Names and messages come from plugins and users, so every text goes through [`output::escape`] before it is measured.
+
+use serde_json::Value;
+use unicode_width::UnicodeWidthChar as _;
+
+use super::state::{Sort, State, number};
+use crate::cli::output::{self, cell};
+
+const CURVE: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+const ALERTS_SHOWN_MAX: usize = 4;
+/// With a column for each number, a name still has room.
+const WIDTH_MIN: usize = 40;
+const NUMBER_WIDTH: usize = 10;
+
+/// How a piece of a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Plain,
+    /// What is less important.
+    Faint,
+    Strong,
+    Good,
+    Warning,
+    Bad,
+}
+
+/// A piece of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) text: String,
+    pub(super) look: Look,
+}
+
+pub(super) type Line = Vec<Piece>;
+
+/// In cells; no height means as many lines as there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    pub(super) width: usize,
+    pub(super) height: Option<usize>,
+}
+
+/// All lines.
+pub(super) fn lines(state: &State, size: Size) -> Vec<Line> {
+    let width = size.width.max(WIDTH_MIN);
+    let mut lines = top(state, width);
+    let rows = state.rows();
+    let room = room(&lines, rows.len(), size);
+    lines.push(header(state, width));
+    let shown = rows.iter().skip(state.above).take(room);
+    lines.extend(shown.map(|(name, numbers)| row(name, numbers, width)));
+    if let Some(height) = size.height {
+        lines.resize(lines.len().max(height.saturating_sub(1)), Line::new());
+        lines.truncate(height.saturating_sub(1));
+        lines.push(keys(state, room, rows.len()));
+    } else if rows.is_empty() {
+        lines.push(vec![faint("no operation was called in this window")]);
+    }
+    lines.iter().map(|line| cut(line, size.width)).collect()
+}
+
+/// How many rows of the table there is room for.
+pub(super) fn rows_of_operations(state: &State, size: Size) -> usize {
+    room(&top(state, size.width.max(WIDTH_MIN)), state.rows().len(), size)
+}
+
+fn room(above: &[Line], rows: usize, size: Size) -> usize {
+    // The table's header and the line of keys.
+    size.height.map_or(rows, |height| height.saturating_sub(above.len() + 2))
+}
+
+/// What the lines say, for what is no terminal.
+pub(super) fn text(lines: &[Line]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        let start = text.len();
+        line.iter().for_each(|piece| text.push_str(&piece.text));
+        text.truncate(start + text.get(start..).unwrap_or_default().trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+/// Everything above the table.
+fn top(state: &State, width: usize) -> Vec<Line> {
+    let mut lines = vec![title(state)];
+    let Some(live) = &state.live else {
+        lines.push(vec![faint("waiting for the first numbers …")]);
+        return lines;
+    };
+    lines.push(calls(live));
+    lines.push(instances(live));
+    lines.push(approvals(live));
+    lines.extend(wrap(caches(live), width));
+    let curve_width = width.saturating_sub(30);
+    lines.push(curve("calls/min", state.rates.iter().copied(), curve_width));
+    lines.push(curve("p95 ms", state.latencies.iter().copied(), curve_width));
+    lines.extend(alerts(state));
+    lines.push(Line::new());
+    lines
+}
+
+fn title(state: &State) -> Line {
+    let mut line = vec![strong("stepwell "), plain(output::escape(&state.server))];
+    if let Some(live) = &state.live {
+        line.push(faint(format!("  up {}", age(number(live, "/uptime_seconds")))));
+    }
+    let firing = active(state).filter(|alert| is_firing(alert)).count();
+    line.push(match &state.lost {
+        Some(problem) => piece(format!("  no answer, asking again: {}", output::escape(problem)), Look::Bad),
+        None if firing > 0 => piece(format!("  {}", output::count(firing, "alert")), Look::Bad),
+        None if state.live.is_some() => piece("  all is well", Look::Good),
+        None => plain(""),
+    });
+    line
+}
+
+fn calls(live: &Value) -> Line {
+    let numbers = live.get("operations").unwrap_or(&Value::Null);
+    let errors = number(numbers, "/error_rate");
+    let look = if errors > 0.0 { Look::Warning } else { Look::Strong };
+    facts(
+        "calls",
+        [
+            ("a minute", piece(output::number(number(numbers, "/per_minute")), Look::Strong)),
+            ("errors", piece(percent(errors), look)),
+            ("p50 ms", strong(output::number(number(numbers, "/p50_ms")))),
+            ("p95 ms", strong(output::number(number(numbers, "/p95_ms")))),
+            ("p99 ms", strong(output::number(number(numbers, "/p99_ms")))),
+        ],
+    )
+}
+
+fn instances(live: &Value) -> Line {
+    let failed = number(live, "/lifecycle/failed");
+    let look = if failed > 0.0 { Look::Warning } else { Look::Strong };
+    facts(
+        "instances",
+        [
+            ("created", strong(cell(live, "/lifecycle/created"))),
+            ("completed", strong(cell(live, "/lifecycle/completed"))),
+            ("rejected", strong(cell(live, "/lifecycle/rejected"))),
+            ("failed", piece(cell(live, "/lifecycle/failed"), look)),
+            ("in hand", strong(cell(live, "/active_instances"))),
+            ("steps running", strong(cell(live, "/running"))),
+            ("waiting", strong(cell(live, "/queue_depth"))),
+        ],
+    )
+}
+
+fn approvals(live: &Value) -> Line {
+    facts(
+        "approvals",
+        [
+            ("submitted", strong(cell(live, "/approvals/submitted"))),
+            ("approved", strong(cell(live, "/approvals/approved"))),
+            ("rejected", strong(cell(live, "/approvals/rejected"))),
+            ("expired", strong(cell(live, "/approvals/expired"))),
+            ("batch items a minute", strong(cell(live, "/batches/items_per_minute"))),
+            ("commits waiting", strong(cell(live, "/commit_queue"))),
+        ],
+    )
+}
+
+/// Those that were asked.
+fn caches(live: &Value) -> Vec<Line> {
+    let caches = live.get("caches").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let asked = caches.iter().filter_map(|cache| Some((cache, cache.get("hit_rate")?.as_f64()?)));
+    asked
+        .map(|(cache, rate)| {
+            let name = output::escape(&cell(cache, "/kind"));
+            vec![faint(format!("{name} ")), strong(percent(rate)), faint(format!(" of {}", cell(cache, "/entries")))]
+        })
+        .collect()
+}
+
+/// Facts next to each other, as many in a line as fit.
+fn wrap(facts: Vec<Line>, width: usize) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for fact in facts {
+        let last = lines.last_mut().filter(|line| columns(line) + columns(&fact) + 3 <= width);
+        match last {
+            Some(line) => {
+                line.push(plain("   "));
+                line.extend(fact);
+            }
+            None => {
+                let mut line = vec![faint(label(if lines.is_empty() { "caches" } else { "" }))];
+                line.extend(fact);
+                lines.push(line);
+            }
+        }
+    }
+    lines
+}
+
+/// The last value and those before it.
+fn curve(name: &str, values: impl DoubleEndedIterator<Item = f64> + Clone, width: usize) -> Line {
+    let most = values.clone().fold(0.0, f64::max);
+    let mut drawn: Vec<char> = values
+        .clone()
+        .rev()
+        .take(width)
+        .map(|value| {
+            let share = if most > 0.0 { value / most } else { 0.0 };
+            let step = (share * (CURVE.len() - 1) as f64).round() as usize;
+            CURVE.get(step).copied().unwrap_or('▁')
+        })
+        .collect();
+    drawn.reverse();
+    let drawn: String = drawn.into_iter().collect();
+    vec![faint(label(name)), piece(drawn, Look::Good), faint(format!("  most {}", output::number(most)))]
+}
+
+fn active(state: &State) -> impl Iterator<Item = &Value> {
+    state.alerts.as_ref().and_then(|alerts| alerts.get("alerts")).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn is_firing(alert: &Value) -> bool {
+    alert.get("state").and_then(Value::as_str) == Some("firing")
+}
+
+fn alerts(state: &State) -> Vec<Line> {
+    let firing: Vec<_> = active(state).filter(|alert| is_firing(alert)).collect();
+    let mut lines: Vec<Line> = firing
+        .iter()
+        .take(ALERTS_SHOWN_MAX)
+        .map(|alert| {
+            let severe = alert.get("severity").and_then(Value::as_str) == Some("critical");
+            let mut line = vec![
+                piece(
+                    label(&output::escape(&cell(alert, "/severity"))),
+                    if severe { Look::Bad } else { Look::Warning },
+                ),
+                plain(output::escape(&cell(alert, "/message"))),
+            ];
+            let by = cell(alert, "/acknowledged/by");
+            if by != "-" {
+                line.push(faint(format!("  ({} looks after it)", output::escape(&by))));
+            }
+            line
+        })
+        .collect();
+    if firing.len() > ALERTS_SHOWN_MAX {
+        lines.push(vec![faint(format!("{}and {} more", label(""), firing.len() - ALERTS_SHOWN_MAX))]);
+    }
+    lines
+}
+
+/// Columns of the table, those that matter most first: a narrow screen has only the first ones.
+const COLUMNS: [(&str, &str); 6] = [
+    ("P95 MS", "/p95_ms"),
+    ("A MINUTE", "/per_minute"),
+    ("ERRORS", "/errors"),
+    ("P50 MS", "/p50_ms"),
+    ("P99 MS", "/p99_ms"),
+    ("MAX MS", "/max_ms"),
+];
+
+fn shown_columns(width: usize) -> usize {
+    (width.saturating_sub(20) / NUMBER_WIDTH).clamp(1, COLUMNS.len())
+}
+
+fn name_width(width: usize) -> usize {
+    width.saturating_sub(shown_columns(width) * NUMBER_WIDTH)
+}
+
+fn header(state: &State, width: usize) -> Line {
+    let sorted = match state.sort {
+        Sort::Latency => "P95 MS",
+        Sort::Rate => "A MINUTE",
+        Sort::Errors => "ERRORS",
+        Sort::Name => "OPERATION",
+    };
+    let look = |name: &str| if name == sorted { Look::Strong } else { Look::Faint };
+    let name = format!("OPERATION ({})", state.window);
+    let mut line = vec![piece(padded(&name, name_width(width)), look("OPERATION"))];
+    for (name, _) in COLUMNS.iter().take(shown_columns(width)) {
+        line.push(piece(format!("{name:>NUMBER_WIDTH$}"), look(name)));
+    }
+    line
+}
+
+fn row(name: &str, numbers: &Value, width: usize) -> Line {
+    let failed = number(numbers, "/errors") > 0.0;
+    let mut line = vec![plain(padded(&output::escape(name), name_width(width)))];
+    for (column, pointer) in COLUMNS.iter().take(shown_columns(width)) {
+        let errors = *column == "ERRORS";
+        let text = if errors { cell(numbers, pointer) } else { output::number(number(numbers, pointer)) };
+        let look = if errors && failed { Look::Warning } else { Look::Plain };
+        line.push(piece(format!("{text:>NUMBER_WIDTH$}"), look));
+    }
+    line
+}
+
+fn keys(state: &State, room: usize, rows: usize) -> Line {
+    let last = (state.above + room).min(rows);
+    let place = if rows > room { format!("  {}–{last} of {rows}", state.above + 1) } else { String::new() };
+    vec![faint("q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll"), faint(place)]
+}
+
+fn facts<const N: usize>(name: &str, facts: [(&str, Piece); N]) -> Line {
+    let mut line = vec![faint(label(name))];
+    for (index, (name, value)) in facts.into_iter().enumerate() {
+        line.push(faint(format!("{}{name} ", if index == 0 { "" } else { "   " })));
+        line.push(value);
+    }
+    line
+}
+
+fn label(text: &str) -> String {
+    format!("{text:<11}")
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// `3d 4h`, `2h 5m`, `40s`
+fn age(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+fn piece(text: impl Into<String>, look: Look) -> Piece {
+    Piece { text: text.into(), look }
+}
+
+fn plain(text: impl Into<String>) -> Piece {
+    piece(text, Look::Plain)
+}
+
+fn faint(text: impl Into<String>) -> Piece {
+    piece(text, Look::Faint)
+}
+
+fn strong(text: impl Into<String>) -> Piece {
+    piece(text, Look::Strong)
+}
+
+fn columns(line: &[Piece]) -> usize {
+    line.iter().flat_map(|piece| piece.text.chars()).map(columns_of).sum()
+}
+
+fn columns_of(character: char) -> usize {
+    character.width().unwrap_or(0)
+}
+
+/// As much of a text as fits into `width` columns, filled up with spaces.
+fn padded(text: &str, width: usize) -> String {
+    // One column stays between a name and what follows it.
+    let mut line = cut(&[plain(text)], width.saturating_sub(1));
+    let missing = width.saturating_sub(columns(&line));
+    line.push(plain(" ".repeat(missing)));
+    line.into_iter().map(|piece| piece.text).collect()
+}
+
+/// As much of a line as fits; what is cut off is a `…`.
+fn cut(line: &[Piece], width: usize) -> Line {
+    if columns(line) <= width {
+        return line.to_vec();
+    }
+    let (mut kept, mut left) = (Line::new(), width.saturating_sub(1));
+    for one in line {
+        let mut text = String::new();
+        for character in one.text.chars() {
+            match left.checked_sub(columns_of(character)) {
+                Some(rest) => left = rest,
+                None => {
+                    text.push('…');
+                    kept.push(piece(text, one.look));
+                    return kept;
+                }
+            }
+            text.push(character);
+        }
+        kept.push(piece(text, one.look));
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::feed::Update;
+    use super::*;
+    use crate::monitor::Window;
+
+    fn state() -> State {
+        let mut state = State::new("http://127.0.0.1:7400", Window::Minute);
+        state.take(Update::Live(json!({
+            "uptime_seconds": 7_500.4,
+            "operations": { "per_minute": 1_204.0, "error_rate": 0.01, "p50_ms": 0.8, "p95_ms": 3.1, "p99_ms": 9.0 },
+            "lifecycle": { "created": 12, "completed": 11, "rejected": 0, "failed": 1 },
+            "approvals": { "submitted": 3, "approved": 2, "rejected": 0, "expired": 0 },
+            "batches": { "items_per_minute": 40 },
+            "caches": [
+                { "kind": "workflows", "hit_rate": 0.987, "entries": 3 },
+                { "kind": "tokens", "hit_rate": null, "entries": 0 },
+                { "kind": "instances", "hit_rate": 0.5, "entries": 12 },
+            ],
+            "queue_depth": 0, "running": 2, "active_instances": 3, "commit_queue": 0,
+        })));
+        state.take(Update::Alerts(json!({ "alerts": [
+            { "state": "firing", "severity": "critical", "message": "step expense/pay: \u{1b}[2J 20 % failed",
+              "acknowledged": { "by": "ann\u{202e}" } },
+            { "state": "pending", "severity": "warning", "message": "not yet" },
+        ] })));
+        let numbers = |p95: f64| {
+            json!({ "count": 5, "errors": 1, "per_minute": 5.0, "p50_ms": 1.0, "p95_ms": p95,
+            "p99_ms": 9.0, "max_ms": 10.0 })
+        };
+        let mut operations: serde_json::Map<_, _> =
+            (0..30).map(|number| (format!("step plugin/{number:02}"), numbers(f64::from(number)))).collect();
+        operations.insert("step 工作\u{1b}]0;x\u{7}/é".to_owned(), numbers(99.0));
+        state.take(Update::Operations(operations.into()));
+        state
+    }
+
+    #[test]
+    fn a_screen_has_no_more_than_it_has_room_for() {
+        let state = state();
+        for width in [1, 20, 40, 57, 80, 110, 300] {
+            for height in [1, 2, 5, 10, 24, 100] {
+                let lines = lines(&state, Size { width, height: Some(height) });
+                assert_eq!(lines.len(), height, "{width}x{height}");
+                for line in &lines {
+                    assert!(columns(line) <= width, "{width}x{height}: {line:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_moves_no_cursor() {
+        let state = state();
+        for width in [40, 80, 200] {
+            let text = text(&lines(&state, Size { width, height: Some(50) }));
+            assert!(!text.chars().any(|character| character != '\n' && character.is_control()), "{text:?}");
+            assert!(!text.contains('\u{202e}'), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_screen_of_usual_size() {
+        let shown = text(&lines(&state(), Size { width: 80, height: Some(16) }));
+        let expected = "\
+stepwell http://127.0.0.1:7400  up 2h 5m  1 alert
+calls      a minute 1204   errors 1.0 %   p50 ms 0.80   p95 ms 3.10   p99 ms 9.…
+instances  created 12   completed 11   rejected 0   failed 1   in hand 3   step…
+approvals  submitted 3   approved 2   rejected 0   expired 0   batch items a mi…
+caches     workflows 98.7 % of 3   instances 50.0 % of 12
+calls/min  █  most 1204
+p95 ms     █  most 3.10
+critical   step expense/pay: \\u{1b}[2J 20 % failed  (ann\\u{202e} looks after it)
+
+OPERATION (1m)          P95 MS  A MINUTE    ERRORS    P50 MS    P99 MS    MAX MS
+step 工作\\u{1b}]0;…       99.0      5.00         1      1.00      9.00      10.0
+step plugin/29            29.0      5.00         1      1.00      9.00      10.0
+step plugin/28            28.0      5.00         1      1.00      9.00      10.0
+step plugin/27            27.0      5.00         1      1.00      9.00      10.0
+step plugin/26            26.0      5.00         1      1.00      9.00      10.0
+q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll  1–5 of 31
+";
+        assert_eq!(shown, expected, "\n{shown}");
+    }
+
+    #[test]
+    fn nothing_is_known_at_first_and_a_loss_is_told() {
+        let mut state = State::new("http://nowhere", Window::Hour);
+        let first = text(&lines(&state, Size { width: 60, height: None }));
+        assert!(first.contains("waiting for the first numbers"), "{first}");
+        state.take(Update::Lost(crate::cli::client::ClientError::Broken("gone".to_owned())));
+        let lost = text(&lines(&state, Size { width: 60, height: None }));
+        assert!(lost.contains("no answer, asking again: gone"), "{lost}");
+    }
+}
