@@ -18,6 +18,8 @@ pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
 const LOG_FILTER: &str = "log";
 /// Each instance of a batch is a value of a statement, and the databases bound those.
 const RETENTION_BATCH_MAX: u32 = 10_000;
+/// Some 200 MB for each kind.
+const GHOSTS_MAX: usize = 1_000_000;
 /// What happens between two drains counts to one point, and the points are 10 seconds apart.
 const HISTORY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
@@ -130,6 +132,7 @@ section! {
     /// `[cache]`
     CacheConfig {
         #[serde(with = "duration")] absence_ttl: Duration,
+        ghosts: usize,
         workflows: CacheKindConfig,
         workflow_versions: CacheKindConfig,
         plugin_versions: CacheKindConfig,
@@ -367,6 +370,9 @@ impl Config {
             if value == 0 {
                 return Err(invalid(key, "must be at least 1"));
             }
+        }
+        if self.cache.ghosts > GHOSTS_MAX {
+            return Err(invalid("cache.ghosts", &format!("must be at most {GHOSTS_MAX}: they are kept for each kind")));
         }
         if self.runtime.tick.is_zero() || self.engine.poll_interval.is_zero() {
             return Err(invalid("runtime.tick and engine.poll_interval", "must be more than 0"));

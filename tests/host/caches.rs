@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::TestHost;
+use crate::harness::{TestHost, guest_bytes};
 use crate::team::Team;
 
 fn kind(stats: &Value, kind: &str) -> Value {
@@ -58,4 +58,45 @@ fn wrong_questions_about_caches_are_refused() {
         assert_eq!(host.request_as(&reader, "POST", path, "").status, 403, "{path}");
     }
     assert_eq!(host.request_as(&reader, "GET", "/workflow-metrics/cache/stats", "").status, 200);
+}
+
+#[test]
+fn a_cache_that_is_too_small_is_said_to_be() {
+    let host = TestHost::with(&[("cache.workflows.entries", "20"), ("cache.absence_ttl", "0s")]);
+    let team = Team::new(&host, "one");
+    team.upload(&guest_bytes("hello"));
+    let name = |number: usize| format!("w{number}");
+    // One key of 32 is followed, so many are needed: names that are not there are as good as others, and cheaper.
+    for number in 0..3 {
+        let steps = "steps:\n  - { id: greet, plugin: hello, step: greet }";
+        assert_eq!(team.request("POST", "/workflows", format!("name: {}\n{steps}", name(number))).status, 201);
+    }
+    std::thread::scope(|scope| {
+        for part in 0..4 {
+            let (team, name) = (&team, &name);
+            scope.spawn(move || {
+                for number in (0..12).flat_map(|_| (part * 750)..(part * 750 + 750)) {
+                    let status = team.request("GET", &format!("/workflows/{}", name(number)), "").status;
+                    assert_eq!(status, if number < 3 { 200 } else { 404 });
+                }
+            });
+        }
+    });
+    let advice = team.get("/workflow-metrics/cache/advice");
+    let workflows = kind(&advice, "workflows");
+    assert!(workflows["sampled_reads"].as_u64() > Some(500), "{workflows}");
+    let curve = workflows["curve"].as_array().expect("a curve");
+    assert_eq!(curve.len(), 7, "{workflows}");
+    let rates: Vec<_> = curve.iter().filter_map(|point| point["hit_rate"].as_f64()).collect();
+    assert!(rates.windows(2).all(|pair| pair[0] <= pair[1]), "{rates:?}");
+    let untouched = kind(&advice, "storage");
+    assert_eq!((&untouched["suggestion"], &untouched["curve"]), (&Value::Null, &Value::Array(Vec::new())));
+    assert!(untouched["reason"].as_str().expect("a sentence").contains("nothing was ever pushed out"), "{untouched}");
+
+    let printed = host.command(&["cache", "advice"]).output().expect("runs");
+    let printed = String::from_utf8(printed.stdout).expect("is UTF-8");
+    assert!(printed.starts_with("CACHE ") && printed.contains("\nworkflows "), "{printed}");
+    assert_eq!(team.request("POST", "/workflow-metrics/cache/advice", "").status, 405);
+    let approver = host.token_for("one", "ann", &["approval_decide"]);
+    assert_eq!(host.request_as(&approver, "GET", "/workflow-metrics/cache/advice", "").status, 403);
 }

@@ -275,6 +275,7 @@ impl Tour<'_> {
         assert_eq!(reply.status, 404);
         self.send(400, "GET", &format!("{compare}?baseline={version}&candidate={version}"), &Value::Null);
         self.get("/workflow-metrics/cache/stats");
+        self.get("/workflow-metrics/cache/advice");
         self.post(200, "/workflow-metrics/cache/cleanup", &Value::Null);
         self.post(200, "/workflow-metrics/cache/clear?scope=host", &Value::Null);
         let page = self.ask_with(&[("accept", "text/html")], "GET", "/workflow-metrics/dashboard", "");

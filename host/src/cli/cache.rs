@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::client::{Client, Payload, query};
 use super::error::CliError;
-use super::output::{Output, cell};
+use super::output::{Output, cell, table};
 use super::stats;
 use crate::store::CacheKind;
 
@@ -13,6 +13,8 @@ use crate::store::CacheKind;
 pub(super) enum CacheCommand {
     /// Show what the caches hold and how often they could answer
     Stats,
+    /// Show how the caches would do with other bounds and times to live
+    Advice,
     /// Throw out your team's entries
     Clear {
         /// Only this kind of data
@@ -44,6 +46,7 @@ impl Scope {
 pub(super) fn run(client: &Client, output: Output, command: CacheCommand) -> Result<(), CliError> {
     match command {
         CacheCommand::Stats => output.show(&client.get("/workflow-metrics/cache/stats")?, stats::caches),
+        CacheCommand::Advice => output.show(&client.get("/workflow-metrics/cache/advice")?, advice),
         CacheCommand::Clear { kind, scope } => {
             let kind = kind.map(|kind| kind.to_string());
             let query = query([("kind", kind), ("scope", Some(scope.as_str().to_owned()))]);
@@ -52,6 +55,33 @@ pub(super) fn run(client: &Client, output: Output, command: CacheCommand) -> Res
         }
         CacheCommand::Cleanup => output.show(&client.post("/workflow-metrics/cache/cleanup", Payload::Empty)?, removed),
     }
+}
+
+/// What each cache's hit rate is made of, and a sentence about it.
+fn advice(answer: &Value) -> String {
+    let caches = answer.get("caches").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let percent = |value: &Value, pointer: &str| {
+        let share = value.pointer(pointer).and_then(Value::as_f64);
+        share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
+    };
+    let rows = caches.iter().map(|cache| {
+        let judged = cache.get("curve").and_then(Value::as_array).is_some_and(|curve| !curve.is_empty());
+        let cause = |name: &str| if judged { percent(cache, &format!("/misses/{name}")) } else { "-".to_owned() };
+        vec![
+            cell(cache, "/kind"),
+            cell(cache, "/reads"),
+            percent(cache, "/hit_rate"),
+            cause("cold"),
+            cause("invalidated"),
+            cause("expired"),
+            cause("capacity"),
+            cell(cache, "/entries_max"),
+            cell(cache, "/suggestion/entries"),
+            cell(cache, "/reason"),
+        ]
+    });
+    let header = ["CACHE", "READS", "HIT RATE", "COLD", "CHANGED", "EXPIRED", "PUSHED OUT", "ENTRIES", "BETTER", "WHY"];
+    table(&header, rows)
 }
 
 fn removed(answer: &Value) -> String {

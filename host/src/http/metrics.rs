@@ -220,6 +220,12 @@ pub(super) async fn show_cache_stats(request: Request, _principal: Arc<Principal
     response::ok(&json!({ "caches": request.services.store.cache_stats() }))
 }
 
+pub(super) async fn show_cache_advice(request: Request, _principal: Arc<Principal>) -> Answer {
+    request.query.finish()?;
+    let store = request.services.store.clone();
+    response::ok(&json!({ "caches": worked_out(move || store.cache_advice()).await? }))
+}
+
 /// Whose entries or numbers are thrown out.
 enum Scope {
     Team,

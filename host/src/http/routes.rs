@@ -194,6 +194,8 @@ pub(super) static ROUTES: &[Route] = &[
         "Have nobody told of alerts for a while; of everybody's and the host's for operators, or of ?team="),
     route!(DELETE "/workflow-metrics/silences/{id}", WorkflowManage => alerts::delete_silence, "End a silence"),
     route!(GET "/workflow-metrics/cache/stats", WorkflowRead => metrics::show_cache_stats, "How the host's caches do"),
+    route!(GET "/workflow-metrics/cache/advice", WorkflowRead => metrics::show_cache_advice,
+        "How the host's caches would do with other bounds and times to live"),
     route!(POST "/workflow-metrics/cache/clear", WorkflowManage => metrics::clear_caches,
         "Empty your team's caches, or ?kind= of them; ?scope=host is for operators"),
     route!(POST "/workflow-metrics/cache/cleanup", WorkflowManage => metrics::clean_up_caches,

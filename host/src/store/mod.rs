@@ -56,7 +56,7 @@ use uuid::Uuid;
 pub use alerts::{Acknowledgement, Alert, AlertKey, AlertLook, AlertReading, WatchedAlerts};
 pub use approvals::ApprovalFilter;
 pub use audit::{AuditActor, AuditEntry, AuditFilter};
-pub use cache::{CacheKind, CacheStats, Removed};
+pub use cache::{CacheAdvice, CacheKind, CacheStats, CacheSuggestion, CurvePoint, MissCauses, Removed};
 pub use commit::StepCommit;
 pub use committer::CommitStats;
 pub use creation::Created;
@@ -259,6 +259,11 @@ impl Store {
     /// How each cache does.
     pub fn cache_stats(&self) -> Vec<CacheStats> {
         self.core().caches.stats()
+    }
+
+    /// How each cache would do with other settings. Looks at all that is sampled, so not where requests are served.
+    pub fn cache_advice(&self) -> Vec<CacheAdvice> {
+        self.core().caches.advice()
     }
 
     /// Other hosts on this database that were alive when the lease was last renewed.

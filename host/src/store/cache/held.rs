@@ -20,6 +20,8 @@ pub(super) struct Held<V> {
     pub(super) weight: u32,
     pub(super) size: u64,
     pub(super) gone: AtomicBool,
+    /// The hash of its key, if that is followed for the advice.
+    pub(super) followed: Option<u64>,
     pub(super) tally: Arc<Tally>,
 }
 

@@ -17,8 +17,10 @@ use std::time::Duration;
 use mini_moka::sync::ConcurrentCacheExt;
 use parking_lot::Mutex;
 
+use super::advice::{CacheAdvice, Observed};
 use super::bounds::Bounds;
 use super::flight::{Answer, Flight, Flying, Join};
+use super::ghosts::{Ghosts, Read};
 use super::held::{Gone, Held, Tally, count};
 use super::stats::{CacheKind, CacheStats};
 use crate::clock::{Clock, Timestamp};
@@ -33,6 +35,9 @@ const FLIGHTS_PER_SHARD_MAX: usize = 64;
 const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Entries live up to this part of their time shorter, so that what was loaded in one burst does not run out in one.
 const JITTER_PART: u32 = 10;
+
+/// Of so many keys one is followed for the advice, until there is no room for more.
+const FOLLOWED_PART: u64 = 32;
 
 /// Says whose a key or a value is; none when neither tells.
 type TeamOf<K, V> = for<'a> fn(&'a K, Option<&'a V>) -> Option<&'a Name>;
@@ -50,6 +55,10 @@ pub(in crate::store) struct Cache<K, V> {
     absence_ttl: Duration,
     clock: Clock,
     team_of: TeamOf<K, V>,
+    /// The keys that are followed for the advice; none of no room.
+    ghosts: Option<Mutex<Ghosts>>,
+    /// Keys whose hash is above are not followed; it only falls.
+    ghosts_threshold: AtomicU64,
 }
 
 /// What a cache is made with.
@@ -58,6 +67,8 @@ pub(in crate::store) struct Settings<'a> {
     /// How long it may be served that there is nothing; zero: not at all.
     pub(in crate::store) absence_ttl: Duration,
     pub(in crate::store) clock: Clock,
+    /// Most keys that are followed for the advice; 0: none.
+    pub(in crate::store) ghosts: usize,
 }
 
 /// What was just read.
@@ -91,6 +102,7 @@ impl<V> Fresh<V> {
 /// What can be done to a cache without knowing what is in it.
 pub(super) trait AnyCache {
     fn stats(&self, kind: CacheKind) -> CacheStats;
+    fn advice(&self, kind: CacheKind) -> CacheAdvice;
     fn clear(&self, team: Option<&Name>) -> u64;
     fn clean_up(&self) -> u64;
 }
@@ -120,6 +132,8 @@ where
             absence_ttl: settings.absence_ttl.min(ttl),
             clock: settings.clock,
             team_of,
+            ghosts_threshold: AtomicU64::new(if settings.ghosts > 0 { u64::MAX / FOLLOWED_PART } else { 0 }),
+            ghosts: (settings.ghosts > 0).then(|| Mutex::new(Ghosts::new(settings.ghosts, FOLLOWED_PART))),
         })
     }
 
@@ -142,6 +156,7 @@ where
             return Join::Known(known);
         }
         count(&self.tally.misses, 1);
+        self.follow(self.followed(key), generation, false);
         if let Some(flying) = flights.get(key)
             && flying.generation >= generation
         {
@@ -171,6 +186,9 @@ where
     pub(in crate::store) fn invalidate(&self, key: &K) -> bool {
         let mut flights = self.shard(key).lock();
         flights.remove(key);
+        if let (Some(hash), Some(ghosts)) = (self.followed(key), &self.ghosts) {
+            ghosts.lock().invalidate(hash);
+        }
         self.remove(key, Gone::Invalidated)
     }
 
@@ -216,6 +234,9 @@ where
             return None;
         }
         count(&self.tally.hits, 1);
+        if held.followed.is_some() {
+            self.follow(held.followed, generation, true);
+        }
         Some(held.value.clone())
     }
 
@@ -232,6 +253,7 @@ where
             weight: self.bounds.weight(size),
             size,
             gone: AtomicBool::new(false),
+            followed: self.followed(flight.key()),
             tally: Arc::clone(&self.tally),
         })
     }
@@ -240,6 +262,23 @@ where
     fn jittered(&self, key: &K, ttl: Duration) -> Duration {
         let dice = u32::try_from(self.hasher.hash_one(key) >> 48).unwrap_or(0);
         ttl.saturating_sub(ttl / JITTER_PART * dice / (1 << 16))
+    }
+
+    /// The hash of a key, if it is followed. Not that which deadlines are jittered with, or those that are followed would
+    /// all live long.
+    fn followed(&self, key: &K) -> Option<u64> {
+        let hash = self.hasher.hash_one(key).rotate_left(32);
+        (hash < self.ghosts_threshold.load(Ordering::Relaxed)).then_some(hash)
+    }
+
+    /// Notes a read of a followed key, unless another thread is about it: a few reads less change no advice, and nobody
+    /// should wait.
+    fn follow(&self, followed: Option<u64>, generation: u64, hit: bool) {
+        let (Some(hash), Some(ghosts)) = (followed, &self.ghosts) else { return };
+        let Some(mut ghosts) = ghosts.try_lock() else { return };
+        let ttl_micros = i64::try_from(self.ttl.as_micros()).unwrap_or(i64::MAX);
+        ghosts.read(Read { hash, generation, now: self.clock.now(), ttl_micros, hit });
+        self.ghosts_threshold.store(ghosts.threshold(), Ordering::Relaxed);
     }
 
     /// An entry, without counting as a use of it unless it is there.
@@ -276,6 +315,20 @@ where
         // What was evicted counts once mini-moka has let go of it.
         self.entries.sync();
         CacheStats::new(kind, &self.tally, self.bounds, self.ttl)
+    }
+
+    fn advice(&self, kind: CacheKind) -> CacheAdvice {
+        let sample = self.ghosts.as_ref().map(|ghosts| {
+            let ghosts = ghosts.lock();
+            (ghosts.reads().clone(), ghosts.keys())
+        });
+        CacheAdvice::new(Observed {
+            stats: self.stats(kind),
+            bounds: self.bounds,
+            sample,
+            // It says how long a revoked token may still work elsewhere.
+            ttl_is_free: kind != CacheKind::Tokens,
+        })
     }
 
     /// An absence whose key does not tell the team is everybody's, and goes too.

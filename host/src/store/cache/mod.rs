@@ -9,9 +9,11 @@
 //! Lists are entries like all others, but no write could name every list that it changes: each has the [`Generations`]
 //! number of its team and noun, a write only counts that number up, and a list with an old number is not served.
 
+mod advice;
 mod bounds;
 mod flight;
 mod generations;
+mod ghosts;
 mod held;
 mod keys;
 mod kind;
@@ -34,6 +36,7 @@ use crate::config::CacheConfig;
 use crate::model::effects::Entry;
 use crate::model::{Approval, EntryKey, Instance, Name, PluginVersion, Principal};
 
+pub use advice::{CacheAdvice, CacheSuggestion, CurvePoint, MissCauses};
 pub(super) use flight::{Flight, Join, Waiter};
 pub(super) use generations::{Generations, Noun};
 pub(super) use keys::Pair;
@@ -66,7 +69,8 @@ pub(super) struct Caches {
 
 impl Caches {
     pub(super) fn new(config: &CacheConfig, clock: &Clock) -> Self {
-        let with = |bounds| Settings { bounds, absence_ttl: config.absence_ttl, clock: clock.clone() };
+        let with =
+            |bounds| Settings { bounds, absence_ttl: config.absence_ttl, clock: clock.clone(), ghosts: config.ghosts };
         // A new instance is announced by its team alone, so that it was not there must not be remembered.
         let without_absence = |bounds| Settings { absence_ttl: std::time::Duration::ZERO, ..with(bounds) };
         Self {
@@ -87,6 +91,10 @@ impl Caches {
 
     pub(super) fn stats(&self) -> Vec<CacheStats> {
         CacheKind::ALL.into_iter().map(|kind| self.of(kind).stats(kind)).collect()
+    }
+
+    pub(super) fn advice(&self) -> Vec<CacheAdvice> {
+        CacheKind::ALL.into_iter().map(|kind| self.of(kind).advice(kind)).collect()
     }
 
     /// Throws out all of these kinds, or what is one team's. Loads under way are not kept either: whoever empties a

@@ -159,7 +159,7 @@ fn every_order(left: &mut [usize], order: &mut Vec<usize>, visit: &mut impl FnMu
 fn nobody_reads_what_was_there_before(by: By, writes: usize, readers: usize) -> u32 {
     let bounds = CacheKindConfig { entries: 1_000, bytes: 1 << 30, ttl: Duration::from_secs(60) };
     let clock = Clock::manual(Timestamp::from_micros(0));
-    let settings = Settings { bounds: &bounds, absence_ttl: Duration::ZERO, clock };
+    let settings = Settings { bounds: &bounds, absence_ttl: Duration::ZERO, clock, ghosts: 64 };
     let cache = Cache::new(settings, |(team, _), _| Some(team));
     let team: Name = "acme".parse().expect("is a name");
     let mut orders = 0;

@@ -37,7 +37,7 @@ fn key(number: u32) -> Key {
 fn with(entries: u64, bytes: u64, absence_ttl: Duration) -> Fixture {
     let clock = Clock::manual(Timestamp::from_micros(1_000_000));
     let bounds = CacheKindConfig { entries, bytes, ttl: TTL };
-    let settings = Settings { bounds: &bounds, absence_ttl, clock: clock.clone() };
+    let settings = Settings { bounds: &bounds, absence_ttl, clock: clock.clone(), ghosts: 1_024 };
     Fixture { cache: Cache::new(settings, |(team, _), _| Some(team)), clock }
 }
 
@@ -364,4 +364,58 @@ async fn those_who_wait_are_answered_though_the_first_to_ask_goes_away() {
     go_on.send(()).expect("is awaited");
     assert_eq!(waiter.answer().await.expect("lands").expect("is fine"), Some(7));
     assert_eq!(loading.cache.get(&key(1), 0), Some(Some(7)));
+}
+
+/// Keys in a row, more than fit and fewer than eight times as many.
+#[test]
+fn a_cache_that_is_too_small_is_advised_to_grow_and_one_that_is_too_large_to_shrink() {
+    for (entries, expected) in [(2_000, 6_000..10_000), (30_000, 6_000..10_000)] {
+        let fixture = with(entries, 1 << 40, ABSENCE_TTL);
+        for number in (0..6).flat_map(|_| 0..8_000) {
+            if fixture.get(number).is_none() {
+                fixture.load(number, 1, 100);
+            }
+        }
+        let advice = fixture.cache.advice(KIND);
+        assert!(advice.sampled_keys > 64, "{advice:?}");
+        let suggested = advice.suggestion.and_then(|suggestion| suggestion.entries).expect("there is something better");
+        assert!(expected.contains(&suggested), "{advice:?}");
+        // Every key was read six times, the first of them in vain.
+        assert!((advice.misses.cold - 1.0 / 6.0).abs() < 0.05, "{advice:?}");
+        assert!(advice.misses.expired < 1e-9 && advice.misses.invalidated < 1e-9, "{advice:?}");
+    }
+}
+
+#[test]
+fn what_changes_between_two_reads_is_no_reason_for_a_larger_cache() {
+    let fixture = with(20_000, 1 << 40, ABSENCE_TTL);
+    for number in (0..6).flat_map(|_| 0..8_000) {
+        if fixture.get(number).is_none() {
+            fixture.load(number, 1, 100);
+        }
+        fixture.cache.invalidate(&key(number));
+    }
+    let advice = fixture.cache.advice(KIND);
+    assert!((advice.misses.invalidated - 5.0 / 6.0).abs() < 0.05, "{advice:?}");
+    assert!(advice.curve.iter().all(|point| point.hit_rate < 0.05), "{advice:?}");
+}
+
+#[test]
+fn reads_soon_after_the_time_are_a_reason_for_a_longer_one() {
+    let fixture = with(20_000, 1 << 40, ABSENCE_TTL);
+    for round in 0..6 {
+        for number in 0..8_000 {
+            if fixture.get(number).is_none() {
+                fixture.load(number, 1, 100);
+            }
+        }
+        fixture.clock.advance(if round < 4 { TTL + TTL / 2 } else { TTL * 3 });
+    }
+    let advice = fixture.cache.advice(KIND);
+    assert!((advice.misses.expired - 5.0 / 6.0).abs() < 0.05, "{advice:?}");
+    let suggestion = advice.suggestion.expect("there is something better");
+    assert_eq!(suggestion.ttl_ms, Some(120_000), "{advice:?}");
+    // How long a revoked token works is not a matter of speed.
+    let tokens = fixture.cache.advice(CacheKind::Tokens);
+    assert_eq!(tokens.suggestion.and_then(|suggestion| suggestion.ttl_ms), None, "{tokens:?}");
 }

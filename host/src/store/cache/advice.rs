@@ -1,0 +1,187 @@
+//! What the sample of a cache's keys says about its settings.
+
+use serde::Serialize;
+
+use super::bounds::Bounds;
+use super::ghosts::{Reads, capacities};
+use super::stats::CacheStats;
+
+/// Fewer reads of followed keys prove nothing.
+const SAMPLED_MIN: u64 = 1_000;
+/// Nor do reads of a handful of keys.
+const KEYS_MIN: usize = 32;
+/// A hit rate that is so much below the best is as good.
+const GOOD_ENOUGH: f64 = 0.01;
+/// Capacities that the curve shows, as parts of the current one.
+const CURVE: [f64; 7] = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
+
+/// How one cache would do with other settings.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CacheAdvice {
+    /// What is cached: a [`super::CacheKind`].
+    pub kind: &'static str,
+    /// Reads since the host started.
+    pub reads: u64,
+    /// Hits among them, 0 to 1; none before the first.
+    pub hit_rate: Option<f64>,
+    /// Reads of the keys that are followed.
+    pub sampled_reads: u64,
+    /// Keys that are followed now.
+    pub sampled_keys: u64,
+    /// Most entries now.
+    pub entries_max: u64,
+    /// Most bytes now.
+    pub bytes_max: u64,
+    /// How long an entry may be served now.
+    pub ttl_ms: u64,
+    /// Hit rates of LRU caches of other sizes; empty while too little is known. The cache itself, which also looks at
+    /// how often a key is wanted, does as well or better.
+    pub curve: Vec<CurvePoint>,
+    /// Why reads were no hits.
+    pub misses: MissCauses,
+    /// What to set; none if all is well or too little is known.
+    pub suggestion: Option<CacheSuggestion>,
+    /// Why, as a sentence.
+    pub reason: String,
+}
+
+/// One capacity.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CurvePoint {
+    /// Most entries.
+    pub entries: u64,
+    /// About how many bytes so many would take; none while the cache is empty.
+    pub bytes: Option<u64>,
+    /// 0 to 1.
+    pub hit_rate: f64,
+}
+
+/// Parts of all reads, 0 to 1, estimated from those of the keys that are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct MissCauses {
+    /// The key was read for the first time.
+    pub cold: f64,
+    /// The data had changed.
+    pub invalidated: f64,
+    /// The entry's time was over.
+    pub expired: f64,
+    /// The entry had made room for others.
+    pub capacity: f64,
+}
+
+/// Settings that would do better.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CacheSuggestion {
+    /// `entries`, if it should change.
+    pub entries: Option<u64>,
+    /// `bytes`, if it should change.
+    pub bytes: Option<u64>,
+    /// `ttl`, if it should change.
+    pub ttl_ms: Option<u64>,
+}
+
+/// What there is to judge by.
+pub(super) struct Observed {
+    pub(super) stats: CacheStats,
+    pub(super) bounds: Bounds,
+    /// None: nothing is followed.
+    pub(super) sample: Option<(Reads, usize)>,
+    /// Whether a longer time to live may be suggested. Some bound what is not about speed.
+    pub(super) ttl_is_free: bool,
+}
+
+impl CacheAdvice {
+    pub(super) fn new(observed: Observed) -> Self {
+        let Observed { stats, bounds, sample, ttl_is_free } = observed;
+        let reads = stats.hits.saturating_add(stats.misses);
+        let mut advice = Self {
+            kind: stats.kind,
+            reads,
+            hit_rate: stats.hit_rate,
+            sampled_reads: 0,
+            sampled_keys: 0,
+            entries_max: bounds.entries,
+            bytes_max: bounds.bytes,
+            ttl_ms: stats.ttl_ms,
+            curve: Vec::new(),
+            misses: MissCauses::default(),
+            suggestion: None,
+            reason: "nothing is followed: cache.ghosts is 0".to_owned(),
+        };
+        let Some((sample, keys)) = sample else { return advice };
+        (advice.sampled_reads, advice.sampled_keys) = (sample.sampled, keys as u64);
+        if sample.sampled < SAMPLED_MIN || keys < KEYS_MIN {
+            advice.reason = if stats.evictions == 0 {
+                format!(
+                    "nothing was ever pushed out; {} of at most {} entries are there",
+                    stats.entries, bounds.entries
+                )
+            } else {
+                format!(
+                    "too little is known: {} reads of {keys} followed keys, and {SAMPLED_MIN} of {KEYS_MIN} are needed",
+                    sample.sampled
+                )
+            };
+            return advice;
+        }
+        let sample = sample.corrected(reads);
+        let entry_bytes = stats.bytes.checked_div(stats.entries);
+        let bytes = |entries: u64| entry_bytes.map(|bytes| bytes.saturating_mul(entries));
+        let point = |entries: u64| CurvePoint { entries, bytes: bytes(entries), hit_rate: sample.hit_rate(entries) };
+        let scaled = CURVE.iter().map(|part| (bounds.entries as f64 * part) as u64).filter(|entries| *entries > 0);
+        advice.curve = scaled.map(point).collect();
+        advice.misses = causes(&sample, stats.hit_rate.unwrap_or_default());
+        advice.judge(&sample, &stats, bytes, ttl_is_free);
+        advice
+    }
+
+    fn judge(&mut self, sample: &Reads, stats: &CacheStats, bytes: impl Fn(u64) -> Option<u64>, ttl_is_free: bool) {
+        let most = self.entries_max.saturating_mul(8);
+        let best = sample.hit_rate(most);
+        let fitting = capacities(most).find(|entries| sample.hit_rate(*entries) >= best - GOOD_ENOUGH).unwrap_or(most);
+        let (now, then) = (sample.hit_rate(self.entries_max), sample.hit_rate(fitting));
+        let (mut suggestion, mut reasons) = (CacheSuggestion { entries: None, bytes: None, ttl_ms: None }, Vec::new());
+        if fitting > self.entries_max && then > now + GOOD_ENOUGH {
+            suggestion.entries = Some(fitting);
+            suggestion.bytes = bytes(fitting).filter(|bytes| *bytes > self.bytes_max);
+            reasons.push(format!(
+                "{fitting} entries would raise an LRU cache's hit rate from {:.1} % to {:.1} %",
+                100.0 * now,
+                100.0 * then
+            ));
+        } else if fitting.saturating_mul(2) < self.entries_max {
+            suggestion.entries = Some(fitting);
+            reasons.push(format!(
+                "{fitting} entries do nearly as well as {}: {:.1} % instead of {:.1} %",
+                self.entries_max,
+                100.0 * then,
+                100.0 * now
+            ));
+        }
+        // The mixture is pushed out before its number is reached.
+        let full_of_bytes = stats.bytes.saturating_mul(10) >= self.bytes_max.saturating_mul(9);
+        if suggestion.bytes.is_none() && full_of_bytes && stats.evictions > 0 {
+            let wanted = bytes(fitting.min(self.entries_max)).filter(|bytes| *bytes > self.bytes_max);
+            if let Some(wanted) = wanted {
+                suggestion.bytes = Some(wanted);
+                reasons
+                    .push(format!("{} bytes are full before {} entries are there", self.bytes_max, self.entries_max));
+            }
+        }
+        let soon = sample.expired_soon / sample.total().max(1.0);
+        if ttl_is_free && soon > GOOD_ENOUGH {
+            suggestion.ttl_ms = Some(self.ttl_ms.saturating_mul(2));
+            reasons.push(format!("{:.1} % of the reads came within twice the time after it was over", 100.0 * soon));
+        }
+        let any = suggestion.entries.is_some() || suggestion.bytes.is_some() || suggestion.ttl_ms.is_some();
+        self.suggestion = any.then_some(suggestion);
+        self.reason = if any { reasons.join("; ") } else { "the settings fit what is read".to_owned() };
+    }
+}
+
+fn causes(sample: &Reads, hit_rate: f64) -> MissCauses {
+    let total = sample.total().max(1.0);
+    let part = |reads: f64| (reads / total).clamp(0.0, 1.0);
+    let (cold, invalidated, expired) = (part(sample.cold), part(sample.invalidated), part(sample.expired));
+    MissCauses { cold, invalidated, expired, capacity: (1.0 - hit_rate - cold - invalidated - expired).max(0.0) }
+}
