@@ -187,6 +187,7 @@ impl App {
             engine: self.engine.clone(),
             watch: self.watch.clone(),
             pulse: http::Pulse::default(),
+            summaries: http::Summaries::default(),
             tracer: self.tracer.clone(),
             stopping: CancellationToken::new(),
             started: self.started,

@@ -164,14 +164,14 @@ pub(super) async fn show_operation(mut request: Request, principal: Arc<Principa
 
 pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>) -> Answer {
     let view = View::of(&mut request, &principal)?;
-    let summary = summary(&request.services, &view).await?;
+    let made = request.services.summaries.get(&request.services, &view).await?;
     if !wants_text(&request.headers) {
-        return response::ok(&summary);
+        return Ok(response::json_text(StatusCode::OK, made.json));
     }
-    let mut text = summary.headline;
-    for line in summary.lines {
+    let mut text = made.summary.headline.clone();
+    for line in &made.summary.lines {
         text.push('\n');
-        text.push_str(&line);
+        text.push_str(line);
     }
     text.push('\n');
     Ok(response::text(text))
@@ -208,6 +208,7 @@ pub(super) async fn reset_metrics(mut request: Request, principal: Arc<Principal
     let recorder = Recorder::of(&request, &principal);
     let record = recorder.begin_for(team.clone(), AuditAction::MetricsReset, what, json!({})).await?;
     request.services.monitor.reset(team.as_ref());
+    request.services.summaries.forget();
     record.end(Ok::<_, ApiError>(())).await?;
     tracing::info!(
         user = principal.user, team = %principal.team, host = team.is_none(), "the metrics were reset"

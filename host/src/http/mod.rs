@@ -30,6 +30,7 @@ mod retention;
 mod routes;
 pub mod secret;
 mod server;
+mod summaries;
 mod tokens;
 mod traced;
 mod workflows;
@@ -50,6 +51,7 @@ use crate::watch::Watch;
 
 pub use pulse::Pulse;
 pub use server::serve;
+pub use summaries::Summaries;
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -70,6 +72,8 @@ pub struct Services {
     pub watch: Watch,
     /// Whether the database answers.
     pub pulse: Pulse,
+    /// The last summaries.
+    pub summaries: Summaries,
     /// What records requests and what they lead to.
     pub tracer: Tracer,
     /// Cancelled as soon as the host lets nobody in any more.

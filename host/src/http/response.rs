@@ -87,6 +87,11 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Conten
             (StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(b"{\"error\":{\"code\":\"internal\"}}"))
         }
     };
+    json_text(status, body)
+}
+
+/// JSON that is written already.
+pub(super) fn json_text(status: StatusCode, body: Bytes) -> Response<Content> {
     let mut response = Response::new(Content::Whole(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

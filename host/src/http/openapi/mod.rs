@@ -304,6 +304,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::model::{AlertRule, AuditAction, InstanceStatus, Permission};
+    use crate::monitor::Window;
+    use crate::store::CacheKind;
 
     #[test]
     fn every_route_is_described_once_and_nothing_else_is() {
@@ -337,6 +340,23 @@ mod tests {
             Value::Array(array) => array.iter().for_each(|value| collect(value, references)),
             _ => {}
         }
+    }
+
+    /// Both files write them out for people.
+    #[test]
+    fn words_are_those_of_the_program() {
+        let document = document();
+        let words = |name: &str| document["components"]["schemas"][name]["enum"].clone();
+        assert_eq!(words("AuditAction"), json!(AuditAction::ALL));
+        assert_eq!(words("CacheKind"), json!(CacheKind::ALL));
+        assert_eq!(words("Permission"), json!(Permission::ALL));
+        assert_eq!(words("InstanceStatus"), json!(InstanceStatus::ALL));
+        assert_eq!(words("AlertRule"), json!(AlertRule::ALL));
+        assert_eq!(words("Window"), json!(Window::ALL));
+        let page = include_str!("../../../../dashboard/src/views/audit.tsx");
+        let shown: Vec<_> =
+            page.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\",")).collect();
+        assert_eq!(shown, AuditAction::ALL.map(AuditAction::as_str));
     }
 
     #[test]
