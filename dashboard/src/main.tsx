@@ -8,6 +8,7 @@ import { onTheme, startTheme, theme, toggleTheme } from "./theme";
 import type { Permission } from "./types";
 import { Empty, Toasts } from "./ui";
 import { Alerts } from "./views/alerts";
+import { Audit } from "./views/audit";
 import { Approvals } from "./views/approvals";
 import { Caches } from "./views/caches";
 import { History } from "./views/history";
@@ -82,6 +83,13 @@ const VIEWS: View[] = [
         icon: "M4 6c0-1.7 16-1.7 16 0v12c0 1.7-16 1.7-16 0zM4 6c0 1.7 16 1.7 16 0M4 12c0 1.7 16 1.7 16 0",
         needs: "workflow_read",
         show: Caches,
+    },
+    {
+        name: "audit",
+        title: "Audit",
+        icon: "M6 3h9l4 4v14H6zM9 11h7M9 15h7",
+        needs: "workflow_manage",
+        show: Audit,
     },
 ];
 
@@ -202,6 +210,9 @@ function Frame() {
                     <b>{principal?.user}</b>
                     <span class="muted">{principal?.team}</span>
                 </span>
+                <a class="muted" href="/reference">
+                    API
+                </a>
                 <ThemeButton />
                 <button type="button" class="button" onClick={signOut}>
                     Sign out

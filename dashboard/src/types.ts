@@ -192,9 +192,20 @@ export interface Silence {
   rule?: string | null;
   subject?: string | null;
   until: string;
-  comment?: string | null;
-  created_by?: string;
-  by?: string;
+  comment: string;
+  created_by: string;
+  team: string | null;
+}
+export interface AuditEntry {
+  id: string;
+  at: string;
+  team: string | null;
+  actor: { user: string; team: string };
+  action: string;
+  subject: string;
+  detail: Record<string, unknown>;
+  outcome: "begun" | "done" | "failed" | "refused";
+  request_id: number;
 }
 
 export interface PluginVersion {

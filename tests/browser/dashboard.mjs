@@ -90,6 +90,7 @@ describe("the dashboard", () => {
         "plugins/expense",
         "plugins/scenarios",
         "caches",
+        "audit",
     ];
 
     for (const [name, viewport, scheme] of [
@@ -242,6 +243,66 @@ describe("the dashboard", () => {
             await page.getByRole("alert").filter({ hasText: "is used by" }).waitFor();
         },
     );
+
+    test("an alert is acknowledged and silenced, and its silence is ended", async () => {
+        const own = await Host.start(binary, {
+            "live.interval": "100ms",
+            "history.interval": "100ms",
+            "alerts.fire_after": "0s",
+            "alerts.p95_latency.threshold": "0.001",
+            "alerts.p95_latency.resolve_threshold": "0.0005",
+            "alerts.p95_latency.calls_min": "1",
+        });
+        // Its name is said of what it does.
+        const { token } = await own.post("/tokens", { user: image, permissions: ["operator"] });
+        const tab = await Tab.open(browser, own, { token });
+        try {
+            const { page } = tab;
+            await tab.go("alerts");
+            const alert = page.locator(".alert-firing").filter({ hasText: "http POST /tokens" });
+            await alert.waitFor();
+            await page
+                .getByRole("navigation", { name: "Views" })
+                .getByRole("link", { name: /Alerts.*\d/u })
+                .waitFor();
+            await tab.photograph("alerts-firing");
+            await tab.isUsable("alerts that fire");
+            await tab.button("Acknowledge http POST /tokens").focus();
+            await page.keyboard.press("Enter");
+            await page.getByRole("dialog").getByLabel("Comment").fill(script);
+            await tab.isUsable("the dialog of an alert");
+            await tab.confirm("Acknowledge");
+            await tab.says("Acknowledged.");
+            await alert.getByText(`Acknowledged by ${image}`).getByText(script).waitFor();
+            await tab.button("Acknowledge http POST /tokens").waitFor({ state: "detached" });
+            await tab.button("Silence http POST /tokens").click();
+            await page.getByLabel("For").selectOption("15m");
+            await page.getByRole("dialog").getByLabel("Comment").fill(image);
+            await tab.confirm("Silence");
+            await tab.says("Silenced.");
+            await alert.getByText("Silenced; the silence ends").waitFor();
+            await tab.hasOnlyItsOwnElements("alerts");
+            await page.getByText("Silences", { exact: true }).click();
+            await page.getByRole("region", { name: "Silences" }).getByText(image).first().waitFor();
+            await tab.hasOnlyItsOwnElements("silences");
+            await tab.button("End").click();
+            await tab.says("Nothing is silenced.");
+            await page.getByText("Thresholds", { exact: true }).click();
+            await page.getByRole("region", { name: "Thresholds" }).getByText("P95 latency").waitFor();
+            await tab.isUsable("thresholds");
+            await tab.go("audit");
+            await page.getByRole("region", { name: "Audit" }).getByText("alert.acknowledge").waitFor();
+            await page.getByLabel("Action").selectOption("silence.delete");
+            await tab.button("Show").click();
+            const rows = page.getByRole("region", { name: "Audit" }).locator("tbody tr");
+            await eventually("one silence was ended", async () => (await rows.count()) === 1);
+            await rows.getByText(image).waitFor();
+            await tab.hasOnlyItsOwnElements("audit");
+        } finally {
+            await tab.close();
+            await own.stop();
+        }
+    });
 
     inBrowser("caches are cleared after a question", {}, async (tab) => {
         await tab.go("caches");

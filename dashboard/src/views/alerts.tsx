@@ -1,17 +1,18 @@
 // Alerts: what is wrong, why the host thinks so, and that somebody looks at it.
 import { useEffect, useState } from "preact/hooks";
-import { get, post, remove, segment } from "../api";
+import { get, post, remove, segment, withQuery } from "../api";
 import * as format from "../format";
 import { link, useLive, useResource } from "../hooks";
 import { usePages } from "../pages";
 import { may } from "../session";
 import type { Alert, Silence } from "../types";
-import { ActionDialog, Badge, Button, Choice, Empty, Facts, Field, Loaded, More, say, Table, Time } from "../ui";
+import { ActionDialog, Badge, Button, Choice, Code, Empty, Facts, Field, Loaded, More, say, Table, Time } from "../ui";
 
 const VIEWS = [
     ["now", "Now"],
     ["history", "History"],
     ["silences", "Silences"],
+    ["thresholds", "Thresholds"],
 ] as const;
 
 export function Alerts() {
@@ -21,7 +22,10 @@ export function Alerts() {
             <div class="toolbar">
                 <Choice label="Show" options={VIEWS} value={view} onChange={setView} />
             </div>
-            {view === "now" ? <Now /> : view === "history" ? <Past /> : <Silences />}
+            {view === "now" && <Now />}
+            {view === "history" && <Past />}
+            {view === "silences" && <Silences />}
+            {view === "thresholds" && <Thresholds />}
         </>
     );
 }
@@ -50,6 +54,52 @@ function Subject({ rule, subject }: Alert) {
         </>
     );
 }
+
+/** The numbers behind the value. */
+function evidence({ evidence: numbers }: Alert): [string, string][] {
+    return Object.entries(numbers ?? {}).flatMap(([name, value]): [string, string][] => {
+        if (typeof value === "number" && name.endsWith("_ms"))
+            return [[format.words(name.slice(0, -3)), format.milliseconds(value)]];
+        return typeof value === "object" ? [] : [[format.words(name), String(value)]];
+    });
+}
+
+interface Exemplar {
+    operation: string;
+    calls: number;
+    errors: number;
+    p95_ms: number;
+}
+
+/** The steps of plugin versions that contribute most, if there are any. */
+function Exemplars({ evidence: numbers, subject }: Alert) {
+    const exemplars = (numbers?.["exemplars"] ?? []) as Exemplar[];
+    if (exemplars.length === 0) return null;
+    return (
+        <Table
+            caption={`What ${subject} is made of`}
+            rows={exemplars}
+            rowKey={({ operation }) => operation}
+            empty=""
+            columns={[
+                {
+                    name: "Mostly from",
+                    cell: ({ operation }) => (
+                        <a class="plain" href={link("operations", operation)}>
+                            {operation}
+                        </a>
+                    ),
+                },
+                { name: "Calls", isNumber: true, cell: ({ calls }) => format.count(calls) },
+                { name: "Errors", isNumber: true, cell: ({ errors }) => format.count(errors) },
+                { name: "P95", isNumber: true, cell: ({ p95_ms }) => format.milliseconds(p95_ms) },
+            ]}
+        />
+    );
+}
+
+/** The host's own alerts are the operators'; the host checks it again. */
+const isOurs = ({ team }: { team: string | null }): boolean => team !== null || may("operator");
 
 function Now() {
     const live = useLive();
@@ -81,15 +131,13 @@ function Now() {
                                         facts={[
                                             ["Measured", measured(alert.value, alert.unit)],
                                             ["Threshold", measured(alert.threshold, alert.unit)],
+                                            ["Team", alert.team ?? "the host"],
                                             ["Since", <Time at={alert.since} />],
-                                            ...Object.entries(alert.evidence ?? {}).map(
-                                                ([name, value]): [string, string] => [
-                                                    format.words(name),
-                                                    typeof value === "object" ? JSON.stringify(value) : String(value),
-                                                ],
-                                            ),
+                                            ["Fired", <Time at={alert.fired_at} />],
+                                            ...evidence(alert),
                                         ]}
                                     />
+                                    <Exemplars {...alert} />
                                     {alert.acknowledged != null && (
                                         <p class="muted wrap">
                                             Acknowledged by {alert.acknowledged.by} <Time at={alert.acknowledged.at} />
@@ -101,7 +149,15 @@ function Now() {
                                             Silenced; the silence ends <Time at={alert.silenced_until} />
                                         </p>
                                     )}
-                                    {may("workflow_manage") && (
+                                    {!may("workflow_manage") && (
+                                        <p class="muted">
+                                            To acknowledge or silence it, a token needs the permission workflow_manage.
+                                        </p>
+                                    )}
+                                    {may("workflow_manage") && !isOurs(alert) && (
+                                        <p class="muted">This alert is the host's: operators look after it.</p>
+                                    )}
+                                    {may("workflow_manage") && isOurs(alert) && (
                                         <div class="actions">
                                             {alert.acknowledged == null && alert.state !== "resolved" && (
                                                 <Button
@@ -147,7 +203,13 @@ function Ask({
     const silences = what === "silence";
     const run = () =>
         silences
-            ? post("/workflow-metrics/silences", { rule: alert.rule, subject: alert.subject, duration, comment })
+            ? // Of the alert's team: an operator who names none silences everybody's.
+              post(withQuery("/workflow-metrics/silences", { team: alert.team }), {
+                  rule: alert.rule,
+                  subject: alert.subject,
+                  duration,
+                  comment,
+              })
             : post(`/workflow-metrics/alerts/${segment(alert.id)}/acknowledge`, { comment });
     return (
         <ActionDialog
@@ -214,7 +276,7 @@ function Past() {
 
 function Silences() {
     const silences = useResource("silences", (signal) =>
-        get<{ silences?: Silence[]; items?: Silence[] }>("/workflow-metrics/silences", {}, signal),
+        get<{ silences: Silence[] }>("/workflow-metrics/silences", {}, signal),
     );
     const end = (id: string) =>
         remove(`/workflow-metrics/silences/${segment(id)}`)
@@ -228,7 +290,7 @@ function Silences() {
             {(data) => (
                 <Table
                     caption="Silences"
-                    rows={data.silences ?? data.items ?? []}
+                    rows={data.silences}
                     rowKey={({ id }) => id}
                     empty="Nothing is silenced."
                     columns={[
@@ -238,11 +300,13 @@ function Silences() {
                                 `${format.capital(format.words(rule ?? "every rule"))}: ${subject ?? "everything"}`,
                         },
                         { name: "Ends", cell: ({ until }) => <Time at={until} /> },
-                        { name: "Comment", cell: ({ comment }) => comment ?? format.NONE },
+                        { name: "Comment", cell: ({ comment }) => (comment === "" ? format.NONE : comment) },
+                        { name: "By", cell: ({ created_by }) => created_by },
+                        { name: "Team", cell: ({ team }) => team ?? "every team" },
                         {
                             name: "End",
-                            cell: ({ id }) =>
-                                may("workflow_manage") ? (
+                            cell: ({ id, team }) =>
+                                may("workflow_manage") && isOurs({ team }) ? (
                                     <Button onClick={() => void end(id)}>End</Button>
                                 ) : (
                                     format.NONE
@@ -250,6 +314,76 @@ function Silences() {
                         },
                     ]}
                 />
+            )}
+        </Loaded>
+    );
+}
+
+interface Threshold {
+    rule: string;
+    enabled: boolean;
+    unit: string;
+    severity?: string;
+    threshold?: number;
+    resolve_threshold?: number;
+    calls_min?: number;
+    fire_after?: string;
+    resolve_after?: string;
+}
+
+/** What alerts are judged by. The settings of the host decide it, so nothing can be changed here. */
+function Thresholds() {
+    const judged = useResource("thresholds", (signal) =>
+        get<{ window: string; thresholds: Threshold[]; overrides: Record<string, unknown>[] }>(
+            "/workflow-metrics/alerts",
+            {},
+            signal,
+        ),
+    );
+    const value = (number: number | undefined, unit: string) =>
+        number === undefined ? format.NONE : measured(number, unit);
+    return (
+        <Loaded resource={judged} what="thresholds">
+            {({ window, thresholds, overrides }) => (
+                <>
+                    <p class="muted">
+                        Worked out over {window}. They are set in the section [alerts] of the host's settings.
+                    </p>
+                    <Table
+                        caption="Thresholds"
+                        rows={thresholds}
+                        rowKey={({ rule }) => rule}
+                        empty="There are no rules."
+                        columns={[
+                            { name: "Rule", cell: ({ rule }) => format.capital(format.words(rule)) },
+                            { name: "Severity", cell: ({ severity }) => <Badge text={severity ?? "off"} /> },
+                            {
+                                name: "Fires at",
+                                isNumber: true,
+                                cell: ({ threshold, unit }) => value(threshold, unit),
+                            },
+                            {
+                                name: "Ends at",
+                                isNumber: true,
+                                cell: ({ resolve_threshold, unit }) => value(resolve_threshold, unit),
+                            },
+                            {
+                                name: "Calls needed",
+                                isNumber: true,
+                                cell: ({ calls_min }) =>
+                                    calls_min === undefined ? format.NONE : format.count(calls_min),
+                            },
+                            { name: "For", cell: ({ fire_after }) => fire_after ?? format.NONE },
+                            { name: "Well for", cell: ({ resolve_after }) => resolve_after ?? format.NONE },
+                        ]}
+                    />
+                    <h2>Overrides</h2>
+                    {overrides.length === 0 ? (
+                        <Empty title="None.">Every team, plugin and operation has the thresholds above.</Empty>
+                    ) : (
+                        <Code label="Overrides" value={overrides} />
+                    )}
+                </>
             )}
         </Loaded>
     );

@@ -1,0 +1,109 @@
+// The audit: who did what, newest first.
+import { useState } from "preact/hooks";
+import * as format from "../format";
+import { usePages } from "../pages";
+import type { AuditEntry } from "../types";
+import { Badge, Button, Code, Field, Loaded, More, Table, Time } from "../ui";
+
+/** As the host names them; it refuses others. */
+const ACTIONS = [
+    "alert.acknowledge",
+    "approval.decide",
+    "cache.clear",
+    "instance.cancel",
+    "metrics.reset",
+    "plugin.delete",
+    "plugin.upload",
+    "retention.run",
+    "silence.create",
+    "silence.delete",
+    "token.create",
+    "token.revoke",
+    "workflow.apply",
+];
+const TONES = { begun: "warn", done: "good", failed: "bad", refused: "bad" } as const;
+const NOTHING = { actor: "", action: "", subject: "", from: "", to: "" };
+
+export function Audit() {
+    const [filter, setFilter] = useState(NOTHING);
+    const [typed, setTyped] = useState(NOTHING);
+    const instant = (local: string) => (local === "" ? "" : new Date(local).toISOString());
+    const pages = usePages<AuditEntry>("/audit", { ...filter, from: instant(filter.from), to: instant(filter.to) });
+    const text = (name: "actor" | "subject") => (
+        <Field label={format.capital(name)}>
+            <input
+                type="search"
+                value={typed[name]}
+                onInput={(event) => setTyped({ ...typed, [name]: event.currentTarget.value })}
+            />
+        </Field>
+    );
+    const time = (name: "from" | "to") => (
+        <Field label={format.capital(name)}>
+            <input
+                type="datetime-local"
+                value={typed[name]}
+                onInput={(event) => setTyped({ ...typed, [name]: event.currentTarget.value })}
+            />
+        </Field>
+    );
+    return (
+        <>
+            <form
+                class="toolbar"
+                onSubmit={(event) => {
+                    event.preventDefault();
+                    setFilter(typed);
+                }}
+            >
+                {text("actor")}
+                <Field label="Action">
+                    <select
+                        value={typed.action}
+                        onChange={(event) => setTyped({ ...typed, action: event.currentTarget.value })}
+                    >
+                        <option value="">any</option>
+                        {ACTIONS.map((action) => (
+                            <option key={action}>{action}</option>
+                        ))}
+                    </select>
+                </Field>
+                {text("subject")}
+                {time("from")}
+                {time("to")}
+                <Button type="submit">Show</Button>
+            </form>
+            <Loaded resource={pages} what="the audit">
+                {(entries) => (
+                    <Table
+                        caption="Audit"
+                        rows={entries}
+                        rowKey={({ id }) => id}
+                        empty={filter === NOTHING ? "Nothing was done yet." : "Nothing fits this filter."}
+                        columns={[
+                            { name: "Time", cell: ({ at }) => <Time at={at} exact /> },
+                            { name: "Who", cell: ({ actor }) => `${actor.user} (${actor.team})` },
+                            { name: "Action", cell: ({ action }) => <code>{action}</code> },
+                            { name: "Subject", cell: ({ subject }) => (subject === "" ? format.NONE : subject) },
+                            { name: "Outcome", cell: ({ outcome }) => <Badge text={outcome} tone={TONES[outcome]} /> },
+                            { name: "Request", isNumber: true, cell: ({ request_id }) => String(request_id) },
+                            {
+                                name: "Detail",
+                                cell: ({ id, detail }) =>
+                                    Object.keys(detail).length === 0 ? (
+                                        format.NONE
+                                    ) : (
+                                        <details>
+                                            <summary>Detail</summary>
+                                            <Code label={`Detail of ${id}`} value={detail} />
+                                        </details>
+                                    ),
+                            },
+                        ]}
+                    />
+                )}
+            </Loaded>
+            <More pages={pages} />
+        </>
+    );
+}
