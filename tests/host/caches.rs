@@ -66,7 +66,8 @@ fn a_cache_that_is_too_small_is_said_to_be() {
     let team = Team::new(&host, "one");
     team.upload(&guest_bytes("hello"));
     let name = |number: usize| format!("w{number}");
-    // One key of 32 is followed, so many are needed: names that are not there are as good as others, and cheaper.
+    // One key of 32 is followed, so many are needed: names that are not there are as good as others, and cheaper. Which
+    // keys are followed is chance. Of 3,000 it is 94, give or take 10, so the 1,000 reads that a curve takes are far off.
     for number in 0..3 {
         let steps = "steps:\n  - { id: greet, plugin: hello, step: greet }";
         assert_eq!(team.request("POST", "/workflows", format!("name: {}\n{steps}", name(number))).status, 201);
@@ -75,7 +76,7 @@ fn a_cache_that_is_too_small_is_said_to_be() {
         for part in 0..4 {
             let (team, name) = (&team, &name);
             scope.spawn(move || {
-                for number in (0..12).flat_map(|_| (part * 750)..(part * 750 + 750)) {
+                for number in (0..20).flat_map(|_| (part * 750)..(part * 750 + 750)) {
                     let status = team.request("GET", &format!("/workflows/{}", name(number)), "").status;
                     assert_eq!(status, if number < 3 { 200 } else { 404 });
                 }
@@ -84,7 +85,7 @@ fn a_cache_that_is_too_small_is_said_to_be() {
     });
     let advice = team.get("/workflow-metrics/cache/advice");
     let workflows = kind(&advice, "workflows");
-    assert!(workflows["sampled_reads"].as_u64() > Some(500), "{workflows}");
+    assert!(workflows["sampled_reads"].as_u64() >= Some(1_000), "{workflows}");
     let curve = workflows["curve"].as_array().expect("a curve");
     assert_eq!(curve.len(), 7, "{workflows}");
     let rates: Vec<_> = curve.iter().filter_map(|point| point["hit_rate"].as_f64()).collect();
