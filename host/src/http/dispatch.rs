@@ -1,17 +1,18 @@
-//! From a request to its answer: the route, who asks, the handler in a task of its own, the deadline, the log line.
+//! From a request to its answer: the route, who asks, the handler, the deadline, the log line.
 
+use std::any::Any;
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Response};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use warp::Filter;
 
@@ -50,7 +51,8 @@ pub(super) fn filter(
         .and(warp::body::stream())
         .then(move |method: Method, path: warp::path::FullPath, query, headers: HeaderMap, body| {
             let dispatcher = Arc::clone(&dispatcher);
-            async move { send(dispatcher.answer(method, path.as_str(), query, headers, chunks(body)).await) }
+            // On the heap, because every filter around it would copy it: it has room for any handler.
+            Box::pin(async move { send(dispatcher.answer(method, path.as_str(), query, headers, chunks(body)).await) })
         })
         // No filter above rejects, but their types say that they may.
         .recover(|_| async {
@@ -237,13 +239,50 @@ pub(super) fn token_hash(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
     secret::hash(secret.trim()).ok_or_else(ApiError::token_invalid)
 }
 
-/// Runs a handler in a task of its own: a panic ends the task, and not the connection that others share. When the
-/// client goes away or the time is up, the task is aborted; the store's work goes on in tasks of the store.
+/// Runs a handler where the request was read: another task would be a wake-up of another thread, which costs more than
+/// most handlers. A panic ends in an answer, and not with the connection. When the client goes away or the time is up, the
+/// handler is dropped; the store's work goes on in tasks of the store.
 async fn run(handler: BoxFuture<'static, Answer>, deadline: Instant) -> Answer {
-    let task = AbortOnDropHandle::new(tokio::spawn(handler.in_current_span()));
-    match tokio::time::timeout_at(deadline, task).await {
+    // What a handler shares with others is behind locks that do not poison, or in the database.
+    let caught = AssertUnwindSafe(handler).catch_unwind();
+    match tokio::time::timeout_at(deadline, caught).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => Err(ApiError::internal(error)),
+        Ok(Err(panic)) => Err(ApiError::internal(format!("a handler panicked: {}", panic_text(&*panic)))),
         Err(_) => Err(ApiError::deadline()),
+    }
+}
+
+/// What a panic says.
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let owned = || panic.downcast_ref::<String>().map(String::as_str);
+    panic.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::response;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_an_internal_error() {
+        let deadline = Instant::from_std(crate::clock::Clock::System.monotonic()) + GRACE;
+        for handler in [async { panic!("broken") }.boxed(), async { panic!("broken {}", 1) }.boxed()] {
+            let error = run(handler, deadline).await.err().expect("is an error");
+            assert_eq!(error.status, hyper::StatusCode::INTERNAL_SERVER_ERROR);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_is_late_is_dropped() {
+        let (kept, mut held) = tokio::sync::oneshot::channel::<()>();
+        let handler = async move {
+            std::future::pending::<()>().await;
+            drop(kept);
+            response::ok(&())
+        };
+        let now = Instant::from_std(crate::clock::Clock::System.monotonic());
+        let error = run(handler.boxed(), now).await.err().expect("is an error");
+        assert_eq!(error.status, hyper::StatusCode::SERVICE_UNAVAILABLE);
+        assert!(held.try_recv().is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Closed));
     }
 }

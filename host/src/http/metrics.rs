@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Services;
 use super::audit::Recorder;
@@ -64,35 +64,53 @@ pub(super) async fn show_health(mut request: Request) -> Answer {
     let probe = request.query.parse("probe")?.unwrap_or(Probe::Ready);
     request.query.finish()?;
     let (status, body) = match probe {
-        Probe::Live => (StatusCode::OK, alive(&request.services)),
+        Probe::Live => (StatusCode::OK, Health::new(&request.services, "ok", None)),
         Probe::Ready => health(&request.services).await,
     };
     Ok(response::json(status, &body))
 }
 
-fn alive(services: &Services) -> Value {
-    json!({
-        "status": "ok",
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": services.clock.monotonic().duration_since(services.started).as_secs(),
-    })
+/// How the host is. A probe reads the status; the rest is for people.
+#[derive(Serialize)]
+pub(super) struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_seconds: u64,
+    /// Absent when only the process was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<DatabaseHealth>,
+}
+
+#[derive(Serialize)]
+struct DatabaseHealth {
+    status: &'static str,
+    /// How long its last answer took; none if there was none.
+    ping_ms: Option<f64>,
+}
+
+impl Health {
+    fn new(services: &Services, status: &'static str, database: Option<DatabaseHealth>) -> Self {
+        let uptime_seconds = services.clock.monotonic().duration_since(services.started).as_secs();
+        Self { status, version: env!("CARGO_PKG_VERSION"), uptime_seconds, database }
+    }
 }
 
 /// How the host is.
-pub(super) async fn health(services: &Services) -> (StatusCode, Value) {
+pub(super) async fn health(services: &Services) -> (StatusCode, Health) {
     let took = services.pulse.beat(&services.store, &services.clock).await.took;
-    let (well, now) = (took.is_some(), services.clock.monotonic());
+    let well = took.is_some();
     let stopping = services.stopping.is_cancelled();
-    let body = json!({
-        "status": if stopping { "stopping" } else if well { "ok" } else { "degraded" },
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": now.duration_since(services.started).as_secs(),
-        "database": {
-            "status": if well { "ok" } else { "unavailable" },
-            "ping_ms": took.map(|took| (took.as_secs_f64() * 1e6).round() / 1e3),
-        },
-    });
-    (if well && !stopping { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+    let database = DatabaseHealth {
+        status: if well { "ok" } else { "unavailable" },
+        ping_ms: took.map(|took| (took.as_secs_f64() * 1e6).round() / 1e3),
+    };
+    let status = match (stopping, well) {
+        (true, _) => "stopping",
+        (false, true) => "ok",
+        (false, false) => "degraded",
+    };
+    let code = if status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Health::new(services, status, Some(database)))
 }
 
 /// `?window=` and, for operators, `?team=`.

@@ -20,6 +20,8 @@ pub(super) struct Route {
     pub(super) method: Method,
     /// `/instances/{id}`: each part in braces stands for one part of the path.
     pub(super) pattern: &'static str,
+    /// The pattern up to its first open part: most rows are passed over by a look at it.
+    literal: &'static str,
     pub(super) access: Access,
     pub(super) summary: &'static str,
     /// The path of the function that answers, as it stands in the table.
@@ -81,6 +83,7 @@ macro_rules! route {
         Route {
             method: Method::$method,
             pattern: $pattern,
+            literal: before_brace($pattern),
             access: Access::Public(|request| Box::pin($handler(request))),
             summary: $summary,
             handler: stringify!($handler),
@@ -90,6 +93,7 @@ macro_rules! route {
         Route {
             method: Method::$method,
             pattern: $pattern,
+            literal: before_brace($pattern),
             access: Access::SignedIn(|request, principal| Box::pin($handler(request, principal))),
             summary: $summary,
             handler: stringify!($handler),
@@ -99,6 +103,7 @@ macro_rules! route {
         Route {
             method: Method::$method,
             pattern: $pattern,
+            literal: before_brace($pattern),
             access: Access::Page(
                 |request| Box::pin($page(request)),
                 Permission::$permission,
@@ -112,6 +117,7 @@ macro_rules! route {
         Route {
             method: Method::$method,
             pattern: $pattern,
+            literal: before_brace($pattern),
             access: Access::Holder(Permission::$permission, |request, principal| {
                 Box::pin($handler(request, principal))
             }),
@@ -221,6 +227,9 @@ pub(super) fn find(method: &Method, path: &str) -> Found {
     let wanted = if method == Method::HEAD { &Method::GET } else { method };
     let mut allowed = Vec::new();
     for route in ROUTES {
+        if !path.starts_with(route.literal) {
+            continue;
+        }
         let Some(parameters) = matches(route.pattern, path) else { continue };
         if route.method == *wanted {
             return Found::Route(route, parameters);
@@ -231,6 +240,18 @@ pub(super) fn find(method: &Method, path: &str) -> Found {
         }
     }
     if allowed.is_empty() { Found::Nothing } else { Found::OtherMethods(allowed.join(", ")) }
+}
+
+const fn before_brace(pattern: &'static str) -> &'static str {
+    let mut length = 0;
+    let mut rest = pattern.as_bytes();
+    while let [first, others @ ..] = rest
+        && *first != b'{'
+    {
+        length += 1;
+        rest = others;
+    }
+    pattern.split_at(length).0
 }
 
 /// The open parts of `pattern`, decoded, if `path` fits it. A slash that is percent-encoded is part of a part.
