@@ -80,6 +80,16 @@ export interface Cache {
   bytes_max: number;
 }
 
+/** How a cache would do with other settings. */
+export interface CacheAdvice {
+  kind: string;
+  sampled_reads: number;
+  /** Hit rates of LRU caches of other sizes; empty while too little is known. */
+  curve: { entries: number; hit_rate: number }[];
+  suggestion: { entries: number | null; bytes: number | null; ttl_ms: number | null } | null;
+  reason: string;
+}
+
 /** A metric that a plugin declared, with one combination of labels. */
 export interface Series {
   name: string;

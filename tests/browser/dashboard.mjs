@@ -304,8 +304,11 @@ describe("the dashboard", () => {
         }
     });
 
-    inBrowser("caches are cleared after a question", {}, async (tab) => {
+    inBrowser("caches are cleared after a question, and each has advice", {}, async (tab, page) => {
         await tab.go("caches");
+        const advice = page.getByRole("region", { name: "Advice about the caches" }).locator("tbody tr");
+        await eventually("every cache has advice", async () => (await advice.count()) === 11);
+        await advice.filter({ hasText: "tokens" }).getByText("nothing was ever pushed out").waitFor();
         await tab.button("Clear caches…").click();
         await tab.confirm("Clear");
         await tab.says(/Removed [\d,]+ entries/u);

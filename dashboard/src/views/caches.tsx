@@ -1,10 +1,10 @@
-// The host's caches: how they do, and how to empty them.
+// The host's caches: how they do, how they would do with other settings, and how to empty them.
 import { useState } from "preact/hooks";
 import { get, post, withQuery } from "../api";
 import * as format from "../format";
 import { useResource } from "../hooks";
 import { may } from "../session";
-import type { Cache } from "../types";
+import type { Cache, CacheAdvice } from "../types";
 import { ActionDialog, Button, Field, Loaded, say, Table } from "../ui";
 
 export function Caches() {
@@ -94,6 +94,7 @@ export function Caches() {
                     />
                 )}
             </Loaded>
+            <Advice />
             {asks !== null && (
                 <ActionDialog
                     title="Clear caches"
@@ -130,4 +131,57 @@ export function Caches() {
             )}
         </>
     );
+}
+
+/** Parts of the current size at which the host works hit rates out. */
+const SIZES = ["an eighth", "a quarter", "half", "now", "twice", "4 times", "8 times"];
+
+function Advice() {
+    const advice = useResource(
+        "cache advice",
+        (signal) => get<{ caches: CacheAdvice[] }>("/workflow-metrics/cache/advice", {}, signal),
+        30_000,
+    );
+    return (
+        <section>
+            <h2>Advice</h2>
+            <p class="muted">
+                What reads of a sample of the keys say of other settings. They are set under [cache] in the host's
+                configuration.
+            </p>
+            <Loaded resource={advice} what="the advice">
+                {(data) => (
+                    <Table
+                        caption="Advice about the caches"
+                        rows={data.caches}
+                        rowKey={({ kind }) => kind}
+                        columns={[
+                            { name: "Kind", value: ({ kind }) => kind, cell: ({ kind }) => format.words(kind) },
+                            { name: "Set", cell: ({ suggestion }) => settings(suggestion) },
+                            { name: "Why", cell: ({ reason }) => reason },
+                            { name: "Hit rate by size", cell: ({ curve }) => curveText(curve) },
+                        ]}
+                    />
+                )}
+            </Loaded>
+        </section>
+    );
+}
+
+/** A suggestion as it stands in the configuration. */
+function settings(suggestion: CacheAdvice["suggestion"]): string {
+    if (suggestion === null) return format.NONE;
+    const { entries, bytes, ttl_ms } = suggestion;
+    return [
+        ...(entries === null ? [] : [`entries = ${entries}`]),
+        ...(bytes === null ? [] : [`bytes = ${bytes}`]),
+        ...(ttl_ms === null ? [] : [`ttl = "${Math.round(ttl_ms / 1_000)}s"`]),
+    ].join(", ");
+}
+
+/** Small caches have no eighth of an entry, so what is there are the last of the sizes. */
+function curveText(curve: CacheAdvice["curve"]): string {
+    if (curve.length === 0) return format.NONE;
+    const names = SIZES.slice(SIZES.length - curve.length);
+    return curve.map(({ hit_rate }, index) => `${names[index] ?? ""} ${format.percent(hit_rate)}`).join(", ");
 }

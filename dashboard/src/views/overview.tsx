@@ -203,6 +203,19 @@ function Charts() {
                 />
                 <Chart
                     {...common}
+                    title="Approvals"
+                    unit="in the last minute"
+                    format={format.count}
+                    axis={format.rough}
+                    topMin={5}
+                    lines={[
+                        line("Submitted", "blue", ({ approvals }) => approvals.submitted),
+                        line("Approved", "green", ({ approvals }) => approvals.approved),
+                        line("Rejected", "red", ({ approvals }) => approvals.rejected),
+                    ]}
+                />
+                <Chart
+                    {...common}
                     title="Cache hit rate"
                     format={format.percent}
                     topMin={1}
