@@ -262,6 +262,10 @@ export interface WorkflowVersion {
   definition: Definition;
 }
 
+export interface NewestVersion extends WorkflowVersion {
+  status: string;
+}
+
 export interface Failure {
   code: string;
   message: string;

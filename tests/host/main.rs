@@ -7,6 +7,7 @@
 
 mod alerts;
 mod approvals;
+mod archive;
 mod audit;
 mod batch;
 mod batch_api;

@@ -26,7 +26,7 @@ const WITHOUT_PROMTOOL_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
 /// `postgres` has the tests of the whole program run on it.
 const DATABASE_VARIABLE: &str = "STEPWELL_TEST_DATABASE";
 /// Modules of these tests in which the database matters.
-const ON_BOTH_DATABASES: [&str; 5] = ["approvals::", "batch::", "crash::", "engine::", "storage::"];
+const ON_BOTH_DATABASES: [&str; 6] = ["approvals::", "archive::", "batch::", "crash::", "engine::", "storage::"];
 
 /// `cargo xtask test`
 #[derive(Debug, clap::Args)]

@@ -214,6 +214,7 @@ impl From<StoreError> for ApiError {
             StoreError::Constraint(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             StoreError::Cursor => Self::invalid(format!("the parameter 'after': {error}")),
             StoreError::Closed => Self::busy("the host is shutting down"),
+            StoreError::Archived(_) => Self::new(StatusCode::CONFLICT, "workflow-archived", error.to_string()),
             StoreError::InUse(message) => Self::new(StatusCode::CONFLICT, "in-use", message),
             StoreError::Unavailable(_) | StoreError::Broken(_) => Self {
                 source: Some(error.into()),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::model::Name;
+
 /// Why the store failed. The messages fit after "failed to …" and say what the reader can do about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -11,6 +13,11 @@ pub enum StoreError {
     /// It cannot go while others need it; the sentence names them.
     #[error("{0}")]
     InUse(String),
+    /// The workflow of this name is archived.
+    #[error(
+        "the workflow `{0}` is archived and takes no new instances and versions; `stepwell workflow unarchive {0}` brings it back"
+    )]
+    Archived(Name),
     /// Another process has the database; the sentence says how to tell which.
     #[error("{0}")]
     Locked(String),

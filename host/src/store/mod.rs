@@ -72,7 +72,7 @@ pub use second_level::SecondLevelStats;
 pub use silences::Silence;
 pub use statuses::InstanceState;
 pub use tokens::{NewToken, Token};
-pub use workflows::{Applied, WorkflowFilter, WorkflowSummary, WorkflowVersion};
+pub use workflows::{Applied, Workflow, WorkflowFilter, WorkflowSummary, WorkflowVersion};
 
 use backend::{Address, Backend, on};
 use cache::Caches;
