@@ -33,6 +33,7 @@ mod prometheus;
 mod retention;
 mod smoke;
 mod start_from;
+mod statements;
 mod storage;
 mod team;
 mod text_guest;
