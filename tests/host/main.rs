@@ -31,6 +31,7 @@ mod openapi;
 mod postgres;
 mod prometheus;
 mod retention;
+mod small_disk;
 mod smoke;
 mod start_from;
 mod statements;
