@@ -201,7 +201,7 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/workflow-metrics/cache/advice", WorkflowRead => metrics::show_cache_advice,
         "How the host's caches would do with other bounds and times to live"),
     route!(POST "/workflow-metrics/cache/clear", WorkflowManage => metrics::clear_caches,
-        "Empty your team's caches, or ?kind= of them; ?scope=host is for operators"),
+        "Empty your team's caches, or ?kind= of them, or one ?key= of a kind; ?scope=host is for operators"),
     route!(POST "/workflow-metrics/cache/cleanup", WorkflowManage => metrics::clean_up_caches,
         "Give back the memory of what has run out"),
     route!(GET "/workflow-metrics/dashboard", page assets::show_page, WorkflowRead => dashboard::show_dashboard,

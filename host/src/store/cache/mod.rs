@@ -11,6 +11,7 @@
 
 mod advice;
 mod bounds;
+mod by_key;
 mod flight;
 mod generations;
 mod ghosts;
