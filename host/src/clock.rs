@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn clones_are_corrected_together_and_sleepers_go_by_it() {
+    fn clones_are_corrected_together() {
         let clock = Clock::corrected();
         let clone = clock.clone();
         assert_eq!(clock.correct(seconds(10), seconds(3_610), seconds(10)), 3_600_000_000);

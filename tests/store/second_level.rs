@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use stepwell::model::WorkflowStatus;
 use stepwell::store::{SecondLevelStats, Store};
 
 use crate::databases::{Database, START, on_both_databases, on_postgres};
@@ -205,6 +206,35 @@ fn a_host_goes_on_when_redis_dies_and_uses_it_when_it_is_back() {
             assert_eq!(read(&store, "a").await.expect("is there").0, "3");
             store.close().await;
             again.end();
+        }
+    });
+}
+
+#[test]
+fn what_was_changed_by_hand_is_seen_once_both_levels_are_cleared() {
+    let Some(redis) = Redis::start() else { return };
+    on_postgres(|database| {
+        let redis = &redis;
+        async move {
+            let (one, other) = (host(&database, redis).await, host(&database, redis).await);
+            let version = workflow(&one, &acme()).await;
+            let status = async |store: &Store| {
+                // What is in memory hides the second level.
+                store.clear_caches(None, None);
+                store.current_workflow(&acme(), &version.name).await.expect("reads").expect("is there").status
+            };
+            // An epoch that nobody else begins another after.
+            one.clear_second_level().await;
+            let before = stats(&one).hits;
+            assert_eq!((status(&one).await, status(&one).await), (WorkflowStatus::Active, WorkflowStatus::Active));
+            assert!(stats(&one).hits > before, "the row is in Redis");
+            database.sql("UPDATE workflows SET status = 'archived'").await;
+            assert_eq!(status(&one).await, WorkflowStatus::Active, "Redis has it still");
+            one.clear_second_level().await;
+            assert_eq!(status(&one).await, WorkflowStatus::Archived);
+            eventually("the other host sees it", async || status(&other).await == WorkflowStatus::Archived).await;
+            one.close().await;
+            other.close().await;
         }
     });
 }
