@@ -272,6 +272,10 @@ export interface WorkflowVersion {
   definition: Definition;
 }
 
+export interface NewestVersion extends WorkflowVersion {
+  status: string;
+}
+
 export interface Failure {
   code: string;
   message: string;

@@ -3,6 +3,10 @@
 //! Everything durable is a [`Timestamp`] in microseconds, because that is what both databases store. Durations are
 //! measured with [`Clock::monotonic`], so that a step of the wall clock cannot make a latency negative. Tests turn the
 //! hand of a manual clock; its sleepers wake when the hand passes them.
+//!
+//! Hosts that share a database must agree on what has expired, so a server's clock is [`Clock::Corrected`]: the database
+//! is asked for its time again and again, and as soon as a reading proves that the clock is wrong, it is put right by as
+//! little as that reading demands. A clock that is right is never touched, so its readings do not jump.
 
 use std::fmt;
 use std::str::FromStr;
@@ -82,9 +86,15 @@ impl<'de> Deserialize<'de> for Timestamp {
 pub enum Clock {
     /// The operating system's.
     System,
+    /// The operating system's, plus what [`Clock::correct`] has found out.
+    Corrected(Arc<Correction>),
     /// A test's.
     Manual(Arc<Hand>),
 }
+
+/// How far the operating system's clock is behind, in microseconds; negative if it is ahead.
+#[derive(Debug, Default)]
+pub struct Correction(AtomicI64);
 
 /// The hand of a manual clock.
 #[derive(Debug)]
@@ -99,12 +109,17 @@ impl Clock {
         Self::Manual(Arc::new(Hand { micros: AtomicI64::new(start.0), moved: Notify::new() }))
     }
 
+    /// The operating system's clock, to be corrected; clones are corrected together.
+    pub fn corrected() -> Self {
+        Self::Corrected(Arc::default())
+    }
+
     /// The time now.
     pub fn now(&self) -> Timestamp {
         match self {
-            Self::System => {
-                let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                Timestamp::default().after(since_epoch)
+            Self::System => system_now(),
+            Self::Corrected(correction) => {
+                Timestamp(system_now().0.saturating_add(correction.0.load(Ordering::Relaxed)))
             }
             Self::Manual(hand) => Timestamp(hand.micros.load(Ordering::SeqCst)),
         }
@@ -117,6 +132,16 @@ impl Clock {
         Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, micros / 1_000_000, nanos))
     }
 
+    /// Takes note that a better clock showed `authority` at some time between these two readings of this one. If that
+    /// cannot be, this clock is put right by as little as makes it possible. Answers by how much it differs from the
+    /// operating system's from now on, in microseconds; zero for other clocks, which are nobody's to correct.
+    pub fn correct(&self, earliest: Timestamp, authority: Timestamp, latest: Timestamp) -> i64 {
+        let Self::Corrected(correction) = self else { return 0 };
+        let behind = authority.0.saturating_sub(latest.0).max(0);
+        let ahead = earliest.0.saturating_sub(authority.0).max(0);
+        correction.0.fetch_add(behind.saturating_sub(ahead), Ordering::Relaxed).saturating_add(behind - ahead)
+    }
+
     /// A reading to measure durations with. Always real: a manual hand says nothing about how long work took.
     #[inline]
     pub fn monotonic(&self) -> Instant {
@@ -126,7 +151,7 @@ impl Clock {
     /// Returns when the time is `deadline` or later.
     pub async fn sleep_until(&self, deadline: Timestamp) {
         match self {
-            Self::System => loop {
+            Self::System | Self::Corrected(_) => loop {
                 let left = deadline.since(self.now());
                 if left.is_zero() {
                     return;
@@ -143,7 +168,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock; the system clock cannot be moved and stays as it is.
+    /// Moves a manual clock; others cannot be moved and stay as they are.
     pub fn advance(&self, by: Duration) {
         if let Self::Manual(hand) = self {
             hand.micros.store(self.now().after(by).0, Ordering::SeqCst);
@@ -152,9 +177,58 @@ impl Clock {
     }
 }
 
+fn system_now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::default().after(since_epoch)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn seconds(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn a_clock_that_may_be_right_is_not_touched() {
+        let clock = Clock::corrected();
+        assert_eq!(clock.correct(seconds(10), seconds(10), seconds(12)), 0);
+        assert_eq!(clock.correct(seconds(10), seconds(12), seconds(12)), 0);
+        assert_eq!(Clock::System.correct(seconds(10), seconds(50), seconds(12)), 0);
+        assert_eq!(Clock::manual(seconds(0)).correct(seconds(10), seconds(50), seconds(12)), 0);
+    }
+
+    #[test]
+    fn clones_are_corrected_together() {
+        let clock = Clock::corrected();
+        let clone = clock.clone();
+        assert_eq!(clock.correct(seconds(10), seconds(3_610), seconds(10)), 3_600_000_000);
+        assert!(clone.now().since(Clock::System.now()) > Duration::from_secs(3_500));
+        assert_eq!(clone.correct(seconds(7_300), seconds(3_690), seconds(7_301)), -10_000_000);
+    }
+
+    proptest! {
+        /// One reading bounds the error by the time that it took, whatever the two clocks showed.
+        #[test]
+        fn after_a_correction_the_reading_is_possible_and_nothing_more_is_changed(
+            earliest in 0_i64..1_000_000, took in 0_i64..1_000, authority in 0_i64..1_000_000,
+        ) {
+            let clock = Clock::corrected();
+            let reading = |correction: i64| [earliest + correction, earliest + took + correction];
+            let correction = clock.correct(
+                Timestamp(earliest), Timestamp(authority), Timestamp(earliest + took),
+            );
+            let [from, to] = reading(correction);
+            prop_assert!((from..=to).contains(&authority));
+            prop_assert!(correction == 0 || from == authority || to == authority);
+            // The same again proves nothing new.
+            let again = clock.correct(Timestamp(from), Timestamp(authority), Timestamp(to));
+            prop_assert_eq!(again, correction);
+        }
+    }
 
     #[test]
     fn timestamp_survives_json() {

@@ -473,6 +473,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cached_may_be_served_as_long_as_the_specification_says() {
+        let cache = Config::defaults().expect("loads").cache;
+        let [workflows, versions, instances, approvals] =
+            [cache.workflows, cache.workflow_versions, cache.instances, cache.pending_approvals]
+                .map(|kind| kind.ttl.as_secs());
+        assert_eq!((workflows, versions, instances, approvals), (3_600, 86_400, 300, 60));
+    }
+
+    #[test]
     fn environment_replaces_single_values() {
         let config = load(&[("STEPWELL_SERVER__LISTEN", "0.0.0.0:80"), ("STEPWELL_LIMITS__CPU_BUDGET", "5s")]);
         let config = config.expect("loads");

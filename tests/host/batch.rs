@@ -123,6 +123,26 @@ fn an_idempotency_key_makes_one_instance_in_a_call_and_over_steps() {
 }
 
 #[test]
+fn an_archived_workflow_takes_no_instances_of_steps_but_answers_those_it_has() {
+    host().apply("name: old\nsteps: [{ id: it, plugin: scenarios, step: echo }]");
+    let keyed = |key: &str| json!({ "workflow": "old", "entity_type": "archived", "idempotency_key": key });
+    let first = ids(&run(json!([create(json!([keyed("a")]))]))[0]);
+    assert_eq!(host().post("/workflows/old/archive", &json!({})).status, 200);
+    let items =
+        json!([{ "workflow": "old" }, keyed("a"), keyed("b"), { "workflow": "echo", "entity_type": "archived" }]);
+    let results = run(json!([create(items)]));
+    let answered = results[0]["ok"].as_array().expect("a list");
+    assert_eq!(answered.iter().map(kind).collect::<Vec<_>>(), ["invalid", "ok", "invalid", "ok"], "{results:?}");
+    assert_eq!(answered[1]["ok"], first[0].as_str());
+    let message = answered[0]["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("archived"), "{message}");
+    assert_eq!(count_about("archived"), 2);
+    assert_eq!(host().post("/workflows/old/unarchive", &json!({})).status, 200);
+    assert_eq!(run(json!([create(json!([keyed("b")]))]))[0]["ok"].as_array().map(Vec::len), Some(1));
+    assert_eq!(count_about("archived"), 3);
+}
+
+#[test]
 fn steps_that_race_with_one_key_make_one_instance() {
     let keyed = json!({ "workflow": "echo", "entity_type": "raced", "idempotency_key": "raced" });
     let ops = json!({ "ops": [create(json!([keyed]))] });

@@ -1,6 +1,6 @@
 //! `/workflow-metrics/cache`: what the caches say, and who may empty them.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{TestHost, guest_bytes};
 use crate::team::Team;
@@ -58,6 +58,62 @@ fn wrong_questions_about_caches_are_refused() {
         assert_eq!(host.request_as(&reader, "POST", path, "").status, 403, "{path}");
     }
     assert_eq!(host.request_as(&reader, "GET", "/workflow-metrics/cache/stats", "").status, 200);
+}
+
+#[test]
+fn one_entry_is_thrown_out_by_its_key_and_no_other_and_nobody_elses() {
+    let host =
+        TestHost::with(&[("cache.absence_ttl", "7d"), ("cache.workflows.ttl", "7d"), ("cache.storage.ttl", "7d")]);
+    let (one, two) = (Team::new(&host, "one"), Team::new(&host, "two"));
+    one.upload(&guest_bytes("scenarios"));
+    one.apply("scenarios", "script");
+    let get = |space: &str| json!({ "op": "get", "space": space, "key": "a:b" });
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let id = one.start_instance("script", &json!({ "ops": [get("plugin"), get("instance")] }));
+        one.wait(&id);
+        ids.push(id);
+    }
+    for team in [&one, &two] {
+        for name in ["script", "absent"] {
+            team.request("GET", &format!("/workflows/{name}"), "");
+            team.request("GET", &format!("/workflows/{name}/versions/1"), "");
+        }
+        team.get("/approvals");
+    }
+    one.request("GET", "/plugins/scenarios", "");
+    let clear = |kind: &str, key: &str| {
+        let reply = one.request("POST", &format!("/workflow-metrics/cache/clear?kind={kind}&key={key}"), "");
+        assert_eq!(reply.status, 200, "{kind} {key}: {}", reply.json);
+        reply.json["removed"].as_u64().expect("a number")
+    };
+    let entries = |name: &str| {
+        let stats = one.get("/workflow-metrics/cache/stats");
+        kind(&stats, name)["entries"].as_u64().expect("a number")
+    };
+    for (name, key) in [
+        ("workflows", "script"),
+        ("workflows", "absent"),
+        ("workflow_versions", "script@1"),
+        ("plugin_references", "scenarios"),
+        ("instances", &ids[0]),
+        ("pending_approvals", "somebody"),
+        ("storage", "plugin:scenarios:a:b"),
+        ("storage", &format!("instance:{}:a:b", ids[1])),
+    ] {
+        let before = entries(name);
+        assert_eq!((clear(name, key), entries(name)), (1, before - 1), "{name} {key}");
+        assert_eq!(clear(name, key), 0, "{name} {key} is gone");
+    }
+    assert!(entries("workflows") >= 2, "the other team's are there");
+    for query in ["key=script", "kind=tokens&key=x", "kind=instances&key=x", "kind=workflows&key=script&scope=host"] {
+        let reply = host.request("POST", &format!("/workflow-metrics/cache/clear?{query}"), "");
+        assert_eq!((reply.status, reply.code()), (400, "invalid-request"), "{query}: {}", reply.json);
+    }
+    let audit = one.get("/audit?action=cache.clear&limit=1");
+    assert_eq!(audit["items"][0]["detail"]["kind"], "storage");
+    let output = host.command(&["cache", "clear", "--kind", "workflows", "--key", "script"]).output().expect("runs");
+    assert!(output.status.success() && output.stdout.starts_with(b"removed 0 entries"), "{output:?}");
 }
 
 #[test]

@@ -343,6 +343,23 @@ fn a_cancelled_instance_stays_cancelled_and_asks_nobody_any_more() {
 }
 
 #[test]
+fn of_many_who_cancel_an_instance_at_once_one_does() {
+    let host = TestHost::start();
+    host.apply("name: ask\nsteps: [{ id: it, approval: { title: 'May it?', approvers: [ann], expires_in: 1h } }]");
+    for _ in 0..5 {
+        let id = host.start_instance("ask", &Value::Null);
+        host.wait_for(&id, |status| status == "waiting");
+        let (path, host) = (format!("/instances/{id}/cancel"), &host);
+        let mut statuses: Vec<_> = std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| host.post(&path, &Value::Null).status)).collect();
+            asking.into_iter().map(|one| one.join().expect("no panic")).collect()
+        });
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 409, 409, 409, 409, 409, 409, 409]);
+    }
+}
+
+#[test]
 fn cancelling_an_instance_between_two_attempts_ends_it() {
     let host = TestHost::start();
     apply_step(&host, "retry-until", "retry: { max_attempts: 100, initial_delay: 1h, max_delay: 1h }");

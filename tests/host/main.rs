@@ -7,6 +7,7 @@
 
 mod alerts;
 mod approvals;
+mod archive;
 mod audit;
 mod batch;
 mod batch_api;
@@ -30,8 +31,10 @@ mod openapi;
 mod postgres;
 mod prometheus;
 mod retention;
+mod small_disk;
 mod smoke;
 mod start_from;
+mod statements;
 mod storage;
 mod team;
 mod text_guest;

@@ -163,6 +163,11 @@ impl Tour<'_> {
         self.get("/workflows?limit=2");
         self.get("/workflows/ask");
         self.get("/workflows/ask/versions/1");
+        self.post(200, "/workflows/ask/archive", &Value::Null);
+        self.post(409, "/workflows/ask/instances", &json!({}));
+        let definition = "name: ask\nsteps: [{ id: it, plugin: scenarios, step: script }]";
+        assert_eq!(self.ask(&[], "POST", "/workflows", definition).status, 409);
+        self.post(200, "/workflows/ask/unarchive", &Value::Null);
     }
 
     fn start(&mut self, workflow: &str, input: &Value) -> String {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use stepwell::clock::{Clock, Timestamp};
 use stepwell::model::{ApprovalStatus, Instance, Permission, Principal};
 use stepwell::store::{CommitError, NewToken, Page, Store};
 use uuid::Uuid;
@@ -233,5 +234,29 @@ fn a_host_notices_that_another_has_left() {
         other.close().await;
         eventually("it is alone", async || one.peers() == 0).await;
         one.close().await;
+    });
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_put_right_by_the_databases_before_anything_else_happens() {
+    on_postgres(|database| async move {
+        let database_now = async || {
+            let micros = database.sql("SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT::TEXT").await;
+            Timestamp::from_micros(micros[0].parse().expect("a number"))
+        };
+        for ahead in [3_600, -3_600] {
+            let clock = Clock::corrected();
+            let (now, wrong) = (clock.now(), Duration::from_secs(3_600));
+            let authority = if ahead > 0 { now.after(wrong) } else { now.before(wrong) };
+            clock.correct(now, authority, now);
+            let store = Store::open(&database.config, clock.clone()).await.expect("opens");
+            // As far as two clocks can be compared: the one was read between two readings of the other.
+            let earliest = clock.now();
+            let authority = database_now().await;
+            let latest = clock.now();
+            let tolerance = Duration::from_secs(60);
+            assert!(earliest.before(tolerance) <= authority && authority <= latest.after(tolerance), "{authority}");
+            store.close().await;
+        }
     });
 }

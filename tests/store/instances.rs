@@ -33,20 +33,15 @@ fn an_idempotency_key_creates_one_instance_of_its_workflow() {
         elsewhere.idempotency_key = Some("one".to_owned());
         let created = store.create_instances(vec![elsewhere.clone()]).await.expect("is created");
         assert_eq!(created, [Created { id: elsewhere.id, existing: false }]);
-        let find = |team: &'static str| store.instance_by_idempotency_key_of(team, version.workflow_id);
-        assert_eq!(find("acme").await, Some(first.id));
-        assert_eq!(find("rival").await, None);
+        // Many keys are looked up together; one that nobody has used, or used in another workflow, is not there.
+        let key = |workflow: Uuid, key: &str| (workflow, key.to_owned());
+        let (mine, theirs) = (version.workflow_id, other.workflow_id);
+        let asked = vec![key(mine, "two"), key(mine, "one"), key(mine, "one"), key(mine, "three"), key(theirs, "one")];
+        let found = store.instances_with_keys(asked).await.expect("reads");
+        let expected = [(key(mine, "one"), first.id), (key(mine, "two"), new.id), (key(theirs, "one"), elsewhere.id)];
+        assert_eq!(found, expected.into());
+        assert_eq!(store.instances_with_keys(vec![]).await.expect("reads"), [].into());
     });
-}
-
-trait ByKey {
-    async fn instance_by_idempotency_key_of(&self, team: &str, workflow: Uuid) -> Option<Uuid>;
-}
-
-impl ByKey for stepwell::store::Store {
-    async fn instance_by_idempotency_key_of(&self, team: &str, workflow: Uuid) -> Option<Uuid> {
-        self.instance_by_idempotency_key(&name(team), workflow, "one").await.expect("reads")
-    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod restarts;
 mod retention;
 mod schema;
 mod second_level;
+mod sessions;
 mod storage;
 mod tokens;
 mod traps;

@@ -2,8 +2,11 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use stepwell::model::WorkflowStatus;
 use stepwell::store::{SecondLevelStats, Store};
 
 use crate::databases::{Database, START, on_both_databases, on_postgres};
@@ -185,7 +188,7 @@ fn what_was_written_while_redis_was_away_is_not_hidden_by_what_it_still_has() {
 fn a_host_goes_on_when_redis_dies_and_uses_it_when_it_is_back() {
     let Some(redis) = Redis::start() else { return };
     let port = redis.port;
-    let redis = std::sync::Mutex::new(Some(redis));
+    let redis = Mutex::new(Some(redis));
     on_both_databases(|database| {
         let redis = &redis;
         async move {
@@ -203,6 +206,87 @@ fn a_host_goes_on_when_redis_dies_and_uses_it_when_it_is_back() {
             assert_eq!(read(&store, "a").await.expect("is there").0, "3");
             store.close().await;
             again.end();
+        }
+    });
+}
+
+#[test]
+fn what_was_changed_by_hand_is_seen_once_both_levels_are_cleared() {
+    let Some(redis) = Redis::start() else { return };
+    on_postgres(|database| {
+        let redis = &redis;
+        async move {
+            let (one, other) = (host(&database, redis).await, host(&database, redis).await);
+            let version = workflow(&one, &acme()).await;
+            let status = async |store: &Store| {
+                // What is in memory hides the second level.
+                store.clear_caches(None, None);
+                store.current_workflow(&acme(), &version.name).await.expect("reads").expect("is there").status
+            };
+            // An epoch that nobody else begins another after.
+            one.clear_second_level().await;
+            let before = stats(&one).hits;
+            assert_eq!((status(&one).await, status(&one).await), (WorkflowStatus::Active, WorkflowStatus::Active));
+            assert!(stats(&one).hits > before, "the row is in Redis");
+            database.sql("UPDATE workflows SET status = 'archived'").await;
+            assert_eq!(status(&one).await, WorkflowStatus::Active, "Redis has it still");
+            one.clear_second_level().await;
+            assert_eq!(status(&one).await, WorkflowStatus::Archived);
+            eventually("the other host sees it", async || status(&other).await == WorkflowStatus::Archived).await;
+            one.close().await;
+            other.close().await;
+        }
+    });
+}
+
+#[test]
+fn readers_that_race_a_writer_while_redis_dies_and_comes_back_never_see_less_than_was_acknowledged() {
+    let Some(redis) = Redis::start() else { return };
+    let redis = Mutex::new(Some(redis));
+    let port = redis.lock().expect("nobody panics").as_ref().map_or(0, |redis| redis.port);
+    on_both_databases(|database| {
+        let redis = &redis;
+        async move {
+            let mut running =
+                Some(redis.lock().expect("nobody panics").take().unwrap_or_else(|| Redis::start_at(port)));
+            let store = host(&database, running.as_ref().expect("runs")).await;
+            let mut instance = instance(&store).await;
+            write(&store, &mut instance, vec![put("counter", "0")], START).await.expect("commits");
+            let acknowledged = Arc::new(AtomicU64::new(0));
+            let over = Arc::new(AtomicBool::new(false));
+            let mut readers = tokio::task::JoinSet::new();
+            for _ in 0..4 {
+                let (store, acknowledged, over) = (store.clone(), Arc::clone(&acknowledged), Arc::clone(&over));
+                readers.spawn(async move {
+                    while !over.load(Ordering::SeqCst) {
+                        let least = acknowledged.load(Ordering::SeqCst);
+                        // What is in memory hides the second level.
+                        store.clear_caches(None, None);
+                        let (value, _) = read(&store, "counter").await.expect("is there");
+                        let value: u64 = value.parse().expect("is a number");
+                        assert!(value >= least, "read {value} after {least} was acknowledged");
+                        tokio::task::yield_now().await;
+                    }
+                });
+            }
+            for value in 1..=120_u64 {
+                match value {
+                    30 | 90 => drop(running.take().map(Redis::end)),
+                    60 => {
+                        running = Some(Redis::start_at(port));
+                        eventually("Redis is back", async || stats(&store).connected).await;
+                    }
+                    _ => {}
+                }
+                write(&store, &mut instance, vec![put("counter", &value.to_string())], START).await.expect("commits");
+                acknowledged.store(value, Ordering::SeqCst);
+            }
+            over.store(true, Ordering::SeqCst);
+            while let Some(result) = readers.join_next().await {
+                result.expect("no reader was served old data, and none waited for Redis in vain");
+            }
+            assert!(stats(&store).lost >= 2, "{:?}", stats(&store));
+            store.close().await;
         }
     });
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use stepwell::store::{Cursor, Page, Period, WorkflowFilter};
+use stepwell::model::WorkflowStatus;
+use stepwell::store::{Cursor, Page, Period, PlanError, StoreError, WorkflowFilter};
 
 use crate::databases::{START, on_both};
 use crate::fixtures::{acme, definition, name};
@@ -69,12 +70,12 @@ fn workflows_of_a_period_are_listed_newest_first() {
         let created = Period { from: at(1), to: at(4) };
         let cases = [
             (WorkflowFilter { status: None, created }, vec!["c", "d", "a"]),
-            (WorkflowFilter { status: Some("active".to_owned()), created }, vec!["c", "d", "a"]),
+            (WorkflowFilter { status: Some(WorkflowStatus::Active), created }, vec!["c", "d", "a"]),
             (
-                WorkflowFilter { status: Some("active".to_owned()), ..WorkflowFilter::default() },
+                WorkflowFilter { status: Some(WorkflowStatus::Active), ..WorkflowFilter::default() },
                 vec!["a", "b", "c", "d"],
             ),
-            (WorkflowFilter { status: Some("archived".to_owned()), ..WorkflowFilter::default() }, vec![]),
+            (WorkflowFilter { status: Some(WorkflowStatus::Archived), ..WorkflowFilter::default() }, vec![]),
         ];
         for (filter, expected) in cases {
             let (mut listed, mut after) = (Vec::new(), None);
@@ -86,6 +87,40 @@ fn workflows_of_a_period_are_listed_newest_first() {
             }
             assert_eq!(listed, expected, "{filter:?}");
         }
+    });
+}
+
+#[test]
+fn an_archived_workflow_takes_no_instances_and_no_versions_until_it_is_unarchived() {
+    on_both(|store, _| async move {
+        let expense = name("expense");
+        let set =
+            async |team: &str, status| store.set_workflow_status(&name(team), &expense, status).await.expect("writes");
+        let archived = async || {
+            let filter = WorkflowFilter { status: Some(WorkflowStatus::Archived), ..WorkflowFilter::default() };
+            store.workflows(&acme(), &filter, &Page::first(9)).await.expect("lists").len()
+        };
+        assert!(!set("acme", WorkflowStatus::Archived).await, "there is none yet");
+        store.apply_workflow(&acme(), definition("expense", "a"), "ann").await.expect("applies");
+        // What is known of it is cached now, and must be forgotten.
+        let current = store.current_workflow(&acme(), &expense).await.expect("reads").expect("is there");
+        assert_eq!((current.status, archived().await), (WorkflowStatus::Active, 0));
+        assert!(!set("rival", WorkflowStatus::Archived).await, "it is another team's");
+        assert!(set("acme", WorkflowStatus::Archived).await);
+        assert!(!set("acme", WorkflowStatus::Archived).await, "it is already");
+        let current = store.current_workflow(&acme(), &expense).await.expect("reads").expect("is there");
+        assert_eq!((current.status, current.newest.version, archived().await), (WorkflowStatus::Archived, 1, 1));
+        let planned = store.plan(&acme(), &expense).await.expect_err("takes none");
+        assert!(matches!(planned, PlanError::Archived { workflow_id } if workflow_id == current.newest.workflow_id));
+        let same = store.apply_workflow(&acme(), definition("expense", "a"), "ann").await.expect("is nothing new");
+        assert_eq!((same.changed, same.status), (false, WorkflowStatus::Archived));
+        let refused = store.apply_workflow(&acme(), definition("expense", "b"), "ann").await.expect_err("is new");
+        assert!(matches!(&refused, StoreError::Archived(name) if *name == expense), "{refused}");
+        assert!(store.workflow_version(&acme(), &expense, 2).await.expect("reads").is_none());
+        assert!(set("acme", WorkflowStatus::Active).await);
+        assert_eq!(archived().await, 0);
+        let applied = store.apply_workflow(&acme(), definition("expense", "b"), "ann").await.expect("applies");
+        assert_eq!((applied.version.version, applied.status), (2, WorkflowStatus::Active));
     });
 }
 

@@ -7,6 +7,7 @@ mod browser;
 mod checks;
 mod dashboard;
 mod guests;
+mod mounts;
 mod node;
 mod postgres;
 mod process;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::browser::{self, Browser};
+use crate::mounts;
 
 /// Where tests find the folder with the guests' components.
 const GUESTS_VARIABLE: &str = "STEPWELL_TEST_GUESTS";
@@ -22,11 +23,13 @@ const WITHOUT_POSTGRES_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
 const WITHOUT_REDIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_REDIS";
 /// The same for Prometheus' checker.
 const WITHOUT_PROMTOOL_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
+/// The same for mounting file systems.
+const WITHOUT_MOUNTS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_MOUNTS";
 
 /// `postgres` has the tests of the whole program run on it.
 const DATABASE_VARIABLE: &str = "STEPWELL_TEST_DATABASE";
 /// Modules of these tests in which the database matters.
-const ON_BOTH_DATABASES: [&str; 5] = ["approvals::", "batch::", "crash::", "engine::", "storage::"];
+const ON_BOTH_DATABASES: [&str; 6] = ["approvals::", "archive::", "batch::", "crash::", "engine::", "storage::"];
 
 /// `cargo xtask test`
 #[derive(Debug, clap::Args)]
@@ -40,6 +43,9 @@ pub(crate) struct Options {
     /// Leave out what needs Prometheus' checker `promtool`; a note says so at the end
     #[arg(long)]
     without_promtool: bool,
+    /// Leave out the tests that mount a small file system, as only root may; a note says so at the end
+    #[arg(long)]
+    without_mounts: bool,
     /// Leave out the tests in a browser; a note says so at the end
     #[arg(long)]
     without_browser: bool,
@@ -75,6 +81,7 @@ pub(crate) fn run(
     if !options.without_promtool {
         crate::promtool::ensure()?;
     }
+    let mounts = !options.without_mounts && mounts::may_mount()?;
     let browser = browser(options)?;
     let guests = build_guests()?;
     let mut command = crate::cargo(root);
@@ -88,6 +95,9 @@ pub(crate) fn run(
     }
     if options.without_promtool {
         command.env(WITHOUT_PROMTOOL_VARIABLE, "1");
+    }
+    if !mounts {
+        command.env(WITHOUT_MOUNTS_VARIABLE, "1");
     }
     let mut tally = watch(&mut command)?;
     if options.without_postgres {
@@ -107,6 +117,11 @@ pub(crate) fn run(
     }
     if options.without_promtool {
         tell("NOTE: promtool checked neither metrics nor rules, because of --without-promtool");
+    }
+    if !mounts {
+        tell(
+            "NOTE: no database was tested on a full disk, because nothing may be mounted here, or of --without-mounts",
+        );
     }
     if options.without_browser {
         tell("NOTE: the dashboard was not tested in a browser, because of --without-browser");

@@ -20,6 +20,8 @@ const ACTIONS = [
     "token.create",
     "token.revoke",
     "workflow.apply",
+    "workflow.archive",
+    "workflow.unarchive",
 ];
 const TONES = { begun: "warn", done: "good", failed: "bad", refused: "bad" } as const;
 const NOTHING = { actor: "", action: "", subject: "", from: "", to: "" };

@@ -5,8 +5,10 @@ import * as format from "../format";
 import { link, useResource } from "../hooks";
 import type { ViewProps } from "../main";
 import { usePages } from "../pages";
-import type { Step, Workflow, WorkflowVersion } from "../types";
-import { Badge, Code, Empty, Facts, Field, Loaded, More, Table, Time } from "../ui";
+import type { NewestVersion, Step, Workflow, WorkflowVersion } from "../types";
+import { Badge, Code, Empty, Facts, Field, Loaded, More, Table, type Tone, Time } from "../ui";
+
+const TONES: Record<string, Tone> = { active: "good" };
 
 export function Workflows({ address }: ViewProps) {
     return address.argument === null ? <List /> : <Details key={address.argument} name={address.argument} />;
@@ -34,6 +36,10 @@ function List() {
                                     cell: ({ description }) => <span class="muted">{description}</span>,
                                 },
                                 { name: "Version", isNumber: true, cell: ({ latest_version }) => `v${latest_version}` },
+                                {
+                                    name: "Status",
+                                    cell: ({ status }) => <Badge text={status} tone={TONES[status]} />,
+                                },
                                 { name: "Changed", cell: ({ updated_at }) => <Time at={updated_at} /> },
                                 {
                                     name: "Instances",
@@ -54,7 +60,7 @@ function List() {
 }
 
 function Details({ name }: { name: string }) {
-    const newest = useResource(name, (signal) => get<WorkflowVersion>(`/workflows/${segment(name)}`, {}, signal));
+    const newest = useResource(name, (signal) => get<NewestVersion>(`/workflows/${segment(name)}`, {}, signal));
     const [chosen, setChosen] = useState<number | null>(null);
     const number = chosen ?? newest.data?.version ?? 0;
     const shown = useResource(`${name} ${number}`, (signal) =>
@@ -65,10 +71,11 @@ function Details({ name }: { name: string }) {
     return (
         <>
             <Loaded resource={newest} what="this workflow">
-                {({ version, definition }) => (
+                {({ version, definition, status }) => (
                     <>
                         <div class="toolbar item">
                             <h2 class="wrap">{name}</h2>
+                            {status === "archived" && <Badge text={status} />}
                             <Field label={`Version, of ${version}`}>
                                 <input
                                     type="number"

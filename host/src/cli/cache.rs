@@ -20,6 +20,9 @@ pub(super) enum CacheCommand {
         /// Only this kind of data
         #[arg(long)]
         kind: Option<CacheKind>,
+        /// Only this entry of the kind: NAME, NAME@VERSION, an instance's id, a user, or shared:BUCKET:KEY and the like
+        #[arg(long, requires = "kind")]
+        key: Option<String>,
         /// Whose entries; host needs the permission of an operator
         #[arg(long, value_enum, default_value_t = Scope::Team)]
         scope: Scope,
@@ -47,9 +50,9 @@ pub(super) fn run(client: &Client, output: Output, command: CacheCommand) -> Res
     match command {
         CacheCommand::Stats => output.show(&client.get("/workflow-metrics/cache/stats")?, stats::caches),
         CacheCommand::Advice => output.show(&client.get("/workflow-metrics/cache/advice")?, advice),
-        CacheCommand::Clear { kind, scope } => {
+        CacheCommand::Clear { kind, key, scope } => {
             let kind = kind.map(|kind| kind.to_string());
-            let query = query([("kind", kind), ("scope", Some(scope.as_str().to_owned()))]);
+            let query = query([("kind", kind), ("key", key), ("scope", Some(scope.as_str().to_owned()))]);
             let path = format!("/workflow-metrics/cache/clear{query}");
             output.show(&client.post(&path, Payload::Empty)?, removed)
         }

@@ -94,7 +94,7 @@ async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
         )
     })?;
     let address = listener.local_addr().map_err(|error| CliError::new(error.to_string()))?;
-    let mut app = App::start(config, Clock::System, program()?)
+    let mut app = App::start(config, Clock::corrected(), program()?)
         .await
         .map_err(|error| CliError::new(format!("cannot start: {error}")))?;
     let url = format!("http://{address}");

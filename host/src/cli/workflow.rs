@@ -1,4 +1,4 @@
-//! `workflow apply|list|show`
+//! `workflow apply|list|show|archive|unarchive`
 
 use std::path::PathBuf;
 
@@ -20,6 +20,9 @@ pub(super) enum WorkflowCommand {
     },
     /// List workflows by name; those of a period with the newest first
     List {
+        /// Only those that are `active` or `archived`
+        #[arg(long)]
+        status: Option<String>,
         #[command(flatten)]
         created: CreatedPeriod,
         /// Most rows, up to 200
@@ -37,6 +40,16 @@ pub(super) enum WorkflowCommand {
         #[arg(long, value_name = "NUMBER")]
         version: Option<u32>,
     },
+    /// Let a workflow take no more instances; those that it has go on
+    Archive {
+        /// The workflow
+        name: String,
+    },
+    /// Let an archived workflow take instances again
+    Unarchive {
+        /// The workflow
+        name: String,
+    },
 }
 
 pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> Result<(), CliError> {
@@ -50,8 +63,8 @@ pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> 
             }
             Ok(())
         }
-        WorkflowCommand::List { created, limit, after } => {
-            let page = [("limit", limit.map(|limit| limit.to_string())), ("after", after)];
+        WorkflowCommand::List { status, created, limit, after } => {
+            let page = [("status", status), ("limit", limit.map(|limit| limit.to_string())), ("after", after)];
             let query = query(page.into_iter().chain(created.query()));
             let list = client.get(&format!("/workflows{query}"))?;
             output.show(&list, |list| {
@@ -60,11 +73,12 @@ pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> 
                     vec![
                         cell(workflow, "/name"),
                         cell(workflow, "/latest_version"),
+                        cell(workflow, "/status"),
                         time(workflow, "/updated_at"),
                         cell(workflow, "/description"),
                     ]
                 });
-                table(&["WORKFLOW", "VERSION", "APPLIED", "DESCRIPTION"], rows)
+                table(&["WORKFLOW", "VERSION", "STATUS", "APPLIED", "DESCRIPTION"], rows)
             })
         }
         WorkflowCommand::Show { name, version } => {
@@ -72,22 +86,37 @@ pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> 
             let version = client.get(&format!("/workflows/{}{version}", encode(&name)))?;
             output.show(&version, details)
         }
+        WorkflowCommand::Archive { name } => set_status(client, output, &name, "archive"),
+        WorkflowCommand::Unarchive { name } => set_status(client, output, &name, "unarchive"),
     }
+}
+
+fn set_status(client: &Client, output: Output, name: &str, verb: &str) -> Result<(), CliError> {
+    let workflow = client.post(&format!("/workflows/{}/{verb}", encode(name)), Payload::Empty)?;
+    output.show(&workflow, |workflow| {
+        output::escape(&format!("{} is {}", cell(workflow, "/name"), cell(workflow, "/status"))) + "\n"
+    })
 }
 
 /// One line that says what is there now.
 pub(super) fn applied_line(version: &Value) -> String {
     let steps = version.pointer("/definition/steps").and_then(Value::as_array).map(Vec::len).unwrap_or_default();
     let name = cell(version, "/name");
-    output::escape(&format!("{name} version {}: {}", cell(version, "/version"), output::count(steps, "step")))
+    let steps = output::count(steps, "step");
+    let archived = if cell(version, "/status") == "archived" { ", archived: it takes no new instances" } else { "" };
+    output::escape(&format!("{name} version {}: {steps}{archived}", cell(version, "/version")))
 }
 
 fn details(version: &Value) -> String {
-    let facts = [
+    let mut facts = vec![
         ("workflow", format!("{}, version {}", cell(version, "/name"), cell(version, "/version"))),
         ("description", cell(version, "/definition/description")),
         ("applied", format!("{} by {}", time(version, "/created_at"), cell(version, "/created_by"))),
     ];
+    // A version that was asked for by its number stands nowhere.
+    if version.get("status").is_some() {
+        facts.push(("status", cell(version, "/status")));
+    }
     let steps = version.pointer("/definition/steps").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let rows = steps.iter().map(|step| {
         let what = if step.get("approval").is_some_and(|approval| !approval.is_null()) {

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Engine, EngineError, InstanceStart, json_bytes, restore};
+use super::{Engine, EngineError, InstanceStart, json_bytes, no_such_instance, restore};
 use crate::model::instance::METADATA_BYTES_MAX;
 use crate::model::transition::Progress;
 use crate::model::{Approval, Decision, Name, Principal};
@@ -90,7 +90,7 @@ impl BatchProcessor {
     /// Replaces the metadata of instances, or cancels them.
     ///
     /// The metadata of a chunk is one transaction, except for rows that another transaction has locked; each
-    /// cancellation is a commit of its own. Items may name the same instance: they happen in their order, so the last
+    /// cancellation is a commit of its own, but a chunk's instances are read together. Items may name the same instance: they happen in their order, so the last
     /// metadata stays, and a second cancellation is a conflict as it would be in a second request.
     ///
     /// # Errors
@@ -214,10 +214,32 @@ impl BatchProcessor {
         // Which of the two comes first makes no difference: a cancellation leaves the metadata alone.
         let mut placed = self.replace_metadata(principal, labels).await;
         let (places, ids): (Vec<usize>, Vec<Uuid>) = cancellations.into_iter().unzip();
-        let cancelled =
-            in_turn(ids, |id| Some(*id), async |id| self.engine.cancel(principal, id).await.map(|_| ())).await;
-        placed.extend(places.into_iter().zip(cancelled));
+        placed.extend(places.into_iter().zip(self.cancel_chunk(principal, ids).await));
         in_order(placed)
+    }
+
+    async fn cancel_chunk(&self, principal: &Principal, ids: Vec<Uuid>) -> Vec<Result<(), EngineError>> {
+        let asked: BTreeSet<Uuid> = ids.iter().copied().collect();
+        let loaded = match self.engine.0.store.load_together(asked.into_iter().collect()).await {
+            Ok(loaded) => loaded,
+            Err(error) => return ids.iter().map(|_| Err(error.clone().into())).collect(),
+        };
+        let own = loaded.into_iter().filter(|loaded| loaded.instance.team == principal.team);
+        // What was read of an instance is good for its first cancellation; another one reads it again.
+        let instances: HashMap<_, _> = own.map(|loaded| (loaded.instance.id, Some(restore(loaded)))).collect();
+        let instances = Mutex::new(instances);
+        in_turn(
+            ids,
+            |id| Some(*id),
+            |id| {
+                let known = instances.lock().get_mut(&id).map(Option::take);
+                async move {
+                    let known = known.ok_or_else(no_such_instance)?;
+                    self.engine.cancel_known(principal, id, known).await.map(|_| ())
+                }
+            },
+        )
+        .await
     }
 
     async fn replace_metadata(
@@ -253,10 +275,6 @@ impl BatchProcessor {
             Err(error) => ids.iter().map(|_| Err(error.clone().into())).collect(),
         }
     }
-}
-
-fn no_such_instance() -> EngineError {
-    EngineError::NotFound("there is no such instance".to_owned())
 }
 
 fn there(written: bool) -> Result<(), EngineError> {

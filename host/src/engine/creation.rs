@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{Engine, EngineError, json_bytes};
 use crate::model::instance::{
@@ -55,13 +56,44 @@ struct Prepared {
 }
 
 /// What new instances of workflows are pinned to. Instances that are started together ask once.
-type Plans = HashMap<Name, Result<Plan, EngineError>>;
+type Plans = HashMap<Name, Result<Plan, NotPlanned>>;
+
+/// Why there is no plan.
+#[derive(Clone)]
+struct NotPlanned {
+    error: EngineError,
+    /// The workflow, if it is archived.
+    archived: Option<Uuid>,
+}
+
+/// Why an instance is not created.
+struct NotPrepared {
+    error: EngineError,
+    /// With an idempotency key of an archived workflow: an instance may have it already, and then that one is answered,
+    /// so that whoever asks again because an answer was lost learns that it was started.
+    key: Option<(Uuid, String)>,
+}
+
+impl From<EngineError> for NotPrepared {
+    fn from(error: EngineError) -> Self {
+        Self { error, key: None }
+    }
+}
+
+impl NotPrepared {
+    /// The instance that has the key, or else the error.
+    fn answer(self, earlier: &Result<HashMap<(Uuid, String), Uuid>, StoreError>) -> Result<Created, EngineError> {
+        let Some(key) = self.key else { return Err(self.error) };
+        let id = earlier.as_ref().map_err(Clone::clone)?.get(&key).copied();
+        id.map(|id| Created { id, existing: true }).ok_or(self.error)
+    }
+}
 
 impl Engine {
     /// Creates an instance of a workflow's newest version. Once this has answered, the instance is durable.
     ///
     /// # Errors
-    /// An unknown workflow, or an input or fields that are too long.
+    /// An unknown workflow, one that is archived, or an input or fields that are too long.
     pub async fn start_instance(
         &self,
         principal: &Principal,
@@ -85,21 +117,23 @@ impl Engine {
         for start in starts {
             prepared.push(self.prepare_start(principal, start, &mut plans).await);
         }
+        let keys = prepared.iter().filter_map(|prepared| prepared.as_ref().err()?.key.clone());
+        let earlier = self.0.store.instances_with_keys(keys.collect()).await;
         let mut created = self.create(prepared.iter().flatten()).await.into_iter();
         let mut new = 0;
         let mut results = Vec::with_capacity(prepared.len());
         for prepared in prepared {
-            let result = prepared.and_then(|prepared| {
-                let created = created.next().expect("there is one answer for each row")?;
-                if !created.existing {
-                    new += 1;
-                    let Prepared { new, definition } = prepared;
-                    let progress = Progress::restore(new.into(), definition, &[], Vec::new());
-                    self.wake_with(created.id, Some(progress));
+            results.push(match prepared {
+                Err(refused) => refused.answer(&earlier),
+                Ok(Prepared { new: row, definition }) => {
+                    let created = created.next().expect("there is one answer for each row");
+                    if let Ok(Created { id, existing: false }) = created {
+                        new += 1;
+                        self.wake_with(id, Some(Progress::restore(row.into(), definition, &[], Vec::new())));
+                    }
+                    created.map_err(EngineError::from)
                 }
-                Ok(created)
             });
-            results.push(result);
         }
         if new > 0 {
             self.0.monitor.record_instance_created(&principal.team, new);
@@ -112,7 +146,7 @@ impl Engine {
         principal: &Principal,
         start: InstanceStart,
         plans: &mut Plans,
-    ) -> Result<Prepared, EngineError> {
+    ) -> Result<Prepared, NotPrepared> {
         let InstanceStart { workflow, request } = start;
         for (what, text, bytes_max) in [
             ("entity_type", &request.entity_type, ENTITY_TYPE_BYTES_MAX),
@@ -124,16 +158,21 @@ impl Engine {
         }
         let (input_bytes, bytes_max) = (json_bytes(&request.input), self.0.limits.payload_bytes_max);
         if input_bytes > bytes_max {
-            return Err(EngineError::Invalid(format!("the input has {input_bytes} bytes, and may have {bytes_max}")));
+            let problem = format!("the input has {input_bytes} bytes, and may have {bytes_max}");
+            return Err(EngineError::Invalid(problem).into());
         }
         let plan = match plans.get(&workflow) {
-            Some(plan) => plan.clone()?,
+            Some(plan) => plan.clone(),
             None => {
                 let plan = self.plan(principal, &workflow).await;
                 plans.insert(workflow.clone(), plan.clone());
-                plan?
+                plan
             }
         };
+        let plan = plan.map_err(|NotPlanned { error, archived }| {
+            let key = archived.and_then(|workflow| Some((workflow, request.idempotency_key.clone()?)));
+            NotPrepared { error, key }
+        })?;
         let new = NewInstance {
             id: self.0.clock.new_id(),
             team: principal.team.clone(),
@@ -154,13 +193,21 @@ impl Engine {
         Ok(Prepared { new, definition: Arc::clone(&plan.workflow.definition) })
     }
 
-    async fn plan(&self, principal: &Principal, workflow: &Name) -> Result<Plan, EngineError> {
-        self.0.store.plan(&principal.team, workflow).await.map_err(|error| match error {
-            PlanError::UnknownWorkflow => EngineError::NotFound(format!(
-                "there is no workflow `{workflow}`; apply one with `stepwell workflow apply FILE`"
-            )),
-            PlanError::UnknownPlugin(message) => EngineError::Conflict(message),
-            PlanError::Store(error) => EngineError::Store(error),
+    async fn plan(&self, principal: &Principal, workflow: &Name) -> Result<Plan, NotPlanned> {
+        self.0.store.plan(&principal.team, workflow).await.map_err(|error| {
+            let archived = match &error {
+                PlanError::Archived { workflow_id } => Some(*workflow_id),
+                _ => None,
+            };
+            let error = match error {
+                PlanError::UnknownWorkflow => EngineError::NotFound(format!(
+                    "there is no workflow `{workflow}`; apply one with `stepwell workflow apply FILE`"
+                )),
+                PlanError::Archived { .. } => StoreError::Archived(workflow.clone()).into(),
+                PlanError::UnknownPlugin(message) => EngineError::Conflict(message),
+                PlanError::Store(error) => EngineError::Store(error),
+            };
+            NotPlanned { error, archived }
         })
     }
 

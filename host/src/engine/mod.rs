@@ -239,6 +239,7 @@ impl Engine {
                 let by = &approval.approver_id;
                 EngineError::Conflict(format!("{error} (its approver is {by})"))
             }
+            ChangeError::Ended(instance) => ended_already(&instance),
             ChangeError::Decision(DecisionError::NotFound) | ChangeError::Gone => not_found(),
             ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
             ChangeError::Store(error) => EngineError::Store(error),
@@ -254,25 +255,29 @@ impl Engine {
     /// # Errors
     /// No such instance, or it has ended already.
     pub async fn cancel(&self, principal: &Principal, instance_id: Uuid) -> Result<Arc<Instance>, EngineError> {
-        let not_found = || EngineError::NotFound("there is no such instance".to_owned());
-        let instance = self.0.store.instance(&principal.team, instance_id).await?.ok_or_else(not_found)?;
-        let ended = |instance: &Instance| {
-            EngineError::Conflict(format!("the instance is {} already", instance.status.as_str()))
-        };
+        let instance = self.0.store.instance(&principal.team, instance_id).await?.ok_or_else(no_such_instance)?;
         if instance.status.is_final() {
-            return Err(ended(&instance));
+            return Err(ended_already(&instance));
         }
-        let by = principal.user.clone();
-        let progress =
-            self.change(instance_id, None, Event::Cancelled { by: by.clone() }).await.map_err(|error| match error {
-                ChangeError::Store(error) => EngineError::Store(error),
-                ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
-                ChangeError::Gone | ChangeError::Decision(_) => not_found(),
-            })?;
-        if progress.instance.status != crate::model::InstanceStatus::Cancelled {
-            return Err(ended(&progress.instance));
-        }
-        Ok(Arc::new(progress.instance))
+        self.cancel_known(principal, instance_id, None).await.map(Arc::new)
+    }
+
+    /// As [`Engine::cancel`], on an instance that the caller knows to be the team's; `known` is what the caller has read
+    /// of it, never from a cache.
+    async fn cancel_known(
+        &self,
+        principal: &Principal,
+        instance_id: Uuid,
+        known: Option<Progress>,
+    ) -> Result<Instance, EngineError> {
+        let event = Event::Cancelled { by: principal.user.clone() };
+        let progress = self.change(instance_id, known, event).await.map_err(|error| match error {
+            ChangeError::Store(error) => EngineError::Store(error),
+            ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
+            ChangeError::Ended(instance) => ended_already(&instance),
+            ChangeError::Gone | ChangeError::Decision(_) => no_such_instance(),
+        })?;
+        Ok(progress.instance)
     }
 
     /// Lets an event from outside happen to an instance, again if a step's commit came between. `known` is the instance
@@ -294,7 +299,7 @@ impl Engine {
             let change =
                 progress.apply(event.clone(), now, &mut || self.0.clock.new_id()).map_err(ChangeError::Decision)?;
             if was_final {
-                return Ok(progress);
+                return Err(ChangeError::Ended(Box::new(progress.instance)));
             }
             let trace = progress.instance.span();
             match self.commit(&mut progress, change, Effects::default(), trace).await {
@@ -357,6 +362,14 @@ impl Engine {
     }
 }
 
+fn no_such_instance() -> EngineError {
+    EngineError::NotFound("there is no such instance".to_owned())
+}
+
+fn ended_already(instance: &Instance) -> EngineError {
+    EngineError::Conflict(format!("the instance is {} already", instance.status.as_str()))
+}
+
 fn restore(loaded: Loaded) -> Progress {
     let definition = Arc::clone(&loaded.definition.definition);
     Progress::restore(loaded.instance, definition, &loaded.attempts, loaded.approvals)
@@ -370,6 +383,8 @@ fn json_bytes(value: &Value) -> usize {
 /// Why an event did not happen.
 enum ChangeError {
     Gone,
+    /// It can happen to no instance that has ended.
+    Ended(Box<Instance>),
     Decision(DecisionError),
     Contended,
     Store(StoreError),

@@ -29,7 +29,7 @@ const SUBJECT_CHARS_MAX: usize = 200;
 const REFUSALS_WINDOW: Duration = Duration::from_secs(60);
 
 /// What is asked for by requests that are refused.
-const AUDITED: [(Method, &str, AuditAction); 15] = [
+const AUDITED: [(Method, &str, AuditAction); 17] = [
     (Method::POST, "/approvals/{id}/decision", AuditAction::ApprovalDecide),
     (Method::POST, "/approvals:batch-decide", AuditAction::ApprovalDecide),
     (Method::POST, "/instances/{id}/cancel", AuditAction::InstanceCancel),
@@ -45,6 +45,8 @@ const AUDITED: [(Method, &str, AuditAction); 15] = [
     (Method::POST, "/workflow-metrics/silences", AuditAction::SilenceCreate),
     (Method::DELETE, "/workflow-metrics/silences/{id}", AuditAction::SilenceDelete),
     (Method::POST, "/workflows", AuditAction::WorkflowApply),
+    (Method::POST, "/workflows/{name}/archive", AuditAction::WorkflowArchive),
+    (Method::POST, "/workflows/{name}/unarchive", AuditAction::WorkflowUnarchive),
 ];
 
 /// A team's own entries; an operator sees those of `?team=` or, without it, everybody's and the host's.

@@ -214,7 +214,17 @@ impl From<StoreError> for ApiError {
             StoreError::Constraint(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             StoreError::Cursor => Self::invalid(format!("the parameter 'after': {error}")),
             StoreError::Closed => Self::busy("the host is shutting down"),
+            StoreError::Archived(_) => Self::new(StatusCode::CONFLICT, "workflow-archived", error.to_string()),
             StoreError::InUse(message) => Self::new(StatusCode::CONFLICT, "in-use", message),
+            StoreError::Full(_) => Self {
+                source: Some(error.into()),
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "database-full",
+                    "the database's disk is full: reading goes on, and so does writing once there is room",
+                )
+                .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+            },
             StoreError::Unavailable(_) | StoreError::Broken(_) => Self {
                 source: Some(error.into()),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "the database does not answer")

@@ -17,7 +17,7 @@ use super::response::{self, Answer};
 use crate::engine::EngineGauges;
 use crate::model::{AuditAction, Name, Permission, Principal};
 use crate::monitor::{OperationStats, Stats, Summary, Surroundings, Window};
-use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, StoreError};
+use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, Store, StoreError};
 
 /// A list of names longer than this would not help anybody who mistyped one.
 const NAMES_SHOWN_MAX: usize = 50;
@@ -280,15 +280,45 @@ impl FromStr for Scope {
 
 pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>) -> Answer {
     let kind = request.query.parse::<CacheKind>("kind")?;
+    let key = request.query.take("key")?;
     let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
     request.query.finish()?;
     let team = scope.team(&principal)?;
     let recorder = Recorder::of(&request, &principal);
+    if let Some(key) = key {
+        return clear_one(&request.services.store, recorder, (kind, team, key)).await;
+    }
     let detail = kind.map_or_else(|| json!({}), |kind| json!({ "kind": kind.as_str() }));
     let what = scope_name(team.as_ref());
     let mut record = recorder.begin_for(team.clone(), AuditAction::CacheClear, what, detail).await?;
     let store = request.services.store.clone();
+    store.clear_second_level().await;
     let cleared = removed(move || store.clear_caches(kind, team.as_ref())).await;
+    if let Ok(removed) = &cleared {
+        record.note("removed", removed.total().into());
+    }
+    show_removed(&record.end(cleared).await?)
+}
+
+async fn clear_one(
+    store: &Store,
+    recorder: Recorder,
+    (kind, team, key): (Option<CacheKind>, Option<Name>, String),
+) -> Answer {
+    let (Some(kind), Some(team)) = (kind, team) else {
+        return Err(ApiError::invalid("the parameter 'key' needs a 'kind', and names what is your own team's"));
+    };
+    let detail = json!({ "kind": kind.as_str(), "key": key });
+    let mut record = recorder.begin(AuditAction::CacheClear, "team", detail).await?;
+    store.clear_second_level().await;
+    let cleared = store.clear_cached(kind, &team, &key);
+    let cleared = cleared.ok_or_else(|| {
+        ApiError::invalid(format!(
+            "'{key}' names nothing of {kind}: a key is NAME of workflows, NAME@NUMBER of workflow_versions, NAME or \
+             NAME@VERSION of plugin_references, an id of instances, a user of pending_approvals, or shared:BUCKET:KEY, \
+             plugin:NAME:KEY or instance:ID:KEY of storage"
+        ))
+    });
     if let Ok(removed) = &cleared {
         record.note("removed", removed.total().into());
     }

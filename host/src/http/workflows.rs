@@ -9,11 +9,8 @@ use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, Answer};
-use crate::model::{AuditAction, Name, Principal, definition};
-use crate::store::{Cursor, WorkflowFilter, WorkflowVersion};
-
-/// A workflow's only status.
-const ACTIVE: &str = "active";
+use crate::model::{AuditAction, Name, Principal, WorkflowStatus, definition};
+use crate::store::{Cursor, Workflow, WorkflowFilter, WorkflowVersion};
 
 pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
@@ -29,14 +26,14 @@ pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) 
     }
     let applied = record.end(applied).await?;
     let status = if applied.changed { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(response::json(status, &as_json(&applied.version)))
+    Ok(response::json(status, &newest_as_json(&Workflow { newest: applied.version, status: applied.status })))
 }
 
 pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principal>) -> Answer {
     let page = request.page::<Cursor<Name>>()?;
-    let status = request.query.parse_with("status", |text| match text {
-        ACTIVE => Ok(ACTIVE.to_owned()),
-        _ => Err(format!("use {ACTIVE}, which all workflows are")),
+    let status = request.query.parse_with("status", |text| {
+        let known = WorkflowStatus::ALL.map(WorkflowStatus::as_str).join(" or ");
+        WorkflowStatus::parse(text).ok_or_else(|| format!("use {known}"))
     })?;
     let filter = WorkflowFilter { status, created: request.query.period("created")? };
     request.query.finish()?;
@@ -47,9 +44,9 @@ pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principa
 pub(super) async fn show_workflow(request: Request, principal: Arc<Principal>) -> Answer {
     let name = request.name("name", "workflow")?;
     request.query.finish()?;
-    let version = request.services.store.workflow(&principal.team, &name).await?;
-    let version = version.ok_or_else(|| ApiError::not_found("workflow"))?;
-    response::ok(&as_json(&version))
+    let workflow = request.services.store.current_workflow(&principal.team, &name).await?;
+    let workflow = workflow.ok_or_else(|| ApiError::not_found("workflow"))?;
+    response::ok(&newest_as_json(&workflow))
 }
 
 pub(super) async fn show_workflow_version(request: Request, principal: Arc<Principal>) -> Answer {
@@ -60,6 +57,46 @@ pub(super) async fn show_workflow_version(request: Request, principal: Arc<Princ
     let version = request.services.store.workflow_version(&principal.team, &name, number).await?;
     let version = version.ok_or_else(missing)?;
     response::ok(&as_json(&version))
+}
+
+pub(super) async fn archive_workflow(request: Request, principal: Arc<Principal>) -> Answer {
+    set_status(request, principal, AuditAction::WorkflowArchive, WorkflowStatus::Archived).await
+}
+
+pub(super) async fn unarchive_workflow(request: Request, principal: Arc<Principal>) -> Answer {
+    set_status(request, principal, AuditAction::WorkflowUnarchive, WorkflowStatus::Active).await
+}
+
+/// Again and again, it is the same and answered the same.
+async fn set_status(
+    request: Request,
+    principal: Arc<Principal>,
+    action: AuditAction,
+    status: WorkflowStatus,
+) -> Answer {
+    let name = request.name("name", "workflow")?;
+    request.query.finish()?;
+    let store = &request.services.store;
+    let mut record = Recorder::of(&request, &principal).begin(action, &name, json!({})).await?;
+    let set = async {
+        let changed = store.set_workflow_status(&principal.team, &name, status).await?;
+        let workflow = store.current_workflow(&principal.team, &name).await?;
+        Ok((changed, workflow.ok_or_else(|| ApiError::not_found("workflow"))?))
+    };
+    let set: Result<_, ApiError> = set.await;
+    if let Ok((changed, _)) = &set {
+        record.note("changed", (*changed).into());
+    }
+    let (_, workflow) = record.end(set).await?;
+    response::ok(&newest_as_json(&workflow))
+}
+
+fn newest_as_json(workflow: &Workflow) -> Value {
+    let mut value = as_json(&workflow.newest);
+    if let Value::Object(version) = &mut value {
+        version.insert("status".to_owned(), json!(workflow.status));
+    }
+    value
 }
 
 fn as_json(version: &WorkflowVersion) -> Value {

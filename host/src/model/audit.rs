@@ -31,11 +31,15 @@ pub enum AuditAction {
     TokenRevoke,
     /// Applied a workflow's definition.
     WorkflowApply,
+    /// Let a workflow take no more instances.
+    WorkflowArchive,
+    /// Let an archived workflow take instances again.
+    WorkflowUnarchive,
 }
 
 impl AuditAction {
     /// Every action, by name.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::AlertAcknowledge,
         Self::ApprovalDecide,
         Self::CacheClear,
@@ -49,6 +53,8 @@ impl AuditAction {
         Self::TokenCreate,
         Self::TokenRevoke,
         Self::WorkflowApply,
+        Self::WorkflowArchive,
+        Self::WorkflowUnarchive,
     ];
 
     /// As in JSON, in the database and on the command line: `noun.verb`. Never changed, since it is written down.
@@ -67,6 +73,8 @@ impl AuditAction {
             Self::TokenCreate => "token.create",
             Self::TokenRevoke => "token.revoke",
             Self::WorkflowApply => "workflow.apply",
+            Self::WorkflowArchive => "workflow.archive",
+            Self::WorkflowUnarchive => "workflow.unarchive",
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod pattern;
 pub mod plugin;
 pub mod trace;
 pub mod transition;
+pub mod workflow;
 
 pub use alert::{AlertEventKind, AlertRule, AlertState, Severity};
 pub use approval::{Approval, ApprovalStatus, Decision, NewApproval};
@@ -31,3 +32,4 @@ pub use name::{Name, StepId};
 pub use pattern::Pattern;
 pub use plugin::{Grants, Manifest, PluginVersion};
 pub use trace::TraceParent;
+pub use workflow::WorkflowStatus;

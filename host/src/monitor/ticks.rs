@@ -40,7 +40,7 @@ impl Ticks {
 
     fn at(&self, reading: Instant) -> Timestamp {
         match &self.clock {
-            Clock::System => {
+            Clock::System | Clock::Corrected(_) => {
                 let seconds = i64::try_from(self.anchor_seconds).unwrap_or(i64::MAX);
                 let start = Timestamp::from_micros(seconds.saturating_mul(MICROS_PER_SECOND));
                 start.after(reading.saturating_duration_since(self.anchor))
@@ -54,7 +54,7 @@ impl Ticks {
     #[inline]
     pub(super) fn slice(&self, reading: Instant) -> u64 {
         match &self.clock {
-            Clock::System => {
+            Clock::System | Clock::Corrected(_) => {
                 (self.anchor_seconds + reading.saturating_duration_since(self.anchor).as_secs()) / SLICE_SECONDS
             }
             Clock::Manual(_) => slice_of(self.clock.now()),

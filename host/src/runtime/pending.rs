@@ -1,6 +1,6 @@
 //! What an attempt has written so far. Reads see these before the store; at the end they become [`Effects`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -15,6 +15,8 @@ use crate::model::effects::{Effects, Entry, EntryKey, Guard, Space, StorageWrite
 pub(super) struct PendingEffects {
     storage: BTreeMap<EntryKey, (WriteAction, Option<Guard>)>,
     instances: Vec<NewInstance>,
+    /// Those of them that have an idempotency key, by workflow and key.
+    keys: HashMap<(Uuid, String), Uuid>,
     metadata: BTreeMap<Uuid, Value>,
     storage_bytes: usize,
     batch_bytes: usize,
@@ -122,7 +124,15 @@ impl PendingEffects {
         &self.instances
     }
 
+    /// The new instance of a workflow with an idempotency key.
+    pub(super) fn instance_with_key(&self, key: &(Uuid, String)) -> Option<Uuid> {
+        self.keys.get(key).copied()
+    }
+
     pub(super) fn create_instance(&mut self, instance: NewInstance) {
+        if let Some(key) = &instance.idempotency_key {
+            self.keys.insert((instance.workflow_id, key.clone()), instance.id);
+        }
         self.instances.push(instance);
     }
 

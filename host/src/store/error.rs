@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::model::Name;
+
 /// Why the store failed. The messages fit after "failed to …" and say what the reader can do about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -11,6 +13,11 @@ pub enum StoreError {
     /// It cannot go while others need it; the sentence names them.
     #[error("{0}")]
     InUse(String),
+    /// The workflow of this name is archived.
+    #[error(
+        "the workflow `{0}` is archived and takes no new instances and versions; `stepwell workflow unarchive {0}` brings it back"
+    )]
+    Archived(Name),
     /// Another process has the database; the sentence says how to tell which.
     #[error("{0}")]
     Locked(String),
@@ -40,7 +47,11 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed: the host is shutting down")]
     Closed,
-    /// The database cannot be reached, is full, or is too slow.
+    /// There is no room on the database's disk. What was to be written is not; reading goes on, and so does writing once
+    /// there is room.
+    #[error("the database's disk is full: {0}")]
+    Full(Arc<sqlx::Error>),
+    /// The database cannot be reached, or is too slow.
     #[error("the database is unavailable: {0}")]
     Unavailable(Arc<sqlx::Error>),
     /// The disk failed under the database. What of the last commits is on it is not known until it is read again, so
@@ -76,6 +87,12 @@ pub const NOT_A_NUMBER: &str = "not-a-number";
 /// Code of [`CommitError::Rejected`]: a text or value that one of the databases cannot hold.
 pub const INVALID_VALUE: &str = "invalid-value";
 
+/// Whether a code is SQLITE_FULL, or SQLITE_IOERR_SHMSIZE, which is the same for the index of SQLite's log, or Postgres'
+/// `disk_full`.
+fn is_full_disk(code: &str) -> bool {
+    matches!(code, "13" | "4874" | "53100")
+}
+
 /// Whether a code is SQLITE_IOERR in one of its extended forms, which have its number in their lowest byte. A full disk
 /// has a code of its own. A Postgres server looks after its disk itself, and stops; its codes have five characters.
 fn is_disk_failure(code: &str) -> bool {
@@ -92,6 +109,9 @@ impl From<sqlx::Error> for StoreError {
             let about_values = code.len() == 5 && ["21", "22", "54"].iter().any(|class| code.starts_with(class));
             if about_values || matches!(code.as_ref(), "18" | "20") {
                 return Self::Value(problem.message().to_owned());
+            }
+            if is_full_disk(&code) {
+                return Self::Full(Arc::new(error));
             }
             if is_disk_failure(&code) {
                 return Self::Broken(Arc::new(error));
@@ -167,10 +187,11 @@ mod tests {
 
     #[test]
     fn only_errors_of_the_disk_are_fatal() {
-        // SQLITE_IOERR itself, then _WRITE, _FSYNC, _TRUNCATE and _SHMSIZE.
-        assert!(["10", "778", "1034", "1546", "4874"].into_iter().all(is_disk_failure));
+        // SQLITE_IOERR itself, then _WRITE, _FSYNC and _TRUNCATE.
+        assert!(["10", "778", "1034", "1546"].into_iter().all(is_disk_failure));
         // SQLITE_BUSY, _FULL, _CORRUPT, _CONSTRAINT_UNIQUE; Postgres: io_error, disk_full, and one with the same byte.
         let others = ["5", "13", "11", "2067", "58030", "53100", "40714", ""];
         assert!(!others.into_iter().any(is_disk_failure));
+        assert!(["13", "53100", "4874"].into_iter().all(is_full_disk) && !is_full_disk("10"));
     }
 }

@@ -16,7 +16,7 @@ use super::{
     workflows,
 };
 use crate::clock::Timestamp;
-use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance};
+use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance, WorkflowStatus};
 
 #[path = "../../../tests/store/databases.rs"]
 #[expect(dead_code, reason = "the store's other tests need more of it")]
@@ -165,8 +165,8 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
     let text = |text: &str| Some(text.to_owned());
     let acme = || name("acme");
     let (waiting, pending) = (Some(InstanceStatus::Waiting), Some(ApprovalStatus::Pending));
-    let workflow_list = |status: Option<&str>, created, after| {
-        let filter = WorkflowFilter { status: status.map(str::to_owned), created };
+    let workflow_list = |status, created, after| {
+        let filter = WorkflowFilter { status, created };
         workflows::list(&acme(), &filter, &Page { after: Some(after), limit: PAGE })
     };
     let instance_list =
@@ -221,9 +221,9 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
             instance_list(InstanceFilter { workflow: Some(name("expense")), status: waiting, ..filter() }, by_id()),
         ),
         // The other indexes that it names.
-        ("idx_workflows_status", workflow_list(Some("archived"), all, by_name)),
+        ("idx_workflows_status", workflow_list(Some(WorkflowStatus::Archived), all, by_name)),
         ("idx_workflows_created_at", workflow_list(None, recent(), by_time_and_name.clone())),
-        ("idx_workflows_status_created", workflow_list(Some("archived"), recent(), by_time_and_name)),
+        ("idx_workflows_status_created", workflow_list(Some(WorkflowStatus::Archived), recent(), by_time_and_name)),
         (
             "idx_workflow_instances_workflow_id",
             instance_list(InstanceFilter { workflow: Some(name("expense")), ..filter() }, by_id()),

@@ -63,7 +63,7 @@ async fn a_full_disk_fails_the_commit_and_the_next_one_that_fits_is_written() {
     }
     drop(writer);
     let error = commit(&store, id, vec![7; 1 << 20]).await.expect_err("does not fit");
-    assert!(matches!(&error, CommitError::Store(StoreError::Unavailable(_))), "{error}");
+    assert!(matches!(&error, CommitError::Store(StoreError::Full(_))), "{error}");
     let loaded = store.load(id).await.expect("readers go on").expect("is there");
     assert_eq!(loaded.instance.version, 1);
     commit(&store, id, vec![7; 1 << 20]).await.expect("writes again");

@@ -3,12 +3,14 @@
 //! Every commit makes its host the instance's owner, and a host looks for its own instances only. On Postgres each host
 //! renews a lease; the instances of one whose lease has run out are taken by the others. What surprises: nothing that
 //! is written depends on a lease. Taking an instance changes its version, so the commit of a host that was believed
-//! dead is refused like any other that comes too late. Leases are compared on the database's clock only.
+//! dead is refused like any other that comes too late. Leases are compared on the database's clock only, and each
+//! renewal puts this host's clock right by it.
 
 use std::fs::{OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -20,6 +22,7 @@ use super::backend::{Backend, Connection, on};
 use super::lock::Lock;
 use super::stale::Stale;
 use super::{Core, StoreError, parse, signed};
+use crate::clock::Timestamp;
 use crate::config::HostsConfig;
 use crate::model::Name;
 
@@ -27,12 +30,14 @@ use crate::model::Name;
 const TAKEN_MAX: u32 = 500;
 /// The rows of hosts that are gone for good, and that nothing is left of to take over, are removed after this time.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// What clocks may differ by without a word.
+const CLOCK_TOLERANCE_MICROS: u64 = 1_000_000;
 /// A host that joins clears its caches this often, once per renewal. See [`Host::announces`].
 const CLEARINGS: u32 = 3;
 
 const RENEW: &str = "INSERT INTO hosts (id, started_at, lease_until) \
     SELECT $1, micros, micros + $2 FROM (SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT AS micros) AS now \
-    ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until";
+    ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until RETURNING lease_until";
 const RESIGN: &str = "UPDATE hosts SET lease_until = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT \
     WHERE id = $1";
 const PEERS: &str = "SELECT COUNT(*) FROM hosts WHERE id <> $1 \
@@ -49,6 +54,8 @@ pub(super) struct Host {
     pub(super) id: Uuid,
     config: HostsConfig,
     seen: Mutex<Seen>,
+    /// By how many microseconds this machine's clock was behind the database's when that was last told.
+    clock_told: AtomicI64,
 }
 
 /// What the last renewal of the lease saw.
@@ -94,7 +101,7 @@ impl Host {
         } else {
             text.trim().parse().map_err(|error| cannot("understand", &error))?
         };
-        Ok((Self { id, config: config.clone(), seen: Mutex::default() }, Lock(file)))
+        Ok((Self { id, config: config.clone(), seen: Mutex::default(), clock_told: AtomicI64::new(0) }, Lock(file)))
     }
 
     /// Whether other hosts must be told what is out of date.
@@ -110,6 +117,23 @@ impl Host {
 
     pub(super) fn peers(&self) -> u64 {
         self.seen.lock().peers
+    }
+
+    /// Says when this host's clock is found to differ from the database's by more than people would like, and again
+    /// when that has changed as much. Answers whether it did.
+    fn notice_clock(&self, behind_micros: i64) -> bool {
+        let told = self.clock_told.load(Ordering::Relaxed);
+        let tells = behind_micros.abs_diff(told) > CLOCK_TOLERANCE_MICROS;
+        if tells {
+            self.clock_told.store(behind_micros, Ordering::Relaxed);
+            let milliseconds = behind_micros / 1_000;
+            tracing::warn!(
+                milliseconds,
+                "this machine's clock is behind the database's (negative: ahead); the host goes by the database's, and \
+                 its log does not: look at the time synchronisation of both"
+            );
+        }
+        tells
     }
 }
 
@@ -187,7 +211,10 @@ impl Core {
         let lease = signed(self.host.config.lease.as_micros());
         let mut connection = self.backend.write().await?;
         let Connection::Postgres(c) = &mut connection else { return Ok(()) };
-        sqlx::query(RENEW).bind(self.host.id).bind(lease).execute(&mut **c).await?;
+        let asked = self.clock.now();
+        let lease_until: i64 = sqlx::query_scalar(RENEW).bind(self.host.id).bind(lease).fetch_one(&mut **c).await?;
+        let database_now = Timestamp::from_micros(lease_until.saturating_sub(lease));
+        self.host.notice_clock(self.clock.correct(asked, database_now, self.clock.now()));
         let peers: i64 = sqlx::query_scalar(PEERS).bind(self.host.id).fetch_one(&mut **c).await?;
         let peers = u64::try_from(peers).unwrap_or(0);
         *self.host.seen.lock() = Seen { peers, at: Some(at) };
@@ -284,6 +311,16 @@ mod tests {
         std::fs::write(folder.path().join("host.id"), "garbage").expect("is written");
         let error = host(folder.path()).expect_err("is refused").to_string();
         assert!(error.contains("host.id"), "{error}");
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_told_once_and_again_when_it_has_moved() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (host, _lock) = host(folder.path()).expect("is identified");
+        let told = [900_000, 1_000_000, 1_000_001, 1_000_002, 1_900_000, 2_000_002, 999_999, 0]
+            .map(|behind| host.notice_clock(behind));
+        assert_eq!(told, [false, false, true, false, false, true, true, false]);
+        assert!(host.notice_clock(-5_000_000));
     }
 
     #[test]

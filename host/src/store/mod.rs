@@ -72,7 +72,7 @@ pub use second_level::SecondLevelStats;
 pub use silences::Silence;
 pub use statuses::InstanceState;
 pub use tokens::{NewToken, Token};
-pub use workflows::{Applied, WorkflowFilter, WorkflowSummary, WorkflowVersion};
+pub use workflows::{Applied, Workflow, WorkflowFilter, WorkflowSummary, WorkflowVersion};
 
 use backend::{Address, Backend, on};
 use cache::Caches;
@@ -288,6 +288,14 @@ impl Store {
             Some(kind) => self.core().caches.clear(&[kind], team),
             None => self.core().caches.clear(&CacheKind::ALL, team),
         }
+    }
+
+    /// Throws out one entry of a team, and says whether there was one: `NAME` of `workflows`, `NAME@NUMBER` of
+    /// `workflow_versions`, `NAME` or `NAME@VERSION` of `plugin_references`, an id of `instances`, a user of
+    /// `pending_approvals`, and `shared:BUCKET:KEY`, `plugin:NAME:KEY` or `instance:ID:KEY` of `storage`. None for what
+    /// is no key of the kind, and for the other kinds, whose entries have no such names.
+    pub fn clear_cached(&self, kind: CacheKind, team: &Name, key: &str) -> Option<Removed> {
+        self.core().caches.clear_key(kind, team, key)
     }
 
     /// Gives the memory of entries that have run out back at once, and says how many there were.

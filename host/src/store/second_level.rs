@@ -233,6 +233,11 @@ impl SecondLevel {
         let mut messages = self.client.get_async_pubsub().await?;
         messages.subscribe(self.name("stale")).await?;
         messages.subscribe(self.name("epoch")).await?;
+        let epoch = self.begin_epoch(&mut connection).await?;
+        Ok((Session { connection, epoch }, messages))
+    }
+
+    async fn begin_epoch(&self, connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
         let epoch = Uuid::now_v7().simple().to_string();
         // Set before it is announced: who hears of it reads the latest, whichever announcement came last.
         redis::pipe()
@@ -244,9 +249,19 @@ impl SecondLevel {
             .arg(self.name("epoch"))
             .arg("")
             .ignore()
-            .exec_async(&mut connection)
+            .exec_async(connection)
             .await?;
-        Ok((Session { connection, epoch }, messages))
+        Ok(epoch)
+    }
+
+    /// Puts all that is there out of everybody's reach.
+    async fn forget_everything(&self) {
+        let Some(session) = self.session.read().clone() else { return };
+        match self.begin_epoch(&mut session.connection.clone()).await {
+            Ok(epoch) => self.replace(&session, epoch),
+            // Then the next session begins one.
+            Err(error) => self.lose(&error),
+        }
     }
 
     /// Moves to the epoch that somebody has begun.
@@ -255,11 +270,15 @@ impl SecondLevel {
         let mut pipeline = redis::pipe();
         pipeline.cmd("GET").arg(self.name("epoch"));
         if let Some((epoch,)) = self.run::<(String,)>(&session, &pipeline).await {
-            let moved = Arc::new(Session { connection: session.connection.clone(), epoch });
-            let mut current = self.session.write();
-            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &session)) {
-                *current = Some(moved);
-            }
+            self.replace(&session, epoch);
+        }
+    }
+
+    fn replace(&self, session: &Arc<Session>, epoch: String) {
+        let moved = Arc::new(Session { connection: session.connection.clone(), epoch });
+        let mut current = self.session.write();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+            *current = Some(moved);
         }
     }
 }
@@ -284,6 +303,14 @@ fn keys(stale: &Stale) -> Vec<Key<'_>> {
 }
 
 impl Store {
+    /// Has nothing read from Redis that is there now. To be called before [`Store::clear_caches`], or what is thrown out
+    /// there comes back from here. Redis does not know whose rows it has, so everybody's go.
+    pub async fn clear_second_level(&self) {
+        if let Some(redis) = &self.core().redis {
+            redis.forget_everything().await;
+        }
+    }
+
     /// The row from the second level, or else what `select` reads.
     pub(super) fn row<R: Serialize + DeserializeOwned + Send + Sync>(
         &self,

@@ -11,7 +11,7 @@ use crate::model::{EntryKey, Name};
 /// Something whose cached copies are out of date after a write.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Stale {
-    /// A workflow has another newest version: this one.
+    /// A workflow has another newest version, or another status: this is its newest version.
     Workflow { team: Name, name: Name, version: u32 },
     /// A plugin version came or went, and with it what references mean.
     Plugin { team: Name, name: Name, version: String, id: Uuid },

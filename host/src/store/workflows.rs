@@ -9,12 +9,12 @@ use super::backend::{Connection, on};
 use super::cache::{Fresh, Noun};
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::second_level::Key;
-use super::sql::{Bind, Sql};
+use super::sql::Sql;
 use super::stale::Stale;
 use super::{Page, Store, StoreError, error, from_json, parse, to_json, unsigned};
 use crate::clock::Timestamp;
 use crate::model::definition::DefinitionSource;
-use crate::model::{Definition, Name};
+use crate::model::{Definition, Name, WorkflowStatus};
 
 /// One immutable version of a workflow.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +37,15 @@ pub struct WorkflowVersion {
     pub created_at: Timestamp,
 }
 
+/// A workflow as new instances find it.
+#[derive(Clone, Debug)]
+pub struct Workflow {
+    /// Its newest version.
+    pub newest: Arc<WorkflowVersion>,
+    /// Whether it takes new instances.
+    pub status: WorkflowStatus,
+}
+
 /// A workflow in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WorkflowSummary {
@@ -46,8 +55,8 @@ pub struct WorkflowSummary {
     pub name: Name,
     /// One sentence for people.
     pub description: String,
-    /// `active`.
-    pub status: String,
+    /// Whether it takes new instances.
+    pub status: WorkflowStatus,
     /// The newest version.
     pub latest_version: u32,
     /// Who applied the first version.
@@ -62,7 +71,7 @@ pub struct WorkflowSummary {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct WorkflowFilter {
     /// That stand here.
-    pub status: Option<String>,
+    pub status: Option<WorkflowStatus>,
     /// Whose first version was applied then.
     pub created: Period,
 }
@@ -86,6 +95,8 @@ pub struct Applied {
     pub version: Arc<WorkflowVersion>,
     /// Whether it is a new one; applying the newest version's source again changes nothing.
     pub changed: bool,
+    /// Where the workflow stands. One that is archived takes no new version.
+    pub status: WorkflowStatus,
 }
 
 fn serialize_source<S: Serializer>(definition: &Arc<Definition>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -101,6 +112,14 @@ struct VersionRow {
     created_at: i64,
 }
 
+#[derive(sqlx::FromRow, Serialize, Deserialize)]
+struct WorkflowRow {
+    status: String,
+    #[sqlx(flatten)]
+    #[serde(flatten)]
+    newest: VersionRow,
+}
+
 #[derive(sqlx::FromRow)]
 struct SummaryRow {
     id: Uuid,
@@ -114,9 +133,13 @@ struct SummaryRow {
 }
 
 impl VersionRow {
+    /// In memory: the parsed expressions are several times larger than their text.
+    fn bytes(&self) -> usize {
+        self.source.len().saturating_mul(4)
+    }
+
     fn into_fresh(self, team: &Name, name: &Name) -> Result<Fresh<Arc<WorkflowVersion>>, StoreError> {
-        // The parsed expressions are several times larger than their text.
-        let bytes = self.source.len().saturating_mul(4);
+        let bytes = self.bytes();
         Ok(Fresh::new(self.into_version(team, name)?, bytes))
     }
 
@@ -137,13 +160,24 @@ impl VersionRow {
     }
 }
 
+impl WorkflowRow {
+    fn into_fresh(self, team: &Name, name: &Name) -> Result<Fresh<Workflow>, StoreError> {
+        let (status, bytes) = (read_status(&self.status)?, self.newest.bytes());
+        Ok(Fresh::new(Workflow { newest: self.newest.into_version(team, name)?, status }, bytes))
+    }
+}
+
+fn read_status(text: &str) -> Result<WorkflowStatus, StoreError> {
+    WorkflowStatus::parse(text).ok_or_else(|| error::corrupt("a workflow's status", text))
+}
+
 impl SummaryRow {
     fn into_summary(self) -> Result<WorkflowSummary, StoreError> {
         Ok(WorkflowSummary {
             id: self.id,
             name: parse("a workflow's name", &self.name)?,
             description: self.description,
-            status: self.status,
+            status: read_status(&self.status)?,
             latest_version: unsigned("a workflow's latest version", self.latest_version)?,
             created_by: self.created_by,
             created_at: Timestamp::from_micros(self.created_at),
@@ -160,7 +194,7 @@ pub(super) fn list(team: &Name, filter: &WorkflowFilter, page: &Page<Cursor<Name
     let by_status_and_time = filter.status.is_some() && filter.order() == Order::Created;
     sql.index_on_sqlite(by_status_and_time.then_some("idx_workflows_status_created"));
     sql.push(" WHERE team = ").bind(team.as_str().into());
-    sql.and("status =", filter.status.as_deref().map(Bind::from));
+    sql.and("status =", filter.status.map(|status| status.as_str().into()));
     let after = page.after.as_ref().map(|after| Cursor { at: after.at, key: after.key.as_str().into() });
     let order = filter.order();
     let turn = Turn { order, key: "name", descending: order == Order::Created };
@@ -172,7 +206,8 @@ impl Store {
     /// Makes `definition` the newest version of the workflow that it names, unless it is that already.
     ///
     /// # Errors
-    /// The database's.
+    /// [`StoreError::Archived`] if it would be a new version: what was put away on purpose does not come back because
+    /// somebody applies a whole folder. Or the database's.
     pub async fn apply_workflow(&self, team: &Name, definition: Definition, by: &str) -> Result<Applied, StoreError> {
         let (store, team, by, now) = (self.clone(), team.clone(), by.to_owned(), self.now());
         self.detached(async move {
@@ -180,12 +215,12 @@ impl Store {
             let source = to_json(&definition.source)?;
             let mut writing = store.core().backend.begin().await?;
             // The upsert comes first because it locks the row on Postgres too: versions are counted one by one.
-            let (workflow_id, latest): (Uuid, i64) = on!(writing, c => sqlx::query_as(
+            let (workflow_id, latest, status): (Uuid, i64, String) = on!(writing, c => sqlx::query_as(
                 "INSERT INTO workflows \
                      (id, team, name, description, status, latest_version, created_by, created_at, updated_at) \
                  VALUES ($1, $2, $3, $4, 'active', 0, $5, $6, $6) \
                  ON CONFLICT (team, name) DO UPDATE SET description = excluded.description, updated_at = $6 \
-                 RETURNING id, latest_version",
+                 RETURNING id, latest_version, status",
             )
             .bind(Uuid::now_v7())
             .bind(team.as_str())
@@ -195,14 +230,19 @@ impl Store {
             .bind(now.as_micros())
             .fetch_one(c)
             .await)?;
+            let status = read_status(&status)?;
             if latest > 0 {
                 let newest = version_of(&mut writing, workflow_id, latest).await?;
                 let newest = newest.ok_or_else(|| error::corrupt("a workflow without its newest version", &name))?;
                 let version = newest.into_version(&team, &name)?;
                 if version.definition.source == definition.source {
                     writing.rollback().await?;
-                    return Ok(Applied { version, changed: false });
+                    return Ok(Applied { version, changed: false, status });
                 }
+            }
+            if status == WorkflowStatus::Archived {
+                writing.rollback().await?;
+                return Err(StoreError::Archived(name));
             }
             let row = VersionRow {
                 workflow_id,
@@ -241,7 +281,41 @@ impl Store {
                 created_by: row.created_by,
                 created_at: now,
             };
-            Ok(Applied { version: Arc::new(version), changed: true })
+            Ok(Applied { version: Arc::new(version), changed: true, status })
+        })
+        .await
+    }
+
+    /// Archives a workflow, or makes it active again. Whether that changed anything; nothing changes either if there is
+    /// no such workflow.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn set_workflow_status(
+        &self,
+        team: &Name,
+        name: &Name,
+        status: WorkflowStatus,
+    ) -> Result<bool, StoreError> {
+        let (store, team, name) = (self.clone(), team.clone(), name.clone());
+        self.detached(async move {
+            let mut writing = store.core().backend.begin().await?;
+            let latest: Option<i64> = on!(writing, c => sqlx::query_scalar(
+                "UPDATE workflows SET status = $3 WHERE team = $1 AND name = $2 AND status <> $3 \
+                 RETURNING latest_version",
+            )
+            .bind(team.as_str())
+            .bind(name.as_str())
+            .bind(status.as_str())
+            .fetch_optional(c)
+            .await)?;
+            let Some(latest) = latest else {
+                writing.rollback().await?;
+                return Ok(false);
+            };
+            let version = unsigned("a workflow's latest version", latest)?;
+            store.core().commit(writing, &[Stale::Workflow { team, name, version }]).await?;
+            Ok(true)
         })
         .await
     }
@@ -251,13 +325,21 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn workflow(&self, team: &Name, name: &Name) -> Result<Option<Arc<WorkflowVersion>>, StoreError> {
+        Ok(self.current_workflow(team, name).await?.map(|workflow| workflow.newest))
+    }
+
+    /// The newest version, and where the workflow stands. Cached.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn current_workflow(&self, team: &Name, name: &Name) -> Result<Option<Workflow>, StoreError> {
         let caches = &self.core().caches;
         let key = (team.clone(), name.clone());
         self.cached(&caches.workflows, key, 0, |store, (team, name)| async move {
             let select = async {
                 let mut connection = store.core().backend.read().await?;
                 Ok(on!(connection, c => sqlx::query_as(
-                    "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
+                    "SELECT w.status, v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
                      JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
                      WHERE w.team = $1 AND w.name = $2",
                 )
@@ -266,7 +348,7 @@ impl Store {
                 .fetch_optional(c)
                 .await)?)
             };
-            let row: Option<VersionRow> = store.row(Key::Workflow(&team, &name), select).await?;
+            let row: Option<WorkflowRow> = store.row(Key::Workflow(&team, &name), select).await?;
             row.map(|row| row.into_fresh(&team, &name)).transpose()
         })
         .await

@@ -61,8 +61,8 @@ const ERRORS: [(u16, &str, &str); 9] = [
     (
         503,
         "Unavailable",
-        "`busy`, `deadline-exceeded` or `database-unavailable`: ask again after `Retry-After` seconds. What was asked for \
-         may have happened all the same.",
+        "`busy`, `deadline-exceeded`, `database-unavailable` or `database-full`: ask again after `Retry-After` seconds. \
+         What was asked for may have happened all the same.",
     ),
 ];
 

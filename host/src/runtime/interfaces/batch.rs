@@ -1,7 +1,7 @@
 //! `batch`: instances in bulk. Creating and updating are effects; reading statuses is not. Approvals are not here:
 //! people decide them, never guests.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -16,9 +16,38 @@ use crate::model::instance::{
 };
 use crate::model::plugin::Interface;
 use crate::model::{Name, NewInstance};
-use crate::store::PlanError;
+use crate::store::{Plan, PlanError, StoreError};
 
 type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
+
+/// What new instances of workflows are pinned to. A call asks once for each workflow.
+type Plans = HashMap<Name, Result<Planned, HostError>>;
+
+#[derive(Clone)]
+enum Planned {
+    Open(Plan),
+    /// It takes no new instances, but an instance of it may have an item's idempotency key.
+    Archived(Uuid),
+}
+
+/// An item with nothing wrong in itself.
+struct Checked {
+    item: Wanted,
+    workflow: Name,
+    input: Value,
+    plan: Planned,
+}
+
+impl Checked {
+    /// Its workflow and its idempotency key, if it has one.
+    fn key(&self) -> Option<(Uuid, String)> {
+        let workflow = match &self.plan {
+            Planned::Open(plan) => plan.workflow.workflow_id,
+            Planned::Archived(workflow) => *workflow,
+        };
+        Some((workflow, self.item.idempotency_key.clone()?))
+    }
+}
 
 impl batch::Host for AttemptState {
     async fn create_instances(&mut self, items: Vec<Wanted>) -> Items<String> {
@@ -57,16 +86,23 @@ impl AttemptState {
         if call.depth >= depth_max {
             return Err(HostError::Limit(format!("instances may create instances only {depth_max} levels deep")));
         }
-        let mut results = Vec::with_capacity(items.len());
+        let mut plans = Plans::new();
+        let mut checked = Vec::with_capacity(items.len());
         for item in items {
-            results.push(self.create_one(&call, item).await);
+            checked.push(self.check_one(&call, item, &mut plans).await);
         }
+        // What this attempt has created itself is not in the database yet.
+        let keys = checked.iter().flatten().filter_map(Checked::key);
+        let keys: Vec<_> = keys.filter(|key| self.effects.instance_with_key(key).is_none()).collect();
+        let known = self.services.store.instances_with_keys(keys).await.map_err(|error| unavailable(&error))?;
+        let results: Vec<_> =
+            checked.into_iter().map(|item| item.and_then(|item| self.create_one(&call, item, &known))).collect();
         self.record_batch(&call.team, "guest create-instances", &results, started);
         Ok(results)
     }
 
-    async fn create_one(&mut self, call: &StepCall, item: Wanted) -> Result<String, HostError> {
-        let workflow = item.workflow.parse().map_err(|error| HostError::Invalid(format!("workflow: {error}")))?;
+    async fn check_one(&mut self, call: &StepCall, item: Wanted, plans: &mut Plans) -> Result<Checked, HostError> {
+        let workflow: Name = item.workflow.parse().map_err(|error| HostError::Invalid(format!("workflow: {error}")))?;
         for (what, text, bytes_max) in [
             ("entity-type", &item.entity_type, ENTITY_TYPE_BYTES_MAX),
             ("entity-id", &item.entity_id, ENTITY_ID_BYTES_MAX),
@@ -80,24 +116,43 @@ impl AttemptState {
         }
         let input: Value =
             serde_json::from_str(&item.input).map_err(|error| HostError::Invalid(format!("input: {error}")))?;
-        let plan = self.services.store.plan(&call.team, &workflow).await.map_err(|error| match error {
-            PlanError::UnknownWorkflow => HostError::NotFound,
-            PlanError::UnknownPlugin(message) => HostError::Invalid(message),
-            PlanError::Store(error) => unavailable(&error),
-        })?;
-        if let Some(key) = &item.idempotency_key {
-            let workflow_id = plan.workflow.workflow_id;
-            let mut pending = self.effects.instances().iter();
-            let same = |new: &&NewInstance| new.workflow_id == workflow_id && new.idempotency_key.as_ref() == Some(key);
-            if let Some(earlier) = pending.find(same) {
-                return Ok(earlier.id.to_string());
+        let plan = match plans.get(&workflow) {
+            Some(plan) => plan.clone(),
+            None => {
+                let plan = self.plan(call, &workflow).await;
+                plans.insert(workflow.clone(), plan.clone());
+                plan
             }
-            let store = &self.services.store;
-            let existing = store.instance_by_idempotency_key(&call.team, workflow_id, key).await;
-            if let Some(id) = existing.map_err(|error| unavailable(&error))? {
-                return Ok(id.to_string());
-            }
+        };
+        Ok(Checked { item, workflow, input, plan: plan? })
+    }
+
+    async fn plan(&mut self, call: &StepCall, workflow: &Name) -> Result<Planned, HostError> {
+        match self.services.store.plan(&call.team, workflow).await {
+            Ok(plan) => Ok(Planned::Open(plan)),
+            Err(PlanError::Archived { workflow_id }) => Ok(Planned::Archived(workflow_id)),
+            Err(PlanError::UnknownWorkflow) => Err(HostError::NotFound),
+            Err(PlanError::UnknownPlugin(message)) => Err(HostError::Invalid(message)),
+            Err(PlanError::Store(error)) => Err(unavailable(&error)),
         }
+    }
+
+    /// `known`: the instances that have one of the call's keys already.
+    fn create_one(
+        &mut self,
+        call: &StepCall,
+        checked: Checked,
+        known: &HashMap<(Uuid, String), Uuid>,
+    ) -> Result<String, HostError> {
+        if let Some(key) = checked.key()
+            && let Some(id) = self.effects.instance_with_key(&key).or_else(|| known.get(&key).copied())
+        {
+            return Ok(id.to_string());
+        }
+        let Checked { item, workflow, input, plan } = checked;
+        let Planned::Open(plan) = plan else {
+            return Err(HostError::Invalid(StoreError::Archived(workflow).to_string()));
+        };
         self.effects.spend_batch_bytes(item.input.len(), &self.services.limits).map_err(HostError::Limit)?;
         let id = self.services.clock.new_id();
         self.effects.create_instance(NewInstance {

@@ -11,6 +11,7 @@
 
 mod advice;
 mod bounds;
+mod by_key;
 mod flight;
 mod generations;
 mod ghosts;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::instances::InstanceFilter;
-use super::workflows::{WorkflowSummary, WorkflowVersion};
+use super::workflows::{Workflow, WorkflowSummary, WorkflowVersion};
 use super::{ApprovalFilter, Cursor, Page, WorkflowFilter};
 use crate::clock::Clock;
 use crate::config::CacheConfig;
@@ -52,7 +53,7 @@ pub(super) type Rows<T> = Arc<Vec<T>>;
 
 /// All caches.
 pub(super) struct Caches {
-    pub(super) workflows: Shared<(Name, Name), Arc<WorkflowVersion>>,
+    pub(super) workflows: Shared<(Name, Name), Workflow>,
     pub(super) workflow_versions: Shared<(Name, Name, u32), Arc<WorkflowVersion>>,
     pub(super) plugin_versions: Shared<Uuid, Arc<PluginVersion>>,
     pub(super) plugin_references: Shared<(Name, Name, Option<String>), Arc<PluginVersion>>,

@@ -1,0 +1,125 @@
+//! A disk that is full, a real one: writers are told, readers go on, and when there is room again all goes on.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::harness::{Reply, TestHost, eventually};
+use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
+
+/// Set by `cargo xtask test` where nothing may be mounted, which it says at the end, and never in CI.
+const WITHOUT_MOUNTS: &str = "STEPWELL_TEST_WITHOUT_MOUNTS";
+/// More than the databases have at first.
+const SMALL: &str = "size=24m";
+const LARGE: &str = "size=256m";
+
+/// A file system of its own, in memory. Gone with the value; whoever uses it must be gone by then.
+struct Disk(TempDir);
+
+impl Disk {
+    fn mount() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mounted = run("mount", &["-t", "tmpfs", "-o", &format!("{SMALL},mode=777"), "tmpfs"], folder.path());
+        assert!(mounted, "cannot mount a file system: be root, or set {WITHOUT_MOUNTS}=1 to leave this out");
+        Self(folder)
+    }
+
+    fn make_room(&self) {
+        assert!(run("mount", &["-o", &format!("remount,{LARGE}")], self.0.path()));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a server that was just killed may still be there for a moment.
+        run("umount", &["--lazy"], self.0.path());
+    }
+}
+
+fn run(program: &str, arguments: &[&str], folder: &Path) -> bool {
+    Command::new(program).args(arguments).arg(folder).status().is_ok_and(|status| status.success())
+}
+
+fn start_large(host: &TestHost) -> Reply {
+    // Ids, because Postgres would make little of what repeats itself.
+    let text: String = (0..16_000).map(|_| Uuid::now_v7().simple().to_string()).collect();
+    host.post("/workflows/ask/instances", &json!({ "input": text }))
+}
+
+fn fill_and_make_room(disk: &Disk, host: &TestHost) {
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { approvers: [ann], title: 'Yes?', expires_in: 24h } }");
+    let mut acknowledged = BTreeSet::new();
+    let refused = loop {
+        let reply = start_large(host);
+        if reply.status != 202 {
+            break reply;
+        }
+        acknowledged.insert(reply.json["id"].as_str().expect("an id").to_owned());
+    };
+    assert_eq!((refused.status, refused.code()), (503, "database-full"), "{}", refused.json);
+    assert_eq!(refused.header("retry-after"), Some("5"));
+    assert!(acknowledged.len() > 10, "{}", acknowledged.len());
+    // Readers go on, and whatever reads goes on again and again.
+    for _ in 0..2 {
+        for id in &acknowledged {
+            host.instance(id);
+        }
+        let refused = start_large(host);
+        assert_eq!((refused.status, refused.code()), (503, "database-full"), "{}", refused.json);
+    }
+    disk.make_room();
+    let written = eventually("there is room", || {
+        let reply = start_large(host);
+        (reply.status == 202).then(|| reply.json["id"].as_str().expect("an id").to_owned())
+    });
+    acknowledged.insert(written);
+    // What could not be written of them while the disk was full is written now.
+    for id in &acknowledged {
+        host.wait_for(id, |status| status == "waiting");
+    }
+    let counts = host.get("/workflow-metrics/stats")["instances"].clone();
+    assert_eq!(counts["waiting"], acknowledged.len(), "what was refused is not there: {counts}");
+}
+
+#[test]
+fn sqlite_on_a_full_disk_refuses_writes_and_goes_on_when_there_is_room() {
+    if std::env::var_os(WITHOUT_MOUNTS).is_some() {
+        return;
+    }
+    let disk = Disk::mount();
+    let file = disk.0.path().join("stepwell.db");
+    let mut host = TestHost::on(&format!("sqlite:{}", file.display()), Vec::new());
+    fill_and_make_room(&disk, &host);
+    host.kill();
+}
+
+#[test]
+fn postgres_on_a_full_disk_refuses_writes_and_goes_on_when_there_is_room() {
+    if std::env::var_os(WITHOUT_MOUNTS).is_some() || std::env::var_os(WITHOUT_POSTGRES).is_some() {
+        return;
+    }
+    let disk = Disk::mount();
+    let server = PrivateServer::start();
+    // Tables only: without room for its log, Postgres stops altogether, which is what `databases` is about.
+    let folder = disk.0.path().join("tables");
+    std::fs::create_dir(&folder).expect("creates a folder");
+    assert!(run("chown", &["postgres"], &folder));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    runtime.block_on(async {
+        let mut connection = PgConnection::connect(&server.url("postgres")).await.expect("connects");
+        for sql in [
+            format!("CREATE TABLESPACE small LOCATION '{}'", folder.display()),
+            "CREATE DATABASE small TABLESPACE small".to_owned(),
+        ] {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("runs");
+        }
+    });
+    let mut host = TestHost::on(&server.url("small"), Vec::new());
+    fill_and_make_room(&disk, &host);
+    host.kill();
+}
