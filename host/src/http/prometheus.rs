@@ -98,12 +98,15 @@ fn expose_alerts(to: &mut Exposition, counts: &BTreeMap<AlertGroup, u64>) {
 }
 
 fn expose_traces(to: &mut Exposition, stats: TraceStats) {
-    let TraceStats { exported, dropped, waiting } = stats;
+    let TraceStats { exported, dropped, waiting, unfollowed } = stats;
     to.single(FamilyKind::Counter, "stepwell_traces_exported_total", "Spans that the collector took.", exported);
     let help = "Spans that the collector did not take, or that found the queue full.";
     to.single(FamilyKind::Counter, "stepwell_traces_dropped_total", help, dropped);
     let help = "Spans that wait, or are being sent; at most tracing.queue_max.";
     to.single(FamilyKind::Gauge, "stepwell_traces_waiting", help, waiting);
+    let help =
+        "Requests that their callers wanted traced and that were not: tracing.followed_per_second_max, or no token.";
+    to.single(FamilyKind::Counter, "stepwell_traces_unfollowed_total", help, unfollowed);
 }
 
 fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {
