@@ -16,7 +16,7 @@ use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 use crate::team::Team;
 
 /// Set by `cargo xtask test --without-promtool`, which says so at the end. Nothing else leaves it out.
-const WITHOUT_PROMTOOL: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
+pub const WITHOUT_PROMTOOL: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
 const HEALTH: &str = "/workflow-metrics/health";
 
 /// A host that has done something of each kind, for a team named `worked`. Its Redis is away, which it says.
@@ -29,7 +29,8 @@ fn host() -> &'static TestHost {
     })
 }
 
-fn work(team: &Team<'_>) {
+/// Something of each kind.
+pub fn work(team: &Team<'_>) {
     team.script(json!([
         { "op": "count", "name": "counter", "delta": 3, "labels": { "kind": "a" } },
         { "op": "gauge", "name": "gauge", "value": -2.5 },
@@ -75,7 +76,8 @@ fn promtool(arguments: &[&str], folder: &Path, input: &str) {
     assert!(output.status.success(), "promtool {arguments:?}: {said}");
 }
 
-fn deploy() -> PathBuf {
+/// What an operator takes for a Prometheus and a Grafana.
+pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
