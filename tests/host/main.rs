@@ -30,6 +30,7 @@ mod openapi;
 mod postgres;
 mod prometheus;
 mod retention;
+mod schemathesis;
 mod scraped;
 mod smoke;
 mod start_from;
