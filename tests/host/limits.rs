@@ -64,6 +64,15 @@ fn a_step_that_never_ends_uses_up_its_cpu_budget() {
 }
 
 #[test]
+fn what_a_step_says_itself_is_no_limit_that_it_met() {
+    for then in ["fatal", "retry"] {
+        let failure = json!({ then: { "code": "my-own-limit", "message": "is broken" } });
+        fail_with("script", &json!({ "ops": [], "then": failure }), "my-own-limit");
+    }
+    assert_eq!(limit_count(host(), "my-own-limit"), 0);
+}
+
+#[test]
 fn a_panic_is_a_trap_with_the_panics_words() {
     let failure = fail_with("panic", &json!({ "message": "no\u{1b}[31m paper" }), "trap");
     let message = failure["message"].as_str().expect("a message");

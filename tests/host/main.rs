@@ -31,6 +31,8 @@ mod openapi;
 mod postgres;
 mod prometheus;
 mod retention;
+mod schemathesis;
+mod scraped;
 mod small_disk;
 mod smoke;
 mod start_from;

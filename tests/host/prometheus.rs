@@ -10,13 +10,13 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use crate::exposition::Exposition;
+use crate::exposition::{Exposition, Sample};
 use crate::harness::{TestHost, eventually};
 use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 use crate::team::Team;
 
 /// Set by `cargo xtask test --without-promtool`, which says so at the end. Nothing else leaves it out.
-const WITHOUT_PROMTOOL: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
+pub const WITHOUT_PROMTOOL: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
 const HEALTH: &str = "/workflow-metrics/health";
 
 /// A host that has done something of each kind, for a team named `worked`. Its Redis is away, which it says.
@@ -29,7 +29,8 @@ fn host() -> &'static TestHost {
     })
 }
 
-fn work(team: &Team<'_>) {
+/// Something of each kind.
+pub fn work(team: &Team<'_>) {
     team.script(json!([
         { "op": "count", "name": "counter", "delta": 3, "labels": { "kind": "a" } },
         { "op": "gauge", "name": "gauge", "value": -2.5 },
@@ -75,7 +76,8 @@ fn promtool(arguments: &[&str], folder: &Path, input: &str) {
     assert!(output.status.success(), "promtool {arguments:?}: {said}");
 }
 
-fn deploy() -> PathBuf {
+/// What an operator takes for a Prometheus and a Grafana.
+pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
@@ -143,13 +145,53 @@ fn a_team_sees_the_host_and_itself_and_operators_see_all() {
     };
     let own = teams(&one);
     assert_eq!(of(&own), ["", "seen-one"].map(str::to_owned).into());
-    // The host's own numbers are operations, which name nobody.
-    assert!(own.samples().all(|sample| !sample.has(&[("team", "")]) || sample.name.starts_with("stepwell_operation_")));
+    // The host's own numbers are operations, which name nobody, and alerts, which everybody may see.
+    let everybodys = |name: &str| name.starts_with("stepwell_operation_") || name == "stepwell_alerts_active";
+    assert!(own.samples().all(|sample| !sample.has(&[("team", "")]) || everybodys(&sample.name)));
     assert!(of(&operators(host())).is_superset(&["", "seen-one", "seen-two"].map(str::to_owned).into()));
     let narrowed = Exposition::read(text(&host().request("GET", "/metrics?team=seen-two", "")));
     assert_eq!(of(&narrowed), ["", "seen-two"].map(str::to_owned).into());
     assert_eq!(one.request("GET", "/metrics?team=seen-two", "").status, 403);
     assert_eq!(one.request("GET", "/metrics?tema=seen-one", "").status, 400);
+}
+
+#[test]
+fn active_alerts_are_counted_by_rule_severity_and_state_for_those_who_see_them() {
+    let settings = [
+        ("history.interval", "50ms"),
+        ("alerts.fire_after", "0s"),
+        ("alerts.error_rate.calls_min", "5"),
+        ("alerts.error_rate.severity", "warning"),
+        ("alerts.rejection_rate.enabled", "false"),
+    ];
+    let host = TestHost::with(&settings);
+    let (failing, other) = (Team::new(&host, "failing"), Team::new(&host, "other"));
+    let firing = |severity| [("rule", "error_rate"), ("severity", severity), ("state", "firing")];
+    let of = |team, severity: &'static str| [[("team", team)].as_slice(), &firing(severity)].concat();
+    // What is well is there too, and what is not looked at is not.
+    let well = operators(&host);
+    assert!(well.value("stepwell_alerts_active", &of("", "warning")).abs() < f64::EPSILON);
+    let rejections = [("rule", "rejection_rate")];
+    assert!(well.samples().all(|sample| !sample.has(&rejections)));
+
+    failing.script(json!([]));
+    for _ in 0..5 {
+        let spinning = failing.start_instance(
+            "script",
+            &json!({ "ops": [], "then": { "fatal": { "code": "broken", "message": "is broken" } } }),
+        );
+        assert_eq!(failing.wait(&spinning)["status"], "failed");
+    }
+    let reply = eventually("the step's and the version's alerts fire", || {
+        let reply = host.request("GET", "/metrics", "");
+        let counted = Exposition::read(text(&reply));
+        let ours = of("failing", "warning");
+        let fire = |sample: &Sample| sample.name == "stepwell_alerts_active" && sample.has(&ours) && sample.value > 1.5;
+        counted.samples().any(fire).then_some(reply)
+    });
+    promtool(&["check", "metrics"], Path::new("."), text(&reply));
+    assert!((teams(&failing).value("stepwell_alerts_active", &of("failing", "warning")) - 2.0).abs() < f64::EPSILON);
+    assert!(teams(&other).samples().all(|sample| !sample.has(&[("team", "failing")])));
 }
 
 #[test]

@@ -17,6 +17,10 @@ impl<'a> Team<'a> {
         Self { host, token: host.token_for(name, "somebody", &permissions) }
     }
 
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     pub fn request(&self, method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
         self.host.request_as(&self.token, method, path, body)
     }

@@ -8,6 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::{Value, json};
 
 use crate::collector::{Collector, hex, text};
+use crate::exposition::Exposition;
 use crate::harness::{Reply, TestHost, eventually};
 use crate::postgres;
 
@@ -181,6 +182,65 @@ fn without_a_caller_the_ratio_decides() {
     assert!(request.parent_span_id.is_empty(), "it begins the trace");
     assert_eq!(attribute(request, "http.response.status_code"), "404");
     assert!(!collector.has_seen("/no/such/path"));
+}
+
+fn unfollowed(host: &TestHost) -> f64 {
+    let reply = host.request("GET", "/metrics", "");
+    let text = std::str::from_utf8(&reply.body).expect("is text");
+    Exposition::read(text).value("stepwell_traces_unfollowed_total", &[])
+}
+
+#[test]
+fn callers_without_a_token_are_not_asked() {
+    let collector = Collector::start();
+    let host = host(&collector, &[]);
+    let nobodys = sampled(&"1".repeat(32));
+    for (path, more, status) in [
+        ("/workflow-metrics/health", [("accept", "*/*")], 200),
+        ("/workflow-metrics/dashboard", [("accept", "text/html")], 200),
+        ("/no/such/path", [("accept", "*/*")], 404),
+        ("/workflows", [("accept", "*/*")], 401),
+        ("/workflows", [("authorization", "Bearer sw_0")], 401),
+    ] {
+        let reply = host.send("GET", path, &[more.as_slice(), &[("traceparent", &nobodys)]].concat(), "");
+        assert_eq!((reply.status, reply.header("traceresponse")), (status, None), "{path}");
+    }
+    assert!((unfollowed(&host) - 5.0).abs() < f64::EPSILON);
+    // What comes later arrives later, so what has not arrived by then does not come.
+    let token = format!("Bearer {}", host.token);
+    let followed = host.send("GET", "/workflows", &[("authorization", &token), ("traceparent", &sampled(TRACE))], "");
+    assert!(followed.header("traceresponse").is_some());
+    collector.wait(TRACE, |spans| has(spans, "GET /workflows"));
+    assert!(collector.spans().iter().all(|span| hex(&span.trace_id) == TRACE));
+}
+
+#[test]
+fn callers_have_so_many_requests_traced_in_a_second() {
+    let collector = Collector::start();
+    let ask = |host: &TestHost| {
+        let token = format!("Bearer {}", host.token);
+        let reply = host.send("GET", "/whoami", &[("authorization", &token), ("traceparent", &sampled(TRACE))], "");
+        assert_eq!(reply.status, 200);
+        reply.header("traceresponse").is_some()
+    };
+    let one = host(&collector, &[("tracing.followed_per_second_max", "1")]);
+    assert!(ask(&one));
+    eventually("the second's one is used up", || (!ask(&one)).then_some(()));
+    assert!(unfollowed(&one) >= 1.0);
+    eventually("the next second has another", || ask(&one).then_some(()));
+}
+
+#[test]
+fn what_the_host_samples_is_traced_whatever_callers_may_ask_for() {
+    let collector = Collector::start();
+    let host = host(&collector, &[("tracing.sample_ratio", "1"), ("tracing.followed_per_second_max", "0")]);
+    for (path, status) in [("/workflow-metrics/health", 200), ("/whoami", 401)] {
+        let reply = host.send("GET", path, &[("traceparent", &sampled(TRACE))], "");
+        assert_eq!((reply.status, reply.header("traceresponse").is_some()), (status, true), "{path}");
+    }
+    let spans = collector.wait(TRACE, |spans| spans.len() == 2);
+    assert!(spans.iter().all(|span| hex(&span.parent_span_id) == CALLER));
+    assert!(unfollowed(&host).abs() < f64::EPSILON);
 }
 
 #[test]

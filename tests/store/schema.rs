@@ -81,6 +81,10 @@ fn the_twins_have_the_same_tables_columns_and_indexes() {
             include_str!("../../migrations/sqlite/0003_hosts.sql"),
             include_str!("../../migrations/postgres/0003_hosts.sql"),
         ),
+        (
+            include_str!("../../migrations/sqlite/0010_audit_actor.sql"),
+            include_str!("../../migrations/postgres/0010_audit_actor.sql"),
+        ),
     ] {
         assert_eq!(outline(sqlite), outline(postgres));
     }

@@ -32,6 +32,7 @@ pub(crate) fn ensure() -> Result<Browser, String> {
     }
 }
 
+/// Whether this is a service that runs tests on its own.
 pub(crate) fn is_ci() -> bool {
     std::env::var_os(CI_VARIABLE).is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }

@@ -13,6 +13,7 @@ mod postgres;
 mod process;
 mod promtool;
 mod redis;
+mod schemathesis;
 mod test;
 mod workspace;
 

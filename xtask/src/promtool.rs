@@ -1,28 +1,31 @@
-//! Prometheus' own checker for the tests: it has the last word on what we export and on our rules.
+//! Prometheus and its own checker for the tests: they have the last word on what we export and on our rules.
 
 use std::process::Command;
 
 use crate::{apt, process};
 
-/// Makes sure that there is a `promtool`, and installs it first if it is missing and we may.
+/// What tests start. They come in one package.
+const PROGRAMS: [&str; 2] = ["promtool", "prometheus"];
+
+/// Makes sure that they are there, and installs them first if they are missing and we may.
 ///
 /// # Errors
-/// It is missing and cannot be installed; the text says what to type.
+/// They are missing and cannot be installed; the text says what to type.
 pub(crate) fn ensure() -> Result<(), String> {
     if is_there() {
         return Ok(());
     }
     if apt::may_install().is_err() {
-        return Err("find `promtool`, which checks the metrics and the alert rules\n\
-             hint: install it (Debian: `sudo apt-get install prometheus`, macOS: `brew install prometheus`), or pass \
+        return Err("find `promtool` and `prometheus`, which check the metrics, the alert rules and the dashboard for Grafana\n\
+             hint: install them (Debian: `sudo apt-get install prometheus`, macOS: `brew install prometheus`), or pass \
              --without-promtool"
             .to_owned());
     }
-    super::test::tell("promtool is missing; installing Debian's package `prometheus` with apt-get");
+    super::test::tell("Prometheus is missing; installing Debian's package `prometheus` with apt-get");
     apt::install(&["prometheus"])?;
-    if is_there() { Ok(()) } else { Err("find `promtool` in PATH after its installation".to_owned()) }
+    if is_there() { Ok(()) } else { Err("find `promtool` and `prometheus` after installing them".to_owned()) }
 }
 
 fn is_there() -> bool {
-    process::answer(Command::new("promtool").arg("--version")).is_some()
+    PROGRAMS.iter().all(|program| process::answer(Command::new(program).arg("--version")).is_some())
 }

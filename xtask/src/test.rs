@@ -12,6 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use crate::browser::{self, Browser};
 use crate::mounts;
+use crate::schemathesis::{self, Schemathesis};
 
 /// Where tests find the folder with the guests' components.
 const GUESTS_VARIABLE: &str = "STEPWELL_TEST_GUESTS";
@@ -21,10 +22,14 @@ const POSTGRES_VARIABLE: &str = "STEPWELL_TEST_POSTGRES";
 const WITHOUT_POSTGRES_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
 /// The same for Redis.
 const WITHOUT_REDIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_REDIS";
-/// The same for Prometheus' checker.
+/// The same for Prometheus and its checker.
 const WITHOUT_PROMTOOL_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
 /// The same for mounting file systems.
 const WITHOUT_MOUNTS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_MOUNTS";
+/// The same for Schemathesis.
+const WITHOUT_SCHEMATHESIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_SCHEMATHESIS";
+/// Where tests find its programs.
+const SCHEMATHESIS_VARIABLE: &str = "STEPWELL_TEST_SCHEMATHESIS";
 
 /// `postgres` has the tests of the whole program run on it.
 const DATABASE_VARIABLE: &str = "STEPWELL_TEST_DATABASE";
@@ -40,12 +45,15 @@ pub(crate) struct Options {
     /// Leave out the tests that need Redis; a note says so at the end
     #[arg(long)]
     without_redis: bool,
-    /// Leave out what needs Prometheus' checker `promtool`; a note says so at the end
+    /// Leave out what needs Prometheus and its checker `promtool`; a note says so at the end
     #[arg(long)]
     without_promtool: bool,
     /// Leave out the tests that mount a small file system, as only root may; a note says so at the end
     #[arg(long)]
     without_mounts: bool,
+    /// Leave out what asks for all that the API's description allows; a note says so at the end
+    #[arg(long)]
+    without_schemathesis: bool,
     /// Leave out the tests in a browser; a note says so at the end
     #[arg(long)]
     without_browser: bool,
@@ -82,6 +90,7 @@ pub(crate) fn run(
         crate::promtool::ensure()?;
     }
     let mounts = !options.without_mounts && mounts::may_mount()?;
+    let schemathesis = if options.without_schemathesis { None } else { Some(schemathesis::ensure(root)?) };
     let browser = browser(options)?;
     let guests = build_guests()?;
     let mut command = crate::cargo(root);
@@ -99,6 +108,10 @@ pub(crate) fn run(
     if !mounts {
         command.env(WITHOUT_MOUNTS_VARIABLE, "1");
     }
+    match &schemathesis {
+        Some(Schemathesis::Ready { programs }) => command.env(SCHEMATHESIS_VARIABLE, programs),
+        _ => command.env(WITHOUT_SCHEMATHESIS_VARIABLE, "1"),
+    };
     let mut tally = watch(&mut command)?;
     if options.without_postgres {
         tell("NOTE: nothing was tested on PostgreSQL, because of --without-postgres");
@@ -116,7 +129,16 @@ pub(crate) fn run(
         tell("NOTE: nothing was tested with Redis, because of --without-redis");
     }
     if options.without_promtool {
-        tell("NOTE: promtool checked neither metrics nor rules, because of --without-promtool");
+        tell("NOTE: Prometheus and promtool checked neither metrics nor rules, because of --without-promtool");
+    }
+    match schemathesis {
+        Some(Schemathesis::Ready { .. }) => {}
+        Some(Schemathesis::Missing { why }) => {
+            tell(&format!("NOTE: Schemathesis did not hold the API against its description; failed to {why}"));
+        }
+        None => {
+            tell("NOTE: Schemathesis did not hold the API against its description, because of --without-schemathesis")
+        }
     }
     if !mounts {
         tell(

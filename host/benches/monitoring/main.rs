@@ -6,7 +6,8 @@
 //! the clock readings of the same run.
 //!
 //! The second table: how long `stats` takes with 1,000 operations, at rest and while two threads record all of them
-//! without a pause, which is more than any engine does. What the other two are stands in `share.rs` and `serving.rs`.
+//! without a pause, which is more than any engine does. What the others are stands in `share.rs`, `traced.rs` and
+//! `serving.rs`.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -23,6 +24,7 @@ mod http;
 mod ours;
 mod serving;
 mod share;
+mod traced;
 #[path = "../support/watch.rs"]
 mod watch;
 
@@ -35,6 +37,7 @@ use comfy_table::Table;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use stepwell::clock::Clock;
+use stepwell::config::Config;
 use stepwell::monitor::{Monitor, Operation, Window};
 use support::{Anything, Options, median, quantile};
 
@@ -81,7 +84,7 @@ fn main() -> Result<(), Anything> {
     if options.wants("reading") {
         reading(if options.quick { 50 } else { 500 });
     }
-    if options.wants("share") || options.wants("serving") {
+    if ["share", "tracing", "serving"].iter().any(|table| options.wants(table)) {
         let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         threads.block_on(async move { tokio::spawn(running(options)).await })??;
     }
@@ -98,12 +101,29 @@ async fn running(options: Options) -> Result<(), Anything> {
     if options.wants("share") {
         println!("\n## share\n\n{}", share::table(&ours, &options).await?);
     }
+    if options.wants("tracing") {
+        println!("\n## tracing\n\n{}", tracing(&ours, &options).await?);
+    }
     if options.wants("serving") {
         println!("\n## serving\n\n{}", serving::table(&ours, &options).await?);
     }
     drop(stop);
     serving.await??;
     Ok(())
+}
+
+/// A second host, which is like the first one but for this.
+async fn tracing(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
+    let folder = support::scratch()?;
+    let mut config = Config::defaults()?;
+    config.tracing.otlp_endpoint = traced::collector()?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (traced, serving) = Ours::start_with(config, folder.path(), stopped).await?;
+    closed_loop(8, Duration::from_millis(500), |_| Ok(Arc::clone(&traced)), Ours::through_engine).await?;
+    let table = traced::table(ours, &traced, options).await?;
+    drop(stop);
+    serving.await??;
+    Ok(table)
 }
 
 fn recording(window: Duration, rounds: usize) -> Result<(), Anything> {

@@ -16,7 +16,8 @@ use super::ours::Ours;
 use super::support::{Anything, Options, median};
 
 const CLIENTS: [usize; 2] = [1, 64];
-const STEPS: f64 = 3.0;
+/// Of one instance.
+pub const STEPS: f64 = 3.0;
 
 pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
     let (window, rounds) = options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
@@ -56,7 +57,7 @@ fn records(monitor: &Monitor) -> u64 {
 }
 
 /// What the process has worked.
-fn cpu() -> Result<Duration, Anything> {
+pub fn cpu() -> Result<Duration, Anything> {
     let text = std::fs::read_to_string("/proc/self/stat")?;
     // The name before it may have blanks, and ends with the last parenthesis.
     let (_, fields) = text.rsplit_once(')').ok_or("/proc/self/stat has no name")?;

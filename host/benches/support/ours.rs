@@ -57,7 +57,15 @@ impl Ours {
         folder: &Path,
         stopped: oneshot::Receiver<()>,
     ) -> Result<(Arc<Self>, JoinHandle<Result<(), AppError>>), Anything> {
-        let mut config = Config::defaults()?;
+        Self::start_with(Config::defaults()?, folder, stopped).await
+    }
+
+    /// As [`Ours::start`], with other settings.
+    pub async fn start_with(
+        mut config: Config,
+        folder: &Path,
+        stopped: oneshot::Receiver<()>,
+    ) -> Result<(Arc<Self>, JoinHandle<Result<(), AppError>>), Anything> {
         config.data_dir = folder.join("stepwell");
         let app = App::start(config, Clock::System, support::program()).await?;
         let principal = support::operator()?;

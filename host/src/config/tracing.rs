@@ -34,6 +34,7 @@ section! {
         headers_file: String,
         service_name: String,
         sample_ratio: f64,
+        followed_per_second_max: u32,
         host_calls_max: u32,
         links_max: usize,
         queue_max: usize,

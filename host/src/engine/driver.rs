@@ -234,7 +234,8 @@ impl Engine {
         span.set("stepwell.step.host_calls", ended.usage.host_calls);
         if let Err(failure) = &ended.result {
             span.fail(&failure.code);
-            if failure.blame == Blame::Guest {
+            // A guest's own codes are anything, and no limits.
+            if failure.blame == Blame::Guest && !ended.said_by_guest {
                 self.0.monitor.record_limit(&instance.team, &failure.code);
             }
             tracing::info!(

@@ -1,6 +1,7 @@
 //! `/metrics`: the numbers as Prometheus reads them. What is the monitor's it writes itself; here are the caches, the
 //! committer and the engine, which are the whole host's and name nobody.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -10,10 +11,11 @@ use super::metrics;
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::engine::EngineGauges;
-use crate::model::Principal;
+use crate::model::{Name, Principal};
 use crate::monitor::{Exposition, FamilyKind, SeriesLabels};
 use crate::store::{CacheStats, CommitStats, SecondLevelStats};
 use crate::trace::TraceStats;
+use crate::watch::AlertGroup;
 
 const CONTENT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
@@ -26,7 +28,7 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
     let services = &request.services;
     let mut exposition = Exposition::new(services.config.prometheus.series_max);
     let well = services.pulse.beat(&services.store, &services.clock).await.took.is_some();
-    expose_host(&mut exposition, services, well);
+    expose_host(&mut exposition, services, team.as_ref(), well);
     let monitor = services.monitor.clone();
     let text = metrics::worked_out(move || {
         monitor.expose(team.as_ref(), &mut exposition);
@@ -38,7 +40,7 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
 }
 
 /// First, because of what does not fit the last is left out.
-fn expose_host(to: &mut Exposition, services: &Services, database_is_well: bool) {
+fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, database_is_well: bool) {
     let version = SeriesLabels::new().with("version", env!("CARGO_PKG_VERSION"));
     to.family(FamilyKind::Gauge, "stepwell_build_info", "Which program this is; always 1.").sample(&version, 1_u64);
     let help = "Whether the database answered just now, 1 or 0.";
@@ -47,6 +49,7 @@ fn expose_host(to: &mut Exposition, services: &Services, database_is_well: bool)
     to.single(FamilyKind::Gauge, "stepwell_peers", help, services.store.peers());
     expose_engine(to, services.engine.gauges());
     expose_commits(to, &services.store.commit_stats());
+    expose_alerts(to, &services.watch.alert_counts(team));
     if let Some(traces) = services.tracer.stats() {
         expose_traces(to, traces);
     }
@@ -84,13 +87,26 @@ fn expose_commits(to: &mut Exposition, stats: &CommitStats) {
     to.single(FamilyKind::Gauge, "stepwell_commit_queue", "Commits that wait for their turn now.", queue);
 }
 
+fn expose_alerts(to: &mut Exposition, counts: &BTreeMap<AlertGroup, u64>) {
+    let help = "Alerts that are pending or firing and that this host looks after, as of its last look.";
+    let mut active = to.family(FamilyKind::Gauge, "stepwell_alerts_active", help);
+    for (group, count) in counts {
+        let labels = SeriesLabels::new().with("team", group.team.as_ref().map_or("", Name::as_str));
+        let labels = labels.with("rule", group.rule.as_str()).with("severity", group.severity.as_str());
+        active.sample(&labels.with("state", group.state.as_str()), *count);
+    }
+}
+
 fn expose_traces(to: &mut Exposition, stats: TraceStats) {
-    let TraceStats { exported, dropped, waiting } = stats;
+    let TraceStats { exported, dropped, waiting, unfollowed } = stats;
     to.single(FamilyKind::Counter, "stepwell_traces_exported_total", "Spans that the collector took.", exported);
     let help = "Spans that the collector did not take, or that found the queue full.";
     to.single(FamilyKind::Counter, "stepwell_traces_dropped_total", help, dropped);
     let help = "Spans that wait, or are being sent; at most tracing.queue_max.";
     to.single(FamilyKind::Gauge, "stepwell_traces_waiting", help, waiting);
+    let help =
+        "Requests that their callers wanted traced and that were not: tracing.followed_per_second_max, or no token.";
+    to.single(FamilyKind::Counter, "stepwell_traces_unfollowed_total", help, unfollowed);
 }
 
 fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {

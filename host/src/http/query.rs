@@ -19,10 +19,10 @@ impl Query {
         Self(pairs)
     }
 
-    /// The value of `name`, if given and not empty.
+    /// The value of `name`, if given.
     ///
     /// # Errors
-    /// 400 when it is given twice.
+    /// 400 when it is given twice, or empty: as when it is misspelt, everything would be shown, or silenced.
     pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         let mut found = None;
         let mut twice = false;
@@ -35,7 +35,10 @@ impl Query {
         if twice {
             return Err(ApiError::invalid(format!("the parameter '{name}' is given twice")));
         }
-        Ok(found.filter(|value| !value.is_empty()))
+        if found.as_deref().is_some_and(str::is_empty) {
+            return Err(ApiError::invalid(format!("the parameter '{name}' is empty: give a value, or leave it out")));
+        }
+        Ok(found)
     }
 
     /// The value of `name`, parsed.
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn parameters_are_taken_once_and_none_is_left() {
-        let mut query = query(&[("status", "running"), ("limit", "7"), ("project_id", "")]);
+        let mut query = query(&[("status", "running"), ("limit", "7")]);
         assert_eq!(query.take("status").expect("is fine").as_deref(), Some("running"));
         assert_eq!(query.take("project_id").expect("is fine"), None);
         assert!(query.finish().is_err());
@@ -114,10 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_or_given_twice_is_refused() {
+    fn what_is_out_of_range_empty_or_given_twice_is_refused() {
         for limit in ["0", "201", "-1", "ten"] {
             assert!(query(&[("limit", limit)]).limit().is_err(), "{limit}");
         }
-        assert!(query(&[("a", "1"), ("a", "2")]).take("a").is_err());
+        for pairs in [[("a", "1"), ("a", "2")].as_slice(), &[("a", "")]] {
+            assert!(query(pairs).take("a").is_err(), "{pairs:?}");
+        }
     }
 }

@@ -7,9 +7,13 @@
 //! recording never waits for a reader that works through everything.
 //!
 //! ```
+//! use std::time::Duration;
+//!
 //! use stepwell::clock::Clock;
-//! use stepwell::model::Name;
-//! use stepwell::monitor::{Monitor, Window};
+//! use stepwell::config::Config;
+//! use stepwell::model::{InstanceStatus, Name};
+//! use stepwell::monitor::alerts::Thresholds;
+//! use stepwell::monitor::{Monitor, Surroundings, Window};
 //!
 //! let monitor = Monitor::new(Clock::System, 100);
 //! let team: Name = "billing".parse()?;
@@ -18,8 +22,24 @@
 //! let measurement = pay.measure();
 //! // … the work; a `?` here would count as an error …
 //! measurement.succeed();
+//! // What was timed elsewhere, and what became of workflows.
+//! monitor.record(Some(&team), "step expense/pay", Duration::from_millis(3), true);
+//! monitor.record_instance_created(&team, 1);
+//! monitor.record_instance_ended(&team, InstanceStatus::Completed, Duration::from_secs(2));
+//!
 //! let stats = monitor.stats(Some(&team), Window::Minute);
-//! assert_eq!(stats.operations["step expense/pay"].count, 1);
+//! assert_eq!(stats.operations["step expense/pay"].count, 2);
+//! assert_eq!(stats.lifecycle.completed, 1);
+//!
+//! let around = Surroundings { healthy: true, cache_hit_rate: None, alerts_firing: Some(0) };
+//! let summary = monitor.summary(Some(&team), Window::Minute, around);
+//! assert!(summary.headline.starts_with("All is well"));
+//!
+//! let thresholds = Thresholds::new(&Config::defaults()?.alerts);
+//! assert!(monitor.check_thresholds(&thresholds, Vec::new()).is_empty());
+//!
+//! monitor.reset(Some(&team));
+//! assert_eq!(monitor.stats(Some(&team), Window::Minute).lifecycle.completed, 0);
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
@@ -129,6 +149,7 @@ impl Monitor {
     }
 
     /// Times a call from now until the measurement is dropped. Names as in [`Monitor::operation`].
+    #[doc(alias = "measure_operation")]
     pub fn measure(&self, team: Option<&Name>, name: &str) -> Measurement<'static> {
         self.operation(team, name).into_measurement()
     }
@@ -139,11 +160,18 @@ impl Monitor {
     }
 
     /// Counts created instances.
+    #[doc(alias = "record_workflow_created")]
     pub fn record_instance_created(&self, team: &Name, count: u64) {
         self.scope(Some(team)).lifecycle.record_created(&self.0.ticks, count);
     }
 
     /// Counts an instance that became final, with the time since its creation. A status that is not final is ignored.
+    #[doc(alias(
+        "record_workflow_completed",
+        "record_workflow_rejected",
+        "record_workflow_cancelled",
+        "record_workflow_failed"
+    ))]
     pub fn record_instance_ended(&self, team: &Name, status: InstanceStatus, duration: Duration) {
         self.scope(Some(team)).lifecycle.record_ended(&self.0.ticks, status, duration);
     }
@@ -154,11 +182,13 @@ impl Monitor {
     }
 
     /// Counts approvers asked.
+    #[doc(alias = "record_approval_submitted")]
     pub fn record_approvals_submitted(&self, team: &Name, count: u64) {
         self.scope(Some(team)).approvals.record_submitted(&self.0.ticks, count);
     }
 
     /// Counts an approval that left `pending`, with the time it waited. `pending` itself is ignored.
+    #[doc(alias("record_approval_approved", "record_approval_rejected", "record_approval_expired"))]
     pub fn record_approval_decided(&self, team: &Name, status: ApprovalStatus, waited: Duration) {
         self.scope(Some(team)).approvals.record_decided(&self.0.ticks, status, waited);
     }
@@ -236,6 +266,7 @@ impl Monitor {
 
     /// The host's operations and all numbers of one team; without a team, everybody's added up. Takes about a
     /// microsecond for each operation that was used in the window.
+    #[doc(alias = "get_stats")]
     pub fn stats(&self, team: Option<&Name>, window: Window) -> Stats {
         let now = self.0.ticks.now();
         let scopes = self.0.scopes.seen_by(team);
@@ -307,6 +338,7 @@ impl Monitor {
 
     /// Forgets one team's numbers or, without a team, everybody's and the host's. What is recorded from then on counts.
     /// [`Monitor::drain`] does not notice.
+    #[doc(alias = "reset_metrics")]
     pub fn reset(&self, team: Option<&Name>) {
         let now = self.0.ticks.now();
         self.0.plugins.reset(team);

@@ -109,6 +109,7 @@ pub struct OperationErrors {
 
 impl Monitor {
     /// The numbers in a few words, for one team or, without a team, for an operator.
+    #[doc(alias = "get_summary")]
     pub fn summary(&self, team: Option<&Name>, window: Window, around: Surroundings) -> Summary {
         let now = self.0.ticks.now();
         let scopes = self.0.scopes.seen_by(team);

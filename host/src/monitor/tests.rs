@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::config::Config;
+use crate::model::AlertRule;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -55,6 +57,22 @@ fn a_measurement_that_is_dropped_without_success_is_an_error() {
     );
     under_way.succeed();
     assert!(monitor.stats(None, Window::Start).operations.contains_key("slow"));
+}
+
+#[test]
+fn what_is_over_its_threshold_now_is_told_of_every_team_and_of_the_caches() {
+    let (clock, monitor) = monitor();
+    let thresholds = alerts::Thresholds::new(&Config::defaults().expect("the defaults load").alerts);
+    let caches = |hits| vec![alerts::CacheNumbers { kind: "instances".to_owned(), hits, misses: 1_000 }];
+    (0..50).for_each(|_| monitor.record(Some(&red()), "step expense/pay", MILLISECOND, false));
+    (0..50).for_each(|_| monitor.record(None, "http GET /", MILLISECOND, true));
+    let over = monitor.check_thresholds(&thresholds, caches(10));
+    let found: Vec<_> = over.iter().map(|one| (one.team.clone(), one.rule, one.subject.as_str())).collect();
+    let expected =
+        [(Some(red()), AlertRule::ErrorRate, "step expense/pay"), (None, AlertRule::CacheHitRate, "instances")];
+    assert_eq!(found, expected);
+    clock.advance(Duration::from_secs(3_600));
+    assert_eq!(monitor.check_thresholds(&thresholds, caches(5_000)), [], "it is about the last minutes");
 }
 
 #[test]

@@ -114,6 +114,8 @@ pub struct CapturedMetric {
 pub struct StepEnd {
     /// The output, or why there is none.
     pub result: Result<Value, Failure>,
+    /// The guest said so itself, and nothing stopped it.
+    pub said_by_guest: bool,
     /// What to commit with it. Empty unless the step completed.
     pub effects: Effects,
     /// What it took.

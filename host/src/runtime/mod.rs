@@ -172,7 +172,9 @@ impl Runtime {
                 let bindings = plugin.pre.instantiate_async(&mut store).await?;
                 bindings.stepwell_plugin_step().call_run(&mut store, &guest_call).await
             };
-            let answer = match answer.await {
+            let answer = answer.await;
+            let said_by_guest = matches!(answer, Ok(Err(_)));
+            let answer = match answer {
                 Err(error) => Err(shared.failure(&error, store.data())),
                 Ok(Err(error)) => Err(guest_failure(error)),
                 Ok(Ok(output)) => parse_output(output, shared.services.limits.payload_bytes_max),
@@ -186,13 +188,13 @@ impl Runtime {
                 Ok(_) => store.into_data().effects.into_effects(),
                 Err(_) => Effects::default(),
             };
-            (answer, effects, usage)
+            (answer, said_by_guest, effects, usage)
         });
-        let (result, effects, usage) = match attempt.await {
+        let (result, said_by_guest, effects, usage) = match attempt.await {
             Ok(ended) => ended,
-            Err(failure) => (Err(failure), Effects::default(), Usage { wall: deadline, ..Usage::default() }),
+            Err(failure) => (Err(failure), false, Effects::default(), Usage { wall: deadline, ..Usage::default() }),
         };
-        StepEnd { result, effects, usage, started_at, finished_at: clock.now() }
+        StepEnd { result, said_by_guest, effects, usage, started_at, finished_at: clock.now() }
     }
 }
 

@@ -149,8 +149,9 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
         format!(
             "{numbers} INSERT INTO audit (id, at, team, actor, actor_team, action, subject, detail, outcome, request_id) \
              SELECT {id}, {micros} + i * 1000000, CASE WHEN i % 5 = 0 THEN '' WHEN i % 20 = 1 THEN 'acme' \
-             ELSE 'team-' || (i % 99) END, 'user-' || (i % 7), 'acme', CASE WHEN i % 3 = 0 THEN 'token.create' \
-             ELSE 'cache.clear' END, 'thing-' || (i % 50), 'text', 'done', i FROM n"
+             ELSE 'team-' || (i % 99) END, CASE WHEN i % 200 = 1 THEN 'seldom' ELSE 'user-' || (i % 7) END, \
+             'acme', CASE WHEN i % 3 = 0 THEN 'token.create' ELSE 'cache.clear' END, 'thing-' || (i % 50), \
+             'text', 'done', i FROM n"
         ),
         "ANALYZE".to_owned(),
     ] {
@@ -180,6 +181,7 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
             &Page { after: Some(Cursor { at: Some(seconds(1_000)), key: Uuid::nil() }), limit: PAGE },
         )
     };
+    let by_actor = || AuditFilter { actor: Some("seldom".to_owned()), ..AuditFilter::default() };
     let filter = InstanceFilter::default;
     let asked = ApprovalFilter::default;
     let (all, by_name) = (Period::default(), Cursor { at: None, key: name("w-5") });
@@ -311,6 +313,8 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         // The audit: a team's, everybody's, what is too old, whose is too much and which.
         ("idx_audit_team_at", audit_list(Some(&acme()), AuditFilter::default())),
         ("idx_audit_at", audit_list(None, AuditFilter::default())),
+        ("idx_audit_actor_team_at", audit_list(Some(&acme()), by_actor())),
+        ("idx_audit_actor_at", audit_list(None, by_actor())),
         ("idx_audit_at", Sql::with_binds(audit::OLD, vec![micros(seconds(40)), Bind::Number(PAGE.into())])),
         ("idx_audit_team_at", Sql::with_binds(audit::NEXT_TEAM, vec!["acme".into()])),
         ("idx_audit_team_at", Sql::with_binds(audit::FIRST_TOO_MANY, vec!["acme".into(), Bind::Number(10)])),

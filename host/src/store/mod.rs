@@ -266,6 +266,11 @@ impl Store {
         self.core().caches.advice()
     }
 
+    /// This host, as its rows name it.
+    pub fn host_id(&self) -> Uuid {
+        self.core().host.id
+    }
+
     /// Other hosts on this database that were alive when the lease was last renewed.
     pub fn peers(&self) -> u64 {
         self.core().host.peers()

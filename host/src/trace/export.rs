@@ -47,14 +47,10 @@ pub enum TraceError {
 }
 
 /// How sending does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TraceStats {
-    /// Spans that the collector took.
-    pub exported: u64,
-    /// Spans that it did not take, or that found the queue full.
-    pub dropped: u64,
-    /// Spans that wait, or are being sent.
-    pub waiting: u64,
+pub(super) struct ExportStats {
+    pub(super) exported: u64,
+    pub(super) dropped: u64,
+    pub(super) waiting: u64,
 }
 
 /// Where spans go when they have ended.
@@ -109,8 +105,8 @@ impl Export {
         self.processor.on_end(span);
     }
 
-    pub(super) fn stats(&self) -> TraceStats {
-        TraceStats {
+    pub(super) fn stats(&self) -> ExportStats {
+        ExportStats {
             exported: self.counts.exported.load(Ordering::Relaxed),
             dropped: self.counts.dropped.load(Ordering::Relaxed),
             waiting: u64::try_from(self.counts.waiting.load(Ordering::Relaxed)).unwrap_or(u64::MAX),

@@ -12,6 +12,7 @@
 //! keys and values, and raw paths are never among them.
 
 mod export;
+mod follow;
 mod span;
 
 use std::sync::Arc;
@@ -21,8 +22,9 @@ use opentelemetry::InstrumentationScope;
 pub use opentelemetry::trace::SpanKind;
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample as _};
 
-use self::export::Export;
-pub use self::export::{TraceError, TraceStats};
+pub use self::export::TraceError;
+use self::export::{Export, ExportStats};
+use self::follow::Follow;
 pub use self::span::{Attribute, Span};
 use crate::clock::{Clock, Timestamp};
 use crate::config::TracingConfig;
@@ -32,9 +34,34 @@ use crate::model::{Instance, InstanceStatus, TraceParent};
 #[derive(Clone)]
 pub struct Tracer(Option<Arc<Shared>>);
 
+/// Who asks for something, as far as it is known before the request is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Somebody who works in no trace, or the host itself.
+    Untraced,
+    /// Somebody who works in this span and needs a token. If it turns out that there is none, [`Span::disown`].
+    Holder(TraceParent),
+    /// Anybody, who works in this span.
+    Anybody(TraceParent),
+}
+
+/// How recording does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceStats {
+    /// Spans that the collector took.
+    pub exported: u64,
+    /// Spans that it did not take, or that found the queue full.
+    pub dropped: u64,
+    /// Spans that wait, or are being sent.
+    pub waiting: u64,
+    /// Requests that their callers wanted to be recorded, and that were not.
+    pub unfollowed: u64,
+}
+
 struct Shared {
     clock: Clock,
     sampler: Sampler,
+    follow: Follow,
     scope: InstrumentationScope,
     export: Export,
     host_calls_max: u32,
@@ -56,6 +83,7 @@ impl Tracer {
         let Some(url) = config.traces_url() else { return Ok(Self::off()) };
         Ok(Self(Some(Arc::new(Shared {
             sampler: Sampler::TraceIdRatioBased(config.sample_ratio),
+            follow: Follow::new(config.followed_per_second_max, clock.monotonic()),
             scope: InstrumentationScope::builder("stepwell").with_version(env!("CARGO_PKG_VERSION")).build(),
             export: Export::start(config, &url, headers, clock.clone())?,
             host_calls_max: config.host_calls_max,
@@ -64,17 +92,28 @@ impl Tracer {
         }))))
     }
 
-    /// The first span here of something that came from outside. What its caller has decided holds; without a caller
-    /// `tracing.sample_ratio` of them are recorded.
-    pub fn root(&self, kind: SpanKind, caller: Option<TraceParent>) -> Span {
+    /// The first span here of something that came from outside. `tracing.sample_ratio` of them are recorded; beyond
+    /// that, what their callers want recorded, if they may ask and up to `tracing.followed_per_second_max`. What its
+    /// caller does not want recorded is not.
+    pub fn root(&self, kind: SpanKind, caller: Caller) -> Span {
         let Some(shared) = &self.0 else { return Span::none() };
+        // By an id of our own also where the caller has one: the caller may have chosen it.
+        let sampled = shared.sampled_trace(&kind);
+        let (Caller::Holder(parent) | Caller::Anybody(parent)) = caller else {
+            return sampled.map_or_else(Span::none, |trace_id| Span::begin(shared, kind, trace_id, None, false));
+        };
+        if !parent.sampled {
+            return Span::none();
+        }
+        let begin = || Span::begin(shared, kind, parent.trace_id, Some(parent), true);
         match caller {
-            Some(caller) if caller.sampled => Span::begin(shared, kind, caller.trace_id, Some(caller), true),
-            Some(_) => Span::none(),
-            None => match shared.sampled_trace(&kind) {
-                Some(trace_id) => Span::begin(shared, kind, trace_id, None, false),
-                None => Span::none(),
-            },
+            _ if sampled.is_some() => begin(),
+            Caller::Holder(_) if shared.follow.admits(shared.clock.monotonic()) => begin().on_the_callers_word(),
+            Caller::Holder(_) => Span::none(),
+            _ => {
+                shared.follow.refuse();
+                Span::none()
+            }
         }
     }
 
@@ -112,7 +151,10 @@ impl Tracer {
 
     /// How many spans were sent and dropped; none if nothing is recorded.
     pub fn stats(&self) -> Option<TraceStats> {
-        self.0.as_ref().map(|shared| shared.export.stats())
+        self.0.as_ref().map(|shared| {
+            let ExportStats { exported, dropped, waiting } = shared.export.stats();
+            TraceStats { exported, dropped, waiting, unfollowed: shared.follow.refused() }
+        })
     }
 
     /// Sends what is left, and then nothing more. What the collector does not take within the time is dropped.

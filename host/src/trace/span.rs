@@ -21,6 +21,8 @@ struct Recording {
     data: SpanData,
     /// When it began; none if its end is known already.
     began: Option<Instant>,
+    /// Recorded only because the caller wants it.
+    followed: bool,
 }
 
 /// A value of an attribute. Texts are copied only into spans that are recorded.
@@ -102,6 +104,21 @@ impl Span {
         let mut recording = Recording::new(shared, SpanKind::Internal, own, Some(parent), from);
         recording.data.end_time = system_time(to.max(from));
         Self(Some(Box::new(recording)))
+    }
+
+    /// Recorded only because the caller wants it.
+    pub(super) fn on_the_callers_word(mut self) -> Self {
+        if let Some(recording) = &mut self.0 {
+            recording.followed = true;
+        }
+        self
+    }
+
+    /// Its caller turns out to be nobody: forgets the span, unless it would have been recorded anyway.
+    pub fn disown(&mut self) {
+        if let Some(recording) = self.0.take_if(|recording| recording.followed) {
+            recording.shared.follow.take_back();
+        }
     }
 
     /// What its parts have as their parent; none if it is not recorded, and then they are not either.
@@ -186,7 +203,7 @@ impl Recording {
             status: Status::Unset,
             instrumentation_scope: shared.scope.clone(),
         };
-        Self { shared: Arc::clone(shared), own, data, began: None }
+        Self { shared: Arc::clone(shared), own, data, began: None, followed: false }
     }
 }
 

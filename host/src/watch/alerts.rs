@@ -1,9 +1,13 @@
 //! Looks at the numbers, writes what becomes of the alerts, and says who is to be told.
 
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
 use super::look::{Looked, Looking, look};
-use super::{LiveAlert, Shared, Watch, WatchParts};
+use super::{AlertGroup, LiveAlert, Shared, Watch, WatchParts};
 use crate::clock::Timestamp;
-use crate::model::{AlertEventKind, AlertState, Name};
+use crate::model::{AlertEventKind, AlertRule, AlertState, Name};
 use crate::monitor::alerts::{CacheNumbers, Muted, Reading, RecentHits, owed, read};
 use crate::store::{Alert, HistoryStep, Silence, StoreError};
 
@@ -41,7 +45,7 @@ impl Lookout {
         }
         let silences = parts.store.silences(None, now).await?;
         silence(&mut watched.alerts, &silences);
-        shared.feed.show_alerts(live(&watched.alerts));
+        shared.feed.show_alerts(live(&watched.alerts, watched.own));
         let is_free = |alert: &&Alert| watched.is_ours(alert) && !in_hand.contains(&alert.id);
         for alert in watched.alerts.iter().filter(is_free) {
             let muted = Muted { acknowledged: alert.acknowledged.is_some(), silenced: alert.silenced_until.is_some() };
@@ -92,7 +96,7 @@ impl Watch {
     /// The database's.
     pub async fn refresh_alerts(&self) -> Result<(), StoreError> {
         let alerts = self.active_alerts(None).await?;
-        self.0.feed.show_alerts(live(&alerts));
+        self.0.feed.show_alerts(live(&alerts, self.0.parts.store.host_id()));
         Ok(())
     }
 
@@ -113,6 +117,22 @@ impl Watch {
     pub fn alerts_firing(&self, team: Option<&Name>) -> u64 {
         self.0.feed.alerts_firing(team)
     }
+
+    /// How many alerts are pending or firing that this host looks after and the team may see, as of the last look;
+    /// without a team, of everybody. Those of other hosts are counted there, so that the sum over all hosts is right.
+    /// Of the host's own there is a number for each rule that is on, even if it is 0, so that nobody takes a rule
+    /// without alerts for one that is not looked at.
+    pub fn alert_counts(&self, team: Option<&Name>) -> BTreeMap<AlertGroup, u64> {
+        let mut counts = self.0.feed.alert_counts(team);
+        for rule in AlertRule::ALL {
+            let Some(limit) = self.0.thresholds.general(*rule) else { continue };
+            for state in [AlertState::Pending, AlertState::Firing] {
+                let group = AlertGroup { team: None, rule: *rule, severity: limit.severity, state };
+                counts.entry(group).or_default();
+            }
+        }
+        counts
+    }
 }
 
 fn silence(alerts: &mut [Alert], silences: &[Silence]) {
@@ -122,11 +142,16 @@ fn silence(alerts: &mut [Alert], silences: &[Silence]) {
     }
 }
 
-fn live(alerts: &[Alert]) -> Vec<LiveAlert> {
+fn live(alerts: &[Alert], own: Uuid) -> Vec<LiveAlert> {
     let active = alerts.iter().filter(|alert| alert.condition.state != AlertState::Resolved);
     let shown = active.map(|alert| LiveAlert {
-        team: alert.key.team.clone(),
-        firing: alert.condition.state == AlertState::Firing,
+        group: AlertGroup {
+            team: alert.key.team.clone(),
+            rule: alert.key.rule,
+            severity: alert.severity,
+            state: alert.condition.state,
+        },
+        ours: alert.host == own,
         body: serde_json::to_value(alert).unwrap_or_default(),
     });
     shown.collect()

@@ -4,7 +4,7 @@
 //! is queued. A subscriber that is slow finds the newest snapshot when it looks again, and never learns of those that it
 //! missed, so that it costs no memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LiveConfig;
-use crate::model::Name;
+use crate::model::{AlertRule, AlertState, Name, Severity};
 
 /// What a subscriber is told, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,13 +35,26 @@ pub enum SubscriptionError {
     Closed,
 }
 
+/// Alerts that count as one number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AlertGroup {
+    /// Whose they are; none for the host's own.
+    pub team: Option<Name>,
+    /// What they break.
+    pub rule: AlertRule,
+    /// How soon somebody should look.
+    pub severity: Severity,
+    /// Pending or firing.
+    pub state: AlertState,
+}
+
 /// An alert as subscribers see it.
 #[derive(Clone, Debug)]
 pub(super) struct LiveAlert {
-    /// Whose it is; the host's are for everybody.
-    pub(super) team: Option<Name>,
-    /// It has lasted as long as its rule asks for.
-    pub(super) firing: bool,
+    /// What it counts as. The host's alerts are for everybody.
+    pub(super) group: AlertGroup,
+    /// This host looks after it, and no other counts it.
+    pub(super) ours: bool,
     /// All of it.
     pub(super) body: Value,
 }
@@ -179,7 +192,17 @@ impl Feed {
     /// Those that fire, of what was shown last.
     pub(super) fn alerts_firing(&self, team: Option<&Name>) -> u64 {
         let alerts = Arc::clone(&self.state.lock().alerts);
-        visible(team, &alerts).filter(|alert| alert.firing).count() as u64
+        visible(team, &alerts).filter(|alert| alert.is_firing()).count() as u64
+    }
+
+    /// How many alerts are this host's to look after, of what was shown last.
+    pub(super) fn alert_counts(&self, team: Option<&Name>) -> BTreeMap<AlertGroup, u64> {
+        let alerts = Arc::clone(&self.state.lock().alerts);
+        let mut counts = BTreeMap::new();
+        for alert in visible(team, &alerts).filter(|alert| alert.ours) {
+            *counts.entry(alert.group.clone()).or_default() += 1;
+        }
+        counts
     }
 
     /// Ends all subscriptions.
@@ -196,6 +219,13 @@ impl Feed {
     }
 }
 
+impl LiveAlert {
+    /// It has lasted as long as its rule asks for.
+    fn is_firing(&self) -> bool {
+        self.group.state == AlertState::Firing
+    }
+}
+
 impl State {
     fn forget_who_left(&mut self) {
         self.scopes.retain(|_, senders| senders.receivers() > 0);
@@ -209,11 +239,13 @@ impl Senders {
 }
 
 fn visible<'a>(team: Option<&Name>, alerts: &'a [LiveAlert]) -> impl Iterator<Item = &'a LiveAlert> {
-    alerts.iter().filter(move |alert| team.is_none() || alert.team.is_none() || alert.team.as_ref() == team)
+    alerts
+        .iter()
+        .filter(move |LiveAlert { group, .. }| team.is_none() || group.team.is_none() || group.team.as_ref() == team)
 }
 
 fn stats_text(mut snapshot: Value, team: Option<&Name>, alerts: &[LiveAlert]) -> Arc<str> {
-    let firing = visible(team, alerts).filter(|alert| alert.firing).count();
+    let firing = visible(team, alerts).filter(|alert| alert.is_firing()).count();
     if let Some(fields) = snapshot.as_object_mut() {
         fields.insert("alerts_firing".to_owned(), firing.into());
     }
@@ -240,7 +272,8 @@ mod tests {
     }
 
     fn alert(team: Option<Name>, name: &str) -> LiveAlert {
-        LiveAlert { team, firing: true, body: json!({ "id": name }) }
+        let (rule, severity, state) = (AlertRule::ErrorRate, Severity::Critical, AlertState::Firing);
+        LiveAlert { group: AlertGroup { team, rule, severity, state }, ours: true, body: json!({ "id": name }) }
     }
 
     async fn two(subscription: &mut Subscription) -> [String; 2] {
@@ -285,6 +318,22 @@ mod tests {
         feed.show_alerts(vec![alert(None, "host"), alert(Some(acme), "ours")]);
         let text = r#"{"alerts":[{"id":"host"},{"id":"ours"}]}"#;
         assert_eq!(ours.next().await, Some(Update::Alerts(text.into())));
+    }
+
+    #[test]
+    fn alerts_that_are_alike_are_counted_by_the_host_that_looks_after_them() {
+        let feed = feed(9, 9);
+        let (acme, rival) = (team("acme"), team("rival"));
+        let other_hosts = LiveAlert { ours: false, ..alert(Some(acme.clone()), "elsewhere") };
+        let ours = ["one", "two"].map(|name| alert(Some(acme.clone()), name));
+        let others = [other_hosts, alert(None, "host"), alert(Some(rival.clone()), "theirs")];
+        feed.show_alerts([ours.as_slice(), &others].concat());
+        let counts = |team: Option<&Name>| -> Vec<_> {
+            feed.alert_counts(team).into_iter().map(|(group, count)| (group.team, count)).collect()
+        };
+        assert_eq!(counts(Some(&acme)), [(None, 1), (Some(acme.clone()), 2)]);
+        assert_eq!(counts(None), [(None, 1), (Some(acme.clone()), 2), (Some(rival), 1)]);
+        assert_eq!(feed.alerts_firing(Some(&acme)), 4, "who looks sees those of all hosts");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::feed::{Subscription, SubscriptionError, Update};
+pub use self::feed::{AlertGroup, Subscription, SubscriptionError, Update};
 
 use self::feed::{Feed, LiveAlert};
 use self::ticker::Ticker;

@@ -26,7 +26,7 @@ use crate::model::TraceParent;
 use crate::monitor::alerts::{Notice, ToldState};
 use crate::outgoing;
 use crate::store::Alert;
-use crate::trace::SpanKind;
+use crate::trace::{Caller, SpanKind};
 
 /// Messages in hand; further ones are owed until the next look.
 const QUEUE_MAX: usize = 64;
@@ -118,7 +118,7 @@ impl Sender {
         let mut attempt = 1;
         loop {
             let began = parts.clock.monotonic();
-            let mut span = parts.tracer.root(SpanKind::Client, None).named("POST");
+            let mut span = parts.tracer.root(SpanKind::Client, Caller::Untraced).named("POST");
             span.set("http.request.method", "POST");
             let sent = self.attempt(parts.clock.now(), Arc::clone(body), span.context()).await;
             if sent.is_err() {

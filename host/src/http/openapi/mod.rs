@@ -244,7 +244,12 @@ impl Described<'_> {
     fn parameter(&self, name: &str, place: &str, written: &Value) -> Value {
         let written = if written.is_null() { self.area.parameters.get(name) } else { Some(written) };
         let written = written.or_else(|| self.common.get(name)).expect("the parameter is described");
-        let schema = self.schemas.expand(written.get("schema").expect("the parameter has a schema"));
+        let mut schema = self.schemas.expand(written.get("schema").expect("the parameter has a schema"));
+        let text = json!("string");
+        if let (true, Value::Object(schema)) = (schema.get("type") == Some(&text), &mut schema) {
+            // Whatever it is about, in `query.rs`; and a path has no empty part.
+            schema.entry("minLength").or_insert(json!(1));
+        }
         let example = written.get("example").cloned().or_else(|| self.schemas.example(&schema));
         let mut shown = json!({
             "name": name,

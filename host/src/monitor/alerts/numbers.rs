@@ -1,10 +1,19 @@
 //! The monitor's numbers as the rules want them: of each team on its own.
 
-use super::{LifecycleNumbers, Numbers, OperationNumbers};
+use super::{CacheNumbers, LifecycleNumbers, Numbers, OperationNumbers, Reading, Thresholds};
 use crate::monitor::operations::{OperationStats, each_operation};
 use crate::monitor::{Monitor, Window};
 
 impl Monitor {
+    /// What is over its threshold at this moment, of the host and of every team, and over enough traffic to say so.
+    /// `caches` are the store's, of the last minutes: [`RecentHits`](super::RecentHits). The host's alerts are this, and
+    /// that it stays so for long enough: [`advance`](super::advance).
+    #[doc(alias = "check_performance_thresholds")]
+    pub fn check_thresholds(&self, thresholds: &Thresholds, caches: Vec<CacheNumbers>) -> Vec<Reading> {
+        let numbers = Numbers { caches, ..self.watched(thresholds.window()) };
+        super::check_thresholds(thresholds, &numbers)
+    }
+
     /// What the rules are about, without the caches, which the store counts. Teams beyond
     /// [`TEAMS_MAX`](crate::monitor::TEAMS_MAX) are not watched: their numbers are added up, and belong to nobody who
     /// could be told. Takes about a microsecond for each operation that was used in the window.

@@ -1,0 +1,89 @@
+//! The API as programs see it that know nothing but its description. Schemathesis asks for what the description allows
+//! and for what it forbids, one route after the other and one with what another has answered, and holds every answer
+//! against it. What it does is in `tests/schemathesis/`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::harness::TestHost;
+use crate::team::Team;
+
+/// The folder with its programs; `cargo xtask test` installs them and says where.
+const PROGRAMS: &str = "STEPWELL_TEST_SCHEMATHESIS";
+/// Set by `cargo xtask test --without-schemathesis`, which says so at the end. Nothing else leaves it out.
+const WITHOUT: &str = "STEPWELL_TEST_WITHOUT_SCHEMATHESIS";
+
+/// Where the programs are; none if they are left out.
+fn programs() -> Option<PathBuf> {
+    if std::env::var_os(WITHOUT).is_some() {
+        return None;
+    }
+    let programs = std::env::var_os(PROGRAMS);
+    Some(
+        programs.expect("this needs Schemathesis: run `cargo xtask test`, or name the folder with its programs").into(),
+    )
+}
+
+/// A host with something of each kind, for the operator's team.
+fn host() -> TestHost {
+    let host = TestHost::start();
+    host.scenario("script");
+    assert_eq!(host.run("script", &json!({ "ops": [] }))["status"], "completed");
+    host.apply("name: ask\nsteps:\n  - { id: it, approval: { title: Go on?, approvers: [operator], expires_in: 1h } }");
+    host.start_instance("ask", &json!({}));
+    host
+}
+
+#[track_caller]
+fn nothing_is_found(host: &TestHost, token: &str) {
+    let Some(programs) = programs() else { return };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/schemathesis");
+    // Where it looks for its settings, and leaves what it would remember from one run to the next.
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for name in ["schemathesis.toml", "hooks.py"] {
+        std::fs::copy(source.join(name), folder.path().join(name)).expect("is copied");
+    }
+    let output = Command::new(programs.join("st"))
+        .current_dir(folder.path())
+        .args([
+            "--no-color",
+            "run",
+            &format!("{}/openapi.json", host.url),
+            "--header",
+            &format!("Authorization: Bearer {token}"),
+        ])
+        .output()
+        .expect("Schemathesis starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    // It was let in, and the description's examples mean something.
+    assert_ne!(host.get("/audit?action=silence.create&limit=1")["items"], json!([]), "{said}");
+}
+
+#[test]
+fn nothing_that_an_operator_asks_for_is_answered_otherwise_than_described() {
+    let host = host();
+    nothing_is_found(&host, &host.token);
+}
+
+#[test]
+fn nothing_that_a_team_asks_for_is_answered_otherwise_than_described() {
+    let host = host();
+    let team = Team::new(&host, "acme");
+    team.script(json!([]));
+    nothing_is_found(&host, team.token());
+}
+
+#[test]
+fn the_description_is_openapi() {
+    let Some(programs) = programs() else { return };
+    let host = TestHost::start();
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("openapi.json");
+    std::fs::write(&path, host.send("GET", "/openapi.json", &[], "").body).expect("is written");
+    let output = Command::new(programs.join("openapi-spec-validator")).args(["--schema", "3.1"]).arg(path).output();
+    let output = output.expect("the validator starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
