@@ -254,21 +254,26 @@ impl Engine {
     /// # Errors
     /// No such instance, or it has ended already.
     pub async fn cancel(&self, principal: &Principal, instance_id: Uuid) -> Result<Arc<Instance>, EngineError> {
+        let known = self.load(instance_id).await?;
+        self.cancel_known(principal, known).await
+    }
+
+    /// As [`Engine::cancel`], on an instance that was read.
+    async fn cancel_known(&self, principal: &Principal, known: Option<Progress>) -> Result<Arc<Instance>, EngineError> {
         let not_found = || EngineError::NotFound("there is no such instance".to_owned());
-        let instance = self.0.store.instance(&principal.team, instance_id).await?.ok_or_else(not_found)?;
         let ended = |instance: &Instance| {
             EngineError::Conflict(format!("the instance is {} already", instance.status.as_str()))
         };
-        if instance.status.is_final() {
-            return Err(ended(&instance));
+        let known = known.filter(|known| known.instance.team == principal.team).ok_or_else(not_found)?;
+        if known.instance.status.is_final() {
+            return Err(ended(&known.instance));
         }
-        let by = principal.user.clone();
-        let progress =
-            self.change(instance_id, None, Event::Cancelled { by: by.clone() }).await.map_err(|error| match error {
-                ChangeError::Store(error) => EngineError::Store(error),
-                ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
-                ChangeError::Gone | ChangeError::Decision(_) => not_found(),
-            })?;
+        let event = Event::Cancelled { by: principal.user.clone() };
+        let progress = self.change(known.instance.id, Some(known), event).await.map_err(|error| match error {
+            ChangeError::Store(error) => EngineError::Store(error),
+            ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
+            ChangeError::Gone | ChangeError::Decision(_) => not_found(),
+        })?;
         if progress.instance.status != crate::model::InstanceStatus::Cancelled {
             return Err(ended(&progress.instance));
         }
