@@ -28,6 +28,28 @@ fn steps_run_in_order_and_an_unneeded_approval_is_skipped() {
 }
 
 #[test]
+fn an_instance_whose_steps_follow_each_other_is_due_since_the_first_of_them() {
+    let mut stage = expense();
+    let created_at = stage.progress.instance.created_at;
+    stage.now = stage.now.after(Duration::from_secs(5));
+    stage.complete(json!({ "risk": 10 }));
+    assert_eq!(stage.ready().as_deref(), Some("pay"));
+    assert_eq!(stage.progress.instance.wake_at, Some(created_at));
+}
+
+#[test]
+fn a_decision_makes_an_instance_due_at_once() {
+    let mut stage = expense();
+    stage.complete(json!({ "risk": 90 }));
+    assert!(stage.progress.instance.wake_at.expect("an approval runs out") > stage.now);
+    stage.now = stage.now.after(Duration::from_secs(5));
+    stage.decide("bob", Decision::Approve).expect("is pending");
+    stage.decide("eve", Decision::Approve).expect("is pending");
+    assert_eq!(stage.ready().as_deref(), Some("pay"));
+    assert_eq!(stage.progress.instance.wake_at, Some(stage.now));
+}
+
+#[test]
 fn a_quorum_of_approvers_lets_the_instance_go_on_and_frees_the_others() {
     let mut stage = expense();
     let change = stage.complete(json!({ "risk": 90 }));

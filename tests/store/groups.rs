@@ -3,11 +3,13 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
-use stepwell::model::{Guard, Instance, NewInstance, StorageWrite, WriteAction};
+use serde_json::json;
+use stepwell::model::{Guard, Instance, InstanceStatus, NewInstance, StorageWrite, WriteAction};
 use stepwell::store::{CommitError, Created, INVALID_VALUE, NOT_A_NUMBER, StepCommit, Store, StoreError};
 
-use crate::databases::{Database, on_both_databases};
+use crate::databases::{Database, START, on_both_databases};
 use crate::fixtures::{acme, guarded, instance, key, load, new_instance, put, read, step, workflow};
 
 /// Something that goes into a group.
@@ -146,6 +148,47 @@ fn what_was_refused_stands_in_nobodys_way() {
         assert_eq!(ends, [End::Conflict, End::Rejected(INVALID_VALUE), End::Written]);
         assert_eq!(value(&store, "seat").await.as_deref(), Some("b"));
         assert_eq!(load(&store, a.id).await.instance.version, 1);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_group_writes_steps_whose_instance_moves_on_and_steps_whose_instance_stays_where_it_is() {
+    on_both_databases(|database| async move {
+        let store = database.open().await;
+        let all = instances(&store, 5).await;
+        let [stays, waits, wakes, ends, mut stale] = all.try_into().expect("there are five");
+        let change = |instance: &Instance, change: fn(&mut Instance)| {
+            let mut commit = step(instance);
+            commit.instance.updated_at = START.after(Duration::from_secs(7));
+            commit.instance.current_step = Some("check".parse().expect("is a step id"));
+            change(&mut commit.instance);
+            commit
+        };
+        let mut commits = vec![
+            change(&stays, |_| {}),
+            change(&waits, |instance| instance.status = InstanceStatus::Waiting),
+            change(&wakes, |instance| instance.wake_at = Some(START.after(Duration::from_secs(9)))),
+            change(&ends, |instance| {
+                instance.status = InstanceStatus::Completed;
+                instance.output = Some(json!({ "fine": true }));
+                instance.completed_at = Some(START.after(Duration::from_secs(7)));
+                instance.wake_at = None;
+            }),
+        ];
+        stale.version += 7;
+        for written in [commits.clone(), vec![change(&stays, |instance| instance.version += 1)]] {
+            let jobs = written.iter().cloned().chain([change(&stale, |_| {})]);
+            let found = in_one_group(&database, &store, jobs.map(|commit| Job::Step(Box::new(commit))).collect()).await;
+            let mut expected = vec![End::Written; written.len()];
+            expected.push(End::Conflict);
+            assert_eq!(found, expected);
+        }
+        commits[0].instance.version += 1;
+        for commit in commits {
+            let expected = Instance { version: commit.instance.version + 1, ..commit.instance };
+            assert_eq!(load(&store, expected.id).await.instance, expected);
+        }
         store.close().await;
     });
 }

@@ -11,9 +11,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{Engine, EngineError, InstanceStart, json_bytes, no_such_instance, restore};
@@ -22,9 +24,9 @@ use crate::model::transition::Progress;
 use crate::model::{Approval, Decision, Name, Principal};
 use crate::store::{Created, InstanceState, StoreError};
 
-/// Decisions or cancellations of one chunk that are under way at the same time: enough for the committer to gather
-/// them, and not so many that everybody else waits for a connection to read with.
-const CHANGES_AT_ONCE: usize = 32;
+/// Decisions of one chunk that read their instance for themselves at the same time: not so many that everybody else
+/// waits for a connection to read with.
+const READS_AT_ONCE: usize = 4;
 
 /// One result for each item, in the order of the items. The outer error means that nothing was done.
 pub type BatchResults<T> = Result<Vec<Result<T, EngineError>>, EngineError>;
@@ -90,8 +92,9 @@ impl BatchProcessor {
     /// Replaces the metadata of instances, or cancels them.
     ///
     /// The metadata of a chunk is one transaction, except for rows that another transaction has locked; each
-    /// cancellation is a commit of its own, but a chunk's instances are read together. Items may name the same instance: they happen in their order, so the last
-    /// metadata stays, and a second cancellation is a conflict as it would be in a second request.
+    /// cancellation is a commit of its own, but those of a chunk are read together, and reach the committer together,
+    /// which writes them in one transaction as a rule. Items may name the same instance: they happen in their order, so
+    /// the last metadata stays, and a second cancellation is a conflict as it would be in a second request.
     ///
     /// # Errors
     /// More than `batch.items_max` items. An item's errors: no such instance in the team; metadata that is no object or
@@ -104,7 +107,8 @@ impl BatchProcessor {
     /// Records an approver's decisions.
     ///
     /// Each is independent of the others, in a commit of its own, as [`Engine::decide`] does it; but a chunk's approvals
-    /// and their instances are read together. Decisions of one approval happen in their order, so the second is a
+    /// and their instances are read together, and the commits reach the committer together, which writes them in one
+    /// transaction as a rule. Decisions of one approval happen in their order, so the second is a
     /// conflict.
     ///
     /// # Errors
@@ -174,15 +178,17 @@ impl BatchProcessor {
             Err(error) => return items.iter().map(|_| Err(error.clone().into())).collect(),
         };
         // What was read of an instance is good for the first decision on it; the next one reads it again.
-        let instances = Mutex::new(instances);
+        let (instances, reading) = (Mutex::new(instances), Semaphore::new(READS_AT_ONCE));
         // Two decisions on one instance would only get in each other's way.
         let line = |item: &ApprovalDecision| {
             Some(approvals.get(&item.approval_id).map_or(item.approval_id, |approval| approval.instance_id))
         };
-        in_turn(items, line, |ApprovalDecision { approval_id, decision, comment }| {
+        in_turn(items, line, async |ApprovalDecision { approval_id, decision, comment }| {
             let approval = approvals.get(&approval_id).cloned();
             let known = approval.as_ref().and_then(|approval| instances.lock().remove(&approval.instance_id));
-            self.engine.decide_known(principal, approval, known, decision, comment)
+            // The semaphore is never closed.
+            let _reads = if known.is_none() { reading.acquire().await.ok() } else { None };
+            self.engine.decide_known(principal, approval, known, decision, comment).await
         })
         .await
     }
@@ -227,16 +233,15 @@ impl BatchProcessor {
         let own = loaded.into_iter().filter(|loaded| loaded.instance.team == principal.team);
         // What was read of an instance is good for its first cancellation; another one reads it again.
         let instances: HashMap<_, _> = own.map(|loaded| (loaded.instance.id, Some(restore(loaded)))).collect();
-        let instances = Mutex::new(instances);
+        let (instances, reading) = (Mutex::new(instances), Semaphore::new(READS_AT_ONCE));
         in_turn(
             ids,
             |id| Some(*id),
-            |id| {
-                let known = instances.lock().get_mut(&id).map(Option::take);
-                async move {
-                    let known = known.ok_or_else(no_such_instance)?;
-                    self.engine.cancel_known(principal, id, known).await.map(|_| ())
-                }
+            async |id| {
+                let known = instances.lock().get_mut(&id).map(Option::take).ok_or_else(no_such_instance)?;
+                // The semaphore is never closed.
+                let _reads = if known.is_none() { reading.acquire().await.ok() } else { None };
+                self.engine.cancel_known(principal, id, known).await.map(|_| ())
             },
         )
         .await
@@ -329,8 +334,7 @@ async fn in_turn<T, K: Hash + Eq, R, F: Future<Output = R>>(
             placed
         })
         .collect();
-    let done: Vec<Vec<Placed<R>>> = stream::iter(lines).buffer_unordered(CHANGES_AT_ONCE).collect().await;
-    in_order(done.into_iter().flatten().collect())
+    in_order(join_all(lines).await.into_iter().flatten().collect())
 }
 
 fn in_order<T>(mut placed: Vec<Placed<T>>) -> Vec<T> {

@@ -276,8 +276,10 @@ impl Progress {
         let first_retry = retries.iter().min().cloned();
         let ready = self.next_run(now).map(|run| run.step.clone());
         let wake_at = expiries.chain(retries.iter().map(|(at, _)| *at)).min();
+        // What is due already stays due since then: so a step that follows a step changes nothing that an index has.
+        let due = self.instance.wake_at.map_or(now, |at| at.min(now));
         let (status, current_step, wake_at) = match (ready, first_retry) {
-            (Some(step), _) => (InstanceStatus::Running, Some(step), Some(now)),
+            (Some(step), _) => (InstanceStatus::Running, Some(step), Some(due)),
             (None, Some((_, step))) => (InstanceStatus::Running, Some(step), wake_at),
             (None, None) => (InstanceStatus::Waiting, awaiting, wake_at),
         };

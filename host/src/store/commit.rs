@@ -22,11 +22,18 @@ pub(super) const CURRENT: &str = "SELECT seen.id FROM {rows} CROSS JOIN workflow
 /// Those of the given approvals of the given instances that wait.
 pub(super) const PENDING: &str = "SELECT seen.id FROM {rows} CROSS JOIN workflow_approvals AS seen \
     WHERE seen.id = given.column1 AND seen.instance_id = given.column2 AND seen.status = 'pending'{lock}";
+/// Those that stay where they are in every index. SQLite writes an index anew if a statement names one of its columns,
+/// whatever the values are; so this one names none.
+pub(super) const UPDATE_IN_PLACE: &str = "UPDATE workflow_instances SET current_step = given.column4, \
+    version = version + 1, output = given.column5, failure = given.column6, updated_at = given.column7 FROM {rows} \
+    WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2 \
+    AND workflow_instances.status = given.column3 AND workflow_instances.completed_at IS given.column8 \
+    AND workflow_instances.wake_at IS given.column9 AND workflow_instances.owner = given.column10";
+/// What never changes is not written: when it began, for one.
 pub(super) const UPDATE_INSTANCES: &str = "UPDATE workflow_instances SET status = given.column3, \
     current_step = given.column4, version = version + 1, output = given.column5, failure = given.column6, \
-    started_at = given.column7, updated_at = given.column8, completed_at = given.column9, \
-    wake_at = given.column10, owner = given.column11 FROM {rows} \
-    WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2";
+    updated_at = given.column7, completed_at = given.column8, wake_at = given.column9, owner = given.column10 \
+    FROM {rows} WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2";
 pub(super) const DECIDE_APPROVALS: &str = "UPDATE workflow_approvals SET status = given.column3, \
     comment = given.column4, decided_at = given.column5 FROM {rows} WHERE workflow_approvals.id = given.column1 \
     AND workflow_approvals.instance_id = given.column2 AND workflow_approvals.status = 'pending'";
@@ -158,13 +165,21 @@ pub(super) async fn update_instances(
         Column::MaybeText(|prepared| prepared.commit.instance.current_step.as_ref().map(|step| step.as_str())),
         Column::MaybeText(|prepared| prepared.output.as_deref()),
         Column::MaybeText(|prepared| prepared.failure.as_deref()),
-        Column::Integer(|prepared| prepared.commit.instance.started_at.as_micros()),
         Column::Integer(|prepared| prepared.commit.instance.updated_at.as_micros()),
         Column::MaybeInteger(|prepared| prepared.commit.instance.completed_at.map(Timestamp::as_micros)),
         Column::MaybeInteger(|prepared| prepared.commit.instance.wake_at.map(Timestamp::as_micros)),
         Column::Uuid(|prepared| prepared.owner),
     ];
-    all("an instance", commits.len(), rows::execute(connection, UPDATE_INSTANCES, &columns, commits).await?)
+    let mut updated = match connection {
+        Connection::Sqlite(_) => rows::execute(connection, UPDATE_IN_PLACE, &columns, commits).await?,
+        // It looks at the values, and leaves indexes alone whose columns stay the same.
+        Connection::Postgres(_) => 0,
+    };
+    if usize::try_from(updated) != Ok(commits.len()) {
+        // Those that were updated have another version now, and are left out.
+        updated += rows::execute(connection, UPDATE_INSTANCES, &columns, commits).await?;
+    }
+    all("an instance", commits.len(), updated)
 }
 
 pub(super) async fn insert_attempts(

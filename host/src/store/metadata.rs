@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
-use sqlx::QueryBuilder;
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
-use super::rows::BINDS_MAX;
+use super::backend::Connection;
+use super::commit::UPDATE_METADATA;
+use super::rows::{self, Column};
 use super::stale::Stale;
 use super::{Store, StoreError, statuses, to_json};
 use crate::clock::Timestamp;
@@ -24,6 +24,12 @@ enum Locked {
     LeaveOut,
     WaitFor,
 }
+
+/// As [`UPDATE_METADATA`], but leaves out rows that are locked. For Postgres.
+pub(super) const UPDATE_FREE: &str = "WITH free AS (SELECT seen.id, given.column3 AS metadata, given.column4 AS updated_at \
+    FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1 AND seen.team = given.column2{lock} \
+    SKIP LOCKED) UPDATE workflow_instances SET metadata = free.metadata, updated_at = free.updated_at FROM free \
+    WHERE workflow_instances.id = free.id RETURNING workflow_instances.id";
 
 impl Store {
     /// Replaces the metadata of a team's instances, and answers the ids of those that are there. Of two values for one
@@ -49,10 +55,7 @@ impl Store {
     }
 
     async fn write_metadata(&self, team: &Name, rows: &[(Uuid, String)]) -> Result<HashSet<Uuid>, StoreError> {
-        let mut written = HashSet::new();
-        for rows in rows.chunks(BINDS_MAX / 2 - 1) {
-            written.extend(self.update_metadata(team, rows, Locked::LeaveOut).await?);
-        }
+        let mut written = HashSet::from_iter(self.update_metadata(team, rows, Locked::LeaveOut).await?);
         let mut left: BTreeMap<_, _> = rows.iter().map(|row| (row.0, row)).collect();
         left.retain(|id, _| !written.contains(id));
         if left.is_empty() {
@@ -89,22 +92,18 @@ async fn update(
     now: Timestamp,
     locked: Locked,
 ) -> Result<Vec<Uuid>, StoreError> {
-    let lock = match connection {
-        Connection::Postgres(_) if locked == Locked::LeaveOut => " FOR UPDATE OF i SKIP LOCKED",
-        Connection::Postgres(_) | Connection::Sqlite(_) => "",
+    type Row<'a> = (Uuid, &'a Name, &'a str, Timestamp);
+    let columns = [
+        Column::Uuid(|(id, ..): &Row| *id),
+        Column::Text(|(_, team, ..)| team.as_str()),
+        Column::Text(|(_, _, metadata, _)| metadata),
+        Column::Integer(|(.., now)| now.as_micros()),
+    ];
+    let given: Vec<Row> = rows.iter().map(|(id, metadata)| (*id, team, metadata.as_str(), now)).collect();
+    let sql = match connection {
+        Connection::Postgres(_) if locked == Locked::LeaveOut => UPDATE_FREE.to_owned(),
+        Connection::Postgres(_) | Connection::Sqlite(_) => format!("{UPDATE_METADATA} RETURNING workflow_instances.id"),
     };
-    Ok(on!(connection, c: Database => {
-        let mut query = QueryBuilder::<Database>::new("WITH given (id, metadata) AS (");
-        query.push_values(rows, |mut row, (id, metadata)| {
-            row.push_bind(*id).push_bind(metadata.as_str());
-        });
-        query.push("), free AS (SELECT i.id FROM given JOIN workflow_instances AS i ON i.id = given.id WHERE i.team = ");
-        query.push_bind(team.as_str()).push(lock);
-        query.push(") UPDATE workflow_instances SET metadata = given.metadata, updated_at = ");
-        query.push_bind(now.as_micros());
-        query.push(" FROM given WHERE workflow_instances.id = given.id AND workflow_instances.id IN (SELECT id FROM free)");
-        query.push(" RETURNING workflow_instances.id");
-        // There is a text for every number of rows.
-        query.build_query_scalar().persistent(rows.len() == 1).fetch_all(c).await
-    })?)
+    let written: Vec<(Uuid,)> = rows::fetch(connection, &sql, &columns, &given).await?;
+    Ok(written.into_iter().map(|(id,)| id).collect())
 }

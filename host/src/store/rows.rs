@@ -19,8 +19,6 @@ use uuid::Uuid;
 use super::StoreError;
 use super::backend::{Conn, Connection};
 
-/// SQLite's limit is 32,766.
-pub(super) const BINDS_MAX: usize = 30_000;
 /// Rows of one statement on SQLite, a power of two: as many as a group of commits has. The prepared statement for more
 /// of the widest rows would hold megabytes.
 pub(super) const SQLITE_ROWS_MAX: usize = 256;
@@ -161,6 +159,6 @@ mod tests {
     fn a_full_statement_has_no_more_parameters_than_sqlite_allows() {
         let columns: Vec<_> = (0..32).map(|_| Column::Integer(|row: &i64| *row)).collect();
         let (text, _) = sqlite("SELECT 1 FROM {rows}", &columns, &[1; SQLITE_ROWS_MAX]).expect("encodes");
-        assert!(SQLITE_ROWS_MAX.is_power_of_two() && text.matches('?').count() <= BINDS_MAX);
+        assert!(SQLITE_ROWS_MAX.is_power_of_two() && text.matches('?').count() <= 32_766);
     }
 }
