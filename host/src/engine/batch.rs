@@ -93,8 +93,8 @@ impl BatchProcessor {
     ///
     /// The metadata of a chunk is one transaction, except for rows that another transaction has locked; each
     /// cancellation is a commit of its own, but those of a chunk are read together, and reach the committer together,
-    /// which writes them in one transaction as a rule. Items may name the same instance: they happen in their order, so the last
-    /// metadata stays, and a second cancellation is a conflict as it would be in a second request.
+    /// which writes them in one transaction as a rule. Items may name the same instance: they happen in their order, so
+    /// the last metadata stays, and a second cancellation is a conflict as it would be in a second request.
     ///
     /// # Errors
     /// More than `batch.items_max` items. An item's errors: no such instance in the team; metadata that is no object or
@@ -106,10 +106,9 @@ impl BatchProcessor {
 
     /// Records an approver's decisions.
     ///
-    /// Each is independent of the others, in a commit of its own, as [`Engine::decide`] does it; but a chunk's approvals
-    /// and their instances are read together, and the commits reach the committer together, which writes them in one
-    /// transaction as a rule. Decisions of one approval happen in their order, so the second is a
-    /// conflict.
+    /// Each is independent of the others, in a commit of its own, as [`Engine::decide`] does it; but a chunk's
+    /// approvals and their instances are read together, and the commits reach the committer together, which writes them
+    /// in one transaction as a rule. Decisions of one approval happen in their order, so the second is a conflict.
     ///
     /// # Errors
     /// More than `batch.items_max` items. An item's errors are those of [`Engine::decide`].
