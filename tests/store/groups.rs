@@ -6,11 +6,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::json;
-use stepwell::model::{Guard, Instance, InstanceStatus, NewInstance, StorageWrite, WriteAction};
+use stepwell::model::{ApprovalStatus, Guard, Instance, InstanceStatus, NewInstance, StorageWrite, WriteAction};
 use stepwell::store::{CommitError, Created, INVALID_VALUE, NOT_A_NUMBER, StepCommit, Store, StoreError};
+use uuid::Uuid;
 
 use crate::databases::{Database, START, on_both_databases};
-use crate::fixtures::{acme, guarded, instance, key, load, new_instance, put, read, step, workflow};
+use crate::fixtures::{acme, approval, decided, guarded, instance, key, load, new_instance, put, read, step, workflow};
 
 /// Something that goes into a group.
 #[derive(Clone)]
@@ -188,6 +189,35 @@ fn a_group_writes_steps_whose_instance_moves_on_and_steps_whose_instance_stays_w
         for commit in commits {
             let expected = Instance { version: commit.instance.version + 1, ..commit.instance };
             assert_eq!(load(&store, expected.id).await.instance, expected);
+        }
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_decision_on_what_is_not_pending_takes_back_only_itself() {
+    on_both_databases(|database| async move {
+        let store = database.open().await;
+        let mut commits = Vec::new();
+        for instance in instances(&store, 3).await {
+            let asked = approval(&instance, "bob", START.after(Duration::from_secs(60)));
+            let mut ask = step(&instance);
+            ask.change.new_approvals.push(asked.clone());
+            store.commit(ask).await.expect("commits");
+            let mut decide = step(&instance);
+            decide.instance.version += 1;
+            decide.change.decided.push(decided(&asked, ApprovalStatus::Approved));
+            commits.push(decide);
+        }
+        commits[1].change.decided[0].id = Uuid::nil();
+        let jobs = commits.iter().cloned().map(|commit| Job::Step(Box::new(commit)));
+        let ends = in_one_group(&database, &store, jobs.collect()).await;
+        assert_eq!(ends, [End::Written, End::Conflict, End::Written]);
+        for (commit, expected) in
+            commits.iter().zip([ApprovalStatus::Approved, ApprovalStatus::Pending, ApprovalStatus::Approved])
+        {
+            let loaded = load(&store, commit.instance.id).await;
+            assert_eq!(loaded.approvals[0].status, expected);
         }
         store.close().await;
     });

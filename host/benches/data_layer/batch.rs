@@ -1,25 +1,65 @@
 //! What a call for many costs against many calls for one, each durable before the next.
 //!
-//! "create" is `Store::create_instances` with so many instances in a call. "update" are so many steps of as many
-//! instances that are committed at the same time, as drivers do; the committer makes groups of them. Rows of size 1 are
-//! the single operations: one call after the other. "x single" is how many times more rows a second that makes.
+//! Rows of size 1 are the single operations: one call after the other, each for one thing. The rows below are the same
+//! for so many things in a call. "x single" is how many times more things a second that makes.
+//!
+//! - "create" is `Store::create_instances`, which is one transaction, for one instance or for many.
+//! - "commit a step" is `Store::commit`: an instance's new state and an attempt. Many are many calls at the same time,
+//!   as drivers make them; the committer makes groups of them.
+//! - "label" is `BatchProcessor::update_instances` with new metadata, of one instance or of many, as behind
+//!   `POST /instances:batch-update`: there is no other way for a client to do it.
+//! - "cancel" is `Engine::cancel` for one, and `BatchProcessor::update_instances` for many.
+//! - "decide" is `Engine::decide` for one, as behind `POST /approvals/{id}/decision`, and
+//!   `BatchProcessor::decide_approvals` for many. Each decision ends an instance.
+//!
+//! What is to be changed is made beforehand, outside of the time. The instances of the last three are due tomorrow, so
+//! no driver meddles. The engine cuts a call into chunks as the default settings say.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use stepwell::store::Store;
+use serde_json::{Value, json};
+use stepwell::app::App;
+use stepwell::clock::{Clock, Timestamp};
+use stepwell::engine::{ApprovalDecision, InstanceChange, InstanceUpdate};
+use stepwell::model::approval::NewApproval;
+use stepwell::model::transition::Change;
+use stepwell::model::{Decision, Definition, Effects, Instance, InstanceStatus, NewInstance, Permission, Principal};
+use stepwell::store::{StepCommit, Store};
+use uuid::Uuid;
 
 use crate::databases::Place;
 use crate::measure::{digits, ratio, table};
+use crate::seed;
 use crate::steps::{self, Stepper};
-use crate::support::{Anything, Options, median};
+use crate::support::{self, Anything, Options, median};
 
 const SIZES: [usize; 4] = [1, 10, 100, 1_000];
+/// Made at once, as long as a call wants no more.
+const MADE_AT_ONCE: usize = 200;
+const A_DAY: Duration = Duration::from_secs(86_400);
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Create,
-    Update,
+    Step,
+    Label,
+    Cancel,
+    Decide,
+}
+
+impl Operation {
+    const ALL: [Self; 5] = [Self::Create, Self::Step, Self::Label, Self::Cancel, Self::Decide];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Step => "commit a step",
+            Self::Label => "label",
+            Self::Cancel => "cancel",
+            Self::Decide => "decide",
+        }
+    }
 }
 
 pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
@@ -27,14 +67,16 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
     let wants = |size: &usize| options.concurrency.is_none_or(|wanted| *size == 1 || *size == wanted);
     let mut table = table(["database", "operation", "size", "ms a call", "rows/s", "x single"]);
     for place in places {
-        let database = place.create().await?;
+        // The engine would drive what the store alone creates, so it has a database of its own.
+        let (database, driven) = (place.create().await?, place.create().await?);
         let store = database.open().await?;
-        for (operation, name) in [(Operation::Create, "create"), (Operation::Update, "update")] {
+        let app = App::start(driven.config.clone(), Clock::System, support::program()).await?;
+        for operation in Operation::ALL {
             let mut rates: Vec<(usize, Vec<f64>)> =
                 SIZES.into_iter().filter(wants).map(|size| (size, vec![])).collect();
             for _ in 0..rounds {
                 for (size, rates) in &mut rates {
-                    rates.push(measure(&store, operation, *size, window).await?);
+                    rates.push(Box::pin(measure(&store, &app, operation, *size, window)).await?);
                 }
             }
             let single = rates.first().map(|(_, rates)| rates.clone()).unwrap_or_default();
@@ -42,7 +84,7 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
                 let rate = median(&rates);
                 table.add_row([
                     place.kind.name().to_owned(),
-                    name.to_owned(),
+                    operation.name().to_owned(),
                     size.to_string(),
                     digits(1e3 * size as f64 / rate),
                     format!("{rate:.0}"),
@@ -51,32 +93,138 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
             }
         }
         store.close().await;
+        app.engine.drain().await;
+        app.watch.drain().await;
+        app.store.close().await;
         place.remove(database).await?;
+        place.remove(driven).await?;
     }
     crate::print("batch", &table);
     Ok(())
 }
 
 /// Rows a second.
-async fn measure(store: &Store, operation: Operation, size: usize, window: Duration) -> Result<f64, Anything> {
+async fn measure(
+    store: &Store,
+    app: &App,
+    operation: Operation,
+    size: usize,
+    window: Duration,
+) -> Result<f64, Anything> {
+    let (mut rows, mut spent) = (0, Duration::ZERO);
     let workflow = steps::workflow(store).await?;
     let mut steppers = match operation {
-        Operation::Create => Vec::new(),
-        Operation::Update => Stepper::create(store, size).await?,
+        Operation::Step => Stepper::create(store, size).await?,
+        _ => Vec::new(),
     };
-    let (mut rows, mut spent) = (0, Duration::ZERO);
+    let mut waiting = Vec::new();
     while spent < window {
-        let new: Vec<_> = match operation {
-            Operation::Create => (0..size).map(|_| steps::new_instance(&workflow)).collect(),
-            Operation::Update => Vec::new(),
-        };
-        let start = Instant::now();
-        match operation {
-            Operation::Create => drop(store.create_instances(new).await?),
-            Operation::Update => drop(try_join_all(steppers.iter_mut().map(|stepper| stepper.step(store))).await?),
+        if operation == Operation::Create {
+            let new = (0..size).map(|_| steps::new_instance(&workflow)).collect();
+            let start = Instant::now();
+            store.create_instances(new).await?;
+            spent += start.elapsed();
+        } else if operation == Operation::Step {
+            let start = Instant::now();
+            try_join_all(steppers.iter_mut().map(|stepper| stepper.step(store))).await?;
+            spent += start.elapsed();
+        } else {
+            if waiting.len() < size {
+                waiting = waiting_for_approval(&app.store, size.max(MADE_AT_ONCE)).await?;
+            }
+            let taken = waiting.split_off(waiting.len() - size);
+            spent += change(app, operation, &taken).await?;
         }
-        spent += start.elapsed();
         rows += size;
     }
     Ok(rows as f64 / spent.as_secs_f64())
+}
+
+/// An instance, and the approval that it waits for.
+struct Waiting {
+    instance: Uuid,
+    approval: Uuid,
+}
+
+/// New instances that somebody has to approve.
+async fn waiting_for_approval(store: &Store, count: usize) -> Result<Vec<Waiting>, Anything> {
+    let approve =
+        "{name: approve, steps: [{id: check, approval: {title: 'Pay?', approvers: [user-7], expires_in: 2d}}]}";
+    let workflow = store.apply_workflow(&seed::team(), Definition::parse(approve)?, "operator").await?.version;
+    let now = Clock::System.now();
+    let new: Vec<_> =
+        (0..count).map(|_| NewInstance { created_at: now.after(A_DAY), ..steps::new_instance(&workflow) }).collect();
+    store.create_instances(new.clone()).await?;
+    let asked = new.into_iter().map(|new| ask(new.into(), now));
+    let (waiting, commits): (Vec<_>, Vec<_>) = asked.unzip();
+    try_join_all(commits.into_iter().map(|commit| store.commit(commit))).await?;
+    Ok(waiting)
+}
+
+fn ask(mut instance: Instance, now: Timestamp) -> (Waiting, StepCommit) {
+    let approval = NewApproval {
+        id: Clock::System.new_id(),
+        instance_id: instance.id,
+        team: instance.team.clone(),
+        step: "check".parse().expect("is a step id"),
+        approver_id: principal().user,
+        title: "Pay?".to_owned(),
+        quorum: 1,
+        created_at: now,
+        expires_at: now.after(A_DAY),
+    };
+    instance.status = InstanceStatus::Waiting;
+    instance.current_step = Some(approval.step.clone());
+    let waiting = Waiting { instance: instance.id, approval: approval.id };
+    let change = Change { new_approvals: vec![approval], ..Change::default() };
+    (waiting, StepCommit { instance, change, effects: Effects::default(), now, trace: None })
+}
+
+fn principal() -> Principal {
+    Principal { team: seed::team(), user: "user-7".to_owned(), permissions: vec![Permission::Operator], token: None }
+}
+
+/// How long it takes to change what waits.
+async fn change(app: &App, operation: Operation, waiting: &[Waiting]) -> Result<Duration, Anything> {
+    let (engine, principal, single) = (&app.engine, principal(), waiting.len() == 1);
+    let update = |waiting: &Waiting| InstanceUpdate {
+        id: waiting.instance,
+        change: match operation {
+            Operation::Label => InstanceChange::Metadata(label()),
+            _ => InstanceChange::Cancel,
+        },
+    };
+    let decision = |waiting: &Waiting| ApprovalDecision {
+        approval_id: waiting.approval,
+        decision: Decision::Approve,
+        comment: None,
+    };
+    let (updates, decisions): (Vec<_>, Vec<_>) = match operation {
+        Operation::Decide => (Vec::new(), waiting.iter().map(decision).collect()),
+        _ => (waiting.iter().map(update).collect(), Vec::new()),
+    };
+    let start = Instant::now();
+    match operation {
+        Operation::Decide if single => {
+            for ApprovalDecision { approval_id, decision, comment } in decisions {
+                engine.decide(&principal, approval_id, decision, comment).await?;
+            }
+        }
+        Operation::Cancel if single => {
+            for InstanceUpdate { id, .. } in updates {
+                engine.cancel(&principal, id).await?;
+            }
+        }
+        Operation::Decide => {
+            engine.batch().decide_approvals(&principal, decisions).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+        }
+        _ => {
+            engine.batch().update_instances(&principal, updates).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+        }
+    }
+    Ok(start.elapsed())
+}
+
+fn label() -> Value {
+    json!({ "reviewed_by": "user-7", "priority": 3 })
 }

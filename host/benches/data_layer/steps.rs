@@ -53,12 +53,12 @@ impl Stepper {
         Ok(new.into_iter().map(|new| Self { instance: new.into(), attempts: 0 }).collect())
     }
 
-    /// What is written when its step has run once more.
+    /// What is written when its step has run once more. As after every step but the last, the instance is due since it
+    /// was created.
     pub fn next(&self) -> StepCommit {
         let now = Clock::System.now();
         let mut instance = self.instance.clone();
         instance.updated_at = now;
-        instance.wake_at = Some(now);
         let attempt = Attempt {
             instance_id: instance.id,
             step: "check".parse().expect("is a step id"),

@@ -1,7 +1,7 @@
 //! What the disk and SQLite allow: the rows of ours, written by hand.
 //!
-//! A task drains a queue and writes all that it finds as one transaction of at most three statements, whatever their
-//! number: instances, attempts, and new states of instances. An instance is created, then gets three steps; each is
+//! A task drains a queue and writes all that it finds as one transaction of at most four statements, whatever their
+//! number: instances, attempts, and new states of instances, which go on or end. An instance is created, then gets three steps; each is
 //! answered after COMMIT. The texts in the rows are copied from an instance that ours has completed.
 
 use std::path::Path;
@@ -214,26 +214,36 @@ async fn finish(connection: &mut SqliteConnection, texts: &Texts, jobs: &[(&Job,
             .push_bind(None::<i64>);
     });
     query.build().execute(&mut *connection).await?;
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "UPDATE workflow_instances SET status = v.column3, current_step = v.column4, version = version + 1, \
-         output = v.column5, failure = v.column6, started_at = v.column7, updated_at = v.column8, \
-         completed_at = v.column9, wake_at = v.column10 FROM (",
-    );
-    query.push_values(jobs, |mut row, (job, step)| {
-        let next = STEPS.get(step + 1).copied();
-        row.push_bind(job.id)
-            .push_bind(i64::try_from(step + 1).unwrap_or_default())
-            .push_bind(if next.is_some() { "running" } else { "completed" })
-            .push_bind(next)
-            .push_bind(next.is_none().then_some(texts.output.as_str()))
-            .push_bind(None::<&str>)
-            .push_bind(job.at)
-            .push_bind(job.at)
-            .push_bind(next.is_none().then_some(job.at))
-            .push_bind(next.is_some().then_some(job.at));
-    });
-    query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2");
-    let updated = query.build().execute(connection).await?.rows_affected();
+    // SQLite writes the indexes of every column anew that a statement names, so only the last step names them.
+    let (last, others): (Vec<_>, Vec<_>) = jobs.iter().partition(|(_, step)| step + 1 == STEPS.len());
+    let mut updated = 0;
+    if !others.is_empty() {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "UPDATE workflow_instances SET current_step = v.column3, version = version + 1, updated_at = v.column4 FROM (",
+        );
+        query.push_values(others, |mut row, (job, step)| {
+            row.push_bind(job.id)
+                .push_bind(i64::try_from(step + 1).unwrap_or_default())
+                .push_bind(STEPS.get(step + 1).copied())
+                .push_bind(job.at);
+        });
+        query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2");
+        updated += query.build().execute(&mut *connection).await?.rows_affected();
+    }
+    if !last.is_empty() {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "UPDATE workflow_instances SET status = 'completed', current_step = NULL, version = version + 1, \
+             output = v.column3, updated_at = v.column4, completed_at = v.column4, wake_at = NULL FROM (",
+        );
+        query.push_values(last, |mut row, (job, step)| {
+            row.push_bind(job.id)
+                .push_bind(i64::try_from(step + 1).unwrap_or_default())
+                .push_bind(texts.output.as_str())
+                .push_bind(job.at);
+        });
+        query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2");
+        updated += query.build().execute(connection).await?.rows_affected();
+    }
     assert_eq!(updated, jobs.len() as u64, "a step met an instance that had changed");
     Ok(())
 }

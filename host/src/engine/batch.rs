@@ -106,10 +106,9 @@ impl BatchProcessor {
 
     /// Records an approver's decisions.
     ///
-    /// Each is independent of the others, in a commit of its own, as [`Engine::decide`] does it; but a chunk's approvals
-    /// and their instances are read together, and the commits reach the committer together, which writes them in one
-    /// transaction as a rule. Decisions of one approval happen in their order, so the second is a
-    /// conflict.
+    /// Each is independent of the others, in a commit of its own, as [`Engine::decide`] does it; but a chunk's
+    /// approvals and their instances are read together, and the commits reach the committer together, which writes them
+    /// in one transaction as a rule. Decisions of one approval happen in their order, so the second is a conflict.
     ///
     /// # Errors
     /// More than `batch.items_max` items. An item's errors are those of [`Engine::decide`].

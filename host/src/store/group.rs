@@ -3,9 +3,10 @@
 //!
 //! It looks, decides and writes: reads what the callers' conditions are about, decides in memory and in their order who
 //! is refused, and writes the rest, one statement for each kind of row. Most steps have no condition but the version of
-//! their instance, and nearly all find it as they saw it; so a group of those looks at nothing, and its UPDATE counts.
-//! If a row is missing then, all is taken back and done again with a look. Only when the database refuses a row for a
-//! reason of its own, which nobody could see beforehand, does each job get a savepoint.
+//! their instance, and that the approvals which they decide are pending, and nearly all find it so; a group of those
+//! looks at nothing, and its UPDATEs count. If a row is missing then, all is taken back and done again with a look. Only
+//! when the database refuses a row for a reason of its own, which nobody could see beforehand, does each job get a
+//! savepoint.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -69,12 +70,10 @@ impl Work {
         }
     }
 
-    /// Whether something beside its instance's version may refuse it.
+    /// Whether something may refuse it that its UPDATEs do not tell.
     fn has_conditions(&self) -> bool {
         self.step().is_some_and(|prepared| {
-            !prepared.commit.change.decided.is_empty()
-                || prepared.looked_at().next().is_some()
-                || prepared.instances.iter().any(|new| new.idempotency_key.is_some())
+            prepared.looked_at().next().is_some() || prepared.instances.iter().any(|new| new.idempotency_key.is_some())
         })
     }
 
