@@ -292,7 +292,9 @@ pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>
     let what = scope_name(team.as_ref());
     let mut record = recorder.begin_for(team.clone(), AuditAction::CacheClear, what, detail).await?;
     let store = request.services.store.clone();
-    store.clear_second_level().await;
+    if team.is_none() {
+        store.clear_second_level().await;
+    }
     let cleared = removed(move || store.clear_caches(kind, team.as_ref())).await;
     if let Ok(removed) = &cleared {
         record.note("removed", removed.total().into());
@@ -310,7 +312,6 @@ async fn clear_one(
     };
     let detail = json!({ "kind": kind.as_str(), "key": key });
     let mut record = recorder.begin(AuditAction::CacheClear, "team", detail).await?;
-    store.clear_second_level().await;
     let cleared = store.clear_cached(kind, &team, &key);
     let cleared = cleared.ok_or_else(|| {
         ApiError::invalid(format!(

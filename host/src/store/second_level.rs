@@ -68,6 +68,8 @@ pub(super) struct SecondLevel {
 pub(super) struct Session {
     connection: MultiplexedConnection,
     epoch: String,
+    /// Not before this host's epoch has begun. Until then writes mark and nobody reads.
+    reads: bool,
 }
 
 /// What is found by a key.
@@ -120,7 +122,7 @@ impl SecondLevel {
     pub(super) fn stats(&self) -> SecondLevelStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         SecondLevelStats {
-            connected: self.session.read().is_some(),
+            connected: self.session.read().as_ref().is_some_and(|session| session.reads),
             hits: read(&self.counters.hits),
             misses: read(&self.counters.misses),
             lost: read(&self.counters.lost),
@@ -131,7 +133,7 @@ impl SecondLevel {
         format!("stepwell:{}:{what}", self.database.simple())
     }
 
-    fn key(&self, session: &Session, key: &Key<'_>) -> String {
+    fn key(&self, epoch: &str, key: &Key<'_>) -> String {
         // Names have no colon, so no two keys read alike; an entry's key is the last part.
         let key = match key {
             Key::Workflow(team, name) => format!("workflow:{team}:{name}"),
@@ -141,17 +143,17 @@ impl SecondLevel {
             Key::PluginReference(team, name, Some(version)) => format!("plugin:{team}:{name}:{version}"),
             Key::Entry(team, EntryKey { space, key }) => format!("entry:{team}:{space}:{key}"),
         };
-        self.name(&format!("{}:{key}", session.epoch))
+        self.name(&format!("{epoch}:{key}"))
     }
 
     /// Asks for rows, in their order.
     pub(super) async fn get(&self, keys: &[Key<'_>]) -> Vec<Found> {
         let unknown = || keys.iter().map(|_| Found::Unknown).collect();
-        let Some(session) = self.session.read().clone() else { return unknown() };
+        let Some(session) = self.session.read().clone().filter(|session| session.reads) else { return unknown() };
         let mut pipeline = redis::pipe();
         pipeline.cmd("MGET");
         for key in keys {
-            pipeline.arg(self.key(&session, key));
+            pipeline.arg(self.key(&session.epoch, key));
         }
         let Some((values,)) = self.run::<(Vec<Option<Vec<u8>>>,)>(&session, &pipeline).await else { return unknown() };
         let found = values.into_iter().map(|value| match value {
@@ -172,7 +174,7 @@ impl SecondLevel {
         for Row { key, value, ttl } in rows {
             let ttl = ttl.map_or(self.config.ttl, |ttl| ttl.min(self.config.ttl)).as_millis();
             if value.len() <= VALUE_BYTES_MAX && ttl > 0 {
-                let key = self.key(session, &key);
+                let key = self.key(&session.epoch, &key);
                 pipeline.cmd("SET").arg(key).arg(value).arg("NX").arg("PX").arg(ttl.to_string()).ignore();
             }
         }
@@ -185,15 +187,41 @@ impl SecondLevel {
     /// if Redis cannot be reached.
     pub(super) async fn mark(&self, stale: &[Stale]) -> Option<Arc<Session>> {
         let session = self.session.read().clone()?;
-        let mut pipeline = redis::pipe();
-        for key in stale.iter().flat_map(keys) {
-            let key = self.key(&session, &key);
-            pipeline.cmd("SET").arg(key).arg(MARK_VALUE).arg("EX").arg(MARK.as_secs()).ignore();
-        }
+        let pipeline = self.marks(&session.epoch, stale);
         if !pipeline.is_empty() {
             self.run::<()>(&session, &pipeline).await?;
         }
         Some(session)
+    }
+
+    fn marks(&self, epoch: &str, stale: &[Stale]) -> Pipeline {
+        let mut pipeline = redis::pipe();
+        for key in stale.iter().flat_map(keys) {
+            let key = self.key(epoch, &key);
+            pipeline.cmd("SET").arg(key).arg(MARK_VALUE).arg("EX").arg(MARK.as_secs()).ignore();
+        }
+        pipeline
+    }
+
+    /// To be called after COMMIT, and before the caches in memory forget: marks again if an epoch has begun since
+    /// [`SecondLevel::mark`], or if Redis was away then. A reader may have put the old row into the new epoch meanwhile,
+    /// where nothing was marked. Whoever reads in an epoch that begins after this sees what was committed.
+    pub(super) async fn confirm(&self, marked: Option<&Arc<Session>>, stale: &[Stale]) {
+        if stale.iter().flat_map(keys).next().is_none() {
+            return;
+        }
+        // Without a session there will be one only after another epoch has begun.
+        let Some(session) = self.session.read().clone() else { return };
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("GET").arg(self.name("epoch"));
+        let Some((Some(epoch),)) = self.run::<(Option<String>,)>(&session, &pipeline).await else { return };
+        if marked.is_some_and(|marked| marked.epoch == epoch) {
+            return;
+        }
+        if self.run::<()>(&session, &self.marks(&epoch, stale)).await.is_some() {
+            // There may have been two, and readers of this host must not be left in the one between.
+            self.move_on().await;
+        }
     }
 
     /// Tells the other hosts. Answers whether they were told.
@@ -225,7 +253,7 @@ impl SecondLevel {
     }
 
     /// Connects, listens, and begins a new epoch.
-    async fn connect(&self) -> Result<(Session, PubSub), RedisError> {
+    async fn connect(&self) -> Result<PubSub, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.config.timeout))
             .set_response_timeout(Some(self.config.timeout));
@@ -233,8 +261,20 @@ impl SecondLevel {
         let mut messages = self.client.get_async_pubsub().await?;
         messages.subscribe(self.name("stale")).await?;
         messages.subscribe(self.name("epoch")).await?;
-        let epoch = self.begin_epoch(&mut connection).await?;
-        Ok((Session { connection, epoch }, messages))
+        // Writes that end from now on mark, whatever they found when they began; those that ended before are older than
+        // the epoch.
+        let closed = Arc::new(Session { connection: connection.clone(), epoch: String::new(), reads: false });
+        *self.session.write() = Some(Arc::clone(&closed));
+        let begun = self.begin_epoch(&mut connection).await;
+        let mut current = self.session.write();
+        // One of those writes may have failed to mark, and has taken the session away.
+        let is_well = current.take_if(|current| Arc::ptr_eq(current, &closed)).is_some();
+        let epoch = begun?;
+        if !is_well {
+            return Err(RedisError::from((redis::ErrorKind::Io, "it was lost again at once")));
+        }
+        *current = Some(Arc::new(Session { connection, epoch, reads: true }));
+        Ok(messages)
     }
 
     async fn begin_epoch(&self, connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
@@ -266,7 +306,7 @@ impl SecondLevel {
 
     /// Moves to the epoch that somebody has begun.
     async fn move_on(&self) {
-        let Some(session) = self.session.read().clone() else { return };
+        let Some(session) = self.session.read().clone().filter(|session| session.reads) else { return };
         let mut pipeline = redis::pipe();
         pipeline.cmd("GET").arg(self.name("epoch"));
         if let Some((epoch,)) = self.run::<(String,)>(&session, &pipeline).await {
@@ -275,7 +315,7 @@ impl SecondLevel {
     }
 
     fn replace(&self, session: &Arc<Session>, epoch: String) {
-        let moved = Arc::new(Session { connection: session.connection.clone(), epoch });
+        let moved = Arc::new(Session { connection: session.connection.clone(), epoch, reads: session.reads });
         let mut current = self.session.write();
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             *current = Some(moved);
@@ -304,7 +344,7 @@ fn keys(stale: &Stale) -> Vec<Key<'_>> {
 
 impl Store {
     /// Has nothing read from Redis that is there now. To be called before [`Store::clear_caches`], or what is thrown out
-    /// there comes back from here. Redis does not know whose rows it has, so everybody's go.
+    /// there comes back from here. Redis does not know whose rows it has, so everybody's go, and not at one team's wish.
     pub async fn clear_second_level(&self) {
         if let Some(redis) = &self.core().redis {
             redis.forget_everything().await;
@@ -345,8 +385,7 @@ impl Core {
         let attending = async {
             loop {
                 match redis.connect().await {
-                    Ok((session, messages)) => {
-                        *redis.session.write() = Some(Arc::new(session));
+                    Ok(messages) => {
                         // What was announced while nobody listened is lost.
                         self.caches.forget_everything();
                         tracing::info!("Redis is there");
@@ -373,7 +412,11 @@ impl Core {
                 message = messages.next() => message,
             };
             match message {
-                Some(message) if message.get_channel_name() == epoch => redis.move_on().await,
+                Some(message) if message.get_channel_name() == epoch => {
+                    redis.move_on().await;
+                    // What was read in the epoch before may have been put there by somebody who was late.
+                    self.caches.forget_everything();
+                }
                 Some(message) => match message.get_payload::<String>() {
                     Ok(payload) => self.heed(&payload),
                     Err(_) => self.caches.forget_everything(),

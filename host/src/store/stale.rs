@@ -45,6 +45,9 @@ impl Core {
             self.announce(&mut writing, stale).await?;
         }
         let result = writing.commit().await;
+        if let Some(redis) = &self.redis {
+            redis.confirm(session.as_ref(), stale).await;
+        }
         self.caches.forget(stale);
         if let Some(session) = session {
             self.publish(&session, stale).await;
