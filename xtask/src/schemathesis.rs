@@ -46,7 +46,9 @@ fn programs(root: &Path) -> Result<PathBuf, String> {
     super::test::tell("installing schemathesis with pip");
     make_environment(&folder)?;
     let mut pip = Command::new(programs.join("pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-input", "--requirement"]).arg(&requirements);
+    // All that is needed is named, so nothing is to be looked for.
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "--requirement"]);
+    pip.arg(&requirements);
     perform(&mut pip)?;
     fs::write(&installed, wanted).map_err(describe)?;
     Ok(programs)

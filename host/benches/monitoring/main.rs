@@ -118,7 +118,7 @@ async fn tracing(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything>
     let mut config = Config::defaults()?;
     config.tracing.otlp_endpoint = traced::collector()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (traced, serving) = Ours::start_with(config, folder.path(), stopped).await?;
+    let (traced, serving) = Box::pin(Ours::start_with(config, folder.path(), stopped)).await?;
     closed_loop(8, Duration::from_millis(500), |_| Ok(Arc::clone(&traced)), Ours::through_engine).await?;
     let table = traced::table(ours, &traced, options).await?;
     drop(stop);

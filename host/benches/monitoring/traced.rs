@@ -86,8 +86,7 @@ impl Spans {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             Ok(line.ok_or_else(|| format!("there is no {name}"))?.parse()?)
         };
-        let [exported, dropped] =
-            ["stepwell_traces_exported_total", "stepwell_traces_dropped_total"].map(|name| value(name));
+        let [exported, dropped] = ["stepwell_traces_exported_total", "stepwell_traces_dropped_total"].map(value);
         Ok(Self { exported: exported?, dropped: dropped? })
     }
 }

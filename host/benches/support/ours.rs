@@ -57,7 +57,7 @@ impl Ours {
         folder: &Path,
         stopped: oneshot::Receiver<()>,
     ) -> Result<(Arc<Self>, JoinHandle<Result<(), AppError>>), Anything> {
-        Self::start_with(Config::defaults()?, folder, stopped).await
+        Box::pin(Self::start_with(Config::defaults()?, folder, stopped)).await
     }
 
     /// As [`Ours::start`], with other settings.
