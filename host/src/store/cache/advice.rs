@@ -124,7 +124,7 @@ impl CacheAdvice {
             };
             return advice;
         }
-        let sample = sample.corrected(reads);
+        let sample = sample.corrected(stats.hits, stats.misses);
         let entry_bytes = stats.bytes.checked_div(stats.entries);
         let bytes = |entries: u64| entry_bytes.map(|bytes| bytes.saturating_mul(entries));
         let point = |entries: u64| CurvePoint { entries, bytes: bytes(entries), hit_rate: sample.hit_rate(entries) };

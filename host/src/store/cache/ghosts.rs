@@ -45,6 +45,10 @@ struct Ghost {
 pub(super) struct Reads {
     /// Really seen.
     pub(super) sampled: u64,
+    /// Those that the cache answered.
+    hits: f64,
+    /// Those that it did not.
+    misses: f64,
     /// Of keys that were not known.
     pub(super) cold: f64,
     /// Of keys that had changed.
@@ -107,6 +111,7 @@ impl Ghosts {
         let weight = 1.0 / self.rate();
         self.reads.sampled += 1;
         let Read { hash, generation, now, ttl_micros, hit } = read;
+        *if hit { &mut self.reads.hits } else { &mut self.reads.misses } += weight;
         let Some(ghost) = self.keys.get_mut(&hash) else {
             self.reads.cold += weight;
             let place = self.place();
@@ -182,6 +187,8 @@ impl Default for Reads {
     fn default() -> Self {
         Self {
             sampled: 0,
+            hits: 0.0,
+            misses: 0.0,
             cold: 0.0,
             invalidated: 0.0,
             expired: 0.0,
@@ -198,10 +205,17 @@ impl Reads {
         self.cold + self.invalidated + self.expired + self.reused.iter().sum::<f64>()
     }
 
-    /// Corrects what the sample has too many or too few of, which is mostly reads of the most wanted keys: those have
-    /// the shortest distances. `total` is what there really was.
-    pub(super) fn corrected(mut self, total: u64) -> Self {
-        let missing = total as f64 - self.total();
+    /// Makes up for what the sample has too many or too few of, given what there really was. Of hits that is mostly those
+    /// of the most wanted keys, which have the shortest distances (SHARDS-adj in the paper). Of misses it is only chance,
+    /// so each cause has its part.
+    pub(super) fn corrected(mut self, hits: u64, misses: u64) -> Self {
+        if self.misses > 0.0 {
+            let scale = misses as f64 / self.misses;
+            for cause in [&mut self.cold, &mut self.invalidated, &mut self.expired, &mut self.expired_soon] {
+                *cause *= scale;
+            }
+        }
+        let missing = hits as f64 - self.hits;
         if let Some(shortest) = self.reused.first_mut() {
             *shortest = (*shortest + missing).max(0.0);
         }
@@ -401,7 +415,7 @@ mod tests {
                 read(&mut some, key, 0, true);
             }
             assert!(some.keys() <= 1_000 && some.threshold() < u64::MAX / 16, "{}", some.keys());
-            let (all, some) = (all.reads().clone(), some.reads().clone().corrected(reads));
+            let (all, some) = (all.reads().clone(), some.reads().clone().corrected(reads, 0));
             // Of a hundredth of the keys and more: of fewer, a sample of the keys says little. And near the length of a
             // loop the curve is a step, which a sample finds a little to the side.
             let capacities = capacities(60_000).filter(|c| *c >= 300);
