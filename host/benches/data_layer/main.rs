@@ -54,7 +54,7 @@ async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
     let kinds = if on_places.into_iter().any(|name| options.wants(name)) { kinds } else { Vec::new() };
     let places = kinds.into_iter().map(Place::open).collect::<Result<Vec<_>, _>>()?;
     if options.wants("batch") {
-        batch::run(&options, &places).await?;
+        Box::pin(batch::run(&options, &places)).await?;
     }
     if options.wants("indexes") || options.wants("scaling") {
         Box::pin(on_large_tables(&options, &places)).await?;
