@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::harness::{Reply, TestHost, eventually};
 use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 
-/// Set by `cargo xtask test` where nothing may be mounted, which it says at the end, and never in CI.
+/// Set by `cargo xtask test` where nothing may be mounted, which it says at the end.
 const WITHOUT_MOUNTS: &str = "STEPWELL_TEST_WITHOUT_MOUNTS";
 /// More than the databases have at first.
 const SMALL: &str = "size=24m";

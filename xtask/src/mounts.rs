@@ -3,24 +3,14 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{browser, process};
+use crate::process;
 
-/// Mounts one and takes it away again. Who builds a workflow engine need not be root: on a machine of one's own the tests
-/// that need it are left out, and it is said.
-///
-/// # Errors
-/// It is not allowed in CI.
-pub(crate) fn may_mount() -> Result<bool, String> {
-    let folder = tempfile::tempdir().map_err(|error| format!("make a temporary folder: {error}"))?;
+/// Mounts one and takes it away again. Neither who builds a workflow engine nor a container that tests it need be allowed
+/// to: then these tests are left out, and it is said at the end.
+pub(crate) fn may_mount() -> bool {
+    let Ok(folder) = tempfile::tempdir() else { return false };
     let mounted = answers("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs"], folder.path());
-    if mounted {
-        answers("umount", &[], folder.path());
-    } else if browser::is_ci() {
-        return Err("mount a small file system, on which databases fill their disk\n\
-             hint: be root (in a container: with the capability SYS_ADMIN), or pass --without-mounts"
-            .to_owned());
-    }
-    Ok(mounted)
+    mounted && answers("umount", &[], folder.path())
 }
 
 fn answers(program: &str, arguments: &[&str], folder: &Path) -> bool {

@@ -89,7 +89,7 @@ pub(crate) fn run(
     if !options.without_promtool {
         crate::promtool::ensure()?;
     }
-    let mounts = !options.without_mounts && mounts::may_mount()?;
+    let mounts = !options.without_mounts && mounts::may_mount();
     let schemathesis = if options.without_schemathesis { None } else { Some(schemathesis::ensure(root)?) };
     let browser = browser(options)?;
     let guests = build_guests()?;
