@@ -257,8 +257,10 @@ struct SeriesRow {
     series: Series,
 }
 
+/// Two unique indexes say the same of a series, and another host may write it at this moment: Postgres waits for that only
+/// at those indexes that the conflict is about, so it is about both.
 const INSERT_SERIES: &str = "INSERT INTO history_series (id, team, kind, name) \
-    SELECT * FROM {rows} WHERE given.column1 IS NOT NULL ON CONFLICT (id) DO NOTHING";
+    SELECT * FROM {rows} WHERE given.column1 IS NOT NULL ON CONFLICT DO NOTHING";
 const WRITE_POINTS: &str = "INSERT INTO history_points (series_id, step, at, host, value, samples, timings) \
     SELECT * FROM {rows} WHERE given.column1 IS NOT NULL ON CONFLICT (series_id, step, at, host) \
     DO UPDATE SET value = excluded.value, samples = excluded.samples, timings = excluded.timings";
