@@ -33,8 +33,10 @@ interface Props {
 }
 
 const HEIGHT = 180;
-/** A table longer than this helps nobody; its newest rows are shown. */
+/** A table longer than this helps nobody. */
 const ROWS_MAX = 120;
+/** How far apart the rows of a live chart are; each is about a minute, so the ones between are not missed. */
+const ROWS_APART_S = [1, 5, 10, 30, 60];
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const minute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
@@ -43,6 +45,13 @@ const day = new Intl.DateTimeFormat("en-GB", {
     month: "short",
     hour: "2-digit",
     minute: "2-digit",
+});
+const second = new Intl.DateTimeFormat("en-GB", {
+    day: "numeric",
+    month: "short",
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
 });
 
 const DAY_S = 86_400;
@@ -187,19 +196,24 @@ function sentence({ title, lines, format }: Props): string {
     return `Chart of ${title}. ${parts.join("; ")}.`;
 }
 
+const isLive = (times: number[]): boolean => (times.at(-1) ?? 0) - (times.at(-2) ?? 0) < 10;
+
+/** The places of the rows: all of them, or of a live chart as many as span all of it, and always the newest. */
+function rowsOf(times: number[]): number[] {
+    const all = times.map((_, index) => index);
+    if (!isLive(times) || times.length <= ROWS_MAX) return all;
+    const span = (times.at(-1) ?? 0) - (times[0] ?? 0);
+    const apart = ROWS_APART_S.find((seconds) => span / seconds < ROWS_MAX) ?? 60;
+    const place = (index: number) => Math.floor((times[index] ?? Infinity) / apart);
+    return all.filter((index) => place(index) !== place(index + 1));
+}
+
 /** The numbers themselves. Made only when somebody opens them. */
 function Numbers({ title, times, lines, format }: Props) {
     const [open, setOpen] = useState(false);
-    const rows = useMemo(
-        () =>
-            open
-                ? times
-                      .map((_, index) => index)
-                      .slice(-ROWS_MAX)
-                      .reverse()
-                : [],
-        [open, times],
-    );
+    const rows = useMemo(() => (open ? rowsOf(times).slice(-ROWS_MAX).reverse() : []), [open, times]);
+    const apart = (times.at(-1) ?? 0) - (times.at(-2) ?? 0);
+    const form = apart < 60 ? second : day;
     return (
         <details class="numbers" onToggle={(event) => setOpen(event.currentTarget.open)}>
             <summary>
@@ -221,7 +235,11 @@ function Numbers({ title, times, lines, format }: Props) {
                         <tbody>
                             {rows.map((row) => (
                                 <tr key={times[row]}>
-                                    <td>{day.format((times[row] ?? 0) * 1_000)}</td>
+                                    <td>
+                                        <time dateTime={new Date((times[row] ?? 0) * 1_000).toISOString()}>
+                                            {form.format((times[row] ?? 0) * 1_000)}
+                                        </time>
+                                    </td>
                                     {lines.map((line) => {
                                         const value = line.values[row];
                                         return (

@@ -1,6 +1,7 @@
 // Live numbers: server-sent events read with fetch, because EventSource cannot send the header with the token. When
 // the stream cannot be had the same numbers are asked for every few seconds, and what is shown says so.
 import { ApiError, get, send } from "./api";
+import { nothing, past } from "./past";
 import type { Snapshot, Stats, Summary } from "./types";
 
 export type LiveState = "connecting" | "live" | "polling" | "stale";
@@ -12,6 +13,8 @@ const BACKOFF_LAST_MS = 30_000;
 const POLL_MS = 5_000;
 /** The host sends every second; three heartbeats without anything, and what is shown is old. */
 const STALE_MS = 15_000;
+/** After such a pause it is not known what was in between. Longer than the steps of the history, and than three polls. */
+const SILENCE_MS = 40_000;
 /** A line of the stream that is longer than this is not ours. */
 const EVENT_CHARS_MAX = 1 << 20;
 
@@ -23,9 +26,12 @@ export class Live {
   private readonly listeners = new Set<() => void>();
   private readonly stopping = new AbortController();
   private lastHeard = Date.now();
+  /** What each cache has counted since the page was opened, and what its host had counted when it was last heard of. */
+  private readonly reads = new Map<string, { hits: number; misses: number; heard: { hits: number; misses: number } }>();
 
   start(): void {
     void this.run();
+    void this.lookBack();
     const watch = setInterval(() => {
       if (this.state !== "connecting" && Date.now() - this.lastHeard > STALE_MS) this.become("stale");
     }, 1_000);
@@ -56,8 +62,38 @@ export class Live {
   }
 
   private add(snapshot: Snapshot): void {
-    const oldest = Date.parse(snapshot.at) - KEPT_SECONDS * 1_000;
-    this.snapshots = [...this.snapshots.filter((kept) => Date.parse(kept.at) >= oldest), snapshot];
+    const at = Date.parse(snapshot.at);
+    const oldest = at - KEPT_SECONDS * 1_000;
+    const kept = this.snapshots.filter((one) => Date.parse(one.at) >= oldest);
+    const before = kept.at(-1);
+    const silent = before !== undefined && at - Date.parse(before.at) > SILENCE_MS;
+    const between = silent ? [nothing(Date.parse(before.at) + 1)] : [];
+    this.snapshots = [...kept, ...between, { ...snapshot, caches: this.count(snapshot.caches) }];
+    this.tell();
+  }
+
+  /** Hits and misses counted from zero, and on when those of the host begin anew. */
+  private count(caches: Snapshot["caches"]): Snapshot["caches"] {
+    const added = (now: number, before: number) => (now >= before ? now - before : now);
+    return caches.map((cache) => {
+      const { kind, hits = 0, misses = 0 } = cache;
+      const known = this.reads.get(kind) ?? { hits: 0, misses: 0, heard: { hits, misses } };
+      const counted = {
+        hits: known.hits + added(hits, known.heard.hits),
+        misses: known.misses + added(misses, known.heard.misses),
+      };
+      this.reads.set(kind, { ...counted, heard: { hits, misses } });
+      return { ...cache, ...counted };
+    });
+  }
+
+  /** The minutes before, so that nobody has to wait for the charts to fill. A host without a history has none to show. */
+  private async lookBack(): Promise<void> {
+    const earlier = await past(KEPT_SECONDS, this.stopping.signal).catch(() => []);
+    if (this.stopping.signal.aborted || earlier.length === 0) return;
+    const first = this.snapshots[0];
+    const begin = first === undefined ? Infinity : Date.parse(first.at);
+    this.snapshots = [...earlier.filter(({ at }) => Date.parse(at) < begin), ...this.snapshots];
     this.tell();
   }
 

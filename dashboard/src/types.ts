@@ -144,7 +144,8 @@ export interface Snapshot {
   };
   lifecycle: Partial<Lifecycle>;
   approvals: Partial<ApprovalCounts>;
-  caches: { kind: string; hit_rate: number | null; entries: number }[];
+  /** Hits and misses go on counting; not every host tells them. */
+  caches: { kind: string; hit_rate: number | null; entries: number; hits?: number; misses?: number }[];
   queue_depth: number | null;
   running: number | null;
   batches: { items_per_minute: number | null; avg_items: number | null };

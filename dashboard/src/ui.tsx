@@ -121,7 +121,8 @@ export function Tile({
     detail?: string | undefined;
     tone?: Tone | undefined;
     href?: string;
-    trend?: (number | null)[];
+    /** Times, ascending, and what was measured then. */
+    trend?: [number, number | null][];
 }) {
     const content = (
         <>
@@ -145,14 +146,15 @@ const TREND_WIDTH = 100;
 const TREND_HEIGHT = 30;
 
 /** A line without axes: whether it goes up or down. The numbers themselves are in the charts. */
-function Trend({ values }: { values: (number | null)[] }) {
-    const known = values.filter((value) => value !== null);
-    if (known.length < 2) return null;
-    const top = Math.max(...known, Number.MIN_VALUE);
-    const points = known.map(
-        (value, index) =>
-            `${((index / (known.length - 1)) * TREND_WIDTH).toFixed(1)},${(TREND_HEIGHT - 2 - (value / top) * (TREND_HEIGHT - 4)).toFixed(1)}`,
-    );
+function Trend({ values }: { values: [number, number | null][] }) {
+    const known = values.filter((pair): pair is [number, number] => pair[1] !== null);
+    const [first, last] = [known[0]?.[0] ?? 0, known.at(-1)?.[0] ?? 0];
+    if (first === last) return null;
+    const top = Math.max(...known.map(([, value]) => value), Number.MIN_VALUE);
+    const points = known.map(([at, value]) => {
+        const x = ((at - first) / (last - first)) * TREND_WIDTH;
+        return `${x.toFixed(1)},${(TREND_HEIGHT - 2 - (value / top) * (TREND_HEIGHT - 4)).toFixed(1)}`;
+    });
     return (
         <svg class="trend" viewBox={`0 0 ${TREND_WIDTH} ${TREND_HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
             <polygon points={`0,${TREND_HEIGHT} ${points.join(" ")} ${TREND_WIDTH},${TREND_HEIGHT}`} />

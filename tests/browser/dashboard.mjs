@@ -137,6 +137,96 @@ describe("the dashboard", () => {
         await eventually("the chart's numbers can be read", async () => (await rows.count()) > 2);
     });
 
+    /** The oldest row of a chart's table. */
+    const oldestRow = async (page, title) => {
+        await page.getByText(`As a table: ${title}`).click();
+        const row = page
+            .getByRole("region", { name: `${title} as a table` })
+            .locator("tbody tr")
+            .last();
+        const at = Date.parse(await row.locator("time").getAttribute("datetime"));
+        return { at, cells: (await row.locator("td").allTextContents()).slice(1) };
+    };
+    /** Opens the page when the history has steps that are over. */
+    const openedLate = async (token, run) => {
+        const created = async () => {
+            const path = "/workflow-metrics/history?metric=instances_created&step=10s&from=-15m";
+            const { points, to } = await host.get(path);
+            return points.some(({ at }) => Date.parse(at) + 20_000 < Date.parse(to));
+        };
+        await eventually("the history has something older than the page", created);
+        const opened = Date.now();
+        const tab = await Tab.open(browser, host, { token });
+        try {
+            await tab.page.getByText("As a table: Batch sizes").click();
+            const times = tab.page.getByRole("region", { name: "Batch sizes as a table" }).locator("time");
+            await eventually("the charts begin before the page", async () => {
+                const oldest = (await times.count()) > 0 && (await times.last().getAttribute("datetime"));
+                return oldest !== false && Date.parse(oldest) < opened - 9_000;
+            });
+            await run(tab, opened);
+        } finally {
+            await tab.close();
+        }
+    };
+
+    test("who opens the page sees the minutes before, and live numbers go on from there", async () => {
+        await openedLate(host.token, async (tab, opened) => {
+            for (const title of [
+                "Throughput",
+                "Latency",
+                "Error rate",
+                "Instances",
+                "Cache hit rate",
+                "Work in hand",
+            ]) {
+                const { at, cells } = await oldestRow(tab.page, title);
+                assert.ok(at < opened - 9_000, `${title} begins at ${new Date(at).toISOString()}`);
+                assert.ok(cells.length > 0, title);
+                if (title === "Throughput") assert.match(cells[0], /^[1-9].*\/min$/u);
+            }
+            const created = tab.page.getByRole("img", { name: /^Chart of Instances/u });
+            assert.match(await created.getAttribute("aria-label"), /Created: last [\d,]+, from \d+ to [1-9]/u);
+            const rows = tab.page.getByRole("region", { name: "Throughput as a table" }).locator("tbody tr");
+            const known = await rows.first().locator("time").getAttribute("datetime");
+            await eventually(
+                "live numbers come",
+                async () => (await rows.first().locator("time").getAttribute("datetime")) > known,
+            );
+            // In the order of time, without a row twice.
+            const times = await rows.locator("time").evaluateAll((all) => all.map(({ dateTime }) => dateTime));
+            assert.deepEqual(times, [...new Set(times)].sort().reverse());
+        });
+    });
+
+    test("another team sees its own minutes before and not this one's", async () => {
+        const rival = await host.tokenFor("eve", ["workflow_read"], "rival");
+        await openedLate(rival, async (tab, opened) => {
+            const { at } = await oldestRow(tab.page, "Instances");
+            assert.ok(at < opened - 9_000, "the host's own numbers are everybody's");
+            const created = tab.page.getByRole("img", { name: /^Chart of Instances/u });
+            assert.match(await created.getAttribute("aria-label"), /Created: last 0, from 0 to 0;/u);
+        });
+    });
+
+    for (const [what, answer] of [
+        ["without a history", { status: 404, json: { error: { code: "no-such-path", message: "there is none" } } }],
+        ["whose history is empty", { json: { step_seconds: 10, from: "", to: "", operations: [], metrics: [] } }],
+    ]) {
+        inBrowser(`the charts of a host ${what} fill by themselves`, {}, async (tab, page) => {
+            await page.route(/\/workflow-metrics\/history/u, (route) => route.fulfill(answer));
+            const asked = page.waitForResponse(/\/workflow-metrics\/history/u);
+            const opened = Date.now();
+            await page.reload();
+            await asked;
+            await page.getByText("As a table: Throughput").click();
+            const rows = page.getByRole("region", { name: "Throughput as a table" }).locator("tbody tr");
+            await eventually("there are live numbers", async () => (await rows.count()) > 2);
+            const { at } = await oldestRow(page, "Instances");
+            assert.ok(at >= opened - 1_000, `${new Date(at).toISOString()} is before the page`);
+        });
+    }
+
     inBrowser("the history is shown for the period and the operation that are chosen", {}, async (tab, page) => {
         await tab.go("history");
         await page.getByRole("figure", { name: "Instances a minute" }).waitFor();

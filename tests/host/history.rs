@@ -64,6 +64,8 @@ fn calls_are_in_the_history_and_survive_a_kill_and_an_orderly_end() {
     {
         assert!(!point[field].is_null(), "{field} is missing from {point}");
     }
+    let all = host.get("/workflow-metrics/history?operation=all%20operations&step=1h");
+    assert!(sum(&all, "count") > 5, "the steps, the requests and the commits: {all}");
     let counter = host.get("/workflow-metrics/history?metric=instances_created&step=1h");
     assert_eq!((&counter["kind"], sum(&counter, "value")), (&json!("counter"), 5), "{counter}");
     let gauge = host.get("/workflow-metrics/history?metric=running&step=1m");
@@ -111,6 +113,7 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
         ("from=-30d&step=10s", "2000 points"),
         ("operation=a&metric=b", "not for both"),
         ("operation=a%00", "zero byte"),
+        ("hosts=some", "all or this"),
         ("operaton=a", "operaton"),
         ("team=No%20Team", "team"),
     ] {
@@ -143,10 +146,12 @@ fn hosts_on_one_database_add_up() {
     let query = "operation=http%20GET%20%2Fworkflows";
     calls(&one, query, 7);
     calls(&two, query, 7);
+    calls(&one, &format!("{query}&hosts=this"), 3);
     two.kill();
     two.restart();
     names(&two, 2);
     calls(&one, query, 9);
+    calls(&two, &format!("{query}&hosts=this&to=now"), 6);
 }
 
 #[test]

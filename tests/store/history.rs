@@ -39,6 +39,7 @@ fn query(series: &Series, seconds: u64) -> HistoryQuery {
         to: at(100_000),
         step,
         seconds,
+        own: false,
         rows_max: 1_000,
     }
 }
@@ -197,6 +198,10 @@ fn several_hosts_add_up_and_leave_each_others_points_alone() {
         for store in [&one, &two] {
             assert_eq!(read(store, query(&counter, 10)).await, [(START, Added::Events(7))]);
             assert_eq!(read(store, query(&gauge, 10)).await, [(START, Added::Level(7.0))]);
+        }
+        for (store, events) in [(&one, 3), (&two, 4)] {
+            let own = HistoryQuery { own: true, ..query(&counter, 10) };
+            assert_eq!(read(store, own).await, [(START, Added::Events(events))]);
         }
         let own = one.own_history(HistoryStep::Fine, START).await.expect("reads");
         assert!(own.contains(&events(&counter, HistoryStep::Fine, START, 3)), "{own:?}");

@@ -21,6 +21,10 @@ const CHARTS = [
     ["900", "15 min"],
 ] as const;
 const REFRESH_MS = 5_000;
+/** What the lines in the tiles show. */
+const TREND_MS = 300_000;
+/** What a hit rate is worked out over. */
+const RATE_MS = 60_000;
 /** Of the alerts' default thresholds; what is worse is drawn in red. */
 const ERROR_RATE_BAD = 0.05;
 
@@ -66,7 +70,10 @@ export function Overview() {
 /** Before the first numbers the tiles are there already, so that nothing moves when they come. */
 function Tiles({ stats, summary }: { stats: Stats | undefined; summary: Summary | undefined }) {
     const { latest, snapshots } = useLive();
-    const recent = snapshots.slice(-120);
+    const since = Date.parse(snapshots.at(-1)?.at ?? "") - TREND_MS;
+    const recent = snapshots.filter(({ at }) => Date.parse(at) >= since);
+    const trend = (of: (snapshot: Snapshot) => number | null): [number, number | null][] =>
+        recent.map((snapshot) => [Date.parse(snapshot.at), of(snapshot)]);
     // The summary says none, and not zero, on a host that watches nothing.
     const watched = summary?.alerts_firing ?? null;
     const firing = watched === null ? null : (latest?.alerts_firing ?? watched);
@@ -81,7 +88,7 @@ function Tiles({ stats, summary }: { stats: Stats | undefined; summary: Summary 
                 value={format.perMinute(summary?.operations.per_minute)}
                 detail={`${format.count(summary?.operations.count)} operations`}
                 href={link("operations")}
-                trend={recent.map(({ operations }) => operations.per_minute)}
+                trend={trend(({ operations }) => operations.per_minute)}
             />
             <Tile
                 label="Errors"
@@ -89,14 +96,14 @@ function Tiles({ stats, summary }: { stats: Stats | undefined; summary: Summary 
                 tone={errors !== null && errors > ERROR_RATE_BAD ? "bad" : undefined}
                 detail="of operations"
                 href={link("operations")}
-                trend={recent.map(({ operations }) => operations.error_rate)}
+                trend={trend(({ operations }) => operations.error_rate)}
             />
             <Tile
                 label="Latency p95"
                 value={format.milliseconds(summary?.operations.p95_ms)}
                 detail={`p99 ${format.milliseconds(summary?.operations.p99_ms)}`}
                 href={link("operations")}
-                trend={recent.map(({ operations }) => operations.p95_ms)}
+                trend={trend(({ operations }) => operations.p95_ms)}
             />
             <Tile
                 label="Alerts"
@@ -146,7 +153,7 @@ function Charts() {
         value: (snapshot: Snapshot) => number | null | undefined,
         fill = false,
     ): Line => ({ label, colour, fill, values: shown.map((snapshot) => value(snapshot) ?? null) });
-    const kinds = [...new Set(live.latest?.caches.filter(({ hit_rate }) => hit_rate !== null).map(({ kind }) => kind))];
+    const rates = hitRates(live.snapshots, live.snapshots.length - shown.length);
     // A minute at least; after that the charts grow with what has been seen, up to what was chosen.
     const begin = Math.max(end - seconds, Math.min(times[0] ?? end, end - 60));
     const common = {
@@ -217,17 +224,14 @@ function Charts() {
                 <Chart
                     {...common}
                     title="Cache hit rate"
+                    unit="in the last minute"
                     format={format.percent}
                     topMin={1}
-                    lines={kinds
-                        .slice(0, PALETTE.length)
-                        .map((kind, index) =>
-                            line(
-                                format.words(kind),
-                                PALETTE[index] ?? "blue",
-                                ({ caches }) => caches.find((cache) => cache.kind === kind)?.hit_rate,
-                            ),
-                        )}
+                    lines={rates.map(([kind, values], index): Line => ({
+                        label: format.words(kind),
+                        colour: PALETTE[index] ?? "blue",
+                        values,
+                    }))}
                 />
                 <Chart
                     {...common}
@@ -256,6 +260,37 @@ function Charts() {
 }
 
 const PALETTE = ["blue", "teal", "amber", "violet", "red", "green"];
+
+/** The hit rates of the caches that are read most, in the minute before each snapshot from `first` on. */
+function hitRates(snapshots: Snapshot[], first: number): [kind: string, values: (number | null)[]][] {
+    const times = snapshots.map(({ at }) => Date.parse(at));
+    const newest = snapshots.findLast(({ caches }) => caches.length > 0)?.caches ?? [];
+    const oldest = snapshots.find(({ caches }) => caches.length > 0)?.caches ?? [];
+    const total = ({ hits = 0, misses = 0 }: Snapshot["caches"][number]) => hits + misses;
+    const read = (kind: string) => {
+        const [begin, end] = [oldest, newest].map((caches) => caches.find((cache) => cache.kind === kind));
+        return end === undefined ? 0 : total(end) - (begin === undefined ? 0 : total(begin));
+    };
+    const kinds = newest
+        .map(({ kind }) => ({ kind, reads: read(kind) }))
+        .filter(({ reads }) => reads > 0)
+        .sort((left, right) => right.reads - left.reads)
+        .slice(0, PALETTE.length)
+        .map(({ kind }) => kind);
+    return kinds.sort().map((kind) => {
+        const known = snapshots.map(({ caches }) => caches.find((cache) => cache.kind === kind));
+        let from = 0;
+        const values = times.map((time, index) => {
+            while ((times[from + 1] ?? Infinity) <= time - RATE_MS) from += 1;
+            while (known[from] === undefined && from < index) from += 1;
+            const [before, now] = [known[from], known[index]];
+            if (before?.hits === undefined || now?.hits === undefined) return null;
+            const reads = total(now) - total(before);
+            return reads > 0 ? (now.hits - before.hits) / reads : null;
+        });
+        return [kind, values.slice(first)];
+    });
+}
 
 function Slowest({ summary }: { summary: Summary | undefined }) {
     return (

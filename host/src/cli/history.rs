@@ -9,7 +9,7 @@ use super::output::{self, Output, cell, count, escape, number, table, time};
 
 #[derive(Args)]
 pub(super) struct HistoryArguments {
-    /// An operation, for example commit_step; without one, the names of all that has a history
+    /// An operation, for example commit_step or 'all operations'; without one, the names of all that has a history
     operation: Option<String>,
     /// When it begins: a time, or how long ago, for example -6h; by default an hour ago
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]

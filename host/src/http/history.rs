@@ -2,6 +2,7 @@
 //! sees the host's own and its own, an operator everybody's.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +95,26 @@ impl Resolution {
     }
 }
 
+/// Whose points are read: those of all hosts on the database, or only those of the one that answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Hosts {
+    #[default]
+    All,
+    This,
+}
+
+impl FromStr for Hosts {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Self::All),
+            "this" => Ok(Self::This),
+            _ => Err("must be all or this"),
+        }
+    }
+}
+
 /// What is asked for.
 enum Subject {
     Operation(String),
@@ -124,6 +145,7 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
     let subject = Subject::of(&mut request)?;
     let span = Span::of(&mut request, HISTORY_PERIOD)?;
     let asked = request.query.parse_with("step", Resolution::asked)?;
+    let hosts = request.query.parse("hosts")?.unwrap_or_default();
     request.query.finish()?;
     let services = &request.services;
     let resolution = asked.unwrap_or_else(|| Resolution::chosen(services, span));
@@ -132,7 +154,7 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
             "that would be more than {POINTS_MAX} points: ask for a shorter period or a longer step"
         )));
     }
-    let reading = Reading { services, team, span, resolution };
+    let reading = Reading { services, team, span, resolution, hosts };
     match subject {
         Subject::Operation(name) => {
             let points = reading.points(SeriesKind::Operation, &name).await?;
@@ -161,6 +183,7 @@ struct Reading<'a> {
     team: Option<Name>,
     span: Span,
     resolution: Resolution,
+    hosts: Hosts,
 }
 
 /// Calls within one step.
@@ -198,6 +221,7 @@ impl Reading<'_> {
             to: self.span.to,
             step: self.resolution.step,
             seconds: self.resolution.seconds,
+            own: self.hosts == Hosts::This,
             rows_max: self.services.config.history.read_rows_max,
         };
         self.services.store.history(query).await?.ok_or_else(|| {
@@ -267,7 +291,7 @@ pub(super) async fn compare_versions(mut request: Request, principal: Arc<Princi
     // All points are added up, so the coarsest that are not too coarse for the period do.
     let seconds = if span.steps(60) <= POINTS_MAX { 60 } else { 3_600 };
     let resolution = Resolution::of_seconds(seconds).unwrap_or_else(|| Resolution::chosen(services, span));
-    let reading = Reading { services, team: Some(team.clone()), span, resolution };
+    let reading = Reading { services, team: Some(team.clone()), span, resolution, hosts: Hosts::All };
     let mut calls = Vec::with_capacity(2);
     for version in [&baseline, &candidate] {
         let points = reading.points(SeriesKind::Operation, &format!("plugin {plugin}@{version}")).await?;

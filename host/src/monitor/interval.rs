@@ -4,10 +4,15 @@ use std::borrow::Cow;
 
 use super::approvals::APPROVAL_COUNTERS;
 use super::lifecycle::LIFECYCLE_COUNTERS;
+use super::operations::is_counted_elsewhere;
 use super::scope::Scope;
-use super::timings::Timings;
+use super::sum::Sum;
+use super::timings::{Scale, Timings};
 use crate::clock::Timestamp;
 use crate::model::Name;
+
+/// The calls of all operations together, as a summary has them.
+pub const ALL_OPERATIONS: &str = "all operations";
 
 /// What was recorded since the last drain. Everything recorded is in exactly one interval.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +22,8 @@ pub struct Interval {
     /// When this one ended.
     pub to: Timestamp,
     /// Durations, in no order. At most `OPERATIONS_MAX + 20` of each team. Beside the operations by their names:
-    /// `instance` (from creation to the end), `approval` (from the question to the answer), `batch NAME`.
+    /// [`ALL_OPERATIONS`], `instance` (from creation to the end), `approval` (from the question to the answer),
+    /// `batch NAME`.
     pub operations: Vec<IntervalOperation>,
     /// Counts, in no order; those that are zero are left out.
     pub counters: Vec<IntervalCounter>,
@@ -49,9 +55,14 @@ impl Interval {
     /// At most one entry a team and name: two scopes without a team have different names, or are added up by the reader.
     pub(super) fn add(&mut self, team: Option<&Name>, scope: &Scope) {
         let now = self.to;
+        let mut all = Sum::new(Scale::Work);
         for (name, timings) in scope.operations.drain(now) {
+            if !is_counted_elsewhere(&name) {
+                all.add(&timings);
+            }
             self.timings(team, name.into(), timings);
         }
+        self.timings(team, ALL_OPERATIONS.to_owned(), all.to_timings());
         let lifecycle = scope.lifecycle.drain(now);
         self.timings(team, "instance".to_owned(), lifecycle.durations);
         self.counts(team, LIFECYCLE_COUNTERS.into_iter().zip(lifecycle.counts.0));

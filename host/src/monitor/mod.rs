@@ -93,7 +93,7 @@ pub use self::comparison::{
 pub use self::distribution::DistributionStats;
 pub use self::encoding::TimingsError;
 pub use self::exposition::{Exposition, Family, FamilyKind, Labels as SeriesLabels, Number};
-pub use self::interval::{Interval, IntervalCounter, IntervalOperation};
+pub use self::interval::{ALL_OPERATIONS, Interval, IntervalCounter, IntervalOperation};
 pub use self::lifecycle::LifecycleStats;
 pub use self::limits::LIMIT_CODES_MAX;
 pub use self::operations::{Measurement, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, OTHER, Operation, OperationStats};

@@ -29,6 +29,11 @@ pub const OPERATION_NAME_BYTES_MAX: usize = 256;
 /// Where operations are counted that came when [`OPERATIONS_MAX`] were known.
 pub const OTHER: &str = "other";
 
+/// Whether an operation's calls are those of another one too: what a plugin's versions did are its steps.
+pub(super) fn is_counted_elsewhere(name: &str) -> bool {
+    name.starts_with("plugin ")
+}
+
 /// All operations of the host or of a team.
 #[derive(Debug, Default)]
 pub(super) struct Operations(RwLock<HashMap<Box<str>, Operation>>);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Monitor;
 use super::approvals::{ApprovalNumbers, ApprovalStats};
 use super::lifecycle::{LifecycleNumbers, LifecycleStats};
-use super::operations::OperationStats;
+use super::operations::{OperationStats, is_counted_elsewhere};
 use super::scope::Scope;
 use super::sum::Sum;
 use super::timings::Scale;
@@ -115,7 +115,7 @@ impl Monitor {
         let scopes = self.0.scopes.seen_by(team);
         let (mut all, mut covered, mut stats) = (Sum::new(Scale::Work), 1.0_f64, Vec::new());
         self.each_operation(team, window, now, |name, sum, seconds| {
-            if !name.starts_with("plugin ") {
+            if !is_counted_elsewhere(&name) {
                 all.merge(sum);
                 covered = covered.max(seconds);
                 stats.push((name.into(), OperationStats::of(sum, seconds)));

@@ -289,13 +289,30 @@ fn what_is_drained_is_drained_once_and_a_reset_does_not_hide_it() {
     monitor.record(Some(&red()), "step expense/pay", MILLISECOND, true);
     monitor.reset(None);
     let interval = monitor.drain();
-    let [operation] = interval.operations.as_slice() else { panic!("one operation: {interval:?}") };
-    assert_eq!((&operation.team, operation.name.as_str()), (&Some(red()), "step expense/pay"));
-    assert_eq!((operation.timings.count(), operation.timings.errors()), (2, 1));
+    assert_eq!(interval.operations.len(), 2, "{interval:?}");
+    for (operation, name) in interval.operations.iter().zip(["step expense/pay", ALL_OPERATIONS]) {
+        assert_eq!((&operation.team, operation.name.as_str()), (&Some(red()), name));
+        assert_eq!((operation.timings.count(), operation.timings.errors()), (2, 1));
+    }
     let created = IntervalCounter { team: Some(red()), name: "instances_created".into(), delta: 3 };
     assert_eq!(interval.counters, [created]);
     let next = monitor.drain();
     assert!(next.operations.is_empty() && next.counters.is_empty() && next.from == interval.to, "{next:?}");
+}
+
+#[test]
+fn all_operations_are_drained_as_one_too_and_versions_are_not_counted_twice() {
+    let (_, monitor) = monitor();
+    monitor.record(None, "commit_step", MILLISECOND, true);
+    for name in ["step expense/pay", "plugin expense@0.1.0"] {
+        monitor.record(Some(&red()), name, MILLISECOND, false);
+    }
+    monitor.record_instance_ended(&red(), InstanceStatus::Completed, MILLISECOND);
+    let interval = monitor.drain();
+    let all = interval.operations.iter().filter(|operation| operation.name == ALL_OPERATIONS);
+    let mut all: Vec<_> = all.map(|all| (all.team.clone(), all.timings.count(), all.timings.errors())).collect();
+    all.sort();
+    assert_eq!(all, [(None, 1, 0), (Some(red()), 1, 1)]);
 }
 
 #[test]

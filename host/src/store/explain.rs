@@ -196,6 +196,7 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         to: seconds(600),
         step: HistoryStep::Fine,
         seconds: 10,
+        own: false,
         rows_max: 1_000,
     };
     vec![
@@ -285,7 +286,8 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         // The history: one series, the points of it, what there is, what a host has written, what is too old.
         ("idx_history_series_team_kind_name", history::named(&series(Some(acme())))),
         ("idx_history_series_kind_name", history::named(&series(None))),
-        ("idx_history_points_series_step_at", history::points(&series(None), [one])),
+        ("idx_history_points_series_step_at", history::points(&series(None), [one], None)),
+        ("idx_history_points_series_step_at", history::points(&series(None), [one], Some(one))),
         (
             "idx_history_points_series_step_at",
             history::listed(Some(&acme()), HistoryStep::Fine, (seconds(0), seconds(600))),

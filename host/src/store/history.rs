@@ -224,6 +224,8 @@ pub struct HistoryQuery {
     pub step: HistoryStep,
     /// What they are added up to: a multiple of the step.
     pub seconds: u64,
+    /// Only what this host has counted, and not what others on the same database have.
+    pub own: bool,
     /// Most rows that are read.
     pub rows_max: u32,
 }
@@ -370,7 +372,9 @@ impl Store {
             if ids.is_empty() {
                 return Ok(Some(Vec::new()));
             }
-            let rows: Vec<AddedRow> = points(&query, ids.into_iter().map(|(id,)| id)).rows(&mut connection).await?;
+            let host = query.own.then_some(store.core().host.id);
+            let ids = ids.into_iter().map(|(id,)| id);
+            let rows: Vec<AddedRow> = points(&query, ids, host).rows(&mut connection).await?;
             drop(connection);
             if rows.len() > query.rows_max as usize {
                 return Ok(None);
@@ -466,13 +470,16 @@ pub(super) fn named(query: &HistoryQuery) -> Sql {
     sql
 }
 
-/// One row more than there may be, so that it is seen when there are more.
-pub(super) fn points(query: &HistoryQuery, ids: impl IntoIterator<Item = Uuid>) -> Sql {
+/// Of one host or, without one, of all. One row more than there may be, so that it is seen when there are more.
+pub(super) fn points(query: &HistoryQuery, ids: impl IntoIterator<Item = Uuid>, host: Option<Uuid>) -> Sql {
     let mut sql = Sql::new("SELECT at, series_id, host, value, samples, timings FROM history_points WHERE series_id");
     sql.within(ids.into_iter().map(Bind::Id));
     sql.push(" AND step = ").bind(Bind::Number(signed(query.step.seconds())));
     sql.push(" AND at >= ").bind(Bind::Number(query.from.as_micros()));
     sql.push(" AND at < ").bind(Bind::Number(query.to.as_micros()));
+    if let Some(host) = host {
+        sql.push(" AND host = ").bind(Bind::Id(host));
+    }
     sql.push(" LIMIT ").bind(Bind::Number(i64::from(query.rows_max) + 1));
     sql
 }
@@ -575,6 +582,7 @@ mod tests {
             to: Timestamp::default(),
             step: HistoryStep::Fine,
             seconds: 60,
+            own: false,
             rows_max: 9,
         };
         let row = |at: i64, host, sum, samples| {

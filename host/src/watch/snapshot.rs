@@ -19,7 +19,15 @@ impl Watch {
             .store
             .cache_stats()
             .into_iter()
-            .map(|cache| json!({ "kind": cache.kind, "hit_rate": cache.hit_rate, "entries": cache.entries }))
+            .map(|cache| {
+                json!({
+                    "kind": cache.kind,
+                    "hit_rate": cache.hit_rate,
+                    "hits": cache.hits,
+                    "misses": cache.misses,
+                    "entries": cache.entries,
+                })
+            })
             .collect();
         let engine = parts.engine.gauges();
         json!({

@@ -1,0 +1,134 @@
+// The minutes before the page was opened, out of the history: snapshots like those of the live stream, one for every ten
+// seconds. What the history has no series for is null in them.
+import { get } from "./api";
+import type { HistoryNames, MetricHistory, MetricPoint, OperationHistory, OperationPoint, Snapshot } from "./types";
+
+const PATH = "/workflow-metrics/history";
+const STEP_S = 10;
+/** A live snapshot is about a minute, so each of these is about the minute that ends with its step. */
+const WINDOW_STEPS = 6;
+/** Without a point for so long the host was not there; it writes some every ten seconds. */
+const SILENCE_S = 30;
+/** All of the host's own are fewer. */
+const SERIES_MAX = 60;
+
+const ALL_OPERATIONS = "all operations";
+const LIFECYCLE = ["created", "completed", "failed"] as const;
+const APPROVALS = ["submitted", "approved", "rejected"] as const;
+const GAUGES = ["running", "queue_depth"] as const;
+const WANTED = new Set<string>([
+  ...LIFECYCLE.map((name) => `instances_${name}`),
+  ...APPROVALS.map((name) => `approvals_${name}`),
+  ...GAUGES,
+]);
+const WANTED_OF_EACH = /^(?:cache_hits|cache_misses|batch_items)\{/u;
+
+/** A snapshot of a time of which nothing is known: lines end before it. */
+export const nothing = (at: number): Snapshot => ({
+  at: new Date(at).toISOString(),
+  operations: { per_minute: null, error_rate: null, p50_ms: null, p95_ms: null, p99_ms: null },
+  lifecycle: {},
+  approvals: {},
+  caches: [],
+  queue_depth: null,
+  running: null,
+  batches: { items_per_minute: null, avg_items: null },
+  alerts_firing: null,
+});
+
+const seconds = ({ at }: { at: string }): number => Date.parse(at) / 1_000;
+const keyed = <P extends { at: string }>(points: P[]): Map<number, P> =>
+  new Map(points.map((point) => [seconds(point), point]));
+/** `cache_hits{storage}`: `storage`. */
+const label = (name: string): string => name.slice(name.indexOf("{") + 1, -1);
+
+/** What this host has measured in the last seconds; nothing if it has no history. */
+export async function past(lastSeconds: number, signal: AbortSignal): Promise<Snapshot[]> {
+  const period = { from: `-${lastSeconds}s`, step: `${STEP_S}s` };
+  const names = await get<HistoryNames>(PATH, period, signal);
+  const metrics = names.metrics.filter((name) => WANTED.has(name) || WANTED_OF_EACH.test(name));
+  const operations = names.operations.filter((name) => name === ALL_OPERATIONS || name.startsWith("batch "));
+  // Live numbers are those of one host, and so must these be, or there is a step where they meet.
+  const asked = { ...period, hosts: "this" };
+  const counted = new Map<string, Map<number, MetricPoint>>();
+  const called = new Map<string, Map<number, OperationPoint>>();
+  let to = 0;
+  await Promise.all([
+    ...metrics.slice(0, SERIES_MAX).map(async (metric) => {
+      const history = await get<MetricHistory>(PATH, { metric, ...asked }, signal);
+      counted.set(metric, keyed(history.points));
+      to = Math.max(to, Date.parse(history.to) / 1_000);
+    }),
+    ...operations.slice(0, SERIES_MAX).map(async (operation) => {
+      const history = await get<OperationHistory>(PATH, { operation, ...asked }, signal);
+      called.set(operation, keyed(history.points));
+    }),
+  ]);
+  return snapshots(counted, called, to);
+}
+
+function snapshots(
+  counted: Map<string, Map<number, MetricPoint>>,
+  called: Map<string, Map<number, OperationPoint>>,
+  to: number,
+): Snapshot[] {
+  // Gauges have a point whenever the host was there.
+  const measured = new Set([...counted.values(), ...called.values()].flatMap((points) => [...points.keys()]));
+  // A step that is not over yet would look like a fall.
+  const over = [...measured].filter((step) => step + STEP_S <= to);
+  if (over.length === 0) return [];
+  const [first, last] = [Math.min(...over), Math.max(...over)];
+  const value = (name: string, step: number): number => counted.get(name)?.get(step)?.value ?? 0;
+  const caches = [...counted.keys()].filter((name) => name.startsWith("cache_")).map(label);
+  const kinds = [...new Set(caches)].sort();
+  const batches = [...called.keys()].filter((name) => name !== ALL_OPERATIONS);
+  // Backwards, because live counts begin at zero where these end.
+  const reads = new Map(kinds.map((kind) => [kind, { hits: 0, misses: 0 }]));
+  const made: Snapshot[] = [];
+  for (let step = last; step >= first; step -= STEP_S) {
+    const end = (step + STEP_S) * 1_000;
+    if (!measured.has(step)) {
+      made.push(nothing(end));
+      continue;
+    }
+    const window = Array.from({ length: WINDOW_STEPS }, (_, back) => step - back * STEP_S).filter((one) =>
+      measured.has(one),
+    );
+    const sum = (of: (step: number) => number) => window.reduce((total, one) => total + of(one), 0);
+    const events = (name: string) => sum((one) => value(name, one));
+    const calls = (name: string) => sum((one) => called.get(name)?.get(one)?.count ?? 0);
+    const all = called.get(ALL_OPERATIONS);
+    const count = calls(ALL_OPERATIONS);
+    const errors = sum((one) => all?.get(one)?.errors ?? 0);
+    const here = all?.get(step);
+    const batchCalls = batches.reduce((total, name) => total + calls(name), 0);
+    const items = batches.reduce((total, name) => total + events(`batch_items{${name.slice("batch ".length)}}`), 0);
+    made.push({
+      at: new Date(end).toISOString(),
+      operations: {
+        per_minute: all === undefined ? null : (count * WINDOW_STEPS) / window.length,
+        error_rate: all === undefined ? null : count === 0 ? 0 : errors / count,
+        // Of the ten seconds: percentiles cannot be added up.
+        p50_ms: here?.p50_ms ?? null,
+        p95_ms: here?.p95_ms ?? null,
+        p99_ms: here?.p99_ms ?? null,
+      },
+      lifecycle: Object.fromEntries(LIFECYCLE.map((name) => [name, events(`instances_${name}`)])),
+      approvals: Object.fromEntries(APPROVALS.map((name) => [name, events(`approvals_${name}`)])),
+      caches: kinds.map((kind) => ({ kind, hit_rate: null, entries: 0, ...reads.get(kind) })),
+      queue_depth: counted.get("queue_depth")?.get(step)?.value ?? null,
+      running: counted.get("running")?.get(step)?.value ?? null,
+      batches: { items_per_minute: items, avg_items: batchCalls === 0 ? 0 : items / batchCalls },
+      alerts_firing: null,
+    });
+    for (const [kind, { hits, misses }] of reads) {
+      reads.set(kind, {
+        hits: hits - value(`cache_hits{${kind}}`, step),
+        misses: misses - value(`cache_misses{${kind}}`, step),
+      });
+    }
+  }
+  made.reverse();
+  if (to - last > SILENCE_S) made.push(nothing((last + STEP_S) * 1_000 + 1));
+  return made;
+}

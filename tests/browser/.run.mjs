@@ -1,0 +1,554 @@
+// The dashboard in a real browser, against a real server with real plugins. `cargo xtask test` says where all of these
+// are: STEPWELL_TEST_BINARY, STEPWELL_TEST_GUESTS, STEPWELL_TEST_CHROMIUM; screenshots go to STEPWELL_TEST_SCREENSHOTS.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { eventually, Host } from "./host.mjs";
+import { DESKTOP, launch, PHONE, Tab } from "./page.mjs";
+import { ATTACKS, fill } from "./world.mjs";
+
+const { STEPWELL_TEST_BINARY: binary, STEPWELL_TEST_GUESTS: guests, STEPWELL_TEST_CHROMIUM: chromium } = process.env;
+const [script, image] = ATTACKS;
+
+let browser;
+let host;
+let world;
+
+/** A test with a tab of its own, which must have noticed nothing when it ends. */
+function inBrowser(name, options, run) {
+    test(name, async () => {
+        const tab = await Tab.open(browser, host, {
+            ...options,
+            ...(options.signedOut ? {} : { token: options.token?.() ?? host.token }),
+        });
+        let failure;
+        try {
+            await run(tab, tab.page);
+        } catch (error) {
+            failure = error;
+            await tab.photograph(`failed ${name}`.replaceAll(/[^a-z0-9]+/gu, "-")).catch(() => undefined);
+        }
+        try {
+            await tab.close();
+        } catch (error) {
+            failure ??= error;
+        }
+        if (failure !== undefined) throw failure;
+    });
+}
+
+describe("the dashboard", () => {
+    before(async () => {
+        host = await Host.start(binary, { "live.interval": "100ms", "history.interval": "1s" });
+        world = await fill(host, guests);
+        browser = await launch(chromium);
+    });
+
+    after(async () => {
+        await browser?.close();
+        await host?.stop();
+    });
+
+    inBrowser(
+        "a token signs in, stays in the tab, and leaves with the one who signs out",
+        { signedOut: true },
+        async (tab, page) => {
+            await tab.isUsable("sign-in");
+            await tab.photograph("sign-in");
+            await page.getByLabel("Token").fill(`sw_${"0".repeat(64)}`);
+            await tab.button("Sign in").click();
+            await tab.says("the token is not valid");
+            await tab.signIn(host.token);
+            await page.reload();
+            await page.getByRole("heading", { name: "Overview" }).waitFor();
+            const kept = await page.evaluate(() => ({
+                session: Object.values(sessionStorage),
+                local: Object.values(localStorage),
+                url: location.href,
+            }));
+            assert.deepEqual([kept.session, kept.local], [[host.token], []]);
+            assert.ok(!kept.url.includes(host.token));
+            await tab.button("Sign out").click();
+            await page.getByLabel("Token").waitFor();
+            assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+        },
+    );
+
+    const VIEWS = () => [
+        "overview",
+        "operations",
+        "operations/step expense/score",
+        "history",
+        "history?show=o+step+expense/score",
+        "alerts",
+        "instances",
+        `instances/${world.failed.id}`,
+        `instances/${world.waiting.id}`,
+        "workflows",
+        "workflows/review",
+        "approvals",
+        "plugins",
+        "plugins/expense",
+        "plugins/scenarios",
+        "caches",
+        "audit",
+    ];
+
+    for (const [name, viewport, scheme] of [
+        ["light", DESKTOP, "light"],
+        ["dark", DESKTOP, "dark"],
+        ["phone", PHONE, "light"],
+    ]) {
+        inBrowser(`every view is usable by everybody: ${name}`, { viewport, scheme }, async (tab, page) => {
+            const trend = page.locator(".trend polyline").first();
+            await eventually(
+                "the charts have begun",
+                async () => (await trend.getAttribute("points"))?.split(" ").length > 20,
+            );
+            for (const view of VIEWS()) {
+                const [first, ...rest] = view.split("/");
+                await tab.go(
+                    first.includes("?")
+                        ? view
+                        : [first, ...(rest.length === 0 ? [] : [encodeURIComponent(rest.join("/"))])].join("/"),
+                );
+                const file = view
+                    .replace(world.failed.id, "failed")
+                    .replace(world.waiting.id, "waiting")
+                    .replaceAll(/[^a-z]+/gu, "-");
+                await tab.photograph(`${file}-${name}`);
+                await tab.isUsable(`${view} ${name}`);
+                await tab.hasOnlyItsOwnElements(`${view} ${name}`);
+            }
+        });
+    }
+
+    inBrowser("what happens is shown while it happens", {}, async (tab, page) => {
+        await page.getByText("Live", { exact: true }).first().waitFor();
+        const created = page
+            .getByRole("figure", { name: "Instances in the last minute" })
+            .getByRole("listitem")
+            .filter({ hasText: "Created" });
+        const number = async () => Number((await created.textContent()).replaceAll(/\D/gu, ""));
+        const known = await number();
+        await host.run("hello", { input: { name: "somebody" } }, "completed");
+        await eventually("the new instance is in the chart", async () => (await number()) > known);
+        await page.getByText("As a table: Throughput").click();
+        const rows = page.getByRole("region", { name: "Throughput as a table" }).locator("tbody tr");
+        await eventually("the chart's numbers can be read", async () => (await rows.count()) > 2);
+    });
+
+    /** The oldest row of a chart's table. */
+    const oldestRow = async (page, title) => {
+        await page.getByText(`As a table: ${title}`).click();
+        const row = page
+            .getByRole("region", { name: `${title} as a table` })
+            .locator("tbody tr")
+            .last();
+        const at = Date.parse(await row.locator("time").getAttribute("datetime"));
+        return { at, cells: (await row.locator("td").allTextContents()).slice(1) };
+    };
+    /** Opens the page when the history has steps that are over. */
+    const openedLate = async (token, run) => {
+        const created = async () => {
+            const path = "/workflow-metrics/history?metric=instances_created&step=10s&from=-15m";
+            const { points, to } = await host.get(path);
+            return points.some(({ at }) => Date.parse(at) + 20_000 < Date.parse(to));
+        };
+        await eventually("the history has something older than the page", created);
+        const opened = Date.now();
+        const tab = await Tab.open(browser, host, { token });
+        try {
+            await tab.page.getByText("As a table: Batch sizes").click();
+            const times = tab.page.getByRole("region", { name: "Batch sizes as a table" }).locator("time");
+            await eventually("the charts begin before the page", async () => {
+                const oldest = (await times.count()) > 0 && (await times.last().getAttribute("datetime"));
+                return oldest !== false && Date.parse(oldest) < opened - 9_000;
+            });
+            await run(tab, opened);
+        } finally {
+            await tab.close();
+        }
+    };
+
+    test("who opens the page sees the minutes before, and live numbers go on from there", async () => {
+        await openedLate(host.token, async (tab, opened) => {
+            for (const title of [
+                "Throughput",
+                "Latency",
+                "Error rate",
+                "Instances",
+                "Cache hit rate",
+                "Work in hand",
+            ]) {
+                const { at, cells } = await oldestRow(tab.page, title);
+                assert.ok(at < opened - 9_000, `${title} begins at ${new Date(at).toISOString()}`);
+                assert.ok(cells.length > 0, title);
+                if (title === "Throughput") assert.match(cells[0], /^[1-9].*\/min$/u);
+            }
+            const created = tab.page.getByRole("img", { name: /^Chart of Instances/u });
+            assert.match(await created.getAttribute("aria-label"), /Created: last [\d,]+, from \d+ to [1-9]/u);
+            const rows = tab.page.getByRole("region", { name: "Throughput as a table" }).locator("tbody tr");
+            const known = await rows.first().locator("time").getAttribute("datetime");
+            await eventually(
+                "live numbers come",
+                async () => (await rows.first().locator("time").getAttribute("datetime")) > known,
+            );
+            // In the order of time, without a row twice.
+            const times = await rows.locator("time").evaluateAll((all) => all.map(({ dateTime }) => dateTime));
+            assert.deepEqual(times, [...new Set(times)].sort().reverse());
+        });
+    });
+
+    test("another team sees its own minutes before and not this one's", async () => {
+        const rival = await host.tokenFor("eve", ["workflow_read"], "rival");
+        await openedLate(rival, async (tab, opened) => {
+            const { at } = await oldestRow(tab.page, "Instances");
+            assert.ok(at < opened - 9_000, "the host's own numbers are everybody's");
+            const created = tab.page.getByRole("img", { name: /^Chart of Instances/u });
+            assert.match(await created.getAttribute("aria-label"), /Created: last 0, from 0 to 0;/u);
+        });
+    });
+
+    for (const [what, answer] of [
+        ["without a history", { status: 404, json: { error: { code: "no-such-path", message: "there is none" } } }],
+        ["whose history is empty", { json: { step_seconds: 10, from: "", to: "", operations: [], metrics: [] } }],
+    ]) {
+        inBrowser(`the charts of a host ${what} fill by themselves`, {}, async (tab, page) => {
+            await page.route(/\/workflow-metrics\/history/u, (route) => route.fulfill(answer));
+            const asked = page.waitForResponse(/\/workflow-metrics\/history/u);
+            const opened = Date.now();
+            await page.reload();
+            await asked;
+            await page.getByText("As a table: Throughput").click();
+            const rows = page.getByRole("region", { name: "Throughput as a table" }).locator("tbody tr");
+            await eventually("there are live numbers", async () => (await rows.count()) > 2);
+            const { at } = await oldestRow(page, "Instances");
+            assert.ok(at >= opened - 1_000, `${new Date(at).toISOString()} is before the page`);
+        });
+    }
+
+    inBrowser("the history is shown for the period and the operation that are chosen", {}, async (tab, page) => {
+        await tab.go("history");
+        await page.getByRole("figure", { name: "Instances a minute" }).waitFor();
+        const asked = page.waitForRequest(
+            (request) => request.url().includes("from=-6h") && request.url().includes("metric="),
+        );
+        await page.getByText("6 h", { exact: true }).click();
+        await asked;
+        const operation = "step expense/score";
+        const { count } = await host.get(`/workflow-metrics/stats/operation/${encodeURIComponent(operation)}`);
+        await eventually("all calls are in the history", async () => {
+            const { points } = await host.get(`/workflow-metrics/history?operation=${encodeURIComponent(operation)}`);
+            return points.reduce((sum, point) => sum + point.count, 0) === count;
+        });
+        await page.getByLabel("Show").selectOption({ label: operation });
+        await page.getByText(`${count} calls, 0 failed`).waitFor();
+        await page.getByText("As a table: Latency").click();
+        await page
+            .getByRole("region", { name: "Latency as a table" })
+            .getByRole("cell", { name: /ms|µs/u })
+            .first()
+            .waitFor();
+        await page.getByText("Custom", { exact: true }).click();
+        await page.getByLabel("From", { exact: true }).fill("2020-01-01T00:00");
+        await page.getByLabel("To", { exact: true }).fill("2020-01-02T00:00");
+        await tab.says("Nothing was measured in this period.");
+    });
+
+    inBrowser("an approval is found, approved with a comment, and the instance goes on", {}, async (tab, page) => {
+        const [instance] = world.large;
+        await tab.go("approvals");
+        await tab.button("Approve: Expense of 99000 cents by ada").click();
+        const dialog = page.getByRole("dialog");
+        await tab.isUsable("the dialog");
+        await tab.photograph("approve-dialog");
+        await dialog.getByLabel("Comment").fill(`fine ${image}`);
+        await tab.confirm("Approve");
+        await tab.says("Approved.");
+        await tab.button("Approve: Expense of 99000 cents by ada").waitFor({ state: "detached" });
+        assert.equal((await host.reached(instance.id, "completed")).approvals[0].comment, `fine ${image}`);
+        await tab.go(`instances/${instance.id}`);
+        await tab.says(`fine ${image}`);
+        await page.getByText("Everybody's").waitFor({ state: "detached" });
+    });
+
+    inBrowser("who decides second is told who was first", {}, async (tab, page) => {
+        await tab.go("approvals");
+        const instance = world.large[1];
+        await tab.button("Reject: Expense of 99000 cents by grace").click();
+        await host.post(`/approvals/${instance.approvals[0].id}/decision`, { decision: "approve" });
+        await tab.confirm("Reject");
+        await page
+            .getByRole("alert")
+            .filter({ hasText: `It is approved: ${world.me}` })
+            .waitFor();
+    });
+
+    inBrowser("instances are narrowed, opened and cancelled", {}, async (tab, page) => {
+        await tab.go("instances");
+        await page.getByLabel("Status").selectOption("failed");
+        await page.getByLabel("Entity type").fill(script);
+        await page.keyboard.press("Enter");
+        const rows = page.getByRole("region", { name: "Instances" }).locator("tbody tr");
+        await eventually("only the failed ones with that entity are listed", async () => (await rows.count()) === 2);
+        await rows.getByRole("link").last().click();
+        await page.getByText(`${script}${image}`).first().waitFor();
+        const { id } = await host.run("review", { input: { title: "to be cancelled", approver: world.me } }, "waiting");
+        await tab.go(`instances/${id}`);
+        await tab.button("Cancel instance…").click();
+        await tab.confirm("Cancel instance");
+        await page.locator("main h2").getByText("cancelled").waitFor();
+        assert.equal((await host.get(`/instances/${id}`)).status, "cancelled");
+    });
+
+    inBrowser(
+        "versions are compared, and a plugin is rolled back and follows the newest again",
+        {},
+        async (tab, page) => {
+            const used = async () => {
+                const done = await host.run(
+                    "expense-approval",
+                    { input: { employee: "kim", amount: 100, category: "meals", manager: world.me, receipts: ["r"] } },
+                    "completed",
+                );
+                // A step that is skipped runs no plugin.
+                return new Set(done.attempts.map(({ plugin }) => plugin).filter((plugin) => plugin !== null));
+            };
+            await tab.go("plugins");
+            await page.getByRole("link", { name: "expense", exact: true }).click();
+            await tab.says("Too few calls to tell.");
+            assert.deepEqual(await used(), new Set(["expense@1.1.0"]));
+            await tab.button("Roll back to expense 1.0.0").click();
+            await page.getByRole("dialog").getByRole("listitem").filter({ hasText: "expense-approval" }).waitFor();
+            await tab.photograph("roll-back-dialog");
+            await tab.confirm("Roll back");
+            await tab.says("New instances run expense@1.0.0.");
+            assert.deepEqual(await used(), new Set(["expense@1.0.0"]));
+            await tab.button("Follow the newest…").click();
+            await tab.confirm("Follow the newest");
+            await tab.says("New instances run the newest expense.");
+            assert.deepEqual(await used(), new Set(["expense@1.1.0"]));
+            await tab.button("Delete expense 1.1.0").click();
+            await tab.confirm("Delete version");
+            await page.getByRole("alert").filter({ hasText: "is used by" }).waitFor();
+        },
+    );
+
+    test("an alert is acknowledged and silenced, and its silence is ended", async () => {
+        const own = await Host.start(binary, {
+            "live.interval": "100ms",
+            "history.interval": "100ms",
+            "alerts.fire_after": "0s",
+            "alerts.p95_latency.threshold": "0.001",
+            "alerts.p95_latency.resolve_threshold": "0.0005",
+            "alerts.p95_latency.calls_min": "1",
+        });
+        // Its name is said of what it does.
+        const { token } = await own.post("/tokens", { user: image, permissions: ["operator"] });
+        const tab = await Tab.open(browser, own, { token });
+        try {
+            const { page } = tab;
+            await tab.go("alerts");
+            const alert = page.locator(".alert-firing").filter({ hasText: "http POST /tokens" });
+            await alert.waitFor();
+            await page
+                .getByRole("navigation", { name: "Views" })
+                .getByRole("link", { name: /Alerts.*\d/u })
+                .waitFor();
+            await tab.photograph("alerts-firing");
+            await tab.isUsable("alerts that fire");
+            await tab.button("Acknowledge http POST /tokens").focus();
+            await page.keyboard.press("Enter");
+            await page.getByRole("dialog").getByLabel("Comment").fill(script);
+            await tab.isUsable("the dialog of an alert");
+            await tab.confirm("Acknowledge");
+            await tab.says("Acknowledged.");
+            await alert.getByText(`Acknowledged by ${image}`).getByText(script).waitFor();
+            await tab.button("Acknowledge http POST /tokens").waitFor({ state: "detached" });
+            await tab.button("Silence http POST /tokens").click();
+            await page.getByLabel("For").selectOption("15m");
+            await page.getByRole("dialog").getByLabel("Comment").fill(image);
+            await tab.confirm("Silence");
+            await tab.says("Silenced.");
+            await alert.getByText("Silenced; the silence ends").waitFor();
+            await tab.hasOnlyItsOwnElements("alerts");
+            await page.getByText("Silences", { exact: true }).click();
+            await page.getByRole("region", { name: "Silences" }).getByText(image).first().waitFor();
+            await tab.hasOnlyItsOwnElements("silences");
+            await tab.button("End").click();
+            await tab.says("Nothing is silenced.");
+            await page.getByText("Thresholds", { exact: true }).click();
+            await page.getByRole("region", { name: "Thresholds" }).getByText("P95 latency").waitFor();
+            await tab.isUsable("thresholds");
+            await tab.go("audit");
+            await page.getByRole("region", { name: "Audit" }).getByText("alert.acknowledge").waitFor();
+            await page.getByLabel("Action").selectOption("silence.delete");
+            await tab.button("Show").click();
+            const rows = page.getByRole("region", { name: "Audit" }).locator("tbody tr");
+            await eventually("one silence was ended", async () => (await rows.count()) === 1);
+            await rows.getByText(image).waitFor();
+            await tab.hasOnlyItsOwnElements("audit");
+        } finally {
+            await tab.close();
+            await own.stop();
+        }
+    });
+
+    inBrowser("caches are cleared after a question, and each has advice", {}, async (tab, page) => {
+        await tab.go("caches");
+        const advice = page.getByRole("region", { name: "Advice about the caches" }).locator("tbody tr");
+        await eventually("every cache has advice", async () => (await advice.count()) === 11);
+        await advice.filter({ hasText: "tokens" }).getByText("nothing was ever pushed out").waitFor();
+        await tab.button("Clear caches…").click();
+        await tab.confirm("Clear");
+        await tab.says(/Removed [\d,]+ entries/u);
+    });
+
+    inBrowser("everything can be done with the keyboard alone", { signedOut: true }, async (tab, page) => {
+        const press = (key) => page.keyboard.press(key);
+        const focused = () =>
+            page.evaluate(
+                () => document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent,
+            );
+        const tabTo = async (name) => {
+            for (let presses = 0; presses < 100; presses += 1) {
+                if ((await focused()) === name) return;
+                await press("Tab");
+            }
+            assert.fail(`Tab does not reach '${name}'`);
+        };
+        await page.getByLabel("Token").waitFor();
+        await eventually("the cursor is in the field", () =>
+            page.evaluate(() => document.activeElement?.getAttribute("name") === "token"),
+        );
+        await page.keyboard.type(host.token);
+        await press("Enter");
+        await page.getByRole("navigation", { name: "Views" }).waitFor();
+        await press("Tab");
+        assert.equal(await focused(), "Skip to the content");
+        await press("Enter");
+        assert.equal(await focused(), "Overview");
+        await press("Shift+Tab");
+        await tab.go("overview");
+        await page.keyboard.press("Home");
+        await page.evaluate(() => document.querySelector(".brand")?.focus());
+        await tabTo("Approvals");
+        await press("Enter");
+        await eventually(
+            "a new view is read from its heading",
+            async () =>
+                (await focused()) === "Approvals" &&
+                (await page.evaluate(() => document.activeElement?.tagName === "H1")),
+        );
+        const wanted = `Reject: Sign ${image}`;
+        await tab.button(wanted).waitFor();
+        await tabTo(wanted);
+        await press("Enter");
+        await page.getByRole("dialog").waitFor();
+        await press("Escape");
+        await page.getByRole("dialog").waitFor({ state: "detached" });
+        assert.equal(await focused(), wanted);
+        await press("Enter");
+        await tabTo("Reject");
+        await press("Enter");
+        await tab.says("Rejected.");
+        await host.reached(world.waiting.id, "rejected");
+    });
+
+    inBrowser(
+        "markup in names, inputs, comments, labels and descriptions is shown as the text that it is",
+        {},
+        async (tab, page) => {
+            const shown = [
+                ["workflows", [script, image]],
+                ["workflows/review", [script]],
+                [`instances/${world.failed.id}`, [script, image]],
+                [`instances/${world.measured.id}`, [script, image]],
+                [`instances/${world.started.id}`, [script, image]],
+                [`instances/${world.commented.id}`, [script]],
+                [`instances/${world.waiting.id}`, ATTACKS.slice(3)],
+                [`instances?entity_type=${encodeURIComponent(script)}`, [script, image]],
+                [`instances?started_by=${encodeURIComponent(image)}`, [image]],
+                ["plugins/scenarios", ["<script>alert('step')</script>", script, image, ATTACKS[3]]],
+                ["plugins/hello", ["<img src onerror=alert>"]],
+                [`operations/${encodeURIComponent(image)}`, [image]],
+                [`plugins/${encodeURIComponent(script)}`, []],
+                [`history?show=${encodeURIComponent(`o ${script}`)}`, []],
+                [`${encodeURIComponent(script)}`, []],
+            ];
+            for (const [address, texts] of shown) {
+                await page.evaluate((hash) => {
+                    location.hash = hash;
+                }, `#/${address}`);
+                await tab.loaded();
+                for (const text of texts) {
+                    await eventually(`${address} shows ${text}`, () =>
+                        page.evaluate((wanted) => {
+                            const inJson = JSON.stringify(wanted).slice(1, -1);
+                            const fields = [...document.querySelectorAll("input")].map(({ value }) => value);
+                            const body = document.body.textContent ?? "";
+                            return body.includes(wanted) || body.includes(inJson) || fields.includes(wanted);
+                        }, text),
+                    );
+                }
+                await tab.hasOnlyItsOwnElements(address);
+            }
+            await tab.go("approvals");
+            await page.getByText("Everybody's").click();
+            await page.getByLabel("Status").selectOption("any");
+            await page.getByText(`Sign ${image}`).first().waitFor();
+            await page.getByText(script).first().waitFor();
+            await tab.hasOnlyItsOwnElements("approvals");
+        },
+    );
+
+    inBrowser(
+        "who may only decide sees only what there is to decide",
+        { token: () => world.approver },
+        async (tab, page) => {
+            await page.getByRole("heading", { name: "Approvals" }).waitFor();
+            await tab.says("Nothing waits for you.");
+            assert.deepEqual(
+                await page.getByRole("navigation", { name: "Views" }).getByRole("link").allTextContents(),
+                ["Approvals"],
+            );
+            await page.evaluate(() => {
+                location.hash = "#/instances";
+            });
+            await tab.says("Your token does not permit this view.");
+            await tab.isUsable("without permissions");
+        },
+    );
+
+    inBrowser("a theme that somebody chose stays", { scheme: "light" }, async (tab, page) => {
+        await tab.button("Switch to the dark theme").click();
+        await page.reload();
+        await tab.button("Switch to the light theme").waitFor();
+        assert.equal(await page.evaluate(() => document.documentElement.dataset["theme"]), "dark");
+    });
+
+    inBrowser("a host that does not answer is told of, and asked again", {}, async (tab, page) => {
+        await tab.go("workflows");
+        await tab.context.setOffline(true);
+        await page.evaluate(() => {
+            location.hash = "#/plugins";
+        });
+        await page.getByRole("alert").filter({ hasText: "Could not load plugins" }).waitFor();
+        await tab.photograph("unreachable");
+        await tab.isUsable("unreachable");
+        await tab.context.setOffline(false);
+        await tab.button("Try again").click();
+        await page.getByRole("link", { name: "expense", exact: true }).waitFor();
+    });
+
+    test("what is packed is the same as what is not", async () => {
+        const page = await (
+            await fetch(`${host.url}/workflow-metrics/dashboard`, { headers: { accept: "text/html" } })
+        ).text();
+        for (const [, path] of page.matchAll(/"([^"]+\/assets\/[^"]+)"/gu)) {
+            const as = async (encoding) =>
+                await fetch(`${host.url}${path}`, { headers: { "accept-encoding": encoding } });
+            assert.equal(await (await as("gzip")).text(), await (await as("identity")).text(), path);
+        }
+    });
+});
