@@ -70,6 +70,8 @@ fn everything_that_others_rely_on_is_written_down() {
 
     host.request("POST", "/workflow-metrics/cache/clear?kind=workflows", "");
     assert_eq!(expect(&host, "cache.clear", &json!("team"), "done")["detail"]["kind"], "workflows");
+    host.request("POST", "/workflow-metrics/cache/cleanup", "");
+    assert!(expect(&host, "cache.cleanup", &json!("host"), "done")["detail"]["removed"].is_u64());
     host.request("POST", "/workflow-metrics/metrics/reset?scope=host", "");
     assert_eq!(expect(&host, "metrics.reset", &json!("host"), "done")["team"], Value::Null);
     host.post("/retention", &json!({ "older_than": "1d", "dry_run": true }));
@@ -125,10 +127,14 @@ fn a_team_reads_its_own_and_only_those_who_manage_it_do() {
 fn refusals_are_written_down_but_not_without_end() {
     let host = TestHost::with(&[("audit.refused_per_minute_max", "2")]);
     let reader = host.token_for("acme", "reader", &["workflow_read"]);
+    let third = host.token_for("third", "reader", &["workflow_read"]);
     let rival = Team::new(&host, "rival");
     for _ in 0..4 {
         assert_eq!(host.request_as(&reader, "POST", "/workflow-metrics/cache/clear", "").status, 403);
     }
+    assert_eq!(host.request_as(&third, "POST", "/workflow-metrics/cache/cleanup", "").status, 403);
+    let refused = items(&host.get("/audit?action=cache.cleanup"));
+    assert_eq!((refused.len(), &refused[0]["outcome"], &refused[0]["team"]), (1, &json!("refused"), &json!("third")));
     // The route's permission is there, the host's is not.
     assert_eq!(rival.request("POST", "/workflow-metrics/cache/clear?scope=host", "").status, 403);
     let refused = items(&host.get("/audit?action=cache.clear"));

@@ -39,6 +39,9 @@ fn caches_are_shown_emptied_and_tidied() {
     let tidied = two.request("POST", "/workflow-metrics/cache/cleanup", "");
     assert_eq!(tidied.status, 200);
     assert!(tidied.json["kinds"].get("workflows").is_none(), "{}", tidied.json);
+    let audit = two.get("/audit?action=cache.cleanup");
+    assert_eq!((&audit["items"][0]["subject"], &audit["items"][0]["team"]), (&"host".into(), &"two".into()), "{audit}");
+    assert_eq!(one.get("/audit?action=cache.cleanup")["items"], json!([]), "another team's");
     let refused = one.request("POST", "/workflow-metrics/cache/clear?scope=host", "");
     assert_eq!((refused.status, refused.code()), (403, "permission-missing"));
     let everything = host.request("POST", "/workflow-metrics/cache/clear?scope=host", "").json;

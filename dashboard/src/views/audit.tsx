@@ -9,6 +9,7 @@ import { Badge, Button, Code, Field, Loaded, More, Table, Time } from "../ui";
 const ACTIONS = [
     "alert.acknowledge",
     "approval.decide",
+    "cache.cleanup",
     "cache.clear",
     "instance.cancel",
     "metrics.reset",

@@ -15,7 +15,7 @@ pub(super) enum CacheCommand {
     Stats,
     /// Show how the caches would do with other bounds and times to live
     Advice,
-    /// Throw out your team's entries
+    /// Throw out your team's entries; the audit says so
     Clear {
         /// Only this kind of data
         #[arg(long)]
@@ -27,7 +27,7 @@ pub(super) enum CacheCommand {
         #[arg(long, value_enum, default_value_t = Scope::Team)]
         scope: Scope,
     },
-    /// Give back the memory of entries that have run out
+    /// Give back the memory of entries that have run out; the audit says so
     Cleanup,
 }
 

@@ -29,7 +29,7 @@ const SUBJECT_CHARS_MAX: usize = 200;
 const REFUSALS_WINDOW: Duration = Duration::from_secs(60);
 
 /// What is asked for by requests that are refused.
-const AUDITED: [(Method, &str, AuditAction); 17] = [
+const AUDITED: [(Method, &str, AuditAction); 18] = [
     (Method::POST, "/approvals/{id}/decision", AuditAction::ApprovalDecide),
     (Method::POST, "/approvals:batch-decide", AuditAction::ApprovalDecide),
     (Method::POST, "/instances/{id}/cancel", AuditAction::InstanceCancel),
@@ -40,6 +40,7 @@ const AUDITED: [(Method, &str, AuditAction); 17] = [
     (Method::POST, "/tokens", AuditAction::TokenCreate),
     (Method::DELETE, "/tokens/{id}", AuditAction::TokenRevoke),
     (Method::POST, "/workflow-metrics/alerts/{id}/acknowledge", AuditAction::AlertAcknowledge),
+    (Method::POST, "/workflow-metrics/cache/cleanup", AuditAction::CacheCleanup),
     (Method::POST, "/workflow-metrics/cache/clear", AuditAction::CacheClear),
     (Method::POST, "/workflow-metrics/metrics/reset", AuditAction::MetricsReset),
     (Method::POST, "/workflow-metrics/silences", AuditAction::SilenceCreate),

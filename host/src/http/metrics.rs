@@ -326,10 +326,18 @@ async fn clear_one(
     show_removed(&record.end(cleared).await?)
 }
 
-pub(super) async fn clean_up_caches(request: Request, _principal: Arc<Principal>) -> Answer {
+/// Of all caches. It is in the audit of the caller's team and not in the host's: every team may, as often as it likes,
+/// and each pushes out no entries but its own.
+pub(super) async fn clean_up_caches(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
+    let recorder = Recorder::of(&request, &principal);
+    let mut record = recorder.begin(AuditAction::CacheCleanup, scope_name(None), json!({})).await?;
     let store = request.services.store.clone();
-    show_removed(&removed(move || store.clean_up_caches()).await?)
+    let cleaned = removed(move || store.clean_up_caches()).await;
+    if let Ok(removed) = &cleaned {
+        record.note("removed", removed.total().into());
+    }
+    show_removed(&record.end(cleaned).await?)
 }
 
 /// Looks at every entry of a cache, so not where requests are served.

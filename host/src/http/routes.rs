@@ -209,7 +209,7 @@ pub(super) static ROUTES: &[Route] = &[
     route!(POST "/workflow-metrics/cache/clear", WorkflowManage => metrics::clear_caches,
         "Empty your team's caches, or ?kind= of them, or one ?key= of a kind; ?scope=host is for operators"),
     route!(POST "/workflow-metrics/cache/cleanup", WorkflowManage => metrics::clean_up_caches,
-        "Give back the memory of what has run out"),
+        "Give back the memory of what has run out, of all teams"),
     route!(GET "/workflow-metrics/dashboard", page assets::show_page, WorkflowRead => dashboard::show_dashboard,
         "The dashboard: a page for browsers, and otherwise all that its first view shows"),
     route!(GET "/workflow-metrics/dashboard/assets/{file}", everybody => assets::show_asset,

@@ -9,6 +9,8 @@ pub enum AuditAction {
     AlertAcknowledge,
     /// Approved or rejected.
     ApprovalDecide,
+    /// Had caches give back the memory of what has run out.
+    CacheCleanup,
     /// Emptied caches.
     CacheClear,
     /// Stopped an instance.
@@ -39,9 +41,10 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// Every action, by name.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AlertAcknowledge,
         Self::ApprovalDecide,
+        Self::CacheCleanup,
         Self::CacheClear,
         Self::InstanceCancel,
         Self::MetricsReset,
@@ -62,6 +65,7 @@ impl AuditAction {
         match self {
             Self::AlertAcknowledge => "alert.acknowledge",
             Self::ApprovalDecide => "approval.decide",
+            Self::CacheCleanup => "cache.cleanup",
             Self::CacheClear => "cache.clear",
             Self::InstanceCancel => "instance.cancel",
             Self::MetricsReset => "metrics.reset",
