@@ -95,6 +95,9 @@ export function relative(text: string, now = Date.now()): string {
   return difference < 0 ? `${roughly(-difference)} ago` : `in ${roughly(difference)}`;
 }
 
+const ID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/iu;
+export const isId = (text: string): boolean => ID.test(text);
+
 /** An id's end, which is where ids made one after the other differ. */
 export const shortId = (id: string): string => (id.length > 12 ? `…${id.slice(-8)}` : id);
 

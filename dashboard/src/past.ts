@@ -12,7 +12,7 @@ const SILENCE_S = 30;
 /** All of the host's own are fewer. */
 const SERIES_MAX = 60;
 
-const ALL_OPERATIONS = "all operations";
+export const ALL_OPERATIONS = "all operations";
 const LIFECYCLE = ["created", "completed", "failed"] as const;
 const APPROVALS = ["submitted", "approved", "rejected"] as const;
 const GAUGES = ["running", "queue_depth"] as const;

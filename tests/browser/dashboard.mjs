@@ -230,6 +230,7 @@ describe("the dashboard", () => {
     inBrowser("the history is shown for the period and the operation that are chosen", {}, async (tab, page) => {
         await tab.go("history");
         await page.getByRole("figure", { name: "Instances a minute" }).waitFor();
+        await page.getByRole("region", { name: "Charts of all operations" }).getByText("Throughput").first().waitFor();
         const asked = page.waitForRequest(
             (request) => request.url().includes("from=-6h") && request.url().includes("metric="),
         );
@@ -260,6 +261,7 @@ describe("the dashboard", () => {
         await tab.go("approvals");
         await tab.button("Approve: Expense of 99000 cents by ada").click();
         const dialog = page.getByRole("dialog");
+        await dialog.getByRole("region", { name: "What it is about" }).getByText('"ada"').waitFor();
         await tab.isUsable("the dialog");
         await tab.photograph("approve-dialog");
         await dialog.getByLabel("Comment").fill(`fine ${image}`);
@@ -269,6 +271,9 @@ describe("the dashboard", () => {
         assert.equal((await host.reached(instance.id, "completed")).approvals[0].comment, `fine ${image}`);
         await tab.go(`instances/${instance.id}`);
         await tab.says(`fine ${image}`);
+        const events = await page.locator(".event").allTextContents();
+        const decided = events.findIndex((text) => text.includes("manager approved"));
+        assert.ok(decided > 0 && events[decided + 1].includes("manager completed"), events.join("\n"));
         await page.getByText("Everybody's").waitFor({ state: "detached" });
     });
 
@@ -293,6 +298,23 @@ describe("the dashboard", () => {
         await eventually("only the failed ones with that entity are listed", async () => (await rows.count()) === 2);
         await rows.getByRole("link").last().click();
         await page.getByText(`${script}${image}`).first().waitFor();
+        await tab.go("instances");
+        await page.getByLabel("Created within").selectOption("15 min");
+        await page.getByLabel("Workflow").fill("flaky");
+        const asked = page.waitForRequest((request) => {
+            const { searchParams } = new URL(request.url());
+            const ago = Date.now() - Date.parse(searchParams.get("created_after"));
+            return searchParams.get("workflow") === "flaky" && ago >= 900_000 && ago < 3_600_000;
+        });
+        await page.keyboard.press("Enter");
+        await asked;
+        await eventually("those of the workflow are listed", async () => (await rows.count()) === 3);
+        await page.getByLabel("Open by id").fill(script);
+        await page.keyboard.press("Enter");
+        assert.ok(await page.getByLabel("Open by id").evaluate((input) => !input.validity.valid));
+        await page.getByLabel("Open by id").fill(world.started.id);
+        await page.keyboard.press("Enter");
+        await page.getByText(world.started.id).waitFor();
         const { id } = await host.run("review", { input: { title: "to be cancelled", approver: world.me } }, "waiting");
         await tab.go(`instances/${id}`);
         await tab.button("Cancel instance…").click();
@@ -392,6 +414,24 @@ describe("the dashboard", () => {
             await tab.close();
             await own.stop();
         }
+    });
+
+    inBrowser("an alert with what it is made of fits a phone", { viewport: PHONE }, async (tab, page) => {
+        const since = new Date().toISOString();
+        const exemplar = { operation: `plugin expense@1.0.0/${"a-long-name-of-a-step".repeat(3)}`, calls: 548 };
+        const alert = {
+            ...{ id: "1", rule: "error_rate", severity: "critical", team: "default", state: "firing", unit: "ratio" },
+            ...{ subject: "plugin expense@1.0.0", since, fired_at: since, value: 0.26, threshold: 0.05 },
+            message: "26 % of 548 calls failed in the last 5m; the threshold is 5 %",
+            evidence: { window: "5m", exemplars: [{ ...exemplar, errors: 142, p95_ms: 0.54 }] },
+        };
+        await page.route(/\/workflow-metrics\/alerts$/u, (route) => route.fulfill({ json: { alerts: [alert] } }));
+        await tab.go("alerts");
+        const card = page.locator(".alert-firing");
+        await card.getByRole("link", { name: "plugin expense@1.0.0", exact: true }).waitFor();
+        const { x, width } = await card.boundingBox();
+        assert.ok(x + width <= PHONE.width, `it ends at ${x + width}`);
+        await tab.isUsable("an alert on a phone");
     });
 
     inBrowser("caches are cleared after a question, and each has advice", {}, async (tab, page) => {

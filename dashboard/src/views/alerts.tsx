@@ -47,10 +47,7 @@ function Subject({ rule, subject }: Alert) {
         );
     return (
         <>
-            {title}:{" "}
-            <a class="plain" href={link("operations", subject)}>
-                {subject}
-            </a>
+            {title}: <a href={link("operations", subject)}>{subject}</a>
         </>
     );
 }
@@ -84,11 +81,7 @@ function Exemplars({ evidence: numbers, subject }: Alert) {
             columns={[
                 {
                     name: "Mostly from",
-                    cell: ({ operation }) => (
-                        <a class="plain" href={link("operations", operation)}>
-                            {operation}
-                        </a>
-                    ),
+                    cell: ({ operation }) => <a href={link("operations", operation)}>{operation}</a>,
                 },
                 { name: "Calls", isNumber: true, cell: ({ calls }) => format.count(calls) },
                 { name: "Errors", isNumber: true, cell: ({ errors }) => format.count(errors) },

@@ -2,11 +2,11 @@
 import { useState } from "preact/hooks";
 import { ApiError, get, post, segment } from "../api";
 import * as format from "../format";
-import { link } from "../hooks";
+import { link, useResource } from "../hooks";
 import { usePages } from "../pages";
 import { may } from "../session";
-import type { Approval } from "../types";
-import { ActionDialog, Badge, Button, Choice, Empty, Field, Loaded, More, say, Time } from "../ui";
+import type { Approval, InstanceDetails } from "../types";
+import { ActionDialog, Badge, Button, Choice, Code, Empty, Field, Loaded, More, say, Time } from "../ui";
 
 const WHOSE = [
     ["mine", "Mine"],
@@ -153,6 +153,7 @@ function Decide({
             }}
         >
             <p class="wrap">{approval.title}</p>
+            {may("workflow_read") && <About {...approval} />}
             <Field label="Comment" hint="Others can read it.">
                 <textarea
                     autofocus
@@ -163,5 +164,17 @@ function Decide({
                 />
             </Field>
         </ActionDialog>
+    );
+}
+
+/** What was handed to the instance: a title alone is little to decide by. */
+function About({ instance_id: id }: Approval) {
+    const instance = useResource(`instance ${id}`, (signal) =>
+        get<InstanceDetails>(`/instances/${segment(id)}`, {}, signal),
+    );
+    return (
+        <Loaded resource={instance} what="what it is about">
+            {(data) => <Code label="What it is about" value={data.input} />}
+        </Loaded>
     );
 }

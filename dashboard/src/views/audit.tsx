@@ -85,9 +85,26 @@ export function Audit() {
                         empty={filter === NOTHING ? "Nothing was done yet." : "Nothing fits this filter."}
                         columns={[
                             { name: "Time", cell: ({ at }) => <Time at={at} exact /> },
-                            { name: "Who", cell: ({ actor }) => `${actor.user} (${actor.team})` },
+                            {
+                                name: "Who",
+                                cell: ({ actor }) => (
+                                    <>
+                                        {actor.user} <span class="muted">{actor.team}</span>
+                                    </>
+                                ),
+                            },
                             { name: "Action", cell: ({ action }) => <code>{action}</code> },
-                            { name: "Subject", cell: ({ subject }) => (subject === "" ? format.NONE : subject) },
+                            {
+                                name: "Subject",
+                                cell: ({ subject }) =>
+                                    subject === "" ? (
+                                        format.NONE
+                                    ) : format.isId(subject) ? (
+                                        <code>{subject}</code>
+                                    ) : (
+                                        subject
+                                    ),
+                            },
                             { name: "Outcome", cell: ({ outcome }) => <Badge text={outcome} tone={TONES[outcome]} /> },
                             { name: "Request", isNumber: true, cell: ({ request_id }) => String(request_id) },
                             {

@@ -5,6 +5,7 @@ import { Chart, type Line } from "../chart";
 import * as format from "../format";
 import { link, useResource } from "../hooks";
 import type { ViewProps } from "../main";
+import { ALL_OPERATIONS } from "../past";
 import type { HistoryNames, MetricHistory, OperationHistory } from "../types";
 import { Choice, Empty, Field, Loaded } from "../ui";
 
@@ -107,7 +108,14 @@ export function History({ address }: ViewProps) {
             {chosen.startsWith("m ") && <MetricHistoryChart key={chosen} metric={chosen.slice(2)} period={period} />}
             {chosen === "" && (
                 <Loaded resource={names} what="the history">
-                    {() => <Glance known={metrics} period={period} />}
+                    {() => (
+                        <>
+                            {operations.includes(ALL_OPERATIONS) && (
+                                <OperationHistoryCharts operation={ALL_OPERATIONS} period={period} />
+                            )}
+                            <Glance known={metrics} period={period} />
+                        </>
+                    )}
                 </Loaded>
             )}
         </>
@@ -171,7 +179,7 @@ function OperationCharts({ history }: { history: OperationHistory }) {
                 {format.percent(calls === 0 ? null : errors / calls)}); one point for every{" "}
                 {format.seconds(history.step_seconds)}
             </p>
-            <section class="charts" aria-label="Charts of the period">
+            <section class="charts" aria-label={`Charts of ${history.operation}`}>
                 <Chart
                     {...common}
                     title="Throughput"
@@ -339,7 +347,7 @@ function Glance({ known, period }: { known: string[]; period: Period }) {
             {(data) => {
                 const measured = new Set([...data.values()].flatMap(({ points }) => points.map(({ at }) => at)));
                 return (
-                    <section class="charts" aria-label="Charts of the period">
+                    <section class="charts section" aria-label="Charts of the period">
                         {GLANCE.map(([title, lines]) => {
                             const there = lines.flatMap(([metric, label, colour]): Named[] => {
                                 const history = data.get(metric);

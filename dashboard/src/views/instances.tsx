@@ -1,12 +1,12 @@
 // Instances: a list with filters, and one of them with everything that happened to it.
-import { useState } from "preact/hooks";
+import { useId, useMemo, useState } from "preact/hooks";
 import { get, post, segment } from "../api";
 import * as format from "../format";
 import { link, useResource } from "../hooks";
 import type { ViewProps } from "../main";
 import { usePages } from "../pages";
 import { may } from "../session";
-import type { Instance, InstanceDetails } from "../types";
+import type { Instance, InstanceDetails, Page, Workflow } from "../types";
 import { ActionDialog, Badge, Button, Code, Facts, Field, Loaded, More, say, Table, Time } from "../ui";
 import { Events, Timeline } from "./timeline";
 
@@ -17,6 +17,12 @@ const TEXTS = [
     ["entity_id", "Entity id"],
     ["project_id", "Project"],
     ["started_by", "Started by"],
+] as const;
+const PERIODS = [
+    ["900", "15 min"],
+    ["3600", "1 h"],
+    ["86400", "24 h"],
+    ["604800", "7 d"],
 ] as const;
 const REFRESH_MS = 5_000;
 
@@ -34,9 +40,19 @@ const took = (row: Instance): string =>
 
 function List({ query }: { query: URLSearchParams }) {
     const filter = Object.fromEntries(
-        ["status", ...TEXTS.map(([name]) => name)].map((name) => [name, query.get(name) ?? ""]),
+        ["status", "within", ...TEXTS.map(([name]) => name)].map((name) => [name, query.get(name) ?? ""]),
     );
-    const pages = usePages<Instance>("/instances", filter, REFRESH_MS);
+    const { within = "", ...rest } = filter;
+    // From when it was chosen: another moment would be another list, and what is read would move.
+    const since = useMemo(() => {
+        const known = PERIODS.some(([seconds]) => seconds === within);
+        return known ? new Date(Date.now() - Number(within) * 1_000).toISOString() : "";
+    }, [within]);
+    const pages = usePages<Instance>("/instances", { ...rest, created_after: since }, REFRESH_MS);
+    const workflows = useResource("names of workflows", (signal) =>
+        get<Page<Workflow>>("/workflows", { limit: 200 }, signal),
+    );
+    const names = useId();
     const isNarrowed = Object.values(filter).some((value) => value !== "");
     const narrow = (name: string, value: string) => {
         location.hash = link("instances", null, { ...filter, [name]: value });
@@ -52,15 +68,34 @@ function List({ query }: { query: URLSearchParams }) {
                         ))}
                     </select>
                 </Field>
+                <Field label="Created within">
+                    <select value={within} onChange={(event) => narrow("within", event.currentTarget.value)}>
+                        <option value="">Any time</option>
+                        {PERIODS.map(([seconds, label]) => (
+                            <option key={seconds} value={seconds}>
+                                {label}
+                            </option>
+                        ))}
+                    </select>
+                </Field>
                 {TEXTS.map(([name, label]) => (
                     <Field key={name} label={label}>
                         <input
                             type="search"
+                            list={name === "workflow" ? names : undefined}
                             value={filter[name]}
                             onChange={(event) => narrow(name, event.currentTarget.value.trim())}
                         />
                     </Field>
                 ))}
+                <datalist id={names}>
+                    {workflows.data?.items.map(({ name }) => (
+                        <option key={name} value={name} />
+                    ))}
+                </datalist>
+                <Field label="Open by id">
+                    <input type="search" onChange={(event) => open(event.currentTarget)} />
+                </Field>
                 {isNarrowed && (
                     <a class="button button-quiet" href={link("instances")}>
                         Show all
@@ -104,6 +139,12 @@ function List({ query }: { query: URLSearchParams }) {
             <More pages={pages} />
         </>
     );
+}
+
+function open(input: HTMLInputElement): void {
+    const id = input.value.trim();
+    input.setCustomValidity(id === "" || format.isId(id) ? "" : "An id is 32 hexadecimal digits in five groups.");
+    if (input.reportValidity() && id !== "") location.hash = link("instances", id);
 }
 
 const isOpen = ({ status }: Instance): boolean => status === "running" || status === "waiting";

@@ -89,6 +89,8 @@ export function Timeline({ instance }: { instance: InstanceDetails }) {
 interface Event {
     key: string;
     at: string;
+    /** Of what is of the same moment: a decision ends a step, and the end of a step is the reason of the next question. */
+    rank: number;
     tone: Tone;
     title: ComponentChildren;
     details?: ComponentChildren;
@@ -100,6 +102,7 @@ export function Events({ instance }: { instance: InstanceDetails }) {
         {
             key: "created",
             at: instance.created_at,
+            rank: 0,
             tone: "info",
             title: (
                 <>
@@ -114,6 +117,7 @@ export function Events({ instance }: { instance: InstanceDetails }) {
         events.push({
             key: "ended",
             at: instance.completed_at,
+            rank: 4,
             tone: TONES[instance.status] ?? "plain",
             title: (
                 <>
@@ -122,8 +126,7 @@ export function Events({ instance }: { instance: InstanceDetails }) {
             ),
         });
     }
-    // The sort is stable: what is of the same moment stays in the order above.
-    events.sort((left, right) => Date.parse(left.at) - Date.parse(right.at));
+    events.sort((left, right) => Date.parse(left.at) - Date.parse(right.at) || left.rank - right.rank);
     const start = Date.parse(instance.created_at);
     return (
         <ol class="events card">
@@ -147,6 +150,7 @@ function attemptEvent(attempt: Attempt): Event {
     return {
         key: `${step} ${number}`,
         at: attempt.finished_at,
+        rank: 2,
         tone: failure === null ? (TONES[outcome] ?? "plain") : "bad",
         title: (
             <>
@@ -192,6 +196,7 @@ function approvalEvents(approval: Approval): Event[] {
     const asked: Event = {
         key: `${id} asked`,
         at: created_at,
+        rank: 3,
         tone: decided_at === null ? "warn" : "plain",
         title: (
             <>
@@ -210,6 +215,7 @@ function approvalEvents(approval: Approval): Event[] {
         {
             key: `${id} decided`,
             at: decided_at,
+            rank: 1,
             tone: TONES[status] ?? "plain",
             title: (
                 <>
