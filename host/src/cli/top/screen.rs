@@ -13,6 +13,10 @@ const ALERTS_SHOWN_MAX: usize = 4;
 /// With a column for each number, a name still has room.
 const WIDTH_MIN: usize = 40;
 const NUMBER_WIDTH: usize = 10;
+/// On a wide screen numbers stay near their names, unless a name needs more.
+const NAME_WIDTH: usize = 64;
+/// Rows of the table that a low screen leaves other things out for.
+const ROWS_MIN: usize = 5;
 
 /// How a piece of a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +49,13 @@ pub(super) struct Size {
 /// All lines.
 pub(super) fn lines(state: &State, size: Size) -> Vec<Line> {
     let width = size.width.max(WIDTH_MIN);
-    let mut lines = top(state, width);
     let rows = state.rows();
+    let mut lines = top(state, rows.len(), size);
     let room = room(&lines, rows.len(), size);
-    lines.push(header(state, width));
+    let names = name_width(&rows, width);
+    lines.push(header(state, width, names));
     let shown = rows.iter().skip(state.above).take(room);
-    lines.extend(shown.map(|(name, numbers)| row(name, numbers, width)));
+    lines.extend(shown.map(|(name, numbers)| row(name, numbers, width, names)));
     if let Some(height) = size.height {
         lines.resize(lines.len().max(height.saturating_sub(1)), Line::new());
         lines.truncate(height.saturating_sub(1));
@@ -63,7 +68,8 @@ pub(super) fn lines(state: &State, size: Size) -> Vec<Line> {
 
 /// How many rows of the table there is room for.
 pub(super) fn rows_of_operations(state: &State, size: Size) -> usize {
-    room(&top(state, size.width.max(WIDTH_MIN)), state.rows().len(), size)
+    let rows = state.rows().len();
+    room(&top(state, rows, size), rows, size)
 }
 
 fn room(above: &[Line], rows: usize, size: Size) -> usize {
@@ -83,8 +89,32 @@ pub(super) fn text(lines: &[Line]) -> String {
     text
 }
 
-/// Everything above the table.
-fn top(state: &State, width: usize) -> Vec<Line> {
+/// What a low screen leaves out, each with those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum LeftOut {
+    Nothing,
+    /// All but the first line of them.
+    MoreCaches,
+    Caches,
+    Curves,
+    /// All but the first.
+    MoreAlerts,
+    Approvals,
+}
+
+impl LeftOut {
+    const ALL: [Self; 6] =
+        [Self::Nothing, Self::MoreCaches, Self::Caches, Self::Curves, Self::MoreAlerts, Self::Approvals];
+}
+
+/// Everything above the table, as much of it as leaves room for some of its rows.
+fn top(state: &State, rows: usize, size: Size) -> Vec<Line> {
+    let width = size.width.max(WIDTH_MIN);
+    let fits = |left_out: &LeftOut| room(&above(state, width, *left_out), rows, size) >= rows.min(ROWS_MIN);
+    above(state, width, LeftOut::ALL.into_iter().find(fits).unwrap_or(LeftOut::Approvals))
+}
+
+fn above(state: &State, width: usize, left_out: LeftOut) -> Vec<Line> {
     let mut lines = vec![title(state)];
     let Some(live) = &state.live else {
         lines.push(vec![faint("waiting for the first numbers …")]);
@@ -92,12 +122,20 @@ fn top(state: &State, width: usize) -> Vec<Line> {
     };
     lines.push(calls(live));
     lines.push(instances(live));
-    lines.push(approvals(live));
-    lines.extend(wrap(caches(live), width));
-    let curve_width = width.saturating_sub(30);
-    lines.push(curve("calls/min", state.rates.iter().copied(), curve_width));
-    lines.push(curve("p95 ms", state.latencies.iter().copied(), curve_width));
-    lines.extend(alerts(state));
+    if left_out < LeftOut::Approvals {
+        lines.push(approvals(live));
+    }
+    if left_out < LeftOut::Caches {
+        let caches = wrap(caches(live), width);
+        let shown = if left_out < LeftOut::MoreCaches { caches.len() } else { 1 };
+        lines.extend(caches.into_iter().take(shown));
+    }
+    if left_out < LeftOut::Curves {
+        let curve_width = width.saturating_sub(30);
+        lines.push(curve("calls/min", state.rates.iter().copied(), curve_width));
+        lines.push(curve("p95 ms", state.latencies.iter().copied(), curve_width));
+    }
+    lines.extend(alerts(state, if left_out < LeftOut::MoreAlerts { ALERTS_SHOWN_MAX } else { 1 }));
     lines.push(Line::new());
     lines
 }
@@ -126,8 +164,8 @@ fn calls(live: &Value) -> Line {
         [
             ("a minute", piece(output::number(number(numbers, "/per_minute")), Look::Strong)),
             ("errors", piece(percent(errors), look)),
-            ("p50 ms", strong(output::number(number(numbers, "/p50_ms")))),
             ("p95 ms", strong(output::number(number(numbers, "/p95_ms")))),
+            ("p50 ms", strong(output::number(number(numbers, "/p50_ms")))),
             ("p99 ms", strong(output::number(number(numbers, "/p99_ms")))),
         ],
     )
@@ -141,8 +179,8 @@ fn instances(live: &Value) -> Line {
         [
             ("created", strong(cell(live, "/lifecycle/created"))),
             ("completed", strong(cell(live, "/lifecycle/completed"))),
-            ("rejected", strong(cell(live, "/lifecycle/rejected"))),
             ("failed", piece(cell(live, "/lifecycle/failed"), look)),
+            ("rejected", strong(cell(live, "/lifecycle/rejected"))),
             ("in hand", strong(cell(live, "/active_instances"))),
             ("steps running", strong(cell(live, "/running"))),
             ("waiting", strong(cell(live, "/queue_depth"))),
@@ -222,17 +260,18 @@ fn is_firing(alert: &Value) -> bool {
     alert.get("state").and_then(Value::as_str) == Some("firing")
 }
 
-fn alerts(state: &State) -> Vec<Line> {
-    let firing: Vec<_> = active(state).filter(|alert| is_firing(alert)).collect();
+fn alerts(state: &State, most: usize) -> Vec<Line> {
+    let is_severe = |alert: &Value| alert.get("severity").and_then(Value::as_str) == Some("critical");
+    let mut firing: Vec<_> = active(state).filter(|alert| is_firing(alert)).collect();
+    firing.sort_by_key(|alert| !is_severe(alert));
     let mut lines: Vec<Line> = firing
         .iter()
-        .take(ALERTS_SHOWN_MAX)
+        .take(most)
         .map(|alert| {
-            let severe = alert.get("severity").and_then(Value::as_str) == Some("critical");
             let mut line = vec![
                 piece(
                     label(&output::escape(&cell(alert, "/severity"))),
-                    if severe { Look::Bad } else { Look::Warning },
+                    if is_severe(alert) { Look::Bad } else { Look::Warning },
                 ),
                 plain(output::escape(&cell(alert, "/message"))),
             ];
@@ -243,8 +282,8 @@ fn alerts(state: &State) -> Vec<Line> {
             line
         })
         .collect();
-    if firing.len() > ALERTS_SHOWN_MAX {
-        lines.push(vec![faint(format!("{}and {} more", label(""), firing.len() - ALERTS_SHOWN_MAX))]);
+    if firing.len() > most {
+        lines.push(vec![faint(format!("{}and {} more", label(""), firing.len() - most))]);
     }
     lines
 }
@@ -260,14 +299,18 @@ const COLUMNS: [(&str, &str); 6] = [
 ];
 
 fn shown_columns(width: usize) -> usize {
-    (width.saturating_sub(20) / NUMBER_WIDTH).clamp(1, COLUMNS.len())
+    // The names of routes differ at their ends.
+    (width.saturating_sub(30) / NUMBER_WIDTH).clamp(1, COLUMNS.len())
 }
 
-fn name_width(width: usize) -> usize {
-    width.saturating_sub(shown_columns(width) * NUMBER_WIDTH)
+/// Of the table's first column.
+fn name_width(rows: &[(&str, &Value)], width: usize) -> usize {
+    let there = width.saturating_sub(shown_columns(width) * NUMBER_WIDTH);
+    let longest = rows.iter().map(|(name, _)| columns(&[plain(output::escape(name))]) + 1).max();
+    there.min(longest.unwrap_or_default().max(NAME_WIDTH))
 }
 
-fn header(state: &State, width: usize) -> Line {
+fn header(state: &State, width: usize, names: usize) -> Line {
     let sorted = match state.sort {
         Sort::Latency => "P95 MS",
         Sort::Rate => "A MINUTE",
@@ -276,16 +319,16 @@ fn header(state: &State, width: usize) -> Line {
     };
     let look = |name: &str| if name == sorted { Look::Strong } else { Look::Faint };
     let name = format!("OPERATION ({})", state.window);
-    let mut line = vec![piece(padded(&name, name_width(width)), look("OPERATION"))];
+    let mut line = vec![piece(padded(&name, names), look("OPERATION"))];
     for (name, _) in COLUMNS.iter().take(shown_columns(width)) {
         line.push(piece(format!("{name:>NUMBER_WIDTH$}"), look(name)));
     }
     line
 }
 
-fn row(name: &str, numbers: &Value, width: usize) -> Line {
+fn row(name: &str, numbers: &Value, width: usize, names: usize) -> Line {
     let failed = number(numbers, "/errors") > 0.0;
-    let mut line = vec![plain(padded(&output::escape(name), name_width(width)))];
+    let mut line = vec![plain(padded(&output::escape(name), names))];
     for (column, pointer) in COLUMNS.iter().take(shown_columns(width)) {
         let errors = *column == "ERRORS";
         let text = if errors { cell(numbers, pointer) } else { output::number(number(numbers, pointer)) };
@@ -454,23 +497,60 @@ mod tests {
         let shown = text(&lines(&state(), Size { width: 80, height: Some(16) }));
         let expected = "\
 stepwell http://127.0.0.1:7400  up 2h 5m  1 alert
-calls      a minute 1204   errors 1.0 %   p50 ms 0.80   p95 ms 3.10   p99 ms 9.…
-instances  created 12   completed 11   rejected 0   failed 1   in hand 3   step…
+calls      a minute 1204   errors 1.0 %   p95 ms 3.10   p50 ms 0.80   p99 ms 9.…
+instances  created 12   completed 11   failed 1   rejected 0   in hand 3   step…
 approvals  submitted 3   approved 2   rejected 0   expired 0   batch items a mi…
 caches     workflows 98.7 % of 3   instances 50.0 % of 12
 calls/min  █  most 1204
 p95 ms     █  most 3.10
 critical   step expense/pay: \\u{1b}[2J 20 % failed  (ann\\u{202e} looks after it)
 
-OPERATION (1m)          P95 MS  A MINUTE    ERRORS    P50 MS    P99 MS    MAX MS
-step 工作\\u{1b}]0;…       99.0      5.00         1      1.00      9.00      10.0
-step plugin/29            29.0      5.00         1      1.00      9.00      10.0
-step plugin/28            28.0      5.00         1      1.00      9.00      10.0
-step plugin/27            27.0      5.00         1      1.00      9.00      10.0
-step plugin/26            26.0      5.00         1      1.00      9.00      10.0
+OPERATION (1m)                    P95 MS  A MINUTE    ERRORS    P50 MS    P99 MS
+step 工作\\u{1b}]0;x\\u{7}/é          99.0      5.00         1      1.00      9.00
+step plugin/29                      29.0      5.00         1      1.00      9.00
+step plugin/28                      28.0      5.00         1      1.00      9.00
+step plugin/27                      27.0      5.00         1      1.00      9.00
+step plugin/26                      26.0      5.00         1      1.00      9.00
 q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll  1–5 of 31
 ";
         assert_eq!(shown, expected, "\n{shown}");
+    }
+
+    #[test]
+    fn a_low_screen_shows_the_worst_alert_and_some_rows() {
+        let mut state = state();
+        let alert = |severity, message| json!({ "state": "firing", "severity": severity, "message": message });
+        let alerts = json!([alert("warning", "two"), alert("critical", "one"), alert("warning", "three")]);
+        state.take(Update::Alerts(json!({ "alerts": alerts })));
+        let shown = |height| text(&lines(&state, Size { width: 60, height: Some(height) }));
+        for (height, there, missing) in [
+            (40, vec!["approvals  ", "caches     ", "calls/min  ", "three"], vec!["and "]),
+            (17, vec!["approvals  ", "calls/min  ", "three"], vec!["caches     "]),
+            (15, vec!["approvals  ", "three"], vec!["calls/min  "]),
+            (14, vec!["approvals  ", "one", "and 2 more"], vec!["two"]),
+            (13, vec!["calls      ", "instances  ", "one", "and 2 more"], vec!["approvals  "]),
+        ] {
+            let shown = shown(height);
+            let rows = shown.lines().filter(|line| line.starts_with("step ")).count();
+            assert!(rows >= ROWS_MIN, "{height}: {shown}");
+            there.into_iter().for_each(|text| assert!(shown.contains(text), "{height}: {text}: {shown}"));
+            missing.into_iter().for_each(|text| assert!(!shown.contains(text), "{height}: {text}: {shown}"));
+        }
+    }
+
+    #[test]
+    fn on_a_wide_screen_numbers_stay_near_their_names() {
+        let mut state = state();
+        let header = |state: &State| {
+            let shown = text(&lines(state, Size { width: 300, height: Some(40) }));
+            let header = shown.lines().find(|line| line.starts_with("OPERATION")).map(str::to_owned);
+            header.and_then(|line| line.find("P95 MS")).expect("has a header")
+        };
+        assert_eq!(header(&state), NAME_WIDTH + NUMBER_WIDTH - "P95 MS".len());
+        let long = format!("step {}", "x".repeat(150));
+        state.take(Update::Operations(json!({ (long.clone()): { "count": 1, "p95_ms": 1.0 } })));
+        assert_eq!(header(&state), long.len() + 1 + NUMBER_WIDTH - "P95 MS".len());
+        assert!(text(&lines(&state, Size { width: 300, height: Some(40) })).contains(&long));
     }
 
     #[test]
