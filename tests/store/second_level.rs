@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stepwell::model::WorkflowStatus;
-use stepwell::store::{SecondLevelStats, Store};
+use stepwell::model::{Name, WorkflowStatus};
+use stepwell::store::{CacheKind, SecondLevelStats, Store};
 
 use crate::databases::{Database, START, on_both_databases, on_postgres};
-use crate::fixtures::{acme, definition, instance, plugin, put, read, workflow, write};
+use crate::fixtures::{acme, definition, instance, name, plugin, put, read, workflow, write};
 use crate::hosts::eventually;
 
 /// Set by `cargo xtask test --without-redis`, which says so at the end. Nothing else leaves Redis out.
@@ -224,17 +224,50 @@ fn what_was_changed_by_hand_is_seen_once_both_levels_are_cleared() {
                 store.current_workflow(&acme(), &version.name).await.expect("reads").expect("is there").status
             };
             // An epoch that nobody else begins another after.
-            one.clear_second_level().await;
+            one.clear_second_level(None, None).await;
             let before = stats(&one).hits;
             assert_eq!((status(&one).await, status(&one).await), (WorkflowStatus::Active, WorkflowStatus::Active));
             assert!(stats(&one).hits > before, "the row is in Redis");
             database.sql("UPDATE workflows SET status = 'archived'").await;
             assert_eq!(status(&one).await, WorkflowStatus::Active, "Redis has it still");
-            one.clear_second_level().await;
+            one.clear_second_level(None, None).await;
             assert_eq!(status(&one).await, WorkflowStatus::Archived);
             eventually("the other host sees it", async || status(&other).await == WorkflowStatus::Archived).await;
             one.close().await;
             other.close().await;
+        }
+    });
+}
+
+#[test]
+fn what_was_changed_by_hand_is_seen_once_a_team_or_a_key_is_cleared() {
+    let Some(redis) = Redis::start() else { return };
+    on_postgres(|database| {
+        let redis = &redis;
+        async move {
+            let store = host(&database, redis).await;
+            let rival = name("rival");
+            workflow(&store, &acme()).await;
+            workflow(&store, &rival).await;
+            let expense = name("expense");
+            let status = async |team: &Name| {
+                // What is in memory hides the second level.
+                store.clear_caches(None, None);
+                store.current_workflow(team, &expense).await.expect("reads").expect("is there").status
+            };
+            let (active, archived) = (WorkflowStatus::Active, WorkflowStatus::Archived);
+            store.clear_second_level(None, None).await;
+            assert_eq!((status(&acme()).await, status(&rival).await), (active, active));
+            database.sql("UPDATE workflows SET status = 'archived'").await;
+            assert_eq!((status(&acme()).await, status(&rival).await), (active, active), "Redis has them still");
+            store.clear_second_level(Some(CacheKind::Storage), Some(&acme())).await;
+            store.clear_cached(CacheKind::Workflows, &acme(), "another").await.expect("is a name");
+            assert_eq!(status(&acme()).await, active, "this was not cleared");
+            store.clear_second_level(Some(CacheKind::Workflows), Some(&acme())).await;
+            assert_eq!((status(&acme()).await, status(&rival).await), (archived, active));
+            store.clear_cached(CacheKind::Workflows, &rival, "expense").await.expect("is a name");
+            assert_eq!(status(&rival).await, archived);
+            store.close().await;
         }
     });
 }

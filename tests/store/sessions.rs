@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
+use stepwell::model::ApprovalStatus;
 use stepwell::store::{Page, StoreError};
 use tokio::task::JoinSet;
 
-use crate::databases::on_postgres;
-use crate::fixtures::{acme, definition, new_instance, workflow};
+use crate::databases::{START, on_postgres};
+use crate::fixtures::{acme, approval, decided, definition, load, new_instance, step, workflow};
 use crate::hosts::eventually;
 
 /// Much longer than what does not have to wait takes, however busy the machine is.
@@ -98,5 +100,48 @@ fn a_store_has_no_more_sessions_than_it_may_and_who_finds_none_free_is_told() {
         let listed = || async { store.instances(&acme(), &Default::default(), &Page::first(9)).await };
         eventually("all goes on", async || listed().await.is_ok_and(|listed| listed.len() == 1)).await;
         store.close().await;
+    });
+}
+
+#[test]
+fn no_session_reads_a_whole_table_that_has_grown_since_its_plans_were_made() {
+    on_postgres(|database| async move {
+        let scans = async || {
+            // Sessions hand in what they have counted when they end.
+            let sessions = "SELECT 'there' FROM pg_stat_activity \
+                WHERE application_name = 'stepwell' AND datname = current_database()";
+            eventually("the sessions have ended", async || database.sql(sessions).await.is_empty()).await;
+            let counted = "SELECT relname || ' ' || seq_scan FROM pg_stat_user_tables \
+                WHERE relname IN ('workflow_instances', 'workflow_approvals') ORDER BY relname";
+            database.sql(counted).await
+        };
+        database.open().await.close().await;
+        // Nobody makes statistics meanwhile, as in the first minute of a new database.
+        for table in ["workflow_instances", "workflow_approvals"] {
+            database.sql(&format!("ALTER TABLE {table} SET (autovacuum_enabled = off)")).await;
+        }
+        let before = scans().await;
+        let store = database.open().await;
+        let version = workflow(&store, &acme()).await;
+        // A plan is kept after it was made five times.
+        for count in [1, 1, 1, 1, 1, 1, 1, 500, 1] {
+            let new: Vec<_> = (0..count).map(|_| new_instance(&version)).collect();
+            let id = new.first().expect("is there").id;
+            store.create_instances(new).await.expect("are created");
+            let mut wait = step(&load(&store, id).await.instance);
+            let asked = approval(&wait.instance, "bob", START.after(LONG));
+            wait.change.new_approvals = vec![asked.clone()];
+            store.commit(wait).await.expect("commits");
+            let metadata = json!({ "count": count });
+            let labelled = store.replace_metadata(&acme(), [(id, &metadata)]).await.expect("writes");
+            assert!(labelled.contains(&id));
+            store.approvals_by_id(&acme(), vec![asked.id]).await.expect("reads");
+            let mut decide = step(&load(&store, id).await.instance);
+            decide.change.decided = vec![decided(&asked, ApprovalStatus::Approved)];
+            store.commit(decide).await.expect("commits");
+            store.instance_states(&acme(), &[id]).await.expect("reads");
+        }
+        store.close().await;
+        assert_eq!(scans().await, before);
     });
 }

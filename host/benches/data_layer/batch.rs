@@ -3,6 +3,7 @@
 //! Rows of size 1 are the single operations: one call after the other, each for one thing. The rows below are the same
 //! for so many things in a call. "x single" is how many times more things a second that makes.
 //!
+//! - "create, by hand" is what the database and the disk allow (`by_hand.rs`): how much many can save at most.
 //! - "create" is `Store::create_instances`, which is one transaction, for one instance or for many.
 //! - "commit a step" is `Store::commit`: an instance's new state and an attempt. Many are many calls at the same time,
 //!   as drivers make them; the committer makes groups of them.
@@ -28,6 +29,7 @@ use stepwell::model::{Decision, Definition, Effects, Instance, InstanceStatus, N
 use stepwell::store::{StepCommit, Store};
 use uuid::Uuid;
 
+use crate::by_hand::ByHand;
 use crate::databases::Place;
 use crate::measure::{digits, ratio, table};
 use crate::seed;
@@ -41,6 +43,7 @@ const A_DAY: Duration = Duration::from_secs(86_400);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Operation {
+    ByHand,
     Create,
     Step,
     Label,
@@ -49,10 +52,11 @@ enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 5] = [Self::Create, Self::Step, Self::Label, Self::Cancel, Self::Decide];
+    const ALL: [Self; 6] = [Self::ByHand, Self::Create, Self::Step, Self::Label, Self::Cancel, Self::Decide];
 
     fn name(self) -> &'static str {
         match self {
+            Self::ByHand => "create, by hand",
             Self::Create => "create",
             Self::Step => "commit a step",
             Self::Label => "label",
@@ -68,15 +72,16 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
     let mut table = table(["database", "operation", "size", "ms a call", "rows/s", "x single"]);
     for place in places {
         // The engine would drive what the store alone creates, so it has a database of its own.
-        let (database, driven) = (place.create().await?, place.create().await?);
+        let (database, driven, bare) = (place.create().await?, place.create().await?, place.create().await?);
         let store = database.open().await?;
+        let mut by_hand = ByHand::open(&bare).await?;
         let app = App::start(driven.config.clone(), Clock::System, support::program()).await?;
         for operation in Operation::ALL {
             let mut rates: Vec<(usize, Vec<f64>)> =
                 SIZES.into_iter().filter(wants).map(|size| (size, vec![])).collect();
             for _ in 0..rounds {
                 for (size, rates) in &mut rates {
-                    rates.push(Box::pin(measure(&store, &app, operation, *size, window)).await?);
+                    rates.push(Box::pin(measure(&mut by_hand, &store, &app, operation, *size, window)).await?);
                 }
             }
             let single = rates.first().map(|(_, rates)| rates.clone()).unwrap_or_default();
@@ -96,8 +101,10 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
         app.engine.drain().await;
         app.watch.drain().await;
         app.store.close().await;
-        place.remove(database).await?;
-        place.remove(driven).await?;
+        by_hand.close().await?;
+        for database in [database, driven, bare] {
+            place.remove(database).await?;
+        }
     }
     crate::print("batch", &table);
     Ok(())
@@ -105,6 +112,7 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
 
 /// Rows a second.
 async fn measure(
+    by_hand: &mut ByHand,
     store: &Store,
     app: &App,
     operation: Operation,
@@ -119,7 +127,9 @@ async fn measure(
     };
     let mut waiting = Vec::new();
     while spent < window {
-        if operation == Operation::Create {
+        if operation == Operation::ByHand {
+            spent += by_hand.create(size).await?;
+        } else if operation == Operation::Create {
             let new = (0..size).map(|_| steps::new_instance(&workflow)).collect();
             let start = Instant::now();
             store.create_instances(new).await?;

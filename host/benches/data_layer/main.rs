@@ -13,6 +13,7 @@
 mod support;
 
 mod batch;
+mod by_hand;
 mod cached_reads;
 #[path = "../support/clients.rs"]
 mod clients;

@@ -292,9 +292,7 @@ pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>
     let what = scope_name(team.as_ref());
     let mut record = recorder.begin_for(team.clone(), AuditAction::CacheClear, what, detail).await?;
     let store = request.services.store.clone();
-    if team.is_none() {
-        store.clear_second_level().await;
-    }
+    store.clear_second_level(kind, team.as_ref()).await;
     let cleared = removed(move || store.clear_caches(kind, team.as_ref())).await;
     if let Ok(removed) = &cleared {
         record.note("removed", removed.total().into());
@@ -312,7 +310,7 @@ async fn clear_one(
     };
     let detail = json!({ "kind": kind.as_str(), "key": key });
     let mut record = recorder.begin(AuditAction::CacheClear, "team", detail).await?;
-    let cleared = store.clear_cached(kind, &team, &key);
+    let cleared = store.clear_cached(kind, &team, &key).await;
     let cleared = cleared.ok_or_else(|| {
         ApiError::invalid(format!(
             "'{key}' names nothing of {kind}: a key is NAME of workflows, NAME@NUMBER of workflow_versions, NAME or \

@@ -120,6 +120,11 @@ impl Address {
                 ("statement_timeout", milliseconds(database.statement_timeout)),
                 ("lock_timeout", milliseconds(database.lock_timeout)),
                 ("idle_in_transaction_session_timeout", milliseconds(database.idle_in_transaction_timeout)),
+                // What we ask has an index. A plan is kept for as long as the server has no new statistics of a table;
+                // one that was made while the table was small reads all of it, however large it has become since.
+                ("enable_seqscan", "off".to_owned()),
+                // What has no index is dear to the planner now, and dear plans are compiled first.
+                ("jit", "off".to_owned()),
             ]);
             return Ok(Self::Server(Box::new(options)));
         }

@@ -136,8 +136,10 @@ async fn write_each(core: &Core, versions: &Versions, works: &[&Work]) -> Result
     Ok(outcomes)
 }
 
+/// Each once: the steps of a group are of few teams and ask few approvers.
 fn stale(works: &[&Work]) -> Vec<Stale> {
-    works.iter().flat_map(|work| work.stale()).collect()
+    let stale: HashSet<Stale> = works.iter().flat_map(|work| work.stale()).collect();
+    stale.into_iter().collect()
 }
 
 /// One UPDATE changes a row once, and an INSERT comes after it. So work on an instance that earlier work has changed

@@ -299,8 +299,14 @@ impl Store {
     /// `workflow_versions`, `NAME` or `NAME@VERSION` of `plugin_references`, an id of `instances`, a user of
     /// `pending_approvals`, and `shared:BUCKET:KEY`, `plugin:NAME:KEY` or `instance:ID:KEY` of `storage`. None for what
     /// is no key of the kind, and for the other kinds, whose entries have no such names.
-    pub fn clear_cached(&self, kind: CacheKind, team: &Name, key: &str) -> Option<Removed> {
-        self.core().caches.clear_key(kind, team, key)
+    ///
+    /// Nor is it found in Redis for a minute, by any host.
+    pub async fn clear_cached(&self, kind: CacheKind, team: &Name, key: &str) -> Option<Removed> {
+        let named = cache::Named::parse(kind, key)?;
+        if let Some(redis) = &self.core().redis {
+            redis.mark_named(team, &named).await;
+        }
+        Some(self.core().caches.clear_named(team, named))
     }
 
     /// Gives the memory of entries that have run out back at once, and says how many there were.

@@ -21,11 +21,21 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::cache::Named;
 use super::stale::Stale;
-use super::{Core, Store, StoreError, to_json};
+use super::{CacheKind, Core, Store, StoreError, to_json};
 use crate::config::RedisConfig;
+use crate::model::definition::PluginReference;
 use crate::model::{EntryKey, Name};
 
+// What keys of rows that are a team's begin with.
+const WORKFLOW: &str = "workflow";
+const WORKFLOW_VERSION: &str = "workflow_version";
+const PLUGIN_REFERENCE: &str = "plugin";
+const ENTRY: &str = "entry";
+
+/// Keys that Redis looks at in one step of a search, during which it answers nobody else.
+const SCANNED_AT_ONCE: u32 = 1_000;
 /// Longer than any statement may take, and so than any reader may be slow.
 const MARK: Duration = Duration::from_secs(60);
 const MARK_VALUE: &[u8] = b"";
@@ -136,12 +146,12 @@ impl SecondLevel {
     fn key(&self, epoch: &str, key: &Key<'_>) -> String {
         // Names have no colon, so no two keys read alike; an entry's key is the last part.
         let key = match key {
-            Key::Workflow(team, name) => format!("workflow:{team}:{name}"),
-            Key::WorkflowVersion(team, name, version) => format!("workflow_version:{team}:{name}:{version}"),
+            Key::Workflow(team, name) => format!("{WORKFLOW}:{team}:{name}"),
+            Key::WorkflowVersion(team, name, version) => format!("{WORKFLOW_VERSION}:{team}:{name}:{version}"),
             Key::PluginVersion(id) => format!("plugin_version:{id}"),
-            Key::PluginReference(team, name, None) => format!("plugin:{team}:{name}"),
-            Key::PluginReference(team, name, Some(version)) => format!("plugin:{team}:{name}:{version}"),
-            Key::Entry(team, EntryKey { space, key }) => format!("entry:{team}:{space}:{key}"),
+            Key::PluginReference(team, name, None) => format!("{PLUGIN_REFERENCE}:{team}:{name}"),
+            Key::PluginReference(team, name, Some(version)) => format!("{PLUGIN_REFERENCE}:{team}:{name}:{version}"),
+            Key::Entry(team, EntryKey { space, key }) => format!("{ENTRY}:{team}:{space}:{key}"),
         };
         self.name(&format!("{epoch}:{key}"))
     }
@@ -195,12 +205,59 @@ impl SecondLevel {
     }
 
     fn marks(&self, epoch: &str, stale: &[Stale]) -> Pipeline {
-        let mut pipeline = redis::pipe();
-        for key in stale.iter().flat_map(keys) {
-            let key = self.key(epoch, &key);
-            pipeline.cmd("SET").arg(key).arg(MARK_VALUE).arg("EX").arg(MARK.as_secs()).ignore();
+        marked(stale.iter().flat_map(keys).map(|key| self.key(epoch, &key)))
+    }
+
+    /// Marks what a team's text names.
+    pub(super) async fn mark_named(&self, team: &Name, named: &Named) {
+        let Some(session) = self.session.read().clone() else { return };
+        let key = match named {
+            Named::Workflow(name) => Key::Workflow(team, name),
+            Named::WorkflowVersion(name, version) => Key::WorkflowVersion(team, name, *version),
+            Named::PluginReference(PluginReference { name, version }) => {
+                Key::PluginReference(team, name, version.as_deref())
+            }
+            Named::Entry(key) => Key::Entry(team, key),
+            Named::Instance(_) | Named::PendingApprovals(_) => return,
+        };
+        self.run::<()>(&session, &marked([self.key(&session.epoch, &key)])).await;
+    }
+
+    /// Marks a team's rows of these kinds, which Redis looks for among all that it has.
+    async fn mark_all(&self, kinds: &[CacheKind], team: &Name) {
+        let Some(session) = self.session.read().clone() else { return };
+        let kinds = kinds.iter().filter_map(|kind| match kind {
+            CacheKind::Workflows => Some(WORKFLOW),
+            CacheKind::WorkflowVersions => Some(WORKFLOW_VERSION),
+            CacheKind::PluginReferences => Some(PLUGIN_REFERENCE),
+            CacheKind::Storage => Some(ENTRY),
+            // Their keys do not say whose they are, and what they stand for never changes.
+            CacheKind::PluginVersions => None,
+            // Not here; see `keys`.
+            CacheKind::Instances
+            | CacheKind::PendingApprovals
+            | CacheKind::Tokens
+            | CacheKind::WorkflowLists
+            | CacheKind::InstanceLists
+            | CacheKind::ApprovalLists => None,
+        });
+        for kind in kinds {
+            let pattern = self.name(&format!("{}:{kind}:{team}:*", session.epoch));
+            let mut cursor = 0;
+            loop {
+                let mut scan = redis::pipe();
+                scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCANNED_AT_ONCE);
+                let Some(((next, found),)) = self.run::<((u64, Vec<String>),)>(&session, &scan).await else { return };
+                let marks = marked(found);
+                if !marks.is_empty() {
+                    self.run::<()>(&session, &marks).await;
+                }
+                if next == 0 {
+                    break;
+                }
+                cursor = next;
+            }
         }
-        pipeline
     }
 
     /// To be called after COMMIT, and before the caches in memory forget: marks again if an epoch has begun since
@@ -323,6 +380,14 @@ impl SecondLevel {
     }
 }
 
+fn marked(keys: impl IntoIterator<Item = String>) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    for key in keys {
+        pipeline.cmd("SET").arg(key).arg(MARK_VALUE).arg("EX").arg(MARK.as_secs()).ignore();
+    }
+    pipeline
+}
+
 /// What of a write is in the second level. A version of a workflow never changes; instances and approvals change with
 /// every step, and their marks would cost more than the reads save; tokens do not leave the host.
 fn keys(stale: &Stale) -> Vec<Key<'_>> {
@@ -343,11 +408,15 @@ fn keys(stale: &Stale) -> Vec<Key<'_>> {
 }
 
 impl Store {
-    /// Has nothing read from Redis that is there now. To be called before [`Store::clear_caches`], or what is thrown out
-    /// there comes back from here. Redis does not know whose rows it has, so everybody's go, and not at one team's wish.
-    pub async fn clear_second_level(&self) {
-        if let Some(redis) = &self.core().redis {
-            redis.forget_everything().await;
+    /// Has nothing read from Redis that is there now: of these kinds for a team, or all of everybody's. To be called
+    /// before [`Store::clear_caches`], or what is thrown out there comes back from here. For a team Redis looks through
+    /// all its keys, a thousand at a time, and the rows are not put there again for a minute.
+    pub async fn clear_second_level(&self, kind: Option<CacheKind>, team: Option<&Name>) {
+        let Some(redis) = &self.core().redis else { return };
+        match (team, kind) {
+            (None, _) => redis.forget_everything().await,
+            (Some(team), None) => redis.mark_all(&CacheKind::ALL, team).await,
+            (Some(team), Some(kind)) => redis.mark_all(&[kind], team).await,
         }
     }
 

@@ -1,36 +1,64 @@
 //! Throwing out one entry, by a text that names it for people.
 
+use uuid::Uuid;
+
 use super::Caches;
 use super::stats::{CacheKind, Removed};
 use crate::model::definition::PluginReference;
 use crate::model::{EntryKey, Name, Space};
 
-impl Caches {
-    /// Throws out what is kept under a team's key, the load of it that is under way included. None: entries of this kind
-    /// are not named so, or not named at all.
-    pub(in crate::store) fn clear_key(&self, kind: CacheKind, team: &Name, key: &str) -> Option<Removed> {
-        let team = team.clone();
-        let was_there = match kind {
-            CacheKind::Workflows => self.workflows.invalidate(&(team, key.parse().ok()?)),
+/// What a text names among a team's entries of one kind.
+pub(in crate::store) enum Named {
+    Workflow(Name),
+    WorkflowVersion(Name, u32),
+    PluginReference(PluginReference),
+    Instance(Uuid),
+    PendingApprovals(String),
+    Entry(EntryKey),
+}
+
+impl Named {
+    /// None: entries of this kind are not named so, or not named at all.
+    pub(in crate::store) fn parse(kind: CacheKind, key: &str) -> Option<Self> {
+        Some(match kind {
+            CacheKind::Workflows => Self::Workflow(key.parse().ok()?),
             CacheKind::WorkflowVersions => {
                 let (name, version) = key.split_once('@')?;
-                self.workflow_versions.invalidate(&(team, name.parse().ok()?, version.parse().ok()?))
+                Self::WorkflowVersion(name.parse().ok()?, version.parse().ok()?)
             }
-            CacheKind::PluginReferences => {
-                let PluginReference { name, version } = key.parse().ok()?;
-                self.plugin_references.invalidate(&(team, name, version))
-            }
-            CacheKind::Instances => self.instances.invalidate(&(team, key.parse().ok()?)),
-            CacheKind::PendingApprovals => self.pending_approvals.invalidate(&(team, key.to_owned())),
-            CacheKind::Storage => self.storage.invalidate(&(team, entry_key(key)?)),
+            CacheKind::PluginReferences => Self::PluginReference(key.parse().ok()?),
+            CacheKind::Instances => Self::Instance(key.parse().ok()?),
+            CacheKind::PendingApprovals => Self::PendingApprovals(key.to_owned()),
+            CacheKind::Storage => Self::Entry(entry_key(key)?),
             // Ids and hashes that say nothing of a team, and pages of lists, which are out of date all together.
             CacheKind::PluginVersions
             | CacheKind::Tokens
             | CacheKind::WorkflowLists
             | CacheKind::InstanceLists
             | CacheKind::ApprovalLists => return None,
+        })
+    }
+}
+
+impl Caches {
+    /// Throws out a team's entry, the load of it that is under way included.
+    pub(in crate::store) fn clear_named(&self, team: &Name, named: Named) -> Removed {
+        let team = team.clone();
+        let (kind, was_there) = match named {
+            Named::Workflow(name) => (CacheKind::Workflows, self.workflows.invalidate(&(team, name))),
+            Named::WorkflowVersion(name, version) => {
+                (CacheKind::WorkflowVersions, self.workflow_versions.invalidate(&(team, name, version)))
+            }
+            Named::PluginReference(PluginReference { name, version }) => {
+                (CacheKind::PluginReferences, self.plugin_references.invalidate(&(team, name, version)))
+            }
+            Named::Instance(id) => (CacheKind::Instances, self.instances.invalidate(&(team, id))),
+            Named::PendingApprovals(user) => {
+                (CacheKind::PendingApprovals, self.pending_approvals.invalidate(&(team, user)))
+            }
+            Named::Entry(key) => (CacheKind::Storage, self.storage.invalidate(&(team, key))),
         };
-        Some([(kind, u64::from(was_there))].into_iter().collect())
+        [(kind, u64::from(was_there))].into_iter().collect()
     }
 }
 

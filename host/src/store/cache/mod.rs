@@ -38,6 +38,7 @@ use crate::model::effects::Entry;
 use crate::model::{Approval, EntryKey, Instance, Name, PluginVersion, Principal};
 
 pub use advice::{CacheAdvice, CacheSuggestion, CurvePoint, MissCauses};
+pub(super) use by_key::Named;
 pub(super) use flight::{Flight, Join, Waiter};
 pub(super) use generations::{Generations, Noun};
 pub(super) use keys::Pair;
