@@ -183,7 +183,7 @@ pub(super) async fn show_operation(mut request: Request, principal: Arc<Principa
 pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>) -> Answer {
     let view = View::of(&mut request, &principal)?;
     let made = request.services.summaries.get(&request.services, &view).await?;
-    if !wants_text(&request.headers) {
+    if !wants_text(&request.head.headers) {
         return Ok(response::json_text(StatusCode::OK, made.json));
     }
     let mut text = made.summary.headline.clone();

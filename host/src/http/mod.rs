@@ -20,6 +20,7 @@ mod instances;
 mod live;
 mod metrics;
 mod openapi;
+mod patience;
 mod plugins;
 mod prometheus;
 mod pulse;
