@@ -20,7 +20,7 @@ impl InstanceCounts {
     /// # Errors
     /// The database's.
     pub(super) async fn get(&self, services: &Services, team: &Name) -> Result<Counts, ApiError> {
-        let counted = async {
+        let counted = || async {
             let counts = services.store.count_instances(team).await?;
             Ok(counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect())
         };

@@ -31,7 +31,7 @@ pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principa
     let (_, health) = metrics::health(services).await;
     let summary = metrics::summary(services, &view).await?;
     let alerts = services.watch.active_alerts(view.team.clone()).await?;
-    let stats = metrics::stats(services, &principal, view, |stats| serde_json::to_value(stats)).await?;
+    let stats = metrics::stats(services, &principal, view, serde_json::to_value).await?;
     let stats = stats.map_err(ApiError::internal)?;
     let page = Page { after: None, limit: ITEMS_SHOWN };
     let instances = store.instances(team, &InstanceFilter::default(), &page).await?;

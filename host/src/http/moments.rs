@@ -27,14 +27,18 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
     ///
     /// # Errors
     /// Those of the work.
-    pub(super) async fn get<E>(&self, clock: &Clock, key: K, work: impl Future<Output = Result<V, E>>) -> Result<V, E> {
+    pub(super) async fn get<E, F>(&self, clock: &Clock, key: K, work: impl FnOnce() -> F) -> Result<V, E>
+    where
+        F: Future<Output = Result<V, E>>,
+    {
         let place = self.place(key, clock.monotonic());
         let mut last = place.lock().await;
         let now = clock.monotonic();
         if let Some((_, value)) = last.as_ref().filter(|(at, _)| is_fresh(*at, now)) {
             return Ok(value.clone());
         }
-        let value = work.await?;
+        // On the heap, because most find what they ask for and should not carry the work around with them.
+        let value = Box::pin(work()).await?;
         *last = Some((clock.monotonic(), value.clone()));
         Ok(value)
     }

@@ -28,7 +28,7 @@ impl Summaries {
     /// # Errors
     /// The host is shutting down.
     pub(super) async fn get(&self, services: &Services, view: &View) -> Result<Made, ApiError> {
-        let made = async {
+        let made = || async {
             let summary = metrics::summary(services, view).await?;
             let json = serde_json::to_vec(&summary).map_err(ApiError::internal)?.into();
             Ok(Made { summary: Arc::new(summary), json })
