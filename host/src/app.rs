@@ -188,6 +188,7 @@ impl App {
             watch: self.watch.clone(),
             pulse: http::Pulse::default(),
             summaries: http::Summaries::default(),
+            counts: http::InstanceCounts::default(),
             tracer: self.tracer.clone(),
             stopping: CancellationToken::new(),
             started: self.started,

@@ -115,7 +115,8 @@ fn tag(hash: &str) -> HeaderValue {
 /// The page. What it shows it asks for itself, with the token that somebody typed into it.
 pub(super) async fn show_page(request: Request) -> Answer {
     // Whatever a link to the page carries behind the `?` is not for us: the page keeps its state behind the `#`.
-    let mut response = unless_known(&request.headers, &ASSETS.page_tag, Bytes::from_static(ASSETS.page.as_bytes()));
+    let mut response =
+        unless_known(&request.head.headers, &ASSETS.page_tag, Bytes::from_static(ASSETS.page.as_bytes()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -129,9 +130,9 @@ pub(super) async fn show_asset(request: Request) -> Answer {
     request.query.finish()?;
     let name = request.parameter("file")?;
     let file = ASSETS.files.iter().find(|file| file.name == name).ok_or_else(|| ApiError::not_found("file"))?;
-    let gzip = file.source.gzip.filter(|_| accept::gzip(&request.headers));
+    let gzip = file.source.gzip.filter(|_| accept::gzip(&request.head.headers));
     let bytes = Bytes::from_static(gzip.unwrap_or(file.source.plain));
-    let mut response = unless_known(&request.headers, &file.tag, bytes);
+    let mut response = unless_known(&request.head.headers, &file.tag, bytes);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.source.content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));

@@ -77,7 +77,7 @@ struct Ids<'a> {
 }
 
 pub(super) async fn start_instances(request: Request, principal: Arc<Principal>) -> Answer {
-    refuse_common_key(&request.headers)?;
+    refuse_common_key(&request.head.headers)?;
     let processor = request.services.engine.batch();
     let trace = request.trace;
     let Batch { mut items, refused } = read(request, items, start).await?;

@@ -10,6 +10,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::dispatch::before;
 use super::error::ApiError;
 
 /// A refused body is read and thrown away for at most this long and this many bytes: a client that writes first and
@@ -61,17 +62,17 @@ impl Body {
         // What the head says is only a hint: memory is taken for what has arrived.
         let mut bytes = Vec::new();
         loop {
-            match tokio::time::timeout_at(self.deadline, self.chunks.next()).await {
-                Err(_) => return Err(ApiError::body_timeout()),
-                Ok(None) => return Ok(bytes),
-                Ok(Some(Err(problem))) => return Err(ApiError::invalid(format!("the body broke off: {problem}"))),
-                Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() > limit => {
+            match before(self.deadline, self.chunks.next()).await {
+                None => return Err(ApiError::body_timeout()),
+                Some(None) => return Ok(bytes),
+                Some(Some(Err(problem))) => return Err(ApiError::invalid(format!("the body broke off: {problem}"))),
+                Some(Some(Ok(chunk))) if bytes.len() + chunk.len() > limit => {
                     self.held_back = false;
                     drop(bytes);
                     self.discard().await;
                     return Err(ApiError::body_too_large(limit));
                 }
-                Ok(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
+                Some(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
             }
         }
     }

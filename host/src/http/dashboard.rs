@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::error::ApiError;
 use super::metrics::{self, View};
 use super::request::Request;
 use super::response::{self, Answer};
@@ -29,8 +30,9 @@ pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principa
     let team = &principal.team;
     let (_, health) = metrics::health(services).await;
     let summary = metrics::summary(services, &view).await?;
-    let stats = metrics::stats(services, &principal, &view).await?;
     let alerts = services.watch.active_alerts(view.team.clone()).await?;
+    let stats = metrics::stats(services, &principal, view, serde_json::to_value).await?;
+    let stats = stats.map_err(ApiError::internal)?;
     let page = Page { after: None, limit: ITEMS_SHOWN };
     let instances = store.instances(team, &InstanceFilter::default(), &page).await?;
     // Null and not an empty list: that somebody may not see them does not mean that there are none.

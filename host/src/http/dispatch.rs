@@ -1,20 +1,22 @@
 //! From a request to its answer: the route, who asks, the handler, the deadline, the log line.
 
 use std::any::Any;
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Response};
 use tokio::time::Instant;
 use tracing::Instrument as _;
-use warp::Filter;
+use warp::{Filter, Rejection};
 
 use super::Services;
 use super::audit::{Recorder, Refusals};
@@ -33,10 +35,17 @@ const GRACE: Duration = Duration::from_millis(500);
 /// What requests without a route are counted under.
 const NO_ROUTE: &str = "http (no route)";
 
-/// Answers every request.
-pub(super) fn filter(
-    services: Services,
-) -> impl Filter<Extract = (warp::reply::Response,), Error = Infallible> + Clone {
+/// Makes a request's head something that filters hand on as a whole: each of warp's own filters for a part of it copies
+/// that part.
+pub(super) fn with_head<B>(request: hyper::Request<B>) -> hyper::Request<B> {
+    let (head, body) = request.into_parts();
+    let mut request = hyper::Request::new(body);
+    request.extensions_mut().insert(Arc::new(head));
+    request
+}
+
+/// Answers every request that comes [`with_head`], and so rejects none.
+pub(super) fn filter(services: Services) -> impl Filter<Extract = (warp::reply::Response,), Error = Rejection> + Clone {
     let operations = Operations::new(&services.monitor);
     let dispatcher = Arc::new(Dispatcher {
         services: Arc::new(services),
@@ -44,21 +53,11 @@ pub(super) fn filter(
         requests: AtomicU64::new(0),
         refusals: Refusals::default(),
     });
-    warp::method()
-        .and(warp::path::full())
-        .and(warp::query::<Vec<(String, String)>>().or(warp::any().map(Vec::new)).unify())
-        .and(warp::header::headers_cloned())
-        .and(warp::body::stream())
-        .then(move |method: Method, path: warp::path::FullPath, query, headers: HeaderMap, body| {
-            let dispatcher = Arc::clone(&dispatcher);
-            // On the heap, because every filter around it would copy it: it has room for any handler.
-            Box::pin(async move { send(dispatcher.answer(method, path.as_str(), query, headers, chunks(body)).await) })
-        })
-        // No filter above rejects, but their types say that they may.
-        .recover(|_| async {
-            Ok::<_, Infallible>(send(ApiError::internal("a filter rejected a request").into_response()))
-        })
-        .unify()
+    warp::ext::get::<Arc<Parts>>().and(warp::body::stream()).then(move |head, body| {
+        let dispatcher = Arc::clone(&dispatcher);
+        // On the heap, because every filter around it would copy it.
+        Box::pin(async move { send(dispatcher.answer(head, chunks(body)).await) })
+    })
 }
 
 fn chunks(
@@ -86,9 +85,16 @@ impl Operations {
     }
 
     fn get(&self, route: &'static Route) -> &Operation {
-        let position = ROUTES.iter().position(|row| std::ptr::eq(row, route));
-        position.and_then(|position| self.routes.get(position)).unwrap_or(&self.no_route)
+        ROUTES.element_offset(route).and_then(|row| self.routes.get(row)).unwrap_or(&self.no_route)
     }
+}
+
+/// What is known of a request from the start.
+struct Arrival {
+    began: std::time::Instant,
+    number: u64,
+    head: Arc<Parts>,
+    trace: Option<TraceParent>,
 }
 
 struct Dispatcher {
@@ -101,28 +107,26 @@ struct Dispatcher {
 impl Dispatcher {
     async fn answer(
         &self,
-        method: Method,
-        path: &str,
-        query: Vec<(String, String)>,
-        headers: HeaderMap,
+        head: Arc<Parts>,
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
     ) -> Response<Content> {
         let began = self.services.clock.monotonic();
         let request_id = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let found = routes::find(&method, path);
+        let method = &head.method;
+        let found = routes::find(method, head.uri.path());
         // Never the raw path: it may hold anything, and as a name of an operation it has no bound.
         let (pattern, operation) = match &found {
             Found::Route(route, _) => (Some(route.pattern), self.operations.get(route)),
             _ => (None, &self.operations.no_route),
         };
-        let recorded = traced::begin(&self.services.tracer, &method, pattern, &headers);
+        let recorded = traced::begin(&self.services.tracer, method, pattern, &head.headers);
         let path = pattern.unwrap_or("-");
         let span = tracing::info_span!("request", id = request_id, %method, path, trace_id = tracing::field::Empty);
         if let Some(trace) = recorded.context() {
             span.record("trace_id", trace.trace_id_text());
         }
-        let answer =
-            self.route(request_id, found, query, headers, chunks, recorded.context()).instrument(span.clone()).await;
+        let arrival = Arrival { began, number: request_id, head, trace: recorded.context() };
+        let answer = self.route(arrival, found, chunks).instrument(span.clone()).await;
         let mut response = span.in_scope(|| {
             answer.unwrap_or_else(|error| {
                 error.log();
@@ -145,19 +149,17 @@ impl Dispatcher {
 
     async fn route(
         &self,
-        number: u64,
+        arrival: Arrival,
         found: Found,
-        query: Vec<(String, String)>,
-        headers: HeaderMap,
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
-        trace: Option<TraceParent>,
     ) -> Answer {
-        let now = Instant::from_std(self.services.clock.monotonic());
+        let Arrival { began, number, head, trace } = arrival;
+        let now = Instant::from_std(began);
         let (body_time, total_time) = match &found {
             Found::Route(route, _) => self.times(route),
             _ => (self.services.config.server.request_timeout, self.services.config.server.request_timeout),
         };
-        let body = Body::new(chunks, &headers, now + body_time);
+        let body = Body::new(chunks, &head.headers, now + body_time);
         let (route, parameters) = match found {
             Found::Route(route, parameters) => (route, parameters),
             Found::OtherMethods(allowed) => {
@@ -169,11 +171,11 @@ impl Dispatcher {
                 return Err(ApiError::no_such_path());
             }
         };
-        let access = route.access.asked_for(&headers);
+        let access = route.access.asked_for(&head.headers);
         let deadline = now + total_time + GRACE;
         let principal = match access {
             Access::Public(_) => Ok(None),
-            _ => self.principal(&headers, deadline).await.map(Some),
+            _ => self.principal(&head.headers, deadline).await.map(Some),
         };
         let principal = match principal {
             Ok(principal) => principal,
@@ -183,7 +185,8 @@ impl Dispatcher {
             }
         };
         let services = Arc::clone(&self.services);
-        let request = Request { services, parameters, query: Query::new(query), headers, body, number, trace };
+        let query = Query::new(head.uri.query().unwrap_or_default());
+        let request = Request { services, parameters, query, head, body, number, trace };
         match (access, principal) {
             (Access::Public(handler), _) => run(handler(request), deadline).await,
             (Access::SignedIn(handler) | Access::Holder(_, handler) | Access::Page(_, _, handler), Some(principal)) => {
@@ -196,7 +199,8 @@ impl Dispatcher {
                     _ => run(handler(request, principal), deadline).await,
                 };
                 if let Err(error) = &answer {
-                    self.refusals.record(&recorder, route, error).await;
+                    // On the heap: the others, most of all, need not carry it around with them.
+                    Box::pin(self.refusals.record(&recorder, route, error)).await;
                 }
                 answer
             }
@@ -219,8 +223,8 @@ impl Dispatcher {
 
     async fn principal(&self, headers: &HeaderMap, deadline: Instant) -> Result<Arc<Principal>, ApiError> {
         let hash = token_hash(headers)?;
-        let known = tokio::time::timeout_at(deadline, self.services.store.principal_by_token_hash(hash));
-        known.await.map_err(|_| ApiError::deadline())??.ok_or_else(ApiError::token_invalid)
+        let known = before(deadline, self.services.store.principal_by_token_hash(hash)).await;
+        known.ok_or_else(ApiError::deadline)??.ok_or_else(ApiError::token_invalid)
     }
 }
 
@@ -245,10 +249,20 @@ pub(super) fn token_hash(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
 async fn run(handler: BoxFuture<'static, Answer>, deadline: Instant) -> Answer {
     // What a handler shares with others is behind locks that do not poison, or in the database.
     let caught = AssertUnwindSafe(handler).catch_unwind();
-    match tokio::time::timeout_at(deadline, caught).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(panic)) => Err(ApiError::internal(format!("a handler panicked: {}", panic_text(&*panic)))),
-        Err(_) => Err(ApiError::deadline()),
+    match before(deadline, caught).await {
+        Some(Ok(answer)) => answer,
+        Some(Err(panic)) => Err(ApiError::internal(format!("a handler panicked: {}", panic_text(&*panic)))),
+        None => Err(ApiError::deadline()),
+    }
+}
+
+/// What the work comes to, unless that takes until the deadline. Most work is done at the first look, and then no timer
+/// is made.
+pub(super) async fn before<F: Future>(deadline: Instant, work: F) -> Option<F::Output> {
+    let mut work = pin!(work);
+    match std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => tokio::time::timeout_at(deadline, work).await.ok(),
     }
 }
 

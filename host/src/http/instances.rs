@@ -38,7 +38,7 @@ struct Details<'a> {
 pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) -> Answer {
     let workflow = request.name("name", "workflow")?;
     request.query.finish()?;
-    let idempotency_key = idempotency_key(&request.headers)?;
+    let idempotency_key = idempotency_key(&request.head.headers)?;
     let body: StartBody = request.body.json(request.services.config.server.body_bytes_max).await?;
     let StartBody { input, entity_type, entity_id, project_id } = body;
     let trace = request.trace;

@@ -28,7 +28,7 @@ pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> A
     let team = request.team(&principal)?;
     request.query.finish()?;
     let live = Live {
-        token: token_hash(&request.headers)?,
+        token: token_hash(&request.head.headers)?,
         subscription: request.services.watch.subscribe(team).await?,
         services: request.services,
         begun: false,

@@ -12,6 +12,7 @@ mod assets;
 mod audit;
 mod batches;
 mod body;
+mod counts;
 mod dashboard;
 mod dispatch;
 mod error;
@@ -19,7 +20,9 @@ mod history;
 mod instances;
 mod live;
 mod metrics;
+mod moments;
 mod openapi;
+mod patience;
 mod plugins;
 mod prometheus;
 mod pulse;
@@ -49,6 +52,7 @@ use crate::store::Store;
 use crate::trace::Tracer;
 use crate::watch::Watch;
 
+pub use counts::InstanceCounts;
 pub use pulse::Pulse;
 pub use server::serve;
 pub use summaries::Summaries;
@@ -74,6 +78,8 @@ pub struct Services {
     pub pulse: Pulse,
     /// The last summaries.
     pub summaries: Summaries,
+    /// How many instances there were a moment ago.
+    pub counts: InstanceCounts,
     /// What records requests and what they lead to.
     pub tracer: Tracer,
     /// Cancelled as soon as the host lets nobody in any more.

@@ -14,9 +14,9 @@ pub(super) const LIMIT_MAX: u32 = 200;
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// From decoded pairs.
-    pub(super) fn new(pairs: Vec<(String, String)>) -> Self {
-        Self(pairs)
+    /// From what is behind the question mark.
+    pub(super) fn new(encoded: &str) -> Self {
+        Self(form_urlencoded::parse(encoded.as_bytes()).into_owned().collect())
     }
 
     /// The value of `name`, if given.
@@ -102,13 +102,9 @@ impl Query {
 mod tests {
     use super::*;
 
-    fn query(pairs: &[(&str, &str)]) -> Query {
-        Query::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
-    }
-
     #[test]
     fn parameters_are_taken_once_and_none_is_left() {
-        let mut query = query(&[("status", "running"), ("limit", "7")]);
+        let mut query = Query::new("status=running&limit=7");
         assert_eq!(query.take("status").expect("is fine").as_deref(), Some("running"));
         assert_eq!(query.take("project_id").expect("is fine"), None);
         assert!(query.finish().is_err());
@@ -119,10 +115,18 @@ mod tests {
     #[test]
     fn what_is_out_of_range_empty_or_given_twice_is_refused() {
         for limit in ["0", "201", "-1", "ten"] {
-            assert!(query(&[("limit", limit)]).limit().is_err(), "{limit}");
+            assert!(Query::new(&format!("limit={limit}")).limit().is_err(), "{limit}");
         }
-        for pairs in [[("a", "1"), ("a", "2")].as_slice(), &[("a", "")]] {
-            assert!(query(pairs).take("a").is_err(), "{pairs:?}");
+        for pairs in ["a=1&a=2", "a=", "a", "%61=1&a=2"] {
+            assert!(Query::new(pairs).take("a").is_err(), "{pairs}");
         }
+    }
+
+    #[test]
+    fn names_and_values_are_decoded() {
+        let mut query = Query::new("n%61me=step%20a%2Fb+c%26&&bad=%ff%zz");
+        assert_eq!(query.take("name").expect("is fine").as_deref(), Some("step a/b c&"));
+        assert_eq!(query.take("bad").expect("is fine").as_deref(), Some("\u{fffd}%zz"));
+        assert!(query.finish().is_ok());
     }
 }

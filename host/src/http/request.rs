@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use hyper::HeaderMap;
+use hyper::http::request::Parts;
 use uuid::Uuid;
 
 use super::Services;
@@ -21,8 +21,8 @@ pub(super) struct Request {
     pub(super) parameters: Vec<(&'static str, String)>,
     /// The query string.
     pub(super) query: Query,
-    /// All headers.
-    pub(super) headers: HeaderMap,
+    /// As it came, with all headers.
+    pub(super) head: Arc<Parts>,
     /// The body, unread.
     pub(super) body: Body,
     /// `request-id` of its answer.

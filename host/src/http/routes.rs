@@ -231,10 +231,13 @@ pub(super) fn find(method: &Method, path: &str) -> Found {
     let wanted = if method == Method::HEAD { &Method::GET } else { method };
     let mut allowed = Vec::new();
     for route in ROUTES {
-        if !path.starts_with(route.literal) {
-            continue;
-        }
-        let Some(parameters) = matches(route.pattern, path) else { continue };
+        let parameters = if route.literal.len() == route.pattern.len() {
+            // A path of another length is passed over without a look at its bytes.
+            (path == route.literal).then(Vec::new)
+        } else {
+            path.starts_with(route.literal).then(|| matches(route.pattern, path)).flatten()
+        };
+        let Some(parameters) = parameters else { continue };
         if route.method == *wanted {
             return Found::Route(route, parameters);
         }

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
-use hyper::{Request, Uri};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
+use super::patience::Patience;
 use super::{Services, dispatch};
 
 /// Head of a request, in bytes; also how much of a body is read at once.
@@ -31,10 +32,7 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
     let config = Arc::clone(&services.config);
     let (watch, stopping) = (services.watch.clone(), services.stopping.clone());
     let answering = TowerToHyperService::new(warp::service(dispatch::filter(services)));
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        give_a_path(&mut request);
-        answering.call(request)
-    });
+    let service = service_fn(move |request: Request<Incoming>| answering.call(dispatch::with_head(request)));
     let permits = Arc::new(Semaphore::new(config.server.connections_max));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -56,7 +54,7 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(config.server.write_timeout));
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(Patience::default())
             .header_read_timeout(config.server.header_timeout)
             .max_buf_size(BUFFER_BYTES_MAX)
             .serve_connection(TokioIo::new(Box::pin(stream)), service.clone());
@@ -86,13 +84,6 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
     cut_off
 }
 
-/// `CONNECT host:80` has no path, and warp panics when it asks for one. No route has the path `*`.
-fn give_a_path<B>(request: &mut Request<B>) {
-    if request.uri().path_and_query().is_none() {
-        *request.uri_mut() = Uri::from_static("*");
-    }
-}
-
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
@@ -107,20 +98,6 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 tracing::warn!(%error, "could not accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_request_has_a_path() {
-        for (target, path) in [("a.example:80", "*"), ("/plugins?x=1", "/plugins"), ("http://a.example", "/")] {
-            let mut request = Request::builder().method("CONNECT").uri(target).body(()).expect("is a request");
-            give_a_path(&mut request);
-            assert_eq!(request.uri().path_and_query().expect("is there").path(), path, "{target}");
         }
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! A record is a few instructions that other threads see, all of them on cache lines that, as a rule, no other thread
 //! writes. The buckets are those of the `histogram` crate, which the past is kept with; its own atomic variant copies
-//! all 1,920 of them to be read, and here only those between the first and the last that were ever used are looked at.
+//! all 1,920 of them to be read, and here only those of groups of which one was ever used are looked at.
 //! hdrhistogram needs a lock or a channel to be shared. A shard takes 8 KiB and is made when a thread first needs it.
 
 use std::hash::{Hash as _, Hasher};
 use std::num::NonZero;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::sum::{Sum, Totals};
@@ -17,6 +17,16 @@ use super::windowed::Live;
 
 /// Threads that record without touching each other's memory; further ones share.
 const SHARDS_MAX: usize = 8;
+
+/// Buckets that are looked at together.
+const GROUP: usize = 64;
+const GROUPS: usize = BUCKETS / GROUP;
+const _: () = assert!(GROUPS * GROUP == BUCKETS && GROUPS <= u32::BITS as usize);
+
+/// What a shard holds: nothing, what [`LiveTimings::has_news`] was asked after, or something since.
+const NOTHING: u8 = 0;
+const SEEN: u8 = 1;
+const NEWS: u8 = 2;
 
 /// Durations that many threads record.
 #[derive(Debug)]
@@ -28,17 +38,16 @@ pub(super) struct LiveTimings {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard {
-    /// Whether anything is in the shard. Set after the rest was written, so that what is missed is seen the next time.
-    touched: AtomicBool,
+    /// What is in the shard. Set after the rest was written, so that what is missed is seen the next time.
+    state: AtomicU8,
     errors: AtomicU64,
     /// In parts of the scale, as the two below.
     sum: AtomicU64,
     min: AtomicU64,
     max: AtomicU64,
-    /// Buckets before this one were never used, and none after `last`.
-    first: AtomicU32,
-    last: AtomicU32,
-    buckets: [AtomicU32; BUCKETS],
+    /// A bit for each group of which a bucket was ever used, the lowest for the first.
+    groups: AtomicU32,
+    buckets: [[AtomicU32; GROUP]; GROUPS],
 }
 
 impl LiveTimings {
@@ -58,7 +67,7 @@ impl LiveTimings {
     /// Adds what was recorded since it was last taken.
     pub(super) fn add_to(&self, sum: &mut Sum) {
         for shard in self.shards.iter().filter_map(OnceLock::get) {
-            if shard.touched.load(Ordering::Acquire) {
+            if shard.state.load(Ordering::Acquire) != NOTHING {
                 shard.add_to(sum, |bucket| bucket.load(Ordering::Relaxed), |number, _| number.load(Ordering::Relaxed));
             }
         }
@@ -78,17 +87,15 @@ impl Shard {
         if parts > self.max.load(Ordering::Relaxed) {
             self.max.fetch_max(parts, Ordering::Relaxed);
         }
-        let index = Scale::bucket(parts);
-        if index < self.first.load(Ordering::Relaxed) {
-            self.first.fetch_min(index, Ordering::Relaxed);
+        let index = Scale::bucket(parts) as usize;
+        let group = 1_u32 << (index / GROUP);
+        if self.groups.load(Ordering::Relaxed) & group == 0 {
+            self.groups.fetch_or(group, Ordering::Relaxed);
         }
-        if index > self.last.load(Ordering::Relaxed) {
-            self.last.fetch_max(index, Ordering::Relaxed);
-        }
-        if let Some(bucket) = self.buckets.get(index as usize) {
+        if let Some(bucket) = self.buckets.get(index / GROUP).and_then(|group| group.get(index % GROUP)) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
-        self.touched.store(true, Ordering::Release);
+        self.state.store(NEWS, Ordering::Release);
     }
 
     /// With what `bucket` and `number` answer for a counter, the latter told what stands for nothing.
@@ -99,11 +106,14 @@ impl Shard {
             min: number(&self.min, u64::MAX),
             max: number(&self.max, 0),
         });
-        let [first, last] = [&self.first, &self.last].map(|index| index.load(Ordering::Relaxed) as usize);
-        for (index, counter) in self.buckets.iter().enumerate().take(last + 1).skip(first) {
-            // Most are empty, and to look is cheaper than to take.
-            if counter.load(Ordering::Relaxed) > 0 {
-                sum.add_bucket(index, bucket(counter).into());
+        let used = self.groups.load(Ordering::Relaxed);
+        let used = self.buckets.iter().enumerate().filter(|(group, _)| used & (1 << group) != 0);
+        for (group, counters) in used {
+            for (index, counter) in counters.iter().enumerate() {
+                // Most are empty, and to look is cheaper than to take.
+                if counter.load(Ordering::Relaxed) > 0 {
+                    sum.add_bucket(group * GROUP + index, bucket(counter).into());
+                }
             }
         }
     }
@@ -112,14 +122,13 @@ impl Shard {
 impl Default for Shard {
     fn default() -> Self {
         Self {
-            touched: AtomicBool::new(false),
+            state: AtomicU8::new(NOTHING),
             errors: AtomicU64::new(0),
             sum: AtomicU64::new(0),
             min: AtomicU64::new(u64::MAX),
             max: AtomicU64::new(0),
-            first: AtomicU32::new(u32::MAX),
-            last: AtomicU32::new(0),
-            buckets: [const { AtomicU32::new(0) }; BUCKETS],
+            groups: AtomicU32::new(0),
+            buckets: [const { [const { AtomicU32::new(0) }; GROUP] }; GROUPS],
         }
     }
 }
@@ -132,20 +141,29 @@ impl Live for LiveTimings {
     }
 
     fn take(&self) -> Timings {
-        let mut sum = Sum::new(self.scale);
+        let mut sum = None;
         for shard in self.shards.iter().filter_map(OnceLock::get) {
-            if shard.touched.swap(false, Ordering::Acquire) {
+            if shard.state.swap(NOTHING, Ordering::Acquire) != NOTHING {
+                let sum = sum.get_or_insert_with(|| Sum::new(self.scale));
                 let take = |number: &AtomicU64, rest| number.swap(rest, Ordering::Relaxed);
-                shard.add_to(&mut sum, |bucket| bucket.swap(0, Ordering::Relaxed), take);
+                shard.add_to(sum, |bucket| bucket.swap(0, Ordering::Relaxed), take);
             }
         }
-        sum.to_timings()
+        sum.map_or_else(|| self.empty(), |sum| sum.to_timings())
     }
 
     fn read(&self) -> Timings {
         let mut sum = Sum::new(self.scale);
         self.add_to(&mut sum);
         sum.to_timings()
+    }
+
+    fn has_news(&self) -> bool {
+        self.shards.iter().filter_map(OnceLock::get).fold(false, |news, shard| {
+            // Taken note of first: what is recorded while the rest is read is news again.
+            let seen = || shard.state.compare_exchange(NEWS, SEEN, Ordering::Acquire, Ordering::Relaxed);
+            (shard.state.load(Ordering::Relaxed) == NEWS && seen().is_ok()) | news
+        })
     }
 }
 

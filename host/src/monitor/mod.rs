@@ -265,7 +265,7 @@ impl Monitor {
     }
 
     /// The host's operations and all numbers of one team; without a team, everybody's added up. Takes about a
-    /// microsecond for each operation that was used in the window.
+    /// microsecond for each operation that was used since the last look, and a tenth of that for each other.
     #[doc(alias = "get_stats")]
     pub fn stats(&self, team: Option<&Name>, window: Window) -> Stats {
         let now = self.0.ticks.now();
@@ -276,8 +276,8 @@ impl Monitor {
         }
         let since = scopes.iter().map(|scope| *scope.since.read()).min().unwrap_or(self.0.started_at);
         let mut operations = BTreeMap::new();
-        self.each_operation(team, window, now, |name, sum, seconds| {
-            operations.insert(name.into(), OperationStats::of(sum, seconds));
+        operations::each_operation_shown(&self.with_operations(team), window, now, |name, stats| {
+            operations.insert(name.into(), stats);
         });
         Stats {
             window,
@@ -301,11 +301,16 @@ impl Monitor {
         now: Timestamp,
         see: impl FnMut(Box<str>, &Sum, f64),
     ) {
+        operations::each_operation(&self.with_operations(team), window, now, see);
+    }
+
+    /// Where the operations are that [`Monitor::stats`] shows.
+    fn with_operations(&self, team: Option<&Name>) -> Vec<Arc<Scope>> {
         let mut scopes = self.0.scopes.seen_by(team);
         if team.is_some() {
             scopes.push(Arc::clone(&self.0.scopes.host));
         }
-        operations::each_operation(&scopes, window, now, see);
+        scopes
     }
 
     /// Bulk calls alone, of those that [`Monitor::stats`] would show.
@@ -322,10 +327,7 @@ impl Monitor {
     /// the window.
     pub fn operation_stats(&self, team: Option<&Name>, name: &str, window: Window) -> Option<OperationStats> {
         let now = self.0.ticks.now();
-        let mut scopes = self.0.scopes.seen_by(team);
-        if team.is_some() {
-            scopes.push(Arc::clone(&self.0.scopes.host));
-        }
+        let scopes = self.with_operations(team);
         let mut readings =
             scopes.iter().filter_map(|scope| scope.operations.find(name)).map(|known| known.reading(window, now));
         let mut sum = readings.next()?;

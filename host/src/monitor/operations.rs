@@ -3,14 +3,15 @@
 //! Who records often holds an [`Operation`] and looks no name up. Names come from code and from workflow definitions, so
 //! their number is bounded: [`OPERATIONS_MAX`] of a team have numbers of their own, all others share [`OTHER`]. An
 //! operation takes 8 KiB for each thread that records it, 8 threads at most, and 12 bytes for each bucket in use of each
-//! of at most 44 slices: 20 to 60 KiB for a busy one, nothing of that for one at rest.
+//! of at most 44 slices: 20 to 60 KiB for a busy one, nothing of that for one at rest. What was shown of it last takes
+//! 100 bytes for each window.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
 use super::live::LiveTimings;
@@ -19,7 +20,7 @@ use super::sum::Sum;
 use super::ticks::Ticks;
 use super::timings::{DurationStats, Scale, Timings};
 use super::window::Window;
-use super::windowed::{Reading, Windowed};
+use super::windowed::{Adds, Edition, Reading, Windowed};
 use crate::clock::Timestamp;
 
 /// Operations of the host, and of each team, that have numbers of their own.
@@ -48,6 +49,15 @@ pub struct Operation(Arc<Shared>);
 struct Shared {
     ticks: Ticks,
     timings: Windowed<LiveTimings>,
+    /// What was last worked out, by window.
+    shown: Mutex<[Option<Box<Shown>>; Window::ALL.len()]>,
+}
+
+/// Numbers that are shown again until there are others. Of a thousand operations, few are called between two looks.
+#[derive(Debug, Default)]
+struct Shown {
+    edition: Option<Edition>,
+    stats: OperationStats,
 }
 
 /// One operation's numbers in one window. Failed calls are part of the durations.
@@ -88,7 +98,7 @@ pub struct Measurement<'a> {
 impl Operation {
     fn new(ticks: &Ticks, now: Timestamp) -> Self {
         let timings = Windowed::new(LiveTimings::new(Scale::Work), now);
-        Self(Arc::new(Shared { ticks: ticks.clone(), timings }))
+        Self(Arc::new(Shared { ticks: ticks.clone(), timings, shown: Mutex::default() }))
     }
 
     /// Counts a call that was timed elsewhere and has just ended.
@@ -116,11 +126,34 @@ impl Operation {
 
     /// Adds the numbers of a window up, and answers how many seconds it covers.
     fn add_to(&self, sum: &mut Sum, window: Window, now: Timestamp) -> f64 {
-        self.0.timings.add_to(sum, window, now, Sum::add, |sum, live| live.add_to(sum))
+        self.0.timings.add_to(sum, window, now)
+    }
+
+    /// A window's numbers. `sum` is to be empty, and may be so afterwards.
+    fn stats(&self, sum: &mut Sum, window: Window, now: Timestamp) -> OperationStats {
+        let mut shown = self.0.shown.lock();
+        let Some(shown) = shown.get_mut(window as usize) else { return OperationStats::default() };
+        let Shown { edition, stats } = &mut **shown.get_or_insert_default();
+        let before = *edition;
+        let seconds = self.0.timings.add_news_to(sum, edition, window, now);
+        if *edition != before {
+            *stats = OperationStats::of(sum, seconds);
+        }
+        OperationStats { per_minute: per_minute(stats.count, seconds), ..*stats }
     }
 
     pub(super) fn reading(&self, window: Window, now: Timestamp) -> Reading<Timings> {
         self.0.timings.read(window, now)
+    }
+}
+
+impl Adds<LiveTimings> for Sum {
+    fn add(&mut self, timings: &Timings) {
+        self.add_timings(timings);
+    }
+
+    fn add_live(&mut self, live: &LiveTimings) {
+        live.add_to(self);
     }
 }
 
@@ -184,9 +217,7 @@ pub(super) fn each_operation<'a>(
     now: Timestamp,
     mut see: impl FnMut(Box<str>, &Sum, f64),
 ) {
-    let mut operations: Vec<_> = scopes.into_iter().flat_map(|scope| scope.operations.all()).collect();
-    operations.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    let mut operations = operations.into_iter().peekable();
+    let mut operations = by_name(scopes).into_iter().peekable();
     let mut sum = Sum::new(Scale::Work);
     while let Some((name, operation)) = operations.next() {
         sum.clear();
@@ -200,11 +231,48 @@ pub(super) fn each_operation<'a>(
     }
 }
 
+/// As [`each_operation`], for those who want no more than what is shown: that is kept, and worked out anew only where
+/// there was a call.
+pub(super) fn each_operation_shown<'a>(
+    scopes: impl IntoIterator<Item = &'a Arc<Scope>>,
+    window: Window,
+    now: Timestamp,
+    mut see: impl FnMut(Box<str>, OperationStats),
+) {
+    let mut operations = by_name(scopes).into_iter().peekable();
+    let mut sum = Sum::new(Scale::Work);
+    while let Some((name, operation)) = operations.next() {
+        sum.clear();
+        let stats = if operations.peek().is_none_or(|(next, _)| *next != name) {
+            operation.stats(&mut sum, window, now)
+        } else {
+            let mut seconds = operation.add_to(&mut sum, window, now);
+            while let Some((_, same)) = operations.next_if(|(next, _)| *next == name) {
+                seconds = same.add_to(&mut sum, window, now).max(seconds);
+            }
+            OperationStats::of(&sum, seconds)
+        };
+        if stats.count > 0 {
+            see(name, stats);
+        }
+    }
+}
+
+fn by_name<'a>(scopes: impl IntoIterator<Item = &'a Arc<Scope>>) -> Vec<(Box<str>, Operation)> {
+    let mut operations: Vec<_> = scopes.into_iter().flat_map(|scope| scope.operations.all()).collect();
+    operations.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    operations
+}
+
+fn per_minute(count: u64, seconds: f64) -> f64 {
+    count as f64 * 60.0 / seconds.max(1.0)
+}
+
 impl OperationStats {
     /// From the numbers of so many seconds.
     pub fn new(timings: &Timings, seconds: f64) -> Self {
         let mut sum = Sum::new(timings.scale);
-        sum.add(timings);
+        sum.add_timings(timings);
         Self::of(&sum, seconds)
     }
 
@@ -220,7 +288,7 @@ impl OperationStats {
             p50_ms,
             p95_ms,
             p99_ms,
-            per_minute: count as f64 * 60.0 / seconds.max(1.0),
+            per_minute: per_minute(count, seconds),
         }
     }
 }

@@ -34,7 +34,7 @@ impl Sum {
 
     /// Makes it a new one.
     pub(super) fn clear(&mut self) {
-        self.buckets.iter_mut().take(self.last + 1).skip(self.first).for_each(|bucket| *bucket = 0);
+        self.buckets.get_mut(self.first..=self.last).unwrap_or_default().fill(0);
         (self.totals, self.count, self.first, self.last) = (Totals::NOTHING, 0, BUCKETS, 0);
     }
 
@@ -47,12 +47,23 @@ impl Sum {
     }
 
     /// Adds what others recorded. Durations of work and of waiting do not mix: then nothing is added.
-    pub(super) fn add(&mut self, timings: &Timings) {
+    pub(super) fn add_timings(&mut self, timings: &Timings) {
         if timings.scale == self.scale {
             let Timings { errors, sum, min, max, ref buckets, .. } = *timings;
             self.add_totals(Totals { errors, sum, min, max });
-            for (index, count) in buckets.index().iter().zip(buckets.count()) {
-                self.add_bucket(*index as usize, *count);
+            let (indices, counts) = (buckets.index(), buckets.count());
+            let mut all = 0_u64;
+            for (index, count) in indices.iter().zip(counts) {
+                if let Some(bucket) = self.buckets.get_mut(*index as usize) {
+                    *bucket = bucket.saturating_add(*count);
+                    all = all.saturating_add(*count);
+                }
+            }
+            self.count = self.count.saturating_add(all);
+            // They are in order, and none is empty.
+            if let (Some(first), Some(last)) = (indices.first(), indices.last()) {
+                self.first = self.first.min(*first as usize);
+                self.last = self.last.max(*last as usize);
             }
         }
     }
@@ -83,8 +94,12 @@ impl Sum {
 
     /// Buckets that are not empty, in order.
     fn used(&self) -> impl Iterator<Item = (u32, u64)> {
-        let all = (0_u32..).zip(self.buckets.iter().copied());
-        all.take(self.last + 1).skip(self.first).filter(|(_, count)| *count > 0)
+        (self.first as u32..).zip(self.span().iter().copied()).filter(|(_, count)| *count > 0)
+    }
+
+    /// The buckets from the first that is not empty to the last.
+    fn span(&self) -> &[u64] {
+        self.buckets.get(self.first..=self.last).unwrap_or_default()
     }
 
     /// Smallest and largest.
@@ -116,14 +131,15 @@ impl Sum {
 
     /// Ascending percents in, milliseconds out.
     fn percentiles<const N: usize>(&self, percents: [u64; N], min: u64, max: u64) -> [f64; N] {
-        let mut used = self.used();
-        let (mut seen, mut found) = (0_u128, 0);
+        let mut buckets = (self.first..).zip(self.span());
+        let (mut seen, mut found) = (0_u64, 0);
         percents.map(|percent| {
             // The smallest rank that covers the share; in 128 bits, because the count may be any.
             let rank = (u128::from(self.count) * u128::from(percent)).div_ceil(100);
+            let rank = u64::try_from(rank).unwrap_or(u64::MAX);
             while seen < rank {
-                let Some((index, count)) = used.next() else { break };
-                (seen, found) = (seen + u128::from(count), index as usize);
+                let Some((index, count)) = buckets.next() else { break };
+                (seen, found) = (seen.saturating_add(*count), index);
             }
             let (first, last) = bucket_bounds(found);
             let middle = (first as f64 + last as f64 + 1.0) / 2.0 * Scale::parts_of(1) as f64;

@@ -76,6 +76,33 @@ fn what_is_over_its_threshold_now_is_told_of_every_team_and_of_the_caches() {
 }
 
 #[test]
+fn what_is_shown_again_is_what_would_be_worked_out_anew() {
+    let (clock, monitor) = monitor();
+    let (mut random, mut seen) = (1_u64, 0);
+    for _ in 0..5_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let dice = random >> 33;
+        let name = if dice & 1 == 0 { "one" } else { "two" };
+        match dice / 2 % 100 {
+            0 => clock.advance(Duration::from_secs(3_600)),
+            1..5 => clock.advance(Duration::from_secs(300)),
+            5..10 => clock.advance(Duration::from_secs(50)),
+            10..20 => clock.advance(Duration::from_secs(10)),
+            20..40 => clock.advance(Duration::from_secs(3)),
+            40 => monitor.reset(None),
+            41..43 => drop(monitor.drain()),
+            _ => monitor.record(None, name, Duration::from_micros(dice % 5_000), dice % 5 > 0),
+        }
+        // Not each window after each step: what is kept of some is old.
+        let window = Window::ALL[(dice / 200 % 4) as usize];
+        let shown = monitor.stats(None, window).operations;
+        assert_eq!(shown.get(name).copied(), monitor.operation_stats(None, name, window), "{name}, {window}");
+        seen += shown.len();
+    }
+    assert!(seen > 1_000);
+}
+
+#[test]
 fn operations_over_the_bound_count_as_other() {
     let (_, monitor) = monitor();
     for number in 0..OPERATIONS_MAX + 10 {

@@ -204,7 +204,7 @@ impl Timings {
     /// Count, extremes, mean and percentiles.
     pub fn stats(&self) -> DurationStats {
         let mut sum = Sum::new(self.scale);
-        sum.add(self);
+        sum.add_timings(self);
         sum.stats()
     }
 }

@@ -6,6 +6,7 @@
 //! all. A record that meets the change of slices may count in the one or the other; none is lost and none counts twice.
 
 use std::collections::VecDeque;
+use std::collections::vec_deque::Iter;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -29,6 +30,16 @@ pub(super) trait Live {
     fn take(&self) -> Self::Numbers;
     /// What `take` would answer.
     fn read(&self) -> Self::Numbers;
+    /// Whether something was recorded since this was asked last. Who does not know says yes.
+    fn has_news(&self) -> bool {
+        true
+    }
+}
+
+/// What numbers are added up in, whatever its form.
+pub(super) trait Adds<L: Live> {
+    fn add(&mut self, numbers: &L::Numbers);
+    fn add_live(&mut self, live: &L);
 }
 
 /// Numbers that can be added up.
@@ -52,6 +63,22 @@ struct Past<N> {
     total: N,
     undrained: N,
     since: Timestamp,
+    /// Counted up with every change, here or of the live numbers, that [`Windowed::add_news_to`] knows of.
+    changes: u64,
+}
+
+/// What of the past a window is made of.
+struct Part<'a, N> {
+    whole: Option<&'a N>,
+    slices: Iter<'a, (u64, N)>,
+    seconds: f64,
+}
+
+/// What a window's numbers were made of: as long as that is the same, so are they, but for the time they cover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Edition {
+    changes: u64,
+    slices: usize,
 }
 
 /// A window's numbers and how much time they cover.
@@ -69,6 +96,7 @@ impl<L: Live> Windowed<L> {
             total: live.empty(),
             undrained: live.empty(),
             since: now,
+            changes: 0,
         };
         Self { slice: AtomicU64::new(slice_of(now)), live, past: Mutex::new(past) }
     }
@@ -84,41 +112,43 @@ impl<L: Live> Windowed<L> {
     }
 
     pub(super) fn read(&self, window: Window, now: Timestamp) -> Reading<L::Numbers> {
-        let mut numbers = self.live.empty();
-        let add = |numbers: &mut L::Numbers, slice: &L::Numbers| numbers.merge(slice);
-        let seconds = self.add_to(&mut numbers, window, now, add, |numbers, live| numbers.merge(&live.read()));
-        Reading { numbers, seconds }
+        let mut numbers = Plain(self.live.empty());
+        let seconds = self.add_to(&mut numbers, window, now);
+        Reading { numbers: numbers.0, seconds }
     }
 
-    /// Adds a window up in another form than that of the numbers, and answers how many seconds it covers.
-    pub(super) fn add_to<S>(
+    /// Adds a window up, and answers how many seconds it covers.
+    pub(super) fn add_to(&self, sum: &mut impl Adds<L>, window: Window, now: Timestamp) -> f64 {
+        let mut past = self.past.lock();
+        self.turn(&mut past, slice_of(now));
+        let part = past.part(window, now);
+        part.add_to::<L>(sum);
+        sum.add_live(&self.live);
+        part.seconds
+    }
+
+    /// As [`Windowed::add_to`], but adds nothing if the window's numbers are still those of the edition that is `known`;
+    /// otherwise that becomes theirs.
+    pub(super) fn add_news_to(
         &self,
-        sum: &mut S,
+        sum: &mut impl Adds<L>,
+        known: &mut Option<Edition>,
         window: Window,
         now: Timestamp,
-        add: impl Fn(&mut S, &L::Numbers),
-        add_live: impl FnOnce(&mut S, &L),
     ) -> f64 {
         let mut past = self.past.lock();
-        let slice = slice_of(now);
-        self.turn(&mut past, slice);
-        let recent = |slices: u64| (&past.fine, slice.saturating_sub(slices - 1));
-        let start = match window {
-            Window::Minute => add_slices(sum, recent(MINUTE_SLICES), add),
-            Window::FiveMinutes => add_slices(sum, recent(FINE_SLICES), add),
-            Window::Hour => {
-                let from = (slice / FINE_SLICES).saturating_sub(COARSE_SLICES - 1);
-                add_slices(sum, (&past.coarse, from), add);
-                began(from.saturating_mul(FINE_SLICES))
-            }
-            Window::Start => {
-                add(sum, &past.total);
-                past.since
-            }
-        };
-        add_live(sum, &self.live);
-        // The current second counts as a whole one, so that the first event of all is no burst.
-        now.since(start.max(past.since)).as_secs_f64().max(1.0)
+        self.turn(&mut past, slice_of(now));
+        // Asked before the numbers are read, so that what comes in between is news the next time.
+        if self.live.has_news() {
+            past.changes += 1;
+        }
+        let part = past.part(window, now);
+        let edition = Edition { changes: past.changes, slices: part.slices.len() };
+        if known.replace(edition) != Some(edition) {
+            part.add_to::<L>(sum);
+            sum.add_live(&self.live);
+        }
+        part.seconds
     }
 
     /// What was recorded since the last drain. A reset in between changes nothing here.
@@ -136,6 +166,7 @@ impl<L: Live> Windowed<L> {
         past.coarse.clear();
         past.total = self.live.empty();
         past.since = now;
+        past.changes += 1;
     }
 
     #[cold]
@@ -155,11 +186,57 @@ impl<N: Numbers> Past<N> {
         if numbers.is_empty() {
             return;
         }
+        self.changes += 1;
         self.total.merge(&numbers);
         self.undrained.merge(&numbers);
         add(&mut self.coarse, slice / FINE_SLICES, COARSE_SLICES, numbers.clone());
         add(&mut self.fine, slice, FINE_SLICES, numbers);
     }
+
+    fn part(&self, window: Window, now: Timestamp) -> Part<'_, N> {
+        let slice = slice_of(now);
+        let recent = |slices: u64| {
+            let from = slice.saturating_sub(slices - 1);
+            (None, since(&self.fine, from), began(from))
+        };
+        let (whole, slices, start) = match window {
+            Window::Minute => recent(MINUTE_SLICES),
+            Window::FiveMinutes => recent(FINE_SLICES),
+            Window::Hour => {
+                let from = (slice / FINE_SLICES).saturating_sub(COARSE_SLICES - 1);
+                (None, since(&self.coarse, from), began(from.saturating_mul(FINE_SLICES)))
+            }
+            Window::Start => (Some(&self.total), self.fine.range(..0), self.since),
+        };
+        // The current second counts as a whole one, so that the first event of all is no burst.
+        let seconds = now.since(start.max(self.since)).as_secs_f64().max(1.0);
+        Part { whole, slices, seconds }
+    }
+}
+
+impl<N> Part<'_, N> {
+    fn add_to<L: Live<Numbers = N>>(&self, sum: &mut impl Adds<L>) {
+        let slices = self.slices.clone().map(|(_, numbers)| numbers);
+        self.whole.into_iter().chain(slices).for_each(|numbers| sum.add(numbers));
+    }
+}
+
+/// Numbers that are added up in their own form.
+struct Plain<N>(N);
+
+impl<L: Live> Adds<L> for Plain<L::Numbers> {
+    fn add(&mut self, numbers: &L::Numbers) {
+        self.0.merge(numbers);
+    }
+
+    fn add_live(&mut self, live: &L) {
+        self.0.merge(&live.read());
+    }
+}
+
+/// The slices from one on.
+fn since<N>(slices: &VecDeque<(u64, N)>, from: u64) -> Iter<'_, (u64, N)> {
+    slices.range(slices.partition_point(|(slice, _)| *slice < from)..)
 }
 
 fn add<N: Numbers>(slices: &mut VecDeque<(u64, N)>, slice: u64, slices_max: u64, numbers: N) {
@@ -170,10 +247,4 @@ fn add<N: Numbers>(slices: &mut VecDeque<(u64, N)>, slice: u64, slices_max: u64,
         Some((newest, known)) if *newest == slice => known.merge(&numbers),
         _ => slices.push_back((slice, numbers)),
     }
-}
-
-/// Adds the slices from one on, and answers when it would have begun if it were one of ten seconds.
-fn add_slices<S, N>(sum: &mut S, (slices, from): (&VecDeque<(u64, N)>, u64), add: impl Fn(&mut S, &N)) -> Timestamp {
-    slices.iter().filter(|(slice, _)| *slice >= from).for_each(|(_, numbers)| add(sum, numbers));
-    began(from)
 }

@@ -142,7 +142,7 @@ pub(super) async fn show_reference(request: Request) -> Answer {
 
 fn show(request: &Request, made: &Made, content_type: &'static str) -> Answer {
     request.query.finish()?;
-    let mut response = assets::unless_known(&request.headers, &made.tag, made.text.clone());
+    let mut response = assets::unless_known(&request.head.headers, &made.tag, made.text.clone());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -1,7 +1,7 @@
 //! The monitor's numbers as the rules want them: of each team on its own.
 
 use super::{CacheNumbers, LifecycleNumbers, Numbers, OperationNumbers, Reading, Thresholds};
-use crate::monitor::operations::{OperationStats, each_operation};
+use crate::monitor::operations::{OperationStats, each_operation_shown};
 use crate::monitor::{Monitor, Window};
 
 impl Monitor {
@@ -16,13 +16,13 @@ impl Monitor {
 
     /// What the rules are about, without the caches, which the store counts. Teams beyond
     /// [`TEAMS_MAX`](crate::monitor::TEAMS_MAX) are not watched: their numbers are added up, and belong to nobody who
-    /// could be told. Takes about a microsecond for each operation that was used in the window.
+    /// could be told. Takes about a microsecond for each operation that was used since the last look.
     pub fn watched(&self, window: Window) -> Numbers {
         let now = self.0.ticks.now();
         let mut numbers = Numbers::default();
         for (team, scope) in self.0.scopes.named() {
-            each_operation([&scope], window, now, |operation, sum, seconds| {
-                let OperationStats { count: calls, errors, p95_ms, .. } = OperationStats::of(sum, seconds);
+            each_operation_shown([&scope], window, now, |operation, stats| {
+                let OperationStats { count: calls, errors, p95_ms, .. } = stats;
                 let operation = operation.into();
                 numbers.operations.push(OperationNumbers { team: team.clone(), operation, calls, errors, p95_ms });
             });
