@@ -595,3 +595,50 @@ fn hostile_paths_make_no_operations_of_their_own() {
     assert_eq!(operations["http (no route)"]["count"], 50);
     assert_eq!(operations["http GET /workflows/{name}"]["count"], 50);
 }
+
+#[test]
+fn a_connection_is_kept_whatever_was_refused_before_its_body_came() {
+    let host = TestHost::start();
+    let long_key = format!("Idempotency-Key: {}\r\n", "k".repeat(257));
+    for (path, header, expected) in [
+        ("/workflows/none/instances", long_key.as_str(), "400"),
+        ("/workflows/none/instances?x=1", "", "400"),
+        ("/plugins?shared=A", "", "400"),
+        ("/instances:batch", "Idempotency-Key: k\r\n", "400"),
+        ("/approvals/x/decision", "", "404"),
+        ("/nowhere", "", "404"),
+        ("/openapi.json", "", "405"),
+        ("/workflows", "Content-Encoding: gzip\r\n", "415"),
+    ] {
+        let mut connection = host.connect();
+        for _ in 0..2 {
+            let head = head(&host, path);
+            write!(connection, "{head}{header}Content-Length: 4\r\n\r\n").expect("writes");
+            // The host has seen the head, and could have answered.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            connection.write_all(b"{ } ").expect("the connection is there");
+            let answer = read_answer(&mut connection);
+            assert_eq!(status(&answer), expected, "{path}: {answer}");
+        }
+    }
+}
+
+/// One answer of known length from a connection that stays.
+fn read_answer(connection: &mut impl Read) -> String {
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    loop {
+        connection.read_exact(&mut byte).expect("the connection is there");
+        answer.extend(byte);
+        let text = String::from_utf8_lossy(&answer);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().expect("a number"))
+            });
+            if body.len() >= length.unwrap_or_default() {
+                return text.into_owned();
+            }
+        }
+    }
+}

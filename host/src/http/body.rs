@@ -1,20 +1,26 @@
 //! Request bodies: counted while they come in, whatever their head says of their length.
+//!
+//! A handler may refuse a request before it has read its body, or in the middle of it. What is left then comes back to
+//! the dispatcher as [`Unread`], which reads it to its end: hyper closes the connection behind an answer if there may be
+//! more of the body, and a client that writes first and reads afterwards, or that sends its next request already, would
+//! see a reset connection.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::dispatch::before;
 use super::error::ApiError;
 
-/// A refused body is read and thrown away for at most this long and this many bytes: a client that writes first and
-/// reads afterwards would see a reset connection instead of our answer.
+/// What is left of a body is read and thrown away for at most this long and this many bytes.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 const DISCARD_BYTES: usize = 256 << 20;
 
@@ -22,13 +28,19 @@ type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
 
 /// A body that was not read yet.
 pub(super) struct Body {
-    chunks: Chunks,
+    /// None once it has ended.
+    chunks: Option<Chunks>,
     content_length: Option<u64>,
     encoded: bool,
     /// The client waits for `100 Continue` and sends nothing until we start to read.
     held_back: bool,
     deadline: Instant,
+    unread: Unread,
 }
+
+/// Where a body is that was let go of before its end. A request without a body has none.
+#[derive(Clone, Default)]
+pub(super) struct Unread(Option<Arc<Mutex<Option<Chunks>>>>);
 
 impl Body {
     /// `deadline` is for the last byte.
@@ -40,7 +52,14 @@ impl Body {
         let content_length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let encoded = headers.get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity");
         let held_back = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        Self { chunks: Box::pin(chunks), content_length, encoded, held_back, deadline }
+        let is_there = content_length.is_some_and(|length: u64| length > 0) || headers.contains_key(TRANSFER_ENCODING);
+        let unread = Unread(is_there.then(Arc::default));
+        Self { chunks: Some(Box::pin(chunks)), content_length, encoded, held_back, deadline, unread }
+    }
+
+    /// To be asked for what is left when whoever has the body is done.
+    pub(super) fn unread(&self) -> Unread {
+        self.unread.clone()
     }
 
     /// The whole body, if it has at most `limit` bytes.
@@ -48,33 +67,34 @@ impl Body {
     /// # Errors
     /// 408, 413, 415; 400 when the connection breaks, which nobody will see.
     pub(super) async fn read(mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
-        let refused = if self.encoded {
-            Some(ApiError::encoded_body())
-        } else if self.content_length.is_some_and(|length| length > limit as u64) {
-            Some(ApiError::body_too_large(limit))
-        } else {
-            None
-        };
-        if let Some(error) = refused {
-            self.discard().await;
-            return Err(error);
+        if self.encoded {
+            return Err(ApiError::encoded_body());
+        }
+        if self.content_length.is_some_and(|length| length > limit as u64) {
+            return Err(ApiError::body_too_large(limit));
         }
         // What the head says is only a hint: memory is taken for what has arrived.
         let mut bytes = Vec::new();
-        loop {
-            match before(self.deadline, self.chunks.next()).await {
-                None => return Err(ApiError::body_timeout()),
-                Some(None) => return Ok(bytes),
-                Some(Some(Err(problem))) => return Err(ApiError::invalid(format!("the body broke off: {problem}"))),
+        self.held_back = false;
+        while let Some(chunks) = &mut self.chunks {
+            match before(self.deadline, chunks.next()).await {
+                None => {
+                    // It was waited for long enough.
+                    self.chunks = None;
+                    return Err(ApiError::body_timeout());
+                }
+                Some(None) => self.chunks = None,
+                Some(Some(Err(problem))) => {
+                    self.chunks = None;
+                    return Err(ApiError::invalid(format!("the body broke off: {problem}")));
+                }
                 Some(Some(Ok(chunk))) if bytes.len() + chunk.len() > limit => {
-                    self.held_back = false;
-                    drop(bytes);
-                    self.discard().await;
                     return Err(ApiError::body_too_large(limit));
                 }
                 Some(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
             }
         }
+        Ok(bytes)
     }
 
     /// The body as JSON.
@@ -88,15 +108,23 @@ impl Body {
             ApiError::invalid(format!("the body is not the JSON that is expected here: {problem}"))
         })
     }
+}
 
-    /// Throws the body away, within bounds, so that the client gets to read the answer.
-    pub(super) async fn discard(mut self) {
-        if self.held_back {
-            return;
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let (Some(unread), false) = (&self.unread.0, self.held_back) {
+            *unread.lock() = self.chunks.take();
         }
+    }
+}
+
+impl Unread {
+    /// Throws it away, within bounds, so that the client gets to read the answer.
+    pub(super) async fn discard(self) {
+        let Some(mut chunks) = self.0.and_then(|unread| unread.lock().take()) else { return };
         let everything = async {
             let mut left = DISCARD_BYTES;
-            while let Some(Ok(chunk)) = self.chunks.next().await {
+            while let Some(Ok(chunk)) = chunks.next().await {
                 left = left.saturating_sub(chunk.len());
                 if left == 0 {
                     return;

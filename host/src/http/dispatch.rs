@@ -91,7 +91,6 @@ impl Operations {
 
 /// What is known of a request from the start.
 struct Arrival {
-    began: std::time::Instant,
     number: u64,
     head: Arc<Parts>,
     trace: Option<TraceParent>,
@@ -125,8 +124,14 @@ impl Dispatcher {
         if let Some(trace) = recorded.context() {
             span.record("trace_id", trace.trace_id_text());
         }
-        let arrival = Arrival { began, number: request_id, head, trace: recorded.context() };
-        let answer = self.route(arrival, found, chunks).instrument(span.clone()).await;
+        let arrival = Arrival { number: request_id, head, trace: recorded.context() };
+        let (body_time, total_time) = self.times(&found);
+        let now = Instant::from_std(began);
+        let body = Body::new(chunks, &arrival.head.headers, now + body_time);
+        let unread = body.unread();
+        let deadline = now + total_time + GRACE;
+        let answer = self.route(arrival, found, body, deadline).instrument(span.clone()).await;
+        unread.discard().await;
         let mut response = span.in_scope(|| {
             answer.unwrap_or_else(|error| {
                 error.log();
@@ -147,42 +152,17 @@ impl Dispatcher {
         response
     }
 
-    async fn route(
-        &self,
-        arrival: Arrival,
-        found: Found,
-        chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
-    ) -> Answer {
-        let Arrival { began, number, head, trace } = arrival;
-        let now = Instant::from_std(began);
-        let (body_time, total_time) = match &found {
-            Found::Route(route, _) => self.times(route),
-            _ => (self.services.config.server.request_timeout, self.services.config.server.request_timeout),
-        };
-        let body = Body::new(chunks, &head.headers, now + body_time);
+    async fn route(&self, arrival: Arrival, found: Found, body: Body, deadline: Instant) -> Answer {
+        let Arrival { number, head, trace } = arrival;
         let (route, parameters) = match found {
             Found::Route(route, parameters) => (route, parameters),
-            Found::OtherMethods(allowed) => {
-                body.discard().await;
-                return Err(ApiError::method_not_allowed(&allowed));
-            }
-            Found::Nothing => {
-                body.discard().await;
-                return Err(ApiError::no_such_path());
-            }
+            Found::OtherMethods(allowed) => return Err(ApiError::method_not_allowed(&allowed)),
+            Found::Nothing => return Err(ApiError::no_such_path()),
         };
         let access = route.access.asked_for(&head.headers);
-        let deadline = now + total_time + GRACE;
         let principal = match access {
-            Access::Public(_) => Ok(None),
-            _ => self.principal(&head.headers, deadline).await.map(Some),
-        };
-        let principal = match principal {
-            Ok(principal) => principal,
-            Err(error) => {
-                body.discard().await;
-                return Err(error);
-            }
+            Access::Public(_) => None,
+            _ => Some(self.principal(&head.headers, deadline).await?),
         };
         let services = Arc::clone(&self.services);
         let query = Query::new(head.uri.query().unwrap_or_default());
@@ -192,10 +172,7 @@ impl Dispatcher {
             (Access::SignedIn(handler) | Access::Holder(_, handler) | Access::Page(_, _, handler), Some(principal)) => {
                 let recorder = Recorder::of(&request, &principal);
                 let answer = match access.permission() {
-                    Some(permission) if !principal.may(permission) => {
-                        request.body.discard().await;
-                        Err(ApiError::forbidden(permission))
-                    }
+                    Some(permission) if !principal.may(permission) => Err(ApiError::forbidden(permission)),
                     _ => run(handler(request, principal), deadline).await,
                 };
                 if let Err(error) = &answer {
@@ -209,15 +186,16 @@ impl Dispatcher {
     }
 
     /// How long the body may take, and the whole.
-    fn times(&self, route: &Route) -> (Duration, Duration) {
+    fn times(&self, found: &Found) -> (Duration, Duration) {
         let config = &self.services.config;
         let usual = config.server.request_timeout;
-        if route.method == Method::POST && route.pattern == routes::UPLOAD_PATTERN {
-            // The component is compiled after it has arrived, in a process that has its own deadline.
-            let body = config.plugins.upload_timeout;
-            (body, body + config.plugins.compile_timeout + usual)
-        } else {
-            (usual, usual)
+        match found {
+            Found::Route(route, _) if route.method == Method::POST && route.pattern == routes::UPLOAD_PATTERN => {
+                // The component is compiled after it has arrived, in a process that has its own deadline.
+                let body = config.plugins.upload_timeout;
+                (body, body + config.plugins.compile_timeout + usual)
+            }
+            _ => (usual, usual),
         }
     }
 

@@ -21,18 +21,12 @@ use crate::store::{Page, Store, StoreError};
 const SHARED_BUCKETS_MAX: usize = 16;
 
 pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let asked = request.query.parse_with("shared", shared_buckets);
-    let asked = asked.and_then(|shared| request.query.finish().map(|()| shared.unwrap_or_default()));
+    let shared_buckets = request.query.parse_with("shared", shared_buckets)?.unwrap_or_default();
+    request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
     let registry = &request.services.plugins;
     // Before the body: a host that is busy must not fill its memory with components that wait.
-    let (shared_buckets, _permit) = match asked.and_then(|shared| Ok((shared, registry.upload_permit()?))) {
-        Ok(admitted) => admitted,
-        Err(error) => {
-            request.body.discard().await;
-            return Err(error);
-        }
-    };
+    let _permit = registry.upload_permit()?;
     let component = request.body.read(request.services.config.plugins.component_bytes_max).await?;
     let mut record = recorder.begin(AuditAction::PluginUpload, "", json!({ "bytes": component.len() })).await?;
     let verdict = registry.upload(&principal, component, UploadOptions { shared_buckets }).await;

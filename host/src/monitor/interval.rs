@@ -58,7 +58,7 @@ impl Interval {
         let mut all = Sum::new(Scale::Work);
         for (name, timings) in scope.operations.drain(now) {
             if !is_counted_elsewhere(&name) {
-                all.add(&timings);
+                all.add_timings(&timings);
             }
             self.timings(team, name.into(), timings);
         }
