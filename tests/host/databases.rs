@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::crash::{STEPS, all_instances, apply_counting, start_until_gone};
 use crate::harness::{TestHost, eventually};
@@ -44,6 +44,15 @@ fn a_disk_that_fails_ends_the_server_and_the_next_start_has_all_that_was_acknowl
     host.wait_for(&id, |status| status == "waiting");
 }
 
+/// Waits until an instance has ended, although the database may be away or have been.
+pub fn wait_with_patience(host: &TestHost, id: &str) -> Value {
+    eventually("an instance ends", || {
+        let reply = host.request("GET", &format!("/instances/{id}"), "");
+        let open = matches!(reply.json["status"].as_str(), None | Some("running" | "waiting"));
+        (!open).then_some(reply.json)
+    })
+}
+
 #[test]
 fn every_instance_completes_and_every_effect_happens_once_though_the_database_restarts() {
     if std::env::var_os(WITHOUT_POSTGRES).is_some() {
@@ -73,11 +82,7 @@ fn every_instance_completes_and_every_effect_happens_once_though_the_database_re
     }
     assert_eq!(ids.len(), (RESTARTS + 1) * INSTANCES);
     for id in &ids {
-        let instance = eventually("an instance ends", || {
-            let reply = host.request("GET", &format!("/instances/{id}"), "");
-            let open = matches!(reply.json["status"].as_str(), None | Some("running" | "waiting"));
-            (!open).then_some(reply.json)
-        });
+        let instance = wait_with_patience(&host, id);
         assert_eq!(instance["status"], "completed", "{instance}");
     }
     let results = host.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));

@@ -92,10 +92,17 @@ impl TestHost {
 
     /// Another server on the same database, with data of its own.
     pub fn beside(&self) -> Self {
+        self.beside_in(&[])
+    }
+
+    /// As [`TestHost::beside`], with more in its environment. `PRELOAD` is the server's own `LD_PRELOAD`.
+    pub fn beside_in(&self, environment: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let (server, url, token) = launch(data.path(), &self.settings);
+        let more = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings: Vec<_> = self.settings.iter().cloned().chain(more).collect();
+        let (server, url, token) = launch(data.path(), &settings);
         assert_eq!(token, None, "only the first host makes a token");
-        let (token, settings, database) = (self.token.clone(), self.settings.clone(), self.database.clone());
+        let (token, database) = (self.token.clone(), self.database.clone());
         Self { url, token, data, server, settings, database, agent: agent() }
     }
 
@@ -359,8 +366,9 @@ fn launch(data: &Path, settings: &[(String, String)]) -> (Child, String, Option<
     let _ = std::fs::remove_file(&ready);
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log_path(data)).expect("a file for the log");
     // A file that grows over its limit is then an error like another, and kills nobody.
+    let start = r#"trap '' XFSZ; [ -z "$PRELOAD" ] || export LD_PRELOAD="$PRELOAD"; exec "$0" "$@""#;
     let mut server = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", binary()])
+        .args(["-c", start, binary()])
         .args(["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
         .arg(data.join("stepwell"))
         .arg("--ready-file")

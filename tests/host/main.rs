@@ -13,6 +13,7 @@ mod batch;
 mod batch_api;
 mod caches;
 mod cli;
+mod clocks;
 mod collector;
 mod crash;
 mod dashboard;

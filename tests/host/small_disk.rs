@@ -1,14 +1,17 @@
 //! A disk that is full, a real one: writers are told, readers go on, and when there is room again all goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::crash::{STEPS, all_instances, apply_counting};
+use crate::databases::wait_with_patience;
 use crate::harness::{Reply, TestHost, eventually};
 use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 
@@ -45,10 +48,13 @@ fn run(program: &str, arguments: &[&str], folder: &Path) -> bool {
     Command::new(program).args(arguments).arg(folder).status().is_ok_and(|status| status.success())
 }
 
-fn start_large(host: &TestHost) -> Reply {
+fn large_input() -> Value {
     // Ids, because Postgres would make little of what repeats itself.
-    let text: String = (0..16_000).map(|_| Uuid::now_v7().simple().to_string()).collect();
-    host.post("/workflows/ask/instances", &json!({ "input": text }))
+    (0..16_000).map(|_| Uuid::now_v7().simple().to_string()).collect::<String>().into()
+}
+
+fn start_large(host: &TestHost) -> Reply {
+    host.post("/workflows/ask/instances", &json!({ "input": large_input() }))
 }
 
 fn fill_and_make_room(disk: &Disk, host: &TestHost) {
@@ -105,7 +111,7 @@ fn postgres_on_a_full_disk_refuses_writes_and_goes_on_when_there_is_room() {
     }
     let disk = Disk::mount();
     let server = PrivateServer::start();
-    // Tables only: without room for its log, Postgres stops altogether, which is what `databases` is about.
+    // Tables only: without room for its log, Postgres stops altogether.
     let folder = disk.0.path().join("tables");
     std::fs::create_dir(&folder).expect("creates a folder");
     assert!(run("chown", &["postgres"], &folder));
@@ -122,4 +128,89 @@ fn postgres_on_a_full_disk_refuses_writes_and_goes_on_when_there_is_room() {
     let mut host = TestHost::on(&server.url("small"), Vec::new());
     fill_and_make_room(&disk, &host);
     host.kill();
+}
+
+/// Whether nothing listens there any more, not even a server that has yet to recover.
+fn is_gone(server: &PrivateServer) -> bool {
+    let url = server.url("");
+    let address = url.rsplit('@').next().map(|rest| rest.trim_end_matches('/')).expect("the URL has an address");
+    TcpStream::connect(address).is_err()
+}
+
+#[test]
+fn postgres_without_room_for_its_log_stops_and_when_it_is_back_everything_is_done_once() {
+    if std::env::var_os(WITHOUT_MOUNTS).is_some() || std::env::var_os(WITHOUT_POSTGRES).is_some() {
+        return;
+    }
+    // The log has one file of 16 MiB at first, and no room for a second.
+    let disk = Disk::mount();
+    let mut server = PrivateServer::with_log(Some(disk.0.path()));
+    // Whoever waits for a connection while there is no server is told so after this time.
+    let quick = ("STEPWELL_DATABASE__ACQUIRE_TIMEOUT".to_owned(), "5s".to_owned());
+    let host = TestHost::on(&server.url("postgres"), vec![quick]);
+    host.scenario("script");
+    apply_counting(&host);
+    let bearer = format!("Bearer {}", host.token);
+    let body = json!({ "input": large_input() }).to_string();
+    let start = |key: &str| {
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", key)];
+        host.send("POST", "/workflows/counting/instances", &headers, &body)
+    };
+    let refuses = |reply: &Reply| {
+        assert_eq!(reply.status, 503, "{}", reply.json);
+        assert!(matches!(reply.code(), "database-unavailable" | "database-full"), "{}", reply.json);
+        assert!(reply.header("retry-after").is_some(), "{:?}", reply.headers);
+    };
+
+    // By their keys.
+    let mut acknowledged = BTreeMap::new();
+    let mut refused = Vec::new();
+    while refused.is_empty() {
+        let key = acknowledged.len().to_string();
+        let reply = start(&key);
+        if reply.status == 202 {
+            acknowledged.insert(key, reply.json["id"].as_str().expect("an id").to_owned());
+        } else {
+            refuses(&reply);
+            refused.push(key);
+        }
+    }
+    assert!(acknowledged.len() > 10, "{}", acknowledged.len());
+    // It may come back for a moment, with the room that is left in its file.
+    eventually("PostgreSQL has stopped", || {
+        if is_gone(&server) {
+            return Some(());
+        }
+        let key = format!("dying-{}", refused.len());
+        // Whether it was taken is asked below.
+        start(&key);
+        refused.push(key);
+        None
+    });
+    refuses(&start("away"));
+    refused.push("away".to_owned());
+    assert_eq!(host.send("GET", "/workflow-metrics/health?probe=live", &[], "").status, 200);
+
+    disk.make_room();
+    server.restart();
+    for key in refused {
+        let reply = eventually("what was refused is taken", || {
+            let reply = start(&key);
+            (reply.status != 503).then_some(reply)
+        });
+        // Who was refused while the log became full cannot know whether it is in there all the same.
+        assert!(matches!(reply.status, 200 | 202), "{}", reply.json);
+        acknowledged.insert(key, reply.json["id"].as_str().expect("an id").to_owned());
+    }
+    let expected: BTreeSet<&str> = acknowledged.values().map(String::as_str).collect();
+    assert_eq!(expected.len(), acknowledged.len(), "an instance for each key");
+    for id in &expected {
+        let instance = wait_with_patience(&host, id);
+        assert_eq!(instance["status"], "completed", "{instance}");
+        assert_eq!(instance["attempts"].as_array().map(Vec::len), Some(STEPS.len()), "{instance}");
+    }
+    let instances = all_instances(&host, "counting");
+    assert!(instances.iter().all(|there| expected.contains(there["id"].as_str().expect("an id"))), "and no other");
+    let results = host.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));
+    assert_eq!(results[0]["ok"]["value"], (expected.len() * STEPS.len()).to_string(), "{results:?}");
 }

@@ -53,7 +53,7 @@ impl Server {
     pub(crate) fn find_or_start(parent: &Path, settings: &[&str]) -> Self {
         match std::env::var(VARIABLE) {
             Ok(url) => Self::Given(url),
-            Err(_) => Self::Private(start(parent, settings)),
+            Err(_) => Self::Private(start(parent, None, settings)),
         }
     }
 
@@ -86,20 +86,20 @@ fn programs() -> PathBuf {
     })
 }
 
-/// Sets a cluster up and says `ready`; for every line, restarts it without a checkpoint and says `ready` again; takes it
-/// down when standard input ends.
+/// Sets a cluster up and says `ready`; for every line, restarts it without a checkpoint, or starts it if it has stopped,
+/// and says `ready` again; takes it down when standard input ends.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
-bin=$1 folder=$2 port=$3 settings=$4 as=
+bin=$1 folder=$2 port=$3 settings=$4 log=$5 as=
 if [ "$(id -u)" = 0 ]; then as="runuser -u postgres --"; chown postgres "$folder"; fi
 cd "$folder"
 {
-    $as "$bin/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --no-locale --no-sync &&
+    $as "$bin/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --no-locale --no-sync ${log:+-X "$log/wal"} &&
     $as "$bin/pg_ctl" -D "$folder/data" -w -l "$folder/server.log" start \
         -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$folder $settings"
 } >"$folder/setup.log" 2>&1 </dev/null && echo ready
 while read -r _; do
-    $as "$bin/pg_ctl" -D "$folder/data" -w -l "$folder/server.log" -m immediate restart >/dev/null 2>&1 </dev/null && echo ready
+    $as "$bin/pg_ctl" -D "$folder/data" -w -l "$folder/server.log" -m immediate restart >/dev/null 2>&1 </dev/null && echo ready || echo failed
 done
 $as "$bin/pg_ctl" -D "$folder/data" -m immediate stop >/dev/null 2>&1
 rm -rf "$folder"
@@ -107,14 +107,19 @@ rm -rf "$folder"
 
 impl PrivateServer {
     pub(crate) fn start() -> Self {
-        start(&std::env::temp_dir(), CARELESS)
+        Self::with_log(None)
+    }
+
+    /// With its write-ahead log in a folder that everybody may write to, if one is given.
+    pub(crate) fn with_log(folder: Option<&Path>) -> Self {
+        start(&std::env::temp_dir(), folder, CARELESS)
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Stops the server as a crash would, and starts it again.
+    /// Stops the server as a crash would, if it has not stopped, and starts it again.
     pub(crate) fn restart(&mut self) {
         let mut commands = self.child.stdin.as_ref().expect("the child reads");
         commands.write_all(b"restart\n").expect("the child reads");
@@ -124,7 +129,7 @@ impl PrivateServer {
     }
 }
 
-fn start(parent: &Path, settings: &[&str]) -> PrivateServer {
+fn start(parent: &Path, log: Option<&Path>, settings: &[&str]) -> PrivateServer {
     let programs = programs();
     let folder = tempfile::Builder::new().prefix("stepwell-postgres-").tempdir_in(parent).expect("a folder").keep();
     let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
@@ -133,6 +138,7 @@ fn start(parent: &Path, settings: &[&str]) -> PrivateServer {
         .args([&programs, &folder])
         .arg(port.to_string())
         .arg(settings.iter().map(|setting| format!("-c {setting} ")).collect::<String>())
+        .args(log)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

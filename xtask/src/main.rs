@@ -6,6 +6,7 @@ mod apt;
 mod browser;
 mod checks;
 mod dashboard;
+mod faketime;
 mod guests;
 mod mounts;
 mod node;

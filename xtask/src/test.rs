@@ -24,6 +24,8 @@ const WITHOUT_POSTGRES_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
 const WITHOUT_REDIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_REDIS";
 /// The same for Prometheus and its checker.
 const WITHOUT_PROMTOOL_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
+/// The same for faketime.
+const WITHOUT_FAKETIME_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_FAKETIME";
 /// The same for mounting file systems.
 const WITHOUT_MOUNTS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_MOUNTS";
 /// The same for Schemathesis.
@@ -48,6 +50,9 @@ pub(crate) struct Options {
     /// Leave out what needs Prometheus and its checker `promtool`; a note says so at the end
     #[arg(long)]
     without_promtool: bool,
+    /// Leave out the tests of hosts whose clocks are wrong, which need faketime; a note says so at the end
+    #[arg(long)]
+    without_faketime: bool,
     /// Leave out the tests that mount a small file system, as only root may; a note says so at the end
     #[arg(long)]
     without_mounts: bool,
@@ -89,6 +94,11 @@ pub(crate) fn run(
     if !options.without_promtool {
         crate::promtool::ensure()?;
     }
+    // Without PostgreSQL no two hosts could differ.
+    let faketime = !options.without_faketime && !options.without_postgres;
+    if faketime {
+        crate::faketime::ensure()?;
+    }
     let mounts = !options.without_mounts && mounts::may_mount();
     let schemathesis = if options.without_schemathesis { None } else { Some(schemathesis::ensure(root)?) };
     let browser = browser(options)?;
@@ -104,6 +114,9 @@ pub(crate) fn run(
     }
     if options.without_promtool {
         command.env(WITHOUT_PROMTOOL_VARIABLE, "1");
+    }
+    if !faketime {
+        command.env(WITHOUT_FAKETIME_VARIABLE, "1");
     }
     if !mounts {
         command.env(WITHOUT_MOUNTS_VARIABLE, "1");
@@ -130,6 +143,9 @@ pub(crate) fn run(
     }
     if options.without_promtool {
         tell("NOTE: Prometheus and promtool checked neither metrics nor rules, because of --without-promtool");
+    }
+    if options.without_faketime {
+        tell("NOTE: no host was tested whose clock is wrong, because of --without-faketime");
     }
     match schemathesis {
         Some(Schemathesis::Ready { .. }) => {}

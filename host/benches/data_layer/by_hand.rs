@@ -65,10 +65,7 @@ impl ByHand {
         let workflow = steps::workflow(&store).await?;
         store.close().await;
         let mut connection = database.connect().await?;
-        if let Connection::Sqlite(_) = connection {
-            let settings = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536";
-            connection.execute(settings).await?;
-        }
+        connection.set_like_ours().await?;
         Ok(Self { connection, workflow })
     }
 

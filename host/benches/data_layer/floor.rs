@@ -41,9 +41,7 @@ struct Job {
 impl Floor {
     /// `connection` is to a database with our schema that nobody else writes to.
     pub async fn start(mut connection: Connection) -> Result<Self, Anything> {
-        if let Connection::Sqlite(_) = connection {
-            connection.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON").await?;
-        }
+        connection.set_like_ours().await?;
         let config = Config::defaults()?.database;
         let (queue, mut jobs) = mpsc::channel(config.commit_queue_max);
         let (groups, commits) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));

@@ -17,6 +17,7 @@ mod by_hand;
 mod cached_reads;
 #[path = "../support/clients.rs"]
 mod clients;
+#[path = "../support/databases.rs"]
 mod databases;
 mod floor;
 mod group_commit;
@@ -39,12 +40,7 @@ fn main() -> Result<(), Anything> {
     let mut own = [("--database", None)];
     let Some(options) = Options::asked(&mut own)? else { return Ok(()) };
     let [(_, database)] = own;
-    let kinds = match database.as_deref() {
-        Some("sqlite") => vec![Kind::Sqlite],
-        Some("postgres") => vec![Kind::Postgres],
-        None | Some("both") => vec![Kind::Sqlite, Kind::Postgres],
-        Some(other) => return Err(format!("--database {other}: say sqlite, postgres or both").into()),
-    };
+    let kinds = Kind::asked(database.as_deref())?;
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     threads.block_on(async move { tokio::spawn(run(options, kinds)).await })?
 }

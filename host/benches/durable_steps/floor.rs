@@ -1,29 +1,36 @@
-//! What the disk and SQLite allow: the rows of ours, written by hand.
+//! What the disk and the databases allow: the rows of ours, written by hand.
 //!
-//! A task drains a queue and writes all that it finds as one transaction of at most four statements, whatever their
-//! number: instances, attempts, and new states of instances, which go on or end. An instance is created, then gets three steps; each is
-//! answered after COMMIT. The texts in the rows are copied from an instance that ours has completed.
+//! A task drains a queue and writes all that it finds as one transaction of a few statements, whatever their number:
+//! instances, attempts, and new states of instances, which go on or end. An instance is created, then gets three steps;
+//! each is answered after COMMIT. The texts in the rows are copied from an instance that ours has completed. The
+//! statements are in `write_sqlite.rs` and `write_postgres.rs`.
 
-use std::path::Path;
+#[path = "write_postgres.rs"]
+mod postgres;
+#[path = "write_sqlite.rs"]
+mod sqlite;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, QueryBuilder, Row, Sqlite, SqliteConnection};
 use stepwell::clock::Clock;
+use stepwell::config::Config;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::databases::{Connection, Database};
 use super::support::Anything;
 
-const SCHEMA: [&str; 3] = [
-    include_str!("../../../migrations/sqlite/0001_foundation.sql"),
-    include_str!("../../../migrations/sqlite/0002_retention.sql"),
-    include_str!("../../../migrations/sqlite/0003_hosts.sql"),
-];
 const STEPS: [&str; 3] = ["one", "two", "three"];
-/// `database.commit_group_max`
-const GROUP_MAX: usize = 256;
+/// The workflow that the instances follow.
+const WORKFLOW: [&str; 2] = [
+    "INSERT INTO workflows (id, team, name, description, status, latest_version, created_by, created_at, updated_at) \
+     VALUES ($1, 'default', 'bench', '', 'active', 1, 'operator', 0, 0)",
+    "INSERT INTO workflow_versions (workflow_id, version, source, created_by, created_at) \
+     VALUES ($1, 1, '{}', 'operator', 0)",
+];
+/// The host that looks after the instances.
+const OWNER: Uuid = Uuid::from_u128(1);
 
 /// The way to the task that writes.
 pub struct Floor {
@@ -56,36 +63,43 @@ struct Job {
     done: oneshot::Sender<()>,
 }
 
+/// Jobs that are written together.
+struct Group<'a> {
+    created: Vec<&'a Job>,
+    finished: Vec<Finished<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct Finished<'a> {
+    job: &'a Job,
+    /// The index of the step.
+    step: usize,
+}
+
 impl Floor {
-    /// Makes an empty database with ours's schema, and reads in ours what to write.
-    pub async fn open(path: &Path, ours: &Path) -> Result<Self, Anything> {
-        let texts = Texts::read(ours).await?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .statement_cache_capacity(1_024);
-        let mut connection = options.connect().await?;
-        for migration in SCHEMA {
-            sqlx::raw_sql(migration).execute(&mut connection).await?;
+    /// Writes to an empty database with our schema what it reads in ours.
+    pub async fn open(database: &Database, ours: &Database) -> Result<Self, Anything> {
+        let texts = Texts::read(&mut ours.connect().await?).await?;
+        let mut connection = database.connect().await?;
+        connection.set_like_ours().await?;
+        for sql in WORKFLOW {
+            match &mut connection {
+                Connection::Sqlite(connection) => {
+                    sqlx::query(sql).bind(texts.workflow_id).execute(connection).await.map(|_| ())?;
+                }
+                Connection::Postgres(connection) => {
+                    sqlx::query(sql).bind(texts.workflow_id).execute(connection).await.map(|_| ())?;
+                }
+            }
         }
-        sqlx::query("INSERT INTO workflows VALUES ($1, 'default', 'bench', '', 'active', 1, 'operator', 0, 0)")
-            .bind(texts.workflow_id)
-            .execute(&mut connection)
-            .await?;
-        sqlx::query("INSERT INTO workflow_versions VALUES ($1, 1, '{}', 'operator', 0)")
-            .bind(texts.workflow_id)
-            .execute(&mut connection)
-            .await?;
-        let (queue, mut jobs) = mpsc::channel(1_024);
+        let config = Config::defaults()?.database;
+        let (queue, mut jobs) = mpsc::channel(config.commit_queue_max);
         let floor = Self { queue, groups: Arc::default(), commits: Arc::default() };
         let (groups, commits) = (Arc::clone(&floor.groups), Arc::clone(&floor.commits));
         tokio::spawn(async move {
             let mut group = Vec::new();
-            while jobs.recv_many(&mut group, GROUP_MAX).await > 0 {
-                write(&mut connection, &texts, &group).await.expect("SQLite writes");
+            while jobs.recv_many(&mut group, config.commit_group_max).await > 0 {
+                write(&mut connection, &texts, &group).await.expect("the database writes");
                 groups.fetch_add(1, Ordering::Relaxed);
                 commits.fetch_add(group.len() as u64, Ordering::Relaxed);
                 for job in group.drain(..) {
@@ -121,129 +135,47 @@ impl Floor {
 }
 
 impl Texts {
-    async fn read(path: &Path) -> Result<Self, Anything> {
-        let mut connection = SqliteConnectOptions::new().filename(path).connect().await?;
-        let row = sqlx::query(
-            "SELECT i.workflow_id, i.pins, i.input, i.metadata, i.output, a.plugin, a.output = i.output AS same \
-             FROM workflow_instances AS i JOIN step_attempts AS a ON a.instance_id = i.id \
-             WHERE i.status = 'completed' LIMIT 1",
-        )
-        .fetch_one(&mut connection)
-        .await?;
-        if !row.try_get::<bool, _>("same")? {
-            return Err("the output of the steps is not that of the instance".into());
+    async fn read(connection: &mut Connection) -> Result<Self, Anything> {
+        let sql = "SELECT i.workflow_id, i.pins, i.input, i.metadata, i.output, a.plugin, a.output \
+            FROM workflow_instances AS i JOIN step_attempts AS a ON a.instance_id = i.id \
+            WHERE i.status = 'completed' LIMIT 1";
+        let row: (Uuid, String, String, String, String, String, String) = match connection {
+            Connection::Sqlite(connection) => sqlx::query_as(sql).fetch_one(connection).await?,
+            Connection::Postgres(connection) => sqlx::query_as(sql).fetch_one(connection).await?,
+        };
+        let (workflow_id, pins, input, metadata, output, plugin, of_step) = row;
+        let texts = Self { workflow_id, pins, input, metadata, output, plugin };
+        if texts.output == of_step { Ok(texts) } else { Err("a step's output is not its instance's".into()) }
+    }
+}
+
+impl Finished<'_> {
+    fn is_last(&self) -> bool {
+        self.step + 1 == STEPS.len()
+    }
+
+    fn next_step(&self) -> Option<&'static str> {
+        STEPS.get(self.step + 1).copied()
+    }
+
+    /// That of the instance before, which the creation made 1.
+    fn version(&self) -> i64 {
+        i64::try_from(self.step + 1).unwrap_or_default()
+    }
+}
+
+async fn write(connection: &mut Connection, texts: &Texts, jobs: &[Job]) -> sqlx::Result<()> {
+    let mut group = Group { created: Vec::new(), finished: Vec::new() };
+    for job in jobs {
+        match job.work {
+            Work::Create => group.created.push(job),
+            Work::Finish(step) => group.finished.push(Finished { job, step }),
         }
-        Ok(Self {
-            workflow_id: row.try_get("workflow_id")?,
-            pins: row.try_get("pins")?,
-            input: row.try_get("input")?,
-            metadata: row.try_get("metadata")?,
-            output: row.try_get("output")?,
-            plugin: row.try_get("plugin")?,
-        })
     }
-}
-
-async fn write(connection: &mut SqliteConnection, texts: &Texts, group: &[Job]) -> sqlx::Result<()> {
-    let created: Vec<&Job> = group.iter().filter(|job| matches!(job.work, Work::Create)).collect();
-    let finished: Vec<(&Job, usize)> = group
-        .iter()
-        .filter_map(|job| match job.work {
-            Work::Create => None,
-            Work::Finish(step) => Some((job, step)),
-        })
-        .collect();
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
-    if !created.is_empty() {
-        create(connection, texts, &created).await?;
-    }
-    if !finished.is_empty() {
-        finish(connection, texts, &finished).await?;
-    }
-    sqlx::query("COMMIT").execute(connection).await?;
-    Ok(())
-}
-
-async fn create(connection: &mut SqliteConnection, texts: &Texts, jobs: &[&Job]) -> sqlx::Result<()> {
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
-         entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
-         created_at, started_at, updated_at, wake_at) ",
-    );
-    query.push_values(jobs, |mut row, job| {
-        row.push_bind(job.id)
-            .push_bind("default")
-            .push_bind(texts.workflow_id)
-            .push_bind("bench")
-            .push_bind(1)
-            .push_bind(texts.pins.as_str())
-            .push_bind(None::<&str>)
-            .push_bind(None::<&str>)
-            .push_bind(None::<&str>)
-            .push_bind("operator")
-            .push_bind("running")
-            .push_bind(None::<&str>)
-            .push_bind(1)
-            .push_bind(texts.input.as_str())
-            .push_bind(texts.metadata.as_str())
-            .push_bind(0)
-            .push_bind(None::<&str>)
-            .push_bind(job.at)
-            .push_bind(job.at)
-            .push_bind(job.at)
-            .push_bind(job.at);
-    });
-    query.build().execute(connection).await.map(|_| ())
-}
-
-async fn finish(connection: &mut SqliteConnection, texts: &Texts, jobs: &[(&Job, usize)]) -> sqlx::Result<()> {
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, failure, started_at, \
-         finished_at, retry_at) ",
-    );
-    query.push_values(jobs, |mut row, (job, step)| {
-        row.push_bind(job.id)
-            .push_bind(STEPS.get(*step).copied())
-            .push_bind(1)
-            .push_bind("completed")
-            .push_bind(texts.plugin.as_str())
-            .push_bind(texts.output.as_str())
-            .push_bind(None::<&str>)
-            .push_bind(job.at)
-            .push_bind(job.at)
-            .push_bind(None::<i64>);
-    });
-    query.build().execute(&mut *connection).await?;
-    // SQLite writes the indexes of every column anew that a statement names, so only the last step names them.
-    let (last, others): (Vec<_>, Vec<_>) = jobs.iter().partition(|(_, step)| step + 1 == STEPS.len());
-    let mut updated = 0;
-    if !others.is_empty() {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "UPDATE workflow_instances SET current_step = v.column3, version = version + 1, updated_at = v.column4 FROM (",
-        );
-        query.push_values(others, |mut row, (job, step)| {
-            row.push_bind(job.id)
-                .push_bind(i64::try_from(step + 1).unwrap_or_default())
-                .push_bind(STEPS.get(step + 1).copied())
-                .push_bind(job.at);
-        });
-        query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2");
-        updated += query.build().execute(&mut *connection).await?.rows_affected();
-    }
-    if !last.is_empty() {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "UPDATE workflow_instances SET status = 'completed', current_step = NULL, version = version + 1, \
-             output = v.column3, updated_at = v.column4, completed_at = v.column4, wake_at = NULL FROM (",
-        );
-        query.push_values(last, |mut row, (job, step)| {
-            row.push_bind(job.id)
-                .push_bind(i64::try_from(step + 1).unwrap_or_default())
-                .push_bind(texts.output.as_str())
-                .push_bind(job.at);
-        });
-        query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2");
-        updated += query.build().execute(connection).await?.rows_affected();
-    }
-    assert_eq!(updated, jobs.len() as u64, "a step met an instance that had changed");
+    let updated = match connection {
+        Connection::Sqlite(connection) => sqlite::write(connection, texts, &group).await?,
+        Connection::Postgres(connection) => postgres::write(connection, texts, &group).await?,
+    };
+    assert_eq!(updated, group.finished.len() as u64, "a step met an instance that had changed");
     Ok(())
 }

@@ -1,9 +1,13 @@
 //! Durable workflows of three steps, each step durable before the next begins: ours with real guests, started through
 //! the engine and over HTTP, against the same rows written by hand.
 //!
-//! The floor is in `floor.rs`: no engine, no guests, one SQLite connection with the pragmas and the schema of ours, and
+//! The floor is in `floor.rs`: no engine, no guests, one connection with the settings and the schema of ours, and
 //! group commit in multi-row statements. All have the same closed loop (each of so many clients starts its next
 //! instance when the one before is completed), the same process, the same disk, and take turns within each round.
+//!
+//! First on SQLite (WAL, `synchronous=FULL`), on the disk of the target folder; then on a private PostgreSQL on loopback
+//! with its default durability, or on the server that `STEPWELL_TEST_POSTGRES` names. The floor has a database of its own
+//! on the same server. `--database` picks one of the two.
 //!
 //! The engine has no way to wait for an instance. How the clients learn of the end without slowing it down stands in
 //! `support/watch.rs`. Over HTTP the server is in this process too, behind a real socket; so the client's work is in the figure.
@@ -15,6 +19,9 @@ mod support;
 
 #[path = "../support/clients.rs"]
 mod clients;
+#[path = "../support/databases.rs"]
+#[expect(dead_code, reason = "the tables of another benchmark need more of it")]
+mod databases;
 mod floor;
 #[path = "../support/http.rs"]
 #[expect(dead_code, reason = "nobody gets here")]
@@ -22,6 +29,9 @@ mod http;
 #[path = "../support/ours.rs"]
 #[expect(dead_code, reason = "its numbers are for another benchmark")]
 mod ours;
+#[path = "../../../tests/store/postgres.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod postgres;
 #[path = "../support/watch.rs"]
 mod watch;
 
@@ -32,9 +42,10 @@ use comfy_table::Table;
 use support::{Anything, Options, median, quantile};
 
 use self::clients::{Run, closed_loop};
+use self::databases::{Kind, Place};
 use self::floor::Floor;
 use self::http::Client;
-use self::ours::{Ours, database};
+use self::ours::Ours;
 
 const CONCURRENCY: [usize; 3] = [1, 16, 64];
 const STEPS: f64 = 3.0;
@@ -59,24 +70,19 @@ impl Way {
 }
 
 fn main() -> Result<(), Anything> {
-    let Some(options) = Options::asked(&mut [])? else { return Ok(()) };
+    let mut own = [("--database", None)];
+    let Some(options) = Options::asked(&mut own)? else { return Ok(()) };
+    let [(_, database)] = own;
+    let kinds = Kind::asked(database.as_deref())?;
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    threads.block_on(async move { tokio::spawn(run(options)).await })?
+    threads.block_on(async move { tokio::spawn(run(options, kinds)).await })?
 }
 
-async fn run(options: Options) -> Result<(), Anything> {
-    let (window, rounds) = options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
-    let folder = support::scratch()?;
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (ours, serving) = Ours::start(folder.path(), stopped).await?;
-    // The first instances compile, connect and fill caches; one of them is what the floor's rows are copied from.
-    closed_loop(8, window / 4, |_| Ok(Arc::clone(&ours)), Ours::through_engine).await?;
-    let floor = Arc::new(Floor::open(&folder.path().join("floor.db"), &database(folder.path())).await?);
-    closed_loop(8, window / 4, |_| Ok(Arc::clone(&floor)), Floor::instance).await?;
-
+async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
     table.set_header([
+        "database",
         "started by",
         "clients",
         "instances/s",
@@ -86,6 +92,24 @@ async fn run(options: Options) -> Result<(), Anything> {
         "commits per group",
         "of floor",
     ]);
+    for kind in kinds {
+        Box::pin(compare(&options, kind, &mut table)).await?;
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// Adds the rows of one database.
+async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(), Anything> {
+    let (window, rounds) = options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
+    let place = Place::open(kind)?;
+    let (database, by_hand) = (place.create().await?, place.create().await?);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (ours, serving) = Box::pin(Ours::start(&database, stopped)).await?;
+    // The first instances compile, connect and fill caches; one of them is what the floor's rows are copied from.
+    closed_loop(8, window / 4, |_| Ok(Arc::clone(&ours)), Ours::through_engine).await?;
+    let floor = Arc::new(Floor::open(&by_hand, &database).await?);
+    closed_loop(8, window / 4, |_| Ok(Arc::clone(&floor)), Floor::instance).await?;
     for clients in CONCURRENCY.into_iter().filter(|clients| options.concurrency.is_none_or(|wanted| wanted == *clients))
     {
         let mut runs: [Vec<Run>; 3] = Default::default();
@@ -98,10 +122,10 @@ async fn run(options: Options) -> Result<(), Anything> {
         }
         let floor_rates: Vec<f64> = runs.first().into_iter().flatten().map(|run| run.per_second).collect();
         for (way, runs) in Way::ALL.into_iter().zip(&runs).filter(|(_, runs)| !runs.is_empty()) {
-            table.add_row(row(way, clients, runs, &floor_rates));
+            let row = row(way, clients, runs, &floor_rates);
+            table.add_row([vec![kind.name().to_owned()], row].concat());
         }
     }
-    println!("{table}");
     drop(stop);
     serving.await??;
     Ok(())

@@ -17,11 +17,17 @@ mod support;
 #[path = "../support/clients.rs"]
 #[expect(dead_code, reason = "the other half is for other benchmarks")]
 mod clients;
+#[path = "../support/databases.rs"]
+#[expect(dead_code, reason = "all of it is on SQLite")]
+mod databases;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/ours.rs"]
 #[expect(dead_code, reason = "the other half is for other benchmarks")]
 mod ours;
+#[path = "../../../tests/store/postgres.rs"]
+#[expect(dead_code, reason = "all of it is on SQLite")]
+mod postgres;
 mod serving;
 mod share;
 mod traced;
@@ -37,11 +43,11 @@ use comfy_table::Table;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use stepwell::clock::Clock;
-use stepwell::config::Config;
 use stepwell::monitor::{Monitor, Operation, Window};
 use support::{Anything, Options, median, quantile};
 
 use self::clients::closed_loop;
+use self::databases::{Kind, Place};
 use self::ours::Ours;
 
 const OPERATIONS: usize = 1_000;
@@ -93,9 +99,10 @@ fn main() -> Result<(), Anything> {
 
 /// The tables that need a host.
 async fn running(options: Options) -> Result<(), Anything> {
-    let folder = support::scratch()?;
+    let place = Place::open(Kind::Sqlite)?;
+    let database = place.create().await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (ours, serving) = Ours::start(folder.path(), stopped).await?;
+    let (ours, serving) = Box::pin(Ours::start(&database, stopped)).await?;
     // The first instances compile, connect and fill caches.
     closed_loop(8, Duration::from_millis(500), |_| Ok(Arc::clone(&ours)), Ours::through_engine).await?;
     if options.wants("share") {
@@ -114,11 +121,11 @@ async fn running(options: Options) -> Result<(), Anything> {
 
 /// A second host, which is like the first one but for this.
 async fn tracing(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
-    let folder = support::scratch()?;
-    let mut config = Config::defaults()?;
-    config.tracing.otlp_endpoint = traced::collector()?;
+    let place = Place::open(Kind::Sqlite)?;
+    let mut database = place.create().await?;
+    database.config.tracing.otlp_endpoint = traced::collector()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (traced, serving) = Box::pin(Ours::start_with(config, folder.path(), stopped)).await?;
+    let (traced, serving) = Box::pin(Ours::start(&database, stopped)).await?;
     closed_loop(8, Duration::from_millis(500), |_| Ok(Arc::clone(&traced)), Ours::through_engine).await?;
     let table = traced::table(ours, &traced, options).await?;
     drop(stop);

@@ -1,12 +1,10 @@
-//! Stepwell with a workflow of three steps, on SQLite and behind a real socket, in this process.
+//! Stepwell with a workflow of three steps, behind a real socket, in this process.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
 use stepwell::app::{App, AppError};
 use stepwell::clock::Clock;
-use stepwell::config::Config;
 use stepwell::engine::{Engine, StartRequest};
 use stepwell::model::{Name, Principal};
 use stepwell::monitor::Monitor;
@@ -16,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::databases::Database;
 use super::http::Client;
 use super::support::{self, Anything};
 use super::watch::Watcher;
@@ -46,28 +45,13 @@ pub struct Ours {
     pub token: String,
 }
 
-/// Where its database is.
-pub fn database(folder: &Path) -> PathBuf {
-    folder.join("stepwell").join("stepwell.db")
-}
-
 impl Ours {
-    /// Builds it in a folder, and serves until `stopped`.
+    /// Builds it on an empty database, and serves until `stopped`.
     pub async fn start(
-        folder: &Path,
+        database: &Database,
         stopped: oneshot::Receiver<()>,
     ) -> Result<(Arc<Self>, JoinHandle<Result<(), AppError>>), Anything> {
-        Box::pin(Self::start_with(Config::defaults()?, folder, stopped)).await
-    }
-
-    /// As [`Ours::start`], with other settings.
-    pub async fn start_with(
-        mut config: Config,
-        folder: &Path,
-        stopped: oneshot::Receiver<()>,
-    ) -> Result<(Arc<Self>, JoinHandle<Result<(), AppError>>), Anything> {
-        config.data_dir = folder.join("stepwell");
-        let app = App::start(config, Clock::System, support::program()).await?;
+        let app = App::start(database.config.clone(), Clock::System, support::program()).await?;
         let principal = support::operator()?;
         app.plugins.upload(&principal, support::guest("hello")?, UploadOptions::default()).await?;
         app.engine.apply_workflow(&principal, DEFINITION).await?;
@@ -76,7 +60,7 @@ impl Ours {
             engine: app.engine.clone(),
             monitor: app.monitor.clone(),
             store: app.store.clone(),
-            watcher: Watcher::start(app.store.clone(), &database(folder))?,
+            watcher: Watcher::start(app.store.clone(), database.clone())?,
             principal,
             workflow: WORKFLOW.parse()?,
             address: listener.local_addr()?,

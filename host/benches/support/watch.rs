@@ -7,17 +7,16 @@
 //! statement for each group, are in our figures and not in the floor's.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite};
 use stepwell::store::Store;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::databases::{Connection, Database};
 use super::support::Anything;
 
 /// The creation and three steps.
@@ -42,14 +41,17 @@ pub struct Watcher {
 
 impl Watcher {
     /// Starts the thread, which ends with the watcher.
-    pub fn start(store: Store, database: &Path) -> Result<Self, Anything> {
-        let options = SqliteConnectOptions::new().filename(database).statement_cache_capacity(200);
-        let options = options.pragma("query_only", "ON");
+    pub fn start(store: Store, database: Database) -> Result<Self, Anything> {
         let watcher = Self { store: store.clone(), waiting: Everybody::default() };
         let waiting = Arc::downgrade(&watcher.waiting);
         let threads = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("watcher".to_owned()).spawn(move || {
-            let mut connection = threads.block_on(options.connect()).expect("the database is there");
+            let connected = threads.block_on(async {
+                let mut connection = database.connect().await?;
+                connection.set_like_ours().await?;
+                Ok::<_, Anything>(connection)
+            });
+            let mut connection = connected.expect("the database is there");
             while let Some(waiting) = waiting.upgrade() {
                 let groups = store.commit_stats().groups;
                 let ids = due(&waiting, groups);
@@ -91,15 +93,23 @@ fn due(waiting: &Everybody, groups: u64) -> Vec<Uuid> {
     .collect()
 }
 
-async fn ended(connection: &mut SqliteConnection, ids: &[Uuid]) -> sqlx::Result<Vec<(Uuid, String)>> {
-    let mut query =
-        QueryBuilder::<Sqlite>::new("SELECT id, status FROM workflow_instances WHERE +status <> 'running' AND id IN (");
-    let mut list = query.separated(", ");
-    for id in ids {
-        list.push_bind(*id);
+async fn ended(connection: &mut Connection, ids: &[Uuid]) -> sqlx::Result<Vec<(Uuid, String)>> {
+    match connection {
+        Connection::Sqlite(connection) => {
+            let sql = "SELECT id, status FROM workflow_instances WHERE +status <> 'running' AND id IN (";
+            let mut query = QueryBuilder::<Sqlite>::new(sql);
+            let mut list = query.separated(", ");
+            for id in ids {
+                list.push_bind(*id);
+            }
+            query.push(")");
+            query.build_query_as().fetch_all(connection).await
+        }
+        Connection::Postgres(connection) => {
+            let sql = "SELECT id, status FROM workflow_instances WHERE status <> 'running' AND id = ANY($1)";
+            sqlx::query_as(sql).bind(ids).fetch_all(connection).await
+        }
     }
-    query.push(")");
-    query.build_query_as().fetch_all(connection).await
 }
 
 fn tell(waiting: &Everybody, ended: Vec<(Uuid, String)>) {

@@ -28,6 +28,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What `--database` says; both if it says nothing.
+    pub fn asked(database: Option<&str>) -> Result<Vec<Self>, Anything> {
+        match database {
+            Some("sqlite") => Ok(vec![Self::Sqlite]),
+            Some("postgres") => Ok(vec![Self::Postgres]),
+            None | Some("both") => Ok(vec![Self::Sqlite, Self::Postgres]),
+            Some(other) => Err(format!("--database {other}: say sqlite, postgres or both").into()),
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
@@ -108,6 +118,7 @@ impl Place {
 }
 
 /// One database.
+#[derive(Clone)]
 pub struct Database {
     pub kind: Kind,
     pub config: Config,
@@ -149,6 +160,18 @@ impl Connection {
             Self::Sqlite(_) => Kind::Sqlite,
             Self::Postgres(_) => Kind::Postgres,
         }
+    }
+
+    /// Makes it one like those that ours writes with: as durable, with as much memory, the same checks and the same plans.
+    pub async fn set_like_ours(&mut self) -> Result<(), Anything> {
+        let settings = match self {
+            Self::Sqlite(_) => {
+                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536; \
+                 PRAGMA automatic_index = OFF"
+            }
+            Self::Postgres(_) => "SET enable_seqscan = off; SET jit = off",
+        };
+        self.execute(settings).await
     }
 
     /// Runs statements without parameters.
