@@ -1,5 +1,6 @@
 //! What is worked out at most ten times a second for each key, however many ask, because it is a lot of work: a summary
-//! looks at every operation, and to count a team's instances the database goes through all of them.
+//! looks at every operation, and to count a team's instances the database goes through all of them. What takes long is
+//! shown for longer, so that no more than a twentieth of the time goes into it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,20 +11,31 @@ use parking_lot::Mutex;
 
 use crate::clock::Clock;
 
-/// What was worked out is shown again for this long.
-const FRESH: Duration = Duration::from_millis(100);
+/// What was worked out is shown again for at least this long,
+const FRESH_MIN: Duration = Duration::from_millis(100);
+/// for this many times as long as it took,
+const FRESH_PER_WORK: u32 = 20;
+/// and for this long at most.
+const FRESH_MAX: Duration = Duration::from_secs(10);
 /// Keys that are remembered; what others ask for is worked out for each request.
 const KEPT_MAX: usize = 256;
 
 /// Held while it is worked out, so that those who ask meanwhile wait for the same.
-type Place<V> = Arc<tokio::sync::Mutex<Option<(Instant, V)>>>;
+type Place<V> = Arc<tokio::sync::Mutex<Option<Moment<V>>>>;
+
+/// What was worked out, and until when it is shown.
+#[derive(Debug)]
+struct Moment<V> {
+    until: Instant,
+    value: V,
+}
 
 /// What was worked out last. Clones share it.
 #[derive(Debug)]
 pub(super) struct Moments<K, V>(Arc<Mutex<HashMap<K, Place<V>>>>);
 
 impl<K: Hash + Eq, V: Clone> Moments<K, V> {
-    /// What is worked out for this key, at most a tenth of a second ago.
+    /// What is worked out for this key, or was a moment ago.
     ///
     /// # Errors
     /// Those of the work.
@@ -33,13 +45,15 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
     {
         let place = self.place(key, clock.monotonic());
         let mut last = place.lock().await;
-        let now = clock.monotonic();
-        if let Some((_, value)) = last.as_ref().filter(|(at, _)| is_fresh(*at, now)) {
-            return Ok(value.clone());
+        let began = clock.monotonic();
+        if let Some(moment) = last.as_ref().filter(|moment| began < moment.until) {
+            return Ok(moment.value.clone());
         }
         // On the heap, because most find what they ask for and should not carry the work around with them.
         let value = Box::pin(work()).await?;
-        *last = Some((clock.monotonic(), value.clone()));
+        let ended = clock.monotonic();
+        let until = ended + shown_for(ended.saturating_duration_since(began));
+        *last = Some(Moment { until, value: value.clone() });
         Ok(value)
     }
 
@@ -56,7 +70,7 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
         if places.len() >= KEPT_MAX {
             // Those that are being worked out are in use.
             places.retain(|_, place| {
-                place.try_lock().map_or(true, |last| last.as_ref().is_some_and(|(at, _)| is_fresh(*at, now)))
+                place.try_lock().map_or(true, |last| last.as_ref().is_some_and(|moment| now < moment.until))
             });
         }
         let place = Place::default();
@@ -79,6 +93,19 @@ impl<K, V> Default for Moments<K, V> {
     }
 }
 
-fn is_fresh(at: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(at) < FRESH
+/// How long what took so long is shown.
+fn shown_for(took: Duration) -> Duration {
+    took.saturating_mul(FRESH_PER_WORK).clamp(FRESH_MIN, FRESH_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_is_shown_for_longer_within_bounds() {
+        for (took, shown) in [(0, 100), (5, 100), (15, 300), (500, 10_000), (90_000, 10_000)] {
+            assert_eq!(shown_for(Duration::from_millis(took)), Duration::from_millis(shown));
+        }
+    }
 }
