@@ -1,6 +1,6 @@
 // The parts that views are made of. All text goes through Preact into text nodes.
 import type { ComponentChildren, TargetedEvent } from "preact";
-import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { ApiError } from "./api";
 import * as format from "./format";
 import { useNow, type Resource } from "./hooks";
@@ -345,7 +345,8 @@ export function Dialog({
 }) {
     const dialog = useRef<HTMLDialogElement>(null);
     const id = useId();
-    useEffect(() => {
+    // Before anything is painted: a key that is pressed next goes to the dialog.
+    useLayoutEffect(() => {
         const before = document.activeElement;
         dialog.current?.showModal();
         return () => {

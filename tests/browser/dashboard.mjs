@@ -489,6 +489,7 @@ describe("the dashboard", () => {
         await page.getByRole("dialog").waitFor({ state: "detached" });
         assert.equal(await focused(), wanted);
         await press("Enter");
+        await page.getByRole("dialog").waitFor();
         await tabTo("Reject");
         await press("Enter");
         await tab.says("Rejected.");
