@@ -68,7 +68,7 @@ export class Live {
     const before = kept.at(-1);
     // The host tells who comes what it has, and may tell it again in the same millisecond; and the stream may begin with
     // what was asked for just before.
-    if (before?.at === snapshot.at) return;
+    if (before !== undefined && at === Date.parse(before.at)) return;
     const silent = before !== undefined && at - Date.parse(before.at) > SILENCE_MS;
     const between = silent ? [nothing(Date.parse(before.at) + 1)] : [];
     this.snapshots = [...kept, ...between, { ...snapshot, caches: this.count(snapshot.caches) }];

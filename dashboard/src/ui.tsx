@@ -376,6 +376,21 @@ export function Dialog({
     );
 }
 
+/** A text that counts once it is done. What is typed until then stays, whatever is drawn anew around it. */
+export function Typed({ value, onDone, list }: { value: string; onDone: (text: string) => void; list?: string }) {
+    const [text, setText] = useState(value);
+    useEffect(() => setText(value), [value]);
+    return (
+        <input
+            type="search"
+            list={list}
+            value={text}
+            onInput={(event) => setText(event.currentTarget.value)}
+            onChange={(event) => onDone(event.currentTarget.value.trim())}
+        />
+    );
+}
+
 /** Asks before something is done, shows what went wrong, and closes when it went well. */
 export function ActionDialog({
     title,

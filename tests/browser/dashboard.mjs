@@ -486,7 +486,8 @@ describe("the dashboard", () => {
         await press("Enter");
         await page.getByRole("dialog").waitFor();
         await press("Escape");
-        await page.getByRole("dialog").waitFor({ state: "detached" });
+        // The page hears a moment later that it is closed.
+        await page.locator("dialog").waitFor({ state: "detached" });
         assert.equal(await focused(), wanted);
         await press("Enter");
         await page.getByRole("dialog").waitFor();

@@ -7,7 +7,7 @@ import type { ViewProps } from "../main";
 import { usePages } from "../pages";
 import { may } from "../session";
 import type { Instance, InstanceDetails, Page, Workflow } from "../types";
-import { ActionDialog, Badge, Button, Code, Facts, Field, Loaded, More, say, Table, Time } from "../ui";
+import { ActionDialog, Badge, Button, Code, Facts, Field, Loaded, More, say, Table, Time, Typed } from "../ui";
 import { Events, Timeline } from "./timeline";
 
 const STATUSES = ["running", "waiting", "completed", "rejected", "failed", "cancelled"];
@@ -80,11 +80,10 @@ function List({ query }: { query: URLSearchParams }) {
                 </Field>
                 {TEXTS.map(([name, label]) => (
                     <Field key={name} label={label}>
-                        <input
-                            type="search"
+                        <Typed
                             list={name === "workflow" ? names : undefined}
-                            value={filter[name]}
-                            onChange={(event) => narrow(name, event.currentTarget.value.trim())}
+                            value={filter[name] ?? ""}
+                            onDone={(text) => narrow(name, text)}
                         />
                     </Field>
                 ))}
