@@ -293,6 +293,8 @@ describe("the dashboard", () => {
         await tab.go("instances");
         await page.getByLabel("Status").selectOption("failed");
         await page.getByLabel("Entity type").fill(script);
+        // What is typed stays while the list is read again.
+        await page.waitForResponse((response) => new URL(response.url()).pathname === "/instances");
         await page.keyboard.press("Enter");
         const rows = page.getByRole("region", { name: "Instances" }).locator("tbody tr");
         await eventually("only the failed ones with that entity are listed", async () => (await rows.count()) === 2);
