@@ -26,7 +26,7 @@ use stepwell::clock::Clock;
 use stepwell::config::Config;
 use stepwell::model::transition::Change;
 use stepwell::model::{
-    Definition, Effects, EntryKey, Name, NewInstance, PluginVersion, Space, StorageWrite, WriteAction,
+    Definition, Effects, EntryKey, Json, Name, NewInstance, PluginVersion, Space, StorageWrite, WriteAction,
 };
 use stepwell::monitor::Monitor;
 use stepwell::plugins::{Registry, UploadOptions};
@@ -245,7 +245,7 @@ impl Work {
             started_by: "operator".to_owned(),
             depth: 0,
             number: 1,
-            input: input.to_string(),
+            input: input.into(),
             timeout: None,
             capture: None,
             trace: None,
@@ -300,7 +300,7 @@ impl Work {
         let bare: Value = serde_json::from_str(&self.bare().await?)?;
         let ended = self.subject.runtime.run_step(Arc::clone(&self.subject.loaded), self.ours.clone()).await;
         let ours = ended.result.map_err(|failure| failure.message)?;
-        for output in [bare, ours] {
+        for output in [bare, ours.to_value()?] {
             if output.pointer(pointer) != Some(expected) {
                 return Err(format!("the guest answered {output}").into());
             }
@@ -385,7 +385,7 @@ async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), Anythin
         entity_id: None,
         project_id: None,
         started_by: "operator".to_owned(),
-        input: Value::Null,
+        input: Json::null(),
         idempotency_key: None,
         depth: 0,
         traceparent: None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::duration;
+use crate::model::expression::EvaluationLimits;
 use crate::model::plugin::Interface;
 
 /// The text of `config.default.toml`: every key with its default and what it means.
@@ -186,6 +187,8 @@ section! {
         host_call_bytes_max: usize,
         handles_max: usize,
         payload_bytes_max: usize,
+        expression_work_max: u64,
+        expression_bytes_max: u64,
         storage_key_bytes_max: usize,
         storage_value_bytes_max: usize,
         storage_keys_max: usize,
@@ -198,6 +201,17 @@ section! {
         log_line_bytes_max: usize,
         log_bytes_max: usize,
         metric_series_max: usize,
+    }
+}
+
+impl Limits {
+    /// What the expressions of one event may cost.
+    pub fn evaluation(&self) -> EvaluationLimits {
+        EvaluationLimits {
+            work_max: self.expression_work_max,
+            scratch_bytes_max: self.expression_bytes_max,
+            result_bytes_max: self.payload_bytes_max,
+        }
     }
 }
 

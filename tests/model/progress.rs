@@ -38,7 +38,7 @@ impl Stage {
             entity_id: Some("e-1".to_owned()),
             project_id: None,
             started_by: "ann".to_owned(),
-            input,
+            input: input.into(),
             idempotency_key: None,
             depth: 0,
             traceparent: None,
@@ -77,7 +77,7 @@ impl Stage {
             step: run.step.clone(),
             number: run.number,
             plugin: Some("p@1.0.0".to_owned()),
-            result,
+            result: result.map(Into::into),
             started_at: self.now,
             finished_at: self.now,
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
-use stepwell::model::InstanceStatus;
+use stepwell::model::{InstanceStatus, Json};
 use stepwell::store::{InstanceState, Store};
 use uuid::Uuid;
 
@@ -77,8 +77,8 @@ fn metadata_of_many_instances_is_replaced_and_what_is_not_there_is_told() {
         let theirs = theirs(&store).await;
         store.instance(&acme(), ids[7]).await.expect("reads").expect("is there");
         clock.advance(Duration::from_secs(5));
-        let values: Vec<_> = (0..1_000).map(|number| json!({ "number": number })).collect();
-        let mine = json!({ "mine": true });
+        let values: Vec<_> = (0..1_000).map(|number| Json::from(json!({ "number": number }))).collect();
+        let mine = Json::from(json!({ "mine": true }));
         let mut metadata: Vec<_> = ids.iter().copied().zip(&values).collect();
         metadata.extend([(theirs, &mine), (Uuid::nil(), &mine), (ids[0], &mine)]);
         let written = store.replace_metadata(&acme(), metadata).await.expect("writes");
@@ -109,7 +109,7 @@ fn metadata_and_steps_that_are_written_at_the_same_time_do_not_block_each_other(
             let (store, ids) = (store.clone(), ids.clone());
             tokio::spawn(async move {
                 for round in 0..30 {
-                    let value = json!({ "round": round });
+                    let value = Json::from(json!({ "round": round }));
                     let written = store.replace_metadata(&acme(), ids.iter().map(|id| (*id, &value))).await;
                     assert_eq!(written.expect("writes").len(), 100);
                 }
@@ -131,7 +131,7 @@ fn metadata_and_steps_that_are_written_at_the_same_time_do_not_block_each_other(
         assert_eq!(store.commit_stats().failed, 0);
         for id in &ids {
             let instance = load(&store, *id).await.instance;
-            assert_eq!((instance.version, instance.metadata), (11, json!({ "round": 29 })));
+            assert_eq!((instance.version, instance.metadata), (11, json!({ "round": 29 }).into()));
         }
         store.close().await;
     });
@@ -150,7 +150,7 @@ fn a_row_that_somebody_has_locked_is_waited_for() {
         let mut locking = other.begin().await.expect("begins");
         let lock = sqlx::query("SELECT id FROM workflow_instances WHERE id = $1 FOR UPDATE").bind(ids[1]);
         lock.execute(&mut *locking).await.expect("locks");
-        let value = json!({ "labelled": true });
+        let value = Json::from(json!({ "labelled": true }));
         let writing = {
             let (store, ids, value) = (store.clone(), ids.clone(), value.clone());
             tokio::spawn(async move { store.replace_metadata(&acme(), ids.iter().map(|id| (*id, &value))).await })

@@ -198,7 +198,7 @@ fn every_acknowledged_write_is_seen_by_the_next_read() {
         commit.instance.status = InstanceStatus::Waiting;
         commit.change.new_approvals.push(asked.clone());
         commit.effects.storage = vec![put("a", "1")];
-        commit.effects.metadata = vec![(instance.id, json!({ "x": 1 }))];
+        commit.effects.metadata = vec![(instance.id, json!({ "x": 1 }).into())];
         store.commit(commit).await.expect("commits");
         instance.version += 1;
         assert_eq!(read(&store, "a").await.map(|(value, _)| value).as_deref(), Some("1"));

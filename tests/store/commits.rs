@@ -21,7 +21,7 @@ fn full(instance: &stepwell::model::Instance, workflow: &stepwell::store::Workfl
     commit.change.new_approvals.push(approval(instance, "bob", START));
     commit.effects.storage = vec![put("paid", "yes")];
     commit.effects.instances = vec![new_instance(workflow)];
-    commit.effects.metadata = vec![(instance.id, json!({ "label": "new" }))];
+    commit.effects.metadata = vec![(instance.id, json!({ "label": "new" }).into())];
     commit
 }
 
@@ -316,7 +316,7 @@ fn metadata_of_another_teams_instance_is_left_alone() {
         let theirs = new_instance(&theirs);
         store.create_instances(vec![theirs.clone()]).await.expect("is created");
         let mut commit = step(&mine);
-        commit.effects.metadata = vec![(theirs.id, json!({ "stolen": true }))];
+        commit.effects.metadata = vec![(theirs.id, json!({ "stolen": true }).into())];
         store.commit(commit).await.expect("commits");
         assert_eq!(load(&store, theirs.id).await.instance.metadata, json!({}));
     });
@@ -327,7 +327,8 @@ fn metadata_does_not_make_a_running_instance_conflict() {
     on_both(|store, _| async move {
         let (labelled, labels) = (instance(&store).await, instance(&store).await);
         let mut commit = step(&labels);
-        commit.effects.metadata = vec![(labelled.id, json!({ "a": 1 })), (labelled.id, json!({ "b": 2 }))];
+        commit.effects.metadata =
+            vec![(labelled.id, json!({ "a": 1 }).into()), (labelled.id, json!({ "b": 2 }).into())];
         store.commit(commit).await.expect("commits");
         store.commit(step(&labelled)).await.expect("commits with the version it was loaded with");
         assert_eq!(load(&store, labelled.id).await.instance.metadata, json!({ "b": 2 }));

@@ -172,7 +172,7 @@ fn a_group_writes_steps_whose_instance_moves_on_and_steps_whose_instance_stays_w
             change(&wakes, |instance| instance.wake_at = Some(START.after(Duration::from_secs(9)))),
             change(&ends, |instance| {
                 instance.status = InstanceStatus::Completed;
-                instance.output = Some(json!({ "fine": true }));
+                instance.output = Some(json!({ "fine": true }).into());
                 instance.completed_at = Some(START.after(Duration::from_secs(7)));
                 instance.wake_at = None;
             }),

@@ -71,7 +71,7 @@ fn what_one_host_writes_the_other_reads() {
         let asked = approval(&instance, "bob", START);
         let mut commit = step(&instance);
         commit.change.new_approvals.push(asked);
-        commit.effects.metadata = vec![(instance.id, json!({ "x": 1 }))];
+        commit.effects.metadata = vec![(instance.id, json!({ "x": 1 }).into())];
         writer.commit(commit).await.expect("commits");
         instance.version += 1;
         write(&writer, &mut instance, vec![put("paid", "yes")], START).await.expect("commits");

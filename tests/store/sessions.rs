@@ -132,7 +132,7 @@ fn no_session_reads_a_whole_table_that_has_grown_since_its_plans_were_made() {
             let asked = approval(&wait.instance, "bob", START.after(LONG));
             wait.change.new_approvals = vec![asked.clone()];
             store.commit(wait).await.expect("commits");
-            let metadata = json!({ "count": count });
+            let metadata = stepwell::model::Json::from(json!({ "count": count }));
             let labelled = store.replace_metadata(&acme(), [(id, &metadata)]).await.expect("writes");
             assert!(labelled.contains(&id));
             store.approvals_by_id(&acme(), vec![asked.id]).await.expect("reads");

@@ -200,7 +200,7 @@ async fn change(app: &App, operation: Operation, waiting: &[Waiting]) -> Result<
     let update = |waiting: &Waiting| InstanceUpdate {
         id: waiting.instance,
         change: match operation {
-            Operation::Label => InstanceChange::Metadata(label()),
+            Operation::Label => InstanceChange::Metadata(label().into()),
             _ => InstanceChange::Cancel,
         },
     };

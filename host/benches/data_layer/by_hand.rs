@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection};
 use stepwell::clock::Timestamp;
 use stepwell::model::{Instance, NewInstance};
@@ -37,8 +36,7 @@ impl Row {
     fn new(new: NewInstance) -> Result<Self, Anything> {
         let pins = serde_json::to_string(&new.pins)?;
         let instance = Instance::from(new);
-        let text = |value: &Value| serde_json::to_string(value);
-        let (input, metadata) = (text(&instance.input)?, text(&instance.metadata)?);
+        let (input, metadata) = (instance.input.to_string(), instance.metadata.to_string());
         Ok(Self { instance, pins, input, metadata })
     }
 

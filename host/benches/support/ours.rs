@@ -73,7 +73,7 @@ impl Ours {
     /// Starts an instance, and waits for its end.
     pub async fn through_engine(self: Arc<Self>) -> Result<Arc<Self>, Anything> {
         let before = self.watcher.before_start();
-        let request = StartRequest { input: json!({ "name": "Ada" }), ..StartRequest::default() };
+        let request = StartRequest { input: json!({ "name": "Ada" }).into(), ..StartRequest::default() };
         let created = self.engine.start_instance(&self.principal, &self.workflow, request).await?;
         self.watcher.completed(before, created.id).await?;
         Ok(self)

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{AppError, Foundation};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::model::Json;
 use crate::model::definition::{DefinitionSource, StepSource};
 use crate::model::transition::Change;
 use crate::model::{
@@ -29,7 +29,7 @@ pub struct LocalStep {
     /// Which of its steps.
     pub step: Name,
     /// Its input.
-    pub input: Value,
+    pub input: Json,
     /// What the plugin's bucket holds before.
     pub stored: Vec<(String, Vec<u8>)>,
     /// Shared buckets it may open.
@@ -42,7 +42,7 @@ pub struct LocalRun {
     /// `name@version`.
     pub plugin: String,
     /// What the step answered.
-    pub output: Option<Value>,
+    pub output: Option<Json>,
     /// Why it did not.
     pub failure: Option<Failure>,
     /// What it would have written.
@@ -148,7 +148,7 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
         started_by: principal.user,
         depth: 0,
         number: 1,
-        input: local.input.to_string(),
+        input: local.input,
         timeout: None,
         capture: Some(Arc::clone(&capture)),
         trace: None,
@@ -193,7 +193,7 @@ async fn make_instance(
     principal: &Principal,
     plugin: &Name,
     step: &Name,
-    input: &Value,
+    input: &Json,
 ) -> Result<NewInstance, LocalError> {
     let source = DefinitionSource {
         name: plugin.clone(),

@@ -37,7 +37,7 @@ pub(super) fn run(global: &Global, output: Output, arguments: RunArguments) -> R
     let local = LocalStep {
         component: plugin::read(&arguments.file)?,
         step: arguments.step,
-        input: instances::read_json(&arguments.input)?,
+        input: instances::read_json(&arguments.input)?.into(),
         stored: arguments.stored,
         shared_buckets: arguments.shared.into_iter().collect(),
     };

@@ -14,14 +14,13 @@ use std::hash::Hash;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::{Engine, EngineError, InstanceStart, json_bytes, no_such_instance, restore};
+use super::{Engine, EngineError, InstanceStart, no_such_instance};
 use crate::model::instance::METADATA_BYTES_MAX;
 use crate::model::transition::Progress;
-use crate::model::{Approval, Decision, Name, Principal};
+use crate::model::{Approval, Decision, Json, Name, Principal};
 use crate::store::{Created, InstanceState, StoreError};
 
 /// Decisions of one chunk that read their instance for themselves at the same time: not so many that everybody else
@@ -50,7 +49,7 @@ pub struct InstanceUpdate {
 #[derive(Clone, Debug, PartialEq)]
 pub enum InstanceChange {
     /// Replace the metadata by this JSON object of at most 64 KiB, whatever the instance's status.
-    Metadata(Value),
+    Metadata(Json),
     /// Stop it, as [`Engine::cancel`] does.
     Cancel,
 }
@@ -204,7 +203,7 @@ impl BatchProcessor {
         let own = approvals.iter().filter(|approval| approval.approver_id == principal.user);
         let instances: BTreeSet<Uuid> = own.map(|approval| approval.instance_id).collect();
         let loaded = store.load_together(instances.into_iter().collect()).await?;
-        let instances = loaded.into_iter().map(|loaded| (loaded.instance.id, restore(loaded)));
+        let instances = loaded.into_iter().map(|loaded| (loaded.instance.id, self.engine.restore(loaded)));
         Ok((approvals.into_iter().map(|approval| (approval.id, approval)).collect(), instances.collect()))
     }
 
@@ -231,7 +230,8 @@ impl BatchProcessor {
         };
         let own = loaded.into_iter().filter(|loaded| loaded.instance.team == principal.team);
         // What was read of an instance is good for its first cancellation; another one reads it again.
-        let instances: HashMap<_, _> = own.map(|loaded| (loaded.instance.id, Some(restore(loaded)))).collect();
+        let instances: HashMap<_, _> =
+            own.map(|loaded| (loaded.instance.id, Some(self.engine.restore(loaded)))).collect();
         let (instances, reading) = (Mutex::new(instances), Semaphore::new(READS_AT_ONCE));
         in_turn(
             ids,
@@ -249,7 +249,7 @@ impl BatchProcessor {
     async fn replace_metadata(
         &self,
         principal: &Principal,
-        items: Vec<Placed<(Uuid, Value)>>,
+        items: Vec<Placed<(Uuid, Json)>>,
     ) -> Vec<Placed<Result<(), EngineError>>> {
         let checked: Vec<_> = items.iter().map(|(_, (_, metadata))| check_metadata(metadata)).collect();
         let good = items.iter().zip(&checked).filter(|(_, checked)| checked.is_ok());
@@ -285,8 +285,8 @@ fn there(written: bool) -> Result<(), EngineError> {
     if written { Ok(()) } else { Err(no_such_instance()) }
 }
 
-fn check_metadata(metadata: &Value) -> Result<(), EngineError> {
-    let bytes = json_bytes(metadata);
+fn check_metadata(metadata: &Json) -> Result<(), EngineError> {
+    let bytes = metadata.len();
     if bytes > METADATA_BYTES_MAX {
         let problem = format!("metadata may have {METADATA_BYTES_MAX} bytes, and has {bytes}");
         return Err(EngineError::Invalid(problem));

@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use serde::Deserialize;
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Engine, EngineError, json_bytes};
+use super::{Engine, EngineError};
 use crate::model::instance::{
     ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PROJECT_ID_BYTES_MAX, check_text,
 };
 use crate::model::transition::Progress;
-use crate::model::{Definition, Name, NewInstance, Principal, TraceParent};
+use crate::model::{Definition, Json, Name, NewInstance, Principal, TraceParent};
 use crate::store::{Created, Plan, PlanError, StoreError};
 
 /// A new instance, as asked for.
@@ -22,7 +21,7 @@ use crate::store::{Created, Plan, PlanError, StoreError};
 pub struct StartRequest {
     /// Any JSON of at most `limits.payload_bytes_max`.
     #[serde(default)]
-    pub input: Value,
+    pub input: Json,
     /// What kind of thing it is about. At most 128 bytes.
     #[serde(default)]
     pub entity_type: Option<String>,
@@ -129,7 +128,8 @@ impl Engine {
                     let created = created.next().expect("there is one answer for each row");
                     if let Ok(Created { id, existing: false }) = created {
                         new += 1;
-                        self.wake_with(id, Some(Progress::restore(row.into(), definition, &[], Vec::new())));
+                        let progress = Progress::restore(row.into(), definition, &[], Vec::new());
+                        self.wake_with(id, Some(progress.with_limits(self.0.limits.evaluation())));
                     }
                     created.map_err(EngineError::from)
                 }
@@ -156,7 +156,7 @@ impl Engine {
         ] {
             check_text(what, text.as_deref(), bytes_max).map_err(EngineError::Invalid)?;
         }
-        let (input_bytes, bytes_max) = (json_bytes(&request.input), self.0.limits.payload_bytes_max);
+        let (input_bytes, bytes_max) = (request.input.len(), self.0.limits.payload_bytes_max);
         if input_bytes > bytes_max {
             let problem = format!("the input has {input_bytes} bytes, and may have {bytes_max}");
             return Err(EngineError::Invalid(problem).into());

@@ -264,12 +264,7 @@ impl Engine {
         let plugin = plugin.filter(|plugin| plugin.team == instance.team);
         let plugin = plugin.ok_or_else(|| gone(format!("the version of {reference} was deleted")))?;
         let loaded = self.0.plugins.load(&plugin).await.map_err(|error| host(error.to_string()))?;
-        let input = progress.input_for(run.action)?.to_string();
-        let (bytes, bytes_max) = (input.len(), self.0.limits.payload_bytes_max);
-        if bytes > bytes_max {
-            let message = format!("the step's input has {bytes} bytes, and may have {bytes_max}");
-            return Err(Failure::fatal("input-too-large", Blame::Definition, message));
-        }
+        let input = progress.input_for(run.action)?;
         let call = StepCall {
             team: instance.team.clone(),
             plugin,

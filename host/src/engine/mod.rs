@@ -15,7 +15,6 @@ mod measured;
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -311,13 +310,19 @@ impl Engine {
         Err(ChangeError::Contended)
     }
 
+    fn restore(&self, loaded: Loaded) -> Progress {
+        let definition = Arc::clone(&loaded.definition.definition);
+        Progress::restore(loaded.instance, definition, &loaded.attempts, loaded.approvals)
+            .with_limits(self.0.limits.evaluation())
+    }
+
     async fn load(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
-        Ok(self.0.store.load(instance_id).await?.map(restore))
+        Ok(self.0.store.load(instance_id).await?.map(|loaded| self.restore(loaded)))
     }
 
     /// None also if another host looks after it by now.
     async fn load_ours(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
-        Ok(self.0.store.load(instance_id).await?.filter(|loaded| loaded.ours).map(restore))
+        Ok(self.0.store.load(instance_id).await?.filter(|loaded| loaded.ours).map(|loaded| self.restore(loaded)))
     }
 
     /// Commits a change, and only then counts it and hands on what it created.
@@ -368,16 +373,6 @@ fn no_such_instance() -> EngineError {
 
 fn ended_already(instance: &Instance) -> EngineError {
     EngineError::Conflict(format!("the instance is {} already", instance.status.as_str()))
-}
-
-fn restore(loaded: Loaded) -> Progress {
-    let definition = Arc::clone(&loaded.definition.definition);
-    Progress::restore(loaded.instance, definition, &loaded.attempts, loaded.approvals)
-}
-
-/// How long a value is as JSON, which is what limits on payloads count.
-fn json_bytes(value: &Value) -> usize {
-    serde_json::to_vec(value).map_or(usize::MAX, |json| json.len())
 }
 
 /// Why an event did not happen.

@@ -23,14 +23,14 @@ use super::instances::{self, IDEMPOTENCY_KEY};
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::engine::{ApprovalDecision, BatchResults, InstanceChange, InstanceStart, InstanceUpdate, StartRequest};
-use crate::model::{AuditAction, Decision, Name, Principal};
+use crate::model::{AuditAction, Decision, Json, Name, Principal};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StartItem {
     workflow: String,
     #[serde(default)]
-    input: Value,
+    input: Json,
     entity_type: Option<String>,
     entity_id: Option<String>,
     project_id: Option<String>,
@@ -41,7 +41,7 @@ struct StartItem {
 #[serde(deny_unknown_fields)]
 struct UpdateItem {
     id: String,
-    metadata: Option<Value>,
+    metadata: Option<Json>,
     #[serde(default)]
     cancel: bool,
 }

@@ -12,7 +12,7 @@ use super::request::Request;
 use super::response::{self, Answer};
 use crate::engine::StartRequest;
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
-use crate::model::{Approval, Attempt, AuditAction, Instance, InstanceStatus, Principal};
+use crate::model::{Approval, Attempt, AuditAction, Instance, InstanceStatus, Json, Principal};
 use crate::store::{Created, Cursor, InstanceFilter};
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -21,7 +21,7 @@ pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 #[serde(deny_unknown_fields)]
 struct StartBody {
     #[serde(default)]
-    input: Value,
+    input: Json,
     entity_type: Option<String>,
     entity_id: Option<String>,
     project_id: Option<String>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::duration;
-use super::expression::{Expression, Template};
+use super::expression::{Expression, TEMPLATE_VALUES_MAX, Template};
 use super::{Name, StepId};
 
 /// Longest definition text, in bytes.
@@ -212,11 +212,14 @@ pub struct ApprovalStep {
     pub on_expiry: OnExpiry,
 }
 
+/// Problems of one definition that are told.
+const PROBLEMS_MAX: usize = 20;
+
 /// What is wrong with a definition, in sentences that say where.
 #[derive(Debug, thiserror::Error)]
 #[error("the definition is not valid: {}", .problems.join("; "))]
 pub struct DefinitionError {
-    /// At least one; at most 20 are kept.
+    /// At least one; at most [`PROBLEMS_MAX`] are kept.
     pub problems: Vec<String>,
 }
 
@@ -230,7 +233,35 @@ impl Definition {
             return Err(problem(format!("it is longer than {SOURCE_BYTES_MAX} bytes")));
         }
         let source: DefinitionSource = serde_saphyr::from_str(text).map_err(|error| problem(error.to_string()))?;
-        Self::check(source)
+        let definition = Self::check(source)?;
+        definition.check_new()?;
+        Ok(definition)
+    }
+
+    /// Checks what a definition must meet when it is applied. A stored one may be older than the rule.
+    fn check_new(&self) -> Result<(), DefinitionError> {
+        let mut problems: Vec<String> = Vec::new();
+        for step in &self.steps {
+            let expressions = step.expressions().into_iter();
+            let found = expressions.filter_map(|expression| expression.check().err());
+            problems.extend(found.map(|error| format!("step `{}`: {error}", step.id)));
+        }
+        let expressions = self.output.iter().flat_map(Template::expressions);
+        problems
+            .extend(expressions.filter_map(|expression| expression.check().err()).map(|e| format!("`output`: {e}")));
+        let templates = self.steps.iter().flat_map(Step::templates).chain(&self.output);
+        let size: usize = templates.map(Template::size).sum();
+        if size > TEMPLATE_VALUES_MAX {
+            problems.push(format!(
+                "its templates hold {size} values and expressions, and may hold {TEMPLATE_VALUES_MAX} together; pass \
+                 whole objects"
+            ));
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        problems.truncate(PROBLEMS_MAX);
+        Err(DefinitionError { problems })
     }
 
     /// Checks what was parsed.
@@ -296,7 +327,7 @@ impl Definition {
         if problems.is_empty() {
             return Ok(Self { source, steps, output });
         }
-        problems.truncate(20);
+        problems.truncate(PROBLEMS_MAX);
         Err(DefinitionError { problems })
     }
 
@@ -333,6 +364,13 @@ impl Step {
             }
         }
         expressions
+    }
+
+    fn templates(&self) -> Vec<&Template> {
+        match &self.action {
+            StepAction::Plugin(action) => action.input.iter().collect(),
+            StepAction::Approval(action) => action.approvers.iter().chain([&action.title]).collect(),
+        }
     }
 }
 

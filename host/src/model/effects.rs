@@ -1,10 +1,9 @@
 //! What a step wants to have written. Collected while it runs, committed with its outcome or not at all.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Name, NewInstance};
+use super::{Json, Name, NewInstance};
 use crate::clock::Timestamp;
 
 /// Everything one attempt wants to have written.
@@ -15,7 +14,7 @@ pub struct Effects {
     /// New instances, with their ids.
     pub instances: Vec<NewInstance>,
     /// Instances of the same team whose metadata is replaced.
-    pub metadata: Vec<(Uuid, Value)>,
+    pub metadata: Vec<(Uuid, Json)>,
 }
 
 /// Which bucket of a team.

@@ -50,6 +50,15 @@ pub const INVALID_OUTPUT: &str = "invalid-output";
 pub const CONFLICT: &str = "conflict";
 /// An expression of the definition could not be evaluated on this data.
 pub const EXPRESSION: &str = "expression";
+/// The expressions of one event took more work, or made more values, than `limits.expression_work_max` and
+/// `limits.expression_bytes_max` allow.
+pub const EXPRESSION_LIMIT: &str = "expression-limit";
+/// A template makes a step's input of more than `limits.payload_bytes_max`.
+pub const INPUT_TOO_LARGE: &str = "input-too-large";
+/// The workflow's `output` has more than `limits.payload_bytes_max`.
+pub const OUTPUT_TOO_LARGE: &str = "output-too-large";
+/// A value nests deeper than [`super::json::DEPTH_MAX`].
+pub const TOO_DEEP: &str = "too-deep";
 /// The plugin version is gone or cannot be loaded.
 pub const PLUGIN_UNAVAILABLE: &str = "plugin-unavailable";
 /// Something the guest has no part in.

@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Failure, Name, StepId, TraceParent};
+use super::{Failure, Json, Name, StepId, TraceParent};
 use crate::clock::Timestamp;
 
 /// Where an instance stands.
@@ -110,8 +109,8 @@ pub struct NewInstance {
     pub project_id: Option<String>,
     /// Who started it: a user, or `plugin:<name>`.
     pub started_by: String,
-    /// Any JSON of at most 1 MiB.
-    pub input: Value,
+    /// At most `limits.payload_bytes_max`.
+    pub input: Json,
     /// A second instance of the workflow with this key is not created. At most 256 bytes.
     pub idempotency_key: Option<String>,
     /// How many instances created one another above this one.
@@ -155,11 +154,11 @@ pub struct Instance {
     /// Grows with every commit; guards each.
     pub version: u64,
     /// What it was started with.
-    pub input: Value,
+    pub input: Json,
     /// What came out.
-    pub output: Option<Value>,
+    pub output: Option<Json>,
     /// A JSON object that steps may replace.
-    pub metadata: Value,
+    pub metadata: Json,
     /// Why it was rejected, failed or cancelled.
     pub failure: Option<Failure>,
     /// How many instances created one another above this one.
@@ -208,7 +207,7 @@ impl From<NewInstance> for Instance {
             version: 1,
             input: new.input,
             output: None,
-            metadata: json!({}),
+            metadata: Json::empty_object(),
             failure: None,
             depth: new.depth,
             traceparent: new.traceparent,
@@ -272,7 +271,7 @@ pub struct Attempt {
     /// `name@version` of the plugin that ran; none for approvals and skipped steps.
     pub plugin: Option<String>,
     /// What came out.
-    pub output: Option<Value>,
+    pub output: Option<Json>,
     /// Why it failed.
     pub failure: Option<Failure>,
     /// When it began.
@@ -300,7 +299,7 @@ pub enum StepState {
     /// Its approvers were asked.
     AwaitingApproval,
     /// Done.
-    Completed(Value),
+    Completed(Json),
     /// Not needed.
     Skipped,
     /// Failed, or rejected.
@@ -320,7 +319,7 @@ impl Steps {
     /// Adds one attempt. A settled state is not replaced, and of two failures the later counts.
     pub fn add(&mut self, attempt: &Attempt) {
         let state = match attempt.outcome {
-            AttemptOutcome::Completed => StepState::Completed(attempt.output.clone().unwrap_or(Value::Null)),
+            AttemptOutcome::Completed => StepState::Completed(attempt.output.clone().unwrap_or_default()),
             AttemptOutcome::Skipped => StepState::Skipped,
             AttemptOutcome::Failed | AttemptOutcome::Rejected => StepState::Failed,
             AttemptOutcome::Retrying => StepState::Retrying {
@@ -350,11 +349,11 @@ impl Steps {
         matches!(self.get(id), Some(StepState::Completed(_) | StepState::Skipped))
     }
 
-    /// `steps.<id>.output` of a settled step; null for a skipped one.
-    pub fn output(&self, id: &str) -> Option<&Value> {
+    /// `steps.<id>.output` of a settled step, as JSON; null for a skipped one.
+    pub fn output(&self, id: &str) -> Option<&str> {
         match self.get(id)? {
-            StepState::Completed(output) => Some(output),
-            StepState::Skipped => Some(&Value::Null),
+            StepState::Completed(output) => Some(output.as_str()),
+            StepState::Skipped => Some("null"),
             _ => None,
         }
     }
@@ -366,10 +365,5 @@ impl Steps {
             StepState::Skipped => Some("skipped"),
             _ => None,
         }
-    }
-
-    /// `steps.<id>` of a settled step.
-    pub fn as_json(&self, id: &str) -> Option<Value> {
-        Some(json!({ "status": self.status(id)?, "output": self.output(id)? }))
     }
 }

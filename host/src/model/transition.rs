@@ -7,16 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::approval::{Approval, ApprovalStatus, Decision, NewApproval};
 use super::definition::{APPROVERS_MAX, ApprovalStep, Definition, OnExpiry, PluginStep, Step, StepAction};
-use super::expression::{ExpressionError, Scope, Template};
+use super::expression::{Budget, EvaluationLimits, ExpressionError, Scope, Template};
 use super::failure::{self, Blame, Failure};
 use super::instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, StepState, Steps};
-use super::{Name, StepId};
+use super::{Json, Name, StepId};
 use crate::clock::Timestamp;
+
+/// Characters of an approval's title; the rest is cut off.
+const TITLE_CHARS_MAX: usize = 1_024;
 
 /// An instance with all that is needed to decide what happens next.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct Progress {
     pub steps: Steps,
     /// Its approvals, whatever their status.
     pub approvals: Vec<Approval>,
+    /// Evaluating the expressions of one event spends from this.
+    budget: Budget,
 }
 
 /// Something that happened.
@@ -64,7 +69,7 @@ pub struct StepReport {
     /// `name@version`.
     pub plugin: Option<String>,
     /// Output, or why there is none.
-    pub result: Result<Value, Failure>,
+    pub result: Result<Json, Failure>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
@@ -138,7 +143,13 @@ impl Progress {
                 steps.set(approval.step.clone(), StepState::AwaitingApproval);
             }
         }
-        Self { instance, definition, steps, approvals }
+        Self { instance, definition, steps, approvals, budget: Budget::new(EvaluationLimits::default()) }
+    }
+
+    /// With other bounds for what its expressions may cost.
+    #[must_use]
+    pub fn with_limits(self, limits: EvaluationLimits) -> Self {
+        Self { budget: Budget::new(limits), ..self }
     }
 
     /// Lets `event` happen at `now`. A final instance does not change any more.
@@ -152,6 +163,7 @@ impl Progress {
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Result<Change, DecisionError> {
         let mut change = Change::default();
+        self.budget = Budget::new(self.budget.limits());
         match event {
             Event::Decided { approval_id, decision, comment } => {
                 self.decide(approval_id, decision, comment, now, &mut change)?;
@@ -189,11 +201,11 @@ impl Progress {
     /// The input for a plugin step.
     ///
     /// # Errors
-    /// The mapping does not fit the data.
-    pub fn input_for(&self, action: &PluginStep) -> Result<Value, Failure> {
+    /// The mapping does not fit the data, or costs more than what the last event has left of the budget.
+    pub fn input_for(&self, action: &PluginStep) -> Result<Json, Failure> {
         match &action.input {
             None => Ok(self.instance.input.clone()),
-            Some(template) => self.evaluate(template),
+            Some(template) => self.evaluate(template, failure::INPUT_TOO_LARGE),
         }
     }
 
@@ -206,21 +218,25 @@ impl Progress {
         step.needs.iter().all(|need| self.steps.is_settled(need.as_str()))
     }
 
-    fn with_scope<T>(&self, evaluate: impl FnOnce(Scope<'_>) -> Result<T, ExpressionError>) -> Result<T, Failure> {
-        let instance = json!({
+    fn with_scope<T>(
+        &self,
+        too_large: &'static str,
+        evaluate: impl FnOnce(Scope<'_>) -> Result<T, ExpressionError>,
+    ) -> Result<T, Failure> {
+        let instance = Json::from(json!({
             "id": self.instance.id,
             "workflow": self.instance.workflow,
             "version": self.instance.workflow_version,
             "entity_type": self.instance.entity_type,
             "entity_id": self.instance.entity_id,
             "started_by": self.instance.started_by,
-        });
-        evaluate(Scope { input: &self.instance.input, steps: &self.steps, instance: &instance })
-            .map_err(|error| Failure::fatal(failure::EXPRESSION, Blame::Definition, error.to_string()))
+        }));
+        evaluate(Scope { input: &self.instance.input, steps: &self.steps, instance: &instance, budget: &self.budget })
+            .map_err(|error| Failure::fatal(error.code(too_large), Blame::Definition, error.to_string()))
     }
 
-    fn evaluate(&self, template: &Template) -> Result<Value, Failure> {
-        self.with_scope(|scope| template.evaluate(scope))
+    fn evaluate(&self, template: &Template, too_large: &'static str) -> Result<Json, Failure> {
+        self.with_scope(too_large, |scope| template.evaluate(scope))
     }
 
     /// Follows what is settled as far as it leads: skips, asks, ends, or names what to wait for.
@@ -236,7 +252,7 @@ impl Progress {
             }
             let wanted = match &step.when {
                 None => Ok(true),
-                Some(condition) => self.with_scope(|scope| condition.holds(scope)),
+                Some(condition) => self.with_scope(failure::EXPRESSION, |scope| condition.holds(scope)),
             };
             let asked = match (wanted, &step.action) {
                 (Err(failure), _) => Err(failure),
@@ -344,27 +360,26 @@ impl Progress {
         change: &mut Change,
     ) -> Result<(), Failure> {
         let wrong = |message: String| Failure::fatal(failure::EXPRESSION, Blame::Definition, message);
-        let title = match self.evaluate(&action.title)? {
-            Value::String(title) => title.chars().take(1_024).collect(),
-            other => other.to_string(),
-        };
+        let title = self.evaluate(&action.title, failure::EXPRESSION)?;
+        let title: String =
+            title.to_text().unwrap_or_else(|| title.to_string()).chars().take(TITLE_CHARS_MAX).collect();
         let mut approvers: Vec<String> = Vec::new();
         for template in &action.approvers {
-            let named = match self.evaluate(template)? {
-                Value::Array(users) => users,
-                user => vec![user],
-            };
-            for user in named {
-                match user {
-                    Value::String(user) if (1..=128).contains(&user.len()) => {
+            let named = self.evaluate(template, failure::EXPRESSION)?;
+            for user in named.items().unwrap_or_else(|| vec![named]) {
+                match user.to_text() {
+                    Some(user) if (1..=128).contains(&user.len()) => {
                         if !approvers.contains(&user) {
                             approvers.push(user);
                         }
                     }
-                    other => {
-                        let shown: String = other.to_string().chars().take(80).collect();
+                    _ => {
+                        let shown: String = user.as_str().chars().take(80).collect();
                         return Err(wrong(format!("an approver must be a user of 1 to 128 bytes, but is {shown}")));
                     }
+                }
+                if approvers.len() > APPROVERS_MAX {
+                    return Err(wrong(format!("more than {APPROVERS_MAX} approvers were named")));
                 }
             }
         }
@@ -434,7 +449,7 @@ impl Progress {
         if approved.len() >= quorum as usize {
             let output =
                 json!({ "decision": "approved", "decided_by": approved, "comment": comment, "expired": false });
-            self.settle_approval(&step, output, now, change);
+            self.settle_approval(&step, output.into(), now, change);
         }
         Ok(())
     }
@@ -450,7 +465,8 @@ impl Progress {
             };
             match on_expiry {
                 OnExpiry::Approve => {
-                    let output = json!({ "decision": "approved", "decided_by": [], "comment": null, "expired": true });
+                    let output =
+                        json!({ "decision": "approved", "decided_by": [], "comment": null, "expired": true }).into();
                     self.settle_approval(&step, output, now, change);
                 }
                 OnExpiry::Reject => {
@@ -465,7 +481,7 @@ impl Progress {
         }
     }
 
-    fn settle_approval(&mut self, step: &StepId, output: Value, now: Timestamp, change: &mut Change) {
+    fn settle_approval(&mut self, step: &StepId, output: Json, now: Timestamp, change: &mut Change) {
         self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| other.step == *step);
         let attempt = self.approval_attempt(step, AttemptOutcome::Completed, now);
         self.record(Attempt { output: Some(output), ..attempt }, change);
@@ -521,7 +537,7 @@ impl Progress {
     fn complete(&mut self, now: Timestamp, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
         let output = match &definition.output {
-            Some(template) => match self.evaluate(template) {
+            Some(template) => match self.evaluate(template, failure::OUTPUT_TOO_LARGE) {
                 Ok(output) => Some(output),
                 Err(failure) => return self.end(InstanceStatus::Failed, Some(failure), now, change),
             },

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use serde_json::Value;
 use uuid::Uuid;
 use wasmtime::component::ResourceTable;
 
@@ -18,7 +17,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Limits;
 use crate::model::failure::{self, Failure};
 use crate::model::plugin::{Interface, PluginVersion};
-use crate::model::{Effects, Name, StepId, TraceParent};
+use crate::model::{Effects, Json, Name, StepId, TraceParent};
 use crate::monitor::Monitor;
 use crate::store::Store;
 use crate::trace::{Span, SpanKind, Tracer};
@@ -65,8 +64,8 @@ pub struct StepCall {
     pub depth: u32,
     /// 1 for the first.
     pub number: u32,
-    /// The step's input, as JSON.
-    pub input: String,
+    /// The step's input.
+    pub input: Json,
     /// From the definition; the host's own deadline may be sooner.
     pub timeout: Option<Duration>,
     /// Where to keep what the guest logs and measures, for a person who looks at this one attempt.
@@ -113,7 +112,7 @@ pub struct CapturedMetric {
 #[derive(Clone, Debug)]
 pub struct StepEnd {
     /// The output, or why there is none.
-    pub result: Result<Value, Failure>,
+    pub result: Result<Json, Failure>,
     /// The guest said so itself, and nothing stopped it.
     pub said_by_guest: bool,
     /// What to commit with it. Empty unless the step completed.

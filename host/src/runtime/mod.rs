@@ -24,7 +24,6 @@ pub use artifact::{ArtifactError, SealKey, compile, seal};
 pub use attempt::{Capture, Captured, CapturedLog, CapturedMetric, Services, StepCall, StepEnd, Usage};
 pub use bindings::exports::stepwell::plugin::step::PluginManifest;
 use futures_util::FutureExt as _;
-use serde_json::Value;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Engine, Store, UpdateDeadline};
 
@@ -34,8 +33,9 @@ use self::bindings::stepwell::plugin::types::StepContext;
 use self::bindings::{StepPlugin, StepPluginPre};
 use self::fault::Evidence;
 use crate::config::RuntimeConfig;
-use crate::model::Effects;
 use crate::model::failure::{self, Blame, Failure};
+use crate::model::json::JsonError;
+use crate::model::{Effects, Json};
 
 /// The interfaces a component may import, as `package:name/interface@version`.
 pub const OFFERED: [&str; 8] = [
@@ -177,7 +177,7 @@ impl Runtime {
             let answer = match answer {
                 Err(error) => Err(shared.failure(&error, store.data())),
                 Ok(Err(error)) => Err(guest_failure(error)),
-                Ok(Ok(output)) => parse_output(output, shared.services.limits.payload_bytes_max),
+                Ok(Ok(output)) => parse_output(&output, shared.services.limits.payload_bytes_max),
             };
             let usage = store.data().usage(shared.tick);
             let dropped = store.data().log.dropped();
@@ -271,7 +271,7 @@ fn guest_call(call: &StepCall, now: crate::clock::Timestamp, deadline: Duration)
             now: micros(now),
             deadline: micros(now.after(deadline)),
         },
-        input: call.input.clone(),
+        input: call.input.to_string(),
     }
 }
 
@@ -289,10 +289,15 @@ fn guest_failure(error: StepError) -> Failure {
     }
 }
 
-fn parse_output(output: String, bytes_max: usize) -> Result<Value, Failure> {
+fn parse_output(output: &str, bytes_max: usize) -> Result<Json, Failure> {
     let wrong = |message: String| Failure::fatal(failure::INVALID_OUTPUT, Blame::Guest, message);
     if output.len() > bytes_max {
         return Err(wrong(format!("the output has {} bytes, and may have {bytes_max}", output.len())));
     }
-    serde_json::from_str(&output).map_err(|error| wrong(format!("the output is not JSON: {error}")))
+    Json::parse(output).map_err(|error| match error {
+        JsonError::Syntax(problem) => wrong(format!("the output is not JSON: {problem}")),
+        JsonError::Depth => {
+            Failure::fatal(failure::TOO_DEEP, Blame::Guest, format!("the output cannot be kept: {error}"))
+        }
+    })
 }

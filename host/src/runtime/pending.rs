@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::config::Limits;
-use crate::model::NewInstance;
 use crate::model::effects::{Effects, Entry, EntryKey, Guard, Space, StorageWrite, WriteAction};
+use crate::model::{Json, NewInstance};
 
 /// Writes of one attempt.
 #[derive(Debug, Default)]
@@ -17,7 +16,7 @@ pub(super) struct PendingEffects {
     instances: Vec<NewInstance>,
     /// Those of them that have an idempotency key, by workflow and key.
     keys: HashMap<(Uuid, String), Uuid>,
-    metadata: BTreeMap<Uuid, Value>,
+    metadata: BTreeMap<Uuid, Json>,
     storage_bytes: usize,
     batch_bytes: usize,
 }
@@ -136,7 +135,7 @@ impl PendingEffects {
         self.instances.push(instance);
     }
 
-    pub(super) fn set_metadata(&mut self, instance_id: Uuid, metadata: Value) {
+    pub(super) fn set_metadata(&mut self, instance_id: Uuid, metadata: Json) {
         self.metadata.insert(instance_id, metadata);
     }
 

@@ -14,7 +14,9 @@ use super::storage_writes::looked_at;
 use super::{CommitError, StoreError, signed, to_json};
 use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
-use crate::model::{ApprovalStatus, Attempt, Effects, EntryKey, Instance, Name, NewApproval, TraceParent, WriteAction};
+use crate::model::{
+    ApprovalStatus, Attempt, Effects, EntryKey, Instance, Json, Name, NewApproval, TraceParent, WriteAction,
+};
 
 /// Those of the given instances that have the given version.
 pub(super) const CURRENT: &str = "SELECT seen.id FROM {rows} CROSS JOIN workflow_instances AS seen \
@@ -62,35 +64,30 @@ pub(super) struct PreparedCommit {
     pub(super) commit: StepCommit,
     /// The host that commits looks after the instance from now on.
     owner: Uuid,
-    output: Option<String>,
     failure: Option<String>,
     attempts: Vec<AttemptRow>,
     pub(super) instances: Vec<NewRow>,
     /// The last one for each instance.
-    metadata: BTreeMap<Uuid, String>,
+    metadata: BTreeMap<Uuid, Json>,
 }
 
 struct AttemptRow {
     attempt: Attempt,
-    output: Option<String>,
     failure: Option<String>,
 }
 
 impl PreparedCommit {
     pub(super) fn new(mut commit: StepCommit, owner: Uuid) -> Result<Self, StoreError> {
-        let output = commit.instance.output.as_ref().map(to_json).transpose()?;
         let failure = commit.instance.failure.as_ref().map(to_json).transpose()?;
         let attempts = std::mem::take(&mut commit.change.attempts).into_iter().map(|attempt| {
-            let output = attempt.output.as_ref().map(to_json).transpose()?;
             let failure = attempt.failure.as_ref().map(to_json).transpose()?;
-            Ok(AttemptRow { attempt, output, failure })
+            Ok(AttemptRow { attempt, failure })
         });
         let attempts = attempts.collect::<Result<_, StoreError>>()?;
         let instances = std::mem::take(&mut commit.effects.instances);
         let instances = instances.into_iter().map(|new| NewRow::new(new, owner)).collect::<Result<_, _>>()?;
-        let metadata = commit.effects.metadata.iter().map(|(id, value)| Ok((*id, to_json(value)?)));
-        let metadata = metadata.collect::<Result<_, StoreError>>()?;
-        Ok(Self { commit, owner, output, failure, attempts, instances, metadata })
+        let metadata = std::mem::take(&mut commit.effects.metadata).into_iter().collect();
+        Ok(Self { commit, owner, failure, attempts, instances, metadata })
     }
 
     /// The entries for whose writes it matters what is there.
@@ -112,15 +109,16 @@ impl PreparedCommit {
     /// Bytes of the texts and values that have no small bound.
     pub(super) fn bytes(&self) -> usize {
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        let StepCommit { change, effects, .. } = &self.commit;
-        let attempts = self.attempts.iter().map(|row| length(&row.output) + length(&row.failure));
+        let json = |json: &Option<Json>| json.as_ref().map_or(0, Json::len);
+        let StepCommit { instance, change, effects, .. } = &self.commit;
+        let attempts = self.attempts.iter().map(|row| json(&row.attempt.output) + length(&row.failure));
         let values = effects.storage.iter().map(|write| match &write.action {
             WriteAction::Put { value, .. } => value.len(),
             WriteAction::Delete | WriteAction::Increment(_) => 0,
         });
         let comments = change.decided.iter().map(|approval| length(&approval.comment));
-        let texts = self.instances.iter().map(NewRow::bytes).chain(self.metadata.values().map(String::len));
-        length(&self.output)
+        let texts = self.instances.iter().map(NewRow::bytes).chain(self.metadata.values().map(Json::len));
+        json(&instance.output)
             + length(&self.failure)
             + attempts.chain(values).chain(comments).chain(texts).sum::<usize>()
     }
@@ -163,7 +161,7 @@ pub(super) async fn update_instances(
         Column::Integer(|prepared| signed(prepared.commit.instance.version)),
         Column::Text(|prepared| prepared.commit.instance.status.as_str()),
         Column::MaybeText(|prepared| prepared.commit.instance.current_step.as_ref().map(|step| step.as_str())),
-        Column::MaybeText(|prepared| prepared.output.as_deref()),
+        Column::MaybeText(|prepared| prepared.commit.instance.output.as_ref().map(Json::as_str)),
         Column::MaybeText(|prepared| prepared.failure.as_deref()),
         Column::Integer(|prepared| prepared.commit.instance.updated_at.as_micros()),
         Column::MaybeInteger(|prepared| prepared.commit.instance.completed_at.map(Timestamp::as_micros)),
@@ -194,7 +192,7 @@ pub(super) async fn insert_attempts(
         Column::Integer(|row| i64::from(row.attempt.number)),
         Column::Text(|row| row.attempt.outcome.as_str()),
         Column::MaybeText(|row| row.attempt.plugin.as_deref()),
-        Column::MaybeText(|row| row.output.as_deref()),
+        Column::MaybeText(|row| row.attempt.output.as_ref().map(Json::as_str)),
         Column::MaybeText(|row| row.failure.as_deref()),
         Column::Integer(|row| row.attempt.started_at.as_micros()),
         Column::Integer(|row| row.attempt.finished_at.as_micros()),
@@ -270,7 +268,7 @@ pub(super) async fn update_metadata(
     for prepared in commits {
         let team = &prepared.commit.instance.team;
         for (id, metadata) in &prepared.metadata {
-            last.insert((*id, team), (team, *id, prepared.commit.now, metadata));
+            last.insert((*id, team), (team, *id, prepared.commit.now, metadata.as_str()));
         }
     }
     rows::execute(connection, UPDATE_METADATA, &columns, &last.into_values().collect::<Vec<_>>()).await.map(|_| ())

@@ -28,8 +28,6 @@ pub(super) struct NewRow {
     owner: Uuid,
     traceparent: Option<String>,
     pins: String,
-    input: String,
-    metadata: String,
 }
 
 impl NewRow {
@@ -38,9 +36,7 @@ impl NewRow {
         let instance = Instance::from(new);
         let traceparent = instance.traceparent.map(|parent| parent.to_string());
         let pins = to_json(&instance.pins)?;
-        let input = to_json(&instance.input)?;
-        let metadata = to_json(&instance.metadata)?;
-        Ok(Self { instance, idempotency_key, owner, traceparent, pins, input, metadata })
+        Ok(Self { instance, idempotency_key, owner, traceparent, pins })
     }
 
     /// Its workflow and its idempotency key, if it has one.
@@ -50,7 +46,7 @@ impl NewRow {
 
     /// Bytes of the texts that have no small bound.
     pub(super) fn bytes(&self) -> usize {
-        self.pins.len() + self.input.len() + self.metadata.len()
+        self.pins.len() + self.instance.input.len() + self.instance.metadata.len()
     }
 }
 
@@ -78,8 +74,8 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
         Column::Text(|new| new.instance.status.as_str()),
         Column::MaybeText(|new| new.instance.current_step.as_ref().map(|step| step.as_str())),
         Column::Integer(|new| signed(new.instance.version)),
-        Column::Text(|new| &new.input),
-        Column::Text(|new| &new.metadata),
+        Column::Text(|new| new.instance.input.as_str()),
+        Column::Text(|new| new.instance.metadata.as_str()),
         Column::Integer(|new| i64::from(new.instance.depth)),
         Column::MaybeText(|new| new.idempotency_key.as_deref()),
         Column::Integer(|new| new.instance.created_at.as_micros()),

@@ -85,7 +85,7 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
             entity_id: (index % 3 > 0).then(|| format!("{}", index / 4)),
             project_id: (index % 2 > 0).then(|| format!("project-{}", index % 300)),
             started_by: format!("user-{}", index % 97),
-            input: json!({ "amount": index }),
+            input: json!({ "amount": index }).into(),
             idempotency_key: None,
             depth: 0,
             traceparent: None,

@@ -31,7 +31,7 @@ async fn instance(store: &Store) -> Uuid {
         entity_id: None,
         project_id: None,
         started_by: "ann".to_owned(),
-        input: json!({}),
+        input: json!({}).into(),
         idempotency_key: None,
         depth: 0,
         traceparent: None,

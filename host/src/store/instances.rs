@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::backend::{Connection, on};
@@ -13,7 +12,7 @@ use super::sql::{Bind, Sql};
 use super::{Page, Store, StoreError, creation, error, from_json, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
-use crate::model::{Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Name, StepId};
+use crate::model::{Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Json, Name, StepId};
 
 /// Which instances of a team to list; none of the fields: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -109,8 +108,7 @@ impl InstanceRow {
     fn bytes(&self) -> usize {
         let json = [&self.pins, &self.input, &self.metadata].map(String::len).iter().sum::<usize>();
         let ends = [&self.output, &self.failure].map(|text| text.as_ref().map_or(0, String::len)).iter().sum::<usize>();
-        // A parsed JSON value takes two to three times the memory of its text.
-        (json + ends).saturating_mul(3).saturating_add(512)
+        (json + ends).saturating_add(1_024)
     }
 
     fn into_fresh(self) -> Result<Fresh<Arc<Instance>>, StoreError> {
@@ -134,9 +132,9 @@ impl InstanceRow {
             status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
             current_step: self.current_step.map(|step| parse::<StepId>("an instance's step", &step)).transpose()?,
             version: unsigned("an instance's version", self.version)?,
-            input: from_json("an instance's input", &self.input)?,
-            output: self.output.map(|text| from_json::<Value>("an instance's output", &text)).transpose()?,
-            metadata: from_json("an instance's metadata", &self.metadata)?,
+            input: Json::stored(self.input),
+            output: self.output.map(Json::stored),
+            metadata: Json::stored(self.metadata),
             failure: self.failure.map(|text| from_json::<Failure>("an instance's failure", &text)).transpose()?,
             depth: unsigned("an instance's depth", self.depth)?,
             traceparent: self.traceparent.map(|text| parse("an instance's traceparent", &text)).transpose()?,
@@ -172,7 +170,7 @@ impl AttemptRow {
             number: unsigned("an attempt's number", self.number)?,
             outcome: outcome.ok_or_else(|| error::corrupt("an attempt's outcome", &self.outcome))?,
             plugin: self.plugin,
-            output: self.output.map(|text| from_json::<Value>("an attempt's output", &text)).transpose()?,
+            output: self.output.map(Json::stored),
             failure: self.failure.map(|text| from_json::<Failure>("an attempt's failure", &text)).transpose()?,
             started_at: Timestamp::from_micros(self.started_at),
             finished_at: Timestamp::from_micros(self.finished_at),

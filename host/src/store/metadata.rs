@@ -7,16 +7,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::backend::Connection;
 use super::commit::UPDATE_METADATA;
 use super::rows::{self, Column};
 use super::stale::Stale;
-use super::{Store, StoreError, statuses, to_json};
+use super::{Store, StoreError, statuses};
 use crate::clock::Timestamp;
-use crate::model::Name;
+use crate::model::{Json, Name};
 
 /// What a statement does about a row that another transaction has locked. SQLite has one writer and knows no such rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,11 +40,11 @@ impl Store {
     pub async fn replace_metadata(
         &self,
         team: &Name,
-        metadata: impl IntoIterator<Item = (Uuid, &Value)>,
+        metadata: impl IntoIterator<Item = (Uuid, &Json)>,
     ) -> Result<HashSet<Uuid>, StoreError> {
         let mut rows = BTreeMap::new();
         for (id, value) in metadata {
-            rows.insert(id, to_json(value)?);
+            rows.insert(id, value.clone());
         }
         if rows.is_empty() {
             return Ok(HashSet::new());
@@ -54,7 +53,7 @@ impl Store {
         self.detached(async move { store.write_metadata(&team, &rows).await }).await
     }
 
-    async fn write_metadata(&self, team: &Name, rows: &[(Uuid, String)]) -> Result<HashSet<Uuid>, StoreError> {
+    async fn write_metadata(&self, team: &Name, rows: &[(Uuid, Json)]) -> Result<HashSet<Uuid>, StoreError> {
         let mut written = HashSet::from_iter(self.update_metadata(team, rows, Locked::LeaveOut).await?);
         let mut left: BTreeMap<_, _> = rows.iter().map(|row| (row.0, row)).collect();
         left.retain(|id, _| !written.contains(id));
@@ -74,7 +73,7 @@ impl Store {
     async fn update_metadata(
         &self,
         team: &Name,
-        rows: &[(Uuid, String)],
+        rows: &[(Uuid, Json)],
         locked: Locked,
     ) -> Result<Vec<Uuid>, StoreError> {
         let mut writing = self.core().backend.begin().await?;
@@ -88,7 +87,7 @@ impl Store {
 async fn update(
     connection: &mut Connection,
     team: &Name,
-    rows: &[(Uuid, String)],
+    rows: &[(Uuid, Json)],
     now: Timestamp,
     locked: Locked,
 ) -> Result<Vec<Uuid>, StoreError> {

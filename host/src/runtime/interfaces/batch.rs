@@ -4,7 +4,6 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::super::attempt::{AttemptState, StepCall, unavailable};
@@ -15,7 +14,7 @@ use crate::model::instance::{
     ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, METADATA_BYTES_MAX, check_text,
 };
 use crate::model::plugin::Interface;
-use crate::model::{Name, NewInstance};
+use crate::model::{Json, Name, NewInstance};
 use crate::store::{Plan, PlanError, StoreError};
 
 type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
@@ -34,7 +33,7 @@ enum Planned {
 struct Checked {
     item: Wanted,
     workflow: Name,
-    input: Value,
+    input: Json,
     plan: Planned,
 }
 
@@ -114,8 +113,7 @@ impl AttemptState {
         if item.input.len() > max {
             return Err(HostError::Limit(format!("an input may have {max} bytes, and has {}", item.input.len())));
         }
-        let input: Value =
-            serde_json::from_str(&item.input).map_err(|error| HostError::Invalid(format!("input: {error}")))?;
+        let input = Json::parse(&item.input).map_err(|error| HostError::Invalid(format!("input: {error}")))?;
         let plan = match plans.get(&workflow) {
             Some(plan) => plan.clone(),
             None => {
@@ -236,12 +234,11 @@ impl AttemptState {
     }
 }
 
-fn read_update(item: &InstanceUpdate) -> Result<(Uuid, Value), HostError> {
+fn read_update(item: &InstanceUpdate) -> Result<(Uuid, Json), HostError> {
     if item.metadata.len() > METADATA_BYTES_MAX {
         return Err(HostError::Limit(format!("metadata may have {METADATA_BYTES_MAX} bytes")));
     }
-    let metadata: Value =
-        serde_json::from_str(&item.metadata).map_err(|error| HostError::Invalid(format!("metadata: {error}")))?;
+    let metadata = Json::parse(&item.metadata).map_err(|error| HostError::Invalid(format!("metadata: {error}")))?;
     if !metadata.is_object() {
         return Err(HostError::Invalid("metadata must be a JSON object".to_owned()));
     }

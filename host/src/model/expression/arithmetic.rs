@@ -1,0 +1,127 @@
+//! `+ - * / %`. Whole numbers stay whole; a whole number meets a double as a double. Overflow is an error.
+
+use std::sync::Arc;
+
+use cel::common::ast::operators;
+
+use super::budget::{Budget, Stop};
+use super::value::Value;
+
+/// Bytes that an element of a list is counted with.
+const ELEMENT_BYTES: usize = 40;
+
+pub(super) fn negate<'a>(value: &Value<'a>) -> Result<Value<'a>, Stop> {
+    match value {
+        Value::Int(value) => value.checked_neg().map(Value::Int).ok_or_else(|| overflow("-")),
+        Value::Double(value) => Ok(Value::Double(-value)),
+        other => Err(Stop::Problem(format!("there is no `-` of a {}", other.type_name()))),
+    }
+}
+
+pub(super) fn binary<'a>(operator: &str, one: &Value<'a>, two: &Value<'a>, budget: &Budget) -> Result<Value<'a>, Stop> {
+    match (one, two) {
+        (Value::Int(one), Value::Int(two)) => int(operator, *one, *two),
+        (Value::UInt(one), Value::UInt(two)) => uint(operator, *one, *two),
+        // Beyond what an int holds, JSON has a uint. A negative one never meets it there and fits again.
+        (Value::Int(_), Value::UInt(_)) | (Value::UInt(_), Value::Int(_)) => mixed(operator, one, two),
+        (Value::Double(one), Value::Double(two)) => double(operator, *one, *two),
+        (Value::Double(one), two @ (Value::Int(_) | Value::UInt(_))) => double(operator, *one, to_double(two)),
+        (one @ (Value::Int(_) | Value::UInt(_)), Value::Double(two)) => double(operator, to_double(one), *two),
+        (Value::Text(one), Value::Text(two)) if operator == operators::ADD => {
+            budget.scratch(one.as_str().len() + two.as_str().len())?;
+            Ok(Value::text([one.as_str(), two.as_str()].concat()))
+        }
+        (Value::Bytes(one), Value::Bytes(two)) if operator == operators::ADD => {
+            budget.scratch(one.len() + two.len())?;
+            Ok(Value::Bytes([&**one, &**two].concat().into()))
+        }
+        (Value::List(one), Value::List(two)) if operator == operators::ADD => {
+            budget.scratch((one.len() + two.len()) * ELEMENT_BYTES)?;
+            Ok(Value::List(Arc::new(one.iter().chain(two.iter()).cloned().collect())))
+        }
+        _ => {
+            let sign = sign(operator);
+            let (one, two) = (one.type_name(), two.type_name());
+            Err(Stop::Problem(format!("there is no `{sign}` of a {one} and a {two}")))
+        }
+    }
+}
+
+fn int<'a>(operator: &str, one: i64, two: i64) -> Result<Value<'a>, Stop> {
+    let result = match operator {
+        operators::ADD => one.checked_add(two),
+        operators::SUBSTRACT => one.checked_sub(two),
+        operators::MULTIPLY => one.checked_mul(two),
+        _ if two == 0 => return Err(by_zero(operator)),
+        operators::DIVIDE => one.checked_div(two),
+        _ => one.checked_rem(two),
+    };
+    result.map(Value::Int).ok_or_else(|| overflow(sign(operator)))
+}
+
+fn uint<'a>(operator: &str, one: u64, two: u64) -> Result<Value<'a>, Stop> {
+    let result = match operator {
+        operators::ADD => one.checked_add(two),
+        operators::SUBSTRACT => one.checked_sub(two),
+        operators::MULTIPLY => one.checked_mul(two),
+        _ if two == 0 => return Err(by_zero(operator)),
+        operators::DIVIDE => one.checked_div(two),
+        _ => one.checked_rem(two),
+    };
+    result.map(Value::UInt).ok_or_else(|| overflow(sign(operator)))
+}
+
+/// An int and a uint, in either order: an int if that holds it, else a uint.
+fn mixed<'a>(operator: &str, one: &Value<'a>, two: &Value<'a>) -> Result<Value<'a>, Stop> {
+    let (one, two) = (to_wide(one), to_wide(two));
+    let result = match operator {
+        operators::ADD => one.checked_add(two),
+        operators::SUBSTRACT => one.checked_sub(two),
+        operators::MULTIPLY => one.checked_mul(two),
+        _ if two == 0 => return Err(by_zero(operator)),
+        operators::DIVIDE => one.checked_div(two),
+        _ => one.checked_rem(two),
+    };
+    let fits = |wide: i128| i64::try_from(wide).map(Value::Int).or_else(|_| u64::try_from(wide).map(Value::UInt)).ok();
+    result.and_then(fits).ok_or_else(|| overflow(sign(operator)))
+}
+
+fn double<'a>(operator: &str, one: f64, two: f64) -> Result<Value<'a>, Stop> {
+    Ok(Value::Double(match operator {
+        operators::ADD => one + two,
+        operators::SUBSTRACT => one - two,
+        operators::MULTIPLY => one * two,
+        operators::DIVIDE => one / two,
+        _ => return Err(Stop::Problem("there is no `%` of a double".to_owned())),
+    }))
+}
+
+fn to_wide(value: &Value<'_>) -> i128 {
+    match value {
+        Value::Int(value) => i128::from(*value),
+        Value::UInt(value) => i128::from(*value),
+        _ => 0,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "that is what mixing with a double means")]
+pub(super) fn to_double(value: &Value<'_>) -> f64 {
+    match value {
+        Value::Int(value) => *value as f64,
+        Value::UInt(value) => *value as f64,
+        Value::Double(value) => *value,
+        _ => f64::NAN,
+    }
+}
+
+fn sign(operator: &str) -> &str {
+    operator.trim_matches('_')
+}
+
+fn by_zero(operator: &str) -> Stop {
+    Stop::Problem(if operator == operators::MODULO { "modulo by zero" } else { "division by zero" }.to_owned())
+}
+
+fn overflow(sign: &str) -> Stop {
+    Stop::Problem(format!("the result of `{sign}` does not fit into 64 bits"))
+}

@@ -1,0 +1,83 @@
+//! What evaluating may cost. Every value that an expression reads, makes or compares is paid for before it is there.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bounds for the expressions and templates that one event evaluates, all together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvaluationLimits {
+    /// Work units: about one for each operation, element, and 32 bytes that are read. Some 20 ns each.
+    pub work_max: u64,
+    /// Bytes of the values between, those that are only passed on not counted.
+    pub scratch_bytes_max: u64,
+    /// Bytes of each result: a step's input, an instance's output.
+    pub result_bytes_max: usize,
+}
+
+impl Default for EvaluationLimits {
+    fn default() -> Self {
+        Self { work_max: 1_000_000, scratch_bytes_max: 32 << 20, result_bytes_max: 1 << 20 }
+    }
+}
+
+/// Why evaluating ends without a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The expression does not fit the data. In CEL, `&&`, `||`, `all` and `exists` may absorb it.
+    Problem(String),
+    /// More work than [`EvaluationLimits::work_max`].
+    Work(u64),
+    /// More values than [`EvaluationLimits::scratch_bytes_max`].
+    Scratch(u64),
+    /// A result of more than [`EvaluationLimits::result_bytes_max`].
+    Result(usize),
+    /// A result that nests too deeply.
+    Depth,
+}
+
+/// What is left for one event.
+#[derive(Debug)]
+pub struct Budget {
+    limits: EvaluationLimits,
+    // Atomic so that whoever holds it may be shared between threads; only one spends it.
+    work: AtomicU64,
+    scratch: AtomicU64,
+}
+
+impl Budget {
+    /// A full budget.
+    pub fn new(limits: EvaluationLimits) -> Self {
+        Self { limits, work: AtomicU64::new(limits.work_max), scratch: AtomicU64::new(limits.scratch_bytes_max) }
+    }
+
+    /// The bounds it began with.
+    pub fn limits(&self) -> EvaluationLimits {
+        self.limits
+    }
+
+    /// Pays for `units` of work.
+    pub(super) fn work(&self, units: usize) -> Result<(), Stop> {
+        spend(&self.work, units).ok_or(Stop::Work(self.limits.work_max))
+    }
+
+    /// Pays for a value of `bytes`, and for the work of making it.
+    pub(super) fn scratch(&self, bytes: usize) -> Result<(), Stop> {
+        self.work(bytes / BYTES_PER_WORK)?;
+        spend(&self.scratch, bytes).ok_or(Stop::Scratch(self.limits.scratch_bytes_max))
+    }
+}
+
+impl Clone for Budget {
+    fn clone(&self) -> Self {
+        let copy = |left: &AtomicU64| AtomicU64::new(left.load(Ordering::Relaxed));
+        Self { limits: self.limits, work: copy(&self.work), scratch: copy(&self.scratch) }
+    }
+}
+
+/// Bytes that are read or written for one unit of work.
+pub(super) const BYTES_PER_WORK: usize = 32;
+
+fn spend(left: &AtomicU64, amount: usize) -> Option<()> {
+    let rest = left.load(Ordering::Relaxed).checked_sub(amount as u64)?;
+    left.store(rest, Ordering::Relaxed);
+    Some(())
+}

@@ -1,0 +1,332 @@
+//! The functions of expressions: CEL's standard ones, and those of its strings extension that most definitions need.
+//!
+//! Each pays for what it reads and makes. A pattern of `matches` is compiled within a bound, and matching takes time in
+//! proportion to the text, so its cost is the text's length.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use cel::common::ast::{Expr, IdedExpr};
+use regex_lite::RegexBuilder;
+
+use super::arithmetic::to_double;
+use super::budget::{BYTES_PER_WORK, Budget, Stop};
+use super::value::Value;
+
+/// Names that a definition may call. `has`, `all`, `exists`, `exists_one`, `map` and `filter` are macros: they are gone
+/// when this is asked.
+pub(super) const NAMES: [&str; 31] = [
+    "size",
+    "contains",
+    "startsWith",
+    "endsWith",
+    "matches",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "bytes",
+    "bool",
+    "dyn",
+    "type",
+    "lowerAscii",
+    "upperAscii",
+    "trim",
+    "replace",
+    "split",
+    "join",
+    "substring",
+    "indexOf",
+    "optional.of",
+    "optional.none",
+    "optional.ofNonZeroValue",
+    "hasValue",
+    "value",
+    "or",
+    "orValue",
+    "min",
+    "max",
+    "abs",
+];
+/// Bytes that a compiled pattern may take.
+const PATTERN_BYTES_MAX: usize = 64 * 1_024;
+/// Bytes that an element of a list is counted with.
+const ELEMENT_BYTES: usize = 40;
+
+/// A function's name, and whether the target of the call is its first argument.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Called<'n> {
+    /// `f(x)` or `x.f()`.
+    Plain(&'n str),
+    /// `optional.f(x)`: the target is a part of the name.
+    Optional(&'n str),
+}
+
+impl Called<'_> {
+    pub(super) fn is_plain(self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
+    /// As it is written.
+    pub(super) fn full_name(self) -> String {
+        match self {
+            Self::Plain(name) => name.to_owned(),
+            Self::Optional(name) => format!("optional.{name}"),
+        }
+    }
+}
+
+/// The function that a call with this target means.
+pub(super) fn qualified<'n>(target: Option<&IdedExpr>, name: &'n str) -> Called<'n> {
+    match target.map(|target| &target.expr) {
+        Some(Expr::Ident(target)) if target == "optional" => Called::Optional(name),
+        _ => Called::Plain(name),
+    }
+}
+
+/// Calls a function. The target comes first among the values, and lists and objects of the data are opened.
+pub(super) fn call<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    match name {
+        Called::Optional(name) => make_optional(name, values),
+        Called::Plain("size" | "contains" | "startsWith" | "endsWith" | "matches" | "indexOf") => {
+            look(name, values, budget)
+        }
+        Called::Plain("lowerAscii" | "upperAscii" | "trim" | "replace" | "split" | "join" | "substring") => {
+            rewrite(name, values, budget)
+        }
+        Called::Plain("hasValue" | "value" | "or" | "orValue") => unwrap(name, values),
+        Called::Plain("min" | "max" | "abs") => number(name, values, budget),
+        _ => convert(name, values, budget),
+    }
+}
+
+fn not_so(name: Called<'_>, values: &[Value<'_>]) -> Stop {
+    let name = name.full_name();
+    if !NAMES.contains(&name.as_str()) {
+        return Stop::Problem(format!("there is no function `{name}`"));
+    }
+    let types: Vec<_> = values.iter().map(Value::type_name).collect();
+    Stop::Problem(format!("`{name}` does not take ({})", types.join(", ")))
+}
+
+fn make_optional<'a>(name: &str, values: &[Value<'a>]) -> Result<Value<'a>, Stop> {
+    let is_zero = |value: &Value<'a>| match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Int(value) => *value == 0,
+        Value::UInt(value) => *value == 0,
+        Value::Double(value) => *value == 0.0,
+        Value::Text(value) => value.as_str().is_empty(),
+        Value::Bytes(value) => value.is_empty(),
+        Value::List(items) => items.is_empty(),
+        Value::Map(fields) => fields.is_empty(),
+        Value::Raw(_) | Value::Type(_) => false,
+        Value::Optional(inner) => inner.is_none(),
+    };
+    match (name, values) {
+        ("none", []) => Ok(Value::Optional(None)),
+        ("of", [value]) => Ok(Value::Optional(Some(Arc::new(value.clone())))),
+        ("ofNonZeroValue", [value]) => Ok(Value::Optional((!is_zero(value)).then(|| Arc::new(value.clone())))),
+        _ => Err(not_so(Called::Optional(name), values)),
+    }
+}
+
+fn unwrap<'a>(name: Called<'_>, values: &[Value<'a>]) -> Result<Value<'a>, Stop> {
+    match (name, values) {
+        (Called::Plain("hasValue"), [Value::Optional(inner)]) => Ok(Value::Bool(inner.is_some())),
+        (Called::Plain("value"), [Value::Optional(Some(inner))]) => Ok(Value::clone(inner)),
+        (Called::Plain("value"), [Value::Optional(None)]) => Err(Stop::Problem("the optional has no value".to_owned())),
+        (Called::Plain("or" | "orValue"), [Value::Optional(None), other]) => Ok(other.clone()),
+        (Called::Plain("or"), [some @ Value::Optional(_), Value::Optional(_)]) => Ok(some.clone()),
+        (Called::Plain("orValue"), [Value::Optional(Some(inner)), _]) => Ok(Value::clone(inner)),
+        _ => Err(not_so(name, values)),
+    }
+}
+
+fn look<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    let read = |text: &str| budget.work(text.len() / BYTES_PER_WORK + 1);
+    match (name, values) {
+        (Called::Plain("size"), [Value::Text(text)]) => {
+            read(text.as_str())?;
+            Ok(whole(text.as_str().chars().count()))
+        }
+        (Called::Plain("size"), [Value::Bytes(bytes)]) => Ok(whole(bytes.len())),
+        (Called::Plain("size"), [Value::List(items)]) => Ok(whole(items.len())),
+        (Called::Plain("size"), [Value::Map(fields)]) => Ok(whole(fields.len())),
+        (Called::Plain(name), [Value::Text(text), Value::Text(other)]) if name != "size" => {
+            let (text, other) = (text.as_str(), other.as_str());
+            read(text)?;
+            Ok(match name {
+                "contains" => Value::Bool(text.contains(other)),
+                "startsWith" => Value::Bool(text.starts_with(other)),
+                "endsWith" => Value::Bool(text.ends_with(other)),
+                "indexOf" => text
+                    .find(other)
+                    .map_or(Value::Int(-1), |at| whole(text.get(..at).unwrap_or_default().chars().count())),
+                _ => Value::Bool(matches(text, other, budget)?),
+            })
+        }
+        _ => Err(not_so(name, values)),
+    }
+}
+
+fn matches(text: &str, pattern: &str, budget: &Budget) -> Result<bool, Stop> {
+    // Compiling and matching take some hundred times as long as reading: a step of the automaton for each of its states.
+    budget
+        .work(pattern.len().saturating_mul(8).saturating_add(text.len().saturating_mul(pattern.len().min(64)) / 8))?;
+    let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
+    let compiled = compiled.map_err(|error| Stop::Problem(format!("`{pattern:.80}` is not a pattern: {error}")))?;
+    Ok(compiled.is_match(text))
+}
+
+fn rewrite<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    let Called::Plain(plain) = name else { return Err(not_so(name, values)) };
+    match (plain, values) {
+        ("lowerAscii" | "upperAscii" | "trim", [Value::Text(text)]) => {
+            let text = text.as_str();
+            budget.scratch(text.len())?;
+            Ok(Value::text(match plain {
+                "lowerAscii" => text.to_ascii_lowercase(),
+                "upperAscii" => text.to_ascii_uppercase(),
+                _ => text.trim().to_owned(),
+            }))
+        }
+        ("replace", [Value::Text(text), Value::Text(from), Value::Text(to)]) => {
+            let (text, from, to) = (text.as_str(), from.as_str(), to.as_str());
+            // Counted first: each place may make the text longer.
+            budget.work(text.len() / BYTES_PER_WORK + 1)?;
+            let places = text.matches(from).count();
+            budget.scratch(text.len().saturating_add(places.saturating_mul(to.len())))?;
+            Ok(Value::text(text.replace(from, to)))
+        }
+        ("split", [Value::Text(text), Value::Text(separator)]) => {
+            let (text, separator) = (text.as_str(), separator.as_str());
+            budget.work(text.len() / BYTES_PER_WORK + 1)?;
+            let parts = text.split(separator).count();
+            budget.scratch(text.len().saturating_add(parts.saturating_mul(ELEMENT_BYTES)))?;
+            Ok(Value::list(text.split(separator).map(Value::text).collect()))
+        }
+        ("join", [Value::List(items)]) => join(items, "", budget),
+        ("join", [Value::List(items), Value::Text(separator)]) => join(items, separator.as_str(), budget),
+        ("substring", [Value::Text(text), Value::Int(from)]) => substring(text.as_str(), *from, None, budget),
+        ("substring", [Value::Text(text), Value::Int(from), Value::Int(to)]) => {
+            substring(text.as_str(), *from, Some(*to), budget)
+        }
+        _ => Err(not_so(name, values)),
+    }
+}
+
+fn join<'a>(items: &[Value<'a>], separator: &str, budget: &Budget) -> Result<Value<'a>, Stop> {
+    let mut joined = String::new();
+    for (place, item) in items.iter().enumerate() {
+        let Value::Text(item) = item else {
+            return Err(Stop::Problem(format!("`join` needs a list of strings, and it has a {}", item.type_name())));
+        };
+        let separator = if place == 0 { "" } else { separator };
+        budget.scratch(separator.len() + item.as_str().len())?;
+        joined.push_str(separator);
+        joined.push_str(item.as_str());
+    }
+    Ok(Value::text(joined))
+}
+
+fn substring<'a>(text: &str, from: i64, to: Option<i64>, budget: &Budget) -> Result<Value<'a>, Stop> {
+    budget.scratch(text.len())?;
+    let chars = text.chars().count();
+    let place = |place: i64| usize::try_from(place).ok().filter(|place| *place <= chars);
+    let range = place(from).zip(to.map_or(Some(chars), place)).filter(|(from, to)| from <= to);
+    let Some((from, to)) = range else {
+        return Err(Stop::Problem(format!("`substring` asks for more than the {chars} characters there are")));
+    };
+    Ok(Value::text(text.chars().skip(from).take(to - from).collect::<String>()))
+}
+
+fn number<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    match (name, values) {
+        (Called::Plain("abs"), [Value::Int(value)]) => {
+            let absolute = value.checked_abs().map(Value::Int);
+            absolute.ok_or_else(|| Stop::Problem("the result of `abs` does not fit into 64 bits".to_owned()))
+        }
+        (Called::Plain("abs"), [value @ Value::UInt(_)]) => Ok(value.clone()),
+        (Called::Plain("abs"), [Value::Double(value)]) => Ok(Value::Double(value.abs())),
+        (Called::Plain("min" | "max"), [Value::List(items)]) => extreme(name, items, budget),
+        (Called::Plain("min" | "max"), [_, _, ..]) => extreme(name, values, budget),
+        _ => Err(not_so(name, values)),
+    }
+}
+
+fn extreme<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    budget.work(values.len())?;
+    let mut values = values.iter();
+    let mut found = values.next().ok_or_else(|| Stop::Problem(format!("`{}` of nothing", name.full_name())))?;
+    for value in values {
+        let Some(order) = value.order(found, budget)? else {
+            return Err(not_so(name, &[found.clone(), value.clone()]));
+        };
+        let better = if name == Called::Plain("min") { order.is_lt() } else { order.is_gt() };
+        if better {
+            found = value;
+        }
+    }
+    Ok(found.clone())
+}
+
+fn convert<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    let (Called::Plain(to), [value]) = (name, values) else { return Err(not_so(name, values)) };
+    if let Value::Text(text) = value {
+        // No number is longer, and a text that stays a text is not copied.
+        budget.work(text.as_str().len() / BYTES_PER_WORK + 1)?;
+    }
+    let unfit = |what: &str| Stop::Problem(format!("{what:.80} is not {to}"));
+    match (to, value) {
+        ("dyn", value) => Ok(value.clone()),
+        ("type", value) => Ok(Value::Type(value.type_name())),
+        ("int", value @ Value::Int(_))
+        | ("uint", value @ Value::UInt(_))
+        | ("double", value @ Value::Double(_))
+        | ("string", value @ Value::Text(_))
+        | ("bytes", value @ Value::Bytes(_))
+        | ("bool", value @ Value::Bool(_)) => Ok(value.clone()),
+        ("int", Value::UInt(value)) => i64::try_from(*value).map(Value::Int).map_err(|_| unfit(&value.to_string())),
+        ("uint", Value::Int(value)) => u64::try_from(*value).map(Value::UInt).map_err(|_| unfit(&value.to_string())),
+        ("int", Value::Double(value)) if value.abs() < 9.2e18 => Ok(Value::Int(cut(*value))),
+        ("uint", Value::Double(value)) if (0.0..9.2e18).contains(value) => Ok(Value::UInt(cut(*value).unsigned_abs())),
+        ("int" | "uint", Value::Double(value)) => Err(unfit(&value.to_string())),
+        ("double", value @ (Value::Int(_) | Value::UInt(_))) => Ok(Value::Double(to_double(value))),
+        ("int", Value::Text(text)) => text.as_str().parse().map(Value::Int).map_err(|_| unfit(text.as_str())),
+        ("uint", Value::Text(text)) => text.as_str().parse().map(Value::UInt).map_err(|_| unfit(text.as_str())),
+        ("double", Value::Text(text)) => text.as_str().parse().map(Value::Double).map_err(|_| unfit(text.as_str())),
+        ("bool", Value::Text(text)) => match text.as_str() {
+            "true" | "True" | "TRUE" | "t" | "1" => Ok(Value::Bool(true)),
+            "false" | "False" | "FALSE" | "f" | "0" => Ok(Value::Bool(false)),
+            other => Err(unfit(other)),
+        },
+        ("string", Value::Bool(value)) => Ok(Value::text(value.to_string())),
+        ("string", Value::Int(value)) => Ok(Value::text(value.to_string())),
+        ("string", Value::UInt(value)) => Ok(Value::text(value.to_string())),
+        ("string", Value::Double(value)) => Ok(Value::text(value.to_string())),
+        ("string", Value::Bytes(bytes)) => {
+            budget.scratch(bytes.len())?;
+            std::str::from_utf8(bytes).map(Value::text).map_err(|_| unfit("a value of bytes that are no text"))
+        }
+        ("bytes", Value::Text(text)) => {
+            budget.scratch(text.as_str().len())?;
+            Ok(Value::Bytes(text.as_str().as_bytes().into()))
+        }
+        _ => Err(not_so(name, values)),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "callers check the range")]
+fn cut(double: f64) -> i64 {
+    double as i64
+}
+
+fn whole<'a>(size: usize) -> Value<'a> {
+    Value::Int(i64::try_from(size).unwrap_or(i64::MAX))
+}
+
+/// Bytes as JSON has them.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    base64::prelude::BASE64_STANDARD.encode(bytes)
+}

@@ -1,0 +1,110 @@
+//! Writes results as JSON text, within a bound that is checked before each piece.
+
+use super::budget::{BYTES_PER_WORK, Budget, Stop};
+use super::functions;
+use super::value::Value;
+
+/// Levels that a computed value is written down to. Data that is passed on is text and has no levels here.
+const LEVELS_MAX: usize = 128;
+
+/// A JSON text while it is written.
+pub(super) struct Output<'b> {
+    text: String,
+    budget: &'b Budget,
+}
+
+impl<'b> Output<'b> {
+    pub(super) fn new(budget: &'b Budget) -> Self {
+        Self { text: String::new(), budget }
+    }
+
+    pub(super) fn finish(self) -> String {
+        self.text
+    }
+
+    /// Writes a piece of JSON as it is.
+    pub(super) fn push(&mut self, piece: &str) -> Result<(), Stop> {
+        let max = self.budget.limits().result_bytes_max;
+        if self.text.len().saturating_add(piece.len()) > max {
+            return Err(Stop::Result(max));
+        }
+        self.budget.work(piece.len() / BYTES_PER_WORK)?;
+        self.text.push_str(piece);
+        Ok(())
+    }
+
+    /// Writes characters of a text, without the quotes around it.
+    pub(super) fn characters(&mut self, characters: &str) -> Result<(), Stop> {
+        let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+        if characters.bytes().all(plain) {
+            return self.push(characters);
+        }
+        // At most six times as long as it was, of which there is no more than a result may have.
+        self.budget.scratch(characters.len())?;
+        let quoted = serde_json::to_string(characters).map_err(|error| Stop::Problem(error.to_string()))?;
+        self.push(quoted.get(1..quoted.len() - 1).unwrap_or_default())
+    }
+
+    pub(super) fn quoted(&mut self, text: &str) -> Result<(), Stop> {
+        self.push("\"")?;
+        self.characters(text)?;
+        self.push("\"")
+    }
+
+    /// Writes a value into a text: a string as its characters, anything else as JSON.
+    pub(super) fn inside_text(&mut self, value: &Value<'_>) -> Result<(), Stop> {
+        if let Value::Text(text) = value {
+            return self.characters(text.as_str());
+        }
+        let mut json = Self::new(self.budget);
+        json.value(value)?;
+        self.characters(&json.finish())
+    }
+
+    pub(super) fn value(&mut self, value: &Value<'_>) -> Result<(), Stop> {
+        self.value_within(value, LEVELS_MAX)
+    }
+
+    fn value_within(&mut self, value: &Value<'_>, levels: usize) -> Result<(), Stop> {
+        let inner = levels.checked_sub(1).ok_or(Stop::Depth)?;
+        self.budget.work(1)?;
+        match value {
+            Value::Null => self.push("null"),
+            Value::Bool(value) => self.push(if *value { "true" } else { "false" }),
+            Value::Int(value) => self.push(&value.to_string()),
+            Value::UInt(value) => self.push(&value.to_string()),
+            Value::Double(value) if value.is_finite() => {
+                let written = serde_json::to_string(value).map_err(|error| Stop::Problem(error.to_string()))?;
+                self.push(&written)
+            }
+            Value::Text(text) => self.quoted(text.as_str()),
+            Value::Bytes(bytes) => {
+                self.budget.scratch(bytes.len() * 2)?;
+                self.quoted(&functions::base64(bytes))
+            }
+            Value::Raw(json) => self.push(json),
+            Value::List(items) => {
+                self.push("[")?;
+                for (place, item) in items.iter().enumerate() {
+                    self.push(if place == 0 { "" } else { "," })?;
+                    self.value_within(item, inner)?;
+                }
+                self.push("]")
+            }
+            Value::Map(fields) => {
+                self.push("{")?;
+                for (place, (key, field)) in fields.iter().enumerate() {
+                    self.push(if place == 0 { "" } else { "," })?;
+                    self.quoted(&key.to_string())?;
+                    self.push(":")?;
+                    self.value_within(field, inner)?;
+                }
+                self.push("}")
+            }
+            Value::Double(_) | Value::Type(_) | Value::Optional(_) => {
+                let name = value.type_name();
+                Err(Stop::Problem(format!("its value, a {name}, cannot be written as JSON")))
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! JSON as text: inputs, outputs and metadata, which the engine passes on far more often than it looks inside.
+//!
+//! A [`Json`] is checked once, where it enters or is made, and shared from then on: a clone costs a counter, its length
+//! is known, and nothing is parsed until an expression names a part of it ([`super::expression`]).
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// Levels of lists and objects that a value may nest. Parsers, ours and our clients', often stop at 128, and an answer
+/// puts a few levels around a value.
+pub const DEPTH_MAX: usize = 120;
+
+/// A JSON value as compact text, shared by its clones.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Json(Arc<str>);
+
+/// A text that is not a [`Json`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JsonError {
+    /// Not JSON. Says where, and what was expected.
+    #[error("{0}")]
+    Syntax(String),
+    /// Nested deeper than [`DEPTH_MAX`].
+    #[error("it nests deeper than {DEPTH_MAX} levels")]
+    Depth,
+}
+
+impl Json {
+    /// `null`.
+    pub fn null() -> Self {
+        Self("null".into())
+    }
+
+    /// `{}`.
+    pub fn empty_object() -> Self {
+        Self("{}".into())
+    }
+
+    /// Checks a text from outside, and keeps it without its white space. Numbers keep their digits.
+    ///
+    /// # Errors
+    /// [`JsonError`]; numbers that no double can hold and lone surrogates are syntax errors, too.
+    pub fn parse(text: &str) -> Result<Self, JsonError> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let checked = Check.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+        // The parser's own bound is a few levels further out, so depth is always told by ours.
+        if exceeds(text, DEPTH_MAX) {
+            return Err(JsonError::Depth);
+        }
+        checked.map_err(|error| JsonError::Syntax(error.to_string()))?;
+        Ok(Self(compact(text)))
+    }
+
+    /// Takes a text that was a [`Json`] when it was stored.
+    pub fn stored(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// Takes text that [`super::expression`] has just written.
+    ///
+    /// # Errors
+    /// [`JsonError::Depth`].
+    pub(super) fn written(text: String) -> Result<Self, JsonError> {
+        if exceeds(&text, DEPTH_MAX) { Err(JsonError::Depth) } else { Ok(Self(text.into())) }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Bytes of the text; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "a JSON text is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it is an object.
+    pub fn is_object(&self) -> bool {
+        self.0.starts_with('{')
+    }
+
+    /// The text inside, if it is a string.
+    pub fn to_text(&self) -> Option<String> {
+        if self.0.starts_with('"') { serde_json::from_str(&self.0).ok() } else { None }
+    }
+
+    /// Its items, if it is a list.
+    pub fn items(&self) -> Option<Vec<Self>> {
+        if !self.0.starts_with('[') {
+            return None;
+        }
+        let items: Vec<&RawValue> = serde_json::from_str(&self.0).ok()?;
+        Some(items.into_iter().map(|item| Self(item.get().into())).collect())
+    }
+
+    /// The parsed value: several times as large as the text.
+    ///
+    /// # Errors
+    /// [`JsonError::Syntax`] for a stored text that is damaged, or nests deeper than the parser goes.
+    pub fn to_value(&self) -> Result<Value, JsonError> {
+        serde_json::from_str(&self.0).map_err(|error| JsonError::Syntax(error.to_string()))
+    }
+}
+
+/// For values that the host or a test makes itself, which are small and flat.
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Self(value.to_string().into())
+    }
+}
+
+/// By value: the order of fields does not count.
+impl PartialEq<Value> for Json {
+    fn eq(&self, other: &Value) -> bool {
+        self.to_value().is_ok_and(|value| value == *other)
+    }
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Self::null()
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        Self::parse(raw.get()).map_err(D::Error::custom)
+    }
+}
+
+/// Reads a value without keeping anything of it. Unlike `IgnoredAny` it reads numbers and escapes as a parser does.
+#[derive(Clone, Copy)]
+struct Check;
+
+impl<'de> DeserializeSeed<'de> for Check {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Check {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while fields.next_key_seed(self)?.is_some() {
+            fields.next_value_seed(self)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether lists and objects nest deeper than `levels` in what is JSON, as far as it goes.
+fn exceeds(text: &str, levels: usize) -> bool {
+    let mut depth = 0_usize;
+    let mut outside = Outside::default();
+    for byte in text.bytes() {
+        if outside.strings(byte) {
+            match byte {
+                b'[' | b'{' => depth += 1,
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > levels {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// The text without the white space between its tokens.
+fn compact(text: &str) -> Arc<str> {
+    let is_space = |byte: u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    let mut outside = Outside::default();
+    if !text.bytes().any(|byte| outside.strings(byte) && is_space(byte)) {
+        return text.into();
+    }
+    let mut outside = Outside::default();
+    // A space is one byte in UTF-8 and part of no other character.
+    text.chars()
+        .filter(|c| {
+            let byte = u8::try_from(*c).ok().filter(u8::is_ascii).unwrap_or(b'x');
+            !(outside.strings(byte) && is_space(byte))
+        })
+        .collect::<String>()
+        .into()
+}
+
+/// Follows a JSON text byte by byte.
+#[derive(Default)]
+struct Outside {
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Outside {
+    /// Takes the next byte, and returns whether it stands outside of strings. Quotes stand inside.
+    fn strings(&mut self, byte: u8) -> bool {
+        if !self.in_string {
+            self.in_string = byte == b'"';
+            return !self.in_string;
+        }
+        if self.escaped {
+            self.escaped = false;
+        } else if byte == b'\\' {
+            self.escaped = true;
+        } else if byte == b'"' {
+            self.in_string = false;
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn nested(levels: usize) -> String {
+        format!("{}{}", "[".repeat(levels), "]".repeat(levels))
+    }
+
+    #[test]
+    fn white_space_goes_and_digits_stay() {
+        let json = Json::parse(" { \"a b\" : [ 1.50 , 9007199254740993, \" \\\" \" ] } ").expect("is JSON");
+        assert_eq!(json.as_str(), "{\"a b\":[1.50,9007199254740993,\" \\\" \"]}");
+        assert_eq!(Json::parse("\u{2009}1").map_err(|_| ()), Err(()));
+        assert_eq!(Json::parse("\"\u{2009} x\"").expect("is JSON").as_str(), "\"\u{2009} x\"");
+    }
+
+    #[test]
+    fn depth_is_bounded_and_brackets_in_strings_are_not_depth() {
+        assert!(Json::parse(&nested(DEPTH_MAX)).is_ok());
+        for levels in [DEPTH_MAX + 1, 128, 129, 100_000] {
+            assert_eq!(Json::parse(&nested(levels)), Err(JsonError::Depth), "{levels}");
+        }
+        let quoted = format!("\"\\\"{}\"", "[".repeat(500));
+        assert!(Json::parse(&quoted).is_ok());
+    }
+
+    #[test]
+    fn what_a_parser_would_refuse_is_refused() {
+        for text in ["", "1 2", "{\"a\":}", "[1,]", "\"\\ud800\"", "1e999", "nul", "{1:2}", "\"a\nb\""] {
+            assert!(matches!(Json::parse(text), Err(JsonError::Syntax(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_too_deep_can_still_be_written_into_an_answer() {
+        let stored = Json::stored(nested(500));
+        assert_eq!(serde_json::to_string(&[stored]).expect("is written").len(), 1_002);
+    }
+
+    proptest! {
+        #[test]
+        fn values_survive(numbers in proptest::collection::vec(any::<f64>(), 0..5), text in "\\PC{0,20}") {
+            let numbers: Vec<_> = numbers.into_iter().filter(|number| number.is_finite()).collect();
+            let value = json!({ text.clone(): [text, numbers, null, true] });
+            let pretty = serde_json::to_string_pretty(&value).expect("is written");
+            let json = Json::parse(&pretty).expect("is JSON");
+            prop_assert_eq!(json.to_value().expect("is parsed"), value.clone());
+            prop_assert_eq!(json, Json::from(value));
+        }
+    }
+}
