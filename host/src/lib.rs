@@ -2,13 +2,14 @@
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only those named after it:
 //! `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `trace`, `monitor`,
-//! `config`, `outgoing`, `model`, `clock`.
+//! `config`, `outgoing`, `fair_queue`, `model`, `clock`.
 
 pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod engine;
+pub mod fair_queue;
 pub mod http;
 pub mod model;
 pub mod monitor;

@@ -5,9 +5,23 @@ use crate::report;
 use crate::rust_source::{code_only, is_word, lines_with};
 
 /// From the top to the bottom.
-const MODULES: [&str; 16] = [
-    "main", "cli", "app", "http", "watch", "engine", "plugins", "runtime", "store", "trace", "monitor", "config",
-    "outgoing", "model", "clock", // Declares the others and imports none of them.
+const MODULES: [&str; 17] = [
+    "main",
+    "cli",
+    "app",
+    "http",
+    "watch",
+    "engine",
+    "plugins",
+    "runtime",
+    "store",
+    "trace",
+    "monitor",
+    "config",
+    "outgoing",
+    "fair_queue",
+    "model",
+    "clock", // Declares the others and imports none of them.
     "lib",
 ];
 
