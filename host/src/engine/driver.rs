@@ -82,7 +82,8 @@ impl Engine {
             return After::GoOn;
         }
         let before = (progress.instance.status, progress.instance.wake_at, progress.instance.current_step.clone());
-        let change = self.apply(progress, Event::Woken);
+        // Only decisions are refused, and a driver makes none.
+        let change = self.apply(progress, Event::Woken).await.unwrap_or_default();
         let settled = change != Change::default() || progress.instance.status.is_final();
         let rests = progress.next_run(self.0.clock.now()).is_none()
             && before != (progress.instance.status, progress.instance.wake_at, progress.instance.current_step.clone());
@@ -118,7 +119,7 @@ impl Engine {
                     }
                 }
             };
-            let change = self.apply(progress, Event::StepFinished(report));
+            let change = self.apply(progress, Event::StepFinished(report)).await.unwrap_or_default();
             if let Some(attempt) = change.attempts.first() {
                 span.set("stepwell.step.outcome", attempt.outcome.as_str());
             }
@@ -129,12 +130,6 @@ impl Engine {
             }
         }
         After::GoOn
-    }
-
-    fn apply(&self, progress: &mut Progress, event: Event) -> Change {
-        let applied = progress.apply(event, self.0.clock.now(), &mut || self.0.clock.new_id());
-        // Only decisions are refused, and a driver makes none.
-        applied.unwrap_or_default()
     }
 
     async fn settle(
@@ -264,7 +259,7 @@ impl Engine {
         let plugin = plugin.filter(|plugin| plugin.team == instance.team);
         let plugin = plugin.ok_or_else(|| gone(format!("the version of {reference} was deleted")))?;
         let loaded = self.0.plugins.load(&plugin).await.map_err(|error| host(error.to_string()))?;
-        let input = progress.input_for(run.action)?;
+        let input = self.input_for(progress, run.action).await?;
         let call = StepCall {
             team: instance.team.clone(),
             plugin,

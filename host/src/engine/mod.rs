@@ -9,6 +9,7 @@ mod batch;
 mod creation;
 mod dispatcher;
 mod driver;
+mod evaluation;
 mod gauges;
 mod housekeeping;
 mod measured;
@@ -26,6 +27,7 @@ pub use self::gauges::EngineGauges;
 
 use self::admission::Admission;
 use self::dispatcher::Active;
+use self::evaluation::Evaluations;
 use self::measured::StepOperations;
 use crate::clock::Clock;
 use crate::config::{AuditConfig, BatchConfig, EngineConfig, Limits, RetentionConfig, RuntimeConfig};
@@ -63,6 +65,7 @@ struct Shared {
     tracer: Tracer,
     step_operations: StepOperations,
     admission: Admission,
+    evaluations: Evaluations,
     active: Active,
     drivers: TaskTracker,
     stop: CancellationToken,
@@ -130,6 +133,7 @@ impl Engine {
     pub fn start(parts: EngineParts) -> Self {
         let engine = Self(Arc::new(Shared {
             admission: Admission::new(parts.runtime_config.attempts_max, parts.runtime_config.attempts_per_team_max),
+            evaluations: Evaluations::new(),
             step_operations: StepOperations::default(),
             active: Active::new(parts.config.active_instances_max),
             config: parts.config,
@@ -294,9 +298,7 @@ impl Engine {
             };
             let Some(mut progress) = loaded else { return Err(ChangeError::Gone) };
             let was_final = progress.instance.status.is_final();
-            let now = self.0.clock.now();
-            let change =
-                progress.apply(event.clone(), now, &mut || self.0.clock.new_id()).map_err(ChangeError::Decision)?;
+            let change = self.apply(&mut progress, event.clone()).await.map_err(ChangeError::Decision)?;
             if was_final {
                 return Err(ChangeError::Ended(Box::new(progress.instance)));
             }

@@ -341,6 +341,12 @@ impl Definition {
         self.steps.iter().find(|step| step.id == *id)
     }
 
+    /// Whether any expression is evaluated for it.
+    pub fn computes(&self) -> bool {
+        let expressions = self.steps.iter().any(|step| !step.expressions().is_empty());
+        expressions || self.output.iter().any(|output| !output.expressions().is_empty())
+    }
+
     /// The plugins it runs, each once, with the steps asked of them.
     pub fn plugins(&self) -> BTreeMap<PluginReference, BTreeSet<Name>> {
         let mut plugins: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();

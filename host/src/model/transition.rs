@@ -34,6 +34,8 @@ pub struct Progress {
     pub approvals: Vec<Approval>,
     /// Evaluating the expressions of one event spends from this.
     budget: Budget,
+    /// The bounds of each such budget.
+    limits: EvaluationLimits,
 }
 
 /// Something that happened.
@@ -143,13 +145,20 @@ impl Progress {
                 steps.set(approval.step.clone(), StepState::AwaitingApproval);
             }
         }
-        Self { instance, definition, steps, approvals, budget: Budget::new(EvaluationLimits::default()) }
+        Self {
+            instance,
+            definition,
+            steps,
+            approvals,
+            budget: Budget::new(EvaluationLimits::default()),
+            limits: EvaluationLimits::default(),
+        }
     }
 
     /// With other bounds for what its expressions may cost.
     #[must_use]
     pub fn with_limits(self, limits: EvaluationLimits) -> Self {
-        Self { budget: Budget::new(limits), ..self }
+        Self { limits, ..self }
     }
 
     /// Lets `event` happen at `now`. A final instance does not change any more.
@@ -162,8 +171,23 @@ impl Progress {
         now: Timestamp,
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Result<Change, DecisionError> {
+        self.apply_within(u64::MAX, event, now, new_id)
+    }
+
+    /// As [`Progress::apply`]; but expressions that take more than `work_max` units of work fail the instance with
+    /// [`failure::EXPRESSION_LIMIT`], although they might have more.
+    ///
+    /// # Errors
+    /// As for [`Progress::apply`].
+    pub fn apply_within(
+        &mut self,
+        work_max: u64,
+        event: Event,
+        now: Timestamp,
+        new_id: &mut dyn FnMut() -> Uuid,
+    ) -> Result<Change, DecisionError> {
         let mut change = Change::default();
-        self.budget = Budget::new(self.budget.limits());
+        self.budget = Budget::new(self.limits).at_most(work_max);
         match event {
             Event::Decided { approval_id, decision, comment } => {
                 self.decide(approval_id, decision, comment, now, &mut change)?;
@@ -201,12 +225,19 @@ impl Progress {
     /// The input for a plugin step.
     ///
     /// # Errors
-    /// The mapping does not fit the data, or costs more than what the last event has left of the budget.
+    /// The mapping does not fit the data, or crosses a bound.
     pub fn input_for(&self, action: &PluginStep) -> Result<Json, Failure> {
-        match &action.input {
-            None => Ok(self.instance.input.clone()),
-            Some(template) => self.evaluate(template, failure::INPUT_TOO_LARGE),
-        }
+        self.input_within(u64::MAX, action)
+    }
+
+    /// As [`Progress::input_for`], with at most `work_max` units of work.
+    ///
+    /// # Errors
+    /// As for [`Progress::input_for`].
+    pub fn input_within(&self, work_max: u64, action: &PluginStep) -> Result<Json, Failure> {
+        let Some(template) = &action.input else { return Ok(self.instance.input.clone()) };
+        let budget = Budget::new(self.limits).at_most(work_max);
+        self.with_scope(&budget, failure::INPUT_TOO_LARGE, |scope| template.evaluate(scope))
     }
 
     /// The plugin version that `action` is pinned to.
@@ -220,6 +251,7 @@ impl Progress {
 
     fn with_scope<T>(
         &self,
+        budget: &Budget,
         too_large: &'static str,
         evaluate: impl FnOnce(Scope<'_>) -> Result<T, ExpressionError>,
     ) -> Result<T, Failure> {
@@ -231,12 +263,12 @@ impl Progress {
             "entity_id": self.instance.entity_id,
             "started_by": self.instance.started_by,
         }));
-        evaluate(Scope { input: &self.instance.input, steps: &self.steps, instance: &instance, budget: &self.budget })
+        evaluate(Scope { input: &self.instance.input, steps: &self.steps, instance: &instance, budget })
             .map_err(|error| Failure::fatal(error.code(too_large), Blame::Definition, error.to_string()))
     }
 
     fn evaluate(&self, template: &Template, too_large: &'static str) -> Result<Json, Failure> {
-        self.with_scope(too_large, |scope| template.evaluate(scope))
+        self.with_scope(&self.budget, too_large, |scope| template.evaluate(scope))
     }
 
     /// Follows what is settled as far as it leads: skips, asks, ends, or names what to wait for.
@@ -252,7 +284,7 @@ impl Progress {
             }
             let wanted = match &step.when {
                 None => Ok(true),
-                Some(condition) => self.with_scope(failure::EXPRESSION, |scope| condition.holds(scope)),
+                Some(condition) => self.with_scope(&self.budget, failure::EXPRESSION, |scope| condition.holds(scope)),
             };
             let asked = match (wanted, &step.action) {
                 (Err(failure), _) => Err(failure),

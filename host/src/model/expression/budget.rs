@@ -49,6 +49,14 @@ impl Budget {
         Self { limits, work: AtomicU64::new(limits.work_max), scratch: AtomicU64::new(limits.scratch_bytes_max) }
     }
 
+    /// With no more work left than `units`.
+    #[must_use]
+    pub fn at_most(mut self, units: u64) -> Self {
+        self.limits.work_max = self.limits.work_max.min(units);
+        self.work = AtomicU64::new(self.limits.work_max);
+        self
+    }
+
     /// The bounds it began with.
     pub fn limits(&self) -> EvaluationLimits {
         self.limits
