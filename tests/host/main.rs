@@ -11,6 +11,7 @@ mod archive;
 mod audit;
 mod batch;
 mod batch_api;
+mod budgets;
 mod caches;
 mod cli;
 mod clocks;
