@@ -77,6 +77,8 @@ fn a_problem_names_the_thing() {
         ("input.order.total", "there is no `total` in `input.order`"),
         ("input.n.x", "a int has no field `x` in `input.n`"),
         ("steps.c.output", "there is no `steps.c`"),
+        ("steps.b.output.x", "step `b` was skipped"),
+        ("1.0 / 0.0", "cannot be written as JSON"),
         ("1 / (input.n - 1)", "division by zero"),
         ("input.n + 'x'", "there is no `+` of a int and a string"),
         ("input.n < 'x'", "a int cannot be compared with a string"),

@@ -106,6 +106,12 @@ impl<'a> Evaluation<'a> {
         Ok(Some(Value::Map(Arc::new(fields.collect()))))
     }
 
+    /// The step, if the place is the output of one that was skipped.
+    fn skipped<'p>(&self, place: &'p str) -> Option<&'p str> {
+        let id = place.strip_prefix("steps.")?.strip_suffix(".output")?;
+        (self.scope.steps.status(id) == Some("skipped")).then_some(id)
+    }
+
     fn select(&mut self, select: &'a SelectExpr) -> Evaluated<'a> {
         let is_steps = matches!(&select.operand.expr, Expr::Ident(name) if name == "steps");
         if is_steps && self.locals.iter().all(|(local, _)| *local != "steps") {
@@ -119,6 +125,11 @@ impl<'a> Evaluation<'a> {
         let operand = self.opened(&select.operand)?;
         let found = field(&operand, &select.field).map_err(|problem| {
             let place = place(&select.operand);
+            if let Some(id) = self.skipped(&place) {
+                let problem =
+                    format!("step `{id}` was skipped and has no output; ask steps.{id}.status == 'skipped' first");
+                return Stop::Problem(problem);
+            }
             Stop::Problem(if place.is_empty() { problem } else { format!("{problem} in `{place}`") })
         })?;
         match (found, select.test) {

@@ -123,7 +123,11 @@ impl Expression {
         let mut findings = Findings::default();
         findings.visit(program.expression());
         if let Some(unknown) = findings.unknown {
-            return Err(wrong(format!("unknown variable `{unknown}`; known are input, steps and instance")));
+            let problem = format!(
+                "unknown variable `{unknown}`; known are input, steps and instance. To write `${{` itself in a text, \
+                 write `${{'${{'}}`"
+            );
+            return Err(wrong(problem));
         }
         let Findings { steps, unknown_function, .. } = findings;
         Ok(Self { text: text.into(), program: Arc::new(program), steps, unknown_function })
