@@ -5,6 +5,11 @@
 //! Within a key, waiters are served in their order. A key that holds nothing may take a permit from a small reserve
 //! beyond the total, so that a newcomer need not wait for the long work of others.
 //!
+//! Work may have a cost, in any unit: estimated before, corrected after. Then, among the keys that hold the fewest, the
+//! permit goes to the one whose work would end first if all were served at the same rate (weighted fair queueing by
+//! virtual finish times). A cost that was estimated too low counts against the key's next turn. While nothing is held
+//! all is forgiven: there is no credit for having been away, and no debt from yesterday.
+//!
 //! Invariant: after each operation, no waiter could be granted a permit. A waiter that is dropped leaves the queue, and
 //! a permit that was on its way to it is handed on. A key that neither holds nor waits takes no memory.
 
@@ -46,6 +51,8 @@ pub struct FairQueue<K: Ord + Hash + Clone>(Arc<Shared<K>>);
 pub struct FairPermit<K: Ord + Hash + Clone> {
     queue: FairQueue<K>,
     key: K,
+    estimate: u64,
+    cost: u64,
 }
 
 #[derive(Debug)]
@@ -61,9 +68,23 @@ struct State<K: Ord + Hash + Clone> {
     /// Numbers arrivals and grants, in their order.
     next: u64,
     keys: HashMap<K, Share<K>>,
-    /// The keys that have a waiter and are below their limit, in the order in which they are served: fewest permits
-    /// first, then served longest ago.
-    ready: BTreeSet<(usize, u64, K)>,
+    /// The keys that have a waiter and are below their limit, in the order in which they are served.
+    ready: BTreeSet<(Rank, K)>,
+    /// Virtual time: the beginning of the work that was let in last.
+    now: u64,
+    /// The virtual times at which the work of keys ends, of those that are ahead of `now`.
+    ends: HashMap<K, u64>,
+}
+
+/// The place of a key among those that are ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// Fewest permits first,
+    held: usize,
+    /// then the work that ends first,
+    ends: u64,
+    /// then served longest ago.
+    turn: u64,
 }
 
 /// One key's part.
@@ -72,11 +93,20 @@ struct Share<K: Ord + Hash + Clone> {
     held: usize,
     /// The number of its last grant, or of its arrival.
     turn: u64,
-    waiting: BTreeMap<u64, oneshot::Sender<FairPermit<K>>>,
+    waiting: BTreeMap<u64, Waiting<K>>,
+    /// Its place in `ready`, if it has one.
+    rank: Option<Rank>,
+}
+
+/// A caller that waits.
+#[derive(Debug)]
+struct Waiting<K: Ord + Hash + Clone> {
+    estimate: u64,
+    sender: oneshot::Sender<FairPermit<K>>,
 }
 
 /// A permit for a waiter, to be sent after the lock is released: a waiter that is gone gives it straight back.
-type Grant<K> = (oneshot::Sender<FairPermit<K>>, K);
+type Grant<K> = (Waiting<K>, K);
 
 impl<K: Ord + Hash + Clone> Clone for FairQueue<K> {
     fn clone(&self) -> Self {
@@ -88,7 +118,8 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
     /// A queue with these limits; at least one permit in total and for each key.
     pub fn new(limits: FairLimits) -> Self {
         let limits = FairLimits { total: limits.total.max(1), per_key: limits.per_key.max(1), ..limits };
-        let state = State { held: 0, waiting: 0, next: 0, keys: HashMap::default(), ready: BTreeSet::default() };
+        let (keys, ready, ends) = (HashMap::default(), BTreeSet::default(), HashMap::default());
+        let state = State { held: 0, waiting: 0, next: 0, keys, ready, now: 0, ends };
         Self(Arc::new(Shared { limits, state: Mutex::new(state) }))
     }
 
@@ -99,19 +130,24 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
 
     /// Takes a permit if one is free for the key and no other caller of the key waits.
     pub fn try_acquire(&self, key: &K) -> Option<FairPermit<K>> {
-        self.0.state.lock().take(&self.0.limits, key).then(|| self.permit(key.clone()))
+        self.0.state.lock().take(&self.0.limits, key, 0).then(|| self.permit(key.clone(), 0))
     }
 
     /// Waits for a permit. Dropping the future leaves the queue.
     pub async fn acquire(&self, key: &K) -> FairPermit<K> {
+        self.acquire_for(key, 0).await
+    }
+
+    /// As [`FairQueue::acquire`], for work that may cost so much.
+    pub async fn acquire_for(&self, key: &K, estimate: u64) -> FairPermit<K> {
         let (mut waiter, granted) = {
             let mut state = self.0.state.lock();
-            if state.take(&self.0.limits, key) {
+            if state.take(&self.0.limits, key, estimate) {
                 drop(state);
-                return self.permit(key.clone());
+                return self.permit(key.clone(), estimate);
             }
             let (sender, granted) = oneshot::channel();
-            let ticket = state.enqueue(&self.0.limits, key, sender);
+            let ticket = state.enqueue(&self.0.limits, key, Waiting { estimate, sender });
             (Waiter { queue: self, key, ticket, waits: true }, granted)
         };
         let permit = granted.await;
@@ -137,21 +173,31 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
         })
     }
 
-    fn permit(&self, key: K) -> FairPermit<K> {
-        FairPermit { queue: self.clone(), key }
+    fn permit(&self, key: K, estimate: u64) -> FairPermit<K> {
+        FairPermit { queue: self.clone(), key, estimate, cost: estimate }
     }
 
     fn send(&self, grants: Vec<Grant<K>>) {
-        for (sender, key) in grants {
-            // An error is the permit itself, whose drop hands it on.
-            let _ = sender.send(self.permit(key));
+        for (Waiting { estimate, sender }, key) in grants {
+            // An error is the permit itself, whose drop hands it on. No work was done with it.
+            if let Err(mut unused) = sender.send(self.permit(key, estimate)) {
+                unused.charge(0);
+            }
         }
+    }
+}
+
+impl<K: Ord + Hash + Clone> FairPermit<K> {
+    /// The real cost of the work, in place of the estimate.
+    pub fn charge(&mut self, cost: u64) {
+        self.cost = cost;
     }
 }
 
 impl<K: Ord + Hash + Clone> Drop for FairPermit<K> {
     fn drop(&mut self) {
-        let grants = self.queue.0.state.lock().release(&self.queue.0.limits, &self.key);
+        let limits = &self.queue.0.limits;
+        let grants = self.queue.0.state.lock().release(limits, &self.key, self.estimate, self.cost);
         self.queue.send(grants);
     }
 }
@@ -185,50 +231,67 @@ impl<K: Ord + Hash + Clone> State<K> {
     }
 
     /// Takes a permit without waiting. No other key is passed over: by the invariant no waiter could have it.
-    fn take(&mut self, limits: &FairLimits, key: &K) -> bool {
+    fn take(&mut self, limits: &FairLimits, key: &K, estimate: u64) -> bool {
         let share = self.keys.get(key);
         let held = share.map_or(0, |share| share.held);
         if share.is_some_and(|share| !share.waiting.is_empty()) || !self.has_room(limits, held) {
             return false;
         }
+        self.grant(key, estimate);
+        true
+    }
+
+    fn grant(&mut self, key: &K, estimate: u64) {
         let turn = self.number();
         let share = self.share(key);
         share.held += 1;
         share.turn = turn;
         self.held += 1;
-        true
+        self.now = self.begins(key);
+        if estimate > 0 {
+            self.ends.insert(key.clone(), self.now.saturating_add(estimate));
+        }
     }
 
-    fn enqueue(&mut self, limits: &FairLimits, key: &K, sender: oneshot::Sender<FairPermit<K>>) -> u64 {
+    /// The virtual time at which the next work of a key begins.
+    fn begins(&self, key: &K) -> u64 {
+        self.ends.get(key).map_or(self.now, |ends| self.now.max(*ends))
+    }
+
+    fn enqueue(&mut self, limits: &FairLimits, key: &K, waiting: Waiting<K>) -> u64 {
         let ticket = self.number();
         self.waiting += 1;
-        self.share(key).waiting.insert(ticket, sender);
+        self.share(key).waiting.insert(ticket, waiting);
         self.place(limits, key);
         ticket
     }
 
     fn share(&mut self, key: &K) -> &mut Share<K> {
         if !self.keys.contains_key(key) {
-            let share = Share { held: 0, turn: self.next, waiting: BTreeMap::new() };
+            let share = Share { held: 0, turn: self.next, waiting: BTreeMap::new(), rank: None };
             self.keys.insert(key.clone(), share);
         }
         self.keys.get_mut(key).expect("it was inserted if it was missing")
     }
 
-    /// Puts a key into `ready` if it belongs there.
+    /// Puts a key into `ready` if it belongs there and is not there yet.
     fn place(&mut self, limits: &FairLimits, key: &K) {
-        if let Some(share) = self.keys.get(key)
-            && !share.waiting.is_empty()
+        let begins = self.begins(key);
+        if let Some(share) = self.keys.get_mut(key)
+            && let Some(first) = share.waiting.values().next()
             && share.held < limits.per_key
+            && share.rank.is_none()
         {
-            self.ready.insert((share.held, share.turn, key.clone()));
+            let rank = Rank { held: share.held, ends: begins.saturating_add(first.estimate), turn: share.turn };
+            share.rank = Some(rank);
+            self.ready.insert((rank, key.clone()));
         }
     }
 
     /// Takes a key out of `ready`, before its numbers change.
     fn displace(&mut self, key: &K) {
-        if let Some(share) = self.keys.get(key) {
-            self.ready.remove(&(share.held, share.turn, key.clone()));
+        if let Some(rank) = self.keys.get_mut(key).and_then(|share| share.rank.take()) {
+            self.ready.remove(&(rank, key.clone()));
         }
     }
 
@@ -242,30 +305,46 @@ impl<K: Ord + Hash + Clone> State<K> {
         self.settle(limits, key);
     }
 
-    fn release(&mut self, limits: &FairLimits, key: &K) -> Vec<Grant<K>> {
+    fn release(&mut self, limits: &FairLimits, key: &K, estimate: u64, cost: u64) -> Vec<Grant<K>> {
         self.displace(key);
         if let Some(share) = self.keys.get_mut(key) {
             share.held -= 1;
             self.held -= 1;
         }
+        self.correct(key, estimate, cost);
         self.settle(limits, key);
         let mut grants = Vec::new();
-        while let Some((held, ..)) = self.ready.first()
+        while let Some((Rank { held, .. }, _)) = self.ready.first()
             && self.has_room(limits, *held)
-            && let Some((.., key)) = self.ready.pop_first()
+            && let Some((_, key)) = self.ready.pop_first()
         {
-            let turn = self.number();
             let share = self.share(&key);
-            share.turn = turn;
-            if let Some((_, sender)) = share.waiting.pop_first() {
-                share.held += 1;
-                self.held += 1;
+            share.rank = None;
+            if let Some((_, waiting)) = share.waiting.pop_first() {
                 self.waiting -= 1;
-                grants.push((sender, key.clone()));
+                self.grant(&key, waiting.estimate);
+                grants.push((waiting, key.clone()));
             }
             self.place(limits, &key);
         }
+        if self.held == 0 {
+            self.ends.clear();
+            self.now = 0;
+        }
         grants
+    }
+
+    /// Puts the real cost of work in place of the estimate.
+    fn correct(&mut self, key: &K, estimate: u64, cost: u64) {
+        if estimate == cost && cost == 0 {
+            return;
+        }
+        let ends = self.ends.get(key).map_or(self.now, |ends| ends.saturating_sub(estimate)).saturating_add(cost);
+        if ends > self.now {
+            self.ends.insert(key.clone(), ends);
+        } else {
+            self.ends.remove(key);
+        }
     }
 
     /// Puts a key back into `ready`, or forgets it if it is idle.
@@ -432,6 +511,58 @@ mod tests {
             world.collect();
         }
         assert_eq!(order, [0, 0, 1, 2, 0, 1, 0]);
+    }
+
+    /// Lets one permit go round, and returns the keys in the order in which they had it. `cost`: of each key's work.
+    fn served(queue: &FairQueue<usize>, callers: &[(usize, u64)], cost: impl Fn(usize) -> u64) -> Vec<usize> {
+        let mut first = queue.try_acquire(&usize::MAX).expect("nothing is held");
+        first.charge(0);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waiting: Vec<(usize, Acquiring)> = Vec::new();
+        for (key, estimate) in callers.iter().copied() {
+            let queue = queue.clone();
+            let mut future: Acquiring = Box::pin(async move { queue.acquire_for(&key, estimate).await });
+            assert!(future.as_mut().poll(&mut context).is_pending());
+            waiting.push((key, future));
+        }
+        drop(first);
+        let mut order = Vec::new();
+        while !waiting.is_empty() {
+            let mut permit = None;
+            waiting.retain_mut(|(key, future)| match future.as_mut().poll(&mut context) {
+                Poll::Ready(granted) => {
+                    order.push(*key);
+                    permit = Some((*key, granted));
+                    false
+                }
+                Poll::Pending => true,
+            });
+            let (key, mut permit) = permit.expect("a permit that is free is given to a waiter");
+            permit.charge(cost(key));
+        }
+        assert!(queue.0.state.lock().ends.is_empty(), "all is forgiven");
+        order
+    }
+
+    #[test]
+    fn work_that_costs_little_is_not_kept_waiting_by_the_dear_work_of_others() {
+        let queue = FairQueue::new(FairLimits { total: 1, per_key: 1, reserve: 0 });
+        // Four keys with two dear works each, and one that comes last, with three that are cheap.
+        let dear = (0..4).flat_map(|key| [(key, 50), (key, 50)]);
+        let callers: Vec<_> = dear.chain([(9, 1), (9, 1), (9, 1)]).collect();
+        let order = served(&queue, &callers, |key| if key == 9 { 1 } else { 50_000 });
+        assert_eq!(order, [9, 9, 9, 0, 1, 2, 3, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_cost_that_was_estimated_too_low_is_made_up_for() {
+        let queue = FairQueue::new(FairLimits { total: 1, per_key: 1, reserve: 0 });
+        // The same estimates, but the works of key 0 cost thrice as much: it is served a third as often.
+        let callers: Vec<_> = (0..4).map(|_| (0, 10)).chain((0..12).map(|_| (1, 10))).collect();
+        let order = served(&queue, &callers, |key| if key == 0 { 30 } else { 10 });
+        let places: Vec<_> = order.iter().enumerate().filter(|(_, key)| **key == 0).map(|(place, _)| place).collect();
+        assert!(places.windows(2).all(|pair| pair[1] - pair[0] >= 3), "{order:?}");
+        assert!(places[3] >= 9, "{order:?}");
     }
 
     #[test]
