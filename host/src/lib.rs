@@ -2,7 +2,7 @@
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only those named after it:
 //! `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `trace`, `monitor`,
-//! `config`, `outgoing`, `fair_queue`, `model`, `clock`.
+//! `config`, `outgoing`, `fair_queue`, `slots`, `model`, `clock`.
 
 pub mod app;
 pub mod cli;
@@ -16,6 +16,7 @@ pub mod monitor;
 mod outgoing;
 pub mod plugins;
 pub mod runtime;
+mod slots;
 pub mod store;
 pub mod trace;
 pub mod watch;

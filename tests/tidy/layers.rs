@@ -5,7 +5,7 @@ use crate::report;
 use crate::rust_source::{code_only, is_word, lines_with};
 
 /// From the top to the bottom.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 18] = [
     "main",
     "cli",
     "app",
@@ -20,6 +20,7 @@ const MODULES: [&str; 17] = [
     "config",
     "outgoing",
     "fair_queue",
+    "slots",
     "model",
     "clock", // Declares the others and imports none of them.
     "lib",

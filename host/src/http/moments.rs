@@ -2,14 +2,11 @@
 //! looks at every operation, and to count a team's instances the database goes through all of them. What takes long is
 //! shown for longer, so that no more than a twentieth of the time goes into it.
 
-use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::clock::Clock;
+use crate::slots::Slots;
 
 /// What was worked out is shown again for at least this long,
 const FRESH_MIN: Duration = Duration::from_millis(100);
@@ -20,9 +17,6 @@ const FRESH_MAX: Duration = Duration::from_secs(10);
 /// Keys that are remembered; what others ask for is worked out for each request.
 const KEPT_MAX: usize = 256;
 
-/// Held while it is worked out, so that those who ask meanwhile wait for the same.
-type Place<V> = Arc<tokio::sync::Mutex<Option<Moment<V>>>>;
-
 /// What was worked out, and until when it is shown.
 #[derive(Debug)]
 struct Moment<V> {
@@ -32,7 +26,7 @@ struct Moment<V> {
 
 /// What was worked out last. Clones share it.
 #[derive(Debug)]
-pub(super) struct Moments<K, V>(Arc<Mutex<HashMap<K, Place<V>>>>);
+pub(super) struct Moments<K, V>(Slots<K, Option<Moment<V>>>);
 
 impl<K: Hash + Eq, V: Clone> Moments<K, V> {
     /// What is worked out for this key, or was a moment ago.
@@ -43,8 +37,9 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
     where
         F: Future<Output = Result<V, E>>,
     {
-        let place = self.place(key, clock.monotonic());
-        let mut last = place.lock().await;
+        let now = clock.monotonic();
+        let slot = self.0.get(key, |last| last.as_ref().is_some_and(|moment| now < moment.until));
+        let mut last = slot.lock().await;
         let began = clock.monotonic();
         if let Some(moment) = last.as_ref().filter(|moment| began < moment.until) {
             return Ok(moment.value.clone());
@@ -59,37 +54,19 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
 
     /// What is being worked out is not shown to those who ask later.
     pub(super) fn forget(&self) {
-        self.0.lock().clear();
-    }
-
-    fn place(&self, key: K, now: Instant) -> Place<V> {
-        let mut places = self.0.lock();
-        if let Some(place) = places.get(&key) {
-            return Arc::clone(place);
-        }
-        if places.len() >= KEPT_MAX {
-            // Those that are being worked out are in use.
-            places.retain(|_, place| {
-                place.try_lock().map_or(true, |last| last.as_ref().is_some_and(|moment| now < moment.until))
-            });
-        }
-        let place = Place::default();
-        if places.len() < KEPT_MAX {
-            places.insert(key, Arc::clone(&place));
-        }
-        place
+        self.0.forget();
     }
 }
 
 impl<K, V> Clone for Moments<K, V> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(self.0.clone())
     }
 }
 
-impl<K, V> Default for Moments<K, V> {
+impl<K: Hash + Eq, V> Default for Moments<K, V> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self(Slots::new(KEPT_MAX))
     }
 }
 
