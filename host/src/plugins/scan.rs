@@ -4,25 +4,19 @@
 //! The bounds are ours and not the compiler's: they keep a hostile file from costing minutes of compile time before
 //! anything can be said about it. Components from Rust, C, Go, JavaScript and Python stay far below them.
 
-use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, Parser, Payload};
+use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, ImportSectionReader, Parser, Payload, TypeRef};
 
 use super::UploadError;
 use crate::model::plugin::Interface;
 use crate::runtime::{OFFERED, REQUIRED_EXPORT};
 
-const FUNCTIONS_MAX: u32 = 200_000;
 const FUNCTION_BODY_BYTES_MAX: usize = 1 << 20;
-const MODULES_MAX: u32 = 64;
 const NESTING_MAX: u32 = 8;
-const TYPES_MAX: u32 = 50_000;
-const SEGMENTS_MAX: u32 = 100_000;
-const MEMORIES_MAX: u32 = 64;
-const TABLES_MAX: u32 = 64;
-const INSTANCES_MAX: u32 = 256;
-const IMPORTS_MAX: u32 = 1_000;
-const EXPORTS_MAX: u32 = 10_000;
-const GLOBALS_MAX: u32 = 50_000;
-const CUSTOM_SECTIONS_MAX: u32 = 1_000;
+/// Interfaces that the component itself imports.
+const INTERFACES_MAX: u32 = 1_000;
+/// Of one core module, those that it imports included. The engine has to allow several, because wasmtime's own adapters
+/// between composed components use two; what people upload needs one.
+const MODULE_MEMORIES_MAX: u32 = 1;
 const LOCALS_MAX: u64 = 50_000;
 
 /// What an upload imports and exports.
@@ -52,6 +46,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, UploadError> {
     let mut nesting = 0_u32;
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(malformed)?;
+        counts.count(&payload)?;
         match &payload {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 nesting += 1;
@@ -61,20 +56,17 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, UploadError> {
             }
             Payload::End(_) => nesting = nesting.saturating_sub(1),
             Payload::ComponentImportSection(imports) if nesting == 0 => {
-                counts.imports.add(imports.count())?;
                 for import in imports.clone() {
                     scan.imports.push(import.map_err(malformed)?.name.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(exports) if nesting == 0 => {
-                counts.exports.add(exports.count())?;
                 for export in exports.clone() {
                     scan.exports.push(export.map_err(malformed)?.name.name.to_owned());
                 }
             }
             _ => {}
         }
-        counts.count(&payload)?;
     }
     check_imports(&scan)?;
     if !scan.exports.iter().any(|export| export == REQUIRED_EXPORT) {
@@ -129,46 +121,89 @@ fn check_imports(scan: &Scan) -> Result<(), UploadError> {
     Err(refused("unknown-import", format!("the component imports `{}`. {advice}", shown(unknown))))
 }
 
-#[derive(Default)]
+/// Items of each kind, counted over all modules and components of an upload.
 struct Counts {
-    functions: Bounded<FUNCTIONS_MAX>,
-    modules: Bounded<MODULES_MAX>,
-    types: Bounded<TYPES_MAX>,
-    segments: Bounded<SEGMENTS_MAX>,
-    memories: Bounded<MEMORIES_MAX>,
-    tables: Bounded<TABLES_MAX>,
-    instances: Bounded<INSTANCES_MAX>,
-    imports: Bounded<IMPORTS_MAX>,
-    exports: Bounded<EXPORTS_MAX>,
-    globals: Bounded<GLOBALS_MAX>,
-    custom: Bounded<CUSTOM_SECTIONS_MAX>,
+    functions: Bounded,
+    modules: Bounded,
+    types: Bounded,
+    segments: Bounded,
+    memories: Bounded,
+    tables: Bounded,
+    instances: Bounded,
+    /// Of the component itself.
+    interfaces: Bounded,
+    /// Of core modules, and of components inside the component.
+    imports: Bounded,
+    exports: Bounded,
+    globals: Bounded,
+    custom: Bounded,
+    /// For each module or component that is open here, from the outside in: the memories of a module.
+    open: Vec<u32>,
 }
 
-#[derive(Default)]
-struct Bounded<const MAX: u32>(u32);
+/// The number of items of one kind, and the most that there may be.
+struct Bounded {
+    kind: &'static str,
+    max: u32,
+    count: u32,
+}
 
-impl<const MAX: u32> Bounded<MAX> {
+impl Bounded {
     fn add(&mut self, more: u32) -> Result<(), UploadError> {
-        self.0 = self.0.saturating_add(more);
-        if self.0 > MAX {
-            return Err(too_complex(format!("it has {} or more items of one kind, and may have {MAX}", self.0)));
+        self.count = self.count.saturating_add(more);
+        if self.count > self.max {
+            return Err(too_complex(format!("it has {} or more {}, and may have {}", self.count, self.kind, self.max)));
         }
         Ok(())
+    }
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        let bounded = |kind, max| Bounded { kind, max, count: 0 };
+        Self {
+            functions: bounded("functions", 200_000),
+            modules: bounded("core modules", 64),
+            types: bounded("types", 50_000),
+            segments: bounded("data and element segments", 100_000),
+            memories: bounded("memories", 64),
+            tables: bounded("tables", 64),
+            instances: bounded("instances", 256),
+            interfaces: bounded("imported interfaces", INTERFACES_MAX),
+            imports: bounded("imports of core modules and inner components", 10_000),
+            exports: bounded("exports", 10_000),
+            globals: bounded("global variables", 50_000),
+            custom: bounded("custom sections", 1_000),
+            open: Vec::new(),
+        }
     }
 }
 
 impl Counts {
     fn count(&mut self, payload: &Payload<'_>) -> Result<(), UploadError> {
         match payload {
-            Payload::Version { encoding: Encoding::Module, .. } => self.modules.add(1),
+            Payload::Version { encoding, .. } => {
+                self.open.push(0);
+                if *encoding == Encoding::Module { self.modules.add(1) } else { Ok(()) }
+            }
+            Payload::End(_) => {
+                self.open.pop();
+                Ok(())
+            }
             Payload::TypeSection(section) => self.types.add(section.count()),
             Payload::CoreTypeSection(section) => self.types.add(section.count()),
             Payload::ComponentTypeSection(section) => self.types.add(section.count()),
             Payload::FunctionSection(section) => self.functions.add(section.count()),
-            Payload::ImportSection(section) => self.exports.add(section.count()),
+            Payload::ImportSection(section) => self.module_imports(section),
+            Payload::ComponentImportSection(section) if self.open.len() > 1 => self.imports.add(section.count()),
+            Payload::ComponentImportSection(section) => self.interfaces.add(section.count()),
             Payload::ExportSection(section) => self.exports.add(section.count()),
+            Payload::ComponentExportSection(section) => self.exports.add(section.count()),
             Payload::GlobalSection(section) => self.globals.add(section.count()),
-            Payload::MemorySection(section) => self.memories.add(section.count()),
+            Payload::MemorySection(section) => {
+                self.memories.add(section.count())?;
+                self.module_memories(section.count())
+            }
             Payload::TableSection(section) => self.tables.add(section.count()),
             Payload::ElementSection(section) => self.segments.add(section.count()),
             Payload::DataSection(section) => self.segments.add(section.count()),
@@ -186,6 +221,34 @@ impl Counts {
             }
             _ => Ok(()),
         }
+    }
+
+    /// One by one: a section's own count takes the names that follow one another under a module's for one import.
+    fn module_imports(&mut self, section: &ImportSectionReader<'_>) -> Result<(), UploadError> {
+        for import in section.clone().into_imports() {
+            self.imports.add(1)?;
+            if matches!(import.map_err(malformed)?.ty, TypeRef::Memory(_)) {
+                self.module_memories(1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts memories of the innermost module.
+    fn module_memories(&mut self, more: u32) -> Result<(), UploadError> {
+        let Some(memories) = self.open.last_mut() else { return Ok(()) };
+        *memories = memories.saturating_add(more);
+        if *memories > MODULE_MEMORIES_MAX {
+            // The code that the compiler answers for every other feature that is off.
+            return Err(refused(
+                "compile-failed",
+                format!(
+                    "the component cannot be compiled: one of its core modules has {memories} memories, and may have \
+                     {MODULE_MEMORIES_MAX}; build it without the feature multi-memory"
+                ),
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -23,8 +23,8 @@ const KEEP_RESIDENT_BYTES: usize = 256 * 1_024;
 const CORE_INSTANCES_MAX: u32 = 64;
 const MEMORIES_MAX: u32 = 2;
 const TABLES_MAX: u32 = 16;
-/// At least as many as the registry takes in at a time.
-const DESCRIBED_MAX: u32 = 8;
+/// Plugins that describe themselves at the same time.
+pub const DESCRIBED_MAX: u32 = 8;
 
 fn common() -> Config {
     let mut config = Config::new();
@@ -34,9 +34,11 @@ fn common() -> Config {
         .concurrency_support(false)
         .max_wasm_stack(GUEST_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
+        // The adapters that the compiler makes between composed components use two memories. The scan of an upload
+        // refuses them in its own modules.
+        .wasm_multi_memory(true)
         // Nothing that a step needs, and each a larger surface.
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
         .wasm_relaxed_simd(false)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .native_unwind_info(false)

@@ -62,6 +62,59 @@ fn very_many_functions_are_refused() {
     refuse(around(&module), "too-complex", &["300000"]);
 }
 
+/// A core module that imports `count` things of a type, which is memory, or a function of type `() -> ()`.
+fn module_with_imports(count: usize, of_type: &[u8]) -> Vec<u8> {
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    push_section(&mut module, 1, &[1, 0x60, 0, 0]);
+    let mut imports = Vec::new();
+    push_number(&mut imports, count);
+    for _ in 0..count {
+        imports.extend_from_slice(b"\x01m\x01i");
+        imports.extend_from_slice(of_type);
+    }
+    push_section(&mut module, 2, &imports);
+    module
+}
+
+#[test]
+fn what_there_is_too_much_of_is_named() {
+    let mut exports = b"\0asm\x01\0\0\0".to_vec();
+    push_section(&mut exports, 1, &[1, 0x60, 0, 0]);
+    push_section(&mut exports, 3, &[1, 0]);
+    let mut names = Vec::new();
+    push_number(&mut names, 9_000);
+    for number in 0..9_000 {
+        let name = format!("{number:04}");
+        push_number(&mut names, name.len());
+        names.extend_from_slice(name.as_bytes());
+        names.extend_from_slice(&[0, 0]);
+    }
+    push_section(&mut exports, 7, &names);
+    push_section(&mut exports, 10, &[1, 2, 0, 0x0b]);
+    // As many imports and exports as there may be of each, and more than there may be of one.
+    let imports = module_with_imports(9_000, &[0, 0]);
+    let mut both = b"\0asm\x0d\0\x01\0".to_vec();
+    push_section(&mut both, 1, &imports);
+    push_section(&mut both, 1, &exports);
+    refuse(&both, "missing-export", &[]);
+    push_section(&mut both, 1, &imports);
+    refuse(&both, "too-complex", &["imports of core modules", "10001", "10000"]);
+    refuse(around(&exports), "missing-export", &[]);
+    let mut twice = around(&exports);
+    push_section(&mut twice, 1, &exports);
+    refuse(twice, "too-complex", &["18000 or more exports"]);
+}
+
+#[test]
+fn a_core_module_has_one_memory() {
+    let memory = [2, 0, 1];
+    refuse(around(&module_with_imports(1, &memory)), "missing-export", &[]);
+    refuse(around(&module_with_imports(2, &memory)), "compile-failed", &["2 memories", "multi-memory"]);
+    let mut defined = module_with_imports(1, &memory);
+    push_section(&mut defined, 5, &[1, 0, 1]);
+    refuse(around(&defined), "compile-failed", &["2 memories", "multi-memory"]);
+}
+
 #[test]
 fn a_count_that_is_a_lie_is_refused() {
     for section in [1, 2, 3, 4, 5, 6, 7, 9, 11] {
@@ -117,12 +170,10 @@ fn a_giant_branch_table_compiles_or_is_refused() {
     assert_well(host());
 }
 
-#[test]
-fn a_function_that_is_slow_to_compile_does_not_outlive_its_time() {
-    // Each of the blocks merges thousands of live values.
-    let host = TestHost::with(&[("plugins.compile_timeout", "1s")]);
+/// A plugin that compiles for seconds: each of the blocks of its functions merges hundreds of live values.
+pub fn slow_to_compile(name: &str, functions: usize) -> Vec<u8> {
     let mut fields = String::new();
-    for function in 0..40 {
+    for function in 0..functions {
         let locals = 400;
         write!(fields, "(func $slow{function} (param i32)").expect("writes");
         for _ in 0..locals {
@@ -139,7 +190,13 @@ fn a_function_that_is_slow_to_compile_does_not_outlive_its_time() {
         }
         fields.push(')');
     }
-    let reply = upload_to(&host, TextGuest { fields, ..TextGuest::named("slow") }.bytes());
+    TextGuest { fields, ..TextGuest::named(name) }.bytes()
+}
+
+#[test]
+fn a_function_that_is_slow_to_compile_does_not_outlive_its_time() {
+    let host = TestHost::with(&[("plugins.compile_timeout", "1s")]);
+    let reply = upload_to(&host, slow_to_compile("slow", 40));
     assert_eq!((reply.status, reply.code()), (422, "compile-failed"), "{}", reply.json);
     assert!(!lists(&host, "slow"));
     assert_well(&host);

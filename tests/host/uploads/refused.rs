@@ -1,11 +1,9 @@
 //! Uploads that are something else, or ask for something else, than a plugin of this contract.
 
-use std::io::Write as _;
-
 use wit_component::StringEncoding;
 
 use super::{assert_well, host, lists, refuse, upload, upload_to};
-use crate::harness::{TestHost, eventually, guest_bytes};
+use crate::harness::{TestHost, guest_bytes};
 use crate::team::Team;
 use crate::text_guest::TextGuest;
 
@@ -156,24 +154,43 @@ fn another_teams_plugin_is_as_if_it_were_not_there() {
     assert_eq!(ours.get("/plugins/private/1.0.0")["name"], "private");
 }
 
+/// Two components inside one, a text passed from one to the other: what composing makes. Its export is empty.
+const COMPOSED: &str = r#"(component
+    (component $giver
+        (core module $m
+            (memory (export "mem") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024)
+            (func (export "take") (param i32 i32)))
+        (core instance $i (instantiate $m))
+        (alias core export $i "mem" (core memory $mem))
+        (alias core export $i "realloc" (core func $realloc))
+        (alias core export $i "take" (core func $take))
+        (func $lifted (param "text" string) (canon lift (core func $take) (memory $mem) (realloc $realloc)))
+        (export "take" (func $lifted)))
+    (component $user
+        (import "take" (func $take (param "text" string)))
+        (core module $libc
+            (memory (export "mem") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024))
+        (core instance $l (instantiate $libc))
+        (alias core export $l "mem" (core memory $mem))
+        (alias core export $l "realloc" (core func $realloc))
+        (core func $lowered (canon lower (func $take) (memory $mem) (realloc $realloc)))
+        (core module $m
+            (import "host" "take" (func (param i32 i32)))
+            (func (export "go") i32.const 0 i32.const 0 call 0))
+        (core instance $h (export "take" (func $lowered)))
+        (core instance $i (instantiate $m (with "host" (instance $h))))
+        (alias core export $i "go" (core func $go))
+        (func $lifted (canon lift (core func $go)))
+        (export "go" (func $lifted)))
+    (instance $g (instantiate $giver))
+    (alias export $g "take" (func $take))
+    (instance $u (instantiate $user (with "take" (func $take))))
+    (instance $nothing)
+    (export "stepwell:plugin/step@0.1.0" (instance $nothing)))"#;
+
 #[test]
-fn uploads_over_the_number_that_is_taken_in_are_told_to_come_again() {
-    let host = TestHost::start();
-    let head = format!(
-        "POST /plugins HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 1000\r\n\r\n",
-        host.token
-    );
-    // Each has a place from its head on, and does not send its body. One that meets a request of ours gets none.
-    let mut waiting = Vec::new();
-    let busy = eventually("all places are taken", || {
-        let mut connection = host.connect();
-        connection.write_all(head.as_bytes()).expect("writes");
-        waiting.push(connection);
-        let reply = host.request("POST", "/plugins", "");
-        (reply.status == 503).then_some(reply)
-    });
-    assert_eq!((busy.code(), busy.header("retry-after")), ("busy", Some("1")), "{}", busy.json);
-    drop(waiting);
-    assert_eq!(upload_to(&host, TextGuest::named("late").bytes()).status, 201);
-    assert!(lists(&host, "late"));
+fn composed_components_are_compiled_like_others() {
+    refuse(component(COMPOSED), "contract-mismatch", &["stepwell:plugin@0.1.0"]);
 }
