@@ -97,6 +97,7 @@ section! {
     DatabaseConfig {
         url: String,
         connections_max: u32,
+        guest_connections_max: u32,
         #[serde(with = "duration")] acquire_timeout: Duration,
         #[serde(with = "duration")] connection_lifetime: Duration,
         #[serde(with = "duration")] statement_timeout: Duration,

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, SqliteConnection};
 
-use crate::harness::{Reply, TestHost};
+use crate::harness::{Reply, TestHost, eventually};
 use crate::team::Team;
 
 /// Asks whom the input names; nothing is uploaded, and nothing runs.
@@ -272,6 +272,40 @@ fn a_row_that_the_database_refuses_fails_alone() {
     let expected: Vec<_> = (0..250).map(|number| if matches!(number, 30 | 140) { "conflict" } else { "ok" }).collect();
     assert_eq!(codes(&answer), expected);
     assert_eq!(about(&host, "unique").len(), 248);
+}
+
+#[test]
+fn statuses_do_not_wait_for_the_batches_that_write() {
+    let host = TestHost::on("", vec![("STEPWELL_BATCH__CONCURRENCY".to_owned(), "1".to_owned())]);
+    host.apply(ASK);
+    let started = ids(&start(&host, &[ask("seen", 1), ask("seen", 2)]));
+    // One of them is in the cache, the other is not.
+    host.instance(&started[0]);
+    let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let database = format!("sqlite:{}", host.data.path().join("stepwell/stepwell.db").display());
+    let mut writer = threads.block_on(async {
+        let mut writer = SqliteConnection::connect(&database).await.expect("connects");
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut writer).await.expect("locks out other writers");
+        writer
+    });
+    std::thread::scope(|scope| {
+        // Two calls: one has the only place and waits for the database, the other waits for the place.
+        let calls = [3, 4].map(|number| {
+            let (host, items) = (&host, json!({ "items": [ask("stuck", number)] }));
+            scope.spawn(move || host.post("/instances:batch", &items))
+        });
+        eventually("both are there", || {
+            let engine = host.get("/workflow-metrics/stats")["engine"].clone();
+            (engine["batch_chunks_running"] == 1 && engine["batch_chunks_waiting"] == 1).then_some(())
+        });
+        let answer = checked(host.post("/instances:batch-status", &json!({ "ids": started })), 2);
+        assert_eq!(answer["failed"], 0, "{answer}");
+        assert!(calls.iter().all(|call| !call.is_finished()), "the database is locked");
+        threads.block_on(async { sqlx::query("ROLLBACK").execute(&mut writer).await }).expect("lets others write");
+        for call in calls {
+            assert_eq!(checked(call.join().expect("does not panic"), 1)["succeeded"], 1);
+        }
+    });
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod databases;
 mod demo;
 mod engine;
 mod exposition;
+mod guest_reads;
 mod harness;
 mod history;
 mod http;

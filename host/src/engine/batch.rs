@@ -1,8 +1,9 @@
 //! Bulk work: many instances created, updated or asked for, many approvals decided, by one call.
 //!
 //! A call is cut into chunks of `batch.size` items, and at most `batch.concurrency` chunks are worked on at the same
-//! time, all calls of all teams together; the others wait in the order they came. Chunks and not calls wait, so a large
-//! batch does not keep out a small one.
+//! time, all calls of all teams together. Teams share these places fairly, and so many others for chunks that only read:
+//! a flood of one team's batches keeps another team's chunk waiting for one that is under way, and its status queries
+//! not even for that. Chunks and not calls wait, so a large batch does not keep out a small one.
 //!
 //! Every item has a result of its own, at its own place. What is one transaction is said at each method; a call as a
 //! whole never is. What surprises: items that name the same thing go into the same chunk, where they happen in their
@@ -10,6 +11,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
@@ -18,6 +20,8 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{Engine, EngineError, InstanceStart, no_such_instance};
+use crate::config::BatchConfig;
+use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::instance::METADATA_BYTES_MAX;
 use crate::model::transition::Progress;
 use crate::model::{Approval, Decision, Json, Name, Principal};
@@ -84,8 +88,9 @@ impl BatchProcessor {
     /// More than `batch.items_max` items. An item's errors are those of [`Engine::start_instance`].
     pub async fn create_instances(&self, principal: &Principal, items: Vec<InstanceStart>) -> BatchResults<Created> {
         let key = |item: &InstanceStart| Some((item.workflow.clone(), item.request.idempotency_key.clone()?));
-        self.run(&principal.team, "create-instances", items, key, |chunk| self.engine.start_together(principal, chunk))
-            .await
+        let work = |chunk| self.engine.start_together(principal, chunk);
+        let places = &self.engine.0.chunks.writing;
+        self.run(&principal.team, "create-instances", places, items, key, work).await
     }
 
     /// Replaces the metadata of instances, or cancels them.
@@ -100,7 +105,8 @@ impl BatchProcessor {
     /// too long; those of [`Engine::cancel`].
     pub async fn update_instances(&self, principal: &Principal, items: Vec<InstanceUpdate>) -> BatchResults<()> {
         let key = |item: &InstanceUpdate| Some(item.id);
-        self.run(&principal.team, "update-instances", items, key, |chunk| self.update_chunk(principal, chunk)).await
+        let work = |chunk| self.update_chunk(principal, chunk);
+        self.run(&principal.team, "update-instances", &self.engine.0.chunks.writing, items, key, work).await
     }
 
     /// Records an approver's decisions.
@@ -117,53 +123,64 @@ impl BatchProcessor {
         items: Vec<ApprovalDecision>,
     ) -> BatchResults<Approval> {
         let key = |item: &ApprovalDecision| Some(item.approval_id);
-        self.run(&principal.team, "decide-approvals", items, key, |chunk| self.decide_chunk(principal, chunk)).await
+        let work = |chunk| self.decide_chunk(principal, chunk);
+        self.run(&principal.team, "decide-approvals", &self.engine.0.chunks.writing, items, key, work).await
     }
 
-    /// Where instances stand. Served from the cache of instances; what is not there is read by one SELECT for a chunk.
-    /// An id may be asked for more than once.
+    /// Where instances stand. Served from the cache of instances, which waits for nothing; what is not there is read by
+    /// one SELECT for a chunk. An id may be asked for more than once.
     ///
     /// # Errors
     /// More than `batch.items_max` ids. An item's errors: no such instance in the team, or the database's.
     pub async fn instance_states(&self, principal: &Principal, ids: Vec<Uuid>) -> BatchResults<InstanceState> {
-        self.run(&principal.team, "get-statuses", ids, |_| None::<()>, |chunk| self.read_chunk(principal, chunk)).await
+        self.check_count(ids.len())?;
+        let shared = &self.engine.0;
+        let started = shared.clock.monotonic();
+        let mut states = shared.store.cached_states(&principal.team, &ids);
+        let unknown = |(id, state): (&Uuid, &Option<InstanceState>)| state.is_none().then_some(*id);
+        let unknown: Vec<_> = ids.iter().zip(&states).filter_map(unknown).collect();
+        let (places, work) = (&shared.chunks.reading, |chunk| self.read_chunk(principal, chunk));
+        let read = in_chunks(&shared.batch_config, places, &principal.team, unknown, |_| None::<()>, work);
+        let mut read = read.await.into_iter();
+        let known = |state: &mut Option<InstanceState>| match state.take() {
+            Some(state) => Ok(state),
+            None => read.next().unwrap_or_else(|| Err(no_such_instance())),
+        };
+        let results: Vec<_> = states.iter_mut().map(known).collect();
+        self.record(&principal.team, "get-statuses", &results, started);
+        Ok(results)
     }
 
-    /// Cuts items into chunks, works on them, and puts the results back into the items' order.
+    /// Cuts items into chunks, works on them, puts the results into the items' order, and counts them.
     async fn run<T, R, K: Hash + Eq, F: Future<Output = Vec<Result<R, EngineError>>>>(
         &self,
         team: &Name,
         operation: &'static str,
+        places: &FairQueue<Name>,
         items: Vec<T>,
         key: impl Fn(&T) -> Option<K>,
         work: impl Fn(Vec<T>) -> F,
     ) -> BatchResults<R> {
-        let shared = &self.engine.0;
-        let (count, max) = (items.len(), shared.batch_config.items_max);
+        self.check_count(items.len())?;
+        let started = self.engine.0.clock.monotonic();
+        let results = in_chunks(&self.engine.0.batch_config, places, team, items, key, work).await;
+        self.record(team, operation, &results, started);
+        Ok(results)
+    }
+
+    fn check_count(&self, count: usize) -> Result<(), EngineError> {
+        let max = self.engine.0.batch_config.items_max;
         if count > max {
             return Err(EngineError::Invalid(format!("at most {max} items a request, and there are {count}")));
         }
-        let started = shared.clock.monotonic();
-        let chunks = split(items, shared.batch_config.size, key).into_iter().map(|chunk| {
-            let (places, items): (Vec<usize>, Vec<T>) = chunk.into_iter().unzip();
-            let working = work(items);
-            async move {
-                // The semaphore is never closed.
-                let _permit = shared.chunks.acquire().await;
-                (places, working.await)
-            }
-        });
-        let chunks: Vec<_> = chunks.collect();
-        let mut working = stream::iter(chunks).buffer_unordered(shared.batch_config.concurrency);
-        let mut placed = Vec::with_capacity(count);
-        while let Some((places, results)) = working.next().await {
-            placed.extend(places.into_iter().zip(results));
-        }
-        let results = in_order(placed);
+        Ok(())
+    }
+
+    fn record<R>(&self, team: &Name, operation: &'static str, results: &[Result<R, EngineError>], started: Instant) {
+        let shared = &self.engine.0;
         let failed = results.iter().filter(|result| result.is_err()).count();
         let duration = shared.clock.monotonic().duration_since(started);
         shared.monitor.record_batch(team, operation, results.len(), failed, duration);
-        Ok(results)
     }
 
     async fn decide_chunk(
@@ -274,10 +291,31 @@ impl BatchProcessor {
     }
 
     async fn read_chunk(&self, principal: &Principal, ids: Vec<Uuid>) -> Vec<Result<InstanceState, EngineError>> {
-        match self.engine.0.store.instance_states(&principal.team, &ids).await {
-            Ok(states) => states.into_iter().map(|state| state.ok_or_else(no_such_instance)).collect(),
+        match self.engine.0.store.read_states(&principal.team, ids.clone()).await {
+            Ok(states) => ids.iter().map(|id| states.get(id).cloned().ok_or_else(no_such_instance)).collect(),
             Err(error) => ids.iter().map(|_| Err(error.clone().into())).collect(),
         }
+    }
+}
+
+/// Places for chunks that are worked on, shared by the teams.
+pub(super) struct Chunks {
+    /// Each may end in a transaction.
+    writing: FairQueue<Name>,
+    /// Each is one SELECT, which does not wait for the transactions of others.
+    reading: FairQueue<Name>,
+}
+
+impl Chunks {
+    pub(super) fn new(config: &BatchConfig) -> Self {
+        let limits = FairLimits { total: config.concurrency, per_key: config.concurrency, reserve: 0 };
+        Self { writing: FairQueue::new(limits), reading: FairQueue::new(limits) }
+    }
+
+    /// Chunks of both kinds that are worked on, and that wait for it.
+    pub(super) fn load(&self) -> (usize, usize) {
+        let (writing, reading) = (self.writing.load(), self.reading.load());
+        (writing.held + reading.held, writing.waiting + reading.waiting)
     }
 }
 
@@ -292,6 +330,34 @@ fn check_metadata(metadata: &Json) -> Result<(), EngineError> {
         return Err(EngineError::Invalid(problem));
     }
     if metadata.is_object() { Ok(()) } else { Err(EngineError::Invalid("metadata must be a JSON object".to_owned())) }
+}
+
+/// Cuts items into chunks, works on each when it has one of the places, and puts the results into the items' order.
+async fn in_chunks<T, R, K: Hash + Eq, F: Future<Output = Vec<R>>>(
+    config: &BatchConfig,
+    places: &FairQueue<Name>,
+    team: &Name,
+    items: Vec<T>,
+    key: impl Fn(&T) -> Option<K>,
+    work: impl Fn(Vec<T>) -> F,
+) -> Vec<R> {
+    let count = items.len();
+    let chunks = split(items, config.size, key).into_iter().map(|chunk| {
+        let (numbers, items): (Vec<usize>, Vec<T>) = chunk.into_iter().unzip();
+        let cost = items.len() as u64;
+        let working = work(items);
+        async move {
+            let _place = places.acquire_for(team, cost).await;
+            (numbers, working.await)
+        }
+    });
+    let chunks: Vec<_> = chunks.collect();
+    let mut working = stream::iter(chunks).buffer_unordered(config.concurrency);
+    let mut placed = Vec::with_capacity(count);
+    while let Some((numbers, results)) = working.next().await {
+        placed.extend(numbers.into_iter().zip(results));
+    }
+    in_order(placed)
 }
 
 /// Cuts items into chunks of `size`. Those with the same key go where the first of them is, and may make that chunk
@@ -346,6 +412,37 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_flood_of_one_teams_batches_does_not_hold_up_another_teams_chunks() {
+        let config = BatchConfig { items_max: 1_000, size: 10, concurrency: 2 };
+        let chunks = Chunks::new(&config);
+        let [flood, other]: [Name; 2] = ["flood", "other"].map(|name| name.parse().expect("is a name"));
+        let order = Mutex::new(Vec::new());
+        let work = |team| {
+            let order = &order;
+            move |items: Vec<usize>| async move {
+                order.lock().push(team);
+                tokio::task::yield_now().await;
+                items
+            }
+        };
+        let call = |team, items: usize| {
+            let items = (0..items).collect();
+            in_chunks(&config, &chunks.writing, team, items, |_| None::<()>, work(team))
+        };
+        // Twenty calls of ten chunks each are there before the one of three.
+        let floods = join_all((0..20).map(|_| call(&flood, 100)));
+        let (floods, answer) = tokio::join!(floods, call(&other, 30));
+        assert_eq!(answer, (0..30).collect::<Vec<_>>());
+        assert!(floods.iter().all(|answer| answer.len() == 100));
+        let order = order.into_inner();
+        assert_eq!(order.len(), 203);
+        let places: Vec<_> = order.iter().enumerate().filter(|(_, team)| **team == &other).map(|(at, _)| at).collect();
+        // The flood has the places first, and maybe once more before the others are looked at. Then the teams take turns.
+        assert!(places.iter().enumerate().all(|(number, place)| *place <= 4 + 2 * number), "{places:?}");
+        assert_eq!(chunks.load(), (0, 0));
+    }
 
     fn items() -> impl Strategy<Value = Vec<Option<u8>>> {
         proptest::collection::vec(proptest::option::of(0..6_u8), 0..200)

@@ -17,6 +17,10 @@ pub struct EngineGauges {
     pub attempts_max: usize,
     /// Attempts that wait for a place, their team's or the common one.
     pub attempts_waiting: usize,
+    /// Chunks of clients' batches that are worked on.
+    pub batch_chunks_running: usize,
+    /// Chunks of clients' batches that wait for one of the `batch.concurrency` places.
+    pub batch_chunks_waiting: usize,
 }
 
 impl Engine {
@@ -24,6 +28,15 @@ impl Engine {
     pub fn gauges(&self) -> EngineGauges {
         let (active_instances, active_instances_max) = self.0.active.count();
         let (attempts_running, attempts_max, attempts_waiting) = self.0.admission.count();
-        EngineGauges { active_instances, active_instances_max, attempts_running, attempts_max, attempts_waiting }
+        let (batch_chunks_running, batch_chunks_waiting) = self.0.chunks.load();
+        EngineGauges {
+            active_instances,
+            active_instances_max,
+            attempts_running,
+            attempts_max,
+            attempts_waiting,
+            batch_chunks_running,
+            batch_chunks_waiting,
+        }
     }
 }

@@ -16,7 +16,6 @@ mod measured;
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -26,6 +25,7 @@ pub use self::creation::{InstanceStart, StartRequest};
 pub use self::gauges::EngineGauges;
 
 use self::admission::Admission;
+use self::batch::Chunks;
 use self::dispatcher::Active;
 use self::evaluation::Evaluations;
 use self::measured::StepOperations;
@@ -51,8 +51,7 @@ pub struct Engine(Arc<Shared>);
 struct Shared {
     config: EngineConfig,
     batch_config: BatchConfig,
-    /// Chunks of batches that are worked on.
-    chunks: Semaphore,
+    chunks: Chunks,
     committing: Operation,
     retention: RetentionConfig,
     audit: AuditConfig,
@@ -138,7 +137,7 @@ impl Engine {
             active: Active::new(parts.config.active_instances_max),
             config: parts.config,
             committing: parts.monitor.operation(None, "commit_step"),
-            chunks: Semaphore::new(parts.batch_config.concurrency),
+            chunks: Chunks::new(&parts.batch_config),
             batch_config: parts.batch_config,
             retention: parts.retention,
             audit: parts.audit,

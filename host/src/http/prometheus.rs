@@ -48,6 +48,11 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
     let help = "Other hosts on the same database.";
     to.single(FamilyKind::Gauge, "stepwell_peers", help, services.store.peers());
     expose_engine(to, services.engine.gauges());
+    let reads = services.store.guest_reads();
+    let help = "Reads of steps that have a connection to the database now.";
+    to.single(FamilyKind::Gauge, "stepwell_guest_reads_running", help, reads.held as u64);
+    let help = "Reads of steps that wait for a connection: database.guest_connections_max.";
+    to.single(FamilyKind::Gauge, "stepwell_guest_reads_waiting", help, reads.waiting as u64);
     expose_commits(to, &services.store.commit_stats());
     expose_alerts(to, &services.watch.alert_counts(team));
     if let Some(traces) = services.tracer.stats() {
@@ -60,14 +65,23 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
 }
 
 fn expose_engine(to: &mut Exposition, engine: EngineGauges) {
-    let EngineGauges { active_instances, active_instances_max, attempts_running, attempts_max, attempts_waiting } =
-        engine;
+    let EngineGauges {
+        active_instances,
+        active_instances_max,
+        attempts_running,
+        attempts_max,
+        attempts_waiting,
+        batch_chunks_running,
+        batch_chunks_waiting,
+    } = engine;
     for (name, help, value) in [
         ("stepwell_instances_active", "Workflow instances that have a driver now.", active_instances),
         ("stepwell_instances_active_limit", "Most that may: engine.active_instances_max.", active_instances_max),
         ("stepwell_attempts_running", "Attempts of steps that run now: places of the pool in use.", attempts_running),
         ("stepwell_attempts_limit", "Places of the pool: runtime.attempts_max.", attempts_max),
         ("stepwell_attempts_waiting", "Attempts of steps that wait for a place: the queue.", attempts_waiting),
+        ("stepwell_batch_chunks_running", "Chunks of clients' batches that are worked on.", batch_chunks_running),
+        ("stepwell_batch_chunks_waiting", "Chunks that wait: batch.concurrency.", batch_chunks_waiting),
     ] {
         to.single(FamilyKind::Gauge, name, help, value);
     }

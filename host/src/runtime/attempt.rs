@@ -161,7 +161,10 @@ pub struct AttemptState {
 }
 
 impl AttemptState {
-    pub(super) fn new(services: Services, call: Option<Arc<StepCall>>) -> Self {
+    pub(super) fn new(mut services: Services, call: Option<Arc<StepCall>>) -> Self {
+        if let Some(call) = &call {
+            services.store = services.store.for_guest(&call.team);
+        }
         let limits = &services.limits;
         Self {
             resources: ResourceTable::with_capacity(0),

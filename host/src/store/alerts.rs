@@ -255,8 +255,8 @@ impl Store {
         let alerts = self.read_alerts(vec![active(None), untold()]).await?;
         let store = self.clone();
         let live = self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
-            Ok(match connection {
+            let mut connection = store.read().await?;
+            Ok(match *connection {
                 // The file is this process's alone.
                 Connection::Sqlite(_) => HashSet::from([own]),
                 Connection::Postgres(_) => {
@@ -275,7 +275,7 @@ impl Store {
     async fn read_alerts(&self, parts: Vec<Sql>) -> Result<Vec<Alert>, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let mut rows: Vec<AlertRow> = Vec::new();
             for part in parts {
                 rows.extend(part.rows::<AlertRow>(&mut connection).await?);

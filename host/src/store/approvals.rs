@@ -192,8 +192,9 @@ impl Store {
         filter: &ApprovalFilter,
         page: &Page<Cursor>,
     ) -> Result<Option<Fresh<Rows<Approval>>>, StoreError> {
-        let mut connection = self.core().backend.read().await?;
+        let mut connection = self.read().await?;
         let rows: Vec<ApprovalRow> = list(team, filter, page).rows(&mut connection).await?;
+        connection.charge_rows(rows.len());
         drop(connection);
         let bytes = rows.iter().map(|row| 512 + row.title.len()).sum();
         let approvals = rows.into_iter().map(ApprovalRow::into_approval);
@@ -207,7 +208,7 @@ impl Store {
     pub async fn approval(&self, team: &Name, id: Uuid) -> Result<Option<Approval>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let row: Option<ApprovalRow> = on!(connection, c => sqlx::query_as(
                 "SELECT id, team, instance_id, workflow, step, approver_id, title, quorum, status, comment, \
                  created_at, expires_at, decided_at FROM workflow_approvals WHERE id = $1 AND team = $2",
@@ -228,7 +229,7 @@ impl Store {
     pub async fn approvals_by_id(&self, team: &Name, ids: Vec<Uuid>) -> Result<Vec<Approval>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let mut approvals = given(&mut connection, BY_ID, &ids).await?;
             approvals.retain(|approval| approval.team == team);
             Ok(approvals)
@@ -243,7 +244,7 @@ impl Store {
     pub async fn instance_approvals(&self, team: &Name, instance: Uuid) -> Result<Vec<Approval>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let mut approvals = of_instance(&mut connection, instance).await?;
             approvals.retain(|approval| approval.team == team);
             Ok(approvals)

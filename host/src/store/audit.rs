@@ -210,7 +210,7 @@ impl Store {
         Order::At.check(page)?;
         let (store, sql) = (self.clone(), list(team, filter, page));
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let rows: Vec<AuditRow> = sql.rows(&mut connection).await?;
             rows.into_iter().map(AuditRow::into_entry).collect()
         })

@@ -367,7 +367,7 @@ impl Store {
     pub async fn history(&self, query: HistoryQuery) -> Result<Option<Vec<(Timestamp, Added)>>, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let ids: Vec<(Uuid,)> = named(&query).rows(&mut connection).await?;
             if ids.is_empty() {
                 return Ok(Some(Vec::new()));
@@ -396,7 +396,7 @@ impl Store {
     ) -> Result<Vec<Series>, StoreError> {
         let (store, team) = (self.clone(), team.cloned());
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let rows: Vec<(String, String, String)> =
                 listed(team.as_ref(), step, (from, to)).rows(&mut connection).await?;
             let series = rows.into_iter().map(|(team, kind, name)| {

@@ -211,7 +211,7 @@ impl Store {
     /// The database's.
     pub async fn instance(&self, team: &Name, id: Uuid) -> Result<Option<Arc<Instance>>, StoreError> {
         self.cached(&self.core().caches.instances, (team.clone(), id), 0, |store, (team, id)| async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let row = row_of(&mut connection, id).await?.filter(|row| row.team == team.as_str());
             drop(connection);
             row.map(InstanceRow::into_fresh).transpose()
@@ -236,7 +236,8 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let keys: Vec<_> = keys.iter().map(|(workflow, key)| (*workflow, key.as_str())).collect();
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
+            connection.charge_rows(keys.len());
             creation::with_keys(&mut connection, &keys).await
         })
         .await
@@ -249,7 +250,7 @@ impl Store {
     pub async fn due_instances(&self, now: Timestamp, limit: u32) -> Result<Vec<Uuid>, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             // The status is not asked for: what is final does not wake, and the partial index does not have it.
             Ok(on!(connection, c => sqlx::query_scalar(DUE)
                 .bind(store.core().host.id)
@@ -276,7 +277,7 @@ impl Store {
         let key = (team.clone(), filter.clone(), page.clone());
         let generation = caches.generations.of(team, Noun::Instances);
         let rows = self.cached(&caches.instance_lists, key, generation, |store, (team, filter, page)| async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let rows: Vec<InstanceRow> = list(&team, &filter, &page).rows(&mut connection).await?;
             drop(connection);
             let bytes = rows.iter().map(InstanceRow::bytes).sum();
@@ -293,7 +294,7 @@ impl Store {
     pub async fn attempts(&self, team: &Name, id: Uuid) -> Result<Vec<Attempt>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let owner: Option<String> = on!(connection, c => sqlx::query_scalar(
                 "SELECT team FROM workflow_instances WHERE id = $1",
             )
@@ -315,7 +316,7 @@ impl Store {
     pub async fn count_instances(&self, team: &Name) -> Result<Vec<(InstanceStatus, u64)>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let rows: Vec<(String, i64)> = on!(connection, c => sqlx::query_as(
                 "SELECT status, COUNT(*) FROM workflow_instances WHERE team = $1 GROUP BY status ORDER BY status",
             )

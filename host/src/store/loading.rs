@@ -58,7 +58,7 @@ impl Store {
     }
 
     async fn load_rows(&self, ids: &[Uuid]) -> Result<Vec<Loaded>, StoreError> {
-        let mut connection = self.core().backend.read().await?;
+        let mut connection = self.read().await?;
         // The instances come first: what is read after them may only be newer, and then the version that guards the
         // commit is too old. The other way round, a commit could pass with attempts that are out of date.
         let instances: Vec<InstanceRow> = of_each(&mut connection, INSTANCES, ids).await?;

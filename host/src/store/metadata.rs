@@ -60,7 +60,7 @@ impl Store {
         if left.is_empty() {
             return Ok(written);
         }
-        let mut connection = self.core().backend.read().await?;
+        let mut connection = self.read().await?;
         let there = statuses::read_states(&mut connection, team, &Vec::from_iter(left.keys().copied())).await?;
         drop(connection);
         for row in there.iter().filter_map(|state| left.get(&state.id)) {

@@ -31,6 +31,7 @@ mod metadata;
 mod migrate;
 mod plan;
 mod plugins;
+mod reading;
 mod retention;
 mod rows;
 mod second_level;
@@ -79,6 +80,7 @@ use cache::Caches;
 use committer::Committer;
 use hosts::Host;
 use lock::Lock;
+use reading::GuestReads;
 use second_level::SecondLevel;
 
 use crate::clock::{Clock, Timestamp};
@@ -106,6 +108,8 @@ impl<K> Page<K> {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// The team whose guests read with this clone; none: the host itself.
+    guest: Option<Name>,
 }
 
 struct Inner {
@@ -122,6 +126,7 @@ struct Inner {
 /// What the committer's task needs too. It must not hold [`Inner`], which would keep itself alive.
 struct Core {
     backend: Backend,
+    guest_reads: GuestReads,
     caches: Caches,
     host: Host,
     redis: Option<SecondLevel>,
@@ -198,8 +203,19 @@ impl Store {
                 let threads = tokio::runtime::Handle::current();
                 let redis = SecondLevel::new(&config.redis, identity(&backend).await?)?;
                 let broken = CancellationToken::new();
-                let core = Core { backend, caches, host, redis, clock, tracer, tasks, statistics, broken, threads };
-                let core = Arc::new(core);
+                let core = Arc::new(Core {
+                    backend,
+                    guest_reads: GuestReads::new(&config.database),
+                    caches,
+                    host,
+                    redis,
+                    clock,
+                    tracer,
+                    tasks,
+                    statistics,
+                    broken,
+                    threads,
+                });
                 let listener = match core.meet().await {
                     Ok(listener) => listener,
                     Err(error) => {
@@ -217,7 +233,7 @@ impl Store {
                 }
                 let committer = Committer::start(Arc::clone(&core), &config.database);
                 let (locks, folder) = (Mutex::new(locks), Mutex::new(folder));
-                Ok(Self { inner: Arc::new(Inner { core, committer, closing, locks, folder }) })
+                Ok(Self { inner: Arc::new(Inner { core, committer, closing, locks, folder }), guest: None })
             }
         };
         tasks.spawn(opening).await.map_err(ended)?
@@ -243,7 +259,7 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             on!(connection, c => sqlx::query("SELECT 1").execute(c).await.map(|_| ()))?;
             Ok(())
         })

@@ -130,7 +130,7 @@ impl Store {
         self.detached(async move {
             // Every id is at most the greatest, and none of ours is the greatest itself.
             let before = page.after.unwrap_or(Uuid::max());
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let rows: Vec<PluginRow> = match &name {
                 Some(name) => on!(connection, c => sqlx::query_as(
                     "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
@@ -164,7 +164,7 @@ impl Store {
     pub async fn plugin_version(&self, id: Uuid) -> Result<Option<Arc<PluginVersion>>, StoreError> {
         self.cached(&self.core().caches.plugin_versions, id, 0, |store, id| async move {
             let select = async {
-                let mut connection = store.core().backend.read().await?;
+                let mut connection = store.read().await?;
                 Ok(on!(connection, c => sqlx::query_as(
                     "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
                      FROM plugin_versions WHERE id = $1",
@@ -191,7 +191,7 @@ impl Store {
         let key = (team.clone(), reference.name.clone(), reference.version.clone());
         self.cached(&self.core().caches.plugin_references, key, 0, |store, (team, name, version)| async move {
             let select = async {
-                let mut connection = store.core().backend.read().await?;
+                let mut connection = store.read().await?;
                 row_of(&mut connection, &team, &name, version.as_deref()).await
             };
             let row = store.row(Key::PluginReference(&team, &name, version.as_deref()), select).await?;
@@ -207,7 +207,7 @@ impl Store {
     pub async fn component_bytes(&self, id: Uuid) -> Result<Option<Vec<u8>>, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             Ok(on!(connection, c => sqlx::query_scalar(
                 "SELECT bytes FROM plugin_components WHERE plugin_version_id = $1",
             )

@@ -124,7 +124,7 @@ impl Store {
     ) -> Result<FinishedBatch, StoreError> {
         let (store, finished) = (self.clone(), finished.clone());
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let Found { team, ids, next } = find(&mut connection, &finished, place, limit, "").await?;
             let counts = match team {
                 Some(team) if !ids.is_empty() => count(&mut connection, &team, &ids).await?,

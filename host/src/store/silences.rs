@@ -112,7 +112,7 @@ impl Store {
     pub async fn silences(&self, team: Option<Name>, now: Timestamp) -> Result<Vec<Silence>, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let rows: Vec<SilenceRow> = not_ended(team.as_ref(), now).rows(&mut connection).await?;
             rows.into_iter().map(SilenceRow::into_silence).collect()
         })

@@ -59,25 +59,44 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn instance_states(&self, team: &Name, ids: &[Uuid]) -> Result<Vec<Option<InstanceState>>, StoreError> {
-        let mut known = HashMap::with_capacity(ids.len());
-        let mut unknown = Vec::new();
-        for id in ids {
-            match self.core().caches.instances.get(&(team.clone(), *id), 0).flatten() {
-                Some(instance) => drop(known.insert(*id, InstanceState::from(&*instance))),
-                None => unknown.push(*id),
+        let mut states = self.cached_states(team, ids);
+        let unknown = |(id, state): (&Uuid, &Option<InstanceState>)| state.is_none().then_some(*id);
+        let unknown: Vec<_> = ids.iter().zip(&states).filter_map(unknown).collect();
+        if !unknown.is_empty() {
+            let read = self.read_states(team, unknown).await?;
+            for (id, state) in ids.iter().zip(&mut states).filter(|(_, state)| state.is_none()) {
+                *state = read.get(id).cloned();
             }
         }
-        unknown.sort_unstable();
-        unknown.dedup();
-        if !unknown.is_empty() {
-            let (store, team) = (self.clone(), team.clone());
-            let read = self.detached(async move {
-                let mut connection = store.core().backend.read().await?;
-                read_states(&mut connection, &team, &unknown).await
-            });
-            known.extend(read.await?.into_iter().map(|state| (state.id, state)));
-        }
-        Ok(ids.iter().map(|id| known.get(id).cloned()).collect())
+        Ok(states)
+    }
+
+    /// As [`Store::instance_states`], out of the cache alone; none for one that is not in it.
+    pub fn cached_states(&self, team: &Name, ids: &[Uuid]) -> Vec<Option<InstanceState>> {
+        let cache = &self.core().caches.instances;
+        let state = |id: &Uuid| cache.get(&(team.clone(), *id), 0).flatten().map(|instance| (&*instance).into());
+        ids.iter().map(state).collect()
+    }
+
+    /// As [`Store::instance_states`], out of the database alone, by id.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn read_states(
+        &self,
+        team: &Name,
+        mut ids: Vec<Uuid>,
+    ) -> Result<HashMap<Uuid, InstanceState>, StoreError> {
+        ids.sort_unstable();
+        ids.dedup();
+        let (store, team) = (self.clone(), team.clone());
+        let read = self.detached(async move {
+            let mut connection = store.read().await?;
+            let states = read_states(&mut connection, &team, &ids).await?;
+            connection.charge_rows(states.len());
+            Ok(states)
+        });
+        Ok(read.await?.into_iter().map(|state| (state.id, state)).collect())
     }
 }
 
@@ -108,7 +127,7 @@ mod tests {
         let clock = Clock::manual(Timestamp::from_micros(0));
         let store = Store::open_in_memory(&config, clock).await.expect("opens");
         let sql = STATES.replace("{rows}", "(VALUES (?, ?), (?, ?)) AS given");
-        let mut connection = store.core().backend.read().await.expect("connects");
+        let mut connection = store.read().await.expect("connects");
         let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
         let plan: Vec<(i64, i64, i64, String)> =
             on!(connection, c => sqlx::query_as(explain).fetch_all(c).await).expect("explains");

@@ -188,10 +188,12 @@ impl Store {
     ) -> Result<HashMap<EntryKey, Fresh<Arc<Entry>>>, StoreError> {
         let now = self.now();
         let mut found = HashMap::new();
-        let mut connection = self.core().backend.read().await?;
+        let mut connection = self.read().await?;
         for (space, wanted) in by_space(keys) {
             for wanted in wanted.chunks(KEYS_MAX) {
-                for row in read_space(&mut connection, team, space, wanted).await? {
+                let rows = read_space(&mut connection, team, space, wanted).await?;
+                connection.charge_rows(rows.len());
+                for row in rows {
                     let expires_at = row.expires_at.map(Timestamp::from_micros);
                     if is_live(expires_at, now) {
                         let version = unsigned("an entry's version", row.version)?;
@@ -224,8 +226,8 @@ impl Store {
         // What comes after "a\0b" and holds no NUL comes after "a" too, and is not "a" itself.
         let after = after.map(|after| after.split('\0').next().unwrap_or_default().to_owned());
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
-            Ok(on!(connection, c: Database => {
+            let mut connection = store.read().await?;
+            let keys: Vec<String> = on!(connection, c: Database => {
                 let mut query = QueryBuilder::<Database>::new("SELECT key FROM plugin_storage WHERE team = ");
                 query.push_bind(team.as_str()).push(" AND space = ").push_bind(space.as_str());
                 query.push(" AND key >= ").push_bind(prefix.as_str());
@@ -238,7 +240,9 @@ impl Store {
                 query.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(now.as_micros());
                 query.push(") ORDER BY key LIMIT ").push_bind(signed(limit));
                 query.build_query_scalar().fetch_all(c).await
-            })?)
+            })?;
+            connection.charge_rows(keys.len());
+            Ok(keys)
         })
         .await
     }

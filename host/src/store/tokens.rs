@@ -102,7 +102,7 @@ impl Store {
     /// The database's.
     pub async fn principal_by_token_hash(&self, hash: [u8; 32]) -> Result<Option<Arc<Principal>>, StoreError> {
         self.cached(&self.core().caches.tokens, hash, 0, |store, hash| async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let row: Option<TokenRow> = on!(connection, c => sqlx::query_as(
                 "SELECT id, team, user_id, permissions, created_at, expires_at FROM tokens WHERE hash = $1",
             )
@@ -127,7 +127,7 @@ impl Store {
         let (store, team) = (self.clone(), team.cloned());
         self.detached(async move {
             let team = team.as_ref().map(Name::as_str);
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let rows: Vec<TokenRow> = on!(connection, c => sqlx::query_as(
                 "SELECT id, team, user_id, permissions, created_at, expires_at FROM tokens \
                  WHERE $1 IS NULL OR team = $1 ORDER BY id",
@@ -171,7 +171,7 @@ impl Store {
     pub async fn has_tokens(&self) -> Result<bool, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             Ok(on!(connection, c => sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tokens)").fetch_one(c).await)?)
         })
         .await

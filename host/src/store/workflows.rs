@@ -337,7 +337,7 @@ impl Store {
         let key = (team.clone(), name.clone());
         self.cached(&caches.workflows, key, 0, |store, (team, name)| async move {
             let select = async {
-                let mut connection = store.core().backend.read().await?;
+                let mut connection = store.read().await?;
                 Ok(on!(connection, c => sqlx::query_as(
                     "SELECT w.status, v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
                      JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
@@ -368,7 +368,7 @@ impl Store {
         let key = (team.clone(), name.clone(), version);
         self.cached(&caches.workflow_versions, key, 0, |store, (team, name, version)| async move {
             let select = async {
-                let mut connection = store.core().backend.read().await?;
+                let mut connection = store.read().await?;
                 Ok(on!(connection, c => sqlx::query_as(
                     "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
                      JOIN workflow_versions v ON v.workflow_id = w.id \
@@ -401,7 +401,7 @@ impl Store {
         let key = (team.clone(), filter.clone(), page.clone());
         let generation = caches.generations.of(team, Noun::Workflows);
         let rows = self.cached(&caches.workflow_lists, key, generation, |store, (team, filter, page)| async move {
-            let mut connection = store.core().backend.read().await?;
+            let mut connection = store.read().await?;
             let rows: Vec<SummaryRow> = list(&team, &filter, &page).rows(&mut connection).await?;
             drop(connection);
             let bytes = rows.iter().map(|row| 256 + row.description.len()).sum();
