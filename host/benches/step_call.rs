@@ -335,15 +335,17 @@ impl Host {
     }
 
     async fn load(&self, guest: &str, threads: tokio::runtime::Handle) -> Result<Arc<Subject>, Anything> {
-        let bytes = Arc::new(support::guest(guest)?);
+        let bytes = support::guest(guest)?;
         let component = Component::new(&self.engine, bytes.as_slice())?;
         let floor = StepPluginPre::new(bare_linker(&self.engine, &component)?.instantiate_pre(&component)?)?;
-        let inspected =
-            self.registry.inspect(&support::operator()?, Arc::clone(&bytes), UploadOptions::default()).await?;
+        let operator = support::operator()?;
+        let mut upload = self.registry.begin_upload(&operator.team)?;
+        upload.write(&bytes).await?;
+        let inspected = self.registry.inspect(&operator, &upload.finish().await?, UploadOptions::default()).await?;
         Ok(Arc::new(Subject {
             runtime: self.runtime.clone(),
+            loaded: inspected.plugin(),
             version: Arc::new(inspected.version),
-            loaded: inspected.loaded,
             floor,
             engine: self.engine.clone(),
             threads,

@@ -161,9 +161,14 @@ section! {
     PluginsConfig {
         component_bytes_max: usize,
         #[serde(with = "duration")] upload_timeout: Duration,
+        uploads_max: usize,
+        uploads_per_team_max: usize,
+        upload_bytes_max: u64,
+        upload_bytes_per_team_max: u64,
         grants: BTreeSet<Interface>,
         #[serde(with = "duration")] compile_timeout: Duration,
         compile_memory_bytes_max: u64,
+        compile_concurrency: usize,
         loaded_max: u64,
     }
 }
@@ -372,6 +377,9 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let positive = [
             ("server.connections_max", self.server.connections_max),
+            ("plugins.uploads_max", self.plugins.uploads_max),
+            ("plugins.uploads_per_team_max", self.plugins.uploads_per_team_max),
+            ("plugins.compile_concurrency", self.plugins.compile_concurrency),
             ("database.commit_group_max", self.database.commit_group_max),
             ("database.commit_queue_max", self.database.commit_queue_max),
             ("runtime.attempts_max", self.runtime.attempts_max),

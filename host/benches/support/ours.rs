@@ -53,7 +53,9 @@ impl Ours {
     ) -> Result<(Arc<Self>, JoinHandle<Result<(), AppError>>), Anything> {
         let app = App::start(database.config.clone(), Clock::System, support::program()).await?;
         let principal = support::operator()?;
-        app.plugins.upload(&principal, support::guest("hello")?, UploadOptions::default()).await?;
+        let mut upload = app.plugins.begin_upload(&principal.team)?;
+        upload.write(&support::guest("hello")?).await?;
+        app.plugins.upload(&principal, upload.finish().await?, UploadOptions::default()).await?;
         app.engine.apply_workflow(&principal, DEFINITION).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let ours = Self {

@@ -115,9 +115,11 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
         permissions: vec![Permission::Operator],
         token: None,
     };
-    let component = Arc::new(local.component);
+    let mut upload = host.plugins.begin_upload(&principal.team)?;
+    upload.write(&local.component).await?;
+    let component = upload.finish().await?;
     let options = UploadOptions { shared_buckets: local.shared_buckets };
-    let inspected = host.plugins.inspect(&principal, Arc::clone(&component), options).await?;
+    let inspected = host.plugins.inspect(&principal, &component, options).await?;
     let steps = &inspected.version.manifest.steps;
     if !steps.iter().any(|step| step.name == local.step) {
         let offered: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
@@ -127,7 +129,8 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
             offered: offered.join(", "),
         });
     }
-    let plugin = match store.insert_plugin_version(inspected.version, component.to_vec()).await? {
+    let loaded = inspected.plugin();
+    let plugin = match store.insert_plugin_version(inspected.version, local.component).await? {
         PluginInsert::Inserted(plugin) | PluginInsert::Existing(plugin) | PluginInsert::Conflict(plugin) => plugin,
     };
     let instance = make_instance(&store, &clock, &principal, &plugin.manifest.name, &local.step, &local.input).await?;
@@ -153,7 +156,7 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
         capture: Some(Arc::clone(&capture)),
         trace: None,
     };
-    let ended = host.runtime.run_step(inspected.loaded, call).await;
+    let ended = host.runtime.run_step(loaded, call).await;
     store.close().await;
     let (output, failure) = match ended.result {
         Ok(output) => (Some(output), None),

@@ -117,6 +117,8 @@ enum Command {
         memory_bytes: u64,
         /// Processor time
         cpu_seconds: u64,
+        /// The file of the component
+        component: std::path::PathBuf,
     },
 }
 
@@ -133,8 +135,8 @@ impl Global {
 /// Runs the command that the arguments name. 0 is success, 1 an error that stderr tells, 2 a usage error.
 pub fn main() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
-    if let Command::CompileWorker { memory_bytes, cpu_seconds } = command {
-        return crate::plugins::compile_worker_main(memory_bytes, cpu_seconds);
+    if let Command::CompileWorker { memory_bytes, cpu_seconds, component } = command {
+        return crate::plugins::compile_worker_main(memory_bytes, cpu_seconds, &component);
     }
     match run(&global, command) {
         Ok(()) => ExitCode::SUCCESS,

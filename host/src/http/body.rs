@@ -35,6 +35,8 @@ pub(super) struct Body {
     /// The client waits for `100 Continue` and sends nothing until we start to read.
     held_back: bool,
     deadline: Instant,
+    /// Bytes that have been read.
+    received: usize,
     unread: Unread,
 }
 
@@ -54,7 +56,7 @@ impl Body {
         let held_back = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let is_there = content_length.is_some_and(|length: u64| length > 0) || headers.contains_key(TRANSFER_ENCODING);
         let unread = Unread(is_there.then(Arc::default));
-        Self { chunks: Some(Box::pin(chunks)), content_length, encoded, held_back, deadline, unread }
+        Self { chunks: Some(Box::pin(chunks)), content_length, encoded, held_back, deadline, received: 0, unread }
     }
 
     /// To be asked for what is left when whoever has the body is done.
@@ -65,36 +67,48 @@ impl Body {
     /// The whole body, if it has at most `limit` bytes.
     ///
     /// # Errors
-    /// 408, 413, 415; 400 when the connection breaks, which nobody will see.
+    /// Those of [`Body::chunk`].
     pub(super) async fn read(mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
+        // What the head says is only a hint: memory is taken for what has arrived.
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk(limit).await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    /// The next part of a body that has at most `limit` bytes; none at its end.
+    ///
+    /// # Errors
+    /// 408, 413, 415; 400 when the connection breaks, which nobody will see.
+    pub(super) async fn chunk(&mut self, limit: usize) -> Result<Option<Bytes>, ApiError> {
         if self.encoded {
             return Err(ApiError::encoded_body());
         }
         if self.content_length.is_some_and(|length| length > limit as u64) {
             return Err(ApiError::body_too_large(limit));
         }
-        // What the head says is only a hint: memory is taken for what has arrived.
-        let mut bytes = Vec::new();
         self.held_back = false;
-        while let Some(chunks) = &mut self.chunks {
-            match before(self.deadline, chunks.next()).await {
-                None => {
-                    // It was waited for long enough.
-                    self.chunks = None;
-                    return Err(ApiError::body_timeout());
-                }
-                Some(None) => self.chunks = None,
-                Some(Some(Err(problem))) => {
-                    self.chunks = None;
-                    return Err(ApiError::invalid(format!("the body broke off: {problem}")));
-                }
-                Some(Some(Ok(chunk))) if bytes.len() + chunk.len() > limit => {
-                    return Err(ApiError::body_too_large(limit));
-                }
-                Some(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
+        let Some(chunks) = &mut self.chunks else { return Ok(None) };
+        match before(self.deadline, chunks.next()).await {
+            None => {
+                // It was waited for long enough.
+                self.chunks = None;
+                Err(ApiError::body_timeout())
+            }
+            Some(None) => {
+                self.chunks = None;
+                Ok(None)
+            }
+            Some(Some(Err(problem))) => {
+                self.chunks = None;
+                Err(ApiError::invalid(format!("the body broke off: {problem}")))
+            }
+            Some(Some(Ok(chunk))) => {
+                self.received = self.received.saturating_add(chunk.len());
+                if self.received > limit { Err(ApiError::body_too_large(limit)) } else { Ok(Some(chunk)) }
             }
         }
-        Ok(bytes)
     }
 
     /// The body as JSON.

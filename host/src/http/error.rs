@@ -254,7 +254,12 @@ impl From<UploadError> for ApiError {
         match error {
             UploadError::Refused { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message),
             UploadError::Conflict(..) => Self::new(StatusCode::CONFLICT, code, message),
-            UploadError::Busy => Self::busy("other uploads are being checked: try again in a moment"),
+            UploadError::TooManyUploads(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, code, message)
+                .with_header(RETRY_AFTER, HeaderValue::from_static("5")),
+            UploadError::DiskFull => Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+                .with_header(RETRY_AFTER, HeaderValue::from_static("5")),
+            // The log has what the worker said.
+            UploadError::CompilerFault => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message),
             UploadError::Store(error) => error.into(),
             UploadError::Host(problem) => Self::internal(problem),
         }

@@ -25,10 +25,13 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
     let registry = &request.services.plugins;
-    // Before the body: a host that is busy must not fill its memory with components that wait.
-    let _permit = registry.upload_permit()?;
-    let component = request.body.read(request.services.config.plugins.component_bytes_max).await?;
-    let mut record = recorder.begin(AuditAction::PluginUpload, "", json!({ "bytes": component.len() })).await?;
+    let bytes_max = request.services.config.plugins.component_bytes_max;
+    let mut upload = registry.begin_upload(&principal.team)?;
+    while let Some(chunk) = request.body.chunk(bytes_max).await? {
+        upload.write(&chunk).await?;
+    }
+    let component = upload.finish().await?;
+    let mut record = recorder.begin(AuditAction::PluginUpload, "", json!({ "bytes": component.bytes() })).await?;
     let verdict = registry.upload(&principal, component, UploadOptions { shared_buckets }).await;
     if let Ok(verdict) = &verdict {
         record.known(Some(principal.team.clone()), verdict.plugin.label());

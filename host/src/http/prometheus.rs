@@ -13,6 +13,7 @@ use super::response::{self, Answer};
 use crate::engine::EngineGauges;
 use crate::model::{Name, Principal};
 use crate::monitor::{Exposition, FamilyKind, SeriesLabels};
+use crate::plugins::PluginGauges;
 use crate::store::{CacheStats, CommitStats, SecondLevelStats};
 use crate::trace::TraceStats;
 use crate::watch::AlertGroup;
@@ -48,6 +49,7 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
     let help = "Other hosts on the same database.";
     to.single(FamilyKind::Gauge, "stepwell_peers", help, services.store.peers());
     expose_engine(to, services.engine.gauges());
+    expose_plugins(to, services.plugins.gauges());
     let reads = services.store.guest_reads();
     let help = "Reads of steps that have a connection to the database now.";
     to.single(FamilyKind::Gauge, "stepwell_guest_reads_running", help, reads.held as u64);
@@ -82,6 +84,19 @@ fn expose_engine(to: &mut Exposition, engine: EngineGauges) {
         ("stepwell_attempts_waiting", "Attempts of steps that wait for a place: the queue.", attempts_waiting),
         ("stepwell_batch_chunks_running", "Chunks of clients' batches that are worked on.", batch_chunks_running),
         ("stepwell_batch_chunks_waiting", "Chunks that wait: batch.concurrency.", batch_chunks_waiting),
+    ] {
+        to.single(FamilyKind::Gauge, name, help, value);
+    }
+}
+
+fn expose_plugins(to: &mut Exposition, plugins: PluginGauges) {
+    let PluginGauges { uploads, upload_bytes, compiling, compiles_waiting, loaded } = plugins;
+    for (name, help, value) in [
+        ("stepwell_uploads", "Uploads that arrive or wait for their verdict.", uploads as u64),
+        ("stepwell_uploads_size_bytes", "Their bytes on the disk.", upload_bytes),
+        ("stepwell_compiles_running", "Uploads that are compiled now.", compiling as u64),
+        ("stepwell_compiles_waiting", "Uploads that wait for their turn to be compiled.", compiles_waiting as u64),
+        ("stepwell_plugins_loaded", "Plugin versions whose machine code is in memory.", loaded as u64),
     ] {
         to.single(FamilyKind::Gauge, name, help, value);
     }

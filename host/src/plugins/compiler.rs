@@ -1,46 +1,36 @@
-//! Compiles uploads in a child process. Compiling untrusted code is where wasmtime promises least: the child may need
-//! minutes, gigabytes, or crash, and all that happens to the host is an upload that failed.
+//! Machine code of uploads: compiles it in a child process, and keeps it in a directory, one sealed file for each
+//! digest.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
-use tokio::sync::Semaphore;
+use std::sync::Arc;
 
 use super::UploadError;
+use super::worker::Worker;
 use crate::config::PluginsConfig;
 use crate::runtime::{self, SealKey};
 
-/// Machine code is larger than WebAssembly, but not by this much.
-const CODE_BYTES_MAX: u64 = 1 << 30;
-const COMPLAINT_BYTES_MAX: u64 = 16 * 1_024;
-
-/// Compiles, and keeps what was compiled in a directory, one file for each digest.
+/// Compiles, and keeps what was compiled.
 pub(super) struct Compiler {
-    /// This program, to be run as `compile-worker`.
-    program: PathBuf,
+    worker: Worker,
     directory: PathBuf,
     key: SealKey,
-    config: PluginsConfig,
-    /// One at a time: a compile uses all cores by itself.
-    turn: Semaphore,
 }
 
 impl Compiler {
-    pub(super) fn open(program: PathBuf, data_dir: &Path, config: PluginsConfig) -> std::io::Result<Self> {
+    /// `program` is this program, to be run as `compile-worker`.
+    pub(super) fn open(program: PathBuf, data_dir: &Path, config: &PluginsConfig) -> std::io::Result<Self> {
         let directory = data_dir.join("compiled");
         std::fs::create_dir_all(&directory)?;
         let key = open_key(&data_dir.join("compiled.key"))?;
-        Ok(Self { program, directory, key, config, turn: Semaphore::new(1) })
+        Ok(Self { worker: Worker::new(program, config), directory, key })
     }
 
     pub(super) fn key(&self) -> &SealKey {
         &self.key
     }
 
-    /// The sealed machine code, if it was compiled before.
+    /// The sealed machine code, if it was compiled before. Tens of megabytes may be read.
     pub(super) fn read(&self, digest: &str) -> Option<Vec<u8>> {
         std::fs::read(self.path(digest)).ok()
     }
@@ -52,18 +42,13 @@ impl Compiler {
         }
     }
 
-    /// Compiles a component. Answers the sealed machine code.
-    pub(super) async fn compile(&self, digest: &str, component: &[u8]) -> Result<Vec<u8>, UploadError> {
-        let _turn = self.turn.acquire().await.map_err(|_| UploadError::Busy)?;
-        let code = tokio::time::timeout(self.config.compile_timeout, self.run_worker(component)).await.unwrap_or_else(
-            |_| {
-                Err(compile_failed(format!(
-                    "compiling took longer than {}",
-                    crate::model::duration::format(self.config.compile_timeout)
-                )))
-            },
-        )?;
-        Ok(runtime::seal(&self.key, digest, &code))
+    /// Compiles the component in a file. Returns the sealed machine code.
+    pub(super) async fn compile(self: &Arc<Self>, digest: &str, component: &Path) -> Result<Vec<u8>, UploadError> {
+        let code = self.worker.compile(digest, component).await?;
+        let (compiler, digest) = (Arc::clone(self), digest.to_owned());
+        // A code of tens of megabytes is no work for a thread that answers requests.
+        let sealing = tokio::task::spawn_blocking(move || runtime::seal(&compiler.key, &digest, &code));
+        sealing.await.map_err(|error| UploadError::Host(error.to_string()))
     }
 
     /// Keeps sealed machine code, of a version that was taken in: what is refused must not fill the disk.
@@ -85,51 +70,6 @@ impl Compiler {
         file.persist(self.path(digest)).map_err(|error| error.error)?;
         Ok(())
     }
-
-    async fn run_worker(&self, component: &[u8]) -> Result<Vec<u8>, UploadError> {
-        let host = |error: std::io::Error| UploadError::Host(format!("run the compile worker: {error}"));
-        let mut child = Command::new(&self.program)
-            .arg("compile-worker")
-            .arg(self.config.compile_memory_bytes_max.to_string())
-            .arg(self.config.compile_timeout.as_secs().max(1).to_string())
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(host)?;
-        let (Some(mut stdin), Some(stdout), Some(stderr)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
-            return Err(UploadError::Host("run the compile worker: it has no pipes".to_owned()));
-        };
-        let (mut code, mut complaint) = (Vec::new(), Vec::new());
-        let (mut stdout, mut stderr) = (stdout.take(CODE_BYTES_MAX + 1), stderr.take(COMPLAINT_BYTES_MAX));
-        let feed = async move {
-            // A worker that died early says why on stderr; a broken pipe here says less.
-            let _ = stdin.write_all(component).await;
-        };
-        let ((), read, _) = tokio::join!(feed, stdout.read_to_end(&mut code), stderr.read_to_end(&mut complaint));
-        read.map_err(host)?;
-        if code.len() as u64 > CODE_BYTES_MAX {
-            return Err(compile_failed("its machine code is too large".to_owned()));
-        }
-        let status = child.wait().await.map_err(host)?;
-        if status.success() {
-            return Ok(code);
-        }
-        let complaint = String::from_utf8_lossy(&complaint);
-        let complaint: String = complaint.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect();
-        Err(compile_failed(match status.code() {
-            Some(1) if !complaint.is_empty() => complaint,
-            _ => format!("the compile worker ended with {status}: it needed too much memory or time"),
-        }))
-    }
-}
-
-fn compile_failed(reason: String) -> UploadError {
-    UploadError::Refused { code: "compile-failed", message: format!("the component cannot be compiled: {reason}") }
 }
 
 /// The key that seals compiled plugins: made on the first start, readable by this user only.
@@ -149,36 +89,4 @@ fn open_key(path: &Path) -> std::io::Result<SealKey> {
         Err(error) => return Err(error),
     }
     Ok(SealKey(key))
-}
-
-/// The hidden sub-command `compile-worker`: a component on stdin, machine code on stdout, a reason on stderr.
-/// `memory_bytes` and `cpu_seconds` are set as limits of the process first.
-#[expect(clippy::print_stderr, reason = "stderr is the worker's way to answer why not")]
-pub fn compile_worker_main(memory_bytes: u64, cpu_seconds: u64) -> ExitCode {
-    let answer = limit_process(memory_bytes, cpu_seconds).and_then(|()| {
-        let mut component = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut component).map_err(|error| error.to_string())?;
-        let code = runtime::compile(&component)?;
-        std::io::stdout().lock().write_all(&code).map_err(|error| error.to_string())
-    });
-    match answer {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
-            eprintln!("{reason}");
-            ExitCode::from(1)
-        }
-    }
-}
-
-fn limit_process(memory_bytes: u64, cpu_seconds: u64) -> Result<(), String> {
-    use rlimit::Resource;
-    // Children of the worker, files and core dumps are nothing a compiler needs.
-    for (resource, limit) in
-        [(Resource::AS, memory_bytes), (Resource::CPU, cpu_seconds), (Resource::FSIZE, 0), (Resource::CORE, 0)]
-    {
-        let (_, hard) = resource.get().map_err(|error| error.to_string())?;
-        let limit = limit.min(hard);
-        resource.set(limit, limit).map_err(|error| format!("limit the compile worker: {error}"))?;
-    }
-    Ok(())
 }

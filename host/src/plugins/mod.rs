@@ -1,32 +1,49 @@
 //! The registry: takes uploads in, keeps versions, and hands loaded plugins to the engine.
 //!
-//! An upload becomes visible only at the end, in one transaction; everything before can fail and leaves nothing but
-//! maybe a compiled file. A version never changes: the same name and version with other bytes is a conflict.
+//! An upload becomes visible only at the end, in one transaction; everything before can fail and leaves nothing, on the
+//! disk or in memory. A version never changes: the same name and version with other bytes is a conflict.
+//!
+//! An upload arrives in a file and holds nothing else meanwhile ([`spool`]). What is done with it then has a fair queue
+//! for each stage, so that teams take turns. Of one digest one load or compile is under way at a time; others of the
+//! same digest share its result.
 
 mod compiler;
 mod manifest;
 mod scan;
+mod spool;
+mod worker;
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
-pub use compiler::compile_worker_main;
+use parking_lot::Mutex;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::compiler::Compiler;
+use self::scan::Scan;
+use self::spool::Spool;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, PluginsConfig};
+use crate::fair_queue::{FairLimits, FairPermit, FairQueue};
 use crate::model::plugin::{Grants, PluginVersion};
 use crate::model::{Failure, Name, Principal};
-use crate::runtime::{ArtifactError, LoadedPlugin, Runtime, RuntimeError};
+use crate::runtime::{ArtifactError, DESCRIBED_MAX, LoadedPlugin, Runtime, RuntimeError};
+use crate::slots::Slots;
 use crate::store::{PluginInsert, Store, StoreError};
 
-/// Uploads that are taken in at the same time. Each holds a whole component in memory.
-const UPLOADS_MAX: usize = 4;
+pub use self::spool::{Component, Upload};
+pub use self::worker::compile_worker_main;
+
+/// Files of machine code, and components that are scanned, that are in memory at the same time.
+const READ_MAX: usize = 4;
+/// Components that are in memory on their way into the database at the same time.
+const STORED_MAX: usize = 2;
+/// Digests that are loaded at the same time and share what they load; those beyond it load for themselves.
+const LOADS_MAX: usize = 4_096;
+/// Bytes of a component that take about a millisecond to compile, as a first guess of the cost.
+const COMPILED_BYTES_PER_MS: u64 = 2_000;
 
 /// All plugins of all teams. Cheap to clone.
 #[derive(Clone)]
@@ -37,11 +54,58 @@ struct Shared {
     clock: Clock,
     store: Store,
     runtime: Runtime,
-    compiler: Compiler,
-    loaded: mini_moka::sync::Cache<String, Arc<LoadedPlugin>>,
-    /// Whoever loads a plugin holds it, so that many steps that miss the same plugin load it once.
-    loading: tokio::sync::Mutex<()>,
-    uploads: Arc<Semaphore>,
+    spool: Spool,
+    compiler: Arc<Compiler>,
+    /// Of versions that are stored: what is refused is not kept in memory.
+    loaded: mini_moka::sync::Cache<String, Arc<Loaded>>,
+    /// By digest: what is being loaded, or is in use before it is kept.
+    loads: Slots<String, Weak<Loaded>>,
+    queues: Queues,
+}
+
+/// One queue for each stage, so that a slow stage does not hold up the others.
+struct Queues {
+    reading: FairQueue<Name>,
+    /// Costs are milliseconds.
+    compiling: FairQueue<Name>,
+    describing: FairQueue<Name>,
+    storing: FairQueue<Name>,
+}
+
+impl Queues {
+    fn new(config: &PluginsConfig) -> Self {
+        let queue = |total| FairQueue::new(FairLimits { total, per_key: total, reserve: 0 });
+        Self {
+            reading: queue(READ_MAX),
+            compiling: queue(config.compile_concurrency),
+            describing: queue(DESCRIBED_MAX as usize),
+            storing: queue(STORED_MAX),
+        }
+    }
+}
+
+/// A plugin in memory.
+struct Loaded {
+    plugin: Arc<LoadedPlugin>,
+    /// Of the sealed machine code.
+    code_bytes: u64,
+    /// The sealed machine code, until it is kept in its file.
+    unkept: Mutex<Option<Vec<u8>>>,
+}
+
+/// What the registry has in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PluginGauges {
+    /// Uploads that arrive or wait for their verdict.
+    pub uploads: usize,
+    /// Their bytes on the disk.
+    pub upload_bytes: u64,
+    /// Compile workers that run.
+    pub compiling: usize,
+    /// Components that wait for one.
+    pub compiles_waiting: usize,
+    /// Plugins whose machine code is in memory.
+    pub loaded: usize,
 }
 
 /// What an uploader may ask for.
@@ -50,9 +114,6 @@ pub struct UploadOptions {
     /// Shared buckets that the version may open.
     pub shared_buckets: BTreeSet<Name>,
 }
-
-/// A place among the uploads that are taken in.
-pub struct UploadPermit(#[expect(dead_code, reason = "held to be dropped")] OwnedSemaphorePermit);
 
 /// Whether an upload changed anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -93,9 +154,18 @@ pub enum UploadError {
     /// The version exists with other bytes.
     #[error("{0}")]
     Conflict(String),
-    /// Too many uploads at the same time.
-    #[error("too many uploads are under way; try again in a moment")]
-    Busy,
+    /// Too many uploads, or too many bytes of them, at the same time; the message says of the team or of the host.
+    #[error("{0}")]
+    TooManyUploads(String),
+    /// There is no room for the upload.
+    #[error("the disk of the host's data directory is full: upload it again when there is room")]
+    DiskFull,
+    /// The compile worker crashed. The log has its last words.
+    #[error(
+        "the compiler failed on this component, which is a fault of this host and not the component's; please report \
+         it, with the component and what the host's log says"
+    )]
+    CompilerFault,
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -110,7 +180,9 @@ impl UploadError {
         match self {
             Self::Refused { code, .. } => code,
             Self::Conflict(_) => "version-conflict",
-            Self::Busy => "busy",
+            Self::TooManyUploads(_) => "uploads-busy",
+            Self::DiskFull => "disk-full",
+            Self::CompilerFault => "compiler-fault",
             Self::Store(_) | Self::Host(_) => "unavailable",
         }
     }
@@ -122,12 +194,16 @@ pub struct Inspected {
     pub version: PluginVersion,
     /// What the component imports.
     pub imports: Vec<String>,
-    /// Ready to run.
-    pub loaded: Arc<LoadedPlugin>,
+    loaded: Arc<Loaded>,
+    /// How long compiling took; 0 if it had been compiled before.
     compile_ms: u64,
-    compiled_bytes: u64,
-    /// The sealed machine code, if it was not kept before.
-    compiled: Option<Vec<u8>>,
+}
+
+impl Inspected {
+    /// Ready to run.
+    pub fn plugin(&self) -> Arc<LoadedPlugin> {
+        Arc::clone(&self.loaded.plugin)
+    }
 }
 
 impl Registry {
@@ -142,25 +218,38 @@ impl Registry {
         store: Store,
         runtime: Runtime,
     ) -> std::io::Result<Self> {
-        let compiler = Compiler::open(program, &config.data_dir, config.plugins.clone())?;
+        let compiler = Arc::new(Compiler::open(program, &config.data_dir, &config.plugins)?);
         Ok(Self(Arc::new(Shared {
             grants: config.plugins.grants.clone(),
             clock,
             store,
             runtime,
+            spool: Spool::open(&config.data_dir, &config.plugins)?,
             compiler,
             loaded: mini_moka::sync::Cache::new(config.plugins.loaded_max),
-            loading: tokio::sync::Mutex::new(()),
-            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            loads: Slots::new(LOADS_MAX),
+            queues: Queues::new(&config.plugins),
         })))
     }
 
-    /// A place for one upload; to be taken before its body is read.
+    /// A place for an upload of a team, to write its bytes to as they arrive.
     ///
     /// # Errors
-    /// [`UploadError::Busy`].
-    pub fn upload_permit(&self) -> Result<UploadPermit, UploadError> {
-        Arc::clone(&self.0.uploads).try_acquire_owned().map(UploadPermit).map_err(|_| UploadError::Busy)
+    /// [`UploadError::TooManyUploads`]; the disk's.
+    pub fn begin_upload(&self, team: &Name) -> Result<Upload, UploadError> {
+        self.0.spool.begin(team)
+    }
+
+    /// What is in hand. Each number is of its own moment.
+    pub fn gauges(&self) -> PluginGauges {
+        let (spooled, compiling) = (self.0.spool.share(), self.0.queues.compiling.load());
+        PluginGauges {
+            uploads: spooled.uploads,
+            upload_bytes: spooled.bytes,
+            compiling: compiling.held,
+            compiles_waiting: compiling.waiting,
+            loaded: self.0.runtime.loaded_plugins(),
+        }
     }
 
     /// Takes a component in.
@@ -170,30 +259,26 @@ impl Registry {
     pub async fn upload(
         &self,
         principal: &Principal,
-        component: Vec<u8>,
+        component: Component,
         options: UploadOptions,
     ) -> Result<Verdict, UploadError> {
-        let component = Arc::new(component);
-        let Inspected { version, imports, compile_ms, compiled_bytes, compiled, .. } =
-            self.inspect(principal, Arc::clone(&component), options).await?;
-        let label = version.label();
-        let grants = version.grants.clone();
-        let component = Arc::unwrap_or_clone(component);
-        let (plugin, outcome) = match self.0.store.insert_plugin_version(version, component).await? {
-            PluginInsert::Inserted(plugin) => {
-                self.keep(&plugin.digest, compiled).await;
-                (plugin, UploadOutcome::Created)
-            }
+        let Inspected { version, imports, loaded, compile_ms } = self.inspect(principal, &component, options).await?;
+        let (label, grants) = (version.label(), version.grants.clone());
+        let inserted = {
+            let _place = self.0.queues.storing.acquire(&principal.team).await;
+            let bytes = blocking(move || std::fs::read(component.path())).await?;
+            let bytes = bytes.map_err(|error| UploadError::Host(format!("read an upload: {error}")))?;
+            self.0.store.insert_plugin_version(version, bytes).await?
+        };
+        let (plugin, outcome) = match inserted {
+            PluginInsert::Inserted(plugin) => (plugin, UploadOutcome::Created),
             PluginInsert::Existing(existing) if existing.grants != grants => {
                 return Err(UploadError::Conflict(format!(
                     "{label} exists with other shared buckets; what a version may use never changes: raise the version \
                      in the plugin's Cargo.toml and build it again, or delete {label} first"
                 )));
             }
-            PluginInsert::Existing(plugin) => {
-                self.keep(&plugin.digest, compiled).await;
-                (plugin, UploadOutcome::Unchanged)
-            }
+            PluginInsert::Existing(plugin) => (plugin, UploadOutcome::Unchanged),
             PluginInsert::Conflict(existing) => {
                 return Err(UploadError::Conflict(format!(
                     "{label} exists with other bytes (sha256 {}); a version never changes: raise the version in the \
@@ -202,8 +287,9 @@ impl Registry {
                 )));
             }
         };
+        self.keep(&plugin.digest, &loaded).await;
         tracing::info!(team = %principal.team, plugin = label, digest = plugin.digest, ?outcome, "took in a plugin");
-        let plugin = Arc::unwrap_or_clone(plugin);
+        let (plugin, compiled_bytes) = (Arc::unwrap_or_clone(plugin), loaded.code_bytes);
         Ok(Verdict { plugin, outcome, imports, compile_ms, compiled_bytes })
     }
 
@@ -214,16 +300,11 @@ impl Registry {
     pub async fn inspect(
         &self,
         principal: &Principal,
-        component: Arc<Vec<u8>>,
+        component: &Component,
         options: UploadOptions,
     ) -> Result<Inspected, UploadError> {
-        // Reading tens of megabytes is no work for a thread that answers requests.
-        let (scan, digest) = tokio::task::spawn_blocking({
-            let component = Arc::clone(&component);
-            move || scan::scan(&component).map(|scan| (scan, digest(&component)))
-        })
-        .await
-        .map_err(|error| UploadError::Host(error.to_string()))??;
+        let team = &principal.team;
+        let scan = self.scan(team, component).await?;
         let interfaces: BTreeSet<_> = scan.interfaces().collect();
         if let Some(refused) = interfaces.difference(&self.0.grants).next() {
             return Err(UploadError::Refused {
@@ -234,23 +315,29 @@ impl Registry {
                 ),
             });
         }
-        let started = self.0.clock.monotonic();
-        let (loaded, compiled_bytes, compiled) = self.obtain(&digest, &component).await?;
-        let compile_ms =
-            if compiled.is_some() { self.0.clock.monotonic().duration_since(started).as_millis() } else { 0 };
-        let raw = self.0.runtime.describe(Arc::clone(&loaded)).await.map_err(|failure| describe_failed(&failure))?;
+        let (loaded, compile_ms) = {
+            let slot = self.slot(component.digest());
+            let mut slot = slot.lock().await;
+            match self.find(&slot, team, component.digest()).await? {
+                Some(loaded) => (loaded, 0),
+                None => self.make(&mut slot, team, component.digest(), component.path(), component.bytes()).await?,
+            }
+        };
+        let described = {
+            let _place = self.0.queues.describing.acquire(team).await;
+            self.0.runtime.describe(Arc::clone(&loaded.plugin)).await
+        };
         let version = PluginVersion {
             id: self.0.clock.new_id(),
-            team: principal.team.clone(),
-            manifest: manifest::check(raw)?,
-            digest,
-            component_bytes: component.len() as u64,
+            team: team.clone(),
+            manifest: manifest::check(described.map_err(|failure| describe_failed(&failure))?)?,
+            digest: component.digest().to_owned(),
+            component_bytes: component.bytes(),
             grants: Grants { interfaces, shared_buckets: options.shared_buckets },
             uploaded_by: principal.user.clone(),
             uploaded_at: self.0.clock.now(),
         };
-        let compile_ms = u64::try_from(compile_ms).unwrap_or(u64::MAX);
-        Ok(Inspected { version, imports: scan.imports, loaded, compile_ms, compiled_bytes, compiled })
+        Ok(Inspected { version, imports: scan.imports, loaded, compile_ms })
     }
 
     /// A version, ready to run: from memory, from the compiled file, or compiled again from the database.
@@ -259,87 +346,152 @@ impl Registry {
     /// The version was deleted, or the host cannot load it.
     pub async fn load(&self, version: &PluginVersion) -> Result<Arc<LoadedPlugin>, UploadError> {
         if let Some(loaded) = self.0.loaded.get(&version.digest) {
-            return Ok(loaded);
+            return Ok(Arc::clone(&loaded.plugin));
         }
-        let _loading = self.0.loading.lock().await;
-        if let Some(loaded) = self.0.loaded.get(&version.digest) {
-            return Ok(loaded);
-        }
-        if let Some((loaded, _)) = self.load_compiled(&version.digest).await? {
-            return Ok(loaded);
-        }
+        // On the heap, because nearly every step finds its plugin in memory.
+        Box::pin(self.load_missing(version)).await
+    }
+
+    async fn load_missing(&self, version: &PluginVersion) -> Result<Arc<LoadedPlugin>, UploadError> {
+        let (team, digest) = (&version.team, version.digest.as_str());
+        let slot = self.slot(digest);
+        let mut slot = slot.lock().await;
+        let loaded = match self.find(&slot, team, digest).await? {
+            Some(loaded) => loaded,
+            None => {
+                let component = self.component_of(version).await?;
+                self.make(&mut slot, team, digest, component.path(), version.component_bytes).await?.0
+            }
+        };
+        self.keep(digest, &loaded).await;
+        Ok(Arc::clone(&loaded.plugin))
+    }
+
+    /// The component of a version in a file, to be compiled again.
+    async fn component_of(&self, version: &PluginVersion) -> Result<tempfile::NamedTempFile, UploadError> {
+        let _place = self.0.queues.storing.acquire(&version.team).await;
         let component = self.0.store.component_bytes(version.id).await?.ok_or_else(|| {
             UploadError::Host(format!("the component of {} is gone from the database", version.label()))
         })?;
-        let (loaded, _, compiled) = self.obtain(&version.digest, &component).await?;
-        self.keep(&version.digest, compiled).await;
-        Ok(loaded)
+        let shared = Arc::clone(&self.0);
+        blocking(move || shared.spool.put(&component)).await?
     }
 
-    async fn keep(&self, digest: &str, compiled: Option<Vec<u8>>) {
-        let Some(sealed) = compiled else { return };
+    async fn scan(&self, team: &Name, component: &Component) -> Result<Scan, UploadError> {
+        let _place = self.0.queues.reading.acquire(team).await;
+        let path = component.path().to_owned();
+        // Reading tens of megabytes is no work for a thread that answers requests.
+        blocking(move || {
+            let bytes = std::fs::read(path).map_err(|error| UploadError::Host(format!("read an upload: {error}")))?;
+            scan::scan(&bytes)
+        })
+        .await?
+    }
+
+    fn slot(&self, digest: &str) -> crate::slots::Slot<Weak<Loaded>> {
+        self.0.loads.get(digest.to_owned(), |loaded| loaded.strong_count() > 0)
+    }
+
+    /// A plugin that is in memory, or whose compiled file is there. `slot`: the digest's.
+    async fn find(&self, slot: &Weak<Loaded>, team: &Name, digest: &str) -> Result<Option<Arc<Loaded>>, UploadError> {
+        if let Some(loaded) = self.0.loaded.get(&digest.to_owned()).or_else(|| slot.upgrade()) {
+            return Ok(Some(loaded));
+        }
+        let _place = self.0.queues.reading.acquire(team).await;
+        let (shared, digest) = (Arc::clone(&self.0), digest.to_owned());
+        let read = blocking(move || {
+            let sealed = shared.compiler.read(&digest)?;
+            match shared.runtime.load(shared.compiler.key(), &digest, &sealed) {
+                Ok(plugin) => {
+                    let code_bytes = sealed.len() as u64;
+                    let loaded = Loaded { plugin: Arc::new(plugin), code_bytes, unkept: Mutex::default() };
+                    Some(Arc::new(loaded))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, digest, "a compiled plugin cannot be used and is compiled again");
+                    shared.compiler.discard(&digest);
+                    None
+                }
+            }
+        });
+        read.await
+    }
+
+    /// Compiles a component and loads it; says how many milliseconds compiling took. `slot`: the digest's, for those who
+    /// want the same meanwhile.
+    async fn make(
+        &self,
+        slot: &mut Weak<Loaded>,
+        team: &Name,
+        digest: &str,
+        component: &Path,
+        component_bytes: u64,
+    ) -> Result<(Arc<Loaded>, u64), UploadError> {
+        let (sealed, compile_ms) = {
+            let estimate = component_bytes / COMPILED_BYTES_PER_MS + 1;
+            let permit = self.0.queues.compiling.acquire_for(team, estimate).await;
+            let place = CompilePlace { permit, clock: &self.0.clock, began: self.0.clock.monotonic() };
+            (self.0.compiler.compile(digest, component).await?, place.took_ms())
+        };
+        let (shared, digest) = (Arc::clone(&self.0), digest.to_owned());
+        let loaded = blocking(move || {
+            let plugin = shared.runtime.load(shared.compiler.key(), &digest, &sealed).map_err(does_not_load)?;
+            let (code_bytes, unkept) = (sealed.len() as u64, Mutex::new(Some(sealed)));
+            Ok::<_, UploadError>(Arc::new(Loaded { plugin: Arc::new(plugin), code_bytes, unkept }))
+        });
+        let loaded = loaded.await??;
+        *slot = Arc::downgrade(&loaded);
+        Ok((loaded, compile_ms))
+    }
+
+    /// Keeps a plugin of a stored version: in memory, and its machine code in a file.
+    async fn keep(&self, digest: &str, loaded: &Arc<Loaded>) {
+        self.0.loaded.insert(digest.to_owned(), Arc::clone(loaded));
+        let Some(sealed) = loaded.unkept.lock().take() else { return };
         let (shared, digest) = (Arc::clone(&self.0), digest.to_owned());
         // A write that panicked has kept nothing, and that is all there is to say.
-        let _ = tokio::task::spawn_blocking(move || shared.compiler.keep(&digest, &sealed)).await;
+        let _ = blocking(move || shared.compiler.keep(&digest, &sealed)).await;
     }
+}
 
-    /// The loaded plugin, the size of its machine code, and the code itself if it had to be compiled.
-    async fn obtain(
-        &self,
-        digest: &str,
-        component: &[u8],
-    ) -> Result<(Arc<LoadedPlugin>, u64, Option<Vec<u8>>), UploadError> {
-        if let Some((loaded, bytes)) = self.load_compiled(digest).await? {
-            return Ok((loaded, bytes, None));
-        }
-        let sealed = self.0.compiler.compile(digest, component).await?;
-        let bytes = sealed.len() as u64;
-        let loaded = self.load_sealed(digest, sealed.clone()).await?.map_err(|error| match error {
-            RuntimeError::Link(reason) => UploadError::Refused {
-                code: "contract-mismatch",
-                message: format!("the component does not fit stepwell:plugin@0.1.0: {reason}"),
-            },
-            // What the compiler made a moment ago was refused: it needs more memories, tables or instances than an
-            // attempt has room for.
-            RuntimeError::Artifact(ArtifactError::Incompatible(reason)) => UploadError::Refused {
-                code: "too-complex",
-                message: format!("the component needs more than a step may have: {reason}"),
-            },
-            other => UploadError::Host(other.to_string()),
-        })?;
-        Ok((loaded, bytes, Some(sealed)))
+/// A turn to compile. Its time is charged to the team however it ends: a client that hangs up has used it as well.
+struct CompilePlace<'a> {
+    permit: FairPermit<Name>,
+    clock: &'a Clock,
+    began: Instant,
+}
+
+impl CompilePlace<'_> {
+    fn took_ms(&self) -> u64 {
+        let took = self.clock.monotonic().saturating_duration_since(self.began);
+        u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1)
     }
+}
 
-    async fn load_compiled(&self, digest: &str) -> Result<Option<(Arc<LoadedPlugin>, u64)>, UploadError> {
-        let Some(sealed) = self.0.compiler.read(digest) else { return Ok(None) };
-        let bytes = sealed.len() as u64;
-        match self.load_sealed(digest, sealed).await? {
-            Ok(loaded) => Ok(Some((loaded, bytes))),
-            Err(error) => {
-                tracing::warn!(%error, digest, "a compiled plugin cannot be used and is compiled again");
-                self.0.compiler.discard(digest);
-                Ok(None)
-            }
-        }
+impl Drop for CompilePlace<'_> {
+    fn drop(&mut self) {
+        self.permit.charge(self.took_ms());
     }
+}
 
-    async fn load_sealed(
-        &self,
-        digest: &str,
-        sealed: Vec<u8>,
-    ) -> Result<Result<Arc<LoadedPlugin>, RuntimeError>, UploadError> {
-        let shared = Arc::clone(&self.0);
-        let digest = digest.to_owned();
-        tokio::task::spawn_blocking(move || {
-            let loaded = Arc::new(match shared.runtime.load(shared.compiler.key(), &digest, &sealed) {
-                Ok(loaded) => loaded,
-                Err(error) => return Err(error),
-            });
-            shared.loaded.insert(digest, Arc::clone(&loaded));
-            Ok(loaded)
-        })
-        .await
-        .map_err(|error| UploadError::Host(error.to_string()))
+/// Runs work that may block where it holds nothing up.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, UploadError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| UploadError::Host(error.to_string()))
+}
+
+/// What the compiler made a moment ago cannot be loaded.
+fn does_not_load(error: RuntimeError) -> UploadError {
+    match error {
+        RuntimeError::Link(reason) => UploadError::Refused {
+            code: "contract-mismatch",
+            message: format!("the component does not fit stepwell:plugin@0.1.0: {reason}"),
+        },
+        // It needs more memories, tables or instances than an attempt has room for.
+        RuntimeError::Artifact(ArtifactError::Incompatible(reason)) => UploadError::Refused {
+            code: "too-complex",
+            message: format!("the component needs more than a step may have: {reason}"),
+        },
+        other => UploadError::Host(other.to_string()),
     }
 }
 
@@ -348,12 +500,4 @@ fn describe_failed(failure: &Failure) -> UploadError {
         code: "describe-failed",
         message: format!("the plugin could not say what it is ({}): {}", failure.code, failure.message),
     }
-}
-
-fn digest(component: &[u8]) -> String {
-    Sha256::digest(component).iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -18,11 +18,13 @@ mod pending;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use artifact::{ArtifactError, SealKey, compile, seal};
 pub use attempt::{Capture, Captured, CapturedLog, CapturedMetric, Services, StepCall, StepEnd, Usage};
 pub use bindings::exports::stepwell::plugin::step::PluginManifest;
+pub use engine::DESCRIBED_MAX;
 use futures_util::FutureExt as _;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Engine, Store, UpdateDeadline};
@@ -60,6 +62,8 @@ struct Shared {
     linker: Linker<AttemptState>,
     services: Services,
     tick: Duration,
+    /// Plugins that are loaded.
+    loaded: Arc<AtomicUsize>,
     /// Held to be dropped with the engine.
     _ticker: engine::Ticker,
     guest_threads: tokio::runtime::Handle,
@@ -82,6 +86,23 @@ impl Drop for GuestThreads {
 /// A plugin version that is loaded: its imports are resolved, only memory is missing.
 pub struct LoadedPlugin {
     pre: StepPluginPre<AttemptState>,
+    _counted: Counted,
+}
+
+/// Counts itself while it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why the runtime cannot start or a plugin cannot be loaded.
@@ -117,7 +138,17 @@ impl Runtime {
         let guest_threads = guests.handle().clone();
         let guests = GuestThreads(Some(guests));
         let tick = config.tick;
-        Ok(Self(Arc::new(Shared { engine, linker, services, tick, _ticker: ticker, guest_threads, _guests: guests })))
+        let loaded = Arc::default();
+        Ok(Self(Arc::new(Shared {
+            engine,
+            linker,
+            services,
+            tick,
+            loaded,
+            _ticker: ticker,
+            guest_threads,
+            _guests: guests,
+        })))
     }
 
     /// Where guests run, and whoever calls [`Runtime::run_step`] often.
@@ -132,7 +163,13 @@ impl Runtime {
     pub fn load(&self, key: &SealKey, digest: &str, sealed: &[u8]) -> Result<LoadedPlugin, RuntimeError> {
         let component = artifact::load(key, digest, sealed, &self.0.engine)?;
         let pre = self.0.linker.instantiate_pre(&component).and_then(StepPluginPre::new);
-        Ok(LoadedPlugin { pre: pre.map_err(|error| RuntimeError::Link(format!("{error:#}")))? })
+        let pre = pre.map_err(|error| RuntimeError::Link(format!("{error:#}")))?;
+        Ok(LoadedPlugin { pre, _counted: Counted::new(&self.0.loaded) })
+    }
+
+    /// Plugins whose machine code is in memory.
+    pub fn loaded_plugins(&self) -> usize {
+        self.0.loaded.load(Ordering::Relaxed)
     }
 
     /// Asks a plugin what it is. It has no grants then.

@@ -6,6 +6,8 @@ mod damaged;
 mod described;
 mod oversized;
 mod refused;
+mod registry;
+mod spooled;
 
 use std::sync::OnceLock;
 
@@ -17,11 +19,11 @@ fn host() -> &'static TestHost {
     HOST.get_or_init(|| TestHost::with(&[("limits.cpu_budget", "300ms"), ("plugins.compile_timeout", "10s")]))
 }
 
-/// Only four uploads are taken in at a time, by any number of tests.
+/// A team has only so many uploads under way, in any number of tests.
 fn upload_to(host: &TestHost, component: impl AsRef<[u8]>) -> Reply {
     crate::harness::eventually("there is room for an upload", || {
         let reply = host.request("POST", "/plugins", component.as_ref());
-        (reply.code() != "busy").then_some(reply)
+        (reply.code() != "uploads-busy").then_some(reply)
     })
 }
 
