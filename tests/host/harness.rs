@@ -15,6 +15,11 @@ use crate::postgres;
 /// How long anything may take that a test waits for. Not an expectation: only so that a hang becomes a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The private memory that one process of a test may have, in KiB (RLIMIT_DATA). A process that wants more is refused
+/// it and ends, so that a request that costs too much memory fails a test also on a machine that has plenty. The
+/// sandboxes' reserved address space does not count before it is used.
+pub const DATA_KIB_MAX: u64 = 1_024 * 1_024;
+
 /// Has every server keep its data on PostgreSQL, in a database of its own, if it says `postgres`.
 const DATABASE: &str = "STEPWELL_TEST_DATABASE";
 
@@ -351,12 +356,19 @@ pub fn binary() -> &'static str {
 
 /// The program without any settings of whoever runs the tests.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = bounded(r#"exec "$0" "$@""#, binary());
     let settings = std::env::vars_os().map(|(name, _)| name);
     for name in settings.filter(|name| name.to_str().is_some_and(|name| name.starts_with("STEPWELL_"))) {
         command.env_remove(name);
     }
     command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A program that a line of shell starts as `"$0" "$@"`, under the limit on its memory.
+fn bounded(start: &str, program: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -d {DATA_KIB_MAX} && {{ {start}; }}"), program]);
     command
 }
 
@@ -376,8 +388,7 @@ fn launch(data: &Path, settings: &[(String, String)]) -> (Child, String, Option<
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log_path(data)).expect("a file for the log");
     // A file that grows over its limit is then an error like another, and kills nobody.
     let start = r#"trap '' XFSZ; [ -z "$PRELOAD" ] || export LD_PRELOAD="$PRELOAD"; exec "$0" "$@""#;
-    let mut server = Command::new("sh")
-        .args(["-c", start, binary()])
+    let mut server = bounded(start, binary())
         .args(["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
         .arg(data.join("stepwell"))
         .arg("--ready-file")

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestHost, eventually};
+use crate::harness::{DATA_KIB_MAX, TestHost, binary, eventually};
 
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
@@ -71,8 +71,7 @@ struct Screen {
 
 impl Screen {
     fn open(top: &Command) -> Self {
-        let program = top.get_program().to_str().expect("is UTF-8");
-        let line = format!("stty rows 30 cols 100; exec {program} top");
+        let line = format!("stty rows 30 cols 100; ulimit -d {DATA_KIB_MAX}; exec {} top", binary());
         let mut command = Command::new("script");
         command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
         command.envs(top.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "xterm");
