@@ -283,7 +283,8 @@ export interface Failure {
   blame: string;
   retryable: boolean;
 }
-export interface Instance {
+/** An instance in a list. */
+export interface InstanceSummary {
   id: string;
   workflow: string;
   workflow_version: number;
@@ -293,8 +294,6 @@ export interface Instance {
   started_by: string;
   status: string;
   current_step: string | null;
-  input: unknown;
-  output: unknown;
   metadata: unknown;
   failure: Failure | null;
   created_at: string;
@@ -302,12 +301,18 @@ export interface Instance {
   updated_at: string;
   completed_at: string | null;
 }
+export interface Instance extends InstanceSummary {
+  input: unknown;
+  output: unknown;
+}
 export interface Attempt {
   step: string;
   number: number;
   outcome: string;
   plugin: string | null;
   output: unknown;
+  /** The answer has no room for the output; `url` is the path of the whole attempt. */
+  output_omitted?: { bytes: number; url: string };
   failure: Failure | null;
   started_at: string;
   finished_at: string;
@@ -329,5 +334,7 @@ export interface Approval {
 }
 export interface InstanceDetails extends Instance {
   attempts: Attempt[];
+  /** Earlier ones that are left out. */
+  attempts_omitted?: number;
   approvals: Approval[];
 }

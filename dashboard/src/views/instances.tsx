@@ -6,7 +6,7 @@ import { link, useResource } from "../hooks";
 import type { ViewProps } from "../main";
 import { usePages } from "../pages";
 import { may } from "../session";
-import type { Instance, InstanceDetails, Page, Workflow } from "../types";
+import type { InstanceDetails, InstanceSummary, Page, Workflow } from "../types";
 import { ActionDialog, Badge, Button, Code, Facts, Field, Loaded, More, say, Table, Time, Typed } from "../ui";
 import { Events, Timeline } from "./timeline";
 
@@ -31,9 +31,9 @@ export function Instances({ address }: ViewProps) {
     return <List query={address.query} />;
 }
 
-const entity = (row: Instance): string =>
+const entity = (row: InstanceSummary): string =>
     [row.entity_type, row.entity_id].filter((part) => part !== null).join(" ") || format.NONE;
-const took = (row: Instance): string =>
+const took = (row: InstanceSummary): string =>
     row.completed_at === null
         ? format.NONE
         : format.milliseconds(Date.parse(row.completed_at) - Date.parse(row.created_at));
@@ -48,7 +48,7 @@ function List({ query }: { query: URLSearchParams }) {
         const known = PERIODS.some(([seconds]) => seconds === within);
         return known ? new Date(Date.now() - Number(within) * 1_000).toISOString() : "";
     }, [within]);
-    const pages = usePages<Instance>("/instances", { ...rest, created_after: since }, REFRESH_MS);
+    const pages = usePages<InstanceSummary>("/instances", { ...rest, created_after: since }, REFRESH_MS);
     const workflows = useResource("names of workflows", (signal) =>
         get<Page<Workflow>>("/workflows", { limit: 200 }, signal),
     );
@@ -146,7 +146,7 @@ function open(input: HTMLInputElement): void {
     if (input.reportValidity() && id !== "") location.hash = link("instances", id);
 }
 
-const isOpen = ({ status }: Instance): boolean => status === "running" || status === "waiting";
+const isOpen = ({ status }: InstanceSummary): boolean => status === "running" || status === "waiting";
 
 function Details({ id }: { id: string }) {
     const [cancels, setCancels] = useState(false);

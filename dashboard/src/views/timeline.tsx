@@ -146,7 +146,7 @@ export function Events({ instance }: { instance: InstanceDetails }) {
 }
 
 function attemptEvent(attempt: Attempt): Event {
-    const { step, number, outcome, plugin, failure, output, retry_at } = attempt;
+    const { step, number, outcome, plugin, failure, output, output_omitted, retry_at } = attempt;
     return {
         key: `${step} ${number}`,
         at: attempt.finished_at,
@@ -170,6 +170,11 @@ function attemptEvent(attempt: Attempt): Event {
                     </p>
                 )}
                 {retry_at !== null && <p class="muted">Runs again at {format.clock(retry_at)}</p>}
+                {output_omitted !== undefined && (
+                    <p class="muted">
+                        Its output of {format.bytes(output_omitted.bytes)} is at <code>{output_omitted.url}</code>
+                    </p>
+                )}
                 {output !== null && (
                     <details>
                         <summary>
