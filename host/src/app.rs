@@ -189,6 +189,7 @@ impl App {
             pulse: http::Pulse::default(),
             summaries: http::Summaries::default(),
             counts: http::InstanceCounts::default(),
+            traffic: http::Traffic::new(&self.config),
             tracer: self.tracer.clone(),
             stopping: CancellationToken::new(),
             started: self.started,

@@ -73,11 +73,20 @@ section! {
     ServerConfig {
         listen: SocketAddr,
         connections_max: usize,
+        connections_per_address_max: usize,
         #[serde(with = "duration")] header_timeout: Duration,
         #[serde(with = "duration")] request_timeout: Duration,
         #[serde(with = "duration")] write_timeout: Duration,
+        #[serde(with = "duration")] answer_timeout: Duration,
+        requests_per_second_max: u32,
+        requests_burst_max: u32,
         body_bytes_max: usize,
         batch_body_bytes_max: usize,
+        body_bytes_in_flight_max: u64,
+        body_bytes_in_flight_per_team_max: u64,
+        answer_bytes_max: usize,
+        answer_bytes_in_flight_max: u64,
+        answer_bytes_in_flight_per_team_max: u64,
         #[serde(with = "duration")] drain_timeout: Duration,
     }
 }
@@ -286,6 +295,30 @@ section! {
     }
 }
 
+impl ServerConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.write_timeout.is_zero() || self.answer_timeout.is_zero() {
+            return Err(invalid("server.write_timeout and server.answer_timeout", "must be more than 0"));
+        }
+        for (key, per_team, host) in [
+            ("server.body_bytes_in_flight", self.body_bytes_in_flight_per_team_max, self.body_bytes_in_flight_max),
+            (
+                "server.answer_bytes_in_flight",
+                self.answer_bytes_in_flight_per_team_max,
+                self.answer_bytes_in_flight_max,
+            ),
+        ] {
+            if !(1..=host).contains(&per_team) {
+                return Err(invalid(
+                    &format!("{key}_per_team_max"),
+                    &format!("must be 1 to {key}_max, which is {host}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl HistoryConfig {
     /// How long points of so many seconds are kept.
     pub fn keep(&self, seconds: u64) -> Duration {
@@ -380,6 +413,8 @@ impl Config {
             ("plugins.uploads_max", self.plugins.uploads_max),
             ("plugins.uploads_per_team_max", self.plugins.uploads_per_team_max),
             ("plugins.compile_concurrency", self.plugins.compile_concurrency),
+            ("server.connections_per_address_max", self.server.connections_per_address_max),
+            ("server.answer_bytes_max", self.server.answer_bytes_max),
             ("database.commit_group_max", self.database.commit_group_max),
             ("database.commit_queue_max", self.database.commit_queue_max),
             ("runtime.attempts_max", self.runtime.attempts_max),
@@ -418,9 +453,7 @@ impl Config {
         if !(1..=RETENTION_BATCH_MAX).contains(&self.history.batch) {
             return Err(invalid("history.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
         }
-        if self.server.write_timeout.is_zero() {
-            return Err(invalid("server.write_timeout", "must be more than 0"));
-        }
+        self.server.check()?;
         if self.live.interval.is_zero() {
             return Err(invalid("live.interval", "must be more than 0"));
         }

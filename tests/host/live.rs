@@ -56,8 +56,14 @@ impl Live {
             }
             if let Some(event) = line.strip_prefix("event: ") {
                 event.trim_end().clone_into(&mut name);
-            } else if let Some(data) = line.strip_prefix("data: ") {
-                return Some((name, serde_json::from_str(data).expect("is JSON")));
+            } else if line.starts_with("data: ") {
+                // The data is a chunk of its own, behind a line with its length.
+                let mut data = String::new();
+                for _ in 0..2 {
+                    data.clear();
+                    self.lines.read_line(&mut data).expect("an event is sent as a whole");
+                }
+                return Some((name, serde_json::from_str(&data).expect("is JSON")));
             }
         }
     }

@@ -190,6 +190,7 @@ impl Tour<'_> {
         ] });
         let id = self.start("script", &ops);
         assert_eq!(self.wait(&id)["status"], "completed");
+        self.get(&format!("/instances/{id}/attempts/it/1"));
         for status in [202, 200] {
             let reply = self.ask(&[("idempotency-key", "once")], "POST", "/workflows/ask/instances", "{}");
             assert_eq!(reply.status, status);
@@ -199,6 +200,7 @@ impl Tour<'_> {
         self.post(200, &format!("/instances/{id}/cancel"), &Value::Null);
         self.post(409, &format!("/instances/{id}/cancel"), &Value::Null);
         self.get("/instances?limit=2");
+        self.get("/instances?limit=2&fields=all");
         self.post(400, "/instances:batch", &json!({ "thing": [] }));
         let items = json!([{ "workflow": "script", "input": ops, "idempotency_key": "k" }, { "workflow": "nobody" }]);
         let results = self.post(200, "/instances:batch", &json!({ "items": items }));

@@ -39,7 +39,7 @@ fn approvals_are_listed_by_approver_and_status_oldest_first() {
         let row = store.approval(&acme(), one.id).await.expect("reads").expect("is there");
         assert_eq!((row.status, row.comment.as_deref()), (ApprovalStatus::Approved, Some("so be it")));
         assert_eq!(row.decided_at, Some(START));
-        assert_eq!(store.instance_approvals(&acme(), instance.id).await.expect("lists").len(), 4);
+        assert_eq!(store.instance_approvals(&acme(), instance.id, 9).await.expect("lists").len(), 4);
         assert_eq!(load(&store, instance.id).await.approvals.len(), 4);
     });
 }
@@ -109,7 +109,7 @@ fn another_teams_approvals_are_not_there() {
         store.commit(commit).await.expect("commits");
         let rival = name("rival");
         assert!(store.approval(&rival, asked.id).await.expect("reads").is_none());
-        assert!(store.instance_approvals(&rival, instance.id).await.expect("lists").is_empty());
+        assert!(store.instance_approvals(&rival, instance.id, 9).await.expect("lists").is_empty());
         for approver in [None, Some("bob")] {
             let listed = store.approvals(&rival, approver, Some(ApprovalStatus::Pending), &Page::first(9)).await;
             assert!(listed.expect("lists").is_empty());

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use stepwell::model::InstanceStatus;
+use serde_json::json;
+use stepwell::model::{Attempt, InstanceStatus};
 use stepwell::store::{Created, Cursor, InstanceFilter, Page, Period, StoreError};
 use uuid::Uuid;
 
@@ -216,15 +217,66 @@ fn another_teams_instance_is_not_there() {
         let mut commit = step(&instance);
         commit.change.attempts = vec![attempt(&instance, 1), attempt(&instance, 2)];
         store.commit(commit.clone()).await.expect("commits");
-        let attempts = store.attempts(&acme(), instance.id).await.expect("reads");
+        let shown = store.attempts(&acme(), instance.id, 1 << 20).await.expect("reads");
+        let attempts: Vec<_> = shown.attempts.into_iter().map(|shown| shown.attempt).collect();
         assert_eq!(attempts, commit.change.attempts);
         let rival = name("rival");
         // Cached for its own team, it is still not there for another.
         assert!(store.instance(&acme(), instance.id).await.expect("reads").is_some());
         assert!(store.instance(&rival, instance.id).await.expect("reads").is_none());
-        assert!(store.attempts(&rival, instance.id).await.expect("reads").is_empty());
+        assert!(store.attempts(&rival, instance.id, 1 << 20).await.expect("reads").attempts.is_empty());
+        let step = attempts[0].step.clone();
+        let attempt = store.attempt(&acme(), instance.id, &step, 2).await.expect("reads");
+        assert_eq!(attempt.as_ref(), attempts.get(1));
+        assert!(store.attempt(&acme(), instance.id, &step, 3).await.expect("reads").is_none());
+        assert!(store.attempt(&rival, instance.id, &step, 2).await.expect("reads").is_none());
+        let (_, payloads) = store.instance_payloads(&rival, vec![instance.id], 1 << 20).await.expect("reads");
+        assert!(payloads.is_empty());
         let listed = store.instances(&rival, &InstanceFilter::default(), &Page::first(9)).await.expect("lists");
         assert!(listed.is_empty());
         assert!(store.count_instances(&rival).await.expect("counts").is_empty());
+    });
+}
+
+#[test]
+fn outputs_are_read_as_far_as_they_fit() {
+    on_both(|store, _| async move {
+        let instance = instance(&store).await;
+        let mut commit = step(&instance);
+        commit.change.attempts = (1..=3)
+            .map(|number| Attempt { output: Some(json!("x".repeat(998)).into()), ..attempt(&instance, number) })
+            .collect();
+        store.commit(commit).await.expect("commits");
+        for (bytes_max, kept) in [(9_000, 3), (3_999, 2), (2_000, 0), (0, 0)] {
+            let shown = store.attempts(&acme(), instance.id, bytes_max).await.expect("reads");
+            let outputs: Vec<_> = shown.attempts.iter().map(|shown| shown.attempt.output.is_some()).collect();
+            assert_eq!(outputs, [kept > 2, kept > 1, kept > 0], "the newest stay: {bytes_max}");
+            assert!(
+                shown
+                    .attempts
+                    .iter()
+                    .all(|shown| { shown.output_omitted_bytes == shown.attempt.output.is_none().then_some(1_000) })
+            );
+            assert_eq!((shown.omitted, shown.lacks_outputs()), (0, kept < 3));
+        }
+    });
+}
+
+#[test]
+fn inputs_are_read_for_as_many_instances_as_fit() {
+    on_both(|store, _| async move {
+        let mut ids = Vec::new();
+        for _ in 0..4 {
+            ids.push(instance(&store).await.id);
+        }
+        let (count, payloads) = store.instance_payloads(&acme(), ids.clone(), 1 << 20).await.expect("reads");
+        assert_eq!((count, payloads.len()), (4, 4));
+        let bytes = payloads[&ids[0]].input.len();
+        assert!(payloads[&ids[0]].output.is_none());
+        for (bytes_max, fitting) in [(0, 1), (2 * bytes, 2), (3 * bytes - 1, 2)] {
+            let (count, payloads) = store.instance_payloads(&acme(), ids.clone(), bytes_max).await.expect("reads");
+            assert_eq!((count, payloads.len()), (fitting, fitting), "{bytes_max}");
+            assert!(ids.iter().take(fitting).all(|id| payloads.contains_key(id)));
+        }
     });
 }

@@ -143,7 +143,7 @@ impl Side {
             }
             Pattern::ApprovalsOfInstance => {
                 let (team, id) = (seed::owner(number), seed::instance_id(number));
-                let (rows, took) = timed(Box::pin(store.instance_approvals(&team, id))).await?;
+                let (rows, took) = timed(Box::pin(store.instance_approvals(&team, id, 500))).await?;
                 (rows.len(), took)
             }
             Pattern::InstancesByStatus => list(running).await?,

@@ -89,6 +89,9 @@ pub(super) struct InstancesArguments {
     /// Only those whose first step began before this time
     #[arg(long, value_name = "TIME")]
     started_before: Option<String>,
+    /// With --json: their inputs and outputs too: input, output, or all
+    #[arg(long, value_name = "FIELDS", conflicts_with = "id")]
+    fields: Option<String>,
     /// Most rows, up to 200
     #[arg(long)]
     limit: Option<u32>,
@@ -182,6 +185,7 @@ pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArg
         ("started_by", arguments.started_by),
         ("started_after", arguments.started_after),
         ("started_before", arguments.started_before),
+        ("fields", arguments.fields),
         ("limit", arguments.limit.map(|limit| limit.to_string())),
         ("after", arguments.after),
     ];

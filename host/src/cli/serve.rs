@@ -15,7 +15,10 @@ use super::output::tell;
 use super::{Global, settings};
 use crate::app::App;
 use crate::clock::Clock;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, ServerConfig};
+
+/// The database, the compiled plugins, reserved connections and those that are being closed.
+const FILES_BESIDE_CONNECTIONS: u64 = 1_024;
 
 #[derive(Args)]
 pub(super) struct ServeArguments {
@@ -93,6 +96,7 @@ async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
             "another server may run there; --listen names another address",
         )
     })?;
+    raise_file_limit(&config.server);
     let address = listener.local_addr().map_err(|error| CliError::new(error.to_string()))?;
     let mut app = App::start(config, Clock::corrected(), program()?)
         .await
@@ -110,6 +114,18 @@ async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
     app.serve(listener, shutdown).await.map_err(|error| CliError::new(format!("cannot {error}")))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Each connection is an open file, and many systems allow a process 1,024 unless it asks for more.
+fn raise_file_limit(server: &ServerConfig) {
+    let wanted = server.connections_max as u64 + FILES_BESIDE_CONNECTIONS;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(limit) if limit >= wanted => {}
+        Ok(limit) => {
+            tracing::warn!(limit, wanted, "the system allows fewer open files than server.connections_max needs")
+        }
+        Err(error) => tracing::warn!(%error, "could not ask for more open files"),
+    }
 }
 
 fn greet(url: &str, first_token: Option<&str>) {

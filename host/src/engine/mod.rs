@@ -174,7 +174,10 @@ impl Engine {
     /// # Errors
     /// Everything wrong with the definition, plugins that are missing included.
     pub async fn apply_workflow(&self, principal: &Principal, text: &str) -> Result<Applied, EngineError> {
-        let definition = Definition::parse(text)?;
+        // A quarter of a megabyte of YAML with two hundred expressions takes too long for a thread that answers requests.
+        let text = text.to_owned();
+        let parsing = tokio::task::spawn_blocking(move || Definition::parse(&text));
+        let definition = parsing.await.map_err(|_| StoreError::Closed)??;
         let mut problems = Vec::new();
         for (reference, steps) in definition.plugins() {
             match self.0.store.resolve_plugin(&principal.team, &reference).await? {

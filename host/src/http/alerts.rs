@@ -88,7 +88,7 @@ pub(super) async fn list_earlier_alerts(mut request: Request, principal: Arc<Pri
     let team = request.team(&principal)?;
     request.query.finish()?;
     let alerts = request.services.store.resolved_alerts(team, page.clone()).await?;
-    response::list(&alerts, page.limit, |alert| alert.id.to_string())
+    response::list(&alerts, page.limit, request.answer_bytes_max(), |alert| alert.id.to_string())
 }
 
 pub(super) async fn acknowledge_alert(request: Request, principal: Arc<Principal>) -> Answer {

@@ -48,7 +48,7 @@ pub(super) async fn list_approvals(mut request: Request, principal: Arc<Principa
     let status = status.unwrap_or(Some(ApprovalStatus::Pending));
     let filter = ApprovalFilter { approver, status, instance, step, created, expires };
     let approvals = request.services.store.approvals_where(&principal.team, &filter, &page).await?;
-    response::list(&approvals, page.limit, |approval| filter.cursor(approval).to_string())
+    response::list(&approvals, page.limit, request.answer_bytes_max(), |approval| filter.cursor(approval).to_string())
 }
 
 pub(super) async fn show_approval(request: Request, principal: Arc<Principal>) -> Answer {

@@ -63,7 +63,7 @@ pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) 
     };
     query.finish()?;
     let entries = request.services.store.audit(team.as_ref(), &filter, &page).await?;
-    response::list(&entries, page.limit, |entry| AuditFilter::cursor(entry).to_string())
+    response::list(&entries, page.limit, request.answer_bytes_max(), |entry| AuditFilter::cursor(entry).to_string())
 }
 
 /// Writes down what one request does.

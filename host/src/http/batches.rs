@@ -80,7 +80,7 @@ pub(super) async fn start_instances(request: Request, principal: Arc<Principal>)
     refuse_common_key(&request.head.headers)?;
     let processor = request.services.engine.batch();
     let trace = request.trace;
-    let Batch { mut items, refused } = read(request, items, start).await?;
+    let Batch { mut items, refused } = read(request, &principal, items, start).await?;
     items.iter_mut().for_each(|item| item.request.trace = trace);
     answer(refused, processor.create_instances(&principal, items).await?, |created| instances::as_json(&created))
 }
@@ -88,7 +88,7 @@ pub(super) async fn start_instances(request: Request, principal: Arc<Principal>)
 pub(super) async fn update_instances(request: Request, principal: Arc<Principal>) -> Answer {
     let processor = request.services.engine.batch();
     let recorder = Recorder::of(&request, &principal);
-    let Batch { items, refused } = read(request, items, update).await?;
+    let Batch { items, refused } = read(request, &principal, items, update).await?;
     // Whether it is stopped, or else only described anew.
     let updated: Vec<(Uuid, bool)> =
         items.iter().map(|item| (item.id, matches!(item.change, InstanceChange::Cancel))).collect();
@@ -102,14 +102,15 @@ pub(super) async fn update_instances(request: Request, principal: Arc<Principal>
 
 pub(super) async fn show_statuses(request: Request, principal: Arc<Principal>) -> Answer {
     let processor = request.services.engine.batch();
-    let Batch { items, refused } = read(request, ids, |item| id(&parse::<String>(item)?, "instance")).await?;
+    let Batch { items, refused } =
+        read(request, &principal, ids, |item| id(&parse::<String>(item)?, "instance")).await?;
     answer(refused, processor.instance_states(&principal, items).await?, |state| json!(state))
 }
 
 pub(super) async fn decide_approvals(request: Request, principal: Arc<Principal>) -> Answer {
     let processor = request.services.engine.batch();
     let recorder = Recorder::of(&request, &principal);
-    let Batch { items, refused } = read(request, items, decision).await?;
+    let Batch { items, refused } = read(request, &principal, items, decision).await?;
     let decided = items.iter().map(|item| (item.approval_id.to_string(), json!({ "decision": item.decision })));
     let records = recorder.begin_each(AuditAction::ApprovalDecide, decided).await?;
     let results = known(processor.decide_approvals(&principal, items).await);
@@ -177,21 +178,23 @@ fn unexpected(what: &str, error: &serde_json::Error) -> ApiError {
 /// Reads the body, and each of its items.
 async fn read<T: Send + 'static>(
     request: Request,
+    principal: &Principal,
     list: fn(&[u8]) -> serde_json::Result<&RawValue>,
     item: fn(&RawValue) -> Result<T, ApiError>,
 ) -> Result<Batch<T>, ApiError> {
     request.query.finish()?;
     let config = Arc::clone(&request.services.config);
-    let body = request.body.read(config.server.batch_body_bytes_max).await?;
+    let body = request.body.read_mapped(config.server.batch_body_bytes_max).await?;
     // Megabytes of JSON take a while, and other requests are answered on this thread too.
-    let reading = tokio::task::spawn_blocking(move || {
+    let reading = request.services.traffic.parse(&principal.team, move || {
         let mut batch = Batch { items: Vec::new(), refused: Vec::new() };
-        for raw in at_most(config.batch.items_max, list(&body).map_err(|error| unexpected("body", &error))?)? {
+        let elements = list(body.bytes()).map_err(|error| unexpected("body", &error))?;
+        for raw in at_most(config.batch.items_max, elements)? {
             batch.refused.push(item(raw).map(|item| batch.items.push(item)).err());
         }
         Ok(batch)
     });
-    reading.await.map_err(ApiError::internal)?
+    reading.await?
 }
 
 /// The elements of a list, each still unread, if there are not too many.

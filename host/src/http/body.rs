@@ -1,7 +1,11 @@
 //! Request bodies: counted while they come in, whatever their head says of their length.
 //!
+//! A body takes its bytes from the budget of bodies in flight before they are read ([`super::budget`]), and keeps them
+//! until the request is answered, because what was parsed from it lives as long. Small ones are exempt: connections
+//! bound them.
+//!
 //! A handler may refuse a request before it has read its body, or in the middle of it. What is left then comes back to
-//! the dispatcher as [`Unread`], which reads it to its end: hyper closes the connection behind an answer if there may be
+//! the dispatcher as [`Remains`], which reads it to its end: hyper closes the connection behind an answer if there may be
 //! more of the body, and a client that writes first and reads afterwards, or that sends its next request already, would
 //! see a reset connection.
 
@@ -13,16 +17,24 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use memmap2::MmapMut;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::budget::Charge;
 use super::dispatch::before;
 use super::error::ApiError;
+use super::traffic::Traffic;
+use crate::model::Principal;
 
 /// What is left of a body is read and thrown away for at most this long and this many bytes.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 const DISCARD_BYTES: usize = 256 << 20;
+/// Bodies up to this size take nothing from the budget: all connections together may have 16 MiB of them.
+const EXEMPT_BYTES: usize = 16 * 1_024;
+/// JSON beyond this size takes over half a millisecond to parse, and is parsed on a thread of its own.
+const INLINE_BYTES_MAX: usize = 64 * 1_024;
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
 
@@ -37,12 +49,48 @@ pub(super) struct Body {
     deadline: Instant,
     /// Bytes that have been read.
     received: usize,
-    unread: Unread,
+    traffic: Traffic,
+    /// The sender, once the token has been looked up.
+    principal: Option<Arc<Principal>>,
+    remains: Remains,
 }
 
-/// Where a body is that was let go of before its end. A request without a body has none.
+/// A body that was let go of, and its bytes of the budget. A request without a body has none.
 #[derive(Clone, Default)]
-pub(super) struct Unread(Option<Arc<Mutex<Option<Chunks>>>>);
+pub(super) struct Remains(Option<Arc<Mutex<Left>>>);
+
+#[derive(Default)]
+struct Left {
+    chunks: Option<Chunks>,
+    charge: Option<Charge>,
+}
+
+/// A body in memory of its own, which the system has back as soon as it is dropped. The allocator would keep it.
+pub(super) struct Mapped {
+    memory: MmapMut,
+    length: usize,
+}
+
+impl Mapped {
+    fn new(bytes_max: usize) -> Result<Self, ApiError> {
+        // A mapping without a byte is an error.
+        let memory = MmapMut::map_anon(bytes_max.max(1)).map_err(ApiError::internal)?;
+        Ok(Self { memory, length: 0 })
+    }
+
+    fn push(&mut self, chunk: &[u8]) {
+        let end = self.length + chunk.len();
+        if let Some(place) = self.memory.get_mut(self.length..end) {
+            place.copy_from_slice(chunk);
+            self.length = end;
+        }
+    }
+
+    /// All that was read.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.memory.get(..self.length).unwrap_or_default()
+    }
+}
 
 impl Body {
     /// `deadline` is for the last byte.
@@ -50,44 +98,146 @@ impl Body {
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
         headers: &HeaderMap,
         deadline: Instant,
+        traffic: Traffic,
     ) -> Self {
         let content_length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let encoded = headers.get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity");
         let held_back = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let is_there = content_length.is_some_and(|length: u64| length > 0) || headers.contains_key(TRANSFER_ENCODING);
-        let unread = Unread(is_there.then(Arc::default));
-        Self { chunks: Some(Box::pin(chunks)), content_length, encoded, held_back, deadline, received: 0, unread }
+        let remains = Remains(is_there.then(Arc::default));
+        Self {
+            chunks: Some(Box::pin(chunks)),
+            content_length,
+            encoded,
+            held_back,
+            deadline,
+            received: 0,
+            traffic,
+            principal: None,
+            remains,
+        }
     }
 
-    /// To be asked for what is left when whoever has the body is done.
-    pub(super) fn unread(&self) -> Unread {
-        self.unread.clone()
+    /// Says whose budget it is read on.
+    pub(super) fn is_from(&mut self, principal: &Arc<Principal>) {
+        self.principal = Some(Arc::clone(principal));
     }
 
-    /// The whole body, if it has at most `limit` bytes.
+    /// To be asked for what is left when the handler is done with the body.
+    pub(super) fn remains(&self) -> Remains {
+        self.remains.clone()
+    }
+
+    /// The whole body, if it has at most `limit` bytes. Takes nothing from the budget: for uploads, which have bounds of
+    /// their own.
     ///
     /// # Errors
-    /// Those of [`Body::chunk`].
-    pub(super) async fn read(mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
-        // What the head says is only a hint: memory is taken for what has arrived.
+    /// 408, 413, 415; 400 when the connection breaks, which nobody will see.
+    pub(super) async fn read(self, limit: usize) -> Result<Vec<u8>, ApiError> {
+        self.check(limit)?;
         let mut bytes = Vec::new();
-        while let Some(chunk) = self.chunk(limit).await? {
-            bytes.extend_from_slice(&chunk);
-        }
+        self.collect(limit, None, appended_to(&mut bytes)).await?;
         Ok(bytes)
     }
 
-    /// The next part of a body that has at most `limit` bytes; none at its end.
+    /// As [`Body::read`], on the budget.
+    ///
+    /// # Errors
+    /// Those of [`Body::read`]; 503 when the budget is spent until the deadline.
+    pub(super) async fn read_charged(self, limit: usize) -> Result<Vec<u8>, ApiError> {
+        let charged = self.check(limit)?;
+        let mut bytes = Vec::new();
+        self.collect(limit, Some(charged), appended_to(&mut bytes)).await?;
+        Ok(bytes)
+    }
+
+    /// As [`Body::read_charged`], into memory of its own: for megabytes.
+    ///
+    /// # Errors
+    /// Those of [`Body::read_charged`].
+    pub(super) async fn read_mapped(self, limit: usize) -> Result<Mapped, ApiError> {
+        let charged = self.check(limit)?;
+        // Not before the budget has room for it.
+        let mut mapped: Option<Mapped> = None;
+        let take = |chunk: &[u8]| {
+            let memory = match mapped.take() {
+                Some(memory) => memory,
+                None => Mapped::new(charged)?,
+            };
+            mapped.insert(memory).push(chunk);
+            Ok(())
+        };
+        self.collect(limit, Some(charged), take).await?;
+        mapped.map_or_else(|| Mapped::new(0), Ok)
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// Those of [`Body::read_charged`]; 400 for what is not JSON of this shape.
+    pub(super) async fn json<T: DeserializeOwned + Send + 'static>(self, limit: usize) -> Result<T, ApiError> {
+        let (traffic, principal) = (self.traffic.clone(), self.principal.clone());
+        let bytes = self.read_charged(limit).await?;
+        match principal {
+            Some(principal) if bytes.len() > INLINE_BYTES_MAX => {
+                traffic.parse(&principal.team, move || parse(&bytes)).await?
+            }
+            _ => parse(&bytes),
+        }
+    }
+
+    /// The next part of a body that has at most `limit` bytes; none at its end. The caller keeps none of it in memory.
     ///
     /// # Errors
     /// 408, 413, 415; 400 when the connection breaks, which nobody will see.
     pub(super) async fn chunk(&mut self, limit: usize) -> Result<Option<Bytes>, ApiError> {
+        self.check(limit)?;
+        self.next(limit).await
+    }
+
+    /// The most bytes that may come.
+    ///
+    /// # Errors
+    /// 413 when they are too many, 415 when they are compressed.
+    fn check(&self, limit: usize) -> Result<usize, ApiError> {
         if self.encoded {
             return Err(ApiError::encoded_body());
         }
-        if self.content_length.is_some_and(|length| length > limit as u64) {
-            return Err(ApiError::body_too_large(limit));
+        match self.content_length {
+            Some(length) if length > limit as u64 => Err(ApiError::body_too_large(limit)),
+            Some(length) => Ok(usize::try_from(length).unwrap_or(limit)),
+            None if self.remains.0.is_some() => Ok(limit),
+            None => Ok(0),
         }
+    }
+
+    /// Hands out all chunks. With `charged`, the most bytes that may come are taken from the budget: at once if their
+    /// number is known, and otherwise when they turn out not to be few.
+    async fn collect(
+        mut self,
+        limit: usize,
+        charged: Option<usize>,
+        mut take: impl FnMut(&[u8]) -> Result<(), ApiError>,
+    ) -> Result<(), ApiError> {
+        let charged = charged.filter(|bytes| *bytes > EXEMPT_BYTES);
+        let mut is_charged = charged.is_none();
+        loop {
+            if let (false, Some(bytes)) = (is_charged, charged)
+                && (self.content_length.is_some() || self.received > EXEMPT_BYTES)
+            {
+                is_charged = true;
+                let charging = charge(&self.traffic, self.principal.as_deref(), bytes, self.deadline);
+                self.remains.set(charging.await?);
+            }
+            let Some(chunk) = self.next(limit).await? else { break };
+            take(&chunk)?;
+        }
+        self.remains.keep(self.received);
+        Ok(())
+    }
+
+    /// The next chunk, as long as the body has at most `limit` bytes; none at its end.
+    async fn next(&mut self, limit: usize) -> Result<Option<Bytes>, ApiError> {
         self.held_back = false;
         let Some(chunks) = &mut self.chunks else { return Ok(None) };
         match before(self.deadline, chunks.next()).await {
@@ -110,32 +260,67 @@ impl Body {
             }
         }
     }
+}
 
-    /// The body as JSON.
-    ///
-    /// # Errors
-    /// Those of [`Body::read`]; 400 for what is not JSON of this shape.
-    pub(super) async fn json<T: DeserializeOwned>(self, limit: usize) -> Result<T, ApiError> {
-        let bytes = self.read(limit).await?;
-        serde_json::from_slice(&bytes).map_err(|error| {
-            let problem: String = error.to_string().chars().take(400).collect();
-            ApiError::invalid(format!("the body is not the JSON that is expected here: {problem}"))
-        })
+fn appended_to(bytes: &mut Vec<u8>) -> impl FnMut(&[u8]) -> Result<(), ApiError> {
+    move |chunk: &[u8]| {
+        bytes.extend_from_slice(chunk);
+        Ok(())
     }
+}
+
+/// Takes a body's bytes from the budget. Waits for its turn until the deadline.
+async fn charge(
+    traffic: &Traffic,
+    principal: Option<&Principal>,
+    bytes: usize,
+    deadline: Instant,
+) -> Result<Option<Charge>, ApiError> {
+    // Without a token, no route reads a body.
+    let Some(principal) = principal else { return Ok(None) };
+    let charge = before(deadline, traffic.bodies().take(&principal.team, bytes as u64)).await;
+    charge
+        .map(Some)
+        .ok_or_else(|| traffic.busy("too many bytes of request bodies are in hand (server.body_bytes_in_flight_max)"))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let problem: String = error.to_string().chars().take(400).collect();
+        ApiError::invalid(format!("the body is not the JSON that is expected here: {problem}"))
+    })
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let (Some(unread), false) = (&self.unread.0, self.held_back) {
-            *unread.lock() = self.chunks.take();
+        if let (Some(left), false) = (&self.remains.0, self.held_back) {
+            left.lock().chunks = self.chunks.take();
         }
     }
 }
 
-impl Unread {
-    /// Throws it away, within bounds, so that the client gets to read the answer.
+impl Remains {
+    fn set(&self, charge: Option<Charge>) {
+        if let Some(left) = &self.0 {
+            left.lock().charge = charge;
+        }
+    }
+
+    /// Gives back what the budget need not hold any more.
+    fn keep(&self, bytes: usize) {
+        if let Some(left) = &self.0
+            && let Some(charge) = &mut left.lock().charge
+        {
+            charge.shrink_to(bytes as u64);
+        }
+    }
+
+    /// Gives the bytes back, and throws away what was not read, within bounds, so that the client gets to read the
+    /// answer.
     pub(super) async fn discard(self) {
-        let Some(mut chunks) = self.0.and_then(|unread| unread.lock().take()) else { return };
+        let Some(Left { chunks, charge }) = self.0.map(|left| std::mem::take(&mut *left.lock())) else { return };
+        drop(charge);
+        let Some(mut chunks) = chunks else { return };
         let everything = async {
             let mut left = DISCARD_BYTES;
             while let Some(Ok(chunk)) = chunks.next().await {
@@ -162,10 +347,36 @@ mod tests {
         Instant::from_std(crate::clock::Clock::System.monotonic()) + Duration::from_secs(5)
     }
 
+    fn traffic() -> Traffic {
+        Traffic::new(&crate::config::Config::defaults().expect("loads"))
+    }
+
     fn body(chunks: &[&'static str], headers: &[(hyper::header::HeaderName, &'static str)]) -> Body {
         let chunks: Vec<_> = chunks.iter().map(|chunk| Ok(Bytes::from_static(chunk.as_bytes()))).collect();
         let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
-        Body::new(stream::iter(chunks), &headers, in_five_seconds())
+        let mut body = Body::new(stream::iter(chunks), &headers, in_five_seconds(), traffic());
+        let team = "acme".parse().expect("is a name");
+        body.is_from(&Arc::new(Principal { team, user: "ann".to_owned(), permissions: Vec::new(), token: None }));
+        body
+    }
+
+    #[tokio::test]
+    async fn a_large_body_is_charged_until_its_request_is_answered() {
+        let text: &'static str = "x".repeat(EXEMPT_BYTES + 1).leak();
+        for headers in [&[(TRANSFER_ENCODING, "chunked")][..], &[(CONTENT_LENGTH, "16385")]] {
+            let body = body(&[text], headers);
+            let (traffic, remains) = (body.traffic.clone(), body.remains());
+            assert_eq!(body.read_mapped(1 << 20).await.expect("fits").bytes(), text.as_bytes());
+            assert_eq!(traffic.stats().bodies.bytes, 16_385, "no more than has come");
+            remains.discard().await;
+            assert_eq!(traffic.stats().bodies.bytes, 0);
+        }
+        let body = body(&["x"], &[(TRANSFER_ENCODING, "chunked")]);
+        let traffic = body.traffic.clone();
+        let remains = body.remains();
+        body.read_charged(1 << 20).await.expect("fits");
+        assert_eq!(traffic.stats().bodies.bytes, 0, "small ones are exempt");
+        drop(remains);
     }
 
     #[tokio::test]
@@ -178,6 +389,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_without_room_on_the_budget_is_refused_at_its_deadline() {
+        let mut body = body(&[], &[(CONTENT_LENGTH, "20000")]);
+        body.deadline = Instant::from_std(crate::clock::Clock::System.monotonic());
+        let traffic = body.traffic.clone();
+        let _all = traffic.bodies().take(&"acme".parse().expect("is a name"), u64::MAX).await;
+        let error = body.read_charged(1 << 20).await.expect_err("there is no room");
+        assert_eq!((error.status, error.code()), (StatusCode::SERVICE_UNAVAILABLE, "busy"));
+        assert_eq!((traffic.stats().refused_busy, traffic.stats().bodies.waiting), (1, 0));
+    }
+
+    #[tokio::test]
     async fn compressed_bodies_are_refused() {
         let error = body(&["x"], &[(CONTENT_ENCODING, "gzip")]).read(9).await.expect_err("is compressed");
         assert_eq!(error.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -186,7 +408,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_never_ends_meets_the_deadline() {
         let now = Instant::from_std(crate::clock::Clock::System.monotonic());
-        let body = Body::new(stream::pending(), &HeaderMap::new(), now);
+        let body = Body::new(stream::pending(), &HeaderMap::new(), now, traffic());
         assert_eq!(body.read(9).await.expect_err("takes too long").status, StatusCode::REQUEST_TIMEOUT);
     }
 

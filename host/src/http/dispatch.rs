@@ -24,7 +24,7 @@ use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
 use super::request::Request;
-use super::response::{Answer, Content, add_security_headers, send};
+use super::response::{Answer, Content, PIECE_BYTES, add_security_headers, hold, is_held, send};
 use super::routes::{self, Access, Found, ROUTES, Route};
 use super::{secret, traced};
 use crate::model::{Principal, TraceParent};
@@ -35,10 +35,17 @@ const GRACE: Duration = Duration::from_millis(500);
 /// What requests without a route are counted under.
 const NO_ROUTE: &str = "http (no route)";
 
+/// The head of a request on a reserved place: only health is answered there.
+#[derive(Clone, Copy)]
+struct ProbesOnly;
+
 /// Makes a request's head something that filters hand on as a whole: each of warp's own filters for a part of it copies
 /// that part.
-pub(super) fn with_head<B>(request: hyper::Request<B>) -> hyper::Request<B> {
-    let (head, body) = request.into_parts();
+pub(super) fn with_head<B>(request: hyper::Request<B>, is_reserved: bool) -> hyper::Request<B> {
+    let (mut head, body) = request.into_parts();
+    if is_reserved {
+        head.extensions.insert(ProbesOnly);
+    }
     let mut request = hyper::Request::new(body);
     request.extensions_mut().insert(Arc::new(head));
     request
@@ -127,11 +134,12 @@ impl Dispatcher {
         let arrival = Arrival { number: request_id, head, trace: recorded.context() };
         let (body_time, total_time) = self.times(&found);
         let now = Instant::from_std(began);
-        let body = Body::new(chunks, &arrival.head.headers, now + body_time);
-        let unread = body.unread();
+        let traffic = self.services.traffic.clone();
+        let body = Body::new(chunks, &arrival.head.headers, now + body_time, traffic);
+        let remains = body.remains();
         let deadline = now + total_time + GRACE;
         let answer = self.route(arrival, found, body, deadline).instrument(span.clone()).await;
-        unread.discard().await;
+        remains.discard().await;
         let mut response = span.in_scope(|| {
             answer.unwrap_or_else(|error| {
                 error.log();
@@ -152,28 +160,40 @@ impl Dispatcher {
         response
     }
 
-    async fn route(&self, arrival: Arrival, found: Found, body: Body, deadline: Instant) -> Answer {
+    async fn route(&self, arrival: Arrival, found: Found, mut body: Body, deadline: Instant) -> Answer {
         let Arrival { number, head, trace } = arrival;
         let (route, parameters) = match found {
             Found::Route(route, parameters) => (route, parameters),
             Found::OtherMethods(allowed) => return Err(ApiError::method_not_allowed(&allowed)),
             Found::Nothing => return Err(ApiError::no_such_path()),
         };
+        let traffic = &self.services.traffic;
+        if head.extensions.get::<ProbesOnly>().is_some() && route.pattern != routes::HEALTH_PATTERN {
+            return Err(traffic.busy("every connection of the host has a request under way (server.connections_max)"));
+        }
         let access = route.access.asked_for(&head.headers);
         let principal = match access {
             Access::Public(_) => None,
             _ => Some(self.principal(&head.headers, deadline).await?),
         };
+        if let Some(principal) = &principal {
+            traffic.admit(principal.token, self.services.clock.monotonic())?;
+            body.is_from(principal);
+        }
         let services = Arc::clone(&self.services);
         let query = Query::new(head.uri.query().unwrap_or_default());
-        let request = Request { services, parameters, query, head, body, number, trace };
+        let request = Request { services, parameters, query, head, body, number, deadline, trace };
         match (access, principal) {
             (Access::Public(handler), _) => run(handler(request), deadline).await,
             (Access::SignedIn(handler) | Access::Holder(_, handler) | Access::Page(_, _, handler), Some(principal)) => {
                 let recorder = Recorder::of(&request, &principal);
                 let answer = match access.permission() {
                     Some(permission) if !principal.may(permission) => Err(ApiError::forbidden(permission)),
-                    _ => run(handler(request, principal), deadline).await,
+                    _ => {
+                        let answering = self.on_budget(route, &principal, deadline, handler, request);
+                        // On the heap: most need not carry it around with them.
+                        Box::pin(answering).await
+                    }
                 };
                 if let Err(error) = &answer {
                     // On the heap: the others, most of all, need not carry it around with them.
@@ -183,6 +203,36 @@ impl Dispatcher {
             }
             (_, None) => Err(ApiError::token_missing()),
         }
+    }
+
+    /// Runs a handler whose answer takes its bytes from the budget of answers: before it is made, where that may need
+    /// much memory, and otherwise when it turns out to be long.
+    async fn on_budget(
+        &self,
+        route: &Route,
+        principal: &Arc<Principal>,
+        deadline: Instant,
+        handler: routes::Handler,
+        request: Request,
+    ) -> Answer {
+        let bytes_max = self.services.traffic.answer_bytes_max();
+        let charge = match route.may_answer_much() {
+            true => Some(self.services.traffic.answer_room(principal, bytes_max, deadline).await?),
+            false => None,
+        };
+        let mut response = run(handler(request, Arc::clone(principal)), deadline).await?;
+        let bytes = match response.body().bytes() {
+            Some(bytes) if bytes > bytes_max => return Err(ApiError::answer_too_large(bytes, bytes_max)),
+            Some(bytes) if bytes > PIECE_BYTES && !is_held(&response) => bytes,
+            _ => return Ok(response),
+        };
+        let mut charge = match charge {
+            Some(charge) => charge,
+            None => self.services.traffic.answer_room(principal, bytes, deadline).await?,
+        };
+        charge.shrink_to(bytes as u64);
+        hold(&mut response, charge);
+        Ok(response)
     }
 
     /// How long the body may take, and the whole.

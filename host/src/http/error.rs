@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::time::Duration;
 
 use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
@@ -126,6 +127,29 @@ impl ApiError {
     pub(super) fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
             .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// 429: the token asks too often. `wait`: until it may ask again.
+    pub(super) fn rate_limited(per_second: u32, wait: Duration) -> Self {
+        let seconds = wait.as_secs_f64().ceil().clamp(1.0, 3_600.0);
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate-limited",
+            format!("this token may ask {per_second} times a second: ask again after {seconds} s"),
+        )
+        .with_header(RETRY_AFTER, HeaderValue::from(seconds as u64))
+    }
+
+    /// 422: the answer would be longer than this host sends.
+    pub(super) fn answer_too_large(bytes: usize, bytes_max: usize) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "answer-too-large",
+            format!(
+                "the answer would have {bytes} bytes, and may have {bytes_max} (server.answer_bytes_max): ask for less, \
+                 with a smaller 'limit', fewer 'fields' or items, a shorter period or one 'team'"
+            ),
+        )
     }
 
     /// 503: no answer in time.
@@ -300,6 +324,7 @@ mod tests {
             (ApiError::method_not_allowed("GET, HEAD"), ALLOW),
             (ApiError::busy("later"), RETRY_AFTER),
             (ApiError::deadline(), RETRY_AFTER),
+            (ApiError::rate_limited(5, Duration::MAX), RETRY_AFTER),
         ] {
             assert!(error.into_response().headers().contains_key(&name), "{name}");
         }

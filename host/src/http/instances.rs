@@ -1,19 +1,22 @@
 //! `/instances`, and how they are started.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::Services;
 use super::audit::Recorder;
 use super::error::ApiError;
+use super::query::LIMIT_MAX;
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, Answer, PIECE_BYTES};
 use crate::engine::StartRequest;
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::model::{Approval, Attempt, AuditAction, Instance, InstanceStatus, Json, Principal};
-use crate::store::{Created, Cursor, InstanceFilter};
+use crate::store::{Created, Cursor, InstanceFilter, InstanceSummary, ShownAttempt};
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -27,12 +30,81 @@ struct StartBody {
     project_id: Option<String>,
 }
 
+/// Approvals that an instance's page shows; the others have pages of their own.
+const APPROVALS_SHOWN: u32 = 500;
+/// An instance without its input, output and metadata, but with its failure.
+const INSTANCE_BYTES: usize = 8 * 1_024;
+/// An approval without its title and comment.
+const APPROVAL_BYTES: usize = 512;
+
+/// An instance in a list, with what `?fields=` asks for.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    summary: &'a InstanceSummary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<&'a Json>,
+    /// Null before the instance has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<Option<&'a Json>>,
+}
+
+/// The fields that a list shows beside the summary.
+#[derive(Clone, Copy, Default)]
+struct Fields {
+    input: bool,
+    output: bool,
+}
+
+impl FromStr for Fields {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut fields = Self::default();
+        for name in text.split(',') {
+            match name.trim() {
+                "input" => fields.input = true,
+                "output" => fields.output = true,
+                "all" => fields = Self { input: true, output: true },
+                _ => return Err("use input, output, both with a comma, or all"),
+            }
+        }
+        Ok(fields)
+    }
+}
+
 #[derive(Serialize)]
 struct Details<'a> {
     #[serde(flatten)]
     instance: &'a Instance,
-    attempts: Vec<Attempt>,
+    attempts: Vec<AttemptDetails>,
+    /// Earlier attempts that are left out.
+    #[serde(skip_serializing_if = "is_zero")]
+    attempts_omitted: u64,
     approvals: Vec<Approval>,
+    /// The path of the approvals that are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approvals_next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct AttemptDetails {
+    #[serde(flatten)]
+    attempt: Attempt,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_omitted: Option<OutputOmitted>,
+}
+
+/// An output that the answer has no room for.
+#[derive(Serialize)]
+struct OutputOmitted {
+    bytes: u64,
+    url: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) -> Answer {
@@ -83,20 +155,90 @@ pub(super) async fn list_instances(mut request: Request, principal: Arc<Principa
         created: query.period("created")?,
         started: query.period("started")?,
     };
+    let fields: Option<Fields> = query.parse("fields")?;
     query.finish()?;
-    let instances = request.services.store.instances(&principal.team, &filter, &page).await?;
-    let instances: Vec<&Instance> = instances.iter().map(Arc::as_ref).collect();
-    response::list(&instances, page.limit, |instance| filter.cursor(instance).to_string())
+    let (store, bytes_max) = (&request.services.store, request.answer_bytes_max());
+    let instances = store.instances(&principal.team, &filter, &page).await?;
+    let Some(fields) = fields else {
+        let instances: Vec<&InstanceSummary> = instances.iter().map(Arc::as_ref).collect();
+        return response::list(&instances, page.limit, bytes_max, |summary| filter.cursor(summary).to_string());
+    };
+    let ids = instances.iter().map(|summary| summary.id).collect();
+    let (count, payloads) = store.instance_payloads(&principal.team, ids, bytes_max).await?;
+    let listed = instances.iter().take(count).filter_map(|summary| {
+        // Retention may have deleted it meanwhile.
+        let payload = payloads.get(&summary.id)?;
+        let input = fields.input.then_some(&payload.input);
+        Some(Listed { summary, input, output: fields.output.then_some(payload.output.as_ref()) })
+    });
+    let listed: Vec<_> = listed.collect();
+    let more = count < instances.len() || u32::try_from(instances.len()).is_ok_and(|count| count >= page.limit);
+    response::page(&listed, more, bytes_max, |listed| filter.cursor(listed.summary).to_string())
 }
 
 pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -> Answer {
     let id = request.id("id", "instance")?;
     request.query.finish()?;
-    let store = &request.services.store;
-    let instance = store.instance(&principal.team, id).await?.ok_or_else(|| ApiError::not_found("instance"))?;
-    let attempts = store.attempts(&principal.team, id).await?;
-    let approvals = store.instance_approvals(&principal.team, id).await?;
-    response::ok(&Details { instance: &instance, attempts, approvals })
+    let Services { store, traffic, .. } = &*request.services;
+    let (team, bytes_max) = (&principal.team, traffic.answer_bytes_max());
+    let instance = store.instance(team, id).await?.ok_or_else(|| ApiError::not_found("instance"))?;
+    let mut attempts = store.attempts(team, id, PIECE_BYTES).await?;
+    let mut approvals = store.instance_approvals(team, id, APPROVALS_SHOWN + 1).await?;
+    let mut approvals_next = None;
+    if approvals.len() > usize::try_from(APPROVALS_SHOWN).unwrap_or(usize::MAX) {
+        approvals.pop();
+        approvals_next = approvals
+            .last()
+            .map(|last| format!("/approvals?instance={id}&approver=*&status=any&limit={LIMIT_MAX}&after={}", last.id));
+    }
+    let others = bytes_of(&instance, &approvals);
+    let is_long = others > PIECE_BYTES || attempts.lacks_outputs();
+    let room = match is_long {
+        true => Some(traffic.answer_room(&principal, bytes_max, request.deadline).await?),
+        false => None,
+    };
+    if attempts.lacks_outputs() {
+        attempts = store.attempts(team, id, bytes_max.saturating_sub(others)).await?;
+    }
+    let attempts_omitted = attempts.omitted;
+    let attempts = attempts.attempts.into_iter().map(attempt_details).collect();
+    let mut response = response::json(
+        StatusCode::OK,
+        &Details { instance: &instance, attempts, attempts_omitted, approvals, approvals_next },
+    );
+    if let (Some(mut room), Some(bytes)) = (room, response.body().bytes().filter(|bytes| *bytes <= bytes_max)) {
+        room.shrink_to(bytes as u64);
+        response::hold(&mut response, room);
+    }
+    Ok(response)
+}
+
+fn attempt_details(shown: ShownAttempt) -> AttemptDetails {
+    let ShownAttempt { attempt, output_omitted_bytes } = shown;
+    let output_omitted = output_omitted_bytes.map(|bytes| OutputOmitted {
+        bytes,
+        url: format!("/instances/{}/attempts/{}/{}", attempt.instance_id, attempt.step, attempt.number),
+    });
+    AttemptDetails { attempt, output_omitted }
+}
+
+/// About as many bytes as they have as JSON.
+fn bytes_of(instance: &Instance, approvals: &[Approval]) -> usize {
+    let output = instance.output.as_ref().map_or(0, Json::len);
+    let instance = INSTANCE_BYTES + instance.input.len() + output + instance.metadata.len();
+    let text = |approval: &Approval| approval.title.len() + approval.comment.as_ref().map_or(0, String::len);
+    let approvals = approvals.iter().map(|approval| APPROVAL_BYTES + text(approval));
+    instance + approvals.sum::<usize>()
+}
+
+pub(super) async fn show_attempt(request: Request, principal: Arc<Principal>) -> Answer {
+    let missing = || ApiError::not_found("attempt");
+    let id = request.id("id", "attempt")?;
+    let step = request.parameter("step")?.parse().map_err(|_| missing())?;
+    let number = request.parameter("number")?.parse().map_err(|_| missing())?;
+    request.query.finish()?;
+    let attempt = request.services.store.attempt(&principal.team, id, &step, number).await?;
+    response::ok(&attempt.ok_or_else(missing)?)
 }
 
 pub(super) async fn cancel_instance(request: Request, principal: Arc<Principal>) -> Answer {

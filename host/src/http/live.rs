@@ -3,6 +3,7 @@
 //! What surprises: nothing is queued for a client that is slow. It gets the newest snapshot when it reads again, and
 //! one that does not read at all is cut off by `server.write_timeout`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> A
         token: token_hash(&request.head.headers)?,
         subscription: request.services.watch.subscribe(team).await?,
         services: request.services,
-        begun: false,
+        ready: VecDeque::from([Bytes::from_static(BEGINNING)]),
     };
     let mut response = Response::new(Content::Stream(Chunks::new(stream::unfold(live, Live::next))));
     let headers = response.headers_mut();
@@ -45,23 +46,28 @@ struct Live {
     services: Arc<Services>,
     token: [u8; 32],
     subscription: Subscription,
-    begun: bool,
+    /// Chunks of an event that may be sent already.
+    ready: VecDeque<Bytes>,
 }
 
 impl Live {
     /// The next bytes; none ends the stream.
     async fn next(mut self) -> Option<(Bytes, Self)> {
-        if !std::mem::replace(&mut self.begun, true) {
-            return Some((Bytes::from_static(BEGINNING), self));
+        if let Some(bytes) = self.ready.pop_front() {
+            return Some((bytes, self));
         }
         let event = match tokio::time::timeout(HEARTBEAT, self.subscription.next()).await {
-            Ok(Some(Update::Stats(json))) => event("stats", &json),
-            Ok(Some(Update::Alerts(json))) => event("alerts", &json),
+            Ok(Some(Update::Stats(json))) => event(b"event: stats\ndata: ", json),
+            Ok(Some(Update::Alerts(json))) => event(b"event: alerts\ndata: ", json),
             Ok(None) => return None,
-            Err(_) => Bytes::from_static(b":\n\n"),
+            Err(_) => VecDeque::from([Bytes::from_static(b":\n\n")]),
         };
         // After the wait and before anything is told.
-        self.may_still().await.then_some((event, self))
+        if !self.may_still().await {
+            return None;
+        }
+        self.ready = event;
+        self.ready.pop_front().map(|bytes| (bytes, self))
     }
 
     /// As for a request that comes now: a token that cannot be looked up counts as none.
@@ -71,9 +77,19 @@ impl Live {
     }
 }
 
-/// JSON has no line breaks outside of its texts, and escapes them inside.
-fn event(name: &str, json: &str) -> Bytes {
-    Bytes::from(format!("event: {name}\ndata: {json}\n\n"))
+/// JSON has no line breaks outside of its texts, and escapes them inside. All subscribers share its memory, however slowly
+/// they read.
+fn event(head: &'static [u8], json: Arc<str>) -> VecDeque<Bytes> {
+    let data = Bytes::from_owner(SharedText(json));
+    VecDeque::from([Bytes::from_static(head), data, Bytes::from_static(b"\n\n")])
+}
+
+struct SharedText(Arc<str>);
+
+impl AsRef<[u8]> for SharedText {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 impl From<SubscriptionError> for ApiError {

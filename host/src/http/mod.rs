@@ -7,11 +7,14 @@
 
 mod accept;
 mod alerts;
+mod answer_body;
 mod approvals;
 mod assets;
 mod audit;
 mod batches;
 mod body;
+mod budget;
+mod connections;
 mod counts;
 mod dashboard;
 mod dispatch;
@@ -36,6 +39,7 @@ mod server;
 mod summaries;
 mod tokens;
 mod traced;
+mod traffic;
 mod workflows;
 
 use std::sync::Arc;
@@ -56,6 +60,7 @@ pub use counts::InstanceCounts;
 pub use pulse::Pulse;
 pub use server::serve;
 pub use summaries::Summaries;
+pub use traffic::Traffic;
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -80,6 +85,8 @@ pub struct Services {
     pub summaries: Summaries,
     /// How many instances there were a moment ago.
     pub counts: InstanceCounts,
+    /// Bounds of the bodies, answers and connections in hand, and of each token's rate.
+    pub traffic: Traffic,
     /// What records requests and what they lead to.
     pub tracer: Tracer,
     /// Cancelled as soon as the host lets nobody in any more.

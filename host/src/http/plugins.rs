@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::Services;
 use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
@@ -15,7 +16,7 @@ use crate::model::definition::PluginReference;
 use crate::model::plugin::check_version;
 use crate::model::{AuditAction, Name, PluginVersion, Principal};
 use crate::plugins::{UploadOptions, UploadOutcome};
-use crate::store::{Page, Store, StoreError};
+use crate::store::{Page, StoreError};
 
 /// Shared buckets that one plugin may ask for.
 const SHARED_BUCKETS_MAX: usize = 16;
@@ -58,7 +59,7 @@ fn shared_buckets(text: &str) -> Result<BTreeSet<Name>, String> {
 pub(super) async fn list_plugin_versions(mut request: Request, principal: Arc<Principal>) -> Answer {
     let page = request.page::<Uuid>()?;
     request.query.finish()?;
-    list(&request.services.store, &principal, None, &page).await
+    list(&request.services, &principal, None, &page).await
 }
 
 pub(super) async fn list_versions_of_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
@@ -73,13 +74,14 @@ pub(super) async fn list_versions_of_plugin(mut request: Request, principal: Arc
         .resolve_plugin(&principal.team, &reference)
         .await?
         .ok_or_else(|| ApiError::not_found("plugin"))?;
-    list(&request.services.store, &principal, Some(&name), &page).await
+    list(&request.services, &principal, Some(&name), &page).await
 }
 
-async fn list(store: &Store, principal: &Principal, name: Option<&Name>, page: &Page) -> Answer {
-    let versions = store.plugin_versions(&principal.team, name, page).await?;
+async fn list(services: &Services, principal: &Principal, name: Option<&Name>, page: &Page) -> Answer {
+    let bytes_max = services.traffic.answer_bytes_max();
+    let versions = services.store.plugin_versions(&principal.team, name, page).await?;
     let versions: Vec<&PluginVersion> = versions.iter().map(Arc::as_ref).collect();
-    response::list(&versions, page.limit, |version| version.id.to_string())
+    response::list(&versions, page.limit, bytes_max, |version| version.id.to_string())
 }
 
 pub(super) async fn show_plugin_version(request: Request, principal: Arc<Principal>) -> Answer {

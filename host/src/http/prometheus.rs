@@ -10,6 +10,7 @@ use super::Services;
 use super::metrics;
 use super::request::Request;
 use super::response::{self, Answer};
+use super::traffic::TrafficStats;
 use crate::engine::EngineGauges;
 use crate::model::{Name, Principal};
 use crate::monitor::{Exposition, FamilyKind, SeriesLabels};
@@ -20,6 +21,9 @@ use crate::watch::AlertGroup;
 
 const CONTENT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
+/// Names and help of all families, which are written in any case.
+const HELP_BYTES: usize = 64 * 1_024;
+
 /// One number of each cache.
 type OfCache<T> = fn(&CacheStats) -> T;
 
@@ -27,7 +31,8 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
     let team = request.team(&principal)?;
     request.query.finish()?;
     let services = &request.services;
-    let mut exposition = Exposition::new(services.config.prometheus.series_max);
+    let bytes_max = request.answer_bytes_max().saturating_sub(HELP_BYTES);
+    let mut exposition = Exposition::new(services.config.prometheus.series_max, bytes_max);
     let well = services.pulse.beat(&services.store, &services.clock).await.took.is_some();
     expose_host(&mut exposition, services, team.as_ref(), well);
     let monitor = services.monitor.clone();
@@ -56,6 +61,7 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
     let help = "Reads of steps that wait for a connection: database.guest_connections_max.";
     to.single(FamilyKind::Gauge, "stepwell_guest_reads_waiting", help, reads.waiting as u64);
     expose_commits(to, &services.store.commit_stats());
+    expose_traffic(to, services.traffic.stats());
     expose_alerts(to, &services.watch.alert_counts(team));
     if let Some(traces) = services.tracer.stats() {
         expose_traces(to, traces);
@@ -99,6 +105,31 @@ fn expose_plugins(to: &mut Exposition, plugins: PluginGauges) {
         ("stepwell_plugins_loaded", "Plugin versions whose machine code is in memory.", loaded as u64),
     ] {
         to.single(FamilyKind::Gauge, name, help, value);
+    }
+}
+
+fn expose_traffic(to: &mut Exposition, stats: TrafficStats) {
+    let TrafficStats { bodies, answers, connections, refused_busy, refused_rate } = stats;
+    for (name, help, value) in [
+        ("stepwell_http_body_bytes", "Bytes of request bodies in flight.", bodies.bytes),
+        ("stepwell_http_body_bytes_limit", "Most of them: server.body_bytes_in_flight_max.", bodies.bytes_max),
+        ("stepwell_http_bodies_waiting", "Requests that wait until their bodies may be read.", bodies.waiting),
+        ("stepwell_http_answer_bytes", "Bytes of answers that are not written yet.", answers.bytes),
+        ("stepwell_http_answer_bytes_limit", "Most of them: server.answer_bytes_in_flight_max.", answers.bytes_max),
+        ("stepwell_http_answers_waiting", "Requests that wait for room for their answers.", answers.waiting),
+        ("stepwell_http_connections", "Open connections.", connections.open),
+        ("stepwell_http_connections_limit", "Most of them: server.connections_max.", connections.open_max),
+    ] {
+        to.single(FamilyKind::Gauge, name, help, value);
+    }
+    let help = "Connections without a request that gave way to new ones.";
+    to.single(FamilyKind::Counter, "stepwell_http_connections_evicted_total", help, connections.evicted);
+    let help = "Connections that found no place.";
+    to.single(FamilyKind::Counter, "stepwell_http_connections_refused_total", help, connections.refused);
+    let help = "Requests that were refused: busy (a budget or all connections in use), or rate-limited.";
+    let mut refused = to.family(FamilyKind::Counter, "stepwell_http_requests_refused_total", help);
+    for (code, count) in [("busy", refused_busy), ("rate-limited", refused_rate)] {
+        refused.sample(&SeriesLabels::new().with("code", code), count);
     }
 }
 

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hyper::http::request::Parts;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Services;
@@ -27,6 +28,8 @@ pub(super) struct Request {
     pub(super) body: Body,
     /// `request-id` of its answer.
     pub(super) number: u64,
+    /// The time by which the answer must be ready.
+    pub(super) deadline: Instant,
     /// Its span, if that is recorded.
     pub(super) trace: Option<TraceParent>,
 }
@@ -74,6 +77,11 @@ impl Request {
             Some(team) if team != principal.team => Err(ApiError::forbidden(Permission::Operator)),
             _ => Ok(Some(principal.team.clone())),
         }
+    }
+
+    /// The most bytes of the answer.
+    pub(super) fn answer_bytes_max(&self) -> usize {
+        self.services.traffic.answer_bytes_max()
     }
 
     /// The page that `limit` and `after` ask for, where `after` is the `next` of the page before.

@@ -1,27 +1,53 @@
 //! Answers: JSON, streams, and the headers that every answer has.
+//!
+//! A long answer is kept in pieces, so that what a client has read is given back while the rest is still in hand, and so
+//! that the allocator never holds a place as large as the whole.
 
+use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, stream};
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 use parking_lot::Mutex;
 use serde::Serialize;
-use serde_json::json;
 use warp::Reply as _;
 
+use super::budget::Charge;
 use super::error::ApiError;
+
+/// The most that hyper takes at once. Answers up to this size are in one piece.
+pub(super) const PIECE_BYTES: usize = 64 * 1_024;
+
+/// The most bytes of a page after its items: its cursor, most of all.
+const END_BYTES: usize = 512;
 
 /// The body of an answer.
 pub(super) enum Content {
     /// All of it.
     Whole(Bytes),
+    /// All of it, in its order.
+    Pieces(VecDeque<Bytes>),
     /// As it comes. Nothing is asked of it while the client does not read.
     Stream(Chunks),
+}
+
+impl Content {
+    /// Its length; none for a stream.
+    pub(super) fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Whole(bytes) => Some(bytes.len()),
+            Self::Pieces(pieces) => Some(pieces.iter().map(Bytes::len).sum()),
+            Self::Stream(_) => None,
+        }
+    }
 }
 
 /// A body that comes in pieces. warp wants what it sends to be `Sync`, though it never shares it: the lock, which is
@@ -47,15 +73,82 @@ pub(super) type Answer = Result<Response<Content>, ApiError>;
 
 /// The answer as warp has it.
 pub(super) fn send(response: Response<Content>) -> warp::reply::Response {
-    let (head, content) = response.into_parts();
-    match content {
-        Content::Whole(bytes) => Response::from_parts(head, bytes).into_response(),
-        Content::Stream(chunks) => {
-            let mut response = warp::reply::stream(chunks).into_response();
-            *response.status_mut() = head.status;
-            *response.headers_mut() = head.headers;
-            response
+    let (mut head, content) = response.into_parts();
+    let length = content.bytes();
+    let chunks = match content {
+        Content::Whole(bytes) if bytes.len() <= PIECE_BYTES => {
+            return Response::from_parts(head, bytes).into_response();
         }
+        Content::Whole(bytes) => Chunks::new(stream::iter(slices(bytes))),
+        Content::Pieces(pieces) => Chunks::new(stream::iter(pieces)),
+        Content::Stream(chunks) => chunks,
+    };
+    if let Some(length) = length {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let mut response = warp::reply::stream(chunks).into_response();
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    *response.extensions_mut() = head.extensions;
+    response
+}
+
+/// Pieces that share the memory of the whole.
+fn slices(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let next = bytes.split_to(bytes.len().min(PIECE_BYTES));
+        (!next.is_empty()).then_some(next)
+    })
+}
+
+/// Has the answer hold its bytes of the budget until it is written.
+pub(super) fn hold(response: &mut Response<Content>, charge: Charge) {
+    response.extensions_mut().insert(Arc::new(charge));
+}
+
+/// True if the answer holds bytes of the budget already.
+pub(super) fn is_held(response: &Response<Content>) -> bool {
+    response.extensions().get::<Arc<Charge>>().is_some()
+}
+
+/// Writes JSON into pieces.
+#[derive(Default)]
+struct PieceWriter {
+    full: VecDeque<Bytes>,
+    last: Vec<u8>,
+}
+
+impl PieceWriter {
+    fn bytes(&self) -> usize {
+        self.full.len() * PIECE_BYTES + self.last.len()
+    }
+
+    fn finish(mut self) -> Content {
+        let last = Bytes::from(self.last);
+        if self.full.is_empty() {
+            return Content::Whole(last);
+        }
+        self.full.push_back(last);
+        Content::Pieces(self.full)
+    }
+}
+
+impl io::Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(PIECE_BYTES - self.last.len()));
+            self.last.extend_from_slice(now);
+            rest = later;
+            if self.last.len() == PIECE_BYTES {
+                self.full.push_back(Bytes::from(std::mem::take(&mut self.last)));
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -71,28 +164,64 @@ pub(super) fn no_content() -> Answer {
     Ok(response)
 }
 
-/// A page of a list: `next` is the cursor for `after`, and null when this page is not full.
-pub(super) fn list<T: Serialize>(items: &[T], limit: u32, cursor: impl Fn(&T) -> String) -> Answer {
-    let full = u32::try_from(items.len()).is_ok_and(|count| count >= limit);
-    let next = if full { items.last().map(cursor) } else { None };
-    ok(&json!({ "items": items, "next": next }))
+/// A page of a list: `next` is the cursor for `after`, and null when there is nothing after this page. A page ends early
+/// when it has `bytes_max`, but not before its first item.
+pub(super) fn list<T: Serialize>(items: &[T], limit: u32, bytes_max: usize, cursor: impl Fn(&T) -> String) -> Answer {
+    let is_full = u32::try_from(items.len()).is_ok_and(|count| count >= limit);
+    page(items, is_full, bytes_max, cursor)
+}
+
+/// As [`list`]; `more` says whether there is something after these items.
+pub(super) fn page<T: Serialize>(items: &[T], more: bool, bytes_max: usize, cursor: impl Fn(&T) -> String) -> Answer {
+    let mut writer = PieceWriter::default();
+    let mut shown = 0;
+    let written = (|| {
+        io::Write::write_all(&mut writer, b"{\"items\":[")?;
+        let mut text = Vec::new();
+        for item in items {
+            text.clear();
+            if shown > 0 {
+                text.push(b',');
+            }
+            serde_json::to_writer(&mut text, item)?;
+            if shown > 0 && writer.bytes() + text.len() + END_BYTES > bytes_max {
+                break;
+            }
+            io::Write::write_all(&mut writer, &text)?;
+            shown += 1;
+        }
+        let more = more || shown < items.len();
+        let next = items.get(..shown).and_then(<[T]>::last).filter(|_| more).map(cursor);
+        io::Write::write_all(&mut writer, b"],\"next\":")?;
+        serde_json::to_writer(&mut writer, &next)?;
+        io::Write::write_all(&mut writer, b"}")
+    })();
+    match written {
+        Ok(()) => Ok(json_content(StatusCode::OK, writer.finish())),
+        Err(error) => Err(ApiError::internal(error)),
+    }
 }
 
 /// JSON with a status.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Content> {
-    let (status, body) = match serde_json::to_vec(body) {
-        Ok(body) => (status, Bytes::from(body)),
+    let mut writer = PieceWriter::default();
+    match serde_json::to_writer(&mut writer, body) {
+        Ok(()) => json_content(status, writer.finish()),
         Err(error) => {
             tracing::error!(%error, "could not write an answer as JSON");
-            (StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(b"{\"error\":{\"code\":\"internal\"}}"))
+            let body = Bytes::from_static(b"{\"error\":{\"code\":\"internal\"}}");
+            json_text(StatusCode::INTERNAL_SERVER_ERROR, body)
         }
-    };
-    json_text(status, body)
+    }
 }
 
 /// JSON that is written already.
 pub(super) fn json_text(status: StatusCode, body: Bytes) -> Response<Content> {
-    let mut response = Response::new(Content::Whole(body));
+    json_content(status, Content::Whole(body))
+}
+
+fn json_content(status: StatusCode, content: Content) -> Response<Content> {
+    let mut response = Response::new(content);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -117,15 +246,49 @@ pub(super) fn add_security_headers(response: &mut Response<Content>) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn parsed(answer: Answer) -> serde_json::Value {
+        let mut bytes = Vec::new();
+        match answer.expect("is an answer").into_body() {
+            Content::Whole(whole) => bytes.extend_from_slice(&whole),
+            Content::Pieces(pieces) => pieces.iter().for_each(|piece| bytes.extend_from_slice(piece)),
+            Content::Stream(_) => panic!("is not a stream"),
+        }
+        serde_json::from_slice(&bytes).expect("is JSON")
+    }
 
     #[test]
     fn only_a_full_page_has_a_next() {
         for (limit, next) in [(2, json!("b")), (3, json!(null))] {
-            let page = list(&["a", "b"], limit, |item| (*item).to_owned()).expect("is an answer");
-            let Content::Whole(bytes) = page.into_body() else { panic!("is not a stream") };
-            let body: serde_json::Value = serde_json::from_slice(&bytes).expect("is JSON");
-            assert_eq!(body, json!({ "items": ["a", "b"], "next": next }));
+            let page = list(&["a", "b"], limit, 1_000, |item| (*item).to_owned());
+            assert_eq!(parsed(page), json!({ "items": ["a", "b"], "next": next }));
         }
+    }
+
+    #[test]
+    fn a_page_that_is_too_long_ends_early_and_goes_on_behind_its_last_item() {
+        let items = ["a".repeat(40), "b".repeat(40), "c".repeat(40)];
+        for (bytes_max, shown) in [(0, 1), (END_BYTES + 60, 1), (END_BYTES + 100, 2), (END_BYTES + 1_000, 3)] {
+            let page = parsed(list(&items, 9, bytes_max, Clone::clone));
+            assert_eq!(page["items"], json!(items[..shown]), "{bytes_max}");
+            assert_eq!(page["next"], if shown < 3 { json!(items[shown - 1]) } else { json!(null) }, "{bytes_max}");
+        }
+    }
+
+    #[test]
+    fn long_answers_are_in_pieces() {
+        let text = "x".repeat(3 * PIECE_BYTES);
+        let answer = ok(&text).expect("is an answer");
+        assert_eq!(answer.body().bytes(), Some(3 * PIECE_BYTES + 2));
+        let Content::Pieces(pieces) = answer.body() else { panic!("is in pieces") };
+        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES, 2]);
+        assert_eq!(parsed(Ok(answer)), json!(text));
+        assert_eq!(
+            slices(Bytes::from(vec![0; PIECE_BYTES + 1])).map(|piece| piece.len()).sum::<usize>(),
+            PIECE_BYTES + 1
+        );
     }
 }

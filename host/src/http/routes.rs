@@ -34,6 +34,11 @@ impl Route {
         self.handler.rsplit(':').next().unwrap_or(self.handler).trim()
     }
 
+    /// True if its answers may take much memory to make: all lists, and numbers of many things.
+    pub(super) fn may_answer_much(&self) -> bool {
+        self.method == Method::GET && MUCH.contains(&self.pattern)
+    }
+
     /// The parts of the path that are open.
     pub(super) fn parameters(&self) -> impl Iterator<Item = &'static str> {
         self.pattern.split('/').filter_map(parameter)
@@ -130,6 +135,26 @@ macro_rules! route {
 /// The path that takes components, which are larger and slower than other bodies.
 pub(super) const UPLOAD_PATTERN: &str = "/plugins";
 
+/// The path that probes ask for. It is answered when nothing else is.
+pub(super) const HEALTH_PATTERN: &str = "/workflow-metrics/health";
+
+/// Paths whose answers may be as long as answers may be.
+const MUCH: [&str; 13] = [
+    "/approvals",
+    "/audit",
+    "/instances",
+    "/metrics",
+    "/plugins",
+    "/plugins/{name}",
+    "/tokens",
+    "/workflow-metrics/alerts",
+    "/workflow-metrics/alerts/history",
+    "/workflow-metrics/dashboard",
+    "/workflow-metrics/history",
+    "/workflow-metrics/stats",
+    "/workflows",
+];
+
 /// Every route.
 pub(super) static ROUTES: &[Route] = &[
     route!(GET "/", everybody => index, "This list"),
@@ -155,8 +180,11 @@ pub(super) static ROUTES: &[Route] = &[
         "Let an archived workflow take instances again"),
     route!(POST "/workflows/{name}/instances", WorkflowStart => instances::start_instance,
         "Start an instance; an Idempotency-Key makes it safe to ask again"),
-    route!(GET "/instances", WorkflowRead => instances::list_instances, "Instances, newest first, by filters"),
+    route!(GET "/instances", WorkflowRead => instances::list_instances,
+        "Instances, newest first, by filters; ?fields=input,output shows those too"),
     route!(GET "/instances/{id}", WorkflowRead => instances::show_instance, "An instance with its attempts and approvals"),
+    route!(GET "/instances/{id}/attempts/{step}/{number}", WorkflowRead => instances::show_attempt,
+        "One attempt at a step with its output, however long"),
     route!(POST "/instances/{id}/cancel", WorkflowManage => instances::cancel_instance, "Stop an instance"),
     route!(POST "/instances:batch", WorkflowStart => batches::start_instances,
         "Start many instances; each item has a result of its own, and an idempotency_key of its own"),
@@ -359,6 +387,12 @@ mod tests {
         assert_eq!(route.access.asked_for(&headers).permission(), Some(Permission::WorkflowRead));
         headers.insert(hyper::header::ACCEPT, hyper::header::HeaderValue::from_static("text/html,*/*;q=0.8"));
         assert!(matches!(route.access.asked_for(&headers), Access::Public(_)));
+    }
+
+    #[test]
+    fn what_may_answer_much_is_a_route() {
+        assert_eq!(ROUTES.iter().filter(|route| route.may_answer_much()).count(), MUCH.len());
+        assert!(ROUTES.iter().any(|route| route.pattern == HEALTH_PATTERN));
     }
 
     #[test]

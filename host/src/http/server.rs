@@ -1,71 +1,68 @@
 //! The accept loop. `warp::serve` sets no header timeout and no cap on connections, so the loop is ours and warp only
 //! answers requests.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
 
+use super::answer_body::AnswerBody;
+use super::connections::Seat;
 use super::patience::Patience;
 use super::{Services, dispatch};
+use crate::clock::Clock;
+use crate::config::ServerConfig;
 
 /// Head of a request, in bytes; also how much of a body is read at once.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;
 /// After the system refused to accept, mostly for want of file descriptors: trying again at once would only burn a CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A connection that gives way has this long to send the end of an answer,
+const GIVE_WAY_TIME: Duration = Duration::from_millis(100);
+/// unless more than this many do.
+const GIVING_WAY_MAX: usize = 128;
 
 /// Serves connections until `shutdown` is done, then lets the requests under way finish, for at most
-/// `server.drain_timeout`. Connections beyond `server.connections_max` wait in the operating system's queue.
+/// `server.drain_timeout`. Which connections have a place is said in [`super::connections`].
 ///
 /// Answers how many connections had to be cut off in the end.
 pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Future<Output = ()>) -> usize {
     let config = Arc::clone(&services.config);
-    let (watch, stopping) = (services.watch.clone(), services.stopping.clone());
+    let (watch, stopping, traffic) = (services.watch.clone(), services.stopping.clone(), services.traffic.clone());
     let answering = TowerToHyperService::new(warp::service(dispatch::filter(services)));
-    let service = service_fn(move |request: Request<Incoming>| answering.call(dispatch::with_head(request)));
-    let permits = Arc::new(Semaphore::new(config.server.connections_max));
-    let graceful = GracefulShutdown::new();
+    let draining = CancellationToken::new();
+    let giving_way = Arc::new(AtomicUsize::new(0));
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
 
     loop {
-        let next = async {
-            // The permit comes first: what we cannot serve is not accepted.
-            let permit = Arc::clone(&permits).acquire_owned().await;
-            (permit, accept(&listener).await)
-        };
-        let (permit, stream) = tokio::select! {
+        let (stream, address) = tokio::select! {
             () = &mut shutdown => break,
-            next = next => next,
+            accepted = accept(&listener) => accepted,
         };
         // Those that have ended are let go of, so that the set does not grow.
         while connections.try_join_next().is_some() {}
-        // A client that asks and does not read would keep its connection, and what it was answered, for ever.
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(config.server.write_timeout));
-        let connection = http1::Builder::new()
-            .timer(Patience::default())
-            .header_read_timeout(config.server.header_timeout)
-            .max_buf_size(BUFFER_BYTES_MAX)
-            .serve_connection(TokioIo::new(Box::pin(stream)), service.clone());
-        let connection = graceful.watch(connection);
-        connections.spawn(async move {
-            // Broken connections and timeouts are the client's business.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
-            }
-            drop(permit);
-        });
+        // Closed without a word: who has every place busy does not read answers either.
+        let Some(seat) = traffic.connections().enter(address) else { continue };
+        let connection = Connection {
+            seat: Arc::new(seat),
+            config: Arc::clone(&config),
+            draining: draining.clone(),
+            giving_way: Arc::clone(&giving_way),
+        };
+        connections.spawn(connection.serve(stream, answering.clone()));
     }
 
     // First: who asks from here on is told, on the connections that are there, not to come again.
@@ -73,8 +70,9 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
     drop(listener);
     // Streams have no end of their own.
     watch.close_feed();
-    if tokio::time::timeout(config.server.drain_timeout, graceful.shutdown()).await.is_ok() {
-        while connections.join_next().await.is_some() {}
+    draining.cancel();
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(config.server.drain_timeout, ended).await.is_ok() {
         return 0;
     }
     while connections.try_join_next().is_some() {}
@@ -84,15 +82,90 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
     cut_off
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// A connection that has a place.
+struct Connection {
+    seat: Arc<Seat>,
+    config: Arc<crate::config::Config>,
+    draining: CancellationToken,
+    giving_way: Arc<AtomicUsize>,
+}
+
+impl Connection {
+    async fn serve<S, B>(self, stream: TcpStream, answering: S)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B: hyper::body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+        B::Data: Send,
+    {
+        let ServerConfig { write_timeout, header_timeout, answer_timeout, .. } = self.config.server;
+        // A client that asks and does not read would keep its connection, and what it was answered, for ever.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(write_timeout));
+        let seat = &self.seat;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let under_way = seat.begin();
+            let is_reserved = seat.is_reserved();
+            let answering = answering.call(dispatch::with_head(request, is_reserved));
+            async move {
+                let mut response = answering.await?;
+                if is_reserved {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                let charge = response.extensions_mut().remove();
+                let until = Clock::System.monotonic() + answer_timeout;
+                Ok::<_, S::Error>(response.map(|body| AnswerBody::new(body, charge, until, under_way)))
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(Patience::default())
+            .header_read_timeout(header_timeout)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = self.draining.cancelled() => None,
+            () = self.seat.evicted() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                if self.seat.is_abandoned() && self.gives_way_in_time(connection.as_mut()).await {
+                    return;
+                }
+                connection.await
+            }
+        };
+        // Broken connections and timeouts are the client's business.
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
+
+    /// Lets the end of an answer out. Whether the connection is to be closed then, because no request has come.
+    async fn gives_way_in_time(&self, connection: impl Future) -> bool {
+        let time = match self.giving_way.fetch_add(1, Ordering::Relaxed) {
+            0..GIVING_WAY_MAX => GIVE_WAY_TIME,
+            _ => Duration::ZERO,
+        };
+        let ended = tokio::time::timeout(time, connection).await.is_ok();
+        self.giving_way.fetch_sub(1, Ordering::Relaxed);
+        ended || self.seat.is_abandoned()
+    }
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 // Answers are short and whole; waiting to fill packets would only delay them.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "could not set TCP_NODELAY");
                 }
-                return stream;
+                return (stream, address.ip());
             }
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");

@@ -83,7 +83,7 @@ pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> Answ
     tokens.sort_unstable_by_key(|token| token.id);
     tokens.retain(|token| after.is_none_or(|after| token.id > after));
     tokens.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    response::list(&tokens, limit, |token| token.id.to_string())
+    response::list(&tokens, limit, request.answer_bytes_max(), |token| token.id.to_string())
 }
 
 pub(super) async fn revoke_token(request: Request, principal: Arc<Principal>) -> Answer {

@@ -15,7 +15,7 @@ use crate::store::{Cursor, Workflow, WorkflowFilter, WorkflowVersion};
 pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
-    let text = request.body.read(definition::SOURCE_BYTES_MAX).await?;
+    let text = request.body.read_charged(definition::SOURCE_BYTES_MAX).await?;
     let text = String::from_utf8(text).map_err(|_| ApiError::invalid("the definition is not UTF-8"))?;
     let mut record = recorder.begin(AuditAction::WorkflowApply, "", json!({})).await?;
     let applied = request.services.engine.apply_workflow(&principal, &text).await;
@@ -38,7 +38,7 @@ pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principa
     let filter = WorkflowFilter { status, created: request.query.period("created")? };
     request.query.finish()?;
     let workflows = request.services.store.workflows(&principal.team, &filter, &page).await?;
-    response::list(&workflows, page.limit, |workflow| filter.cursor(workflow).to_string())
+    response::list(&workflows, page.limit, request.answer_bytes_max(), |workflow| filter.cursor(workflow).to_string())
 }
 
 pub(super) async fn show_workflow(request: Request, principal: Arc<Principal>) -> Answer {

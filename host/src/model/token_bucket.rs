@@ -39,7 +39,7 @@ impl TokenBucket {
         self.tokens = (self.tokens + 1.0).min(self.burst);
     }
 
-    /// Whether it is as good as new, and need not be kept.
+    /// True if it is as good as new, and need not be kept.
     pub fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.tokens >= self.burst

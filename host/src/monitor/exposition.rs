@@ -4,15 +4,19 @@
 //! that their series stand together as the format demands. Names of families and labels are the program's own, except
 //! for labels of plugins, which [`Labels::foreign`] keeps apart; values of labels may be anything and are escaped.
 //!
-//! The text has a bound: so many series, and those beyond it are counted and not written. What is written is whole: a
+//! The text has bounds: so many series and bytes, and those beyond them are counted and not written. What is written is whole: a
 //! histogram has all of its buckets or is left out.
 
 use std::fmt::Write as _;
+
+/// A line of a series: its name, five labels of a plugin, and the number.
+const SERIES_BYTES_MAX: usize = 2_048;
 
 /// A text that grows by families.
 #[derive(Debug)]
 pub struct Exposition {
     text: String,
+    bytes_max: usize,
     room: usize,
     omitted: usize,
 }
@@ -60,9 +64,9 @@ pub(super) struct Buckets {
 }
 
 impl Exposition {
-    /// An empty text that takes so many series.
-    pub const fn new(series_max: usize) -> Self {
-        Self { text: String::new(), room: series_max, omitted: 0 }
+    /// An empty text that takes so many series, and about so many bytes.
+    pub const fn new(series_max: usize, bytes_max: usize) -> Self {
+        Self { text: String::new(), bytes_max, room: series_max, omitted: 0 }
     }
 
     /// Begins a family. A name is begun once.
@@ -95,14 +99,15 @@ impl Exposition {
     /// The text, with a last family that says how much is not in it.
     pub fn finish(mut self) -> String {
         let omitted = self.omitted as u64;
-        self.room = 1;
-        let help = "Series that this answer leaves out because prometheus.series_max is reached.";
+        (self.room, self.bytes_max) = (1, usize::MAX);
+        let help = "Series that this answer leaves out: prometheus.series_max or server.answer_bytes_max is reached.";
         self.single(FamilyKind::Gauge, "stepwell_series_omitted", help, omitted);
         self.text
     }
 
     fn admits(&mut self, series: usize) -> bool {
-        match self.room.checked_sub(series) {
+        let is_short = self.text.len() + series * SERIES_BYTES_MAX <= self.bytes_max;
+        match self.room.checked_sub(series).filter(|_| is_short) {
             Some(room) => {
                 self.room = room;
                 true
@@ -244,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_family_is_written_as_the_format_has_it() {
-        let mut exposition = Exposition::new(100);
+        let mut exposition = Exposition::new(100, usize::MAX);
         let labels = Labels::new().with("team", "red").foreign("9", "a\\b\"c\nd");
         exposition.family(FamilyKind::Counter, "seen_total", "What was seen.").sample(&labels, 3_u64);
         let buckets = Buckets { below: vec![("0.5", 1), ("1", 2)], count: 4, sum: 7.5 };
@@ -267,7 +272,7 @@ took_seconds_count 4
 
     #[test]
     fn what_does_not_fit_is_left_out_whole_and_counted() {
-        let mut exposition = Exposition::new(3);
+        let mut exposition = Exposition::new(3, usize::MAX);
         let buckets = Buckets { below: vec![("1", 0)], count: 0, sum: 0.0 };
         exposition.family(FamilyKind::Histogram, "took_seconds", "How long.").histogram(&Labels::new(), &buckets);
         exposition.single(FamilyKind::Gauge, "level", "How high.", f64::MAX);
@@ -282,5 +287,17 @@ took_seconds_count 4
             [1.0, 0.00001, -0.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY].map(|real| Number::Real(real).to_string());
         assert_eq!(shown, ["1.0", "1e-5", "-0.5", "NaN", "+Inf", "-Inf"]);
         assert_eq!(Number::Whole(u64::MAX).to_string(), "18446744073709551615");
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_leaves_out_the_rest_and_says_so() {
+        let mut exposition = Exposition::new(100, SERIES_BYTES_MAX + 100);
+        let mut family = exposition.family(FamilyKind::Gauge, "g", "Help.");
+        for number in 0..9_u64 {
+            family.sample(&Labels::new().with("n", &"x".repeat(30)), number);
+        }
+        let text = exposition.finish();
+        assert_eq!(text.matches("\ng{").count(), 2, "{text}");
+        assert!(text.contains("stepwell_series_omitted 7"), "{text}");
     }
 }

@@ -311,7 +311,7 @@ mod tests {
             let team = format!("team-{number}").parse().expect("is a name");
             monitor.record_instance_created(&team, 1);
         }
-        let mut exposition = Exposition::new(100_000);
+        let mut exposition = Exposition::new(100_000, usize::MAX);
         monitor.expose(None, &mut exposition);
         let text = exposition.finish();
         assert!(text.contains("\nstepwell_instances_created_total{team=\"(others)\"} 2\n"), "{text}");

@@ -9,7 +9,7 @@ use super::cache::{Fresh, Noun, Rows};
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::rows::{self, Column};
 use super::sql::{Bind, Sql};
-use super::{Page, Store, StoreError, error, parse, unsigned};
+use super::{Page, Store, StoreError, error, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::{Approval, ApprovalStatus, Name, StepId};
 
@@ -196,7 +196,7 @@ impl Store {
         let rows: Vec<ApprovalRow> = list(team, filter, page).rows(&mut connection).await?;
         connection.charge_rows(rows.len());
         drop(connection);
-        let bytes = rows.iter().map(|row| 512 + row.title.len()).sum();
+        let bytes = rows.iter().map(|row| 512 + row.title.len() + row.comment.as_ref().map_or(0, String::len)).sum();
         let approvals = rows.into_iter().map(ApprovalRow::into_approval);
         Ok(Some(Fresh::new(Arc::new(approvals.collect::<Result<_, _>>()?), bytes)))
     }
@@ -237,27 +237,41 @@ impl Store {
         .await
     }
 
-    /// All approvals of a team's instance, oldest first; none if there is no such instance.
+    /// The first `limit` approvals of a team's instance, oldest first; none if there is no such instance.
     ///
     /// # Errors
     /// The database's.
-    pub async fn instance_approvals(&self, team: &Name, instance: Uuid) -> Result<Vec<Approval>, StoreError> {
+    pub async fn instance_approvals(
+        &self,
+        team: &Name,
+        instance: Uuid,
+        limit: u32,
+    ) -> Result<Vec<Approval>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let mut approvals = of_instance(&mut connection, instance).await?;
-            approvals.retain(|approval| approval.team == team);
-            Ok(approvals)
+            of_instance(&mut connection, &team, instance, limit).await
         })
         .await
     }
 }
 
 pub(super) const OF_INSTANCE: &str = "SELECT id, team, instance_id, workflow, step, approver_id, title, quorum, \
-    status, comment, created_at, expires_at, decided_at FROM workflow_approvals WHERE instance_id = $1 ORDER BY id";
+    status, comment, created_at, expires_at, decided_at FROM workflow_approvals WHERE instance_id = $1 AND team = $2 \
+    ORDER BY id LIMIT $3";
 
-async fn of_instance(connection: &mut Connection, instance: Uuid) -> Result<Vec<Approval>, StoreError> {
-    let rows: Vec<ApprovalRow> = on!(connection, c => sqlx::query_as(OF_INSTANCE).bind(instance).fetch_all(c).await)?;
+async fn of_instance(
+    connection: &mut Connection,
+    team: &Name,
+    instance: Uuid,
+    limit: u32,
+) -> Result<Vec<Approval>, StoreError> {
+    let rows: Vec<ApprovalRow> = on!(connection, c => sqlx::query_as(OF_INSTANCE)
+        .bind(instance)
+        .bind(team.as_str())
+        .bind(signed(limit))
+        .fetch_all(c)
+        .await)?;
     rows.into_iter().map(ApprovalRow::into_approval).collect()
 }
 

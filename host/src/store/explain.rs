@@ -205,7 +205,10 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
             "idx_workflow_approvals_approver_status",
             approval_list(ApprovalFilter { approver: text("user-1"), status: pending, ..asked() }, by_id_upwards()),
         ),
-        ("idx_workflow_approvals_instance_id", Sql::with_binds(approvals::OF_INSTANCE, vec![Bind::Id(one)])),
+        (
+            "idx_workflow_approvals_instance_id",
+            Sql::with_binds(approvals::OF_INSTANCE, vec![Bind::Id(one), Bind::from(acme().as_str()), Bind::Number(1)]),
+        ),
         ("idx_workflow_instances_status", instance_list(InstanceFilter { status: waiting, ..filter() }, by_id())),
         (
             "idx_workflow_instances_entity",

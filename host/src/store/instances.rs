@@ -9,7 +9,9 @@ use super::backend::{Connection, on};
 use super::cache::{Fresh, Noun};
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::sql::{Bind, Sql};
-use super::{Page, Store, StoreError, creation, error, from_json, parse, signed, unsigned};
+use super::{
+    InstanceSummary, Page, Store, StoreError, creation, error, from_json, instance_summaries, parse, signed, unsigned,
+};
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
 use crate::model::{Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Json, Name, StepId};
@@ -61,7 +63,7 @@ impl InstanceFilter {
     }
 
     /// The cursor of a page that ends with this instance.
-    pub fn cursor(&self, instance: &Instance) -> Cursor {
+    pub fn cursor(&self, instance: &InstanceSummary) -> Cursor {
         let at = match self.order() {
             Order::Created => Some(instance.created_at),
             Order::Started => Some(instance.started_at),
@@ -70,10 +72,6 @@ impl InstanceFilter {
         Cursor { at, key: instance.id }
     }
 }
-
-const INSTANCE_COLUMNS: &str = "id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, \
-    project_id, started_by, status, current_step, version, input, output, metadata, failure, depth, created_at, \
-    started_at, updated_at, completed_at, wake_at, owner, traceparent";
 
 #[derive(sqlx::FromRow)]
 pub(super) struct InstanceRow {
@@ -182,7 +180,7 @@ impl AttemptRow {
 /// Puts the SQL of [`Store::instances`] together.
 pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) -> Sql {
     let text = |value: &Option<String>| value.as_deref().map(Bind::from);
-    let mut sql = Sql::new(format!("SELECT {INSTANCE_COLUMNS} FROM workflow_instances"));
+    let mut sql = Sql::new(format!("SELECT {} FROM workflow_instances", instance_summaries::COLUMNS));
     sql.index_on_sqlite(filter.index()).push(" WHERE team = ").bind(team.as_str().into());
     if let Some(workflow) = &filter.workflow {
         sql.and("workflow_id = (SELECT id FROM workflows WHERE team =", Some(team.as_str().into()));
@@ -262,7 +260,8 @@ impl Store {
         .await
     }
 
-    /// A team's instances, newest first: by their ids, or by the time that the filter is about. Cached.
+    /// A team's instances, newest first: by their ids, or by the time that the filter is about. Without their inputs and
+    /// outputs: [`Store::instance_payloads`] reads those. Cached.
     ///
     /// # Errors
     /// [`StoreError::Cursor`], or the database's.
@@ -271,42 +270,18 @@ impl Store {
         team: &Name,
         filter: &InstanceFilter,
         page: &Page<Cursor>,
-    ) -> Result<Vec<Arc<Instance>>, StoreError> {
+    ) -> Result<Vec<Arc<InstanceSummary>>, StoreError> {
         filter.order().check(page)?;
         let caches = &self.core().caches;
         let key = (team.clone(), filter.clone(), page.clone());
         let generation = caches.generations.of(team, Noun::Instances);
         let rows = self.cached(&caches.instance_lists, key, generation, |store, (team, filter, page)| async move {
             let mut connection = store.read().await?;
-            let rows: Vec<InstanceRow> = list(&team, &filter, &page).rows(&mut connection).await?;
+            let rows = list(&team, &filter, &page).rows(&mut connection).await?;
             drop(connection);
-            let bytes = rows.iter().map(InstanceRow::bytes).sum();
-            let instances = rows.into_iter().map(|row| row.into_instance().map(Arc::new));
-            Ok(Some(Fresh::new(Arc::new(instances.collect::<Result<_, _>>()?), bytes)))
+            Ok(Some(instance_summaries::page(rows)?))
         });
         Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
-    }
-
-    /// The attempts of a team's instance in the order they ended; none if there is no such instance.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn attempts(&self, team: &Name, id: Uuid) -> Result<Vec<Attempt>, StoreError> {
-        let (store, team) = (self.clone(), team.clone());
-        self.detached(async move {
-            let mut connection = store.read().await?;
-            let owner: Option<String> = on!(connection, c => sqlx::query_scalar(
-                "SELECT team FROM workflow_instances WHERE id = $1",
-            )
-            .bind(id)
-            .fetch_optional(c)
-            .await)?;
-            if owner.as_deref() != Some(team.as_str()) {
-                return Ok(Vec::new());
-            }
-            attempts_of(&mut connection, id).await
-        })
-        .await
     }
 
     /// How many instances of a team stand where; statuses without instances are left out.
@@ -347,15 +322,4 @@ async fn row_of(connection: &mut Connection, id: Uuid) -> Result<Option<Instance
     .bind(id)
     .fetch_optional(c)
     .await)?)
-}
-
-async fn attempts_of(connection: &mut Connection, id: Uuid) -> Result<Vec<Attempt>, StoreError> {
-    let rows: Vec<AttemptRow> = on!(connection, c => sqlx::query_as(
-        "SELECT instance_id, step, number, outcome, plugin, output, failure, started_at, finished_at, retry_at \
-         FROM step_attempts WHERE instance_id = $1 ORDER BY finished_at, started_at, step, number",
-    )
-    .bind(id)
-    .fetch_all(c)
-    .await)?;
-    rows.into_iter().map(AttemptRow::into_attempt).collect()
 }

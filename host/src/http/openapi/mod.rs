@@ -45,7 +45,7 @@ const ABOUT: &str = "Workflows whose steps are uploaded as WebAssembly component
     Parameters and fields that nobody knows are refused.";
 
 /// Errors that many routes have: status, name, what it means.
-const ERRORS: [(u16, &str, &str); 9] = [
+const ERRORS: [(u16, &str, &str); 11] = [
     (400, "Invalid", "`invalid-request`: the request makes no sense as it stands."),
     (401, "Unauthorized", "`token-missing`, or `token-invalid`: unknown, expired or revoked."),
     (
@@ -57,6 +57,17 @@ const ERRORS: [(u16, &str, &str); 9] = [
     (408, "BodyTimeout", "`body-timeout`: the body did not arrive in time."),
     (413, "BodyTooLarge", "`body-too-large`: the message says how much is allowed."),
     (415, "EncodedBody", "`encoded-body`: send the body without a Content-Encoding."),
+    (
+        422,
+        "AnswerTooLarge",
+        "`answer-too-large`: the answer would have more bytes than `server.answer_bytes_max`; ask for less.",
+    ),
+    (
+        429,
+        "RateLimited",
+        "`rate-limited`: the token asks more often than `server.requests_per_second_max`; ask again after `Retry-After` \
+         seconds.",
+    ),
     (500, "Internal", "`internal`: the host's log says more, under the answer's `request-id`."),
     (
         503,
@@ -280,7 +291,8 @@ impl Described<'_> {
         let mut all = BTreeMap::new();
         for (status, name, _) in ERRORS {
             let happens = match status {
-                401 => !matches!(route.access, Access::Public(_)),
+                401 | 429 => !matches!(route.access, Access::Public(_)),
+                422 => route.may_answer_much(),
                 403 => route.access.permission().is_some(),
                 404 => route.parameters().next().is_some(),
                 408 | 413 | 415 => !operation.body.is_empty(),
@@ -372,7 +384,8 @@ mod tests {
         let mut seen = BTreeSet::new();
         for (name, _) in names {
             // What others only extend is not referred to.
-            assert!(text.contains(&format!("schemas/{name}\"")) || name == "History", "{name}");
+            let is_extended = ["History", "InstanceSummary"].contains(&name.as_str());
+            assert!(text.contains(&format!("schemas/{name}\"")) || is_extended, "{name}");
             assert!(seen.insert(name.clone()), "{name} stands twice");
         }
     }

@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 use super::instances::InstanceFilter;
 use super::workflows::{Workflow, WorkflowSummary, WorkflowVersion};
-use super::{ApprovalFilter, Cursor, Page, WorkflowFilter};
+use super::{ApprovalFilter, Cursor, InstanceSummary, Page, WorkflowFilter};
 use crate::clock::Clock;
 use crate::config::CacheConfig;
 use crate::model::effects::Entry;
@@ -64,7 +64,7 @@ pub(super) struct Caches {
     pub(super) storage: Shared<(Name, EntryKey), Arc<Entry>>,
     pub(super) tokens: Shared<[u8; 32], Arc<Principal>>,
     pub(super) workflow_lists: Shared<WorkflowList, Rows<WorkflowSummary>>,
-    pub(super) instance_lists: Shared<(Name, InstanceFilter, Page<Cursor>), Rows<Arc<Instance>>>,
+    pub(super) instance_lists: Shared<(Name, InstanceFilter, Page<Cursor>), Rows<Arc<InstanceSummary>>>,
     pub(super) approval_lists: Shared<(Name, ApprovalFilter, Page<Cursor>), Rows<Approval>>,
     pub(super) generations: Generations,
 }

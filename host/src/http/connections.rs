@@ -1,0 +1,297 @@
+//! The places that connections take. When all are taken, the connection whose request has been awaited longest gives
+//! way to the new one, so that silent connections lock nobody out. When every connection has a request under way, a new
+//! one gets a reserved place, on which only health is answered: a probe is never kept out by other clients' work.
+//!
+//! An address has a bound of its own, by which its own connections give way. The hot path takes no lock: a connection
+//! notes in an atomic since when it waits, and all are looked through only when there is no place.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use crate::config::ServerConfig;
+
+/// Places beyond `server.connections_max`, for probes alone.
+const RESERVED_MAX: usize = 32;
+
+/// In place of the moment since when a connection waits: a request is under way,
+const BUSY: u64 = 0;
+/// or the connection is to be closed.
+const EVICTED: u64 = u64::MAX;
+
+/// All connections. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Connections(Arc<Table>);
+
+#[derive(Debug)]
+struct Table {
+    max: usize,
+    per_address_max: usize,
+    places: Mutex<Places>,
+    /// Orders the moments at which connections begin to wait.
+    moments: AtomicU64,
+    evicted: AtomicU64,
+    refused: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    next_id: u64,
+    by_id: HashMap<u64, Arc<Place>>,
+    by_address: HashMap<IpAddr, usize>,
+    reserved: usize,
+}
+
+#[derive(Debug)]
+struct Place {
+    id: u64,
+    address: IpAddr,
+    reserved: bool,
+    waiting_since: AtomicU64,
+    evict: Notify,
+}
+
+/// A connection's place. Dropping it gives the place back.
+#[derive(Debug)]
+pub(super) struct Seat {
+    table: Arc<Table>,
+    place: Arc<Place>,
+}
+
+/// A request under way. When it is dropped, the connection waits for the next one.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    table: Arc<Table>,
+    place: Arc<Place>,
+}
+
+/// A snapshot of the connections.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ConnectionStats {
+    /// Open ones, reserved places included.
+    pub open: u64,
+    /// `server.connections_max`.
+    pub open_max: u64,
+    /// Connections without a request that gave way to new ones.
+    pub evicted: u64,
+    /// Connections that found no place.
+    pub refused: u64,
+}
+
+impl Connections {
+    pub(super) fn new(config: &ServerConfig) -> Self {
+        Self(Arc::new(Table {
+            max: config.connections_max,
+            per_address_max: config.connections_per_address_max,
+            places: Mutex::default(),
+            moments: AtomicU64::new(BUSY + 1),
+            evicted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }))
+    }
+
+    /// A place for a new connection; none if there is not even a reserved one.
+    pub(super) fn enter(&self, address: IpAddr) -> Option<Seat> {
+        let table = &self.0;
+        let address = subscriber(address);
+        let mut places = table.places.lock();
+        let of_address = places.by_address.get(&address).copied().unwrap_or_default();
+        let has_room = if of_address >= table.per_address_max {
+            places.evict(table, |place| !place.reserved && place.address == address)
+        } else if places.by_id.len() - places.reserved >= table.max {
+            places.evict(table, |place| !place.reserved)
+        } else {
+            true
+        };
+        let seat = if has_room {
+            Some(places.add(table, address, false))
+        } else if places.reserved < RESERVED_MAX || places.evict(table, |place| place.reserved) {
+            Some(places.add(table, address, true))
+        } else {
+            None
+        };
+        if seat.is_none() {
+            table.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        seat
+    }
+
+    pub(super) fn stats(&self) -> ConnectionStats {
+        let open = self.0.places.lock().by_id.len();
+        ConnectionStats {
+            open: open as u64,
+            open_max: self.0.max as u64,
+            evicted: self.0.evicted.load(Ordering::Relaxed),
+            refused: self.0.refused.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Table {
+    /// The next moment; later ones are greater.
+    fn moment(&self) -> u64 {
+        self.moments.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Places {
+    fn add(&mut self, table: &Arc<Table>, address: IpAddr, reserved: bool) -> Seat {
+        let id = self.next_id;
+        self.next_id += 1;
+        let waiting_since = AtomicU64::new(table.moment());
+        let place = Arc::new(Place { id, address, reserved, waiting_since, evict: Notify::new() });
+        self.by_id.insert(id, Arc::clone(&place));
+        if reserved {
+            self.reserved += 1;
+        } else {
+            *self.by_address.entry(address).or_default() += 1;
+        }
+        Seat { table: Arc::clone(table), place }
+    }
+
+    /// Has the connection that has waited longest for a request give way, if one of these waits.
+    fn evict(&mut self, table: &Table, may: impl Fn(&Place) -> bool) -> bool {
+        loop {
+            let waiting = self.by_id.values().filter(|place| may(place)).filter_map(|place| {
+                let since = place.waiting_since.load(Ordering::Acquire);
+                (since != BUSY && since != EVICTED).then_some((since, place))
+            });
+            let Some((since, place)) = waiting.min_by_key(|(since, _)| *since) else { return false };
+            let place = Arc::clone(place);
+            // Unless its request has come in this moment.
+            let taken = place.waiting_since.compare_exchange(since, EVICTED, Ordering::AcqRel, Ordering::Relaxed);
+            if taken.is_ok() {
+                self.remove(&place);
+                table.evicted.fetch_add(1, Ordering::Relaxed);
+                place.evict.notify_one();
+                return true;
+            }
+        }
+    }
+
+    fn remove(&mut self, place: &Place) {
+        if self.by_id.remove(&place.id).is_none() {
+            // It gave way before.
+        } else if place.reserved {
+            self.reserved -= 1;
+        } else if let Some(count) = self.by_address.get_mut(&place.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&place.address);
+            }
+        }
+    }
+}
+
+impl Seat {
+    /// True if only probes are answered here.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.place.reserved
+    }
+
+    /// Ends when the connection is to give way.
+    pub(super) async fn evicted(&self) {
+        self.place.evict.notified().await;
+    }
+
+    /// True if it gave way and no request has come since.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.place.waiting_since.load(Ordering::Acquire) == EVICTED
+    }
+
+    /// A request has come.
+    pub(super) fn begin(&self) -> UnderWay {
+        self.place.waiting_since.store(BUSY, Ordering::Release);
+        UnderWay { table: Arc::clone(&self.table), place: Arc::clone(&self.place) }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.table.places.lock().remove(&self.place);
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.place.waiting_since.store(self.table.moment(), Ordering::Release);
+    }
+}
+
+/// The address that is counted. An IPv6 subscriber has 64 bits of addresses, so these count as one.
+fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections(max: usize, per_address_max: usize) -> Connections {
+        let mut config = crate::config::Config::defaults().expect("loads").server;
+        config.connections_max = max;
+        config.connections_per_address_max = per_address_max;
+        Connections::new(&config)
+    }
+
+    fn address(number: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, number])
+    }
+
+    #[test]
+    fn the_longest_wait_for_a_request_gives_way() {
+        let connections = connections(3, 3);
+        let seats: Vec<_> = (0..3).map(|number| connections.enter(address(number)).expect("has a place")).collect();
+        let [first, second, third] = seats.as_slice() else { panic!("are three") };
+        let request = first.begin();
+        drop(first.begin());
+        let _busy = third.begin();
+        drop(request);
+        let fourth = connections.enter(address(4)).expect("has a place");
+        assert!(second.is_abandoned() && !first.is_abandoned() && !fourth.is_reserved());
+        let _fifth = connections.enter(address(5)).expect("has a place");
+        assert!(first.is_abandoned(), "answered requests were followed by a wait");
+        assert_eq!(connections.stats().evicted, 2);
+    }
+
+    #[test]
+    fn without_a_connection_that_waits_only_probes_have_places() {
+        let connections = connections(1, 1);
+        let busy = connections.enter(address(1)).expect("has a place");
+        let request = busy.begin();
+        let probes: Vec<_> = (0..RESERVED_MAX + 1).filter_map(|_| connections.enter(address(2))).collect();
+        assert_eq!(probes.len(), RESERVED_MAX + 1);
+        assert!(probes.iter().all(Seat::is_reserved));
+        assert!(probes.first().is_some_and(Seat::is_abandoned), "of the reserved places, too, the oldest gives way");
+        let requests: Vec<_> = probes.iter().map(Seat::begin).collect();
+        assert!(connections.enter(address(3)).is_none());
+        assert_eq!(connections.stats().refused, 1);
+        drop((request, requests, busy));
+        drop(probes);
+        assert!(!connections.enter(address(3)).expect("has a place").is_reserved());
+        assert_eq!(connections.stats().open, 0);
+    }
+
+    #[test]
+    fn an_address_makes_room_for_itself() {
+        let connections = connections(4, 2);
+        let other = connections.enter(address(1)).expect("has a place");
+        let seats: Vec<_> = (0..3).map(|_| connections.enter(address(2)).expect("has a place")).collect();
+        assert!(seats.first().is_some_and(Seat::is_abandoned) && !other.is_abandoned());
+    }
+
+    #[test]
+    fn an_address_is_a_subscriber() {
+        let text = |text: &str| text.parse::<IpAddr>().expect("is an address");
+        assert_eq!(subscriber(text("2001:db8:1:2:3:4:5:6")), text("2001:db8:1:2::"));
+        assert_eq!(subscriber(text("::ffff:10.0.0.1")), text("10.0.0.1"));
+    }
+}

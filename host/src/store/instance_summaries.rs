@@ -1,0 +1,175 @@
+//! Instances as lists show them: without input and output, which may have a megabyte each. Those are read for the
+//! instances of one page when a client asks for them, as far as there is room.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::cache::Fresh;
+use super::sql::{Bind, Sql};
+use super::{Store, StoreError, error, from_json, parse, unsigned};
+use crate::clock::Timestamp;
+use crate::model::{Failure, InstanceStatus, Json, Name, StepId, TraceParent};
+
+/// The columns of [`SummaryRow`]. No list reads the others.
+pub(super) const COLUMNS: &str = "id, workflow, workflow_version, entity_type, entity_id, project_id, started_by, \
+    status, current_step, version, metadata, failure, traceparent, created_at, started_at, updated_at, completed_at";
+
+/// An instance in a list.
+#[derive(Clone, Debug, Serialize)]
+pub struct InstanceSummary {
+    /// Its id.
+    pub id: Uuid,
+    /// The workflow's name.
+    pub workflow: Name,
+    /// The version it is pinned to.
+    pub workflow_version: u32,
+    /// The kind of thing it is about.
+    pub entity_type: Option<String>,
+    /// The id of that thing.
+    pub entity_id: Option<String>,
+    /// The project it belongs to.
+    pub project_id: Option<String>,
+    /// The user who started it, or `plugin:<name>`.
+    pub started_by: String,
+    /// The status.
+    pub status: InstanceStatus,
+    /// The step that runs or waits.
+    pub current_step: Option<StepId>,
+    /// Grows with every commit.
+    pub version: u64,
+    /// A JSON object of at most 64 KiB, as it is stored.
+    pub metadata: Json,
+    /// Why it was rejected, failed or cancelled.
+    pub failure: Option<Failure>,
+    /// The span that created it, if that is recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
+    /// The time of its creation.
+    pub created_at: Timestamp,
+    /// The time at which its first step became ready.
+    pub started_at: Timestamp,
+    /// The time of its last change.
+    pub updated_at: Timestamp,
+    /// The time of its end.
+    pub completed_at: Option<Timestamp>,
+}
+
+/// Input and output of an instance, as they are stored.
+#[derive(Clone, Debug)]
+pub struct InstancePayload {
+    /// The input.
+    pub input: Json,
+    /// The output; none before the instance has ended.
+    pub output: Option<Json>,
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct SummaryRow {
+    id: Uuid,
+    workflow: String,
+    workflow_version: i64,
+    entity_type: Option<String>,
+    entity_id: Option<String>,
+    project_id: Option<String>,
+    started_by: String,
+    status: String,
+    current_step: Option<String>,
+    version: i64,
+    metadata: String,
+    failure: Option<String>,
+    traceparent: Option<String>,
+    created_at: i64,
+    started_at: i64,
+    updated_at: i64,
+    completed_at: Option<i64>,
+}
+
+impl SummaryRow {
+    fn bytes(&self) -> usize {
+        512 + self.metadata.len() + self.failure.as_ref().map_or(0, String::len)
+    }
+
+    fn into_summary(self) -> Result<InstanceSummary, StoreError> {
+        let status = InstanceStatus::parse(&self.status);
+        Ok(InstanceSummary {
+            id: self.id,
+            workflow: parse("an instance's workflow", &self.workflow)?,
+            workflow_version: unsigned("an instance's workflow version", self.workflow_version)?,
+            entity_type: self.entity_type,
+            entity_id: self.entity_id,
+            project_id: self.project_id,
+            started_by: self.started_by,
+            status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
+            current_step: self.current_step.map(|step| parse::<StepId>("an instance's step", &step)).transpose()?,
+            version: unsigned("an instance's version", self.version)?,
+            metadata: Json::stored(self.metadata),
+            failure: self.failure.map(|text| from_json::<Failure>("an instance's failure", &text)).transpose()?,
+            traceparent: self.traceparent.map(|text| parse("an instance's traceparent", &text)).transpose()?,
+            created_at: Timestamp::from_micros(self.created_at),
+            started_at: Timestamp::from_micros(self.started_at),
+            updated_at: Timestamp::from_micros(self.updated_at),
+            completed_at: self.completed_at.map(Timestamp::from_micros),
+        })
+    }
+}
+
+/// A page with its size in memory.
+pub(super) fn page(rows: Vec<SummaryRow>) -> Result<Fresh<Arc<Vec<Arc<InstanceSummary>>>>, StoreError> {
+    let bytes = rows.iter().map(SummaryRow::bytes).sum();
+    let summaries = rows.into_iter().map(|row| row.into_summary().map(Arc::new));
+    Ok(Fresh::new(Arc::new(summaries.collect::<Result<_, _>>()?), bytes))
+}
+
+/// Text columns in bytes: neither database reads a long text to say how long it is.
+const SIZES: &str = "SELECT id, CAST(OCTET_LENGTH(input) + COALESCE(OCTET_LENGTH(output), 0) AS BIGINT) \
+    FROM workflow_instances WHERE team = ";
+
+impl Store {
+    /// Inputs and outputs of a team's instances: of as many of the first `ids` as fit into `bytes_max`, and of one at
+    /// least. Answers also how many of the ids those are; of these, an instance that is gone by now has no entry. Not
+    /// cached.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn instance_payloads(
+        &self,
+        team: &Name,
+        ids: Vec<Uuid>,
+        bytes_max: usize,
+    ) -> Result<(usize, HashMap<Uuid, InstancePayload>), StoreError> {
+        if ids.is_empty() {
+            return Ok((0, HashMap::new()));
+        }
+        let (store, team) = (self.clone(), team.clone());
+        self.detached(async move {
+            let mut connection = store.read().await?;
+            let of = |columns: &str, ids: &[Uuid]| {
+                let mut sql = Sql::new(columns);
+                sql.bind(team.as_str().into()).push(" AND id").within(ids.iter().copied().map(Bind::Id));
+                sql
+            };
+            let sizes: Vec<(Uuid, i64)> = of(SIZES, &ids).rows(&mut connection).await?;
+            let sizes: HashMap<Uuid, i64> = sizes.into_iter().collect();
+            let mut bytes = 0;
+            let fitting = ids.iter().take_while(|id| {
+                bytes += sizes.get(id).map_or(0, |size| usize::try_from(*size).unwrap_or(usize::MAX));
+                bytes <= bytes_max
+            });
+            let count = fitting.count().max(1);
+            let columns = "SELECT id, input, output FROM workflow_instances WHERE team = ";
+            let rows: Vec<(Uuid, String, Option<String>)> =
+                of(columns, ids.get(..count).unwrap_or_default()).rows(&mut connection).await?;
+            drop(connection);
+            let mut payloads = HashMap::with_capacity(rows.len());
+            for (id, input, output) in rows {
+                let payload = InstancePayload { input: Json::stored(input), output: output.map(Json::stored) };
+                payloads.insert(id, payload);
+            }
+            Ok((count, payloads))
+        })
+        .await
+    }
+}
