@@ -23,6 +23,11 @@ use uuid::Uuid;
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// 9999-12-30T00:00:00Z. RFC 3339 can write no later year, and every time zone can show this.
+    pub const MAX: Self = Self(253_402_128_000_000_000);
+    /// 0000-01-01T00:00:00Z: RFC 3339 can write no earlier time.
+    pub const MIN: Self = Self(-62_167_219_200_000_000);
+
     /// From microseconds since the epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
@@ -33,14 +38,19 @@ impl Timestamp {
         self.0
     }
 
-    /// This time plus a duration; the far end of time instead of an overflow.
+    /// This time plus a duration, at most [`Timestamp::MAX`].
     pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))).shown()
     }
 
-    /// This time minus a duration; the far end of time instead of an underflow.
+    /// This time minus a duration, at least [`Timestamp::MIN`].
     pub fn before(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))).shown()
+    }
+
+    /// The nearest time that RFC 3339 can write.
+    fn shown(self) -> Self {
+        self.clamp(Self::MIN, Self::MAX)
     }
 
     /// How long after `earlier` this is; zero if it is before.
@@ -51,9 +61,10 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_microsecond(self.0) {
+        match jiff::Timestamp::from_microsecond(self.shown().0) {
             Ok(time) => write!(formatter, "{time:.6}"),
-            Err(_) => write!(formatter, "{} us after 1970", self.0),
+            // The range of jiff is wider.
+            Err(_) => Err(fmt::Error),
         }
     }
 }
@@ -61,11 +72,14 @@ impl fmt::Display for Timestamp {
 impl FromStr for Timestamp {
     type Err = String;
 
-    /// Reads an RFC 3339 text; what is smaller than a microsecond is cut off.
+    /// Reads an RFC 3339 text; what is smaller than a microsecond is cut off. A time that is earlier than
+    /// [`Timestamp::MIN`] or later than [`Timestamp::MAX`] is refused.
     fn from_str(text: &str) -> Result<Self, String> {
+        let shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
         let time = text.parse::<jiff::Timestamp>();
-        let wrong = |_| format!("'{}' is not a time: write for example 2026-04-01T12:30:00Z", text.escape_debug());
-        time.map(|time| Self(time.as_microsecond())).map_err(wrong)
+        let time = time.map_err(|_| format!("'{shown}' is not a time: write for example 2026-04-01T12:30:00Z"))?;
+        let time = Self(time.as_microsecond());
+        if time == time.shown() { Ok(time) } else { Err(format!("'{shown}' is too far away: use the years 0 to 9999")) }
     }
 }
 
@@ -227,6 +241,24 @@ mod tests {
             // The same again proves nothing new.
             let again = clock.correct(Timestamp(from), Timestamp(authority), Timestamp(to));
             prop_assert_eq!(again, correction);
+        }
+    }
+
+    #[test]
+    fn a_time_that_is_too_far_away_is_shown_as_the_last_and_not_read() {
+        let far = Duration::from_millis(u64::MAX);
+        let now = seconds(1_795_000_000);
+        assert_eq!(now.after(far), Timestamp::MAX);
+        assert_eq!(now.after(Duration::MAX).to_string(), "9999-12-30T00:00:00.000000Z");
+        assert_eq!(now.before(far).to_string(), "0000-01-01T00:00:00.000000Z");
+        for stored in [i64::MAX, i64::MIN] {
+            let shown = Timestamp::from_micros(stored).to_string();
+            assert!(shown.parse::<Timestamp>().is_ok(), "{shown}");
+        }
+        assert_eq!(Timestamp::MAX.to_string().parse(), Ok(Timestamp::MAX));
+        assert_eq!(Timestamp::MIN.to_string().parse(), Ok(Timestamp::MIN));
+        for far in ["9999-12-30T00:00:00.000001Z", "-000001-12-31T23:59:59Z", "+292277-01-09T04:00:54Z"] {
+            assert!(far.parse::<Timestamp>().is_err(), "{far}");
         }
     }
 

@@ -18,7 +18,8 @@ pub const STEPS_MAX: usize = 200;
 pub const APPROVERS_MAX: usize = 50;
 /// Longest time an approval may wait.
 const EXPIRES_IN_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// The longest delay before a retry.
+pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// A definition as it is written, stored and shown. Unknown fields are refused, because a misspelt `retry` that is
 /// silently ignored is found out in production.

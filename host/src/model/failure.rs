@@ -27,7 +27,7 @@ pub struct Failure {
     pub blame: Blame,
     /// Whether the retry policy may try again.
     pub retryable: bool,
-    /// The guest's wish: not before this long from now.
+    /// The guest's wish: not before this long from now. At most [`RETRY_AFTER_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
 }
@@ -63,6 +63,9 @@ pub const TOO_DEEP: &str = "too-deep";
 pub const PLUGIN_UNAVAILABLE: &str = "plugin-unavailable";
 /// Something the guest has no part in.
 pub const HOST: &str = "host";
+
+/// A guest that asks to be run again later than this is run again then: as long as a definition may put a retry off.
+pub const RETRY_AFTER_MAX: Duration = super::definition::RETRY_DELAY_MAX;
 
 impl Failure {
     /// Longest message, in bytes; a longer one is cut.

@@ -363,7 +363,8 @@ impl Progress {
         match report.result {
             Ok(output) => attempt.output = Some(output),
             Err(failure) if failure.retryable && report.number < action.retry.max_attempts => {
-                let delay = action.retry.delay_after(report.number).max(failure.retry_after.unwrap_or_default());
+                let wish = failure.retry_after.unwrap_or_default().min(failure::RETRY_AFTER_MAX);
+                let delay = action.retry.delay_after(report.number).max(wish);
                 attempt.outcome = AttemptOutcome::Retrying;
                 attempt.retry_at = Some(report.finished_at.after(delay));
                 attempt.failure = Some(failure);

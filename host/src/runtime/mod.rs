@@ -320,7 +320,7 @@ fn guest_failure(error: StepError) -> Failure {
     match error {
         StepError::Fatal(failure) => Failure::fatal(&checked(failure.code), Blame::Guest, failure.message),
         StepError::Retry(request) => Failure {
-            retry_after: request.after_ms.map(Duration::from_millis),
+            retry_after: request.after_ms.map(|ms| Duration::from_millis(ms).min(failure::RETRY_AFTER_MAX)),
             ..Failure::retryable(&checked(request.failure.code), Blame::Guest, request.failure.message)
         },
     }
