@@ -244,6 +244,7 @@ impl Work {
             entity_id: None,
             started_by: "operator".to_owned(),
             depth: 0,
+            root_id: None,
             number: 1,
             input: input.into(),
             timeout: None,
@@ -390,6 +391,7 @@ async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), Anythin
         input: Json::null(),
         idempotency_key: None,
         depth: 0,
+        root_id: None,
         traceparent: None,
         created_at: clock.now(),
     };

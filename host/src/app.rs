@@ -139,6 +139,8 @@ impl App {
             batch_config: config.batch.clone(),
             retention: config.retention.clone(),
             audit: config.audit.clone(),
+            quotas: config.quotas.clone(),
+            idempotency: config.idempotency.clone(),
             runtime_config: config.runtime.clone(),
             limits,
             clock: clock.clone(),

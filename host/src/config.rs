@@ -37,11 +37,13 @@ macro_rules! section {
 
 mod alerts;
 mod log;
+mod quotas;
 mod tracing;
 
 pub use self::tracing::TracingConfig;
 pub use alerts::{AlertOverride, AlertRuleConfig, AlertWindow, AlertsConfig, Secret, WebhookConfig};
 pub use log::{LogConfig, LogFormat};
+pub use quotas::{IdempotencyConfig, Quota, QuotaOverride, QuotasConfig};
 
 section! {
     /// The whole configuration.
@@ -56,6 +58,8 @@ section! {
         plugins: PluginsConfig,
         runtime: RuntimeConfig,
         limits: Limits,
+        quotas: QuotasConfig,
+        idempotency: IdempotencyConfig,
         batch: BatchConfig,
         engine: EngineConfig,
         retention: RetentionConfig,
@@ -211,6 +215,7 @@ section! {
         batch_items_max: usize,
         batch_instances_max: usize,
         batch_depth_max: u32,
+        batch_descendants_max: u64,
         batch_bytes_max: usize,
         log_lines_max: u32,
         log_line_bytes_max: usize,
@@ -460,6 +465,8 @@ impl Config {
         if self.runtime.attempts_max > 1_000 {
             return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));
         }
+        self.quotas.check()?;
+        self.idempotency.check()?;
         self.tracing.check()?;
         self.alerts.check()
     }

@@ -28,6 +28,7 @@ mod guest_reads;
 mod harness;
 mod history;
 mod http;
+mod idempotency;
 mod limits;
 mod live;
 mod metrics;
@@ -35,6 +36,7 @@ mod openapi;
 #[path = "../store/postgres.rs"]
 mod postgres;
 mod prometheus;
+mod quotas;
 mod retention;
 mod schemathesis;
 mod scraped;

@@ -314,6 +314,7 @@ impl Tour<'_> {
         self.ask_with(&[], "GET", "/openapi.json", "");
         self.ask_with(&[], "GET", "/reference", "");
         self.get("/whoami");
+        self.get("/quotas?team=default");
         let body = json!({ "team": "rival", "user": "eve", "permissions": ["plugin_read"], "expires_in": "1h" });
         let created = self.post(201, "/tokens", &body);
         let token = format!("Bearer {}", created["token"].as_str().expect("a text"));

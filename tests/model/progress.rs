@@ -41,6 +41,7 @@ impl Stage {
             input: input.into(),
             idempotency_key: None,
             depth: 0,
+            root_id: None,
             traceparent: None,
             created_at: now,
         }

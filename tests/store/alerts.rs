@@ -198,9 +198,9 @@ fn silences_are_seen_and_ended_by_whom_they_concern_and_run_out() {
         let (ours, hosts) = (silence(Some(acme()), at(60)), silence(None, at(90)));
         let theirs = silence(Some(name("rival")), at(120));
         for one in [&ours, &hosts, &theirs] {
-            assert!(store.insert_silence(one.clone(), 1).await.expect("is stored"));
+            assert!(store.insert_silence(one.clone(), 1, None).await.expect("is stored"));
         }
-        assert!(!store.insert_silence(silence(Some(acme()), at(60)), 1).await.expect("is refused"));
+        assert!(!store.insert_silence(silence(Some(acme()), at(60)), 1, None).await.expect("is refused"));
         let seen = async |team, now| store.silences(team, now).await.expect("reads");
         assert_eq!(seen(Some(acme()), at(0)).await, [ours.clone(), hosts.clone()]);
         assert_eq!(seen(Some(acme()), at(60)).await, std::slice::from_ref(&hosts), "it has run out");

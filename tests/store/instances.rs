@@ -1,5 +1,6 @@
 //! Creating, finding and listing instances.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::json;
@@ -21,24 +22,25 @@ fn an_idempotency_key_creates_one_instance_of_its_workflow() {
         };
         let first = keyed("one");
         let created = store.create_instances(vec![first.clone()]).await.expect("is created");
-        assert_eq!(created, [Created { id: first.id, existing: false }]);
+        assert_eq!(created, [Created { id: first.id, existing: false, same_request: true }]);
         // Again, twice in one batch, with a new one and one without a key between them.
         let (new, plain) = (keyed("two"), new_instance(&version));
         let batch = vec![keyed("one"), new.clone(), plain.clone(), keyed("two"), keyed("one")];
         let created = store.create_instances(batch).await.expect("are created");
         let expected = [(first.id, true), (new.id, false), (plain.id, false), (new.id, true), (first.id, true)];
-        assert_eq!(created, expected.map(|(id, existing)| Created { id, existing }));
+        assert_eq!(created, expected.map(|(id, existing)| Created { id, existing, same_request: true }));
         // The key is another one in another workflow.
         let other = store.apply_workflow(&acme(), definition("other", "x"), "ann").await.expect("applies").version;
         let mut elsewhere = new_instance(&other);
         elsewhere.idempotency_key = Some("one".to_owned());
         let created = store.create_instances(vec![elsewhere.clone()]).await.expect("is created");
-        assert_eq!(created, [Created { id: elsewhere.id, existing: false }]);
+        assert_eq!(created, [Created { id: elsewhere.id, existing: false, same_request: true }]);
         // Many keys are looked up together; one that nobody has used, or used in another workflow, is not there.
         let key = |workflow: Uuid, key: &str| (workflow, key.to_owned());
         let (mine, theirs) = (version.workflow_id, other.workflow_id);
         let asked = vec![key(mine, "two"), key(mine, "one"), key(mine, "one"), key(mine, "three"), key(theirs, "one")];
         let found = store.instances_with_keys(asked).await.expect("reads");
+        let found: HashMap<_, _> = found.into_iter().map(|(key, holder)| (key, holder.id)).collect();
         let expected = [(key(mine, "one"), first.id), (key(mine, "two"), new.id), (key(theirs, "one"), elsewhere.id)];
         assert_eq!(found, expected.into());
         assert_eq!(store.instances_with_keys(vec![]).await.expect("reads"), [].into());
@@ -51,7 +53,8 @@ fn many_instances_are_created_at_once_in_order() {
         let version = workflow(&store, &acme()).await;
         let new: Vec<_> = (0..5_000).map(|_| new_instance(&version)).collect();
         let created = store.create_instances(new.clone()).await.expect("are created");
-        let expected: Vec<_> = new.iter().map(|new| Created { id: new.id, existing: false }).collect();
+        let expected: Vec<_> =
+            new.iter().map(|new| Created { id: new.id, existing: false, same_request: true }).collect();
         assert_eq!(created, expected);
         let counted = store.count_instances(&acme()).await.expect("counts");
         assert_eq!(counted, [(InstanceStatus::Running, 5_000)]);

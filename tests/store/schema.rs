@@ -90,6 +90,14 @@ fn the_twins_have_the_same_tables_columns_and_indexes() {
             include_str!("../../migrations/sqlite/0009_audit_actor.sql"),
             include_str!("../../migrations/postgres/0009_audit_actor.sql"),
         ),
+        (
+            include_str!("../../migrations/sqlite/0011_budgets.sql"),
+            include_str!("../../migrations/postgres/0011_budgets.sql"),
+        ),
+        (
+            include_str!("../../migrations/sqlite/0012_quotas.sql"),
+            include_str!("../../migrations/postgres/0012_quotas.sql"),
+        ),
     ] {
         assert_eq!(outline(sqlite), outline(postgres));
     }

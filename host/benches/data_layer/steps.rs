@@ -27,6 +27,7 @@ pub fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
         input: json!({ "employee": "user-7", "amount": 90_000, "category": "travel" }).into(),
         idempotency_key: None,
         depth: 0,
+        root_id: None,
         traceparent: None,
         created_at: Clock::System.now(),
     }

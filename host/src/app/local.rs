@@ -150,6 +150,7 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
         entity_id: None,
         started_by: principal.user,
         depth: 0,
+        root_id: None,
         number: 1,
         input: local.input,
         timeout: None,
@@ -230,6 +231,7 @@ async fn make_instance(
         input: input.clone(),
         idempotency_key: None,
         depth: 0,
+        root_id: None,
         traceparent: None,
         created_at: clock.now(),
     };

@@ -105,6 +105,9 @@ pub(super) struct CancelArguments {
     /// Which instances
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
+    /// And all that descends from them: what they created, what that created, and so on. No more of it is created then
+    #[arg(long)]
+    descendants: bool,
 }
 
 pub(super) fn start(client: &Client, output: Output, arguments: StartArguments) -> Result<(), CliError> {
@@ -208,12 +211,41 @@ pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArg
 }
 
 pub(super) fn cancel(client: &Client, output: Output, arguments: &CancelArguments) -> Result<(), CliError> {
+    if arguments.descendants {
+        return cancel_with_descendants(client, output, &arguments.ids);
+    }
     if let [id] = arguments.ids.as_slice() {
         let instance = client.post(&format!("/instances/{}/cancel", encode(id)), Payload::Empty)?;
         return output.confirm(&instance, &format!("cancelled {id}"));
     }
     let item = |id: &str| json!({ "id": id, "cancel": true });
     each(client, output, "/instances:batch-update", &arguments.ids, item, |id, _| format!("cancelled {id}"))
+}
+
+/// Asks again and again: the server does a part with each request. What was cancelled stays so, and the same command
+/// goes on after a lost connection.
+fn cancel_with_descendants(client: &Client, output: Output, ids: &[String]) -> Result<(), CliError> {
+    for id in ids {
+        let bar = output::moving_line();
+        let mut cancelled = 0_usize;
+        let mut instance = loop {
+            let path = format!("/instances/{}/cancel?descendants=true", encode(id));
+            let instance = client.post(&path, Payload::Empty)?;
+            let part = instance.pointer("/descendants/cancelled").and_then(Value::as_u64);
+            cancelled += part.and_then(|part| usize::try_from(part).ok()).unwrap_or_default();
+            bar.set_message(format!("cancelled {id} and {cancelled} of its descendants"));
+            bar.tick();
+            if instance.pointer("/descendants/more") != Some(&Value::Bool(true)) {
+                break instance;
+            }
+        };
+        bar.finish_and_clear();
+        if let Some(count) = instance.pointer_mut("/descendants/cancelled") {
+            *count = cancelled.into();
+        }
+        output.confirm(&instance, &format!("cancelled {id} and {}", output::count(cancelled, "descendant")))?;
+    }
+    Ok(())
 }
 
 /// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.

@@ -16,6 +16,7 @@ mod logging;
 mod output;
 mod period;
 mod plugin;
+mod quotas;
 mod retention;
 mod run;
 mod serve;
@@ -93,6 +94,8 @@ enum Command {
     Token(token::TokenCommand),
     /// Delete instances that ended long ago, with their attempts, approvals and storage
     Retention(retention::RetentionArguments),
+    /// Show what teams have in the database, and may have
+    Quotas(quotas::QuotasArguments),
     /// Run one step of a component here, once, without a server
     Run(run::RunArguments),
     /// Show the server's numbers
@@ -162,6 +165,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Reject(arguments) => approvals::decide(&client, output, "reject", &arguments),
         Command::Token(command) => token::run(&client, output, command),
         Command::Retention(arguments) => retention::retention(&client, output, &arguments),
+        Command::Quotas(arguments) => quotas::quotas(&client, output, arguments),
         Command::Run(arguments) => run::run(global, output, arguments),
         Command::Stats(arguments) => stats::stats(&client, output, &arguments),
         Command::Top(arguments) => top::top(&client, output, arguments),

@@ -1,9 +1,10 @@
 //! All that is written to the terminal. Data goes to stdout, everything else to stderr; text that a server sent is
 //! shown with its control characters escaped, because a workflow's title must not be able to move the cursor.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::error::CliError;
@@ -137,6 +138,14 @@ pub(super) fn tell_next(list: &Value) {
     if let Some(next) = list.get("next").and_then(Value::as_str) {
         tell(&format!("there may be more: --after {}", escape(next)));
     }
+}
+
+/// A line that moves while long work is under way; invisible where it would only fill a log.
+pub(super) fn moving_line() -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    // A template that does not parse would be a mistake in this line; the default does as well.
+    bar.with_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }
 
 /// `1 step`, `2 steps`

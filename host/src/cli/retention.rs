@@ -1,14 +1,11 @@
 //! `retention`
 
-use std::io::IsTerminal as _;
-
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::client::{Client, Payload};
 use super::error::CliError;
-use super::output::Output;
+use super::output::{self, Output};
 
 #[derive(Args)]
 pub(super) struct RetentionArguments {
@@ -28,7 +25,7 @@ const COUNTED: [&str; 4] = ["instances", "attempts", "approvals", "entries"];
 
 /// Asks again and again: the server does a part with each request.
 pub(super) fn retention(client: &Client, output: Output, arguments: &RetentionArguments) -> Result<(), CliError> {
-    let bar = bar();
+    let bar = output::moving_line();
     let mut totals = [0; COUNTED.len()];
     let mut after = Value::Null;
     loop {
@@ -61,13 +58,4 @@ fn sentence(dry_run: bool, totals: [u64; COUNTED.len()]) -> String {
     let [instances, attempts, approvals, entries] = totals;
     let verb = if dry_run { "would delete" } else { "deleted" };
     format!("{verb} {instances} instances with {attempts} attempts, {approvals} approvals, {entries} storage entries")
-}
-
-/// A line that moves; invisible where it would only fill a log.
-fn bar() -> ProgressBar {
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    // A template that does not parse would be a mistake in this line; the default does as well.
-    bar.with_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use futures_util::future::join_all;
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::cancellation::{CancelledDescendants, DESCENDANTS_PER_REQUEST};
 use super::{Engine, EngineError, InstanceStart, no_such_instance};
 use crate::config::BatchConfig;
 use crate::fair_queue::{FairLimits, FairQueue};
@@ -56,6 +58,15 @@ pub enum InstanceChange {
     Metadata(Json),
     /// Stop it, as [`Engine::cancel`] does.
     Cancel,
+    /// Stop it and what descends from it, as [`Engine::cancel_with_descendants`] does.
+    CancelWithDescendants,
+}
+
+/// An instance that was changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Updated {
+    /// With [`InstanceChange::CancelWithDescendants`].
+    pub descendants: Option<CancelledDescendants>,
 }
 
 /// An approver's decision.
@@ -77,6 +88,10 @@ impl BatchProcessor {
         Self { engine }
     }
 
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Creates instances of workflows' newest versions, and starts them. Once this has answered, those that were
     /// created are durable.
     ///
@@ -93,7 +108,8 @@ impl BatchProcessor {
         self.run(&principal.team, "create-instances", places, items, key, work).await
     }
 
-    /// Replaces the metadata of instances, or cancels them.
+    /// Replaces the metadata of instances, or cancels them, alone or with what descends from them: at most
+    /// [`DESCENDANTS_PER_REQUEST`] descendants, all items together.
     ///
     /// The metadata of a chunk is one transaction, except for rows that another transaction has locked; each
     /// cancellation is a commit of its own, but those of a chunk are read together, and reach the committer together,
@@ -103,10 +119,27 @@ impl BatchProcessor {
     /// # Errors
     /// More than `batch.items_max` items. An item's errors: no such instance in the team; metadata that is no object or
     /// too long; those of [`Engine::cancel`].
-    pub async fn update_instances(&self, principal: &Principal, items: Vec<InstanceUpdate>) -> BatchResults<()> {
+    pub async fn update_instances(&self, principal: &Principal, items: Vec<InstanceUpdate>) -> BatchResults<Updated> {
         let key = |item: &InstanceUpdate| Some(item.id);
+        let (mut trees, mut others) = (Vec::new(), Vec::new());
+        for (place, item) in items.into_iter().enumerate() {
+            match item.change {
+                InstanceChange::CancelWithDescendants => trees.push((place, item.id)),
+                _ => others.push((place, item)),
+            }
+        }
+        let (places, others): (Vec<usize>, Vec<_>) = others.into_iter().unzip();
         let work = |chunk| self.update_chunk(principal, chunk);
-        self.run(&principal.team, "update-instances", &self.engine.0.chunks.writing, items, key, work).await
+        let updated = self.run(&principal.team, "update-instances", &self.engine.0.chunks.writing, others, key, work).await?;
+        let updated = updated.into_iter().map(|result| result.map(|()| Updated::default()));
+        let mut placed: Vec<Placed<_>> = places.into_iter().zip(updated).collect();
+        // One after the other, since each does work in chunks.
+        let budget = AtomicUsize::new(DESCENDANTS_PER_REQUEST);
+        for (place, id) in trees {
+            let cancelled = self.engine.cancel_with_descendants(principal, id, &budget).await;
+            placed.push((place, cancelled.map(|(_, descendants)| Updated { descendants: Some(descendants) })));
+        }
+        Ok(in_order(placed))
     }
 
     /// Records an approver's decisions.
@@ -229,7 +262,8 @@ impl BatchProcessor {
         for (place, InstanceUpdate { id, change }) in items.into_iter().enumerate() {
             match change {
                 InstanceChange::Metadata(metadata) => labels.push((place, (id, metadata))),
-                InstanceChange::Cancel => cancellations.push((place, id)),
+                // Those with descendants are no part of a chunk.
+                InstanceChange::Cancel | InstanceChange::CancelWithDescendants => cancellations.push((place, id)),
             }
         }
         // Which of the two comes first makes no difference: a cancellation leaves the metadata alone.
@@ -239,7 +273,7 @@ impl BatchProcessor {
         in_order(placed)
     }
 
-    async fn cancel_chunk(&self, principal: &Principal, ids: Vec<Uuid>) -> Vec<Result<(), EngineError>> {
+    pub(super) async fn cancel_chunk(&self, principal: &Principal, ids: Vec<Uuid>) -> Vec<Result<(), EngineError>> {
         let asked: BTreeSet<Uuid> = ids.iter().copied().collect();
         let loaded = match self.engine.0.store.load_together(asked.into_iter().collect()).await {
             Ok(loaded) => loaded,

@@ -12,8 +12,8 @@ use crate::model::instance::{
     ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PROJECT_ID_BYTES_MAX, check_text,
 };
 use crate::model::transition::Progress;
-use crate::model::{Definition, Json, Name, NewInstance, Principal, TraceParent};
-use crate::store::{Created, Plan, PlanError, StoreError};
+use crate::model::{Definition, Json, Name, NewInstance, Principal, RequestHash, StartFingerprint, TraceParent};
+use crate::store::{Created, KeyHolders, Plan, PlanError, StoreError};
 
 /// A new instance, as asked for.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -70,22 +70,41 @@ struct NotPrepared {
     error: EngineError,
     /// With an idempotency key of an archived workflow: an instance may have it already, and then that one is answered,
     /// so that whoever asks again because an answer was lost learns that it was started.
-    key: Option<(Uuid, String)>,
+    keyed: Option<Keyed>,
+}
+
+/// A request with an idempotency key.
+struct Keyed {
+    /// Its workflow, and the key.
+    key: (Uuid, String),
+    hash: RequestHash,
 }
 
 impl From<EngineError> for NotPrepared {
     fn from(error: EngineError) -> Self {
-        Self { error, key: None }
+        Self { error, keyed: None }
     }
 }
 
 impl NotPrepared {
     /// The instance that has the key, or else the error.
-    fn answer(self, earlier: &Result<HashMap<(Uuid, String), Uuid>, StoreError>) -> Result<Created, EngineError> {
-        let Some(key) = self.key else { return Err(self.error) };
-        let id = earlier.as_ref().map_err(Clone::clone)?.get(&key).copied();
-        id.map(|id| Created { id, existing: true }).ok_or(self.error)
+    fn answer(self, earlier: &Result<KeyHolders, StoreError>) -> Result<Created, EngineError> {
+        let Some(Keyed { key, hash }) = self.keyed else { return Err(self.error) };
+        let holder = earlier.as_ref().map_err(Clone::clone)?.get(&key).copied().ok_or(self.error)?;
+        let created = Created { id: holder.id, existing: true, same_request: holder.answers(&hash) };
+        same_request(created, Some(key.1))
     }
+}
+
+/// The instance that was asked for.
+///
+/// # Errors
+/// [`EngineError::KeyReused`] if another request has created the instance with this idempotency key.
+fn same_request(created: Created, key: Option<String>) -> Result<Created, EngineError> {
+    if created.same_request {
+        return Ok(created);
+    }
+    Err(EngineError::KeyReused { key: key.unwrap_or_default(), id: created.id })
 }
 
 impl Engine {
@@ -116,7 +135,7 @@ impl Engine {
         for start in starts {
             prepared.push(self.prepare_start(principal, start, &mut plans).await);
         }
-        let keys = prepared.iter().filter_map(|prepared| prepared.as_ref().err()?.key.clone());
+        let keys = prepared.iter().filter_map(|prepared| Some(prepared.as_ref().err()?.keyed.as_ref()?.key.clone()));
         let earlier = self.0.store.instances_with_keys(keys.collect()).await;
         let mut created = self.create(prepared.iter().flatten()).await.into_iter();
         let mut new = 0;
@@ -126,12 +145,17 @@ impl Engine {
                 Err(refused) => refused.answer(&earlier),
                 Ok(Prepared { new: row, definition }) => {
                     let created = created.next().expect("there is one answer for each row");
-                    if let Ok(Created { id, existing: false }) = created {
-                        new += 1;
-                        let progress = Progress::restore(row.into(), definition, &[], Vec::new());
-                        self.wake_with(id, Some(progress.with_limits(self.0.limits.evaluation())));
+                    let key = row.idempotency_key.clone();
+                    match created {
+                        Ok(Created { id, existing: false, .. }) => {
+                            new += 1;
+                            let progress = Progress::restore(row.into(), definition, &[], Vec::new());
+                            self.wake_with(id, Some(progress.with_limits(self.0.limits.evaluation())));
+                        }
+                        Err(StoreError::Quota { code, .. }) => self.0.monitor.record_limit(&principal.team, code),
+                        _ => {}
                     }
-                    created.map_err(EngineError::from)
+                    created.map_err(EngineError::from).and_then(|created| same_request(created, key))
                 }
             });
         }
@@ -170,8 +194,8 @@ impl Engine {
             }
         };
         let plan = plan.map_err(|NotPlanned { error, archived }| {
-            let key = archived.and_then(|workflow| Some((workflow, request.idempotency_key.clone()?)));
-            NotPrepared { error, key }
+            let keyed = archived.and_then(|workflow_id| keyed(workflow_id, &workflow, &request));
+            NotPrepared { error, keyed }
         })?;
         let new = NewInstance {
             id: self.0.clock.new_id(),
@@ -187,6 +211,7 @@ impl Engine {
             input: request.input,
             idempotency_key: request.idempotency_key,
             depth: 0,
+            root_id: None,
             traceparent: request.trace,
             created_at: self.0.clock.now(),
         };
@@ -219,7 +244,7 @@ impl Engine {
             Ok(created) => created.into_iter().map(Ok).collect(),
             // At the same time, so that the committer gathers them in one transaction again; it takes back only those
             // that are refused. They reach it in their order, which decides who is first with a key.
-            Err(StoreError::Value(_) | StoreError::Constraint(_)) if count > 1 => {
+            Err(StoreError::Value(_) | StoreError::Constraint(_) | StoreError::Quota { .. }) if count > 1 => {
                 join_all(rows.map(|row| self.create_alone(row))).await
             }
             Err(error) => vec![Err(error); count],
@@ -230,4 +255,16 @@ impl Engine {
         let mut created = self.0.store.create_instances(vec![row.new.clone()]).await?;
         Ok(created.pop().expect("there is one answer for each row"))
     }
+}
+
+fn keyed(workflow_id: Uuid, workflow: &Name, request: &StartRequest) -> Option<Keyed> {
+    let key = request.idempotency_key.clone()?;
+    let fingerprint = StartFingerprint {
+        workflow,
+        input: &request.input,
+        entity_type: request.entity_type.as_deref(),
+        entity_id: request.entity_id.as_deref(),
+        project_id: request.project_id.as_deref(),
+    };
+    Some(Keyed { key: (workflow_id, key), hash: fingerprint.hash() })
 }

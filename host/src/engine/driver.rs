@@ -153,7 +153,10 @@ impl Engine {
                 tracing::warn!(%error, instance = %id, "could not commit a step; it will run again");
                 return After::GiveUp;
             }
-            Err(CommitError::Rejected { code, message }) => (code, message),
+            Err(CommitError::Rejected { code, message }) => {
+                self.0.monitor.record_limit(&progress.instance.team, code);
+                (code, message)
+            }
             Err(CommitError::Conflict(what)) => {
                 *conflicts += 1;
                 tracing::debug!(instance = %id, what, conflicts, "a commit met another one");
@@ -272,6 +275,7 @@ impl Engine {
             entity_id: instance.entity_id.clone(),
             started_by: instance.started_by.clone(),
             depth: instance.depth,
+            root_id: instance.root_id,
             number,
             input,
             timeout: run.action.timeout,

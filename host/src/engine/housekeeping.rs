@@ -16,6 +16,8 @@ const SWEEP_ENTRIES: u32 = 500;
 /// Gives the memory back of what has run out and is not asked for again. Looking costs about a microsecond for each
 /// entry of each cache.
 const CACHES_INTERVAL: Duration = Duration::from_secs(60);
+/// As far as a first run may be put off: tokio adds it to the time now.
+const FIRST_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// Looking costs a statement or two.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(60);
 /// Transactions of one request: a second or two of work.
@@ -27,6 +29,9 @@ impl Engine {
         self.spawn_every(STATISTICS_INTERVAL, |engine| async move { engine.refresh_statistics().await });
         self.spawn_every(self.0.retention.interval, |engine| async move { engine.tidy_audit().await });
         self.spawn_every(CACHES_INTERVAL, |engine| async move { engine.tidy_caches().await });
+        self.spawn_every(self.0.retention.interval, |engine| async move { engine.tidy_idempotency_keys().await });
+        let (first, recount) = (self.0.quotas.recount_interval, self.0.quotas.recount_interval);
+        self.spawn_every_after(first, recount, |engine| async move { engine.recount_usage().await });
         if !self.0.retention.finished_instances.is_zero() {
             self.spawn_every(self.0.retention.interval, |engine| async move { engine.retain().await });
         }
@@ -38,9 +43,21 @@ impl Engine {
         interval: Duration,
         work: impl Fn(Self) -> F + Send + Sync + 'static,
     ) {
+        self.spawn_every_after(Duration::ZERO, interval, work);
+    }
+
+    /// As [`Engine::spawn_every`], but waits at first.
+    fn spawn_every_after<F: Future<Output = ()> + Send>(
+        &self,
+        first: Duration,
+        interval: Duration,
+        work: impl Fn(Self) -> F + Send + Sync + 'static,
+    ) {
         let engine = self.clone();
         self.0.drivers.spawn(async move {
-            let mut ticks = tokio::time::interval(interval);
+            // Without this a distant time would be no time at all.
+            let first = first.min(FIRST_MAX);
+            let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + first, interval);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
@@ -93,6 +110,33 @@ impl Engine {
                     return;
                 }
             }
+        }
+    }
+
+    /// Forgets requests that are older than `[idempotency]` says.
+    async fn tidy_idempotency_keys(&self) {
+        let before = self.0.clock.now().before(self.0.idempotency.keep);
+        while !self.0.stop.is_cancelled() {
+            match self.0.store.delete_old_idempotency_keys(before).await {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "could not forget old idempotency keys; the next run goes on");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Counts again what teams have.
+    async fn recount_usage(&self) {
+        match self.0.store.recount_usage().await {
+            Ok(teams) => {
+                for team in teams {
+                    tracing::warn!(%team, "what the team has was counted wrongly, and is put right");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "could not count again what teams have; the next run does"),
         }
     }
 

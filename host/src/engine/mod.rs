@@ -6,6 +6,7 @@
 
 mod admission;
 mod batch;
+mod cancellation;
 mod creation;
 mod dispatcher;
 mod driver;
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub use self::batch::{ApprovalDecision, BatchProcessor, BatchResults, InstanceChange, InstanceUpdate};
+pub use self::batch::{ApprovalDecision, BatchProcessor, BatchResults, InstanceChange, InstanceUpdate, Updated};
+pub use self::cancellation::{CancelledDescendants, DESCENDANTS_PER_REQUEST};
 pub use self::creation::{InstanceStart, StartRequest};
 pub use self::gauges::EngineGauges;
 
@@ -30,7 +32,9 @@ use self::dispatcher::Active;
 use self::evaluation::Evaluations;
 use self::measured::StepOperations;
 use crate::clock::Clock;
-use crate::config::{AuditConfig, BatchConfig, EngineConfig, Limits, RetentionConfig, RuntimeConfig};
+use crate::config::{
+    AuditConfig, BatchConfig, EngineConfig, IdempotencyConfig, Limits, QuotasConfig, RetentionConfig, RuntimeConfig,
+};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
 use crate::model::{Approval, Decision, Definition, Effects, Instance, Principal, TraceParent};
@@ -55,6 +59,8 @@ struct Shared {
     committing: Operation,
     retention: RetentionConfig,
     audit: AuditConfig,
+    quotas: QuotasConfig,
+    idempotency: IdempotencyConfig,
     limits: Arc<Limits>,
     clock: Clock,
     store: Store,
@@ -80,6 +86,10 @@ pub struct EngineParts {
     pub retention: RetentionConfig,
     /// `[audit]`
     pub audit: AuditConfig,
+    /// `[quotas]`
+    pub quotas: QuotasConfig,
+    /// `[idempotency]`
+    pub idempotency: IdempotencyConfig,
     /// `[runtime]`: how many attempts at a time.
     pub runtime_config: RuntimeConfig,
     /// `[limits]`
@@ -113,6 +123,17 @@ pub enum EngineError {
     /// Too late, or something else came first.
     #[error("{0}")]
     Conflict(String),
+    /// An idempotency key that was used before, for another request.
+    #[error(
+        "the idempotency key '{}' was used before for another request, which started the instance {id}: send that \
+         request again, or give this one a key of its own", .key.escape_debug()
+    )]
+    KeyReused {
+        /// The key.
+        key: String,
+        /// The instance that has it.
+        id: Uuid,
+    },
     /// Not now.
     #[error("{0}")]
     Busy(String),
@@ -141,6 +162,8 @@ impl Engine {
             batch_config: parts.batch_config,
             retention: parts.retention,
             audit: parts.audit,
+            quotas: parts.quotas,
+            idempotency: parts.idempotency,
             limits: parts.limits,
             clock: parts.clock,
             store: parts.store,

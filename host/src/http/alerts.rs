@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::audit::Recorder;
 use super::error::ApiError;
+use super::once::{self, Once};
 use super::query::LIMIT_MAX;
 use super::request::Request;
 use super::response::{self, Answer};
@@ -128,25 +129,30 @@ pub(super) async fn create_silence(mut request: Request, principal: Arc<Principa
     let team = request.team(&principal)?;
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
-    let Request { services, body, .. } = request;
-    let SilenceBody { rule, subject, duration, until, comment } =
-        body.json(services.config.server.body_bytes_max).await?;
+    let Request { services, body, head, .. } = request;
+    let body = body.read_charged(services.config.server.body_bytes_max).await?;
+    let SilenceBody { rule, subject, duration, until, comment } = super::body::parse_json(&body)?;
     check_comment(&comment)?;
     if rule.is_none() && subject.is_none() {
         return Err(ApiError::invalid("give 'rule' or 'subject': to silence everything, say \"subject\": \"*\""));
     }
     let created_at = services.clock.now();
     let until = end(created_at, duration.as_deref(), until)?;
+    let keyed = match once::begin(&services, &principal, "POST /workflow-metrics/silences", &head, &body).await? {
+        Once::First(keyed) => keyed,
+        Once::Again(silence) => return Ok(response::json(StatusCode::CREATED, &silence)),
+    };
     let created_by = principal.user.clone();
     let silence = Silence { id: services.clock.new_id(), team, rule, subject, comment, created_by, created_at, until };
     let most = services.config.alerts.silences_max;
     let record =
         recorder.begin_for(silence.team.clone(), AuditAction::SilenceCreate, silence.id, about(&silence)).await?;
-    let inserted = match services.store.insert_silence(silence.clone(), most).await {
+    let answer = keyed.request().map(|request| (request.clone(), json!(silence).to_string()));
+    let inserted = match services.store.insert_silence(silence.clone(), most, answer).await {
         Ok(false) => Err(StoreError::InUse(format!("there are {most} silences already: delete one first"))),
         other => other,
     };
-    record.end(inserted).await?;
+    keyed.end(record.end(inserted).await, |_| json!(silence)).await?;
     services.watch.refresh_alerts().await?;
     Ok(response::json(StatusCode::CREATED, &silence))
 }

@@ -44,6 +44,9 @@ struct UpdateItem {
     metadata: Option<Json>,
     #[serde(default)]
     cancel: bool,
+    /// Together with `cancel`: what descends from it, too.
+    #[serde(default)]
+    descendants: bool,
 }
 
 #[derive(Deserialize)]
@@ -91,13 +94,22 @@ pub(super) async fn update_instances(request: Request, principal: Arc<Principal>
     let Batch { items, refused } = read(request, &principal, items, update).await?;
     // Whether it is stopped, or else only described anew.
     let updated: Vec<(Uuid, bool)> =
-        items.iter().map(|item| (item.id, matches!(item.change, InstanceChange::Cancel))).collect();
-    let cancelled = updated.iter().filter(|(_, cancelled)| *cancelled).map(|(id, _)| (id.to_string(), json!({})));
+        items.iter().map(|item| (item.id, !matches!(item.change, InstanceChange::Metadata(_)))).collect();
+    let cancelled = items.iter().filter_map(|item| match item.change {
+        InstanceChange::Metadata(_) => None,
+        InstanceChange::Cancel => Some((item.id.to_string(), json!({}))),
+        InstanceChange::CancelWithDescendants => Some((item.id.to_string(), json!({ "descendants": true }))),
+    });
     let records = recorder.begin_each(AuditAction::InstanceCancel, cancelled).await?;
     let results = known(processor.update_instances(&principal, items).await);
     let results = records.end_all(results, |index| updated.get(index).is_some_and(|(_, cancelled)| *cancelled)).await?;
     let results = results.into_iter().zip(updated);
-    answer(refused, results.map(|(result, (id, _))| result.map(|()| id)), |id| json!({ "id": id }))
+    answer(refused, results.map(|(result, (id, _))| result.map(|updated| (id, updated))), |(id, updated)| match updated
+        .descendants
+    {
+        Some(descendants) => json!({ "id": id, "descendants": descendants }),
+        None => json!({ "id": id }),
+    })
 }
 
 pub(super) async fn show_statuses(request: Request, principal: Arc<Principal>) -> Answer {
@@ -131,10 +143,12 @@ fn start(item: &RawValue) -> Result<InstanceStart, ApiError> {
 }
 
 fn update(item: &RawValue) -> Result<InstanceUpdate, ApiError> {
-    let UpdateItem { id: text, metadata, cancel } = parse(item)?;
-    let change = match (metadata, cancel) {
-        (Some(metadata), false) => InstanceChange::Metadata(metadata),
-        (None, true) => InstanceChange::Cancel,
+    let UpdateItem { id: text, metadata, cancel, descendants } = parse(item)?;
+    let change = match (metadata, cancel, descendants) {
+        (Some(metadata), false, false) => InstanceChange::Metadata(metadata),
+        (None, true, false) => InstanceChange::Cancel,
+        (None, true, true) => InstanceChange::CancelWithDescendants,
+        (_, _, true) => return Err(ApiError::invalid("'descendants' goes with 'cancel': true alone")),
         _ => return Err(ApiError::invalid("an item needs either 'metadata' or 'cancel': true")),
     };
     Ok(InstanceUpdate { id: id(&text, "instance")?, change })

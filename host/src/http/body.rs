@@ -180,9 +180,9 @@ impl Body {
         let bytes = self.read_charged(limit).await?;
         match principal {
             Some(principal) if bytes.len() > INLINE_BYTES_MAX => {
-                traffic.parse(&principal.team, move || parse(&bytes)).await?
+                traffic.parse(&principal.team, move || parse_json(&bytes)).await?
             }
-            _ => parse(&bytes),
+            _ => parse_json(&bytes),
         }
     }
 
@@ -284,7 +284,11 @@ async fn charge(
         .ok_or_else(|| traffic.busy("too many bytes of request bodies are in hand (server.body_bytes_in_flight_max)"))
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+/// JSON of a body that was read.
+///
+/// # Errors
+/// 400 for what is not JSON of this shape.
+pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
         let problem: String = error.to_string().chars().take(400).collect();
         ApiError::invalid(format!("the body is not the JSON that is expected here: {problem}"))

@@ -123,6 +123,29 @@ impl ApiError {
         )
     }
 
+    /// 422: an idempotency key that belongs to another request.
+    pub(super) fn key_reused(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", message)
+    }
+
+    /// 429: a team with too many idempotency keys.
+    pub(super) fn too_many_keys(most: u32) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "idempotency-keys-exhausted",
+            format!(
+                "the team has {most} idempotency keys already (idempotency.keys_per_team_max): send the request without \
+                 one, or when old ones are forgotten (idempotency.keep)"
+            ),
+        )
+        .with_header(RETRY_AFTER, HeaderValue::from_static("60"))
+    }
+
+    /// 429: a quota of the team is used up.
+    fn quota(code: &'static str, message: String) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code, message).with_header(RETRY_AFTER, HeaderValue::from_static("60"))
+    }
+
     /// 503: too much at once.
     pub(super) fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
@@ -236,6 +259,7 @@ impl From<StoreError> for ApiError {
             StoreError::NotFound => Self::not_found("object"),
             StoreError::Value(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string()),
             StoreError::Constraint(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
+            StoreError::Quota { code, message } => Self::quota(code, message),
             StoreError::Cursor => Self::invalid(format!("the parameter 'after': {error}")),
             StoreError::Closed => Self::busy("the host is shutting down"),
             StoreError::Archived(_) => Self::new(StatusCode::CONFLICT, "workflow-archived", error.to_string()),
@@ -266,6 +290,7 @@ impl From<EngineError> for ApiError {
             EngineError::Invalid(message) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message),
             EngineError::Forbidden(message) => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
             EngineError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message),
+            EngineError::KeyReused { .. } => Self::key_reused(error.to_string()),
             EngineError::Busy(message) => Self::busy(message),
             EngineError::Store(error) => error.into(),
         }

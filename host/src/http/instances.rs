@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use super::error::ApiError;
 use super::query::LIMIT_MAX;
 use super::request::Request;
 use super::response::{self, Answer, PIECE_BYTES};
-use crate::engine::StartRequest;
+use crate::engine::{CancelledDescendants, DESCENDANTS_PER_REQUEST, StartRequest};
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::model::{Approval, Attempt, AuditAction, Instance, InstanceStatus, Json, Principal};
 use crate::store::{Created, Cursor, InstanceFilter, InstanceSummary, ShownAttempt};
@@ -107,6 +108,13 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
+#[derive(Serialize)]
+struct CancelledTree<'a> {
+    #[serde(flatten)]
+    instance: &'a Instance,
+    descendants: CancelledDescendants,
+}
+
 pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) -> Answer {
     let workflow = request.name("name", "workflow")?;
     request.query.finish()?;
@@ -129,7 +137,11 @@ pub(super) fn as_json(created: &Created) -> Value {
     })
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+/// The key that makes a request happen once, if it has one.
+///
+/// # Errors
+/// 400 for one that is empty, too long, or not ASCII.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     match value.to_str() {
         Ok(key) if !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_BYTES_MAX => Ok(Some(key.to_owned())),
@@ -241,10 +253,24 @@ pub(super) async fn show_attempt(request: Request, principal: Arc<Principal>) ->
     response::ok(&attempt.ok_or_else(missing)?)
 }
 
-pub(super) async fn cancel_instance(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn cancel_instance(mut request: Request, principal: Arc<Principal>) -> Answer {
     let id = request.id("id", "instance")?;
+    let with_descendants: bool = request.query.parse("descendants")?.unwrap_or(false);
     request.query.finish()?;
-    let record = Recorder::of(&request, &principal).begin(AuditAction::InstanceCancel, id, json!({})).await?;
-    let instance = record.end(request.services.engine.cancel(&principal, id).await).await?;
-    response::ok(instance.as_ref())
+    let engine = &request.services.engine;
+    let recorder = Recorder::of(&request, &principal);
+    if !with_descendants {
+        let record = recorder.begin(AuditAction::InstanceCancel, id, json!({})).await?;
+        let instance = record.end(engine.cancel(&principal, id).await).await?;
+        return response::ok(instance.as_ref());
+    }
+    let mut record = recorder.begin(AuditAction::InstanceCancel, id, json!({ "descendants": true })).await?;
+    let budget = AtomicUsize::new(DESCENDANTS_PER_REQUEST);
+    let cancelled = engine.cancel_with_descendants(&principal, id, &budget).await;
+    if let Ok((_, descendants)) = &cancelled {
+        record.note("cancelled_descendants", descendants.cancelled.into());
+        record.note("more", descendants.more.into());
+    }
+    let (instance, descendants) = record.end(cancelled).await?;
+    response::ok(&CancelledTree { instance: &instance, descendants })
 }

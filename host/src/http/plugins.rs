@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::Services;
 use super::audit::Recorder;
 use super::error::ApiError;
+use super::once::{self, Once};
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::model::definition::PluginReference;
@@ -32,6 +33,14 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
         upload.write(&chunk).await?;
     }
     let component = upload.finish().await?;
+    let digest = component.digest().as_bytes();
+    let keyed = match once::begin(&request.services, &principal, "POST /plugins", &request.head, digest).await? {
+        Once::First(keyed) => keyed,
+        Once::Again(verdict) => {
+            let created = verdict.get("outcome") == Some(&json!(UploadOutcome::Created));
+            return Ok(response::json(if created { StatusCode::CREATED } else { StatusCode::OK }, &verdict));
+        }
+    };
     let mut record = recorder.begin(AuditAction::PluginUpload, "", json!({ "bytes": component.bytes() })).await?;
     let verdict = registry.upload(&principal, component, UploadOptions { shared_buckets }).await;
     if let Ok(verdict) = &verdict {
@@ -39,7 +48,7 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
         record.note("digest", verdict.plugin.digest.as_str().into());
         record.note("outcome", json!(verdict.outcome));
     }
-    let verdict = record.end(verdict).await?;
+    let verdict = keyed.end(record.end(verdict).await, |verdict| json!(verdict)).await?;
     let status = match verdict.outcome {
         UploadOutcome::Created => StatusCode::CREATED,
         UploadOutcome::Unchanged => StatusCode::OK,

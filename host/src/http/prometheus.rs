@@ -15,7 +15,7 @@ use crate::engine::EngineGauges;
 use crate::model::{Name, Principal};
 use crate::monitor::{Exposition, FamilyKind, SeriesLabels};
 use crate::plugins::PluginGauges;
-use crate::store::{CacheStats, CommitStats, SecondLevelStats};
+use crate::store::{CacheStats, CommitStats, SecondLevelStats, TeamUsage};
 use crate::trace::TraceStats;
 use crate::watch::AlertGroup;
 
@@ -63,12 +63,37 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
     expose_commits(to, &services.store.commit_stats());
     expose_traffic(to, services.traffic.stats());
     expose_alerts(to, &services.watch.alert_counts(team));
+    expose_quotas(to, &services.store.team_usage(team));
     if let Some(traces) = services.tracer.stats() {
         expose_traces(to, traces);
     }
     expose_caches(to, &services.store.cache_stats());
     if let Some(second_level) = services.store.second_level_stats() {
         expose_second_level(to, &second_level);
+    }
+}
+
+/// What has no quota has no maximum.
+fn expose_quotas(to: &mut Exposition, teams: &[TeamUsage]) {
+    let gauges: [(&'static str, &'static str, fn(&TeamUsage) -> Option<u64>); 4] = [
+        ("stepwell_team_unfinished_instances", "Workflow instances of a team that have not ended.", |team| {
+            Some(team.unfinished_instances)
+        }),
+        ("stepwell_team_unfinished_instances_limit", "Most that may be: quotas.unfinished_instances_max.", |team| {
+            team.unfinished_instances_max
+        }),
+        ("stepwell_team_stored_bytes", "What a team has stored in the database.", |team| Some(team.stored_bytes)),
+        ("stepwell_team_stored_limit_bytes", "Most that it may: quotas.stored_bytes_max.", |team| {
+            team.stored_bytes_max
+        }),
+    ];
+    for (name, help, number) in gauges {
+        let mut family = to.family(FamilyKind::Gauge, name, help);
+        for team in teams {
+            if let Some(value) = number(team) {
+                family.sample(&SeriesLabels::new().with("team", team.team.as_str()), value);
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::request::Request;
 use super::response::{self, Answer};
 use super::{
     accept, alerts, approvals, assets, audit, batches, dashboard, history, instances, live, metrics, openapi, plugins,
-    prometheus, retention, tokens, workflows,
+    prometheus, quotas, retention, tokens, workflows,
 };
 use crate::model::{Permission, Principal};
 
@@ -185,7 +185,8 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/instances/{id}", WorkflowRead => instances::show_instance, "An instance with its attempts and approvals"),
     route!(GET "/instances/{id}/attempts/{step}/{number}", WorkflowRead => instances::show_attempt,
         "One attempt at a step with its output, however long"),
-    route!(POST "/instances/{id}/cancel", WorkflowManage => instances::cancel_instance, "Stop an instance"),
+    route!(POST "/instances/{id}/cancel", WorkflowManage => instances::cancel_instance,
+        "Stop an instance; ?descendants=true stops what it created too, a part with each request"),
     route!(POST "/instances:batch", WorkflowStart => batches::start_instances,
         "Start many instances; each item has a result of its own, and an idempotency_key of its own"),
     route!(POST "/instances:batch-update", WorkflowManage => batches::update_instances,
@@ -201,6 +202,8 @@ pub(super) static ROUTES: &[Route] = &[
     route!(DELETE "/tokens/{id}", Operator => tokens::revoke_token, "Revoke a token"),
     route!(GET "/audit", WorkflowManage => audit::list_audit,
         "Who did what, newest first; ?actor=, ?action=, ?subject=, ?from= and ?to= narrow it"),
+    route!(GET "/quotas", WorkflowRead => quotas::show_quotas,
+        "What your team has and may have: instances that have not ended, bytes; ?team= is for operators"),
     route!(GET "/whoami", signed_in => dashboard::show_principal, "Whose the token is, and what it may"),
     route!(POST "/retention", Operator => retention::delete_finished,
         "Delete finished instances, a part of them with each request, or count them"),

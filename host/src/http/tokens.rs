@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::audit::Recorder;
 use super::error::ApiError;
+use super::once;
 use super::request::Request;
 use super::response::{self, Answer};
 use super::secret;
@@ -31,6 +32,12 @@ struct TokenBody {
 
 pub(super) async fn create_token(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
+    // To give the same answer again, the host would have to keep the text of the token.
+    once::refuse(
+        &request.head.headers,
+        "a token's text is shown once, so this request cannot be answered twice: send no Idempotency-Key, and revoke a \
+         token whose answer was lost",
+    )?;
     let recorder = Recorder::of(&request, &principal);
     let body: TokenBody = request.body.json(request.services.config.server.body_bytes_max).await?;
     if body.user.is_empty() || body.user.len() > USER_BYTES_MAX || body.user.chars().any(char::is_control) {

@@ -7,16 +7,27 @@ use serde_json::{Value, json};
 
 use super::audit::Recorder;
 use super::error::ApiError;
+use super::once::{self, Once};
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::model::{AuditAction, Name, Principal, WorkflowStatus, definition};
-use crate::store::{Cursor, Workflow, WorkflowFilter, WorkflowVersion};
+use crate::store::{Applied, Cursor, Store, Workflow, WorkflowFilter, WorkflowVersion};
 
 pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
     let text = request.body.read_charged(definition::SOURCE_BYTES_MAX).await?;
-    let text = String::from_utf8(text).map_err(|_| ApiError::invalid("the definition is not UTF-8"))?;
+    let keyed = match once::begin(&request.services, &principal, "POST /workflows", &request.head, &text).await? {
+        Once::First(keyed) => keyed,
+        Once::Again(applied) => return applied_before(&request.services.store, &principal, &applied).await,
+    };
+    let text = match String::from_utf8(text) {
+        Ok(text) => text,
+        Err(_) => {
+            let wrong = Err(ApiError::invalid("the definition is not UTF-8"));
+            return keyed.end(wrong, |_| Value::Null).await;
+        }
+    };
     let mut record = recorder.begin(AuditAction::WorkflowApply, "", json!({})).await?;
     let applied = request.services.engine.apply_workflow(&principal, &text).await;
     if let Ok(applied) = &applied {
@@ -24,9 +35,22 @@ pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) 
         record.note("version", applied.version.version.into());
         record.note("changed", applied.changed.into());
     }
-    let applied = record.end(applied).await?;
+    let answer = |applied: &Applied| json!({ "name": applied.version.name, "version": applied.version.version, "changed": applied.changed });
+    let applied = keyed.end(record.end(applied).await, answer).await?;
     let status = if applied.changed { StatusCode::CREATED } else { StatusCode::OK };
     Ok(response::json(status, &newest_as_json(&Workflow { newest: applied.version, status: applied.status })))
+}
+
+/// The answer to a request that has applied a definition before. Versions do not change, so it is made anew.
+async fn applied_before(store: &Store, principal: &Principal, applied: &Value) -> Answer {
+    let part = |name: &str| applied.get(name).cloned().unwrap_or_default();
+    let name: Name = serde_json::from_value(part("name")).map_err(ApiError::internal)?;
+    let number: u32 = serde_json::from_value(part("version")).map_err(ApiError::internal)?;
+    let gone = || ApiError::not_found("workflow version");
+    let newest = store.workflow_version(&principal.team, &name, number).await?.ok_or_else(gone)?;
+    let current = store.current_workflow(&principal.team, &name).await?.ok_or_else(gone)?;
+    let status = if part("changed") == true { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(response::json(status, &newest_as_json(&Workflow { newest, status: current.status })))
 }
 
 pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principal>) -> Answer {

@@ -115,6 +115,8 @@ pub struct NewInstance {
     pub idempotency_key: Option<String>,
     /// How many instances created one another above this one.
     pub depth: u32,
+    /// The instance at the top of the chain of creations; none if a client starts it.
+    pub root_id: Option<Uuid>,
     /// The span that creates it, if that is recorded.
     pub traceparent: Option<TraceParent>,
     /// When.
@@ -164,6 +166,9 @@ pub struct Instance {
     /// How many instances created one another above this one.
     #[serde(skip)]
     pub depth: u32,
+    /// The instance at the top of the chain of creations; none if a client started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_id: Option<Uuid>,
     /// The span that created it, if that is recorded; then all that happens to it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<TraceParent>,
@@ -181,6 +186,11 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// The instance at the top of the chain of creations, which may be this one.
+    pub fn root(&self) -> Uuid {
+        self.root_id.unwrap_or(self.id)
+    }
+
     /// Its own span, if its creation is recorded. The id comes from its random half, so that every host knows it, and
     /// the steps have a parent long before the span is over.
     pub fn span(&self) -> Option<TraceParent> {
@@ -210,6 +220,7 @@ impl From<NewInstance> for Instance {
             metadata: Json::empty_object(),
             failure: None,
             depth: new.depth,
+            root_id: new.root_id,
             traceparent: new.traceparent,
             created_at: new.created_at,
             started_at: new.created_at,

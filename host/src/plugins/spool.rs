@@ -188,7 +188,7 @@ impl Upload {
 
 impl Component {
     /// SHA-256, in hexadecimal.
-    pub(super) fn digest(&self) -> &str {
+    pub fn digest(&self) -> &str {
         &self.digest
     }
 

@@ -62,6 +62,8 @@ pub struct StepCall {
     pub started_by: String,
     /// How many instances created one another above this one.
     pub depth: u32,
+    /// The instance at the top of the chain of creations, if the instance is not that one itself.
+    pub root_id: Option<Uuid>,
     /// 1 for the first.
     pub number: u32,
     /// The step's input.

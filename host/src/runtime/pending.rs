@@ -1,13 +1,14 @@
 //! What an attempt has written so far. Reads see these before the store; at the end they become [`Effects`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::config::Limits;
 use crate::model::effects::{Effects, Entry, EntryKey, Guard, Space, StorageWrite, WriteAction};
-use crate::model::{Json, NewInstance};
+use crate::model::{Json, NewInstance, StartFingerprint};
+use crate::store::{KeyHolder, KeyHolders};
 
 /// Writes of one attempt.
 #[derive(Debug, Default)]
@@ -15,7 +16,7 @@ pub(super) struct PendingEffects {
     storage: BTreeMap<EntryKey, (WriteAction, Option<Guard>)>,
     instances: Vec<NewInstance>,
     /// Those of them that have an idempotency key, by workflow and key.
-    keys: HashMap<(Uuid, String), Uuid>,
+    keys: KeyHolders,
     metadata: BTreeMap<Uuid, Json>,
     storage_bytes: usize,
     batch_bytes: usize,
@@ -124,13 +125,14 @@ impl PendingEffects {
     }
 
     /// The new instance of a workflow with an idempotency key.
-    pub(super) fn instance_with_key(&self, key: &(Uuid, String)) -> Option<Uuid> {
+    pub(super) fn instance_with_key(&self, key: &(Uuid, String)) -> Option<KeyHolder> {
         self.keys.get(key).copied()
     }
 
     pub(super) fn create_instance(&mut self, instance: NewInstance) {
         if let Some(key) = &instance.idempotency_key {
-            self.keys.insert((instance.workflow_id, key.clone()), instance.id);
+            let request_hash = Some(StartFingerprint::from(&instance).hash());
+            self.keys.insert((instance.workflow_id, key.clone()), KeyHolder { id: instance.id, request_hash });
         }
         self.instances.push(instance);
     }

@@ -3,14 +3,15 @@
 //! What costs CPU (writing JSON) happens in the caller's task, before the committer. Here are the rows of many commits
 //! and the statements that write them, one for each kind of row; who may write is decided in [`super::group`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use uuid::Uuid;
 
 use super::backend::Connection;
 use super::creation::NewRow;
 use super::rows::{self, Column};
-use super::storage_writes::looked_at;
+use super::storage_writes::{looked_at, written};
+use super::usage::{Amounts, Changes, ROW_BYTES, change};
 use super::{CommitError, StoreError, signed, to_json};
 use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
@@ -42,6 +43,9 @@ pub(super) const DECIDE_APPROVALS: &str = "UPDATE workflow_approvals SET status 
 pub(super) const UPDATE_METADATA: &str = "UPDATE workflow_instances SET metadata = given.column3, \
     updated_at = given.column4 FROM {rows} \
     WHERE workflow_instances.id = given.column1 AND workflow_instances.team = given.column2";
+
+const METADATA_BYTES: &str = "SELECT seen.id, CAST(octet_length(seen.metadata) AS BIGINT) \
+    FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1 AND seen.team = given.column2";
 
 /// What one event did to an instance, with the effects of the attempt that led to it.
 #[derive(Clone, Debug)]
@@ -93,6 +97,49 @@ impl PreparedCommit {
     /// The entries for whose writes it matters what is there.
     pub(super) fn looked_at(&self) -> impl Iterator<Item = (&Name, &EntryKey)> {
         looked_at(&self.commit.instance.team, &self.commit.effects.storage)
+    }
+
+    /// The entries that it writes.
+    pub(super) fn written(&self) -> impl Iterator<Item = (&Name, &EntryKey)> {
+        written(&self.commit.instance.team, &self.commit.effects.storage)
+    }
+
+    /// What it adds to what its team has, without the entries and metadata that it replaces.
+    pub(super) fn amounts(&self) -> Amounts {
+        let StepCommit { instance, change, .. } = &self.commit;
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let json = |json: &Option<Json>| json.as_ref().map_or(0, Json::len);
+        let mut amounts = Amounts::default();
+        if instance.completed_at.is_some() {
+            amounts += Amounts { unfinished: -1, bytes: signed(json(&instance.output) + length(&self.failure)) };
+        }
+        let attempts = self.attempts.iter().map(|row| json(&row.attempt.output) + length(&row.failure));
+        let approvals = change.new_approvals.iter().map(|approval| approval.title.len());
+        for row in attempts.chain(approvals) {
+            amounts += Amounts::bytes(ROW_BYTES + signed(row));
+        }
+        for approval in &change.decided {
+            amounts += Amounts::bytes(signed(length(&approval.comment)));
+        }
+        for new in &self.instances {
+            amounts += new.amounts();
+        }
+        amounts
+    }
+
+    /// Whether a guest made something that needs room: an output, an instance, an entry, metadata. Nothing else waits
+    /// for a quota, so that what failed, was decided or was cancelled is always written.
+    pub(super) fn needs_room(&self) -> bool {
+        let puts = |action: &WriteAction| !matches!(action, WriteAction::Delete);
+        self.attempts.iter().any(|row| row.attempt.output.is_some() && row.attempt.plugin.is_some())
+            || !self.instances.is_empty()
+            || !self.metadata.is_empty()
+            || self.commit.effects.storage.iter().any(|write| puts(&write.action))
+    }
+
+    /// Bytes of the metadata that it writes.
+    pub(super) fn metadata_bytes(&self) -> i64 {
+        signed(self.metadata.values().map(|metadata| metadata.len()).sum::<usize>())
     }
 
     /// How many rows it writes.
@@ -252,9 +299,11 @@ pub(super) async fn decide_approvals(
 
 /// Of instances of the same team; others are left alone without a word, as if they were not there. The version is
 /// not touched: metadata decides nothing, and a running step must not fail because somebody labelled its instance.
+/// Adds to `changes` by how much longer it has become.
 pub(super) async fn update_metadata(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
+    changes: &mut Changes,
 ) -> Result<(), StoreError> {
     type Row<'a> = (&'a Name, Uuid, Timestamp, &'a str);
     let columns = [
@@ -271,7 +320,39 @@ pub(super) async fn update_metadata(
             last.insert((*id, team), (team, *id, prepared.commit.now, metadata.as_str()));
         }
     }
-    rows::execute(connection, UPDATE_METADATA, &columns, &last.into_values().collect::<Vec<_>>()).await.map(|_| ())
+    let rows = last.into_values().collect::<Vec<_>>();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<_> = rows.iter().map(|(team, id, ..)| (*id, team.as_str())).collect();
+    let known = metadata_bytes(connection, &ids, Lock::Take).await?;
+    for (team, id, _, metadata) in &rows {
+        if let Some(bytes) = known.get(id) {
+            change(changes, team, Amounts::bytes(signed(metadata.len()) - bytes));
+        }
+    }
+    rows::execute(connection, UPDATE_METADATA, &columns, &rows).await.map(|_| ())
+}
+
+/// Whether rows that are read are locked on Postgres.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lock {
+    /// Until the end of the transaction.
+    Take,
+    /// Not at all.
+    None,
+}
+
+/// How many bytes the metadata of those instances have that are there and of these teams.
+pub(super) async fn metadata_bytes(
+    connection: &mut Connection,
+    ids: &[(Uuid, &str)],
+    lock: Lock,
+) -> Result<HashMap<Uuid, i64>, StoreError> {
+    let columns = [Column::Uuid(|row: &(Uuid, &str)| row.0), Column::Text(|row| row.1)];
+    let sql = if lock == Lock::Take { format!("{METADATA_BYTES}{{lock}}") } else { METADATA_BYTES.to_owned() };
+    let found: Vec<(Uuid, i64)> = rows::fetch(connection, &sql, &columns, ids).await?;
+    Ok(found.into_iter().collect())
 }
 
 /// A row that was not there, or not as it was expected, says so by its absence. Whose it was is asked in a second try.

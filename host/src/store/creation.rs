@@ -7,9 +7,10 @@ use uuid::Uuid;
 
 use super::backend::Connection;
 use super::rows::{self, Column};
+use super::usage::{Amounts, ROW_BYTES};
 use super::{StoreError, error, signed, to_json};
 use crate::clock::Timestamp;
-use crate::model::{Instance, NewInstance};
+use crate::model::{Instance, NewInstance, RequestHash, StartFingerprint};
 
 /// What became of a new instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -18,12 +19,37 @@ pub struct Created {
     pub id: Uuid,
     /// Whether it was the first's.
     pub existing: bool,
+    /// Whether what was asked for is what the first asked for, so that its instance is the right answer. What was
+    /// created before requests were remembered is the answer to any.
+    #[serde(skip)]
+    pub same_request: bool,
 }
+
+/// The instance that has an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyHolder {
+    /// Its id.
+    pub id: Uuid,
+    /// The request that created it; none for an instance from before requests were remembered.
+    pub request_hash: Option<RequestHash>,
+}
+
+impl KeyHolder {
+    /// Whether it is the answer to this request.
+    pub fn answers(&self, request_hash: &RequestHash) -> bool {
+        self.request_hash.is_none_or(|known| known == *request_hash)
+    }
+}
+
+/// The instances that have idempotency keys, by workflow and key.
+pub type KeyHolders = HashMap<(Uuid, String), KeyHolder>;
 
 /// A new instance with its JSON written.
 pub(super) struct NewRow {
     pub(super) instance: Instance,
     pub(super) idempotency_key: Option<String>,
+    /// With an idempotency key only.
+    request_hash: Option<RequestHash>,
     /// The host that creates it looks after it.
     owner: Uuid,
     traceparent: Option<String>,
@@ -33,15 +59,21 @@ pub(super) struct NewRow {
 impl NewRow {
     pub(super) fn new(mut new: NewInstance, owner: Uuid) -> Result<Self, StoreError> {
         let idempotency_key = new.idempotency_key.take();
+        let request_hash = idempotency_key.is_some().then(|| StartFingerprint::from(&new).hash());
         let instance = Instance::from(new);
         let traceparent = instance.traceparent.map(|parent| parent.to_string());
         let pins = to_json(&instance.pins)?;
-        Ok(Self { instance, idempotency_key, owner, traceparent, pins })
+        Ok(Self { instance, idempotency_key, request_hash, owner, traceparent, pins })
     }
 
     /// Its workflow and its idempotency key, if it has one.
     pub(super) fn key(&self) -> Option<Key<'_>> {
         self.idempotency_key.as_deref().map(|key| (self.instance.workflow_id, key))
+    }
+
+    /// What it adds to what its team has.
+    pub(super) fn amounts(&self) -> Amounts {
+        Amounts { unfinished: 1, bytes: ROW_BYTES + signed(self.bytes()) }
     }
 
     /// Bytes of the texts that have no small bound.
@@ -58,7 +90,7 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
     // Only the key may be taken; an id that is there already is a mistake and stays an error.
     let sql = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
         entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
-        created_at, started_at, updated_at, wake_at, owner, traceparent) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
+        created_at, started_at, updated_at, wake_at, owner, traceparent, root_id, request_hash) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
         ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING";
     let columns = [
         Column::Uuid(|new: &&NewRow| new.instance.id),
@@ -84,9 +116,11 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
         Column::MaybeInteger(|new| new.instance.wake_at.map(Timestamp::as_micros)),
         Column::Uuid(|new| new.owner),
         Column::MaybeText(|new| new.traceparent.as_deref()),
+        Column::MaybeUuid(|new| new.instance.root_id),
+        Column::MaybeBytes(|new| new.request_hash.as_ref().map(RequestHash::as_slice)),
     ];
     let inserted = rows::execute(connection, sql, &columns, new).await?;
-    let fresh = |new: &&NewRow| Created { id: new.instance.id, existing: false };
+    let fresh = |new: &&NewRow| Created { id: new.instance.id, existing: false, same_request: true };
     if usize::try_from(inserted) == Ok(new.len()) {
         return Ok(new.iter().map(fresh).collect());
     }
@@ -96,25 +130,29 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
     let created = new.iter().map(|new| match new.key() {
         None => Ok(fresh(new)),
         Some((workflow, key)) => {
-            let id = known.get(&(workflow, key.to_owned())).copied();
+            let holder = known.get(&(workflow, key.to_owned())).copied();
             let lost = || error::corrupt("an instance that was neither created nor there", new.instance.id);
-            id.ok_or_else(lost).map(|id| Created { id, existing: id != new.instance.id })
+            let holder = holder.ok_or_else(lost)?;
+            let same_request = new.request_hash.as_ref().is_none_or(|hash| holder.answers(hash));
+            Ok(Created { id: holder.id, existing: holder.id != new.instance.id, same_request })
         }
     });
     created.collect()
 }
 
 /// The instances of the given workflows with the given idempotency keys.
-pub(super) const WITH_KEYS: &str = "SELECT seen.workflow_id, seen.idempotency_key, seen.id \
+pub(super) const WITH_KEYS: &str = "SELECT seen.workflow_id, seen.idempotency_key, seen.id, seen.request_hash \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.workflow_id = given.column1 \
     AND seen.idempotency_key = given.column2 AND seen.idempotency_key IS NOT NULL";
 
 /// The instances that have these keys.
-pub(super) async fn with_keys(
-    connection: &mut Connection,
-    keys: &[Key<'_>],
-) -> Result<HashMap<(Uuid, String), Uuid>, StoreError> {
+pub(super) async fn with_keys(connection: &mut Connection, keys: &[Key<'_>]) -> Result<KeyHolders, StoreError> {
     let columns = [Column::Uuid(|key: &Key| key.0), Column::Text(|key| key.1)];
-    let found: Vec<(Uuid, String, Uuid)> = rows::fetch(connection, WITH_KEYS, &columns, keys).await?;
-    Ok(found.into_iter().map(|(workflow, key, id)| ((workflow, key), id)).collect())
+    let found: Vec<(Uuid, String, Uuid, Option<Vec<u8>>)> = rows::fetch(connection, WITH_KEYS, &columns, keys).await?;
+    let holder = |(workflow, key, id, hash): (Uuid, String, Uuid, Option<Vec<u8>>)| {
+        let request_hash = hash.map(RequestHash::try_from).transpose();
+        let request_hash = request_hash.map_err(|_| error::corrupt("the hash of a request", id))?;
+        Ok(((workflow, key), KeyHolder { id, request_hash }))
+    };
+    found.into_iter().map(holder).collect()
 }

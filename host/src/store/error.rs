@@ -41,6 +41,14 @@ pub enum StoreError {
     /// A statement went against a constraint: two writers raced for one row.
     #[error("a row changed meanwhile ({0}); try again")]
     Constraint(String),
+    /// A quota of the team is used up.
+    #[error("{message}")]
+    Quota {
+        /// [`QUOTA_UNFINISHED`] or [`QUOTA_STORED`].
+        code: &'static str,
+        /// One sentence: the quota, and what can be done.
+        message: String,
+    },
     /// A page is to begin after an item of another list.
     #[error("the cursor is of a list in another order: begin again without it, or ask as for the page that gave it")]
     Cursor,
@@ -84,6 +92,14 @@ pub enum CommitError {
 
 /// Code of [`CommitError::Rejected`]: an increment met a value that is not a decimal number of 64 bits.
 pub const NOT_A_NUMBER: &str = "not-a-number";
+/// Code of [`CommitError::Rejected`] and [`StoreError::Quota`]: the team has too many instances that have not ended.
+pub const QUOTA_UNFINISHED: &str = "quota-unfinished-instances";
+/// Code of [`CommitError::Rejected`] and [`StoreError::Quota`]: the team has stored too much.
+pub const QUOTA_STORED: &str = "quota-stored-bytes";
+/// Code of [`CommitError::Rejected`]: the instances that descend from one root are too many.
+pub const DESCENDANTS_EXHAUSTED: &str = "descendants-exhausted";
+/// Code of [`CommitError::Rejected`]: the root was cancelled together with its descendants.
+pub const ROOT_CANCELLED: &str = "root-cancelled";
 /// Code of [`CommitError::Rejected`]: a text or value that one of the databases cannot hold.
 pub const INVALID_VALUE: &str = "invalid-value";
 
@@ -171,6 +187,9 @@ impl CommitError {
         match self {
             Self::Store(error) => error,
             Self::Conflict(what) => StoreError::Constraint(what),
+            Self::Rejected { code: code @ (QUOTA_UNFINISHED | QUOTA_STORED), message } => {
+                StoreError::Quota { code, message }
+            }
             Self::Rejected { message, .. } => StoreError::Value(message),
         }
     }

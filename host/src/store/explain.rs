@@ -12,8 +12,8 @@ use super::sql::{Bind, Sql};
 use super::{ApprovalFilter, Cursor, InstanceFilter, Page, Period, Store, WorkflowFilter};
 use super::{AuditFilter, HistoryQuery, HistoryStep, SeriesKind};
 use super::{
-    alerts, approvals, audit, commit, creation, history, instances, metadata, retention, silences, statuses,
-    storage_writes, workflows,
+    alerts, approvals, audit, commit, creation, history, idempotency, instances, metadata, retention, silences,
+    statuses, storage_writes, trees, workflows,
 };
 use crate::clock::Timestamp;
 use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance, WorkflowStatus};
@@ -88,6 +88,7 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
             input: json!({ "amount": index }).into(),
             idempotency_key: None,
             depth: 0,
+            root_id: (index % 10 == 9).then(|| Uuid::from_u128(index as u128 / 100)),
             traceparent: None,
             created_at: seconds(index),
         });
@@ -282,6 +283,14 @@ fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
                 instances::DUE,
                 vec![Bind::Id(Uuid::nil()), micros(seconds(INSTANCES)), Bind::Number(PAGE.into())],
             ),
+        ),
+        (
+            "idx_workflow_instances_root_id",
+            Sql::with_binds(trees::UNFINISHED, vec![Bind::Id(Uuid::from_u128(7)), Bind::Id(one), Bind::Number(100)]),
+        ),
+        (
+            "idx_idempotency_keys_created_at",
+            Sql::with_binds(idempotency::OLD, vec![micros(seconds(100)), Bind::Number(100)]),
         ),
         ("idx_workflow_instances_completed_at", retention::batch(&acme(), seconds(5_000), None, 500)),
         ("idx_workflow_instances_completed_at", retention::batch(&acme(), seconds(5_000), Some(by_time()), 500)),

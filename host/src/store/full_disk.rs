@@ -34,6 +34,7 @@ async fn instance(store: &Store) -> Uuid {
         input: json!({}).into(),
         idempotency_key: None,
         depth: 0,
+        root_id: None,
         traceparent: None,
         created_at: NOW,
     };

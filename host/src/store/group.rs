@@ -8,7 +8,7 @@
 //! when the database refuses a row for a reason of its own, which nobody could see beforehand, does each job get a
 //! savepoint.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use uuid::Uuid;
 
@@ -17,6 +17,8 @@ use super::commit::{self, PreparedCommit, StepCommit};
 use super::creation::{self, Created, Key, NewRow};
 use super::stale::Stale;
 use super::storage_writes::{Entries, Versions};
+use super::trees::{self, Trees};
+use super::usage::{Amounts, Changes, change};
 use super::{CommitError, Core, StoreError};
 use crate::model::{Name, TraceParent};
 
@@ -72,9 +74,7 @@ impl Work {
 
     /// Whether something may refuse it that its UPDATEs do not tell.
     fn has_conditions(&self) -> bool {
-        self.step().is_some_and(|prepared| {
-            prepared.looked_at().next().is_some() || prepared.instances.iter().any(|new| new.idempotency_key.is_some())
-        })
+        self.step().is_some_and(|prepared| prepared.looked_at().next().is_some() || !prepared.instances.is_empty())
     }
 
     /// What is out of date once it is written.
@@ -97,11 +97,13 @@ impl Work {
 
 /// Writes all in one transaction; an error is everybody's.
 pub(super) async fn write(core: &Core, versions: &Versions, works: &[&Work]) -> Result<Vec<Outcome>, StoreError> {
+    core.settle_usage().await?;
     for looking in [works.iter().any(|work| work.has_conditions()), true] {
         let mut writing = core.backend.begin().await?;
-        match write_in_order(&mut writing, versions, works, looking).await {
+        let mut changes = Changes::new();
+        match write_in_order(core, &mut writing, versions, works, looking, &mut changes).await {
             Ok(outcomes) => {
-                core.commit(writing, &stale(works)).await?;
+                core.commit_counted(writing, &stale(works), &changes).await?;
                 return Ok(outcomes);
             }
             Err(error) if error.is_the_jobs_own() => {
@@ -120,10 +122,15 @@ pub(super) async fn write(core: &Core, versions: &Versions, works: &[&Work]) -> 
 async fn write_each(core: &Core, versions: &Versions, works: &[&Work]) -> Result<Vec<Outcome>, StoreError> {
     let mut writing = core.backend.begin().await?;
     let mut outcomes = Vec::with_capacity(works.len());
+    let mut changes = Changes::new();
     for work in works {
         writing.execute("SAVEPOINT job").await?;
-        match write_in_order(&mut writing, versions, &[*work], true).await {
-            Ok(written) => outcomes.extend(written),
+        let mut with_this = changes.clone();
+        match write_in_order(core, &mut writing, versions, &[*work], true, &mut with_this).await {
+            Ok(written) => {
+                outcomes.extend(written);
+                changes = with_this;
+            }
             Err(error) if error.is_the_jobs_own() => {
                 writing.execute("ROLLBACK TO SAVEPOINT job").await?;
                 outcomes.push(Err(error));
@@ -132,7 +139,7 @@ async fn write_each(core: &Core, versions: &Versions, works: &[&Work]) -> Result
         }
         writing.execute("RELEASE SAVEPOINT job").await?;
     }
-    core.commit(writing, &stale(works)).await?;
+    core.commit_counted(writing, &stale(works), &changes).await?;
     Ok(outcomes)
 }
 
@@ -165,23 +172,26 @@ fn batches<'a, 'w>(works: &'a [&'w Work]) -> Vec<&'a [&'w Work]> {
     batches
 }
 
-/// After an error the caller rolls back to before it.
+/// After an error the caller rolls back to before it. Adds to `changes` what teams have more or less then.
 async fn write_in_order(
+    core: &Core,
     connection: &mut Connection,
     versions: &Versions,
     works: &[&Work],
     looking: bool,
+    changes: &mut Changes,
 ) -> Result<Vec<Outcome>, CommitError> {
     let mut outcomes = Vec::with_capacity(works.len());
     for batch in batches(works) {
-        let mut seen = if looking { Seen::look(connection, batch).await? } else { Seen::default() };
+        let mut seen = Seen::look(core, connection, batch, looking, changes).await?;
         let verdicts: Vec<_> = batch.iter().map(|work| seen.decide(work, versions)).collect();
         if !looking && verdicts.iter().any(Result::is_err) {
             return Err(CommitError::Conflict("a commit, without a look at its instance,".to_owned()));
         }
         let accepted: Vec<&Work> =
             batch.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok()).map(|(work, _)| *work).collect();
-        let mut written = write_accepted(connection, &accepted, seen.entries).await?.into_iter();
+        *changes = seen.changes;
+        let mut written = write_accepted(connection, &accepted, seen.entries, changes).await?.into_iter();
         for verdict in verdicts {
             outcomes.push(verdict.and_then(|()| written.next().ok_or_else(lost)));
         }
@@ -193,12 +203,17 @@ fn lost() -> CommitError {
     StoreError::Corrupt("the outcome of a commit is missing".to_owned()).into()
 }
 
-/// What the conditions of a batch are about: as it is, and then as those leave it that were decided to be written.
-#[derive(Default)]
+/// The rows that the conditions of a batch refer to: as they are, and then as each accepted job leaves them.
 struct Seen<'a> {
+    core: &'a Core,
     /// None if nobody has looked.
     rows: Option<SeenRows>,
     entries: Entries<'a>,
+    trees: Trees,
+    /// What teams have more or less by the steps that were accepted, without metadata.
+    changes: Changes,
+    /// The same with the instances that clients create, as far as their idempotency keys are not known to be taken.
+    claimed: Changes,
 }
 
 struct SeenRows {
@@ -211,33 +226,94 @@ struct SeenRows {
 }
 
 impl<'a> Seen<'a> {
-    async fn look(connection: &mut Connection, batch: &[&'a Work]) -> Result<Self, StoreError> {
+    /// Entries are always read, because a quota counts the bytes that are replaced; the rest only if `looking`.
+    async fn look(
+        core: &'a Core,
+        connection: &mut Connection,
+        batch: &[&'a Work],
+        looking: bool,
+        changes: &Changes,
+    ) -> Result<Self, StoreError> {
         let steps: Vec<&'a PreparedCommit> = batch.iter().filter_map(|work| work.step()).collect();
-        let keys: Vec<Key<'a>> = batch.iter().flat_map(|work| work.created()).filter_map(NewRow::key).collect();
-        let rows = SeenRows {
-            current: commit::current(connection, &steps).await?,
-            pending: commit::pending(connection, &steps).await?,
-            keys: creation::with_keys(connection, &keys).await?.into_keys().collect(),
-        };
-        let looked_at = steps.iter().flat_map(|prepared| prepared.looked_at()).collect();
-        Ok(Self { rows: Some(rows), entries: Entries::look(connection, looked_at).await? })
+        let mut rows = None;
+        let mut trees = Trees::default();
+        if looking {
+            let keys: Vec<Key<'a>> = batch.iter().flat_map(|work| work.created()).filter_map(NewRow::key).collect();
+            rows = Some(SeenRows {
+                current: commit::current(connection, &steps).await?,
+                pending: commit::pending(connection, &steps).await?,
+                keys: creation::with_keys(connection, &keys).await?.into_keys().collect(),
+            });
+            let creating = steps.iter().filter(|prepared| !prepared.instances.is_empty());
+            let roots = creating.map(|prepared| prepared.commit.instance.root());
+            trees = Trees::lock(connection, roots.collect()).await?;
+        }
+        let written = steps.iter().flat_map(|prepared| prepared.written()).collect();
+        let entries = Entries::look(connection, written).await?;
+        Ok(Self { core, rows, entries, trees, changes: changes.clone(), claimed: changes.clone() })
     }
 
     /// Whether work may be written after all that was decided before it.
     fn decide(&mut self, work: &'a Work, versions: &Versions) -> Result<(), CommitError> {
-        if let Some(prepared) = work.step() {
-            if let Some(rows) = &self.rows {
-                rows.check(prepared)?;
-            }
-            let StepCommit { instance, effects, now, .. } = &prepared.commit;
-            if !effects.storage.is_empty() {
-                self.entries.apply(&instance.team, &effects.storage, *now, versions.next(*now))?;
-            }
+        match work {
+            Work::Step(prepared) => self.decide_step(prepared, versions)?,
+            Work::Create(new) => self.decide_creation(new)?,
         }
         if let Some(rows) = &mut self.rows {
             let taken = work.created().iter().filter_map(NewRow::key);
             rows.keys.extend(taken.map(|(workflow, key)| (workflow, key.to_owned())));
         }
+        Ok(())
+    }
+}
+
+impl<'a> Seen<'a> {
+    /// Whether a step may be written: its conditions hold, its entries can be written, and its team has room.
+    fn decide_step(&mut self, prepared: &'a PreparedCommit, versions: &Versions) -> Result<(), CommitError> {
+        if let Some(rows) = &self.rows {
+            rows.check(prepared)?;
+        }
+        let StepCommit { instance, effects, now, .. } = &prepared.commit;
+        let (team, mut amounts) = (&instance.team, prepared.amounts());
+        let Self { core, entries, trees, claimed, .. } = self;
+        let mut allow = |entries_bytes: i64| {
+            amounts += Amounts::bytes(entries_bytes);
+            if prepared.needs_room() {
+                let created = i64::try_from(prepared.instances.len()).unwrap_or(i64::MAX);
+                let more = Amounts { unfinished: created, bytes: amounts.bytes + prepared.metadata_bytes() };
+                core.usage.check(team, claimed.get(team).copied().unwrap_or_default(), more)?;
+            }
+            match prepared.instances.len() as u64 {
+                0 => Ok(()),
+                count => trees.take(instance.root(), count, core.descendants_max),
+            }
+        };
+        if effects.storage.is_empty() {
+            allow(0)?;
+        } else {
+            entries.apply(team, &effects.storage, *now, versions.next(*now), allow)?;
+        }
+        change(&mut self.changes, team, amounts);
+        change(&mut self.claimed, team, amounts);
+        Ok(())
+    }
+
+    /// An instance that is there already takes no more room, as far as that is known.
+    fn decide_creation(&mut self, new: &[NewRow]) -> Result<(), CommitError> {
+        let mut more = Changes::new();
+        let mut own = HashSet::new();
+        for row in new {
+            let is_taken = |(workflow, key): Key<'_>| {
+                self.rows.as_ref().is_some_and(|rows| rows.keys.contains(&(workflow, key.to_owned())))
+            };
+            if row.key().is_none_or(|key| !is_taken(key) && own.insert(key)) {
+                change(&mut more, &row.instance.team, row.amounts());
+            }
+        }
+        for (team, by) in &more {
+            self.core.usage.check(team, self.claimed.get(team).copied().unwrap_or_default(), *by)?;
+        }
+        more.iter().for_each(|(team, by)| change(&mut self.claimed, team, *by));
         Ok(())
     }
 }
@@ -270,6 +346,7 @@ async fn write_accepted(
     connection: &mut Connection,
     works: &[&Work],
     entries: Entries<'_>,
+    changes: &mut Changes,
 ) -> Result<Vec<Written>, CommitError> {
     let steps: Vec<&PreparedCommit> = works.iter().filter_map(|work| work.step()).collect();
     // The guard comes first: most conflicts are found by one statement.
@@ -281,11 +358,17 @@ async fn write_accepted(
     entries.write(connection).await?;
     let new: Vec<&NewRow> = works.iter().flat_map(|work| work.created()).collect();
     let mut created = creation::insert(connection, &new).await?.into_iter();
-    commit::update_metadata(connection, &steps).await?;
+    trees::add(connection, &created_of_roots(&steps)).await?;
+    commit::update_metadata(connection, &steps, changes).await?;
     let written = works.iter().map(|work| {
         let created: Vec<_> = created.by_ref().take(work.created().len()).collect();
         match work {
-            Work::Create(_) => Ok(Written::Created(created)),
+            Work::Create(new) => {
+                for (row, _) in new.iter().zip(&created).filter(|(_, created)| !created.existing) {
+                    change(changes, &row.instance.team, row.amounts());
+                }
+                Ok(Written::Created(created))
+            }
             Work::Step(_) if created.iter().any(|created| created.existing) => {
                 Err(CommitError::Conflict("an idempotency key".to_owned()))
             }
@@ -293,4 +376,13 @@ async fn write_accepted(
         }
     });
     written.collect()
+}
+
+/// How many descendants of each root these steps create.
+fn created_of_roots(steps: &[&PreparedCommit]) -> BTreeMap<Uuid, u64> {
+    let mut created = BTreeMap::new();
+    for prepared in steps.iter().filter(|prepared| !prepared.instances.is_empty()) {
+        *created.entry(prepared.commit.instance.root()).or_default() += prepared.instances.len() as u64;
+    }
+    created
 }

@@ -175,7 +175,10 @@ impl Core {
                 () = closing.cancelled() => break,
                 _ = ticks.tick() => {}
             }
-            let kept = self.renew().await;
+            let mut kept = self.renew().await;
+            if kept.is_ok() {
+                kept = self.read_usage().await;
+            }
             if clearings > 0 && kept.is_ok() {
                 // A host that is not seen here has not renewed its lease for long enough to announce what it writes.
                 if self.host.peers() > 0 {

@@ -1,6 +1,5 @@
 //! Reading instances and attempts. They are written by [`super::commit`] and [`super::creation`] only.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -10,7 +9,8 @@ use super::cache::{Fresh, Noun};
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::sql::{Bind, Sql};
 use super::{
-    InstanceSummary, Page, Store, StoreError, creation, error, from_json, instance_summaries, parse, signed, unsigned,
+    InstanceSummary, KeyHolders, Page, Store, StoreError, creation, error, from_json, instance_summaries, parse, signed,
+    unsigned,
 };
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
@@ -93,6 +93,7 @@ pub(super) struct InstanceRow {
     metadata: String,
     failure: Option<String>,
     depth: i64,
+    root_id: Option<Uuid>,
     created_at: i64,
     started_at: i64,
     updated_at: i64,
@@ -135,6 +136,7 @@ impl InstanceRow {
             metadata: Json::stored(self.metadata),
             failure: self.failure.map(|text| from_json::<Failure>("an instance's failure", &text)).transpose()?,
             depth: unsigned("an instance's depth", self.depth)?,
+            root_id: self.root_id,
             traceparent: self.traceparent.map(|text| parse("an instance's traceparent", &text)).transpose()?,
             created_at: Timestamp::from_micros(self.created_at),
             started_at: Timestamp::from_micros(self.started_at),
@@ -222,14 +224,11 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn instances_with_keys(
-        &self,
-        mut keys: Vec<(Uuid, String)>,
-    ) -> Result<HashMap<(Uuid, String), Uuid>, StoreError> {
+    pub async fn instances_with_keys(&self, mut keys: Vec<(Uuid, String)>) -> Result<KeyHolders, StoreError> {
         keys.sort_unstable();
         keys.dedup();
         if keys.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(KeyHolders::new());
         }
         let store = self.clone();
         self.detached(async move {
@@ -316,8 +315,8 @@ pub(super) const DUE: &str = "SELECT id FROM workflow_instances WHERE owner = $1
 async fn row_of(connection: &mut Connection, id: Uuid) -> Result<Option<InstanceRow>, StoreError> {
     Ok(on!(connection, c => sqlx::query_as(
         "SELECT id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, project_id, \
-         started_by, status, current_step, version, input, output, metadata, failure, depth, created_at, started_at, \
-         updated_at, completed_at, wake_at, owner, traceparent FROM workflow_instances WHERE id = $1",
+         started_by, status, current_step, version, input, output, metadata, failure, depth, root_id, created_at, \
+         started_at, updated_at, completed_at, wake_at, owner, traceparent FROM workflow_instances WHERE id = $1",
     )
     .bind(id)
     .fetch_optional(c)

@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
 use super::backend::Connection;
-use super::commit::UPDATE_METADATA;
+use super::commit::{Lock, UPDATE_METADATA, metadata_bytes};
 use super::rows::{self, Column};
 use super::stale::Stale;
-use super::{Store, StoreError, statuses};
+use super::usage::{Amounts, Changes};
+use super::{CommitError, Store, StoreError, signed, statuses};
 use crate::clock::Timestamp;
 use crate::model::{Json, Name};
 
@@ -49,6 +50,9 @@ impl Store {
         if rows.is_empty() {
             return Ok(HashSet::new());
         }
+        // As if nothing was replaced: whoever has no room for that is at the quota as good as.
+        let bytes = Amounts::bytes(signed(rows.values().map(Json::len).sum::<usize>()));
+        self.core().usage.check(team, Amounts::default(), bytes).map_err(CommitError::for_creation)?;
         let (store, team, rows) = (self.clone(), team.clone(), Vec::from_iter(rows));
         self.detached(async move { store.write_metadata(&team, &rows).await }).await
     }
@@ -77,10 +81,17 @@ impl Store {
         locked: Locked,
     ) -> Result<Vec<Uuid>, StoreError> {
         let mut writing = self.core().backend.begin().await?;
-        let written = update(&mut writing, team, rows, self.now(), locked).await?;
+        let ids: Vec<_> = rows.iter().map(|(id, _)| (*id, team.as_str())).collect();
+        let before = metadata_bytes(&mut writing, &ids, Lock::None).await?;
+        let written: HashSet<Uuid> = HashSet::from_iter(update(&mut writing, team, rows, self.now(), locked).await?);
+        let more = rows
+            .iter()
+            .filter(|(id, _)| written.contains(id))
+            .map(|(id, metadata)| signed(metadata.len()) - before.get(id).copied().unwrap_or_default());
+        let changes = Changes::from([(team.clone(), Amounts::bytes(more.sum()))]);
         let stale: Vec<_> = written.iter().map(|id| Stale::Instance { team: team.clone(), id: *id }).collect();
-        self.core().commit(writing, &stale).await?;
-        Ok(written)
+        self.core().commit_counted(writing, &stale, &changes).await?;
+        Ok(written.into_iter().collect())
     }
 }
 

@@ -23,6 +23,7 @@ mod full_disk;
 mod group;
 mod history;
 mod hosts;
+mod idempotency;
 mod instance_summaries;
 mod instances;
 mod listing;
@@ -44,6 +45,8 @@ mod statuses;
 mod storage;
 mod storage_writes;
 mod tokens;
+mod trees;
+mod usage;
 mod wal;
 mod workflows;
 
@@ -63,9 +66,13 @@ pub use audit::{AuditActor, AuditEntry, AuditFilter};
 pub use cache::{CacheAdvice, CacheKind, CacheStats, CacheSuggestion, CurvePoint, MissCauses, Removed};
 pub use commit::StepCommit;
 pub use committer::CommitStats;
-pub use creation::Created;
-pub use error::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StoreError};
+pub use creation::{Created, KeyHolder, KeyHolders};
+pub use error::{
+    CommitError, DESCENDANTS_EXHAUSTED, INVALID_VALUE, NOT_A_NUMBER, QUOTA_STORED, QUOTA_UNFINISHED, ROOT_CANCELLED,
+    StoreError,
+};
 pub use history::{Added, Counted, HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesKind};
+pub use idempotency::{KeyedRequest, Reservation};
 pub use instance_summaries::{InstancePayload, InstanceSummary};
 pub use instances::InstanceFilter;
 pub use listing::{Cursor, Period};
@@ -77,6 +84,7 @@ pub use second_level::SecondLevelStats;
 pub use silences::Silence;
 pub use statuses::InstanceState;
 pub use tokens::{NewToken, Token};
+pub use usage::TeamUsage;
 pub use workflows::{Applied, Workflow, WorkflowFilter, WorkflowSummary, WorkflowVersion};
 
 use backend::{Address, Backend, on};
@@ -86,6 +94,7 @@ use hosts::Host;
 use lock::Lock;
 use reading::GuestReads;
 use second_level::SecondLevel;
+use usage::Usage;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
@@ -138,6 +147,9 @@ struct Core {
     tracer: Tracer,
     tasks: TaskTracker,
     statistics: maintenance::Statistics,
+    usage: Usage,
+    /// `limits.batch_descendants_max`
+    descendants_max: u64,
     /// The disk has failed.
     broken: CancellationToken,
     /// Guests run on threads of their own, and what they read must not wait for them.
@@ -207,6 +219,8 @@ impl Store {
                 let threads = tokio::runtime::Handle::current();
                 let redis = SecondLevel::new(&config.redis, identity(&backend).await?)?;
                 let broken = CancellationToken::new();
+                let usage = Usage::new(&config.quotas);
+                let descendants_max = config.limits.batch_descendants_max;
                 let core = Arc::new(Core {
                     backend,
                     guest_reads: GuestReads::new(&config.database),
@@ -217,6 +231,8 @@ impl Store {
                     tracer,
                     tasks,
                     statistics,
+                    usage,
+                    descendants_max,
                     broken,
                     threads,
                 });
@@ -227,6 +243,10 @@ impl Store {
                         return Err(error);
                     }
                 };
+                if let Err(error) = core.settle_usage().await {
+                    core.backend.close().await;
+                    return Err(error);
+                }
                 let closing = CancellationToken::new();
                 if let Some(listener) = listener {
                     core.tasks.spawn(Arc::clone(&core).listen(listener, closing.clone()));

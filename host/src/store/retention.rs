@@ -16,7 +16,8 @@ use super::backend::{Connection, on};
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::sql::{Bind, Sql};
 use super::stale::Stale;
-use super::{Store, StoreError, parse, unsigned};
+use super::usage::{self, Amounts, Changes};
+use super::{Store, StoreError, parse, trees, unsigned};
 use crate::clock::Timestamp;
 use crate::model::{EntryKey, Name, Space};
 
@@ -161,12 +162,14 @@ impl Store {
                 writing.rollback().await?;
                 return Ok(FinishedBatch { counts: FinishedCounts::default(), next });
             };
+            let mut changes = Changes::new();
+            usage::change(&mut changes, &team, Amounts::bytes(-stored_bytes(&mut writing, &team, &ids).await?));
             let deleted = delete(&mut writing, &team, &ids).await?;
             let instances = ids.into_iter().map(|id| Stale::Instance { team: team.clone(), id });
             let entries = deleted.entries.into_iter().map(|key| Stale::Entry { team: team.clone(), key });
             let approvals = Stale::DecidedApprovals { team: team.clone() };
             let stale: Vec<_> = instances.chain(entries).chain([approvals]).collect();
-            store.core().commit(writing, &stale).await?;
+            store.core().commit_counted(writing, &stale, &changes).await?;
             Ok(FinishedBatch { counts: deleted.counts, next })
         })
         .await
@@ -264,6 +267,23 @@ async fn count(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result
     Ok(FinishedCounts { instances: ids.len() as u64, attempts, approvals, entries })
 }
 
+/// How many bytes instances count with all that is theirs.
+async fn stored_bytes(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result<i64, StoreError> {
+    let buckets = ids.iter().map(|id| Space::Instance(*id).to_string());
+    let mut bytes = 0;
+    for (what, sql) in [
+        (usage::INSTANCE_BYTES, of_instances(" FROM workflow_instances WHERE id", ids)),
+        (usage::ATTEMPT_BYTES, of_instances(" FROM step_attempts WHERE instance_id", ids)),
+        (usage::APPROVAL_BYTES, of_instances(" FROM workflow_approvals WHERE instance_id", ids)),
+        (usage::ENTRY_BYTES, of_buckets(" FROM plugin_storage WHERE team = ", team, buckets)),
+    ] {
+        let rows: Vec<(i64,)> =
+            sql.after(&format!("SELECT CAST(COALESCE(SUM({what}), 0) AS BIGINT)")).rows(connection).await?;
+        bytes += rows.first().map_or(0, |(bytes,)| *bytes);
+    }
+    Ok(bytes)
+}
+
 async fn delete(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result<Deleted, StoreError> {
     let buckets: HashMap<String, Uuid> = ids.iter().map(|id| (Space::Instance(*id).to_string(), *id)).collect();
     let attempts = of_instances("DELETE FROM step_attempts WHERE instance_id", ids).execute(connection).await?;
@@ -271,7 +291,9 @@ async fn delete(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Resul
     let mut entries = of_buckets("DELETE FROM plugin_storage WHERE team = ", team, buckets.keys().cloned());
     entries.push(" RETURNING space, key");
     let entries: Vec<(String, String)> = entries.rows(connection).await?;
+    let roots = trees::roots_of(connection, ids).await?;
     let instances = of_instances("DELETE FROM workflow_instances WHERE id", ids).execute(connection).await?;
+    trees::forget(connection, &roots).await?;
     let counts = FinishedCounts { instances, attempts, approvals, entries: entries.len() as u64 };
     let key =
         |(space, key): (String, String)| buckets.get(&space).map(|id| EntryKey { space: Space::Instance(*id), key });

@@ -34,6 +34,7 @@ pub(super) enum Column<R> {
     Text(for<'r> fn(&'r R) -> &'r str),
     MaybeText(for<'r> fn(&'r R) -> Option<&'r str>),
     Bytes(for<'r> fn(&'r R) -> &'r [u8]),
+    MaybeBytes(for<'r> fn(&'r R) -> Option<&'r [u8]>),
 }
 
 /// Runs a statement on rows, and says how many it affected.
@@ -108,6 +109,7 @@ fn sqlite<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, Sq
                 Column::Text(value) => arguments.add(value(row)),
                 Column::MaybeText(value) => arguments.add(value(row)),
                 Column::Bytes(value) => arguments.add(value(row)),
+                Column::MaybeBytes(value) => arguments.add(value(row)),
             }
             .map_err(sqlx::Error::Encode)?;
         }
@@ -127,6 +129,7 @@ fn postgres<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, 
             Column::Text(value) => ("TEXT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
             Column::MaybeText(value) => ("TEXT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
             Column::Bytes(value) => ("BYTEA", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
+            Column::MaybeBytes(value) => ("BYTEA", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
         };
         added.map_err(sqlx::Error::Encode)?;
         arrays.push(format!("${}::{kind}[]", index + 1));

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::alerts::{AlertKey, HOST};
 use super::backend::on;
 use super::sql::{Bind, Sql};
-use super::{Store, StoreError, parse};
+use super::{KeyedRequest, Store, StoreError, idempotency, parse};
 use crate::clock::Timestamp;
 use crate::model::{AlertRule, Name, Pattern};
 
@@ -76,11 +76,17 @@ impl SilenceRow {
 }
 
 impl Store {
-    /// Begins a silence, unless its team has `most` already that have not ended: then it answers false.
+    /// Begins a silence, unless its team has `most` already that have not ended: then it answers false. With a keyed
+    /// request, the answer to it is kept in the same transaction.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn insert_silence(&self, silence: Silence, most: u32) -> Result<bool, StoreError> {
+    /// The database's; [`StoreError::Constraint`] if the same request was answered meanwhile.
+    pub async fn insert_silence(
+        &self,
+        silence: Silence,
+        most: u32,
+        keyed: Option<(KeyedRequest, String)>,
+    ) -> Result<bool, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let Silence { id, team, rule, subject, comment, created_by, created_at, until } = silence;
@@ -98,6 +104,12 @@ impl Store {
                 .execute(c)
                 .await
                 .map(|done| done.rows_affected()))?;
+            if let Some((request, answer)) = keyed.filter(|_| inserted > 0)
+                && !idempotency::keep(&mut writing, &request, &answer).await?
+            {
+                writing.rollback().await?;
+                return Err(StoreError::Constraint("the same request, with the same key".to_owned()));
+            }
             store.core().commit(writing, &[]).await?;
             Ok(inserted > 0)
         })

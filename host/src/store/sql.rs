@@ -63,6 +63,12 @@ impl Sql {
         self
     }
 
+    /// Puts `text` before what is there.
+    pub(super) fn after(mut self, text: &str) -> Self {
+        self.text.insert_str(0, text);
+        self
+    }
+
     /// Goes on with `text`.
     pub(super) fn push(&mut self, text: &str) -> &mut Self {
         self.text.push_str(text);

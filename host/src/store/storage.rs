@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use sqlx::QueryBuilder;
+use sqlx::{AssertSqlSafe, QueryBuilder};
 
 use super::backend::{Connection, on};
 use super::cache::{Flight, Fresh, Join, Pair, Waiter};
 use super::rows::SQLITE_ROWS_MAX;
 use super::second_level::{Found, Key, Row};
-use super::{Store, StoreError, signed, unsigned};
+use super::usage::{Amounts, Changes, ENTRY_BYTES, change};
+use super::{Store, StoreError, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::effects::Entry;
 use crate::model::{EntryKey, Name, Space};
@@ -257,18 +258,22 @@ impl Store {
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
             // The deadline is asked for again outside, where Postgres looks again if a commit was faster.
-            let deleted = on!(writing, c => sqlx::query(
+            let deleted: Vec<(String, i64)> = on!(writing, c => sqlx::query_as(AssertSqlSafe(format!(
                 "DELETE FROM plugin_storage WHERE expires_at <= $1 AND (team, space, key) IN \
-                 (SELECT team, space, key FROM plugin_storage WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)",
-            )
+                 (SELECT team, space, key FROM plugin_storage WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) \
+                 RETURNING team, CAST({ENTRY_BYTES} AS BIGINT)",
+            )))
             .bind(now.as_micros())
             .bind(signed(limit))
-            .execute(c)
-            .await
-            .map(|done| done.rows_affected()))?;
+            .fetch_all(c)
+            .await)?;
+            let mut changes = Changes::new();
+            for (team, bytes) in &deleted {
+                change(&mut changes, &parse("an entry's team", team)?, Amounts::bytes(-bytes));
+            }
             // What has run out is served to nobody, cached or not.
-            store.core().commit(writing, &[]).await?;
-            Ok(deleted)
+            store.core().commit_counted(writing, &[], &changes).await?;
+            Ok(deleted.len() as u64)
         })
         .await
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::backend::Connection;
 use super::rows::{self, Column};
 use super::storage::is_live;
+use super::usage::ROW_BYTES;
 use super::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StoreError, signed};
 use crate::clock::Timestamp;
 use crate::model::{EntryKey, Guard, Name, StorageWrite, WriteAction};
@@ -47,10 +48,18 @@ pub(super) fn looked_at<'a>(
     writes.iter().filter(looks).map(move |write| (team, &write.key))
 }
 
+/// The keys of the writes.
+pub(super) fn written<'a>(
+    team: &'a Name,
+    writes: &'a [StorageWrite],
+) -> impl Iterator<Item = (&'a Name, &'a EntryKey)> {
+    writes.iter().filter(|write| !write.key.key.contains('\0')).map(move |write| (team, &write.key))
+}
+
 /// The entries of a group of commits.
 #[derive(Default)]
 pub(super) struct Entries<'a> {
-    /// What is there now, of those that somebody looks at.
+    /// What is there now, of all that are written.
     seen: HashMap<(&'a Name, &'a EntryKey), Option<Current>>,
     /// What is to be written. Sorted, so that two hosts on one database lock in the same order.
     becomes: BTreeMap<(&'a Name, &'a EntryKey), Becomes<'a>>,
@@ -63,6 +72,8 @@ struct Current {
     expires_at: Option<Timestamp>,
     /// The value's first [`NUMBER_BYTES`].
     start: Vec<u8>,
+    /// Of the whole row.
+    bytes: i64,
 }
 
 #[derive(Clone)]
@@ -98,7 +109,8 @@ impl<'a> Entries<'a> {
         let asked: Vec<_> = keys.iter().enumerate().map(|(index, key)| Row::key(index, *key)).collect();
         // SQLite does not reorder a CROSS JOIN: a lookup for each key, however small it thinks the table is.
         let sql = format!(
-            "SELECT given.column1, seen.version, seen.expires_at, substr(seen.value, 1, {NUMBER_BYTES}) \
+            "SELECT given.column1, seen.version, seen.expires_at, substr(seen.value, 1, {NUMBER_BYTES}), \
+             CAST(octet_length(seen.value) AS BIGINT) \
              FROM {{rows}} CROSS JOIN plugin_storage AS seen \
              WHERE seen.team = given.column2 AND seen.space = given.column3 AND seen.key = given.column4{{lock}}"
         );
@@ -108,32 +120,39 @@ impl<'a> Entries<'a> {
             Column::Text(|row| &row.space),
             Column::Text(|row| row.key),
         ];
-        let found: Vec<(i64, i64, Option<i64>, Vec<u8>)> = rows::fetch(connection, &sql, &columns, &asked).await?;
+        let found: Vec<(i64, i64, Option<i64>, Vec<u8>, i64)> = rows::fetch(connection, &sql, &columns, &asked).await?;
         let mut found: HashMap<usize, Current> = found
             .into_iter()
-            .filter_map(|(index, version, expires_at, start)| {
+            .filter_map(|(index, version, expires_at, start, value_bytes)| {
                 let expires_at = expires_at.map(Timestamp::from_micros);
-                Some((usize::try_from(index).ok()?, Current { version, expires_at, start }))
+                let index = usize::try_from(index).ok()?;
+                let bytes = ROW_BYTES + signed(asked.get(index)?.key.len()) + value_bytes;
+                Some((index, Current { version, expires_at, start, bytes }))
             })
             .collect();
         let seen = keys.into_iter().enumerate().map(|(index, key)| (key, found.remove(&index))).collect();
         Ok(Self { seen, becomes: BTreeMap::new() })
     }
 
-    /// Adds the writes of the next commit; none of them after an error.
+    /// Adds the writes of the next commit; none of them after an error. `allow` is told by how many bytes they change
+    /// what the team has, and has the last word.
     pub(super) fn apply(
         &mut self,
         team: &'a Name,
         writes: &'a [StorageWrite],
         now: Timestamp,
         version: i64,
+        allow: impl FnOnce(i64) -> Result<(), CommitError>,
     ) -> Result<(), CommitError> {
         check_keys(writes)?;
         let becomes = writes.iter().map(|write| Ok((&write.key, self.after(team, write, now, version)?)));
-        for (key, becomes) in becomes.collect::<Result<Vec<_>, CommitError>>()? {
-            if let Some(seen) = self.seen.get_mut(&(team, key)) {
-                *seen = becomes.seen();
-            }
+        let becomes = becomes.collect::<Result<Vec<_>, CommitError>>()?;
+        let bytes = |entry: Option<&Current>| entry.map_or(0, |entry| entry.bytes);
+        let before = writes.iter().map(|write| bytes(self.seen.get(&(team, &write.key)).and_then(Option::as_ref)));
+        let after = becomes.iter().map(|(key, becomes)| bytes(becomes.seen(key).as_ref()));
+        allow(after.sum::<i64>() - before.sum::<i64>())?;
+        for (key, becomes) in becomes {
+            self.seen.insert((team, key), becomes.seen(key));
             self.becomes.insert((team, key), becomes);
         }
         Ok(())
@@ -188,11 +207,12 @@ impl<'a> Entries<'a> {
 
 impl Becomes<'_> {
     /// As the next commit sees it.
-    fn seen(&self) -> Option<Current> {
+    fn seen(&self, key: &EntryKey) -> Option<Current> {
         match self {
             Self::Value { value, version, expires_at } => {
                 let start = value.iter().take(NUMBER_BYTES).copied().collect();
-                Some(Current { version: *version, expires_at: *expires_at, start })
+                let bytes = ROW_BYTES + signed(key.key.len() + value.len());
+                Some(Current { version: *version, expires_at: *expires_at, start, bytes })
             }
             Self::Nothing => None,
         }

@@ -14,8 +14,8 @@ use crate::model::instance::{
     ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, METADATA_BYTES_MAX, check_text,
 };
 use crate::model::plugin::Interface;
-use crate::model::{Json, Name, NewInstance};
-use crate::store::{Plan, PlanError, StoreError};
+use crate::model::{Json, Name, NewInstance, RequestHash, StartFingerprint};
+use crate::store::{KeyHolders, Plan, PlanError, StoreError};
 
 type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
 
@@ -45,6 +45,17 @@ impl Checked {
             Planned::Archived(workflow) => *workflow,
         };
         Some((workflow, self.item.idempotency_key.clone()?))
+    }
+
+    fn hash(&self) -> RequestHash {
+        let fingerprint = StartFingerprint {
+            workflow: &self.workflow,
+            input: &self.input,
+            entity_type: self.item.entity_type.as_deref(),
+            entity_id: self.item.entity_id.as_deref(),
+            project_id: None,
+        };
+        fingerprint.hash()
     }
 }
 
@@ -136,16 +147,19 @@ impl AttemptState {
     }
 
     /// `known`: the instances that have one of the call's keys already.
-    fn create_one(
-        &mut self,
-        call: &StepCall,
-        checked: Checked,
-        known: &HashMap<(Uuid, String), Uuid>,
-    ) -> Result<String, HostError> {
+    fn create_one(&mut self, call: &StepCall, checked: Checked, known: &KeyHolders) -> Result<String, HostError> {
         if let Some(key) = checked.key()
-            && let Some(id) = self.effects.instance_with_key(&key).or_else(|| known.get(&key).copied())
+            && let Some(holder) = self.effects.instance_with_key(&key).or_else(|| known.get(&key).copied())
         {
-            return Ok(id.to_string());
+            if !holder.answers(&checked.hash()) {
+                return Err(HostError::Invalid(format!(
+                    "idempotency-key-reused: the key '{}' was used before for another request, which created the \
+                     instance {}",
+                    key.1.escape_debug(),
+                    holder.id
+                )));
+            }
+            return Ok(holder.id.to_string());
         }
         let Checked { item, workflow, input, plan } = checked;
         let Planned::Open(plan) = plan else {
@@ -167,6 +181,7 @@ impl AttemptState {
             input,
             idempotency_key: item.idempotency_key,
             depth: call.depth + 1,
+            root_id: Some(call.root_id.unwrap_or(call.instance_id)),
             traceparent: call.trace,
             created_at: self.services.clock.now(),
         });

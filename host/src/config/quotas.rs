@@ -1,0 +1,140 @@
+//! `[quotas]`: what a team may have in the database. `[idempotency]`: how long requests are remembered.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, invalid};
+use crate::model::{Pattern, duration};
+
+/// Overrides are gone through for every group of commits.
+const OVERRIDES_MAX: usize = 1_000;
+
+section! {
+    /// `[quotas]`
+    QuotasConfig {
+        unfinished_instances_max: u64,
+        stored_bytes_max: u64,
+        #[serde(with = "duration")] recount_interval: Duration,
+        #[serde(default)] overrides: Vec<QuotaOverride>,
+    }
+}
+
+section! {
+    /// `[idempotency]`
+    IdempotencyConfig {
+        #[serde(with = "duration")] keep: Duration,
+        keys_per_team_max: u32,
+    }
+}
+
+/// `[[quotas.overrides]]`: other quotas for the teams that a pattern fits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaOverride {
+    /// Which teams.
+    pub team: Pattern,
+    /// As in `[quotas]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished_instances_max: Option<u64>,
+    /// As in `[quotas]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes_max: Option<u64>,
+}
+
+/// The quotas of one team; none where it has no quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Instances that have not ended.
+    pub unfinished_instances_max: Option<u64>,
+    /// Bytes in the database.
+    pub stored_bytes_max: Option<u64>,
+}
+
+impl QuotasConfig {
+    /// A team's quotas: of the overrides that fit, the last one that says something wins.
+    pub fn of(&self, team: &str) -> Quota {
+        let (mut unfinished, mut bytes) = (self.unfinished_instances_max, self.stored_bytes_max);
+        for one in self.overrides.iter().filter(|one| one.team.matches(team)) {
+            unfinished = one.unfinished_instances_max.unwrap_or(unfinished);
+            bytes = one.stored_bytes_max.unwrap_or(bytes);
+        }
+        let some = |max: u64| (max > 0).then_some(max);
+        Quota { unfinished_instances_max: some(unfinished), stored_bytes_max: some(bytes) }
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.recount_interval.is_zero() {
+            return Err(invalid("quotas.recount_interval", "must be more than 0"));
+        }
+        if self.overrides.len() > OVERRIDES_MAX {
+            return Err(invalid("quotas.overrides", &format!("there may be at most {OVERRIDES_MAX}")));
+        }
+        for (index, one) in self.overrides.iter().enumerate() {
+            if one.unfinished_instances_max.is_none() && one.stored_bytes_max.is_none() {
+                let key = format!("quotas.overrides, the {}.", index + 1);
+                return Err(invalid(&key, "it changes nothing: give unfinished_instances_max or stored_bytes_max"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl IdempotencyConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.keep.is_zero() {
+            return Err(invalid("idempotency.keep", "must be more than 0"));
+        }
+        if self.keys_per_team_max == 0 {
+            return Err(invalid("idempotency.keys_per_team_max", "must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::super::Config;
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(text.as_bytes()).expect("is written");
+        Config::load(Some(file.path()), []).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_last_override_that_says_something_wins() {
+        let text = "[quotas]\nunfinished_instances_max = 10\nstored_bytes_max = 20\n\
+                    [[quotas.overrides]]\nteam = 'lab-*'\nunfinished_instances_max = 0\n\
+                    [[quotas.overrides]]\nteam = 'lab-a'\nstored_bytes_max = 5";
+        let config = load(text).expect("loads");
+        let of = |team: &str| {
+            let quota = config.quotas.of(team);
+            (quota.unfinished_instances_max, quota.stored_bytes_max)
+        };
+        assert_eq!(of("acme"), (Some(10), Some(20)));
+        assert_eq!(of("lab-b"), (None, Some(20)));
+        assert_eq!(of("lab-a"), (None, Some(5)));
+        let shown = toml::to_string(&config).expect("is written");
+        assert_eq!(load(&shown).expect("loads"), config);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_place() {
+        for (text, place, problem) in [
+            ("[quotas]\nrecount_interval = '0s'", "quotas.recount_interval", "more than 0"),
+            ("[[quotas.overrides]]\nteam = 'a'", "the 1.", "changes nothing"),
+            ("[[quotas.overrides]]\nstored_bytes_max = 1", "team", "missing"),
+            ("[[quotas.overrides]]\nteam = 'a'\nstored_bites_max = 1", "stored_bites_max", "unknown field"),
+            ("[quotas]\nstored_bytes_max = -1", "stored_bytes_max", "u64"),
+            ("[idempotency]\nkeep = '0s'", "idempotency.keep", "more than 0"),
+            ("[idempotency]\nkeys_per_team_max = 0", "idempotency.keys_per_team_max", "at least 1"),
+        ] {
+            let error = load(text).expect_err(text);
+            assert!(error.contains(place) && error.contains(problem), "{text}: {error}");
+        }
+    }
+}

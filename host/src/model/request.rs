@@ -1,0 +1,195 @@
+//! Fingerprints of requests: they tell a request that is repeated with its idempotency key from another request that uses
+//! the same key by mistake.
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::{Json, Name, NewInstance};
+
+/// Decimal digits that every double keeps.
+const DOUBLE_DIGITS: usize = 15;
+
+/// SHA-256 of all that a client chose. Two requests with the same hash ask for the same thing.
+pub type RequestHash = [u8; 32];
+
+/// What a client chooses of a new instance, beside the idempotency key.
+#[derive(Clone, Copy, Debug)]
+pub struct StartFingerprint<'a> {
+    /// The workflow.
+    pub workflow: &'a Name,
+    /// The input. Neither white space nor the order of an object's keys matters.
+    pub input: &'a Json,
+    /// What kind of thing the instance is about.
+    pub entity_type: Option<&'a str>,
+    /// Which one.
+    pub entity_id: Option<&'a str>,
+    /// The project it belongs to.
+    pub project_id: Option<&'a str>,
+}
+
+impl<'a> From<&'a NewInstance> for StartFingerprint<'a> {
+    fn from(new: &'a NewInstance) -> Self {
+        Self {
+            workflow: &new.workflow,
+            input: &new.input,
+            entity_type: new.entity_type.as_deref(),
+            entity_id: new.entity_id.as_deref(),
+            project_id: new.project_id.as_deref(),
+        }
+    }
+}
+
+impl StartFingerprint<'_> {
+    /// The hash of the request.
+    pub fn hash(self) -> RequestHash {
+        let mut hash = Sha256::new();
+        add_text(&mut hash, self.workflow.as_str());
+        for text in [self.entity_type, self.entity_id, self.project_id] {
+            match text {
+                Some(text) => add_text(&mut hash, text),
+                None => hash.update(b"-"),
+            }
+        }
+        match self.input.to_value() {
+            Ok(value) => {
+                add_json(&mut hash, &value);
+                add_long_numbers(&mut hash, self.input.as_str());
+            }
+            Err(_) => add_text(&mut hash, self.input.as_str()),
+        }
+        hash.finalize().into()
+    }
+}
+
+/// The hash of a request's body, with the parameters of its query.
+pub fn hash_of_body(query: &str, body: &[u8]) -> RequestHash {
+    let mut hash = Sha256::new();
+    add_text(&mut hash, query);
+    hash.update(body);
+    hash.finalize().into()
+}
+
+/// The length comes first, so that no two lists of texts run together into the same bytes.
+fn add_text(hash: &mut Sha256, text: &str) {
+    hash.update(b"t");
+    hash.update((text.len() as u64).to_be_bytes());
+    hash.update(text);
+}
+
+/// Recursive: the depth of what was parsed is bounded by serde_json.
+fn add_json(hash: &mut Sha256, value: &Value) {
+    match value {
+        Value::Null => hash.update(b"n"),
+        Value::Bool(true) => hash.update(b"1"),
+        Value::Bool(false) => hash.update(b"0"),
+        Value::Number(number) => {
+            hash.update(b"#");
+            add_text(hash, &number.to_string());
+        }
+        Value::String(text) => add_text(hash, text),
+        Value::Array(items) => {
+            hash.update(b"[");
+            items.iter().for_each(|item| add_json(hash, item));
+            hash.update(b"]");
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_unstable_by_key(|(name, _)| *name);
+            hash.update(b"{");
+            for (name, value) in fields {
+                add_text(hash, name);
+                add_json(hash, value);
+            }
+            hash.update(b"}");
+        }
+    }
+}
+
+/// A parsed number has the digits of a double, and a text may have more.
+fn add_long_numbers(hash: &mut Sha256, json: &str) {
+    let (mut in_string, mut escaped) = (false, false);
+    let outside = |character: char| {
+        let is_quote = character == '"' && !escaped;
+        escaped = in_string && character == '\\' && !escaped;
+        in_string ^= is_quote;
+        // The letters of true, false and null stand alone, so they make no long token.
+        !in_string && (character.is_ascii_digit() || matches!(character, '-' | '+' | '.' | 'e' | 'E'))
+    };
+    let flags: Vec<bool> = json.chars().map(outside).collect();
+    let mut numbers: Vec<String> = vec![String::new()];
+    for (character, is_part) in json.chars().zip(flags) {
+        match numbers.last_mut() {
+            Some(number) if is_part => number.push(character),
+            Some(number) if number.len() > DOUBLE_DIGITS => numbers.push(String::new()),
+            Some(number) => number.clear(),
+            None => {}
+        }
+    }
+    numbers.retain(|number| number.len() > DOUBLE_DIGITS);
+    numbers.sort_unstable();
+    numbers.iter().for_each(|number| add_text(hash, number));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn hash(workflow: &str, input: &Value, texts: [Option<&str>; 3]) -> RequestHash {
+        hash_of_text(workflow, &input.to_string(), texts)
+    }
+
+    fn hash_of_text(workflow: &str, input: &str, texts: [Option<&str>; 3]) -> RequestHash {
+        let workflow: Name = workflow.parse().expect("is a name");
+        let input = &Json::parse(input).expect("is JSON");
+        let [entity_type, entity_id, project_id] = texts;
+        StartFingerprint { workflow: &workflow, input, entity_type, entity_id, project_id }.hash()
+    }
+
+    #[test]
+    fn the_order_of_keys_and_white_space_do_not_matter() {
+        let (first, second) = (r#"{"a": 1, "b": [1, {"c": null}]}"#, r#"{"b":[1,{"c":null}],"a":1}"#);
+        assert_eq!(hash_of_text("w", first, [None; 3]), hash_of_text("w", second, [None; 3]));
+        let (first, second) =
+            (r#"{"a\"1":12345678901234567890123,"b":0}"#, r#"{"b":0,"a\"1":12345678901234567890123}"#);
+        assert_eq!(hash_of_text("w", first, [None; 3]), hash_of_text("w", second, [None; 3]));
+    }
+
+    #[test]
+    fn numbers_count_with_all_their_digits() {
+        let numbers =
+            ["12345678901234567890123", "12345678901234567890124", "0.12345678901234567891", "0.12345678901234567892"];
+        let hashes: std::collections::BTreeSet<_> =
+            numbers.iter().map(|number| hash_of_text("w", &format!("[{number}]"), [None; 3])).collect();
+        assert_eq!(hashes.len(), numbers.len());
+    }
+
+    #[test]
+    fn whatever_differs_makes_another_hash() {
+        let texts = [Some("a"), None, None];
+        let mut hashes = vec![
+            hash("w", &json!({}), [None; 3]),
+            hash("v", &json!({}), [None; 3]),
+            hash("w", &json!([]), [None; 3]),
+            hash("w", &json!(null), [None; 3]),
+            hash("w", &json!(""), [None; 3]),
+            hash("w", &json!(["ab", "c"]), [None; 3]),
+            hash("w", &json!(["a", "bc"]), [None; 3]),
+            hash("w", &json!([["a"], "bc"]), [None; 3]),
+            hash("w", &json!("1"), [None; 3]),
+            hash("w", &json!(1), [None; 3]),
+            hash("w", &json!(true), [None; 3]),
+            hash("w", &json!({ "a": 1, "b": 2 }), [None; 3]),
+            hash("w", &json!({ "a": 2, "b": 1 }), [None; 3]),
+            hash("w", &json!({}), texts),
+            hash("w", &json!({}), [None, Some("a"), None]),
+            hash("w", &json!({}), [None, None, Some("a")]),
+            hash("w", &json!({}), [Some("-"), None, None]),
+        ];
+        let count = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), count);
+    }
+}

@@ -1,0 +1,172 @@
+//! Requests with an `Idempotency-Key` that make something else than an instance. (Keys of instances are columns of their
+//! own rows, see [`super::creation`].)
+//!
+//! The key is reserved before anything is done. When the answer is known it is kept, and given again to whoever asks the
+//! same with the same key. A reservation without an answer means that the request is under way, or that its host died:
+//! then the same request may be tried again.
+
+use sqlx::{AssertSqlSafe, FromRow};
+
+use super::backend::{Writing, on};
+use super::{Store, StoreError};
+use crate::clock::Timestamp;
+use crate::model::{Name, RequestHash};
+
+/// Rows that are deleted in one transaction.
+const DELETED_MAX: i64 = 1_000;
+
+const KNOWN: &str = "SELECT request_hash, answer FROM idempotency_keys WHERE team = $1 AND route = $2 AND key = $3";
+const RESERVE: &str = "INSERT INTO idempotency_keys (team, route, key, request_hash, created_at) \
+    SELECT $1, $2, $3, $4, $5 WHERE (SELECT COUNT(*) FROM idempotency_keys WHERE team = $1) < $6 \
+    ON CONFLICT (team, route, key) DO NOTHING";
+/// Not over an answer that was given already.
+const ANSWER: &str = "UPDATE idempotency_keys SET answer = $4 \
+    WHERE team = $1 AND route = $2 AND key = $3 AND answer IS NULL";
+const RELEASE: &str = "DELETE FROM idempotency_keys \
+    WHERE team = $1 AND route = $2 AND key = $3 AND request_hash = $4 AND answer IS NULL";
+pub(super) const OLD: &str =
+    "SELECT team, route, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2";
+
+/// A request that is to happen once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyedRequest {
+    /// The caller's team.
+    pub team: Name,
+    /// The method and the pattern of the path, such as `POST /workflows`.
+    pub route: &'static str,
+    /// The client's key.
+    pub key: String,
+    /// What was asked for.
+    pub hash: RequestHash,
+}
+
+/// What is known of a [`KeyedRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// Nobody has asked it before, or the answer is not known: do it.
+    Open,
+    /// It was done: this was the answer.
+    Answered(String),
+    /// The key belongs to another request.
+    OtherRequest,
+    /// The team has too many keys.
+    Exhausted,
+}
+
+#[derive(FromRow)]
+struct KnownRow {
+    request_hash: Vec<u8>,
+    answer: Option<String>,
+}
+
+impl Store {
+    /// Reserves a key, unless its team has `most` keys already.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn reserve_idempotency_key(&self, request: KeyedRequest, most: u32) -> Result<Reservation, StoreError> {
+        let (store, now) = (self.clone(), self.now());
+        self.detached(async move {
+            let KeyedRequest { team, route, key, hash } = request;
+            let mut writing = store.core().backend.begin().await?;
+            let reserved = on!(writing, c => sqlx::query(RESERVE)
+                .bind(team.as_str())
+                .bind(route)
+                .bind(key.as_str())
+                .bind(hash.as_slice())
+                .bind(now.as_micros())
+                .bind(i64::from(most))
+                .execute(c)
+                .await
+                .map(|done| done.rows_affected()))?;
+            if reserved > 0 {
+                store.core().commit(writing, &[]).await?;
+                return Ok(Reservation::Open);
+            }
+            let known: Option<KnownRow> = on!(writing, c => sqlx::query_as(KNOWN)
+                .bind(team.as_str())
+                .bind(route)
+                .bind(key.as_str())
+                .fetch_optional(c)
+                .await)?;
+            writing.rollback().await?;
+            Ok(match known {
+                None => Reservation::Exhausted,
+                Some(row) if row.request_hash != hash => Reservation::OtherRequest,
+                Some(KnownRow { answer: Some(answer), .. }) => Reservation::Answered(answer),
+                Some(_) => Reservation::Open,
+            })
+        })
+        .await
+    }
+
+    /// Keeps the answer to a request whose key is reserved. The first answer stays.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn keep_answer(&self, request: KeyedRequest, answer: String) -> Result<(), StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let mut writing = store.core().backend.begin().await?;
+            keep(&mut writing, &request, &answer).await?;
+            store.core().commit(writing, &[]).await
+        })
+        .await
+    }
+
+    /// Gives the key of a request back that made nothing, so that a corrected one may use it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn release_idempotency_key(&self, request: KeyedRequest) -> Result<(), StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let KeyedRequest { team, route, key, hash } = request;
+            let mut writing = store.core().backend.begin().await?;
+            on!(writing, c => sqlx::query(RELEASE)
+                .bind(team.as_str())
+                .bind(route)
+                .bind(key.as_str())
+                .bind(hash.as_slice())
+                .execute(c)
+                .await
+                .map(|_| ()))?;
+            store.core().commit(writing, &[]).await
+        })
+        .await
+    }
+
+    /// Deletes the oldest keys from before a time, and says how many; none are left when it says 0.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn delete_old_idempotency_keys(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let mut writing = store.core().backend.begin().await?;
+            let sql = format!("DELETE FROM idempotency_keys WHERE (team, route, key) IN ({OLD})");
+            let deleted = on!(writing, c => sqlx::query(AssertSqlSafe(sql))
+                .bind(before.as_micros())
+                .bind(DELETED_MAX)
+                .execute(c)
+                .await
+                .map(|done| done.rows_affected()))?;
+            store.core().commit(writing, &[]).await?;
+            Ok(deleted)
+        })
+        .await
+    }
+}
+
+/// Keeps the answer in an open transaction. False if there is one already, or no reservation.
+pub(super) async fn keep(writing: &mut Writing, request: &KeyedRequest, answer: &str) -> Result<bool, StoreError> {
+    let kept = on!(writing, c => sqlx::query(ANSWER)
+        .bind(request.team.as_str())
+        .bind(request.route)
+        .bind(request.key.as_str())
+        .bind(answer)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))?;
+    Ok(kept > 0)
+}
