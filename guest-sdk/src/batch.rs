@@ -89,8 +89,8 @@ impl NewInstance {
     }
 
     /// A second instance with the same key in the same workflow is not created; the id of the first is answered, unless
-    /// the first was asked for with other fields: then it is `invalid`. At
-    /// most 256 bytes. Derive it from the context's `idempotency_key`, so that a retried step creates nothing twice.
+    /// the first was asked for with other fields: then it is `invalid`. At most 256 bytes. Derive it from the context's
+    /// `idempotency_key`, so that a retried step creates nothing twice.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());

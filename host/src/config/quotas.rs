@@ -97,7 +97,6 @@ mod tests {
     use std::io::Write as _;
 
     use super::super::Config;
-    use super::*;
 
     fn load(text: &str) -> Result<Config, String> {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");

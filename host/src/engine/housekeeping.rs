@@ -16,7 +16,7 @@ const SWEEP_ENTRIES: u32 = 500;
 /// Gives the memory back of what has run out and is not asked for again. Looking costs about a microsecond for each
 /// entry of each cache.
 const CACHES_INTERVAL: Duration = Duration::from_secs(60);
-/// As far as a first run may be put off: tokio adds it to the time now.
+/// As far as a first run may be put off: a sum with the time now that is too large would be a panic.
 const FIRST_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// Looking costs a statement or two.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(60);
@@ -55,9 +55,8 @@ impl Engine {
     ) {
         let engine = self.clone();
         self.0.drivers.spawn(async move {
-            // Without this a distant time would be no time at all.
-            let first = first.min(FIRST_MAX);
-            let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + first, interval);
+            let first = engine.0.clock.monotonic() + first.min(FIRST_MAX);
+            let mut ticks = tokio::time::interval_at(first.into(), interval);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
