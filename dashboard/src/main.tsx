@@ -4,6 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { link, LiveContext, useAddress, useLive, type Address } from "./hooks";
 import { Live, type LiveState } from "./live";
 import { may, onSession, session, signOut } from "./session";
+import { showTextHarmlessly } from "./text";
 import { onTheme, startTheme, theme, toggleTheme } from "./theme";
 import type { Permission } from "./types";
 import { Empty, Toasts } from "./ui";
@@ -251,4 +252,5 @@ function App() {
 
 startTheme();
 const root = document.getElementById("root");
+showTextHarmlessly();
 if (root !== null) render(<App />, root);

@@ -211,12 +211,13 @@ export interface AuditEntry {
   id: string;
   at: string;
   team: string | null;
-  actor: { user: string; team: string };
+  actor: { user: string; team: string } | null;
   action: string;
   subject: string;
   detail: Record<string, unknown>;
   outcome: "begun" | "done" | "failed" | "refused";
-  request_id: number;
+  request_id: string;
+  source: string;
 }
 
 export interface PluginVersion {

@@ -1,12 +1,13 @@
 //! Builds every component from the configuration, from the bottom up, and takes them down again in reverse.
 
+mod first_token;
 mod local;
 
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use first_token::{FirstToken, OfflineToken, create_token_offline};
 pub use local::{LocalError, LocalRun, LocalStep, LocalWrite, run_step_locally};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -14,18 +15,14 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{Config, Secret};
 use crate::engine::{Engine, EngineParts};
-use crate::http::{self, secret};
-use crate::model::{Name, Permission, Principal};
+use crate::http;
 use crate::monitor::Monitor;
 use crate::plugins::Registry;
+use crate::private::{self, Tightened};
 use crate::runtime::{self, Runtime, RuntimeError};
-use crate::store::{NewToken, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::trace::{TraceError, Tracer};
 use crate::watch::{Watch, WatchParts};
-
-/// The team and the user of the first token.
-const FIRST_TEAM: &str = "default";
-const FIRST_USER: &str = "operator";
 
 /// A host that runs.
 pub struct App {
@@ -47,8 +44,8 @@ pub struct App {
     pub tracer: Tracer,
     /// When everything was built.
     pub started: Instant,
-    /// The secret of the operator token that was made because there was none. Shown once; only its hash is stored.
-    pub first_token: Option<String>,
+    /// The operator token that was made because there was none.
+    pub first_token: Option<FirstToken>,
 }
 
 /// Why a host does not start.
@@ -82,8 +79,8 @@ pub enum AppError {
     /// The disk failed while the host ran.
     #[error("go on: the disk failed under the database; the log has more")]
     Broken,
-    /// No randomness for the first token.
-    #[error("make the first token: {0}")]
+    /// A token cannot be made.
+    #[error("make a token: {0}")]
     Token(String),
 }
 
@@ -121,17 +118,13 @@ impl App {
     /// # Errors
     /// What cannot be opened or started.
     pub async fn start(config: Config, clock: Clock, program: PathBuf) -> Result<Self, AppError> {
-        // Everybody's data, and the hashes of all tokens: for this user alone, if the directory is new.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&config.data_dir)
+        close_data_dir(&config.data_dir)
             .map_err(|source| AppError::DataDirectory { path: config.data_dir.clone(), source })?;
         let mut alerts = config.alerts.clone();
         alerts.webhook.secret = webhook_secret(&config)?;
         let tracer = Tracer::start(&config.tracing, trace_headers(&config)?.expose(), clock.clone())?;
         let store = Store::open_traced(&config, clock.clone(), tracer.clone()).await?;
-        let first_token = if store.has_tokens().await? { None } else { Some(make_first_token(&store, &clock).await?) };
+        let first_token = first_token::make_if_none(&store, &clock, &config.data_dir).await?;
         let Foundation { monitor, limits, runtime, plugins } =
             Foundation::lay(&config, &clock, &store, &tracer, program)?;
         let engine = Engine::start(EngineParts {
@@ -192,6 +185,7 @@ impl App {
             summaries: http::Summaries::default(),
             counts: http::InstanceCounts::default(),
             traffic: http::Traffic::new(&self.config),
+            sign_ins: http::SignIns::default(),
             tracer: self.tracer.clone(),
             stopping: CancellationToken::new(),
             started: self.started,
@@ -238,15 +232,18 @@ fn secret_or_file<'a>(secret: &Secret, file: &'a str) -> Result<Secret, (&'a str
     }
 }
 
-async fn make_first_token(store: &Store, clock: &Clock) -> Result<String, AppError> {
-    let token_error = |error: &dyn std::fmt::Display| AppError::Token(error.to_string());
-    let secret = secret::generate().map_err(|error| token_error(&error))?;
-    let hash = secret::hash(&secret).ok_or_else(|| token_error(&"its form is wrong"))?;
-    let team: Name = FIRST_TEAM.parse().map_err(|error| token_error(&error))?;
-    let id = clock.new_id();
-    let principal =
-        Principal { team, user: FIRST_USER.to_owned(), permissions: vec![Permission::Operator], token: Some(id) };
-    let token = NewToken { id, hash, principal, created_at: clock.now(), expires_at: None };
-    store.insert_token(token).await?;
-    Ok(secret)
+/// Creates the data directory, and keeps everybody else on the machine out of it: every team's data is in it, and the
+/// hashes of all tokens.
+fn close_data_dir(path: &Path) -> std::io::Result<()> {
+    private::create_folder(path)?;
+    let Tightened { changed, failed } = private::tighten_all(path)?;
+    if changed > 0 {
+        let folder = path.display();
+        tracing::warn!(%folder, changed, "others on this machine could reach files of the data directory; they no longer can");
+    }
+    if failed > 0 {
+        let folder = path.display();
+        tracing::warn!(%folder, failed, "others on this machine can reach files of the data directory that belong to another user");
+    }
+    Ok(())
 }

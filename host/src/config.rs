@@ -37,12 +37,14 @@ macro_rules! section {
 
 mod alerts;
 mod log;
+mod network;
 mod quotas;
 mod tracing;
 
 pub use self::tracing::TracingConfig;
 pub use alerts::{AlertOverride, AlertRuleConfig, AlertWindow, AlertsConfig, Secret, WebhookConfig};
 pub use log::{LogConfig, LogFormat};
+pub use network::Network;
 pub use quotas::{IdempotencyConfig, Quota, QuotaOverride, QuotasConfig};
 
 section! {
@@ -92,6 +94,7 @@ section! {
         answer_bytes_in_flight_max: u64,
         answer_bytes_in_flight_per_team_max: u64,
         #[serde(with = "duration")] drain_timeout: Duration,
+        trusted_proxies: Vec<Network>,
     }
 }
 
@@ -267,7 +270,10 @@ section! {
     AuditConfig {
         #[serde(with = "duration")] keep: Duration,
         rows_per_team_max: u32,
+        cheap_rows_per_team_max: u32,
         refused_per_minute_max: u32,
+        failed_sign_ins_per_minute_max: u32,
+        failed_sign_ins_per_address_max: u32,
     }
 }
 

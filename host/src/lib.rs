@@ -2,7 +2,7 @@
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only those named after it:
 //! `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `trace`, `monitor`,
-//! `config`, `outgoing`, `fair_queue`, `slots`, `model`, `clock`.
+//! `config`, `outgoing`, `fair_queue`, `slots`, `model`, `clock`, `private`.
 
 pub mod app;
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod model;
 pub mod monitor;
 mod outgoing;
 pub mod plugins;
+mod private;
 pub mod runtime;
 mod slots;
 pub mod store;

@@ -277,6 +277,21 @@ describe("the dashboard", () => {
         await page.getByText("Everybody's").waitFor({ state: "detached" });
     });
 
+    inBrowser("text that turns itself round is shown with escapes", {}, async (tab, page) => {
+        const input = { title: "Acme \u202e000,1 RUE", approver: world.me };
+        const { id, approvals } = await host.run("review", { input }, "waiting");
+        await tab.go("approvals");
+        await page.getByRole("heading", { name: "Sign Acme \\u{202e}000,1 RUE" }).waitFor();
+        // What the host keeps as it was said, the page makes harmless.
+        const own = approvals.find(({ approver_id }) => approver_id === world.me);
+        const comment = "fine \u202eenif\u200b \u2066\ufeff می\u200cخواهم a\u200db";
+        await host.post(`/approvals/${own.id}/decision`, { decision: "approve", comment });
+        assert.equal((await host.get(`/approvals/${own.id}`)).comment, comment);
+        await tab.go(`instances/${id}`);
+        await tab.says("fine \\u{202e}enif\\u{200b} \\u{2066}\\u{feff} می\u200cخواهم a\\u{200d}b");
+        assert.doesNotMatch(await page.locator("main").innerText(), /[\u202a-\u202e\u2066-\u2069\u200b\ufeff]/u);
+    });
+
     inBrowser("who decides second is told who was first", {}, async (tab, page) => {
         await tab.go("approvals");
         const instance = world.large[1];
@@ -367,8 +382,7 @@ describe("the dashboard", () => {
             "alerts.p95_latency.resolve_threshold": "0.0005",
             "alerts.p95_latency.calls_min": "1",
         });
-        // Its name is said of what it does.
-        const { token } = await own.post("/tokens", { user: image, permissions: ["operator"] });
+        const { token } = await own.post("/tokens", { user: "ann@example.org", permissions: ["operator"] });
         const tab = await Tab.open(browser, own, { token });
         try {
             const { page } = tab;
@@ -387,7 +401,7 @@ describe("the dashboard", () => {
             await tab.isUsable("the dialog of an alert");
             await tab.confirm("Acknowledge");
             await tab.says("Acknowledged.");
-            await alert.getByText(`Acknowledged by ${image}`).getByText(script).waitFor();
+            await alert.getByText("Acknowledged by ann@example.org").getByText(script).waitFor();
             await tab.button("Acknowledge http POST /tokens").waitFor({ state: "detached" });
             await tab.button("Silence http POST /tokens").click();
             await page.getByLabel("For").selectOption("15m");
@@ -410,7 +424,8 @@ describe("the dashboard", () => {
             await tab.button("Show").click();
             const rows = page.getByRole("region", { name: "Audit" }).locator("tbody tr");
             await eventually("one silence was ended", async () => (await rows.count()) === 1);
-            await rows.getByText(image).waitFor();
+            await rows.getByText("ann@example.org").waitFor();
+            await rows.getByText("127.0.0.1").waitFor();
             await tab.hasOnlyItsOwnElements("audit");
         } finally {
             await tab.close();

@@ -43,6 +43,7 @@ const REVIEW = {
                 approvers: ["${input.approver}", "grace"],
                 quorum: 1,
                 expires_in: "24h",
+                starter_may_approve: true,
             },
         },
         { id: "file", needs: ["sign"], plugin: "scenarios", step: "echo", input: { note: frame } },
@@ -67,7 +68,9 @@ export async function fill(host, guests, { instances = 12 } = {}) {
     await host.post("/plugins", expense);
     const example = (name) => readFile(new URL(`../../examples/workflows/${name}.yaml`, import.meta.url), "utf8");
     await host.post("/workflows", await example("hello"));
-    await host.post("/workflows", await example("expense-approval"));
+    // Here, whoever starts a claim approves it too.
+    const claim = await example("expense-approval");
+    await host.post("/workflows", claim.replace("quorum: 1\n", "quorum: 1\n      starter_may_approve: true\n"));
     await host.post("/workflows", FLAKY);
     await host.post("/workflows", REVIEW);
 
@@ -142,6 +145,6 @@ export async function fill(host, guests, { instances = 12 } = {}) {
     await host.reached(commented.id, "rejected");
     const cancelled = await host.run("review", { input: { title: "nobody's", approver: me } }, "waiting");
     await host.post(`/instances/${cancelled.id}/cancel`);
-    const approver = await host.tokenFor(image, ["approval_decide"]);
+    const approver = await host.tokenFor("eve", ["approval_decide"]);
     return { me, approver, large, started, measured, failed, waiting, commented };
 }

@@ -176,7 +176,7 @@ fn of_an_approval_and_a_rejection_at_the_same_time_exactly_one_wins() {
 
 #[test]
 fn an_approval_that_nobody_decides_rejects_when_its_time_is_up() {
-    let host = host_that_asks("title: Sure?, approvers: [operator], expires_in: 1s");
+    let host = host_that_asks("title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1s");
     let (instance, approvals) = ask(&host, &json!({}));
     let instance = host.wait(&instance);
     assert_eq!(instance["status"], "rejected", "{instance}");
@@ -189,7 +189,9 @@ fn an_approval_that_nobody_decides_rejects_when_its_time_is_up() {
 
 #[test]
 fn an_approval_that_nobody_decides_approves_if_the_definition_says_so() {
-    let host = host_that_asks("title: Sure?, approvers: [operator], expires_in: 1s, on_expiry: approve");
+    let host = host_that_asks(
+        "title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1s, on_expiry: approve",
+    );
     let (instance, _) = ask(&host, &json!({}));
     let instance = host.wait(&instance);
     assert_eq!(instance["status"], "completed", "{instance}");
@@ -258,7 +260,7 @@ fn fewer_approvers_than_the_quorum_fail_the_instance() {
 
 #[test]
 fn what_is_no_decision_is_refused() {
-    let host = host_that_asks("title: Sure?, approvers: [operator], expires_in: 1h");
+    let host = host_that_asks("title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h");
     let (instance, approvals) = ask(&host, &json!({}));
     for (body, status) in [
         (json!({}), 400),

@@ -16,7 +16,8 @@ fn host() -> TestHost {
 
 fn definition(name: &str, user: &str, title: &str) -> String {
     format!(
-        "name: {name}\nsteps: [{{ id: it, approval: {{ title: '{title}', approvers: ['{user}'], expires_in: 1h }} }}]"
+        "name: {name}\nsteps: [{{ id: it, approval: {{ title: '{title}', approvers: ['{user}'], \
+         starter_may_approve: true, expires_in: 1h }} }}]"
     )
 }
 

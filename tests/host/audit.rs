@@ -34,12 +34,13 @@ fn everything_that_others_rely_on_is_written_down() {
 
     let reply = host.request("POST", "/workflows", crate::team::one_step("scenarios", "fatal"));
     let applied = expect(&host, "workflow.apply", &json!("fatal"), "done");
-    assert_eq!(applied["request_id"].to_string(), reply.header("request-id").expect("every answer has one"));
+    assert_eq!(applied["request_id"], reply.header("request-id").expect("every answer has one"));
+    assert_eq!(applied["source"], "127.0.0.1");
     assert_eq!(host.request("POST", "/workflows", "no definition").status, 422);
     assert_eq!(newest(&host, "workflow.apply")["outcome"], "failed");
 
     host.apply(
-        "name: ask\nsteps:\n  - { id: it, approval: { title: 'Well?', approvers: [operator], expires_in: 1h } }",
+        "name: ask\nsteps:\n  - { id: it, approval: { title: 'Well?', approvers: [operator], starter_may_approve: true, expires_in: 1h } }",
     );
     let waits = || {
         let id = host.start_instance("ask", &json!({}));
@@ -141,5 +142,5 @@ fn refusals_are_written_down_but_not_without_end() {
     let of = |team: &str| refused.iter().filter(|entry| entry["team"] == team && entry["outcome"] == "refused").count();
     assert_eq!((of("acme"), of("rival"), refused.len()), (2, 1, 3), "{refused:?}");
     assert_eq!(host.send("POST", "/workflow-metrics/cache/clear", &[], "").status, 401);
-    assert_eq!(items(&host.get("/audit?action=cache.clear")).len(), 3, "who is nobody is not written down");
+    assert_eq!(items(&host.get("/audit?action=cache.clear")).len(), 3, "who is nobody is a sign-in that failed");
 }

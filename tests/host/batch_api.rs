@@ -11,8 +11,8 @@ use crate::harness::{Reply, TestHost, eventually};
 use crate::team::Team;
 
 /// Asks whom the input names; nothing is uploaded, and nothing runs.
-const ASK: &str =
-    "name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [\"${input.who}\"], expires_in: 1h } }";
+const ASK: &str = "name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [\"${input.who}\"], starter_may_approve: true, \
+     expires_in: 1h } }";
 
 fn host() -> &'static TestHost {
     static HOST: OnceLock<TestHost> = OnceLock::new();

@@ -180,7 +180,7 @@ fn input_comes_from_the_argument_a_file_or_stdin() {
 fn approvals_are_listed_and_decided() {
     let host = TestHost::start();
     host.apply(
-        "name: ask\nsteps:\n  - { id: ask, approval: { title: \"Pay \\e[31mred?\", approvers: [operator], \
+        "name: ask\nsteps:\n  - { id: ask, approval: { title: \"Pay \\e[31mred?\", approvers: [operator], starter_may_approve: true, \
          expires_in: 1h } }",
     );
     let decide = |command: &str, expected: &str| {

@@ -68,7 +68,7 @@ fn hosts_whose_clocks_are_two_hours_off_go_by_the_databases() {
     let (mut ahead, mut behind) = (beside(&right, "+2h"), beside(&right, "-2h"));
     for (name, expires_in) in [("patient", "1h"), ("hasty", "2s")] {
         right.apply(&format!(
-            "name: {name}\nsteps:\n  - {{ id: ask, approval: {{ title: Sure?, approvers: [operator], \
+            "name: {name}\nsteps:\n  - {{ id: ask, approval: {{ title: Sure?, approvers: [operator], starter_may_approve: true, \
              expires_in: {expires_in} }} }}"
         ));
     }

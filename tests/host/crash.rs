@@ -138,7 +138,7 @@ fn a_decision_before_a_kill_is_still_taken_after_it() {
     let mut host = TestHost::start();
     host.upload("scenarios");
     host.apply(
-        "name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }\n  \
+        "name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }\n  \
          - { id: it, plugin: scenarios, step: echo }",
     );
     let decided: Vec<(String, &str)> = ["approve", "reject", "approve"]
@@ -164,7 +164,7 @@ fn a_decision_before_a_kill_is_still_taken_after_it() {
 #[test]
 fn decisions_that_were_acknowledged_when_the_server_was_killed_hold() {
     let mut host = TestHost::start();
-    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }");
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     let waiting: Vec<(String, String)> = (0..120)
         .map(|_| {
             let id = host.start_instance("ask", &json!({}));
@@ -218,7 +218,7 @@ fn decision(number: usize) -> &'static str {
 #[test]
 fn an_approval_that_waited_before_a_kill_can_be_decided_after_it() {
     let mut host = TestHost::start();
-    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }");
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     let id = host.start_instance("ask", &json!({}));
     host.wait_for(&id, |status| status == "waiting");
     host.kill();

@@ -106,7 +106,7 @@ fn programs_get_the_first_view_in_one_answer() {
 #[test]
 fn lists_that_a_token_does_not_permit_are_null_and_not_empty() {
     let host = TestHost::start();
-    let token = host.token_for("default", "<b>reader</b>", &["workflow_read"]);
+    let token = host.token_for("default", "reader", &["workflow_read"]);
     let reply = host.request_as(&token, "GET", PATH, "");
     assert_eq!((&reply.json["plugins"], &reply.json["approvals"]), (&json!(null), &json!(null)));
     let approver = host.token_for("default", "ann", &["approval_decide"]);

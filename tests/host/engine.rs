@@ -155,7 +155,7 @@ fn a_branch_goes_on_while_another_waits_for_an_approver() {
         r#"
 name: branches
 steps:
-  - { id: ask, needs: [], approval: { title: Sure?, approvers: [operator], expires_in: 1h } }
+  - { id: ask, needs: [], approval: { title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }
   - { id: work, needs: [], plugin: scenarios, step: echo }
   - { id: more, needs: [work], plugin: scenarios, step: echo }
   - { id: last, needs: [ask, more], plugin: scenarios, step: echo }
@@ -178,7 +178,7 @@ fn an_instance_keeps_the_version_of_its_workflow() {
     host.upload("scenarios");
     let definition = |number: u32| {
         format!(
-            "name: pinned\nsteps:\n  - {{ id: ask, approval: {{ title: Go?, approvers: [operator], expires_in: 1h }} \
+            "name: pinned\nsteps:\n  - {{ id: ask, approval: {{ title: Go?, approvers: [operator], starter_may_approve: true, expires_in: 1h }} \
              }}\n  - {{ id: it, plugin: scenarios, step: echo, input: {number} }}\noutput: \"${{steps.it.output.input}}\""
         )
     };
@@ -211,7 +211,7 @@ fn an_instance_keeps_the_versions_of_its_plugins() {
     let host = TestHost::start();
     upload_version(&host, "1.0.0");
     host.apply(
-        "name: pinned\nsteps:\n  - { id: ask, approval: { title: Go?, approvers: [operator], expires_in: 1h } }\n  \
+        "name: pinned\nsteps:\n  - { id: ask, approval: { title: Go?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }\n  \
          - { id: it, plugin: worker, step: go }",
     );
     let old = host.start_instance("pinned", &json!({}));
@@ -320,7 +320,7 @@ fn a_cancelled_instance_stays_cancelled_and_asks_nobody_any_more() {
     let host = TestHost::start();
     host.upload("scenarios");
     host.apply(
-        "name: ask\nsteps:\n  - { id: ask, approval: { title: Go?, approvers: [operator], expires_in: 1h } }\n  \
+        "name: ask\nsteps:\n  - { id: ask, approval: { title: Go?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }\n  \
          - { id: it, plugin: scenarios, step: echo }",
     );
     let id = host.start_instance("ask", &json!({}));

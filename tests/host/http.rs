@@ -144,7 +144,7 @@ fn what_belongs_to_another_team_is_not_there() {
     let version = host.upload("scenarios")["plugin"]["version"].as_str().expect("a version").to_owned();
     host.apply(
         "name: ask\nsteps:\n  - { id: it, plugin: scenarios, step: echo }\n  \
-         - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }",
+         - { id: ask, approval: { title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }",
     );
     let instance = host.start_instance("ask", &json!({}));
     let waiting = host.wait_for(&instance, |status| status == "waiting");
@@ -276,7 +276,7 @@ fn a_head_request_is_answered_without_a_body() {
 #[test]
 fn a_body_over_the_limit_is_refused_with_and_without_a_content_length() {
     let host = TestHost::with(&[("server.body_bytes_max", "10000")]);
-    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], expires_in: 1h } }");
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     let body = |bytes: usize| format!(r#"{{"input": "{}"}}"#, "x".repeat(bytes - 13));
     let fits = host.request("POST", "/workflows/ask/instances", body(10_000));
     assert_eq!(fits.status, 202, "{}", fits.json);
@@ -337,7 +337,7 @@ fn silent_connections_do_not_keep_others_out_for_long() {
 #[test]
 fn what_is_not_json_is_refused_with_the_place_and_an_unknown_field_with_its_name() {
     let host = TestHost::start();
-    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], expires_in: 1h } }");
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     for (body, part) in [
         ("", "EOF"),
         ("{", "line 1 column 1"),
@@ -362,7 +362,7 @@ fn what_is_not_json_is_refused_with_the_place_and_an_unknown_field_with_its_name
 #[test]
 fn deep_nesting_is_refused_in_json_and_in_yaml() {
     let host = TestHost::start();
-    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], expires_in: 1h } }");
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     for depth in [1_000, 100_000] {
         let body = format!("{{\"input\": {}}}", nested(depth));
@@ -470,7 +470,7 @@ fn markup_and_control_characters_are_data_and_come_back_as_json() {
     let hostile = "<script>alert(1)</script>\u{1b}[31m\u{202e}\r\nSet-Cookie: a=b";
     host.apply(
         "name: ask\ndescription: \"<img src=x onerror=alert(1)>\"\nsteps:\n  \
-         - { id: ask, approval: { title: \"Pay ${input.what}\", approvers: [operator], expires_in: 1h } }",
+         - { id: ask, approval: { title: \"Pay ${input.what}\", approvers: [operator], starter_may_approve: true, expires_in: 1h } }",
     );
     let body = json!({ "input": { "what": hostile }, "entity_type": hostile, "entity_id": hostile });
     let started = host.post("/workflows/ask/instances", &body);
@@ -478,7 +478,9 @@ fn markup_and_control_characters_are_data_and_come_back_as_json() {
     let id = started.json["id"].as_str().expect("an id").to_owned();
     let waiting = host.wait_for(&id, |status| status == "waiting");
     assert_eq!(waiting["entity_type"], hostile);
-    assert_eq!(waiting["approvals"][0]["title"], format!("Pay {hostile}"));
+    // A title is read by people who decide: it is made harmless, and not only encoded.
+    let title = "Pay <script>alert(1)</script>\\u{1b}[31m\\u{202e}\\r\\nSet-Cookie: a=b";
+    assert_eq!(waiting["approvals"][0]["title"], title);
     for path in [format!("/instances/{id}"), "/approvals".to_owned(), "/workflows".to_owned()] {
         let reply = host.request("GET", &path, "");
         assert_eq!(reply.header("content-type"), Some("application/json"), "{path}");
@@ -514,7 +516,7 @@ fn hostile_names_are_refused_and_shown_escaped_and_short() {
 #[test]
 fn an_input_with_a_zero_byte_is_kept_or_refused_and_never_an_error_of_the_host() {
     let host = TestHost::start();
-    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], expires_in: 1h } }");
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     for body in [json!({ "input": "a\u{0}b" }), json!({ "input": { "\u{0}": 1 } }), json!({ "entity_id": "\u{0}" })] {
         let reply = host.post("/workflows/ask/instances", &body);
         assert!(matches!(reply.status, 202 | 400 | 422), "{body}: {}", reply.json);
@@ -529,7 +531,7 @@ fn an_input_with_a_zero_byte_is_kept_or_refused_and_never_an_error_of_the_host()
 #[test]
 fn an_input_over_the_payload_limit_is_refused_at_once() {
     let host = TestHost::with(&[("limits.payload_bytes_max", "1000")]);
-    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], expires_in: 1h } }");
+    host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     // Its quotes count too.
     let start = |bytes: usize| host.post("/workflows/ask/instances", &json!({ "input": "x".repeat(bytes - 2) }));
     assert_eq!(start(1_000).status, 202);

@@ -180,7 +180,7 @@ fn output_that_nests_without_end_is_refused() {
     let guest = TextGuest { output: "[".repeat(500_000), ..TextGuest::named("nests") };
     assert_eq!(host().request("POST", "/plugins", guest.bytes()).status, 201);
     host().apply("name: nests\nsteps:\n  - { id: it, plugin: nests, step: go, retry: { max_attempts: 1 } }");
-    fail_with("nests", &json!({}), "invalid-output");
+    fail_with("nests", &json!({}), "too-deep");
     assert_works(host());
 }
 

@@ -109,7 +109,7 @@ fn what_happens_is_shown_at_once_and_goes_on_after_the_deadline_of_requests() {
         assert!(first["caches"][0][field].is_u64(), "{field} is missing from {first}");
     }
     host.apply(
-        "name: ask\nsteps:\n  - { id: it, approval: { title: 'Well?', approvers: [operator], expires_in: 1h } }",
+        "name: ask\nsteps:\n  - { id: it, approval: { title: 'Well?', approvers: [operator], starter_may_approve: true, expires_in: 1h } }",
     );
     host.start_instance("ask", &json!({}));
     let later = live.stats(|stats| stats["approvals"]["submitted"] == 1);

@@ -5,6 +5,7 @@
     reason = "what is not there fails the test, and a test that fails shows the server's log"
 )]
 
+mod access;
 mod alerts;
 mod approvals;
 mod archive;

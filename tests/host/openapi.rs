@@ -153,7 +153,12 @@ impl Tour<'_> {
         for (name, step) in [
             ("script", "plugin: scenarios, step: script, retry: { max_attempts: 1 }"),
             ("flaky", "plugin: scenarios, step: retry-until, retry: { max_attempts: 1 }"),
-            ("ask", &format!("approval: {{ title: 'May it?', approvers: ['{user}'], expires_in: 1h }}")),
+            (
+                "ask",
+                &format!(
+                    "approval: {{ title: 'May it?', approvers: ['{user}'], starter_may_approve: true, expires_in: 1h }}"
+                ),
+            ),
         ] {
             let definition = format!("name: {name}\nsteps:\n  - {{ id: it, {step} }}\n");
             assert_eq!(self.ask(&[], "POST", "/workflows", &definition).status, 201);

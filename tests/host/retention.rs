@@ -10,7 +10,7 @@ fn host(settings: &[(&str, &str)]) -> TestHost {
     let host = TestHost::with(settings);
     host.scenario("script");
     host.apply(
-        "name: ask\nsteps:\n  - { id: it, approval: { title: 'Well?', approvers: [operator], expires_in: 1h } }",
+        "name: ask\nsteps:\n  - { id: it, approval: { title: 'Well?', approvers: [operator], starter_may_approve: true, expires_in: 1h } }",
     );
     host
 }

@@ -31,7 +31,7 @@ fn host() -> TestHost {
     let host = TestHost::start();
     host.scenario("script");
     assert_eq!(host.run("script", &json!({ "ops": [] }))["status"], "completed");
-    host.apply("name: ask\nsteps:\n  - { id: it, approval: { title: Go on?, approvers: [operator], expires_in: 1h } }");
+    host.apply("name: ask\nsteps:\n  - { id: it, approval: { title: Go on?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     host.start_instance("ask", &json!({}));
     host
 }

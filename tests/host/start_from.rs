@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::TestHost;
 
-const ASK: &str =
-    "name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }";
+const ASK: &str = "name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }";
 
 fn host_that_asks() -> TestHost {
     let host = TestHost::start();

@@ -250,7 +250,7 @@ fn a_trace_goes_on_after_a_restart() {
     host.upload("scenarios");
     host.apply(
         "name: twice\nsteps:\n  - { id: it, plugin: scenarios, step: retry-until, retry: { max_attempts: 3 } }\n  - \
-         { id: ask, needs: [it], approval: { title: Go on?, approvers: [operator], expires_in: 1h } }\n  - { id: after, needs: [ask], plugin: \
+         { id: ask, needs: [it], approval: { title: Go on?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }\n  - { id: after, needs: [ask], plugin: \
          scenarios, step: echo }",
     );
     let started = start(&host, "twice", &json!({ "attempt": 2 }), &sampled(TRACE));

@@ -287,7 +287,9 @@ proptest! {
         prop_assume!(text.len() < 1_000);
         if let Some(expected) = peer(&text, &input) {
             let ours = evaluate(&text, &input);
-            prop_assert_eq!(ours, Ok(expected), "{}", text);
+            // The crate adds a map to a list as its keys; CEL has no such operator.
+            let is_known = ours.as_ref().is_err_and(|error| error.contains("of a list and a map"));
+            prop_assert!(is_known || ours == Ok(expected.clone()), "{text}: {ours:?}, and not {expected}");
         }
     }
 

@@ -144,6 +144,47 @@ steps:
     assert_eq!(stage.ready().as_deref(), Some("last"));
 }
 
+/// Started by ann, who is asked together with bob.
+fn ann_asks(rule: &str) -> Stage {
+    let definition = format!(
+        "name: w\nsteps:\n  - {{ id: ask, approval: {{ title: \"For ${{input}}\", approvers: [ann, bob], expires_in: 1h{rule} }} }}"
+    );
+    Stage::new(&definition, json!("Acme \u{202e}000,1 RUE\0"))
+}
+
+#[test]
+fn who_started_an_instance_approves_it_only_where_the_definition_says_so() {
+    for rule in ["", ", starter_may_approve: false"] {
+        let mut stage = ann_asks(rule);
+        assert_eq!(stage.decide("ann", Decision::Approve), Err(DecisionError::Starter));
+        assert_eq!(stage.status(), "waiting");
+        stage.decide("bob", Decision::Approve).expect("bob did not start it");
+        assert_eq!(stage.status(), "completed");
+        let mut stage = ann_asks(rule);
+        stage.decide("ann", Decision::Reject).expect("nobody has to go on with what they started");
+        assert_eq!(stage.status(), "rejected");
+    }
+    let mut stage = ann_asks(", starter_may_approve: true");
+    stage.decide("ann", Decision::Approve).expect("the definition says so");
+    assert_eq!(stage.status(), "completed");
+}
+
+#[test]
+fn definitions_from_before_the_rule_keep_their_meaning_and_say_it() {
+    let mut source = ann_asks("").progress.definition.source.clone();
+    source.let_starters_approve();
+    assert_eq!(source.steps[0].approval.as_ref().expect("asks").starter_may_approve, Some(true));
+    let mut explicit = ann_asks(", starter_may_approve: false").progress.definition.source.clone();
+    explicit.let_starters_approve();
+    assert_eq!(explicit.steps[0].approval.as_ref().expect("asks").starter_may_approve, Some(false));
+}
+
+#[test]
+fn a_title_is_made_harmless_where_it_is_made() {
+    let stage = ann_asks("");
+    assert_eq!(stage.progress.approvals[0].title, "For Acme \\u{202e}000,1 RUE\\u{0}");
+}
+
 #[test]
 fn a_cancelled_instance_asks_for_nothing_more() {
     let mut stage = expense();
@@ -167,6 +208,7 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
                     quorum: 1 + u32::from(needs % 2),
                     expires_in: Duration::from_secs(60),
                     on_expiry: if approve_on_expiry { OnExpiry::Approve } else { OnExpiry::Reject },
+                    starter_may_approve: None,
                 });
                 StepSource {
                     id: id(index),

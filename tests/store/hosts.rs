@@ -78,7 +78,7 @@ fn what_one_host_writes_the_other_reads() {
         writer.apply_workflow(&acme(), definition("expense", "expense@2.0.0"), "ann").await.expect("applies");
         let upload = plugin(&acme(), "expense", "1.0.0", "aa");
         writer.insert_plugin_version(upload, vec![7]).await.expect("is stored");
-        writer.revoke_token(None, token.id).await.expect("is revoked");
+        writer.revoke_token(None, token.id, false).await.expect("is revoked");
 
         eventually("the reader sees the entry", async || read(&reader, "paid").await.is_some()).await;
         eventually("the reader sees the approval", async || pending().await.expect("lists").len() == 1).await;

@@ -61,7 +61,7 @@ fn a_schema_newer_than_the_program_is_refused() {
             )
             .await;
         let error = database.try_open().await.expect_err("is refused");
-        assert!(matches!(error, StoreError::NewerSchema { found: 9999, known: 12 }), "{error}");
+        assert!(matches!(error, StoreError::NewerSchema { found: 9999, known: 13 }), "{error}");
         assert!(error.to_string().contains("newer"), "{error}");
         // The refusal gave the database back: the next one is refused for the same reason, not as a second process.
         assert!(matches!(database.try_open().await, Err(StoreError::NewerSchema { .. })));

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use stepwell::model::WorkflowStatus;
+use stepwell::model::{Definition, WorkflowStatus};
 use stepwell::store::{Cursor, Page, Period, PlanError, StoreError, WorkflowFilter};
 
-use crate::databases::{START, on_both};
+use crate::databases::{START, on_both, on_both_databases};
 use crate::fixtures::{acme, definition, name};
 
 #[test]
@@ -134,5 +134,34 @@ fn another_teams_workflow_is_not_there() {
         assert!(store.workflows(&rival, &WorkflowFilter::default(), &Page::first(9)).await.expect("lists").is_empty());
         let theirs = store.apply_workflow(&rival, definition("expense", "b"), "eve").await.expect("applies");
         assert_eq!(theirs.version.version, 1);
+    });
+}
+
+#[test]
+fn a_version_from_before_starters_were_kept_from_approving_keeps_its_meaning() {
+    on_both_databases(|database| async move {
+        let text = "name: ask\nsteps: [{ id: it, approval: { title: a, approvers: [b], expires_in: 1h } }]";
+        let parsed = || Definition::parse(text).expect("is valid");
+        let may = |definition: &Definition| {
+            definition.source.steps.first().and_then(|step| step.approval.as_ref()?.starter_may_approve)
+        };
+        let store = database.open().await;
+        store.apply_workflow(&acme(), parsed(), "ann").await.expect("applies");
+        store.close().await;
+        // As the migration leaves it.
+        database.sql("UPDATE workflow_versions SET rules = 1 RETURNING created_by").await;
+        let store = database.open().await;
+        let old = store.workflow(&acme(), &name("ask")).await.expect("reads").expect("is there");
+        assert_eq!(may(&old.definition), Some(true), "it says what it means");
+        let applied = store.apply_workflow(&acme(), parsed(), "ann").await.expect("applies");
+        assert_eq!(
+            (applied.changed, may(&applied.version.definition)),
+            (true, None),
+            "what is applied now means what is said now"
+        );
+        let again = store.workflow_version(&acme(), &name("ask"), 1).await.expect("reads").expect("is there");
+        assert_eq!(may(&again.definition), Some(true));
+        assert!(!store.apply_workflow(&acme(), parsed(), "ann").await.expect("applies").changed);
+        store.close().await;
     });
 }

@@ -22,7 +22,8 @@ const MODULES: [&str; 18] = [
     "fair_queue",
     "slots",
     "model",
-    "clock", // Declares the others and imports none of them.
+    "clock",
+    "private", // Declares the others and imports none of them.
     "lib",
 ];
 

@@ -16,6 +16,7 @@ const ACTIONS = [
     "plugin.delete",
     "plugin.upload",
     "retention.run",
+    "sign-in.fail",
     "silence.create",
     "silence.delete",
     "token.create",
@@ -87,12 +88,16 @@ export function Audit() {
                             { name: "Time", cell: ({ at }) => <Time at={at} exact /> },
                             {
                                 name: "Who",
-                                cell: ({ actor }) => (
-                                    <>
-                                        {actor.user} <span class="muted">{actor.team}</span>
-                                    </>
-                                ),
+                                cell: ({ actor }) =>
+                                    actor === null ? (
+                                        format.NONE
+                                    ) : (
+                                        <>
+                                            {actor.user} <span class="muted">{actor.team}</span>
+                                        </>
+                                    ),
                             },
+                            { name: "From", cell: ({ source }) => (source === "" ? format.NONE : source) },
                             { name: "Action", cell: ({ action }) => <code>{action}</code> },
                             {
                                 name: "Subject",
@@ -106,7 +111,7 @@ export function Audit() {
                                     ),
                             },
                             { name: "Outcome", cell: ({ outcome }) => <Badge text={outcome} tone={TONES[outcome]} /> },
-                            { name: "Request", isNumber: true, cell: ({ request_id }) => String(request_id) },
+                            { name: "Request", cell: ({ request_id }) => <code>{request_id}</code> },
                             {
                                 name: "Detail",
                                 cell: ({ id, detail }) =>

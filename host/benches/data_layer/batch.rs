@@ -158,8 +158,8 @@ struct Waiting {
 
 /// New instances that somebody has to approve.
 async fn waiting_for_approval(store: &Store, count: usize) -> Result<Vec<Waiting>, Anything> {
-    let approve =
-        "{name: approve, steps: [{id: check, approval: {title: 'Pay?', approvers: [user-7], expires_in: 2d}}]}";
+    let approve = "{name: approve, steps: [{id: check, approval: {title: 'Pay?', approvers: [user-7], \
+        starter_may_approve: true, expires_in: 2d}}]}";
     let workflow = store.apply_workflow(&seed::team(), Definition::parse(approve)?, "operator").await?.version;
     let now = Clock::System.now();
     let new: Vec<_> =

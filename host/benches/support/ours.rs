@@ -66,7 +66,7 @@ impl Ours {
             principal,
             workflow: WORKFLOW.parse()?,
             address: listener.local_addr()?,
-            token: app.first_token.clone().ok_or("a new database has a first token")?,
+            token: app.first_token.as_ref().ok_or("a new database has a first token")?.secret.clone(),
         };
         let serving = tokio::spawn(app.serve(listener, async move { drop(stopped.await) }));
         Ok((Arc::new(ours), serving))

@@ -59,11 +59,12 @@ fn audit_table(entries: &[Value]) -> String {
             time(entry, "/at"),
             cell(entry, "/team"),
             cell(entry, "/actor/user"),
+            cell(entry, "/source"),
             cell(entry, "/action"),
             cell(entry, "/subject"),
             cell(entry, "/outcome"),
             cell(entry, "/detail"),
         ]
     });
-    table(&["AT", "TEAM", "ACTOR", "ACTION", "SUBJECT", "OUTCOME", "DETAIL"], rows)
+    table(&["AT", "TEAM", "ACTOR", "FROM", "ACTION", "SUBJECT", "OUTCOME", "DETAIL"], rows)
 }

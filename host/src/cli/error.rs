@@ -27,9 +27,10 @@ impl From<ClientError> for CliError {
             ClientError::Unreachable { .. } => {
                 Some("start a server with `stepwell serve`, or name one with --server or STEPWELL_URL")
             }
-            ClientError::Api { status: 401, .. } => {
-                Some("put a token into STEPWELL_TOKEN; `stepwell serve` shows one on its first start")
-            }
+            ClientError::Api { status: 401, .. } => Some(
+                "put a token into STEPWELL_TOKEN; who owns the server's data directory makes one with `stepwell token \
+                     create NAME -p operator --data-dir DIRECTORY`",
+            ),
             ClientError::Api { code, .. } if code == "permission-missing" => {
                 Some("an operator gives permissions: `stepwell token create --help`")
             }

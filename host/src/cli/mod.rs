@@ -1,5 +1,5 @@
-//! The command line: arguments, commands, terminal output. Every command but `serve`, `run`, `config` and
-//! `compile-worker` is a client of the HTTP API and can do nothing that a token does not allow.
+//! The command line: arguments, commands, terminal output. Every command but `serve`, `run`, `config`, `compile-worker`
+//! and `token create --data-dir` is a client of the HTTP API and can do nothing that a token does not allow.
 
 mod alerts;
 mod approvals;
@@ -163,7 +163,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Approvals(arguments) => approvals::approvals(&client, output, arguments),
         Command::Approve(arguments) => approvals::decide(&client, output, "approve", &arguments),
         Command::Reject(arguments) => approvals::decide(&client, output, "reject", &arguments),
-        Command::Token(command) => token::run(&client, output, command),
+        Command::Token(command) => token::run(global, &client, output, command),
         Command::Retention(arguments) => retention::retention(&client, output, &arguments),
         Command::Quotas(arguments) => quotas::quotas(&client, output, arguments),
         Command::Run(arguments) => run::run(global, output, arguments),

@@ -1,5 +1,5 @@
 //! All that is written to the terminal. Data goes to stdout, everything else to stderr; text that a server sent is
-//! shown with its control characters escaped, because a workflow's title must not be able to move the cursor.
+//! shown with its harmful characters escaped, because a workflow's title must not be able to move the cursor.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::error::CliError;
+use crate::model::text::harmless;
 
 /// How data is shown.
 #[derive(Clone, Copy, Debug)]
@@ -100,18 +101,9 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
     facts.iter().map(|(name, value)| format!("{name:width$}  {}\n", escape(value))).collect()
 }
 
-/// Control characters, and those that turn the direction of writing, as escapes.
+/// One line with harmful characters, line breaks among them, as escapes.
 pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if character == '\n' || turns || character.is_control() {
-            escaped.extend(character.escape_default());
-        } else {
-            escaped.push(character);
-        }
-    }
-    escaped
+    harmless(text).into_owned()
 }
 
 /// A field of an answer as a cell: text as it is, `-` for nothing, everything else as JSON.

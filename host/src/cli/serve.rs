@@ -1,6 +1,6 @@
 //! `serve`: the server process.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::error::CliError;
 use super::logging;
 use super::output::tell;
 use super::{Global, settings};
-use crate::app::App;
+use crate::app::{App, FirstToken};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, ServerConfig};
 
@@ -104,10 +104,10 @@ async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
     let url = format!("http://{address}");
     let first_token = app.first_token.take();
     if let Some(path) = &ending.ready_file {
-        write_ready_file(path, &url, first_token.as_deref())
+        write_ready_file(path, &url, first_token.as_ref().map(|token| token.secret.as_str()))
             .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))?;
-    } else {
-        greet(&url, first_token.as_deref());
+    } else if app.config.log.format == LogFormat::Pretty {
+        greet(&url, first_token.as_ref());
     }
     drop(first_token);
     tracing::info!(%url, "listening");
@@ -128,11 +128,19 @@ fn raise_file_limit(server: &ServerConfig) {
     }
 }
 
-fn greet(url: &str, first_token: Option<&str>) {
-    if let Some(token) = first_token {
-        tell("This is the first start, so here is a token that may do everything. It is not shown again:");
-        tell("");
-        tell(&format!("    export STEPWELL_TOKEN={token}"));
+/// For people. What stderr goes to may be collected and kept, so the token itself is for terminals alone.
+fn greet(url: &str, first_token: Option<&FirstToken>) {
+    if let Some(FirstToken { secret, path }) = first_token {
+        let shown = path.display();
+        if std::io::stderr().is_terminal() {
+            tell(&format!("This is the first start, so here is a token that may do everything. {shown} has it too:"));
+            tell("");
+            tell(&format!("    export STEPWELL_TOKEN={secret}"));
+        } else {
+            tell("This is the first start, so there is a token that may do everything:");
+            tell("");
+            tell(&format!("    export STEPWELL_TOKEN=$(cat {shown})"));
+        }
         tell("");
     }
     tell(&format!("Stepwell answers at {url}"));

@@ -1,16 +1,27 @@
 //! `token create|list|revoke`
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::client::{Client, Payload, encode, query};
 use super::error::CliError;
 use super::output::{self, Output, cell, table, tell, time};
-use crate::model::Permission;
+use super::{Global, serve, settings};
+use crate::app::{AppError, OfflineToken, create_token_offline};
+use crate::clock::Clock;
+use crate::http::secret;
+use crate::model::{Name, Permission};
+use crate::store::{NewToken, StoreError};
 
 #[derive(Subcommand)]
 pub(super) enum TokenCommand {
     /// Make a token; its text is printed this once
+    ///
+    /// With --data-dir or --database it is made in the database itself, without a server and without a token: for the
+    /// owner of the data directory, when no operator token is at hand. A SQLite database must not be open in a server
+    /// then; a PostgreSQL database may be.
     Create {
         /// Who holds it
         user: String,
@@ -23,6 +34,12 @@ pub(super) enum TokenCommand {
         /// For example 30d; otherwise it does not expire
         #[arg(long, value_name = "DURATION")]
         expires_in: Option<String>,
+        /// Without a server: the data directory of the one that does not run
+        #[arg(long, value_name = "DIRECTORY")]
+        data_dir: Option<PathBuf>,
+        /// Without a server: its database, sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
+        #[arg(long, value_name = "URL")]
+        database: Option<String>,
     },
     /// List tokens, without their texts
     List {
@@ -40,14 +57,21 @@ pub(super) enum TokenCommand {
     Revoke {
         /// Its id
         id: String,
+        /// Also the last operator token; then only `token create --data-dir` makes another
+        #[arg(long)]
+        force: bool,
     },
 }
 
-pub(super) fn run(client: &Client, output: Output, command: TokenCommand) -> Result<(), CliError> {
+pub(super) fn run(global: &Global, client: &Client, output: Output, command: TokenCommand) -> Result<(), CliError> {
     match command {
-        TokenCommand::Create { user, permissions, team, expires_in } => {
-            let body = json!({ "user": user, "permissions": permissions, "team": team, "expires_in": expires_in });
-            let created = client.post("/tokens", Payload::Json(&body))?;
+        TokenCommand::Create { user, permissions, team, expires_in, data_dir, database } => {
+            let created = if data_dir.is_some() || database.is_some() {
+                create_offline(global, New { user, permissions, team, expires_in }, data_dir, database)?
+            } else {
+                let body = json!({ "user": user, "permissions": permissions, "team": team, "expires_in": expires_in });
+                client.post("/tokens", Payload::Json(&body))?
+            };
             output.show(&created, |created| {
                 tell(&output::escape(&format!(
                     "token {} for {} of team {}; it is not shown again",
@@ -69,11 +93,62 @@ pub(super) fn run(client: &Client, output: Output, command: TokenCommand) -> Res
                 )
             })
         }
-        TokenCommand::Revoke { id } => {
-            client.delete(&format!("/tokens/{}", encode(&id)))?;
+        TokenCommand::Revoke { id, force } => {
+            let query = if force { "?force=true" } else { "" };
+            client.delete(&format!("/tokens/{}{query}", encode(&id)))?;
             output.confirm(&json!({ "revoked": id }), &format!("revoked {id}"))
         }
     }
+}
+
+/// What is asked for.
+struct New {
+    user: String,
+    permissions: Vec<Permission>,
+    team: Option<String>,
+    expires_in: Option<String>,
+}
+
+/// Makes a token in the database, and answers as the API would.
+fn create_offline(
+    global: &Global,
+    new: New,
+    data_dir: Option<PathBuf>,
+    database: Option<String>,
+) -> Result<Value, CliError> {
+    let New { user, permissions, team, expires_in } = new;
+    let mut config = settings::load(global)?;
+    if let Some(data_dir) = data_dir {
+        config.data_dir = data_dir;
+    }
+    if let Some(database) = database {
+        config.database.url = database;
+    }
+    let wrong = |error: &dyn std::fmt::Display| CliError::new(error.to_string());
+    let team = team.map(|team| team.parse::<Name>()).transpose().map_err(|error| wrong(&error))?;
+    let expires_in = expires_in.map(|time| secret::lifetime(&time)).transpose().map_err(|error| wrong(&error))?;
+    let wanted = OfflineToken { user, team, permissions, expires_in };
+    let created = serve::runtime()?.block_on(create_token_offline(&config, &Clock::System, wanted));
+    let (secret, NewToken { id, principal, created_at, expires_at, .. }) = created.map_err(|error| {
+        let message = format!("cannot {error}");
+        match error {
+            AppError::Store(StoreError::Locked(_)) => CliError::with_hint(
+                message,
+                "stop the server first, or make the token through it: without --data-dir, with an operator's token in \
+                 STEPWELL_TOKEN",
+            ),
+            _ => CliError::new(message),
+        }
+    })?;
+    Ok(json!({
+        "id": id,
+        "token": secret,
+        "team": principal.team,
+        "user": principal.user,
+        "permissions": principal.permissions,
+        "created_at": created_at,
+        "expires_at": expires_at,
+    }))
 }
 
 fn row(token: &Value) -> Vec<String> {

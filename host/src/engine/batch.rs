@@ -275,12 +275,12 @@ impl BatchProcessor {
 
     pub(super) async fn cancel_chunk(&self, principal: &Principal, ids: Vec<Uuid>) -> Vec<Result<(), EngineError>> {
         let asked: BTreeSet<Uuid> = ids.iter().copied().collect();
-        let loaded = match self.engine.0.store.load_together(asked.into_iter().collect()).await {
+        let loaded = match self.engine.0.store.load_of_team(&principal.team, asked.into_iter().collect()).await {
             Ok(loaded) => loaded,
             Err(error) => return ids.iter().map(|_| Err(error.clone().into())).collect(),
         };
-        let own = loaded.into_iter().filter(|loaded| loaded.instance.team == principal.team);
         // What was read of an instance is good for its first cancellation; another one reads it again.
+        let own = loaded.into_iter();
         let instances: HashMap<_, _> =
             own.map(|loaded| (loaded.instance.id, Some(self.engine.restore(loaded)))).collect();
         let (instances, reading) = (Mutex::new(instances), Semaphore::new(READS_AT_ONCE));
@@ -335,7 +335,7 @@ impl BatchProcessor {
 /// Places for chunks that are worked on, shared by the teams.
 pub(super) struct Chunks {
     /// Each may end in a transaction.
-    writing: FairQueue<Name>,
+    pub(super) writing: FairQueue<Name>,
     /// Each is one SELECT, which does not wait for the transactions of others.
     reading: FairQueue<Name>,
 }

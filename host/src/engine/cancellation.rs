@@ -74,8 +74,7 @@ impl BatchProcessor {
             give_back(budget, part - ids.len());
             let Some(last) = ids.last().copied() else { break };
             after = last;
-            // The semaphore is never closed.
-            let _permit = self.engine().0.chunks.acquire().await;
+            let _permit = self.engine().0.chunks.writing.acquire(&principal.team).await;
             // What has ended meanwhile need not be cancelled, and what could not be is still there afterwards.
             let results = self.cancel_chunk(principal, ids).await;
             cancelled += results.iter().filter(|result| result.is_ok()).count();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Engine;
 use crate::clock::Timestamp;
 use crate::model::Name;
-use crate::store::{Finished, FinishedBatch, FinishedCounts, FinishedPlace, StoreError};
+use crate::store::{AuditBounds, Finished, FinishedBatch, FinishedCounts, FinishedPlace, StoreError};
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_ENTRIES: u32 = 500;
@@ -18,6 +18,9 @@ const SWEEP_ENTRIES: u32 = 500;
 const CACHES_INTERVAL: Duration = Duration::from_secs(60);
 /// As far as a first run may be put off: a sum with the time now that is too large would be a panic.
 const FIRST_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+/// Also how often it is warned that the last operator token expires.
+const OPERATORS_INTERVAL: Duration = Duration::from_secs(12 * 3_600);
+const OPERATORS_NOTICE: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Looking costs a statement or two.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(60);
 /// Transactions of one request: a second or two of work.
@@ -28,6 +31,7 @@ impl Engine {
         self.spawn_every(SWEEP_INTERVAL, |engine| async move { engine.sweep().await });
         self.spawn_every(STATISTICS_INTERVAL, |engine| async move { engine.refresh_statistics().await });
         self.spawn_every(self.0.retention.interval, |engine| async move { engine.tidy_audit().await });
+        self.spawn_every(OPERATORS_INTERVAL, |engine| async move { engine.watch_operators().await });
         self.spawn_every(CACHES_INTERVAL, |engine| async move { engine.tidy_caches().await });
         self.spawn_every(self.0.retention.interval, |engine| async move { engine.tidy_idempotency_keys().await });
         let (first, recount) = (self.0.quotas.recount_interval, self.0.quotas.recount_interval);
@@ -97,11 +101,33 @@ impl Engine {
         }
     }
 
+    /// Warns before the last operator token expires.
+    async fn watch_operators(&self) {
+        let operators = match self.0.store.operator_tokens().await {
+            Ok(operators) => operators,
+            Err(error) => {
+                tracing::warn!(%error, "could not look when the operators' tokens expire");
+                return;
+            }
+        };
+        let hint =
+            "make another one: `stepwell token create NAME -p operator`, with --data-dir if none is valid any more";
+        match operators.last_expires_at {
+            _ if operators.count == 0 => tracing::warn!("there is no valid operator token; {hint}"),
+            Some(at) if at <= self.0.clock.now().after(OPERATORS_NOTICE) => {
+                tracing::warn!(expires_at = %at, "the last operator token expires soon; {hint}");
+            }
+            _ => {}
+        }
+    }
+
     /// Deletes what `[audit]` does not keep.
     async fn tidy_audit(&self) {
         let before = self.0.clock.now().before(self.0.audit.keep);
+        let bounds =
+            AuditBounds { rows: self.0.audit.rows_per_team_max, cheap_rows: self.0.audit.cheap_rows_per_team_max };
         while !self.0.stop.is_cancelled() {
-            match self.0.store.delete_old_audit(before, self.0.audit.rows_per_team_max).await {
+            match self.0.store.delete_old_audit(before, bounds).await {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) => {

@@ -120,6 +120,9 @@ pub enum EngineError {
     /// Not for this user.
     #[error("{0}")]
     Forbidden(String),
+    /// The approver started the instance, and the definition does not let the starter approve.
+    #[error("{0}")]
+    StarterCannotApprove(String),
     /// Too late, or something else came first.
     #[error("{0}")]
     Conflict(String),
@@ -266,6 +269,9 @@ impl Engine {
             ChangeError::Decision(error @ DecisionError::NotPending { .. }) => {
                 let by = &approval.approver_id;
                 EngineError::Conflict(format!("{error} (its approver is {by})"))
+            }
+            ChangeError::Decision(error @ DecisionError::Starter) => {
+                EngineError::StarterCannotApprove(error.to_string())
             }
             ChangeError::Ended(instance) => ended_already(&instance),
             ChangeError::Decision(DecisionError::NotFound) | ChangeError::Gone => not_found(),

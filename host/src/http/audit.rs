@@ -16,8 +16,10 @@ use serde_json::{Value, json};
 use super::Services;
 use super::error::ApiError;
 use super::request::Request;
+use super::request_id::RequestId;
 use super::response::{self, Answer};
 use super::routes::Route;
+use super::source::Head;
 use crate::clock::Timestamp;
 use crate::model::{AuditAction, AuditOutcome, Name, Principal};
 use crate::store::{AuditActor, AuditEntry, AuditFilter, Cursor, Page, Period};
@@ -25,8 +27,8 @@ use crate::store::{AuditActor, AuditEntry, AuditFilter, Cursor, Page, Period};
 /// Longer ones are cut: an entry must stay small.
 const SUBJECT_CHARS_MAX: usize = 200;
 
-/// A minute of refusals.
-const REFUSALS_WINDOW: Duration = Duration::from_secs(60);
+/// What is bounded is bounded in each minute.
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// What is asked for by requests that are refused.
 const AUDITED: [(Method, &str, AuditAction); 18] = [
@@ -70,12 +72,18 @@ pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) 
 pub(super) struct Recorder {
     services: Arc<Services>,
     principal: Arc<Principal>,
-    request: u64,
+    head: Arc<Head>,
+    id: RequestId,
 }
 
 impl Recorder {
     pub(super) fn of(request: &Request, principal: &Arc<Principal>) -> Self {
-        Self { services: Arc::clone(&request.services), principal: Arc::clone(principal), request: request.number }
+        Self {
+            services: Arc::clone(&request.services),
+            principal: Arc::clone(principal),
+            head: Arc::clone(&request.head),
+            id: request.id,
+        }
     }
 
     /// Writes that something begins which concerns the caller's team.
@@ -132,17 +140,18 @@ impl Recorder {
             id: self.services.clock.new_id(),
             at: self.services.clock.now(),
             team,
-            actor: AuditActor { user: user.clone(), team: actor_team.clone(), token: *token },
+            actor: Some(AuditActor { user: user.clone(), team: actor_team.clone(), token: *token }),
             action,
             subject: cut(subject),
             detail,
             outcome: AuditOutcome::Begun,
-            request_id: self.request,
+            request_id: self.id.to_string(),
+            source: self.head.source(&self.services.config.server.trusted_proxies).to_string(),
         }
     }
 }
 
-fn cut(text: String) -> String {
+pub(super) fn cut(text: String) -> String {
     if text.len() <= SUBJECT_CHARS_MAX { text } else { text.chars().take(SUBJECT_CHARS_MAX).collect() }
 }
 
@@ -263,7 +272,7 @@ impl Refusals {
     /// How many there were with this one. Teams are those of tokens, so they are few.
     fn count(&self, team: &Name, now: Timestamp) -> u32 {
         let Counted { since, teams } = &mut *self.0.lock();
-        if since.is_none_or(|since| now.since(since) >= REFUSALS_WINDOW) {
+        if since.is_none_or(|since| now.since(since) >= MINUTE) {
             *since = Some(now);
             teams.clear();
         }
@@ -295,6 +304,6 @@ mod tests {
         let start = Timestamp::from_micros(0);
         assert_eq!([refusals.count(&acme, start), refusals.count(&acme, start)], [1, 2]);
         assert_eq!(refusals.count(&rival, start), 1);
-        assert_eq!(refusals.count(&acme, start.after(REFUSALS_WINDOW)), 1);
+        assert_eq!(refusals.count(&acme, start.after(MINUTE)), 1);
     }
 }

@@ -1,18 +1,17 @@
 //! From a request to its answer: the route, who asks, the handler, the deadline, the log line.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use hyper::http::request::Parts;
+use hyper::header::{AUTHORIZATION, HeaderName};
 use hyper::{HeaderMap, Method, Response};
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -24,8 +23,11 @@ use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
 use super::request::Request;
+use super::request_id::{RequestId, RequestIds};
 use super::response::{Answer, Content, PIECE_BYTES, add_security_headers, hold, is_held, send};
 use super::routes::{self, Access, Found, ROUTES, Route};
+use super::sign_ins::Failed;
+use super::source::Head;
 use super::{secret, traced};
 use crate::model::{Principal, TraceParent};
 use crate::monitor::{Monitor, Operation};
@@ -40,27 +42,24 @@ const NO_ROUTE: &str = "http (no route)";
 struct ProbesOnly;
 
 /// Makes a request's head something that filters hand on as a whole: each of warp's own filters for a part of it copies
-/// that part.
-pub(super) fn with_head<B>(request: hyper::Request<B>, is_reserved: bool) -> hyper::Request<B> {
+/// that part. `peer` is the address at the other end of the connection.
+pub(super) fn with_head<B>(request: hyper::Request<B>, peer: IpAddr, is_reserved: bool) -> hyper::Request<B> {
     let (mut head, body) = request.into_parts();
     if is_reserved {
         head.extensions.insert(ProbesOnly);
     }
     let mut request = hyper::Request::new(body);
-    request.extensions_mut().insert(Arc::new(head));
+    request.extensions_mut().insert(Arc::new(Head::new(head, peer)));
     request
 }
 
 /// Answers every request that comes [`with_head`], and so rejects none.
 pub(super) fn filter(services: Services) -> impl Filter<Extract = (warp::reply::Response,), Error = Rejection> + Clone {
     let operations = Operations::new(&services.monitor);
-    let dispatcher = Arc::new(Dispatcher {
-        services: Arc::new(services),
-        operations,
-        requests: AtomicU64::new(0),
-        refusals: Refusals::default(),
-    });
-    warp::ext::get::<Arc<Parts>>().and(warp::body::stream()).then(move |head, body| {
+    let requests = RequestIds::new(services.clock.new_id());
+    let dispatcher =
+        Arc::new(Dispatcher { services: Arc::new(services), operations, requests, refusals: Refusals::default() });
+    warp::ext::get::<Arc<Head>>().and(warp::body::stream()).then(move |head, body| {
         let dispatcher = Arc::clone(&dispatcher);
         // On the heap, because every filter around it would copy it.
         Box::pin(async move { send(dispatcher.answer(head, chunks(body)).await) })
@@ -98,26 +97,26 @@ impl Operations {
 
 /// What is known of a request from the start.
 struct Arrival {
-    number: u64,
-    head: Arc<Parts>,
+    id: RequestId,
+    head: Arc<Head>,
     trace: Option<TraceParent>,
 }
 
 struct Dispatcher {
     services: Arc<Services>,
     operations: Operations,
-    requests: AtomicU64,
+    requests: RequestIds,
     refusals: Refusals,
 }
 
 impl Dispatcher {
     async fn answer(
         &self,
-        head: Arc<Parts>,
+        head: Arc<Head>,
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
     ) -> Response<Content> {
         let began = self.services.clock.monotonic();
-        let request_id = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let request_id = self.requests.next();
         let method = &head.method;
         let found = routes::find(method, head.uri.path());
         // Never the raw path: it may hold anything, and as a name of an operation it has no bound.
@@ -127,11 +126,11 @@ impl Dispatcher {
         };
         let recorded = traced::begin(&self.services.tracer, method, pattern, &head.headers);
         let path = pattern.unwrap_or("-");
-        let span = tracing::info_span!("request", id = request_id, %method, path, trace_id = tracing::field::Empty);
+        let span = tracing::info_span!("request", id = %request_id, %method, path, trace_id = tracing::field::Empty);
         if let Some(trace) = recorded.context() {
             span.record("trace_id", trace.trace_id_text());
         }
-        let arrival = Arrival { number: request_id, head, trace: recorded.context() };
+        let arrival = Arrival { id: request_id, head, trace: recorded.context() };
         let (body_time, total_time) = self.times(&found);
         let now = Instant::from_std(began);
         let traffic = self.services.traffic.clone();
@@ -156,12 +155,12 @@ impl Dispatcher {
         });
         traced::end(recorded, &mut response);
         add_security_headers(&mut response);
-        response.headers_mut().insert(HeaderName::from_static("request-id"), HeaderValue::from(request_id));
+        response.headers_mut().insert(HeaderName::from_static("request-id"), request_id.header());
         response
     }
 
     async fn route(&self, arrival: Arrival, found: Found, mut body: Body, deadline: Instant) -> Answer {
-        let Arrival { number, head, trace } = arrival;
+        let Arrival { id, head, trace } = arrival;
         let (route, parameters) = match found {
             Found::Route(route, parameters) => (route, parameters),
             Found::OtherMethods(allowed) => return Err(ApiError::method_not_allowed(&allowed)),
@@ -174,7 +173,16 @@ impl Dispatcher {
         let access = route.access.asked_for(&head.headers);
         let principal = match access {
             Access::Public(_) => None,
-            _ => Some(self.principal(&head.headers, deadline).await?),
+            _ => match self.principal(&head.headers, deadline).await {
+                Ok(principal) => Some(principal),
+                Err(NoPrincipal::Error(error)) => return Err(error),
+                Err(NoPrincipal::Failed(failed)) => {
+                    let asked = format!("{} {}", route.method, route.pattern);
+                    // On the heap, as below.
+                    Box::pin(self.services.sign_ins.record(&self.services, &head, id, failed, asked)).await;
+                    return Err(failed.into());
+                }
+            },
         };
         if let Some(principal) = &principal {
             traffic.admit(principal.token, self.services.clock.monotonic())?;
@@ -182,7 +190,7 @@ impl Dispatcher {
         }
         let services = Arc::clone(&self.services);
         let query = Query::new(head.uri.query().unwrap_or_default());
-        let request = Request { services, parameters, query, head, body, number, deadline, trace };
+        let request = Request { services, parameters, query, head, body, id, deadline, trace };
         match (access, principal) {
             (Access::Public(handler), _) => run(handler(request), deadline).await,
             (Access::SignedIn(handler) | Access::Holder(_, handler) | Access::Page(_, _, handler), Some(principal)) => {
@@ -249,10 +257,27 @@ impl Dispatcher {
         }
     }
 
-    async fn principal(&self, headers: &HeaderMap, deadline: Instant) -> Result<Arc<Principal>, ApiError> {
-        let hash = token_hash(headers)?;
+    async fn principal(&self, headers: &HeaderMap, deadline: Instant) -> Result<Arc<Principal>, NoPrincipal> {
+        let hash = find_token(headers).map_err(NoPrincipal::Failed)?;
         let known = before(deadline, self.services.store.principal_by_token_hash(hash)).await;
-        known.ok_or_else(ApiError::deadline)??.ok_or_else(ApiError::token_invalid)
+        let known = known.ok_or_else(ApiError::deadline).map_err(NoPrincipal::Error)?;
+        let known = known.map_err(|error| NoPrincipal::Error(error.into()))?;
+        known.ok_or(NoPrincipal::Failed(Failed::Invalid(hash)))
+    }
+}
+
+/// Why nobody is known to ask.
+enum NoPrincipal {
+    Failed(Failed),
+    Error(ApiError),
+}
+
+impl From<Failed> for ApiError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Missing => Self::token_missing(),
+            Failed::Malformed | Failed::Invalid(_) => Self::token_invalid(),
+        }
     }
 }
 
@@ -261,14 +286,17 @@ impl Dispatcher {
 /// # Errors
 /// 401 when it brings none, or something that is none.
 pub(super) fn token_hash(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
+    find_token(headers).map_err(ApiError::from)
+}
+
+fn find_token(headers: &HeaderMap) -> Result<[u8; 32], Failed> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return Err(ApiError::token_missing()) };
-    let (scheme, secret) =
-        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(ApiError::token_invalid)?;
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(Failed::Missing) };
+    let (scheme, secret) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Failed::Malformed)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(ApiError::token_missing());
+        return Err(Failed::Missing);
     }
-    secret::hash(secret.trim()).ok_or_else(ApiError::token_invalid)
+    secret::hash(secret.trim()).ok_or(Failed::Malformed)
 }
 
 /// Runs a handler where the request was read: another task would be a wake-up of another thread, which costs more than

@@ -14,10 +14,14 @@ use serde_json::{Value, json};
 use super::response::Content;
 use crate::engine::EngineError;
 use crate::model::Permission;
+use crate::model::text::harmless_lines;
 use crate::plugins::UploadError;
 use crate::store::StoreError;
 
 const PERMISSION_MISSING: &str = "permission-missing";
+/// The way out for an operator who has no token left.
+const TOKEN_HINT: &str = "an operator makes one, or the owner of the data directory, without a server: \
+    `stepwell token create NAME -p operator --data-dir DIRECTORY`";
 
 /// A request that is not answered as wished.
 #[derive(Debug)]
@@ -49,18 +53,19 @@ impl ApiError {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "token-missing",
-            "this needs a token: send the header 'Authorization: Bearer sw_…'",
+            format!("this needs a token: send the header 'Authorization: Bearer sw_…'; {TOKEN_HINT}"),
         )
         .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"stepwell\""))
     }
 
     /// 401 with a token that is unknown, expired or revoked; which of them is not said.
     pub(super) fn token_invalid() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "token-invalid", "the token is not valid: unknown, expired or revoked")
-            .with_header(
-                WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer realm=\"stepwell\", error=\"invalid_token\""),
-            )
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "token-invalid",
+            format!("the token is not valid: unknown, expired or revoked; {TOKEN_HINT}"),
+        )
+        .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"stepwell\", error=\"invalid_token\""))
     }
 
     /// 403: the token is good, but not for this.
@@ -213,9 +218,10 @@ impl ApiError {
         self.source.is_some()
     }
 
-    /// What the client is told: the whole body of an answer, or what became of one item of a batch.
+    /// What the client is told: the whole body of an answer, or what became of one item of a batch. Messages quote what
+    /// the client sent, some of them in a parser's words, and end up in terminals.
     pub(super) fn body(&self) -> Value {
-        json!({ "error": { "code": self.code, "message": visible(&self.message) } })
+        json!({ "error": { "code": self.code, "message": harmless_lines(&self.message) } })
     }
 
     /// The answer.
@@ -226,19 +232,6 @@ impl ApiError {
         }
         response
     }
-}
-
-/// Messages quote what the client sent, some of them in a parser's words, and end up in terminals.
-fn visible(message: &str) -> String {
-    let mut visible = String::with_capacity(message.len());
-    for character in message.chars() {
-        if character.is_control() && character != '\n' {
-            visible.extend(character.escape_default());
-        } else {
-            visible.push(character);
-        }
-    }
-    visible
 }
 
 /// An error with all its causes.
@@ -263,6 +256,7 @@ impl From<StoreError> for ApiError {
             StoreError::Cursor => Self::invalid(format!("the parameter 'after': {error}")),
             StoreError::Closed => Self::busy("the host is shutting down"),
             StoreError::Archived(_) => Self::new(StatusCode::CONFLICT, "workflow-archived", error.to_string()),
+            StoreError::LastOperator => Self::new(StatusCode::CONFLICT, "last-operator", error.to_string()),
             StoreError::InUse(message) => Self::new(StatusCode::CONFLICT, "in-use", message),
             StoreError::Full(_) => Self {
                 source: Some(error.into()),
@@ -289,6 +283,9 @@ impl From<EngineError> for ApiError {
             EngineError::NotFound(message) => Self::not_found_because(message),
             EngineError::Invalid(message) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message),
             EngineError::Forbidden(message) => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
+            EngineError::StarterCannotApprove(message) => {
+                Self::new(StatusCode::FORBIDDEN, "starter-cannot-approve", message)
+            }
             EngineError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message),
             EngineError::KeyReused { .. } => Self::key_reused(error.to_string()),
             EngineError::Busy(message) => Self::busy(message),

@@ -33,11 +33,14 @@ mod pulse;
 mod query;
 mod quotas;
 mod request;
+mod request_id;
 mod response;
 mod retention;
 mod routes;
 pub mod secret;
 mod server;
+mod sign_ins;
+mod source;
 mod summaries;
 mod tokens;
 mod traced;
@@ -61,6 +64,7 @@ use crate::watch::Watch;
 pub use counts::InstanceCounts;
 pub use pulse::Pulse;
 pub use server::serve;
+pub use sign_ins::SignIns;
 pub use summaries::Summaries;
 pub use traffic::Traffic;
 
@@ -89,6 +93,8 @@ pub struct Services {
     pub counts: InstanceCounts,
     /// Bounds of the bodies, answers and connections in hand, and of each token's rate.
     pub traffic: Traffic,
+    /// How many sign-ins failed.
+    pub sign_ins: SignIns,
     /// What records requests and what they lead to.
     pub tracer: Tracer,
     /// Cancelled as soon as the host lets nobody in any more.

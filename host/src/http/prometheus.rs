@@ -53,6 +53,11 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
     to.single(FamilyKind::Gauge, "stepwell_database_up", help, database_is_well);
     let help = "Other hosts on the same database.";
     to.single(FamilyKind::Gauge, "stepwell_peers", help, services.store.peers());
+    let help = "Requests without a token, or with one that is not valid.";
+    let mut failed = to.family(FamilyKind::Counter, "stepwell_sign_ins_failed_total", help);
+    for (reason, count) in services.sign_ins.failed() {
+        failed.sample(&SeriesLabels::new().with("reason", reason), count);
+    }
     expose_engine(to, services.engine.gauges());
     expose_plugins(to, services.plugins.gauges());
     let reads = services.store.guest_reads();

@@ -3,7 +3,6 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use hyper::http::request::Parts;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -11,6 +10,8 @@ use super::Services;
 use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
+use super::request_id::RequestId;
+use super::source::Head;
 use crate::model::{Name, Permission, Principal, TraceParent};
 use crate::store::Page;
 
@@ -23,11 +24,11 @@ pub(super) struct Request {
     /// The query string.
     pub(super) query: Query,
     /// As it came, with all headers.
-    pub(super) head: Arc<Parts>,
+    pub(super) head: Arc<Head>,
     /// The body, unread.
     pub(super) body: Body,
     /// `request-id` of its answer.
-    pub(super) number: u64,
+    pub(super) id: RequestId,
     /// The time by which the answer must be ready.
     pub(super) deadline: Instant,
     /// Its span, if that is recorded.

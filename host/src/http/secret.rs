@@ -2,11 +2,16 @@
 //!
 //! A fast hash is right here: nobody can try 2^256 secrets, and a slow one would be paid on every request.
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
+
+use crate::model::duration;
 
 /// What every secret starts with, so that scanners find one that was committed to a repository.
 pub const PREFIX: &str = "sw_";
 const RANDOM_BYTES: usize = 32;
+const EXPIRES_IN_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
 /// Makes a secret: `sw_` and 64 hexadecimal digits.
 ///
@@ -21,6 +26,18 @@ pub fn generate() -> Result<String, getrandom::Error> {
         secret.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
     }
     Ok(secret)
+}
+
+/// Reads for how long a token is to be good.
+///
+/// # Errors
+/// A sentence that says what it may be.
+pub fn lifetime(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(time) if !time.is_zero() && time <= EXPIRES_IN_MAX => Ok(time),
+        Ok(_) => Err("'expires_in' must be more than 0 and at most 3650d".to_owned()),
+        Err(problem) => Err(format!("'expires_in': {problem}")),
+    }
 }
 
 /// What the store knows of a secret; none for a text that cannot be one, which saves the look-up.

@@ -61,6 +61,7 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
             config: Arc::clone(&config),
             draining: draining.clone(),
             giving_way: Arc::clone(&giving_way),
+            peer: address,
         };
         connections.spawn(connection.serve(stream, answering.clone()));
     }
@@ -88,6 +89,7 @@ struct Connection {
     config: Arc<crate::config::Config>,
     draining: CancellationToken,
     giving_way: Arc<AtomicUsize>,
+    peer: IpAddr,
 }
 
 impl Connection {
@@ -103,11 +105,11 @@ impl Connection {
         // A client that asks and does not read would keep its connection, and what it was answered, for ever.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write_timeout));
-        let seat = &self.seat;
+        let (seat, peer) = (&self.seat, self.peer);
         let service = service_fn(move |request: Request<Incoming>| {
             let under_way = seat.begin();
             let is_reserved = seat.is_reserved();
-            let answering = answering.call(dispatch::with_head(request, is_reserved));
+            let answering = answering.call(dispatch::with_head(request, peer, is_reserved));
             async move {
                 let mut response = answering.await?;
                 if is_reserved {

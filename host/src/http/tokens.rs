@@ -1,7 +1,6 @@
 //! `/tokens`: for operators, who make tokens for every team.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::Deserialize;
@@ -14,11 +13,8 @@ use super::once;
 use super::request::Request;
 use super::response::{self, Answer};
 use super::secret;
-use crate::model::{AuditAction, Name, Permission, Principal, duration};
+use crate::model::{AuditAction, Name, Permission, Principal, check_user};
 use crate::store::{NewToken, StoreError};
-
-const USER_BYTES_MAX: usize = 128;
-const EXPIRES_IN_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,11 +36,7 @@ pub(super) async fn create_token(request: Request, principal: Arc<Principal>) ->
     )?;
     let recorder = Recorder::of(&request, &principal);
     let body: TokenBody = request.body.json(request.services.config.server.body_bytes_max).await?;
-    if body.user.is_empty() || body.user.len() > USER_BYTES_MAX || body.user.chars().any(char::is_control) {
-        return Err(ApiError::invalid(format!(
-            "'user' must be 1 to {USER_BYTES_MAX} bytes without control characters"
-        )));
-    }
+    check_user(&body.user).map_err(ApiError::invalid)?;
     let mut permissions = body.permissions;
     permissions.sort_unstable();
     permissions.dedup();
@@ -52,12 +44,8 @@ pub(super) async fn create_token(request: Request, principal: Arc<Principal>) ->
         return Err(ApiError::invalid("'permissions' is empty: such a token could do nothing"));
     }
     let created_at = request.services.clock.now();
-    let expires_at = match body.expires_in.as_deref().map(duration::parse).transpose() {
-        Ok(None) => None,
-        Ok(Some(time)) if !time.is_zero() && time <= EXPIRES_IN_MAX => Some(created_at.after(time)),
-        Ok(Some(_)) => return Err(ApiError::invalid("'expires_in' must be more than 0 and at most 3650d")),
-        Err(problem) => return Err(ApiError::invalid(format!("'expires_in': {problem}"))),
-    };
+    let expires_in = body.expires_in.as_deref().map(secret::lifetime).transpose().map_err(ApiError::invalid)?;
+    let expires_at = expires_in.map(|time| created_at.after(time));
     let text = secret::generate().map_err(ApiError::internal)?;
     let hash = secret::hash(&text).ok_or_else(|| ApiError::internal("a new secret is not well-formed"))?;
     let id = request.services.clock.new_id();
@@ -93,16 +81,17 @@ pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> Answ
     response::list(&tokens, limit, request.answer_bytes_max(), |token| token.id.to_string())
 }
 
-pub(super) async fn revoke_token(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn revoke_token(mut request: Request, principal: Arc<Principal>) -> Answer {
     let id = request.id("id", "token")?;
+    let force = request.query.parse("force")?.unwrap_or(false);
     request.query.finish()?;
     let store = &request.services.store;
     let known = store.tokens(None).await?.into_iter().find(|token| token.id == id);
     let token = known.ok_or_else(|| ApiError::not_found("token"))?;
     let recorder = Recorder::of(&request, &principal);
-    let detail = json!({ "user": token.user });
+    let detail = json!({ "user": token.user, "permissions": token.permissions, "force": force });
     let record = recorder.begin_for(Some(token.team), AuditAction::TokenRevoke, id, detail).await?;
-    let revoked = store.revoke_token(None, id).await.map_err(|error| match error {
+    let revoked = store.revoke_token(None, id, force).await.map_err(|error| match error {
         StoreError::NotFound => ApiError::not_found("token"),
         other => other.into(),
     });

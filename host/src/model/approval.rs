@@ -53,6 +53,28 @@ pub enum Decision {
     Reject,
 }
 
+/// A decision that cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecisionError {
+    /// There is no such approval on this instance.
+    #[error("there is no such approval")]
+    NotFound,
+    /// Too late.
+    #[error("the approval is {} already{}", .status.as_str(), .at.map(|at| format!(", since {at}")).unwrap_or_default())]
+    NotPending {
+        /// What it is.
+        status: ApprovalStatus,
+        /// Since when.
+        at: Option<Timestamp>,
+    },
+    /// The approver started the instance, and the definition does not let the starter approve.
+    #[error(
+        "you started this instance, and who starts one cannot approve it: another approver can, or apply a definition \
+         with `starter_may_approve: true` for new instances; you may reject it"
+    )]
+    Starter,
+}
+
 /// An approval to be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewApproval {
@@ -106,4 +128,25 @@ pub struct Approval {
     pub expires_at: Timestamp,
     /// When it left `pending`.
     pub decided_at: Option<Timestamp>,
+}
+
+impl NewApproval {
+    /// As it is once it is stored; `workflow` is the instance's.
+    pub(super) fn pending(self, workflow: Name) -> Approval {
+        Approval {
+            id: self.id,
+            team: self.team,
+            instance_id: self.instance_id,
+            workflow,
+            step: self.step,
+            approver_id: self.approver_id,
+            title: self.title,
+            quorum: self.quorum,
+            status: ApprovalStatus::Pending,
+            comment: None,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            decided_at: None,
+        }
+    }
 }

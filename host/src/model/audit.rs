@@ -23,6 +23,8 @@ pub enum AuditAction {
     PluginUpload,
     /// Deleted finished instances.
     RetentionRun,
+    /// Showed no token, or one that is not valid.
+    SignInFail,
     /// Has nobody told of alerts for a while.
     SilenceCreate,
     /// Ended a silence.
@@ -41,7 +43,7 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// Every action, by name.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AlertAcknowledge,
         Self::ApprovalDecide,
         Self::CacheCleanup,
@@ -51,6 +53,7 @@ impl AuditAction {
         Self::PluginDelete,
         Self::PluginUpload,
         Self::RetentionRun,
+        Self::SignInFail,
         Self::SilenceCreate,
         Self::SilenceDelete,
         Self::TokenCreate,
@@ -72,6 +75,7 @@ impl AuditAction {
             Self::PluginDelete => "plugin.delete",
             Self::PluginUpload => "plugin.upload",
             Self::RetentionRun => "retention.run",
+            Self::SignInFail => "sign-in.fail",
             Self::SilenceCreate => "silence.create",
             Self::SilenceDelete => "silence.delete",
             Self::TokenCreate => "token.create",

@@ -38,6 +38,15 @@ pub struct DefinitionSource {
     pub output: Option<Value>,
 }
 
+impl DefinitionSource {
+    /// Writes down what definitions meant before [`ApprovalSource::starter_may_approve`] was known: the starter may.
+    pub fn let_starters_approve(&mut self) {
+        for approval in self.steps.iter_mut().filter_map(|step| step.approval.as_mut()) {
+            approval.starter_may_approve.get_or_insert(true);
+        }
+    }
+}
+
 /// A step as it is written: either `plugin` and `step`, or `approval`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,6 +96,9 @@ pub struct ApprovalSource {
     /// What it means when they did not answer in time.
     #[serde(default)]
     pub on_expiry: OnExpiry,
+    /// Whether the user who started the instance may approve it; without it, they may not. They may always reject it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starter_may_approve: Option<bool>,
 }
 
 const fn one() -> u32 {
@@ -211,6 +223,8 @@ pub struct ApprovalStep {
     pub expires_in: Duration,
     /// What it means when they did not answer.
     pub on_expiry: OnExpiry,
+    /// Whether the user who started the instance may approve it.
+    pub starter_may_approve: bool,
 }
 
 /// Problems of one definition that are told.
@@ -346,6 +360,14 @@ impl Definition {
     pub fn computes(&self) -> bool {
         let expressions = self.steps.iter().any(|step| !step.expressions().is_empty());
         expressions || self.output.iter().any(|output| !output.expressions().is_empty())
+    }
+
+    /// What the step with this id asks, if it is an approval.
+    pub fn approval(&self, id: &StepId) -> Option<&ApprovalStep> {
+        match &self.step(id)?.action {
+            StepAction::Approval(approval) => Some(approval),
+            StepAction::Plugin(_) => None,
+        }
     }
 
     /// The plugins it runs, each once, with the steps asked of them.
@@ -486,5 +508,6 @@ fn check_approval_step(written: &ApprovalSource) -> Result<ApprovalStep, String>
         quorum: written.quorum,
         expires_in: written.expires_in,
         on_expiry: written.on_expiry,
+        starter_may_approve: written.starter_may_approve.unwrap_or(false),
     })
 }

@@ -62,6 +62,32 @@ impl std::str::FromStr for Permission {
     }
 }
 
+/// Longest name of a user, in bytes.
+pub const USER_BYTES_MAX: usize = 128;
+
+/// Checks the name of a user who is to get a token: 1 to 128 of a-z, A-Z, 0-9 and `. _ - @ +`, first a letter or digit.
+///
+/// ASCII alone, because approvers, starters and actors are told apart by what people see: among all of Unicode's letters
+/// there are too many that look alike. `*` stands for everybody in lists, `:` separates `plugin:<name>`, and brackets
+/// are the host's own, such as `(offline)`. Users that got their tokens before this rule keep their names.
+///
+/// # Errors
+/// A sentence that says what a name may be.
+pub fn check_user(user: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@' | b'+');
+    let well_formed = (1..=USER_BYTES_MAX).contains(&user.len())
+        && user.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && user.bytes().all(allowed);
+    if well_formed {
+        return Ok(());
+    }
+    let shown: String = user.chars().take(40).flat_map(char::escape_default).collect();
+    Err(format!(
+        "'{shown}' is not a valid user: use 1 to {USER_BYTES_MAX} of a-z, A-Z, 0-9 and . _ - @ +, and start with a \
+         letter or digit"
+    ))
+}
+
 /// A user who has shown a valid token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
@@ -79,5 +105,37 @@ impl Principal {
     /// Whether the user may do what `permission` names.
     pub fn may(&self, permission: Permission) -> bool {
         self.permissions.iter().any(|held| *held == permission || *held == Permission::Operator)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_told_apart_by_what_people_see() {
+        for user in ["ann", "ann@example.org", "Ann.Lee", "ci_runner-2", "ann+test@example.org", "7"] {
+            assert_eq!(check_user(user), Ok(()), "{user}");
+        }
+        let long = "a".repeat(USER_BYTES_MAX + 1);
+        // A Cyrillic letter, a bidirectional and an invisible one among them.
+        let refused = [
+            "",
+            "*",
+            "ann*",
+            "\u{430}nn",
+            "ann\u{202e}",
+            "an\u{200b}n",
+            "ann lee",
+            "plugin:x",
+            "(offline)",
+            "-a",
+            "a\n",
+            &long,
+        ];
+        for user in refused {
+            let problem = check_user(user).expect_err(user);
+            assert!(problem.is_ascii() && problem.contains("is not a valid user: use 1 to 128"), "{problem}");
+        }
     }
 }

@@ -10,12 +10,14 @@ use std::time::Duration;
 use serde_json::json;
 use uuid::Uuid;
 
+pub use super::approval::DecisionError;
 use super::approval::{Approval, ApprovalStatus, Decision, NewApproval};
 use super::definition::{APPROVERS_MAX, ApprovalStep, Definition, OnExpiry, PluginStep, Step, StepAction};
 use super::expression::{Budget, EvaluationLimits, ExpressionError, Scope, Template};
 use super::failure::{self, Blame, Failure};
 use super::instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, StepState, Steps};
-use super::{Json, Name, StepId};
+use super::text::harmless;
+use super::{Json, StepId};
 use crate::clock::Timestamp;
 
 /// Characters of an approval's title; the rest is cut off.
@@ -115,22 +117,6 @@ pub struct Run<'a> {
     pub number: u32,
 }
 
-/// A decision that cannot be taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecisionError {
-    /// There is no such approval on this instance.
-    #[error("there is no such approval")]
-    NotFound,
-    /// Too late.
-    #[error("the approval is {} already{}", .status.as_str(), .at.map(|at| format!(", since {at}")).unwrap_or_default())]
-    NotPending {
-        /// What it is.
-        status: ApprovalStatus,
-        /// Since when.
-        at: Option<Timestamp>,
-    },
-}
-
 impl Progress {
     /// Puts together what was stored.
     pub fn restore(
@@ -164,7 +150,8 @@ impl Progress {
     /// Lets `event` happen at `now`. A final instance does not change any more.
     ///
     /// # Errors
-    /// Only for [`Event::Decided`]: the approval is not pending. Nothing has changed then.
+    /// Only for [`Event::Decided`]: the approval is not pending, or its approver started the instance. Nothing has
+    /// changed then.
     pub fn apply(
         &mut self,
         event: Event,
@@ -394,8 +381,9 @@ impl Progress {
     ) -> Result<(), Failure> {
         let wrong = |message: String| Failure::fatal(failure::EXPRESSION, Blame::Definition, message);
         let title = self.evaluate(&action.title, failure::EXPRESSION)?;
-        let title: String =
-            title.to_text().unwrap_or_else(|| title.to_string()).chars().take(TITLE_CHARS_MAX).collect();
+        let title = title.to_text().unwrap_or_else(|| title.to_string());
+        // Whoever starts an instance fills the title in, and must not decide how the approver reads it.
+        let title: String = harmless(&title).chars().take(TITLE_CHARS_MAX).collect();
         let mut approvers: Vec<String> = Vec::new();
         for template in &action.approvers {
             let named = self.evaluate(template, failure::EXPRESSION)?;
@@ -435,7 +423,7 @@ impl Progress {
                 created_at: now,
                 expires_at: now.after(action.expires_in),
             };
-            self.approvals.push(pending(new.clone(), self.instance.workflow.clone()));
+            self.approvals.push(new.clone().pending(self.instance.workflow.clone()));
             change.new_approvals.push(new);
         }
         self.steps.set(step.clone(), StepState::AwaitingApproval);
@@ -460,6 +448,10 @@ impl Progress {
             return Err(DecisionError::NotPending { status: ApprovalStatus::Expired, at: Some(approval.expires_at) });
         }
         let step = approval.step.clone();
+        let by_starter = decision == Decision::Approve && approval.approver_id == self.instance.started_by;
+        if by_starter && !self.definition.approval(&step).is_some_and(|action| action.starter_may_approve) {
+            return Err(DecisionError::Starter);
+        }
         let (title, approver, quorum) = (approval.title.clone(), approval.approver_id.clone(), approval.quorum);
         let status = match decision {
             Decision::Approve => ApprovalStatus::Approved,
@@ -492,10 +484,7 @@ impl Progress {
             let Some(due) = self.pending_approvals().find(|approval| approval.expires_at <= now) else { return };
             let (step, title) = (due.step.clone(), due.title.clone());
             self.close_approvals(ApprovalStatus::Expired, None, now, change, |other| other.step == step);
-            let on_expiry = match self.definition.step(&step).map(|step| &step.action) {
-                Some(StepAction::Approval(action)) => action.on_expiry,
-                _ => OnExpiry::Reject,
-            };
+            let on_expiry = self.definition.approval(&step).map_or(OnExpiry::Reject, |action| action.on_expiry);
             match on_expiry {
                 OnExpiry::Approve => {
                     let output =
@@ -605,23 +594,5 @@ fn attempt_without_run(instance_id: Uuid, step: &Step, outcome: AttemptOutcome, 
         started_at: now,
         finished_at: now,
         retry_at: None,
-    }
-}
-
-fn pending(new: NewApproval, workflow: Name) -> Approval {
-    Approval {
-        id: new.id,
-        team: new.team,
-        instance_id: new.instance_id,
-        workflow,
-        step: new.step,
-        approver_id: new.approver_id,
-        title: new.title,
-        quorum: new.quorum,
-        status: ApprovalStatus::Pending,
-        comment: None,
-        created_at: new.created_at,
-        expires_at: new.expires_at,
-        decided_at: None,
     }
 }

@@ -8,7 +8,7 @@ use super::counters::{Counters, Counts};
 use super::live::LiveTimings;
 use super::ticks::Ticks;
 use super::timings::{DurationStats, Scale, Timings};
-use super::window::Window;
+use super::window::{Reset, View};
 use super::windowed::{Numbers as _, Windowed};
 use crate::clock::Timestamp;
 use crate::model::ApprovalStatus;
@@ -81,20 +81,17 @@ impl Approvals {
         }
     }
 
-    pub(super) fn read(&self, window: Window, now: Timestamp) -> ApprovalNumbers {
-        ApprovalNumbers {
-            counts: self.counts.read(window, now).numbers,
-            waiting: self.waiting.read(window, now).numbers,
-        }
+    pub(super) fn read(&self, view: View, now: Timestamp) -> ApprovalNumbers {
+        ApprovalNumbers { counts: self.counts.read(view, now).numbers, waiting: self.waiting.read(view, now).numbers }
     }
 
     pub(super) fn drain(&self, now: Timestamp) -> ApprovalNumbers {
         ApprovalNumbers { counts: self.counts.drain(now), waiting: self.waiting.drain(now) }
     }
 
-    pub(super) fn reset(&self, now: Timestamp) {
-        self.counts.reset(now);
-        self.waiting.reset(now);
+    pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
+        self.counts.reset(reset, now);
+        self.waiting.reset(reset, now);
     }
 }
 

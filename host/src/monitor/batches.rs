@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::live::LiveTimings;
 use super::ticks::Ticks;
 use super::timings::{DurationStats, Scale, Timings};
-use super::window::Window;
+use super::window::{Reset, View};
 use super::windowed::{Live, Numbers, Windowed};
 use crate::clock::Timestamp;
 
@@ -78,13 +78,13 @@ impl Batches {
         self.0.write().entry(operation).or_insert_with(|| Operation::new(now)).record(ticks, batch);
     }
 
-    pub(super) fn read_into(&self, sums: &mut BTreeMap<String, BatchNumbers>, window: Window, now: Timestamp) {
+    pub(super) fn read_into(&self, sums: &mut BTreeMap<String, BatchNumbers>, view: View, now: Timestamp) {
         for (name, operation) in self.0.read().iter() {
-            let durations = operation.durations.read(window, now).numbers;
+            let durations = operation.durations.read(view, now).numbers;
             if durations.count() == 0 {
                 continue;
             }
-            let read = BatchNumbers { sizes: operation.sizes.read(window, now).numbers, durations };
+            let read = BatchNumbers { sizes: operation.sizes.read(view, now).numbers, durations };
             match sums.get_mut(*name) {
                 Some(sum) => {
                     sum.sizes.merge(&read.sizes);
@@ -105,10 +105,10 @@ impl Batches {
         drained.filter(|(_, numbers)| numbers.durations.count() > 0).collect()
     }
 
-    pub(super) fn reset(&self, now: Timestamp) {
+    pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
         for operation in self.0.read().values() {
-            operation.sizes.reset(now);
-            operation.durations.reset(now);
+            operation.sizes.reset(reset, now);
+            operation.durations.reset(reset, now);
         }
     }
 }

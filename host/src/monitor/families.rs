@@ -17,6 +17,7 @@ use super::operations::Operation;
 use super::scope::Scope;
 use super::series::{SeriesStats, SeriesValue};
 use super::timings::{Scale, Timings};
+use super::window::View;
 use super::windowed::Numbers as _;
 use super::{Monitor, PluginStats, Window};
 use crate::clock::Timestamp;
@@ -72,21 +73,21 @@ impl Monitor {
     /// Writes the host's operations and all numbers of one team; without a team, of everybody. Not to be called where
     /// requests are served: it reads the windows of all operations.
     pub fn expose(&self, team: Option<&Name>, to: &mut Exposition) {
-        let now = self.0.ticks.now();
+        let (now, view) = (self.0.ticks.now(), View::of(team, Window::Start));
         let started = self.0.started_at.as_micros() as f64 / 1e6;
         to.single(FamilyKind::Gauge, "stepwell_start_time_seconds", "When the host started, since 1970.", started);
         let uptime = now.since(self.0.started_at).as_secs_f64();
         to.single(FamilyKind::Gauge, "stepwell_uptime_seconds", "How long ago the host started.", uptime);
         let scopes = self.labelled(team);
-        expose_lifecycle(to, &scopes, now);
-        expose_approvals(to, &scopes, now);
-        expose_batches(to, &scopes, now);
-        expose_limits(to, &scopes, now);
+        expose_lifecycle(to, &scopes, view, now);
+        expose_approvals(to, &scopes, view, now);
+        expose_batches(to, &scopes, view, now);
+        expose_limits(to, &scopes, view, now);
         let mut with_operations = scopes;
         if team.is_some() {
             with_operations.insert(0, (String::new(), Arc::clone(&self.0.scopes.host)));
         }
-        expose_operations(to, &with_operations, now);
+        expose_operations(to, &with_operations, view, now);
         expose_plugins(to, &self.0.plugins.stats(team));
     }
 
@@ -112,8 +113,8 @@ fn of(team: &str) -> Labels {
     Labels::new().with("team", team)
 }
 
-fn expose_lifecycle(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
-    let read: Vec<_> = scopes.iter().map(|(team, scope)| (team, scope.lifecycle.read(Window::Start, now))).collect();
+fn expose_lifecycle(to: &mut Exposition, scopes: &[Labelled], view: View, now: Timestamp) {
+    let read: Vec<_> = scopes.iter().map(|(team, scope)| (team, scope.lifecycle.read(view, now))).collect();
     let stats: Vec<_> = read.iter().map(|(team, numbers)| (of(team), numbers.stats())).collect();
     let mut created = to.family(FamilyKind::Counter, "stepwell_instances_created_total", "Workflow instances created.");
     stats.iter().for_each(|(team, stats)| created.sample(team, stats.created));
@@ -136,8 +137,8 @@ fn expose_lifecycle(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
     read.iter().for_each(|(team, numbers)| durations.histogram(&of(team), &buckets(&numbers.durations)));
 }
 
-fn expose_approvals(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
-    let read: Vec<_> = scopes.iter().map(|(team, scope)| (team, scope.approvals.read(Window::Start, now))).collect();
+fn expose_approvals(to: &mut Exposition, scopes: &[Labelled], view: View, now: Timestamp) {
+    let read: Vec<_> = scopes.iter().map(|(team, scope)| (team, scope.approvals.read(view, now))).collect();
     let stats: Vec<_> = read.iter().map(|(team, numbers)| (of(team), numbers.stats())).collect();
     let mut submitted = to.family(FamilyKind::Counter, "stepwell_approvals_submitted_total", "Approvers asked.");
     stats.iter().for_each(|(team, stats)| submitted.sample(team, stats.submitted));
@@ -157,11 +158,11 @@ fn expose_approvals(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
     read.iter().for_each(|(team, numbers)| waiting.histogram(&of(team), &buckets(&numbers.waiting)));
 }
 
-fn expose_batches(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
+fn expose_batches(to: &mut Exposition, scopes: &[Labelled], view: View, now: Timestamp) {
     let mut read = Vec::new();
     for (team, scope) in scopes {
         let mut batches = std::collections::BTreeMap::new();
-        scope.batches.read_into(&mut batches, Window::Start, now);
+        scope.batches.read_into(&mut batches, view, now);
         read.extend(batches.into_iter().map(|(name, numbers)| (of(team).with("operation", &name), numbers)));
     }
     let mut items = to.family(FamilyKind::Counter, "stepwell_batch_items_total", "Items of bulk calls.");
@@ -174,17 +175,17 @@ fn expose_batches(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
     read.iter().for_each(|(labels, batch)| durations.histogram(labels, &buckets(&batch.durations)));
 }
 
-fn expose_limits(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
+fn expose_limits(to: &mut Exposition, scopes: &[Labelled], view: View, now: Timestamp) {
     let help = "Guests that met a limit, by its code.";
     let mut met = to.family(FamilyKind::Counter, "stepwell_limits_met_total", help);
     for (team, scope) in scopes {
         let mut limits = std::collections::BTreeMap::new();
-        scope.limits.read_into(&mut limits, Window::Start, now);
+        scope.limits.read_into(&mut limits, view, now);
         limits.into_iter().for_each(|(code, count)| met.sample(&of(team).with("limit", &code), count));
     }
 }
 
-fn expose_operations(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
+fn expose_operations(to: &mut Exposition, scopes: &[Labelled], view: View, now: Timestamp) {
     let room = to.room() / SERIES_PER_OPERATION;
     let mut read = Vec::new();
     let mut omitted = 0_usize;
@@ -196,7 +197,7 @@ fn expose_operations(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
                 omitted += SERIES_PER_OPERATION;
                 continue;
             }
-            read.extend(summed(&operation, now).map(|numbers| (of(team).with("operation", &name), numbers)));
+            read.extend(summed(&operation, view, now).map(|numbers| (of(team).with("operation", &name), numbers)));
         }
     }
     to.omit(omitted);
@@ -208,8 +209,8 @@ fn expose_operations(to: &mut Exposition, scopes: &[Labelled], now: Timestamp) {
 }
 
 /// What is written of an operation, so that its fine buckets need not be kept; none if it was not called.
-fn summed(operation: &Operation, now: Timestamp) -> Option<(Buckets, u64)> {
-    let timings = operation.reading(Window::Start, now).numbers;
+fn summed(operation: &Operation, view: View, now: Timestamp) -> Option<(Buckets, u64)> {
+    let timings = operation.reading(view, now).numbers;
     (!timings.is_empty()).then(|| (buckets(&timings), timings.errors()))
 }
 

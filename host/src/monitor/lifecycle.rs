@@ -8,7 +8,7 @@ use super::counters::{Counters, Counts};
 use super::live::LiveTimings;
 use super::ticks::Ticks;
 use super::timings::{DurationStats, Scale, Timings};
-use super::window::Window;
+use super::window::{Reset, View};
 use super::windowed::{Numbers as _, Windowed};
 use crate::clock::Timestamp;
 use crate::model::InstanceStatus;
@@ -94,16 +94,16 @@ impl Lifecycle {
         self.durations.live(ticks, now).record(duration, status != InstanceStatus::Failed);
     }
 
-    pub(super) fn read(&self, window: Window, now: Timestamp) -> LifecycleNumbers {
+    pub(super) fn read(&self, view: View, now: Timestamp) -> LifecycleNumbers {
         LifecycleNumbers {
-            counts: self.counts.read(window, now).numbers,
-            durations: self.durations.read(window, now).numbers,
+            counts: self.counts.read(view, now).numbers,
+            durations: self.durations.read(view, now).numbers,
         }
     }
 
     /// How many ended, and how many of them were rejected.
-    pub(super) fn ended(&self, window: Window, now: Timestamp) -> (u64, u64) {
-        let Counts(counts) = self.counts.read(window, now).numbers;
+    pub(super) fn ended(&self, view: View, now: Timestamp) -> (u64, u64) {
+        let Counts(counts) = self.counts.read(view, now).numbers;
         let [_, completed, rejected, cancelled, failed, _] = counts;
         (completed.saturating_add(rejected).saturating_add(cancelled).saturating_add(failed), rejected)
     }
@@ -112,9 +112,9 @@ impl Lifecycle {
         LifecycleNumbers { counts: self.counts.drain(now), durations: self.durations.drain(now) }
     }
 
-    pub(super) fn reset(&self, now: Timestamp) {
-        self.counts.reset(now);
-        self.durations.reset(now);
+    pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
+        self.counts.reset(reset, now);
+        self.durations.reset(reset, now);
     }
 }
 

@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use super::counters::{Counters, Counts};
 use super::operations::OTHER;
 use super::ticks::Ticks;
-use super::window::Window;
+use super::window::{Reset, View};
 use super::windowed::Windowed;
 use crate::clock::Timestamp;
 
@@ -30,9 +30,9 @@ impl Limits {
         count.live(ticks, reading).add(0, 1);
     }
 
-    pub(super) fn read_into(&self, sums: &mut BTreeMap<String, u64>, window: Window, now: Timestamp) {
+    pub(super) fn read_into(&self, sums: &mut BTreeMap<String, u64>, view: View, now: Timestamp) {
         for (code, count) in self.0.read().iter() {
-            let Counts([count]) = count.read(window, now).numbers;
+            let Counts([count]) = count.read(view, now).numbers;
             if count > 0 {
                 let sum = sums.entry(code.to_string()).or_default();
                 *sum = sum.saturating_add(count);
@@ -49,9 +49,9 @@ impl Limits {
         drained.filter(|(_, count)| *count > 0).collect()
     }
 
-    pub(super) fn reset(&self, now: Timestamp) {
+    pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
         for count in self.0.read().values() {
-            count.reset(now);
+            count.reset(reset, now);
         }
     }
 }

@@ -82,6 +82,7 @@ use self::scope::{Scope, Scopes};
 use self::series::Sample;
 use self::sum::Sum;
 use self::ticks::Ticks;
+use self::window::{Reset, View};
 use crate::clock::{Clock, Timestamp};
 use crate::model::{ApprovalStatus, InstanceStatus, Name};
 
@@ -269,14 +270,14 @@ impl Monitor {
     #[doc(alias = "get_stats")]
     pub fn stats(&self, team: Option<&Name>, window: Window) -> Stats {
         let now = self.0.ticks.now();
-        let scopes = self.0.scopes.seen_by(team);
+        let (scopes, view) = (self.0.scopes.seen_by(team), View::of(team, window));
         let mut limits = BTreeMap::new();
         for scope in &scopes {
-            scope.limits.read_into(&mut limits, window, now);
+            scope.limits.read_into(&mut limits, view, now);
         }
-        let since = scopes.iter().map(|scope| *scope.since.read()).min().unwrap_or(self.0.started_at);
+        let since = scopes.iter().map(|scope| scope.since(view)).min().unwrap_or(self.0.started_at);
         let mut operations = BTreeMap::new();
-        operations::each_operation_shown(&self.with_operations(team), window, now, |name, stats| {
+        operations::each_operation_shown(&self.with_operations(team), view, now, |name, stats| {
             operations.insert(name.into(), stats);
         });
         Stats {
@@ -285,8 +286,8 @@ impl Monitor {
             since,
             uptime_seconds: now.since(self.0.started_at).as_secs_f64(),
             operations,
-            lifecycle: self.lifecycle(&scopes, window, now),
-            approvals: self.approvals(&scopes, window, now),
+            lifecycle: self.lifecycle(&scopes, view, now),
+            approvals: self.approvals(&scopes, view, now),
             batches: self.batches(team, window),
             limits,
             plugins: self.0.plugins.stats(team),
@@ -301,7 +302,7 @@ impl Monitor {
         now: Timestamp,
         see: impl FnMut(Box<str>, &Sum, f64),
     ) {
-        operations::each_operation(&self.with_operations(team), window, now, see);
+        operations::each_operation(&self.with_operations(team), View::of(team, window), now, see);
     }
 
     /// Where the operations are that [`Monitor::stats`] shows.
@@ -318,7 +319,7 @@ impl Monitor {
         let now = self.0.ticks.now();
         let mut batches = BTreeMap::new();
         for scope in self.0.scopes.seen_by(team) {
-            scope.batches.read_into(&mut batches, window, now);
+            scope.batches.read_into(&mut batches, View::of(team, window), now);
         }
         batches.into_iter().map(|(name, numbers)| (name, numbers.stats())).collect()
     }
@@ -328,8 +329,10 @@ impl Monitor {
     pub fn operation_stats(&self, team: Option<&Name>, name: &str, window: Window) -> Option<OperationStats> {
         let now = self.0.ticks.now();
         let scopes = self.with_operations(team);
-        let mut readings =
-            scopes.iter().filter_map(|scope| scope.operations.find(name)).map(|known| known.reading(window, now));
+        let mut readings = scopes
+            .iter()
+            .filter_map(|scope| scope.operations.find(name))
+            .map(|known| known.reading(View::of(team, window), now));
         let mut sum = readings.next()?;
         for reading in readings {
             sum.numbers.merge(&reading.numbers);
@@ -338,13 +341,15 @@ impl Monitor {
         (sum.numbers.count() > 0).then(|| OperationStats::new(&sum.numbers, sum.seconds))
     }
 
-    /// Forgets one team's numbers or, without a team, everybody's and the host's. What is recorded from then on counts.
+    /// Lets one team's numbers begin anew in its own view; without a team, everybody's and the host's in all views. What
+    /// is recorded from then on counts. What a team has had forgotten stays in the totals that operators see.
     /// [`Monitor::drain`] does not notice.
     #[doc(alias = "reset_metrics")]
     pub fn reset(&self, team: Option<&Name>) {
         let now = self.0.ticks.now();
+        let reset = if team.is_some() { Reset::OfTeam } else { Reset::OfAll };
         self.0.plugins.reset(team);
-        self.0.scopes.seen_by(team).iter().for_each(|scope| scope.reset(now));
+        self.0.scopes.seen_by(team).iter().for_each(|scope| scope.reset(reset, now));
     }
 
     /// What was recorded since the last drain, for a history. Nothing is in two intervals and nothing in none, but a

@@ -19,7 +19,7 @@ use super::scope::Scope;
 use super::sum::Sum;
 use super::ticks::Ticks;
 use super::timings::{DurationStats, Scale, Timings};
-use super::window::Window;
+use super::window::{Reset, View};
 use super::windowed::{Adds, Edition, Reading, Windowed};
 use crate::clock::Timestamp;
 
@@ -49,8 +49,8 @@ pub struct Operation(Arc<Shared>);
 struct Shared {
     ticks: Ticks,
     timings: Windowed<LiveTimings>,
-    /// What was last worked out, by window.
-    shown: Mutex<[Option<Box<Shown>>; Window::ALL.len()]>,
+    /// What was last worked out, by view.
+    shown: Mutex<[Option<Box<Shown>>; View::COUNT]>,
 }
 
 /// Numbers that are shown again until there are others. Of a thousand operations, few are called between two looks.
@@ -125,25 +125,25 @@ impl Operation {
     }
 
     /// Adds the numbers of a window up, and answers how many seconds it covers.
-    fn add_to(&self, sum: &mut Sum, window: Window, now: Timestamp) -> f64 {
-        self.0.timings.add_to(sum, window, now)
+    fn add_to(&self, sum: &mut Sum, view: View, now: Timestamp) -> f64 {
+        self.0.timings.add_to(sum, view, now)
     }
 
     /// A window's numbers. `sum` is to be empty, and may be so afterwards.
-    fn stats(&self, sum: &mut Sum, window: Window, now: Timestamp) -> OperationStats {
+    fn stats(&self, sum: &mut Sum, view: View, now: Timestamp) -> OperationStats {
         let mut shown = self.0.shown.lock();
-        let Some(shown) = shown.get_mut(window as usize) else { return OperationStats::default() };
+        let Some(shown) = shown.get_mut(view.index()) else { return OperationStats::default() };
         let Shown { edition, stats } = &mut **shown.get_or_insert_default();
         let before = *edition;
-        let seconds = self.0.timings.add_news_to(sum, edition, window, now);
+        let seconds = self.0.timings.add_news_to(sum, edition, view, now);
         if *edition != before {
             *stats = OperationStats::of(sum, seconds);
         }
         OperationStats { per_minute: per_minute(stats.count, seconds), ..*stats }
     }
 
-    pub(super) fn reading(&self, window: Window, now: Timestamp) -> Reading<Timings> {
-        self.0.timings.read(window, now)
+    pub(super) fn reading(&self, view: View, now: Timestamp) -> Reading<Timings> {
+        self.0.timings.read(view, now)
     }
 }
 
@@ -202,9 +202,9 @@ impl Operations {
     }
 
     /// Forgets the numbers. Handles go on recording.
-    pub(super) fn reset(&self, now: Timestamp) {
+    pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
         for (_, operation) in self.all() {
-            operation.0.timings.reset(now);
+            operation.0.timings.reset(reset, now);
         }
     }
 }
@@ -213,7 +213,7 @@ impl Operations {
 /// are of. Those of several scopes that have the same name are added up.
 pub(super) fn each_operation<'a>(
     scopes: impl IntoIterator<Item = &'a Arc<Scope>>,
-    window: Window,
+    view: View,
     now: Timestamp,
     mut see: impl FnMut(Box<str>, &Sum, f64),
 ) {
@@ -221,9 +221,9 @@ pub(super) fn each_operation<'a>(
     let mut sum = Sum::new(Scale::Work);
     while let Some((name, operation)) = operations.next() {
         sum.clear();
-        let mut seconds = operation.add_to(&mut sum, window, now);
+        let mut seconds = operation.add_to(&mut sum, view, now);
         while let Some((_, same)) = operations.next_if(|(next, _)| *next == name) {
-            seconds = same.add_to(&mut sum, window, now).max(seconds);
+            seconds = same.add_to(&mut sum, view, now).max(seconds);
         }
         if sum.count() > 0 {
             see(name, &sum, seconds);
@@ -235,7 +235,7 @@ pub(super) fn each_operation<'a>(
 /// there was a call.
 pub(super) fn each_operation_shown<'a>(
     scopes: impl IntoIterator<Item = &'a Arc<Scope>>,
-    window: Window,
+    view: View,
     now: Timestamp,
     mut see: impl FnMut(Box<str>, OperationStats),
 ) {
@@ -244,11 +244,11 @@ pub(super) fn each_operation_shown<'a>(
     while let Some((name, operation)) = operations.next() {
         sum.clear();
         let stats = if operations.peek().is_none_or(|(next, _)| *next != name) {
-            operation.stats(&mut sum, window, now)
+            operation.stats(&mut sum, view, now)
         } else {
-            let mut seconds = operation.add_to(&mut sum, window, now);
+            let mut seconds = operation.add_to(&mut sum, view, now);
             while let Some((_, same)) = operations.next_if(|(next, _)| *next == name) {
-                seconds = same.add_to(&mut sum, window, now).max(seconds);
+                seconds = same.add_to(&mut sum, view, now).max(seconds);
             }
             OperationStats::of(&sum, seconds)
         };

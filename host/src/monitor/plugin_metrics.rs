@@ -46,7 +46,10 @@ pub(super) struct PluginMetrics {
 #[derive(Debug)]
 struct Source {
     last_sample: Timestamp,
+    /// All that was recorded.
     series: SeriesSet,
+    /// What was recorded since the team had its numbers forgotten, if it ever had.
+    own: Option<SeriesSet>,
 }
 
 /// A sample and all that belongs to it.
@@ -74,7 +77,7 @@ impl PluginMetrics {
         }
         let source = sources
             .entry(record.source.clone())
-            .or_insert_with(|| Mutex::new(Source { last_sample: record.at, series: SeriesSet::default() }));
+            .or_insert_with(|| Mutex::new(Source { last_sample: record.at, series: SeriesSet::default(), own: None }));
         source.get_mut().record(record, self.series_max)
     }
 
@@ -87,23 +90,33 @@ impl PluginMetrics {
             .map(|(source, metrics)| PluginStats {
                 team: source.team.clone(),
                 plugin: source.plugin.clone(),
-                series: metrics.lock().series.stats(),
+                series: metrics.lock().seen(team.is_some()).stats(),
             })
+            .filter(|plugin| !plugin.series.is_empty())
             .collect();
         stats.sort_unstable_by(|a, b| (&a.team, &a.plugin).cmp(&(&b.team, &b.plugin)));
         stats
     }
 
-    /// Forgets one team's metrics, or everybody's.
+    /// Lets one team's metrics begin anew in its own view, or forgets everybody's.
     pub(super) fn reset(&self, team: Option<&Name>) {
-        self.sources.write().retain(|source, _| team.is_some_and(|team| source.team != *team));
+        let Some(team) = team else { return self.sources.write().clear() };
+        let sources = self.sources.read();
+        let own = sources.iter().filter(|(source, _)| source.team == *team);
+        own.for_each(|(_, metrics)| metrics.lock().own = Some(SeriesSet::default()));
     }
 }
 
 impl Source {
     fn record(&mut self, record: Record<'_>, series_max: usize) -> Result<(), MetricError> {
         self.last_sample = record.at;
-        self.series.record(record.name, record.labels, record.sample, series_max)
+        self.series.record(record.name, record.labels, record.sample, series_max)?;
+        // It has no more metrics and series than the whole, so it refuses nothing that the whole takes.
+        self.own.as_mut().map_or(Ok(()), |own| own.record(record.name, record.labels, record.sample, series_max))
+    }
+
+    fn seen(&self, by_team: bool) -> &SeriesSet {
+        self.own.as_ref().filter(|_| by_team).unwrap_or(&self.series)
     }
 }
 

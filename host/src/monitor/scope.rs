@@ -10,6 +10,7 @@ use super::batches::Batches;
 use super::lifecycle::Lifecycle;
 use super::limits::Limits;
 use super::operations::Operations;
+use super::window::{Reset, View};
 use crate::clock::Timestamp;
 use crate::model::Name;
 
@@ -19,12 +20,19 @@ pub const TEAMS_MAX: usize = 256;
 /// The numbers of the host or of a team.
 #[derive(Debug)]
 pub(super) struct Scope {
-    pub(super) since: RwLock<Timestamp>,
+    since: RwLock<Since>,
     pub(super) operations: Operations,
     pub(super) lifecycle: Lifecycle,
     pub(super) approvals: Approvals,
     pub(super) batches: Batches,
     pub(super) limits: Limits,
+}
+
+/// Since when a team sees its numbers, and since when operators see them.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    own: Timestamp,
+    whole: Timestamp,
 }
 
 /// Everybody's numbers.
@@ -38,7 +46,7 @@ pub(super) struct Scopes {
 impl Scope {
     fn new(now: Timestamp) -> Self {
         Self {
-            since: RwLock::new(now),
+            since: RwLock::new(Since { own: now, whole: now }),
             operations: Operations::default(),
             lifecycle: Lifecycle::new(now),
             approvals: Approvals::new(now),
@@ -47,13 +55,24 @@ impl Scope {
         }
     }
 
-    pub(super) fn reset(&self, now: Timestamp) {
-        *self.since.write() = now;
-        self.operations.reset(now);
-        self.lifecycle.reset(now);
-        self.approvals.reset(now);
-        self.batches.reset(now);
-        self.limits.reset(now);
+    /// Since when the numbers of a view are counted.
+    pub(super) fn since(&self, view: View) -> Timestamp {
+        let Since { own, whole } = *self.since.read();
+        if view.whole { whole } else { own }
+    }
+
+    pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
+        let mut since = self.since.write();
+        since.own = now;
+        if reset == Reset::OfAll {
+            since.whole = now;
+        }
+        drop(since);
+        self.operations.reset(reset, now);
+        self.lifecycle.reset(reset, now);
+        self.approvals.reset(reset, now);
+        self.batches.reset(reset, now);
+        self.limits.reset(reset, now);
     }
 }
 

@@ -11,7 +11,7 @@ use super::operations::{OperationStats, is_counted_elsewhere};
 use super::scope::Scope;
 use super::sum::Sum;
 use super::timings::Scale;
-use super::window::Window;
+use super::window::{View, Window};
 use crate::clock::Timestamp;
 use crate::model::Name;
 
@@ -122,8 +122,8 @@ impl Monitor {
             }
         });
         let all = OperationStats::of(&all, covered);
-        let lifecycle = self.lifecycle(&scopes, window, now);
-        let approvals = self.approvals(&scopes, window, now);
+        let lifecycle = self.lifecycle(&scopes, View::of(team, window), now);
+        let approvals = self.approvals(&scopes, View::of(team, window), now);
         let uptime_seconds = now.since(self.0.started_at).as_secs_f64();
         let slowest = slowest(&stats);
         let status = match around {
@@ -154,15 +154,15 @@ impl Monitor {
         }
     }
 
-    pub(super) fn lifecycle(&self, scopes: &[Arc<Scope>], window: Window, now: Timestamp) -> LifecycleStats {
+    pub(super) fn lifecycle(&self, scopes: &[Arc<Scope>], view: View, now: Timestamp) -> LifecycleStats {
         let mut sum = LifecycleNumbers::default();
-        scopes.iter().for_each(|scope| sum.merge(&scope.lifecycle.read(window, now)));
+        scopes.iter().for_each(|scope| sum.merge(&scope.lifecycle.read(view, now)));
         sum.stats()
     }
 
-    pub(super) fn approvals(&self, scopes: &[Arc<Scope>], window: Window, now: Timestamp) -> ApprovalStats {
+    pub(super) fn approvals(&self, scopes: &[Arc<Scope>], view: View, now: Timestamp) -> ApprovalStats {
         let mut sum = ApprovalNumbers::default();
-        scopes.iter().for_each(|scope| sum.merge(&scope.approvals.read(window, now)));
+        scopes.iter().for_each(|scope| sum.merge(&scope.approvals.read(view, now)));
         sum.stats()
     }
 }

@@ -257,7 +257,15 @@ fn another_teams_metrics_are_neither_shown_nor_reset() {
     assert_eq!(teams(monitor.stats(Some(&red), Window::Start)), ["red"]);
     assert_eq!(teams(monitor.stats(None, Window::Start)), ["blue", "red"]);
     monitor.reset(Some(&red));
-    assert_eq!(teams(monitor.stats(None, Window::Start)), ["blue"]);
+    assert!(teams(monitor.stats(Some(&red), Window::Start)).is_empty());
+    assert_eq!(
+        teams(monitor.stats(None, Window::Start)),
+        ["blue", "red"],
+        "an operator's totals are no team's to reset"
+    );
+    monitor.plugin_count(&source("red"), "seen", 1, &[]).expect("is well formed");
+    let own = monitor.stats(Some(&red), Window::Start);
+    assert_eq!(value(&own, "seen", &[]), Some(SeriesValue::Counter { value: 1 }));
     assert!(monitor.operation_stats(None, "load", Window::Start).is_some(), "a team cannot reset the host's numbers");
     monitor.reset(None);
     let stats = monitor.stats(None, Window::Start);
@@ -360,6 +368,46 @@ fn a_team_sees_the_hosts_operations_and_its_own() {
     assert_eq!((all.operations["step shared/name"].count, all.limits["cpu-limit"]), (2, 2));
     monitor.reset(Some(&red()));
     assert_eq!(monitor.stats(Some(&red()), Window::Start).operations.len(), 1, "the host's is not theirs to reset");
+}
+
+#[test]
+fn a_team_that_resets_its_numbers_changes_its_own_view_alone() {
+    let (clock, monitor) = monitor();
+    let record = || {
+        monitor.record(Some(&red()), "step a/b", MILLISECOND, false);
+        monitor.record_instance_created(&red(), 1);
+        monitor.record_batch(&red(), "create-instances", 2, 1, MILLISECOND);
+        monitor.record_limit(&red(), "cpu-limit");
+        monitor.record_approvals_submitted(&red(), 1);
+    };
+    let counts = |team: Option<&Name>, window| {
+        let stats = monitor.stats(team, window);
+        let operation = stats.operations.get("step a/b").map_or(0, |operation| operation.count);
+        let batch = stats.batches.get("create-instances").map_or(0, |batch| batch.calls);
+        let limits = stats.limits.get("cpu-limit").copied().unwrap_or(0);
+        [operation, stats.lifecycle.created, batch, limits, stats.approvals.submitted]
+    };
+    for resets in 0..3 {
+        record();
+        clock.advance(Duration::from_secs(11));
+        record();
+        let (everybody, began) = (2 + 2 * resets, monitor.stats(None, Window::Start).since);
+        for window in Window::ALL {
+            assert_eq!(counts(None, window), [everybody; 5], "{window}, {resets}");
+            assert_eq!(counts(Some(&red()), window), [2; 5], "{window}, {resets}");
+        }
+        monitor.reset(Some(&red()));
+        for window in Window::ALL {
+            assert_eq!(counts(None, window), [everybody; 5], "{window}, {resets}");
+            assert_eq!(counts(Some(&red()), window), [0; 5], "{window}, {resets}");
+        }
+        assert_eq!(monitor.stats(None, Window::Start).since, began);
+        assert!(monitor.stats(Some(&red()), Window::Start).since > began);
+    }
+    clock.advance(Duration::from_secs(7_200));
+    assert_eq!([counts(None, Window::Hour), counts(None, Window::Start)], [[0; 5], [6; 5]]);
+    monitor.reset(None);
+    assert_eq!(counts(None, Window::Start), [0; 5]);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use crate::model::Name;
+
 /// A part of the past that ends now. It is made of whole slices, so it is up to one slice shorter than its name: 50 to
 /// 60 seconds of a minute, 290 to 300 seconds of five minutes, 55 to 60 minutes of an hour. Rates are worked out with
 /// the time that it really covers.
@@ -23,6 +25,43 @@ pub enum Window {
     #[default]
     #[serde(rename = "start")]
     Start,
+}
+
+/// A window as somebody sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) window: Window,
+    /// With what a team has had forgotten of its own numbers: so operators see them.
+    pub(super) whole: bool,
+}
+
+impl View {
+    /// Different views.
+    pub(super) const COUNT: usize = 2 * Window::ALL.len();
+
+    /// As somebody of a team sees the window; without a team, an operator.
+    pub(super) const fn of(team: Option<&Name>, window: Window) -> Self {
+        Self { window, whole: team.is_none() }
+    }
+
+    /// As those see it whose numbers these are.
+    pub(super) const fn own(window: Window) -> Self {
+        Self { window, whole: false }
+    }
+
+    /// From 0 to [`View::COUNT`].
+    pub(super) const fn index(self) -> usize {
+        self.window as usize + if self.whole { Window::ALL.len() } else { 0 }
+    }
+}
+
+/// Whose view of the numbers begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reset {
+    /// The team's. Operators go on seeing all that was recorded.
+    OfTeam,
+    /// Everybody's.
+    OfAll,
 }
 
 impl Window {

@@ -4,6 +4,7 @@
 //! the first reader) takes them and adds them to the past: 30 slices of 10 seconds, 12 of five minutes, the whole since
 //! the last reset, and what was not drained yet. Each is stored sparsely, and a slice in which nothing happened not at
 //! all. A record that meets the change of slices may count in the one or the other; none is lost and none counts twice.
+//! What a team has had forgotten is kept apart in the same form, for the views that show it (`window.rs`).
 
 use std::collections::VecDeque;
 use std::collections::vec_deque::Iter;
@@ -13,7 +14,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::ticks::{SLICE_SECONDS, Ticks, began, slice_of};
-use super::window::Window;
+use super::window::{Reset, View, Window};
 use crate::clock::Timestamp;
 
 const MINUTE_SLICES: u64 = 60 / SLICE_SECONDS;
@@ -63,14 +64,25 @@ struct Past<N> {
     total: N,
     undrained: N,
     since: Timestamp,
+    /// What a team has had forgotten, which operators still see.
+    forgotten: Option<Box<Forgotten<N>>>,
     /// Counted up with every change, here or of the live numbers, that [`Windowed::add_news_to`] knows of.
     changes: u64,
 }
 
-/// What of the past a window is made of.
+/// As [`Past`], from before a reset.
+#[derive(Debug)]
+struct Forgotten<N> {
+    fine: VecDeque<(u64, N)>,
+    coarse: VecDeque<(u64, N)>,
+    total: N,
+    since: Timestamp,
+}
+
+/// What of the past a view is made of.
 struct Part<'a, N> {
-    whole: Option<&'a N>,
-    slices: Iter<'a, (u64, N)>,
+    totals: [Option<&'a N>; 2],
+    slices: [Iter<'a, (u64, N)>; 2],
     seconds: f64,
 }
 
@@ -96,6 +108,7 @@ impl<L: Live> Windowed<L> {
             total: live.empty(),
             undrained: live.empty(),
             since: now,
+            forgotten: None,
             changes: 0,
         };
         Self { slice: AtomicU64::new(slice_of(now)), live, past: Mutex::new(past) }
@@ -111,17 +124,17 @@ impl<L: Live> Windowed<L> {
         &self.live
     }
 
-    pub(super) fn read(&self, window: Window, now: Timestamp) -> Reading<L::Numbers> {
+    pub(super) fn read(&self, view: View, now: Timestamp) -> Reading<L::Numbers> {
         let mut numbers = Plain(self.live.empty());
-        let seconds = self.add_to(&mut numbers, window, now);
+        let seconds = self.add_to(&mut numbers, view, now);
         Reading { numbers: numbers.0, seconds }
     }
 
     /// Adds a window up, and answers how many seconds it covers.
-    pub(super) fn add_to(&self, sum: &mut impl Adds<L>, window: Window, now: Timestamp) -> f64 {
+    pub(super) fn add_to(&self, sum: &mut impl Adds<L>, view: View, now: Timestamp) -> f64 {
         let mut past = self.past.lock();
         self.turn(&mut past, slice_of(now));
-        let part = past.part(window, now);
+        let part = past.part(view, now);
         part.add_to::<L>(sum);
         sum.add_live(&self.live);
         part.seconds
@@ -133,7 +146,7 @@ impl<L: Live> Windowed<L> {
         &self,
         sum: &mut impl Adds<L>,
         known: &mut Option<Edition>,
-        window: Window,
+        view: View,
         now: Timestamp,
     ) -> f64 {
         let mut past = self.past.lock();
@@ -142,8 +155,8 @@ impl<L: Live> Windowed<L> {
         if self.live.has_news() {
             past.changes += 1;
         }
-        let part = past.part(window, now);
-        let edition = Edition { changes: past.changes, slices: part.slices.len() };
+        let part = past.part(view, now);
+        let edition = Edition { changes: past.changes, slices: part.slices.iter().map(ExactSizeIterator::len).sum() };
         if known.replace(edition) != Some(edition) {
             part.add_to::<L>(sum);
             sum.add_live(&self.live);
@@ -159,13 +172,23 @@ impl<L: Live> Windowed<L> {
         std::mem::replace(&mut past.undrained, self.live.empty())
     }
 
-    pub(super) fn reset(&self, now: Timestamp) {
+    pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
         let mut past = self.past.lock();
         past.add(self.slice.load(Ordering::Relaxed), self.live.take());
-        past.fine.clear();
-        past.coarse.clear();
-        past.total = self.live.empty();
-        past.since = now;
+        let total = std::mem::replace(&mut past.total, self.live.empty());
+        let since = std::mem::replace(&mut past.since, now);
+        let (fine, coarse) = (std::mem::take(&mut past.fine), std::mem::take(&mut past.coarse));
+        match (reset, &mut past.forgotten) {
+            (Reset::OfAll, forgotten) => *forgotten = None,
+            (Reset::OfTeam, Some(forgotten)) => {
+                forgotten.total.merge(&total);
+                fine.into_iter().for_each(|(slice, numbers)| add(&mut forgotten.fine, slice, FINE_SLICES, numbers));
+                coarse
+                    .into_iter()
+                    .for_each(|(slice, numbers)| add(&mut forgotten.coarse, slice, COARSE_SLICES, numbers));
+            }
+            (Reset::OfTeam, forgotten) => *forgotten = Some(Box::new(Forgotten { fine, coarse, total, since })),
+        }
         past.changes += 1;
     }
 
@@ -193,31 +216,38 @@ impl<N: Numbers> Past<N> {
         add(&mut self.fine, slice, FINE_SLICES, numbers);
     }
 
-    fn part(&self, window: Window, now: Timestamp) -> Part<'_, N> {
+    fn part(&self, View { window, whole }: View, now: Timestamp) -> Part<'_, N> {
+        let forgotten = self.forgotten.as_deref().filter(|_| whole);
+        let nothing = || self.fine.range(..0);
         let slice = slice_of(now);
         let recent = |slices: u64| {
             let from = slice.saturating_sub(slices - 1);
-            (None, since(&self.fine, from), began(from))
+            let before = forgotten.map_or_else(nothing, |forgotten| since(&forgotten.fine, from));
+            ([None; 2], [before, since(&self.fine, from)], began(from))
         };
-        let (whole, slices, start) = match window {
+        let first = forgotten.map_or(self.since, |forgotten| forgotten.since);
+        let (totals, slices, start) = match window {
             Window::Minute => recent(MINUTE_SLICES),
             Window::FiveMinutes => recent(FINE_SLICES),
             Window::Hour => {
                 let from = (slice / FINE_SLICES).saturating_sub(COARSE_SLICES - 1);
-                (None, since(&self.coarse, from), began(from.saturating_mul(FINE_SLICES)))
+                let before = forgotten.map_or_else(nothing, |forgotten| since(&forgotten.coarse, from));
+                ([None; 2], [before, since(&self.coarse, from)], began(from.saturating_mul(FINE_SLICES)))
             }
-            Window::Start => (Some(&self.total), self.fine.range(..0), self.since),
+            Window::Start => {
+                ([forgotten.map(|forgotten| &forgotten.total), Some(&self.total)], [nothing(), nothing()], first)
+            }
         };
         // The current second counts as a whole one, so that the first event of all is no burst.
-        let seconds = now.since(start.max(self.since)).as_secs_f64().max(1.0);
-        Part { whole, slices, seconds }
+        let seconds = now.since(start.max(first)).as_secs_f64().max(1.0);
+        Part { totals, slices, seconds }
     }
 }
 
 impl<N> Part<'_, N> {
     fn add_to<L: Live<Numbers = N>>(&self, sum: &mut impl Adds<L>) {
-        let slices = self.slices.clone().map(|(_, numbers)| numbers);
-        self.whole.into_iter().chain(slices).for_each(|numbers| sum.add(numbers));
+        let slices = self.slices.iter().flat_map(|slices| slices.clone().map(|(_, numbers)| numbers));
+        self.totals.into_iter().flatten().chain(slices).for_each(|numbers| sum.add(numbers));
     }
 }
 

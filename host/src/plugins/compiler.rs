@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::UploadError;
 use super::worker::Worker;
 use crate::config::PluginsConfig;
+use crate::private;
 use crate::runtime::{self, SealKey};
 
 /// Compiles, and keeps what was compiled.
@@ -21,7 +22,7 @@ impl Compiler {
     /// `program` is this program, to be run as `compile-worker`.
     pub(super) fn open(program: PathBuf, data_dir: &Path, config: &PluginsConfig) -> std::io::Result<Self> {
         let directory = data_dir.join("compiled");
-        std::fs::create_dir_all(&directory)?;
+        private::create_folder(&directory)?;
         let key = open_key(&data_dir.join("compiled.key"))?;
         Ok(Self { worker: Worker::new(program, config), directory, key })
     }

@@ -14,12 +14,14 @@ mod spool;
 mod worker;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use self::compiler::Compiler;
 use self::scan::Scan;
@@ -287,7 +289,7 @@ impl Registry {
                 )));
             }
         };
-        self.keep(&plugin.digest, &loaded).await;
+        self.keep(&plugin.team, &plugin.digest, &loaded).await;
         tracing::info!(team = %principal.team, plugin = label, digest = plugin.digest, ?outcome, "took in a plugin");
         let (plugin, compiled_bytes) = (Arc::unwrap_or_clone(plugin), loaded.code_bytes);
         Ok(Verdict { plugin, outcome, imports, compile_ms, compiled_bytes })
@@ -316,7 +318,7 @@ impl Registry {
             });
         }
         let (loaded, compile_ms) = {
-            let slot = self.slot(component.digest());
+            let slot = self.slot(team, component.digest());
             let mut slot = slot.lock().await;
             match self.find(&slot, team, component.digest()).await? {
                 Some(loaded) => (loaded, 0),
@@ -345,7 +347,7 @@ impl Registry {
     /// # Errors
     /// The version was deleted, or the host cannot load it.
     pub async fn load(&self, version: &PluginVersion) -> Result<Arc<LoadedPlugin>, UploadError> {
-        if let Some(loaded) = self.0.loaded.get(&version.digest) {
+        if let Some(loaded) = self.0.loaded.get(&in_memory(&version.team, &version.digest)) {
             return Ok(Arc::clone(&loaded.plugin));
         }
         // On the heap, because nearly every step finds its plugin in memory.
@@ -354,7 +356,7 @@ impl Registry {
 
     async fn load_missing(&self, version: &PluginVersion) -> Result<Arc<LoadedPlugin>, UploadError> {
         let (team, digest) = (&version.team, version.digest.as_str());
-        let slot = self.slot(digest);
+        let slot = self.slot(team, digest);
         let mut slot = slot.lock().await;
         let loaded = match self.find(&slot, team, digest).await? {
             Some(loaded) => loaded,
@@ -363,7 +365,7 @@ impl Registry {
                 self.make(&mut slot, team, digest, component.path(), version.component_bytes).await?.0
             }
         };
-        self.keep(digest, &loaded).await;
+        self.keep(team, digest, &loaded).await;
         Ok(Arc::clone(&loaded.plugin))
     }
 
@@ -388,17 +390,17 @@ impl Registry {
         .await?
     }
 
-    fn slot(&self, digest: &str) -> crate::slots::Slot<Weak<Loaded>> {
-        self.0.loads.get(digest.to_owned(), |loaded| loaded.strong_count() > 0)
+    fn slot(&self, team: &Name, digest: &str) -> crate::slots::Slot<Weak<Loaded>> {
+        self.0.loads.get(in_memory(team, digest), |loaded| loaded.strong_count() > 0)
     }
 
     /// A plugin that is in memory, or whose compiled file is there. `slot`: the digest's.
     async fn find(&self, slot: &Weak<Loaded>, team: &Name, digest: &str) -> Result<Option<Arc<Loaded>>, UploadError> {
-        if let Some(loaded) = self.0.loaded.get(&digest.to_owned()).or_else(|| slot.upgrade()) {
+        if let Some(loaded) = self.0.loaded.get(&in_memory(team, digest)).or_else(|| slot.upgrade()) {
             return Ok(Some(loaded));
         }
         let _place = self.0.queues.reading.acquire(team).await;
-        let (shared, digest) = (Arc::clone(&self.0), digest.to_owned());
+        let (shared, digest) = (Arc::clone(&self.0), artifact(team, digest));
         let read = blocking(move || {
             let sealed = shared.compiler.read(&digest)?;
             match shared.runtime.load(shared.compiler.key(), &digest, &sealed) {
@@ -431,9 +433,9 @@ impl Registry {
             let estimate = component_bytes / COMPILED_BYTES_PER_MS + 1;
             let permit = self.0.queues.compiling.acquire_for(team, estimate).await;
             let place = CompilePlace { permit, clock: &self.0.clock, began: self.0.clock.monotonic() };
-            (self.0.compiler.compile(digest, component).await?, place.took_ms())
+            (self.0.compiler.compile(&artifact(team, digest), component).await?, place.took_ms())
         };
-        let (shared, digest) = (Arc::clone(&self.0), digest.to_owned());
+        let (shared, digest) = (Arc::clone(&self.0), artifact(team, digest));
         let loaded = blocking(move || {
             let plugin = shared.runtime.load(shared.compiler.key(), &digest, &sealed).map_err(does_not_load)?;
             let (code_bytes, unkept) = (sealed.len() as u64, Mutex::new(Some(sealed)));
@@ -445,10 +447,10 @@ impl Registry {
     }
 
     /// Keeps a plugin of a stored version: in memory, and its machine code in a file.
-    async fn keep(&self, digest: &str, loaded: &Arc<Loaded>) {
-        self.0.loaded.insert(digest.to_owned(), Arc::clone(loaded));
+    async fn keep(&self, team: &Name, digest: &str, loaded: &Arc<Loaded>) {
+        self.0.loaded.insert(in_memory(team, digest), Arc::clone(loaded));
         let Some(sealed) = loaded.unkept.lock().take() else { return };
-        let (shared, digest) = (Arc::clone(&self.0), digest.to_owned());
+        let (shared, digest) = (Arc::clone(&self.0), artifact(team, digest));
         // A write that panicked has kept nothing, and that is all there is to say.
         let _ = blocking(move || shared.compiler.keep(&digest, &sealed)).await;
     }
@@ -500,4 +502,20 @@ fn describe_failed(failure: &Failure) -> UploadError {
         code: "describe-failed",
         message: format!("the plugin could not say what it is ({}): {}", failure.code, failure.message),
     }
+}
+
+/// The name of a team's compiled component in memory. Teams share none: a second upload of the same bytes would be quicker
+/// for being the second, and so tell one team what another has.
+fn in_memory(team: &Name, digest: &str) -> String {
+    format!("{team}/{digest}")
+}
+
+/// The name of a team's compiled component on disk. It is hexadecimal, so no text of a user becomes part of a path.
+fn artifact(team: &Name, digest: &str) -> String {
+    let hash = Sha256::new().chain_update(team.as_str()).chain_update([0]).chain_update(digest).finalize();
+    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

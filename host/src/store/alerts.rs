@@ -348,8 +348,7 @@ impl Store {
         id: Uuid,
         acknowledgement: Acknowledgement,
     ) -> Result<Alert, StoreError> {
-        let known = self.read_alerts(vec![one(id)]).await?.pop();
-        let known = known.filter(|alert| team.is_none() || alert.key.team == team).ok_or(StoreError::NotFound)?;
+        let known = self.read_alerts(vec![one(team.as_ref(), id)]).await?.pop().ok_or(StoreError::NotFound)?;
         let (store, given) = (self.clone(), acknowledgement.clone());
         let changed = self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
@@ -464,8 +463,8 @@ pub(super) fn resolved(team: Option<&str>, page: &Page) -> Sql {
     sql
 }
 
-fn one(id: Uuid) -> Sql {
+fn one(team: Option<&Name>, id: Uuid) -> Sql {
     let mut sql = Sql::new(COLUMNS);
-    sql.push(" WHERE id = ").bind(Bind::Id(id));
+    sql.push(" WHERE id = ").bind(Bind::Id(id)).and("team =", team.map(|team| team.as_str().into()));
     sql
 }

@@ -230,9 +230,10 @@ impl Store {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let mut approvals = given(&mut connection, BY_ID, &ids).await?;
-            approvals.retain(|approval| approval.team == team);
-            Ok(approvals)
+            let columns = [Column::Uuid(|row: &(Uuid, &str)| row.0), Column::Text(|row| row.1)];
+            let asked: Vec<_> = ids.iter().map(|id| (*id, team.as_str())).collect();
+            let rows: Vec<ApprovalRow> = rows::fetch(&mut connection, BY_ID, &columns, &asked).await?;
+            rows.into_iter().map(ApprovalRow::into_approval).collect()
         })
         .await
     }
@@ -282,14 +283,11 @@ const OF_INSTANCES: &str = "SELECT seen.id, seen.team, seen.instance_id, seen.wo
 
 const BY_ID: &str = "SELECT seen.id, seen.team, seen.instance_id, seen.workflow, seen.step, seen.approver_id, \
     seen.title, seen.quorum, seen.status, seen.comment, seen.created_at, seen.expires_at, seen.decided_at \
-    FROM {rows} CROSS JOIN workflow_approvals AS seen WHERE seen.id = given.column1";
+    FROM {rows} CROSS JOIN workflow_approvals AS seen WHERE seen.id = given.column1 AND seen.team = given.column2";
 
 /// Of many instances, those of each oldest first.
 pub(super) async fn of_instances(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<Approval>, StoreError> {
-    given(connection, OF_INSTANCES, ids).await
-}
-
-async fn given(connection: &mut Connection, sql: &str, ids: &[Uuid]) -> Result<Vec<Approval>, StoreError> {
-    let rows: Vec<ApprovalRow> = rows::fetch(connection, sql, &[Column::Uuid(|id: &Uuid| *id)], ids).await?;
+    let columns = [Column::Uuid(|id: &Uuid| *id)];
+    let rows: Vec<ApprovalRow> = rows::fetch(connection, OF_INSTANCES, &columns, ids).await?;
     rows.into_iter().map(ApprovalRow::into_approval).collect()
 }

@@ -3,7 +3,9 @@
 //! A row is written before what it is about is done, as `begun`, and its outcome is written into it afterwards. So
 //! nothing is done that is not written down, whatever becomes of the client or the host in between; what surprises is
 //! that a row may stay `begun`, and that its subject may be known only at its end. A team's rows are bounded by
-//! themselves, so that no team can push out another's.
+//! themselves, so that no team can push out another's. Within a team each action has a class of its own, and refused and
+//! failed requests share one with a bound of its own; when there are too many rows, the largest class gives up its oldest.
+//! So a flood of one action pushes out entries of that action, and of no other.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -14,28 +16,38 @@ use super::backend::Connection;
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::rows::{self, Column};
 use super::sql::{Bind, Sql};
-use super::{Page, Store, StoreError, from_json, parse, signed, to_json, unsigned};
+use super::{Page, Store, StoreError, from_json, parse, to_json};
 use crate::clock::Timestamp;
 use crate::model::{AuditAction, AuditOutcome, Name};
 
 /// Rows that are deleted in one transaction.
 const DELETED_MAX: u32 = 500;
 
+/// The class of refused and failed requests and failed sign-ins: they cost nothing to make.
+const CHEAP: &str = "cheap";
+
 const COLUMNS: &str = "SELECT id, at, team, actor, actor_team, actor_token, action, subject, detail, outcome, \
-    request_id FROM audit";
+    request_id, request, source, class FROM audit";
+/// `request_id` is a number that repeats, of programs before this one.
 const INSERT: &str = "INSERT INTO audit (id, at, team, actor, actor_team, actor_token, action, subject, detail, \
-    outcome, request_id) SELECT given.column1, given.column2, given.column3, given.column4, given.column5, \
-    given.column6, given.column7, given.column8, given.column9, given.column10, given.column11 \
-    FROM {rows} WHERE given.column1 IS NOT NULL";
+    outcome, request_id, request, source, class) SELECT given.column1, given.column2, given.column3, given.column4, \
+    given.column5, given.column6, given.column7, given.column8, given.column9, given.column10, 0, given.column11, \
+    given.column12, given.column13 FROM {rows} WHERE given.column1 IS NOT NULL";
 const END: &str = "UPDATE audit SET team = given.column2, subject = given.column3, detail = given.column4, \
-    outcome = given.column5 FROM {rows} WHERE audit.id = given.column1";
+    outcome = given.column5, class = given.column6 FROM {rows} WHERE audit.id = given.column1";
 pub(super) const OLD: &str = "SELECT id FROM audit WHERE at < $1 ORDER BY at, id LIMIT $2";
 pub(super) const NEXT_TEAM: &str = "SELECT MIN(team) FROM audit WHERE team > $1";
-/// The newest row that is too many.
-pub(super) const FIRST_TOO_MANY: &str = "SELECT at, id FROM audit WHERE team = $1 ORDER BY at DESC, id DESC LIMIT 1 \
-    OFFSET $2";
-pub(super) const TOO_MANY: &str =
-    "SELECT id FROM audit WHERE team = $1 AND (at, id) <= ($2, $3) ORDER BY at, id LIMIT $4";
+pub(super) const CLASSES: &str = "SELECT class, COUNT(*) FROM audit WHERE team = $1 GROUP BY class";
+pub(super) const OLDEST: &str = "SELECT id FROM audit WHERE team = $1 AND class = $2 ORDER BY at, id LIMIT $3";
+
+/// How many entries of one team are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditBounds {
+    /// Of all actions that were not refused and did not fail.
+    pub rows: u32,
+    /// Of refused and failed requests and failed sign-ins.
+    pub cheap_rows: u32,
+}
 
 /// Who did something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,8 +69,8 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// Whom it concerns; none: the host, or every team.
     pub team: Option<Name>,
-    /// Who.
-    pub actor: AuditActor,
+    /// Who; none for a sign-in that failed.
+    pub actor: Option<AuditActor>,
     /// What.
     pub action: AuditAction,
     /// To what: `expense@1.2.0`, an id, a name. Empty if that never became known.
@@ -67,8 +79,22 @@ pub struct AuditEntry {
     pub detail: Value,
     /// How far it came.
     pub outcome: AuditOutcome,
-    /// `request-id` of the answer, and `id` of the request in the log. Counted by each process from 1.
-    pub request_id: u64,
+    /// `request-id` of the answer, and `id` of the request in the log. Never the same twice, but in entries that were
+    /// written before that was so.
+    pub request_id: String,
+    /// The address that the request came from. Empty where there was no request, and in entries from before it was
+    /// written down.
+    pub source: String,
+}
+
+impl AuditEntry {
+    /// What it competes with for a place among its team's.
+    fn class(&self) -> &'static str {
+        match (self.outcome, self.action) {
+            (AuditOutcome::Failed | AuditOutcome::Refused, _) | (_, AuditAction::SignInFail) => CHEAP,
+            (_, action) => action.as_str(),
+        }
+    }
 }
 
 /// Which entries to list; none of the fields: all.
@@ -104,41 +130,55 @@ struct AuditRow {
     detail: String,
     outcome: String,
     request_id: i64,
+    request: String,
+    source: String,
+    class: String,
 }
 
 impl AuditRow {
     fn new(entry: AuditEntry) -> Result<Self, StoreError> {
+        let class = entry.class().to_owned();
+        let (actor, actor_team, actor_token) = match entry.actor {
+            Some(AuditActor { user, team, token }) => (user, team.to_string(), token),
+            None => (String::new(), String::new(), None),
+        };
         Ok(Self {
             id: entry.id,
             at: entry.at.as_micros(),
             team: entry.team.map_or_else(|| HOST.to_owned(), |team| team.to_string()),
-            actor: entry.actor.user,
-            actor_team: entry.actor.team.to_string(),
-            actor_token: entry.actor.token,
+            actor,
+            actor_team,
+            actor_token,
             action: entry.action.as_str().to_owned(),
             subject: entry.subject,
             detail: to_json(&entry.detail)?,
             outcome: entry.outcome.as_str().to_owned(),
-            request_id: signed(entry.request_id),
+            request_id: 0,
+            request: entry.request_id,
+            source: entry.source,
+            class,
         })
     }
 
     fn into_entry(self) -> Result<AuditEntry, StoreError> {
         let team = if self.team == HOST { None } else { Some(parse("an audit's team", &self.team)?) };
+        let actor = if self.actor_team.is_empty() {
+            None
+        } else {
+            let team = parse("an audit's actor", &self.actor_team)?;
+            Some(AuditActor { user: self.actor, team, token: self.actor_token })
+        };
         Ok(AuditEntry {
             id: self.id,
             at: Timestamp::from_micros(self.at),
             team,
-            actor: AuditActor {
-                user: self.actor,
-                team: parse("an audit's actor", &self.actor_team)?,
-                token: self.actor_token,
-            },
+            actor,
             action: parse("an audit's action", &self.action)?,
             subject: self.subject,
             detail: from_json("an audit's detail", &self.detail)?,
             outcome: parse("an audit's outcome", &self.outcome)?,
-            request_id: unsigned("an audit's request", self.request_id)?,
+            request_id: if self.request.is_empty() { self.request_id.to_string() } else { self.request },
+            source: self.source,
         })
     }
 }
@@ -149,20 +189,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn insert_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
-        let columns = [
-            Column::Uuid(|row: &AuditRow| row.id),
-            Column::Integer(|row| row.at),
-            Column::Text(|row| &row.team),
-            Column::Text(|row| &row.actor),
-            Column::Text(|row| &row.actor_team),
-            Column::MaybeUuid(|row| row.actor_token),
-            Column::Text(|row| &row.action),
-            Column::Text(|row| &row.subject),
-            Column::Text(|row| &row.detail),
-            Column::Text(|row| &row.outcome),
-            Column::Integer(|row| row.request_id),
-        ];
-        self.write_audit(INSERT, columns.into(), entries).await
+        self.write_audit(INSERT, inserted().into(), entries).await
     }
 
     /// Writes the outcomes of entries that have begun; and their teams, subjects and details, which may have become
@@ -177,6 +204,7 @@ impl Store {
             Column::Text(|row| &row.subject),
             Column::Text(|row| &row.detail),
             Column::Text(|row| &row.outcome),
+            Column::Text(|row| &row.class),
         ];
         self.write_audit(END, columns.into(), entries).await
     }
@@ -217,19 +245,19 @@ impl Store {
         .await
     }
 
-    /// Deletes entries from before a time, and those of each team that are not among its newest `keep`; at most a few
-    /// hundred. Answers how many went; none means that there is nothing more to delete.
+    /// Deletes entries from before a time, and those of each team that are too many; at most a few hundred. Returns how
+    /// many were deleted; none means that there is nothing more to delete.
     ///
     /// # Errors
     /// The database's.
-    pub async fn delete_old_audit(&self, before: Timestamp, keep: u32) -> Result<u64, StoreError> {
+    pub async fn delete_old_audit(&self, before: Timestamp, bounds: AuditBounds) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
             let old = vec![Bind::Number(before.as_micros()), Bind::Number(DELETED_MAX.into())];
             let mut ids: Vec<(Uuid,)> = Sql::with_binds(OLD, old).rows(&mut writing).await?;
             if ids.is_empty() {
-                ids = too_many(&mut writing, keep).await?;
+                ids = too_many(&mut writing, bounds).await?;
             }
             if ids.is_empty() {
                 writing.rollback().await?;
@@ -245,22 +273,70 @@ impl Store {
     }
 }
 
+/// The columns of [`INSERT`].
+fn inserted() -> [Column<AuditRow>; 13] {
+    [
+        Column::Uuid(|row: &AuditRow| row.id),
+        Column::Integer(|row| row.at),
+        Column::Text(|row| &row.team),
+        Column::Text(|row| &row.actor),
+        Column::Text(|row| &row.actor_team),
+        Column::MaybeUuid(|row| row.actor_token),
+        Column::Text(|row| &row.action),
+        Column::Text(|row| &row.subject),
+        Column::Text(|row| &row.detail),
+        Column::Text(|row| &row.outcome),
+        Column::Text(|row| &row.request),
+        Column::Text(|row| &row.source),
+        Column::Text(|row| &row.class),
+    ]
+}
+
+/// Writes an entry as a part of a transaction.
+pub(super) async fn insert(connection: &mut Connection, entry: AuditEntry) -> Result<(), StoreError> {
+    rows::execute(connection, INSERT, &inserted(), &[AuditRow::new(entry)?]).await.map(|_| ())
+}
+
 /// Of the first team that has too many.
-async fn too_many(connection: &mut Connection, keep: u32) -> Result<Vec<(Uuid,)>, StoreError> {
+async fn too_many(connection: &mut Connection, bounds: AuditBounds) -> Result<Vec<(Uuid,)>, StoreError> {
     let mut team = Some(HOST.to_owned());
     while let Some(name) = team {
-        let binds = vec![name.as_str().into(), Bind::Number(keep.into())];
-        let first: Vec<(i64, Uuid)> = Sql::with_binds(FIRST_TOO_MANY, binds).rows(connection).await?;
-        if let Some((at, id)) = first.first() {
-            let limit = Bind::Number(DELETED_MAX.into());
-            let binds = vec![name.as_str().into(), Bind::Number(*at), Bind::Id(*id), limit];
-            return Sql::with_binds(TOO_MANY, binds).rows(connection).await;
+        let classes: Vec<(String, i64)> = Sql::with_binds(CLASSES, vec![name.as_str().into()]).rows(connection).await?;
+        if let Some((class, excess)) = first_excess(&classes, bounds) {
+            let limit = Bind::Number(excess.min(DELETED_MAX.into()));
+            let binds = vec![name.as_str().into(), class.into(), limit];
+            return Sql::with_binds(OLDEST, binds).rows(connection).await;
         }
         let next: Vec<(Option<String>,)> =
             Sql::with_binds(NEXT_TEAM, vec![name.as_str().into()]).rows(connection).await?;
         team = next.into_iter().next().and_then(|(team,)| team);
     }
     Ok(Vec::new())
+}
+
+/// A class of which there are too many, and how many. The bound is shared out so that a class under its fair share loses
+/// nothing (max-min fairness).
+fn first_excess(classes: &[(String, i64)], bounds: AuditBounds) -> Option<(&str, i64)> {
+    let (cheap, mut others): (Vec<_>, Vec<_>) = classes.iter().partition(|(class, _)| class == CHEAP);
+    let over = |count: i64, share: i64| (count > share).then(|| count - share);
+    if let Some((class, excess)) =
+        cheap.iter().find_map(|(class, count)| Some((class.as_str(), over(*count, bounds.cheap_rows.into())?)))
+    {
+        return Some((class, excess));
+    }
+    others.sort_unstable_by_key(|(_, count)| *count);
+    let mut left = i64::from(bounds.rows);
+    let mut waiting = i64::try_from(others.len()).unwrap_or(i64::MAX);
+    for (_, count) in &others {
+        let share = left / waiting.max(1);
+        if *count > share {
+            // The others have more still: the largest gives first.
+            return others.last().map(|(class, largest)| (class.as_str(), largest - share));
+        }
+        left -= count;
+        waiting -= 1;
+    }
+    None
 }
 
 /// Puts the SQL of [`Store::audit`] together. An index knows team, actor and period; action and subject are looked at
@@ -280,4 +356,26 @@ pub(super) fn list(team: Option<&Name>, filter: &AuditFilter, page: &Page<Cursor
     let after = page.after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
     listing::push_page(&mut sql, turn, filter.period, after, page.limit);
     sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_class_gives_first_and_a_small_one_nothing() {
+        let bounds = AuditBounds { rows: 100, cheap_rows: 10 };
+        let excess = |classes: &[(&str, i64)]| {
+            let classes: Vec<_> = classes.iter().map(|(class, count)| ((*class).to_owned(), *count)).collect();
+            first_excess(&classes, bounds).map(|(class, excess)| (class.to_owned(), excess))
+        };
+        let over = |class: &str, excess| Some((class.to_owned(), excess));
+        assert_eq!(excess(&[]), None);
+        assert_eq!(excess(&[("a", 60), ("b", 40), (CHEAP, 10)]), None);
+        assert_eq!(excess(&[("a", 1), (CHEAP, 11)]), over(CHEAP, 1));
+        assert_eq!(excess(&[("flood", 5_000), ("a", 20), ("b", 3)]), over("flood", 5_000 - 77));
+        assert_eq!(excess(&[("a", 51), ("b", 51)]), over("b", 1));
+        assert_eq!(excess(&[("a", 30), ("b", 60), ("c", 70)]), over("c", 35));
+        assert_eq!(excess(&[("a", 101)]), over("a", 1));
+    }
 }

@@ -90,7 +90,8 @@ impl PreparedCommit {
         let attempts = attempts.collect::<Result<_, StoreError>>()?;
         let instances = std::mem::take(&mut commit.effects.instances);
         let instances = instances.into_iter().map(|new| NewRow::new(new, owner)).collect::<Result<_, _>>()?;
-        let metadata = std::mem::take(&mut commit.effects.metadata).into_iter().collect();
+        // The caches are told of it by the effects.
+        let metadata = commit.effects.metadata.iter().cloned().collect();
         Ok(Self { commit, owner, failure, attempts, instances, metadata })
     }
 

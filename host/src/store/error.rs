@@ -18,6 +18,12 @@ pub enum StoreError {
         "the workflow `{0}` is archived and takes no new instances and versions; `stepwell workflow unarchive {0}` brings it back"
     )]
     Archived(Name),
+    /// It is the last token of an operator that has not expired.
+    #[error(
+        "this is the last operator token that has not expired: make another one first (`stepwell token create NAME -p \
+         operator`), or revoke it all the same with ?force=true (`stepwell token revoke --force`)"
+    )]
+    LastOperator,
     /// Another process has the database; the sentence says how to tell which.
     #[error("{0}")]
     Locked(String),

@@ -6,7 +6,7 @@
 //! dead is refused like any other that comes too late. Leases are compared on the database's clock only, and each
 //! renewal puts this host's clock right by it.
 
-use std::fs::{OpenOptions, TryLockError};
+use std::fs::TryLockError;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use super::{Core, StoreError, parse, signed};
 use crate::clock::Timestamp;
 use crate::config::HostsConfig;
 use crate::model::Name;
+use crate::private;
 
 /// Instances that are taken in one transaction.
 const TAKEN_MAX: u32 = 500;
@@ -75,15 +76,8 @@ impl Host {
         let cannot = |what: &str, error: &dyn std::fmt::Display| {
             StoreError::Settings(format!("cannot {what} {shown}, which holds this host's identity: {error}"))
         };
-        std::fs::create_dir_all(data_dir).map_err(|error| cannot("create the folder of", &error))?;
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|error| cannot("open", &error))?;
+        private::create_folder(data_dir).map_err(|error| cannot("create the folder of", &error))?;
+        let mut file = private::read_and_write().open(&path).map_err(|error| cannot("open", &error))?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::Locked(format!(
                 "another process has the data directory {}: stop it (`fuser {shown}` tells which it is), or give each \

@@ -212,7 +212,7 @@ impl Store {
     pub async fn instance(&self, team: &Name, id: Uuid) -> Result<Option<Arc<Instance>>, StoreError> {
         self.cached(&self.core().caches.instances, (team.clone(), id), 0, |store, (team, id)| async move {
             let mut connection = store.read().await?;
-            let row = row_of(&mut connection, id).await?.filter(|row| row.team == team.as_str());
+            let row = row_of(&mut connection, &team, id).await?;
             drop(connection);
             row.map(InstanceRow::into_fresh).transpose()
         })
@@ -312,13 +312,16 @@ impl Store {
 pub(super) const DUE: &str = "SELECT id FROM workflow_instances WHERE owner = $1 AND wake_at <= $2 \
     ORDER BY wake_at, id LIMIT $3";
 
-async fn row_of(connection: &mut Connection, id: Uuid) -> Result<Option<InstanceRow>, StoreError> {
+/// The team is compared by the database: another team's row must cost what a missing one does, however long it is.
+async fn row_of(connection: &mut Connection, team: &Name, id: Uuid) -> Result<Option<InstanceRow>, StoreError> {
     Ok(on!(connection, c => sqlx::query_as(
         "SELECT id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, project_id, \
          started_by, status, current_step, version, input, output, metadata, failure, depth, root_id, created_at, \
-         started_at, updated_at, completed_at, wake_at, owner, traceparent FROM workflow_instances WHERE id = $1",
+         started_at, updated_at, completed_at, wake_at, owner, traceparent FROM workflow_instances WHERE id = $1 \
+         AND team = $2",
     )
     .bind(id)
+    .bind(team.as_str())
     .fetch_optional(c)
     .await)?)
 }

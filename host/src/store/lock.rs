@@ -1,10 +1,21 @@
 //! One process for each SQLite file: what one process has in its caches the other would not see change. Hosts that share
 //! a Postgres database have [`super::hosts`] instead.
+//!
+//! What surprises: the file itself is not locked. SQLite's own locks on it are POSIX locks, which a process loses as soon
+//! as it closes any descriptor of the file, so nothing but SQLite may open it. The lock stands beside the file that all
+//! symbolic links lead to. A hard link is another file to look at, with another log beside it, so a file that has more
+//! than one name is refused whether a process has it or not.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use crate::private;
+
+/// What SQLite puts beside its file.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// Held for as long as the store is open. The operating system gives it back when the process ends, however it ends. The
 /// file stays: removing it would let two processes lock two files of the same name.
@@ -12,31 +23,56 @@ use super::StoreError;
 pub(super) struct Lock(#[expect(dead_code, reason = "what counts is that it is open")] pub(super) File);
 
 impl Lock {
-    /// Takes it, or says who has it.
-    pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
-        let mut name = database.as_os_str().to_owned();
-        name.push(".lock");
-        let path = PathBuf::from(name);
-        let shown = path.display();
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| StoreError::Settings(format!("cannot create {}: {error}", folder.display())))?;
+    /// Takes it, and returns it with the path that is no link to another; or says who has it. The file is there
+    /// afterwards, and nobody else's to read.
+    pub(super) fn take(database: &Path) -> Result<(Self, PathBuf), StoreError> {
+        let cannot = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
+            StoreError::Settings(format!("cannot {what} {}: {error}", path.display()))
+        };
+        if let Some(folder) = database.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            private::create_folder(folder).map_err(|error| cannot("create", folder, &error))?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|error| StoreError::Settings(format!("cannot open {shown}: {error}")))?;
+        match private::create_new(database) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(cannot("create", database, &error)),
+        }
+        let path = database.canonicalize().map_err(|error| cannot("find", database, &error))?;
+        let beside = beside(&path, ".lock");
+        let file = private::read_and_write().open(&beside).map_err(|error| cannot("open", &beside, &error))?;
+        let shown = beside.display();
         match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(StoreError::Locked(format!(
-                "another process has the database {}: stop it (`fuser {shown}` tells which it is), or choose another \
-                 data_dir or database.url",
-                database.display()
-            ))),
-            Err(TryLockError::Error(error)) => Err(StoreError::Settings(format!("cannot lock {shown}: {error}"))),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::Locked(format!(
+                    "another process has the database {}: stop it (`fuser {shown}` tells which it is), or choose \
+                     another data_dir or database.url",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot("lock", &beside, &error)),
         }
+        let names = path.metadata().map_err(|error| cannot("look at", &path, &error))?.nlink();
+        if names > 1 {
+            let shown = path.display();
+            return Err(StoreError::Locked(format!(
+                "another process has the database {shown}, or may get it: the file has {names} names (hard links), and \
+                 SQLite has a log for each; remove the others (`find DIRECTORY -samefile {shown}` tells where they are)"
+            )));
+        }
+        for file in
+            [path.clone(), beside.clone()].into_iter().chain(COMPANIONS.map(|ending| self::beside(&path, ending)))
+        {
+            if let Err(error) = private::tighten(&file) {
+                tracing::warn!(file = %file.display(), %error, "others may read this file, and that cannot be changed");
+            }
+        }
+        Ok((Self(file), path))
     }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }

@@ -62,7 +62,7 @@ use uuid::Uuid;
 pub use alerts::{Acknowledgement, Alert, AlertKey, AlertLook, AlertReading, WatchedAlerts};
 pub use approvals::ApprovalFilter;
 pub use attempts::{ShownAttempt, ShownAttempts};
-pub use audit::{AuditActor, AuditEntry, AuditFilter};
+pub use audit::{AuditActor, AuditBounds, AuditEntry, AuditFilter};
 pub use cache::{CacheAdvice, CacheKind, CacheStats, CacheSuggestion, CurvePoint, MissCauses, Removed};
 pub use commit::StepCommit;
 pub use committer::CommitStats;
@@ -83,7 +83,7 @@ pub use retention::{Finished, FinishedBatch, FinishedCounts, FinishedPlace};
 pub use second_level::SecondLevelStats;
 pub use silences::Silence;
 pub use statuses::InstanceState;
-pub use tokens::{NewToken, Token};
+pub use tokens::{NewToken, OperatorTokens, Token, create_token_offline};
 pub use usage::TeamUsage;
 pub use workflows::{Applied, Workflow, WorkflowFilter, WorkflowSummary, WorkflowVersion};
 
@@ -206,10 +206,7 @@ impl Store {
         let opening = {
             let tasks = tasks.clone();
             async move {
-                let mut locks = match &address {
-                    Address::File(path) => vec![Lock::take(path)?],
-                    Address::Server(_) => Vec::new(),
-                };
+                let (mut locks, address) = alone(address)?;
                 let data_dir = folder.as_ref().map_or(config.data_dir.as_path(), TempDir::path);
                 let (host, lock) = Host::identify(data_dir, &config.hosts)?;
                 locks.push(lock);
@@ -372,6 +369,14 @@ impl Store {
             return Err(StoreError::Closed);
         }
         tasks.spawn_on(work, &self.core().threads).await.map_err(ended)?
+    }
+}
+
+/// Sees to it that no other process has a SQLite file, and names it as it is without links.
+fn alone(address: Address) -> Result<(Vec<Lock>, Address), StoreError> {
+    match address {
+        Address::File(path) => Lock::take(&path).map(|(lock, path)| (vec![lock], Address::File(path))),
+        server @ Address::Server(_) => Ok((Vec::new(), server)),
     }
 }
 

@@ -103,11 +103,23 @@ fn serialize_source<S: Serializer>(definition: &Arc<Definition>, serializer: S) 
     definition.source.serialize(serializer)
 }
 
+/// The rules that definitions are read by now. A version keeps those that it was applied under.
+const RULES: i64 = 2;
+/// Before `starter_may_approve`: whoever started an instance could approve it.
+const RULES_OF_OLD: i64 = 1;
+
+const fn rules_of_old() -> i64 {
+    RULES_OF_OLD
+}
+
 #[derive(sqlx::FromRow, Serialize, Deserialize)]
 struct VersionRow {
     workflow_id: Uuid,
     version: i64,
     source: String,
+    /// Absent from rows that an earlier program put into Redis.
+    #[serde(default = "rules_of_old")]
+    rules: i64,
     created_by: String,
     created_at: i64,
 }
@@ -144,7 +156,10 @@ impl VersionRow {
     }
 
     fn into_version(self, team: &Name, name: &Name) -> Result<Arc<WorkflowVersion>, StoreError> {
-        let source: DefinitionSource = from_json("a workflow's source", &self.source)?;
+        let mut source: DefinitionSource = from_json("a workflow's source", &self.source)?;
+        if self.rules <= RULES_OF_OLD {
+            source.let_starters_approve();
+        }
         let definition =
             Definition::check(source).map_err(|problem| error::corrupt(&format!("workflow {name}"), problem))?;
         let version = WorkflowVersion {
@@ -248,16 +263,18 @@ impl Store {
                 workflow_id,
                 version: latest.saturating_add(1),
                 source,
+                rules: RULES,
                 created_by: by,
                 created_at: now.as_micros(),
             };
             on!(writing, c => sqlx::query(
-                "INSERT INTO workflow_versions (workflow_id, version, source, created_by, created_at) \
-                 VALUES ($1, $2, $3, $4, $5)",
+                "INSERT INTO workflow_versions (workflow_id, version, source, rules, created_by, created_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6)",
             )
             .bind(row.workflow_id)
             .bind(row.version)
             .bind(row.source.as_str())
+            .bind(row.rules)
             .bind(row.created_by.as_str())
             .bind(row.created_at)
             .execute(c)
@@ -339,7 +356,7 @@ impl Store {
             let select = async {
                 let mut connection = store.read().await?;
                 Ok(on!(connection, c => sqlx::query_as(
-                    "SELECT w.status, v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
+                    "SELECT w.status, v.workflow_id, v.version, v.source, v.rules, v.created_by, v.created_at FROM workflows w \
                      JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
                      WHERE w.team = $1 AND w.name = $2",
                 )
@@ -370,7 +387,7 @@ impl Store {
             let select = async {
                 let mut connection = store.read().await?;
                 Ok(on!(connection, c => sqlx::query_as(
-                    "SELECT v.workflow_id, v.version, v.source, v.created_by, v.created_at FROM workflows w \
+                    "SELECT v.workflow_id, v.version, v.source, v.rules, v.created_by, v.created_at FROM workflows w \
                      JOIN workflow_versions v ON v.workflow_id = w.id \
                      WHERE w.team = $1 AND w.name = $2 AND v.version = $3",
                 )
@@ -418,7 +435,7 @@ async fn version_of(
     version: i64,
 ) -> Result<Option<VersionRow>, StoreError> {
     Ok(on!(connection, c => sqlx::query_as(
-        "SELECT workflow_id, version, source, created_by, created_at FROM workflow_versions \
+        "SELECT workflow_id, version, source, rules, created_by, created_at FROM workflow_versions \
          WHERE workflow_id = $1 AND version = $2",
     )
     .bind(workflow_id)

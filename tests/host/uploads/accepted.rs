@@ -107,7 +107,7 @@ fn an_instance_keeps_the_version_it_started_with() {
     let host = host();
     let old = TextGuest { output: r#"{"version":"old"}"#.to_owned(), ..TextGuest::named("pinned") };
     assert_eq!(upload(old.bytes()).status, 201);
-    let definition = "name: pinned\nsteps:\n  - { id: ask, approval: { title: Go on?, approvers: [operator], \
+    let definition = "name: pinned\nsteps:\n  - { id: ask, approval: { title: Go on?, approvers: [operator], starter_may_approve: true, \
                       expires_in: 1h } }\n  - { id: it, plugin: pinned, step: go, needs: [ask] }";
     host.apply(definition);
     let id = host.start_instance("pinned", &json!({}));

@@ -2,6 +2,7 @@
 
 use super::{CacheNumbers, LifecycleNumbers, Numbers, OperationNumbers, Reading, Thresholds};
 use crate::monitor::operations::{OperationStats, each_operation_shown};
+use crate::monitor::window::View;
 use crate::monitor::{Monitor, Window};
 
 impl Monitor {
@@ -18,16 +19,17 @@ impl Monitor {
     /// [`TEAMS_MAX`](crate::monitor::TEAMS_MAX) are not watched: their numbers are added up, and belong to nobody who
     /// could be told. Takes about a microsecond for each operation that was used since the last look.
     pub fn watched(&self, window: Window) -> Numbers {
-        let now = self.0.ticks.now();
+        // A team that has its numbers forgotten has its alerts end, which it could silence as well.
+        let (now, view) = (self.0.ticks.now(), View::own(window));
         let mut numbers = Numbers::default();
         for (team, scope) in self.0.scopes.named() {
-            each_operation_shown([&scope], window, now, |operation, stats| {
+            each_operation_shown([&scope], view, now, |operation, stats| {
                 let OperationStats { count: calls, errors, p95_ms, .. } = stats;
                 let operation = operation.into();
                 numbers.operations.push(OperationNumbers { team: team.clone(), operation, calls, errors, p95_ms });
             });
             if let Some(team) = team {
-                let (ended, rejected) = scope.lifecycle.ended(window, now);
+                let (ended, rejected) = scope.lifecycle.ended(view, now);
                 numbers.lifecycles.push(LifecycleNumbers { team, ended, rejected });
             }
         }

@@ -1,9 +1,8 @@
 //! `log`: lines in the host's log. Needs no grant; what is over the limits is dropped and counted.
 
-use std::fmt::Write;
-
 use super::super::attempt::{AttemptState, CapturedLog};
 use super::super::bindings::stepwell::plugin::log::{self, Field, Level};
+use crate::model::text::harmless;
 
 /// Most fields of a line; further ones are dropped.
 const FIELDS_MAX: usize = 16;
@@ -84,7 +83,8 @@ fn name(level: Level) -> &'static str {
     }
 }
 
-/// One line without control characters: a guest must not be able to forge another line, or to write to a terminal.
+/// One line without harmful characters: a guest must not be able to forge another line, to write to a terminal, or to
+/// turn what is read.
 fn escaped(message: &str, fields: &[Field], bytes_max: usize) -> String {
     let mut line = String::new();
     push_escaped(&mut line, message, bytes_max);
@@ -102,17 +102,10 @@ fn escaped(message: &str, fields: &[Field], bytes_max: usize) -> String {
 }
 
 fn push_escaped(line: &mut String, text: &str, bytes_max: usize) {
-    for c in text.chars() {
-        if line.len() >= bytes_max {
-            return;
-        }
-        if c.is_control() {
-            // Writing to a String cannot fail.
-            let _ = write!(line, "{}", c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
+    let room = bytes_max.saturating_sub(line.len());
+    // An escape is longer than what it stands for, so no more of the text than this can be shown.
+    let text = text.get(..text.floor_char_boundary(room)).unwrap_or_default();
+    line.push_str(&harmless(text));
 }
 
 #[cfg(test)]
@@ -121,8 +114,8 @@ mod tests {
 
     #[test]
     fn a_line_stays_one_line_and_short() {
-        let fields = [Field { name: "k".to_owned(), value: "a\nb\u{1b}[31m".to_owned() }];
-        assert_eq!(escaped("x\r\ny", &fields, 100), "x\\r\\ny k=a\\nb\\u{1b}[31m");
+        let fields = [Field { name: "k".to_owned(), value: "a\nb\u{1b}[31m\u{202e}".to_owned() }];
+        assert_eq!(escaped("x\r\ny", &fields, 100), "x\\r\\ny k=a\\nb\\u{1b}[31m\\u{202e}");
         assert!(escaped(&"ä".repeat(5_000), &[], 4_095).len() <= 4_095);
     }
 }

@@ -1,0 +1,161 @@
+//! Sign-ins that fail: requests without a token, or with one that is not valid. All are counted; so many a minute are
+//! written into the audit, of the host and not of a team, because it costs a stranger nothing to fail.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::Services;
+use super::audit::{MINUTE, cut};
+use super::request_id::RequestId;
+use super::source::Head;
+use crate::clock::Timestamp;
+use crate::model::{AuditAction, AuditOutcome};
+use crate::store::AuditEntry;
+
+/// Why a sign-in failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// There is no token.
+    Missing,
+    /// What is there cannot be a token.
+    Malformed,
+    /// No token has this hash, or it has expired; a token that was revoked is not there any more.
+    Invalid([u8; 32]),
+}
+
+/// Failed sign-ins, counted. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct SignIns(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    missing: AtomicU64,
+    malformed: AtomicU64,
+    invalid: AtomicU64,
+    written: Mutex<Written>,
+}
+
+/// Those of this minute that were written down.
+#[derive(Debug, Default)]
+struct Written {
+    since: Option<Timestamp>,
+    all: u32,
+    addresses: HashMap<IpAddr, u32>,
+    told: bool,
+}
+
+impl Failed {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+}
+
+impl SignIns {
+    /// How many failed since the start, by reason.
+    pub(super) fn failed(&self) -> [(&'static str, u64); 3] {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [("missing", read(&self.0.missing)), ("malformed", read(&self.0.malformed)), ("invalid", read(&self.0.invalid))]
+    }
+
+    /// Counts one, and writes it down unless there were too many in this minute. `asked` is the method and the pattern of
+    /// the route.
+    pub(super) async fn record(&self, services: &Services, head: &Head, id: RequestId, failed: Failed, asked: String) {
+        let counter = match failed {
+            Failed::Missing => &self.0.missing,
+            Failed::Malformed => &self.0.malformed,
+            Failed::Invalid(_) => &self.0.invalid,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let source = head.source(&services.config.server.trusted_proxies);
+        let (all_max, address_max) = (
+            services.config.audit.failed_sign_ins_per_minute_max,
+            services.config.audit.failed_sign_ins_per_address_max,
+        );
+        let now = services.clock.now();
+        if !self.0.written.lock().admit(network(source), now, all_max, address_max) {
+            return;
+        }
+        let entry = AuditEntry {
+            id: services.clock.new_id(),
+            at: now,
+            team: None,
+            actor: None,
+            action: AuditAction::SignInFail,
+            subject: cut(asked),
+            detail: detail(services, failed, now).await,
+            outcome: AuditOutcome::Refused,
+            request_id: id.to_string(),
+            source: source.to_string(),
+        };
+        if let Err(error) = services.store.insert_audit(vec![entry]).await {
+            tracing::error!(%error, "could not write a failed sign-in into the audit");
+        }
+    }
+}
+
+/// The reason; and whose token it was, if it has expired.
+async fn detail(services: &Services, failed: Failed, now: Timestamp) -> Value {
+    if let Failed::Invalid(hash) = failed
+        && let Ok(Some(token)) = services.store.token_by_hash(hash).await
+        && token.expires_at.is_some_and(|at| at <= now)
+    {
+        return json!({ "reason": "expired", "token": token.id, "user": token.user, "team": token.team });
+    }
+    json!({ "reason": if let Failed::Invalid(_) = failed { "unknown" } else { failed.reason() } })
+}
+
+/// What is counted together: whoever has one address of an IPv6 network has 2^64 of them.
+fn network(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+    }
+}
+
+impl Written {
+    /// Whether one more of an address is to be written down. Addresses are remembered only while that is so, so they are
+    /// no more than `all_max`.
+    fn admit(&mut self, address: IpAddr, now: Timestamp, all_max: u32, address_max: u32) -> bool {
+        if self.since.is_none_or(|since| now.since(since) >= MINUTE) {
+            *self = Self { since: Some(now), ..Self::default() };
+        }
+        let of_address = self.addresses.get(&address).copied().unwrap_or(0);
+        if self.all >= all_max || of_address >= address_max {
+            // Once a minute, and not once a request.
+            if !std::mem::replace(&mut self.told, true) {
+                tracing::warn!(source = %address, "failed sign-ins are left out of the audit for the rest of this minute");
+            }
+            return false;
+        }
+        self.all += 1;
+        self.addresses.insert(address, of_address + 1);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_are_admitted_of_an_address_and_of_all_and_again_in_the_next_minute() {
+        let address = |text: &str| network(text.parse().expect("is an address"));
+        let (start, mut written) = (Timestamp::from_micros(0), Written::default());
+        let mut admit = |text: &str, at| written.admit(address(text), at, 5, 2);
+        assert_eq!([(); 3].map(|()| admit("192.0.2.1", start)), [true, true, false]);
+        // Addresses of one IPv6 network count together.
+        assert!(admit("2001:db8::1", start) && admit("2001:db8::2", start) && !admit("2001:db8::3", start));
+        assert!(admit("192.0.2.2", start), "the fifth");
+        assert!(!admit("192.0.2.3", start), "there were enough of all");
+        assert!(admit("192.0.2.1", start.after(MINUTE)));
+    }
+}
