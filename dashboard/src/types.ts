@@ -301,6 +301,8 @@ export interface InstanceSummary {
   started_at: string;
   updated_at: string;
   completed_at: string | null;
+  crashes?: number;
+  quarantined_at?: string;
 }
 export interface Instance extends InstanceSummary {
   input: unknown;

@@ -129,6 +129,7 @@ impl App {
             Foundation::lay(&config, &clock, &store, &tracer, program)?;
         let engine = Engine::start(EngineParts {
             config: config.engine.clone(),
+            database_connections_max: config.database.connections_max as usize,
             batch_config: config.batch.clone(),
             retention: config.retention.clone(),
             audit: config.audit.clone(),

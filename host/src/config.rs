@@ -194,6 +194,7 @@ section! {
     RuntimeConfig {
         attempts_max: usize,
         attempts_per_team_max: usize,
+        attempts_reserve: usize,
         #[serde(with = "duration")] tick: Duration,
     }
 }
@@ -250,9 +251,13 @@ section! {
 section! {
     /// `[engine]`
     EngineConfig {
+        enabled: bool,
         #[serde(with = "duration")] poll_interval: Duration,
         active_instances_max: usize,
         conflict_retries_max: u32,
+        conflict_turns_after: u32,
+        crashes_max: u32,
+        suspects_max: usize,
     }
 }
 
@@ -434,6 +439,8 @@ impl Config {
             ("batch.size", self.batch.size),
             ("batch.concurrency", self.batch.concurrency),
             ("engine.active_instances_max", self.engine.active_instances_max),
+            ("engine.suspects_max", self.engine.suspects_max),
+            ("engine.crashes_max", self.engine.crashes_max as usize),
         ];
         for (key, value) in positive {
             if value == 0 {
@@ -468,8 +475,11 @@ impl Config {
         if self.live.interval.is_zero() {
             return Err(invalid("live.interval", "must be more than 0"));
         }
-        if self.runtime.attempts_max > 1_000 {
-            return Err(invalid("runtime.attempts_max", "must be at most 1000: each reserves address space"));
+        if self.runtime.attempts_max.saturating_add(self.runtime.attempts_reserve) > 1_000 {
+            return Err(invalid(
+                "runtime.attempts_max and runtime.attempts_reserve",
+                "must together be at most 1000: each reserves address space",
+            ));
         }
         self.quotas.check()?;
         self.idempotency.check()?;

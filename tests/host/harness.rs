@@ -135,6 +135,16 @@ impl TestHost {
         self.url = url;
     }
 
+    /// As [`TestHost::restart`], this once with more in its environment. `MORE` are arguments of the program.
+    pub fn restart_in(&mut self, environment: &[(&str, &str)]) {
+        let more = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings: Vec<_> = self.settings.iter().cloned().chain(more).collect();
+        let (server, url, token) = launch(self.data.path(), &settings);
+        assert_eq!(token, None, "only the first start makes a token");
+        self.server = server;
+        self.url = url;
+    }
+
     /// Sends SIGTERM and answers the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal("-TERM");
@@ -387,7 +397,7 @@ fn launch(data: &Path, settings: &[(String, String)]) -> (Child, String, Option<
     let _ = std::fs::remove_file(&ready);
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log_path(data)).expect("a file for the log");
     // A file that grows over its limit is then an error like another, and kills nobody.
-    let start = r#"trap '' XFSZ; [ -z "$PRELOAD" ] || export LD_PRELOAD="$PRELOAD"; exec "$0" "$@""#;
+    let start = r#"trap '' XFSZ; [ -z "$PRELOAD" ] || export LD_PRELOAD="$PRELOAD"; exec "$0" "$@" $MORE"#;
     let mut server = bounded(start, binary())
         .args(["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
         .arg(data.join("stepwell"))

@@ -204,6 +204,7 @@ impl Tour<'_> {
         self.wait(&id);
         self.post(200, &format!("/instances/{id}/cancel"), &Value::Null);
         self.post(409, &format!("/instances/{id}/cancel"), &Value::Null);
+        self.post(409, &format!("/instances/{id}/release"), &Value::Null);
         self.get("/instances?limit=2");
         self.get("/instances?limit=2&fields=all");
         self.post(400, "/instances:batch", &json!({ "thing": [] }));
@@ -360,7 +361,9 @@ fn every_answer_is_as_it_is_described() {
         let statuses = operation["responses"].as_object().expect("answers").keys().filter(|one| one.starts_with('2'));
         statuses.map(move |status| (format!("{method} {path}"), status.clone()))
     });
-    let missed: Vec<_> = good.filter(|one| !tour.seen.contains(one)).collect();
+    // Nothing is in quarantine on a host that has not crashed; `quarantine.rs` releases.
+    let quarantine = ("POST /instances/{id}/release".to_owned(), "200".to_owned());
+    let missed: Vec<_> = good.filter(|one| !tour.seen.contains(one) && *one != quarantine).collect();
     assert!(missed.is_empty(), "described and never seen: {missed:#?}");
 }
 

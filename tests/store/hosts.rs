@@ -136,7 +136,7 @@ fn instances_of_a_host_that_is_gone_are_taken_over_once() {
         let version = workflow(&host, &acme()).await;
         let new: Vec<_> = (0..1_200).map(|_| new_instance(&version)).collect();
         host.create_instances(new).await.expect("are created");
-        let due = async |store: &Store| store.due_instances(START, 5_000).await.expect("reads").len();
+        let due = async |store: &Store| store.due_instances(&acme(), START, 5_000).await.expect("reads").len();
         assert_eq!((due(&host).await, due(&heir).await, due(&third).await), (1_200, 0, 0));
         host.close().await;
         eventually("they are taken over", async || due(&heir).await + due(&third).await == 1_200).await;
@@ -180,8 +180,8 @@ fn who_commits_looks_after_the_instance() {
         // As when a decision reaches the other host.
         write(&other, &mut instance, vec![put("paid", "yes")], START).await.expect("commits");
         assert!(load(&other, instance.id).await.ours);
-        assert_eq!(other.due_instances(START, 10).await.expect("reads"), [instance.id]);
-        assert!(one.due_instances(START, 10).await.expect("reads").is_empty());
+        assert_eq!(other.due_instances(&acme(), START, 10).await.expect("reads"), [instance.id]);
+        assert!(one.due_instances(&acme(), START, 10).await.expect("reads").is_empty());
         one.close().await;
         other.close().await;
     });
@@ -213,14 +213,14 @@ fn a_restart_finds_its_own_instances_at_once() {
         let instance = instance(&store).await;
         store.close().await;
         let store = database.open().await;
-        assert_eq!(store.due_instances(START, 10).await.expect("reads"), [instance.id]);
+        assert_eq!(store.due_instances(&acme(), START, 10).await.expect("reads"), [instance.id]);
         assert_eq!(load(&store, instance.id).await.instance.version, 1, "nobody had to take it");
         store.close().await;
         // On a file that came from elsewhere, nobody else can be there.
         std::fs::remove_file(database.config.data_dir.join("host.id")).expect("is removed");
         if database.kind == crate::databases::Kind::Sqlite {
             let store = database.open().await;
-            assert_eq!(store.due_instances(START, 10).await.expect("reads"), [instance.id]);
+            assert_eq!(store.due_instances(&acme(), START, 10).await.expect("reads"), [instance.id]);
             assert!(load(&store, instance.id).await.ours);
             store.close().await;
         }

@@ -200,16 +200,16 @@ fn due_instances_come_in_the_order_they_have_waited() {
         }
         let [late, first, second] = ids.as_slice() else { unreachable!("three were created") };
         let at = |seconds| START.after(Duration::from_secs(seconds));
-        assert!(store.due_instances(at(9), 10).await.expect("reads").is_empty());
-        assert_eq!(store.due_instances(at(20), 10).await.expect("reads"), [*first, *second]);
-        assert_eq!(store.due_instances(at(99), 2).await.expect("reads"), [*first, *second]);
+        assert!(store.due_instances(&acme(), at(9), 10).await.expect("reads").is_empty());
+        assert_eq!(store.due_instances(&acme(), at(20), 10).await.expect("reads"), [*first, *second]);
+        assert_eq!(store.due_instances(&acme(), at(99), 2).await.expect("reads"), [*first, *second]);
         for id in [first, second, late] {
             let mut end = step(&load(&store, *id).await.instance);
             end.instance.status = InstanceStatus::Completed;
             end.instance.wake_at = None;
             store.commit(end).await.expect("commits");
         }
-        assert!(store.due_instances(at(99), 10).await.expect("reads").is_empty());
+        assert!(store.due_instances(&acme(), at(99), 10).await.expect("reads").is_empty());
     });
 }
 

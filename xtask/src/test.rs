@@ -36,8 +36,19 @@ const SCHEMATHESIS_VARIABLE: &str = "STEPWELL_TEST_SCHEMATHESIS";
 /// `postgres` has the tests of the whole program run on it.
 const DATABASE_VARIABLE: &str = "STEPWELL_TEST_DATABASE";
 /// Modules of these tests in which the database matters.
-const ON_BOTH_DATABASES: [&str; 8] =
-    ["approvals::", "archive::", "batch::", "crash::", "engine::", "idempotency::", "quotas::", "storage::"];
+const ON_BOTH_DATABASES: [&str; 11] = [
+    "approvals::",
+    "archive::",
+    "batch::",
+    "contention::",
+    "crash::",
+    "engine::",
+    "fairness::",
+    "idempotency::",
+    "quarantine::",
+    "quotas::",
+    "storage::",
+];
 
 /// `cargo xtask test`
 #[derive(Debug, clap::Args)]

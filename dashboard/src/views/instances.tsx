@@ -125,7 +125,12 @@ function List({ query }: { query: URLSearchParams }) {
                                     </>
                                 ),
                             },
-                            { name: "Status", cell: ({ status }) => <Badge text={status} /> },
+                            {
+                                name: "Status",
+                                cell: ({ status, quarantined_at }) => (
+                                    <Badge text={quarantined_at === undefined ? status : "quarantined"} />
+                                ),
+                            },
                             { name: "At step", cell: ({ current_step }) => current_step ?? format.NONE },
                             { name: "Entity", cell: entity },
                             { name: "Started by", cell: ({ started_by }) => started_by },
@@ -150,6 +155,7 @@ const isOpen = ({ status }: InstanceSummary): boolean => status === "running" ||
 
 function Details({ id }: { id: string }) {
     const [cancels, setCancels] = useState(false);
+    const [releases, setReleases] = useState(false);
     const instance = useResource(
         id,
         (signal) => get<InstanceDetails>(`/instances/${segment(id)}`, {}, signal),
@@ -167,6 +173,9 @@ function Details({ id }: { id: string }) {
                                 </a>{" "}
                                 <Badge text={data.status} />
                             </h2>
+                            {data.quarantined_at !== undefined && may("workflow_manage") && (
+                                <Button onClick={() => setReleases(true)}>Release…</Button>
+                            )}
                             {isOpen(data) && may("workflow_manage") && (
                                 <Button kind="danger" onClick={() => setCancels(true)}>
                                     Cancel instance…
@@ -184,6 +193,13 @@ function Details({ id }: { id: string }) {
                                 ...(data.completed_at === null ? [] : [["Took", took(data)] as [string, string]]),
                             ]}
                         />
+                        {data.quarantined_at !== undefined && (
+                            <p class="notice notice-bad wrap">
+                                <b>In quarantine</b> since <Time at={data.quarantined_at} exact />: its host crashed{" "}
+                                {data.crashes ?? "several"} times in a row while it was driven. It is not driven until
+                                it is released or cancelled.
+                            </p>
+                        )}
                         {data.failure !== null && (
                             <p class="notice notice-bad wrap">
                                 <b>{data.failure.code}</b> {data.failure.message}{" "}
@@ -217,6 +233,20 @@ function Details({ id }: { id: string }) {
                     </>
                 )}
             </Loaded>
+            {releases && (
+                <ActionDialog
+                    title="Release the instance"
+                    action="Release instance"
+                    onClose={() => setReleases(false)}
+                    run={() => post(`/instances/${segment(id)}/release`)}
+                    onDone={() => {
+                        say("Released.");
+                        instance.reload();
+                    }}
+                >
+                    <p>It is driven again at once. If it is what crashed the host, the host may crash again.</p>
+                </ActionDialog>
+            )}
             {cancels && (
                 <ActionDialog
                     title="Cancel the instance"

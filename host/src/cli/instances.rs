@@ -1,4 +1,4 @@
-//! `start`, `instances`, `cancel`
+//! `start`, `instances`, `cancel`, `release`
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -72,6 +72,9 @@ pub(super) struct InstancesArguments {
     /// Only in this status
     #[arg(long)]
     status: Option<String>,
+    /// Only those in quarantine: they were being driven when their host crashed, again and again
+    #[arg(long)]
+    quarantined: bool,
     /// Only those about this, or about this kind of thing
     #[arg(long, value_name = "TYPE[/ID]")]
     entity: Option<String>,
@@ -189,6 +192,7 @@ pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArg
         ("started_after", arguments.started_after),
         ("started_before", arguments.started_before),
         ("fields", arguments.fields),
+        ("quarantined", arguments.quarantined.then(|| "true".to_owned())),
         ("limit", arguments.limit.map(|limit| limit.to_string())),
         ("after", arguments.after),
     ];
@@ -208,6 +212,15 @@ pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArg
         });
         table(&["INSTANCE", "WORKFLOW", "STATUS", "STEP", "CREATED", "STARTED BY"], rows)
     })
+}
+
+/// One after the other: each is a decision of its own.
+pub(super) fn release(client: &Client, output: Output, arguments: &CancelArguments) -> Result<(), CliError> {
+    for id in &arguments.ids {
+        let instance = client.post(&format!("/instances/{}/release", encode(id)), Payload::Empty)?;
+        output.confirm(&instance, &format!("released {id}"))?;
+    }
+    Ok(())
 }
 
 pub(super) fn cancel(client: &Client, output: Output, arguments: &CancelArguments) -> Result<(), CliError> {

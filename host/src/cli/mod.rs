@@ -83,6 +83,8 @@ enum Command {
     Instances(instances::InstancesArguments),
     /// Stop instances
     Cancel(instances::CancelArguments),
+    /// End the quarantine of instances: they are driven again
+    Release(instances::CancelArguments),
     /// List approvals that wait for you
     Approvals(approvals::ApprovalsArguments),
     /// Approve
@@ -160,6 +162,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Start(arguments) => instances::start(&client, output, arguments),
         Command::Instances(arguments) => instances::instances(&client, output, arguments),
         Command::Cancel(arguments) => instances::cancel(&client, output, &arguments),
+        Command::Release(arguments) => instances::release(&client, output, &arguments),
         Command::Approvals(arguments) => approvals::approvals(&client, output, arguments),
         Command::Approve(arguments) => approvals::decide(&client, output, "approve", &arguments),
         Command::Reject(arguments) => approvals::decide(&client, output, "reject", &arguments),

@@ -34,6 +34,10 @@ pub(super) struct ServeArguments {
     /// redis://[USER:PASSWORD@]HOST[:PORT][/DB], a second level behind the caches
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
+    /// Answer requests and serve the dashboard, but drive, compile and delete nothing: to look at what a start would
+    /// drive, and to cancel it
+    #[arg(long)]
+    without_engine: bool,
     /// How the log on stderr looks [default: log.format, which is pretty]
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
@@ -62,6 +66,9 @@ pub(super) fn serve(global: &Global, arguments: ServeArguments) -> Result<(), Cl
     }
     if let Some(redis) = arguments.redis {
         config.redis.url = redis;
+    }
+    if arguments.without_engine {
+        config.engine.enabled = false;
     }
     let ending = Ending { ready_file: arguments.ready_file, stop_with_stdin: arguments.stop_with_stdin };
     runtime()?.block_on(run(config, ending))
@@ -111,6 +118,9 @@ async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
     }
     drop(first_token);
     tracing::info!(%url, "listening");
+    if !app.engine.drives() {
+        tracing::warn!("the engine is off: instances are not driven until a server runs without --without-engine");
+    }
     app.serve(listener, shutdown).await.map_err(|error| CliError::new(format!("cannot {error}")))?;
     tracing::info!("stopped");
     Ok(())

@@ -1,83 +1,52 @@
-//! How many attempts run at the same time: all together, and of one team, so that one team's load leaves room for the
-//! others.
+//! Attempts that run at the same time are limited: all together, and of one team. The places are handed out by team in
+//! turn ([`crate::fair_queue`]), so that one team's load leaves room for the others.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use super::Engine;
+use crate::config::RuntimeConfig;
+use crate::fair_queue::{FairLimits, FairPermit, FairQueue};
+use crate::model::{Instance, Name};
 
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use crate::model::Name;
-
-pub(super) struct Admission {
-    total: Arc<Semaphore>,
-    total_max: usize,
-    /// Drivers that wait for a place, their team's or the common one.
-    waiting: AtomicUsize,
-    per_team: usize,
-    teams: Mutex<HashMap<Name, Arc<Semaphore>>>,
-}
+/// The places for attempts.
+pub(super) struct Admission(FairQueue<Name>);
 
 /// A place for one attempt.
 pub(super) struct Place {
-    _team: OwnedSemaphorePermit,
-    _total: OwnedSemaphorePermit,
+    _permit: FairPermit<Name>,
 }
 
-/// Counts itself while it lives, so that a driver that is dropped while it waits is not counted for ever.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// The answer to a driver that wants to run an attempt.
+pub(super) enum Entry {
+    Place(Place),
+    /// The waiting room is full: the instance waits in the database.
+    Full,
+    /// The host is going down.
+    Stopping,
 }
 
 impl Admission {
-    pub(super) fn new(total: usize, per_team: usize) -> Self {
-        Self {
-            total: Arc::new(Semaphore::new(total)),
-            total_max: total,
-            waiting: AtomicUsize::new(0),
-            per_team,
-            teams: Mutex::default(),
+    pub(super) fn new(config: &RuntimeConfig) -> Self {
+        Self(FairQueue::new(FairLimits {
+            total: config.attempts_max,
+            per_key: config.attempts_per_team_max,
+            reserve: config.attempts_reserve,
+        }))
+    }
+
+    /// Waits for a place. A driver that has to wait gives its active slot up until then.
+    pub(super) async fn enter(&self, engine: &Engine, instance: &Instance) -> Entry {
+        if let Some(permit) = self.0.try_acquire(&instance.team) {
+            return Entry::Place(Place { _permit: permit });
+        }
+        let Some(_waiting) = engine.wait(&instance.team, instance.id) else { return Entry::Full };
+        tokio::select! {
+            permit = self.0.acquire(&instance.team) => Entry::Place(Place { _permit: permit }),
+            () = engine.0.stop.cancelled() => Entry::Stopping,
         }
     }
 
-    /// Waits for a place. First the team's, then the common one: a team that waits for itself holds nothing that
-    /// others need. None if the host is going down.
-    pub(super) async fn enter(&self, team: &Name) -> Option<Place> {
-        let semaphore = self.team(team);
-        let _waiting = Waiting::new(&self.waiting);
-        let team = semaphore.acquire_owned().await.ok()?;
-        let total = Arc::clone(&self.total).acquire_owned().await.ok()?;
-        Some(Place { _team: team, _total: total })
-    }
-
-    /// Attempts that run, that may run, and that wait for a place.
+    /// Attempts that run, that may run (the reserve aside), and that wait for a place.
     pub(super) fn count(&self) -> (usize, usize, usize) {
-        let running = self.total_max.saturating_sub(self.total.available_permits());
-        (running, self.total_max, self.waiting.load(Ordering::Relaxed))
-    }
-
-    /// Teams are few and made by operators, so the map is not pruned.
-    fn team(&self, team: &Name) -> Arc<Semaphore> {
-        let mut teams = self.teams.lock();
-        match teams.get(team) {
-            Some(semaphore) => Arc::clone(semaphore),
-            None => {
-                let semaphore = Arc::new(Semaphore::new(self.per_team));
-                teams.insert(team.clone(), Arc::clone(&semaphore));
-                semaphore
-            }
-        }
+        let load = self.0.load();
+        (load.held, self.0.limits().total, load.waiting)
     }
 }

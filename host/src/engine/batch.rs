@@ -130,7 +130,8 @@ impl BatchProcessor {
         }
         let (places, others): (Vec<usize>, Vec<_>) = others.into_iter().unzip();
         let work = |chunk| self.update_chunk(principal, chunk);
-        let updated = self.run(&principal.team, "update-instances", &self.engine.0.chunks.writing, others, key, work).await?;
+        let updated =
+            self.run(&principal.team, "update-instances", &self.engine.0.chunks.writing, others, key, work).await?;
         let updated = updated.into_iter().map(|result| result.map(|()| Updated::default()));
         let mut placed: Vec<Placed<_>> = places.into_iter().zip(updated).collect();
         // One after the other, since each does work in chunks.

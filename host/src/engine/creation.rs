@@ -150,7 +150,7 @@ impl Engine {
                         Ok(Created { id, existing: false, .. }) => {
                             new += 1;
                             let progress = Progress::restore(row.into(), definition, &[], Vec::new());
-                            self.wake_with(id, Some(progress.with_limits(self.0.limits.evaluation())));
+                            self.wake_with(&principal.team, id, Some(progress.with_limits(self.0.limits.evaluation())));
                         }
                         Err(StoreError::Quota { code, .. }) => self.0.monitor.record_limit(&principal.team, code),
                         _ => {}

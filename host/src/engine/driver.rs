@@ -2,7 +2,7 @@
 //!
 //! A driver holds its instance in memory and commits after every step. A commit that is refused means that somebody
 //! else changed the instance, or a key that the step had read: the driver throws away what it holds, loads again and
-//! lets the rules decide anew.
+//! lets the rules decide anew. Steps that meet on a key again and again take turns ([`super::contention`]).
 
 use std::time::Duration;
 
@@ -10,11 +10,13 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Engine;
+use super::admission::Entry;
+use super::contention::{Contention, chance};
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress, StepReport};
-use crate::model::{Effects, Instance, StepId, TraceParent};
+use crate::model::{Effects, EntryKey, Instance, Name, StepId, TraceParent};
 use crate::runtime::StepCall;
-use crate::store::CommitError;
+use crate::store::{CommitError, Conflict};
 use crate::trace::{Span, SpanKind};
 
 /// What a driver does after a commit.
@@ -22,63 +24,122 @@ enum After {
     GoOn,
     /// The memory is out of date.
     Reload,
+    /// The waiting room is full.
+    NoRoom,
     /// The database is in trouble.
     GiveUp,
 }
 
-/// An outcome that does not come from running the step, for the next time round.
-struct Verdict {
+/// Why a driver rests.
+enum Rest {
+    /// There is nothing to do now.
+    Done,
+    /// There is, but no room to wait for it: the instance stays due, and the poller finds it.
+    NoRoom,
+}
+
+/// A failure to record instead of running the next attempt, after too many conflicts.
+pub(super) struct Verdict {
     step: StepId,
     number: u32,
     failure: Failure,
 }
 
-/// What a commit is about.
+/// The attempt that a commit is about.
 struct Ran {
     step: StepId,
     number: u32,
+    /// The delay before the next attempt, should this one fail.
+    delay: Duration,
     /// The attempt's span, if that is recorded.
     trace: Option<TraceParent>,
 }
 
+/// The end of an attempt that was run, or was not.
+enum Attempted {
+    Ended(Box<(StepReport, Effects)>),
+    /// The guest met a storage guard that does not hold any more, and asked to be run again.
+    Conflict(EntryKey),
+    /// The waiting room is full.
+    NoRoom,
+    /// The host is going down.
+    Stopping,
+}
+
 impl Engine {
     /// `progress` is what the caller knows of the instance; it is loaded if that is nothing, or out of date.
-    pub(super) async fn drive(&self, id: Uuid, mut progress: Option<Progress>) {
+    pub(super) async fn drive(&self, team: &Name, id: Uuid, mut progress: Option<Progress>) {
         loop {
-            self.drive_until_rest(id, progress.take()).await;
-            if self.0.active.release(id) {
-                return;
+            let rest = self.drive_until_rest(team, id, progress.take()).await;
+            self.0.store.put_down(id);
+            match rest {
+                Rest::NoRoom => return self.0.active.step_back(team, id),
+                Rest::Done if self.0.active.release(team, id) => return,
+                Rest::Done => self.0.store.take_in_hand(id),
             }
         }
     }
 
-    async fn drive_until_rest(&self, id: Uuid, mut known: Option<Progress>) {
-        let mut conflicts = 0;
-        let mut verdict = None;
+    async fn drive_until_rest(&self, team: &Name, id: Uuid, mut known: Option<Progress>) -> Rest {
+        let mut contention = Contention::default();
         while !self.0.stop.is_cancelled() {
             let loaded = match known.take() {
                 Some(known) => Ok(Some(known)),
-                None => self.load_ours(id).await,
+                None => {
+                    let _turn = self.0.loads.acquire(team).await;
+                    self.load_ours(id).await
+                }
             };
             let mut progress = match loaded {
                 Ok(Some(progress)) => progress,
-                Ok(None) => return,
+                Ok(None) => return Rest::Done,
                 Err(error) => {
                     tracing::warn!(%error, instance = %id, "could not load an instance; it stays due");
-                    return self.pause().await;
+                    self.pause().await;
+                    return Rest::Done;
                 }
             };
-            match self.follow(&mut progress, &mut conflicts, &mut verdict).await {
-                After::GoOn => return,
-                After::Reload => self.back_off(conflicts).await,
-                After::GiveUp => return self.pause().await,
+            if !self.suspect(&progress.instance, &mut contention).await {
+                return Rest::NoRoom;
+            }
+            let after = self.follow(&mut progress, &mut contention).await;
+            // A driver that waits for its turn need not keep what is out of date.
+            drop(progress);
+            match after {
+                After::GoOn => return Rest::Done,
+                After::Reload if self.give_way(team, id, &mut contention).await => {}
+                After::Reload | After::NoRoom => return Rest::NoRoom,
+                After::GiveUp => {
+                    self.pause().await;
+                    return Rest::Done;
+                }
             }
         }
+        Rest::Done
+    }
+
+    /// Waits until an instance that was being driven when its host crashed may be driven, so that few are at the same time
+    /// and the next crash tells which it was. Returns false if the waiting room is full.
+    async fn suspect(&self, instance: &Instance, contention: &mut Contention) -> bool {
+        if instance.crashes == 0 || contention.suspect.is_some() {
+            return true;
+        }
+        let suspects = if instance.crashes == 1 { &self.0.suspects } else { &self.0.prime_suspects };
+        contention.suspect = suspects.try_acquire(&instance.team);
+        if contention.suspect.is_some() {
+            return true;
+        }
+        let Some(_waiting) = self.wait(&instance.team, instance.id) else { return false };
+        tokio::select! {
+            permit = suspects.acquire(&instance.team) => contention.suspect = Some(permit),
+            () = self.0.stop.cancelled() => {}
+        }
+        true
     }
 
     /// Runs what is ready, step by step. `GoOn` means that there is nothing left to do.
-    async fn follow(&self, progress: &mut Progress, conflicts: &mut u32, verdict: &mut Option<Verdict>) -> After {
-        if progress.instance.status.is_final() {
+    async fn follow(&self, progress: &mut Progress, contention: &mut Contention) -> After {
+        if progress.instance.status.is_final() || progress.instance.quarantined_at.is_some() {
             return After::GoOn;
         }
         let before = (progress.instance.status, progress.instance.wake_at, progress.instance.current_step.clone());
@@ -88,7 +149,7 @@ impl Engine {
         let rests = progress.next_run(self.0.clock.now()).is_none()
             && before != (progress.instance.status, progress.instance.wake_at, progress.instance.current_step.clone());
         if settled || rests {
-            match self.settle(progress, change, Effects::default(), conflicts, verdict, None).await {
+            match self.settle(progress, change, Effects::default(), contention, None).await {
                 After::GoOn => {}
                 other => return other,
             }
@@ -97,25 +158,20 @@ impl Engine {
             let Some(run) = progress.next_run(self.0.clock.now()) else { return After::GoOn };
             let (step, number) = (run.step.clone(), run.number);
             let mut span = self.span(&progress.instance, &step, number);
-            let forced = verdict.take_if(|verdict| verdict.step == step && verdict.number == number);
+            let mut ran = Ran { step, number, delay: run.action.retry.delay_after(number), trace: None };
+            let forced = contention.verdict.take_if(|verdict| verdict.step == ran.step && verdict.number == ran.number);
             let (report, effects) = match forced {
-                Some(Verdict { failure, .. }) => {
-                    let now = self.0.clock.now();
-                    let report = StepReport {
-                        step: step.clone(),
-                        number,
-                        plugin: None,
-                        result: Err(failure),
-                        started_at: now,
-                        finished_at: now,
-                    };
-                    (report, Effects::default())
-                }
+                Some(verdict) => (self.report_of(verdict), Effects::default()),
                 None => {
                     let log_span = log_span(&span);
-                    match self.attempt(progress, &step, number, &mut span).instrument(log_span).await {
-                        Some(ended) => ended,
-                        None => return After::GoOn,
+                    match self.attempt(progress, &ran, contention, &mut span).instrument(log_span).await {
+                        Attempted::Ended(ended) => *ended,
+                        Attempted::Conflict(entry) => {
+                            span.fail(failure::CONFLICT);
+                            return self.collide(progress, contention, &Conflict::Entry(entry), Some(&ran));
+                        }
+                        Attempted::NoRoom => return After::NoRoom,
+                        Attempted::Stopping => return After::GoOn,
                     }
                 }
             };
@@ -123,13 +179,19 @@ impl Engine {
             if let Some(attempt) = change.attempts.first() {
                 span.set("stepwell.step.outcome", attempt.outcome.as_str());
             }
-            let ran = Ran { step, number, trace: span.context() };
-            match self.settle(progress, change, effects, conflicts, verdict, Some(ran)).await {
-                After::GoOn => *conflicts = 0,
+            ran.trace = span.context();
+            match self.settle(progress, change, effects, contention, Some(ran)).await {
+                After::GoOn => contention.end(),
                 other => return other,
             }
         }
         After::GoOn
+    }
+
+    fn report_of(&self, verdict: Verdict) -> StepReport {
+        let Verdict { step, number, failure } = verdict;
+        let now = self.0.clock.now();
+        StepReport { step, number, plugin: None, result: Err(failure), started_at: now, finished_at: now }
     }
 
     async fn settle(
@@ -137,8 +199,7 @@ impl Engine {
         progress: &mut Progress,
         change: Change,
         effects: Effects,
-        conflicts: &mut u32,
-        verdict: &mut Option<Verdict>,
+        contention: &mut Contention,
         ran: Option<Ran>,
     ) -> After {
         let id = progress.instance.id;
@@ -147,41 +208,48 @@ impl Engine {
         let committed = self.commit(progress, change, effects, trace).await;
         let ended = self.0.clock.monotonic();
         self.0.committing.record_at(ended, ended.duration_since(started), committed.is_ok());
-        let (code, message) = match committed {
-            Ok(()) => return After::GoOn,
+        match committed {
+            Ok(()) => After::GoOn,
             Err(CommitError::Store(error)) => {
                 tracing::warn!(%error, instance = %id, "could not commit a step; it will run again");
-                return After::GiveUp;
+                After::GiveUp
             }
             Err(CommitError::Rejected { code, message }) => {
                 self.0.monitor.record_limit(&progress.instance.team, code);
-                (code, message)
+                let failure = Failure::fatal(code, Blame::Guest, message);
+                Self::fail_next(contention, ran.as_ref(), failure)
             }
-            Err(CommitError::Conflict(what)) => {
-                *conflicts += 1;
-                tracing::debug!(instance = %id, what, conflicts, "a commit met another one");
-                if *conflicts <= self.0.config.conflict_retries_max {
-                    return After::Reload;
-                }
-                (failure::CONFLICT, format!("other commits came first {conflicts} times in a row; the last on {what}"))
-            }
-        };
-        if let Some(Ran { step, number, .. }) = ran {
-            *verdict = Some(Verdict { step, number, failure: Failure::fatal(code, Blame::Guest, message) });
-            *conflicts = 0;
-            return After::Reload;
+            Err(CommitError::Conflict(conflict)) => self.collide(progress, contention, &conflict, ran.as_ref()),
         }
-        After::GiveUp
     }
 
-    /// Lets others go first, for longer and longer. Without chance, two that collided would collide again.
-    async fn back_off(&self, conflicts: u32) {
-        let mut random = [0; 1];
-        // Without randomness it waits the full time.
-        let _ = getrandom::fill(&mut random);
-        let most = 1_u64 << conflicts.min(6);
-        let [byte] = random;
-        tokio::time::sleep(Duration::from_micros(most * 500 * (256 - u64::from(byte)) / 256)).await;
+    /// After a conflict the step runs again; after too many of them it fails, and its retry policy decides.
+    fn collide(
+        &self,
+        progress: &Progress,
+        contention: &mut Contention,
+        conflict: &Conflict,
+        ran: Option<&Ran>,
+    ) -> After {
+        let may_run_again = self.note_conflict(&progress.instance.team, contention, conflict);
+        let conflicts = contention.conflicts;
+        tracing::debug!(instance = %progress.instance.id, what = %conflict, conflicts, "a commit met another one");
+        if may_run_again {
+            return After::Reload;
+        }
+        let message = format!("other commits came first {conflicts} times in a row; the last on {conflict}");
+        let mut failure = Failure::retryable(failure::CONFLICT, Blame::Guest, message);
+        // Many fail at the same time, and must not come back at the same time.
+        failure.retry_after = ran.map(|ran| ran.delay.mul_f64(1.0 + chance()));
+        Self::fail_next(contention, ran, failure)
+    }
+
+    /// Has the attempt fail when it comes up again.
+    fn fail_next(contention: &mut Contention, ran: Option<&Ran>, failure: Failure) -> After {
+        let Some(Ran { step, number, .. }) = ran else { return After::GiveUp };
+        contention.conflicts = 0;
+        contention.verdict = Some(Verdict { step: step.clone(), number: *number, failure });
+        After::Reload
     }
 
     /// From here, where the step is ready, until its outcome is durable.
@@ -194,16 +262,20 @@ impl Engine {
         span
     }
 
-    /// Runs one attempt. None if the host is going down.
+    /// Runs one attempt.
     async fn attempt(
         &self,
         progress: &Progress,
-        step: &StepId,
-        number: u32,
+        Ran { step, number, .. }: &Ran,
+        contention: &Contention,
         span: &mut Span,
-    ) -> Option<(StepReport, Effects)> {
-        let instance = &progress.instance;
-        let place = self.0.admission.enter(&instance.team).await?;
+    ) -> Attempted {
+        let (instance, number) = (&progress.instance, *number);
+        let place = match self.0.admission.enter(self, instance).await {
+            Entry::Place(place) => place,
+            Entry::Full => return Attempted::NoRoom,
+            Entry::Stopping => return Attempted::Stopping,
+        };
         let started_at = self.0.clock.now();
         let prepared = self.prepare(progress, step, number).await;
         let report = |plugin, result, started_at, finished_at| StepReport {
@@ -218,7 +290,8 @@ impl Engine {
             Ok(prepared) => prepared,
             Err(failure) => {
                 span.fail(&failure.code);
-                return Some((report(None, Err(failure), started_at, self.0.clock.now()), Effects::default()));
+                let report = report(None, Err(failure), started_at, self.0.clock.now());
+                return Attempted::Ended(Box::new((report, Effects::default())));
             }
         };
         let operations = self.0.step_operations.of(&call, &self.0.monitor);
@@ -231,6 +304,13 @@ impl Engine {
         operations.record(self.0.clock.monotonic(), ended.usage.wall, ended.result.is_ok());
         span.set("stepwell.step.host_calls", ended.usage.host_calls);
         if let Err(failure) = &ended.result {
+            if let Some(entry) = ended.conflict
+                && failure.retryable
+                && ended.said_by_guest
+                && contention.conflicts <= self.0.config.conflict_retries_max
+            {
+                return Attempted::Conflict(entry);
+            }
             span.fail(&failure.code);
             // A guest's own codes are anything, and no limits.
             if failure.blame == Blame::Guest && !ended.said_by_guest {
@@ -241,7 +321,8 @@ impl Engine {
                 "a step failed: {}", failure.message.escape_debug()
             );
         }
-        Some((report(Some(plugin), ended.result, ended.started_at, ended.finished_at), ended.effects))
+        let report = report(Some(plugin), ended.result, ended.started_at, ended.finished_at);
+        Attempted::Ended(Box::new((report, ended.effects)))
     }
 
     async fn prepare(

@@ -7,7 +7,7 @@ use super::Engine;
 /// What the engine has in hand now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineGauges {
-    /// Instances that have a driver.
+    /// Instances that are driven: their drivers hold a slot.
     pub active_instances: usize,
     /// `engine.active_instances_max`
     pub active_instances_max: usize,
@@ -15,12 +15,16 @@ pub struct EngineGauges {
     pub attempts_running: usize,
     /// `runtime.attempts_max`
     pub attempts_max: usize,
-    /// Attempts that wait for a place, their team's or the common one.
+    /// Attempts that wait for a place, their team's or the common one. Their drivers hold no slot.
     pub attempts_waiting: usize,
     /// Chunks of clients' batches that are worked on.
     pub batch_chunks_running: usize,
     /// Chunks of clients' batches that wait for one of the `batch.concurrency` places.
     pub batch_chunks_waiting: usize,
+    /// Storage entries whose writers take turns.
+    pub contended_entries: usize,
+    /// Instances that wait for their turn to write one. Their drivers hold no slot.
+    pub turns_waiting: usize,
 }
 
 impl Engine {
@@ -29,6 +33,7 @@ impl Engine {
         let (active_instances, active_instances_max) = self.0.active.count();
         let (attempts_running, attempts_max, attempts_waiting) = self.0.admission.count();
         let (batch_chunks_running, batch_chunks_waiting) = self.0.chunks.load();
+        let turns = self.0.turns.load();
         EngineGauges {
             active_instances,
             active_instances_max,
@@ -37,6 +42,8 @@ impl Engine {
             attempts_waiting,
             batch_chunks_running,
             batch_chunks_waiting,
+            contended_entries: turns.keys,
+            turns_waiting: turns.waiting,
         }
     }
 }

@@ -7,6 +7,7 @@
 mod admission;
 mod batch;
 mod cancellation;
+mod contention;
 mod creation;
 mod dispatcher;
 mod driver;
@@ -28,6 +29,7 @@ pub use self::gauges::EngineGauges;
 
 use self::admission::Admission;
 use self::batch::Chunks;
+use self::contention::Turns;
 use self::dispatcher::Active;
 use self::evaluation::Evaluations;
 use self::measured::StepOperations;
@@ -35,9 +37,10 @@ use crate::clock::Clock;
 use crate::config::{
     AuditConfig, BatchConfig, EngineConfig, IdempotencyConfig, Limits, QuotasConfig, RetentionConfig, RuntimeConfig,
 };
+use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
-use crate::model::{Approval, Decision, Definition, Effects, Instance, Principal, TraceParent};
+use crate::model::{Approval, Decision, Definition, Effects, Instance, Name, Principal, TraceParent};
 use crate::monitor::{Monitor, Operation};
 use crate::plugins::Registry;
 use crate::runtime::Runtime;
@@ -72,6 +75,12 @@ struct Shared {
     admission: Admission,
     evaluations: Evaluations,
     active: Active,
+    turns: Turns,
+    /// Loads of instances that are driven: part of the connections that read, so that requests and guests have the others.
+    loads: FairQueue<Name>,
+    /// Instances that were being driven in one crash, and in more, when they are driven again.
+    suspects: FairQueue<Name>,
+    prime_suspects: FairQueue<Name>,
     drivers: TaskTracker,
     stop: CancellationToken,
 }
@@ -90,6 +99,8 @@ pub struct EngineParts {
     pub quotas: QuotasConfig,
     /// `[idempotency]`
     pub idempotency: IdempotencyConfig,
+    /// `database.connections_max`
+    pub database_connections_max: usize,
     /// `[runtime]`: how many attempts at a time.
     pub runtime_config: RuntimeConfig,
     /// `[limits]`
@@ -155,10 +166,14 @@ impl Engine {
     /// Starts the engine; it looks at once for instances that are due.
     pub fn start(parts: EngineParts) -> Self {
         let engine = Self(Arc::new(Shared {
-            admission: Admission::new(parts.runtime_config.attempts_max, parts.runtime_config.attempts_per_team_max),
+            admission: Admission::new(&parts.runtime_config),
             evaluations: Evaluations::new(),
             step_operations: StepOperations::default(),
-            active: Active::new(parts.config.active_instances_max),
+            active: Active::new(parts.config.active_instances_max, parts.runtime_config.attempts_per_team_max),
+            turns: contention::turns(),
+            loads: few(parts.database_connections_max.div_ceil(2)),
+            suspects: few(parts.config.suspects_max),
+            prime_suspects: few(1),
             config: parts.config,
             committing: parts.monitor.operation(None, "commit_step"),
             chunks: Chunks::new(&parts.batch_config),
@@ -177,8 +192,10 @@ impl Engine {
             drivers: TaskTracker::new(),
             stop: CancellationToken::new(),
         }));
-        engine.spawn_poller();
-        engine.spawn_housekeeping();
+        if engine.0.config.enabled {
+            engine.spawn_poller();
+            engine.spawn_housekeeping();
+        }
         engine
     }
 
@@ -280,7 +297,7 @@ impl Engine {
         })?;
         let decided = progress.approvals.iter().find(|approval| approval.id == approval_id).cloned();
         // The commit has made this host its owner, so a driver may go on with what is in memory.
-        self.wake_with(instance_id, Some(progress));
+        self.wake_with(&progress.instance.team.clone(), instance_id, Some(progress));
         decided.ok_or_else(not_found)
     }
 
@@ -312,6 +329,26 @@ impl Engine {
             ChangeError::Gone | ChangeError::Decision(_) => no_such_instance(),
         })?;
         Ok(progress.instance)
+    }
+
+    /// Ends the quarantine of an instance, which is driven at once.
+    ///
+    /// # Errors
+    /// No such instance, or it is not in quarantine.
+    pub async fn release(&self, principal: &Principal, instance_id: Uuid) -> Result<Arc<Instance>, EngineError> {
+        let team = &principal.team;
+        let released = self.0.store.release(team, instance_id, self.0.clock.now()).await?;
+        let instance = self.0.store.instance(team, instance_id).await?.ok_or_else(no_such_instance)?;
+        if !released {
+            return Err(EngineError::Conflict("the instance is not in quarantine".to_owned()));
+        }
+        self.wake(team, instance_id);
+        Ok(instance)
+    }
+
+    /// Whether this process drives instances.
+    pub fn drives(&self) -> bool {
+        self.0.config.enabled
     }
 
     /// Lets an event from outside happen to an instance, again if a step's commit came between. `known` is the instance
@@ -381,6 +418,9 @@ impl Engine {
         committed?;
         let instance = &mut progress.instance;
         instance.version += 1;
+        if instance.quarantined_at.is_none() {
+            instance.crashes = 0;
+        }
         let (monitor, team) = (&self.0.monitor, &instance.team);
         if let Some(completed_at) = instance.completed_at {
             monitor.record_instance_ended(team, instance.status, completed_at.since(instance.created_at));
@@ -394,10 +434,15 @@ impl Engine {
         }
         if !created.is_empty() {
             monitor.record_instance_created(team, created.len() as u64);
-            created.into_iter().for_each(|id| self.wake(id));
+            created.into_iter().for_each(|id| self.wake(team, id));
         }
         Ok(())
     }
+}
+
+/// A queue for few at a time, of all teams in turn.
+fn few(total: usize) -> FairQueue<Name> {
+    FairQueue::new(FairLimits { total, per_key: total, reserve: 0 })
 }
 
 fn no_such_instance() -> EngineError {

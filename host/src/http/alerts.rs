@@ -130,7 +130,7 @@ pub(super) async fn create_silence(mut request: Request, principal: Arc<Principa
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
     let Request { services, body, head, .. } = request;
-    let body = body.read_charged(services.config.server.body_bytes_max).await?;
+    let body = body.read(services.config.server.body_bytes_max).await?;
     let SilenceBody { rule, subject, duration, until, comment } = super::body::parse_json(&body)?;
     check_comment(&comment)?;
     if rule.is_none() && subject.is_none() {

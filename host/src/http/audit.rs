@@ -31,10 +31,11 @@ const SUBJECT_CHARS_MAX: usize = 200;
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// What is asked for by requests that are refused.
-const AUDITED: [(Method, &str, AuditAction); 18] = [
+const AUDITED: [(Method, &str, AuditAction); 19] = [
     (Method::POST, "/approvals/{id}/decision", AuditAction::ApprovalDecide),
     (Method::POST, "/approvals:batch-decide", AuditAction::ApprovalDecide),
     (Method::POST, "/instances/{id}/cancel", AuditAction::InstanceCancel),
+    (Method::POST, "/instances/{id}/release", AuditAction::InstanceRelease),
     (Method::POST, "/instances:batch-update", AuditAction::InstanceCancel),
     (Method::POST, "/plugins", AuditAction::PluginUpload),
     (Method::DELETE, "/plugins/{name}/{version}", AuditAction::PluginDelete),

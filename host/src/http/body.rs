@@ -128,33 +128,22 @@ impl Body {
         self.remains.clone()
     }
 
-    /// The whole body, if it has at most `limit` bytes. Takes nothing from the budget: for uploads, which have bounds of
-    /// their own.
+    /// The whole body, if it has at most `limit` bytes, on the budget of its team.
     ///
     /// # Errors
-    /// 408, 413, 415; 400 when the connection breaks, which nobody will see.
+    /// 408, 413, 415; 503 when the budget is spent until the deadline; 400 when the connection breaks, which the client
+    /// does not see.
     pub(super) async fn read(self, limit: usize) -> Result<Vec<u8>, ApiError> {
-        self.check(limit)?;
-        let mut bytes = Vec::new();
-        self.collect(limit, None, appended_to(&mut bytes)).await?;
-        Ok(bytes)
-    }
-
-    /// As [`Body::read`], on the budget.
-    ///
-    /// # Errors
-    /// Those of [`Body::read`]; 503 when the budget is spent until the deadline.
-    pub(super) async fn read_charged(self, limit: usize) -> Result<Vec<u8>, ApiError> {
         let charged = self.check(limit)?;
         let mut bytes = Vec::new();
         self.collect(limit, Some(charged), appended_to(&mut bytes)).await?;
         Ok(bytes)
     }
 
-    /// As [`Body::read_charged`], into memory of its own: for megabytes.
+    /// As [`Body::read`], into memory of its own: for megabytes.
     ///
     /// # Errors
-    /// Those of [`Body::read_charged`].
+    /// Those of [`Body::read`].
     pub(super) async fn read_mapped(self, limit: usize) -> Result<Mapped, ApiError> {
         let charged = self.check(limit)?;
         // Not before the budget has room for it.
@@ -174,10 +163,10 @@ impl Body {
     /// The body as JSON.
     ///
     /// # Errors
-    /// Those of [`Body::read_charged`]; 400 for what is not JSON of this shape.
+    /// Those of [`Body::read`]; 400 for what is not JSON of this shape.
     pub(super) async fn json<T: DeserializeOwned + Send + 'static>(self, limit: usize) -> Result<T, ApiError> {
         let (traffic, principal) = (self.traffic.clone(), self.principal.clone());
-        let bytes = self.read_charged(limit).await?;
+        let bytes = self.read(limit).await?;
         match principal {
             Some(principal) if bytes.len() > INLINE_BYTES_MAX => {
                 traffic.parse(&principal.team, move || parse_json(&bytes)).await?
@@ -378,7 +367,7 @@ mod tests {
         let body = body(&["x"], &[(TRANSFER_ENCODING, "chunked")]);
         let traffic = body.traffic.clone();
         let remains = body.remains();
-        body.read_charged(1 << 20).await.expect("fits");
+        body.read(1 << 20).await.expect("fits");
         assert_eq!(traffic.stats().bodies.bytes, 0, "small ones are exempt");
         drop(remains);
     }
@@ -398,7 +387,7 @@ mod tests {
         body.deadline = Instant::from_std(crate::clock::Clock::System.monotonic());
         let traffic = body.traffic.clone();
         let _all = traffic.bodies().take(&"acme".parse().expect("is a name"), u64::MAX).await;
-        let error = body.read_charged(1 << 20).await.expect_err("there is no room");
+        let error = body.read(1 << 20).await.expect_err("there is no room");
         assert_eq!((error.status, error.code()), (StatusCode::SERVICE_UNAVAILABLE, "busy"));
         assert_eq!((traffic.stats().refused_busy, traffic.stats().bodies.waiting), (1, 0));
     }

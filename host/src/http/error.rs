@@ -151,6 +151,15 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, code, message).with_header(RETRY_AFTER, HeaderValue::from_static("60"))
     }
 
+    /// 503: the process was started without its engine.
+    pub(super) fn engine_off() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "engine-off",
+            "this server runs without its engine and compiles nothing; start it without --without-engine, or ask another",
+        )
+    }
+
     /// 503: too much at once.
     pub(super) fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)

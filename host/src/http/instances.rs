@@ -166,6 +166,7 @@ pub(super) async fn list_instances(mut request: Request, principal: Arc<Principa
         started_by: query.take("started_by")?,
         created: query.period("created")?,
         started: query.period("started")?,
+        quarantined: query.parse("quarantined")?.unwrap_or(false),
     };
     let fields: Option<Fields> = query.parse("fields")?;
     query.finish()?;
@@ -223,6 +224,14 @@ pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -
         response::hold(&mut response, room);
     }
     Ok(response)
+}
+
+pub(super) async fn release_instance(request: Request, principal: Arc<Principal>) -> Answer {
+    let id = request.id("id", "instance")?;
+    request.query.finish()?;
+    let record = Recorder::of(&request, &principal).begin(AuditAction::InstanceRelease, id, json!({})).await?;
+    let instance = record.end(request.services.engine.release(&principal, id).await).await?;
+    response::ok(instance.as_ref())
 }
 
 fn attempt_details(shown: ShownAttempt) -> AttemptDetails {

@@ -35,6 +35,8 @@ pub(super) struct AllStats {
     commits: CommitStats,
     /// What the engine has in hand.
     engine: EngineGauges,
+    /// The team's instances in quarantine.
+    quarantined: u64,
     /// Other hosts on the same database.
     peers: u64,
 }
@@ -77,6 +79,8 @@ pub(super) struct Health {
     status: &'static str,
     version: &'static str,
     uptime_seconds: u64,
+    /// Whether the process drives instances.
+    engine: &'static str,
     /// Absent when only the process was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     database: Option<DatabaseHealth>,
@@ -92,7 +96,8 @@ struct DatabaseHealth {
 impl Health {
     fn new(services: &Services, status: &'static str, database: Option<DatabaseHealth>) -> Self {
         let uptime_seconds = services.clock.monotonic().duration_since(services.started).as_secs();
-        Self { status, version: env!("CARGO_PKG_VERSION"), uptime_seconds, database }
+        let engine = if services.engine.drives() { "on" } else { "off" };
+        Self { status, version: env!("CARGO_PKG_VERSION"), uptime_seconds, engine, database }
     }
 }
 
@@ -152,11 +157,13 @@ pub(super) async fn stats<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let View { window, team } = view;
     let instances = services.counts.get(services, team.as_ref().unwrap_or(&principal.team)).await?;
+    let quarantined = services.store.count_quarantined(Some(team.as_ref().unwrap_or(&principal.team))).await?;
     let services = Arc::clone(services);
     worked_out(move || {
         made(AllStats {
             monitor: services.monitor.stats(team.as_ref(), window),
             instances,
+            quarantined,
             caches: services.store.cache_stats(),
             second_level: services.store.second_level_stats(),
             commits: services.store.commit_stats(),

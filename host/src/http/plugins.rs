@@ -25,6 +25,9 @@ const SHARED_BUCKETS_MAX: usize = 16;
 pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
     let shared_buckets = request.query.parse_with("shared", shared_buckets)?.unwrap_or_default();
     request.query.finish()?;
+    if !request.services.engine.drives() {
+        return Err(ApiError::engine_off());
+    }
     let recorder = Recorder::of(&request, &principal);
     let registry = &request.services.plugins;
     let bytes_max = request.services.config.plugins.component_bytes_max;

@@ -35,6 +35,10 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
     let mut exposition = Exposition::new(services.config.prometheus.series_max, bytes_max);
     let well = services.pulse.beat(&services.store, &services.clock).await.took.is_some();
     expose_host(&mut exposition, services, team.as_ref(), well);
+    if let Ok(count) = services.store.count_quarantined(team.as_ref()).await {
+        let help = "Workflow instances in quarantine, on all hosts: they were being driven when a host crashed.";
+        exposition.single(FamilyKind::Gauge, "stepwell_instances_quarantined", help, count);
+    }
     let monitor = services.monitor.clone();
     let text = metrics::worked_out(move || {
         monitor.expose(team.as_ref(), &mut exposition);
@@ -111,15 +115,19 @@ fn expose_engine(to: &mut Exposition, engine: EngineGauges) {
         attempts_waiting,
         batch_chunks_running,
         batch_chunks_waiting,
+        contended_entries,
+        turns_waiting,
     } = engine;
     for (name, help, value) in [
-        ("stepwell_instances_active", "Workflow instances that have a driver now.", active_instances),
+        ("stepwell_instances_active", "Workflow instances that are driven now.", active_instances),
         ("stepwell_instances_active_limit", "Most that may: engine.active_instances_max.", active_instances_max),
         ("stepwell_attempts_running", "Attempts of steps that run now: places of the pool in use.", attempts_running),
         ("stepwell_attempts_limit", "Places of the pool: runtime.attempts_max.", attempts_max),
         ("stepwell_attempts_waiting", "Attempts of steps that wait for a place: the queue.", attempts_waiting),
         ("stepwell_batch_chunks_running", "Chunks of clients' batches that are worked on.", batch_chunks_running),
         ("stepwell_batch_chunks_waiting", "Chunks that wait: batch.concurrency.", batch_chunks_waiting),
+        ("stepwell_contended_entries", "Storage entries whose writers take turns.", contended_entries),
+        ("stepwell_turns_waiting", "Instances that wait for their turn to write such an entry.", turns_waiting),
     ] {
         to.single(FamilyKind::Gauge, name, help, value);
     }

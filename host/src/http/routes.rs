@@ -187,6 +187,7 @@ pub(super) static ROUTES: &[Route] = &[
         "One attempt at a step with its output, however long"),
     route!(POST "/instances/{id}/cancel", WorkflowManage => instances::cancel_instance,
         "Stop an instance; ?descendants=true stops what it created too, a part with each request"),
+    route!(POST "/instances/{id}/release", WorkflowManage => instances::release_instance, "End an instance's quarantine"),
     route!(POST "/instances:batch", WorkflowStart => batches::start_instances,
         "Start many instances; each item has a result of its own, and an idempotency_key of its own"),
     route!(POST "/instances:batch-update", WorkflowManage => batches::update_instances,

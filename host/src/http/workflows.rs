@@ -16,7 +16,7 @@ use crate::store::{Applied, Cursor, Store, Workflow, WorkflowFilter, WorkflowVer
 pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
-    let text = request.body.read_charged(definition::SOURCE_BYTES_MAX).await?;
+    let text = request.body.read(definition::SOURCE_BYTES_MAX).await?;
     let keyed = match once::begin(&request.services, &principal, "POST /workflows", &request.head, &text).await? {
         Once::First(keyed) => keyed,
         Once::Again(applied) => return applied_before(&request.services.store, &principal, &applied).await,

@@ -15,6 +15,8 @@ pub enum AuditAction {
     CacheClear,
     /// Stopped an instance.
     InstanceCancel,
+    /// End the quarantine of an instance.
+    InstanceRelease,
     /// Had the monitor forget its numbers.
     MetricsReset,
     /// Deleted a version of a plugin.
@@ -43,12 +45,13 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// Every action, by name.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AlertAcknowledge,
         Self::ApprovalDecide,
         Self::CacheCleanup,
         Self::CacheClear,
         Self::InstanceCancel,
+        Self::InstanceRelease,
         Self::MetricsReset,
         Self::PluginDelete,
         Self::PluginUpload,
@@ -71,6 +74,7 @@ impl AuditAction {
             Self::CacheCleanup => "cache.cleanup",
             Self::CacheClear => "cache.clear",
             Self::InstanceCancel => "instance.cancel",
+            Self::InstanceRelease => "instance.release",
             Self::MetricsReset => "metrics.reset",
             Self::PluginDelete => "plugin.delete",
             Self::PluginUpload => "plugin.upload",

@@ -183,6 +183,16 @@ pub struct Instance {
     /// When the engine must look at it next; none if only a person can move it, or nothing.
     #[serde(skip)]
     pub wake_at: Option<Timestamp>,
+    /// How many times in a row its host crashed while it was driven.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub crashes: u32,
+    /// Since when it is in quarantine: it is not driven until somebody releases or cancels it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantined_at: Option<Timestamp>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Instance {
@@ -227,6 +237,8 @@ impl From<NewInstance> for Instance {
             updated_at: new.created_at,
             completed_at: None,
             wake_at: Some(new.created_at),
+            crashes: 0,
+            quarantined_at: None,
         }
     }
 }

@@ -195,7 +195,7 @@ impl Progress {
 
     /// The first plugin step, in the order written, that may run now.
     pub fn next_run(&self, now: Timestamp) -> Option<Run<'_>> {
-        if self.instance.status.is_final() {
+        if self.instance.status.is_final() || self.instance.quarantined_at.is_some() {
             return None;
         }
         self.definition.steps.iter().find_map(|step| {
@@ -298,6 +298,10 @@ impl Progress {
     }
 
     fn wait_or_run(&mut self, now: Timestamp) {
+        if self.instance.quarantined_at.is_some() {
+            // Whoever releases it wakes it.
+            return;
+        }
         let mut retries = Vec::new();
         let mut awaiting = None;
         for step in &self.definition.steps {
@@ -579,6 +583,7 @@ impl Progress {
         self.instance.failure = failure;
         self.instance.completed_at = Some(now);
         self.instance.wake_at = None;
+        self.instance.quarantined_at = None;
     }
 }
 

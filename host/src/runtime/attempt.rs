@@ -17,7 +17,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Limits;
 use crate::model::failure::{self, Failure};
 use crate::model::plugin::{Interface, PluginVersion};
-use crate::model::{Effects, Json, Name, StepId, TraceParent};
+use crate::model::{Effects, EntryKey, Json, Name, StepId, TraceParent};
 use crate::monitor::Monitor;
 use crate::store::Store;
 use crate::trace::{Span, SpanKind, Tracer};
@@ -117,6 +117,8 @@ pub struct StepEnd {
     pub result: Result<Json, Failure>,
     /// The guest said so itself, and nothing stopped it.
     pub said_by_guest: bool,
+    /// The last entry whose storage guard did not hold when the guest wrote it.
+    pub conflict: Option<EntryKey>,
     /// What to commit with it. Empty unless the step completed.
     pub effects: Effects,
     /// What it took.
@@ -154,6 +156,8 @@ pub struct AttemptState {
     pub(super) resources: ResourceTable,
     pub(super) meter: Meter,
     pub(super) effects: PendingEffects,
+    /// The last entry whose guard did not hold.
+    pub(super) conflict: Option<EntryKey>,
     pub(super) log: LogBudget,
     pub(super) host_calls: u64,
     /// Host calls that may still have spans.
@@ -172,6 +176,7 @@ impl AttemptState {
             resources: ResourceTable::with_capacity(0),
             meter: Meter::new(limits.memory_bytes_max, limits.table_elements_max),
             effects: PendingEffects::default(),
+            conflict: None,
             log: LogBudget::default(),
             host_calls: 0,
             spans_left: services.tracer.host_calls_max(),

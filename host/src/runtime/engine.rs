@@ -54,7 +54,8 @@ pub(super) fn compiler() -> wasmtime::Result<Engine> {
 /// The engine that runs guests.
 pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Result<Engine> {
     // Uploads that describe themselves run besides the attempts.
-    let stores = u32::try_from(runtime.attempts_max).unwrap_or(u32::MAX).saturating_add(DESCRIBED_MAX);
+    let attempts = runtime.attempts_max.saturating_add(runtime.attempts_reserve);
+    let stores = u32::try_from(attempts).unwrap_or(u32::MAX).saturating_add(DESCRIBED_MAX);
     let mut pool = PoolingAllocationConfig::new();
     // Every store may have the most of everything: otherwise one team's components could leave nothing for another's.
     pool.total_component_instances(stores)

@@ -15,6 +15,7 @@ mod fault;
 mod interfaces;
 mod meter;
 mod pending;
+mod threads;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use self::bindings::exports::stepwell::plugin::step::{Call, StepError};
 use self::bindings::stepwell::plugin::types::StepContext;
 use self::bindings::{StepPlugin, StepPluginPre};
 use self::fault::Evidence;
+use self::threads::{Background, GuestThreads};
 use crate::config::RuntimeConfig;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::json::JsonError;
@@ -66,21 +68,7 @@ struct Shared {
     loaded: Arc<AtomicUsize>,
     /// Held to be dropped with the engine.
     _ticker: engine::Ticker,
-    guest_threads: tokio::runtime::Handle,
-    /// Held to be shut down with the engine.
-    _guests: GuestThreads,
-}
-
-/// The threads that run guests.
-struct GuestThreads(Option<tokio::runtime::Runtime>);
-
-impl Drop for GuestThreads {
-    fn drop(&mut self) {
-        // Waiting is not allowed here, and there is nothing to wait for: nobody is left to read a result.
-        if let Some(threads) = self.0.take() {
-            threads.shutdown_background();
-        }
-    }
+    threads: GuestThreads,
 }
 
 /// A plugin version that is loaded: its imports are resolved, only memory is missing.
@@ -134,26 +122,15 @@ impl Runtime {
         StepPlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut AttemptState| state)
             .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
         let ticker = engine::Ticker::start(&engine, config.tick)?;
-        let guests = tokio::runtime::Builder::new_multi_thread().thread_name("guest").enable_all().build()?;
-        let guest_threads = guests.handle().clone();
-        let guests = GuestThreads(Some(guests));
+        let threads = GuestThreads::start(services.clock.clone())?;
         let tick = config.tick;
         let loaded = Arc::default();
-        Ok(Self(Arc::new(Shared {
-            engine,
-            linker,
-            services,
-            tick,
-            loaded,
-            _ticker: ticker,
-            guest_threads,
-            _guests: guests,
-        })))
+        Ok(Self(Arc::new(Shared { engine, linker, services, tick, loaded, _ticker: ticker, threads })))
     }
 
     /// Where guests run, and whoever calls [`Runtime::run_step`] often.
     pub fn guest_threads(&self) -> &tokio::runtime::Handle {
-        &self.0.guest_threads
+        self.0.threads.foreground()
     }
 
     /// Loads what [`seal`] made of what [`compile`] made. Takes about a millisecond; on a blocking thread, please.
@@ -179,7 +156,7 @@ impl Runtime {
     pub async fn describe(&self, plugin: Arc<LoadedPlugin>) -> Result<PluginManifest, Failure> {
         let deadline = self.0.services.limits.deadline;
         let shared = Arc::clone(&self.0);
-        let described = self.0.guest_threads.spawn(within(deadline, async move {
+        let described = self.0.threads.foreground().spawn(within(deadline, async move {
             let mut store = shared.new_store(None);
             let described = async {
                 let bindings = plugin.pre.instantiate_async(&mut store).await?;
@@ -200,7 +177,8 @@ impl Runtime {
             .timeout
             .map_or(self.0.services.limits.deadline, |timeout| timeout.min(self.0.services.limits.deadline));
         let shared = Arc::clone(&self.0);
-        let attempt = within(deadline, async move {
+        let team = call.team.clone();
+        let attempt = async move {
             let call = Arc::new(call);
             let mut store = shared.new_store(Some(Arc::clone(&call)));
             let now = shared.services.clock.now();
@@ -221,17 +199,31 @@ impl Runtime {
             if dropped > 0 {
                 tracing::warn!(plugin = %call.plugin.label(), instance = %call.instance_id, dropped, "a step logged too much");
             }
-            let effects = match &answer {
-                Ok(_) => store.into_data().effects.into_effects(),
-                Err(_) => Effects::default(),
-            };
-            (answer, said_by_guest, effects, usage)
-        });
-        let (result, said_by_guest, effects, usage) = match attempt.await {
-            Ok(ended) => ended,
-            Err(failure) => (Err(failure), false, Effects::default(), Usage { wall: deadline, ..Usage::default() }),
+            let AttemptState { effects, conflict, .. } = store.into_data();
+            let effects = if answer.is_ok() { effects.into_effects() } else { Effects::default() };
+            let finished_at = shared.services.clock.now();
+            StepEnd { result: answer, said_by_guest, conflict, effects, usage, started_at, finished_at }
         };
-        StepEnd { result, said_by_guest, effects, usage, started_at, finished_at: clock.now() }
+        let until = tokio::time::Instant::from_std(clock.monotonic() + deadline);
+        let threads = &self.0.threads;
+        let ended = match within(deadline, threads.run_in_foreground(&team, Box::pin(attempt))).await {
+            Ok(Ok(ended)) => Ok(ended),
+            Ok(Err(rest)) => match threads.run_in_background(&team, rest, until).await {
+                Background::Done(ended) => Ok(ended),
+                Background::Stopped => Err(not_done(deadline)),
+                Background::Broken => Err(host_failed()),
+            },
+            Err(failure) => Err(failure),
+        };
+        ended.unwrap_or_else(|failure| StepEnd {
+            result: Err(failure),
+            said_by_guest: false,
+            conflict: None,
+            effects: Effects::default(),
+            usage: Usage { wall: deadline, ..Usage::default() },
+            started_at,
+            finished_at: clock.now(),
+        })
     }
 }
 
@@ -245,11 +237,13 @@ async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<
             tracing::error!("running a step panicked");
             Err(host_failed())
         }
-        Err(_elapsed) => {
-            let message = format!("not done after {}", crate::model::duration::format(deadline));
-            Err(Failure::retryable(failure::TIMEOUT, Blame::Guest, message))
-        }
+        Err(_elapsed) => Err(not_done(deadline)),
     }
+}
+
+fn not_done(deadline: Duration) -> Failure {
+    let message = format!("not done after {}", crate::model::duration::format(deadline));
+    Failure::retryable(failure::TIMEOUT, Blame::Guest, message)
 }
 
 fn host_failed() -> Failure {

@@ -28,15 +28,17 @@ pub(super) const PENDING: &str = "SELECT seen.id FROM {rows} CROSS JOIN workflow
 /// Those that stay where they are in every index. SQLite writes an index anew if a statement names one of its columns,
 /// whatever the values are; so this one names none.
 pub(super) const UPDATE_IN_PLACE: &str = "UPDATE workflow_instances SET current_step = given.column4, \
-    version = version + 1, output = given.column5, failure = given.column6, updated_at = given.column7 FROM {rows} \
+    version = version + 1, output = given.column5, failure = given.column6, updated_at = given.column7, \
+    crashes = CASE WHEN workflow_instances.quarantined_at IS NULL THEN 0 ELSE workflow_instances.crashes END FROM {rows} \
     WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2 \
     AND workflow_instances.status = given.column3 AND workflow_instances.completed_at IS given.column8 \
     AND workflow_instances.wake_at IS given.column9 AND workflow_instances.owner = given.column10";
-/// What never changes is not written: when it began, for one.
+/// What never changes is not written: when it began, for one. An instance that ends leaves quarantine.
 pub(super) const UPDATE_INSTANCES: &str = "UPDATE workflow_instances SET status = given.column3, \
     current_step = given.column4, version = version + 1, output = given.column5, failure = given.column6, \
-    updated_at = given.column7, completed_at = given.column8, wake_at = given.column9, owner = given.column10 \
-    FROM {rows} WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2";
+    updated_at = given.column7, completed_at = given.column8, wake_at = given.column9, owner = given.column10, \
+    crashes = CASE WHEN workflow_instances.quarantined_at IS NULL THEN 0 ELSE workflow_instances.crashes END, \
+    quarantined_at = CASE WHEN given.column8 IS NULL THEN workflow_instances.quarantined_at END FROM {rows} WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2";
 pub(super) const DECIDE_APPROVALS: &str = "UPDATE workflow_approvals SET status = given.column3, \
     comment = given.column4, decided_at = given.column5 FROM {rows} WHERE workflow_approvals.id = given.column1 \
     AND workflow_approvals.instance_id = given.column2 AND workflow_approvals.status = 'pending'";
@@ -358,5 +360,5 @@ pub(super) async fn metadata_bytes(
 
 /// A row that was not there, or not as it was expected, says so by its absence. Whose it was is asked in a second try.
 fn all(what: &str, wanted: usize, affected: u64) -> Result<(), CommitError> {
-    if usize::try_from(affected) == Ok(wanted) { Ok(()) } else { Err(CommitError::Conflict(what.to_owned())) }
+    if usize::try_from(affected) == Ok(wanted) { Ok(()) } else { Err(CommitError::conflict(what)) }
 }

@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::commit::{PreparedCommit, StepCommit};
 use super::creation::{Created, NewRow};
 use super::group::{self, Work, Written};
+use super::stale::Stale;
 use super::storage_writes::Versions;
-use super::{CommitError, Core, Store, StoreError};
+use super::{CommitError, Conflict, Core, Store, StoreError};
 use crate::config::DatabaseConfig;
 use crate::model::NewInstance;
 use crate::trace::{Span, SpanKind};
@@ -139,7 +140,7 @@ impl Store {
     /// [`CommitError::Conflict`] and [`CommitError::Rejected`] leave nothing written. After [`CommitError::Store`] it
     /// may have been written or not: load the instance to find out.
     pub async fn commit(&self, commit: StepCommit) -> Result<(), CommitError> {
-        let work = Work::Step(Box::new(PreparedCommit::new(commit, self.core().host.id)?));
+        let work = Work::Step(Box::new(PreparedCommit::new(commit, self.owner())?));
         self.inner.committer.submit(work, Answer::Step).await?
     }
 
@@ -151,8 +152,7 @@ impl Store {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let work =
-            Work::Create(new.into_iter().map(|new| NewRow::new(new, self.core().host.id)).collect::<Result<_, _>>()?);
+        let work = Work::Create(new.into_iter().map(|new| NewRow::new(new, self.owner())).collect::<Result<_, _>>()?);
         self.inner.committer.submit(work, Answer::Create).await?
     }
 }
@@ -230,6 +230,12 @@ impl Task {
                 self.counters.largest_group.fetch_max(count, Ordering::Relaxed);
                 for (job, outcome) in jobs.into_iter().zip(outcomes) {
                     self.counters.count(&outcome);
+                    if let (Err(CommitError::Conflict(Conflict::Entry(key))), Some(team)) = (&outcome, job.work.team())
+                    {
+                        // What it read may come from this host's cache, if another host wrote the entry and the message
+                        // is still on its way. The next try reads the database.
+                        self.core.caches.forget(&[Stale::Entry { team: team.clone(), key: key.clone() }]);
+                    }
                     job.answer.send(outcome);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::Name;
+use crate::model::{EntryKey, Name};
 
 /// Why the store failed. The messages fit after "failed to …" and say what the reader can do about it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ pub enum StoreError {
 pub enum CommitError {
     /// The instance, an approval or a guarded entry changed meanwhile: load again, and run again.
     #[error("{0} changed meanwhile")]
-    Conflict(String),
+    Conflict(Conflict),
     /// It would be refused every time: a fatal failure of the step, blamed on the guest.
     #[error("{message}")]
     Rejected {
@@ -94,6 +94,24 @@ pub enum CommitError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// The row that a commit found changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// An entry of plugin storage, whose guard does not hold any more. Writers of one entry can take turns.
+    Entry(EntryKey),
+    /// Anything else, named for people.
+    Row(String),
+}
+
+impl std::fmt::Display for Conflict {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Entry(key) => write!(formatter, "entry '{}' of bucket {}", key.key.escape_debug(), key.space),
+            Self::Row(what) => formatter.write_str(what),
+        }
+    }
 }
 
 /// Code of [`CommitError::Rejected`]: an increment met a value that is not a decimal number of 64 bits.
@@ -159,6 +177,10 @@ impl From<sqlx::Error> for CommitError {
 }
 
 impl CommitError {
+    pub(super) fn conflict(what: impl Into<String>) -> Self {
+        Self::Conflict(Conflict::Row(what.into()))
+    }
+
     /// A code, for traces.
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -183,7 +205,7 @@ impl CommitError {
     pub(super) fn for_step(self) -> Self {
         match self {
             Self::Store(StoreError::Value(message)) => Self::Rejected { code: INVALID_VALUE, message },
-            Self::Store(StoreError::Constraint(message)) => Self::Conflict(format!("a row ({message})")),
+            Self::Store(StoreError::Constraint(message)) => Self::conflict(format!("a row ({message})")),
             other => other,
         }
     }
@@ -192,7 +214,7 @@ impl CommitError {
     pub(super) fn for_creation(self) -> StoreError {
         match self {
             Self::Store(error) => error,
-            Self::Conflict(what) => StoreError::Constraint(what),
+            Self::Conflict(what) => StoreError::Constraint(what.to_string()),
             Self::Rejected { code: code @ (QUOTA_UNFINISHED | QUOTA_STORED), message } => {
                 StoreError::Quota { code, message }
             }

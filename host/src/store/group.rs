@@ -57,6 +57,11 @@ impl Work {
         }
     }
 
+    /// The team of a step.
+    pub(super) fn team(&self) -> Option<&Name> {
+        self.step().map(|prepared| &prepared.commit.instance.team)
+    }
+
     fn step(&self) -> Option<&PreparedCommit> {
         match self {
             Self::Step(commit) => Some(commit),
@@ -186,7 +191,7 @@ async fn write_in_order(
         let mut seen = Seen::look(core, connection, batch, looking, changes).await?;
         let verdicts: Vec<_> = batch.iter().map(|work| seen.decide(work, versions)).collect();
         if !looking && verdicts.iter().any(Result::is_err) {
-            return Err(CommitError::Conflict("a commit, without a look at its instance,".to_owned()));
+            return Err(CommitError::conflict("a commit, without a look at its instance,"));
         }
         let accepted: Vec<&Work> =
             batch.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok()).map(|(work, _)| *work).collect();
@@ -324,18 +329,18 @@ impl SeenRows {
         let instance = &prepared.commit.instance;
         let change = &prepared.commit.change;
         if !self.current.contains(&instance.id) {
-            return Err(CommitError::Conflict(format!("instance {}", instance.id)));
+            return Err(CommitError::conflict(format!("instance {}", instance.id)));
         }
         // An approval can be asked for and cancelled by one event.
         let asked: HashSet<Uuid> = change.new_approvals.iter().map(|approval| approval.id).collect();
         if change.decided.iter().any(|one| !self.pending.contains(&one.id) && !asked.contains(&one.id)) {
-            return Err(CommitError::Conflict(format!("an approval of instance {}", instance.id)));
+            return Err(CommitError::conflict(format!("an approval of instance {}", instance.id)));
         }
         let mut own = HashSet::new();
         for key in prepared.instances.iter().filter_map(NewRow::key) {
             if self.keys.contains(&(key.0, key.1.to_owned())) || !own.insert(key) {
                 // The step was told that the key was free. It runs again and is told otherwise.
-                return Err(CommitError::Conflict(format!("the idempotency key '{}'", key.1.escape_debug())));
+                return Err(CommitError::conflict(format!("the idempotency key '{}'", key.1.escape_debug())));
             }
         }
         Ok(())
@@ -370,7 +375,7 @@ async fn write_accepted(
                 Ok(Written::Created(created))
             }
             Work::Step(_) if created.iter().any(|created| created.existing) => {
-                Err(CommitError::Conflict("an idempotency key".to_owned()))
+                Err(CommitError::conflict("an idempotency key"))
             }
             Work::Step(_) => Ok(Written::Step),
         }

@@ -36,15 +36,24 @@ const CLOCK_TOLERANCE_MICROS: u64 = 1_000_000;
 /// A host that joins clears its caches this often, once per renewal. See [`Host::announces`].
 const CLEARINGS: u32 = 3;
 
-const RENEW: &str = "INSERT INTO hosts (id, started_at, lease_until) \
-    SELECT $1, micros, micros + $2 FROM (SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT AS micros) AS now \
-    ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until RETURNING lease_until";
-const RESIGN: &str = "UPDATE hosts SET lease_until = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT \
+const RENEW: &str = "INSERT INTO hosts (id, started_at, lease_until, in_hand) \
+    SELECT $1, micros, micros + $2, $3 FROM (SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT AS micros) AS now \
+    ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, in_hand = excluded.in_hand RETURNING lease_until";
+const RESIGN: &str = "UPDATE hosts SET in_hand = '', lease_until = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT \
     WHERE id = $1";
 const PEERS: &str = "SELECT COUNT(*) FROM hosts WHERE id <> $1 \
     AND lease_until > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT";
 const DEAD: &str = "SELECT id FROM hosts \
     WHERE lease_until <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT AND id <> $1";
+/// The teams of which a host has instances that wake some time; skips from team to team in the index.
+const TEAMS_OF: &str = "WITH RECURSIVE teams (team) AS ( \
+    SELECT MIN(team) FROM workflow_instances WHERE owner = $1 AND wake_at IS NOT NULL \
+    UNION ALL SELECT (SELECT MIN(next.team) FROM workflow_instances AS next WHERE next.owner = $1 \
+    AND next.team > teams.team AND next.wake_at IS NOT NULL) FROM teams WHERE teams.team IS NOT NULL) \
+    SELECT team FROM teams WHERE team IS NOT NULL";
+/// Of a host that is gone and whose crash nobody has counted yet.
+const IN_HAND: &str = "SELECT in_hand FROM hosts WHERE id = $1 AND in_hand <> '' AND in_hand NOT LIKE '-%' \
+    AND lease_until <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT FOR UPDATE";
 const FORGET: &str = "DELETE FROM hosts WHERE lease_until > 0 \
     AND lease_until < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT - $1 \
     AND NOT EXISTS (SELECT 1 FROM workflow_instances WHERE owner = hosts.id AND wake_at IS NOT NULL)";
@@ -150,7 +159,7 @@ impl Core {
             .await
             .map(|_| ()))?;
             writing.commit().await?;
-            while self.take_over().await? > 0 {}
+            while self.drives && self.take_over().await? > 0 {}
             return Ok(());
         }
         self.renew().await?;
@@ -181,7 +190,8 @@ impl Core {
                 clearings -= 1;
             }
             let taken = match kept {
-                Ok(()) => self.take_over().await,
+                Ok(()) if self.drives => self.take_over_for(renewal / 2).await,
+                Ok(()) => Ok(0),
                 Err(error) => Err(error),
             };
             match taken {
@@ -209,7 +219,12 @@ impl Core {
         let mut connection = self.backend.write().await?;
         let Connection::Postgres(c) = &mut connection else { return Ok(()) };
         let asked = self.clock.now();
-        let lease_until: i64 = sqlx::query_scalar(RENEW).bind(self.host.id).bind(lease).fetch_one(&mut **c).await?;
+        let lease_until: i64 = sqlx::query_scalar(RENEW)
+            .bind(self.host.id)
+            .bind(lease)
+            .bind(self.in_hand.sample())
+            .fetch_one(&mut **c)
+            .await?;
         let database_now = Timestamp::from_micros(lease_until.saturating_sub(lease));
         self.host.notice_clock(self.clock.correct(asked, database_now, self.clock.now()));
         let peers: i64 = sqlx::query_scalar(PEERS).bind(self.host.id).fetch_one(&mut **c).await?;
@@ -226,6 +241,19 @@ impl Core {
         Ok(())
     }
 
+    /// Takes over until there is nothing left or the time is up: the lease must be renewed in between.
+    async fn take_over_for(&self, time: Duration) -> Result<u64, StoreError> {
+        let started = self.clock.monotonic();
+        let mut taken = 0;
+        loop {
+            let more = self.take_over().await?;
+            taken += more;
+            if more == 0 || self.clock.monotonic().duration_since(started) >= time {
+                return Ok(taken);
+            }
+        }
+    }
+
     /// Becomes the owner of instances that somebody has to look at sooner or later and nobody does. Answers how many.
     async fn take_over(&self) -> Result<u64, StoreError> {
         let mut connection = self.backend.write().await?;
@@ -238,6 +266,7 @@ impl Core {
         drop(connection);
         let mut taken = 0;
         for host in dead {
+            self.count_crashes_of(host).await?;
             taken += self.take_from(host).await?;
         }
         if taken == 0 {
@@ -249,27 +278,62 @@ impl Core {
         Ok(taken)
     }
 
+    /// Counts a crash for what a host that is gone was driving when it last renewed its lease, once.
+    async fn count_crashes_of(&self, host: Uuid) -> Result<(), StoreError> {
+        let mut writing = self.backend.begin().await?;
+        let Connection::Postgres(c) = &mut *writing else { return writing.rollback().await };
+        let in_hand: Option<String> = sqlx::query_scalar(IN_HAND).bind(host).fetch_optional(&mut **c).await?;
+        let ids: Vec<Uuid> = in_hand.iter().flat_map(|ids| ids.split(',')).filter_map(|id| id.parse().ok()).collect();
+        if ids.is_empty() {
+            return writing.rollback().await;
+        }
+        // Whoever marks the list counts; should the host come back, it sees that its crash was counted.
+        sqlx::query("UPDATE hosts SET in_hand = '-' || in_hand WHERE id = $1").bind(host).execute(&mut **c).await?;
+        writing.commit().await?;
+        self.count_crashes(&ids).await
+    }
+
+    /// Takes out the instances for which another host has counted this host's last crash.
+    pub(super) async fn without_counted(&self, mut crashed: Vec<Uuid>) -> Result<Vec<Uuid>, StoreError> {
+        let mut connection = self.backend.read().await?;
+        let Connection::Postgres(c) = &mut connection else { return Ok(crashed) };
+        let sql = "SELECT in_hand FROM hosts WHERE id = $1 AND in_hand LIKE '-%'";
+        let counted: Option<String> = sqlx::query_scalar(sql).bind(self.host.id).fetch_optional(&mut **c).await?;
+        let counted = counted.unwrap_or_default();
+        let counted: Vec<Uuid> = counted.trim_start_matches('-').split(',').filter_map(|id| id.parse().ok()).collect();
+        crashed.retain(|id| !counted.contains(id));
+        Ok(crashed)
+    }
+
+    /// Takes a part of each team's, so that none has to wait until another's backlog is taken.
     async fn take_from(&self, host: Uuid) -> Result<u64, StoreError> {
         let mut writing = self.backend.begin().await?;
+        let teams: Vec<String> = on!(writing, c => sqlx::query_scalar(TEAMS_OF).bind(host).fetch_all(c).await)?;
         // Another host may be taking the same ones; on SQLite there is none, and no such words.
         let sql = match &*writing {
             Connection::Sqlite(_) => {
                 "UPDATE workflow_instances SET owner = $1, version = version + 1 WHERE id IN (SELECT id \
-                 FROM workflow_instances WHERE owner = $2 AND wake_at IS NOT NULL ORDER BY wake_at, id LIMIT $3) \
-                 RETURNING team, id"
+                 FROM workflow_instances WHERE owner = $2 AND team = $3 AND wake_at IS NOT NULL \
+                 ORDER BY wake_at, id LIMIT $4) RETURNING team, id"
             }
             Connection::Postgres(_) => {
                 "UPDATE workflow_instances SET owner = $1, version = version + 1 WHERE id IN (SELECT id \
-                 FROM workflow_instances WHERE owner = $2 AND wake_at IS NOT NULL ORDER BY wake_at, id LIMIT $3 \
-                 FOR UPDATE SKIP LOCKED) RETURNING team, id"
+                 FROM workflow_instances WHERE owner = $2 AND team = $3 AND wake_at IS NOT NULL \
+                 ORDER BY wake_at, id LIMIT $4 FOR UPDATE SKIP LOCKED) RETURNING team, id"
             }
         };
-        let rows: Vec<(String, Uuid)> = on!(writing, c => sqlx::query_as(sql)
-            .bind(self.host.id)
-            .bind(host)
-            .bind(i64::from(TAKEN_MAX))
-            .fetch_all(c)
-            .await)?;
+        let share = (i64::from(TAKEN_MAX) / signed(teams.len().max(1))).max(1);
+        let mut rows: Vec<(String, Uuid)> = Vec::new();
+        for team in &teams {
+            let taken: Vec<(String, Uuid)> = on!(writing, c => sqlx::query_as(sql)
+                .bind(self.host.id)
+                .bind(host)
+                .bind(team)
+                .bind(share)
+                .fetch_all(c)
+                .await)?;
+            rows.extend(taken);
+        }
         if rows.is_empty() {
             writing.rollback().await?;
             return Ok(0);

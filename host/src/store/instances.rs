@@ -9,8 +9,8 @@ use super::cache::{Fresh, Noun};
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::sql::{Bind, Sql};
 use super::{
-    InstanceSummary, KeyHolders, Page, Store, StoreError, creation, error, from_json, instance_summaries, parse, signed,
-    unsigned,
+    InstanceSummary, KeyHolders, Page, Store, StoreError, creation, error, from_json, instance_summaries, parse,
+    signed, unsigned,
 };
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
@@ -35,18 +35,20 @@ pub struct InstanceFilter {
     pub created: Period,
     /// Whose first step began then.
     pub started: Period,
+    /// Only those in quarantine.
+    pub quarantined: bool,
 }
 
 impl InstanceFilter {
     /// Lists by a period go by its time, and so does the list of all.
     fn order(&self) -> Order {
-        let Self { workflow, status, entity_type, entity_id: _, project_id, started_by, created, started } = self;
+        let Self { workflow, status, entity_type, project_id, started_by, created, started, quarantined, .. } = self;
         let texts = [entity_type, project_id, started_by];
         if !created.is_open() {
             Order::Created
         } else if !started.is_open() {
             Order::Started
-        } else if workflow.is_some() || status.is_some() || texts.into_iter().any(Option::is_some) {
+        } else if *quarantined || workflow.is_some() || status.is_some() || texts.into_iter().any(Option::is_some) {
             Order::Key
         } else {
             Order::Created
@@ -55,6 +57,9 @@ impl InstanceFilter {
 
     /// The index for those of one status: others fit, but go through the whole history of the team.
     fn index(&self) -> Option<&'static str> {
+        if self.quarantined && self.order() == Order::Key {
+            return Some("idx_workflow_instances_quarantined");
+        }
         let by_status = Self { status: self.status, created: self.created, ..Self::default() };
         (self.status.is_some() && *self == by_status).then(|| match self.order() {
             Order::Created => "idx_workflow_instances_status_created",
@@ -101,6 +106,8 @@ pub(super) struct InstanceRow {
     wake_at: Option<i64>,
     pub(super) owner: Uuid,
     traceparent: Option<String>,
+    crashes: i64,
+    quarantined_at: Option<i64>,
 }
 
 impl InstanceRow {
@@ -143,6 +150,8 @@ impl InstanceRow {
             updated_at: Timestamp::from_micros(self.updated_at),
             completed_at: self.completed_at.map(Timestamp::from_micros),
             wake_at: self.wake_at.map(Timestamp::from_micros),
+            crashes: unsigned("an instance's crashes", self.crashes)?,
+            quarantined_at: self.quarantined_at.map(Timestamp::from_micros),
         })
     }
 }
@@ -193,6 +202,9 @@ pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) ->
     sql.and("entity_id =", text(&filter.entity_id));
     sql.and("project_id =", text(&filter.project_id));
     sql.and("started_by =", text(&filter.started_by));
+    if filter.quarantined {
+        sql.push(" AND quarantined_at IS NOT NULL");
+    }
     let order = filter.order();
     let (period, other) = match order {
         Order::Started => (filter.started, Period::default()),
@@ -240,17 +252,36 @@ impl Store {
         .await
     }
 
-    /// This host's instances, of all teams, that the engine has to look at; those first that have waited longest.
+    /// The teams of which this host has instances that the engine has to look at, by name.
     ///
     /// # Errors
     /// The database's.
-    pub async fn due_instances(&self, now: Timestamp, limit: u32) -> Result<Vec<Uuid>, StoreError> {
+    pub async fn due_teams(&self, now: Timestamp) -> Result<Vec<Name>, StoreError> {
         let store = self.clone();
+        self.detached(async move {
+            let mut connection = store.read().await?;
+            let teams: Vec<String> = on!(connection, c => sqlx::query_scalar(DUE_TEAMS)
+                .bind(store.core().host.id)
+                .bind(now.as_micros())
+                .fetch_all(c)
+                .await)?;
+            teams.iter().map(|team| parse("an instance's team", team)).collect()
+        })
+        .await
+    }
+
+    /// A team's instances on this host that the engine has to look at; those first that have waited longest.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn due_instances(&self, team: &Name, now: Timestamp, limit: u32) -> Result<Vec<Uuid>, StoreError> {
+        let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
             // The status is not asked for: what is final does not wake, and the partial index does not have it.
             Ok(on!(connection, c => sqlx::query_scalar(DUE)
                 .bind(store.core().host.id)
+                .bind(team.as_str())
                 .bind(now.as_micros())
                 .bind(signed(limit))
                 .fetch_all(c)
@@ -309,16 +340,23 @@ impl Store {
     }
 }
 
-pub(super) const DUE: &str = "SELECT id FROM workflow_instances WHERE owner = $1 AND wake_at <= $2 \
-    ORDER BY wake_at, id LIMIT $3";
+pub(super) const DUE: &str = "SELECT id FROM workflow_instances WHERE owner = $1 AND team = $2 AND wake_at <= $3 \
+    ORDER BY wake_at, id LIMIT $4";
+/// Skips from team to team in the index: two lookups for each, however many instances it has.
+pub(super) const DUE_TEAMS: &str = "WITH RECURSIVE teams (team) AS ( \
+    SELECT MIN(team) FROM workflow_instances WHERE owner = $1 AND wake_at IS NOT NULL \
+    UNION ALL SELECT (SELECT MIN(next.team) FROM workflow_instances AS next WHERE next.owner = $1 \
+    AND next.team > teams.team AND next.wake_at IS NOT NULL) FROM teams WHERE teams.team IS NOT NULL) \
+    SELECT team FROM teams WHERE team IS NOT NULL AND EXISTS (SELECT 1 FROM workflow_instances AS due \
+    WHERE due.owner = $1 AND due.team = teams.team AND due.wake_at <= $2)";
 
 /// The team is compared by the database: another team's row must cost what a missing one does, however long it is.
 async fn row_of(connection: &mut Connection, team: &Name, id: Uuid) -> Result<Option<InstanceRow>, StoreError> {
     Ok(on!(connection, c => sqlx::query_as(
         "SELECT id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, project_id, \
          started_by, status, current_step, version, input, output, metadata, failure, depth, root_id, created_at, \
-         started_at, updated_at, completed_at, wake_at, owner, traceparent FROM workflow_instances WHERE id = $1 \
-         AND team = $2",
+         started_at, updated_at, completed_at, wake_at, owner, traceparent, crashes, quarantined_at \
+         FROM workflow_instances WHERE id = $1 AND team = $2",
     )
     .bind(id)
     .bind(team.as_str())

@@ -29,8 +29,8 @@ pub struct Loaded {
 /// SQLite does not reorder a CROSS JOIN: a lookup for each id.
 const INSTANCES: &str = "SELECT seen.id, seen.team, seen.workflow_id, seen.workflow, seen.workflow_version, seen.pins, \
     seen.entity_type, seen.entity_id, seen.project_id, seen.started_by, seen.status, seen.current_step, seen.version, \
-    seen.input, seen.output, seen.metadata, seen.failure, seen.depth, seen.root_id, seen.created_at, \
-    seen.started_at, seen.updated_at, seen.completed_at, seen.wake_at, seen.owner, seen.traceparent \
+    seen.input, seen.output, seen.metadata, seen.failure, seen.depth, seen.root_id, seen.created_at, seen.started_at, \
+    seen.updated_at, seen.completed_at, seen.wake_at, seen.owner, seen.traceparent, seen.crashes, seen.quarantined_at \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1";
 
 const ATTEMPTS: &str = "SELECT seen.instance_id, seen.step, seen.number, seen.outcome, seen.plugin, seen.output, \

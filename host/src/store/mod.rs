@@ -24,6 +24,7 @@ mod group;
 mod history;
 mod hosts;
 mod idempotency;
+mod in_hand;
 mod instance_summaries;
 mod instances;
 mod listing;
@@ -34,6 +35,7 @@ mod metadata;
 mod migrate;
 mod plan;
 mod plugins;
+mod quarantine;
 mod reading;
 mod retention;
 mod rows;
@@ -68,8 +70,8 @@ pub use commit::StepCommit;
 pub use committer::CommitStats;
 pub use creation::{Created, KeyHolder, KeyHolders};
 pub use error::{
-    CommitError, DESCENDANTS_EXHAUSTED, INVALID_VALUE, NOT_A_NUMBER, QUOTA_STORED, QUOTA_UNFINISHED, ROOT_CANCELLED,
-    StoreError,
+    CommitError, Conflict, DESCENDANTS_EXHAUSTED, INVALID_VALUE, NOT_A_NUMBER, QUOTA_STORED, QUOTA_UNFINISHED,
+    ROOT_CANCELLED, StoreError,
 };
 pub use history::{Added, Counted, HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesKind};
 pub use idempotency::{KeyedRequest, Reservation};
@@ -91,6 +93,7 @@ use backend::{Address, Backend, on};
 use cache::Caches;
 use committer::Committer;
 use hosts::Host;
+use in_hand::InHand;
 use lock::Lock;
 use reading::GuestReads;
 use second_level::SecondLevel;
@@ -142,6 +145,11 @@ struct Core {
     guest_reads: GuestReads,
     caches: Caches,
     host: Host,
+    in_hand: InHand,
+    /// An instance that was being driven in so many crashes is put in quarantine.
+    crashes_max: u32,
+    /// Whether this process drives instances.
+    drives: bool,
     redis: Option<SecondLevel>,
     clock: Clock,
     tracer: Tracer,
@@ -154,6 +162,13 @@ struct Core {
     broken: CancellationToken,
     /// Guests run on threads of their own, and what they read must not wait for them.
     threads: tokio::runtime::Handle,
+}
+
+impl Core {
+    fn owner(&self) -> Uuid {
+        // Uuid::nil is a host whose lease has run out.
+        if self.drives { self.host.id } else { Uuid::nil() }
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -210,6 +225,7 @@ impl Store {
                 let data_dir = folder.as_ref().map_or(config.data_dir.as_path(), TempDir::path);
                 let (host, lock) = Host::identify(data_dir, &config.hosts)?;
                 locks.push(lock);
+                let (in_hand, crashed) = InHand::open(data_dir)?;
                 let backend = connect(&address, &config).await?;
                 let caches = Caches::new(&config.cache, &clock);
                 let statistics = maintenance::Statistics::new(config.database.analyze_rows);
@@ -218,11 +234,14 @@ impl Store {
                 let broken = CancellationToken::new();
                 let usage = Usage::new(&config.quotas);
                 let descendants_max = config.limits.batch_descendants_max;
-                let core = Arc::new(Core {
+                let core = Core {
                     backend,
                     guest_reads: GuestReads::new(&config.database),
                     caches,
                     host,
+                    in_hand,
+                    crashes_max: config.engine.crashes_max,
+                    drives: config.engine.enabled,
                     redis,
                     clock,
                     tracer,
@@ -232,8 +251,17 @@ impl Store {
                     descendants_max,
                     broken,
                     threads,
-                });
-                let listener = match core.meet().await {
+                };
+                let core = Arc::new(core);
+                let meeting = async {
+                    let crashed = core.without_counted(crashed).await?;
+                    let listener = core.meet().await?;
+                    // Before anything is driven. Only what was counted is forgotten.
+                    core.count_crashes(&crashed).await?;
+                    core.in_hand.clear();
+                    Ok(listener)
+                };
+                let listener = match meeting.await {
                     Ok(listener) => listener,
                     Err(error) => {
                         core.backend.close().await;
@@ -268,6 +296,8 @@ impl Store {
         let core = &self.inner.core;
         core.tasks.close();
         core.tasks.wait().await;
+        // Steps that were cut off at a shutdown are not to blame for it.
+        core.in_hand.clear();
         core.backend.close().await;
         self.inner.locks.lock().clear();
         drop(self.inner.folder.lock().take());
@@ -353,6 +383,11 @@ impl Store {
 
     fn core(&self) -> &Core {
         &self.inner.core
+    }
+
+    /// The host that looks after what this one writes: itself, or without an engine nobody, until a host takes it over.
+    fn owner(&self) -> Uuid {
+        self.core().owner()
     }
 
     fn now(&self) -> Timestamp {

@@ -62,6 +62,8 @@ impl Core {
     /// written is lost.
     pub(super) fn notice(&self, error: &StoreError) {
         if matches!(error, StoreError::Broken(_)) {
+            // The disk is to blame for the end of the process, and no instance.
+            self.in_hand.clear();
             self.broken.cancel();
         }
     }

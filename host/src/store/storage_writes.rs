@@ -13,7 +13,7 @@ use super::backend::Connection;
 use super::rows::{self, Column};
 use super::storage::is_live;
 use super::usage::ROW_BYTES;
-use super::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StoreError, signed};
+use super::{CommitError, Conflict, INVALID_VALUE, NOT_A_NUMBER, StoreError, signed};
 use crate::clock::Timestamp;
 use crate::model::{EntryKey, Guard, Name, StorageWrite, WriteAction};
 
@@ -174,7 +174,7 @@ impl<'a> Entries<'a> {
             Some(Guard::Version(version)) => entry.is_some_and(|entry| u64::try_from(entry.version) == Ok(version)),
         };
         if !holds {
-            return Err(CommitError::Conflict(shown(key)));
+            return Err(CommitError::Conflict(Conflict::Entry(key.clone())));
         }
         Ok(match &write.action {
             WriteAction::Put { value, ttl_ms } => {
@@ -220,7 +220,7 @@ impl Becomes<'_> {
 }
 
 fn shown(key: &EntryKey) -> String {
-    format!("entry '{}' of bucket {}", key.key.escape_debug(), key.space)
+    Conflict::Entry(key.clone()).to_string()
 }
 
 fn check_keys(writes: &[StorageWrite]) -> Result<(), CommitError> {

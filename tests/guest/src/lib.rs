@@ -5,6 +5,7 @@
 
 mod answers;
 mod attempts;
+mod count_up;
 mod misbehave;
 mod operation;
 mod script;
@@ -17,6 +18,7 @@ stepwell_guest::plugin! {
         attempts::Echo,
         attempts::Fatal,
         attempts::RetryUntil,
+        count_up::CountUp,
         answers::HugeOutput,
         answers::InvalidJson,
         misbehave::Hog,

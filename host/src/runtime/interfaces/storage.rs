@@ -217,11 +217,17 @@ impl AttemptState {
         }
         let read: Vec<_> = guarded.iter().map(|(key, _)| (*key).clone()).collect();
         let committed = self.services.store.entries(team, &read).await.map_err(|error| unavailable(&error))?;
-        let holds = guarded
+        let broken = guarded
             .iter()
             .zip(committed)
-            .all(|((_, put), committed)| put.if_version == Some(committed.map_or(0, |entry| entry.version)));
-        if holds { Ok(()) } else { Err(HostError::Conflict) }
+            .find(|((_, put), committed)| put.if_version != Some(committed.as_ref().map_or(0, |entry| entry.version)));
+        match broken {
+            None => Ok(()),
+            Some(((key, _), _)) => {
+                self.conflict = Some((*key).clone());
+                Err(HostError::Conflict)
+            }
+        }
     }
 
     async fn page(

@@ -1,0 +1,275 @@
+//! The threads that run guests: some for short work, some with low priority for long work.
+//!
+//! An attempt starts on the threads of its driver. Once it has used more CPU than [`SHORT`], or when its team's attempts
+//! together have used more than the team's share lately, it goes on in the background: on threads of their own, with the
+//! lowest priority that the operating system has for normal threads. They use every CPU that is idle, and give way at
+//! once when somebody's short step, an answer or a commit wants it. So a team that burns CPU delays itself.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use thread_priority::{ThreadPriority, ThreadPriorityValue};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::clock::Clock;
+use crate::model::Name;
+
+/// CPU time of an attempt in the foreground. Two ticks of the default, so that nearly all steps end there.
+const SHORT: Duration = Duration::from_millis(20);
+/// Over what time a team's CPU use is looked at: older use fades with this time constant.
+const LATELY: Duration = Duration::from_millis(500);
+/// Teams whose use is remembered. Beyond it those that have used nothing lately are forgotten.
+const TEAMS_MAX: usize = 1_024;
+
+/// Both kinds of threads.
+pub(super) struct GuestThreads {
+    /// Held to be shut down.
+    runtimes: [Option<Runtime>; 2],
+    foreground: Handle,
+    background: Handle,
+    usage: Arc<TeamUsage>,
+}
+
+impl Drop for GuestThreads {
+    fn drop(&mut self) {
+        // Waiting is not allowed here, and there is nothing to wait for: nobody is left to read a result.
+        self.runtimes.iter_mut().filter_map(Option::take).for_each(Runtime::shutdown_background);
+    }
+}
+
+impl GuestThreads {
+    pub(super) fn start(clock: Clock) -> std::io::Result<Self> {
+        let foreground = Builder::new_multi_thread().thread_name("guest").enable_all().build()?;
+        let background = Builder::new_multi_thread()
+            .thread_name("guest-background")
+            .enable_all()
+            .on_thread_start(|| {
+                let lowest = ThreadPriorityValue::MIN;
+                if let Err(error) = thread_priority::set_current_thread_priority(ThreadPriority::Crossplatform(lowest))
+                {
+                    tracing::warn!(?error, "long steps run with the priority of short ones");
+                }
+            })
+            .build()?;
+        let cpus = std::thread::available_parallelism()?.get();
+        Ok(Self {
+            foreground: foreground.handle().clone(),
+            background: background.handle().clone(),
+            runtimes: [Some(foreground), Some(background)],
+            usage: Arc::new(TeamUsage { cpus, clock, teams: Mutex::default() }),
+        })
+    }
+
+    pub(super) fn foreground(&self) -> &Handle {
+        &self.foreground
+    }
+
+    /// Runs an attempt of a team where the caller is, until it turns out to be long or the team to be over its share. Then
+    /// it is the error, and is to go on in the background.
+    pub(super) async fn run_in_foreground<T>(&self, team: &Name, work: Work<T>) -> Result<T, Work<T>> {
+        Metered { work: Some(work), used: Duration::ZERO, team: team.clone(), usage: &self.usage }.await
+    }
+
+    /// Runs an attempt, or the rest of one, in the background, and stops it at a time. Returns after it is dropped, which
+    /// after the time takes up to a tick.
+    pub(super) async fn run_in_background<T: Send + 'static>(
+        &self,
+        team: &Name,
+        work: Work<T>,
+        until: tokio::time::Instant,
+    ) -> Background<T> {
+        let charged = Charged { work, team: team.clone(), usage: Arc::clone(&self.usage) };
+        let mut task = AbortOnDropHandle::new(self.background.spawn(charged));
+        let ended = match tokio::time::timeout_at(until, &mut task).await {
+            Ok(ended) => ended,
+            Err(_elapsed) => {
+                task.abort();
+                match task.await {
+                    Err(error) if error.is_cancelled() => return Background::Stopped,
+                    // It was done at the same moment.
+                    ended => ended,
+                }
+            }
+        };
+        ended.map_or(Background::Broken, Background::Done)
+    }
+}
+
+/// The end of work in the background.
+pub(super) enum Background<T> {
+    Done(T),
+    /// It was not done in time.
+    Stopped,
+    /// It panicked, or the host is going down.
+    Broken,
+}
+
+pub(super) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Work in the foreground. It is handed back when it has to go on in the background.
+struct Metered<'a, T> {
+    work: Option<Work<T>>,
+    used: Duration,
+    team: Name,
+    usage: &'a TeamUsage,
+}
+
+impl<T> Future for Metered<'_, T> {
+    type Output = Result<T, Work<T>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let is_over = self.used >= SHORT || (self.used.is_zero() && self.usage.is_over_share(&self.team));
+        let Some(mut work) = self.work.take() else { return Poll::Pending };
+        if is_over {
+            return Poll::Ready(Err(work));
+        }
+        let started = self.usage.clock.monotonic();
+        let polled = work.as_mut().poll(context);
+        let ended = self.usage.clock.monotonic();
+        let used = ended.duration_since(started);
+        self.used += used;
+        self.usage.charge(&self.team, ended, used);
+        match polled {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => {
+                self.work = Some(work);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Work in the background.
+struct Charged<T> {
+    work: Work<T>,
+    team: Name,
+    usage: Arc<TeamUsage>,
+}
+
+impl<T> Future for Charged<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let started = self.usage.clock.monotonic();
+        let polled = self.work.as_mut().poll(context);
+        let ended = self.usage.clock.monotonic();
+        self.usage.charge(&self.team, ended, ended.duration_since(started));
+        polled
+    }
+}
+
+/// How much CPU each team has used lately.
+struct TeamUsage {
+    cpus: usize,
+    clock: Clock,
+    teams: Mutex<HashMap<Name, Used>>,
+}
+
+/// CPUs in use by one team, on average over [`LATELY`].
+struct Used {
+    cpus: f64,
+    at: Instant,
+}
+
+impl Used {
+    fn at(&self, now: Instant) -> f64 {
+        self.cpus * (-now.duration_since(self.at).as_secs_f64() / LATELY.as_secs_f64()).exp()
+    }
+}
+
+impl TeamUsage {
+    fn charge(&self, team: &Name, now: Instant, used: Duration) {
+        let more = used.as_secs_f64() / LATELY.as_secs_f64();
+        let mut teams = self.teams.lock();
+        if let Some(known) = teams.get_mut(team) {
+            *known = Used { cpus: known.at(now) + more, at: now };
+            return;
+        }
+        if teams.len() >= TEAMS_MAX {
+            teams.retain(|_, used| used.at(now) > 0.01);
+        }
+        teams.insert(team.clone(), Used { cpus: more, at: now });
+    }
+
+    /// Whether a team has used more than an equal share of the CPUs lately, while other teams use some too.
+    fn is_over_share(&self, team: &Name) -> bool {
+        let now = self.clock.monotonic();
+        let teams = self.teams.lock();
+        let Some(own) = teams.get(team).map(|used| used.at(now)) else { return false };
+        let busy = teams.values().filter(|used| used.at(now) > 0.01).count();
+        #[expect(clippy::cast_precision_loss, reason = "a few CPUs and teams")]
+        let share = self.cpus as f64 / busy.max(1) as f64;
+        busy > 1 && own > share
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn name(text: &str) -> Name {
+        text.parse().expect("is a name")
+    }
+
+    #[test]
+    fn a_team_is_over_its_share_only_beside_others_and_for_a_while() {
+        let clock = Clock::manual(Timestamp::from_micros(0));
+        let usage = TeamUsage { cpus: 2, clock: clock.clone(), teams: Mutex::default() };
+        let start = clock.monotonic();
+        let (hostile, quiet) = (name("hostile"), name("quiet"));
+        usage.charge(&hostile, start, Duration::from_millis(900));
+        assert!(!usage.is_over_share(&hostile), "it is alone");
+        usage.charge(&quiet, start, Duration::from_millis(10));
+        assert!(usage.is_over_share(&hostile));
+        assert!(!usage.is_over_share(&quiet));
+        usage.charge(&hostile, start + LATELY * 5, Duration::ZERO);
+        assert!(!usage.is_over_share(&hostile), "that was long ago");
+    }
+
+    #[test]
+    fn long_work_moves_to_the_background_and_short_work_stays() {
+        let threads = GuestThreads::start(Clock::System).expect("starts");
+        let ran_on = |spins: usize| async move {
+            for _ in 0..spins {
+                let started = Clock::System.monotonic();
+                while Clock::System.monotonic().duration_since(started) < SHORT {}
+                tokio::task::yield_now().await;
+            }
+            std::thread::current().name().map(str::to_owned)
+        };
+        let team = name("acme");
+        let until = tokio::time::Instant::from_std(Clock::System.monotonic() + Duration::from_secs(60));
+        threads.foreground().block_on(async {
+            let short = threads.run_in_foreground(&team, Box::pin(ran_on(0))).await;
+            assert!(short.is_ok_and(|thread| thread.as_deref() != Some("guest-background")));
+            let Err(rest) = threads.run_in_foreground(&team, Box::pin(ran_on(3))).await else { panic!("it is long") };
+            let rest = threads.run_in_background(&team, rest, until).await;
+            assert!(matches!(rest, Background::Done(thread) if thread.as_deref() == Some("guest-background")));
+        });
+    }
+
+    #[test]
+    fn work_that_is_stopped_is_dropped_before_its_caller_goes_on() {
+        let threads = GuestThreads::start(Clock::System).expect("starts");
+        let held = Arc::new(());
+        let holds = Arc::clone(&held);
+        let work = Box::pin(async move {
+            let _holds = holds;
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        threads.foreground().block_on(async {
+            let ended: Background<()> =
+                threads.run_in_background(&name("acme"), work, Clock::System.monotonic().into()).await;
+            assert!(matches!(ended, Background::Stopped));
+        });
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+}
