@@ -141,8 +141,13 @@ proptest! {
         wanted in proptest::collection::vec(wanted(), 0..450),
         name in "[a-z]{16}",
     ) {
-        let (items, expected): (Vec<_>, Vec<_>) =
-            wanted.iter().enumerate().map(|(number, wanted)| wanted.item(&name, number)).unzip();
+        // What has a key that was used before asks for the same again: something else would be refused.
+        let mut asked: BTreeMap<u8, usize> = BTreeMap::new();
+        let item = |(number, wanted): (usize, &Wanted)| match wanted {
+            Wanted::Keyed(key) => wanted.item(&name, *asked.entry(*key).or_insert(number)),
+            _ => wanted.item(&name, number),
+        };
+        let (items, expected): (Vec<_>, Vec<_>) = wanted.iter().enumerate().map(item).unzip();
         let answer = start(host(), &items);
         prop_assert_eq!(codes(&answer), expected);
         let created = about(host(), &name);
