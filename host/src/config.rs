@@ -254,6 +254,8 @@ section! {
         enabled: bool,
         #[serde(with = "duration")] poll_interval: Duration,
         active_instances_max: usize,
+        in_hand_bytes_max: u64,
+        in_hand_bytes_per_team_max: u64,
         conflict_retries_max: u32,
         conflict_turns_after: u32,
         crashes_max: u32,

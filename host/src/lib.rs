@@ -2,9 +2,10 @@
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only those named after it:
 //! `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `trace`, `monitor`,
-//! `config`, `outgoing`, `fair_queue`, `slots`, `model`, `clock`, `private`.
+//! `config`, `outgoing`, `byte_budget`, `fair_queue`, `slots`, `model`, `clock`, `private`.
 
 pub mod app;
+mod byte_budget;
 pub mod cli;
 pub mod clock;
 pub mod config;

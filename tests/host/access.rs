@@ -275,7 +275,9 @@ fn a_flood_of_cheap_requests_pushes_no_protected_entry_out() {
     let entries = || acme.get("/audit?limit=200")["items"].as_array().expect("a list").clone();
     let left = eventually("the audit is tidied", || Some(entries()).filter(|left| left.len() <= 17));
     let of = |action: &str| left.iter().filter(|entry| entry["action"] == action && entry["outcome"] == "done").count();
-    assert_eq!([of("plugin.upload"), of("token.create"), of("cache.clear")], [1, 1, 10], "{left:?}");
+    assert_eq!([of("plugin.upload"), of("token.create")], [1, 1], "{left:?}");
+    // An act that is under way counts until its outcome is known, so the class that floods may have one or two fewer.
+    assert!((8..=10).contains(&of("cache.clear")), "{left:?}");
 }
 
 #[test]

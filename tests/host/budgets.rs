@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::TestHost;
-use crate::team::one_step;
+use crate::harness::{TestHost, guest_bytes};
+use crate::team::{Team, one_step};
 
 /// Memory that no request may take a host beyond.
 const PEAK_BYTES: u64 = 600 << 20;
@@ -106,7 +106,8 @@ fn an_expression_that_takes_too_much_work_fails_and_others_are_served_meanwhile(
     // In a decision it is the approver's request that would have to wait.
     host.apply(
         &json!({ "name": "busy-decision", "steps": [
-            { "id": "ask", "approval": { "title": "t", "approvers": ["operator"], "expires_in": "1h" } },
+            { "id": "ask", "approval": { "title": "t", "approvers": ["operator"], "expires_in": "1h",
+            "starter_may_approve": true } },
             { "id": "a", "when": condition, "plugin": "scenarios", "step": "echo" },
         ]})
         .to_string(),
@@ -172,4 +173,29 @@ fn a_value_that_nests_too_deeply_ends_its_instance_and_nothing_else() {
         "{}",
         reply.json
     );
+}
+
+#[test]
+fn instances_with_many_large_outputs_wait_in_the_database_for_room() {
+    let mut host =
+        TestHost::with(&[("engine.in_hand_bytes_max", "33554432"), ("engine.in_hand_bytes_per_team_max", "16777216")]);
+    host.upload("scenarios");
+    let steps: Vec<_> =
+        (0..10).map(|number| json!({ "id": format!("s{number}"), "plugin": "scenarios", "step": "echo" })).collect();
+    host.apply(&json!({ "name": "large", "steps": steps, "output": "done" }).to_string());
+    let input = json!("x".repeat(500_000));
+    let ids: Vec<_> = (0..24).map(|_| host.start_instance("large", &input)).collect();
+    host.kill();
+    host.restart();
+    // Another team has a share of its own meanwhile.
+    let other = Team::new(&host, "other");
+    other.upload(&guest_bytes("scenarios"));
+    other.apply("scenarios", "echo");
+    assert_eq!(other.wait(&other.start_instance("echo", &input))["status"], "completed");
+    for id in &ids {
+        assert_eq!(host.wait(id)["status"], "completed");
+    }
+    // All together have 120 MB of outputs.
+    assert!(host.peak_memory_bytes() < 300 << 20, "{} bytes", host.peak_memory_bytes());
+    assert_eq!(host.get("/workflow-metrics/stats")["engine"]["in_hand_bytes"], 0);
 }

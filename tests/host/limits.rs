@@ -301,7 +301,7 @@ fn fifty_hogs_give_their_memory_back() {
 
 #[test]
 fn one_teams_tables_leave_room_for_anothers() {
-    let host = TestHost::with(&[("limits.cpu_budget", "1s"), ("runtime.attempts_per_team_max", "20")]);
+    let host = TestHost::with(&[("limits.cpu_budget", "300ms"), ("runtime.attempts_per_team_max", "20")]);
     // The guest's own, and as many as a component may have.
     let guest = TextGuest {
         more_modules: vec!["(module (table 1 funcref))".to_owned(); 16],

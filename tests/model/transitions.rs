@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stepwell::model::approval::ApprovalStatus;
 use stepwell::model::definition::{ApprovalSource, DefinitionSource, OnExpiry, Retry, StepSource};
 use stepwell::model::transition::{DecisionError, Event};
-use stepwell::model::{Decision, Definition, InstanceStatus};
+use stepwell::model::{Blame, Decision, Definition, Failure, InstanceStatus};
 
 use crate::progress::{Stage, expense};
 
@@ -274,4 +274,13 @@ proptest! {
             stage.progress.instance.status == InstanceStatus::Completed
         );
     }
+}
+
+#[test]
+fn an_instance_whose_commit_is_refused_for_good_ends_with_the_reason() {
+    let mut stage = expense();
+    let failure = Failure::fatal("invalid-value", Blame::Definition, "the database cannot hold it");
+    stage.apply(Event::Refused { failure: failure.clone() }).expect("is no decision");
+    assert_eq!((stage.status(), stage.progress.instance.failure.as_ref()), ("failed", Some(&failure)));
+    assert_eq!(stage.ready(), None);
 }

@@ -5,7 +5,7 @@ use crate::report;
 use crate::rust_source::{code_only, is_word, lines_with};
 
 /// From the top to the bottom.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 20] = [
     "main",
     "cli",
     "app",
@@ -19,6 +19,7 @@ const MODULES: [&str; 19] = [
     "monitor",
     "config",
     "outgoing",
+    "byte_budget",
     "fair_queue",
     "slots",
     "model",

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Engine;
 use super::driver::Verdict;
 use crate::fair_queue::{FairLimits, FairPermit, FairQueue};
-use crate::model::{EntryKey, Name};
+use crate::model::{EntryKey, Failure, Name};
 use crate::store::Conflict;
 
 /// A first in, first out lock for each entry.
@@ -37,6 +37,8 @@ pub(super) struct Contention {
     held: Vec<FairPermit<(Name, EntryKey)>>,
     /// For an instance that was being driven in a crash: few of those are driven at the same time.
     pub(super) suspect: Option<FairPermit<Name>>,
+    /// Ends the instance when it is loaded again, because the database refuses what should happen to it.
+    pub(super) refused: Option<Failure>,
 }
 
 impl Contention {

@@ -235,7 +235,7 @@ impl Engine {
         let mut found = Vec::new();
         for team in self.0.store.due_teams(now).await? {
             let (room, active) = self.0.active.room(&team);
-            if room == 0 {
+            if room == 0 || self.0.in_hand.is_spent(&team) {
                 continue;
             }
             // The active ones are due too, as far as the database knows, and may come first.

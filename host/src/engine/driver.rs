@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::Engine;
 use super::admission::Entry;
 use super::contention::{Contention, chance};
+use super::in_hand::InHand;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress, StepReport};
 use crate::model::{Effects, EntryKey, Instance, Name, StepId, TraceParent};
@@ -82,7 +83,17 @@ impl Engine {
 
     async fn drive_until_rest(&self, team: &Name, id: Uuid, mut known: Option<Progress>) -> Rest {
         let mut contention = Contention::default();
+        let mut in_hand = InHand::default();
         while !self.0.stop.is_cancelled() {
+            match self.take_in_hand(team, id, known.as_ref(), &mut in_hand).await {
+                Ok(true) => {}
+                Ok(false) => return Rest::NoRoom,
+                Err(error) => {
+                    tracing::warn!(%error, instance = %id, "could not ask for the size of an instance; it stays due");
+                    self.pause().await;
+                    return Rest::Done;
+                }
+            }
             let loaded = match known.take() {
                 Some(known) => Ok(Some(known)),
                 None => {
@@ -102,7 +113,7 @@ impl Engine {
             if !self.suspect(&progress.instance, &mut contention).await {
                 return Rest::NoRoom;
             }
-            let after = self.follow(&mut progress, &mut contention).await;
+            let after = self.follow(&mut progress, &mut contention, &mut in_hand).await;
             // A driver that waits for its turn need not keep what is out of date.
             drop(progress);
             match after {
@@ -138,13 +149,14 @@ impl Engine {
     }
 
     /// Runs what is ready, step by step. `GoOn` means that there is nothing left to do.
-    async fn follow(&self, progress: &mut Progress, contention: &mut Contention) -> After {
+    async fn follow(&self, progress: &mut Progress, contention: &mut Contention, in_hand: &mut InHand) -> After {
         if progress.instance.status.is_final() || progress.instance.quarantined_at.is_some() {
             return After::GoOn;
         }
         let before = (progress.instance.status, progress.instance.wake_at, progress.instance.current_step.clone());
         // Only decisions are refused, and a driver makes none.
-        let change = self.apply(progress, Event::Woken).await.unwrap_or_default();
+        let event = contention.refused.take().map_or(Event::Woken, |failure| Event::Refused { failure });
+        let change = self.apply(progress, event).await.unwrap_or_default();
         let settled = change != Change::default() || progress.instance.status.is_final();
         let rests = progress.next_run(self.0.clock.now()).is_none()
             && before != (progress.instance.status, progress.instance.wake_at, progress.instance.current_step.clone());
@@ -184,6 +196,9 @@ impl Engine {
                 After::GoOn => contention.end(),
                 other => return other,
             }
+            if !progress.instance.status.is_final() && !self.keep_in_hand(progress, in_hand) {
+                return After::NoRoom;
+            }
         }
         After::GoOn
     }
@@ -216,6 +231,11 @@ impl Engine {
             }
             Err(CommitError::Rejected { code, message }) => {
                 self.0.monitor.record_limit(&progress.instance.team, code);
+                tracing::warn!(instance = %id, code, "a commit was refused: {}", message.escape_debug());
+                if ran.is_none() {
+                    contention.refused = Some(Failure::fatal(code, Blame::Definition, message));
+                    return After::Reload;
+                }
                 let failure = Failure::fatal(code, Blame::Guest, message);
                 Self::fail_next(contention, ran.as_ref(), failure)
             }

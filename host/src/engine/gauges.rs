@@ -21,6 +21,8 @@ pub struct EngineGauges {
     pub batch_chunks_running: usize,
     /// Chunks of clients' batches that wait for one of the `batch.concurrency` places.
     pub batch_chunks_waiting: usize,
+    /// Bytes of the instances that are driven; those of short ones are not counted.
+    pub in_hand_bytes: u64,
     /// Storage entries whose writers take turns.
     pub contended_entries: usize,
     /// Instances that wait for their turn to write one. Their drivers hold no slot.
@@ -42,6 +44,7 @@ impl Engine {
             attempts_waiting,
             batch_chunks_running,
             batch_chunks_waiting,
+            in_hand_bytes: self.0.in_hand.stats().bytes,
             contended_entries: turns.keys,
             turns_waiting: turns.waiting,
         }

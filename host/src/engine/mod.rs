@@ -14,6 +14,7 @@ mod driver;
 mod evaluation;
 mod gauges;
 mod housekeeping;
+mod in_hand;
 mod measured;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use self::contention::Turns;
 use self::dispatcher::Active;
 use self::evaluation::Evaluations;
 use self::measured::StepOperations;
+use crate::byte_budget::Budget;
 use crate::clock::Clock;
 use crate::config::{
     AuditConfig, BatchConfig, EngineConfig, IdempotencyConfig, Limits, QuotasConfig, RetentionConfig, RuntimeConfig,
@@ -75,6 +77,8 @@ struct Shared {
     admission: Admission,
     evaluations: Evaluations,
     active: Active,
+    /// Bytes of the instances that are driven.
+    in_hand: Budget,
     turns: Turns,
     /// Loads of instances that are driven: part of the connections that read, so that requests and guests have the others.
     loads: FairQueue<Name>,
@@ -169,6 +173,7 @@ impl Engine {
             admission: Admission::new(&parts.runtime_config),
             evaluations: Evaluations::new(),
             step_operations: StepOperations::default(),
+            in_hand: Budget::new(parts.config.in_hand_bytes_max, parts.config.in_hand_bytes_per_team_max),
             active: Active::new(parts.config.active_instances_max, parts.runtime_config.attempts_per_team_max),
             turns: contention::turns(),
             loads: few(parts.database_connections_max.div_ceil(2)),

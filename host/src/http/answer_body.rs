@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::budget::Charge;
 use super::connections::UnderWay;
+use crate::byte_budget::Charge;
 use crate::clock::Clock;
 
 /// The body that hyper sends.

@@ -22,10 +22,10 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::budget::Charge;
 use super::dispatch::before;
 use super::error::ApiError;
 use super::traffic::Traffic;
+use crate::byte_budget::Charge;
 use crate::model::Principal;
 
 /// What is left of a body is read and thrown away for at most this long and this many bytes.

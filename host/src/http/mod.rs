@@ -13,7 +13,6 @@ mod assets;
 mod audit;
 mod batches;
 mod body;
-mod budget;
 mod connections;
 mod counts;
 mod dashboard;

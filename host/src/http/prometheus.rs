@@ -84,7 +84,8 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
 
 /// What has no quota has no maximum.
 fn expose_quotas(to: &mut Exposition, teams: &[TeamUsage]) {
-    let gauges: [(&'static str, &'static str, fn(&TeamUsage) -> Option<u64>); 4] = [
+    type Number = fn(&TeamUsage) -> Option<u64>;
+    let gauges: [(&str, &str, Number); 4] = [
         ("stepwell_team_unfinished_instances", "Workflow instances of a team that have not ended.", |team| {
             Some(team.unfinished_instances)
         }),
@@ -115,6 +116,7 @@ fn expose_engine(to: &mut Exposition, engine: EngineGauges) {
         attempts_waiting,
         batch_chunks_running,
         batch_chunks_waiting,
+        in_hand_bytes,
         contended_entries,
         turns_waiting,
     } = engine;
@@ -131,6 +133,8 @@ fn expose_engine(to: &mut Exposition, engine: EngineGauges) {
     ] {
         to.single(FamilyKind::Gauge, name, help, value);
     }
+    let help = "Bytes of the inputs and outputs of instances that are driven: engine.in_hand_bytes_max.";
+    to.single(FamilyKind::Gauge, "stepwell_instances_in_hand_bytes", help, in_hand_bytes);
 }
 
 fn expose_plugins(to: &mut Exposition, plugins: PluginGauges) {

@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use warp::Reply as _;
 
-use super::budget::Charge;
 use super::error::ApiError;
+use crate::byte_budget::Charge;
 
 /// The most that hyper takes at once. Answers up to this size are in one piece.
 pub(super) const PIECE_BYTES: usize = 64 * 1_024;

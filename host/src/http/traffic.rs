@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::budget::{Budget, BudgetStats, Charge};
 use super::connections::{ConnectionStats, Connections};
 use super::dispatch::before;
 use super::error::ApiError;
+use crate::byte_budget::{Budget, BudgetStats, Charge};
 use crate::config::{Config, ServerConfig};
 use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::{Name, Principal, TokenBucket};

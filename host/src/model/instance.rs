@@ -191,7 +191,7 @@ pub struct Instance {
     pub quarantined_at: Option<Timestamp>,
 }
 
-fn is_zero(number: &u32) -> bool {
+pub(crate) fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
@@ -360,6 +360,15 @@ impl Steps {
     /// Sets a state.
     pub fn set(&mut self, id: StepId, state: StepState) {
         self.0.insert(id, state);
+    }
+
+    /// Bytes of the outputs that are kept.
+    pub fn bytes(&self) -> usize {
+        let outputs = self.0.values().map(|state| match state {
+            StepState::Completed(output) => output.len(),
+            _ => 0,
+        });
+        outputs.sum()
     }
 
     /// The state, if the step was touched.

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod definition;
 pub mod duration;
 pub mod effects;
+pub mod event;
 pub mod expression;
 pub mod failure;
 pub mod identity;

@@ -5,7 +5,6 @@
 //! commit is refused throws the progress away and loads it again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 use uuid::Uuid;
@@ -19,6 +18,8 @@ use super::instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, StepSta
 use super::text::harmless;
 use super::{Json, StepId};
 use crate::clock::Timestamp;
+
+pub use super::event::{Change, DecidedApproval, Event, Run, StepReport};
 
 /// Characters of an approval's title; the rest is cut off.
 const TITLE_CHARS_MAX: usize = 1_024;
@@ -38,83 +39,6 @@ pub struct Progress {
     budget: Budget,
     /// The bounds of each such budget.
     limits: EvaluationLimits,
-}
-
-/// Something that happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// It was created, or time has passed: retries may be due, approvals may have run out.
-    Woken,
-    /// An attempt at a plugin step ended.
-    StepFinished(StepReport),
-    /// An approver decided.
-    Decided {
-        /// Which of the instance's approvals.
-        approval_id: Uuid,
-        /// What they said.
-        decision: Decision,
-        /// Their remark. At most 4,096 bytes.
-        comment: Option<String>,
-    },
-    /// Somebody stopped the instance.
-    Cancelled {
-        /// The user.
-        by: String,
-    },
-}
-
-/// How an attempt at a plugin step ended.
-#[derive(Clone, Debug)]
-pub struct StepReport {
-    /// The step.
-    pub step: StepId,
-    /// 1 for the first attempt.
-    pub number: u32,
-    /// `name@version`.
-    pub plugin: Option<String>,
-    /// Output, or why there is none.
-    pub result: Result<Json, Failure>,
-    /// When it began.
-    pub started_at: Timestamp,
-    /// When it ended.
-    pub finished_at: Timestamp,
-}
-
-/// What has to be written so that the event has happened, beside the instance itself.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Change {
-    /// Attempts that ended.
-    pub attempts: Vec<Attempt>,
-    /// Approvals to ask for.
-    pub new_approvals: Vec<NewApproval>,
-    /// Approvals that left `pending`.
-    pub decided: Vec<DecidedApproval>,
-}
-
-/// An approval that left `pending`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecidedApproval {
-    /// Its id.
-    pub id: Uuid,
-    /// Whose it was: the cache of their inbox is out of date.
-    pub approver_id: String,
-    /// What became of it.
-    pub status: ApprovalStatus,
-    /// The approver's remark.
-    pub comment: Option<String>,
-    /// How long it had been pending.
-    pub waited: Duration,
-}
-
-/// A plugin step that is ready.
-#[derive(Clone, Debug)]
-pub struct Run<'a> {
-    /// The step.
-    pub step: &'a StepId,
-    /// What it runs.
-    pub action: &'a PluginStep,
-    /// 1 for the first attempt.
-    pub number: u32,
 }
 
 impl Progress {
@@ -182,6 +106,7 @@ impl Progress {
             _ if self.instance.status.is_final() => return Ok(change),
             Event::Woken => {}
             Event::StepFinished(report) => self.finish_step(report, &mut change),
+            Event::Refused { failure } => self.end(InstanceStatus::Failed, Some(failure), now, &mut change),
             Event::Cancelled { by } => {
                 let failure = Failure::fatal("cancelled", Blame::Definition, format!("cancelled by {by}"));
                 self.end(InstanceStatus::Cancelled, Some(failure), now, &mut change);
@@ -225,6 +150,12 @@ impl Progress {
         let Some(template) = &action.input else { return Ok(self.instance.input.clone()) };
         let budget = Budget::new(self.limits).at_most(work_max);
         self.with_scope(&budget, failure::INPUT_TOO_LARGE, |scope| template.evaluate(scope))
+    }
+
+    /// Bytes of the texts that it holds.
+    pub fn bytes(&self) -> usize {
+        let Instance { input, output, metadata, .. } = &self.instance;
+        input.len() + metadata.len() + output.as_ref().map_or(0, Json::len) + self.steps.bytes()
     }
 
     /// The plugin version that `action` is pinned to.
@@ -393,7 +324,7 @@ impl Progress {
             let named = self.evaluate(template, failure::EXPRESSION)?;
             for user in named.items().unwrap_or_else(|| vec![named]) {
                 match user.to_text() {
-                    Some(user) if (1..=128).contains(&user.len()) => {
+                    Some(user) if (1..=128).contains(&user.len()) && !user.contains(char::is_control) => {
                         if !approvers.contains(&user) {
                             approvers.push(user);
                         }

@@ -79,7 +79,7 @@ impl Spool {
     /// Makes the directory, and empties it: what is there belongs to a process that was killed.
     pub(super) fn open(data_dir: &Path, config: &PluginsConfig) -> std::io::Result<Self> {
         let directory = data_dir.join("uploads");
-        std::fs::create_dir_all(&directory)?;
+        crate::private::create_folder(&directory)?;
         for entry in std::fs::read_dir(&directory)? {
             std::fs::remove_file(entry?.path())?;
         }

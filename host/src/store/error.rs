@@ -223,6 +223,12 @@ impl CommitError {
     }
 }
 
+/// A part of a row that decides nothing. If it cannot be read, the log says so, and the row is shown without it: one damaged
+/// text must not make a whole list unreadable.
+pub(super) fn readable<T>(part: Option<Result<T, StoreError>>) -> Option<T> {
+    part?.inspect_err(|error| tracing::error!(%error, "a part of a row cannot be read and is left out")).ok()
+}
+
 /// For rows that do not parse.
 pub(super) fn corrupt(what: &str, problem: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!("{what}: {problem}"))
@@ -231,6 +237,13 @@ pub(super) fn corrupt(what: &str, problem: impl std::fmt::Display) -> StoreError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_that_cannot_be_read_is_left_out() {
+        assert_eq!(readable(Some(Ok(1))), Some(1));
+        assert_eq!(readable::<u8>(Some(Err(corrupt("an instance's failure", "no JSON")))), None);
+        assert_eq!(readable::<u8>(None), None);
+    }
 
     #[test]
     fn only_errors_of_the_disk_are_fatal() {

@@ -6,7 +6,7 @@
 //! file, so what stands in it at a start was being driven when the last process crashed.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::StoreError;
+use crate::private;
 
 const ID_BYTES: u64 = 16;
 /// Ids that are told to other hosts.
@@ -41,8 +42,7 @@ impl InHand {
         let cannot = |error: std::io::Error| {
             StoreError::Settings(format!("cannot use {}, which tells what a crash hit: {error}", path.display()))
         };
-        let mut options = OpenOptions::new();
-        let mut file = options.create(true).truncate(false).read(true).write(true).open(&path).map_err(cannot)?;
+        let mut file = private::read_and_write().open(&path).map_err(cannot)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(cannot)?;
         // A rest of less than an id is a write that the crash cut off.

@@ -15,7 +15,8 @@ use crate::model::{Failure, InstanceStatus, Json, Name, StepId, TraceParent};
 
 /// The columns of [`SummaryRow`]. No list reads the others.
 pub(super) const COLUMNS: &str = "id, workflow, workflow_version, entity_type, entity_id, project_id, started_by, \
-    status, current_step, version, metadata, failure, traceparent, created_at, started_at, updated_at, completed_at";
+    status, current_step, version, metadata, failure, root_id, crashes, quarantined_at, traceparent, \
+    created_at, started_at, updated_at, completed_at";
 
 /// An instance in a list.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +45,15 @@ pub struct InstanceSummary {
     pub metadata: Json,
     /// Why it was rejected, failed or cancelled.
     pub failure: Option<Failure>,
+    /// The instance at the top of the chain of creations; none if a client started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_id: Option<Uuid>,
+    /// Crashes of its host in a row while it was driven.
+    #[serde(skip_serializing_if = "crate::model::instance::is_zero")]
+    pub crashes: u32,
+    /// The time since which it is in quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantined_at: Option<Timestamp>,
     /// The span that created it, if that is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<TraceParent>,
@@ -80,6 +90,9 @@ pub(super) struct SummaryRow {
     version: i64,
     metadata: String,
     failure: Option<String>,
+    root_id: Option<Uuid>,
+    crashes: i64,
+    quarantined_at: Option<i64>,
     traceparent: Option<String>,
     created_at: i64,
     started_at: i64,
@@ -103,11 +116,14 @@ impl SummaryRow {
             project_id: self.project_id,
             started_by: self.started_by,
             status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
-            current_step: self.current_step.map(|step| parse::<StepId>("an instance's step", &step)).transpose()?,
+            current_step: error::readable(self.current_step.map(|step| parse::<StepId>("an instance's step", &step))),
             version: unsigned("an instance's version", self.version)?,
             metadata: Json::stored(self.metadata),
-            failure: self.failure.map(|text| from_json::<Failure>("an instance's failure", &text)).transpose()?,
-            traceparent: self.traceparent.map(|text| parse("an instance's traceparent", &text)).transpose()?,
+            failure: error::readable(self.failure.map(|text| from_json::<Failure>("an instance's failure", &text))),
+            root_id: self.root_id,
+            crashes: unsigned("an instance's crashes", self.crashes)?,
+            quarantined_at: self.quarantined_at.map(Timestamp::from_micros),
+            traceparent: error::readable(self.traceparent.map(|text| parse("an instance's traceparent", &text))),
             created_at: Timestamp::from_micros(self.created_at),
             started_at: Timestamp::from_micros(self.started_at),
             updated_at: Timestamp::from_micros(self.updated_at),

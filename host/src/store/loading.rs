@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::backend::Connection;
+use super::backend::{Connection, on};
 use super::instances::{AttemptRow, InstanceRow};
 use super::rows::{self, Column};
-use super::{Store, StoreError, WorkflowVersion, approvals, error};
+use super::{Store, StoreError, WorkflowVersion, approvals, error, unsigned};
 use crate::model::{Approval, Attempt, Instance, Name};
 
 /// An instance with all that decides what happens next. Never from a cache, except for the immutable definition.
@@ -38,7 +38,26 @@ const ATTEMPTS: &str = "SELECT seen.instance_id, seen.step, seen.number, seen.ou
     FROM {rows} CROSS JOIN step_attempts AS seen WHERE seen.instance_id = given.column1 \
     ORDER BY seen.finished_at, seen.started_at, seen.step, seen.number";
 
+/// Neither database reads the texts for that.
+const BYTES: &str = "SELECT CAST(octet_length(input) + octet_length(metadata) + COALESCE(octet_length(output), 0) + \
+    COALESCE((SELECT SUM(octet_length(step_attempts.output)) FROM step_attempts WHERE instance_id = $1), 0) AS BIGINT) \
+    FROM workflow_instances WHERE id = $1";
+
 impl Store {
+    /// Bytes of the texts that [`Store::load`] would load of an instance; none if it is not there.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn bytes_to_load(&self, id: Uuid) -> Result<Option<u64>, StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let mut connection = store.read().await?;
+            let bytes: Option<i64> = on!(connection, c => sqlx::query_scalar(BYTES).bind(id).fetch_optional(c).await)?;
+            bytes.map(|bytes| unsigned("a size", bytes)).transpose()
+        })
+        .await
+    }
+
     /// An instance, whatever its team.
     ///
     /// # Errors

@@ -120,7 +120,8 @@ impl<'a> Entries<'a> {
             Column::Text(|row| &row.space),
             Column::Text(|row| row.key),
         ];
-        let found: Vec<(i64, i64, Option<i64>, Vec<u8>, i64)> = rows::fetch(connection, &sql, &columns, &asked).await?;
+        type Found = (i64, i64, Option<i64>, Vec<u8>, i64);
+        let found: Vec<Found> = rows::fetch(connection, &sql, &columns, &asked).await?;
         let mut found: HashMap<usize, Current> = found
             .into_iter()
             .filter_map(|(index, version, expires_at, start, value_bytes)| {

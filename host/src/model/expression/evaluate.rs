@@ -232,7 +232,8 @@ impl<'a> Evaluation<'a> {
                 }
                 false
             }
-            Value::Map(fields) => fields.contains_key(&item.to_key()?),
+            // A value that can be no key is none.
+            Value::Map(fields) => item.to_key().is_ok_and(|key| fields.contains_key(&key)),
             other => return Err(Stop::Problem(format!("`in` needs a list or a map, and has a {}", other.type_name()))),
         }))
     }

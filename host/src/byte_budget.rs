@@ -1,4 +1,5 @@
-//! A budget of bytes in flight: the memory that request bodies, or answers that are not written yet, may take together.
+//! A budget of bytes in flight: the memory that request bodies, answers that are not written yet, or instances in hand
+//! may take together.
 //!
 //! A budget has a size for the host and a smaller share for each team. Bytes are taken before the memory is used, and
 //! given back by dropping the [`Charge`]. A request that does not fit waits in a fair queue: the teams take turns, and
@@ -17,11 +18,11 @@ use crate::model::Name;
 
 /// Clones share the bytes.
 #[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<Shared>);
+pub(crate) struct Budget(Arc<Shared>);
 
 /// Bytes that were taken. Dropping it gives them back.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(crate) struct Charge {
     shared: Arc<Shared>,
     team: Name,
     bytes: u64,
@@ -75,12 +76,12 @@ struct Queued<'a> {
 
 impl Budget {
     /// `host_max` bytes in all, and `team_max` of one team.
-    pub(super) fn new(host_max: u64, team_max: u64) -> Self {
+    pub(crate) fn new(host_max: u64, team_max: u64) -> Self {
         Self(Arc::new(Shared { host_max, team_max: team_max.min(host_max), state: Mutex::default() }))
     }
 
     /// Takes bytes, or all of a team's share if that is less. Waits for its turn; dropping the future leaves the queue.
-    pub(super) async fn take(&self, team: &Name, bytes: u64) -> Charge {
+    pub(crate) async fn take(&self, team: &Name, bytes: u64) -> Charge {
         let bytes = bytes.min(self.0.team_max);
         let mut queued = {
             let mut state = self.0.state.lock();
@@ -99,8 +100,22 @@ impl Budget {
         (&mut queued.granted).await.expect("a request in the queue keeps its sender until it is served")
     }
 
+    /// As [`Budget::take`], without waiting: none if it does not fit now. More than a share takes the whole share.
+    pub(crate) fn try_take(&self, team: &Name, bytes: u64) -> Option<Charge> {
+        let bytes = bytes.min(self.0.team_max);
+        let mut state = self.0.state.lock();
+        (state.turns.is_empty() && state.fits(team, bytes, &self.0)).then(|| state.grant(&self.0, team, bytes))
+    }
+
+    /// Whether the team, or all together, have used up most of what they may.
+    pub(crate) fn is_spent(&self, team: &Name) -> bool {
+        let state = self.0.state.lock();
+        let most = |max: u64| max - max / 8;
+        state.used >= most(self.0.host_max) || state.used_by(team) >= most(self.0.team_max)
+    }
+
     /// A snapshot.
-    pub(super) fn stats(&self) -> BudgetStats {
+    pub(crate) fn stats(&self) -> BudgetStats {
         let state = self.0.state.lock();
         let waiting: usize = state.teams.values().map(|team| team.waiting.len()).sum();
         BudgetStats { bytes: state.used, bytes_max: self.0.host_max, waiting: waiting as u64 }
@@ -169,8 +184,25 @@ impl State {
 }
 
 impl Charge {
+    /// Takes more, up to so many bytes in all, without waiting. Returns false if that does not fit now; then nothing is
+    /// taken. What the team has alone always fits.
+    pub(crate) fn try_grow_to(&mut self, bytes: u64) -> bool {
+        let more = bytes.min(self.shared.team_max).saturating_sub(self.bytes);
+        if more == 0 {
+            return true;
+        }
+        let mut state = self.shared.state.lock();
+        if !state.turns.is_empty() || !state.fits(&self.team, more, &self.shared) {
+            return false;
+        }
+        state.used += more;
+        state.teams.entry(self.team.clone()).or_default().used += more;
+        self.bytes += more;
+        true
+    }
+
     /// Keeps this many bytes, and gives the others back.
-    pub(super) fn shrink_to(&mut self, bytes: u64) {
+    pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let excess = self.bytes.saturating_sub(bytes);
         if excess > 0 {
             self.bytes -= excess;
@@ -260,6 +292,22 @@ mod tests {
         drop(large);
         assert!((&mut small).now_or_never().is_some());
         drop(half);
+    }
+
+    #[test]
+    fn what_does_not_wait_takes_what_fits_and_grows_within_it() {
+        let budget = Budget::new(10, 6);
+        let (acme, rival) = (name("acme"), name("rival"));
+        let mut held = budget.try_take(&acme, 4).expect("fits");
+        assert!(budget.try_take(&acme, 3).is_none(), "the team's share");
+        assert!(held.try_grow_to(99), "more than a share takes the whole share");
+        assert!(budget.is_spent(&acme) && !budget.is_spent(&rival));
+        let mut other = budget.try_take(&rival, 4).expect("fits");
+        assert!(!other.try_grow_to(5) && budget.is_spent(&rival), "the host's budget");
+        drop(held);
+        assert!(other.try_grow_to(5));
+        drop(other);
+        assert_eq!(budget.stats().bytes, 0);
     }
 
     #[tokio::test]

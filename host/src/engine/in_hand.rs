@@ -1,0 +1,58 @@
+//! The memory of the instances that are driven. A driver holds the inputs and outputs of its instance, which may be many
+//! megabytes, so their bytes have a budget, with a share for each team. What does not fit waits in the database.
+
+use uuid::Uuid;
+
+use super::Engine;
+use crate::byte_budget::Charge;
+use crate::model::Name;
+use crate::model::transition::Progress;
+use crate::store::StoreError;
+
+/// Instances of fewer bytes are not counted: as many as may be driven have no more than the budget.
+const COUNTED_BYTES: u64 = 64 * 1_024;
+
+/// The bytes that a driver has taken from the budget for its instance.
+#[derive(Default)]
+pub(super) struct InHand {
+    is_known: bool,
+    charge: Option<Charge>,
+}
+
+impl Engine {
+    /// Takes the bytes of an instance from the budget, before it is loaded. Returns false if it does not fit: it stays due.
+    pub(super) async fn take_in_hand(
+        &self,
+        team: &Name,
+        id: Uuid,
+        known: Option<&Progress>,
+        in_hand: &mut InHand,
+    ) -> Result<bool, StoreError> {
+        if in_hand.is_known {
+            return Ok(true);
+        }
+        let bytes = match known {
+            Some(progress) => progress.bytes() as u64,
+            None => self.0.store.bytes_to_load(id).await?.unwrap_or_default(),
+        };
+        in_hand.is_known = true;
+        if bytes < COUNTED_BYTES {
+            return Ok(true);
+        }
+        in_hand.charge = self.0.in_hand.try_take(team, bytes);
+        Ok(in_hand.charge.is_some())
+    }
+
+    /// Takes what an instance has become longer by. Returns false if that does not fit.
+    pub(super) fn keep_in_hand(&self, progress: &Progress, in_hand: &mut InHand) -> bool {
+        let bytes = progress.bytes() as u64;
+        if let Some(charge) = &mut in_hand.charge {
+            return charge.try_grow_to(bytes);
+        }
+        if bytes < COUNTED_BYTES {
+            return true;
+        }
+        in_hand.charge = self.0.in_hand.try_take(&progress.instance.team, bytes);
+        in_hand.charge.is_some()
+    }
+}
