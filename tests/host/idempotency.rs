@@ -177,7 +177,8 @@ fn times_that_are_far_away_are_bounded_and_shown_as_times() {
     host.apply("name: later\nsteps:\n  - { id: it, plugin: scenarios, step: script }");
     let then = json!({ "retry": { "code": "busy", "message": "in the next life", "after_ms": u64::MAX } });
     let id = host.start_instance("later", &json!({ "ops": [], "then": then }));
-    let instance = host.wait_for(&id, |_| host.instance(&id)["attempts"][0].is_object());
+    host.wait_for(&id, |_| host.instance(&id)["attempts"][0].is_object());
+    let instance = host.instance(&id);
     let attempt = &instance["attempts"][0];
     let time = |pointer: &str| {
         let text = attempt[pointer].as_str().expect("a time");

@@ -12,6 +12,7 @@ const ACTIONS = [
     "cache.cleanup",
     "cache.clear",
     "instance.cancel",
+    "instance.release",
     "metrics.reset",
     "plugin.delete",
     "plugin.upload",
