@@ -107,7 +107,7 @@ impl Budget {
         (state.turns.is_empty() && state.fits(team, bytes, &self.0)).then(|| state.grant(&self.0, team, bytes))
     }
 
-    /// Whether the team, or all together, have used up most of what they may.
+    /// Returns whether the team, or all together, have used up most of what they may.
     pub(crate) fn is_spent(&self, team: &Name) -> bool {
         let state = self.0.state.lock();
         let most = |max: u64| max - max / 8;

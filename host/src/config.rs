@@ -229,7 +229,7 @@ section! {
 }
 
 impl Limits {
-    /// What the expressions of one event may cost.
+    /// Returns what the expressions of one event may cost.
     pub fn evaluation(&self) -> EvaluationLimits {
         EvaluationLimits {
             work_max: self.expression_work_max,

@@ -224,7 +224,7 @@ impl<K: Ord + Hash + Clone> State<K> {
         self.next
     }
 
-    /// Whether a key that holds so many permits may have one more.
+    /// Returns whether a key that holds so many permits may have one more.
     fn has_room(&self, limits: &FairLimits, held: usize) -> bool {
         let reserve = if held == 0 { limits.reserve } else { 0 };
         held < limits.per_key && self.held < limits.total.saturating_add(reserve)

@@ -294,7 +294,7 @@ fn request_ids_do_not_repeat_over_starts() {
     }
 }
 
-/// What a stranger could tell apart.
+/// Returns what a stranger could tell apart.
 fn told(reply: &Reply) -> (u16, String, Option<String>) {
     (reply.status, String::from_utf8_lossy(&reply.body).into_owned(), reply.header("content-length").map(str::to_owned))
 }

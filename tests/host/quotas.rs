@@ -8,7 +8,7 @@ use crate::crash::all_instances;
 use crate::harness::{TestHost, eventually};
 use crate::team::{Team, one_step};
 
-/// What a script needs to create so many scripts, each of which creates so many, down to `levels`.
+/// Returns what a script needs to create so many scripts, each of which creates so many, down to `levels`.
 fn bomb(levels: u32, count: usize) -> Value {
     match levels {
         0 => json!({ "ops": [] }),

@@ -218,7 +218,7 @@ fn to_cel(value: &Value) -> cel::Value {
     }
 }
 
-/// What JSON can say of a value; none for the types it does not have.
+/// Returns what JSON can say of a value; none for the types it does not have.
 fn from_cel(value: &cel::Value) -> Option<Value> {
     Some(match value {
         cel::Value::Null => Value::Null,

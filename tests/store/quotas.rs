@@ -64,7 +64,7 @@ fn code(result: &Result<(), CommitError>) -> &'static str {
     }
 }
 
-/// What is counted is what is there: counted again, nothing is put right.
+/// Returns what is counted is what is there: counted again, nothing is put right.
 async fn assert_counted_rightly(store: &Store) {
     assert_eq!(store.recount_usage().await.expect("counts"), []);
 }

@@ -13,7 +13,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether the address is one of the network's. An IPv4 address is the same mapped into IPv6.
+    /// Returns whether the address is one of the network's. An IPv4 address is the same mapped into IPv6.
     pub fn contains(&self, address: IpAddr) -> bool {
         let bits = |address: IpAddr| match address.to_canonical() {
             IpAddr::V4(address) => (32, u128::from(address.to_bits())),

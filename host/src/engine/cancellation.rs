@@ -21,7 +21,7 @@ pub const DESCENDANTS_PER_REQUEST: usize = 2_000;
 pub struct CancelledDescendants {
     /// How many were cancelled by this request.
     pub cancelled: usize,
-    /// Whether there are others that have not ended: ask again.
+    /// True if there are others that have not ended: ask again.
     pub more: bool,
 }
 

@@ -46,7 +46,7 @@ struct Drivers {
 }
 
 impl State {
-    /// How many more the team may have beside `count` of its own and `total` of all.
+    /// Returns how many more the team may have beside `count` of its own and `total` of all.
     fn room(&self, active: &Active, team: &Name, of: fn(&Drivers) -> usize) -> usize {
         let newcomer = usize::from(!self.teams.contains_key(team));
         let share = (active.max / (self.teams.len() + newcomer).max(1)).max(1);
@@ -134,7 +134,7 @@ impl Active {
         (self.state.lock().total.working, self.max)
     }
 
-    /// How many instances of the team may get a driver now, and how many have one.
+    /// Returns how many instances of the team may get a driver now, and how many have one.
     fn room(&self, team: &Name) -> (usize, usize) {
         let state = self.state.lock();
         let working = state.room(self, team, |drivers| drivers.working);

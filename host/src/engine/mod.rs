@@ -351,7 +351,7 @@ impl Engine {
         Ok(instance)
     }
 
-    /// Whether this process drives instances.
+    /// Returns whether this process drives instances.
     pub fn drives(&self) -> bool {
         self.0.config.enabled
     }

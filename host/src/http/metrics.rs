@@ -79,7 +79,7 @@ pub(super) struct Health {
     status: &'static str,
     version: &'static str,
     uptime_seconds: u64,
-    /// Whether the process drives instances.
+    /// True if the process drives instances.
     engine: &'static str,
     /// Absent when only the process was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

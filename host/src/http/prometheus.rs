@@ -82,7 +82,7 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
     }
 }
 
-/// What has no quota has no maximum.
+/// Returns what has no quota has no maximum.
 fn expose_quotas(to: &mut Exposition, teams: &[TeamUsage]) {
     type Number = fn(&TeamUsage) -> Option<u64>;
     let gauges: [(&str, &str, Number); 4] = [

@@ -60,7 +60,7 @@ impl Failed {
 }
 
 impl SignIns {
-    /// How many failed since the start, by reason.
+    /// Returns how many failed since the start, by reason.
     pub(super) fn failed(&self) -> [(&'static str, u64); 3] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [("missing", read(&self.0.missing)), ("malformed", read(&self.0.malformed)), ("invalid", read(&self.0.invalid))]
@@ -113,7 +113,7 @@ async fn detail(services: &Services, failed: Failed, now: Timestamp) -> Value {
     json!({ "reason": if let Failed::Invalid(_) = failed { "unknown" } else { failed.reason() } })
 }
 
-/// What is counted together: whoever has one address of an IPv6 network has 2^64 of them.
+/// Returns what is counted together: whoever has one address of an IPv6 network has 2^64 of them.
 fn network(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,

@@ -96,7 +96,7 @@ pub struct ApprovalSource {
     /// What it means when they did not answer in time.
     #[serde(default)]
     pub on_expiry: OnExpiry,
-    /// Whether the user who started the instance may approve it; without it, they may not. They may always reject it.
+    /// True if the user who started the instance may approve it; without it, they may not. They may always reject it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starter_may_approve: Option<bool>,
 }
@@ -223,7 +223,7 @@ pub struct ApprovalStep {
     pub expires_in: Duration,
     /// What it means when they did not answer.
     pub on_expiry: OnExpiry,
-    /// Whether the user who started the instance may approve it.
+    /// True if the user who started the instance may approve it.
     pub starter_may_approve: bool,
 }
 
@@ -356,13 +356,13 @@ impl Definition {
         self.steps.iter().find(|step| step.id == *id)
     }
 
-    /// Whether any expression is evaluated for it.
+    /// Returns whether any expression is evaluated for it.
     pub fn computes(&self) -> bool {
         let expressions = self.steps.iter().any(|step| !step.expressions().is_empty());
         expressions || self.output.iter().any(|output| !output.expressions().is_empty())
     }
 
-    /// What the step with this id asks, if it is an approval.
+    /// Returns what the step with this id asks, if it is an approval.
     pub fn approval(&self, id: &StepId) -> Option<&ApprovalStep> {
         match &self.step(id)?.action {
             StepAction::Approval(approval) => Some(approval),

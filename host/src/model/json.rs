@@ -80,7 +80,7 @@ impl Json {
         self.0.len()
     }
 
-    /// Whether it is an object.
+    /// Returns whether it is an object.
     pub fn is_object(&self) -> bool {
         self.0.starts_with('{')
     }
@@ -210,7 +210,7 @@ impl<'de> Visitor<'de> for Check {
     }
 }
 
-/// Whether lists and objects nest deeper than `levels` in what is JSON, as far as it goes.
+/// Returns whether lists and objects nest deeper than `levels` in what is JSON, as far as it goes.
 fn exceeds(text: &str, levels: usize) -> bool {
     let mut depth = 0_usize;
     let mut outside = Outside::default();

@@ -242,7 +242,7 @@ impl Registry {
         self.0.spool.begin(team)
     }
 
-    /// What is in hand. Each number is of its own moment.
+    /// Returns what is in hand. Each number is of its own moment.
     pub fn gauges(&self) -> PluginGauges {
         let (spooled, compiling) = (self.0.spool.share(), self.0.queues.compiling.load());
         PluginGauges {
@@ -481,7 +481,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|error| UploadError::Host(error.to_string()))
 }
 
-/// What the compiler made a moment ago cannot be loaded.
+/// Returns what the compiler made a moment ago cannot be loaded.
 fn does_not_load(error: RuntimeError) -> UploadError {
     match error {
         RuntimeError::Link(reason) => UploadError::Refused {

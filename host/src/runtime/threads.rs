@@ -196,7 +196,7 @@ impl TeamUsage {
         teams.insert(team.clone(), Used { cpus: more, at: now });
     }
 
-    /// Whether a team has used more than an equal share of the CPUs lately, while other teams use some too.
+    /// Returns whether a team has used more than an equal share of the CPUs lately, while other teams use some too.
     fn is_over_share(&self, team: &Name) -> bool {
         let now = self.clock.monotonic();
         let teams = self.teams.lock();

@@ -88,7 +88,7 @@ pub struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// What it competes with for a place among its team's.
+    /// Returns what it competes with for a place among its team's.
     fn class(&self) -> &'static str {
         match (self.outcome, self.action) {
             (AuditOutcome::Failed | AuditOutcome::Refused, _) | (_, AuditAction::SignInFail) => CHEAP,

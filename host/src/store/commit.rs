@@ -107,7 +107,7 @@ impl PreparedCommit {
         written(&self.commit.instance.team, &self.commit.effects.storage)
     }
 
-    /// What it adds to what its team has, without the entries and metadata that it replaces.
+    /// Returns what it adds to what its team has, without the entries and metadata that it replaces.
     pub(super) fn amounts(&self) -> Amounts {
         let StepCommit { instance, change, .. } = &self.commit;
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
@@ -337,7 +337,7 @@ pub(super) async fn update_metadata(
     rows::execute(connection, UPDATE_METADATA, &columns, &rows).await.map(|_| ())
 }
 
-/// Whether rows that are read are locked on Postgres.
+/// True if rows that are read are locked on Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lock {
     /// Until the end of the transaction.
@@ -346,7 +346,7 @@ pub(super) enum Lock {
     None,
 }
 
-/// How many bytes the metadata of those instances have that are there and of these teams.
+/// Returns how many bytes the metadata of those instances have that are there and of these teams.
 pub(super) async fn metadata_bytes(
     connection: &mut Connection,
     ids: &[(Uuid, &str)],

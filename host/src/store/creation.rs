@@ -19,7 +19,7 @@ pub struct Created {
     pub id: Uuid,
     /// Whether it was the first's.
     pub existing: bool,
-    /// Whether what was asked for is what the first asked for, so that its instance is the right answer. What was
+    /// True if what was asked for is what the first asked for, so that its instance is the right answer. What was
     /// created before requests were remembered is the answer to any.
     #[serde(skip)]
     pub same_request: bool,
@@ -35,7 +35,7 @@ pub struct KeyHolder {
 }
 
 impl KeyHolder {
-    /// Whether it is the answer to this request.
+    /// Returns whether it is the answer to this request.
     pub fn answers(&self, request_hash: &RequestHash) -> bool {
         self.request_hash.is_none_or(|known| known == *request_hash)
     }
@@ -71,7 +71,7 @@ impl NewRow {
         self.idempotency_key.as_deref().map(|key| (self.instance.workflow_id, key))
     }
 
-    /// What it adds to what its team has.
+    /// Returns what it adds to what its team has.
     pub(super) fn amounts(&self) -> Amounts {
         Amounts { unfinished: 1, bytes: ROW_BYTES + signed(self.bytes()) }
     }

@@ -273,7 +273,7 @@ impl<'a> Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    /// Whether a step may be written: its conditions hold, its entries can be written, and its team has room.
+    /// Returns whether a step may be written: its conditions hold, its entries can be written, and its team has room.
     fn decide_step(&mut self, prepared: &'a PreparedCommit, versions: &Versions) -> Result<(), CommitError> {
         if let Some(rows) = &self.rows {
             rows.check(prepared)?;
@@ -383,7 +383,7 @@ async fn write_accepted(
     written.collect()
 }
 
-/// How many descendants of each root these steps create.
+/// Returns how many descendants of each root these steps create.
 fn created_of_roots(steps: &[&PreparedCommit]) -> BTreeMap<Uuid, u64> {
     let mut created = BTreeMap::new();
     for prepared in steps.iter().filter(|prepared| !prepared.instances.is_empty()) {

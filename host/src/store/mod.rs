@@ -148,7 +148,7 @@ struct Core {
     in_hand: InHand,
     /// An instance that was being driven in so many crashes is put in quarantine.
     crashes_max: u32,
-    /// Whether this process drives instances.
+    /// True if this process drives instances.
     drives: bool,
     redis: Option<SecondLevel>,
     clock: Clock,

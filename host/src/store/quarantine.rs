@@ -94,7 +94,7 @@ impl Store {
         .await
     }
 
-    /// How many instances of a team, or of all, are in quarantine.
+    /// Returns how many instances of a team, or of all, are in quarantine.
     ///
     /// # Errors
     /// The database's.

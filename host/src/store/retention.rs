@@ -267,7 +267,7 @@ async fn count(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result
     Ok(FinishedCounts { instances: ids.len() as u64, attempts, approvals, entries })
 }
 
-/// How many bytes instances count with all that is theirs.
+/// Returns how many bytes instances count with all that is theirs.
 async fn stored_bytes(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result<i64, StoreError> {
     let buckets = ids.iter().map(|id| Space::Instance(*id).to_string());
     let mut bytes = 0;

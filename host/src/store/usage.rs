@@ -129,7 +129,7 @@ impl Usage {
         Self { quotas: quotas.clone(), state: Mutex::new(State { doubted: true, ..State::default() }) }
     }
 
-    /// Whether a team may have so much more, after `claimed` by others of the same transaction.
+    /// Returns whether a team may have so much more, after `claimed` by others of the same transaction.
     ///
     /// # Errors
     /// [`CommitError::Rejected`] with the quota's code. What makes nothing more is never refused.
@@ -248,7 +248,7 @@ impl Core {
 }
 
 impl Store {
-    /// What a team has and may have; without a team, of all that have or had something, by name.
+    /// Returns what a team has and may have; without a team, of all that have or had something, by name.
     pub fn team_usage(&self, team: Option<&Name>) -> Vec<TeamUsage> {
         let usage = &self.core().usage;
         if let Some(team) = team {
@@ -298,7 +298,7 @@ impl Store {
     }
 }
 
-/// Whether no other host recounts. Gives the transaction the time that it needs.
+/// Returns whether no other host recounts. Gives the transaction the time that it needs.
 async fn alone(writing: &mut Writing) -> Result<bool, StoreError> {
     let Connection::Postgres(c) = &mut **writing else { return Ok(true) };
     sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut **c).await?;

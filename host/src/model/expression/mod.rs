@@ -373,7 +373,7 @@ fn expression_end(text: &str) -> Option<usize> {
     None
 }
 
-/// How deep brackets nest, quotes ignored: an upper bound is enough to keep the parser's recursion small.
+/// Returns how deep brackets nest, quotes ignored: an upper bound is enough to keep the parser's recursion small.
 fn bracket_depth(text: &str) -> usize {
     let mut depth = 0_usize;
     let mut deepest = 0;

@@ -180,7 +180,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// Whether both are the same. Numbers of all types are compared by value; other types are never equal.
+    /// Returns whether both are the same. Numbers of all types are compared by value; other types are never equal.
     pub(super) fn equals(&self, other: &Self, budget: &Budget) -> Result<bool, Stop> {
         Ok(match (self, other) {
             (Self::Raw(one), Self::Raw(two)) if std::ptr::eq(*one, *two) => true,
@@ -235,7 +235,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// How both are ordered; none if they are not.
+    /// Returns how both are ordered; none if they are not.
     pub(super) fn order(&self, other: &Self, budget: &Budget) -> Result<Option<Ordering>, Stop> {
         Ok(match (self, other) {
             (Self::Bool(one), Self::Bool(two)) => Some(one.cmp(two)),
