@@ -21,9 +21,9 @@ use crate::store::{self, AuditActor, AuditEntry, NewToken, Store};
 /// The team and the user of the first token.
 const FIRST_TEAM: &str = "default";
 const FIRST_USER: &str = "operator";
-/// Where its text is, in the data directory.
+/// Name of the file in the data directory that has its text.
 const FIRST_TOKEN_FILE: &str = "first-token";
-/// Who makes tokens offline, as the audit says it. Nobody can be called so: users have no brackets.
+/// The audit's name for the maker of offline tokens. Nobody can be called so: users have no brackets.
 const OFFLINE_USER: &str = "(offline)";
 
 /// The operator token of a first start.
@@ -31,18 +31,18 @@ const OFFLINE_USER: &str = "(offline)";
 pub struct FirstToken {
     /// Its text. Only its hash is in the database.
     pub secret: String,
-    /// Where its text is, readable by the user who runs the host.
+    /// The file that has its text, readable by the user who runs the host.
     pub path: PathBuf,
 }
 
 /// A token to be made without a host.
 #[derive(Clone, Debug)]
 pub struct OfflineToken {
-    /// Who holds it.
+    /// Its user.
     pub user: String,
     /// Without it, the team of the first token.
     pub team: Option<Name>,
-    /// What it allows.
+    /// Its permissions.
     pub permissions: Vec<Permission>,
     /// For how long; without it, it does not expire.
     pub expires_in: Option<std::time::Duration>,

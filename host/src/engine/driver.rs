@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Engine;
 use super::admission::Entry;
 use super::contention::{Contention, chance};
-use super::in_hand::InHand;
+use super::memory::HeldBytes;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress, StepReport};
 use crate::model::{Effects, EntryKey, Instance, Name, StepId, TraceParent};
@@ -83,7 +83,7 @@ impl Engine {
 
     async fn drive_until_rest(&self, team: &Name, id: Uuid, mut known: Option<Progress>) -> Rest {
         let mut contention = Contention::default();
-        let mut in_hand = InHand::default();
+        let mut in_hand = HeldBytes::default();
         while !self.0.stop.is_cancelled() {
             match self.take_in_hand(team, id, known.as_ref(), &mut in_hand).await {
                 Ok(true) => {}
@@ -149,7 +149,7 @@ impl Engine {
     }
 
     /// Runs what is ready, step by step. `GoOn` means that there is nothing left to do.
-    async fn follow(&self, progress: &mut Progress, contention: &mut Contention, in_hand: &mut InHand) -> After {
+    async fn follow(&self, progress: &mut Progress, contention: &mut Contention, in_hand: &mut HeldBytes) -> After {
         if progress.instance.status.is_final() || progress.instance.quarantined_at.is_some() {
             return After::GoOn;
         }

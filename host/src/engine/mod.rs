@@ -14,8 +14,8 @@ mod driver;
 mod evaluation;
 mod gauges;
 mod housekeeping;
-mod in_hand;
 mod measured;
+mod memory;
 
 use std::sync::Arc;
 

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use cel::common::ast::operators;
 
 use super::budget::{Budget, Stop};
-use super::value::Value;
-
-/// Bytes that an element of a list is counted with.
-const ELEMENT_BYTES: usize = 40;
+use super::value::{ELEMENT_BYTES, Value};
 
 pub(super) fn negate<'a>(value: &Value<'a>) -> Result<Value<'a>, Stop> {
     match value {
@@ -20,10 +17,15 @@ pub(super) fn negate<'a>(value: &Value<'a>) -> Result<Value<'a>, Stop> {
 
 pub(super) fn binary<'a>(operator: &str, one: &Value<'a>, two: &Value<'a>, budget: &Budget) -> Result<Value<'a>, Stop> {
     match (one, two) {
-        (Value::Int(one), Value::Int(two)) => int(operator, *one, *two),
-        (Value::UInt(one), Value::UInt(two)) => uint(operator, *one, *two),
-        // Beyond what an int holds, JSON has a uint. A negative one never meets it there and fits again.
-        (Value::Int(_), Value::UInt(_)) | (Value::UInt(_), Value::Int(_)) => mixed(operator, one, two),
+        (Value::Int(one), Value::Int(two)) => whole(operator, i128::from(*one), i128::from(*two), int),
+        (Value::UInt(one), Value::UInt(two)) => whole(operator, i128::from(*one), i128::from(*two), uint),
+        // Beyond what an int holds, JSON has a uint; what fits an int again is one.
+        (Value::Int(one), Value::UInt(two)) => {
+            whole(operator, i128::from(*one), i128::from(*two), |wide| int(wide).or_else(|| uint(wide)))
+        }
+        (Value::UInt(one), Value::Int(two)) => {
+            whole(operator, i128::from(*one), i128::from(*two), |wide| int(wide).or_else(|| uint(wide)))
+        }
         (Value::Double(one), Value::Double(two)) => double(operator, *one, *two),
         (Value::Double(one), two @ (Value::Int(_) | Value::UInt(_))) => double(operator, *one, to_double(two)),
         (one @ (Value::Int(_) | Value::UInt(_)), Value::Double(two)) => double(operator, to_double(one), *two),
@@ -47,7 +49,13 @@ pub(super) fn binary<'a>(operator: &str, one: &Value<'a>, two: &Value<'a>, budge
     }
 }
 
-fn int<'a>(operator: &str, one: i64, two: i64) -> Result<Value<'a>, Stop> {
+/// Whole numbers of any sign: 128 bits hold every result of two of 64, and the caller says which results fit.
+fn whole<'a>(
+    operator: &str,
+    one: i128,
+    two: i128,
+    fit: impl FnOnce(i128) -> Option<Value<'a>>,
+) -> Result<Value<'a>, Stop> {
     let result = match operator {
         operators::ADD => one.checked_add(two),
         operators::SUBSTRACT => one.checked_sub(two),
@@ -56,34 +64,15 @@ fn int<'a>(operator: &str, one: i64, two: i64) -> Result<Value<'a>, Stop> {
         operators::DIVIDE => one.checked_div(two),
         _ => one.checked_rem(two),
     };
-    result.map(Value::Int).ok_or_else(|| overflow(sign(operator)))
+    result.and_then(fit).ok_or_else(|| overflow(sign(operator)))
 }
 
-fn uint<'a>(operator: &str, one: u64, two: u64) -> Result<Value<'a>, Stop> {
-    let result = match operator {
-        operators::ADD => one.checked_add(two),
-        operators::SUBSTRACT => one.checked_sub(two),
-        operators::MULTIPLY => one.checked_mul(two),
-        _ if two == 0 => return Err(by_zero(operator)),
-        operators::DIVIDE => one.checked_div(two),
-        _ => one.checked_rem(two),
-    };
-    result.map(Value::UInt).ok_or_else(|| overflow(sign(operator)))
+fn int<'a>(wide: i128) -> Option<Value<'a>> {
+    i64::try_from(wide).ok().map(Value::Int)
 }
 
-/// An int and a uint, in either order: an int if that holds it, else a uint.
-fn mixed<'a>(operator: &str, one: &Value<'a>, two: &Value<'a>) -> Result<Value<'a>, Stop> {
-    let (one, two) = (to_wide(one), to_wide(two));
-    let result = match operator {
-        operators::ADD => one.checked_add(two),
-        operators::SUBSTRACT => one.checked_sub(two),
-        operators::MULTIPLY => one.checked_mul(two),
-        _ if two == 0 => return Err(by_zero(operator)),
-        operators::DIVIDE => one.checked_div(two),
-        _ => one.checked_rem(two),
-    };
-    let fits = |wide: i128| i64::try_from(wide).map(Value::Int).or_else(|_| u64::try_from(wide).map(Value::UInt)).ok();
-    result.and_then(fits).ok_or_else(|| overflow(sign(operator)))
+fn uint<'a>(wide: i128) -> Option<Value<'a>> {
+    u64::try_from(wide).ok().map(Value::UInt)
 }
 
 fn double<'a>(operator: &str, one: f64, two: f64) -> Result<Value<'a>, Stop> {
@@ -94,14 +83,6 @@ fn double<'a>(operator: &str, one: f64, two: f64) -> Result<Value<'a>, Stop> {
         operators::DIVIDE => one / two,
         _ => return Err(Stop::Problem("there is no `%` of a double".to_owned())),
     }))
-}
-
-fn to_wide(value: &Value<'_>) -> i128 {
-    match value {
-        Value::Int(value) => i128::from(*value),
-        Value::UInt(value) => i128::from(*value),
-        _ => 0,
-    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "that is what mixing with a double means")]

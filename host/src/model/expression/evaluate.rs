@@ -17,11 +17,9 @@ use indexmap::IndexMap;
 
 use super::budget::{Budget, Stop};
 use super::functions;
-use super::value::{Key, Text, Value};
+use super::value::{ELEMENT_BYTES, Key, Text, Value};
 use super::{Scope, arithmetic};
 
-/// Bytes that an element of a computed list is counted with.
-const ELEMENT_BYTES: usize = 40;
 /// Levels that evaluation goes down. A parsed expression of 1,024 bytes has fewer.
 const LEVELS_MAX: usize = 600;
 

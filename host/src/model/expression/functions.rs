@@ -11,7 +11,7 @@ use regex_lite::RegexBuilder;
 
 use super::arithmetic::to_double;
 use super::budget::{BYTES_PER_WORK, Budget, Stop};
-use super::value::Value;
+use super::value::{ELEMENT_BYTES, Value};
 
 /// Names that a definition may call. `has`, `all`, `exists`, `exists_one`, `map` and `filter` are macros: they are gone
 /// when this is asked.
@@ -50,8 +50,6 @@ pub(super) const NAMES: [&str; 31] = [
 ];
 /// Bytes that a compiled pattern may take.
 const PATTERN_BYTES_MAX: usize = 64 * 1_024;
-/// Bytes that an element of a list is counted with.
-const ELEMENT_BYTES: usize = 40;
 
 /// A function's name, and whether the target of the call is its first argument.
 #[derive(Clone, Copy, PartialEq, Eq)]

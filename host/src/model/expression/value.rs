@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::budget::{Budget, Stop};
 
 /// Bytes that an element of a list is counted with, beside what it refers to.
-const ELEMENT_BYTES: usize = 40;
+pub(super) const ELEMENT_BYTES: usize = 40;
 /// Bytes that an entry of a map is counted with.
 const ENTRY_BYTES: usize = 96;
 

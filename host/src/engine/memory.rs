@@ -14,7 +14,7 @@ const COUNTED_BYTES: u64 = 64 * 1_024;
 
 /// The bytes that a driver has taken from the budget for its instance.
 #[derive(Default)]
-pub(super) struct InHand {
+pub(super) struct HeldBytes {
     is_known: bool,
     charge: Option<Charge>,
 }
@@ -26,7 +26,7 @@ impl Engine {
         team: &Name,
         id: Uuid,
         known: Option<&Progress>,
-        in_hand: &mut InHand,
+        in_hand: &mut HeldBytes,
     ) -> Result<bool, StoreError> {
         if in_hand.is_known {
             return Ok(true);
@@ -44,7 +44,7 @@ impl Engine {
     }
 
     /// Takes what an instance has become longer by. Returns false if that does not fit.
-    pub(super) fn keep_in_hand(&self, progress: &Progress, in_hand: &mut InHand) -> bool {
+    pub(super) fn keep_in_hand(&self, progress: &Progress, in_hand: &mut HeldBytes) -> bool {
         let bytes = progress.bytes() as u64;
         if let Some(charge) = &mut in_hand.charge {
             return charge.try_grow_to(bytes);
