@@ -8,7 +8,9 @@ import * as esbuild from "esbuild";
 
 const source = join(dirname(fileURLToPath(import.meta.url)), "src");
 const watch = process.argv.includes("--watch");
-const target = resolve(process.argv.slice(2).find((argument) => !argument.startsWith("--")) ?? "dist");
+const target = resolve(
+    process.argv.slice(2).find((argument) => !argument.startsWith("--")) ?? "dist",
+);
 
 /** Writes what was built, and beside it what the host sends to browsers that unpack gzip. */
 const write = {

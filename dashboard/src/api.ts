@@ -21,17 +21,28 @@ export class ApiError extends Error {
 export type Query = Record<string, string | number | null | undefined>;
 
 export function withQuery(path: string, query: Query = {}): string {
-  const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const given = Object.entries(query).filter(
+    ([, value]) => value !== null && value !== undefined && value !== "",
+  );
   const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
   return text === "" ? path : `${path}?${text}`;
 }
 
-const authorization = (token: string) => ({ authorization: `Bearer ${token}`, accept: "application/json" });
+const authorization = (token: string) => ({
+  authorization: `Bearer ${token}`,
+  accept: "application/json",
+});
 
 async function failure(response: Response): Promise<ApiError> {
-  const body = (await response.json().catch(() => null)) as { error?: { code?: string; message?: string } } | null;
+  const body = (await response.json().catch(() => null)) as {
+    error?: { code?: string; message?: string };
+  } | null;
   const { code, message } = body?.error ?? {};
-  return new ApiError(response.status, code ?? "unknown", message ?? `The host answered ${response.status}.`);
+  return new ApiError(
+    response.status,
+    code ?? "unknown",
+    message ?? `The host answered ${response.status}.`,
+  );
 }
 
 /** Sends a request as whoever is signed in. A token that is no longer good leads back to the sign-in. */
@@ -80,7 +91,11 @@ export async function remove(path: string): Promise<void> {
 }
 
 /** All pages of a list, up to a bound that is said where the list is shown. */
-export async function getAll<T>(path: string, signal?: AbortSignal, pagesMax = 5): Promise<Page<T>> {
+export async function getAll<T>(
+  path: string,
+  signal?: AbortSignal,
+  pagesMax = 5,
+): Promise<Page<T>> {
   const items: T[] = [];
   let next: string | null = null;
   for (let page = 0; page < pagesMax; page += 1) {

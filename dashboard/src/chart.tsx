@@ -37,7 +37,11 @@ const HEIGHT = 180;
 const ROWS_MAX = 120;
 /** How far apart the rows of a live chart are; each is about a minute, so the ones between are not missed. */
 const ROWS_APART_S = [1, 5, 10, 30, 60];
-const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const clock = new Intl.DateTimeFormat("en-GB", {
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+});
 const minute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const day = new Intl.DateTimeFormat("en-GB", {
@@ -60,7 +64,13 @@ const DAY_S = 86_400;
 function ticks(_: uPlot, splits: number[]): string[] {
     const apart = (splits[1] ?? 0) - (splits[0] ?? 0);
     const form =
-        apart >= DAY_S ? date : (splits.at(-1) ?? 0) - (splits[0] ?? 0) > DAY_S ? day : apart < 60 ? clock : minute;
+        apart >= DAY_S
+            ? date
+            : (splits.at(-1) ?? 0) - (splits[0] ?? 0) > DAY_S
+              ? day
+              : apart < 60
+                ? clock
+                : minute;
     return splits.map((split) => form.format(split * 1_000));
 }
 
@@ -68,10 +78,16 @@ function ticks(_: uPlot, splits: number[]): string[] {
 function lonely(plot: uPlot, series: number): number[] {
     const values = plot.data[series] ?? [];
     const isThere = (index: number) => values[index] !== null && values[index] !== undefined;
-    return [...values.keys()].filter((index) => isThere(index) && !isThere(index - 1) && !isThere(index + 1));
+    return [...values.keys()].filter(
+        (index) => isThere(index) && !isThere(index - 1) && !isThere(index + 1),
+    );
 }
 
-function options(props: Props, width: number, onCursor: (index: number | null) => void): uPlot.Options {
+function options(
+    props: Props,
+    width: number,
+    onCursor: (index: number | null) => void,
+): uPlot.Options {
     const text = colour("muted");
     const grid = { stroke: colour("line"), width: 1 };
     const font = "11px system-ui, sans-serif";
@@ -88,8 +104,18 @@ function options(props: Props, width: number, onCursor: (index: number | null) =
             ...(props.group === undefined ? {} : { sync: { key: props.group } }),
         },
         scales: {
-            x: { time: true, ...(props.range === undefined ? {} : { range: () => props.range as uPlot.Range.MinMax }) },
-            y: { range: (_, __, max) => [0, Math.max((max ?? 0) * 1.15, props.topMin ?? 0, Number.MIN_VALUE * 1e300)] },
+            x: {
+                time: true,
+                ...(props.range === undefined
+                    ? {}
+                    : { range: () => props.range as uPlot.Range.MinMax }),
+            },
+            y: {
+                range: (_, __, max) => [
+                    0,
+                    Math.max((max ?? 0) * 1.15, props.topMin ?? 0, Number.MIN_VALUE * 1e300),
+                ],
+            },
         },
         axes: [
             { ...axis, space: 80, size: 28, values: ticks },
@@ -106,7 +132,11 @@ function options(props: Props, width: number, onCursor: (index: number | null) =
                 label: line.label,
                 stroke: colour(line.colour),
                 width: 1.75,
-                points: { size: 5, fill: colour(line.colour), filter: (plot, series) => lonely(plot, series) },
+                points: {
+                    size: 5,
+                    fill: colour(line.colour),
+                    filter: (plot, series) => lonely(plot, series),
+                },
                 ...(line.fill === true ? { fill: colour(`${line.colour}-soft`) } : {}),
             })),
         ],
@@ -137,9 +167,15 @@ export function Chart(props: Props) {
             },
         };
         if (latest.current.range === undefined) delete (proxy as Partial<Props>).range;
-        const built = new uPlot(options(proxy, element.clientWidth, setCursor), data(latest.current), element);
+        const built = new uPlot(
+            options(proxy, element.clientWidth, setCursor),
+            data(latest.current),
+            element,
+        );
         plot.current = built;
-        const watching = new ResizeObserver(() => built.setSize({ width: element.clientWidth, height: HEIGHT }));
+        const watching = new ResizeObserver(() =>
+            built.setSize({ width: element.clientWidth, height: HEIGHT }),
+        );
         watching.observe(element);
         return () => {
             watching.disconnect();
@@ -158,13 +194,18 @@ export function Chart(props: Props) {
                     {title}
                     {props.unit !== undefined && <span class="unit"> {props.unit}</span>}
                 </span>
-                <span class="chart-time">{cursor !== null && at !== undefined ? clock.format(at * 1_000) : ""}</span>
+                <span class="chart-time">
+                    {cursor !== null && at !== undefined ? clock.format(at * 1_000) : ""}
+                </span>
             </figcaption>
             <ul class="legend">
                 {lines.map((line) => (
                     <li key={line.label}>
                         <span class={`swatch swatch-${line.colour}`} aria-hidden="true" />
-                        {line.label} <b>{format(cursor === null ? lastOf(line) : (line.values[shown] ?? null))}</b>
+                        {line.label}{" "}
+                        <b>
+                            {format(cursor === null ? lastOf(line) : (line.values[shown] ?? null))}
+                        </b>
                     </li>
                 ))}
             </ul>
@@ -179,9 +220,13 @@ export function Chart(props: Props) {
 }
 
 /** The newest that was measured. */
-const lastOf = ({ values }: Line): number | null => values.findLast((value) => value !== null) ?? null;
+const lastOf = ({ values }: Line): number | null =>
+    values.findLast((value) => value !== null) ?? null;
 
-const data = ({ times, lines }: Props): uPlot.AlignedData => [times, ...lines.map((line) => line.values)];
+const data = ({ times, lines }: Props): uPlot.AlignedData => [
+    times,
+    ...lines.map((line) => line.values),
+];
 
 function sentence({ title, lines, format }: Props): string {
     const parts = lines.map(({ label, values }) => {
@@ -211,7 +256,10 @@ function rowsOf(times: number[]): number[] {
 /** The numbers themselves. Made only when somebody opens them. */
 function Numbers({ title, times, lines, format }: Props) {
     const [open, setOpen] = useState(false);
-    const rows = useMemo(() => (open ? rowsOf(times).slice(-ROWS_MAX).reverse() : []), [open, times]);
+    const rows = useMemo(
+        () => (open ? rowsOf(times).slice(-ROWS_MAX).reverse() : []),
+        [open, times],
+    );
     const apart = (times.at(-1) ?? 0) - (times.at(-2) ?? 0);
     const form = apart < 60 ? second : day;
     return (
@@ -236,7 +284,11 @@ function Numbers({ title, times, lines, format }: Props) {
                             {rows.map((row) => (
                                 <tr key={times[row]}>
                                     <td>
-                                        <time dateTime={new Date((times[row] ?? 0) * 1_000).toISOString()}>
+                                        <time
+                                            dateTime={new Date(
+                                                (times[row] ?? 0) * 1_000,
+                                            ).toISOString()}
+                                        >
                                             {form.format((times[row] ?? 0) * 1_000)}
                                         </time>
                                     </td>

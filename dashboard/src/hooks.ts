@@ -12,24 +12,33 @@ export interface Resource<T> {
 }
 
 /** Loads when `key` changes and every `everyMs`. What was shown stays while the same is loaded again. */
-export function useResource<T>(key: string, load: (signal: AbortSignal) => Promise<T>, everyMs?: number): Resource<T> {
-  const [state, setState] = useState<{ key: string; data?: T; error?: ApiError; loading: boolean }>({
-    key,
-    loading: true,
-  });
+export function useResource<T>(
+  key: string,
+  load: (signal: AbortSignal) => Promise<T>,
+  everyMs?: number,
+): Resource<T> {
+  const [state, setState] = useState<{ key: string; data?: T; error?: ApiError; loading: boolean }>(
+    {
+      key,
+      loading: true,
+    },
+  );
   const [turn, setTurn] = useState(0);
   const loader = useRef(load);
   loader.current = load;
   useEffect(() => {
     const aborting = new AbortController();
-    setState((before) => (before.key === key ? { ...before, loading: true } : { key, loading: true }));
+    setState((before) =>
+      before.key === key ? { ...before, loading: true } : { key, loading: true },
+    );
     loader.current(aborting.signal).then(
       (data) => {
         if (!aborting.signal.aborted) setState({ key, data, loading: false });
       },
       (error: ApiError) => {
         // The last good answer stays beside the error: old numbers are better than none.
-        if (!aborting.signal.aborted) setState((before) => ({ ...before, key, error, loading: false }));
+        if (!aborting.signal.aborted)
+          setState((before) => ({ ...before, key, error, loading: false }));
       },
     );
     return () => aborting.abort();
@@ -66,9 +75,16 @@ export function readAddress(): Address {
   return { view: view === "" ? "overview" : view, argument, query: new URLSearchParams(query) };
 }
 
-export function link(view: string, argument?: string | null, query: Record<string, string> = {}): string {
-  const given = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== "")).toString();
-  const path = argument === undefined || argument === null ? view : `${view}/${encodeURIComponent(argument)}`;
+export function link(
+  view: string,
+  argument?: string | null,
+  query: Record<string, string> = {},
+): string {
+  const given = new URLSearchParams(
+    Object.entries(query).filter(([, value]) => value !== ""),
+  ).toString();
+  const path =
+    argument === undefined || argument === null ? view : `${view}/${encodeURIComponent(argument)}`;
   return `#/${path}${given === "" ? "" : `?${given}`}`;
 }
 

@@ -27,13 +27,17 @@ export class Live {
   private readonly stopping = new AbortController();
   private lastHeard = Date.now();
   /** What each cache has counted since the page was opened, and what its host had counted when it was last heard of. */
-  private readonly reads = new Map<string, { hits: number; misses: number; heard: { hits: number; misses: number } }>();
+  private readonly reads = new Map<
+    string,
+    { hits: number; misses: number; heard: { hits: number; misses: number } }
+  >();
 
   start(): void {
     void this.run();
     void this.lookBack();
     const watch = setInterval(() => {
-      if (this.state !== "connecting" && Date.now() - this.lastHeard > STALE_MS) this.become("stale");
+      if (this.state !== "connecting" && Date.now() - this.lastHeard > STALE_MS)
+        this.become("stale");
     }, 1_000);
     this.stopping.signal.addEventListener("abort", () => clearInterval(watch));
   }
@@ -106,7 +110,10 @@ export class Live {
     while (!signal.aborted) {
       let streams = true;
       try {
-        const response = await send("/workflow-metrics/live", { signal, headers: { accept: "text/event-stream" } });
+        const response = await send("/workflow-metrics/live", {
+          signal,
+          headers: { accept: "text/event-stream" },
+        });
         await this.read(response, () => {
           backoff = BACKOFF_FIRST_MS;
         });
@@ -146,7 +153,9 @@ export class Live {
   private handle(event: string): void {
     const lines = event.split("\n");
     const field = (name: string) =>
-      lines.filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).trimStart());
+      lines
+        .filter((line) => line.startsWith(`${name}:`))
+        .map((line) => line.slice(name.length + 1).trimStart());
     const name = field("event")[0];
     if (name === "alerts") {
       this.alertChanges += 1;
@@ -190,7 +199,9 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
 /** A snapshot from the routes that every host has. Percentiles of many operations cannot be had from theirs. */
 async function polled(signal: AbortSignal): Promise<Snapshot> {
   const stats = await get<Stats>("/workflow-metrics/stats", {}, signal);
-  const summary = await get<Summary>("/workflow-metrics/summary", { window: "1m" }, signal).catch(() => null);
+  const summary = await get<Summary>("/workflow-metrics/summary", { window: "1m" }, signal).catch(
+    () => null,
+  );
   const operations = Object.values(stats.operations);
   const sum = (of: (operation: (typeof operations)[number]) => number) =>
     operations.reduce((total, operation) => total + of(operation), 0);
@@ -199,7 +210,8 @@ async function polled(signal: AbortSignal): Promise<Snapshot> {
     at: new Date().toISOString(),
     operations: {
       per_minute: summary?.operations.per_minute ?? sum(({ per_minute }) => per_minute),
-      error_rate: summary?.operations.error_rate ?? (calls === 0 ? 0 : sum(({ errors }) => errors) / calls),
+      error_rate:
+        summary?.operations.error_rate ?? (calls === 0 ? 0 : sum(({ errors }) => errors) / calls),
       p50_ms: null,
       p95_ms: summary?.operations.p95_ms ?? null,
       p99_ms: null,

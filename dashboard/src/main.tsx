@@ -48,7 +48,13 @@ const VIEWS: View[] = [
         needs: "workflow_read",
         show: Operations,
     },
-    { name: "history", title: "History", icon: "M3 17l5-6 4 3 8-9M3 21h18", needs: "workflow_read", show: History },
+    {
+        name: "history",
+        title: "History",
+        icon: "M3 17l5-6 4 3 8-9M3 21h18",
+        needs: "workflow_read",
+        show: History,
+    },
     {
         name: "alerts",
         title: "Alerts",
@@ -56,7 +62,13 @@ const VIEWS: View[] = [
         needs: "workflow_read",
         show: Alerts,
     },
-    { name: "instances", title: "Instances", icon: "M4 6h9M7 12h10M11 18h9", needs: "workflow_read", show: Instances },
+    {
+        name: "instances",
+        title: "Instances",
+        icon: "M4 6h9M7 12h10M11 18h9",
+        needs: "workflow_read",
+        show: Instances,
+    },
     {
         name: "workflows",
         title: "Workflows",
@@ -132,7 +144,12 @@ function ThemeButton() {
     const sun =
         "M12 7a5 5 0 1 0 0 10 5 5 0 0 0 0-10M12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.5 1.5M17.5 17.5L19 19M5 19l1.5-1.5M17.5 6.5L19 5";
     return (
-        <button type="button" class="icon-button" onClick={toggleTheme} aria-label={`Switch to the ${other} theme`}>
+        <button
+            type="button"
+            class="icon-button"
+            onClick={toggleTheme}
+            aria-label={`Switch to the ${other} theme`}
+        >
             <Icon path={current === "dark" ? sun : "M20 14A8 8 0 0 1 10 4a8 8 0 1 0 10 10z"} />
         </button>
     );
@@ -228,7 +245,11 @@ function Frame() {
                     <Shown key={address.view} address={address} />
                 ) : (
                     <Empty
-                        title={view === undefined ? "There is no such view." : "Your token does not permit this view."}
+                        title={
+                            view === undefined
+                                ? "There is no such view."
+                                : "Your token does not permit this view."
+                        }
                     />
                 )}
             </main>
@@ -245,7 +266,8 @@ function App() {
     useEffect(() => {
         document.title = "Stepwell";
         // Somebody who only decides approvals starts there.
-        if (signedIn && location.hash === "" && !may("workflow_read")) location.replace(firstView());
+        if (signedIn && location.hash === "" && !may("workflow_read"))
+            location.replace(firstView());
     }, [signedIn]);
     return signedIn ? <Frame /> : <SignIn />;
 }

@@ -17,10 +17,19 @@ export function usePages<T>(path: string, query: Query, everyMs?: number): Pages
   const ask = (after: string | null, signal?: AbortSignal) =>
     get<Page<T>>(path, { ...query, limit: ROWS, after }, signal);
   // Beside the key they belong to: pages of another filter must not be shown under this one.
-  const [later, setLater] = useState<{ key: string; first: Page<T>; items: T[]; next: string | null } | null>(null);
+  const [later, setLater] = useState<{
+    key: string;
+    first: Page<T>;
+    items: T[];
+    next: string | null;
+  } | null>(null);
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState<ApiError>();
-  const first = useResource(key, (signal) => ask(null, signal), later?.key === key ? undefined : everyMs);
+  const first = useResource(
+    key,
+    (signal) => ask(null, signal),
+    later?.key === key ? undefined : everyMs,
+  );
   const own = later !== null && later.first === first.data ? later : null;
   const next = own === null ? (first.data?.next ?? null) : own.next;
   const more = () => {

@@ -1,7 +1,14 @@
 // The minutes before the page was opened, out of the history: snapshots like those of the live stream, one for every ten
 // seconds. What the history has no series for is null in them.
 import { get } from "./api";
-import type { HistoryNames, MetricHistory, MetricPoint, OperationHistory, OperationPoint, Snapshot } from "./types";
+import type {
+  HistoryNames,
+  MetricHistory,
+  MetricPoint,
+  OperationHistory,
+  OperationPoint,
+  Snapshot,
+} from "./types";
 
 const PATH = "/workflow-metrics/history";
 const STEP_S = 10;
@@ -47,7 +54,9 @@ export async function past(lastSeconds: number, signal: AbortSignal): Promise<Sn
   const period = { from: `-${lastSeconds}s`, step: `${STEP_S}s` };
   const names = await get<HistoryNames>(PATH, period, signal);
   const metrics = names.metrics.filter((name) => WANTED.has(name) || WANTED_OF_EACH.test(name));
-  const operations = names.operations.filter((name) => name === ALL_OPERATIONS || name.startsWith("batch "));
+  const operations = names.operations.filter(
+    (name) => name === ALL_OPERATIONS || name.startsWith("batch "),
+  );
   // Live numbers are those of one host, and so must these be, or there is a step where they meet.
   const asked = { ...period, hosts: "this" };
   const counted = new Map<string, Map<number, MetricPoint>>();
@@ -73,7 +82,9 @@ function snapshots(
   to: number,
 ): Snapshot[] {
   // Gauges have a point whenever the host was there.
-  const measured = new Set([...counted.values(), ...called.values()].flatMap((points) => [...points.keys()]));
+  const measured = new Set(
+    [...counted.values(), ...called.values()].flatMap((points) => [...points.keys()]),
+  );
   // A step that is not over yet would look like a fall.
   const over = [...measured].filter((step) => step + STEP_S <= to);
   if (over.length === 0) return [];
@@ -91,8 +102,8 @@ function snapshots(
       made.push(nothing(end));
       continue;
     }
-    const window = Array.from({ length: WINDOW_STEPS }, (_, back) => step - back * STEP_S).filter((one) =>
-      measured.has(one),
+    const window = Array.from({ length: WINDOW_STEPS }, (_, back) => step - back * STEP_S).filter(
+      (one) => measured.has(one),
     );
     const sum = (of: (step: number) => number) => window.reduce((total, one) => total + of(one), 0);
     const events = (name: string) => sum((one) => value(name, one));
@@ -102,7 +113,10 @@ function snapshots(
     const errors = sum((one) => all?.get(one)?.errors ?? 0);
     const here = all?.get(step);
     const batchCalls = batches.reduce((total, name) => total + calls(name), 0);
-    const items = batches.reduce((total, name) => total + events(`batch_items{${name.slice("batch ".length)}}`), 0);
+    const items = batches.reduce(
+      (total, name) => total + events(`batch_items{${name.slice("batch ".length)}}`),
+      0,
+    );
     made.push({
       at: new Date(end).toISOString(),
       operations: {

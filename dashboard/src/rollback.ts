@@ -20,9 +20,12 @@ export async function changesFor(reference: string, signal?: AbortSignal): Promi
   const changes: Change[] = [];
   for (const { name } of items) {
     const { definition } = await get<WorkflowVersion>(`/workflows/${segment(name)}`, {}, signal);
-    const isOther = (used: string | undefined) => used !== undefined && pluginOf(used) === plugin && used !== reference;
+    const isOther = (used: string | undefined) =>
+      used !== undefined && pluginOf(used) === plugin && used !== reference;
     if (!definition.steps.some((step) => isOther(step.plugin))) continue;
-    const steps = definition.steps.map((step) => (isOther(step.plugin) ? { ...step, plugin: reference } : step));
+    const steps = definition.steps.map((step) =>
+      isOther(step.plugin) ? { ...step, plugin: reference } : step,
+    );
     changes.push({ workflow: name, definition: { ...definition, steps } });
   }
   return changes;

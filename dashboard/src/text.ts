@@ -10,7 +10,10 @@ const HARMFUL =
 
 /** The text with harmful characters as escapes, such as `\u{202e}`. Tabs and line breaks stay. */
 export function harmless(text: string): string {
-  return text.replace(HARMFUL, (character) => `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`);
+  return text.replace(
+    HARMFUL,
+    (character) => `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`,
+  );
 }
 
 const shown = (value: unknown): unknown =>
@@ -26,7 +29,8 @@ export function showTextHarmlessly(): void {
     if (typeof vnode.type === "string" || vnode.type === Fragment) {
       const props = vnode.props as Record<string, unknown>;
       if (props.children !== undefined) props.children = shown(props.children);
-      for (const name of READ) if (typeof props[name] === "string") props[name] = shown(props[name]);
+      for (const name of READ)
+        if (typeof props[name] === "string") props[name] = shown(props[name]);
     }
     before?.(vnode);
   };

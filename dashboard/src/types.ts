@@ -116,7 +116,13 @@ export interface Stats {
   plugins: { team: string; plugin: string; series: Series[] }[];
   instances: Record<string, number>;
   caches: Cache[];
-  commits: { groups: number; commits: number; conflicts: number; largest_group: number; queue: number };
+  commits: {
+    groups: number;
+    commits: number;
+    conflicts: number;
+    largest_group: number;
+    queue: number;
+  };
   peers: number;
 }
 
@@ -125,7 +131,14 @@ export interface Summary {
   headline: string;
   lines: string[];
   uptime_seconds: number;
-  operations: { count: number; error_rate: number; p50_ms: number; p95_ms: number; p99_ms: number; per_minute: number };
+  operations: {
+    count: number;
+    error_rate: number;
+    p50_ms: number;
+    p95_ms: number;
+    p99_ms: number;
+    per_minute: number;
+  };
   cache_hit_rate: number | null;
   slowest: { operation: string; p95_ms: number }[];
   most_errors: { operation: string; errors?: number; error_rate?: number }[];
@@ -145,7 +158,13 @@ export interface Snapshot {
   lifecycle: Partial<Lifecycle>;
   approvals: Partial<ApprovalCounts>;
   /** Hits and misses go on counting; not every host tells them. */
-  caches: { kind: string; hit_rate: number | null; entries: number; hits?: number; misses?: number }[];
+  caches: {
+    kind: string;
+    hit_rate: number | null;
+    entries: number;
+    hits?: number;
+    misses?: number;
+  }[];
   queue_depth: number | null;
   running: number | null;
   batches: { items_per_minute: number | null; avg_items: number | null };

@@ -33,7 +33,9 @@ export const TONES: Record<string, Tone> = {
 };
 
 export function Badge({ text, tone }: { text: string; tone?: Tone }) {
-    return <span class={`badge badge-${tone ?? TONES[text] ?? "plain"}`}>{format.words(text)}</span>;
+    return (
+        <span class={`badge badge-${tone ?? TONES[text] ?? "plain"}`}>{format.words(text)}</span>
+    );
 }
 
 /** How long ago or until when; the exact time is its title and, for those who cannot hover, its date and time. */
@@ -42,7 +44,9 @@ export function Time({ at, exact }: { at: string | null; exact?: boolean }) {
     if (at === null) return <>{format.NONE}</>;
     return (
         <time dateTime={at} title={format.fullTime(at)}>
-            {exact === true ? `${format.time(at)} (${format.relative(at, now)})` : format.relative(at, now)}
+            {exact === true
+                ? `${format.time(at)} (${format.relative(at, now)})`
+                : format.relative(at, now)}
         </time>
     );
 }
@@ -57,7 +61,15 @@ interface ButtonProps {
     pressed?: boolean;
 }
 
-export function Button({ onClick, children, kind, disabled, type = "button", label, pressed }: ButtonProps) {
+export function Button({
+    onClick,
+    children,
+    kind,
+    disabled,
+    type = "button",
+    label,
+    pressed,
+}: ButtonProps) {
     return (
         <button
             type={type}
@@ -90,7 +102,12 @@ export function Choice<T extends string>({
             <legend class="visually-hidden">{label}</legend>
             {options.map(([key, text]) => (
                 <label key={key}>
-                    <input type="radio" name={name} checked={key === value} onChange={() => onChange(key)} />
+                    <input
+                        type="radio"
+                        name={name}
+                        checked={key === value}
+                        onChange={() => onChange(key)}
+                    />
                     <span>{text}</span>
                 </label>
             ))}
@@ -98,7 +115,15 @@ export function Choice<T extends string>({
     );
 }
 
-export function Field({ label, children, hint }: { label: string; children: ComponentChildren; hint?: string }) {
+export function Field({
+    label,
+    children,
+    hint,
+}: {
+    label: string;
+    children: ComponentChildren;
+    hint?: string;
+}) {
     return (
         <label class="field">
             <span>{label}</span>
@@ -156,8 +181,15 @@ function Trend({ values }: { values: [number, number | null][] }) {
         return `${x.toFixed(1)},${(TREND_HEIGHT - 2 - (value / top) * (TREND_HEIGHT - 4)).toFixed(1)}`;
     });
     return (
-        <svg class="trend" viewBox={`0 0 ${TREND_WIDTH} ${TREND_HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
-            <polygon points={`0,${TREND_HEIGHT} ${points.join(" ")} ${TREND_WIDTH},${TREND_HEIGHT}`} />
+        <svg
+            class="trend"
+            viewBox={`0 0 ${TREND_WIDTH} ${TREND_HEIGHT}`}
+            preserveAspectRatio="none"
+            aria-hidden="true"
+        >
+            <polygon
+                points={`0,${TREND_HEIGHT} ${points.join(" ")} ${TREND_WIDTH},${TREND_HEIGHT}`}
+            />
             <polyline points={points.join(" ")} />
         </svg>
     );
@@ -191,8 +223,12 @@ export function Loaded<T>({
     const { data, error, loading, reload } = resource;
     return (
         <>
-            {error !== undefined && <Problem error={error} what={what} onRetry={reload} isOld={data !== undefined} />}
-            {data === undefined && error === undefined && loading && quiet !== true && <Skeleton what={what} />}
+            {error !== undefined && (
+                <Problem error={error} what={what} onRetry={reload} isOld={data !== undefined} />
+            )}
+            {data === undefined && error === undefined && loading && quiet !== true && (
+                <Skeleton what={what} />
+            )}
             {data !== undefined && children(data)}
         </>
     );
@@ -210,7 +246,8 @@ function Problem({
     isOld: boolean;
 }) {
     if (error.isMissingRoute) return <Empty title={`This host does not offer ${what}.`} />;
-    if (error.status === 403) return <Empty title={`You may not see ${what}.`}>{error.message}</Empty>;
+    if (error.status === 403)
+        return <Empty title={`You may not see ${what}.`}>{error.message}</Empty>;
     return (
         <div class="notice notice-bad" role="alert">
             <p>
@@ -267,7 +304,9 @@ export function Table<T>({ caption, columns, rows, rowKey, sort, empty }: TableP
             : [...rows].sort((left, right) => {
                   const [a, b] = [value(left), value(right)];
                   const order =
-                      typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+                      typeof a === "number" && typeof b === "number"
+                          ? a - b
+                          : String(a).localeCompare(String(b));
                   return by?.up === true ? order : -order;
               });
     if (rows.length === 0) return <Empty title={empty ?? "Nothing here."} />;
@@ -318,7 +357,10 @@ export function Table<T>({ caption, columns, rows, rowKey, sort, empty }: TableP
                                         {column.cell(row, place)}
                                     </th>
                                 ) : (
-                                    <td key={column.name} class={column.isNumber === true ? "number" : ""}>
+                                    <td
+                                        key={column.name}
+                                        class={column.isNumber === true ? "number" : ""}
+                                    >
                                         {column.cell(row, place)}
                                     </td>
                                 ),
@@ -377,7 +419,15 @@ export function Dialog({
 }
 
 /** A text that counts once it is done. What is typed until then stays, whatever is drawn anew around it. */
-export function Typed({ value, onDone, list }: { value: string; onDone: (text: string) => void; list?: string }) {
+export function Typed({
+    value,
+    onDone,
+    list,
+}: {
+    value: string;
+    onDone: (text: string) => void;
+    list?: string;
+}) {
     const [text, setText] = useState(value);
     useEffect(() => setText(value), [value]);
     return (
@@ -434,7 +484,11 @@ export function ActionDialog({
                 )}
                 <div class="actions">
                     <Button onClick={onClose}>Cancel</Button>
-                    <Button type="submit" kind={kind} disabled={state === "busy" || disabled === true}>
+                    <Button
+                        type="submit"
+                        kind={kind}
+                        disabled={state === "busy" || disabled === true}
+                    >
                         {state === "busy" ? "Working…" : action}
                     </Button>
                 </div>
@@ -470,7 +524,8 @@ export function Facts({ facts }: { facts: [string, ComponentChildren][] }) {
 
 /** More than this is shown without colours: each piece of text is a node of its own. */
 const COLOURED_CHARS_MAX = 50_000;
-const TOKENS = /("(?:[^"\\]|\\.)*")(\s*:)?|\b(?:true|false|null)\b|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/gu;
+const TOKENS =
+    /("(?:[^"\\]|\\.)*")(\s*:)?|\b(?:true|false|null)\b|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/gu;
 
 function coloured(text: string): ComponentChildren {
     if (text.length > COLOURED_CHARS_MAX) return text;

@@ -5,7 +5,10 @@
 //! the arena never grows. Talc is the allocator because it is kept, small in code, reuses freed memory (a bump
 //! allocator would turn a long loop into an out-of-memory) and takes its memory from a source that we define.
 
-#![expect(unsafe_code, reason = "handing memory to the allocator; plugins without the `arena` feature have none of it")]
+#![expect(
+    unsafe_code,
+    reason = "handing memory to the allocator; plugins without the `arena` feature have none of it"
+)]
 
 use core::alloc::Layout;
 use core::arch::wasm32::memory_grow;
@@ -27,8 +30,10 @@ const GROWTH_PAGES_MIN: usize = 4;
 const OVERHEAD_BYTES: usize = 1024;
 
 #[global_allocator]
-static HEAP: TalcSyncCell<ArenaThenGrow, WasmBinning> =
-    TalcSyncCell::new_wasm(ArenaThenGrow { is_arena_claimed: false, end: None });
+static HEAP: TalcSyncCell<ArenaThenGrow, WasmBinning> = TalcSyncCell::new_wasm(ArenaThenGrow {
+    is_arena_claimed: false,
+    end: None,
+});
 
 static mut ARENA: [MaybeUninit<u8>; ARENA_BYTES] = [MaybeUninit::uninit(); ARENA_BYTES];
 
@@ -45,17 +50,26 @@ unsafe impl Source for ArenaThenGrow {
         if !talc.source.is_arena_claimed {
             talc.source.is_arena_claimed = true;
             // SAFETY: nobody else names ARENA, and the flag lets this happen once.
-            return unsafe { talc.claim((&raw mut ARENA).cast(), ARENA_BYTES) }.map(|_| ()).ok_or(());
+            return unsafe { talc.claim((&raw mut ARENA).cast(), ARENA_BYTES) }
+                .map(|_| ())
+                .ok_or(());
         }
-        let bytes = layout.size().saturating_add(layout.align()).saturating_add(OVERHEAD_BYTES);
+        let bytes = layout
+            .size()
+            .saturating_add(layout.align())
+            .saturating_add(OVERHEAD_BYTES);
         let pages = bytes.div_ceil(PAGE_BYTES);
-        let (start_page, pages) = grow(pages.max(GROWTH_PAGES_MIN)).or_else(|| grow(pages)).ok_or(())?;
+        let (start_page, pages) = grow(pages.max(GROWTH_PAGES_MIN))
+            .or_else(|| grow(pages))
+            .ok_or(())?;
         // Fails only for the last page of 4 GiB, whose end is no address any more.
         let end = (start_page + pages).checked_mul(PAGE_BYTES).ok_or(())? as *mut u8;
         let base = (start_page * PAGE_BYTES) as *mut u8;
         talc.source.end = match talc.source.end.take() {
             // SAFETY: the grown memory is fresh, and follows the heap that ends where it begins.
-            Some(heap_end) if heap_end.as_ptr() == base => Some(unsafe { talc.extend(heap_end, end) }),
+            Some(heap_end) if heap_end.as_ptr() == base => {
+                Some(unsafe { talc.extend(heap_end, end) })
+            }
             // SAFETY: the grown memory is fresh.
             _ => Some(unsafe { talc.claim(base, pages * PAGE_BYTES) }.ok_or(())?),
         };

@@ -70,7 +70,10 @@ impl NewInstance {
     /// # Errors
     ///
     /// The fatal code `not-json` for an input that JSON cannot hold.
-    pub fn new<T: Serialize + ?Sized>(workflow: impl Into<String>, input: &T) -> Result<Self, Failure> {
+    pub fn new<T: Serialize + ?Sized>(
+        workflow: impl Into<String>,
+        input: &T,
+    ) -> Result<Self, Failure> {
         Ok(Self {
             workflow: workflow.into(),
             input: json::encode(input)?,
@@ -104,7 +107,13 @@ impl InstanceUpdate {
     /// # Errors
     ///
     /// The fatal code `not-json` for metadata that JSON cannot hold.
-    pub fn new<T: Serialize + ?Sized>(instance_id: impl Into<String>, metadata: &T) -> Result<Self, Failure> {
-        Ok(Self { instance_id: instance_id.into(), metadata: json::encode(metadata)? })
+    pub fn new<T: Serialize + ?Sized>(
+        instance_id: impl Into<String>,
+        metadata: &T,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            instance_id: instance_id.into(),
+            metadata: json::encode(metadata)?,
+        })
     }
 }

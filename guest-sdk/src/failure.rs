@@ -36,14 +36,22 @@ impl Failure {
     /// `code` is for branching and alerts, so keep it stable: 1 to 63 of a-z, 0-9, '-'. `message` is one sentence for
     /// people, at most 4,096 bytes; what is over is cut.
     pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), retry: None }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            retry: None,
+        }
     }
 
     /// The step may succeed later: try again by the step's retry policy, as long as it has attempts left.
     ///
     /// The bounds of `code` and `message` are those of [`Failure::fatal`].
     pub fn retry(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), retry: Some(Retry { after: None }) }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            retry: Some(Retry { after: None }),
+        }
     }
 
     /// Asks for the next attempt not before this time has passed. Without it, the step's retry policy alone decides.
@@ -85,26 +93,41 @@ impl core::error::Error for Failure {}
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         match error {
-            HostError::Denied(grant) => Self::fatal("host-denied", format!("the plugin lacks a grant: {grant}")),
-            HostError::Limit(bound) => Self::fatal("host-limit", format!("a limit would be crossed: {bound}")),
-            HostError::NotFound => Self::fatal("host-not-found", "what the step asked for does not exist"),
-            HostError::Conflict => Self::retry("host-conflict", "another attempt wrote the same key first"),
-            HostError::Invalid(reason) => Self::fatal("host-invalid", format!("the host refused a call: {reason}")),
-            HostError::Unavailable(reason) => {
-                Self::retry("host-unavailable", format!("the host cannot do it now: {reason}"))
+            HostError::Denied(grant) => {
+                Self::fatal("host-denied", format!("the plugin lacks a grant: {grant}"))
             }
+            HostError::Limit(bound) => {
+                Self::fatal("host-limit", format!("a limit would be crossed: {bound}"))
+            }
+            HostError::NotFound => {
+                Self::fatal("host-not-found", "what the step asked for does not exist")
+            }
+            HostError::Conflict => {
+                Self::retry("host-conflict", "another attempt wrote the same key first")
+            }
+            HostError::Invalid(reason) => {
+                Self::fatal("host-invalid", format!("the host refused a call: {reason}"))
+            }
+            HostError::Unavailable(reason) => Self::retry(
+                "host-unavailable",
+                format!("the host cannot do it now: {reason}"),
+            ),
         }
     }
 }
 
 impl From<Failure> for step::StepError {
     fn from(failure: Failure) -> Self {
-        let reason = step::Failure { code: failure.code, message: failure.message };
+        let reason = step::Failure {
+            code: failure.code,
+            message: failure.message,
+        };
         match failure.retry {
             None => Self::Fatal(reason),
-            Some(retry) => {
-                Self::Retry(step::RetryRequest { failure: reason, after_ms: retry.after.map(crate::duration_ms) })
-            }
+            Some(retry) => Self::Retry(step::RetryRequest {
+                failure: reason,
+                after_ms: retry.after.map(crate::duration_ms),
+            }),
         }
     }
 }
@@ -116,12 +139,24 @@ mod tests {
     #[test]
     fn host_errors_that_may_pass_are_retried_and_the_others_are_fatal() {
         let cases = [
-            (HostError::Denied("storage plugin".into()), "host-denied", false),
+            (
+                HostError::Denied("storage plugin".into()),
+                "host-denied",
+                false,
+            ),
             (HostError::Limit("4 MiB".into()), "host-limit", false),
             (HostError::NotFound, "host-not-found", false),
             (HostError::Conflict, "host-conflict", true),
-            (HostError::Invalid("empty key".into()), "host-invalid", false),
-            (HostError::Unavailable("database".into()), "host-unavailable", true),
+            (
+                HostError::Invalid("empty key".into()),
+                "host-invalid",
+                false,
+            ),
+            (
+                HostError::Unavailable("database".into()),
+                "host-unavailable",
+                true,
+            ),
         ];
         for (error, code, is_retry) in cases {
             let failure = Failure::from(error);
@@ -132,15 +167,19 @@ mod tests {
     #[test]
     fn the_text_of_a_host_error_reaches_the_message() {
         let failure = Failure::from(HostError::Limit("at most 1,000 keys".into()));
-        assert_eq!(failure.message(), "a limit would be crossed: at most 1,000 keys");
+        assert_eq!(
+            failure.message(),
+            "a limit would be crossed: at most 1,000 keys"
+        );
     }
 
     #[test]
     fn a_delay_becomes_milliseconds_and_never_wraps() {
-        let after_ms = |delay| match step::StepError::from(Failure::retry("busy", "busy").after(delay)) {
-            step::StepError::Retry(request) => request.after_ms,
-            step::StepError::Fatal(_) => panic!("a retry became fatal"),
-        };
+        let after_ms =
+            |delay| match step::StepError::from(Failure::retry("busy", "busy").after(delay)) {
+                step::StepError::Retry(request) => request.after_ms,
+                step::StepError::Fatal(_) => panic!("a retry became fatal"),
+            };
         assert_eq!(after_ms(Duration::from_micros(1_500)), Some(1));
         assert_eq!(after_ms(Duration::MAX), Some(u64::MAX));
     }
@@ -148,6 +187,9 @@ mod tests {
     #[test]
     fn a_fatal_failure_stays_fatal_whatever_the_delay() {
         let failure = Failure::fatal("no", "no").after(Duration::from_secs(1));
-        assert!(matches!(step::StepError::from(failure), step::StepError::Fatal(_)));
+        assert!(matches!(
+            step::StepError::from(failure),
+            step::StepError::Fatal(_)
+        ));
     }
 }

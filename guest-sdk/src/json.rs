@@ -12,15 +12,22 @@ pub(crate) fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
         let path = error.path().to_string();
         let reason = without_position(&error.into_inner());
         // A missing field is reported at its parent, and the root has no name that helps.
-        if path == "." { reason } else { format!("at `{path}`: {reason}") }
+        if path == "." {
+            reason
+        } else {
+            format!("at `{path}`: {reason}")
+        }
     })?;
-    deserializer.end().map_err(|error| without_position(&error))?;
+    deserializer
+        .end()
+        .map_err(|error| without_position(&error))?;
     Ok(value)
 }
 
 /// Writes a value. Fails only for types that JSON cannot hold, such as a map whose keys are not text.
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
-    serde_json::to_string(value).map_err(|error| Failure::fatal("not-json", format!("a value is not JSON: {error}")))
+    serde_json::to_string(value)
+        .map_err(|error| Failure::fatal("not-json", format!("a value is not JSON: {error}")))
 }
 
 /// Inputs arrive on one line and nobody sees their text, so "at line 1 column 812" helps nobody.
@@ -50,13 +57,20 @@ mod tests {
 
     #[test]
     fn a_wrong_type_is_named_with_its_path() {
-        let error = decode::<Invoice>(br#"{"lines": [{"amount": 1}, {"amount": "x"}]}"#).unwrap_err();
-        assert_eq!(error, r#"at `lines[1].amount`: invalid type: string "x", expected i64"#);
+        let error =
+            decode::<Invoice>(br#"{"lines": [{"amount": 1}, {"amount": "x"}]}"#).unwrap_err();
+        assert_eq!(
+            error,
+            r#"at `lines[1].amount`: invalid type: string "x", expected i64"#
+        );
     }
 
     #[test]
     fn a_missing_field_at_the_root_has_no_path() {
-        assert_eq!(decode::<Invoice>(b"{}").unwrap_err(), "missing field `lines`");
+        assert_eq!(
+            decode::<Invoice>(b"{}").unwrap_err(),
+            "missing field `lines`"
+        );
     }
 
     #[test]

@@ -141,8 +141,18 @@ pub mod workflows;
 #[cfg(all(target_arch = "wasm32", feature = "arena"))]
 mod allocator;
 #[doc(hidden)]
-#[allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, reason = "generated")]
-#[allow(clippy::allow_attributes_without_reason, clippy::indexing_slicing, reason = "generated")]
+#[allow(
+    unsafe_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated"
+)]
+#[allow(
+    clippy::allow_attributes_without_reason,
+    clippy::indexing_slicing,
+    reason = "generated"
+)]
 pub mod bindings;
 mod failure;
 mod json;
@@ -160,7 +170,9 @@ pub use step::{Context, Step};
 /// For [`plugin!`] only.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::bindings::exports::stepwell::plugin::step::{Call, Guest, PluginManifest, StepError};
+    pub use crate::bindings::exports::stepwell::plugin::step::{
+        Call, Guest, PluginManifest, StepError,
+    };
     pub use crate::plugin::{Plugin, Run, first};
 }
 

@@ -19,8 +19,13 @@ pub use log::Level;
 
 /// Writes a line with fields. The macros are shorter; this is for fields known only at run time.
 pub fn write(level: Level, message: &str, fields: &[(&str, &str)]) {
-    let fields: Vec<_> =
-        fields.iter().map(|&(name, value)| log::Field { name: name.into(), value: value.into() }).collect();
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|&(name, value)| log::Field {
+            name: name.into(),
+            value: value.into(),
+        })
+        .collect();
     log::write(level, message, &fields);
 }
 

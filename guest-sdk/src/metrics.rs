@@ -71,5 +71,11 @@ impl Timer {
 }
 
 fn owned(labels: &[(&str, &str)]) -> Vec<metrics::Label> {
-    labels.iter().map(|&(name, value)| metrics::Label { name: name.into(), value: value.into() }).collect()
+    labels
+        .iter()
+        .map(|&(name, value)| metrics::Label {
+            name: name.into(),
+            value: value.into(),
+        })
+        .collect()
 }

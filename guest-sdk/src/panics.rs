@@ -7,11 +7,20 @@ use crate::log::{self, Level};
 /// Called at the start of each call into the plugin. An instance serves one attempt, so once per call is once.
 pub(crate) fn report_to_log() {
     panic::set_hook(Box::new(|information| {
-        let location = information.location().map(ToString::to_string).unwrap_or_default();
-        log::write(Level::Error, &format!("panicked: {}", message(information)), &[("location", &location)]);
+        let location = information
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        log::write(
+            Level::Error,
+            &format!("panicked: {}", message(information)),
+            &[("location", &location)],
+        );
     }));
 }
 
 fn message<'a>(information: &'a PanicHookInfo<'_>) -> &'a str {
-    information.payload_as_str().unwrap_or("(the payload is not text)")
+    information
+        .payload_as_str()
+        .unwrap_or("(the payload is not text)")
 }

@@ -105,22 +105,46 @@ pub type Run = fn(&Context, &str) -> Result<String, crate::Failure>;
 
 impl Plugin {
     /// Refuses what the host would refuse, with its reason. Runs in the compiler.
-    #[expect(clippy::indexing_slicing, reason = "iterators do not run in constants yet, and the compiler runs this")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "iterators do not run in constants yet, and the compiler runs this"
+    )]
     pub const fn check(&self) {
-        assert!(is_name(self.name), "the plugin's name is not 1 to 63 of a-z, 0-9, '-' starting with a letter");
-        assert!(self.version.len() <= 64, "the plugin's version is longer than 64 bytes");
-        assert!(!self.description.is_empty(), "the plugin has no description, neither here nor in Cargo.toml");
-        assert!(self.description.len() <= 1024, "the plugin's description is longer than 1,024 bytes");
+        assert!(
+            is_name(self.name),
+            "the plugin's name is not 1 to 63 of a-z, 0-9, '-' starting with a letter"
+        );
+        assert!(
+            self.version.len() <= 64,
+            "the plugin's version is longer than 64 bytes"
+        );
+        assert!(
+            !self.description.is_empty(),
+            "the plugin has no description, neither here nor in Cargo.toml"
+        );
+        assert!(
+            self.description.len() <= 1024,
+            "the plugin's description is longer than 1,024 bytes"
+        );
         assert!(self.steps.len() <= 64, "a plugin has at most 64 steps");
         assert!(self.metrics.len() <= 64, "a plugin has at most 64 metrics");
         let mut index = 0;
         while index < self.steps.len() {
             let (name, description) = self.steps[index];
-            assert!(is_name(name), "a step's name is not 1 to 63 of a-z, 0-9, '-' starting with a letter");
-            assert!(description.len() <= 1024, "a step's description is longer than 1,024 bytes");
+            assert!(
+                is_name(name),
+                "a step's name is not 1 to 63 of a-z, 0-9, '-' starting with a letter"
+            );
+            assert!(
+                description.len() <= 1024,
+                "a step's description is longer than 1,024 bytes"
+            );
             let mut other = 0;
             while other < index {
-                assert!(!is_same(name, self.steps[other].0), "two steps have the same name");
+                assert!(
+                    !is_same(name, self.steps[other].0),
+                    "two steps have the same name"
+                );
                 other += 1;
             }
             index += 1;
@@ -137,14 +161,21 @@ impl Plugin {
             steps: self
                 .steps
                 .iter()
-                .map(|&(name, description)| StepSpec { name: name.into(), description: description.into() })
+                .map(|&(name, description)| StepSpec {
+                    name: name.into(),
+                    description: description.into(),
+                })
                 .collect(),
             metrics: self.metrics.iter().map(|&name| name.into()).collect(),
         }
     }
 
     /// The contract's `run`; `find` answers the step of a name.
-    pub fn run(&self, call: Call, find: impl FnOnce(&str) -> Option<Run>) -> Result<String, StepError> {
+    pub fn run(
+        &self,
+        call: Call,
+        find: impl FnOnce(&str) -> Option<Run>,
+    ) -> Result<String, StepError> {
         crate::panics::report_to_log();
         let Some(run) = find(&call.context.step) else {
             let known: Vec<_> = self.steps.iter().map(|&(name, _)| name).collect();

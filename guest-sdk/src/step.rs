@@ -41,7 +41,8 @@ pub trait Step {
     /// From JSON text to JSON text. Only tests of the host have a reason to replace it: with output that is no JSON.
     #[doc(hidden)]
     fn call(context: &Context, input: &str) -> Result<String, Failure> {
-        let input = json::decode(input.as_bytes()).map_err(|reason| Failure::fatal("invalid-input", reason))?;
+        let input = json::decode(input.as_bytes())
+            .map_err(|reason| Failure::fatal("invalid-input", reason))?;
         json::encode(&Self::run(context, input)?)
     }
 }
@@ -121,21 +122,32 @@ mod tests {
 
     #[test]
     fn input_and_output_are_json_text() {
-        assert_eq!(Echo::call(&Context::for_test("echo"), "[1, 2]"), Ok("[1,2]".into()));
+        assert_eq!(
+            Echo::call(&Context::for_test("echo"), "[1, 2]"),
+            Ok("[1,2]".into())
+        );
     }
 
     #[test]
     fn input_that_does_not_fit_is_fatal_and_names_the_place() {
         let failure = Echo::call(&Context::for_test("echo"), "[1, 256]").unwrap_err();
-        assert_eq!(failure.to_string(), "invalid-input: at `[1]`: invalid value: integer `256`, expected u8");
+        assert_eq!(
+            failure.to_string(),
+            "invalid-input: at `[1]`: invalid value: integer `256`, expected u8"
+        );
         assert!(!failure.is_retry());
     }
 
     #[test]
     fn an_unknown_step_names_those_that_exist() {
-        let step::StepError::Fatal(failure) = unknown_step(&Context::for_test("pya"), &["score", "pay"]) else {
+        let step::StepError::Fatal(failure) =
+            unknown_step(&Context::for_test("pya"), &["score", "pay"])
+        else {
             panic!("an unknown step is fatal");
         };
-        assert_eq!(failure.message, "test 0.0.0 has no step `pya`, it has: score, pay");
+        assert_eq!(
+            failure.message,
+            "test 0.0.0 has no step `pya`, it has: score, pay"
+        );
     }
 }

@@ -183,7 +183,12 @@ impl Entry {
 impl Put {
     /// A write that stays and wins over earlier ones.
     pub fn new(key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
-        Self { key: key.into(), value: value.into(), ttl_ms: None, if_version: None }
+        Self {
+            key: key.into(),
+            value: value.into(),
+            ttl_ms: None,
+            if_version: None,
+        }
     }
 
     /// The same with a value as JSON text.
@@ -216,13 +221,24 @@ mod tests {
 
     #[test]
     fn a_counter_reads_as_a_number() {
-        let entry = Entry { value: b"-42".to_vec(), version: 3, expires_at: None };
+        let entry = Entry {
+            value: b"-42".to_vec(),
+            version: 3,
+            expires_at: None,
+        };
         assert_eq!(entry.json(), Ok(-42));
     }
 
     #[test]
     fn a_stored_value_of_another_shape_is_fatal() {
-        let entry = Entry { value: b"\"text\"".to_vec(), version: 3, expires_at: None };
-        assert_eq!(entry.json::<i64>().unwrap_err().code(), "stored-value-invalid");
+        let entry = Entry {
+            value: b"\"text\"".to_vec(),
+            version: 3,
+            expires_at: None,
+        };
+        assert_eq!(
+            entry.json::<i64>().unwrap_err().code(),
+            "stored-value-invalid"
+        );
     }
 }

@@ -26,7 +26,8 @@ use stepwell::clock::Clock;
 use stepwell::config::Config;
 use stepwell::model::transition::Change;
 use stepwell::model::{
-    Definition, Effects, EntryKey, Json, Name, NewInstance, PluginVersion, Space, StorageWrite, WriteAction,
+    Definition, Effects, EntryKey, Json, Name, NewInstance, PluginVersion, Space, StorageWrite,
+    WriteAction,
 };
 use stepwell::monitor::Monitor;
 use stepwell::plugins::{Registry, UploadOptions};
@@ -77,9 +78,19 @@ enum Side {
 }
 
 fn main() -> Result<(), Anything> {
-    let Some(options) = Options::asked(&mut [])? else { return Ok(()) };
-    let (window, rounds) = options.effort((Duration::from_millis(400), 9), (Duration::from_millis(50), 3));
-    let threads = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let Some(options) = Options::asked(&mut [])? else {
+        return Ok(());
+    };
+    let (window, rounds) = options.effort(
+        (Duration::from_millis(400), 9),
+        (Duration::from_millis(50), 3),
+    );
+    let threads = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+    };
     let (callers, guests) = (threads()?, threads()?);
     let hop = guests.handle().clone();
     callers.block_on(async move { tokio::spawn(run(options, window, rounds, hop)).await })??;
@@ -87,7 +98,12 @@ fn main() -> Result<(), Anything> {
     Ok(())
 }
 
-async fn run(options: Options, window: Duration, rounds: usize, hop: tokio::runtime::Handle) -> Result<(), Anything> {
+async fn run(
+    options: Options,
+    window: Duration,
+    rounds: usize,
+    hop: tokio::runtime::Handle,
+) -> Result<(), Anything> {
     let folder = support::scratch()?;
     let mut config = Config::defaults()?;
     config.data_dir = folder.path().to_owned();
@@ -112,8 +128,20 @@ async fn run(options: Options, window: Duration, rounds: usize, hop: tokio::runt
     ]);
     let echoed = json!({ "text": "x".repeat(1_024) });
     for (name, subject, step, input, (pointer, expected)) in [
-        ("hello greet", &hello, "greet", json!({ "name": "Ada" }), ("/greeting", json!("Hello, Ada!"))),
-        ("scenarios echo, 1 KiB", &scenarios, "echo", echoed.clone(), ("/input", echoed)),
+        (
+            "hello greet",
+            &hello,
+            "greet",
+            json!({ "name": "Ada" }),
+            ("/greeting", json!("Hello, Ada!")),
+        ),
+        (
+            "scenarios echo, 1 KiB",
+            &scenarios,
+            "echo",
+            echoed.clone(),
+            ("/input", echoed),
+        ),
     ] {
         for threads in [1, 2] {
             if options.wants(name) && options.concurrency.is_none_or(|wanted| wanted == threads) {
@@ -126,8 +154,14 @@ async fn run(options: Options, window: Duration, rounds: usize, hop: tokio::runt
     let bucket = json!("plugin");
     for (name, operation) in [
         ("host call: now", json!({ "op": "now" })),
-        ("host calls: open, close", json!({ "op": "open", "space": bucket, "times": 1 })),
-        ("host calls: open, get 16 B, close", json!({ "op": "get", "space": bucket, "key": "k" })),
+        (
+            "host calls: open, close",
+            json!({ "op": "open", "space": bucket, "times": 1 }),
+        ),
+        (
+            "host calls: open, get 16 B, close",
+            json!({ "op": "get", "space": bucket, "key": "k" }),
+        ),
     ] {
         if options.wants(name) && options.concurrency.is_none_or(|wanted| wanted == 1) {
             table.add_row(host_call_row(name, &scenarios, &operation, window, rounds).await?);
@@ -148,7 +182,11 @@ async fn call_row(
 ) -> Result<Vec<String>, Anything> {
     let [mut floor, mut hop, mut ours] = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..rounds {
-        for (side, times) in [(Side::Floor, &mut floor), (Side::Hop, &mut hop), (Side::Ours, &mut ours)] {
+        for (side, times) in [
+            (Side::Floor, &mut floor),
+            (Side::Hop, &mut hop),
+            (Side::Ours, &mut ours),
+        ] {
             times.push(measure(work, side, threads, window).await?);
         }
     }
@@ -203,11 +241,19 @@ async fn host_call_row(
 }
 
 fn ratios(over: &[f64], under: &[f64]) -> Vec<f64> {
-    over.iter().zip(under).map(|(over, under)| over / under).collect()
+    over.iter()
+        .zip(under)
+        .map(|(over, under)| over / under)
+        .collect()
 }
 
 /// Calls one after the other in each of so many tasks, and answers the microseconds that one call took.
-async fn measure(work: &Arc<Work>, side: Side, threads: usize, window: Duration) -> Result<f64, Anything> {
+async fn measure(
+    work: &Arc<Work>,
+    side: Side,
+    threads: usize,
+    window: Duration,
+) -> Result<f64, Anything> {
     let tasks: Vec<_> = (0..threads)
         .map(|_| {
             let work = Arc::clone(work);
@@ -268,8 +314,15 @@ impl Work {
             now: 1_750_000_000_000_000,
             deadline: 1_750_000_030_000_000,
         };
-        let floor = Call { context, input: ours.input.to_string() };
-        Ok(Self { subject: Arc::clone(subject), ours, floor })
+        let floor = Call {
+            context,
+            input: ours.input.to_string(),
+        };
+        Ok(Self {
+            subject: Arc::clone(subject),
+            ours,
+            floor,
+        })
     }
 
     async fn call(self: &Arc<Self>, side: Side) -> Result<(), Anything> {
@@ -277,10 +330,19 @@ impl Work {
             Side::Floor => drop(self.bare().await?),
             Side::Hop => {
                 let work = Arc::clone(self);
-                drop(self.subject.threads.spawn(async move { work.bare().await }).await??);
+                drop(
+                    self.subject
+                        .threads
+                        .spawn(async move { work.bare().await })
+                        .await??,
+                );
             }
             Side::Ours => {
-                let ended = self.subject.runtime.run_step(Arc::clone(&self.subject.loaded), self.ours.clone()).await;
+                let ended = self
+                    .subject
+                    .runtime
+                    .run_step(Arc::clone(&self.subject.loaded), self.ours.clone())
+                    .await;
                 drop(ended.result.map_err(|failure| failure.message)?);
             }
         }
@@ -292,14 +354,21 @@ impl Work {
         store.epoch_deadline_async_yield_and_update(1);
         store.set_epoch_deadline(1);
         let plugin = self.subject.floor.instantiate_async(&mut store).await?;
-        let output = plugin.stepwell_plugin_step().call_run(&mut store, &self.floor).await?;
+        let output = plugin
+            .stepwell_plugin_step()
+            .call_run(&mut store, &self.floor)
+            .await?;
         output.map_err(|error| format!("{error:?}").into())
     }
 
     /// Both sides must have done the work before its time means anything: the expected value stands there in the output.
     async fn check(&self, pointer: &str, expected: &Value) -> Result<(), Anything> {
         let bare: Value = serde_json::from_str(&self.bare().await?)?;
-        let ended = self.subject.runtime.run_step(Arc::clone(&self.subject.loaded), self.ours.clone()).await;
+        let ended = self
+            .subject
+            .runtime
+            .run_step(Arc::clone(&self.subject.loaded), self.ours.clone())
+            .await;
         let ours = ended.result.map_err(|failure| failure.message)?;
         for output in [bare, ours.to_value()?] {
             if output.pointer(pointer) != Some(expected) {
@@ -329,20 +398,40 @@ impl Host {
             tracer: Tracer::off(),
         };
         let runtime = Runtime::start(&config.runtime, services)?;
-        let registry = Registry::open(config, support::program(), Clock::System, store, runtime.clone())?;
+        let registry = Registry::open(
+            config,
+            support::program(),
+            Clock::System,
+            store,
+            runtime.clone(),
+        )?;
         let engine = engine::runner(&config.runtime, &config.limits)?;
         let ticker = engine::Ticker::start(&engine, config.runtime.tick)?;
-        Ok(Self { registry, runtime, engine, _ticker: ticker })
+        Ok(Self {
+            registry,
+            runtime,
+            engine,
+            _ticker: ticker,
+        })
     }
 
-    async fn load(&self, guest: &str, threads: tokio::runtime::Handle) -> Result<Arc<Subject>, Anything> {
+    async fn load(
+        &self,
+        guest: &str,
+        threads: tokio::runtime::Handle,
+    ) -> Result<Arc<Subject>, Anything> {
         let bytes = support::guest(guest)?;
         let component = Component::new(&self.engine, bytes.as_slice())?;
-        let floor = StepPluginPre::new(bare_linker(&self.engine, &component)?.instantiate_pre(&component)?)?;
+        let floor = StepPluginPre::new(
+            bare_linker(&self.engine, &component)?.instantiate_pre(&component)?,
+        )?;
         let operator = support::operator()?;
         let mut upload = self.registry.begin_upload(&operator.team)?;
         upload.write(&bytes).await?;
-        let inspected = self.registry.inspect(&operator, &upload.finish().await?, UploadOptions::default()).await?;
+        let inspected = self
+            .registry
+            .inspect(&operator, &upload.finish().await?, UploadOptions::default())
+            .await?;
         Ok(Arc::new(Subject {
             runtime: self.runtime.clone(),
             loaded: inspected.plugin(),
@@ -358,15 +447,25 @@ impl Host {
 fn bare_linker(engine: &wasmtime::Engine, component: &Component) -> wasmtime::Result<Linker<()>> {
     let mut linker = Linker::new(engine);
     let mut runtime = linker.instance("stepwell:plugin/runtime@0.1.0")?;
-    runtime.func_wrap("now", |_, (): ()| Ok((u64::try_from(Clock::System.now().as_micros()).unwrap_or(0),)))?;
+    runtime.func_wrap("now", |_, (): ()| {
+        Ok((u64::try_from(Clock::System.now().as_micros()).unwrap_or(0),))
+    })?;
     let mut storage = linker.instance("stepwell:plugin/storage@0.1.0")?;
     storage.resource("bucket", ResourceType::host::<Bucket>(), |_, _| Ok(()))?;
-    storage
-        .func_wrap("open", |_, (_space,): (GuestSpace,)| Ok((Ok::<_, HostError>(Resource::<Bucket>::new_own(0)),)))?;
-    storage.func_wrap("[method]bucket.get", |_, (_bucket, _key): (Resource<Bucket>, String)| {
-        let entry = Entry { value: STORED.to_vec(), version: 1, expires_at: None };
-        Ok((Ok::<_, HostError>(Some(entry)),))
+    storage.func_wrap("open", |_, (_space,): (GuestSpace,)| {
+        Ok((Ok::<_, HostError>(Resource::<Bucket>::new_own(0)),))
     })?;
+    storage.func_wrap(
+        "[method]bucket.get",
+        |_, (_bucket, _key): (Resource<Bucket>, String)| {
+            let entry = Entry {
+                value: STORED.to_vec(),
+                version: 1,
+                expires_at: None,
+            };
+            Ok((Ok::<_, HostError>(Some(entry)),))
+        },
+    )?;
     linker.define_unknown_imports_as_traps(component)?;
     Ok(linker)
 }
@@ -374,8 +473,11 @@ fn bare_linker(engine: &wasmtime::Engine, component: &Component) -> wasmtime::Re
 /// Commits the entry that `get` finds, as a step's effect: there is no other way.
 async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), Anything> {
     let clock = Clock::System;
-    let definition = Definition::parse("name: bench\nsteps:\n  - { id: it, plugin: scenarios, step: echo }")?;
-    let applied = store.apply_workflow(&plugin.team, definition, "operator").await?;
+    let definition =
+        Definition::parse("name: bench\nsteps:\n  - { id: it, plugin: scenarios, step: echo }")?;
+    let applied = store
+        .apply_workflow(&plugin.team, definition, "operator")
+        .await?;
     let workflow: Name = "bench".parse()?;
     let instance = NewInstance {
         id: clock.new_id(),
@@ -397,12 +499,26 @@ async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), Anythin
     };
     store.create_instances(vec![instance.clone()]).await?;
     let write = StorageWrite {
-        key: EntryKey { space: Space::Plugin(plugin.manifest.name.clone()), key: "k".to_owned() },
-        action: WriteAction::Put { value: STORED.to_vec(), ttl_ms: None },
+        key: EntryKey {
+            space: Space::Plugin(plugin.manifest.name.clone()),
+            key: "k".to_owned(),
+        },
+        action: WriteAction::Put {
+            value: STORED.to_vec(),
+            ttl_ms: None,
+        },
         guard: None,
     };
-    let effects = Effects { storage: vec![write], ..Effects::default() };
-    let commit =
-        StepCommit { instance: instance.into(), change: Change::default(), effects, now: clock.now(), trace: None };
+    let effects = Effects {
+        storage: vec![write],
+        ..Effects::default()
+    };
+    let commit = StepCommit {
+        instance: instance.into(),
+        change: Change::default(),
+        effects,
+        now: clock.now(),
+        trace: None,
+    };
     Ok(store.commit(commit).await?)
 }

@@ -94,7 +94,13 @@ struct Foundation {
 
 impl Foundation {
     /// `program` is this program, to be run as `compile-worker`.
-    fn lay(config: &Config, clock: &Clock, store: &Store, tracer: &Tracer, program: PathBuf) -> Result<Self, AppError> {
+    fn lay(
+        config: &Config,
+        clock: &Clock,
+        store: &Store,
+        tracer: &Tracer,
+        program: PathBuf,
+    ) -> Result<Self, AppError> {
         let monitor = Monitor::new(clock.clone(), config.limits.metric_series_max);
         let limits = Arc::new(config.limits.clone());
         let services = runtime::Services {
@@ -105,9 +111,23 @@ impl Foundation {
             tracer: tracer.clone(),
         };
         let runtime = Runtime::start(&config.runtime, services)?;
-        let plugins = Registry::open(config, program, clock.clone(), store.clone(), runtime.clone())
-            .map_err(|source| AppError::DataDirectory { path: config.data_dir.clone(), source })?;
-        Ok(Self { monitor, limits, runtime, plugins })
+        let plugins = Registry::open(
+            config,
+            program,
+            clock.clone(),
+            store.clone(),
+            runtime.clone(),
+        )
+        .map_err(|source| AppError::DataDirectory {
+            path: config.data_dir.clone(),
+            source,
+        })?;
+        Ok(Self {
+            monitor,
+            limits,
+            runtime,
+            plugins,
+        })
     }
 }
 
@@ -118,15 +138,25 @@ impl App {
     /// # Errors
     /// What cannot be opened or started.
     pub async fn start(config: Config, clock: Clock, program: PathBuf) -> Result<Self, AppError> {
-        close_data_dir(&config.data_dir)
-            .map_err(|source| AppError::DataDirectory { path: config.data_dir.clone(), source })?;
+        close_data_dir(&config.data_dir).map_err(|source| AppError::DataDirectory {
+            path: config.data_dir.clone(),
+            source,
+        })?;
         let mut alerts = config.alerts.clone();
         alerts.webhook.secret = webhook_secret(&config)?;
-        let tracer = Tracer::start(&config.tracing, trace_headers(&config)?.expose(), clock.clone())?;
+        let tracer = Tracer::start(
+            &config.tracing,
+            trace_headers(&config)?.expose(),
+            clock.clone(),
+        )?;
         let store = Store::open_traced(&config, clock.clone(), tracer.clone()).await?;
         let first_token = first_token::make_if_none(&store, &clock, &config.data_dir).await?;
-        let Foundation { monitor, limits, runtime, plugins } =
-            Foundation::lay(&config, &clock, &store, &tracer, program)?;
+        let Foundation {
+            monitor,
+            limits,
+            runtime,
+            plugins,
+        } = Foundation::lay(&config, &clock, &store, &tracer, program)?;
         let engine = Engine::start(EngineParts {
             config: config.engine.clone(),
             database_connections_max: config.database.connections_max as usize,
@@ -156,7 +186,18 @@ impl App {
         });
         let started = clock.monotonic();
         let config = Arc::new(config);
-        Ok(Self { config, clock, store, monitor, plugins, engine, watch, tracer, started, first_token })
+        Ok(Self {
+            config,
+            clock,
+            store,
+            monitor,
+            plugins,
+            engine,
+            watch,
+            tracer,
+            started,
+            first_token,
+        })
     }
 
     /// Serves HTTP until `shutdown`, then lets requests and steps end, within `server.drain_timeout` each, and closes
@@ -165,7 +206,11 @@ impl App {
     /// # Errors
     /// [`AppError::Broken`] as soon as the disk fails. Nothing is waited for then: the next start reads what is really
     /// on the disk, and goes on from there.
-    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), AppError> {
         let store = self.store.clone();
         tokio::select! {
             () = self.serve_and_drain(listener, shutdown) => Ok(()),
@@ -195,11 +240,17 @@ impl App {
         if cut > 0 {
             tracing::warn!(connections = cut, "some connections did not end in time");
         }
-        if tokio::time::timeout(self.config.server.drain_timeout, self.engine.drain()).await.is_err() {
+        if tokio::time::timeout(self.config.server.drain_timeout, self.engine.drain())
+            .await
+            .is_err()
+        {
             tracing::warn!("some steps did not end in time; they run again after the next start");
         }
         // Last, so that what the steps that have just ended counted is in the history.
-        if tokio::time::timeout(self.config.server.drain_timeout, self.watch.drain()).await.is_err() {
+        if tokio::time::timeout(self.config.server.drain_timeout, self.watch.drain())
+            .await
+            .is_err()
+        {
             tracing::warn!("the last numbers were not written in time; the history misses them");
         }
         self.store.close().await;
@@ -211,13 +262,19 @@ impl App {
 /// What signs messages to the webhook.
 fn webhook_secret(config: &Config) -> Result<Secret, AppError> {
     let webhook = &config.alerts.webhook;
-    let wrong = |(path, source): (&str, std::io::Error)| AppError::WebhookSecret { path: path.into(), source };
+    let wrong = |(path, source): (&str, std::io::Error)| AppError::WebhookSecret {
+        path: path.into(),
+        source,
+    };
     secret_or_file(&webhook.secret, &webhook.secret_file).map_err(wrong)
 }
 
 /// What the collector lets us in with.
 fn trace_headers(config: &Config) -> Result<Secret, TraceError> {
-    let wrong = |(path, source): (&str, _)| TraceError::HeadersFile { path: path.to_owned(), source };
+    let wrong = |(path, source): (&str, _)| TraceError::HeadersFile {
+        path: path.to_owned(),
+        source,
+    };
     secret_or_file(&config.tracing.headers, &config.tracing.headers_file).map_err(wrong)
 }
 
@@ -227,7 +284,9 @@ fn secret_or_file<'a>(secret: &Secret, file: &'a str) -> Result<Secret, (&'a str
         return Ok(secret.clone());
     }
     match std::fs::read_to_string(file) {
-        Ok(text) if text.trim_end().is_empty() => Err((file, std::io::Error::other("the file is empty"))),
+        Ok(text) if text.trim_end().is_empty() => {
+            Err((file, std::io::Error::other("the file is empty")))
+        }
         Ok(text) => Ok(Secret::from(text.trim_end().to_owned())),
         Err(source) => Err((file, source)),
     }

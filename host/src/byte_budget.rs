@@ -77,7 +77,11 @@ struct Queued<'a> {
 impl Budget {
     /// `host_max` bytes in all, and `team_max` of one team.
     pub(crate) fn new(host_max: u64, team_max: u64) -> Self {
-        Self(Arc::new(Shared { host_max, team_max: team_max.min(host_max), state: Mutex::default() }))
+        Self(Arc::new(Shared {
+            host_max,
+            team_max: team_max.min(host_max),
+            state: Mutex::default(),
+        }))
     }
 
     /// Takes bytes, or all of a team's share if that is less. Waits for its turn; dropping the future leaves the queue.
@@ -90,21 +94,31 @@ impl Budget {
             }
             let (sender, granted) = oneshot::channel();
             let waiting = &mut state.teams.entry(team.clone()).or_default().waiting;
-            waiting.push_back(Waiter { bytes, granted: sender });
+            waiting.push_back(Waiter {
+                bytes,
+                granted: sender,
+            });
             if !state.turns.contains(team) {
                 state.turns.push_back(team.clone());
             }
             state.serve(&self.0);
-            Queued { shared: &self.0, team, granted }
+            Queued {
+                shared: &self.0,
+                team,
+                granted,
+            }
         };
-        (&mut queued.granted).await.expect("a request in the queue keeps its sender until it is served")
+        (&mut queued.granted)
+            .await
+            .expect("a request in the queue keeps its sender until it is served")
     }
 
     /// As [`Budget::take`], without waiting: none if it does not fit now. More than a share takes the whole share.
     pub(crate) fn try_take(&self, team: &Name, bytes: u64) -> Option<Charge> {
         let bytes = bytes.min(self.0.team_max);
         let mut state = self.0.state.lock();
-        (state.turns.is_empty() && state.fits(team, bytes, &self.0)).then(|| state.grant(&self.0, team, bytes))
+        (state.turns.is_empty() && state.fits(team, bytes, &self.0))
+            .then(|| state.grant(&self.0, team, bytes))
     }
 
     /// Returns whether the team, or all together, have used up most of what they may.
@@ -118,7 +132,11 @@ impl Budget {
     pub(crate) fn stats(&self) -> BudgetStats {
         let state = self.0.state.lock();
         let waiting: usize = state.teams.values().map(|team| team.waiting.len()).sum();
-        BudgetStats { bytes: state.used, bytes_max: self.0.host_max, waiting: waiting as u64 }
+        BudgetStats {
+            bytes: state.used,
+            bytes_max: self.0.host_max,
+            waiting: waiting as u64,
+        }
     }
 }
 
@@ -134,16 +152,28 @@ impl State {
     fn grant(&mut self, shared: &Arc<Shared>, team: &Name, bytes: u64) -> Charge {
         self.used += bytes;
         self.teams.entry(team.clone()).or_default().used += bytes;
-        Charge { shared: Arc::clone(shared), team: team.clone(), bytes }
+        Charge {
+            shared: Arc::clone(shared),
+            team: team.clone(),
+            bytes,
+        }
     }
 
     /// Gives the teams their turns until one has to wait for the host, or all for their own shares.
     fn serve(&mut self, shared: &Arc<Shared>) {
         let mut passed_over = 0;
         while passed_over < self.turns.len() {
-            let Some(name) = self.turns.pop_front() else { return };
-            let Some(team) = self.teams.get_mut(&name) else { continue };
-            while team.waiting.front().is_some_and(|waiter| waiter.granted.is_closed()) {
+            let Some(name) = self.turns.pop_front() else {
+                return;
+            };
+            let Some(team) = self.teams.get_mut(&name) else {
+                continue;
+            };
+            while team
+                .waiting
+                .front()
+                .is_some_and(|waiter| waiter.granted.is_closed())
+            {
                 team.waiting.pop_front();
             }
             let Some(bytes) = team.waiting.front().map(|waiter| waiter.bytes) else {
@@ -177,7 +207,11 @@ impl State {
     }
 
     fn forget_if_unused(&mut self, team: &Name) {
-        if self.teams.get(team).is_some_and(|team| team.used == 0 && team.waiting.is_empty()) {
+        if self
+            .teams
+            .get(team)
+            .is_some_and(|team| team.used == 0 && team.waiting.is_empty())
+        {
             self.teams.remove(team);
         }
     }
@@ -248,14 +282,37 @@ mod tests {
         let mut first = budget.take(&acme, 5).await;
         let mut second = Box::pin(budget.take(&acme, 2));
         assert!((&mut second).now_or_never().is_none());
-        let other = budget.take(&rival, 4).now_or_never().expect("another team has a share of its own");
-        assert_eq!(budget.stats(), BudgetStats { bytes: 9, bytes_max: 10, waiting: 1 });
+        let other = budget
+            .take(&rival, 4)
+            .now_or_never()
+            .expect("another team has a share of its own");
+        assert_eq!(
+            budget.stats(),
+            BudgetStats {
+                bytes: 9,
+                bytes_max: 10,
+                waiting: 1
+            }
+        );
         first.shrink_to(3);
-        assert!((&mut second).now_or_never().is_some(), "what is given back goes to the next");
+        assert!(
+            (&mut second).now_or_never().is_some(),
+            "what is given back goes to the next"
+        );
         drop((first, other));
         drop(second);
-        assert_eq!(budget.stats(), BudgetStats { bytes: 0, bytes_max: 10, waiting: 0 });
-        assert!(budget.0.state.lock().teams.is_empty(), "a team that has nothing is forgotten");
+        assert_eq!(
+            budget.stats(),
+            BudgetStats {
+                bytes: 0,
+                bytes_max: 10,
+                waiting: 0
+            }
+        );
+        assert!(
+            budget.0.state.lock().teams.is_empty(),
+            "a team that has nothing is forgotten"
+        );
     }
 
     #[tokio::test]
@@ -277,7 +334,10 @@ mod tests {
         drop(all);
         tokio::join!(flood, small);
         // A team that has its whole share is passed over.
-        assert_eq!(*order.lock(), [("rival", 0), ("acme", 0), ("acme", 1), ("acme", 2)]);
+        assert_eq!(
+            *order.lock(),
+            [("rival", 0), ("acme", 0), ("acme", 1), ("acme", 2)]
+        );
     }
 
     #[tokio::test]
@@ -288,7 +348,10 @@ mod tests {
         let mut large = Box::pin(budget.take(&acme, 4));
         assert!((&mut large).now_or_never().is_none());
         let mut small = Box::pin(budget.take(&acme, 1));
-        assert!((&mut small).now_or_never().is_none(), "one team's requests keep their order");
+        assert!(
+            (&mut small).now_or_never().is_none(),
+            "one team's requests keep their order"
+        );
         drop(large);
         assert!((&mut small).now_or_never().is_some());
         drop(half);
@@ -300,10 +363,16 @@ mod tests {
         let (acme, rival) = (name("acme"), name("rival"));
         let mut held = budget.try_take(&acme, 4).expect("fits");
         assert!(budget.try_take(&acme, 3).is_none(), "the team's share");
-        assert!(held.try_grow_to(99), "more than a share takes the whole share");
+        assert!(
+            held.try_grow_to(99),
+            "more than a share takes the whole share"
+        );
         assert!(budget.is_spent(&acme) && !budget.is_spent(&rival));
         let mut other = budget.try_take(&rival, 4).expect("fits");
-        assert!(!other.try_grow_to(5) && budget.is_spent(&rival), "the host's budget");
+        assert!(
+            !other.try_grow_to(5) && budget.is_spent(&rival),
+            "the host's budget"
+        );
         drop(held);
         assert!(other.try_grow_to(5));
         drop(other);

@@ -40,12 +40,20 @@ impl Timestamp {
 
     /// This time plus a duration, at most [`Timestamp::MAX`].
     pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))).shown()
+        Self(
+            self.0
+                .saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)),
+        )
+        .shown()
     }
 
     /// This time minus a duration, at least [`Timestamp::MIN`].
     pub fn before(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))).shown()
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)),
+        )
+        .shown()
     }
 
     /// The nearest time that RFC 3339 can write.
@@ -77,9 +85,17 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, String> {
         let shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
         let time = text.parse::<jiff::Timestamp>();
-        let time = time.map_err(|_| format!("'{shown}' is not a time: write for example 2026-04-01T12:30:00Z"))?;
+        let time = time.map_err(|_| {
+            format!("'{shown}' is not a time: write for example 2026-04-01T12:30:00Z")
+        })?;
         let time = Self(time.as_microsecond());
-        if time == time.shown() { Ok(time) } else { Err(format!("'{shown}' is too far away: use the years 0 to 9999")) }
+        if time == time.shown() {
+            Ok(time)
+        } else {
+            Err(format!(
+                "'{shown}' is too far away: use the years 0 to 9999"
+            ))
+        }
     }
 }
 
@@ -91,7 +107,9 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -120,7 +138,10 @@ pub struct Hand {
 impl Clock {
     /// A clock that stands at `start` until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
-        Self::Manual(Arc::new(Hand { micros: AtomicI64::new(start.0), moved: Notify::new() }))
+        Self::Manual(Arc::new(Hand {
+            micros: AtomicI64::new(start.0),
+            moved: Notify::new(),
+        }))
     }
 
     /// The operating system's clock, to be corrected; clones are corrected together.
@@ -132,9 +153,11 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System => system_now(),
-            Self::Corrected(correction) => {
-                Timestamp(system_now().0.saturating_add(correction.0.load(Ordering::Relaxed)))
-            }
+            Self::Corrected(correction) => Timestamp(
+                system_now()
+                    .0
+                    .saturating_add(correction.0.load(Ordering::Relaxed)),
+            ),
             Self::Manual(hand) => Timestamp(hand.micros.load(Ordering::SeqCst)),
         }
     }
@@ -143,17 +166,26 @@ impl Clock {
     pub fn new_id(&self) -> Uuid {
         let micros = u64::try_from(self.now().0).unwrap_or(0);
         let nanos = u32::try_from(micros % 1_000_000).unwrap_or(0) * 1_000;
-        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, micros / 1_000_000, nanos))
+        Uuid::new_v7(uuid::Timestamp::from_unix(
+            uuid::NoContext,
+            micros / 1_000_000,
+            nanos,
+        ))
     }
 
     /// Takes note that a better clock showed `authority` at some time between these two readings of this one. If that
     /// cannot be, this clock is put right by as little as makes it possible. Answers by how much it differs from the
     /// operating system's from now on, in microseconds; zero for other clocks, which are nobody's to correct.
     pub fn correct(&self, earliest: Timestamp, authority: Timestamp, latest: Timestamp) -> i64 {
-        let Self::Corrected(correction) = self else { return 0 };
+        let Self::Corrected(correction) = self else {
+            return 0;
+        };
         let behind = authority.0.saturating_sub(latest.0).max(0);
         let ahead = earliest.0.saturating_sub(authority.0).max(0);
-        correction.0.fetch_add(behind.saturating_sub(ahead), Ordering::Relaxed).saturating_add(behind - ahead)
+        correction
+            .0
+            .fetch_add(behind.saturating_sub(ahead), Ordering::Relaxed)
+            .saturating_add(behind - ahead)
     }
 
     /// A reading to measure durations with. Always real: a manual hand says nothing about how long work took.
@@ -192,7 +224,9 @@ impl Clock {
 }
 
 fn system_now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::default().after(since_epoch)
 }
 
@@ -211,17 +245,29 @@ mod tests {
         let clock = Clock::corrected();
         assert_eq!(clock.correct(seconds(10), seconds(10), seconds(12)), 0);
         assert_eq!(clock.correct(seconds(10), seconds(12), seconds(12)), 0);
-        assert_eq!(Clock::System.correct(seconds(10), seconds(50), seconds(12)), 0);
-        assert_eq!(Clock::manual(seconds(0)).correct(seconds(10), seconds(50), seconds(12)), 0);
+        assert_eq!(
+            Clock::System.correct(seconds(10), seconds(50), seconds(12)),
+            0
+        );
+        assert_eq!(
+            Clock::manual(seconds(0)).correct(seconds(10), seconds(50), seconds(12)),
+            0
+        );
     }
 
     #[test]
     fn clones_are_corrected_together() {
         let clock = Clock::corrected();
         let clone = clock.clone();
-        assert_eq!(clock.correct(seconds(10), seconds(3_610), seconds(10)), 3_600_000_000);
+        assert_eq!(
+            clock.correct(seconds(10), seconds(3_610), seconds(10)),
+            3_600_000_000
+        );
         assert!(clone.now().since(Clock::System.now()) > Duration::from_secs(3_500));
-        assert_eq!(clone.correct(seconds(7_300), seconds(3_690), seconds(7_301)), -10_000_000);
+        assert_eq!(
+            clone.correct(seconds(7_300), seconds(3_690), seconds(7_301)),
+            -10_000_000
+        );
     }
 
     proptest! {
@@ -249,7 +295,10 @@ mod tests {
         let far = Duration::from_millis(u64::MAX);
         let now = seconds(1_795_000_000);
         assert_eq!(now.after(far), Timestamp::MAX);
-        assert_eq!(now.after(Duration::MAX).to_string(), "9999-12-30T00:00:00.000000Z");
+        assert_eq!(
+            now.after(Duration::MAX).to_string(),
+            "9999-12-30T00:00:00.000000Z"
+        );
         assert_eq!(now.before(far).to_string(), "0000-01-01T00:00:00.000000Z");
         for stored in [i64::MAX, i64::MIN] {
             let shown = Timestamp::from_micros(stored).to_string();
@@ -257,7 +306,11 @@ mod tests {
         }
         assert_eq!(Timestamp::MAX.to_string().parse(), Ok(Timestamp::MAX));
         assert_eq!(Timestamp::MIN.to_string().parse(), Ok(Timestamp::MIN));
-        for far in ["9999-12-30T00:00:00.000001Z", "-000001-12-31T23:59:59Z", "+292277-01-09T04:00:54Z"] {
+        for far in [
+            "9999-12-30T00:00:00.000001Z",
+            "-000001-12-31T23:59:59Z",
+            "+292277-01-09T04:00:54Z",
+        ] {
             assert!(far.parse::<Timestamp>().is_err(), "{far}");
         }
     }
@@ -267,7 +320,10 @@ mod tests {
         let time = Timestamp::from_micros(1_795_000_000_123_456);
         let json = serde_json::to_string(&time).expect("serializes");
         assert!(json.ends_with(".123456Z\""), "{json}");
-        assert_eq!(serde_json::from_str::<Timestamp>(&json).expect("parses"), time);
+        assert_eq!(
+            serde_json::from_str::<Timestamp>(&json).expect("parses"),
+            time
+        );
     }
 
     #[tokio::test]

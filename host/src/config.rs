@@ -42,7 +42,9 @@ mod quotas;
 mod tracing;
 
 pub use self::tracing::TracingConfig;
-pub use alerts::{AlertOverride, AlertRuleConfig, AlertWindow, AlertsConfig, Secret, WebhookConfig};
+pub use alerts::{
+    AlertOverride, AlertRuleConfig, AlertWindow, AlertsConfig, Secret, WebhookConfig,
+};
 pub use log::{LogConfig, LogFormat};
 pub use network::Network;
 pub use quotas::{IdempotencyConfig, Quota, QuotaOverride, QuotasConfig};
@@ -316,10 +318,17 @@ section! {
 impl ServerConfig {
     fn check(&self) -> Result<(), ConfigError> {
         if self.write_timeout.is_zero() || self.answer_timeout.is_zero() {
-            return Err(invalid("server.write_timeout and server.answer_timeout", "must be more than 0"));
+            return Err(invalid(
+                "server.write_timeout and server.answer_timeout",
+                "must be more than 0",
+            ));
         }
         for (key, per_team, host) in [
-            ("server.body_bytes_in_flight", self.body_bytes_in_flight_per_team_max, self.body_bytes_in_flight_max),
+            (
+                "server.body_bytes_in_flight",
+                self.body_bytes_in_flight_per_team_max,
+                self.body_bytes_in_flight_max,
+            ),
             (
                 "server.answer_bytes_in_flight",
                 self.answer_bytes_in_flight_per_team_max,
@@ -382,15 +391,22 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let mut merged = parse_table(DEFAULTS, "config.default.toml")?;
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-            merge(&mut merged, parse_table(&text, &path.display().to_string())?);
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+                path: path.to_owned(),
+                source,
+            })?;
+            merge(
+                &mut merged,
+                parse_table(&text, &path.display().to_string())?,
+            );
         }
         let environment: Vec<_> = environment.into_iter().collect();
         // First, so that our own names win.
         self::tracing::set_standard(&mut merged, &environment)?;
         for (name, value) in environment {
-            let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
+                continue;
+            };
             let path = path.to_ascii_lowercase();
             let keys: Vec<_> = match path.as_str() {
                 LOG_FILTER => vec!["log", "filter"],
@@ -399,7 +415,10 @@ impl Config {
             if keys.len() == 1 && !merged.contains_key(path.as_str()) {
                 continue;
             }
-            set(&mut merged, &keys, &value).map_err(|problem| ConfigError::Invalid { origin: name, problem })?;
+            set(&mut merged, &keys, &value).map_err(|problem| ConfigError::Invalid {
+                origin: name,
+                problem,
+            })?;
         }
         let config: Self = toml::Value::Table(merged)
             .try_into()
@@ -429,18 +448,33 @@ impl Config {
         let positive = [
             ("server.connections_max", self.server.connections_max),
             ("plugins.uploads_max", self.plugins.uploads_max),
-            ("plugins.uploads_per_team_max", self.plugins.uploads_per_team_max),
-            ("plugins.compile_concurrency", self.plugins.compile_concurrency),
-            ("server.connections_per_address_max", self.server.connections_per_address_max),
+            (
+                "plugins.uploads_per_team_max",
+                self.plugins.uploads_per_team_max,
+            ),
+            (
+                "plugins.compile_concurrency",
+                self.plugins.compile_concurrency,
+            ),
+            (
+                "server.connections_per_address_max",
+                self.server.connections_per_address_max,
+            ),
             ("server.answer_bytes_max", self.server.answer_bytes_max),
             ("database.commit_group_max", self.database.commit_group_max),
             ("database.commit_queue_max", self.database.commit_queue_max),
             ("runtime.attempts_max", self.runtime.attempts_max),
-            ("runtime.attempts_per_team_max", self.runtime.attempts_per_team_max),
+            (
+                "runtime.attempts_per_team_max",
+                self.runtime.attempts_per_team_max,
+            ),
             ("batch.items_max", self.batch.items_max),
             ("batch.size", self.batch.size),
             ("batch.concurrency", self.batch.concurrency),
-            ("engine.active_instances_max", self.engine.active_instances_max),
+            (
+                "engine.active_instances_max",
+                self.engine.active_instances_max,
+            ),
             ("engine.suspects_max", self.engine.suspects_max),
             ("engine.crashes_max", self.engine.crashes_max as usize),
         ];
@@ -450,19 +484,31 @@ impl Config {
             }
         }
         if self.cache.ghosts > GHOSTS_MAX {
-            return Err(invalid("cache.ghosts", &format!("must be at most {GHOSTS_MAX}: they are kept for each kind")));
+            return Err(invalid(
+                "cache.ghosts",
+                &format!("must be at most {GHOSTS_MAX}: they are kept for each kind"),
+            ));
         }
         if self.runtime.tick.is_zero() || self.engine.poll_interval.is_zero() {
-            return Err(invalid("runtime.tick and engine.poll_interval", "must be more than 0"));
+            return Err(invalid(
+                "runtime.tick and engine.poll_interval",
+                "must be more than 0",
+            ));
         }
         if self.hosts.renewal.is_zero() || self.hosts.lease < self.hosts.renewal * 2 {
-            return Err(invalid("hosts.lease", "must be at least twice hosts.renewal, which must be more than 0"));
+            return Err(invalid(
+                "hosts.lease",
+                "must be at least twice hosts.renewal, which must be more than 0",
+            ));
         }
         if self.retention.interval.is_zero() {
             return Err(invalid("retention.interval", "must be more than 0"));
         }
         if !(1..=RETENTION_BATCH_MAX).contains(&self.retention.batch) {
-            return Err(invalid("retention.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
+            return Err(invalid(
+                "retention.batch",
+                &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it"),
+            ));
         }
         if self.history.interval.is_zero() || self.history.interval > HISTORY_INTERVAL_MAX {
             return Err(invalid(
@@ -471,13 +517,21 @@ impl Config {
             ));
         }
         if !(1..=RETENTION_BATCH_MAX).contains(&self.history.batch) {
-            return Err(invalid("history.batch", &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it")));
+            return Err(invalid(
+                "history.batch",
+                &format!("must be 1 to {RETENTION_BATCH_MAX}: others wait for it"),
+            ));
         }
         self.server.check()?;
         if self.live.interval.is_zero() {
             return Err(invalid("live.interval", "must be more than 0"));
         }
-        if self.runtime.attempts_max.saturating_add(self.runtime.attempts_reserve) > 1_000 {
+        if self
+            .runtime
+            .attempts_max
+            .saturating_add(self.runtime.attempts_reserve)
+            > 1_000
+        {
             return Err(invalid(
                 "runtime.attempts_max and runtime.attempts_reserve",
                 "must together be at most 1000: each reserves address space",
@@ -491,11 +545,15 @@ impl Config {
 }
 
 fn invalid(origin: &str, problem: &str) -> ConfigError {
-    ConfigError::Invalid { origin: origin.to_owned(), problem: problem.trim().to_owned() }
+    ConfigError::Invalid {
+        origin: origin.to_owned(),
+        problem: problem.trim().to_owned(),
+    }
 }
 
 fn parse_table(text: &str, origin: &str) -> Result<toml::Table, ConfigError> {
-    text.parse().map_err(|error: toml::de::Error| invalid(origin, &error.to_string()))
+    text.parse()
+        .map_err(|error: toml::de::Error| invalid(origin, &error.to_string()))
 }
 
 fn merge(base: &mut toml::Table, over: toml::Table) {
@@ -512,25 +570,37 @@ fn merge(base: &mut toml::Table, over: toml::Table) {
 /// Sets one value from text, in the type that the default has.
 fn set(table: &mut toml::Table, keys: &[&str], text: &str) -> Result<(), String> {
     let unknown = || "there is no such setting; `stepwell config` lists them".to_owned();
-    let [key, rest @ ..] = keys else { return Err(unknown()) };
+    let [key, rest @ ..] = keys else {
+        return Err(unknown());
+    };
     let slot = table.get_mut(*key).ok_or_else(unknown)?;
     match slot {
         toml::Value::Table(inner) => set(inner, rest, text),
         _ if !rest.is_empty() => Err(unknown()),
         toml::Value::Integer(number) => {
-            *number = text.parse().map_err(|_| format!("'{text}' is not a whole number"))?;
+            *number = text
+                .parse()
+                .map_err(|_| format!("'{text}' is not a whole number"))?;
             Ok(())
         }
         toml::Value::Float(number) => {
-            *number = text.parse().map_err(|_| format!("'{text}' is not a number"))?;
+            *number = text
+                .parse()
+                .map_err(|_| format!("'{text}' is not a number"))?;
             Ok(())
         }
         toml::Value::Boolean(value) => {
-            *value = text.parse().map_err(|_| format!("'{text}' is neither true nor false"))?;
+            *value = text
+                .parse()
+                .map_err(|_| format!("'{text}' is neither true nor false"))?;
             Ok(())
         }
         toml::Value::Array(list) => {
-            *list = text.split(',').filter(|item| !item.is_empty()).map(|item| item.trim().into()).collect();
+            *list = text
+                .split(',')
+                .filter(|item| !item.is_empty())
+                .map(|item| item.trim().into())
+                .collect();
             Ok(())
         }
         other => {
@@ -545,26 +615,44 @@ mod tests {
     use super::*;
 
     fn load(environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::load(None, environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        Config::load(
+            None,
+            environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        )
     }
 
     #[test]
     fn defaults_are_complete() {
-        assert_eq!(Config::defaults().expect("loads").limits.memory_bytes_max, 64 << 20);
+        assert_eq!(
+            Config::defaults().expect("loads").limits.memory_bytes_max,
+            64 << 20
+        );
     }
 
     #[test]
     fn what_is_cached_may_be_served_as_long_as_the_specification_says() {
         let cache = Config::defaults().expect("loads").cache;
-        let [workflows, versions, instances, approvals] =
-            [cache.workflows, cache.workflow_versions, cache.instances, cache.pending_approvals]
-                .map(|kind| kind.ttl.as_secs());
-        assert_eq!((workflows, versions, instances, approvals), (3_600, 86_400, 300, 60));
+        let [workflows, versions, instances, approvals] = [
+            cache.workflows,
+            cache.workflow_versions,
+            cache.instances,
+            cache.pending_approvals,
+        ]
+        .map(|kind| kind.ttl.as_secs());
+        assert_eq!(
+            (workflows, versions, instances, approvals),
+            (3_600, 86_400, 300, 60)
+        );
     }
 
     #[test]
     fn environment_replaces_single_values() {
-        let config = load(&[("STEPWELL_SERVER__LISTEN", "0.0.0.0:80"), ("STEPWELL_LIMITS__CPU_BUDGET", "5s")]);
+        let config = load(&[
+            ("STEPWELL_SERVER__LISTEN", "0.0.0.0:80"),
+            ("STEPWELL_LIMITS__CPU_BUDGET", "5s"),
+        ]);
         let config = config.expect("loads");
         assert_eq!(config.server.listen.port(), 80);
         assert_eq!(config.limits.cpu_budget, Duration::from_secs(5));
@@ -573,9 +661,20 @@ mod tests {
 
     #[test]
     fn a_misspelt_variable_is_refused() {
-        let error = load(&[("STEPWELL_SERVER__LISTN", "x")]).expect_err("is unknown").to_string();
-        assert!(error.contains("STEPWELL_SERVER__LISTN") && error.contains("no such setting"), "{error}");
-        assert_eq!(load(&[("STEPWELL_LOG", "debug")]).expect("loads").log.filter, "debug");
+        let error = load(&[("STEPWELL_SERVER__LISTN", "x")])
+            .expect_err("is unknown")
+            .to_string();
+        assert!(
+            error.contains("STEPWELL_SERVER__LISTN") && error.contains("no such setting"),
+            "{error}"
+        );
+        assert_eq!(
+            load(&[("STEPWELL_LOG", "debug")])
+                .expect("loads")
+                .log
+                .filter,
+            "debug"
+        );
         // A token for the command line has the same prefix and is not a setting.
         assert!(load(&[("STEPWELL_TOKEN", "x")]).is_ok());
     }

@@ -117,10 +117,25 @@ impl<K: Ord + Hash + Clone> Clone for FairQueue<K> {
 impl<K: Ord + Hash + Clone> FairQueue<K> {
     /// A queue with these limits; at least one permit in total and for each key.
     pub fn new(limits: FairLimits) -> Self {
-        let limits = FairLimits { total: limits.total.max(1), per_key: limits.per_key.max(1), ..limits };
+        let limits = FairLimits {
+            total: limits.total.max(1),
+            per_key: limits.per_key.max(1),
+            ..limits
+        };
         let (keys, ready, ends) = (HashMap::default(), BTreeSet::default(), HashMap::default());
-        let state = State { held: 0, waiting: 0, next: 0, keys, ready, now: 0, ends };
-        Self(Arc::new(Shared { limits, state: Mutex::new(state) }))
+        let state = State {
+            held: 0,
+            waiting: 0,
+            next: 0,
+            keys,
+            ready,
+            now: 0,
+            ends,
+        };
+        Self(Arc::new(Shared {
+            limits,
+            state: Mutex::new(state),
+        }))
     }
 
     /// The limits.
@@ -130,7 +145,11 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
 
     /// Takes a permit if one is free for the key and no other caller of the key waits.
     pub fn try_acquire(&self, key: &K) -> Option<FairPermit<K>> {
-        self.0.state.lock().take(&self.0.limits, key, 0).then(|| self.permit(key.clone(), 0))
+        self.0
+            .state
+            .lock()
+            .take(&self.0.limits, key, 0)
+            .then(|| self.permit(key.clone(), 0))
     }
 
     /// Waits for a permit. Dropping the future leaves the queue.
@@ -148,7 +167,15 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
             }
             let (sender, granted) = oneshot::channel();
             let ticket = state.enqueue(&self.0.limits, key, Waiting { estimate, sender });
-            (Waiter { queue: self, key, ticket, waits: true }, granted)
+            (
+                Waiter {
+                    queue: self,
+                    key,
+                    ticket,
+                    waits: true,
+                },
+                granted,
+            )
         };
         let permit = granted.await;
         waiter.waits = false;
@@ -159,7 +186,11 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
     /// A snapshot of all keys together.
     pub fn load(&self) -> FairLoad {
         let state = self.0.state.lock();
-        FairLoad { held: state.held, waiting: state.waiting, keys: state.keys.len() }
+        FairLoad {
+            held: state.held,
+            waiting: state.waiting,
+            keys: state.keys.len(),
+        }
     }
 
     /// A snapshot of one key.
@@ -174,7 +205,12 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
     }
 
     fn permit(&self, key: K, estimate: u64) -> FairPermit<K> {
-        FairPermit { queue: self.clone(), key, estimate, cost: estimate }
+        FairPermit {
+            queue: self.clone(),
+            key,
+            estimate,
+            cost: estimate,
+        }
     }
 
     fn send(&self, grants: Vec<Grant<K>>) {
@@ -197,7 +233,12 @@ impl<K: Ord + Hash + Clone> FairPermit<K> {
 impl<K: Ord + Hash + Clone> Drop for FairPermit<K> {
     fn drop(&mut self) {
         let limits = &self.queue.0.limits;
-        let grants = self.queue.0.state.lock().release(limits, &self.key, self.estimate, self.cost);
+        let grants = self
+            .queue
+            .0
+            .state
+            .lock()
+            .release(limits, &self.key, self.estimate, self.cost);
         self.queue.send(grants);
     }
 }
@@ -213,7 +254,11 @@ struct Waiter<'a, K: Ord + Hash + Clone> {
 impl<K: Ord + Hash + Clone> Drop for Waiter<'_, K> {
     fn drop(&mut self) {
         if self.waits {
-            self.queue.0.state.lock().leave(&self.queue.0.limits, self.key, self.ticket);
+            self.queue
+                .0
+                .state
+                .lock()
+                .leave(&self.queue.0.limits, self.key, self.ticket);
         }
     }
 }
@@ -249,13 +294,16 @@ impl<K: Ord + Hash + Clone> State<K> {
         self.held += 1;
         self.now = self.begins(key);
         if estimate > 0 {
-            self.ends.insert(key.clone(), self.now.saturating_add(estimate));
+            self.ends
+                .insert(key.clone(), self.now.saturating_add(estimate));
         }
     }
 
     /// The virtual time at which the next work of a key begins.
     fn begins(&self, key: &K) -> u64 {
-        self.ends.get(key).map_or(self.now, |ends| self.now.max(*ends))
+        self.ends
+            .get(key)
+            .map_or(self.now, |ends| self.now.max(*ends))
     }
 
     fn enqueue(&mut self, limits: &FairLimits, key: &K, waiting: Waiting<K>) -> u64 {
@@ -268,10 +316,17 @@ impl<K: Ord + Hash + Clone> State<K> {
 
     fn share(&mut self, key: &K) -> &mut Share<K> {
         if !self.keys.contains_key(key) {
-            let share = Share { held: 0, turn: self.next, waiting: BTreeMap::new(), rank: None };
+            let share = Share {
+                held: 0,
+                turn: self.next,
+                waiting: BTreeMap::new(),
+                rank: None,
+            };
             self.keys.insert(key.clone(), share);
         }
-        self.keys.get_mut(key).expect("it was inserted if it was missing")
+        self.keys
+            .get_mut(key)
+            .expect("it was inserted if it was missing")
     }
 
     /// Puts a key into `ready` if it belongs there and is not there yet.
@@ -282,7 +337,11 @@ impl<K: Ord + Hash + Clone> State<K> {
             && share.held < limits.per_key
             && share.rank.is_none()
         {
-            let rank = Rank { held: share.held, ends: begins.saturating_add(first.estimate), turn: share.turn };
+            let rank = Rank {
+                held: share.held,
+                ends: begins.saturating_add(first.estimate),
+                turn: share.turn,
+            };
             share.rank = Some(rank);
             self.ready.insert((rank, key.clone()));
         }
@@ -339,7 +398,11 @@ impl<K: Ord + Hash + Clone> State<K> {
         if estimate == cost && cost == 0 {
             return;
         }
-        let ends = self.ends.get(key).map_or(self.now, |ends| ends.saturating_sub(estimate)).saturating_add(cost);
+        let ends = self
+            .ends
+            .get(key)
+            .map_or(self.now, |ends| ends.saturating_sub(estimate))
+            .saturating_add(cost);
         if ends > self.now {
             self.ends.insert(key.clone(), ends);
         } else {
@@ -349,7 +412,11 @@ impl<K: Ord + Hash + Clone> State<K> {
 
     /// Puts a key back into `ready`, or forgets it if it is idle.
     fn settle(&mut self, limits: &FairLimits, key: &K) {
-        if self.keys.get(key).is_some_and(|share| share.held == 0 && share.waiting.is_empty()) {
+        if self
+            .keys
+            .get(key)
+            .is_some_and(|share| share.held == 0 && share.waiting.is_empty())
+        {
             self.keys.remove(key);
         } else {
             self.place(limits, key);

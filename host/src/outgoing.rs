@@ -32,7 +32,9 @@ pub(crate) fn problem(error: &ureq::Error) -> String {
         ureq::Error::Timeout(_) => "no answer in time".to_owned(),
         ureq::Error::Io(error) => error.kind().to_string(),
         ureq::Error::HostNotFound => "its host is not found".to_owned(),
-        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => "no safe connection: is its certificate valid?".to_owned(),
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
+            "no safe connection: is its certificate valid?".to_owned()
+        }
         _ => "it cannot be asked, or what it answers is no HTTP".to_owned(),
     }
 }

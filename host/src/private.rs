@@ -34,7 +34,12 @@ pub fn create_folder(path: &Path) -> io::Result<()> {
 /// Options that read and write, and create what is missing with mode 0600.
 pub fn read_and_write() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.create(true).truncate(false).read(true).write(true).mode(FILE);
+    options
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(FILE);
     options
 }
 
@@ -43,7 +48,11 @@ pub fn read_and_write() -> OpenOptions {
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`], or another of the file system's.
 pub fn create_new(path: &Path) -> io::Result<std::fs::File> {
-    OpenOptions::new().create_new(true).write(true).mode(FILE).open(path)
+    OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(FILE)
+        .open(path)
 }
 
 /// Takes from others what they may do with a file or a folder. Returns whether they could do anything; what is not there
@@ -107,7 +116,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (data, outside) = (folder.path().join("data"), folder.path().join("outside"));
         create_folder(&data.join("deep")).expect("is created");
-        for (path, bits) in [(data.join("a"), 0o644), (data.join("deep/b"), 0o666), (outside.clone(), 0o644)] {
+        for (path, bits) in [
+            (data.join("a"), 0o644),
+            (data.join("deep/b"), 0o666),
+            (outside.clone(), 0o644),
+        ] {
             std::fs::write(&path, "x").expect("is written");
             std::fs::set_permissions(&path, Permissions::from_mode(bits)).expect("is set");
         }
@@ -115,9 +128,21 @@ mod tests {
         for path in [&data, &data.join("deep")] {
             std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("is set");
         }
-        assert_eq!(tighten_all(&data).expect("is read"), Tightened { changed: 4, failed: 0 });
-        assert_eq!([&data, &data.join("deep")].map(|path| mode(path)), [0o700, 0o700]);
-        assert_eq!([&data.join("a"), &data.join("deep/b")].map(|path| mode(path)), [0o600, 0o600]);
+        assert_eq!(
+            tighten_all(&data).expect("is read"),
+            Tightened {
+                changed: 4,
+                failed: 0
+            }
+        );
+        assert_eq!(
+            [&data, &data.join("deep")].map(|path| mode(path)),
+            [0o700, 0o700]
+        );
+        assert_eq!(
+            [&data.join("a"), &data.join("deep/b")].map(|path| mode(path)),
+            [0o600, 0o600]
+        );
         assert_eq!(mode(&outside), 0o644);
         assert_eq!(tighten_all(&data).expect("is read"), Tightened::default());
     }
@@ -128,6 +153,9 @@ mod tests {
         let path = folder.path().join("secret");
         drop(create_new(&path).expect("is created"));
         assert_eq!(mode(&path), 0o600);
-        assert_eq!(create_new(&path).map(drop).expect_err("is there").kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            create_new(&path).map(drop).expect_err("is there").kind(),
+            io::ErrorKind::AlreadyExists
+        );
     }
 }

@@ -23,7 +23,10 @@ pub(crate) struct Slots<K, T> {
 impl<K: Hash + Eq, T: Default> Slots<K, T> {
     /// Keeps at most `max` slots. A caller that comes when all are in use gets one for itself alone.
     pub(crate) fn new(max: usize) -> Self {
-        Self { slots: Arc::default(), max }
+        Self {
+            slots: Arc::default(),
+            max,
+        }
     }
 
     /// The slot of a key, a new and empty one if there is none. `in_use`: whether a value is still worth its slot; asked
@@ -34,7 +37,9 @@ impl<K: Hash + Eq, T: Default> Slots<K, T> {
             return Arc::clone(slot);
         }
         if slots.len() >= self.max {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().map_or(true, |value| in_use(&value)));
+            slots.retain(|_, slot| {
+                Arc::strong_count(slot) > 1 || slot.try_lock().map_or(true, |value| in_use(&value))
+            });
         }
         let slot = Slot::default();
         if slots.len() < self.max {
@@ -51,7 +56,10 @@ impl<K: Hash + Eq, T: Default> Slots<K, T> {
 
 impl<K, T> Clone for Slots<K, T> {
     fn clone(&self) -> Self {
-        Self { slots: Arc::clone(&self.slots), max: self.max }
+        Self {
+            slots: Arc::clone(&self.slots),
+            max: self.max,
+        }
     }
 }
 
@@ -65,11 +73,20 @@ mod tests {
         let slow = slots.get("slow", |_| true);
         let mut working = slow.lock().await;
         let same = slots.get("slow", |_| true);
-        assert!(same.try_lock().is_err(), "the second caller waits for the first");
+        assert!(
+            same.try_lock().is_err(),
+            "the second caller waits for the first"
+        );
         *slots.get("quick", |_| true).lock().await = 2;
         *working = 1;
         drop(working);
-        assert_eq!((*same.lock().await, *slots.get("quick", |_| true).lock().await), (1, 2));
+        assert_eq!(
+            (
+                *same.lock().await,
+                *slots.get("quick", |_| true).lock().await
+            ),
+            (1, 2)
+        );
     }
 
     #[tokio::test]

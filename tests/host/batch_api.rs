@@ -30,27 +30,47 @@ fn ask(about: &str, number: usize) -> Value {
 }
 
 fn start(host: &TestHost, items: &[Value]) -> Value {
-    checked(host.post("/instances:batch", &json!({ "items": items })), items.len())
+    checked(
+        host.post("/instances:batch", &json!({ "items": items })),
+        items.len(),
+    )
 }
 
 /// The body of an answer that has one result for each item, and counts them.
 fn checked(reply: Reply, items: usize) -> Value {
     assert_eq!(reply.status, 200, "{}", reply.json);
     let results = reply.json["results"].as_array().expect("results");
-    let failed = results.iter().filter(|result| result.get("error").is_some()).count();
+    let failed = results
+        .iter()
+        .filter(|result| result.get("error").is_some())
+        .count();
     assert_eq!(results.len(), items);
-    assert_eq!((&reply.json["failed"], &reply.json["succeeded"]), (&json!(failed), &json!(items - failed)));
+    assert_eq!(
+        (&reply.json["failed"], &reply.json["succeeded"]),
+        (&json!(failed), &json!(items - failed))
+    );
     reply.json
 }
 
 fn codes(answer: &Value) -> Vec<&str> {
     let results = answer["results"].as_array().expect("results");
-    results.iter().map(|result| result["error"]["code"].as_str().unwrap_or("ok")).collect()
+    results
+        .iter()
+        .map(|result| result["error"]["code"].as_str().unwrap_or("ok"))
+        .collect()
 }
 
 fn ids(answer: &Value) -> Vec<String> {
     let results = answer["results"].as_array().expect("results");
-    results.iter().map(|result| result["id"].as_str().unwrap_or_else(|| panic!("{result}")).to_owned()).collect()
+    results
+        .iter()
+        .map(|result| {
+            result["id"]
+                .as_str()
+                .unwrap_or_else(|| panic!("{result}"))
+                .to_owned()
+        })
+        .collect()
 }
 
 /// Instances about one kind of thing: which thing each is about.
@@ -58,7 +78,9 @@ fn about(host: &TestHost, entity_type: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut after = String::new();
     loop {
-        let page = host.get(&format!("/instances?limit=200&entity_type={entity_type}{after}"));
+        let page = host.get(&format!(
+            "/instances?limit=200&entity_type={entity_type}{after}"
+        ));
         for instance in page["items"].as_array().expect("items") {
             let text = |name: &str| instance[name].as_str().unwrap_or_default().to_owned();
             found.insert(text("id"), text("entity_id"));
@@ -172,13 +194,33 @@ proptest! {
 #[test]
 fn a_thousand_items_are_taken_and_one_more_is_refused_as_a_whole() {
     let items: Vec<_> = (0..1_001).map(|number| ask("thousand", number)).collect();
-    for path in ["/instances:batch", "/instances:batch-update", "/approvals:batch-decide"] {
+    for path in [
+        "/instances:batch",
+        "/instances:batch-update",
+        "/approvals:batch-decide",
+    ] {
         let refused = host().post(path, &json!({ "items": items }));
-        assert_eq!((refused.status, refused.code()), (400, "invalid-request"), "{}", refused.json);
-        assert_eq!(refused.message(), "at most 1000 items a request, and there are 1001");
+        assert_eq!(
+            (refused.status, refused.code()),
+            (400, "invalid-request"),
+            "{}",
+            refused.json
+        );
+        assert_eq!(
+            refused.message(),
+            "at most 1000 items a request, and there are 1001"
+        );
     }
-    let refused = host().post("/instances:batch-status", &json!({ "ids": vec!["x"; 1_001] }));
-    assert_eq!((refused.status, refused.code()), (400, "invalid-request"), "{}", refused.json);
+    let refused = host().post(
+        "/instances:batch-status",
+        &json!({ "ids": vec!["x"; 1_001] }),
+    );
+    assert_eq!(
+        (refused.status, refused.code()),
+        (400, "invalid-request"),
+        "{}",
+        refused.json
+    );
     assert_eq!(about(host(), "thousand").len(), 0);
     let created = ids(&start(host(), &items[..1_000]));
     let found = about(host(), "thousand");
@@ -186,24 +228,46 @@ fn a_thousand_items_are_taken_and_one_more_is_refused_as_a_whole() {
     for (number, id) in created.iter().enumerate() {
         assert_eq!(found[id], number.to_string());
     }
-    assert_eq!(start(host(), &[]), json!({ "results": [], "succeeded": 0, "failed": 0 }));
+    assert_eq!(
+        start(host(), &[]),
+        json!({ "results": [], "succeeded": 0, "failed": 0 })
+    );
 }
 
 #[test]
 fn an_item_is_answered_as_a_request_of_its_own() {
     let alone = |body: Value| host().post("/workflows/ask/instances", &body).json["error"].clone();
-    let (empty, long) = (json!({ "entity_type": "" }), json!({ "project_id": "x".repeat(257) }));
+    let (empty, long) = (
+        json!({ "entity_type": "" }),
+        json!({ "project_id": "x".repeat(257) }),
+    );
     let missing = host().post("/workflows/nobody/instances", &json!({})).json["error"].clone();
     let named = |mut item: Value, workflow: &str| {
         item["workflow"] = workflow.into();
         item
     };
-    let items = [named(json!({}), "nobody"), named(empty.clone(), "ask"), named(long.clone(), "ask"), ask("alone", 1)];
+    let items = [
+        named(json!({}), "nobody"),
+        named(empty.clone(), "ask"),
+        named(long.clone(), "ask"),
+        ask("alone", 1),
+    ];
     let answer = start(host(), &items);
-    let errors: Vec<_> = answer["results"].as_array().expect("results").iter().map(|result| &result["error"]).collect();
-    assert_eq!(errors, [&missing, &alone(empty), &alone(long), &Value::Null]);
+    let errors: Vec<_> = answer["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .map(|result| &result["error"])
+        .collect();
+    assert_eq!(
+        errors,
+        [&missing, &alone(empty), &alone(long), &Value::Null]
+    );
     let created = &answer["results"][3];
-    assert_eq!(created["status_url"], format!("/instances/{}", created["id"].as_str().expect("an id")));
+    assert_eq!(
+        created["status_url"],
+        format!("/instances/{}", created["id"].as_str().expect("an id"))
+    );
 }
 
 #[test]
@@ -213,21 +277,53 @@ fn a_request_that_makes_no_sense_is_refused_as_a_whole() {
         ("/instances:batch", "[]", ""),
         ("/instances:batch", "{}", "missing field `items`"),
         ("/instances:batch", r#"{"items": {}}"#, "expected a list"),
-        ("/instances:batch", r#"{"items": [], "dry_run": true}"#, "unknown field `dry_run`"),
+        (
+            "/instances:batch",
+            r#"{"items": [], "dry_run": true}"#,
+            "unknown field `dry_run`",
+        ),
         ("/instances:batch", r#"{"items": [1,]}"#, ""),
-        ("/instances:batch-update", r#"{"ids": []}"#, "unknown field `ids`"),
-        ("/instances:batch-status", r#"{"items": []}"#, "unknown field `items`"),
-        ("/approvals:batch-decide", r#"{"items": null}"#, "expected a list"),
+        (
+            "/instances:batch-update",
+            r#"{"ids": []}"#,
+            "unknown field `ids`",
+        ),
+        (
+            "/instances:batch-status",
+            r#"{"items": []}"#,
+            "unknown field `items`",
+        ),
+        (
+            "/approvals:batch-decide",
+            r#"{"items": null}"#,
+            "expected a list",
+        ),
     ] {
         let reply = host().request("POST", path, body);
-        assert_eq!((reply.status, reply.code()), (400, "invalid-request"), "{body}: {}", reply.json);
-        assert!(reply.message().contains(part), "{body}: {}", reply.message());
+        assert_eq!(
+            (reply.status, reply.code()),
+            (400, "invalid-request"),
+            "{body}: {}",
+            reply.json
+        );
+        assert!(
+            reply.message().contains(part),
+            "{body}: {}",
+            reply.message()
+        );
     }
     let token = format!("Bearer {}", host().token);
-    let headers = [("authorization", token.as_str()), ("idempotency-key", "once")];
+    let headers = [
+        ("authorization", token.as_str()),
+        ("idempotency-key", "once"),
+    ];
     let reply = host().send("POST", "/instances:batch", &headers, r#"{"items": []}"#);
     assert_eq!(reply.status, 400, "{}", reply.json);
-    assert!(reply.message().contains("idempotency_key"), "{}", reply.message());
+    assert!(
+        reply.message().contains("idempotency_key"),
+        "{}",
+        reply.message()
+    );
 }
 
 #[test]
@@ -240,7 +336,11 @@ fn malformed_items_fail_alone() {
     );
     let answer = checked(host().request("POST", "/instances:batch", body), 7);
     let bad = "invalid-request";
-    assert_eq!(codes(&answer), ["ok", bad, bad, bad, bad, bad, "ok"], "{answer}");
+    assert_eq!(
+        codes(&answer),
+        ["ok", bad, bad, bad, bad, bad, "ok"],
+        "{answer}"
+    );
 }
 
 #[test]
@@ -253,8 +353,15 @@ fn a_repeated_batch_starts_nothing_twice() {
     let first = start(host(), &(0..250).map(keyed).collect::<Vec<_>>());
     let second = start(host(), &(100..350).map(keyed).collect::<Vec<_>>());
     assert_eq!(ids(&first)[100..], ids(&second)[..150]);
-    let existing = second["results"].as_array().expect("results").iter().map(|result| result["existing"] == true);
-    assert_eq!(existing.collect::<Vec<_>>(), (100..350).map(|number| number < 250).collect::<Vec<_>>());
+    let existing = second["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .map(|result| result["existing"] == true);
+    assert_eq!(
+        existing.collect::<Vec<_>>(),
+        (100..350).map(|number| number < 250).collect::<Vec<_>>()
+    );
     assert_eq!(about(host(), "repeated").len(), 350);
 }
 
@@ -264,33 +371,61 @@ fn a_row_that_the_database_refuses_fails_alone() {
     let database = host.data.path().join("stepwell").join("stepwell.db");
     // No value that a client can send is refused by the tables as they are.
     let index = "CREATE UNIQUE INDEX no_twins ON workflow_instances (entity_id) WHERE entity_type = 'unique'";
-    let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let threads = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
     threads.block_on(async {
         let url = format!("sqlite:{}", database.display());
         let mut connection = SqliteConnection::connect(&url).await.expect("connects");
-        sqlx::query(index).execute(&mut connection).await.expect("makes an index");
+        sqlx::query(index)
+            .execute(&mut connection)
+            .await
+            .expect("makes an index");
     });
     let mut items: Vec<_> = (0..250).map(|number| ask("unique", number)).collect();
     items[30] = ask("unique", 10);
     items[140] = ask("unique", 100);
     let answer = start(&host, &items);
-    let expected: Vec<_> = (0..250).map(|number| if matches!(number, 30 | 140) { "conflict" } else { "ok" }).collect();
+    let expected: Vec<_> = (0..250)
+        .map(|number| {
+            if matches!(number, 30 | 140) {
+                "conflict"
+            } else {
+                "ok"
+            }
+        })
+        .collect();
     assert_eq!(codes(&answer), expected);
     assert_eq!(about(&host, "unique").len(), 248);
 }
 
 #[test]
 fn statuses_do_not_wait_for_the_batches_that_write() {
-    let host = TestHost::on("", vec![("STEPWELL_BATCH__CONCURRENCY".to_owned(), "1".to_owned())]);
+    let host = TestHost::on(
+        "",
+        vec![("STEPWELL_BATCH__CONCURRENCY".to_owned(), "1".to_owned())],
+    );
     host.apply(ASK);
     let started = ids(&start(&host, &[ask("seen", 1), ask("seen", 2)]));
     // One of them is in the cache, the other is not.
     host.instance(&started[0]);
-    let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    let database = format!("sqlite:{}", host.data.path().join("stepwell/stepwell.db").display());
+    let threads = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
+    let database = format!(
+        "sqlite:{}",
+        host.data.path().join("stepwell/stepwell.db").display()
+    );
     let mut writer = threads.block_on(async {
-        let mut writer = SqliteConnection::connect(&database).await.expect("connects");
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut writer).await.expect("locks out other writers");
+        let mut writer = SqliteConnection::connect(&database)
+            .await
+            .expect("connects");
+        sqlx::query("BEGIN IMMEDIATE")
+            .execute(&mut writer)
+            .await
+            .expect("locks out other writers");
         writer
     });
     std::thread::scope(|scope| {
@@ -301,23 +436,43 @@ fn statuses_do_not_wait_for_the_batches_that_write() {
         });
         eventually("both are there", || {
             let engine = host.get("/workflow-metrics/stats")["engine"].clone();
-            (engine["batch_chunks_running"] == 1 && engine["batch_chunks_waiting"] == 1).then_some(())
+            (engine["batch_chunks_running"] == 1 && engine["batch_chunks_waiting"] == 1)
+                .then_some(())
         });
-        let answer = checked(host.post("/instances:batch-status", &json!({ "ids": started })), 2);
+        let answer = checked(
+            host.post("/instances:batch-status", &json!({ "ids": started })),
+            2,
+        );
         assert_eq!(answer["failed"], 0, "{answer}");
-        assert!(calls.iter().all(|call| !call.is_finished()), "the database is locked");
-        threads.block_on(async { sqlx::query("ROLLBACK").execute(&mut writer).await }).expect("lets others write");
+        assert!(
+            calls.iter().all(|call| !call.is_finished()),
+            "the database is locked"
+        );
+        threads
+            .block_on(async { sqlx::query("ROLLBACK").execute(&mut writer).await })
+            .expect("lets others write");
         for call in calls {
-            assert_eq!(checked(call.join().expect("does not panic"), 1)["succeeded"], 1);
+            assert_eq!(
+                checked(call.join().expect("does not panic"), 1)["succeeded"],
+                1
+            );
         }
     });
 }
 
 #[test]
 fn instances_are_labelled_and_cancelled_one_by_one_in_their_order() {
-    let started = ids(&start(host(), &(0..220).map(|number| ask("updated", number)).collect::<Vec<_>>()));
-    let mut items: Vec<_> =
-        started.iter().enumerate().map(|(number, id)| json!({ "id": id, "metadata": { "number": number } })).collect();
+    let started = ids(&start(
+        host(),
+        &(0..220)
+            .map(|number| ask("updated", number))
+            .collect::<Vec<_>>(),
+    ));
+    let mut items: Vec<_> = started
+        .iter()
+        .enumerate()
+        .map(|(number, id)| json!({ "id": id, "metadata": { "number": number } }))
+        .collect();
     let cancel = |id: &str| json!({ "id": id, "cancel": true });
     items.extend([
         cancel(&started[0]),
@@ -333,10 +488,31 @@ fn instances_are_labelled_and_cancelled_one_by_one_in_their_order() {
         json!({ "id": started[0], "metadata": { "after": "the end" } }),
         cancel(&started[3]),
     ]);
-    let answer = checked(host().post("/instances:batch-update", &json!({ "items": items })), 232);
-    let last = ["ok", "ok", "conflict", "not-found", "not-found", "invalid", "invalid"];
-    let last = last.into_iter().chain(["invalid-request", "invalid-request", "invalid-request", "ok", "ok"]);
-    assert_eq!(codes(&answer), vec!["ok"; 220].into_iter().chain(last).collect::<Vec<_>>(), "{answer}");
+    let answer = checked(
+        host().post("/instances:batch-update", &json!({ "items": items })),
+        232,
+    );
+    let last = [
+        "ok",
+        "ok",
+        "conflict",
+        "not-found",
+        "not-found",
+        "invalid",
+        "invalid",
+    ];
+    let last = last.into_iter().chain([
+        "invalid-request",
+        "invalid-request",
+        "invalid-request",
+        "ok",
+        "ok",
+    ]);
+    assert_eq!(
+        codes(&answer),
+        vec!["ok"; 220].into_iter().chain(last).collect::<Vec<_>>(),
+        "{answer}"
+    );
     assert_eq!(answer["results"][5], json!({ "id": started[5] }));
     for (number, status, metadata) in [
         (0, "cancelled", json!({ "after": "the end" })),
@@ -352,20 +528,61 @@ fn instances_are_labelled_and_cancelled_one_by_one_in_their_order() {
 
 #[test]
 fn statuses_are_answered_in_the_order_asked() {
-    let started = ids(&start(host(), &(0..3).map(|number| ask("states", number)).collect::<Vec<_>>()));
+    let started = ids(&start(
+        host(),
+        &(0..3)
+            .map(|number| ask("states", number))
+            .collect::<Vec<_>>(),
+    ));
     for id in &started {
         host().wait_for(id, |status| status == "waiting");
     }
-    assert_eq!(host().post(&format!("/instances/{}/cancel", started[1]), &json!({})).status, 200);
-    let asked = json!([started[2], "no-id", started[1], 7, "00000000-0000-7000-8000-000000000000", started[2]]);
-    let answer = checked(host().post("/instances:batch-status", &json!({ "ids": asked })), 6);
-    assert_eq!(codes(&answer), ["ok", "not-found", "ok", "invalid-request", "not-found", "ok"]);
-    assert_eq!(answer["results"][0], json!({ "id": started[2], "status": "waiting", "current_step": "ask" }));
+    assert_eq!(
+        host()
+            .post(&format!("/instances/{}/cancel", started[1]), &json!({}))
+            .status,
+        200
+    );
+    let asked = json!([
+        started[2],
+        "no-id",
+        started[1],
+        7,
+        "00000000-0000-7000-8000-000000000000",
+        started[2]
+    ]);
+    let answer = checked(
+        host().post("/instances:batch-status", &json!({ "ids": asked })),
+        6,
+    );
+    assert_eq!(
+        codes(&answer),
+        [
+            "ok",
+            "not-found",
+            "ok",
+            "invalid-request",
+            "not-found",
+            "ok"
+        ]
+    );
+    assert_eq!(
+        answer["results"][0],
+        json!({ "id": started[2], "status": "waiting", "current_step": "ask" })
+    );
     assert_eq!(answer["results"][2]["status"], "cancelled");
     assert_eq!(answer["results"][5], answer["results"][0]);
     // None of these is cached: one SELECT for a chunk.
-    let many = ids(&start(host(), &(0..1_000).map(|number| ask("many-states", number)).collect::<Vec<_>>()));
-    let answer = checked(host().post("/instances:batch-status", &json!({ "ids": many })), 1_000);
+    let many = ids(&start(
+        host(),
+        &(0..1_000)
+            .map(|number| ask("many-states", number))
+            .collect::<Vec<_>>(),
+    ));
+    let answer = checked(
+        host().post("/instances:batch-status", &json!({ "ids": many })),
+        1_000,
+    );
     assert_eq!(ids(&answer), many);
 }
 
@@ -379,12 +596,17 @@ fn approvals_are_decided_one_by_one_in_their_order() {
         .iter()
         .map(|id| {
             let instance = host.wait_for(id, |status| status == "waiting");
-            instance["approvals"][0]["id"].as_str().expect("an id").to_owned()
+            instance["approvals"][0]["id"]
+                .as_str()
+                .expect("an id")
+                .to_owned()
         })
         .collect();
-    let decide = |number: usize, decision: &str| json!({ "id": approvals[number], "decision": decision });
-    let mut items: Vec<_> =
-        (0..140).map(|number| decide(number, if number % 2 == 0 { "approve" } else { "reject" })).collect();
+    let decide =
+        |number: usize, decision: &str| json!({ "id": approvals[number], "decision": decision });
+    let mut items: Vec<_> = (0..140)
+        .map(|number| decide(number, if number % 2 == 0 { "approve" } else { "reject" }))
+        .collect();
     let mut long = decide(141, "approve");
     long["comment"] = "x".repeat(4_097).into();
     let mut said = decide(142, "reject");
@@ -398,12 +620,40 @@ fn approvals_are_decided_one_by_one_in_their_order() {
         said,
         decide(140, "approve"),
     ]);
-    let answer = checked(host.post("/approvals:batch-decide", &json!({ "items": items })), 147);
-    let last = ["conflict", "forbidden", "not-found", "invalid-request", "invalid", "ok", "ok"];
-    assert_eq!(codes(&answer), vec!["ok"; 140].into_iter().chain(last).collect::<Vec<_>>(), "{answer}");
-    for (number, result) in answer["results"].as_array().expect("results").iter().take(140).enumerate() {
-        let status = if number % 2 == 0 { "approved" } else { "rejected" };
-        assert_eq!((&result["id"], &result["status"]), (&json!(approvals[number]), &json!(status)));
+    let answer = checked(
+        host.post("/approvals:batch-decide", &json!({ "items": items })),
+        147,
+    );
+    let last = [
+        "conflict",
+        "forbidden",
+        "not-found",
+        "invalid-request",
+        "invalid",
+        "ok",
+        "ok",
+    ];
+    assert_eq!(
+        codes(&answer),
+        vec!["ok"; 140].into_iter().chain(last).collect::<Vec<_>>(),
+        "{answer}"
+    );
+    for (number, result) in answer["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .take(140)
+        .enumerate()
+    {
+        let status = if number % 2 == 0 {
+            "approved"
+        } else {
+            "rejected"
+        };
+        assert_eq!(
+            (&result["id"], &result["status"]),
+            (&json!(approvals[number]), &json!(status))
+        );
     }
     assert_eq!(answer["results"][145]["comment"], "not yet");
     assert_eq!(host.wait(&instances[0])["status"], "completed");
@@ -417,27 +667,53 @@ fn another_teams_instances_and_approvals_are_not_there() {
     assert_eq!(other.request("POST", "/workflows", ASK).status, 201);
     let theirs = other.start_instance("ask", &json!({ "who": "somebody" }));
     let approval = crate::harness::eventually("they are asked", || {
-        other.get(&format!("/instances/{theirs}"))["approvals"][0]["id"].as_str().map(ToOwned::to_owned)
+        other.get(&format!("/instances/{theirs}"))["approvals"][0]["id"]
+            .as_str()
+            .map(ToOwned::to_owned)
     });
     for (path, body) in [
         ("/instances:batch-status", json!({ "ids": [theirs] })),
-        ("/instances:batch-update", json!({ "items": [{ "id": theirs, "cancel": true }] })),
-        ("/instances:batch-update", json!({ "items": [{ "id": theirs, "metadata": { "ours": true } }] })),
-        ("/approvals:batch-decide", json!({ "items": [{ "id": approval, "decision": "approve" }] })),
+        (
+            "/instances:batch-update",
+            json!({ "items": [{ "id": theirs, "cancel": true }] }),
+        ),
+        (
+            "/instances:batch-update",
+            json!({ "items": [{ "id": theirs, "metadata": { "ours": true } }] }),
+        ),
+        (
+            "/approvals:batch-decide",
+            json!({ "items": [{ "id": approval, "decision": "approve" }] }),
+        ),
     ] {
         let answer = checked(host().post(path, &body), 1);
         assert_eq!(codes(&answer), ["not-found"], "{path}: {answer}");
     }
     let untouched = other.get(&format!("/instances/{theirs}"));
-    assert_eq!((&untouched["status"], &untouched["metadata"]), (&json!("waiting"), &json!({})));
+    assert_eq!(
+        (&untouched["status"], &untouched["metadata"]),
+        (&json!("waiting"), &json!({}))
+    );
     // What is another team's workflow is not there either, and its keys are free.
     let mut keyed = ask("keyed-by-two", 1);
     keyed["idempotency_key"] = "of-two-teams".into();
     let body = json!({ "items": [keyed] });
     let ours = ids(&checked(host().post("/instances:batch", &body), 1));
-    assert_ne!(ours, ids(&checked(other.request("POST", "/instances:batch", body.to_string()), 1)));
+    assert_ne!(
+        ours,
+        ids(&checked(
+            other.request("POST", "/instances:batch", body.to_string()),
+            1
+        ))
+    );
     let stranger = Team::new(host(), "batch-api-stranger");
-    assert_eq!(codes(&checked(stranger.request("POST", "/instances:batch", body.to_string()), 1)), ["not-found"]);
+    assert_eq!(
+        codes(&checked(
+            stranger.request("POST", "/instances:batch", body.to_string()),
+            1
+        )),
+        ["not-found"]
+    );
 }
 
 #[test]
@@ -449,14 +725,39 @@ fn each_batch_needs_its_permission() {
         ("/instances:batch-status", "workflow_read", r#"{"ids": []}"#),
         ("/approvals:batch-decide", "approval_decide", body),
     ] {
-        let others: Vec<_> = ["workflow_read", "workflow_start", "workflow_manage", "plugin_manage", "approval_decide"]
-            .into_iter()
-            .filter(|other| *other != permission)
-            .collect();
-        let without = host().request_as(&host().token_for("default", "without", &others), "POST", path, body);
-        assert_eq!((without.status, without.code()), (403, "permission-missing"), "{path}: {}", without.json);
-        assert!(without.message().contains(permission), "{}", without.message());
-        let with = host().request_as(&host().token_for("default", "with", &[permission]), "POST", path, body);
+        let others: Vec<_> = [
+            "workflow_read",
+            "workflow_start",
+            "workflow_manage",
+            "plugin_manage",
+            "approval_decide",
+        ]
+        .into_iter()
+        .filter(|other| *other != permission)
+        .collect();
+        let without = host().request_as(
+            &host().token_for("default", "without", &others),
+            "POST",
+            path,
+            body,
+        );
+        assert_eq!(
+            (without.status, without.code()),
+            (403, "permission-missing"),
+            "{path}: {}",
+            without.json
+        );
+        assert!(
+            without.message().contains(permission),
+            "{}",
+            without.message()
+        );
+        let with = host().request_as(
+            &host().token_for("default", "with", &[permission]),
+            "POST",
+            path,
+            body,
+        );
         assert_eq!(with.status, 200, "{path}: {}", with.json);
         assert_eq!(host().send("POST", path, &[], body).status, 401);
     }
@@ -464,28 +765,54 @@ fn each_batch_needs_its_permission() {
 
 #[test]
 fn a_batch_has_a_body_limit_of_its_own() {
-    let host = TestHost::with(&[("server.body_bytes_max", "100"), ("server.batch_body_bytes_max", "10000")]);
+    let host = TestHost::with(&[
+        ("server.body_bytes_max", "100"),
+        ("server.batch_body_bytes_max", "10000"),
+    ]);
     host.apply(ASK);
     let of_bytes = |bytes: usize| {
         let body = json!({ "items": [ask("large", 1)] }).to_string();
         format!("{body}{}", " ".repeat(bytes - body.len()))
     };
-    assert_eq!(host.request("POST", "/instances:batch", of_bytes(10_000)).status, 200);
+    assert_eq!(
+        host.request("POST", "/instances:batch", of_bytes(10_000))
+            .status,
+        200
+    );
     let refused = host.request("POST", "/instances:batch", of_bytes(10_001));
-    assert_eq!((refused.status, refused.code()), (413, "body-too-large"), "{}", refused.json);
+    assert_eq!(
+        (refused.status, refused.code()),
+        (413, "body-too-large"),
+        "{}",
+        refused.json
+    );
     assert!(refused.message().contains("10000"), "{}", refused.message());
 }
 
 #[test]
 fn the_settings_bound_a_batch() {
-    let host = TestHost::with(&[("batch.items_max", "7"), ("batch.size", "2"), ("batch.concurrency", "1")]);
+    let host = TestHost::with(&[
+        ("batch.items_max", "7"),
+        ("batch.size", "2"),
+        ("batch.concurrency", "1"),
+    ]);
     host.apply(ASK);
     let items: Vec<_> = (0..8).map(|number| ask("few", number)).collect();
     let refused = host.post("/instances:batch", &json!({ "items": items }));
-    assert!(refused.message().contains("at most 7 items"), "{}", refused.json);
+    assert!(
+        refused.message().contains("at most 7 items"),
+        "{}",
+        refused.json
+    );
     let created = ids(&start(&host, &items[..7]));
     let found = about(&host, "few");
-    assert_eq!(created.iter().map(|id| found[id].as_str()).collect::<Vec<_>>(), ["0", "1", "2", "3", "4", "5", "6"]);
+    assert_eq!(
+        created
+            .iter()
+            .map(|id| found[id].as_str())
+            .collect::<Vec<_>>(),
+        ["0", "1", "2", "3", "4", "5", "6"]
+    );
 }
 
 #[test]
@@ -495,16 +822,37 @@ fn batches_are_measured_by_kind() {
     items[2]["workflow"] = "nobody".into();
     let answer = start(&host, &items);
     let id = answer["results"][0]["id"].as_str().expect("an id");
-    host.post("/instances:batch-status", &json!({ "ids": [id, "00000000-0000-7000-8000-000000000000"] }));
-    host.post("/instances:batch-update", &json!({ "items": [{ "id": id, "metadata": {} }] }));
+    host.post(
+        "/instances:batch-status",
+        &json!({ "ids": [id, "00000000-0000-7000-8000-000000000000"] }),
+    );
+    host.post(
+        "/instances:batch-update",
+        &json!({ "items": [{ "id": id, "metadata": {} }] }),
+    );
     host.post("/approvals:batch-decide", &json!({ "items": [] }));
     let batches = host.get("/workflow-metrics/stats")["batches"].clone();
-    for (kind, items, failed) in
-        [("create-instances", 5, 1), ("get-statuses", 2, 1), ("update-instances", 1, 0), ("decide-approvals", 0, 0)]
-    {
+    for (kind, items, failed) in [
+        ("create-instances", 5, 1),
+        ("get-statuses", 2, 1),
+        ("update-instances", 1, 0),
+        ("decide-approvals", 0, 0),
+    ] {
         let batch = &batches[kind];
-        let numbers = (&batch["calls"], &batch["items"], &batch["failed_items"], &batch["largest"]);
-        assert_eq!(numbers, (&json!(1), &json!(items), &json!(failed), &json!(items)), "{kind}: {batches}");
+        let numbers = (
+            &batch["calls"],
+            &batch["items"],
+            &batch["failed_items"],
+            &batch["largest"],
+        );
+        assert_eq!(
+            numbers,
+            (&json!(1), &json!(items), &json!(failed), &json!(items)),
+            "{kind}: {batches}"
+        );
     }
-    assert_eq!(host.get("/workflow-metrics/stats")["lifecycle"]["created"], 4);
+    assert_eq!(
+        host.get("/workflow-metrics/stats")["lifecycle"]["created"],
+        4
+    );
 }

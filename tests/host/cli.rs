@@ -15,9 +15,17 @@ struct Run {
 
 impl Run {
     fn of(mut command: Command) -> Self {
-        let Output { status, stdout, stderr } = command.output().expect("runs");
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output().expect("runs");
         let text = |bytes| String::from_utf8(bytes).expect("is UTF-8");
-        Self { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+        Self {
+            code: status.code(),
+            stdout: text(stdout),
+            stderr: text(stderr),
+        }
     }
 
     /// What it printed, if it succeeded.
@@ -36,7 +44,12 @@ impl Run {
     /// What it complained of, if it failed and printed nothing.
     #[track_caller]
     fn complaint(self) -> String {
-        assert_eq!((self.code, self.stdout.as_str()), (Some(1), ""), "{}", self.stderr);
+        assert_eq!(
+            (self.code, self.stdout.as_str()),
+            (Some(1), ""),
+            "{}",
+            self.stderr
+        );
         assert!(self.stderr.contains("error: "), "{}", self.stderr);
         self.stderr
     }
@@ -53,7 +66,11 @@ impl TestHost {
 }
 
 fn guest(name: &str) -> String {
-    guests().join(format!("{name}.wasm")).to_str().expect("is UTF-8").to_owned()
+    guests()
+        .join(format!("{name}.wasm"))
+        .to_str()
+        .expect("is UTF-8")
+        .to_owned()
 }
 
 /// A file in a temporary directory that lives as long as the first value.
@@ -86,7 +103,11 @@ fn help_lists_the_commands_and_hides_what_is_not_for_people() {
         "cache",
         "config",
     ] {
-        assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{name} "))), "{name}: {help}");
+        assert!(
+            help.lines()
+                .any(|line| line.trim_start().starts_with(&format!("{name} "))),
+            "{name}: {help}"
+        );
     }
     assert!(!help.contains("compile-worker"), "{help}");
 }
@@ -100,10 +121,25 @@ fn help_does_not_show_the_token_of_the_environment() {
 
 #[test]
 fn a_usage_error_exits_with_2() {
-    for arguments in [&["no-such-command"][..], &["start"], &["serve", "--port", "1"], &["run", "x", "No Name"], &[]] {
+    for arguments in [
+        &["no-such-command"][..],
+        &["start"],
+        &["serve", "--port", "1"],
+        &["run", "x", "No Name"],
+        &[],
+    ] {
         let run = run(arguments);
-        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{arguments:?}: {}", run.stderr);
-        assert!(run.stderr.contains("Usage:") || run.stderr.contains("error:"), "{}", run.stderr);
+        assert_eq!(
+            (run.code, run.stdout.as_str()),
+            (Some(2), ""),
+            "{arguments:?}: {}",
+            run.stderr
+        );
+        assert!(
+            run.stderr.contains("Usage:") || run.stderr.contains("error:"),
+            "{}",
+            run.stderr
+        );
     }
 }
 
@@ -111,23 +147,53 @@ fn a_usage_error_exits_with_2() {
 fn a_plugin_is_uploaded_applied_started_and_shown() {
     let host = TestHost::start();
     let verdict = host.cli(&["plugin", "upload", &guest("hello")]).printed();
-    assert!(verdict.starts_with("hello@") && verdict.contains("steps greet"), "{verdict}");
-    let (_directory, workflow) =
-        file("greet.yaml", "name: greet\nsteps:\n  - { id: greet, plugin: hello, step: greet }");
-    assert_eq!(host.cli(&["workflow", "apply", &workflow]).printed(), "greet version 1: 1 step\n");
+    assert!(
+        verdict.starts_with("hello@") && verdict.contains("steps greet"),
+        "{verdict}"
+    );
+    let (_directory, workflow) = file(
+        "greet.yaml",
+        "name: greet\nsteps:\n  - { id: greet, plugin: hello, step: greet }",
+    );
+    assert_eq!(
+        host.cli(&["workflow", "apply", &workflow]).printed(),
+        "greet version 1: 1 step\n"
+    );
 
     let input = r#"{"name": "Ada"}"#;
-    let instance = host.cli(&["start", "greet", "--input", input, "--wait", "--json"]).json();
+    let instance = host
+        .cli(&["start", "greet", "--input", input, "--wait", "--json"])
+        .json();
     assert_eq!(instance["status"], "completed");
     assert_eq!(instance["output"], json!({ "greeting": "Hello, Ada!" }));
 
     let id = host.cli(&["start", "greet", "--input", input]).printed();
-    assert_eq!(host.wait(id.trim())["status"], "completed", "without --json only the id is printed");
-    assert!(host.cli(&["instances", id.trim()]).printed().contains("Hello, Ada!"));
-    assert!(host.cli(&["instances", "--status", "completed"]).printed().contains(id.trim()));
+    assert_eq!(
+        host.wait(id.trim())["status"],
+        "completed",
+        "without --json only the id is printed"
+    );
+    assert!(
+        host.cli(&["instances", id.trim()])
+            .printed()
+            .contains("Hello, Ada!")
+    );
+    assert!(
+        host.cli(&["instances", "--status", "completed"])
+            .printed()
+            .contains(id.trim())
+    );
     assert!(host.cli(&["stats"]).printed().contains("step hello/greet"));
-    assert!(host.cli(&["cache", "stats"]).printed().contains("workflow_versions"));
-    assert!(host.cli(&["cache", "clear"]).printed().starts_with("removed "));
+    assert!(
+        host.cli(&["cache", "stats"])
+            .printed()
+            .contains("workflow_versions")
+    );
+    assert!(
+        host.cli(&["cache", "clear"])
+            .printed()
+            .starts_with("removed ")
+    );
     for (arguments, pointer) in [
         (&["plugin", "list", "--json"][..], "/items/0/name"),
         (&["plugin", "show", "hello", "--json"], "/name"),
@@ -139,7 +205,12 @@ fn a_plugin_is_uploaded_applied_started_and_shown() {
         (&["stats", "--json"], "/operations/step hello~1greet/count"),
         (&["cache", "stats", "--json"], "/caches/0/hit_rate"),
         (&["cache", "cleanup", "--json"], "/removed"),
-        (&["cache", "clear", "--scope", "host", "--kind", "tokens", "--json"], "/kinds/tokens"),
+        (
+            &[
+                "cache", "clear", "--scope", "host", "--kind", "tokens", "--json",
+            ],
+            "/kinds/tokens",
+        ),
     ] {
         let answer = host.cli(arguments).json();
         assert!(answer.pointer(pointer).is_some(), "{arguments:?}: {answer}");
@@ -150,11 +221,26 @@ fn a_plugin_is_uploaded_applied_started_and_shown() {
 fn waiting_for_an_instance_that_fails_is_an_error() {
     let host = TestHost::start();
     host.scenario("fatal");
-    let run = host.cli(&["start", "fatal", "--wait", "--json", "--input", r#"{"message": "it is closed"}"#]);
+    let run = host.cli(&[
+        "start",
+        "fatal",
+        "--wait",
+        "--json",
+        "--input",
+        r#"{"message": "it is closed"}"#,
+    ]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
-    assert!(run.stderr.contains("error: the instance is failed: it is closed"), "{}", run.stderr);
+    assert!(
+        run.stderr
+            .contains("error: the instance is failed: it is closed"),
+        "{}",
+        run.stderr
+    );
     let instance: Value = serde_json::from_str(&run.stdout).expect("is JSON");
-    assert_eq!(instance["status"], "failed", "what came of it is data all the same");
+    assert_eq!(
+        instance["status"], "failed",
+        "what came of it is data all the same"
+    );
 }
 
 #[test]
@@ -163,16 +249,25 @@ fn input_comes_from_the_argument_a_file_or_stdin() {
     host.scenario("echo");
     let (_directory, path) = file("input.json", r#"{"from": "file"}"#);
     let (_other, stdin) = file("stdin.json", r#"{"from": "stdin"}"#);
-    for (argument, expected) in
-        [(r#"{"from": "argument"}"#, "argument"), (&*format!("@{path}"), "file"), ("-", "stdin")]
-    {
+    for (argument, expected) in [
+        (r#"{"from": "argument"}"#, "argument"),
+        (&*format!("@{path}"), "file"),
+        ("-", "stdin"),
+    ] {
         let mut command = host.command(&["start", "echo", "--wait", "--json", "--input", argument]);
         command.stdin(std::fs::File::open(&stdin).expect("opens"));
         assert_eq!(Run::of(command).json()["output"]["input"]["from"], expected);
     }
-    let complaint = host.cli(&["start", "echo", "--input", "{name: Ada}"]).complaint();
-    assert!(complaint.contains("the input is not JSON") && complaint.contains("hint: "), "{complaint}");
-    let complaint = host.cli(&["start", "echo", "--input", "@/no/such/file"]).complaint();
+    let complaint = host
+        .cli(&["start", "echo", "--input", "{name: Ada}"])
+        .complaint();
+    assert!(
+        complaint.contains("the input is not JSON") && complaint.contains("hint: "),
+        "{complaint}"
+    );
+    let complaint = host
+        .cli(&["start", "echo", "--input", "@/no/such/file"])
+        .complaint();
     assert!(complaint.contains("/no/such/file"), "{complaint}");
 }
 
@@ -187,10 +282,15 @@ fn approvals_are_listed_and_decided() {
         let id = host.start_instance("ask", &json!({}));
         host.wait_for(&id, |status| status == "waiting");
         let list = host.cli(&["approvals"]).printed();
-        assert!(list.contains("Pay \\u{1b}[31mred?") && !list.contains('\u{1b}'), "{list}");
+        assert!(
+            list.contains("Pay \\u{1b}[31mred?") && !list.contains('\u{1b}'),
+            "{list}"
+        );
         let list = host.cli(&["approvals", "--json"]).json();
         let approval = list["items"][0]["id"].as_str().expect("an id").to_owned();
-        let decided = host.cli(&[command, &approval, "--comment", "so be it", "--json"]).json();
+        let decided = host
+            .cli(&[command, &approval, "--comment", "so be it", "--json"])
+            .json();
         assert_eq!(decided["comment"], "so be it");
         assert_eq!(host.wait(&id)["status"], expected);
         let complaint = host.cli(&[command, &approval]).complaint();
@@ -207,8 +307,13 @@ fn a_file_that_is_no_component_is_refused_with_a_hint() {
     let complaint = host.cli(&["plugin", "upload", &text]).complaint();
     let lines: Vec<_> = complaint.lines().collect();
     assert_eq!(lines.len(), 2, "{complaint}");
-    assert!(lines[0].starts_with("error: ") && lines[1].starts_with("hint: "), "{complaint}");
-    let complaint = host.cli(&["plugin", "upload", "/no/such/file.wasm"]).complaint();
+    assert!(
+        lines[0].starts_with("error: ") && lines[1].starts_with("hint: "),
+        "{complaint}"
+    );
+    let complaint = host
+        .cli(&["plugin", "upload", "/no/such/file.wasm"])
+        .complaint();
     assert!(complaint.contains("/no/such/file.wasm"), "{complaint}");
 }
 
@@ -219,8 +324,14 @@ fn a_server_that_is_not_there_is_named_with_a_hint() {
     let url = format!("http://{}", listener.local_addr().expect("has an address"));
     drop(listener);
     let complaint = run(&["instances", "--server", &url]).complaint();
-    assert!(complaint.contains(&format!("cannot reach {url}: connection refused")), "{complaint}");
-    assert!(complaint.contains("hint: start a server with `stepwell serve`"), "{complaint}");
+    assert!(
+        complaint.contains(&format!("cannot reach {url}: connection refused")),
+        "{complaint}"
+    );
+    assert!(
+        complaint.contains("hint: start a server with `stepwell serve`"),
+        "{complaint}"
+    );
 }
 
 #[test]
@@ -229,10 +340,16 @@ fn a_missing_token_and_a_missing_permission_have_hints() {
     let mut without = host.command(&["instances"]);
     without.env_remove("STEPWELL_TOKEN");
     let complaint = Run::of(without).complaint();
-    assert!(complaint.contains("hint: put a token into STEPWELL_TOKEN"), "{complaint}");
+    assert!(
+        complaint.contains("hint: put a token into STEPWELL_TOKEN"),
+        "{complaint}"
+    );
     let token = host.token_for("default", "ada", &["plugin_read"]);
     let complaint = host.cli(&["instances", "--token", &token]).complaint();
-    assert!(complaint.contains("'workflow_read'") && complaint.contains("hint: an operator"), "{complaint}");
+    assert!(
+        complaint.contains("'workflow_read'") && complaint.contains("hint: an operator"),
+        "{complaint}"
+    );
 }
 
 #[test]
@@ -241,12 +358,19 @@ fn tokens_are_made_used_and_revoked() {
     let created = host.cli(&["token", "create", "ada", "-p", "plugin_read,workflow_read"]);
     assert_eq!(created.code, Some(0), "{}", created.stderr);
     let token = created.stdout.trim().to_owned();
-    assert!(token.starts_with("sw_") && !created.stderr.contains(&token), "{}", created.stderr);
+    assert!(
+        token.starts_with("sw_") && !created.stderr.contains(&token),
+        "{}",
+        created.stderr
+    );
     host.cli(&["plugin", "list", "--token", &token]).printed();
     let list = host.cli(&["token", "list", "--json"]).json();
     let items = list["items"].as_array().expect("items");
-    let id =
-        items.iter().find(|token| token["user"] == "ada").and_then(|token| token["id"].as_str()).expect("is there");
+    let id = items
+        .iter()
+        .find(|token| token["user"] == "ada")
+        .and_then(|token| token["id"].as_str())
+        .expect("is there");
     host.cli(&["token", "revoke", id]).printed();
     host.cli(&["plugin", "list", "--token", &token]).complaint();
 }
@@ -254,32 +378,57 @@ fn tokens_are_made_used_and_revoked() {
 #[test]
 fn the_settings_are_printed_as_toml_that_loads_back() {
     let mut changed = command(&["config"]);
-    changed.env("STEPWELL_LIMITS__CPU_BUDGET", "5s").env("STEPWELL_PLUGINS__GRANTS", "storage");
+    changed
+        .env("STEPWELL_LIMITS__CPU_BUDGET", "5s")
+        .env("STEPWELL_PLUGINS__GRANTS", "storage");
     let printed = Run::of(changed).printed();
     let settings: toml::Table = printed.parse().expect("is TOML");
-    assert_eq!(settings["limits"]["cpu_budget"].as_str(), Some("5s"), "{printed}");
+    assert_eq!(
+        settings["limits"]["cpu_budget"].as_str(),
+        Some("5s"),
+        "{printed}"
+    );
     let (_directory, path) = file("stepwell.toml", &printed);
     assert_eq!(run(&["config", "--config", &path]).printed(), printed);
 
     let (_directory, defaults) = file("stepwell.toml", &run(&["config", "--defaults"]).printed());
-    assert_eq!(run(&["config", "--config", &defaults]).printed(), run(&["config"]).printed());
+    assert_eq!(
+        run(&["config", "--config", &defaults]).printed(),
+        run(&["config"]).printed()
+    );
 }
 
 #[test]
 fn a_setting_that_does_not_exist_is_refused() {
     let (_directory, path) = file("stepwell.toml", "[limits]\ncpu_bugdet = \"5s\"\n");
-    for arguments in [&["config", "--config", &path][..], &["serve", "--config", &path]] {
+    for arguments in [
+        &["config", "--config", &path][..],
+        &["serve", "--config", &path],
+    ] {
         let complaint = run(arguments).complaint();
-        assert!(complaint.contains("cpu_bugdet") && complaint.contains("hint: "), "{complaint}");
+        assert!(
+            complaint.contains("cpu_bugdet") && complaint.contains("hint: "),
+            "{complaint}"
+        );
     }
     let mut misspelt = command(&["config"]);
     misspelt.env("STEPWELL_LIMITS__CPU_BUGDET", "5s");
-    assert!(Run::of(misspelt).complaint().contains("STEPWELL_LIMITS__CPU_BUGDET"));
+    assert!(
+        Run::of(misspelt)
+            .complaint()
+            .contains("STEPWELL_LIMITS__CPU_BUGDET")
+    );
 }
 
 #[test]
 fn a_local_run_prints_the_output_and_nothing_else() {
-    let run = run(&["run", &guest("hello"), "greet", "--input", r#"{"name": "Ada"}"#]);
+    let run = run(&[
+        "run",
+        &guest("hello"),
+        "greet",
+        "--input",
+        r#"{"name": "Ada"}"#,
+    ]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(run.stdout, "{\n  \"greeting\": \"Hello, Ada!\"\n}\n");
     assert!(run.stderr.contains("took "), "{}", run.stderr);
@@ -293,20 +442,41 @@ fn a_local_run_shows_what_would_be_written() {
         { "op": "log", "level": "info", "message": "hello \u{1b}[31m" },
     ] });
     let input = ops.to_string();
-    let run = run(&["run", &guest("scenarios"), "script", "--stored", "known=1", "--json", "--input", &input]).json();
+    let run = run(&[
+        "run",
+        &guest("scenarios"),
+        "script",
+        "--stored",
+        "known=1",
+        "--json",
+        "--input",
+        &input,
+    ])
+    .json();
     assert_eq!(run["output"]["results"][0]["ok"]["value"], "1", "{run}");
     assert_eq!(run["writes"][0]["key"], "new", "{run}");
     assert_eq!(run["failure"], Value::Null);
-    assert!(run["usage"]["host_calls"].as_u64().is_some_and(|calls| calls >= 3), "{run}");
+    assert!(
+        run["usage"]["host_calls"]
+            .as_u64()
+            .is_some_and(|calls| calls >= 3),
+        "{run}"
+    );
 }
 
 #[test]
 fn a_local_run_that_fails_is_an_error() {
     let hello = guest("hello");
     let complaint = run(&["run", &hello, "greet", "--input", r#"{"name": 5}"#]).complaint();
-    assert!(complaint.contains("error: ") && !complaint.contains("panicked"), "{complaint}");
+    assert!(
+        complaint.contains("error: ") && !complaint.contains("panicked"),
+        "{complaint}"
+    );
     let complaint = run(&["run", &hello, "wave"]).complaint();
-    assert!(complaint.contains("has no step `wave`; it offers greet"), "{complaint}");
+    assert!(
+        complaint.contains("has no step `wave`; it offers greet"),
+        "{complaint}"
+    );
     let complaint = run(&["run", &guest("scenarios"), "panic"]).complaint();
     assert!(complaint.contains("trap: "), "{complaint}");
     let (_directory, text) = file("notes.txt", "remember the milk");
@@ -316,7 +486,11 @@ fn a_local_run_that_fails_is_an_error() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let mut command = command(&["config", "--defaults"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("ends");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -325,19 +499,28 @@ fn a_reader_that_goes_away_is_no_error() {
 
 #[test]
 fn a_server_that_is_told_to_stop_lets_the_step_that_runs_finish() {
-    let mut host = TestHost::with(&[("limits.host_calls_max", "1000000000"), ("limits.cpu_budget", "20s")]);
+    let mut host = TestHost::with(&[
+        ("limits.host_calls_max", "1000000000"),
+        ("limits.cpu_budget", "20s"),
+    ]);
     host.upload("scenarios");
     host.apply(
         "name: slow\nsteps:\n  - { id: quick, plugin: scenarios, step: echo }\n  \
          - { id: slow, plugin: scenarios, step: sleep-spin, input: { ms: 1000 } }",
     );
     let id = host.start_instance("slow", &json!({}));
-    crate::harness::eventually("the slow step begins", || (host.instance(&id)["current_step"] == "slow").then_some(()));
+    crate::harness::eventually("the slow step begins", || {
+        (host.instance(&id)["current_step"] == "slow").then_some(())
+    });
     assert_eq!(host.stop(), Some(0));
     host.restart();
     let instance = host.wait(&id);
     assert_eq!(instance["status"], "completed", "{instance}");
-    assert_eq!(instance["attempts"].as_array().map(Vec::len), Some(2), "{instance}");
+    assert_eq!(
+        instance["attempts"].as_array().map(Vec::len),
+        Some(2),
+        "{instance}"
+    );
 }
 
 #[test]
@@ -364,6 +547,9 @@ fn a_server_on_a_port_that_is_taken_says_so() {
     let mut serve = command(&["serve", "--listen", &address, "--data-dir"]);
     serve.arg(&data);
     let complaint = Run::of(serve).complaint();
-    assert!(complaint.contains(&format!("cannot listen on {address}")), "{complaint}");
+    assert!(
+        complaint.contains(&format!("cannot listen on {address}")),
+        "{complaint}"
+    );
     assert!(!data.exists(), "nothing was made");
 }

@@ -19,38 +19,65 @@ const TOLERANCE: Duration = Duration::from_secs(10);
 /// A host beside another, on a machine whose clock is off by so much. What measures durations is as it should be.
 fn beside(host: &TestHost, off: &str) -> TestHost {
     // The program knows where its library is.
-    let asked = Command::new("faketime").args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"]).output();
+    let asked = Command::new("faketime")
+        .args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"])
+        .output();
     let library = asked.unwrap_or_else(|error| {
         panic!("cannot start faketime ({error}): install it (`apt-get install faketime`), or set {WITHOUT_FAKETIME}=1")
     });
     let library = String::from_utf8(library.stdout).expect("is a path");
-    host.beside_in(&[("PRELOAD", library.trim()), ("FAKETIME", off), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")])
+    host.beside_in(&[
+        ("PRELOAD", library.trim()),
+        ("FAKETIME", off),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ])
 }
 
 fn time(value: &Value) -> Timestamp {
-    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no time: {value}"))
+    value
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| panic!("no time: {value}"))
 }
 
 /// All that an instance or an approval says of the time, but for when it expires.
 fn times(value: &Value) -> Vec<Timestamp> {
-    let names = ["created_at", "started_at", "updated_at", "completed_at", "decided_at"];
-    names.into_iter().map(|name| &value[name]).filter(|value| value.is_string()).map(time).collect()
+    let names = [
+        "created_at",
+        "started_at",
+        "updated_at",
+        "completed_at",
+        "decided_at",
+    ];
+    names
+        .into_iter()
+        .map(|name| &value[name])
+        .filter(|value| value.is_string())
+        .map(time)
+        .collect()
 }
 
 /// By how many milliseconds a host has said that its clock is behind.
 fn told_behind_ms(host: &TestHost) -> Vec<i64> {
     let log = host.log();
-    let lines = log.lines().filter(|line| line.contains("clock is behind the database's"));
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("clock is behind the database's"));
     lines
         .map(|line| {
             let (_, number) = line.split_once("milliseconds=").expect("says how much");
-            number.split_whitespace().next().and_then(|number| number.parse().ok()).expect("is a number")
+            number
+                .split_whitespace()
+                .next()
+                .and_then(|number| number.parse().ok())
+                .expect("is a number")
         })
         .collect()
 }
 
 fn took_over(host: &TestHost) -> bool {
-    host.log().contains("took over instances of a host that is gone")
+    host.log()
+        .contains("took over instances of a host that is gone")
 }
 
 #[test]
@@ -62,7 +89,11 @@ fn hosts_whose_clocks_are_two_hours_off_go_by_the_databases() {
     let server = PrivateServer::start();
     let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     // A busy machine must not lose a lease; one that stops gives its back.
-    let settings = [("STEPWELL_HOSTS__LEASE", "60s"), ("STEPWELL_HOSTS__RENEWAL", "200ms"), ("STEPWELL_LOG", "info")];
+    let settings = [
+        ("STEPWELL_HOSTS__LEASE", "60s"),
+        ("STEPWELL_HOSTS__RENEWAL", "200ms"),
+        ("STEPWELL_LOG", "info"),
+    ];
     let settings = settings.map(|(key, value)| setting(key, value)).to_vec();
     let right = TestHost::on(&server.url("postgres"), settings);
     let (mut ahead, mut behind) = (beside(&right, "+2h"), beside(&right, "-2h"));
@@ -75,8 +106,14 @@ fn hosts_whose_clocks_are_two_hours_off_go_by_the_databases() {
     let expired = |id: &str| {
         let instance = right.wait(id);
         assert_eq!(instance["status"], "rejected", "{instance}");
-        assert_eq!(instance["failure"]["code"], "approval-expired", "{instance}");
-        assert!(time(&instance["completed_at"]) >= time(&instance["approvals"][0]["expires_at"]), "{instance}");
+        assert_eq!(
+            instance["failure"]["code"], "approval-expired",
+            "{instance}"
+        );
+        assert!(
+            time(&instance["completed_at"]) >= time(&instance["approvals"][0]["expires_at"]),
+            "{instance}"
+        );
         instance
     };
 
@@ -89,7 +126,10 @@ fn hosts_whose_clocks_are_two_hours_off_go_by_the_databases() {
     let mut seen: Vec<Value> = waiting.to_vec();
     for (host, instance) in [&ahead, &behind, &right].into_iter().zip(&waiting) {
         let approval = instance["approvals"][0]["id"].as_str().expect("an id");
-        let reply = host.post(&format!("/approvals/{approval}/decision"), &json!({ "decision": "approve" }));
+        let reply = host.post(
+            &format!("/approvals/{approval}/decision"),
+            &json!({ "decision": "approve" }),
+        );
         assert_eq!(reply.status, 200, "{}", reply.json);
         seen.push(right.wait(instance["id"].as_str().expect("an id")));
     }
@@ -98,7 +138,10 @@ fn hosts_whose_clocks_are_two_hours_off_go_by_the_databases() {
     seen.extend(hasty.map(|id| expired(&id)));
     for (maker, user) in [(&right, &ahead), (&behind, &right)] {
         let body = json!({ "user": "ann", "permissions": ["workflow_read"], "expires_in": "1h" });
-        let token = maker.post("/tokens", &body).json["token"].as_str().expect("a secret").to_owned();
+        let token = maker.post("/tokens", &body).json["token"]
+            .as_str()
+            .expect("a secret")
+            .to_owned();
         assert_eq!(user.request_as(&token, "GET", "/workflows", "").status, 200);
     }
 
@@ -118,14 +161,21 @@ fn hosts_whose_clocks_are_two_hours_off_go_by_the_databases() {
     let [from, to] = [first, last].map(|id| time(&right.instance(&id)["created_at"]));
     for instance in &seen {
         let approval = &instance["approvals"][0];
-        let kept = if instance["workflow"] == "hasty" { 2 } else { 3_600 };
+        let kept = if instance["workflow"] == "hasty" {
+            2
+        } else {
+            3_600
+        };
         assert_eq!(
             time(&approval["expires_at"]).since(time(&approval["created_at"])),
             Duration::from_secs(kept),
             "{instance}"
         );
         for time in [times(instance), times(approval)].concat() {
-            assert!(time >= from.before(TOLERANCE) && time <= to.after(TOLERANCE), "{from} to {to}: {instance}");
+            assert!(
+                time >= from.before(TOLERANCE) && time <= to.after(TOLERANCE),
+                "{from} to {to}: {instance}"
+            );
         }
     }
     assert_eq!(told_behind_ms(&right), [0; 0]);

@@ -42,34 +42,53 @@ impl Collector {
 
     /// All spans so far.
     pub fn spans(&self) -> Vec<Span> {
-        self.taken.lock().expect("the collector works").spans.clone()
+        self.taken
+            .lock()
+            .expect("the collector works")
+            .spans
+            .clone()
     }
 
     /// The spans of a trace.
     pub fn trace(&self, trace_id: &str) -> Vec<Span> {
-        self.spans().into_iter().filter(|span| hex(&span.trace_id) == trace_id).collect()
+        self.spans()
+            .into_iter()
+            .filter(|span| hex(&span.trace_id) == trace_id)
+            .collect()
     }
 
     /// Waits for a trace that is as wished, and answers its spans.
     #[track_caller]
     pub fn wait(&self, trace_id: &str, whole: impl Fn(&[Span]) -> bool) -> Vec<Span> {
-        eventually("the trace arrives", || Some(self.trace(trace_id)).filter(|spans| whole(spans)))
+        eventually("the trace arrives", || {
+            Some(self.trace(trace_id)).filter(|spans| whole(spans))
+        })
     }
 
     /// Attributes of whoever sent spans.
     pub fn resource(&self, key: &str) -> String {
-        text(&self.taken.lock().expect("the collector works").resources, key)
+        text(
+            &self.taken.lock().expect("the collector works").resources,
+            key,
+        )
     }
 
     /// The requests' lines and headers.
     pub fn heads(&self) -> Vec<String> {
-        self.taken.lock().expect("the collector works").heads.clone()
+        self.taken
+            .lock()
+            .expect("the collector works")
+            .heads
+            .clone()
     }
 
     /// Whether a text is in anything that came.
     pub fn has_seen(&self, text: &str) -> bool {
         let taken = self.taken.lock().expect("the collector works");
-        taken.bodies.iter().any(|body| body.windows(text.len()).any(|window| window == text.as_bytes()))
+        taken.bodies.iter().any(|body| {
+            body.windows(text.len())
+                .any(|window| window == text.as_bytes())
+        })
     }
 }
 
@@ -84,7 +103,10 @@ fn take(connection: TcpStream, taken: &Mutex<Taken>) {
         }
     }
     let lines = head.lines().filter_map(|line| line.split_once(": "));
-    let length = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, value)| value).next();
+    let length = lines
+        .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .map(|(_, value)| value)
+        .next();
     let mut body = vec![0; length.expect("a length").parse().expect("a number")];
     if reader.read_exact(&mut body).is_err() {
         return;
@@ -92,18 +114,33 @@ fn take(connection: TcpStream, taken: &Mutex<Taken>) {
     let request = ExportTraceServiceRequest::decode(body.as_slice()).expect("is OTLP");
     let mut taken = taken.lock().expect("the collector works");
     for resource in request.resource_spans {
-        taken.resources.extend(resource.resource.into_iter().flat_map(|resource| resource.attributes));
-        taken.spans.extend(resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
+        taken.resources.extend(
+            resource
+                .resource
+                .into_iter()
+                .flat_map(|resource| resource.attributes),
+        );
+        taken.spans.extend(
+            resource
+                .scope_spans
+                .into_iter()
+                .flat_map(|scope| scope.spans),
+        );
     }
     taken.heads.push(head);
     taken.bodies.push(body);
     // The host may be gone by now.
-    let _ = reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let _ = reader
+        .get_mut()
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
 }
 
 /// An attribute as text; empty if it is not there.
 pub fn text(attributes: &[KeyValue], key: &str) -> String {
-    let found = attributes.iter().find(|attribute| attribute.key == key).and_then(|found| found.value.clone());
+    let found = attributes
+        .iter()
+        .find(|attribute| attribute.key == key)
+        .and_then(|found| found.value.clone());
     match found.and_then(|value| value.value) {
         Some(any_value::Value::StringValue(text)) => text,
         Some(any_value::Value::IntValue(number)) => number.to_string(),

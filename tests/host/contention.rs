@@ -28,7 +28,9 @@ fn all_complete(host: &TestHost, count: u64) {
     // In parts, so that only a standstill is a failure.
     for part in (0..=count).step_by(100).chain([count]) {
         eventually("instances end", || {
-            (counts()["completed"].as_u64().unwrap_or(0) >= part || counts()["failed"] != Value::Null).then_some(())
+            (counts()["completed"].as_u64().unwrap_or(0) >= part
+                || counts()["failed"] != Value::Null)
+                .then_some(())
         });
     }
     let failed = host.get("/instances?status=failed&limit=1");
@@ -48,7 +50,10 @@ fn two_thousand_writers_of_one_entry_all_complete() {
     all_complete(&host, 2_000);
     assert_eq!(value(&host, "seat"), "2000");
     let engine = &host.get("/workflow-metrics/stats")["engine"];
-    assert_eq!((&engine["contended_entries"], &engine["turns_waiting"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        (&engine["contended_entries"], &engine["turns_waiting"]),
+        (&json!(0), &json!(0))
+    );
 }
 
 #[test]
@@ -58,7 +63,10 @@ fn nine_hundred_writers_of_five_entries_all_complete() {
     let keys = ["a", "b", "c", "d", "e"];
     start(&host, 900, &keys);
     all_complete(&host, 900);
-    assert_eq!(keys.map(|key| value(&host, key)), ["180"; 5].map(Value::from));
+    assert_eq!(
+        keys.map(|key| value(&host, key)),
+        ["180"; 5].map(Value::from)
+    );
 }
 
 #[test]
@@ -66,7 +74,10 @@ fn writers_on_two_hosts_of_one_database_all_complete() {
     if std::env::var_os(postgres::WITHOUT_POSTGRES).is_some() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
     let one = TestHost::on(&runtime.block_on(postgres::create_database()), Vec::new());
     let other = one.beside();
     apply_count_up(&one);
@@ -79,7 +90,10 @@ fn writers_on_two_hosts_of_one_database_all_complete() {
 #[test]
 fn too_many_conflicts_are_a_failure_that_the_retry_policy_mends() {
     // Every conflict is one too many, and nobody takes turns.
-    let host = TestHost::with(&[("engine.conflict_retries_max", "0"), ("engine.conflict_turns_after", "1000")]);
+    let host = TestHost::with(&[
+        ("engine.conflict_retries_max", "0"),
+        ("engine.conflict_turns_after", "1000"),
+    ]);
     host.upload("scenarios");
     host.apply(
         "name: count-up\nsteps:\n  - { id: it, plugin: scenarios, step: count-up, \
@@ -90,14 +104,26 @@ fn too_many_conflicts_are_a_failure_that_the_retry_policy_mends() {
     all_complete(&host, 40);
     assert_eq!(value(&host, "seat"), "40");
     let instances = host.get("/instances?workflow=count-up&limit=200");
-    let attempts = instances["items"].as_array().expect("items").iter().flat_map(|instance| {
-        let details = host.instance(instance["id"].as_str().expect("an id"));
-        details["attempts"].as_array().expect("attempts").clone()
-    });
-    let retried: Vec<Value> = attempts.filter(|attempt| attempt["outcome"] == "retrying").collect();
+    let attempts = instances["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .flat_map(|instance| {
+            let details = host.instance(instance["id"].as_str().expect("an id"));
+            details["attempts"].as_array().expect("attempts").clone()
+        });
+    let retried: Vec<Value> = attempts
+        .filter(|attempt| attempt["outcome"] == "retrying")
+        .collect();
     assert!(!retried.is_empty(), "forty writers at once met no conflict");
     for attempt in retried {
-        assert!(matches!(attempt["failure"]["code"].as_str(), Some("conflict" | "host-conflict")), "{attempt}");
+        assert!(
+            matches!(
+                attempt["failure"]["code"].as_str(),
+                Some("conflict" | "host-conflict")
+            ),
+            "{attempt}"
+        );
         assert_eq!(attempt["failure"]["retryable"], true, "{attempt}");
     }
 }

@@ -30,7 +30,10 @@ pub fn apply_counting(host: &TestHost) {
 "#
         )
     };
-    host.apply(&format!("name: counting\nsteps:{}", STEPS.map(step).concat()));
+    host.apply(&format!(
+        "name: counting\nsteps:{}",
+        STEPS.map(step).concat()
+    ));
 }
 
 /// Starts instances until the server is gone, and answers those that it acknowledged.
@@ -39,8 +42,14 @@ pub fn start_until_gone(host: &TestHost, key: &str, acknowledged: &AtomicUsize) 
     let mut ids = Vec::new();
     for number in 0.. {
         let key = format!("{key}-{number}");
-        let headers = [("authorization", token.as_str()), ("idempotency-key", key.as_str())];
-        let Ok(reply) = host.try_send("POST", "/workflows/counting/instances", &headers, "{}") else { return ids };
+        let headers = [
+            ("authorization", token.as_str()),
+            ("idempotency-key", key.as_str()),
+        ];
+        let Ok(reply) = host.try_send("POST", "/workflows/counting/instances", &headers, "{}")
+        else {
+            return ids;
+        };
         assert_eq!(reply.status, 202, "{}", reply.json);
         ids.push(reply.json["id"].as_str().expect("an id").to_owned());
         acknowledged.fetch_add(1, Ordering::SeqCst);
@@ -74,11 +83,19 @@ fn every_acknowledged_instance_completes_and_every_effect_happens_once() {
         let count = AtomicUsize::new(0);
         let ids: Vec<String> = thread::scope(|scope| {
             let (host, count) = (&host, &count);
-            let client = |client: usize| move || start_until_gone(host, &format!("{round}-{client}"), count);
-            let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
-            eventually("enough instances are acknowledged", || (count.load(Ordering::SeqCst) >= enough).then_some(()));
+            let client =
+                |client: usize| move || start_until_gone(host, &format!("{round}-{client}"), count);
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|number| scope.spawn(client(number)))
+                .collect();
+            eventually("enough instances are acknowledged", || {
+                (count.load(Ordering::SeqCst) >= enough).then_some(())
+            });
             host.kill_under_load();
-            clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+            clients
+                .into_iter()
+                .flat_map(|client| client.join().expect("no panic"))
+                .collect()
         });
         acknowledged.extend(ids);
         host.kill();
@@ -96,26 +113,46 @@ fn every_acknowledged_instance_completes_and_every_effect_happens_once() {
     for instance in &instances {
         assert_eq!(instance["status"], "completed", "{instance}");
     }
-    let there: BTreeSet<String> =
-        instances.iter().map(|instance| instance["id"].as_str().expect("an id").to_owned()).collect();
+    let there: BTreeSet<String> = instances
+        .iter()
+        .map(|instance| instance["id"].as_str().expect("an id").to_owned())
+        .collect();
     assert_eq!(there.len(), instances.len(), "no instance is listed twice");
     let lost: Vec<_> = acknowledged.difference(&there).collect();
-    assert!(lost.is_empty(), "{} of {} acknowledged instances are lost: {lost:?}", lost.len(), acknowledged.len());
+    assert!(
+        lost.is_empty(),
+        "{} of {} acknowledged instances are lost: {lost:?}",
+        lost.len(),
+        acknowledged.len()
+    );
     // Those whose acknowledgement the kill cut off: at most one a client and kill.
     let unknown = there.difference(&acknowledged).count();
-    assert!(unknown <= KILLS * CLIENTS, "{unknown} instances that nobody was told of");
+    assert!(
+        unknown <= KILLS * CLIENTS,
+        "{unknown} instances that nobody was told of"
+    );
 
     let results = host.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));
     let expected = instances.len() * STEPS.len();
-    assert_eq!(results[0]["ok"]["value"], expected.to_string(), "{results:?}");
+    assert_eq!(
+        results[0]["ok"]["value"],
+        expected.to_string(),
+        "{results:?}"
+    );
     for instance in &instances {
         let id = instance["id"].as_str().expect("an id");
         let details = host.instance(id);
         let attempts = details["attempts"].as_array().expect("attempts");
-        let steps: Vec<_> = attempts.iter().map(|attempt| (&attempt["step"], &attempt["outcome"])).collect();
+        let steps: Vec<_> = attempts
+            .iter()
+            .map(|attempt| (&attempt["step"], &attempt["outcome"]))
+            .collect();
         assert_eq!(steps.len(), STEPS.len(), "{details}");
         let completed = json!("completed");
-        assert!(steps.iter().all(|(_, outcome)| **outcome == completed), "{details}");
+        assert!(
+            steps.iter().all(|(_, outcome)| **outcome == completed),
+            "{details}"
+        );
     }
 }
 
@@ -124,13 +161,21 @@ fn the_same_idempotency_key_after_a_kill_answers_the_instance_from_before() {
     let mut host = TestHost::start();
     host.scenario("echo");
     let token = format!("Bearer {}", host.token);
-    let headers = [("authorization", token.as_str()), ("idempotency-key", "order-7")];
+    let headers = [
+        ("authorization", token.as_str()),
+        ("idempotency-key", "order-7"),
+    ];
     let before = host.send("POST", "/workflows/echo/instances", &headers, "{}");
     assert_eq!(before.status, 202);
     host.kill();
     host.restart();
     let after = host.send("POST", "/workflows/echo/instances", &headers, "{}");
-    assert_eq!((after.status, &after.json["id"]), (200, &before.json["id"]), "{}", after.json);
+    assert_eq!(
+        (after.status, &after.json["id"]),
+        (200, &before.json["id"]),
+        "{}",
+        after.json
+    );
 }
 
 #[test]
@@ -146,9 +191,22 @@ fn a_decision_before_a_kill_is_still_taken_after_it() {
         .map(|decision| {
             let id = host.start_instance("ask", &json!({}));
             let waiting = host.wait_for(&id, |status| status == "waiting");
-            let path = format!("/approvals/{}/decision", waiting["approvals"][0]["id"].as_str().expect("an id"));
-            assert_eq!(host.post(&path, &json!({ "decision": decision })).status, 200);
-            (id, if decision == "approve" { "completed" } else { "rejected" })
+            let path = format!(
+                "/approvals/{}/decision",
+                waiting["approvals"][0]["id"].as_str().expect("an id")
+            );
+            assert_eq!(
+                host.post(&path, &json!({ "decision": decision })).status,
+                200
+            );
+            (
+                id,
+                if decision == "approve" {
+                    "completed"
+                } else {
+                    "rejected"
+                },
+            )
         })
         .collect();
     host.kill();
@@ -156,7 +214,11 @@ fn a_decision_before_a_kill_is_still_taken_after_it() {
     for (id, expected) in decided {
         let instance = host.wait(&id);
         assert_eq!(instance["status"], expected, "{instance}");
-        let status = if expected == "completed" { "approved" } else { "rejected" };
+        let status = if expected == "completed" {
+            "approved"
+        } else {
+            "rejected"
+        };
         assert_eq!(instance["approvals"][0]["status"], status);
     }
 }
@@ -169,7 +231,13 @@ fn decisions_that_were_acknowledged_when_the_server_was_killed_hold() {
         .map(|_| {
             let id = host.start_instance("ask", &json!({}));
             let instance = host.wait_for(&id, |status| status == "waiting");
-            (id, instance["approvals"][0]["id"].as_str().expect("an approval").to_owned())
+            (
+                id,
+                instance["approvals"][0]["id"]
+                    .as_str()
+                    .expect("an approval")
+                    .to_owned(),
+            )
         })
         .collect();
     let count = AtomicUsize::new(0);
@@ -182,18 +250,30 @@ fn decisions_that_were_acknowledged_when_the_server_was_killed_hold() {
                 let decide = |number: &usize| {
                     let path = format!("/approvals/{}/decision", waiting[*number].1);
                     let body = json!({ "decision": decision(*number) }).to_string();
-                    let reply = host.try_send("POST", &path, &[("authorization", &token)], body).ok()?;
+                    let reply = host
+                        .try_send("POST", &path, &[("authorization", &token)], body)
+                        .ok()?;
                     assert_eq!(reply.status, 200, "{}", reply.json);
                     count.fetch_add(1, Ordering::SeqCst);
                     Some(*number)
                 };
-                (client..waiting.len()).step_by(CLIENTS).map_while(|number| decide(&number)).collect()
+                (client..waiting.len())
+                    .step_by(CLIENTS)
+                    .map_while(|number| decide(&number))
+                    .collect()
             }
         };
-        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
-        eventually("enough decisions are acknowledged", || (count.load(Ordering::SeqCst) >= 30).then_some(()));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| scope.spawn(client(number)))
+            .collect();
+        eventually("enough decisions are acknowledged", || {
+            (count.load(Ordering::SeqCst) >= 30).then_some(())
+        });
         host.kill_under_load();
-        clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().expect("no panic"))
+            .collect()
     });
     host.kill();
     host.restart();
@@ -204,15 +284,32 @@ fn decisions_that_were_acknowledged_when_the_server_was_killed_hold() {
             let reply = host.post(&path, &json!({ "decision": decision(number) }));
             assert!(matches!(reply.status, 200 | 409), "{}", reply.json);
         }
-        let expected = if decision(number) == "approve" { "completed" } else { "rejected" };
+        let expected = if decision(number) == "approve" {
+            "completed"
+        } else {
+            "rejected"
+        };
         let instance = host.wait(id);
-        assert_eq!(instance["status"], expected, "decided before the kill: {}; {instance}", decided.contains(&number));
-        assert_eq!(instance["attempts"].as_array().map(Vec::len), Some(1), "{instance}");
+        assert_eq!(
+            instance["status"],
+            expected,
+            "decided before the kill: {}; {instance}",
+            decided.contains(&number)
+        );
+        assert_eq!(
+            instance["attempts"].as_array().map(Vec::len),
+            Some(1),
+            "{instance}"
+        );
     }
 }
 
 fn decision(number: usize) -> &'static str {
-    if number.is_multiple_of(3) { "reject" } else { "approve" }
+    if number.is_multiple_of(3) {
+        "reject"
+    } else {
+        "approve"
+    }
 }
 
 #[test]
@@ -225,7 +322,14 @@ fn an_approval_that_waited_before_a_kill_can_be_decided_after_it() {
     host.restart();
     let inbox = host.get("/approvals");
     let approval = inbox["items"][0]["id"].as_str().expect("an approval");
-    assert_eq!(host.post(&format!("/approvals/{approval}/decision"), &json!({ "decision": "approve" })).status, 200);
+    assert_eq!(
+        host.post(
+            &format!("/approvals/{approval}/decision"),
+            &json!({ "decision": "approve" })
+        )
+        .status,
+        200
+    );
     assert_eq!(host.wait(&id)["status"], "completed");
 }
 
@@ -239,13 +343,24 @@ fn a_retry_that_waited_before_a_kill_is_made_after_it() {
     );
     let id = host.start_instance("again", &json!({ "attempt": 2 }));
     eventually("the first attempt ends", || {
-        host.instance(&id)["attempts"].as_array().is_some_and(|attempts| !attempts.is_empty()).then_some(())
+        host.instance(&id)["attempts"]
+            .as_array()
+            .is_some_and(|attempts| !attempts.is_empty())
+            .then_some(())
     });
     host.kill();
     host.restart();
     let instance = host.wait(&id);
-    assert_eq!((&instance["status"], &instance["output"]), (&json!("completed"), &json!(2)), "{instance}");
-    assert_eq!(instance["attempts"].as_array().map(Vec::len), Some(2), "{instance}");
+    assert_eq!(
+        (&instance["status"], &instance["output"]),
+        (&json!("completed"), &json!(2)),
+        "{instance}"
+    );
+    assert_eq!(
+        instance["attempts"].as_array().map(Vec::len),
+        Some(2),
+        "{instance}"
+    );
 }
 
 #[test]
@@ -254,7 +369,10 @@ fn plugins_workflows_and_tokens_that_were_acknowledged_before_a_kill_are_there()
     let plugin = host.upload("hello")["plugin"].clone();
     host.kill();
     host.restart();
-    let path = format!("/plugins/hello/{}", plugin["version"].as_str().expect("a version"));
+    let path = format!(
+        "/plugins/hello/{}",
+        plugin["version"].as_str().expect("a version")
+    );
     assert_eq!(host.get(&path), plugin);
     host.apply("name: greet\nsteps:\n  - { id: greet, plugin: hello, step: greet }");
     host.kill();
@@ -262,10 +380,23 @@ fn plugins_workflows_and_tokens_that_were_acknowledged_before_a_kill_are_there()
     let token = host.token_for("default", "ada", &["workflow_read", "workflow_start"]);
     host.kill();
     host.restart();
-    assert_eq!(host.request_as(&token, "GET", "/workflows/greet", "").status, 200);
-    let started = host.request_as(&token, "POST", "/workflows/greet/instances", r#"{"input": {"name": "Ada"}}"#);
+    assert_eq!(
+        host.request_as(&token, "GET", "/workflows/greet", "")
+            .status,
+        200
+    );
+    let started = host.request_as(
+        &token,
+        "POST",
+        "/workflows/greet/instances",
+        r#"{"input": {"name": "Ada"}}"#,
+    );
     let instance = host.wait(started.json["id"].as_str().expect("an id"));
-    assert_eq!(instance["output"], json!({ "greeting": "Hello, Ada!" }), "{instance}");
+    assert_eq!(
+        instance["output"],
+        json!({ "greeting": "Hello, Ada!" }),
+        "{instance}"
+    );
 }
 
 #[test]
@@ -281,7 +412,9 @@ fn uploads_that_were_acknowledged_when_the_server_was_killed_run() {
                     let name = format!("plugin-{client}-{number}");
                     let component = TextGuest::named(&name).bytes();
                     loop {
-                        let reply = host.try_send("POST", "/plugins", &[("authorization", &token)], &component).ok()?;
+                        let reply = host
+                            .try_send("POST", "/plugins", &[("authorization", &token)], &component)
+                            .ok()?;
                         // Only so many are checked at a time; the others are asked to come back.
                         if reply.status != 503 {
                             assert_eq!(reply.status, 201, "{}", reply.json);
@@ -293,17 +426,30 @@ fn uploads_that_were_acknowledged_when_the_server_was_killed_run() {
                 (0..).map_while(upload).collect()
             }
         };
-        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
-        eventually("enough plugins are acknowledged", || (count.load(Ordering::SeqCst) >= 8).then_some(()));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| scope.spawn(client(number)))
+            .collect();
+        eventually("enough plugins are acknowledged", || {
+            (count.load(Ordering::SeqCst) >= 8).then_some(())
+        });
         host.kill_under_load();
-        clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().expect("no panic"))
+            .collect()
     });
     host.kill();
     host.restart();
     for name in uploaded {
-        host.apply(&format!("name: {name}\nsteps:\n  - {{ id: it, plugin: {name}, step: go }}"));
+        host.apply(&format!(
+            "name: {name}\nsteps:\n  - {{ id: it, plugin: {name}, step: go }}"
+        ));
         let instance = host.run(&name, &json!({}));
-        assert_eq!((&instance["status"], &instance["output"]), (&json!("completed"), &json!({})), "{instance}");
+        assert_eq!(
+            (&instance["status"], &instance["output"]),
+            (&json!("completed"), &json!({})),
+            "{instance}"
+        );
     }
 }
 
@@ -312,11 +458,22 @@ fn a_second_server_on_the_same_data_is_refused_and_hurts_nothing() {
     let host = TestHost::start();
     host.scenario("echo");
     let data = host.data.path().join("stepwell");
-    let second = crate::harness::command(&["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
-        .arg(data)
-        .args(["--database", host.database()])
-        .output()
-        .expect("runs");
-    assert_eq!(second.status.code(), Some(1), "{}", String::from_utf8_lossy(&second.stderr));
+    let second = crate::harness::command(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--stop-with-stdin",
+        "--data-dir",
+    ])
+    .arg(data)
+    .args(["--database", host.database()])
+    .output()
+    .expect("runs");
+    assert_eq!(
+        second.status.code(),
+        Some(1),
+        "{}",
+        String::from_utf8_lossy(&second.stderr)
+    );
     assert_eq!(host.run("echo", &json!({}))["status"], "completed");
 }

@@ -29,7 +29,12 @@ fn a_disk_that_fails_ends_the_server_and_the_next_start_has_all_that_was_acknowl
     let mut acknowledged = BTreeSet::new();
     while let Ok(reply) = host.try_send("POST", "/workflows/ask/instances", &headers, &body) {
         if reply.status != 202 {
-            assert_eq!((reply.status, reply.code()), (503, "database-unavailable"), "{}", reply.json);
+            assert_eq!(
+                (reply.status, reply.code()),
+                (503, "database-unavailable"),
+                "{}",
+                reply.json
+            );
             break;
         }
         acknowledged.insert(reply.json["id"].as_str().expect("an id").to_owned());
@@ -48,7 +53,10 @@ fn a_disk_that_fails_ends_the_server_and_the_next_start_has_all_that_was_acknowl
 pub fn wait_with_patience(host: &TestHost, id: &str) -> Value {
     eventually("an instance ends", || {
         let reply = host.request("GET", &format!("/instances/{id}"), "");
-        let open = matches!(reply.json["status"].as_str(), None | Some("running" | "waiting"));
+        let open = matches!(
+            reply.json["status"].as_str(),
+            None | Some("running" | "waiting")
+        );
         (!open).then_some(reply.json)
     })
 }
@@ -67,7 +75,10 @@ fn every_instance_completes_and_every_effect_happens_once_though_the_database_re
         for number in 0..INSTANCES {
             let token = format!("Bearer {}", host.token);
             let key = format!("{round}-{number}");
-            let headers = [("authorization", token.as_str()), ("idempotency-key", key.as_str())];
+            let headers = [
+                ("authorization", token.as_str()),
+                ("idempotency-key", key.as_str()),
+            ];
             // The first after a restart may meet a connection that has ended.
             let reply = eventually("an instance is started", || {
                 let reply = host.send("POST", "/workflows/counting/instances", &headers, "{}");
@@ -86,7 +97,11 @@ fn every_instance_completes_and_every_effect_happens_once_though_the_database_re
         assert_eq!(instance["status"], "completed", "{instance}");
     }
     let results = host.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));
-    assert_eq!(results[0]["ok"]["value"], (ids.len() * STEPS.len()).to_string(), "{results:?}");
+    assert_eq!(
+        results[0]["ok"]["value"],
+        (ids.len() * STEPS.len()).to_string(),
+        "{results:?}"
+    );
 }
 
 #[test]
@@ -96,21 +111,32 @@ fn of_two_servers_on_one_database_one_is_killed_and_the_other_finishes_its_work(
     }
     let server = PrivateServer::start();
     let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let settings = vec![setting("STEPWELL_HOSTS__LEASE", "1s"), setting("STEPWELL_HOSTS__RENEWAL", "200ms")];
+    let settings = vec![
+        setting("STEPWELL_HOSTS__LEASE", "1s"),
+        setting("STEPWELL_HOSTS__RENEWAL", "200ms"),
+    ];
     let mut killed = TestHost::on(&server.url("postgres"), settings);
     killed.scenario("script");
     apply_counting(&killed);
     let heir = killed.beside();
-    eventually("the hosts know of each other", || (heir.get("/workflow-metrics/stats")["peers"] == 1).then_some(()));
+    eventually("the hosts know of each other", || {
+        (heir.get("/workflow-metrics/stats")["peers"] == 1).then_some(())
+    });
 
     let count = AtomicUsize::new(0);
     let mut acknowledged: BTreeSet<String> = thread::scope(|scope| {
         let (host, count) = (&killed, &count);
-        let clients: Vec<_> =
-            (0..2).map(|client| scope.spawn(move || start_until_gone(host, &client.to_string(), count))).collect();
-        eventually("enough instances are acknowledged", || (count.load(Ordering::SeqCst) >= ENOUGH).then_some(()));
+        let clients: Vec<_> = (0..2)
+            .map(|client| scope.spawn(move || start_until_gone(host, &client.to_string(), count)))
+            .collect();
+        eventually("enough instances are acknowledged", || {
+            (count.load(Ordering::SeqCst) >= ENOUGH).then_some(())
+        });
         host.kill_under_load();
-        clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().expect("no panic"))
+            .collect()
     });
     killed.kill();
     // The heir has its own work beside what it takes over.
@@ -121,10 +147,26 @@ fn of_two_servers_on_one_database_one_is_killed_and_the_other_finishes_its_work(
         let open = |status: &str| counts[status].as_u64().unwrap_or_default();
         (open("running") + open("waiting") == 0).then(|| all_instances(&heir, "counting"))
     });
-    assert!(instances.iter().all(|instance| instance["status"] == "completed"), "{instances:?}");
-    let there: BTreeSet<String> =
-        instances.iter().map(|instance| instance["id"].as_str().expect("an id").to_owned()).collect();
-    assert!(acknowledged.is_subset(&there), "{} acknowledged, {} are there", acknowledged.len(), there.len());
+    assert!(
+        instances
+            .iter()
+            .all(|instance| instance["status"] == "completed"),
+        "{instances:?}"
+    );
+    let there: BTreeSet<String> = instances
+        .iter()
+        .map(|instance| instance["id"].as_str().expect("an id").to_owned())
+        .collect();
+    assert!(
+        acknowledged.is_subset(&there),
+        "{} acknowledged, {} are there",
+        acknowledged.len(),
+        there.len()
+    );
     let results = heir.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));
-    assert_eq!(results[0]["ok"]["value"], (there.len() * STEPS.len()).to_string(), "{results:?}");
+    assert_eq!(
+        results[0]["ok"]["value"],
+        (there.len() * STEPS.len()).to_string(),
+        "{results:?}"
+    );
 }

@@ -9,10 +9,20 @@ use crate::harness::{command, guests};
 /// the header's names. Columns are parted by at least two spaces.
 fn table(text: &str, first: &str) -> BTreeMap<String, BTreeMap<String, String>> {
     let cells = |line: &str| -> Vec<String> {
-        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(ToOwned::to_owned).collect()
+        line.split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .map(ToOwned::to_owned)
+            .collect()
     };
-    let mut lines = text.lines().skip_while(|line| cells(line).first().is_none_or(|cell| cell != first));
-    let header = cells(lines.next().unwrap_or_else(|| panic!("no table {first} in {text}")));
+    let mut lines = text
+        .lines()
+        .skip_while(|line| cells(line).first().is_none_or(|cell| cell != first));
+    let header = cells(
+        lines
+            .next()
+            .unwrap_or_else(|| panic!("no table {first} in {text}")),
+    );
     let rows = lines.take_while(|line| !line.trim().is_empty()).map(cells);
     rows.map(|row| {
         assert_eq!(row.len(), header.len(), "{row:?} under {header:?}");
@@ -23,7 +33,10 @@ fn table(text: &str, first: &str) -> BTreeMap<String, BTreeMap<String, String>> 
 }
 
 fn number(row: &BTreeMap<String, String>, column: &str) -> u64 {
-    row.get(column).map_or(0, |text| text.parse().unwrap_or_else(|_| panic!("{column} is {text}")))
+    row.get(column).map_or(0, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{column} is {text}"))
+    })
 }
 
 #[test]
@@ -37,14 +50,21 @@ fn the_demo_ends_well_and_its_numbers_add_up() {
         .env("TMPDIR", temporary.path())
         .output()
         .expect("runs");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
 
     let workflows = table(&stdout, "WORKFLOW");
     // 40 expenses filed one by one and 13 by the payroll run, which is an instance itself.
     let expenses = &workflows["expense-approval"];
     assert_eq!(number(expenses, "INSTANCES"), 53, "{stdout}");
-    assert_eq!(number(&workflows["payroll-fan-out"], "COMPLETED"), 1, "{stdout}");
+    assert_eq!(
+        number(&workflows["payroll-fan-out"], "COMPLETED"),
+        1,
+        "{stdout}"
+    );
     let ended = ["COMPLETED", "REJECTED", "FAILED"].map(|status| number(expenses, status));
     assert_eq!(ended.iter().sum::<u64>(), 53, "{stdout}");
     assert_eq!(ended[2], 1, "one of 40 has a mistake in it: {stdout}");
@@ -52,17 +72,33 @@ fn the_demo_ends_well_and_its_numbers_add_up() {
     let operations = table(&stdout, "OPERATION");
     let ran = |step: &str| number(&operations[&format!("step expense/{step}")], "COUNT");
     assert_eq!(ran("validate"), 53, "{stdout}");
-    assert_eq!(ran("score"), 52, "the one with the mistake goes no further: {stdout}");
-    assert_eq!(ran("pay"), ended[0], "all that completed were paid, and no other: {stdout}");
+    assert_eq!(
+        ran("score"),
+        52,
+        "the one with the mistake goes no further: {stdout}"
+    );
+    assert_eq!(
+        ran("pay"),
+        ended[0],
+        "all that completed were paid, and no other: {stdout}"
+    );
 
     let totals = table(&stdout, "SECONDS");
     let totals = totals.values().next().expect("a row");
-    let steps = operations.iter().filter(|(name, _)| name.starts_with("step "));
-    assert_eq!(number(totals, "STEPS RUN"), steps.map(|(_, row)| number(row, "COUNT")).sum::<u64>(), "{stdout}");
+    let steps = operations
+        .iter()
+        .filter(|(name, _)| name.starts_with("step "));
+    assert_eq!(
+        number(totals, "STEPS RUN"),
+        steps.map(|(_, row)| number(row, "COUNT")).sum::<u64>(),
+        "{stdout}"
+    );
     assert!(number(totals, "DECISIONS") >= ended[1], "{stdout}");
 
     assert!(stderr.contains("[7/7]"), "{stderr}");
-    let left = std::fs::read_dir(temporary.path()).expect("is there").count();
+    let left = std::fs::read_dir(temporary.path())
+        .expect("is there")
+        .count();
     assert_eq!(left, 0, "the demo leaves nothing behind");
 }
 
@@ -70,8 +106,13 @@ fn the_demo_ends_well_and_its_numbers_add_up() {
 fn a_demo_without_its_plugins_says_what_is_missing() {
     let empty = tempfile::tempdir().expect("a temporary directory");
     let path = empty.path().to_str().expect("is UTF-8");
-    let output = command(&["demo", "--plugins", path, "--workflows", path]).output().expect("runs");
+    let output = command(&["demo", "--plugins", path, "--workflows", path])
+        .output()
+        .expect("runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("hello.wasm") && output.stdout.is_empty(), "{stderr}");
+    assert!(
+        stderr.contains("hello.wasm") && output.stdout.is_empty(),
+        "{stderr}"
+    );
 }

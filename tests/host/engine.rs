@@ -11,7 +11,9 @@ use crate::text_guest::TextGuest;
 /// A workflow of one step of the test guest, with `more` after it.
 fn apply_step(host: &TestHost, step: &str, more: &str) {
     host.upload("scenarios");
-    host.apply(&format!("name: {step}\nsteps:\n  - {{ id: it, plugin: scenarios, step: {step}, {more} }}"));
+    host.apply(&format!(
+        "name: {step}\nsteps:\n  - {{ id: it, plugin: scenarios, step: {step}, {more} }}"
+    ));
 }
 
 fn attempts(instance: &Value) -> &Vec<Value> {
@@ -28,18 +30,29 @@ fn timeline(instance: &Value) -> Vec<String> {
 }
 
 fn micros(time: &Value) -> i64 {
-    time.as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok()).expect("a time").as_microsecond()
+    time.as_str()
+        .and_then(|time| time.parse::<jiff::Timestamp>().ok())
+        .expect("a time")
+        .as_microsecond()
 }
 
 fn ids(reply: &Value) -> Vec<String> {
     let items = reply["items"].as_array().expect("items");
-    items.iter().map(|item| item["id"].as_str().expect("an id").to_owned()).collect()
+    items
+        .iter()
+        .map(|item| item["id"].as_str().expect("an id").to_owned())
+        .collect()
 }
 
 fn start_with_key(host: &TestHost, workflow: &str, key: &str) -> Reply {
     let token = format!("Bearer {}", host.token);
     let headers = [("authorization", token.as_str()), ("idempotency-key", key)];
-    host.send("POST", &format!("/workflows/{workflow}/instances"), &headers, "{}")
+    host.send(
+        "POST",
+        &format!("/workflows/{workflow}/instances"),
+        &headers,
+        "{}",
+    )
 }
 
 #[test]
@@ -62,12 +75,25 @@ output: "${steps.last.output.input}"
     );
     let instance = host.run("chain", &json!({ "number": 4 }));
     assert_eq!(instance["status"], "completed", "{instance}");
-    assert_eq!(instance["output"], json!({ "all": { "number": 4, "text": "is 4" }, "unneeded": "skipped" }));
-    assert_eq!(timeline(&instance), ["first 1 completed", "unneeded 0 skipped", "last 1 completed"]);
+    assert_eq!(
+        instance["output"],
+        json!({ "all": { "number": 4, "text": "is 4" }, "unneeded": "skipped" })
+    );
+    assert_eq!(
+        timeline(&instance),
+        [
+            "first 1 completed",
+            "unneeded 0 skipped",
+            "last 1 completed"
+        ]
+    );
 
     let instance = host.run("chain", &json!({ "number": 6 }));
     assert_eq!(instance["status"], "failed", "{instance}");
-    assert_eq!(timeline(&instance), ["first 1 completed", "unneeded 1 failed"]);
+    assert_eq!(
+        timeline(&instance),
+        ["first 1 completed", "unneeded 1 failed"]
+    );
 }
 
 #[test]
@@ -91,44 +117,81 @@ fn a_failed_step_is_tried_again_after_longer_and_longer_delays() {
     let instance = host.run("retry-until", &json!({ "attempt": 4 }));
     assert_eq!(instance["status"], "completed", "{instance}");
     assert_eq!(instance["output"], 4);
-    assert_eq!(timeline(&instance), ["it 1 retrying", "it 2 retrying", "it 3 retrying", "it 4 completed"]);
+    assert_eq!(
+        timeline(&instance),
+        [
+            "it 1 retrying",
+            "it 2 retrying",
+            "it 3 retrying",
+            "it 4 completed"
+        ]
+    );
     let attempts = attempts(&instance);
     for (attempt, delay_ms) in attempts.iter().zip([20, 40, 80]) {
-        assert_eq!(micros(&attempt["retry_at"]) - micros(&attempt["finished_at"]), delay_ms * 1_000, "{attempt}");
+        assert_eq!(
+            micros(&attempt["retry_at"]) - micros(&attempt["finished_at"]),
+            delay_ms * 1_000,
+            "{attempt}"
+        );
         assert_eq!(attempt["failure"]["code"], "too-early");
     }
     for pair in attempts.windows(2) {
-        assert!(micros(&pair[1]["started_at"]) >= micros(&pair[0]["retry_at"]), "{instance}");
+        assert!(
+            micros(&pair[1]["started_at"]) >= micros(&pair[0]["retry_at"]),
+            "{instance}"
+        );
     }
 }
 
 #[test]
 fn a_plugin_may_ask_for_a_longer_delay_than_the_definition() {
     let host = TestHost::start();
-    apply_step(&host, "retry-until", "retry: { max_attempts: 2, initial_delay: 1ms }");
+    apply_step(
+        &host,
+        "retry-until",
+        "retry: { max_attempts: 2, initial_delay: 1ms }",
+    );
     let instance = host.run("retry-until", &json!({ "attempt": 2, "after_ms": 300 }));
     assert_eq!(instance["status"], "completed", "{instance}");
     let first = &attempts(&instance)[0];
-    assert_eq!(micros(&first["retry_at"]) - micros(&first["finished_at"]), 300_000, "{first}");
+    assert_eq!(
+        micros(&first["retry_at"]) - micros(&first["finished_at"]),
+        300_000,
+        "{first}"
+    );
 }
 
 #[test]
 fn after_the_last_attempt_the_instance_fails_with_the_plugins_code() {
     let host = TestHost::start();
-    apply_step(&host, "retry-until", "retry: { max_attempts: 3, initial_delay: 1ms }");
+    apply_step(
+        &host,
+        "retry-until",
+        "retry: { max_attempts: 3, initial_delay: 1ms }",
+    );
     let instance = host.run("retry-until", &json!({ "attempt": 99 }));
     assert_eq!(instance["status"], "failed", "{instance}");
     assert_eq!(instance["failure"]["code"], "too-early");
     assert_eq!(instance["failure"]["blame"], "guest");
     assert_eq!(instance["current_step"], "it");
-    assert_eq!(timeline(&instance), ["it 1 retrying", "it 2 retrying", "it 3 failed"]);
+    assert_eq!(
+        timeline(&instance),
+        ["it 1 retrying", "it 2 retrying", "it 3 failed"]
+    );
 }
 
 #[test]
 fn a_fatal_failure_is_not_tried_again() {
     let host = TestHost::start();
-    apply_step(&host, "fatal", "retry: { max_attempts: 5, initial_delay: 1ms }");
-    let instance = host.run("fatal", &json!({ "code": "no-such-account", "message": "42 is closed" }));
+    apply_step(
+        &host,
+        "fatal",
+        "retry: { max_attempts: 5, initial_delay: 1ms }",
+    );
+    let instance = host.run(
+        "fatal",
+        &json!({ "code": "no-such-account", "message": "42 is closed" }),
+    );
     assert_eq!(instance["status"], "failed", "{instance}");
     assert_eq!(instance["failure"]["code"], "no-such-account");
     assert_eq!(instance["failure"]["message"], "42 is closed");
@@ -138,7 +201,11 @@ fn a_fatal_failure_is_not_tried_again() {
 #[test]
 fn a_step_that_takes_too_long_is_stopped_at_its_timeout() {
     let host = TestHost::with(&[("limits.host_calls_max", "1000000000")]);
-    apply_step(&host, "sleep-spin", "timeout: 200ms, retry: { max_attempts: 1 }");
+    apply_step(
+        &host,
+        "sleep-spin",
+        "timeout: 200ms, retry: { max_attempts: 1 }",
+    );
     let instance = host.run("sleep-spin", &json!({ "ms": 20_000 }));
     assert_eq!(instance["status"], "failed", "{instance}");
     assert_eq!(instance["failure"]["code"], "timeout", "{instance}");
@@ -166,10 +233,25 @@ steps:
     assert_eq!(timeline(&waiting), ["work 1 completed", "more 1 completed"]);
     assert_eq!(waiting["current_step"], "ask");
     let approval = waiting["approvals"][0]["id"].as_str().expect("an approval");
-    assert_eq!(host.post(&format!("/approvals/{approval}/decision"), &json!({ "decision": "approve" })).status, 200);
+    assert_eq!(
+        host.post(
+            &format!("/approvals/{approval}/decision"),
+            &json!({ "decision": "approve" })
+        )
+        .status,
+        200
+    );
     let instance = host.wait(&id);
     assert_eq!(instance["status"], "completed", "{instance}");
-    assert_eq!(timeline(&instance), ["work 1 completed", "more 1 completed", "ask 1 completed", "last 1 completed"]);
+    assert_eq!(
+        timeline(&instance),
+        [
+            "work 1 completed",
+            "more 1 completed",
+            "ask 1 completed",
+            "last 1 completed"
+        ]
+    );
 }
 
 #[test]
@@ -188,13 +270,26 @@ fn an_instance_keeps_the_version_of_its_workflow() {
     assert_eq!(host.apply(&definition(2))["version"], 2);
     let new = host.start_instance("pinned", &json!({}));
     host.wait_for(&new, |status| status == "waiting");
-    for approval in [&waiting, &host.instance(&new)].map(|instance| instance["approvals"][0]["id"].clone()) {
+    for approval in
+        [&waiting, &host.instance(&new)].map(|instance| instance["approvals"][0]["id"].clone())
+    {
         let path = format!("/approvals/{}/decision", approval.as_str().expect("an id"));
-        assert_eq!(host.post(&path, &json!({ "decision": "approve" })).status, 200);
+        assert_eq!(
+            host.post(&path, &json!({ "decision": "approve" })).status,
+            200
+        );
     }
     let (old, new) = (host.wait(&old), host.wait(&new));
-    assert_eq!((&old["workflow_version"], &old["output"]), (&json!(1), &json!(1)), "{old}");
-    assert_eq!((&new["workflow_version"], &new["output"]), (&json!(2), &json!(2)), "{new}");
+    assert_eq!(
+        (&old["workflow_version"], &old["output"]),
+        (&json!(1), &json!(1)),
+        "{old}"
+    );
+    assert_eq!(
+        (&new["workflow_version"], &new["output"]),
+        (&json!(2), &json!(2)),
+        "{new}"
+    );
 }
 
 /// Version `version` of a plugin that answers its version.
@@ -220,12 +315,26 @@ fn an_instance_keeps_the_versions_of_its_plugins() {
     let new = host.start_instance("pinned", &json!({}));
     host.wait_for(&new, |status| status == "waiting");
     for (id, version) in [(&old, "1.0.0"), (&new, "1.1.0")] {
-        let approval = host.instance(id)["approvals"][0]["id"].as_str().expect("an id").to_owned();
+        let approval = host.instance(id)["approvals"][0]["id"]
+            .as_str()
+            .expect("an id")
+            .to_owned();
         let path = format!("/approvals/{approval}/decision");
-        assert_eq!(host.post(&path, &json!({ "decision": "approve" })).status, 200);
+        assert_eq!(
+            host.post(&path, &json!({ "decision": "approve" })).status,
+            200
+        );
         let instance = host.wait(id);
-        assert_eq!((&instance["status"], &instance["output"]), (&json!("completed"), &json!(version)), "{instance}");
-        assert_eq!(attempts(&instance)[1]["plugin"], format!("worker@{version}"), "{instance}");
+        assert_eq!(
+            (&instance["status"], &instance["output"]),
+            (&json!("completed"), &json!(version)),
+            "{instance}"
+        );
+        assert_eq!(
+            attempts(&instance)[1]["plugin"],
+            format!("worker@{version}"),
+            "{instance}"
+        );
     }
 }
 
@@ -246,8 +355,17 @@ fn the_same_definition_again_makes_no_new_version() {
     host.upload("hello");
     let definition = "name: greet\nsteps:\n  - { id: greet, plugin: hello, step: greet }";
     assert_eq!(host.request("POST", "/workflows", definition).status, 201);
-    let again = host.request("POST", "/workflows", format!("# only a comment\n{definition}"));
-    assert_eq!((again.status, &again.json["version"]), (200, &json!(1)), "{}", again.json);
+    let again = host.request(
+        "POST",
+        "/workflows",
+        format!("# only a comment\n{definition}"),
+    );
+    assert_eq!(
+        (again.status, &again.json["version"]),
+        (200, &json!(1)),
+        "{}",
+        again.json
+    );
 }
 
 #[test]
@@ -265,15 +383,28 @@ steps:
   - { id: three, plugin: hello@99.0.0, step: greet }
 "#,
     );
-    assert_eq!((reply.status, reply.code()), (422, "invalid"), "{}", reply.json);
+    assert_eq!(
+        (reply.status, reply.code()),
+        (422, "invalid"),
+        "{}",
+        reply.json
+    );
     for part in [
         "the plugin `nothing` is not there; upload it first with `stepwell plugin upload FILE`",
         "has no step `wave`; it offers greet",
         "the plugin `hello@99.0.0` is not there",
     ] {
-        assert!(reply.message().contains(part), "{part}: {}", reply.message());
+        assert!(
+            reply.message().contains(part),
+            "{part}: {}",
+            reply.message()
+        );
     }
-    assert_eq!(host.request("GET", "/workflows/greet", "").status, 404, "nothing of it was stored");
+    assert_eq!(
+        host.request("GET", "/workflows/greet", "").status,
+        404,
+        "nothing of it was stored"
+    );
 }
 
 #[test]
@@ -282,13 +413,32 @@ fn the_same_idempotency_key_answers_the_same_instance() {
     apply_step(&host, "echo", "");
     host.apply("name: other\nsteps:\n  - { id: it, plugin: scenarios, step: echo }");
     let first = start_with_key(&host, "echo", "order-7");
-    assert_eq!((first.status, &first.json["existing"]), (202, &json!(false)), "{}", first.json);
+    assert_eq!(
+        (first.status, &first.json["existing"]),
+        (202, &json!(false)),
+        "{}",
+        first.json
+    );
     let again = start_with_key(&host, "echo", "order-7");
-    assert_eq!((again.status, &again.json["existing"]), (200, &json!(true)), "{}", again.json);
+    assert_eq!(
+        (again.status, &again.json["existing"]),
+        (200, &json!(true)),
+        "{}",
+        again.json
+    );
     assert_eq!(again.json["id"], first.json["id"]);
     let elsewhere = start_with_key(&host, "other", "order-7");
-    assert_eq!(elsewhere.status, 202, "a key counts for one workflow: {}", elsewhere.json);
-    assert_eq!(host.get("/instances?workflow=echo")["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        elsewhere.status, 202,
+        "a key counts for one workflow: {}",
+        elsewhere.json
+    );
+    assert_eq!(
+        host.get("/instances?workflow=echo")["items"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
 }
 
 #[test]
@@ -296,13 +446,27 @@ fn many_requests_with_one_idempotency_key_make_one_instance() {
     let host = TestHost::start();
     apply_step(&host, "echo", "");
     let replies: Vec<Reply> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..16).map(|_| scope.spawn(|| start_with_key(&host, "echo", "once"))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        let threads: Vec<_> = (0..16)
+            .map(|_| scope.spawn(|| start_with_key(&host, "echo", "once")))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .collect()
     });
-    let ids: BTreeSet<_> = replies.iter().map(|reply| reply.json["id"].to_string()).collect();
+    let ids: BTreeSet<_> = replies
+        .iter()
+        .map(|reply| reply.json["id"].to_string())
+        .collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
-    assert_eq!(replies.iter().filter(|reply| reply.status == 202).count(), 1);
-    assert_eq!(host.get("/instances")["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        replies.iter().filter(|reply| reply.status == 202).count(),
+        1
+    );
+    assert_eq!(
+        host.get("/instances")["items"].as_array().map(Vec::len),
+        Some(1)
+    );
 }
 
 #[test]
@@ -311,7 +475,11 @@ fn an_idempotency_key_that_is_too_long_is_refused() {
     apply_step(&host, "echo", "");
     let reply = start_with_key(&host, "echo", &"k".repeat(257));
     assert_eq!(reply.status, 400, "{}", reply.json);
-    assert!(reply.message().contains("Idempotency-Key"), "{}", reply.message());
+    assert!(
+        reply.message().contains("Idempotency-Key"),
+        "{}",
+        reply.message()
+    );
     assert_eq!(start_with_key(&host, "echo", &"k".repeat(256)).status, 202);
 }
 
@@ -325,9 +493,17 @@ fn a_cancelled_instance_stays_cancelled_and_asks_nobody_any_more() {
     );
     let id = host.start_instance("ask", &json!({}));
     let waiting = host.wait_for(&id, |status| status == "waiting");
-    assert_eq!(host.get("/approvals")["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        host.get("/approvals")["items"].as_array().map(Vec::len),
+        Some(1)
+    );
     let reply = host.post(&format!("/instances/{id}/cancel"), &Value::Null);
-    assert_eq!((reply.status, &reply.json["status"]), (200, &json!("cancelled")), "{}", reply.json);
+    assert_eq!(
+        (reply.status, &reply.json["status"]),
+        (200, &json!("cancelled")),
+        "{}",
+        reply.json
+    );
     let instance = host.instance(&id);
     assert_eq!(instance["status"], "cancelled");
     assert_eq!(instance["failure"]["message"], "cancelled by operator");
@@ -335,9 +511,17 @@ fn a_cancelled_instance_stays_cancelled_and_asks_nobody_any_more() {
     assert_eq!(host.get("/approvals")["items"], json!([]));
 
     let again = host.post(&format!("/instances/{id}/cancel"), &Value::Null);
-    assert_eq!((again.status, again.code()), (409, "conflict"), "{}", again.json);
+    assert_eq!(
+        (again.status, again.code()),
+        (409, "conflict"),
+        "{}",
+        again.json
+    );
     let approval = waiting["approvals"][0]["id"].as_str().expect("an id");
-    let late = host.post(&format!("/approvals/{approval}/decision"), &json!({ "decision": "approve" }));
+    let late = host.post(
+        &format!("/approvals/{approval}/decision"),
+        &json!({ "decision": "approve" }),
+    );
     assert_eq!(late.status, 409, "{}", late.json);
     assert_eq!(host.instance(&id)["status"], "cancelled");
 }
@@ -351,8 +535,13 @@ fn of_many_who_cancel_an_instance_at_once_one_does() {
         host.wait_for(&id, |status| status == "waiting");
         let (path, host) = (format!("/instances/{id}/cancel"), &host);
         let mut statuses: Vec<_> = std::thread::scope(|scope| {
-            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| host.post(&path, &Value::Null).status)).collect();
-            asking.into_iter().map(|one| one.join().expect("no panic")).collect()
+            let asking: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| host.post(&path, &Value::Null).status))
+                .collect();
+            asking
+                .into_iter()
+                .map(|one| one.join().expect("no panic"))
+                .collect()
         });
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 409, 409, 409, 409, 409, 409, 409]);
@@ -362,16 +551,29 @@ fn of_many_who_cancel_an_instance_at_once_one_does() {
 #[test]
 fn cancelling_an_instance_between_two_attempts_ends_it() {
     let host = TestHost::start();
-    apply_step(&host, "retry-until", "retry: { max_attempts: 100, initial_delay: 1h, max_delay: 1h }");
+    apply_step(
+        &host,
+        "retry-until",
+        "retry: { max_attempts: 100, initial_delay: 1h, max_delay: 1h }",
+    );
     let id = host.start_instance("retry-until", &json!({ "attempt": 99 }));
-    eventually("the first attempt ends", || (!attempts(&host.instance(&id)).is_empty()).then_some(()));
-    assert_eq!(host.post(&format!("/instances/{id}/cancel"), &Value::Null).status, 200);
+    eventually("the first attempt ends", || {
+        (!attempts(&host.instance(&id)).is_empty()).then_some(())
+    });
+    assert_eq!(
+        host.post(&format!("/instances/{id}/cancel"), &Value::Null)
+            .status,
+        200
+    );
     assert_eq!(timeline(&host.instance(&id)), ["it 1 retrying"]);
 }
 
 #[test]
 fn effects_of_a_step_whose_instance_was_cancelled_meanwhile_are_not_committed() {
-    let host = TestHost::with(&[("limits.host_calls_max", "1000000000"), ("limits.cpu_budget", "20s")]);
+    let host = TestHost::with(&[
+        ("limits.host_calls_max", "1000000000"),
+        ("limits.cpu_budget", "20s"),
+    ]);
     host.scenario("script");
     host.apply("name: slow\nsteps:\n  - { id: it, plugin: scenarios, step: script, retry: { max_attempts: 1 } }");
     // The write comes first, and then enough work for the cancellation to come in between.
@@ -400,7 +602,12 @@ fn a_list_of_instances_can_be_filtered_by_each_field() {
     apply_step(&host, "fatal", "");
     let other = host.token_for("default", "ada", &["workflow_start"]);
     let start = |token: &str, workflow: &str, fields: Value| {
-        let reply = host.request_as(token, "POST", &format!("/workflows/{workflow}/instances"), fields.to_string());
+        let reply = host.request_as(
+            token,
+            "POST",
+            &format!("/workflows/{workflow}/instances"),
+            fields.to_string(),
+        );
         assert_eq!(reply.status, 202, "{}", reply.json);
         let id = reply.json["id"].as_str().expect("an id").to_owned();
         host.wait(&id);
@@ -425,7 +632,14 @@ fn a_list_of_instances_can_be_filtered_by_each_field() {
         let found = ids(&host.get(&format!("/instances?{query}")));
         assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{query}");
     }
-    for query in ["status=done", "stauts=failed", "workflow=No%20Name", "after=7", "limit=0", "limit=201"] {
+    for query in [
+        "status=done",
+        "stauts=failed",
+        "workflow=No%20Name",
+        "after=7",
+        "limit=0",
+        "limit=201",
+    ] {
         let reply = host.request("GET", &format!("/instances?{query}"), "");
         assert_eq!(reply.status, 400, "{query}: {}", reply.json);
     }
@@ -435,13 +649,17 @@ fn a_list_of_instances_can_be_filtered_by_each_field() {
 fn the_pages_of_a_list_show_every_instance_once() {
     let host = TestHost::start();
     apply_step(&host, "echo", "");
-    let mut started: Vec<_> = (0..7).map(|_| host.start_instance("echo", &json!({}))).collect();
+    let mut started: Vec<_> = (0..7)
+        .map(|_| host.start_instance("echo", &json!({})))
+        .collect();
     let mut found = Vec::new();
     let mut path = "/instances?limit=3".to_owned();
     loop {
         let page = host.get(&path);
         found.extend(ids(&page));
-        let Some(next) = page["next"].as_str() else { break };
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
         path = format!("/instances?limit=3&after={next}");
         // One that comes meanwhile is newer than all of them, and so on no later page.
         host.start_instance("echo", &json!({}));
@@ -459,11 +677,21 @@ fn hundreds_of_instances_at_the_same_time_all_complete_with_their_own_output() {
             let host = &host;
             move || -> Vec<_> {
                 let numbers = first * 25..first * 25 + 25;
-                numbers.map(|number| (number, host.start_instance("echo", &json!({ "number": number })))).collect()
+                numbers
+                    .map(|number| {
+                        (
+                            number,
+                            host.start_instance("echo", &json!({ "number": number })),
+                        )
+                    })
+                    .collect()
             }
         };
         let threads: Vec<_> = (0..8).map(|first| scope.spawn(start(first))).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("no panic"))
+            .collect()
     });
     assert_eq!(ids.len(), 200);
     for (number, id) in ids {
@@ -473,5 +701,8 @@ fn hundreds_of_instances_at_the_same_time_all_complete_with_their_own_output() {
         assert_eq!(instance["output"]["context"]["instance_id"], id.as_str());
         assert_eq!(attempts(&instance).len(), 1, "{instance}");
     }
-    assert_eq!(host.get("/workflow-metrics/stats")["instances"]["completed"], 200);
+    assert_eq!(
+        host.get("/workflow-metrics/stats")["instances"]["completed"],
+        200
+    );
 }

@@ -16,7 +16,10 @@ fn steps_that_read_leave_connections_to_http() {
     if std::env::var_os(WITHOUT_POSTGRES).is_some() {
         return;
     }
-    let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let threads = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
     let database = threads.block_on(postgres::create_database());
     let settings = [
         ("STEPWELL_DATABASE__CONNECTIONS_MAX", CONNECTIONS),
@@ -26,35 +29,68 @@ fn steps_that_read_leave_connections_to_http() {
         ("STEPWELL_DATABASE__LOCK_TIMEOUT", "50s"),
         ("STEPWELL_DATABASE__STATEMENT_TIMEOUT", "50s"),
     ];
-    let host = TestHost::on(&database, settings.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec());
+    let host = TestHost::on(
+        &database,
+        settings
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .to_vec(),
+    );
     let (reader, other) = (Team::new(&host, "reader"), Team::new(&host, "other"));
     reader.script(json!([{ "op": "set", "space": "plugin", "key": "k", "value": "v" }]));
     // Nobody reads storage from here on.
-    let mut lock = threads.block_on(PgConnection::connect(&database)).expect("connects");
+    let mut lock = threads
+        .block_on(PgConnection::connect(&database))
+        .expect("connects");
     threads.block_on(async {
-        sqlx::query("BEGIN").execute(&mut lock).await.expect("begins");
-        sqlx::query("LOCK TABLE plugin_storage IN ACCESS EXCLUSIVE MODE").execute(&mut lock).await.expect("locks");
+        sqlx::query("BEGIN")
+            .execute(&mut lock)
+            .await
+            .expect("begins");
+        sqlx::query("LOCK TABLE plugin_storage IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut lock)
+            .await
+            .expect("locks");
     });
-    let list = json!({ "ops": [{ "op": "list", "space": "plugin", "prefix": "", "limit": 1_000 }] });
-    let instances: Vec<_> = (0..ATTEMPTS).map(|_| reader.start_instance("script", &list)).collect();
+    let list =
+        json!({ "ops": [{ "op": "list", "space": "plugin", "prefix": "", "limit": 1_000 }] });
+    let instances: Vec<_> = (0..ATTEMPTS)
+        .map(|_| reader.start_instance("script", &list))
+        .collect();
     let reads = || {
         let text = String::from_utf8(host.request("GET", "/metrics", "").body).expect("is text");
-        ["stepwell_guest_reads_running ", "stepwell_guest_reads_waiting "].map(|name| {
+        [
+            "stepwell_guest_reads_running ",
+            "stepwell_guest_reads_waiting ",
+        ]
+        .map(|name| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|number| number.parse::<u64>().ok()).expect("a number")
+            line.and_then(|number| number.parse::<u64>().ok())
+                .expect("a number")
         })
     };
-    eventually("all attempts read", || (reads() == [OF_GUESTS, ATTEMPTS as u64 - OF_GUESTS]).then_some(()));
+    eventually("all attempts read", || {
+        (reads() == [OF_GUESTS, ATTEMPTS as u64 - OF_GUESTS]).then_some(())
+    });
     // Lists that no cache holds, of another team and of the reader's own.
     for number in 0..20 {
         other.get(&format!("/instances?limit={}", number + 1));
         reader.get(&format!("/instances?limit={}", number + 1));
     }
-    assert_eq!(reads(), [OF_GUESTS, ATTEMPTS as u64 - OF_GUESTS], "they read still");
-    threads.block_on(async { sqlx::query("ROLLBACK").execute(&mut lock).await }).expect("unlocks");
+    assert_eq!(
+        reads(),
+        [OF_GUESTS, ATTEMPTS as u64 - OF_GUESTS],
+        "they read still"
+    );
+    threads
+        .block_on(async { sqlx::query("ROLLBACK").execute(&mut lock).await })
+        .expect("unlocks");
     for id in instances {
         let instance = reader.wait(&id);
-        assert_eq!(instance["output"]["results"][0]["ok"]["keys"], json!(["k"]), "{instance}");
+        assert_eq!(
+            instance["output"]["results"][0]["ok"]["keys"],
+            json!(["k"]),
+            "{instance}"
+        );
     }
     assert_eq!(reads(), [0, 0]);
 }

@@ -47,7 +47,10 @@ pub struct Reply {
 
 impl Reply {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// `code` of an error body.
@@ -77,8 +80,12 @@ impl TestHost {
             .collect();
         match std::env::var(DATABASE).as_deref() {
             Ok("postgres") => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let database = runtime.expect("a runtime starts").block_on(postgres::create_database());
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                let database = runtime
+                    .expect("a runtime starts")
+                    .block_on(postgres::create_database());
                 Self::on(&database, settings)
             }
             Ok(other) => panic!("{DATABASE}={other}: there is only postgres"),
@@ -92,7 +99,15 @@ impl TestHost {
         let data = tempfile::tempdir().expect("a temporary directory");
         let (server, url, token) = launch(data.path(), &settings);
         let token = token.expect("the first start makes a token");
-        Self { url, token, data, server, settings, database: database.to_owned(), agent: agent() }
+        Self {
+            url,
+            token,
+            data,
+            server,
+            settings,
+            database: database.to_owned(),
+            agent: agent(),
+        }
     }
 
     /// Another server on the same database, with data of its own.
@@ -103,12 +118,22 @@ impl TestHost {
     /// As [`TestHost::beside`], with more in its environment. `PRELOAD` is the server's own `LD_PRELOAD`.
     pub fn beside_in(&self, environment: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let more = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let more = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let settings: Vec<_> = self.settings.iter().cloned().chain(more).collect();
         let (server, url, token) = launch(data.path(), &settings);
         assert_eq!(token, None, "only the first host makes a token");
         let (token, database) = (self.token.clone(), self.database.clone());
-        Self { url, token, data, server, settings, database, agent: agent() }
+        Self {
+            url,
+            token,
+            data,
+            server,
+            settings,
+            database,
+            agent: agent(),
+        }
     }
 
     /// The URL of its database; empty for SQLite among its data.
@@ -137,7 +162,9 @@ impl TestHost {
 
     /// As [`TestHost::restart`], this once with more in its environment. `MORE` are arguments of the program.
     pub fn restart_in(&mut self, environment: &[(&str, &str)]) {
-        let more = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let more = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let settings: Vec<_> = self.settings.iter().cloned().chain(more).collect();
         let (server, url, token) = launch(self.data.path(), &settings);
         assert_eq!(token, None, "only the first start makes a token");
@@ -155,12 +182,21 @@ impl TestHost {
     pub fn break_disk(&self, bytes: u64) {
         let id = self.server.id().to_string();
         let limit = format!("--fsize={bytes}");
-        assert!(Command::new("prlimit").args(["--pid", &id, &limit]).status().expect("prlimit exists").success());
+        assert!(
+            Command::new("prlimit")
+                .args(["--pid", &id, &limit])
+                .status()
+                .expect("prlimit exists")
+                .success()
+        );
     }
 
     /// Waits for the server's end.
     pub fn exit_code(&mut self) -> Option<i32> {
-        eventually("the server ends", || self.server.try_wait().expect("the server is a child")).code()
+        eventually("the server ends", || {
+            self.server.try_wait().expect("the server is a child")
+        })
+        .code()
     }
 
     /// What the server has logged, over all its starts.
@@ -170,7 +206,13 @@ impl TestHost {
 
     fn signal(&self, signal: &str) {
         let id = self.server.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().expect("kill exists").success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &id])
+                .status()
+                .expect("kill exists")
+                .success()
+        );
     }
 
     /// Resident memory of the server, in bytes.
@@ -184,9 +226,17 @@ impl TestHost {
     }
 
     fn memory(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id())).expect("the server runs");
-        let line = status.lines().find(|line| line.starts_with(field)).expect("Linux says it");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1_024
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id()))
+            .expect("the server runs");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(field))
+            .expect("Linux says it");
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|kib| kib.parse::<u64>().ok())
+            .expect("a number")
+            * 1_024
     }
 
     /// One request as the operator.
@@ -196,14 +246,27 @@ impl TestHost {
     }
 
     /// One request as somebody else.
-    pub fn request_as(&self, token: &str, method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
+    pub fn request_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
         let token = format!("Bearer {token}");
         self.send(method, path, &[("authorization", &token)], body)
     }
 
     /// One request with exactly these headers.
-    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
-        self.try_send(method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
+        self.try_send(method, path, headers, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// One request to a server that may be gone.
@@ -214,7 +277,9 @@ impl TestHost {
         headers: &[(&str, &str)],
         body: impl AsRef<[u8]>,
     ) -> Result<Reply, String> {
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -222,17 +287,33 @@ impl TestHost {
         let response = self.agent.run(request).map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
         let headers = response.headers().iter();
-        let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()));
+        let headers = headers.map(|(name, value)| {
+            (
+                name.to_string(),
+                value.to_str().unwrap_or_default().to_owned(),
+            )
+        });
         let headers = headers.collect();
         let mut body = Vec::new();
-        response.into_body().into_reader().read_to_end(&mut body).map_err(|error| error.to_string())?;
-        Ok(Reply { status, headers, json: serde_json::from_slice(&body).unwrap_or_default(), body })
+        response
+            .into_body()
+            .into_reader()
+            .read_to_end(&mut body)
+            .map_err(|error| error.to_string())?;
+        Ok(Reply {
+            status,
+            headers,
+            json: serde_json::from_slice(&body).unwrap_or_default(),
+            body,
+        })
     }
 
     /// A connection without a client in between.
     pub fn connect(&self) -> TcpStream {
         let connection = TcpStream::connect(self.address()).expect("connects");
-        connection.set_read_timeout(Some(PATIENCE)).expect("a socket has timeouts");
+        connection
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a socket has timeouts");
         connection
     }
 
@@ -241,7 +322,9 @@ impl TestHost {
         let mut connection = self.connect();
         connection.write_all(bytes.as_ref()).expect("writes");
         let mut answer = Vec::new();
-        connection.read_to_end(&mut answer).expect("the server closes the connection");
+        connection
+            .read_to_end(&mut answer)
+            .expect("the server closes the connection");
         String::from_utf8_lossy(&answer).into_owned()
     }
 
@@ -263,7 +346,11 @@ impl TestHost {
     /// Uploads one of the guests that `cargo xtask guests` builds.
     pub fn upload(&self, guest: &str) -> Value {
         let reply = self.request("POST", "/plugins", guest_bytes(guest));
-        assert!(matches!(reply.status, 200 | 201), "upload {guest}: {}", reply.json);
+        assert!(
+            matches!(reply.status, 200 | 201),
+            "upload {guest}: {}",
+            reply.json
+        );
         reply.json
     }
 
@@ -275,7 +362,10 @@ impl TestHost {
 
     /// Starts an instance and answers its id.
     pub fn start_instance(&self, workflow: &str, input: &Value) -> String {
-        let reply = self.post(&format!("/workflows/{workflow}/instances"), &json!({ "input": input }));
+        let reply = self.post(
+            &format!("/workflows/{workflow}/instances"),
+            &json!({ "input": input }),
+        );
         assert_eq!(reply.status, 202, "start {workflow}: {}", reply.json);
         reply.json["id"].as_str().expect("an id").to_owned()
     }
@@ -314,19 +404,27 @@ impl TestHost {
     pub fn script(&self, ops: Value) -> Vec<Value> {
         let instance = self.run("script", &json!({ "ops": ops }));
         assert_eq!(instance["status"], "completed", "{instance}");
-        instance["output"]["results"].as_array().expect("results").clone()
+        instance["output"]["results"]
+            .as_array()
+            .expect("results")
+            .clone()
     }
 
     /// The program as the operator of this server would run it.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command(arguments);
-        command.env("STEPWELL_URL", &self.url).env("STEPWELL_TOKEN", &self.token);
+        command
+            .env("STEPWELL_URL", &self.url)
+            .env("STEPWELL_TOKEN", &self.token);
         command
     }
 
     /// Makes a token and answers its secret.
     pub fn token_for(&self, team: &str, user: &str, permissions: &[&str]) -> String {
-        let reply = self.post("/tokens", &json!({ "team": team, "user": user, "permissions": permissions }));
+        let reply = self.post(
+            "/tokens",
+            &json!({ "team": team, "user": user, "permissions": permissions }),
+        );
         assert_eq!(reply.status, 201, "make a token: {}", reply.json);
         reply.json["token"].as_str().expect("a secret").to_owned()
     }
@@ -368,7 +466,10 @@ pub fn binary() -> &'static str {
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = bounded(r#"exec "$0" "$@""#, binary());
     let settings = std::env::vars_os().map(|(name, _)| name);
-    for name in settings.filter(|name| name.to_str().is_some_and(|name| name.starts_with("STEPWELL_"))) {
+    for name in settings.filter(|name| {
+        name.to_str()
+            .is_some_and(|name| name.starts_with("STEPWELL_"))
+    }) {
         command.env_remove(name);
     }
     command.args(arguments).stdin(Stdio::null());
@@ -378,7 +479,11 @@ pub fn command(arguments: &[&str]) -> Command {
 /// A program that a line of shell starts as `"$0" "$@"`, under the limit on its memory.
 fn bounded(start: &str, program: &str) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -d {DATA_KIB_MAX} && {{ {start}; }}"), program]);
+    command.args([
+        "-c",
+        &format!("ulimit -d {DATA_KIB_MAX} && {{ {start}; }}"),
+        program,
+    ]);
     command
 }
 
@@ -395,11 +500,22 @@ fn launch(data: &Path, settings: &[(String, String)]) -> (Child, String, Option<
     let ready = data.join("ready.json");
     // A stale one would be taken for the new server's.
     let _ = std::fs::remove_file(&ready);
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(log_path(data)).expect("a file for the log");
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log_path(data))
+        .expect("a file for the log");
     // A file that grows over its limit is then an error like another, and kills nobody.
-    let start = r#"trap '' XFSZ; [ -z "$PRELOAD" ] || export LD_PRELOAD="$PRELOAD"; exec "$0" "$@" $MORE"#;
+    let start =
+        r#"trap '' XFSZ; [ -z "$PRELOAD" ] || export LD_PRELOAD="$PRELOAD"; exec "$0" "$@" $MORE"#;
     let mut server = bounded(start, binary())
-        .args(["serve", "--listen", "127.0.0.1:0", "--stop-with-stdin", "--data-dir"])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--stop-with-stdin",
+            "--data-dir",
+        ])
         .arg(data.join("stepwell"))
         .arg("--ready-file")
         .arg(&ready)
@@ -412,7 +528,10 @@ fn launch(data: &Path, settings: &[(String, String)]) -> (Child, String, Option<
         .expect("the server starts");
     let told = eventually("the server is ready", || {
         if let Some(status) = server.try_wait().expect("the server is a child") {
-            panic!("the server ended with {status}: {}", std::fs::read_to_string(log_path(data)).unwrap_or_default());
+            panic!(
+                "the server ended with {status}: {}",
+                std::fs::read_to_string(log_path(data)).unwrap_or_default()
+            );
         }
         std::fs::read(&ready).ok()
     });
@@ -434,12 +553,24 @@ pub fn guests() -> &'static Path {
         if let Some(folder) = std::env::var_os("STEPWELL_TEST_GUESTS") {
             return folder.into();
         }
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the host is in the workspace");
-        let built = Command::new(env!("CARGO")).args(["xtask", "guests", "--json"]).current_dir(root).output();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("the host is in the workspace");
+        let built = Command::new(env!("CARGO"))
+            .args(["xtask", "guests", "--json"])
+            .current_dir(root)
+            .output();
         let built = built.expect("cargo runs");
-        assert!(built.status.success(), "cargo xtask guests: {}", String::from_utf8_lossy(&built.stderr));
+        assert!(
+            built.status.success(),
+            "cargo xtask guests: {}",
+            String::from_utf8_lossy(&built.stderr)
+        );
         let list: Value = serde_json::from_slice(&built.stdout).expect("is JSON");
         let first = list[0]["path"].as_str().expect("there are guests");
-        Path::new(first).parent().expect("is in a folder").to_owned()
+        Path::new(first)
+            .parent()
+            .expect("is in a folder")
+            .to_owned()
     })
 }

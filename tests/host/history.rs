@@ -21,14 +21,21 @@ fn host() -> TestHost {
 
 fn sum(answer: &Value, field: &str) -> u64 {
     let points = answer["points"].as_array().expect("points");
-    points.iter().map(|point| point[field].as_u64().expect("a number")).sum()
+    points
+        .iter()
+        .map(|point| point[field].as_u64().expect("a number"))
+        .sum()
 }
 
 /// Waits until so many calls are in the history, in steps of every length, and not one more.
 fn calls(host: &TestHost, query: &str, expected: u64) {
     for step in ["10s", "1m", "1h"] {
         let path = format!("/workflow-metrics/history?{query}&from=-6h&step={step}");
-        let path = if step == "10s" { path.replace("-6h", "-1h") } else { path };
+        let path = if step == "10s" {
+            path.replace("-6h", "-1h")
+        } else {
+            path
+        };
         eventually("the calls are in the history", || {
             let answer = host.get(&path);
             let count = sum(&answer, "count");
@@ -57,28 +64,58 @@ fn calls_are_in_the_history_and_survive_a_kill_and_an_orderly_end() {
     host.restart();
     calls(&host, STEP, 5);
     let answer = host.get(&format!("/workflow-metrics/history?{STEP}"));
-    assert_eq!((&answer["operation"], &answer["step_seconds"]), (&json!("step scenarios/script"), &json!(10)));
+    assert_eq!(
+        (&answer["operation"], &answer["step_seconds"]),
+        (&json!("step scenarios/script"), &json!(10))
+    );
     let point = &answer["points"][0];
-    for field in
-        ["at", "errors", "error_rate", "per_minute", "min_ms", "avg_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms"]
-    {
+    for field in [
+        "at",
+        "errors",
+        "error_rate",
+        "per_minute",
+        "min_ms",
+        "avg_ms",
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "max_ms",
+    ] {
         assert!(!point[field].is_null(), "{field} is missing from {point}");
     }
     let all = host.get("/workflow-metrics/history?operation=all%20operations&step=1h");
-    assert!(sum(&all, "count") > 5, "the steps, the requests and the commits: {all}");
+    assert!(
+        sum(&all, "count") > 5,
+        "the steps, the requests and the commits: {all}"
+    );
     let counter = host.get("/workflow-metrics/history?metric=instances_created&step=1h");
-    assert_eq!((&counter["kind"], sum(&counter, "value")), (&json!("counter"), 5), "{counter}");
+    assert_eq!(
+        (&counter["kind"], sum(&counter, "value")),
+        (&json!("counter"), 5),
+        "{counter}"
+    );
     let gauge = host.get("/workflow-metrics/history?metric=running&step=1m");
     assert_eq!(gauge["kind"], "gauge", "{gauge}");
     let all = host.get("/workflow-metrics/history");
-    for (list, name) in [("operations", "commit_step"), ("operations", "step scenarios/script"), ("metrics", "running")]
-    {
-        assert!(all[list].as_array().is_some_and(|names| names.contains(&json!(name))), "{name} is missing from {all}");
+    for (list, name) in [
+        ("operations", "commit_step"),
+        ("operations", "step scenarios/script"),
+        ("metrics", "running"),
+    ] {
+        assert!(
+            all[list]
+                .as_array()
+                .is_some_and(|names| names.contains(&json!(name))),
+            "{name} is missing from {all}"
+        );
     }
     let nothing = host.get("/workflow-metrics/history?operation=nobody");
     assert_eq!(nothing["points"], json!([]));
     let before = host.get("/workflow-metrics/history?from=-3h&to=-2h");
-    assert_eq!((&before["operations"], &before["metrics"]), (&json!([]), &json!([])));
+    assert_eq!(
+        (&before["operations"], &before["metrics"]),
+        (&json!([]), &json!([]))
+    );
 }
 
 #[test]
@@ -87,18 +124,39 @@ fn another_teams_history_is_not_shown() {
     let (acme, rival) = (Team::new(&host, "acme"), Team::new(&host, "rival"));
     acme.script(json!([]));
     let path = format!("/workflow-metrics/history?{STEP}");
-    eventually("it is in the history", || (sum(&acme.get(&path), "count") == 1).then_some(()));
-    assert_eq!(rival.get(&path)["points"], json!([]));
-    assert!(!rival.get("/workflow-metrics/history").to_string().contains("scenarios"));
-    eventually("the host's own is in the history", || {
-        (sum(&rival.get("/workflow-metrics/history?operation=commit_step"), "count") >= 1).then_some(())
+    eventually("it is in the history", || {
+        (sum(&acme.get(&path), "count") == 1).then_some(())
     });
-    assert_eq!(rival.request("GET", &format!("{path}&team=acme"), "").status, 403);
+    assert_eq!(rival.get(&path)["points"], json!([]));
+    assert!(
+        !rival
+            .get("/workflow-metrics/history")
+            .to_string()
+            .contains("scenarios")
+    );
+    eventually("the host's own is in the history", || {
+        (sum(
+            &rival.get("/workflow-metrics/history?operation=commit_step"),
+            "count",
+        ) >= 1)
+            .then_some(())
+    });
+    assert_eq!(
+        rival
+            .request("GET", &format!("{path}&team=acme"), "")
+            .status,
+        403
+    );
     assert_eq!(sum(&host.get(&path), "count"), 1, "an operator sees all");
     assert_eq!(host.get(&format!("{path}&team=rival"))["points"], json!([]));
     let compare = "/workflow-metrics/plugins/scenarios/compare?baseline=0.1.0&candidate=9.9.9";
     assert_eq!(rival.request("GET", compare, "").status, 404);
-    assert_eq!(rival.request("GET", &format!("{compare}&team=acme"), "").status, 403);
+    assert_eq!(
+        rival
+            .request("GET", &format!("{compare}&team=acme"), "")
+            .status,
+        403
+    );
 }
 
 #[test]
@@ -119,15 +177,35 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
     ] {
         let reply = host.request("GET", &format!("/workflow-metrics/history?{query}"), "");
         assert_eq!(reply.status, 400, "{query}: {}", reply.json);
-        assert!(reply.message().contains(word), "{query}: {}", reply.message());
+        assert!(
+            reply.message().contains(word),
+            "{query}: {}",
+            reply.message()
+        );
     }
     let long = "x".repeat(600);
-    assert_eq!(host.request("GET", &format!("/workflow-metrics/history?operation={long}"), "").status, 400);
-    for query in ["", "baseline=1.0.0", "baseline=1.0.0&candidate=1.0.0", "baseline=1.0.0&candidate=../x"] {
+    assert_eq!(
+        host.request(
+            "GET",
+            &format!("/workflow-metrics/history?operation={long}"),
+            ""
+        )
+        .status,
+        400
+    );
+    for query in [
+        "",
+        "baseline=1.0.0",
+        "baseline=1.0.0&candidate=1.0.0",
+        "baseline=1.0.0&candidate=../x",
+    ] {
         let path = format!("/workflow-metrics/plugins/expense/compare?{query}");
         assert_eq!(host.request("GET", &path, "").status, 400, "{query}");
     }
-    assert_eq!(host.get("/workflow-metrics/history?from=-400d")["step_seconds"], 604_800);
+    assert_eq!(
+        host.get("/workflow-metrics/history?from=-400d")["step_seconds"],
+        604_800
+    );
 }
 
 #[test]
@@ -135,7 +213,10 @@ fn hosts_on_one_database_add_up() {
     if std::env::var_os(postgres::WITHOUT_POSTGRES).is_some() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
     let database = runtime.block_on(postgres::create_database());
     let settings = vec![("STEPWELL_HISTORY__INTERVAL".to_owned(), "50ms".to_owned())];
     let one = TestHost::on(&database, settings);
@@ -161,14 +242,25 @@ fn a_database_that_cannot_be_written_disturbs_nobody_and_nothing_is_lost() {
         return;
     }
     let file = host.data.path().join("stepwell/stepwell.db");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
     let url = format!("sqlite:{}", file.display());
-    let mut held = runtime.block_on(sqlx::SqliteConnection::connect(&url)).expect("connects");
-    runtime.block_on(sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut held)).expect("begins");
+    let mut held = runtime
+        .block_on(sqlx::SqliteConnection::connect(&url))
+        .expect("connects");
+    runtime
+        .block_on(sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut held))
+        .expect("begins");
     for _ in 0..5 {
         host.get("/workflows");
     }
-    eventually("the host says so", || host.log().contains("could not write the history").then_some(()));
+    eventually("the host says so", || {
+        host.log()
+            .contains("could not write the history")
+            .then_some(())
+    });
     for _ in 0..5 {
         host.get("/workflows");
     }
@@ -180,7 +272,10 @@ fn a_database_that_cannot_be_written_disturbs_nobody_and_nothing_is_lost() {
 fn point(version: &str, milliseconds: u64, failed: u64) -> HistoryPoint {
     let mut calls = Timings::work();
     for number in 0..1_000 {
-        calls.record(Duration::from_micros(milliseconds * (900 + number % 200)), number >= failed);
+        calls.record(
+            Duration::from_micros(milliseconds * (900 + number % 200)),
+            number >= failed,
+        );
     }
     HistoryPoint {
         series: Series {
@@ -198,29 +293,53 @@ fn point(version: &str, milliseconds: u64, failed: u64) -> HistoryPoint {
 fn versions_are_compared_by_their_calls() {
     let mut host = TestHost::start();
     host.upload("scenarios");
-    let uploaded = host.get("/plugins/scenarios")["items"][0]["version"].as_str().expect("a version").to_owned();
+    let uploaded = host.get("/plugins/scenarios")["items"][0]["version"]
+        .as_str()
+        .expect("a version")
+        .to_owned();
     assert_eq!(host.stop(), Some(0));
     let mut config = Config::defaults().expect("the defaults load");
     config.data_dir = host.data.path().join("stepwell");
     host.database().clone_into(&mut config.database.url);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
     runtime.expect("a runtime starts").block_on(async {
         let store = Store::open(&config, Clock::System).await.expect("opens");
-        let points = vec![point("7.0.0", 10, 10), point("7.1.0", 20, 10), point("7.2.0", 10, 10), point("7.3.0", 5, 0)];
+        let points = vec![
+            point("7.0.0", 10, 10),
+            point("7.1.0", 20, 10),
+            point("7.2.0", 10, 10),
+            point("7.3.0", 5, 0),
+        ];
         store.write_history(points, 9).await.1.expect("writes");
         store.close().await;
     });
     host.restart();
     let compare = |candidate: &str| {
-        host.get(&format!("/workflow-metrics/plugins/scenarios/compare?baseline=7.0.0&candidate={candidate}"))
+        host.get(&format!(
+            "/workflow-metrics/plugins/scenarios/compare?baseline=7.0.0&candidate={candidate}"
+        ))
     };
-    for (candidate, verdict) in
-        [("7.1.0", "worse"), ("7.2.0", "same"), ("7.3.0", "better"), (uploaded.as_str(), "too_few_calls")]
-    {
+    for (candidate, verdict) in [
+        ("7.1.0", "worse"),
+        ("7.2.0", "same"),
+        ("7.3.0", "better"),
+        (uploaded.as_str(), "too_few_calls"),
+    ] {
         let answer = compare(candidate);
         assert_eq!(answer["verdict"], verdict, "{answer}");
-        assert!(answer["reasons"].as_array().is_some_and(|reasons| !reasons.is_empty()), "{answer}");
-        assert_eq!((&answer["baseline"]["count"], &answer["baseline"]["errors"]), (&json!(1_000), &json!(10)));
+        assert!(
+            answer["reasons"]
+                .as_array()
+                .is_some_and(|reasons| !reasons.is_empty()),
+            "{answer}"
+        );
+        assert_eq!(
+            (&answer["baseline"]["count"], &answer["baseline"]["errors"]),
+            (&json!(1_000), &json!(10))
+        );
         assert_eq!(answer["candidate"]["version"], candidate);
     }
     let path = "/workflow-metrics/plugins/scenarios/compare?baseline=7.0.0&candidate=8.0.0";
@@ -228,14 +347,48 @@ fn versions_are_compared_by_their_calls() {
 
     let run = |arguments: &[&str]| {
         let output = host.command(arguments).output().expect("runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let told = run(&["plugin", "compare", "scenarios", "--baseline", "7.0.0", "--candidate", "7.1.0"]);
-    assert!(told.contains("the candidate does worse") && told.contains("95th percentile"), "{told}");
-    let told = run(&["history", "plugin scenarios@7.1.0", "--from", "-2h", "--team", "default"]);
-    assert!(told.contains("calls/min") && told.contains("P95 MS") && told.contains("1000"), "{told}");
-    let json = run(&["history", "plugin scenarios@7.1.0", "--step", "1m", "--json"]);
-    assert_eq!(sum(&serde_json::from_str(&json).expect("is JSON"), "count"), 1_000);
+    let told = run(&[
+        "plugin",
+        "compare",
+        "scenarios",
+        "--baseline",
+        "7.0.0",
+        "--candidate",
+        "7.1.0",
+    ]);
+    assert!(
+        told.contains("the candidate does worse") && told.contains("95th percentile"),
+        "{told}"
+    );
+    let told = run(&[
+        "history",
+        "plugin scenarios@7.1.0",
+        "--from",
+        "-2h",
+        "--team",
+        "default",
+    ]);
+    assert!(
+        told.contains("calls/min") && told.contains("P95 MS") && told.contains("1000"),
+        "{told}"
+    );
+    let json = run(&[
+        "history",
+        "plugin scenarios@7.1.0",
+        "--step",
+        "1m",
+        "--json",
+    ]);
+    assert_eq!(
+        sum(&serde_json::from_str(&json).expect("is JSON"), "count"),
+        1_000
+    );
     assert!(run(&["history", "--step", "1m"]).contains("plugin scenarios@7.1.0"));
 }

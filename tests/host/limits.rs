@@ -19,7 +19,16 @@ fn host() -> &'static TestHost {
             ("limits.host_call_bytes_max", "1500000"),
         ]);
         host.upload("scenarios");
-        for step in ["script", "spin", "panic", "hog", "recurse", "huge-output", "invalid-json", "echo"] {
+        for step in [
+            "script",
+            "spin",
+            "panic",
+            "hog",
+            "recurse",
+            "huge-output",
+            "invalid-json",
+            "echo",
+        ] {
             host.apply(&one_step("scenarios", step));
         }
         host
@@ -31,7 +40,12 @@ fn host() -> &'static TestHost {
 fn fail(host: &TestHost, workflow: &str, input: &Value) -> Value {
     let instance = host.run(workflow, input);
     assert_eq!(instance["status"], "failed", "{instance}");
-    assert!(!instance["failure"]["message"].as_str().expect("a message").is_empty());
+    assert!(
+        !instance["failure"]["message"]
+            .as_str()
+            .expect("a message")
+            .is_empty()
+    );
     instance["failure"].clone()
 }
 
@@ -46,19 +60,29 @@ fn fail_with(workflow: &str, input: &Value, code: &str) -> Value {
 #[track_caller]
 fn assert_works(host: &TestHost) {
     let instance = host.run("echo", &json!({ "still": "here" }));
-    assert_eq!(instance["output"]["input"], json!({ "still": "here" }), "{instance}");
+    assert_eq!(
+        instance["output"]["input"],
+        json!({ "still": "here" }),
+        "{instance}"
+    );
     assert_eq!(host.get("/workflow-metrics/health")["status"], "ok");
 }
 
 fn limit_count(host: &TestHost, code: &str) -> u64 {
-    host.get("/workflow-metrics/stats")["limits"][code].as_u64().unwrap_or_default()
+    host.get("/workflow-metrics/stats")["limits"][code]
+        .as_u64()
+        .unwrap_or_default()
 }
 
 #[test]
 fn a_step_that_never_ends_uses_up_its_cpu_budget() {
     let before = limit_count(host(), "cpu-limit");
     fail_with("spin", &json!({}), "cpu-limit");
-    fail_with("script", &json!({ "ops": [{ "op": "now" }], "then": "spin" }), "cpu-limit");
+    fail_with(
+        "script",
+        &json!({ "ops": [{ "op": "now" }], "then": "spin" }),
+        "cpu-limit",
+    );
     assert!(limit_count(host(), "cpu-limit") >= before + 2);
     assert_works(host());
 }
@@ -67,7 +91,11 @@ fn a_step_that_never_ends_uses_up_its_cpu_budget() {
 fn what_a_step_says_itself_is_no_limit_that_it_met() {
     for then in ["fatal", "retry"] {
         let failure = json!({ then: { "code": "my-own-limit", "message": "is broken" } });
-        fail_with("script", &json!({ "ops": [], "then": failure }), "my-own-limit");
+        fail_with(
+            "script",
+            &json!({ "ops": [], "then": failure }),
+            "my-own-limit",
+        );
     }
     assert_eq!(limit_count(host(), "my-own-limit"), 0);
 }
@@ -76,7 +104,10 @@ fn what_a_step_says_itself_is_no_limit_that_it_met() {
 fn a_panic_is_a_trap_with_the_panics_words() {
     let failure = fail_with("panic", &json!({ "message": "no\u{1b}[31m paper" }), "trap");
     let message = failure["message"].as_str().expect("a message");
-    assert!(message.contains("paper") && !message.contains('\u{1b}'), "{message}");
+    assert!(
+        message.contains("paper") && !message.contains('\u{1b}'),
+        "{message}"
+    );
     assert_eq!(failure["retryable"], true);
     assert_works(host());
 }
@@ -108,7 +139,13 @@ fn a_step_that_calls_itself_without_end_overflows_only_its_own_stack() {
 fn a_chatty_step_is_stopped() {
     let ops = json!([{ "op": "repeat", "times": 3_000, "operation": { "op": "now" } }]);
     let failure = fail_with("script", &json!({ "ops": ops }), "host-call-limit");
-    assert!(failure["message"].as_str().expect("a message").contains("2000"), "{failure}");
+    assert!(
+        failure["message"]
+            .as_str()
+            .expect("a message")
+            .contains("2000"),
+        "{failure}"
+    );
 }
 
 #[test]
@@ -136,50 +173,91 @@ fn open_buckets_are_limited() {
     let results = host().script(json!([open(64), open(65), open(64)]));
     assert_eq!(results[0]["ok"], 64, "{results:?}");
     assert_eq!(results[1]["error"]["kind"], "limit", "{results:?}");
-    assert!(results[1]["error"]["message"].as_str().expect("a message").contains("64"));
-    assert_eq!(results[2]["ok"], 64, "what was open was closed: {results:?}");
+    assert!(
+        results[1]["error"]["message"]
+            .as_str()
+            .expect("a message")
+            .contains("64")
+    );
+    assert_eq!(
+        results[2]["ok"], 64,
+        "what was open was closed: {results:?}"
+    );
 }
 
 #[test]
 fn a_step_that_holds_too_many_timers_is_stopped() {
-    let timers = |times: u64| json!({ "op": "timer", "operation": "timer", "stop": true, "times": times });
+    let timers =
+        |times: u64| json!({ "op": "timer", "operation": "timer", "stop": true, "times": times });
     fail_with("script", &json!({ "ops": [timers(65)] }), "host-call-limit");
     assert!(host().script(json!([timers(16)]))[0].get("ok").is_some());
 }
 
 #[test]
 fn handles_that_are_invented_are_traps() {
-    let text = |instructions: &str| TextGuest {
+    let text = |instructions: &str| {
+        TextGuest {
         imports: r#"(import "stepwell:plugin/storage@0.1.0" "[resource-drop]bucket" (func $drop (param i32)))"#
             .to_owned(),
         run: instructions.to_owned(),
         ..TextGuest::named("invents")
+    }
     };
     let guest = text("(call $drop (i32.const 77))");
     let reply = host().request("POST", "/plugins", guest.bytes());
     assert_eq!(reply.status, 201, "{}", reply.json);
     host().apply("name: invents\nsteps:\n  - { id: it, plugin: invents, step: go, retry: { max_attempts: 1 } }");
     let failure = fail_with("invents", &json!({}), "trap");
-    assert!(failure["message"].as_str().expect("a message").contains("handle"), "{failure}");
+    assert!(
+        failure["message"]
+            .as_str()
+            .expect("a message")
+            .contains("handle"),
+        "{failure}"
+    );
 }
 
 #[test]
 fn output_that_is_too_large_is_refused() {
-    let failure = fail_with("huge-output", &json!({ "bytes": 1_048_577 }), "invalid-output");
-    assert!(failure["message"].as_str().expect("a message").contains("1048577"), "{failure}");
+    let failure = fail_with(
+        "huge-output",
+        &json!({ "bytes": 1_048_577 }),
+        "invalid-output",
+    );
+    assert!(
+        failure["message"]
+            .as_str()
+            .expect("a message")
+            .contains("1048577"),
+        "{failure}"
+    );
 }
 
 #[test]
 fn output_that_is_not_json_is_refused() {
     let failure = fail_with("invalid-json", &json!({}), "invalid-output");
-    assert!(failure["message"].as_str().expect("a message").contains("not JSON"), "{failure}");
+    assert!(
+        failure["message"]
+            .as_str()
+            .expect("a message")
+            .contains("not JSON"),
+        "{failure}"
+    );
 }
 
 #[test]
 fn output_that_nests_without_end_is_refused() {
-    let guest = TextGuest { output: "[".repeat(500_000), ..TextGuest::named("nests") };
-    assert_eq!(host().request("POST", "/plugins", guest.bytes()).status, 201);
-    host().apply("name: nests\nsteps:\n  - { id: it, plugin: nests, step: go, retry: { max_attempts: 1 } }");
+    let guest = TextGuest {
+        output: "[".repeat(500_000),
+        ..TextGuest::named("nests")
+    };
+    assert_eq!(
+        host().request("POST", "/plugins", guest.bytes()).status,
+        201
+    );
+    host().apply(
+        "name: nests\nsteps:\n  - { id: it, plugin: nests, step: go, retry: { max_attempts: 1 } }",
+    );
     fail_with("nests", &json!({}), "too-deep");
     assert_works(host());
 }
@@ -192,12 +270,35 @@ fn memories_and_tables_of_one_step_are_counted_together() {
         ("two-memories", modules("(module (memory 256))", 1)),
         ("many-tables", modules("(module (table 2000 funcref))", 15)),
     ] {
-        let reply = host().request("POST", "/plugins", TextGuest { more_modules, ..TextGuest::named(name) }.bytes());
-        assert_eq!((reply.status, reply.code()), (422, "describe-failed"), "{name}: {}", reply.json);
-        assert!(reply.message().contains("memory-limit"), "{name}: {}", reply.message());
+        let reply = host().request(
+            "POST",
+            "/plugins",
+            TextGuest {
+                more_modules,
+                ..TextGuest::named(name)
+            }
+            .bytes(),
+        );
+        assert_eq!(
+            (reply.status, reply.code()),
+            (422, "describe-failed"),
+            "{name}: {}",
+            reply.json
+        );
+        assert!(
+            reply.message().contains("memory-limit"),
+            "{name}: {}",
+            reply.message()
+        );
     }
-    let within = TextGuest { more_modules: modules("(module (table 1000 funcref))", 15), ..TextGuest::named("tables") };
-    assert_eq!(host().request("POST", "/plugins", within.bytes()).status, 201);
+    let within = TextGuest {
+        more_modules: modules("(module (table 1000 funcref))", 15),
+        ..TextGuest::named("tables")
+    };
+    assert_eq!(
+        host().request("POST", "/plugins", within.bytes()).status,
+        201
+    );
 }
 
 #[test]
@@ -208,8 +309,13 @@ fn a_table_that_grows_without_end_is_stopped() {
             .to_owned(),
         ..TextGuest::named("grows")
     };
-    assert_eq!(host().request("POST", "/plugins", guest.bytes()).status, 201);
-    host().apply("name: grows\nsteps:\n  - { id: it, plugin: grows, step: go, retry: { max_attempts: 1 } }");
+    assert_eq!(
+        host().request("POST", "/plugins", guest.bytes()).status,
+        201
+    );
+    host().apply(
+        "name: grows\nsteps:\n  - { id: it, plugin: grows, step: go, retry: { max_attempts: 1 } }",
+    );
     fail_with("grows", &json!({}), "memory-limit");
 }
 
@@ -218,31 +324,55 @@ fn a_log_flood_is_dropped_and_counted() {
     let host = TestHost::start();
     host.scenario("script");
     let line = json!({ "op": "log", "level": "warn", "message": "flood\nforged" });
-    let id = host.start_instance("script", &json!({ "ops": [{ "op": "repeat", "times": 1_000, "operation": line }] }));
+    let id = host.start_instance(
+        "script",
+        &json!({ "ops": [{ "op": "repeat", "times": 1_000, "operation": line }] }),
+    );
     assert_eq!(host.wait(&id)["status"], "completed");
-    let log = eventually("the count is logged", || Some(host.log()).filter(|log| log.contains("logged too much")));
+    let log = eventually("the count is logged", || {
+        Some(host.log()).filter(|log| log.contains("logged too much"))
+    });
     assert_eq!(log.matches("flood\\nforged").count(), 256, "{log}");
     assert!(log.contains("744"), "{log}");
     assert!(!log.lines().any(|line| line.starts_with("forged")), "{log}");
     let long = json!({ "op": "log", "level": "warn", "message": { "repeat": { "text": "long", "times": 25_000 } } });
     host.script(json!([{ "op": "repeat", "times": 100, "operation": long }]));
-    let bytes: usize = host.log().lines().filter(|line| line.contains("longlong")).map(str::len).sum();
-    assert!(bytes < 100_000, "64 KiB and what stands beside the lines, and not {bytes}");
+    let bytes: usize = host
+        .log()
+        .lines()
+        .filter(|line| line.contains("longlong"))
+        .map(str::len)
+        .sum();
+    assert!(
+        bytes < 100_000,
+        "64 KiB and what stands beside the lines, and not {bytes}"
+    );
 }
 
 #[test]
 fn a_step_that_is_not_done_in_time_is_stopped() {
-    let host = TestHost::with(&[("limits.cpu_budget", "60s"), ("limits.host_calls_max", "1000000000")]);
+    let host = TestHost::with(&[
+        ("limits.cpu_budget", "60s"),
+        ("limits.host_calls_max", "1000000000"),
+    ]);
     host.upload("scenarios");
     host.apply(
         "name: late\nsteps:\n  - { id: it, plugin: scenarios, step: sleep-spin, timeout: 100ms, \
          retry: { max_attempts: 1 } }",
     );
-    let ids: Vec<_> = (0..8).map(|_| host.start_instance("late", &json!({ "ms": 60_000 }))).collect();
+    let ids: Vec<_> = (0..8)
+        .map(|_| host.start_instance("late", &json!({ "ms": 60_000 })))
+        .collect();
     for id in ids {
         let instance = host.wait(&id);
         assert_eq!(instance["failure"]["code"], "timeout", "{instance}");
-        assert!(instance["failure"]["message"].as_str().expect("a message").contains("100ms"), "{instance}");
+        assert!(
+            instance["failure"]["message"]
+                .as_str()
+                .expect("a message")
+                .contains("100ms"),
+            "{instance}"
+        );
     }
 }
 
@@ -260,18 +390,29 @@ fn a_steps_timeout_cannot_be_longer_than_the_hosts() {
     );
     let failure = fail(&host, "late", &json!({ "ms": 60_000 }));
     assert_eq!(failure["code"], "timeout", "{failure}");
-    assert!(failure["message"].as_str().expect("a message").contains("150ms"), "{failure}");
+    assert!(
+        failure["message"]
+            .as_str()
+            .expect("a message")
+            .contains("150ms"),
+        "{failure}"
+    );
 }
 
 #[test]
 fn sixty_four_steps_that_spin_leave_room_for_others() {
-    let host = TestHost::with(&[("limits.cpu_budget", "100ms"), ("runtime.attempts_per_team_max", "64")]);
+    let host = TestHost::with(&[
+        ("limits.cpu_budget", "100ms"),
+        ("runtime.attempts_per_team_max", "64"),
+    ]);
     host.upload("scenarios");
     host.apply(&one_step("scenarios", "spin"));
     let other = Team::new(&host, "other");
     other.upload(&guest_bytes("scenarios"));
     other.apply("scenarios", "echo");
-    let spinning: Vec<_> = (0..64).map(|_| host.start_instance("spin", &json!({}))).collect();
+    let spinning: Vec<_> = (0..64)
+        .map(|_| host.start_instance("spin", &json!({})))
+        .collect();
     // Both answers come while they spin or after; that they come is what counts.
     assert_eq!(host.get("/workflow-metrics/health")["status"], "ok");
     let id = other.start_instance("echo", &json!(1));
@@ -290,18 +431,25 @@ fn fifty_hogs_give_their_memory_back() {
     }
     assert_works(&host);
     let before = host.memory_bytes();
-    let hogs: Vec<_> = (0..50).map(|_| host.start_instance("hog", &json!({}))).collect();
+    let hogs: Vec<_> = (0..50)
+        .map(|_| host.start_instance("hog", &json!({})))
+        .collect();
     for id in hogs {
         let instance = host.wait(&id);
         assert_eq!(instance["output"]["refused"], true, "{instance}");
     }
-    eventually("the memory is given back", || (host.memory_bytes() < before + (64 << 20)).then_some(()));
+    eventually("the memory is given back", || {
+        (host.memory_bytes() < before + (64 << 20)).then_some(())
+    });
     assert_works(&host);
 }
 
 #[test]
 fn one_teams_tables_leave_room_for_anothers() {
-    let host = TestHost::with(&[("limits.cpu_budget", "300ms"), ("runtime.attempts_per_team_max", "20")]);
+    let host = TestHost::with(&[
+        ("limits.cpu_budget", "300ms"),
+        ("runtime.attempts_per_team_max", "20"),
+    ]);
     // The guest's own, and as many as a component may have.
     let guest = TextGuest {
         more_modules: vec!["(module (table 1 funcref))".to_owned(); 16],
@@ -314,7 +462,9 @@ fn one_teams_tables_leave_room_for_anothers() {
     let other = Team::new(&host, "other");
     other.upload(&guest_bytes("scenarios"));
     other.apply("scenarios", "echo");
-    let greedy: Vec<_> = (0..20).map(|_| host.start_instance("tables", &json!({}))).collect();
+    let greedy: Vec<_> = (0..20)
+        .map(|_| host.start_instance("tables", &json!({})))
+        .collect();
     for number in 0..20 {
         let instance = other.wait(&other.start_instance("echo", &json!(number)));
         assert_eq!(instance["status"], "completed", "{instance}");
@@ -327,13 +477,22 @@ fn one_teams_tables_leave_room_for_anothers() {
 #[test]
 fn a_mix_of_everything_bad_stops_nobody_else() {
     let host = host();
-    let bad: Vec<_> = ["spin", "panic", "hog", "recurse", "huge-output", "invalid-json"]
-        .iter()
-        .cycle()
-        .take(60)
-        .map(|step| host.start_instance(step, &json!({ "bytes": 2_000_000 })))
+    let bad: Vec<_> = [
+        "spin",
+        "panic",
+        "hog",
+        "recurse",
+        "huge-output",
+        "invalid-json",
+    ]
+    .iter()
+    .cycle()
+    .take(60)
+    .map(|step| host.start_instance(step, &json!({ "bytes": 2_000_000 })))
+    .collect();
+    let good: Vec<_> = (0..20)
+        .map(|number| host.start_instance("echo", &json!(number)))
         .collect();
-    let good: Vec<_> = (0..20).map(|number| host.start_instance("echo", &json!(number))).collect();
     for id in good {
         assert_eq!(host.wait(&id)["status"], "completed");
     }

@@ -23,7 +23,10 @@ impl Described {
         let document = host.send("GET", "/openapi.json", &[], "").json;
         let mut components = document["components"].clone();
         close(&mut components);
-        Self { document, components }
+        Self {
+            document,
+            components,
+        }
     }
 
     /// Method, path and description of each.
@@ -31,26 +34,38 @@ impl Described {
         let paths = self.document["paths"].as_object().expect("paths").iter();
         paths.flat_map(|(path, item)| {
             let operations = item.as_object().expect("operations").iter();
-            operations.map(|(method, operation)| (method.to_ascii_uppercase(), path.as_str(), operation))
+            operations
+                .map(|(method, operation)| (method.to_ascii_uppercase(), path.as_str(), operation))
         })
     }
 
     fn operation(&self, method: &str, path: &str) -> (String, &Value) {
         let path = path.split('?').next().expect("a path");
         let fits = |pattern: &str| {
-            let (pattern, path): (Vec<_>, Vec<_>) = (pattern.split('/').collect(), path.split('/').collect());
-            let same = |(expected, part): (&&str, &&str)| expected.starts_with('{') || expected == part;
+            let (pattern, path): (Vec<_>, Vec<_>) =
+                (pattern.split('/').collect(), path.split('/').collect());
+            let same =
+                |(expected, part): (&&str, &&str)| expected.starts_with('{') || expected == part;
             pattern.len() == path.len() && pattern.iter().zip(&path).all(same)
         };
-        let exact = self.operations().find(|(known, pattern, _)| known == method && *pattern == path);
-        let found = exact.or_else(|| self.operations().find(|(known, pattern, _)| known == method && fits(pattern)));
-        let (method, path, operation) = found.unwrap_or_else(|| panic!("{method} {path} is not described"));
+        let exact = self
+            .operations()
+            .find(|(known, pattern, _)| known == method && *pattern == path);
+        let found = exact.or_else(|| {
+            self.operations()
+                .find(|(known, pattern, _)| known == method && fits(pattern))
+        });
+        let (method, path, operation) =
+            found.unwrap_or_else(|| panic!("{method} {path} is not described"));
         (format!("{method} {path}"), operation)
     }
 
     fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
         match value["$ref"].as_str() {
-            Some(path) => self.document.pointer(path.trim_start_matches('#')).expect("leads somewhere"),
+            Some(path) => self
+                .document
+                .pointer(path.trim_start_matches('#'))
+                .expect("leads somewhere"),
             None => value,
         }
     }
@@ -60,11 +75,21 @@ impl Described {
         let mut schema = schema.clone();
         close(&mut schema);
         let whole = json!({ "allOf": [schema], "components": self.components });
-        let options = jsonschema::options().with_draft(jsonschema::Draft::Draft202012).should_validate_formats(true);
-        let validator = options.build(&whole).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let problems: Vec<_> =
-            validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
-        assert!(problems.is_empty(), "{what}:\n{}\n{value:#}", problems.join("\n"));
+        let options = jsonschema::options()
+            .with_draft(jsonschema::Draft::Draft202012)
+            .should_validate_formats(true);
+        let validator = options
+            .build(&whole)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let problems: Vec<_> = validator
+            .iter_errors(value)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(
+            problems.is_empty(),
+            "{what}:\n{}\n{value:#}",
+            problems.join("\n")
+        );
     }
 }
 
@@ -90,20 +115,44 @@ struct Tour<'a> {
 }
 
 impl Tour<'_> {
-    fn ask(&mut self, headers: &[(&str, &str)], method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
+    fn ask(
+        &mut self,
+        headers: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
         let token = format!("Bearer {}", self.host.token);
         let mut all = vec![("authorization", token.as_str())];
         all.extend(headers);
         self.ask_with(&all, method, path, body)
     }
 
-    fn ask_with(&mut self, headers: &[(&str, &str)], method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
+    fn ask_with(
+        &mut self,
+        headers: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
         let reply = self.host.send(method, path, headers, body);
         let (name, operation) = self.described.operation(method, path);
         let what = format!("{method} {path}: {}", reply.status);
-        let answer = self.described.resolve(&operation["responses"][reply.status.to_string()]);
-        assert!(answer.is_object(), "{what} is not described: {}", reply.json);
-        let kind = reply.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
+        let answer = self
+            .described
+            .resolve(&operation["responses"][reply.status.to_string()]);
+        assert!(
+            answer.is_object(),
+            "{what} is not described: {}",
+            reply.json
+        );
+        let kind = reply
+            .header("content-type")
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         match answer["content"].as_object() {
             Some(content) => {
                 let shown = content.get(&kind).or_else(|| content.get("*/*"));
@@ -125,7 +174,11 @@ impl Tour<'_> {
     }
 
     fn send(&mut self, status: u16, method: &str, path: &str, body: &Value) -> Value {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let reply = self.ask(&[], method, path, body);
         assert_eq!(reply.status, status, "{method} {path}: {}", reply.json);
         reply.json
@@ -138,21 +191,51 @@ impl Tour<'_> {
     fn plugins(&mut self) {
         let hello = guest_bytes("hello");
         let verdict = self.ask(&[], "POST", "/plugins?shared=rates", &hello).json;
-        assert_eq!(self.ask(&[], "POST", "/plugins?shared=rates", &hello).status, 200);
-        assert_eq!(self.ask(&[], "POST", "/plugins", "nothing of the kind").status, 422);
-        let version = verdict["plugin"]["version"].as_str().expect("a version").to_owned();
-        self.send(204, "DELETE", &format!("/plugins/hello/{version}"), &Value::Null);
-        self.send(404, "DELETE", &format!("/plugins/hello/{version}"), &Value::Null);
+        assert_eq!(
+            self.ask(&[], "POST", "/plugins?shared=rates", &hello)
+                .status,
+            200
+        );
+        assert_eq!(
+            self.ask(&[], "POST", "/plugins", "nothing of the kind")
+                .status,
+            422
+        );
+        let version = verdict["plugin"]["version"]
+            .as_str()
+            .expect("a version")
+            .to_owned();
+        self.send(
+            204,
+            "DELETE",
+            &format!("/plugins/hello/{version}"),
+            &Value::Null,
+        );
+        self.send(
+            404,
+            "DELETE",
+            &format!("/plugins/hello/{version}"),
+            &Value::Null,
+        );
         self.host.upload(SCENARIOS);
-        let version = self.get("/plugins?limit=1")["items"][0]["version"].as_str().expect("a version").to_owned();
+        let version = self.get("/plugins?limit=1")["items"][0]["version"]
+            .as_str()
+            .expect("a version")
+            .to_owned();
         self.get("/plugins/scenarios");
         self.get(&format!("/plugins/scenarios/{version}"));
     }
 
     fn workflows(&mut self, user: &str) {
         for (name, step) in [
-            ("script", "plugin: scenarios, step: script, retry: { max_attempts: 1 }"),
-            ("flaky", "plugin: scenarios, step: retry-until, retry: { max_attempts: 1 }"),
+            (
+                "script",
+                "plugin: scenarios, step: script, retry: { max_attempts: 1 }",
+            ),
+            (
+                "flaky",
+                "plugin: scenarios, step: retry-until, retry: { max_attempts: 1 }",
+            ),
             (
                 "ask",
                 &format!(
@@ -164,7 +247,11 @@ impl Tour<'_> {
             assert_eq!(self.ask(&[], "POST", "/workflows", &definition).status, 201);
             assert_eq!(self.ask(&[], "POST", "/workflows", &definition).status, 200);
         }
-        assert_eq!(self.ask(&[], "POST", "/workflows", "name: no\nsteps: []").status, 422);
+        assert_eq!(
+            self.ask(&[], "POST", "/workflows", "name: no\nsteps: []")
+                .status,
+            422
+        );
         self.get("/workflows?limit=2");
         self.get("/workflows/ask");
         self.get("/workflows/ask/versions/1");
@@ -176,7 +263,8 @@ impl Tour<'_> {
     }
 
     fn start(&mut self, workflow: &str, input: &Value) -> String {
-        let body = json!({ "input": input, "entity_type": "thing", "entity_id": "1", "project_id": "p" });
+        let body =
+            json!({ "input": input, "entity_type": "thing", "entity_id": "1", "project_id": "p" });
         let started = self.post(202, &format!("/workflows/{workflow}/instances"), &body);
         started["id"].as_str().expect("an id").to_owned()
     }
@@ -197,7 +285,12 @@ impl Tour<'_> {
         assert_eq!(self.wait(&id)["status"], "completed");
         self.get(&format!("/instances/{id}/attempts/it/1"));
         for status in [202, 200] {
-            let reply = self.ask(&[("idempotency-key", "once")], "POST", "/workflows/ask/instances", "{}");
+            let reply = self.ask(
+                &[("idempotency-key", "once")],
+                "POST",
+                "/workflows/ask/instances",
+                "{}",
+            );
             assert_eq!(reply.status, status);
         }
         let id = self.start("ask", &Value::Null);
@@ -210,10 +303,17 @@ impl Tour<'_> {
         self.post(400, "/instances:batch", &json!({ "thing": [] }));
         let items = json!([{ "workflow": "script", "input": ops, "idempotency_key": "k" }, { "workflow": "nobody" }]);
         let results = self.post(200, "/instances:batch", &json!({ "items": items }));
-        assert_eq!((&results["succeeded"], &results["failed"]), (&json!(1), &json!(1)));
+        assert_eq!(
+            (&results["succeeded"], &results["failed"]),
+            (&json!(1), &json!(1))
+        );
         let items = json!([{ "id": id, "metadata": { "a": 1 } }, { "id": NOBODY, "cancel": true }]);
         self.post(200, "/instances:batch-update", &json!({ "items": items }));
-        self.post(200, "/instances:batch-status", &json!({ "ids": [id, NOBODY] }));
+        self.post(
+            200,
+            "/instances:batch-status",
+            &json!({ "ids": [id, NOBODY] }),
+        );
     }
 
     fn approvals(&mut self) {
@@ -222,7 +322,8 @@ impl Tour<'_> {
             assert_eq!(self.wait(&id)["status"], "waiting");
         }
         let list = self.get("/approvals?limit=2")["items"].clone();
-        let [first, second] = [0, 1].map(|place| list[place]["id"].as_str().expect("an id").to_owned());
+        let [first, second] =
+            [0, 1].map(|place| list[place]["id"].as_str().expect("an id").to_owned());
         self.get(&format!("/approvals/{first}"));
         let decision = json!({ "decision": "approve", "comment": "fine" });
         self.post(200, &format!("/approvals/{first}/decision"), &decision);
@@ -234,16 +335,32 @@ impl Tour<'_> {
     fn alerts(&mut self) {
         const ALERTS: &str = "/workflow-metrics/alerts";
         let silence = json!({ "rule": "p95_latency", "subject": "step *", "duration": "1h", "comment": "a test" });
-        let id = self.post(201, "/workflow-metrics/silences", &silence)["id"].as_str().expect("an id").to_owned();
-        assert_eq!(self.get("/workflow-metrics/silences")["silences"][0]["id"], id.as_str());
-        self.send(204, "DELETE", &format!("/workflow-metrics/silences/{id}"), &Value::Null);
+        let id = self.post(201, "/workflow-metrics/silences", &silence)["id"]
+            .as_str()
+            .expect("an id")
+            .to_owned();
+        assert_eq!(
+            self.get("/workflow-metrics/silences")["silences"][0]["id"],
+            id.as_str()
+        );
+        self.send(
+            204,
+            "DELETE",
+            &format!("/workflow-metrics/silences/{id}"),
+            &Value::Null,
+        );
         for _ in 0..4 {
             let id = self.start("flaky", &json!({ "attempt": 9 }));
             assert_eq!(self.wait(&id)["status"], "failed");
         }
         let alert = eventually("an alert fires", || {
             let alerts = self.get(ALERTS)["alerts"].clone();
-            alerts.as_array().expect("a list").iter().find(|alert| alert["state"] == "firing").cloned()
+            alerts
+                .as_array()
+                .expect("a list")
+                .iter()
+                .find(|alert| alert["state"] == "firing")
+                .cloned()
         });
         let id = alert["id"].as_str().expect("an id");
         let comment = json!({ "comment": "on it" });
@@ -256,7 +373,12 @@ impl Tour<'_> {
         }
         eventually("it ends", || {
             let resolved = self.get(&format!("{ALERTS}/history"))["items"].clone();
-            resolved.as_array().expect("a list").iter().any(|alert| alert["id"] == id).then_some(())
+            resolved
+                .as_array()
+                .expect("a list")
+                .iter()
+                .any(|alert| alert["id"] == id)
+                .then_some(())
         });
         self.get(&format!("{ALERTS}?state=resolved"));
     }
@@ -267,33 +389,77 @@ impl Tour<'_> {
         self.ask(&[], "GET", "/metrics", "");
         let stats = self.get("/workflow-metrics/stats?window=5m");
         let series = stats["plugins"][0]["series"].as_array().expect("series");
-        let kinds: BTreeSet<_> = series.iter().filter_map(|one| one["kind"].as_str()).collect();
-        assert_eq!(kinds, BTreeSet::from(["counter", "gauge", "histogram"]), "{stats}");
+        let kinds: BTreeSet<_> = series
+            .iter()
+            .filter_map(|one| one["kind"].as_str())
+            .collect();
+        assert_eq!(
+            kinds,
+            BTreeSet::from(["counter", "gauge", "histogram"]),
+            "{stats}"
+        );
         self.get("/workflow-metrics/summary");
-        let reply = self.ask(&[("accept", "text/plain")], "GET", "/workflow-metrics/summary", "");
+        let reply = self.ask(
+            &[("accept", "text/plain")],
+            "GET",
+            "/workflow-metrics/summary",
+            "",
+        );
         assert!(reply.json.is_null());
         self.get("/workflow-metrics/stats/operation/step%20scenarios%2Fretry-until");
         const HISTORY: &str = "/workflow-metrics/history";
-        for query in ["operation=step%20scenarios%2Fretry-until", "metric=instances_completed", "metric=queue_depth"] {
+        for query in [
+            "operation=step%20scenarios%2Fretry-until",
+            "metric=instances_completed",
+            "metric=queue_depth",
+        ] {
             eventually("there are points", || {
                 let points = self.get(&format!("{HISTORY}?{query}"))["points"].clone();
                 (!points.as_array().expect("points").is_empty()).then_some(())
             });
         }
-        assert_eq!(self.get(&format!("{HISTORY}?metric=nobody"))["kind"], Value::Null);
+        assert_eq!(
+            self.get(&format!("{HISTORY}?metric=nobody"))["kind"],
+            Value::Null
+        );
         self.get(&format!("{HISTORY}?from=-10m&to=now&step=1m"));
-        let version = self.get("/plugins/scenarios")["items"][0]["version"].as_str().expect("a version").to_owned();
+        let version = self.get("/plugins/scenarios")["items"][0]["version"]
+            .as_str()
+            .expect("a version")
+            .to_owned();
         let compare = "/workflow-metrics/plugins/scenarios/compare";
-        let reply = self.ask(&[], "GET", &format!("{compare}?baseline={version}&candidate=9.9.9"), "");
+        let reply = self.ask(
+            &[],
+            "GET",
+            &format!("{compare}?baseline={version}&candidate=9.9.9"),
+            "",
+        );
         assert_eq!(reply.status, 404);
-        self.send(400, "GET", &format!("{compare}?baseline={version}&candidate={version}"), &Value::Null);
+        self.send(
+            400,
+            "GET",
+            &format!("{compare}?baseline={version}&candidate={version}"),
+            &Value::Null,
+        );
         self.get("/workflow-metrics/cache/stats");
         self.get("/workflow-metrics/cache/advice");
         self.post(200, "/workflow-metrics/cache/cleanup", &Value::Null);
-        self.post(200, "/workflow-metrics/cache/clear?scope=host", &Value::Null);
-        let page = self.ask_with(&[("accept", "text/html")], "GET", "/workflow-metrics/dashboard", "");
+        self.post(
+            200,
+            "/workflow-metrics/cache/clear?scope=host",
+            &Value::Null,
+        );
+        let page = self.ask_with(
+            &[("accept", "text/html")],
+            "GET",
+            "/workflow-metrics/dashboard",
+            "",
+        );
         let page = String::from_utf8(page.body).expect("is text");
-        let asset = page.split('"').find(|part| part.contains("/assets/")).expect("an asset");
+        let asset = page
+            .split('"')
+            .find(|part| part.contains("/assets/"))
+            .expect("an asset");
         self.ask_with(&[], "GET", asset, "");
         self.post(200, "/workflow-metrics/metrics/reset", &Value::Null);
     }
@@ -301,18 +467,27 @@ impl Tour<'_> {
     /// Two versions of one plugin, of which only the newest has calls.
     fn comparison(&mut self) {
         for version in ["1.0.0", "1.1.0"] {
-            let guest = TextGuest { version: version.to_owned(), ..TextGuest::named("compared") };
+            let guest = TextGuest {
+                version: version.to_owned(),
+                ..TextGuest::named("compared")
+            };
             assert_eq!(self.ask(&[], "POST", "/plugins", guest.bytes()).status, 201);
         }
-        let shown = self.get("/workflow-metrics/plugins/compared/compare?baseline=1.0.0&candidate=1.1.0");
+        let shown =
+            self.get("/workflow-metrics/plugins/compared/compare?baseline=1.0.0&candidate=1.1.0");
         assert_eq!(shown["verdict"], "too_few_calls");
     }
 
     fn live(&mut self) {
         let mut live = Live::open(self.host, &self.host.token);
-        assert!(live.head().contains("content-type: text/event-stream"), "{}", live.head());
+        assert!(
+            live.head().contains("content-type: text/event-stream"),
+            "{}",
+            live.head()
+        );
         live.stats(|_| true);
-        self.seen.insert(("GET /workflow-metrics/live".to_owned(), "200".to_owned()));
+        self.seen
+            .insert(("GET /workflow-metrics/live".to_owned(), "200".to_owned()));
     }
 
     fn administration(&mut self) {
@@ -330,9 +505,23 @@ impl Tour<'_> {
         self.get("/tokens?limit=1");
         let path = format!("/tokens/{}", created["id"].as_str().expect("an id"));
         self.send(204, "DELETE", &path, &Value::Null);
-        self.post(200, "/retention", &json!({ "older_than": "30d", "dry_run": true }));
-        self.post(200, "/retention", &json!({ "older_than": "30d", "team": "rival" }));
-        assert!(self.get("/audit?limit=200")["items"].as_array().expect("a list").len() > 10);
+        self.post(
+            200,
+            "/retention",
+            &json!({ "older_than": "30d", "dry_run": true }),
+        );
+        self.post(
+            200,
+            "/retention",
+            &json!({ "older_than": "30d", "team": "rival" }),
+        );
+        assert!(
+            self.get("/audit?limit=200")["items"]
+                .as_array()
+                .expect("a list")
+                .len()
+                > 10
+        );
     }
 }
 
@@ -346,8 +535,15 @@ fn every_answer_is_as_it_is_described() {
         ("alerts.error_rate.resolve_threshold", "0.25"),
         ("alerts.error_rate.calls_min", "4"),
     ]);
-    let mut tour = Tour { described: Described::by(&host), host: &host, seen: BTreeSet::new() };
-    let user = tour.get("/whoami")["user"].as_str().expect("a user").to_owned();
+    let mut tour = Tour {
+        described: Described::by(&host),
+        host: &host,
+        seen: BTreeSet::new(),
+    };
+    let user = tour.get("/whoami")["user"]
+        .as_str()
+        .expect("a user")
+        .to_owned();
     tour.plugins();
     tour.workflows(&user);
     tour.instances();
@@ -357,13 +553,22 @@ fn every_answer_is_as_it_is_described() {
     tour.live();
     tour.metrics();
     tour.administration();
-    let good = tour.described.operations().flat_map(|(method, path, operation)| {
-        let statuses = operation["responses"].as_object().expect("answers").keys().filter(|one| one.starts_with('2'));
-        statuses.map(move |status| (format!("{method} {path}"), status.clone()))
-    });
+    let good = tour
+        .described
+        .operations()
+        .flat_map(|(method, path, operation)| {
+            let statuses = operation["responses"]
+                .as_object()
+                .expect("answers")
+                .keys()
+                .filter(|one| one.starts_with('2'));
+            statuses.map(move |status| (format!("{method} {path}"), status.clone()))
+        });
     // Nothing is in quarantine on a host that has not crashed; `quarantine.rs` releases.
     let quarantine = ("POST /instances/{id}/release".to_owned(), "200".to_owned());
-    let missed: Vec<_> = good.filter(|one| !tour.seen.contains(one) && *one != quarantine).collect();
+    let missed: Vec<_> = good
+        .filter(|one| !tour.seen.contains(one) && *one != quarantine)
+        .collect();
     assert!(missed.is_empty(), "described and never seen: {missed:#?}");
 }
 
@@ -373,13 +578,24 @@ fn examples_fit_their_schemas() {
     let described = Described::by(&host);
     let mut checked = 0;
     for (method, path, operation) in described.operations() {
-        let answers = operation["responses"].as_object().expect("answers").values();
-        let bodies = answers.chain([&operation["requestBody"]]).map(|holder| described.resolve(holder));
-        let contents = bodies.filter_map(|holder| holder["content"].as_object()).flat_map(Map::values);
+        let answers = operation["responses"]
+            .as_object()
+            .expect("answers")
+            .values();
+        let bodies = answers
+            .chain([&operation["requestBody"]])
+            .map(|holder| described.resolve(holder));
+        let contents = bodies
+            .filter_map(|holder| holder["content"].as_object())
+            .flat_map(Map::values);
         let parameters = operation["parameters"].as_array().into_iter().flatten();
         for shown in contents.chain(parameters) {
             if let Some(example) = shown.get("example") {
-                described.check(&format!("the example of {method} {path}"), &shown["schema"], example);
+                described.check(
+                    &format!("the example of {method} {path}"),
+                    &shown["schema"],
+                    example,
+                );
                 checked += 1;
             }
         }
@@ -393,14 +609,25 @@ fn parameters_are_those_that_are_described() {
     let host = TestHost::start();
     let described = Described::by(&host);
     let parameters = |operation: &Value, place: &str| -> BTreeMap<String, (String, bool)> {
-        let all = operation["parameters"].as_array().cloned().unwrap_or_default();
+        let all = operation["parameters"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         let wanted = all.into_iter().filter(|one| one["in"] == place);
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), ToOwned::to_owned)
+        };
         let name = |one: &Value| one["name"].as_str().expect("a name").to_owned();
-        wanted.map(|one| (name(&one), (text(&one["example"]), one["required"] == true))).collect()
+        wanted
+            .map(|one| (name(&one), (text(&one["example"]), one["required"] == true)))
+            .collect()
     };
     let mut universe = BTreeMap::new();
-    described.operations().for_each(|(_, _, operation)| universe.extend(parameters(operation, "query")));
+    described
+        .operations()
+        .for_each(|(_, _, operation)| universe.extend(parameters(operation, "query")));
     assert!(universe.len() > 25, "{universe:?}");
     for (method, path, operation) in described.operations() {
         let mut filled = path.to_owned();
@@ -414,13 +641,24 @@ fn parameters_are_those_that_are_described() {
             if known && path == "/workflow-metrics/live" {
                 continue;
             }
-            let required = own.iter().filter(|(other, (_, required))| *required && *other != name);
+            let required = own
+                .iter()
+                .filter(|(other, (_, required))| *required && *other != name);
             let example = own.get(name).map_or(example, |(example, _)| example);
-            let query = required.map(|(name, (example, _))| (name, example)).chain([(name, example)]);
-            let query: Vec<_> = query.map(|(name, value)| format!("{name}={}", encode(value))).collect();
+            let query = required
+                .map(|(name, (example, _))| (name, example))
+                .chain([(name, example)]);
+            let query: Vec<_> = query
+                .map(|(name, value)| format!("{name}={}", encode(value)))
+                .collect();
             let reply = host.request(&method, &format!("{filled}?{}", query.join("&")), "");
-            let refused = reply.status == 400 && reply.message() == format!("there is no parameter '{name}' here");
-            assert_eq!(refused, !known, "{method} {path}?{name}: {} {}", reply.status, reply.json);
+            let refused = reply.status == 400
+                && reply.message() == format!("there is no parameter '{name}' here");
+            assert_eq!(
+                refused, !known,
+                "{method} {path}?{name}: {} {}",
+                reply.status, reply.json
+            );
         }
     }
 }
@@ -432,15 +670,32 @@ fn encode(text: &str) -> String {
 #[test]
 fn the_description_and_the_page_are_everybodys_and_kept_until_they_change() {
     let host = TestHost::start();
-    for (path, kind) in [("/openapi.json", "application/json"), ("/reference", "text/html; charset=utf-8")] {
+    for (path, kind) in [
+        ("/openapi.json", "application/json"),
+        ("/reference", "text/html; charset=utf-8"),
+    ] {
         let reply = host.send("GET", path, &[], "");
-        assert_eq!((reply.status, reply.header("content-type")), (200, Some(kind)), "{path}");
+        assert_eq!(
+            (reply.status, reply.header("content-type")),
+            (200, Some(kind)),
+            "{path}"
+        );
         assert_eq!(reply.header("cache-control"), Some("no-cache"), "{path}");
-        assert!(reply.header("content-security-policy").expect("a policy").contains("default-src 'none'"), "{path}");
+        assert!(
+            reply
+                .header("content-security-policy")
+                .expect("a policy")
+                .contains("default-src 'none'"),
+            "{path}"
+        );
         let tag = reply.header("etag").expect("a tag").to_owned();
         let again = host.send("GET", path, &[("if-none-match", &tag)], "");
         assert_eq!((again.status, again.body.len()), (304, 0), "{path}");
-        assert_eq!(host.send("GET", &format!("{path}?a=b"), &[], "").status, 400, "{path}");
+        assert_eq!(
+            host.send("GET", &format!("{path}?a=b"), &[], "").status,
+            400,
+            "{path}"
+        );
     }
 }
 
@@ -449,7 +704,9 @@ fn the_page_names_every_route_and_runs_nothing() {
     let host = TestHost::start();
     let described = Described::by(&host);
     let page = String::from_utf8(host.send("GET", "/reference", &[], "").body).expect("is text");
-    for forbidden in ["<script", " style=", "<style", " onclick", "http:", "https:"] {
+    for forbidden in [
+        "<script", " style=", "<style", " onclick", "http:", "https:",
+    ] {
         assert!(!page.contains(forbidden), "{forbidden}");
     }
     for (_, path, operation) in described.operations() {
@@ -458,9 +715,19 @@ fn the_page_names_every_route_and_runs_nothing() {
         assert!(page.contains(&format!("href=\"#{id}\"")), "{path}");
     }
     // Every link within the page leads somewhere.
-    for link in page.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+    for link in page
+        .split("href=\"#")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+    {
         assert!(page.contains(&format!("id=\"{link}\"")), "#{link}");
     }
-    let style = page.split('"').find(|part| part.contains("/assets/reference.")).expect("a style");
-    assert_eq!(host.send("GET", style, &[], "").header("content-type"), Some("text/css; charset=utf-8"));
+    let style = page
+        .split('"')
+        .find(|part| part.contains("/assets/reference."))
+        .expect("a style");
+    assert_eq!(
+        host.send("GET", style, &[], "").header("content-type"),
+        Some("text/css; charset=utf-8")
+    );
 }

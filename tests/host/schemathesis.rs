@@ -30,7 +30,10 @@ fn programs() -> Option<PathBuf> {
 fn host() -> TestHost {
     let host = TestHost::start();
     host.scenario("script");
-    assert_eq!(host.run("script", &json!({ "ops": [] }))["status"], "completed");
+    assert_eq!(
+        host.run("script", &json!({ "ops": [] }))["status"],
+        "completed"
+    );
     host.apply("name: ask\nsteps:\n  - { id: it, approval: { title: Go on?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     host.start_instance("ask", &json!({}));
     host
@@ -57,9 +60,17 @@ fn nothing_is_found(host: &TestHost, token: &str) {
         .output()
         .expect("Schemathesis starts");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     // It was let in, and the description's examples mean something.
-    assert_ne!(host.get("/audit?action=silence.create&limit=1")["items"], json!([]), "{said}");
+    assert_ne!(
+        host.get("/audit?action=silence.create&limit=1")["items"],
+        json!([]),
+        "{said}"
+    );
 }
 
 #[test]
@@ -83,7 +94,14 @@ fn the_description_is_openapi() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let path = folder.path().join("openapi.json");
     std::fs::write(&path, host.send("GET", "/openapi.json", &[], "").body).expect("is written");
-    let output = Command::new(programs.join("openapi-spec-validator")).args(["--schema", "3.1"]).arg(path).output();
+    let output = Command::new(programs.join("openapi-spec-validator"))
+        .args(["--schema", "3.1"])
+        .arg(path)
+        .output();
     let output = output.expect("the validator starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }

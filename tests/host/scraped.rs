@@ -22,14 +22,30 @@ impl Prometheus {
     fn start(host: &TestHost) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let source = deploy().join("prometheus");
-        let configuration = std::fs::read_to_string(source.join("prometheus.yml")).expect("is there");
+        let configuration =
+            std::fs::read_to_string(source.join("prometheus.yml")).expect("is there");
         let (target, interval) = ("127.0.0.1:7400", ": 15s");
-        assert_eq!((configuration.matches(target).count(), configuration.matches(interval).count()), (1, 2));
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("is written");
-        write("prometheus.yml", &configuration.replace(target, host.address()).replace(interval, ": 1s"));
+        assert_eq!(
+            (
+                configuration.matches(target).count(),
+                configuration.matches(interval).count()
+            ),
+            (1, 2)
+        );
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).expect("is written")
+        };
+        write(
+            "prometheus.yml",
+            &configuration
+                .replace(target, host.address())
+                .replace(interval, ": 1s"),
+        );
         write("stepwell.token", &host.token);
-        std::fs::copy(source.join("alerts.yml"), folder.path().join("alerts.yml")).expect("is copied");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        std::fs::copy(source.join("alerts.yml"), folder.path().join("alerts.yml"))
+            .expect("is copied");
+        let port =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let address = format!("127.0.0.1:{}", port.expect("a free port").port());
         let server = Command::new("prometheus")
             .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
@@ -40,8 +56,14 @@ impl Prometheus {
             .stderr(Stdio::null())
             .spawn()
             .expect("this needs prometheus: install it (`apt-get install prometheus`)");
-        let started = Self { url: format!("http://{address}"), server, _folder: folder };
-        eventually("Prometheus is ready", || ureq::get(format!("{}/-/ready", started.url)).call().ok());
+        let started = Self {
+            url: format!("http://{address}"),
+            server,
+            _folder: folder,
+        };
+        eventually("Prometheus is ready", || {
+            ureq::get(format!("{}/-/ready", started.url)).call().ok()
+        });
         started
     }
 
@@ -51,7 +73,9 @@ impl Prometheus {
         for (name, value) in parameters {
             request = request.query(name, value);
         }
-        let mut response = request.call().unwrap_or_else(|error| panic!("{path} {parameters:?}: {error}"));
+        let mut response = request
+            .call()
+            .unwrap_or_else(|error| panic!("{path} {parameters:?}: {error}"));
         let answer = response.body_mut().read_to_string().expect("is text");
         let mut answer: Value = serde_json::from_str(&answer).expect("is JSON");
         answer["data"].take()
@@ -59,7 +83,10 @@ impl Prometheus {
 
     /// Whether the list that an answer is, or has at `pointer`, has something.
     fn has(&self, path: &str, parameters: &[(&str, &str)], pointer: &str) -> bool {
-        self.ask(path, parameters).pointer(pointer).and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+        self.ask(path, parameters)
+            .pointer(pointer)
+            .and_then(Value::as_array)
+            .is_some_and(|list| !list.is_empty())
     }
 }
 
@@ -75,22 +102,41 @@ impl Drop for Prometheus {
 fn queries(dashboard: &Value, operation: &str) -> Vec<(String, String)> {
     let filled = |query: &Value| {
         let query = query.as_str().expect("a query");
-        let variables = [("$instance", ".*"), ("$team", ".*"), ("$operation", operation), ("$__rate_interval", "20s")];
-        variables.iter().fold(query.to_owned(), |query, (name, value)| query.replace(name, value))
+        let variables = [
+            ("$instance", ".*"),
+            ("$team", ".*"),
+            ("$operation", operation),
+            ("$__rate_interval", "20s"),
+        ];
+        variables
+            .iter()
+            .fold(query.to_owned(), |query, (name, value)| {
+                query.replace(name, value)
+            })
     };
     let panels = dashboard["panels"].as_array().expect("panels");
     let asked = panels.iter().flat_map(|panel| {
         let targets = panel["targets"].as_array().into_iter().flatten();
-        targets.map(|target| (panel["title"].as_str().expect("a title").to_owned(), filled(&target["expr"])))
+        targets.map(|target| {
+            (
+                panel["title"].as_str().expect("a title").to_owned(),
+                filled(&target["expr"]),
+            )
+        })
     });
     asked.collect()
 }
 
 /// The values that the dashboard's variables can have: the metric, and its label.
 fn choices(dashboard: &Value) -> Vec<(String, String)> {
-    let variables = dashboard["templating"]["list"].as_array().expect("variables");
+    let variables = dashboard["templating"]["list"]
+        .as_array()
+        .expect("variables");
     let queries = variables.iter().filter_map(|variable| {
-        let asked = variable["query"].as_str()?.strip_prefix("label_values(")?.strip_suffix(')')?;
+        let asked = variable["query"]
+            .as_str()?
+            .strip_prefix("label_values(")?
+            .strip_suffix(')')?;
         let (metric, label) = asked.rsplit_once(", ")?;
         Some((metric.replace("$instance", ".*"), label.to_owned()))
     });
@@ -105,7 +151,8 @@ fn every_panel_shows_something_and_every_rule_is_evaluated() {
     let host = TestHost::with(&[("limits.cpu_budget", "200ms")]);
     let team = Team::new(&host, "worked");
     let prometheus = Prometheus::start(&host);
-    let text = std::fs::read_to_string(deploy().join(Path::new("grafana/stepwell.json"))).expect("is there");
+    let text = std::fs::read_to_string(deploy().join(Path::new("grafana/stepwell.json")))
+        .expect("is there");
     let dashboard: Value = serde_json::from_str(&text).expect("is JSON");
     let mut missing = queries(&dashboard, "step scenarios/script");
     assert!(missing.len() > 40, "{missing:?}");
@@ -121,16 +168,29 @@ fn every_panel_shows_something_and_every_rule_is_evaluated() {
     assert_eq!(choices.len(), 3, "{choices:?}");
     for (metric, label) in choices {
         assert!(
-            prometheus.has(&format!("label/{label}/values"), &[("match[]", &metric)], ""),
+            prometheus.has(
+                &format!("label/{label}/values"),
+                &[("match[]", &metric)],
+                ""
+            ),
             "{metric} has no {label}"
         );
     }
     let target = prometheus.ask("targets", &[])["activeTargets"][0].take();
-    assert_eq!((&target["health"], &target["lastError"]), (&"up".into(), &"".into()), "{target}");
+    assert_eq!(
+        (&target["health"], &target["lastError"]),
+        (&"up".into(), &"".into()),
+        "{target}"
+    );
     eventually("every rule is evaluated", || {
         let groups = prometheus.ask("rules", &[])["groups"].take();
-        let rules = groups.as_array()?.iter().flat_map(|group| group["rules"].as_array().into_iter().flatten());
-        let health: Vec<_> = rules.map(|rule| rule["health"].as_str().unwrap_or_default()).collect();
+        let rules = groups
+            .as_array()?
+            .iter()
+            .flat_map(|group| group["rules"].as_array().into_iter().flatten());
+        let health: Vec<_> = rules
+            .map(|rule| rule["health"].as_str().unwrap_or_default())
+            .collect();
         assert!(health.iter().all(|health| *health != "err"), "{groups}");
         (health.len() >= 10 && health.iter().all(|health| *health == "ok")).then_some(())
     });

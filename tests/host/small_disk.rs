@@ -27,13 +27,24 @@ struct Disk(TempDir);
 impl Disk {
     fn mount() -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let mounted = run("mount", &["-t", "tmpfs", "-o", &format!("{SMALL},mode=777"), "tmpfs"], folder.path());
-        assert!(mounted, "cannot mount a file system: be root, or set {WITHOUT_MOUNTS}=1 to leave this out");
+        let mounted = run(
+            "mount",
+            &["-t", "tmpfs", "-o", &format!("{SMALL},mode=777"), "tmpfs"],
+            folder.path(),
+        );
+        assert!(
+            mounted,
+            "cannot mount a file system: be root, or set {WITHOUT_MOUNTS}=1 to leave this out"
+        );
         Self(folder)
     }
 
     fn make_room(&self) {
-        assert!(run("mount", &["-o", &format!("remount,{LARGE}")], self.0.path()));
+        assert!(run(
+            "mount",
+            &["-o", &format!("remount,{LARGE}")],
+            self.0.path()
+        ));
     }
 }
 
@@ -45,16 +56,26 @@ impl Drop for Disk {
 }
 
 fn run(program: &str, arguments: &[&str], folder: &Path) -> bool {
-    Command::new(program).args(arguments).arg(folder).status().is_ok_and(|status| status.success())
+    Command::new(program)
+        .args(arguments)
+        .arg(folder)
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 fn large_input() -> Value {
     // Ids, because Postgres would make little of what repeats itself.
-    (0..16_000).map(|_| Uuid::now_v7().simple().to_string()).collect::<String>().into()
+    (0..16_000)
+        .map(|_| Uuid::now_v7().simple().to_string())
+        .collect::<String>()
+        .into()
 }
 
 fn start_large(host: &TestHost) -> Reply {
-    host.post("/workflows/ask/instances", &json!({ "input": large_input() }))
+    host.post(
+        "/workflows/ask/instances",
+        &json!({ "input": large_input() }),
+    )
 }
 
 fn fill_and_make_room(disk: &Disk, host: &TestHost) {
@@ -67,7 +88,12 @@ fn fill_and_make_room(disk: &Disk, host: &TestHost) {
         }
         acknowledged.insert(reply.json["id"].as_str().expect("an id").to_owned());
     };
-    assert_eq!((refused.status, refused.code()), (503, "database-full"), "{}", refused.json);
+    assert_eq!(
+        (refused.status, refused.code()),
+        (503, "database-full"),
+        "{}",
+        refused.json
+    );
     assert_eq!(refused.header("retry-after"), Some("5"));
     assert!(acknowledged.len() > 10, "{}", acknowledged.len());
     // Readers go on, and whatever reads goes on again and again.
@@ -76,7 +102,12 @@ fn fill_and_make_room(disk: &Disk, host: &TestHost) {
             host.instance(id);
         }
         let refused = start_large(host);
-        assert_eq!((refused.status, refused.code()), (503, "database-full"), "{}", refused.json);
+        assert_eq!(
+            (refused.status, refused.code()),
+            (503, "database-full"),
+            "{}",
+            refused.json
+        );
     }
     disk.make_room();
     let written = eventually("there is room", || {
@@ -89,7 +120,11 @@ fn fill_and_make_room(disk: &Disk, host: &TestHost) {
         host.wait_for(id, |status| status == "waiting");
     }
     let counts = host.get("/workflow-metrics/stats")["instances"].clone();
-    assert_eq!(counts["waiting"], acknowledged.len(), "what was refused is not there: {counts}");
+    assert_eq!(
+        counts["waiting"],
+        acknowledged.len(),
+        "what was refused is not there: {counts}"
+    );
 }
 
 #[test]
@@ -115,14 +150,22 @@ fn postgres_on_a_full_disk_refuses_writes_and_goes_on_when_there_is_room() {
     let folder = disk.0.path().join("tables");
     std::fs::create_dir(&folder).expect("creates a folder");
     assert!(run("chown", &["postgres"], &folder));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
     runtime.block_on(async {
-        let mut connection = PgConnection::connect(&server.url("postgres")).await.expect("connects");
+        let mut connection = PgConnection::connect(&server.url("postgres"))
+            .await
+            .expect("connects");
         for sql in [
             format!("CREATE TABLESPACE small LOCATION '{}'", folder.display()),
             "CREATE DATABASE small TABLESPACE small".to_owned(),
         ] {
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("runs");
+            sqlx::raw_sql(AssertSqlSafe(sql))
+                .execute(&mut connection)
+                .await
+                .expect("runs");
         }
     });
     let mut host = TestHost::on(&server.url("small"), Vec::new());
@@ -133,7 +176,11 @@ fn postgres_on_a_full_disk_refuses_writes_and_goes_on_when_there_is_room() {
 /// Whether nothing listens there any more, not even a server that has yet to recover.
 fn is_gone(server: &PrivateServer) -> bool {
     let url = server.url("");
-    let address = url.rsplit('@').next().map(|rest| rest.trim_end_matches('/')).expect("the URL has an address");
+    let address = url
+        .rsplit('@')
+        .next()
+        .map(|rest| rest.trim_end_matches('/'))
+        .expect("the URL has an address");
     TcpStream::connect(address).is_err()
 }
 
@@ -146,7 +193,10 @@ fn postgres_without_room_for_its_log_stops_and_when_it_is_back_everything_is_don
     let disk = Disk::mount();
     let mut server = PrivateServer::with_log(Some(disk.0.path()));
     // Whoever waits for a connection while there is no server is told so after this time.
-    let quick = ("STEPWELL_DATABASE__ACQUIRE_TIMEOUT".to_owned(), "5s".to_owned());
+    let quick = (
+        "STEPWELL_DATABASE__ACQUIRE_TIMEOUT".to_owned(),
+        "5s".to_owned(),
+    );
     let host = TestHost::on(&server.url("postgres"), vec![quick]);
     host.scenario("script");
     apply_counting(&host);
@@ -158,7 +208,11 @@ fn postgres_without_room_for_its_log_stops_and_when_it_is_back_everything_is_don
     };
     let refuses = |reply: &Reply| {
         assert_eq!(reply.status, 503, "{}", reply.json);
-        assert!(matches!(reply.code(), "database-unavailable" | "database-full"), "{}", reply.json);
+        assert!(
+            matches!(reply.code(), "database-unavailable" | "database-full"),
+            "{}",
+            reply.json
+        );
         assert!(reply.header("retry-after").is_some(), "{:?}", reply.headers);
     };
 
@@ -189,7 +243,11 @@ fn postgres_without_room_for_its_log_stops_and_when_it_is_back_everything_is_don
     });
     refuses(&start("away"));
     refused.push("away".to_owned());
-    assert_eq!(host.send("GET", "/workflow-metrics/health?probe=live", &[], "").status, 200);
+    assert_eq!(
+        host.send("GET", "/workflow-metrics/health?probe=live", &[], "")
+            .status,
+        200
+    );
 
     disk.make_room();
     server.restart();
@@ -203,14 +261,31 @@ fn postgres_without_room_for_its_log_stops_and_when_it_is_back_everything_is_don
         acknowledged.insert(key, reply.json["id"].as_str().expect("an id").to_owned());
     }
     let expected: BTreeSet<&str> = acknowledged.values().map(String::as_str).collect();
-    assert_eq!(expected.len(), acknowledged.len(), "an instance for each key");
+    assert_eq!(
+        expected.len(),
+        acknowledged.len(),
+        "an instance for each key"
+    );
     for id in &expected {
         let instance = wait_with_patience(&host, id);
         assert_eq!(instance["status"], "completed", "{instance}");
-        assert_eq!(instance["attempts"].as_array().map(Vec::len), Some(STEPS.len()), "{instance}");
+        assert_eq!(
+            instance["attempts"].as_array().map(Vec::len),
+            Some(STEPS.len()),
+            "{instance}"
+        );
     }
     let instances = all_instances(&host, "counting");
-    assert!(instances.iter().all(|there| expected.contains(there["id"].as_str().expect("an id"))), "and no other");
+    assert!(
+        instances
+            .iter()
+            .all(|there| expected.contains(there["id"].as_str().expect("an id"))),
+        "and no other"
+    );
     let results = host.script(json!([{ "op": "get", "space": "plugin", "key": "total" }]));
-    assert_eq!(results[0]["ok"]["value"], (expected.len() * STEPS.len()).to_string(), "{results:?}");
+    assert_eq!(
+        results[0]["ok"]["value"],
+        (expected.len() * STEPS.len()).to_string(),
+        "{results:?}"
+    );
 }

@@ -10,7 +10,9 @@ fn host() -> TestHost {
 
 /// How many statements have begun so.
 fn count(host: &TestHost, beginning: &str) -> usize {
-    host.log().matches(&format!("summary=\"{beginning}")).count()
+    host.log()
+        .matches(&format!("summary=\"{beginning}"))
+        .count()
 }
 
 #[test]
@@ -21,7 +23,12 @@ fn the_keys_of_a_call_of_a_step_are_looked_up_together() {
         .map(|number| json!({ "workflow": "script", "input": { "ops": [] }, "idempotency_key": format!("key-{number}") }))
         .collect();
     let results = host.script(json!([{ "op": "create-instances", "items": items }]));
-    assert_eq!(results[0]["ok"].as_array().map(Vec::len), Some(1_000), "{}", results[0]);
+    assert_eq!(
+        results[0]["ok"].as_array().map(Vec::len),
+        Some(1_000),
+        "{}",
+        results[0]
+    );
     // SQLite takes 256 rows in a statement: four for the call, and four more for the commit, which looks again.
     assert_eq!(count(&host, "SELECT seen.workflow_id"), 8);
 }
@@ -31,14 +38,30 @@ fn instances_that_are_cancelled_together_are_read_together() {
     let host = host();
     host.apply("name: ask\nsteps: [{ id: it, approval: { title: 'May it?', approvers: [ann], expires_in: 1h } }]");
     let items = vec![json!({ "workflow": "ask" }); 200];
-    let started = host.post("/instances:batch", &json!({ "items": items })).json;
-    let ids: Vec<_> = started["results"].as_array().expect("results").iter().map(|one| &one["id"]).collect();
+    let started = host
+        .post("/instances:batch", &json!({ "items": items }))
+        .json;
+    let ids: Vec<_> = started["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .map(|one| &one["id"])
+        .collect();
     for id in &ids {
         host.wait_for(id.as_str().expect("an id"), |status| status == "waiting");
     }
     let before = count(&host, "SELECT seen.id, seen.team, seen.workflow_id");
-    let items: Vec<_> = ids.iter().map(|id| json!({ "id": id, "cancel": true })).collect();
-    let cancelled = host.post("/instances:batch-update", &json!({ "items": items })).json;
+    let items: Vec<_> = ids
+        .iter()
+        .map(|id| json!({ "id": id, "cancel": true }))
+        .collect();
+    let cancelled = host
+        .post("/instances:batch-update", &json!({ "items": items }))
+        .json;
     assert_eq!(cancelled["succeeded"], 200, "{cancelled}");
-    assert_eq!(count(&host, "SELECT seen.id, seen.team, seen.workflow_id") - before, 2, "one for each chunk");
+    assert_eq!(
+        count(&host, "SELECT seen.id, seen.team, seen.workflow_id") - before,
+        2,
+        "one for each chunk"
+    );
 }

@@ -12,9 +12,18 @@ pub struct Team<'a> {
 impl<'a> Team<'a> {
     /// Everything but operating the host.
     pub fn new(host: &'a TestHost, name: &str) -> Self {
-        let permissions =
-            ["workflow_read", "workflow_start", "workflow_manage", "plugin_read", "plugin_manage", "approval_decide"];
-        Self { host, token: host.token_for(name, "somebody", &permissions) }
+        let permissions = [
+            "workflow_read",
+            "workflow_start",
+            "workflow_manage",
+            "plugin_read",
+            "plugin_manage",
+            "approval_decide",
+        ];
+        Self {
+            host,
+            token: host.token_for(name, "somebody", &permissions),
+        }
     }
 
     pub fn token(&self) -> &str {
@@ -62,11 +71,16 @@ impl<'a> Team<'a> {
         self.apply("scenarios", "script");
         let instance = self.wait(&self.start_instance("script", &json!({ "ops": ops })));
         assert_eq!(instance["status"], "completed", "{instance}");
-        instance["output"]["results"].as_array().expect("results").clone()
+        instance["output"]["results"]
+            .as_array()
+            .expect("results")
+            .clone()
     }
 }
 
 /// A workflow with one step and no retries, of the step's name.
 pub fn one_step(plugin: &str, step: &str) -> String {
-    format!("name: {step}\nsteps:\n  - {{ id: it, plugin: {plugin}, step: {step}, retry: {{ max_attempts: 1 }} }}")
+    format!(
+        "name: {step}\nsteps:\n  - {{ id: it, plugin: {plugin}, step: {step}, retry: {{ max_attempts: 1 }} }}"
+    )
 }

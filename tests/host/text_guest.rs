@@ -51,12 +51,16 @@ impl TextGuest {
     pub fn bytes(&self) -> Vec<u8> {
         let mut core = wat::parse_str(self.core_text()).unwrap_or_else(|error| panic!("{error}"));
         // The test guest imports and exports everything that the contract has.
-        let DecodedWasm::Component(resolve, world) = wit_component::decode(&guest_bytes("scenarios")).expect("decodes")
+        let DecodedWasm::Component(resolve, world) =
+            wit_component::decode(&guest_bytes("scenarios")).expect("decodes")
         else {
             panic!("the test guest is a component");
         };
-        wit_component::embed_component_metadata(&mut core, &resolve, world, self.encoding).expect("embeds");
-        let encoder = ComponentEncoder::default().module(&core).expect("is a module of the contract");
+        wit_component::embed_component_metadata(&mut core, &resolve, world, self.encoding)
+            .expect("embeds");
+        let encoder = ComponentEncoder::default()
+            .module(&core)
+            .expect("is a module of the contract");
         let mut component = encoder.validate(true).encode().expect("encodes");
         let modules = count_modules(&component);
         for (number, text) in self.more_modules.iter().enumerate() {
@@ -84,7 +88,9 @@ impl TextGuest {
         let steps_at = data.words(steps.iter().flatten().copied());
         let metrics: Vec<_> = self.metrics.iter().map(|name| data.text(name)).collect();
         let metrics_at = data.words(metrics.iter().flat_map(|(at, length)| [*at, *length]));
-        let manifest = texts.into_iter().chain([(steps_at, steps.len()), (metrics_at, metrics.len())]);
+        let manifest = texts
+            .into_iter()
+            .chain([(steps_at, steps.len()), (metrics_at, metrics.len())]);
         let manifest_at = data.words(manifest.flat_map(|(at, length)| [at, length]));
         let (output_at, output_length) = data.text(&self.output);
         // The tag of `ok`, padding, the text.
@@ -92,7 +98,13 @@ impl TextGuest {
         let free_at = DATA_AT + data.0.len() + ALIGN;
         let pages = free_at.div_ceil(PAGE) + 2;
         let bytes: String = data.0.iter().map(|byte| format!("\\{byte:02x}")).collect();
-        let Self { describe, run, imports, fields, .. } = self;
+        let Self {
+            describe,
+            run,
+            imports,
+            fields,
+            ..
+        } = self;
         format!(
             r#"(module
               {imports}
@@ -125,7 +137,8 @@ impl Data {
         self.0.resize(self.0.len().next_multiple_of(ALIGN), 0);
         let at = DATA_AT + self.0.len();
         for word in words {
-            self.0.extend_from_slice(&u32::try_from(word).expect("is small").to_le_bytes());
+            self.0
+                .extend_from_slice(&u32::try_from(word).expect("is small").to_le_bytes());
         }
         at
     }

@@ -26,24 +26,42 @@ fn host() -> TestHost {
 fn output(mut command: Command) -> (Option<i32>, String, String) {
     let output = command.output().expect("runs");
     let text = |bytes| String::from_utf8(bytes).expect("is UTF-8");
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 #[test]
 fn without_a_terminal_it_prints_the_numbers_once() {
     let host = host();
-    for arguments in [&["top"][..], &["top", "--once", "--window", "start", "--team", "default"]] {
+    for arguments in [
+        &["top"][..],
+        &["top", "--once", "--window", "start", "--team", "default"],
+    ] {
         let (code, shown, told) = output(host.command(arguments));
         assert_eq!(code, Some(0), "{told}");
         assert!(shown.contains("created 1   completed 1"), "{shown}");
-        assert!(shown.lines().any(|line| line.starts_with("step hello/greet ")), "{shown}");
+        assert!(
+            shown
+                .lines()
+                .any(|line| line.starts_with("step hello/greet ")),
+            "{shown}"
+        );
         assert!(!shown.contains('\u{1b}'), "{shown:?}");
     }
     let (code, shown, told) = output(host.command(&["top", "--json"]));
     assert_eq!(code, Some(0), "{told}");
     let shown: Value = serde_json::from_str(&shown).expect("is JSON");
     assert_eq!(shown["operations"]["step hello/greet"]["count"], 1);
-    assert_eq!((&shown["live"]["lifecycle"]["created"], &shown["alerts"]["alerts"]), (&json!(1), &json!([])));
+    assert_eq!(
+        (
+            &shown["live"]["lifecycle"]["created"],
+            &shown["alerts"]["alerts"]
+        ),
+        (&json!(1), &json!([]))
+    );
 }
 
 #[test]
@@ -55,9 +73,13 @@ fn who_may_not_is_told_so() {
         command.env("STEPWELL_TOKEN", token);
         let (code, shown, told) = output(command);
         assert_eq!((code, shown.as_str()), (Some(1), ""));
-        assert!(told.contains(complaint) && told.contains("hint: "), "{told}");
+        assert!(
+            told.contains(complaint) && told.contains("hint: "),
+            "{told}"
+        );
     }
-    let (code, _, told) = output(host.command(&["top", "--once", "--server", "http://127.0.0.1:1"]));
+    let (code, _, told) =
+        output(host.command(&["top", "--once", "--server", "http://127.0.0.1:1"]));
     assert_eq!(code, Some(1));
     assert!(told.contains("cannot reach"), "{told}");
 }
@@ -71,21 +93,39 @@ struct Screen {
 
 impl Screen {
     fn open(top: &Command) -> Self {
-        let line = format!("stty rows 30 cols 100; ulimit -d {DATA_KIB_MAX}; exec {} top", binary());
+        let line = format!(
+            "stty rows 30 cols 100; ulimit -d {DATA_KIB_MAX}; exec {} top",
+            binary()
+        );
         let mut command = Command::new("script");
         command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-        command.envs(top.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "xterm");
-        let mut script = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script is there");
+        command
+            .envs(
+                top.get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .env("TERM", "xterm");
+        let mut script = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script is there");
         let mut output = script.stdout.take().expect("is a pipe");
         let written = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&written);
         let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4_096];
             while let Ok(count @ 1..) = output.read(&mut buffer) {
-                kept.lock().expect("nobody panics").extend_from_slice(&buffer[..count]);
+                kept.lock()
+                    .expect("nobody panics")
+                    .extend_from_slice(&buffer[..count]);
             }
         });
-        Self { script, written, reader: Some(reader) }
+        Self {
+            script,
+            written,
+            reader: Some(reader),
+        }
     }
 
     fn text(&self) -> String {
@@ -94,19 +134,31 @@ impl Screen {
 
     /// Waits until something was drawn after the first so many bytes.
     fn shows(&self, from: usize, text: &str) {
-        eventually(text, || self.text().get(from..).is_some_and(|all| all.contains(text)).then_some(()));
+        eventually(text, || {
+            self.text()
+                .get(from..)
+                .is_some_and(|all| all.contains(text))
+                .then_some(())
+        });
     }
 
     fn press(&mut self, keys: &str) -> usize {
         let before = self.text().len();
         let keyboard = self.script.stdin.as_mut().expect("is a pipe");
-        keyboard.write_all(keys.as_bytes()).and_then(|()| keyboard.flush()).expect("is read");
+        keyboard
+            .write_all(keys.as_bytes())
+            .and_then(|()| keyboard.flush())
+            .expect("is read");
         before
     }
 
     fn end(&mut self) -> (Option<i32>, String) {
         let code = eventually("it ends", || self.script.try_wait().expect("is a child")).code();
-        self.reader.take().expect("is joined once").join().expect("reads to the end");
+        self.reader
+            .take()
+            .expect("is joined once")
+            .join()
+            .expect("reads to the end");
         (code, self.text())
     }
 }
@@ -129,9 +181,18 @@ fn it_draws_answers_keys_and_leaves_the_terminal_as_it_was() {
     screen.press("q");
     let (code, text) = screen.end();
     assert_eq!(code, Some(0), "{text}");
-    let (enter, leave) = (text.find(ENTER).expect("enters"), text.rfind(LEAVE).expect("leaves"));
-    assert!(enter < leave && !text[leave..].contains("stepwell http"), "{text:?}");
-    assert!(text.rfind(SHOW_CURSOR) > text.rfind(HIDE_CURSOR), "{text:?}");
+    let (enter, leave) = (
+        text.find(ENTER).expect("enters"),
+        text.rfind(LEAVE).expect("leaves"),
+    );
+    assert!(
+        enter < leave && !text[leave..].contains("stepwell http"),
+        "{text:?}"
+    );
+    assert!(
+        text.rfind(SHOW_CURSOR) > text.rfind(HIDE_CURSOR),
+        "{text:?}"
+    );
 }
 
 /// An address that leads to a server wherever it listens at the moment.
@@ -142,7 +203,9 @@ fn relay(target: &Arc<Mutex<String>>) -> String {
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let address = target.lock().expect("nobody panics").clone();
-            let Ok(server) = TcpStream::connect(address) else { continue };
+            let Ok(server) = TcpStream::connect(address) else {
+                continue;
+            };
             let pipe = |mut from: TcpStream, mut to: TcpStream| {
                 std::thread::spawn(move || {
                     let _ = std::io::copy(&mut from, &mut to);
@@ -169,7 +232,8 @@ fn it_tells_that_the_server_is_gone_and_goes_on_when_it_is_back() {
     screen.shows(0, "no answer, asking again");
     host.restart();
     let before = screen.press("e");
-    host.address().clone_into(&mut target.lock().expect("nobody panics"));
+    host.address()
+        .clone_into(&mut target.lock().expect("nobody panics"));
     screen.shows(before, "all is well");
     screen.press("\u{3}");
     assert_eq!(screen.end().0, Some(0));

@@ -4,14 +4,23 @@ use proptest::prelude::*;
 use stepwell::model::Definition;
 
 fn problems(text: &str) -> String {
-    Definition::parse(text).expect_err("is not valid").to_string()
+    Definition::parse(text)
+        .expect_err("is not valid")
+        .to_string()
 }
 
 #[test]
 fn json_is_read_as_well_as_yaml() {
     let json = r#"{"name": "w", "steps": [{"id": "a", "plugin": "p@1.2.0", "step": "s", "timeout": "10s"}]}"#;
     let definition = Definition::parse(json).expect("is valid");
-    assert_eq!(definition.plugins().keys().map(ToString::to_string).collect::<Vec<_>>(), ["p@1.2.0"]);
+    assert_eq!(
+        definition
+            .plugins()
+            .keys()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["p@1.2.0"]
+    );
 }
 
 #[test]
@@ -67,7 +76,11 @@ fn an_alias_bomb_is_refused() {
 
 #[test]
 fn deep_nesting_is_refused() {
-    let text = format!("name: w\nsteps: []\noutput: {}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let text = format!(
+        "name: w\nsteps: []\noutput: {}1{}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
     assert!(Definition::parse(&text).is_err());
 }
 

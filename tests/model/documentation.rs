@@ -25,7 +25,9 @@ fn rows(header: &str) -> Vec<Vec<&'static str>> {
 }
 
 fn code(cell: &str) -> &str {
-    cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`')).unwrap_or_else(|| panic!("{cell} is no code"))
+    cell.strip_prefix('`')
+        .and_then(|cell| cell.strip_suffix('`'))
+        .unwrap_or_else(|| panic!("{cell} is no code"))
 }
 
 fn with_scope<T>(evaluate: impl FnOnce(Scope<'_>) -> T) -> T {
@@ -34,11 +36,22 @@ fn with_scope<T>(evaluate: impl FnOnce(Scope<'_>) -> T) -> T {
         "{\"amount\": 900, \"rate\": 1.5, \"user\": {\"name\": \"Ada\"}, \"tags\": [\"a\", \"b\"], \"note\": null}"
     ));
     let mut steps = Steps::default();
-    steps.set("score".parse().expect("is an id"), StepState::Completed(json!({ "risk": 12 }).into()));
+    steps.set(
+        "score".parse().expect("is an id"),
+        StepState::Completed(json!({ "risk": 12 }).into()),
+    );
     steps.set("extra".parse().expect("is an id"), StepState::Skipped);
-    let (input, instance) = (Json::from(input), Json::from(json!({ "workflow": "expense" })));
+    let (input, instance) = (
+        Json::from(input),
+        Json::from(json!({ "workflow": "expense" })),
+    );
     let budget = Budget::new(EvaluationLimits::default());
-    evaluate(Scope { input: &input, steps: &steps, instance: &instance, budget: &budget })
+    evaluate(Scope {
+        input: &input,
+        steps: &steps,
+        instance: &instance,
+        budget: &budget,
+    })
 }
 
 #[test]
@@ -49,7 +62,13 @@ fn examples_of_expressions_have_the_results_that_stand_beside_them() {
         let (text, expected) = (code(example[0]), code(example[1]));
         let expression = Expression::parse(text).expect(text);
         assert_eq!(expression.check(), Ok(()), "{text}");
-        assert_eq!(with_scope(|scope| expression.evaluate(scope)).expect(text).as_str(), expected, "{text}");
+        assert_eq!(
+            with_scope(|scope| expression.evaluate(scope))
+                .expect(text)
+                .as_str(),
+            expected,
+            "{text}"
+        );
     }
 }
 
@@ -60,41 +79,71 @@ fn examples_of_templates_have_the_results_that_stand_beside_them() {
     for example in examples {
         let (text, expected) = (code(example[0]), code(example[1]));
         let template = Template::parse(&Value::from(text)).expect(text);
-        assert_eq!(with_scope(|scope| template.evaluate(scope)).expect(text).as_str(), expected, "{text}");
+        assert_eq!(
+            with_scope(|scope| template.evaluate(scope))
+                .expect(text)
+                .as_str(),
+            expected,
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn every_function_has_an_example() {
-    let error = Expression::parse("frobnicate(1)").expect("parses").check().expect_err("is unknown").to_string();
-    let known =
-        error.split("there are ").nth(1).and_then(|text| text.split(", and the macros").next()).expect("a list");
+    let error = Expression::parse("frobnicate(1)")
+        .expect("parses")
+        .check()
+        .expect_err("is unknown")
+        .to_string();
+    let known = error
+        .split("there are ")
+        .nth(1)
+        .and_then(|text| text.split(", and the macros").next())
+        .expect("a list");
     let examples = rows("| expression | result |");
     for function in known.split(", ") {
         let called = format!("{function}(");
-        assert!(examples.iter().any(|example| example[0].contains(&called)), "{function} has no example");
+        assert!(
+            examples.iter().any(|example| example[0].contains(&called)),
+            "{function} has no example"
+        );
     }
 }
 
 #[test]
 fn every_field_is_listed() {
-    let unknown = |text: &str| stepwell::model::Definition::parse(text).expect_err("has an unknown field").to_string();
+    let unknown = |text: &str| {
+        stepwell::model::Definition::parse(text)
+            .expect_err("has an unknown field")
+            .to_string()
+    };
     let step = "name: w\nsteps:\n  - { id: a, plugin: p, step: s, ";
     for (text, prefix) in [
         ("name: w\nnope: 1\nsteps: []".to_owned(), ""),
         (format!("{step}nope: 1 }}"), ""),
         (format!("{step}retry: {{ nope: 1 }} }}"), "retry."),
-        ("name: w\nsteps:\n  - { id: a, approval: { nope: 1 } }".to_owned(), "approval."),
+        (
+            "name: w\nsteps:\n  - { id: a, approval: { nope: 1 } }".to_owned(),
+            "approval.",
+        ),
     ] {
         let problem = unknown(&text);
-        let list = problem.split("expected one of ").nth(1).and_then(|list| list.lines().next()).expect(&problem);
+        let list = problem
+            .split("expected one of ")
+            .nth(1)
+            .and_then(|list| list.lines().next())
+            .expect(&problem);
         let mut found = 0;
         for field in list.split(", ") {
             if prefix.is_empty() && matches!(field, "retry" | "approval") {
                 continue;
             }
             found += 1;
-            assert!(PAGE.contains(&format!("| `{prefix}{field}` |")), "{prefix}{field} is not listed");
+            assert!(
+                PAGE.contains(&format!("| `{prefix}{field}` |")),
+                "{prefix}{field} is not listed"
+            );
         }
         assert!(found >= 4, "{problem}");
     }

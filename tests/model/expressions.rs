@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use stepwell::model::Json;
-use stepwell::model::expression::{Budget, EvaluationLimits, Expression, ExpressionError, Scope, Template};
+use stepwell::model::expression::{
+    Budget, EvaluationLimits, Expression, ExpressionError, Scope, Template,
+};
 use stepwell::model::failure;
 use stepwell::model::instance::{StepState, Steps};
 
@@ -15,10 +17,23 @@ fn steps() -> Steps {
     steps
 }
 
-fn evaluate_within(text: &str, input: &Value, limits: EvaluationLimits) -> Result<Value, ExpressionError> {
+fn evaluate_within(
+    text: &str,
+    input: &Value,
+    limits: EvaluationLimits,
+) -> Result<Value, ExpressionError> {
     let expression = Expression::parse(text)?;
-    let (input, instance, budget) = (input.clone().into(), json!({ "id": "i" }).into(), Budget::new(limits));
-    let scope = Scope { input: &input, steps: &steps(), instance: &instance, budget: &budget };
+    let (input, instance, budget) = (
+        input.clone().into(),
+        json!({ "id": "i" }).into(),
+        Budget::new(limits),
+    );
+    let scope = Scope {
+        input: &input,
+        steps: &steps(),
+        instance: &instance,
+        budget: &budget,
+    };
     Ok(expression.evaluate(scope)?.to_value().expect("is JSON"))
 }
 
@@ -26,9 +41,18 @@ fn evaluate(text: &str, input: &Value) -> Result<Value, String> {
     evaluate_within(text, input, EvaluationLimits::default()).map_err(|error| error.to_string())
 }
 
-fn fill(template: &Value, input: &Value, limits: EvaluationLimits) -> Result<Json, ExpressionError> {
+fn fill(
+    template: &Value,
+    input: &Value,
+    limits: EvaluationLimits,
+) -> Result<Json, ExpressionError> {
     let (input, instance, budget) = (input.clone().into(), Json::null(), Budget::new(limits));
-    let scope = Scope { input: &input, steps: &steps(), instance: &instance, budget: &budget };
+    let scope = Scope {
+        input: &input,
+        steps: &steps(),
+        instance: &instance,
+        budget: &budget,
+    };
     Template::parse(template)?.evaluate(scope)
 }
 
@@ -56,12 +80,21 @@ fn paths_and_computations_return_the_same_types() {
         ("has(steps.c)", json!(false)),
         ("optional.of(7).orValue(8)", json!(7)),
         ("steps.a.output.list.exists(n, n > 2)", json!(true)),
-        ("steps.a.output.list.map(x, steps.a.output.list.filter(y, y > x).size())", json!([2, 1, 0])),
+        (
+            "steps.a.output.list.map(x, steps.a.output.list.filter(y, y > x).size())",
+            json!([2, 1, 0]),
+        ),
         ("input.o.map(key, key + '!')", json!(["k!"])),
         ("instance.id", json!("i")),
         ("'}' + input.s", json!("}t")),
-        ("'ann@acme.example'.matches('^[^@]+@acme[.]example$')", json!(true)),
-        ("' A-b '.trim().lowerAscii().split('-').join('+')", json!("a+b")),
+        (
+            "'ann@acme.example'.matches('^[^@]+@acme[.]example$')",
+            json!(true),
+        ),
+        (
+            "' A-b '.trim().lowerAscii().split('-').join('+')",
+            json!("a+b"),
+        ),
         ("max(1, 2.5, 2)", json!(2.5)),
         ("1 / 0 == 1 || true", json!(true)),
         ("[1, 2].all(x, x / 0 > 1 && false)", json!(false)),
@@ -82,7 +115,10 @@ fn a_problem_names_the_thing() {
         ("1 / (input.n - 1)", "division by zero"),
         ("input.n + 'x'", "there is no `+` of a int and a string"),
         ("input.n < 'x'", "a int cannot be compared with a string"),
-        ("input.n ? 1 : 2", "a condition must be a bool, and is a int"),
+        (
+            "input.n ? 1 : 2",
+            "a condition must be a bool, and is a int",
+        ),
         ("'x'.matches('(')", "is not a pattern"),
         ("9223372036854775807 + input.n", "does not fit into 64 bits"),
     ] {
@@ -95,11 +131,26 @@ fn a_problem_names_the_thing() {
 fn an_unknown_function_is_refused_with_those_that_there_are() {
     let unknown = Expression::parse("input.x.frobnicate(1)").expect("a stored one is still read");
     let error = unknown.check().expect_err("is unknown").to_string();
-    assert!(error.contains("`frobnicate`") && error.contains("startsWith"), "{error}");
-    assert!(evaluate("input.x.frobnicate(1)", &json!({ "x": 1 })).expect_err("fails").contains("`frobnicate`"));
-    for text in ["optional.of(1).hasValue()", "size(input) > 1", "has(input.x) && !input.y", "input.l.exists_one(x, x)"]
-    {
-        assert_eq!(Expression::parse(text).expect("parses").check(), Ok(()), "{text}");
+    assert!(
+        error.contains("`frobnicate`") && error.contains("startsWith"),
+        "{error}"
+    );
+    assert!(
+        evaluate("input.x.frobnicate(1)", &json!({ "x": 1 }))
+            .expect_err("fails")
+            .contains("`frobnicate`")
+    );
+    for text in [
+        "optional.of(1).hasValue()",
+        "size(input) > 1",
+        "has(input.x) && !input.y",
+        "input.l.exists_one(x, x)",
+    ] {
+        assert_eq!(
+            Expression::parse(text).expect("parses").check(),
+            Ok(()),
+            "{text}"
+        );
     }
 }
 
@@ -125,7 +176,10 @@ fn long_and_deep_expressions_are_refused() {
 fn a_condition_reads_one_number_of_a_large_input() {
     let input = json!({ "amount": 200, "document": "x".repeat(1_000_000) });
     assert_eq!(evaluate("input.amount > 100", &input), Ok(json!(true)));
-    assert_eq!(evaluate("input.document", &input).expect("passes"), input["document"]);
+    assert_eq!(
+        evaluate("input.document", &input).expect("passes"),
+        input["document"]
+    );
 }
 
 #[test]
@@ -137,12 +191,27 @@ fn a_template_that_repeats_a_large_value_stops_at_the_bound() {
         json!(["${input.l.map(x, 'some text ' + 'and more')}"]),
     ] {
         let error = fill(&template, &input, EvaluationLimits::default()).expect_err("is too large");
-        assert!([failure::INPUT_TOO_LARGE, failure::EXPRESSION_LIMIT].contains(&code(&error)), "{error}");
+        assert!(
+            [failure::INPUT_TOO_LARGE, failure::EXPRESSION_LIMIT].contains(&code(&error)),
+            "{error}"
+        );
     }
-    let small = EvaluationLimits { result_bytes_max: 10, ..EvaluationLimits::default() };
-    assert_eq!(fill(&json!("12345678"), &input, small).expect("fits").len(), 10);
-    assert_eq!(code(&fill(&json!("123456789"), &input, small).expect_err("is one too long")), failure::INPUT_TOO_LARGE);
-    assert_eq!(code(&fill(&json!("1234\n678"), &input, small).expect_err("is escaped")), failure::INPUT_TOO_LARGE);
+    let small = EvaluationLimits {
+        result_bytes_max: 10,
+        ..EvaluationLimits::default()
+    };
+    assert_eq!(
+        fill(&json!("12345678"), &input, small).expect("fits").len(),
+        10
+    );
+    assert_eq!(
+        code(&fill(&json!("123456789"), &input, small).expect_err("is one too long")),
+        failure::INPUT_TOO_LARGE
+    );
+    assert_eq!(
+        code(&fill(&json!("1234\n678"), &input, small).expect_err("is escaped")),
+        failure::INPUT_TOO_LARGE
+    );
 }
 
 #[test]
@@ -155,9 +224,16 @@ fn the_work_of_an_expression_is_bounded_and_says_so() {
         "input.l.all(x, input.l == input.l + [x] || true)".to_owned(),
         "input.l.exists(x, input.t.contains('yy') || input.t.matches('(x+x+)+y'))".to_owned(),
     ] {
-        let error =
-            evaluate_within(&text, &json!({ "l": numbers, "t": "x".repeat(5_000) }), EvaluationLimits::default());
-        assert_eq!(code(&error.expect_err("takes too much")), failure::EXPRESSION_LIMIT, "{text}");
+        let error = evaluate_within(
+            &text,
+            &json!({ "l": numbers, "t": "x".repeat(5_000) }),
+            EvaluationLimits::default(),
+        );
+        assert_eq!(
+            code(&error.expect_err("takes too much")),
+            failure::EXPRESSION_LIMIT,
+            "{text}"
+        );
     }
     // What grows is bounded too, whatever makes it grow.
     for text in [
@@ -168,32 +244,49 @@ fn the_work_of_an_expression_is_bounded_and_says_so() {
          .map(l, [l, l, l, l, l, l, l, l]).map(l, [l, l, l, l, l, l, l, l]).map(l, [l, l, l, l, l, l, l, l]) \
          .map(l, [l, l, l, l, l, l, l, l]).map(l, [l, l, l, l, l, l, l, l]).map(l, [l, l, l, l, l, l, l, l])",
     ] {
-        let error =
-            evaluate_within(text, &json!({ "l": numbers, "t": "x".repeat(5_000) }), EvaluationLimits::default());
+        let error = evaluate_within(
+            text,
+            &json!({ "l": numbers, "t": "x".repeat(5_000) }),
+            EvaluationLimits::default(),
+        );
         let error = error.expect_err(text);
-        assert!([failure::INPUT_TOO_LARGE, failure::EXPRESSION_LIMIT].contains(&code(&error)), "{text}: {error}");
+        assert!(
+            [failure::INPUT_TOO_LARGE, failure::EXPRESSION_LIMIT].contains(&code(&error)),
+            "{text}: {error}"
+        );
     }
 }
 
 #[test]
 fn ordinary_work_on_much_data_fits() {
-    let orders: Vec<_> =
-        (0..1_000).map(|n| json!({ "sku": format!("s-{n}"), "price": n, "tags": ["a", "b"] })).collect();
+    let orders: Vec<_> = (0..1_000)
+        .map(|n| json!({ "sku": format!("s-{n}"), "price": n, "tags": ["a", "b"] }))
+        .collect();
     let allowed: Vec<_> = (0..500).map(|n| format!("s-{n}")).collect();
     let input = json!({ "orders": orders, "allowed": allowed });
     let text = "input.orders.filter(o, o.price > 10 && 'a' in o.tags).map(o, o.sku).exists(s, s in input.allowed)";
     assert_eq!(evaluate(text, &input), Ok(json!(true)));
-    assert_eq!(evaluate("input.orders.all(o, o.sku.startsWith('s-'))", &input), Ok(json!(true)));
+    assert_eq!(
+        evaluate("input.orders.all(o, o.sku.startsWith('s-'))", &input),
+        Ok(json!(true))
+    );
     let list = vec![1; 100_000];
-    assert_eq!(evaluate("input.l.map(x, x + 1).size()", &json!({ "l": list })), Ok(json!(100_000)));
+    assert_eq!(
+        evaluate("input.l.map(x, x + 1).size()", &json!({ "l": list })),
+        Ok(json!(100_000))
+    );
 }
 
 #[test]
 fn a_result_that_nests_too_deeply_is_refused_and_does_not_end_the_stack() {
     let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
-    let input = Json::parse(&format!("{{\"d\":{}}}", deep(115))).expect("is JSON").to_value().expect("is JSON");
+    let input = Json::parse(&format!("{{\"d\":{}}}", deep(115)))
+        .expect("is JSON")
+        .to_value()
+        .expect("is JSON");
     assert!(evaluate("[[input.d]]", &input).is_ok());
-    let error = evaluate_within("[[[[[[input.d]]]]]]", &input, EvaluationLimits::default()).expect_err("is too deep");
+    let error = evaluate_within("[[[[[[input.d]]]]]]", &input, EvaluationLimits::default())
+        .expect_err("is too deep");
     assert_eq!(code(&error), failure::TOO_DEEP);
     let maps = ".map(l, [l])".repeat(70);
     let error = evaluate_within(&format!("[1]{maps}"), &input, EvaluationLimits::default());
@@ -212,7 +305,9 @@ fn to_cel(value: &Value) -> cel::Value {
         Value::String(text) => text.as_str().into(),
         Value::Array(items) => items.iter().map(to_cel).collect::<Vec<_>>().into(),
         Value::Object(fields) => {
-            let fields = fields.iter().map(|(key, field)| (key.clone(), to_cel(field)));
+            let fields = fields
+                .iter()
+                .map(|(key, field)| (key.clone(), to_cel(field)));
             fields.collect::<std::collections::HashMap<_, _>>().into()
         }
     }
@@ -261,19 +356,31 @@ fn operand() -> impl Strategy<Value = String> {
 
 fn expression() -> impl Strategy<Value = String> {
     operand().prop_recursive(4, 24, 3, |inner| {
-        let operators = ["+", "-", "*", "/", "%", "==", "!=", "<", "<=", ">", ">=", "&&", "||", "in"];
+        let operators = [
+            "+", "-", "*", "/", "%", "==", "!=", "<", "<=", ">", ">=", "&&", "||", "in",
+        ];
         prop_oneof![
-            (inner.clone(), proptest::sample::select(operators.to_vec()), inner.clone())
+            (
+                inner.clone(),
+                proptest::sample::select(operators.to_vec()),
+                inner.clone()
+            )
                 .prop_map(|(one, operator, two)| format!("({one} {operator} {two})")),
-            (inner.clone(), inner.clone(), inner.clone()).prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
+            (inner.clone(), inner.clone(), inner.clone())
+                .prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
             inner.clone().prop_map(|one| format!("!({one})")),
             inner.clone().prop_map(|one| format!("size({one})")),
             inner.clone().prop_map(|one| format!("string({one})")),
-            (inner.clone(), inner.clone()).prop_map(|(list, body)| format!("({list}).all(x, x == {body})")),
-            (inner.clone(), inner.clone()).prop_map(|(list, body)| format!("({list}).exists(x, {body} || x != 2)")),
-            (inner.clone(), inner.clone()).prop_map(|(list, body)| format!("({list}).map(x, [x, {body}])")),
-            (inner.clone(), inner.clone()).prop_map(|(list, body)| format!("({list}).filter(x, x != {body})")),
-            (inner.clone(), inner).prop_map(|(list, body)| format!("({list}).exists_one(x, x == {body})")),
+            (inner.clone(), inner.clone())
+                .prop_map(|(list, body)| format!("({list}).all(x, x == {body})")),
+            (inner.clone(), inner.clone())
+                .prop_map(|(list, body)| format!("({list}).exists(x, {body} || x != 2)")),
+            (inner.clone(), inner.clone())
+                .prop_map(|(list, body)| format!("({list}).map(x, [x, {body}])")),
+            (inner.clone(), inner.clone())
+                .prop_map(|(list, body)| format!("({list}).filter(x, x != {body})")),
+            (inner.clone(), inner)
+                .prop_map(|(list, body)| format!("({list}).exists_one(x, x == {body})")),
         ]
     })
 }

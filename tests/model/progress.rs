@@ -47,7 +47,12 @@ impl Stage {
         }
         .into();
         let progress = Progress::restore(instance, definition, &[], Vec::new());
-        let mut stage = Self { progress, attempts: Vec::new(), now, ids: 100 };
+        let mut stage = Self {
+            progress,
+            attempts: Vec::new(),
+            now,
+            ids: 100,
+        };
         stage.apply(Event::Woken).expect("is no decision");
         stage
     }
@@ -69,7 +74,9 @@ impl Stage {
 
     /// The step that is ready, by id.
     pub fn ready(&self) -> Option<String> {
-        self.progress.next_run(self.now).map(|run| run.step.to_string())
+        self.progress
+            .next_run(self.now)
+            .map(|run| run.step.to_string())
     }
 
     pub fn finish(&mut self, result: Result<Value, Failure>) -> Change {
@@ -82,7 +89,8 @@ impl Stage {
             started_at: self.now,
             finished_at: self.now,
         };
-        self.apply(Event::StepFinished(report)).expect("is no decision")
+        self.apply(Event::StepFinished(report))
+            .expect("is no decision")
     }
 
     pub fn complete(&mut self, output: Value) -> Change {
@@ -98,13 +106,25 @@ impl Stage {
     }
 
     pub fn pending(&self) -> Vec<&Approval> {
-        self.progress.approvals.iter().filter(|approval| approval.status == ApprovalStatus::Pending).collect()
+        self.progress
+            .approvals
+            .iter()
+            .filter(|approval| approval.status == ApprovalStatus::Pending)
+            .collect()
     }
 
     pub fn decide(&mut self, approver: &str, decision: Decision) -> Result<Change, DecisionError> {
-        let approval = self.progress.approvals.iter().find(|approval| approval.approver_id == approver);
+        let approval = self
+            .progress
+            .approvals
+            .iter()
+            .find(|approval| approval.approver_id == approver);
         let approval_id = approval.expect("was asked").id;
-        self.apply(Event::Decided { approval_id, decision, comment: Some("because".to_owned()) })
+        self.apply(Event::Decided {
+            approval_id,
+            decision,
+            comment: Some("because".to_owned()),
+        })
     }
 
     pub fn status(&self) -> &'static str {
@@ -133,5 +153,8 @@ steps:
 ";
 
 pub fn expense() -> Stage {
-    Stage::new(EXPENSE, json!({ "amount": 12, "managers": ["bob", "eve", "joe"] }))
+    Stage::new(
+        EXPENSE,
+        json!({ "amount": 12, "managers": ["bob", "eve", "joe"] }),
+    )
 }

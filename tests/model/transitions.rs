@@ -41,7 +41,14 @@ fn an_instance_whose_steps_follow_each_other_is_due_since_the_first_of_them() {
 fn a_decision_makes_an_instance_due_at_once() {
     let mut stage = expense();
     stage.complete(json!({ "risk": 90 }));
-    assert!(stage.progress.instance.wake_at.expect("an approval runs out") > stage.now);
+    assert!(
+        stage
+            .progress
+            .instance
+            .wake_at
+            .expect("an approval runs out")
+            > stage.now
+    );
     stage.now = stage.now.after(Duration::from_secs(5));
     stage.decide("bob", Decision::Approve).expect("is pending");
     stage.decide("eve", Decision::Approve).expect("is pending");
@@ -61,8 +68,19 @@ fn a_quorum_of_approvers_lets_the_instance_go_on_and_frees_the_others() {
     stage.decide("eve", Decision::Approve).expect("is pending");
     assert_eq!(stage.ready().as_deref(), Some("pay"));
     assert!(stage.pending().is_empty());
-    let late = stage.decide("joe", Decision::Approve).expect_err("is not needed any more");
-    assert!(matches!(late, DecisionError::NotPending { status: ApprovalStatus::Cancelled, at: Some(_) }), "{late}");
+    let late = stage
+        .decide("joe", Decision::Approve)
+        .expect_err("is not needed any more");
+    assert!(
+        matches!(
+            late,
+            DecisionError::NotPending {
+                status: ApprovalStatus::Cancelled,
+                at: Some(_)
+            }
+        ),
+        "{late}"
+    );
     let output = stage.progress.steps.output("manager").expect("is settled");
     let output: Value = serde_json::from_str(output).expect("is JSON");
     assert_eq!(output["decided_by"], json!(["bob", "eve"]));
@@ -85,11 +103,30 @@ fn nobody_can_decide_after_the_expiry_even_before_the_engine_has_looked() {
     let mut stage = expense();
     stage.complete(json!({ "risk": 90 }));
     stage.now = stage.now.after(Duration::from_secs(3_600));
-    let late = stage.decide("bob", Decision::Approve).expect_err("is too late");
-    assert!(matches!(late, DecisionError::NotPending { status: ApprovalStatus::Expired, .. }), "{late}");
+    let late = stage
+        .decide("bob", Decision::Approve)
+        .expect_err("is too late");
+    assert!(
+        matches!(
+            late,
+            DecisionError::NotPending {
+                status: ApprovalStatus::Expired,
+                ..
+            }
+        ),
+        "{late}"
+    );
     stage.wait(Duration::ZERO);
     assert_eq!(stage.status(), "rejected");
-    assert_eq!(stage.progress.instance.failure.as_ref().map(|failure| failure.code.as_str()), Some("approval-expired"));
+    assert_eq!(
+        stage
+            .progress
+            .instance
+            .failure
+            .as_ref()
+            .map(|failure| failure.code.as_str()),
+        Some("approval-expired")
+    );
 }
 
 #[test]
@@ -99,13 +136,23 @@ fn retries_back_off_and_then_the_instance_fails() {
         stage.fail(true);
         assert_eq!(stage.status(), "running");
         assert_eq!(stage.ready(), None);
-        assert_eq!(stage.progress.instance.wake_at, Some(stage.now.after(Duration::from_secs(delay))));
+        assert_eq!(
+            stage.progress.instance.wake_at,
+            Some(stage.now.after(Duration::from_secs(delay)))
+        );
         stage.wait(Duration::from_secs(delay));
         assert_eq!(stage.ready().as_deref(), Some("score"));
     }
     stage.fail(true);
     assert_eq!(stage.status(), "failed");
-    assert_eq!(stage.attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(
+        stage
+            .attempts
+            .iter()
+            .map(|attempt| attempt.number)
+            .collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
 }
 
 #[test]
@@ -122,7 +169,11 @@ fn a_condition_that_does_not_fit_the_data_fails_the_instance_and_says_where() {
     assert_eq!(stage.status(), "failed");
     let failure = stage.progress.instance.failure.clone().expect("says why");
     assert_eq!(failure.code, "expression");
-    assert!(failure.message.contains("steps.score.output.risk > 50"), "{}", failure.message);
+    assert!(
+        failure.message.contains("steps.score.output.risk > 50"),
+        "{}",
+        failure.message
+    );
 }
 
 #[test]
@@ -156,16 +207,25 @@ fn ann_asks(rule: &str) -> Stage {
 fn who_started_an_instance_approves_it_only_where_the_definition_says_so() {
     for rule in ["", ", starter_may_approve: false"] {
         let mut stage = ann_asks(rule);
-        assert_eq!(stage.decide("ann", Decision::Approve), Err(DecisionError::Starter));
+        assert_eq!(
+            stage.decide("ann", Decision::Approve),
+            Err(DecisionError::Starter)
+        );
         assert_eq!(stage.status(), "waiting");
-        stage.decide("bob", Decision::Approve).expect("bob did not start it");
+        stage
+            .decide("bob", Decision::Approve)
+            .expect("bob did not start it");
         assert_eq!(stage.status(), "completed");
         let mut stage = ann_asks(rule);
-        stage.decide("ann", Decision::Reject).expect("nobody has to go on with what they started");
+        stage
+            .decide("ann", Decision::Reject)
+            .expect("nobody has to go on with what they started");
         assert_eq!(stage.status(), "rejected");
     }
     let mut stage = ann_asks(", starter_may_approve: true");
-    stage.decide("ann", Decision::Approve).expect("the definition says so");
+    stage
+        .decide("ann", Decision::Approve)
+        .expect("the definition says so");
     assert_eq!(stage.status(), "completed");
 }
 
@@ -173,23 +233,48 @@ fn who_started_an_instance_approves_it_only_where_the_definition_says_so() {
 fn definitions_from_before_the_rule_keep_their_meaning_and_say_it() {
     let mut source = ann_asks("").progress.definition.source.clone();
     source.let_starters_approve();
-    assert_eq!(source.steps[0].approval.as_ref().expect("asks").starter_may_approve, Some(true));
-    let mut explicit = ann_asks(", starter_may_approve: false").progress.definition.source.clone();
+    assert_eq!(
+        source.steps[0]
+            .approval
+            .as_ref()
+            .expect("asks")
+            .starter_may_approve,
+        Some(true)
+    );
+    let mut explicit = ann_asks(", starter_may_approve: false")
+        .progress
+        .definition
+        .source
+        .clone();
     explicit.let_starters_approve();
-    assert_eq!(explicit.steps[0].approval.as_ref().expect("asks").starter_may_approve, Some(false));
+    assert_eq!(
+        explicit.steps[0]
+            .approval
+            .as_ref()
+            .expect("asks")
+            .starter_may_approve,
+        Some(false)
+    );
 }
 
 #[test]
 fn a_title_is_made_harmless_where_it_is_made() {
     let stage = ann_asks("");
-    assert_eq!(stage.progress.approvals[0].title, "For Acme \\u{202e}000,1 RUE\\u{0}");
+    assert_eq!(
+        stage.progress.approvals[0].title,
+        "For Acme \\u{202e}000,1 RUE\\u{0}"
+    );
 }
 
 #[test]
 fn a_cancelled_instance_asks_for_nothing_more() {
     let mut stage = expense();
     stage.complete(json!({ "risk": 90 }));
-    stage.apply(Event::Cancelled { by: "ann".to_owned() }).expect("is no decision");
+    stage
+        .apply(Event::Cancelled {
+            by: "ann".to_owned(),
+        })
+        .expect("is no decision");
     assert_eq!(stage.status(), "cancelled");
     assert!(stage.pending().is_empty());
     assert_eq!(stage.progress.instance.wake_at, None);
@@ -198,39 +283,60 @@ fn a_cancelled_instance_asks_for_nothing_more() {
 
 /// A definition of up to 7 steps with any needs among those above.
 fn definitions() -> impl Strategy<Value = Arc<Definition>> {
-    prop::collection::vec((any::<u8>(), 0..4_u8, prop::option::of(any::<bool>()), any::<bool>()), 1..8).prop_map(
-        |shapes| {
-            let id = |index: usize| format!("s{index}").parse().expect("is a step id");
-            let steps = shapes.into_iter().enumerate().map(|(index, (needs, kind, when, approve_on_expiry))| {
+    prop::collection::vec(
+        (
+            any::<u8>(),
+            0..4_u8,
+            prop::option::of(any::<bool>()),
+            any::<bool>(),
+        ),
+        1..8,
+    )
+    .prop_map(|shapes| {
+        let id = |index: usize| format!("s{index}").parse().expect("is a step id");
+        let steps = shapes.into_iter().enumerate().map(
+            |(index, (needs, kind, when, approve_on_expiry))| {
                 let approval = (kind == 0).then(|| ApprovalSource {
                     title: "t".to_owned(),
                     approvers: vec!["bob".to_owned(), "eve".to_owned()],
                     quorum: 1 + u32::from(needs % 2),
                     expires_in: Duration::from_secs(60),
-                    on_expiry: if approve_on_expiry { OnExpiry::Approve } else { OnExpiry::Reject },
+                    on_expiry: if approve_on_expiry {
+                        OnExpiry::Approve
+                    } else {
+                        OnExpiry::Reject
+                    },
                     starter_may_approve: None,
                 });
                 StepSource {
                     id: id(index),
-                    needs: Some((0..index).filter(|above| needs & (1 << above) != 0).map(id).collect()),
+                    needs: Some(
+                        (0..index)
+                            .filter(|above| needs & (1 << above) != 0)
+                            .map(id)
+                            .collect(),
+                    ),
                     when: when.map(|holds| holds.to_string()),
                     plugin: approval.is_none().then(|| "p".to_owned()),
                     step: approval.is_none().then(|| "s".parse().expect("is a name")),
                     input: None,
-                    retry: approval.is_none().then(|| Retry { max_attempts: 2, ..Retry::default() }),
+                    retry: approval.is_none().then(|| Retry {
+                        max_attempts: 2,
+                        ..Retry::default()
+                    }),
                     timeout: None,
                     approval,
                 }
-            });
-            let source = DefinitionSource {
-                name: "w".parse().expect("is a name"),
-                description: String::new(),
-                steps: steps.collect(),
-                output: None,
-            };
-            Arc::new(Definition::check(source).expect("is valid"))
-        },
-    )
+            },
+        );
+        let source = DefinitionSource {
+            name: "w".parse().expect("is a name"),
+            description: String::new(),
+            steps: steps.collect(),
+            output: None,
+        };
+        Arc::new(Definition::check(source).expect("is valid"))
+    })
 }
 
 proptest! {
@@ -279,8 +385,19 @@ proptest! {
 #[test]
 fn an_instance_whose_commit_is_refused_for_good_ends_with_the_reason() {
     let mut stage = expense();
-    let failure = Failure::fatal("invalid-value", Blame::Definition, "the database cannot hold it");
-    stage.apply(Event::Refused { failure: failure.clone() }).expect("is no decision");
-    assert_eq!((stage.status(), stage.progress.instance.failure.as_ref()), ("failed", Some(&failure)));
+    let failure = Failure::fatal(
+        "invalid-value",
+        Blame::Definition,
+        "the database cannot hold it",
+    );
+    stage
+        .apply(Event::Refused {
+            failure: failure.clone(),
+        })
+        .expect("is no decision");
+    assert_eq!(
+        (stage.status(), stage.progress.instance.failure.as_ref()),
+        ("failed", Some(&failure))
+    );
     assert_eq!(stage.ready(), None);
 }

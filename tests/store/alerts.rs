@@ -5,7 +5,9 @@ use std::time::Duration;
 use stepwell::clock::Timestamp;
 use stepwell::model::{AlertRule, AlertState, Name, Severity};
 use stepwell::monitor::alerts::{Condition, Evidence, Told, ToldState};
-use stepwell::store::{Acknowledgement, Alert, AlertKey, AlertLook, AlertReading, Page, Silence, Store, StoreError};
+use stepwell::store::{
+    Acknowledgement, Alert, AlertKey, AlertLook, AlertReading, Page, Silence, Store, StoreError,
+};
 use uuid::Uuid;
 
 use crate::databases::{START, on_both, on_both_databases, on_postgres};
@@ -16,7 +18,8 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 fn evidence() -> Evidence {
-    serde_json::from_value(serde_json::json!({ "window": "5m", "calls": 200, "errors": 30 })).expect("is evidence")
+    serde_json::from_value(serde_json::json!({ "window": "5m", "calls": 200, "errors": 30 }))
+        .expect("is evidence")
 }
 
 async fn firing(store: &Store, team: Option<Name>, subject: &str) -> Alert {
@@ -29,7 +32,11 @@ async fn firing(store: &Store, team: Option<Name>, subject: &str) -> Alert {
     };
     Alert {
         id: Uuid::now_v7(),
-        key: AlertKey { rule: AlertRule::ErrorRate, team, subject: subject.to_owned() },
+        key: AlertKey {
+            rule: AlertRule::ErrorRate,
+            team,
+            subject: subject.to_owned(),
+        },
         severity: Severity::Critical,
         condition,
         reading: AlertReading {
@@ -47,25 +54,56 @@ async fn firing(store: &Store, team: Option<Name>, subject: &str) -> Alert {
 }
 
 fn resolved(alert: &Alert, at: Timestamp) -> Alert {
-    let condition = Condition { state: AlertState::Resolved, resolved_at: Some(at), ..alert.condition };
-    Alert { condition, ..alert.clone() }
+    let condition = Condition {
+        state: AlertState::Resolved,
+        resolved_at: Some(at),
+        ..alert.condition
+    };
+    Alert {
+        condition,
+        ..alert.clone()
+    }
 }
 
 async fn begin(store: &Store, alerts: &[&Alert]) -> u64 {
     let begun = alerts.iter().map(|alert| (*alert).clone()).collect();
-    store.write_look(AlertLook { begun, ..AlertLook::default() }).await.expect("writes")
+    store
+        .write_look(AlertLook {
+            begun,
+            ..AlertLook::default()
+        })
+        .await
+        .expect("writes")
 }
 
 async fn change(store: &Store, alert: Alert) -> u64 {
-    store.write_look(AlertLook { changed: vec![alert], ..AlertLook::default() }).await.expect("writes")
+    store
+        .write_look(AlertLook {
+            changed: vec![alert],
+            ..AlertLook::default()
+        })
+        .await
+        .expect("writes")
 }
 
 async fn active(store: &Store, team: Option<Name>) -> Vec<Uuid> {
-    store.active_alerts(team).await.expect("reads").into_iter().map(|alert| alert.id).collect()
+    store
+        .active_alerts(team)
+        .await
+        .expect("reads")
+        .into_iter()
+        .map(|alert| alert.id)
+        .collect()
 }
 
 async fn earlier(store: &Store, team: Option<Name>, page: Page) -> Vec<Uuid> {
-    store.resolved_alerts(team, page).await.expect("reads").into_iter().map(|alert| alert.id).collect()
+    store
+        .resolved_alerts(team, page)
+        .await
+        .expect("reads")
+        .into_iter()
+        .map(|alert| alert.id)
+        .collect()
 }
 
 #[test]
@@ -98,9 +136,18 @@ fn a_team_sees_its_own_and_the_hosts_and_pages_through_what_is_over() {
             assert_eq!(change(&store, resolved(alert, at(100))).await, 1);
         }
         assert!(active(&store, None).await.is_empty());
-        assert_eq!(earlier(&store, Some(acme()), Page::first(9)).await, [hosts.id, ours.id]);
-        assert_eq!(earlier(&store, Some(acme()), Page::first(1)).await, [hosts.id]);
-        let next = Page { after: Some(hosts.id), limit: 9 };
+        assert_eq!(
+            earlier(&store, Some(acme()), Page::first(9)).await,
+            [hosts.id, ours.id]
+        );
+        assert_eq!(
+            earlier(&store, Some(acme()), Page::first(1)).await,
+            [hosts.id]
+        );
+        let next = Page {
+            after: Some(hosts.id),
+            limit: 9,
+        };
         assert_eq!(earlier(&store, Some(acme()), next.clone()).await, [ours.id]);
         assert_eq!(earlier(&store, None, next).await, [theirs.id, ours.id]);
     });
@@ -114,13 +161,31 @@ fn there_is_one_active_alert_of_a_kind_and_after_its_end_another() {
         assert_eq!(begin(&store, &[&first]).await, 1);
         assert_eq!(begin(&store, &[&second]).await, 0);
         change(&store, resolved(&first, at(100))).await;
-        assert_eq!(change(&store, first.clone()).await, 0, "what is over stays so");
+        assert_eq!(
+            change(&store, first.clone()).await,
+            0,
+            "what is over stays so"
+        );
         assert_eq!(begin(&store, &[&second]).await, 1);
         assert_eq!(active(&store, None).await, [second.id]);
-        let pending = Condition { state: AlertState::Pending, fired_at: None, ..second.condition };
-        change(&store, Alert { condition: pending, ..second.clone() }).await;
+        let pending = Condition {
+            state: AlertState::Pending,
+            fired_at: None,
+            ..second.condition
+        };
+        change(
+            &store,
+            Alert {
+                condition: pending,
+                ..second.clone()
+            },
+        )
+        .await;
         let dropped = vec![second];
-        let look = AlertLook { dropped, ..AlertLook::default() };
+        let look = AlertLook {
+            dropped,
+            ..AlertLook::default()
+        };
         assert_eq!(store.write_look(look).await.expect("writes"), 1);
         assert!(active(&store, None).await.is_empty());
     });
@@ -131,12 +196,25 @@ fn an_alert_is_acknowledged_by_those_it_belongs_to_while_it_lasts() {
     on_both(|store, _| async move {
         let alert = firing(&store, Some(acme()), "step expense/pay").await;
         begin(&store, &[&alert]).await;
-        let given = Acknowledgement { by: "ann".to_owned(), at: at(5), comment: Some("on it".to_owned()) };
-        let acknowledge = async |team: Option<&str>| {
-            store.acknowledge_alert(team.map(name), alert.id, given.clone()).await.map(|alert| alert.acknowledged)
+        let given = Acknowledgement {
+            by: "ann".to_owned(),
+            at: at(5),
+            comment: Some("on it".to_owned()),
         };
-        assert!(matches!(acknowledge(Some("rival")).await, Err(StoreError::NotFound)));
-        assert_eq!(acknowledge(Some("acme")).await.expect("is noted"), Some(given.clone()));
+        let acknowledge = async |team: Option<&str>| {
+            store
+                .acknowledge_alert(team.map(name), alert.id, given.clone())
+                .await
+                .map(|alert| alert.acknowledged)
+        };
+        assert!(matches!(
+            acknowledge(Some("rival")).await,
+            Err(StoreError::NotFound)
+        ));
+        assert_eq!(
+            acknowledge(Some("acme")).await.expect("is noted"),
+            Some(given.clone())
+        );
         // A look that began before leaves it alone.
         change(&store, alert.clone()).await;
         let found = store.active_alerts(None).await.expect("reads").remove(0);
@@ -151,12 +229,24 @@ fn what_was_told_is_remembered_until_its_end_is_told_too() {
     on_both(|store, _| async move {
         let alert = firing(&store, None, "commit_step").await;
         begin(&store, &[&alert]).await;
-        store.mark_alert_told(alert.id, ToldState::Firing, at(61)).await.expect("is noted");
+        store
+            .mark_alert_told(alert.id, ToldState::Firing, at(61))
+            .await
+            .expect("is noted");
         change(&store, resolved(&alert, at(100))).await;
         let owed = store.watched_alerts().await.expect("reads").alerts;
         assert_eq!(owed.len(), 1);
-        assert_eq!(owed[0].told, Told { state: ToldState::Firing, at: Some(at(61)) });
-        store.mark_alert_told(alert.id, ToldState::Resolved, at(101)).await.expect("is noted");
+        assert_eq!(
+            owed[0].told,
+            Told {
+                state: ToldState::Firing,
+                at: Some(at(61))
+            }
+        );
+        store
+            .mark_alert_told(alert.id, ToldState::Resolved, at(101))
+            .await
+            .expect("is noted");
         assert_eq!(store.watched_alerts().await.expect("reads").alerts, []);
     });
 }
@@ -173,11 +263,29 @@ fn what_is_old_or_too_much_is_deleted_and_what_lasts_is_not() {
         }
         let lasting = firing(&store, Some(acme()), "step expense/pay").await;
         begin(&store, &[&lasting]).await;
-        assert_eq!(store.delete_resolved_alerts(at(0), 100).await.expect("deletes"), 1);
+        assert_eq!(
+            store
+                .delete_resolved_alerts(at(0), 100)
+                .await
+                .expect("deletes"),
+            1
+        );
         assert_eq!(earlier(&store, None, Page::first(9)).await, ids[..4]);
-        assert_eq!(store.delete_resolved_alerts(at(0), 2).await.expect("deletes"), 2);
+        assert_eq!(
+            store
+                .delete_resolved_alerts(at(0), 2)
+                .await
+                .expect("deletes"),
+            2
+        );
         assert_eq!(earlier(&store, None, Page::first(9)).await, ids[..2]);
-        assert_eq!(store.delete_resolved_alerts(at(0), 2).await.expect("deletes"), 0);
+        assert_eq!(
+            store
+                .delete_resolved_alerts(at(0), 2)
+                .await
+                .expect("deletes"),
+            0
+        );
         assert_eq!(active(&store, None).await, [lasting.id]);
     });
 }
@@ -198,17 +306,43 @@ fn silences_are_seen_and_ended_by_whom_they_concern_and_run_out() {
         let (ours, hosts) = (silence(Some(acme()), at(60)), silence(None, at(90)));
         let theirs = silence(Some(name("rival")), at(120));
         for one in [&ours, &hosts, &theirs] {
-            assert!(store.insert_silence(one.clone(), 1, None).await.expect("is stored"));
+            assert!(
+                store
+                    .insert_silence(one.clone(), 1, None)
+                    .await
+                    .expect("is stored")
+            );
         }
-        assert!(!store.insert_silence(silence(Some(acme()), at(60)), 1, None).await.expect("is refused"));
+        assert!(
+            !store
+                .insert_silence(silence(Some(acme()), at(60)), 1, None)
+                .await
+                .expect("is refused")
+        );
         let seen = async |team, now| store.silences(team, now).await.expect("reads");
-        assert_eq!(seen(Some(acme()), at(0)).await, [ours.clone(), hosts.clone()]);
-        assert_eq!(seen(Some(acme()), at(60)).await, std::slice::from_ref(&hosts), "it has run out");
+        assert_eq!(
+            seen(Some(acme()), at(0)).await,
+            [ours.clone(), hosts.clone()]
+        );
+        assert_eq!(
+            seen(Some(acme()), at(60)).await,
+            std::slice::from_ref(&hosts),
+            "it has run out"
+        );
         assert_eq!(seen(None, at(0)).await.len(), 3);
-        assert!(matches!(store.delete_silence(Some(acme()), theirs.id).await, Err(StoreError::NotFound)));
-        assert!(matches!(store.delete_silence(Some(acme()), hosts.id).await, Err(StoreError::NotFound)));
+        assert!(matches!(
+            store.delete_silence(Some(acme()), theirs.id).await,
+            Err(StoreError::NotFound)
+        ));
+        assert!(matches!(
+            store.delete_silence(Some(acme()), hosts.id).await,
+            Err(StoreError::NotFound)
+        ));
         store.delete_silence(None, theirs.id).await.expect("ends");
-        assert_eq!(store.delete_ended_silences(at(60)).await.expect("deletes"), 1);
+        assert_eq!(
+            store.delete_ended_silences(at(60)).await.expect("deletes"),
+            1
+        );
         assert_eq!(seen(None, at(0)).await, [hosts]);
     });
 }
@@ -225,12 +359,26 @@ fn of_two_hosts_one_looks_after_an_alert_and_the_other_after_its_death() {
         let watched = other.watched_alerts().await.expect("reads");
         assert!(!watched.is_ours(&watched.alerts[0]));
         one.close().await;
-        database.sql(&format!("UPDATE hosts SET lease_until = 1 WHERE id = '{}'", alert.host)).await;
+        database
+            .sql(&format!(
+                "UPDATE hosts SET lease_until = 1 WHERE id = '{}'",
+                alert.host
+            ))
+            .await;
         let watched = other.watched_alerts().await.expect("reads");
         assert!(watched.is_ours(&watched.alerts[0]));
         assert_eq!(change(&other, watched.alerts[0].clone()).await, 1);
-        assert_eq!(change(&other, alert.clone()).await, 0, "as it was the dead one's, it is taken already");
-        let taken = other.watched_alerts().await.expect("reads").alerts.remove(0);
+        assert_eq!(
+            change(&other, alert.clone()).await,
+            0,
+            "as it was the dead one's, it is taken already"
+        );
+        let taken = other
+            .watched_alerts()
+            .await
+            .expect("reads")
+            .alerts
+            .remove(0);
         assert_eq!((taken.id, taken.host), (alert.id, again.host));
         other.close().await;
     });

@@ -23,7 +23,11 @@ async fn instances(store: &Store, count: usize) -> Vec<Uuid> {
 /// An instance of another team.
 async fn theirs(store: &Store) -> Uuid {
     let rival = name("rival");
-    let version = store.apply_workflow(&rival, definition("expense", "x"), "eve").await.expect("applies").version;
+    let version = store
+        .apply_workflow(&rival, definition("expense", "x"), "eve")
+        .await
+        .expect("applies")
+        .version;
     let new = new_instance(&version);
     let id = new.id;
     store.create_instances(vec![new]).await.expect("is created");
@@ -31,7 +35,11 @@ async fn theirs(store: &Store) -> Uuid {
 }
 
 fn running(id: Uuid) -> Option<InstanceState> {
-    Some(InstanceState { id, status: InstanceStatus::Running, current_step: None })
+    Some(InstanceState {
+        id,
+        status: InstanceStatus::Running,
+        current_step: None,
+    })
 }
 
 #[test]
@@ -39,15 +47,33 @@ fn states_are_answered_in_the_order_asked() {
     on_both(|store, _| async move {
         let ids = instances(&store, 3).await;
         let theirs = theirs(&store).await;
-        let [first, second, third] = ids[..] else { unreachable!("three were created") };
+        let [first, second, third] = ids[..] else {
+            unreachable!("three were created")
+        };
         // One of them is cached, the others are not.
-        store.instance(&acme(), second).await.expect("reads").expect("is there");
+        store
+            .instance(&acme(), second)
+            .await
+            .expect("reads")
+            .expect("is there");
         let asked = [third, Uuid::nil(), second, theirs, first, second, third];
         let states = store.instance_states(&acme(), &asked).await.expect("reads");
-        let (first_state, second_state, third_state) = (running(first), running(second), running(third));
-        let expected = [third_state.clone(), None, second_state.clone(), None, first_state, second_state, third_state];
+        let (first_state, second_state, third_state) =
+            (running(first), running(second), running(third));
+        let expected = [
+            third_state.clone(),
+            None,
+            second_state.clone(),
+            None,
+            first_state,
+            second_state,
+            third_state,
+        ];
         assert_eq!(states, expected);
-        assert_eq!(store.instance_states(&acme(), &[]).await.expect("reads"), []);
+        assert_eq!(
+            store.instance_states(&acme(), &[]).await.expect("reads"),
+            []
+        );
     });
 }
 
@@ -55,7 +81,11 @@ fn states_are_answered_in_the_order_asked() {
 fn a_state_is_never_older_than_the_last_commit() {
     on_both(|store, _| async move {
         let ids = instances(&store, 2).await;
-        store.instance(&acme(), ids[0]).await.expect("reads").expect("is there");
+        store
+            .instance(&acme(), ids[0])
+            .await
+            .expect("reads")
+            .expect("is there");
         for id in &ids {
             let mut wait = step(&load(&store, *id).await.instance);
             wait.instance.status = InstanceStatus::Waiting;
@@ -65,7 +95,10 @@ fn a_state_is_never_older_than_the_last_commit() {
         for state in store.instance_states(&acme(), &ids).await.expect("reads") {
             let state = state.expect("is there");
             assert_eq!(state.status, InstanceStatus::Waiting);
-            assert_eq!(state.current_step.expect("waits at a step").as_str(), "check");
+            assert_eq!(
+                state.current_step.expect("waits at a step").as_str(),
+                "check"
+            );
         }
     });
 }
@@ -75,23 +108,47 @@ fn metadata_of_many_instances_is_replaced_and_what_is_not_there_is_told() {
     on_both(|store, clock| async move {
         let ids = instances(&store, 1_000).await;
         let theirs = theirs(&store).await;
-        store.instance(&acme(), ids[7]).await.expect("reads").expect("is there");
+        store
+            .instance(&acme(), ids[7])
+            .await
+            .expect("reads")
+            .expect("is there");
         clock.advance(Duration::from_secs(5));
-        let values: Vec<_> = (0..1_000).map(|number| Json::from(json!({ "number": number }))).collect();
+        let values: Vec<_> = (0..1_000)
+            .map(|number| Json::from(json!({ "number": number })))
+            .collect();
         let mine = Json::from(json!({ "mine": true }));
         let mut metadata: Vec<_> = ids.iter().copied().zip(&values).collect();
         metadata.extend([(theirs, &mine), (Uuid::nil(), &mine), (ids[0], &mine)]);
-        let written = store.replace_metadata(&acme(), metadata).await.expect("writes");
+        let written = store
+            .replace_metadata(&acme(), metadata)
+            .await
+            .expect("writes");
         assert_eq!(written, ids.iter().copied().collect());
         // Of two values the later counts; a cached instance is read anew; a version stays, so that no step conflicts.
         for (number, expected) in [(0, &mine), (7, &values[7]), (999, &values[999])] {
-            let instance = store.instance(&acme(), ids[number]).await.expect("reads").expect("is there");
+            let instance = store
+                .instance(&acme(), ids[number])
+                .await
+                .expect("reads")
+                .expect("is there");
             assert_eq!((&instance.metadata, instance.version), (expected, 1));
             assert_eq!(instance.updated_at, START.after(Duration::from_secs(5)));
         }
-        let untouched = store.instance(&name("rival"), theirs).await.expect("reads").expect("is there");
+        let untouched = store
+            .instance(&name("rival"), theirs)
+            .await
+            .expect("reads")
+            .expect("is there");
         assert_eq!(untouched.metadata, json!({}));
-        assert_eq!(store.replace_metadata(&acme(), []).await.expect("is nothing").len(), 0);
+        assert_eq!(
+            store
+                .replace_metadata(&acme(), [])
+                .await
+                .expect("is nothing")
+                .len(),
+            0
+        );
     });
 }
 
@@ -110,7 +167,9 @@ fn metadata_and_steps_that_are_written_at_the_same_time_do_not_block_each_other(
             tokio::spawn(async move {
                 for round in 0..30 {
                     let value = Json::from(json!({ "round": round }));
-                    let written = store.replace_metadata(&acme(), ids.iter().map(|id| (*id, &value))).await;
+                    let written = store
+                        .replace_metadata(&acme(), ids.iter().map(|id| (*id, &value)))
+                        .await;
                     assert_eq!(written.expect("writes").len(), 100);
                 }
             })
@@ -131,7 +190,10 @@ fn metadata_and_steps_that_are_written_at_the_same_time_do_not_block_each_other(
         assert_eq!(store.commit_stats().failed, 0);
         for id in &ids {
             let instance = load(&store, *id).await.instance;
-            assert_eq!((instance.version, instance.metadata), (11, json!({ "round": 29 }).into()));
+            assert_eq!(
+                (instance.version, instance.metadata),
+                (11, json!({ "round": 29 }).into())
+            );
         }
         store.close().await;
     });
@@ -146,19 +208,29 @@ fn a_row_that_somebody_has_locked_is_waited_for() {
         }
         let store = database.open().await;
         let ids = instances(&store, 3).await;
-        let mut other = PgConnection::connect(&database.config.database.url).await.expect("connects");
+        let mut other = PgConnection::connect(&database.config.database.url)
+            .await
+            .expect("connects");
         let mut locking = other.begin().await.expect("begins");
-        let lock = sqlx::query("SELECT id FROM workflow_instances WHERE id = $1 FOR UPDATE").bind(ids[1]);
+        let lock =
+            sqlx::query("SELECT id FROM workflow_instances WHERE id = $1 FOR UPDATE").bind(ids[1]);
         lock.execute(&mut *locking).await.expect("locks");
         let value = Json::from(json!({ "labelled": true }));
         let writing = {
             let (store, ids, value) = (store.clone(), ids.clone(), value.clone());
-            tokio::spawn(async move { store.replace_metadata(&acme(), ids.iter().map(|id| (*id, &value))).await })
+            tokio::spawn(async move {
+                store
+                    .replace_metadata(&acme(), ids.iter().map(|id| (*id, &value)))
+                    .await
+            })
         };
         // The others are written while the locked one is waited for.
         for id in [ids[0], ids[2]] {
             while load(&store, id).await.instance.metadata != value {
-                assert!(!writing.is_finished(), "the others were not written before the locked one");
+                assert!(
+                    !writing.is_finished(),
+                    "the others were not written before the locked one"
+                );
                 tokio::task::yield_now().await;
             }
         }

@@ -52,7 +52,12 @@ impl Database {
         if kind == Kind::Postgres {
             config.database.url = postgres::create_database().await;
         }
-        Self { kind, config, clock: Clock::manual(START), folder: Arc::new(folder) }
+        Self {
+            kind,
+            config,
+            clock: Clock::manual(START),
+            folder: Arc::new(folder),
+        }
     }
 
     pub(crate) async fn open(&self) -> Store {
@@ -67,12 +72,19 @@ impl Database {
     pub(crate) async fn hold_writes(&self) -> Held {
         match self.kind {
             Kind::Sqlite => {
-                let mut held = sqlx::SqliteConnection::connect(&self.config.database_url()).await.expect("connects");
-                sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut held).await.expect("begins");
+                let mut held = sqlx::SqliteConnection::connect(&self.config.database_url())
+                    .await
+                    .expect("connects");
+                sqlx::raw_sql("BEGIN IMMEDIATE")
+                    .execute(&mut held)
+                    .await
+                    .expect("begins");
                 Held::Sqlite(held)
             }
             Kind::Postgres => {
-                let mut held = PgConnection::connect(&self.config.database.url).await.expect("connects");
+                let mut held = PgConnection::connect(&self.config.database.url)
+                    .await
+                    .expect("connects");
                 let lock = "BEGIN; LOCK TABLE workflow_instances IN EXCLUSIVE MODE";
                 sqlx::raw_sql(lock).execute(&mut held).await.expect("locks");
                 Held::Postgres(held)
@@ -83,8 +95,16 @@ impl Database {
     /// Another host on the same Postgres database. It renews its lease often, so that tests need not wait.
     pub(crate) fn another_host(&self) -> Self {
         let mut config = self.config.clone();
-        config.data_dir = self.folder.path().join(format!("data-{}", uuid::Uuid::now_v7()));
-        Self { kind: self.kind, config, clock: self.clock.clone(), folder: Arc::clone(&self.folder) }
+        config.data_dir = self
+            .folder
+            .path()
+            .join(format!("data-{}", uuid::Uuid::now_v7()));
+        Self {
+            kind: self.kind,
+            config,
+            clock: self.clock.clone(),
+            folder: Arc::clone(&self.folder),
+        }
     }
 
     /// Runs SQL behind the store's back and answers the first column of its rows.
@@ -93,13 +113,21 @@ impl Database {
         match self.kind {
             Kind::Sqlite => {
                 let url = self.config.database_url();
-                let mut connection = sqlx::SqliteConnection::connect(&url).await.expect("connects");
-                sqlx::query_scalar(sql).fetch_all(&mut connection).await.expect("the statement runs")
+                let mut connection = sqlx::SqliteConnection::connect(&url)
+                    .await
+                    .expect("connects");
+                sqlx::query_scalar(sql)
+                    .fetch_all(&mut connection)
+                    .await
+                    .expect("the statement runs")
             }
             Kind::Postgres => {
                 let url = &self.config.database.url;
                 let mut connection = PgConnection::connect(url).await.expect("connects");
-                sqlx::query_scalar(sql).fetch_all(&mut connection).await.expect("the statement runs")
+                sqlx::query_scalar(sql)
+                    .fetch_all(&mut connection)
+                    .await
+                    .expect("the statement runs")
             }
         }
     }
@@ -113,7 +141,10 @@ pub(crate) async fn end_sessions(database: &Database) {
              WHERE application_name = 'stepwell' AND datname = current_database()",
         )
         .await;
-    assert!(ended.len() >= 2 && ended.iter().all(|one| one == "true"), "{ended:?}");
+    assert!(
+        ended.len() >= 2 && ended.iter().all(|one| one == "true"),
+        "{ended:?}"
+    );
 }
 
 /// Runs a test on a Postgres database that several hosts may share.
@@ -129,7 +160,10 @@ pub(crate) fn on_both_databases<F>(test: impl Fn(Database) -> F + Send + Sync)
 where
     F: Future<Output = ()>,
 {
-    on_each(&[(Kind::Sqlite, "on SQLite"), (Kind::Postgres, "on Postgres")], test);
+    on_each(
+        &[(Kind::Sqlite, "on SQLite"), (Kind::Postgres, "on Postgres")],
+        test,
+    );
 }
 
 fn on_each<F>(kinds: &[(Kind, &str)], test: impl Fn(Database) -> F + Send + Sync)
@@ -141,13 +175,18 @@ where
             continue;
         }
         let run = || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build();
             let runtime = runtime.expect("a runtime starts");
             runtime.block_on(async { test(Database::create(kind).await).await });
         };
         // The thread's name says in a panic's message on which database it happened.
         std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, run);
+            let thread = std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn_scoped(scope, run);
             if let Err(panic) = thread.expect("a thread starts").join() {
                 std::panic::resume_unwind(panic);
             }

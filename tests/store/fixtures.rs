@@ -7,8 +7,8 @@ use stepwell::clock::Timestamp;
 use stepwell::model::approval::NewApproval;
 use stepwell::model::transition::{Change, DecidedApproval};
 use stepwell::model::{
-    ApprovalStatus, Attempt, AttemptOutcome, Definition, Effects, EntryKey, Grants, Guard, Instance, Manifest, Name,
-    NewInstance, PluginVersion, Space, StorageWrite, WriteAction,
+    ApprovalStatus, Attempt, AttemptOutcome, Definition, Effects, EntryKey, Grants, Guard,
+    Instance, Manifest, Name, NewInstance, PluginVersion, Space, StorageWrite, WriteAction,
 };
 use stepwell::store::{CommitError, Loaded, StepCommit, Store, WorkflowVersion};
 use uuid::Uuid;
@@ -24,12 +24,17 @@ pub(crate) fn acme() -> Name {
 }
 
 pub(crate) fn definition(workflow: &str, plugin: &str) -> Definition {
-    let text = format!("{{name: {workflow}, steps: [{{id: check, plugin: '{plugin}', step: check}}]}}");
+    let text =
+        format!("{{name: {workflow}, steps: [{{id: check, plugin: '{plugin}', step: check}}]}}");
     Definition::parse(&text).expect("is a definition")
 }
 
 pub(crate) async fn workflow(store: &Store, team: &Name) -> Arc<WorkflowVersion> {
-    store.apply_workflow(team, definition("expense", "expense"), "ann").await.expect("applies").version
+    store
+        .apply_workflow(team, definition("expense", "expense"), "ann")
+        .await
+        .expect("applies")
+        .version
 }
 
 pub(crate) fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
@@ -48,7 +53,9 @@ pub(crate) fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
         idempotency_key: None,
         depth: 0,
         root_id: None,
-        traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok(),
+        traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+            .parse()
+            .ok(),
         created_at: START,
     }
 }
@@ -116,16 +123,29 @@ pub(crate) fn decided(approval: &NewApproval, status: ApprovalStatus) -> Decided
 }
 
 pub(crate) fn key(text: &str) -> EntryKey {
-    EntryKey { space: Space::Shared(name("ledger")), key: text.to_owned() }
+    EntryKey {
+        space: Space::Shared(name("ledger")),
+        key: text.to_owned(),
+    }
 }
 
 pub(crate) fn put(text: &str, value: &str) -> StorageWrite {
-    let action = WriteAction::Put { value: value.as_bytes().to_vec(), ttl_ms: None };
-    StorageWrite { key: key(text), action, guard: None }
+    let action = WriteAction::Put {
+        value: value.as_bytes().to_vec(),
+        ttl_ms: None,
+    };
+    StorageWrite {
+        key: key(text),
+        action,
+        guard: None,
+    }
 }
 
 pub(crate) fn guarded(write: StorageWrite, guard: Guard) -> StorageWrite {
-    StorageWrite { guard: Some(guard), ..write }
+    StorageWrite {
+        guard: Some(guard),
+        ..write
+    }
 }
 
 /// Commits storage writes as the effects of a step of `instance`, whose version it counts up.
@@ -145,8 +165,16 @@ pub(crate) async fn write(
 
 /// The value of a key in acme's bucket `ledger`, with its version.
 pub(crate) async fn read(store: &Store, text: &str) -> Option<(String, u64)> {
-    let entry = store.entries(&acme(), &[key(text)]).await.expect("reads").pop().expect("one answer for one key")?;
-    Some((String::from_utf8(entry.value).expect("is text"), entry.version))
+    let entry = store
+        .entries(&acme(), &[key(text)])
+        .await
+        .expect("reads")
+        .pop()
+        .expect("one answer for one key")?;
+    Some((
+        String::from_utf8(entry.value).expect("is text"),
+        entry.version,
+    ))
 }
 
 pub(crate) fn plugin(team: &Name, plugin: &str, version: &str, digest: &str) -> PluginVersion {
@@ -162,7 +190,10 @@ pub(crate) fn plugin(team: &Name, plugin: &str, version: &str, digest: &str) -> 
         },
         digest: digest.to_owned(),
         component_bytes: 3,
-        grants: Grants { shared_buckets: [name("ledger")].into(), ..Grants::default() },
+        grants: Grants {
+            shared_buckets: [name("ledger")].into(),
+            ..Grants::default()
+        },
         uploaded_by: "ann".to_owned(),
         uploaded_at: START,
     }

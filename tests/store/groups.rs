@@ -6,12 +6,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::json;
-use stepwell::model::{ApprovalStatus, Guard, Instance, InstanceStatus, NewInstance, StorageWrite, WriteAction};
-use stepwell::store::{CommitError, Created, INVALID_VALUE, NOT_A_NUMBER, StepCommit, Store, StoreError};
+use stepwell::model::{
+    ApprovalStatus, Guard, Instance, InstanceStatus, NewInstance, StorageWrite, WriteAction,
+};
+use stepwell::store::{
+    CommitError, Created, INVALID_VALUE, NOT_A_NUMBER, StepCommit, Store, StoreError,
+};
 use uuid::Uuid;
 
 use crate::databases::{Database, START, on_both_databases};
-use crate::fixtures::{acme, approval, decided, guarded, instance, key, load, new_instance, put, read, step, workflow};
+use crate::fixtures::{
+    acme, approval, decided, guarded, instance, key, load, new_instance, put, read, step, workflow,
+};
 
 /// Something that goes into a group.
 #[derive(Clone)]
@@ -38,7 +44,9 @@ async fn submit(store: Store, job: Job) -> End {
             Err(CommitError::Store(error)) => panic!("{error}"),
         },
         Job::Create(new) => match store.create_instances(vec![*new]).await.as_deref() {
-            Ok([Created { existing, .. }]) => End::Created { existing: *existing },
+            Ok([Created { existing, .. }]) => End::Created {
+                existing: *existing,
+            },
             Err(StoreError::Constraint(_)) => End::Conflict,
             other => panic!("{other:?}"),
         },
@@ -71,7 +79,10 @@ async fn in_one_group(database: &Database, store: &Store, jobs: Vec<Job>) -> Vec
     let after = store.commit_stats();
     // One, if the committer was still gathering when the others came: then the decoy is part of their group.
     let groups = after.groups - before.groups;
-    assert!((1..=2).contains(&groups), "{count} jobs were to be one group");
+    assert!(
+        (1..=2).contains(&groups),
+        "{count} jobs were to be one group"
+    );
     ends
 }
 
@@ -86,17 +97,28 @@ fn writes(instance: &Instance, writes: Vec<StorageWrite>) -> Job {
 }
 
 fn increment(text: &str, by: i64) -> StorageWrite {
-    StorageWrite { key: key(text), action: WriteAction::Increment(by), guard: None }
+    StorageWrite {
+        key: key(text),
+        action: WriteAction::Increment(by),
+        guard: None,
+    }
 }
 
 fn delete(text: &str) -> StorageWrite {
-    StorageWrite { key: key(text), action: WriteAction::Delete, guard: None }
+    StorageWrite {
+        key: key(text),
+        action: WriteAction::Delete,
+        guard: None,
+    }
 }
 
 async fn instances(store: &Store, count: usize) -> Vec<Instance> {
     let workflow = workflow(store, &acme()).await;
     let new: Vec<_> = (0..count).map(|_| new_instance(&workflow)).collect();
-    store.create_instances(new.clone()).await.expect("are created");
+    store
+        .create_instances(new.clone())
+        .await
+        .expect("are created");
     new.into_iter().map(Instance::from).collect()
 }
 
@@ -109,10 +131,15 @@ fn each_commit_sees_what_those_before_it_wrote() {
     on_both_databases(|database| async move {
         let store = database.open().await;
         let all = instances(&store, 8).await;
-        let [a, b, c, d, e, f, g, h] = all.as_slice() else { panic!("there are eight") };
+        let [a, b, c, d, e, f, g, h] = all.as_slice() else {
+            panic!("there are eight")
+        };
         let jobs = vec![
             writes(a, vec![guarded(put("seat", "a"), Guard::Absent)]),
-            writes(b, vec![guarded(put("seat", "b"), Guard::Absent), put("of b", "x")]),
+            writes(
+                b,
+                vec![guarded(put("seat", "b"), Guard::Absent), put("of b", "x")],
+            ),
             writes(c, vec![put("counter", "5"), put("text", "five")]),
             writes(d, vec![increment("counter", 2)]),
             writes(e, vec![increment("text", 1), put("of e", "x")]),
@@ -123,7 +150,19 @@ fn each_commit_sees_what_those_before_it_wrote() {
         let ends = in_one_group(&database, &store, jobs).await;
         let (ok, conflict) = (End::Written, End::Conflict);
         let rejected = End::Rejected(NOT_A_NUMBER);
-        assert_eq!(ends, [ok.clone(), conflict, ok.clone(), ok.clone(), rejected, ok.clone(), ok.clone(), ok]);
+        assert_eq!(
+            ends,
+            [
+                ok.clone(),
+                conflict,
+                ok.clone(),
+                ok.clone(),
+                rejected,
+                ok.clone(),
+                ok.clone(),
+                ok
+            ]
+        );
         assert_eq!(value(&store, "seat").await.as_deref(), Some("g"));
         for gone in ["counter", "text", "of b", "of e"] {
             assert_eq!(value(&store, gone).await, None, "{gone}");
@@ -139,14 +178,22 @@ fn what_was_refused_stands_in_nobodys_way() {
         let mut all = instances(&store, 3).await;
         let mut stale = all.pop().expect("there are three");
         stale.version += 7;
-        let [a, b] = all.as_slice() else { panic!("two are left") };
+        let [a, b] = all.as_slice() else {
+            panic!("two are left")
+        };
         let jobs = vec![
             writes(&stale, vec![guarded(put("seat", "stale"), Guard::Absent)]),
-            writes(a, vec![guarded(put("seat", "a"), Guard::Absent), put("nul\0", "x")]),
+            writes(
+                a,
+                vec![guarded(put("seat", "a"), Guard::Absent), put("nul\0", "x")],
+            ),
             writes(b, vec![guarded(put("seat", "b"), Guard::Absent)]),
         ];
         let ends = in_one_group(&database, &store, jobs).await;
-        assert_eq!(ends, [End::Conflict, End::Rejected(INVALID_VALUE), End::Written]);
+        assert_eq!(
+            ends,
+            [End::Conflict, End::Rejected(INVALID_VALUE), End::Written]
+        );
         assert_eq!(value(&store, "seat").await.as_deref(), Some("b"));
         assert_eq!(load(&store, a.id).await.instance.version, 1);
         store.close().await;
@@ -169,7 +216,9 @@ fn a_group_writes_steps_whose_instance_moves_on_and_steps_whose_instance_stays_w
         let mut commits = vec![
             change(&stays, |_| {}),
             change(&waits, |instance| instance.status = InstanceStatus::Waiting),
-            change(&wakes, |instance| instance.wake_at = Some(START.after(Duration::from_secs(9)))),
+            change(&wakes, |instance| {
+                instance.wake_at = Some(START.after(Duration::from_secs(9)))
+            }),
             change(&ends, |instance| {
                 instance.status = InstanceStatus::Completed;
                 instance.output = Some(json!({ "fine": true }).into());
@@ -178,16 +227,27 @@ fn a_group_writes_steps_whose_instance_moves_on_and_steps_whose_instance_stays_w
             }),
         ];
         stale.version += 7;
-        for written in [commits.clone(), vec![change(&stays, |instance| instance.version += 1)]] {
+        for written in [
+            commits.clone(),
+            vec![change(&stays, |instance| instance.version += 1)],
+        ] {
             let jobs = written.iter().cloned().chain([change(&stale, |_| {})]);
-            let found = in_one_group(&database, &store, jobs.map(|commit| Job::Step(Box::new(commit))).collect()).await;
+            let found = in_one_group(
+                &database,
+                &store,
+                jobs.map(|commit| Job::Step(Box::new(commit))).collect(),
+            )
+            .await;
             let mut expected = vec![End::Written; written.len()];
             expected.push(End::Conflict);
             assert_eq!(found, expected);
         }
         commits[0].instance.version += 1;
         for commit in commits {
-            let expected = Instance { version: commit.instance.version + 1, ..commit.instance };
+            let expected = Instance {
+                version: commit.instance.version + 1,
+                ..commit.instance
+            };
             assert_eq!(load(&store, expected.id).await.instance, expected);
         }
         store.close().await;
@@ -206,16 +266,24 @@ fn a_decision_on_what_is_not_pending_takes_back_only_itself() {
             store.commit(ask).await.expect("commits");
             let mut decide = step(&instance);
             decide.instance.version += 1;
-            decide.change.decided.push(decided(&asked, ApprovalStatus::Approved));
+            decide
+                .change
+                .decided
+                .push(decided(&asked, ApprovalStatus::Approved));
             commits.push(decide);
         }
         commits[1].change.decided[0].id = Uuid::nil();
-        let jobs = commits.iter().cloned().map(|commit| Job::Step(Box::new(commit)));
+        let jobs = commits
+            .iter()
+            .cloned()
+            .map(|commit| Job::Step(Box::new(commit)));
         let ends = in_one_group(&database, &store, jobs.collect()).await;
         assert_eq!(ends, [End::Written, End::Conflict, End::Written]);
-        for (commit, expected) in
-            commits.iter().zip([ApprovalStatus::Approved, ApprovalStatus::Pending, ApprovalStatus::Approved])
-        {
+        for (commit, expected) in commits.iter().zip([
+            ApprovalStatus::Approved,
+            ApprovalStatus::Pending,
+            ApprovalStatus::Approved,
+        ]) {
             let loaded = load(&store, commit.instance.id).await;
             assert_eq!(loaded.approvals[0].status, expected);
         }
@@ -241,9 +309,21 @@ fn commits_of_one_instance_follow_each_other() {
         ];
         let ends = in_one_group(&database, &store, jobs).await;
         let created = End::Created { existing: false };
-        assert_eq!(ends, [End::Conflict, created, End::Written, End::Written, End::Conflict]);
+        assert_eq!(
+            ends,
+            [
+                End::Conflict,
+                created,
+                End::Written,
+                End::Written,
+                End::Conflict
+            ]
+        );
         assert_eq!(value(&store, "counter").await.as_deref(), Some("2"));
-        assert_eq!(load(&store, first.id).await.instance.version, first.version + 2);
+        assert_eq!(
+            load(&store, first.id).await.instance.version,
+            first.version + 2
+        );
         store.close().await;
     });
 }
@@ -254,13 +334,18 @@ fn an_idempotency_key_goes_to_the_first_in_the_group() {
         let store = database.open().await;
         let workflow = workflow(&store, &acme()).await;
         let all = instances(&store, 2).await;
-        let with_key = |text: &str| NewInstance { idempotency_key: Some(text.to_owned()), ..new_instance(&workflow) };
+        let with_key = |text: &str| NewInstance {
+            idempotency_key: Some(text.to_owned()),
+            ..new_instance(&workflow)
+        };
         let creating = |instance: &Instance, text: &str| {
             let mut commit = step(instance);
             commit.effects.instances = vec![with_key(text)];
             Job::Step(Box::new(commit))
         };
-        let [a, b] = all.as_slice() else { panic!("there are two") };
+        let [a, b] = all.as_slice() else {
+            panic!("there are two")
+        };
         let jobs = vec![
             create(with_key("one")),
             creating(a, "one"),
@@ -270,7 +355,16 @@ fn an_idempotency_key_goes_to_the_first_in_the_group() {
         ];
         let ends = in_one_group(&database, &store, jobs).await;
         let created = |existing| End::Created { existing };
-        assert_eq!(ends, [created(false), End::Conflict, End::Written, created(true), created(false)]);
+        assert_eq!(
+            ends,
+            [
+                created(false),
+                End::Conflict,
+                End::Written,
+                created(true),
+                created(false)
+            ]
+        );
         store.close().await;
     });
 }
@@ -282,7 +376,9 @@ fn a_group_ends_as_its_jobs_would_one_by_one() {
         // A small generator of its own: the same jobs on both databases, in every run.
         let mut state = 0x5eed_u64;
         let mut roll = move |sides: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % sides
         };
         for round in 0..12 {
@@ -320,12 +416,23 @@ fn a_group_ends_as_its_jobs_would_one_by_one() {
             }
             assert_eq!(ends, expected, "round {round}: {plan:?}");
             for which in 0..3 {
-                let (grouped, single) = (format!("{round}-grouped-{which}"), format!("{round}-single-{which}"));
-                assert_eq!(value(&store, &grouped).await, value(&store, &single).await, "round {round}: {plan:?}");
+                let (grouped, single) = (
+                    format!("{round}-grouped-{which}"),
+                    format!("{round}-single-{which}"),
+                );
+                assert_eq!(
+                    value(&store, &grouped).await,
+                    value(&store, &single).await,
+                    "round {round}: {plan:?}"
+                );
             }
             for (grouped, single) in grouped.iter().zip(&single) {
                 let version = async |id| load(&store, id).await.instance.version;
-                assert_eq!(version(grouped.id).await, version(single.id).await, "round {round}: {plan:?}");
+                assert_eq!(
+                    version(grouped.id).await,
+                    version(single.id).await,
+                    "round {round}: {plan:?}"
+                );
             }
         }
         store.close().await;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use stepwell::clock::Timestamp;
 use stepwell::monitor::Timings;
-use stepwell::store::{Added, Counted, HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesKind, Store, StoreError};
+use stepwell::store::{
+    Added, Counted, HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesKind, Store, StoreError,
+};
 
 use crate::databases::{START, on_both, on_both_databases, on_postgres};
 use crate::fixtures::{acme, name};
@@ -14,11 +16,20 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 fn series(team: Option<&str>, kind: SeriesKind, text: &str) -> Series {
-    Series { team: team.map(name), kind, name: text.to_owned() }
+    Series {
+        team: team.map(name),
+        kind,
+        name: text.to_owned(),
+    }
 }
 
 fn events(series: &Series, step: HistoryStep, at: Timestamp, events: u64) -> HistoryPoint {
-    HistoryPoint { series: series.clone(), step, at, counted: Counted::Events(events) }
+    HistoryPoint {
+        series: series.clone(),
+        step,
+        at,
+        counted: Counted::Events(events),
+    }
 }
 
 fn calls(milliseconds: &[u64], failed: usize) -> Timings {
@@ -30,7 +41,11 @@ fn calls(milliseconds: &[u64], failed: usize) -> Timings {
 }
 
 fn query(series: &Series, seconds: u64) -> HistoryQuery {
-    let step = if seconds.is_multiple_of(60) { HistoryStep::Minute } else { HistoryStep::Fine };
+    let step = if seconds.is_multiple_of(60) {
+        HistoryStep::Minute
+    } else {
+        HistoryStep::Fine
+    };
     HistoryQuery {
         team: series.team.clone(),
         kind: series.kind,
@@ -52,7 +67,11 @@ async fn write(store: &Store, points: Vec<HistoryPoint>) {
 }
 
 async fn read(store: &Store, query: HistoryQuery) -> Vec<(Timestamp, Added)> {
-    store.history(query).await.expect("reads").expect("is not too much")
+    store
+        .history(query)
+        .await
+        .expect("reads")
+        .expect("is not too much")
 }
 
 #[test]
@@ -61,20 +80,38 @@ fn a_point_that_is_written_again_is_replaced_and_what_is_read_is_added_up() {
         let counter = series(None, SeriesKind::Counter, "instances_created");
         let write_all = async |last| {
             let fine = |seconds, count| events(&counter, HistoryStep::Fine, at(seconds), count);
-            write(&store, vec![fine(0, 1), fine(10, 2), fine(20, 4), fine(60, last)]).await;
+            write(
+                &store,
+                vec![fine(0, 1), fine(10, 2), fine(20, 4), fine(60, last)],
+            )
+            .await;
         };
         write_all(8).await;
         // As after a COMMIT that nobody answered.
         write_all(8).await;
-        let expected = [(at(0), Added::Events(3)), (at(20), Added::Events(4)), (at(60), Added::Events(8))];
+        let expected = [
+            (at(0), Added::Events(3)),
+            (at(20), Added::Events(4)),
+            (at(60), Added::Events(8)),
+        ];
         assert_eq!(read(&store, query(&counter, 20)).await, expected);
         write_all(9).await;
-        assert_eq!(read(&store, query(&counter, 10)).await.last(), Some(&(at(60), Added::Events(9))));
+        assert_eq!(
+            read(&store, query(&counter, 10)).await.last(),
+            Some(&(at(60), Added::Events(9)))
+        );
         let mut short = query(&counter, 10);
         (short.from, short.to) = (at(10), at(60));
-        assert_eq!(read(&store, short.clone()).await, [(at(10), Added::Events(2)), (at(20), Added::Events(4))]);
+        assert_eq!(
+            read(&store, short.clone()).await,
+            [(at(10), Added::Events(2)), (at(20), Added::Events(4))]
+        );
         short.rows_max = 1;
-        assert_eq!(store.history(short).await.expect("reads"), None, "more rows than may be read");
+        assert_eq!(
+            store.history(short).await.expect("reads"),
+            None,
+            "more rows than may be read"
+        );
     });
 }
 
@@ -92,7 +129,10 @@ fn durations_survive_and_merge_as_if_they_had_been_counted_together() {
         write(&store, vec![point(0, &one), point(10, &two)]).await;
         let mut both = one.clone();
         both.merge(&two);
-        assert_eq!(read(&store, query(&operation, 20)).await, [(at(0), Added::Calls(both.clone()))]);
+        assert_eq!(
+            read(&store, query(&operation, 20)).await,
+            [(at(0), Added::Calls(both.clone()))]
+        );
         assert_eq!((both.count(), both.errors()), (7, 1));
         let gauge = series(None, SeriesKind::Gauge, "queue_depth");
         let level = |seconds, sum, samples| HistoryPoint {
@@ -102,7 +142,10 @@ fn durations_survive_and_merge_as_if_they_had_been_counted_together() {
             counted: Counted::Level { sum, samples },
         };
         write(&store, vec![level(0, 3, 2), level(10, 5, 2)]).await;
-        assert_eq!(read(&store, query(&gauge, 20)).await, [(at(0), Added::Level(2.0))]);
+        assert_eq!(
+            read(&store, query(&gauge, 20)).await,
+            [(at(0), Added::Level(2.0))]
+        );
     });
 }
 
@@ -111,7 +154,11 @@ fn a_team_sees_its_own_and_the_hosts_and_no_other() {
     on_both(|store, _| async move {
         let of = |team| series(team, SeriesKind::Counter, "limits_met{cpu-limit}");
         for (team, count) in [(None, 1), (Some("acme"), 10), (Some("rival"), 100)] {
-            write(&store, vec![events(&of(team), HistoryStep::Fine, START, count)]).await;
+            write(
+                &store,
+                vec![events(&of(team), HistoryStep::Fine, START, count)],
+            )
+            .await;
         }
         let seen = async |team: Option<&str>| {
             let mut query = query(&of(None), 10);
@@ -124,12 +171,23 @@ fn a_team_sees_its_own_and_the_hosts_and_no_other() {
         assert_eq!(seen(None).await, [(START, Added::Events(111))]);
         let period = (START, at(10));
         let acme = acme();
-        let list = async |team| store.history_series(team, HistoryStep::Fine, period).await.expect("lists");
+        let list = async |team| {
+            store
+                .history_series(team, HistoryStep::Fine, period)
+                .await
+                .expect("lists")
+        };
         assert_eq!(list(Some(&acme)).await, [of(None), of(Some("acme"))]);
         assert_eq!(list(None).await.len(), 3);
-        let later = store.history_series(None, HistoryStep::Fine, (at(10), at(20))).await.expect("lists");
+        let later = store
+            .history_series(None, HistoryStep::Fine, (at(10), at(20)))
+            .await
+            .expect("lists");
         assert_eq!(later, [], "nothing happened then");
-        let minutes = store.history_series(None, HistoryStep::Minute, period).await.expect("lists");
+        let minutes = store
+            .history_series(None, HistoryStep::Minute, period)
+            .await
+            .expect("lists");
         assert_eq!(minutes, [], "nothing was written in such steps");
     });
 }
@@ -139,22 +197,40 @@ fn old_points_are_deleted_in_batches_and_series_without_points_with_them() {
     on_both(|store, _| async move {
         let counter = series(None, SeriesKind::Counter, "commits");
         let other = series(Some("acme"), SeriesKind::Counter, "other");
-        let mut points: Vec<_> = (0..7).map(|number| events(&counter, HistoryStep::Fine, at(number * 10), 1)).collect();
+        let mut points: Vec<_> = (0..7)
+            .map(|number| events(&counter, HistoryStep::Fine, at(number * 10), 1))
+            .collect();
         points.push(events(&counter, HistoryStep::Minute, START, 7));
         points.push(events(&other, HistoryStep::Fine, START, 1));
         write(&store, points).await;
         let mut deleted = Vec::new();
         for _ in 0..4 {
-            deleted.push(store.delete_history(HistoryStep::Fine, at(50), 4).await.expect("deletes"));
+            deleted.push(
+                store
+                    .delete_history(HistoryStep::Fine, at(50), 4)
+                    .await
+                    .expect("deletes"),
+            );
         }
         assert_eq!(deleted, [4, 2, 0, 0]);
         let left = read(&store, query(&counter, 10)).await;
-        assert_eq!(left, [(at(50), Added::Events(1)), (at(60), Added::Events(1))]);
-        assert_eq!(read(&store, query(&counter, 60)).await, [(START, Added::Events(7))], "minutes stay");
+        assert_eq!(
+            left,
+            [(at(50), Added::Events(1)), (at(60), Added::Events(1))]
+        );
+        assert_eq!(
+            read(&store, query(&counter, 60)).await,
+            [(START, Added::Events(7))],
+            "minutes stay"
+        );
         assert_eq!(store.delete_empty_series().await.expect("deletes"), 1);
         assert_eq!(store.delete_empty_series().await.expect("deletes"), 0);
         write(&store, vec![events(&other, HistoryStep::Fine, START, 2)]).await;
-        assert_eq!(read(&store, query(&other, 10)).await, [(START, Added::Events(2))], "it is there again");
+        assert_eq!(
+            read(&store, query(&other, 10)).await,
+            [(START, Added::Events(2))],
+            "it is there again"
+        );
     });
 }
 
@@ -164,14 +240,35 @@ fn after_a_restart_a_host_finds_what_it_has_written() {
         let store = database.open().await;
         let counter = series(None, SeriesKind::Counter, "commits");
         let point = events(&counter, HistoryStep::Hour, START, 5);
-        write(&store, vec![point.clone(), events(&counter, HistoryStep::Fine, START, 5)]).await;
+        write(
+            &store,
+            vec![point.clone(), events(&counter, HistoryStep::Fine, START, 5)],
+        )
+        .await;
         store.close().await;
         let store = database.open().await;
-        assert_eq!(store.own_history(HistoryStep::Hour, START).await.expect("reads"), [point]);
-        assert_eq!(store.own_history(HistoryStep::Hour, at(3_600)).await.expect("reads"), []);
+        assert_eq!(
+            store
+                .own_history(HistoryStep::Hour, START)
+                .await
+                .expect("reads"),
+            [point]
+        );
+        assert_eq!(
+            store
+                .own_history(HistoryStep::Hour, at(3_600))
+                .await
+                .expect("reads"),
+            []
+        );
         store.close().await;
-        let (written, result) = store.write_history(vec![events(&counter, HistoryStep::Fine, START, 6)], 9).await;
-        assert!(written == 0 && matches!(result, Err(StoreError::Closed)), "{result:?}");
+        let (written, result) = store
+            .write_history(vec![events(&counter, HistoryStep::Fine, START, 6)], 9)
+            .await;
+        assert!(
+            written == 0 && matches!(result, Err(StoreError::Closed)),
+            "{result:?}"
+        );
     });
 }
 
@@ -182,10 +279,18 @@ fn several_hosts_add_up_and_leave_each_others_points_alone() {
         let counter = series(None, SeriesKind::Counter, "commits");
         let gauge = series(None, SeriesKind::Gauge, "running");
         let points = |count| {
-            let level = Counted::Level { sum: count * 2, samples: 2 };
+            let level = Counted::Level {
+                sum: count * 2,
+                samples: 2,
+            };
             vec![
                 events(&counter, HistoryStep::Fine, START, count),
-                HistoryPoint { series: gauge.clone(), step: HistoryStep::Fine, at: START, counted: level },
+                HistoryPoint {
+                    series: gauge.clone(),
+                    step: HistoryStep::Fine,
+                    at: START,
+                    counted: level,
+                },
             ]
         };
         // At the same time, and each more than once.
@@ -196,19 +301,38 @@ fn several_hosts_add_up_and_leave_each_others_points_alone() {
         };
         tokio::join!(write_all(one.clone(), 3), write_all(two.clone(), 4));
         for store in [&one, &two] {
-            assert_eq!(read(store, query(&counter, 10)).await, [(START, Added::Events(7))]);
-            assert_eq!(read(store, query(&gauge, 10)).await, [(START, Added::Level(7.0))]);
+            assert_eq!(
+                read(store, query(&counter, 10)).await,
+                [(START, Added::Events(7))]
+            );
+            assert_eq!(
+                read(store, query(&gauge, 10)).await,
+                [(START, Added::Level(7.0))]
+            );
         }
         for (store, events) in [(&one, 3), (&two, 4)] {
-            let own = HistoryQuery { own: true, ..query(&counter, 10) };
+            let own = HistoryQuery {
+                own: true,
+                ..query(&counter, 10)
+            };
             assert_eq!(read(store, own).await, [(START, Added::Events(events))]);
         }
-        let own = one.own_history(HistoryStep::Fine, START).await.expect("reads");
-        assert!(own.contains(&events(&counter, HistoryStep::Fine, START, 3)), "{own:?}");
+        let own = one
+            .own_history(HistoryStep::Fine, START)
+            .await
+            .expect("reads");
+        assert!(
+            own.contains(&events(&counter, HistoryStep::Fine, START, 3)),
+            "{own:?}"
+        );
         assert_eq!(own.len(), 2);
         // Both look for what is too old.
-        let delete =
-            |store: Store| async move { store.delete_history(HistoryStep::Fine, at(1), 9).await.expect("deletes") };
+        let delete = |store: Store| async move {
+            store
+                .delete_history(HistoryStep::Fine, at(1), 9)
+                .await
+                .expect("deletes")
+        };
         let (mine, yours) = tokio::join!(delete(one.clone()), delete(two.clone()));
         let rest = delete(one.clone()).await;
         assert_eq!(mine + yours + rest, 4);

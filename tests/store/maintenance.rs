@@ -17,7 +17,10 @@ fn log_bytes(database: &Database) -> u64 {
 async fn write_much(store: &Store, instance: &mut stepwell::model::Instance) {
     let mut commit = step(instance);
     // Another value each time: SQLite does not write what stays the same.
-    commit.effects.storage = vec![put("large", &format!("{:08}", instance.version).repeat(32 << 10))];
+    commit.effects.storage = vec![put(
+        "large",
+        &format!("{:08}", instance.version).repeat(32 << 10),
+    )];
     store.commit(commit).await.expect("commits");
     instance.version += 1;
 }
@@ -29,15 +32,31 @@ fn statistics_are_made_after_much_was_written_and_not_before() {
         let store = database.open().await;
         let version = workflow(&store, &acme()).await;
         // What was written before the host started nobody has counted on SQLite, so the first time always does.
-        assert_eq!(store.refresh_statistics().await.expect("analyzes"), database.kind == Kind::Sqlite);
-        store.create_instances((0..100).map(|_| new_instance(&version)).collect()).await.expect("are created");
-        assert!(!store.refresh_statistics().await.expect("looks"), "that was not much");
-        store.create_instances((0..1_000).map(|_| new_instance(&version)).collect()).await.expect("are created");
+        assert_eq!(
+            store.refresh_statistics().await.expect("analyzes"),
+            database.kind == Kind::Sqlite
+        );
+        store
+            .create_instances((0..100).map(|_| new_instance(&version)).collect())
+            .await
+            .expect("are created");
+        assert!(
+            !store.refresh_statistics().await.expect("looks"),
+            "that was not much"
+        );
+        store
+            .create_instances((0..1_000).map(|_| new_instance(&version)).collect())
+            .await
+            .expect("are created");
         if database.kind == Kind::Postgres {
             // A server's sessions tell what they have written when they end, or now and then.
             store.close().await;
         }
-        let store = if database.kind == Kind::Postgres { database.open().await } else { store };
+        let store = if database.kind == Kind::Postgres {
+            database.open().await
+        } else {
+            store
+        };
         let rows = || async {
             match database.kind {
                 Kind::Sqlite => database.sql("SELECT stat FROM sqlite_stat1 WHERE idx = 'idx_workflow_instances_status'").await,
@@ -48,8 +67,16 @@ fn statistics_are_made_after_much_was_written_and_not_before() {
             tokio::task::yield_now().await;
         }
         let known = rows().await;
-        assert!(known.iter().any(|known| known.split(' ').next() == Some("1100")), "{known:?}");
-        assert!(!store.refresh_statistics().await.expect("looks"), "once is enough");
+        assert!(
+            known
+                .iter()
+                .any(|known| known.split(' ').next() == Some("1100")),
+            "{known:?}"
+        );
+        assert!(
+            !store.refresh_statistics().await.expect("looks"),
+            "once is enough"
+        );
         store.close().await;
     });
 }
@@ -72,7 +99,10 @@ fn the_log_stays_small_while_much_is_written_and_read() {
                     // What is cached is answered without a look at the database.
                     store.clear_caches(None, None);
                     tokio::task::yield_now().await;
-                    store.instances(&acme(), &InstanceFilter::default(), &Page::first(50)).await.expect("lists");
+                    store
+                        .instances(&acme(), &InstanceFilter::default(), &Page::first(50))
+                        .await
+                        .expect("lists");
                 }
             });
         }
@@ -85,7 +115,10 @@ fn the_log_stays_small_while_much_is_written_and_read() {
         over.store(true, Ordering::SeqCst);
         readers.join_all().await;
         // The bound, and the transaction that crosses it with the pages of its trees.
-        assert!(largest <= (4 << 20) + (1 << 20), "the log had {largest} bytes");
+        assert!(
+            largest <= (4 << 20) + (1 << 20),
+            "the log had {largest} bytes"
+        );
         store.close().await;
     });
 }
@@ -99,23 +132,38 @@ fn a_reader_that_holds_the_log_up_stops_nobody_and_the_log_is_cut_off_after_it()
         database.config.database.wal_bytes_max = 2 << 20;
         let store = database.open().await;
         let mut instance = instance(&store).await;
-        let mut backup = sqlx::SqliteConnection::connect(&database.config.database_url()).await.expect("connects");
+        let mut backup = sqlx::SqliteConnection::connect(&database.config.database_url())
+            .await
+            .expect("connects");
         backup.execute("BEGIN").await.expect("begins");
-        backup.execute("SELECT COUNT(*) FROM workflow_instances").await.expect("reads");
+        backup
+            .execute("SELECT COUNT(*) FROM workflow_instances")
+            .await
+            .expect("reads");
         for _ in 0..24 {
             write_much(&store, &mut instance).await;
         }
         let held = log_bytes(&database);
-        assert!(held > 4 << 20, "SQLite can't begin the log anew while somebody reads it: {held} bytes");
+        assert!(
+            held > 4 << 20,
+            "SQLite can't begin the log anew while somebody reads it: {held} bytes"
+        );
         backup.execute("COMMIT").await.expect("ends");
         // As much again, and the writer looks again.
         for _ in 0..24 {
             write_much(&store, &mut instance).await;
         }
         let after = log_bytes(&database);
-        assert!(after <= 3 << 20, "the log still has {after} bytes, and had {held}");
+        assert!(
+            after <= 3 << 20,
+            "the log still has {after} bytes, and had {held}"
+        );
         assert_eq!(
-            store.load(instance.id).await.expect("loads").map(|one| one.instance.version),
+            store
+                .load(instance.id)
+                .await
+                .expect("loads")
+                .map(|one| one.instance.version),
             Some(instance.version)
         );
         store.close().await;

@@ -5,7 +5,9 @@ use stepwell::config::Config;
 use stepwell::store::{Store, StoreError};
 
 use crate::databases::{Kind, START, end_sessions, on_both, on_both_databases};
-use crate::fixtures::{acme, attempt, instance, load, name, new_instance, plugin, put, read, step, workflow, write};
+use crate::fixtures::{
+    acme, attempt, instance, load, name, new_instance, plugin, put, read, step, workflow, write,
+};
 
 #[test]
 fn a_second_store_on_one_file_or_one_data_directory_is_refused_with_what_to_do() {
@@ -18,7 +20,10 @@ fn a_second_store_on_one_file_or_one_data_directory_is_refused_with_what_to_do()
             Kind::Sqlite => ["stepwell.db.lock", "database.url"],
             Kind::Postgres => ["host.id", "data_dir of its own"],
         };
-        assert!(named.iter().all(|named| message.contains(named)), "{message}");
+        assert!(
+            named.iter().all(|named| message.contains(named)),
+            "{message}"
+        );
         first.ping().await.expect("the first goes on");
         first.close().await;
         database.open().await.close().await;
@@ -35,7 +40,10 @@ fn everything_is_there_after_a_close() {
         commit.effects.storage = vec![put("paid", "yes")];
         store.commit(commit).await.expect("commits");
         let upload = plugin(&acme(), "expense", "1.0.0", "aa");
-        store.insert_plugin_version(upload.clone(), vec![7; 100_000]).await.expect("is stored");
+        store
+            .insert_plugin_version(upload.clone(), vec![7; 100_000])
+            .await
+            .expect("is stored");
         let before = load(&store, instance.id).await;
         let entry = read(&store, "paid").await;
         store.close().await;
@@ -43,9 +51,15 @@ fn everything_is_there_after_a_close() {
         let after = load(&store, instance.id).await;
         assert_eq!(after.instance, before.instance);
         assert_eq!(after.attempts, before.attempts);
-        assert_eq!(after.definition.definition.source, before.definition.definition.source);
+        assert_eq!(
+            after.definition.definition.source,
+            before.definition.definition.source
+        );
         assert_eq!(read(&store, "paid").await, entry);
-        assert_eq!(store.component_bytes(upload.id).await.expect("reads"), Some(vec![7; 100_000]));
+        assert_eq!(
+            store.component_bytes(upload.id).await.expect("reads"),
+            Some(vec![7; 100_000])
+        );
         store.close().await;
     });
 }
@@ -61,10 +75,22 @@ fn a_schema_newer_than_the_program_is_refused() {
             )
             .await;
         let error = database.try_open().await.expect_err("is refused");
-        assert!(matches!(error, StoreError::NewerSchema { found: 9999, known: 13 }), "{error}");
+        assert!(
+            matches!(
+                error,
+                StoreError::NewerSchema {
+                    found: 9999,
+                    known: 13
+                }
+            ),
+            "{error}"
+        );
         assert!(error.to_string().contains("newer"), "{error}");
         // The refusal gave the database back: the next one is refused for the same reason, not as a second process.
-        assert!(matches!(database.try_open().await, Err(StoreError::NewerSchema { .. })));
+        assert!(matches!(
+            database.try_open().await,
+            Err(StoreError::NewerSchema { .. })
+        ));
     });
 }
 
@@ -89,7 +115,10 @@ fn a_closed_store_says_so_and_what_was_queued_is_written() {
             }
         }
         assert!(matches!(store.ping().await, Err(StoreError::Closed)));
-        assert!(matches!(store.load(version.workflow_id).await, Err(StoreError::Closed)));
+        assert!(matches!(
+            store.load(version.workflow_id).await,
+            Err(StoreError::Closed)
+        ));
         store.close().await;
         let store = database.open().await;
         for id in created {
@@ -104,10 +133,20 @@ fn a_private_store_works_and_leaves_nothing() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     runtime.block_on(async {
         let config = Config::defaults().expect("the defaults load");
-        let store = Store::open_in_memory(&config, Clock::manual(START)).await.expect("opens");
-        let other = Store::open_in_memory(&config, Clock::manual(START)).await.expect("opens");
+        let store = Store::open_in_memory(&config, Clock::manual(START))
+            .await
+            .expect("opens");
+        let other = Store::open_in_memory(&config, Clock::manual(START))
+            .await
+            .expect("opens");
         workflow(&store, &acme()).await;
-        assert!(other.workflow(&acme(), &name("expense")).await.expect("reads").is_none());
+        assert!(
+            other
+                .workflow(&acme(), &name("expense"))
+                .await
+                .expect("reads")
+                .is_none()
+        );
         store.close().await;
         other.close().await;
     });
@@ -117,11 +156,17 @@ fn a_private_store_works_and_leaves_nothing() {
 fn an_address_of_no_known_database_is_refused_without_showing_it() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     runtime.block_on(async {
-        for url in ["mysql://root:secret@host/db", "sqlite:", "sqlite::memory:", "postgres://u:secret@host:nonsense/db"]
-        {
+        for url in [
+            "mysql://root:secret@host/db",
+            "sqlite:",
+            "sqlite::memory:",
+            "postgres://u:secret@host:nonsense/db",
+        ] {
             let mut config = Config::defaults().expect("the defaults load");
             config.database.url = url.to_owned();
-            let error = Store::open(&config, Clock::System).await.expect_err("is refused");
+            let error = Store::open(&config, Clock::System)
+                .await
+                .expect_err("is refused");
             assert!(matches!(error, StoreError::Settings(_)), "{url}: {error}");
             assert!(!error.to_string().contains("secret"), "{error}");
         }
@@ -136,7 +181,11 @@ fn ping_and_statistics_answer() {
         store.commit(step(&instance)).await.expect("commits");
         let stats = store.commit_stats();
         assert_eq!((stats.groups, stats.commits, stats.queue), (2, 2, 0));
-        assert!(serde_json::to_string(&store.cache_stats()).expect("serializes").contains("pending_approvals"));
+        assert!(
+            serde_json::to_string(&store.cache_stats())
+                .expect("serializes")
+                .contains("pending_approvals")
+        );
     });
 }
 
@@ -149,7 +198,9 @@ fn a_host_whose_sessions_the_server_has_ended_goes_on() {
             end_sessions(&database).await;
         }
         store.ping().await.expect("answers");
-        write(&store, &mut instance, vec![put("paid", "yes")], START).await.expect("commits");
+        write(&store, &mut instance, vec![put("paid", "yes")], START)
+            .await
+            .expect("commits");
         assert!(read(&store, "paid").await.is_some());
         store.close().await;
     });

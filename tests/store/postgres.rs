@@ -22,14 +22,24 @@ const CARELESS: &[&str] = &["fsync=off", "full_page_writes=off"];
 pub(crate) async fn create_database() -> String {
     static SERVER: OnceLock<Server> = OnceLock::new();
     let server = SERVER.get_or_init(|| Server::find_or_start(&std::env::temp_dir(), CARELESS));
-    let mut connection = PgConnection::connect(&server.url("postgres")).await.expect("the test server answers");
+    let mut connection = PgConnection::connect(&server.url("postgres"))
+        .await
+        .expect("the test server answers");
     let name = format!("stepwell_test_{}", Uuid::now_v7().simple());
     // A collation that does not sort by bytes shows where the store relies on the default.
-    let icu =
-        format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'");
-    if sqlx::raw_sql(AssertSqlSafe(icu)).execute(&mut connection).await.is_err() {
+    let icu = format!(
+        "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
+    );
+    if sqlx::raw_sql(AssertSqlSafe(icu))
+        .execute(&mut connection)
+        .await
+        .is_err()
+    {
         let plain = format!("CREATE DATABASE {name}");
-        sqlx::raw_sql(AssertSqlSafe(plain)).execute(&mut connection).await.expect("a database can be created");
+        sqlx::raw_sql(AssertSqlSafe(plain))
+            .execute(&mut connection)
+            .await
+            .expect("a database can be created");
     }
     server.url(&name)
 }
@@ -72,11 +82,16 @@ impl Server {
 }
 
 fn programs() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
     let debian = versions.map(|version| version.path().join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut found: Vec<_> =
-        debian.chain(std::env::split_paths(&path)).filter(|folder| folder.join("initdb").exists()).collect();
+    let mut found: Vec<_> = debian
+        .chain(std::env::split_paths(&path))
+        .filter(|folder| folder.join("initdb").exists())
+        .collect();
     found.sort();
     found.pop().unwrap_or_else(|| {
         panic!(
@@ -124,20 +139,38 @@ impl PrivateServer {
         let mut commands = self.child.stdin.as_ref().expect("the child reads");
         commands.write_all(b"restart\n").expect("the child reads");
         let mut line = String::new();
-        self.answers.read_line(&mut line).expect("the child answers");
-        assert_eq!(line.trim(), "ready", "the private Postgres does not start again");
+        self.answers
+            .read_line(&mut line)
+            .expect("the child answers");
+        assert_eq!(
+            line.trim(),
+            "ready",
+            "the private Postgres does not start again"
+        );
     }
 }
 
 fn start(parent: &Path, log: Option<&Path>, settings: &[&str]) -> PrivateServer {
     let programs = programs();
-    let folder = tempfile::Builder::new().prefix("stepwell-postgres-").tempdir_in(parent).expect("a folder").keep();
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+    let folder = tempfile::Builder::new()
+        .prefix("stepwell-postgres-")
+        .tempdir_in(parent)
+        .expect("a folder")
+        .keep();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a free port")
+        .port();
     let mut child = Command::new("sh")
         .args(["-c", SCRIPT, "private-postgres"])
         .args([&programs, &folder])
         .arg(port.to_string())
-        .arg(settings.iter().map(|setting| format!("-c {setting} ")).collect::<String>())
+        .arg(
+            settings
+                .iter()
+                .map(|setting| format!("-c {setting} "))
+                .collect::<String>(),
+        )
         .args(log)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -155,5 +188,9 @@ fn start(parent: &Path, log: Option<&Path>, settings: &[&str]) -> PrivateServer 
              of a server where databases may be created"
         );
     }
-    PrivateServer { port, child, answers }
+    PrivateServer {
+        port,
+        child,
+        answers,
+    }
 }

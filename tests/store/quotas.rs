@@ -6,18 +6,20 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stepwell::clock::Timestamp;
 use stepwell::model::{
-    ApprovalStatus, Attempt, Failure, Instance, InstanceStatus, Name, NewInstance, StorageWrite, WriteAction,
+    ApprovalStatus, Attempt, Failure, Instance, InstanceStatus, Name, NewInstance, StorageWrite,
+    WriteAction,
 };
 use stepwell::store::{
-    CommitError, DESCENDANTS_EXHAUSTED, Finished, QUOTA_STORED, QUOTA_UNFINISHED, ROOT_CANCELLED, Store, StoreError,
-    TeamUsage, WorkflowVersion,
+    CommitError, DESCENDANTS_EXHAUSTED, Finished, QUOTA_STORED, QUOTA_UNFINISHED, ROOT_CANCELLED,
+    Store, StoreError, TeamUsage, WorkflowVersion,
 };
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::databases::{Database, Kind, START, on_both, on_both_databases, on_postgres};
 use crate::fixtures::{
-    acme, approval, attempt, decided, instance, key, load, name, new_instance, plugin, put, step, workflow, write,
+    acme, approval, attempt, decided, instance, key, load, name, new_instance, plugin, put, step,
+    workflow, write,
 };
 use crate::hosts::eventually;
 
@@ -32,7 +34,11 @@ fn usage(store: &Store, team: &Name) -> TeamUsage {
 }
 
 fn child(version: &WorkflowVersion, root: Uuid) -> NewInstance {
-    NewInstance { root_id: Some(root), depth: 1, ..new_instance(version) }
+    NewInstance {
+        root_id: Some(root),
+        depth: 1,
+        ..new_instance(version)
+    }
 }
 
 async fn create(store: &Store, new: NewInstance) -> Instance {
@@ -42,7 +48,12 @@ async fn create(store: &Store, new: NewInstance) -> Instance {
 }
 
 /// A step of the instance that creates so many.
-async fn breed(store: &Store, version: &WorkflowVersion, parent: &Instance, count: usize) -> Result<(), CommitError> {
+async fn breed(
+    store: &Store,
+    version: &WorkflowVersion,
+    parent: &Instance,
+    count: usize,
+) -> Result<(), CommitError> {
     let mut commit = step(parent);
     commit.effects.instances = (0..count).map(|_| child(version, parent.root())).collect();
     store.commit(commit).await
@@ -74,7 +85,12 @@ async fn descendants(database: &Database, root: Uuid) -> usize {
         Kind::Sqlite => format!("x'{}'", root.simple()),
         Kind::Postgres => format!("'{root}'"),
     };
-    database.sql(&format!("SELECT team FROM workflow_instances WHERE root_id = {id}")).await.len()
+    database
+        .sql(&format!(
+            "SELECT team FROM workflow_instances WHERE root_id = {id}"
+        ))
+        .await
+        .len()
 }
 
 #[test]
@@ -97,11 +113,17 @@ fn siblings_that_create_at_the_same_time_stay_within_their_budget() {
         for code in tasks.join_all().await {
             *codes.entry(code).or_default() += 1;
         }
-        assert_eq!(codes, BTreeMap::from([("done", 7), (DESCENDANTS_EXHAUSTED, 13)]));
+        assert_eq!(
+            codes,
+            BTreeMap::from([("done", 7), (DESCENDANTS_EXHAUSTED, 13)])
+        );
         assert_eq!(descendants(&database, root.id).await, 19 + 49);
         // One is left, for a step that wants no more; another root has a budget of its own.
         let parent = create(&store, child(&version, root.id)).await;
-        assert_eq!(code(&breed(&store, &version, &parent, 2).await), DESCENDANTS_EXHAUSTED);
+        assert_eq!(
+            code(&breed(&store, &version, &parent, 2).await),
+            DESCENDANTS_EXHAUSTED
+        );
         assert_eq!(code(&breed(&store, &version, &parent, 1).await), "done");
         let other = create(&store, new_instance(&version)).await;
         assert_eq!(code(&breed(&store, &version, &other, 50).await), "done");
@@ -114,7 +136,10 @@ fn siblings_that_create_at_the_same_time_stay_within_their_budget() {
 fn siblings_on_two_hosts_stay_within_their_budget() {
     on_postgres(|mut database| async move {
         database.config.limits.batch_descendants_max = 30;
-        let hosts = [database.another_host().open().await, database.another_host().open().await];
+        let hosts = [
+            database.another_host().open().await,
+            database.another_host().open().await,
+        ];
         let version = workflow(&hosts[0], &acme()).await;
         let root = create(&hosts[0], new_instance(&version)).await;
         let mut tasks = JoinSet::new();
@@ -123,7 +148,12 @@ fn siblings_on_two_hosts_stay_within_their_budget() {
             let parent = create(&store, child(&version, root.id)).await;
             tasks.spawn(async move { code(&breed(&store, &version, &parent, 1).await) });
         }
-        let done = tasks.join_all().await.into_iter().filter(|code| *code == "done").count();
+        let done = tasks
+            .join_all()
+            .await
+            .into_iter()
+            .filter(|code| *code == "done")
+            .count();
         assert_eq!(done, 30);
         assert_eq!(descendants(&database, root.id).await, 40 + 30);
         for store in hosts {
@@ -143,21 +173,55 @@ fn a_budget_survives_a_restart_and_ends_with_the_last_of_its_instances() {
         root.version += 1;
         store.close().await;
         let store = database.open().await;
-        assert_eq!(code(&breed(&store, &version, &root, 2).await), DESCENDANTS_EXHAUSTED);
+        assert_eq!(
+            code(&breed(&store, &version, &root, 2).await),
+            DESCENDANTS_EXHAUSTED
+        );
         // The root is deleted and a descendant is left: the budget is still theirs.
         end(&store, &root).await;
-        let all = Finished { team: None, before: START.after(Duration::from_secs(1)) };
-        assert_eq!(store.delete_finished(&all, None, 100).await.expect("deletes").counts.instances, 1);
-        let left = store.unfinished_descendants(root.id, Uuid::nil(), 100).await.expect("reads");
+        let all = Finished {
+            team: None,
+            before: START.after(Duration::from_secs(1)),
+        };
+        assert_eq!(
+            store
+                .delete_finished(&all, None, 100)
+                .await
+                .expect("deletes")
+                .counts
+                .instances,
+            1
+        );
+        let left = store
+            .unfinished_descendants(root.id, Uuid::nil(), 100)
+            .await
+            .expect("reads");
         assert_eq!(left.len(), 2);
         let one = load(&store, left[0]).await.instance;
-        assert_eq!(code(&breed(&store, &version, &one, 2).await), DESCENDANTS_EXHAUSTED);
-        assert_eq!(database.sql("SELECT 'x' FROM instance_trees").await.len(), 1);
+        assert_eq!(
+            code(&breed(&store, &version, &one, 2).await),
+            DESCENDANTS_EXHAUSTED
+        );
+        assert_eq!(
+            database.sql("SELECT 'x' FROM instance_trees").await.len(),
+            1
+        );
         for id in left {
             end(&store, &load(&store, id).await.instance).await;
         }
-        assert_eq!(store.delete_finished(&all, None, 100).await.expect("deletes").counts.instances, 2);
-        assert_eq!(database.sql("SELECT 'x' FROM instance_trees").await.len(), 0);
+        assert_eq!(
+            store
+                .delete_finished(&all, None, 100)
+                .await
+                .expect("deletes")
+                .counts
+                .instances,
+            2
+        );
+        assert_eq!(
+            database.sql("SELECT 'x' FROM instance_trees").await.len(),
+            0
+        );
         assert_counted_rightly(&store).await;
         store.close().await;
     });
@@ -174,20 +238,41 @@ fn nothing_descends_from_a_root_that_was_stopped() {
             let parent = create(&store, child(&version, root.id)).await;
             tasks.spawn(async move { code(&breed(&store, &version, &parent, 2).await) });
         }
-        store.stop_descendants(root.id, START).await.expect("is written");
-        let before = store.unfinished_descendants(root.id, Uuid::nil(), 1_000).await.expect("reads");
+        store
+            .stop_descendants(root.id, START)
+            .await
+            .expect("is written");
+        let before = store
+            .unfinished_descendants(root.id, Uuid::nil(), 1_000)
+            .await
+            .expect("reads");
         for code in tasks.join_all().await {
             assert!(matches!(code, "done" | ROOT_CANCELLED), "{code}");
         }
-        let after = store.unfinished_descendants(root.id, Uuid::nil(), 1_000).await.expect("reads");
-        assert_eq!(before, after, "whoever was refused has created nothing, and nobody came later");
+        let after = store
+            .unfinished_descendants(root.id, Uuid::nil(), 1_000)
+            .await
+            .expect("reads");
+        assert_eq!(
+            before, after,
+            "whoever was refused has created nothing, and nobody came later"
+        );
         // Again is the same; and pages follow each other.
-        store.stop_descendants(root.id, START).await.expect("is written");
-        assert_eq!(code(&breed(&store, &version, &root, 1).await), ROOT_CANCELLED);
+        store
+            .stop_descendants(root.id, START)
+            .await
+            .expect("is written");
+        assert_eq!(
+            code(&breed(&store, &version, &root, 1).await),
+            ROOT_CANCELLED
+        );
         let mut paged = Vec::new();
         loop {
             let last = paged.last().copied().unwrap_or_default();
-            let page = store.unfinished_descendants(root.id, last, 7).await.expect("reads");
+            let page = store
+                .unfinished_descendants(root.id, last, 7)
+                .await
+                .expect("reads");
             if page.is_empty() {
                 break;
             }
@@ -203,37 +288,82 @@ fn a_team_at_its_quota_of_instances_starts_none_until_one_has_ended() {
         let store = open_with(&mut database, 3, 0).await;
         let version = workflow(&store, &acme()).await;
         let first = create(&store, new_instance(&version)).await;
-        let keyed = NewInstance { idempotency_key: Some("k".to_owned()), ..new_instance(&version) };
+        let keyed = NewInstance {
+            idempotency_key: Some("k".to_owned()),
+            ..new_instance(&version)
+        };
         let second = create(&store, keyed.clone()).await;
         // A batch that does not fit is refused as a whole, and its parts are tried alone by the engine.
         let batch = vec![new_instance(&version), new_instance(&version)];
         let refused = store.create_instances(batch).await.expect_err("is refused");
-        assert!(matches!(refused, StoreError::Quota { code: QUOTA_UNFINISHED, .. }), "{refused}");
-        assert!(refused.to_string().contains("may have 3 instances"), "{refused}");
+        assert!(
+            matches!(
+                refused,
+                StoreError::Quota {
+                    code: QUOTA_UNFINISHED,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
+        assert!(
+            refused.to_string().contains("may have 3 instances"),
+            "{refused}"
+        );
         create(&store, new_instance(&version)).await;
-        assert!(store.create_instances(vec![new_instance(&version)]).await.is_err());
+        assert!(
+            store
+                .create_instances(vec![new_instance(&version)])
+                .await
+                .is_err()
+        );
         // What is there already takes no room.
-        let again = NewInstance { id: Uuid::now_v7(), ..keyed };
-        let created = store.create_instances(vec![again]).await.expect("is answered");
+        let again = NewInstance {
+            id: Uuid::now_v7(),
+            ..keyed
+        };
+        let created = store
+            .create_instances(vec![again])
+            .await
+            .expect("is answered");
         assert!(created[0].existing && created[0].id == second.id);
         // A step that creates is refused with all that it did, and one that ends is not.
-        assert_eq!(code(&breed(&store, &version, &first, 1).await), QUOTA_UNFINISHED);
+        assert_eq!(
+            code(&breed(&store, &version, &first, 1).await),
+            QUOTA_UNFINISHED
+        );
         assert_eq!(usage(&store, &acme()).unfinished_instances, 3);
         // The other team does not notice.
         let rival = workflow(&store, &name("rival")).await;
         create(&store, new_instance(&rival)).await;
         end(&store, &first).await;
         create(&store, new_instance(&version)).await;
-        assert!(store.create_instances(vec![new_instance(&version)]).await.is_err());
+        assert!(
+            store
+                .create_instances(vec![new_instance(&version)])
+                .await
+                .is_err()
+        );
         let counted = usage(&store, &acme());
-        assert_eq!((counted.unfinished_instances, counted.unfinished_instances_max), (3, Some(3)));
+        assert_eq!(
+            (
+                counted.unfinished_instances,
+                counted.unfinished_instances_max
+            ),
+            (3, Some(3))
+        );
         assert_eq!(counted.stored_bytes_max, None);
         assert_counted_rightly(&store).await;
         store.close().await;
         // As many after a restart.
         let store = database.open().await;
         assert_eq!(usage(&store, &acme()), counted);
-        assert!(store.create_instances(vec![new_instance(&version)]).await.is_err());
+        assert!(
+            store
+                .create_instances(vec![new_instance(&version)])
+                .await
+                .is_err()
+        );
         store.close().await;
     });
 }
@@ -248,7 +378,15 @@ fn instances_that_are_started_at_the_same_time_stay_within_the_quota() {
             let (store, new) = (store.clone(), new_instance(&version));
             tasks.spawn(async move { store.create_instances(vec![new]).await.is_ok() });
         }
-        assert_eq!(tasks.join_all().await.into_iter().filter(|created| *created).count(), 10);
+        assert_eq!(
+            tasks
+                .join_all()
+                .await
+                .into_iter()
+                .filter(|created| *created)
+                .count(),
+            10
+        );
         assert_eq!(usage(&store, &acme()).unfinished_instances, 10);
         assert_counted_rightly(&store).await;
         store.close().await;
@@ -260,22 +398,36 @@ fn hosts_know_of_each_other_what_a_team_has() {
     on_postgres(|mut database| async move {
         database.config.quotas.unfinished_instances_max = 4;
         database.config.hosts.renewal = Duration::from_millis(20);
-        let hosts = [database.another_host().open().await, database.another_host().open().await];
+        let hosts = [
+            database.another_host().open().await,
+            database.another_host().open().await,
+        ];
         let version = workflow(&hosts[0], &acme()).await;
         let mut created = Vec::new();
         for number in 0..4 {
             created.push(create(&hosts[number % 2], new_instance(&version)).await);
         }
         for store in &hosts {
-            eventually("the other's are known", async || usage(store, &acme()).unfinished_instances == 4).await;
-            assert!(store.create_instances(vec![new_instance(&version)]).await.is_err());
+            eventually("the other's are known", async || {
+                usage(store, &acme()).unfinished_instances == 4
+            })
+            .await;
+            assert!(
+                store
+                    .create_instances(vec![new_instance(&version)])
+                    .await
+                    .is_err()
+            );
         }
         // One host ends what the other has created: its own number is then less than nothing, and the sum is right.
         for one in &created {
             end(&hosts[1], one).await;
         }
         for store in &hosts {
-            eventually("nothing is left", async || usage(store, &acme()).unfinished_instances == 0).await;
+            eventually("nothing is left", async || {
+                usage(store, &acme()).unfinished_instances == 0
+            })
+            .await;
             assert_counted_rightly(store).await;
         }
         for store in hosts {
@@ -285,7 +437,10 @@ fn hosts_know_of_each_other_what_a_team_has() {
 }
 
 fn output(instance: &Instance, number: u32, bytes: usize) -> Attempt {
-    Attempt { output: Some(Value::String("x".repeat(bytes)).into()), ..attempt(instance, number) }
+    Attempt {
+        output: Some(Value::String("x".repeat(bytes)).into()),
+        ..attempt(instance, number)
+    }
 }
 
 #[test]
@@ -293,39 +448,105 @@ fn what_a_step_makes_is_refused_beyond_the_quota_of_bytes_and_what_ends_it_is_no
     on_both_databases(|mut database| async move {
         let store = open_with(&mut database, 0, 100_000).await;
         let mut instance = instance(&store).await;
-        write(&store, &mut instance, vec![put("big", &"x".repeat(60_000))], START).await.expect("fits");
+        write(
+            &store,
+            &mut instance,
+            vec![put("big", &"x".repeat(60_000))],
+            START,
+        )
+        .await
+        .expect("fits");
         let before = usage(&store, &acme()).stored_bytes;
         assert!((61_000..70_000).contains(&before), "{before}");
         // In the place of what is there, as much again fits; beside it, it does not.
-        write(&store, &mut instance, vec![put("big", &"y".repeat(60_000))], START).await.expect("fits");
+        write(
+            &store,
+            &mut instance,
+            vec![put("big", &"y".repeat(60_000))],
+            START,
+        )
+        .await
+        .expect("fits");
         assert_eq!(usage(&store, &acme()).stored_bytes, before);
-        let refused = write(&store, &mut instance, vec![put("other", &"x".repeat(60_000))], START).await;
+        let refused = write(
+            &store,
+            &mut instance,
+            vec![put("other", &"x".repeat(60_000))],
+            START,
+        )
+        .await;
         assert_eq!(code(&refused), QUOTA_STORED);
         let mut commit = step(&instance);
         commit.change.attempts.push(output(&instance, 1, 60_000));
         let refused = store.commit(commit).await;
         assert_eq!(code(&refused), QUOTA_STORED);
-        assert!(refused.expect_err("is refused").to_string().contains("100000 bytes"));
+        assert!(
+            refused
+                .expect_err("is refused")
+                .to_string()
+                .contains("100000 bytes")
+        );
         let mut commit = step(&instance);
-        commit.effects.metadata.push((instance.id, json!({ "note": "x".repeat(60_000) }).into()));
+        commit
+            .effects
+            .metadata
+            .push((instance.id, json!({ "note": "x".repeat(60_000) }).into()));
         assert_eq!(code(&store.commit(commit).await), QUOTA_STORED);
         let version = workflow(&store, &acme()).await;
-        let large = NewInstance { input: Value::String("x".repeat(60_000)).into(), ..new_instance(&version) };
-        let refused = store.create_instances(vec![large]).await.expect_err("is refused");
-        assert!(matches!(refused, StoreError::Quota { code: QUOTA_STORED, .. }), "{refused}");
+        let large = NewInstance {
+            input: Value::String("x".repeat(60_000)).into(),
+            ..new_instance(&version)
+        };
+        let refused = store
+            .create_instances(vec![large])
+            .await
+            .expect_err("is refused");
+        assert!(
+            matches!(
+                refused,
+                StoreError::Quota {
+                    code: QUOTA_STORED,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
         let metadata = json!({ "note": "x".repeat(60_000) }).into();
-        let refused = store.replace_metadata(&acme(), [(instance.id, &metadata)]).await.expect_err("is refused");
-        assert!(matches!(refused, StoreError::Quota { code: QUOTA_STORED, .. }), "{refused}");
+        let refused = store
+            .replace_metadata(&acme(), [(instance.id, &metadata)])
+            .await
+            .expect_err("is refused");
+        assert!(
+            matches!(
+                refused,
+                StoreError::Quota {
+                    code: QUOTA_STORED,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
         assert_eq!(usage(&store, &acme()).stored_bytes, before);
         // Another team has room.
         let rival = workflow(&store, &name("rival")).await;
-        let large = NewInstance { input: Value::String("x".repeat(60_000)).into(), ..new_instance(&rival) };
+        let large = NewInstance {
+            input: Value::String("x".repeat(60_000)).into(),
+            ..new_instance(&rival)
+        };
         create(&store, large).await;
         // That a step failed, and the end of the instance, are written whatever there is.
-        let failure = Failure::fatal(QUOTA_STORED, stepwell::model::Blame::Guest, "x".repeat(4_000));
+        let failure = Failure::fatal(
+            QUOTA_STORED,
+            stepwell::model::Blame::Guest,
+            "x".repeat(4_000),
+        );
         let mut commit = step(&instance);
         commit.change.attempts = (1..=10)
-            .map(|number| Attempt { output: None, failure: Some(failure.clone()), ..attempt(&instance, number) })
+            .map(|number| Attempt {
+                output: None,
+                failure: Some(failure.clone()),
+                ..attempt(&instance, number)
+            })
             .collect();
         commit.instance.failure = Some(failure);
         commit.instance.status = InstanceStatus::Failed;
@@ -347,27 +568,55 @@ fn bytes_are_given_back_by_what_deletes_and_what_runs_out() {
         let asked = approval(&instance, "bob", START);
         commit.change.attempts.push(output(&instance, 1, 5_000));
         commit.change.new_approvals.push(asked.clone());
-        commit.effects.metadata.push((instance.id, json!({ "note": "x".repeat(1_000) }).into()));
+        commit
+            .effects
+            .metadata
+            .push((instance.id, json!({ "note": "x".repeat(1_000) }).into()));
         commit.effects.storage = vec![
             put("stays", "xyz"),
             put("goes", &"x".repeat(2_000)),
             StorageWrite {
                 key: key("runs-out"),
-                action: WriteAction::Put { value: vec![7; 3_000], ttl_ms: Some(1_000) },
+                action: WriteAction::Put {
+                    value: vec![7; 3_000],
+                    ttl_ms: Some(1_000),
+                },
                 guard: None,
             },
-            StorageWrite { key: key("counter"), action: WriteAction::Increment(41), guard: None },
+            StorageWrite {
+                key: key("counter"),
+                action: WriteAction::Increment(41),
+                guard: None,
+            },
         ];
         store.commit(commit).await.expect("commits");
         instance.version += 1;
         assert_counted_rightly(&store).await;
         let mut commit = step(&instance);
-        commit.change.decided.push(decided(&asked, ApprovalStatus::Approved));
-        commit.effects.metadata.push((instance.id, json!({}).into()));
+        commit
+            .change
+            .decided
+            .push(decided(&asked, ApprovalStatus::Approved));
+        commit
+            .effects
+            .metadata
+            .push((instance.id, json!({}).into()));
         commit.effects.storage = vec![
-            StorageWrite { key: key("goes"), action: WriteAction::Delete, guard: None },
-            StorageWrite { key: key("nothing"), action: WriteAction::Delete, guard: None },
-            StorageWrite { key: key("counter"), action: WriteAction::Increment(1_000_000), guard: None },
+            StorageWrite {
+                key: key("goes"),
+                action: WriteAction::Delete,
+                guard: None,
+            },
+            StorageWrite {
+                key: key("nothing"),
+                action: WriteAction::Delete,
+                guard: None,
+            },
+            StorageWrite {
+                key: key("counter"),
+                action: WriteAction::Increment(1_000_000),
+                guard: None,
+            },
         ];
         store.commit(commit).await.expect("commits");
         instance.version += 1;
@@ -376,16 +625,33 @@ fn bytes_are_given_back_by_what_deletes_and_what_runs_out() {
         assert_eq!(store.delete_expired_entries(100).await.expect("deletes"), 1);
         assert_counted_rightly(&store).await;
         let metadata = json!({ "label": "by a client" }).into();
-        let labelled = store.replace_metadata(&acme(), [(instance.id, &metadata)]).await.expect("writes");
+        let labelled = store
+            .replace_metadata(&acme(), [(instance.id, &metadata)])
+            .await
+            .expect("writes");
         assert_eq!(labelled.len(), 1);
         assert_counted_rightly(&store).await;
         end(&store, &instance).await;
         assert!(usage(&store, &acme()).stored_bytes > 5_000);
-        let all = Finished { team: None, before: START.after(Duration::from_secs(10)) };
-        assert_eq!(store.delete_finished(&all, None, 100).await.expect("deletes").counts.instances, 1);
+        let all = Finished {
+            team: None,
+            before: START.after(Duration::from_secs(10)),
+        };
+        assert_eq!(
+            store
+                .delete_finished(&all, None, 100)
+                .await
+                .expect("deletes")
+                .counts
+                .instances,
+            1
+        );
         let left = usage(&store, &acme());
         // The two entries of the shared bucket.
-        assert_eq!((left.unfinished_instances, left.stored_bytes), (0, 512 + 5 + 3 + 512 + 7 + 7));
+        assert_eq!(
+            (left.unfinished_instances, left.stored_bytes),
+            (0, 512 + 5 + 3 + 512 + 7 + 7)
+        );
         assert_counted_rightly(&store).await;
         store.close().await;
     });
@@ -403,7 +669,9 @@ fn steps_of_one_group_are_counted_one_after_the_other() {
             tasks.spawn(async move {
                 let mut instance = create(&store, new).await;
                 let value = "x".repeat(number * 10);
-                write(&store, &mut instance, vec![put("same", &value)], START).await.expect("commits");
+                write(&store, &mut instance, vec![put("same", &value)], START)
+                    .await
+                    .expect("commits");
                 let taken = instance.clone();
                 let refused = store.commit(StaleVersion(&taken).step()).await;
                 assert!(refused.is_err());
@@ -438,12 +706,24 @@ fn a_wrong_number_is_put_right_by_counting_again() {
         create(&store, new_instance(&version)).await;
         let counted = usage(&store, &acme());
         store.close().await;
-        database.sql("UPDATE team_usage SET unfinished = 77, stored_bytes = -5").await;
-        database.sql("INSERT INTO team_usage SELECT 'ghost', host, 9, 9 FROM team_usage").await;
+        database
+            .sql("UPDATE team_usage SET unfinished = 77, stored_bytes = -5")
+            .await;
+        database
+            .sql("INSERT INTO team_usage SELECT 'ghost', host, 9, 9 FROM team_usage")
+            .await;
         let store = database.open().await;
         assert_eq!(usage(&store, &acme()).unfinished_instances, 77);
-        assert!(store.create_instances(vec![new_instance(&version)]).await.is_err());
-        assert_eq!(store.recount_usage().await.expect("counts"), [acme(), name("ghost")]);
+        assert!(
+            store
+                .create_instances(vec![new_instance(&version)])
+                .await
+                .is_err()
+        );
+        assert_eq!(
+            store.recount_usage().await.expect("counts"),
+            [acme(), name("ghost")]
+        );
         assert_eq!(usage(&store, &acme()), counted);
         assert_eq!(usage(&store, &name("ghost")).unfinished_instances, 0);
         create(&store, new_instance(&version)).await;
@@ -473,11 +753,17 @@ fn a_database_of_the_last_version_is_counted_and_its_instances_go_on() {
         database.config.limits.batch_descendants_max = 2;
         let store = database.open().await;
         let version = workflow(&store, &acme()).await;
-        let keyed = NewInstance { idempotency_key: Some("k".to_owned()), ..new_instance(&version) };
+        let keyed = NewInstance {
+            idempotency_key: Some("k".to_owned()),
+            ..new_instance(&version)
+        };
         let mut first = create(&store, keyed.clone()).await;
         let mut commit = step(&first);
         commit.change.attempts.push(output(&first, 1, 3_000));
-        commit.change.new_approvals.push(approval(&first, "bob", START));
+        commit
+            .change
+            .new_approvals
+            .push(approval(&first, "bob", START));
         commit.effects.storage = vec![put("a", "1"), put("b", &"x".repeat(9_000))];
         store.commit(commit).await.expect("commits");
         first.version += 1;
@@ -486,7 +772,10 @@ fn a_database_of_the_last_version_is_counted_and_its_instances_go_on() {
         let rival = workflow(&store, &name("rival")).await;
         create(&store, new_instance(&rival)).await;
         let upload = plugin(&acme(), "expense", "1.0.0", "aa");
-        store.insert_plugin_version(upload, vec![7; 1_000]).await.expect("is stored");
+        store
+            .insert_plugin_version(upload, vec![7; 1_000])
+            .await
+            .expect("is stored");
         let counted = store.team_usage(None);
         store.close().await;
         take_back(&database).await;
@@ -494,12 +783,22 @@ fn a_database_of_the_last_version_is_counted_and_its_instances_go_on() {
         assert_eq!(store.team_usage(None), counted);
         assert_counted_rightly(&store).await;
         // A key from before requests were remembered answers any; and one that was created is its own root now.
-        let other = NewInstance { id: Uuid::now_v7(), input: json!("something else").into(), ..keyed };
-        let created = store.create_instances(vec![other]).await.expect("is answered");
+        let other = NewInstance {
+            id: Uuid::now_v7(),
+            input: json!("something else").into(),
+            ..keyed
+        };
+        let created = store
+            .create_instances(vec![other])
+            .await
+            .expect("is answered");
         assert!(created[0].existing && created[0].same_request && created[0].id == first.id);
         let orphan = load(&store, child.id).await.instance;
         assert_eq!(orphan.root_id, None);
-        assert_eq!(code(&breed(&store, &version, &orphan, 3).await), DESCENDANTS_EXHAUSTED);
+        assert_eq!(
+            code(&breed(&store, &version, &orphan, 3).await),
+            DESCENDANTS_EXHAUSTED
+        );
         assert_eq!(code(&breed(&store, &version, &orphan, 2).await), "done");
         end(&store, &first).await;
         assert_counted_rightly(&store).await;
@@ -512,10 +811,25 @@ fn far_times_are_stored_as_times_that_can_be_shown() {
     on_both_databases(|database| async move {
         let store = database.open().await;
         let mut instance = instance(&store).await;
-        let action = WriteAction::Put { value: b"1".to_vec(), ttl_ms: Some(u64::MAX) };
-        let far = StorageWrite { key: key("far"), action, guard: None };
-        write(&store, &mut instance, vec![far], START).await.expect("commits");
-        let entry = store.entries(&acme(), &[key("far")]).await.expect("reads").pop().flatten().expect("is there");
+        let action = WriteAction::Put {
+            value: b"1".to_vec(),
+            ttl_ms: Some(u64::MAX),
+        };
+        let far = StorageWrite {
+            key: key("far"),
+            action,
+            guard: None,
+        };
+        write(&store, &mut instance, vec![far], START)
+            .await
+            .expect("commits");
+        let entry = store
+            .entries(&acme(), &[key("far")])
+            .await
+            .expect("reads")
+            .pop()
+            .flatten()
+            .expect("is there");
         assert_eq!(entry.expires_at, Some(Timestamp::MAX));
         store.close().await;
     });

@@ -32,8 +32,11 @@ async fn count_up(store: Store, mut instance: Instance, acknowledged: Arc<Atomic
     let first = instance.version;
     while acknowledged.load(Ordering::SeqCst) < (RESTARTS + 1) * COMMITS {
         let mut commit = step(&instance);
-        commit.effects.storage =
-            vec![StorageWrite { key: key("counter"), action: WriteAction::Increment(1), guard: None }];
+        commit.effects.storage = vec![StorageWrite {
+            key: key("counter"),
+            action: WriteAction::Increment(1),
+            guard: None,
+        }];
         match store.commit(commit).await {
             Ok(()) => {
                 acknowledged.fetch_add(1, Ordering::SeqCst);
@@ -41,7 +44,11 @@ async fn count_up(store: Store, mut instance: Instance, acknowledged: Arc<Atomic
             }
             Err(CommitError::Store(_)) => {
                 let now = version(&store, instance.id).await;
-                assert!(now == instance.version || now == instance.version + 1, "{now} after {}", instance.version);
+                assert!(
+                    now == instance.version || now == instance.version + 1,
+                    "{now} after {}",
+                    instance.version
+                );
                 instance.version = now;
             }
             Err(other) => panic!("nobody else writes: {other}"),
@@ -58,7 +65,10 @@ fn a_server_that_restarts_under_load_loses_nothing_and_doubles_nothing() {
     let mut server = PrivateServer::start();
     let mut config = Config::defaults().expect("the defaults load");
     config.database.url = server.url("postgres");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     runtime.expect("a runtime starts").block_on(async move {
         let store = Store::open(&config, Clock::System).await.expect("opens");
         let workflow = workflow(&store, &acme()).await;
@@ -66,8 +76,15 @@ fn a_server_that_restarts_under_load_loses_nothing_and_doubles_nothing() {
         let mut clients = tokio::task::JoinSet::new();
         for _ in 0..CLIENTS {
             let new = new_instance(&workflow);
-            store.create_instances(vec![new.clone()]).await.expect("is created");
-            clients.spawn(count_up(store.clone(), new.into(), Arc::clone(&acknowledged)));
+            store
+                .create_instances(vec![new.clone()])
+                .await
+                .expect("is created");
+            clients.spawn(count_up(
+                store.clone(),
+                new.into(),
+                Arc::clone(&acknowledged),
+            ));
         }
         for restart in 1..=RESTARTS {
             while acknowledged.load(Ordering::SeqCst) < restart * COMMITS {
@@ -90,9 +107,15 @@ fn a_server_that_restarts_under_load_loses_nothing_and_doubles_nothing() {
         assert_eq!(counter, written.to_string());
         // The lock went with its session, and is ours again.
         store.ping().await.expect("answers");
-        assert!(matches!(Store::open(&config, Clock::System).await, Err(StoreError::Locked(_))));
+        assert!(matches!(
+            Store::open(&config, Clock::System).await,
+            Err(StoreError::Locked(_))
+        ));
         let instance = new_instance(&workflow);
-        store.create_instances(vec![instance.clone()]).await.expect("is created");
+        store
+            .create_instances(vec![instance.clone()])
+            .await
+            .expect("is created");
         assert_eq!(load(&store, instance.id).await.instance.version, 1);
         store.close().await;
     });

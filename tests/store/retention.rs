@@ -4,21 +4,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use stepwell::clock::Timestamp;
-use stepwell::model::{ApprovalStatus, EntryKey, InstanceStatus, Name, Space, StorageWrite, WriteAction};
+use stepwell::model::{
+    ApprovalStatus, EntryKey, InstanceStatus, Name, Space, StorageWrite, WriteAction,
+};
 use stepwell::store::{
-    Finished, FinishedBatch, FinishedCounts, FinishedPlace, InstanceFilter, Page, Store, WorkflowVersion,
+    Finished, FinishedBatch, FinishedCounts, FinishedPlace, InstanceFilter, Page, Store,
+    WorkflowVersion,
 };
 use uuid::Uuid;
 
 use crate::databases::{START, on_both, on_both_databases};
-use crate::fixtures::{acme, approval, attempt, decided, load, name, new_instance, put, read, step, workflow, write};
+use crate::fixtures::{
+    acme, approval, attempt, decided, load, name, new_instance, put, read, step, workflow, write,
+};
 
 fn days(days: u64) -> Timestamp {
     START.after(Duration::from_secs(days * 86_400))
 }
 
 fn entry(id: Uuid) -> EntryKey {
-    EntryKey { space: Space::Instance(id), key: "seen".to_owned() }
+    EntryKey {
+        space: Space::Instance(id),
+        key: "seen".to_owned(),
+    }
 }
 
 /// An instance that ended then, or still runs, with an attempt, an approval and a storage entry of its own.
@@ -31,8 +39,15 @@ async fn instance(store: &Store, version: &WorkflowVersion, ended: Option<Timest
     commit.change.attempts.push(attempt(&instance, 1));
     let asked = approval(&instance, "bob", START);
     commit.change.new_approvals.push(asked.clone());
-    let action = WriteAction::Put { value: b"yes".to_vec(), ttl_ms: None };
-    commit.effects.storage = vec![StorageWrite { key: entry(id), action, guard: None }];
+    let action = WriteAction::Put {
+        value: b"yes".to_vec(),
+        ttl_ms: None,
+    };
+    commit.effects.storage = vec![StorageWrite {
+        key: entry(id),
+        action,
+        guard: None,
+    }];
     store.commit(commit).await.expect("commits");
     instance.version += 1;
     if let Some(ended) = ended {
@@ -40,18 +55,33 @@ async fn instance(store: &Store, version: &WorkflowVersion, ended: Option<Timest
         commit.instance.status = InstanceStatus::Completed;
         commit.instance.wake_at = None;
         commit.instance.completed_at = Some(ended);
-        commit.change.decided.push(decided(&asked, ApprovalStatus::Cancelled));
+        commit
+            .change
+            .decided
+            .push(decided(&asked, ApprovalStatus::Cancelled));
         store.commit(commit).await.expect("commits");
     }
     id
 }
 
 async fn entry_of(store: &Store, team: &Name, id: Uuid) -> bool {
-    store.entries(team, &[entry(id)]).await.expect("reads").into_iter().flatten().next().is_some()
+    store
+        .entries(team, &[entry(id)])
+        .await
+        .expect("reads")
+        .into_iter()
+        .flatten()
+        .next()
+        .is_some()
 }
 
 fn counts(instances: u64) -> FinishedCounts {
-    FinishedCounts { instances, attempts: instances, approvals: instances, entries: instances }
+    FinishedCounts {
+        instances,
+        attempts: instances,
+        approvals: instances,
+        entries: instances,
+    }
 }
 
 /// Batch after batch until there is nothing more.
@@ -65,7 +95,9 @@ where
         total += done.counts;
         batches += 1;
         // As it comes back from a client.
-        place = done.next.map(|next| next.to_string().parse().expect("survives its text"));
+        place = done
+            .next
+            .map(|next| next.to_string().parse().expect("survives its text"));
         if place.is_none() {
             return (total, batches);
         }
@@ -73,11 +105,25 @@ where
 }
 
 async fn count(store: &Store, finished: &Finished, limit: u32) -> FinishedCounts {
-    all(async |place| store.count_finished(finished, place, limit).await.expect("counts")).await.0
+    all(async |place| {
+        store
+            .count_finished(finished, place, limit)
+            .await
+            .expect("counts")
+    })
+    .await
+    .0
 }
 
 async fn delete(store: &Store, finished: &Finished, limit: u32) -> FinishedCounts {
-    all(async |place| store.delete_finished(finished, place, limit).await.expect("deletes")).await.0
+    all(async |place| {
+        store
+            .delete_finished(finished, place, limit)
+            .await
+            .expect("deletes")
+    })
+    .await
+    .0
 }
 
 #[test]
@@ -85,7 +131,10 @@ fn what_ended_long_ago_is_deleted_with_all_that_is_its_own_and_nothing_else_is()
     on_both_databases(|database| async move {
         let store = database.open().await;
         let rival = name("rival");
-        let (ours, theirs) = (workflow(&store, &acme()).await, workflow(&store, &rival).await);
+        let (ours, theirs) = (
+            workflow(&store, &acme()).await,
+            workflow(&store, &rival).await,
+        );
         let mut old = Vec::new();
         for day in [1, 1, 2, 3, 4] {
             old.push(instance(&store, &ours, Some(days(day))).await);
@@ -94,31 +143,71 @@ fn what_ended_long_ago_is_deleted_with_all_that_is_its_own_and_nothing_else_is()
         let running = instance(&store, &ours, None).await;
         let foreign = instance(&store, &theirs, Some(days(1))).await;
         let mut shared = load(&store, running).await.instance;
-        write(&store, &mut shared, vec![put("ledger", "kept")], START).await.expect("commits");
-        let [first, ..] = old.as_slice() else { unreachable!("five were made") };
+        write(&store, &mut shared, vec![put("ledger", "kept")], START)
+            .await
+            .expect("commits");
+        let [first, ..] = old.as_slice() else {
+            unreachable!("five were made")
+        };
         // In the caches.
-        assert!(store.instance(&acme(), *first).await.expect("reads").is_some());
+        assert!(
+            store
+                .instance(&acme(), *first)
+                .await
+                .expect("reads")
+                .is_some()
+        );
         assert!(entry_of(&store, &acme(), *first).await);
 
-        let finished = Finished { team: Some(acme()), before: days(10) };
-        assert_eq!(count(&store, &finished, 2).await, counts(5), "a dry run counts");
-        assert!(store.load(*first).await.expect("loads").is_some(), "and writes nothing");
+        let finished = Finished {
+            team: Some(acme()),
+            before: days(10),
+        };
+        assert_eq!(
+            count(&store, &finished, 2).await,
+            counts(5),
+            "a dry run counts"
+        );
+        assert!(
+            store.load(*first).await.expect("loads").is_some(),
+            "and writes nothing"
+        );
         assert_eq!(delete(&store, &finished, 2).await, counts(5));
-        assert_eq!(delete(&store, &finished, 2).await, counts(0), "the second time there is nothing left");
+        assert_eq!(
+            delete(&store, &finished, 2).await,
+            counts(0),
+            "the second time there is nothing left"
+        );
 
         for id in old {
             assert!(store.load(id).await.expect("loads").is_none());
-            assert!(store.instance(&acme(), id).await.expect("reads").is_none(), "the cache has forgotten it");
+            assert!(
+                store.instance(&acme(), id).await.expect("reads").is_none(),
+                "the cache has forgotten it"
+            );
             assert!(!entry_of(&store, &acme(), id).await, "its bucket is empty");
-            assert!(store.attempts(&acme(), id, 1 << 20).await.expect("reads").attempts.is_empty());
+            assert!(
+                store
+                    .attempts(&acme(), id, 1 << 20)
+                    .await
+                    .expect("reads")
+                    .attempts
+                    .is_empty()
+            );
         }
         for id in [young, running] {
             let loaded = load(&store, id).await;
             assert_eq!((loaded.attempts.len(), loaded.approvals.len()), (1, 1));
             assert!(entry_of(&store, &acme(), id).await);
         }
-        assert!(entry_of(&store, &rival, foreign).await, "another team's is untouched");
-        assert!(read(&store, "ledger").await.is_some(), "so is a bucket that is not an instance's");
+        assert!(
+            entry_of(&store, &rival, foreign).await,
+            "another team's is untouched"
+        );
+        assert!(
+            read(&store, "ledger").await.is_some(),
+            "so is a bucket that is not an instance's"
+        );
         let rows = database
             .sql(
                 "SELECT CAST((SELECT COUNT(*) FROM step_attempts) AS TEXT) UNION ALL \
@@ -139,18 +228,33 @@ fn without_a_team_it_goes_from_team_to_team() {
             let version = workflow(&store, &name(team)).await;
             for day in 1..=3 {
                 // Coral's ended too late.
-                let ended = if team == "coral" { days(day + 90) } else { days(day) };
+                let ended = if team == "coral" {
+                    days(day + 90)
+                } else {
+                    days(day)
+                };
                 instance(&store, &version, Some(ended)).await;
                 instances += 1;
             }
             instance(&store, &version, None).await;
         }
-        let finished = Finished { team: None, before: days(90) };
-        let counted = all(async |place| store.count_finished(&finished, place, 3).await.expect("counts")).await;
+        let finished = Finished {
+            team: None,
+            before: days(90),
+        };
+        let counted = all(async |place| {
+            store
+                .count_finished(&finished, place, 3)
+                .await
+                .expect("counts")
+        })
+        .await;
         assert_eq!(counted.0, counts(instances - 3));
         assert_eq!(delete(&store, &finished, 2).await, counts(instances - 3));
         for (team, left) in [("acme", 1), ("bravo", 1), ("coral", 4), ("delta", 1)] {
-            let listed = store.instances(&name(team), &InstanceFilter::default(), &Page::first(9)).await;
+            let listed = store
+                .instances(&name(team), &InstanceFilter::default(), &Page::first(9))
+                .await;
             assert_eq!(listed.expect("lists").len(), left, "{team}");
         }
     });
@@ -161,10 +265,25 @@ fn a_place_of_another_team_does_not_lead_there() {
     on_both(|store, _| async move {
         let rival = name("rival");
         let theirs = instance(&store, &*workflow(&store, &rival).await, Some(days(1))).await;
-        let finished = Finished { team: Some(acme()), before: days(9) };
-        let place = FinishedPlace { team: rival, after: None };
-        let done = store.delete_finished(&finished, Some(place), 9).await.expect("deletes");
-        assert_eq!(done, FinishedBatch { counts: counts(0), next: None });
+        let finished = Finished {
+            team: Some(acme()),
+            before: days(9),
+        };
+        let place = FinishedPlace {
+            team: rival,
+            after: None,
+        };
+        let done = store
+            .delete_finished(&finished, Some(place), 9)
+            .await
+            .expect("deletes");
+        assert_eq!(
+            done,
+            FinishedBatch {
+                counts: counts(0),
+                next: None
+            }
+        );
         assert!(store.load(theirs).await.expect("loads").is_some());
     });
 }
@@ -179,18 +298,43 @@ fn the_idempotency_key_of_a_deleted_instance_is_free_again() {
             new
         };
         let first = keyed();
-        store.create_instances(vec![first.clone()]).await.expect("is created");
+        store
+            .create_instances(vec![first.clone()])
+            .await
+            .expect("is created");
         let mut end = step(&load(&store, first.id).await.instance);
         end.instance.status = InstanceStatus::Failed;
         end.instance.completed_at = Some(days(1));
         end.instance.wake_at = None;
         store.commit(end).await.expect("commits");
-        let again = store.create_instances(vec![keyed()]).await.expect("answers");
-        assert_eq!(again.first().map(|created| (created.id, created.existing)), Some((first.id, true)));
-        delete(&store, &Finished { team: None, before: days(2) }, 9).await;
+        let again = store
+            .create_instances(vec![keyed()])
+            .await
+            .expect("answers");
+        assert_eq!(
+            again.first().map(|created| (created.id, created.existing)),
+            Some((first.id, true))
+        );
+        delete(
+            &store,
+            &Finished {
+                team: None,
+                before: days(2),
+            },
+            9,
+        )
+        .await;
         let second = keyed();
-        let created = store.create_instances(vec![second.clone()]).await.expect("is created");
-        assert_eq!(created.first().map(|created| (created.id, created.existing)), Some((second.id, false)));
+        let created = store
+            .create_instances(vec![second.clone()])
+            .await
+            .expect("is created");
+        assert_eq!(
+            created
+                .first()
+                .map(|created| (created.id, created.existing)),
+            Some((second.id, false))
+        );
     });
 }
 
@@ -201,23 +345,40 @@ fn steps_are_committed_between_the_batches() {
         for _ in 0..60 {
             instance(&store, &version, Some(days(1))).await;
         }
-        let mut running = load(&store, instance(&store, &version, None).await).await.instance;
+        let mut running = load(&store, instance(&store, &version, None).await)
+            .await
+            .instance;
         let (over, commits) = (AtomicBool::new(false), AtomicU64::new(0));
         let deleting = async {
-            let finished = Finished { team: None, before: days(2) };
-            let deleted = all(async |place| store.delete_finished(&finished, place, 1).await.expect("deletes")).await;
+            let finished = Finished {
+                team: None,
+                before: days(2),
+            };
+            let deleted = all(async |place| {
+                store
+                    .delete_finished(&finished, place, 1)
+                    .await
+                    .expect("deletes")
+            })
+            .await;
             over.store(true, Ordering::SeqCst);
             deleted
         };
         let committing = async {
             while !over.load(Ordering::SeqCst) {
-                write(&store, &mut running, vec![put("a", "1")], START).await.expect("commits");
+                write(&store, &mut running, vec![put("a", "1")], START)
+                    .await
+                    .expect("commits");
                 commits.fetch_add(1, Ordering::SeqCst);
             }
         };
         let (deleted, ()) = tokio::join!(deleting, committing);
         assert_eq!(deleted.0, counts(60));
         // The one that was under way at the end may have been the only one; a second had a turn between two batches.
-        assert!(commits.into_inner() > 1, "{} batches let nobody through", deleted.1);
+        assert!(
+            commits.into_inner() > 1,
+            "{} batches let nobody through",
+            deleted.1
+        );
     });
 }

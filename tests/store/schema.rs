@@ -31,11 +31,22 @@ fn every_index_of_the_specification_is_there_by_its_name() {
     on_both_databases(|database| async move {
         database.open().await.close().await;
         let indexes = match database.kind {
-            Kind::Sqlite => database.sql("SELECT name FROM sqlite_schema WHERE type = 'index'").await,
-            Kind::Postgres => database.sql("SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public'").await,
+            Kind::Sqlite => {
+                database
+                    .sql("SELECT name FROM sqlite_schema WHERE type = 'index'")
+                    .await
+            }
+            Kind::Postgres => {
+                database
+                    .sql("SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public'")
+                    .await
+            }
         };
         for index in INDEXES {
-            assert!(indexes.iter().any(|name| name == index), "{index} is missing from {indexes:?}");
+            assert!(
+                indexes.iter().any(|name| name == index),
+                "{index} is missing from {indexes:?}"
+            );
         }
     });
 }
@@ -43,15 +54,33 @@ fn every_index_of_the_specification_is_there_by_its_name() {
 #[test]
 fn the_twins_have_the_same_tables_columns_and_indexes() {
     let outline = |text: &str| {
-        let words = text.replace(" STRICT", "").replace(", WITHOUT ROWID", "").replace(" COLLATE \"C\"", "");
-        let types = words.replace(" UUID", " BLOB").replace(" BYTEA", " BLOB").replace(" BIGINT", " INTEGER");
+        let words = text
+            .replace(" STRICT", "")
+            .replace(", WITHOUT ROWID", "")
+            .replace(" COLLATE \"C\"", "");
+        let types = words
+            .replace(" UUID", " BLOB")
+            .replace(" BYTEA", " BLOB")
+            .replace(" BIGINT", " INTEGER");
         let calls = types.replace("gen_random_uuid()", "randomblob(16)");
-        let nil = calls.replace("'00000000-0000-0000-0000-000000000000'", "x'00000000000000000000000000000000'");
+        let nil = calls.replace(
+            "'00000000-0000-0000-0000-000000000000'",
+            "x'00000000000000000000000000000000'",
+        );
         // Several hosts write to one Postgres database, and versions of entries must differ over all of them. A SQLite
         // file has one, which counts in memory. And only Postgres has a use for room on its pages.
-        let own = |line: &str| line.starts_with("CREATE SEQUENCE") || line.contains(" SET (fillfactor = ");
-        let lines = nil.lines().filter(|line| !line.starts_with("--") && !own(line));
-        lines.map(str::to_owned).collect::<Vec<_>>().join("\n").trim_end().to_owned()
+        let own = |line: &str| {
+            line.starts_with("CREATE SEQUENCE") || line.contains(" SET (fillfactor = ")
+        };
+        let lines = nil
+            .lines()
+            .filter(|line| !line.starts_with("--") && !own(line));
+        lines
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+            .join("\n")
+            .trim_end()
+            .to_owned()
     };
     for (sqlite, postgres) in [
         (

@@ -53,7 +53,9 @@ impl Redis {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("redis-server does not start: install it (`apt-get install redis-server`), or pass --without-redis");
+        panic!(
+            "redis-server does not start: install it (`apt-get install redis-server`), or pass --without-redis"
+        );
     }
 
     fn end(mut self) -> u16 {
@@ -64,8 +66,13 @@ impl Redis {
 
     /// Stops answering, and goes on, without losing what it has.
     fn signal(&self, signal: &str) {
-        let sent =
-            Command::new("pkill").args([signal, "-f", &format!("redis-server 127.0.0.1:{}", self.port)]).status();
+        let sent = Command::new("pkill")
+            .args([
+                signal,
+                "-f",
+                &format!("redis-server 127.0.0.1:{}", self.port),
+            ])
+            .status();
         assert!(sent.expect("pkill exists").success());
     }
 }
@@ -104,8 +111,14 @@ fn a_row_that_one_host_has_read_the_other_finds_in_redis() {
             eventually("both use the same epoch", async || {
                 for store in [&one, &other] {
                     store.clear_caches(None, None);
-                    let read = store.workflow_version(&acme(), &version.name, 1).await.expect("reads");
-                    assert_eq!(read.expect("is there").definition.source, version.definition.source);
+                    let read = store
+                        .workflow_version(&acme(), &version.name, 1)
+                        .await
+                        .expect("reads");
+                    assert_eq!(
+                        read.expect("is there").definition.source,
+                        version.definition.source
+                    );
                 }
                 stats(&other).hits > 0
             })
@@ -126,28 +139,53 @@ fn an_acknowledged_write_is_seen_at_once_on_its_host_and_soon_on_the_others() {
             let mut instance = instance(&writer).await;
             for round in 0..20 {
                 let value = round.to_string();
-                write(&writer, &mut instance, vec![put("count", &value)], START).await.expect("commits");
+                write(&writer, &mut instance, vec![put("count", &value)], START)
+                    .await
+                    .expect("commits");
                 assert_eq!(read(&writer, "count").await.expect("is there").0, value);
                 eventually("the reader sees it", async || {
-                    read(&reader, "count").await.is_some_and(|(seen, _)| seen == value)
+                    read(&reader, "count")
+                        .await
+                        .is_some_and(|(seen, _)| seen == value)
                 })
                 .await;
             }
             let version = workflow(&writer, &acme()).await;
-            writer.apply_workflow(&acme(), definition("expense", "expense@2.0.0"), "ann").await.expect("applies");
+            writer
+                .apply_workflow(&acme(), definition("expense", "expense@2.0.0"), "ann")
+                .await
+                .expect("applies");
             let newest = async |store: &Store| {
-                store.workflow(&acme(), &version.name).await.expect("reads").expect("is there").version
+                store
+                    .workflow(&acme(), &version.name)
+                    .await
+                    .expect("reads")
+                    .expect("is there")
+                    .version
             };
             assert_eq!(newest(&writer).await, 2);
-            eventually("the reader sees the workflow", async || newest(&reader).await == 2).await;
+            eventually("the reader sees the workflow", async || {
+                newest(&reader).await == 2
+            })
+            .await;
             let reference = "expense".parse().expect("is a reference");
             for number in ["1.0.0", "1.1.0"] {
                 let upload = plugin(&acme(), "expense", number, number);
-                writer.insert_plugin_version(upload, vec![7]).await.expect("is stored");
-                let newest = writer.resolve_plugin(&acme(), &reference).await.expect("reads").expect("is there");
+                writer
+                    .insert_plugin_version(upload, vec![7])
+                    .await
+                    .expect("is stored");
+                let newest = writer
+                    .resolve_plugin(&acme(), &reference)
+                    .await
+                    .expect("reads")
+                    .expect("is there");
                 assert_eq!(newest.manifest.version, number);
                 eventually("the reader sees the plugin", async || {
-                    let newest = reader.resolve_plugin(&acme(), &reference).await.expect("reads");
+                    let newest = reader
+                        .resolve_plugin(&acme(), &reference)
+                        .await
+                        .expect("reads");
                     newest.is_some_and(|newest| newest.manifest.version == number)
                 })
                 .await;
@@ -167,14 +205,25 @@ fn what_was_written_while_redis_was_away_is_not_hidden_by_what_it_still_has() {
             let (writer, reader) = (host(&database, redis).await, host(&database, redis).await);
             let version = workflow(&writer, &acme()).await;
             let newest = async |store: &Store| {
-                store.workflow(&acme(), &version.name).await.expect("reads").expect("is there").version
+                store
+                    .workflow(&acme(), &version.name)
+                    .await
+                    .expect("reads")
+                    .expect("is there")
+                    .version
             };
             assert_eq!((newest(&writer).await, newest(&reader).await), (1, 1));
             redis.signal("-STOP");
-            writer.apply_workflow(&acme(), definition("expense", "expense@2.0.0"), "ann").await.expect("applies");
+            writer
+                .apply_workflow(&acme(), definition("expense", "expense@2.0.0"), "ann")
+                .await
+                .expect("applies");
             assert_eq!(newest(&writer).await, 2);
             redis.signal("-CONT");
-            eventually("both have Redis again", async || stats(&writer).connected && stats(&reader).connected).await;
+            eventually("both have Redis again", async || {
+                stats(&writer).connected && stats(&reader).connected
+            })
+            .await;
             eventually("the reader sees it", async || newest(&reader).await == 2).await;
             assert_eq!(newest(&writer).await, 2);
             assert!(stats(&writer).lost >= 1);
@@ -192,17 +241,27 @@ fn a_host_goes_on_when_redis_dies_and_uses_it_when_it_is_back() {
     on_both_databases(|database| {
         let redis = &redis;
         async move {
-            let running = redis.lock().expect("nobody panics").take().unwrap_or_else(|| Redis::start_at(port));
+            let running = redis
+                .lock()
+                .expect("nobody panics")
+                .take()
+                .unwrap_or_else(|| Redis::start_at(port));
             let store = host(&database, &running).await;
             let mut instance = instance(&store).await;
-            write(&store, &mut instance, vec![put("a", "1")], START).await.expect("commits");
+            write(&store, &mut instance, vec![put("a", "1")], START)
+                .await
+                .expect("commits");
             running.end();
-            write(&store, &mut instance, vec![put("a", "2")], START).await.expect("commits without Redis");
+            write(&store, &mut instance, vec![put("a", "2")], START)
+                .await
+                .expect("commits without Redis");
             assert_eq!(read(&store, "a").await.expect("is there").0, "2");
             eventually("it is noticed", async || !stats(&store).connected).await;
             let again = Redis::start_at(port);
             eventually("Redis is back", async || stats(&store).connected).await;
-            write(&store, &mut instance, vec![put("a", "3")], START).await.expect("commits");
+            write(&store, &mut instance, vec![put("a", "3")], START)
+                .await
+                .expect("commits");
             assert_eq!(read(&store, "a").await.expect("is there").0, "3");
             store.close().await;
             again.end();
@@ -221,18 +280,35 @@ fn what_was_changed_by_hand_is_seen_once_both_levels_are_cleared() {
             let status = async |store: &Store| {
                 // What is in memory hides the second level.
                 store.clear_caches(None, None);
-                store.current_workflow(&acme(), &version.name).await.expect("reads").expect("is there").status
+                store
+                    .current_workflow(&acme(), &version.name)
+                    .await
+                    .expect("reads")
+                    .expect("is there")
+                    .status
             };
             // An epoch that nobody else begins another after.
             one.clear_second_level(None, None).await;
             let before = stats(&one).hits;
-            assert_eq!((status(&one).await, status(&one).await), (WorkflowStatus::Active, WorkflowStatus::Active));
+            assert_eq!(
+                (status(&one).await, status(&one).await),
+                (WorkflowStatus::Active, WorkflowStatus::Active)
+            );
             assert!(stats(&one).hits > before, "the row is in Redis");
-            database.sql("UPDATE workflows SET status = 'archived'").await;
-            assert_eq!(status(&one).await, WorkflowStatus::Active, "Redis has it still");
+            database
+                .sql("UPDATE workflows SET status = 'archived'")
+                .await;
+            assert_eq!(
+                status(&one).await,
+                WorkflowStatus::Active,
+                "Redis has it still"
+            );
             one.clear_second_level(None, None).await;
             assert_eq!(status(&one).await, WorkflowStatus::Archived);
-            eventually("the other host sees it", async || status(&other).await == WorkflowStatus::Archived).await;
+            eventually("the other host sees it", async || {
+                status(&other).await == WorkflowStatus::Archived
+            })
+            .await;
             one.close().await;
             other.close().await;
         }
@@ -253,19 +329,46 @@ fn what_was_changed_by_hand_is_seen_once_a_team_or_a_key_is_cleared() {
             let status = async |team: &Name| {
                 // What is in memory hides the second level.
                 store.clear_caches(None, None);
-                store.current_workflow(team, &expense).await.expect("reads").expect("is there").status
+                store
+                    .current_workflow(team, &expense)
+                    .await
+                    .expect("reads")
+                    .expect("is there")
+                    .status
             };
             let (active, archived) = (WorkflowStatus::Active, WorkflowStatus::Archived);
             store.clear_second_level(None, None).await;
-            assert_eq!((status(&acme()).await, status(&rival).await), (active, active));
-            database.sql("UPDATE workflows SET status = 'archived'").await;
-            assert_eq!((status(&acme()).await, status(&rival).await), (active, active), "Redis has them still");
-            store.clear_second_level(Some(CacheKind::Storage), Some(&acme())).await;
-            store.clear_cached(CacheKind::Workflows, &acme(), "another").await.expect("is a name");
+            assert_eq!(
+                (status(&acme()).await, status(&rival).await),
+                (active, active)
+            );
+            database
+                .sql("UPDATE workflows SET status = 'archived'")
+                .await;
+            assert_eq!(
+                (status(&acme()).await, status(&rival).await),
+                (active, active),
+                "Redis has them still"
+            );
+            store
+                .clear_second_level(Some(CacheKind::Storage), Some(&acme()))
+                .await;
+            store
+                .clear_cached(CacheKind::Workflows, &acme(), "another")
+                .await
+                .expect("is a name");
             assert_eq!(status(&acme()).await, active, "this was not cleared");
-            store.clear_second_level(Some(CacheKind::Workflows), Some(&acme())).await;
-            assert_eq!((status(&acme()).await, status(&rival).await), (archived, active));
-            store.clear_cached(CacheKind::Workflows, &rival, "expense").await.expect("is a name");
+            store
+                .clear_second_level(Some(CacheKind::Workflows), Some(&acme()))
+                .await;
+            assert_eq!(
+                (status(&acme()).await, status(&rival).await),
+                (archived, active)
+            );
+            store
+                .clear_cached(CacheKind::Workflows, &rival, "expense")
+                .await
+                .expect("is a name");
             assert_eq!(status(&rival).await, archived);
             store.close().await;
         }
@@ -273,23 +376,36 @@ fn what_was_changed_by_hand_is_seen_once_a_team_or_a_key_is_cleared() {
 }
 
 #[test]
-fn readers_that_race_a_writer_while_redis_dies_and_comes_back_never_see_less_than_was_acknowledged() {
+fn readers_that_race_a_writer_while_redis_dies_and_comes_back_never_see_less_than_was_acknowledged()
+{
     let Some(redis) = Redis::start() else { return };
     let redis = Mutex::new(Some(redis));
-    let port = redis.lock().expect("nobody panics").as_ref().map_or(0, |redis| redis.port);
+    let port = redis
+        .lock()
+        .expect("nobody panics")
+        .as_ref()
+        .map_or(0, |redis| redis.port);
     on_both_databases(|database| {
         let redis = &redis;
         async move {
-            let mut running =
-                Some(redis.lock().expect("nobody panics").take().unwrap_or_else(|| Redis::start_at(port)));
+            let mut running = Some(
+                redis
+                    .lock()
+                    .expect("nobody panics")
+                    .take()
+                    .unwrap_or_else(|| Redis::start_at(port)),
+            );
             let store = host(&database, running.as_ref().expect("runs")).await;
             let mut instance = instance(&store).await;
-            write(&store, &mut instance, vec![put("counter", "0")], START).await.expect("commits");
+            write(&store, &mut instance, vec![put("counter", "0")], START)
+                .await
+                .expect("commits");
             let acknowledged = Arc::new(AtomicU64::new(0));
             let over = Arc::new(AtomicBool::new(false));
             let mut readers = tokio::task::JoinSet::new();
             for _ in 0..4 {
-                let (store, acknowledged, over) = (store.clone(), Arc::clone(&acknowledged), Arc::clone(&over));
+                let (store, acknowledged, over) =
+                    (store.clone(), Arc::clone(&acknowledged), Arc::clone(&over));
                 readers.spawn(async move {
                     while !over.load(Ordering::SeqCst) {
                         let least = acknowledged.load(Ordering::SeqCst);
@@ -297,7 +413,10 @@ fn readers_that_race_a_writer_while_redis_dies_and_comes_back_never_see_less_tha
                         store.clear_caches(None, None);
                         let (value, _) = read(&store, "counter").await.expect("is there");
                         let value: u64 = value.parse().expect("is a number");
-                        assert!(value >= least, "read {value} after {least} was acknowledged");
+                        assert!(
+                            value >= least,
+                            "read {value} after {least} was acknowledged"
+                        );
                         tokio::task::yield_now().await;
                     }
                 });
@@ -311,7 +430,14 @@ fn readers_that_race_a_writer_while_redis_dies_and_comes_back_never_see_less_tha
                     }
                     _ => {}
                 }
-                write(&store, &mut instance, vec![put("counter", &value.to_string())], START).await.expect("commits");
+                write(
+                    &store,
+                    &mut instance,
+                    vec![put("counter", &value.to_string())],
+                    START,
+                )
+                .await
+                .expect("commits");
                 acknowledged.store(value, Ordering::SeqCst);
             }
             over.store(true, Ordering::SeqCst);
@@ -328,7 +454,14 @@ fn readers_that_race_a_writer_while_redis_dies_and_comes_back_never_see_less_tha
 fn an_address_that_is_none_is_refused_without_showing_it() {
     on_both_databases(|mut database| async move {
         database.config.redis.url = "http://user:secret@host".to_owned();
-        let error = database.try_open().await.expect_err("is refused").to_string();
-        assert!(error.contains("redis.url") && !error.contains("secret"), "{error}");
+        let error = database
+            .try_open()
+            .await
+            .expect_err("is refused")
+            .to_string();
+        assert!(
+            error.contains("redis.url") && !error.contains("secret"),
+            "{error}"
+        );
     });
 }

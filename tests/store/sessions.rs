@@ -33,7 +33,10 @@ fn each_session_has_the_timeouts_of_the_settings() {
         ] {
             database.sql(sql).await;
         }
-        store.apply_workflow(&acme(), definition("expense", "a"), "ann").await.expect("applies");
+        store
+            .apply_workflow(&acme(), definition("expense", "a"), "ann")
+            .await
+            .expect("applies");
         assert_eq!(database.sql("SELECT what FROM told").await, ["11s 12s 13s"]);
         store.close().await;
     });
@@ -42,19 +45,26 @@ fn each_session_has_the_timeouts_of_the_settings() {
 #[test]
 fn what_waits_too_long_for_a_lock_or_takes_too_long_is_given_up_and_the_next_is_written() {
     on_postgres(|mut database| async move {
-        for (lock_timeout, statement_timeout, expected) in
-            [(SHORT, LONG, "lock timeout"), (LONG, SHORT, "statement timeout")]
-        {
+        for (lock_timeout, statement_timeout, expected) in [
+            (SHORT, LONG, "lock timeout"),
+            (LONG, SHORT, "statement timeout"),
+        ] {
             database.config.database.lock_timeout = lock_timeout;
             database.config.database.statement_timeout = statement_timeout;
             let store = database.open().await;
             let version = workflow(&store, &acme()).await;
             let held = database.hold_writes().await;
-            let error = store.create_instances(vec![new_instance(&version)]).await.expect_err("is given up");
+            let error = store
+                .create_instances(vec![new_instance(&version)])
+                .await
+                .expect_err("is given up");
             assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
             assert!(error.to_string().contains(expected), "{error}");
             held.release().await;
-            store.create_instances(vec![new_instance(&version)]).await.expect("the next is written");
+            store
+                .create_instances(vec![new_instance(&version)])
+                .await
+                .expect("the next is written");
             store.close().await;
         }
     });
@@ -70,7 +80,9 @@ fn a_store_has_no_more_sessions_than_it_may_and_who_finds_none_free_is_told() {
         let new = new_instance(&version);
         let id = new.id;
         store.create_instances(vec![new]).await.expect("is created");
-        let mut held = PgConnection::connect(&database.config.database.url).await.expect("connects");
+        let mut held = PgConnection::connect(&database.config.database.url)
+            .await
+            .expect("connects");
         let lock = "BEGIN; LOCK TABLE workflow_instances IN ACCESS EXCLUSIVE MODE";
         sqlx::raw_sql(lock).execute(&mut held).await.expect("locks");
         // Readers that wait for the lock have all sessions but the one that listens.
@@ -81,7 +93,11 @@ fn a_store_has_no_more_sessions_than_it_may_and_who_finds_none_free_is_told() {
         }
         let mut refused = 0;
         while refused < 8 {
-            let read = readers.join_next().await.expect("two wait").expect("no panic");
+            let read = readers
+                .join_next()
+                .await
+                .expect("two wait")
+                .expect("no panic");
             let error = read.expect_err("found no session");
             assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
             refused += 1;
@@ -93,12 +109,22 @@ fn a_store_has_no_more_sessions_than_it_may_and_who_finds_none_free_is_told() {
             )
             .await;
         assert_eq!(sessions, ["3"]);
-        sqlx::raw_sql("ROLLBACK").execute(&mut held).await.expect("ends");
+        sqlx::raw_sql("ROLLBACK")
+            .execute(&mut held)
+            .await
+            .expect("ends");
         while let Some(read) = readers.join_next().await {
             assert!(read.expect("no panic").expect("reads"), "is there");
         }
-        let listed = || async { store.instances(&acme(), &Default::default(), &Page::first(9)).await };
-        eventually("all goes on", async || listed().await.is_ok_and(|listed| listed.len() == 1)).await;
+        let listed = || async {
+            store
+                .instances(&acme(), &Default::default(), &Page::first(9))
+                .await
+        };
+        eventually("all goes on", async || {
+            listed().await.is_ok_and(|listed| listed.len() == 1)
+        })
+        .await;
         store.close().await;
     });
 }
@@ -110,7 +136,10 @@ fn no_session_reads_a_whole_table_that_has_grown_since_its_plans_were_made() {
             // Sessions hand in what they have counted when they end.
             let sessions = "SELECT 'there' FROM pg_stat_activity \
                 WHERE application_name = 'stepwell' AND datname = current_database()";
-            eventually("the sessions have ended", async || database.sql(sessions).await.is_empty()).await;
+            eventually("the sessions have ended", async || {
+                database.sql(sessions).await.is_empty()
+            })
+            .await;
             let counted = "SELECT relname || ' ' || seq_scan FROM pg_stat_user_tables \
                 WHERE relname IN ('workflow_instances', 'workflow_approvals') ORDER BY relname";
             database.sql(counted).await
@@ -118,7 +147,11 @@ fn no_session_reads_a_whole_table_that_has_grown_since_its_plans_were_made() {
         database.open().await.close().await;
         // Nobody makes statistics meanwhile, as in the first minute of a new database.
         for table in ["workflow_instances", "workflow_approvals"] {
-            database.sql(&format!("ALTER TABLE {table} SET (autovacuum_enabled = off)")).await;
+            database
+                .sql(&format!(
+                    "ALTER TABLE {table} SET (autovacuum_enabled = off)"
+                ))
+                .await;
         }
         let before = scans().await;
         let store = database.open().await;
@@ -133,9 +166,15 @@ fn no_session_reads_a_whole_table_that_has_grown_since_its_plans_were_made() {
             wait.change.new_approvals = vec![asked.clone()];
             store.commit(wait).await.expect("commits");
             let metadata = stepwell::model::Json::from(json!({ "count": count }));
-            let labelled = store.replace_metadata(&acme(), [(id, &metadata)]).await.expect("writes");
+            let labelled = store
+                .replace_metadata(&acme(), [(id, &metadata)])
+                .await
+                .expect("writes");
             assert!(labelled.contains(&id));
-            store.approvals_by_id(&acme(), vec![asked.id]).await.expect("reads");
+            store
+                .approvals_by_id(&acme(), vec![asked.id])
+                .await
+                .expect("reads");
             let mut decide = step(&load(&store, id).await.instance);
             decide.change.decided = vec![decided(&asked, ApprovalStatus::Approved)];
             store.commit(decide).await.expect("commits");

@@ -41,19 +41,28 @@ fn trap_a_begin_that_is_dropped_leaves_its_transaction_open_in_the_pool() {
         if database.kind == Kind::Sqlite {
             return;
         }
-        let pool = PgPoolOptions::new().max_connections(1).connect(&database.config.database.url).await;
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .connect(&database.config.database.url)
+            .await;
         let pool = pool.expect("connects");
         let mut left_open = 0;
         // How many polls a `begin` takes is the scheduler's business, so each number gets many chances.
         for polls in (1..=POLLS).cycle().take(100 * POLLS) {
             drop_after(polls, async { pool.begin().await.map(drop) }).await;
-            sqlx::query("SELECT 1").execute(&pool).await.expect("answers");
+            sqlx::query("SELECT 1")
+                .execute(&pool)
+                .await
+                .expect("answers");
             left_open += idle_in_transaction(&database).await;
             if left_open > 0 {
                 break;
             }
         }
-        assert!(left_open > 0, "sqlx has mended it: `Writing` may become sqlx's own transaction");
+        assert!(
+            left_open > 0,
+            "sqlx has mended it: `Writing` may become sqlx's own transaction"
+        );
         pool.close().await;
     });
 }
@@ -61,19 +70,30 @@ fn trap_a_begin_that_is_dropped_leaves_its_transaction_open_in_the_pool() {
 #[tokio::test]
 async fn trap_sqlx_believes_in_a_transaction_that_sqlite_has_rolled_back() {
     let folder = tempfile::tempdir().expect("a folder");
-    let url = format!("sqlite:{}?mode=rwc", folder.path().join("full.db").display());
+    let url = format!(
+        "sqlite:{}?mode=rwc",
+        folder.path().join("full.db").display()
+    );
     let mut connection = SqliteConnection::connect(&url).await.expect("connects");
     sqlx::raw_sql("CREATE TABLE t (value BLOB); PRAGMA max_page_count = 10")
         .execute(&mut connection)
         .await
         .expect("runs");
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.expect("begins");
-    let full = sqlx::query("INSERT INTO t VALUES (zeroblob(1000000))").execute(&mut *transaction).await;
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .expect("begins");
+    let full = sqlx::query("INSERT INTO t VALUES (zeroblob(1000000))")
+        .execute(&mut *transaction)
+        .await;
     assert!(full.is_err(), "ten pages do not hold it");
     // SQLite has rolled back on its own, so there is nothing left to roll back; and sqlx counts on as if there were.
     let rolled_back = transaction.rollback().await;
     let again = connection.begin_with("BEGIN IMMEDIATE").await.map(drop);
-    assert!(rolled_back.is_err() && again.is_err(), "sqlx has mended it: {rolled_back:?}, {again:?}");
+    assert!(
+        rolled_back.is_err() && again.is_err(),
+        "sqlx has mended it: {rolled_back:?}, {again:?}"
+    );
 }
 
 /// Every kind of call that writes, and some that read, dropped after so many polls.
@@ -81,12 +101,24 @@ async fn call_and_hang_up(store: &Store, polls: usize) {
     let version = workflow(store, &acme()).await;
     let mut instance = instance(store).await;
     drop_after(polls, store.create_instances(vec![new_instance(&version)])).await;
-    drop_after(polls, store.apply_workflow(&acme(), definition("expense", &format!("plugin-{polls}")), "ann")).await;
+    drop_after(
+        polls,
+        store.apply_workflow(
+            &acme(),
+            definition("expense", &format!("plugin-{polls}")),
+            "ann",
+        ),
+    )
+    .await;
     drop_after(polls, store.delete_expired_entries(10)).await;
     drop_after(polls, store.load(instance.id)).await;
     drop_after(polls, store.plan(&acme(), &version.name)).await;
     drop_after(polls, store.ping()).await;
-    drop_after(polls, write(store, &mut instance, vec![put("dropped", "x")], START)).await;
+    drop_after(
+        polls,
+        write(store, &mut instance, vec![put("dropped", "x")], START),
+    )
+    .await;
 }
 
 #[test]
@@ -97,8 +129,16 @@ fn a_caller_that_hangs_up_at_any_moment_leaves_no_transaction_open() {
             call_and_hang_up(&store, polls).await;
         }
         let mut alive = instance(&store).await;
-        write(&store, &mut alive, vec![put("alive", "yes")], START).await.expect("commits");
-        assert_eq!(read(&store, "alive").await.map(|(value, _)| value).as_deref(), Some("yes"));
+        write(&store, &mut alive, vec![put("alive", "yes")], START)
+            .await
+            .expect("commits");
+        assert_eq!(
+            read(&store, "alive")
+                .await
+                .map(|(value, _)| value)
+                .as_deref(),
+            Some("yes")
+        );
         // What was under way goes on to its end; and then nobody holds the database.
         store.close().await;
         let store = database.open().await;

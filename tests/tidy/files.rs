@@ -16,7 +16,8 @@ pub(crate) struct TextFile {
 
 /// The root of the tree: the folder above the `stepwell` package.
 pub(crate) fn root() -> PathBuf {
-    let package = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
     package.join("..")
 }
 
@@ -28,23 +29,51 @@ pub(crate) fn text_files() -> Vec<TextFile> {
         walk(&root, "", &mut paths);
         paths
     });
-    assert!(paths.iter().any(|path| path == "Cargo.toml"), "found no tree at {}", root.display());
+    assert!(
+        paths.iter().any(|path| path == "Cargo.toml"),
+        "found no tree at {}",
+        root.display()
+    );
     // Binary files, and files that were deleted and not yet staged, are left out.
-    let read = |path: String| fs::read_to_string(root.join(&path)).ok().map(|text| TextFile { path, text });
+    let read = |path: String| {
+        fs::read_to_string(root.join(&path))
+            .ok()
+            .map(|text| TextFile { path, text })
+    };
     paths.into_iter().filter_map(read).collect()
 }
 
 /// Those with this ending, below this folder.
 pub(crate) fn text_files_below(folder: &str, ending: &str) -> Vec<TextFile> {
-    text_files().into_iter().filter(|file| file.path.starts_with(folder) && file.path.ends_with(ending)).collect()
+    text_files()
+        .into_iter()
+        .filter(|file| file.path.starts_with(folder) && file.path.ends_with(ending))
+        .collect()
 }
 
 fn tracked(root: &Path) -> Option<Vec<String>> {
-    let arguments = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-    let output = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;
-    let paths = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    let arguments = [
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ];
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(root)
+        .args(arguments)
+        .output()
+        .ok()?;
+    let paths = String::from_utf8(output.stdout)
+        .ok()
+        .filter(|_| output.status.success())?;
     // `others` and `cached` are read one after the other, and a conflict lists a file thrice.
-    let mut paths: Vec<_> = paths.split('\0').filter(|path| !path.is_empty()).map(str::to_owned).collect();
+    let mut paths: Vec<_> = paths
+        .split('\0')
+        .filter(|path| !path.is_empty())
+        .map(str::to_owned)
+        .collect();
     paths.sort_unstable();
     paths.dedup();
     Some(paths)

@@ -56,19 +56,32 @@ fn imports(path: &str, code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (start, prefix) in code.match_indices("crate::") {
         // Not the end of another word.
-        if code.get(..start).and_then(|before| before.chars().next_back()).is_some_and(is_word) {
+        if code
+            .get(..start)
+            .and_then(|before| before.chars().next_back())
+            .is_some_and(is_word)
+        {
             continue;
         }
-        let rest = code.get(start + prefix.len()..).unwrap_or_default().trim_start();
+        let rest = code
+            .get(start + prefix.len()..)
+            .unwrap_or_default()
+            .trim_start();
         match rest.strip_prefix('{') {
             Some(list) => found.extend(heads_of_list(list)),
             None => found.push(first_word(rest)),
         }
     }
     let below = path.strip_prefix(SOURCES).unwrap_or(path);
-    let depth = below.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").count();
+    let depth = below
+        .trim_end_matches(".rs")
+        .split('/')
+        .filter(|part| *part != "mod")
+        .count();
     for (start, prefix) in code.match_indices(&"super::".repeat(depth)) {
-        found.push(first_word(code.get(start + prefix.len()..).unwrap_or_default()));
+        found.push(first_word(
+            code.get(start + prefix.len()..).unwrap_or_default(),
+        ));
     }
     // Macros of the crate and items of its root are not modules.
     found.retain(|name| rank(name).is_some());
@@ -76,7 +89,9 @@ fn imports(path: &str, code: &str) -> Vec<String> {
 }
 
 fn first_word(text: &str) -> String {
-    text.chars().take_while(|character| is_word(*character)).collect()
+    text.chars()
+        .take_while(|character| is_word(*character))
+        .collect()
 }
 
 /// The first word of each entry of a `use` list, whose opening brace has been read.
@@ -106,7 +121,10 @@ fn a_module_imports_only_modules_below_it() {
     for file in text_files_below(SOURCES, ".rs") {
         let module = module_of(&file.path);
         let Some(own) = rank(module) else {
-            findings.push(format!("{}: the module `{module}` has no place in the order", file.path));
+            findings.push(format!(
+                "{}: the module `{module}` has no place in the order",
+                file.path
+            ));
             continue;
         };
         for import in imports(&file.path, &code_only(&file.text)) {
@@ -115,7 +133,13 @@ fn a_module_imports_only_modules_below_it() {
             }
         }
     }
-    report(&findings, &format!("move the code, or pass in what is needed; the order is {}", MODULES.join(" > ")));
+    report(
+        &findings,
+        &format!(
+            "move the code, or pass in what is needed; the order is {}",
+            MODULES.join(" > ")
+        ),
+    );
 }
 
 #[test]
@@ -126,17 +150,39 @@ fn a_crate_that_one_module_owns_is_named_nowhere_else() {
         for (name, owner) in OWNED_CRATES {
             if module_of(&file.path) != owner {
                 let lines = lines_with(&code, name);
-                findings.extend(lines.iter().map(|line| format!("{}:{line}: only {owner}/ names {name}", file.path)));
+                findings.extend(
+                    lines
+                        .iter()
+                        .map(|line| format!("{}:{line}: only {owner}/ names {name}", file.path)),
+                );
             }
         }
     }
-    report(&findings, "give the owning module a function that does this, in our own words");
+    report(
+        &findings,
+        "give the owning module a function that does this, in our own words",
+    );
 }
 
 #[test]
 fn imports_are_found_in_every_form() {
     let code = "use crate::clock::Clock;\nuse crate::{\n  model::{self, name::Name},\n  store,\n};\nlet x = super::super::http::y;";
-    assert_eq!(imports("host/src/engine/driver.rs", code), ["clock", "model", "store", "http"]);
-    assert_eq!(imports("host/src/engine/mod.rs", "use super::http::x; use super::unknown;"), ["http"]);
-    assert!(imports("host/src/runtime/interfaces/log.rs", "use super::super::attempt; my_crate::http;").is_empty());
+    assert_eq!(
+        imports("host/src/engine/driver.rs", code),
+        ["clock", "model", "store", "http"]
+    );
+    assert_eq!(
+        imports(
+            "host/src/engine/mod.rs",
+            "use super::http::x; use super::unknown;"
+        ),
+        ["http"]
+    );
+    assert!(
+        imports(
+            "host/src/runtime/interfaces/log.rs",
+            "use super::super::attempt; my_crate::http;"
+        )
+        .is_empty()
+    );
 }

@@ -9,5 +9,9 @@ mod sources;
 /// Fails with all findings at once, below what to do about them.
 #[track_caller]
 fn report(findings: &[String], what_to_do: &str) {
-    assert!(findings.is_empty(), "{what_to_do}:\n  {}", findings.join("\n  "));
+    assert!(
+        findings.is_empty(),
+        "{what_to_do}:\n  {}",
+        findings.join("\n  ")
+    );
 }

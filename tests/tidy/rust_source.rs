@@ -9,7 +9,8 @@ pub(crate) fn code_only(source: &str) -> String {
     let mut code = String::with_capacity(source.len());
     let mut position = 0;
     while let Some(rest) = characters.get(position..).filter(|rest| !rest.is_empty()) {
-        let inside_word = position > 0 && characters.get(position - 1).copied().is_some_and(is_word);
+        let inside_word =
+            position > 0 && characters.get(position - 1).copied().is_some_and(is_word);
         let text = text_length(rest, inside_word);
         let taken = rest.iter().take(text.max(1));
         if text == 0 {
@@ -27,13 +28,20 @@ pub(crate) fn lines_with(code: &str, pattern: &str) -> Vec<usize> {
     let has = |line: &str| {
         line.match_indices(pattern).any(|(start, found)| {
             let before = line.get(..start).and_then(|text| text.chars().next_back());
-            let after = line.get(start + found.len()..).and_then(|text| text.chars().next());
-            let joins =
-                |inner: Option<char>, outer: Option<char>| inner.is_some_and(is_word) && outer.is_some_and(is_word);
+            let after = line
+                .get(start + found.len()..)
+                .and_then(|text| text.chars().next());
+            let joins = |inner: Option<char>, outer: Option<char>| {
+                inner.is_some_and(is_word) && outer.is_some_and(is_word)
+            };
             !joins(found.chars().next(), before) && !joins(found.chars().next_back(), after)
         })
     };
-    code.lines().enumerate().filter(|(_, line)| has(line)).map(|(index, _)| index + 1).collect()
+    code.lines()
+        .enumerate()
+        .filter(|(_, line)| has(line))
+        .map(|(index, _)| index + 1)
+        .collect()
 }
 
 pub(crate) fn is_word(character: char) -> bool {
@@ -43,10 +51,15 @@ pub(crate) fn is_word(character: char) -> bool {
 /// How many characters from here on are a comment, a string or a character; 0 if code stands here.
 fn text_length(rest: &[char], inside_word: bool) -> usize {
     match rest {
-        ['/', '/', ..] => rest.iter().take_while(|character| **character != '\n').count(),
+        ['/', '/', ..] => rest
+            .iter()
+            .take_while(|character| **character != '\n')
+            .count(),
         ['/', '*', ..] => block_comment_length(rest),
         ['"', ..] => quoted_length(rest, '"'),
-        ['r', '"' | '#', ..] | ['b' | 'c', 'r', '"' | '#', ..] if !inside_word => raw_string_length(rest),
+        ['r', '"' | '#', ..] | ['b' | 'c', 'r', '"' | '#', ..] if !inside_word => {
+            raw_string_length(rest)
+        }
         // A quote that does not close after one character begins a lifetime.
         ['\'', '\\', ..] => quoted_length(rest, '\''),
         ['\'', _, '\'', ..] => 3,
@@ -90,8 +103,15 @@ fn quoted_length(rest: &[char], quote: char) -> usize {
 }
 
 fn raw_string_length(rest: &[char]) -> usize {
-    let prefix = rest.iter().take_while(|character| character.is_alphabetic()).count();
-    let hashes = rest.iter().skip(prefix).take_while(|character| **character == '#').count();
+    let prefix = rest
+        .iter()
+        .take_while(|character| character.is_alphabetic())
+        .count();
+    let hashes = rest
+        .iter()
+        .skip(prefix)
+        .take_while(|character| **character == '#')
+        .count();
     if rest.get(prefix + hashes) != Some(&'"') {
         // A raw identifier such as r#type.
         return 0;
@@ -99,19 +119,29 @@ fn raw_string_length(rest: &[char]) -> usize {
     let body = prefix + hashes + 1;
     let closes = |position: &usize| {
         rest.get(*position) == Some(&'"')
-            && rest.get(position + 1..=position + hashes).is_some_and(|end| end.iter().all(|hash| *hash == '#'))
+            && rest
+                .get(position + 1..=position + hashes)
+                .is_some_and(|end| end.iter().all(|hash| *hash == '#'))
     };
-    (body..rest.len()).find(closes).map_or(rest.len(), |position| position + 1 + hashes)
+    (body..rest.len())
+        .find(closes)
+        .map_or(rest.len(), |position| position + 1 + hashes)
 }
 
 #[test]
 fn comments_and_strings_are_not_code() {
     let source = "a // unsafe\nb /* unsafe /* unsafe */ unsafe */ c \"unsafe \\\" unsafe\" d r#\"unsafe \" unsafe\"# e";
     let code = code_only(source);
-    assert_eq!(code.split_whitespace().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
+    assert_eq!(
+        code.split_whitespace().collect::<Vec<_>>(),
+        ["a", "b", "c", "d", "e"]
+    );
     assert_eq!((code.len(), code.lines().count()), (source.len(), 2));
     let lifetimes = "fn f<'a>(x: &'a str, quote: char) { g('\"', '\\'', b'x', r#type); unsafe {} }";
     assert_eq!(lines_with(&code_only(lifetimes), "unsafe"), [1]);
     assert!(lines_with("#![deny(unsafe_code)]", "unsafe").is_empty());
-    assert_eq!(lines_with("x\nstd::time::Instant::now()", "Instant::now"), [2]);
+    assert_eq!(
+        lines_with("x\nstd::time::Instant::now()", "Instant::now"),
+        [2]
+    );
 }

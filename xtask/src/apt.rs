@@ -25,7 +25,17 @@ fn run(arguments: &[&str]) -> Result<(), String> {
     let shown = format!("apt-get {}", arguments.join(" "));
     let mut command = Command::new("apt-get");
     // Questions would wait for ever. What apt says is progress, and stdout is for results.
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(std::io::stderr());
-    let status = command.status().map_err(|error| format!("start `{shown}`: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("run `{shown}`: {status}")) }
+    command
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr());
+    let status = command
+        .status()
+        .map_err(|error| format!("start `{shown}`: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("run `{shown}`: {status}"))
+    }
 }

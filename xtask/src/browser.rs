@@ -8,7 +8,12 @@ use crate::{apt, node, process, workspace};
 const FOLDER: &str = "tests/browser";
 /// Names the browser, where it is none of those below.
 const VARIABLE: &str = "STEPWELL_TEST_CHROMIUM";
-const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+const NAMES: [&str; 4] = [
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+];
 const MAC: &str = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome";
 /// Set by all services that run tests on their own. There, nothing is left out that nobody asked to leave out.
 const CI_VARIABLE: &str = "CI";
@@ -34,7 +39,8 @@ pub(crate) fn ensure() -> Result<Browser, String> {
 
 /// Whether this is a service that runs tests on its own.
 pub(crate) fn is_ci() -> bool {
-    std::env::var_os(CI_VARIABLE).is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
+    std::env::var_os(CI_VARIABLE)
+        .is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }
 
 fn chromium() -> Result<PathBuf, String> {
@@ -58,9 +64,13 @@ fn find() -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<_> = std::env::split_paths(&path).collect();
-    let in_path = NAMES.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    let in_path = NAMES
+        .iter()
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
     // A link to a package that is not installed is no browser.
-    let found = in_path.chain([MAC.into()]).find(|program| program.is_file());
+    let found = in_path
+        .chain([MAC.into()])
+        .find(|program| program.is_file());
     found.filter(|program| process::answer(Command::new(program).arg("--version")).is_some())
 }
 
@@ -71,14 +81,25 @@ fn find() -> Option<PathBuf> {
 pub(crate) fn command(root: &Path, chromium: &Path, guests: &Path) -> Result<Command, String> {
     let folder = root.join(FOLDER);
     node::install(&folder)?;
-    let target = workspace::target_folder(root).map_err(|error| format!("find the target folder: {error}"))?;
-    let server = target.join("release").join(format!("stepwell{}", std::env::consts::EXE_SUFFIX));
+    let target = workspace::target_folder(root)
+        .map_err(|error| format!("find the target folder: {error}"))?;
+    let server = target
+        .join("release")
+        .join(format!("stepwell{}", std::env::consts::EXE_SUFFIX));
     if !server.is_file() {
-        return Err(format!("find {}, which `cargo test` builds", workspace::shown(&server)));
+        return Err(format!(
+            "find {}, which `cargo test` builds",
+            workspace::shown(&server)
+        ));
     }
     let mut command = Command::new("node");
-    command.current_dir(folder).args(["--test-reporter=tap", "dashboard.mjs"]);
-    command.env("STEPWELL_TEST_BINARY", server).env("STEPWELL_TEST_GUESTS", guests).env(VARIABLE, chromium);
+    command
+        .current_dir(folder)
+        .args(["--test-reporter=tap", "dashboard.mjs"]);
+    command
+        .env("STEPWELL_TEST_BINARY", server)
+        .env("STEPWELL_TEST_GUESTS", guests)
+        .env(VARIABLE, chromium);
     command.env("STEPWELL_TEST_SCREENSHOTS", target.join("screenshots"));
     Ok(command)
 }

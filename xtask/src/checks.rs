@@ -34,7 +34,12 @@ struct Check {
 
 impl Check {
     fn new(name: &'static str, arguments: &[&'static str], remedy: &'static str) -> Self {
-        Self { name, arguments: arguments.to_vec(), environment: None, remedy }
+        Self {
+            name,
+            arguments: arguments.to_vec(),
+            environment: None,
+            remedy,
+        }
     }
 }
 
@@ -47,13 +52,18 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<(), String> {
     if !options.without_deny {
         let deny = quiet(crate::cargo(root).args(["deny", "--version"]));
         if !deny {
-            return Err(format!("find cargo-deny: type `{INSTALL_DENY}`, or pass --without-deny"));
+            return Err(format!(
+                "find cargo-deny: type `{INSTALL_DENY}`, or pass --without-deny"
+            ));
         }
     }
     if !options.without_dashboard {
         let started = Instant::now();
         crate::dashboard::check(root)?;
-        tell(&format!("dashboard: ok ({:.1} s)", started.elapsed().as_secs_f64()));
+        tell(&format!(
+            "dashboard: ok ({:.1} s)",
+            started.elapsed().as_secs_f64()
+        ));
     }
     for check in checks(has_guests, options) {
         perform(root, &check)?;
@@ -62,7 +72,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<(), String> {
         tell("NOTE: the dependency policy was not checked, because of --without-deny");
     }
     if options.without_dashboard {
-        tell("NOTE: the dashboard was not compared with its source, because of --without-dashboard");
+        tell(
+            "NOTE: the dashboard was not compared with its source, because of --without-dashboard",
+        );
     }
     Ok(())
 }
@@ -72,27 +84,68 @@ fn checks(has_guests: bool, options: &Options) -> Vec<Check> {
     let policy = "look for what is new with `cargo tree --invert <crate>`, then replace it or say why in deny.toml";
     let mut checks = vec![Check::new("format", &["fmt", "--all", "--check"], format)];
     if has_guests {
-        let guests = ["fmt", "--all", "--check", "--manifest-path", "examples/Cargo.toml"];
+        let guests = [
+            "fmt",
+            "--all",
+            "--check",
+            "--manifest-path",
+            "examples/Cargo.toml",
+        ];
         checks.push(Check::new("format of the guests", &guests, format));
     }
     if !options.without_deny {
         let deny = |workspace: &[&'static str]| -> Vec<&'static str> {
-            let before = ["--locked", "--config", "deny.toml", "check", "--hide-inclusion-graph"];
+            let before = [
+                "--locked",
+                "--config",
+                "deny.toml",
+                "check",
+                "--hide-inclusion-graph",
+            ];
             [&["deny"], workspace, &before, &DENY_CHECKS].concat()
         };
         checks.push(Check::new("dependency policy", &deny(&[]), policy));
         if has_guests {
             let guests = deny(&["--manifest-path", "examples/Cargo.toml"]);
-            checks.push(Check::new("dependency policy of the guests", &guests, policy));
+            checks.push(Check::new(
+                "dependency policy of the guests",
+                &guests,
+                policy,
+            ));
         }
     }
-    let clippy = ["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    checks.push(Check::new("lints", &clippy, "cargo clippy --release --workspace --all-targets --fix --allow-dirty"));
+    let clippy = [
+        "clippy",
+        "--release",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    checks.push(Check::new(
+        "lints",
+        &clippy,
+        "cargo clippy --release --workspace --all-targets --fix --allow-dirty",
+    ));
     // `--examples` is for the features of the development dependencies; there need not be any examples.
-    let documentation = ["doc", "--release", "--locked", "--workspace", "--no-deps", "--lib", "--examples"];
+    let documentation = [
+        "doc",
+        "--release",
+        "--locked",
+        "--workspace",
+        "--no-deps",
+        "--lib",
+        "--examples",
+    ];
     checks.push(Check {
         environment: Some(("RUSTDOCFLAGS", "-D warnings")),
-        ..Check::new("documentation", &documentation, "cargo doc --workspace --no-deps --lib --open")
+        ..Check::new(
+            "documentation",
+            &documentation,
+            "cargo doc --workspace --no-deps --lib --open",
+        )
     });
     checks
 }
@@ -100,19 +153,32 @@ fn checks(has_guests: bool, options: &Options) -> Vec<Check> {
 fn perform(root: &Path, check: &Check) -> Result<(), String> {
     let started = Instant::now();
     let mut command = crate::cargo(root);
-    command.args(&check.arguments).envs(check.environment).stdin(Stdio::null());
-    let status = command.status().map_err(|error| format!("start `cargo {}`: {error}", check.arguments.join(" ")))?;
+    command
+        .args(&check.arguments)
+        .envs(check.environment)
+        .stdin(Stdio::null());
+    let status = command
+        .status()
+        .map_err(|error| format!("start `cargo {}`: {error}", check.arguments.join(" ")))?;
     let seconds = started.elapsed().as_secs_f64();
     if status.success() {
         tell(&format!("{}: ok ({seconds:.1} s)", check.name));
         return Ok(());
     }
-    Err(format!("pass the check '{}' ({seconds:.1} s)\nhint: {}", check.name, check.remedy))
+    Err(format!(
+        "pass the check '{}' ({seconds:.1} s)\nhint: {}",
+        check.name, check.remedy
+    ))
 }
 
 /// Whether a program starts and succeeds. Nothing that it prints is shown.
 fn quiet(command: &mut Command) -> bool {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }
 
 #[expect(clippy::print_stderr, reason = "progress of a command line tool")]
@@ -127,10 +193,22 @@ mod tests {
     #[test]
     fn the_policy_is_checked_unless_told_otherwise() {
         let names = |has_guests, without_deny| -> Vec<_> {
-            let options = Options { without_deny, without_dashboard: true };
-            checks(has_guests, &options).iter().map(|check| check.name).collect()
+            let options = Options {
+                without_deny,
+                without_dashboard: true,
+            };
+            checks(has_guests, &options)
+                .iter()
+                .map(|check| check.name)
+                .collect()
         };
-        assert_eq!(names(false, false), ["format", "dependency policy", "lints", "documentation"]);
-        assert_eq!(names(true, true), ["format", "format of the guests", "lints", "documentation"]);
+        assert_eq!(
+            names(false, false),
+            ["format", "dependency policy", "lints", "documentation"]
+        );
+        assert_eq!(
+            names(true, true),
+            ["format", "format of the guests", "lints", "documentation"]
+        );
     }
 }

@@ -27,7 +27,11 @@ const COMPARED: [&str; 4] = ["dashboard.js", "dashboard.css", "icon.svg", "index
 /// # Errors
 /// There is no node, the source does not build, or what is committed is not what it builds to.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<(), String> {
-    if options.check { check(root) } else { build(&prepare(root)?, &root.join(TARGET)) }
+    if options.check {
+        check(root)
+    } else {
+        build(&prepare(root)?, &root.join(TARGET))
+    }
 }
 
 /// Compares what is committed with what would be built.
@@ -36,12 +40,17 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<(), String> {
 /// As [`run`].
 pub(crate) fn check(root: &Path) -> Result<(), String> {
     let source = prepare(root)?;
-    let folder = tempfile::tempdir().map_err(|error| format!("make a temporary folder: {error}"))?;
+    let folder =
+        tempfile::tempdir().map_err(|error| format!("make a temporary folder: {error}"))?;
     build(&source, folder.path())?;
     for name in COMPARED {
-        let read = |folder: &Path| fs::read(folder.join(name)).map_err(|error| format!("read {name}: {error}"));
+        let read = |folder: &Path| {
+            fs::read(folder.join(name)).map_err(|error| format!("read {name}: {error}"))
+        };
         if read(folder.path())? != read(&root.join(TARGET))? {
-            return Err(format!("find {TARGET}/{name} as {SOURCE}/ builds it\nhint: cargo xtask dashboard"));
+            return Err(format!(
+                "find {TARGET}/{name} as {SOURCE}/ builds it\nhint: cargo xtask dashboard"
+            ));
         }
     }
     Ok(())
@@ -57,5 +66,10 @@ fn prepare(root: &Path) -> Result<std::path::PathBuf, String> {
 }
 
 fn build(source: &Path, target: &Path) -> Result<(), String> {
-    node::perform(Command::new("node").current_dir(source).arg("build.mjs").arg(target))
+    node::perform(
+        Command::new("node")
+            .current_dir(source)
+            .arg("build.mjs")
+            .arg(target),
+    )
 }

@@ -13,13 +13,19 @@ pub(crate) fn ensure() -> Result<(), String> {
         return Ok(());
     }
     if apt::may_install().is_err() {
-        return Err("find `faketime`, with which hosts are tested whose clocks are wrong\n\
+        return Err(
+            "find `faketime`, with which hosts are tested whose clocks are wrong\n\
              hint: install it (Debian: `sudo apt-get install faketime`), or pass --without-faketime"
-            .to_owned());
+                .to_owned(),
+        );
     }
     super::test::tell("faketime is missing; installing Debian's package `faketime` with apt-get");
     apt::install(&["faketime"])?;
-    if is_there() { Ok(()) } else { Err("find `faketime` in PATH after its installation".to_owned()) }
+    if is_there() {
+        Ok(())
+    } else {
+        Err("find `faketime` in PATH after its installation".to_owned())
+    }
 }
 
 fn is_there() -> bool {

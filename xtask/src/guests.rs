@@ -50,15 +50,27 @@ pub(crate) fn run(options: &Options) -> Result<(), GuestsError> {
 
 /// Builds all guests for the tests, installing what is missing. Answers the components' folder.
 pub(crate) fn build_for_tests() -> Result<PathBuf, GuestsError> {
-    let options = Options { out_dir: None, json: false, verbose: false, no_install: false, locked: true };
+    let options = Options {
+        out_dir: None,
+        json: false,
+        verbose: false,
+        no_install: false,
+        locked: true,
+    };
     let (components, folder) = build(&options)?;
-    tell(&format!("{} guests are in {}", components.len(), workspace::shown(&folder)));
+    tell(&format!(
+        "{} guests are in {}",
+        components.len(),
+        workspace::shown(&folder)
+    ));
     Ok(folder)
 }
 
 fn build(options: &Options) -> Result<(Vec<Component>, PathBuf), GuestsError> {
     let root = workspace::root().map_err(GuestsError::NoFolders)?;
-    let folder = workspace::target_folder(&root).map_err(GuestsError::NoFolders)?.join("guests");
+    let folder = workspace::target_folder(&root)
+        .map_err(GuestsError::NoFolders)?
+        .join("guests");
     let out_folder = match &options.out_dir {
         Some(folder) => std::path::absolute(folder).map_err(GuestsError::NoFolders)?,
         None => folder.clone(),
@@ -100,7 +112,10 @@ fn lock(path: &Path) -> io::Result<File> {
 fn print(components: &[Component], options: &Options) {
     for component in components {
         let (name, kib) = (&component.name, component.bytes.div_ceil(1024));
-        eprintln!("{name:<12} {kib:>5} KiB  {}", workspace::shown(&component.path));
+        eprintln!(
+            "{name:<12} {kib:>5} KiB  {}",
+            workspace::shown(&component.path)
+        );
         if options.verbose {
             for import in &component.imports {
                 eprintln!("             imports {import}");
@@ -111,7 +126,12 @@ fn print(components: &[Component], options: &Options) {
         let list: Vec<_> = components
             .iter()
             .map(|component| {
-                let Component { name, path, bytes, imports } = component;
+                let Component {
+                    name,
+                    path,
+                    bytes,
+                    imports,
+                } = component;
                 json!({ "name": name, "path": path, "bytes": bytes, "imports": imports })
             })
             .collect();

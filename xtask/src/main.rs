@@ -39,16 +39,20 @@ enum Arguments {
 
 #[expect(clippy::print_stderr, reason = "a command tells its errors there")]
 fn main() -> ExitCode {
-    let result = workspace::root().map_err(|error| error.to_string()).and_then(|root| match Arguments::parse() {
-        Arguments::Guests(options) => {
-            guests::run(&options).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
-        }
-        Arguments::Test(options) => {
-            test::run(&root, &options, || guests::build_for_tests().map_err(|error| error.to_string()))
-        }
-        Arguments::Dashboard(options) => dashboard::run(&root, &options).map(|()| ExitCode::SUCCESS),
-        Arguments::Checks(options) => checks::run(&root, &options).map(|()| ExitCode::SUCCESS),
-    });
+    let result = workspace::root()
+        .map_err(|error| error.to_string())
+        .and_then(|root| match Arguments::parse() {
+            Arguments::Guests(options) => guests::run(&options)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| error.to_string()),
+            Arguments::Test(options) => test::run(&root, &options, || {
+                guests::build_for_tests().map_err(|error| error.to_string())
+            }),
+            Arguments::Dashboard(options) => {
+                dashboard::run(&root, &options).map(|()| ExitCode::SUCCESS)
+            }
+            Arguments::Checks(options) => checks::run(&root, &options).map(|()| ExitCode::SUCCESS),
+        });
     result.unwrap_or_else(|error| {
         eprintln!("error: {error}");
         ExitCode::FAILURE

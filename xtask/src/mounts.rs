@@ -8,8 +8,14 @@ use crate::process;
 /// Mounts one and takes it away again. Neither who builds a workflow engine nor a container that tests it need be allowed
 /// to: then these tests are left out, and it is said at the end.
 pub(crate) fn may_mount() -> bool {
-    let Ok(folder) = tempfile::tempdir() else { return false };
-    let mounted = answers("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs"], folder.path());
+    let Ok(folder) = tempfile::tempdir() else {
+        return false;
+    };
+    let mounted = answers(
+        "mount",
+        &["-t", "tmpfs", "-o", "size=1m", "tmpfs"],
+        folder.path(),
+    );
     mounted && answers("umount", &[], folder.path())
 }
 

@@ -27,13 +27,21 @@ pub(crate) fn ensure() -> Result<(), String> {
     if apt::may_install().is_err() {
         return Err(error);
     }
-    super::test::tell(&format!("installing Debian's {} with apt-get", missing.join(" and ")));
+    super::test::tell(&format!(
+        "installing Debian's {} with apt-get",
+        missing.join(" and ")
+    ));
     apt::install(&missing)?;
-    if has_node() && has_npm() { Ok(()) } else { Err(error) }
+    if has_node() && has_npm() {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 fn has_node() -> bool {
-    process::answer(Command::new("node").arg("--version")).is_some_and(|answer| major(&answer) >= VERSION_MIN)
+    process::answer(Command::new("node").arg("--version"))
+        .is_some_and(|answer| major(&answer) >= VERSION_MIN)
 }
 
 fn has_npm() -> bool {
@@ -48,7 +56,10 @@ fn major(answer: &str) -> u32 {
 
 /// Installs exactly what a folder's lockfile names. No package runs a script of its own.
 pub(crate) fn install(folder: &Path) -> Result<(), String> {
-    npm(folder, &["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+    npm(
+        folder,
+        &["ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+    )
 }
 
 /// Runs npm in a folder.
@@ -59,9 +70,16 @@ pub(crate) fn npm(folder: &Path, arguments: &[&str]) -> Result<(), String> {
 /// Runs a program that says what it does on stdout: with us, that is progress, and stdout is for results.
 pub(crate) fn perform(command: &mut Command) -> Result<(), String> {
     let shown = format!("{command:?}");
-    let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status();
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status();
     let status = status.map_err(|error| format!("start {shown}: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("run {shown}: {status}")) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("run {shown}: {status}"))
+    }
 }
 
 #[cfg(test)]

@@ -25,24 +25,44 @@ pub(crate) fn ensure() -> Result<PathBuf, String> {
              databases may be created, or pass --without-postgres"
             .to_owned());
     }
-    super::test::tell("PostgreSQL is missing; installing Debian's package `postgresql` with apt-get");
+    super::test::tell(
+        "PostgreSQL is missing; installing Debian's package `postgresql` with apt-get",
+    );
     apt::install(&["postgresql"])?;
-    find().ok_or_else(|| format!("find PostgreSQL in PATH or {DEBIAN_FOLDER} after its installation"))
+    find()
+        .ok_or_else(|| format!("find PostgreSQL in PATH or {DEBIAN_FOLDER} after its installation"))
 }
 
 /// The newest of Debian's versions, or else the first in PATH.
 fn find() -> Option<PathBuf> {
-    let versions = fs::read_dir(DEBIAN_FOLDER).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut versions: Vec<_> = versions.map(|folder| (version(&folder), folder.join("bin"))).collect();
+    let versions = fs::read_dir(DEBIAN_FOLDER)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let mut versions: Vec<_> = versions
+        .map(|folder| (version(&folder), folder.join("bin")))
+        .collect();
     versions.sort_unstable_by(|a, b| b.cmp(a));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = versions.into_iter().map(|(_, folder)| folder).chain(std::env::split_paths(&path));
-    folders.into_iter().find(|folder| PROGRAMS.iter().all(|program| folder.join(program).is_file()))
+    let folders = versions
+        .into_iter()
+        .map(|(_, folder)| folder)
+        .chain(std::env::split_paths(&path));
+    folders.into_iter().find(|folder| {
+        PROGRAMS
+            .iter()
+            .all(|program| folder.join(program).is_file())
+    })
 }
 
 /// The number in a folder's name, so that 15 comes after 9.
 fn version(folder: &Path) -> u32 {
-    folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()).unwrap_or(0)
+    folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

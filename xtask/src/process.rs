@@ -21,15 +21,25 @@ const INHERITED: [&str; 11] = [
     "RUSTFLAGS",
     "RUSTUP_TOOLCHAIN",
 ];
-const INHERITED_PREFIXES: [&str; 7] =
-    ["CARGO_BIN_", "CARGO_BUILD_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PROFILE_", "CARGO_TARGET_", "RUSTC"];
+const INHERITED_PREFIXES: [&str; 7] = [
+    "CARGO_BIN_",
+    "CARGO_BUILD_",
+    "CARGO_MANIFEST_",
+    "CARGO_PKG_",
+    "CARGO_PROFILE_",
+    "CARGO_TARGET_",
+    "RUSTC",
+];
 
 /// A command that starts as if our own cargo had not started us.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let is_inherited = name.to_str().is_some_and(|name| {
-            INHERITED.contains(&name) || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            INHERITED.contains(&name)
+                || INHERITED_PREFIXES
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix))
         });
         // How many processors to use is a wish about the machine, not about the build.
         if is_inherited && name != "CARGO_BUILD_JOBS" {
@@ -41,7 +51,11 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 
 /// What the program prints, if it exists and succeeds.
 pub(crate) fn answer(command: &mut Command) -> Option<String> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }
@@ -53,8 +67,12 @@ pub(crate) fn answer(command: &mut Command) -> Option<String> {
 /// The last line that the program wrote to stderr, or why it could not be run.
 pub(crate) fn run_within(command: &mut Command, patience: Duration) -> Result<(), String> {
     let describe = |error: io::Error| error.to_string();
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(describe)?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(describe)?;
     // Read beside the waiting, so that a talkative program does not wait for a reader.
     let stderr = child.stderr.take();
     let reader = thread::spawn(move || {
@@ -95,7 +113,10 @@ mod tests {
 
     #[test]
     fn the_last_line_of_a_failing_program_is_the_error() {
-        let result = run_within(command("sh").args(["-c", "echo first >&2; echo last >&2; exit 3"]), Duration::MAX / 4);
+        let result = run_within(
+            command("sh").args(["-c", "echo first >&2; echo last >&2; exit 3"]),
+            Duration::MAX / 4,
+        );
         assert_eq!(result, Err("last".into()));
     }
 

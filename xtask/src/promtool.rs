@@ -21,11 +21,19 @@ pub(crate) fn ensure() -> Result<(), String> {
              --without-promtool"
             .to_owned());
     }
-    super::test::tell("Prometheus is missing; installing Debian's package `prometheus` with apt-get");
+    super::test::tell(
+        "Prometheus is missing; installing Debian's package `prometheus` with apt-get",
+    );
     apt::install(&["prometheus"])?;
-    if is_there() { Ok(()) } else { Err("find `promtool` and `prometheus` after installing them".to_owned()) }
+    if is_there() {
+        Ok(())
+    } else {
+        Err("find `promtool` and `prometheus` after installing them".to_owned())
+    }
 }
 
 fn is_there() -> bool {
-    PROGRAMS.iter().all(|program| process::answer(Command::new(program).arg("--version")).is_some())
+    PROGRAMS
+        .iter()
+        .all(|program| process::answer(Command::new(program).arg("--version")).is_some())
 }

@@ -20,7 +20,11 @@ pub(crate) fn ensure() -> Result<(), String> {
     }
     super::test::tell("Redis is missing; installing Debian's package `redis-server` with apt-get");
     apt::install(&["redis-server"])?;
-    if is_there() { Ok(()) } else { Err("find `redis-server` in PATH after its installation".to_owned()) }
+    if is_there() {
+        Ok(())
+    } else {
+        Err("find `redis-server` in PATH after its installation".to_owned())
+    }
 }
 
 fn is_there() -> bool {

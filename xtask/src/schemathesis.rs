@@ -36,7 +36,10 @@ fn programs(root: &Path) -> Result<PathBuf, String> {
     let describe = |error: io::Error| format!("install schemathesis: {error}");
     let requirements = root.join(REQUIREMENTS);
     let wanted = fs::read(&requirements).map_err(describe)?;
-    let folder = workspace::target_folder(root).map_err(describe)?.join("tools").join("schemathesis");
+    let folder = workspace::target_folder(root)
+        .map_err(describe)?
+        .join("tools")
+        .join("schemathesis");
     let (programs, installed) = (folder.join("bin"), folder.join(INSTALLED));
     // It does not answer when the Python that it was made with is gone.
     let answers = || process::answer(Command::new(programs.join("st")).arg("--version")).is_some();
@@ -47,7 +50,14 @@ fn programs(root: &Path) -> Result<PathBuf, String> {
     make_environment(&folder)?;
     let mut pip = Command::new(programs.join("pip"));
     // All that is needed is named, so nothing is to be looked for.
-    pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "--requirement"]);
+    pip.args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+        "--requirement",
+    ]);
     pip.arg(&requirements);
     perform(&mut pip)?;
     fs::write(&installed, wanted).map_err(describe)?;
@@ -56,14 +66,22 @@ fn programs(root: &Path) -> Result<PathBuf, String> {
 
 /// Debian has the module `venv` in a package of its own, and without it leaves half of an environment behind.
 fn make_environment(folder: &Path) -> Result<(), String> {
-    let make = || perform(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder));
+    let make = || {
+        perform(
+            Command::new("python3")
+                .args(["-m", "venv", "--clear"])
+                .arg(folder),
+        )
+    };
     let Err(problem) = make() else { return Ok(()) };
     if apt::may_install().is_err() {
         return Err(format!(
             "{problem}\nhint: install Python 3.11 or newer with its module venv (Debian: `sudo apt-get install python3-venv`)"
         ));
     }
-    super::test::tell("Python's module venv is missing; installing Debian's package `python3-venv` with apt-get");
+    super::test::tell(
+        "Python's module venv is missing; installing Debian's package `python3-venv` with apt-get",
+    );
     apt::install(&["python3-venv"])?;
     make()
 }
@@ -71,8 +89,16 @@ fn make_environment(folder: &Path) -> Result<(), String> {
 /// Runs a program without what Python finds elsewhere. What it says is progress, and stdout is for results.
 fn perform(command: &mut Command) -> Result<(), String> {
     let shown = format!("{command:?}");
-    command.env_remove("PYTHONPATH").env_remove("PYTHONHOME").env_remove("PIP_TARGET").env_remove("PIP_PREFIX");
+    command
+        .env_remove("PYTHONPATH")
+        .env_remove("PYTHONHOME")
+        .env_remove("PIP_TARGET")
+        .env_remove("PIP_PREFIX");
     let status = command.stdin(Stdio::null()).stdout(io::stderr()).status();
     let status = status.map_err(|error| format!("start {shown}: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("run {shown}: {status}")) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("run {shown}: {status}"))
+    }
 }

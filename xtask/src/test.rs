@@ -112,11 +112,23 @@ pub(crate) fn run(
         crate::faketime::ensure()?;
     }
     let mounts = !options.without_mounts && mounts::may_mount();
-    let schemathesis = if options.without_schemathesis { None } else { Some(schemathesis::ensure(root)?) };
+    let schemathesis = if options.without_schemathesis {
+        None
+    } else {
+        Some(schemathesis::ensure(root)?)
+    };
     let browser = browser(options)?;
     let guests = build_guests()?;
     let mut command = crate::cargo(root);
-    command.args(["test", "--release", "--locked", "--workspace", "--no-fail-fast"]).args(&options.arguments);
+    command
+        .args([
+            "test",
+            "--release",
+            "--locked",
+            "--workspace",
+            "--no-fail-fast",
+        ])
+        .args(&options.arguments);
     command.env(GUESTS_VARIABLE, &guests);
     if options.without_postgres {
         command.env(WITHOUT_POSTGRES_VARIABLE, "1");
@@ -143,7 +155,10 @@ pub(crate) fn run(
     } else if options.arguments.is_empty() {
         // The tests of the whole program run on SQLite; those in which the database matters, once more.
         tell("the program once more, on PostgreSQL");
-        command.args(["--test", "host", "--"]).args(ON_BOTH_DATABASES).env(DATABASE_VARIABLE, "postgres");
+        command
+            .args(["--test", "host", "--"])
+            .args(ON_BOTH_DATABASES)
+            .env(DATABASE_VARIABLE, "postgres");
         tally = tally.and(&watch(&mut command)?);
     }
     if let Some(Browser::Ready { chromium }) = &browser {
@@ -154,7 +169,9 @@ pub(crate) fn run(
         tell("NOTE: nothing was tested with Redis, because of --without-redis");
     }
     if options.without_promtool {
-        tell("NOTE: Prometheus and promtool checked neither metrics nor rules, because of --without-promtool");
+        tell(
+            "NOTE: Prometheus and promtool checked neither metrics nor rules, because of --without-promtool",
+        );
     }
     if options.without_faketime {
         tell("NOTE: no host was tested whose clock is wrong, because of --without-faketime");
@@ -162,11 +179,13 @@ pub(crate) fn run(
     match schemathesis {
         Some(Schemathesis::Ready { .. }) => {}
         Some(Schemathesis::Missing { why }) => {
-            tell(&format!("NOTE: Schemathesis did not hold the API against its description; failed to {why}"));
+            tell(&format!(
+                "NOTE: Schemathesis did not hold the API against its description; failed to {why}"
+            ));
         }
-        None => {
-            tell("NOTE: Schemathesis did not hold the API against its description, because of --without-schemathesis")
-        }
+        None => tell(
+            "NOTE: Schemathesis did not hold the API against its description, because of --without-schemathesis",
+        ),
     }
     if !mounts {
         tell(
@@ -176,10 +195,16 @@ pub(crate) fn run(
     if options.without_browser {
         tell("NOTE: the dashboard was not tested in a browser, because of --without-browser");
     } else if let Some(Browser::Missing { why }) = browser {
-        tell(&format!("NOTE: the dashboard was not tested in a browser; failed to {why}"));
+        tell(&format!(
+            "NOTE: the dashboard was not tested in a browser; failed to {why}"
+        ));
     }
     print_last(&tally).map_err(|error| format!("print the result: {error}"))?;
-    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// What the tests in a browser need; none if they are not to be run.
@@ -198,8 +223,11 @@ fn watch(command: &mut Command) -> Result<Tally, String> {
         .spawn()
         .map_err(|error| format!("start the tests: {error}"))?;
     let output = child.stdout.take().ok_or("read what the tests print")?;
-    let mut tally = pass_through(BufReader::new(output), io::stdout()).map_err(|error| format!("read: {error}"))?;
-    let status = child.wait().map_err(|error| format!("wait for the tests: {error}"))?;
+    let mut tally = pass_through(BufReader::new(output), io::stdout())
+        .map_err(|error| format!("read: {error}"))?;
+    let status = child
+        .wait()
+        .map_err(|error| format!("wait for the tests: {error}"))?;
     if !status.success() && tally.failed == 0 {
         // A binary that did not compile, or died before it could report.
         tally.failed = 1;
@@ -229,20 +257,31 @@ fn print_last(tally: &Tally) -> io::Result<()> {
 
 impl Tally {
     fn and(&self, other: &Self) -> Self {
-        Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+        }
     }
 
     /// Reads libtest's `test result: ok. 20 passed; 0 failed; 0 ignored; …`, and node's `# pass 20` and `# fail 0`;
     /// other lines say nothing.
     fn add(&mut self, line: &str) {
-        let number_after =
-            |word: &str| line.trim_end().strip_prefix(word).and_then(|number| number.parse::<u64>().ok());
+        let number_after = |word: &str| {
+            line.trim_end()
+                .strip_prefix(word)
+                .and_then(|number| number.parse::<u64>().ok())
+        };
         self.passed += number_after("# pass ").unwrap_or(0);
         self.failed += number_after("# fail ").unwrap_or(0);
-        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
         let number_before = |word: &str| -> u64 {
-            let part = result.split([';', '.']).find_map(|part| part.trim().strip_suffix(word));
-            part.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+            let part = result
+                .split([';', '.'])
+                .find_map(|part| part.trim().strip_suffix(word));
+            part.and_then(|number| number.trim().parse().ok())
+                .unwrap_or(0)
         };
         self.passed += number_before(" passed");
         self.failed += number_before(" failed");
@@ -265,7 +304,13 @@ mod tests {
             # tests 5\n# pass 4\n# fail 1\n# cancelled 0\nend";
         let mut copy = Vec::new();
         let tally = pass_through(&output[..], &mut copy).expect("reads memory");
-        assert_eq!(tally, Tally { passed: 27, failed: 3 });
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 27,
+                failed: 3
+            }
+        );
         assert_eq!(copy, output);
     }
 }

@@ -36,5 +36,8 @@ pub(crate) fn target_folder(root: &Path) -> io::Result<PathBuf> {
 /// For people: relative to the current folder if it is inside of it.
 pub(crate) fn shown(path: &Path) -> String {
     let current = env::current_dir().unwrap_or_default();
-    path.strip_prefix(current).unwrap_or(path).display().to_string()
+    path.strip_prefix(current)
+        .unwrap_or(path)
+        .display()
+        .to_string()
 }

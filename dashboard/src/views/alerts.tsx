@@ -6,7 +6,21 @@ import { link, useLive, useResource } from "../hooks";
 import { usePages } from "../pages";
 import { may } from "../session";
 import type { Alert, Silence } from "../types";
-import { ActionDialog, Badge, Button, Choice, Code, Empty, Facts, Field, Loaded, More, say, Table, Time } from "../ui";
+import {
+    ActionDialog,
+    Badge,
+    Button,
+    Choice,
+    Code,
+    Empty,
+    Facts,
+    Field,
+    Loaded,
+    More,
+    say,
+    Table,
+    Time,
+} from "../ui";
 
 const VIEWS = [
     ["now", "Now"],
@@ -81,7 +95,9 @@ function Exemplars({ evidence: numbers, subject }: Alert) {
             columns={[
                 {
                     name: "Mostly from",
-                    cell: ({ operation }) => <a href={link("operations", operation)}>{operation}</a>,
+                    cell: ({ operation }) => (
+                        <a href={link("operations", operation)}>{operation}</a>
+                    ),
                 },
                 { name: "Calls", isNumber: true, cell: ({ calls }) => format.count(calls) },
                 { name: "Errors", isNumber: true, cell: ({ errors }) => format.count(errors) },
@@ -101,7 +117,9 @@ function Now() {
         (signal) => get<{ alerts: Alert[] }>("/workflow-metrics/alerts", {}, signal),
         10_000,
     );
-    const [asks, setAsks] = useState<{ alert: Alert; what: "acknowledge" | "silence" } | null>(null);
+    const [asks, setAsks] = useState<{ alert: Alert; what: "acknowledge" | "silence" } | null>(
+        null,
+    );
     useEffect(() => {
         if (live.alertChanges > 0) alerts.reload();
     }, [live.alertChanges]);
@@ -133,34 +151,44 @@ function Now() {
                                     <Exemplars {...alert} />
                                     {alert.acknowledged != null && (
                                         <p class="muted wrap">
-                                            Acknowledged by {alert.acknowledged.by} <Time at={alert.acknowledged.at} />
-                                            {alert.acknowledged.comment ? `: ${alert.acknowledged.comment}` : ""}
+                                            Acknowledged by {alert.acknowledged.by}{" "}
+                                            <Time at={alert.acknowledged.at} />
+                                            {alert.acknowledged.comment
+                                                ? `: ${alert.acknowledged.comment}`
+                                                : ""}
                                         </p>
                                     )}
                                     {alert.silenced_until != null && (
                                         <p class="muted">
-                                            Silenced; the silence ends <Time at={alert.silenced_until} />
+                                            Silenced; the silence ends{" "}
+                                            <Time at={alert.silenced_until} />
                                         </p>
                                     )}
                                     {!may("workflow_manage") && (
                                         <p class="muted">
-                                            To acknowledge or silence it, a token needs the permission workflow_manage.
+                                            To acknowledge or silence it, a token needs the
+                                            permission workflow_manage.
                                         </p>
                                     )}
                                     {may("workflow_manage") && !isOurs(alert) && (
-                                        <p class="muted">This alert is the host's: operators look after it.</p>
+                                        <p class="muted">
+                                            This alert is the host's: operators look after it.
+                                        </p>
                                     )}
                                     {may("workflow_manage") && isOurs(alert) && (
                                         <div class="actions">
-                                            {alert.acknowledged == null && alert.state !== "resolved" && (
-                                                <Button
-                                                    kind="primary"
-                                                    label={`Acknowledge ${alert.subject}`}
-                                                    onClick={() => setAsks({ alert, what: "acknowledge" })}
-                                                >
-                                                    Acknowledge…
-                                                </Button>
-                                            )}
+                                            {alert.acknowledged == null &&
+                                                alert.state !== "resolved" && (
+                                                    <Button
+                                                        kind="primary"
+                                                        label={`Acknowledge ${alert.subject}`}
+                                                        onClick={() =>
+                                                            setAsks({ alert, what: "acknowledge" })
+                                                        }
+                                                    >
+                                                        Acknowledge…
+                                                    </Button>
+                                                )}
                                             <Button
                                                 label={`Silence ${alert.subject}`}
                                                 onClick={() => setAsks({ alert, what: "silence" })}
@@ -175,7 +203,9 @@ function Now() {
                     )
                 }
             </Loaded>
-            {asks !== null && <Ask {...asks} onClose={() => setAsks(null)} onDone={alerts.reload} />}
+            {asks !== null && (
+                <Ask {...asks} onClose={() => setAsks(null)} onDone={alerts.reload} />
+            )}
         </>
     );
 }
@@ -220,7 +250,10 @@ function Ask({
             </p>
             {silences && (
                 <Field label="For">
-                    <select value={duration} onChange={(event) => setDuration(event.currentTarget.value)}>
+                    <select
+                        value={duration}
+                        onChange={(event) => setDuration(event.currentTarget.value)}
+                    >
                         {["15m", "1h", "4h", "24h"].map((value) => (
                             <option key={value}>{value}</option>
                         ))}
@@ -255,9 +288,19 @@ function Past() {
                             { name: "Alert", cell: (alert) => <Subject {...alert} /> },
                             { name: "State", cell: ({ state }) => <Badge text={state} /> },
                             { name: "Since", cell: ({ since }) => <Time at={since} /> },
-                            { name: "Resolved", cell: ({ resolved_at }) => <Time at={resolved_at ?? null} /> },
-                            { name: "Measured", isNumber: true, cell: ({ value, unit }) => measured(value, unit) },
-                            { name: "Acknowledged by", cell: ({ acknowledged }) => acknowledged?.by ?? format.NONE },
+                            {
+                                name: "Resolved",
+                                cell: ({ resolved_at }) => <Time at={resolved_at ?? null} />,
+                            },
+                            {
+                                name: "Measured",
+                                isNumber: true,
+                                cell: ({ value, unit }) => measured(value, unit),
+                            },
+                            {
+                                name: "Acknowledged by",
+                                cell: ({ acknowledged }) => acknowledged?.by ?? format.NONE,
+                            },
                         ]}
                     />
                     <More pages={pages} />
@@ -293,7 +336,10 @@ function Silences() {
                                 `${format.capital(format.words(rule ?? "every rule"))}: ${subject ?? "everything"}`,
                         },
                         { name: "Ends", cell: ({ until }) => <Time at={until} /> },
-                        { name: "Comment", cell: ({ comment }) => (comment === "" ? format.NONE : comment) },
+                        {
+                            name: "Comment",
+                            cell: ({ comment }) => (comment === "" ? format.NONE : comment),
+                        },
                         { name: "By", cell: ({ created_by }) => created_by },
                         { name: "Team", cell: ({ team }) => team ?? "every team" },
                         {
@@ -340,7 +386,8 @@ function Thresholds() {
             {({ window, thresholds, overrides }) => (
                 <>
                     <p class="muted">
-                        Worked out over {window}. They are set in the section [alerts] of the host's settings.
+                        Worked out over {window}. They are set in the section [alerts] of the host's
+                        settings.
                     </p>
                     <Table
                         caption="Thresholds"
@@ -348,8 +395,14 @@ function Thresholds() {
                         rowKey={({ rule }) => rule}
                         empty="There are no rules."
                         columns={[
-                            { name: "Rule", cell: ({ rule }) => format.capital(format.words(rule)) },
-                            { name: "Severity", cell: ({ severity }) => <Badge text={severity ?? "off"} /> },
+                            {
+                                name: "Rule",
+                                cell: ({ rule }) => format.capital(format.words(rule)),
+                            },
+                            {
+                                name: "Severity",
+                                cell: ({ severity }) => <Badge text={severity ?? "off"} />,
+                            },
                             {
                                 name: "Fires at",
                                 isNumber: true,
@@ -358,7 +411,8 @@ function Thresholds() {
                             {
                                 name: "Ends at",
                                 isNumber: true,
-                                cell: ({ resolve_threshold, unit }) => value(resolve_threshold, unit),
+                                cell: ({ resolve_threshold, unit }) =>
+                                    value(resolve_threshold, unit),
                             },
                             {
                                 name: "Calls needed",
@@ -367,12 +421,17 @@ function Thresholds() {
                                     calls_min === undefined ? format.NONE : format.count(calls_min),
                             },
                             { name: "For", cell: ({ fire_after }) => fire_after ?? format.NONE },
-                            { name: "Well for", cell: ({ resolve_after }) => resolve_after ?? format.NONE },
+                            {
+                                name: "Well for",
+                                cell: ({ resolve_after }) => resolve_after ?? format.NONE,
+                            },
                         ]}
                     />
                     <h2>Overrides</h2>
                     {overrides.length === 0 ? (
-                        <Empty title="None.">Every team, plugin and operation has the thresholds above.</Empty>
+                        <Empty title="None.">
+                            Every team, plugin and operation has the thresholds above.
+                        </Empty>
                     ) : (
                         <Code label="Overrides" value={overrides} />
                     )}

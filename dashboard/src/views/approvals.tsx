@@ -6,7 +6,19 @@ import { link, useResource } from "../hooks";
 import { usePages } from "../pages";
 import { may } from "../session";
 import type { Approval, InstanceDetails } from "../types";
-import { ActionDialog, Badge, Button, Choice, Code, Empty, Field, Loaded, More, say, Time } from "../ui";
+import {
+    ActionDialog,
+    Badge,
+    Button,
+    Choice,
+    Code,
+    Empty,
+    Field,
+    Loaded,
+    More,
+    say,
+    Time,
+} from "../ui";
 
 const WHOSE = [
     ["mine", "Mine"],
@@ -18,14 +30,25 @@ const STATUSES = ["pending", "approved", "rejected", "expired", "cancelled", "an
 export function Approvals() {
     const [whose, setWhose] = useState<(typeof WHOSE)[number][0]>("mine");
     const [status, setStatus] = useState("pending");
-    const [asks, setAsks] = useState<{ approval: Approval; decision: "approve" | "reject" } | null>(null);
-    const pages = usePages<Approval>("/approvals", { status, approver: whose === "mine" ? null : whose }, REFRESH_MS);
+    const [asks, setAsks] = useState<{ approval: Approval; decision: "approve" | "reject" } | null>(
+        null,
+    );
+    const pages = usePages<Approval>(
+        "/approvals",
+        { status, approver: whose === "mine" ? null : whose },
+        REFRESH_MS,
+    );
     return (
         <>
             <div class="toolbar">
-                {may("workflow_read") && <Choice label="Whose" options={WHOSE} value={whose} onChange={setWhose} />}
+                {may("workflow_read") && (
+                    <Choice label="Whose" options={WHOSE} value={whose} onChange={setWhose} />
+                )}
                 <Field label="Status">
-                    <select value={status} onChange={(event) => setStatus(event.currentTarget.value)}>
+                    <select
+                        value={status}
+                        onChange={(event) => setStatus(event.currentTarget.value)}
+                    >
                         {STATUSES.map((value) => (
                             <option key={value}>{value}</option>
                         ))}
@@ -36,7 +59,11 @@ export function Approvals() {
                 {(approvals) =>
                     approvals.length === 0 ? (
                         status === "pending" ? (
-                            <Empty title={whose === "mine" ? "Nothing waits for you." : "Nothing waits."}>
+                            <Empty
+                                title={
+                                    whose === "mine" ? "Nothing waits for you." : "Nothing waits."
+                                }
+                            >
                                 What workflows ask for appears here by itself.
                             </Empty>
                         ) : (
@@ -55,7 +82,12 @@ export function Approvals() {
                                             </span>
                                             <span>
                                                 {may("workflow_read") ? (
-                                                    <a href={link("instances", approval.instance_id)}>
+                                                    <a
+                                                        href={link(
+                                                            "instances",
+                                                            approval.instance_id,
+                                                        )}
+                                                    >
                                                         {approval.workflow}
                                                     </a>
                                                 ) : (
@@ -77,7 +109,9 @@ export function Approvals() {
                                                     decided <Time at={approval.decided_at} />
                                                 </span>
                                             )}
-                                            {approval.quorum > 1 && <span>{approval.quorum} must approve</span>}
+                                            {approval.quorum > 1 && (
+                                                <span>{approval.quorum} must approve</span>
+                                            )}
                                         </p>
                                         {approval.comment !== null && (
                                             <blockquote class="wrap">{approval.comment}</blockquote>
@@ -88,13 +122,17 @@ export function Approvals() {
                                             <Button
                                                 kind="primary"
                                                 label={`Approve: ${approval.title}`}
-                                                onClick={() => setAsks({ approval, decision: "approve" })}
+                                                onClick={() =>
+                                                    setAsks({ approval, decision: "approve" })
+                                                }
                                             >
                                                 Approve
                                             </Button>
                                             <Button
                                                 label={`Reject: ${approval.title}`}
-                                                onClick={() => setAsks({ approval, decision: "reject" })}
+                                                onClick={() =>
+                                                    setAsks({ approval, decision: "reject" })
+                                                }
                                             >
                                                 Reject
                                             </Button>
@@ -107,7 +145,9 @@ export function Approvals() {
                 }
             </Loaded>
             <More pages={pages} />
-            {asks !== null && <Decide {...asks} onClose={() => setAsks(null)} onDone={pages.reload} />}
+            {asks !== null && (
+                <Decide {...asks} onClose={() => setAsks(null)} onDone={pages.reload} />
+            )}
         </>
     );
 }
@@ -136,7 +176,11 @@ function Decide({
             const now = await get<Approval>(`/approvals/${segment(approval.id)}`);
             onDone();
             const when = now.decided_at === null ? "" : ` on ${format.time(now.decided_at)}`;
-            throw new ApiError(409, error.code, `${error.message} It is ${now.status}: ${now.approver_id}${when}.`);
+            throw new ApiError(
+                409,
+                error.code,
+                `${error.message} It is ${now.status}: ${now.approver_id}${when}.`,
+            );
         }
     };
     const verb = decision === "approve" ? "Approve" : "Reject";

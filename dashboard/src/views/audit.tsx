@@ -33,7 +33,11 @@ export function Audit() {
     const [filter, setFilter] = useState(NOTHING);
     const [typed, setTyped] = useState(NOTHING);
     const instant = (local: string) => (local === "" ? "" : new Date(local).toISOString());
-    const pages = usePages<AuditEntry>("/audit", { ...filter, from: instant(filter.from), to: instant(filter.to) });
+    const pages = usePages<AuditEntry>("/audit", {
+        ...filter,
+        from: instant(filter.from),
+        to: instant(filter.to),
+    });
     const text = (name: "actor" | "subject") => (
         <Field label={format.capital(name)}>
             <input
@@ -65,7 +69,9 @@ export function Audit() {
                 <Field label="Action">
                     <select
                         value={typed.action}
-                        onChange={(event) => setTyped({ ...typed, action: event.currentTarget.value })}
+                        onChange={(event) =>
+                            setTyped({ ...typed, action: event.currentTarget.value })
+                        }
                     >
                         <option value="">any</option>
                         {ACTIONS.map((action) => (
@@ -84,7 +90,11 @@ export function Audit() {
                         caption="Audit"
                         rows={entries}
                         rowKey={({ id }) => id}
-                        empty={filter === NOTHING ? "Nothing was done yet." : "Nothing fits this filter."}
+                        empty={
+                            filter === NOTHING
+                                ? "Nothing was done yet."
+                                : "Nothing fits this filter."
+                        }
                         columns={[
                             { name: "Time", cell: ({ at }) => <Time at={at} exact /> },
                             {
@@ -98,7 +108,10 @@ export function Audit() {
                                         </>
                                     ),
                             },
-                            { name: "From", cell: ({ source }) => (source === "" ? format.NONE : source) },
+                            {
+                                name: "From",
+                                cell: ({ source }) => (source === "" ? format.NONE : source),
+                            },
                             { name: "Action", cell: ({ action }) => <code>{action}</code> },
                             {
                                 name: "Subject",
@@ -111,8 +124,16 @@ export function Audit() {
                                         subject
                                     ),
                             },
-                            { name: "Outcome", cell: ({ outcome }) => <Badge text={outcome} tone={TONES[outcome]} /> },
-                            { name: "Request", cell: ({ request_id }) => <code>{request_id}</code> },
+                            {
+                                name: "Outcome",
+                                cell: ({ outcome }) => (
+                                    <Badge text={outcome} tone={TONES[outcome]} />
+                                ),
+                            },
+                            {
+                                name: "Request",
+                                cell: ({ request_id }) => <code>{request_id}</code>,
+                            },
                             {
                                 name: "Detail",
                                 cell: ({ id, detail }) =>

@@ -15,7 +15,8 @@ export function Caches() {
         (signal) => get<{ caches: Cache[] }>("/workflow-metrics/cache/stats", {}, signal),
         5_000,
     );
-    const done = (answer: { removed: number } | null) => say(`Removed ${format.count(answer?.removed ?? 0)} entries.`);
+    const done = (answer: { removed: number } | null) =>
+        say(`Removed ${format.count(answer?.removed ?? 0)} entries.`);
     const cleanUp = () => {
         post<{ removed: number }>("/workflow-metrics/cache/cleanup")
             .then(done, (error: Error) => say(error.message))
@@ -38,7 +39,11 @@ export function Caches() {
                         rows={data.caches}
                         rowKey={({ kind }) => kind}
                         columns={[
-                            { name: "Kind", value: ({ kind }) => kind, cell: ({ kind }) => format.words(kind) },
+                            {
+                                name: "Kind",
+                                value: ({ kind }) => kind,
+                                cell: ({ kind }) => format.words(kind),
+                            },
                             {
                                 name: "Hit rate",
                                 isNumber: true,
@@ -62,7 +67,8 @@ export function Caches() {
                                 name: "Entries",
                                 isNumber: true,
                                 value: ({ entries }) => entries,
-                                cell: (row) => `${format.count(row.entries)} of ${format.count(row.entries_max)}`,
+                                cell: (row) =>
+                                    `${format.count(row.entries)} of ${format.count(row.entries_max)}`,
                             },
                             {
                                 name: "Memory",
@@ -70,7 +76,11 @@ export function Caches() {
                                 value: ({ bytes }) => bytes,
                                 cell: ({ bytes }) => format.bytes(bytes),
                             },
-                            { name: "Kept for", isNumber: true, cell: ({ ttl_ms }) => format.seconds(ttl_ms / 1_000) },
+                            {
+                                name: "Kept for",
+                                isNumber: true,
+                                cell: ({ ttl_ms }) => format.seconds(ttl_ms / 1_000),
+                            },
                             {
                                 name: "Evicted",
                                 isNumber: true,
@@ -82,7 +92,9 @@ export function Caches() {
                                 isNumber: true,
                                 value: ({ load_avg_us }) => load_avg_us,
                                 cell: ({ load_avg_us, loads }) =>
-                                    loads === 0 ? format.NONE : format.milliseconds(load_avg_us / 1_000),
+                                    loads === 0
+                                        ? format.NONE
+                                        : format.milliseconds(load_avg_us / 1_000),
                             },
                             {
                                 name: "Saved",
@@ -108,9 +120,15 @@ export function Caches() {
                         ).then(done)
                     }
                 >
-                    <p>Nothing is lost: what is read next comes from the database, which is slower for a while.</p>
+                    <p>
+                        Nothing is lost: what is read next comes from the database, which is slower
+                        for a while.
+                    </p>
                     <Field label="Which">
-                        <select value={asks.kind} onChange={(event) => setAsks({ kind: event.currentTarget.value })}>
+                        <select
+                            value={asks.kind}
+                            onChange={(event) => setAsks({ kind: event.currentTarget.value })}
+                        >
                             <option value="">All kinds</option>
                             {caches.data?.caches.map(({ kind }) => (
                                 <option key={kind} value={kind}>
@@ -121,7 +139,10 @@ export function Caches() {
                     </Field>
                     {may("operator") && (
                         <Field label="Whose">
-                            <select value={scope} onChange={(event) => setScope(event.currentTarget.value)}>
+                            <select
+                                value={scope}
+                                onChange={(event) => setScope(event.currentTarget.value)}
+                            >
                                 <option value="team">My team's</option>
                                 <option value="host">The whole host's</option>
                             </select>
@@ -146,8 +167,8 @@ function Advice() {
         <section>
             <h2>Advice</h2>
             <p class="muted">
-                What reads of a sample of the keys say of other settings. They are set under [cache] in the host's
-                configuration.
+                What reads of a sample of the keys say of other settings. They are set under [cache]
+                in the host's configuration.
             </p>
             <Loaded resource={advice} what="the advice">
                 {(data) => (
@@ -156,7 +177,11 @@ function Advice() {
                         rows={data.caches}
                         rowKey={({ kind }) => kind}
                         columns={[
-                            { name: "Kind", value: ({ kind }) => kind, cell: ({ kind }) => format.words(kind) },
+                            {
+                                name: "Kind",
+                                value: ({ kind }) => kind,
+                                cell: ({ kind }) => format.words(kind),
+                            },
                             { name: "Set", cell: ({ suggestion }) => settings(suggestion) },
                             { name: "Why", cell: ({ reason }) => reason },
                             { name: "Hit rate by size", cell: ({ curve }) => curveText(curve) },
@@ -183,5 +208,7 @@ function settings(suggestion: CacheAdvice["suggestion"]): string {
 function curveText(curve: CacheAdvice["curve"]): string {
     if (curve.length === 0) return format.NONE;
     const names = SIZES.slice(SIZES.length - curve.length);
-    return curve.map(({ hit_rate }, index) => `${names[index] ?? ""} ${format.percent(hit_rate)}`).join(", ");
+    return curve
+        .map(({ hit_rate }, index) => `${names[index] ?? ""} ${format.percent(hit_rate)}`)
+        .join(", ");
 }

@@ -30,7 +30,8 @@ export interface Period {
 
 const instant = (local: string): string => (local === "" ? "" : new Date(local).toISOString());
 /** `cache_hits{instances}` as "cache hits: instances". */
-const metricTitle = (name: string): string => format.words(name.replace("{", ": ").replace("}", ""));
+const metricTitle = (name: string): string =>
+    format.words(name.replace("{", ": ").replace("}", ""));
 
 export function History({ address }: ViewProps) {
     const [range, setRange] = useState<Range>("-1h");
@@ -38,9 +39,17 @@ export function History({ address }: ViewProps) {
     const [end, setEnd] = useState("");
     const [step, setStep] = useState("");
     const isCustom = range === "custom";
-    const period = { from: isCustom ? instant(start) : range, to: isCustom ? instant(end) : "", step };
+    const period = {
+        from: isCustom ? instant(start) : range,
+        to: isCustom ? instant(end) : "",
+        step,
+    };
     const names = useResource(`names ${period.from} ${period.to}`, (signal) =>
-        get<HistoryNames>("/workflow-metrics/history", { from: period.from, to: period.to }, signal),
+        get<HistoryNames>(
+            "/workflow-metrics/history",
+            { from: period.from, to: period.to },
+            signal,
+        ),
     );
     const chosen = address.query.get("show") ?? "";
     const choose = (show: string) => {
@@ -72,11 +81,16 @@ export function History({ address }: ViewProps) {
                     </>
                 )}
                 <Field label="Show">
-                    <select class="long" value={chosen} onChange={(event) => choose(event.currentTarget.value)}>
+                    <select
+                        class="long"
+                        value={chosen}
+                        onChange={(event) => choose(event.currentTarget.value)}
+                    >
                         <option value="">The host at a glance</option>
-                        {chosen !== "" && ![...operations, ...metrics].includes(chosen.slice(2)) && (
-                            <option value={chosen}>{chosen.slice(2)}</option>
-                        )}
+                        {chosen !== "" &&
+                            ![...operations, ...metrics].includes(chosen.slice(2)) && (
+                                <option value={chosen}>{chosen.slice(2)}</option>
+                            )}
                         <optgroup label="Operations">
                             {operations.map((name) => (
                                 <option key={name} value={`o ${name}`}>
@@ -105,13 +119,18 @@ export function History({ address }: ViewProps) {
             {chosen.startsWith("o ") && (
                 <OperationHistoryCharts key={chosen} operation={chosen.slice(2)} period={period} />
             )}
-            {chosen.startsWith("m ") && <MetricHistoryChart key={chosen} metric={chosen.slice(2)} period={period} />}
+            {chosen.startsWith("m ") && (
+                <MetricHistoryChart key={chosen} metric={chosen.slice(2)} period={period} />
+            )}
             {chosen === "" && (
                 <Loaded resource={names} what="the history">
                     {() => (
                         <>
                             {operations.includes(ALL_OPERATIONS) && (
-                                <OperationHistoryCharts operation={ALL_OPERATIONS} period={period} />
+                                <OperationHistoryCharts
+                                    operation={ALL_OPERATIONS}
+                                    period={period}
+                                />
                             )}
                             <Glance known={metrics} period={period} />
                         </>
@@ -140,17 +159,28 @@ function useSteps<P extends { at: string }>(
         const { step_seconds: step, points } = history;
         const [from, to] = [Date.parse(history.from) / 1_000, Date.parse(history.to) / 1_000];
         const first = Math.floor(from / step) * step;
-        const times = Array.from({ length: Math.floor((to - first) / step) + 1 }, (_, index) => first + index * step);
+        const times = Array.from(
+            { length: Math.floor((to - first) / step) + 1 },
+            (_, index) => first + index * step,
+        );
         const at = times.map((): P | null => null);
-        for (const point of points) at[Math.round((Date.parse(point.at) / 1_000 - first) / step)] = point;
+        for (const point of points)
+            at[Math.round((Date.parse(point.at) / 1_000 - first) / step)] = point;
         return { times, at: at.slice(0, times.length), range: [first, to] };
     }, [history]);
 }
 
-export function OperationHistoryCharts({ operation, period }: { operation: string; period: Period }) {
+export function OperationHistoryCharts({
+    operation,
+    period,
+}: {
+    operation: string;
+    period: Period;
+}) {
     const history = useResource(
         `${operation} ${JSON.stringify(period)}`,
-        (signal) => get<OperationHistory>("/workflow-metrics/history", { operation, ...period }, signal),
+        (signal) =>
+            get<OperationHistory>("/workflow-metrics/history", { operation, ...period }, signal),
         period.to === "" ? REFRESH_MS : undefined,
     );
     return (
@@ -168,7 +198,12 @@ function OperationCharts({ history }: { history: OperationHistory }) {
         colour: string,
         of: (point: OperationHistory["points"][number]) => number,
         fill = false,
-    ): Line => ({ label, colour, fill, values: at.map((point) => (point === null ? null : of(point))) });
+    ): Line => ({
+        label,
+        colour,
+        fill,
+        values: at.map((point) => (point === null ? null : of(point))),
+    });
     if (history.points.length === 0) return <Nothing />;
     const calls = history.points.reduce((sum, { count }) => sum + count, 0);
     const errors = history.points.reduce((sum, point) => sum + point.errors, 0);
@@ -226,7 +261,9 @@ function MetricHistoryChart({ metric, period }: { metric: string; period: Period
                     <section class="charts" aria-label="Chart of the period">
                         <MetricsChart
                             title={metricTitle(metric)}
-                            histories={[[data.kind === "counter" ? "A minute" : "Value", "violet", data]]}
+                            histories={[
+                                [data.kind === "counter" ? "A minute" : "Value", "violet", data],
+                            ]}
                         />
                     </section>
                 )
@@ -236,16 +273,31 @@ function MetricHistoryChart({ metric, period }: { metric: string; period: Period
 }
 
 const Nothing = () => (
-    <Empty title="Nothing was measured in this period.">Choose a longer one, or another operation.</Empty>
+    <Empty title="Nothing was measured in this period.">
+        Choose a longer one, or another operation.
+    </Empty>
 );
 
 type Named = [label: string, colour: string, history: MetricHistory];
 
 /** Metrics of the same period and kind in one chart: counters a minute, gauges as they were. */
-function MetricsChart({ title, histories, measured }: { title: string; histories: Named[]; measured?: Set<string> }) {
+function MetricsChart({
+    title,
+    histories,
+    measured,
+}: {
+    title: string;
+    histories: Named[];
+    measured?: Set<string>;
+}) {
     const [, , first] = histories[0] ?? [];
     return first === undefined ? null : (
-        <MetricsLines title={title} first={first} histories={histories} measured={measured ?? new Set()} />
+        <MetricsLines
+            title={title}
+            first={first}
+            histories={histories}
+            measured={measured ?? new Set()}
+        />
     );
 }
 
@@ -262,7 +314,8 @@ function MetricsLines({
     measured: Set<string>;
 }) {
     const { times, range } = useSteps(first);
-    const place = (at: string) => Math.round((Date.parse(at) / 1_000 - (times[0] ?? 0)) / first.step_seconds);
+    const place = (at: string) =>
+        Math.round((Date.parse(at) / 1_000 - (times[0] ?? 0)) / first.step_seconds);
     const quiet = new Set([...measured].map(place));
     const lines = histories.map(([label, colour, history]): Line => {
         const values = times.map((_, index): number | null =>
@@ -335,7 +388,11 @@ function Glance({ known, period }: { known: string[]; period: Period }) {
         async (signal) => {
             const asked = wanted.map(async (metric): Promise<[string, MetricHistory]> => [
                 metric,
-                await get<MetricHistory>("/workflow-metrics/history", { metric, ...period }, signal),
+                await get<MetricHistory>(
+                    "/workflow-metrics/history",
+                    { metric, ...period },
+                    signal,
+                ),
             ]);
             return new Map(await Promise.all(asked));
         },
@@ -345,7 +402,9 @@ function Glance({ known, period }: { known: string[]; period: Period }) {
     return (
         <Loaded resource={histories} what="the history">
             {(data) => {
-                const measured = new Set([...data.values()].flatMap(({ points }) => points.map(({ at }) => at)));
+                const measured = new Set(
+                    [...data.values()].flatMap(({ points }) => points.map(({ at }) => at)),
+                );
                 return (
                     <section class="charts section" aria-label="Charts of the period">
                         {GLANCE.map(([title, lines]) => {
@@ -354,7 +413,12 @@ function Glance({ known, period }: { known: string[]; period: Period }) {
                                 return history === undefined ? [] : [[label, colour, history]];
                             });
                             return there.length === 0 ? null : (
-                                <MetricsChart key={title} title={title} histories={there} measured={measured} />
+                                <MetricsChart
+                                    key={title}
+                                    title={title}
+                                    histories={there}
+                                    measured={measured}
+                                />
                             );
                         })}
                     </section>

@@ -7,7 +7,20 @@ import type { ViewProps } from "../main";
 import { usePages } from "../pages";
 import { may } from "../session";
 import type { InstanceDetails, InstanceSummary, Page, Workflow } from "../types";
-import { ActionDialog, Badge, Button, Code, Facts, Field, Loaded, More, say, Table, Time, Typed } from "../ui";
+import {
+    ActionDialog,
+    Badge,
+    Button,
+    Code,
+    Facts,
+    Field,
+    Loaded,
+    More,
+    say,
+    Table,
+    Time,
+    Typed,
+} from "../ui";
 import { Events, Timeline } from "./timeline";
 
 const STATUSES = ["running", "waiting", "completed", "rejected", "failed", "cancelled"];
@@ -40,7 +53,10 @@ const took = (row: InstanceSummary): string =>
 
 function List({ query }: { query: URLSearchParams }) {
     const filter = Object.fromEntries(
-        ["status", "within", ...TEXTS.map(([name]) => name)].map((name) => [name, query.get(name) ?? ""]),
+        ["status", "within", ...TEXTS.map(([name]) => name)].map((name) => [
+            name,
+            query.get(name) ?? "",
+        ]),
     );
     const { within = "", ...rest } = filter;
     // From when it was chosen: another moment would be another list, and what is read would move.
@@ -48,7 +64,11 @@ function List({ query }: { query: URLSearchParams }) {
         const known = PERIODS.some(([seconds]) => seconds === within);
         return known ? new Date(Date.now() - Number(within) * 1_000).toISOString() : "";
     }, [within]);
-    const pages = usePages<InstanceSummary>("/instances", { ...rest, created_after: since }, REFRESH_MS);
+    const pages = usePages<InstanceSummary>(
+        "/instances",
+        { ...rest, created_after: since },
+        REFRESH_MS,
+    );
     const workflows = useResource("names of workflows", (signal) =>
         get<Page<Workflow>>("/workflows", { limit: 200 }, signal),
     );
@@ -61,7 +81,10 @@ function List({ query }: { query: URLSearchParams }) {
         <>
             <div class="toolbar">
                 <Field label="Status">
-                    <select value={filter["status"]} onChange={(event) => narrow("status", event.currentTarget.value)}>
+                    <select
+                        value={filter["status"]}
+                        onChange={(event) => narrow("status", event.currentTarget.value)}
+                    >
                         <option value="">Any</option>
                         {STATUSES.map((status) => (
                             <option key={status}>{status}</option>
@@ -69,7 +92,10 @@ function List({ query }: { query: URLSearchParams }) {
                     </select>
                 </Field>
                 <Field label="Created within">
-                    <select value={within} onChange={(event) => narrow("within", event.currentTarget.value)}>
+                    <select
+                        value={within}
+                        onChange={(event) => narrow("within", event.currentTarget.value)}
+                    >
                         <option value="">Any time</option>
                         {PERIODS.map(([seconds, label]) => (
                             <option key={seconds} value={seconds}>
@@ -121,17 +147,23 @@ function List({ query }: { query: URLSearchParams }) {
                                 name: "Workflow",
                                 cell: (row) => (
                                     <>
-                                        {row.workflow} <span class="muted">v{row.workflow_version}</span>
+                                        {row.workflow}{" "}
+                                        <span class="muted">v{row.workflow_version}</span>
                                     </>
                                 ),
                             },
                             {
                                 name: "Status",
                                 cell: ({ status, quarantined_at }) => (
-                                    <Badge text={quarantined_at === undefined ? status : "quarantined"} />
+                                    <Badge
+                                        text={quarantined_at === undefined ? status : "quarantined"}
+                                    />
                                 ),
                             },
-                            { name: "At step", cell: ({ current_step }) => current_step ?? format.NONE },
+                            {
+                                name: "At step",
+                                cell: ({ current_step }) => current_step ?? format.NONE,
+                            },
                             { name: "Entity", cell: entity },
                             { name: "Started by", cell: ({ started_by }) => started_by },
                             { name: "Created", cell: ({ created_at }) => <Time at={created_at} /> },
@@ -147,11 +179,14 @@ function List({ query }: { query: URLSearchParams }) {
 
 function open(input: HTMLInputElement): void {
     const id = input.value.trim();
-    input.setCustomValidity(id === "" || format.isId(id) ? "" : "An id is 32 hexadecimal digits in five groups.");
+    input.setCustomValidity(
+        id === "" || format.isId(id) ? "" : "An id is 32 hexadecimal digits in five groups.",
+    );
     if (input.reportValidity() && id !== "") location.hash = link("instances", id);
 }
 
-const isOpen = ({ status }: InstanceSummary): boolean => status === "running" || status === "waiting";
+const isOpen = ({ status }: InstanceSummary): boolean =>
+    status === "running" || status === "waiting";
 
 function Details({ id }: { id: string }) {
     const [cancels, setCancels] = useState(false);
@@ -190,14 +225,16 @@ function Details({ id }: { id: string }) {
                                 ["Entity", entity(data)],
                                 ["Project", data.project_id ?? format.NONE],
                                 ["Created", <Time at={data.created_at} exact />],
-                                ...(data.completed_at === null ? [] : [["Took", took(data)] as [string, string]]),
+                                ...(data.completed_at === null
+                                    ? []
+                                    : [["Took", took(data)] as [string, string]]),
                             ]}
                         />
                         {data.quarantined_at !== undefined && (
                             <p class="notice notice-bad wrap">
-                                <b>In quarantine</b> since <Time at={data.quarantined_at} exact />: its host crashed{" "}
-                                {data.crashes ?? "several"} times in a row while it was driven. It is not driven until
-                                it is released or cancelled.
+                                <b>In quarantine</b> since <Time at={data.quarantined_at} exact />:
+                                its host crashed {data.crashes ?? "several"} times in a row while it
+                                was driven. It is not driven until it is released or cancelled.
                             </p>
                         )}
                         {data.failure !== null && (
@@ -244,7 +281,10 @@ function Details({ id }: { id: string }) {
                         instance.reload();
                     }}
                 >
-                    <p>It is driven again at once. If it is what crashed the host, the host may crash again.</p>
+                    <p>
+                        It is driven again at once. If it is what crashed the host, the host may
+                        crash again.
+                    </p>
                 </ActionDialog>
             )}
             {cancels && (
@@ -259,7 +299,9 @@ function Details({ id }: { id: string }) {
                         instance.reload();
                     }}
                 >
-                    <p>No further step will run, and its open approvals end. This cannot be undone.</p>
+                    <p>
+                        No further step will run, and its open approvals end. This cannot be undone.
+                    </p>
                 </ActionDialog>
             )}
         </>

@@ -10,7 +10,11 @@ import { OperationHistoryCharts } from "./history";
 
 type Row = Operation & { name: string };
 
-const number = (name: string, value: (row: Row) => number, show: (value: number) => string): Column<Row> => ({
+const number = (
+    name: string,
+    value: (row: Row) => number,
+    show: (value: number) => string,
+): Column<Row> => ({
     name,
     value,
     isNumber: true,
@@ -18,7 +22,11 @@ const number = (name: string, value: (row: Row) => number, show: (value: number)
 });
 
 const COLUMNS: Column<Row>[] = [
-    { name: "Operation", value: ({ name }) => name, cell: ({ name }) => <a href={link("operations", name)}>{name}</a> },
+    {
+        name: "Operation",
+        value: ({ name }) => name,
+        cell: ({ name }) => <a href={link("operations", name)}>{name}</a>,
+    },
     number("Calls", ({ count }) => count, format.count),
     number("Per minute", ({ per_minute }) => per_minute, format.count),
     number("Errors", ({ error_rate }) => error_rate, format.percent),
@@ -30,7 +38,11 @@ const COLUMNS: Column<Row>[] = [
 ];
 
 export function Operations({ address }: ViewProps) {
-    return address.argument === null ? <List /> : <Details key={address.argument} name={address.argument} />;
+    return address.argument === null ? (
+        <List />
+    ) : (
+        <Details key={address.argument} name={address.argument} />
+    );
 }
 
 const WINDOWS = [
@@ -60,7 +72,12 @@ function List() {
         <>
             <div class="toolbar">
                 <Choice label="Kind" options={KINDS} value={kind} onChange={setKind} />
-                <Choice label="Window of the numbers" options={WINDOWS} value={window} onChange={setWindow} />
+                <Choice
+                    label="Window of the numbers"
+                    options={WINDOWS}
+                    value={window}
+                    onChange={setWindow}
+                />
                 <Field label="Filter">
                     <input
                         type="search"
@@ -75,7 +92,9 @@ function List() {
                     const rows = Object.entries(operations)
                         .map(([name, operation]) => ({ name, ...operation }))
                         .filter(
-                            ({ name }) => name.startsWith(kind) && name.toLowerCase().includes(filter.toLowerCase()),
+                            ({ name }) =>
+                                name.startsWith(kind) &&
+                                name.toLowerCase().includes(filter.toLowerCase()),
                         );
                     return (
                         <Table
@@ -100,7 +119,8 @@ function List() {
 function Details({ name }: { name: string }) {
     const operation = useResource(
         name,
-        (signal) => get<Operation>(`/workflow-metrics/stats/operation/${segment(name)}`, {}, signal),
+        (signal) =>
+            get<Operation>(`/workflow-metrics/stats/operation/${segment(name)}`, {}, signal),
         5_000,
     );
     return (

@@ -52,7 +52,12 @@ export function Overview() {
                         </>
                     )}
                 </p>
-                <Choice label="Window of the numbers" options={WINDOWS} value={window} onChange={setWindow} />
+                <Choice
+                    label="Window of the numbers"
+                    options={WINDOWS}
+                    value={window}
+                    onChange={setWindow}
+                />
             </div>
             <Tiles stats={stats.data} summary={summary.data} />
             <Loaded resource={stats} what="numbers" quiet>
@@ -109,12 +114,20 @@ function Tiles({ stats, summary }: { stats: Stats | undefined; summary: Summary 
                 label="Alerts"
                 value={firing === 0 ? "None" : format.count(firing)}
                 tone={alarm}
-                detail={firing === null ? "nothing is watched" : firing === 0 ? "nothing is firing" : "firing"}
+                detail={
+                    firing === null
+                        ? "nothing is watched"
+                        : firing === 0
+                          ? "nothing is firing"
+                          : "firing"
+                }
                 href={link("alerts")}
             />
             <Tile
                 label="Instances in progress"
-                value={format.count(stats === undefined ? null : (stats.instances["running"] ?? 0) + (open ?? 0))}
+                value={format.count(
+                    stats === undefined ? null : (stats.instances["running"] ?? 0) + (open ?? 0),
+                )}
                 detail={`${format.count(open)} of them wait`}
                 href={link("instances", null, { status: "waiting" })}
             />
@@ -145,7 +158,9 @@ function Charts() {
     const [shownSeconds, setShownSeconds] = useState<(typeof CHARTS)[number][0]>("300");
     const seconds = Number(shownSeconds);
     const end = live.latest === undefined ? 0 : Date.parse(live.latest.at) / 1_000;
-    const shown = live.snapshots.filter((snapshot) => Date.parse(snapshot.at) / 1_000 >= end - seconds);
+    const shown = live.snapshots.filter(
+        (snapshot) => Date.parse(snapshot.at) / 1_000 >= end - seconds,
+    );
     const times = shown.map((snapshot) => Date.parse(snapshot.at) / 1_000);
     const line = (
         label: string,
@@ -166,7 +181,12 @@ function Charts() {
         <section aria-labelledby="live-charts">
             <div class="toolbar section">
                 <h2 id="live-charts">Live</h2>
-                <Choice label="Length of the charts" options={CHARTS} value={shownSeconds} onChange={setShownSeconds} />
+                <Choice
+                    label="Length of the charts"
+                    options={CHARTS}
+                    value={shownSeconds}
+                    onChange={setShownSeconds}
+                />
             </div>
             <div class="charts">
                 <Chart
@@ -176,7 +196,9 @@ function Charts() {
                     format={format.perMinute}
                     axis={format.rough}
                     topMin={10}
-                    lines={[line("Operations", "blue", ({ operations }) => operations.per_minute, true)]}
+                    lines={[
+                        line("Operations", "blue", ({ operations }) => operations.per_minute, true),
+                    ]}
                 />
                 <Chart
                     {...common}
@@ -262,13 +284,18 @@ function Charts() {
 const PALETTE = ["blue", "teal", "amber", "violet", "red", "green"];
 
 /** The hit rates of the caches that are read most, in the minute before each snapshot from `first` on. */
-function hitRates(snapshots: Snapshot[], first: number): [kind: string, values: (number | null)[]][] {
+function hitRates(
+    snapshots: Snapshot[],
+    first: number,
+): [kind: string, values: (number | null)[]][] {
     const times = snapshots.map(({ at }) => Date.parse(at));
     const newest = snapshots.findLast(({ caches }) => caches.length > 0)?.caches ?? [];
     const oldest = snapshots.find(({ caches }) => caches.length > 0)?.caches ?? [];
     const total = ({ hits = 0, misses = 0 }: Snapshot["caches"][number]) => hits + misses;
     const read = (kind: string) => {
-        const [begin, end] = [oldest, newest].map((caches) => caches.find((cache) => cache.kind === kind));
+        const [begin, end] = [oldest, newest].map((caches) =>
+            caches.find((cache) => cache.kind === kind),
+        );
         return end === undefined ? 0 : total(end) - (begin === undefined ? 0 : total(begin));
     };
     const kinds = newest
@@ -304,9 +331,15 @@ function Slowest({ summary }: { summary: Summary | undefined }) {
                 columns={[
                     {
                         name: "Operation",
-                        cell: ({ operation }) => <a href={link("operations", operation)}>{operation}</a>,
+                        cell: ({ operation }) => (
+                            <a href={link("operations", operation)}>{operation}</a>
+                        ),
                     },
-                    { name: "p95", isNumber: true, cell: ({ p95_ms }) => format.milliseconds(p95_ms) },
+                    {
+                        name: "p95",
+                        isNumber: true,
+                        cell: ({ p95_ms }) => format.milliseconds(p95_ms),
+                    },
                 ]}
             />
         </section>
@@ -325,10 +358,16 @@ function MostErrors({ summary }: { summary: Summary | undefined }) {
                 columns={[
                     {
                         name: "Operation",
-                        cell: ({ operation }) => <a href={link("operations", operation)}>{operation}</a>,
+                        cell: ({ operation }) => (
+                            <a href={link("operations", operation)}>{operation}</a>
+                        ),
                     },
                     { name: "Errors", isNumber: true, cell: ({ errors }) => format.count(errors) },
-                    { name: "Of its calls", isNumber: true, cell: ({ error_rate }) => format.percent(error_rate) },
+                    {
+                        name: "Of its calls",
+                        isNumber: true,
+                        cell: ({ error_rate }) => format.percent(error_rate),
+                    },
                 ]}
             />
         </section>

@@ -13,7 +13,11 @@ import { ActionDialog, Badge, Button, Empty, Facts, Field, Loaded, say, Table, T
 const REFRESH_MS = 10_000;
 
 export function Plugins({ address }: ViewProps) {
-    return address.argument === null ? <List /> : <Details key={address.argument} name={address.argument} />;
+    return address.argument === null ? (
+        <List />
+    ) : (
+        <Details key={address.argument} name={address.argument} />
+    );
 }
 
 /** What a version did; nobody may see that without `workflow_read`, and it is only a part of what is shown here. */
@@ -21,21 +25,33 @@ const useStats = () =>
     useResource(
         "stats",
         (signal) =>
-            may("workflow_read") ? get<Stats>("/workflow-metrics/stats", {}, signal) : Promise.resolve(undefined),
+            may("workflow_read")
+                ? get<Stats>("/workflow-metrics/stats", {}, signal)
+                : Promise.resolve(undefined),
         REFRESH_MS,
     );
 
-const operationOf = (stats: Stats | undefined, { name, version }: PluginVersion): Operation | undefined =>
-    stats?.operations[`plugin ${name}@${version}`];
+const operationOf = (
+    stats: Stats | undefined,
+    { name, version }: PluginVersion,
+): Operation | undefined => stats?.operations[`plugin ${name}@${version}`];
 
 const numbers = (stats: Stats | undefined) => [
-    { name: "Calls", isNumber: true, cell: (row: PluginVersion) => format.count(operationOf(stats, row)?.count) },
+    {
+        name: "Calls",
+        isNumber: true,
+        cell: (row: PluginVersion) => format.count(operationOf(stats, row)?.count),
+    },
     {
         name: "Errors",
         isNumber: true,
         cell: (row: PluginVersion) => format.percent(operationOf(stats, row)?.error_rate),
     },
-    { name: "p95", isNumber: true, cell: (row: PluginVersion) => format.milliseconds(operationOf(stats, row)?.p95_ms) },
+    {
+        name: "p95",
+        isNumber: true,
+        cell: (row: PluginVersion) => format.milliseconds(operationOf(stats, row)?.p95_ms),
+    },
 ];
 
 function List() {
@@ -46,7 +62,9 @@ function List() {
             {({ items, next }) => {
                 // The list is newest first, so the first of each name is its newest.
                 const newest = [
-                    ...new Map([...items].reverse().map((version) => [version.name, version])).values(),
+                    ...new Map(
+                        [...items].reverse().map((version) => [version.name, version]),
+                    ).values(),
                 ].sort((left, right) => left.name.localeCompare(right.name));
                 if (newest.length === 0) {
                     return (
@@ -57,25 +75,37 @@ function List() {
                 }
                 return (
                     <>
-                        {next !== null && <p class="muted">Those of the newest {items.length} versions.</p>}
+                        {next !== null && (
+                            <p class="muted">Those of the newest {items.length} versions.</p>
+                        )}
                         <Table
                             caption="Plugins"
                             rows={newest}
                             rowKey={({ id }) => id}
                             columns={[
-                                { name: "Plugin", cell: ({ name }) => <a href={link("plugins", name)}>{name}</a> },
+                                {
+                                    name: "Plugin",
+                                    cell: ({ name }) => <a href={link("plugins", name)}>{name}</a>,
+                                },
                                 {
                                     name: "Description",
-                                    cell: ({ description }) => <span class="muted">{description}</span>,
+                                    cell: ({ description }) => (
+                                        <span class="muted">{description}</span>
+                                    ),
                                 },
                                 { name: "Newest", cell: ({ version }) => version },
                                 {
                                     name: "Versions",
                                     isNumber: true,
                                     cell: ({ name }) =>
-                                        format.count(items.filter((version) => version.name === name).length),
+                                        format.count(
+                                            items.filter((version) => version.name === name).length,
+                                        ),
                                 },
-                                { name: "Uploaded", cell: ({ uploaded_at }) => <Time at={uploaded_at} /> },
+                                {
+                                    name: "Uploaded",
+                                    cell: ({ uploaded_at }) => <Time at={uploaded_at} />,
+                                },
                                 ...numbers(stats.data),
                             ]}
                         />
@@ -89,7 +119,9 @@ function List() {
 type Asked = { what: "delete" | "use"; version: PluginVersion } | { what: "follow" } | null;
 
 function Details({ name }: { name: string }) {
-    const versions = useResource(name, (signal) => getAll<PluginVersion>(`/plugins/${segment(name)}`, signal));
+    const versions = useResource(name, (signal) =>
+        getAll<PluginVersion>(`/plugins/${segment(name)}`, signal),
+    );
     const stats = useStats();
     const [asked, setAsked] = useState<Asked>(null);
     const close = () => setAsked(null);
@@ -105,7 +137,9 @@ function Details({ name }: { name: string }) {
                             <div class="toolbar item">
                                 <h2 class="wrap">{name}</h2>
                                 {mayRollBack && items.length > 1 && (
-                                    <Button onClick={() => setAsked({ what: "follow" })}>Follow the newest…</Button>
+                                    <Button onClick={() => setAsked({ what: "follow" })}>
+                                        Follow the newest…
+                                    </Button>
                                 )}
                             </div>
                             <p class="muted wrap">{newest.description}</p>
@@ -118,17 +152,31 @@ function Details({ name }: { name: string }) {
                                         name: "Version",
                                         cell: (row) => (
                                             <>
-                                                {row.version} {row === newest && <Badge text="newest" tone="info" />}
+                                                {row.version}{" "}
+                                                {row === newest && (
+                                                    <Badge text="newest" tone="info" />
+                                                )}
                                             </>
                                         ),
                                     },
-                                    { name: "Uploaded", cell: (row) => <Time at={row.uploaded_at} /> },
+                                    {
+                                        name: "Uploaded",
+                                        cell: (row) => <Time at={row.uploaded_at} />,
+                                    },
                                     { name: "By", cell: (row) => row.uploaded_by },
                                     {
                                         name: "Digest",
-                                        cell: (row) => <code title={row.digest}>{row.digest.slice(0, 12)}</code>,
+                                        cell: (row) => (
+                                            <code title={row.digest}>
+                                                {row.digest.slice(0, 12)}
+                                            </code>
+                                        ),
                                     },
-                                    { name: "Size", isNumber: true, cell: (row) => format.bytes(row.component_bytes) },
+                                    {
+                                        name: "Size",
+                                        isNumber: true,
+                                        cell: (row) => format.bytes(row.component_bytes),
+                                    },
                                     ...numbers(stats.data),
                                     ...(mayRollBack || may("plugin_manage")
                                         ? [
@@ -139,7 +187,12 @@ function Details({ name }: { name: string }) {
                                                           {mayRollBack && version !== newest && (
                                                               <Button
                                                                   label={`Roll back to ${name} ${version.version}`}
-                                                                  onClick={() => setAsked({ what: "use", version })}
+                                                                  onClick={() =>
+                                                                      setAsked({
+                                                                          what: "use",
+                                                                          version,
+                                                                      })
+                                                                  }
                                                               >
                                                                   Roll back…
                                                               </Button>
@@ -148,7 +201,12 @@ function Details({ name }: { name: string }) {
                                                               <Button
                                                                   kind="quiet"
                                                                   label={`Delete ${name} ${version.version}`}
-                                                                  onClick={() => setAsked({ what: "delete", version })}
+                                                                  onClick={() =>
+                                                                      setAsked({
+                                                                          what: "delete",
+                                                                          version,
+                                                                      })
+                                                                  }
                                                               >
                                                                   Delete…
                                                               </Button>
@@ -161,7 +219,10 @@ function Details({ name }: { name: string }) {
                                 ]}
                             />
                             {items.length > 1 && may("workflow_read") && (
-                                <Compare name={name} versions={items.map(({ version }) => version)} />
+                                <Compare
+                                    name={name}
+                                    versions={items.map(({ version }) => version)}
+                                />
                             )}
                             <h2>Steps</h2>
                             <Table
@@ -173,7 +234,12 @@ function Details({ name }: { name: string }) {
                                         name: "Step",
                                         cell: (step) =>
                                             may("workflow_read") ? (
-                                                <a href={link("operations", `step ${name}/${step.name}`)}>
+                                                <a
+                                                    href={link(
+                                                        "operations",
+                                                        `step ${name}/${step.name}`,
+                                                    )}
+                                                >
                                                     {step.name}
                                                 </a>
                                             ) : (
@@ -182,15 +248,23 @@ function Details({ name }: { name: string }) {
                                     },
                                     {
                                         name: "Does",
-                                        cell: ({ description }) => <span class="muted">{description}</span>,
+                                        cell: ({ description }) => (
+                                            <span class="muted">{description}</span>
+                                        ),
                                     },
                                 ]}
                             />
                             <h2>Grants</h2>
                             <Facts
                                 facts={[
-                                    ["Host interfaces", newest.grants.interfaces.join(", ") || "none"],
-                                    ["Shared buckets", newest.grants.shared_buckets.join(", ") || "none"],
+                                    [
+                                        "Host interfaces",
+                                        newest.grants.interfaces.join(", ") || "none",
+                                    ],
+                                    [
+                                        "Shared buckets",
+                                        newest.grants.shared_buckets.join(", ") || "none",
+                                    ],
                                 ]}
                             />
                             <Measured name={name} stats={stats.data} />
@@ -199,15 +273,23 @@ function Details({ name }: { name: string }) {
                 }}
             </Loaded>
             {asked?.what === "use" && (
-                <RollBack reference={`${name}@${asked.version.version}`} onClose={close} onDone={versions.reload} />
+                <RollBack
+                    reference={`${name}@${asked.version.version}`}
+                    onClose={close}
+                    onDone={versions.reload}
+                />
             )}
-            {asked?.what === "follow" && <RollBack reference={name} onClose={close} onDone={versions.reload} />}
+            {asked?.what === "follow" && (
+                <RollBack reference={name} onClose={close} onDone={versions.reload} />
+            )}
             {asked?.what === "delete" && (
                 <ActionDialog
                     title={`Delete ${name} ${asked.version.version}`}
                     action="Delete version"
                     kind="danger"
-                    run={() => remove(`/plugins/${segment(name)}/${segment(asked.version.version)}`)}
+                    run={() =>
+                        remove(`/plugins/${segment(name)}/${segment(asked.version.version)}`)
+                    }
                     onClose={close}
                     onDone={() => {
                         say("Deleted.");
@@ -215,8 +297,8 @@ function Details({ name }: { name: string }) {
                     }}
                 >
                     <p>
-                        Workflows that name no version run the newest that is left. A version that instances still need
-                        is kept, and the host says so.
+                        Workflows that name no version run the newest that is left. A version that
+                        instances still need is kept, and the host says so.
                     </p>
                 </ActionDialog>
             )}
@@ -224,7 +306,15 @@ function Details({ name }: { name: string }) {
     );
 }
 
-function RollBack({ reference, onClose, onDone }: { reference: string; onClose: () => void; onDone: () => void }) {
+function RollBack({
+    reference,
+    onClose,
+    onDone,
+}: {
+    reference: string;
+    onClose: () => void;
+    onDone: () => void;
+}) {
     const changes = useResource(reference, (signal) => changesFor(reference, signal));
     const known = changes.data ?? [];
     const isPinned = reference.includes("@");
@@ -262,7 +352,9 @@ function RollBack({ reference, onClose, onDone }: { reference: string; onClose: 
                                     <li key={workflow}>{workflow}</li>
                                 ))}
                             </ul>
-                            <p class="muted">Instances that have begun keep the versions they began with.</p>
+                            <p class="muted">
+                                Instances that have begun keep the versions they began with.
+                            </p>
                         </>
                     )
                 }
@@ -304,11 +396,23 @@ const VERDICTS: Record<Comparison["verdict"], string> = {
     too_few_calls: "Too few calls to tell.",
 };
 
-function Verdict({ name, baseline, candidate }: { name: string; baseline: string; candidate: string }) {
+function Verdict({
+    name,
+    baseline,
+    candidate,
+}: {
+    name: string;
+    baseline: string;
+    candidate: string;
+}) {
     const comparison = useResource(
         `${name} ${baseline} ${candidate}`,
         (signal) =>
-            get<Comparison>(`/workflow-metrics/plugins/${segment(name)}/compare`, { baseline, candidate }, signal),
+            get<Comparison>(
+                `/workflow-metrics/plugins/${segment(name)}/compare`,
+                { baseline, candidate },
+                signal,
+            ),
         REFRESH_MS,
     );
     return (
@@ -341,12 +445,36 @@ function Verdict({ name, baseline, candidate }: { name: string; baseline: string
                                     </>
                                 ),
                             },
-                            { name: "Calls", isNumber: true, cell: ({ count }) => format.count(count) },
-                            { name: "Errors", isNumber: true, cell: ({ error_rate }) => format.percent(error_rate) },
-                            { name: "Average", isNumber: true, cell: ({ avg_ms }) => format.milliseconds(avg_ms) },
-                            { name: "p50", isNumber: true, cell: ({ p50_ms }) => format.milliseconds(p50_ms) },
-                            { name: "p95", isNumber: true, cell: ({ p95_ms }) => format.milliseconds(p95_ms) },
-                            { name: "p99", isNumber: true, cell: ({ p99_ms }) => format.milliseconds(p99_ms) },
+                            {
+                                name: "Calls",
+                                isNumber: true,
+                                cell: ({ count }) => format.count(count),
+                            },
+                            {
+                                name: "Errors",
+                                isNumber: true,
+                                cell: ({ error_rate }) => format.percent(error_rate),
+                            },
+                            {
+                                name: "Average",
+                                isNumber: true,
+                                cell: ({ avg_ms }) => format.milliseconds(avg_ms),
+                            },
+                            {
+                                name: "p50",
+                                isNumber: true,
+                                cell: ({ p50_ms }) => format.milliseconds(p50_ms),
+                            },
+                            {
+                                name: "p95",
+                                isNumber: true,
+                                cell: ({ p95_ms }) => format.milliseconds(p95_ms),
+                            },
+                            {
+                                name: "p99",
+                                isNumber: true,
+                                cell: ({ p99_ms }) => format.milliseconds(p99_ms),
+                            },
                         ]}
                     />
                 </>
@@ -361,7 +489,9 @@ const SERIES_SHOWN = 100;
 function Measured({ name, stats }: { name: string; stats: Stats | undefined }) {
     const rows = (stats?.plugins ?? [])
         .filter(({ plugin }) => plugin.split("@")[0] === name)
-        .flatMap(({ plugin, series }) => series.map((one) => ({ ...one, version: plugin.slice(name.length + 1) })));
+        .flatMap(({ plugin, series }) =>
+            series.map((one) => ({ ...one, version: plugin.slice(name.length + 1) })),
+        );
     if (rows.length === 0) return null;
     const labels = (series: Series) =>
         Object.entries(series.labels)
@@ -384,7 +514,11 @@ function Measured({ name, stats }: { name: string; stats: Stats | undefined }) {
                     { name: "Version", cell: ({ version }) => version },
                     { name: "Labels", cell: (row) => labels(row) || format.NONE },
                     { name: "Kind", cell: ({ kind }) => kind },
-                    { name: "Value", isNumber: true, cell: (row) => format.count(row.value ?? row.count) },
+                    {
+                        name: "Value",
+                        isNumber: true,
+                        cell: (row) => format.count(row.value ?? row.count),
+                    },
                     { name: "Average", isNumber: true, cell: (row) => format.count(row.avg) },
                     { name: "p95", isNumber: true, cell: (row) => format.count(row.p95) },
                 ]}

@@ -36,7 +36,10 @@ export function SignIn() {
             <form class="card" onSubmit={submit}>
                 <Mark />
                 <h1>Stepwell</h1>
-                <p class="muted">Sign in with an access token. It stays in this tab until you sign out or close it.</p>
+                <p class="muted">
+                    Sign in with an access token. It stays in this tab until you sign out or close
+                    it.
+                </p>
                 <label class="field">
                     <span>Token</span>
                     <input
@@ -53,7 +56,11 @@ export function SignIn() {
                         aria-describedby="sign-in-problem"
                     />
                 </label>
-                <p id="sign-in-problem" class={problem === "" ? "" : "notice notice-bad"} role="alert">
+                <p
+                    id="sign-in-problem"
+                    class={problem === "" ? "" : "notice notice-bad"}
+                    role="alert"
+                >
                     {problem}
                 </p>
                 <Button type="submit" kind="primary" disabled={busy}>

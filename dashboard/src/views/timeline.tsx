@@ -6,7 +6,8 @@ import { may } from "../session";
 import type { Approval, Attempt, InstanceDetails } from "../types";
 import { Badge, Code, TONES, type Tone } from "../ui";
 
-const took = ({ started_at, finished_at }: Attempt): number => Date.parse(finished_at) - Date.parse(started_at);
+const took = ({ started_at, finished_at }: Attempt): number =>
+    Date.parse(finished_at) - Date.parse(started_at);
 
 interface Bar {
     key: string;
@@ -72,7 +73,8 @@ export function Timeline({ instance }: { instance: InstanceDetails }) {
                         </ul>
                         <span class="timeline-time">
                             {format.milliseconds(
-                                Math.max(...bars.map(({ to }) => to)) - Math.min(...bars.map(({ from }) => from)),
+                                Math.max(...bars.map(({ to }) => to)) -
+                                    Math.min(...bars.map(({ from }) => from)),
                             )}
                         </span>
                     </li>
@@ -126,14 +128,17 @@ export function Events({ instance }: { instance: InstanceDetails }) {
             ),
         });
     }
-    events.sort((left, right) => Date.parse(left.at) - Date.parse(right.at) || left.rank - right.rank);
+    events.sort(
+        (left, right) => Date.parse(left.at) - Date.parse(right.at) || left.rank - right.rank,
+    );
     const start = Date.parse(instance.created_at);
     return (
         <ol class="events card">
             {events.map(({ key, at, tone, title, details }) => (
                 <li key={key} class={`event event-${tone}`}>
                     <time dateTime={at} title={format.fullTime(at)}>
-                        {format.clock(at)} <span class="muted">+{format.milliseconds(Date.parse(at) - start)}</span>
+                        {format.clock(at)}{" "}
+                        <span class="muted">+{format.milliseconds(Date.parse(at) - start)}</span>
                     </time>
                     <div class="wrap">
                         {title}
@@ -172,7 +177,8 @@ function attemptEvent(attempt: Attempt): Event {
                 {retry_at !== null && <p class="muted">Runs again at {format.clock(retry_at)}</p>}
                 {output_omitted !== undefined && (
                     <p class="muted">
-                        Its output of {format.bytes(output_omitted.bytes)} is at <code>{output_omitted.url}</code>
+                        Its output of {format.bytes(output_omitted.bytes)} is at{" "}
+                        <code>{output_omitted.url}</code>
                     </p>
                 )}
                 {output !== null && (
@@ -193,11 +199,16 @@ function attemptEvent(attempt: Attempt): Event {
 }
 
 function pluginLink(plugin: string): ComponentChildren {
-    return may("plugin_read") ? <a href={link("plugins", plugin.split("@")[0] ?? plugin)}>{plugin}</a> : plugin;
+    return may("plugin_read") ? (
+        <a href={link("plugins", plugin.split("@")[0] ?? plugin)}>{plugin}</a>
+    ) : (
+        plugin
+    );
 }
 
 function approvalEvents(approval: Approval): Event[] {
-    const { id, step, approver_id, status, title, comment, created_at, expires_at, decided_at } = approval;
+    const { id, step, approver_id, status, title, comment, created_at, expires_at, decided_at } =
+        approval;
     const asked: Event = {
         key: `${id} asked`,
         at: created_at,

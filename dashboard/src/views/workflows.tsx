@@ -11,7 +11,11 @@ import { Badge, Code, Empty, Facts, Field, Loaded, More, Table, type Tone, Time 
 const TONES: Record<string, Tone> = { active: "good" };
 
 export function Workflows({ address }: ViewProps) {
-    return address.argument === null ? <List /> : <Details key={address.argument} name={address.argument} />;
+    return address.argument === null ? (
+        <List />
+    ) : (
+        <Details key={address.argument} name={address.argument} />
+    );
 }
 
 function List() {
@@ -30,22 +34,39 @@ function List() {
                             rows={workflows}
                             rowKey={({ id }) => id}
                             columns={[
-                                { name: "Workflow", cell: ({ name }) => <a href={link("workflows", name)}>{name}</a> },
+                                {
+                                    name: "Workflow",
+                                    cell: ({ name }) => (
+                                        <a href={link("workflows", name)}>{name}</a>
+                                    ),
+                                },
                                 {
                                     name: "Description",
-                                    cell: ({ description }) => <span class="muted">{description}</span>,
+                                    cell: ({ description }) => (
+                                        <span class="muted">{description}</span>
+                                    ),
                                 },
-                                { name: "Version", isNumber: true, cell: ({ latest_version }) => `v${latest_version}` },
+                                {
+                                    name: "Version",
+                                    isNumber: true,
+                                    cell: ({ latest_version }) => `v${latest_version}`,
+                                },
                                 {
                                     name: "Status",
-                                    cell: ({ status }) => <Badge text={status} tone={TONES[status]} />,
+                                    cell: ({ status }) => (
+                                        <Badge text={status} tone={TONES[status]} />
+                                    ),
                                 },
-                                { name: "Changed", cell: ({ updated_at }) => <Time at={updated_at} /> },
+                                {
+                                    name: "Changed",
+                                    cell: ({ updated_at }) => <Time at={updated_at} />,
+                                },
                                 {
                                     name: "Instances",
                                     cell: ({ name }) => (
                                         <a href={link("instances", null, { workflow: name })}>
-                                            Show<span class="visually-hidden"> those of {name}</span>
+                                            Show
+                                            <span class="visually-hidden"> those of {name}</span>
                                         </a>
                                     ),
                                 },
@@ -60,7 +81,9 @@ function List() {
 }
 
 function Details({ name }: { name: string }) {
-    const newest = useResource(name, (signal) => get<NewestVersion>(`/workflows/${segment(name)}`, {}, signal));
+    const newest = useResource(name, (signal) =>
+        get<NewestVersion>(`/workflows/${segment(name)}`, {}, signal),
+    );
     const [chosen, setChosen] = useState<number | null>(null);
     const number = chosen ?? newest.data?.version ?? 0;
     const shown = useResource(`${name} ${number}`, (signal) =>
@@ -84,7 +107,10 @@ function Details({ name }: { name: string }) {
                                     value={number}
                                     onChange={(event) =>
                                         setChosen(
-                                            Math.min(version, Math.max(1, event.currentTarget.valueAsNumber || 1)),
+                                            Math.min(
+                                                version,
+                                                Math.max(1, event.currentTarget.valueAsNumber || 1),
+                                            ),
                                         )
                                     }
                                 />
@@ -154,14 +180,20 @@ function Steps({ steps }: { steps: Step[] }) {
                 },
                 {
                     name: "After",
-                    cell: ({ needs }, index) => needs?.join(", ") ?? (index === 0 ? "the start" : steps[index - 1]?.id),
+                    cell: ({ needs }, index) =>
+                        needs?.join(", ") ?? (index === 0 ? "the start" : steps[index - 1]?.id),
                 },
-                { name: "When", cell: ({ when }) => (when === undefined ? "always" : <code>{when}</code>) },
+                {
+                    name: "When",
+                    cell: ({ when }) => (when === undefined ? "always" : <code>{when}</code>),
+                },
                 {
                     name: "Attempts",
                     isNumber: true,
                     cell: ({ retry, approval }) =>
-                        approval === undefined ? format.count(retry?.max_attempts ?? 1) : format.NONE,
+                        approval === undefined
+                            ? format.count(retry?.max_attempts ?? 1)
+                            : format.NONE,
                 },
             ]}
         />

@@ -25,7 +25,9 @@ use stepwell::clock::{Clock, Timestamp};
 use stepwell::engine::{ApprovalDecision, InstanceChange, InstanceUpdate};
 use stepwell::model::approval::NewApproval;
 use stepwell::model::transition::Change;
-use stepwell::model::{Decision, Definition, Effects, Instance, InstanceStatus, NewInstance, Permission, Principal};
+use stepwell::model::{
+    Decision, Definition, Effects, Instance, InstanceStatus, NewInstance, Permission, Principal,
+};
 use stepwell::store::{StepCommit, Store};
 use uuid::Uuid;
 
@@ -52,7 +54,14 @@ enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 6] = [Self::ByHand, Self::Create, Self::Step, Self::Label, Self::Cancel, Self::Decide];
+    const ALL: [Self; 6] = [
+        Self::ByHand,
+        Self::Create,
+        Self::Step,
+        Self::Label,
+        Self::Cancel,
+        Self::Decide,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -67,24 +76,58 @@ impl Operation {
 }
 
 pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
-    let (window, rounds) = options.effort((Duration::from_millis(250), 5), (Duration::from_millis(150), 1));
-    let wants = |size: &usize| options.concurrency.is_none_or(|wanted| *size == 1 || *size == wanted);
-    let mut table = table(["database", "operation", "size", "ms a call", "rows/s", "x single"]);
+    let (window, rounds) = options.effort(
+        (Duration::from_millis(250), 5),
+        (Duration::from_millis(150), 1),
+    );
+    let wants = |size: &usize| {
+        options
+            .concurrency
+            .is_none_or(|wanted| *size == 1 || *size == wanted)
+    };
+    let mut table = table([
+        "database",
+        "operation",
+        "size",
+        "ms a call",
+        "rows/s",
+        "x single",
+    ]);
     for place in places {
         // The engine would drive what the store alone creates, so it has a database of its own.
-        let (database, driven, bare) = (place.create().await?, place.create().await?, place.create().await?);
+        let (database, driven, bare) = (
+            place.create().await?,
+            place.create().await?,
+            place.create().await?,
+        );
         let store = database.open().await?;
         let mut by_hand = ByHand::open(&bare).await?;
         let app = App::start(driven.config.clone(), Clock::System, support::program()).await?;
         for operation in Operation::ALL {
-            let mut rates: Vec<(usize, Vec<f64>)> =
-                SIZES.into_iter().filter(wants).map(|size| (size, vec![])).collect();
+            let mut rates: Vec<(usize, Vec<f64>)> = SIZES
+                .into_iter()
+                .filter(wants)
+                .map(|size| (size, vec![]))
+                .collect();
             for _ in 0..rounds {
                 for (size, rates) in &mut rates {
-                    rates.push(Box::pin(measure(&mut by_hand, &store, &app, operation, *size, window)).await?);
+                    rates.push(
+                        Box::pin(measure(
+                            &mut by_hand,
+                            &store,
+                            &app,
+                            operation,
+                            *size,
+                            window,
+                        ))
+                        .await?,
+                    );
                 }
             }
-            let single = rates.first().map(|(_, rates)| rates.clone()).unwrap_or_default();
+            let single = rates
+                .first()
+                .map(|(_, rates)| rates.clone())
+                .unwrap_or_default();
             for (size, rates) in rates {
                 let rate = median(&rates);
                 table.add_row([
@@ -160,10 +203,17 @@ struct Waiting {
 async fn waiting_for_approval(store: &Store, count: usize) -> Result<Vec<Waiting>, Anything> {
     let approve = "{name: approve, steps: [{id: check, approval: {title: 'Pay?', approvers: [user-7], \
         starter_may_approve: true, expires_in: 2d}}]}";
-    let workflow = store.apply_workflow(&seed::team(), Definition::parse(approve)?, "operator").await?.version;
+    let workflow = store
+        .apply_workflow(&seed::team(), Definition::parse(approve)?, "operator")
+        .await?
+        .version;
     let now = Clock::System.now();
-    let new: Vec<_> =
-        (0..count).map(|_| NewInstance { created_at: now.after(A_DAY), ..steps::new_instance(&workflow) }).collect();
+    let new: Vec<_> = (0..count)
+        .map(|_| NewInstance {
+            created_at: now.after(A_DAY),
+            ..steps::new_instance(&workflow)
+        })
+        .collect();
     store.create_instances(new.clone()).await?;
     let asked = new.into_iter().map(|new| ask(new.into(), now));
     let (waiting, commits): (Vec<_>, Vec<_>) = asked.unzip();
@@ -185,17 +235,41 @@ fn ask(mut instance: Instance, now: Timestamp) -> (Waiting, StepCommit) {
     };
     instance.status = InstanceStatus::Waiting;
     instance.current_step = Some(approval.step.clone());
-    let waiting = Waiting { instance: instance.id, approval: approval.id };
-    let change = Change { new_approvals: vec![approval], ..Change::default() };
-    (waiting, StepCommit { instance, change, effects: Effects::default(), now, trace: None })
+    let waiting = Waiting {
+        instance: instance.id,
+        approval: approval.id,
+    };
+    let change = Change {
+        new_approvals: vec![approval],
+        ..Change::default()
+    };
+    (
+        waiting,
+        StepCommit {
+            instance,
+            change,
+            effects: Effects::default(),
+            now,
+            trace: None,
+        },
+    )
 }
 
 fn principal() -> Principal {
-    Principal { team: seed::team(), user: "user-7".to_owned(), permissions: vec![Permission::Operator], token: None }
+    Principal {
+        team: seed::team(),
+        user: "user-7".to_owned(),
+        permissions: vec![Permission::Operator],
+        token: None,
+    }
 }
 
 /// How long it takes to change what waits.
-async fn change(app: &App, operation: Operation, waiting: &[Waiting]) -> Result<Duration, Anything> {
+async fn change(
+    app: &App,
+    operation: Operation,
+    waiting: &[Waiting],
+) -> Result<Duration, Anything> {
     let (engine, principal, single) = (&app.engine, principal(), waiting.len() == 1);
     let update = |waiting: &Waiting| InstanceUpdate {
         id: waiting.instance,
@@ -216,8 +290,15 @@ async fn change(app: &App, operation: Operation, waiting: &[Waiting]) -> Result<
     let start = Instant::now();
     match operation {
         Operation::Decide if single => {
-            for ApprovalDecision { approval_id, decision, comment } in decisions {
-                engine.decide(&principal, approval_id, decision, comment).await?;
+            for ApprovalDecision {
+                approval_id,
+                decision,
+                comment,
+            } in decisions
+            {
+                engine
+                    .decide(&principal, approval_id, decision, comment)
+                    .await?;
             }
         }
         Operation::Cancel if single => {
@@ -226,10 +307,20 @@ async fn change(app: &App, operation: Operation, waiting: &[Waiting]) -> Result<
             }
         }
         Operation::Decide => {
-            engine.batch().decide_approvals(&principal, decisions).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+            engine
+                .batch()
+                .decide_approvals(&principal, decisions)
+                .await?
+                .into_iter()
+                .collect::<Result<Vec<_>, _>>()?;
         }
         _ => {
-            engine.batch().update_instances(&principal, updates).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+            engine
+                .batch()
+                .update_instances(&principal, updates)
+                .await?
+                .into_iter()
+                .collect::<Result<Vec<_>, _>>()?;
         }
     }
     Ok(start.elapsed())

@@ -37,7 +37,12 @@ impl Row {
         let pins = serde_json::to_string(&new.pins)?;
         let instance = Instance::from(new);
         let (input, metadata) = (instance.input.to_string(), instance.metadata.to_string());
-        Ok(Self { instance, pins, input, metadata })
+        Ok(Self {
+            instance,
+            pins,
+            input,
+            metadata,
+        })
     }
 
     fn version(&self) -> i64 {
@@ -45,7 +50,10 @@ impl Row {
     }
 
     fn current_step(&self) -> Option<&str> {
-        self.instance.current_step.as_ref().map(|step| step.as_str())
+        self.instance
+            .current_step
+            .as_ref()
+            .map(|step| step.as_str())
     }
 }
 
@@ -64,17 +72,27 @@ impl ByHand {
         store.close().await;
         let mut connection = database.connect().await?;
         connection.set_like_ours().await?;
-        Ok(Self { connection, workflow })
+        Ok(Self {
+            connection,
+            workflow,
+        })
     }
 
     /// Creates so many instances in one transaction, and answers how long it took.
     pub async fn create(&mut self, count: usize) -> Result<Duration, Anything> {
-        let new: Vec<_> = (0..count).map(|_| steps::new_instance(&self.workflow)).collect();
+        let new: Vec<_> = (0..count)
+            .map(|_| steps::new_instance(&self.workflow))
+            .collect();
         let start = Instant::now();
-        let rows = new.into_iter().map(Row::new).collect::<Result<Vec<_>, _>>()?;
+        let rows = new
+            .into_iter()
+            .map(Row::new)
+            .collect::<Result<Vec<_>, _>>()?;
         match &mut self.connection {
             Connection::Sqlite(connection) => {
-                sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+                sqlx::raw_sql("BEGIN IMMEDIATE")
+                    .execute(&mut *connection)
+                    .await?;
                 for rows in rows.chunks(SQLITE_ROWS_MAX) {
                     into_sqlite(connection, rows).await?;
                 }
@@ -101,8 +119,17 @@ async fn into_sqlite(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::R
     let sql = format!("{INTO} SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL");
     let mut query = sqlx::query(AssertSqlSafe(sql));
     for row in rows {
-        let Instance { id, team, workflow_id, workflow, workflow_version, started_by, status, depth, .. } =
-            &row.instance;
+        let Instance {
+            id,
+            team,
+            workflow_id,
+            workflow,
+            workflow_version,
+            started_by,
+            status,
+            depth,
+            ..
+        } = &row.instance;
         query = query
             .bind(id)
             .bind(team.as_str())
@@ -158,7 +185,9 @@ async fn into_postgres(connection: &mut PgConnection, rows: &[Row]) -> sqlx::Res
         .bind(column(rows, |row| row.instance.created_at.as_micros()))
         .bind(column(rows, |row| row.instance.started_at.as_micros()))
         .bind(column(rows, |row| row.instance.updated_at.as_micros()))
-        .bind(column(rows, |row| row.instance.wake_at.map(Timestamp::as_micros)))
+        .bind(column(rows, |row| {
+            row.instance.wake_at.map(Timestamp::as_micros)
+        }))
         .bind(column(rows, |_| OWNER))
         .execute(connection)
         .await

@@ -48,8 +48,17 @@ struct Subject {
 }
 
 pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
-    let (window, rounds) = options.effort((Duration::from_millis(50), 5), (Duration::from_millis(10), 3));
-    let mut table = table(["database", "read", "cached us", "uncached us", "uncached/cached"]);
+    let (window, rounds) = options.effort(
+        (Duration::from_millis(50), 5),
+        (Duration::from_millis(10), 3),
+    );
+    let mut table = table([
+        "database",
+        "read",
+        "cached us",
+        "uncached us",
+        "uncached/cached",
+    ]);
     for place in places {
         let (database, _) = seed::fill(place, ROWS, false).await?;
         let subject = Subject::new(database.open().await?).await?;
@@ -82,17 +91,40 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
 impl Subject {
     async fn new(store: Store) -> Result<Self, Anything> {
         let (team, workflow) = seed::workflow(0);
-        let key = |number| EntryKey { space: Space::Shared(workflow.clone()), key: format!("key-{number}") };
+        let key = |number| EntryKey {
+            space: Space::Shared(workflow.clone()),
+            key: format!("key-{number}"),
+        };
         let keys: Vec<_> = (0..100).map(key).collect();
         let writes = keys.iter().map(|key| {
-            let action = WriteAction::Put { value: b"sixteen bytes...".to_vec(), ttl_ms: None };
-            StorageWrite { key: key.clone(), action, guard: None }
+            let action = WriteAction::Put {
+                value: b"sixteen bytes...".to_vec(),
+                ttl_ms: None,
+            };
+            StorageWrite {
+                key: key.clone(),
+                action,
+                guard: None,
+            }
         });
-        let mut commit = Stepper::create(&store, 1).await?.first().map(Stepper::next).ok_or("one was created")?;
-        commit.effects = Effects { storage: writes.collect(), ..Effects::default() };
+        let mut commit = Stepper::create(&store, 1)
+            .await?
+            .first()
+            .map(Stepper::next)
+            .ok_or("one was created")?;
+        commit.effects = Effects {
+            storage: writes.collect(),
+            ..Effects::default()
+        };
         let instance = commit.instance.id;
         store.commit(commit).await?;
-        Ok(Self { store, team, workflow, instance, keys })
+        Ok(Self {
+            store,
+            team,
+            workflow,
+            instance,
+            keys,
+        })
     }
 
     /// The time of one of so many reads.
@@ -111,11 +143,17 @@ impl Subject {
         let (store, team) = (&self.store, &self.team);
         Ok(match read {
             Read::Workflow => store.workflow(team, &self.workflow).await?.is_some(),
-            Read::Version => store.workflow_version(team, &self.workflow, 1).await?.is_some(),
+            Read::Version => store
+                .workflow_version(team, &self.workflow, 1)
+                .await?
+                .is_some(),
             Read::Instance => store.instance(team, self.instance).await?.is_some(),
             Read::PendingApprovals => {
                 let pending = Some(ApprovalStatus::Pending);
-                !store.approvals(team, Some("user-7"), pending, &Page::first(50)).await?.is_empty()
+                !store
+                    .approvals(team, Some("user-7"), pending, &Page::first(50))
+                    .await?
+                    .is_empty()
             }
             Read::Entries(count) => {
                 let keys = self.keys.get(..count).ok_or("there are 100 keys")?;

@@ -50,7 +50,9 @@ impl Floor {
             async move {
                 let mut group = Vec::new();
                 while jobs.recv_many(&mut group, config.commit_group_max).await > 0 {
-                    write(&mut connection, &group).await.expect("the database writes");
+                    write(&mut connection, &group)
+                        .await
+                        .expect("the database writes");
                     groups.fetch_add(1, Ordering::Relaxed);
                     commits.fetch_add(group.len() as u64, Ordering::Relaxed);
                     for job in group.drain(..) {
@@ -61,7 +63,12 @@ impl Floor {
                 connection
             }
         });
-        Ok(Self { queue, groups, commits, writer })
+        Ok(Self {
+            queue,
+            groups,
+            commits,
+            writer,
+        })
     }
 
     /// Writes what is queued, and closes the connection.
@@ -72,16 +79,31 @@ impl Floor {
 
     /// Transactions, and steps in them.
     pub fn counted(&self) -> (u64, u64) {
-        (self.groups.load(Ordering::Relaxed), self.commits.load(Ordering::Relaxed))
+        (
+            self.groups.load(Ordering::Relaxed),
+            self.commits.load(Ordering::Relaxed),
+        )
     }
 
     /// Writes one step, and answers when it is durable.
     pub async fn commit(&self, mut commit: StepCommit) -> Result<(), Anything> {
-        let attempt = commit.change.attempts.pop().ok_or("a step has an attempt")?;
+        let attempt = commit
+            .change
+            .attempts
+            .pop()
+            .ok_or("a step has an attempt")?;
         let output = serde_json::to_string(&attempt.output)?;
         let (done, written) = oneshot::channel();
-        let job = Job { commit, attempt, output, done };
-        self.queue.send(job).await.map_err(|_| "the writer has ended")?;
+        let job = Job {
+            commit,
+            attempt,
+            output,
+            done,
+        };
+        self.queue
+            .send(job)
+            .await
+            .map_err(|_| "the writer has ended")?;
         Ok(written.await?)
     }
 }
@@ -96,23 +118,37 @@ impl Job {
     }
 
     fn current_step(&self) -> Option<&str> {
-        self.commit.instance.current_step.as_ref().map(|step| step.as_str())
+        self.commit
+            .instance
+            .current_step
+            .as_ref()
+            .map(|step| step.as_str())
     }
 }
 
 async fn write(connection: &mut Connection, jobs: &[Job]) -> Result<(), Anything> {
     match connection {
         Connection::Sqlite(connection) => {
-            sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+            sqlx::raw_sql("BEGIN IMMEDIATE")
+                .execute(&mut *connection)
+                .await?;
             let updated = update_in_sqlite(connection, jobs).await?;
-            assert_eq!(updated, jobs.len() as u64, "a step met an instance that had changed");
+            assert_eq!(
+                updated,
+                jobs.len() as u64,
+                "a step met an instance that had changed"
+            );
             insert_in_sqlite(connection, jobs).await?;
             sqlx::raw_sql("COMMIT").execute(connection).await?;
         }
         Connection::Postgres(connection) => {
             sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
             let updated = update_in_postgres(connection, jobs).await?;
-            assert_eq!(updated, jobs.len() as u64, "a step met an instance that had changed");
+            assert_eq!(
+                updated,
+                jobs.len() as u64,
+                "a step met an instance that had changed"
+            );
             insert_in_postgres(connection, jobs).await?;
             sqlx::raw_sql("COMMIT").execute(connection).await?;
         }

@@ -30,9 +30,20 @@ enum Side {
 type Steppers = Vec<Arc<Mutex<Stepper>>>;
 
 pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
-    let (window, rounds) = options.effort((Duration::from_millis(400), 7), (Duration::from_millis(200), 1));
-    let mut table =
-        table(["database", "by", "tasks", "commits/s", "p50 ms", "p95 ms", "commits per group", "of floor"]);
+    let (window, rounds) = options.effort(
+        (Duration::from_millis(400), 7),
+        (Duration::from_millis(200), 1),
+    );
+    let mut table = table([
+        "database",
+        "by",
+        "tasks",
+        "commits/s",
+        "p50 ms",
+        "p95 ms",
+        "commits per group",
+        "of floor",
+    ]);
     for place in places {
         let (by_hand, database) = (place.create().await?, place.create().await?);
         let store = by_hand.open().await?;
@@ -40,18 +51,32 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
         store.close().await;
         let floor = Arc::new(Floor::start(by_hand.connect().await?).await?);
         let store = database.open().await?;
-        let sides = [(Side::Floor(Arc::clone(&floor)), theirs), (Side::Ours(store.clone()), steppers(&store).await?)];
-        for tasks in TASKS.into_iter().filter(|tasks| options.concurrency.is_none_or(|wanted| wanted == *tasks)) {
+        let sides = [
+            (Side::Floor(Arc::clone(&floor)), theirs),
+            (Side::Ours(store.clone()), steppers(&store).await?),
+        ];
+        for tasks in TASKS
+            .into_iter()
+            .filter(|tasks| options.concurrency.is_none_or(|wanted| wanted == *tasks))
+        {
             let mut runs: [Vec<Run>; 2] = Default::default();
             for _ in 0..rounds {
                 for ((side, steppers), runs) in sides.iter().zip(&mut runs) {
                     runs.push(measure(side, steppers, tasks, window).await?);
                 }
             }
-            let rates = runs.each_ref().map(|runs| runs.iter().map(|run| run.per_second).collect::<Vec<_>>());
+            let rates = runs
+                .each_ref()
+                .map(|runs| runs.iter().map(|run| run.per_second).collect::<Vec<_>>());
             for (((side, _), runs), of_side) in sides.iter().zip(&runs).zip(&rates) {
-                let times: Vec<f64> = runs.iter().flat_map(|run| run.milliseconds.iter().copied()).collect();
-                let groups: Vec<f64> = runs.iter().map(|run| run.commits as f64 / run.groups as f64).collect();
+                let times: Vec<f64> = runs
+                    .iter()
+                    .flat_map(|run| run.milliseconds.iter().copied())
+                    .collect();
+                let groups: Vec<f64> = runs
+                    .iter()
+                    .map(|run| run.commits as f64 / run.groups as f64)
+                    .collect();
                 table.add_row([
                     place.kind.name().to_owned(),
                     side.name().to_owned(),
@@ -66,7 +91,10 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
         }
         drop(sides);
         store.close().await;
-        Arc::into_inner(floor).ok_or("the floor's clients have ended")?.stop().await?;
+        Arc::into_inner(floor)
+            .ok_or("the floor's clients have ended")?
+            .stop()
+            .await?;
         place.remove(by_hand).await?;
         place.remove(database).await?;
     }
@@ -77,13 +105,23 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
 async fn steppers(store: &Store) -> Result<Steppers, Anything> {
     let most = TASKS.into_iter().max().unwrap_or_default();
     let steppers = Stepper::create(store, most).await?;
-    Ok(steppers.into_iter().map(|stepper| Arc::new(Mutex::new(stepper))).collect())
+    Ok(steppers
+        .into_iter()
+        .map(|stepper| Arc::new(Mutex::new(stepper)))
+        .collect())
 }
 
-async fn measure(side: &Side, steppers: &Steppers, tasks: usize, window: Duration) -> Result<Run, Anything> {
+async fn measure(
+    side: &Side,
+    steppers: &Steppers,
+    tasks: usize,
+    window: Duration,
+) -> Result<Run, Anything> {
     let before = side.counted();
     let client = |number: usize| {
-        let stepper = steppers.get(number).ok_or("there are fewer instances than tasks")?;
+        let stepper = steppers
+            .get(number)
+            .ok_or("there are fewer instances than tasks")?;
         Ok((side.clone(), Arc::clone(stepper)))
     };
     let mut run = closed_loop(tasks, window, client, step).await?;
@@ -93,7 +131,9 @@ async fn measure(side: &Side, steppers: &Steppers, tasks: usize, window: Duratio
     Ok(run)
 }
 
-async fn step((side, stepper): (Side, Arc<Mutex<Stepper>>)) -> Result<(Side, Arc<Mutex<Stepper>>), Anything> {
+async fn step(
+    (side, stepper): (Side, Arc<Mutex<Stepper>>),
+) -> Result<(Side, Arc<Mutex<Stepper>>), Anything> {
     let mut own = stepper.lock().await;
     match &side {
         Side::Floor(floor) => {

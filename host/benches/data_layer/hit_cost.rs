@@ -33,7 +33,10 @@ enum Side {
 }
 
 pub async fn run(options: &Options) -> Result<(), Anything> {
-    let (window, rounds) = options.effort((Duration::from_millis(250), 9), (Duration::from_millis(30), 3));
+    let (window, rounds) = options.effort(
+        (Duration::from_millis(250), 9),
+        (Duration::from_millis(30), 3),
+    );
     let place = Place::open(Kind::Sqlite)?;
     let database = place.create().await?;
     let mut connection = database.connect().await?;
@@ -41,7 +44,10 @@ pub async fn run(options: &Options) -> Result<(), Anything> {
     connection.close().await?;
     let subject = Subject::new(database.open().await?).await?;
     let mut table = table(["threads", "mini-moka ns", "ours ns", "ours/mini-moka"]);
-    for threads in [1, 2].into_iter().filter(|threads| options.concurrency.is_none_or(|wanted| wanted == *threads)) {
+    for threads in [1, 2]
+        .into_iter()
+        .filter(|threads| options.concurrency.is_none_or(|wanted| wanted == *threads))
+    {
         let [mut floor, mut ours] = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
             for (side, times) in [(Side::Floor, &mut floor), (Side::Ours, &mut ours)] {
@@ -63,13 +69,23 @@ pub async fn run(options: &Options) -> Result<(), Anything> {
 impl Subject {
     async fn new(store: Store) -> Result<Self, Anything> {
         let config = Config::defaults()?.cache.workflows;
-        let bare = Bare::builder().max_capacity(config.entries).time_to_live(config.ttl).build();
+        let bare = Bare::builder()
+            .max_capacity(config.entries)
+            .time_to_live(config.ttl)
+            .build();
         let keys: Vec<_> = (0..KEYS).map(seed::workflow).collect();
         for key in &keys {
-            let version = store.workflow(&key.0, &key.1).await?.ok_or("a workflow is not there")?;
+            let version = store
+                .workflow(&key.0, &key.1)
+                .await?
+                .ok_or("a workflow is not there")?;
             bare.insert(key.clone(), version);
         }
-        Ok(Self { store, bare, keys: Arc::new(keys) })
+        Ok(Self {
+            store,
+            bare,
+            keys: Arc::new(keys),
+        })
     }
 
     /// Nanoseconds of one call of one thread.

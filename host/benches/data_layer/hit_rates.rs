@@ -38,8 +38,18 @@ struct Load {
 }
 
 const LOADS: [Load; 2] = [
-    Load { keys: WORKFLOWS, capacity: Some(1_000), requests: 80_000, applies: None },
-    Load { keys: 2_000, capacity: None, requests: 200_000, applies: Some(1_000) },
+    Load {
+        keys: WORKFLOWS,
+        capacity: Some(1_000),
+        requests: 80_000,
+        applies: None,
+    },
+    Load {
+        keys: 2_000,
+        capacity: None,
+        requests: 200_000,
+        applies: Some(1_000),
+    },
 ];
 
 /// Answered from memory, of those that were asked for.
@@ -62,11 +72,25 @@ pub async fn run(options: &Options) -> Result<(), Anything> {
     let mut connection = database.connect().await?;
     seed::workflows(&mut connection, WORKFLOWS as u64).await?;
     connection.close().await?;
-    let mut subject = Subject { database, newest: vec![1; WORKFLOWS] };
-    let mut table = table(["cache", "keys", "capacity", "exponent", "ours", "strict LRU", "ideal"]);
+    let mut subject = Subject {
+        database,
+        newest: vec![1; WORKFLOWS],
+    };
+    let mut table = table([
+        "cache",
+        "keys",
+        "capacity",
+        "exponent",
+        "ours",
+        "strict LRU",
+        "ideal",
+    ]);
     for cached in [Cached::Definitions, Cached::Versions] {
         for load in LOADS {
-            let load = Load { requests: load.requests / if options.quick { 20 } else { 1 }, ..load };
+            let load = Load {
+                requests: load.requests / if options.quick { 20 } else { 1 },
+                ..load
+            };
             for exponent in EXPONENTS {
                 let zipf = Zipf::new(load.keys, exponent);
                 let (capacity, hits) = subject.measure(cached, load, &zipf).await?;
@@ -97,19 +121,30 @@ impl Cached {
 
     /// Hits so far.
     fn hits(self, store: &Store) -> Result<u64, Anything> {
-        let stats = store.cache_stats().into_iter().find(|stats| stats.kind == self.name());
+        let stats = store
+            .cache_stats()
+            .into_iter()
+            .find(|stats| stats.kind == self.name());
         Ok(stats.ok_or("there is such a cache")?.hits)
     }
 }
 
 impl Subject {
     /// Answers the capacity too.
-    async fn measure(&mut self, cached: Cached, load: Load, zipf: &Zipf) -> Result<(usize, Hits), Anything> {
+    async fn measure(
+        &mut self,
+        cached: Cached,
+        load: Load,
+        zipf: &Zipf,
+    ) -> Result<(usize, Hits), Anything> {
         let defaults = Config::defaults()?.cache;
         let cache = &mut self.database.config.cache;
         let (entries, default) = match cached {
             Cached::Definitions => (&mut cache.workflows.entries, defaults.workflows.entries),
-            Cached::Versions => (&mut cache.workflow_versions.entries, defaults.workflow_versions.entries),
+            Cached::Versions => (
+                &mut cache.workflow_versions.entries,
+                defaults.workflow_versions.entries,
+            ),
         };
         *entries = load.capacity.unwrap_or(default);
         let capacity = usize::try_from(*entries)?;
@@ -121,12 +156,22 @@ impl Subject {
                 (hits, before) = (Hits::default(), cached.hits(&store)?);
             }
             let number = zipf.draw(&mut random);
-            let newest = self.newest.get_mut(number).ok_or("there is no such workflow")?;
+            let newest = self
+                .newest
+                .get_mut(number)
+                .ok_or("there is no such workflow")?;
             let (team, name) = seed::workflow(number as u64);
-            if load.applies.is_some_and(|applies| request % applies == applies - 1) {
+            if load
+                .applies
+                .is_some_and(|applies| request % applies == applies - 1)
+            {
                 let mut definition = seed::definition(&name);
                 definition.source.description = format!("applied in request {request}");
-                *newest = store.apply_workflow(&team, definition, "operator").await?.version.version;
+                *newest = store
+                    .apply_workflow(&team, definition, "operator")
+                    .await?
+                    .version
+                    .version;
                 // Versions stay as they are, and the new one has another key.
                 if matches!(cached, Cached::Definitions) {
                     lru.remove(&(number, 0));
@@ -135,7 +180,10 @@ impl Subject {
             }
             let (found, key) = match cached {
                 Cached::Definitions => (store.workflow(&team, &name).await?, (number, 0)),
-                Cached::Versions => (store.workflow_version(&team, &name, *newest).await?, (number, *newest)),
+                Cached::Versions => (
+                    store.workflow_version(&team, &name, *newest).await?,
+                    (number, *newest),
+                ),
             };
             found.ok_or("a workflow is not there")?;
             hits.asked += 1;

@@ -71,7 +71,14 @@ struct Side {
 
 /// An empty table.
 pub fn table() -> Table {
-    measure::table(["database", "query", "found", "indexed us", "bare us", "bare/indexed"])
+    measure::table([
+        "database",
+        "query",
+        "found",
+        "indexed us",
+        "bare us",
+        "bare/indexed",
+    ])
 }
 
 /// Adds the rows of one pair of databases with so many instances each.
@@ -82,12 +89,22 @@ pub async fn measure(
     bare: &Database,
     table: &mut Table,
 ) -> Result<(), Anything> {
-    let (window, rounds) = options.effort((Duration::from_millis(60), 3), (Duration::from_millis(20), 1));
-    let (indexed, bare) = (Side::open(database, rows).await?, Side::open(bare, rows).await?);
+    let (window, rounds) = options.effort(
+        (Duration::from_millis(60), 3),
+        (Duration::from_millis(20), 1),
+    );
+    let (indexed, bare) = (
+        Side::open(database, rows).await?,
+        Side::open(bare, rows).await?,
+    );
     for pattern in Pattern::ALL {
         let found = indexed.ask(pattern, 0).await?.0;
         if found == 0 || found != bare.ask(pattern, 0).await?.0 {
-            return Err(format!("{}: the sides found different rows, or none", pattern.name()).into());
+            return Err(format!(
+                "{}: the sides found different rows, or none",
+                pattern.name()
+            )
+            .into());
         }
         let [mut with, mut without] = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
@@ -115,7 +132,11 @@ pub async fn measure(
 
 impl Side {
     async fn open(database: &Database, rows: u64) -> Result<Self, Anything> {
-        Ok(Self { store: database.open().await?, connection: Mutex::new(database.connect().await?), rows })
+        Ok(Self {
+            store: database.open().await?,
+            connection: Mutex::new(database.connect().await?),
+            rows,
+        })
     }
 
     async fn close(self) -> Result<(), Anything> {
@@ -129,26 +150,37 @@ impl Side {
         let (team, page, store) = (seed::team(), Page::first(200), &self.store);
         let list = |filter: InstanceFilter| {
             let (team, page) = (team.clone(), page.clone());
-            async move { timed(store.instances(&team, &filter, &page)).await.map(|(rows, took)| (rows.len(), took)) }
+            async move {
+                timed(store.instances(&team, &filter, &page))
+                    .await
+                    .map(|(rows, took)| (rows.len(), took))
+            }
         };
-        let running = InstanceFilter { status: Some(InstanceStatus::Running), ..InstanceFilter::default() };
+        let running = InstanceFilter {
+            status: Some(InstanceStatus::Running),
+            ..InstanceFilter::default()
+        };
         // Somewhere in the history.
         let number = 1_000 + turn * 7_919 % (self.rows - 1_000);
         Ok(match pattern {
             Pattern::PendingOfUser => {
                 let user = format!("user-{}", turn % seed::APPROVERS);
                 let pending = Some(ApprovalStatus::Pending);
-                let (rows, took) = timed(store.approvals(&team, Some(&user), pending, &Page::first(200))).await?;
+                let (rows, took) =
+                    timed(store.approvals(&team, Some(&user), pending, &Page::first(200))).await?;
                 (rows.len(), took)
             }
             Pattern::ApprovalsOfInstance => {
                 let (team, id) = (seed::owner(number), seed::instance_id(number));
-                let (rows, took) = timed(Box::pin(store.instance_approvals(&team, id, 500))).await?;
+                let (rows, took) =
+                    timed(Box::pin(store.instance_approvals(&team, id, 500))).await?;
                 (rows.len(), took)
             }
             Pattern::InstancesByStatus => list(running).await?,
             Pattern::InstancesOfEntity => {
-                let number = (number..).find(|number| seed::owner(*number) == team).unwrap_or(number);
+                let number = (number..)
+                    .find(|number| seed::owner(*number) == team)
+                    .unwrap_or(number);
                 list(InstanceFilter {
                     entity_type: Some("invoice".to_owned()),
                     entity_id: Some(format!("invoice-{}", number / seed::PER_ENTITY)),
@@ -162,11 +194,19 @@ impl Side {
             }
             Pattern::StartedByUser => {
                 let user = format!("user-{}", number % seed::PEOPLE);
-                list(InstanceFilter { started_by: Some(user), ..InstanceFilter::default() }).await?
+                list(InstanceFilter {
+                    started_by: Some(user),
+                    ..InstanceFilter::default()
+                })
+                .await?
             }
             Pattern::ActiveOfWorkflow => {
                 let (_, workflow) = seed::workflow(turn % seed::WORKFLOWS);
-                list(InstanceFilter { workflow: Some(workflow), ..running }).await?
+                list(InstanceFilter {
+                    workflow: Some(workflow),
+                    ..running
+                })
+                .await?
             }
         })
     }
@@ -174,7 +214,17 @@ impl Side {
 
 async fn expired(connection: &Mutex<Connection>, at: i64) -> sqlx::Result<Vec<Uuid>> {
     match &mut *connection.lock().await {
-        Connection::Sqlite(connection) => sqlx::query_scalar(EXPIRED).bind(at).fetch_all(connection).await,
-        Connection::Postgres(connection) => sqlx::query_scalar(EXPIRED).bind(at).fetch_all(connection).await,
+        Connection::Sqlite(connection) => {
+            sqlx::query_scalar(EXPIRED)
+                .bind(at)
+                .fetch_all(connection)
+                .await
+        }
+        Connection::Postgres(connection) => {
+            sqlx::query_scalar(EXPIRED)
+                .bind(at)
+                .fetch_all(connection)
+                .await
+        }
     }
 }

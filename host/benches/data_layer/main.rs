@@ -6,7 +6,10 @@
 //! PostgreSQL is a private server on loopback with its default durability, or the one that `STEPWELL_TEST_POSTGRES`
 //! names, where the user must be a superuser. `--only TEXT` picks tables here, and `--database` one of the databases.
 
-#![expect(clippy::print_stdout, reason = "the tables are what this program is for")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the tables are what this program is for"
+)]
 
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "there are no guests here")]
@@ -38,18 +41,35 @@ use self::support::{Anything, Options};
 
 fn main() -> Result<(), Anything> {
     let mut own = [("--database", None)];
-    let Some(options) = Options::asked(&mut own)? else { return Ok(()) };
+    let Some(options) = Options::asked(&mut own)? else {
+        return Ok(());
+    };
     let [(_, database)] = own;
     let kinds = Kind::asked(database.as_deref())?;
-    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     threads.block_on(async move { tokio::spawn(run(options, kinds)).await })?
 }
 
 async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
     // The other two tables are about memory, and need no server.
-    let on_places = ["batch", "indexes", "scaling", "cached reads", "group commit"];
-    let kinds = if on_places.into_iter().any(|name| options.wants(name)) { kinds } else { Vec::new() };
-    let places = kinds.into_iter().map(Place::open).collect::<Result<Vec<_>, _>>()?;
+    let on_places = [
+        "batch",
+        "indexes",
+        "scaling",
+        "cached reads",
+        "group commit",
+    ];
+    let kinds = if on_places.into_iter().any(|name| options.wants(name)) {
+        kinds
+    } else {
+        Vec::new()
+    };
+    let places = kinds
+        .into_iter()
+        .map(Place::open)
+        .collect::<Result<Vec<_>, _>>()?;
     if options.wants("batch") {
         Box::pin(batch::run(&options, &places)).await?;
     }
@@ -82,7 +102,13 @@ async fn on_large_tables(options: &Options, places: &[Place]) -> Result<(), Anyt
             place.remove(bare).await?;
         }
         if options.wants("scaling") {
-            Box::pin(scaling::measure(options, place, (&database, rows), &mut scaling)).await?;
+            Box::pin(scaling::measure(
+                options,
+                place,
+                (&database, rows),
+                &mut scaling,
+            ))
+            .await?;
         }
         place.remove(database).await?;
     }

@@ -28,7 +28,10 @@ where
 
 /// One quotient for each round.
 pub fn ratios(over: &[f64], under: &[f64]) -> Vec<f64> {
-    over.iter().zip(under).map(|(over, under)| over / under).collect()
+    over.iter()
+        .zip(under)
+        .map(|(over, under)| over / under)
+        .collect()
 }
 
 /// The middle of the quotients.

@@ -31,17 +31,24 @@ impl Zipf {
             *before += weight / sum;
             Some(*before)
         };
-        Self { shares: weights.iter().scan(0.0, add).collect() }
+        Self {
+            shares: weights.iter().scan(0.0, add).collect(),
+        }
     }
 
     /// A key, from 0.
     pub fn draw(&self, random: &mut Random) -> usize {
         let share = random.share();
-        self.shares.partition_point(|up_to| *up_to <= share).min(self.shares.len() - 1)
+        self.shares
+            .partition_point(|up_to| *up_to <= share)
+            .min(self.shares.len() - 1)
     }
 
     /// How often it is one of the first so many keys.
     pub fn share_of_first(&self, keys: usize) -> f64 {
-        self.shares.get(keys.saturating_sub(1)).copied().unwrap_or(1.0)
+        self.shares
+            .get(keys.saturating_sub(1))
+            .copied()
+            .unwrap_or(1.0)
     }
 }

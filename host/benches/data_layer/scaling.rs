@@ -53,22 +53,43 @@ pub async fn measure(
     largest: (&Database, u64),
     table: &mut Table,
 ) -> Result<(), Anything> {
-    let (window, rounds) = options.effort((Duration::from_millis(100), 7), (Duration::from_millis(20), 1));
+    let (window, rounds) = options.effort(
+        (Duration::from_millis(100), 7),
+        (Duration::from_millis(20), 1),
+    );
     let (small, middle) = (1_000, largest.1 / 10);
-    let (small_database, middle_database) =
-        (seed::fill(place, small, false).await?.0, seed::fill(place, middle, false).await?.0);
+    let (small_database, middle_database) = (
+        seed::fill(place, small, false).await?.0,
+        seed::fill(place, middle, false).await?.0,
+    );
     let mut subjects = Vec::new();
-    for (database, rows) in [(&small_database, small), (&middle_database, middle), largest] {
+    for (database, rows) in [
+        (&small_database, small),
+        (&middle_database, middle),
+        largest,
+    ] {
         let store = database.open().await?;
-        let stepper = Stepper::create(&store, 1).await?.pop().ok_or("one was created")?;
-        subjects.push(Subject { rows, store, stepper: Mutex::new(stepper) });
+        let stepper = Stepper::create(&store, 1)
+            .await?
+            .pop()
+            .ok_or("one was created")?;
+        subjects.push(Subject {
+            rows,
+            store,
+            stepper: Mutex::new(stepper),
+        });
     }
     for (operation, name) in OPERATIONS {
         let mut times = vec![Vec::new(); subjects.len()];
         for _ in 0..rounds {
             for (subject, times) in subjects.iter().zip(&mut times) {
                 let mut turns = 0..;
-                times.push(typical(window, || subject.once(operation, turns.next().unwrap_or_default())).await?);
+                times.push(
+                    typical(window, || {
+                        subject.once(operation, turns.next().unwrap_or_default())
+                    })
+                    .await?,
+                );
             }
         }
         let smallest = times.first().cloned().unwrap_or_default();
@@ -96,26 +117,34 @@ impl Subject {
         Ok(match operation {
             Operation::Instance => {
                 let number = turn * 7_919 % self.rows;
-                let (found, took) = timed(store.instance(&seed::owner(number), seed::instance_id(number))).await?;
+                let (found, took) =
+                    timed(store.instance(&seed::owner(number), seed::instance_id(number))).await?;
                 found.ok_or("an instance is not there")?;
                 took
             }
             Operation::Running => {
-                let filter = InstanceFilter { status: Some(InstanceStatus::Running), ..InstanceFilter::default() };
-                let (found, took) = timed(store.instances(&team, &filter, &Page::first(50))).await?;
+                let filter = InstanceFilter {
+                    status: Some(InstanceStatus::Running),
+                    ..InstanceFilter::default()
+                };
+                let (found, took) =
+                    timed(store.instances(&team, &filter, &Page::first(50))).await?;
                 found.get(49).ok_or("fewer than 50 run")?;
                 took
             }
             Operation::PendingApprovals => {
                 let user = format!("user-{}", turn % seed::APPROVERS);
                 let pending = Some(ApprovalStatus::Pending);
-                let (found, took) = timed(store.approvals(&team, Some(&user), pending, &Page::first(50))).await?;
+                let (found, took) =
+                    timed(store.approvals(&team, Some(&user), pending, &Page::first(50))).await?;
                 found.first().ok_or("nothing is pending")?;
                 took
             }
             Operation::Create => {
                 let workflow = steps::workflow(store).await?;
-                timed(store.create_instances(vec![steps::new_instance(&workflow)])).await?.1
+                timed(store.create_instances(vec![steps::new_instance(&workflow)]))
+                    .await?
+                    .1
             }
             Operation::Commit => {
                 let mut stepper = self.stepper.lock().await;

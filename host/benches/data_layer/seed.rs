@@ -39,7 +39,11 @@ pub fn team() -> Name {
 
 /// The team and the name of a workflow.
 pub fn workflow(number: u64) -> (Name, Name) {
-    let team = if number < WORKFLOWS { team() } else { format!("team-{number}").parse().expect("is a name") };
+    let team = if number < WORKFLOWS {
+        team()
+    } else {
+        format!("team-{number}").parse().expect("is a name")
+    };
     (team, format!("flow-{number}").parse().expect("is a name"))
 }
 
@@ -51,18 +55,27 @@ pub fn definition(name: &Name) -> Definition {
 
 /// A database with so many instances and approvals, and the same rows once more without the named indexes if that is
 /// wanted. Nobody has them open.
-pub async fn fill(place: &Place, rows: u64, bare: bool) -> Result<(Database, Option<Database>), Anything> {
+pub async fn fill(
+    place: &Place,
+    rows: u64,
+    bare: bool,
+) -> Result<(Database, Option<Database>), Anything> {
     let database = place.create().await?;
     let mut connection = database.connect().await?;
     connection.execute(loading(place.kind)).await?;
     let indexes = indexes(&mut connection).await?;
     // The third word is the name.
-    for name in indexes.iter().filter_map(|index| index.split_whitespace().nth(2)) {
+    for name in indexes
+        .iter()
+        .filter_map(|index| index.split_whitespace().nth(2))
+    {
         connection.execute(format!("DROP INDEX {name}")).await?;
     }
     workflows(&mut connection, WORKFLOWS + OTHER_TEAMS).await?;
     let progress = ProgressBar::new(2 * rows + indexes.len() as u64 * rows / 4);
-    progress.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent} %")?);
+    progress.set_style(ProgressStyle::with_template(
+        "{msg} {wide_bar} {percent} %",
+    )?);
     progress.set_message(format!("{rows} rows in {}", place.kind.name()));
     for from in (0..rows).step_by(usize::try_from(ROWS_AT_ONCE)?) {
         let to = rows.min(from + ROWS_AT_ONCE);
@@ -78,7 +91,10 @@ pub async fn fill(place: &Place, rows: u64, bare: bool) -> Result<(Database, Opt
         bare.execute(loading(place.kind)).await?;
         if place.kind == Kind::Sqlite {
             // The store names this one in its SQL. It has the team's rows in the order of the list here, no more.
-            bare.execute("CREATE INDEX idx_workflow_instances_status ON workflow_instances (team, id)").await?;
+            bare.execute(
+                "CREATE INDEX idx_workflow_instances_status ON workflow_instances (team, id)",
+            )
+            .await?;
         }
         finish(bare).await?;
         connection = database.connect().await?;
@@ -101,7 +117,10 @@ pub async fn workflows(connection: &mut Connection, count: u64) -> Result<(), An
     let (kind, (_, first)) = (connection.kind(), workflow(0));
     let source = serde_json::to_string(&definition(&first).source)?.replace('\'', "''");
     let id = uuid(kind, "n", &workflow_millis("n"));
-    let of_team = format!("CASE WHEN n < {WORKFLOWS} THEN '{}' ELSE 'team-' || n END", team());
+    let of_team = format!(
+        "CASE WHEN n < {WORKFLOWS} THEN '{}' ELSE 'team-' || n END",
+        team()
+    );
     let numbers = numbers(0, count);
     connection
         .execute(format!(
@@ -118,7 +137,12 @@ pub async fn workflows(connection: &mut Connection, count: u64) -> Result<(), An
 /// The team of the instance with this number.
 pub fn owner(number: u64) -> Name {
     let (h, k) = (number * H % MODULUS, number * K % MODULUS);
-    workflow(if (h >> 8) % 10 < 6 { (k >> 9) % WORKFLOWS } else { WORKFLOWS + (k >> 9) % OTHER_TEAMS }).0
+    workflow(if (h >> 8) % 10 < 6 {
+        (k >> 9) % WORKFLOWS
+    } else {
+        WORKFLOWS + (k >> 9) % OTHER_TEAMS
+    })
+    .0
 }
 
 /// The id of the instance with this number.
@@ -132,13 +156,19 @@ fn uuid(kind: Kind, number: &str, millis: &str) -> String {
     match kind {
         Kind::Sqlite => format!("unhex(printf('%012x70008%015x', {millis}, {number}))"),
         Kind::Postgres => {
-            format!("CAST(lpad(to_hex({millis}), 12, '0') || '70008' || lpad(to_hex({number}), 15, '0') AS UUID)")
+            format!(
+                "CAST(lpad(to_hex({millis}), 12, '0') || '70008' || lpad(to_hex({number}), 15, '0') AS UUID)"
+            )
         }
     }
 }
 
 fn instance_millis(number: &str) -> String {
-    format!("({} - {number} * {})", NEWEST / 1_000, SECONDS_BETWEEN * 1_000)
+    format!(
+        "({} - {number} * {})",
+        NEWEST / 1_000,
+        SECONDS_BETWEEN * 1_000
+    )
 }
 
 /// They are older than all instances.
@@ -147,7 +177,9 @@ fn workflow_millis(number: &str) -> String {
 }
 
 fn numbers(from: u64, to: u64) -> String {
-    format!("numbers (n) AS (SELECT CAST({from} AS BIGINT) UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {to})")
+    format!(
+        "numbers (n) AS (SELECT CAST({from} AS BIGINT) UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {to})"
+    )
 }
 
 /// For each number what its instance and its approval have in common. `h` and `k` mix its bits.
@@ -175,7 +207,10 @@ fn drawn(from: u64, to: u64) -> String {
 }
 
 fn instances(kind: Kind, from: u64, to: u64) -> String {
-    let (id, workflow) = (uuid(kind, "n", &instance_millis("n")), uuid(kind, "w", &workflow_millis("w")));
+    let (id, workflow) = (
+        uuid(kind, "n", &instance_millis("n")),
+        uuid(kind, "w", &workflow_millis("w")),
+    );
     format!(
         "WITH RECURSIVE {} INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, \
              entity_type, entity_id, project_id, started_by, status, current_step, version, input, output, metadata, \

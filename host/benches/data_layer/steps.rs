@@ -36,7 +36,10 @@ pub fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
 /// The first workflow of the large team, which is applied if it is not there.
 pub async fn workflow(store: &Store) -> Result<Arc<WorkflowVersion>, Anything> {
     let (team, name) = seed::workflow(0);
-    Ok(store.apply_workflow(&team, seed::definition(&name), "operator").await?.version)
+    Ok(store
+        .apply_workflow(&team, seed::definition(&name), "operator")
+        .await?
+        .version)
 }
 
 /// An instance that is stored, and how often its step was run.
@@ -51,7 +54,13 @@ impl Stepper {
         let workflow = workflow(store).await?;
         let new: Vec<_> = (0..count).map(|_| new_instance(&workflow)).collect();
         store.create_instances(new.clone()).await?;
-        Ok(new.into_iter().map(|new| Self { instance: new.into(), attempts: 0 }).collect())
+        Ok(new
+            .into_iter()
+            .map(|new| Self {
+                instance: new.into(),
+                attempts: 0,
+            })
+            .collect())
     }
 
     /// What is written when its step has run once more. As after every step but the last, the instance is due since it
@@ -72,8 +81,17 @@ impl Stepper {
             finished_at: now,
             retry_at: None,
         };
-        let change = Change { attempts: vec![attempt], ..Change::default() };
-        StepCommit { instance, change, effects: Effects::default(), now, trace: None }
+        let change = Change {
+            attempts: vec![attempt],
+            ..Change::default()
+        };
+        StepCommit {
+            instance,
+            change,
+            effects: Effects::default(),
+            now,
+            trace: None,
+        }
     }
 
     /// To be called when that is durable.

@@ -85,21 +85,35 @@ impl Floor {
         for sql in WORKFLOW {
             match &mut connection {
                 Connection::Sqlite(connection) => {
-                    sqlx::query(sql).bind(texts.workflow_id).execute(connection).await.map(|_| ())?;
+                    sqlx::query(sql)
+                        .bind(texts.workflow_id)
+                        .execute(connection)
+                        .await
+                        .map(|_| ())?;
                 }
                 Connection::Postgres(connection) => {
-                    sqlx::query(sql).bind(texts.workflow_id).execute(connection).await.map(|_| ())?;
+                    sqlx::query(sql)
+                        .bind(texts.workflow_id)
+                        .execute(connection)
+                        .await
+                        .map(|_| ())?;
                 }
             }
         }
         let config = Config::defaults()?.database;
         let (queue, mut jobs) = mpsc::channel(config.commit_queue_max);
-        let floor = Self { queue, groups: Arc::default(), commits: Arc::default() };
+        let floor = Self {
+            queue,
+            groups: Arc::default(),
+            commits: Arc::default(),
+        };
         let (groups, commits) = (Arc::clone(&floor.groups), Arc::clone(&floor.commits));
         tokio::spawn(async move {
             let mut group = Vec::new();
             while jobs.recv_many(&mut group, config.commit_group_max).await > 0 {
-                write(&mut connection, &texts, &group).await.expect("the database writes");
+                write(&mut connection, &texts, &group)
+                    .await
+                    .expect("the database writes");
                 groups.fetch_add(1, Ordering::Relaxed);
                 commits.fetch_add(group.len() as u64, Ordering::Relaxed);
                 for job in group.drain(..) {
@@ -113,7 +127,10 @@ impl Floor {
 
     /// Transactions, and jobs in them.
     pub fn counted(&self) -> (u64, u64) {
-        (self.groups.load(Ordering::Relaxed), self.commits.load(Ordering::Relaxed))
+        (
+            self.groups.load(Ordering::Relaxed),
+            self.commits.load(Ordering::Relaxed),
+        )
     }
 
     /// One instance from its creation to its end.
@@ -128,8 +145,16 @@ impl Floor {
 
     async fn commit(&self, id: Uuid, work: Work) -> Result<(), Anything> {
         let (done, written) = oneshot::channel();
-        let job = Job { id, at: Clock::System.now().as_micros(), work, done };
-        self.queue.send(job).await.map_err(|_| "the writer has ended")?;
+        let job = Job {
+            id,
+            at: Clock::System.now().as_micros(),
+            work,
+            done,
+        };
+        self.queue
+            .send(job)
+            .await
+            .map_err(|_| "the writer has ended")?;
         Ok(written.await?)
     }
 }
@@ -144,8 +169,19 @@ impl Texts {
             Connection::Postgres(connection) => sqlx::query_as(sql).fetch_one(connection).await?,
         };
         let (workflow_id, pins, input, metadata, output, plugin, of_step) = row;
-        let texts = Self { workflow_id, pins, input, metadata, output, plugin };
-        if texts.output == of_step { Ok(texts) } else { Err("a step's output is not its instance's".into()) }
+        let texts = Self {
+            workflow_id,
+            pins,
+            input,
+            metadata,
+            output,
+            plugin,
+        };
+        if texts.output == of_step {
+            Ok(texts)
+        } else {
+            Err("a step's output is not its instance's".into())
+        }
     }
 }
 
@@ -165,7 +201,10 @@ impl Finished<'_> {
 }
 
 async fn write(connection: &mut Connection, texts: &Texts, jobs: &[Job]) -> sqlx::Result<()> {
-    let mut group = Group { created: Vec::new(), finished: Vec::new() };
+    let mut group = Group {
+        created: Vec::new(),
+        finished: Vec::new(),
+    };
     for job in jobs {
         match job.work {
             Work::Create => group.created.push(job),
@@ -176,6 +215,10 @@ async fn write(connection: &mut Connection, texts: &Texts, jobs: &[Job]) -> sqlx
         Connection::Sqlite(connection) => sqlite::write(connection, texts, &group).await?,
         Connection::Postgres(connection) => postgres::write(connection, texts, &group).await?,
     };
-    assert_eq!(updated, group.finished.len() as u64, "a step met an instance that had changed");
+    assert_eq!(
+        updated,
+        group.finished.len() as u64,
+        "a step met an instance that had changed"
+    );
     Ok(())
 }

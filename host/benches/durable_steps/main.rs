@@ -71,10 +71,14 @@ impl Way {
 
 fn main() -> Result<(), Anything> {
     let mut own = [("--database", None)];
-    let Some(options) = Options::asked(&mut own)? else { return Ok(()) };
+    let Some(options) = Options::asked(&mut own)? else {
+        return Ok(());
+    };
     let [(_, database)] = own;
     let kinds = Kind::asked(database.as_deref())?;
-    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     threads.block_on(async move { tokio::spawn(run(options, kinds)).await })?
 }
 
@@ -101,16 +105,25 @@ async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
 
 /// Adds the rows of one database.
 async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(), Anything> {
-    let (window, rounds) = options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
+    let (window, rounds) =
+        options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
     let place = Place::open(kind)?;
     let (database, by_hand) = (place.create().await?, place.create().await?);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (ours, serving) = Box::pin(Ours::start(&database, stopped)).await?;
     // The first instances compile, connect and fill caches; one of them is what the floor's rows are copied from.
-    closed_loop(8, window / 4, |_| Ok(Arc::clone(&ours)), Ours::through_engine).await?;
+    closed_loop(
+        8,
+        window / 4,
+        |_| Ok(Arc::clone(&ours)),
+        Ours::through_engine,
+    )
+    .await?;
     let floor = Arc::new(Floor::open(&by_hand, &database).await?);
     closed_loop(8, window / 4, |_| Ok(Arc::clone(&floor)), Floor::instance).await?;
-    for clients in CONCURRENCY.into_iter().filter(|clients| options.concurrency.is_none_or(|wanted| wanted == *clients))
+    for clients in CONCURRENCY
+        .into_iter()
+        .filter(|clients| options.concurrency.is_none_or(|wanted| wanted == *clients))
     {
         let mut runs: [Vec<Run>; 3] = Default::default();
         for _ in 0..rounds {
@@ -120,8 +133,17 @@ async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(),
                 }
             }
         }
-        let floor_rates: Vec<f64> = runs.first().into_iter().flatten().map(|run| run.per_second).collect();
-        for (way, runs) in Way::ALL.into_iter().zip(&runs).filter(|(_, runs)| !runs.is_empty()) {
+        let floor_rates: Vec<f64> = runs
+            .first()
+            .into_iter()
+            .flatten()
+            .map(|run| run.per_second)
+            .collect();
+        for (way, runs) in Way::ALL
+            .into_iter()
+            .zip(&runs)
+            .filter(|(_, runs)| !runs.is_empty())
+        {
             let row = row(way, clients, runs, &floor_rates);
             table.add_row([vec![kind.name().to_owned()], row].concat());
         }
@@ -133,8 +155,15 @@ async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(),
 
 fn row(way: Way, clients: usize, runs: &[Run], floor_rates: &[f64]) -> Vec<String> {
     let of = |part: fn(&Run) -> f64| median(&runs.iter().map(part).collect::<Vec<_>>());
-    let times: Vec<f64> = runs.iter().flat_map(|run| run.milliseconds.iter().copied()).collect();
-    let shares: Vec<f64> = runs.iter().zip(floor_rates).map(|(run, floor)| run.per_second / floor).collect();
+    let times: Vec<f64> = runs
+        .iter()
+        .flat_map(|run| run.milliseconds.iter().copied())
+        .collect();
+    let shares: Vec<f64> = runs
+        .iter()
+        .zip(floor_rates)
+        .map(|(run, floor)| run.per_second / floor)
+        .collect();
     vec![
         way.name().to_owned(),
         clients.to_string(),
@@ -163,8 +192,18 @@ async fn measure(
     };
     let before = counted();
     let mut run = match way {
-        Way::Floor => closed_loop(clients, window, |_| Ok(Arc::clone(floor)), Floor::instance).await?,
-        Way::Engine => closed_loop(clients, window, |_| Ok(Arc::clone(ours)), Ours::through_engine).await?,
+        Way::Floor => {
+            closed_loop(clients, window, |_| Ok(Arc::clone(floor)), Floor::instance).await?
+        }
+        Way::Engine => {
+            closed_loop(
+                clients,
+                window,
+                |_| Ok(Arc::clone(ours)),
+                Ours::through_engine,
+            )
+            .await?
+        }
         Way::Http => {
             let connect = |_| Ok((Arc::clone(ours), Client::connect(ours.address)?));
             closed_loop(clients, window, connect, Ours::through_http).await?

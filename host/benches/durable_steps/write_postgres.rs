@@ -6,7 +6,11 @@ use sqlx::PgConnection;
 use super::{Finished, Group, Job, OWNER, STEPS, Texts};
 
 /// Answers how many instances were updated.
-pub(super) async fn write(connection: &mut PgConnection, texts: &Texts, group: &Group<'_>) -> sqlx::Result<u64> {
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    texts: &Texts,
+    group: &Group<'_>,
+) -> sqlx::Result<u64> {
     sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
     if !group.created.is_empty() {
         create(connection, texts, &group.created).await?;
@@ -40,7 +44,11 @@ async fn create(connection: &mut PgConnection, texts: &Texts, jobs: &[&Job]) -> 
 }
 
 /// PostgreSQL leaves the indexes alone where the values of their columns stay the same, named or not.
-async fn update(connection: &mut PgConnection, texts: &Texts, finished: &[Finished<'_>]) -> sqlx::Result<u64> {
+async fn update(
+    connection: &mut PgConnection,
+    texts: &Texts,
+    finished: &[Finished<'_>],
+) -> sqlx::Result<u64> {
     let at_end = |finished: &Finished<'_>| finished.is_last().then_some(finished.job.at);
     let done = sqlx::query(
         "UPDATE workflow_instances AS i SET status = v.status, current_step = v.current_step, \
@@ -62,7 +70,11 @@ async fn update(connection: &mut PgConnection, texts: &Texts, finished: &[Finish
     Ok(done.rows_affected())
 }
 
-async fn add_attempts(connection: &mut PgConnection, texts: &Texts, finished: &[Finished<'_>]) -> sqlx::Result<()> {
+async fn add_attempts(
+    connection: &mut PgConnection,
+    texts: &Texts,
+    finished: &[Finished<'_>],
+) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, started_at, finished_at) \
          SELECT v.id, v.step, 1, 'completed', $4, $5, v.at, v.at \

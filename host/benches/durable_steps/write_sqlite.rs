@@ -5,8 +5,14 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use super::{Finished, Group, Job, OWNER, STEPS, Texts};
 
 /// Answers how many instances were updated.
-pub(super) async fn write(connection: &mut SqliteConnection, texts: &Texts, group: &Group<'_>) -> sqlx::Result<u64> {
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    texts: &Texts,
+    group: &Group<'_>,
+) -> sqlx::Result<u64> {
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut *connection)
+        .await?;
     if !group.created.is_empty() {
         create(connection, texts, &group.created).await?;
     }
@@ -14,7 +20,10 @@ pub(super) async fn write(connection: &mut SqliteConnection, texts: &Texts, grou
     if !group.finished.is_empty() {
         add_attempts(connection, texts, &group.finished).await?;
         // SQLite writes the indexes of every column anew that a statement names, so only the last step names them.
-        let (last, others): (Vec<_>, Vec<_>) = group.finished.iter().partition(|finished| finished.is_last());
+        let (last, others): (Vec<_>, Vec<_>) = group
+            .finished
+            .iter()
+            .partition(|finished| finished.is_last());
         if !others.is_empty() {
             updated += go_on(connection, &others).await?;
         }
@@ -26,7 +35,11 @@ pub(super) async fn write(connection: &mut SqliteConnection, texts: &Texts, grou
     Ok(updated)
 }
 
-async fn create(connection: &mut SqliteConnection, texts: &Texts, jobs: &[&Job]) -> sqlx::Result<()> {
+async fn create(
+    connection: &mut SqliteConnection,
+    texts: &Texts,
+    jobs: &[&Job],
+) -> sqlx::Result<()> {
     let mut query = QueryBuilder::<Sqlite>::new(
         "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
          entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
@@ -59,7 +72,11 @@ async fn create(connection: &mut SqliteConnection, texts: &Texts, jobs: &[&Job])
     query.build().execute(connection).await.map(|_| ())
 }
 
-async fn add_attempts(connection: &mut SqliteConnection, texts: &Texts, finished: &[Finished<'_>]) -> sqlx::Result<()> {
+async fn add_attempts(
+    connection: &mut SqliteConnection,
+    texts: &Texts,
+    finished: &[Finished<'_>],
+) -> sqlx::Result<()> {
     let mut query = QueryBuilder::<Sqlite>::new(
         "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, failure, started_at, \
          finished_at, retry_at) ",
@@ -89,11 +106,17 @@ async fn go_on(connection: &mut SqliteConnection, finished: &[&Finished<'_>]) ->
             .push_bind(finished.next_step())
             .push_bind(finished.job.at);
     });
-    query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2");
+    query.push(
+        ") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2",
+    );
     Ok(query.build().execute(connection).await?.rows_affected())
 }
 
-async fn end(connection: &mut SqliteConnection, texts: &Texts, finished: &[&Finished<'_>]) -> sqlx::Result<u64> {
+async fn end(
+    connection: &mut SqliteConnection,
+    texts: &Texts,
+    finished: &[&Finished<'_>],
+) -> sqlx::Result<u64> {
     let mut query = QueryBuilder::<Sqlite>::new(
         "UPDATE workflow_instances SET status = 'completed', current_step = NULL, version = version + 1, \
          output = v.column3, updated_at = v.column4, completed_at = v.column4, wake_at = NULL FROM (",
@@ -104,6 +127,8 @@ async fn end(connection: &mut SqliteConnection, texts: &Texts, finished: &[&Fini
             .push_bind(texts.output.as_str())
             .push_bind(finished.job.at);
     });
-    query.push(") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2");
+    query.push(
+        ") AS v WHERE workflow_instances.id = v.column1 AND workflow_instances.version = v.column2",
+    );
     Ok(query.build().execute(connection).await?.rows_affected())
 }

@@ -82,16 +82,26 @@ struct Subject {
 }
 
 fn main() -> Result<(), Anything> {
-    let Some(options) = Options::asked(&mut [])? else { return Ok(()) };
-    let (window, rounds) = options.effort((Duration::from_millis(400), 9), (Duration::from_millis(50), 3));
+    let Some(options) = Options::asked(&mut [])? else {
+        return Ok(());
+    };
+    let (window, rounds) = options.effort(
+        (Duration::from_millis(400), 9),
+        (Duration::from_millis(50), 3),
+    );
     if options.wants("recording") {
         recording(window, rounds)?;
     }
     if options.wants("reading") {
         reading(if options.quick { 50 } else { 500 });
     }
-    if ["share", "tracing", "serving"].iter().any(|table| options.wants(table)) {
-        let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if ["share", "tracing", "serving"]
+        .iter()
+        .any(|table| options.wants(table))
+    {
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
         threads.block_on(async move { tokio::spawn(running(options)).await })??;
     }
     Ok(())
@@ -104,7 +114,13 @@ async fn running(options: Options) -> Result<(), Anything> {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (ours, serving) = Box::pin(Ours::start(&database, stopped)).await?;
     // The first instances compile, connect and fill caches.
-    closed_loop(8, Duration::from_millis(500), |_| Ok(Arc::clone(&ours)), Ours::through_engine).await?;
+    closed_loop(
+        8,
+        Duration::from_millis(500),
+        |_| Ok(Arc::clone(&ours)),
+        Ours::through_engine,
+    )
+    .await?;
     if options.wants("share") {
         println!("\n## share\n\n{}", share::table(&ours, &options).await?);
     }
@@ -126,7 +142,13 @@ async fn tracing(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything>
     database.config.tracing.otlp_endpoint = traced::collector()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (traced, serving) = Box::pin(Ours::start(&database, stopped)).await?;
-    closed_loop(8, Duration::from_millis(500), |_| Ok(Arc::clone(&traced)), Ours::through_engine).await?;
+    closed_loop(
+        8,
+        Duration::from_millis(500),
+        |_| Ok(Arc::clone(&traced)),
+        Ours::through_engine,
+    )
+    .await?;
     let table = traced::table(ours, &traced, options).await?;
     drop(stop);
     serving.await??;
@@ -139,8 +161,10 @@ fn recording(window: Duration, rounds: usize) -> Result<(), Anything> {
     table.set_header(["recording", "threads", "ns a call", "beyond the clock"]);
     for threads in [1, 2] {
         let monitor = Monitor::new(Clock::System, 1);
-        let subject =
-            Subject { operation: monitor.operation(None, "measured"), locked: Mutex::new(Histogram::new(3)?) };
+        let subject = Subject {
+            operation: monitor.operation(None, "measured"),
+            locked: Mutex::new(Histogram::new(3)?),
+        };
         let mut nanos = Way::ALL.map(|_| Vec::new());
         for _ in 0..rounds {
             for (way, nanos) in Way::ALL.into_iter().zip(&mut nanos) {
@@ -151,7 +175,12 @@ fn recording(window: Duration, rounds: usize) -> Result<(), Anything> {
         let [clock, ..] = nanos;
         for (way, nanos) in Way::ALL.into_iter().zip(nanos) {
             let beyond = format!("{:.1}", nanos - clock);
-            table.add_row([way.name().to_owned(), threads.to_string(), format!("{nanos:.1}"), beyond]);
+            table.add_row([
+                way.name().to_owned(),
+                threads.to_string(),
+                format!("{nanos:.1}"),
+                beyond,
+            ]);
         }
     }
     println!("\n## recording\n\n{table}");
@@ -161,7 +190,9 @@ fn recording(window: Duration, rounds: usize) -> Result<(), Anything> {
 /// Nanoseconds of a call, on each of the threads.
 fn measure(way: Way, subject: &Subject, threads: usize, window: Duration) -> Result<f64, Anything> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(move || work(way, subject, window))).collect();
+        let threads: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(move || work(way, subject, window)))
+            .collect();
         let mut nanos = Vec::new();
         for thread in threads {
             nanos.push(thread.join().map_err(|_| "a thread panicked")??);
@@ -219,7 +250,9 @@ fn reading(reads: usize) {
             for _ in 0..threads {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
-                        operations.iter().for_each(|operation| operation.measure().succeed());
+                        operations
+                            .iter()
+                            .for_each(|operation| operation.measure().succeed());
                     }
                 });
             }
@@ -227,11 +260,14 @@ fn reading(reads: usize) {
                 let millis: Vec<_> = (0..reads)
                     .map(|_| {
                         let started = Instant::now();
-                        black_box(serde_json::to_vec(&monitor.stats(None, window)).unwrap_or_default());
+                        black_box(
+                            serde_json::to_vec(&monitor.stats(None, window)).unwrap_or_default(),
+                        );
                         started.elapsed().as_secs_f64() * 1e3
                     })
                     .collect();
-                let [p50, p99] = [0.5, 0.99].map(|share| format!("{:.2}", quantile(&millis, share)));
+                let [p50, p99] =
+                    [0.5, 0.99].map(|share| format!("{:.2}", quantile(&millis, share)));
                 table.add_row([state.to_owned(), window.to_string(), p50, p99]);
             }
             stop.store(true, Ordering::Relaxed);

@@ -34,14 +34,29 @@ struct Target {
 }
 
 pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
-    let (window, rounds) = options.effort((Duration::from_secs(1), 7), (Duration::from_millis(200), 1));
+    let (window, rounds) =
+        options.effort((Duration::from_secs(1), 7), (Duration::from_millis(200), 1));
     let token: Arc<str> = ours.token.as_str().into();
-    let target = |address, path| Target { address, path, token: Arc::clone(&token) };
+    let target = |address, path| Target {
+        address,
+        path,
+        token: Arc::clone(&token),
+    };
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
-    table.set_header(["asked for", "clients", "requests/s", "p50 ms", "p99 ms", "of bare warp"]);
+    table.set_header([
+        "asked for",
+        "clients",
+        "requests/s",
+        "p50 ms",
+        "p99 ms",
+        "of bare warp",
+    ]);
     for path in [HEALTH, SUMMARY] {
-        let bare = bare(serde_json::from_slice(Client::connect(ours.address)?.get(path, &token).await?)?).await?;
+        let bare = bare(serde_json::from_slice(
+            Client::connect(ours.address)?.get(path, &token).await?,
+        )?)
+        .await?;
         let targets = [target(bare, path), target(ours.address, path)];
         let mut runs: [Vec<Run>; 2] = Default::default();
         for _ in 0..rounds {
@@ -50,28 +65,52 @@ pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anythin
             }
         }
         let [floor, own] = runs;
-        let shares: Vec<f64> = own.iter().zip(&floor).map(|(own, floor)| own.per_second / floor.per_second).collect();
-        table.add_row(row(&format!("the JSON of {path}, bare warp"), CLIENTS, &floor, None));
+        let shares: Vec<f64> = own
+            .iter()
+            .zip(&floor)
+            .map(|(own, floor)| own.per_second / floor.per_second)
+            .collect();
+        table.add_row(row(
+            &format!("the JSON of {path}, bare warp"),
+            CLIENTS,
+            &floor,
+            None,
+        ));
         table.add_row(row(path, CLIENTS, &own, Some(median(&shares))));
     }
     let operations = many_operations(&ours.monitor);
     let stats = target(ours.address, STATS);
     let rest = ask(&stats, 1, window * 5).await?;
     table.add_row(row("stats of 1,000 operations, at rest", 1, &[rest], None));
-    let busy = closed_loop(STARTERS, window * 7, |_| Ok(Arc::clone(ours)), Ours::through_engine);
+    let busy = closed_loop(
+        STARTERS,
+        window * 7,
+        |_| Ok(Arc::clone(ours)),
+        Ours::through_engine,
+    );
     let (busy, asked) = tokio::join!(busy, ask(&stats, 1, window * 5));
     let steps = 3.0 * busy?.per_second;
-    table.add_row(row(&format!("the same, beside {steps:.0} steps/s"), 1, &[asked?], None));
+    table.add_row(row(
+        &format!("the same, beside {steps:.0} steps/s"),
+        1,
+        &[asked?],
+        None,
+    ));
     drop(operations);
     Ok(table)
 }
 
 async fn ask(target: &Target, clients: usize, window: Duration) -> Result<Run, Anything> {
     let connect = |_| Ok((Client::connect(target.address)?, target.clone()));
-    closed_loop(clients, window, connect, |(mut client, target)| async move {
-        client.get(target.path, &target.token).await?;
-        Ok((client, target))
-    })
+    closed_loop(
+        clients,
+        window,
+        connect,
+        |(mut client, target)| async move {
+            client.get(target.path, &target.token).await?;
+            Ok((client, target))
+        },
+    )
     .await
 }
 
@@ -86,7 +125,10 @@ async fn bare(answer: Value) -> Result<SocketAddr, Anything> {
 
 fn row(name: &str, clients: usize, runs: &[Run], share: Option<f64>) -> [String; 6] {
     let rate = median(&runs.iter().map(|run| run.per_second).collect::<Vec<_>>());
-    let times: Vec<f64> = runs.iter().flat_map(|run| run.milliseconds.iter().copied()).collect();
+    let times: Vec<f64> = runs
+        .iter()
+        .flat_map(|run| run.milliseconds.iter().copied())
+        .collect();
     [
         name.to_owned(),
         clients.to_string(),

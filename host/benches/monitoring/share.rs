@@ -20,21 +20,43 @@ const CLIENTS: [usize; 2] = [1, 64];
 pub const STEPS: f64 = 3.0;
 
 pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
-    let (window, rounds) = options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
+    let (window, rounds) =
+        options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
-    table.set_header(["clients", "steps/s", "CPU us a step", "records a step", "ns a record", "share of the CPU"]);
+    table.set_header([
+        "clients",
+        "steps/s",
+        "CPU us a step",
+        "records a step",
+        "ns a record",
+        "share of the CPU",
+    ]);
     for clients in CLIENTS {
         let mut rows: [Vec<f64>; 5] = Default::default();
         for _ in 0..rounds {
             let (records_before, cpu_before) = (records(&ours.monitor), cpu()?);
-            let run = closed_loop(clients, window, |_| Ok(Arc::clone(ours)), Ours::through_engine).await?;
+            let run = closed_loop(
+                clients,
+                window,
+                |_| Ok(Arc::clone(ours)),
+                Ours::through_engine,
+            )
+            .await?;
             let steps = run.milliseconds.len() as f64 * STEPS;
             let cpu = (cpu()? - cpu_before).as_secs_f64() * 1e9 / steps;
             let recorded = (records(&ours.monitor) - records_before) as f64 / steps;
             let record = nanos_of_a_record();
-            let row = [run.per_second * STEPS, cpu / 1e3, recorded, record, 100.0 * recorded * record / cpu];
-            rows.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
+            let row = [
+                run.per_second * STEPS,
+                cpu / 1e3,
+                recorded,
+                record,
+                100.0 * recorded * record / cpu,
+            ];
+            rows.iter_mut()
+                .zip(row)
+                .for_each(|(column, value)| column.push(value));
         }
         let [steps, cpu, recorded, record, share] = rows.map(|column| median(&column));
         table.add_row([
@@ -52,7 +74,11 @@ pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anythin
 /// Everything timed or counted since the start.
 fn records(monitor: &Monitor) -> u64 {
     let stats = monitor.stats(None, Window::Start);
-    let operations: u64 = stats.operations.values().map(|operation| operation.count).sum();
+    let operations: u64 = stats
+        .operations
+        .values()
+        .map(|operation| operation.count)
+        .sum();
     operations + stats.lifecycle.created + stats.lifecycle.durations.count
 }
 

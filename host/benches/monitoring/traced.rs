@@ -26,8 +26,13 @@ struct Spans {
 }
 
 /// `traced` sends to [`collector`].
-pub async fn table(plain: &Arc<Ours>, traced: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
-    let (window, rounds) = options.effort((Duration::from_secs(4), 7), (Duration::from_millis(400), 1));
+pub async fn table(
+    plain: &Arc<Ours>,
+    traced: &Arc<Ours>,
+    options: &Options,
+) -> Result<Table, Anything> {
+    let (window, rounds) =
+        options.effort((Duration::from_secs(4), 7), (Duration::from_millis(400), 1));
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
     table.set_header([
@@ -45,7 +50,10 @@ pub async fn table(plain: &Arc<Ours>, traced: &Arc<Ours>, options: &Options) -> 
         let mut works: [Vec<f64>; 2] = Default::default();
         let (mut spans, mut dropped) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            for (ours, (rates, works)) in [plain, traced].into_iter().zip(rates.iter_mut().zip(&mut works)) {
+            for (ours, (rates, works)) in [plain, traced]
+                .into_iter()
+                .zip(rates.iter_mut().zip(&mut works))
+            {
                 let worked = cpu()?;
                 let before = Spans::of(traced).await?;
                 let connect = |_| Ok((Arc::clone(ours), Client::connect(ours.address)?));
@@ -63,17 +71,40 @@ pub async fn table(plain: &Arc<Ours>, traced: &Arc<Ours>, options: &Options) -> 
         }
         let ratio = |of: &[Vec<f64>; 2]| {
             let [off, on] = of;
-            median(&on.iter().zip(off).map(|(on, off)| 100.0 * on / off).collect::<Vec<_>>())
+            median(
+                &on.iter()
+                    .zip(off)
+                    .map(|(on, off)| 100.0 * on / off)
+                    .collect::<Vec<_>>(),
+            )
         };
-        let shares = [format!("{:.0} %", ratio(&rates)), format!("{:.0} %", ratio(&works))];
-        let [off, on] = [0, 1].map(|place| [&rates, &works].map(|of| of.get(place).map_or(f64::NAN, |of| median(of))));
+        let shares = [
+            format!("{:.0} %", ratio(&rates)),
+            format!("{:.0} %", ratio(&works)),
+        ];
+        let [off, on] = [0, 1].map(|place| {
+            [&rates, &works].map(|of| of.get(place).map_or(f64::NAN, |of| median(of)))
+        });
         let row = |name: &str, [rate, work]: [f64; 2]| {
-            vec![clients.to_string(), name.to_owned(), format!("{rate:.0}"), format!("{work:.0}")]
+            vec![
+                clients.to_string(),
+                name.to_owned(),
+                format!("{rate:.0}"),
+                format!("{work:.0}"),
+            ]
         };
         let dashes = || ["-"; 4].map(str::to_owned);
         table.add_row(row("off", off).into_iter().chain(dashes()));
-        let counted = [format!("{:.1}", median(&spans)), format!("{:.1} %", median(&dropped))];
-        table.add_row(row("every request", on).into_iter().chain(counted).chain(shares));
+        let counted = [
+            format!("{:.1}", median(&spans)),
+            format!("{:.1} %", median(&dropped)),
+        ];
+        table.add_row(
+            row("every request", on)
+                .into_iter()
+                .chain(counted)
+                .chain(shares),
+        );
     }
     Ok(table)
 }
@@ -83,11 +114,20 @@ impl Spans {
         let mut client = Client::connect(ours.address)?;
         let text = std::str::from_utf8(client.get("/metrics", &ours.token).await?)?;
         let value = |name: &str| -> Result<f64, Anything> {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             Ok(line.ok_or_else(|| format!("there is no {name}"))?.parse()?)
         };
-        let [exported, dropped] = ["stepwell_traces_exported_total", "stepwell_traces_dropped_total"].map(value);
-        Ok(Self { exported: exported?, dropped: dropped? })
+        let [exported, dropped] = [
+            "stepwell_traces_exported_total",
+            "stepwell_traces_dropped_total",
+        ]
+        .map(value);
+        Ok(Self {
+            exported: exported?,
+            dropped: dropped?,
+        })
     }
 }
 
@@ -95,12 +135,14 @@ impl Spans {
 pub fn collector() -> Result<String, Anything> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    std::thread::Builder::new().name("collector".to_owned()).spawn(move || {
-        for connection in listener.incoming().flatten() {
-            // A host that stops breaks off.
-            let _ = take(connection);
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("collector".to_owned())
+        .spawn(move || {
+            for connection in listener.incoming().flatten() {
+                // A host that stops breaks off.
+                let _ = take(connection);
+            }
+        })?;
     Ok(format!("http://{address}"))
 }
 
@@ -118,6 +160,8 @@ fn take(connection: TcpStream) -> Result<(), Anything> {
         }
     }
     std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink())?;
-    reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    reader
+        .get_mut()
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
     Ok(())
 }

@@ -59,14 +59,19 @@ impl Place {
         // The server's own user may not reach into the target folder, and what is below /var survives a reboot: it is
         // on a disk.
         let start = || Server::find_or_start("/var/tmp".as_ref(), &SETTINGS);
-        Ok(Self { kind, folder: support::scratch()?, server: (kind == Kind::Postgres).then(start) })
+        Ok(Self {
+            kind,
+            folder: support::scratch()?,
+            server: (kind == Kind::Postgres).then(start),
+        })
     }
 
     /// A new database with our schema.
     pub async fn create(&self) -> Result<Database, Anything> {
         let database = self.name();
         if self.kind == Kind::Postgres {
-            self.statement(format!("CREATE DATABASE {}", database.name)).await?;
+            self.statement(format!("CREATE DATABASE {}", database.name))
+                .await?;
         }
         database.open().await?.close().await;
         Ok(database)
@@ -83,7 +88,11 @@ impl Place {
             Kind::Postgres => {
                 let sql = format!("CREATE DATABASE {} TEMPLATE {}", copy.name, original.name);
                 // A page for each page, and not a record in the log for each; servers before 15 know no other way.
-                if self.statement(format!("{sql} STRATEGY file_copy")).await.is_err() {
+                if self
+                    .statement(format!("{sql} STRATEGY file_copy"))
+                    .await
+                    .is_err()
+                {
                     self.statement(sql).await?;
                 }
             }
@@ -95,7 +104,10 @@ impl Place {
     pub async fn remove(&self, database: Database) -> Result<(), Anything> {
         match self.kind {
             Kind::Sqlite => Ok(std::fs::remove_dir_all(&database.config.data_dir)?),
-            Kind::Postgres => self.statement(format!("DROP DATABASE {}", database.name)).await,
+            Kind::Postgres => {
+                self.statement(format!("DROP DATABASE {}", database.name))
+                    .await
+            }
         }
     }
 
@@ -106,13 +118,19 @@ impl Place {
         if let Some(server) = &self.server {
             config.database.url = server.url(&name);
         }
-        Database { kind: self.kind, name, config }
+        Database {
+            kind: self.kind,
+            name,
+            config,
+        }
     }
 
     async fn statement(&self, sql: String) -> Result<(), Anything> {
         let server = self.server.as_ref().ok_or("SQLite has no server")?;
         let mut connection = PgConnection::connect(&server.url("postgres")).await?;
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut connection)
+            .await?;
         Ok(connection.close().await?)
     }
 }
@@ -135,10 +153,19 @@ impl Database {
     pub async fn connect(&self) -> Result<Connection, Anything> {
         Ok(match self.kind {
             Kind::Sqlite => {
-                let options = SqliteConnectOptions::new().filename(self.file()).foreign_keys(false);
-                Connection::Sqlite(options.statement_cache_capacity(STATEMENTS_CACHED).connect().await?)
+                let options = SqliteConnectOptions::new()
+                    .filename(self.file())
+                    .foreign_keys(false);
+                Connection::Sqlite(
+                    options
+                        .statement_cache_capacity(STATEMENTS_CACHED)
+                        .connect()
+                        .await?,
+                )
             }
-            Kind::Postgres => Connection::Postgres(PgConnection::connect(&self.config.database.url).await?),
+            Kind::Postgres => {
+                Connection::Postgres(PgConnection::connect(&self.config.database.url).await?)
+            }
         })
     }
 

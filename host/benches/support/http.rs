@@ -21,7 +21,10 @@ impl Client {
         let stream = std::net::TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        Ok(Self { stream: TcpStream::from_std(stream)?, received: Vec::with_capacity(4_096) })
+        Ok(Self {
+            stream: TcpStream::from_std(stream)?,
+            received: Vec::with_capacity(4_096),
+        })
     }
 
     /// Posts JSON and reads JSON.
@@ -42,7 +45,9 @@ impl Client {
     /// # Errors
     /// Any status but 2xx.
     pub async fn get(&mut self, path: &str, token: &str) -> Result<&[u8], Anything> {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n"
+        );
         self.exchange(&request).await
     }
 
@@ -53,10 +58,18 @@ impl Client {
             if self.stream.read_buf(&mut self.received).await? == 0 {
                 return Err("the server closed the connection".into());
             }
-            let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+            let Some(end) = self
+                .received
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            else {
+                continue;
+            };
             let (head, body) = self.received.split_at(end + 4);
             let head = std::str::from_utf8(head)?.to_ascii_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length:"));
             let length: usize = length.ok_or("the answer has no length")?.trim().parse()?;
             if body.len() >= length {
                 if !head.starts_with("http/1.1 2") {

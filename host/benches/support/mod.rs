@@ -35,11 +35,18 @@ impl Options {
     /// # Errors
     /// An option that there is not.
     pub fn asked(own: &mut [(&str, Option<String>)]) -> Result<Option<Self>, Anything> {
-        let mut options = Self { quick: std::env::var_os("STEPWELL_BENCH_QUICK").is_some(), ..Self::default() };
+        let mut options = Self {
+            quick: std::env::var_os("STEPWELL_BENCH_QUICK").is_some(),
+            ..Self::default()
+        };
         let mut asked = false;
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
-            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+            let mut value = || {
+                arguments
+                    .next()
+                    .ok_or_else(|| format!("{argument} needs a value"))
+            };
             match argument.as_str() {
                 "--bench" => asked = true,
                 "--quick" => options.quick = true,
@@ -61,12 +68,17 @@ impl Options {
     /// The time of one measurement, and how many there are.
     pub fn effort(&self, full: (Duration, usize), quick: (Duration, usize)) -> (Duration, usize) {
         let (window, rounds) = if self.quick { quick } else { full };
-        (self.window.unwrap_or(window), self.rounds.unwrap_or(rounds).max(1))
+        (
+            self.window.unwrap_or(window),
+            self.rounds.unwrap_or(rounds).max(1),
+        )
     }
 
     /// Whether a row is wanted.
     pub fn wants(&self, row: &str) -> bool {
-        self.only.as_ref().is_none_or(|part| row.contains(part.as_str()))
+        self.only
+            .as_ref()
+            .is_none_or(|part| row.contains(part.as_str()))
     }
 }
 
@@ -78,12 +90,19 @@ pub fn program() -> PathBuf {
 /// Who does everything.
 pub fn operator() -> Result<Principal, Anything> {
     let permissions = vec![Permission::Operator];
-    Ok(Principal { team: "default".parse()?, user: "operator".to_owned(), permissions, token: None })
+    Ok(Principal {
+        team: "default".parse()?,
+        user: "operator".to_owned(),
+        permissions,
+        token: None,
+    })
 }
 
 /// A folder that is on a disk: `/tmp` may be memory, which has no fsync to wait for.
 pub fn scratch() -> std::io::Result<TempDir> {
-    tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+    tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
 }
 
 /// The component of a guest, which is built first unless `STEPWELL_TEST_GUESTS` says where it is.
@@ -92,13 +111,26 @@ pub fn guest(name: &str) -> Result<Vec<u8>, Anything> {
         Some(folder) => PathBuf::from(folder),
         None => {
             let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-            let built = Command::new(env!("CARGO")).args(["xtask", "guests", "--json"]).current_dir(root).output()?;
+            let built = Command::new(env!("CARGO"))
+                .args(["xtask", "guests", "--json"])
+                .current_dir(root)
+                .output()?;
             if !built.status.success() {
-                return Err(format!("cargo xtask guests: {}", String::from_utf8_lossy(&built.stderr)).into());
+                return Err(format!(
+                    "cargo xtask guests: {}",
+                    String::from_utf8_lossy(&built.stderr)
+                )
+                .into());
             }
             let list: serde_json::Value = serde_json::from_slice(&built.stdout)?;
-            let first = list.pointer("/0/path").and_then(serde_json::Value::as_str).unwrap_or_default();
-            Path::new(first).parent().unwrap_or(Path::new("")).to_owned()
+            let first = list
+                .pointer("/0/path")
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or_default();
+            Path::new(first)
+                .parent()
+                .unwrap_or(Path::new(""))
+                .to_owned()
         }
     };
     let path = folder.join(format!("{name}.wasm"));
@@ -109,7 +141,11 @@ pub fn guest(name: &str) -> Result<Vec<u8>, Anything> {
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index into a short list")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index into a short list"
+    )]
     let index = (sorted.len().saturating_sub(1) as f64 * share).round() as usize;
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }

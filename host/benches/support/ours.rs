@@ -55,7 +55,9 @@ impl Ours {
         let principal = support::operator()?;
         let mut upload = app.plugins.begin_upload(&principal.team)?;
         upload.write(&support::guest("hello")?).await?;
-        app.plugins.upload(&principal, upload.finish().await?, UploadOptions::default()).await?;
+        app.plugins
+            .upload(&principal, upload.finish().await?, UploadOptions::default())
+            .await?;
         app.engine.apply_workflow(&principal, DEFINITION).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let ours = Self {
@@ -66,7 +68,12 @@ impl Ours {
             principal,
             workflow: WORKFLOW.parse()?,
             address: listener.local_addr()?,
-            token: app.first_token.as_ref().ok_or("a new database has a first token")?.secret.clone(),
+            token: app
+                .first_token
+                .as_ref()
+                .ok_or("a new database has a first token")?
+                .secret
+                .clone(),
         };
         let serving = tokio::spawn(app.serve(listener, async move { drop(stopped.await) }));
         Ok((Arc::new(ours), serving))
@@ -75,18 +82,31 @@ impl Ours {
     /// Starts an instance, and waits for its end.
     pub async fn through_engine(self: Arc<Self>) -> Result<Arc<Self>, Anything> {
         let before = self.watcher.before_start();
-        let request = StartRequest { input: json!({ "name": "Ada" }).into(), ..StartRequest::default() };
-        let created = self.engine.start_instance(&self.principal, &self.workflow, request).await?;
+        let request = StartRequest {
+            input: json!({ "name": "Ada" }).into(),
+            ..StartRequest::default()
+        };
+        let created = self
+            .engine
+            .start_instance(&self.principal, &self.workflow, request)
+            .await?;
         self.watcher.completed(before, created.id).await?;
         Ok(self)
     }
 
     /// The same over HTTP.
-    pub async fn through_http((ours, mut client): (Arc<Self>, Client)) -> Result<(Arc<Self>, Client), Anything> {
+    pub async fn through_http(
+        (ours, mut client): (Arc<Self>, Client),
+    ) -> Result<(Arc<Self>, Client), Anything> {
         let before = ours.watcher.before_start();
         let path = format!("/workflows/{}/instances", ours.workflow);
-        let answer = client.post(&path, &ours.token, r#"{"input":{"name":"Ada"}}"#).await?;
-        let id = answer.get("id").and_then(serde_json::Value::as_str).ok_or_else(|| answer.to_string())?;
+        let answer = client
+            .post(&path, &ours.token, r#"{"input":{"name":"Ada"}}"#)
+            .await?;
+        let id = answer
+            .get("id")
+            .and_then(serde_json::Value::as_str)
+            .ok_or_else(|| answer.to_string())?;
         ours.watcher.completed(before, id.parse()?).await?;
         Ok((ours, client))
     }

@@ -42,27 +42,36 @@ pub struct Watcher {
 impl Watcher {
     /// Starts the thread, which ends with the watcher.
     pub fn start(store: Store, database: Database) -> Result<Self, Anything> {
-        let watcher = Self { store: store.clone(), waiting: Everybody::default() };
+        let watcher = Self {
+            store: store.clone(),
+            waiting: Everybody::default(),
+        };
         let waiting = Arc::downgrade(&watcher.waiting);
-        let threads = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name("watcher".to_owned()).spawn(move || {
-            let connected = threads.block_on(async {
-                let mut connection = database.connect().await?;
-                connection.set_like_ours().await?;
-                Ok::<_, Anything>(connection)
-            });
-            let mut connection = connected.expect("the database is there");
-            while let Some(waiting) = waiting.upgrade() {
-                let groups = store.commit_stats().groups;
-                let ids = due(&waiting, groups);
-                if !ids.is_empty() {
-                    let ended = threads.block_on(ended(&mut connection, &ids)).expect("the database answers");
-                    tell(&waiting, ended);
+        let threads = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("watcher".to_owned())
+            .spawn(move || {
+                let connected = threads.block_on(async {
+                    let mut connection = database.connect().await?;
+                    connection.set_like_ours().await?;
+                    Ok::<_, Anything>(connection)
+                });
+                let mut connection = connected.expect("the database is there");
+                while let Some(waiting) = waiting.upgrade() {
+                    let groups = store.commit_stats().groups;
+                    let ids = due(&waiting, groups);
+                    if !ids.is_empty() {
+                        let ended = threads
+                            .block_on(ended(&mut connection, &ids))
+                            .expect("the database answers");
+                        tell(&waiting, ended);
+                    }
+                    drop(waiting);
+                    std::thread::sleep(Duration::from_micros(100));
                 }
-                drop(waiting);
-                std::thread::sleep(Duration::from_micros(100));
-            }
-        })?;
+            })?;
         Ok(watcher)
     }
 
@@ -77,7 +86,14 @@ impl Watcher {
     /// It did not complete but failed.
     pub async fn completed(&self, before_start: u64, id: Uuid) -> Result<(), Anything> {
         let (done, ended) = oneshot::channel();
-        self.waiting.lock().insert(id, Waiting { from: before_start + GROUPS_MIN, seen: 0, done });
+        self.waiting.lock().insert(
+            id,
+            Waiting {
+                from: before_start + GROUPS_MIN,
+                seen: 0,
+                done,
+            },
+        );
         Ok(ended.await??)
     }
 }
@@ -85,7 +101,9 @@ impl Watcher {
 /// Those that may have ended since they were last looked for.
 fn due(waiting: &Everybody, groups: u64) -> Vec<Uuid> {
     let mut waiting = waiting.lock();
-    let due = waiting.iter_mut().filter(|(_, waiting)| waiting.from <= groups && waiting.seen < groups);
+    let due = waiting
+        .iter_mut()
+        .filter(|(_, waiting)| waiting.from <= groups && waiting.seen < groups);
     due.map(|(id, waiting)| {
         waiting.seen = groups;
         *id
@@ -96,7 +114,8 @@ fn due(waiting: &Everybody, groups: u64) -> Vec<Uuid> {
 async fn ended(connection: &mut Connection, ids: &[Uuid]) -> sqlx::Result<Vec<(Uuid, String)>> {
     match connection {
         Connection::Sqlite(connection) => {
-            let sql = "SELECT id, status FROM workflow_instances WHERE +status <> 'running' AND id IN (";
+            let sql =
+                "SELECT id, status FROM workflow_instances WHERE +status <> 'running' AND id IN (";
             let mut query = QueryBuilder::<Sqlite>::new(sql);
             let mut list = query.separated(", ");
             for id in ids {
@@ -116,7 +135,11 @@ fn tell(waiting: &Everybody, ended: Vec<(Uuid, String)>) {
     let mut waiting = waiting.lock();
     for (id, status) in ended {
         if let Some(waiting) = waiting.remove(&id) {
-            let result = if status == "completed" { Ok(()) } else { Err(format!("instance {id} is {status}")) };
+            let result = if status == "completed" {
+                Ok(())
+            } else {
+                Err(format!("instance {id} is {status}"))
+            };
             // A client that went away had an error of its own.
             let _ = waiting.done.send(result);
         }

@@ -66,7 +66,8 @@ pub(super) async fn make_if_none(
     let (secret, token) = make(wanted, clock)?;
     let path = data_dir.join(FIRST_TOKEN_FILE);
     // Before it is good for anything, so that no operator token is lost with a disk that is full.
-    write(&path, &secret).map_err(|error| AppError::Token(format!("write it into {}: {error}", path.display())))?;
+    write(&path, &secret)
+        .map_err(|error| AppError::Token(format!("write it into {}: {error}", path.display())))?;
     store.insert_token(token).await?;
     tracing::info!(path = %path.display(), "made the first operator token: its text is in this file");
     Ok(Some(FirstToken { secret, path }))
@@ -83,12 +84,21 @@ pub async fn create_token_offline(
     wanted: OfflineToken,
 ) -> Result<(String, NewToken), AppError> {
     let (secret, token) = make(wanted, clock)?;
-    let Principal { team, user, permissions, .. } = &token.principal;
+    let Principal {
+        team,
+        user,
+        permissions,
+        ..
+    } = &token.principal;
     let entry = AuditEntry {
         id: clock.new_id(),
         at: token.created_at,
         team: Some(team.clone()),
-        actor: Some(AuditActor { user: OFFLINE_USER.to_owned(), team: team.clone(), token: None }),
+        actor: Some(AuditActor {
+            user: OFFLINE_USER.to_owned(),
+            team: team.clone(),
+            token: None,
+        }),
         action: AuditAction::TokenCreate,
         subject: token.id.to_string(),
         detail: json!({ "user": user, "permissions": permissions, "expires_at": token.expires_at }),
@@ -102,7 +112,12 @@ pub async fn create_token_offline(
 
 fn make(wanted: OfflineToken, clock: &Clock) -> Result<(String, NewToken), AppError> {
     let token_error = |error: &dyn std::fmt::Display| AppError::Token(error.to_string());
-    let OfflineToken { user, team, mut permissions, expires_in } = wanted;
+    let OfflineToken {
+        user,
+        team,
+        mut permissions,
+        expires_in,
+    } = wanted;
     check_user(&user).map_err(AppError::Token)?;
     let team = match team {
         Some(team) => team,
@@ -114,8 +129,22 @@ fn make(wanted: OfflineToken, clock: &Clock) -> Result<(String, NewToken), AppEr
     let hash = secret::hash(&secret).ok_or_else(|| token_error(&"its form is wrong"))?;
     let (id, created_at) = (clock.new_id(), clock.now());
     let expires_at = expires_in.map(|time| created_at.after(time));
-    let principal = Principal { team, user, permissions, token: Some(id) };
-    Ok((secret, NewToken { id, hash, principal, created_at, expires_at }))
+    let principal = Principal {
+        team,
+        user,
+        permissions,
+        token: Some(id),
+    };
+    Ok((
+        secret,
+        NewToken {
+            id,
+            hash,
+            principal,
+            created_at,
+            expires_at,
+        },
+    ))
 }
 
 fn write(path: &Path, secret: &str) -> std::io::Result<()> {

@@ -15,7 +15,8 @@ use crate::model::Json;
 use crate::model::definition::{DefinitionSource, StepSource};
 use crate::model::transition::Change;
 use crate::model::{
-    Definition, EntryKey, Failure, Name, NewInstance, Permission, Principal, Space, StorageWrite, WriteAction,
+    Definition, EntryKey, Failure, Name, NewInstance, Permission, Principal, Space, StorageWrite,
+    WriteAction,
 };
 use crate::plugins::{UploadError, UploadOptions};
 use crate::runtime::{Capture, Captured, StepCall, Usage};
@@ -103,14 +104,22 @@ pub enum LocalError {
 ///
 /// # Errors
 /// The step could not be run. A step that runs and fails is no error here; see [`LocalRun::failure`].
-pub async fn run_step_locally(mut config: Config, program: PathBuf, local: LocalStep) -> Result<LocalRun, LocalError> {
+pub async fn run_step_locally(
+    mut config: Config,
+    program: PathBuf,
+    local: LocalStep,
+) -> Result<LocalRun, LocalError> {
     let directory = tempfile::tempdir()?;
     config.data_dir = directory.path().to_owned();
     let clock = Clock::System;
     let store = Store::open_in_memory(&config, clock.clone()).await?;
     let host = Foundation::lay(&config, &clock, &store, &Tracer::off(), program)?;
     let principal = Principal {
-        team: "local".parse().map_err(|error: crate::model::name::NameError| LocalError::Stored(error.to_string()))?,
+        team: "local"
+            .parse()
+            .map_err(|error: crate::model::name::NameError| {
+                LocalError::Stored(error.to_string())
+            })?,
         user: "local".to_owned(),
         permissions: vec![Permission::Operator],
         token: None,
@@ -118,8 +127,13 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
     let mut upload = host.plugins.begin_upload(&principal.team)?;
     upload.write(&local.component).await?;
     let component = upload.finish().await?;
-    let options = UploadOptions { shared_buckets: local.shared_buckets };
-    let inspected = host.plugins.inspect(&principal, &component, options).await?;
+    let options = UploadOptions {
+        shared_buckets: local.shared_buckets,
+    };
+    let inspected = host
+        .plugins
+        .inspect(&principal, &component, options)
+        .await?;
     let steps = &inspected.version.manifest.steps;
     if !steps.iter().any(|step| step.name == local.step) {
         let offered: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
@@ -130,12 +144,32 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
         });
     }
     let loaded = inspected.plugin();
-    let plugin = match store.insert_plugin_version(inspected.version, local.component).await? {
-        PluginInsert::Inserted(plugin) | PluginInsert::Existing(plugin) | PluginInsert::Conflict(plugin) => plugin,
+    let plugin = match store
+        .insert_plugin_version(inspected.version, local.component)
+        .await?
+    {
+        PluginInsert::Inserted(plugin)
+        | PluginInsert::Existing(plugin)
+        | PluginInsert::Conflict(plugin) => plugin,
     };
-    let instance = make_instance(&store, &clock, &principal, &plugin.manifest.name, &local.step, &local.input).await?;
+    let instance = make_instance(
+        &store,
+        &clock,
+        &principal,
+        &plugin.manifest.name,
+        &local.step,
+        &local.input,
+    )
+    .await?;
     if !local.stored.is_empty() {
-        put_stored(&store, &clock, &instance, &plugin.manifest.name, local.stored).await?;
+        put_stored(
+            &store,
+            &clock,
+            &instance,
+            &plugin.manifest.name,
+            local.stored,
+        )
+        .await?;
     }
     let capture = Capture::default();
     let call = StepCall {
@@ -168,7 +202,12 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
         plugin: plugin.label(),
         output,
         failure,
-        writes: ended.effects.storage.into_iter().map(LocalWrite::from).collect(),
+        writes: ended
+            .effects
+            .storage
+            .into_iter()
+            .map(LocalWrite::from)
+            .collect(),
         instances_created: ended.effects.instances.len(),
         captured,
         usage: ended.usage,
@@ -178,16 +217,25 @@ pub async fn run_step_locally(mut config: Config, program: PathBuf, local: Local
 impl From<StorageWrite> for LocalWrite {
     fn from(write: StorageWrite) -> Self {
         let (action, value) = match write.action {
-            WriteAction::Put { value, .. } => ("put", Some(String::from_utf8_lossy(&value).into_owned())),
+            WriteAction::Put { value, .. } => {
+                ("put", Some(String::from_utf8_lossy(&value).into_owned()))
+            }
             WriteAction::Delete => ("delete", None),
             WriteAction::Increment(delta) => ("increment", Some(delta.to_string())),
         };
-        Self { space: write.key.space.to_string(), key: write.key.key, action, value }
+        Self {
+            space: write.key.space.to_string(),
+            key: write.key.key,
+            action,
+            value,
+        }
     }
 }
 
 fn definition_step_id() -> Result<crate::model::StepId, LocalError> {
-    "step".parse().map_err(|error: crate::model::name::NameError| LocalError::Stored(error.to_string()))
+    "step"
+        .parse()
+        .map_err(|error: crate::model::name::NameError| LocalError::Stored(error.to_string()))
 }
 
 /// A workflow of one step and an instance of it, so that the step finds what it finds on a server.
@@ -215,8 +263,11 @@ async fn make_instance(
         }],
         output: None,
     };
-    let definition = Definition::check(source).map_err(|error| LocalError::Stored(error.to_string()))?;
-    let applied = store.apply_workflow(&principal.team, definition, &principal.user).await?;
+    let definition =
+        Definition::check(source).map_err(|error| LocalError::Stored(error.to_string()))?;
+    let applied = store
+        .apply_workflow(&principal.team, definition, &principal.user)
+        .await?;
     let instance = NewInstance {
         id: clock.new_id(),
         team: principal.team.clone(),
@@ -251,15 +302,24 @@ async fn put_stored(
     let storage = stored
         .into_iter()
         .map(|(key, value)| StorageWrite {
-            key: EntryKey { space: space.clone(), key },
-            action: WriteAction::Put { value, ttl_ms: None },
+            key: EntryKey {
+                space: space.clone(),
+                key,
+            },
+            action: WriteAction::Put {
+                value,
+                ttl_ms: None,
+            },
             guard: None,
         })
         .collect();
     let commit = StepCommit {
         instance: instance.clone().into(),
         change: Change::default(),
-        effects: crate::model::Effects { storage, ..Default::default() },
+        effects: crate::model::Effects {
+            storage,
+            ..Default::default()
+        },
         now: clock.now(),
         trace: None,
     };

@@ -59,22 +59,52 @@ enum AlertsCommand {
     },
 }
 
-pub(super) fn alerts(client: &Client, output: Output, arguments: AlertsArguments) -> Result<(), CliError> {
-    let AlertsArguments { command, state, team } = arguments;
+pub(super) fn alerts(
+    client: &Client,
+    output: Output,
+    arguments: AlertsArguments,
+) -> Result<(), CliError> {
+    let AlertsArguments {
+        command,
+        state,
+        team,
+    } = arguments;
     match command {
         None => {
-            let answer = client.get(&format!("{ALERTS}{}", query([("state", state), ("team", team)])))?;
+            let answer = client.get(&format!(
+                "{ALERTS}{}",
+                query([("state", state), ("team", team)])
+            ))?;
             output.show(&answer, |answer| alerts_table(list(answer, "alerts")))
         }
         Some(AlertsCommand::Acknowledge { id, comment }) => {
             let body = json!({ "comment": comment });
-            let alert = client.post(&format!("{ALERTS}/{}/acknowledge", encode(&id)), Payload::Json(&body))?;
-            output.confirm(&alert, &output::escape(&format!("acknowledged: {}", cell(&alert, "/message"))))
+            let alert = client.post(
+                &format!("{ALERTS}/{}/acknowledge", encode(&id)),
+                Payload::Json(&body),
+            )?;
+            output.confirm(
+                &alert,
+                &output::escape(&format!("acknowledged: {}", cell(&alert, "/message"))),
+            )
         }
-        Some(AlertsCommand::Silence { subject, rule, duration, comment, team }) => {
+        Some(AlertsCommand::Silence {
+            subject,
+            rule,
+            duration,
+            comment,
+            team,
+        }) => {
             let body = json!({ "subject": subject, "rule": rule, "duration": duration, "comment": comment });
-            let silence = client.post(&format!("{SILENCES}{}", query([("team", team)])), Payload::Json(&body))?;
-            let told = format!("silenced until {}: {}", time(&silence, "/until"), cell(&silence, "/id"));
+            let silence = client.post(
+                &format!("{SILENCES}{}", query([("team", team)])),
+                Payload::Json(&body),
+            )?;
+            let told = format!(
+                "silenced until {}: {}",
+                time(&silence, "/until"),
+                cell(&silence, "/id")
+            );
             output.confirm(&silence, &output::escape(&told))
         }
         Some(AlertsCommand::Silences) => {
@@ -83,19 +113,33 @@ pub(super) fn alerts(client: &Client, output: Output, arguments: AlertsArguments
         }
         Some(AlertsCommand::Unsilence { id }) => {
             client.delete(&format!("{SILENCES}/{}", encode(&id)))?;
-            output.confirm(&json!({ "ended": id }), &output::escape(&format!("ended: {id}")))
+            output.confirm(
+                &json!({ "ended": id }),
+                &output::escape(&format!("ended: {id}")),
+            )
         }
     }
 }
 
 fn list<'a>(answer: &'a Value, name: &str) -> &'a [Value] {
-    answer.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    answer
+        .get(name)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 fn alerts_table(alerts: &[Value]) -> String {
     let value = |alert: &Value| {
-        let value = alert.get("value").and_then(Value::as_f64).unwrap_or_default();
-        if cell(alert, "/unit") == "ratio" { format!("{} %", number(value * 100.0)) } else { number(value) }
+        let value = alert
+            .get("value")
+            .and_then(Value::as_f64)
+            .unwrap_or_default();
+        if cell(alert, "/unit") == "ratio" {
+            format!("{} %", number(value * 100.0))
+        } else {
+            number(value)
+        }
     };
     let rows = alerts.iter().map(|alert| {
         vec![
@@ -110,7 +154,20 @@ fn alerts_table(alerts: &[Value]) -> String {
             cell(alert, "/acknowledged/by"),
         ]
     });
-    table(&["ALERT", "STATE", "SEVERITY", "TEAM", "RULE", "SUBJECT", "VALUE", "SINCE", "ACKNOWLEDGED BY"], rows)
+    table(
+        &[
+            "ALERT",
+            "STATE",
+            "SEVERITY",
+            "TEAM",
+            "RULE",
+            "SUBJECT",
+            "VALUE",
+            "SINCE",
+            "ACKNOWLEDGED BY",
+        ],
+        rows,
+    )
 }
 
 fn silences_table(silences: &[Value]) -> String {
@@ -125,5 +182,10 @@ fn silences_table(silences: &[Value]) -> String {
             cell(silence, "/comment"),
         ]
     });
-    table(&["SILENCE", "TEAM", "RULE", "SUBJECT", "UNTIL", "BY", "COMMENT"], rows)
+    table(
+        &[
+            "SILENCE", "TEAM", "RULE", "SUBJECT", "UNTIL", "BY", "COMMENT",
+        ],
+        rows,
+    )
 }

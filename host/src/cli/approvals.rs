@@ -46,7 +46,11 @@ pub(super) struct DecisionArguments {
     comment: Option<String>,
 }
 
-pub(super) fn approvals(client: &Client, output: Output, arguments: ApprovalsArguments) -> Result<(), CliError> {
+pub(super) fn approvals(
+    client: &Client,
+    output: Output,
+    arguments: ApprovalsArguments,
+) -> Result<(), CliError> {
     let filters = [
         ("approver", arguments.approver),
         ("status", arguments.status),
@@ -76,7 +80,12 @@ pub(super) fn approvals_table(approvals: &[Value]) -> String {
             cell(approval, "/comment"),
         ]
     });
-    table(&["APPROVAL", "TITLE", "APPROVER", "STATUS", "EXPIRES", "COMMENT"], rows)
+    table(
+        &[
+            "APPROVAL", "TITLE", "APPROVER", "STATUS", "EXPIRES", "COMMENT",
+        ],
+        rows,
+    )
 }
 
 pub(super) fn decide(
@@ -86,12 +95,28 @@ pub(super) fn decide(
     arguments: &DecisionArguments,
 ) -> Result<(), CliError> {
     let DecisionArguments { ids, comment } = arguments;
-    let decided = |approval: &Value| format!("{}: {}", cell(approval, "/status"), cell(approval, "/title"));
+    let decided = |approval: &Value| {
+        format!(
+            "{}: {}",
+            cell(approval, "/status"),
+            cell(approval, "/title")
+        )
+    };
     if let [id] = ids.as_slice() {
         let body = json!({ "decision": decision, "comment": comment });
-        let approval = client.post(&format!("/approvals/{}/decision", encode(id)), Payload::Json(&body))?;
+        let approval = client.post(
+            &format!("/approvals/{}/decision", encode(id)),
+            Payload::Json(&body),
+        )?;
         return output.confirm(&approval, &output::escape(&decided(&approval)));
     }
     let item = |id: &str| json!({ "id": id, "decision": decision, "comment": comment });
-    each(client, output, "/approvals:batch-decide", ids, item, |_, approval| decided(approval))
+    each(
+        client,
+        output,
+        "/approvals:batch-decide",
+        ids,
+        item,
+        |_, approval| decided(approval),
+    )
 }

@@ -35,7 +35,11 @@ pub(super) struct AuditArguments {
     after: Option<String>,
 }
 
-pub(super) fn audit(client: &Client, output: Output, arguments: AuditArguments) -> Result<(), CliError> {
+pub(super) fn audit(
+    client: &Client,
+    output: Output,
+    arguments: AuditArguments,
+) -> Result<(), CliError> {
     let query = query([
         ("actor", arguments.actor),
         ("action", arguments.action),
@@ -66,5 +70,10 @@ fn audit_table(entries: &[Value]) -> String {
             cell(entry, "/detail"),
         ]
     });
-    table(&["AT", "TEAM", "ACTOR", "FROM", "ACTION", "SUBJECT", "OUTCOME", "DETAIL"], rows)
+    table(
+        &[
+            "AT", "TEAM", "ACTOR", "FROM", "ACTION", "SUBJECT", "OUTCOME", "DETAIL",
+        ],
+        rows,
+    )
 }

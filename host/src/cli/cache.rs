@@ -48,28 +48,50 @@ impl Scope {
 
 pub(super) fn run(client: &Client, output: Output, command: CacheCommand) -> Result<(), CliError> {
     match command {
-        CacheCommand::Stats => output.show(&client.get("/workflow-metrics/cache/stats")?, stats::caches),
+        CacheCommand::Stats => {
+            output.show(&client.get("/workflow-metrics/cache/stats")?, stats::caches)
+        }
         CacheCommand::Advice => output.show(&client.get("/workflow-metrics/cache/advice")?, advice),
         CacheCommand::Clear { kind, key, scope } => {
             let kind = kind.map(|kind| kind.to_string());
-            let query = query([("kind", kind), ("key", key), ("scope", Some(scope.as_str().to_owned()))]);
+            let query = query([
+                ("kind", kind),
+                ("key", key),
+                ("scope", Some(scope.as_str().to_owned())),
+            ]);
             let path = format!("/workflow-metrics/cache/clear{query}");
             output.show(&client.post(&path, Payload::Empty)?, removed)
         }
-        CacheCommand::Cleanup => output.show(&client.post("/workflow-metrics/cache/cleanup", Payload::Empty)?, removed),
+        CacheCommand::Cleanup => output.show(
+            &client.post("/workflow-metrics/cache/cleanup", Payload::Empty)?,
+            removed,
+        ),
     }
 }
 
 /// What each cache's hit rate is made of, and a sentence about it.
 fn advice(answer: &Value) -> String {
-    let caches = answer.get("caches").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let caches = answer
+        .get("caches")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let percent = |value: &Value, pointer: &str| {
         let share = value.pointer(pointer).and_then(Value::as_f64);
         share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
     };
     let rows = caches.iter().map(|cache| {
-        let judged = cache.get("curve").and_then(Value::as_array).is_some_and(|curve| !curve.is_empty());
-        let cause = |name: &str| if judged { percent(cache, &format!("/misses/{name}")) } else { "-".to_owned() };
+        let judged = cache
+            .get("curve")
+            .and_then(Value::as_array)
+            .is_some_and(|curve| !curve.is_empty());
+        let cause = |name: &str| {
+            if judged {
+                percent(cache, &format!("/misses/{name}"))
+            } else {
+                "-".to_owned()
+            }
+        };
         vec![
             cell(cache, "/kind"),
             cell(cache, "/reads"),
@@ -83,13 +105,34 @@ fn advice(answer: &Value) -> String {
             cell(cache, "/reason"),
         ]
     });
-    let header = ["CACHE", "READS", "HIT RATE", "COLD", "CHANGED", "EXPIRED", "PUSHED OUT", "ENTRIES", "BETTER", "WHY"];
+    let header = [
+        "CACHE",
+        "READS",
+        "HIT RATE",
+        "COLD",
+        "CHANGED",
+        "EXPIRED",
+        "PUSHED OUT",
+        "ENTRIES",
+        "BETTER",
+        "WHY",
+    ];
     table(&header, rows)
 }
 
 fn removed(answer: &Value) -> String {
-    let kinds = answer.get("kinds").and_then(Value::as_object).into_iter().flatten();
-    let kinds: Vec<_> = kinds.map(|(kind, entries)| format!("{entries} {kind}")).collect();
-    let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+    let kinds = answer
+        .get("kinds")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten();
+    let kinds: Vec<_> = kinds
+        .map(|(kind, entries)| format!("{entries} {kind}"))
+        .collect();
+    let kinds = if kinds.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", kinds.join(", "))
+    };
     format!("removed {} entries{kinds}\n", cell(answer, "/removed"))
 }

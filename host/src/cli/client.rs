@@ -85,13 +85,23 @@ impl Client {
             .user_agent(concat!("stepwell/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        let trace = std::env::var("TRACEPARENT").ok().and_then(|text| text.parse().ok());
-        Self { agent, server: server.trim_end_matches('/').to_owned(), token, trace }
+        let trace = std::env::var("TRACEPARENT")
+            .ok()
+            .and_then(|text| text.parse().ok());
+        Self {
+            agent,
+            server: server.trim_end_matches('/').to_owned(),
+            token,
+            trace,
+        }
     }
 
     /// The same server, as somebody else.
     pub(super) fn with_token(&self, token: &str) -> Self {
-        Self { token: Some(token.to_owned()), ..self.clone() }
+        Self {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
     }
 
     /// The address of the server.
@@ -101,45 +111,78 @@ impl Client {
 
     /// `GET` of a stream, which ends when it is silent for too long.
     pub(super) fn follow(&self, path: &str) -> Result<impl Read + use<>, ClientError> {
-        let request = self.request(Method::GET, path)?.body(()).map_err(|error| unmade(&error))?;
-        let request = self.agent.configure_request(request).timeout_per_read(Some(SILENCE_MAX)).build();
-        let mut response = self.agent.run(request).map_err(|error| self.unreachable(&error))?;
+        let request = self
+            .request(Method::GET, path)?
+            .body(())
+            .map_err(|error| unmade(&error))?;
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_per_read(Some(SILENCE_MAX))
+            .build();
+        let mut response = self
+            .agent
+            .run(request)
+            .map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         if status.is_success() {
-            return Ok(response.into_body().into_with_config().limit(u64::MAX).reader());
+            return Ok(response
+                .into_body()
+                .into_with_config()
+                .limit(u64::MAX)
+                .reader());
         }
-        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES_MAX)
+            .read_to_vec();
         let body = body.map_err(|error| self.unreachable(&error))?;
         Err(self.refused(status, &serde_json::from_slice(&body).unwrap_or_default()))
     }
 
     /// `GET`.
     pub(super) fn get(&self, path: &str) -> Result<Value, ClientError> {
-        self.send(Method::GET, path, Payload::Empty, None).map(|(_, body)| body)
+        self.send(Method::GET, path, Payload::Empty, None)
+            .map(|(_, body)| body)
     }
 
     /// `DELETE`.
     pub(super) fn delete(&self, path: &str) -> Result<(), ClientError> {
-        self.send(Method::DELETE, path, Payload::Empty, None).map(|_| ())
+        self.send(Method::DELETE, path, Payload::Empty, None)
+            .map(|_| ())
     }
 
     /// `POST`.
     pub(super) fn post(&self, path: &str, payload: Payload<'_>) -> Result<Value, ClientError> {
-        self.send(Method::POST, path, payload, None).map(|(_, body)| body)
+        self.send(Method::POST, path, payload, None)
+            .map(|(_, body)| body)
     }
 
     /// `POST` that may be sent again without happening twice.
-    pub(super) fn post_once(&self, path: &str, payload: Payload<'_>, key: &str) -> Result<Value, ClientError> {
-        self.send(Method::POST, path, payload, Some(key)).map(|(_, body)| body)
+    pub(super) fn post_once(
+        &self,
+        path: &str,
+        payload: Payload<'_>,
+        key: &str,
+    ) -> Result<Value, ClientError> {
+        self.send(Method::POST, path, payload, Some(key))
+            .map(|(_, body)| body)
     }
 
     /// The address and the headers that every request has.
     fn request(&self, method: Method, path: &str) -> Result<Builder, ClientError> {
         if self.server.starts_with("https:") {
-            let problem = "this program speaks plain HTTP; put a tunnel in front of it for a server far away";
-            return Err(ClientError::Unreachable { server: self.server.clone(), problem: problem.to_owned() });
+            let problem =
+                "this program speaks plain HTTP; put a tunnel in front of it for a server far away";
+            return Err(ClientError::Unreachable {
+                server: self.server.clone(),
+                problem: problem.to_owned(),
+            });
         }
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.server));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.server));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -162,8 +205,16 @@ impl Client {
         }
         let (content_type, timeout, bytes) = match payload {
             Payload::Empty => (None, REQUEST_TIMEOUT, Vec::new()),
-            Payload::Json(value) => (Some("application/json"), REQUEST_TIMEOUT, value.to_string().into_bytes()),
-            Payload::Text(text) => (Some("application/yaml"), REQUEST_TIMEOUT, text.as_bytes().to_vec()),
+            Payload::Json(value) => (
+                Some("application/json"),
+                REQUEST_TIMEOUT,
+                value.to_string().into_bytes(),
+            ),
+            Payload::Text(text) => (
+                Some("application/yaml"),
+                REQUEST_TIMEOUT,
+                text.as_bytes().to_vec(),
+            ),
             Payload::Component(bytes) => {
                 // A server that refuses says so before megabytes are on their way.
                 request = request.header("expect", "100-continue");
@@ -175,20 +226,37 @@ impl Client {
         }
         let response = if bytes.is_empty() && content_type.is_none() {
             let request = request.body(()).map_err(|error| unmade(&error))?;
-            self.agent.run(self.agent.configure_request(request).timeout_global(Some(timeout)).build())
+            self.agent.run(
+                self.agent
+                    .configure_request(request)
+                    .timeout_global(Some(timeout))
+                    .build(),
+            )
         } else {
             let request = request.body(bytes).map_err(|error| unmade(&error))?;
-            self.agent.run(self.agent.configure_request(request).timeout_global(Some(timeout)).build())
+            self.agent.run(
+                self.agent
+                    .configure_request(request)
+                    .timeout_global(Some(timeout))
+                    .build(),
+            )
         };
         let mut response = response.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
-        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES_MAX)
+            .read_to_vec();
         let body = body.map_err(|error| self.unreachable(&error))?;
         let body = if body.is_empty() {
             Value::Null
         } else {
             serde_json::from_slice(&body).map_err(|_| {
-                ClientError::Broken(format!("{} answers {status} with something that is not JSON", self.server))
+                ClientError::Broken(format!(
+                    "{} answers {status} with something that is not JSON",
+                    self.server
+                ))
             })?
         };
         if status.is_success() || self.is_health(path) {
@@ -198,7 +266,11 @@ impl Client {
     }
 
     fn refused(&self, status: StatusCode, body: &Value) -> ClientError {
-        let text = |name: &str| body.pointer(&format!("/error/{name}")).and_then(Value::as_str).map(str::to_owned);
+        let text = |name: &str| {
+            body.pointer(&format!("/error/{name}"))
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
         ClientError::Api {
             status: status.as_u16(),
             code: text("code").unwrap_or_default(),
@@ -219,7 +291,10 @@ impl Client {
             }
             other => other.to_string(),
         };
-        ClientError::Unreachable { server: self.server.clone(), problem }
+        ClientError::Unreachable {
+            server: self.server.clone(),
+            problem,
+        }
     }
 }
 
@@ -261,7 +336,14 @@ mod tests {
     #[test]
     fn what_is_not_plain_is_encoded() {
         assert_eq!(encode("step expense/pay"), "step%20expense%2Fpay");
-        assert_eq!(query([("a", Some("ü&".to_owned())), ("b", None), ("c", Some("1".to_owned()))]), "?a=%C3%BC%26&c=1");
+        assert_eq!(
+            query([
+                ("a", Some("ü&".to_owned())),
+                ("b", None),
+                ("c", Some("1".to_owned()))
+            ]),
+            "?a=%C3%BC%26&c=1"
+        );
         assert_eq!(query([("a", None)]), "");
     }
 }

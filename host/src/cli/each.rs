@@ -23,11 +23,18 @@ pub(super) fn each(
     for ids in ids.chunks(BATCH_ITEMS_MAX) {
         let items: Vec<Value> = ids.iter().map(|id| item(id)).collect();
         let answer = client.post(path, Payload::Json(&json!({ "items": items })))?;
-        let results = answer.get("results").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let results = answer
+            .get("results")
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         for (id, result) in ids.iter().zip(results) {
             if result.get("error").is_some() {
                 failed += 1;
-                tell(&escape(&format!("{id}: {}", cell(result, "/error/message"))));
+                tell(&escape(&format!(
+                    "{id}: {}",
+                    cell(result, "/error/message")
+                )));
             } else if !output.is_json() {
                 tell(&escape(&done(id, result)));
             }
@@ -36,5 +43,9 @@ pub(super) fn each(
             }
         }
     }
-    if failed > 0 { Err(CliError::new(format!("{} failed", count(failed, "item")))) } else { Ok(()) }
+    if failed > 0 {
+        Err(CliError::new(format!("{} failed", count(failed, "item"))))
+    } else {
+        Ok(())
+    }
 }

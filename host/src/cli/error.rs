@@ -12,21 +12,27 @@ pub(super) struct CliError {
 impl CliError {
     /// Without a hint.
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self {
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// With one.
     pub(super) fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: Some(hint.into()) }
+        Self {
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
     }
 }
 
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         let hint = match &error {
-            ClientError::Unreachable { .. } => {
-                Some("start a server with `stepwell serve`, or name one with --server or STEPWELL_URL")
-            }
+            ClientError::Unreachable { .. } => Some(
+                "start a server with `stepwell serve`, or name one with --server or STEPWELL_URL",
+            ),
             ClientError::Api { status: 401, .. } => Some(
                 "put a token into STEPWELL_TOKEN; who owns the server's data directory makes one with `stepwell token \
                      create NAME -p operator --data-dir DIRECTORY`",
@@ -39,6 +45,9 @@ impl From<ClientError> for CliError {
             }
             _ => None,
         };
-        Self { message: error.to_string(), hint: hint.map(str::to_owned) }
+        Self {
+            message: error.to_string(),
+            hint: hint.map(str::to_owned),
+        }
     }
 }

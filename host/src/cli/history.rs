@@ -30,21 +30,51 @@ const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█
 /// As many points as a line of a terminal shows; more are put together, and the largest is shown.
 const WIDTH: usize = 80;
 
-pub(super) fn history(client: &Client, output: Output, arguments: HistoryArguments) -> Result<(), CliError> {
-    let HistoryArguments { operation, from, to, step, team } = arguments;
-    let parameters = query([("operation", operation), ("from", from), ("to", to), ("step", step), ("team", team)]);
+pub(super) fn history(
+    client: &Client,
+    output: Output,
+    arguments: HistoryArguments,
+) -> Result<(), CliError> {
+    let HistoryArguments {
+        operation,
+        from,
+        to,
+        step,
+        team,
+    } = arguments;
+    let parameters = query([
+        ("operation", operation),
+        ("from", from),
+        ("to", to),
+        ("step", step),
+        ("team", team),
+    ]);
     let answer = client.get(&format!("/workflow-metrics/history{parameters}"))?;
-    output.show(&answer, |answer| match answer.get("points").and_then(Value::as_array) {
-        Some(points) => curves(answer, points) + &rows(points),
-        None => names(answer),
+    output.show(&answer, |answer| {
+        match answer.get("points").and_then(Value::as_array) {
+            Some(points) => curves(answer, points) + &rows(points),
+            None => names(answer),
+        }
     })
 }
 
 fn names(answer: &Value) -> String {
-    let list = |pointer: &str| answer.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let kinds = [("operation", list("/operations")), ("metric", list("/metrics"))];
-    let rows =
-        kinds.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| vec![kind.into(), cell(name, "")]));
+    let list = |pointer: &str| {
+        answer
+            .pointer(pointer)
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    };
+    let kinds = [
+        ("operation", list("/operations")),
+        ("metric", list("/metrics")),
+    ];
+    let rows = kinds.into_iter().flat_map(|(kind, names)| {
+        names
+            .iter()
+            .map(move |name| vec![kind.into(), cell(name, "")])
+    });
     table(&["KIND", "NAME"], rows)
 }
 
@@ -54,15 +84,33 @@ fn float(value: &Value, name: &str) -> f64 {
 
 fn curves(answer: &Value, points: &[Value]) -> String {
     let name = escape(&cell(answer, "/operation"));
-    let step = answer.get("step_seconds").and_then(Value::as_u64).unwrap_or_default();
+    let step = answer
+        .get("step_seconds")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
     if points.is_empty() {
-        return format!("{name}: no calls between {} and {}\n", time(answer, "/from"), time(answer, "/to"));
+        return format!(
+            "{name}: no calls between {} and {}\n",
+            time(answer, "/from"),
+            time(answer, "/to")
+        );
     }
-    let mut text = format!("{name}: {} of {step} s with calls\n", count(points.len(), "step"));
-    for (label, field) in [("calls/min", "per_minute"), ("p95 ms", "p95_ms"), ("errors", "errors")] {
+    let mut text = format!(
+        "{name}: {} of {step} s with calls\n",
+        count(points.len(), "step")
+    );
+    for (label, field) in [
+        ("calls/min", "per_minute"),
+        ("p95 ms", "p95_ms"),
+        ("errors", "errors"),
+    ] {
         let values: Vec<f64> = points.iter().map(|point| float(point, field)).collect();
         let most = values.iter().copied().fold(0.0, f64::max);
-        text.push_str(&format!("{label:>9}  {}  up to {}\n", curve(&values), number(most)));
+        text.push_str(&format!(
+            "{label:>9}  {}  up to {}\n",
+            curve(&values),
+            number(most)
+        ));
     }
     text.push('\n');
     text
@@ -75,10 +123,16 @@ fn curve(values: &[f64]) -> String {
             return ' ';
         }
         let index = (value / most * LEVELS.len() as f64).ceil() as usize;
-        LEVELS.get(index.clamp(1, LEVELS.len()) - 1).copied().unwrap_or(' ')
+        LEVELS
+            .get(index.clamp(1, LEVELS.len()) - 1)
+            .copied()
+            .unwrap_or(' ')
     };
     let together = values.len().div_ceil(WIDTH).max(1);
-    values.chunks(together).map(|values| level(values.iter().copied().fold(0.0, f64::max))).collect()
+    values
+        .chunks(together)
+        .map(|values| level(values.iter().copied().fold(0.0, f64::max)))
+        .collect()
 }
 
 fn rows(points: &[Value]) -> String {
@@ -99,7 +153,9 @@ fn rows(points: &[Value]) -> String {
     if points.is_empty() {
         return String::new();
     }
-    let header = ["AT", "COUNT", "ERRORS", "PER MIN", "AVG MS", "P50 MS", "P95 MS", "P99 MS", "MAX MS"];
+    let header = [
+        "AT", "COUNT", "ERRORS", "PER MIN", "AVG MS", "P50 MS", "P95 MS", "P99 MS", "MAX MS",
+    ];
     table(&header, points.iter().map(row))
 }
 
@@ -118,7 +174,16 @@ pub(super) fn comparison(answer: &Value) -> String {
             number(float(version, "p99_ms")),
         ]
     };
-    let header = ["", "VERSION", "CALLS", "ERRORS", "ERROR RATE", "P50 MS", "P95 MS", "P99 MS"];
+    let header = [
+        "",
+        "VERSION",
+        "CALLS",
+        "ERRORS",
+        "ERROR RATE",
+        "P50 MS",
+        "P95 MS",
+        "P99 MS",
+    ];
     let mut text = table(&header, [row("baseline"), row("candidate")]);
     let verdict = match output::cell(answer, "/verdict").as_str() {
         "better" => "the candidate does better",
@@ -127,7 +192,12 @@ pub(super) fn comparison(answer: &Value) -> String {
         _ => "too few calls to tell",
     };
     text.push_str(&format!("\n{verdict}\n"));
-    for reason in answer.get("reasons").and_then(Value::as_array).into_iter().flatten() {
+    for reason in answer
+        .get("reasons")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         text.push_str(&format!("- {}\n", escape(&cell(reason, ""))));
     }
     text

@@ -58,7 +58,10 @@ pub(super) struct StartArguments {
 }
 
 fn batch_size(text: &str) -> Result<usize, String> {
-    let size = text.parse().ok().filter(|size| (1..=BATCH_ITEMS_MAX).contains(size));
+    let size = text
+        .parse()
+        .ok()
+        .filter(|size| (1..=BATCH_ITEMS_MAX).contains(size));
     size.ok_or_else(|| format!("use a number from 1 to {BATCH_ITEMS_MAX}"))
 }
 
@@ -113,7 +116,11 @@ pub(super) struct CancelArguments {
     descendants: bool,
 }
 
-pub(super) fn start(client: &Client, output: Output, arguments: StartArguments) -> Result<(), CliError> {
+pub(super) fn start(
+    client: &Client,
+    output: Output,
+    arguments: StartArguments,
+) -> Result<(), CliError> {
     if let Some(from) = &arguments.from {
         let source = Source {
             from,
@@ -125,14 +132,19 @@ pub(super) fn start(client: &Client, output: Output, arguments: StartArguments) 
     }
     let mut body = json!({ "input": read_json(&arguments.input)? });
     if let (Some(entity), Some(fields)) = (&arguments.entity, body.as_object_mut()) {
-        let (kind, id) = entity.split_once('/').ok_or_else(|| CliError::new("--entity: write TYPE/ID"))?;
+        let (kind, id) = entity
+            .split_once('/')
+            .ok_or_else(|| CliError::new("--entity: write TYPE/ID"))?;
         fields.insert("entity_type".to_owned(), kind.into());
         fields.insert("entity_id".to_owned(), id.into());
     }
     if let (Some(project), Some(fields)) = (&arguments.project, body.as_object_mut()) {
         fields.insert("project_id".to_owned(), project.as_str().into());
     }
-    let path = format!("/workflows/{}/instances", encode(arguments.workflow.as_deref().unwrap_or_default()));
+    let path = format!(
+        "/workflows/{}/instances",
+        encode(arguments.workflow.as_deref().unwrap_or_default())
+    );
     let created = match &arguments.idempotency_key {
         Some(key) => client.post_once(&path, Payload::Json(&body), key)?,
         None => client.post(&path, Payload::Json(&body))?,
@@ -145,7 +157,10 @@ pub(super) fn start(client: &Client, output: Output, arguments: StartArguments) 
     output.show(&instance, details)?;
     match cell(&instance, "/status").as_str() {
         "completed" => Ok(()),
-        other => Err(CliError::new(format!("the instance is {other}: {}", cell(&instance, "/failure/message")))),
+        other => Err(CliError::new(format!(
+            "the instance is {other}: {}",
+            cell(&instance, "/failure/message")
+        ))),
     }
 }
 
@@ -159,10 +174,20 @@ fn wait(client: &Client, id: &str) -> Result<Value, CliError> {
             Some(status) if status.is_final() => return Ok(instance),
             Some(InstanceStatus::Waiting) if !told => {
                 told = true;
-                let approvals = instance.get("approvals").and_then(Value::as_array).cloned().unwrap_or_default();
-                for approval in approvals.iter().filter(|approval| cell(approval, "/status") == "pending") {
-                    let (approver, approval) = (cell(approval, "/approver_id"), cell(approval, "/id"));
-                    tell(&output::escape(&format!("waits for {approver}, approval {approval}")));
+                let approvals = instance
+                    .get("approvals")
+                    .and_then(Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
+                for approval in approvals
+                    .iter()
+                    .filter(|approval| cell(approval, "/status") == "pending")
+                {
+                    let (approver, approval) =
+                        (cell(approval, "/approver_id"), cell(approval, "/id"));
+                    tell(&output::escape(&format!(
+                        "waits for {approver}, approval {approval}"
+                    )));
                 }
             }
             _ => {}
@@ -172,12 +197,20 @@ fn wait(client: &Client, id: &str) -> Result<Value, CliError> {
     }
 }
 
-pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArguments) -> Result<(), CliError> {
+pub(super) fn instances(
+    client: &Client,
+    output: Output,
+    arguments: InstancesArguments,
+) -> Result<(), CliError> {
     if let Some(id) = &arguments.id {
         let instance = client.get(&format!("/instances/{}", encode(id)))?;
         return output.show(&instance, details);
     }
-    let (entity_type, entity_id) = match arguments.entity.as_deref().map(|entity| entity.split_once('/')) {
+    let (entity_type, entity_id) = match arguments
+        .entity
+        .as_deref()
+        .map(|entity| entity.split_once('/'))
+    {
         Some(Some((kind, id))) => (Some(kind.to_owned()), Some(id.to_owned())),
         Some(None) => (arguments.entity, None),
         None => (None, None),
@@ -192,7 +225,10 @@ pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArg
         ("started_after", arguments.started_after),
         ("started_before", arguments.started_before),
         ("fields", arguments.fields),
-        ("quarantined", arguments.quarantined.then(|| "true".to_owned())),
+        (
+            "quarantined",
+            arguments.quarantined.then(|| "true".to_owned()),
+        ),
         ("limit", arguments.limit.map(|limit| limit.to_string())),
         ("after", arguments.after),
     ];
@@ -203,27 +239,52 @@ pub(super) fn instances(client: &Client, output: Output, arguments: InstancesArg
         let rows = output::items(list).iter().map(|instance| {
             vec![
                 cell(instance, "/id"),
-                format!("{} v{}", cell(instance, "/workflow"), cell(instance, "/workflow_version")),
+                format!(
+                    "{} v{}",
+                    cell(instance, "/workflow"),
+                    cell(instance, "/workflow_version")
+                ),
                 cell(instance, "/status"),
                 cell(instance, "/current_step"),
                 time(instance, "/created_at"),
                 cell(instance, "/started_by"),
             ]
         });
-        table(&["INSTANCE", "WORKFLOW", "STATUS", "STEP", "CREATED", "STARTED BY"], rows)
+        table(
+            &[
+                "INSTANCE",
+                "WORKFLOW",
+                "STATUS",
+                "STEP",
+                "CREATED",
+                "STARTED BY",
+            ],
+            rows,
+        )
     })
 }
 
 /// One after the other: each is a decision of its own.
-pub(super) fn release(client: &Client, output: Output, arguments: &CancelArguments) -> Result<(), CliError> {
+pub(super) fn release(
+    client: &Client,
+    output: Output,
+    arguments: &CancelArguments,
+) -> Result<(), CliError> {
     for id in &arguments.ids {
-        let instance = client.post(&format!("/instances/{}/release", encode(id)), Payload::Empty)?;
+        let instance = client.post(
+            &format!("/instances/{}/release", encode(id)),
+            Payload::Empty,
+        )?;
         output.confirm(&instance, &format!("released {id}"))?;
     }
     Ok(())
 }
 
-pub(super) fn cancel(client: &Client, output: Output, arguments: &CancelArguments) -> Result<(), CliError> {
+pub(super) fn cancel(
+    client: &Client,
+    output: Output,
+    arguments: &CancelArguments,
+) -> Result<(), CliError> {
     if arguments.descendants {
         return cancel_with_descendants(client, output, &arguments.ids);
     }
@@ -232,20 +293,35 @@ pub(super) fn cancel(client: &Client, output: Output, arguments: &CancelArgument
         return output.confirm(&instance, &format!("cancelled {id}"));
     }
     let item = |id: &str| json!({ "id": id, "cancel": true });
-    each(client, output, "/instances:batch-update", &arguments.ids, item, |id, _| format!("cancelled {id}"))
+    each(
+        client,
+        output,
+        "/instances:batch-update",
+        &arguments.ids,
+        item,
+        |id, _| format!("cancelled {id}"),
+    )
 }
 
 /// Asks again and again: the server does a part with each request. What was cancelled stays so, and the same command
 /// goes on after a lost connection.
-fn cancel_with_descendants(client: &Client, output: Output, ids: &[String]) -> Result<(), CliError> {
+fn cancel_with_descendants(
+    client: &Client,
+    output: Output,
+    ids: &[String],
+) -> Result<(), CliError> {
     for id in ids {
         let bar = output::moving_line();
         let mut cancelled = 0_usize;
         let mut instance = loop {
             let path = format!("/instances/{}/cancel?descendants=true", encode(id));
             let instance = client.post(&path, Payload::Empty)?;
-            let part = instance.pointer("/descendants/cancelled").and_then(Value::as_u64);
-            cancelled += part.and_then(|part| usize::try_from(part).ok()).unwrap_or_default();
+            let part = instance
+                .pointer("/descendants/cancelled")
+                .and_then(Value::as_u64);
+            cancelled += part
+                .and_then(|part| usize::try_from(part).ok())
+                .unwrap_or_default();
             bar.set_message(format!("cancelled {id} and {cancelled} of its descendants"));
             bar.tick();
             if instance.pointer("/descendants/more") != Some(&Value::Bool(true)) {
@@ -256,7 +332,13 @@ fn cancel_with_descendants(client: &Client, output: Output, ids: &[String]) -> R
         if let Some(count) = instance.pointer_mut("/descendants/cancelled") {
             *count = cancelled.into();
         }
-        output.confirm(&instance, &format!("cancelled {id} and {}", output::count(cancelled, "descendant")))?;
+        output.confirm(
+            &instance,
+            &format!(
+                "cancelled {id} and {}",
+                output::count(cancelled, "descendant")
+            ),
+        )?;
     }
     Ok(())
 }
@@ -264,9 +346,8 @@ fn cancel_with_descendants(client: &Client, output: Output, ids: &[String]) -> R
 /// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.
 pub(super) fn read_json(argument: &str) -> Result<Value, CliError> {
     let text = match argument.strip_prefix('@') {
-        Some(path) => {
-            std::fs::read_to_string(path).map_err(|error| CliError::new(format!("cannot read {path}: {error}")))?
-        }
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| CliError::new(format!("cannot read {path}: {error}")))?,
         None if argument == "-" => {
             let mut text = String::new();
             let read = std::io::stdin().lock().read_to_string(&mut text);
@@ -286,12 +367,33 @@ pub(super) fn read_json(argument: &str) -> Result<Value, CliError> {
 fn details(instance: &Value) -> String {
     let mut facts = vec![
         ("instance", cell(instance, "/id")),
-        ("workflow", format!("{}, version {}", cell(instance, "/workflow"), cell(instance, "/workflow_version"))),
+        (
+            "workflow",
+            format!(
+                "{}, version {}",
+                cell(instance, "/workflow"),
+                cell(instance, "/workflow_version")
+            ),
+        ),
         ("status", cell(instance, "/status")),
-        ("started", format!("{} by {}", time(instance, "/created_at"), cell(instance, "/started_by"))),
+        (
+            "started",
+            format!(
+                "{} by {}",
+                time(instance, "/created_at"),
+                cell(instance, "/started_by")
+            ),
+        ),
     ];
-    for (name, pointer) in [("step", "/current_step"), ("failure", "/failure/message"), ("output", "/output")] {
-        if instance.pointer(pointer).is_some_and(|value| !value.is_null()) {
+    for (name, pointer) in [
+        ("step", "/current_step"),
+        ("failure", "/failure/message"),
+        ("output", "/output"),
+    ] {
+        if instance
+            .pointer(pointer)
+            .is_some_and(|value| !value.is_null())
+        {
             facts.push((name, cell(instance, pointer)));
         }
     }
@@ -299,7 +401,13 @@ fn details(instance: &Value) -> String {
         facts.push(("ended", time(instance, "/completed_at")));
     }
     let mut text = output::facts(&facts);
-    let list = |name: &str| instance.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let list = |name: &str| {
+        instance
+            .get(name)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
     let attempts = list("attempts");
     if !attempts.is_empty() {
         let rows = attempts.iter().map(|attempt| {
@@ -313,7 +421,10 @@ fn details(instance: &Value) -> String {
             ]
         });
         text.push('\n');
-        text.push_str(&table(&["STEP", "ATTEMPT", "OUTCOME", "PLUGIN", "ENDED", "FAILURE"], rows));
+        text.push_str(&table(
+            &["STEP", "ATTEMPT", "OUTCOME", "PLUGIN", "ENDED", "FAILURE"],
+            rows,
+        ));
     }
     let approvals = list("approvals");
     if !approvals.is_empty() {

@@ -15,8 +15,12 @@ pub(super) struct Interrupt(Arc<AtomicBool>);
 impl Interrupt {
     /// From now on SIGINT and SIGTERM are noted instead of ending the process.
     pub(super) fn listen() -> Result<Self, CliError> {
-        let problem = |error: std::io::Error| CliError::new(format!("cannot wait for signals: {error}"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(problem)?;
+        let problem =
+            |error: std::io::Error| CliError::new(format!("cannot wait for signals: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(problem)?;
         let guard = runtime.enter();
         let mut interrupt = signal(SignalKind::interrupt()).map_err(problem)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(problem)?;
@@ -46,6 +50,10 @@ impl Interrupt {
     /// # Errors
     /// Somebody wants the command to end.
     pub(super) fn check(&self) -> Result<(), CliError> {
-        if self.is_asked() { Err(CliError::new("interrupted")) } else { Ok(()) }
+        if self.is_asked() {
+            Err(CliError::new("interrupted"))
+        } else {
+            Ok(())
+        }
     }
 }

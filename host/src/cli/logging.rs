@@ -19,9 +19,14 @@ pub(super) fn start(config: &LogConfig) -> Result<(), CliError> {
     })?;
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let layer = match config.format {
-        LogFormat::Pretty => layer.with_ansi(io::stderr().is_terminal()).with_target(false).boxed(),
+        LogFormat::Pretty => layer
+            .with_ansi(io::stderr().is_terminal())
+            .with_target(false)
+            .boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
-    let installed = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    let installed = tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init();
     installed.map_err(|error| CliError::new(format!("cannot start the log: {error}")))
 }

@@ -58,7 +58,13 @@ struct Global {
     #[arg(long, global = true, value_name = "URL", env = "STEPWELL_URL", default_value = SERVER_DEFAULT)]
     server: String,
     /// Who you are to the server; better set in the environment than typed
-    #[arg(long, global = true, value_name = "TOKEN", env = "STEPWELL_TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "STEPWELL_TOKEN",
+        hide_env_values = true
+    )]
     token: Option<String>,
     /// Print the API's answers as they are
     #[arg(long, global = true)]
@@ -129,7 +135,10 @@ enum Command {
 
 impl Global {
     fn client(&self) -> Client {
-        Client::new(&self.server, self.token.clone().filter(|token| !token.is_empty()))
+        Client::new(
+            &self.server,
+            self.token.clone().filter(|token| !token.is_empty()),
+        )
     }
 
     fn output(&self) -> Output {
@@ -140,7 +149,12 @@ impl Global {
 /// Runs the command that the arguments name. 0 is success, 1 an error that stderr tells, 2 a usage error.
 pub fn main() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
-    if let Command::CompileWorker { memory_bytes, cpu_seconds, component } = command {
+    if let Command::CompileWorker {
+        memory_bytes,
+        cpu_seconds,
+        component,
+    } = command
+    {
         return crate::plugins::compile_worker_main(memory_bytes, cpu_seconds, &component);
     }
     match run(&global, command) {

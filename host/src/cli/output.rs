@@ -28,8 +28,16 @@ impl Output {
     }
 
     /// Data: the API's answer, or `text` made from it.
-    pub(super) fn show(self, answer: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), CliError> {
-        if self.json { print(&format!("{answer:#}\n")) } else { print(&text(answer)) }
+    pub(super) fn show(
+        self,
+        answer: &Value,
+        text: impl FnOnce(&Value) -> String,
+    ) -> Result<(), CliError> {
+        if self.json {
+            print(&format!("{answer:#}\n"))
+        } else {
+            print(&text(answer))
+        }
     }
 
     /// An answer that only confirms: with `--json` it is data, otherwise a line on stderr.
@@ -45,7 +53,10 @@ impl Output {
 /// Writes data. A reader that has gone away (`| head`) is no error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(CliError::new(format!("cannot write to stdout: {error}")))
         }
@@ -68,7 +79,10 @@ pub(super) fn tell_error(error: &CliError) {
 
 /// A table with a header; cells that look like numbers are aligned to the right.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| escape(cell)).collect()).collect();
+    let rows: Vec<Vec<String>> = rows
+        .into_iter()
+        .map(|row| row.iter().map(|cell| escape(cell)).collect())
+        .collect();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header.to_vec());
@@ -76,7 +90,11 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
         table.add_row(row.clone());
     }
     for (index, column) in table.column_iter_mut().enumerate() {
-        let cells = || rows.iter().filter_map(|row| row.get(index)).filter(|cell| !cell.is_empty() && *cell != "-");
+        let cells = || {
+            rows.iter()
+                .filter_map(|row| row.get(index))
+                .filter(|cell| !cell.is_empty() && *cell != "-")
+        };
         if cells().next().is_some() && cells().all(|cell| is_number(cell)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -92,13 +110,22 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
 
 /// `12`, `0.42`, `97.3 %`, `214 KiB`
 fn is_number(cell: &str) -> bool {
-    cell.split(' ').next().is_some_and(|word| word.parse::<f64>().is_ok())
+    cell.split(' ')
+        .next()
+        .is_some_and(|word| word.parse::<f64>().is_ok())
 }
 
 /// Names and what they are, one a line.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
-    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    facts.iter().map(|(name, value)| format!("{name:width$}  {}\n", escape(value))).collect()
+    let width = facts
+        .iter()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or_default();
+    facts
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {}\n", escape(value)))
+        .collect()
 }
 
 /// One line with harmful characters, line breaks among them, as escapes.
@@ -117,12 +144,19 @@ pub(super) fn cell(value: &Value, pointer: &str) -> String {
 
 /// A time to the second, as `2026-04-01 12:30:00`.
 pub(super) fn time(value: &Value, pointer: &str) -> String {
-    cell(value, pointer).chars().take(19).map(|character| if character == 'T' { ' ' } else { character }).collect()
+    cell(value, pointer)
+        .chars()
+        .take(19)
+        .map(|character| if character == 'T' { ' ' } else { character })
+        .collect()
 }
 
 /// `items` of a list.
 pub(super) fn items(list: &Value) -> &[Value] {
-    list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    list.get("items")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 /// Says how to get the next page, if there is one.
@@ -134,15 +168,26 @@ pub(super) fn tell_next(list: &Value) {
 
 /// A line that moves while long work is under way; invisible where it would only fill a log.
 pub(super) fn moving_line() -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let bar = ProgressBar::with_draw_target(None, target);
     // A template that does not parse would be a mistake in this line; the default does as well.
-    bar.with_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()))
+    bar.with_style(
+        ProgressStyle::with_template("{spinner} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    )
 }
 
 /// `1 step`, `2 steps`
 pub(super) fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
 }
 
 /// A number of bytes for people.
@@ -169,12 +214,21 @@ mod tests {
 
     #[test]
     fn control_characters_are_escaped() {
-        assert_eq!(escape("a\u{1b}[31m\nb\u{202e}é"), "a\\u{1b}[31m\\nb\\u{202e}é");
+        assert_eq!(
+            escape("a\u{1b}[31m\nb\u{202e}é"),
+            "a\\u{1b}[31m\\nb\\u{202e}é"
+        );
     }
 
     #[test]
     fn a_table_begins_at_the_margin_and_aligns_numbers() {
-        let text = table(&["NAME", "COUNT"], [vec!["a".into(), "1".into()], vec!["bc".into(), "100".into()]]);
+        let text = table(
+            &["NAME", "COUNT"],
+            [
+                vec!["a".into(), "1".into()],
+                vec!["bc".into(), "100".into()],
+            ],
+        );
         assert_eq!(text, "NAME  COUNT\na         1\nbc      100\n");
     }
 }

@@ -16,6 +16,9 @@ pub(super) struct CreatedPeriod {
 impl CreatedPeriod {
     /// As parameters of a request.
     pub(super) fn query(self) -> [(&'static str, Option<String>); 2] {
-        [("created_after", self.created_after), ("created_before", self.created_before)]
+        [
+            ("created_after", self.created_after),
+            ("created_before", self.created_before),
+        ]
     }
 }

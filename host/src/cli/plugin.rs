@@ -65,17 +65,27 @@ pub(super) fn run(client: &Client, output: Output, command: PluginCommand) -> Re
         PluginCommand::Upload { file, shared } => {
             let component = read(&file)?;
             let shared = (!shared.is_empty()).then(|| shared.join(","));
-            let verdict =
-                client.post(&format!("/plugins{}", query([("shared", shared)])), Payload::Component(&component))?;
+            let verdict = client.post(
+                &format!("/plugins{}", query([("shared", shared)])),
+                Payload::Component(&component),
+            )?;
             output.show(&verdict, |verdict| format!("{}\n", verdict_line(verdict)))
         }
         PluginCommand::List { name, limit, after } => {
-            let path = name.map(|name| format!("/{}", encode(&name))).unwrap_or_default();
-            let query = query([("limit", limit.map(|limit| limit.to_string())), ("after", after)]);
+            let path = name
+                .map(|name| format!("/{}", encode(&name)))
+                .unwrap_or_default();
+            let query = query([
+                ("limit", limit.map(|limit| limit.to_string())),
+                ("after", after),
+            ]);
             let list = client.get(&format!("/plugins{path}{query}"))?;
             output.show(&list, |list| {
                 output::tell_next(list);
-                table(&["PLUGIN", "VERSION", "STEPS", "SIZE", "UPLOADED", "BY"], output::items(list).iter().map(row))
+                table(
+                    &["PLUGIN", "VERSION", "STEPS", "SIZE", "UPLOADED", "BY"],
+                    output::items(list).iter().map(row),
+                )
             })
         }
         PluginCommand::Show { plugin } => {
@@ -88,10 +98,23 @@ pub(super) fn run(client: &Client, output: Output, command: PluginCommand) -> Re
             };
             output.show(&version, details)
         }
-        PluginCommand::Compare { plugin, baseline, candidate, from, to } => {
-            let query =
-                query([("baseline", Some(baseline)), ("candidate", Some(candidate)), ("from", from), ("to", to)]);
-            let path = format!("/workflow-metrics/plugins/{}/compare{query}", encode(&plugin));
+        PluginCommand::Compare {
+            plugin,
+            baseline,
+            candidate,
+            from,
+            to,
+        } => {
+            let query = query([
+                ("baseline", Some(baseline)),
+                ("candidate", Some(candidate)),
+                ("from", from),
+                ("to", to),
+            ]);
+            let path = format!(
+                "/workflow-metrics/plugins/{}/compare{query}",
+                encode(&plugin)
+            );
             output.show(&client.get(&path)?, history::comparison)
         }
         PluginCommand::Delete { plugin } => {
@@ -109,7 +132,8 @@ pub(super) fn run(client: &Client, output: Output, command: PluginCommand) -> Re
 
 /// The bytes of a component.
 pub(super) fn read(file: &std::path::Path) -> Result<Vec<u8>, CliError> {
-    std::fs::read(file).map_err(|error| CliError::new(format!("cannot read {}: {error}", file.display())))
+    std::fs::read(file)
+        .map_err(|error| CliError::new(format!("cannot read {}: {error}", file.display())))
 }
 
 fn version_path(name: &str, version: &str) -> String {
@@ -128,18 +152,37 @@ fn row(version: &Value) -> Vec<String> {
 }
 
 fn steps(version: &Value) -> String {
-    let steps = version.get("steps").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    steps.iter().map(|step| cell(step, "/name")).collect::<Vec<_>>().join(", ")
+    let steps = version
+        .get("steps")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    steps
+        .iter()
+        .map(|step| cell(step, "/name"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn size(value: &Value, pointer: &str) -> String {
-    value.pointer(pointer).and_then(Value::as_u64).map_or_else(|| "-".to_owned(), output::bytes)
+    value
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .map_or_else(|| "-".to_owned(), output::bytes)
 }
 
 fn words(value: &Value, pointer: &str) -> String {
-    let list = value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let list = value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let words: Vec<_> = list.iter().filter_map(Value::as_str).collect();
-    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+    if words.is_empty() {
+        "nothing".to_owned()
+    } else {
+        words.join(", ")
+    }
 }
 
 /// One line that says what became of an upload.
@@ -160,16 +203,36 @@ pub(super) fn verdict_line(verdict: &Value) -> String {
 
 fn details(version: &Value) -> String {
     let facts = [
-        ("plugin", format!("{}@{}", cell(version, "/name"), cell(version, "/version"))),
+        (
+            "plugin",
+            format!("{}@{}", cell(version, "/name"), cell(version, "/version")),
+        ),
         ("description", cell(version, "/description")),
         ("digest", format!("sha256:{}", cell(version, "/digest"))),
         ("size", size(version, "/component_bytes")),
         ("may use", words(version, "/grants/interfaces")),
         ("shared buckets", words(version, "/grants/shared_buckets")),
         ("metrics", words(version, "/metrics")),
-        ("uploaded", format!("{} by {}", time(version, "/uploaded_at"), cell(version, "/uploaded_by"))),
+        (
+            "uploaded",
+            format!(
+                "{} by {}",
+                time(version, "/uploaded_at"),
+                cell(version, "/uploaded_by")
+            ),
+        ),
     ];
-    let steps = version.get("steps").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let steps = steps.iter().map(|step| vec![cell(step, "/name"), cell(step, "/description")]);
-    format!("{}\n{}", output::facts(&facts), table(&["STEP", "DESCRIPTION"], steps))
+    let steps = version
+        .get("steps")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let steps = steps
+        .iter()
+        .map(|step| vec![cell(step, "/name"), cell(step, "/description")]);
+    format!(
+        "{}\n{}",
+        output::facts(&facts),
+        table(&["STEP", "DESCRIPTION"], steps)
+    )
 }

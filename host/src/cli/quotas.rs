@@ -14,11 +14,20 @@ pub(super) struct QuotasArguments {
     team: Option<String>,
 }
 
-pub(super) fn quotas(client: &Client, output: Output, arguments: QuotasArguments) -> Result<(), CliError> {
+pub(super) fn quotas(
+    client: &Client,
+    output: Output,
+    arguments: QuotasArguments,
+) -> Result<(), CliError> {
     let answer = client.get(&format!("/quotas{}", query([("team", arguments.team)])))?;
     output.show(&answer, |answer| {
-        let teams = answer.get("quotas").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let size = |team: &Value, pointer: &str| match team.pointer(pointer).and_then(Value::as_u64) {
+        let teams = answer
+            .get("quotas")
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let size = |team: &Value, pointer: &str| match team.pointer(pointer).and_then(Value::as_u64)
+        {
             Some(count) => bytes(count),
             None => "-".to_owned(),
         };

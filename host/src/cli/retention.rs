@@ -24,7 +24,11 @@ pub(super) struct RetentionArguments {
 const COUNTED: [&str; 4] = ["instances", "attempts", "approvals", "entries"];
 
 /// Asks again and again: the server does a part with each request.
-pub(super) fn retention(client: &Client, output: Output, arguments: &RetentionArguments) -> Result<(), CliError> {
+pub(super) fn retention(
+    client: &Client,
+    output: Output,
+    arguments: &RetentionArguments,
+) -> Result<(), CliError> {
     let bar = output::moving_line();
     let mut totals = [0; COUNTED.len()];
     let mut after = Value::Null;
@@ -47,7 +51,11 @@ pub(super) fn retention(client: &Client, output: Output, arguments: &RetentionAr
         }
     }
     bar.finish_and_clear();
-    let mut answer: Value = COUNTED.iter().zip(totals).map(|(name, total)| (*name, json!(total))).collect();
+    let mut answer: Value = COUNTED
+        .iter()
+        .zip(totals)
+        .map(|(name, total)| (*name, json!(total)))
+        .collect();
     if let Some(fields) = answer.as_object_mut() {
         fields.insert("dry_run".to_owned(), arguments.dry_run.into());
     }
@@ -57,5 +65,7 @@ pub(super) fn retention(client: &Client, output: Output, arguments: &RetentionAr
 fn sentence(dry_run: bool, totals: [u64; COUNTED.len()]) -> String {
     let [instances, attempts, approvals, entries] = totals;
     let verb = if dry_run { "would delete" } else { "deleted" };
-    format!("{verb} {instances} instances with {attempts} attempts, {approvals} approvals, {entries} storage entries")
+    format!(
+        "{verb} {instances} instances with {attempts} attempts, {approvals} approvals, {entries} storage entries"
+    )
 }

@@ -33,7 +33,11 @@ fn key_and_value(text: &str) -> Result<(String, Vec<u8>), String> {
     Ok((key.to_owned(), value.as_bytes().to_vec()))
 }
 
-pub(super) fn run(global: &Global, output: Output, arguments: RunArguments) -> Result<(), CliError> {
+pub(super) fn run(
+    global: &Global,
+    output: Output,
+    arguments: RunArguments,
+) -> Result<(), CliError> {
     let local = LocalStep {
         component: plugin::read(&arguments.file)?,
         step: arguments.step,
@@ -42,8 +46,9 @@ pub(super) fn run(global: &Global, output: Output, arguments: RunArguments) -> R
         shared_buckets: arguments.shared.into_iter().collect(),
     };
     let run = app::run_step_locally(settings::load(global)?, serve::program()?, local);
-    let run =
-        serve::runtime()?.block_on(run).map_err(|error| CliError::new(format!("cannot run the step: {error}")))?;
+    let run = serve::runtime()?
+        .block_on(run)
+        .map_err(|error| CliError::new(format!("cannot run the step: {error}")))?;
     let run = serde_json::to_value(run).map_err(|error| CliError::new(error.to_string()))?;
     output.show(&run, |run| {
         tell_details(run);
@@ -54,31 +59,67 @@ pub(super) fn run(global: &Global, output: Output, arguments: RunArguments) -> R
     })?;
     match run.get("failure").filter(|failure| !failure.is_null()) {
         None => Ok(()),
-        Some(failure) => Err(CliError::new(format!("{}: {}", cell(failure, "/code"), cell(failure, "/message")))),
+        Some(failure) => Err(CliError::new(format!(
+            "{}: {}",
+            cell(failure, "/code"),
+            cell(failure, "/message")
+        ))),
     }
 }
 
 /// What the step did beside its output goes to stderr, so that the output can be piped.
 fn tell_details(run: &Value) {
-    let list = |name: &str| run.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let list = |name: &str| {
+        run.get(name)
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    };
     let tell = |line: String| output::tell(&output::escape(&line));
     for log in list("logs") {
-        tell(format!("log     {} {}", cell(log, "/level"), cell(log, "/line")));
+        tell(format!(
+            "log     {} {}",
+            cell(log, "/level"),
+            cell(log, "/line")
+        ));
     }
     for metric in list("metrics") {
-        tell(format!("metric  {} {} {}", cell(metric, "/kind"), cell(metric, "/name"), cell(metric, "/value")));
+        tell(format!(
+            "metric  {} {} {}",
+            cell(metric, "/kind"),
+            cell(metric, "/name"),
+            cell(metric, "/value")
+        ));
     }
     for write in list("writes") {
         let value: String = cell(write, "/value").chars().take(200).collect();
-        tell(format!("write   {} {}/{} {value}", cell(write, "/action"), cell(write, "/space"), cell(write, "/key")));
+        tell(format!(
+            "write   {} {}/{} {value}",
+            cell(write, "/action"),
+            cell(write, "/space"),
+            cell(write, "/key")
+        ));
     }
-    if run.get("instances_created").and_then(Value::as_u64).is_some_and(|count| count > 0) {
-        tell(format!("batch   {} instances created", cell(run, "/instances_created")));
+    if run
+        .get("instances_created")
+        .and_then(Value::as_u64)
+        .is_some_and(|count| count > 0)
+    {
+        tell(format!(
+            "batch   {} instances created",
+            cell(run, "/instances_created")
+        ));
     }
     let milliseconds = |pointer: &str| {
-        run.pointer(pointer).and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |us| output::number(us / 1e3))
+        run.pointer(pointer)
+            .and_then(Value::as_f64)
+            .map_or_else(|| "-".to_owned(), |us| output::number(us / 1e3))
     };
-    let memory = run.pointer("/usage/memory_bytes").and_then(Value::as_u64).map(output::bytes).unwrap_or_default();
+    let memory = run
+        .pointer("/usage/memory_bytes")
+        .and_then(Value::as_u64)
+        .map(output::bytes)
+        .unwrap_or_default();
     tell(format!(
         "took    {} ms, {} ms on a CPU, {memory} of memory, {} host calls",
         milliseconds("/usage/wall_us"),

@@ -70,7 +70,10 @@ pub(super) fn serve(global: &Global, arguments: ServeArguments) -> Result<(), Cl
     if arguments.without_engine {
         config.engine.enabled = false;
     }
-    let ending = Ending { ready_file: arguments.ready_file, stop_with_stdin: arguments.stop_with_stdin };
+    let ending = Ending {
+        ready_file: arguments.ready_file,
+        stop_with_stdin: arguments.stop_with_stdin,
+    };
     runtime()?.block_on(run(config, ending))
 }
 
@@ -84,7 +87,8 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 
 /// This program, to be run again.
 pub(super) fn program() -> Result<PathBuf, CliError> {
-    std::env::current_exe().map_err(|error| CliError::new(format!("cannot find this program's file: {error}")))
+    std::env::current_exe()
+        .map_err(|error| CliError::new(format!("cannot find this program's file: {error}")))
 }
 
 struct Ending {
@@ -104,24 +108,34 @@ async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
         )
     })?;
     raise_file_limit(&config.server);
-    let address = listener.local_addr().map_err(|error| CliError::new(error.to_string()))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| CliError::new(error.to_string()))?;
     let mut app = App::start(config, Clock::corrected(), program()?)
         .await
         .map_err(|error| CliError::new(format!("cannot start: {error}")))?;
     let url = format!("http://{address}");
     let first_token = app.first_token.take();
     if let Some(path) = &ending.ready_file {
-        write_ready_file(path, &url, first_token.as_ref().map(|token| token.secret.as_str()))
-            .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))?;
+        write_ready_file(
+            path,
+            &url,
+            first_token.as_ref().map(|token| token.secret.as_str()),
+        )
+        .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))?;
     } else if app.config.log.format == LogFormat::Pretty {
         greet(&url, first_token.as_ref());
     }
     drop(first_token);
     tracing::info!(%url, "listening");
     if !app.engine.drives() {
-        tracing::warn!("the engine is off: instances are not driven until a server runs without --without-engine");
+        tracing::warn!(
+            "the engine is off: instances are not driven until a server runs without --without-engine"
+        );
     }
-    app.serve(listener, shutdown).await.map_err(|error| CliError::new(format!("cannot {error}")))?;
+    app.serve(listener, shutdown)
+        .await
+        .map_err(|error| CliError::new(format!("cannot {error}")))?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -132,7 +146,11 @@ fn raise_file_limit(server: &ServerConfig) {
     match rlimit::increase_nofile_limit(wanted) {
         Ok(limit) if limit >= wanted => {}
         Ok(limit) => {
-            tracing::warn!(limit, wanted, "the system allows fewer open files than server.connections_max needs")
+            tracing::warn!(
+                limit,
+                wanted,
+                "the system allows fewer open files than server.connections_max needs"
+            )
         }
         Err(error) => tracing::warn!(%error, "could not ask for more open files"),
     }
@@ -143,7 +161,9 @@ fn greet(url: &str, first_token: Option<&FirstToken>) {
     if let Some(FirstToken { secret, path }) = first_token {
         let shown = path.display();
         if std::io::stderr().is_terminal() {
-            tell(&format!("This is the first start, so here is a token that may do everything. {shown} has it too:"));
+            tell(&format!(
+                "This is the first start, so here is a token that may do everything. {shown} has it too:"
+            ));
             tell("");
             tell(&format!("    export STEPWELL_TOKEN={secret}"));
         } else {
@@ -154,12 +174,17 @@ fn greet(url: &str, first_token: Option<&FirstToken>) {
         tell("");
     }
     tell(&format!("Stepwell answers at {url}"));
-    tell("Next, in another terminal: stepwell plugin upload FILE.wasm, stepwell workflow apply FILE.yaml");
+    tell(
+        "Next, in another terminal: stepwell plugin upload FILE.wasm, stepwell workflow apply FILE.yaml",
+    );
 }
 
 /// Written beside its place and moved there, so that a reader never sees half of it.
 fn write_ready_file(path: &Path, url: &str, token: Option<&str>) -> std::io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     // Temporary files are made with mode 0600, and keep it.
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     writeln!(file, "{}", json!({ "url": url, "token": token }))?;
@@ -169,7 +194,9 @@ fn write_ready_file(path: &Path, url: &str, token: Option<&str>) -> std::io::Res
 
 /// Is done after SIGTERM or SIGINT, or at the end of stdin.
 fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, CliError> {
-    let install = |kind| signal(kind).map_err(|error| CliError::new(format!("cannot wait for signals: {error}")));
+    let install = |kind| {
+        signal(kind).map_err(|error| CliError::new(format!("cannot wait for signals: {error}")))
+    };
     // Signals are received from here on, even if nobody waits yet.
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;

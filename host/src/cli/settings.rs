@@ -17,10 +17,13 @@ pub(super) struct ConfigArguments {
 /// The settings from the defaults, `--config` and the environment.
 pub(super) fn load(global: &Global) -> Result<Config, CliError> {
     // A variable that is not UTF-8 is none of ours.
-    let environment =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Config::load(global.config.as_deref(), environment).map_err(|error| {
-        CliError::with_hint(format!("cannot {error}"), "`stepwell config --defaults` shows every setting")
+        CliError::with_hint(
+            format!("cannot {error}"),
+            "`stepwell config --defaults` shows every setting",
+        )
     })
 }
 
@@ -29,11 +32,16 @@ pub(super) fn config(global: &Global, arguments: &ConfigArguments) -> Result<(),
         return output::print(DEFAULTS);
     }
     let mut config = load(global)?;
-    for url in [&mut config.database.url, &mut config.redis.url, &mut config.tracing.otlp_endpoint] {
+    for url in [
+        &mut config.database.url,
+        &mut config.redis.url,
+        &mut config.tracing.otlp_endpoint,
+    ] {
         *url = without_password(url);
     }
     if global.json {
-        let text = serde_json::to_string_pretty(&config).map_err(|error| CliError::new(error.to_string()))?;
+        let text = serde_json::to_string_pretty(&config)
+            .map_err(|error| CliError::new(error.to_string()))?;
         return output::print(&format!("{text}\n"));
     }
     let text = toml::to_string(&config).map_err(|error| CliError::new(error.to_string()))?;
@@ -42,8 +50,12 @@ pub(super) fn config(global: &Global, arguments: &ConfigArguments) -> Result<(),
 
 /// Settings are shown to others when something does not work.
 fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let Some((credentials, host)) = rest.rsplit_once('@') else { return url.to_owned() };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let Some((credentials, host)) = rest.rsplit_once('@') else {
+        return url.to_owned();
+    };
     match credentials.split_once(':') {
         Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
         None => url.to_owned(),
@@ -56,7 +68,10 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        assert_eq!(without_password("postgres://me:p@ss:w@db/x"), "postgres://me:***@db/x");
+        assert_eq!(
+            without_password("postgres://me:p@ss:w@db/x"),
+            "postgres://me:***@db/x"
+        );
         for url in ["", "sqlite:x.db", "postgres://me@db/x", "postgres://db/x"] {
             assert_eq!(without_password(url), url);
         }

@@ -46,13 +46,31 @@ struct Line {
 ///
 /// # Errors
 /// The file cannot be read, the server does not take a batch, or some lines failed.
-pub(super) fn start_from(client: &Client, output: Output, source: &Source<'_>) -> Result<(), CliError> {
+pub(super) fn start_from(
+    client: &Client,
+    output: Output,
+    source: &Source<'_>,
+) -> Result<(), CliError> {
     let mut lines = Lines::open(source.from)?;
-    let mut starting = Starting { client, output, bar: lines.bar(), started: 0, existing: 0, failed: 0 };
+    let mut starting = Starting {
+        client,
+        output,
+        bar: lines.bar(),
+        started: 0,
+        existing: 0,
+        failed: 0,
+    };
     let sent = starting.send_all(&mut lines, source);
     starting.bar.finish_and_clear();
-    let Starting { started, existing, failed, .. } = starting;
-    tell(&format!("{started} started, {existing} there before, {failed} failed"));
+    let Starting {
+        started,
+        existing,
+        failed,
+        ..
+    } = starting;
+    tell(&format!(
+        "{started} started, {existing} there before, {failed} failed"
+    ));
     sent?;
     if failed > 0 {
         return Err(CliError::new(format!("{} failed", count(failed, "line"))));
@@ -86,17 +104,27 @@ impl Starting<'_> {
 
     /// One request, if there is anything to send.
     fn send(&mut self, batch: Vec<Line>) -> Result<(), CliError> {
-        let items: Vec<&Value> = batch.iter().filter_map(|line| line.item.as_ref().ok()).collect();
+        let items: Vec<&Value> = batch
+            .iter()
+            .filter_map(|line| line.item.as_ref().ok())
+            .collect();
         let mut results = Vec::new();
         if !items.is_empty() {
-            let answer = self.client.post("/instances:batch", Payload::Json(&json!({ "items": items })));
+            let answer = self.client.post(
+                "/instances:batch",
+                Payload::Json(&json!({ "items": items })),
+            );
             let mut answer = answer.map_err(|error| in_doubt(error, &batch))?;
             if let Some(Value::Array(answered)) = answer.get_mut("results").map(Value::take) {
                 results = answered;
             }
         }
         if results.len() != items.len() {
-            return Err(CliError::new(format!("{} results came for {}", results.len(), count(items.len(), "line"))));
+            return Err(CliError::new(format!(
+                "{} results came for {}",
+                results.len(),
+                count(items.len(), "line")
+            )));
         }
         let mut results = results.into_iter();
         let (mut data, mut complaints) = (String::new(), Vec::new());
@@ -107,7 +135,10 @@ impl Starting<'_> {
             };
             if result.get("error").is_some() {
                 self.failed += 1;
-                complaints.push(format!("line {number}: {}", escape(&cell(&result, "/error/message"))));
+                complaints.push(format!(
+                    "line {number}: {}",
+                    escape(&cell(&result, "/error/message"))
+                ));
             } else if result.get("existing") == Some(&Value::Bool(true)) {
                 self.existing += 1;
             } else {
@@ -124,7 +155,8 @@ impl Starting<'_> {
             }
         }
         let (started, failed) = (self.started + self.existing, self.failed);
-        self.bar.set_message(format!("{started} started, {failed} failed"));
+        self.bar
+            .set_message(format!("{started} started, {failed} failed"));
         self.bar.suspend(|| {
             complaints.iter().for_each(|line| tell(line));
             output::print(&data)
@@ -135,19 +167,37 @@ impl Starting<'_> {
 /// What to say of a batch that the server did not answer as it should: unless it refused the whole of it, some of it
 /// may have happened.
 fn in_doubt(error: ClientError, batch: &[Line]) -> CliError {
-    let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return error.into() };
+    let (Some(first), Some(last)) = (batch.first(), batch.last()) else {
+        return error.into();
+    };
     let lines = format!("lines {} to {}", first.number, last.number);
-    if matches!(error, ClientError::Api { status: 400..=499, .. }) {
+    if matches!(
+        error,
+        ClientError::Api {
+            status: 400..=499,
+            ..
+        }
+    ) {
         let CliError { message, hint } = error.into();
-        return CliError { message: format!("{lines} were refused: {message}"), hint };
+        return CliError {
+            message: format!("{lines} were refused: {message}"),
+            hint,
+        };
     }
-    let keyed = |line: &Line| line.item.as_ref().is_ok_and(|item| item.get("idempotency_key").is_some());
+    let keyed = |line: &Line| {
+        line.item
+            .as_ref()
+            .is_ok_and(|item| item.get("idempotency_key").is_some())
+    };
     let hint = if batch.iter().all(|line| line.item.is_err() || keyed(line)) {
         "run the same command again: what has an idempotency key is not started twice"
     } else {
         "give each line an idempotency_key, or use --idempotency-prefix: then the same command can be run again"
     };
-    CliError::with_hint(format!("{lines} may have been started or not: {error}"), hint)
+    CliError::with_hint(
+        format!("{lines} may have been started or not: {error}"),
+        hint,
+    )
 }
 
 /// The lines of a file that are not blank, one at a time.
@@ -171,7 +221,13 @@ impl Lines {
             let metadata = file.metadata().map_err(cannot)?;
             (Box::new(file), metadata.is_file().then_some(metadata.len()))
         };
-        Ok(Self { reader: BufReader::new(reader), name: from.to_owned(), length, position: 0, number: 0 })
+        Ok(Self {
+            reader: BufReader::new(reader),
+            name: from.to_owned(),
+            length,
+            position: 0,
+            number: 0,
+        })
     }
 
     fn next(&mut self, source: &Source<'_>) -> Result<Option<Line>, CliError> {
@@ -187,29 +243,51 @@ impl Lines {
             self.position += read as u64;
             let (number, bytes) = (self.number, text.len());
             if bytes > LINE_BYTES_MAX && !text.ends_with(b"\n") {
-                let skipped = self.reader.skip_until(b'\n').map_err(|error| self.cannot_read(&error))?;
+                let skipped = self
+                    .reader
+                    .skip_until(b'\n')
+                    .map_err(|error| self.cannot_read(&error))?;
                 self.position += skipped as u64;
                 let item = Err(format!("it is longer than {LINE_BYTES_MAX} bytes"));
-                return Ok(Some(Line { number, bytes: 0, item }));
+                return Ok(Some(Line {
+                    number,
+                    bytes: 0,
+                    item,
+                }));
             }
             if !text.trim_ascii().is_empty() {
-                return Ok(Some(Line { number, bytes, item: read_item(&text, number, source) }));
+                return Ok(Some(Line {
+                    number,
+                    bytes,
+                    item: read_item(&text, number, source),
+                }));
             }
         }
     }
 
     fn cannot_read(&self, error: &io::Error) -> CliError {
-        CliError::new(format!("cannot read {} after line {}: {error}", self.name, self.number))
+        CliError::new(format!(
+            "cannot read {} after line {}: {error}",
+            self.name, self.number
+        ))
     }
 
     /// Invisible where it would only fill a log.
     fn bar(&self) -> ProgressBar {
-        let target =
-            if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(self.length, target);
-        let template = if self.length.is_some() { "{bar:40} {percent}%  {msg}" } else { "{spinner} {msg}" };
+        let template = if self.length.is_some() {
+            "{bar:40} {percent}%  {msg}"
+        } else {
+            "{spinner} {msg}"
+        };
         // A template that does not parse would be a mistake in this line; the default bar does as well.
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.with_style(style.progress_chars("=> "))
     }
 }
@@ -217,13 +295,18 @@ impl Lines {
 /// The item that a line says, with what the command adds to it.
 fn read_item(text: &[u8], number: u64, source: &Source<'_>) -> Result<Value, String> {
     let item = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
-    let Value::Object(mut item) = item else { return Err("it is not a JSON object".to_owned()) };
+    let Value::Object(mut item) = item else {
+        return Err("it is not a JSON object".to_owned());
+    };
     if !item.contains_key("workflow") {
-        let workflow = source.workflow.ok_or("it has no 'workflow', and the command names none")?;
+        let workflow = source
+            .workflow
+            .ok_or("it has no 'workflow', and the command names none")?;
         item.insert("workflow".to_owned(), workflow.into());
     }
     if let Some(prefix) = source.idempotency_prefix {
-        item.entry("idempotency_key").or_insert_with(|| format!("{prefix}{number}").into());
+        item.entry("idempotency_key")
+            .or_insert_with(|| format!("{prefix}{number}").into());
     }
     Ok(Value::Object(item))
 }

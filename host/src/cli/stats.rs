@@ -15,11 +15,20 @@ pub(super) struct StatsArguments {
     window: Window,
 }
 
-pub(super) fn stats(client: &Client, output: Output, arguments: &StatsArguments) -> Result<(), CliError> {
+pub(super) fn stats(
+    client: &Client,
+    output: Output,
+    arguments: &StatsArguments,
+) -> Result<(), CliError> {
     let window = query([("window", Some(arguments.window.to_string()))]);
     let stats = client.get(&format!("/workflow-metrics/stats{window}"))?;
     output.show(&stats, |stats| {
-        let mut parts = vec![operations(stats, |_| true), lifecycle(stats), caches(stats), commits(stats)];
+        let mut parts = vec![
+            operations(stats, |_| true),
+            lifecycle(stats),
+            caches(stats),
+            commits(stats),
+        ];
         parts.extend(batches(stats));
         parts.extend(limits(stats));
         parts.extend(plugins(stats));
@@ -28,36 +37,67 @@ pub(super) fn stats(client: &Client, output: Output, arguments: &StatsArguments)
 }
 
 fn float(value: &Value, pointer: &str) -> f64 {
-    value.pointer(pointer).and_then(Value::as_f64).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_f64)
+        .unwrap_or_default()
 }
 
 fn milliseconds(value: &Value, pointer: &str) -> String {
-    value.pointer(pointer).and_then(Value::as_f64).map_or_else(|| "-".to_owned(), number)
+    value
+        .pointer(pointer)
+        .and_then(Value::as_f64)
+        .map_or_else(|| "-".to_owned(), number)
 }
 
-fn entries<'a>(stats: &'a Value, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
-    stats.get(name).and_then(Value::as_object).into_iter().flatten()
+fn entries<'a>(
+    stats: &'a Value,
+    name: &str,
+) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+    stats
+        .get(name)
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
 }
 
 fn list<'a>(stats: &'a Value, name: &str) -> &'a [Value] {
-    stats.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    stats
+        .get(name)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 /// How often and how long, for the operations that `wanted` names.
 pub(super) fn operations(stats: &Value, wanted: impl Fn(&str) -> bool) -> String {
-    let rows = entries(stats, "operations").filter(|(name, _)| wanted(name)).map(|(name, operation)| {
-        vec![
-            name.clone(),
-            cell(operation, "/count"),
-            cell(operation, "/errors"),
-            milliseconds(operation, "/avg_ms"),
-            milliseconds(operation, "/p50_ms"),
-            milliseconds(operation, "/p95_ms"),
-            milliseconds(operation, "/p99_ms"),
-            milliseconds(operation, "/max_ms"),
-        ]
-    });
-    table(&["OPERATION", "COUNT", "ERRORS", "AVG MS", "P50 MS", "P95 MS", "P99 MS", "MAX MS"], rows)
+    let rows = entries(stats, "operations")
+        .filter(|(name, _)| wanted(name))
+        .map(|(name, operation)| {
+            vec![
+                name.clone(),
+                cell(operation, "/count"),
+                cell(operation, "/errors"),
+                milliseconds(operation, "/avg_ms"),
+                milliseconds(operation, "/p50_ms"),
+                milliseconds(operation, "/p95_ms"),
+                milliseconds(operation, "/p99_ms"),
+                milliseconds(operation, "/max_ms"),
+            ]
+        });
+    table(
+        &[
+            "OPERATION",
+            "COUNT",
+            "ERRORS",
+            "AVG MS",
+            "P50 MS",
+            "P95 MS",
+            "P99 MS",
+            "MAX MS",
+        ],
+        rows,
+    )
 }
 
 fn lifecycle(stats: &Value) -> String {
@@ -68,12 +108,48 @@ fn lifecycle(stats: &Value) -> String {
         row
     };
     table(
-        &["", "CREATED", "COMPLETED", "REJECTED", "FAILED", "CANCELLED", "DELETED"],
-        [row("instances", "/lifecycle", &["/created", "/completed", "/rejected", "/failed", "/cancelled", "/deleted"])],
+        &[
+            "",
+            "CREATED",
+            "COMPLETED",
+            "REJECTED",
+            "FAILED",
+            "CANCELLED",
+            "DELETED",
+        ],
+        [row(
+            "instances",
+            "/lifecycle",
+            &[
+                "/created",
+                "/completed",
+                "/rejected",
+                "/failed",
+                "/cancelled",
+                "/deleted",
+            ],
+        )],
     ) + "\n"
         + &table(
-            &["", "SUBMITTED", "APPROVED", "REJECTED", "EXPIRED", "CANCELLED"],
-            [row("approvals", "/approvals", &["/submitted", "/approved", "/rejected", "/expired", "/cancelled"])],
+            &[
+                "",
+                "SUBMITTED",
+                "APPROVED",
+                "REJECTED",
+                "EXPIRED",
+                "CANCELLED",
+            ],
+            [row(
+                "approvals",
+                "/approvals",
+                &[
+                    "/submitted",
+                    "/approved",
+                    "/rejected",
+                    "/expired",
+                    "/cancelled",
+                ],
+            )],
         )
 }
 
@@ -94,14 +170,24 @@ pub(super) fn caches(stats: &Value) -> String {
             number(float(cache, "/saved_us") / 1e3),
         ]
     });
-    let header = ["CACHE", "HITS", "MISSES", "HIT RATE", "ENTRIES", "KIB", "STALE", "EXPIRED", "EVICTED", "SAVED MS"];
+    let header = [
+        "CACHE", "HITS", "MISSES", "HIT RATE", "ENTRIES", "KIB", "STALE", "EXPIRED", "EVICTED",
+        "SAVED MS",
+    ];
     table(&header, rows)
 }
 
 /// How many commits went into one transaction.
 pub(super) fn commits(stats: &Value) -> String {
-    let (groups, commits) = (float(stats, "/commits/groups"), float(stats, "/commits/commits"));
-    let average = if groups > 0.0 { number(commits / groups) } else { "-".to_owned() };
+    let (groups, commits) = (
+        float(stats, "/commits/groups"),
+        float(stats, "/commits/commits"),
+    );
+    let average = if groups > 0.0 {
+        number(commits / groups)
+    } else {
+        "-".to_owned()
+    };
     let row = vec![
         cell(stats, "/commits/commits"),
         cell(stats, "/commits/groups"),
@@ -110,7 +196,17 @@ pub(super) fn commits(stats: &Value) -> String {
         cell(stats, "/commits/conflicts"),
         cell(stats, "/commits/queue"),
     ];
-    table(&["COMMITS", "TRANSACTIONS", "AVERAGE GROUP", "LARGEST GROUP", "CONFLICTS", "QUEUE"], [row])
+    table(
+        &[
+            "COMMITS",
+            "TRANSACTIONS",
+            "AVERAGE GROUP",
+            "LARGEST GROUP",
+            "CONFLICTS",
+            "QUEUE",
+        ],
+        [row],
+    )
 }
 
 /// Bulk calls, if there were any.
@@ -128,12 +224,16 @@ pub(super) fn batches(stats: &Value) -> Option<String> {
             ]
         })
         .collect();
-    let header = ["BATCH", "CALLS", "ITEMS", "FAILED", "LARGEST", "P50 MS", "P95 MS"];
+    let header = [
+        "BATCH", "CALLS", "ITEMS", "FAILED", "LARGEST", "P50 MS", "P95 MS",
+    ];
     (!rows.is_empty()).then(|| table(&header, rows))
 }
 
 fn limits(stats: &Value) -> Option<String> {
-    let rows: Vec<_> = entries(stats, "limits").map(|(code, count)| vec![code.clone(), cell(count, "")]).collect();
+    let rows: Vec<_> = entries(stats, "limits")
+        .map(|(code, count)| vec![code.clone(), cell(count, "")])
+        .collect();
     (!rows.is_empty()).then(|| table(&["LIMIT", "CROSSED"], rows))
 }
 
@@ -153,10 +253,15 @@ fn plugins(stats: &Value) -> Option<String> {
 }
 
 fn series_value(series: &Value) -> String {
-    let numbers =
-        series.as_object().into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "name" | "labels"));
+    let numbers = series
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| !matches!(name.as_str(), "name" | "labels"));
     let shown = numbers.map(|(name, value)| match value {
-        Value::Number(float) if float.is_f64() => format!("{name} {}", number(float.as_f64().unwrap_or_default())),
+        Value::Number(float) if float.is_f64() => {
+            format!("{name} {}", number(float.as_f64().unwrap_or_default()))
+        }
         Value::String(text) => text.clone(),
         other => format!("{name} {other}"),
     });

@@ -26,7 +26,13 @@ pub(super) enum TokenCommand {
         /// Who holds it
         user: String,
         /// What it allows; can be given several times
-        #[arg(long = "permission", short = 'p', value_name = "PERMISSION", required = true, value_delimiter = ',')]
+        #[arg(
+            long = "permission",
+            short = 'p',
+            value_name = "PERMISSION",
+            required = true,
+            value_delimiter = ','
+        )]
         permissions: Vec<Permission>,
         /// Another team than yours
         #[arg(long)]
@@ -63,11 +69,33 @@ pub(super) enum TokenCommand {
     },
 }
 
-pub(super) fn run(global: &Global, client: &Client, output: Output, command: TokenCommand) -> Result<(), CliError> {
+pub(super) fn run(
+    global: &Global,
+    client: &Client,
+    output: Output,
+    command: TokenCommand,
+) -> Result<(), CliError> {
     match command {
-        TokenCommand::Create { user, permissions, team, expires_in, data_dir, database } => {
+        TokenCommand::Create {
+            user,
+            permissions,
+            team,
+            expires_in,
+            data_dir,
+            database,
+        } => {
             let created = if data_dir.is_some() || database.is_some() {
-                create_offline(global, New { user, permissions, team, expires_in }, data_dir, database)?
+                create_offline(
+                    global,
+                    New {
+                        user,
+                        permissions,
+                        team,
+                        expires_in,
+                    },
+                    data_dir,
+                    database,
+                )?
             } else {
                 let body = json!({ "user": user, "permissions": permissions, "team": team, "expires_in": expires_in });
                 client.post("/tokens", Payload::Json(&body))?
@@ -83,7 +111,11 @@ pub(super) fn run(global: &Global, client: &Client, output: Output, command: Tok
             })
         }
         TokenCommand::List { team, limit, after } => {
-            let query = query([("team", team), ("limit", limit.map(|limit| limit.to_string())), ("after", after)]);
+            let query = query([
+                ("team", team),
+                ("limit", limit.map(|limit| limit.to_string())),
+                ("after", after),
+            ]);
             let list = client.get(&format!("/tokens{query}"))?;
             output.show(&list, |list| {
                 output::tell_next(list);
@@ -116,7 +148,12 @@ fn create_offline(
     data_dir: Option<PathBuf>,
     database: Option<String>,
 ) -> Result<Value, CliError> {
-    let New { user, permissions, team, expires_in } = new;
+    let New {
+        user,
+        permissions,
+        team,
+        expires_in,
+    } = new;
     let mut config = settings::load(global)?;
     if let Some(data_dir) = data_dir {
         config.data_dir = data_dir;
@@ -125,9 +162,20 @@ fn create_offline(
         config.database.url = database;
     }
     let wrong = |error: &dyn std::fmt::Display| CliError::new(error.to_string());
-    let team = team.map(|team| team.parse::<Name>()).transpose().map_err(|error| wrong(&error))?;
-    let expires_in = expires_in.map(|time| secret::lifetime(&time)).transpose().map_err(|error| wrong(&error))?;
-    let wanted = OfflineToken { user, team, permissions, expires_in };
+    let team = team
+        .map(|team| team.parse::<Name>())
+        .transpose()
+        .map_err(|error| wrong(&error))?;
+    let expires_in = expires_in
+        .map(|time| secret::lifetime(&time))
+        .transpose()
+        .map_err(|error| wrong(&error))?;
+    let wanted = OfflineToken {
+        user,
+        team,
+        permissions,
+        expires_in,
+    };
     let created = serve::runtime()?.block_on(create_token_offline(&config, &Clock::System, wanted));
     let (secret, NewToken { id, principal, created_at, expires_at, .. }) = created.map_err(|error| {
         let message = format!("cannot {error}");
@@ -152,7 +200,11 @@ fn create_offline(
 }
 
 fn row(token: &Value) -> Vec<String> {
-    let permissions = token.get("permissions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let permissions = token
+        .get("permissions")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let permissions: Vec<_> = permissions.iter().filter_map(Value::as_str).collect();
     vec![
         cell(token, "/id"),

@@ -52,19 +52,33 @@ pub(super) enum WorkflowCommand {
     },
 }
 
-pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> Result<(), CliError> {
+pub(super) fn run(
+    client: &Client,
+    output: Output,
+    command: WorkflowCommand,
+) -> Result<(), CliError> {
     match command {
         WorkflowCommand::Apply { files } => {
             for file in files {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| CliError::new(format!("cannot read {}: {error}", file.display())))?;
+                let text = std::fs::read_to_string(&file).map_err(|error| {
+                    CliError::new(format!("cannot read {}: {error}", file.display()))
+                })?;
                 let version = client.post("/workflows", Payload::Text(&text))?;
                 output.show(&version, |version| format!("{}\n", applied_line(version)))?;
             }
             Ok(())
         }
-        WorkflowCommand::List { status, created, limit, after } => {
-            let page = [("status", status), ("limit", limit.map(|limit| limit.to_string())), ("after", after)];
+        WorkflowCommand::List {
+            status,
+            created,
+            limit,
+            after,
+        } => {
+            let page = [
+                ("status", status),
+                ("limit", limit.map(|limit| limit.to_string())),
+                ("after", after),
+            ];
             let query = query(page.into_iter().chain(created.query()));
             let list = client.get(&format!("/workflows{query}"))?;
             output.show(&list, |list| {
@@ -78,11 +92,16 @@ pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> 
                         cell(workflow, "/description"),
                     ]
                 });
-                table(&["WORKFLOW", "VERSION", "STATUS", "APPLIED", "DESCRIPTION"], rows)
+                table(
+                    &["WORKFLOW", "VERSION", "STATUS", "APPLIED", "DESCRIPTION"],
+                    rows,
+                )
             })
         }
         WorkflowCommand::Show { name, version } => {
-            let version = version.map(|version| format!("/versions/{version}")).unwrap_or_default();
+            let version = version
+                .map(|version| format!("/versions/{version}"))
+                .unwrap_or_default();
             let version = client.get(&format!("/workflows/{}{version}", encode(&name)))?;
             output.show(&version, details)
         }
@@ -92,39 +111,82 @@ pub(super) fn run(client: &Client, output: Output, command: WorkflowCommand) -> 
 }
 
 fn set_status(client: &Client, output: Output, name: &str, verb: &str) -> Result<(), CliError> {
-    let workflow = client.post(&format!("/workflows/{}/{verb}", encode(name)), Payload::Empty)?;
+    let workflow = client.post(
+        &format!("/workflows/{}/{verb}", encode(name)),
+        Payload::Empty,
+    )?;
     output.show(&workflow, |workflow| {
-        output::escape(&format!("{} is {}", cell(workflow, "/name"), cell(workflow, "/status"))) + "\n"
+        output::escape(&format!(
+            "{} is {}",
+            cell(workflow, "/name"),
+            cell(workflow, "/status")
+        )) + "\n"
     })
 }
 
 /// One line that says what is there now.
 pub(super) fn applied_line(version: &Value) -> String {
-    let steps = version.pointer("/definition/steps").and_then(Value::as_array).map(Vec::len).unwrap_or_default();
+    let steps = version
+        .pointer("/definition/steps")
+        .and_then(Value::as_array)
+        .map(Vec::len)
+        .unwrap_or_default();
     let name = cell(version, "/name");
     let steps = output::count(steps, "step");
-    let archived = if cell(version, "/status") == "archived" { ", archived: it takes no new instances" } else { "" };
-    output::escape(&format!("{name} version {}: {steps}{archived}", cell(version, "/version")))
+    let archived = if cell(version, "/status") == "archived" {
+        ", archived: it takes no new instances"
+    } else {
+        ""
+    };
+    output::escape(&format!(
+        "{name} version {}: {steps}{archived}",
+        cell(version, "/version")
+    ))
 }
 
 fn details(version: &Value) -> String {
     let mut facts = vec![
-        ("workflow", format!("{}, version {}", cell(version, "/name"), cell(version, "/version"))),
+        (
+            "workflow",
+            format!(
+                "{}, version {}",
+                cell(version, "/name"),
+                cell(version, "/version")
+            ),
+        ),
         ("description", cell(version, "/definition/description")),
-        ("applied", format!("{} by {}", time(version, "/created_at"), cell(version, "/created_by"))),
+        (
+            "applied",
+            format!(
+                "{} by {}",
+                time(version, "/created_at"),
+                cell(version, "/created_by")
+            ),
+        ),
     ];
     // A version that was asked for by its number stands nowhere.
     if version.get("status").is_some() {
         facts.push(("status", cell(version, "/status")));
     }
-    let steps = version.pointer("/definition/steps").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let steps = version
+        .pointer("/definition/steps")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let rows = steps.iter().map(|step| {
-        let what = if step.get("approval").is_some_and(|approval| !approval.is_null()) {
+        let what = if step
+            .get("approval")
+            .is_some_and(|approval| !approval.is_null())
+        {
             format!("approval: {}", cell(step, "/approval/title"))
         } else {
             format!("{}/{}", cell(step, "/plugin"), cell(step, "/step"))
         };
         vec![cell(step, "/id"), what, cell(step, "/when")]
     });
-    format!("{}\n{}", output::facts(&facts), table(&["STEP", "RUNS", "WHEN"], rows))
+    format!(
+        "{}\n{}",
+        output::facts(&facts),
+        table(&["STEP", "RUNS", "WHEN"], rows)
+    )
 }

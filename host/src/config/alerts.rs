@@ -103,10 +103,18 @@ pub struct AlertOverride {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calls_min: Option<u64>,
     /// As in `[alerts]`.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "duration::option")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "duration::option"
+    )]
     pub fire_after: Option<Duration>,
     /// As in `[alerts]`.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "duration::option")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "duration::option"
+    )]
     pub resolve_after: Option<Duration>,
 }
 
@@ -173,7 +181,11 @@ impl AlertsConfig {
             ("alerts.active_max", self.active_max, ACTIVE_MAX),
             ("alerts.silences_max", self.silences_max, SILENCES_MAX),
             ("alerts.resolved_max", self.resolved_max, u32::MAX),
-            ("alerts.webhook.attempts_max", self.webhook.attempts_max, ATTEMPTS_MAX),
+            (
+                "alerts.webhook.attempts_max",
+                self.webhook.attempts_max,
+                ATTEMPTS_MAX,
+            ),
         ];
         for (key, value, most) in bounds {
             if !(1..=most).contains(&value) {
@@ -190,7 +202,10 @@ impl AlertsConfig {
             check_calls(&key, config.calls_min)?;
         }
         if self.overrides.len() > OVERRIDES_MAX {
-            return Err(invalid("alerts.overrides", &format!("there may be at most {OVERRIDES_MAX}")));
+            return Err(invalid(
+                "alerts.overrides",
+                &format!("there may be at most {OVERRIDES_MAX}"),
+            ));
         }
         for (index, one) in self.overrides.iter().enumerate() {
             one.check(&format!("alerts.overrides, the {}.", index + 1))?;
@@ -201,11 +216,29 @@ impl AlertsConfig {
 
 impl AlertOverride {
     fn check(&self, key: &str) -> Result<(), ConfigError> {
-        let Self { rule, team, operation, plugin, .. } = self;
+        let Self {
+            rule,
+            team,
+            operation,
+            plugin,
+            ..
+        } = self;
         if rule.is_none() && team.is_none() && operation.is_none() && plugin.is_none() {
-            return Err(invalid(key, "say what it is for: rule, team, operation or plugin"));
+            return Err(invalid(
+                key,
+                "say what it is for: rule, team, operation or plugin",
+            ));
         }
-        let Self { enabled, severity, threshold, resolve_threshold, calls_min, fire_after, resolve_after, .. } = self;
+        let Self {
+            enabled,
+            severity,
+            threshold,
+            resolve_threshold,
+            calls_min,
+            fire_after,
+            resolve_after,
+            ..
+        } = self;
         let changes = [
             enabled.is_some(),
             severity.is_some(),
@@ -216,13 +249,28 @@ impl AlertOverride {
             resolve_after.is_some(),
         ];
         if !changes.contains(&true) {
-            return Err(invalid(key, "it changes nothing: give enabled, severity, threshold, calls_min or another"));
+            return Err(invalid(
+                key,
+                "it changes nothing: give enabled, severity, threshold, calls_min or another",
+            ));
         }
         match (rule, threshold, resolve_threshold) {
             (_, None, None) => {}
-            (Some(rule), Some(threshold), Some(resolve)) => check_thresholds(key, *rule, *threshold, *resolve)?,
-            (None, ..) => return Err(invalid(key, "a threshold needs a rule: they are counted in different units")),
-            _ => return Err(invalid(key, "give threshold and resolve_threshold together")),
+            (Some(rule), Some(threshold), Some(resolve)) => {
+                check_thresholds(key, *rule, *threshold, *resolve)?
+            }
+            (None, ..) => {
+                return Err(invalid(
+                    key,
+                    "a threshold needs a rule: they are counted in different units",
+                ));
+            }
+            _ => {
+                return Err(invalid(
+                    key,
+                    "give threshold and resolve_threshold together",
+                ));
+            }
         }
         calls_min.map_or(Ok(()), |calls| check_calls(key, calls))
     }
@@ -239,32 +287,68 @@ impl WebhookConfig {
         }
         // The address may hold a secret itself, so it is not repeated.
         let url = self.url.expose();
-        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-        let has_host = host.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#', ':']));
+        let host = url
+            .strip_prefix("https://")
+            .or_else(|| url.strip_prefix("http://"));
+        let has_host =
+            host.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#', ':']));
         let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic());
         let is_fine = url.is_empty() || (has_host && is_plain);
         if !is_fine {
-            return Err(invalid("alerts.webhook.url", "must be http://HOST… or https://HOST…, or empty"));
+            return Err(invalid(
+                "alerts.webhook.url",
+                "must be http://HOST… or https://HOST…, or empty",
+            ));
         }
         Ok(())
     }
 }
 
-fn check_thresholds(key: &str, rule: AlertRule, threshold: f64, resolve: f64) -> Result<(), ConfigError> {
-    let most = if rule.unit() == "ratio" { 1.0 } else { f64::MAX };
+fn check_thresholds(
+    key: &str,
+    rule: AlertRule,
+    threshold: f64,
+    resolve: f64,
+) -> Result<(), ConfigError> {
+    let most = if rule.unit() == "ratio" {
+        1.0
+    } else {
+        f64::MAX
+    };
     if !(0.0..=most).contains(&threshold) || !(0.0..=most).contains(&resolve) {
-        let range = if rule.unit() == "ratio" { "from 0 to 1" } else { "milliseconds, 0 or more" };
-        return Err(invalid(key, &format!("threshold and resolve_threshold of {} are {range}", rule.as_str())));
+        let range = if rule.unit() == "ratio" {
+            "from 0 to 1"
+        } else {
+            "milliseconds, 0 or more"
+        };
+        return Err(invalid(
+            key,
+            &format!(
+                "threshold and resolve_threshold of {} are {range}",
+                rule.as_str()
+            ),
+        ));
     }
     if rule.is_worse(resolve, threshold) {
-        let side = if rule.is_worse(0.0, 1.0) { "at or above" } else { "at or below" };
-        return Err(invalid(key, &format!("resolve_threshold must be {side} threshold")));
+        let side = if rule.is_worse(0.0, 1.0) {
+            "at or above"
+        } else {
+            "at or below"
+        };
+        return Err(invalid(
+            key,
+            &format!("resolve_threshold must be {side} threshold"),
+        ));
     }
     Ok(())
 }
 
 fn check_calls(key: &str, calls: u64) -> Result<(), ConfigError> {
-    if calls == 0 { Err(invalid(key, "calls_min must be at least 1")) } else { Ok(()) }
+    if calls == 0 {
+        Err(invalid(key, "calls_min must be at least 1"))
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -283,7 +367,10 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_specification() {
         let alerts = Config::defaults().expect("loads").alerts;
-        let thresholds = AlertRule::ALL.iter().map(|rule| alerts.rule(*rule).threshold).collect::<Vec<_>>();
+        let thresholds = AlertRule::ALL
+            .iter()
+            .map(|rule| alerts.rule(*rule).threshold)
+            .collect::<Vec<_>>();
         assert_eq!(thresholds, [0.05, 1000.0, 0.5, 0.3]);
         assert_eq!(alerts.window, AlertWindow::FiveMinutes);
     }
@@ -293,8 +380,13 @@ mod tests {
         let text = "[[alerts.overrides]]\nrule = 'p95_latency'\nplugin = 'expense@2.*'\nthreshold = 5000\n\
                     resolve_threshold = 4000\nfire_after = '10m'\n[[alerts.overrides]]\nteam = 'lab-*'\nenabled = false";
         let config = load(text).expect("loads");
-        let [slow, lab] = config.alerts.overrides.as_slice() else { panic!("two: {:?}", config.alerts.overrides) };
-        assert_eq!((slow.threshold, slow.fire_after), (Some(5000.0), Some(Duration::from_secs(600))));
+        let [slow, lab] = config.alerts.overrides.as_slice() else {
+            panic!("two: {:?}", config.alerts.overrides)
+        };
+        assert_eq!(
+            (slow.threshold, slow.fire_after),
+            (Some(5000.0), Some(Duration::from_secs(600)))
+        );
         assert_eq!((lab.enabled, lab.rule), (Some(false), None));
         let shown = toml::to_string(&config).expect("is written");
         assert_eq!(load(&shown).expect("loads"), config);
@@ -303,33 +395,91 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_with_its_place() {
         for (text, place, problem) in [
-            ("[alerts.error_rate]\nthreshold = 5.0", "alerts.error_rate", "0 to 1"),
-            ("[alerts.error_rate]\nthreshold = nan", "alerts.error_rate", "0 to 1"),
-            ("[alerts.error_rate]\nresolve_threshold = 0.5", "alerts.error_rate", "at or below"),
-            ("[alerts.cache_hit_rate]\nresolve_threshold = 0.1", "alerts.cache_hit_rate", "at or above"),
-            ("[alerts.p95_latency]\ncalls_min = 0", "alerts.p95_latency", "at least 1"),
+            (
+                "[alerts.error_rate]\nthreshold = 5.0",
+                "alerts.error_rate",
+                "0 to 1",
+            ),
+            (
+                "[alerts.error_rate]\nthreshold = nan",
+                "alerts.error_rate",
+                "0 to 1",
+            ),
+            (
+                "[alerts.error_rate]\nresolve_threshold = 0.5",
+                "alerts.error_rate",
+                "at or below",
+            ),
+            (
+                "[alerts.cache_hit_rate]\nresolve_threshold = 0.1",
+                "alerts.cache_hit_rate",
+                "at or above",
+            ),
+            (
+                "[alerts.p95_latency]\ncalls_min = 0",
+                "alerts.p95_latency",
+                "at least 1",
+            ),
             ("[alerts]\nwindow = '7m'", "window", "5m"),
             ("[alerts]\nactive_max = 0", "alerts.active_max", "1 to"),
-            ("[[alerts.overrides]]\nenabled = false", "the 1.", "rule, team, operation or plugin"),
-            ("[[alerts.overrides]]\nteam = 'a'", "the 1.", "changes nothing"),
-            ("[[alerts.overrides]]\nteam = 'a'\nthreshold = 1.0\nresolve_threshold = 1.0", "the 1.", "needs a rule"),
-            ("[[alerts.overrides]]\nrule = 'error_rate'\nthreshold = 0.5", "the 1.", "together"),
+            (
+                "[[alerts.overrides]]\nenabled = false",
+                "the 1.",
+                "rule, team, operation or plugin",
+            ),
+            (
+                "[[alerts.overrides]]\nteam = 'a'",
+                "the 1.",
+                "changes nothing",
+            ),
+            (
+                "[[alerts.overrides]]\nteam = 'a'\nthreshold = 1.0\nresolve_threshold = 1.0",
+                "the 1.",
+                "needs a rule",
+            ),
+            (
+                "[[alerts.overrides]]\nrule = 'error_rate'\nthreshold = 0.5",
+                "the 1.",
+                "together",
+            ),
             ("[[alerts.overrides]]\nteem = 'a'", "teem", "unknown field"),
-            ("[alerts.webhook]\nurl = 'ftp://x'", "alerts.webhook.url", "https://"),
-            ("[alerts.webhook]\nurl = 'http:///x'", "alerts.webhook.url", "https://"),
-            ("[alerts.webhook]\nsecret = 'a'\nsecret_file = 'b'", "alerts.webhook", "not both"),
+            (
+                "[alerts.webhook]\nurl = 'ftp://x'",
+                "alerts.webhook.url",
+                "https://",
+            ),
+            (
+                "[alerts.webhook]\nurl = 'http:///x'",
+                "alerts.webhook.url",
+                "https://",
+            ),
+            (
+                "[alerts.webhook]\nsecret = 'a'\nsecret_file = 'b'",
+                "alerts.webhook",
+                "not both",
+            ),
         ] {
             let error = load(text).expect_err(text);
-            assert!(error.contains(place) && error.contains(problem), "{text}: {error}");
+            assert!(
+                error.contains(place) && error.contains(problem),
+                "{text}: {error}"
+            );
         }
     }
 
     #[test]
     fn secrets_are_shown_nowhere() {
-        let config = load("[alerts.webhook]\nurl = 'https://hooks.test/T0KEN'\nsecret = 'hunter2'").expect("loads");
+        let config = load("[alerts.webhook]\nurl = 'https://hooks.test/T0KEN'\nsecret = 'hunter2'")
+            .expect("loads");
         assert_eq!(config.alerts.webhook.secret.expose(), "hunter2");
-        for shown in [format!("{config:?}"), toml::to_string(&config).expect("is written")] {
-            assert!(!shown.contains("hunter2") && !shown.contains("T0KEN"), "{shown}");
+        for shown in [
+            format!("{config:?}"),
+            toml::to_string(&config).expect("is written"),
+        ] {
+            assert!(
+                !shown.contains("hunter2") && !shown.contains("T0KEN"),
+                "{shown}"
+            );
         }
         let error = load("[alerts.webhook]\nurl = 'gopher://T0KEN'").expect_err("is refused");
         assert!(!error.contains("T0KEN"), "{error}");

@@ -32,16 +32,29 @@ impl std::str::FromStr for Network {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             let shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
-            format!("'{shown}' is neither an address nor a network: write 10.0.0.7, 10.0.0.0/8 or fd00::/8")
+            format!(
+                "'{shown}' is neither an address nor a network: write 10.0.0.7, 10.0.0.0/8 or fd00::/8"
+            )
         };
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
         };
-        let address = address.parse::<IpAddr>().map_err(|_| wrong())?.to_canonical();
+        let address = address
+            .parse::<IpAddr>()
+            .map_err(|_| wrong())?
+            .to_canonical();
         let width = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map(str::parse).transpose().map_err(|_| wrong())?.unwrap_or(width);
-        if prefix > width { Err(wrong()) } else { Ok(Self { address, prefix }) }
+        let prefix = prefix
+            .map(str::parse)
+            .transpose()
+            .map_err(|_| wrong())?
+            .unwrap_or(width);
+        if prefix > width {
+            Err(wrong())
+        } else {
+            Ok(Self { address, prefix })
+        }
     }
 }
 
@@ -59,7 +72,9 @@ impl Serialize for Network {
 
 impl<'de> Deserialize<'de> for Network {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -84,12 +99,22 @@ mod tests {
         ] {
             assert!(has(network, address), "{network} {address}");
         }
-        for (network, address) in
-            [("10.1.2.3", "10.1.2.4"), ("10.0.0.0/8", "11.0.0.1"), ("::/0", "10.0.0.1"), ("fd00::/8", "fe80::1")]
-        {
+        for (network, address) in [
+            ("10.1.2.3", "10.1.2.4"),
+            ("10.0.0.0/8", "11.0.0.1"),
+            ("::/0", "10.0.0.1"),
+            ("fd00::/8", "fe80::1"),
+        ] {
             assert!(!has(network, address), "{network} {address}");
         }
-        for text in ["", "10.0.0.0/33", "10.0.0.0/x", "proxy", "::/129", "10.0.0/8"] {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.0/x",
+            "proxy",
+            "::/129",
+            "10.0.0/8",
+        ] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }
     }

@@ -60,7 +60,10 @@ impl QuotasConfig {
             bytes = one.stored_bytes_max.unwrap_or(bytes);
         }
         let some = |max: u64| (max > 0).then_some(max);
-        Quota { unfinished_instances_max: some(unfinished), stored_bytes_max: some(bytes) }
+        Quota {
+            unfinished_instances_max: some(unfinished),
+            stored_bytes_max: some(bytes),
+        }
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -68,12 +71,18 @@ impl QuotasConfig {
             return Err(invalid("quotas.recount_interval", "must be more than 0"));
         }
         if self.overrides.len() > OVERRIDES_MAX {
-            return Err(invalid("quotas.overrides", &format!("there may be at most {OVERRIDES_MAX}")));
+            return Err(invalid(
+                "quotas.overrides",
+                &format!("there may be at most {OVERRIDES_MAX}"),
+            ));
         }
         for (index, one) in self.overrides.iter().enumerate() {
             if one.unfinished_instances_max.is_none() && one.stored_bytes_max.is_none() {
                 let key = format!("quotas.overrides, the {}.", index + 1);
-                return Err(invalid(&key, "it changes nothing: give unfinished_instances_max or stored_bytes_max"));
+                return Err(invalid(
+                    &key,
+                    "it changes nothing: give unfinished_instances_max or stored_bytes_max",
+                ));
             }
         }
         Ok(())
@@ -86,7 +95,10 @@ impl IdempotencyConfig {
             return Err(invalid("idempotency.keep", "must be more than 0"));
         }
         if self.keys_per_team_max == 0 {
-            return Err(invalid("idempotency.keys_per_team_max", "must be at least 1"));
+            return Err(invalid(
+                "idempotency.keys_per_team_max",
+                "must be at least 1",
+            ));
         }
         Ok(())
     }
@@ -124,16 +136,43 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_with_its_place() {
         for (text, place, problem) in [
-            ("[quotas]\nrecount_interval = '0s'", "quotas.recount_interval", "more than 0"),
-            ("[[quotas.overrides]]\nteam = 'a'", "the 1.", "changes nothing"),
-            ("[[quotas.overrides]]\nstored_bytes_max = 1", "team", "missing"),
-            ("[[quotas.overrides]]\nteam = 'a'\nstored_bites_max = 1", "stored_bites_max", "unknown field"),
+            (
+                "[quotas]\nrecount_interval = '0s'",
+                "quotas.recount_interval",
+                "more than 0",
+            ),
+            (
+                "[[quotas.overrides]]\nteam = 'a'",
+                "the 1.",
+                "changes nothing",
+            ),
+            (
+                "[[quotas.overrides]]\nstored_bytes_max = 1",
+                "team",
+                "missing",
+            ),
+            (
+                "[[quotas.overrides]]\nteam = 'a'\nstored_bites_max = 1",
+                "stored_bites_max",
+                "unknown field",
+            ),
             ("[quotas]\nstored_bytes_max = -1", "stored_bytes_max", "u64"),
-            ("[idempotency]\nkeep = '0s'", "idempotency.keep", "more than 0"),
-            ("[idempotency]\nkeys_per_team_max = 0", "idempotency.keys_per_team_max", "at least 1"),
+            (
+                "[idempotency]\nkeep = '0s'",
+                "idempotency.keep",
+                "more than 0",
+            ),
+            (
+                "[idempotency]\nkeys_per_team_max = 0",
+                "idempotency.keys_per_team_max",
+                "at least 1",
+            ),
         ] {
             let error = load(text).expect_err(text);
-            assert!(error.contains(place) && error.contains(problem), "{text}: {error}");
+            assert!(
+                error.contains(place) && error.contains(problem),
+                "{text}: {error}"
+            );
         }
     }
 }

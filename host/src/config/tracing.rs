@@ -48,47 +48,77 @@ impl TracingConfig {
     /// Where traces are sent; none if they are not.
     pub fn traces_url(&self) -> Option<String> {
         let address = self.otlp_endpoint.trim_end_matches('/');
-        let path = if address.ends_with(TRACES_PATH) { "" } else { TRACES_PATH };
+        let path = if address.ends_with(TRACES_PATH) {
+            ""
+        } else {
+            TRACES_PATH
+        };
         (!address.is_empty()).then(|| format!("{address}{path}"))
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let address = &self.otlp_endpoint;
-        if !address.is_empty() && !["http://", "https://"].iter().any(|scheme| address.starts_with(scheme)) {
-            return Err(invalid("tracing.otlp_endpoint", "must begin with http:// or https://"));
+        if !address.is_empty()
+            && !["http://", "https://"]
+                .iter()
+                .any(|scheme| address.starts_with(scheme))
+        {
+            return Err(invalid(
+                "tracing.otlp_endpoint",
+                "must begin with http:// or https://",
+            ));
         }
         if !(0.0..=1.0).contains(&self.sample_ratio) {
             return Err(invalid("tracing.sample_ratio", "must be 0 to 1"));
         }
         if !(1..=QUEUE_MAX).contains(&self.queue_max) {
-            return Err(invalid("tracing.queue_max", &format!("must be 1 to {QUEUE_MAX}")));
+            return Err(invalid(
+                "tracing.queue_max",
+                &format!("must be 1 to {QUEUE_MAX}"),
+            ));
         }
         if !(1..=self.queue_max).contains(&self.batch_max) {
-            return Err(invalid("tracing.batch_max", "must be 1 to tracing.queue_max"));
+            return Err(invalid(
+                "tracing.batch_max",
+                "must be 1 to tracing.queue_max",
+            ));
         }
         if self.links_max > LINKS_MAX {
-            return Err(invalid("tracing.links_max", &format!("must be at most {LINKS_MAX}")));
+            return Err(invalid(
+                "tracing.links_max",
+                &format!("must be at most {LINKS_MAX}"),
+            ));
         }
         if self.interval.is_zero() || self.timeout.is_zero() {
-            return Err(invalid("tracing.interval and tracing.timeout", "must be more than 0"));
+            return Err(invalid(
+                "tracing.interval and tracing.timeout",
+                "must be more than 0",
+            ));
         }
         Ok(())
     }
 }
 
 /// Takes over what OpenTelemetry's variables say. An empty one says nothing.
-pub(super) fn set_standard(merged: &mut toml::Table, environment: &[(String, String)]) -> Result<(), ConfigError> {
+pub(super) fn set_standard(
+    merged: &mut toml::Table,
+    environment: &[(String, String)],
+) -> Result<(), ConfigError> {
     let said = |wanted: &str| {
-        let found = environment.iter().find(|(name, value)| name == wanted && !value.is_empty());
+        let found = environment
+            .iter()
+            .find(|(name, value)| name == wanted && !value.is_empty());
         found.map(|(_, value)| value.as_str())
     };
     for (name, key, unit) in STANDARD {
         if let Some(value) = said(name) {
-            set(merged, &["tracing", key], &format!("{value}{unit}")).map_err(|problem| invalid(name, &problem))?;
+            set(merged, &["tracing", key], &format!("{value}{unit}"))
+                .map_err(|problem| invalid(name, &problem))?;
         }
     }
     if said(DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
-        set(merged, &["tracing", "otlp_endpoint"], "").map_err(|problem| invalid(DISABLED, &problem))?;
+        set(merged, &["tracing", "otlp_endpoint"], "")
+            .map_err(|problem| invalid(DISABLED, &problem))?;
     }
     Ok(())
 }
@@ -98,7 +128,9 @@ mod tests {
     use crate::config::Config;
 
     fn load(environment: &[(&str, &str)]) -> Config {
-        let pairs = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let pairs = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::load(None, pairs).expect("loads")
     }
 
@@ -107,7 +139,10 @@ mod tests {
         assert_eq!(load(&[]).tracing.traces_url(), None);
         for (endpoint, url) in [
             ("http://collector:4318", "http://collector:4318/v1/traces"),
-            ("https://collector/otlp/", "https://collector/otlp/v1/traces"),
+            (
+                "https://collector/otlp/",
+                "https://collector/otlp/v1/traces",
+            ),
             ("https://collector/v1/traces", "https://collector/v1/traces"),
         ] {
             let config = load(&[("STEPWELL_TRACING__OTLP_ENDPOINT", endpoint)]);
@@ -126,8 +161,14 @@ mod tests {
             ("STEPWELL_TRACING__SERVICE_NAME", "ours"),
         ];
         let tracing = load(&standard).tracing;
-        assert_eq!((tracing.timeout.as_millis(), tracing.interval.as_millis()), (1_500, 5_000));
-        assert_eq!((tracing.service_name.as_str(), tracing.sample_ratio), ("ours", 0.25));
+        assert_eq!(
+            (tracing.timeout.as_millis(), tracing.interval.as_millis()),
+            (1_500, 5_000)
+        );
+        assert_eq!(
+            (tracing.service_name.as_str(), tracing.sample_ratio),
+            ("ours", 0.25)
+        );
         assert!(tracing.traces_url().is_some());
         let disabled = [standard.as_slice(), &[("OTEL_SDK_DISABLED", "True")]].concat();
         assert_eq!(load(&disabled).tracing.traces_url(), None);

@@ -37,7 +37,9 @@ impl Admission {
         if let Some(permit) = self.0.try_acquire(&instance.team) {
             return Entry::Place(Place { _permit: permit });
         }
-        let Some(_waiting) = engine.wait(&instance.team, instance.id) else { return Entry::Full };
+        let Some(_waiting) = engine.wait(&instance.team, instance.id) else {
+            return Entry::Full;
+        };
         tokio::select! {
             permit = self.0.acquire(&instance.team) => Entry::Place(Place { _permit: permit }),
             () = engine.0.stop.cancelled() => Entry::Stopping,

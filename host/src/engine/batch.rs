@@ -101,11 +101,25 @@ impl BatchProcessor {
     ///
     /// # Errors
     /// More than `batch.items_max` items. An item's errors are those of [`Engine::start_instance`].
-    pub async fn create_instances(&self, principal: &Principal, items: Vec<InstanceStart>) -> BatchResults<Created> {
-        let key = |item: &InstanceStart| Some((item.workflow.clone(), item.request.idempotency_key.clone()?));
+    pub async fn create_instances(
+        &self,
+        principal: &Principal,
+        items: Vec<InstanceStart>,
+    ) -> BatchResults<Created> {
+        let key = |item: &InstanceStart| {
+            Some((item.workflow.clone(), item.request.idempotency_key.clone()?))
+        };
         let work = |chunk| self.engine.start_together(principal, chunk);
         let places = &self.engine.0.chunks.writing;
-        self.run(&principal.team, "create-instances", places, items, key, work).await
+        self.run(
+            &principal.team,
+            "create-instances",
+            places,
+            items,
+            key,
+            work,
+        )
+        .await
     }
 
     /// Replaces the metadata of instances, or cancels them, alone or with what descends from them: at most
@@ -119,7 +133,11 @@ impl BatchProcessor {
     /// # Errors
     /// More than `batch.items_max` items. An item's errors: no such instance in the team; metadata that is no object or
     /// too long; those of [`Engine::cancel`].
-    pub async fn update_instances(&self, principal: &Principal, items: Vec<InstanceUpdate>) -> BatchResults<Updated> {
+    pub async fn update_instances(
+        &self,
+        principal: &Principal,
+        items: Vec<InstanceUpdate>,
+    ) -> BatchResults<Updated> {
         let key = |item: &InstanceUpdate| Some(item.id);
         let (mut trees, mut others) = (Vec::new(), Vec::new());
         for (place, item) in items.into_iter().enumerate() {
@@ -130,15 +148,33 @@ impl BatchProcessor {
         }
         let (places, others): (Vec<usize>, Vec<_>) = others.into_iter().unzip();
         let work = |chunk| self.update_chunk(principal, chunk);
-        let updated =
-            self.run(&principal.team, "update-instances", &self.engine.0.chunks.writing, others, key, work).await?;
-        let updated = updated.into_iter().map(|result| result.map(|()| Updated::default()));
+        let updated = self
+            .run(
+                &principal.team,
+                "update-instances",
+                &self.engine.0.chunks.writing,
+                others,
+                key,
+                work,
+            )
+            .await?;
+        let updated = updated
+            .into_iter()
+            .map(|result| result.map(|()| Updated::default()));
         let mut placed: Vec<Placed<_>> = places.into_iter().zip(updated).collect();
         // One after the other, since each does work in chunks.
         let budget = AtomicUsize::new(DESCENDANTS_PER_REQUEST);
         for (place, id) in trees {
-            let cancelled = self.engine.cancel_with_descendants(principal, id, &budget).await;
-            placed.push((place, cancelled.map(|(_, descendants)| Updated { descendants: Some(descendants) })));
+            let cancelled = self
+                .engine
+                .cancel_with_descendants(principal, id, &budget)
+                .await;
+            placed.push((
+                place,
+                cancelled.map(|(_, descendants)| Updated {
+                    descendants: Some(descendants),
+                }),
+            ));
         }
         Ok(in_order(placed))
     }
@@ -158,7 +194,15 @@ impl BatchProcessor {
     ) -> BatchResults<Approval> {
         let key = |item: &ApprovalDecision| Some(item.approval_id);
         let work = |chunk| self.decide_chunk(principal, chunk);
-        self.run(&principal.team, "decide-approvals", &self.engine.0.chunks.writing, items, key, work).await
+        self.run(
+            &principal.team,
+            "decide-approvals",
+            &self.engine.0.chunks.writing,
+            items,
+            key,
+            work,
+        )
+        .await
     }
 
     /// Where instances stand. Served from the cache of instances, which waits for nothing; what is not there is read by
@@ -166,15 +210,28 @@ impl BatchProcessor {
     ///
     /// # Errors
     /// More than `batch.items_max` ids. An item's errors: no such instance in the team, or the database's.
-    pub async fn instance_states(&self, principal: &Principal, ids: Vec<Uuid>) -> BatchResults<InstanceState> {
+    pub async fn instance_states(
+        &self,
+        principal: &Principal,
+        ids: Vec<Uuid>,
+    ) -> BatchResults<InstanceState> {
         self.check_count(ids.len())?;
         let shared = &self.engine.0;
         let started = shared.clock.monotonic();
         let mut states = shared.store.cached_states(&principal.team, &ids);
         let unknown = |(id, state): (&Uuid, &Option<InstanceState>)| state.is_none().then_some(*id);
         let unknown: Vec<_> = ids.iter().zip(&states).filter_map(unknown).collect();
-        let (places, work) = (&shared.chunks.reading, |chunk| self.read_chunk(principal, chunk));
-        let read = in_chunks(&shared.batch_config, places, &principal.team, unknown, |_| None::<()>, work);
+        let (places, work) = (&shared.chunks.reading, |chunk| {
+            self.read_chunk(principal, chunk)
+        });
+        let read = in_chunks(
+            &shared.batch_config,
+            places,
+            &principal.team,
+            unknown,
+            |_| None::<()>,
+            work,
+        );
         let mut read = read.await.into_iter();
         let known = |state: &mut Option<InstanceState>| match state.take() {
             Some(state) => Ok(state),
@@ -205,16 +262,26 @@ impl BatchProcessor {
     fn check_count(&self, count: usize) -> Result<(), EngineError> {
         let max = self.engine.0.batch_config.items_max;
         if count > max {
-            return Err(EngineError::Invalid(format!("at most {max} items a request, and there are {count}")));
+            return Err(EngineError::Invalid(format!(
+                "at most {max} items a request, and there are {count}"
+            )));
         }
         Ok(())
     }
 
-    fn record<R>(&self, team: &Name, operation: &'static str, results: &[Result<R, EngineError>], started: Instant) {
+    fn record<R>(
+        &self,
+        team: &Name,
+        operation: &'static str,
+        results: &[Result<R, EngineError>],
+        started: Instant,
+    ) {
         let shared = &self.engine.0;
         let failed = results.iter().filter(|result| result.is_err()).count();
         let duration = shared.clock.monotonic().duration_since(started);
-        shared.monitor.record_batch(team, operation, results.len(), failed, duration);
+        shared
+            .monitor
+            .record_batch(team, operation, results.len(), failed, duration);
     }
 
     async fn decide_chunk(
@@ -230,15 +297,35 @@ impl BatchProcessor {
         let (instances, reading) = (Mutex::new(instances), Semaphore::new(READS_AT_ONCE));
         // Two decisions on one instance would only get in each other's way.
         let line = |item: &ApprovalDecision| {
-            Some(approvals.get(&item.approval_id).map_or(item.approval_id, |approval| approval.instance_id))
+            Some(
+                approvals
+                    .get(&item.approval_id)
+                    .map_or(item.approval_id, |approval| approval.instance_id),
+            )
         };
-        in_turn(items, line, async |ApprovalDecision { approval_id, decision, comment }| {
-            let approval = approvals.get(&approval_id).cloned();
-            let known = approval.as_ref().and_then(|approval| instances.lock().remove(&approval.instance_id));
-            // The semaphore is never closed.
-            let _reads = if known.is_none() { reading.acquire().await.ok() } else { None };
-            self.engine.decide_known(principal, approval, known, decision, comment).await
-        })
+        in_turn(
+            items,
+            line,
+            async |ApprovalDecision {
+                       approval_id,
+                       decision,
+                       comment,
+                   }| {
+                let approval = approvals.get(&approval_id).cloned();
+                let known = approval
+                    .as_ref()
+                    .and_then(|approval| instances.lock().remove(&approval.instance_id));
+                // The semaphore is never closed.
+                let _reads = if known.is_none() {
+                    reading.acquire().await.ok()
+                } else {
+                    None
+                };
+                self.engine
+                    .decide_known(principal, approval, known, decision, comment)
+                    .await
+            },
+        )
         .await
     }
 
@@ -250,49 +337,93 @@ impl BatchProcessor {
     ) -> Result<(HashMap<Uuid, Approval>, HashMap<Uuid, Progress>), StoreError> {
         let store = &self.engine.0.store;
         let asked: BTreeSet<Uuid> = items.iter().map(|item| item.approval_id).collect();
-        let approvals = store.approvals_by_id(&principal.team, asked.into_iter().collect()).await?;
-        let own = approvals.iter().filter(|approval| approval.approver_id == principal.user);
+        let approvals = store
+            .approvals_by_id(&principal.team, asked.into_iter().collect())
+            .await?;
+        let own = approvals
+            .iter()
+            .filter(|approval| approval.approver_id == principal.user);
         let instances: BTreeSet<Uuid> = own.map(|approval| approval.instance_id).collect();
         let loaded = store.load_together(instances.into_iter().collect()).await?;
-        let instances = loaded.into_iter().map(|loaded| (loaded.instance.id, self.engine.restore(loaded)));
-        Ok((approvals.into_iter().map(|approval| (approval.id, approval)).collect(), instances.collect()))
+        let instances = loaded
+            .into_iter()
+            .map(|loaded| (loaded.instance.id, self.engine.restore(loaded)));
+        Ok((
+            approvals
+                .into_iter()
+                .map(|approval| (approval.id, approval))
+                .collect(),
+            instances.collect(),
+        ))
     }
 
-    async fn update_chunk(&self, principal: &Principal, items: Vec<InstanceUpdate>) -> Vec<Result<(), EngineError>> {
+    async fn update_chunk(
+        &self,
+        principal: &Principal,
+        items: Vec<InstanceUpdate>,
+    ) -> Vec<Result<(), EngineError>> {
         let (mut labels, mut cancellations) = (Vec::new(), Vec::new());
         for (place, InstanceUpdate { id, change }) in items.into_iter().enumerate() {
             match change {
                 InstanceChange::Metadata(metadata) => labels.push((place, (id, metadata))),
                 // Those with descendants are no part of a chunk.
-                InstanceChange::Cancel | InstanceChange::CancelWithDescendants => cancellations.push((place, id)),
+                InstanceChange::Cancel | InstanceChange::CancelWithDescendants => {
+                    cancellations.push((place, id))
+                }
             }
         }
         // Which of the two comes first makes no difference: a cancellation leaves the metadata alone.
         let mut placed = self.replace_metadata(principal, labels).await;
         let (places, ids): (Vec<usize>, Vec<Uuid>) = cancellations.into_iter().unzip();
-        placed.extend(places.into_iter().zip(self.cancel_chunk(principal, ids).await));
+        placed.extend(
+            places
+                .into_iter()
+                .zip(self.cancel_chunk(principal, ids).await),
+        );
         in_order(placed)
     }
 
-    pub(super) async fn cancel_chunk(&self, principal: &Principal, ids: Vec<Uuid>) -> Vec<Result<(), EngineError>> {
+    pub(super) async fn cancel_chunk(
+        &self,
+        principal: &Principal,
+        ids: Vec<Uuid>,
+    ) -> Vec<Result<(), EngineError>> {
         let asked: BTreeSet<Uuid> = ids.iter().copied().collect();
-        let loaded = match self.engine.0.store.load_of_team(&principal.team, asked.into_iter().collect()).await {
+        let loaded = match self
+            .engine
+            .0
+            .store
+            .load_of_team(&principal.team, asked.into_iter().collect())
+            .await
+        {
             Ok(loaded) => loaded,
             Err(error) => return ids.iter().map(|_| Err(error.clone().into())).collect(),
         };
         // What was read of an instance is good for its first cancellation; another one reads it again.
         let own = loaded.into_iter();
-        let instances: HashMap<_, _> =
-            own.map(|loaded| (loaded.instance.id, Some(self.engine.restore(loaded)))).collect();
+        let instances: HashMap<_, _> = own
+            .map(|loaded| (loaded.instance.id, Some(self.engine.restore(loaded))))
+            .collect();
         let (instances, reading) = (Mutex::new(instances), Semaphore::new(READS_AT_ONCE));
         in_turn(
             ids,
             |id| Some(*id),
             async |id| {
-                let known = instances.lock().get_mut(&id).map(Option::take).ok_or_else(no_such_instance)?;
+                let known = instances
+                    .lock()
+                    .get_mut(&id)
+                    .map(Option::take)
+                    .ok_or_else(no_such_instance)?;
                 // The semaphore is never closed.
-                let _reads = if known.is_none() { reading.acquire().await.ok() } else { None };
-                self.engine.cancel_known(principal, id, known).await.map(|_| ())
+                let _reads = if known.is_none() {
+                    reading.acquire().await.ok()
+                } else {
+                    None
+                };
+                self.engine
+                    .cancel_known(principal, id, known)
+                    .await
+                    .map(|_| ())
             },
         )
         .await
@@ -303,8 +434,14 @@ impl BatchProcessor {
         principal: &Principal,
         items: Vec<Placed<(Uuid, Json)>>,
     ) -> Vec<Placed<Result<(), EngineError>>> {
-        let checked: Vec<_> = items.iter().map(|(_, (_, metadata))| check_metadata(metadata)).collect();
-        let good = items.iter().zip(&checked).filter(|(_, checked)| checked.is_ok());
+        let checked: Vec<_> = items
+            .iter()
+            .map(|(_, (_, metadata))| check_metadata(metadata))
+            .collect();
+        let good = items
+            .iter()
+            .zip(&checked)
+            .filter(|(_, checked)| checked.is_ok());
         let good = good.map(|((_, (id, metadata)), _)| (*id, metadata));
         let store = &self.engine.0.store;
         let written = store.replace_metadata(&principal.team, good).await;
@@ -315,8 +452,12 @@ impl BatchProcessor {
                 (Ok(()), Ok(written)) => there(written.contains(id)),
                 // One of them is refused, and only that one may fail.
                 (Ok(()), Err(StoreError::Value(_) | StoreError::Constraint(_))) => {
-                    let written = store.replace_metadata(&principal.team, [(*id, metadata)]).await;
-                    written.map_err(EngineError::from).and_then(|written| there(written.contains(id)))
+                    let written = store
+                        .replace_metadata(&principal.team, [(*id, metadata)])
+                        .await;
+                    written
+                        .map_err(EngineError::from)
+                        .and_then(|written| there(written.contains(id)))
                 }
                 (Ok(()), Err(error)) => Err(error.clone().into()),
             };
@@ -325,9 +466,22 @@ impl BatchProcessor {
         placed
     }
 
-    async fn read_chunk(&self, principal: &Principal, ids: Vec<Uuid>) -> Vec<Result<InstanceState, EngineError>> {
-        match self.engine.0.store.read_states(&principal.team, ids.clone()).await {
-            Ok(states) => ids.iter().map(|id| states.get(id).cloned().ok_or_else(no_such_instance)).collect(),
+    async fn read_chunk(
+        &self,
+        principal: &Principal,
+        ids: Vec<Uuid>,
+    ) -> Vec<Result<InstanceState, EngineError>> {
+        match self
+            .engine
+            .0
+            .store
+            .read_states(&principal.team, ids.clone())
+            .await
+        {
+            Ok(states) => ids
+                .iter()
+                .map(|id| states.get(id).cloned().ok_or_else(no_such_instance))
+                .collect(),
             Err(error) => ids.iter().map(|_| Err(error.clone().into())).collect(),
         }
     }
@@ -343,19 +497,33 @@ pub(super) struct Chunks {
 
 impl Chunks {
     pub(super) fn new(config: &BatchConfig) -> Self {
-        let limits = FairLimits { total: config.concurrency, per_key: config.concurrency, reserve: 0 };
-        Self { writing: FairQueue::new(limits), reading: FairQueue::new(limits) }
+        let limits = FairLimits {
+            total: config.concurrency,
+            per_key: config.concurrency,
+            reserve: 0,
+        };
+        Self {
+            writing: FairQueue::new(limits),
+            reading: FairQueue::new(limits),
+        }
     }
 
     /// Chunks of both kinds that are worked on, and that wait for it.
     pub(super) fn load(&self) -> (usize, usize) {
         let (writing, reading) = (self.writing.load(), self.reading.load());
-        (writing.held + reading.held, writing.waiting + reading.waiting)
+        (
+            writing.held + reading.held,
+            writing.waiting + reading.waiting,
+        )
     }
 }
 
 fn there(written: bool) -> Result<(), EngineError> {
-    if written { Ok(()) } else { Err(no_such_instance()) }
+    if written {
+        Ok(())
+    } else {
+        Err(no_such_instance())
+    }
 }
 
 fn check_metadata(metadata: &Json) -> Result<(), EngineError> {
@@ -364,7 +532,13 @@ fn check_metadata(metadata: &Json) -> Result<(), EngineError> {
         let problem = format!("metadata may have {METADATA_BYTES_MAX} bytes, and has {bytes}");
         return Err(EngineError::Invalid(problem));
     }
-    if metadata.is_object() { Ok(()) } else { Err(EngineError::Invalid("metadata must be a JSON object".to_owned())) }
+    if metadata.is_object() {
+        Ok(())
+    } else {
+        Err(EngineError::Invalid(
+            "metadata must be a JSON object".to_owned(),
+        ))
+    }
 }
 
 /// Cuts items into chunks, works on each when it has one of the places, and puts the results into the items' order.
@@ -397,7 +571,11 @@ async fn in_chunks<T, R, K: Hash + Eq, F: Future<Output = Vec<R>>>(
 
 /// Cuts items into chunks of `size`. Those with the same key go where the first of them is, and may make that chunk
 /// longer.
-fn split<T, K: Hash + Eq>(items: Vec<T>, size: usize, key: impl Fn(&T) -> Option<K>) -> Vec<Vec<Placed<T>>> {
+fn split<T, K: Hash + Eq>(
+    items: Vec<T>,
+    size: usize,
+    key: impl Fn(&T) -> Option<K>,
+) -> Vec<Vec<Placed<T>>> {
     let mut chunks: Vec<Vec<Placed<T>>> = Vec::new();
     let mut homes = HashMap::new();
     for (place, item) in items.into_iter().enumerate() {
@@ -450,9 +628,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_of_one_teams_batches_does_not_hold_up_another_teams_chunks() {
-        let config = BatchConfig { items_max: 1_000, size: 10, concurrency: 2 };
+        let config = BatchConfig {
+            items_max: 1_000,
+            size: 10,
+            concurrency: 2,
+        };
         let chunks = Chunks::new(&config);
-        let [flood, other]: [Name; 2] = ["flood", "other"].map(|name| name.parse().expect("is a name"));
+        let [flood, other]: [Name; 2] =
+            ["flood", "other"].map(|name| name.parse().expect("is a name"));
         let order = Mutex::new(Vec::new());
         let work = |team| {
             let order = &order;
@@ -464,7 +647,14 @@ mod tests {
         };
         let call = |team, items: usize| {
             let items = (0..items).collect();
-            in_chunks(&config, &chunks.writing, team, items, |_| None::<()>, work(team))
+            in_chunks(
+                &config,
+                &chunks.writing,
+                team,
+                items,
+                |_| None::<()>,
+                work(team),
+            )
         };
         // Twenty calls of ten chunks each are there before the one of three.
         let floods = join_all((0..20).map(|_| call(&flood, 100)));
@@ -473,9 +663,20 @@ mod tests {
         assert!(floods.iter().all(|answer| answer.len() == 100));
         let order = order.into_inner();
         assert_eq!(order.len(), 203);
-        let places: Vec<_> = order.iter().enumerate().filter(|(_, team)| **team == &other).map(|(at, _)| at).collect();
+        let places: Vec<_> = order
+            .iter()
+            .enumerate()
+            .filter(|(_, team)| **team == &other)
+            .map(|(at, _)| at)
+            .collect();
         // The flood has the places first, and maybe once more before the others are looked at. Then the teams take turns.
-        assert!(places.iter().enumerate().all(|(number, place)| *place <= 4 + 2 * number), "{places:?}");
+        assert!(
+            places
+                .iter()
+                .enumerate()
+                .all(|(number, place)| *place <= 4 + 2 * number),
+            "{places:?}"
+        );
         assert_eq!(chunks.load(), (0, 0));
     }
 

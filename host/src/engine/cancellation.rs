@@ -37,22 +37,38 @@ impl Engine {
         id: Uuid,
         budget: &AtomicUsize,
     ) -> Result<(Arc<Instance>, CancelledDescendants), EngineError> {
-        let instance = self.0.store.instance(&principal.team, id).await?.ok_or_else(no_such_instance)?;
+        let instance = self
+            .0
+            .store
+            .instance(&principal.team, id)
+            .await?
+            .ok_or_else(no_such_instance)?;
         if let Some(root) = instance.root_id {
             return Err(EngineError::Invalid(format!(
                 "the instance descends from {root}: cancel that one with its descendants, or this one without"
             )));
         }
-        self.0.store.stop_descendants(id, self.0.clock.now()).await?;
+        self.0
+            .store
+            .stop_descendants(id, self.0.clock.now())
+            .await?;
         let instance = match self.cancel_known(principal, id, None).await {
             Ok(instance) => Arc::new(instance),
             // It had ended, now or in an earlier request.
-            Err(EngineError::Conflict(_)) => {
-                self.0.store.instance(&principal.team, id).await?.ok_or_else(no_such_instance)?
-            }
+            Err(EngineError::Conflict(_)) => self
+                .0
+                .store
+                .instance(&principal.team, id)
+                .await?
+                .ok_or_else(no_such_instance)?,
             Err(error) => return Err(error),
         };
-        Ok((instance, self.batch().cancel_descendants(principal, id, budget).await?))
+        Ok((
+            instance,
+            self.batch()
+                .cancel_descendants(principal, id, budget)
+                .await?,
+        ))
     }
 }
 
@@ -72,21 +88,34 @@ impl BatchProcessor {
             }
             let ids = store.unfinished_descendants(root, after, part).await?;
             give_back(budget, part - ids.len());
-            let Some(last) = ids.last().copied() else { break };
+            let Some(last) = ids.last().copied() else {
+                break;
+            };
             after = last;
-            let _permit = self.engine().0.chunks.writing.acquire(&principal.team).await;
+            let _permit = self
+                .engine()
+                .0
+                .chunks
+                .writing
+                .acquire(&principal.team)
+                .await;
             // What has ended meanwhile need not be cancelled, and what could not be is still there afterwards.
             let results = self.cancel_chunk(principal, ids).await;
             cancelled += results.iter().filter(|result| result.is_ok()).count();
         }
         let left = store.unfinished_descendants(root, Uuid::nil(), 1).await?;
-        Ok(CancelledDescendants { cancelled, more: !left.is_empty() })
+        Ok(CancelledDescendants {
+            cancelled,
+            more: !left.is_empty(),
+        })
     }
 }
 
 /// Takes at most `most` out of the budget, and answers how many.
 fn take(budget: &AtomicUsize, most: usize) -> usize {
-    let before = budget.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(most)));
+    let before = budget.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+        Some(left.saturating_sub(most))
+    });
     before.unwrap_or_else(|left| left).min(most)
 }
 

@@ -21,7 +21,11 @@ pub(super) type Turns = FairQueue<(Name, EntryKey)>;
 
 /// A lock for each entry that has a writer who takes turns; no entry has a limit but its own.
 pub(super) fn turns() -> Turns {
-    FairQueue::new(FairLimits { total: usize::MAX, per_key: 1, reserve: 0 })
+    FairQueue::new(FairLimits {
+        total: usize::MAX,
+        per_key: 1,
+        reserve: 0,
+    })
 }
 
 /// The conflicts of a driver since its last commit.
@@ -50,7 +54,12 @@ impl Contention {
 
 impl Engine {
     /// Notes a conflict. Returns whether the step may run again before its retry policy is asked.
-    pub(super) fn note_conflict(&self, team: &Name, contention: &mut Contention, conflict: &Conflict) -> bool {
+    pub(super) fn note_conflict(
+        &self,
+        team: &Name,
+        contention: &mut Contention,
+        conflict: &Conflict,
+    ) -> bool {
         contention.conflicts += 1;
         if let Conflict::Entry(entry) = conflict {
             let contended = self.0.turns.load_of(&(team.clone(), entry.clone())).keys > 0;
@@ -63,14 +72,23 @@ impl Engine {
 
     /// Lets others go first after a conflict: by turns at the entries that are contended, or by chance. Returns false if
     /// the waiting room is full: the instance stays due.
-    pub(super) async fn give_way(&self, team: &Name, id: Uuid, contention: &mut Contention) -> bool {
+    pub(super) async fn give_way(
+        &self,
+        team: &Name,
+        id: Uuid,
+        contention: &mut Contention,
+    ) -> bool {
         if contention.held.len() == contention.entries.len() {
             self.back_off(contention.conflicts).await;
             return true;
         }
         // In the order of the keys, and all anew, so that two drivers never wait for each other.
         contention.held.clear();
-        let keys: Vec<_> = contention.entries.iter().map(|entry| (team.clone(), entry.clone())).collect();
+        let keys: Vec<_> = contention
+            .entries
+            .iter()
+            .map(|entry| (team.clone(), entry.clone()))
+            .collect();
         let mut waiting = None;
         for key in &keys {
             if let Some(turn) = self.0.turns.try_acquire(key) {

@@ -9,10 +9,13 @@ use uuid::Uuid;
 
 use super::{Engine, EngineError};
 use crate::model::instance::{
-    ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PROJECT_ID_BYTES_MAX, check_text,
+    ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PROJECT_ID_BYTES_MAX,
+    check_text,
 };
 use crate::model::transition::Progress;
-use crate::model::{Definition, Json, Name, NewInstance, Principal, RequestHash, StartFingerprint, TraceParent};
+use crate::model::{
+    Definition, Json, Name, NewInstance, Principal, RequestHash, StartFingerprint, TraceParent,
+};
 use crate::store::{Created, KeyHolders, Plan, PlanError, StoreError};
 
 /// A new instance, as asked for.
@@ -89,9 +92,20 @@ impl From<EngineError> for NotPrepared {
 impl NotPrepared {
     /// The instance that has the key, or else the error.
     fn answer(self, earlier: &Result<KeyHolders, StoreError>) -> Result<Created, EngineError> {
-        let Some(Keyed { key, hash }) = self.keyed else { return Err(self.error) };
-        let holder = earlier.as_ref().map_err(Clone::clone)?.get(&key).copied().ok_or(self.error)?;
-        let created = Created { id: holder.id, existing: true, same_request: holder.answers(&hash) };
+        let Some(Keyed { key, hash }) = self.keyed else {
+            return Err(self.error);
+        };
+        let holder = earlier
+            .as_ref()
+            .map_err(Clone::clone)?
+            .get(&key)
+            .copied()
+            .ok_or(self.error)?;
+        let created = Created {
+            id: holder.id,
+            existing: true,
+            same_request: holder.answers(&hash),
+        };
         same_request(created, Some(key.1))
     }
 }
@@ -104,7 +118,10 @@ fn same_request(created: Created, key: Option<String>) -> Result<Created, Engine
     if created.same_request {
         return Ok(created);
     }
-    Err(EngineError::KeyReused { key: key.unwrap_or_default(), id: created.id })
+    Err(EngineError::KeyReused {
+        key: key.unwrap_or_default(),
+        id: created.id,
+    })
 }
 
 impl Engine {
@@ -118,7 +135,10 @@ impl Engine {
         workflow: &Name,
         request: StartRequest,
     ) -> Result<Created, EngineError> {
-        let start = InstanceStart { workflow: workflow.clone(), request };
+        let start = InstanceStart {
+            workflow: workflow.clone(),
+            request,
+        };
         let mut created = self.start_together(principal, vec![start]).await;
         created.pop().expect("there is one answer for each start")
     }
@@ -135,7 +155,9 @@ impl Engine {
         for start in starts {
             prepared.push(self.prepare_start(principal, start, &mut plans).await);
         }
-        let keys = prepared.iter().filter_map(|prepared| Some(prepared.as_ref().err()?.keyed.as_ref()?.key.clone()));
+        let keys = prepared
+            .iter()
+            .filter_map(|prepared| Some(prepared.as_ref().err()?.keyed.as_ref()?.key.clone()));
         let earlier = self.0.store.instances_with_keys(keys.collect()).await;
         let mut created = self.create(prepared.iter().flatten()).await.into_iter();
         let mut new = 0;
@@ -143,19 +165,35 @@ impl Engine {
         for prepared in prepared {
             results.push(match prepared {
                 Err(refused) => refused.answer(&earlier),
-                Ok(Prepared { new: row, definition }) => {
+                Ok(Prepared {
+                    new: row,
+                    definition,
+                }) => {
                     let created = created.next().expect("there is one answer for each row");
                     let key = row.idempotency_key.clone();
                     match created {
-                        Ok(Created { id, existing: false, .. }) => {
+                        Ok(Created {
+                            id,
+                            existing: false,
+                            ..
+                        }) => {
                             new += 1;
-                            let progress = Progress::restore(row.into(), definition, &[], Vec::new());
-                            self.wake_with(&principal.team, id, Some(progress.with_limits(self.0.limits.evaluation())));
+                            let progress =
+                                Progress::restore(row.into(), definition, &[], Vec::new());
+                            self.wake_with(
+                                &principal.team,
+                                id,
+                                Some(progress.with_limits(self.0.limits.evaluation())),
+                            );
                         }
-                        Err(StoreError::Quota { code, .. }) => self.0.monitor.record_limit(&principal.team, code),
+                        Err(StoreError::Quota { code, .. }) => {
+                            self.0.monitor.record_limit(&principal.team, code)
+                        }
                         _ => {}
                     }
-                    created.map_err(EngineError::from).and_then(|created| same_request(created, key))
+                    created
+                        .map_err(EngineError::from)
+                        .and_then(|created| same_request(created, key))
                 }
             });
         }
@@ -176,7 +214,11 @@ impl Engine {
             ("entity_type", &request.entity_type, ENTITY_TYPE_BYTES_MAX),
             ("entity_id", &request.entity_id, ENTITY_ID_BYTES_MAX),
             ("project_id", &request.project_id, PROJECT_ID_BYTES_MAX),
-            ("the idempotency key", &request.idempotency_key, IDEMPOTENCY_KEY_BYTES_MAX),
+            (
+                "the idempotency key",
+                &request.idempotency_key,
+                IDEMPOTENCY_KEY_BYTES_MAX,
+            ),
         ] {
             check_text(what, text.as_deref(), bytes_max).map_err(EngineError::Invalid)?;
         }
@@ -215,7 +257,10 @@ impl Engine {
             traceparent: request.trace,
             created_at: self.0.clock.now(),
         };
-        Ok(Prepared { new, definition: Arc::clone(&plan.workflow.definition) })
+        Ok(Prepared {
+            new,
+            definition: Arc::clone(&plan.workflow.definition),
+        })
     }
 
     async fn plan(&self, principal: &Principal, workflow: &Name) -> Result<Plan, NotPlanned> {
@@ -237,14 +282,19 @@ impl Engine {
     }
 
     /// One answer for each row, in their order.
-    async fn create(&self, rows: impl Iterator<Item = &Prepared> + Clone) -> Vec<Result<Created, StoreError>> {
+    async fn create(
+        &self,
+        rows: impl Iterator<Item = &Prepared> + Clone,
+    ) -> Vec<Result<Created, StoreError>> {
         let new: Vec<_> = rows.clone().map(|row| row.new.clone()).collect();
         let count = new.len();
         match self.0.store.create_instances(new).await {
             Ok(created) => created.into_iter().map(Ok).collect(),
             // At the same time, so that the committer gathers them in one transaction again; it takes back only those
             // that are refused. They reach it in their order, which decides who is first with a key.
-            Err(StoreError::Value(_) | StoreError::Constraint(_) | StoreError::Quota { .. }) if count > 1 => {
+            Err(StoreError::Value(_) | StoreError::Constraint(_) | StoreError::Quota { .. })
+                if count > 1 =>
+            {
                 join_all(rows.map(|row| self.create_alone(row))).await
             }
             Err(error) => vec![Err(error); count],
@@ -266,5 +316,8 @@ fn keyed(workflow_id: Uuid, workflow: &Name, request: &StartRequest) -> Option<K
         entity_id: request.entity_id.as_deref(),
         project_id: request.project_id.as_deref(),
     };
-    Some(Keyed { key: (workflow_id, key), hash: fingerprint.hash() })
+    Some(Keyed {
+        key: (workflow_id, key),
+        hash: fingerprint.hash(),
+    })
 }

@@ -51,7 +51,10 @@ impl State {
         let newcomer = usize::from(!self.teams.contains_key(team));
         let share = (active.max / (self.teams.len() + newcomer).max(1)).max(1);
         let count = self.teams.get(team).map_or(0, of);
-        let left = active.max.saturating_sub(of(&self.total)).max(active.floor.saturating_sub(count));
+        let left = active
+            .max
+            .saturating_sub(of(&self.total))
+            .max(active.floor.saturating_sub(count));
         share.saturating_sub(count).min(left)
     }
 
@@ -67,7 +70,11 @@ impl State {
 
 impl Active {
     pub(super) fn new(max: usize, floor: usize) -> Self {
-        Self { max, floor, state: Mutex::default() }
+        Self {
+            max,
+            floor,
+            state: Mutex::default(),
+        }
     }
 
     /// Whether the caller may start a driver. If there is one already, it is told to look again before it ends.
@@ -139,7 +146,10 @@ impl Active {
         let state = self.state.lock();
         let working = state.room(self, team, |drivers| drivers.working);
         let drivers = state.teams.get(team).copied().unwrap_or_default();
-        (working.min(state.room(self, team, |drivers| drivers.waiting)), drivers.working + drivers.waiting)
+        (
+            working.min(state.room(self, team, |drivers| drivers.waiting)),
+            drivers.working + drivers.waiting,
+        )
     }
 
     fn has(&self, id: Uuid) -> bool {
@@ -185,7 +195,11 @@ impl Engine {
         let (engine, team) = (self.clone(), team.clone());
         let driver = async move {
             // Should a driver panic, its claim is still given back.
-            if AssertUnwindSafe(engine.drive(&team, id, progress)).catch_unwind().await.is_err() {
+            if AssertUnwindSafe(engine.drive(&team, id, progress))
+                .catch_unwind()
+                .await
+                .is_err()
+            {
                 tracing::error!(instance = %id, "a driver panicked");
                 // It would panic again at once; the poller will try, later.
                 engine.0.store.put_down(id);
@@ -193,7 +207,9 @@ impl Engine {
                 engine.0.active.step_back(&team, id);
             }
         };
-        self.0.drivers.spawn_on(driver, self.0.runtime.guest_threads());
+        self.0
+            .drivers
+            .spawn_on(driver, self.0.runtime.guest_threads());
     }
 
     /// Has the driver of the instance wait without a slot. None if the waiting room is full.
@@ -202,7 +218,11 @@ impl Engine {
             return None;
         }
         self.0.store.put_down(id);
-        Some(InWaitingRoom { engine: self, team, id })
+        Some(InWaitingRoom {
+            engine: self,
+            team,
+            id,
+        })
     }
 
     pub(super) async fn pause(&self) {
@@ -263,7 +283,10 @@ mod tests {
 
     /// So many instances of the team that it does not have yet, as far as there is room.
     fn claim(active: &Active, team: &Name, count: usize) -> Vec<Uuid> {
-        (0..count).map(|_| Uuid::now_v7()).filter(|id| active.claim(team, *id)).collect()
+        (0..count)
+            .map(|_| Uuid::now_v7())
+            .filter(|id| active.claim(team, *id))
+            .collect()
     }
 
     /// Drivers that work, and that wait.
@@ -290,14 +313,21 @@ mod tests {
         let (busy, late) = (name("busy"), name("late"));
         let mut held = claim(&active, &busy, 200);
         assert_eq!(held.len(), 100);
-        assert_eq!(claim(&active, &late, 200).len(), 4, "its first places are there at once");
+        assert_eq!(
+            claim(&active, &late, 200).len(),
+            4,
+            "its first places are there at once"
+        );
         // Each slot that is given back is the newcomer's until it has its share.
         for id in held.drain(..60) {
             assert!(active.release(&busy, id));
             claim(&active, &busy, 1);
             claim(&active, &late, 1);
         }
-        assert_eq!((active.room(&busy).1, active.room(&late).1, active.count().0), (50, 50, 100));
+        assert_eq!(
+            (active.room(&busy).1, active.room(&late).1, active.count().0),
+            (50, 50, 100)
+        );
     }
 
     #[test]
@@ -308,7 +338,10 @@ mod tests {
         assert!((0..98).all(|_| active.wait(&busy)));
         assert_eq!(counts(&active), (2, 98));
         assert_eq!(claim(&active, &late, 200).len(), 50, "its share");
-        assert!(!active.wait(&busy), "the waiting room of two teams has room for 50 of each");
+        assert!(
+            !active.wait(&busy),
+            "the waiting room of two teams has room for 50 of each"
+        );
         (0..98).for_each(|_| active.work(&busy));
         assert_eq!(counts(&active), (150, 0));
     }

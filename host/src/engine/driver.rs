@@ -85,7 +85,10 @@ impl Engine {
         let mut contention = Contention::default();
         let mut in_hand = HeldBytes::default();
         while !self.0.stop.is_cancelled() {
-            match self.take_in_hand(team, id, known.as_ref(), &mut in_hand).await {
+            match self
+                .take_in_hand(team, id, known.as_ref(), &mut in_hand)
+                .await
+            {
                 Ok(true) => {}
                 Ok(false) => return Rest::NoRoom,
                 Err(error) => {
@@ -113,7 +116,9 @@ impl Engine {
             if !self.suspect(&progress.instance, &mut contention).await {
                 return Rest::NoRoom;
             }
-            let after = self.follow(&mut progress, &mut contention, &mut in_hand).await;
+            let after = self
+                .follow(&mut progress, &mut contention, &mut in_hand)
+                .await;
             // A driver that waits for its turn need not keep what is out of date.
             drop(progress);
             match after {
@@ -135,12 +140,18 @@ impl Engine {
         if instance.crashes == 0 || contention.suspect.is_some() {
             return true;
         }
-        let suspects = if instance.crashes == 1 { &self.0.suspects } else { &self.0.prime_suspects };
+        let suspects = if instance.crashes == 1 {
+            &self.0.suspects
+        } else {
+            &self.0.prime_suspects
+        };
         contention.suspect = suspects.try_acquire(&instance.team);
         if contention.suspect.is_some() {
             return true;
         }
-        let Some(_waiting) = self.wait(&instance.team, instance.id) else { return false };
+        let Some(_waiting) = self.wait(&instance.team, instance.id) else {
+            return false;
+        };
         tokio::select! {
             permit = suspects.acquire(&instance.team) => contention.suspect = Some(permit),
             () = self.0.stop.cancelled() => {}
@@ -149,50 +160,94 @@ impl Engine {
     }
 
     /// Runs what is ready, step by step. `GoOn` means that there is nothing left to do.
-    async fn follow(&self, progress: &mut Progress, contention: &mut Contention, in_hand: &mut HeldBytes) -> After {
+    async fn follow(
+        &self,
+        progress: &mut Progress,
+        contention: &mut Contention,
+        in_hand: &mut HeldBytes,
+    ) -> After {
         if progress.instance.status.is_final() || progress.instance.quarantined_at.is_some() {
             return After::GoOn;
         }
-        let before = (progress.instance.status, progress.instance.wake_at, progress.instance.current_step.clone());
+        let before = (
+            progress.instance.status,
+            progress.instance.wake_at,
+            progress.instance.current_step.clone(),
+        );
         // Only decisions are refused, and a driver makes none.
-        let event = contention.refused.take().map_or(Event::Woken, |failure| Event::Refused { failure });
+        let event = contention
+            .refused
+            .take()
+            .map_or(Event::Woken, |failure| Event::Refused { failure });
         let change = self.apply(progress, event).await.unwrap_or_default();
         let settled = change != Change::default() || progress.instance.status.is_final();
         let rests = progress.next_run(self.0.clock.now()).is_none()
-            && before != (progress.instance.status, progress.instance.wake_at, progress.instance.current_step.clone());
+            && before
+                != (
+                    progress.instance.status,
+                    progress.instance.wake_at,
+                    progress.instance.current_step.clone(),
+                );
         if settled || rests {
-            match self.settle(progress, change, Effects::default(), contention, None).await {
+            match self
+                .settle(progress, change, Effects::default(), contention, None)
+                .await
+            {
                 After::GoOn => {}
                 other => return other,
             }
         }
         while !self.0.stop.is_cancelled() {
-            let Some(run) = progress.next_run(self.0.clock.now()) else { return After::GoOn };
+            let Some(run) = progress.next_run(self.0.clock.now()) else {
+                return After::GoOn;
+            };
             let (step, number) = (run.step.clone(), run.number);
             let mut span = self.span(&progress.instance, &step, number);
-            let mut ran = Ran { step, number, delay: run.action.retry.delay_after(number), trace: None };
-            let forced = contention.verdict.take_if(|verdict| verdict.step == ran.step && verdict.number == ran.number);
+            let mut ran = Ran {
+                step,
+                number,
+                delay: run.action.retry.delay_after(number),
+                trace: None,
+            };
+            let forced = contention
+                .verdict
+                .take_if(|verdict| verdict.step == ran.step && verdict.number == ran.number);
             let (report, effects) = match forced {
                 Some(verdict) => (self.report_of(verdict), Effects::default()),
                 None => {
                     let log_span = log_span(&span);
-                    match self.attempt(progress, &ran, contention, &mut span).instrument(log_span).await {
+                    match self
+                        .attempt(progress, &ran, contention, &mut span)
+                        .instrument(log_span)
+                        .await
+                    {
                         Attempted::Ended(ended) => *ended,
                         Attempted::Conflict(entry) => {
                             span.fail(failure::CONFLICT);
-                            return self.collide(progress, contention, &Conflict::Entry(entry), Some(&ran));
+                            return self.collide(
+                                progress,
+                                contention,
+                                &Conflict::Entry(entry),
+                                Some(&ran),
+                            );
                         }
                         Attempted::NoRoom => return After::NoRoom,
                         Attempted::Stopping => return After::GoOn,
                     }
                 }
             };
-            let change = self.apply(progress, Event::StepFinished(report)).await.unwrap_or_default();
+            let change = self
+                .apply(progress, Event::StepFinished(report))
+                .await
+                .unwrap_or_default();
             if let Some(attempt) = change.attempts.first() {
                 span.set("stepwell.step.outcome", attempt.outcome.as_str());
             }
             ran.trace = span.context();
-            match self.settle(progress, change, effects, contention, Some(ran)).await {
+            match self
+                .settle(progress, change, effects, contention, Some(ran))
+                .await
+            {
                 After::GoOn => contention.end(),
                 other => return other,
             }
@@ -204,9 +259,20 @@ impl Engine {
     }
 
     fn report_of(&self, verdict: Verdict) -> StepReport {
-        let Verdict { step, number, failure } = verdict;
+        let Verdict {
+            step,
+            number,
+            failure,
+        } = verdict;
         let now = self.0.clock.now();
-        StepReport { step, number, plugin: None, result: Err(failure), started_at: now, finished_at: now }
+        StepReport {
+            step,
+            number,
+            plugin: None,
+            result: Err(failure),
+            started_at: now,
+            finished_at: now,
+        }
     }
 
     async fn settle(
@@ -219,10 +285,14 @@ impl Engine {
     ) -> After {
         let id = progress.instance.id;
         let started = self.0.clock.monotonic();
-        let trace = ran.as_ref().map_or_else(|| progress.instance.span(), |ran| ran.trace);
+        let trace = ran
+            .as_ref()
+            .map_or_else(|| progress.instance.span(), |ran| ran.trace);
         let committed = self.commit(progress, change, effects, trace).await;
         let ended = self.0.clock.monotonic();
-        self.0.committing.record_at(ended, ended.duration_since(started), committed.is_ok());
+        self.0
+            .committing
+            .record_at(ended, ended.duration_since(started), committed.is_ok());
         match committed {
             Ok(()) => After::GoOn,
             Err(CommitError::Store(error)) => {
@@ -239,7 +309,9 @@ impl Engine {
                 let failure = Failure::fatal(code, Blame::Guest, message);
                 Self::fail_next(contention, ran.as_ref(), failure)
             }
-            Err(CommitError::Conflict(conflict)) => self.collide(progress, contention, &conflict, ran.as_ref()),
+            Err(CommitError::Conflict(conflict)) => {
+                self.collide(progress, contention, &conflict, ran.as_ref())
+            }
         }
     }
 
@@ -257,7 +329,8 @@ impl Engine {
         if may_run_again {
             return After::Reload;
         }
-        let message = format!("other commits came first {conflicts} times in a row; the last on {conflict}");
+        let message =
+            format!("other commits came first {conflicts} times in a row; the last on {conflict}");
         let mut failure = Failure::retryable(failure::CONFLICT, Blame::Guest, message);
         // Many fail at the same time, and must not come back at the same time.
         failure.retry_after = ran.map(|ran| ran.delay.mul_f64(1.0 + chance()));
@@ -266,15 +339,25 @@ impl Engine {
 
     /// Has the attempt fail when it comes up again.
     fn fail_next(contention: &mut Contention, ran: Option<&Ran>, failure: Failure) -> After {
-        let Some(Ran { step, number, .. }) = ran else { return After::GiveUp };
+        let Some(Ran { step, number, .. }) = ran else {
+            return After::GiveUp;
+        };
         contention.conflicts = 0;
-        contention.verdict = Some(Verdict { step: step.clone(), number: *number, failure });
+        contention.verdict = Some(Verdict {
+            step: step.clone(),
+            number: *number,
+            failure,
+        });
         After::Reload
     }
 
     /// From here, where the step is ready, until its outcome is durable.
     fn span(&self, instance: &Instance, step: &StepId, number: u32) -> Span {
-        let mut span = self.0.tracer.child(SpanKind::Internal, instance.span()).named("step");
+        let mut span = self
+            .0
+            .tracer
+            .child(SpanKind::Internal, instance.span())
+            .named("step");
         span.set("stepwell.team", instance.team.as_str());
         span.set_with("stepwell.instance.id", || instance.id.to_string());
         span.set("stepwell.step.id", step.as_str());
@@ -321,7 +404,11 @@ impl Engine {
         call.trace = span.context();
         let ended = self.0.runtime.run_step(loaded, call).await;
         drop(place);
-        operations.record(self.0.clock.monotonic(), ended.usage.wall, ended.result.is_ok());
+        operations.record(
+            self.0.clock.monotonic(),
+            ended.usage.wall,
+            ended.result.is_ok(),
+        );
         span.set("stepwell.step.host_calls", ended.usage.host_calls);
         if let Err(failure) = &ended.result {
             if let Some(entry) = ended.conflict
@@ -341,7 +428,12 @@ impl Engine {
                 "a step failed: {}", failure.message.escape_debug()
             );
         }
-        let report = report(Some(plugin), ended.result, ended.started_at, ended.finished_at);
+        let report = report(
+            Some(plugin),
+            ended.result,
+            ended.started_at,
+            ended.finished_at,
+        );
         Attempted::Ended(Box::new((report, ended.effects)))
     }
 
@@ -352,17 +444,34 @@ impl Engine {
         number: u32,
     ) -> Result<(std::sync::Arc<crate::runtime::LoadedPlugin>, StepCall), Failure> {
         let instance = &progress.instance;
-        let run = progress.next_run(self.0.clock.now()).filter(|run| run.step == step && run.number == number);
-        let run =
-            run.ok_or_else(|| Failure::retryable(failure::HOST, Blame::Host, "the step is not ready any more"))?;
+        let run = progress
+            .next_run(self.0.clock.now())
+            .filter(|run| run.step == step && run.number == number);
+        let run = run.ok_or_else(|| {
+            Failure::retryable(failure::HOST, Blame::Host, "the step is not ready any more")
+        })?;
         let gone = |what: String| Failure::fatal(failure::PLUGIN_UNAVAILABLE, Blame::Host, what);
-        let host = |what: String| Failure::retryable(failure::PLUGIN_UNAVAILABLE, Blame::Host, what);
+        let host =
+            |what: String| Failure::retryable(failure::PLUGIN_UNAVAILABLE, Blame::Host, what);
         let reference = &run.action.plugin;
-        let pin = progress.pin_for(run.action).ok_or_else(|| gone(format!("the instance has no {reference}")))?;
-        let plugin = self.0.store.plugin_version(pin).await.map_err(|error| host(error.to_string()))?;
+        let pin = progress
+            .pin_for(run.action)
+            .ok_or_else(|| gone(format!("the instance has no {reference}")))?;
+        let plugin = self
+            .0
+            .store
+            .plugin_version(pin)
+            .await
+            .map_err(|error| host(error.to_string()))?;
         let plugin = plugin.filter(|plugin| plugin.team == instance.team);
-        let plugin = plugin.ok_or_else(|| gone(format!("the version of {reference} was deleted")))?;
-        let loaded = self.0.plugins.load(&plugin).await.map_err(|error| host(error.to_string()))?;
+        let plugin =
+            plugin.ok_or_else(|| gone(format!("the version of {reference} was deleted")))?;
+        let loaded = self
+            .0
+            .plugins
+            .load(&plugin)
+            .await
+            .map_err(|error| host(error.to_string()))?;
         let input = self.input_for(progress, run.action).await?;
         let call = StepCall {
             team: instance.team.clone(),
@@ -389,6 +498,7 @@ impl Engine {
 
 /// What the log's lines about an attempt have in common with its trace; nothing if it is not traced.
 fn log_span(span: &Span) -> tracing::Span {
-    let log_span = |trace: TraceParent| tracing::info_span!("step", trace_id = trace.trace_id_text());
+    let log_span =
+        |trace: TraceParent| tracing::info_span!("step", trace_id = trace.trace_id_text());
     span.context().map_or_else(tracing::Span::none, log_span)
 }

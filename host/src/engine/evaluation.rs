@@ -22,11 +22,20 @@ pub(super) struct Evaluations(FairQueue<Name>);
 impl Evaluations {
     pub(super) fn new() -> Self {
         // Half of the processors, so that guests and requests always have the others.
-        let total = std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2));
-        Self(FairQueue::new(FairLimits { total, per_key: 1, reserve: 0 }))
+        let total = std::thread::available_parallelism()
+            .map_or(1, |processors| processors.get().div_ceil(2));
+        Self(FairQueue::new(FairLimits {
+            total,
+            per_key: 1,
+            reserve: 0,
+        }))
     }
 
-    async fn run<T: Send + 'static>(&self, team: &Name, work: impl FnOnce() -> T + Send + 'static) -> T {
+    async fn run<T: Send + 'static>(
+        &self,
+        team: &Name,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         let permit = self.0.acquire(team).await;
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -44,17 +53,31 @@ impl Engine {
     ///
     /// # Errors
     /// A decision that cannot be taken; nothing has changed then.
-    pub(super) async fn apply(&self, progress: &mut Progress, event: Event) -> Result<Change, DecisionError> {
+    pub(super) async fn apply(
+        &self,
+        progress: &mut Progress,
+        event: Event,
+    ) -> Result<Change, DecisionError> {
         let now = self.0.clock.now();
         let may_take_long = progress.definition.computes() && !progress.instance.status.is_final();
         let before = may_take_long.then(|| (progress.clone(), event.clone()));
-        let change = progress.apply_within(LIGHT_WORK, event, now, &mut || self.0.clock.new_id())?;
-        let needs_more =
-            progress.instance.failure.as_ref().is_some_and(|failure| failure.code == failure::EXPRESSION_LIMIT);
-        let Some((before, event)) = before.filter(|_| needs_more) else { return Ok(change) };
+        let change =
+            progress.apply_within(LIGHT_WORK, event, now, &mut || self.0.clock.new_id())?;
+        let needs_more = progress
+            .instance
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.code == failure::EXPRESSION_LIMIT);
+        let Some((before, event)) = before.filter(|_| needs_more) else {
+            return Ok(change);
+        };
         let team = before.instance.team.clone();
         let engine = self.clone();
-        let (after, change) = self.0.evaluations.run(&team, move || engine.apply_fully(before, event, now)).await;
+        let (after, change) = self
+            .0
+            .evaluations
+            .run(&team, move || engine.apply_fully(before, event, now))
+            .await;
         *progress = after;
         change
     }
@@ -73,12 +96,19 @@ impl Engine {
     ///
     /// # Errors
     /// Those of [`Progress::input_for`].
-    pub(super) async fn input_for(&self, progress: &Progress, action: &PluginStep) -> Result<Json, Failure> {
+    pub(super) async fn input_for(
+        &self,
+        progress: &Progress,
+        action: &PluginStep,
+    ) -> Result<Json, Failure> {
         match progress.input_within(LIGHT_WORK, action) {
             Err(failure) if failure.code == failure::EXPRESSION_LIMIT => {
                 let (progress, action) = (progress.clone(), action.clone());
                 let team = progress.instance.team.clone();
-                self.0.evaluations.run(&team, move || progress.input_for(&action)).await
+                self.0
+                    .evaluations
+                    .run(&team, move || progress.input_for(&action))
+                    .await
             }
             light => light,
         }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::Engine;
 use crate::clock::Timestamp;
 use crate::model::Name;
-use crate::store::{AuditBounds, Finished, FinishedBatch, FinishedCounts, FinishedPlace, StoreError};
+use crate::store::{
+    AuditBounds, Finished, FinishedBatch, FinishedCounts, FinishedPlace, StoreError,
+};
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_ENTRIES: u32 = 500;
@@ -29,15 +31,32 @@ const REQUEST_BATCHES: u32 = 20;
 impl Engine {
     pub(super) fn spawn_housekeeping(&self) {
         self.spawn_every(SWEEP_INTERVAL, |engine| async move { engine.sweep().await });
-        self.spawn_every(STATISTICS_INTERVAL, |engine| async move { engine.refresh_statistics().await });
-        self.spawn_every(self.0.retention.interval, |engine| async move { engine.tidy_audit().await });
-        self.spawn_every(OPERATORS_INTERVAL, |engine| async move { engine.watch_operators().await });
-        self.spawn_every(CACHES_INTERVAL, |engine| async move { engine.tidy_caches().await });
-        self.spawn_every(self.0.retention.interval, |engine| async move { engine.tidy_idempotency_keys().await });
-        let (first, recount) = (self.0.quotas.recount_interval, self.0.quotas.recount_interval);
-        self.spawn_every_after(first, recount, |engine| async move { engine.recount_usage().await });
+        self.spawn_every(STATISTICS_INTERVAL, |engine| async move {
+            engine.refresh_statistics().await
+        });
+        self.spawn_every(self.0.retention.interval, |engine| async move {
+            engine.tidy_audit().await
+        });
+        self.spawn_every(OPERATORS_INTERVAL, |engine| async move {
+            engine.watch_operators().await
+        });
+        self.spawn_every(CACHES_INTERVAL, |engine| async move {
+            engine.tidy_caches().await
+        });
+        self.spawn_every(self.0.retention.interval, |engine| async move {
+            engine.tidy_idempotency_keys().await
+        });
+        let (first, recount) = (
+            self.0.quotas.recount_interval,
+            self.0.quotas.recount_interval,
+        );
+        self.spawn_every_after(first, recount, |engine| async move {
+            engine.recount_usage().await
+        });
         if !self.0.retention.finished_instances.is_zero() {
-            self.spawn_every(self.0.retention.interval, |engine| async move { engine.retain().await });
+            self.spawn_every(self.0.retention.interval, |engine| async move {
+                engine.retain().await
+            });
         }
     }
 
@@ -75,7 +94,8 @@ impl Engine {
     async fn sweep(&self) {
         loop {
             match self.0.store.delete_expired_entries(SWEEP_ENTRIES).await {
-                Ok(deleted) if deleted == u64::from(SWEEP_ENTRIES) && !self.0.stop.is_cancelled() => {}
+                Ok(deleted)
+                    if deleted == u64::from(SWEEP_ENTRIES) && !self.0.stop.is_cancelled() => {}
                 Ok(_) => return,
                 Err(error) => {
                     tracing::warn!(%error, "could not remove storage entries that have run out");
@@ -110,8 +130,7 @@ impl Engine {
                 return;
             }
         };
-        let hint =
-            "make another one: `stepwell token create NAME -p operator`, with --data-dir if none is valid any more";
+        let hint = "make another one: `stepwell token create NAME -p operator`, with --data-dir if none is valid any more";
         match operators.last_expires_at {
             _ if operators.count == 0 => tracing::warn!("there is no valid operator token; {hint}"),
             Some(at) if at <= self.0.clock.now().after(OPERATORS_NOTICE) => {
@@ -124,8 +143,10 @@ impl Engine {
     /// Deletes what `[audit]` does not keep.
     async fn tidy_audit(&self) {
         let before = self.0.clock.now().before(self.0.audit.keep);
-        let bounds =
-            AuditBounds { rows: self.0.audit.rows_per_team_max, cheap_rows: self.0.audit.cheap_rows_per_team_max };
+        let bounds = AuditBounds {
+            rows: self.0.audit.rows_per_team_max,
+            cheap_rows: self.0.audit.cheap_rows_per_team_max,
+        };
         while !self.0.stop.is_cancelled() {
             match self.0.store.delete_old_audit(before, bounds).await {
                 Ok(0) => return,
@@ -161,22 +182,32 @@ impl Engine {
                     tracing::warn!(%team, "what the team has was counted wrongly, and is put right");
                 }
             }
-            Err(error) => tracing::warn!(%error, "could not count again what teams have; the next run does"),
+            Err(error) => {
+                tracing::warn!(%error, "could not count again what teams have; the next run does")
+            }
         }
     }
 
     /// Deletes what `[retention]` does not keep.
     async fn retain(&self) {
-        let before = self.0.clock.now().before(self.0.retention.finished_instances);
+        let before = self
+            .0
+            .clock
+            .now()
+            .before(self.0.retention.finished_instances);
         let finished = Finished { team: None, before };
-        let FinishedCounts { instances, attempts, approvals, entries } =
-            match self.delete(&finished, None, u32::MAX).await {
-                Ok(batch) => batch.counts,
-                Err(error) => {
-                    tracing::warn!(%error, "could not delete finished instances; the next run goes on");
-                    return;
-                }
-            };
+        let FinishedCounts {
+            instances,
+            attempts,
+            approvals,
+            entries,
+        } = match self.delete(&finished, None, u32::MAX).await {
+            Ok(batch) => batch.counts,
+            Err(error) => {
+                tracing::warn!(%error, "could not delete finished instances; the next run goes on");
+                return;
+            }
+        };
         tracing::info!(instances, attempts, approvals, entries, %before, "deleted finished instances");
     }
 
@@ -199,17 +230,28 @@ impl Engine {
         self.delete(&finished, place, REQUEST_BATCHES).await
     }
 
-    async fn count(&self, finished: &Finished, mut place: Option<FinishedPlace>) -> Result<FinishedBatch, StoreError> {
+    async fn count(
+        &self,
+        finished: &Finished,
+        mut place: Option<FinishedPlace>,
+    ) -> Result<FinishedBatch, StoreError> {
         let mut counts = FinishedCounts::default();
         for _ in 0..REQUEST_BATCHES {
-            let batch = self.0.store.count_finished(finished, place, self.0.retention.batch).await?;
+            let batch = self
+                .0
+                .store
+                .count_finished(finished, place, self.0.retention.batch)
+                .await?;
             counts += batch.counts;
             place = batch.next;
             if place.is_none() {
                 break;
             }
         }
-        Ok(FinishedBatch { counts, next: place })
+        Ok(FinishedBatch {
+            counts,
+            next: place,
+        })
     }
 
     async fn delete(
@@ -221,15 +263,24 @@ impl Engine {
         let mut counts = FinishedCounts::default();
         for _ in 0..batches {
             let measurement = self.0.monitor.measure(None, "delete_finished_instances");
-            let batch = self.0.store.delete_finished(finished, place, self.0.retention.batch).await?;
+            let batch = self
+                .0
+                .store
+                .delete_finished(finished, place, self.0.retention.batch)
+                .await?;
             measurement.succeed();
-            self.0.monitor.record_instances_deleted(finished.team.as_ref(), batch.counts.instances);
+            self.0
+                .monitor
+                .record_instances_deleted(finished.team.as_ref(), batch.counts.instances);
             counts += batch.counts;
             place = batch.next;
             if place.is_none() || self.0.stop.is_cancelled() {
                 break;
             }
         }
-        Ok(FinishedBatch { counts, next: place })
+        Ok(FinishedBatch {
+            counts,
+            next: place,
+        })
     }
 }

@@ -23,25 +23,41 @@ pub(super) struct Measured([Operation; 3]);
 
 impl StepOperations {
     pub(super) fn of(&self, call: &StepCall, monitor: &Monitor) -> Arc<Measured> {
-        let known = self.0.read().get(&call.plugin.id).and_then(|steps| steps.get(&call.step)).map(Arc::clone);
+        let known = self
+            .0
+            .read()
+            .get(&call.plugin.id)
+            .and_then(|steps| steps.get(&call.step))
+            .map(Arc::clone);
         known.unwrap_or_else(|| self.insert(call, monitor))
     }
 
     fn insert(&self, call: &StepCall, monitor: &Monitor) -> Arc<Measured> {
         let (plugin, label, step) = (&call.plugin.manifest.name, call.plugin.label(), &call.step);
-        let names = [format!("step {plugin}/{step}"), format!("plugin {label}"), format!("plugin {label}/{step}")];
-        let measured = Arc::new(Measured(names.map(|name| monitor.operation(Some(&call.team), &name))));
+        let names = [
+            format!("step {plugin}/{step}"),
+            format!("plugin {label}"),
+            format!("plugin {label}/{step}"),
+        ];
+        let measured = Arc::new(Measured(
+            names.map(|name| monitor.operation(Some(&call.team), &name)),
+        ));
         let mut known = self.0.write();
         if known.values().map(HashMap::len).sum::<usize>() >= STEPS_MAX {
             known.clear();
         }
-        known.entry(call.plugin.id).or_default().insert(step.clone(), Arc::clone(&measured));
+        known
+            .entry(call.plugin.id)
+            .or_default()
+            .insert(step.clone(), Arc::clone(&measured));
         measured
     }
 }
 
 impl Measured {
     pub(super) fn record(&self, ended: Instant, duration: Duration, ok: bool) {
-        self.0.iter().for_each(|operation| operation.record_at(ended, duration, ok));
+        self.0
+            .iter()
+            .for_each(|operation| operation.record_at(ended, duration, ok));
     }
 }

@@ -23,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub use self::batch::{ApprovalDecision, BatchProcessor, BatchResults, InstanceChange, InstanceUpdate, Updated};
+pub use self::batch::{
+    ApprovalDecision, BatchProcessor, BatchResults, InstanceChange, InstanceUpdate, Updated,
+};
 pub use self::cancellation::{CancelledDescendants, DESCENDANTS_PER_REQUEST};
 pub use self::creation::{InstanceStart, StartRequest};
 pub use self::gauges::EngineGauges;
@@ -37,12 +39,15 @@ use self::measured::StepOperations;
 use crate::byte_budget::Budget;
 use crate::clock::Clock;
 use crate::config::{
-    AuditConfig, BatchConfig, EngineConfig, IdempotencyConfig, Limits, QuotasConfig, RetentionConfig, RuntimeConfig,
+    AuditConfig, BatchConfig, EngineConfig, IdempotencyConfig, Limits, QuotasConfig,
+    RetentionConfig, RuntimeConfig,
 };
 use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
-use crate::model::{Approval, Decision, Definition, Effects, Instance, Name, Principal, TraceParent};
+use crate::model::{
+    Approval, Decision, Definition, Effects, Instance, Name, Principal, TraceParent,
+};
 use crate::monitor::{Monitor, Operation};
 use crate::plugins::Registry;
 use crate::runtime::Runtime;
@@ -173,8 +178,14 @@ impl Engine {
             admission: Admission::new(&parts.runtime_config),
             evaluations: Evaluations::new(),
             step_operations: StepOperations::default(),
-            in_hand: Budget::new(parts.config.in_hand_bytes_max, parts.config.in_hand_bytes_per_team_max),
-            active: Active::new(parts.config.active_instances_max, parts.runtime_config.attempts_per_team_max),
+            in_hand: Budget::new(
+                parts.config.in_hand_bytes_max,
+                parts.config.in_hand_bytes_per_team_max,
+            ),
+            active: Active::new(
+                parts.config.active_instances_max,
+                parts.runtime_config.attempts_per_team_max,
+            ),
             turns: contention::turns(),
             loads: few(parts.database_connections_max.div_ceil(2)),
             suspects: few(parts.config.suspects_max),
@@ -221,7 +232,11 @@ impl Engine {
     ///
     /// # Errors
     /// Everything wrong with the definition, plugins that are missing included.
-    pub async fn apply_workflow(&self, principal: &Principal, text: &str) -> Result<Applied, EngineError> {
+    pub async fn apply_workflow(
+        &self,
+        principal: &Principal,
+        text: &str,
+    ) -> Result<Applied, EngineError> {
         // A quarter of a megabyte of YAML with two hundred expressions takes too long for a thread that answers requests.
         let text = text.to_owned();
         let parsing = tokio::task::spawn_blocking(move || Definition::parse(&text));
@@ -248,7 +263,11 @@ impl Engine {
         if !problems.is_empty() {
             return Err(DefinitionError { problems }.into());
         }
-        Ok(self.0.store.apply_workflow(&principal.team, definition, &principal.user).await?)
+        Ok(self
+            .0
+            .store
+            .apply_workflow(&principal.team, definition, &principal.user)
+            .await?)
     }
 
     /// Records an approver's decision. The row is read and changed in the deciding transaction, never from a cache.
@@ -263,7 +282,8 @@ impl Engine {
         comment: Option<String>,
     ) -> Result<Approval, EngineError> {
         let approval = self.0.store.approval(&principal.team, approval_id).await?;
-        self.decide_known(principal, approval, None, decision, comment).await
+        self.decide_known(principal, approval, None, decision, comment)
+            .await
     }
 
     /// As [`Engine::decide`], on an approval that was read; `known` is its instance, if that was read too.
@@ -275,7 +295,10 @@ impl Engine {
         decision: Decision,
         comment: Option<String>,
     ) -> Result<Approval, EngineError> {
-        if comment.as_ref().is_some_and(|comment| comment.len() > COMMENT_BYTES_MAX || comment.contains('\0')) {
+        if comment
+            .as_ref()
+            .is_some_and(|comment| comment.len() > COMMENT_BYTES_MAX || comment.contains('\0'))
+        {
             return Err(EngineError::Invalid(format!(
                 "a comment may have {COMMENT_BYTES_MAX} bytes, and no zero byte"
             )));
@@ -283,24 +306,41 @@ impl Engine {
         let not_found = || EngineError::NotFound("there is no such approval".to_owned());
         let approval = approval.ok_or_else(not_found)?;
         if approval.approver_id != principal.user {
-            return Err(EngineError::Forbidden("only its approver can decide an approval".to_owned()));
+            return Err(EngineError::Forbidden(
+                "only its approver can decide an approval".to_owned(),
+            ));
         }
         let (instance_id, approval_id) = (approval.instance_id, approval.id);
-        let event = Event::Decided { approval_id, decision, comment };
-        let progress = self.change(instance_id, known, event).await.map_err(|error| match error {
-            ChangeError::Decision(error @ DecisionError::NotPending { .. }) => {
-                let by = &approval.approver_id;
-                EngineError::Conflict(format!("{error} (its approver is {by})"))
-            }
-            ChangeError::Decision(error @ DecisionError::Starter) => {
-                EngineError::StarterCannotApprove(error.to_string())
-            }
-            ChangeError::Ended(instance) => ended_already(&instance),
-            ChangeError::Decision(DecisionError::NotFound) | ChangeError::Gone => not_found(),
-            ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
-            ChangeError::Store(error) => EngineError::Store(error),
-        })?;
-        let decided = progress.approvals.iter().find(|approval| approval.id == approval_id).cloned();
+        let event = Event::Decided {
+            approval_id,
+            decision,
+            comment,
+        };
+        let progress =
+            self.change(instance_id, known, event)
+                .await
+                .map_err(|error| match error {
+                    ChangeError::Decision(error @ DecisionError::NotPending { .. }) => {
+                        let by = &approval.approver_id;
+                        EngineError::Conflict(format!("{error} (its approver is {by})"))
+                    }
+                    ChangeError::Decision(error @ DecisionError::Starter) => {
+                        EngineError::StarterCannotApprove(error.to_string())
+                    }
+                    ChangeError::Ended(instance) => ended_already(&instance),
+                    ChangeError::Decision(DecisionError::NotFound) | ChangeError::Gone => {
+                        not_found()
+                    }
+                    ChangeError::Contended => {
+                        EngineError::Busy("the instance is changing too fast; try again".to_owned())
+                    }
+                    ChangeError::Store(error) => EngineError::Store(error),
+                })?;
+        let decided = progress
+            .approvals
+            .iter()
+            .find(|approval| approval.id == approval_id)
+            .cloned();
         // The commit has made this host its owner, so a driver may go on with what is in memory.
         self.wake_with(&progress.instance.team.clone(), instance_id, Some(progress));
         decided.ok_or_else(not_found)
@@ -310,12 +350,23 @@ impl Engine {
     ///
     /// # Errors
     /// No such instance, or it has ended already.
-    pub async fn cancel(&self, principal: &Principal, instance_id: Uuid) -> Result<Arc<Instance>, EngineError> {
-        let instance = self.0.store.instance(&principal.team, instance_id).await?.ok_or_else(no_such_instance)?;
+    pub async fn cancel(
+        &self,
+        principal: &Principal,
+        instance_id: Uuid,
+    ) -> Result<Arc<Instance>, EngineError> {
+        let instance = self
+            .0
+            .store
+            .instance(&principal.team, instance_id)
+            .await?
+            .ok_or_else(no_such_instance)?;
         if instance.status.is_final() {
             return Err(ended_already(&instance));
         }
-        self.cancel_known(principal, instance_id, None).await.map(Arc::new)
+        self.cancel_known(principal, instance_id, None)
+            .await
+            .map(Arc::new)
     }
 
     /// As [`Engine::cancel`], on an instance that the caller knows to be the team's; `known` is what the caller has read
@@ -326,13 +377,20 @@ impl Engine {
         instance_id: Uuid,
         known: Option<Progress>,
     ) -> Result<Instance, EngineError> {
-        let event = Event::Cancelled { by: principal.user.clone() };
-        let progress = self.change(instance_id, known, event).await.map_err(|error| match error {
-            ChangeError::Store(error) => EngineError::Store(error),
-            ChangeError::Contended => EngineError::Busy("the instance is changing too fast; try again".to_owned()),
-            ChangeError::Ended(instance) => ended_already(&instance),
-            ChangeError::Gone | ChangeError::Decision(_) => no_such_instance(),
-        })?;
+        let event = Event::Cancelled {
+            by: principal.user.clone(),
+        };
+        let progress =
+            self.change(instance_id, known, event)
+                .await
+                .map_err(|error| match error {
+                    ChangeError::Store(error) => EngineError::Store(error),
+                    ChangeError::Contended => {
+                        EngineError::Busy("the instance is changing too fast; try again".to_owned())
+                    }
+                    ChangeError::Ended(instance) => ended_already(&instance),
+                    ChangeError::Gone | ChangeError::Decision(_) => no_such_instance(),
+                })?;
         Ok(progress.instance)
     }
 
@@ -340,12 +398,27 @@ impl Engine {
     ///
     /// # Errors
     /// No such instance, or it is not in quarantine.
-    pub async fn release(&self, principal: &Principal, instance_id: Uuid) -> Result<Arc<Instance>, EngineError> {
+    pub async fn release(
+        &self,
+        principal: &Principal,
+        instance_id: Uuid,
+    ) -> Result<Arc<Instance>, EngineError> {
         let team = &principal.team;
-        let released = self.0.store.release(team, instance_id, self.0.clock.now()).await?;
-        let instance = self.0.store.instance(team, instance_id).await?.ok_or_else(no_such_instance)?;
+        let released = self
+            .0
+            .store
+            .release(team, instance_id, self.0.clock.now())
+            .await?;
+        let instance = self
+            .0
+            .store
+            .instance(team, instance_id)
+            .await?
+            .ok_or_else(no_such_instance)?;
         if !released {
-            return Err(EngineError::Conflict("the instance is not in quarantine".to_owned()));
+            return Err(EngineError::Conflict(
+                "the instance is not in quarantine".to_owned(),
+            ));
         }
         self.wake(team, instance_id);
         Ok(instance)
@@ -369,17 +442,27 @@ impl Engine {
                 Some(known) => Some(known),
                 None => self.load(instance_id).await?,
             };
-            let Some(mut progress) = loaded else { return Err(ChangeError::Gone) };
+            let Some(mut progress) = loaded else {
+                return Err(ChangeError::Gone);
+            };
             let was_final = progress.instance.status.is_final();
-            let change = self.apply(&mut progress, event.clone()).await.map_err(ChangeError::Decision)?;
+            let change = self
+                .apply(&mut progress, event.clone())
+                .await
+                .map_err(ChangeError::Decision)?;
             if was_final {
                 return Err(ChangeError::Ended(Box::new(progress.instance)));
             }
             let trace = progress.instance.span();
-            match self.commit(&mut progress, change, Effects::default(), trace).await {
+            match self
+                .commit(&mut progress, change, Effects::default(), trace)
+                .await
+            {
                 Ok(()) => return Ok(progress),
                 Err(CommitError::Store(error)) => return Err(error.into()),
-                Err(CommitError::Conflict(_) | CommitError::Rejected { .. }) => tokio::task::yield_now().await,
+                Err(CommitError::Conflict(_) | CommitError::Rejected { .. }) => {
+                    tokio::task::yield_now().await
+                }
             }
         }
         Err(ChangeError::Contended)
@@ -387,17 +470,33 @@ impl Engine {
 
     fn restore(&self, loaded: Loaded) -> Progress {
         let definition = Arc::clone(&loaded.definition.definition);
-        Progress::restore(loaded.instance, definition, &loaded.attempts, loaded.approvals)
-            .with_limits(self.0.limits.evaluation())
+        Progress::restore(
+            loaded.instance,
+            definition,
+            &loaded.attempts,
+            loaded.approvals,
+        )
+        .with_limits(self.0.limits.evaluation())
     }
 
     async fn load(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
-        Ok(self.0.store.load(instance_id).await?.map(|loaded| self.restore(loaded)))
+        Ok(self
+            .0
+            .store
+            .load(instance_id)
+            .await?
+            .map(|loaded| self.restore(loaded)))
     }
 
     /// None also if another host looks after it by now.
     async fn load_ours(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
-        Ok(self.0.store.load(instance_id).await?.filter(|loaded| loaded.ours).map(|loaded| self.restore(loaded)))
+        Ok(self
+            .0
+            .store
+            .load(instance_id)
+            .await?
+            .filter(|loaded| loaded.ours)
+            .map(|loaded| self.restore(loaded)))
     }
 
     /// Commits a change, and only then counts it and hands on what it created.
@@ -411,10 +510,28 @@ impl Engine {
     ) -> Result<(), CommitError> {
         let now = self.0.clock.now();
         let submitted = change.new_approvals.len();
-        let decided: Vec<_> = change.decided.iter().map(|approval| (approval.status, approval.waited)).collect();
-        let created: Vec<_> = effects.instances.iter().map(|instance| instance.id).collect();
-        let mut span = self.0.tracer.child(SpanKind::Internal, trace).named("commit");
-        let commit = StepCommit { instance: progress.instance.clone(), change, effects, now, trace: span.context() };
+        let decided: Vec<_> = change
+            .decided
+            .iter()
+            .map(|approval| (approval.status, approval.waited))
+            .collect();
+        let created: Vec<_> = effects
+            .instances
+            .iter()
+            .map(|instance| instance.id)
+            .collect();
+        let mut span = self
+            .0
+            .tracer
+            .child(SpanKind::Internal, trace)
+            .named("commit");
+        let commit = StepCommit {
+            instance: progress.instance.clone(),
+            change,
+            effects,
+            now,
+            trace: span.context(),
+        };
         let committed = self.0.store.commit(commit).await;
         if let Err(error) = &committed {
             span.fail(error.reason());
@@ -428,7 +545,11 @@ impl Engine {
         }
         let (monitor, team) = (&self.0.monitor, &instance.team);
         if let Some(completed_at) = instance.completed_at {
-            monitor.record_instance_ended(team, instance.status, completed_at.since(instance.created_at));
+            monitor.record_instance_ended(
+                team,
+                instance.status,
+                completed_at.since(instance.created_at),
+            );
             self.0.tracer.record_instance(instance, completed_at);
         }
         if submitted > 0 {
@@ -447,7 +568,11 @@ impl Engine {
 
 /// A queue for few at a time, of all teams in turn.
 fn few(total: usize) -> FairQueue<Name> {
-    FairQueue::new(FairLimits { total, per_key: total, reserve: 0 })
+    FairQueue::new(FairLimits {
+        total,
+        per_key: total,
+        reserve: 0,
+    })
 }
 
 fn no_such_instance() -> EngineError {
@@ -455,7 +580,10 @@ fn no_such_instance() -> EngineError {
 }
 
 fn ended_already(instance: &Instance) -> EngineError {
-    EngineError::Conflict(format!("the instance is {} already", instance.status.as_str()))
+    EngineError::Conflict(format!(
+        "the instance is {} already",
+        instance.status.as_str()
+    ))
 }
 
 /// Why an event did not happen.

@@ -39,7 +39,11 @@ struct World {
 
 impl World {
     fn new(limits: FairLimits) -> Self {
-        Self { queue: FairQueue::new(limits), held: Default::default(), waiting: Default::default() }
+        Self {
+            queue: FairQueue::new(limits),
+            held: Default::default(),
+            waiting: Default::default(),
+        }
     }
 
     fn acquire(&mut self, key: usize) {
@@ -57,7 +61,10 @@ impl World {
             for mut future in std::mem::take(&mut self.waiting[key]) {
                 match future.as_mut().poll(&mut context) {
                     Poll::Ready(permit) => {
-                        assert!(left.is_empty(), "the waiters of a key are served in their order");
+                        assert!(
+                            left.is_empty(),
+                            "the waiters of a key are served in their order"
+                        );
                         self.held[key].push(permit);
                         granted.push(key);
                     }
@@ -81,8 +88,19 @@ impl World {
             let could = *held < limits.per_key && total < limits.total + reserve;
             assert!(*waiting == 0 || !could, "a waiter that could run was lost");
         }
-        let keys = held.iter().zip(&waiting).filter(|(held, waiting)| **held + **waiting > 0).count();
-        assert_eq!(self.queue.load(), FairLoad { held: total, waiting: waiting.iter().sum(), keys });
+        let keys = held
+            .iter()
+            .zip(&waiting)
+            .filter(|(held, waiting)| **held + **waiting > 0)
+            .count();
+        assert_eq!(
+            self.queue.load(),
+            FairLoad {
+                held: total,
+                waiting: waiting.iter().sum(),
+                keys
+            }
+        );
     }
 }
 
@@ -138,7 +156,11 @@ proptest! {
 
 #[test]
 fn keys_are_served_in_turn_however_long_their_queues_are() {
-    let mut world = World::new(FairLimits { total: 1, per_key: 1, reserve: 0 });
+    let mut world = World::new(FairLimits {
+        total: 1,
+        per_key: 1,
+        reserve: 0,
+    });
     for _ in 0..4 {
         world.acquire(0);
     }
@@ -155,14 +177,19 @@ fn keys_are_served_in_turn_however_long_their_queues_are() {
 }
 
 /// Lets one permit go round, and returns the keys in the order in which they had it. `cost`: of each key's work.
-fn served(queue: &FairQueue<usize>, callers: &[(usize, u64)], cost: impl Fn(usize) -> u64) -> Vec<usize> {
+fn served(
+    queue: &FairQueue<usize>,
+    callers: &[(usize, u64)],
+    cost: impl Fn(usize) -> u64,
+) -> Vec<usize> {
     let mut first = queue.try_acquire(&usize::MAX).expect("nothing is held");
     first.charge(0);
     let mut context = Context::from_waker(Waker::noop());
     let mut waiting: Vec<(usize, Acquiring)> = Vec::new();
     for (key, estimate) in callers.iter().copied() {
         let queue = queue.clone();
-        let mut future: Acquiring = Box::pin(async move { queue.acquire_for(&key, estimate).await });
+        let mut future: Acquiring =
+            Box::pin(async move { queue.acquire_for(&key, estimate).await });
         assert!(future.as_mut().poll(&mut context).is_pending());
         waiting.push((key, future));
     }
@@ -187,7 +214,11 @@ fn served(queue: &FairQueue<usize>, callers: &[(usize, u64)], cost: impl Fn(usiz
 
 #[test]
 fn work_that_costs_little_is_not_kept_waiting_by_the_dear_work_of_others() {
-    let queue = FairQueue::new(FairLimits { total: 1, per_key: 1, reserve: 0 });
+    let queue = FairQueue::new(FairLimits {
+        total: 1,
+        per_key: 1,
+        reserve: 0,
+    });
     // Four keys with two dear works each, and one that comes last, with three that are cheap.
     let dear = (0..4).flat_map(|key| [(key, 50), (key, 50)]);
     let callers: Vec<_> = dear.chain([(9, 1), (9, 1), (9, 1)]).collect();
@@ -197,18 +228,37 @@ fn work_that_costs_little_is_not_kept_waiting_by_the_dear_work_of_others() {
 
 #[test]
 fn a_cost_that_was_estimated_too_low_is_made_up_for() {
-    let queue = FairQueue::new(FairLimits { total: 1, per_key: 1, reserve: 0 });
+    let queue = FairQueue::new(FairLimits {
+        total: 1,
+        per_key: 1,
+        reserve: 0,
+    });
     // The same estimates, but the works of key 0 cost thrice as much: it is served a third as often.
-    let callers: Vec<_> = (0..4).map(|_| (0, 10)).chain((0..12).map(|_| (1, 10))).collect();
+    let callers: Vec<_> = (0..4)
+        .map(|_| (0, 10))
+        .chain((0..12).map(|_| (1, 10)))
+        .collect();
     let order = served(&queue, &callers, |key| if key == 0 { 30 } else { 10 });
-    let places: Vec<_> = order.iter().enumerate().filter(|(_, key)| **key == 0).map(|(place, _)| place).collect();
-    assert!(places.windows(2).all(|pair| pair[1] - pair[0] >= 3), "{order:?}");
+    let places: Vec<_> = order
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| **key == 0)
+        .map(|(place, _)| place)
+        .collect();
+    assert!(
+        places.windows(2).all(|pair| pair[1] - pair[0] >= 3),
+        "{order:?}"
+    );
     assert!(places[3] >= 9, "{order:?}");
 }
 
 #[test]
 fn the_reserve_is_for_keys_that_hold_nothing() {
-    let queue = FairQueue::new(FairLimits { total: 2, per_key: 3, reserve: 1 });
+    let queue = FairQueue::new(FairLimits {
+        total: 2,
+        per_key: 3,
+        reserve: 1,
+    });
     let first = [queue.try_acquire(&"a"), queue.try_acquire(&"a")];
     assert!(first.iter().all(Option::is_some));
     assert!(queue.try_acquire(&"a").is_none(), "it holds something");
@@ -221,7 +271,11 @@ fn the_reserve_is_for_keys_that_hold_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_tasks_that_give_up_at_any_time_leave_nothing_behind() {
-    let queue = FairQueue::new(FairLimits { total: 3, per_key: 2, reserve: 1 });
+    let queue = FairQueue::new(FairLimits {
+        total: 3,
+        per_key: 2,
+        reserve: 1,
+    });
     let tasks = (0..64_usize).map(|task| {
         let queue = queue.clone();
         tokio::spawn(async move {

@@ -18,7 +18,9 @@ use super::query::LIMIT_MAX;
 use super::request::Request;
 use super::response::{self, Answer};
 use crate::clock::Timestamp;
-use crate::model::{AlertRule, AlertState, AuditAction, Name, Pattern, Permission, Principal, duration};
+use crate::model::{
+    AlertRule, AlertState, AuditAction, Name, Pattern, Permission, Principal, duration,
+};
 use crate::monitor::alerts::Thresholds;
 use crate::store::{Acknowledgement, Page, Silence, StoreError};
 
@@ -52,7 +54,12 @@ pub(super) async fn list_alerts(mut request: Request, principal: Arc<Principal>)
     request.query.finish()?;
     let services = &request.services;
     let alerts = match state {
-        Some(AlertState::Resolved) => services.store.resolved_alerts(team.clone(), Page::first(LIMIT_MAX)).await?,
+        Some(AlertState::Resolved) => {
+            services
+                .store
+                .resolved_alerts(team.clone(), Page::first(LIMIT_MAX))
+                .await?
+        }
         state => {
             let mut alerts = services.watch.active_alerts(team.clone()).await?;
             alerts.retain(|alert| state.is_none_or(|state| alert.condition.state == state));
@@ -73,7 +80,9 @@ fn general(thresholds: &Thresholds) -> Vec<Value> {
     let shown = |rule: &AlertRule| match thresholds.general(*rule) {
         Some(limit) => {
             let mut shown = json!({ "rule": rule, "enabled": true, "unit": rule.unit() });
-            if let (Value::Object(shown), Ok(Value::Object(limit))) = (&mut shown, serde_json::to_value(limit)) {
+            if let (Value::Object(shown), Ok(Value::Object(limit))) =
+                (&mut shown, serde_json::to_value(limit))
+            {
                 shown.extend(limit);
             }
             shown
@@ -88,8 +97,14 @@ pub(super) async fn list_earlier_alerts(mut request: Request, principal: Arc<Pri
     let page: Page = request.page()?;
     let team = request.team(&principal)?;
     request.query.finish()?;
-    let alerts = request.services.store.resolved_alerts(team, page.clone()).await?;
-    response::list(&alerts, page.limit, request.answer_bytes_max(), |alert| alert.id.to_string())
+    let alerts = request
+        .services
+        .store
+        .resolved_alerts(team, page.clone())
+        .await?;
+    response::list(&alerts, page.limit, request.answer_bytes_max(), |alert| {
+        alert.id.to_string()
+    })
 }
 
 pub(super) async fn acknowledge_alert(request: Request, principal: Arc<Principal>) -> Answer {
@@ -100,9 +115,23 @@ pub(super) async fn acknowledge_alert(request: Request, principal: Arc<Principal
     let AcknowledgeBody { comment } = body.json(services.config.server.body_bytes_max).await?;
     check_comment(comment.as_deref().unwrap_or_default())?;
     let comment = comment.filter(|comment| !comment.is_empty());
-    let acknowledgement = Acknowledgement { by: principal.user.clone(), at: services.clock.now(), comment };
-    let mut record = recorder.begin_for(own(&principal), AuditAction::AlertAcknowledge, id, json!({})).await?;
-    let alert = services.store.acknowledge_alert(own(&principal), id, acknowledgement).await;
+    let acknowledgement = Acknowledgement {
+        by: principal.user.clone(),
+        at: services.clock.now(),
+        comment,
+    };
+    let mut record = recorder
+        .begin_for(
+            own(&principal),
+            AuditAction::AlertAcknowledge,
+            id,
+            json!({}),
+        )
+        .await?;
+    let alert = services
+        .store
+        .acknowledge_alert(own(&principal), id, acknowledgement)
+        .await;
     if let Ok(alert) = &alert {
         record.known(alert.key.team.clone(), alert.id.to_string());
         record.note("alert", alert.reading.message.as_str().into());
@@ -120,7 +149,11 @@ pub(super) async fn acknowledge_alert(request: Request, principal: Arc<Principal
 pub(super) async fn list_silences(mut request: Request, principal: Arc<Principal>) -> Answer {
     let team = request.team(&principal)?;
     request.query.finish()?;
-    let silences = request.services.store.silences(team, request.services.clock.now()).await?;
+    let silences = request
+        .services
+        .store
+        .silences(team, request.services.clock.now())
+        .await?;
     response::ok(&json!({ "silences": silences }))
 }
 
@@ -129,30 +162,76 @@ pub(super) async fn create_silence(mut request: Request, principal: Arc<Principa
     let team = request.team(&principal)?;
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
-    let Request { services, body, head, .. } = request;
+    let Request {
+        services,
+        body,
+        head,
+        ..
+    } = request;
     let body = body.read(services.config.server.body_bytes_max).await?;
-    let SilenceBody { rule, subject, duration, until, comment } = super::body::parse_json(&body)?;
+    let SilenceBody {
+        rule,
+        subject,
+        duration,
+        until,
+        comment,
+    } = super::body::parse_json(&body)?;
     check_comment(&comment)?;
     if rule.is_none() && subject.is_none() {
-        return Err(ApiError::invalid("give 'rule' or 'subject': to silence everything, say \"subject\": \"*\""));
+        return Err(ApiError::invalid(
+            "give 'rule' or 'subject': to silence everything, say \"subject\": \"*\"",
+        ));
     }
     let created_at = services.clock.now();
     let until = end(created_at, duration.as_deref(), until)?;
-    let keyed = match once::begin(&services, &principal, "POST /workflow-metrics/silences", &head, &body).await? {
+    let keyed = match once::begin(
+        &services,
+        &principal,
+        "POST /workflow-metrics/silences",
+        &head,
+        &body,
+    )
+    .await?
+    {
         Once::First(keyed) => keyed,
         Once::Again(silence) => return Ok(response::json(StatusCode::CREATED, &silence)),
     };
     let created_by = principal.user.clone();
-    let silence = Silence { id: services.clock.new_id(), team, rule, subject, comment, created_by, created_at, until };
+    let silence = Silence {
+        id: services.clock.new_id(),
+        team,
+        rule,
+        subject,
+        comment,
+        created_by,
+        created_at,
+        until,
+    };
     let most = services.config.alerts.silences_max;
-    let record =
-        recorder.begin_for(silence.team.clone(), AuditAction::SilenceCreate, silence.id, about(&silence)).await?;
-    let answer = keyed.request().map(|request| (request.clone(), json!(silence).to_string()));
-    let inserted = match services.store.insert_silence(silence.clone(), most, answer).await {
-        Ok(false) => Err(StoreError::InUse(format!("there are {most} silences already: delete one first"))),
+    let record = recorder
+        .begin_for(
+            silence.team.clone(),
+            AuditAction::SilenceCreate,
+            silence.id,
+            about(&silence),
+        )
+        .await?;
+    let answer = keyed
+        .request()
+        .map(|request| (request.clone(), json!(silence).to_string()));
+    let inserted = match services
+        .store
+        .insert_silence(silence.clone(), most, answer)
+        .await
+    {
+        Ok(false) => Err(StoreError::InUse(format!(
+            "there are {most} silences already: delete one first"
+        ))),
         other => other,
     };
-    keyed.end(record.end(inserted).await, |_| json!(silence)).await?;
+    keyed
+        .end(record.end(inserted).await, |_| json!(silence))
+        .await?;
     services.watch.refresh_alerts().await?;
     Ok(response::json(StatusCode::CREATED, &silence))
 }
@@ -162,15 +241,26 @@ pub(super) async fn delete_silence(request: Request, principal: Arc<Principal>) 
     request.query.finish()?;
     let services = &request.services;
     let own = own(&principal);
-    let known = services.store.silences(own.clone(), services.clock.now()).await?;
-    let known = known.into_iter().find(|silence| silence.id == id && (own.is_none() || silence.team == own));
+    let known = services
+        .store
+        .silences(own.clone(), services.clock.now())
+        .await?;
+    let known = known
+        .into_iter()
+        .find(|silence| silence.id == id && (own.is_none() || silence.team == own));
     let silence = known.ok_or_else(|| ApiError::not_found("silence"))?;
     let (recorder, detail) = (Recorder::of(&request, &principal), about(&silence));
-    let record = recorder.begin_for(silence.team, AuditAction::SilenceDelete, id, detail).await?;
-    let deleted = services.store.delete_silence(own, id).await.map_err(|error| match error {
-        StoreError::NotFound => ApiError::not_found("silence"),
-        other => other.into(),
-    });
+    let record = recorder
+        .begin_for(silence.team, AuditAction::SilenceDelete, id, detail)
+        .await?;
+    let deleted = services
+        .store
+        .delete_silence(own, id)
+        .await
+        .map_err(|error| match error {
+            StoreError::NotFound => ApiError::not_found("silence"),
+            other => other.into(),
+        });
     record.end(deleted).await?;
     services.watch.refresh_alerts().await?;
     response::no_content()
@@ -178,7 +268,10 @@ pub(super) async fn delete_silence(request: Request, principal: Arc<Principal>) 
 
 /// What the audit says of a silence.
 fn about(silence: &Silence) -> Value {
-    let subject: Option<String> = silence.subject.as_ref().map(|subject| subject.as_str().chars().take(200).collect());
+    let subject: Option<String> = silence
+        .subject
+        .as_ref()
+        .map(|subject| subject.as_str().chars().take(200).collect());
     json!({ "rule": silence.rule, "subject": subject, "until": silence.until })
 }
 
@@ -189,21 +282,30 @@ fn own(principal: &Principal) -> Option<Name> {
 
 fn check_comment(comment: &str) -> Result<(), ApiError> {
     if comment.len() > COMMENT_BYTES_MAX {
-        return Err(ApiError::invalid(format!("the comment is longer than {COMMENT_BYTES_MAX} bytes")));
+        return Err(ApiError::invalid(format!(
+            "the comment is longer than {COMMENT_BYTES_MAX} bytes"
+        )));
     }
     Ok(())
 }
 
-fn end(now: Timestamp, duration: Option<&str>, until: Option<Timestamp>) -> Result<Timestamp, ApiError> {
+fn end(
+    now: Timestamp,
+    duration: Option<&str>,
+    until: Option<Timestamp>,
+) -> Result<Timestamp, ApiError> {
     let until = match (duration, until) {
-        (Some(text), None) => {
-            now.after(duration::parse(text).map_err(|problem| ApiError::invalid(format!("'duration': {problem}")))?)
-        }
+        (Some(text), None) => now.after(
+            duration::parse(text)
+                .map_err(|problem| ApiError::invalid(format!("'duration': {problem}")))?,
+        ),
         (None, Some(until)) => until,
         _ => return Err(ApiError::invalid("give 'duration', such as 2h, or 'until'")),
     };
     if until <= now || until > now.after(SILENCE_MAX) {
-        return Err(ApiError::invalid("a silence ends in the future, and within 30 days"));
+        return Err(ApiError::invalid(
+            "a silence ends in the future, and within 30 days",
+        ));
     }
     Ok(until)
 }

@@ -23,8 +23,17 @@ pub(super) struct AnswerBody<B> {
 
 impl<B: Body> AnswerBody<B> {
     /// With the budget's bytes, a client must have read it `until` then.
-    pub(super) fn new(body: B, charge: Option<Arc<Charge>>, until: Instant, request: UnderWay) -> Self {
-        Self { body: Box::pin(body), charged: charge.map(|charge| (charge, until)), _request: request }
+    pub(super) fn new(
+        body: B,
+        charge: Option<Arc<Charge>>,
+        until: Instant,
+        request: UnderWay,
+    ) -> Self {
+        Self {
+            body: Box::pin(body),
+            charged: charge.map(|charge| (charge, until)),
+            _request: request,
+        }
     }
 }
 
@@ -36,10 +45,19 @@ impl<B: Body<Error: Into<Box<dyn Error + Send + Sync>>>> Body for AnswerBody<B> 
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if self.charged.as_ref().is_some_and(|(_, until)| Clock::System.monotonic() > *until) {
-            return Poll::Ready(Some(Err("the client did not read its answer in time".into())));
+        if self
+            .charged
+            .as_ref()
+            .is_some_and(|(_, until)| Clock::System.monotonic() > *until)
+        {
+            return Poll::Ready(Some(Err(
+                "the client did not read its answer in time".into()
+            )));
         }
-        self.body.as_mut().poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        self.body
+            .as_mut()
+            .poll_frame(context)
+            .map(|frame| frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue,
+    IF_NONE_MATCH, VARY,
 };
 use hyper::{HeaderMap, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
@@ -86,16 +87,31 @@ static ASSETS: LazyLock<Assets> = LazyLock::new(|| {
     let files = SOURCES.iter().map(|source| {
         let hash = hash(source.plain);
         let name = format!("{}.{hash}.{}", source.stem, source.extension);
-        page = page.replace(&format!("assets/{}.{}", source.stem, source.extension), &format!("{FOLDER}{name}"));
-        File { name, tag: tag(&hash), source }
+        page = page.replace(
+            &format!("assets/{}.{}", source.stem, source.extension),
+            &format!("{FOLDER}{name}"),
+        );
+        File {
+            name,
+            tag: tag(&hash),
+            source,
+        }
     });
     let files = files.collect();
-    Assets { page_tag: tag_of(page.as_bytes()), page, files }
+    Assets {
+        page_tag: tag_of(page.as_bytes()),
+        page,
+        files,
+    }
 });
 
 /// Where the style of the API's reference is.
 pub(super) fn reference_style() -> String {
-    let file = ASSETS.files.iter().find(|file| file.source.stem == REFERENCE).expect("is one of them");
+    let file = ASSETS
+        .files
+        .iter()
+        .find(|file| file.source.stem == REFERENCE)
+        .expect("is one of them");
     format!("{FOLDER}{}", file.name)
 }
 
@@ -105,7 +121,11 @@ pub(super) fn tag_of(bytes: &[u8]) -> HeaderValue {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .take(HASH_BYTES)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn tag(hash: &str) -> HeaderValue {
@@ -115,10 +135,16 @@ fn tag(hash: &str) -> HeaderValue {
 /// The page. What it shows it asks for itself, with the token that somebody typed into it.
 pub(super) async fn show_page(request: Request) -> Answer {
     // Whatever a link to the page carries behind the `?` is not for us: the page keeps its state behind the `#`.
-    let mut response =
-        unless_known(&request.head.headers, &ASSETS.page_tag, Bytes::from_static(ASSETS.page.as_bytes()));
+    let mut response = unless_known(
+        &request.head.headers,
+        &ASSETS.page_tag,
+        Bytes::from_static(ASSETS.page.as_bytes()),
+    );
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(VARY, HeaderValue::from_static("accept"));
@@ -129,13 +155,26 @@ pub(super) async fn show_page(request: Request) -> Answer {
 pub(super) async fn show_asset(request: Request) -> Answer {
     request.query.finish()?;
     let name = request.parameter("file")?;
-    let file = ASSETS.files.iter().find(|file| file.name == name).ok_or_else(|| ApiError::not_found("file"))?;
-    let gzip = file.source.gzip.filter(|_| accept::gzip(&request.head.headers));
+    let file = ASSETS
+        .files
+        .iter()
+        .find(|file| file.name == name)
+        .ok_or_else(|| ApiError::not_found("file"))?;
+    let gzip = file
+        .source
+        .gzip
+        .filter(|_| accept::gzip(&request.head.headers));
     let bytes = Bytes::from_static(gzip.unwrap_or(file.source.plain));
     let mut response = unless_known(&request.head.headers, &file.tag, bytes);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.source.content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(file.source.content_type),
+    );
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=31536000, immutable"),
+    );
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     if gzip.is_some() {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -144,10 +183,17 @@ pub(super) async fn show_asset(request: Request) -> Answer {
 }
 
 /// 200, or 304 to who has the same already.
-pub(super) fn unless_known(headers: &HeaderMap, tag: &HeaderValue, body: Bytes) -> Response<Content> {
+pub(super) fn unless_known(
+    headers: &HeaderMap,
+    tag: &HeaderValue,
+    body: Bytes,
+) -> Response<Content> {
     let known = headers.get_all(IF_NONE_MATCH).iter().any(|value| {
         let ours = tag.to_str().unwrap_or_default();
-        value.to_str().is_ok_and(|list| list.split(',').any(|one| one.trim().trim_start_matches("W/") == ours))
+        value.to_str().is_ok_and(|list| {
+            list.split(',')
+                .any(|one| one.trim().trim_start_matches("W/") == ours)
+        })
     });
     let mut response = Response::new(Content::Whole(if known { Bytes::new() } else { body }));
     if known {
@@ -163,17 +209,38 @@ mod tests {
 
     #[test]
     fn the_page_names_every_file_by_its_hash_and_nothing_else() {
-        for file in ASSETS.files.iter().filter(|file| file.source.stem != REFERENCE) {
-            assert!(ASSETS.page.contains(&format!("\"{FOLDER}{}\"", file.name)), "{}", file.name);
+        for file in ASSETS
+            .files
+            .iter()
+            .filter(|file| file.source.stem != REFERENCE)
+        {
+            assert!(
+                ASSETS.page.contains(&format!("\"{FOLDER}{}\"", file.name)),
+                "{}",
+                file.name
+            );
         }
-        assert_eq!(ASSETS.page.matches("assets/").count(), ASSETS.files.len() - 1);
+        assert_eq!(
+            ASSETS.page.matches("assets/").count(),
+            ASSETS.files.len() - 1
+        );
     }
 
     #[test]
     fn the_page_has_nothing_that_its_policy_forbids() {
-        for inline in ["<style", " style=", " onload=", "javascript:", "http:", "https:"] {
+        for inline in [
+            "<style",
+            " style=",
+            " onload=",
+            "javascript:",
+            "http:",
+            "https:",
+        ] {
             assert!(!PAGE.contains(inline), "{inline}");
         }
-        assert_eq!(PAGE.matches("<script").count(), PAGE.matches("<script type=\"module\" src=").count());
+        assert_eq!(
+            PAGE.matches("<script").count(),
+            PAGE.matches("<script type=\"module\" src=").count()
+        );
     }
 }

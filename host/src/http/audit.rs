@@ -32,25 +32,81 @@ pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// What is asked for by requests that are refused.
 const AUDITED: [(Method, &str, AuditAction); 19] = [
-    (Method::POST, "/approvals/{id}/decision", AuditAction::ApprovalDecide),
-    (Method::POST, "/approvals:batch-decide", AuditAction::ApprovalDecide),
-    (Method::POST, "/instances/{id}/cancel", AuditAction::InstanceCancel),
-    (Method::POST, "/instances/{id}/release", AuditAction::InstanceRelease),
-    (Method::POST, "/instances:batch-update", AuditAction::InstanceCancel),
+    (
+        Method::POST,
+        "/approvals/{id}/decision",
+        AuditAction::ApprovalDecide,
+    ),
+    (
+        Method::POST,
+        "/approvals:batch-decide",
+        AuditAction::ApprovalDecide,
+    ),
+    (
+        Method::POST,
+        "/instances/{id}/cancel",
+        AuditAction::InstanceCancel,
+    ),
+    (
+        Method::POST,
+        "/instances/{id}/release",
+        AuditAction::InstanceRelease,
+    ),
+    (
+        Method::POST,
+        "/instances:batch-update",
+        AuditAction::InstanceCancel,
+    ),
     (Method::POST, "/plugins", AuditAction::PluginUpload),
-    (Method::DELETE, "/plugins/{name}/{version}", AuditAction::PluginDelete),
+    (
+        Method::DELETE,
+        "/plugins/{name}/{version}",
+        AuditAction::PluginDelete,
+    ),
     (Method::POST, "/retention", AuditAction::RetentionRun),
     (Method::POST, "/tokens", AuditAction::TokenCreate),
     (Method::DELETE, "/tokens/{id}", AuditAction::TokenRevoke),
-    (Method::POST, "/workflow-metrics/alerts/{id}/acknowledge", AuditAction::AlertAcknowledge),
-    (Method::POST, "/workflow-metrics/cache/cleanup", AuditAction::CacheCleanup),
-    (Method::POST, "/workflow-metrics/cache/clear", AuditAction::CacheClear),
-    (Method::POST, "/workflow-metrics/metrics/reset", AuditAction::MetricsReset),
-    (Method::POST, "/workflow-metrics/silences", AuditAction::SilenceCreate),
-    (Method::DELETE, "/workflow-metrics/silences/{id}", AuditAction::SilenceDelete),
+    (
+        Method::POST,
+        "/workflow-metrics/alerts/{id}/acknowledge",
+        AuditAction::AlertAcknowledge,
+    ),
+    (
+        Method::POST,
+        "/workflow-metrics/cache/cleanup",
+        AuditAction::CacheCleanup,
+    ),
+    (
+        Method::POST,
+        "/workflow-metrics/cache/clear",
+        AuditAction::CacheClear,
+    ),
+    (
+        Method::POST,
+        "/workflow-metrics/metrics/reset",
+        AuditAction::MetricsReset,
+    ),
+    (
+        Method::POST,
+        "/workflow-metrics/silences",
+        AuditAction::SilenceCreate,
+    ),
+    (
+        Method::DELETE,
+        "/workflow-metrics/silences/{id}",
+        AuditAction::SilenceDelete,
+    ),
     (Method::POST, "/workflows", AuditAction::WorkflowApply),
-    (Method::POST, "/workflows/{name}/archive", AuditAction::WorkflowArchive),
-    (Method::POST, "/workflows/{name}/unarchive", AuditAction::WorkflowUnarchive),
+    (
+        Method::POST,
+        "/workflows/{name}/archive",
+        AuditAction::WorkflowArchive,
+    ),
+    (
+        Method::POST,
+        "/workflows/{name}/unarchive",
+        AuditAction::WorkflowUnarchive,
+    ),
 ];
 
 /// A team's own entries; an operator sees those of `?team=` or, without it, everybody's and the host's.
@@ -62,11 +118,20 @@ pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) 
         actor: query.take("actor")?,
         action: query.parse("action")?,
         subject: query.take("subject")?,
-        period: Period { from: query.parse("from")?, to: query.parse("to")? },
+        period: Period {
+            from: query.parse("from")?,
+            to: query.parse("to")?,
+        },
     };
     query.finish()?;
-    let entries = request.services.store.audit(team.as_ref(), &filter, &page).await?;
-    response::list(&entries, page.limit, request.answer_bytes_max(), |entry| AuditFilter::cursor(entry).to_string())
+    let entries = request
+        .services
+        .store
+        .audit(team.as_ref(), &filter, &page)
+        .await?;
+    response::list(&entries, page.limit, request.answer_bytes_max(), |entry| {
+        AuditFilter::cursor(entry).to_string()
+    })
 }
 
 /// Writes down what one request does.
@@ -97,7 +162,8 @@ impl Recorder {
         subject: impl ToString,
         detail: Value,
     ) -> Result<Record, ApiError> {
-        self.begin_for(Some(self.principal.team.clone()), action, subject, detail).await
+        self.begin_for(Some(self.principal.team.clone()), action, subject, detail)
+            .await
     }
 
     /// As [`Recorder::begin`], of something that concerns another team or, without one, the host or every team.
@@ -112,8 +178,14 @@ impl Recorder {
         detail: Value,
     ) -> Result<Record, ApiError> {
         let entry = self.entry(team, action, subject.to_string(), detail);
-        self.services.store.insert_audit(vec![entry.clone()]).await?;
-        Ok(Record { services: Arc::clone(&self.services), entry })
+        self.services
+            .store
+            .insert_audit(vec![entry.clone()])
+            .await?;
+        Ok(Record {
+            services: Arc::clone(&self.services),
+            entry,
+        })
     }
 
     /// As [`Recorder::begin`], for each of many things, each with a subject and a detail.
@@ -127,33 +199,59 @@ impl Recorder {
     ) -> Result<Records, ApiError> {
         let team = &self.principal.team;
         let entries = things.into_iter();
-        let entries: Vec<_> =
-            entries.map(|(subject, detail)| self.entry(Some(team.clone()), action, subject, detail)).collect();
+        let entries: Vec<_> = entries
+            .map(|(subject, detail)| self.entry(Some(team.clone()), action, subject, detail))
+            .collect();
         if !entries.is_empty() {
             self.services.store.insert_audit(entries.clone()).await?;
         }
-        Ok(Records { services: Arc::clone(&self.services), entries })
+        Ok(Records {
+            services: Arc::clone(&self.services),
+            entries,
+        })
     }
 
-    fn entry(&self, team: Option<Name>, action: AuditAction, subject: String, detail: Value) -> AuditEntry {
-        let Principal { team: actor_team, user, token, .. } = &*self.principal;
+    fn entry(
+        &self,
+        team: Option<Name>,
+        action: AuditAction,
+        subject: String,
+        detail: Value,
+    ) -> AuditEntry {
+        let Principal {
+            team: actor_team,
+            user,
+            token,
+            ..
+        } = &*self.principal;
         AuditEntry {
             id: self.services.clock.new_id(),
             at: self.services.clock.now(),
             team,
-            actor: Some(AuditActor { user: user.clone(), team: actor_team.clone(), token: *token }),
+            actor: Some(AuditActor {
+                user: user.clone(),
+                team: actor_team.clone(),
+                token: *token,
+            }),
             action,
             subject: cut(subject),
             detail,
             outcome: AuditOutcome::Begun,
             request_id: self.id.to_string(),
-            source: self.head.source(&self.services.config.server.trusted_proxies).to_string(),
+            source: self
+                .head
+                .source(&self.services.config.server.trusted_proxies)
+                .to_string(),
         }
     }
 }
 
 pub(super) fn cut(text: String) -> String {
-    if text.len() <= SUBJECT_CHARS_MAX { text } else { text.chars().take(SUBJECT_CHARS_MAX).collect() }
+    if text.len() <= SUBJECT_CHARS_MAX {
+        text
+    } else {
+        text.chars().take(SUBJECT_CHARS_MAX).collect()
+    }
 }
 
 /// Something that has begun. Whoever has one must [`Record::end`] it.
@@ -180,7 +278,10 @@ impl Record {
     ///
     /// # Errors
     /// Those of `result`, and no other: what has happened is not undone by an entry that stays `begun`.
-    pub(super) async fn end<T>(mut self, result: Result<T, impl Into<ApiError>>) -> Result<T, ApiError> {
+    pub(super) async fn end<T>(
+        mut self,
+        result: Result<T, impl Into<ApiError>>,
+    ) -> Result<T, ApiError> {
         let result = result.map_err(Into::into);
         end(&mut self.entry, result.as_ref().err());
         write_ends(&self.services, vec![self.entry]).await;
@@ -208,12 +309,18 @@ impl Records {
     ) -> Result<Vec<Result<T, ApiError>>, ApiError> {
         match &results {
             Ok(results) => {
-                let results = results.iter().enumerate().filter(|(place, _)| is_recorded(*place));
+                let results = results
+                    .iter()
+                    .enumerate()
+                    .filter(|(place, _)| is_recorded(*place));
                 for (entry, (_, result)) in self.entries.iter_mut().zip(results) {
                     end(entry, result.as_ref().err());
                 }
             }
-            Err(error) => self.entries.iter_mut().for_each(|entry| end(entry, Some(error))),
+            Err(error) => self
+                .entries
+                .iter_mut()
+                .for_each(|entry| end(entry, Some(error))),
         }
         if !self.entries.is_empty() {
             write_ends(&self.services, self.entries).await;
@@ -223,7 +330,11 @@ impl Records {
 }
 
 fn end(entry: &mut AuditEntry, error: Option<&ApiError>) {
-    entry.outcome = if error.is_none() { AuditOutcome::Done } else { AuditOutcome::Failed };
+    entry.outcome = if error.is_none() {
+        AuditOutcome::Done
+    } else {
+        AuditOutcome::Failed
+    };
     if let (Some(error), Value::Object(detail)) = (error, &mut entry.detail) {
         detail.insert("code".to_owned(), error.code().into());
     }
@@ -249,9 +360,17 @@ impl Refusals {
     /// Writes down that somebody's token did not permit what they asked for, unless their team has had its share of
     /// this minute.
     pub(super) async fn record(&self, recorder: &Recorder, route: &Route, error: &ApiError) {
-        let asked = AUDITED.iter().find(|(method, pattern, _)| *method == route.method && *pattern == route.pattern);
-        let Some((_, _, action)) = asked.filter(|_| error.lacks_permission()) else { return };
-        let Recorder { services, principal, .. } = recorder;
+        let asked = AUDITED
+            .iter()
+            .find(|(method, pattern, _)| *method == route.method && *pattern == route.pattern);
+        let Some((_, _, action)) = asked.filter(|_| error.lacks_permission()) else {
+            return;
+        };
+        let Recorder {
+            services,
+            principal,
+            ..
+        } = recorder;
         let most = services.config.audit.refused_per_minute_max;
         match self.count(&principal.team, services.clock.now()) {
             count if count <= most => {}
@@ -263,7 +382,12 @@ impl Refusals {
                 return;
             }
         }
-        let mut entry = recorder.entry(Some(principal.team.clone()), *action, String::new(), json!({}));
+        let mut entry = recorder.entry(
+            Some(principal.team.clone()),
+            *action,
+            String::new(),
+            json!({}),
+        );
         entry.outcome = AuditOutcome::Refused;
         if let Err(error) = services.store.insert_audit(vec![entry]).await {
             tracing::error!(%error, "could not write a refused request into the audit");
@@ -292,7 +416,9 @@ mod tests {
     fn what_is_audited_is_a_route() {
         for (method, pattern, _) in AUDITED {
             assert!(
-                ROUTES.iter().any(|route| route.method == method && route.pattern == pattern),
+                ROUTES
+                    .iter()
+                    .any(|route| route.method == method && route.pattern == pattern),
                 "{method} {pattern}"
             );
         }
@@ -301,9 +427,15 @@ mod tests {
     #[test]
     fn refusals_are_counted_by_team_and_minute() {
         let refusals = Refusals::default();
-        let (acme, rival): (Name, Name) = ("acme".parse().expect("is a name"), "rival".parse().expect("is a name"));
+        let (acme, rival): (Name, Name) = (
+            "acme".parse().expect("is a name"),
+            "rival".parse().expect("is a name"),
+        );
         let start = Timestamp::from_micros(0);
-        assert_eq!([refusals.count(&acme, start), refusals.count(&acme, start)], [1, 2]);
+        assert_eq!(
+            [refusals.count(&acme, start), refusals.count(&acme, start)],
+            [1, 2]
+        );
         assert_eq!(refusals.count(&rival, start), 1);
         assert_eq!(refusals.count(&acme, start.after(MINUTE)), 1);
     }

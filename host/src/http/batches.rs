@@ -22,7 +22,9 @@ use super::error::ApiError;
 use super::instances::{self, IDEMPOTENCY_KEY};
 use super::request::Request;
 use super::response::{self, Answer};
-use crate::engine::{ApprovalDecision, BatchResults, InstanceChange, InstanceStart, InstanceUpdate, StartRequest};
+use crate::engine::{
+    ApprovalDecision, BatchResults, InstanceChange, InstanceStart, InstanceUpdate, StartRequest,
+};
 use crate::model::{AuditAction, Decision, Json, Name, Principal};
 
 #[derive(Deserialize)]
@@ -85,7 +87,11 @@ pub(super) async fn start_instances(request: Request, principal: Arc<Principal>)
     let trace = request.trace;
     let Batch { mut items, refused } = read(request, &principal, items, start).await?;
     items.iter_mut().for_each(|item| item.request.trace = trace);
-    answer(refused, processor.create_instances(&principal, items).await?, |created| instances::as_json(&created))
+    answer(
+        refused,
+        processor.create_instances(&principal, items).await?,
+        |created| instances::as_json(&created),
+    )
 }
 
 pub(super) async fn update_instances(request: Request, principal: Arc<Principal>) -> Answer {
@@ -93,70 +99,142 @@ pub(super) async fn update_instances(request: Request, principal: Arc<Principal>
     let recorder = Recorder::of(&request, &principal);
     let Batch { items, refused } = read(request, &principal, items, update).await?;
     // Whether it is stopped, or else only described anew.
-    let updated: Vec<(Uuid, bool)> =
-        items.iter().map(|item| (item.id, !matches!(item.change, InstanceChange::Metadata(_)))).collect();
+    let updated: Vec<(Uuid, bool)> = items
+        .iter()
+        .map(|item| (item.id, !matches!(item.change, InstanceChange::Metadata(_))))
+        .collect();
     let cancelled = items.iter().filter_map(|item| match item.change {
         InstanceChange::Metadata(_) => None,
         InstanceChange::Cancel => Some((item.id.to_string(), json!({}))),
-        InstanceChange::CancelWithDescendants => Some((item.id.to_string(), json!({ "descendants": true }))),
+        InstanceChange::CancelWithDescendants => {
+            Some((item.id.to_string(), json!({ "descendants": true })))
+        }
     });
-    let records = recorder.begin_each(AuditAction::InstanceCancel, cancelled).await?;
+    let records = recorder
+        .begin_each(AuditAction::InstanceCancel, cancelled)
+        .await?;
     let results = known(processor.update_instances(&principal, items).await);
-    let results = records.end_all(results, |index| updated.get(index).is_some_and(|(_, cancelled)| *cancelled)).await?;
+    let results = records
+        .end_all(results, |index| {
+            updated.get(index).is_some_and(|(_, cancelled)| *cancelled)
+        })
+        .await?;
     let results = results.into_iter().zip(updated);
-    answer(refused, results.map(|(result, (id, _))| result.map(|updated| (id, updated))), |(id, updated)| match updated
-        .descendants
-    {
-        Some(descendants) => json!({ "id": id, "descendants": descendants }),
-        None => json!({ "id": id }),
-    })
+    answer(
+        refused,
+        results.map(|(result, (id, _))| result.map(|updated| (id, updated))),
+        |(id, updated)| match updated.descendants {
+            Some(descendants) => json!({ "id": id, "descendants": descendants }),
+            None => json!({ "id": id }),
+        },
+    )
 }
 
 pub(super) async fn show_statuses(request: Request, principal: Arc<Principal>) -> Answer {
     let processor = request.services.engine.batch();
-    let Batch { items, refused } =
-        read(request, &principal, ids, |item| id(&parse::<String>(item)?, "instance")).await?;
-    answer(refused, processor.instance_states(&principal, items).await?, |state| json!(state))
+    let Batch { items, refused } = read(request, &principal, ids, |item| {
+        id(&parse::<String>(item)?, "instance")
+    })
+    .await?;
+    answer(
+        refused,
+        processor.instance_states(&principal, items).await?,
+        |state| json!(state),
+    )
 }
 
 pub(super) async fn decide_approvals(request: Request, principal: Arc<Principal>) -> Answer {
     let processor = request.services.engine.batch();
     let recorder = Recorder::of(&request, &principal);
     let Batch { items, refused } = read(request, &principal, items, decision).await?;
-    let decided = items.iter().map(|item| (item.approval_id.to_string(), json!({ "decision": item.decision })));
-    let records = recorder.begin_each(AuditAction::ApprovalDecide, decided).await?;
+    let decided = items.iter().map(|item| {
+        (
+            item.approval_id.to_string(),
+            json!({ "decision": item.decision }),
+        )
+    });
+    let records = recorder
+        .begin_each(AuditAction::ApprovalDecide, decided)
+        .await?;
     let results = known(processor.decide_approvals(&principal, items).await);
-    answer(refused, records.end_all(results, |_| true).await?, |approval| json!(approval))
+    answer(
+        refused,
+        records.end_all(results, |_| true).await?,
+        |approval| json!(approval),
+    )
 }
 
 /// Results with the errors that are answered.
 fn known<T>(results: BatchResults<T>) -> Result<Vec<Result<T, ApiError>>, ApiError> {
-    Ok(results?.into_iter().map(|result| result.map_err(ApiError::from)).collect())
+    Ok(results?
+        .into_iter()
+        .map(|result| result.map_err(ApiError::from))
+        .collect())
 }
 
 fn start(item: &RawValue) -> Result<InstanceStart, ApiError> {
-    let StartItem { workflow, input, entity_type, entity_id, project_id, idempotency_key } = parse(item)?;
+    let StartItem {
+        workflow,
+        input,
+        entity_type,
+        entity_id,
+        project_id,
+        idempotency_key,
+    } = parse(item)?;
     // As in a path: what is no name names nothing.
-    let workflow: Name = workflow.parse().map_err(|_| ApiError::not_found("workflow"))?;
-    let request = StartRequest { input, entity_type, entity_id, project_id, idempotency_key, trace: None };
+    let workflow: Name = workflow
+        .parse()
+        .map_err(|_| ApiError::not_found("workflow"))?;
+    let request = StartRequest {
+        input,
+        entity_type,
+        entity_id,
+        project_id,
+        idempotency_key,
+        trace: None,
+    };
     Ok(InstanceStart { workflow, request })
 }
 
 fn update(item: &RawValue) -> Result<InstanceUpdate, ApiError> {
-    let UpdateItem { id: text, metadata, cancel, descendants } = parse(item)?;
+    let UpdateItem {
+        id: text,
+        metadata,
+        cancel,
+        descendants,
+    } = parse(item)?;
     let change = match (metadata, cancel, descendants) {
         (Some(metadata), false, false) => InstanceChange::Metadata(metadata),
         (None, true, false) => InstanceChange::Cancel,
         (None, true, true) => InstanceChange::CancelWithDescendants,
-        (_, _, true) => return Err(ApiError::invalid("'descendants' goes with 'cancel': true alone")),
-        _ => return Err(ApiError::invalid("an item needs either 'metadata' or 'cancel': true")),
+        (_, _, true) => {
+            return Err(ApiError::invalid(
+                "'descendants' goes with 'cancel': true alone",
+            ));
+        }
+        _ => {
+            return Err(ApiError::invalid(
+                "an item needs either 'metadata' or 'cancel': true",
+            ));
+        }
     };
-    Ok(InstanceUpdate { id: id(&text, "instance")?, change })
+    Ok(InstanceUpdate {
+        id: id(&text, "instance")?,
+        change,
+    })
 }
 
 fn decision(item: &RawValue) -> Result<ApprovalDecision, ApiError> {
-    let DecisionItem { id: text, decision, comment } = parse(item)?;
-    Ok(ApprovalDecision { approval_id: id(&text, "approval")?, decision, comment })
+    let DecisionItem {
+        id: text,
+        decision,
+        comment,
+    } = parse(item)?;
+    Ok(ApprovalDecision {
+        approval_id: id(&text, "approval")?,
+        decision,
+        comment,
+    })
 }
 
 /// As in a path: what is no id names nothing.
@@ -167,7 +245,9 @@ fn id(text: &str, what: &str) -> Result<Uuid, ApiError> {
 /// The key is an item's: one for all would be taken for a promise that the request as a whole happens once.
 fn refuse_common_key(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.contains_key(IDEMPOTENCY_KEY) {
-        return Err(ApiError::invalid("a batch has no Idempotency-Key: give each item an 'idempotency_key'"));
+        return Err(ApiError::invalid(
+            "a batch has no Idempotency-Key: give each item an 'idempotency_key'",
+        ));
     }
     Ok(())
 }
@@ -186,7 +266,9 @@ fn parse<T: DeserializeOwned>(item: &RawValue) -> Result<T, ApiError> {
 
 fn unexpected(what: &str, error: &serde_json::Error) -> ApiError {
     let problem: String = error.to_string().chars().take(400).collect();
-    ApiError::invalid(format!("the {what} is not the JSON that is expected here: {problem}"))
+    ApiError::invalid(format!(
+        "the {what} is not the JSON that is expected here: {problem}"
+    ))
 }
 
 /// Reads the body, and each of its items.
@@ -198,13 +280,21 @@ async fn read<T: Send + 'static>(
 ) -> Result<Batch<T>, ApiError> {
     request.query.finish()?;
     let config = Arc::clone(&request.services.config);
-    let body = request.body.read_mapped(config.server.batch_body_bytes_max).await?;
+    let body = request
+        .body
+        .read_mapped(config.server.batch_body_bytes_max)
+        .await?;
     // Megabytes of JSON take a while, and other requests are answered on this thread too.
     let reading = request.services.traffic.parse(&principal.team, move || {
-        let mut batch = Batch { items: Vec::new(), refused: Vec::new() };
+        let mut batch = Batch {
+            items: Vec::new(),
+            refused: Vec::new(),
+        };
         let elements = list(body.bytes()).map_err(|error| unexpected("body", &error))?;
         for raw in at_most(config.batch.items_max, elements)? {
-            batch.refused.push(item(raw).map(|item| batch.items.push(item)).err());
+            batch
+                .refused
+                .push(item(raw).map(|item| batch.items.push(item)).err());
         }
         Ok(batch)
     });
@@ -218,7 +308,9 @@ fn at_most(max: usize, list: &RawValue) -> Result<Vec<&RawValue>, ApiError> {
         (elements, 0) => Ok(elements),
         (elements, more) => {
             let count = elements.len() + more;
-            Err(ApiError::invalid(format!("at most {max} items a request, and there are {count}")))
+            Err(ApiError::invalid(format!(
+                "at most {max} items a request, and there are {count}"
+            )))
         }
     }
 }
@@ -261,7 +353,10 @@ fn answer<T>(
     for refused in refused {
         let result = match refused {
             Some(error) => Err(error),
-            None => results.next().expect("there is one result for each item").map_err(Into::into),
+            None => results
+                .next()
+                .expect("there is one result for each item")
+                .map_err(Into::into),
         };
         shown_results.push(match result {
             Ok(done) => shown(done),
@@ -286,7 +381,9 @@ mod tests {
 
     fn count(max: usize, list: &str) -> Result<usize, String> {
         let list: &RawValue = serde_json::from_str(list).expect("is JSON");
-        at_most(max, list).map(|elements| elements.len()).map_err(|error| error.body().to_string())
+        at_most(max, list)
+            .map(|elements| elements.len())
+            .map_err(|error| error.body().to_string())
     }
 
     #[test]
@@ -294,8 +391,14 @@ mod tests {
         assert_eq!(count(2, "[]"), Ok(0));
         assert_eq!(count(2, r#"[{"a": 1, "a": 2}, [1e999]]"#), Ok(2));
         assert!(
-            count(2, "[1, 2, 3, 4]").expect_err("are too many").contains("at most 2 items a request, and there are 4")
+            count(2, "[1, 2, 3, 4]")
+                .expect_err("are too many")
+                .contains("at most 2 items a request, and there are 4")
         );
-        assert!(count(2, "{}").expect_err("is no list").contains("expected a list"));
+        assert!(
+            count(2, "{}")
+                .expect_err("is no list")
+                .contains("expected a list")
+        );
     }
 }

@@ -100,10 +100,18 @@ impl Body {
         deadline: Instant,
         traffic: Traffic,
     ) -> Self {
-        let content_length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let encoded = headers.get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity");
-        let held_back = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let is_there = content_length.is_some_and(|length: u64| length > 0) || headers.contains_key(TRANSFER_ENCODING);
+        let content_length = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let encoded = headers
+            .get_all(CONTENT_ENCODING)
+            .iter()
+            .any(|coding| coding != "identity");
+        let held_back = headers
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let is_there = content_length.is_some_and(|length: u64| length > 0)
+            || headers.contains_key(TRANSFER_ENCODING);
         let remains = Remains(is_there.then(Arc::default));
         Self {
             chunks: Some(Box::pin(chunks)),
@@ -136,7 +144,8 @@ impl Body {
     pub(super) async fn read(self, limit: usize) -> Result<Vec<u8>, ApiError> {
         let charged = self.check(limit)?;
         let mut bytes = Vec::new();
-        self.collect(limit, Some(charged), appended_to(&mut bytes)).await?;
+        self.collect(limit, Some(charged), appended_to(&mut bytes))
+            .await?;
         Ok(bytes)
     }
 
@@ -164,12 +173,17 @@ impl Body {
     ///
     /// # Errors
     /// Those of [`Body::read`]; 400 for what is not JSON of this shape.
-    pub(super) async fn json<T: DeserializeOwned + Send + 'static>(self, limit: usize) -> Result<T, ApiError> {
+    pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
+        self,
+        limit: usize,
+    ) -> Result<T, ApiError> {
         let (traffic, principal) = (self.traffic.clone(), self.principal.clone());
         let bytes = self.read(limit).await?;
         match principal {
             Some(principal) if bytes.len() > INLINE_BYTES_MAX => {
-                traffic.parse(&principal.team, move || parse_json(&bytes)).await?
+                traffic
+                    .parse(&principal.team, move || parse_json(&bytes))
+                    .await?
             }
             _ => parse_json(&bytes),
         }
@@ -215,10 +229,17 @@ impl Body {
                 && (self.content_length.is_some() || self.received > EXEMPT_BYTES)
             {
                 is_charged = true;
-                let charging = charge(&self.traffic, self.principal.as_deref(), bytes, self.deadline);
+                let charging = charge(
+                    &self.traffic,
+                    self.principal.as_deref(),
+                    bytes,
+                    self.deadline,
+                );
                 self.remains.set(charging.await?);
             }
-            let Some(chunk) = self.next(limit).await? else { break };
+            let Some(chunk) = self.next(limit).await? else {
+                break;
+            };
             take(&chunk)?;
         }
         self.remains.keep(self.received);
@@ -228,7 +249,9 @@ impl Body {
     /// The next chunk, as long as the body has at most `limit` bytes; none at its end.
     async fn next(&mut self, limit: usize) -> Result<Option<Bytes>, ApiError> {
         self.held_back = false;
-        let Some(chunks) = &mut self.chunks else { return Ok(None) };
+        let Some(chunks) = &mut self.chunks else {
+            return Ok(None);
+        };
         match before(self.deadline, chunks.next()).await {
             None => {
                 // It was waited for long enough.
@@ -245,7 +268,11 @@ impl Body {
             }
             Some(Some(Ok(chunk))) => {
                 self.received = self.received.saturating_add(chunk.len());
-                if self.received > limit { Err(ApiError::body_too_large(limit)) } else { Ok(Some(chunk)) }
+                if self.received > limit {
+                    Err(ApiError::body_too_large(limit))
+                } else {
+                    Ok(Some(chunk))
+                }
             }
         }
     }
@@ -266,11 +293,18 @@ async fn charge(
     deadline: Instant,
 ) -> Result<Option<Charge>, ApiError> {
     // Without a token, no route reads a body.
-    let Some(principal) = principal else { return Ok(None) };
-    let charge = before(deadline, traffic.bodies().take(&principal.team, bytes as u64)).await;
-    charge
-        .map(Some)
-        .ok_or_else(|| traffic.busy("too many bytes of request bodies are in hand (server.body_bytes_in_flight_max)"))
+    let Some(principal) = principal else {
+        return Ok(None);
+    };
+    let charge = before(
+        deadline,
+        traffic.bodies().take(&principal.team, bytes as u64),
+    )
+    .await;
+    charge.map(Some).ok_or_else(|| {
+        traffic
+            .busy("too many bytes of request bodies are in hand (server.body_bytes_in_flight_max)")
+    })
 }
 
 /// JSON of a body that was read.
@@ -280,7 +314,9 @@ async fn charge(
 pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
         let problem: String = error.to_string().chars().take(400).collect();
-        ApiError::invalid(format!("the body is not the JSON that is expected here: {problem}"))
+        ApiError::invalid(format!(
+            "the body is not the JSON that is expected here: {problem}"
+        ))
     })
 }
 
@@ -311,7 +347,10 @@ impl Remains {
     /// Gives the bytes back, and throws away what was not read, within bounds, so that the client gets to read the
     /// answer.
     pub(super) async fn discard(self) {
-        let Some(Left { chunks, charge }) = self.0.map(|left| std::mem::take(&mut *left.lock())) else { return };
+        let Some(Left { chunks, charge }) = self.0.map(|left| std::mem::take(&mut *left.lock()))
+        else {
+            return;
+        };
         drop(charge);
         let Some(mut chunks) = chunks else { return };
         let everything = async {
@@ -344,23 +383,47 @@ mod tests {
         Traffic::new(&crate::config::Config::defaults().expect("loads"))
     }
 
-    fn body(chunks: &[&'static str], headers: &[(hyper::header::HeaderName, &'static str)]) -> Body {
-        let chunks: Vec<_> = chunks.iter().map(|chunk| Ok(Bytes::from_static(chunk.as_bytes()))).collect();
-        let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+    fn body(
+        chunks: &[&'static str],
+        headers: &[(hyper::header::HeaderName, &'static str)],
+    ) -> Body {
+        let chunks: Vec<_> = chunks
+            .iter()
+            .map(|chunk| Ok(Bytes::from_static(chunk.as_bytes())))
+            .collect();
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+            .collect();
         let mut body = Body::new(stream::iter(chunks), &headers, in_five_seconds(), traffic());
         let team = "acme".parse().expect("is a name");
-        body.is_from(&Arc::new(Principal { team, user: "ann".to_owned(), permissions: Vec::new(), token: None }));
+        body.is_from(&Arc::new(Principal {
+            team,
+            user: "ann".to_owned(),
+            permissions: Vec::new(),
+            token: None,
+        }));
         body
     }
 
     #[tokio::test]
     async fn a_large_body_is_charged_until_its_request_is_answered() {
         let text: &'static str = "x".repeat(EXEMPT_BYTES + 1).leak();
-        for headers in [&[(TRANSFER_ENCODING, "chunked")][..], &[(CONTENT_LENGTH, "16385")]] {
+        for headers in [
+            &[(TRANSFER_ENCODING, "chunked")][..],
+            &[(CONTENT_LENGTH, "16385")],
+        ] {
             let body = body(&[text], headers);
             let (traffic, remains) = (body.traffic.clone(), body.remains());
-            assert_eq!(body.read_mapped(1 << 20).await.expect("fits").bytes(), text.as_bytes());
-            assert_eq!(traffic.stats().bodies.bytes, 16_385, "no more than has come");
+            assert_eq!(
+                body.read_mapped(1 << 20).await.expect("fits").bytes(),
+                text.as_bytes()
+            );
+            assert_eq!(
+                traffic.stats().bodies.bytes,
+                16_385,
+                "no more than has come"
+            );
             remains.discard().await;
             assert_eq!(traffic.stats().bodies.bytes, 0);
         }
@@ -374,10 +437,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_at_the_limit_is_read_and_one_byte_more_is_refused() {
-        assert_eq!(body(&["ab", "cd"], &[]).read(4).await.expect("fits"), b"abcd");
-        let error = body(&["ab", "cde"], &[]).read(4).await.expect_err("is too long");
+        assert_eq!(
+            body(&["ab", "cd"], &[]).read(4).await.expect("fits"),
+            b"abcd"
+        );
+        let error = body(&["ab", "cde"], &[])
+            .read(4)
+            .await
+            .expect_err("is too long");
         assert_eq!(error.status, StatusCode::PAYLOAD_TOO_LARGE);
-        let error = body(&["a"], &[(CONTENT_LENGTH, "5")]).read(4).await.expect_err("says that it is too long");
+        let error = body(&["a"], &[(CONTENT_LENGTH, "5")])
+            .read(4)
+            .await
+            .expect_err("says that it is too long");
         assert_eq!(error.status, StatusCode::PAYLOAD_TOO_LARGE);
     }
 
@@ -386,15 +458,27 @@ mod tests {
         let mut body = body(&[], &[(CONTENT_LENGTH, "20000")]);
         body.deadline = Instant::from_std(crate::clock::Clock::System.monotonic());
         let traffic = body.traffic.clone();
-        let _all = traffic.bodies().take(&"acme".parse().expect("is a name"), u64::MAX).await;
+        let _all = traffic
+            .bodies()
+            .take(&"acme".parse().expect("is a name"), u64::MAX)
+            .await;
         let error = body.read(1 << 20).await.expect_err("there is no room");
-        assert_eq!((error.status, error.code()), (StatusCode::SERVICE_UNAVAILABLE, "busy"));
-        assert_eq!((traffic.stats().refused_busy, traffic.stats().bodies.waiting), (1, 0));
+        assert_eq!(
+            (error.status, error.code()),
+            (StatusCode::SERVICE_UNAVAILABLE, "busy")
+        );
+        assert_eq!(
+            (traffic.stats().refused_busy, traffic.stats().bodies.waiting),
+            (1, 0)
+        );
     }
 
     #[tokio::test]
     async fn compressed_bodies_are_refused() {
-        let error = body(&["x"], &[(CONTENT_ENCODING, "gzip")]).read(9).await.expect_err("is compressed");
+        let error = body(&["x"], &[(CONTENT_ENCODING, "gzip")])
+            .read(9)
+            .await
+            .expect_err("is compressed");
         assert_eq!(error.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
 
@@ -402,13 +486,19 @@ mod tests {
     async fn a_body_that_never_ends_meets_the_deadline() {
         let now = Instant::from_std(crate::clock::Clock::System.monotonic());
         let body = Body::new(stream::pending(), &HeaderMap::new(), now, traffic());
-        assert_eq!(body.read(9).await.expect_err("takes too long").status, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(
+            body.read(9).await.expect_err("takes too long").status,
+            StatusCode::REQUEST_TIMEOUT
+        );
     }
 
     #[tokio::test]
     async fn nesting_has_an_end() {
         let deep: &'static str = "[".repeat(100_000).leak();
-        let error = body(&[deep], &[]).json::<serde_json::Value>(1 << 20).await.expect_err("is too deep");
+        let error = body(&[deep], &[])
+            .json::<serde_json::Value>(1 << 20)
+            .await
+            .expect_err("is too deep");
         assert_eq!(error.status, StatusCode::BAD_REQUEST);
     }
 }

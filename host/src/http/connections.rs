@@ -144,27 +144,47 @@ impl Places {
         let id = self.next_id;
         self.next_id += 1;
         let waiting_since = AtomicU64::new(table.moment());
-        let place = Arc::new(Place { id, address, reserved, waiting_since, evict: Notify::new() });
+        let place = Arc::new(Place {
+            id,
+            address,
+            reserved,
+            waiting_since,
+            evict: Notify::new(),
+        });
         self.by_id.insert(id, Arc::clone(&place));
         if reserved {
             self.reserved += 1;
         } else {
             *self.by_address.entry(address).or_default() += 1;
         }
-        Seat { table: Arc::clone(table), place }
+        Seat {
+            table: Arc::clone(table),
+            place,
+        }
     }
 
     /// Has the connection that has waited longest for a request give way, if one of these waits.
     fn evict(&mut self, table: &Table, may: impl Fn(&Place) -> bool) -> bool {
         loop {
-            let waiting = self.by_id.values().filter(|place| may(place)).filter_map(|place| {
-                let since = place.waiting_since.load(Ordering::Acquire);
-                (since != BUSY && since != EVICTED).then_some((since, place))
-            });
-            let Some((since, place)) = waiting.min_by_key(|(since, _)| *since) else { return false };
+            let waiting = self
+                .by_id
+                .values()
+                .filter(|place| may(place))
+                .filter_map(|place| {
+                    let since = place.waiting_since.load(Ordering::Acquire);
+                    (since != BUSY && since != EVICTED).then_some((since, place))
+                });
+            let Some((since, place)) = waiting.min_by_key(|(since, _)| *since) else {
+                return false;
+            };
             let place = Arc::clone(place);
             // Unless its request has come in this moment.
-            let taken = place.waiting_since.compare_exchange(since, EVICTED, Ordering::AcqRel, Ordering::Relaxed);
+            let taken = place.waiting_since.compare_exchange(
+                since,
+                EVICTED,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
             if taken.is_ok() {
                 self.remove(&place);
                 table.evicted.fetch_add(1, Ordering::Relaxed);
@@ -207,7 +227,10 @@ impl Seat {
     /// A request has come.
     pub(super) fn begin(&self) -> UnderWay {
         self.place.waiting_since.store(BUSY, Ordering::Release);
-        UnderWay { table: Arc::clone(&self.table), place: Arc::clone(&self.place) }
+        UnderWay {
+            table: Arc::clone(&self.table),
+            place: Arc::clone(&self.place),
+        }
     }
 }
 
@@ -219,7 +242,9 @@ impl Drop for Seat {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.place.waiting_since.store(self.table.moment(), Ordering::Release);
+        self.place
+            .waiting_since
+            .store(self.table.moment(), Ordering::Release);
     }
 }
 
@@ -249,8 +274,12 @@ mod tests {
     #[test]
     fn the_longest_wait_for_a_request_gives_way() {
         let connections = connections(3, 3);
-        let seats: Vec<_> = (0..3).map(|number| connections.enter(address(number)).expect("has a place")).collect();
-        let [first, second, third] = seats.as_slice() else { panic!("are three") };
+        let seats: Vec<_> = (0..3)
+            .map(|number| connections.enter(address(number)).expect("has a place"))
+            .collect();
+        let [first, second, third] = seats.as_slice() else {
+            panic!("are three")
+        };
         let request = first.begin();
         drop(first.begin());
         let _busy = third.begin();
@@ -258,7 +287,10 @@ mod tests {
         let fourth = connections.enter(address(4)).expect("has a place");
         assert!(second.is_abandoned() && !first.is_abandoned() && !fourth.is_reserved());
         let _fifth = connections.enter(address(5)).expect("has a place");
-        assert!(first.is_abandoned(), "answered requests were followed by a wait");
+        assert!(
+            first.is_abandoned(),
+            "answered requests were followed by a wait"
+        );
         assert_eq!(connections.stats().evicted, 2);
     }
 
@@ -267,16 +299,26 @@ mod tests {
         let connections = connections(1, 1);
         let busy = connections.enter(address(1)).expect("has a place");
         let request = busy.begin();
-        let probes: Vec<_> = (0..RESERVED_MAX + 1).filter_map(|_| connections.enter(address(2))).collect();
+        let probes: Vec<_> = (0..RESERVED_MAX + 1)
+            .filter_map(|_| connections.enter(address(2)))
+            .collect();
         assert_eq!(probes.len(), RESERVED_MAX + 1);
         assert!(probes.iter().all(Seat::is_reserved));
-        assert!(probes.first().is_some_and(Seat::is_abandoned), "of the reserved places, too, the oldest gives way");
+        assert!(
+            probes.first().is_some_and(Seat::is_abandoned),
+            "of the reserved places, too, the oldest gives way"
+        );
         let requests: Vec<_> = probes.iter().map(Seat::begin).collect();
         assert!(connections.enter(address(3)).is_none());
         assert_eq!(connections.stats().refused, 1);
         drop((request, requests, busy));
         drop(probes);
-        assert!(!connections.enter(address(3)).expect("has a place").is_reserved());
+        assert!(
+            !connections
+                .enter(address(3))
+                .expect("has a place")
+                .is_reserved()
+        );
         assert_eq!(connections.stats().open, 0);
     }
 
@@ -284,14 +326,19 @@ mod tests {
     fn an_address_makes_room_for_itself() {
         let connections = connections(4, 2);
         let other = connections.enter(address(1)).expect("has a place");
-        let seats: Vec<_> = (0..3).map(|_| connections.enter(address(2)).expect("has a place")).collect();
+        let seats: Vec<_> = (0..3)
+            .map(|_| connections.enter(address(2)).expect("has a place"))
+            .collect();
         assert!(seats.first().is_some_and(Seat::is_abandoned) && !other.is_abandoned());
     }
 
     #[test]
     fn an_address_is_a_subscriber() {
         let text = |text: &str| text.parse::<IpAddr>().expect("is an address");
-        assert_eq!(subscriber(text("2001:db8:1:2:3:4:5:6")), text("2001:db8:1:2::"));
+        assert_eq!(
+            subscriber(text("2001:db8:1:2:3:4:5:6")),
+            text("2001:db8:1:2::")
+        );
         assert_eq!(subscriber(text("::ffff:10.0.0.1")), text("10.0.0.1"));
     }
 }

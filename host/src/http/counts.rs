@@ -22,7 +22,10 @@ impl InstanceCounts {
     pub(super) async fn get(&self, services: &Services, team: &Name) -> Result<Counts, ApiError> {
         let counted = || async {
             let counts = services.store.count_instances(team).await?;
-            Ok(counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect())
+            Ok(counts
+                .into_iter()
+                .map(|(status, count)| (status.as_str(), count))
+                .collect())
         };
         self.0.get(&services.clock, team.clone(), counted).await
     }

@@ -19,7 +19,9 @@ const ITEMS_SHOWN: u32 = 20;
 /// Whose the token is: for clients that leave out what it does not permit.
 pub(super) async fn show_principal(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
-    response::ok(&json!({ "team": principal.team, "user": principal.user, "permissions": principal.permissions }))
+    response::ok(
+        &json!({ "team": principal.team, "user": principal.user, "permissions": principal.permissions }),
+    )
 }
 
 /// The numbers are those of `?window=` and, for operators, `?team=`; the lists are always the caller's team's.
@@ -33,13 +35,26 @@ pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principa
     let alerts = services.watch.active_alerts(view.team.clone()).await?;
     let stats = metrics::stats(services, &principal, view, serde_json::to_value).await?;
     let stats = stats.map_err(ApiError::internal)?;
-    let page = Page { after: None, limit: ITEMS_SHOWN };
-    let instances = store.instances(team, &InstanceFilter::default(), &page).await?;
+    let page = Page {
+        after: None,
+        limit: ITEMS_SHOWN,
+    };
+    let instances = store
+        .instances(team, &InstanceFilter::default(), &page)
+        .await?;
     // Null and not an empty list: that somebody may not see them does not mean that there are none.
     let plugins = if principal.may(Permission::PluginRead) {
-        let page = Page::<Uuid> { after: None, limit: ITEMS_SHOWN };
+        let page = Page::<Uuid> {
+            after: None,
+            limit: ITEMS_SHOWN,
+        };
         let versions = store.plugin_versions(team, None, &page).await?;
-        Some(versions.iter().map(|version| PluginVersion::clone(version)).collect::<Vec<_>>())
+        Some(
+            versions
+                .iter()
+                .map(|version| PluginVersion::clone(version))
+                .collect::<Vec<_>>(),
+        )
     } else {
         None
     };

@@ -43,27 +43,41 @@ struct ProbesOnly;
 
 /// Makes a request's head something that filters hand on as a whole: each of warp's own filters for a part of it copies
 /// that part. `peer` is the address at the other end of the connection.
-pub(super) fn with_head<B>(request: hyper::Request<B>, peer: IpAddr, is_reserved: bool) -> hyper::Request<B> {
+pub(super) fn with_head<B>(
+    request: hyper::Request<B>,
+    peer: IpAddr,
+    is_reserved: bool,
+) -> hyper::Request<B> {
     let (mut head, body) = request.into_parts();
     if is_reserved {
         head.extensions.insert(ProbesOnly);
     }
     let mut request = hyper::Request::new(body);
-    request.extensions_mut().insert(Arc::new(Head::new(head, peer)));
+    request
+        .extensions_mut()
+        .insert(Arc::new(Head::new(head, peer)));
     request
 }
 
 /// Answers every request that comes [`with_head`], and so rejects none.
-pub(super) fn filter(services: Services) -> impl Filter<Extract = (warp::reply::Response,), Error = Rejection> + Clone {
+pub(super) fn filter(
+    services: Services,
+) -> impl Filter<Extract = (warp::reply::Response,), Error = Rejection> + Clone {
     let operations = Operations::new(&services.monitor);
     let requests = RequestIds::new(services.clock.new_id());
-    let dispatcher =
-        Arc::new(Dispatcher { services: Arc::new(services), operations, requests, refusals: Refusals::default() });
-    warp::ext::get::<Arc<Head>>().and(warp::body::stream()).then(move |head, body| {
-        let dispatcher = Arc::clone(&dispatcher);
-        // On the heap, because every filter around it would copy it.
-        Box::pin(async move { send(dispatcher.answer(head, chunks(body)).await) })
-    })
+    let dispatcher = Arc::new(Dispatcher {
+        services: Arc::new(services),
+        operations,
+        requests,
+        refusals: Refusals::default(),
+    });
+    warp::ext::get::<Arc<Head>>()
+        .and(warp::body::stream())
+        .then(move |head, body| {
+            let dispatcher = Arc::clone(&dispatcher);
+            // On the heap, because every filter around it would copy it.
+            Box::pin(async move { send(dispatcher.answer(head, chunks(body)).await) })
+        })
 }
 
 fn chunks(
@@ -85,13 +99,19 @@ impl Operations {
     fn new(monitor: &Monitor) -> Self {
         let name = |route: &Route| format!("http {} {}", route.method, route.pattern);
         Self {
-            routes: ROUTES.iter().map(|route| monitor.operation(None, &name(route))).collect(),
+            routes: ROUTES
+                .iter()
+                .map(|route| monitor.operation(None, &name(route)))
+                .collect(),
             no_route: monitor.operation(None, NO_ROUTE),
         }
     }
 
     fn get(&self, route: &'static Route) -> &Operation {
-        ROUTES.element_offset(route).and_then(|row| self.routes.get(row)).unwrap_or(&self.no_route)
+        ROUTES
+            .element_offset(route)
+            .and_then(|row| self.routes.get(row))
+            .unwrap_or(&self.no_route)
     }
 }
 
@@ -130,14 +150,21 @@ impl Dispatcher {
         if let Some(trace) = recorded.context() {
             span.record("trace_id", trace.trace_id_text());
         }
-        let arrival = Arrival { id: request_id, head, trace: recorded.context() };
+        let arrival = Arrival {
+            id: request_id,
+            head,
+            trace: recorded.context(),
+        };
         let (body_time, total_time) = self.times(&found);
         let now = Instant::from_std(began);
         let traffic = self.services.traffic.clone();
         let body = Body::new(chunks, &arrival.head.headers, now + body_time, traffic);
         let remains = body.remains();
         let deadline = now + total_time + GRACE;
-        let answer = self.route(arrival, found, body, deadline).instrument(span.clone()).await;
+        let answer = self
+            .route(arrival, found, body, deadline)
+            .instrument(span.clone())
+            .await;
         remains.discard().await;
         let mut response = span.in_scope(|| {
             answer.unwrap_or_else(|error| {
@@ -155,11 +182,19 @@ impl Dispatcher {
         });
         traced::end(recorded, &mut response);
         add_security_headers(&mut response);
-        response.headers_mut().insert(HeaderName::from_static("request-id"), request_id.header());
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("request-id"), request_id.header());
         response
     }
 
-    async fn route(&self, arrival: Arrival, found: Found, mut body: Body, deadline: Instant) -> Answer {
+    async fn route(
+        &self,
+        arrival: Arrival,
+        found: Found,
+        mut body: Body,
+        deadline: Instant,
+    ) -> Answer {
         let Arrival { id, head, trace } = arrival;
         let (route, parameters) = match found {
             Found::Route(route, parameters) => (route, parameters),
@@ -167,8 +202,11 @@ impl Dispatcher {
             Found::Nothing => return Err(ApiError::no_such_path()),
         };
         let traffic = &self.services.traffic;
-        if head.extensions.get::<ProbesOnly>().is_some() && route.pattern != routes::HEALTH_PATTERN {
-            return Err(traffic.busy("every connection of the host has a request under way (server.connections_max)"));
+        if head.extensions.get::<ProbesOnly>().is_some() && route.pattern != routes::HEALTH_PATTERN
+        {
+            return Err(traffic.busy(
+                "every connection of the host has a request under way (server.connections_max)",
+            ));
         }
         let access = route.access.asked_for(&head.headers);
         let principal = match access {
@@ -179,7 +217,14 @@ impl Dispatcher {
                 Err(NoPrincipal::Failed(failed)) => {
                     let asked = format!("{} {}", route.method, route.pattern);
                     // On the heap, as below.
-                    Box::pin(self.services.sign_ins.record(&self.services, &head, id, failed, asked)).await;
+                    Box::pin(self.services.sign_ins.record(
+                        &self.services,
+                        &head,
+                        id,
+                        failed,
+                        asked,
+                    ))
+                    .await;
                     return Err(failed.into());
                 }
             },
@@ -190,15 +235,32 @@ impl Dispatcher {
         }
         let services = Arc::clone(&self.services);
         let query = Query::new(head.uri.query().unwrap_or_default());
-        let request = Request { services, parameters, query, head, body, id, deadline, trace };
+        let request = Request {
+            services,
+            parameters,
+            query,
+            head,
+            body,
+            id,
+            deadline,
+            trace,
+        };
         match (access, principal) {
             (Access::Public(handler), _) => run(handler(request), deadline).await,
-            (Access::SignedIn(handler) | Access::Holder(_, handler) | Access::Page(_, _, handler), Some(principal)) => {
+            (
+                Access::SignedIn(handler)
+                | Access::Holder(_, handler)
+                | Access::Page(_, _, handler),
+                Some(principal),
+            ) => {
                 let recorder = Recorder::of(&request, &principal);
                 let answer = match access.permission() {
-                    Some(permission) if !principal.may(permission) => Err(ApiError::forbidden(permission)),
+                    Some(permission) if !principal.may(permission) => {
+                        Err(ApiError::forbidden(permission))
+                    }
                     _ => {
-                        let answering = self.on_budget(route, &principal, deadline, handler, request);
+                        let answering =
+                            self.on_budget(route, &principal, deadline, handler, request);
                         // On the heap: most need not carry it around with them.
                         Box::pin(answering).await
                     }
@@ -225,18 +287,30 @@ impl Dispatcher {
     ) -> Answer {
         let bytes_max = self.services.traffic.answer_bytes_max();
         let charge = match route.may_answer_much() {
-            true => Some(self.services.traffic.answer_room(principal, bytes_max, deadline).await?),
+            true => Some(
+                self.services
+                    .traffic
+                    .answer_room(principal, bytes_max, deadline)
+                    .await?,
+            ),
             false => None,
         };
         let mut response = run(handler(request, Arc::clone(principal)), deadline).await?;
         let bytes = match response.body().bytes() {
-            Some(bytes) if bytes > bytes_max => return Err(ApiError::answer_too_large(bytes, bytes_max)),
+            Some(bytes) if bytes > bytes_max => {
+                return Err(ApiError::answer_too_large(bytes, bytes_max));
+            }
             Some(bytes) if bytes > PIECE_BYTES && !is_held(&response) => bytes,
             _ => return Ok(response),
         };
         let mut charge = match charge {
             Some(charge) => charge,
-            None => self.services.traffic.answer_room(principal, bytes, deadline).await?,
+            None => {
+                self.services
+                    .traffic
+                    .answer_room(principal, bytes, deadline)
+                    .await?
+            }
         };
         charge.shrink_to(bytes as u64);
         hold(&mut response, charge);
@@ -248,7 +322,9 @@ impl Dispatcher {
         let config = &self.services.config;
         let usual = config.server.request_timeout;
         match found {
-            Found::Route(route, _) if route.method == Method::POST && route.pattern == routes::UPLOAD_PATTERN => {
+            Found::Route(route, _)
+                if route.method == Method::POST && route.pattern == routes::UPLOAD_PATTERN =>
+            {
                 // The component is compiled after it has arrived, in a process that has its own deadline.
                 let body = config.plugins.upload_timeout;
                 (body, body + config.plugins.compile_timeout + usual)
@@ -257,10 +333,16 @@ impl Dispatcher {
         }
     }
 
-    async fn principal(&self, headers: &HeaderMap, deadline: Instant) -> Result<Arc<Principal>, NoPrincipal> {
+    async fn principal(
+        &self,
+        headers: &HeaderMap,
+        deadline: Instant,
+    ) -> Result<Arc<Principal>, NoPrincipal> {
         let hash = find_token(headers).map_err(NoPrincipal::Failed)?;
         let known = before(deadline, self.services.store.principal_by_token_hash(hash)).await;
-        let known = known.ok_or_else(ApiError::deadline).map_err(NoPrincipal::Error)?;
+        let known = known
+            .ok_or_else(ApiError::deadline)
+            .map_err(NoPrincipal::Error)?;
         let known = known.map_err(|error| NoPrincipal::Error(error.into()))?;
         known.ok_or(NoPrincipal::Failed(Failed::Invalid(hash)))
     }
@@ -291,8 +373,14 @@ pub(super) fn token_hash(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
 
 fn find_token(headers: &HeaderMap) -> Result<[u8; 32], Failed> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return Err(Failed::Missing) };
-    let (scheme, secret) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Failed::Malformed)?;
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err(Failed::Missing);
+    };
+    let (scheme, secret) = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or(Failed::Malformed)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Failed::Missing);
     }
@@ -307,7 +395,10 @@ async fn run(handler: BoxFuture<'static, Answer>, deadline: Instant) -> Answer {
     let caught = AssertUnwindSafe(handler).catch_unwind();
     match before(deadline, caught).await {
         Some(Ok(answer)) => answer,
-        Some(Err(panic)) => Err(ApiError::internal(format!("a handler panicked: {}", panic_text(&*panic)))),
+        Some(Err(panic)) => Err(ApiError::internal(format!(
+            "a handler panicked: {}",
+            panic_text(&*panic)
+        ))),
         None => Err(ApiError::deadline()),
     }
 }
@@ -325,7 +416,11 @@ pub(super) async fn before<F: Future>(deadline: Instant, work: F) -> Option<F::O
 /// What a panic says.
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let owned = || panic.downcast_ref::<String>().map(String::as_str);
-    panic.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("no text")
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(owned)
+        .unwrap_or("no text")
 }
 
 #[cfg(test)]
@@ -336,7 +431,10 @@ mod tests {
     #[tokio::test]
     async fn a_handler_that_panics_is_an_internal_error() {
         let deadline = Instant::from_std(crate::clock::Clock::System.monotonic()) + GRACE;
-        for handler in [async { panic!("broken") }.boxed(), async { panic!("broken {}", 1) }.boxed()] {
+        for handler in [
+            async { panic!("broken") }.boxed(),
+            async { panic!("broken {}", 1) }.boxed(),
+        ] {
             let error = run(handler, deadline).await.err().expect("is an error");
             assert_eq!(error.status, hyper::StatusCode::INTERNAL_SERVER_ERROR);
         }
@@ -353,6 +451,9 @@ mod tests {
         let now = Instant::from_std(crate::clock::Clock::System.monotonic());
         let error = run(handler.boxed(), now).await.err().expect("is an error");
         assert_eq!(error.status, hyper::StatusCode::SERVICE_UNAVAILABLE);
-        assert!(held.try_recv().is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Closed));
+        assert!(
+            held.try_recv()
+                .is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Closed)
+        );
     }
 }

@@ -34,8 +34,18 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { status, code: code.into(), message: message.into(), header: None, source: None }
+    fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            code: code.into(),
+            message: message.into(),
+            header: None,
+            source: None,
+        }
     }
 
     fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -53,9 +63,14 @@ impl ApiError {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "token-missing",
-            format!("this needs a token: send the header 'Authorization: Bearer sw_…'; {TOKEN_HINT}"),
+            format!(
+                "this needs a token: send the header 'Authorization: Bearer sw_…'; {TOKEN_HINT}"
+            ),
         )
-        .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"stepwell\""))
+        .with_header(
+            WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"stepwell\""),
+        )
     }
 
     /// 401 with a token that is unknown, expired or revoked; which of them is not said.
@@ -65,7 +80,10 @@ impl ApiError {
             "token-invalid",
             format!("the token is not valid: unknown, expired or revoked; {TOKEN_HINT}"),
         )
-        .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"stepwell\", error=\"invalid_token\""))
+        .with_header(
+            WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"stepwell\", error=\"invalid_token\""),
+        )
     }
 
     /// 403: the token is good, but not for this.
@@ -73,13 +91,20 @@ impl ApiError {
         Self::new(
             StatusCode::FORBIDDEN,
             PERMISSION_MISSING,
-            format!("this needs the permission '{}', which the token does not have", permission.as_str()),
+            format!(
+                "this needs the permission '{}', which the token does not have",
+                permission.as_str()
+            ),
         )
     }
 
     /// 404: not there, or not yours; the same answer for both.
     pub(super) fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", format!("there is no such {what}"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            format!("there is no such {what}"),
+        )
     }
 
     /// 404 with a sentence of its own.
@@ -89,7 +114,11 @@ impl ApiError {
 
     /// 404: no route.
     pub(super) fn no_such_path() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "no-such-path", "there is nothing at this path: GET / lists what there is")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no-such-path",
+            "there is nothing at this path: GET / lists what there is",
+        )
     }
 
     /// 405: a path with other methods.
@@ -107,7 +136,11 @@ impl ApiError {
 
     /// 408: the body did not come in time.
     pub(super) fn body_timeout() -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "the request's body did not arrive in time")
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body-timeout",
+            "the request's body did not arrive in time",
+        )
     }
 
     /// 413: the body is too long.
@@ -130,7 +163,11 @@ impl ApiError {
 
     /// 422: an idempotency key that belongs to another request.
     pub(super) fn key_reused(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", message)
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            message,
+        )
     }
 
     /// 429: a team with too many idempotency keys.
@@ -148,7 +185,8 @@ impl ApiError {
 
     /// 429: a quota of the team is used up.
     fn quota(code: &'static str, message: String) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, code, message).with_header(RETRY_AFTER, HeaderValue::from_static("60"))
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code, message)
+            .with_header(RETRY_AFTER, HeaderValue::from_static("60"))
     }
 
     /// 503: the process was started without its engine.
@@ -201,8 +239,12 @@ impl ApiError {
 
     /// 500: our fault.
     pub(super) fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        let message = "something went wrong in the host; its log says what, under the answer's request-id";
-        Self { source: Some(source.into()), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message) }
+        let message =
+            "something went wrong in the host; its log says what, under the answer's request-id";
+        Self {
+            source: Some(source.into()),
+            ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        }
     }
 
     /// Logs what the client is not told. A client's mistake has no source and is not logged.
@@ -290,8 +332,12 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::NotFound(message) => Self::not_found_because(message),
-            EngineError::Invalid(message) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message),
-            EngineError::Forbidden(message) => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
+            EngineError::Invalid(message) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message)
+            }
+            EngineError::Forbidden(message) => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+            }
             EngineError::StarterCannotApprove(message) => {
                 Self::new(StatusCode::FORBIDDEN, "starter-cannot-approve", message)
             }
@@ -307,14 +353,20 @@ impl From<UploadError> for ApiError {
     fn from(error: UploadError) -> Self {
         let (code, message) = (error.code(), error.to_string());
         match error {
-            UploadError::Refused { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message),
+            UploadError::Refused { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+            }
             UploadError::Conflict(..) => Self::new(StatusCode::CONFLICT, code, message),
-            UploadError::TooManyUploads(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, code, message)
-                .with_header(RETRY_AFTER, HeaderValue::from_static("5")),
+            UploadError::TooManyUploads(_) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, code, message)
+                    .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+            }
             UploadError::DiskFull => Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
                 .with_header(RETRY_AFTER, HeaderValue::from_static("5")),
             // The log has what the worker said.
-            UploadError::CompilerFault => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message),
+            UploadError::CompilerFault => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message)
+            }
             UploadError::Store(error) => error.into(),
             UploadError::Host(problem) => Self::internal(problem),
         }
@@ -328,7 +380,9 @@ mod tests {
     fn body(error: ApiError) -> (StatusCode, serde_json::Value) {
         let response = error.into_response();
         let status = response.status();
-        let Content::Whole(bytes) = response.into_body() else { panic!("is not a stream") };
+        let Content::Whole(bytes) = response.into_body() else {
+            panic!("is not a stream")
+        };
         (status, serde_json::from_slice(&bytes).expect("is JSON"))
     }
 
@@ -337,7 +391,10 @@ mod tests {
         let (status, body) = body(ApiError::forbidden(Permission::PluginManage));
         assert_eq!(status, StatusCode::FORBIDDEN);
         let expected = "this needs the permission 'plugin_manage', which the token does not have";
-        assert_eq!(body, json!({ "error": { "code": "permission-missing", "message": expected } }));
+        assert_eq!(
+            body,
+            json!({ "error": { "code": "permission-missing", "message": expected } })
+        );
     }
 
     #[test]
@@ -357,7 +414,10 @@ mod tests {
             (ApiError::deadline(), RETRY_AFTER),
             (ApiError::rate_limited(5, Duration::MAX), RETRY_AFTER),
         ] {
-            assert!(error.into_response().headers().contains_key(&name), "{name}");
+            assert!(
+                error.into_response().headers().contains_key(&name),
+                "{name}"
+            );
         }
     }
 }

@@ -39,10 +39,18 @@ impl Span {
     /// `?from=` and `?to=`, each a time or, as `-1h`, how long ago.
     fn of(request: &mut Request, usual: Duration) -> Result<Self, ApiError> {
         let now = request.services.clock.now();
-        let to = request.query.parse_with("to", |text| moment(text, now))?.unwrap_or(now);
-        let from = request.query.parse_with("from", |text| moment(text, now))?.unwrap_or_else(|| to.before(usual));
+        let to = request
+            .query
+            .parse_with("to", |text| moment(text, now))?
+            .unwrap_or(now);
+        let from = request
+            .query
+            .parse_with("from", |text| moment(text, now))?
+            .unwrap_or_else(|| to.before(usual));
         if from >= to {
-            return Err(ApiError::invalid(format!("'from' must be before 'to', and {from} is not before {to}")));
+            return Err(ApiError::invalid(format!(
+                "'from' must be before 'to', and {from} is not before {to}"
+            )));
         }
         Ok(Self { from, to })
     }
@@ -72,13 +80,21 @@ impl Resolution {
     /// The coarsest points that make up steps of so many seconds.
     fn of_seconds(seconds: u64) -> Option<Self> {
         let fits = |step: &HistoryStep| seconds > 0 && seconds.is_multiple_of(step.seconds());
-        HistoryStep::ALL.into_iter().rev().find(fits).map(|step| Self { step, seconds })
+        HistoryStep::ALL
+            .into_iter()
+            .rev()
+            .find(fits)
+            .map(|step| Self { step, seconds })
     }
 
     fn asked(text: &str) -> Result<Self, String> {
         let asked = duration::parse(text)?;
         let whole = asked.subsec_nanos() == 0;
-        let found = if whole { Self::of_seconds(asked.as_secs()) } else { None };
+        let found = if whole {
+            Self::of_seconds(asked.as_secs())
+        } else {
+            None
+        };
         found.ok_or_else(|| "must be a multiple of 10s, such as 10s, 1m or 1h".to_owned())
     }
 
@@ -90,8 +106,15 @@ impl Resolution {
             span.steps(resolution.seconds) <= POINTS_CHOSEN_MAX + 1
                 && (age <= kept || resolution.step == HistoryStep::Hour)
         };
-        let coarsest = Self { step: HistoryStep::Hour, seconds: 604_800 };
-        SECONDS_CHOSEN.into_iter().filter_map(Self::of_seconds).find(fits).unwrap_or(coarsest)
+        let coarsest = Self {
+            step: HistoryStep::Hour,
+            seconds: 604_800,
+        };
+        SECONDS_CHOSEN
+            .into_iter()
+            .filter_map(Self::of_seconds)
+            .find(fits)
+            .unwrap_or(coarsest)
     }
 }
 
@@ -128,11 +151,19 @@ impl Subject {
     fn of(request: &mut Request) -> Result<Self, ApiError> {
         let operation = request.query.take("operation")?;
         let metric = request.query.take("metric")?;
-        if operation.iter().chain(&metric).any(|name| name.len() > NAME_BYTES_MAX || name.contains('\0')) {
-            return Err(ApiError::invalid(format!("a name has at most {NAME_BYTES_MAX} bytes, and no zero byte")));
+        if operation
+            .iter()
+            .chain(&metric)
+            .any(|name| name.len() > NAME_BYTES_MAX || name.contains('\0'))
+        {
+            return Err(ApiError::invalid(format!(
+                "a name has at most {NAME_BYTES_MAX} bytes, and no zero byte"
+            )));
         }
         match (operation, metric) {
-            (Some(_), Some(_)) => Err(ApiError::invalid("ask for an 'operation' or for a 'metric', not for both")),
+            (Some(_), Some(_)) => Err(ApiError::invalid(
+                "ask for an 'operation' or for a 'metric', not for both",
+            )),
             (Some(name), None) => Ok(Self::Operation(name)),
             (None, Some(name)) => Ok(Self::Metric(name)),
             (None, None) => Ok(Self::Everything),
@@ -154,11 +185,20 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
             "that would be more than {POINTS_MAX} points: ask for a shorter period or a longer step"
         )));
     }
-    let reading = Reading { services, team, span, resolution, hosts };
+    let reading = Reading {
+        services,
+        team,
+        span,
+        resolution,
+        hosts,
+    };
     match subject {
         Subject::Operation(name) => {
             let points = reading.points(SeriesKind::Operation, &name).await?;
-            let points: Vec<_> = points.into_iter().filter_map(|(at, added)| reading.call_point(at, added)).collect();
+            let points: Vec<_> = points
+                .into_iter()
+                .filter_map(|(at, added)| reading.call_point(at, added))
+                .collect();
             reading.answer([("operation", name.into()), ("points", json!(points))])
         }
         Subject::Metric(name) => {
@@ -168,10 +208,20 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
                 kind = SeriesKind::Gauge;
                 points = reading.points(kind, &name).await?;
             }
-            let points: Vec<_> =
-                points.into_iter().filter_map(|(at, added)| reading.metric_point(at, &added)).collect();
-            let kind = if points.is_empty() { Value::Null } else { kind.as_str().into() };
-            reading.answer([("metric", name.into()), ("kind", kind), ("points", json!(points))])
+            let points: Vec<_> = points
+                .into_iter()
+                .filter_map(|(at, added)| reading.metric_point(at, &added))
+                .collect();
+            let kind = if points.is_empty() {
+                Value::Null
+            } else {
+                kind.as_str().into()
+            };
+            reading.answer([
+                ("metric", name.into()),
+                ("kind", kind),
+                ("points", json!(points)),
+            ])
         }
         Subject::Everything => reading.everything().await,
     }
@@ -202,17 +252,32 @@ impl Reading<'_> {
             ("from", json!(self.span.from)),
             ("to", json!(self.span.to)),
         ];
-        let all = head.into_iter().chain(rest).map(|(name, value)| (name.to_owned(), value));
+        let all = head
+            .into_iter()
+            .chain(rest)
+            .map(|(name, value)| (name.to_owned(), value));
         response::ok(&all.collect::<serde_json::Map<_, _>>())
     }
 
     /// From the beginning of the first step, so that it is shown whole.
     fn from(&self) -> Timestamp {
-        let micros = i64::try_from(self.resolution.seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX).max(1);
-        Timestamp::from_micros(self.span.from.as_micros().div_euclid(micros).saturating_mul(micros))
+        let micros = i64::try_from(self.resolution.seconds.saturating_mul(1_000_000))
+            .unwrap_or(i64::MAX)
+            .max(1);
+        Timestamp::from_micros(
+            self.span
+                .from
+                .as_micros()
+                .div_euclid(micros)
+                .saturating_mul(micros),
+        )
     }
 
-    async fn points(&self, kind: SeriesKind, name: &str) -> Result<Vec<(Timestamp, Added)>, ApiError> {
+    async fn points(
+        &self,
+        kind: SeriesKind,
+        name: &str,
+    ) -> Result<Vec<(Timestamp, Added)>, ApiError> {
         let query = HistoryQuery {
             team: self.team.clone(),
             kind,
@@ -235,12 +300,18 @@ impl Reading<'_> {
     /// How much of a step is over: the last one of a chart is not.
     fn seconds(&self, at: Timestamp) -> f64 {
         let past = self.services.clock.now().since(at).as_secs_f64();
-        past.clamp(HistoryStep::Fine.seconds() as f64, self.resolution.seconds as f64)
+        past.clamp(
+            HistoryStep::Fine.seconds() as f64,
+            self.resolution.seconds as f64,
+        )
     }
 
     fn call_point(&self, at: Timestamp, added: Added) -> Option<CallPoint> {
         match added {
-            Added::Calls(calls) => Some(CallPoint { at, stats: OperationStats::new(&calls, self.seconds(at)) }),
+            Added::Calls(calls) => Some(CallPoint {
+                at,
+                stats: OperationStats::new(&calls, self.seconds(at)),
+            }),
             Added::Events(_) | Added::Level(_) => None,
         }
     }
@@ -258,14 +329,25 @@ impl Reading<'_> {
 
     async fn everything(&self) -> Answer {
         let period = (self.from(), self.span.to);
-        let series = self.services.store.history_series(self.team.as_ref(), self.resolution.step, period).await?;
+        let series = self
+            .services
+            .store
+            .history_series(self.team.as_ref(), self.resolution.step, period)
+            .await?;
         // Those of several teams have one name.
         let (mut operations, mut metrics) = (BTreeSet::new(), BTreeSet::new());
         for series in series {
-            let names = if series.kind == SeriesKind::Operation { &mut operations } else { &mut metrics };
+            let names = if series.kind == SeriesKind::Operation {
+                &mut operations
+            } else {
+                &mut metrics
+            };
             names.insert(series.name);
         }
-        self.answer([("operations", json!(operations)), ("metrics", json!(metrics))])
+        self.answer([
+            ("operations", json!(operations)),
+            ("metrics", json!(metrics)),
+        ])
     }
 }
 
@@ -279,39 +361,62 @@ struct ComparedVersion {
 
 pub(super) async fn compare_versions(mut request: Request, principal: Arc<Principal>) -> Answer {
     let plugin = request.name("name", "plugin")?;
-    let team = request.team(&principal)?.unwrap_or_else(|| principal.team.clone());
+    let team = request
+        .team(&principal)?
+        .unwrap_or_else(|| principal.team.clone());
     let baseline = version(&mut request, "baseline")?;
     let candidate = version(&mut request, "candidate")?;
     let span = Span::of(&mut request, COMPARISON_PERIOD)?;
     request.query.finish()?;
     if baseline == candidate {
-        return Err(ApiError::invalid("'baseline' and 'candidate' are the same version"));
+        return Err(ApiError::invalid(
+            "'baseline' and 'candidate' are the same version",
+        ));
     }
     let services = &request.services;
     // All points are added up, so the coarsest that are not too coarse for the period do.
-    let seconds = if span.steps(60) <= POINTS_MAX { 60 } else { 3_600 };
-    let resolution = Resolution::of_seconds(seconds).unwrap_or_else(|| Resolution::chosen(services, span));
-    let reading = Reading { services, team: Some(team.clone()), span, resolution, hosts: Hosts::All };
+    let seconds = if span.steps(60) <= POINTS_MAX {
+        60
+    } else {
+        3_600
+    };
+    let resolution =
+        Resolution::of_seconds(seconds).unwrap_or_else(|| Resolution::chosen(services, span));
+    let reading = Reading {
+        services,
+        team: Some(team.clone()),
+        span,
+        resolution,
+        hosts: Hosts::All,
+    };
     let mut calls = Vec::with_capacity(2);
     for version in [&baseline, &candidate] {
-        let points = reading.points(SeriesKind::Operation, &format!("plugin {plugin}@{version}")).await?;
+        let points = reading
+            .points(SeriesKind::Operation, &format!("plugin {plugin}@{version}"))
+            .await?;
         if points.is_empty() && !exists(services, &team, &plugin, version).await? {
             return Err(ApiError::not_found_because(format!(
                 "there is no version {version} of {plugin}, and it has no history in this period"
             )));
         }
-        let sum = points.into_iter().fold(Timings::work(), |mut sum, (_, added)| {
-            if let Added::Calls(calls) = added {
-                sum.merge(&calls);
-            }
-            sum
-        });
+        let sum = points
+            .into_iter()
+            .fold(Timings::work(), |mut sum, (_, added)| {
+                if let Added::Calls(calls) = added {
+                    sum.merge(&calls);
+                }
+                sum
+            });
         calls.push(sum);
     }
-    let [old, new] = calls.as_slice() else { return Err(ApiError::internal("two versions were read")) };
+    let [old, new] = calls.as_slice() else {
+        return Err(ApiError::internal("two versions were read"));
+    };
     let seconds = span.to.since(span.from).as_secs_f64().max(1.0);
-    let shown =
-        |version: String, calls: &Timings| ComparedVersion { version, stats: OperationStats::new(calls, seconds) };
+    let shown = |version: String, calls: &Timings| ComparedVersion {
+        version,
+        stats: OperationStats::new(calls, seconds),
+    };
     let comparison = compare(old, new);
     response::ok(&json!({
         "plugin": plugin,
@@ -326,17 +431,33 @@ pub(super) async fn compare_versions(mut request: Request, principal: Arc<Princi
 
 fn version(request: &mut Request, name: &str) -> Result<String, ApiError> {
     let version = request.query.take(name)?;
-    let version = version.ok_or_else(|| ApiError::invalid(format!("the parameter '{name}' is missing: a version")))?;
-    let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '+');
+    let version = version.ok_or_else(|| {
+        ApiError::invalid(format!("the parameter '{name}' is missing: a version"))
+    })?;
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '+');
     if version.len() > 64 || !version.chars().all(plain) {
-        return Err(ApiError::invalid(format!("the parameter '{name}' is no version: write for example 1.2.0")));
+        return Err(ApiError::invalid(format!(
+            "the parameter '{name}' is no version: write for example 1.2.0"
+        )));
     }
     Ok(version)
 }
 
-async fn exists(services: &Services, team: &Name, plugin: &Name, version: &str) -> Result<bool, ApiError> {
-    let Ok(reference) = format!("{plugin}@{version}").parse() else { return Ok(false) };
-    Ok(services.store.resolve_plugin(team, &reference).await?.is_some())
+async fn exists(
+    services: &Services,
+    team: &Name,
+    plugin: &Name,
+    version: &str,
+) -> Result<bool, ApiError> {
+    let Ok(reference) = format!("{plugin}@{version}").parse() else {
+        return Ok(false);
+    };
+    Ok(services
+        .store
+        .resolve_plugin(team, &reference)
+        .await?
+        .is_some())
 }
 
 #[cfg(test)]
@@ -353,14 +474,25 @@ mod tests {
         ] {
             assert_eq!(moment(text, now), expected.parse(), "{text}");
         }
-        for wrong in ["", "-", "--1h", "1h", "yesterday", "-1y", "-99999999999999999999h"] {
+        for wrong in [
+            "",
+            "-",
+            "--1h",
+            "1h",
+            "yesterday",
+            "-1y",
+            "-99999999999999999999h",
+        ] {
             assert!(moment(wrong, now).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn steps_are_made_of_the_coarsest_points_that_fit() {
-        let seconds = |text| Resolution::asked(text).map(|resolution| (resolution.step.seconds(), resolution.seconds));
+        let seconds = |text| {
+            Resolution::asked(text)
+                .map(|resolution| (resolution.step.seconds(), resolution.seconds))
+        };
         assert_eq!(seconds("10s"), Ok((10, 10)));
         assert_eq!(seconds("90s"), Ok((10, 90)));
         assert_eq!(seconds("5m"), Ok((60, 300)));

@@ -66,7 +66,12 @@ impl FromStr for Fields {
             match name.trim() {
                 "input" => fields.input = true,
                 "output" => fields.output = true,
-                "all" => fields = Self { input: true, output: true },
+                "all" => {
+                    fields = Self {
+                        input: true,
+                        output: true,
+                    }
+                }
                 _ => return Err("use input, output, both with a comma, or all"),
             }
         }
@@ -103,7 +108,10 @@ struct OutputOmitted {
     url: String,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands out references"
+)]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
@@ -119,12 +127,35 @@ pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) 
     let workflow = request.name("name", "workflow")?;
     request.query.finish()?;
     let idempotency_key = idempotency_key(&request.head.headers)?;
-    let body: StartBody = request.body.json(request.services.config.server.body_bytes_max).await?;
-    let StartBody { input, entity_type, entity_id, project_id } = body;
+    let body: StartBody = request
+        .body
+        .json(request.services.config.server.body_bytes_max)
+        .await?;
+    let StartBody {
+        input,
+        entity_type,
+        entity_id,
+        project_id,
+    } = body;
     let trace = request.trace;
-    let start = StartRequest { input, entity_type, entity_id, project_id, idempotency_key, trace };
-    let created = request.services.engine.start_instance(&principal, &workflow, start).await?;
-    let status = if created.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let start = StartRequest {
+        input,
+        entity_type,
+        entity_id,
+        project_id,
+        idempotency_key,
+        trace,
+    };
+    let created = request
+        .services
+        .engine
+        .start_instance(&principal, &workflow, start)
+        .await?;
+    let status = if created.existing {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
     Ok(response::json(status, &as_json(&created)))
 }
 
@@ -142,9 +173,13 @@ pub(super) fn as_json(created: &Created) -> Value {
 /// # Errors
 /// 400 for one that is empty, too long, or not ASCII.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
     match value.to_str() {
-        Ok(key) if !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_BYTES_MAX => Ok(Some(key.to_owned())),
+        Ok(key) if !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_BYTES_MAX => {
+            Ok(Some(key.to_owned()))
+        }
         _ => Err(ApiError::invalid(format!(
             "Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable ASCII characters"
         ))),
@@ -174,19 +209,30 @@ pub(super) async fn list_instances(mut request: Request, principal: Arc<Principa
     let instances = store.instances(&principal.team, &filter, &page).await?;
     let Some(fields) = fields else {
         let instances: Vec<&InstanceSummary> = instances.iter().map(Arc::as_ref).collect();
-        return response::list(&instances, page.limit, bytes_max, |summary| filter.cursor(summary).to_string());
+        return response::list(&instances, page.limit, bytes_max, |summary| {
+            filter.cursor(summary).to_string()
+        });
     };
     let ids = instances.iter().map(|summary| summary.id).collect();
-    let (count, payloads) = store.instance_payloads(&principal.team, ids, bytes_max).await?;
+    let (count, payloads) = store
+        .instance_payloads(&principal.team, ids, bytes_max)
+        .await?;
     let listed = instances.iter().take(count).filter_map(|summary| {
         // Retention may have deleted it meanwhile.
         let payload = payloads.get(&summary.id)?;
         let input = fields.input.then_some(&payload.input);
-        Some(Listed { summary, input, output: fields.output.then_some(payload.output.as_ref()) })
+        Some(Listed {
+            summary,
+            input,
+            output: fields.output.then_some(payload.output.as_ref()),
+        })
     });
     let listed: Vec<_> = listed.collect();
-    let more = count < instances.len() || u32::try_from(instances.len()).is_ok_and(|count| count >= page.limit);
-    response::page(&listed, more, bytes_max, |listed| filter.cursor(listed.summary).to_string())
+    let more = count < instances.len()
+        || u32::try_from(instances.len()).is_ok_and(|count| count >= page.limit);
+    response::page(&listed, more, bytes_max, |listed| {
+        filter.cursor(listed.summary).to_string()
+    })
 }
 
 pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -> Answer {
@@ -194,32 +240,55 @@ pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -
     request.query.finish()?;
     let Services { store, traffic, .. } = &*request.services;
     let (team, bytes_max) = (&principal.team, traffic.answer_bytes_max());
-    let instance = store.instance(team, id).await?.ok_or_else(|| ApiError::not_found("instance"))?;
+    let instance = store
+        .instance(team, id)
+        .await?
+        .ok_or_else(|| ApiError::not_found("instance"))?;
     let mut attempts = store.attempts(team, id, PIECE_BYTES).await?;
-    let mut approvals = store.instance_approvals(team, id, APPROVALS_SHOWN + 1).await?;
+    let mut approvals = store
+        .instance_approvals(team, id, APPROVALS_SHOWN + 1)
+        .await?;
     let mut approvals_next = None;
     if approvals.len() > usize::try_from(APPROVALS_SHOWN).unwrap_or(usize::MAX) {
         approvals.pop();
-        approvals_next = approvals
-            .last()
-            .map(|last| format!("/approvals?instance={id}&approver=*&status=any&limit={LIMIT_MAX}&after={}", last.id));
+        approvals_next = approvals.last().map(|last| {
+            format!(
+                "/approvals?instance={id}&approver=*&status=any&limit={LIMIT_MAX}&after={}",
+                last.id
+            )
+        });
     }
     let others = bytes_of(&instance, &approvals);
     let is_long = others > PIECE_BYTES || attempts.lacks_outputs();
     let room = match is_long {
-        true => Some(traffic.answer_room(&principal, bytes_max, request.deadline).await?),
+        true => Some(
+            traffic
+                .answer_room(&principal, bytes_max, request.deadline)
+                .await?,
+        ),
         false => None,
     };
     if attempts.lacks_outputs() {
-        attempts = store.attempts(team, id, bytes_max.saturating_sub(others)).await?;
+        attempts = store
+            .attempts(team, id, bytes_max.saturating_sub(others))
+            .await?;
     }
     let attempts_omitted = attempts.omitted;
     let attempts = attempts.attempts.into_iter().map(attempt_details).collect();
     let mut response = response::json(
         StatusCode::OK,
-        &Details { instance: &instance, attempts, attempts_omitted, approvals, approvals_next },
+        &Details {
+            instance: &instance,
+            attempts,
+            attempts_omitted,
+            approvals,
+            approvals_next,
+        },
     );
-    if let (Some(mut room), Some(bytes)) = (room, response.body().bytes().filter(|bytes| *bytes <= bytes_max)) {
+    if let (Some(mut room), Some(bytes)) = (
+        room,
+        response.body().bytes().filter(|bytes| *bytes <= bytes_max),
+    ) {
         room.shrink_to(bytes as u64);
         response::hold(&mut response, room);
     }
@@ -229,26 +298,43 @@ pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -
 pub(super) async fn release_instance(request: Request, principal: Arc<Principal>) -> Answer {
     let id = request.id("id", "instance")?;
     request.query.finish()?;
-    let record = Recorder::of(&request, &principal).begin(AuditAction::InstanceRelease, id, json!({})).await?;
-    let instance = record.end(request.services.engine.release(&principal, id).await).await?;
+    let record = Recorder::of(&request, &principal)
+        .begin(AuditAction::InstanceRelease, id, json!({}))
+        .await?;
+    let instance = record
+        .end(request.services.engine.release(&principal, id).await)
+        .await?;
     response::ok(instance.as_ref())
 }
 
 fn attempt_details(shown: ShownAttempt) -> AttemptDetails {
-    let ShownAttempt { attempt, output_omitted_bytes } = shown;
+    let ShownAttempt {
+        attempt,
+        output_omitted_bytes,
+    } = shown;
     let output_omitted = output_omitted_bytes.map(|bytes| OutputOmitted {
         bytes,
-        url: format!("/instances/{}/attempts/{}/{}", attempt.instance_id, attempt.step, attempt.number),
+        url: format!(
+            "/instances/{}/attempts/{}/{}",
+            attempt.instance_id, attempt.step, attempt.number
+        ),
     });
-    AttemptDetails { attempt, output_omitted }
+    AttemptDetails {
+        attempt,
+        output_omitted,
+    }
 }
 
 /// About as many bytes as they have as JSON.
 fn bytes_of(instance: &Instance, approvals: &[Approval]) -> usize {
     let output = instance.output.as_ref().map_or(0, Json::len);
     let instance = INSTANCE_BYTES + instance.input.len() + output + instance.metadata.len();
-    let text = |approval: &Approval| approval.title.len() + approval.comment.as_ref().map_or(0, String::len);
-    let approvals = approvals.iter().map(|approval| APPROVAL_BYTES + text(approval));
+    let text = |approval: &Approval| {
+        approval.title.len() + approval.comment.as_ref().map_or(0, String::len)
+    };
+    let approvals = approvals
+        .iter()
+        .map(|approval| APPROVAL_BYTES + text(approval));
     instance + approvals.sum::<usize>()
 }
 
@@ -256,9 +342,16 @@ pub(super) async fn show_attempt(request: Request, principal: Arc<Principal>) ->
     let missing = || ApiError::not_found("attempt");
     let id = request.id("id", "attempt")?;
     let step = request.parameter("step")?.parse().map_err(|_| missing())?;
-    let number = request.parameter("number")?.parse().map_err(|_| missing())?;
+    let number = request
+        .parameter("number")?
+        .parse()
+        .map_err(|_| missing())?;
     request.query.finish()?;
-    let attempt = request.services.store.attempt(&principal.team, id, &step, number).await?;
+    let attempt = request
+        .services
+        .store
+        .attempt(&principal.team, id, &step, number)
+        .await?;
     response::ok(&attempt.ok_or_else(missing)?)
 }
 
@@ -269,17 +362,30 @@ pub(super) async fn cancel_instance(mut request: Request, principal: Arc<Princip
     let engine = &request.services.engine;
     let recorder = Recorder::of(&request, &principal);
     if !with_descendants {
-        let record = recorder.begin(AuditAction::InstanceCancel, id, json!({})).await?;
+        let record = recorder
+            .begin(AuditAction::InstanceCancel, id, json!({}))
+            .await?;
         let instance = record.end(engine.cancel(&principal, id).await).await?;
         return response::ok(instance.as_ref());
     }
-    let mut record = recorder.begin(AuditAction::InstanceCancel, id, json!({ "descendants": true })).await?;
+    let mut record = recorder
+        .begin(
+            AuditAction::InstanceCancel,
+            id,
+            json!({ "descendants": true }),
+        )
+        .await?;
     let budget = AtomicUsize::new(DESCENDANTS_PER_REQUEST);
-    let cancelled = engine.cancel_with_descendants(&principal, id, &budget).await;
+    let cancelled = engine
+        .cancel_with_descendants(&principal, id, &budget)
+        .await;
     if let Ok((_, descendants)) = &cancelled {
         record.note("cancelled_descendants", descendants.cancelled.into());
         record.note("more", descendants.more.into());
     }
     let (instance, descendants) = record.end(cancelled).await?;
-    response::ok(&CancelledTree { instance: &instance, descendants })
+    response::ok(&CancelledTree {
+        instance: &instance,
+        descendants,
+    })
 }

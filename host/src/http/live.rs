@@ -34,11 +34,17 @@ pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> A
         services: request.services,
         ready: VecDeque::from([Bytes::from_static(BEGINNING)]),
     };
-    let mut response = Response::new(Content::Stream(Chunks::new(stream::unfold(live, Live::next))));
+    let mut response = Response::new(Content::Stream(Chunks::new(stream::unfold(
+        live,
+        Live::next,
+    ))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     // nginx would wait until it has a page full.
-    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    headers.insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
     Ok(response)
 }
 
@@ -72,7 +78,11 @@ impl Live {
 
     /// As for a request that comes now: a token that cannot be looked up counts as none.
     async fn may_still(&self) -> bool {
-        let principal = self.services.store.principal_by_token_hash(self.token).await;
+        let principal = self
+            .services
+            .store
+            .principal_by_token_hash(self.token)
+            .await;
         matches!(principal, Ok(Some(principal)) if principal.may(Permission::WorkflowRead))
     }
 }

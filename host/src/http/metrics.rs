@@ -18,7 +18,9 @@ use super::response::{self, Answer};
 use crate::engine::EngineGauges;
 use crate::model::{AuditAction, Name, Permission, Principal};
 use crate::monitor::{OperationStats, Stats, Summary, Surroundings, Window};
-use crate::store::{CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, Store, StoreError};
+use crate::store::{
+    CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, Store, StoreError,
+};
 
 /// A list of names longer than this would not help anybody who mistyped one.
 const NAMES_SHOWN_MAX: usize = 50;
@@ -57,7 +59,9 @@ impl FromStr for Probe {
         match text {
             "live" => Ok(Self::Live),
             "ready" => Ok(Self::Ready),
-            _ => Err("must be live (the process answers) or ready (and its database does, and it is not stopping)"),
+            _ => Err(
+                "must be live (the process answers) or ready (and its database does, and it is not stopping)",
+            ),
         }
     }
 }
@@ -95,15 +99,33 @@ struct DatabaseHealth {
 
 impl Health {
     fn new(services: &Services, status: &'static str, database: Option<DatabaseHealth>) -> Self {
-        let uptime_seconds = services.clock.monotonic().duration_since(services.started).as_secs();
-        let engine = if services.engine.drives() { "on" } else { "off" };
-        Self { status, version: env!("CARGO_PKG_VERSION"), uptime_seconds, engine, database }
+        let uptime_seconds = services
+            .clock
+            .monotonic()
+            .duration_since(services.started)
+            .as_secs();
+        let engine = if services.engine.drives() {
+            "on"
+        } else {
+            "off"
+        };
+        Self {
+            status,
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds,
+            engine,
+            database,
+        }
     }
 }
 
 /// How the host is.
 pub(super) async fn health(services: &Services) -> (StatusCode, Health) {
-    let took = services.pulse.beat(&services.store, &services.clock).await.took;
+    let took = services
+        .pulse
+        .beat(&services.store, &services.clock)
+        .await
+        .took;
     let well = took.is_some();
     let stopping = services.stopping.is_cancelled();
     let database = DatabaseHealth {
@@ -115,7 +137,11 @@ pub(super) async fn health(services: &Services) -> (StatusCode, Health) {
         (false, true) => "ok",
         (false, false) => "degraded",
     };
-    let code = if status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if status == "ok" {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Health::new(services, status, Some(database)))
 }
 
@@ -137,15 +163,25 @@ impl View {
 }
 
 /// Works out percentiles of maybe a thousand operations: not where requests are served.
-pub(super) async fn worked_out<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?)
+pub(super) async fn worked_out<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    Ok(tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| StoreError::Closed)?)
 }
 
 pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) -> Answer {
     let view = View::of(&mut request, &principal)?;
     // Written where it is worked out: a thousand operations are a quarter of a megabyte.
-    let json = stats(&request.services, &principal, view, |stats| serde_json::to_vec(&stats)).await?;
-    Ok(response::json_text(StatusCode::OK, json.map_err(ApiError::internal)?.into()))
+    let json = stats(&request.services, &principal, view, |stats| {
+        serde_json::to_vec(&stats)
+    })
+    .await?;
+    Ok(response::json_text(
+        StatusCode::OK,
+        json.map_err(ApiError::internal)?.into(),
+    ))
 }
 
 /// What becomes of all numbers, on a thread where that may take its time.
@@ -156,8 +192,14 @@ pub(super) async fn stats<T: Send + 'static>(
     made: impl FnOnce(AllStats) -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     let View { window, team } = view;
-    let instances = services.counts.get(services, team.as_ref().unwrap_or(&principal.team)).await?;
-    let quarantined = services.store.count_quarantined(Some(team.as_ref().unwrap_or(&principal.team))).await?;
+    let instances = services
+        .counts
+        .get(services, team.as_ref().unwrap_or(&principal.team))
+        .await?;
+    let quarantined = services
+        .store
+        .count_quarantined(Some(team.as_ref().unwrap_or(&principal.team)))
+        .await?;
     let services = Arc::clone(services);
     worked_out(move || {
         made(AllStats {
@@ -191,16 +233,26 @@ pub(super) async fn show_operation(mut request: Request, principal: Arc<Principa
     }
     let stats = worked_out(move || monitor.stats(team.as_ref(), window)).await?;
     let names: Vec<_> = stats.operations.keys().map(String::as_str).collect();
-    Err(ApiError::not_found_because(if names.is_empty() || names.len() > NAMES_SHOWN_MAX {
-        "no operation of this name was measured yet: GET /workflow-metrics/stats lists them".to_owned()
-    } else {
-        format!("no operation of this name was measured yet; there are: {}", names.join(", "))
-    }))
+    Err(ApiError::not_found_because(
+        if names.is_empty() || names.len() > NAMES_SHOWN_MAX {
+            "no operation of this name was measured yet: GET /workflow-metrics/stats lists them"
+                .to_owned()
+        } else {
+            format!(
+                "no operation of this name was measured yet; there are: {}",
+                names.join(", ")
+            )
+        },
+    ))
 }
 
 pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>) -> Answer {
     let view = View::of(&mut request, &principal)?;
-    let made = request.services.summaries.get(&request.services, &view).await?;
+    let made = request
+        .services
+        .summaries
+        .get(&request.services, &view)
+        .await?;
     if !wants_text(&request.head.headers) {
         return Ok(response::json_text(StatusCode::OK, made.json));
     }
@@ -218,11 +270,19 @@ pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary,
     let View { window, team } = view.clone();
     let caches = services.store.cache_stats();
     let (hits, misses) = caches.iter().fold((0_u64, 0_u64), |(hits, misses), cache| {
-        (hits.saturating_add(cache.hits), misses.saturating_add(cache.misses))
+        (
+            hits.saturating_add(cache.hits),
+            misses.saturating_add(cache.misses),
+        )
     });
     let reads = hits.saturating_add(misses);
     let around = Surroundings {
-        healthy: services.pulse.beat(&services.store, &services.clock).await.took.is_some(),
+        healthy: services
+            .pulse
+            .beat(&services.store, &services.clock)
+            .await
+            .took
+            .is_some(),
         cache_hit_rate: (reads > 0).then(|| hits as f64 / reads as f64),
         alerts_firing: Some(services.watch.alerts_firing(team.as_ref())),
     };
@@ -232,17 +292,25 @@ pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary,
 
 /// Whether `Accept` names text and not JSON.
 fn wants_text(headers: &hyper::HeaderMap) -> bool {
-    let accept = headers.get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accept = headers
+        .get(hyper::header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     accept.contains("text/plain") && !accept.contains("json")
 }
 
 pub(super) async fn reset_metrics(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
+    let scope = request
+        .query
+        .parse::<Scope>("scope")?
+        .unwrap_or(Scope::Team);
     request.query.finish()?;
     let team = scope.team(&principal)?;
     let what = scope_name(team.as_ref());
     let recorder = Recorder::of(&request, &principal);
-    let record = recorder.begin_for(team.clone(), AuditAction::MetricsReset, what, json!({})).await?;
+    let record = recorder
+        .begin_for(team.clone(), AuditAction::MetricsReset, what, json!({}))
+        .await?;
     request.services.monitor.reset(team.as_ref());
     request.services.summaries.forget();
     record.end(Ok::<_, ApiError>(())).await?;
@@ -299,7 +367,10 @@ impl FromStr for Scope {
 pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>) -> Answer {
     let kind = request.query.parse::<CacheKind>("kind")?;
     let key = request.query.take("key")?;
-    let scope = request.query.parse::<Scope>("scope")?.unwrap_or(Scope::Team);
+    let scope = request
+        .query
+        .parse::<Scope>("scope")?
+        .unwrap_or(Scope::Team);
     request.query.finish()?;
     let team = scope.team(&principal)?;
     let recorder = Recorder::of(&request, &principal);
@@ -308,7 +379,9 @@ pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>
     }
     let detail = kind.map_or_else(|| json!({}), |kind| json!({ "kind": kind.as_str() }));
     let what = scope_name(team.as_ref());
-    let mut record = recorder.begin_for(team.clone(), AuditAction::CacheClear, what, detail).await?;
+    let mut record = recorder
+        .begin_for(team.clone(), AuditAction::CacheClear, what, detail)
+        .await?;
     let store = request.services.store.clone();
     store.clear_second_level(kind, team.as_ref()).await;
     let cleared = removed(move || store.clear_caches(kind, team.as_ref())).await;
@@ -324,10 +397,14 @@ async fn clear_one(
     (kind, team, key): (Option<CacheKind>, Option<Name>, String),
 ) -> Answer {
     let (Some(kind), Some(team)) = (kind, team) else {
-        return Err(ApiError::invalid("the parameter 'key' needs a 'kind', and names what is your own team's"));
+        return Err(ApiError::invalid(
+            "the parameter 'key' needs a 'kind', and names what is your own team's",
+        ));
     };
     let detail = json!({ "kind": kind.as_str(), "key": key });
-    let mut record = recorder.begin(AuditAction::CacheClear, "team", detail).await?;
+    let mut record = recorder
+        .begin(AuditAction::CacheClear, "team", detail)
+        .await?;
     let cleared = store.clear_cached(kind, &team, &key).await;
     let cleared = cleared.ok_or_else(|| {
         ApiError::invalid(format!(
@@ -347,7 +424,9 @@ async fn clear_one(
 pub(super) async fn clean_up_caches(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
-    let mut record = recorder.begin(AuditAction::CacheCleanup, scope_name(None), json!({})).await?;
+    let mut record = recorder
+        .begin(AuditAction::CacheCleanup, scope_name(None), json!({}))
+        .await?;
     let store = request.services.store.clone();
     let cleaned = removed(move || store.clean_up_caches()).await;
     if let Ok(removed) = &cleaned {
@@ -358,7 +437,9 @@ pub(super) async fn clean_up_caches(request: Request, principal: Arc<Principal>)
 
 /// Looks at every entry of a cache, so not where requests are served.
 async fn removed(work: impl FnOnce() -> Removed + Send + 'static) -> Result<Removed, ApiError> {
-    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?)
+    Ok(tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| StoreError::Closed)?)
 }
 
 fn show_removed(removed: &Removed) -> Answer {

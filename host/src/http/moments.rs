@@ -33,12 +33,19 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
     ///
     /// # Errors
     /// Those of the work.
-    pub(super) async fn get<E, F>(&self, clock: &Clock, key: K, work: impl FnOnce() -> F) -> Result<V, E>
+    pub(super) async fn get<E, F>(
+        &self,
+        clock: &Clock,
+        key: K,
+        work: impl FnOnce() -> F,
+    ) -> Result<V, E>
     where
         F: Future<Output = Result<V, E>>,
     {
         let now = clock.monotonic();
-        let slot = self.0.get(key, |last| last.as_ref().is_some_and(|moment| now < moment.until));
+        let slot = self.0.get(key, |last| {
+            last.as_ref().is_some_and(|moment| now < moment.until)
+        });
         let mut last = slot.lock().await;
         let began = clock.monotonic();
         if let Some(moment) = last.as_ref().filter(|moment| began < moment.until) {
@@ -48,7 +55,10 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
         let value = Box::pin(work()).await?;
         let ended = clock.monotonic();
         let until = ended + shown_for(ended.saturating_duration_since(began));
-        *last = Some(Moment { until, value: value.clone() });
+        *last = Some(Moment {
+            until,
+            value: value.clone(),
+        });
         Ok(value)
     }
 
@@ -72,7 +82,8 @@ impl<K: Hash + Eq, V> Default for Moments<K, V> {
 
 /// How long what took so long is shown.
 fn shown_for(took: Duration) -> Duration {
-    took.saturating_mul(FRESH_PER_WORK).clamp(FRESH_MIN, FRESH_MAX)
+    took.saturating_mul(FRESH_PER_WORK)
+        .clamp(FRESH_MIN, FRESH_MAX)
 }
 
 #[cfg(test)]
@@ -81,8 +92,17 @@ mod tests {
 
     #[test]
     fn what_takes_long_is_shown_for_longer_within_bounds() {
-        for (took, shown) in [(0, 100), (5, 100), (15, 300), (500, 10_000), (90_000, 10_000)] {
-            assert_eq!(shown_for(Duration::from_millis(took)), Duration::from_millis(shown));
+        for (took, shown) in [
+            (0, 100),
+            (5, 100),
+            (15, 300),
+            (500, 10_000),
+            (90_000, 10_000),
+        ] {
+            assert_eq!(
+                shown_for(Duration::from_millis(took)),
+                Duration::from_millis(shown)
+            );
         }
     }
 }

@@ -43,15 +43,33 @@ pub(super) async fn begin(
     head: &hyper::http::request::Parts,
     body: &[u8],
 ) -> Result<Once, ApiError> {
-    let keyed = |request| Once::First(Keyed { services: Arc::clone(services), request });
-    let Some(key) = idempotency_key(&head.headers)? else { return Ok(keyed(None)) };
+    let keyed = |request| {
+        Once::First(Keyed {
+            services: Arc::clone(services),
+            request,
+        })
+    };
+    let Some(key) = idempotency_key(&head.headers)? else {
+        return Ok(keyed(None));
+    };
     let team: Name = principal.team.clone();
     let hash = hash_of_body(head.uri.query().unwrap_or_default(), body);
-    let request = KeyedRequest { team, route, key, hash };
+    let request = KeyedRequest {
+        team,
+        route,
+        key,
+        hash,
+    };
     let most = services.config.idempotency.keys_per_team_max;
-    match services.store.reserve_idempotency_key(request.clone(), most).await? {
+    match services
+        .store
+        .reserve_idempotency_key(request.clone(), most)
+        .await?
+    {
         Reservation::Open => Ok(keyed(Some(request))),
-        Reservation::Answered(answer) => serde_json::from_str(&answer).map(Once::Again).map_err(ApiError::internal),
+        Reservation::Answered(answer) => serde_json::from_str(&answer)
+            .map(Once::Again)
+            .map_err(ApiError::internal),
         Reservation::OtherRequest => Err(ApiError::key_reused(format!(
             "the idempotency key '{}' was used before for another request of {route}: send that request again, or give \
              this one a key of its own",
@@ -76,7 +94,9 @@ impl Keyed {
         result: Result<T, ApiError>,
         answer: impl FnOnce(&T) -> Value,
     ) -> Result<T, ApiError> {
-        let Some(request) = self.request else { return result };
+        let Some(request) = self.request else {
+            return result;
+        };
         let store = &self.services.store;
         let ended = match &result {
             Ok(done) => store.keep_answer(request, answer(done).to_string()).await,
@@ -96,5 +116,9 @@ impl Keyed {
 /// # Errors
 /// 400 if there is a key.
 pub(super) fn refuse(headers: &HeaderMap, why: &str) -> Result<(), ApiError> {
-    if headers.contains_key(IDEMPOTENCY_KEY) { Err(ApiError::invalid(why)) } else { Ok(()) }
+    if headers.contains_key(IDEMPOTENCY_KEY) {
+        Err(ApiError::invalid(why))
+    } else {
+        Ok(())
+    }
 }

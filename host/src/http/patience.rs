@@ -30,7 +30,10 @@ impl Timer for Patience {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(Wait { until: deadline, alarm: Arc::clone(&self.0) })
+        Box::pin(Wait {
+            until: deadline,
+            alarm: Arc::clone(&self.0),
+        })
     }
 
     fn now(&self) -> Instant {
@@ -74,15 +77,25 @@ mod tests {
         let [soon, later] = [20, 40].map(|millis| now + Duration::from_millis(millis));
         assert!(patience.sleep_until(soon).now_or_never().is_none());
         patience.sleep_until(later).await;
-        assert!(patience.now() >= later, "not when the timer of an earlier one runs out");
+        assert!(
+            patience.now() >= later,
+            "not when the timer of an earlier one runs out"
+        );
     }
 
     #[tokio::test]
     async fn a_wait_may_end_before_an_earlier_one_would_have() {
         let patience = Patience::default();
         let now = patience.now();
-        assert!(patience.sleep_until(now + Duration::from_secs(3_600)).now_or_never().is_none());
+        assert!(
+            patience
+                .sleep_until(now + Duration::from_secs(3_600))
+                .now_or_never()
+                .is_none()
+        );
         patience.sleep_until(now).await;
-        patience.sleep_until(patience.now() + Duration::from_millis(1)).await;
+        patience
+            .sleep_until(patience.now() + Duration::from_millis(1))
+            .await;
     }
 }

@@ -23,7 +23,10 @@ use crate::store::{Page, StoreError};
 const SHARED_BUCKETS_MAX: usize = 16;
 
 pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let shared_buckets = request.query.parse_with("shared", shared_buckets)?.unwrap_or_default();
+    let shared_buckets = request
+        .query
+        .parse_with("shared", shared_buckets)?
+        .unwrap_or_default();
     request.query.finish()?;
     if !request.services.engine.drives() {
         return Err(ApiError::engine_off());
@@ -37,21 +40,46 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
     }
     let component = upload.finish().await?;
     let digest = component.digest().as_bytes();
-    let keyed = match once::begin(&request.services, &principal, "POST /plugins", &request.head, digest).await? {
+    let keyed = match once::begin(
+        &request.services,
+        &principal,
+        "POST /plugins",
+        &request.head,
+        digest,
+    )
+    .await?
+    {
         Once::First(keyed) => keyed,
         Once::Again(verdict) => {
             let created = verdict.get("outcome") == Some(&json!(UploadOutcome::Created));
-            return Ok(response::json(if created { StatusCode::CREATED } else { StatusCode::OK }, &verdict));
+            return Ok(response::json(
+                if created {
+                    StatusCode::CREATED
+                } else {
+                    StatusCode::OK
+                },
+                &verdict,
+            ));
         }
     };
-    let mut record = recorder.begin(AuditAction::PluginUpload, "", json!({ "bytes": component.bytes() })).await?;
-    let verdict = registry.upload(&principal, component, UploadOptions { shared_buckets }).await;
+    let mut record = recorder
+        .begin(
+            AuditAction::PluginUpload,
+            "",
+            json!({ "bytes": component.bytes() }),
+        )
+        .await?;
+    let verdict = registry
+        .upload(&principal, component, UploadOptions { shared_buckets })
+        .await;
     if let Ok(verdict) = &verdict {
         record.known(Some(principal.team.clone()), verdict.plugin.label());
         record.note("digest", verdict.plugin.digest.as_str().into());
         record.note("outcome", json!(verdict.outcome));
     }
-    let verdict = keyed.end(record.end(verdict).await, |verdict| json!(verdict)).await?;
+    let verdict = keyed
+        .end(record.end(verdict).await, |verdict| json!(verdict))
+        .await?;
     let status = match verdict.outcome {
         UploadOutcome::Created => StatusCode::CREATED,
         UploadOutcome::Unchanged => StatusCode::OK,
@@ -60,7 +88,11 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
 }
 
 fn shared_buckets(text: &str) -> Result<BTreeSet<Name>, String> {
-    let names = text.split(',').map(|name| name.trim().parse::<Name>().map_err(|error| error.to_string()));
+    let names = text.split(',').map(|name| {
+        name.trim()
+            .parse::<Name>()
+            .map_err(|error| error.to_string())
+    });
     let names: BTreeSet<_> = names.collect::<Result<_, _>>()?;
     if names.len() > SHARED_BUCKETS_MAX {
         return Err(format!("at most {SHARED_BUCKETS_MAX} buckets"));
@@ -68,18 +100,27 @@ fn shared_buckets(text: &str) -> Result<BTreeSet<Name>, String> {
     Ok(names)
 }
 
-pub(super) async fn list_plugin_versions(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn list_plugin_versions(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> Answer {
     let page = request.page::<Uuid>()?;
     request.query.finish()?;
     list(&request.services, &principal, None, &page).await
 }
 
-pub(super) async fn list_versions_of_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn list_versions_of_plugin(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> Answer {
     let name = request.name("name", "plugin")?;
     let page = request.page::<Uuid>()?;
     request.query.finish()?;
     // An empty later page is the end of a list; an empty list means that there is no such plugin.
-    let reference = PluginReference { name: name.clone(), version: None };
+    let reference = PluginReference {
+        name: name.clone(),
+        version: None,
+    };
     request
         .services
         .store
@@ -89,27 +130,58 @@ pub(super) async fn list_versions_of_plugin(mut request: Request, principal: Arc
     list(&request.services, &principal, Some(&name), &page).await
 }
 
-async fn list(services: &Services, principal: &Principal, name: Option<&Name>, page: &Page) -> Answer {
+async fn list(
+    services: &Services,
+    principal: &Principal,
+    name: Option<&Name>,
+    page: &Page,
+) -> Answer {
     let bytes_max = services.traffic.answer_bytes_max();
-    let versions = services.store.plugin_versions(&principal.team, name, page).await?;
+    let versions = services
+        .store
+        .plugin_versions(&principal.team, name, page)
+        .await?;
     let versions: Vec<&PluginVersion> = versions.iter().map(Arc::as_ref).collect();
-    response::list(&versions, page.limit, bytes_max, |version| version.id.to_string())
+    response::list(&versions, page.limit, bytes_max, |version| {
+        version.id.to_string()
+    })
 }
 
 pub(super) async fn show_plugin_version(request: Request, principal: Arc<Principal>) -> Answer {
     let (name, version) = name_and_version(&request)?;
     request.query.finish()?;
-    let reference = PluginReference { name, version: Some(version) };
-    let version = request.services.store.resolve_plugin(&principal.team, &reference).await?;
-    response::ok(version.ok_or_else(|| ApiError::not_found("plugin version"))?.as_ref())
+    let reference = PluginReference {
+        name,
+        version: Some(version),
+    };
+    let version = request
+        .services
+        .store
+        .resolve_plugin(&principal.team, &reference)
+        .await?;
+    response::ok(
+        version
+            .ok_or_else(|| ApiError::not_found("plugin version"))?
+            .as_ref(),
+    )
 }
 
 pub(super) async fn delete_plugin_version(request: Request, principal: Arc<Principal>) -> Answer {
     let (name, version) = name_and_version(&request)?;
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
-    let record = recorder.begin(AuditAction::PluginDelete, format!("{name}@{version}"), json!({})).await?;
-    let deleted = request.services.store.delete_plugin_version(&principal.team, &name, &version).await;
+    let record = recorder
+        .begin(
+            AuditAction::PluginDelete,
+            format!("{name}@{version}"),
+            json!({}),
+        )
+        .await?;
+    let deleted = request
+        .services
+        .store
+        .delete_plugin_version(&principal.team, &name, &version)
+        .await;
     let deleted = deleted.map_err(|error| match error {
         StoreError::NotFound => ApiError::not_found("plugin version"),
         other => other.into(),
@@ -120,6 +192,7 @@ pub(super) async fn delete_plugin_version(request: Request, principal: Arc<Princ
 
 fn name_and_version(request: &Request) -> Result<(Name, String), ApiError> {
     let name = request.name("name", "plugin version")?;
-    let version = check_version(request.parameter("version")?).map_err(|_| ApiError::not_found("plugin version"))?;
+    let version = check_version(request.parameter("version")?)
+        .map_err(|_| ApiError::not_found("plugin version"))?;
     Ok((name, version))
 }

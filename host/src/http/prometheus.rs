@@ -33,11 +33,21 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
     let services = &request.services;
     let bytes_max = request.answer_bytes_max().saturating_sub(HELP_BYTES);
     let mut exposition = Exposition::new(services.config.prometheus.series_max, bytes_max);
-    let well = services.pulse.beat(&services.store, &services.clock).await.took.is_some();
+    let well = services
+        .pulse
+        .beat(&services.store, &services.clock)
+        .await
+        .took
+        .is_some();
     expose_host(&mut exposition, services, team.as_ref(), well);
     if let Ok(count) = services.store.count_quarantined(team.as_ref()).await {
         let help = "Workflow instances in quarantine, on all hosts: they were being driven when a host crashed.";
-        exposition.single(FamilyKind::Gauge, "stepwell_instances_quarantined", help, count);
+        exposition.single(
+            FamilyKind::Gauge,
+            "stepwell_instances_quarantined",
+            help,
+            count,
+        );
     }
     let monitor = services.monitor.clone();
     let text = metrics::worked_out(move || {
@@ -50,13 +60,33 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
 }
 
 /// First, because of what does not fit the last is left out.
-fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, database_is_well: bool) {
+fn expose_host(
+    to: &mut Exposition,
+    services: &Services,
+    team: Option<&Name>,
+    database_is_well: bool,
+) {
     let version = SeriesLabels::new().with("version", env!("CARGO_PKG_VERSION"));
-    to.family(FamilyKind::Gauge, "stepwell_build_info", "Which program this is; always 1.").sample(&version, 1_u64);
+    to.family(
+        FamilyKind::Gauge,
+        "stepwell_build_info",
+        "Which program this is; always 1.",
+    )
+    .sample(&version, 1_u64);
     let help = "Whether the database answered just now, 1 or 0.";
-    to.single(FamilyKind::Gauge, "stepwell_database_up", help, database_is_well);
+    to.single(
+        FamilyKind::Gauge,
+        "stepwell_database_up",
+        help,
+        database_is_well,
+    );
     let help = "Other hosts on the same database.";
-    to.single(FamilyKind::Gauge, "stepwell_peers", help, services.store.peers());
+    to.single(
+        FamilyKind::Gauge,
+        "stepwell_peers",
+        help,
+        services.store.peers(),
+    );
     let help = "Requests without a token, or with one that is not valid.";
     let mut failed = to.family(FamilyKind::Counter, "stepwell_sign_ins_failed_total", help);
     for (reason, count) in services.sign_ins.failed() {
@@ -66,9 +96,19 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
     expose_plugins(to, services.plugins.gauges());
     let reads = services.store.guest_reads();
     let help = "Reads of steps that have a connection to the database now.";
-    to.single(FamilyKind::Gauge, "stepwell_guest_reads_running", help, reads.held as u64);
+    to.single(
+        FamilyKind::Gauge,
+        "stepwell_guest_reads_running",
+        help,
+        reads.held as u64,
+    );
     let help = "Reads of steps that wait for a connection: database.guest_connections_max.";
-    to.single(FamilyKind::Gauge, "stepwell_guest_reads_waiting", help, reads.waiting as u64);
+    to.single(
+        FamilyKind::Gauge,
+        "stepwell_guest_reads_waiting",
+        help,
+        reads.waiting as u64,
+    );
     expose_commits(to, &services.store.commit_stats());
     expose_traffic(to, services.traffic.stats());
     expose_alerts(to, &services.watch.alert_counts(team));
@@ -86,16 +126,26 @@ fn expose_host(to: &mut Exposition, services: &Services, team: Option<&Name>, da
 fn expose_quotas(to: &mut Exposition, teams: &[TeamUsage]) {
     type Number = fn(&TeamUsage) -> Option<u64>;
     let gauges: [(&str, &str, Number); 4] = [
-        ("stepwell_team_unfinished_instances", "Workflow instances of a team that have not ended.", |team| {
-            Some(team.unfinished_instances)
-        }),
-        ("stepwell_team_unfinished_instances_limit", "Most that may be: quotas.unfinished_instances_max.", |team| {
-            team.unfinished_instances_max
-        }),
-        ("stepwell_team_stored_bytes", "What a team has stored in the database.", |team| Some(team.stored_bytes)),
-        ("stepwell_team_stored_limit_bytes", "Most that it may: quotas.stored_bytes_max.", |team| {
-            team.stored_bytes_max
-        }),
+        (
+            "stepwell_team_unfinished_instances",
+            "Workflow instances of a team that have not ended.",
+            |team| Some(team.unfinished_instances),
+        ),
+        (
+            "stepwell_team_unfinished_instances_limit",
+            "Most that may be: quotas.unfinished_instances_max.",
+            |team| team.unfinished_instances_max,
+        ),
+        (
+            "stepwell_team_stored_bytes",
+            "What a team has stored in the database.",
+            |team| Some(team.stored_bytes),
+        ),
+        (
+            "stepwell_team_stored_limit_bytes",
+            "Most that it may: quotas.stored_bytes_max.",
+            |team| team.stored_bytes_max,
+        ),
     ];
     for (name, help, number) in gauges {
         let mut family = to.family(FamilyKind::Gauge, name, help);
@@ -121,106 +171,308 @@ fn expose_engine(to: &mut Exposition, engine: EngineGauges) {
         turns_waiting,
     } = engine;
     for (name, help, value) in [
-        ("stepwell_instances_active", "Workflow instances that are driven now.", active_instances),
-        ("stepwell_instances_active_limit", "Most that may: engine.active_instances_max.", active_instances_max),
-        ("stepwell_attempts_running", "Attempts of steps that run now: places of the pool in use.", attempts_running),
-        ("stepwell_attempts_limit", "Places of the pool: runtime.attempts_max.", attempts_max),
-        ("stepwell_attempts_waiting", "Attempts of steps that wait for a place: the queue.", attempts_waiting),
-        ("stepwell_batch_chunks_running", "Chunks of clients' batches that are worked on.", batch_chunks_running),
-        ("stepwell_batch_chunks_waiting", "Chunks that wait: batch.concurrency.", batch_chunks_waiting),
-        ("stepwell_contended_entries", "Storage entries whose writers take turns.", contended_entries),
-        ("stepwell_turns_waiting", "Instances that wait for their turn to write such an entry.", turns_waiting),
+        (
+            "stepwell_instances_active",
+            "Workflow instances that are driven now.",
+            active_instances,
+        ),
+        (
+            "stepwell_instances_active_limit",
+            "Most that may: engine.active_instances_max.",
+            active_instances_max,
+        ),
+        (
+            "stepwell_attempts_running",
+            "Attempts of steps that run now: places of the pool in use.",
+            attempts_running,
+        ),
+        (
+            "stepwell_attempts_limit",
+            "Places of the pool: runtime.attempts_max.",
+            attempts_max,
+        ),
+        (
+            "stepwell_attempts_waiting",
+            "Attempts of steps that wait for a place: the queue.",
+            attempts_waiting,
+        ),
+        (
+            "stepwell_batch_chunks_running",
+            "Chunks of clients' batches that are worked on.",
+            batch_chunks_running,
+        ),
+        (
+            "stepwell_batch_chunks_waiting",
+            "Chunks that wait: batch.concurrency.",
+            batch_chunks_waiting,
+        ),
+        (
+            "stepwell_contended_entries",
+            "Storage entries whose writers take turns.",
+            contended_entries,
+        ),
+        (
+            "stepwell_turns_waiting",
+            "Instances that wait for their turn to write such an entry.",
+            turns_waiting,
+        ),
     ] {
         to.single(FamilyKind::Gauge, name, help, value);
     }
-    let help = "Bytes of the inputs and outputs of instances that are driven: engine.in_hand_bytes_max.";
-    to.single(FamilyKind::Gauge, "stepwell_instances_in_hand_bytes", help, in_hand_bytes);
+    let help =
+        "Bytes of the inputs and outputs of instances that are driven: engine.in_hand_bytes_max.";
+    to.single(
+        FamilyKind::Gauge,
+        "stepwell_instances_in_hand_bytes",
+        help,
+        in_hand_bytes,
+    );
 }
 
 fn expose_plugins(to: &mut Exposition, plugins: PluginGauges) {
-    let PluginGauges { uploads, upload_bytes, compiling, compiles_waiting, loaded } = plugins;
+    let PluginGauges {
+        uploads,
+        upload_bytes,
+        compiling,
+        compiles_waiting,
+        loaded,
+    } = plugins;
     for (name, help, value) in [
-        ("stepwell_uploads", "Uploads that arrive or wait for their verdict.", uploads as u64),
-        ("stepwell_uploads_size_bytes", "Their bytes on the disk.", upload_bytes),
-        ("stepwell_compiles_running", "Uploads that are compiled now.", compiling as u64),
-        ("stepwell_compiles_waiting", "Uploads that wait for their turn to be compiled.", compiles_waiting as u64),
-        ("stepwell_plugins_loaded", "Plugin versions whose machine code is in memory.", loaded as u64),
+        (
+            "stepwell_uploads",
+            "Uploads that arrive or wait for their verdict.",
+            uploads as u64,
+        ),
+        (
+            "stepwell_uploads_size_bytes",
+            "Their bytes on the disk.",
+            upload_bytes,
+        ),
+        (
+            "stepwell_compiles_running",
+            "Uploads that are compiled now.",
+            compiling as u64,
+        ),
+        (
+            "stepwell_compiles_waiting",
+            "Uploads that wait for their turn to be compiled.",
+            compiles_waiting as u64,
+        ),
+        (
+            "stepwell_plugins_loaded",
+            "Plugin versions whose machine code is in memory.",
+            loaded as u64,
+        ),
     ] {
         to.single(FamilyKind::Gauge, name, help, value);
     }
 }
 
 fn expose_traffic(to: &mut Exposition, stats: TrafficStats) {
-    let TrafficStats { bodies, answers, connections, refused_busy, refused_rate } = stats;
+    let TrafficStats {
+        bodies,
+        answers,
+        connections,
+        refused_busy,
+        refused_rate,
+    } = stats;
     for (name, help, value) in [
-        ("stepwell_http_body_bytes", "Bytes of request bodies in flight.", bodies.bytes),
-        ("stepwell_http_body_bytes_limit", "Most of them: server.body_bytes_in_flight_max.", bodies.bytes_max),
-        ("stepwell_http_bodies_waiting", "Requests that wait until their bodies may be read.", bodies.waiting),
-        ("stepwell_http_answer_bytes", "Bytes of answers that are not written yet.", answers.bytes),
-        ("stepwell_http_answer_bytes_limit", "Most of them: server.answer_bytes_in_flight_max.", answers.bytes_max),
-        ("stepwell_http_answers_waiting", "Requests that wait for room for their answers.", answers.waiting),
-        ("stepwell_http_connections", "Open connections.", connections.open),
-        ("stepwell_http_connections_limit", "Most of them: server.connections_max.", connections.open_max),
+        (
+            "stepwell_http_body_bytes",
+            "Bytes of request bodies in flight.",
+            bodies.bytes,
+        ),
+        (
+            "stepwell_http_body_bytes_limit",
+            "Most of them: server.body_bytes_in_flight_max.",
+            bodies.bytes_max,
+        ),
+        (
+            "stepwell_http_bodies_waiting",
+            "Requests that wait until their bodies may be read.",
+            bodies.waiting,
+        ),
+        (
+            "stepwell_http_answer_bytes",
+            "Bytes of answers that are not written yet.",
+            answers.bytes,
+        ),
+        (
+            "stepwell_http_answer_bytes_limit",
+            "Most of them: server.answer_bytes_in_flight_max.",
+            answers.bytes_max,
+        ),
+        (
+            "stepwell_http_answers_waiting",
+            "Requests that wait for room for their answers.",
+            answers.waiting,
+        ),
+        (
+            "stepwell_http_connections",
+            "Open connections.",
+            connections.open,
+        ),
+        (
+            "stepwell_http_connections_limit",
+            "Most of them: server.connections_max.",
+            connections.open_max,
+        ),
     ] {
         to.single(FamilyKind::Gauge, name, help, value);
     }
     let help = "Connections without a request that gave way to new ones.";
-    to.single(FamilyKind::Counter, "stepwell_http_connections_evicted_total", help, connections.evicted);
+    to.single(
+        FamilyKind::Counter,
+        "stepwell_http_connections_evicted_total",
+        help,
+        connections.evicted,
+    );
     let help = "Connections that found no place.";
-    to.single(FamilyKind::Counter, "stepwell_http_connections_refused_total", help, connections.refused);
-    let help = "Requests that were refused: busy (a budget or all connections in use), or rate-limited.";
-    let mut refused = to.family(FamilyKind::Counter, "stepwell_http_requests_refused_total", help);
+    to.single(
+        FamilyKind::Counter,
+        "stepwell_http_connections_refused_total",
+        help,
+        connections.refused,
+    );
+    let help =
+        "Requests that were refused: busy (a budget or all connections in use), or rate-limited.";
+    let mut refused = to.family(
+        FamilyKind::Counter,
+        "stepwell_http_requests_refused_total",
+        help,
+    );
     for (code, count) in [("busy", refused_busy), ("rate-limited", refused_rate)] {
         refused.sample(&SeriesLabels::new().with("code", code), count);
     }
 }
 
 fn expose_commits(to: &mut Exposition, stats: &CommitStats) {
-    let CommitStats { groups, commits, conflicts, rejected, failed, largest_group, queue } = *stats;
+    let CommitStats {
+        groups,
+        commits,
+        conflicts,
+        rejected,
+        failed,
+        largest_group,
+        queue,
+    } = *stats;
     let help = "What became of step commits and creations of instances.";
     let mut results = to.family(FamilyKind::Counter, "stepwell_commits_total", help);
-    for (result, count) in [("committed", commits), ("conflict", conflicts), ("rejected", rejected), ("failed", failed)]
-    {
+    for (result, count) in [
+        ("committed", commits),
+        ("conflict", conflicts),
+        ("rejected", rejected),
+        ("failed", failed),
+    ] {
         results.sample(&SeriesLabels::new().with("result", result), count);
     }
     let help = "Transactions that hold one or more of them.";
-    to.single(FamilyKind::Counter, "stepwell_commit_groups_total", help, groups);
-    to.single(FamilyKind::Gauge, "stepwell_commit_group_largest", "Most commits of one transaction.", largest_group);
-    to.single(FamilyKind::Gauge, "stepwell_commit_queue", "Commits that wait for their turn now.", queue);
+    to.single(
+        FamilyKind::Counter,
+        "stepwell_commit_groups_total",
+        help,
+        groups,
+    );
+    to.single(
+        FamilyKind::Gauge,
+        "stepwell_commit_group_largest",
+        "Most commits of one transaction.",
+        largest_group,
+    );
+    to.single(
+        FamilyKind::Gauge,
+        "stepwell_commit_queue",
+        "Commits that wait for their turn now.",
+        queue,
+    );
 }
 
 fn expose_alerts(to: &mut Exposition, counts: &BTreeMap<AlertGroup, u64>) {
-    let help = "Alerts that are pending or firing and that this host looks after, as of its last look.";
+    let help =
+        "Alerts that are pending or firing and that this host looks after, as of its last look.";
     let mut active = to.family(FamilyKind::Gauge, "stepwell_alerts_active", help);
     for (group, count) in counts {
         let labels = SeriesLabels::new().with("team", group.team.as_ref().map_or("", Name::as_str));
-        let labels = labels.with("rule", group.rule.as_str()).with("severity", group.severity.as_str());
+        let labels = labels
+            .with("rule", group.rule.as_str())
+            .with("severity", group.severity.as_str());
         active.sample(&labels.with("state", group.state.as_str()), *count);
     }
 }
 
 fn expose_traces(to: &mut Exposition, stats: TraceStats) {
-    let TraceStats { exported, dropped, waiting, unfollowed } = stats;
-    to.single(FamilyKind::Counter, "stepwell_traces_exported_total", "Spans that the collector took.", exported);
+    let TraceStats {
+        exported,
+        dropped,
+        waiting,
+        unfollowed,
+    } = stats;
+    to.single(
+        FamilyKind::Counter,
+        "stepwell_traces_exported_total",
+        "Spans that the collector took.",
+        exported,
+    );
     let help = "Spans that the collector did not take, or that found the queue full.";
-    to.single(FamilyKind::Counter, "stepwell_traces_dropped_total", help, dropped);
+    to.single(
+        FamilyKind::Counter,
+        "stepwell_traces_dropped_total",
+        help,
+        dropped,
+    );
     let help = "Spans that wait, or are being sent; at most tracing.queue_max.";
     to.single(FamilyKind::Gauge, "stepwell_traces_waiting", help, waiting);
-    let help =
-        "Requests that their callers wanted traced and that were not: tracing.followed_per_second_max, or no token.";
-    to.single(FamilyKind::Counter, "stepwell_traces_unfollowed_total", help, unfollowed);
+    let help = "Requests that their callers wanted traced and that were not: tracing.followed_per_second_max, or no token.";
+    to.single(
+        FamilyKind::Counter,
+        "stepwell_traces_unfollowed_total",
+        help,
+        unfollowed,
+    );
 }
 
 fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {
     let counters: [(&str, &str, OfCache<u64>); 8] = [
-        ("stepwell_cache_hits_total", "Answered from memory.", |cache| cache.hits),
-        ("stepwell_cache_misses_total", "Answered from the database.", |cache| cache.misses),
-        ("stepwell_cache_coalesced_total", "Misses that waited for another's answer.", |cache| cache.coalesced),
-        ("stepwell_cache_stale_total", "Answers not served because they were out of date.", |cache| cache.stale),
-        ("stepwell_cache_invalidated_total", "Entries that a write or a command threw out.", |cache| cache.invalidated),
-        ("stepwell_cache_expired_total", "Entries whose time was over.", |cache| cache.expired),
-        ("stepwell_cache_evictions_total", "Entries that made room or were not let in.", |cache| cache.evictions),
-        ("stepwell_cache_loads_total", "Questions to the database.", |cache| cache.loads),
+        (
+            "stepwell_cache_hits_total",
+            "Answered from memory.",
+            |cache| cache.hits,
+        ),
+        (
+            "stepwell_cache_misses_total",
+            "Answered from the database.",
+            |cache| cache.misses,
+        ),
+        (
+            "stepwell_cache_coalesced_total",
+            "Misses that waited for another's answer.",
+            |cache| cache.coalesced,
+        ),
+        (
+            "stepwell_cache_stale_total",
+            "Answers not served because they were out of date.",
+            |cache| cache.stale,
+        ),
+        (
+            "stepwell_cache_invalidated_total",
+            "Entries that a write or a command threw out.",
+            |cache| cache.invalidated,
+        ),
+        (
+            "stepwell_cache_expired_total",
+            "Entries whose time was over.",
+            |cache| cache.expired,
+        ),
+        (
+            "stepwell_cache_evictions_total",
+            "Entries that made room or were not let in.",
+            |cache| cache.evictions,
+        ),
+        (
+            "stepwell_cache_loads_total",
+            "Questions to the database.",
+            |cache| cache.loads,
+        ),
     ];
     for (name, help, number) in counters {
         by_kind(to, FamilyKind::Counter, (name, help), caches, number);
@@ -228,12 +480,30 @@ fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {
     let help = "How long those questions took together.";
     // Whole microseconds: what is made of a mean might go back by the last bit, which would look like a new start.
     let seconds: OfCache<f64> = |cache| (cache.load_avg_us * cache.loads as f64).round() / 1e6;
-    by_kind(to, FamilyKind::Counter, ("stepwell_cache_load_seconds_total", help), caches, seconds);
+    by_kind(
+        to,
+        FamilyKind::Counter,
+        ("stepwell_cache_load_seconds_total", help),
+        caches,
+        seconds,
+    );
     let gauges: [(&str, &str, OfCache<u64>); 4] = [
-        ("stepwell_cache_entries", "Entries now.", |cache| cache.entries),
-        ("stepwell_cache_entries_limit", "Most entries.", |cache| cache.entries_max),
-        ("stepwell_cache_size_bytes", "About how much memory the entries take.", |cache| cache.bytes),
-        ("stepwell_cache_limit_bytes", "Most memory of the entries.", |cache| cache.bytes_max),
+        ("stepwell_cache_entries", "Entries now.", |cache| {
+            cache.entries
+        }),
+        ("stepwell_cache_entries_limit", "Most entries.", |cache| {
+            cache.entries_max
+        }),
+        (
+            "stepwell_cache_size_bytes",
+            "About how much memory the entries take.",
+            |cache| cache.bytes,
+        ),
+        (
+            "stepwell_cache_limit_bytes",
+            "Most memory of the entries.",
+            |cache| cache.bytes_max,
+        ),
     ];
     for (name, help, number) in gauges {
         by_kind(to, FamilyKind::Gauge, (name, help), caches, number);
@@ -254,10 +524,35 @@ fn by_kind<T: Into<crate::monitor::Number>>(
 }
 
 fn expose_second_level(to: &mut Exposition, stats: &SecondLevelStats) {
-    let SecondLevelStats { connected, hits, misses, lost } = *stats;
-    to.single(FamilyKind::Gauge, "stepwell_second_level_up", "Whether Redis answers, 1 or 0.", connected);
-    to.single(FamilyKind::Counter, "stepwell_second_level_hits_total", "Rows found in Redis.", hits);
+    let SecondLevelStats {
+        connected,
+        hits,
+        misses,
+        lost,
+    } = *stats;
+    to.single(
+        FamilyKind::Gauge,
+        "stepwell_second_level_up",
+        "Whether Redis answers, 1 or 0.",
+        connected,
+    );
+    to.single(
+        FamilyKind::Counter,
+        "stepwell_second_level_hits_total",
+        "Rows found in Redis.",
+        hits,
+    );
     let help = "Rows that were read from the database instead.";
-    to.single(FamilyKind::Counter, "stepwell_second_level_misses_total", help, misses);
-    to.single(FamilyKind::Counter, "stepwell_second_level_losses_total", "How often Redis was lost.", lost);
+    to.single(
+        FamilyKind::Counter,
+        "stepwell_second_level_misses_total",
+        help,
+        misses,
+    );
+    to.single(
+        FamilyKind::Counter,
+        "stepwell_second_level_losses_total",
+        "How often Redis was lost.",
+        lost,
+    );
 }

@@ -40,7 +40,9 @@ impl Pulse {
             Err(_) => Some("no answer in time".to_owned()),
         };
         let at = clock.monotonic();
-        let took = problem.is_none().then(|| at.saturating_duration_since(began));
+        let took = problem
+            .is_none()
+            .then(|| at.saturating_duration_since(began));
         if let Some(problem) = problem {
             tracing::warn!(problem, "the database did not answer a health check");
         }

@@ -16,7 +16,11 @@ pub(super) struct Query(Vec<(String, String)>);
 impl Query {
     /// From what is behind the question mark.
     pub(super) fn new(encoded: &str) -> Self {
-        Self(form_urlencoded::parse(encoded.as_bytes()).into_owned().collect())
+        Self(
+            form_urlencoded::parse(encoded.as_bytes())
+                .into_owned()
+                .collect(),
+        )
     }
 
     /// The value of `name`, if given.
@@ -33,10 +37,14 @@ impl Query {
             key != name
         });
         if twice {
-            return Err(ApiError::invalid(format!("the parameter '{name}' is given twice")));
+            return Err(ApiError::invalid(format!(
+                "the parameter '{name}' is given twice"
+            )));
         }
         if found.as_deref().is_some_and(str::is_empty) {
-            return Err(ApiError::invalid(format!("the parameter '{name}' is empty: give a value, or leave it out")));
+            return Err(ApiError::invalid(format!(
+                "the parameter '{name}' is empty: give a value, or leave it out"
+            )));
         }
         Ok(found)
     }
@@ -45,8 +53,13 @@ impl Query {
     ///
     /// # Errors
     /// 400 with the parser's own words.
-    pub(super) fn parse<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
-        self.parse_with(name, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+    pub(super) fn parse<T: FromStr<Err: ToString>>(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<T>, ApiError> {
+        self.parse_with(name, |text| {
+            text.parse().map_err(|error: T::Err| error.to_string())
+        })
     }
 
     /// The value of `name`, made into something by `parser`.
@@ -58,8 +71,12 @@ impl Query {
         name: &str,
         parser: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.take(name)? else { return Ok(None) };
-        parser(&text).map(Some).map_err(|problem| ApiError::invalid(format!("the parameter '{name}': {problem}")))
+        let Some(text) = self.take(name)? else {
+            return Ok(None);
+        };
+        parser(&text)
+            .map(Some)
+            .map_err(|problem| ApiError::invalid(format!("the parameter '{name}': {problem}")))
     }
 
     /// `<what>_after`, itself included, and `<what>_before`.
@@ -67,7 +84,10 @@ impl Query {
     /// # Errors
     /// 400 for what is no RFC 3339 time.
     pub(super) fn period(&mut self, what: &str) -> Result<Period, ApiError> {
-        Ok(Period { from: self.parse(&format!("{what}_after"))?, to: self.parse(&format!("{what}_before"))? })
+        Ok(Period {
+            from: self.parse(&format!("{what}_after"))?,
+            to: self.parse(&format!("{what}_before"))?,
+        })
     }
 
     /// `limit`: 1 to 200.
@@ -79,7 +99,9 @@ impl Query {
         if (1..=LIMIT_MAX).contains(&limit) {
             Ok(limit)
         } else {
-            Err(ApiError::invalid(format!("the parameter 'limit' must be 1 to {LIMIT_MAX}")))
+            Err(ApiError::invalid(format!(
+                "the parameter 'limit' must be 1 to {LIMIT_MAX}"
+            )))
         }
     }
 
@@ -92,7 +114,9 @@ impl Query {
             None => Ok(()),
             Some((name, _)) => {
                 let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
-                Err(ApiError::invalid(format!("there is no parameter '{shown}' here")))
+                Err(ApiError::invalid(format!(
+                    "there is no parameter '{shown}' here"
+                )))
             }
         }
     }
@@ -105,7 +129,10 @@ mod tests {
     #[test]
     fn parameters_are_taken_once_and_none_is_left() {
         let mut query = Query::new("status=running&limit=7");
-        assert_eq!(query.take("status").expect("is fine").as_deref(), Some("running"));
+        assert_eq!(
+            query.take("status").expect("is fine").as_deref(),
+            Some("running")
+        );
         assert_eq!(query.take("project_id").expect("is fine"), None);
         assert!(query.finish().is_err());
         assert_eq!(query.limit().expect("is fine"), 7);
@@ -115,7 +142,10 @@ mod tests {
     #[test]
     fn what_is_out_of_range_empty_or_given_twice_is_refused() {
         for limit in ["0", "201", "-1", "ten"] {
-            assert!(Query::new(&format!("limit={limit}")).limit().is_err(), "{limit}");
+            assert!(
+                Query::new(&format!("limit={limit}")).limit().is_err(),
+                "{limit}"
+            );
         }
         for pairs in ["a=1&a=2", "a=", "a", "%61=1&a=2"] {
             assert!(Query::new(pairs).take("a").is_err(), "{pairs}");
@@ -125,8 +155,14 @@ mod tests {
     #[test]
     fn names_and_values_are_decoded() {
         let mut query = Query::new("n%61me=step%20a%2Fb+c%26&&bad=%ff%zz");
-        assert_eq!(query.take("name").expect("is fine").as_deref(), Some("step a/b c&"));
-        assert_eq!(query.take("bad").expect("is fine").as_deref(), Some("\u{fffd}%zz"));
+        assert_eq!(
+            query.take("name").expect("is fine").as_deref(),
+            Some("step a/b c&")
+        );
+        assert_eq!(
+            query.take("bad").expect("is fine").as_deref(),
+            Some("\u{fffd}%zz")
+        );
         assert!(query.finish().is_ok());
     }
 }

@@ -53,7 +53,9 @@ impl Request {
     /// # Errors
     /// 404.
     pub(super) fn id(&self, name: &str, what: &str) -> Result<Uuid, ApiError> {
-        self.parameter(name)?.parse().map_err(|_| ApiError::not_found(what))
+        self.parameter(name)?
+            .parse()
+            .map_err(|_| ApiError::not_found(what))
     }
 
     /// A part of the path as a name. What is no name names nothing, so it is not found.
@@ -61,7 +63,9 @@ impl Request {
     /// # Errors
     /// 404.
     pub(super) fn name(&self, name: &str, what: &str) -> Result<Name, ApiError> {
-        self.parameter(name)?.parse().map_err(|_| ApiError::not_found(what))
+        self.parameter(name)?
+            .parse()
+            .map_err(|_| ApiError::not_found(what))
     }
 
     /// Whose numbers are asked for: the caller's team's or, for operators, those of `?team=`, and without it everybody's

@@ -35,11 +35,17 @@ impl RequestIds {
         for (place, digit) in beginning.iter_mut().zip(format!("{random:016x}").bytes()) {
             *place = digit;
         }
-        Self { beginning, last: AtomicU64::new(0) }
+        Self {
+            beginning,
+            last: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn next(&self) -> RequestId {
-        RequestId { beginning: self.beginning, number: self.last.fetch_add(1, Ordering::Relaxed) + 1 }
+        RequestId {
+            beginning: self.beginning,
+            number: self.last.fetch_add(1, Ordering::Relaxed) + 1,
+        }
     }
 }
 
@@ -68,7 +74,12 @@ impl RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}-{}", String::from_utf8_lossy(&self.beginning), self.number)
+        write!(
+            formatter,
+            "{}-{}",
+            String::from_utf8_lossy(&self.beginning),
+            self.number
+        )
     }
 }
 
@@ -78,7 +89,10 @@ mod tests {
 
     #[test]
     fn the_header_says_what_the_log_says_and_no_two_starts_agree() {
-        let (ids, others) = (RequestIds::new(Uuid::now_v7()), RequestIds::new(Uuid::now_v7()));
+        let (ids, others) = (
+            RequestIds::new(Uuid::now_v7()),
+            RequestIds::new(Uuid::now_v7()),
+        );
         let first = ids.next();
         assert_ne!(first.to_string(), others.next().to_string());
         for number in [1, 9, 10, 123_456, u64::MAX] {

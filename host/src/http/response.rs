@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 use parking_lot::Mutex;
@@ -64,7 +64,11 @@ impl Stream for Chunks {
     type Item = Result<Bytes, std::convert::Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.get_mut().as_mut().poll_next(context).map(|chunk| chunk.map(Ok))
+        self.0
+            .get_mut()
+            .as_mut()
+            .poll_next(context)
+            .map(|chunk| chunk.map(Ok))
     }
 }
 
@@ -84,7 +88,8 @@ pub(super) fn send(response: Response<Content>) -> warp::reply::Response {
         Content::Stream(chunks) => chunks,
     };
     if let Some(length) = length {
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        head.headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let mut response = warp::reply::stream(chunks).into_response();
     *response.status_mut() = head.status;
@@ -141,7 +146,8 @@ impl io::Write for PieceWriter {
             self.last.extend_from_slice(now);
             rest = later;
             if self.last.len() == PIECE_BYTES {
-                self.full.push_back(Bytes::from(std::mem::take(&mut self.last)));
+                self.full
+                    .push_back(Bytes::from(std::mem::take(&mut self.last)));
             }
         }
         Ok(bytes.len())
@@ -166,13 +172,23 @@ pub(super) fn no_content() -> Answer {
 
 /// A page of a list: `next` is the cursor for `after`, and null when there is nothing after this page. A page ends early
 /// when it has `bytes_max`, but not before its first item.
-pub(super) fn list<T: Serialize>(items: &[T], limit: u32, bytes_max: usize, cursor: impl Fn(&T) -> String) -> Answer {
+pub(super) fn list<T: Serialize>(
+    items: &[T],
+    limit: u32,
+    bytes_max: usize,
+    cursor: impl Fn(&T) -> String,
+) -> Answer {
     let is_full = u32::try_from(items.len()).is_ok_and(|count| count >= limit);
     page(items, is_full, bytes_max, cursor)
 }
 
 /// As [`list`]; `more` says whether there is something after these items.
-pub(super) fn page<T: Serialize>(items: &[T], more: bool, bytes_max: usize, cursor: impl Fn(&T) -> String) -> Answer {
+pub(super) fn page<T: Serialize>(
+    items: &[T],
+    more: bool,
+    bytes_max: usize,
+    cursor: impl Fn(&T) -> String,
+) -> Answer {
     let mut writer = PieceWriter::default();
     let mut shown = 0;
     let written = (|| {
@@ -191,7 +207,11 @@ pub(super) fn page<T: Serialize>(items: &[T], more: bool, bytes_max: usize, curs
             shown += 1;
         }
         let more = more || shown < items.len();
-        let next = items.get(..shown).and_then(<[T]>::last).filter(|_| more).map(cursor);
+        let next = items
+            .get(..shown)
+            .and_then(<[T]>::last)
+            .filter(|_| more)
+            .map(cursor);
         io::Write::write_all(&mut writer, b"],\"next\":")?;
         serde_json::to_writer(&mut writer, &next)?;
         io::Write::write_all(&mut writer, b"}")
@@ -223,14 +243,19 @@ pub(super) fn json_text(status: StatusCode, body: Bytes) -> Response<Content> {
 fn json_content(status: StatusCode, content: Content) -> Response<Content> {
     let mut response = Response::new(content);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// 200 with plain text.
 pub(super) fn text(text: String) -> Response<Content> {
     let mut response = Response::new(Content::Whole(Bytes::from(text)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
@@ -241,7 +266,9 @@ pub(super) fn add_security_headers(response: &mut Response<Content>) {
     let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
     headers.entry(CONTENT_SECURITY_POLICY).or_insert(policy);
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
 }
 
 #[cfg(test)]
@@ -254,7 +281,9 @@ mod tests {
         let mut bytes = Vec::new();
         match answer.expect("is an answer").into_body() {
             Content::Whole(whole) => bytes.extend_from_slice(&whole),
-            Content::Pieces(pieces) => pieces.iter().for_each(|piece| bytes.extend_from_slice(piece)),
+            Content::Pieces(pieces) => pieces
+                .iter()
+                .for_each(|piece| bytes.extend_from_slice(piece)),
             Content::Stream(_) => panic!("is not a stream"),
         }
         serde_json::from_slice(&bytes).expect("is JSON")
@@ -271,10 +300,23 @@ mod tests {
     #[test]
     fn a_page_that_is_too_long_ends_early_and_goes_on_behind_its_last_item() {
         let items = ["a".repeat(40), "b".repeat(40), "c".repeat(40)];
-        for (bytes_max, shown) in [(0, 1), (END_BYTES + 60, 1), (END_BYTES + 100, 2), (END_BYTES + 1_000, 3)] {
+        for (bytes_max, shown) in [
+            (0, 1),
+            (END_BYTES + 60, 1),
+            (END_BYTES + 100, 2),
+            (END_BYTES + 1_000, 3),
+        ] {
             let page = parsed(list(&items, 9, bytes_max, Clone::clone));
             assert_eq!(page["items"], json!(items[..shown]), "{bytes_max}");
-            assert_eq!(page["next"], if shown < 3 { json!(items[shown - 1]) } else { json!(null) }, "{bytes_max}");
+            assert_eq!(
+                page["next"],
+                if shown < 3 {
+                    json!(items[shown - 1])
+                } else {
+                    json!(null)
+                },
+                "{bytes_max}"
+            );
         }
     }
 
@@ -283,11 +325,18 @@ mod tests {
         let text = "x".repeat(3 * PIECE_BYTES);
         let answer = ok(&text).expect("is an answer");
         assert_eq!(answer.body().bytes(), Some(3 * PIECE_BYTES + 2));
-        let Content::Pieces(pieces) = answer.body() else { panic!("is in pieces") };
-        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES, 2]);
+        let Content::Pieces(pieces) = answer.body() else {
+            panic!("is in pieces")
+        };
+        assert_eq!(
+            pieces.iter().map(Bytes::len).collect::<Vec<_>>(),
+            [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES, 2]
+        );
         assert_eq!(parsed(Ok(answer)), json!(text));
         assert_eq!(
-            slices(Bytes::from(vec![0; PIECE_BYTES + 1])).map(|piece| piece.len()).sum::<usize>(),
+            slices(Bytes::from(vec![0; PIECE_BYTES + 1]))
+                .map(|piece| piece.len())
+                .sum::<usize>(),
             PIECE_BYTES + 1
         );
     }

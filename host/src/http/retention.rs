@@ -27,13 +27,20 @@ struct RetentionBody {
 pub(super) async fn delete_finished(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
-    let body: RetentionBody = request.body.json(request.services.config.server.body_bytes_max).await?;
+    let body: RetentionBody = request
+        .body
+        .json(request.services.config.server.body_bytes_max)
+        .await?;
     let age = match duration::parse(&body.older_than) {
         Ok(age) if !age.is_zero() => age,
         Ok(_) => return Err(ApiError::invalid("'older_than' must be more than 0")),
         Err(problem) => return Err(ApiError::invalid(format!("'older_than': {problem}"))),
     };
-    let place = body.after.as_deref().map(str::parse::<FinishedPlace>).transpose();
+    let place = body
+        .after
+        .as_deref()
+        .map(str::parse::<FinishedPlace>)
+        .transpose();
     let place = place.map_err(|problem| ApiError::invalid(format!("'after': {problem}")))?;
     let before = request.services.clock.now().before(age);
     let engine = &request.services.engine;
@@ -41,8 +48,18 @@ pub(super) async fn delete_finished(request: Request, principal: Arc<Principal>)
         engine.finished(body.team, before, place, true).await?
     } else {
         let detail = json!({ "older_than": body.older_than, "before": before });
-        let subject = body.team.as_ref().map_or_else(|| "every team".to_owned(), Name::to_string);
-        let mut record = recorder.begin_for(body.team.clone(), AuditAction::RetentionRun, subject, detail).await?;
+        let subject = body
+            .team
+            .as_ref()
+            .map_or_else(|| "every team".to_owned(), Name::to_string);
+        let mut record = recorder
+            .begin_for(
+                body.team.clone(),
+                AuditAction::RetentionRun,
+                subject,
+                detail,
+            )
+            .await?;
         let part = engine.finished(body.team, before, place, false).await;
         if let Ok(part) = &part {
             record.note("instances", part.counts.instances.into());

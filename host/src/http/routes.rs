@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::request::Request;
 use super::response::{self, Answer};
 use super::{
-    accept, alerts, approvals, assets, audit, batches, dashboard, history, instances, live, metrics, openapi, plugins,
-    prometheus, quotas, retention, tokens, workflows,
+    accept, alerts, approvals, assets, audit, batches, dashboard, history, instances, live,
+    metrics, openapi, plugins, prometheus, quotas, retention, tokens, workflows,
 };
 use crate::model::{Permission, Principal};
 
@@ -31,7 +31,11 @@ pub(super) struct Route {
 impl Route {
     /// What the API's description calls it: its function's name, which is unique.
     pub(super) fn id(&self) -> &'static str {
-        self.handler.rsplit(':').next().unwrap_or(self.handler).trim()
+        self.handler
+            .rsplit(':')
+            .next()
+            .unwrap_or(self.handler)
+            .trim()
     }
 
     /// True if its answers may take much memory to make: all lists, and numbers of many things.
@@ -260,16 +264,24 @@ pub(super) enum Found {
 
 /// Looks a request up. `HEAD` is answered like `GET`; hyper leaves the body out.
 pub(super) fn find(method: &Method, path: &str) -> Found {
-    let wanted = if method == Method::HEAD { &Method::GET } else { method };
+    let wanted = if method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
     let mut allowed = Vec::new();
     for route in ROUTES {
         let parameters = if route.literal.len() == route.pattern.len() {
             // A path of another length is passed over without a look at its bytes.
             (path == route.literal).then(Vec::new)
         } else {
-            path.starts_with(route.literal).then(|| matches(route.pattern, path)).flatten()
+            path.starts_with(route.literal)
+                .then(|| matches(route.pattern, path))
+                .flatten()
         };
-        let Some(parameters) = parameters else { continue };
+        let Some(parameters) = parameters else {
+            continue;
+        };
         if route.method == *wanted {
             return Found::Route(route, parameters);
         }
@@ -278,7 +290,11 @@ pub(super) fn find(method: &Method, path: &str) -> Found {
             allowed.push(Method::HEAD.as_str());
         }
     }
-    if allowed.is_empty() { Found::Nothing } else { Found::OtherMethods(allowed.join(", ")) }
+    if allowed.is_empty() {
+        Found::Nothing
+    } else {
+        Found::OtherMethods(allowed.join(", "))
+    }
 }
 
 const fn before_brace(pattern: &'static str) -> &'static str {
@@ -311,7 +327,8 @@ fn matches(pattern: &'static str, path: &str) -> Option<Vec<(&'static str, Strin
 
 /// What an open part of a pattern is called.
 fn parameter(part: &'static str) -> Option<&'static str> {
-    part.strip_prefix('{').and_then(|name| name.strip_suffix('}'))
+    part.strip_prefix('{')
+        .and_then(|name| name.strip_suffix('}'))
 }
 
 /// Undoes percent-encoding; none for what is badly encoded or not UTF-8.
@@ -344,7 +361,9 @@ async fn index(request: Request) -> Answer {
             })
         })
         .collect();
-    response::ok(&json!({ "name": "stepwell", "version": env!("CARGO_PKG_VERSION"), "routes": routes }))
+    response::ok(
+        &json!({ "name": "stepwell", "version": env!("CARGO_PKG_VERSION"), "routes": routes }),
+    )
 }
 
 #[cfg(test)]
@@ -353,9 +372,10 @@ mod tests {
 
     fn found(method: &Method, path: &str) -> Option<(&'static str, Vec<String>)> {
         match find(method, path) {
-            Found::Route(route, parameters) => {
-                Some((route.pattern, parameters.into_iter().map(|(_, value)| value).collect()))
-            }
+            Found::Route(route, parameters) => Some((
+                route.pattern,
+                parameters.into_iter().map(|(_, value)| value).collect(),
+            )),
             _ => None,
         }
     }
@@ -371,7 +391,9 @@ mod tests {
 
     #[test]
     fn what_is_public_has_no_data_of_anybody() {
-        let public = ROUTES.iter().filter(|route| matches!(route.access, Access::Public(_)));
+        let public = ROUTES
+            .iter()
+            .filter(|route| matches!(route.access, Access::Public(_)));
         assert_eq!(
             public.map(|route| route.pattern).collect::<Vec<_>>(),
             [
@@ -386,31 +408,62 @@ mod tests {
 
     #[test]
     fn a_page_is_for_browsers_and_its_data_for_holders_of_the_permission() {
-        let Found::Route(route, _) = find(&Method::GET, "/workflow-metrics/dashboard") else { panic!("is there") };
+        let Found::Route(route, _) = find(&Method::GET, "/workflow-metrics/dashboard") else {
+            panic!("is there")
+        };
         let mut headers = HeaderMap::new();
-        assert_eq!(route.access.asked_for(&headers).permission(), Some(Permission::WorkflowRead));
-        headers.insert(hyper::header::ACCEPT, hyper::header::HeaderValue::from_static("text/html,*/*;q=0.8"));
-        assert!(matches!(route.access.asked_for(&headers), Access::Public(_)));
+        assert_eq!(
+            route.access.asked_for(&headers).permission(),
+            Some(Permission::WorkflowRead)
+        );
+        headers.insert(
+            hyper::header::ACCEPT,
+            hyper::header::HeaderValue::from_static("text/html,*/*;q=0.8"),
+        );
+        assert!(matches!(
+            route.access.asked_for(&headers),
+            Access::Public(_)
+        ));
     }
 
     #[test]
     fn what_may_answer_much_is_a_route() {
-        assert_eq!(ROUTES.iter().filter(|route| route.may_answer_much()).count(), MUCH.len());
+        assert_eq!(
+            ROUTES
+                .iter()
+                .filter(|route| route.may_answer_much())
+                .count(),
+            MUCH.len()
+        );
         assert!(ROUTES.iter().any(|route| route.pattern == HEALTH_PATTERN));
     }
 
     #[test]
     fn parts_are_decoded_after_they_are_split() {
-        let (_, parameters) =
-            found(&Method::GET, "/workflow-metrics/stats/operation/step%20expense%2Fpay").expect("is found");
+        let (_, parameters) = found(
+            &Method::GET,
+            "/workflow-metrics/stats/operation/step%20expense%2Fpay",
+        )
+        .expect("is found");
         assert_eq!(parameters, ["step expense/pay"]);
-        assert_eq!(found(&Method::HEAD, "/instances/7").expect("is found").1, ["7"]);
+        assert_eq!(
+            found(&Method::HEAD, "/instances/7").expect("is found").1,
+            ["7"]
+        );
     }
 
     #[test]
     fn what_does_not_fit_is_not_found() {
-        for path in ["", "*", "//", "/plugins/", "/instances/7/", "/instances//cancel", "/plugins/%zz", "/plugins/%ff"]
-        {
+        for path in [
+            "",
+            "*",
+            "//",
+            "/plugins/",
+            "/instances/7/",
+            "/instances//cancel",
+            "/plugins/%zz",
+            "/plugins/%ff",
+        ] {
             assert!(found(&Method::GET, path).is_none(), "{path}");
         }
         assert!(matches!(find(&Method::GET, "/plugin"), Found::Nothing));
@@ -418,7 +471,9 @@ mod tests {
 
     #[test]
     fn other_methods_are_named() {
-        let Found::OtherMethods(allowed) = find(&Method::PUT, "/plugins/a/1.0.0") else { panic!("is another") };
+        let Found::OtherMethods(allowed) = find(&Method::PUT, "/plugins/a/1.0.0") else {
+            panic!("is another")
+        };
         assert_eq!(allowed, "GET, HEAD, DELETE");
     }
 }

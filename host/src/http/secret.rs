@@ -23,7 +23,9 @@ pub fn generate() -> Result<String, getrandom::Error> {
     let mut secret = String::with_capacity(PREFIX.len() + 2 * RANDOM_BYTES);
     secret.push_str(PREFIX);
     for byte in random {
-        secret.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
+        secret.extend(
+            [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')),
+        );
     }
     Ok(secret)
 }
@@ -43,8 +45,10 @@ pub fn lifetime(text: &str) -> Result<Duration, String> {
 /// What the store knows of a secret; none for a text that cannot be one, which saves the look-up.
 pub fn hash(secret: &str) -> Option<[u8; 32]> {
     let digits = secret.strip_prefix(PREFIX)?;
-    let well_formed =
-        digits.len() == 2 * RANDOM_BYTES && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let well_formed = digits.len() == 2 * RANDOM_BYTES
+        && digits
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     well_formed.then(|| Sha256::digest(secret.as_bytes()).into())
 }
 
@@ -64,14 +68,26 @@ mod tests {
     #[test]
     fn the_hash_is_the_one_of_the_whole_text() {
         let secret = format!("sw_{}", "0".repeat(64));
-        let hexadecimal: String =
-            hash(&secret).expect("is well-formed").iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hexadecimal, "7d9925d76e91c948598d25ad3a01f04338ca84307bb8ebf97afd42027782a2b4");
+        let hexadecimal: String = hash(&secret)
+            .expect("is well-formed")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(
+            hexadecimal,
+            "7d9925d76e91c948598d25ad3a01f04338ca84307bb8ebf97afd42027782a2b4"
+        );
     }
 
     #[test]
     fn what_cannot_be_a_secret_has_no_hash() {
-        for text in ["", "sw_", "abc", &format!("sw_{}", "A".repeat(64)), &format!("sw_{}", "a".repeat(65))] {
+        for text in [
+            "",
+            "sw_",
+            "abc",
+            &format!("sw_{}", "A".repeat(64)),
+            &format!("sw_{}", "a".repeat(65)),
+        ] {
             assert_eq!(hash(text), None, "{text}");
         }
     }

@@ -38,9 +38,17 @@ const GIVING_WAY_MAX: usize = 128;
 /// `server.drain_timeout`. Which connections have a place is said in [`super::connections`].
 ///
 /// Answers how many connections had to be cut off in the end.
-pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Future<Output = ()>) -> usize {
+pub async fn serve(
+    services: Services,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> usize {
     let config = Arc::clone(&services.config);
-    let (watch, stopping, traffic) = (services.watch.clone(), services.stopping.clone(), services.traffic.clone());
+    let (watch, stopping, traffic) = (
+        services.watch.clone(),
+        services.stopping.clone(),
+        services.traffic.clone(),
+    );
     let answering = TowerToHyperService::new(warp::service(dispatch::filter(services)));
     let draining = CancellationToken::new();
     let giving_way = Arc::new(AtomicUsize::new(0));
@@ -55,7 +63,9 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
         // Those that have ended are let go of, so that the set does not grow.
         while connections.try_join_next().is_some() {}
         // Closed without a word: who has every place busy does not read answers either.
-        let Some(seat) = traffic.connections().enter(address) else { continue };
+        let Some(seat) = traffic.connections().enter(address) else {
+            continue;
+        };
         let connection = Connection {
             seat: Arc::new(seat),
             config: Arc::clone(&config),
@@ -73,12 +83,18 @@ pub async fn serve(services: Services, listener: TcpListener, shutdown: impl Fut
     watch.close_feed();
     draining.cancel();
     let ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(config.server.drain_timeout, ended).await.is_ok() {
+    if tokio::time::timeout(config.server.drain_timeout, ended)
+        .await
+        .is_ok()
+    {
         return 0;
     }
     while connections.try_join_next().is_some() {}
     let cut_off = connections.len();
-    tracing::warn!(cut_off, "connections were still busy after server.drain_timeout");
+    tracing::warn!(
+        cut_off,
+        "connections were still busy after server.drain_timeout"
+    );
     connections.shutdown().await;
     cut_off
 }
@@ -98,10 +114,17 @@ impl Connection {
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send,
         S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        B: hyper::body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+        B: hyper::body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + 'static,
         B::Data: Send,
     {
-        let ServerConfig { write_timeout, header_timeout, answer_timeout, .. } = self.config.server;
+        let ServerConfig {
+            write_timeout,
+            header_timeout,
+            answer_timeout,
+            ..
+        } = self.config.server;
         // A client that asks and does not read would keep its connection, and what it was answered, for ever.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write_timeout));
@@ -113,11 +136,15 @@ impl Connection {
             async move {
                 let mut response = answering.await?;
                 if is_reserved {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    response
+                        .headers_mut()
+                        .insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 let charge = response.extensions_mut().remove();
                 let until = Clock::System.monotonic() + answer_timeout;
-                Ok::<_, S::Error>(response.map(|body| AnswerBody::new(body, charge, until, under_way)))
+                Ok::<_, S::Error>(
+                    response.map(|body| AnswerBody::new(body, charge, until, under_way)),
+                )
             }
         });
         let connection = http1::Builder::new()

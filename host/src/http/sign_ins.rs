@@ -63,12 +63,23 @@ impl SignIns {
     /// Returns how many failed since the start, by reason.
     pub(super) fn failed(&self) -> [(&'static str, u64); 3] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        [("missing", read(&self.0.missing)), ("malformed", read(&self.0.malformed)), ("invalid", read(&self.0.invalid))]
+        [
+            ("missing", read(&self.0.missing)),
+            ("malformed", read(&self.0.malformed)),
+            ("invalid", read(&self.0.invalid)),
+        ]
     }
 
     /// Counts one, and writes it down unless there were too many in this minute. `asked` is the method and the pattern of
     /// the route.
-    pub(super) async fn record(&self, services: &Services, head: &Head, id: RequestId, failed: Failed, asked: String) {
+    pub(super) async fn record(
+        &self,
+        services: &Services,
+        head: &Head,
+        id: RequestId,
+        failed: Failed,
+        asked: String,
+    ) {
         let counter = match failed {
             Failed::Missing => &self.0.missing,
             Failed::Malformed => &self.0.malformed,
@@ -81,7 +92,12 @@ impl SignIns {
             services.config.audit.failed_sign_ins_per_address_max,
         );
         let now = services.clock.now();
-        if !self.0.written.lock().admit(network(source), now, all_max, address_max) {
+        if !self
+            .0
+            .written
+            .lock()
+            .admit(network(source), now, all_max, address_max)
+        {
             return;
         }
         let entry = AuditEntry {
@@ -126,7 +142,10 @@ impl Written {
     /// no more than `all_max`.
     fn admit(&mut self, address: IpAddr, now: Timestamp, all_max: u32, address_max: u32) -> bool {
         if self.since.is_none_or(|since| now.since(since) >= MINUTE) {
-            *self = Self { since: Some(now), ..Self::default() };
+            *self = Self {
+                since: Some(now),
+                ..Self::default()
+            };
         }
         let of_address = self.addresses.get(&address).copied().unwrap_or(0);
         if self.all >= all_max || of_address >= address_max {
@@ -151,9 +170,16 @@ mod tests {
         let address = |text: &str| network(text.parse().expect("is an address"));
         let (start, mut written) = (Timestamp::from_micros(0), Written::default());
         let mut admit = |text: &str, at| written.admit(address(text), at, 5, 2);
-        assert_eq!([(); 3].map(|()| admit("192.0.2.1", start)), [true, true, false]);
+        assert_eq!(
+            [(); 3].map(|()| admit("192.0.2.1", start)),
+            [true, true, false]
+        );
         // Addresses of one IPv6 network count together.
-        assert!(admit("2001:db8::1", start) && admit("2001:db8::2", start) && !admit("2001:db8::3", start));
+        assert!(
+            admit("2001:db8::1", start)
+                && admit("2001:db8::2", start)
+                && !admit("2001:db8::3", start)
+        );
         assert!(admit("192.0.2.2", start), "the fifth");
         assert!(!admit("192.0.2.3", start), "there were enough of all");
         assert!(admit("192.0.2.1", start.after(MINUTE)));

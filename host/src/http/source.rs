@@ -19,7 +19,10 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn new(parts: Parts, peer: IpAddr) -> Self {
-        Self { parts, peer: peer.to_canonical() }
+        Self {
+            parts,
+            peer: peer.to_canonical(),
+        }
     }
 
     /// The client's address.
@@ -44,11 +47,17 @@ fn source(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     if !is_trusted(peer) {
         return peer;
     }
-    let lists = headers.get_all(FORWARDED_FOR).iter().rev().filter_map(|value| value.to_str().ok());
+    let lists = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .rev()
+        .filter_map(|value| value.to_str().ok());
     let mut nearest = peer;
     for text in lists.flat_map(|list| list.rsplit(',')) {
         // What is no address ends the chain: nothing before it can be believed.
-        let Ok(address) = text.trim().parse::<IpAddr>() else { break };
+        let Ok(address) = text.trim().parse::<IpAddr>() else {
+            break;
+        };
         nearest = address.to_canonical();
         if !is_trusted(nearest) {
             break;
@@ -62,7 +71,10 @@ mod tests {
     use super::*;
 
     fn seen(peer: &str, lists: &[&str]) -> String {
-        let trusted: Vec<Network> = ["10.0.0.0/8"].iter().map(|text| text.parse().expect("is a network")).collect();
+        let trusted: Vec<Network> = ["10.0.0.0/8"]
+            .iter()
+            .map(|text| text.parse().expect("is a network"))
+            .collect();
         let mut headers = HeaderMap::new();
         for list in lists {
             headers.append(FORWARDED_FOR, list.parse().expect("is a header"));
@@ -75,8 +87,14 @@ mod tests {
         assert_eq!(seen("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
         assert_eq!(seen("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(seen("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
-        assert_eq!(seen("10.0.0.1", &["203.0.113.9, 198.51.100.7, 10.0.0.2"]), "198.51.100.7");
-        assert_eq!(seen("10.0.0.1", &["203.0.113.9", "198.51.100.7"]), "198.51.100.7");
+        assert_eq!(
+            seen("10.0.0.1", &["203.0.113.9, 198.51.100.7, 10.0.0.2"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            seen("10.0.0.1", &["203.0.113.9", "198.51.100.7"]),
+            "198.51.100.7"
+        );
         assert_eq!(seen("10.0.0.1", &["203.0.113.9, nonsense"]), "10.0.0.1");
         assert_eq!(seen("10.0.0.1", &["::ffff:198.51.100.7"]), "198.51.100.7");
         assert_eq!(seen("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");

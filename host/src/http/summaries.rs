@@ -30,10 +30,17 @@ impl Summaries {
     pub(super) async fn get(&self, services: &Services, view: &View) -> Result<Made, ApiError> {
         let made = || async {
             let summary = metrics::summary(services, view).await?;
-            let json = serde_json::to_vec(&summary).map_err(ApiError::internal)?.into();
-            Ok(Made { summary: Arc::new(summary), json })
+            let json = serde_json::to_vec(&summary)
+                .map_err(ApiError::internal)?
+                .into();
+            Ok(Made {
+                summary: Arc::new(summary),
+                json,
+            })
         };
-        self.0.get(&services.clock, (view.team.clone(), view.window), made).await
+        self.0
+            .get(&services.clock, (view.team.clone(), view.window), made)
+            .await
     }
 
     /// The numbers are others from now on. One that is being made is not shown to those who ask later.

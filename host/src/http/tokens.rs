@@ -35,22 +35,38 @@ pub(super) async fn create_token(request: Request, principal: Arc<Principal>) ->
          token whose answer was lost",
     )?;
     let recorder = Recorder::of(&request, &principal);
-    let body: TokenBody = request.body.json(request.services.config.server.body_bytes_max).await?;
+    let body: TokenBody = request
+        .body
+        .json(request.services.config.server.body_bytes_max)
+        .await?;
     check_user(&body.user).map_err(ApiError::invalid)?;
     let mut permissions = body.permissions;
     permissions.sort_unstable();
     permissions.dedup();
     if permissions.is_empty() {
-        return Err(ApiError::invalid("'permissions' is empty: such a token could do nothing"));
+        return Err(ApiError::invalid(
+            "'permissions' is empty: such a token could do nothing",
+        ));
     }
     let created_at = request.services.clock.now();
-    let expires_in = body.expires_in.as_deref().map(secret::lifetime).transpose().map_err(ApiError::invalid)?;
+    let expires_in = body
+        .expires_in
+        .as_deref()
+        .map(secret::lifetime)
+        .transpose()
+        .map_err(ApiError::invalid)?;
     let expires_at = expires_in.map(|time| created_at.after(time));
     let text = secret::generate().map_err(ApiError::internal)?;
-    let hash = secret::hash(&text).ok_or_else(|| ApiError::internal("a new secret is not well-formed"))?;
+    let hash =
+        secret::hash(&text).ok_or_else(|| ApiError::internal("a new secret is not well-formed"))?;
     let id = request.services.clock.new_id();
     let team = body.team.unwrap_or_else(|| principal.team.clone());
-    let holder = Principal { team, user: body.user, permissions, token: Some(id) };
+    let holder = Principal {
+        team,
+        user: body.user,
+        permissions,
+        token: Some(id),
+    };
     let answer = json!({
         "id": id,
         "token": text,
@@ -60,11 +76,22 @@ pub(super) async fn create_token(request: Request, principal: Arc<Principal>) ->
         "created_at": created_at,
         "expires_at": expires_at,
     });
-    let detail = json!({ "user": holder.user, "permissions": holder.permissions, "expires_at": expires_at });
+    let detail =
+        json!({ "user": holder.user, "permissions": holder.permissions, "expires_at": expires_at });
     let team = Some(holder.team.clone());
-    let record = recorder.begin_for(team, AuditAction::TokenCreate, id, detail).await?;
-    let token = NewToken { id, hash, principal: holder, created_at, expires_at };
-    record.end(request.services.store.insert_token(token).await).await?;
+    let record = recorder
+        .begin_for(team, AuditAction::TokenCreate, id, detail)
+        .await?;
+    let token = NewToken {
+        id,
+        hash,
+        principal: holder,
+        created_at,
+        expires_at,
+    };
+    record
+        .end(request.services.store.insert_token(token).await)
+        .await?;
     Ok(response::json(StatusCode::CREATED, &answer))
 }
 
@@ -78,7 +105,9 @@ pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> Answ
     tokens.sort_unstable_by_key(|token| token.id);
     tokens.retain(|token| after.is_none_or(|after| token.id > after));
     tokens.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    response::list(&tokens, limit, request.answer_bytes_max(), |token| token.id.to_string())
+    response::list(&tokens, limit, request.answer_bytes_max(), |token| {
+        token.id.to_string()
+    })
 }
 
 pub(super) async fn revoke_token(mut request: Request, principal: Arc<Principal>) -> Answer {
@@ -86,15 +115,24 @@ pub(super) async fn revoke_token(mut request: Request, principal: Arc<Principal>
     let force = request.query.parse("force")?.unwrap_or(false);
     request.query.finish()?;
     let store = &request.services.store;
-    let known = store.tokens(None).await?.into_iter().find(|token| token.id == id);
+    let known = store
+        .tokens(None)
+        .await?
+        .into_iter()
+        .find(|token| token.id == id);
     let token = known.ok_or_else(|| ApiError::not_found("token"))?;
     let recorder = Recorder::of(&request, &principal);
     let detail = json!({ "user": token.user, "permissions": token.permissions, "force": force });
-    let record = recorder.begin_for(Some(token.team), AuditAction::TokenRevoke, id, detail).await?;
-    let revoked = store.revoke_token(None, id, force).await.map_err(|error| match error {
-        StoreError::NotFound => ApiError::not_found("token"),
-        other => other.into(),
-    });
+    let record = recorder
+        .begin_for(Some(token.team), AuditAction::TokenRevoke, id, detail)
+        .await?;
+    let revoked = store
+        .revoke_token(None, id, force)
+        .await
+        .map_err(|error| match error {
+            StoreError::NotFound => ApiError::not_found("token"),
+            other => other.into(),
+        });
     record.end(revoked).await?;
     response::no_content()
 }

@@ -17,7 +17,12 @@ const TRACEPARENT: &str = "traceparent";
 const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
 /// Begins the span of a request; `pattern` is its route, if it has one.
-pub(super) fn begin(tracer: &Tracer, method: &Method, pattern: Option<&str>, headers: &HeaderMap) -> Span {
+pub(super) fn begin(
+    tracer: &Tracer,
+    method: &Method,
+    pattern: Option<&str>,
+    headers: &HeaderMap,
+) -> Span {
     let mut span = tracer.root(SpanKind::Server, caller(pattern, headers));
     // A route has one of the methods that everybody knows; without one it may be any text.
     match pattern {
@@ -44,7 +49,9 @@ pub(super) fn end<B>(mut span: Span, response: &mut Response<B>) {
     if status.is_server_error() {
         span.fail(status.as_str());
     }
-    let header = span.context().and_then(|own| HeaderValue::from_str(&own.to_string()).ok());
+    let header = span
+        .context()
+        .and_then(|own| HeaderValue::from_str(&own.to_string()).ok());
     if let Some(header) = header {
         response.headers_mut().insert(TRACERESPONSE, header);
     }
@@ -52,11 +59,19 @@ pub(super) fn end<B>(mut span: Span, response: &mut Response<B>) {
 
 /// Whom the request comes from. Whose token is good is not known yet; but where none is needed, anybody may ask.
 fn caller(pattern: Option<&str>, headers: &HeaderMap) -> Caller {
-    let Some(parent) = parent(headers) else { return Caller::Untraced };
+    let Some(parent) = parent(headers) else {
+        return Caller::Untraced;
+    };
     let of_pattern = |pattern| ROUTES.iter().filter(move |route| route.pattern == pattern);
-    let is_public =
-        |pattern| of_pattern(pattern).any(|route| matches!(route.access.asked_for(headers), Access::Public(_)));
-    if pattern.is_none_or(is_public) { Caller::Anybody(parent) } else { Caller::Holder(parent) }
+    let is_public = |pattern| {
+        of_pattern(pattern)
+            .any(|route| matches!(route.access.asked_for(headers), Access::Public(_)))
+    };
+    if pattern.is_none_or(is_public) {
+        Caller::Anybody(parent)
+    } else {
+        Caller::Holder(parent)
+    }
 }
 
 /// The span that the caller works in. What is malformed, or there more than once, is as if it were not there.

@@ -19,7 +19,11 @@ use crate::model::{Name, Principal, TokenBucket};
 
 /// Bodies of JSON that are parsed at the same time, each on a thread of its own, and those of one team. More would only
 /// wait for a CPU.
-const PARSERS: FairLimits = FairLimits { total: 4, per_key: 2, reserve: 0 };
+const PARSERS: FairLimits = FairLimits {
+    total: 4,
+    per_key: 2,
+    reserve: 0,
+};
 /// Tokens whose buckets are kept. Of more, the full ones are dropped: a new bucket is full, too.
 const BUCKETS_MAX: usize = 10_000;
 /// An answer's size beside the input and output of an instance: its metadata, its failure and the rest.
@@ -61,10 +65,18 @@ impl Traffic {
     pub fn new(config: &Config) -> Self {
         let server = &config.server;
         Self(Arc::new(Shared {
-            bodies: Budget::new(server.body_bytes_in_flight_max, server.body_bytes_in_flight_per_team_max),
-            answers: Budget::new(server.answer_bytes_in_flight_max, server.answer_bytes_in_flight_per_team_max),
+            bodies: Budget::new(
+                server.body_bytes_in_flight_max,
+                server.body_bytes_in_flight_per_team_max,
+            ),
+            answers: Budget::new(
+                server.answer_bytes_in_flight_max,
+                server.answer_bytes_in_flight_per_team_max,
+            ),
             // One instance must fit.
-            answer_bytes_max: server.answer_bytes_max.max(2 * config.limits.payload_bytes_max + INSTANCE_BYTES),
+            answer_bytes_max: server
+                .answer_bytes_max
+                .max(2 * config.limits.payload_bytes_max + INSTANCE_BYTES),
             parsers: FairQueue::new(PARSERS),
             rates: Rates::new(server),
             connections: Connections::new(server),
@@ -124,7 +136,9 @@ impl Traffic {
     /// # Errors
     /// 429 when the token asks more often than `server.requests_per_second_max`.
     pub(super) fn admit(&self, token: Option<Uuid>, now: Instant) -> Result<(), ApiError> {
-        let (Some(rates), Some(token)) = (&self.0.rates, token) else { return Ok(()) };
+        let (Some(rates), Some(token)) = (&self.0.rates, token) else {
+            return Ok(());
+        };
         rates.take(token, now).map_err(|wait| {
             self.0.limited.fetch_add(1, Ordering::Relaxed);
             ApiError::rate_limited(rates.per_second, wait)
@@ -161,8 +175,16 @@ impl Rates {
     /// None if tokens may ask as often as they like.
     fn new(server: &ServerConfig) -> Option<Self> {
         let per_second = server.requests_per_second_max;
-        let burst = if server.requests_burst_max == 0 { per_second } else { server.requests_burst_max };
-        (per_second > 0).then(|| Self { per_second, burst, buckets: Mutex::default() })
+        let burst = if server.requests_burst_max == 0 {
+            per_second
+        } else {
+            server.requests_burst_max
+        };
+        (per_second > 0).then(|| Self {
+            per_second,
+            burst,
+            buckets: Mutex::default(),
+        })
     }
 
     fn take(&self, token: Uuid, now: Instant) -> Result<(), Duration> {
@@ -170,6 +192,9 @@ impl Rates {
         if buckets.len() >= BUCKETS_MAX && !buckets.contains_key(&token) {
             buckets.retain(|_, bucket| !bucket.is_full(now));
         }
-        buckets.entry(token).or_insert_with(|| TokenBucket::new(self.per_second, self.burst, now)).take(now)
+        buckets
+            .entry(token)
+            .or_insert_with(|| TokenBucket::new(self.per_second, self.burst, now))
+            .take(now)
     }
 }

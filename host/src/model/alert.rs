@@ -127,18 +127,35 @@ mod tests {
     #[test]
     fn words_are_those_of_json() {
         for rule in AlertRule::ALL {
-            assert_eq!(serde_json::to_value(rule).expect("serializes"), rule.as_str());
+            assert_eq!(
+                serde_json::to_value(rule).expect("serializes"),
+                rule.as_str()
+            );
             assert_eq!(rule.as_str().parse(), Ok(*rule));
         }
         for kind in AlertEventKind::ALL {
-            assert_eq!(serde_json::to_value(kind).expect("serializes"), kind.as_str());
+            assert_eq!(
+                serde_json::to_value(kind).expect("serializes"),
+                kind.as_str()
+            );
         }
         for state in AlertState::ALL {
-            assert_eq!(serde_json::to_value(state).expect("serializes"), state.as_str());
+            assert_eq!(
+                serde_json::to_value(state).expect("serializes"),
+                state.as_str()
+            );
         }
         for severity in Severity::ALL {
-            assert_eq!(serde_json::to_value(severity).expect("serializes"), severity.as_str());
+            assert_eq!(
+                serde_json::to_value(severity).expect("serializes"),
+                severity.as_str()
+            );
         }
-        assert!("latency".parse::<AlertRule>().expect_err("is unknown").contains("p95_latency"));
+        assert!(
+            "latency"
+                .parse::<AlertRule>()
+                .expect_err("is unknown")
+                .contains("p95_latency")
+        );
     }
 }

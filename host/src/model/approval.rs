@@ -24,7 +24,13 @@ pub enum ApprovalStatus {
 
 impl ApprovalStatus {
     /// Every status.
-    pub const ALL: [Self; 5] = [Self::Pending, Self::Approved, Self::Rejected, Self::Expired, Self::Cancelled];
+    pub const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Approved,
+        Self::Rejected,
+        Self::Expired,
+        Self::Cancelled,
+    ];
 
     /// As stored and shown.
     pub const fn as_str(self) -> &'static str {

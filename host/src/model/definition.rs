@@ -41,7 +41,11 @@ pub struct DefinitionSource {
 impl DefinitionSource {
     /// Writes down what definitions meant before [`ApprovalSource::starter_may_approve`] was known: the starter may.
     pub fn let_starters_approve(&mut self) {
-        for approval in self.steps.iter_mut().filter_map(|step| step.approval.as_mut()) {
+        for approval in self
+            .steps
+            .iter_mut()
+            .filter_map(|step| step.approval.as_mut())
+        {
             approval.starter_may_approve.get_or_insert(true);
         }
     }
@@ -149,7 +153,9 @@ impl Retry {
     pub fn delay_after(&self, attempt: u32) -> Duration {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.initial_delay.as_secs_f64() * self.backoff_factor.powi(exponent);
-        Duration::try_from_secs_f64(seconds).unwrap_or(self.max_delay).min(self.max_delay)
+        Duration::try_from_secs_f64(seconds)
+            .unwrap_or(self.max_delay)
+            .min(self.max_delay)
     }
 }
 
@@ -245,9 +251,12 @@ impl Definition {
     /// Everything found wrong, so that it can be mended in one go; a syntax error hides the rest.
     pub fn parse(text: &str) -> Result<Self, DefinitionError> {
         if text.len() > SOURCE_BYTES_MAX {
-            return Err(problem(format!("it is longer than {SOURCE_BYTES_MAX} bytes")));
+            return Err(problem(format!(
+                "it is longer than {SOURCE_BYTES_MAX} bytes"
+            )));
         }
-        let source: DefinitionSource = serde_saphyr::from_str(text).map_err(|error| problem(error.to_string()))?;
+        let source: DefinitionSource =
+            serde_saphyr::from_str(text).map_err(|error| problem(error.to_string()))?;
         let definition = Self::check(source)?;
         definition.check_new()?;
         Ok(definition)
@@ -262,9 +271,16 @@ impl Definition {
             problems.extend(found.map(|error| format!("step `{}`: {error}", step.id)));
         }
         let expressions = self.output.iter().flat_map(Template::expressions);
-        problems
-            .extend(expressions.filter_map(|expression| expression.check().err()).map(|e| format!("`output`: {e}")));
-        let templates = self.steps.iter().flat_map(Step::templates).chain(&self.output);
+        problems.extend(
+            expressions
+                .filter_map(|expression| expression.check().err())
+                .map(|e| format!("`output`: {e}")),
+        );
+        let templates = self
+            .steps
+            .iter()
+            .flat_map(Step::templates)
+            .chain(&self.output);
         let size: usize = templates.map(Template::size).sum();
         if size > TEMPLATE_VALUES_MAX {
             problems.push(format!(
@@ -286,7 +302,10 @@ impl Definition {
     pub fn check(source: DefinitionSource) -> Result<Self, DefinitionError> {
         let mut problems = Vec::new();
         if source.steps.is_empty() || source.steps.len() > STEPS_MAX {
-            problems.push(format!("`steps` must have 1 to {STEPS_MAX} steps, and has {}", source.steps.len()));
+            problems.push(format!(
+                "`steps` must have 1 to {STEPS_MAX} steps, and has {}",
+                source.steps.len()
+            ));
         }
         let mut steps: Vec<Step> = Vec::new();
         let mut above: BTreeMap<StepId, BTreeSet<StepId>> = BTreeMap::new();
@@ -295,8 +314,13 @@ impl Definition {
                 problems.push(format!("step `{}` stands twice", written.id));
                 continue;
             }
-            let needs =
-                written.needs.clone().unwrap_or_else(|| steps.last().map(|step| step.id.clone()).into_iter().collect());
+            let needs = written.needs.clone().unwrap_or_else(|| {
+                steps
+                    .last()
+                    .map(|step| step.id.clone())
+                    .into_iter()
+                    .collect()
+            });
             let mut ancestors = BTreeSet::new();
             for need in &needs {
                 match above.get(need) {
@@ -310,7 +334,11 @@ impl Definition {
             }
             match check_step(written, needs) {
                 Ok(step) => {
-                    for named in step.expressions().iter().flat_map(|expression| expression.steps_named()) {
+                    for named in step
+                        .expressions()
+                        .iter()
+                        .flat_map(|expression| expression.steps_named())
+                    {
                         if !ancestors.iter().any(|ancestor| ancestor.as_str() == named) {
                             problems.push(format!(
                                 "step `{}` speaks of `steps.{named}`, which it does not need: add it to `needs`, so \
@@ -322,7 +350,11 @@ impl Definition {
                     steps.push(step);
                 }
                 Err(found) => {
-                    problems.extend(found.into_iter().map(|problem| format!("step `{}`: {problem}", written.id)));
+                    problems.extend(
+                        found
+                            .into_iter()
+                            .map(|problem| format!("step `{}`: {problem}", written.id)),
+                    );
                 }
             }
             above.insert(written.id.clone(), ancestors);
@@ -334,13 +366,23 @@ impl Definition {
                 None
             }
         };
-        for named in output.iter().flat_map(Template::expressions).flat_map(Expression::steps_named) {
+        for named in output
+            .iter()
+            .flat_map(Template::expressions)
+            .flat_map(Expression::steps_named)
+        {
             if !above.keys().any(|id| id.as_str() == named) {
-                problems.push(format!("`output` speaks of `steps.{named}`, which is not a step"));
+                problems.push(format!(
+                    "`output` speaks of `steps.{named}`, which is not a step"
+                ));
             }
         }
         if problems.is_empty() {
-            return Ok(Self { source, steps, output });
+            return Ok(Self {
+                source,
+                steps,
+                output,
+            });
         }
         problems.truncate(PROBLEMS_MAX);
         Err(DefinitionError { problems })
@@ -359,7 +401,11 @@ impl Definition {
     /// Returns whether any expression is evaluated for it.
     pub fn computes(&self) -> bool {
         let expressions = self.steps.iter().any(|step| !step.expressions().is_empty());
-        expressions || self.output.iter().any(|output| !output.expressions().is_empty())
+        expressions
+            || self
+                .output
+                .iter()
+                .any(|output| !output.expressions().is_empty())
     }
 
     /// Returns what the step with this id asks, if it is an approval.
@@ -375,7 +421,10 @@ impl Definition {
         let mut plugins: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for step in &self.steps {
             if let StepAction::Plugin(action) = &step.action {
-                plugins.entry(action.plugin.clone()).or_default().insert(action.step.clone());
+                plugins
+                    .entry(action.plugin.clone())
+                    .or_default()
+                    .insert(action.step.clone());
             }
         }
         plugins
@@ -386,7 +435,9 @@ impl Step {
     fn expressions(&self) -> Vec<&Expression> {
         let mut expressions: Vec<_> = self.when.iter().collect();
         match &self.action {
-            StepAction::Plugin(action) => expressions.extend(action.input.iter().flat_map(Template::expressions)),
+            StepAction::Plugin(action) => {
+                expressions.extend(action.input.iter().flat_map(Template::expressions))
+            }
             StepAction::Approval(action) => {
                 expressions.extend(action.title.expressions());
                 expressions.extend(action.approvers.iter().flat_map(Template::expressions));
@@ -398,7 +449,9 @@ impl Step {
     fn templates(&self) -> Vec<&Template> {
         match &self.action {
             StepAction::Plugin(action) => action.input.iter().collect(),
-            StepAction::Approval(action) => action.approvers.iter().chain([&action.title]).collect(),
+            StepAction::Approval(action) => {
+                action.approvers.iter().chain([&action.title]).collect()
+            }
         }
     }
 }
@@ -411,7 +464,9 @@ impl std::str::FromStr for PluginReference {
             Some((name, version)) => (name, Some(version)),
             None => (text, None),
         };
-        let name = name.parse().map_err(|error: super::name::NameError| error.to_string())?;
+        let name = name
+            .parse()
+            .map_err(|error: super::name::NameError| error.to_string())?;
         let version = version.map(super::plugin::check_version).transpose()?;
         Ok(Self { name, version })
     }
@@ -427,39 +482,69 @@ impl std::fmt::Display for PluginReference {
 }
 
 fn problem(text: String) -> DefinitionError {
-    DefinitionError { problems: vec![text] }
+    DefinitionError {
+        problems: vec![text],
+    }
 }
 
 fn check_step(written: &StepSource, needs: Vec<StepId>) -> Result<Step, Vec<String>> {
     let mut problems = Vec::new();
     let mut keep = |result: Result<(), String>| problems.extend(result.err());
     let mut when = None;
-    keep(written.when.as_deref().map(Expression::parse).transpose().map(|parsed| when = parsed).map_err(|e| {
-        // People who know templates write `${…}` here too; say it before the parser says something obscure.
-        if written.when.as_deref().is_some_and(|text| text.contains("${")) {
-            "`when` is an expression already: write it without ${…}".to_owned()
-        } else {
-            format!("`when`: {e}")
-        }
-    }));
+    keep(
+        written
+            .when
+            .as_deref()
+            .map(Expression::parse)
+            .transpose()
+            .map(|parsed| when = parsed)
+            .map_err(|e| {
+                // People who know templates write `${…}` here too; say it before the parser says something obscure.
+                if written
+                    .when
+                    .as_deref()
+                    .is_some_and(|text| text.contains("${"))
+                {
+                    "`when` is an expression already: write it without ${…}".to_owned()
+                } else {
+                    format!("`when`: {e}")
+                }
+            }),
+    );
     let mut action = None;
     match (&written.plugin, &written.approval) {
         (Some(plugin), None) => {
-            keep(check_plugin_step(written, plugin).map(|checked| action = Some(StepAction::Plugin(checked))));
+            keep(
+                check_plugin_step(written, plugin)
+                    .map(|checked| action = Some(StepAction::Plugin(checked))),
+            );
         }
         (None, Some(approval)) => {
-            if written.step.is_some() || written.input.is_some() || written.retry.is_some() || written.timeout.is_some()
+            if written.step.is_some()
+                || written.input.is_some()
+                || written.retry.is_some()
+                || written.timeout.is_some()
             {
                 keep(Err(
                     "`step`, `input`, `retry` and `timeout` belong to plugin steps, not to an approval".to_owned()
                 ));
             }
-            keep(check_approval_step(approval).map(|checked| action = Some(StepAction::Approval(checked))));
+            keep(
+                check_approval_step(approval)
+                    .map(|checked| action = Some(StepAction::Approval(checked))),
+            );
         }
-        _ => keep(Err("it must have either `plugin` with `step`, or `approval`".to_owned())),
+        _ => keep(Err(
+            "it must have either `plugin` with `step`, or `approval`".to_owned(),
+        )),
     }
     match action {
-        Some(action) if problems.is_empty() => Ok(Step { id: written.id.clone(), needs, when, action }),
+        Some(action) if problems.is_empty() => Ok(Step {
+            id: written.id.clone(),
+            needs,
+            when,
+            action,
+        }),
         _ => Err(problems),
     }
 }
@@ -475,14 +560,27 @@ fn check_plugin_step(written: &StepSource, plugin: &str) -> Result<PluginStep, S
     if retry.initial_delay > RETRY_DELAY_MAX || retry.max_delay > RETRY_DELAY_MAX {
         return Err("retry delays must be at most 30d".to_owned());
     }
-    let timeout = written.timeout.as_deref().map(duration::parse).transpose().map_err(|e| format!("`timeout`: {e}"))?;
+    let timeout = written
+        .timeout
+        .as_deref()
+        .map(duration::parse)
+        .transpose()
+        .map_err(|e| format!("`timeout`: {e}"))?;
     if timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err("`timeout` must be more than 0".to_owned());
     }
     Ok(PluginStep {
         plugin: plugin.parse().map_err(|e| format!("`plugin`: {e}"))?,
-        step: written.step.clone().ok_or("`step` is missing: which of the plugin's steps?")?,
-        input: written.input.as_ref().map(Template::parse).transpose().map_err(|e| format!("`input`: {e}"))?,
+        step: written
+            .step
+            .clone()
+            .ok_or("`step` is missing: which of the plugin's steps?")?,
+        input: written
+            .input
+            .as_ref()
+            .map(Template::parse)
+            .transpose()
+            .map_err(|e| format!("`input`: {e}"))?,
         retry,
         timeout,
     })
@@ -493,7 +591,9 @@ fn check_approval_step(written: &ApprovalSource) -> Result<ApprovalStep, String>
         return Err("`approval.title` must have 1 to 1024 bytes".to_owned());
     }
     if written.approvers.is_empty() || written.approvers.len() > APPROVERS_MAX {
-        return Err(format!("`approval.approvers` must name 1 to {APPROVERS_MAX} users"));
+        return Err(format!(
+            "`approval.approvers` must name 1 to {APPROVERS_MAX} users"
+        ));
     }
     if written.quorum == 0 || written.quorum as usize > APPROVERS_MAX {
         return Err(format!("`approval.quorum` must be 1 to {APPROVERS_MAX}"));
@@ -501,10 +601,15 @@ fn check_approval_step(written: &ApprovalSource) -> Result<ApprovalStep, String>
     if written.expires_in.is_zero() || written.expires_in > EXPIRES_IN_MAX {
         return Err("`approval.expires_in` must be more than 0 and at most 365d".to_owned());
     }
-    let template = |text: &String| Template::parse(&Value::String(text.clone())).map_err(|e| e.to_string());
+    let template =
+        |text: &String| Template::parse(&Value::String(text.clone())).map_err(|e| e.to_string());
     Ok(ApprovalStep {
         title: template(&written.title)?,
-        approvers: written.approvers.iter().map(template).collect::<Result<_, _>>()?,
+        approvers: written
+            .approvers
+            .iter()
+            .map(template)
+            .collect::<Result<_, _>>()?,
         quorum: written.quorum,
         expires_in: written.expires_in,
         on_expiry: written.on_expiry,

@@ -9,7 +9,12 @@ use serde::{Deserialize, Deserializer, Serializer};
 /// # Errors
 /// A sentence that shows the accepted form.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{}' is not a duration: write for example 500ms, 10s, 5m, 24h or 7d", text.escape_debug());
+    let wrong = || {
+        format!(
+            "'{}' is not a duration: write for example 500ms, 10s, 5m, 24h or 7d",
+            text.escape_debug()
+        )
+    };
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -21,13 +26,21 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => return Err(wrong()),
     };
-    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
+    number
+        .checked_mul(unit_ms)
+        .map(Duration::from_millis)
+        .ok_or_else(wrong)
 }
 
 /// The shortest text that [`parse`] reads back to the same duration, in whole milliseconds.
 pub fn format(duration: Duration) -> String {
     let ms = duration.as_millis();
-    for (unit, unit_ms) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
+    for (unit, unit_ms) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+    ] {
         if ms >= unit_ms && ms.is_multiple_of(unit_ms) {
             return format!("{}{unit}", ms / unit_ms);
         }
@@ -61,7 +74,9 @@ pub mod option {
     ///
     /// # Errors
     /// As [`super::deserialize`].
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
         super::deserialize(deserializer).map(Some)
     }
 
@@ -69,7 +84,10 @@ pub mod option {
     ///
     /// # Errors
     /// The serializer's own.
-    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match duration {
             Some(duration) => super::serialize(duration, serializer),
             None => serializer.serialize_none(),
@@ -87,7 +105,15 @@ mod tests {
             let duration = parse(text).expect("parses");
             assert_eq!(parse(&format(duration)).expect("parses"), duration);
         }
-        for wrong in ["", "10", "s", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d"] {
+        for wrong in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "1.5s",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

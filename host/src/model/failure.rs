@@ -73,13 +73,22 @@ impl Failure {
 
     /// A failure that trying again may mend.
     pub fn retryable(code: &str, blame: Blame, message: impl Into<String>) -> Self {
-        Self { retryable: true, ..Self::fatal(code, blame, message) }
+        Self {
+            retryable: true,
+            ..Self::fatal(code, blame, message)
+        }
     }
 
     /// A failure that would only repeat itself.
     pub fn fatal(code: &str, blame: Blame, message: impl Into<String>) -> Self {
         let mut message = message.into();
         message.truncate(message.floor_char_boundary(Self::MESSAGE_BYTES_MAX));
-        Self { code: code.to_owned(), message, blame, retryable: false, retry_after: None }
+        Self {
+            code: code.to_owned(),
+            message,
+            blame,
+            retryable: false,
+            retry_after: None,
+        }
     }
 }

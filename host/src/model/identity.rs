@@ -55,10 +55,16 @@ impl std::str::FromStr for Permission {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|permission| permission.as_str() == text).ok_or_else(|| {
-            let known: Vec<_> = Self::ALL.iter().map(|permission| permission.as_str()).collect();
-            format!("unknown permission; use one of {}", known.join(", "))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|permission| permission.as_str() == text)
+            .ok_or_else(|| {
+                let known: Vec<_> = Self::ALL
+                    .iter()
+                    .map(|permission| permission.as_str())
+                    .collect();
+                format!("unknown permission; use one of {}", known.join(", "))
+            })
     }
 }
 
@@ -74,14 +80,19 @@ pub const USER_BYTES_MAX: usize = 128;
 /// # Errors
 /// A sentence that says what a name may be.
 pub fn check_user(user: &str) -> Result<(), String> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@' | b'+');
+    let allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@' | b'+');
     let well_formed = (1..=USER_BYTES_MAX).contains(&user.len())
         && user.starts_with(|first: char| first.is_ascii_alphanumeric())
         && user.bytes().all(allowed);
     if well_formed {
         return Ok(());
     }
-    let shown: String = user.chars().take(40).flat_map(char::escape_default).collect();
+    let shown: String = user
+        .chars()
+        .take(40)
+        .flat_map(char::escape_default)
+        .collect();
     Err(format!(
         "'{shown}' is not a valid user: use 1 to {USER_BYTES_MAX} of a-z, A-Z, 0-9 and . _ - @ +, and start with a \
          letter or digit"
@@ -104,7 +115,9 @@ pub struct Principal {
 impl Principal {
     /// Whether the user may do what `permission` names.
     pub fn may(&self, permission: Permission) -> bool {
-        self.permissions.iter().any(|held| *held == permission || *held == Permission::Operator)
+        self.permissions
+            .iter()
+            .any(|held| *held == permission || *held == Permission::Operator)
     }
 }
 
@@ -114,7 +127,14 @@ mod tests {
 
     #[test]
     fn users_are_told_apart_by_what_people_see() {
-        for user in ["ann", "ann@example.org", "Ann.Lee", "ci_runner-2", "ann+test@example.org", "7"] {
+        for user in [
+            "ann",
+            "ann@example.org",
+            "Ann.Lee",
+            "ci_runner-2",
+            "ann+test@example.org",
+            "7",
+        ] {
             assert_eq!(check_user(user), Ok(()), "{user}");
         }
         let long = "a".repeat(USER_BYTES_MAX + 1);
@@ -135,7 +155,10 @@ mod tests {
         ];
         for user in refused {
             let problem = check_user(user).expect_err(user);
-            assert!(problem.is_ascii() && problem.contains("is not a valid user: use 1 to 128"), "{problem}");
+            assert!(
+                problem.is_ascii() && problem.contains("is not a valid user: use 1 to 128"),
+                "{problem}"
+            );
         }
     }
 }

@@ -31,8 +31,14 @@ pub enum InstanceStatus {
 
 impl InstanceStatus {
     /// Every status.
-    pub const ALL: [Self; 6] =
-        [Self::Running, Self::Waiting, Self::Completed, Self::Rejected, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 6] = [
+        Self::Running,
+        Self::Waiting,
+        Self::Completed,
+        Self::Rejected,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// As stored and shown.
     pub const fn as_str(self) -> &'static str {
@@ -75,9 +81,9 @@ pub const METADATA_BYTES_MAX: usize = 64 * 1_024;
 pub fn check_text(what: &str, text: Option<&str>, bytes_max: usize) -> Result<(), String> {
     match text {
         // PostgreSQL holds no zero byte in a text, and both databases must hold the same.
-        Some(text) if text.is_empty() || text.len() > bytes_max || text.contains('\0') => {
-            Err(format!("{what} must have 1 to {bytes_max} bytes, and no zero byte"))
-        }
+        Some(text) if text.is_empty() || text.len() > bytes_max || text.contains('\0') => Err(
+            format!("{what} must have 1 to {bytes_max} bytes, and no zero byte"),
+        ),
         _ => Ok(()),
     }
 }
@@ -273,9 +279,15 @@ impl AttemptOutcome {
 
     /// Reads what [`AttemptOutcome::as_str`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Completed, Self::Skipped, Self::Retrying, Self::Failed, Self::Rejected]
-            .into_iter()
-            .find(|outcome| outcome.as_str() == text)
+        [
+            Self::Completed,
+            Self::Skipped,
+            Self::Retrying,
+            Self::Failed,
+            Self::Rejected,
+        ]
+        .into_iter()
+        .find(|outcome| outcome.as_str() == text)
     }
 }
 
@@ -342,7 +354,9 @@ impl Steps {
     /// Adds one attempt. A settled state is not replaced, and of two failures the later counts.
     pub fn add(&mut self, attempt: &Attempt) {
         let state = match attempt.outcome {
-            AttemptOutcome::Completed => StepState::Completed(attempt.output.clone().unwrap_or_default()),
+            AttemptOutcome::Completed => {
+                StepState::Completed(attempt.output.clone().unwrap_or_default())
+            }
             AttemptOutcome::Skipped => StepState::Skipped,
             AttemptOutcome::Failed | AttemptOutcome::Rejected => StepState::Failed,
             AttemptOutcome::Retrying => StepState::Retrying {
@@ -352,7 +366,8 @@ impl Steps {
         };
         match (self.0.get(&attempt.step), &state) {
             (Some(StepState::Completed(_) | StepState::Skipped | StepState::Failed), _) => {}
-            (Some(StepState::Retrying { attempts, .. }), StepState::Retrying { .. }) if *attempts > attempt.number => {}
+            (Some(StepState::Retrying { attempts, .. }), StepState::Retrying { .. })
+                if *attempts > attempt.number => {}
             _ => self.set(attempt.step.clone(), state),
         }
     }
@@ -378,7 +393,10 @@ impl Steps {
 
     /// Whether the steps that need it may go on.
     pub fn is_settled(&self, id: &str) -> bool {
-        matches!(self.get(id), Some(StepState::Completed(_) | StepState::Skipped))
+        matches!(
+            self.get(id),
+            Some(StepState::Completed(_) | StepState::Skipped)
+        )
     }
 
     /// `steps.<id>.output` of a settled step, as JSON; null for a skipped one.

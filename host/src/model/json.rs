@@ -47,7 +47,9 @@ impl Json {
     /// [`JsonError`]; numbers that no double can hold and lone surrogates are syntax errors, too.
     pub fn parse(text: &str) -> Result<Self, JsonError> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let checked = Check.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+        let checked = Check
+            .deserialize(&mut deserializer)
+            .and_then(|()| deserializer.end());
         // The parser's own bound is a few levels further out, so depth is always told by ours.
         if exceeds(text, DEPTH_MAX) {
             return Err(JsonError::Depth);
@@ -66,7 +68,11 @@ impl Json {
     /// # Errors
     /// [`JsonError::Depth`].
     pub(super) fn written(text: String) -> Result<Self, JsonError> {
-        if exceeds(&text, DEPTH_MAX) { Err(JsonError::Depth) } else { Ok(Self(text.into())) }
+        if exceeds(&text, DEPTH_MAX) {
+            Err(JsonError::Depth)
+        } else {
+            Ok(Self(text.into()))
+        }
     }
 
     /// The text.
@@ -87,7 +93,11 @@ impl Json {
 
     /// The text inside, if it is a string.
     pub fn to_text(&self) -> Option<String> {
-        if self.0.starts_with('"') { serde_json::from_str(&self.0).ok() } else { None }
+        if self.0.starts_with('"') {
+            serde_json::from_str(&self.0).ok()
+        } else {
+            None
+        }
     }
 
     /// Its items, if it is a list.
@@ -96,7 +106,12 @@ impl Json {
             return None;
         }
         let items: Vec<&RawValue> = serde_json::from_str(&self.0).ok()?;
-        Some(items.into_iter().map(|item| Self(item.get().into())).collect())
+        Some(
+            items
+                .into_iter()
+                .map(|item| Self(item.get().into()))
+                .collect(),
+        )
     }
 
     /// The parsed value: several times as large as the text.
@@ -233,7 +248,10 @@ fn exceeds(text: &str, levels: usize) -> bool {
 fn compact(text: &str) -> Arc<str> {
     let is_space = |byte: u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
     let mut outside = Outside::default();
-    if !text.bytes().any(|byte| outside.strings(byte) && is_space(byte)) {
+    if !text
+        .bytes()
+        .any(|byte| outside.strings(byte) && is_space(byte))
+    {
         return text.into();
     }
     let mut outside = Outside::default();
@@ -285,17 +303,28 @@ mod tests {
 
     #[test]
     fn white_space_goes_and_digits_stay() {
-        let json = Json::parse(" { \"a b\" : [ 1.50 , 9007199254740993, \" \\\" \" ] } ").expect("is JSON");
-        assert_eq!(json.as_str(), "{\"a b\":[1.50,9007199254740993,\" \\\" \"]}");
+        let json = Json::parse(" { \"a b\" : [ 1.50 , 9007199254740993, \" \\\" \" ] } ")
+            .expect("is JSON");
+        assert_eq!(
+            json.as_str(),
+            "{\"a b\":[1.50,9007199254740993,\" \\\" \"]}"
+        );
         assert_eq!(Json::parse("\u{2009}1").map_err(|_| ()), Err(()));
-        assert_eq!(Json::parse("\"\u{2009} x\"").expect("is JSON").as_str(), "\"\u{2009} x\"");
+        assert_eq!(
+            Json::parse("\"\u{2009} x\"").expect("is JSON").as_str(),
+            "\"\u{2009} x\""
+        );
     }
 
     #[test]
     fn depth_is_bounded_and_brackets_in_strings_are_not_depth() {
         assert!(Json::parse(&nested(DEPTH_MAX)).is_ok());
         for levels in [DEPTH_MAX + 1, 128, 129, 100_000] {
-            assert_eq!(Json::parse(&nested(levels)), Err(JsonError::Depth), "{levels}");
+            assert_eq!(
+                Json::parse(&nested(levels)),
+                Err(JsonError::Depth),
+                "{levels}"
+            );
         }
         let quoted = format!("\"\\\"{}\"", "[".repeat(500));
         assert!(Json::parse(&quoted).is_ok());
@@ -303,15 +332,31 @@ mod tests {
 
     #[test]
     fn what_a_parser_would_refuse_is_refused() {
-        for text in ["", "1 2", "{\"a\":}", "[1,]", "\"\\ud800\"", "1e999", "nul", "{1:2}", "\"a\nb\""] {
-            assert!(matches!(Json::parse(text), Err(JsonError::Syntax(_))), "{text}");
+        for text in [
+            "",
+            "1 2",
+            "{\"a\":}",
+            "[1,]",
+            "\"\\ud800\"",
+            "1e999",
+            "nul",
+            "{1:2}",
+            "\"a\nb\"",
+        ] {
+            assert!(
+                matches!(Json::parse(text), Err(JsonError::Syntax(_))),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_value_that_is_too_deep_can_still_be_written_into_an_answer() {
         let stored = Json::stored(nested(500));
-        assert_eq!(serde_json::to_string(&[stored]).expect("is written").len(), 1_002);
+        assert_eq!(
+            serde_json::to_string(&[stored]).expect("is written").len(),
+            1_002
+        );
     }
 
     proptest! {

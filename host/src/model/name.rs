@@ -19,7 +19,9 @@ pub struct StepId(Arc<str>);
 
 /// A text that is not a name.
 #[derive(Debug, thiserror::Error)]
-#[error("'{text}' is not a valid {kind}: use 1 to 63 of a-z, 0-9 and '{joiner}', and start with a letter")]
+#[error(
+    "'{text}' is not a valid {kind}: use 1 to 63 of a-z, 0-9 and '{joiner}', and start with a letter"
+)]
 pub struct NameError {
     text: String,
     kind: &'static str,
@@ -29,12 +31,22 @@ pub struct NameError {
 fn check(text: &str, kind: &'static str, joiner: char) -> Result<Arc<str>, NameError> {
     let well_formed = text.len() <= NAME_BYTES_MAX
         && text.starts_with(|first: char| first.is_ascii_lowercase())
-        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == joiner);
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == joiner);
     if well_formed {
         return Ok(text.into());
     }
     // The text may be hostile and long; what is shown is for a person.
-    Err(NameError { text: text.chars().take(NAME_BYTES_MAX).flat_map(char::escape_debug).collect(), kind, joiner })
+    Err(NameError {
+        text: text
+            .chars()
+            .take(NAME_BYTES_MAX)
+            .flat_map(char::escape_debug)
+            .collect(),
+        kind,
+        joiner,
+    })
 }
 
 macro_rules! name_type {
@@ -74,7 +86,9 @@ macro_rules! name_type {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
             }
         }
     };
@@ -93,7 +107,17 @@ mod tests {
             assert!(good.parse::<Name>().is_ok(), "{good}");
         }
         let long = "a".repeat(64);
-        for bad in ["", "A", "-a", "1a", "a_b", "a b", "ä", "a\u{0}", long.as_str()] {
+        for bad in [
+            "",
+            "A",
+            "-a",
+            "1a",
+            "a_b",
+            "a b",
+            "ä",
+            "a\u{0}",
+            long.as_str(),
+        ] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
         }
         assert!("a_b".parse::<StepId>().is_ok());
@@ -102,7 +126,13 @@ mod tests {
 
     #[test]
     fn a_hostile_name_is_shown_escaped_and_short() {
-        let message = format!("\u{1b}[31m{}", "x".repeat(10_000)).parse::<Name>().expect_err("is no name").to_string();
-        assert!(message.len() < 300 && !message.contains('\u{1b}'), "{message}");
+        let message = format!("\u{1b}[31m{}", "x".repeat(10_000))
+            .parse::<Name>()
+            .expect_err("is no name")
+            .to_string();
+        assert!(
+            message.len() < 300 && !message.contains('\u{1b}'),
+            "{message}"
+        );
     }
 }

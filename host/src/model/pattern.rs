@@ -32,7 +32,9 @@ impl Pattern {
                     last_star = Some((at, from));
                     at += 1;
                 }
-                Some(expected) if text.get(from) == Some(expected) => (at, from) = (at + 1, from + 1),
+                Some(expected) if text.get(from) == Some(expected) => {
+                    (at, from) = (at + 1, from + 1)
+                }
                 _ => match last_star {
                     Some((star, taken)) => {
                         last_star = Some((star, taken + 1));
@@ -51,7 +53,9 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.len() > PATTERN_BYTES_MAX || text.chars().any(char::is_control) {
-            return Err(format!("a pattern has 1 to {PATTERN_BYTES_MAX} bytes and no control characters"));
+            return Err(format!(
+                "a pattern has 1 to {PATTERN_BYTES_MAX} bytes and no control characters"
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -71,7 +75,9 @@ impl Serialize for Pattern {
 
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -90,7 +96,9 @@ mod tests {
         match pattern.split_first() {
             None => text.is_empty(),
             Some((b'*', rest)) => (0..=text.len()).any(|taken| by_trial(rest, &text[taken..])),
-            Some((byte, rest)) => text.split_first().is_some_and(|(first, left)| first == byte && by_trial(rest, left)),
+            Some((byte, rest)) => text
+                .split_first()
+                .is_some_and(|(first, left)| first == byte && by_trial(rest, left)),
         }
     }
 

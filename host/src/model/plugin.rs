@@ -104,13 +104,20 @@ pub fn check_version(text: &str) -> Result<String, String> {
         && text.starts_with(|first: char| first.is_ascii_digit())
         && text.split(['-', '+']).next().is_some_and(|core| {
             let numbers: Vec<_> = core.split('.').collect();
-            numbers.len() == 3 && numbers.iter().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+            numbers.len() == 3
+                && numbers
+                    .iter()
+                    .all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
         })
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+'));
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+'));
     if well_formed {
         Ok(text.to_owned())
     } else {
         let shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
-        Err(format!("'{shown}' is not a version: write for example 1.4.0"))
+        Err(format!(
+            "'{shown}' is not a version: write for example 1.4.0"
+        ))
     }
 }

@@ -113,7 +113,8 @@ fn add_long_numbers(hash: &mut Sha256, json: &str) {
         escaped = in_string && character == '\\' && !escaped;
         in_string ^= is_quote;
         // The letters of true, false and null stand alone, so they make no long token.
-        !in_string && (character.is_ascii_digit() || matches!(character, '-' | '+' | '.' | 'e' | 'E'))
+        !in_string
+            && (character.is_ascii_digit() || matches!(character, '-' | '+' | '.' | 'e' | 'E'))
     };
     let flags: Vec<bool> = json.chars().map(outside).collect();
     let mut numbers: Vec<String> = vec![String::new()];
@@ -144,24 +145,48 @@ mod tests {
         let workflow: Name = workflow.parse().expect("is a name");
         let input = &Json::parse(input).expect("is JSON");
         let [entity_type, entity_id, project_id] = texts;
-        StartFingerprint { workflow: &workflow, input, entity_type, entity_id, project_id }.hash()
+        StartFingerprint {
+            workflow: &workflow,
+            input,
+            entity_type,
+            entity_id,
+            project_id,
+        }
+        .hash()
     }
 
     #[test]
     fn the_order_of_keys_and_white_space_do_not_matter() {
-        let (first, second) = (r#"{"a": 1, "b": [1, {"c": null}]}"#, r#"{"b":[1,{"c":null}],"a":1}"#);
-        assert_eq!(hash_of_text("w", first, [None; 3]), hash_of_text("w", second, [None; 3]));
-        let (first, second) =
-            (r#"{"a\"1":12345678901234567890123,"b":0}"#, r#"{"b":0,"a\"1":12345678901234567890123}"#);
-        assert_eq!(hash_of_text("w", first, [None; 3]), hash_of_text("w", second, [None; 3]));
+        let (first, second) = (
+            r#"{"a": 1, "b": [1, {"c": null}]}"#,
+            r#"{"b":[1,{"c":null}],"a":1}"#,
+        );
+        assert_eq!(
+            hash_of_text("w", first, [None; 3]),
+            hash_of_text("w", second, [None; 3])
+        );
+        let (first, second) = (
+            r#"{"a\"1":12345678901234567890123,"b":0}"#,
+            r#"{"b":0,"a\"1":12345678901234567890123}"#,
+        );
+        assert_eq!(
+            hash_of_text("w", first, [None; 3]),
+            hash_of_text("w", second, [None; 3])
+        );
     }
 
     #[test]
     fn numbers_count_with_all_their_digits() {
-        let numbers =
-            ["12345678901234567890123", "12345678901234567890124", "0.12345678901234567891", "0.12345678901234567892"];
-        let hashes: std::collections::BTreeSet<_> =
-            numbers.iter().map(|number| hash_of_text("w", &format!("[{number}]"), [None; 3])).collect();
+        let numbers = [
+            "12345678901234567890123",
+            "12345678901234567890124",
+            "0.12345678901234567891",
+            "0.12345678901234567892",
+        ];
+        let hashes: std::collections::BTreeSet<_> = numbers
+            .iter()
+            .map(|number| hash_of_text("w", &format!("[{number}]"), [None; 3]))
+            .collect();
         assert_eq!(hashes.len(), numbers.len());
     }
 

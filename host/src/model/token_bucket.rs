@@ -15,7 +15,12 @@ impl TokenBucket {
     /// A full bucket. A rate of 0 never refills, and a burst of 0 never gives a token.
     pub fn new(rate: u32, burst: u32, now: Instant) -> Self {
         let burst = f64::from(burst);
-        Self { rate: f64::from(rate), burst, tokens: burst, at: now }
+        Self {
+            rate: f64::from(rate),
+            burst,
+            tokens: burst,
+            at: now,
+        }
     }
 
     /// Takes one token. Without one, nothing changes.
@@ -47,7 +52,10 @@ impl TokenBucket {
 
     fn refill(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.at);
-        self.tokens = since.as_secs_f64().mul_add(self.rate, self.tokens).min(self.burst);
+        self.tokens = since
+            .as_secs_f64()
+            .mul_add(self.rate, self.tokens)
+            .min(self.burst);
         // Two threads may read the clock out of order.
         self.at = self.at.max(now);
     }
@@ -65,8 +73,16 @@ mod tests {
         let mut taken = |at: Instant| (0..9).filter(|_| bucket.take(at).is_ok()).count();
         assert_eq!(taken(start), 6);
         assert_eq!(taken(start + Duration::from_millis(500)), 2);
-        assert_eq!(taken(start + Duration::from_secs(3_600)), 6, "no more than a burst is saved up");
-        assert_eq!(taken(start), 0, "a clock that is read out of order gives nothing away");
+        assert_eq!(
+            taken(start + Duration::from_secs(3_600)),
+            6,
+            "no more than a burst is saved up"
+        );
+        assert_eq!(
+            taken(start),
+            0,
+            "a clock that is read out of order gives nothing away"
+        );
     }
 
     #[test]
@@ -78,6 +94,9 @@ mod tests {
         assert!(bucket.is_full(start + Duration::from_millis(250)));
         bucket.put_back();
         assert!(bucket.take(start + Duration::from_millis(250)).is_ok());
-        assert_eq!(TokenBucket::new(0, 0, start).take(start), Err(Duration::MAX));
+        assert_eq!(
+            TokenBucket::new(0, 0, start).take(start),
+            Err(Duration::MAX)
+        );
     }
 }

@@ -23,7 +23,9 @@ pub struct TraceParent {
 
 /// A text is no `traceparent`. What is malformed is ignored as a whole, so there is nothing more to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a traceparent is 00, 32, 16 and 2 hexadecimal digits with hyphens between, and no id is 0")]
+#[error(
+    "a traceparent is 00, 32, 16 and 2 hexadecimal digits with hyphens between, and no id is 0"
+)]
 pub struct NoTraceParent;
 
 impl TraceParent {
@@ -41,7 +43,13 @@ impl TraceParent {
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+        write!(
+            formatter,
+            "00-{:032x}-{:016x}-{:02x}",
+            self.trace_id,
+            self.span_id,
+            u8::from(self.sampled)
+        )
     }
 }
 
@@ -58,8 +66,15 @@ impl FromStr for TraceParent {
     fn from_str(text: &str) -> Result<Self, NoTraceParent> {
         let (known, rest) = text.split_at_checked(BYTES).ok_or(NoTraceParent)?;
         let mut parts = known.split('-');
-        let mut part = |digits| parts.next().filter(|part| part.len() == digits).and_then(hexadecimal);
-        let (Some(version), Some(trace_id), Some(span_id), Some(flags)) = (part(2), part(32), part(16), part(2)) else {
+        let mut part = |digits| {
+            parts
+                .next()
+                .filter(|part| part.len() == digits)
+                .and_then(hexadecimal)
+        };
+        let (Some(version), Some(trace_id), Some(span_id), Some(flags)) =
+            (part(2), part(32), part(16), part(2))
+        else {
             return Err(NoTraceParent);
         };
         let fits = match version {
@@ -68,9 +83,11 @@ impl FromStr for TraceParent {
             _ => rest.is_empty() || rest.starts_with('-'),
         };
         match u64::try_from(span_id) {
-            Ok(span_id) if fits && trace_id != 0 && span_id != 0 => {
-                Ok(Self { trace_id, span_id, sampled: flags & u128::from(SAMPLED) != 0 })
-            }
+            Ok(span_id) if fits && trace_id != 0 && span_id != 0 => Ok(Self {
+                trace_id,
+                span_id,
+                sampled: flags & u128::from(SAMPLED) != 0,
+            }),
             _ => Err(NoTraceParent),
         }
     }
@@ -78,8 +95,14 @@ impl FromStr for TraceParent {
 
 /// Lower case only, and no sign: Rust's own parser is more generous.
 fn hexadecimal(digits: &str) -> Option<u128> {
-    let all = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if all { u128::from_str_radix(digits, 16).ok() } else { None }
+    let all = digits
+        .bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if all {
+        u128::from_str_radix(digits, 16).ok()
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -93,14 +116,20 @@ mod tests {
     #[test]
     fn the_example_of_the_specification_is_read_and_written() {
         let parent: TraceParent = EXAMPLE.parse().expect("is one");
-        assert_eq!((parent.span_id, parent.sampled), (0x00f0_67aa_0ba9_02b7, true));
+        assert_eq!(
+            (parent.span_id, parent.sampled),
+            (0x00f0_67aa_0ba9_02b7, true)
+        );
         assert_eq!(parent.to_string(), EXAMPLE);
         assert_eq!(parent.trace_id_text(), "4bf92f3577b34da6a3ce929d0e0e4736");
     }
 
     #[test]
     fn later_versions_may_say_more_and_other_flags_mean_nothing() {
-        for text in [EXAMPLE.replacen("00", "cc", 1), format!("{}-more", EXAMPLE.replacen("00", "01", 1))] {
+        for text in [
+            EXAMPLE.replacen("00", "cc", 1),
+            format!("{}-more", EXAMPLE.replacen("00", "01", 1)),
+        ] {
             assert_eq!(text.parse::<TraceParent>(), EXAMPLE.parse(), "{text}");
         }
         let parent: TraceParent = EXAMPLE.replace("-01", "-fe").parse().expect("is one");

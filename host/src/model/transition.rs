@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 pub use super::approval::DecisionError;
 use super::approval::{Approval, ApprovalStatus, Decision, NewApproval};
-use super::definition::{APPROVERS_MAX, ApprovalStep, Definition, OnExpiry, PluginStep, Step, StepAction};
+use super::definition::{
+    APPROVERS_MAX, ApprovalStep, Definition, OnExpiry, PluginStep, Step, StepAction,
+};
 use super::expression::{Budget, EvaluationLimits, ExpressionError, Scope, Template};
 use super::failure::{self, Blame, Failure};
 use super::instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, StepState, Steps};
@@ -100,15 +102,22 @@ impl Progress {
         let mut change = Change::default();
         self.budget = Budget::new(self.limits).at_most(work_max);
         match event {
-            Event::Decided { approval_id, decision, comment } => {
+            Event::Decided {
+                approval_id,
+                decision,
+                comment,
+            } => {
                 self.decide(approval_id, decision, comment, now, &mut change)?;
             }
             _ if self.instance.status.is_final() => return Ok(change),
             Event::Woken => {}
             Event::StepFinished(report) => self.finish_step(report, &mut change),
-            Event::Refused { failure } => self.end(InstanceStatus::Failed, Some(failure), now, &mut change),
+            Event::Refused { failure } => {
+                self.end(InstanceStatus::Failed, Some(failure), now, &mut change)
+            }
             Event::Cancelled { by } => {
-                let failure = Failure::fatal("cancelled", Blame::Definition, format!("cancelled by {by}"));
+                let failure =
+                    Failure::fatal("cancelled", Blame::Definition, format!("cancelled by {by}"));
                 self.end(InstanceStatus::Cancelled, Some(failure), now, &mut change);
             }
         }
@@ -124,13 +133,22 @@ impl Progress {
             return None;
         }
         self.definition.steps.iter().find_map(|step| {
-            let StepAction::Plugin(action) = &step.action else { return None };
+            let StepAction::Plugin(action) = &step.action else {
+                return None;
+            };
             let number = match self.steps.get(step.id.as_str()) {
                 None if self.needs_are_settled(step) => 1,
-                Some(StepState::Retrying { attempts, not_before }) if *not_before <= now => attempts + 1,
+                Some(StepState::Retrying {
+                    attempts,
+                    not_before,
+                }) if *not_before <= now => attempts + 1,
                 _ => return None,
             };
-            Some(Run { step: &step.id, action, number })
+            Some(Run {
+                step: &step.id,
+                action,
+                number,
+            })
         })
     }
 
@@ -147,14 +165,23 @@ impl Progress {
     /// # Errors
     /// As for [`Progress::input_for`].
     pub fn input_within(&self, work_max: u64, action: &PluginStep) -> Result<Json, Failure> {
-        let Some(template) = &action.input else { return Ok(self.instance.input.clone()) };
+        let Some(template) = &action.input else {
+            return Ok(self.instance.input.clone());
+        };
         let budget = Budget::new(self.limits).at_most(work_max);
-        self.with_scope(&budget, failure::INPUT_TOO_LARGE, |scope| template.evaluate(scope))
+        self.with_scope(&budget, failure::INPUT_TOO_LARGE, |scope| {
+            template.evaluate(scope)
+        })
     }
 
     /// Bytes of the texts that it holds.
     pub fn bytes(&self) -> usize {
-        let Instance { input, output, metadata, .. } = &self.instance;
+        let Instance {
+            input,
+            output,
+            metadata,
+            ..
+        } = &self.instance;
         input.len() + metadata.len() + output.as_ref().map_or(0, Json::len) + self.steps.bytes()
     }
 
@@ -164,7 +191,9 @@ impl Progress {
     }
 
     fn needs_are_settled(&self, step: &Step) -> bool {
-        step.needs.iter().all(|need| self.steps.is_settled(need.as_str()))
+        step.needs
+            .iter()
+            .all(|need| self.steps.is_settled(need.as_str()))
     }
 
     fn with_scope<T>(
@@ -181,8 +210,15 @@ impl Progress {
             "entity_id": self.instance.entity_id,
             "started_by": self.instance.started_by,
         }));
-        evaluate(Scope { input: &self.instance.input, steps: &self.steps, instance: &instance, budget })
-            .map_err(|error| Failure::fatal(error.code(too_large), Blame::Definition, error.to_string()))
+        evaluate(Scope {
+            input: &self.instance.input,
+            steps: &self.steps,
+            instance: &instance,
+            budget,
+        })
+        .map_err(|error| {
+            Failure::fatal(error.code(too_large), Blame::Definition, error.to_string())
+        })
     }
 
     fn evaluate(&self, template: &Template, too_large: &'static str) -> Result<Json, Failure> {
@@ -202,27 +238,45 @@ impl Progress {
             }
             let wanted = match &step.when {
                 None => Ok(true),
-                Some(condition) => self.with_scope(&self.budget, failure::EXPRESSION, |scope| condition.holds(scope)),
+                Some(condition) => self.with_scope(&self.budget, failure::EXPRESSION, |scope| {
+                    condition.holds(scope)
+                }),
             };
             let asked = match (wanted, &step.action) {
                 (Err(failure), _) => Err(failure),
                 (Ok(false), _) => {
-                    self.record(attempt_without_run(self.instance.id, step, AttemptOutcome::Skipped, now), change);
+                    self.record(
+                        attempt_without_run(self.instance.id, step, AttemptOutcome::Skipped, now),
+                        change,
+                    );
                     Ok(())
                 }
                 (Ok(true), StepAction::Plugin(_)) => Ok(()),
-                (Ok(true), StepAction::Approval(approval)) => self.ask(&step.id, approval, now, new_id, change),
+                (Ok(true), StepAction::Approval(approval)) => {
+                    self.ask(&step.id, approval, now, new_id, change)
+                }
             };
             if let Err(failure) = asked {
-                let attempt = attempt_without_run(self.instance.id, step, AttemptOutcome::Failed, now);
-                self.record(Attempt { failure: Some(failure.clone()), ..attempt }, change);
+                let attempt =
+                    attempt_without_run(self.instance.id, step, AttemptOutcome::Failed, now);
+                self.record(
+                    Attempt {
+                        failure: Some(failure.clone()),
+                        ..attempt
+                    },
+                    change,
+                );
                 self.end(InstanceStatus::Failed, Some(failure), now, change);
             }
         }
         if self.instance.status.is_final() {
             return;
         }
-        if definition.steps.iter().all(|step| self.steps.is_settled(step.id.as_str())) {
+        if definition
+            .steps
+            .iter()
+            .all(|step| self.steps.is_settled(step.id.as_str()))
+        {
             return self.complete(now, change);
         }
         self.wait_or_run(now);
@@ -237,8 +291,12 @@ impl Progress {
         let mut awaiting = None;
         for step in &self.definition.steps {
             match self.steps.get(step.id.as_str()) {
-                Some(StepState::Retrying { not_before, .. }) => retries.push((*not_before, step.id.clone())),
-                Some(StepState::AwaitingApproval) if awaiting.is_none() => awaiting = Some(step.id.clone()),
+                Some(StepState::Retrying { not_before, .. }) => {
+                    retries.push((*not_before, step.id.clone()))
+                }
+                Some(StepState::AwaitingApproval) if awaiting.is_none() => {
+                    awaiting = Some(step.id.clone())
+                }
                 _ => {}
             }
         }
@@ -259,7 +317,9 @@ impl Progress {
     }
 
     fn pending_approvals(&self) -> impl Iterator<Item = &Approval> {
-        self.approvals.iter().filter(|approval| approval.status == ApprovalStatus::Pending)
+        self.approvals
+            .iter()
+            .filter(|approval| approval.status == ApprovalStatus::Pending)
     }
 
     fn record(&mut self, attempt: Attempt, change: &mut Change) {
@@ -269,7 +329,11 @@ impl Progress {
 
     fn finish_step(&mut self, report: StepReport, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
-        let Some(StepAction::Plugin(action)) = definition.step(&report.step).map(|step| &step.action) else { return };
+        let Some(StepAction::Plugin(action)) =
+            definition.step(&report.step).map(|step| &step.action)
+        else {
+            return;
+        };
         let mut attempt = Attempt {
             instance_id: self.instance.id,
             step: report.step,
@@ -285,7 +349,10 @@ impl Progress {
         match report.result {
             Ok(output) => attempt.output = Some(output),
             Err(failure) if failure.retryable && report.number < action.retry.max_attempts => {
-                let wish = failure.retry_after.unwrap_or_default().min(failure::RETRY_AFTER_MAX);
+                let wish = failure
+                    .retry_after
+                    .unwrap_or_default()
+                    .min(failure::RETRY_AFTER_MAX);
                 let delay = action.retry.delay_after(report.number).max(wish);
                 attempt.outcome = AttemptOutcome::Retrying;
                 attempt.retry_at = Some(report.finished_at.after(delay));
@@ -296,7 +363,9 @@ impl Progress {
                 attempt.failure = Some(failure);
             }
         }
-        let ended = (attempt.outcome == AttemptOutcome::Failed).then(|| attempt.failure.clone()).flatten();
+        let ended = (attempt.outcome == AttemptOutcome::Failed)
+            .then(|| attempt.failure.clone())
+            .flatten();
         let finished_at = attempt.finished_at;
         let step = attempt.step.clone();
         self.record(attempt, change);
@@ -314,7 +383,8 @@ impl Progress {
         new_id: &mut dyn FnMut() -> Uuid,
         change: &mut Change,
     ) -> Result<(), Failure> {
-        let wrong = |message: String| Failure::fatal(failure::EXPRESSION, Blame::Definition, message);
+        let wrong =
+            |message: String| Failure::fatal(failure::EXPRESSION, Blame::Definition, message);
         let title = self.evaluate(&action.title, failure::EXPRESSION)?;
         let title = title.to_text().unwrap_or_else(|| title.to_string());
         // Whoever starts an instance fills the title in, and must not decide how the approver reads it.
@@ -324,18 +394,24 @@ impl Progress {
             let named = self.evaluate(template, failure::EXPRESSION)?;
             for user in named.items().unwrap_or_else(|| vec![named]) {
                 match user.to_text() {
-                    Some(user) if (1..=128).contains(&user.len()) && !user.contains(char::is_control) => {
+                    Some(user)
+                        if (1..=128).contains(&user.len()) && !user.contains(char::is_control) =>
+                    {
                         if !approvers.contains(&user) {
                             approvers.push(user);
                         }
                     }
                     _ => {
                         let shown: String = user.as_str().chars().take(80).collect();
-                        return Err(wrong(format!("an approver must be a user of 1 to 128 bytes, but is {shown}")));
+                        return Err(wrong(format!(
+                            "an approver must be a user of 1 to 128 bytes, but is {shown}"
+                        )));
                     }
                 }
                 if approvers.len() > APPROVERS_MAX {
-                    return Err(wrong(format!("more than {APPROVERS_MAX} approvers were named")));
+                    return Err(wrong(format!(
+                        "more than {APPROVERS_MAX} approvers were named"
+                    )));
                 }
             }
         }
@@ -358,7 +434,8 @@ impl Progress {
                 created_at: now,
                 expires_at: now.after(action.expires_in),
             };
-            self.approvals.push(new.clone().pending(self.instance.workflow.clone()));
+            self.approvals
+                .push(new.clone().pending(self.instance.workflow.clone()));
             change.new_approvals.push(new);
         }
         self.steps.set(step.clone(), StepState::AwaitingApproval);
@@ -373,30 +450,56 @@ impl Progress {
         now: Timestamp,
         change: &mut Change,
     ) -> Result<(), DecisionError> {
-        let approval = self.approvals.iter().find(|approval| approval.id == approval_id);
+        let approval = self
+            .approvals
+            .iter()
+            .find(|approval| approval.id == approval_id);
         let approval = approval.ok_or(DecisionError::NotFound)?;
         // An approval that has run out counts as expired from that moment, even if the engine has not looked yet.
         if approval.status != ApprovalStatus::Pending {
-            return Err(DecisionError::NotPending { status: approval.status, at: approval.decided_at });
+            return Err(DecisionError::NotPending {
+                status: approval.status,
+                at: approval.decided_at,
+            });
         }
         if approval.expires_at <= now {
-            return Err(DecisionError::NotPending { status: ApprovalStatus::Expired, at: Some(approval.expires_at) });
+            return Err(DecisionError::NotPending {
+                status: ApprovalStatus::Expired,
+                at: Some(approval.expires_at),
+            });
         }
         let step = approval.step.clone();
-        let by_starter = decision == Decision::Approve && approval.approver_id == self.instance.started_by;
-        if by_starter && !self.definition.approval(&step).is_some_and(|action| action.starter_may_approve) {
+        let by_starter =
+            decision == Decision::Approve && approval.approver_id == self.instance.started_by;
+        if by_starter
+            && !self
+                .definition
+                .approval(&step)
+                .is_some_and(|action| action.starter_may_approve)
+        {
             return Err(DecisionError::Starter);
         }
-        let (title, approver, quorum) = (approval.title.clone(), approval.approver_id.clone(), approval.quorum);
+        let (title, approver, quorum) = (
+            approval.title.clone(),
+            approval.approver_id.clone(),
+            approval.quorum,
+        );
         let status = match decision {
             Decision::Approve => ApprovalStatus::Approved,
             Decision::Reject => ApprovalStatus::Rejected,
         };
-        self.close_approvals(status, comment.clone(), now, change, |other| other.id == approval_id);
+        self.close_approvals(status, comment.clone(), now, change, |other| {
+            other.id == approval_id
+        });
         if decision == Decision::Reject {
-            let remark = comment.map(|comment| format!(": {comment}")).unwrap_or_default();
-            let failure =
-                Failure::fatal("rejected", Blame::Definition, format!("{approver} rejected \"{title}\"{remark}"));
+            let remark = comment
+                .map(|comment| format!(": {comment}"))
+                .unwrap_or_default();
+            let failure = Failure::fatal(
+                "rejected",
+                Blame::Definition,
+                format!("{approver} rejected \"{title}\"{remark}"),
+            );
             self.reject(&step, failure, now, change);
             return Ok(());
         }
@@ -407,8 +510,7 @@ impl Progress {
             .map(|other| other.approver_id.clone())
             .collect();
         if approved.len() >= quorum as usize {
-            let output =
-                json!({ "decision": "approved", "decided_by": approved, "comment": comment, "expired": false });
+            let output = json!({ "decision": "approved", "decided_by": approved, "comment": comment, "expired": false });
             self.settle_approval(&step, output.into(), now, change);
         }
         Ok(())
@@ -416,10 +518,20 @@ impl Progress {
 
     fn expire_approvals(&mut self, now: Timestamp, change: &mut Change) {
         while !self.instance.status.is_final() {
-            let Some(due) = self.pending_approvals().find(|approval| approval.expires_at <= now) else { return };
+            let Some(due) = self
+                .pending_approvals()
+                .find(|approval| approval.expires_at <= now)
+            else {
+                return;
+            };
             let (step, title) = (due.step.clone(), due.title.clone());
-            self.close_approvals(ApprovalStatus::Expired, None, now, change, |other| other.step == step);
-            let on_expiry = self.definition.approval(&step).map_or(OnExpiry::Reject, |action| action.on_expiry);
+            self.close_approvals(ApprovalStatus::Expired, None, now, change, |other| {
+                other.step == step
+            });
+            let on_expiry = self
+                .definition
+                .approval(&step)
+                .map_or(OnExpiry::Reject, |action| action.on_expiry);
             match on_expiry {
                 OnExpiry::Approve => {
                     let output =
@@ -438,21 +550,45 @@ impl Progress {
         }
     }
 
-    fn settle_approval(&mut self, step: &StepId, output: Json, now: Timestamp, change: &mut Change) {
-        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| other.step == *step);
+    fn settle_approval(
+        &mut self,
+        step: &StepId,
+        output: Json,
+        now: Timestamp,
+        change: &mut Change,
+    ) {
+        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| {
+            other.step == *step
+        });
         let attempt = self.approval_attempt(step, AttemptOutcome::Completed, now);
-        self.record(Attempt { output: Some(output), ..attempt }, change);
+        self.record(
+            Attempt {
+                output: Some(output),
+                ..attempt
+            },
+            change,
+        );
     }
 
     fn reject(&mut self, step: &StepId, failure: Failure, now: Timestamp, change: &mut Change) {
         let attempt = self.approval_attempt(step, AttemptOutcome::Rejected, now);
-        self.record(Attempt { failure: Some(failure.clone()), ..attempt }, change);
+        self.record(
+            Attempt {
+                failure: Some(failure.clone()),
+                ..attempt
+            },
+            change,
+        );
         self.instance.current_step = Some(step.clone());
         self.end(InstanceStatus::Rejected, Some(failure), now, change);
     }
 
     fn approval_attempt(&self, step: &StepId, outcome: AttemptOutcome, now: Timestamp) -> Attempt {
-        let asked_at = self.approvals.iter().find(|approval| approval.step == *step).map_or(now, |a| a.created_at);
+        let asked_at = self
+            .approvals
+            .iter()
+            .find(|approval| approval.step == *step)
+            .map_or(now, |a| a.created_at);
         Attempt {
             instance_id: self.instance.id,
             step: step.clone(),
@@ -496,11 +632,15 @@ impl Progress {
         let output = match &definition.output {
             Some(template) => match self.evaluate(template, failure::OUTPUT_TOO_LARGE) {
                 Ok(output) => Some(output),
-                Err(failure) => return self.end(InstanceStatus::Failed, Some(failure), now, change),
+                Err(failure) => {
+                    return self.end(InstanceStatus::Failed, Some(failure), now, change);
+                }
             },
-            None => definition.steps.iter().rev().find_map(|step| match self.steps.get(step.id.as_str()) {
-                Some(StepState::Completed(output)) => Some(output.clone()),
-                _ => None,
+            None => definition.steps.iter().rev().find_map(|step| {
+                match self.steps.get(step.id.as_str()) {
+                    Some(StepState::Completed(output)) => Some(output.clone()),
+                    _ => None,
+                }
             }),
         };
         self.instance.output = output;
@@ -508,7 +648,13 @@ impl Progress {
         self.end(InstanceStatus::Completed, None, now, change);
     }
 
-    fn end(&mut self, status: InstanceStatus, failure: Option<Failure>, now: Timestamp, change: &mut Change) {
+    fn end(
+        &mut self,
+        status: InstanceStatus,
+        failure: Option<Failure>,
+        now: Timestamp,
+        change: &mut Change,
+    ) {
         self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |_| true);
         self.instance.status = status;
         self.instance.failure = failure;
@@ -518,7 +664,12 @@ impl Progress {
     }
 }
 
-fn attempt_without_run(instance_id: Uuid, step: &Step, outcome: AttemptOutcome, now: Timestamp) -> Attempt {
+fn attempt_without_run(
+    instance_id: Uuid,
+    step: &Step,
+    outcome: AttemptOutcome,
+    now: Timestamp,
+) -> Attempt {
     Attempt {
         instance_id,
         step: step.id.clone(),

@@ -19,8 +19,13 @@ const REJECTED: usize = 2;
 const EXPIRED: usize = 3;
 const CANCELLED: usize = 4;
 /// In the order above.
-pub(super) const APPROVAL_COUNTERS: [&str; 5] =
-    ["approvals_submitted", "approvals_approved", "approvals_rejected", "approvals_expired", "approvals_cancelled"];
+pub(super) const APPROVAL_COUNTERS: [&str; 5] = [
+    "approvals_submitted",
+    "approvals_approved",
+    "approvals_rejected",
+    "approvals_expired",
+    "approvals_cancelled",
+];
 
 /// Approvals, counted.
 #[derive(Debug)]
@@ -62,7 +67,9 @@ impl Approvals {
     }
 
     pub(super) fn record_submitted(&self, ticks: &Ticks, count: u64) {
-        self.counts.live(ticks, ticks.reading()).add(SUBMITTED, count);
+        self.counts
+            .live(ticks, ticks.reading())
+            .add(SUBMITTED, count);
     }
 
     pub(super) fn record_decided(&self, ticks: &Ticks, status: ApprovalStatus, waited: Duration) {
@@ -77,16 +84,24 @@ impl Approvals {
         let now = ticks.reading();
         self.counts.live(ticks, now).add(counter, 1);
         if status != ApprovalStatus::Cancelled {
-            self.waiting.live(ticks, now).record(waited, status != ApprovalStatus::Expired);
+            self.waiting
+                .live(ticks, now)
+                .record(waited, status != ApprovalStatus::Expired);
         }
     }
 
     pub(super) fn read(&self, view: View, now: Timestamp) -> ApprovalNumbers {
-        ApprovalNumbers { counts: self.counts.read(view, now).numbers, waiting: self.waiting.read(view, now).numbers }
+        ApprovalNumbers {
+            counts: self.counts.read(view, now).numbers,
+            waiting: self.waiting.read(view, now).numbers,
+        }
     }
 
     pub(super) fn drain(&self, now: Timestamp) -> ApprovalNumbers {
-        ApprovalNumbers { counts: self.counts.drain(now), waiting: self.waiting.drain(now) }
+        ApprovalNumbers {
+            counts: self.counts.drain(now),
+            waiting: self.waiting.drain(now),
+        }
     }
 
     pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
@@ -97,7 +112,10 @@ impl Approvals {
 
 impl Default for ApprovalNumbers {
     fn default() -> Self {
-        Self { counts: Counts([0; 5]), waiting: Timings::new(Scale::Waiting) }
+        Self {
+            counts: Counts([0; 5]),
+            waiting: Timings::new(Scale::Waiting),
+        }
     }
 }
 
@@ -109,6 +127,13 @@ impl ApprovalNumbers {
 
     pub(super) fn stats(&self) -> ApprovalStats {
         let Counts([submitted, approved, rejected, expired, cancelled]) = self.counts;
-        ApprovalStats { submitted, approved, rejected, expired, cancelled, waiting: self.waiting.stats() }
+        ApprovalStats {
+            submitted,
+            approved,
+            rejected,
+            expired,
+            cancelled,
+            waiting: self.waiting.stats(),
+        }
     }
 }

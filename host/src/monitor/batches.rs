@@ -75,16 +75,28 @@ impl Batches {
             return known.record(ticks, batch);
         }
         let now = ticks.now();
-        self.0.write().entry(operation).or_insert_with(|| Operation::new(now)).record(ticks, batch);
+        self.0
+            .write()
+            .entry(operation)
+            .or_insert_with(|| Operation::new(now))
+            .record(ticks, batch);
     }
 
-    pub(super) fn read_into(&self, sums: &mut BTreeMap<String, BatchNumbers>, view: View, now: Timestamp) {
+    pub(super) fn read_into(
+        &self,
+        sums: &mut BTreeMap<String, BatchNumbers>,
+        view: View,
+        now: Timestamp,
+    ) {
         for (name, operation) in self.0.read().iter() {
             let durations = operation.durations.read(view, now).numbers;
             if durations.count() == 0 {
                 continue;
             }
-            let read = BatchNumbers { sizes: operation.sizes.read(view, now).numbers, durations };
+            let read = BatchNumbers {
+                sizes: operation.sizes.read(view, now).numbers,
+                durations,
+            };
             match sums.get_mut(*name) {
                 Some(sum) => {
                     sum.sizes.merge(&read.sizes);
@@ -100,9 +112,17 @@ impl Batches {
     pub(super) fn drain(&self, now: Timestamp) -> Vec<(&'static str, BatchNumbers)> {
         let operations = self.0.read();
         let drained = operations.iter().map(|(name, operation)| {
-            (*name, BatchNumbers { sizes: operation.sizes.drain(now), durations: operation.durations.drain(now) })
+            (
+                *name,
+                BatchNumbers {
+                    sizes: operation.sizes.drain(now),
+                    durations: operation.durations.drain(now),
+                },
+            )
         });
-        drained.filter(|(_, numbers)| numbers.durations.count() > 0).collect()
+        drained
+            .filter(|(_, numbers)| numbers.durations.count() > 0)
+            .collect()
     }
 
     pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
@@ -125,9 +145,13 @@ impl Operation {
         let now = ticks.reading();
         let (items, sizes) = (batch.items as u64, self.sizes.live(ticks, now));
         sizes.items.fetch_add(items, Ordering::Relaxed);
-        sizes.failed.fetch_add(batch.failed as u64, Ordering::Relaxed);
+        sizes
+            .failed
+            .fetch_add(batch.failed as u64, Ordering::Relaxed);
         sizes.largest.fetch_max(items, Ordering::Relaxed);
-        self.durations.live(ticks, now).record(batch.duration, batch.failed == 0);
+        self.durations
+            .live(ticks, now)
+            .record(batch.duration, batch.failed == 0);
     }
 }
 
@@ -140,12 +164,20 @@ impl Live for LiveSizes {
 
     fn take(&self) -> Sizes {
         let take = |number: &AtomicU64| number.swap(0, Ordering::Relaxed);
-        Sizes { items: take(&self.items), failed: take(&self.failed), largest: take(&self.largest) }
+        Sizes {
+            items: take(&self.items),
+            failed: take(&self.failed),
+            largest: take(&self.largest),
+        }
     }
 
     fn read(&self) -> Sizes {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        Sizes { items: read(&self.items), failed: read(&self.failed), largest: read(&self.largest) }
+        Sizes {
+            items: read(&self.items),
+            failed: read(&self.failed),
+            largest: read(&self.largest),
+        }
     }
 }
 

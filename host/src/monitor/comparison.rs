@@ -66,11 +66,17 @@ pub fn compare(baseline: &Timings, candidate: &Timings) -> Comparison {
         .into_iter()
         .filter(|(_, calls)| calls.count() < CALLS_MIN)
         .map(|(name, calls)| {
-            format!("the {name} has {} calls in this period, and {CALLS_MIN} are needed", calls.count())
+            format!(
+                "the {name} has {} calls in this period, and {CALLS_MIN} are needed",
+                calls.count()
+            )
         })
         .collect();
     if !few.is_empty() {
-        return Comparison { verdict: Verdict::TooFewCalls, reasons: few };
+        return Comparison {
+            verdict: Verdict::TooFewCalls,
+            reasons: few,
+        };
     }
     let (errors, about_errors) = compare_errors(baseline, candidate);
     let (latency, about_latency) = compare_latency(baseline, candidate);
@@ -79,26 +85,42 @@ pub fn compare(baseline: &Timings, candidate: &Timings) -> Comparison {
         (Ordering::Equal, Ordering::Equal) => Verdict::Same,
         _ => Verdict::Better,
     };
-    Comparison { verdict, reasons: vec![about_errors, about_latency] }
+    Comparison {
+        verdict,
+        reasons: vec![about_errors, about_latency],
+    }
 }
 
 /// Greater: the candidate fails more.
 fn compare_errors(baseline: &Timings, candidate: &Timings) -> (Ordering, String) {
     let (old, new) = (Outcomes::of(baseline), Outcomes::of(candidate));
     let chance = chance_of_difference(old, new);
-    let differ = (new.rate() - old.rate()).abs() >= ERROR_RATE_DIFFERENCE_MIN && chance < SIGNIFICANCE;
-    let order = if differ { new.rate().total_cmp(&old.rate()) } else { Ordering::Equal };
+    let differ =
+        (new.rate() - old.rate()).abs() >= ERROR_RATE_DIFFERENCE_MIN && chance < SIGNIFICANCE;
+    let order = if differ {
+        new.rate().total_cmp(&old.rate())
+    } else {
+        Ordering::Equal
+    };
     let rates = format!(
         "{:.2} % of the candidate's calls failed and {:.2} % of the baseline's",
         100.0 * new.rate(),
         100.0 * old.rate()
     );
-    let judged = if differ { "equal versions would hardly differ so much" } else { "no difference that counts" };
+    let judged = if differ {
+        "equal versions would hardly differ so much"
+    } else {
+        "no difference that counts"
+    };
     (order, format!("{rates}: {judged} (p = {})", shown(chance)))
 }
 
 fn shown(chance: f64) -> String {
-    if chance < 0.0001 { "less than 0.0001".to_owned() } else { format!("{chance:.4}") }
+    if chance < 0.0001 {
+        "less than 0.0001".to_owned()
+    } else {
+        format!("{chance:.4}")
+    }
 }
 
 /// Greater: the candidate is slower.
@@ -126,8 +148,13 @@ fn compare_latency(baseline: &Timings, candidate: &Timings) -> (Ordering, String
 /// Where the 95th percentile of all calls ever surely is, in milliseconds.
 fn percentile_interval(calls: &Timings) -> (f64, f64) {
     let count = calls.count() as f64;
-    let (middle, spread) = (count * QUANTILE, DEVIATIONS * (count * QUANTILE * (1.0 - QUANTILE)).sqrt());
-    let low = calls.bucket_of_rank((middle - spread).floor().max(1.0) as u64).0;
+    let (middle, spread) = (
+        count * QUANTILE,
+        DEVIATIONS * (count * QUANTILE * (1.0 - QUANTILE)).sqrt(),
+    );
+    let low = calls
+        .bucket_of_rank((middle - spread).floor().max(1.0) as u64)
+        .0;
     let high = calls.bucket_of_rank((middle + spread).ceil() as u64).1;
     (low, high)
 }
@@ -160,7 +187,10 @@ struct Outcomes {
 impl Outcomes {
     fn of(calls: &Timings) -> Self {
         let count = calls.count();
-        Self { calls: count as f64, errors: calls.errors().min(count) as f64 }
+        Self {
+            calls: count as f64,
+            errors: calls.errors().min(count) as f64,
+        }
     }
 
     fn rate(self) -> f64 {
@@ -177,7 +207,11 @@ fn chance_of_difference(old: Outcomes, new: Outcomes) -> f64 {
     // Both are the same draw, and the smaller one is less work.
     let drawn = if old.calls < new.calls { old } else { new };
     if rarer / all * drawn.calls < EXPECTED_MIN {
-        let seen = if errors > all - errors { drawn.calls - drawn.errors } else { drawn.errors };
+        let seen = if errors > all - errors {
+            drawn.calls - drawn.errors
+        } else {
+            drawn.errors
+        };
         return fisher(all, rarer, drawn.calls, seen);
     }
     let share = errors / all;
@@ -196,14 +230,23 @@ fn fisher(all: f64, marked: f64, drawn: f64, seen: f64) -> f64 {
     let mut result = least;
     while result <= few {
         likelihoods.push((result, likelihood));
-        likelihood +=
-            ((few - result) / (result + 1.0)).ln() + ((many - result) / (all - few - many + result + 1.0)).ln();
+        likelihood += ((few - result) / (result + 1.0)).ln()
+            + ((many - result) / (all - few - many + result + 1.0)).ln();
         result += 1.0;
     }
-    let Some((_, at)) = likelihoods.iter().find(|(result, _)| (*result - seen).abs() < 0.5) else { return 1.0 };
+    let Some((_, at)) = likelihoods
+        .iter()
+        .find(|(result, _)| (*result - seen).abs() < 0.5)
+    else {
+        return 1.0;
+    };
     // What is as likely may come out a little more so.
     let limit = at + 1e-7;
-    let sum: f64 = likelihoods.iter().filter(|(_, one)| *one <= limit).map(|(_, one)| one.exp()).sum();
+    let sum: f64 = likelihoods
+        .iter()
+        .filter(|(_, one)| *one <= limit)
+        .map(|(_, one)| one.exp())
+        .sum();
     sum.min(1.0)
 }
 
@@ -236,8 +279,16 @@ fn log_choose_ratio(all: f64, few: f64, many: f64, least: f64) -> f64 {
 fn two_sided(deviations: f64) -> f64 {
     let x = deviations / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * x);
-    let polynomial = [1.061_405_429, -1.453_152_027, 1.421_413_741, -0.284_496_736, 0.254_829_592];
-    let sum = polynomial.into_iter().fold(0.0, |sum: f64, factor| (sum + factor) * t);
+    let polynomial = [
+        1.061_405_429,
+        -1.453_152_027,
+        1.421_413_741,
+        -0.284_496_736,
+        0.254_829_592,
+    ];
+    let sum = polynomial
+        .into_iter()
+        .fold(0.0, |sum: f64, factor| (sum + factor) * t);
     (sum * (-x * x).exp()).clamp(0.0, 1.0)
 }
 
@@ -272,29 +323,49 @@ mod tests {
         assert_eq!(verdict(&base, &calls(2_000, 20, 5_000)), Verdict::Better);
         assert_eq!(verdict(&base, &calls(2_000, 200, 10_000)), Verdict::Worse);
         assert_eq!(verdict(&calls(2_000, 200, 10_000), &base), Verdict::Better);
-        assert_eq!(verdict(&base, &calls(2_000, 200, 5_000)), Verdict::Worse, "faster does not make up for errors");
+        assert_eq!(
+            verdict(&base, &calls(2_000, 200, 5_000)),
+            Verdict::Worse,
+            "faster does not make up for errors"
+        );
         assert_eq!(verdict(&base, &calls(199, 0, 1)), Verdict::TooFewCalls);
         let reasons = compare(&base, &calls(2_000, 200, 10_000)).reasons;
-        assert!(reasons[0].starts_with("10.00 % of the candidate's calls failed and 1.00 %"), "{reasons:?}");
+        assert!(
+            reasons[0].starts_with("10.00 % of the candidate's calls failed and 1.00 %"),
+            "{reasons:?}"
+        );
     }
 
     #[test]
     fn a_difference_that_chance_explains_is_none() {
-        assert_eq!(verdict(&calls(300, 3, 1_000), &calls(300, 6, 1_000)), Verdict::Same);
+        assert_eq!(
+            verdict(&calls(300, 3, 1_000), &calls(300, 6, 1_000)),
+            Verdict::Same
+        );
         // Certain, and of no matter: 5 % slower over many calls.
-        assert_eq!(verdict(&calls(50_000, 0, 10_000), &calls(50_000, 0, 10_500)), Verdict::Same);
+        assert_eq!(
+            verdict(&calls(50_000, 0, 10_000), &calls(50_000, 0, 10_500)),
+            Verdict::Same
+        );
     }
 
     #[test]
     fn the_tests_agree_with_tables() {
-        assert!((two_sided(1.959_964) - 0.05).abs() < 1e-5, "{}", two_sided(1.959_964));
+        assert!(
+            (two_sided(1.959_964) - 0.05).abs() < 1e-5,
+            "{}",
+            two_sided(1.959_964)
+        );
         assert!((two_sided(2.575_829) - 0.01).abs() < 1e-5);
         assert!((two_sided(0.0) - 1.0).abs() < 1e-6);
         // Fisher's tea: 3 of 4 right, of 8 cups.
         assert!((fisher(8.0, 4.0, 4.0, 3.0) - 34.0 / 70.0).abs() < 1e-9);
         assert!((fisher(8.0, 4.0, 4.0, 4.0) - 2.0 / 70.0).abs() < 1e-9);
         // More marked and drawn than there are.
-        assert!((fisher(5.0, 4.0, 3.0, 2.0) - 1.0).abs() < 1e-9 && (fisher(5.0, 4.0, 3.0, 3.0) - 0.4).abs() < 1e-9);
+        assert!(
+            (fisher(5.0, 4.0, 3.0, 2.0) - 1.0).abs() < 1e-9
+                && (fisher(5.0, 4.0, 3.0, 3.0) - 0.4).abs() < 1e-9
+        );
     }
 
     /// Of 2,000 comparisons of a version with itself about 20 a test may go wrong. The draws are from a fixed seed.
@@ -318,7 +389,9 @@ mod tests {
             }
             calls
         };
-        let wrong = (0..400).filter(|_| verdict(&draw(), &draw()) != Verdict::Same).count();
+        let wrong = (0..400)
+            .filter(|_| verdict(&draw(), &draw()) != Verdict::Same)
+            .count();
         assert!(wrong <= 12, "{wrong} of 400");
     }
 

@@ -34,11 +34,19 @@ impl<const N: usize> Live for Counters<N> {
     }
 
     fn take(&self) -> Counts<N> {
-        Counts(self.0.each_ref().map(|counter| counter.swap(0, Ordering::Relaxed)))
+        Counts(
+            self.0
+                .each_ref()
+                .map(|counter| counter.swap(0, Ordering::Relaxed)),
+        )
     }
 
     fn read(&self) -> Counts<N> {
-        Counts(self.0.each_ref().map(|counter| counter.load(Ordering::Relaxed)))
+        Counts(
+            self.0
+                .each_ref()
+                .map(|counter| counter.load(Ordering::Relaxed)),
+        )
     }
 }
 

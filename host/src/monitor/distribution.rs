@@ -51,7 +51,14 @@ pub struct DistributionStats {
 
 impl Distribution {
     pub(super) const fn new() -> Self {
-        Self { buckets: BTreeMap::new(), count: 0, errors: 0, sum: 0.0, min: f64::INFINITY, max: 0.0 }
+        Self {
+            buckets: BTreeMap::new(),
+            count: 0,
+            errors: 0,
+            sum: 0.0,
+            min: f64::INFINITY,
+            max: 0.0,
+        }
     }
 
     /// Records a value that is finite and not negative.
@@ -71,7 +78,10 @@ impl Distribution {
 
     pub(super) fn stats(&self) -> DistributionStats {
         if self.count == 0 {
-            return DistributionStats { errors: self.errors, ..DistributionStats::default() };
+            return DistributionStats {
+                errors: self.errors,
+                ..DistributionStats::default()
+            };
         }
         DistributionStats {
             count: self.count,
@@ -132,7 +142,10 @@ mod tests {
             }
             let stats = distribution.stats();
             for (shown, exact) in [(stats.p50, 500.0), (stats.p95, 950.0), (stats.p99, 990.0)] {
-                assert!((shown - exact * unit).abs() <= exact * unit / 64.0, "{exact} of {unit}: {stats:?}");
+                assert!(
+                    (shown - exact * unit).abs() <= exact * unit / 64.0,
+                    "{exact} of {unit}: {stats:?}"
+                );
             }
             assert!((stats.avg - 500.5 * unit).abs() < 1e-6 * unit, "{stats:?}");
         }
@@ -145,8 +158,14 @@ mod tests {
             distribution.record(value);
         }
         let stats = distribution.stats();
-        assert!((stats.min, stats.max, stats.sum) == (0.0, f64::MAX, f64::MAX), "{stats:?}");
-        assert!(stats.p50 == 0.0 && stats.p99 >= LARGEST && stats.p99.is_finite(), "{stats:?}");
+        assert!(
+            (stats.min, stats.max, stats.sum) == (0.0, f64::MAX, f64::MAX),
+            "{stats:?}"
+        );
+        assert!(
+            stats.p50 == 0.0 && stats.p99 >= LARGEST && stats.p99.is_finite(),
+            "{stats:?}"
+        );
     }
 
     #[test]

@@ -30,8 +30,15 @@ impl Timings {
             Scale::Waiting => 1,
         };
         let mut bytes = vec![VERSION, scale];
-        let numbers = [u128::from(self.errors), self.sum, u128::from(self.min), u128::from(self.max)];
-        numbers.into_iter().for_each(|number| write(&mut bytes, number));
+        let numbers = [
+            u128::from(self.errors),
+            self.sum,
+            u128::from(self.min),
+            u128::from(self.max),
+        ];
+        numbers
+            .into_iter()
+            .for_each(|number| write(&mut bytes, number));
         write(&mut bytes, self.buckets.len() as u128);
         let mut next = 0;
         for (index, count) in self.buckets.index().iter().zip(self.buckets.count()) {
@@ -65,8 +72,13 @@ fn read_body(bytes: &[u8]) -> Option<Timings> {
     let rest = &mut rest;
     let errors = u64::try_from(read(rest)?).ok()?;
     let sum = read(rest)?;
-    let (min, max) = (u64::try_from(read(rest)?).ok()?, u64::try_from(read(rest)?).ok()?);
-    let used = usize::try_from(read(rest)?).ok().filter(|used| *used <= config().total_buckets())?;
+    let (min, max) = (
+        u64::try_from(read(rest)?).ok()?,
+        u64::try_from(read(rest)?).ok()?,
+    );
+    let used = usize::try_from(read(rest)?)
+        .ok()
+        .filter(|used| *used <= config().total_buckets())?;
     let (mut index, mut counts) = (Vec::with_capacity(used), Vec::with_capacity(used));
     let (mut next, mut all) = (0_u32, 0_u128);
     for _ in 0..used {
@@ -80,7 +92,14 @@ fn read_body(bytes: &[u8]) -> Option<Timings> {
     let whole = rest.is_empty() && all <= COUNT_MAX && (used == 0 || min <= max);
     // Refuses buckets that there are not.
     let buckets = SparseHistogram::from_parts(config(), index, counts).ok()?;
-    whole.then_some(Timings { scale, buckets, errors, sum, min, max })
+    whole.then_some(Timings {
+        scale,
+        buckets,
+        errors,
+        sum,
+        min,
+        max,
+    })
 }
 
 fn write(bytes: &mut Vec<u8>, mut number: u128) {

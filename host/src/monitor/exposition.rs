@@ -66,11 +66,21 @@ pub(super) struct Buckets {
 impl Exposition {
     /// An empty text that takes so many series, and about so many bytes.
     pub const fn new(series_max: usize, bytes_max: usize) -> Self {
-        Self { text: String::new(), bytes_max, room: series_max, omitted: 0 }
+        Self {
+            text: String::new(),
+            bytes_max,
+            room: series_max,
+            omitted: 0,
+        }
     }
 
     /// Begins a family. A name is begun once.
-    pub fn family(&mut self, kind: FamilyKind, name: &'static str, help: &'static str) -> Family<'_> {
+    pub fn family(
+        &mut self,
+        kind: FamilyKind,
+        name: &'static str,
+        help: &'static str,
+    ) -> Family<'_> {
         let kind = match kind {
             FamilyKind::Counter => "counter",
             FamilyKind::Gauge => "gauge",
@@ -78,12 +88,22 @@ impl Exposition {
             FamilyKind::Summary => "summary",
         };
         self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-        Family { exposition: self, name }
+        Family {
+            exposition: self,
+            name,
+        }
     }
 
     /// A family of one series without labels.
-    pub fn single(&mut self, kind: FamilyKind, name: &'static str, help: &'static str, value: impl Into<Number>) {
-        self.family(kind, name, help).sample(&Labels::default(), value);
+    pub fn single(
+        &mut self,
+        kind: FamilyKind,
+        name: &'static str,
+        help: &'static str,
+        value: impl Into<Number>,
+    ) {
+        self.family(kind, name, help)
+            .sample(&Labels::default(), value);
     }
 
     /// How many series still fit.
@@ -139,18 +159,34 @@ impl Family<'_> {
         }
         let last = ("+Inf", buckets.count);
         for (bound, count) in buckets.below.iter().copied().chain([last]) {
-            self.line("_bucket", &labels.0, &format!("le=\"{bound}\""), Number::Whole(count));
+            self.line(
+                "_bucket",
+                &labels.0,
+                &format!("le=\"{bound}\""),
+                Number::Whole(count),
+            );
         }
         self.line("_sum", &labels.0, "", Number::Real(buckets.sum));
         self.line("_count", &labels.0, "", Number::Whole(buckets.count));
     }
 
-    pub(super) fn summary(&mut self, labels: &Labels, quantiles: &[(&str, f64)], sum: f64, count: u64) {
+    pub(super) fn summary(
+        &mut self,
+        labels: &Labels,
+        quantiles: &[(&str, f64)],
+        sum: f64,
+        count: u64,
+    ) {
         if !self.exposition.admits(quantiles.len() + 2) {
             return;
         }
         for (quantile, value) in quantiles {
-            self.line("", &labels.0, &format!("quantile=\"{quantile}\""), Number::Real(*value));
+            self.line(
+                "",
+                &labels.0,
+                &format!("quantile=\"{quantile}\""),
+                Number::Real(*value),
+            );
         }
         self.line("_sum", &labels.0, "", Number::Real(sum));
         self.line("_count", &labels.0, "", Number::Whole(count));
@@ -163,7 +199,9 @@ impl Family<'_> {
             (false, false) => ("{", ",", "}"),
             _ => ("{", "", "}"),
         };
-        self.exposition.push(format_args!("{name}{suffix}{open}{labels}{comma}{last_label}{close} {value}\n"));
+        self.exposition.push(format_args!(
+            "{name}{suffix}{open}{labels}{comma}{last_label}{close} {value}\n"
+        ));
     }
 }
 
@@ -251,9 +289,17 @@ mod tests {
     fn a_family_is_written_as_the_format_has_it() {
         let mut exposition = Exposition::new(100, usize::MAX);
         let labels = Labels::new().with("team", "red").foreign("9", "a\\b\"c\nd");
-        exposition.family(FamilyKind::Counter, "seen_total", "What was seen.").sample(&labels, 3_u64);
-        let buckets = Buckets { below: vec![("0.5", 1), ("1", 2)], count: 4, sum: 7.5 };
-        exposition.family(FamilyKind::Histogram, "took_seconds", "How long.").histogram(&Labels::new(), &buckets);
+        exposition
+            .family(FamilyKind::Counter, "seen_total", "What was seen.")
+            .sample(&labels, 3_u64);
+        let buckets = Buckets {
+            below: vec![("0.5", 1), ("1", 2)],
+            count: 4,
+            sum: 7.5,
+        };
+        exposition
+            .family(FamilyKind::Histogram, "took_seconds", "How long.")
+            .histogram(&Labels::new(), &buckets);
         let text = exposition.finish();
         let expected = r##"# HELP seen_total What was seen.
 # TYPE seen_total counter
@@ -273,18 +319,34 @@ took_seconds_count 4
     #[test]
     fn what_does_not_fit_is_left_out_whole_and_counted() {
         let mut exposition = Exposition::new(3, usize::MAX);
-        let buckets = Buckets { below: vec![("1", 0)], count: 0, sum: 0.0 };
-        exposition.family(FamilyKind::Histogram, "took_seconds", "How long.").histogram(&Labels::new(), &buckets);
+        let buckets = Buckets {
+            below: vec![("1", 0)],
+            count: 0,
+            sum: 0.0,
+        };
+        exposition
+            .family(FamilyKind::Histogram, "took_seconds", "How long.")
+            .histogram(&Labels::new(), &buckets);
         exposition.single(FamilyKind::Gauge, "level", "How high.", f64::MAX);
         let text = exposition.finish();
-        assert!(!text.contains("took_seconds_") && text.contains("\nlevel 1.7976931348623157e308\n"), "{text}");
+        assert!(
+            !text.contains("took_seconds_") && text.contains("\nlevel 1.7976931348623157e308\n"),
+            "{text}"
+        );
         assert!(text.ends_with("\nstepwell_series_omitted 4\n"), "{text}");
     }
 
     #[test]
     fn numbers_are_those_that_prometheus_reads() {
-        let shown =
-            [1.0, 0.00001, -0.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY].map(|real| Number::Real(real).to_string());
+        let shown = [
+            1.0,
+            0.00001,
+            -0.5,
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+        ]
+        .map(|real| Number::Real(real).to_string());
         assert_eq!(shown, ["1.0", "1e-5", "-0.5", "NaN", "+Inf", "-Inf"]);
         assert_eq!(Number::Whole(u64::MAX).to_string(), "18446744073709551615");
     }

@@ -75,9 +75,19 @@ impl Monitor {
     pub fn expose(&self, team: Option<&Name>, to: &mut Exposition) {
         let (now, view) = (self.0.ticks.now(), View::of(team, Window::Start));
         let started = self.0.started_at.as_micros() as f64 / 1e6;
-        to.single(FamilyKind::Gauge, "stepwell_start_time_seconds", "When the host started, since 1970.", started);
+        to.single(
+            FamilyKind::Gauge,
+            "stepwell_start_time_seconds",
+            "When the host started, since 1970.",
+            started,
+        );
         let uptime = now.since(self.0.started_at).as_secs_f64();
-        to.single(FamilyKind::Gauge, "stepwell_uptime_seconds", "How long ago the host started.", uptime);
+        to.single(
+            FamilyKind::Gauge,
+            "stepwell_uptime_seconds",
+            "How long ago the host started.",
+            uptime,
+        );
         let scopes = self.labelled(team);
         expose_lifecycle(to, &scopes, view, now);
         expose_approvals(to, &scopes, view, now);
@@ -96,14 +106,22 @@ impl Monitor {
     fn labelled(&self, team: Option<&Name>) -> Vec<Labelled> {
         let scopes = &self.0.scopes;
         if let Some(team) = team {
-            return scopes.find(team).map(|scope| (team.to_string(), scope)).into_iter().collect();
+            return scopes
+                .find(team)
+                .map(|scope| (team.to_string(), scope))
+                .into_iter()
+                .collect();
         }
         let label = |team: Option<Name>, scope: &Arc<Scope>| match team {
             Some(team) => team.to_string(),
             None if Arc::ptr_eq(scope, &scopes.host) => String::new(),
             None => OTHER_TEAMS.to_owned(),
         };
-        let mut labelled: Vec<_> = scopes.all().into_iter().map(|(team, scope)| (label(team, &scope), scope)).collect();
+        let mut labelled: Vec<_> = scopes
+            .all()
+            .into_iter()
+            .map(|(team, scope)| (label(team, &scope), scope))
+            .collect();
         labelled.sort_by(|(a, _), (b, _)| a.cmp(b));
         labelled
     }
@@ -114,10 +132,22 @@ fn of(team: &str) -> Labels {
 }
 
 fn expose_lifecycle(to: &mut Exposition, scopes: &[Labelled], view: View, now: Timestamp) {
-    let read: Vec<_> = scopes.iter().map(|(team, scope)| (team, scope.lifecycle.read(view, now))).collect();
-    let stats: Vec<_> = read.iter().map(|(team, numbers)| (of(team), numbers.stats())).collect();
-    let mut created = to.family(FamilyKind::Counter, "stepwell_instances_created_total", "Workflow instances created.");
-    stats.iter().for_each(|(team, stats)| created.sample(team, stats.created));
+    let read: Vec<_> = scopes
+        .iter()
+        .map(|(team, scope)| (team, scope.lifecycle.read(view, now)))
+        .collect();
+    let stats: Vec<_> = read
+        .iter()
+        .map(|(team, numbers)| (of(team), numbers.stats()))
+        .collect();
+    let mut created = to.family(
+        FamilyKind::Counter,
+        "stepwell_instances_created_total",
+        "Workflow instances created.",
+    );
+    stats
+        .iter()
+        .for_each(|(team, stats)| created.sample(team, stats.created));
     let help = "Workflow instances that ended, by their last status.";
     let mut ended = to.family(FamilyKind::Counter, "stepwell_instances_ended_total", help);
     for (team, stats) in &stats {
@@ -127,23 +157,51 @@ fn expose_lifecycle(to: &mut Exposition, scopes: &[Labelled], view: View, now: T
             ("cancelled", stats.cancelled),
             ("failed", stats.failed),
         ];
-        ends.into_iter().for_each(|(status, count)| ended.sample(&team.clone().with("status", status), count));
+        ends.into_iter()
+            .for_each(|(status, count)| ended.sample(&team.clone().with("status", status), count));
     }
     let help = "Finished workflow instances that were deleted.";
-    let mut deleted = to.family(FamilyKind::Counter, "stepwell_instances_deleted_total", help);
-    stats.iter().for_each(|(team, stats)| deleted.sample(team, stats.deleted));
+    let mut deleted = to.family(
+        FamilyKind::Counter,
+        "stepwell_instances_deleted_total",
+        help,
+    );
+    stats
+        .iter()
+        .for_each(|(team, stats)| deleted.sample(team, stats.deleted));
     let help = "From the creation of an instance to its end.";
-    let mut durations = to.family(FamilyKind::Histogram, "stepwell_instance_duration_seconds", help);
-    read.iter().for_each(|(team, numbers)| durations.histogram(&of(team), &buckets(&numbers.durations)));
+    let mut durations = to.family(
+        FamilyKind::Histogram,
+        "stepwell_instance_duration_seconds",
+        help,
+    );
+    read.iter()
+        .for_each(|(team, numbers)| durations.histogram(&of(team), &buckets(&numbers.durations)));
 }
 
 fn expose_approvals(to: &mut Exposition, scopes: &[Labelled], view: View, now: Timestamp) {
-    let read: Vec<_> = scopes.iter().map(|(team, scope)| (team, scope.approvals.read(view, now))).collect();
-    let stats: Vec<_> = read.iter().map(|(team, numbers)| (of(team), numbers.stats())).collect();
-    let mut submitted = to.family(FamilyKind::Counter, "stepwell_approvals_submitted_total", "Approvers asked.");
-    stats.iter().for_each(|(team, stats)| submitted.sample(team, stats.submitted));
+    let read: Vec<_> = scopes
+        .iter()
+        .map(|(team, scope)| (team, scope.approvals.read(view, now)))
+        .collect();
+    let stats: Vec<_> = read
+        .iter()
+        .map(|(team, numbers)| (of(team), numbers.stats()))
+        .collect();
+    let mut submitted = to.family(
+        FamilyKind::Counter,
+        "stepwell_approvals_submitted_total",
+        "Approvers asked.",
+    );
+    stats
+        .iter()
+        .for_each(|(team, stats)| submitted.sample(team, stats.submitted));
     let help = "Approvals that are no longer pending, by what became of them.";
-    let mut decided = to.family(FamilyKind::Counter, "stepwell_approvals_decided_total", help);
+    let mut decided = to.family(
+        FamilyKind::Counter,
+        "stepwell_approvals_decided_total",
+        help,
+    );
     for (team, stats) in &stats {
         let ends = [
             ("approved", stats.approved),
@@ -151,11 +209,18 @@ fn expose_approvals(to: &mut Exposition, scopes: &[Labelled], view: View, now: T
             ("expired", stats.expired),
             ("cancelled", stats.cancelled),
         ];
-        ends.into_iter().for_each(|(status, count)| decided.sample(&team.clone().with("status", status), count));
+        ends.into_iter().for_each(|(status, count)| {
+            decided.sample(&team.clone().with("status", status), count)
+        });
     }
     let help = "From asking an approver to the answer or the expiry.";
-    let mut waiting = to.family(FamilyKind::Histogram, "stepwell_approval_waiting_seconds", help);
-    read.iter().for_each(|(team, numbers)| waiting.histogram(&of(team), &buckets(&numbers.waiting)));
+    let mut waiting = to.family(
+        FamilyKind::Histogram,
+        "stepwell_approval_waiting_seconds",
+        help,
+    );
+    read.iter()
+        .for_each(|(team, numbers)| waiting.histogram(&of(team), &buckets(&numbers.waiting)));
 }
 
 fn expose_batches(to: &mut Exposition, scopes: &[Labelled], view: View, now: Timestamp) {
@@ -163,16 +228,34 @@ fn expose_batches(to: &mut Exposition, scopes: &[Labelled], view: View, now: Tim
     for (team, scope) in scopes {
         let mut batches = std::collections::BTreeMap::new();
         scope.batches.read_into(&mut batches, view, now);
-        read.extend(batches.into_iter().map(|(name, numbers)| (of(team).with("operation", &name), numbers)));
+        read.extend(
+            batches
+                .into_iter()
+                .map(|(name, numbers)| (of(team).with("operation", &name), numbers)),
+        );
     }
-    let mut items = to.family(FamilyKind::Counter, "stepwell_batch_items_total", "Items of bulk calls.");
-    read.iter().for_each(|(labels, batch)| items.sample(labels, batch.sizes.items));
+    let mut items = to.family(
+        FamilyKind::Counter,
+        "stepwell_batch_items_total",
+        "Items of bulk calls.",
+    );
+    read.iter()
+        .for_each(|(labels, batch)| items.sample(labels, batch.sizes.items));
     let help = "Items of bulk calls that failed.";
-    let mut failed = to.family(FamilyKind::Counter, "stepwell_batch_failed_items_total", help);
-    read.iter().for_each(|(labels, batch)| failed.sample(labels, batch.sizes.failed));
-    let mut durations =
-        to.family(FamilyKind::Histogram, "stepwell_batch_duration_seconds", "How long bulk calls took.");
-    read.iter().for_each(|(labels, batch)| durations.histogram(labels, &buckets(&batch.durations)));
+    let mut failed = to.family(
+        FamilyKind::Counter,
+        "stepwell_batch_failed_items_total",
+        help,
+    );
+    read.iter()
+        .for_each(|(labels, batch)| failed.sample(labels, batch.sizes.failed));
+    let mut durations = to.family(
+        FamilyKind::Histogram,
+        "stepwell_batch_duration_seconds",
+        "How long bulk calls took.",
+    );
+    read.iter()
+        .for_each(|(labels, batch)| durations.histogram(labels, &buckets(&batch.durations)));
 }
 
 fn expose_limits(to: &mut Exposition, scopes: &[Labelled], view: View, now: Timestamp) {
@@ -181,7 +264,9 @@ fn expose_limits(to: &mut Exposition, scopes: &[Labelled], view: View, now: Time
     for (team, scope) in scopes {
         let mut limits = std::collections::BTreeMap::new();
         scope.limits.read_into(&mut limits, view, now);
-        limits.into_iter().for_each(|(code, count)| met.sample(&of(team).with("limit", &code), count));
+        limits
+            .into_iter()
+            .for_each(|(code, count)| met.sample(&of(team).with("limit", &code), count));
     }
 }
 
@@ -197,15 +282,29 @@ fn expose_operations(to: &mut Exposition, scopes: &[Labelled], view: View, now: 
                 omitted += SERIES_PER_OPERATION;
                 continue;
             }
-            read.extend(summed(&operation, view, now).map(|numbers| (of(team).with("operation", &name), numbers)));
+            read.extend(
+                summed(&operation, view, now)
+                    .map(|numbers| (of(team).with("operation", &name), numbers)),
+            );
         }
     }
     to.omit(omitted);
-    let help = "How long calls took, failed ones included: requests, steps, versions of plugins, commits.";
-    let mut durations = to.family(FamilyKind::Histogram, "stepwell_operation_duration_seconds", help);
-    read.iter().for_each(|(labels, (buckets, _))| durations.histogram(labels, buckets));
-    let mut errors = to.family(FamilyKind::Counter, "stepwell_operation_errors_total", "Calls that failed.");
-    read.iter().for_each(|(labels, (_, count))| errors.sample(labels, *count));
+    let help =
+        "How long calls took, failed ones included: requests, steps, versions of plugins, commits.";
+    let mut durations = to.family(
+        FamilyKind::Histogram,
+        "stepwell_operation_duration_seconds",
+        help,
+    );
+    read.iter()
+        .for_each(|(labels, (buckets, _))| durations.histogram(labels, buckets));
+    let mut errors = to.family(
+        FamilyKind::Counter,
+        "stepwell_operation_errors_total",
+        "Calls that failed.",
+    );
+    read.iter()
+        .for_each(|(labels, (_, count))| errors.sample(labels, *count));
 }
 
 /// What is written of an operation, so that its fine buckets need not be kept; none if it was not called.
@@ -219,7 +318,11 @@ fn buckets(timings: &Timings) -> Buckets {
         Scale::Work => &WORK_BOUNDS,
         Scale::Waiting => &WAITING_BOUNDS,
     };
-    Buckets { below: timings.cumulative(bounds), count: timings.count(), sum: timings.sum_seconds() }
+    Buckets {
+        below: timings.cumulative(bounds),
+        count: timings.count(),
+        sum: timings.sum_seconds(),
+    }
 }
 
 fn expose_plugins(to: &mut Exposition, plugins: &[PluginStats]) {
@@ -230,13 +333,18 @@ fn expose_plugins(to: &mut Exposition, plugins: &[PluginStats]) {
             family.sample(&labels, value);
         }
     });
-    let mut gauges = to.family(FamilyKind::Gauge, "stepwell_plugin_level", "Gauges of plugins, in their own units.");
+    let mut gauges = to.family(
+        FamilyKind::Gauge,
+        "stepwell_plugin_level",
+        "Gauges of plugins, in their own units.",
+    );
     each(plugins, &mut gauges, |family, labels, value| {
         if let SeriesValue::Gauge { value } = value {
             family.sample(&labels, value);
         }
     });
-    let help = "Histograms of plugins since the start, in their own units; timers are in microseconds.";
+    let help =
+        "Histograms of plugins since the start, in their own units; timers are in microseconds.";
     let mut values = to.family(FamilyKind::Summary, "stepwell_plugin_values", help);
     each(plugins, &mut values, |family, labels, value| {
         if let SeriesValue::Histogram(stats) = value {
@@ -245,7 +353,11 @@ fn expose_plugins(to: &mut Exposition, plugins: &[PluginStats]) {
         }
     });
     let help = "Timers of plugins that were dropped without being stopped.";
-    let mut dropped = to.family(FamilyKind::Counter, "stepwell_plugin_timers_dropped_total", help);
+    let mut dropped = to.family(
+        FamilyKind::Counter,
+        "stepwell_plugin_timers_dropped_total",
+        help,
+    );
     each(plugins, &mut dropped, |family, labels, value| {
         if let SeriesValue::Histogram(stats) = value {
             family.sample(&labels, stats.errors);
@@ -253,7 +365,11 @@ fn expose_plugins(to: &mut Exposition, plugins: &[PluginStats]) {
     });
 }
 
-fn each(plugins: &[PluginStats], family: &mut Family<'_>, write: impl Fn(&mut Family<'_>, Labels, SeriesValue)) {
+fn each(
+    plugins: &[PluginStats],
+    family: &mut Family<'_>,
+    write: impl Fn(&mut Family<'_>, Labels, SeriesValue),
+) {
     for plugin in plugins {
         for series in &plugin.series {
             write(family, labels_of(plugin, series), series.value);
@@ -262,9 +378,18 @@ fn each(plugins: &[PluginStats], family: &mut Family<'_>, write: impl Fn(&mut Fa
 }
 
 fn labels_of(plugin: &PluginStats, series: &SeriesStats) -> Labels {
-    let (name, version) = plugin.plugin.split_once('@').unwrap_or((&plugin.plugin, ""));
-    let ours = of(plugin.team.as_str()).with("plugin", name).with("version", version).with("metric", &series.name);
-    series.labels.iter().fold(ours, |labels, (name, value)| labels.foreign(name, value))
+    let (name, version) = plugin
+        .plugin
+        .split_once('@')
+        .unwrap_or((&plugin.plugin, ""));
+    let ours = of(plugin.team.as_str())
+        .with("plugin", name)
+        .with("version", version)
+        .with("metric", &series.name);
+    series
+        .labels
+        .iter()
+        .fold(ours, |labels, (name, value)| labels.foreign(name, value))
 }
 
 #[cfg(test)]
@@ -281,7 +406,10 @@ mod tests {
             assert!(bounds.is_sorted());
             for (units, seconds) in bounds {
                 let seconds: f64 = seconds.parse().expect("is a number");
-                assert!((seconds * per_second - *units as f64).abs() < 1e-6, "{units} and {seconds}");
+                assert!(
+                    (seconds * per_second - *units as f64).abs() < 1e-6,
+                    "{units} and {seconds}"
+                );
             }
         }
     }
@@ -289,19 +417,35 @@ mod tests {
     #[test]
     fn below_a_bound_is_nothing_above_it_and_all_that_is_1_6_percent_below_it() {
         // From 1 microsecond to about 100 seconds, in steps of 0.3 %.
-        let durations: Vec<_> = (0..6_150).map(|step| Duration::from_secs_f64(1e-6 * 1.003_f64.powi(step))).collect();
+        let durations: Vec<_> = (0..6_150)
+            .map(|step| Duration::from_secs_f64(1e-6 * 1.003_f64.powi(step)))
+            .collect();
         let mut timings = Timings::work();
-        durations.iter().for_each(|duration| timings.record(*duration, true));
+        durations
+            .iter()
+            .for_each(|duration| timings.record(*duration, true));
         let buckets = buckets(&timings);
-        let at_most = |bound: f64| durations.iter().filter(|duration| duration.as_secs_f64() <= bound).count() as u64;
+        let at_most = |bound: f64| {
+            durations
+                .iter()
+                .filter(|duration| duration.as_secs_f64() <= bound)
+                .count() as u64
+        };
         for (bound, below) in &buckets.below {
             let bound: f64 = bound.parse().expect("is a number");
             assert!(*below <= at_most(bound), "{bound}: {below}");
-            assert!(*below >= at_most(bound * (1.0 - 1.0 / 64.0) - 1e-6), "{bound}: {below}");
+            assert!(
+                *below >= at_most(bound * (1.0 - 1.0 / 64.0) - 1e-6),
+                "{bound}: {below}"
+            );
         }
         assert_eq!(buckets.count, durations.len() as u64);
         let sum = durations.iter().sum::<Duration>().as_secs_f64();
-        assert!((buckets.sum - sum).abs() < 1e-6 * sum, "{} and {sum}", buckets.sum);
+        assert!(
+            (buckets.sum - sum).abs() < 1e-6 * sum,
+            "{} and {sum}",
+            buckets.sum
+        );
     }
 
     #[test]
@@ -315,8 +459,17 @@ mod tests {
         let mut exposition = Exposition::new(100_000, usize::MAX);
         monitor.expose(None, &mut exposition);
         let text = exposition.finish();
-        assert!(text.contains("\nstepwell_instances_created_total{team=\"(others)\"} 2\n"), "{text}");
-        let created = text.find("stepwell_instances_created_total{").expect("is there");
-        assert!(text.get(created..).is_some_and(|text| text.contains("{team=\"\"} 0\n")), "{text}");
+        assert!(
+            text.contains("\nstepwell_instances_created_total{team=\"(others)\"} 2\n"),
+            "{text}"
+        );
+        let created = text
+            .find("stepwell_instances_created_total{")
+            .expect("is there");
+        assert!(
+            text.get(created..)
+                .is_some_and(|text| text.contains("{team=\"\"} 0\n")),
+            "{text}"
+        );
     }
 }

@@ -70,8 +70,16 @@ impl Interval {
         self.timings(team, "approval".to_owned(), approvals.waiting);
         self.counts(team, APPROVAL_COUNTERS.into_iter().zip(approvals.counts.0));
         for (name, batch) in scope.batches.drain(now) {
-            self.count(team, format!("batch_items{{{name}}}").into(), batch.sizes.items);
-            self.count(team, format!("batch_failed_items{{{name}}}").into(), batch.sizes.failed);
+            self.count(
+                team,
+                format!("batch_items{{{name}}}").into(),
+                batch.sizes.items,
+            );
+            self.count(
+                team,
+                format!("batch_failed_items{{{name}}}").into(),
+                batch.sizes.failed,
+            );
             self.timings(team, format!("batch {name}"), batch.durations);
         }
         for (code, count) in scope.limits.drain(now) {
@@ -81,7 +89,11 @@ impl Interval {
 
     fn timings(&mut self, team: Option<&Name>, name: String, timings: Timings) {
         if timings.count() > 0 {
-            self.operations.push(IntervalOperation { team: team.cloned(), name, timings });
+            self.operations.push(IntervalOperation {
+                team: team.cloned(),
+                name,
+                timings,
+            });
         }
     }
 
@@ -91,7 +103,11 @@ impl Interval {
 
     fn count(&mut self, team: Option<&Name>, name: Cow<'static, str>, delta: u64) {
         if delta > 0 {
-            self.counters.push(IntervalCounter { team: team.cloned(), name, delta });
+            self.counters.push(IntervalCounter {
+                team: team.cloned(),
+                name,
+                delta,
+            });
         }
     }
 }

@@ -91,7 +91,9 @@ impl Lifecycle {
         };
         let now = ticks.reading();
         self.counts.live(ticks, now).add(counter, 1);
-        self.durations.live(ticks, now).record(duration, status != InstanceStatus::Failed);
+        self.durations
+            .live(ticks, now)
+            .record(duration, status != InstanceStatus::Failed);
     }
 
     pub(super) fn read(&self, view: View, now: Timestamp) -> LifecycleNumbers {
@@ -105,11 +107,20 @@ impl Lifecycle {
     pub(super) fn ended(&self, view: View, now: Timestamp) -> (u64, u64) {
         let Counts(counts) = self.counts.read(view, now).numbers;
         let [_, completed, rejected, cancelled, failed, _] = counts;
-        (completed.saturating_add(rejected).saturating_add(cancelled).saturating_add(failed), rejected)
+        (
+            completed
+                .saturating_add(rejected)
+                .saturating_add(cancelled)
+                .saturating_add(failed),
+            rejected,
+        )
     }
 
     pub(super) fn drain(&self, now: Timestamp) -> LifecycleNumbers {
-        LifecycleNumbers { counts: self.counts.drain(now), durations: self.durations.drain(now) }
+        LifecycleNumbers {
+            counts: self.counts.drain(now),
+            durations: self.durations.drain(now),
+        }
     }
 
     pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
@@ -120,7 +131,10 @@ impl Lifecycle {
 
 impl Default for LifecycleNumbers {
     fn default() -> Self {
-        Self { counts: Counts([0; 6]), durations: Timings::new(Scale::Waiting) }
+        Self {
+            counts: Counts([0; 6]),
+            durations: Timings::new(Scale::Waiting),
+        }
     }
 }
 
@@ -132,7 +146,9 @@ impl LifecycleNumbers {
 
     pub(super) fn stats(&self) -> LifecycleStats {
         let Counts([created, completed, rejected, cancelled, failed, deleted]) = self.counts;
-        let ended = [completed, rejected, cancelled, failed].into_iter().fold(0, u64::saturating_add);
+        let ended = [completed, rejected, cancelled, failed]
+            .into_iter()
+            .fold(0, u64::saturating_add);
         LifecycleStats {
             created,
             completed,

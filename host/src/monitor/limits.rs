@@ -25,8 +25,14 @@ impl Limits {
             return count.live(ticks, reading).add(0, 1);
         }
         let mut codes = self.0.write();
-        let code = if codes.len() >= LIMIT_CODES_MAX && !codes.contains_key(code) { OTHER } else { code };
-        let count = codes.entry(code.into()).or_insert_with(|| Windowed::new(Counters::default(), ticks.now()));
+        let code = if codes.len() >= LIMIT_CODES_MAX && !codes.contains_key(code) {
+            OTHER
+        } else {
+            code
+        };
+        let count = codes
+            .entry(code.into())
+            .or_insert_with(|| Windowed::new(Counters::default(), ticks.now()));
         count.live(ticks, reading).add(0, 1);
     }
 

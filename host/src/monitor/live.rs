@@ -54,21 +54,35 @@ impl LiveTimings {
     pub(super) fn new(scale: Scale) -> Self {
         let threads = std::thread::available_parallelism().map_or(2, NonZero::get);
         let shards = threads.next_power_of_two().clamp(2, SHARDS_MAX);
-        Self { scale, shards: (0..shards).map(|_| OnceLock::new()).collect() }
+        Self {
+            scale,
+            shards: (0..shards).map(|_| OnceLock::new()).collect(),
+        }
     }
 
     #[inline]
     pub(super) fn record(&self, duration: Duration, ok: bool) {
         // The number of shards is a power of two.
-        let Some(shard) = self.shards.get(NUMBER.with(|number| *number) & (self.shards.len() - 1)) else { return };
-        shard.get_or_init(Box::default).record(self.scale.parts(duration), ok);
+        let Some(shard) = self
+            .shards
+            .get(NUMBER.with(|number| *number) & (self.shards.len() - 1))
+        else {
+            return;
+        };
+        shard
+            .get_or_init(Box::default)
+            .record(self.scale.parts(duration), ok);
     }
 
     /// Adds what was recorded since it was last taken.
     pub(super) fn add_to(&self, sum: &mut Sum) {
         for shard in self.shards.iter().filter_map(OnceLock::get) {
             if shard.state.load(Ordering::Acquire) != NOTHING {
-                shard.add_to(sum, |bucket| bucket.load(Ordering::Relaxed), |number, _| number.load(Ordering::Relaxed));
+                shard.add_to(
+                    sum,
+                    |bucket| bucket.load(Ordering::Relaxed),
+                    |number, _| number.load(Ordering::Relaxed),
+                );
             }
         }
     }
@@ -92,14 +106,23 @@ impl Shard {
         if self.groups.load(Ordering::Relaxed) & group == 0 {
             self.groups.fetch_or(group, Ordering::Relaxed);
         }
-        if let Some(bucket) = self.buckets.get(index / GROUP).and_then(|group| group.get(index % GROUP)) {
+        if let Some(bucket) = self
+            .buckets
+            .get(index / GROUP)
+            .and_then(|group| group.get(index % GROUP))
+        {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
         self.state.store(NEWS, Ordering::Release);
     }
 
     /// With what `bucket` and `number` answer for a counter, the latter told what stands for nothing.
-    fn add_to(&self, sum: &mut Sum, bucket: impl Fn(&AtomicU32) -> u32, number: impl Fn(&AtomicU64, u64) -> u64) {
+    fn add_to(
+        &self,
+        sum: &mut Sum,
+        bucket: impl Fn(&AtomicU32) -> u32,
+        number: impl Fn(&AtomicU64, u64) -> u64,
+    ) {
         sum.add_totals(Totals {
             errors: number(&self.errors, 0),
             sum: number(&self.sum, 0).into(),
@@ -107,7 +130,11 @@ impl Shard {
             max: number(&self.max, 0),
         });
         let used = self.groups.load(Ordering::Relaxed);
-        let used = self.buckets.iter().enumerate().filter(|(group, _)| used & (1 << group) != 0);
+        let used = self
+            .buckets
+            .iter()
+            .enumerate()
+            .filter(|(group, _)| used & (1 << group) != 0);
         for (group, counters) in used {
             for (index, counter) in counters.iter().enumerate() {
                 // Most are empty, and to look is cheaper than to take.
@@ -159,11 +186,18 @@ impl Live for LiveTimings {
     }
 
     fn has_news(&self) -> bool {
-        self.shards.iter().filter_map(OnceLock::get).fold(false, |news, shard| {
-            // Taken note of first: what is recorded while the rest is read is news again.
-            let seen = || shard.state.compare_exchange(NEWS, SEEN, Ordering::Acquire, Ordering::Relaxed);
-            (shard.state.load(Ordering::Relaxed) == NEWS && seen().is_ok()) | news
-        })
+        self.shards
+            .iter()
+            .filter_map(OnceLock::get)
+            .fold(false, |news, shard| {
+                // Taken note of first: what is recorded while the rest is read is news again.
+                let seen = || {
+                    shard
+                        .state
+                        .compare_exchange(NEWS, SEEN, Ordering::Acquire, Ordering::Relaxed)
+                };
+                (shard.state.load(Ordering::Relaxed) == NEWS && seen().is_ok()) | news
+            })
     }
 }
 
@@ -185,7 +219,9 @@ impl Hasher for LastNumber {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |sum, byte| sum.rotate_left(8) ^ u64::from(*byte));
+        self.0 = bytes
+            .iter()
+            .fold(self.0, |sum, byte| sum.rotate_left(8) ^ u64::from(*byte));
     }
 
     fn write_u64(&mut self, number: u64) {

@@ -97,12 +97,14 @@ pub use self::exposition::{Exposition, Family, FamilyKind, Labels as SeriesLabel
 pub use self::interval::{ALL_OPERATIONS, Interval, IntervalCounter, IntervalOperation};
 pub use self::lifecycle::LifecycleStats;
 pub use self::limits::LIMIT_CODES_MAX;
-pub use self::operations::{Measurement, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, OTHER, Operation, OperationStats};
+pub use self::operations::{
+    Measurement, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, OTHER, Operation, OperationStats,
+};
 pub use self::plugin_metrics::{MetricSource, PluginStats, SOURCES_MAX};
 pub use self::scope::TEAMS_MAX;
 pub use self::series::{
-    LABEL_VALUE_BYTES_MAX, LABELS_MAX, Labels, METRIC_NAME_BYTES_MAX, METRICS_MAX, MetricError, OVERFLOW, SeriesStats,
-    SeriesValue,
+    LABEL_VALUE_BYTES_MAX, LABELS_MAX, Labels, METRIC_NAME_BYTES_MAX, METRICS_MAX, MetricError,
+    OVERFLOW, SeriesStats, SeriesValue,
 };
 pub use self::stats::Stats;
 pub use self::summary::{OperationErrors, OperationLatency, Status, Summary, Surroundings, Totals};
@@ -163,7 +165,9 @@ impl Monitor {
     /// Counts created instances.
     #[doc(alias = "record_workflow_created")]
     pub fn record_instance_created(&self, team: &Name, count: u64) {
-        self.scope(Some(team)).lifecycle.record_created(&self.0.ticks, count);
+        self.scope(Some(team))
+            .lifecycle
+            .record_created(&self.0.ticks, count);
     }
 
     /// Counts an instance that became final, with the time since its creation. A status that is not final is ignored.
@@ -174,29 +178,56 @@ impl Monitor {
         "record_workflow_failed"
     ))]
     pub fn record_instance_ended(&self, team: &Name, status: InstanceStatus, duration: Duration) {
-        self.scope(Some(team)).lifecycle.record_ended(&self.0.ticks, status, duration);
+        self.scope(Some(team))
+            .lifecycle
+            .record_ended(&self.0.ticks, status, duration);
     }
 
     /// Counts finished instances that were deleted: one team's, or those of all teams at once, which operators see.
     pub fn record_instances_deleted(&self, team: Option<&Name>, count: u64) {
-        self.scope(team).lifecycle.record_deleted(&self.0.ticks, count);
+        self.scope(team)
+            .lifecycle
+            .record_deleted(&self.0.ticks, count);
     }
 
     /// Counts approvers asked.
     #[doc(alias = "record_approval_submitted")]
     pub fn record_approvals_submitted(&self, team: &Name, count: u64) {
-        self.scope(Some(team)).approvals.record_submitted(&self.0.ticks, count);
+        self.scope(Some(team))
+            .approvals
+            .record_submitted(&self.0.ticks, count);
     }
 
     /// Counts an approval that left `pending`, with the time it waited. `pending` itself is ignored.
-    #[doc(alias("record_approval_approved", "record_approval_rejected", "record_approval_expired"))]
+    #[doc(alias(
+        "record_approval_approved",
+        "record_approval_rejected",
+        "record_approval_expired"
+    ))]
     pub fn record_approval_decided(&self, team: &Name, status: ApprovalStatus, waited: Duration) {
-        self.scope(Some(team)).approvals.record_decided(&self.0.ticks, status, waited);
+        self.scope(Some(team))
+            .approvals
+            .record_decided(&self.0.ticks, status, waited);
     }
 
     /// Counts a bulk call: its items and how many of them failed.
-    pub fn record_batch(&self, team: &Name, operation: &'static str, items: usize, failed: usize, duration: Duration) {
-        self.scope(Some(team)).batches.record(&self.0.ticks, operation, Batch { items, failed, duration });
+    pub fn record_batch(
+        &self,
+        team: &Name,
+        operation: &'static str,
+        items: usize,
+        failed: usize,
+        duration: Duration,
+    ) {
+        self.scope(Some(team)).batches.record(
+            &self.0.ticks,
+            operation,
+            Batch {
+                items,
+                failed,
+                duration,
+            },
+        );
     }
 
     /// Counts a guest that met the limit with this code. After [`LIMIT_CODES_MAX`] codes of a team new ones count as
@@ -251,7 +282,11 @@ impl Monitor {
     ///
     /// # Errors
     /// As [`Monitor::plugin_count`].
-    pub fn plugin_timer_dropped(&self, source: &MetricSource, name: &str) -> Result<(), MetricError> {
+    pub fn plugin_timer_dropped(
+        &self,
+        source: &MetricSource,
+        name: &str,
+    ) -> Result<(), MetricError> {
         self.plugin_sample(source, name, &[], Sample::TimerDropped)
     }
 
@@ -262,7 +297,13 @@ impl Monitor {
         labels: &[(String, String)],
         sample: Sample,
     ) -> Result<(), MetricError> {
-        self.0.plugins.record(Record { source, name, labels, sample, at: self.0.ticks.now() })
+        self.0.plugins.record(Record {
+            source,
+            name,
+            labels,
+            sample,
+            at: self.0.ticks.now(),
+        })
     }
 
     /// The host's operations and all numbers of one team; without a team, everybody's added up. Takes about a
@@ -275,7 +316,11 @@ impl Monitor {
         for scope in &scopes {
             scope.limits.read_into(&mut limits, view, now);
         }
-        let since = scopes.iter().map(|scope| scope.since(view)).min().unwrap_or(self.0.started_at);
+        let since = scopes
+            .iter()
+            .map(|scope| scope.since(view))
+            .min()
+            .unwrap_or(self.0.started_at);
         let mut operations = BTreeMap::new();
         operations::each_operation_shown(&self.with_operations(team), view, now, |name, stats| {
             operations.insert(name.into(), stats);
@@ -302,7 +347,12 @@ impl Monitor {
         now: Timestamp,
         see: impl FnMut(Box<str>, &Sum, f64),
     ) {
-        operations::each_operation(&self.with_operations(team), View::of(team, window), now, see);
+        operations::each_operation(
+            &self.with_operations(team),
+            View::of(team, window),
+            now,
+            see,
+        );
     }
 
     /// Where the operations are that [`Monitor::stats`] shows.
@@ -319,14 +369,24 @@ impl Monitor {
         let now = self.0.ticks.now();
         let mut batches = BTreeMap::new();
         for scope in self.0.scopes.seen_by(team) {
-            scope.batches.read_into(&mut batches, View::of(team, window), now);
+            scope
+                .batches
+                .read_into(&mut batches, View::of(team, window), now);
         }
-        batches.into_iter().map(|(name, numbers)| (name, numbers.stats())).collect()
+        batches
+            .into_iter()
+            .map(|(name, numbers)| (name, numbers.stats()))
+            .collect()
     }
 
     /// One operation's numbers, of those that [`Monitor::stats`] would show; none if no call of that name has ended in
     /// the window.
-    pub fn operation_stats(&self, team: Option<&Name>, name: &str, window: Window) -> Option<OperationStats> {
+    pub fn operation_stats(
+        &self,
+        team: Option<&Name>,
+        name: &str,
+        window: Window,
+    ) -> Option<OperationStats> {
         let now = self.0.ticks.now();
         let scopes = self.with_operations(team);
         let mut readings = scopes
@@ -347,9 +407,17 @@ impl Monitor {
     #[doc(alias = "reset_metrics")]
     pub fn reset(&self, team: Option<&Name>) {
         let now = self.0.ticks.now();
-        let reset = if team.is_some() { Reset::OfTeam } else { Reset::OfAll };
+        let reset = if team.is_some() {
+            Reset::OfTeam
+        } else {
+            Reset::OfAll
+        };
         self.0.plugins.reset(team);
-        self.0.scopes.seen_by(team).iter().for_each(|scope| scope.reset(reset, now));
+        self.0
+            .scopes
+            .seen_by(team)
+            .iter()
+            .for_each(|scope| scope.reset(reset, now));
     }
 
     /// What was recorded since the last drain, for a history. Nothing is in two intervals and nothing in none, but a
@@ -357,7 +425,12 @@ impl Monitor {
     pub fn drain(&self) -> Interval {
         let now = self.0.ticks.now();
         let from = std::mem::replace(&mut *self.0.drained_at.lock(), now);
-        let mut interval = Interval { from, to: now, operations: Vec::new(), counters: Vec::new() };
+        let mut interval = Interval {
+            from,
+            to: now,
+            operations: Vec::new(),
+            counters: Vec::new(),
+        };
         for (team, scope) in self.0.scopes.all() {
             interval.add(team.as_ref(), &scope);
         }
@@ -367,5 +440,9 @@ impl Monitor {
 
 /// A part of a whole, from 0 to 1; 0 when there is nothing.
 fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
 }

@@ -98,7 +98,11 @@ pub struct Measurement<'a> {
 impl Operation {
     fn new(ticks: &Ticks, now: Timestamp) -> Self {
         let timings = Windowed::new(LiveTimings::new(Scale::Work), now);
-        Self(Arc::new(Shared { ticks: ticks.clone(), timings, shown: Mutex::default() }))
+        Self(Arc::new(Shared {
+            ticks: ticks.clone(),
+            timings,
+            shown: Mutex::default(),
+        }))
     }
 
     /// Counts a call that was timed elsewhere and has just ended.
@@ -110,18 +114,29 @@ impl Operation {
     /// Counts a call that ended at `ended`, for callers that have read the clock already.
     #[inline]
     pub fn record_at(&self, ended: Instant, duration: Duration, ok: bool) {
-        self.0.timings.live(&self.0.ticks, ended).record(duration, ok);
+        self.0
+            .timings
+            .live(&self.0.ticks, ended)
+            .record(duration, ok);
     }
 
     /// Times a call from now until the measurement is dropped.
     #[inline]
     pub fn measure(&self) -> Measurement<'_> {
-        Measurement { operation: Cow::Borrowed(self), started: self.0.ticks.reading(), ok: false }
+        Measurement {
+            operation: Cow::Borrowed(self),
+            started: self.0.ticks.reading(),
+            ok: false,
+        }
     }
 
     pub(super) fn into_measurement(self) -> Measurement<'static> {
         let started = self.0.ticks.reading();
-        Measurement { operation: Cow::Owned(self), started, ok: false }
+        Measurement {
+            operation: Cow::Owned(self),
+            started,
+            ok: false,
+        }
     }
 
     /// Adds the numbers of a window up, and answers how many seconds it covers.
@@ -132,14 +147,19 @@ impl Operation {
     /// A window's numbers. `sum` is to be empty, and may be so afterwards.
     fn stats(&self, sum: &mut Sum, view: View, now: Timestamp) -> OperationStats {
         let mut shown = self.0.shown.lock();
-        let Some(shown) = shown.get_mut(view.index()) else { return OperationStats::default() };
+        let Some(shown) = shown.get_mut(view.index()) else {
+            return OperationStats::default();
+        };
         let Shown { edition, stats } = &mut **shown.get_or_insert_default();
         let before = *edition;
         let seconds = self.0.timings.add_news_to(sum, edition, view, now);
         if *edition != before {
             *stats = OperationStats::of(sum, seconds);
         }
-        OperationStats { per_minute: per_minute(stats.count, seconds), ..*stats }
+        OperationStats {
+            per_minute: per_minute(stats.count, seconds),
+            ..*stats
+        }
     }
 
     pub(super) fn reading(&self, view: View, now: Timestamp) -> Reading<Timings> {
@@ -169,7 +189,11 @@ impl Drop for Measurement<'_> {
     #[inline]
     fn drop(&mut self) {
         let ended = self.operation.0.ticks.reading();
-        self.operation.record_at(ended, ended.saturating_duration_since(self.started), self.ok);
+        self.operation.record_at(
+            ended,
+            ended.saturating_duration_since(self.started),
+            self.ok,
+        );
     }
 }
 
@@ -183,8 +207,15 @@ impl Operations {
         let mut known = self.0.write();
         // Between the two locks another thread may have come first, which `entry` sees. `other` is always admitted.
         let full = known.len() >= OPERATIONS_MAX && !known.contains_key(name);
-        let name = if full || name.len() > OPERATION_NAME_BYTES_MAX { OTHER } else { name };
-        known.entry(name.into()).or_insert_with(|| Operation::new(ticks, ticks.now())).clone()
+        let name = if full || name.len() > OPERATION_NAME_BYTES_MAX {
+            OTHER
+        } else {
+            name
+        };
+        known
+            .entry(name.into())
+            .or_insert_with(|| Operation::new(ticks, ticks.now()))
+            .clone()
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Operation> {
@@ -193,11 +224,18 @@ impl Operations {
 
     /// A copy of the list, so that nobody waits for percentiles to be worked out.
     pub(super) fn all(&self) -> Vec<(Box<str>, Operation)> {
-        self.0.read().iter().map(|(name, operation)| (name.clone(), operation.clone())).collect()
+        self.0
+            .read()
+            .iter()
+            .map(|(name, operation)| (name.clone(), operation.clone()))
+            .collect()
     }
 
     pub(super) fn drain(&self, now: Timestamp) -> Vec<(Box<str>, Timings)> {
-        let drained = self.all().into_iter().map(|(name, operation)| (name, operation.0.timings.drain(now)));
+        let drained = self
+            .all()
+            .into_iter()
+            .map(|(name, operation)| (name, operation.0.timings.drain(now)));
         drained.filter(|(_, timings)| timings.count() > 0).collect()
     }
 
@@ -259,7 +297,10 @@ pub(super) fn each_operation_shown<'a>(
 }
 
 fn by_name<'a>(scopes: impl IntoIterator<Item = &'a Arc<Scope>>) -> Vec<(Box<str>, Operation)> {
-    let mut operations: Vec<_> = scopes.into_iter().flat_map(|scope| scope.operations.all()).collect();
+    let mut operations: Vec<_> = scopes
+        .into_iter()
+        .flat_map(|scope| scope.operations.all())
+        .collect();
     operations.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     operations
 }
@@ -277,7 +318,15 @@ impl OperationStats {
     }
 
     pub(super) fn of(sum: &Sum, seconds: f64) -> Self {
-        let DurationStats { count, min_ms, max_ms, avg_ms, p50_ms, p95_ms, p99_ms } = sum.stats();
+        let DurationStats {
+            count,
+            min_ms,
+            max_ms,
+            avg_ms,
+            p50_ms,
+            p95_ms,
+            p99_ms,
+        } = sum.stats();
         Self {
             count,
             errors: sum.errors(),

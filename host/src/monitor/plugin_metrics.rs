@@ -64,7 +64,10 @@ pub(super) struct Record<'a> {
 
 impl PluginMetrics {
     pub(super) fn new(series_max: usize) -> Self {
-        Self { series_max, sources: RwLock::default() }
+        Self {
+            series_max,
+            sources: RwLock::default(),
+        }
     }
 
     pub(super) fn record(&self, record: Record<'_>) -> Result<(), MetricError> {
@@ -75,9 +78,13 @@ impl PluginMetrics {
         if sources.len() >= SOURCES_MAX && !sources.contains_key(record.source) {
             forget_one(&mut sources);
         }
-        let source = sources
-            .entry(record.source.clone())
-            .or_insert_with(|| Mutex::new(Source { last_sample: record.at, series: SeriesSet::default(), own: None }));
+        let source = sources.entry(record.source.clone()).or_insert_with(|| {
+            Mutex::new(Source {
+                last_sample: record.at,
+                series: SeriesSet::default(),
+                own: None,
+            })
+        });
         source.get_mut().record(record, self.series_max)
     }
 
@@ -100,7 +107,9 @@ impl PluginMetrics {
 
     /// Lets one team's metrics begin anew in its own view, or forgets everybody's.
     pub(super) fn reset(&self, team: Option<&Name>) {
-        let Some(team) = team else { return self.sources.write().clear() };
+        let Some(team) = team else {
+            return self.sources.write().clear();
+        };
         let sources = self.sources.read();
         let own = sources.iter().filter(|(source, _)| source.team == *team);
         own.for_each(|(_, metrics)| metrics.lock().own = Some(SeriesSet::default()));
@@ -110,13 +119,19 @@ impl PluginMetrics {
 impl Source {
     fn record(&mut self, record: Record<'_>, series_max: usize) -> Result<(), MetricError> {
         self.last_sample = record.at;
-        self.series.record(record.name, record.labels, record.sample, series_max)?;
+        self.series
+            .record(record.name, record.labels, record.sample, series_max)?;
         // It has no more metrics and series than the whole, so it refuses nothing that the whole takes.
-        self.own.as_mut().map_or(Ok(()), |own| own.record(record.name, record.labels, record.sample, series_max))
+        self.own.as_mut().map_or(Ok(()), |own| {
+            own.record(record.name, record.labels, record.sample, series_max)
+        })
     }
 
     fn seen(&self, by_team: bool) -> &SeriesSet {
-        self.own.as_ref().filter(|_| by_team).unwrap_or(&self.series)
+        self.own
+            .as_ref()
+            .filter(|_| by_team)
+            .unwrap_or(&self.series)
     }
 }
 
@@ -128,7 +143,10 @@ fn forget_one(sources: &mut HashMap<MetricSource, Mutex<Source>>) {
     let victim = sources
         .iter()
         .max_by_key(|(source, metrics)| {
-            (versions_of_team.get(&source.team).copied(), std::cmp::Reverse(metrics.lock().last_sample))
+            (
+                versions_of_team.get(&source.team).copied(),
+                std::cmp::Reverse(metrics.lock().last_sample),
+            )
         })
         .map(|(source, _)| source.clone());
     if let Some(victim) = victim {

@@ -46,7 +46,10 @@ pub(super) struct Scopes {
 impl Scope {
     fn new(now: Timestamp) -> Self {
         Self {
-            since: RwLock::new(Since { own: now, whole: now }),
+            since: RwLock::new(Since {
+                own: now,
+                whole: now,
+            }),
             operations: Operations::default(),
             lifecycle: Lifecycle::new(now),
             approvals: Approvals::new(now),
@@ -79,12 +82,18 @@ impl Scope {
 impl Scopes {
     pub(super) fn new(now: Timestamp) -> Self {
         let [host, rest] = [(); 2].map(|()| Arc::new(Scope::new(now)));
-        Self { host, teams: RwLock::default(), rest }
+        Self {
+            host,
+            teams: RwLock::default(),
+            rest,
+        }
     }
 
     /// Where to record.
     pub(super) fn of(&self, team: Option<&Name>, now: impl Fn() -> Timestamp) -> Arc<Scope> {
-        let Some(team) = team else { return Arc::clone(&self.host) };
+        let Some(team) = team else {
+            return Arc::clone(&self.host);
+        };
         if let Some(known) = self.find(team) {
             return known;
         }
@@ -92,7 +101,11 @@ impl Scopes {
         if teams.len() >= TEAMS_MAX && !teams.contains_key(team) {
             return Arc::clone(&self.rest);
         }
-        Arc::clone(teams.entry(team.clone()).or_insert_with(|| Arc::new(Scope::new(now()))))
+        Arc::clone(
+            teams
+                .entry(team.clone())
+                .or_insert_with(|| Arc::new(Scope::new(now()))),
+        )
     }
 
     pub(super) fn find(&self, team: &Name) -> Option<Arc<Scope>> {
@@ -102,15 +115,25 @@ impl Scopes {
     /// All with their teams. None stands for the host, and for what is beyond [`TEAMS_MAX`].
     pub(super) fn all(&self) -> Vec<(Option<Name>, Arc<Scope>)> {
         let teams = self.teams.read();
-        let named = teams.iter().map(|(team, scope)| (Some(team.clone()), Arc::clone(scope)));
-        [&self.host, &self.rest].into_iter().map(|scope| (None, Arc::clone(scope))).chain(named).collect()
+        let named = teams
+            .iter()
+            .map(|(team, scope)| (Some(team.clone()), Arc::clone(scope)));
+        [&self.host, &self.rest]
+            .into_iter()
+            .map(|scope| (None, Arc::clone(scope)))
+            .chain(named)
+            .collect()
     }
 
     /// The host's, and each team's that has its own.
     pub(super) fn named(&self) -> Vec<(Option<Name>, Arc<Scope>)> {
         let teams = self.teams.read();
-        let named = teams.iter().map(|(team, scope)| (Some(team.clone()), Arc::clone(scope)));
-        std::iter::once((None, Arc::clone(&self.host))).chain(named).collect()
+        let named = teams
+            .iter()
+            .map(|(team, scope)| (Some(team.clone()), Arc::clone(scope)));
+        std::iter::once((None, Arc::clone(&self.host)))
+            .chain(named)
+            .collect()
     }
 
     /// What somebody of the team may see apart from the host's operations; without a team, everything.

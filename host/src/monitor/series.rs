@@ -48,7 +48,9 @@ pub enum MetricError {
     #[error("a histogram's value must not be negative")]
     Negative,
     /// The metric was used as another kind before.
-    #[error("this metric was recorded as a {known} before and cannot be a {asked} as well; use another name")]
+    #[error(
+        "this metric was recorded as a {known} before and cannot be a {asked} as well; use another name"
+    )]
     OtherKind {
         /// What it is.
         known: &'static str,
@@ -156,19 +158,29 @@ impl SeriesSet {
                 if self.metrics.len() >= METRICS_MAX {
                     return Err(MetricError::TooManyMetrics);
                 }
-                let metric = Metric { kind: sample.kind(), series: BTreeMap::new(), overflow: None };
+                let metric = Metric {
+                    kind: sample.kind(),
+                    series: BTreeMap::new(),
+                    overflow: None,
+                };
                 self.metrics.entry(name.to_owned()).or_insert(metric)
             }
         };
         if metric.kind != sample.kind() {
-            return Err(MetricError::OtherKind { known: metric.kind, asked: sample.kind() });
+            return Err(MetricError::OtherKind {
+                known: metric.kind,
+                asked: sample.kind(),
+            });
         }
         let value = match metric.series.get_mut(labels) {
             Some(value) => value,
             None if full => metric.overflow.get_or_insert_with(|| sample.start()),
             None => {
                 self.series += 1;
-                metric.series.entry(labels.to_vec()).or_insert_with(|| sample.start())
+                metric
+                    .series
+                    .entry(labels.to_vec())
+                    .or_insert_with(|| sample.start())
             }
         };
         value.add(sample);
@@ -182,8 +194,16 @@ impl SeriesSet {
         let mut stats = Vec::with_capacity(self.series);
         for (name, metric) in names {
             let overflow = [(OVERFLOW.to_owned(), "true".to_owned())];
-            let series = metric.series.iter().map(|(labels, value)| (labels.as_slice(), value));
-            for (labels, value) in series.chain(metric.overflow.iter().map(|value| (overflow.as_slice(), value))) {
+            let series = metric
+                .series
+                .iter()
+                .map(|(labels, value)| (labels.as_slice(), value));
+            for (labels, value) in series.chain(
+                metric
+                    .overflow
+                    .iter()
+                    .map(|value| (overflow.as_slice(), value)),
+            ) {
                 stats.push(SeriesStats {
                     name: name.clone(),
                     labels: labels.iter().cloned().collect(),
@@ -214,7 +234,9 @@ impl Sample {
 
     fn check(self) -> Result<(), MetricError> {
         match self {
-            Self::Gauge(value) | Self::Value(value) if !value.is_finite() => Err(MetricError::NotFinite),
+            Self::Gauge(value) | Self::Value(value) if !value.is_finite() => {
+                Err(MetricError::NotFinite)
+            }
             Self::Value(value) if value < 0.0 => Err(MetricError::Negative),
             _ => Ok(()),
         }
@@ -255,7 +277,11 @@ fn check_labels(labels: &[(String, String)]) -> Result<(), MetricError> {
         if value.len() > LABEL_VALUE_BYTES_MAX {
             return Err(MetricError::LabelValueTooLong);
         }
-        if labels.iter().take(position).any(|(earlier, _)| earlier == name) {
+        if labels
+            .iter()
+            .take(position)
+            .any(|(earlier, _)| earlier == name)
+        {
             return Err(MetricError::LabelTwice);
         }
     }
@@ -264,6 +290,12 @@ fn check_labels(labels: &[(String, String)]) -> Result<(), MetricError> {
 
 fn check_name(name: &str) -> Result<(), MetricError> {
     let well_formed = (1..=METRIC_NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-    if well_formed { Ok(()) } else { Err(MetricError::Name) }
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if well_formed {
+        Ok(())
+    } else {
+        Err(MetricError::Name)
+    }
 }

@@ -29,12 +29,22 @@ pub(super) struct Totals {
 
 impl Sum {
     pub(super) fn new(scale: Scale) -> Self {
-        Self { scale, totals: Totals::NOTHING, count: 0, first: BUCKETS, last: 0, buckets: [0; BUCKETS] }
+        Self {
+            scale,
+            totals: Totals::NOTHING,
+            count: 0,
+            first: BUCKETS,
+            last: 0,
+            buckets: [0; BUCKETS],
+        }
     }
 
     /// Makes it a new one.
     pub(super) fn clear(&mut self) {
-        self.buckets.get_mut(self.first..=self.last).unwrap_or_default().fill(0);
+        self.buckets
+            .get_mut(self.first..=self.last)
+            .unwrap_or_default()
+            .fill(0);
         (self.totals, self.count, self.first, self.last) = (Totals::NOTHING, 0, BUCKETS, 0);
     }
 
@@ -49,8 +59,20 @@ impl Sum {
     /// Adds what others recorded. Durations of work and of waiting do not mix: then nothing is added.
     pub(super) fn add_timings(&mut self, timings: &Timings) {
         if timings.scale == self.scale {
-            let Timings { errors, sum, min, max, ref buckets, .. } = *timings;
-            self.add_totals(Totals { errors, sum, min, max });
+            let Timings {
+                errors,
+                sum,
+                min,
+                max,
+                ref buckets,
+                ..
+            } = *timings;
+            self.add_totals(Totals {
+                errors,
+                sum,
+                min,
+                max,
+            });
             let (indices, counts) = (buckets.index(), buckets.count());
             let mut all = 0_u64;
             for (index, count) in indices.iter().zip(counts) {
@@ -71,11 +93,18 @@ impl Sum {
     /// Adds a sum of the same scale.
     pub(super) fn merge(&mut self, other: &Self) {
         self.add_totals(other.totals);
-        other.used().for_each(|(index, count)| self.add_bucket(index as usize, count));
+        other
+            .used()
+            .for_each(|(index, count)| self.add_bucket(index as usize, count));
     }
 
     pub(super) fn add_totals(&mut self, other: Totals) {
-        let Totals { errors, sum, min, max } = &mut self.totals;
+        let Totals {
+            errors,
+            sum,
+            min,
+            max,
+        } = &mut self.totals;
         *errors = errors.saturating_add(other.errors);
         *sum = sum.saturating_add(other.sum);
         *min = other.min.min(*min);
@@ -94,7 +123,9 @@ impl Sum {
 
     /// Buckets that are not empty, in order.
     fn used(&self) -> impl Iterator<Item = (u32, u64)> {
-        (self.first as u32..).zip(self.span().iter().copied()).filter(|(_, count)| *count > 0)
+        (self.first as u32..)
+            .zip(self.span().iter().copied())
+            .filter(|(_, count)| *count > 0)
     }
 
     /// The buckets from the first that is not empty to the last.
@@ -109,7 +140,10 @@ impl Sum {
             return (min, max);
         }
         // A record was cut in two by the change of slices: its bucket says where it was.
-        (Scale::parts_of(bucket_bounds(self.first).0), Scale::parts_of(bucket_bounds(self.last).1))
+        (
+            Scale::parts_of(bucket_bounds(self.first).0),
+            Scale::parts_of(bucket_bounds(self.last).1),
+        )
     }
 
     pub(super) fn stats(&self) -> DurationStats {
@@ -122,7 +156,9 @@ impl Sum {
             count: self.count,
             min_ms: self.scale.milliseconds(min as f64),
             max_ms: self.scale.milliseconds(max as f64),
-            avg_ms: self.scale.milliseconds(self.totals.sum as f64 / self.count as f64),
+            avg_ms: self
+                .scale
+                .milliseconds(self.totals.sum as f64 / self.count as f64),
             p50_ms,
             p95_ms,
             p99_ms,
@@ -138,12 +174,15 @@ impl Sum {
             let rank = (u128::from(self.count) * u128::from(percent)).div_ceil(100);
             let rank = u64::try_from(rank).unwrap_or(u64::MAX);
             while seen < rank {
-                let Some((index, count)) = buckets.next() else { break };
+                let Some((index, count)) = buckets.next() else {
+                    break;
+                };
                 (seen, found) = (seen.saturating_add(*count), index);
             }
             let (first, last) = bucket_bounds(found);
             let middle = (first as f64 + last as f64 + 1.0) / 2.0 * Scale::parts_of(1) as f64;
-            self.scale.milliseconds(middle.clamp(min as f64, max as f64))
+            self.scale
+                .milliseconds(middle.clamp(min as f64, max as f64))
         })
     }
 
@@ -153,10 +192,22 @@ impl Sum {
             .expect("the buckets are those of the same configuration, in order");
         let Totals { errors, sum, .. } = self.totals;
         let (min, max) = self.extremes();
-        Timings { scale: self.scale, buckets, errors, sum, min, max }
+        Timings {
+            scale: self.scale,
+            buckets,
+            errors,
+            sum,
+            min,
+            max,
+        }
     }
 }
 
 impl Totals {
-    const NOTHING: Self = Self { errors: 0, sum: 0, min: u64::MAX, max: 0 };
+    const NOTHING: Self = Self {
+        errors: 0,
+        sum: 0,
+        min: u64::MAX,
+        max: 0,
+    };
 }

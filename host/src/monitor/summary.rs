@@ -128,13 +128,21 @@ impl Monitor {
         let slowest = slowest(&stats);
         let status = match around {
             Surroundings { healthy: false, .. } => Status::Degraded,
-            Surroundings { alerts_firing: Some(1..), .. } => Status::Alerting,
+            Surroundings {
+                alerts_firing: Some(1..),
+                ..
+            } => Status::Alerting,
             _ => Status::Ok,
         };
         Summary {
             status,
             headline: headline(status, around.alerts_firing.unwrap_or_default(), &all),
-            lines: lines(&lifecycle, &approvals, around.cache_hit_rate, slowest.first()),
+            lines: lines(
+                &lifecycle,
+                &approvals,
+                around.cache_hit_rate,
+                slowest.first(),
+            ),
             window,
             uptime_seconds,
             operations: Totals {
@@ -154,15 +162,29 @@ impl Monitor {
         }
     }
 
-    pub(super) fn lifecycle(&self, scopes: &[Arc<Scope>], view: View, now: Timestamp) -> LifecycleStats {
+    pub(super) fn lifecycle(
+        &self,
+        scopes: &[Arc<Scope>],
+        view: View,
+        now: Timestamp,
+    ) -> LifecycleStats {
         let mut sum = LifecycleNumbers::default();
-        scopes.iter().for_each(|scope| sum.merge(&scope.lifecycle.read(view, now)));
+        scopes
+            .iter()
+            .for_each(|scope| sum.merge(&scope.lifecycle.read(view, now)));
         sum.stats()
     }
 
-    pub(super) fn approvals(&self, scopes: &[Arc<Scope>], view: View, now: Timestamp) -> ApprovalStats {
+    pub(super) fn approvals(
+        &self,
+        scopes: &[Arc<Scope>],
+        view: View,
+        now: Timestamp,
+    ) -> ApprovalStats {
         let mut sum = ApprovalNumbers::default();
-        scopes.iter().for_each(|scope| sum.merge(&scope.approvals.read(view, now)));
+        scopes
+            .iter()
+            .for_each(|scope| sum.merge(&scope.approvals.read(view, now)));
         sum.stats()
     }
 }
@@ -171,7 +193,12 @@ fn slowest(stats: &[(String, OperationStats)]) -> Vec<OperationLatency> {
     let mut slowest: Vec<_> = stats.iter().collect();
     slowest.sort_by(|(_, a), (_, b)| b.p95_ms.total_cmp(&a.p95_ms));
     let shown = slowest.into_iter().take(SHOWN_MAX);
-    shown.map(|(name, stats)| OperationLatency { operation: name.clone(), p95_ms: stats.p95_ms }).collect()
+    shown
+        .map(|(name, stats)| OperationLatency {
+            operation: name.clone(),
+            p95_ms: stats.p95_ms,
+        })
+        .collect()
 }
 
 fn most_errors(stats: &[(String, OperationStats)]) -> Vec<OperationErrors> {
@@ -208,7 +235,14 @@ fn lines(
     cache_hit_rate: Option<f64>,
     slowest: Option<&OperationLatency>,
 ) -> Vec<String> {
-    let LifecycleStats { created, completed, rejected, cancelled, failed, .. } = lifecycle;
+    let LifecycleStats {
+        created,
+        completed,
+        rejected,
+        cancelled,
+        failed,
+        ..
+    } = lifecycle;
     let mut lines = vec![
         format!(
             "Instances: {created} created, {completed} completed, {rejected} rejected, {cancelled} cancelled, \
@@ -219,7 +253,14 @@ fn lines(
             approvals.submitted, approvals.approved, approvals.rejected, approvals.expired
         ),
     ];
-    lines.extend(cache_hit_rate.map(|rate| format!("Caches: {:.1} % of reads were hits", 100.0 * rate)));
-    lines.extend(slowest.map(|one| format!("Slowest: {} (95 % within {:.1} ms)", one.operation, one.p95_ms)));
+    lines.extend(
+        cache_hit_rate.map(|rate| format!("Caches: {:.1} % of reads were hits", 100.0 * rate)),
+    );
+    lines.extend(slowest.map(|one| {
+        format!(
+            "Slowest: {} (95 % within {:.1} ms)",
+            one.operation, one.p95_ms
+        )
+    }));
     lines
 }

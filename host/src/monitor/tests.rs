@@ -17,7 +17,10 @@ fn monitor() -> (Clock, Monitor) {
 }
 
 fn source(team: &str) -> MetricSource {
-    MetricSource { team: team.parse().expect("is a name"), plugin: "expense@0.1.0".to_owned() }
+    MetricSource {
+        team: team.parse().expect("is a name"),
+        plugin: "expense@0.1.0".to_owned(),
+    }
 }
 
 fn red() -> Name {
@@ -34,13 +37,23 @@ fn an_operation_has_count_errors_rate_percentiles_and_throughput() {
     for millis in 1..=100 {
         monitor.record(None, "store.commit", MILLISECOND * millis, millis > 90);
     }
-    let stats = monitor.operation_stats(None, "store.commit", Window::Start).expect("was recorded");
+    let stats = monitor
+        .operation_stats(None, "store.commit", Window::Start)
+        .expect("was recorded");
     assert_eq!((stats.count, stats.errors), (100, 90));
-    assert!((stats.error_rate - 0.9).abs() < 1e-12 && (stats.p95_ms - 95.0).abs() < 0.8, "{stats:?}");
+    assert!(
+        (stats.error_rate - 0.9).abs() < 1e-12 && (stats.p95_ms - 95.0).abs() < 0.8,
+        "{stats:?}"
+    );
     clock.advance(Duration::from_secs(30));
-    let stats = monitor.operation_stats(None, "store.commit", Window::Start).expect("is known");
+    let stats = monitor
+        .operation_stats(None, "store.commit", Window::Start)
+        .expect("is known");
     assert!((stats.per_minute - 200.0).abs() < 1e-9, "{stats:?}");
-    assert_eq!(monitor.operation_stats(None, "unknown", Window::Start), None);
+    assert_eq!(
+        monitor.operation_stats(None, "unknown", Window::Start),
+        None
+    );
 }
 
 #[test]
@@ -48,31 +61,57 @@ fn a_measurement_that_is_dropped_without_success_is_an_error() {
     let (_, monitor) = monitor();
     monitor.measure(None, "load").succeed();
     drop(monitor.measure(None, "load"));
-    let stats = monitor.operation_stats(None, "load", Window::Start).expect("was measured");
+    let stats = monitor
+        .operation_stats(None, "load", Window::Start)
+        .expect("was measured");
     assert_eq!((stats.count, stats.errors), (2, 1));
     let under_way = monitor.measure(None, "slow");
     assert!(
-        !monitor.stats(None, Window::Start).operations.contains_key("slow"),
+        !monitor
+            .stats(None, Window::Start)
+            .operations
+            .contains_key("slow"),
         "a call that has not ended has no numbers yet"
     );
     under_way.succeed();
-    assert!(monitor.stats(None, Window::Start).operations.contains_key("slow"));
+    assert!(
+        monitor
+            .stats(None, Window::Start)
+            .operations
+            .contains_key("slow")
+    );
 }
 
 #[test]
 fn what_is_over_its_threshold_now_is_told_of_every_team_and_of_the_caches() {
     let (clock, monitor) = monitor();
-    let thresholds = alerts::Thresholds::new(&Config::defaults().expect("the defaults load").alerts);
-    let caches = |hits| vec![alerts::CacheNumbers { kind: "instances".to_owned(), hits, misses: 1_000 }];
+    let thresholds =
+        alerts::Thresholds::new(&Config::defaults().expect("the defaults load").alerts);
+    let caches = |hits| {
+        vec![alerts::CacheNumbers {
+            kind: "instances".to_owned(),
+            hits,
+            misses: 1_000,
+        }]
+    };
     (0..50).for_each(|_| monitor.record(Some(&red()), "step expense/pay", MILLISECOND, false));
     (0..50).for_each(|_| monitor.record(None, "http GET /", MILLISECOND, true));
     let over = monitor.check_thresholds(&thresholds, caches(10));
-    let found: Vec<_> = over.iter().map(|one| (one.team.clone(), one.rule, one.subject.as_str())).collect();
-    let expected =
-        [(Some(red()), AlertRule::ErrorRate, "step expense/pay"), (None, AlertRule::CacheHitRate, "instances")];
+    let found: Vec<_> = over
+        .iter()
+        .map(|one| (one.team.clone(), one.rule, one.subject.as_str()))
+        .collect();
+    let expected = [
+        (Some(red()), AlertRule::ErrorRate, "step expense/pay"),
+        (None, AlertRule::CacheHitRate, "instances"),
+    ];
     assert_eq!(found, expected);
     clock.advance(Duration::from_secs(3_600));
-    assert_eq!(monitor.check_thresholds(&thresholds, caches(5_000)), [], "it is about the last minutes");
+    assert_eq!(
+        monitor.check_thresholds(&thresholds, caches(5_000)),
+        [],
+        "it is about the last minutes"
+    );
 }
 
 #[test]
@@ -80,7 +119,9 @@ fn what_is_shown_again_is_what_would_be_worked_out_anew() {
     let (clock, monitor) = monitor();
     let (mut random, mut seen) = (1_u64, 0);
     for _ in 0..5_000 {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let dice = random >> 33;
         let name = if dice & 1 == 0 { "one" } else { "two" };
         match dice / 2 % 100 {
@@ -91,12 +132,21 @@ fn what_is_shown_again_is_what_would_be_worked_out_anew() {
             20..40 => clock.advance(Duration::from_secs(3)),
             40 => monitor.reset(None),
             41..43 => drop(monitor.drain()),
-            _ => monitor.record(None, name, Duration::from_micros(dice % 5_000), dice % 5 > 0),
+            _ => monitor.record(
+                None,
+                name,
+                Duration::from_micros(dice % 5_000),
+                dice % 5 > 0,
+            ),
         }
         // Not each window after each step: what is kept of some is old.
         let window = Window::ALL[(dice / 200 % 4) as usize];
         let shown = monitor.stats(None, window).operations;
-        assert_eq!(shown.get(name).copied(), monitor.operation_stats(None, name, window), "{name}, {window}");
+        assert_eq!(
+            shown.get(name).copied(),
+            monitor.operation_stats(None, name, window),
+            "{name}, {window}"
+        );
         seen += shown.len();
     }
     assert!(seen > 1_000);
@@ -122,8 +172,15 @@ fn two_threads_lose_nothing() {
         for _ in 0..2 {
             scope.spawn(|| {
                 for number in 0..10_000 {
-                    monitor.record(None, if number % 2 == 0 { "even" } else { "odd" }, MILLISECOND, number % 10 != 0);
-                    monitor.plugin_count(&source("red"), "seen", 1, &[]).expect("is well formed");
+                    monitor.record(
+                        None,
+                        if number % 2 == 0 { "even" } else { "odd" },
+                        MILLISECOND,
+                        number % 10 != 0,
+                    );
+                    monitor
+                        .plugin_count(&source("red"), "seen", 1, &[])
+                        .expect("is well formed");
                 }
             });
         }
@@ -131,7 +188,10 @@ fn two_threads_lose_nothing() {
     let stats = monitor.stats(None, Window::Start);
     let even = stats.operations.get("even").expect("was recorded");
     assert_eq!((even.count, even.errors), (10_000, 2_000));
-    assert_eq!(value(&stats, "seen", &[]), Some(SeriesValue::Counter { value: 20_000 }));
+    assert_eq!(
+        value(&stats, "seen", &[]),
+        Some(SeriesValue::Counter { value: 20_000 })
+    );
 }
 
 #[test]
@@ -155,14 +215,31 @@ fn lifecycle_approvals_batches_and_limits_are_counted() {
 
     let stats = serde_json::to_value(monitor.stats(None, Window::Start)).expect("serializes");
     let lifecycle = &stats["lifecycle"];
-    assert_eq!((&lifecycle["created"], &lifecycle["completed"]), (&json!(5), &json!(1)));
+    assert_eq!(
+        (&lifecycle["created"], &lifecycle["completed"]),
+        (&json!(5), &json!(1))
+    );
     assert_eq!(lifecycle["rejection_rate"], json!(0.25));
-    assert_eq!(lifecycle["durations"]["count"], json!(4), "running and waiting are not ends");
-    assert_eq!(lifecycle["durations"]["max_ms"], json!(90.0 * 24.0 * 3_600_000.0));
+    assert_eq!(
+        lifecycle["durations"]["count"],
+        json!(4),
+        "running and waiting are not ends"
+    );
+    assert_eq!(
+        lifecycle["durations"]["max_ms"],
+        json!(90.0 * 24.0 * 3_600_000.0)
+    );
     assert_eq!(stats["approvals"]["cancelled"], json!(1));
-    assert_eq!(stats["approvals"]["waiting"]["count"], json!(3), "approvals no longer needed did not wait");
+    assert_eq!(
+        stats["approvals"]["waiting"]["count"],
+        json!(3),
+        "approvals no longer needed did not wait"
+    );
     let batch = &stats["batches"]["create_instances"];
-    assert_eq!((&batch["calls"], &batch["items"], &batch["failed_items"]), (&json!(2), &json!(140), &json!(2)));
+    assert_eq!(
+        (&batch["calls"], &batch["items"], &batch["failed_items"]),
+        (&json!(2), &json!(140), &json!(2))
+    );
     assert_eq!(batch["largest"], json!(100));
     assert_eq!(stats["limits"][OTHER], json!(5));
     assert_eq!(stats["limits"]["limit_0"], json!(LIMIT_CODES_MAX + 6));
@@ -170,9 +247,14 @@ fn lifecycle_approvals_batches_and_limits_are_counted() {
 }
 
 fn value(stats: &Stats, name: &str, labels: &[(&str, &str)]) -> Option<SeriesValue> {
-    let labels = labels.iter().map(|(name, value)| label(name, value)).collect();
+    let labels = labels
+        .iter()
+        .map(|(name, value)| label(name, value))
+        .collect();
     let mut series = stats.plugins.iter().flat_map(|plugin| &plugin.series);
-    series.find(|series| series.name == name && series.labels == labels).map(|series| series.value)
+    series
+        .find(|series| series.name == name && series.labels == labels)
+        .map(|series| series.value)
 }
 
 #[test]
@@ -180,20 +262,47 @@ fn plugins_count_set_and_record() {
     let (_, monitor) = monitor();
     let red = source("red");
     let (country, currency) = (label("country", "DE"), label("currency", "EUR"));
-    monitor.plugin_count(&red, "validated", 2, &[country.clone(), currency.clone()]).expect("is well formed");
-    monitor.plugin_count(&red, "validated", 3, &[currency, country]).expect("is well formed");
-    monitor.plugin_gauge(&red, "open", -7.5, &[]).expect("is well formed");
-    monitor.plugin_record(&red, "amount", 12.5, &[]).expect("is well formed");
-    monitor.plugin_timer_dropped(&red, "amount").expect("is well formed");
+    monitor
+        .plugin_count(&red, "validated", 2, &[country.clone(), currency.clone()])
+        .expect("is well formed");
+    monitor
+        .plugin_count(&red, "validated", 3, &[currency, country])
+        .expect("is well formed");
+    monitor
+        .plugin_gauge(&red, "open", -7.5, &[])
+        .expect("is well formed");
+    monitor
+        .plugin_record(&red, "amount", 12.5, &[])
+        .expect("is well formed");
+    monitor
+        .plugin_timer_dropped(&red, "amount")
+        .expect("is well formed");
 
     let stats = monitor.stats(None, Window::Start);
-    let validated = value(&stats, "validated", &[("country", "DE"), ("currency", "EUR")]);
-    assert_eq!(validated, Some(SeriesValue::Counter { value: 5 }), "the order of labels means nothing");
-    assert_eq!(value(&stats, "open", &[]), Some(SeriesValue::Gauge { value: -7.5 }));
+    let validated = value(
+        &stats,
+        "validated",
+        &[("country", "DE"), ("currency", "EUR")],
+    );
+    assert_eq!(
+        validated,
+        Some(SeriesValue::Counter { value: 5 }),
+        "the order of labels means nothing"
+    );
+    assert_eq!(
+        value(&stats, "open", &[]),
+        Some(SeriesValue::Gauge { value: -7.5 })
+    );
     let json = serde_json::to_value(&stats).expect("serializes");
     let amount = &json["plugins"][0]["series"][0];
-    assert_eq!((&amount["kind"], &amount["count"], &amount["errors"]), (&json!("histogram"), &json!(1), &json!(1)));
-    assert_eq!((&amount["p99"], &amount["labels"]), (&json!(12.5), &json!({})));
+    assert_eq!(
+        (&amount["kind"], &amount["count"], &amount["errors"]),
+        (&json!("histogram"), &json!(1), &json!(1))
+    );
+    assert_eq!(
+        (&amount["p99"], &amount["labels"]),
+        (&json!(12.5), &json!({}))
+    );
 }
 
 #[test]
@@ -201,26 +310,65 @@ fn samples_that_break_the_contract_are_refused_and_leave_nothing() {
     let (_, monitor) = monitor();
     let red = source("red");
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        assert_eq!(monitor.plugin_gauge(&red, "a", bad, &[]), Err(MetricError::NotFinite));
-        assert_eq!(monitor.plugin_record(&red, "a", bad, &[]), Err(MetricError::NotFinite));
+        assert_eq!(
+            monitor.plugin_gauge(&red, "a", bad, &[]),
+            Err(MetricError::NotFinite)
+        );
+        assert_eq!(
+            monitor.plugin_record(&red, "a", bad, &[]),
+            Err(MetricError::NotFinite)
+        );
     }
-    assert_eq!(monitor.plugin_record(&red, "a", -1.0, &[]), Err(MetricError::Negative));
+    assert_eq!(
+        monitor.plugin_record(&red, "a", -1.0, &[]),
+        Err(MetricError::Negative)
+    );
     for name in ["", "A", "a-b", "ä", &"a".repeat(64)] {
-        assert_eq!(monitor.plugin_count(&red, name, 1, &[]), Err(MetricError::Name), "{name}");
-        assert_eq!(monitor.plugin_count(&red, "a", 1, &[label(name, "x")]), Err(MetricError::Name), "{name}");
+        assert_eq!(
+            monitor.plugin_count(&red, name, 1, &[]),
+            Err(MetricError::Name),
+            "{name}"
+        );
+        assert_eq!(
+            monitor.plugin_count(&red, "a", 1, &[label(name, "x")]),
+            Err(MetricError::Name),
+            "{name}"
+        );
     }
-    let six: Labels = (0..6).map(|number| label(&format!("l{number}"), "x")).collect();
-    assert_eq!(monitor.plugin_count(&red, "a", 1, &six), Err(MetricError::TooManyLabels));
+    let six: Labels = (0..6)
+        .map(|number| label(&format!("l{number}"), "x"))
+        .collect();
+    assert_eq!(
+        monitor.plugin_count(&red, "a", 1, &six),
+        Err(MetricError::TooManyLabels)
+    );
     assert_eq!(
         monitor.plugin_count(&red, "a", 1, &[label("l", &"x".repeat(129))]),
         Err(MetricError::LabelValueTooLong)
     );
-    assert_eq!(monitor.plugin_count(&red, "a", 1, &[label("l", "1"), label("l", "2")]), Err(MetricError::LabelTwice));
-    assert_eq!(monitor.plugin_count(&red, "a", 1, &[label(OVERFLOW, "true")]), Err(MetricError::ReservedLabel));
-    assert!(monitor.stats(None, Window::Start).plugins.iter().all(|plugin| plugin.series.is_empty()));
+    assert_eq!(
+        monitor.plugin_count(&red, "a", 1, &[label("l", "1"), label("l", "2")]),
+        Err(MetricError::LabelTwice)
+    );
+    assert_eq!(
+        monitor.plugin_count(&red, "a", 1, &[label(OVERFLOW, "true")]),
+        Err(MetricError::ReservedLabel)
+    );
+    assert!(
+        monitor
+            .stats(None, Window::Start)
+            .plugins
+            .iter()
+            .all(|plugin| plugin.series.is_empty())
+    );
 
-    monitor.plugin_count(&red, "a", 1, &[]).expect("is well formed");
-    let error = monitor.plugin_gauge(&red, "a", 1.0, &[]).expect_err("is a counter").to_string();
+    monitor
+        .plugin_count(&red, "a", 1, &[])
+        .expect("is well formed");
+    let error = monitor
+        .plugin_gauge(&red, "a", 1.0, &[])
+        .expect_err("is a counter")
+        .to_string();
     assert!(error.contains("recorded as a counter before"), "{error}");
 }
 
@@ -229,31 +377,59 @@ fn label_combinations_over_the_cap_share_one_series() {
     let (_, monitor) = monitor();
     let red = source("red");
     for number in 0..10 {
-        monitor.plugin_count(&red, "seen", 1, &[label("id", &number.to_string())]).expect("is well formed");
+        monitor
+            .plugin_count(&red, "seen", 1, &[label("id", &number.to_string())])
+            .expect("is well formed");
     }
-    monitor.plugin_gauge(&red, "late", 4.0, &[]).expect("is well formed");
-    monitor.plugin_count(&red, "seen", 1, &[label("id", "0")]).expect("is known and has room");
+    monitor
+        .plugin_gauge(&red, "late", 4.0, &[])
+        .expect("is well formed");
+    monitor
+        .plugin_count(&red, "seen", 1, &[label("id", "0")])
+        .expect("is known and has room");
     let stats = monitor.stats(None, Window::Start);
-    assert_eq!(value(&stats, "seen", &[("id", "0")]), Some(SeriesValue::Counter { value: 2 }));
+    assert_eq!(
+        value(&stats, "seen", &[("id", "0")]),
+        Some(SeriesValue::Counter { value: 2 })
+    );
     assert_eq!(value(&stats, "seen", &[("id", "9")]), None);
-    assert_eq!(value(&stats, "seen", &[(OVERFLOW, "true")]), Some(SeriesValue::Counter { value: 7 }));
-    assert_eq!(value(&stats, "late", &[(OVERFLOW, "true")]), Some(SeriesValue::Gauge { value: 4.0 }));
+    assert_eq!(
+        value(&stats, "seen", &[(OVERFLOW, "true")]),
+        Some(SeriesValue::Counter { value: 7 })
+    );
+    assert_eq!(
+        value(&stats, "late", &[(OVERFLOW, "true")]),
+        Some(SeriesValue::Gauge { value: 4.0 })
+    );
 
     for number in 0..METRICS_MAX - 2 {
-        monitor.plugin_count(&red, &format!("metric_{number}"), 1, &[]).expect("has room");
+        monitor
+            .plugin_count(&red, &format!("metric_{number}"), 1, &[])
+            .expect("has room");
     }
-    assert_eq!(monitor.plugin_count(&red, "one_more", 1, &[]), Err(MetricError::TooManyMetrics));
+    assert_eq!(
+        monitor.plugin_count(&red, "one_more", 1, &[]),
+        Err(MetricError::TooManyMetrics)
+    );
 }
 
 #[test]
 fn another_teams_metrics_are_neither_shown_nor_reset() {
     let (_, monitor) = monitor();
     for team in ["blue", "red"] {
-        monitor.plugin_count(&source(team), "seen", 1, &[]).expect("is well formed");
+        monitor
+            .plugin_count(&source(team), "seen", 1, &[])
+            .expect("is well formed");
     }
     monitor.record(None, "load", MILLISECOND, true);
     let red = source("red").team;
-    let teams = |stats: Stats| -> Vec<String> { stats.plugins.iter().map(|plugin| plugin.team.to_string()).collect() };
+    let teams = |stats: Stats| -> Vec<String> {
+        stats
+            .plugins
+            .iter()
+            .map(|plugin| plugin.team.to_string())
+            .collect()
+    };
     assert_eq!(teams(monitor.stats(Some(&red), Window::Start)), ["red"]);
     assert_eq!(teams(monitor.stats(None, Window::Start)), ["blue", "red"]);
     monitor.reset(Some(&red));
@@ -263,10 +439,20 @@ fn another_teams_metrics_are_neither_shown_nor_reset() {
         ["blue", "red"],
         "an operator's totals are no team's to reset"
     );
-    monitor.plugin_count(&source("red"), "seen", 1, &[]).expect("is well formed");
+    monitor
+        .plugin_count(&source("red"), "seen", 1, &[])
+        .expect("is well formed");
     let own = monitor.stats(Some(&red), Window::Start);
-    assert_eq!(value(&own, "seen", &[]), Some(SeriesValue::Counter { value: 1 }));
-    assert!(monitor.operation_stats(None, "load", Window::Start).is_some(), "a team cannot reset the host's numbers");
+    assert_eq!(
+        value(&own, "seen", &[]),
+        Some(SeriesValue::Counter { value: 1 })
+    );
+    assert!(
+        monitor
+            .operation_stats(None, "load", Window::Start)
+            .is_some(),
+        "a team cannot reset the host's numbers"
+    );
     monitor.reset(None);
     let stats = monitor.stats(None, Window::Start);
     assert!(stats.plugins.is_empty() && stats.operations.is_empty() && stats.limits.is_empty());
@@ -275,28 +461,56 @@ fn another_teams_metrics_are_neither_shown_nor_reset() {
 #[test]
 fn a_team_with_many_versions_pushes_out_its_own() {
     let (clock, monitor) = monitor();
-    monitor.plugin_count(&source("red"), "seen", 1, &[]).expect("is well formed");
-    let blue = |number: usize| MetricSource { plugin: format!("flood@0.0.{number}"), ..source("blue") };
+    monitor
+        .plugin_count(&source("red"), "seen", 1, &[])
+        .expect("is well formed");
+    let blue = |number: usize| MetricSource {
+        plugin: format!("flood@0.0.{number}"),
+        ..source("blue")
+    };
     for number in 0..SOURCES_MAX + 10 {
         clock.advance(MILLISECOND);
-        monitor.plugin_count(&blue(number), "seen", 1, &[]).expect("is well formed");
+        monitor
+            .plugin_count(&blue(number), "seen", 1, &[])
+            .expect("is well formed");
     }
     let stats = monitor.stats(None, Window::Start);
     assert_eq!(stats.plugins.len(), SOURCES_MAX);
-    let kept = |wanted: &MetricSource| stats.plugins.iter().any(|plugin| plugin.plugin == wanted.plugin);
+    let kept = |wanted: &MetricSource| {
+        stats
+            .plugins
+            .iter()
+            .any(|plugin| plugin.plugin == wanted.plugin)
+    };
     assert!(kept(&source("red")) && kept(&blue(SOURCES_MAX + 9)) && !kept(&blue(0)));
 }
 
 #[test]
 fn windows_forget_what_has_left_them() {
     let (clock, monitor) = monitor();
-    let count = |window| monitor.operation_stats(None, "load", window).map_or(0, |stats| stats.count);
+    let count = |window| {
+        monitor
+            .operation_stats(None, "load", window)
+            .map_or(0, |stats| stats.count)
+    };
     monitor.record(None, "load", MILLISECOND, true);
     monitor.record_instance_created(&red(), 1);
-    for (seconds, counts) in [(59, [1, 1, 1, 1]), (1, [0, 1, 1, 1]), (239, [0, 1, 1, 1]), (1, [0, 0, 1, 1])] {
+    for (seconds, counts) in [
+        (59, [1, 1, 1, 1]),
+        (1, [0, 1, 1, 1]),
+        (239, [0, 1, 1, 1]),
+        (1, [0, 0, 1, 1]),
+    ] {
         clock.advance(Duration::from_secs(seconds));
-        assert_eq!(Window::ALL.map(count), counts, "after {seconds} more seconds");
-        assert_eq!(Window::ALL.map(|window| monitor.stats(Some(&red()), window).lifecycle.created), counts);
+        assert_eq!(
+            Window::ALL.map(count),
+            counts,
+            "after {seconds} more seconds"
+        );
+        assert_eq!(
+            Window::ALL.map(|window| monitor.stats(Some(&red()), window).lifecycle.created),
+            counts
+        );
     }
     clock.advance(Duration::from_secs(3_600));
     assert_eq!(Window::ALL.map(count), [0, 0, 0, 1]);
@@ -310,7 +524,9 @@ fn a_rate_is_worked_out_with_the_time_that_the_window_covers() {
         clock.advance(Duration::from_secs(10));
     }
     for window in Window::ALL {
-        let stats = monitor.operation_stats(None, "load", window).expect("was recorded");
+        let stats = monitor
+            .operation_stats(None, "load", window)
+            .expect("was recorded");
         assert!((stats.per_minute - 6.0).abs() < 0.01, "{window}: {stats:?}");
     }
 }
@@ -325,14 +541,31 @@ fn what_is_drained_is_drained_once_and_a_reset_does_not_hide_it() {
     monitor.reset(None);
     let interval = monitor.drain();
     assert_eq!(interval.operations.len(), 2, "{interval:?}");
-    for (operation, name) in interval.operations.iter().zip(["step expense/pay", ALL_OPERATIONS]) {
-        assert_eq!((&operation.team, operation.name.as_str()), (&Some(red()), name));
-        assert_eq!((operation.timings.count(), operation.timings.errors()), (2, 1));
+    for (operation, name) in interval
+        .operations
+        .iter()
+        .zip(["step expense/pay", ALL_OPERATIONS])
+    {
+        assert_eq!(
+            (&operation.team, operation.name.as_str()),
+            (&Some(red()), name)
+        );
+        assert_eq!(
+            (operation.timings.count(), operation.timings.errors()),
+            (2, 1)
+        );
     }
-    let created = IntervalCounter { team: Some(red()), name: "instances_created".into(), delta: 3 };
+    let created = IntervalCounter {
+        team: Some(red()),
+        name: "instances_created".into(),
+        delta: 3,
+    };
     assert_eq!(interval.counters, [created]);
     let next = monitor.drain();
-    assert!(next.operations.is_empty() && next.counters.is_empty() && next.from == interval.to, "{next:?}");
+    assert!(
+        next.operations.is_empty() && next.counters.is_empty() && next.from == interval.to,
+        "{next:?}"
+    );
 }
 
 #[test]
@@ -344,8 +577,13 @@ fn all_operations_are_drained_as_one_too_and_versions_are_not_counted_twice() {
     }
     monitor.record_instance_ended(&red(), InstanceStatus::Completed, MILLISECOND);
     let interval = monitor.drain();
-    let all = interval.operations.iter().filter(|operation| operation.name == ALL_OPERATIONS);
-    let mut all: Vec<_> = all.map(|all| (all.team.clone(), all.timings.count(), all.timings.errors())).collect();
+    let all = interval
+        .operations
+        .iter()
+        .filter(|operation| operation.name == ALL_OPERATIONS);
+    let mut all: Vec<_> = all
+        .map(|all| (all.team.clone(), all.timings.count(), all.timings.errors()))
+        .collect();
     all.sort();
     assert_eq!(all, [(None, 1, 0), (Some(red()), 1, 1)]);
 }
@@ -361,13 +599,35 @@ fn a_team_sees_the_hosts_operations_and_its_own() {
     }
     monitor.record(Some(&blue), "step secret/pay", MILLISECOND, true);
     let seen = monitor.stats(Some(&red()), Window::Start);
-    assert_eq!(seen.operations.keys().collect::<Vec<_>>(), ["commit_step", "step shared/name"]);
-    assert_eq!((seen.operations["step shared/name"].count, seen.limits["cpu-limit"]), (1, 1));
-    assert_eq!(monitor.operation_stats(Some(&red()), "step secret/pay", Window::Start), None);
+    assert_eq!(
+        seen.operations.keys().collect::<Vec<_>>(),
+        ["commit_step", "step shared/name"]
+    );
+    assert_eq!(
+        (
+            seen.operations["step shared/name"].count,
+            seen.limits["cpu-limit"]
+        ),
+        (1, 1)
+    );
+    assert_eq!(
+        monitor.operation_stats(Some(&red()), "step secret/pay", Window::Start),
+        None
+    );
     let all = monitor.stats(None, Window::Start);
-    assert_eq!((all.operations["step shared/name"].count, all.limits["cpu-limit"]), (2, 2));
+    assert_eq!(
+        (
+            all.operations["step shared/name"].count,
+            all.limits["cpu-limit"]
+        ),
+        (2, 2)
+    );
     monitor.reset(Some(&red()));
-    assert_eq!(monitor.stats(Some(&red()), Window::Start).operations.len(), 1, "the host's is not theirs to reset");
+    assert_eq!(
+        monitor.stats(Some(&red()), Window::Start).operations.len(),
+        1,
+        "the host's is not theirs to reset"
+    );
 }
 
 #[test]
@@ -382,10 +642,22 @@ fn a_team_that_resets_its_numbers_changes_its_own_view_alone() {
     };
     let counts = |team: Option<&Name>, window| {
         let stats = monitor.stats(team, window);
-        let operation = stats.operations.get("step a/b").map_or(0, |operation| operation.count);
-        let batch = stats.batches.get("create-instances").map_or(0, |batch| batch.calls);
+        let operation = stats
+            .operations
+            .get("step a/b")
+            .map_or(0, |operation| operation.count);
+        let batch = stats
+            .batches
+            .get("create-instances")
+            .map_or(0, |batch| batch.calls);
         let limits = stats.limits.get("cpu-limit").copied().unwrap_or(0);
-        [operation, stats.lifecycle.created, batch, limits, stats.approvals.submitted]
+        [
+            operation,
+            stats.lifecycle.created,
+            batch,
+            limits,
+            stats.approvals.submitted,
+        ]
     };
     for resets in 0..3 {
         record();
@@ -405,7 +677,10 @@ fn a_team_that_resets_its_numbers_changes_its_own_view_alone() {
         assert!(monitor.stats(Some(&red()), Window::Start).since > began);
     }
     clock.advance(Duration::from_secs(7_200));
-    assert_eq!([counts(None, Window::Hour), counts(None, Window::Start)], [[0; 5], [6; 5]]);
+    assert_eq!(
+        [counts(None, Window::Hour), counts(None, Window::Start)],
+        [[0; 5], [6; 5]]
+    );
     monitor.reset(None);
     assert_eq!(counts(None, Window::Start), [0; 5]);
 }
@@ -416,23 +691,62 @@ fn a_summary_says_what_is_slow_and_what_fails() {
     for _ in 0..10 {
         monitor.record(None, "commit_step", MILLISECOND, true);
         monitor.record(Some(&red()), "step expense/pay", MILLISECOND * 50, false);
-        monitor.record(Some(&red()), "plugin expense@0.1.0", MILLISECOND * 50, false);
+        monitor.record(
+            Some(&red()),
+            "plugin expense@0.1.0",
+            MILLISECOND * 50,
+            false,
+        );
     }
-    let around = Surroundings { healthy: true, cache_hit_rate: Some(0.925), alerts_firing: None };
+    let around = Surroundings {
+        healthy: true,
+        cache_hit_rate: Some(0.925),
+        alerts_firing: None,
+    };
     let summary = monitor.summary(Some(&red()), Window::Start, around);
-    assert_eq!((summary.status, summary.operations.count), (Status::Ok, 20), "versions are the steps again");
+    assert_eq!(
+        (summary.status, summary.operations.count),
+        (Status::Ok, 20),
+        "versions are the steps again"
+    );
     assert_eq!(summary.slowest[0].operation, "step expense/pay");
-    assert_eq!((summary.most_errors.len(), summary.most_errors[0].errors), (1, 10));
-    assert!(summary.lines.contains(&"Caches: 92.5 % of reads were hits".to_owned()), "{:?}", summary.lines);
-    let alerting = monitor.summary(None, Window::Start, Surroundings { alerts_firing: Some(2), ..around });
-    assert!(alerting.headline.starts_with("2 alerts are firing"), "{}", alerting.headline);
+    assert_eq!(
+        (summary.most_errors.len(), summary.most_errors[0].errors),
+        (1, 10)
+    );
+    assert!(
+        summary
+            .lines
+            .contains(&"Caches: 92.5 % of reads were hits".to_owned()),
+        "{:?}",
+        summary.lines
+    );
+    let alerting = monitor.summary(
+        None,
+        Window::Start,
+        Surroundings {
+            alerts_firing: Some(2),
+            ..around
+        },
+    );
+    assert!(
+        alerting.headline.starts_with("2 alerts are firing"),
+        "{}",
+        alerting.headline
+    );
 }
 
 fn timings(nanos: &[u64]) -> Timings {
     let (_, monitor) = monitor();
     let operation = monitor.operation(None, "one");
-    nanos.iter().for_each(|nanos| operation.record(Duration::from_nanos(*nanos), nanos % 3 > 0));
-    monitor.drain().operations.pop().map_or_else(Timings::work, |operation| operation.timings)
+    nanos
+        .iter()
+        .for_each(|nanos| operation.record(Duration::from_nanos(*nanos), nanos % 3 > 0));
+    monitor
+        .drain()
+        .operations
+        .pop()
+        .map_or_else(Timings::work, |operation| operation.timings)
 }
 
 proptest! {
@@ -474,7 +788,10 @@ fn bytes_that_end_early_go_on_or_are_of_another_version_are_refused() {
     for end in 0..bytes.len() {
         assert!(Timings::from_bytes(&bytes[..end]).is_err(), "cut at {end}");
     }
-    assert_eq!(Timings::from_bytes(&[&bytes[..], &[0]].concat()), Err(TimingsError::Damaged));
+    assert_eq!(
+        Timings::from_bytes(&[&bytes[..], &[0]].concat()),
+        Err(TimingsError::Damaged)
+    );
     assert_eq!(Timings::from_bytes(&[9, 0]), Err(TimingsError::Version(9)));
     assert!(bytes.len() < 40, "{}", bytes.len());
 }

@@ -26,7 +26,11 @@ impl Ticks {
         let (now, reading) = (clock.now().as_micros().max(0), clock.monotonic());
         let fraction = Duration::from_micros(u64::try_from(now % MICROS_PER_SECOND).unwrap_or(0));
         let anchor_seconds = u64::try_from(now / MICROS_PER_SECOND).unwrap_or(0);
-        Self { clock, anchor: reading.checked_sub(fraction).unwrap_or(reading), anchor_seconds }
+        Self {
+            clock,
+            anchor: reading.checked_sub(fraction).unwrap_or(reading),
+            anchor_seconds,
+        }
     }
 
     #[inline]
@@ -55,7 +59,8 @@ impl Ticks {
     pub(super) fn slice(&self, reading: Instant) -> u64 {
         match &self.clock {
             Clock::System | Clock::Corrected(_) => {
-                (self.anchor_seconds + reading.saturating_duration_since(self.anchor).as_secs()) / SLICE_SECONDS
+                (self.anchor_seconds + reading.saturating_duration_since(self.anchor).as_secs())
+                    / SLICE_SECONDS
             }
             Clock::Manual(_) => slice_of(self.clock.now()),
         }

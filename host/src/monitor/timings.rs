@@ -29,9 +29,14 @@ pub(super) const fn config() -> Config {
 
 /// First and last unit of a bucket.
 pub(super) fn bucket_bounds(index: usize) -> (u64, u64) {
-    let (power, offset) = (index >> GROUPING_POWER, index as u64 & ((1 << GROUPING_POWER) - 1));
+    let (power, offset) = (
+        index >> GROUPING_POWER,
+        index as u64 & ((1 << GROUPING_POWER) - 1),
+    );
     // Twice as many buckets as in a group have one unit each.
-    let Some(shift) = power.checked_sub(1) else { return (offset, offset) };
+    let Some(shift) = power.checked_sub(1) else {
+        return (offset, offset);
+    };
     let first = (offset + (1 << GROUPING_POWER)) << shift;
     (first, first + ((1 << shift) - 1))
 }
@@ -54,7 +59,11 @@ impl Scale {
             Self::Waiting => (1_000_000, duration.subsec_micros()),
         };
         // One less than the largest number, which stands for nothing yet.
-        duration.as_secs().saturating_mul(per_second).saturating_add(u64::from(below)).min(u64::MAX - 1)
+        duration
+            .as_secs()
+            .saturating_mul(per_second)
+            .saturating_add(u64::from(below))
+            .min(u64::MAX - 1)
     }
 
     /// What the buckets of `histogram` count.
@@ -123,12 +132,22 @@ impl Timings {
 
     pub(super) fn new(scale: Scale) -> Self {
         let buckets = SparseHistogram::with_config(&config());
-        Self { scale, buckets, errors: 0, sum: 0, min: u64::MAX, max: 0 }
+        Self {
+            scale,
+            buckets,
+            errors: 0,
+            sum: 0,
+            min: u64::MAX,
+            max: 0,
+        }
     }
 
     /// How many durations.
     pub fn count(&self) -> u64 {
-        self.buckets.count().iter().fold(0, |sum, count| sum.saturating_add(*count))
+        self.buckets
+            .count()
+            .iter()
+            .fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// How many of them belong to calls that failed.
@@ -178,7 +197,11 @@ impl Timings {
 
     /// The longest duration in milliseconds, exactly; 0 if there is none.
     pub fn max_ms(&self) -> f64 {
-        if self.buckets.is_empty() { 0.0 } else { self.scale.milliseconds(self.max as f64) }
+        if self.buckets.is_empty() {
+            0.0
+        } else {
+            self.scale.milliseconds(self.max as f64)
+        }
     }
 
     /// How many were at most each of these ascending bounds, which are in units of the scale, beside what comes with the
@@ -237,7 +260,11 @@ mod tests {
             let index = Scale::bucket(Scale::parts_of(units));
             assert_eq!(theirs.index(), [index], "{units}");
             let bucket = theirs.iter().next().unwrap();
-            assert_eq!(bucket_bounds(index as usize), (bucket.start(), bucket.end()), "{units}");
+            assert_eq!(
+                bucket_bounds(index as usize),
+                (bucket.start(), bucket.end()),
+                "{units}"
+            );
         }
     }
 }

@@ -41,12 +41,18 @@ impl View {
 
     /// As somebody of a team sees the window; without a team, an operator.
     pub(super) const fn of(team: Option<&Name>, window: Window) -> Self {
-        Self { window, whole: team.is_none() }
+        Self {
+            window,
+            whole: team.is_none(),
+        }
     }
 
     /// As those see it whose numbers these are.
     pub(super) const fn own(window: Window) -> Self {
-        Self { window, whole: false }
+        Self {
+            window,
+            whole: false,
+        }
     }
 
     /// From 0 to [`View::COUNT`].
@@ -89,6 +95,9 @@ impl FromStr for Window {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|window| window.as_str() == text).ok_or("must be 1m, 5m, 1h or start")
+        Self::ALL
+            .into_iter()
+            .find(|window| window.as_str() == text)
+            .ok_or("must be 1m, 5m, 1h or start")
     }
 }

@@ -111,7 +111,11 @@ impl<L: Live> Windowed<L> {
             forgotten: None,
             changes: 0,
         };
-        Self { slice: AtomicU64::new(slice_of(now)), live, past: Mutex::new(past) }
+        Self {
+            slice: AtomicU64::new(slice_of(now)),
+            live,
+            past: Mutex::new(past),
+        }
     }
 
     /// What to record into at this moment.
@@ -127,7 +131,10 @@ impl<L: Live> Windowed<L> {
     pub(super) fn read(&self, view: View, now: Timestamp) -> Reading<L::Numbers> {
         let mut numbers = Plain(self.live.empty());
         let seconds = self.add_to(&mut numbers, view, now);
-        Reading { numbers: numbers.0, seconds }
+        Reading {
+            numbers: numbers.0,
+            seconds,
+        }
     }
 
     /// Adds a window up, and answers how many seconds it covers.
@@ -156,7 +163,10 @@ impl<L: Live> Windowed<L> {
             past.changes += 1;
         }
         let part = past.part(view, now);
-        let edition = Edition { changes: past.changes, slices: part.slices.iter().map(ExactSizeIterator::len).sum() };
+        let edition = Edition {
+            changes: past.changes,
+            slices: part.slices.iter().map(ExactSizeIterator::len).sum(),
+        };
         if known.replace(edition) != Some(edition) {
             part.add_to::<L>(sum);
             sum.add_live(&self.live);
@@ -177,17 +187,29 @@ impl<L: Live> Windowed<L> {
         past.add(self.slice.load(Ordering::Relaxed), self.live.take());
         let total = std::mem::replace(&mut past.total, self.live.empty());
         let since = std::mem::replace(&mut past.since, now);
-        let (fine, coarse) = (std::mem::take(&mut past.fine), std::mem::take(&mut past.coarse));
+        let (fine, coarse) = (
+            std::mem::take(&mut past.fine),
+            std::mem::take(&mut past.coarse),
+        );
         match (reset, &mut past.forgotten) {
             (Reset::OfAll, forgotten) => *forgotten = None,
             (Reset::OfTeam, Some(forgotten)) => {
                 forgotten.total.merge(&total);
-                fine.into_iter().for_each(|(slice, numbers)| add(&mut forgotten.fine, slice, FINE_SLICES, numbers));
-                coarse
-                    .into_iter()
-                    .for_each(|(slice, numbers)| add(&mut forgotten.coarse, slice, COARSE_SLICES, numbers));
+                fine.into_iter().for_each(|(slice, numbers)| {
+                    add(&mut forgotten.fine, slice, FINE_SLICES, numbers)
+                });
+                coarse.into_iter().for_each(|(slice, numbers)| {
+                    add(&mut forgotten.coarse, slice, COARSE_SLICES, numbers)
+                });
             }
-            (Reset::OfTeam, forgotten) => *forgotten = Some(Box::new(Forgotten { fine, coarse, total, since })),
+            (Reset::OfTeam, forgotten) => {
+                *forgotten = Some(Box::new(Forgotten {
+                    fine,
+                    coarse,
+                    total,
+                    since,
+                }))
+            }
         }
         past.changes += 1;
     }
@@ -212,7 +234,12 @@ impl<N: Numbers> Past<N> {
         self.changes += 1;
         self.total.merge(&numbers);
         self.undrained.merge(&numbers);
-        add(&mut self.coarse, slice / FINE_SLICES, COARSE_SLICES, numbers.clone());
+        add(
+            &mut self.coarse,
+            slice / FINE_SLICES,
+            COARSE_SLICES,
+            numbers.clone(),
+        );
         add(&mut self.fine, slice, FINE_SLICES, numbers);
     }
 
@@ -231,23 +258,44 @@ impl<N: Numbers> Past<N> {
             Window::FiveMinutes => recent(FINE_SLICES),
             Window::Hour => {
                 let from = (slice / FINE_SLICES).saturating_sub(COARSE_SLICES - 1);
-                let before = forgotten.map_or_else(nothing, |forgotten| since(&forgotten.coarse, from));
-                ([None; 2], [before, since(&self.coarse, from)], began(from.saturating_mul(FINE_SLICES)))
+                let before =
+                    forgotten.map_or_else(nothing, |forgotten| since(&forgotten.coarse, from));
+                (
+                    [None; 2],
+                    [before, since(&self.coarse, from)],
+                    began(from.saturating_mul(FINE_SLICES)),
+                )
             }
-            Window::Start => {
-                ([forgotten.map(|forgotten| &forgotten.total), Some(&self.total)], [nothing(), nothing()], first)
-            }
+            Window::Start => (
+                [
+                    forgotten.map(|forgotten| &forgotten.total),
+                    Some(&self.total),
+                ],
+                [nothing(), nothing()],
+                first,
+            ),
         };
         // The current second counts as a whole one, so that the first event of all is no burst.
         let seconds = now.since(start.max(first)).as_secs_f64().max(1.0);
-        Part { totals, slices, seconds }
+        Part {
+            totals,
+            slices,
+            seconds,
+        }
     }
 }
 
 impl<N> Part<'_, N> {
     fn add_to<L: Live<Numbers = N>>(&self, sum: &mut impl Adds<L>) {
-        let slices = self.slices.iter().flat_map(|slices| slices.clone().map(|(_, numbers)| numbers));
-        self.totals.into_iter().flatten().chain(slices).for_each(|numbers| sum.add(numbers));
+        let slices = self
+            .slices
+            .iter()
+            .flat_map(|slices| slices.clone().map(|(_, numbers)| numbers));
+        self.totals
+            .into_iter()
+            .flatten()
+            .chain(slices)
+            .for_each(|numbers| sum.add(numbers));
     }
 }
 
@@ -270,7 +318,10 @@ fn since<N>(slices: &VecDeque<(u64, N)>, from: u64) -> Iter<'_, (u64, N)> {
 }
 
 fn add<N: Numbers>(slices: &mut VecDeque<(u64, N)>, slice: u64, slices_max: u64, numbers: N) {
-    while slices.front().is_some_and(|(oldest, _)| oldest.saturating_add(slices_max) <= slice) {
+    while slices
+        .front()
+        .is_some_and(|(oldest, _)| oldest.saturating_add(slices_max) <= slice)
+    {
         slices.pop_front();
     }
     match slices.back_mut() {

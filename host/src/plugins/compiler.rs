@@ -20,11 +20,19 @@ pub(super) struct Compiler {
 
 impl Compiler {
     /// `program` is this program, to be run as `compile-worker`.
-    pub(super) fn open(program: PathBuf, data_dir: &Path, config: &PluginsConfig) -> std::io::Result<Self> {
+    pub(super) fn open(
+        program: PathBuf,
+        data_dir: &Path,
+        config: &PluginsConfig,
+    ) -> std::io::Result<Self> {
         let directory = data_dir.join("compiled");
         private::create_folder(&directory)?;
         let key = open_key(&data_dir.join("compiled.key"))?;
-        Ok(Self { worker: Worker::new(program, config), directory, key })
+        Ok(Self {
+            worker: Worker::new(program, config),
+            directory,
+            key,
+        })
     }
 
     pub(super) fn key(&self) -> &SealKey {
@@ -44,12 +52,19 @@ impl Compiler {
     }
 
     /// Compiles the component in a file. Returns the sealed machine code.
-    pub(super) async fn compile(self: &Arc<Self>, digest: &str, component: &Path) -> Result<Vec<u8>, UploadError> {
+    pub(super) async fn compile(
+        self: &Arc<Self>,
+        digest: &str,
+        component: &Path,
+    ) -> Result<Vec<u8>, UploadError> {
         let code = self.worker.compile(digest, component).await?;
         let (compiler, digest) = (Arc::clone(self), digest.to_owned());
         // A code of tens of megabytes is no work for a thread that answers requests.
-        let sealing = tokio::task::spawn_blocking(move || runtime::seal(&compiler.key, &digest, &code));
-        sealing.await.map_err(|error| UploadError::Host(error.to_string()))
+        let sealing =
+            tokio::task::spawn_blocking(move || runtime::seal(&compiler.key, &digest, &code));
+        sealing
+            .await
+            .map_err(|error| UploadError::Host(error.to_string()))
     }
 
     /// Keeps sealed machine code, of a version that was taken in: what is refused must not fill the disk.
@@ -68,7 +83,8 @@ impl Compiler {
     fn write(&self, digest: &str, sealed: &[u8]) -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
         file.write_all(sealed)?;
-        file.persist(self.path(digest)).map_err(|error| error.error)?;
+        file.persist(self.path(digest))
+            .map_err(|error| error.error)?;
         Ok(())
     }
 }

@@ -76,7 +76,13 @@ struct Queues {
 
 impl Queues {
     fn new(config: &PluginsConfig) -> Self {
-        let queue = |total| FairQueue::new(FairLimits { total, per_key: total, reserve: 0 });
+        let queue = |total| {
+            FairQueue::new(FairLimits {
+                total,
+                per_key: total,
+                reserve: 0,
+            })
+        };
         Self {
             reading: queue(READ_MAX),
             compiling: queue(config.compile_concurrency),
@@ -264,12 +270,18 @@ impl Registry {
         component: Component,
         options: UploadOptions,
     ) -> Result<Verdict, UploadError> {
-        let Inspected { version, imports, loaded, compile_ms } = self.inspect(principal, &component, options).await?;
+        let Inspected {
+            version,
+            imports,
+            loaded,
+            compile_ms,
+        } = self.inspect(principal, &component, options).await?;
         let (label, grants) = (version.label(), version.grants.clone());
         let inserted = {
             let _place = self.0.queues.storing.acquire(&principal.team).await;
             let bytes = blocking(move || std::fs::read(component.path())).await?;
-            let bytes = bytes.map_err(|error| UploadError::Host(format!("read an upload: {error}")))?;
+            let bytes =
+                bytes.map_err(|error| UploadError::Host(format!("read an upload: {error}")))?;
             self.0.store.insert_plugin_version(version, bytes).await?
         };
         let (plugin, outcome) = match inserted {
@@ -292,7 +304,13 @@ impl Registry {
         self.keep(&plugin.team, &plugin.digest, &loaded).await;
         tracing::info!(team = %principal.team, plugin = label, digest = plugin.digest, ?outcome, "took in a plugin");
         let (plugin, compiled_bytes) = (Arc::unwrap_or_clone(plugin), loaded.code_bytes);
-        Ok(Verdict { plugin, outcome, imports, compile_ms, compiled_bytes })
+        Ok(Verdict {
+            plugin,
+            outcome,
+            imports,
+            compile_ms,
+            compiled_bytes,
+        })
     }
 
     /// Looks at a component, compiles it, loads it and asks what it is. Stores nothing.
@@ -322,7 +340,16 @@ impl Registry {
             let mut slot = slot.lock().await;
             match self.find(&slot, team, component.digest()).await? {
                 Some(loaded) => (loaded, 0),
-                None => self.make(&mut slot, team, component.digest(), component.path(), component.bytes()).await?,
+                None => {
+                    self.make(
+                        &mut slot,
+                        team,
+                        component.digest(),
+                        component.path(),
+                        component.bytes(),
+                    )
+                    .await?
+                }
             }
         };
         let described = {
@@ -335,11 +362,19 @@ impl Registry {
             manifest: manifest::check(described.map_err(|failure| describe_failed(&failure))?)?,
             digest: component.digest().to_owned(),
             component_bytes: component.bytes(),
-            grants: Grants { interfaces, shared_buckets: options.shared_buckets },
+            grants: Grants {
+                interfaces,
+                shared_buckets: options.shared_buckets,
+            },
             uploaded_by: principal.user.clone(),
             uploaded_at: self.0.clock.now(),
         };
-        Ok(Inspected { version, imports: scan.imports, loaded, compile_ms })
+        Ok(Inspected {
+            version,
+            imports: scan.imports,
+            loaded,
+            compile_ms,
+        })
     }
 
     /// A version, ready to run: from memory, from the compiled file, or compiled again from the database.
@@ -347,14 +382,21 @@ impl Registry {
     /// # Errors
     /// The version was deleted, or the host cannot load it.
     pub async fn load(&self, version: &PluginVersion) -> Result<Arc<LoadedPlugin>, UploadError> {
-        if let Some(loaded) = self.0.loaded.get(&in_memory(&version.team, &version.digest)) {
+        if let Some(loaded) = self
+            .0
+            .loaded
+            .get(&in_memory(&version.team, &version.digest))
+        {
             return Ok(Arc::clone(&loaded.plugin));
         }
         // On the heap, because nearly every step finds its plugin in memory.
         Box::pin(self.load_missing(version)).await
     }
 
-    async fn load_missing(&self, version: &PluginVersion) -> Result<Arc<LoadedPlugin>, UploadError> {
+    async fn load_missing(
+        &self,
+        version: &PluginVersion,
+    ) -> Result<Arc<LoadedPlugin>, UploadError> {
         let (team, digest) = (&version.team, version.digest.as_str());
         let slot = self.slot(team, digest);
         let mut slot = slot.lock().await;
@@ -362,7 +404,15 @@ impl Registry {
             Some(loaded) => loaded,
             None => {
                 let component = self.component_of(version).await?;
-                self.make(&mut slot, team, digest, component.path(), version.component_bytes).await?.0
+                self.make(
+                    &mut slot,
+                    team,
+                    digest,
+                    component.path(),
+                    version.component_bytes,
+                )
+                .await?
+                .0
             }
         };
         self.keep(team, digest, &loaded).await;
@@ -370,11 +420,22 @@ impl Registry {
     }
 
     /// The component of a version in a file, to be compiled again.
-    async fn component_of(&self, version: &PluginVersion) -> Result<tempfile::NamedTempFile, UploadError> {
+    async fn component_of(
+        &self,
+        version: &PluginVersion,
+    ) -> Result<tempfile::NamedTempFile, UploadError> {
         let _place = self.0.queues.storing.acquire(&version.team).await;
-        let component = self.0.store.component_bytes(version.id).await?.ok_or_else(|| {
-            UploadError::Host(format!("the component of {} is gone from the database", version.label()))
-        })?;
+        let component = self
+            .0
+            .store
+            .component_bytes(version.id)
+            .await?
+            .ok_or_else(|| {
+                UploadError::Host(format!(
+                    "the component of {} is gone from the database",
+                    version.label()
+                ))
+            })?;
         let shared = Arc::clone(&self.0);
         blocking(move || shared.spool.put(&component)).await?
     }
@@ -384,19 +445,32 @@ impl Registry {
         let path = component.path().to_owned();
         // Reading tens of megabytes is no work for a thread that answers requests.
         blocking(move || {
-            let bytes = std::fs::read(path).map_err(|error| UploadError::Host(format!("read an upload: {error}")))?;
+            let bytes = std::fs::read(path)
+                .map_err(|error| UploadError::Host(format!("read an upload: {error}")))?;
             scan::scan(&bytes)
         })
         .await?
     }
 
     fn slot(&self, team: &Name, digest: &str) -> crate::slots::Slot<Weak<Loaded>> {
-        self.0.loads.get(in_memory(team, digest), |loaded| loaded.strong_count() > 0)
+        self.0
+            .loads
+            .get(in_memory(team, digest), |loaded| loaded.strong_count() > 0)
     }
 
     /// A plugin that is in memory, or whose compiled file is there. `slot`: the digest's.
-    async fn find(&self, slot: &Weak<Loaded>, team: &Name, digest: &str) -> Result<Option<Arc<Loaded>>, UploadError> {
-        if let Some(loaded) = self.0.loaded.get(&in_memory(team, digest)).or_else(|| slot.upgrade()) {
+    async fn find(
+        &self,
+        slot: &Weak<Loaded>,
+        team: &Name,
+        digest: &str,
+    ) -> Result<Option<Arc<Loaded>>, UploadError> {
+        if let Some(loaded) = self
+            .0
+            .loaded
+            .get(&in_memory(team, digest))
+            .or_else(|| slot.upgrade())
+        {
             return Ok(Some(loaded));
         }
         let _place = self.0.queues.reading.acquire(team).await;
@@ -406,7 +480,11 @@ impl Registry {
             match shared.runtime.load(shared.compiler.key(), &digest, &sealed) {
                 Ok(plugin) => {
                     let code_bytes = sealed.len() as u64;
-                    let loaded = Loaded { plugin: Arc::new(plugin), code_bytes, unkept: Mutex::default() };
+                    let loaded = Loaded {
+                        plugin: Arc::new(plugin),
+                        code_bytes,
+                        unkept: Mutex::default(),
+                    };
                     Some(Arc::new(loaded))
                 }
                 Err(error) => {
@@ -432,14 +510,31 @@ impl Registry {
         let (sealed, compile_ms) = {
             let estimate = component_bytes / COMPILED_BYTES_PER_MS + 1;
             let permit = self.0.queues.compiling.acquire_for(team, estimate).await;
-            let place = CompilePlace { permit, clock: &self.0.clock, began: self.0.clock.monotonic() };
-            (self.0.compiler.compile(&artifact(team, digest), component).await?, place.took_ms())
+            let place = CompilePlace {
+                permit,
+                clock: &self.0.clock,
+                began: self.0.clock.monotonic(),
+            };
+            (
+                self.0
+                    .compiler
+                    .compile(&artifact(team, digest), component)
+                    .await?,
+                place.took_ms(),
+            )
         };
         let (shared, digest) = (Arc::clone(&self.0), artifact(team, digest));
         let loaded = blocking(move || {
-            let plugin = shared.runtime.load(shared.compiler.key(), &digest, &sealed).map_err(does_not_load)?;
+            let plugin = shared
+                .runtime
+                .load(shared.compiler.key(), &digest, &sealed)
+                .map_err(does_not_load)?;
             let (code_bytes, unkept) = (sealed.len() as u64, Mutex::new(Some(sealed)));
-            Ok::<_, UploadError>(Arc::new(Loaded { plugin: Arc::new(plugin), code_bytes, unkept }))
+            Ok::<_, UploadError>(Arc::new(Loaded {
+                plugin: Arc::new(plugin),
+                code_bytes,
+                unkept,
+            }))
         });
         let loaded = loaded.await??;
         *slot = Arc::downgrade(&loaded);
@@ -448,8 +543,12 @@ impl Registry {
 
     /// Keeps a plugin of a stored version: in memory, and its machine code in a file.
     async fn keep(&self, team: &Name, digest: &str, loaded: &Arc<Loaded>) {
-        self.0.loaded.insert(in_memory(team, digest), Arc::clone(loaded));
-        let Some(sealed) = loaded.unkept.lock().take() else { return };
+        self.0
+            .loaded
+            .insert(in_memory(team, digest), Arc::clone(loaded));
+        let Some(sealed) = loaded.unkept.lock().take() else {
+            return;
+        };
         let (shared, digest) = (Arc::clone(&self.0), artifact(team, digest));
         // A write that panicked has kept nothing, and that is all there is to say.
         let _ = blocking(move || shared.compiler.keep(&digest, &sealed)).await;
@@ -477,8 +576,12 @@ impl Drop for CompilePlace<'_> {
 }
 
 /// Runs work that may block where it holds nothing up.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, UploadError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| UploadError::Host(error.to_string()))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, UploadError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| UploadError::Host(error.to_string()))
 }
 
 /// Returns what the compiler made a moment ago cannot be loaded.
@@ -500,7 +603,10 @@ fn does_not_load(error: RuntimeError) -> UploadError {
 fn describe_failed(failure: &Failure) -> UploadError {
     UploadError::Refused {
         code: "describe-failed",
-        message: format!("the plugin could not say what it is ({}): {}", failure.code, failure.message),
+        message: format!(
+            "the plugin could not say what it is ({}): {}",
+            failure.code, failure.message
+        ),
     }
 }
 
@@ -512,10 +618,15 @@ fn in_memory(team: &Name, digest: &str) -> String {
 
 /// The name of a team's compiled component on disk. It is hexadecimal, so no text of a user becomes part of a path.
 fn artifact(team: &Name, digest: &str) -> String {
-    let hash = Sha256::new().chain_update(team.as_str()).chain_update([0]).chain_update(digest).finalize();
-    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let hash = Sha256::new()
+        .chain_update(team.as_str())
+        .chain_update([0])
+        .chain_update(digest)
+        .finalize();
+    hash.iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }

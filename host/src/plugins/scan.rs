@@ -4,7 +4,9 @@
 //! The bounds are ours and not the compiler's: they keep a hostile file from costing minutes of compile time before
 //! anything can be said about it. Components from Rust, C, Go, JavaScript and Python stay far below them.
 
-use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, ImportSectionReader, Parser, Payload, TypeRef};
+use wasmparser::{
+    CanonicalFunction, CanonicalOption, Encoding, ImportSectionReader, Parser, Payload, TypeRef,
+};
 
 use super::UploadError;
 use crate::model::plugin::Interface;
@@ -31,10 +33,12 @@ pub(super) struct Scan {
 impl Scan {
     /// The interfaces among the imports that need a grant.
     pub(super) fn interfaces(&self) -> impl Iterator<Item = Interface> {
-        [Interface::Storage, Interface::Batch, Interface::Workflows].into_iter().filter(|interface| {
-            let name = format!("stepwell:plugin/{}@", interface.as_str());
-            self.imports.iter().any(|import| import.starts_with(&name))
-        })
+        [Interface::Storage, Interface::Batch, Interface::Workflows]
+            .into_iter()
+            .filter(|interface| {
+                let name = format!("stepwell:plugin/{}@", interface.as_str());
+                self.imports.iter().any(|import| import.starts_with(&name))
+            })
     }
 }
 
@@ -51,18 +55,22 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, UploadError> {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 nesting += 1;
                 if nesting > NESTING_MAX {
-                    return Err(too_complex(format!("components nest deeper than {NESTING_MAX}")));
+                    return Err(too_complex(format!(
+                        "components nest deeper than {NESTING_MAX}"
+                    )));
                 }
             }
             Payload::End(_) => nesting = nesting.saturating_sub(1),
             Payload::ComponentImportSection(imports) if nesting == 0 => {
                 for import in imports.clone() {
-                    scan.imports.push(import.map_err(malformed)?.name.name.to_owned());
+                    scan.imports
+                        .push(import.map_err(malformed)?.name.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(exports) if nesting == 0 => {
                 for export in exports.clone() {
-                    scan.exports.push(export.map_err(malformed)?.name.name.to_owned());
+                    scan.exports
+                        .push(export.map_err(malformed)?.name.name.to_owned());
                 }
             }
             _ => {}
@@ -99,7 +107,9 @@ fn check_kind(bytes: &[u8]) -> Result<(), UploadError> {
             "this is machine code (an ELF file), maybe a precompiled component; upload the component itself, the host \
              compiles it"
         }
-        [b'(', ..] | [b';', b';', ..] => "this looks like WebAssembly text; upload the binary form of the component",
+        [b'(', ..] | [b';', b';', ..] => {
+            "this looks like WebAssembly text; upload the binary form of the component"
+        }
         [b'P', b'K', ..] | [0x1f, 0x8b, ..] | [b'B', b'Z', b'h', ..] => {
             "this is an archive or compressed; upload the component itself"
         }
@@ -109,7 +119,13 @@ fn check_kind(bytes: &[u8]) -> Result<(), UploadError> {
 }
 
 fn check_imports(scan: &Scan) -> Result<(), UploadError> {
-    let Some(unknown) = scan.imports.iter().find(|import| !OFFERED.contains(&import.as_str())) else { return Ok(()) };
+    let Some(unknown) = scan
+        .imports
+        .iter()
+        .find(|import| !OFFERED.contains(&import.as_str()))
+    else {
+        return Ok(());
+    };
     let advice = if unknown.starts_with("wasi:") {
         "WASI is not offered to plugins: build for the target wasm32-unknown-unknown (`cargo xtask guests` does), and \
          use `runtime`, `log` and `storage` of the contract in place of clocks, output and files"
@@ -118,7 +134,10 @@ fn check_imports(scan: &Scan) -> Result<(), UploadError> {
     } else {
         "a plugin can import only the interfaces of stepwell:plugin@0.1.0"
     };
-    Err(refused("unknown-import", format!("the component imports `{}`. {advice}", shown(unknown))))
+    Err(refused(
+        "unknown-import",
+        format!("the component imports `{}`. {advice}", shown(unknown)),
+    ))
 }
 
 /// Items of each kind, counted over all modules and components of an upload.
@@ -152,7 +171,10 @@ impl Bounded {
     fn add(&mut self, more: u32) -> Result<(), UploadError> {
         self.count = self.count.saturating_add(more);
         if self.count > self.max {
-            return Err(too_complex(format!("it has {} or more {}, and may have {}", self.count, self.kind, self.max)));
+            return Err(too_complex(format!(
+                "it has {} or more {}, and may have {}",
+                self.count, self.kind, self.max
+            )));
         }
         Ok(())
     }
@@ -160,7 +182,11 @@ impl Bounded {
 
 impl Default for Counts {
     fn default() -> Self {
-        let bounded = |kind, max| Bounded { kind, max, count: 0 };
+        let bounded = |kind, max| Bounded {
+            kind,
+            max,
+            count: 0,
+        };
         Self {
             functions: bounded("functions", 200_000),
             modules: bounded("core modules", 64),
@@ -184,7 +210,11 @@ impl Counts {
         match payload {
             Payload::Version { encoding, .. } => {
                 self.open.push(0);
-                if *encoding == Encoding::Module { self.modules.add(1) } else { Ok(()) }
+                if *encoding == Encoding::Module {
+                    self.modules.add(1)
+                } else {
+                    Ok(())
+                }
             }
             Payload::End(_) => {
                 self.open.pop();
@@ -195,7 +225,9 @@ impl Counts {
             Payload::ComponentTypeSection(section) => self.types.add(section.count()),
             Payload::FunctionSection(section) => self.functions.add(section.count()),
             Payload::ImportSection(section) => self.module_imports(section),
-            Payload::ComponentImportSection(section) if self.open.len() > 1 => self.imports.add(section.count()),
+            Payload::ComponentImportSection(section) if self.open.len() > 1 => {
+                self.imports.add(section.count())
+            }
             Payload::ComponentImportSection(section) => self.interfaces.add(section.count()),
             Payload::ExportSection(section) => self.exports.add(section.count()),
             Payload::ComponentExportSection(section) => self.exports.add(section.count()),
@@ -236,7 +268,9 @@ impl Counts {
 
     /// Counts memories of the innermost module.
     fn module_memories(&mut self, more: u32) -> Result<(), UploadError> {
-        let Some(memories) = self.open.last_mut() else { return Ok(()) };
+        let Some(memories) = self.open.last_mut() else {
+            return Ok(());
+        };
         *memories = memories.saturating_add(more);
         if *memories > MODULE_MEMORIES_MAX {
             // The code that the compiler answers for every other feature that is off.
@@ -254,13 +288,17 @@ impl Counts {
 
 fn check_body(body: &wasmparser::FunctionBody<'_>) -> Result<(), UploadError> {
     if body.range().len() > FUNCTION_BODY_BYTES_MAX {
-        return Err(too_complex(format!("a function has more than {FUNCTION_BODY_BYTES_MAX} bytes of code")));
+        return Err(too_complex(format!(
+            "a function has more than {FUNCTION_BODY_BYTES_MAX} bytes of code"
+        )));
     }
     let mut locals = 0_u64;
     for group in body.get_locals_reader().map_err(malformed)? {
         locals = locals.saturating_add(u64::from(group.map_err(malformed)?.0));
         if locals > LOCALS_MAX {
-            return Err(too_complex(format!("a function has more than {LOCALS_MAX} local variables")));
+            return Err(too_complex(format!(
+                "a function has more than {LOCALS_MAX} local variables"
+            )));
         }
     }
     Ok(())
@@ -268,11 +306,21 @@ fn check_body(body: &wasmparser::FunctionBody<'_>) -> Result<(), UploadError> {
 
 /// Only UTF-8: transcoding is guest-controlled work in the host that no toolchain of ours asks for.
 fn check_canonical(function: &CanonicalFunction) -> Result<(), UploadError> {
-    let (CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. }) = function else {
+    let (CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. }) =
+        function
+    else {
         return Ok(());
     };
-    if options.iter().any(|option| matches!(option, CanonicalOption::UTF16 | CanonicalOption::CompactUTF16)) {
-        return Err(refused("unsupported-encoding", "the component passes strings that are not UTF-8".to_owned()));
+    if options.iter().any(|option| {
+        matches!(
+            option,
+            CanonicalOption::UTF16 | CanonicalOption::CompactUTF16
+        )
+    }) {
+        return Err(refused(
+            "unsupported-encoding",
+            "the component passes strings that are not UTF-8".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -282,10 +330,16 @@ fn refused(code: &'static str, message: String) -> UploadError {
 }
 
 fn too_complex(message: String) -> UploadError {
-    refused("too-complex", format!("the component is too large to compile safely: {message}"))
+    refused(
+        "too-complex",
+        format!("the component is too large to compile safely: {message}"),
+    )
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used as a function for `map_err`")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "used as a function for `map_err`"
+)]
 fn malformed(error: wasmparser::BinaryReaderError) -> UploadError {
     refused(
         "not-a-component",
@@ -298,5 +352,8 @@ fn malformed(error: wasmparser::BinaryReaderError) -> UploadError {
 }
 
 fn shown(text: &str) -> String {
-    text.chars().take(100).flat_map(char::escape_debug).collect()
+    text.chars()
+        .take(100)
+        .flat_map(char::escape_debug)
+        .collect()
 }

@@ -91,7 +91,11 @@ impl Spool {
             bytes: config.upload_bytes_max.max(one),
             bytes_per_team: config.upload_bytes_per_team_max.max(one),
         };
-        Ok(Self { directory, limits, held: Arc::default() })
+        Ok(Self {
+            directory,
+            limits,
+            held: Arc::default(),
+        })
     }
 
     /// A place for an upload of a team.
@@ -102,7 +106,13 @@ impl Spool {
         let place = self.place(team)?;
         let file = self.file().map_err(disk)?;
         let limits = (self.limits.bytes, self.limits.bytes_per_team);
-        Ok(Upload { file, hash: Sha256::new(), buffer: Vec::new(), place, limits })
+        Ok(Upload {
+            file,
+            hash: Sha256::new(),
+            buffer: Vec::new(),
+            place,
+            limits,
+        })
     }
 
     /// A file among the uploads with a component that is compiled again. It has no place: plugins that are stored may
@@ -115,7 +125,9 @@ impl Spool {
 
     fn file(&self) -> std::io::Result<NamedTempFile> {
         // With mode 0600, as all temporary files.
-        tempfile::Builder::new().prefix("upload-").tempfile_in(&self.directory)
+        tempfile::Builder::new()
+            .prefix("upload-")
+            .tempfile_in(&self.directory)
     }
 
     /// All uploads that are on the disk.
@@ -141,7 +153,11 @@ impl Spool {
         }
         held.all.uploads += 1;
         held.teams.entry(team.clone()).or_default().uploads += 1;
-        Ok(Place { team: team.clone(), bytes: 0, held: Arc::clone(&self.held) })
+        Ok(Place {
+            team: team.clone(),
+            bytes: 0,
+            held: Arc::clone(&self.held),
+        })
     }
 }
 
@@ -153,7 +169,11 @@ impl Upload {
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
         self.place.grow(bytes.len() as u64, self.limits)?;
         self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= BUFFER_BYTES { self.flush().await } else { Ok(()) }
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush().await
+        } else {
+            Ok(())
+        }
     }
 
     /// The component, when all of it has arrived.
@@ -162,12 +182,20 @@ impl Upload {
     /// The disk's.
     pub async fn finish(mut self) -> Result<Component, UploadError> {
         self.flush().await?;
-        let digest = self.hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
-        Ok(Component { file: self.file, digest, place: self.place })
+        let digest =
+            self.hash
+                .finalize()
+                .iter()
+                .fold(String::with_capacity(64), |mut text, byte| {
+                    // Writing to a String cannot fail.
+                    let _ = write!(text, "{byte:02x}");
+                    text
+                });
+        Ok(Component {
+            file: self.file,
+            digest,
+            place: self.place,
+        })
     }
 
     /// Writes and hashes what is in the buffer, on a thread that may block.
@@ -179,7 +207,10 @@ impl Upload {
             hash.update(&buffer);
             Ok((buffer, hash))
         });
-        let (mut buffer, hash) = writing.await.map_err(|error| UploadError::Host(error.to_string()))?.map_err(disk)?;
+        let (mut buffer, hash) = writing
+            .await
+            .map_err(|error| UploadError::Host(error.to_string()))?
+            .map_err(disk)?;
         buffer.clear();
         (self.buffer, self.hash) = (buffer, hash);
         Ok(())
@@ -205,7 +236,11 @@ impl Component {
 impl Place {
     fn grow(&mut self, more: u64, (max, max_per_team): (u64, u64)) -> Result<(), UploadError> {
         let mut held = self.held.lock();
-        let of_team = held.teams.get(&self.team).map_or(0, |share| share.bytes).saturating_add(more);
+        let of_team = held
+            .teams
+            .get(&self.team)
+            .map_or(0, |share| share.bytes)
+            .saturating_add(more);
         if of_team > max_per_team {
             return Err(UploadError::TooManyUploads(format!(
                 "the team's uploads have more than {max_per_team} bytes together \
@@ -265,7 +300,9 @@ mod tests {
     }
 
     fn files(folder: &Path) -> usize {
-        std::fs::read_dir(folder.join("uploads")).expect("is there").count()
+        std::fs::read_dir(folder.join("uploads"))
+            .expect("is there")
+            .count()
     }
 
     #[tokio::test]
@@ -280,9 +317,15 @@ mod tests {
         let component = upload.finish().await.expect("is whole");
         let written = std::fs::read(component.path()).expect("is read");
         assert_eq!((component.bytes(), written.len()), (1_000_000, 1_000_000));
-        let expected: String = Sha256::digest(&written).iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected: String = Sha256::digest(&written)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         assert_eq!(component.digest(), expected);
-        let mode = std::fs::metadata(component.path()).expect("is there").permissions().mode();
+        let mode = std::fs::metadata(component.path())
+            .expect("is there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(component);
         assert_eq!((files(folder.path()), spool.share()), (0, Share::default()));
@@ -298,17 +341,42 @@ mod tests {
         });
         let begin = |name| spool.begin(&team(name)).map_err(|error| error.to_string());
         let (mut first, second) = (begin("a").expect("fits"), begin("a").expect("fits"));
-        assert!(begin("a").err().is_some_and(|error| error.contains("plugins.uploads_per_team_max")));
+        assert!(
+            begin("a")
+                .err()
+                .is_some_and(|error| error.contains("plugins.uploads_per_team_max"))
+        );
         let mut other = begin("b").expect("is another team");
-        assert!(begin("c").err().is_some_and(|error| error.contains("plugins.uploads_max")));
+        assert!(
+            begin("c")
+                .err()
+                .is_some_and(|error| error.contains("plugins.uploads_max"))
+        );
         drop(second);
         begin("a").expect("fits again");
         first.write(&[0; 60]).await.expect("fits");
-        let error = first.write(&[0; 41]).await.expect_err("is too much of one team");
-        assert!(error.to_string().contains("plugins.upload_bytes_per_team_max"), "{error}");
-        other.write(&[0; 90]).await.expect("is another team's share");
-        let error = other.write(&[0; 1]).await.expect_err("is too much together");
-        assert!(error.to_string().contains("plugins.upload_bytes_max"), "{error}");
+        let error = first
+            .write(&[0; 41])
+            .await
+            .expect_err("is too much of one team");
+        assert!(
+            error
+                .to_string()
+                .contains("plugins.upload_bytes_per_team_max"),
+            "{error}"
+        );
+        other
+            .write(&[0; 90])
+            .await
+            .expect("is another team's share");
+        let error = other
+            .write(&[0; 1])
+            .await
+            .expect_err("is too much together");
+        assert!(
+            error.to_string().contains("plugins.upload_bytes_max"),
+            "{error}"
+        );
         drop((first, other));
         assert_eq!((files(folder.path()), spool.share()), (0, Share::default()));
         assert!(spool.held.lock().teams.is_empty());

@@ -32,8 +32,12 @@ const OUT_OF_PROCESSOR_TIME: i32 = 24;
 /// SIGKILL, which nothing in the child's limits sends.
 const KILLED: i32 = 9;
 /// Words in the last complaint of a process that its limit of memory has ended.
-const OUT_OF_MEMORY: [&str; 4] =
-    ["memory allocation of", "Cannot allocate memory", "Resource temporarily unavailable", "out of memory"];
+const OUT_OF_MEMORY: [&str; 4] = [
+    "memory allocation of",
+    "Cannot allocate memory",
+    "Resource temporarily unavailable",
+    "out of memory",
+];
 const WATCH_STACK_BYTES: usize = 64 * 1_024;
 
 /// Starts compile workers.
@@ -47,17 +51,31 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(program: PathBuf, config: &PluginsConfig) -> Self {
-        Self { program, timeout: config.compile_timeout, memory_bytes_max: config.compile_memory_bytes_max }
+        Self {
+            program,
+            timeout: config.compile_timeout,
+            memory_bytes_max: config.compile_memory_bytes_max,
+        }
     }
 
     /// Compiles the component in a file in a process of its own. Dropped, it kills the process.
-    pub(super) async fn compile(&self, digest: &str, component: &Path) -> Result<Vec<u8>, UploadError> {
+    pub(super) async fn compile(
+        &self,
+        digest: &str,
+        component: &Path,
+    ) -> Result<Vec<u8>, UploadError> {
         let Ok(ended) = tokio::time::timeout(self.timeout, self.run(component)).await else {
-            let problem = format!("compiling took longer than {}", duration::format(self.timeout));
+            let problem = format!(
+                "compiling took longer than {}",
+                duration::format(self.timeout)
+            );
             return Err(compile_failed(&problem));
         };
-        let Ended { status, code, complaint } =
-            ended.map_err(|error| UploadError::Host(format!("run the compile worker: {error}")))?;
+        let Ended {
+            status,
+            code,
+            complaint,
+        } = ended.map_err(|error| UploadError::Host(format!("run the compile worker: {error}")))?;
         if code.len() as u64 > CODE_BYTES_MAX {
             return Err(compile_failed("its machine code is too large"));
         }
@@ -90,7 +108,10 @@ impl Worker {
             return Err(std::io::Error::other("it has no pipes"));
         };
         let (mut code, mut complaint) = (Vec::new(), Vec::new());
-        let (mut stdout, mut stderr) = (stdout.take(CODE_BYTES_MAX + 1), stderr.take(COMPLAINT_BYTES_MAX));
+        let (mut stdout, mut stderr) = (
+            stdout.take(CODE_BYTES_MAX + 1),
+            stderr.take(COMPLAINT_BYTES_MAX),
+        );
         // A child that writes more than the bounds allow finds its pipe closed.
         let codes = async {
             let read = stdout.read_to_end(&mut code).await;
@@ -106,14 +127,24 @@ impl Worker {
         read?;
         let status = child.wait().await?;
         drop(alive);
-        Ok(Ended { status, code, complaint: String::from_utf8_lossy(&complaint).into_owned() })
+        Ok(Ended {
+            status,
+            code,
+            complaint: String::from_utf8_lossy(&complaint).into_owned(),
+        })
     }
 
     /// Why there is no machine code. Memory and time are blamed only on evidence.
     fn verdict(&self, status: ExitStatus, complaint: &str) -> UploadError {
         if status.code() == Some(i32::from(REFUSED)) && !complaint.trim().is_empty() {
             let words: Vec<_> = complaint.split_whitespace().collect();
-            return compile_failed(&words.join(" ").chars().take(COMPLAINT_CHARACTERS_MAX).collect::<String>());
+            return compile_failed(
+                &words
+                    .join(" ")
+                    .chars()
+                    .take(COMPLAINT_CHARACTERS_MAX)
+                    .collect::<String>(),
+            );
         }
         if OUT_OF_MEMORY.iter().any(|words| complaint.contains(words)) {
             return compile_failed(&format!(
@@ -143,18 +174,30 @@ struct Ended {
 }
 
 fn compile_failed(reason: &str) -> UploadError {
-    UploadError::Refused { code: "compile-failed", message: format!("the component cannot be compiled: {reason}") }
+    UploadError::Refused {
+        code: "compile-failed",
+        message: format!("the component cannot be compiled: {reason}"),
+    }
 }
 
 /// The hidden sub-command `compile-worker`: machine code of the component in a file on stdout, or a reason on stderr.
 /// `memory_bytes` and `cpu_seconds` are set as limits of the process first.
-#[expect(clippy::print_stderr, reason = "stderr is the worker's way to answer why not")]
+#[expect(
+    clippy::print_stderr,
+    reason = "stderr is the worker's way to answer why not"
+)]
 pub fn compile_worker_main(memory_bytes: u64, cpu_seconds: u64, component: &Path) -> ExitCode {
-    let compiled = watch_host().and_then(|()| limit_process(memory_bytes, cpu_seconds)).and_then(|()| {
-        let component = std::fs::read(component).map_err(|error| format!("read the component: {error}"))?;
-        let code = runtime::compile(&component)?;
-        std::io::stdout().lock().write_all(&code).map_err(|error| error.to_string())
-    });
+    let compiled = watch_host()
+        .and_then(|()| limit_process(memory_bytes, cpu_seconds))
+        .and_then(|()| {
+            let component =
+                std::fs::read(component).map_err(|error| format!("read the component: {error}"))?;
+            let code = runtime::compile(&component)?;
+            std::io::stdout()
+                .lock()
+                .write_all(&code)
+                .map_err(|error| error.to_string())
+        });
     match compiled {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
@@ -171,8 +214,13 @@ fn watch_host() -> Result<(), String> {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         std::process::exit(ORPHANED);
     };
-    let thread = std::thread::Builder::new().name("host-watch".to_owned()).stack_size(WATCH_STACK_BYTES);
-    thread.spawn(watch).map(drop).map_err(|error| format!("watch the host: {error}"))
+    let thread = std::thread::Builder::new()
+        .name("host-watch".to_owned())
+        .stack_size(WATCH_STACK_BYTES);
+    thread
+        .spawn(watch)
+        .map(drop)
+        .map_err(|error| format!("watch the host: {error}"))
 }
 
 fn limit_process(memory_bytes: u64, cpu_seconds: u64) -> Result<(), String> {
@@ -187,7 +235,9 @@ fn limit_process(memory_bytes: u64, cpu_seconds: u64) -> Result<(), String> {
     ] {
         let (_, inherited) = resource.get().map_err(|error| error.to_string())?;
         let (soft, hard) = (soft.min(inherited), hard.min(inherited));
-        resource.set(soft, hard).map_err(|error| format!("limit the compile worker: {error}"))?;
+        resource
+            .set(soft, hard)
+            .map_err(|error| format!("limit the compile worker: {error}"))?;
     }
     Ok(())
 }
@@ -207,22 +257,36 @@ mod tests {
     fn scripted(folder: &Path, script: &str) -> Worker {
         let program = folder.join("worker");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("writes");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("is ours");
-        Worker::new(program, &Config::defaults().expect("the defaults load").plugins)
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))
+            .expect("is ours");
+        Worker::new(
+            program,
+            &Config::defaults().expect("the defaults load").plugins,
+        )
     }
 
     async fn ends(script: &str) -> UploadError {
         let _alone = STARTING.lock().await;
         let folder = tempfile::tempdir().expect("a temporary directory");
         let worker = scripted(folder.path(), script);
-        worker.compile("digest", Path::new("component")).await.expect_err("has compiled nothing")
+        worker
+            .compile("digest", Path::new("component"))
+            .await
+            .expect_err("has compiled nothing")
     }
 
     #[tokio::test]
     async fn a_panic_of_the_compiler_is_a_fault_of_the_host() {
-        for script in ["echo 'thread main panicked at cranelift' >&2; exit 101", "kill -SEGV $$", "kill -ABRT $$"] {
+        for script in [
+            "echo 'thread main panicked at cranelift' >&2; exit 101",
+            "kill -SEGV $$",
+            "kill -ABRT $$",
+        ] {
             let error = ends(script).await;
-            assert!(matches!(error, UploadError::CompilerFault), "{script}: {error}");
+            assert!(
+                matches!(error, UploadError::CompilerFault),
+                "{script}: {error}"
+            );
             assert!(error.to_string().contains("please report it"), "{error}");
         }
     }
@@ -230,11 +294,20 @@ mod tests {
     #[tokio::test]
     async fn memory_and_time_are_blamed_on_evidence() {
         for (script, words) in [
-            ("echo 'memory allocation of 8 bytes failed' >&2; kill -ABRT $$", "compile_memory_bytes_max"),
-            ("echo 'Resource temporarily unavailable (os error 11)' >&2; exit 101", "compile_memory_bytes_max"),
+            (
+                "echo 'memory allocation of 8 bytes failed' >&2; kill -ABRT $$",
+                "compile_memory_bytes_max",
+            ),
+            (
+                "echo 'Resource temporarily unavailable (os error 11)' >&2; exit 101",
+                "compile_memory_bytes_max",
+            ),
             ("kill -XCPU $$", "processor time"),
             ("kill -KILL $$", "the operating system killed"),
-            ("echo '  a  type is\n wrong' >&2; exit 1", "cannot be compiled: a type is wrong"),
+            (
+                "echo '  a  type is\n wrong' >&2; exit 1",
+                "cannot be compiled: a type is wrong",
+            ),
         ] {
             let error = ends(script).await;
             assert_eq!(error.code(), "compile-failed", "{script}");
@@ -247,7 +320,13 @@ mod tests {
         let _alone = STARTING.lock().await;
         let folder = tempfile::tempdir().expect("a temporary directory");
         let worker = scripted(folder.path(), r#"echo "$@""#);
-        let told = worker.compile("digest", Path::new("some/component")).await.expect("compiles");
-        assert_eq!(String::from_utf8_lossy(&told), "compile-worker 4294967296 120 some/component\n");
+        let told = worker
+            .compile("digest", Path::new("some/component"))
+            .await
+            .expect("compiles");
+        assert_eq!(
+            String::from_utf8_lossy(&told),
+            "compile-worker 4294967296 120 some/component\n"
+        );
     }
 }

@@ -34,7 +34,9 @@ pub enum ArtifactError {
 /// What the component does that no plugin may, in the compiler's words.
 pub fn compile(component: &[u8]) -> Result<Vec<u8>, String> {
     let engine = engine::compiler().map_err(|error| format!("{error:#}"))?;
-    engine.precompile_component(component).map_err(|error| format!("{error:#}"))
+    engine
+        .precompile_component(component)
+        .map_err(|error| format!("{error:#}"))
 }
 
 /// Puts a seal before the machine code of the component with this digest.
@@ -45,10 +47,22 @@ pub fn seal(key: &SealKey, digest: &str, code: &[u8]) -> Vec<u8> {
 }
 
 /// Checks the seal and loads the machine code.
-pub(super) fn load(key: &SealKey, digest: &str, sealed: &[u8], engine: &Engine) -> Result<Component, ArtifactError> {
-    let (tag, code) = sealed.split_at_checked(SEAL_BYTES).ok_or(ArtifactError::Seal)?;
-    mac(key, digest, code).verify_slice(tag).map_err(|_| ArtifactError::Seal)?;
-    #[expect(unsafe_code, reason = "the seal shows that our own compile worker made these bytes for this component")]
+pub(super) fn load(
+    key: &SealKey,
+    digest: &str,
+    sealed: &[u8],
+    engine: &Engine,
+) -> Result<Component, ArtifactError> {
+    let (tag, code) = sealed
+        .split_at_checked(SEAL_BYTES)
+        .ok_or(ArtifactError::Seal)?;
+    mac(key, digest, code)
+        .verify_slice(tag)
+        .map_err(|_| ArtifactError::Seal)?;
+    #[expect(
+        unsafe_code,
+        reason = "the seal shows that our own compile worker made these bytes for this component"
+    )]
     // SAFETY: `code` was made by `compile` in a process of ours, and has not changed since: its HMAC under our key was
     // verified just now over these very bytes. wasmtime itself checks that they are for this engine and machine.
     let component = unsafe { Component::deserialize(engine, code) };

@@ -189,7 +189,8 @@ impl AttemptState {
     }
 
     fn with_handle_limit(mut self) -> Self {
-        self.resources.set_max_capacity(self.services.limits.handles_max);
+        self.resources
+            .set_max_capacity(self.services.limits.handles_max);
         self
     }
 
@@ -201,7 +202,11 @@ impl AttemptState {
         let limit = self.services.limits.host_calls_max;
         if self.host_calls > limit {
             let message = format!("the plugin made more than {limit} host calls in one attempt");
-            return Err(GuestFault { code: failure::HOST_CALL_LIMIT, message }.into());
+            return Err(GuestFault {
+                code: failure::HOST_CALL_LIMIT,
+                message,
+            }
+            .into());
         }
         Ok(())
     }
@@ -210,19 +215,31 @@ impl AttemptState {
     /// the attempt is traced and has had few calls so far.
     pub(super) fn enter(&mut self, function: &'static str) -> wasmtime::Result<Span> {
         self.charge()?;
-        let trace = self.call.as_ref().and_then(|call| call.trace).filter(|_| self.spans_left > 0);
+        let trace = self
+            .call
+            .as_ref()
+            .and_then(|call| call.trace)
+            .filter(|_| self.spans_left > 0);
         if trace.is_some() {
             self.spans_left -= 1;
         }
-        Ok(self.services.tracer.child(SpanKind::Internal, trace).named(function))
+        Ok(self
+            .services
+            .tracer
+            .child(SpanKind::Internal, trace)
+            .named(function))
     }
 
     /// Checks a grant, and answers what it was granted for.
     pub(super) fn granted(&self, interface: Interface) -> Result<Arc<StepCall>, HostError> {
         let name = interface.as_str();
         match &self.call {
-            Some(call) if call.plugin.grants.interfaces.contains(&interface) => Ok(Arc::clone(call)),
-            Some(_) => Err(HostError::Denied(format!("this plugin version holds no grant for {name}"))),
+            Some(call) if call.plugin.grants.interfaces.contains(&interface) => {
+                Ok(Arc::clone(call))
+            }
+            Some(_) => Err(HostError::Denied(format!(
+                "this plugin version holds no grant for {name}"
+            ))),
             None => Err(HostError::Denied(format!("describe must not use {name}"))),
         }
     }

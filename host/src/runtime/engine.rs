@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
+    WasmBacktraceDetails,
+};
 
 use crate::config::{Limits, RuntimeConfig};
 
@@ -54,8 +57,12 @@ pub(super) fn compiler() -> wasmtime::Result<Engine> {
 /// The engine that runs guests.
 pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Result<Engine> {
     // Uploads that describe themselves run besides the attempts.
-    let attempts = runtime.attempts_max.saturating_add(runtime.attempts_reserve);
-    let stores = u32::try_from(attempts).unwrap_or(u32::MAX).saturating_add(DESCRIBED_MAX);
+    let attempts = runtime
+        .attempts_max
+        .saturating_add(runtime.attempts_reserve);
+    let stores = u32::try_from(attempts)
+        .unwrap_or(u32::MAX)
+        .saturating_add(DESCRIBED_MAX);
     let mut pool = PoolingAllocationConfig::new();
     // Every store may have the most of everything: otherwise one team's components could leave nothing for another's.
     pool.total_component_instances(stores)
@@ -93,19 +100,24 @@ pub(super) struct Ticker {
 impl Ticker {
     pub(super) fn start(engine: &Engine, interval: Duration) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name("epoch-ticker".to_owned()).spawn({
-            let (engine, stop) = (engine.weak(), Arc::clone(&stop));
-            move || {
-                while !stop.load(Ordering::Relaxed) {
-                    std::thread::sleep(interval);
-                    match engine.upgrade() {
-                        Some(engine) => engine.increment_epoch(),
-                        None => return,
+        let thread = std::thread::Builder::new()
+            .name("epoch-ticker".to_owned())
+            .spawn({
+                let (engine, stop) = (engine.weak(), Arc::clone(&stop));
+                move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::thread::sleep(interval);
+                        match engine.upgrade() {
+                            Some(engine) => engine.increment_epoch(),
+                            None => return,
+                        }
                     }
                 }
-            }
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
+            })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 

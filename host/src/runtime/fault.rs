@@ -26,18 +26,40 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
     if let Some(fault) = error.downcast_ref::<GuestFault>() {
         return Failure::fatal(fault.code, Blame::Guest, fault.message.clone());
     }
-    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-        return Failure::retryable(failure::HOST, Blame::Host, "all slots for running steps are taken");
+    if error
+        .downcast_ref::<wasmtime::PoolConcurrencyLimitError>()
+        .is_some()
+    {
+        return Failure::retryable(
+            failure::HOST,
+            Blame::Host,
+            "all slots for running steps are taken",
+        );
     }
-    if error.downcast_ref::<wasmtime::component::ResourceTableError>().is_some() {
-        return Failure::fatal(failure::HOST_CALL_LIMIT, Blame::Guest, "the plugin holds too many open handles");
+    if error
+        .downcast_ref::<wasmtime::component::ResourceTableError>()
+        .is_some()
+    {
+        return Failure::fatal(
+            failure::HOST_CALL_LIMIT,
+            Blame::Guest,
+            "the plugin holds too many open handles",
+        );
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => {
-            return Failure::fatal(failure::STACK_OVERFLOW, Blame::Guest, "the plugin called itself too deeply");
+            return Failure::fatal(
+                failure::STACK_OVERFLOW,
+                Blame::Guest,
+                "the plugin called itself too deeply",
+            );
         }
         Some(Trap::Interrupt) => {
-            return Failure::fatal(failure::CPU_LIMIT, Blame::Guest, "the plugin used up its CPU budget");
+            return Failure::fatal(
+                failure::CPU_LIMIT,
+                Blame::Guest,
+                "the plugin used up its CPU budget",
+            );
         }
         _ => {}
     }
@@ -51,11 +73,17 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
     let cause = error.root_cause().to_string();
     // wasmtime has no public types for these two; a test for each notices when the words change.
     if cause.contains("fuel") || cause.contains("handle limit exceeded") {
-        let message = format!("the plugin passed too much through host calls, or holds too many handles: {cause}");
+        let message = format!(
+            "the plugin passed too much through host calls, or holds too many handles: {cause}"
+        );
         return Failure::fatal(failure::HOST_CALL_LIMIT, Blame::Guest, message);
     }
     // What is no trap of the guest's code is an argument or a type that the canonical ABI does not allow.
-    let what = if error.is::<Trap>() { "trapped" } else { "does not keep to the contract" };
+    let what = if error.is::<Trap>() {
+        "trapped"
+    } else {
+        "does not keep to the contract"
+    };
     let message = match evidence.last_error {
         Some(line) => format!("the plugin {what}: {cause}; its last error line: {line}"),
         None => format!("the plugin {what}: {cause}"),

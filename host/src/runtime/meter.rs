@@ -15,7 +15,13 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new(memory_bytes_max: usize, table_elements_max: usize) -> Self {
-        Self { memory_bytes: 0, memory_bytes_max, table_elements: 0, table_elements_max, refused: false }
+        Self {
+            memory_bytes: 0,
+            memory_bytes_max,
+            table_elements: 0,
+            table_elements_max,
+            refused: false,
+        }
     }
 
     /// Bytes of all linear memories. They never shrink.
@@ -40,14 +46,34 @@ fn grow(used: &mut usize, max: usize, current: usize, desired: usize) -> bool {
 }
 
 impl ResourceLimiter for Meter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let granted = grow(&mut self.memory_bytes, self.memory_bytes_max, current, desired);
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let granted = grow(
+            &mut self.memory_bytes,
+            self.memory_bytes_max,
+            current,
+            desired,
+        );
         self.refused |= !granted;
         Ok(granted)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let granted = grow(&mut self.table_elements, self.table_elements_max, current, desired);
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let granted = grow(
+            &mut self.table_elements,
+            self.table_elements_max,
+            current,
+            desired,
+        );
         self.refused |= !granted;
         Ok(granted)
     }

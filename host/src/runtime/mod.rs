@@ -23,7 +23,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use artifact::{ArtifactError, SealKey, compile, seal};
-pub use attempt::{Capture, Captured, CapturedLog, CapturedMetric, Services, StepCall, StepEnd, Usage};
+pub use attempt::{
+    Capture, Captured, CapturedLog, CapturedMetric, Services, StepCall, StepEnd, Usage,
+};
 pub use bindings::exports::stepwell::plugin::step::PluginManifest;
 pub use engine::DESCRIBED_MAX;
 use futures_util::FutureExt as _;
@@ -116,8 +118,8 @@ impl Runtime {
     /// # Errors
     /// The machine does not have the address space or the threads.
     pub fn start(config: &RuntimeConfig, services: Services) -> Result<Self, RuntimeError> {
-        let engine =
-            engine::runner(config, &services.limits).map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+        let engine = engine::runner(config, &services.limits)
+            .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
         let mut linker = Linker::new(&engine);
         StepPlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut AttemptState| state)
             .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
@@ -125,7 +127,15 @@ impl Runtime {
         let threads = GuestThreads::start(services.clock.clone())?;
         let tick = config.tick;
         let loaded = Arc::default();
-        Ok(Self(Arc::new(Shared { engine, linker, services, tick, loaded, _ticker: ticker, threads })))
+        Ok(Self(Arc::new(Shared {
+            engine,
+            linker,
+            services,
+            tick,
+            loaded,
+            _ticker: ticker,
+            threads,
+        })))
     }
 
     /// Where guests run, and whoever calls [`Runtime::run_step`] often.
@@ -137,11 +147,23 @@ impl Runtime {
     ///
     /// # Errors
     /// A broken seal, another engine's code, or a component that does not fit the contract.
-    pub fn load(&self, key: &SealKey, digest: &str, sealed: &[u8]) -> Result<LoadedPlugin, RuntimeError> {
+    pub fn load(
+        &self,
+        key: &SealKey,
+        digest: &str,
+        sealed: &[u8],
+    ) -> Result<LoadedPlugin, RuntimeError> {
         let component = artifact::load(key, digest, sealed, &self.0.engine)?;
-        let pre = self.0.linker.instantiate_pre(&component).and_then(StepPluginPre::new);
+        let pre = self
+            .0
+            .linker
+            .instantiate_pre(&component)
+            .and_then(StepPluginPre::new);
         let pre = pre.map_err(|error| RuntimeError::Link(format!("{error:#}")))?;
-        Ok(LoadedPlugin { pre, _counted: Counted::new(&self.0.loaded) })
+        Ok(LoadedPlugin {
+            pre,
+            _counted: Counted::new(&self.0.loaded),
+        })
     }
 
     /// Plugins whose machine code is in memory.
@@ -156,15 +178,22 @@ impl Runtime {
     pub async fn describe(&self, plugin: Arc<LoadedPlugin>) -> Result<PluginManifest, Failure> {
         let deadline = self.0.services.limits.deadline;
         let shared = Arc::clone(&self.0);
-        let described = self.0.threads.foreground().spawn(within(deadline, async move {
-            let mut store = shared.new_store(None);
-            let described = async {
-                let bindings = plugin.pre.instantiate_async(&mut store).await?;
-                bindings.stepwell_plugin_step().call_describe(&mut store).await
-            };
-            let described = described.await;
-            described.map_err(|error| shared.failure(&error, store.data()))
-        }));
+        let described = self
+            .0
+            .threads
+            .foreground()
+            .spawn(within(deadline, async move {
+                let mut store = shared.new_store(None);
+                let described = async {
+                    let bindings = plugin.pre.instantiate_async(&mut store).await?;
+                    bindings
+                        .stepwell_plugin_step()
+                        .call_describe(&mut store)
+                        .await
+                };
+                let described = described.await;
+                described.map_err(|error| shared.failure(&error, store.data()))
+            }));
         described.await.unwrap_or_else(|_| Err(host_failed()))?
     }
 
@@ -175,7 +204,9 @@ impl Runtime {
         let started_at = clock.now();
         let deadline = call
             .timeout
-            .map_or(self.0.services.limits.deadline, |timeout| timeout.min(self.0.services.limits.deadline));
+            .map_or(self.0.services.limits.deadline, |timeout| {
+                timeout.min(self.0.services.limits.deadline)
+            });
         let shared = Arc::clone(&self.0);
         let team = call.team.clone();
         let attempt = async move {
@@ -185,7 +216,10 @@ impl Runtime {
             let guest_call = guest_call(&call, now, deadline);
             let answer = async {
                 let bindings = plugin.pre.instantiate_async(&mut store).await?;
-                bindings.stepwell_plugin_step().call_run(&mut store, &guest_call).await
+                bindings
+                    .stepwell_plugin_step()
+                    .call_run(&mut store, &guest_call)
+                    .await
             };
             let answer = answer.await;
             let said_by_guest = matches!(answer, Ok(Err(_)));
@@ -199,14 +233,33 @@ impl Runtime {
             if dropped > 0 {
                 tracing::warn!(plugin = %call.plugin.label(), instance = %call.instance_id, dropped, "a step logged too much");
             }
-            let AttemptState { effects, conflict, .. } = store.into_data();
-            let effects = if answer.is_ok() { effects.into_effects() } else { Effects::default() };
+            let AttemptState {
+                effects, conflict, ..
+            } = store.into_data();
+            let effects = if answer.is_ok() {
+                effects.into_effects()
+            } else {
+                Effects::default()
+            };
             let finished_at = shared.services.clock.now();
-            StepEnd { result: answer, said_by_guest, conflict, effects, usage, started_at, finished_at }
+            StepEnd {
+                result: answer,
+                said_by_guest,
+                conflict,
+                effects,
+                usage,
+                started_at,
+                finished_at,
+            }
         };
         let until = tokio::time::Instant::from_std(clock.monotonic() + deadline);
         let threads = &self.0.threads;
-        let ended = match within(deadline, threads.run_in_foreground(&team, Box::pin(attempt))).await {
+        let ended = match within(
+            deadline,
+            threads.run_in_foreground(&team, Box::pin(attempt)),
+        )
+        .await
+        {
             Ok(Ok(ended)) => Ok(ended),
             Ok(Err(rest)) => match threads.run_in_background(&team, rest, until).await {
                 Background::Done(ended) => Ok(ended),
@@ -220,7 +273,10 @@ impl Runtime {
             said_by_guest: false,
             conflict: None,
             effects: Effects::default(),
-            usage: Usage { wall: deadline, ..Usage::default() },
+            usage: Usage {
+                wall: deadline,
+                ..Usage::default()
+            },
             started_at,
             finished_at: clock.now(),
         })
@@ -242,12 +298,19 @@ async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<
 }
 
 fn not_done(deadline: Duration) -> Failure {
-    let message = format!("not done after {}", crate::model::duration::format(deadline));
+    let message = format!(
+        "not done after {}",
+        crate::model::duration::format(deadline)
+    );
     Failure::retryable(failure::TIMEOUT, Blame::Guest, message)
 }
 
 fn host_failed() -> Failure {
-    Failure::retryable(failure::HOST, Blame::Host, "the host failed while it ran the step")
+    Failure::retryable(
+        failure::HOST,
+        Blame::Host,
+        "the host failed while it ran the step",
+    )
 }
 
 impl Shared {
@@ -257,12 +320,19 @@ impl Shared {
         store.limiter(|state| &mut state.meter);
         store.set_hostcall_fuel(limits.host_call_bytes_max);
         store.set_max_component_handles(limits.handles_max);
-        let ticks_max = limits.cpu_budget.as_nanos().div_ceil(self.tick.as_nanos().max(1));
+        let ticks_max = limits
+            .cpu_budget
+            .as_nanos()
+            .div_ceil(self.tick.as_nanos().max(1));
         store.epoch_deadline_callback(move |mut context| {
             // However long the store waited in a host call, this is called once for it: ticks count time on the CPU.
             let state = context.data_mut();
             state.ticks += 1;
-            Ok(if u128::from(state.ticks) > ticks_max { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+            Ok(if u128::from(state.ticks) > ticks_max {
+                UpdateDeadline::Interrupt
+            } else {
+                UpdateDeadline::Yield(1)
+            })
         });
         store.set_epoch_deadline(1);
         store
@@ -277,7 +347,11 @@ impl Shared {
                 last_error: state.log.last_error.as_deref(),
             },
         );
-        tracing::debug!(code = failure.code, error = format!("{error:?}"), "an attempt ended with a trap");
+        tracing::debug!(
+            code = failure.code,
+            error = format!("{error:?}"),
+            "an attempt ended with a trap"
+        );
         failure
     }
 }
@@ -309,13 +383,25 @@ fn guest_call(call: &StepCall, now: crate::clock::Timestamp, deadline: Duration)
 fn guest_failure(error: StepError) -> Failure {
     let checked = |code: String| {
         let valid = code.parse::<crate::model::Name>().is_ok();
-        if valid { code } else { "invalid-failure-code".to_owned() }
+        if valid {
+            code
+        } else {
+            "invalid-failure-code".to_owned()
+        }
     };
     match error {
-        StepError::Fatal(failure) => Failure::fatal(&checked(failure.code), Blame::Guest, failure.message),
+        StepError::Fatal(failure) => {
+            Failure::fatal(&checked(failure.code), Blame::Guest, failure.message)
+        }
         StepError::Retry(request) => Failure {
-            retry_after: request.after_ms.map(|ms| Duration::from_millis(ms).min(failure::RETRY_AFTER_MAX)),
-            ..Failure::retryable(&checked(request.failure.code), Blame::Guest, request.failure.message)
+            retry_after: request
+                .after_ms
+                .map(|ms| Duration::from_millis(ms).min(failure::RETRY_AFTER_MAX)),
+            ..Failure::retryable(
+                &checked(request.failure.code),
+                Blame::Guest,
+                request.failure.message,
+            )
         },
     }
 }
@@ -323,12 +409,17 @@ fn guest_failure(error: StepError) -> Failure {
 fn parse_output(output: &str, bytes_max: usize) -> Result<Json, Failure> {
     let wrong = |message: String| Failure::fatal(failure::INVALID_OUTPUT, Blame::Guest, message);
     if output.len() > bytes_max {
-        return Err(wrong(format!("the output has {} bytes, and may have {bytes_max}", output.len())));
+        return Err(wrong(format!(
+            "the output has {} bytes, and may have {bytes_max}",
+            output.len()
+        )));
     }
     Json::parse(output).map_err(|error| match error {
         JsonError::Syntax(problem) => wrong(format!("the output is not JSON: {problem}")),
-        JsonError::Depth => {
-            Failure::fatal(failure::TOO_DEEP, Blame::Guest, format!("the output cannot be kept: {error}"))
-        }
+        JsonError::Depth => Failure::fatal(
+            failure::TOO_DEEP,
+            Blame::Guest,
+            format!("the output cannot be kept: {error}"),
+        ),
     })
 }

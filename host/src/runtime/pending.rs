@@ -42,18 +42,33 @@ impl PendingEffects {
         bytes: usize,
         limits: &Limits,
     ) -> Result<(), String> {
-        let new_keys = keys.into_iter().filter(|key| !self.storage.contains_key(key)).count();
+        let new_keys = keys
+            .into_iter()
+            .filter(|key| !self.storage.contains_key(key))
+            .count();
         if self.storage.len() + new_keys > limits.storage_keys_max {
-            return Err(format!("an attempt may write at most {} keys", limits.storage_keys_max));
+            return Err(format!(
+                "an attempt may write at most {} keys",
+                limits.storage_keys_max
+            ));
         }
         // Overwriting a pending value counts again: what is bounded is work, not only what is left at the end.
         if self.storage_bytes.saturating_add(bytes) > limits.storage_write_bytes_max {
-            return Err(format!("an attempt may write at most {} bytes of values", limits.storage_write_bytes_max));
+            return Err(format!(
+                "an attempt may write at most {} bytes of values",
+                limits.storage_write_bytes_max
+            ));
         }
         Ok(())
     }
 
-    pub(super) fn put(&mut self, key: EntryKey, value: Vec<u8>, ttl_ms: Option<u64>, guard: Option<Guard>) {
+    pub(super) fn put(
+        &mut self,
+        key: EntryKey,
+        value: Vec<u8>,
+        ttl_ms: Option<u64>,
+        guard: Option<Guard>,
+    ) {
         self.storage_bytes = self.storage_bytes.saturating_add(value.len());
         self.write(key, WriteAction::Put { value, ttl_ms }, guard);
     }
@@ -65,11 +80,17 @@ impl PendingEffects {
     pub(super) fn increment(&mut self, key: EntryKey, delta: i64) -> Result<(), String> {
         let action = match self.storage.get(&key) {
             None => WriteAction::Increment(delta),
-            Some((WriteAction::Increment(sum), _)) => WriteAction::Increment(sum.saturating_add(delta)),
-            Some((WriteAction::Delete, _)) => WriteAction::Put { value: delta.to_string().into(), ttl_ms: None },
-            Some((WriteAction::Put { value, ttl_ms }, _)) => {
-                WriteAction::Put { value: add(value, delta)?, ttl_ms: *ttl_ms }
+            Some((WriteAction::Increment(sum), _)) => {
+                WriteAction::Increment(sum.saturating_add(delta))
             }
+            Some((WriteAction::Delete, _)) => WriteAction::Put {
+                value: delta.to_string().into(),
+                ttl_ms: None,
+            },
+            Some((WriteAction::Put { value, ttl_ms }, _)) => WriteAction::Put {
+                value: add(value, delta)?,
+                ttl_ms: *ttl_ms,
+            },
         };
         self.write(key, action, None);
         Ok(())
@@ -99,8 +120,15 @@ impl PendingEffects {
                 expires_at: ttl_ms.map(|ms| now.after(std::time::Duration::from_millis(ms))),
             }),
             Some((WriteAction::Increment(delta), _)) => Some(match committed {
-                Some(entry) => Entry { value: add(&entry.value, *delta)?, ..entry },
-                None => Entry { value: delta.to_string().into(), version: 0, expires_at: None },
+                Some(entry) => Entry {
+                    value: add(&entry.value, *delta)?,
+                    ..entry
+                },
+                None => Entry {
+                    value: delta.to_string().into(),
+                    version: 0,
+                    expires_at: None,
+                },
             }),
         })
     }
@@ -132,7 +160,13 @@ impl PendingEffects {
     pub(super) fn create_instance(&mut self, instance: NewInstance) {
         if let Some(key) = &instance.idempotency_key {
             let request_hash = Some(StartFingerprint::from(&instance).hash());
-            self.keys.insert((instance.workflow_id, key.clone()), KeyHolder { id: instance.id, request_hash });
+            self.keys.insert(
+                (instance.workflow_id, key.clone()),
+                KeyHolder {
+                    id: instance.id,
+                    request_hash,
+                },
+            );
         }
         self.instances.push(instance);
     }
@@ -142,10 +176,17 @@ impl PendingEffects {
     }
 
     /// Takes bytes of the budget for inputs and metadata.
-    pub(super) fn spend_batch_bytes(&mut self, bytes: usize, limits: &Limits) -> Result<(), String> {
+    pub(super) fn spend_batch_bytes(
+        &mut self,
+        bytes: usize,
+        limits: &Limits,
+    ) -> Result<(), String> {
         let spent = self.batch_bytes.saturating_add(bytes);
         if spent > limits.batch_bytes_max {
-            return Err(format!("an attempt may pass at most {} bytes to batch", limits.batch_bytes_max));
+            return Err(format!(
+                "an attempt may pass at most {} bytes to batch",
+                limits.batch_bytes_max
+            ));
         }
         self.batch_bytes = spent;
         Ok(())
@@ -165,18 +206,28 @@ mod tests {
     use super::*;
 
     fn key(text: &str) -> EntryKey {
-        EntryKey { space: Space::Plugin("p".parse().expect("is a name")), key: text.to_owned() }
+        EntryKey {
+            space: Space::Plugin("p".parse().expect("is a name")),
+            key: text.to_owned(),
+        }
     }
 
     fn entry(value: &str) -> Option<Entry> {
-        Some(Entry { value: value.into(), version: 7, expires_at: None })
+        Some(Entry {
+            value: value.into(),
+            version: 7,
+            expires_at: None,
+        })
     }
 
     #[test]
     fn increments_add_up_over_every_earlier_write() {
         let now = Timestamp::from_micros(0);
         let read = |pending: &PendingEffects, committed| {
-            pending.overlay(&key("k"), committed, now).expect("is a number").map(|entry| entry.value)
+            pending
+                .overlay(&key("k"), committed, now)
+                .expect("is a number")
+                .map(|entry| entry.value)
         };
         let mut pending = PendingEffects::default();
         pending.increment(key("k"), 2).expect("adds");
@@ -200,6 +251,9 @@ mod tests {
         pending.put(key("k"), "1".into(), None, Some(Guard::Absent));
         pending.put(key("k"), "2".into(), None, None);
         let effects = pending.into_effects();
-        assert_eq!(effects.storage.first().and_then(|write| write.guard), Some(Guard::Absent));
+        assert_eq!(
+            effects.storage.first().and_then(|write| write.guard),
+            Some(Guard::Absent)
+        );
     }
 }

@@ -38,20 +38,27 @@ pub(super) struct GuestThreads {
 impl Drop for GuestThreads {
     fn drop(&mut self) {
         // Waiting is not allowed here, and there is nothing to wait for: nobody is left to read a result.
-        self.runtimes.iter_mut().filter_map(Option::take).for_each(Runtime::shutdown_background);
+        self.runtimes
+            .iter_mut()
+            .filter_map(Option::take)
+            .for_each(Runtime::shutdown_background);
     }
 }
 
 impl GuestThreads {
     pub(super) fn start(clock: Clock) -> std::io::Result<Self> {
-        let foreground = Builder::new_multi_thread().thread_name("guest").enable_all().build()?;
+        let foreground = Builder::new_multi_thread()
+            .thread_name("guest")
+            .enable_all()
+            .build()?;
         let background = Builder::new_multi_thread()
             .thread_name("guest-background")
             .enable_all()
             .on_thread_start(|| {
                 let lowest = ThreadPriorityValue::MIN;
-                if let Err(error) = thread_priority::set_current_thread_priority(ThreadPriority::Crossplatform(lowest))
-                {
+                if let Err(error) = thread_priority::set_current_thread_priority(
+                    ThreadPriority::Crossplatform(lowest),
+                ) {
                     tracing::warn!(?error, "long steps run with the priority of short ones");
                 }
             })
@@ -61,7 +68,11 @@ impl GuestThreads {
             foreground: foreground.handle().clone(),
             background: background.handle().clone(),
             runtimes: [Some(foreground), Some(background)],
-            usage: Arc::new(TeamUsage { cpus, clock, teams: Mutex::default() }),
+            usage: Arc::new(TeamUsage {
+                cpus,
+                clock,
+                teams: Mutex::default(),
+            }),
         })
     }
 
@@ -71,8 +82,18 @@ impl GuestThreads {
 
     /// Runs an attempt of a team where the caller is, until it turns out to be long or the team to be over its share. Then
     /// it is the error, and is to go on in the background.
-    pub(super) async fn run_in_foreground<T>(&self, team: &Name, work: Work<T>) -> Result<T, Work<T>> {
-        Metered { work: Some(work), used: Duration::ZERO, team: team.clone(), usage: &self.usage }.await
+    pub(super) async fn run_in_foreground<T>(
+        &self,
+        team: &Name,
+        work: Work<T>,
+    ) -> Result<T, Work<T>> {
+        Metered {
+            work: Some(work),
+            used: Duration::ZERO,
+            team: team.clone(),
+            usage: &self.usage,
+        }
+        .await
     }
 
     /// Runs an attempt, or the rest of one, in the background, and stops it at a time. Returns after it is dropped, which
@@ -83,7 +104,11 @@ impl GuestThreads {
         work: Work<T>,
         until: tokio::time::Instant,
     ) -> Background<T> {
-        let charged = Charged { work, team: team.clone(), usage: Arc::clone(&self.usage) };
+        let charged = Charged {
+            work,
+            team: team.clone(),
+            usage: Arc::clone(&self.usage),
+        };
         let mut task = AbortOnDropHandle::new(self.background.spawn(charged));
         let ended = match tokio::time::timeout_at(until, &mut task).await {
             Ok(ended) => ended,
@@ -123,8 +148,11 @@ impl<T> Future for Metered<'_, T> {
     type Output = Result<T, Work<T>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let is_over = self.used >= SHORT || (self.used.is_zero() && self.usage.is_over_share(&self.team));
-        let Some(mut work) = self.work.take() else { return Poll::Pending };
+        let is_over =
+            self.used >= SHORT || (self.used.is_zero() && self.usage.is_over_share(&self.team));
+        let Some(mut work) = self.work.take() else {
+            return Poll::Pending;
+        };
         if is_over {
             return Poll::Ready(Err(work));
         }
@@ -158,7 +186,8 @@ impl<T> Future for Charged<T> {
         let started = self.usage.clock.monotonic();
         let polled = self.work.as_mut().poll(context);
         let ended = self.usage.clock.monotonic();
-        self.usage.charge(&self.team, ended, ended.duration_since(started));
+        self.usage
+            .charge(&self.team, ended, ended.duration_since(started));
         polled
     }
 }
@@ -187,20 +216,31 @@ impl TeamUsage {
         let more = used.as_secs_f64() / LATELY.as_secs_f64();
         let mut teams = self.teams.lock();
         if let Some(known) = teams.get_mut(team) {
-            *known = Used { cpus: known.at(now) + more, at: now };
+            *known = Used {
+                cpus: known.at(now) + more,
+                at: now,
+            };
             return;
         }
         if teams.len() >= TEAMS_MAX {
             teams.retain(|_, used| used.at(now) > 0.01);
         }
-        teams.insert(team.clone(), Used { cpus: more, at: now });
+        teams.insert(
+            team.clone(),
+            Used {
+                cpus: more,
+                at: now,
+            },
+        );
     }
 
     /// Returns whether a team has used more than an equal share of the CPUs lately, while other teams use some too.
     fn is_over_share(&self, team: &Name) -> bool {
         let now = self.clock.monotonic();
         let teams = self.teams.lock();
-        let Some(own) = teams.get(team).map(|used| used.at(now)) else { return false };
+        let Some(own) = teams.get(team).map(|used| used.at(now)) else {
+            return false;
+        };
         let busy = teams.values().filter(|used| used.at(now) > 0.01).count();
         #[expect(clippy::cast_precision_loss, reason = "a few CPUs and teams")]
         let share = self.cpus as f64 / busy.max(1) as f64;
@@ -220,7 +260,11 @@ mod tests {
     #[test]
     fn a_team_is_over_its_share_only_beside_others_and_for_a_while() {
         let clock = Clock::manual(Timestamp::from_micros(0));
-        let usage = TeamUsage { cpus: 2, clock: clock.clone(), teams: Mutex::default() };
+        let usage = TeamUsage {
+            cpus: 2,
+            clock: clock.clone(),
+            teams: Mutex::default(),
+        };
         let start = clock.monotonic();
         let (hostile, quiet) = (name("hostile"), name("quiet"));
         usage.charge(&hostile, start, Duration::from_millis(900));
@@ -244,7 +288,8 @@ mod tests {
             std::thread::current().name().map(str::to_owned)
         };
         let team = name("acme");
-        let until = tokio::time::Instant::from_std(Clock::System.monotonic() + Duration::from_secs(60));
+        let until =
+            tokio::time::Instant::from_std(Clock::System.monotonic() + Duration::from_secs(60));
         threads.foreground().block_on(async {
             let short = threads.run_in_foreground(&team, Box::pin(ran_on(0))).await;
             assert!(short.is_ok_and(|thread| thread.as_deref() != Some("guest-background")));
@@ -266,8 +311,9 @@ mod tests {
             }
         });
         threads.foreground().block_on(async {
-            let ended: Background<()> =
-                threads.run_in_background(&name("acme"), work, Clock::System.monotonic().into()).await;
+            let ended: Background<()> = threads
+                .run_in_background(&name("acme"), work, Clock::System.monotonic().into())
+                .await;
             assert!(matches!(ended, Background::Stopped));
         });
         assert_eq!(Arc::strong_count(&held), 1);

@@ -88,7 +88,11 @@ pub struct AlertKey {
 impl AlertKey {
     /// What a reading is of.
     pub fn of(reading: &Reading) -> Self {
-        Self { rule: reading.rule, team: reading.team.clone(), subject: reading.subject.clone() }
+        Self {
+            rule: reading.rule,
+            team: reading.team.clone(),
+            subject: reading.subject.clone(),
+        }
     }
 }
 
@@ -190,11 +194,19 @@ struct AlertRow {
 impl AlertRow {
     fn into_alert(self) -> Result<Alert, StoreError> {
         let time = Timestamp::from_micros;
-        let team = if self.team == HOST { None } else { Some(parse("an alert's team", &self.team)?) };
+        let team = if self.team == HOST {
+            None
+        } else {
+            Some(parse("an alert's team", &self.team)?)
+        };
         let acknowledged = self.acknowledged_by.zip(self.acknowledged_at);
         Ok(Alert {
             id: self.id,
-            key: AlertKey { rule: parse("an alert's rule", &self.rule)?, team, subject: self.subject },
+            key: AlertKey {
+                rule: parse("an alert's rule", &self.rule)?,
+                team,
+                subject: self.subject,
+            },
             severity: parse("an alert's severity", &self.severity)?,
             condition: Condition {
                 state: parse("an alert's state", &self.state)?,
@@ -210,7 +222,10 @@ impl AlertRow {
                 comment: self.acknowledged_comment,
             }),
             silenced_until: None,
-            told: Told { state: parse("who was told of an alert", &self.told)?, at: self.told_at.map(time) },
+            told: Told {
+                state: parse("who was told of an alert", &self.told)?,
+                at: self.told_at.map(time),
+            },
             host: self.host,
         })
     }
@@ -224,8 +239,15 @@ impl Store {
     /// The database's.
     pub async fn active_alerts(&self, team: Option<Name>) -> Result<Vec<Alert>, StoreError> {
         let mut alerts = self.read_alerts(vec![active(team.as_ref())]).await?;
-        let place = |alert: &Alert| (alert.condition.fired_at.or(Some(alert.condition.since)), alert.id);
-        alerts.sort_unstable_by_key(|alert| (alert.condition.state == AlertState::Firing, place(alert)));
+        let place = |alert: &Alert| {
+            (
+                alert.condition.fired_at.or(Some(alert.condition.since)),
+                alert.id,
+            )
+        };
+        alerts.sort_unstable_by_key(|alert| {
+            (alert.condition.state == AlertState::Firing, place(alert))
+        });
         alerts.reverse();
         Ok(alerts)
     }
@@ -234,10 +256,16 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn resolved_alerts(&self, team: Option<Name>, page: Page) -> Result<Vec<Alert>, StoreError> {
+    pub async fn resolved_alerts(
+        &self,
+        team: Option<Name>,
+        page: Page,
+    ) -> Result<Vec<Alert>, StoreError> {
         let parts = match &team {
             // One walk along the index for each.
-            Some(team) => [HOST, team.as_str()].map(|team| resolved(Some(team), &page)).into(),
+            Some(team) => [HOST, team.as_str()]
+                .map(|team| resolved(Some(team), &page))
+                .into(),
             None => vec![resolved(None, &page)],
         };
         let mut alerts = self.read_alerts(parts).await?;
@@ -265,9 +293,14 @@ impl Store {
                 }
             })
         });
-        let mut watched = WatchedAlerts { alerts, own, live: live.await? };
+        let mut watched = WatchedAlerts {
+            alerts,
+            own,
+            live: live.await?,
+        };
         let alerts = std::mem::take(&mut watched.alerts);
-        let concerns = |alert: &Alert| alert.condition.state != AlertState::Resolved || watched.is_ours(alert);
+        let concerns =
+            |alert: &Alert| alert.condition.state != AlertState::Resolved || watched.is_ours(alert);
         watched.alerts = alerts.into_iter().filter(concerns).collect();
         Ok(watched)
     }
@@ -321,7 +354,12 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn mark_alert_told(&self, id: Uuid, state: ToldState, at: Timestamp) -> Result<(), StoreError> {
+    pub async fn mark_alert_told(
+        &self,
+        id: Uuid,
+        state: ToldState,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
@@ -348,7 +386,11 @@ impl Store {
         id: Uuid,
         acknowledgement: Acknowledgement,
     ) -> Result<Alert, StoreError> {
-        let known = self.read_alerts(vec![one(team.as_ref(), id)]).await?.pop().ok_or(StoreError::NotFound)?;
+        let known = self
+            .read_alerts(vec![one(team.as_ref(), id)])
+            .await?
+            .pop()
+            .ok_or(StoreError::NotFound)?;
         let (store, given) = (self.clone(), acknowledgement.clone());
         let changed = self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
@@ -364,9 +406,14 @@ impl Store {
             Ok(changed)
         });
         if changed.await? == 0 {
-            return Err(StoreError::InUse("the alert is resolved: nobody has to look after it any more".to_owned()));
+            return Err(StoreError::InUse(
+                "the alert is resolved: nobody has to look after it any more".to_owned(),
+            ));
         }
-        Ok(Alert { acknowledged: Some(acknowledgement), ..known })
+        Ok(Alert {
+            acknowledged: Some(acknowledgement),
+            ..known
+        })
     }
 
     /// Deletes resolved alerts that ended before `before` or that are not among the newest `keep`; at most a few
@@ -374,14 +421,23 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn delete_resolved_alerts(&self, before: Timestamp, keep: u32) -> Result<u64, StoreError> {
+    pub async fn delete_resolved_alerts(
+        &self,
+        before: Timestamp,
+        keep: u32,
+    ) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
             let newest = Sql::with_binds(NEWEST, vec![Bind::Number(keep.into())]);
             let newest: Vec<(i64,)> = newest.rows(&mut writing).await?;
-            let before = newest.first().map_or(before.as_micros(), |(at,)| before.as_micros().max(*at));
-            let old = Sql::with_binds(OLD, vec![Bind::Number(before), Bind::Number(DELETED_MAX.into())]);
+            let before = newest
+                .first()
+                .map_or(before.as_micros(), |(at,)| before.as_micros().max(*at));
+            let old = Sql::with_binds(
+                OLD,
+                vec![Bind::Number(before), Bind::Number(DELETED_MAX.into())],
+            );
             let old: Vec<(Uuid,)> = old.rows(&mut writing).await?;
             if old.is_empty() {
                 writing.rollback().await?;
@@ -398,7 +454,14 @@ impl Store {
 }
 
 async fn begin(connection: &mut Connection, alert: &Alert) -> Result<u64, StoreError> {
-    let Alert { id, key, severity, condition, host, .. } = alert;
+    let Alert {
+        id,
+        key,
+        severity,
+        condition,
+        host,
+        ..
+    } = alert;
     let reading = to_json(&alert.reading)?;
     Ok(on!(connection, c => sqlx::query(BEGIN)
         .bind(id)
@@ -419,7 +482,13 @@ async fn begin(connection: &mut Connection, alert: &Alert) -> Result<u64, StoreE
 }
 
 async fn go_on(connection: &mut Connection, alert: &Alert, own: Uuid) -> Result<u64, StoreError> {
-    let Alert { id, severity, condition, host, .. } = alert;
+    let Alert {
+        id,
+        severity,
+        condition,
+        host,
+        ..
+    } = alert;
     let reading = to_json(&alert.reading)?;
     Ok(on!(connection, c => sqlx::query(GO_ON)
         .bind(id)
@@ -443,7 +512,8 @@ pub(super) fn active(team: Option<&Name>) -> Sql {
         Some(team) => sql.within([HOST.into(), team.as_str().into()]),
         None => sql.push(" >= ").bind(HOST.into()),
     };
-    sql.push(" LIMIT ").bind(Bind::Number(ACTIVE_READ_MAX.into()));
+    sql.push(" LIMIT ")
+        .bind(Bind::Number(ACTIVE_READ_MAX.into()));
     sql
 }
 
@@ -458,13 +528,17 @@ pub(super) fn untold() -> Sql {
 pub(super) fn resolved(team: Option<&str>, page: &Page) -> Sql {
     let mut sql = Sql::new(COLUMNS);
     sql.push(" WHERE state = 'resolved'");
-    sql.and("team =", team.map(Bind::from)).and("id <", page.after.map(Bind::Id));
-    sql.push(" ORDER BY id DESC LIMIT ").bind(Bind::Number(page.limit.into()));
+    sql.and("team =", team.map(Bind::from))
+        .and("id <", page.after.map(Bind::Id));
+    sql.push(" ORDER BY id DESC LIMIT ")
+        .bind(Bind::Number(page.limit.into()));
     sql
 }
 
 fn one(team: Option<&Name>, id: Uuid) -> Sql {
     let mut sql = Sql::new(COLUMNS);
-    sql.push(" WHERE id = ").bind(Bind::Id(id)).and("team =", team.map(|team| team.as_str().into()));
+    sql.push(" WHERE id = ")
+        .bind(Bind::Id(id))
+        .and("team =", team.map(|team| team.as_str().into()));
     sql
 }

@@ -51,7 +51,10 @@ fn pack(from: Uuid, stale: &[Stale]) -> Result<Vec<String>, StoreError> {
         if fitting == 0 || payloads.len() == PAYLOADS_MAX {
             return Ok(vec![to_json(&Announcement { from, stale: None })?]);
         }
-        payloads.push(to_json(&Announcement { from, stale: Some(now.to_vec()) })?);
+        payloads.push(to_json(&Announcement {
+            from,
+            stale: Some(now.to_vec()),
+        })?);
         rest = later;
     }
     Ok(payloads)
@@ -59,8 +62,14 @@ fn pack(from: Uuid, stale: &[Stale]) -> Result<Vec<String>, StoreError> {
 
 impl Core {
     /// Makes it part of the transaction, unless nobody else is there to hear it.
-    pub(super) async fn announce(&self, writing: &mut Writing, stale: &[Stale]) -> Result<(), StoreError> {
-        let Connection::Postgres(connection) = &mut **writing else { return Ok(()) };
+    pub(super) async fn announce(
+        &self,
+        writing: &mut Writing,
+        stale: &[Stale],
+    ) -> Result<(), StoreError> {
+        let Connection::Postgres(connection) = &mut **writing else {
+            return Ok(());
+        };
         if stale.is_empty() || !self.host.announces(self.clock.monotonic()) {
             return Ok(());
         }
@@ -76,7 +85,13 @@ impl Core {
     /// Tells the other hosts after the transaction, through Redis, which is quicker than Postgres when there are many.
     /// If it is lost at this very moment, through Postgres after all.
     pub(super) async fn publish(&self, session: &Arc<Session>, stale: &[Stale]) {
-        let Some(redis) = self.redis.as_ref().filter(|_| self.host.announces(self.clock.monotonic())) else { return };
+        let Some(redis) = self
+            .redis
+            .as_ref()
+            .filter(|_| self.host.announces(self.clock.monotonic()))
+        else {
+            return;
+        };
         let told = match pack(self.host.id, stale) {
             Ok(payloads) => redis.publish(session, &payloads).await,
             Err(_) => false,
@@ -89,15 +104,26 @@ impl Core {
     /// Tells the other hosts that anything may be out of date.
     pub(super) async fn announce_everything(&self) -> Result<(), StoreError> {
         let mut connection = self.backend.write().await?;
-        let Connection::Postgres(connection) = &mut connection else { return Ok(()) };
-        let payload = to_json(&Announcement { from: self.host.id, stale: None })?;
-        sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(&mut **connection).await?;
+        let Connection::Postgres(connection) = &mut connection else {
+            return Ok(());
+        };
+        let payload = to_json(&Announcement {
+            from: self.host.id,
+            stale: None,
+        })?;
+        sqlx::query("SELECT pg_notify($1, $2)")
+            .bind(CHANNEL)
+            .bind(payload)
+            .execute(&mut **connection)
+            .await?;
         Ok(())
     }
 
     /// Begins to listen. To be called before anything is read that may be kept; none on SQLite, which has one host.
     pub(super) async fn subscribe(&self) -> Result<Option<PgListener>, StoreError> {
-        let Backend::Postgres(pool) = &self.backend else { return Ok(None) };
+        let Backend::Postgres(pool) = &self.backend else {
+            return Ok(None);
+        };
         let mut listener = PgListener::connect_with(pool).await?;
         listener.listen(CHANNEL).await?;
         Ok(Some(listener))
@@ -124,7 +150,9 @@ impl Core {
         let mut listener = match listener {
             Some(listener) => listener,
             None => {
-                let Some(listener) = self.subscribe().await? else { return Ok(()) };
+                let Some(listener) = self.subscribe().await? else {
+                    return Ok(());
+                };
                 self.caches.forget_everything();
                 listener
             }
@@ -141,7 +169,9 @@ impl Core {
     pub(super) fn heed(&self, payload: &str) {
         match serde_json::from_str::<Announcement>(payload) {
             Ok(Announcement { from, .. }) if from == self.host.id => {}
-            Ok(Announcement { stale: Some(stale), .. }) => self.caches.forget(&stale),
+            Ok(Announcement {
+                stale: Some(stale), ..
+            }) => self.caches.forget(&stale),
             Ok(Announcement { stale: None, .. }) => self.caches.forget_everything(),
             // A newer host may say what this one does not know.
             Err(error) => {
@@ -162,16 +192,33 @@ mod tests {
     }
 
     fn entry(number: u32, bytes: usize) -> Stale {
-        let space = [Space::Plugin(team()), Space::Shared(team()), Space::Instance(Uuid::from_u128(7))];
-        let space = space.into_iter().nth(number as usize % 3).expect("there are three");
-        Stale::Entry { team: team(), key: EntryKey { space, key: format!("{number}{}", "\u{1}".repeat(bytes)) } }
+        let space = [
+            Space::Plugin(team()),
+            Space::Shared(team()),
+            Space::Instance(Uuid::from_u128(7)),
+        ];
+        let space = space
+            .into_iter()
+            .nth(number as usize % 3)
+            .expect("there are three");
+        Stale::Entry {
+            team: team(),
+            key: EntryKey {
+                space,
+                key: format!("{number}{}", "\u{1}".repeat(bytes)),
+            },
+        }
     }
 
     fn unpack(payloads: &[String]) -> Option<Vec<Stale>> {
         let mut all = Vec::new();
         for payload in payloads {
             assert!(payload.len() < 8_000, "{}", payload.len());
-            all.extend(serde_json::from_str::<Announcement>(payload).expect("is one").stale?);
+            all.extend(
+                serde_json::from_str::<Announcement>(payload)
+                    .expect("is one")
+                    .stale?,
+            );
         }
         Some(all)
     }
@@ -179,13 +226,28 @@ mod tests {
     #[test]
     fn what_is_packed_arrives_whole_and_in_payloads_that_postgres_takes() {
         let mut stale = vec![
-            Stale::Workflow { team: team(), name: team(), version: 3 },
-            Stale::Plugin { team: team(), name: team(), version: "1.0.0".to_owned(), id: Uuid::from_u128(1) },
+            Stale::Workflow {
+                team: team(),
+                name: team(),
+                version: 3,
+            },
+            Stale::Plugin {
+                team: team(),
+                name: team(),
+                version: "1.0.0".to_owned(),
+                id: Uuid::from_u128(1),
+            },
             Stale::NewInstances { team: team() },
-            Stale::Approver { team: team(), approver: "böb".to_owned() },
+            Stale::Approver {
+                team: team(),
+                approver: "böb".to_owned(),
+            },
             Stale::Token { hash: [255; 32] },
         ];
-        stale.extend((0..200).map(|number| Stale::Instance { team: team(), id: Uuid::from_u128(number) }));
+        stale.extend((0..200).map(|number| Stale::Instance {
+            team: team(),
+            id: Uuid::from_u128(number),
+        }));
         // Control characters are six times as long in JSON.
         stale.extend((0..20).map(|number| entry(number, 500)));
         let payloads = pack(Uuid::nil(), &stale).expect("packs");
@@ -197,6 +259,9 @@ mod tests {
     fn what_is_too_much_to_say_is_everything() {
         let many: Vec<_> = (0..10_000).map(|number| entry(number, 200)).collect();
         assert_eq!(unpack(&pack(Uuid::nil(), &many).expect("packs")), None);
-        assert_eq!(unpack(&pack(Uuid::nil(), &[entry(1, 8_000)]).expect("packs")), None);
+        assert_eq!(
+            unpack(&pack(Uuid::nil(), &[entry(1, 8_000)]).expect("packs")),
+            None
+        );
     }
 }

@@ -98,7 +98,11 @@ impl ApprovalFilter {
     fn inbox_of(&self, page: &Page<Cursor>) -> Option<&str> {
         let approver = self.approver.as_deref()?;
         let status = Some(ApprovalStatus::Pending);
-        let inbox = Self { approver: Some(approver.to_owned()), status, ..Self::default() };
+        let inbox = Self {
+            approver: Some(approver.to_owned()),
+            status,
+            ..Self::default()
+        };
         (*self == inbox && page.after.is_none() && page.limit <= PENDING_PAGE).then_some(approver)
     }
 
@@ -109,26 +113,50 @@ impl ApprovalFilter {
             Order::Expires => Some(approval.expires_at),
             Order::Key | Order::At | Order::Started | Order::Completed => None,
         };
-        Cursor { at, key: approval.id }
+        Cursor {
+            at,
+            key: approval.id,
+        }
     }
 }
 
 /// Puts the SQL of [`Store::approvals_where`] together.
 pub(super) fn list(team: &Name, filter: &ApprovalFilter, page: &Page<Cursor>) -> Sql {
     let mut sql = Sql::new(format!("SELECT {COLUMNS} FROM workflow_approvals"));
-    sql.index_on_sqlite(filter.index()).push(" WHERE team = ").bind(team.as_str().into());
+    sql.index_on_sqlite(filter.index())
+        .push(" WHERE team = ")
+        .bind(team.as_str().into());
     sql.and("approver_id =", filter.approver.as_deref().map(Bind::from));
-    sql.and("status =", filter.status.map(|status| status.as_str().into()));
+    sql.and(
+        "status =",
+        filter.status.map(|status| status.as_str().into()),
+    );
     sql.and("instance_id =", filter.instance.map(Bind::Id));
-    sql.and("step =", filter.step.as_ref().map(|step| step.as_str().into()));
+    sql.and(
+        "step =",
+        filter.step.as_ref().map(|step| step.as_str().into()),
+    );
     let order = filter.order();
     let (period, other) = match order {
         Order::Expires => (filter.expires, filter.created),
         _ => (filter.created, Period::default()),
     };
     listing::push_period(&mut sql, "created_at", other);
-    let after = page.after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
-    listing::push_page(&mut sql, Turn { order, key: "id", descending: false }, period, after, page.limit);
+    let after = page.after.map(|after| Cursor {
+        at: after.at,
+        key: Bind::Id(after.key),
+    });
+    listing::push_page(
+        &mut sql,
+        Turn {
+            order,
+            key: "id",
+            descending: false,
+        },
+        period,
+        after,
+        page.limit,
+    );
     sql
 }
 
@@ -144,9 +172,21 @@ impl Store {
         status: Option<ApprovalStatus>,
         page: &Page,
     ) -> Result<Vec<Approval>, StoreError> {
-        let filter = ApprovalFilter { approver: approver.map(str::to_owned), status, ..ApprovalFilter::default() };
+        let filter = ApprovalFilter {
+            approver: approver.map(str::to_owned),
+            status,
+            ..ApprovalFilter::default()
+        };
         let after = page.after.map(|key| Cursor { at: None, key });
-        self.approvals_where(team, &filter, &Page { after, limit: page.limit }).await
+        self.approvals_where(
+            team,
+            &filter,
+            &Page {
+                after,
+                limit: page.limit,
+            },
+        )
+        .await
     }
 
     /// A team's approvals, oldest first: by their ids, or by the time that the filter is about. Cached; what one user
@@ -168,18 +208,26 @@ impl Store {
                 let key = (team.clone(), approver.to_owned());
                 let load = |store: Self, (team, approver): (Name, String)| async move {
                     let status = Some(ApprovalStatus::Pending);
-                    let filter = ApprovalFilter { approver: Some(approver), status, ..ApprovalFilter::default() };
-                    store.read_approvals(&team, &filter, &Page::first(PENDING_PAGE)).await
+                    let filter = ApprovalFilter {
+                        approver: Some(approver),
+                        status,
+                        ..ApprovalFilter::default()
+                    };
+                    store
+                        .read_approvals(&team, &filter, &Page::first(PENDING_PAGE))
+                        .await
                 };
                 self.cached(&caches.pending_approvals, key, 0, load).await?
             }
             None => {
                 let key = (team.clone(), filter.clone(), page.clone());
                 let generation = caches.generations.of(team, Noun::Approvals);
-                let load = |store: Self, (team, filter, page): (Name, ApprovalFilter, Page<Cursor>)| async move {
-                    store.read_approvals(&team, &filter, &page).await
-                };
-                self.cached(&caches.approval_lists, key, generation, load).await?
+                let load =
+                    |store: Self, (team, filter, page): (Name, ApprovalFilter, Page<Cursor>)| async move {
+                        store.read_approvals(&team, &filter, &page).await
+                    };
+                self.cached(&caches.approval_lists, key, generation, load)
+                    .await?
             }
         };
         let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
@@ -196,9 +244,15 @@ impl Store {
         let rows: Vec<ApprovalRow> = list(team, filter, page).rows(&mut connection).await?;
         connection.charge_rows(rows.len());
         drop(connection);
-        let bytes = rows.iter().map(|row| 512 + row.title.len() + row.comment.as_ref().map_or(0, String::len)).sum();
+        let bytes = rows
+            .iter()
+            .map(|row| 512 + row.title.len() + row.comment.as_ref().map_or(0, String::len))
+            .sum();
         let approvals = rows.into_iter().map(ApprovalRow::into_approval);
-        Ok(Some(Fresh::new(Arc::new(approvals.collect::<Result<_, _>>()?), bytes)))
+        Ok(Some(Fresh::new(
+            Arc::new(approvals.collect::<Result<_, _>>()?),
+            bytes,
+        )))
     }
 
     /// One approval. Not cached: somebody is about to decide it.
@@ -226,13 +280,21 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn approvals_by_id(&self, team: &Name, ids: Vec<Uuid>) -> Result<Vec<Approval>, StoreError> {
+    pub async fn approvals_by_id(
+        &self,
+        team: &Name,
+        ids: Vec<Uuid>,
+    ) -> Result<Vec<Approval>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let columns = [Column::Uuid(|row: &(Uuid, &str)| row.0), Column::Text(|row| row.1)];
+            let columns = [
+                Column::Uuid(|row: &(Uuid, &str)| row.0),
+                Column::Text(|row| row.1),
+            ];
             let asked: Vec<_> = ids.iter().map(|id| (*id, team.as_str())).collect();
-            let rows: Vec<ApprovalRow> = rows::fetch(&mut connection, BY_ID, &columns, &asked).await?;
+            let rows: Vec<ApprovalRow> =
+                rows::fetch(&mut connection, BY_ID, &columns, &asked).await?;
             rows.into_iter().map(ApprovalRow::into_approval).collect()
         })
         .await
@@ -286,7 +348,10 @@ const BY_ID: &str = "SELECT seen.id, seen.team, seen.instance_id, seen.workflow,
     FROM {rows} CROSS JOIN workflow_approvals AS seen WHERE seen.id = given.column1 AND seen.team = given.column2";
 
 /// Of many instances, those of each oldest first.
-pub(super) async fn of_instances(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<Approval>, StoreError> {
+pub(super) async fn of_instances(
+    connection: &mut Connection,
+    ids: &[Uuid],
+) -> Result<Vec<Approval>, StoreError> {
     let columns = [Column::Uuid(|id: &Uuid| *id)];
     let rows: Vec<ApprovalRow> = rows::fetch(connection, OF_INSTANCES, &columns, ids).await?;
     rows.into_iter().map(ApprovalRow::into_approval).collect()

@@ -33,7 +33,9 @@ pub struct ShownAttempt {
 impl ShownAttempts {
     /// True if an output is left out.
     pub fn lacks_outputs(&self) -> bool {
-        self.attempts.iter().any(|shown| shown.output_omitted_bytes.is_some())
+        self.attempts
+            .iter()
+            .any(|shown| shown.output_omitted_bytes.is_some())
     }
 }
 
@@ -73,7 +75,12 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn attempts(&self, team: &Name, id: Uuid, bytes_max: usize) -> Result<ShownAttempts, StoreError> {
+    pub async fn attempts(
+        &self,
+        team: &Name,
+        id: Uuid,
+        bytes_max: usize,
+    ) -> Result<ShownAttempts, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
@@ -137,8 +144,14 @@ impl Store {
 
 impl ShownRow {
     fn into_shown(self) -> Result<ShownAttempt, StoreError> {
-        let output_omitted_bytes = self.omitted_bytes.map(|bytes| unsigned("a size", bytes)).transpose()?;
-        Ok(ShownAttempt { attempt: self.attempt.into_attempt()?, output_omitted_bytes })
+        let output_omitted_bytes = self
+            .omitted_bytes
+            .map(|bytes| unsigned("a size", bytes))
+            .transpose()?;
+        Ok(ShownAttempt {
+            attempt: self.attempt.into_attempt()?,
+            output_omitted_bytes,
+        })
     }
 }
 
@@ -146,7 +159,11 @@ async fn all(connection: &mut Connection, id: Uuid) -> Result<Vec<ShownRow>, Sto
     Ok(on!(connection, c => sqlx::query_as(ALL).bind(id).fetch_all(c).await)?)
 }
 
-async fn fitting(connection: &mut Connection, id: Uuid, bytes_max: usize) -> Result<Vec<ShownRow>, StoreError> {
+async fn fitting(
+    connection: &mut Connection,
+    id: Uuid,
+    bytes_max: usize,
+) -> Result<Vec<ShownRow>, StoreError> {
     let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
     Ok(on!(connection, c => sqlx::query_as(FITTING)
         .bind(id)

@@ -38,7 +38,8 @@ const END: &str = "UPDATE audit SET team = given.column2, subject = given.column
 pub(super) const OLD: &str = "SELECT id FROM audit WHERE at < $1 ORDER BY at, id LIMIT $2";
 pub(super) const NEXT_TEAM: &str = "SELECT MIN(team) FROM audit WHERE team > $1";
 pub(super) const CLASSES: &str = "SELECT class, COUNT(*) FROM audit WHERE team = $1 GROUP BY class";
-pub(super) const OLDEST: &str = "SELECT id FROM audit WHERE team = $1 AND class = $2 ORDER BY at, id LIMIT $3";
+pub(super) const OLDEST: &str =
+    "SELECT id FROM audit WHERE team = $1 AND class = $2 ORDER BY at, id LIMIT $3";
 
 /// How many entries of one team are kept.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +92,9 @@ impl AuditEntry {
     /// Returns what it competes with for a place among its team's.
     fn class(&self) -> &'static str {
         match (self.outcome, self.action) {
-            (AuditOutcome::Failed | AuditOutcome::Refused, _) | (_, AuditAction::SignInFail) => CHEAP,
+            (AuditOutcome::Failed | AuditOutcome::Refused, _) | (_, AuditAction::SignInFail) => {
+                CHEAP
+            }
             (_, action) => action.as_str(),
         }
     }
@@ -113,7 +116,10 @@ pub struct AuditFilter {
 impl AuditFilter {
     /// The cursor of a page that ends with this entry.
     pub fn cursor(entry: &AuditEntry) -> Cursor {
-        Cursor { at: Some(entry.at), key: entry.id }
+        Cursor {
+            at: Some(entry.at),
+            key: entry.id,
+        }
     }
 }
 
@@ -145,7 +151,9 @@ impl AuditRow {
         Ok(Self {
             id: entry.id,
             at: entry.at.as_micros(),
-            team: entry.team.map_or_else(|| HOST.to_owned(), |team| team.to_string()),
+            team: entry
+                .team
+                .map_or_else(|| HOST.to_owned(), |team| team.to_string()),
             actor,
             actor_team,
             actor_token,
@@ -161,12 +169,20 @@ impl AuditRow {
     }
 
     fn into_entry(self) -> Result<AuditEntry, StoreError> {
-        let team = if self.team == HOST { None } else { Some(parse("an audit's team", &self.team)?) };
+        let team = if self.team == HOST {
+            None
+        } else {
+            Some(parse("an audit's team", &self.team)?)
+        };
         let actor = if self.actor_team.is_empty() {
             None
         } else {
             let team = parse("an audit's actor", &self.actor_team)?;
-            Some(AuditActor { user: self.actor, team, token: self.actor_token })
+            Some(AuditActor {
+                user: self.actor,
+                team,
+                token: self.actor_token,
+            })
         };
         Ok(AuditEntry {
             id: self.id,
@@ -177,7 +193,11 @@ impl AuditRow {
             subject: self.subject,
             detail: from_json("an audit's detail", &self.detail)?,
             outcome: parse("an audit's outcome", &self.outcome)?,
-            request_id: if self.request.is_empty() { self.request_id.to_string() } else { self.request },
+            request_id: if self.request.is_empty() {
+                self.request_id.to_string()
+            } else {
+                self.request
+            },
             source: self.source,
         })
     }
@@ -217,7 +237,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let rows = entries.into_iter().map(AuditRow::new).collect::<Result<Vec<_>, _>>()?;
+            let rows = entries
+                .into_iter()
+                .map(AuditRow::new)
+                .collect::<Result<Vec<_>, _>>()?;
             let mut writing = store.core().backend.begin().await?;
             rows::execute(&mut writing, sql, &columns, &rows).await?;
             store.core().commit(writing, &[]).await
@@ -250,11 +273,18 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn delete_old_audit(&self, before: Timestamp, bounds: AuditBounds) -> Result<u64, StoreError> {
+    pub async fn delete_old_audit(
+        &self,
+        before: Timestamp,
+        bounds: AuditBounds,
+    ) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
-            let old = vec![Bind::Number(before.as_micros()), Bind::Number(DELETED_MAX.into())];
+            let old = vec![
+                Bind::Number(before.as_micros()),
+                Bind::Number(DELETED_MAX.into()),
+            ];
             let mut ids: Vec<(Uuid,)> = Sql::with_binds(OLD, old).rows(&mut writing).await?;
             if ids.is_empty() {
                 ids = too_many(&mut writing, bounds).await?;
@@ -293,22 +323,33 @@ fn inserted() -> [Column<AuditRow>; 13] {
 }
 
 /// Writes an entry as a part of a transaction.
-pub(super) async fn insert(connection: &mut Connection, entry: AuditEntry) -> Result<(), StoreError> {
-    rows::execute(connection, INSERT, &inserted(), &[AuditRow::new(entry)?]).await.map(|_| ())
+pub(super) async fn insert(
+    connection: &mut Connection,
+    entry: AuditEntry,
+) -> Result<(), StoreError> {
+    rows::execute(connection, INSERT, &inserted(), &[AuditRow::new(entry)?])
+        .await
+        .map(|_| ())
 }
 
 /// Of the first team that has too many.
-async fn too_many(connection: &mut Connection, bounds: AuditBounds) -> Result<Vec<(Uuid,)>, StoreError> {
+async fn too_many(
+    connection: &mut Connection,
+    bounds: AuditBounds,
+) -> Result<Vec<(Uuid,)>, StoreError> {
     let mut team = Some(HOST.to_owned());
     while let Some(name) = team {
-        let classes: Vec<(String, i64)> = Sql::with_binds(CLASSES, vec![name.as_str().into()]).rows(connection).await?;
+        let classes: Vec<(String, i64)> = Sql::with_binds(CLASSES, vec![name.as_str().into()])
+            .rows(connection)
+            .await?;
         if let Some((class, excess)) = first_excess(&classes, bounds) {
             let limit = Bind::Number(excess.min(DELETED_MAX.into()));
             let binds = vec![name.as_str().into(), class.into(), limit];
             return Sql::with_binds(OLDEST, binds).rows(connection).await;
         }
-        let next: Vec<(Option<String>,)> =
-            Sql::with_binds(NEXT_TEAM, vec![name.as_str().into()]).rows(connection).await?;
+        let next: Vec<(Option<String>,)> = Sql::with_binds(NEXT_TEAM, vec![name.as_str().into()])
+            .rows(connection)
+            .await?;
         team = next.into_iter().next().and_then(|(team,)| team);
     }
     Ok(Vec::new())
@@ -317,10 +358,12 @@ async fn too_many(connection: &mut Connection, bounds: AuditBounds) -> Result<Ve
 /// A class of which there are too many, and how many. The bound is shared out so that a class under its fair share loses
 /// nothing (max-min fairness).
 fn first_excess(classes: &[(String, i64)], bounds: AuditBounds) -> Option<(&str, i64)> {
-    let (cheap, mut others): (Vec<_>, Vec<_>) = classes.iter().partition(|(class, _)| class == CHEAP);
+    let (cheap, mut others): (Vec<_>, Vec<_>) =
+        classes.iter().partition(|(class, _)| class == CHEAP);
     let over = |count: i64, share: i64| (count > share).then(|| count - share);
-    if let Some((class, excess)) =
-        cheap.iter().find_map(|(class, count)| Some((class.as_str(), over(*count, bounds.cheap_rows.into())?)))
+    if let Some((class, excess)) = cheap
+        .iter()
+        .find_map(|(class, count)| Some((class.as_str(), over(*count, bounds.cheap_rows.into())?)))
     {
         return Some((class, excess));
     }
@@ -331,7 +374,9 @@ fn first_excess(classes: &[(String, i64)], bounds: AuditBounds) -> Option<(&str,
         let share = left / waiting.max(1);
         if *count > share {
             // The others have more still: the largest gives first.
-            return others.last().map(|(class, largest)| (class.as_str(), largest - share));
+            return others
+                .last()
+                .map(|(class, largest)| (class.as_str(), largest - share));
         }
         left -= count;
         waiting -= 1;
@@ -343,17 +388,31 @@ fn first_excess(classes: &[(String, i64)], bounds: AuditBounds) -> Option<(&str,
 /// row by row: there are only so many rows of a team.
 pub(super) fn list(team: Option<&Name>, filter: &AuditFilter, page: &Page<Cursor>) -> Sql {
     let mut sql = Sql::new(COLUMNS);
-    let by_actor = if team.is_some() { "idx_audit_actor_team_at" } else { "idx_audit_actor_at" };
+    let by_actor = if team.is_some() {
+        "idx_audit_actor_team_at"
+    } else {
+        "idx_audit_actor_at"
+    };
     sql.index_on_sqlite(filter.actor.as_ref().map(|_| by_actor));
     match team {
         Some(team) => sql.push(" WHERE team = ").bind(team.as_str().into()),
         None => sql.push(" WHERE at >= ").bind(Bind::Number(i64::MIN)),
     };
     sql.and("actor =", filter.actor.as_deref().map(Bind::from));
-    sql.and("action =", filter.action.map(|action| action.as_str().into()));
+    sql.and(
+        "action =",
+        filter.action.map(|action| action.as_str().into()),
+    );
     sql.and("subject =", filter.subject.as_deref().map(Bind::from));
-    let turn = Turn { order: Order::At, key: "id", descending: true };
-    let after = page.after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
+    let turn = Turn {
+        order: Order::At,
+        key: "id",
+        descending: true,
+    };
+    let after = page.after.map(|after| Cursor {
+        at: after.at,
+        key: Bind::Id(after.key),
+    });
     listing::push_page(&mut sql, turn, filter.period, after, page.limit);
     sql
 }
@@ -364,16 +423,25 @@ mod tests {
 
     #[test]
     fn the_largest_class_gives_first_and_a_small_one_nothing() {
-        let bounds = AuditBounds { rows: 100, cheap_rows: 10 };
+        let bounds = AuditBounds {
+            rows: 100,
+            cheap_rows: 10,
+        };
         let excess = |classes: &[(&str, i64)]| {
-            let classes: Vec<_> = classes.iter().map(|(class, count)| ((*class).to_owned(), *count)).collect();
+            let classes: Vec<_> = classes
+                .iter()
+                .map(|(class, count)| ((*class).to_owned(), *count))
+                .collect();
             first_excess(&classes, bounds).map(|(class, excess)| (class.to_owned(), excess))
         };
         let over = |class: &str, excess| Some((class.to_owned(), excess));
         assert_eq!(excess(&[]), None);
         assert_eq!(excess(&[("a", 60), ("b", 40), (CHEAP, 10)]), None);
         assert_eq!(excess(&[("a", 1), (CHEAP, 11)]), over(CHEAP, 1));
-        assert_eq!(excess(&[("flood", 5_000), ("a", 20), ("b", 3)]), over("flood", 5_000 - 77));
+        assert_eq!(
+            excess(&[("flood", 5_000), ("a", 20), ("b", 3)]),
+            over("flood", 5_000 - 77)
+        );
         assert_eq!(excess(&[("a", 51), ("b", 51)]), over("b", 1));
         assert_eq!(excess(&[("a", 30), ("b", 60), ("c", 70)]), over("c", 35));
         assert_eq!(excess(&[("a", 101)]), over("a", 1));

@@ -62,7 +62,11 @@ const ROWS_BUFFERED: usize = 1_024;
 #[derive(Clone, Debug)]
 pub(super) enum Backend {
     /// Many may read; one writes.
-    Sqlite { read: SqlitePool, write: SqlitePool, wal: Arc<Wal> },
+    Sqlite {
+        read: SqlitePool,
+        write: SqlitePool,
+        wal: Arc<Wal>,
+    },
     /// All may do both.
     Postgres(PgPool),
 }
@@ -103,7 +107,9 @@ impl Address {
         if let Some(path) = url.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() || path.contains('?') || path == ":memory:" {
-                return Err(StoreError::Settings(format!("database.url '{url}' names no file: write sqlite:PATH")));
+                return Err(StoreError::Settings(format!(
+                    "database.url '{url}' names no file: write sqlite:PATH"
+                )));
             }
             return Ok(Self::File(path.into()));
         }
@@ -116,16 +122,25 @@ impl Address {
             })?;
             let database = &config.database;
             let milliseconds = |timeout: Duration| timeout.as_millis().to_string();
-            let options = options.application_name("stepwell").statement_cache_capacity(STATEMENTS_CACHED).options([
-                ("statement_timeout", milliseconds(database.statement_timeout)),
-                ("lock_timeout", milliseconds(database.lock_timeout)),
-                ("idle_in_transaction_session_timeout", milliseconds(database.idle_in_transaction_timeout)),
-                // What we ask has an index. A plan is kept for as long as the server has no new statistics of a table;
-                // one that was made while the table was small reads all of it, however large it has become since.
-                ("enable_seqscan", "off".to_owned()),
-                // What has no index is dear to the planner now, and dear plans are compiled first.
-                ("jit", "off".to_owned()),
-            ]);
+            let options = options
+                .application_name("stepwell")
+                .statement_cache_capacity(STATEMENTS_CACHED)
+                .options([
+                    (
+                        "statement_timeout",
+                        milliseconds(database.statement_timeout),
+                    ),
+                    ("lock_timeout", milliseconds(database.lock_timeout)),
+                    (
+                        "idle_in_transaction_session_timeout",
+                        milliseconds(database.idle_in_transaction_timeout),
+                    ),
+                    // What we ask has an index. A plan is kept for as long as the server has no new statistics of a table;
+                    // one that was made while the table was small reads all of it, however large it has become since.
+                    ("enable_seqscan", "off".to_owned()),
+                    // What has no index is dear to the planner now, and dear plans are compiled first.
+                    ("jit", "off".to_owned()),
+                ]);
             return Ok(Self::Server(Box::new(options)));
         }
         Err(StoreError::Settings(
@@ -136,7 +151,10 @@ impl Address {
 
 impl Backend {
     /// Opens the pools. The database file's lock must be held by now.
-    pub(super) async fn connect(address: &Address, config: &DatabaseConfig) -> Result<Self, StoreError> {
+    pub(super) async fn connect(
+        address: &Address,
+        config: &DatabaseConfig,
+    ) -> Result<Self, StoreError> {
         match address {
             Address::File(path) => Self::connect_sqlite(path, config).await,
             Address::Server(options) => {
@@ -182,7 +200,9 @@ impl Backend {
                 .test_before_acquire(false)
         };
         let write = pool().max_connections(1).connect_with(writing).await?;
-        let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&write).await?;
+        let version: String = sqlx::query_scalar("SELECT sqlite_version()")
+            .fetch_one(&write)
+            .await?;
         if parse_version(&version) < Some(SQLITE_VERSION_MIN) {
             let (major, minor, patch) = SQLITE_VERSION_MIN;
             return Err(StoreError::Settings(format!(
@@ -191,8 +211,15 @@ impl Backend {
             )));
         }
         let reading = options.pragma("query_only", "ON");
-        let read = pool().max_connections(config.connections_max.max(1)).connect_with(reading).await?;
-        Ok(Self::Sqlite { read, write, wal: Arc::new(Wal::of(path, config.wal_bytes_max)) })
+        let read = pool()
+            .max_connections(config.connections_max.max(1))
+            .connect_with(reading)
+            .await?;
+        Ok(Self::Sqlite {
+            read,
+            write,
+            wal: Arc::new(Wal::of(path, config.wal_bytes_max)),
+        })
     }
 
     /// A connection to read with.
@@ -213,8 +240,13 @@ impl Backend {
 
     /// Begins a transaction that writes.
     pub(super) async fn begin(&self) -> Result<Writing, StoreError> {
-        let mut writing = Writing { connection: self.write().await?, ended: false };
-        if let (Self::Sqlite { wal, .. }, Connection::Sqlite(writer)) = (self, &mut writing.connection) {
+        let mut writing = Writing {
+            connection: self.write().await?,
+            ended: false,
+        };
+        if let (Self::Sqlite { wal, .. }, Connection::Sqlite(writer)) =
+            (self, &mut writing.connection)
+        {
             wal.bound(writer, BUSY_TIMEOUT_SQL).await;
         }
         // IMMEDIATE takes SQLite's write lock at once, so that it cannot fail half-way.
@@ -301,7 +333,11 @@ impl Drop for Writing {
 
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     let mut numbers = text.split('.').map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    Some((
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+    ))
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use super::{CommitError, StoreError, signed, to_json};
 use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
 use crate::model::{
-    ApprovalStatus, Attempt, Effects, EntryKey, Instance, Json, Name, NewApproval, TraceParent, WriteAction,
+    ApprovalStatus, Attempt, Effects, EntryKey, Instance, Json, Name, NewApproval, TraceParent,
+    WriteAction,
 };
 
 /// Those of the given instances that have the given version.
@@ -85,16 +86,28 @@ struct AttemptRow {
 impl PreparedCommit {
     pub(super) fn new(mut commit: StepCommit, owner: Uuid) -> Result<Self, StoreError> {
         let failure = commit.instance.failure.as_ref().map(to_json).transpose()?;
-        let attempts = std::mem::take(&mut commit.change.attempts).into_iter().map(|attempt| {
-            let failure = attempt.failure.as_ref().map(to_json).transpose()?;
-            Ok(AttemptRow { attempt, failure })
-        });
+        let attempts = std::mem::take(&mut commit.change.attempts)
+            .into_iter()
+            .map(|attempt| {
+                let failure = attempt.failure.as_ref().map(to_json).transpose()?;
+                Ok(AttemptRow { attempt, failure })
+            });
         let attempts = attempts.collect::<Result<_, StoreError>>()?;
         let instances = std::mem::take(&mut commit.effects.instances);
-        let instances = instances.into_iter().map(|new| NewRow::new(new, owner)).collect::<Result<_, _>>()?;
+        let instances = instances
+            .into_iter()
+            .map(|new| NewRow::new(new, owner))
+            .collect::<Result<_, _>>()?;
         // The caches are told of it by the effects.
         let metadata = commit.effects.metadata.iter().cloned().collect();
-        Ok(Self { commit, owner, failure, attempts, instances, metadata })
+        Ok(Self {
+            commit,
+            owner,
+            failure,
+            attempts,
+            instances,
+            metadata,
+        })
     }
 
     /// The entries for whose writes it matters what is there.
@@ -109,15 +122,26 @@ impl PreparedCommit {
 
     /// Returns what it adds to what its team has, without the entries and metadata that it replaces.
     pub(super) fn amounts(&self) -> Amounts {
-        let StepCommit { instance, change, .. } = &self.commit;
+        let StepCommit {
+            instance, change, ..
+        } = &self.commit;
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let json = |json: &Option<Json>| json.as_ref().map_or(0, Json::len);
         let mut amounts = Amounts::default();
         if instance.completed_at.is_some() {
-            amounts += Amounts { unfinished: -1, bytes: signed(json(&instance.output) + length(&self.failure)) };
+            amounts += Amounts {
+                unfinished: -1,
+                bytes: signed(json(&instance.output) + length(&self.failure)),
+            };
         }
-        let attempts = self.attempts.iter().map(|row| json(&row.attempt.output) + length(&row.failure));
-        let approvals = change.new_approvals.iter().map(|approval| approval.title.len());
+        let attempts = self
+            .attempts
+            .iter()
+            .map(|row| json(&row.attempt.output) + length(&row.failure));
+        let approvals = change
+            .new_approvals
+            .iter()
+            .map(|approval| approval.title.len());
         for row in attempts.chain(approvals) {
             amounts += Amounts::bytes(ROW_BYTES + signed(row));
         }
@@ -134,20 +158,34 @@ impl PreparedCommit {
     /// for a quota, so that what failed, was decided or was cancelled is always written.
     pub(super) fn needs_room(&self) -> bool {
         let puts = |action: &WriteAction| !matches!(action, WriteAction::Delete);
-        self.attempts.iter().any(|row| row.attempt.output.is_some() && row.attempt.plugin.is_some())
+        self.attempts
+            .iter()
+            .any(|row| row.attempt.output.is_some() && row.attempt.plugin.is_some())
             || !self.instances.is_empty()
             || !self.metadata.is_empty()
-            || self.commit.effects.storage.iter().any(|write| puts(&write.action))
+            || self
+                .commit
+                .effects
+                .storage
+                .iter()
+                .any(|write| puts(&write.action))
     }
 
     /// Bytes of the metadata that it writes.
     pub(super) fn metadata_bytes(&self) -> i64 {
-        signed(self.metadata.values().map(|metadata| metadata.len()).sum::<usize>())
+        signed(
+            self.metadata
+                .values()
+                .map(|metadata| metadata.len())
+                .sum::<usize>(),
+        )
     }
 
     /// How many rows it writes.
     pub(super) fn rows(&self) -> usize {
-        let StepCommit { change, effects, .. } = &self.commit;
+        let StepCommit {
+            change, effects, ..
+        } = &self.commit;
         1 + self.attempts.len()
             + change.new_approvals.len()
             + change.decided.len()
@@ -160,17 +198,36 @@ impl PreparedCommit {
     pub(super) fn bytes(&self) -> usize {
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let json = |json: &Option<Json>| json.as_ref().map_or(0, Json::len);
-        let StepCommit { instance, change, effects, .. } = &self.commit;
-        let attempts = self.attempts.iter().map(|row| json(&row.attempt.output) + length(&row.failure));
+        let StepCommit {
+            instance,
+            change,
+            effects,
+            ..
+        } = &self.commit;
+        let attempts = self
+            .attempts
+            .iter()
+            .map(|row| json(&row.attempt.output) + length(&row.failure));
         let values = effects.storage.iter().map(|write| match &write.action {
             WriteAction::Put { value, .. } => value.len(),
             WriteAction::Delete | WriteAction::Increment(_) => 0,
         });
-        let comments = change.decided.iter().map(|approval| length(&approval.comment));
-        let texts = self.instances.iter().map(NewRow::bytes).chain(self.metadata.values().map(Json::len));
+        let comments = change
+            .decided
+            .iter()
+            .map(|approval| length(&approval.comment));
+        let texts = self
+            .instances
+            .iter()
+            .map(NewRow::bytes)
+            .chain(self.metadata.values().map(Json::len));
         json(&instance.output)
             + length(&self.failure)
-            + attempts.chain(values).chain(comments).chain(texts).sum::<usize>()
+            + attempts
+                .chain(values)
+                .chain(comments)
+                .chain(texts)
+                .sum::<usize>()
     }
 }
 
@@ -192,12 +249,21 @@ pub(super) async fn pending(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
 ) -> Result<HashSet<Uuid>, StoreError> {
-    let columns = [Column::Uuid(|row: &(Uuid, Uuid)| row.0), Column::Uuid(|row| row.1)];
+    let columns = [
+        Column::Uuid(|row: &(Uuid, Uuid)| row.0),
+        Column::Uuid(|row| row.1),
+    ];
     let decided = commits.iter().flat_map(|prepared| {
-        let StepCommit { instance, change, .. } = &prepared.commit;
-        change.decided.iter().map(|approval| (approval.id, instance.id))
+        let StepCommit {
+            instance, change, ..
+        } = &prepared.commit;
+        change
+            .decided
+            .iter()
+            .map(|approval| (approval.id, instance.id))
     });
-    let found: Vec<(Uuid,)> = rows::fetch(connection, PENDING, &columns, &decided.collect::<Vec<_>>()).await?;
+    let found: Vec<(Uuid,)> =
+        rows::fetch(connection, PENDING, &columns, &decided.collect::<Vec<_>>()).await?;
     Ok(found.into_iter().map(|(id,)| id).collect())
 }
 
@@ -210,16 +276,31 @@ pub(super) async fn update_instances(
         Column::Uuid(|prepared: &&PreparedCommit| prepared.commit.instance.id),
         Column::Integer(|prepared| signed(prepared.commit.instance.version)),
         Column::Text(|prepared| prepared.commit.instance.status.as_str()),
-        Column::MaybeText(|prepared| prepared.commit.instance.current_step.as_ref().map(|step| step.as_str())),
+        Column::MaybeText(|prepared| {
+            prepared
+                .commit
+                .instance
+                .current_step
+                .as_ref()
+                .map(|step| step.as_str())
+        }),
         Column::MaybeText(|prepared| prepared.commit.instance.output.as_ref().map(Json::as_str)),
         Column::MaybeText(|prepared| prepared.failure.as_deref()),
         Column::Integer(|prepared| prepared.commit.instance.updated_at.as_micros()),
-        Column::MaybeInteger(|prepared| prepared.commit.instance.completed_at.map(Timestamp::as_micros)),
+        Column::MaybeInteger(|prepared| {
+            prepared
+                .commit
+                .instance
+                .completed_at
+                .map(Timestamp::as_micros)
+        }),
         Column::MaybeInteger(|prepared| prepared.commit.instance.wake_at.map(Timestamp::as_micros)),
         Column::Uuid(|prepared| prepared.owner),
     ];
     let mut updated = match connection {
-        Connection::Sqlite(_) => rows::execute(connection, UPDATE_IN_PLACE, &columns, commits).await?,
+        Connection::Sqlite(_) => {
+            rows::execute(connection, UPDATE_IN_PLACE, &columns, commits).await?
+        }
         // It looks at the values, and leaves indexes alone whose columns stay the same.
         Connection::Postgres(_) => 0,
     };
@@ -248,8 +329,13 @@ pub(super) async fn insert_attempts(
         Column::Integer(|row| row.attempt.finished_at.as_micros()),
         Column::MaybeInteger(|row| row.attempt.retry_at.map(Timestamp::as_micros)),
     ];
-    let attempts: Vec<_> = commits.iter().flat_map(|prepared| &prepared.attempts).collect();
-    rows::execute(connection, sql, &columns, &attempts).await.map(|_| ())
+    let attempts: Vec<_> = commits
+        .iter()
+        .flat_map(|prepared| &prepared.attempts)
+        .collect();
+    rows::execute(connection, sql, &columns, &attempts)
+        .await
+        .map(|_| ())
 }
 
 pub(super) async fn insert_approvals(
@@ -273,10 +359,17 @@ pub(super) async fn insert_approvals(
         Column::Integer(|(_, approval)| approval.expires_at.as_micros()),
     ];
     let approvals = commits.iter().flat_map(|prepared| {
-        let StepCommit { instance, change, .. } = &prepared.commit;
-        change.new_approvals.iter().map(move |approval| (instance, approval))
+        let StepCommit {
+            instance, change, ..
+        } = &prepared.commit;
+        change
+            .new_approvals
+            .iter()
+            .map(move |approval| (instance, approval))
     });
-    rows::execute(connection, sql, &columns, &approvals.collect::<Vec<_>>()).await.map(|_| ())
+    rows::execute(connection, sql, &columns, &approvals.collect::<Vec<_>>())
+        .await
+        .map(|_| ())
 }
 
 /// Each of them must still be pending: an approval is decided once.
@@ -293,11 +386,20 @@ pub(super) async fn decide_approvals(
         Column::Integer(|(instance, _)| instance.updated_at.as_micros()),
     ];
     let decided = commits.iter().flat_map(|prepared| {
-        let StepCommit { instance, change, .. } = &prepared.commit;
-        change.decided.iter().map(move |approval| (instance, approval))
+        let StepCommit {
+            instance, change, ..
+        } = &prepared.commit;
+        change
+            .decided
+            .iter()
+            .map(move |approval| (instance, approval))
     });
     let decided: Vec<_> = decided.collect();
-    all("an approval", decided.len(), rows::execute(connection, DECIDE_APPROVALS, &columns, &decided).await?)
+    all(
+        "an approval",
+        decided.len(),
+        rows::execute(connection, DECIDE_APPROVALS, &columns, &decided).await?,
+    )
 }
 
 /// Of instances of the same team; others are left alone without a word, as if they were not there. The version is
@@ -320,21 +422,33 @@ pub(super) async fn update_metadata(
     for prepared in commits {
         let team = &prepared.commit.instance.team;
         for (id, metadata) in &prepared.metadata {
-            last.insert((*id, team), (team, *id, prepared.commit.now, metadata.as_str()));
+            last.insert(
+                (*id, team),
+                (team, *id, prepared.commit.now, metadata.as_str()),
+            );
         }
     }
     let rows = last.into_values().collect::<Vec<_>>();
     if rows.is_empty() {
         return Ok(());
     }
-    let ids: Vec<_> = rows.iter().map(|(team, id, ..)| (*id, team.as_str())).collect();
+    let ids: Vec<_> = rows
+        .iter()
+        .map(|(team, id, ..)| (*id, team.as_str()))
+        .collect();
     let known = metadata_bytes(connection, &ids, Lock::Take).await?;
     for (team, id, _, metadata) in &rows {
         if let Some(bytes) = known.get(id) {
-            change(changes, team, Amounts::bytes(signed(metadata.len()) - bytes));
+            change(
+                changes,
+                team,
+                Amounts::bytes(signed(metadata.len()) - bytes),
+            );
         }
     }
-    rows::execute(connection, UPDATE_METADATA, &columns, &rows).await.map(|_| ())
+    rows::execute(connection, UPDATE_METADATA, &columns, &rows)
+        .await
+        .map(|_| ())
 }
 
 /// True if rows that are read are locked on Postgres.
@@ -352,13 +466,24 @@ pub(super) async fn metadata_bytes(
     ids: &[(Uuid, &str)],
     lock: Lock,
 ) -> Result<HashMap<Uuid, i64>, StoreError> {
-    let columns = [Column::Uuid(|row: &(Uuid, &str)| row.0), Column::Text(|row| row.1)];
-    let sql = if lock == Lock::Take { format!("{METADATA_BYTES}{{lock}}") } else { METADATA_BYTES.to_owned() };
+    let columns = [
+        Column::Uuid(|row: &(Uuid, &str)| row.0),
+        Column::Text(|row| row.1),
+    ];
+    let sql = if lock == Lock::Take {
+        format!("{METADATA_BYTES}{{lock}}")
+    } else {
+        METADATA_BYTES.to_owned()
+    };
     let found: Vec<(Uuid, i64)> = rows::fetch(connection, &sql, &columns, ids).await?;
     Ok(found.into_iter().collect())
 }
 
 /// A row that was not there, or not as it was expected, says so by its absence. Whose it was is asked in a second try.
 fn all(what: &str, wanted: usize, affected: u64) -> Result<(), CommitError> {
-    if usize::try_from(affected) == Ok(wanted) { Ok(()) } else { Err(CommitError::conflict(what)) }
+    if usize::try_from(affected) == Ok(wanted) {
+        Ok(())
+    } else {
+        Err(CommitError::conflict(what))
+    }
 }

@@ -94,7 +94,13 @@ impl Committer {
             counters: Arc::clone(&counters),
         };
         tasks.spawn(task.run());
-        Self { queue, room: Arc::new(Semaphore::new(room_max as usize)), room_max, closing, counters }
+        Self {
+            queue,
+            room: Arc::new(Semaphore::new(room_max as usize)),
+            room_max,
+            closing,
+            counters,
+        }
     }
 
     /// Takes no more jobs; what is queued is still written.
@@ -111,18 +117,34 @@ impl Committer {
             rejected: read(&self.counters.rejected),
             failed: read(&self.counters.failed),
             largest_group: read(&self.counters.largest_group),
-            queue: u64::try_from(self.queue.max_capacity().saturating_sub(self.queue.capacity())).unwrap_or(u64::MAX),
+            queue: u64::try_from(
+                self.queue
+                    .max_capacity()
+                    .saturating_sub(self.queue.capacity()),
+            )
+            .unwrap_or(u64::MAX),
         }
     }
 
     /// Waits for a place in the queue, and then for the answer. A caller that is dropped while it waits for the answer
     /// changes nothing: the job is written.
-    async fn submit<T>(&self, work: Work, answer: impl FnOnce(oneshot::Sender<T>) -> Answer) -> Result<T, StoreError> {
+    async fn submit<T>(
+        &self,
+        work: Work,
+        answer: impl FnOnce(oneshot::Sender<T>) -> Answer,
+    ) -> Result<T, StoreError> {
         let (sender, answered) = oneshot::channel();
         let bytes = work.bytes();
         // What is larger than all the room there is waits until it is alone.
-        let room = Arc::clone(&self.room).acquire_many_owned(kib(bytes).min(self.room_max)).await;
-        let job = Job { work, bytes, answer: answer(sender), _room: room.map_err(|_| StoreError::Closed)? };
+        let room = Arc::clone(&self.room)
+            .acquire_many_owned(kib(bytes).min(self.room_max))
+            .await;
+        let job = Job {
+            work,
+            bytes,
+            answer: answer(sender),
+            _room: room.map_err(|_| StoreError::Closed)?,
+        };
         self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)
     }
@@ -130,7 +152,9 @@ impl Committer {
 
 /// At least one.
 fn kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 4)
+    u32::try_from(bytes.div_ceil(1_024))
+        .unwrap_or(u32::MAX)
+        .clamp(1, u32::MAX >> 4)
 }
 
 impl Store {
@@ -148,11 +172,18 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Constraint`] if the workflow version does not exist or an id is taken: none is created then.
-    pub async fn create_instances(&self, new: Vec<NewInstance>) -> Result<Vec<Created>, StoreError> {
+    pub async fn create_instances(
+        &self,
+        new: Vec<NewInstance>,
+    ) -> Result<Vec<Created>, StoreError> {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let work = Work::Create(new.into_iter().map(|new| NewRow::new(new, self.owner())).collect::<Result<_, _>>()?);
+        let work = Work::Create(
+            new.into_iter()
+                .map(|new| NewRow::new(new, self.owner()))
+                .collect::<Result<_, _>>()?,
+        );
         self.inner.committer.submit(work, Answer::Create).await?
     }
 }
@@ -177,7 +208,11 @@ impl Task {
                 return;
             }
             // Should it panic, its callers learn that it is over and the next group goes on.
-            if AssertUnwindSafe(self.commit(jobs)).catch_unwind().await.is_err() {
+            if AssertUnwindSafe(self.commit(jobs))
+                .catch_unwind()
+                .await
+                .is_err()
+            {
                 tracing::error!("a group of commits broke off; its steps will be run again");
             }
         }
@@ -192,7 +227,9 @@ impl Task {
         let mut bytes = first.as_ref().map_or(0, |job| job.bytes);
         let mut jobs: Vec<Job> = first.into_iter().collect();
         while !jobs.is_empty() && jobs.len() < self.jobs_max {
-            let Ok(job) = self.queue.try_recv() else { break };
+            let Ok(job) = self.queue.try_recv() else {
+                break;
+            };
             bytes = bytes.saturating_add(job.bytes);
             if bytes > self.bytes_max {
                 self.next = Some(job);
@@ -227,14 +264,20 @@ impl Task {
         match written {
             Ok(outcomes) => {
                 self.counters.groups.fetch_add(1, Ordering::Relaxed);
-                self.counters.largest_group.fetch_max(count, Ordering::Relaxed);
+                self.counters
+                    .largest_group
+                    .fetch_max(count, Ordering::Relaxed);
                 for (job, outcome) in jobs.into_iter().zip(outcomes) {
                     self.counters.count(&outcome);
-                    if let (Err(CommitError::Conflict(Conflict::Entry(key))), Some(team)) = (&outcome, job.work.team())
+                    if let (Err(CommitError::Conflict(Conflict::Entry(key))), Some(team)) =
+                        (&outcome, job.work.team())
                     {
                         // What it read may come from this host's cache, if another host wrote the entry and the message
                         // is still on its way. The next try reads the database.
-                        self.core.caches.forget(&[Stale::Entry { team: team.clone(), key: key.clone() }]);
+                        self.core.caches.forget(&[Stale::Entry {
+                            team: team.clone(),
+                            key: key.clone(),
+                        }]);
                     }
                     job.answer.send(outcome);
                 }
@@ -255,8 +298,14 @@ impl Task {
     /// What the transaction is recorded as: in the trace of the first that is recorded, and linked with the others.
     fn span(&self, works: &[&Work]) -> Span {
         let mut traces = works.iter().filter_map(|work| work.trace());
-        let Some(first) = traces.next() else { return Span::none() };
-        let mut span = self.core.tracer.child(SpanKind::Client, Some(first)).named("commit group");
+        let Some(first) = traces.next() else {
+            return Span::none();
+        };
+        let mut span = self
+            .core
+            .tracer
+            .child(SpanKind::Client, Some(first))
+            .named("commit group");
         span.set("db.system.name", self.core.backend.system());
         span.set("db.operation.name", "COMMIT");
         span.set("db.operation.batch.size", works.len());
@@ -269,7 +318,9 @@ impl Counters {
     fn count(&self, outcome: &Result<Written, CommitError>) {
         let counter = match outcome {
             Ok(_) => &self.commits,
-            Err(CommitError::Conflict(_) | CommitError::Store(StoreError::Constraint(_))) => &self.conflicts,
+            Err(CommitError::Conflict(_) | CommitError::Store(StoreError::Constraint(_))) => {
+                &self.conflicts
+            }
             Err(_) => &self.rejected,
         };
         counter.fetch_add(1, Ordering::Relaxed);

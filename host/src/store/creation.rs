@@ -59,21 +59,35 @@ pub(super) struct NewRow {
 impl NewRow {
     pub(super) fn new(mut new: NewInstance, owner: Uuid) -> Result<Self, StoreError> {
         let idempotency_key = new.idempotency_key.take();
-        let request_hash = idempotency_key.is_some().then(|| StartFingerprint::from(&new).hash());
+        let request_hash = idempotency_key
+            .is_some()
+            .then(|| StartFingerprint::from(&new).hash());
         let instance = Instance::from(new);
         let traceparent = instance.traceparent.map(|parent| parent.to_string());
         let pins = to_json(&instance.pins)?;
-        Ok(Self { instance, idempotency_key, request_hash, owner, traceparent, pins })
+        Ok(Self {
+            instance,
+            idempotency_key,
+            request_hash,
+            owner,
+            traceparent,
+            pins,
+        })
     }
 
     /// Its workflow and its idempotency key, if it has one.
     pub(super) fn key(&self) -> Option<Key<'_>> {
-        self.idempotency_key.as_deref().map(|key| (self.instance.workflow_id, key))
+        self.idempotency_key
+            .as_deref()
+            .map(|key| (self.instance.workflow_id, key))
     }
 
     /// Returns what it adds to what its team has.
     pub(super) fn amounts(&self) -> Amounts {
-        Amounts { unfinished: 1, bytes: ROW_BYTES + signed(self.bytes()) }
+        Amounts {
+            unfinished: 1,
+            bytes: ROW_BYTES + signed(self.bytes()),
+        }
     }
 
     /// Bytes of the texts that have no small bound.
@@ -86,7 +100,10 @@ impl NewRow {
 pub(super) type Key<'a> = (Uuid, &'a str);
 
 /// Inserts them into an open transaction, and answers in their order.
-pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Result<Vec<Created>, StoreError> {
+pub(super) async fn insert(
+    connection: &mut Connection,
+    new: &[&NewRow],
+) -> Result<Vec<Created>, StoreError> {
     // Only the key may be taken; an id that is there already is a mistake and stays an error.
     let sql = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
         entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
@@ -120,7 +137,11 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
         Column::MaybeBytes(|new| new.request_hash.as_ref().map(RequestHash::as_slice)),
     ];
     let inserted = rows::execute(connection, sql, &columns, new).await?;
-    let fresh = |new: &&NewRow| Created { id: new.instance.id, existing: false, same_request: true };
+    let fresh = |new: &&NewRow| Created {
+        id: new.instance.id,
+        existing: false,
+        same_request: true,
+    };
     if usize::try_from(inserted) == Ok(new.len()) {
         return Ok(new.iter().map(fresh).collect());
     }
@@ -131,10 +152,22 @@ pub(super) async fn insert(connection: &mut Connection, new: &[&NewRow]) -> Resu
         None => Ok(fresh(new)),
         Some((workflow, key)) => {
             let holder = known.get(&(workflow, key.to_owned())).copied();
-            let lost = || error::corrupt("an instance that was neither created nor there", new.instance.id);
+            let lost = || {
+                error::corrupt(
+                    "an instance that was neither created nor there",
+                    new.instance.id,
+                )
+            };
             let holder = holder.ok_or_else(lost)?;
-            let same_request = new.request_hash.as_ref().is_none_or(|hash| holder.answers(hash));
-            Ok(Created { id: holder.id, existing: holder.id != new.instance.id, same_request })
+            let same_request = new
+                .request_hash
+                .as_ref()
+                .is_none_or(|hash| holder.answers(hash));
+            Ok(Created {
+                id: holder.id,
+                existing: holder.id != new.instance.id,
+                same_request,
+            })
         }
     });
     created.collect()
@@ -146,9 +179,13 @@ pub(super) const WITH_KEYS: &str = "SELECT seen.workflow_id, seen.idempotency_ke
     AND seen.idempotency_key = given.column2 AND seen.idempotency_key IS NOT NULL";
 
 /// The instances that have these keys.
-pub(super) async fn with_keys(connection: &mut Connection, keys: &[Key<'_>]) -> Result<KeyHolders, StoreError> {
+pub(super) async fn with_keys(
+    connection: &mut Connection,
+    keys: &[Key<'_>],
+) -> Result<KeyHolders, StoreError> {
     let columns = [Column::Uuid(|key: &Key| key.0), Column::Text(|key| key.1)];
-    let found: Vec<(Uuid, String, Uuid, Option<Vec<u8>>)> = rows::fetch(connection, WITH_KEYS, &columns, keys).await?;
+    let found: Vec<(Uuid, String, Uuid, Option<Vec<u8>>)> =
+        rows::fetch(connection, WITH_KEYS, &columns, keys).await?;
     let holder = |(workflow, key, id, hash): (Uuid, String, Uuid, Option<Vec<u8>>)| {
         let request_hash = hash.map(RequestHash::try_from).transpose();
         let request_hash = request_hash.map_err(|_| error::corrupt("the hash of a request", id))?;

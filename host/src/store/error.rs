@@ -56,7 +56,9 @@ pub enum StoreError {
         message: String,
     },
     /// A page is to begin after an item of another list.
-    #[error("the cursor is of a list in another order: begin again without it, or ask as for the page that gave it")]
+    #[error(
+        "the cursor is of a list in another order: begin again without it, or ask as for the page that gave it"
+    )]
     Cursor,
     /// The store was closed.
     #[error("the store is closed: the host is shutting down")]
@@ -108,7 +110,12 @@ pub enum Conflict {
 impl std::fmt::Display for Conflict {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Entry(key) => write!(formatter, "entry '{}' of bucket {}", key.key.escape_debug(), key.space),
+            Self::Entry(key) => write!(
+                formatter,
+                "entry '{}' of bucket {}",
+                key.key.escape_debug(),
+                key.space
+            ),
             Self::Row(what) => formatter.write_str(what),
         }
     }
@@ -137,7 +144,10 @@ fn is_full_disk(code: &str) -> bool {
 /// has a code of its own. A Postgres server looks after its disk itself, and stops; its codes have five characters.
 fn is_disk_failure(code: &str) -> bool {
     const SQLITE_IOERR: u32 = 10;
-    code.len() < 5 && code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_IOERR)
+    code.len() < 5
+        && code
+            .parse::<u32>()
+            .is_ok_and(|code| code & 0xff == SQLITE_IOERR)
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -146,7 +156,10 @@ impl From<sqlx::Error> for StoreError {
             let code = problem.code().unwrap_or_default();
             // Classes of SQLSTATE that are about values: 21 cardinality, 22 data, 54 limits such as a text that is too
             // long for an index. SQLite's codes are shorter: SQLITE_TOOBIG and SQLITE_MISMATCH.
-            let about_values = code.len() == 5 && ["21", "22", "54"].iter().any(|class| code.starts_with(class));
+            let about_values = code.len() == 5
+                && ["21", "22", "54"]
+                    .iter()
+                    .any(|class| code.starts_with(class));
             if about_values || matches!(code.as_ref(), "18" | "20") {
                 return Self::Value(problem.message().to_owned());
             }
@@ -162,9 +175,9 @@ impl From<sqlx::Error> for StoreError {
         }
         match error {
             sqlx::Error::PoolClosed => Self::Closed,
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => {
-                Self::Corrupt(error.to_string())
-            }
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::ColumnNotFound(_) => Self::Corrupt(error.to_string()),
             other => Self::Unavailable(Arc::new(other)),
         }
     }
@@ -197,15 +210,22 @@ impl CommitError {
             self,
             Self::Conflict(_)
                 | Self::Rejected { .. }
-                | Self::Store(StoreError::Value(_) | StoreError::Constraint(_) | StoreError::NotFound)
+                | Self::Store(
+                    StoreError::Value(_) | StoreError::Constraint(_) | StoreError::NotFound
+                )
         )
     }
 
     /// What the caller of a step commit sees.
     pub(super) fn for_step(self) -> Self {
         match self {
-            Self::Store(StoreError::Value(message)) => Self::Rejected { code: INVALID_VALUE, message },
-            Self::Store(StoreError::Constraint(message)) => Self::conflict(format!("a row ({message})")),
+            Self::Store(StoreError::Value(message)) => Self::Rejected {
+                code: INVALID_VALUE,
+                message,
+            },
+            Self::Store(StoreError::Constraint(message)) => {
+                Self::conflict(format!("a row ({message})"))
+            }
             other => other,
         }
     }
@@ -215,9 +235,10 @@ impl CommitError {
         match self {
             Self::Store(error) => error,
             Self::Conflict(what) => StoreError::Constraint(what.to_string()),
-            Self::Rejected { code: code @ (QUOTA_UNFINISHED | QUOTA_STORED), message } => {
-                StoreError::Quota { code, message }
-            }
+            Self::Rejected {
+                code: code @ (QUOTA_UNFINISHED | QUOTA_STORED),
+                message,
+            } => StoreError::Quota { code, message },
             Self::Rejected { message, .. } => StoreError::Value(message),
         }
     }
@@ -226,7 +247,11 @@ impl CommitError {
 /// A part of a row that decides nothing. If it cannot be read, the log says so, and the row is shown without it: one damaged
 /// text must not make a whole list unreadable.
 pub(super) fn readable<T>(part: Option<Result<T, StoreError>>) -> Option<T> {
-    part?.inspect_err(|error| tracing::error!(%error, "a part of a row cannot be read and is left out")).ok()
+    part?
+        .inspect_err(
+            |error| tracing::error!(%error, "a part of a row cannot be read and is left out"),
+        )
+        .ok()
 }
 
 /// For rows that do not parse.
@@ -241,14 +266,21 @@ mod tests {
     #[test]
     fn a_part_that_cannot_be_read_is_left_out() {
         assert_eq!(readable(Some(Ok(1))), Some(1));
-        assert_eq!(readable::<u8>(Some(Err(corrupt("an instance's failure", "no JSON")))), None);
+        assert_eq!(
+            readable::<u8>(Some(Err(corrupt("an instance's failure", "no JSON")))),
+            None
+        );
         assert_eq!(readable::<u8>(None), None);
     }
 
     #[test]
     fn only_errors_of_the_disk_are_fatal() {
         // SQLITE_IOERR itself, then _WRITE, _FSYNC and _TRUNCATE.
-        assert!(["10", "778", "1034", "1546"].into_iter().all(is_disk_failure));
+        assert!(
+            ["10", "778", "1034", "1546"]
+                .into_iter()
+                .all(is_disk_failure)
+        );
         // SQLITE_BUSY, _FULL, _CORRUPT, _CONSTRAINT_UNIQUE; Postgres: io_error, disk_full, and one with the same byte.
         let others = ["5", "13", "11", "2067", "58030", "53100", "40714", ""];
         assert!(!others.into_iter().any(is_disk_failure));

@@ -12,8 +12,8 @@ use super::sql::{Bind, Sql};
 use super::{ApprovalFilter, Cursor, InstanceFilter, Page, Period, Store, WorkflowFilter};
 use super::{AuditFilter, HistoryQuery, HistoryStep, SeriesKind};
 use super::{
-    alerts, approvals, audit, commit, creation, history, idempotency, instances, metadata, quarantine, retention,
-    silences, statuses, storage_writes, trees, workflows,
+    alerts, approvals, audit, commit, creation, history, idempotency, instances, metadata,
+    quarantine, retention, silences, statuses, storage_writes, trees, workflows,
 };
 use crate::clock::Timestamp;
 use crate::model::{ApprovalStatus, Definition, InstanceStatus, Name, NewInstance, WorkflowStatus};
@@ -24,8 +24,10 @@ mod databases;
 #[path = "../../../tests/store/postgres.rs"]
 #[expect(dead_code, reason = "as above")]
 mod postgres;
+mod queries;
 
 use databases::{Database, Kind, START, on_both_databases};
+use queries::queries;
 
 /// Few enough that Postgres looks at every row when it makes its statistics, so that they come out the same each time.
 const INSTANCES: u32 = 12_000;
@@ -39,41 +41,40 @@ fn seconds(seconds: u32) -> Timestamp {
     START.after(Duration::from_secs(seconds.into()))
 }
 
-/// The last hour's.
-fn recent() -> Period {
-    Period { from: Some(seconds(INSTANCES - 3_600)), to: Some(seconds(INSTANCES)) }
-}
-
-fn by_id() -> Cursor {
-    Cursor { at: None, key: Uuid::max() }
-}
-
-/// For lists that begin with the lowest id.
-fn by_id_upwards() -> Cursor {
-    Cursor { at: None, key: Uuid::nil() }
-}
-
-fn by_time() -> Cursor {
-    Cursor { at: Some(seconds(INSTANCES - 60)), key: Uuid::nil() }
-}
-
 /// Five teams, of which one has most instances and many workflows; most instances have completed, and few run or wait.
 async fn seed(database: &Database, store: &Store) -> Uuid {
     let definition = |workflow: &str| {
-        let text = format!("{{name: {workflow}, steps: [{{id: check, plugin: expense, step: check}}]}}");
+        let text =
+            format!("{{name: {workflow}, steps: [{{id: check, plugin: expense, step: check}}]}}");
         Definition::parse(&text).expect("is a definition")
     };
     let (mut ours, mut others) = (Vec::new(), Vec::new());
-    for workflow in std::iter::once("expense".to_owned()).chain((1..40).map(|number| format!("other-{number}"))) {
-        ours.push(store.apply_workflow(&name("acme"), definition(&workflow), "ann").await.expect("applies").version);
+    for workflow in
+        std::iter::once("expense".to_owned()).chain((1..40).map(|number| format!("other-{number}")))
+    {
+        ours.push(
+            store
+                .apply_workflow(&name("acme"), definition(&workflow), "ann")
+                .await
+                .expect("applies")
+                .version,
+        );
     }
     for team in ["bravo", "coral", "delta", "ember"] {
-        others.push(store.apply_workflow(&name(team), definition("expense"), "ann").await.expect("applies").version);
+        others.push(
+            store
+                .apply_workflow(&name(team), definition("expense"), "ann")
+                .await
+                .expect("applies")
+                .version,
+        );
     }
     let mut new = Vec::new();
     for index in 0..INSTANCES {
         let versions = if index % 5 < 3 { &ours } else { &others };
-        let version = versions.get(index as usize / 5 % versions.len()).expect("is in bounds");
+        let version = versions
+            .get(index as usize / 5 % versions.len())
+            .expect("is in bounds");
         new.push(NewInstance {
             id: Uuid::now_v7(),
             team: version.team.clone(),
@@ -162,195 +163,11 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
     ] {
         database.sql(&sql).await;
     }
-    assert_eq!(store.refresh_statistics().await.expect("analyzes"), database.kind == Kind::Sqlite);
+    assert_eq!(
+        store.refresh_statistics().await.expect("analyzes"),
+        database.kind == Kind::Sqlite
+    );
     one
-}
-
-/// Each index with a query of the product that needs it.
-fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
-    let text = |text: &str| Some(text.to_owned());
-    let acme = || name("acme");
-    let (waiting, pending) = (Some(InstanceStatus::Waiting), Some(ApprovalStatus::Pending));
-    let workflow_list = |status, created, after| {
-        let filter = WorkflowFilter { status, created };
-        workflows::list(&acme(), &filter, &Page { after: Some(after), limit: PAGE })
-    };
-    let instance_list =
-        |filter: InstanceFilter, after| instances::list(&acme(), &filter, &Page { after: Some(after), limit: PAGE });
-    let approval_list =
-        |filter: ApprovalFilter, after| approvals::list(&acme(), &filter, &Page { after: Some(after), limit: PAGE });
-    let audit_list = |team: Option<&Name>, filter: AuditFilter| {
-        audit::list(
-            team,
-            &filter,
-            &Page { after: Some(Cursor { at: Some(seconds(1_000)), key: Uuid::nil() }), limit: PAGE },
-        )
-    };
-    let by_actor = || AuditFilter { actor: Some("seldom".to_owned()), ..AuditFilter::default() };
-    let filter = InstanceFilter::default;
-    let asked = ApprovalFilter::default;
-    let (all, by_name) = (Period::default(), Cursor { at: None, key: name("w-5") });
-    let by_time_and_name = Cursor { at: Some(seconds(1_000)), key: name("w-5") };
-    let soon = Period { from: None, to: Some(seconds(86_400 + 600)) };
-    let micros = |time: Timestamp| Bind::Number(time.as_micros());
-    let series = |team| HistoryQuery {
-        team,
-        kind: SeriesKind::Operation,
-        name: "number-7".to_owned(),
-        from: seconds(0),
-        to: seconds(600),
-        step: HistoryStep::Fine,
-        seconds: 10,
-        own: false,
-        rows_max: 1_000,
-    };
-    vec![
-        // The seven patterns of the specification, in its order.
-        (
-            "idx_workflow_approvals_approver_status",
-            approval_list(ApprovalFilter { approver: text("user-1"), status: pending, ..asked() }, by_id_upwards()),
-        ),
-        (
-            "idx_workflow_approvals_instance_id",
-            Sql::with_binds(approvals::OF_INSTANCE, vec![Bind::Id(one), Bind::from(acme().as_str()), Bind::Number(1)]),
-        ),
-        ("idx_workflow_instances_status", instance_list(InstanceFilter { status: waiting, ..filter() }, by_id())),
-        (
-            "idx_workflow_instances_entity",
-            instance_list(InstanceFilter { entity_type: text("invoice"), entity_id: text("7"), ..filter() }, by_id()),
-        ),
-        (
-            "idx_workflow_approvals_status_expires",
-            approval_list(ApprovalFilter { status: pending, expires: soon, ..asked() }, by_time()),
-        ),
-        (
-            "idx_workflow_instances_started_by",
-            instance_list(InstanceFilter { started_by: text("user-9"), ..filter() }, by_id()),
-        ),
-        (
-            "idx_workflow_instances_workflow_status",
-            instance_list(InstanceFilter { workflow: Some(name("expense")), status: waiting, ..filter() }, by_id()),
-        ),
-        // The other indexes that it names.
-        ("idx_workflows_status", workflow_list(Some(WorkflowStatus::Archived), all, by_name)),
-        ("idx_workflows_created_at", workflow_list(None, recent(), by_time_and_name.clone())),
-        ("idx_workflows_status_created", workflow_list(Some(WorkflowStatus::Archived), recent(), by_time_and_name)),
-        (
-            "idx_workflow_instances_workflow_id",
-            instance_list(InstanceFilter { workflow: Some(name("expense")), ..filter() }, by_id()),
-        ),
-        (
-            "idx_workflow_instances_project_id",
-            instance_list(InstanceFilter { project_id: text("project-7"), ..filter() }, by_id()),
-        ),
-        (
-            "idx_workflow_instances_status_created",
-            instance_list(InstanceFilter { status: waiting, created: recent(), ..filter() }, by_time()),
-        ),
-        (
-            "idx_workflow_instances_started_at",
-            instance_list(InstanceFilter { started: recent(), ..filter() }, by_time()),
-        ),
-        (
-            "idx_workflow_approvals_approver_id",
-            approval_list(ApprovalFilter { approver: text("user-9"), ..asked() }, by_id_upwards()),
-        ),
-        (
-            "idx_workflow_approvals_status",
-            approval_list(ApprovalFilter { status: pending, ..asked() }, by_id_upwards()),
-        ),
-        (
-            "idx_workflow_approvals_instance_step",
-            approval_list(
-                ApprovalFilter { instance: Some(one), step: Some("manager".parse().expect("is a step")), ..asked() },
-                by_id_upwards(),
-            ),
-        ),
-        ("idx_workflow_approvals_expires_at", approval_list(ApprovalFilter { expires: soon, ..asked() }, by_time())),
-        (
-            "idx_workflow_approvals_created_at",
-            approval_list(ApprovalFilter { created: recent(), ..asked() }, by_time()),
-        ),
-        (
-            "idx_workflow_approvals_approver_status_created",
-            approval_list(
-                ApprovalFilter { approver: text("user-1"), status: pending, created: recent(), ..asked() },
-                by_time(),
-            ),
-        ),
-        // The lists without a filter, and what the engine asks all the time.
-        ("idx_workflow_instances_created_at", instance_list(filter(), by_time())),
-        ("idx_workflow_approvals_created_at", approval_list(asked(), by_time())),
-        (
-            "idx_workflow_instances_owner_team_wake_at",
-            Sql::with_binds(
-                instances::DUE,
-                vec![Bind::Id(Uuid::nil()), "acme".into(), micros(seconds(INSTANCES)), Bind::Number(PAGE.into())],
-            ),
-        ),
-        (
-            "idx_workflow_instances_root_id",
-            Sql::with_binds(trees::UNFINISHED, vec![Bind::Id(Uuid::from_u128(7)), Bind::Id(one), Bind::Number(100)]),
-        ),
-        (
-            "idx_idempotency_keys_created_at",
-            Sql::with_binds(idempotency::OLD, vec![micros(seconds(100)), Bind::Number(100)]),
-        ),
-        (
-            "idx_workflow_instances_owner_team_wake_at",
-            Sql::with_binds(instances::DUE_TEAMS, vec![Bind::Id(Uuid::nil()), micros(seconds(INSTANCES))]),
-        ),
-        (
-            "idx_workflow_instances_quarantined",
-            instance_list(InstanceFilter { quarantined: true, ..filter() }, by_id()),
-        ),
-        ("idx_workflow_instances_quarantined", quarantine::count(Some(&acme()))),
-        ("idx_workflow_instances_quarantined", quarantine::count(None)),
-        ("idx_workflow_instances_completed_at", retention::batch(&acme(), seconds(5_000), None, 500)),
-        ("idx_workflow_instances_completed_at", retention::batch(&acme(), seconds(5_000), Some(by_time()), 500)),
-        ("idx_workflow_instances_completed_at", Sql::with_binds(retention::NEXT_TEAM, vec!["acme".into()])),
-        // The history: one series, the points of it, what there is, what a host has written, what is too old.
-        ("idx_history_series_team_kind_name", history::named(&series(Some(acme())))),
-        ("idx_history_series_kind_name", history::named(&series(None))),
-        ("idx_history_points_series_step_at", history::points(&series(None), [one], None)),
-        ("idx_history_points_series_step_at", history::points(&series(None), [one], Some(one))),
-        (
-            "idx_history_points_series_step_at",
-            history::listed(Some(&acme()), HistoryStep::Fine, (seconds(0), seconds(600))),
-        ),
-        (
-            "idx_history_points_step_at",
-            Sql::with_binds(history::OF_HOST, vec![Bind::Number(10), micros(seconds(100)), Bind::Id(one)]),
-        ),
-        (
-            "idx_history_points_step_at",
-            Sql::with_binds(
-                &format!("SELECT at {}", history::OLD),
-                vec![Bind::Number(10), micros(seconds(100)), Bind::Number(PAGE.into())],
-            ),
-        ),
-        // Alerts: those of now, those of which nobody has heard that they ended, a page of them, what is too old.
-        ("idx_alerts_active", alerts::active(Some(&acme()))),
-        ("idx_alerts_active", alerts::active(None)),
-        ("idx_alerts_untold", alerts::untold()),
-        ("idx_alerts_resolved", alerts::resolved(Some("acme"), &Page { after: Some(one), limit: PAGE })),
-        ("idx_alerts_resolved_at", Sql::with_binds(alerts::NEWEST, vec![Bind::Number(10_000)])),
-        ("idx_alerts_resolved_at", Sql::with_binds(alerts::OLD, vec![micros(seconds(100)), Bind::Number(PAGE.into())])),
-        ("idx_alert_silences_until", silences::not_ended(Some(&acme()), seconds(INSTANCES - 60))),
-        ("idx_alert_silences_until", silences::ended(seconds(60))),
-        // The audit: a team's, everybody's, what is too old, whose is too much and which.
-        ("idx_audit_team_at", audit_list(Some(&acme()), AuditFilter::default())),
-        ("idx_audit_at", audit_list(None, AuditFilter::default())),
-        ("idx_audit_actor_team_at", audit_list(Some(&acme()), by_actor())),
-        ("idx_audit_actor_at", audit_list(None, by_actor())),
-        ("idx_audit_at", Sql::with_binds(audit::OLD, vec![micros(seconds(40)), Bind::Number(PAGE.into())])),
-        ("idx_audit_team_at", Sql::with_binds(audit::NEXT_TEAM, vec!["acme".into()])),
-        ("idx_audit_team_class_at", Sql::with_binds(audit::CLASSES, vec!["acme".into()])),
-        (
-            "idx_audit_team_class_at",
-            Sql::with_binds(audit::OLDEST, vec!["".into(), "cache.clear".into(), Bind::Number(PAGE.into())]),
-        ),
-    ]
 }
 
 async fn plan_of_rows(store: &Store, sql: &str, columns: &[Column<()>], count: usize) -> String {
@@ -359,11 +176,15 @@ async fn plan_of_rows(store: &Store, sql: &str, columns: &[Column<()>], count: u
     if matches!(connection, Connection::Sqlite(_)) {
         let sql = format!("EXPLAIN QUERY PLAN {sql}");
         let lines: Vec<(i64, i64, i64, String)> =
-            rows::fetch(&mut connection, &sql, columns, &given).await.expect("explains");
+            rows::fetch(&mut connection, &sql, columns, &given)
+                .await
+                .expect("explains");
         lines.into_iter().map(|line| line.3 + "\n").collect()
     } else {
         let lines: Vec<(String,)> =
-            rows::fetch(&mut connection, &format!("EXPLAIN {sql}"), columns, &given).await.expect("explains");
+            rows::fetch(&mut connection, &format!("EXPLAIN {sql}"), columns, &given)
+                .await
+                .expect("explains");
         lines.into_iter().map(|line| line.0 + "\n").collect()
     }
 }
@@ -371,11 +192,18 @@ async fn plan_of_rows(store: &Store, sql: &str, columns: &[Column<()>], count: u
 async fn plan(store: &Store, sql: Sql) -> String {
     let mut connection = store.core().backend.read().await.expect("connects");
     let lines: Vec<String> = if matches!(connection, Connection::Sqlite(_)) {
-        let rows: Vec<(i64, i64, i64, String)> =
-            sql.explained("EXPLAIN QUERY PLAN").rows(&mut connection).await.expect("explains");
+        let rows: Vec<(i64, i64, i64, String)> = sql
+            .explained("EXPLAIN QUERY PLAN")
+            .rows(&mut connection)
+            .await
+            .expect("explains");
         rows.into_iter().map(|row| row.3).collect()
     } else {
-        let rows: Vec<(String,)> = sql.explained("EXPLAIN").rows(&mut connection).await.expect("explains");
+        let rows: Vec<(String,)> = sql
+            .explained("EXPLAIN")
+            .rows(&mut connection)
+            .await
+            .expect("explains");
         rows.into_iter().map(|row| row.0).collect()
     };
     lines.join("\n")
@@ -385,11 +213,17 @@ async fn plan(store: &Store, sql: Sql) -> String {
 fn wrongs(plan: &str) -> Vec<&str> {
     // SQLite's scans that name an index read it in its order, as those of one MIN or of a small subquery do. The names of
     // the teams that have something due are no table, and all are wanted.
-    let scans = |line: &str| line.contains("SCAN") && !line.contains("INDEX") && line != "SCAN teams";
+    let scans =
+        |line: &str| line.contains("SCAN") && !line.contains("INDEX") && line != "SCAN teams";
     // Postgres may rather sort what it finds by an index if all of it fits on a page.
-    let sorts = |line: &str| line.contains("Sort  (cost") && rows(line).is_none_or(|rows| rows > PAGE);
-    let sorts = |line: &str| line.contains("TEMP B-TREE") || line.contains("Incremental Sort") || sorts(line);
-    plan.lines().filter(|line| scans(line) || sorts(line) || line.contains("Seq Scan")).collect()
+    let sorts =
+        |line: &str| line.contains("Sort  (cost") && rows(line).is_none_or(|rows| rows > PAGE);
+    let sorts = |line: &str| {
+        line.contains("TEMP B-TREE") || line.contains("Incremental Sort") || sorts(line)
+    };
+    plan.lines()
+        .filter(|line| scans(line) || sorts(line) || line.contains("Seq Scan"))
+        .collect()
 }
 
 /// How many rows Postgres expects.
@@ -406,7 +240,9 @@ fn every_index_is_used_and_nothing_is_sorted() {
         for (index, sql) in queries(one) {
             let text = sql.text().to_owned();
             let plan = plan(&store, sql).await;
-            let used = plan.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(|word| word == index);
+            let used = plan
+                .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+                .any(|word| word == index);
             if !used || !wrongs(&plan).is_empty() {
                 findings.push(format!("{index}: {text}\n{plan}"));
             }
@@ -424,7 +260,18 @@ fn by_given_rows(kind: Kind) -> Vec<(&'static str, Vec<Column<()>>)> {
     let one_database_only = match kind {
         Kind::Sqlite => (
             commit::UPDATE_IN_PLACE,
-            vec![id(), number(), text(), text(), text(), text(), number(), number(), number(), id()],
+            vec![
+                id(),
+                number(),
+                text(),
+                text(),
+                text(),
+                text(),
+                number(),
+                number(),
+                number(),
+                id(),
+            ],
         ),
         Kind::Postgres => (metadata::UPDATE_FREE, vec![id(), text(), text(), number()]),
     };
@@ -447,8 +294,14 @@ fn by_given_rows(kind: Kind) -> Vec<(&'static str, Vec<Column<()>>)> {
                 id(),
             ],
         ),
-        (commit::DECIDE_APPROVALS, vec![id(), id(), text(), text(), number()]),
-        (commit::UPDATE_METADATA, vec![id(), text(), text(), number()]),
+        (
+            commit::DECIDE_APPROVALS,
+            vec![id(), id(), text(), text(), number()],
+        ),
+        (
+            commit::UPDATE_METADATA,
+            vec![id(), text(), text(), number()],
+        ),
         (creation::WITH_KEYS, vec![id(), text()]),
         (statuses::STATES, vec![id(), text()]),
         (storage_writes::DELETE, vec![text(), text(), text()]),

@@ -79,36 +79,72 @@ impl Work {
 
     /// Whether something may refuse it that its UPDATEs do not tell.
     fn has_conditions(&self) -> bool {
-        self.step().is_some_and(|prepared| prepared.looked_at().next().is_some() || !prepared.instances.is_empty())
+        self.step().is_some_and(|prepared| {
+            prepared.looked_at().next().is_some() || !prepared.instances.is_empty()
+        })
     }
 
     /// What is out of date once it is written.
     fn stale(&self) -> Vec<Stale> {
-        let teams: BTreeSet<&Name> = self.created().iter().map(|new| &new.instance.team).collect();
-        let mut stale: Vec<_> = teams.into_iter().map(|team| Stale::NewInstances { team: team.clone() }).collect();
-        let Some(prepared) = self.step() else { return stale };
+        let teams: BTreeSet<&Name> = self
+            .created()
+            .iter()
+            .map(|new| &new.instance.team)
+            .collect();
+        let mut stale: Vec<_> = teams
+            .into_iter()
+            .map(|team| Stale::NewInstances { team: team.clone() })
+            .collect();
+        let Some(prepared) = self.step() else {
+            return stale;
+        };
         let commit = &prepared.commit;
         let team = &commit.instance.team;
-        let changed = std::iter::once(commit.instance.id).chain(commit.effects.metadata.iter().map(|(id, _)| *id));
-        stale.extend(changed.map(|id| Stale::Instance { team: team.clone(), id }));
+        let changed = std::iter::once(commit.instance.id)
+            .chain(commit.effects.metadata.iter().map(|(id, _)| *id));
+        stale.extend(changed.map(|id| Stale::Instance {
+            team: team.clone(),
+            id,
+        }));
         let written = commit.effects.storage.iter().map(|write| write.key.clone());
-        stale.extend(written.map(|key| Stale::Entry { team: team.clone(), key }));
-        let asked = commit.change.new_approvals.iter().map(|approval| &approval.approver_id);
-        let approvers = asked.chain(commit.change.decided.iter().map(|approval| &approval.approver_id));
-        stale.extend(approvers.map(|approver| Stale::Approver { team: team.clone(), approver: approver.clone() }));
+        stale.extend(written.map(|key| Stale::Entry {
+            team: team.clone(),
+            key,
+        }));
+        let asked = commit
+            .change
+            .new_approvals
+            .iter()
+            .map(|approval| &approval.approver_id);
+        let approvers = asked.chain(
+            commit
+                .change
+                .decided
+                .iter()
+                .map(|approval| &approval.approver_id),
+        );
+        stale.extend(approvers.map(|approver| Stale::Approver {
+            team: team.clone(),
+            approver: approver.clone(),
+        }));
         stale
     }
 }
 
 /// Writes all in one transaction; an error is everybody's.
-pub(super) async fn write(core: &Core, versions: &Versions, works: &[&Work]) -> Result<Vec<Outcome>, StoreError> {
+pub(super) async fn write(
+    core: &Core,
+    versions: &Versions,
+    works: &[&Work],
+) -> Result<Vec<Outcome>, StoreError> {
     core.settle_usage().await?;
     for looking in [works.iter().any(|work| work.has_conditions()), true] {
         let mut writing = core.backend.begin().await?;
         let mut changes = Changes::new();
         match write_in_order(core, &mut writing, versions, works, looking, &mut changes).await {
             Ok(outcomes) => {
-                core.commit_counted(writing, &stale(works), &changes).await?;
+                core.commit_counted(writing, &stale(works), &changes)
+                    .await?;
                 return Ok(outcomes);
             }
             Err(error) if error.is_the_jobs_own() => {
@@ -124,7 +160,11 @@ pub(super) async fn write(core: &Core, versions: &Versions, works: &[&Work]) -> 
 }
 
 /// Writes each behind a savepoint, so that one that is refused takes back only itself.
-async fn write_each(core: &Core, versions: &Versions, works: &[&Work]) -> Result<Vec<Outcome>, StoreError> {
+async fn write_each(
+    core: &Core,
+    versions: &Versions,
+    works: &[&Work],
+) -> Result<Vec<Outcome>, StoreError> {
     let mut writing = core.backend.begin().await?;
     let mut outcomes = Vec::with_capacity(works.len());
     let mut changes = Changes::new();
@@ -144,7 +184,8 @@ async fn write_each(core: &Core, versions: &Versions, works: &[&Work]) -> Result
         }
         writing.execute("RELEASE SAVEPOINT job").await?;
     }
-    core.commit_counted(writing, &stale(works), &changes).await?;
+    core.commit_counted(writing, &stale(works), &changes)
+        .await?;
     Ok(outcomes)
 }
 
@@ -189,14 +230,25 @@ async fn write_in_order(
     let mut outcomes = Vec::with_capacity(works.len());
     for batch in batches(works) {
         let mut seen = Seen::look(core, connection, batch, looking, changes).await?;
-        let verdicts: Vec<_> = batch.iter().map(|work| seen.decide(work, versions)).collect();
+        let verdicts: Vec<_> = batch
+            .iter()
+            .map(|work| seen.decide(work, versions))
+            .collect();
         if !looking && verdicts.iter().any(Result::is_err) {
-            return Err(CommitError::conflict("a commit, without a look at its instance,"));
+            return Err(CommitError::conflict(
+                "a commit, without a look at its instance,",
+            ));
         }
-        let accepted: Vec<&Work> =
-            batch.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok()).map(|(work, _)| *work).collect();
+        let accepted: Vec<&Work> = batch
+            .iter()
+            .zip(&verdicts)
+            .filter(|(_, verdict)| verdict.is_ok())
+            .map(|(work, _)| *work)
+            .collect();
         *changes = seen.changes;
-        let mut written = write_accepted(connection, &accepted, seen.entries, changes).await?.into_iter();
+        let mut written = write_accepted(connection, &accepted, seen.entries, changes)
+            .await?
+            .into_iter();
         for verdict in verdicts {
             outcomes.push(verdict.and_then(|()| written.next().ok_or_else(lost)));
         }
@@ -243,19 +295,38 @@ impl<'a> Seen<'a> {
         let mut rows = None;
         let mut trees = Trees::default();
         if looking {
-            let keys: Vec<Key<'a>> = batch.iter().flat_map(|work| work.created()).filter_map(NewRow::key).collect();
+            let keys: Vec<Key<'a>> = batch
+                .iter()
+                .flat_map(|work| work.created())
+                .filter_map(NewRow::key)
+                .collect();
             rows = Some(SeenRows {
                 current: commit::current(connection, &steps).await?,
                 pending: commit::pending(connection, &steps).await?,
-                keys: creation::with_keys(connection, &keys).await?.into_keys().collect(),
+                keys: creation::with_keys(connection, &keys)
+                    .await?
+                    .into_keys()
+                    .collect(),
             });
-            let creating = steps.iter().filter(|prepared| !prepared.instances.is_empty());
+            let creating = steps
+                .iter()
+                .filter(|prepared| !prepared.instances.is_empty());
             let roots = creating.map(|prepared| prepared.commit.instance.root());
             trees = Trees::lock(connection, roots.collect()).await?;
         }
-        let written = steps.iter().flat_map(|prepared| prepared.written()).collect();
+        let written = steps
+            .iter()
+            .flat_map(|prepared| prepared.written())
+            .collect();
         let entries = Entries::look(connection, written).await?;
-        Ok(Self { core, rows, entries, trees, changes: changes.clone(), claimed: changes.clone() })
+        Ok(Self {
+            core,
+            rows,
+            entries,
+            trees,
+            changes: changes.clone(),
+            claimed: changes.clone(),
+        })
     }
 
     /// Whether work may be written after all that was decided before it.
@@ -266,7 +337,8 @@ impl<'a> Seen<'a> {
         }
         if let Some(rows) = &mut self.rows {
             let taken = work.created().iter().filter_map(NewRow::key);
-            rows.keys.extend(taken.map(|(workflow, key)| (workflow, key.to_owned())));
+            rows.keys
+                .extend(taken.map(|(workflow, key)| (workflow, key.to_owned())));
         }
         Ok(())
     }
@@ -274,19 +346,38 @@ impl<'a> Seen<'a> {
 
 impl<'a> Seen<'a> {
     /// Returns whether a step may be written: its conditions hold, its entries can be written, and its team has room.
-    fn decide_step(&mut self, prepared: &'a PreparedCommit, versions: &Versions) -> Result<(), CommitError> {
+    fn decide_step(
+        &mut self,
+        prepared: &'a PreparedCommit,
+        versions: &Versions,
+    ) -> Result<(), CommitError> {
         if let Some(rows) = &self.rows {
             rows.check(prepared)?;
         }
-        let StepCommit { instance, effects, now, .. } = &prepared.commit;
+        let StepCommit {
+            instance,
+            effects,
+            now,
+            ..
+        } = &prepared.commit;
         let (team, mut amounts) = (&instance.team, prepared.amounts());
-        let Self { core, entries, trees, claimed, .. } = self;
+        let Self {
+            core,
+            entries,
+            trees,
+            claimed,
+            ..
+        } = self;
         let mut allow = |entries_bytes: i64| {
             amounts += Amounts::bytes(entries_bytes);
             if prepared.needs_room() {
                 let created = i64::try_from(prepared.instances.len()).unwrap_or(i64::MAX);
-                let more = Amounts { unfinished: created, bytes: amounts.bytes + prepared.metadata_bytes() };
-                core.usage.check(team, claimed.get(team).copied().unwrap_or_default(), more)?;
+                let more = Amounts {
+                    unfinished: created,
+                    bytes: amounts.bytes + prepared.metadata_bytes(),
+                };
+                core.usage
+                    .check(team, claimed.get(team).copied().unwrap_or_default(), more)?;
             }
             match prepared.instances.len() as u64 {
                 0 => Ok(()),
@@ -309,16 +400,26 @@ impl<'a> Seen<'a> {
         let mut own = HashSet::new();
         for row in new {
             let is_taken = |(workflow, key): Key<'_>| {
-                self.rows.as_ref().is_some_and(|rows| rows.keys.contains(&(workflow, key.to_owned())))
+                self.rows
+                    .as_ref()
+                    .is_some_and(|rows| rows.keys.contains(&(workflow, key.to_owned())))
             };
-            if row.key().is_none_or(|key| !is_taken(key) && own.insert(key)) {
+            if row
+                .key()
+                .is_none_or(|key| !is_taken(key) && own.insert(key))
+            {
                 change(&mut more, &row.instance.team, row.amounts());
             }
         }
         for (team, by) in &more {
-            self.core.usage.check(team, self.claimed.get(team).copied().unwrap_or_default(), *by)?;
+            self.core.usage.check(
+                team,
+                self.claimed.get(team).copied().unwrap_or_default(),
+                *by,
+            )?;
         }
-        more.iter().for_each(|(team, by)| change(&mut self.claimed, team, *by));
+        more.iter()
+            .for_each(|(team, by)| change(&mut self.claimed, team, *by));
         Ok(())
     }
 }
@@ -332,15 +433,29 @@ impl SeenRows {
             return Err(CommitError::conflict(format!("instance {}", instance.id)));
         }
         // An approval can be asked for and cancelled by one event.
-        let asked: HashSet<Uuid> = change.new_approvals.iter().map(|approval| approval.id).collect();
-        if change.decided.iter().any(|one| !self.pending.contains(&one.id) && !asked.contains(&one.id)) {
-            return Err(CommitError::conflict(format!("an approval of instance {}", instance.id)));
+        let asked: HashSet<Uuid> = change
+            .new_approvals
+            .iter()
+            .map(|approval| approval.id)
+            .collect();
+        if change
+            .decided
+            .iter()
+            .any(|one| !self.pending.contains(&one.id) && !asked.contains(&one.id))
+        {
+            return Err(CommitError::conflict(format!(
+                "an approval of instance {}",
+                instance.id
+            )));
         }
         let mut own = HashSet::new();
         for key in prepared.instances.iter().filter_map(NewRow::key) {
             if self.keys.contains(&(key.0, key.1.to_owned())) || !own.insert(key) {
                 // The step was told that the key was free. It runs again and is told otherwise.
-                return Err(CommitError::conflict(format!("the idempotency key '{}'", key.1.escape_debug())));
+                return Err(CommitError::conflict(format!(
+                    "the idempotency key '{}'",
+                    key.1.escape_debug()
+                )));
             }
         }
         Ok(())
@@ -369,7 +484,11 @@ async fn write_accepted(
         let created: Vec<_> = created.by_ref().take(work.created().len()).collect();
         match work {
             Work::Create(new) => {
-                for (row, _) in new.iter().zip(&created).filter(|(_, created)| !created.existing) {
+                for (row, _) in new
+                    .iter()
+                    .zip(&created)
+                    .filter(|(_, created)| !created.existing)
+                {
                     change(changes, &row.instance.team, row.amounts());
                 }
                 Ok(Written::Created(created))
@@ -386,8 +505,12 @@ async fn write_accepted(
 /// Returns how many descendants of each root these steps create.
 fn created_of_roots(steps: &[&PreparedCommit]) -> BTreeMap<Uuid, u64> {
     let mut created = BTreeMap::new();
-    for prepared in steps.iter().filter(|prepared| !prepared.instances.is_empty()) {
-        *created.entry(prepared.commit.instance.root()).or_default() += prepared.instances.len() as u64;
+    for prepared in steps
+        .iter()
+        .filter(|prepared| !prepared.instances.is_empty())
+    {
+        *created.entry(prepared.commit.instance.root()).or_default() +=
+            prepared.instances.len() as u64;
     }
     created
 }

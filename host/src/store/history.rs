@@ -153,8 +153,16 @@ impl Counted {
     pub fn merge(&mut self, other: &Self) {
         match (self, other) {
             (Self::Calls(calls), Self::Calls(others)) => calls.merge(others),
-            (Self::Events(events), Self::Events(others)) => *events = events.saturating_add(*others),
-            (Self::Level { sum, samples }, Self::Level { sum: others, samples: looks }) => {
+            (Self::Events(events), Self::Events(others)) => {
+                *events = events.saturating_add(*others)
+            }
+            (
+                Self::Level { sum, samples },
+                Self::Level {
+                    sum: others,
+                    samples: looks,
+                },
+            ) => {
                 *sum = sum.saturating_add(*others);
                 *samples = samples.saturating_add(*looks);
             }
@@ -181,12 +189,14 @@ impl Counted {
     fn read(kind: SeriesKind, row: &CountedRow) -> Result<Self, StoreError> {
         Ok(match kind {
             SeriesKind::Operation => Self::Calls(
-                Timings::from_bytes(&row.2).map_err(|problem| error::corrupt("a point's durations", problem))?,
+                Timings::from_bytes(&row.2)
+                    .map_err(|problem| error::corrupt("a point's durations", problem))?,
             ),
             SeriesKind::Counter => Self::Events(unsigned("a point's value", row.0)?),
-            SeriesKind::Gauge => {
-                Self::Level { sum: unsigned("a point's value", row.0)?, samples: unsigned("a point's samples", row.1)? }
-            }
+            SeriesKind::Gauge => Self::Level {
+                sum: unsigned("a point's value", row.0)?,
+                samples: unsigned("a point's samples", row.1)?,
+            },
         })
     }
 }
@@ -277,12 +287,19 @@ impl Store {
     /// Writes points of this host, in transactions of at most `batch` points. Each replaces what was written of the
     /// same series and step before. No two points may be of the same series and step. Answers how many were written,
     /// from the beginning, and why not all if they were not.
-    pub async fn write_history(&self, points: Vec<HistoryPoint>, batch: usize) -> (usize, Result<(), StoreError>) {
+    pub async fn write_history(
+        &self,
+        points: Vec<HistoryPoint>,
+        batch: usize,
+    ) -> (usize, Result<(), StoreError>) {
         let mut written = 0;
         for batch in points.chunks(batch.max(1)) {
             let (store, batch) = (self.clone(), batch.to_vec());
             let count = batch.len();
-            if let Err(error) = self.detached(async move { store.write_points(&batch).await }).await {
+            if let Err(error) = self
+                .detached(async move { store.write_points(&batch).await })
+                .await
+            {
                 return (written, Err(error));
             }
             written += count;
@@ -312,7 +329,13 @@ impl Store {
         }
         // In one order on all hosts, so that no two wait for each other.
         rows.sort_unstable_by_key(|row| (row.series, row.step, row.at));
-        let series: Vec<_> = series.into_iter().map(|(id, series)| SeriesRow { id, series: series.clone() }).collect();
+        let series: Vec<_> = series
+            .into_iter()
+            .map(|(id, series)| SeriesRow {
+                id,
+                series: series.clone(),
+            })
+            .collect();
         let mut writing = core.backend.begin().await?;
         let columns = [
             Column::Uuid(|row: &SeriesRow| row.id),
@@ -338,21 +361,39 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn own_history(&self, step: HistoryStep, at: Timestamp) -> Result<Vec<HistoryPoint>, StoreError> {
+    pub async fn own_history(
+        &self,
+        step: HistoryStep,
+        at: Timestamp,
+    ) -> Result<Vec<HistoryPoint>, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let core = store.core();
             let mut connection = core.backend.read().await?;
-            let binds =
-                vec![Bind::Number(signed(step.seconds())), Bind::Number(at.as_micros()), Bind::Id(core.host.id)];
+            let binds = vec![
+                Bind::Number(signed(step.seconds())),
+                Bind::Number(at.as_micros()),
+                Bind::Id(core.host.id),
+            ];
             let rows: Vec<(String, String, String, i64, i64, Vec<u8>)> =
-                Sql::with_binds(OF_HOST, binds).rows(&mut connection).await?;
+                Sql::with_binds(OF_HOST, binds)
+                    .rows(&mut connection)
+                    .await?;
             rows.into_iter()
                 .map(|(team, kind, name, value, samples, timings)| {
                     let kind = parse("a series' kind", &kind)?;
-                    let series = Series { team: team_of(&team)?, kind, name };
+                    let series = Series {
+                        team: team_of(&team)?,
+                        kind,
+                        name,
+                    };
                     let counted = Counted::read(kind, &(value, samples, timings))?;
-                    Ok(HistoryPoint { series, step, at, counted })
+                    Ok(HistoryPoint {
+                        series,
+                        step,
+                        at,
+                        counted,
+                    })
                 })
                 .collect()
         })
@@ -364,7 +405,10 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn history(&self, query: HistoryQuery) -> Result<Option<Vec<(Timestamp, Added)>>, StoreError> {
+    pub async fn history(
+        &self,
+        query: HistoryQuery,
+    ) -> Result<Option<Vec<(Timestamp, Added)>>, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.read().await?;
@@ -397,10 +441,15 @@ impl Store {
         let (store, team) = (self.clone(), team.cloned());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let rows: Vec<(String, String, String)> =
-                listed(team.as_ref(), step, (from, to)).rows(&mut connection).await?;
+            let rows: Vec<(String, String, String)> = listed(team.as_ref(), step, (from, to))
+                .rows(&mut connection)
+                .await?;
             let series = rows.into_iter().map(|(team, kind, name)| {
-                Ok(Series { team: team_of(&team)?, kind: parse("a series' kind", &kind)?, name })
+                Ok(Series {
+                    team: team_of(&team)?,
+                    kind: parse("a series' kind", &kind)?,
+                    name,
+                })
             });
             let mut series = series.collect::<Result<Vec<_>, StoreError>>()?;
             series.sort_unstable();
@@ -413,7 +462,12 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn delete_history(&self, step: HistoryStep, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+    pub async fn delete_history(
+        &self,
+        step: HistoryStep,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
@@ -456,36 +510,58 @@ impl Store {
 }
 
 fn team_of(text: &str) -> Result<Option<Name>, StoreError> {
-    if text == HOST { Ok(None) } else { parse("a series' team", text).map(Some) }
+    if text == HOST {
+        Ok(None)
+    } else {
+        parse("a series' team", text).map(Some)
+    }
 }
 
 /// The series of a name that a team may see.
 pub(super) fn named(query: &HistoryQuery) -> Sql {
     let mut sql = Sql::new("SELECT id FROM history_series WHERE kind = ");
-    sql.bind(query.kind.as_str().into()).push(" AND name = ").bind(query.name.as_str().into());
+    sql.bind(query.kind.as_str().into())
+        .push(" AND name = ")
+        .bind(query.name.as_str().into());
     if let Some(team) = &query.team {
-        sql.push(" AND team").within([HOST.into(), team.as_str().into()]);
+        sql.push(" AND team")
+            .within([HOST.into(), team.as_str().into()]);
     }
-    sql.push(" LIMIT ").bind(Bind::Number(SERIES_SHOWN_MAX.into()));
+    sql.push(" LIMIT ")
+        .bind(Bind::Number(SERIES_SHOWN_MAX.into()));
     sql
 }
 
 /// Of one host or, without one, of all. One row more than there may be, so that it is seen when there are more.
-pub(super) fn points(query: &HistoryQuery, ids: impl IntoIterator<Item = Uuid>, host: Option<Uuid>) -> Sql {
-    let mut sql = Sql::new("SELECT at, series_id, host, value, samples, timings FROM history_points WHERE series_id");
+pub(super) fn points(
+    query: &HistoryQuery,
+    ids: impl IntoIterator<Item = Uuid>,
+    host: Option<Uuid>,
+) -> Sql {
+    let mut sql = Sql::new(
+        "SELECT at, series_id, host, value, samples, timings FROM history_points WHERE series_id",
+    );
     sql.within(ids.into_iter().map(Bind::Id));
-    sql.push(" AND step = ").bind(Bind::Number(signed(query.step.seconds())));
-    sql.push(" AND at >= ").bind(Bind::Number(query.from.as_micros()));
-    sql.push(" AND at < ").bind(Bind::Number(query.to.as_micros()));
+    sql.push(" AND step = ")
+        .bind(Bind::Number(signed(query.step.seconds())));
+    sql.push(" AND at >= ")
+        .bind(Bind::Number(query.from.as_micros()));
+    sql.push(" AND at < ")
+        .bind(Bind::Number(query.to.as_micros()));
     if let Some(host) = host {
         sql.push(" AND host = ").bind(Bind::Id(host));
     }
-    sql.push(" LIMIT ").bind(Bind::Number(i64::from(query.rows_max) + 1));
+    sql.push(" LIMIT ")
+        .bind(Bind::Number(i64::from(query.rows_max) + 1));
     sql
 }
 
 /// The series of a team, and the host's, that have points in a period.
-pub(super) fn listed(team: Option<&Name>, step: HistoryStep, (from, to): (Timestamp, Timestamp)) -> Sql {
+pub(super) fn listed(
+    team: Option<&Name>,
+    step: HistoryStep,
+    (from, to): (Timestamp, Timestamp),
+) -> Sql {
     let mut sql = Sql::new("SELECT team, kind, name FROM history_series s WHERE team");
     match team {
         Some(team) => sql.within([HOST.into(), team.as_str().into()]),
@@ -493,18 +569,25 @@ pub(super) fn listed(team: Option<&Name>, step: HistoryStep, (from, to): (Timest
     };
     sql.push(" AND EXISTS (SELECT 1 FROM history_points p WHERE p.series_id = s.id AND p.step = ");
     sql.bind(Bind::Number(signed(step.seconds())));
-    sql.push(" AND p.at >= ").bind(Bind::Number(from.as_micros()));
+    sql.push(" AND p.at >= ")
+        .bind(Bind::Number(from.as_micros()));
     sql.push(" AND p.at < ").bind(Bind::Number(to.as_micros()));
-    sql.push(") LIMIT ").bind(Bind::Number(SERIES_SHOWN_MAX.into()));
+    sql.push(") LIMIT ")
+        .bind(Bind::Number(SERIES_SHOWN_MAX.into()));
     sql
 }
 
-fn add_up(query: &HistoryQuery, rows: Vec<AddedRow>) -> Result<Vec<(Timestamp, Added)>, StoreError> {
+fn add_up(
+    query: &HistoryQuery,
+    rows: Vec<AddedRow>,
+) -> Result<Vec<(Timestamp, Added)>, StoreError> {
     // By series and host within a step: what a gauge showed over time is averaged, and what several had is added.
     let mut steps: BTreeMap<Timestamp, BTreeMap<(Uuid, Uuid), Counted>> = BTreeMap::new();
     for (at, series, host, value, samples, timings) in rows {
         let counted = Counted::read(query.kind, &(value, samples, timings))?;
-        let parts = steps.entry(floor(Timestamp::from_micros(at), query.seconds)).or_default();
+        let parts = steps
+            .entry(floor(Timestamp::from_micros(at), query.seconds))
+            .or_default();
         match parts.entry((series, host)) {
             Entry::Occupied(known) => known.into_mut().merge(&counted),
             Entry::Vacant(place) => {
@@ -512,8 +595,12 @@ fn add_up(query: &HistoryQuery, rows: Vec<AddedRow>) -> Result<Vec<(Timestamp, A
             }
         }
     }
-    let added = |parts: BTreeMap<_, Counted>| parts.into_values().map(Added::from).reduce(Added::and);
-    Ok(steps.into_iter().filter_map(|(at, parts)| Some((at, added(parts)?))).collect())
+    let added =
+        |parts: BTreeMap<_, Counted>| parts.into_values().map(Added::from).reduce(Added::and);
+    Ok(steps
+        .into_iter()
+        .filter_map(|(at, parts)| Some((at, added(parts)?)))
+        .collect())
 }
 
 impl From<Counted> for Added {
@@ -534,7 +621,9 @@ impl Added {
                 calls.merge(&others);
                 Self::Calls(calls)
             }
-            (Self::Events(events), Self::Events(others)) => Self::Events(events.saturating_add(others)),
+            (Self::Events(events), Self::Events(others)) => {
+                Self::Events(events.saturating_add(others))
+            }
             (Self::Level(level), Self::Level(other)) => Self::Level(level + other),
             (one, _) => one,
         }
@@ -562,14 +651,26 @@ mod tests {
         let ids: std::collections::BTreeSet<_> = all.iter().map(Series::id).collect();
         assert_eq!(ids.len(), all.len());
         // Rows are found by it, so it may never change.
-        let known = Series { team: None, kind: SeriesKind::Gauge, name: "queue_depth".to_owned() }.id();
+        let known = Series {
+            team: None,
+            kind: SeriesKind::Gauge,
+            name: "queue_depth".to_owned(),
+        }
+        .id();
         assert_eq!(known.to_string(), "dd977afc-0eb1-8870-c721-4ed9fe7e8535");
     }
 
     #[test]
     fn steps_begin_at_their_multiples_before_1970_too() {
-        let begin = |micros| HistoryStep::Minute.begin(Timestamp::from_micros(micros)).as_micros();
-        assert_eq!((begin(0), begin(59_999_999), begin(60_000_000), begin(-1)), (0, 0, 60_000_000, -60_000_000));
+        let begin = |micros| {
+            HistoryStep::Minute
+                .begin(Timestamp::from_micros(micros))
+                .as_micros()
+        };
+        assert_eq!(
+            (begin(0), begin(59_999_999), begin(60_000_000), begin(-1)),
+            (0, 0, 60_000_000, -60_000_000)
+        );
     }
 
     #[test]
@@ -586,11 +687,29 @@ mod tests {
             rows_max: 9,
         };
         let row = |at: i64, host, sum, samples| {
-            (at * 1_000_000, Uuid::nil(), Uuid::from_u128(host), sum, samples, Vec::new())
+            (
+                at * 1_000_000,
+                Uuid::nil(),
+                Uuid::from_u128(host),
+                sum,
+                samples,
+                Vec::new(),
+            )
         };
-        let rows = vec![row(0, 1, 10, 1), row(50, 1, 60, 2), row(10, 2, 5, 1), row(60, 2, 7, 1)];
+        let rows = vec![
+            row(0, 1, 10, 1),
+            row(50, 1, 60, 2),
+            row(10, 2, 5, 1),
+            row(60, 2, 7, 1),
+        ];
         let added = add_up(&query, rows).expect("adds up");
         let minute = Timestamp::from_micros(60_000_000);
-        assert_eq!(added, [(Timestamp::default(), Added::Level(70.0 / 3.0 + 5.0)), (minute, Added::Level(7.0))]);
+        assert_eq!(
+            added,
+            [
+                (Timestamp::default(), Added::Level(70.0 / 3.0 + 5.0)),
+                (minute, Added::Level(7.0))
+            ]
+        );
     }
 }

@@ -79,14 +79,21 @@ struct Seen {
 impl Host {
     /// The host whose id stands in the data directory, so that a restart finds its own instances at once. Nobody else
     /// has this id while the lock is held.
-    pub(super) fn identify(data_dir: &Path, config: &HostsConfig) -> Result<(Self, Lock), StoreError> {
+    pub(super) fn identify(
+        data_dir: &Path,
+        config: &HostsConfig,
+    ) -> Result<(Self, Lock), StoreError> {
         let path = data_dir.join("host.id");
         let shown = path.display();
         let cannot = |what: &str, error: &dyn std::fmt::Display| {
-            StoreError::Settings(format!("cannot {what} {shown}, which holds this host's identity: {error}"))
+            StoreError::Settings(format!(
+                "cannot {what} {shown}, which holds this host's identity: {error}"
+            ))
         };
         private::create_folder(data_dir).map_err(|error| cannot("create the folder of", &error))?;
-        let mut file = private::read_and_write().open(&path).map_err(|error| cannot("open", &error))?;
+        let mut file = private::read_and_write()
+            .open(&path)
+            .map_err(|error| cannot("open", &error))?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::Locked(format!(
                 "another process has the data directory {}: stop it (`fuser {shown}` tells which it is), or give each \
@@ -96,15 +103,27 @@ impl Host {
             TryLockError::Error(error) => cannot("lock", &error),
         })?;
         let mut text = String::new();
-        file.read_to_string(&mut text).map_err(|error| cannot("read", &error))?;
+        file.read_to_string(&mut text)
+            .map_err(|error| cannot("read", &error))?;
         let id = if text.is_empty() {
             let id = Uuid::now_v7();
-            file.write_all(id.to_string().as_bytes()).map_err(|error| cannot("write", &error))?;
+            file.write_all(id.to_string().as_bytes())
+                .map_err(|error| cannot("write", &error))?;
             id
         } else {
-            text.trim().parse().map_err(|error| cannot("understand", &error))?
+            text.trim()
+                .parse()
+                .map_err(|error| cannot("understand", &error))?
         };
-        Ok((Self { id, config: config.clone(), seen: Mutex::default(), clock_told: AtomicI64::new(0) }, Lock(file)))
+        Ok((
+            Self {
+                id,
+                config: config.clone(),
+                seen: Mutex::default(),
+                clock_told: AtomicI64::new(0),
+            },
+            Lock(file),
+        ))
     }
 
     /// Whether other hosts must be told what is out of date.
@@ -170,7 +189,8 @@ impl Core {
     /// Renews the lease until `closing`, and takes over from hosts that do not.
     pub(super) async fn keep_lease(self: Arc<Self>, closing: CancellationToken) {
         let renewal = self.host.config.renewal;
-        let mut ticks = tokio::time::interval_at((self.clock.monotonic() + renewal).into(), renewal);
+        let mut ticks =
+            tokio::time::interval_at((self.clock.monotonic() + renewal).into(), renewal);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut clearings = CLEARINGS;
         loop {
@@ -204,7 +224,9 @@ impl Core {
                     }
                     self.caches.forget_everything();
                 }
-                Err(error) => tracing::warn!(%error, "could not renew this host's lease; other hosts may take over"),
+                Err(error) => {
+                    tracing::warn!(%error, "could not renew this host's lease; other hosts may take over")
+                }
             }
         }
         // The others need not wait for the lease to run out. If this fails, they do.
@@ -217,7 +239,9 @@ impl Core {
         let at = self.clock.monotonic();
         let lease = signed(self.host.config.lease.as_micros());
         let mut connection = self.backend.write().await?;
-        let Connection::Postgres(c) = &mut connection else { return Ok(()) };
+        let Connection::Postgres(c) = &mut connection else {
+            return Ok(());
+        };
         let asked = self.clock.now();
         let lease_until: i64 = sqlx::query_scalar(RENEW)
             .bind(self.host.id)
@@ -226,17 +250,27 @@ impl Core {
             .fetch_one(&mut **c)
             .await?;
         let database_now = Timestamp::from_micros(lease_until.saturating_sub(lease));
-        self.host.notice_clock(self.clock.correct(asked, database_now, self.clock.now()));
-        let peers: i64 = sqlx::query_scalar(PEERS).bind(self.host.id).fetch_one(&mut **c).await?;
+        self.host
+            .notice_clock(self.clock.correct(asked, database_now, self.clock.now()));
+        let peers: i64 = sqlx::query_scalar(PEERS)
+            .bind(self.host.id)
+            .fetch_one(&mut **c)
+            .await?;
         let peers = u64::try_from(peers).unwrap_or(0);
-        *self.host.seen.lock() = Seen { peers, at: Some(at) };
+        *self.host.seen.lock() = Seen {
+            peers,
+            at: Some(at),
+        };
         Ok(())
     }
 
     async fn resign(&self) -> Result<(), StoreError> {
         let mut connection = self.backend.write().await?;
         if let Connection::Postgres(c) = &mut connection {
-            sqlx::query(RESIGN).bind(self.host.id).execute(&mut **c).await?;
+            sqlx::query(RESIGN)
+                .bind(self.host.id)
+                .execute(&mut **c)
+                .await?;
         }
         Ok(())
     }
@@ -259,9 +293,17 @@ impl Core {
         let mut connection = self.backend.write().await?;
         let dead: Vec<Uuid> = match &mut connection {
             Connection::Sqlite(c) => {
-                sqlx::query_scalar("SELECT id FROM hosts WHERE id <> $1").bind(self.host.id).fetch_all(&mut **c).await?
+                sqlx::query_scalar("SELECT id FROM hosts WHERE id <> $1")
+                    .bind(self.host.id)
+                    .fetch_all(&mut **c)
+                    .await?
             }
-            Connection::Postgres(c) => sqlx::query_scalar(DEAD).bind(self.host.id).fetch_all(&mut **c).await?,
+            Connection::Postgres(c) => {
+                sqlx::query_scalar(DEAD)
+                    .bind(self.host.id)
+                    .fetch_all(&mut **c)
+                    .await?
+            }
         };
         drop(connection);
         let mut taken = 0;
@@ -272,7 +314,10 @@ impl Core {
         if taken == 0 {
             let mut connection = self.backend.write().await?;
             if let Connection::Postgres(c) = &mut connection {
-                sqlx::query(FORGET).bind(signed(FORGOTTEN_AFTER.as_micros())).execute(&mut **c).await?;
+                sqlx::query(FORGET)
+                    .bind(signed(FORGOTTEN_AFTER.as_micros()))
+                    .execute(&mut **c)
+                    .await?;
             }
         }
         Ok(taken)
@@ -281,26 +326,50 @@ impl Core {
     /// Counts a crash for what a host that is gone was driving when it last renewed its lease, once.
     async fn count_crashes_of(&self, host: Uuid) -> Result<(), StoreError> {
         let mut writing = self.backend.begin().await?;
-        let Connection::Postgres(c) = &mut *writing else { return writing.rollback().await };
-        let in_hand: Option<String> = sqlx::query_scalar(IN_HAND).bind(host).fetch_optional(&mut **c).await?;
-        let ids: Vec<Uuid> = in_hand.iter().flat_map(|ids| ids.split(',')).filter_map(|id| id.parse().ok()).collect();
+        let Connection::Postgres(c) = &mut *writing else {
+            return writing.rollback().await;
+        };
+        let in_hand: Option<String> = sqlx::query_scalar(IN_HAND)
+            .bind(host)
+            .fetch_optional(&mut **c)
+            .await?;
+        let ids: Vec<Uuid> = in_hand
+            .iter()
+            .flat_map(|ids| ids.split(','))
+            .filter_map(|id| id.parse().ok())
+            .collect();
         if ids.is_empty() {
             return writing.rollback().await;
         }
         // Whoever marks the list counts; should the host come back, it sees that its crash was counted.
-        sqlx::query("UPDATE hosts SET in_hand = '-' || in_hand WHERE id = $1").bind(host).execute(&mut **c).await?;
+        sqlx::query("UPDATE hosts SET in_hand = '-' || in_hand WHERE id = $1")
+            .bind(host)
+            .execute(&mut **c)
+            .await?;
         writing.commit().await?;
         self.count_crashes(&ids).await
     }
 
     /// Takes out the instances for which another host has counted this host's last crash.
-    pub(super) async fn without_counted(&self, mut crashed: Vec<Uuid>) -> Result<Vec<Uuid>, StoreError> {
+    pub(super) async fn without_counted(
+        &self,
+        mut crashed: Vec<Uuid>,
+    ) -> Result<Vec<Uuid>, StoreError> {
         let mut connection = self.backend.read().await?;
-        let Connection::Postgres(c) = &mut connection else { return Ok(crashed) };
+        let Connection::Postgres(c) = &mut connection else {
+            return Ok(crashed);
+        };
         let sql = "SELECT in_hand FROM hosts WHERE id = $1 AND in_hand LIKE '-%'";
-        let counted: Option<String> = sqlx::query_scalar(sql).bind(self.host.id).fetch_optional(&mut **c).await?;
+        let counted: Option<String> = sqlx::query_scalar(sql)
+            .bind(self.host.id)
+            .fetch_optional(&mut **c)
+            .await?;
         let counted = counted.unwrap_or_default();
-        let counted: Vec<Uuid> = counted.trim_start_matches('-').split(',').filter_map(|id| id.parse().ok()).collect();
+        let counted: Vec<Uuid> = counted
+            .trim_start_matches('-')
+            .split(',')
+            .filter_map(|id| id.parse().ok())
+            .collect();
         crashed.retain(|id| !counted.contains(id));
         Ok(crashed)
     }
@@ -308,7 +377,8 @@ impl Core {
     /// Takes a part of each team's, so that none has to wait until another's backlog is taken.
     async fn take_from(&self, host: Uuid) -> Result<u64, StoreError> {
         let mut writing = self.backend.begin().await?;
-        let teams: Vec<String> = on!(writing, c => sqlx::query_scalar(TEAMS_OF).bind(host).fetch_all(c).await)?;
+        let teams: Vec<String> =
+            on!(writing, c => sqlx::query_scalar(TEAMS_OF).bind(host).fetch_all(c).await)?;
         // Another host may be taking the same ones; on SQLite there is none, and no such words.
         let sql = match &*writing {
             Connection::Sqlite(_) => {
@@ -340,7 +410,10 @@ impl Core {
         }
         let mut stale = Vec::with_capacity(rows.len());
         for (team, id) in rows {
-            stale.push(Stale::Instance { team: parse::<Name>("an instance's team", &team)?, id });
+            stale.push(Stale::Instance {
+                team: parse::<Name>("an instance's team", &team)?,
+                id,
+            });
         }
         self.commit(writing, &stale).await?;
         Ok(u64::try_from(stale.len()).unwrap_or(u64::MAX))
@@ -352,7 +425,10 @@ mod tests {
     use super::*;
 
     fn host(folder: &Path) -> Result<(Host, Lock), StoreError> {
-        let config = HostsConfig { lease: Duration::from_secs(15), renewal: Duration::from_secs(3) };
+        let config = HostsConfig {
+            lease: Duration::from_secs(15),
+            renewal: Duration::from_secs(3),
+        };
         Host::identify(folder, &config)
     }
 
@@ -378,8 +454,10 @@ mod tests {
     fn a_clock_that_is_wrong_is_told_once_and_again_when_it_has_moved() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (host, _lock) = host(folder.path()).expect("is identified");
-        let told = [900_000, 1_000_000, 1_000_001, 1_000_002, 1_900_000, 2_000_002, 999_999, 0]
-            .map(|behind| host.notice_clock(behind));
+        let told = [
+            900_000, 1_000_000, 1_000_001, 1_000_002, 1_900_000, 2_000_002, 999_999, 0,
+        ]
+        .map(|behind| host.notice_clock(behind));
         assert_eq!(told, [false, false, true, false, false, true, true, false]);
         assert!(host.notice_clock(-5_000_000));
     }
@@ -390,10 +468,19 @@ mod tests {
         let (host, _lock) = host(folder.path()).expect("is identified");
         let now = crate::clock::Clock::System.monotonic();
         assert!(host.announces(now), "nothing is known yet");
-        *host.seen.lock() = Seen { peers: 0, at: Some(now) };
+        *host.seen.lock() = Seen {
+            peers: 0,
+            at: Some(now),
+        };
         assert!(!host.announces(now + Duration::from_secs(5)));
-        assert!(host.announces(now + Duration::from_secs(6)), "what it knows is old");
-        *host.seen.lock() = Seen { peers: 1, at: Some(now) };
+        assert!(
+            host.announces(now + Duration::from_secs(6)),
+            "what it knows is old"
+        );
+        *host.seen.lock() = Seen {
+            peers: 1,
+            at: Some(now),
+        };
         assert!(host.announces(now));
     }
 }

@@ -15,7 +15,8 @@ use crate::model::{Name, RequestHash};
 /// Rows that are deleted in one transaction.
 const DELETED_MAX: i64 = 1_000;
 
-const KNOWN: &str = "SELECT request_hash, answer FROM idempotency_keys WHERE team = $1 AND route = $2 AND key = $3";
+const KNOWN: &str =
+    "SELECT request_hash, answer FROM idempotency_keys WHERE team = $1 AND route = $2 AND key = $3";
 const RESERVE: &str = "INSERT INTO idempotency_keys (team, route, key, request_hash, created_at) \
     SELECT $1, $2, $3, $4, $5 WHERE (SELECT COUNT(*) FROM idempotency_keys WHERE team = $1) < $6 \
     ON CONFLICT (team, route, key) DO NOTHING";
@@ -24,8 +25,7 @@ const ANSWER: &str = "UPDATE idempotency_keys SET answer = $4 \
     WHERE team = $1 AND route = $2 AND key = $3 AND answer IS NULL";
 const RELEASE: &str = "DELETE FROM idempotency_keys \
     WHERE team = $1 AND route = $2 AND key = $3 AND request_hash = $4 AND answer IS NULL";
-pub(super) const OLD: &str =
-    "SELECT team, route, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2";
+pub(super) const OLD: &str = "SELECT team, route, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2";
 
 /// A request that is to happen once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +64,19 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn reserve_idempotency_key(&self, request: KeyedRequest, most: u32) -> Result<Reservation, StoreError> {
+    pub async fn reserve_idempotency_key(
+        &self,
+        request: KeyedRequest,
+        most: u32,
+    ) -> Result<Reservation, StoreError> {
         let (store, now) = (self.clone(), self.now());
         self.detached(async move {
-            let KeyedRequest { team, route, key, hash } = request;
+            let KeyedRequest {
+                team,
+                route,
+                key,
+                hash,
+            } = request;
             let mut writing = store.core().backend.begin().await?;
             let reserved = on!(writing, c => sqlx::query(RESERVE)
                 .bind(team.as_str())
@@ -93,7 +102,10 @@ impl Store {
             Ok(match known {
                 None => Reservation::Exhausted,
                 Some(row) if row.request_hash != hash => Reservation::OtherRequest,
-                Some(KnownRow { answer: Some(answer), .. }) => Reservation::Answered(answer),
+                Some(KnownRow {
+                    answer: Some(answer),
+                    ..
+                }) => Reservation::Answered(answer),
                 Some(_) => Reservation::Open,
             })
         })
@@ -104,7 +116,11 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn keep_answer(&self, request: KeyedRequest, answer: String) -> Result<(), StoreError> {
+    pub async fn keep_answer(
+        &self,
+        request: KeyedRequest,
+        answer: String,
+    ) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
@@ -121,7 +137,12 @@ impl Store {
     pub async fn release_idempotency_key(&self, request: KeyedRequest) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let KeyedRequest { team, route, key, hash } = request;
+            let KeyedRequest {
+                team,
+                route,
+                key,
+                hash,
+            } = request;
             let mut writing = store.core().backend.begin().await?;
             on!(writing, c => sqlx::query(RELEASE)
                 .bind(team.as_str())
@@ -159,7 +180,11 @@ impl Store {
 }
 
 /// Keeps the answer in an open transaction. False if there is one already, or no reservation.
-pub(super) async fn keep(writing: &mut Writing, request: &KeyedRequest, answer: &str) -> Result<bool, StoreError> {
+pub(super) async fn keep(
+    writing: &mut Writing,
+    request: &KeyedRequest,
+    answer: &str,
+) -> Result<bool, StoreError> {
     let kept = on!(writing, c => sqlx::query(ANSWER)
         .bind(request.team.as_str())
         .bind(request.route)

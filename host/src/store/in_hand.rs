@@ -40,15 +40,27 @@ impl InHand {
     pub(super) fn open(data_dir: &Path) -> Result<(Self, Vec<Uuid>), StoreError> {
         let path = data_dir.join("in-hand");
         let cannot = |error: std::io::Error| {
-            StoreError::Settings(format!("cannot use {}, which tells what a crash hit: {error}", path.display()))
+            StoreError::Settings(format!(
+                "cannot use {}, which tells what a crash hit: {error}",
+                path.display()
+            ))
         };
         let mut file = private::read_and_write().open(&path).map_err(cannot)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(cannot)?;
         // A rest of less than an id is a write that the crash cut off.
-        let ids = bytes.chunks_exact(16).filter_map(|id| Uuid::from_slice(id).ok()).filter(|id| !id.is_nil());
+        let ids = bytes
+            .chunks_exact(16)
+            .filter_map(|id| Uuid::from_slice(id).ok())
+            .filter(|id| !id.is_nil());
         let ids = ids.collect();
-        Ok((Self { file, state: Mutex::default() }, ids))
+        Ok((
+            Self {
+                file,
+                state: Mutex::default(),
+            },
+            ids,
+        ))
     }
 
     /// Forgets everything: the process ends in an orderly way, or what stood there was counted.
@@ -63,21 +75,34 @@ impl InHand {
         let next = u64::try_from(state.of.len() + state.free.len()).unwrap_or(u64::MAX);
         let place = state.free.pop().unwrap_or(next);
         state.of.insert(id, place);
-        self.noted(self.file.write_all_at(id.as_bytes(), place.saturating_mul(ID_BYTES)));
+        self.noted(
+            self.file
+                .write_all_at(id.as_bytes(), place.saturating_mul(ID_BYTES)),
+        );
     }
 
     /// It rests.
     pub(super) fn put_down(&self, id: Uuid) {
         let mut state = self.state.lock();
-        let Some(place) = state.of.remove(&id) else { return };
+        let Some(place) = state.of.remove(&id) else {
+            return;
+        };
         state.free.push(place);
-        self.noted(self.file.write_all_at(Uuid::nil().as_bytes(), place.saturating_mul(ID_BYTES)));
+        self.noted(
+            self.file
+                .write_all_at(Uuid::nil().as_bytes(), place.saturating_mul(ID_BYTES)),
+        );
     }
 
     /// Some of what stands in it, as other hosts are told: ids with commas between.
     pub(super) fn sample(&self) -> String {
         let state = self.state.lock();
-        let ids: Vec<_> = state.of.keys().take(SAMPLE_MAX).map(Uuid::to_string).collect();
+        let ids: Vec<_> = state
+            .of
+            .keys()
+            .take(SAMPLE_MAX)
+            .map(Uuid::to_string)
+            .collect();
         ids.join(",")
     }
 

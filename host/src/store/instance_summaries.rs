@@ -116,14 +116,23 @@ impl SummaryRow {
             project_id: self.project_id,
             started_by: self.started_by,
             status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
-            current_step: error::readable(self.current_step.map(|step| parse::<StepId>("an instance's step", &step))),
+            current_step: error::readable(
+                self.current_step
+                    .map(|step| parse::<StepId>("an instance's step", &step)),
+            ),
             version: unsigned("an instance's version", self.version)?,
             metadata: Json::stored(self.metadata),
-            failure: error::readable(self.failure.map(|text| from_json::<Failure>("an instance's failure", &text))),
+            failure: error::readable(
+                self.failure
+                    .map(|text| from_json::<Failure>("an instance's failure", &text)),
+            ),
             root_id: self.root_id,
             crashes: unsigned("an instance's crashes", self.crashes)?,
             quarantined_at: self.quarantined_at.map(Timestamp::from_micros),
-            traceparent: error::readable(self.traceparent.map(|text| parse("an instance's traceparent", &text))),
+            traceparent: error::readable(
+                self.traceparent
+                    .map(|text| parse("an instance's traceparent", &text)),
+            ),
             created_at: Timestamp::from_micros(self.created_at),
             started_at: Timestamp::from_micros(self.started_at),
             updated_at: Timestamp::from_micros(self.updated_at),
@@ -133,10 +142,15 @@ impl SummaryRow {
 }
 
 /// A page with its size in memory.
-pub(super) fn page(rows: Vec<SummaryRow>) -> Result<Fresh<Arc<Vec<Arc<InstanceSummary>>>>, StoreError> {
+pub(super) fn page(
+    rows: Vec<SummaryRow>,
+) -> Result<Fresh<Arc<Vec<Arc<InstanceSummary>>>>, StoreError> {
     let bytes = rows.iter().map(SummaryRow::bytes).sum();
     let summaries = rows.into_iter().map(|row| row.into_summary().map(Arc::new));
-    Ok(Fresh::new(Arc::new(summaries.collect::<Result<_, _>>()?), bytes))
+    Ok(Fresh::new(
+        Arc::new(summaries.collect::<Result<_, _>>()?),
+        bytes,
+    ))
 }
 
 /// Text columns in bytes: neither database reads a long text to say how long it is.
@@ -164,24 +178,33 @@ impl Store {
             let mut connection = store.read().await?;
             let of = |columns: &str, ids: &[Uuid]| {
                 let mut sql = Sql::new(columns);
-                sql.bind(team.as_str().into()).push(" AND id").within(ids.iter().copied().map(Bind::Id));
+                sql.bind(team.as_str().into())
+                    .push(" AND id")
+                    .within(ids.iter().copied().map(Bind::Id));
                 sql
             };
             let sizes: Vec<(Uuid, i64)> = of(SIZES, &ids).rows(&mut connection).await?;
             let sizes: HashMap<Uuid, i64> = sizes.into_iter().collect();
             let mut bytes = 0;
             let fitting = ids.iter().take_while(|id| {
-                bytes += sizes.get(id).map_or(0, |size| usize::try_from(*size).unwrap_or(usize::MAX));
+                bytes += sizes
+                    .get(id)
+                    .map_or(0, |size| usize::try_from(*size).unwrap_or(usize::MAX));
                 bytes <= bytes_max
             });
             let count = fitting.count().max(1);
             let columns = "SELECT id, input, output FROM workflow_instances WHERE team = ";
             let rows: Vec<(Uuid, String, Option<String>)> =
-                of(columns, ids.get(..count).unwrap_or_default()).rows(&mut connection).await?;
+                of(columns, ids.get(..count).unwrap_or_default())
+                    .rows(&mut connection)
+                    .await?;
             drop(connection);
             let mut payloads = HashMap::with_capacity(rows.len());
             for (id, input, output) in rows {
-                let payload = InstancePayload { input: Json::stored(input), output: output.map(Json::stored) };
+                let payload = InstancePayload {
+                    input: Json::stored(input),
+                    output: output.map(Json::stored),
+                };
                 payloads.insert(id, payload);
             }
             Ok((count, payloads))

@@ -9,12 +9,14 @@ use super::cache::{Fresh, Noun};
 use super::listing::{self, Cursor, Order, Period, Turn};
 use super::sql::{Bind, Sql};
 use super::{
-    InstanceSummary, KeyHolders, Page, Store, StoreError, creation, error, from_json, instance_summaries, parse,
-    signed, unsigned,
+    InstanceSummary, KeyHolders, Page, Store, StoreError, creation, error, from_json,
+    instance_summaries, parse, signed, unsigned,
 };
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
-use crate::model::{Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Json, Name, StepId};
+use crate::model::{
+    Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Json, Name, StepId,
+};
 
 /// Which instances of a team to list; none of the fields: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -42,13 +44,27 @@ pub struct InstanceFilter {
 impl InstanceFilter {
     /// Lists by a period go by its time, and so does the list of all.
     fn order(&self) -> Order {
-        let Self { workflow, status, entity_type, project_id, started_by, created, started, quarantined, .. } = self;
+        let Self {
+            workflow,
+            status,
+            entity_type,
+            project_id,
+            started_by,
+            created,
+            started,
+            quarantined,
+            ..
+        } = self;
         let texts = [entity_type, project_id, started_by];
         if !created.is_open() {
             Order::Created
         } else if !started.is_open() {
             Order::Started
-        } else if *quarantined || workflow.is_some() || status.is_some() || texts.into_iter().any(Option::is_some) {
+        } else if *quarantined
+            || workflow.is_some()
+            || status.is_some()
+            || texts.into_iter().any(Option::is_some)
+        {
             Order::Key
         } else {
             Order::Created
@@ -60,7 +76,11 @@ impl InstanceFilter {
         if self.quarantined && self.order() == Order::Key {
             return Some("idx_workflow_instances_quarantined");
         }
-        let by_status = Self { status: self.status, created: self.created, ..Self::default() };
+        let by_status = Self {
+            status: self.status,
+            created: self.created,
+            ..Self::default()
+        };
         (self.status.is_some() && *self == by_status).then(|| match self.order() {
             Order::Created => "idx_workflow_instances_status_created",
             _ => "idx_workflow_instances_status",
@@ -74,7 +94,10 @@ impl InstanceFilter {
             Order::Started => Some(instance.started_at),
             Order::Key | Order::At | Order::Expires | Order::Completed => None,
         };
-        Cursor { at, key: instance.id }
+        Cursor {
+            at,
+            key: instance.id,
+        }
     }
 }
 
@@ -112,8 +135,14 @@ pub(super) struct InstanceRow {
 
 impl InstanceRow {
     fn bytes(&self) -> usize {
-        let json = [&self.pins, &self.input, &self.metadata].map(String::len).iter().sum::<usize>();
-        let ends = [&self.output, &self.failure].map(|text| text.as_ref().map_or(0, String::len)).iter().sum::<usize>();
+        let json = [&self.pins, &self.input, &self.metadata]
+            .map(String::len)
+            .iter()
+            .sum::<usize>();
+        let ends = [&self.output, &self.failure]
+            .map(|text| text.as_ref().map_or(0, String::len))
+            .iter()
+            .sum::<usize>();
         (json + ends).saturating_add(1_024)
     }
 
@@ -136,15 +165,24 @@ impl InstanceRow {
             project_id: self.project_id,
             started_by: self.started_by,
             status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
-            current_step: self.current_step.map(|step| parse::<StepId>("an instance's step", &step)).transpose()?,
+            current_step: self
+                .current_step
+                .map(|step| parse::<StepId>("an instance's step", &step))
+                .transpose()?,
             version: unsigned("an instance's version", self.version)?,
             input: Json::stored(self.input),
             output: self.output.map(Json::stored),
             metadata: Json::stored(self.metadata),
-            failure: error::readable(self.failure.map(|text| from_json::<Failure>("an instance's failure", &text))),
+            failure: error::readable(
+                self.failure
+                    .map(|text| from_json::<Failure>("an instance's failure", &text)),
+            ),
             depth: unsigned("an instance's depth", self.depth)?,
             root_id: self.root_id,
-            traceparent: error::readable(self.traceparent.map(|text| parse("an instance's traceparent", &text))),
+            traceparent: error::readable(
+                self.traceparent
+                    .map(|text| parse("an instance's traceparent", &text)),
+            ),
             created_at: Timestamp::from_micros(self.created_at),
             started_at: Timestamp::from_micros(self.started_at),
             updated_at: Timestamp::from_micros(self.updated_at),
@@ -177,10 +215,14 @@ impl AttemptRow {
             instance_id: self.instance_id,
             step: parse("an attempt's step", &self.step)?,
             number: unsigned("an attempt's number", self.number)?,
-            outcome: outcome.ok_or_else(|| error::corrupt("an attempt's outcome", &self.outcome))?,
+            outcome: outcome
+                .ok_or_else(|| error::corrupt("an attempt's outcome", &self.outcome))?,
             plugin: self.plugin,
             output: self.output.map(Json::stored),
-            failure: error::readable(self.failure.map(|text| from_json::<Failure>("an attempt's failure", &text))),
+            failure: error::readable(
+                self.failure
+                    .map(|text| from_json::<Failure>("an attempt's failure", &text)),
+            ),
             started_at: Timestamp::from_micros(self.started_at),
             finished_at: Timestamp::from_micros(self.finished_at),
             retry_at: self.retry_at.map(Timestamp::from_micros),
@@ -191,13 +233,24 @@ impl AttemptRow {
 /// Puts the SQL of [`Store::instances`] together.
 pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) -> Sql {
     let text = |value: &Option<String>| value.as_deref().map(Bind::from);
-    let mut sql = Sql::new(format!("SELECT {} FROM workflow_instances", instance_summaries::COLUMNS));
-    sql.index_on_sqlite(filter.index()).push(" WHERE team = ").bind(team.as_str().into());
+    let mut sql = Sql::new(format!(
+        "SELECT {} FROM workflow_instances",
+        instance_summaries::COLUMNS
+    ));
+    sql.index_on_sqlite(filter.index())
+        .push(" WHERE team = ")
+        .bind(team.as_str().into());
     if let Some(workflow) = &filter.workflow {
-        sql.and("workflow_id = (SELECT id FROM workflows WHERE team =", Some(team.as_str().into()));
+        sql.and(
+            "workflow_id = (SELECT id FROM workflows WHERE team =",
+            Some(team.as_str().into()),
+        );
         sql.and("name =", Some(workflow.as_str().into())).push(")");
     }
-    sql.and("status =", filter.status.map(|status| status.as_str().into()));
+    sql.and(
+        "status =",
+        filter.status.map(|status| status.as_str().into()),
+    );
     sql.and("entity_type =", text(&filter.entity_type));
     sql.and("entity_id =", text(&filter.entity_id));
     sql.and("project_id =", text(&filter.project_id));
@@ -211,8 +264,21 @@ pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) ->
         _ => (filter.created, filter.started),
     };
     listing::push_period(&mut sql, "started_at", other);
-    let after = page.after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
-    listing::push_page(&mut sql, Turn { order, key: "id", descending: true }, period, after, page.limit);
+    let after = page.after.map(|after| Cursor {
+        at: after.at,
+        key: Bind::Id(after.key),
+    });
+    listing::push_page(
+        &mut sql,
+        Turn {
+            order,
+            key: "id",
+            descending: true,
+        },
+        period,
+        after,
+        page.limit,
+    );
     sql
 }
 
@@ -221,13 +287,22 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn instance(&self, team: &Name, id: Uuid) -> Result<Option<Arc<Instance>>, StoreError> {
-        self.cached(&self.core().caches.instances, (team.clone(), id), 0, |store, (team, id)| async move {
-            let mut connection = store.read().await?;
-            let row = row_of(&mut connection, &team, id).await?;
-            drop(connection);
-            row.map(InstanceRow::into_fresh).transpose()
-        })
+    pub async fn instance(
+        &self,
+        team: &Name,
+        id: Uuid,
+    ) -> Result<Option<Arc<Instance>>, StoreError> {
+        self.cached(
+            &self.core().caches.instances,
+            (team.clone(), id),
+            0,
+            |store, (team, id)| async move {
+                let mut connection = store.read().await?;
+                let row = row_of(&mut connection, &team, id).await?;
+                drop(connection);
+                row.map(InstanceRow::into_fresh).transpose()
+            },
+        )
         .await
     }
 
@@ -236,7 +311,10 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn instances_with_keys(&self, mut keys: Vec<(Uuid, String)>) -> Result<KeyHolders, StoreError> {
+    pub async fn instances_with_keys(
+        &self,
+        mut keys: Vec<(Uuid, String)>,
+    ) -> Result<KeyHolders, StoreError> {
         keys.sort_unstable();
         keys.dedup();
         if keys.is_empty() {
@@ -244,7 +322,10 @@ impl Store {
         }
         let store = self.clone();
         self.detached(async move {
-            let keys: Vec<_> = keys.iter().map(|(workflow, key)| (*workflow, key.as_str())).collect();
+            let keys: Vec<_> = keys
+                .iter()
+                .map(|(workflow, key)| (*workflow, key.as_str()))
+                .collect();
             let mut connection = store.read().await?;
             connection.charge_rows(keys.len());
             creation::with_keys(&mut connection, &keys).await
@@ -265,7 +346,10 @@ impl Store {
                 .bind(now.as_micros())
                 .fetch_all(c)
                 .await)?;
-            teams.iter().map(|team| parse("an instance's team", team)).collect()
+            teams
+                .iter()
+                .map(|team| parse("an instance's team", team))
+                .collect()
         })
         .await
     }
@@ -274,7 +358,12 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn due_instances(&self, team: &Name, now: Timestamp, limit: u32) -> Result<Vec<Uuid>, StoreError> {
+    pub async fn due_instances(
+        &self,
+        team: &Name,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Uuid>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
@@ -305,12 +394,17 @@ impl Store {
         let caches = &self.core().caches;
         let key = (team.clone(), filter.clone(), page.clone());
         let generation = caches.generations.of(team, Noun::Instances);
-        let rows = self.cached(&caches.instance_lists, key, generation, |store, (team, filter, page)| async move {
-            let mut connection = store.read().await?;
-            let rows = list(&team, &filter, &page).rows(&mut connection).await?;
-            drop(connection);
-            Ok(Some(instance_summaries::page(rows)?))
-        });
+        let rows = self.cached(
+            &caches.instance_lists,
+            key,
+            generation,
+            |store, (team, filter, page)| async move {
+                let mut connection = store.read().await?;
+                let rows = list(&team, &filter, &page).rows(&mut connection).await?;
+                drop(connection);
+                Ok(Some(instance_summaries::page(rows)?))
+            },
+        );
         Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
     }
 
@@ -318,7 +412,10 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn count_instances(&self, team: &Name) -> Result<Vec<(InstanceStatus, u64)>, StoreError> {
+    pub async fn count_instances(
+        &self,
+        team: &Name,
+    ) -> Result<Vec<(InstanceStatus, u64)>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
@@ -351,7 +448,11 @@ pub(super) const DUE_TEAMS: &str = "WITH RECURSIVE teams (team) AS ( \
     WHERE due.owner = $1 AND due.team = teams.team AND due.wake_at <= $2)";
 
 /// The team is compared by the database: another team's row must cost what a missing one does, however long it is.
-async fn row_of(connection: &mut Connection, team: &Name, id: Uuid) -> Result<Option<InstanceRow>, StoreError> {
+async fn row_of(
+    connection: &mut Connection,
+    team: &Name,
+    id: Uuid,
+) -> Result<Option<InstanceRow>, StoreError> {
     Ok(on!(connection, c => sqlx::query_as(
         "SELECT id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, project_id, \
          started_by, status, current_step, version, input, output, metadata, failure, depth, root_id, created_at, \

@@ -39,9 +39,17 @@ impl<K: FromStr<Err: fmt::Display>> FromStr for Cursor<K> {
             Some((at, key)) => (Some(at), key),
             None => (None, text),
         };
-        let wrong = |problem: &dyn fmt::Display| format!("give what a page answers as `next`: {problem}");
-        let at = at.map(str::parse).transpose().map_err(|error| wrong(&error))?.map(Timestamp::from_micros);
-        Ok(Self { at, key: key.parse().map_err(|error| wrong(&error))? })
+        let wrong =
+            |problem: &dyn fmt::Display| format!("give what a page answers as `next`: {problem}");
+        let at = at
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| wrong(&error))?
+            .map(Timestamp::from_micros);
+        Ok(Self {
+            at,
+            key: key.parse().map_err(|error| wrong(&error))?,
+        })
     }
 }
 
@@ -110,19 +118,40 @@ pub(super) fn push_period(sql: &mut Sql, column: &str, period: Period) {
 }
 
 /// What comes after the cursor, in order, and no more than `limit`. `period` is of the time that the list goes by.
-pub(super) fn push_page(sql: &mut Sql, turn: Turn, mut period: Period, after: Option<Cursor<Bind>>, limit: u32) {
-    let Turn { order, key, descending } = turn;
-    let (compare, direction) = if descending { ("<", " DESC") } else { (">", "") };
+pub(super) fn push_page(
+    sql: &mut Sql,
+    turn: Turn,
+    mut period: Period,
+    after: Option<Cursor<Bind>>,
+    limit: u32,
+) {
+    let Turn {
+        order,
+        key,
+        descending,
+    } = turn;
+    let (compare, direction) = if descending {
+        ("<", " DESC")
+    } else {
+        (">", "")
+    };
     if let Some(column) = order.column() {
         // A cursor is a closer bound than the period's. With both, SQLite might begin at the farther one.
         if after.is_some() {
-            let end = if descending { &mut period.to } else { &mut period.from };
+            let end = if descending {
+                &mut period.to
+            } else {
+                &mut period.from
+            };
             *end = None;
         }
         push_period(sql, column, period);
         if let Some(Cursor { at, key: last }) = after {
             sql.push(&format!(" AND ({column}, {key}) {compare} ("));
-            sql.bind(Bind::Number(at.unwrap_or_default().as_micros())).push(", ").bind(last).push(")");
+            sql.bind(Bind::Number(at.unwrap_or_default().as_micros()))
+                .push(", ")
+                .bind(last)
+                .push(")");
         }
         sql.push(&format!(" ORDER BY {column}{direction}, {key}{direction}"));
     } else {
@@ -140,20 +169,39 @@ mod tests {
     #[test]
     fn cursors_survive_their_text() {
         let id = Uuid::from_u128(7);
-        for at in [None, Some(Timestamp::from_micros(1_800_000_000_000_000)), Some(Timestamp::from_micros(-1))] {
+        for at in [
+            None,
+            Some(Timestamp::from_micros(1_800_000_000_000_000)),
+            Some(Timestamp::from_micros(-1)),
+        ] {
             let cursor = Cursor { at, key: id };
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
         assert_eq!("expense".parse::<Cursor<Name>>().expect("parses").at, None);
-        for wrong in ["", ".", "1.", "x.y", "7", "1.2.3", "99999999999999999999.00000000-0000-0000-0000-000000000007"] {
+        for wrong in [
+            "",
+            ".",
+            "1.",
+            "x.y",
+            "7",
+            "1.2.3",
+            "99999999999999999999.00000000-0000-0000-0000-000000000007",
+        ] {
             assert!(wrong.parse::<Cursor>().is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn a_cursor_takes_the_place_of_the_bound_that_it_is_closer_than() {
-        let period = Period { from: Some(Timestamp::from_micros(1)), to: Some(Timestamp::from_micros(9)) };
-        let turn = Turn { order: Order::Created, key: "id", descending: true };
+        let period = Period {
+            from: Some(Timestamp::from_micros(1)),
+            to: Some(Timestamp::from_micros(9)),
+        };
+        let turn = Turn {
+            order: Order::Created,
+            key: "id",
+            descending: true,
+        };
         let text = |after| {
             let mut sql = Sql::new("SELECT id FROM t WHERE team = ");
             push_page(sql.bind("acme".into()), turn, period, after, 5);
@@ -165,7 +213,10 @@ mod tests {
              ORDER BY created_at DESC, id DESC LIMIT $4"
         );
         assert_eq!(
-            text(Some(Cursor { at: Some(Timestamp::from_micros(5)), key: Bind::Id(Uuid::nil()) })),
+            text(Some(Cursor {
+                at: Some(Timestamp::from_micros(5)),
+                key: Bind::Id(Uuid::nil())
+            })),
             "SELECT id FROM t WHERE team = $1 AND created_at >= $2 AND (created_at, id) < ($3, $4) \
              ORDER BY created_at DESC, id DESC LIMIT $5"
         );

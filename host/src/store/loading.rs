@@ -52,7 +52,8 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.read().await?;
-            let bytes: Option<i64> = on!(connection, c => sqlx::query_scalar(BYTES).bind(id).fetch_optional(c).await)?;
+            let bytes: Option<i64> =
+                on!(connection, c => sqlx::query_scalar(BYTES).bind(id).fetch_optional(c).await)?;
             bytes.map(|bytes| unsigned("a size", bytes)).transpose()
         })
         .await
@@ -71,9 +72,14 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn load_of_team(&self, team: &Name, ids: Vec<Uuid>) -> Result<Vec<Loaded>, StoreError> {
+    pub async fn load_of_team(
+        &self,
+        team: &Name,
+        ids: Vec<Uuid>,
+    ) -> Result<Vec<Loaded>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
-        self.detached(async move { store.load_rows(Some(&team), &ids).await }).await
+        self.detached(async move { store.load_rows(Some(&team), &ids).await })
+            .await
     }
 
     /// Instances, whatever their teams, in any order, with a number of statements that does not depend on how many they
@@ -83,10 +89,15 @@ impl Store {
     /// The database's.
     pub async fn load_together(&self, ids: Vec<Uuid>) -> Result<Vec<Loaded>, StoreError> {
         let store = self.clone();
-        self.detached(async move { store.load_rows(None, &ids).await }).await
+        self.detached(async move { store.load_rows(None, &ids).await })
+            .await
     }
 
-    async fn load_rows(&self, team: Option<&Name>, ids: &[Uuid]) -> Result<Vec<Loaded>, StoreError> {
+    async fn load_rows(
+        &self,
+        team: Option<&Name>,
+        ids: &[Uuid],
+    ) -> Result<Vec<Loaded>, StoreError> {
         let mut connection = self.read().await?;
         // The instances come first: what is read after them may only be newer, and then the version that guards the
         // commit is too old. The other way round, a commit could pass with attempts that are out of date.
@@ -101,36 +112,71 @@ impl Store {
         let ids = found.as_slice();
         let mut attempts: HashMap<Uuid, Vec<Attempt>> = HashMap::new();
         for row in of_each::<AttemptRow>(&mut connection, ATTEMPTS, ids).await? {
-            attempts.entry(row.instance_id).or_default().push(row.into_attempt()?);
+            attempts
+                .entry(row.instance_id)
+                .or_default()
+                .push(row.into_attempt()?);
         }
         let mut approvals: HashMap<Uuid, Vec<Approval>> = HashMap::new();
         for approval in approvals::of_instances(&mut connection, ids).await? {
-            approvals.entry(approval.instance_id).or_default().push(approval);
+            approvals
+                .entry(approval.instance_id)
+                .or_default()
+                .push(approval);
         }
         drop(connection);
         let mut loaded = Vec::with_capacity(instances.len());
         for row in instances {
             let ours = row.owner == self.core().host.id;
             let instance = row.into_instance()?;
-            let version = self.workflow_version(&instance.team, &instance.workflow, instance.workflow_version).await?;
-            let definition =
-                version.ok_or_else(|| error::corrupt("an instance without its definition", instance.id))?;
+            let version = self
+                .workflow_version(
+                    &instance.team,
+                    &instance.workflow,
+                    instance.workflow_version,
+                )
+                .await?;
+            let definition = version
+                .ok_or_else(|| error::corrupt("an instance without its definition", instance.id))?;
             let attempts = attempts.remove(&instance.id).unwrap_or_default();
             let approvals = approvals.remove(&instance.id).unwrap_or_default();
-            loaded.push(Loaded { instance, definition, attempts, approvals, ours });
+            loaded.push(Loaded {
+                instance,
+                definition,
+                attempts,
+                approvals,
+                ours,
+            });
         }
         Ok(loaded)
     }
 }
 
-async fn of_team(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result<Vec<InstanceRow>, StoreError> {
-    let columns = [Column::Uuid(|row: &(Uuid, &str)| row.0), Column::Text(|row| row.1)];
+async fn of_team(
+    connection: &mut Connection,
+    team: &Name,
+    ids: &[Uuid],
+) -> Result<Vec<InstanceRow>, StoreError> {
+    let columns = [
+        Column::Uuid(|row: &(Uuid, &str)| row.0),
+        Column::Text(|row| row.1),
+    ];
     let asked: Vec<_> = ids.iter().map(|id| (*id, team.as_str())).collect();
-    rows::fetch(connection, &format!("{INSTANCES} AND seen.team = given.column2"), &columns, &asked).await
+    rows::fetch(
+        connection,
+        &format!("{INSTANCES} AND seen.team = given.column2"),
+        &columns,
+        &asked,
+    )
+    .await
 }
 
 /// Runs a statement on ids.
-async fn of_each<T>(connection: &mut Connection, sql: &str, ids: &[Uuid]) -> Result<Vec<T>, StoreError>
+async fn of_each<T>(
+    connection: &mut Connection,
+    sql: &str,
+    ids: &[Uuid],
+) -> Result<Vec<T>, StoreError>
 where
     T: for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>
         + for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>

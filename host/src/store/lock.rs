@@ -20,7 +20,9 @@ const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Held for as long as the store is open. The operating system gives it back when the process ends, however it ends. The
 /// file stays: removing it would let two processes lock two files of the same name.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "what counts is that it is open")] pub(super) File);
+pub(super) struct Lock(
+    #[expect(dead_code, reason = "what counts is that it is open")] pub(super) File,
+);
 
 impl Lock {
     /// Takes it, and returns it with the path that is no link to another; or says who has it. The file is there
@@ -29,7 +31,10 @@ impl Lock {
         let cannot = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
             StoreError::Settings(format!("cannot {what} {}: {error}", path.display()))
         };
-        if let Some(folder) = database.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Some(folder) = database
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             private::create_folder(folder).map_err(|error| cannot("create", folder, &error))?;
         }
         match private::create_new(database) {
@@ -37,9 +42,13 @@ impl Lock {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(cannot("create", database, &error)),
         }
-        let path = database.canonicalize().map_err(|error| cannot("find", database, &error))?;
+        let path = database
+            .canonicalize()
+            .map_err(|error| cannot("find", database, &error))?;
         let beside = beside(&path, ".lock");
-        let file = private::read_and_write().open(&beside).map_err(|error| cannot("open", &beside, &error))?;
+        let file = private::read_and_write()
+            .open(&beside)
+            .map_err(|error| cannot("open", &beside, &error))?;
         let shown = beside.display();
         match file.try_lock() {
             Ok(()) => {}
@@ -52,7 +61,10 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(cannot("lock", &beside, &error)),
         }
-        let names = path.metadata().map_err(|error| cannot("look at", &path, &error))?.nlink();
+        let names = path
+            .metadata()
+            .map_err(|error| cannot("look at", &path, &error))?
+            .nlink();
         if names > 1 {
             let shown = path.display();
             return Err(StoreError::Locked(format!(
@@ -60,8 +72,9 @@ impl Lock {
                  SQLite has a log for each; remove the others (`find DIRECTORY -samefile {shown}` tells where they are)"
             )));
         }
-        for file in
-            [path.clone(), beside.clone()].into_iter().chain(COMPANIONS.map(|ending| self::beside(&path, ending)))
+        for file in [path.clone(), beside.clone()]
+            .into_iter()
+            .chain(COMPANIONS.map(|ending| self::beside(&path, ending)))
         {
             if let Err(error) = private::tighten(&file) {
                 tracing::warn!(file = %file.display(), %error, "others may read this file, and that cannot be changed");

@@ -34,7 +34,10 @@ pub(super) struct Statistics {
 impl Statistics {
     /// To be made anew after `rows` written rows.
     pub(super) fn new(rows: u64) -> Self {
-        Self { rows, made_at: AtomicI64::new(NEVER) }
+        Self {
+            rows,
+            made_at: AtomicI64::new(NEVER),
+        }
     }
 }
 
@@ -76,9 +79,9 @@ async fn refresh_sqlite(backend: &Backend, statistics: &Statistics) -> Result<bo
 
 async fn total_changes(connection: &mut Connection) -> Result<i64, StoreError> {
     match connection {
-        Connection::Sqlite(connection) => {
-            Ok(sqlx::query_scalar("SELECT total_changes()").fetch_one(&mut **connection).await?)
-        }
+        Connection::Sqlite(connection) => Ok(sqlx::query_scalar("SELECT total_changes()")
+            .fetch_one(&mut **connection)
+            .await?),
         Connection::Postgres(_) => Ok(0),
     }
 }
@@ -86,18 +89,17 @@ async fn total_changes(connection: &mut Connection) -> Result<i64, StoreError> {
 /// The server does the same, later: by default when a tenth of a table has changed, and if it was not told to leave it.
 async fn refresh_postgres(backend: &Backend, rows: u64) -> Result<bool, StoreError> {
     let mut connection = backend.write().await?;
-    let changed: Vec<String> = match &mut connection {
-        Connection::Sqlite(_) => Vec::new(),
-        Connection::Postgres(connection) => {
-            sqlx::query_scalar(
+    let changed: Vec<String> =
+        match &mut connection {
+            Connection::Sqlite(_) => Vec::new(),
+            Connection::Postgres(connection) => sqlx::query_scalar(
                 "SELECT relname::text FROM pg_stat_user_tables WHERE schemaname = current_schema() \
                  AND n_mod_since_analyze >= GREATEST($1, n_live_tup / 10)",
             )
             .bind(signed(rows))
             .fetch_all(&mut **connection)
-            .await?
-        }
-    };
+            .await?,
+        };
     let mut refreshed = false;
     for (table, analyze) in TABLES {
         if changed.iter().any(|name| name == table) {

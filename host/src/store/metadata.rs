@@ -52,23 +52,37 @@ impl Store {
         }
         // As if nothing was replaced: whoever has no room for that is at the quota as good as.
         let bytes = Amounts::bytes(signed(rows.values().map(Json::len).sum::<usize>()));
-        self.core().usage.check(team, Amounts::default(), bytes).map_err(CommitError::for_creation)?;
+        self.core()
+            .usage
+            .check(team, Amounts::default(), bytes)
+            .map_err(CommitError::for_creation)?;
         let (store, team, rows) = (self.clone(), team.clone(), Vec::from_iter(rows));
-        self.detached(async move { store.write_metadata(&team, &rows).await }).await
+        self.detached(async move { store.write_metadata(&team, &rows).await })
+            .await
     }
 
-    async fn write_metadata(&self, team: &Name, rows: &[(Uuid, Json)]) -> Result<HashSet<Uuid>, StoreError> {
-        let mut written = HashSet::from_iter(self.update_metadata(team, rows, Locked::LeaveOut).await?);
+    async fn write_metadata(
+        &self,
+        team: &Name,
+        rows: &[(Uuid, Json)],
+    ) -> Result<HashSet<Uuid>, StoreError> {
+        let mut written =
+            HashSet::from_iter(self.update_metadata(team, rows, Locked::LeaveOut).await?);
         let mut left: BTreeMap<_, _> = rows.iter().map(|row| (row.0, row)).collect();
         left.retain(|id, _| !written.contains(id));
         if left.is_empty() {
             return Ok(written);
         }
         let mut connection = self.read().await?;
-        let there = statuses::read_states(&mut connection, team, &Vec::from_iter(left.keys().copied())).await?;
+        let there =
+            statuses::read_states(&mut connection, team, &Vec::from_iter(left.keys().copied()))
+                .await?;
         drop(connection);
         for row in there.iter().filter_map(|state| left.get(&state.id)) {
-            written.extend(self.update_metadata(team, std::slice::from_ref(*row), Locked::WaitFor).await?);
+            written.extend(
+                self.update_metadata(team, std::slice::from_ref(*row), Locked::WaitFor)
+                    .await?,
+            );
         }
         Ok(written)
     }
@@ -83,14 +97,25 @@ impl Store {
         let mut writing = self.core().backend.begin().await?;
         let ids: Vec<_> = rows.iter().map(|(id, _)| (*id, team.as_str())).collect();
         let before = metadata_bytes(&mut writing, &ids, Lock::None).await?;
-        let written: HashSet<Uuid> = HashSet::from_iter(update(&mut writing, team, rows, self.now(), locked).await?);
+        let written: HashSet<Uuid> =
+            HashSet::from_iter(update(&mut writing, team, rows, self.now(), locked).await?);
         let more = rows
             .iter()
             .filter(|(id, _)| written.contains(id))
-            .map(|(id, metadata)| signed(metadata.len()) - before.get(id).copied().unwrap_or_default());
+            .map(|(id, metadata)| {
+                signed(metadata.len()) - before.get(id).copied().unwrap_or_default()
+            });
         let changes = Changes::from([(team.clone(), Amounts::bytes(more.sum()))]);
-        let stale: Vec<_> = written.iter().map(|id| Stale::Instance { team: team.clone(), id: *id }).collect();
-        self.core().commit_counted(writing, &stale, &changes).await?;
+        let stale: Vec<_> = written
+            .iter()
+            .map(|id| Stale::Instance {
+                team: team.clone(),
+                id: *id,
+            })
+            .collect();
+        self.core()
+            .commit_counted(writing, &stale, &changes)
+            .await?;
         Ok(written.into_iter().collect())
     }
 }
@@ -109,10 +134,15 @@ async fn update(
         Column::Text(|(_, _, metadata, _)| metadata),
         Column::Integer(|(.., now)| now.as_micros()),
     ];
-    let given: Vec<Row> = rows.iter().map(|(id, metadata)| (*id, team, metadata.as_str(), now)).collect();
+    let given: Vec<Row> = rows
+        .iter()
+        .map(|(id, metadata)| (*id, team, metadata.as_str(), now))
+        .collect();
     let sql = match connection {
         Connection::Postgres(_) if locked == Locked::LeaveOut => UPDATE_FREE.to_owned(),
-        Connection::Postgres(_) | Connection::Sqlite(_) => format!("{UPDATE_METADATA} RETURNING workflow_instances.id"),
+        Connection::Postgres(_) | Connection::Sqlite(_) => {
+            format!("{UPDATE_METADATA} RETURNING workflow_instances.id")
+        }
     };
     let written: Vec<(Uuid,)> = rows::fetch(connection, &sql, &columns, &given).await?;
     Ok(written.into_iter().map(|(id,)| id).collect())

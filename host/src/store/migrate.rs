@@ -42,26 +42,48 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreErro
     let migrations: Vec<_> = texts
         .into_iter()
         .map(|(version, name, sql)| {
-            let version = version.parse().expect("the number in a file name of ours is a number");
-            Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
+            let version = version
+                .parse()
+                .expect("the number in a file name of ours is a number");
+            Migration::new(
+                version,
+                Cow::Borrowed(name),
+                MigrationType::Simple,
+                sql.into_sql_str(),
+                false,
+            )
         })
         .collect();
-    let known = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let known = migrations
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0);
     let migrator = Migrator::with_migrations(migrations);
     let result = match connection {
         // The database's lock file is held.
         Connection::Sqlite(connection) => migrator.run_direct(None, &mut **connection, false).await,
         // Two hosts may start together.
         Connection::Postgres(connection) => {
-            sqlx::query("SELECT pg_advisory_lock($1)").bind(ADVISORY_LOCK).execute(&mut **connection).await?;
+            sqlx::query("SELECT pg_advisory_lock($1)")
+                .bind(ADVISORY_LOCK)
+                .execute(&mut **connection)
+                .await?;
             let result = migrator.run_direct(None, &mut **connection, false).await;
-            sqlx::query("SELECT pg_advisory_unlock($1)").bind(ADVISORY_LOCK).execute(&mut **connection).await?;
+            sqlx::query("SELECT pg_advisory_unlock($1)")
+                .bind(ADVISORY_LOCK)
+                .execute(&mut **connection)
+                .await?;
             result
         }
     };
     result.map_err(|error| match error {
-        MigrateError::VersionMissing(found) if found > known => StoreError::NewerSchema { found, known },
+        MigrateError::VersionMissing(found) if found > known => {
+            StoreError::NewerSchema { found, known }
+        }
         MigrateError::Execute(error) => error.into(),
-        other => StoreError::Corrupt(format!("its schema is not as this program left it: {other}")),
+        other => StoreError::Corrupt(format!(
+            "its schema is not as this program left it: {other}"
+        )),
     })
 }

@@ -65,13 +65,15 @@ pub use alerts::{Acknowledgement, Alert, AlertKey, AlertLook, AlertReading, Watc
 pub use approvals::ApprovalFilter;
 pub use attempts::{ShownAttempt, ShownAttempts};
 pub use audit::{AuditActor, AuditBounds, AuditEntry, AuditFilter};
-pub use cache::{CacheAdvice, CacheKind, CacheStats, CacheSuggestion, CurvePoint, MissCauses, Removed};
+pub use cache::{
+    CacheAdvice, CacheKind, CacheStats, CacheSuggestion, CurvePoint, MissCauses, Removed,
+};
 pub use commit::StepCommit;
 pub use committer::CommitStats;
 pub use creation::{Created, KeyHolder, KeyHolders};
 pub use error::{
-    CommitError, Conflict, DESCENDANTS_EXHAUSTED, INVALID_VALUE, NOT_A_NUMBER, QUOTA_STORED, QUOTA_UNFINISHED,
-    ROOT_CANCELLED, StoreError,
+    CommitError, Conflict, DESCENDANTS_EXHAUSTED, INVALID_VALUE, NOT_A_NUMBER, QUOTA_STORED,
+    QUOTA_UNFINISHED, ROOT_CANCELLED, StoreError,
 };
 pub use history::{Added, Counted, HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesKind};
 pub use idempotency::{KeyedRequest, Reservation};
@@ -167,13 +169,20 @@ struct Core {
 impl Core {
     fn owner(&self) -> Uuid {
         // Uuid::nil is a host whose lease has run out.
-        if self.drives { self.host.id } else { Uuid::nil() }
+        if self.drives {
+            self.host.id
+        } else {
+            Uuid::nil()
+        }
     }
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Store").field("backend", &self.inner.core.backend).finish_non_exhaustive()
+        formatter
+            .debug_struct("Store")
+            .field("backend", &self.inner.core.backend)
+            .finish_non_exhaustive()
     }
 }
 
@@ -192,7 +201,11 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub async fn open_traced(config: &Config, clock: Clock, tracer: Tracer) -> Result<Self, StoreError> {
+    pub async fn open_traced(
+        config: &Config,
+        clock: Clock,
+        tracer: Tracer,
+    ) -> Result<Self, StoreError> {
         Self::open_at(Address::of(config)?, config.clone(), clock, tracer, None).await
     }
 
@@ -205,7 +218,9 @@ impl Store {
         let folder = tempfile::Builder::new()
             .prefix("stepwell-")
             .tempdir()
-            .map_err(|error| StoreError::Settings(format!("cannot create a temporary folder: {error}")))?;
+            .map_err(|error| {
+                StoreError::Settings(format!("cannot create a temporary folder: {error}"))
+            })?;
         let address = Address::File(folder.path().join("stepwell.db"));
         Self::open_at(address, config.clone(), clock, Tracer::off(), Some(folder)).await
     }
@@ -222,7 +237,9 @@ impl Store {
             let tasks = tasks.clone();
             async move {
                 let (mut locks, address) = alone(address)?;
-                let data_dir = folder.as_ref().map_or(config.data_dir.as_path(), TempDir::path);
+                let data_dir = folder
+                    .as_ref()
+                    .map_or(config.data_dir.as_path(), TempDir::path);
                 let (host, lock) = Host::identify(data_dir, &config.hosts)?;
                 locks.push(lock);
                 let (in_hand, crashed) = InHand::open(data_dir)?;
@@ -274,15 +291,26 @@ impl Store {
                 }
                 let closing = CancellationToken::new();
                 if let Some(listener) = listener {
-                    core.tasks.spawn(Arc::clone(&core).listen(listener, closing.clone()));
-                    core.tasks.spawn(Arc::clone(&core).keep_lease(closing.clone()));
+                    core.tasks
+                        .spawn(Arc::clone(&core).listen(listener, closing.clone()));
+                    core.tasks
+                        .spawn(Arc::clone(&core).keep_lease(closing.clone()));
                 }
                 if core.redis.is_some() {
                     core.tasks.spawn(Arc::clone(&core).attend(closing.clone()));
                 }
                 let committer = Committer::start(Arc::clone(&core), &config.database);
                 let (locks, folder) = (Mutex::new(locks), Mutex::new(folder));
-                Ok(Self { inner: Arc::new(Inner { core, committer, closing, locks, folder }), guest: None })
+                Ok(Self {
+                    inner: Arc::new(Inner {
+                        core,
+                        committer,
+                        closing,
+                        locks,
+                        folder,
+                    }),
+                    guest: None,
+                })
             }
         };
         tasks.spawn(opening).await.map_err(ended)?
@@ -403,14 +431,19 @@ impl Store {
         if tasks.is_closed() {
             return Err(StoreError::Closed);
         }
-        tasks.spawn_on(work, &self.core().threads).await.map_err(ended)?
+        tasks
+            .spawn_on(work, &self.core().threads)
+            .await
+            .map_err(ended)?
     }
 }
 
 /// Sees to it that no other process has a SQLite file, and names it as it is without links.
 fn alone(address: Address) -> Result<(Vec<Lock>, Address), StoreError> {
     match address {
-        Address::File(path) => Lock::take(&path).map(|(lock, path)| (vec![lock], Address::File(path))),
+        Address::File(path) => {
+            Lock::take(&path).map(|(lock, path)| (vec![lock], Address::File(path)))
+        }
         server @ Address::Server(_) => Ok((Vec::new(), server)),
     }
 }
@@ -429,12 +462,18 @@ async fn connect(address: &Address, config: &Config) -> Result<Backend, StoreErr
 /// What the database is called in a Redis that it shares with others.
 async fn identity(backend: &Backend) -> Result<Uuid, StoreError> {
     let mut connection = backend.read().await?;
-    Ok(on!(connection, c => sqlx::query_scalar("SELECT id FROM database_identity").fetch_one(c).await)?)
+    Ok(
+        on!(connection, c => sqlx::query_scalar("SELECT id FROM database_identity").fetch_one(c).await)?,
+    )
 }
 
 /// A join fails when the task panicked, which is a bug, or when the runtime shuts down.
 fn ended(error: tokio::task::JoinError) -> StoreError {
-    if error.is_panic() { error::corrupt("a task of the store", error) } else { StoreError::Closed }
+    if error.is_panic() {
+        error::corrupt("a task of the store", error)
+    } else {
+        StoreError::Closed
+    }
 }
 
 /// JSON for a TEXT column.
@@ -443,13 +482,20 @@ fn to_json<T: Serialize>(value: &T) -> Result<String, StoreError> {
 }
 
 /// Reads what [`to_json`] wrote.
-fn from_json<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+fn from_json<T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    text: &str,
+) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|problem| error::corrupt(what, problem))
 }
 
 /// Reads a name, a step id, or anything else that has a `FromStr`.
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(what: &'static str, text: &str) -> Result<T, StoreError> {
-    text.parse().map_err(|problem| error::corrupt(what, problem))
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+    what: &'static str,
+    text: &str,
+) -> Result<T, StoreError> {
+    text.parse()
+        .map_err(|problem| error::corrupt(what, problem))
 }
 
 /// For columns that hold what is never negative.

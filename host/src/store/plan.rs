@@ -44,16 +44,28 @@ impl Store {
     /// # Errors
     /// The workflow, or a plugin it runs, is not there; or the database's.
     pub async fn plan(&self, team: &Name, workflow: &Name) -> Result<Plan, PlanError> {
-        let Workflow { newest: workflow, status } =
-            self.current_workflow(team, workflow).await?.ok_or(PlanError::UnknownWorkflow)?;
+        let Workflow {
+            newest: workflow,
+            status,
+        } = self
+            .current_workflow(team, workflow)
+            .await?
+            .ok_or(PlanError::UnknownWorkflow)?;
         if status == WorkflowStatus::Archived {
-            return Err(PlanError::Archived { workflow_id: workflow.workflow_id });
+            return Err(PlanError::Archived {
+                workflow_id: workflow.workflow_id,
+            });
         }
         let mut pins = Pins::new();
         for reference in workflow.definition.plugins().into_keys() {
-            let version = self.resolve_plugin(team, &reference).await?.ok_or_else(|| {
-                PlanError::UnknownPlugin(format!("the plugin `{reference}` is not there any more; upload it again"))
-            })?;
+            let version = self
+                .resolve_plugin(team, &reference)
+                .await?
+                .ok_or_else(|| {
+                    PlanError::UnknownPlugin(format!(
+                        "the plugin `{reference}` is not there any more; upload it again"
+                    ))
+                })?;
             pins.insert(reference.to_string(), version.id);
         }
         Ok(Plan { workflow, pins })

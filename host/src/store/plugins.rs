@@ -188,15 +188,29 @@ impl Store {
         team: &Name,
         reference: &PluginReference,
     ) -> Result<Option<Arc<PluginVersion>>, StoreError> {
-        let key = (team.clone(), reference.name.clone(), reference.version.clone());
-        self.cached(&self.core().caches.plugin_references, key, 0, |store, (team, name, version)| async move {
-            let select = async {
-                let mut connection = store.read().await?;
-                row_of(&mut connection, &team, &name, version.as_deref()).await
-            };
-            let row = store.row(Key::PluginReference(&team, &name, version.as_deref()), select).await?;
-            row.map(PluginRow::into_fresh).transpose()
-        })
+        let key = (
+            team.clone(),
+            reference.name.clone(),
+            reference.version.clone(),
+        );
+        self.cached(
+            &self.core().caches.plugin_references,
+            key,
+            0,
+            |store, (team, name, version)| async move {
+                let select = async {
+                    let mut connection = store.read().await?;
+                    row_of(&mut connection, &team, &name, version.as_deref()).await
+                };
+                let row = store
+                    .row(
+                        Key::PluginReference(&team, &name, version.as_deref()),
+                        select,
+                    )
+                    .await?;
+                row.map(PluginRow::into_fresh).transpose()
+            },
+        )
         .await
     }
 
@@ -223,8 +237,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::InUse`] if an instance that is not final is pinned to it, or if the
     /// newest version of a workflow could use no other.
-    pub async fn delete_plugin_version(&self, team: &Name, name: &Name, version: &str) -> Result<(), StoreError> {
-        let (store, team, name, version) = (self.clone(), team.clone(), name.clone(), version.to_owned());
+    pub async fn delete_plugin_version(
+        &self,
+        team: &Name,
+        name: &Name,
+        version: &str,
+    ) -> Result<(), StoreError> {
+        let (store, team, name, version) =
+            (self.clone(), team.clone(), name.clone(), version.to_owned());
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
             let Some(row) = row_of(&mut writing, &team, &name, Some(&version)).await? else {
@@ -242,7 +262,18 @@ impl Store {
             ] {
                 on!(writing, c => sqlx::query(sql).bind(row.id).execute(c).await.map(|_| ()))?;
             }
-            store.core().commit(writing, &[Stale::Plugin { team, name, version, id: row.id }]).await
+            store
+                .core()
+                .commit(
+                    writing,
+                    &[Stale::Plugin {
+                        team,
+                        name,
+                        version,
+                        id: row.id,
+                    }],
+                )
+                .await
         })
         .await
     }
@@ -294,7 +325,11 @@ async fn user_of(
     .fetch_one(c)
     .await)?;
     if pinned > 0 {
-        let noun = if pinned == 1 { "instance that is" } else { "instances that are" };
+        let noun = if pinned == 1 {
+            "instance that is"
+        } else {
+            "instances that are"
+        };
         return Ok(Some(format!(
             "{name}@{version} is used by {pinned} {noun} not finished: wait for them or cancel them first"
         )));
@@ -319,10 +354,16 @@ async fn user_of(
     .await)?;
     for source in sources {
         let source: DefinitionSource = from_json("a workflow's source", &source)?;
-        let references = source.steps.iter().filter_map(|step| step.plugin.as_deref());
+        let references = source
+            .steps
+            .iter()
+            .filter_map(|step| step.plugin.as_deref());
         let mut references = references.filter_map(|text| text.parse::<PluginReference>().ok());
         let needs = |reference: PluginReference| {
-            reference.name == *name && reference.version.map_or(others == 0, |wanted| wanted == version)
+            reference.name == *name
+                && reference
+                    .version
+                    .map_or(others == 0, |wanted| wanted == version)
         };
         if references.any(needs) {
             return Ok(Some(format!(

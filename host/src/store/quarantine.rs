@@ -22,7 +22,8 @@ const RELEASE: &str = "UPDATE workflow_instances SET quarantined_at = NULL, cras
 /// Counts those of a team, or of all.
 pub(super) fn count(team: Option<&Name>) -> Sql {
     let mut sql = Sql::new("SELECT COUNT(*) FROM workflow_instances");
-    sql.index_on_sqlite(Some("idx_workflow_instances_quarantined")).push(" WHERE quarantined_at IS NOT NULL");
+    sql.index_on_sqlite(Some("idx_workflow_instances_quarantined"))
+        .push(" WHERE quarantined_at IS NOT NULL");
     sql.and("team =", team.map(|team| team.as_str().into()));
     sql
 }
@@ -32,13 +33,20 @@ impl Core {
     pub(super) async fn count_crashes(&self, ids: &[Uuid]) -> Result<(), StoreError> {
         let now = self.clock.now().as_micros();
         for ids in ids.chunks(COUNTED_MAX) {
-            let mut sql = Sql::new("UPDATE workflow_instances SET crashes = crashes + 1, version = version + 1, ");
+            let mut sql = Sql::new(
+                "UPDATE workflow_instances SET crashes = crashes + 1, version = version + 1, ",
+            );
             let most = signed(self.crashes_max);
-            sql.push("quarantined_at = CASE WHEN crashes + 1 >= ").bind(Bind::Number(most));
+            sql.push("quarantined_at = CASE WHEN crashes + 1 >= ")
+                .bind(Bind::Number(most));
             sql.push(" THEN ").bind(Bind::Number(now));
-            sql.push(" END, wake_at = CASE WHEN crashes + 1 < ").bind(Bind::Number(most));
-            sql.push(" THEN wake_at END WHERE completed_at IS NULL AND quarantined_at IS NULL AND id");
-            sql.within(ids.iter().copied().map(Bind::Id)).push(" RETURNING team, id, crashes, current_step");
+            sql.push(" END, wake_at = CASE WHEN crashes + 1 < ")
+                .bind(Bind::Number(most));
+            sql.push(
+                " THEN wake_at END WHERE completed_at IS NULL AND quarantined_at IS NULL AND id",
+            );
+            sql.within(ids.iter().copied().map(Bind::Id))
+                .push(" RETURNING team, id, crashes, current_step");
             let mut writing = self.backend.begin().await?;
             let rows: Vec<(String, Uuid, i64, Option<String>)> = sql.rows(&mut writing).await?;
             let mut stale = Vec::with_capacity(rows.len());
@@ -52,7 +60,10 @@ impl Core {
                 } else {
                     tracing::warn!(%team, instance = %id, crashes, step, "an instance was being driven when its host crashed");
                 }
-                stale.push(Stale::Instance { team: parse::<Name>("an instance's team", &team)?, id });
+                stale.push(Stale::Instance {
+                    team: parse::<Name>("an instance's team", &team)?,
+                    id,
+                });
             }
             self.commit(writing, &stale).await?;
         }
@@ -88,7 +99,8 @@ impl Store {
                 .execute(c)
                 .await
                 .map(|done| done.rows_affected()))?;
-            core.commit(writing, &[Stale::Instance { team, id }]).await?;
+            core.commit(writing, &[Stale::Instance { team, id }])
+                .await?;
             Ok(released > 0)
         })
         .await

@@ -48,9 +48,19 @@ struct Place {
 impl GuestReads {
     pub(super) fn new(config: &DatabaseConfig) -> Self {
         // Whatever the settings, one connection is left for everything else, unless there is only one.
-        let total = config.guest_connections_max.min(config.connections_max.saturating_sub(1)).max(1) as usize;
-        let queue = FairQueue::new(FairLimits { total, per_key: total, reserve: 0 });
-        Self { queue, timeout: config.acquire_timeout }
+        let total = config
+            .guest_connections_max
+            .min(config.connections_max.saturating_sub(1))
+            .max(1) as usize;
+        let queue = FairQueue::new(FairLimits {
+            total,
+            per_key: total,
+            reserve: 0,
+        });
+        Self {
+            queue,
+            timeout: config.acquire_timeout,
+        }
     }
 
     async fn place(&self, team: &Name) -> Result<FairPermit<Name>, StoreError> {
@@ -58,7 +68,9 @@ impl GuestReads {
         if self.queue.load_of(team).waiting >= WAITING_MAX {
             return Err(too_many());
         }
-        tokio::time::timeout(self.timeout, self.queue.acquire_for(team, ESTIMATE)).await.map_err(|_| too_many())
+        tokio::time::timeout(self.timeout, self.queue.acquire_for(team, ESTIMATE))
+            .await
+            .map_err(|_| too_many())
     }
 }
 
@@ -66,7 +78,10 @@ impl Store {
     /// The same store for the guests of a team: what they read shares the connections that guests may have.
     #[must_use]
     pub fn for_guest(&self, team: &Name) -> Self {
-        Self { inner: Arc::clone(&self.inner), guest: Some(team.clone()) }
+        Self {
+            inner: Arc::clone(&self.inner),
+            guest: Some(team.clone()),
+        }
     }
 
     /// Reads of guests that have a connection, and that wait for one.
@@ -78,12 +93,23 @@ impl Store {
     pub(super) async fn read(&self) -> Result<Reading, StoreError> {
         let core = self.core();
         let Some(team) = &self.guest else {
-            return Ok(Reading { connection: core.backend.read().await?, place: None });
+            return Ok(Reading {
+                connection: core.backend.read().await?,
+                place: None,
+            });
         };
         let permit = core.guest_reads.place(team).await?;
         let connection = core.backend.read().await?;
-        let place = Place { permit, clock: core.clock.clone(), began: core.clock.monotonic(), rows: 0 };
-        Ok(Reading { connection, place: Some(place) })
+        let place = Place {
+            permit,
+            clock: core.clock.clone(),
+            began: core.clock.monotonic(),
+            rows: 0,
+        };
+        Ok(Reading {
+            connection,
+            place: Some(place),
+        })
     }
 }
 
@@ -100,7 +126,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let took = self.clock.monotonic().saturating_duration_since(self.began);
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.permit.charge(took.saturating_add(self.rows.saturating_mul(ROW)).max(1));
+        self.permit
+            .charge(took.saturating_add(self.rows.saturating_mul(ROW)).max(1));
     }
 }
 
@@ -148,15 +175,33 @@ mod tests {
             let greedy = store.for_guest(&team("greedy"));
             let mut reading = Vec::new();
             for _ in 0..held {
-                reading.push(greedy.read().await.expect("there is a connection for guests"));
+                reading.push(
+                    greedy
+                        .read()
+                        .await
+                        .expect("there is a connection for guests"),
+                );
             }
             let mut waiting: Vec<_> = (0..40).map(|_| Box::pin(greedy.read())).collect();
             for waiting in &mut waiting {
                 assert!(matches!(poll!(waiting), Poll::Pending));
             }
-            assert_eq!(store.guest_reads(), FairLoad { held, waiting: 40, keys: 1 });
+            assert_eq!(
+                store.guest_reads(),
+                FairLoad {
+                    held,
+                    waiting: 40,
+                    keys: 1
+                }
+            );
             // The host's own, and with it HTTP's, while guests wait.
-            assert_eq!(store.entry(&team("other"), &entry_key()).await.expect("reads"), None);
+            assert_eq!(
+                store
+                    .entry(&team("other"), &entry_key())
+                    .await
+                    .expect("reads"),
+                None
+            );
             drop((waiting, reading));
             assert_eq!(store.guest_reads(), FairLoad::default());
             store.close().await;
@@ -164,13 +209,19 @@ mod tests {
     }
 
     fn entry_key() -> crate::model::EntryKey {
-        crate::model::EntryKey { space: crate::model::Space::Plugin(team("plugin")), key: "key".to_owned() }
+        crate::model::EntryKey {
+            space: crate::model::Space::Plugin(team("plugin")),
+            key: "key".to_owned(),
+        }
     }
 
     #[tokio::test]
     async fn a_team_that_reads_many_rows_waits_for_one_that_reads_few() {
         let store = store(4, 1).await;
-        let (heavy, light) = (store.for_guest(&team("heavy")), store.for_guest(&team("light")));
+        let (heavy, light) = (
+            store.for_guest(&team("heavy")),
+            store.for_guest(&team("light")),
+        );
         let mut first = heavy.read().await.expect("reads");
         first.charge_rows(1_000);
         // The reads of the heavy team came first; by calls it would be its turn every second time.

@@ -87,7 +87,10 @@ impl FromStr for FinishedPlace {
             Some((team, after)) => (team, Some(after.parse()?)),
             None => (text, None),
         };
-        Ok(Self { team: team.parse().map_err(|error| format!("{error}"))?, after })
+        Ok(Self {
+            team: team.parse().map_err(|error| format!("{error}"))?,
+            after,
+        })
     }
 }
 
@@ -96,9 +99,25 @@ pub(super) fn batch(team: &Name, before: Timestamp, after: Option<Cursor>, limit
     let mut sql = Sql::new("SELECT id, completed_at FROM workflow_instances WHERE team = ");
     sql.bind(team.as_str().into());
     // Only what is final has a time of completion, and what is final stays so.
-    let period = Period { from: None, to: Some(before) };
-    let after = after.map(|after| Cursor { at: after.at, key: Bind::Id(after.key) });
-    listing::push_page(&mut sql, Turn { order: Order::Completed, key: "id", descending: false }, period, after, limit);
+    let period = Period {
+        from: None,
+        to: Some(before),
+    };
+    let after = after.map(|after| Cursor {
+        at: after.at,
+        key: Bind::Id(after.key),
+    });
+    listing::push_page(
+        &mut sql,
+        Turn {
+            order: Order::Completed,
+            key: "id",
+            descending: false,
+        },
+        period,
+        after,
+        limit,
+    );
     sql
 }
 
@@ -126,7 +145,8 @@ impl Store {
         let (store, finished) = (self.clone(), finished.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let Found { team, ids, next } = find(&mut connection, &finished, place, limit, "").await?;
+            let Found { team, ids, next } =
+                find(&mut connection, &finished, place, limit, "").await?;
             let counts = match team {
                 Some(team) if !ids.is_empty() => count(&mut connection, &team, &ids).await?,
                 _ => FinishedCounts::default(),
@@ -157,20 +177,40 @@ impl Store {
                 // holding another could be a deadlock.
                 Connection::Postgres(_) => " FOR UPDATE SKIP LOCKED",
             };
-            let Found { team, ids, next } = find(&mut writing, &finished, place, limit, lock).await?;
+            let Found { team, ids, next } =
+                find(&mut writing, &finished, place, limit, lock).await?;
             let Some(team) = team.filter(|_| !ids.is_empty()) else {
                 writing.rollback().await?;
-                return Ok(FinishedBatch { counts: FinishedCounts::default(), next });
+                return Ok(FinishedBatch {
+                    counts: FinishedCounts::default(),
+                    next,
+                });
             };
             let mut changes = Changes::new();
-            usage::change(&mut changes, &team, Amounts::bytes(-stored_bytes(&mut writing, &team, &ids).await?));
+            usage::change(
+                &mut changes,
+                &team,
+                Amounts::bytes(-stored_bytes(&mut writing, &team, &ids).await?),
+            );
             let deleted = delete(&mut writing, &team, &ids).await?;
-            let instances = ids.into_iter().map(|id| Stale::Instance { team: team.clone(), id });
-            let entries = deleted.entries.into_iter().map(|key| Stale::Entry { team: team.clone(), key });
+            let instances = ids.into_iter().map(|id| Stale::Instance {
+                team: team.clone(),
+                id,
+            });
+            let entries = deleted.entries.into_iter().map(|key| Stale::Entry {
+                team: team.clone(),
+                key,
+            });
             let approvals = Stale::DecidedApprovals { team: team.clone() };
             let stale: Vec<_> = instances.chain(entries).chain([approvals]).collect();
-            store.core().commit_counted(writing, &stale, &changes).await?;
-            Ok(FinishedBatch { counts: deleted.counts, next })
+            store
+                .core()
+                .commit_counted(writing, &stale, &changes)
+                .await?;
+            Ok(FinishedBatch {
+                counts: deleted.counts,
+                next,
+            })
         })
         .await
     }
@@ -192,13 +232,21 @@ async fn find(
     lock: &str,
 ) -> Result<Found, StoreError> {
     let Some(FinishedPlace { team, after }) = begin(connection, finished, place).await? else {
-        return Ok(Found { team: None, ids: Vec::new(), next: None });
+        return Ok(Found {
+            team: None,
+            ids: Vec::new(),
+            next: None,
+        });
     };
     let mut batch = batch(&team, finished.before, after, limit);
     batch.push(lock);
     let found: Vec<(Uuid, i64)> = batch.rows(connection).await?;
     let next = next(connection, finished, team.clone(), &found, limit).await?;
-    Ok(Found { team: Some(team), ids: found.into_iter().map(|(id, _)| id).collect(), next })
+    Ok(Found {
+        team: Some(team),
+        ids: found.into_iter().map(|(id, _)| id).collect(),
+        next,
+    })
 }
 
 /// Where to look.
@@ -210,7 +258,10 @@ async fn begin(
     match (place, &finished.team) {
         (Some(place), None) => Ok(Some(place)),
         (Some(place), Some(team)) if place.team == *team => Ok(Some(place)),
-        (_, Some(team)) => Ok(Some(FinishedPlace { team: team.clone(), after: None })),
+        (_, Some(team)) => Ok(Some(FinishedPlace {
+            team: team.clone(),
+            after: None,
+        })),
         // Every name is greater than the empty text.
         (None, None) => next_team(connection, "").await,
     }
@@ -226,17 +277,29 @@ async fn next(
 ) -> Result<Option<FinishedPlace>, StoreError> {
     match found.last() {
         Some((id, at)) if u32::try_from(found.len()).is_ok_and(|count| count >= limit) => {
-            let after = Cursor { at: Some(Timestamp::from_micros(*at)), key: *id };
-            Ok(Some(FinishedPlace { team, after: Some(after) }))
+            let after = Cursor {
+                at: Some(Timestamp::from_micros(*at)),
+                key: *id,
+            };
+            Ok(Some(FinishedPlace {
+                team,
+                after: Some(after),
+            }))
         }
         _ if finished.team.is_some() => Ok(None),
         _ => next_team(connection, team.as_str()).await,
     }
 }
 
-async fn next_team(connection: &mut Connection, after: &str) -> Result<Option<FinishedPlace>, StoreError> {
-    let team: Option<String> = on!(connection, c => sqlx::query_scalar(NEXT_TEAM).bind(after).fetch_one(c).await)?;
-    let team = team.map(|team| parse("an instance's team", &team)).transpose()?;
+async fn next_team(
+    connection: &mut Connection,
+    after: &str,
+) -> Result<Option<FinishedPlace>, StoreError> {
+    let team: Option<String> =
+        on!(connection, c => sqlx::query_scalar(NEXT_TEAM).bind(after).fetch_one(c).await)?;
+    let team = team
+        .map(|team| parse("an instance's team", &team))
+        .transpose()?;
     Ok(team.map(|team| FinishedPlace { team, after: None }))
 }
 
@@ -248,56 +311,124 @@ fn of_instances(text: &str, ids: &[Uuid]) -> Sql {
 
 fn of_buckets(text: &str, team: &Name, buckets: impl Iterator<Item = String>) -> Sql {
     let mut sql = Sql::new(text);
-    sql.bind(team.as_str().into()).push(" AND space").within(buckets.map(Bind::Text));
+    sql.bind(team.as_str().into())
+        .push(" AND space")
+        .within(buckets.map(Bind::Text));
     sql
 }
 
-async fn count(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result<FinishedCounts, StoreError> {
+async fn count(
+    connection: &mut Connection,
+    team: &Name,
+    ids: &[Uuid],
+) -> Result<FinishedCounts, StoreError> {
     let buckets = ids.iter().map(|id| Space::Instance(*id).to_string());
     let mut counts = Vec::new();
     for sql in [
         of_instances("SELECT COUNT(*) FROM step_attempts WHERE instance_id", ids),
-        of_instances("SELECT COUNT(*) FROM workflow_approvals WHERE instance_id", ids),
-        of_buckets("SELECT COUNT(*) FROM plugin_storage WHERE team = ", team, buckets),
+        of_instances(
+            "SELECT COUNT(*) FROM workflow_approvals WHERE instance_id",
+            ids,
+        ),
+        of_buckets(
+            "SELECT COUNT(*) FROM plugin_storage WHERE team = ",
+            team,
+            buckets,
+        ),
     ] {
         let rows: Vec<(i64,)> = sql.rows(connection).await?;
-        counts.push(rows.first().map_or(Ok(0), |(count,)| unsigned("a count", *count))?);
+        counts.push(
+            rows.first()
+                .map_or(Ok(0), |(count,)| unsigned("a count", *count))?,
+        );
     }
     let [attempts, approvals, entries] = counts.try_into().unwrap_or_default();
-    Ok(FinishedCounts { instances: ids.len() as u64, attempts, approvals, entries })
+    Ok(FinishedCounts {
+        instances: ids.len() as u64,
+        attempts,
+        approvals,
+        entries,
+    })
 }
 
 /// Returns how many bytes instances count with all that is theirs.
-async fn stored_bytes(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result<i64, StoreError> {
+async fn stored_bytes(
+    connection: &mut Connection,
+    team: &Name,
+    ids: &[Uuid],
+) -> Result<i64, StoreError> {
     let buckets = ids.iter().map(|id| Space::Instance(*id).to_string());
     let mut bytes = 0;
     for (what, sql) in [
-        (usage::INSTANCE_BYTES, of_instances(" FROM workflow_instances WHERE id", ids)),
-        (usage::ATTEMPT_BYTES, of_instances(" FROM step_attempts WHERE instance_id", ids)),
-        (usage::APPROVAL_BYTES, of_instances(" FROM workflow_approvals WHERE instance_id", ids)),
-        (usage::ENTRY_BYTES, of_buckets(" FROM plugin_storage WHERE team = ", team, buckets)),
+        (
+            usage::INSTANCE_BYTES,
+            of_instances(" FROM workflow_instances WHERE id", ids),
+        ),
+        (
+            usage::ATTEMPT_BYTES,
+            of_instances(" FROM step_attempts WHERE instance_id", ids),
+        ),
+        (
+            usage::APPROVAL_BYTES,
+            of_instances(" FROM workflow_approvals WHERE instance_id", ids),
+        ),
+        (
+            usage::ENTRY_BYTES,
+            of_buckets(" FROM plugin_storage WHERE team = ", team, buckets),
+        ),
     ] {
-        let rows: Vec<(i64,)> =
-            sql.after(&format!("SELECT CAST(COALESCE(SUM({what}), 0) AS BIGINT)")).rows(connection).await?;
+        let rows: Vec<(i64,)> = sql
+            .after(&format!("SELECT CAST(COALESCE(SUM({what}), 0) AS BIGINT)"))
+            .rows(connection)
+            .await?;
         bytes += rows.first().map_or(0, |(bytes,)| *bytes);
     }
     Ok(bytes)
 }
 
-async fn delete(connection: &mut Connection, team: &Name, ids: &[Uuid]) -> Result<Deleted, StoreError> {
-    let buckets: HashMap<String, Uuid> = ids.iter().map(|id| (Space::Instance(*id).to_string(), *id)).collect();
-    let attempts = of_instances("DELETE FROM step_attempts WHERE instance_id", ids).execute(connection).await?;
-    let approvals = of_instances("DELETE FROM workflow_approvals WHERE instance_id", ids).execute(connection).await?;
-    let mut entries = of_buckets("DELETE FROM plugin_storage WHERE team = ", team, buckets.keys().cloned());
+async fn delete(
+    connection: &mut Connection,
+    team: &Name,
+    ids: &[Uuid],
+) -> Result<Deleted, StoreError> {
+    let buckets: HashMap<String, Uuid> = ids
+        .iter()
+        .map(|id| (Space::Instance(*id).to_string(), *id))
+        .collect();
+    let attempts = of_instances("DELETE FROM step_attempts WHERE instance_id", ids)
+        .execute(connection)
+        .await?;
+    let approvals = of_instances("DELETE FROM workflow_approvals WHERE instance_id", ids)
+        .execute(connection)
+        .await?;
+    let mut entries = of_buckets(
+        "DELETE FROM plugin_storage WHERE team = ",
+        team,
+        buckets.keys().cloned(),
+    );
     entries.push(" RETURNING space, key");
     let entries: Vec<(String, String)> = entries.rows(connection).await?;
     let roots = trees::roots_of(connection, ids).await?;
-    let instances = of_instances("DELETE FROM workflow_instances WHERE id", ids).execute(connection).await?;
+    let instances = of_instances("DELETE FROM workflow_instances WHERE id", ids)
+        .execute(connection)
+        .await?;
     trees::forget(connection, &roots).await?;
-    let counts = FinishedCounts { instances, attempts, approvals, entries: entries.len() as u64 };
-    let key =
-        |(space, key): (String, String)| buckets.get(&space).map(|id| EntryKey { space: Space::Instance(*id), key });
-    Ok(Deleted { counts, entries: entries.into_iter().filter_map(key).collect() })
+    let counts = FinishedCounts {
+        instances,
+        attempts,
+        approvals,
+        entries: entries.len() as u64,
+    };
+    let key = |(space, key): (String, String)| {
+        buckets.get(&space).map(|id| EntryKey {
+            space: Space::Instance(*id),
+            key,
+        })
+    };
+    Ok(Deleted {
+        counts,
+        entries: entries.into_iter().filter_map(key).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -307,9 +438,15 @@ mod tests {
     #[test]
     fn places_survive_their_text() {
         let team: Name = "acme".parse().expect("is a name");
-        let cursor = Cursor { at: Some(Timestamp::from_micros(7)), key: Uuid::from_u128(9) };
+        let cursor = Cursor {
+            at: Some(Timestamp::from_micros(7)),
+            key: Uuid::from_u128(9),
+        };
         for after in [None, Some(cursor)] {
-            let place = FinishedPlace { team: team.clone(), after };
+            let place = FinishedPlace {
+                team: team.clone(),
+                after,
+            };
             assert_eq!(place.to_string().parse(), Ok(place));
         }
         for wrong in ["", "/", "acme/", "acme/7", "No Name", "acme/7.x"] {

@@ -49,11 +49,17 @@ pub(super) async fn execute<R>(
         affected += match connection.conn() {
             Conn::Sqlite(connection) => {
                 let (text, arguments) = sqlite(sql, columns, rows)?;
-                sqlx::query_with(AssertSqlSafe(text), arguments).execute(connection).await?.rows_affected()
+                sqlx::query_with(AssertSqlSafe(text), arguments)
+                    .execute(connection)
+                    .await?
+                    .rows_affected()
             }
             Conn::Postgres(connection) => {
                 let (text, arguments) = postgres(sql, columns, rows)?;
-                sqlx::query_with(AssertSqlSafe(text), arguments).execute(connection).await?.rows_affected()
+                sqlx::query_with(AssertSqlSafe(text), arguments)
+                    .execute(connection)
+                    .await?
+                    .rows_affected()
             }
         };
     }
@@ -75,11 +81,15 @@ where
         found.extend(match connection.conn() {
             Conn::Sqlite(connection) => {
                 let (text, arguments) = sqlite(sql, columns, rows)?;
-                sqlx::query_as_with(AssertSqlSafe(text), arguments).fetch_all(connection).await?
+                sqlx::query_as_with(AssertSqlSafe(text), arguments)
+                    .fetch_all(connection)
+                    .await?
             }
             Conn::Postgres(connection) => {
                 let (text, arguments) = postgres(sql, columns, rows)?;
-                sqlx::query_as_with(AssertSqlSafe(text), arguments).fetch_all(connection).await?
+                sqlx::query_as_with(AssertSqlSafe(text), arguments)
+                    .fetch_all(connection)
+                    .await?
             }
         });
     }
@@ -93,10 +103,16 @@ fn rows_max(connection: &Connection) -> usize {
     }
 }
 
-fn sqlite<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, SqliteArguments), StoreError> {
+fn sqlite<R>(
+    sql: &str,
+    columns: &[Column<R>],
+    rows: &[R],
+) -> Result<(String, SqliteArguments), StoreError> {
     let row = format!("({})", vec!["?"; columns.len()].join(", "));
     let values = vec![row.as_str(); rows.len().next_power_of_two()].join(", ");
-    let text = sql.replace("{rows}", &format!("(VALUES {values}) AS given")).replace("{lock}", "");
+    let text = sql
+        .replace("{rows}", &format!("(VALUES {values}) AS given"))
+        .replace("{lock}", "");
     let mut arguments = SqliteArguments::default();
     arguments.reserve(columns.len() * rows.len(), 0);
     for row in rows {
@@ -117,26 +133,62 @@ fn sqlite<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, Sq
     Ok((text, arguments))
 }
 
-fn postgres<R>(sql: &str, columns: &[Column<R>], rows: &[R]) -> Result<(String, PgArguments), StoreError> {
+fn postgres<R>(
+    sql: &str,
+    columns: &[Column<R>],
+    rows: &[R],
+) -> Result<(String, PgArguments), StoreError> {
     let (mut arrays, mut names) = (Vec::new(), Vec::new());
     let mut arguments = PgArguments::default();
     for (index, column) in columns.iter().enumerate() {
         let (kind, added) = match column {
-            Column::Uuid(value) => ("UUID", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
-            Column::MaybeUuid(value) => ("UUID", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
-            Column::Integer(value) => ("BIGINT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
-            Column::MaybeInteger(value) => ("BIGINT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
-            Column::Text(value) => ("TEXT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
-            Column::MaybeText(value) => ("TEXT", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
-            Column::Bytes(value) => ("BYTEA", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
-            Column::MaybeBytes(value) => ("BYTEA", arguments.add(rows.iter().map(value).collect::<Vec<_>>())),
+            Column::Uuid(value) => (
+                "UUID",
+                arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
+            ),
+            Column::MaybeUuid(value) => (
+                "UUID",
+                arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
+            ),
+            Column::Integer(value) => (
+                "BIGINT",
+                arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
+            ),
+            Column::MaybeInteger(value) => (
+                "BIGINT",
+                arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
+            ),
+            Column::Text(value) => (
+                "TEXT",
+                arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
+            ),
+            Column::MaybeText(value) => (
+                "TEXT",
+                arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
+            ),
+            Column::Bytes(value) => (
+                "BYTEA",
+                arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
+            ),
+            Column::MaybeBytes(value) => (
+                "BYTEA",
+                arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
+            ),
         };
         added.map_err(sqlx::Error::Encode)?;
         arrays.push(format!("${}::{kind}[]", index + 1));
         names.push(format!("column{}", index + 1));
     }
-    let given = format!("UNNEST({}) AS given({})", arrays.join(", "), names.join(", "));
-    Ok((sql.replace("{rows}", &given).replace("{lock}", " FOR UPDATE OF seen"), arguments))
+    let given = format!(
+        "UNNEST({}) AS given({})",
+        arrays.join(", "),
+        names.join(", ")
+    );
+    Ok((
+        sql.replace("{rows}", &given)
+            .replace("{lock}", " FOR UPDATE OF seen"),
+        arguments,
+    ))
 }
 
 #[cfg(test)]
@@ -146,11 +198,22 @@ mod tests {
     #[test]
     fn texts_are_few() {
         let columns = [Column::Integer(|row: &i64| *row), Column::Text(|_| "x")];
-        let text = |count: usize| sqlite("SELECT 1 FROM {rows}{lock}", &columns, &vec![1; count]).expect("encodes").0;
+        let text = |count: usize| {
+            sqlite("SELECT 1 FROM {rows}{lock}", &columns, &vec![1; count])
+                .expect("encodes")
+                .0
+        };
         assert_eq!(text(1), "SELECT 1 FROM (VALUES (?, ?)) AS given");
-        assert_eq!(text(3), "SELECT 1 FROM (VALUES (?, ?), (?, ?), (?, ?), (?, ?)) AS given");
+        assert_eq!(
+            text(3),
+            "SELECT 1 FROM (VALUES (?, ?), (?, ?), (?, ?), (?, ?)) AS given"
+        );
         assert_eq!(text(3), text(4));
-        let text = |count: usize| postgres("SELECT 1 FROM {rows}{lock}", &columns, &vec![1; count]).expect("encodes").0;
+        let text = |count: usize| {
+            postgres("SELECT 1 FROM {rows}{lock}", &columns, &vec![1; count])
+                .expect("encodes")
+                .0
+        };
         assert_eq!(
             text(1),
             "SELECT 1 FROM UNNEST($1::BIGINT[], $2::TEXT[]) AS given(column1, column2) FOR UPDATE OF seen"
@@ -161,7 +224,8 @@ mod tests {
     #[test]
     fn a_full_statement_has_no_more_parameters_than_sqlite_allows() {
         let columns: Vec<_> = (0..32).map(|_| Column::Integer(|row: &i64| *row)).collect();
-        let (text, _) = sqlite("SELECT 1 FROM {rows}", &columns, &[1; SQLITE_ROWS_MAX]).expect("encodes");
+        let (text, _) =
+            sqlite("SELECT 1 FROM {rows}", &columns, &[1; SQLITE_ROWS_MAX]).expect("encodes");
         assert!(SQLITE_ROWS_MAX.is_power_of_two() && text.matches('?').count() <= 32_766);
     }
 }

@@ -117,7 +117,10 @@ impl SecondLevel {
         }
         // The error may quote the URL, and with it the password.
         let client = Client::open(config.url.as_str()).map_err(|_| {
-            StoreError::Settings("redis.url is no Redis address: write redis://[USER:PASSWORD@]HOST[:PORT][/DB]".into())
+            StoreError::Settings(
+                "redis.url is no Redis address: write redis://[USER:PASSWORD@]HOST[:PORT][/DB]"
+                    .into(),
+            )
         })?;
         Ok(Some(Self {
             client,
@@ -132,7 +135,11 @@ impl SecondLevel {
     pub(super) fn stats(&self) -> SecondLevelStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         SecondLevelStats {
-            connected: self.session.read().as_ref().is_some_and(|session| session.reads),
+            connected: self
+                .session
+                .read()
+                .as_ref()
+                .is_some_and(|session| session.reads),
             hits: read(&self.counters.hits),
             misses: read(&self.counters.misses),
             lost: read(&self.counters.lost),
@@ -147,10 +154,14 @@ impl SecondLevel {
         // Names have no colon, so no two keys read alike; an entry's key is the last part.
         let key = match key {
             Key::Workflow(team, name) => format!("{WORKFLOW}:{team}:{name}"),
-            Key::WorkflowVersion(team, name, version) => format!("{WORKFLOW_VERSION}:{team}:{name}:{version}"),
+            Key::WorkflowVersion(team, name, version) => {
+                format!("{WORKFLOW_VERSION}:{team}:{name}:{version}")
+            }
             Key::PluginVersion(id) => format!("plugin_version:{id}"),
             Key::PluginReference(team, name, None) => format!("{PLUGIN_REFERENCE}:{team}:{name}"),
-            Key::PluginReference(team, name, Some(version)) => format!("{PLUGIN_REFERENCE}:{team}:{name}:{version}"),
+            Key::PluginReference(team, name, Some(version)) => {
+                format!("{PLUGIN_REFERENCE}:{team}:{name}:{version}")
+            }
             Key::Entry(team, EntryKey { space, key }) => format!("{ENTRY}:{team}:{space}:{key}"),
         };
         self.name(&format!("{epoch}:{key}"))
@@ -159,22 +170,34 @@ impl SecondLevel {
     /// Asks for rows, in their order.
     pub(super) async fn get(&self, keys: &[Key<'_>]) -> Vec<Found> {
         let unknown = || keys.iter().map(|_| Found::Unknown).collect();
-        let Some(session) = self.session.read().clone().filter(|session| session.reads) else { return unknown() };
+        let Some(session) = self.session.read().clone().filter(|session| session.reads) else {
+            return unknown();
+        };
         let mut pipeline = redis::pipe();
         pipeline.cmd("MGET");
         for key in keys {
             pipeline.arg(self.key(&session.epoch, key));
         }
-        let Some((values,)) = self.run::<(Vec<Option<Vec<u8>>>,)>(&session, &pipeline).await else { return unknown() };
+        let Some((values,)) = self
+            .run::<(Vec<Option<Vec<u8>>>,)>(&session, &pipeline)
+            .await
+        else {
+            return unknown();
+        };
         let found = values.into_iter().map(|value| match value {
             Some(value) if value == MARK_VALUE => Found::Unknown,
             Some(row) => Found::Row(row),
             None => Found::Nothing(Arc::clone(&session)),
         });
         let found: Vec<_> = found.collect();
-        let hits = found.iter().filter(|found| matches!(found, Found::Row(_))).count();
+        let hits = found
+            .iter()
+            .filter(|found| matches!(found, Found::Row(_)))
+            .count();
         self.counters.hits.fetch_add(hits as u64, Ordering::Relaxed);
-        self.counters.misses.fetch_add((found.len() - hits) as u64, Ordering::Relaxed);
+        self.counters
+            .misses
+            .fetch_add((found.len() - hits) as u64, Ordering::Relaxed);
         found
     }
 
@@ -182,10 +205,19 @@ impl SecondLevel {
     pub(super) async fn put(&self, session: &Arc<Session>, rows: Vec<Row<'_>>) {
         let mut pipeline = redis::pipe();
         for Row { key, value, ttl } in rows {
-            let ttl = ttl.map_or(self.config.ttl, |ttl| ttl.min(self.config.ttl)).as_millis();
+            let ttl = ttl
+                .map_or(self.config.ttl, |ttl| ttl.min(self.config.ttl))
+                .as_millis();
             if value.len() <= VALUE_BYTES_MAX && ttl > 0 {
                 let key = self.key(&session.epoch, &key);
-                pipeline.cmd("SET").arg(key).arg(value).arg("NX").arg("PX").arg(ttl.to_string()).ignore();
+                pipeline
+                    .cmd("SET")
+                    .arg(key)
+                    .arg(value)
+                    .arg("NX")
+                    .arg("PX")
+                    .arg(ttl.to_string())
+                    .ignore();
             }
         }
         if !pipeline.is_empty() {
@@ -210,7 +242,9 @@ impl SecondLevel {
 
     /// Marks what a team's text names.
     pub(super) async fn mark_named(&self, team: &Name, named: &Named) {
-        let Some(session) = self.session.read().clone() else { return };
+        let Some(session) = self.session.read().clone() else {
+            return;
+        };
         let key = match named {
             Named::Workflow(name) => Key::Workflow(team, name),
             Named::WorkflowVersion(name, version) => Key::WorkflowVersion(team, name, *version),
@@ -220,12 +254,15 @@ impl SecondLevel {
             Named::Entry(key) => Key::Entry(team, key),
             Named::Instance(_) | Named::PendingApprovals(_) => return,
         };
-        self.run::<()>(&session, &marked([self.key(&session.epoch, &key)])).await;
+        self.run::<()>(&session, &marked([self.key(&session.epoch, &key)]))
+            .await;
     }
 
     /// Marks a team's rows of these kinds, which Redis looks for among all that it has.
     async fn mark_all(&self, kinds: &[CacheKind], team: &Name) {
-        let Some(session) = self.session.read().clone() else { return };
+        let Some(session) = self.session.read().clone() else {
+            return;
+        };
         let kinds = kinds.iter().filter_map(|kind| match kind {
             CacheKind::Workflows => Some(WORKFLOW),
             CacheKind::WorkflowVersions => Some(WORKFLOW_VERSION),
@@ -246,8 +283,17 @@ impl SecondLevel {
             let mut cursor = 0;
             loop {
                 let mut scan = redis::pipe();
-                scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCANNED_AT_ONCE);
-                let Some(((next, found),)) = self.run::<((u64, Vec<String>),)>(&session, &scan).await else { return };
+                scan.cmd("SCAN")
+                    .arg(cursor)
+                    .arg("MATCH")
+                    .arg(&pattern)
+                    .arg("COUNT")
+                    .arg(SCANNED_AT_ONCE);
+                let Some(((next, found),)) =
+                    self.run::<((u64, Vec<String>),)>(&session, &scan).await
+                else {
+                    return;
+                };
                 let marks = marked(found);
                 if !marks.is_empty() {
                     self.run::<()>(&session, &marks).await;
@@ -268,14 +314,22 @@ impl SecondLevel {
             return;
         }
         // Without a session there will be one only after another epoch has begun.
-        let Some(session) = self.session.read().clone() else { return };
+        let Some(session) = self.session.read().clone() else {
+            return;
+        };
         let mut pipeline = redis::pipe();
         pipeline.cmd("GET").arg(self.name("epoch"));
-        let Some((Some(epoch),)) = self.run::<(Option<String>,)>(&session, &pipeline).await else { return };
+        let Some((Some(epoch),)) = self.run::<(Option<String>,)>(&session, &pipeline).await else {
+            return;
+        };
         if marked.is_some_and(|marked| marked.epoch == epoch) {
             return;
         }
-        if self.run::<()>(&session, &self.marks(&epoch, stale)).await.is_some() {
+        if self
+            .run::<()>(&session, &self.marks(&epoch, stale))
+            .await
+            .is_some()
+        {
             // There may have been two, and readers of this host must not be left in the one between.
             self.move_on().await;
         }
@@ -285,13 +339,21 @@ impl SecondLevel {
     pub(super) async fn publish(&self, session: &Arc<Session>, payloads: &[String]) -> bool {
         let mut pipeline = redis::pipe();
         for payload in payloads {
-            pipeline.cmd("PUBLISH").arg(self.name("stale")).arg(payload).ignore();
+            pipeline
+                .cmd("PUBLISH")
+                .arg(self.name("stale"))
+                .arg(payload)
+                .ignore();
         }
         pipeline.is_empty() || self.run::<()>(session, &pipeline).await.is_some()
     }
 
     /// None if it failed: then Redis is not used until [`Core::attend`] is connected again.
-    async fn run<T: FromRedisValue>(&self, session: &Arc<Session>, pipeline: &Pipeline) -> Option<T> {
+    async fn run<T: FromRedisValue>(
+        &self,
+        session: &Arc<Session>,
+        pipeline: &Pipeline,
+    ) -> Option<T> {
         match pipeline.query_async(&mut session.connection.clone()).await {
             Ok(answer) => Some(answer),
             Err(error) => {
@@ -314,27 +376,46 @@ impl SecondLevel {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.config.timeout))
             .set_response_timeout(Some(self.config.timeout));
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         let mut messages = self.client.get_async_pubsub().await?;
         messages.subscribe(self.name("stale")).await?;
         messages.subscribe(self.name("epoch")).await?;
         // Writes that end from now on mark, whatever they found when they began; those that ended before are older than
         // the epoch.
-        let closed = Arc::new(Session { connection: connection.clone(), epoch: String::new(), reads: false });
+        let closed = Arc::new(Session {
+            connection: connection.clone(),
+            epoch: String::new(),
+            reads: false,
+        });
         *self.session.write() = Some(Arc::clone(&closed));
         let begun = self.begin_epoch(&mut connection).await;
         let mut current = self.session.write();
         // One of those writes may have failed to mark, and has taken the session away.
-        let is_well = current.take_if(|current| Arc::ptr_eq(current, &closed)).is_some();
+        let is_well = current
+            .take_if(|current| Arc::ptr_eq(current, &closed))
+            .is_some();
         let epoch = begun?;
         if !is_well {
-            return Err(RedisError::from((redis::ErrorKind::Io, "it was lost again at once")));
+            return Err(RedisError::from((
+                redis::ErrorKind::Io,
+                "it was lost again at once",
+            )));
         }
-        *current = Some(Arc::new(Session { connection, epoch, reads: true }));
+        *current = Some(Arc::new(Session {
+            connection,
+            epoch,
+            reads: true,
+        }));
         Ok(messages)
     }
 
-    async fn begin_epoch(&self, connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
+    async fn begin_epoch(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<String, RedisError> {
         let epoch = Uuid::now_v7().simple().to_string();
         // Set before it is announced: who hears of it reads the latest, whichever announcement came last.
         redis::pipe()
@@ -353,7 +434,9 @@ impl SecondLevel {
 
     /// Puts all that is there out of everybody's reach.
     async fn forget_everything(&self) {
-        let Some(session) = self.session.read().clone() else { return };
+        let Some(session) = self.session.read().clone() else {
+            return;
+        };
         match self.begin_epoch(&mut session.connection.clone()).await {
             Ok(epoch) => self.replace(&session, epoch),
             // Then the next session begins one.
@@ -363,7 +446,9 @@ impl SecondLevel {
 
     /// Moves to the epoch that somebody has begun.
     async fn move_on(&self) {
-        let Some(session) = self.session.read().clone().filter(|session| session.reads) else { return };
+        let Some(session) = self.session.read().clone().filter(|session| session.reads) else {
+            return;
+        };
         let mut pipeline = redis::pipe();
         pipeline.cmd("GET").arg(self.name("epoch"));
         if let Some((epoch,)) = self.run::<(String,)>(&session, &pipeline).await {
@@ -372,9 +457,16 @@ impl SecondLevel {
     }
 
     fn replace(&self, session: &Arc<Session>, epoch: String) {
-        let moved = Arc::new(Session { connection: session.connection.clone(), epoch, reads: session.reads });
+        let moved = Arc::new(Session {
+            connection: session.connection.clone(),
+            epoch,
+            reads: session.reads,
+        });
         let mut current = self.session.write();
-        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+        if current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, session))
+        {
             *current = Some(moved);
         }
     }
@@ -383,7 +475,13 @@ impl SecondLevel {
 fn marked(keys: impl IntoIterator<Item = String>) -> Pipeline {
     let mut pipeline = redis::pipe();
     for key in keys {
-        pipeline.cmd("SET").arg(key).arg(MARK_VALUE).arg("EX").arg(MARK.as_secs()).ignore();
+        pipeline
+            .cmd("SET")
+            .arg(key)
+            .arg(MARK_VALUE)
+            .arg("EX")
+            .arg(MARK.as_secs())
+            .ignore();
     }
     pipeline
 }
@@ -393,7 +491,12 @@ fn marked(keys: impl IntoIterator<Item = String>) -> Pipeline {
 fn keys(stale: &Stale) -> Vec<Key<'_>> {
     match stale {
         Stale::Workflow { team, name, .. } => vec![Key::Workflow(team, name)],
-        Stale::Plugin { team, name, version, id } => vec![
+        Stale::Plugin {
+            team,
+            name,
+            version,
+            id,
+        } => vec![
             Key::PluginVersion(*id),
             Key::PluginReference(team, name, None),
             Key::PluginReference(team, name, Some(version)),
@@ -412,7 +515,9 @@ impl Store {
     /// before [`Store::clear_caches`], or what is thrown out there comes back from here. For a team Redis looks through
     /// all its keys, a thousand at a time, and the rows are not put there again for a minute.
     pub async fn clear_second_level(&self, kind: Option<CacheKind>, team: Option<&Name>) {
-        let Some(redis) = &self.core().redis else { return };
+        let Some(redis) = &self.core().redis else {
+            return;
+        };
         match (team, kind) {
             (None, _) => redis.forget_everything().await,
             (Some(team), None) => redis.mark_all(&CacheKind::ALL, team).await,
@@ -429,7 +534,9 @@ impl Store {
         // On the heap: a statement of sqlx is the larger part of a load.
         let select = Box::pin(select);
         async move {
-            let Some(redis) = &self.core().redis else { return select.await };
+            let Some(redis) = &self.core().redis else {
+                return select.await;
+            };
             let found = redis.get(std::slice::from_ref(&key)).await.pop();
             // What does not parse was put there by another version of this program.
             if let Some(Found::Row(row)) = &found
@@ -440,7 +547,16 @@ impl Store {
             let row = select.await?;
             if let (Some(Found::Nothing(session)), Some(row)) = (found, &row) {
                 let value = to_json(row)?.into_bytes();
-                redis.put(&session, vec![Row { key, value, ttl: None }]).await;
+                redis
+                    .put(
+                        &session,
+                        vec![Row {
+                            key,
+                            value,
+                            ttl: None,
+                        }],
+                    )
+                    .await;
             }
             Ok(row)
         }
@@ -460,7 +576,9 @@ impl Core {
                         tracing::info!("Redis is there");
                         self.follow(redis, messages).await;
                     }
-                    Err(error) => tracing::warn!(%error, "cannot connect to Redis; going on without it"),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot connect to Redis; going on without it")
+                    }
                 }
                 tokio::time::sleep(RECONNECT).await;
             }

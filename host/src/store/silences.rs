@@ -44,7 +44,10 @@ impl Silence {
     pub fn is_about(&self, key: &AlertKey) -> bool {
         (self.team.is_none() || self.team == key.team)
             && self.rule.is_none_or(|rule| rule == key.rule)
-            && self.subject.as_ref().is_none_or(|subject| subject.matches(&key.subject))
+            && self
+                .subject
+                .as_ref()
+                .is_none_or(|subject| subject.matches(&key.subject))
     }
 }
 
@@ -64,9 +67,19 @@ impl SilenceRow {
     fn into_silence(self) -> Result<Silence, StoreError> {
         Ok(Silence {
             id: self.id,
-            team: if self.team == HOST { None } else { Some(parse("a silence's team", &self.team)?) },
-            rule: self.rule.map(|rule| parse("a silence's rule", &rule)).transpose()?,
-            subject: self.subject.map(|subject| parse("a silence's subject", &subject)).transpose()?,
+            team: if self.team == HOST {
+                None
+            } else {
+                Some(parse("a silence's team", &self.team)?)
+            },
+            rule: self
+                .rule
+                .map(|rule| parse("a silence's rule", &rule))
+                .transpose()?,
+            subject: self
+                .subject
+                .map(|subject| parse("a silence's subject", &subject))
+                .transpose()?,
             comment: self.comment,
             created_by: self.created_by,
             created_at: Timestamp::from_micros(self.created_at),
@@ -89,7 +102,16 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let Silence { id, team, rule, subject, comment, created_by, created_at, until } = silence;
+            let Silence {
+                id,
+                team,
+                rule,
+                subject,
+                comment,
+                created_by,
+                created_at,
+                until,
+            } = silence;
             let mut writing = store.core().backend.begin().await?;
             let inserted = on!(writing, c => sqlx::query(INSERT)
                 .bind(id)
@@ -108,7 +130,9 @@ impl Store {
                 && !idempotency::keep(&mut writing, &request, &answer).await?
             {
                 writing.rollback().await?;
-                return Err(StoreError::Constraint("the same request, with the same key".to_owned()));
+                return Err(StoreError::Constraint(
+                    "the same request, with the same key".to_owned(),
+                ));
             }
             store.core().commit(writing, &[]).await?;
             Ok(inserted > 0)
@@ -121,7 +145,11 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn silences(&self, team: Option<Name>, now: Timestamp) -> Result<Vec<Silence>, StoreError> {
+    pub async fn silences(
+        &self,
+        team: Option<Name>,
+        now: Timestamp,
+    ) -> Result<Vec<Silence>, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.read().await?;
@@ -139,11 +167,16 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let mut sql = Sql::new(DELETE);
-            sql.bind(Bind::Id(id)).and("team =", team.as_ref().map(|team| team.as_str().into()));
+            sql.bind(Bind::Id(id))
+                .and("team =", team.as_ref().map(|team| team.as_str().into()));
             let mut writing = store.core().backend.begin().await?;
             let deleted = sql.execute(&mut writing).await?;
             store.core().commit(writing, &[]).await?;
-            if deleted > 0 { Ok(()) } else { Err(StoreError::NotFound) }
+            if deleted > 0 {
+                Ok(())
+            } else {
+                Err(StoreError::NotFound)
+            }
         })
         .await
     }
@@ -176,8 +209,10 @@ pub(super) fn not_ended(team: Option<&Name>, now: Timestamp) -> Sql {
     );
     sql.bind(Bind::Number(now.as_micros()));
     if let Some(team) = team {
-        sql.push(" AND team").within([HOST.into(), team.as_str().into()]);
+        sql.push(" AND team")
+            .within([HOST.into(), team.as_str().into()]);
     }
-    sql.push(" ORDER BY until, id LIMIT ").bind(Bind::Number(SILENCES_READ_MAX.into()));
+    sql.push(" ORDER BY until, id LIMIT ")
+        .bind(Bind::Number(SILENCES_READ_MAX.into()));
     sql
 }

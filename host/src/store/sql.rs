@@ -52,7 +52,11 @@ macro_rules! bind_all {
 impl Sql {
     /// Begins with `text`.
     pub(super) fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), binds: Vec::new(), index: None }
+        Self {
+            text: text.into(),
+            binds: Vec::new(),
+            index: None,
+        }
     }
 
     /// Names the index that SQLite is to use of the table whose name was written last. For statements that two indexes
@@ -105,7 +109,11 @@ impl Sql {
     where
         T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
-        let Self { mut text, binds, index } = self;
+        let Self {
+            mut text,
+            binds,
+            index,
+        } = self;
         if let (Some((position, index)), Connection::Sqlite(_)) = (index, &*connection) {
             text.insert_str(position, &format!(" INDEXED BY {index}"));
         }
@@ -127,7 +135,11 @@ impl Sql {
 
     /// A text that has its places for values already.
     pub(super) fn with_binds(text: &str, binds: Vec<Bind>) -> Self {
-        Self { text: text.to_owned(), binds, index: None }
+        Self {
+            text: text.to_owned(),
+            binds,
+            index: None,
+        }
     }
 
     /// The text so far.
@@ -139,7 +151,13 @@ impl Sql {
     /// The same statement, to be explained.
     #[cfg(test)]
     pub(super) fn explained(self, how: &str) -> Self {
-        let index = self.index.map(|(position, index)| (position + how.len() + 1, index));
-        Self { text: format!("{how} {}", self.text), binds: self.binds, index }
+        let index = self
+            .index
+            .map(|(position, index)| (position + how.len() + 1, index));
+        Self {
+            text: format!("{how} {}", self.text),
+            binds: self.binds,
+            index,
+        }
     }
 }

@@ -12,9 +12,18 @@ use crate::model::{EntryKey, Name};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Stale {
     /// A workflow has another newest version, or another status: this is its newest version.
-    Workflow { team: Name, name: Name, version: u32 },
+    Workflow {
+        team: Name,
+        name: Name,
+        version: u32,
+    },
     /// A plugin version came or went, and with it what references mean.
-    Plugin { team: Name, name: Name, version: String, id: Uuid },
+    Plugin {
+        team: Name,
+        name: Name,
+        version: String,
+        id: Uuid,
+    },
     /// An instance changed.
     Instance { team: Name, id: Uuid },
     /// A team has new instances. They were never read, so only lists are out of date.
@@ -32,7 +41,11 @@ pub(super) enum Stale {
 impl Core {
     /// Commits, and answers after the caches have forgotten what was written and other hosts were told. They forget
     /// after a failure too: a COMMIT whose answer was lost may have happened.
-    pub(super) async fn commit(&self, mut writing: Writing, stale: &[Stale]) -> Result<(), StoreError> {
+    pub(super) async fn commit(
+        &self,
+        mut writing: Writing,
+        stale: &[Stale],
+    ) -> Result<(), StoreError> {
         if self.broken.is_cancelled() {
             // Dropped, it is rolled back.
             return Err(StoreError::Closed);
@@ -79,16 +92,27 @@ impl Caches {
     pub(super) fn forget(&self, stale: &[Stale]) {
         for stale in stale {
             match stale {
-                Stale::Workflow { team, name, version } => {
+                Stale::Workflow {
+                    team,
+                    name,
+                    version,
+                } => {
                     self.workflows.invalidate(&(team.clone(), name.clone()));
                     // That it was not there may have been remembered.
-                    self.workflow_versions.invalidate(&(team.clone(), name.clone(), *version));
+                    self.workflow_versions
+                        .invalidate(&(team.clone(), name.clone(), *version));
                     self.generations.end(team, Noun::Workflows);
                 }
-                Stale::Plugin { team, name, version, id } => {
+                Stale::Plugin {
+                    team,
+                    name,
+                    version,
+                    id,
+                } => {
                     self.plugin_versions.invalidate(id);
                     for version in [None, Some(version.clone())] {
-                        self.plugin_references.invalidate(&(team.clone(), name.clone(), version));
+                        self.plugin_references
+                            .invalidate(&(team.clone(), name.clone(), version));
                     }
                 }
                 Stale::Instance { team, id } => {
@@ -97,7 +121,8 @@ impl Caches {
                 }
                 Stale::NewInstances { team } => self.generations.end(team, Noun::Instances),
                 Stale::Approver { team, approver } => {
-                    self.pending_approvals.invalidate(&(team.clone(), approver.clone()));
+                    self.pending_approvals
+                        .invalidate(&(team.clone(), approver.clone()));
                     self.generations.end(team, Noun::Approvals);
                 }
                 Stale::DecidedApprovals { team } => self.generations.end(team, Noun::Approvals),

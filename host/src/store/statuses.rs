@@ -26,7 +26,11 @@ pub struct InstanceState {
 
 impl From<&Instance> for InstanceState {
     fn from(instance: &Instance) -> Self {
-        Self { id: instance.id, status: instance.status, current_step: instance.current_step.clone() }
+        Self {
+            id: instance.id,
+            status: instance.status,
+            current_step: instance.current_step.clone(),
+        }
     }
 }
 
@@ -43,7 +47,10 @@ impl StateRow {
         Ok(InstanceState {
             id: self.id,
             status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
-            current_step: self.current_step.map(|step| parse::<StepId>("an instance's step", &step)).transpose()?,
+            current_step: self
+                .current_step
+                .map(|step| parse::<StepId>("an instance's step", &step))
+                .transpose()?,
         })
     }
 }
@@ -58,13 +65,21 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn instance_states(&self, team: &Name, ids: &[Uuid]) -> Result<Vec<Option<InstanceState>>, StoreError> {
+    pub async fn instance_states(
+        &self,
+        team: &Name,
+        ids: &[Uuid],
+    ) -> Result<Vec<Option<InstanceState>>, StoreError> {
         let mut states = self.cached_states(team, ids);
         let unknown = |(id, state): (&Uuid, &Option<InstanceState>)| state.is_none().then_some(*id);
         let unknown: Vec<_> = ids.iter().zip(&states).filter_map(unknown).collect();
         if !unknown.is_empty() {
             let read = self.read_states(team, unknown).await?;
-            for (id, state) in ids.iter().zip(&mut states).filter(|(_, state)| state.is_none()) {
+            for (id, state) in ids
+                .iter()
+                .zip(&mut states)
+                .filter(|(_, state)| state.is_none())
+            {
                 *state = read.get(id).cloned();
             }
         }
@@ -74,7 +89,12 @@ impl Store {
     /// As [`Store::instance_states`], out of the cache alone; none for one that is not in it.
     pub fn cached_states(&self, team: &Name, ids: &[Uuid]) -> Vec<Option<InstanceState>> {
         let cache = &self.core().caches.instances;
-        let state = |id: &Uuid| cache.get(&(team.clone(), *id), 0).flatten().map(|instance| (&*instance).into());
+        let state = |id: &Uuid| {
+            cache
+                .get(&(team.clone(), *id), 0)
+                .flatten()
+                .map(|instance| (&*instance).into())
+        };
         ids.iter().map(state).collect()
     }
 
@@ -96,7 +116,11 @@ impl Store {
             connection.charge_rows(states.len());
             Ok(states)
         });
-        Ok(read.await?.into_iter().map(|state| (state.id, state)).collect())
+        Ok(read
+            .await?
+            .into_iter()
+            .map(|state| (state.id, state))
+            .collect())
     }
 }
 
@@ -106,7 +130,10 @@ pub(super) async fn read_states(
     team: &Name,
     ids: &[Uuid],
 ) -> Result<Vec<InstanceState>, StoreError> {
-    let columns = [Column::Uuid(|row: &(Uuid, &str)| row.0), Column::Text(|row| row.1)];
+    let columns = [
+        Column::Uuid(|row: &(Uuid, &str)| row.0),
+        Column::Text(|row| row.1),
+    ];
     let asked: Vec<_> = ids.iter().map(|id| (*id, team.as_str())).collect();
     let found: Vec<StateRow> = rows::fetch(connection, STATES, &columns, &asked).await?;
     found.into_iter().map(StateRow::into_state).collect()
@@ -132,8 +159,15 @@ mod tests {
         let plan: Vec<(i64, i64, i64, String)> =
             on!(connection, c => sqlx::query_as(explain).fetch_all(c).await).expect("explains");
         let plan: Vec<_> = plan.into_iter().map(|row| row.3).collect();
-        assert!(plan.iter().any(|step| step.starts_with("SEARCH seen USING INDEX")), "{plan:?}");
-        assert!(!plan.iter().any(|step| step.starts_with("SCAN seen")), "{plan:?}");
+        assert!(
+            plan.iter()
+                .any(|step| step.starts_with("SEARCH seen USING INDEX")),
+            "{plan:?}"
+        );
+        assert!(
+            !plan.iter().any(|step| step.starts_with("SCAN seen")),
+            "{plan:?}"
+        );
         drop(connection);
         store.close().await;
     }

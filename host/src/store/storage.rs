@@ -72,7 +72,11 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn entries(&self, team: &Name, keys: &[EntryKey]) -> Result<Vec<Option<Entry>>, StoreError> {
+    pub async fn entries(
+        &self,
+        team: &Name,
+        keys: &[EntryKey],
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
         let cache = &self.core().caches.storage;
         let mut found = Vec::with_capacity(keys.len());
         let mut flights = Vec::new();
@@ -97,7 +101,9 @@ impl Store {
         for (key, found) in keys.iter().zip(found) {
             entries.push(match found {
                 Lookup::Known(known) => known.as_deref().cloned(),
-                Lookup::Awaited(waiter) => self.awaited(team, key, waiter).await?.as_deref().cloned(),
+                Lookup::Awaited(waiter) => {
+                    self.awaited(team, key, waiter).await?.as_deref().cloned()
+                }
             });
         }
         Ok(entries)
@@ -113,22 +119,37 @@ impl Store {
         if let Some(answer) = waiter.answer().await {
             return answer;
         }
-        let flight = self.core().caches.storage.alone((team.clone(), key.clone()));
+        let flight = self
+            .core()
+            .caches
+            .storage
+            .alone((team.clone(), key.clone()));
         let waiter = flight.waiter();
         self.load_entries(team, vec![flight]).await?;
         waiter.answer().await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Reads what these flights are for, and lands all of them.
-    async fn load_entries(&self, team: &Name, mut flights: Vec<EntryFlight>) -> Result<(), StoreError> {
+    async fn load_entries(
+        &self,
+        team: &Name,
+        mut flights: Vec<EntryFlight>,
+    ) -> Result<(), StoreError> {
         if flights.is_empty() {
             return Ok(());
         }
         let together = flights.len();
-        flights.iter_mut().for_each(|flight| flight.set_together(together));
+        flights
+            .iter_mut()
+            .for_each(|flight| flight.set_together(together));
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
-            let mut read = store.find_entries(&team, flights.iter().map(|flight| &flight.key().1).collect()).await;
+            let mut read = store
+                .find_entries(
+                    &team,
+                    flights.iter().map(|flight| &flight.key().1).collect(),
+                )
+                .await;
             for flight in flights {
                 let fresh = match &mut read {
                     Ok(entries) => Ok(entries.remove(&flight.key().1)),
@@ -148,7 +169,9 @@ impl Store {
         team: &Name,
         mut keys: Vec<&EntryKey>,
     ) -> Result<HashMap<EntryKey, Fresh<Arc<Entry>>>, StoreError> {
-        let Some(redis) = &self.core().redis else { return self.read_entries(team, keys.into_iter()).await };
+        let Some(redis) = &self.core().redis else {
+            return self.read_entries(team, keys.into_iter()).await;
+        };
         let now = self.now();
         let mut known = HashMap::new();
         // Those that may be put there, and the session to do it in: the same for all.
@@ -157,7 +180,8 @@ impl Store {
         for (key, found) in keys.iter().zip(redis.get(&asked).await) {
             match found {
                 Found::Row(row) => {
-                    if let Some(entry) = decode(&row).filter(|entry| is_live(entry.expires_at, now)) {
+                    if let Some(entry) = decode(&row).filter(|entry| is_live(entry.expires_at, now))
+                    {
                         known.insert((*key).clone(), fresh(&key.key, entry));
                     }
                 }
@@ -174,7 +198,11 @@ impl Store {
             let rows = open.into_iter().filter_map(|key| {
                 let entry = read.get(key)?.value();
                 let ttl = entry.expires_at.map(|deadline| deadline.since(now));
-                Some(Row { key: Key::Entry(team, key), value: encode(entry), ttl })
+                Some(Row {
+                    key: Key::Entry(team, key),
+                    value: encode(entry),
+                    ttl,
+                })
             });
             redis.put(&session, rows.collect()).await;
         }
@@ -198,8 +226,21 @@ impl Store {
                     let expires_at = row.expires_at.map(Timestamp::from_micros);
                     if is_live(expires_at, now) {
                         let version = unsigned("an entry's version", row.version)?;
-                        let entry = fresh(&row.key, Entry { value: row.value, version, expires_at });
-                        found.insert(EntryKey { space: space.clone(), key: row.key }, entry);
+                        let entry = fresh(
+                            &row.key,
+                            Entry {
+                                value: row.value,
+                                version,
+                                expires_at,
+                            },
+                        );
+                        found.insert(
+                            EntryKey {
+                                space: space.clone(),
+                                key: row.key,
+                            },
+                            entry,
+                        );
                     }
                 }
             }
@@ -287,7 +328,12 @@ fn fresh(key: &str, entry: Entry) -> Fresh<Arc<Entry>> {
 /// An entry for the second level: its version, its deadline (0: none), its value.
 fn encode(entry: &Entry) -> Vec<u8> {
     let deadline = entry.expires_at.map_or(0, Timestamp::as_micros);
-    [&entry.version.to_be_bytes(), &deadline.to_be_bytes(), entry.value.as_slice()].concat()
+    [
+        &entry.version.to_be_bytes(),
+        &deadline.to_be_bytes(),
+        entry.value.as_slice(),
+    ]
+    .concat()
 }
 
 /// None if somebody else has put it there.
@@ -296,7 +342,11 @@ fn decode(row: &[u8]) -> Option<Entry> {
     let (deadline, value) = rest.split_first_chunk()?;
     let deadline = i64::from_be_bytes(*deadline);
     let expires_at = (deadline != 0).then_some(Timestamp::from_micros(deadline));
-    Some(Entry { value: value.to_vec(), version: u64::from_be_bytes(*version), expires_at })
+    Some(Entry {
+        value: value.to_vec(),
+        version: u64::from_be_bytes(*version),
+        expires_at,
+    })
 }
 
 async fn read_space(
@@ -324,7 +374,11 @@ fn successor(prefix: &str) -> Option<String> {
     let mut text = prefix.to_owned();
     while let Some(last) = text.pop() {
         // Surrogates are no characters: after U+D7FF comes U+E000.
-        let next = if last == '\u{d7ff}' { Some('\u{e000}') } else { char::from_u32(u32::from(last) + 1) };
+        let next = if last == '\u{d7ff}' {
+            Some('\u{e000}')
+        } else {
+            char::from_u32(u32::from(last) + 1)
+        };
         if let Some(next) = next {
             text.push(next);
             return Some(text);
@@ -340,7 +394,11 @@ mod tests {
     #[test]
     fn an_entry_survives_the_second_level() {
         for expires_at in [None, Some(Timestamp::from_micros(7))] {
-            let entry = Entry { value: vec![0, 255], version: u64::MAX, expires_at };
+            let entry = Entry {
+                value: vec![0, 255],
+                version: u64::MAX,
+                expires_at,
+            };
             assert_eq!(decode(&encode(&entry)), Some(entry));
         }
         assert_eq!(decode(b"too short"), None);

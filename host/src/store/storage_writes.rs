@@ -19,7 +19,8 @@ use crate::model::{EntryKey, Guard, Name, StorageWrite, WriteAction};
 
 /// As much of a value as an increment looks at: a number has at most 20 characters.
 const NUMBER_BYTES: usize = 32;
-pub(super) const DELETE: &str = "DELETE FROM plugin_storage WHERE (team, space, key) IN (SELECT * FROM {rows})";
+pub(super) const DELETE: &str =
+    "DELETE FROM plugin_storage WHERE (team, space, key) IN (SELECT * FROM {rows})";
 
 /// Where the versions of entries come from. They only grow, also over the deletion of an entry: a guard with an old
 /// version must never match what was put there later. Within a process that holds whatever the clock does; from one
@@ -31,7 +32,9 @@ pub(super) struct Versions(AtomicI64);
 impl Versions {
     pub(super) fn next(&self, now: Timestamp) -> i64 {
         let after = |last: i64| now.as_micros().max(last.saturating_add(1));
-        let last = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(after(last)));
+        let last = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(after(last)));
         after(last.unwrap_or_else(|last| last))
     }
 }
@@ -43,9 +46,13 @@ pub(super) fn looked_at<'a>(
 ) -> impl Iterator<Item = (&'a Name, &'a EntryKey)> {
     // Postgres holds no NUL in a text, and a key that cannot be written is simply not there.
     let looks = |write: &&StorageWrite| {
-        (write.guard.is_some() || matches!(write.action, WriteAction::Increment(_))) && !write.key.key.contains('\0')
+        (write.guard.is_some() || matches!(write.action, WriteAction::Increment(_)))
+            && !write.key.key.contains('\0')
     };
-    writes.iter().filter(looks).map(move |write| (team, &write.key))
+    writes
+        .iter()
+        .filter(looks)
+        .map(move |write| (team, &write.key))
 }
 
 /// The keys of the writes.
@@ -53,7 +60,10 @@ pub(super) fn written<'a>(
     team: &'a Name,
     writes: &'a [StorageWrite],
 ) -> impl Iterator<Item = (&'a Name, &'a EntryKey)> {
-    writes.iter().filter(|write| !write.key.key.contains('\0')).map(move |write| (team, &write.key))
+    writes
+        .iter()
+        .filter(|write| !write.key.key.contains('\0'))
+        .map(move |write| (team, &write.key))
 }
 
 /// The entries of a group of commits.
@@ -78,7 +88,11 @@ struct Current {
 
 #[derive(Clone)]
 enum Becomes<'a> {
-    Value { value: Cow<'a, [u8]>, version: i64, expires_at: Option<Timestamp> },
+    Value {
+        value: Cow<'a, [u8]>,
+        version: i64,
+        expires_at: Option<Timestamp>,
+    },
     Nothing,
 }
 
@@ -96,7 +110,15 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     fn key(index: usize, (team, key): (&'a Name, &'a EntryKey)) -> Self {
         let space = key.space.to_string();
-        Self { index, team, space, key: &key.key, value: Cow::default(), version: 0, expires_at: None }
+        Self {
+            index,
+            team,
+            space,
+            key: &key.key,
+            value: Cow::default(),
+            version: 0,
+            expires_at: None,
+        }
     }
 }
 
@@ -106,7 +128,11 @@ impl<'a> Entries<'a> {
         connection: &mut Connection,
         keys: BTreeSet<(&'a Name, &'a EntryKey)>,
     ) -> Result<Self, StoreError> {
-        let asked: Vec<_> = keys.iter().enumerate().map(|(index, key)| Row::key(index, *key)).collect();
+        let asked: Vec<_> = keys
+            .iter()
+            .enumerate()
+            .map(|(index, key)| Row::key(index, *key))
+            .collect();
         // SQLite does not reorder a CROSS JOIN: a lookup for each key, however small it thinks the table is.
         let sql = format!(
             "SELECT given.column1, seen.version, seen.expires_at, substr(seen.value, 1, {NUMBER_BYTES}), \
@@ -128,11 +154,26 @@ impl<'a> Entries<'a> {
                 let expires_at = expires_at.map(Timestamp::from_micros);
                 let index = usize::try_from(index).ok()?;
                 let bytes = ROW_BYTES + signed(asked.get(index)?.key.len()) + value_bytes;
-                Some((index, Current { version, expires_at, start, bytes }))
+                Some((
+                    index,
+                    Current {
+                        version,
+                        expires_at,
+                        start,
+                        bytes,
+                    },
+                ))
             })
             .collect();
-        let seen = keys.into_iter().enumerate().map(|(index, key)| (key, found.remove(&index))).collect();
-        Ok(Self { seen, becomes: BTreeMap::new() })
+        let seen = keys
+            .into_iter()
+            .enumerate()
+            .map(|(index, key)| (key, found.remove(&index)))
+            .collect();
+        Ok(Self {
+            seen,
+            becomes: BTreeMap::new(),
+        })
     }
 
     /// Adds the writes of the next commit; none of them after an error. `allow` is told by how many bytes they change
@@ -146,11 +187,17 @@ impl<'a> Entries<'a> {
         allow: impl FnOnce(i64) -> Result<(), CommitError>,
     ) -> Result<(), CommitError> {
         check_keys(writes)?;
-        let becomes = writes.iter().map(|write| Ok((&write.key, self.after(team, write, now, version)?)));
+        let becomes = writes
+            .iter()
+            .map(|write| Ok((&write.key, self.after(team, write, now, version)?)));
         let becomes = becomes.collect::<Result<Vec<_>, CommitError>>()?;
         let bytes = |entry: Option<&Current>| entry.map_or(0, |entry| entry.bytes);
-        let before = writes.iter().map(|write| bytes(self.seen.get(&(team, &write.key)).and_then(Option::as_ref)));
-        let after = becomes.iter().map(|(key, becomes)| bytes(becomes.seen(key).as_ref()));
+        let before = writes
+            .iter()
+            .map(|write| bytes(self.seen.get(&(team, &write.key)).and_then(Option::as_ref)));
+        let after = becomes
+            .iter()
+            .map(|(key, becomes)| bytes(becomes.seen(key).as_ref()));
         allow(after.sum::<i64>() - before.sum::<i64>())?;
         for (key, becomes) in becomes {
             self.seen.insert((team, key), becomes.seen(key));
@@ -172,7 +219,9 @@ impl<'a> Entries<'a> {
         let holds = match write.guard {
             None => true,
             Some(Guard::Absent) => entry.is_none(),
-            Some(Guard::Version(version)) => entry.is_some_and(|entry| u64::try_from(entry.version) == Ok(version)),
+            Some(Guard::Version(version)) => {
+                entry.is_some_and(|entry| u64::try_from(entry.version) == Ok(version))
+            }
         };
         if !holds {
             return Err(CommitError::Conflict(Conflict::Entry(key.clone())));
@@ -180,12 +229,20 @@ impl<'a> Entries<'a> {
         Ok(match &write.action {
             WriteAction::Put { value, ttl_ms } => {
                 let expires_at = ttl_ms.map(|ttl| now.after(Duration::from_millis(ttl)));
-                Becomes::Value { value: Cow::Borrowed(value), version, expires_at }
+                Becomes::Value {
+                    value: Cow::Borrowed(value),
+                    version,
+                    expires_at,
+                }
             }
             WriteAction::Increment(by) => {
                 let number = entry.map_or(Ok(0), |entry| number(key, &entry.start))?;
                 let value = Cow::Owned(number.saturating_add(*by).to_string().into_bytes());
-                Becomes::Value { value, version, expires_at: entry.and_then(|entry| entry.expires_at) }
+                Becomes::Value {
+                    value,
+                    version,
+                    expires_at: entry.and_then(|entry| entry.expires_at),
+                }
             }
             WriteAction::Delete => Becomes::Nothing,
         })
@@ -197,7 +254,16 @@ impl<'a> Entries<'a> {
         for (key, becomes) in self.becomes {
             let row = Row::key(0, key);
             match becomes {
-                Becomes::Value { value, version, expires_at } => puts.push(Row { value, version, expires_at, ..row }),
+                Becomes::Value {
+                    value,
+                    version,
+                    expires_at,
+                } => puts.push(Row {
+                    value,
+                    version,
+                    expires_at,
+                    ..row
+                }),
                 Becomes::Nothing => deletes.push(row),
             }
         }
@@ -210,10 +276,19 @@ impl Becomes<'_> {
     /// As the next commit sees it.
     fn seen(&self, key: &EntryKey) -> Option<Current> {
         match self {
-            Self::Value { value, version, expires_at } => {
+            Self::Value {
+                value,
+                version,
+                expires_at,
+            } => {
                 let start = value.iter().take(NUMBER_BYTES).copied().collect();
                 let bytes = ROW_BYTES + signed(key.key.len() + value.len());
-                Some(Current { version: *version, expires_at: *expires_at, start, bytes })
+                Some(Current {
+                    version: *version,
+                    expires_at: *expires_at,
+                    start,
+                    bytes,
+                })
             }
             Self::Nothing => None,
         }
@@ -234,17 +309,26 @@ fn check_keys(writes: &[StorageWrite]) -> Result<(), CommitError> {
         } else {
             continue;
         };
-        return Err(CommitError::Rejected { code: INVALID_VALUE, message: format!("{} {problem}", shown(&write.key)) });
+        return Err(CommitError::Rejected {
+            code: INVALID_VALUE,
+            message: format!("{} {problem}", shown(&write.key)),
+        });
     }
     Ok(())
 }
 
 fn number(key: &EntryKey, value: &[u8]) -> Result<i64, CommitError> {
-    let text = (value.len() < NUMBER_BYTES).then(|| std::str::from_utf8(value).ok()).flatten();
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| CommitError::Rejected {
-        code: NOT_A_NUMBER,
-        message: format!("{} cannot be incremented: its value is not a decimal number of 64 bits", shown(key)),
-    })
+    let text = (value.len() < NUMBER_BYTES)
+        .then(|| std::str::from_utf8(value).ok())
+        .flatten();
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| CommitError::Rejected {
+            code: NOT_A_NUMBER,
+            message: format!(
+                "{} cannot be incremented: its value is not a decimal number of 64 bits",
+                shown(key)
+            ),
+        })
 }
 
 async fn upsert(connection: &mut Connection, puts: &[Row<'_>]) -> Result<(), StoreError> {
@@ -272,13 +356,20 @@ async fn upsert(connection: &mut Connection, puts: &[Row<'_>]) -> Result<(), Sto
         Column::Integer(|row| row.version),
         Column::MaybeInteger(|row| row.expires_at.map(Timestamp::as_micros)),
     ];
-    rows::execute(connection, sql, &columns, puts).await.map(|_| ())
+    rows::execute(connection, sql, &columns, puts)
+        .await
+        .map(|_| ())
 }
 
 async fn delete(connection: &mut Connection, deletes: &[Row<'_>]) -> Result<(), StoreError> {
-    let columns =
-        [Column::Text(|row: &Row| row.team.as_str()), Column::Text(|row| &row.space), Column::Text(|row| row.key)];
-    rows::execute(connection, DELETE, &columns, deletes).await.map(|_| ())
+    let columns = [
+        Column::Text(|row: &Row| row.team.as_str()),
+        Column::Text(|row| &row.space),
+        Column::Text(|row| row.key),
+    ];
+    rows::execute(connection, DELETE, &columns, deletes)
+        .await
+        .map(|_| ())
 }
 
 #[cfg(test)]

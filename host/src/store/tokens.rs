@@ -85,7 +85,8 @@ pub struct OperatorTokens {
 /// The text of `permissions` of every operator's token has this, and of no other: they are stored as JSON.
 const OPERATORS: &str = "SELECT id, expires_at FROM tokens WHERE permissions LIKE '%\"operator\"%' \
     AND (expires_at IS NULL OR expires_at > $1)";
-const REVOKE: &str = "DELETE FROM tokens WHERE id = $1 AND ($2 IS NULL OR team = $2) RETURNING hash";
+const REVOKE: &str =
+    "DELETE FROM tokens WHERE id = $1 AND ($2 IS NULL OR team = $2) RETURNING hash";
 /// Two operators who revoke each other at once are told apart by who comes first. SQLite has one writer anyway.
 const REVOKING_LOCK: i64 = i64::from_be_bytes(*b"sw-token");
 
@@ -95,7 +96,11 @@ const REVOKING_LOCK: i64 = i64::from_be_bytes(*b"sw-token");
 ///
 /// # Errors
 /// [`StoreError::Locked`] if a host has the file; those of [`Store::open`].
-pub async fn create_token_offline(config: &Config, token: NewToken, entry: AuditEntry) -> Result<(), StoreError> {
+pub async fn create_token_offline(
+    config: &Config,
+    token: NewToken,
+    entry: AuditEntry,
+) -> Result<(), StoreError> {
     let address = Address::of(config)?;
     if let Address::File(path) = &address
         && !path.exists()
@@ -139,7 +144,10 @@ async fn insert(connection: &mut Connection, token: &NewToken) -> Result<(), Sto
     Ok(())
 }
 
-async fn row_of(connection: &mut Connection, hash: [u8; 32]) -> Result<Option<TokenRow>, StoreError> {
+async fn row_of(
+    connection: &mut Connection,
+    hash: [u8; 32],
+) -> Result<Option<TokenRow>, StoreError> {
     Ok(on!(connection, c => sqlx::query_as(
         "SELECT id, team, user_id, permissions, created_at, expires_at FROM tokens WHERE hash = $1",
     )
@@ -148,7 +156,10 @@ async fn row_of(connection: &mut Connection, hash: [u8; 32]) -> Result<Option<To
     .await)?)
 }
 
-async fn operators(connection: &mut Connection, now: Timestamp) -> Result<Vec<(Uuid, Option<i64>)>, StoreError> {
+async fn operators(
+    connection: &mut Connection,
+    now: Timestamp,
+) -> Result<Vec<(Uuid, Option<i64>)>, StoreError> {
     Ok(on!(connection, c => sqlx::query_as(OPERATORS).bind(now.as_micros()).fetch_all(c).await)?)
 }
 
@@ -162,7 +173,10 @@ impl Store {
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
             insert(&mut writing, &token).await?;
-            store.core().commit(writing, &[Stale::Token { hash: token.hash }]).await
+            store
+                .core()
+                .commit(writing, &[Stale::Token { hash: token.hash }])
+                .await
         })
         .await
     }
@@ -171,17 +185,37 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn principal_by_token_hash(&self, hash: [u8; 32]) -> Result<Option<Arc<Principal>>, StoreError> {
-        self.cached(&self.core().caches.tokens, hash, 0, |store, hash| async move {
-            let mut connection = store.read().await?;
-            let row = row_of(&mut connection, hash).await?;
-            drop(connection);
-            let Some(row) = row else { return Ok(None) };
-            let Token { id, team, user, permissions, expires_at, .. } = row.into_token()?;
-            let principal = Arc::new(Principal { team, user, permissions, token: Some(id) });
-            let live = expires_at.is_none_or(|deadline| deadline > store.now());
-            Ok(live.then(|| Fresh::new(principal, 512).until(expires_at)))
-        })
+    pub async fn principal_by_token_hash(
+        &self,
+        hash: [u8; 32],
+    ) -> Result<Option<Arc<Principal>>, StoreError> {
+        self.cached(
+            &self.core().caches.tokens,
+            hash,
+            0,
+            |store, hash| async move {
+                let mut connection = store.read().await?;
+                let row = row_of(&mut connection, hash).await?;
+                drop(connection);
+                let Some(row) = row else { return Ok(None) };
+                let Token {
+                    id,
+                    team,
+                    user,
+                    permissions,
+                    expires_at,
+                    ..
+                } = row.into_token()?;
+                let principal = Arc::new(Principal {
+                    team,
+                    user,
+                    permissions,
+                    token: Some(id),
+                });
+                let live = expires_at.is_none_or(|deadline| deadline > store.now());
+                Ok(live.then(|| Fresh::new(principal, 512).until(expires_at)))
+            },
+        )
         .await
     }
 
@@ -210,7 +244,12 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::LastOperator`].
-    pub async fn revoke_token(&self, team: Option<&Name>, id: Uuid, force: bool) -> Result<(), StoreError> {
+    pub async fn revoke_token(
+        &self,
+        team: Option<&Name>,
+        id: Uuid,
+        force: bool,
+    ) -> Result<(), StoreError> {
         let (store, team) = (self.clone(), team.cloned());
         self.detached(async move {
             let team = team.as_ref().map(Name::as_str);
@@ -218,7 +257,10 @@ impl Store {
             if !force {
                 // Held until COMMIT, so that what is read here stays true.
                 if let Conn::Postgres(c) = writing.conn() {
-                    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(REVOKING_LOCK).execute(c).await?;
+                    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                        .bind(REVOKING_LOCK)
+                        .execute(c)
+                        .await?;
                 }
                 let operators = operators(&mut writing, store.now()).await?;
                 if matches!(operators.as_slice(), [(last, _)] if *last == id) {
@@ -248,9 +290,17 @@ impl Store {
         self.detached(async move {
             let mut connection = store.core().backend.read().await?;
             let tokens = operators(&mut connection, store.now()).await?;
-            let last = tokens.iter().map(|(_, expires_at)| expires_at.unwrap_or(i64::MAX)).max();
-            let last_expires_at = last.filter(|last| *last < i64::MAX).map(Timestamp::from_micros);
-            Ok(OperatorTokens { count: tokens.len() as u64, last_expires_at })
+            let last = tokens
+                .iter()
+                .map(|(_, expires_at)| expires_at.unwrap_or(i64::MAX))
+                .max();
+            let last_expires_at = last
+                .filter(|last| *last < i64::MAX)
+                .map(Timestamp::from_micros);
+            Ok(OperatorTokens {
+                count: tokens.len() as u64,
+                last_expires_at,
+            })
         })
         .await
     }
@@ -264,7 +314,10 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.core().backend.read().await?;
-            row_of(&mut connection, hash).await?.map(TokenRow::into_token).transpose()
+            row_of(&mut connection, hash)
+                .await?
+                .map(TokenRow::into_token)
+                .transpose()
         })
         .await
     }

@@ -37,12 +37,26 @@ struct Tree {
 
 impl Trees {
     /// Reads and locks them, in the order of their ids.
-    pub(super) async fn lock(connection: &mut Connection, roots: BTreeSet<Uuid>) -> Result<Self, StoreError> {
+    pub(super) async fn lock(
+        connection: &mut Connection,
+        roots: BTreeSet<Uuid>,
+    ) -> Result<Self, StoreError> {
         let roots = Vec::from_iter(roots);
-        let found: Vec<(Uuid, i64, Option<i64>)> =
-            rows::fetch(connection, LOCK, &[Column::Uuid(|root: &Uuid| *root)], &roots).await?;
+        let found: Vec<(Uuid, i64, Option<i64>)> = rows::fetch(
+            connection,
+            LOCK,
+            &[Column::Uuid(|root: &Uuid| *root)],
+            &roots,
+        )
+        .await?;
         let tree = |(root, created, stopped_at): (Uuid, i64, Option<i64>)| {
-            (root, Tree { created: u64::try_from(created).unwrap_or(0), stopped: stopped_at.is_some() })
+            (
+                root,
+                Tree {
+                    created: u64::try_from(created).unwrap_or(0),
+                    stopped: stopped_at.is_some(),
+                },
+            )
         };
         Ok(Self(found.into_iter().map(tree).collect()))
     }
@@ -56,8 +70,13 @@ impl Trees {
             return Err(StoreError::Corrupt(format!("the root {root} was not read")).into());
         };
         if tree.stopped {
-            let message = format!("the instance {root} was cancelled together with all that descends from it");
-            return Err(CommitError::Rejected { code: ROOT_CANCELLED, message });
+            let message = format!(
+                "the instance {root} was cancelled together with all that descends from it"
+            );
+            return Err(CommitError::Rejected {
+                code: ROOT_CANCELLED,
+                message,
+            });
         }
         let created = tree.created.saturating_add(count);
         if created > max {
@@ -66,7 +85,10 @@ impl Trees {
                  step would create {count} more",
                 tree.created
             );
-            return Err(CommitError::Rejected { code: DESCENDANTS_EXHAUSTED, message });
+            return Err(CommitError::Rejected {
+                code: DESCENDANTS_EXHAUSTED,
+                message,
+            });
         }
         tree.created = created;
         Ok(())
@@ -74,15 +96,30 @@ impl Trees {
 }
 
 /// Writes how many were created of each root.
-pub(super) async fn add(connection: &mut Connection, created: &BTreeMap<Uuid, u64>) -> Result<(), StoreError> {
-    let columns = [Column::Uuid(|row: &(Uuid, i64)| row.0), Column::Integer(|row| row.1)];
-    let rows: Vec<_> = created.iter().map(|(root, count)| (*root, signed(*count))).collect();
-    rows::execute(connection, ADD, &columns, &rows).await.map(|_| ())
+pub(super) async fn add(
+    connection: &mut Connection,
+    created: &BTreeMap<Uuid, u64>,
+) -> Result<(), StoreError> {
+    let columns = [
+        Column::Uuid(|row: &(Uuid, i64)| row.0),
+        Column::Integer(|row| row.1),
+    ];
+    let rows: Vec<_> = created
+        .iter()
+        .map(|(root, count)| (*root, signed(*count)))
+        .collect();
+    rows::execute(connection, ADD, &columns, &rows)
+        .await
+        .map(|_| ())
 }
 
 /// The roots of instances that are about to be deleted.
-pub(super) async fn roots_of(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
-    let mut sql = Sql::new("SELECT DISTINCT COALESCE(root_id, id) FROM workflow_instances WHERE id");
+pub(super) async fn roots_of(
+    connection: &mut Connection,
+    ids: &[Uuid],
+) -> Result<Vec<Uuid>, StoreError> {
+    let mut sql =
+        Sql::new("SELECT DISTINCT COALESCE(root_id, id) FROM workflow_instances WHERE id");
     sql.within(ids.iter().copied().map(Bind::Id));
     let roots: Vec<(Uuid,)> = sql.rows(connection).await?;
     Ok(roots.into_iter().map(|(root,)| root).collect())
@@ -122,7 +159,12 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn unfinished_descendants(&self, root: Uuid, after: Uuid, limit: usize) -> Result<Vec<Uuid>, StoreError> {
+    pub async fn unfinished_descendants(
+        &self,
+        root: Uuid,
+        after: Uuid,
+        limit: usize,
+    ) -> Result<Vec<Uuid>, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.core().backend.read().await?;

@@ -40,7 +40,8 @@ pub(super) const INSTANCE_BYTES: &str = "512 + octet_length(pins) + octet_length
 pub(super) const ATTEMPT_BYTES: &str = "512 + COALESCE(octet_length(step_attempts.output), 0) \
     + COALESCE(octet_length(step_attempts.failure), 0)";
 /// What a row of `workflow_approvals` counts.
-pub(super) const APPROVAL_BYTES: &str = "512 + octet_length(title) + COALESCE(octet_length(comment), 0)";
+pub(super) const APPROVAL_BYTES: &str =
+    "512 + octet_length(title) + COALESCE(octet_length(comment), 0)";
 /// What a row of `plugin_storage` counts.
 pub(super) const ENTRY_BYTES: &str = "512 + octet_length(key) + octet_length(value)";
 
@@ -55,7 +56,10 @@ pub(super) struct Amounts {
 
 impl Amounts {
     pub(super) const fn bytes(bytes: i64) -> Self {
-        Self { unfinished: 0, bytes }
+        Self {
+            unfinished: 0,
+            bytes,
+        }
     }
 }
 
@@ -126,15 +130,33 @@ impl Known {
 
 impl Usage {
     pub(super) fn new(quotas: &QuotasConfig) -> Self {
-        Self { quotas: quotas.clone(), state: Mutex::new(State { doubted: true, ..State::default() }) }
+        Self {
+            quotas: quotas.clone(),
+            state: Mutex::new(State {
+                doubted: true,
+                ..State::default()
+            }),
+        }
     }
 
     /// Returns whether a team may have so much more, after `claimed` by others of the same transaction.
     ///
     /// # Errors
     /// [`CommitError::Rejected`] with the quota's code. What makes nothing more is never refused.
-    pub(super) fn check(&self, team: &Name, claimed: Amounts, more: Amounts) -> Result<(), CommitError> {
-        let mut after = self.state.lock().teams.get(team).copied().unwrap_or_default().total();
+    pub(super) fn check(
+        &self,
+        team: &Name,
+        claimed: Amounts,
+        more: Amounts,
+    ) -> Result<(), CommitError> {
+        let mut after = self
+            .state
+            .lock()
+            .teams
+            .get(team)
+            .copied()
+            .unwrap_or_default()
+            .total();
         after += claimed;
         after += more;
         let quota = self.quotas.of(team.as_str());
@@ -147,7 +169,10 @@ impl Usage {
                  have {}: wait until some have ended, or cancel some",
                 after.unfinished
             );
-            return Err(CommitError::Rejected { code: QUOTA_UNFINISHED, message });
+            return Err(CommitError::Rejected {
+                code: QUOTA_UNFINISHED,
+                message,
+            });
         }
         if let Some(max) = quota.stored_bytes_max
             && more.bytes > 0
@@ -158,7 +183,10 @@ impl Usage {
                  or finished instances",
                 after.bytes
             );
-            return Err(CommitError::Rejected { code: QUOTA_STORED, message });
+            return Err(CommitError::Rejected {
+                code: QUOTA_STORED,
+                message,
+            });
         }
         Ok(())
     }
@@ -180,7 +208,13 @@ impl Usage {
         for (team, by) in changes {
             match state.teams.get_mut(team) {
                 Some(known) => known.own += *by,
-                None => drop(state.teams.insert(team.clone(), Known { own: *by, ..Known::default() })),
+                None => drop(state.teams.insert(
+                    team.clone(),
+                    Known {
+                        own: *by,
+                        ..Known::default()
+                    },
+                )),
             }
         }
     }
@@ -215,7 +249,11 @@ impl Core {
 
     /// Reads what teams have if that is in doubt: at the start, and after a COMMIT whose answer was lost.
     pub(super) async fn settle_usage(&self) -> Result<(), StoreError> {
-        if self.usage.state.lock().doubted { self.read_usage().await } else { Ok(()) }
+        if self.usage.state.lock().doubted {
+            self.read_usage().await
+        } else {
+            Ok(())
+        }
     }
 
     /// Reads what the other hosts have counted; and what this one has, if that is in doubt.
@@ -225,12 +263,19 @@ impl Core {
             (state.epoch, state.committing == 0)
         };
         let mut connection = self.backend.read().await?;
-        let rows: Vec<(String, Uuid, i64, i64)> = on!(connection, c => sqlx::query_as(ALL).fetch_all(c).await)?;
+        let rows: Vec<(String, Uuid, i64, i64)> =
+            on!(connection, c => sqlx::query_as(ALL).fetch_all(c).await)?;
         drop(connection);
         let mut read: HashMap<Name, Known> = HashMap::new();
         for (team, host, unfinished, bytes) in rows {
-            let known = read.entry(parse("a team that is counted", &team)?).or_default();
-            let amounts = if host == self.host.id { &mut known.own } else { &mut known.others };
+            let known = read
+                .entry(parse("a team that is counted", &team)?)
+                .or_default();
+            let amounts = if host == self.host.id {
+                &mut known.own
+            } else {
+                &mut known.others
+            };
             *amounts += Amounts { unfinished, bytes };
         }
         let mut state = self.usage.state.lock();
@@ -239,7 +284,10 @@ impl Core {
             return Ok(());
         }
         // A transaction ended meanwhile, so what was read of this host is older than what is known. The others' is news.
-        state.teams.values_mut().for_each(|known| known.others = Amounts::default());
+        state
+            .teams
+            .values_mut()
+            .for_each(|known| known.others = Amounts::default());
         for (team, known) in read {
             state.teams.entry(team).or_default().others = known.others;
         }
@@ -252,12 +300,27 @@ impl Store {
     pub fn team_usage(&self, team: Option<&Name>) -> Vec<TeamUsage> {
         let usage = &self.core().usage;
         if let Some(team) = team {
-            let known = usage.state.lock().teams.get(team).copied().unwrap_or_default();
+            let known = usage
+                .state
+                .lock()
+                .teams
+                .get(team)
+                .copied()
+                .unwrap_or_default();
             return vec![usage.shown(team, known)];
         }
-        let mut teams: Vec<_> = usage.state.lock().teams.iter().map(|(team, known)| (team.clone(), *known)).collect();
+        let mut teams: Vec<_> = usage
+            .state
+            .lock()
+            .teams
+            .iter()
+            .map(|(team, known)| (team.clone(), *known))
+            .collect();
         teams.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        teams.into_iter().map(|(team, known)| usage.shown(&team, known)).collect()
+        teams
+            .into_iter()
+            .map(|(team, known)| usage.shown(&team, known))
+            .collect()
     }
 
     /// Counts again what teams have, and puts right what was counted wrongly. Answers the teams that this concerned.
@@ -300,9 +363,16 @@ impl Store {
 
 /// Returns whether no other host recounts. Gives the transaction the time that it needs.
 async fn alone(writing: &mut Writing) -> Result<bool, StoreError> {
-    let Connection::Postgres(c) = &mut **writing else { return Ok(true) };
-    sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut **c).await?;
-    Ok(sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(RECOUNT_LOCK).fetch_one(&mut **c).await?)
+    let Connection::Postgres(c) = &mut **writing else {
+        return Ok(true);
+    };
+    sqlx::query("SET LOCAL statement_timeout = 0")
+        .execute(&mut **c)
+        .await?;
+    Ok(sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
+        .bind(RECOUNT_LOCK)
+        .fetch_one(&mut **c)
+        .await?)
 }
 
 /// What is there, less what is counted, of each team where the two differ. One statement sees one state of the database.
@@ -323,9 +393,13 @@ fn drift_sql() -> String {
 
 async fn drift(connection: &mut Connection) -> Result<Changes, StoreError> {
     let sql = drift_sql();
-    let rows: Vec<(String, i64, i64)> = on!(connection, c => sqlx::query_as(AssertSqlSafe(sql)).fetch_all(c).await)?;
+    let rows: Vec<(String, i64, i64)> =
+        on!(connection, c => sqlx::query_as(AssertSqlSafe(sql)).fetch_all(c).await)?;
     let amounts = |(team, unfinished, bytes): (String, i64, i64)| {
-        Ok((parse("a team that is counted", &team)?, Amounts { unfinished, bytes }))
+        Ok((
+            parse("a team that is counted", &team)?,
+            Amounts { unfinished, bytes },
+        ))
     };
     rows.into_iter().map(amounts).collect()
 }
@@ -340,5 +414,7 @@ async fn add(connection: &mut Connection, host: Uuid, changes: &Changes) -> Resu
     ];
     let changed = changes.iter().filter(|(_, by)| **by != Amounts::default());
     let rows: Vec<Row> = changed.map(|(team, by)| (team, host, *by)).collect();
-    rows::execute(connection, ADD, &columns, &rows).await.map(|_| ())
+    rows::execute(connection, ADD, &columns, &rows)
+        .await
+        .map(|_| ())
 }

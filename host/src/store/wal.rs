@@ -29,13 +29,19 @@ impl Wal {
     pub(super) fn of(database: &Path, bytes_max: u64) -> Self {
         let mut path = OsString::from(database);
         path.push("-wal");
-        Self { path: path.into(), bytes_max, tolerated: AtomicU64::new(bytes_max) }
+        Self {
+            path: path.into(),
+            bytes_max,
+            tolerated: AtomicU64::new(bytes_max),
+        }
     }
 
     /// Cuts the log off if it is too large. `writer` must be outside of a transaction.
     pub(super) async fn bound(&self, writer: &mut SqliteConnection, busy_timeout: &'static str) {
         // One call of the operating system, far quicker than the transaction that follows.
-        let Ok(bytes) = std::fs::metadata(&self.path).map(|file| file.len()) else { return };
+        let Ok(bytes) = std::fs::metadata(&self.path).map(|file| file.len()) else {
+            return;
+        };
         if bytes <= self.bytes_max {
             // The reader that was in the way has gone, and SQLite has begun the log anew.
             self.tolerated.store(self.bytes_max, Ordering::Relaxed);
@@ -48,7 +54,8 @@ impl Wal {
             Ok(true) => self.tolerated.store(self.bytes_max, Ordering::Relaxed),
             Ok(false) => {
                 tracing::warn!(bytes, "a reader keeps SQLite's log from being cut off");
-                self.tolerated.store(bytes.saturating_add(self.bytes_max), Ordering::Relaxed);
+                self.tolerated
+                    .store(bytes.saturating_add(self.bytes_max), Ordering::Relaxed);
             }
             // The transaction that follows meets the same trouble, and tells whoever asked for it.
             Err(error) => tracing::warn!(%error, bytes, "could not cut SQLite's log off"),
@@ -57,9 +64,16 @@ impl Wal {
 }
 
 /// Whether the log is empty now; if not, there was a reader.
-async fn cut_off(writer: &mut SqliteConnection, busy_timeout: &'static str) -> Result<bool, sqlx::Error> {
-    sqlx::raw_sql(WAIT_FOR_READERS).execute(&mut *writer).await?;
-    let result = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *writer).await;
+async fn cut_off(
+    writer: &mut SqliteConnection,
+    busy_timeout: &'static str,
+) -> Result<bool, sqlx::Error> {
+    sqlx::raw_sql(WAIT_FOR_READERS)
+        .execute(&mut *writer)
+        .await?;
+    let result = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
+        .fetch_one(&mut *writer)
+        .await;
     sqlx::raw_sql(busy_timeout).execute(&mut *writer).await?;
     let (busy, _, _): (i64, i64, i64) = result?;
     Ok(busy == 0)

@@ -78,13 +78,20 @@ pub struct WorkflowFilter {
 
 impl WorkflowFilter {
     fn order(&self) -> Order {
-        if self.created.is_open() { Order::Key } else { Order::Created }
+        if self.created.is_open() {
+            Order::Key
+        } else {
+            Order::Created
+        }
     }
 
     /// The cursor of a page that ends with this workflow.
     pub fn cursor(&self, workflow: &WorkflowSummary) -> Cursor<Name> {
         let at = (self.order() == Order::Created).then_some(workflow.created_at);
-        Cursor { at, key: workflow.name.clone() }
+        Cursor {
+            at,
+            key: workflow.name.clone(),
+        }
     }
 }
 
@@ -99,7 +106,10 @@ pub struct Applied {
     pub status: WorkflowStatus,
 }
 
-fn serialize_source<S: Serializer>(definition: &Arc<Definition>, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_source<S: Serializer>(
+    definition: &Arc<Definition>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     definition.source.serialize(serializer)
 }
 
@@ -150,7 +160,11 @@ impl VersionRow {
         self.source.len().saturating_mul(4)
     }
 
-    fn into_fresh(self, team: &Name, name: &Name) -> Result<Fresh<Arc<WorkflowVersion>>, StoreError> {
+    fn into_fresh(
+        self,
+        team: &Name,
+        name: &Name,
+    ) -> Result<Fresh<Arc<WorkflowVersion>>, StoreError> {
         let bytes = self.bytes();
         Ok(Fresh::new(self.into_version(team, name)?, bytes))
     }
@@ -160,8 +174,8 @@ impl VersionRow {
         if self.rules <= RULES_OF_OLD {
             source.let_starters_approve();
         }
-        let definition =
-            Definition::check(source).map_err(|problem| error::corrupt(&format!("workflow {name}"), problem))?;
+        let definition = Definition::check(source)
+            .map_err(|problem| error::corrupt(&format!("workflow {name}"), problem))?;
         let version = WorkflowVersion {
             workflow_id: self.workflow_id,
             team: team.clone(),
@@ -178,7 +192,13 @@ impl VersionRow {
 impl WorkflowRow {
     fn into_fresh(self, team: &Name, name: &Name) -> Result<Fresh<Workflow>, StoreError> {
         let (status, bytes) = (read_status(&self.status)?, self.newest.bytes());
-        Ok(Fresh::new(Workflow { newest: self.newest.into_version(team, name)?, status }, bytes))
+        Ok(Fresh::new(
+            Workflow {
+                newest: self.newest.into_version(team, name)?,
+                status,
+            },
+            bytes,
+        ))
     }
 }
 
@@ -209,10 +229,20 @@ pub(super) fn list(team: &Name, filter: &WorkflowFilter, page: &Page<Cursor<Name
     let by_status_and_time = filter.status.is_some() && filter.order() == Order::Created;
     sql.index_on_sqlite(by_status_and_time.then_some("idx_workflows_status_created"));
     sql.push(" WHERE team = ").bind(team.as_str().into());
-    sql.and("status =", filter.status.map(|status| status.as_str().into()));
-    let after = page.after.as_ref().map(|after| Cursor { at: after.at, key: after.key.as_str().into() });
+    sql.and(
+        "status =",
+        filter.status.map(|status| status.as_str().into()),
+    );
+    let after = page.after.as_ref().map(|after| Cursor {
+        at: after.at,
+        key: after.key.as_str().into(),
+    });
     let order = filter.order();
-    let turn = Turn { order, key: "name", descending: order == Order::Created };
+    let turn = Turn {
+        order,
+        key: "name",
+        descending: order == Order::Created,
+    };
     listing::push_page(&mut sql, turn, filter.created, after, page.limit);
     sql
 }
@@ -223,7 +253,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Archived`] if it would be a new version: what was put away on purpose does not come back because
     /// somebody applies a whole folder. Or the database's.
-    pub async fn apply_workflow(&self, team: &Name, definition: Definition, by: &str) -> Result<Applied, StoreError> {
+    pub async fn apply_workflow(
+        &self,
+        team: &Name,
+        definition: Definition,
+        by: &str,
+    ) -> Result<Applied, StoreError> {
         let (store, team, by, now) = (self.clone(), team.clone(), by.to_owned(), self.now());
         self.detached(async move {
             let name = definition.name().clone();
@@ -331,7 +366,17 @@ impl Store {
                 return Ok(false);
             };
             let version = unsigned("a workflow's latest version", latest)?;
-            store.core().commit(writing, &[Stale::Workflow { team, name, version }]).await?;
+            store
+                .core()
+                .commit(
+                    writing,
+                    &[Stale::Workflow {
+                        team,
+                        name,
+                        version,
+                    }],
+                )
+                .await?;
             Ok(true)
         })
         .await
@@ -341,15 +386,26 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn workflow(&self, team: &Name, name: &Name) -> Result<Option<Arc<WorkflowVersion>>, StoreError> {
-        Ok(self.current_workflow(team, name).await?.map(|workflow| workflow.newest))
+    pub async fn workflow(
+        &self,
+        team: &Name,
+        name: &Name,
+    ) -> Result<Option<Arc<WorkflowVersion>>, StoreError> {
+        Ok(self
+            .current_workflow(team, name)
+            .await?
+            .map(|workflow| workflow.newest))
     }
 
     /// The newest version, and where the workflow stands. Cached.
     ///
     /// # Errors
     /// The database's.
-    pub async fn current_workflow(&self, team: &Name, name: &Name) -> Result<Option<Workflow>, StoreError> {
+    pub async fn current_workflow(
+        &self,
+        team: &Name,
+        name: &Name,
+    ) -> Result<Option<Workflow>, StoreError> {
         let caches = &self.core().caches;
         let key = (team.clone(), name.clone());
         self.cached(&caches.workflows, key, 0, |store, (team, name)| async move {
@@ -417,14 +473,23 @@ impl Store {
         let caches = &self.core().caches;
         let key = (team.clone(), filter.clone(), page.clone());
         let generation = caches.generations.of(team, Noun::Workflows);
-        let rows = self.cached(&caches.workflow_lists, key, generation, |store, (team, filter, page)| async move {
-            let mut connection = store.read().await?;
-            let rows: Vec<SummaryRow> = list(&team, &filter, &page).rows(&mut connection).await?;
-            drop(connection);
-            let bytes = rows.iter().map(|row| 256 + row.description.len()).sum();
-            let summaries = rows.into_iter().map(SummaryRow::into_summary);
-            Ok(Some(Fresh::new(Arc::new(summaries.collect::<Result<_, _>>()?), bytes)))
-        });
+        let rows = self.cached(
+            &caches.workflow_lists,
+            key,
+            generation,
+            |store, (team, filter, page)| async move {
+                let mut connection = store.read().await?;
+                let rows: Vec<SummaryRow> =
+                    list(&team, &filter, &page).rows(&mut connection).await?;
+                drop(connection);
+                let bytes = rows.iter().map(|row| 256 + row.description.len()).sum();
+                let summaries = rows.into_iter().map(SummaryRow::into_summary);
+                Ok(Some(Fresh::new(
+                    Arc::new(summaries.collect::<Result<_, _>>()?),
+                    bytes,
+                )))
+            },
+        );
         Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
     }
 }

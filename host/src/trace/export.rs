@@ -12,10 +12,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use opentelemetry_http::{HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{Protocol, SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{
+    Protocol, SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter, SpanProcessor as _};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter, SpanProcessor as _,
+};
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
@@ -69,7 +73,12 @@ struct Counts {
 }
 
 impl Export {
-    pub(super) fn start(config: &TracingConfig, url: &str, headers: &str, clock: Clock) -> Result<Self, TraceError> {
+    pub(super) fn start(
+        config: &TracingConfig,
+        url: &str,
+        headers: &str,
+        clock: Clock,
+    ) -> Result<Self, TraceError> {
         let exporter = OtlpExporter::builder()
             .with_http()
             .with_http_client(Collector(outgoing::agent(config.timeout)))
@@ -80,7 +89,12 @@ impl Export {
             .build()
             .map_err(|error| TraceError::Exporter(error.to_string()))?;
         let counts = Arc::new(Counts::default());
-        let counted = Counted { exporter, counts: Arc::clone(&counts), clock, told: Mutex::default() };
+        let counted = Counted {
+            exporter,
+            counts: Arc::clone(&counts),
+            clock,
+            told: Mutex::default(),
+        };
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(config.queue_max)
             .with_max_export_batch_size(config.batch_max)
@@ -90,7 +104,11 @@ impl Export {
         // With what OTEL_RESOURCE_ATTRIBUTES adds.
         let resource = Resource::builder().with_service_name(config.service_name.clone());
         processor.set_resource(&resource.with_attribute(version()).build());
-        Ok(Self { processor, counts, queue_max: config.queue_max })
+        Ok(Self {
+            processor,
+            counts,
+            queue_max: config.queue_max,
+        })
     }
 
     /// Takes a span that has ended. Never waits.
@@ -126,13 +144,20 @@ fn version() -> opentelemetry::KeyValue {
 
 /// `name=value,name=value`.
 fn read_headers(text: &str) -> Result<HashMap<String, String>, TraceError> {
-    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let entries = text
+        .split(',')
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty());
     let headers = entries.map(|entry| {
         let (name, value) = entry.split_once('=').ok_or(TraceError::Headers)?;
         let (name, value) = (name.trim(), value.trim());
         // The exporter would leave out what it cannot send, and nobody would know why the collector says no.
         let sendable = Request::builder().header(name, value).body(()).is_ok();
-        if sendable { Ok((name.to_owned(), value.to_owned())) } else { Err(TraceError::Headers) }
+        if sendable {
+            Ok((name.to_owned(), value.to_owned()))
+        } else {
+            Err(TraceError::Headers)
+        }
     });
     headers.collect()
 }
@@ -158,7 +183,11 @@ impl SpanExporter for Counted {
         let spans = batch.len();
         let exported = self.exporter.export(batch).await;
         self.counts.waiting.fetch_sub(spans, Ordering::Relaxed);
-        let counter = if exported.is_ok() { &self.counts.exported } else { &self.counts.dropped };
+        let counter = if exported.is_ok() {
+            &self.counts.exported
+        } else {
+            &self.counts.dropped
+        };
         counter.fetch_add(u64::try_from(spans).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.tell(exported.as_ref().err().map(ToString::to_string).as_deref());
         exported
@@ -182,15 +211,24 @@ impl Counted {
         let dropped = self.counts.dropped.load(Ordering::Relaxed);
         let now = self.clock.monotonic();
         let mut told = self.told.lock();
-        let lately = told.at.is_some_and(|at| now.duration_since(at) < TOLD_EVERY);
+        let lately = told
+            .at
+            .is_some_and(|at| now.duration_since(at) < TOLD_EVERY);
         if dropped == told.dropped || lately {
             return;
         }
         let new = dropped - told.dropped;
-        *told = Told { at: Some(now), dropped };
+        *told = Told {
+            at: Some(now),
+            dropped,
+        };
         drop(told);
         let problem = problem.unwrap_or("it is too slow for tracing.queue_max");
-        tracing::warn!(dropped = new, problem, "the collector did not take traces; they are gone");
+        tracing::warn!(
+            dropped = new,
+            problem,
+            "the collector did not take traces; they are gone"
+        );
     }
 }
 
@@ -203,11 +241,19 @@ impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, body.to_vec());
-        let mut response = self.0.run(request).map_err(|error| outgoing::problem(&error))?;
+        let mut response = self
+            .0
+            .run(request)
+            .map_err(|error| outgoing::problem(&error))?;
         let mut answer = Response::new(Bytes::new());
         *answer.status_mut() = response.status();
         answer.headers_mut().extend(response.headers_mut().drain());
-        *answer.body_mut() = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec()?.into();
+        *answer.body_mut() = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES_MAX)
+            .read_to_vec()?
+            .into();
         Ok(answer)
     }
 }
@@ -219,10 +265,16 @@ mod tests {
     #[test]
     fn headers_are_names_and_values() {
         let headers = read_headers(" authorization = Bearer a=b , x-team=core,").expect("are some");
-        assert_eq!(headers.get("authorization").map(String::as_str), Some("Bearer a=b"));
+        assert_eq!(
+            headers.get("authorization").map(String::as_str),
+            Some("Bearer a=b")
+        );
         assert_eq!(headers.get("x-team").map(String::as_str), Some("core"));
         for wrong in ["secret", "a b=c", "a=b\nc"] {
-            let error = read_headers(&format!("x=y,{wrong}")).map(|_| ()).unwrap_err().to_string();
+            let error = read_headers(&format!("x=y,{wrong}"))
+                .map(|_| ())
+                .unwrap_err()
+                .to_string();
             assert!(!error.contains(wrong), "{error}");
         }
     }

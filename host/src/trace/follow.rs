@@ -21,7 +21,10 @@ pub(super) struct Follow {
 impl Follow {
     pub(super) fn new(per_second_max: u32, now: Instant) -> Self {
         let bucket = TokenBucket::new(per_second_max, per_second_max, now);
-        Self { bucket: Mutex::new(bucket), refused: AtomicU64::new(0) }
+        Self {
+            bucket: Mutex::new(bucket),
+            refused: AtomicU64::new(0),
+        }
     }
 
     /// Whether one more is followed. One that is not is counted.

@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
 pub use opentelemetry::trace::SpanKind;
-use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample as _};
+use opentelemetry_sdk::trace::{
+    IdGenerator as _, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample as _,
+};
 
 pub use self::export::TraceError;
 use self::export::{Export, ExportStats};
@@ -80,11 +82,15 @@ impl Tracer {
     /// # Errors
     /// An address or headers that cannot be.
     pub fn start(config: &TracingConfig, headers: &str, clock: Clock) -> Result<Self, TraceError> {
-        let Some(url) = config.traces_url() else { return Ok(Self::off()) };
+        let Some(url) = config.traces_url() else {
+            return Ok(Self::off());
+        };
         Ok(Self(Some(Arc::new(Shared {
             sampler: Sampler::TraceIdRatioBased(config.sample_ratio),
             follow: Follow::new(config.followed_per_second_max, clock.monotonic()),
-            scope: InstrumentationScope::builder("stepwell").with_version(env!("CARGO_PKG_VERSION")).build(),
+            scope: InstrumentationScope::builder("stepwell")
+                .with_version(env!("CARGO_PKG_VERSION"))
+                .build(),
             export: Export::start(config, &url, headers, clock.clone())?,
             host_calls_max: config.host_calls_max,
             links_max: config.links_max,
@@ -96,11 +102,15 @@ impl Tracer {
     /// that, what their callers want recorded, if they may ask and up to `tracing.followed_per_second_max`. What its
     /// caller does not want recorded is not.
     pub fn root(&self, kind: SpanKind, caller: Caller) -> Span {
-        let Some(shared) = &self.0 else { return Span::none() };
+        let Some(shared) = &self.0 else {
+            return Span::none();
+        };
         // By an id of our own also where the caller has one: the caller may have chosen it.
         let sampled = shared.sampled_trace(&kind);
         let (Caller::Holder(parent) | Caller::Anybody(parent)) = caller else {
-            return sampled.map_or_else(Span::none, |trace_id| Span::begin(shared, kind, trace_id, None, false));
+            return sampled.map_or_else(Span::none, |trace_id| {
+                Span::begin(shared, kind, trace_id, None, false)
+            });
         };
         if !parent.sampled {
             return Span::none();
@@ -108,7 +118,9 @@ impl Tracer {
         let begin = || Span::begin(shared, kind, parent.trace_id, Some(parent), true);
         match caller {
             _ if sampled.is_some() => begin(),
-            Caller::Holder(_) if shared.follow.admits(shared.clock.monotonic()) => begin().on_the_callers_word(),
+            Caller::Holder(_) if shared.follow.admits(shared.clock.monotonic()) => {
+                begin().on_the_callers_word()
+            }
             Caller::Holder(_) => Span::none(),
             _ => {
                 shared.follow.refuse();
@@ -131,7 +143,9 @@ impl Tracer {
     pub fn record_instance(&self, instance: &Instance, ended: Timestamp) {
         let (own, creator) = (instance.span(), instance.traceparent);
         let mut span = match (&self.0, own, creator) {
-            (Some(shared), Some(own), Some(creator)) => Span::past(shared, own, creator, instance.created_at, ended),
+            (Some(shared), Some(own), Some(creator)) => {
+                Span::past(shared, own, creator, instance.created_at, ended)
+            }
             _ => return,
         };
         span.name(|| format!("workflow {}", instance.workflow));
@@ -152,8 +166,17 @@ impl Tracer {
     /// How many spans were sent and dropped; none if nothing is recorded.
     pub fn stats(&self) -> Option<TraceStats> {
         self.0.as_ref().map(|shared| {
-            let ExportStats { exported, dropped, waiting } = shared.export.stats();
-            TraceStats { exported, dropped, waiting, unfollowed: shared.follow.refused() }
+            let ExportStats {
+                exported,
+                dropped,
+                waiting,
+            } = shared.export.stats();
+            TraceStats {
+                exported,
+                dropped,
+                waiting,
+                unfollowed: shared.follow.refused(),
+            }
         })
     }
 
@@ -171,7 +194,9 @@ impl Shared {
     /// The id of a new trace, if it is recorded. The id decides, so that others with the same ratio decide the same.
     fn sampled_trace(&self, kind: &SpanKind) -> Option<u128> {
         let trace_id = RandomIdGenerator::default().new_trace_id();
-        let result = self.sampler.should_sample(None, trace_id, "", kind, &[], &[]);
+        let result = self
+            .sampler
+            .should_sample(None, trace_id, "", kind, &[], &[]);
         let sampled = result.decision == SamplingDecision::RecordAndSample;
         sampled.then(|| u128::from_be_bytes(trace_id.to_bytes()))
     }

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{
+    Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+};
 use opentelemetry::{KeyValue, Value};
-use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks};
+use opentelemetry_sdk::trace::{
+    IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks,
+};
 
 use super::Shared;
 use crate::clock::Timestamp;
@@ -87,7 +91,11 @@ impl Span {
         parent_is_remote: bool,
     ) -> Self {
         let span_id = u64::from_be_bytes(RandomIdGenerator::default().new_span_id().to_bytes());
-        let own = TraceParent { trace_id, span_id, sampled: true };
+        let own = TraceParent {
+            trace_id,
+            span_id,
+            sampled: true,
+        };
         let mut recording = Recording::new(shared, kind, own, parent, shared.clock.now());
         recording.data.parent_span_is_remote = parent_is_remote;
         recording.began = Some(shared.clock.monotonic());
@@ -145,7 +153,10 @@ impl Span {
     /// Adds an attribute.
     pub fn set<'a>(&mut self, key: &'static str, value: impl Into<Attribute<'a>>) {
         if let Some(recording) = &mut self.0 {
-            recording.data.attributes.push(KeyValue::new(key, Value::from(value.into())));
+            recording
+                .data
+                .attributes
+                .push(KeyValue::new(key, Value::from(value.into())));
         }
     }
 
@@ -203,14 +214,27 @@ impl Recording {
             status: Status::Unset,
             instrumentation_scope: shared.scope.clone(),
         };
-        Self { shared: Arc::clone(shared), own, data, began: None, followed: false }
+        Self {
+            shared: Arc::clone(shared),
+            own,
+            data,
+            began: None,
+            followed: false,
+        }
     }
 }
 
 impl Drop for Span {
     fn drop(&mut self) {
-        let Some(recording) = self.0.take() else { return };
-        let Recording { shared, mut data, began, .. } = *recording;
+        let Some(recording) = self.0.take() else {
+            return;
+        };
+        let Recording {
+            shared,
+            mut data,
+            began,
+            ..
+        } = *recording;
         if let Some(began) = began {
             // Not the wall clock again: it may have been set back meanwhile.
             data.end_time = data.start_time + shared.clock.monotonic().duration_since(began);
@@ -220,7 +244,11 @@ impl Drop for Span {
 }
 
 fn context(parent: TraceParent) -> SpanContext {
-    let flags = if parent.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+    let flags = if parent.sampled {
+        TraceFlags::SAMPLED
+    } else {
+        TraceFlags::default()
+    };
     let (trace_id, span_id) = (TraceId::from(parent.trace_id), SpanId::from(parent.span_id));
     SpanContext::new(trace_id, span_id, flags, false, TraceState::NONE)
 }

@@ -33,10 +33,22 @@ impl Lookout {
         let in_hand = shared.webhook.in_hand();
         let mut watched = parts.store.watched_alerts().await?;
         let active_max = parts.alerts.active_max as usize;
-        let looking = Looking { thresholds: &shared.thresholds, clock: &parts.clock, active_max, now };
-        let Looked { look, news, left_out } = look(&looking, &readings, &watched);
+        let looking = Looking {
+            thresholds: &shared.thresholds,
+            clock: &parts.clock,
+            active_max,
+            now,
+        };
+        let Looked {
+            look,
+            news,
+            left_out,
+        } = look(&looking, &readings, &watched);
         if left_out > 0 {
-            tracing::warn!(left_out, "there are more alerts than alerts.active_max; some are left out");
+            tracing::warn!(
+                left_out,
+                "there are more alerts than alerts.active_max; some are left out"
+            );
         }
         if !look.is_empty() {
             parts.store.write_look(look).await?;
@@ -48,9 +60,13 @@ impl Lookout {
         shared.feed.show_alerts(live(&watched.alerts, watched.own));
         let is_free = |alert: &&Alert| watched.is_ours(alert) && !in_hand.contains(&alert.id);
         for alert in watched.alerts.iter().filter(is_free) {
-            let muted = Muted { acknowledged: alert.acknowledged.is_some(), silenced: alert.silenced_until.is_some() };
+            let muted = Muted {
+                acknowledged: alert.acknowledged.is_some(),
+                silenced: alert.silenced_until.is_some(),
+            };
             let repeat_every = parts.alerts.webhook.repeat_every;
-            if let Some(notice) = owed(alert.condition.state, alert.told, muted, repeat_every, now) {
+            if let Some(notice) = owed(alert.condition.state, alert.told, muted, repeat_every, now)
+            {
                 shared.webhook.tell(notice, alert);
             }
         }
@@ -62,17 +78,26 @@ impl Lookout {
         let parts = &shared.parts;
         let caches = parts.store.cache_stats().into_iter();
         let caches: Vec<_> = caches
-            .map(|cache| CacheNumbers { kind: cache.kind.to_owned(), hits: cache.hits, misses: cache.misses })
+            .map(|cache| CacheNumbers {
+                kind: cache.kind.to_owned(),
+                hits: cache.hits,
+                misses: cache.misses,
+            })
             .collect();
         let window = parts.alerts.window.duration();
-        let caches = self.recent.get_or_insert_with(|| RecentHits::new(window)).look(now, &caches);
+        let caches = self
+            .recent
+            .get_or_insert_with(|| RecentHits::new(window))
+            .look(now, &caches);
         let (monitor, thresholds) = (parts.monitor.clone(), shared.thresholds.clone());
         let reading = move || {
             let mut numbers = monitor.watched(thresholds.window());
             numbers.caches = caches;
             read(&thresholds, &numbers)
         };
-        tokio::task::spawn_blocking(reading).await.map_err(|_| StoreError::Closed)
+        tokio::task::spawn_blocking(reading)
+            .await
+            .map_err(|_| StoreError::Closed)
     }
 
     /// Deletes what is too old, at most once a minute.
@@ -83,7 +108,10 @@ impl Lookout {
         }
         self.tidied = Some(minute);
         let before = now.before(parts.alerts.retention);
-        parts.store.delete_resolved_alerts(before, parts.alerts.resolved_max).await?;
+        parts
+            .store
+            .delete_resolved_alerts(before, parts.alerts.resolved_max)
+            .await?;
         parts.store.delete_ended_silences(now).await?;
         Ok(())
     }
@@ -96,7 +124,9 @@ impl Watch {
     /// The database's.
     pub async fn refresh_alerts(&self) -> Result<(), StoreError> {
         let alerts = self.active_alerts(None).await?;
-        self.0.feed.show_alerts(live(&alerts, self.0.parts.store.host_id()));
+        self.0
+            .feed
+            .show_alerts(live(&alerts, self.0.parts.store.host_id()));
         Ok(())
     }
 
@@ -125,9 +155,16 @@ impl Watch {
     pub fn alert_counts(&self, team: Option<&Name>) -> BTreeMap<AlertGroup, u64> {
         let mut counts = self.0.feed.alert_counts(team);
         for rule in AlertRule::ALL {
-            let Some(limit) = self.0.thresholds.general(*rule) else { continue };
+            let Some(limit) = self.0.thresholds.general(*rule) else {
+                continue;
+            };
             for state in [AlertState::Pending, AlertState::Firing] {
-                let group = AlertGroup { team: None, rule: *rule, severity: limit.severity, state };
+                let group = AlertGroup {
+                    team: None,
+                    rule: *rule,
+                    severity: limit.severity,
+                    state,
+                };
                 counts.entry(group).or_default();
             }
         }
@@ -137,13 +174,17 @@ impl Watch {
 
 fn silence(alerts: &mut [Alert], silences: &[Silence]) {
     for alert in alerts {
-        let about = silences.iter().filter(|silence| silence.is_about(&alert.key));
+        let about = silences
+            .iter()
+            .filter(|silence| silence.is_about(&alert.key));
         alert.silenced_until = about.map(|silence| silence.until).max();
     }
 }
 
 fn live(alerts: &[Alert], own: Uuid) -> Vec<LiveAlert> {
-    let active = alerts.iter().filter(|alert| alert.condition.state != AlertState::Resolved);
+    let active = alerts
+        .iter()
+        .filter(|alert| alert.condition.state != AlertState::Resolved);
     let shown = active.map(|alert| LiveAlert {
         group: AlertGroup {
             team: alert.key.team.clone(),

@@ -107,7 +107,12 @@ struct Senders {
 
 impl Feed {
     pub(super) fn new(config: LiveConfig) -> Self {
-        Self { config, state: Mutex::default(), came: Notify::new(), closed: CancellationToken::new() }
+        Self {
+            config,
+            state: Mutex::default(),
+            came: Notify::new(),
+            closed: CancellationToken::new(),
+        }
     }
 
     pub(super) fn subscribe(
@@ -121,10 +126,13 @@ impl Feed {
         let mut state = self.state.lock();
         self.admit(&mut state, team)?;
         let alerts = Arc::clone(&state.alerts);
-        let senders = state.scopes.entry(team.cloned()).or_insert_with(|| Senders {
-            stats: watch::Sender::new(stats_text(snapshot, team, &alerts)),
-            alerts: watch::Sender::new(alerts_text(team, &alerts)),
-        });
+        let senders = state
+            .scopes
+            .entry(team.cloned())
+            .or_insert_with(|| Senders {
+                stats: watch::Sender::new(stats_text(snapshot, team, &alerts)),
+                alerts: watch::Sender::new(alerts_text(team, &alerts)),
+            });
         let (mut stats, mut alerts) = (senders.stats.subscribe(), senders.alerts.subscribe());
         // What there is counts as new to who has just come.
         stats.mark_changed();
@@ -140,7 +148,10 @@ impl Feed {
         }
         state.forget_who_left();
         let all: usize = state.scopes.values().map(Senders::receivers).sum();
-        let ours = state.scopes.get(&team.cloned()).map_or(0, Senders::receivers);
+        let ours = state
+            .scopes
+            .get(&team.cloned())
+            .map_or(0, Senders::receivers);
         if all >= self.config.subscribers_max || ours >= self.config.subscribers_per_team_max {
             return Err(SubscriptionError::Full);
         }
@@ -168,7 +179,10 @@ impl Feed {
     pub(super) fn show(&self, snapshot: impl Fn(Option<&Name>) -> Value) {
         let (teams, alerts) = {
             let state = self.state.lock();
-            (state.scopes.keys().cloned().collect::<Vec<_>>(), Arc::clone(&state.alerts))
+            (
+                state.scopes.keys().cloned().collect::<Vec<_>>(),
+                Arc::clone(&state.alerts),
+            )
         };
         for team in teams {
             let text = stats_text(snapshot(team.as_ref()), team.as_ref(), &alerts);
@@ -185,14 +199,18 @@ impl Feed {
         for (team, senders) in &state.scopes {
             let text = alerts_text(team.as_ref(), &state.alerts);
             // Another team's alert has changed.
-            senders.alerts.send_if_modified(|shown| std::mem::replace(shown, Arc::clone(&text)) != text);
+            senders
+                .alerts
+                .send_if_modified(|shown| std::mem::replace(shown, Arc::clone(&text)) != text);
         }
     }
 
     /// Those that fire, of what was shown last.
     pub(super) fn alerts_firing(&self, team: Option<&Name>) -> u64 {
         let alerts = Arc::clone(&self.state.lock().alerts);
-        visible(team, &alerts).filter(|alert| alert.is_firing()).count() as u64
+        visible(team, &alerts)
+            .filter(|alert| alert.is_firing())
+            .count() as u64
     }
 
     /// How many alerts are this host's to look after, of what was shown last.
@@ -238,14 +256,19 @@ impl Senders {
     }
 }
 
-fn visible<'a>(team: Option<&Name>, alerts: &'a [LiveAlert]) -> impl Iterator<Item = &'a LiveAlert> {
-    alerts
-        .iter()
-        .filter(move |LiveAlert { group, .. }| team.is_none() || group.team.is_none() || group.team.as_ref() == team)
+fn visible<'a>(
+    team: Option<&Name>,
+    alerts: &'a [LiveAlert],
+) -> impl Iterator<Item = &'a LiveAlert> {
+    alerts.iter().filter(move |LiveAlert { group, .. }| {
+        team.is_none() || group.team.is_none() || group.team.as_ref() == team
+    })
 }
 
 fn stats_text(mut snapshot: Value, team: Option<&Name>, alerts: &[LiveAlert]) -> Arc<str> {
-    let firing = visible(team, alerts).filter(|alert| alert.is_firing()).count();
+    let firing = visible(team, alerts)
+        .filter(|alert| alert.is_firing())
+        .count();
     if let Some(fields) = snapshot.as_object_mut() {
         fields.insert("alerts_firing".to_owned(), firing.into());
     }
@@ -264,7 +287,11 @@ mod tests {
     use super::*;
 
     fn feed(subscribers_max: usize, subscribers_per_team_max: usize) -> Feed {
-        Feed::new(LiveConfig { interval: Duration::from_secs(1), subscribers_max, subscribers_per_team_max })
+        Feed::new(LiveConfig {
+            interval: Duration::from_secs(1),
+            subscribers_max,
+            subscribers_per_team_max,
+        })
     }
 
     fn team(text: &str) -> Name {
@@ -272,8 +299,18 @@ mod tests {
     }
 
     fn alert(team: Option<Name>, name: &str) -> LiveAlert {
-        let (rule, severity, state) = (AlertRule::ErrorRate, Severity::Critical, AlertState::Firing);
-        LiveAlert { group: AlertGroup { team, rule, severity, state }, ours: true, body: json!({ "id": name }) }
+        let (rule, severity, state) =
+            (AlertRule::ErrorRate, Severity::Critical, AlertState::Firing);
+        LiveAlert {
+            group: AlertGroup {
+                team,
+                rule,
+                severity,
+                state,
+            },
+            ours: true,
+            body: json!({ "id": name }),
+        }
     }
 
     async fn two(subscription: &mut Subscription) -> [String; 2] {
@@ -290,31 +327,50 @@ mod tests {
     #[tokio::test]
     async fn who_comes_is_told_at_once_and_who_is_slow_sees_only_the_newest() {
         let feed = feed(2, 2);
-        let mut all = feed.subscribe(None, || json!({ "number": 0 })).expect("is admitted");
-        assert_eq!(two(&mut all).await, [r#"{"alerts":[]}"#, r#"{"number":0,"alerts_firing":0}"#]);
+        let mut all = feed
+            .subscribe(None, || json!({ "number": 0 }))
+            .expect("is admitted");
+        assert_eq!(
+            two(&mut all).await,
+            [r#"{"alerts":[]}"#, r#"{"number":0,"alerts_firing":0}"#]
+        );
         for number in 1..=9 {
             feed.show(|_| json!({ "number": number }));
         }
-        assert_eq!(all.next().await, Some(Update::Stats(r#"{"number":9,"alerts_firing":0}"#.into())));
+        assert_eq!(
+            all.next().await,
+            Some(Update::Stats(r#"{"number":9,"alerts_firing":0}"#.into()))
+        );
         feed.close();
         assert_eq!(all.next().await, None);
         assert!(!feed.is_watched().await);
-        assert_eq!(feed.subscribe(None, || json!({})).err(), Some(SubscriptionError::Closed));
+        assert_eq!(
+            feed.subscribe(None, || json!({})).err(),
+            Some(SubscriptionError::Closed)
+        );
     }
 
     #[tokio::test]
     async fn another_teams_alerts_are_not_seen_and_not_felt() {
         let feed = feed(9, 9);
         let (acme, rival) = (team("acme"), team("rival"));
-        let mut ours = feed.subscribe(Some(&acme), || json!({})).expect("is admitted");
+        let mut ours = feed
+            .subscribe(Some(&acme), || json!({}))
+            .expect("is admitted");
         let mut all = feed.subscribe(None, || json!({})).expect("is admitted");
         two(&mut ours).await;
         two(&mut all).await;
         feed.show_alerts(vec![alert(Some(rival), "theirs")]);
-        assert_eq!(all.next().await, Some(Update::Alerts(r#"{"alerts":[{"id":"theirs"}]}"#.into())));
+        assert_eq!(
+            all.next().await,
+            Some(Update::Alerts(r#"{"alerts":[{"id":"theirs"}]}"#.into()))
+        );
         feed.show(|_| json!({}));
         // Nothing about alerts comes first.
-        assert_eq!(ours.next().await, Some(Update::Stats(r#"{"alerts_firing":0}"#.into())));
+        assert_eq!(
+            ours.next().await,
+            Some(Update::Stats(r#"{"alerts_firing":0}"#.into()))
+        );
         feed.show_alerts(vec![alert(None, "host"), alert(Some(acme), "ours")]);
         let text = r#"{"alerts":[{"id":"host"},{"id":"ours"}]}"#;
         assert_eq!(ours.next().await, Some(Update::Alerts(text.into())));
@@ -324,16 +380,33 @@ mod tests {
     fn alerts_that_are_alike_are_counted_by_the_host_that_looks_after_them() {
         let feed = feed(9, 9);
         let (acme, rival) = (team("acme"), team("rival"));
-        let other_hosts = LiveAlert { ours: false, ..alert(Some(acme.clone()), "elsewhere") };
+        let other_hosts = LiveAlert {
+            ours: false,
+            ..alert(Some(acme.clone()), "elsewhere")
+        };
         let ours = ["one", "two"].map(|name| alert(Some(acme.clone()), name));
-        let others = [other_hosts, alert(None, "host"), alert(Some(rival.clone()), "theirs")];
+        let others = [
+            other_hosts,
+            alert(None, "host"),
+            alert(Some(rival.clone()), "theirs"),
+        ];
         feed.show_alerts([ours.as_slice(), &others].concat());
         let counts = |team: Option<&Name>| -> Vec<_> {
-            feed.alert_counts(team).into_iter().map(|(group, count)| (group.team, count)).collect()
+            feed.alert_counts(team)
+                .into_iter()
+                .map(|(group, count)| (group.team, count))
+                .collect()
         };
         assert_eq!(counts(Some(&acme)), [(None, 1), (Some(acme.clone()), 2)]);
-        assert_eq!(counts(None), [(None, 1), (Some(acme.clone()), 2), (Some(rival), 1)]);
-        assert_eq!(feed.alerts_firing(Some(&acme)), 4, "who looks sees those of all hosts");
+        assert_eq!(
+            counts(None),
+            [(None, 1), (Some(acme.clone()), 2), (Some(rival), 1)]
+        );
+        assert_eq!(
+            feed.alerts_firing(Some(&acme)),
+            4,
+            "who looks sees those of all hosts"
+        );
     }
 
     #[test]

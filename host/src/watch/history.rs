@@ -37,7 +37,10 @@ impl Recorder {
         // Not the present: the next interval begins where this one ends, in a step that may be over by now.
         let given_up = self.unwritten.forget(now, parts.history.unwritten_max);
         if given_up > 0 {
-            tracing::warn!(given_up, "the history has too many points that could not be written, and loses some");
+            tracing::warn!(
+                given_up,
+                "the history has too many points that could not be written, and loses some"
+            );
         }
         if written.is_ok() {
             self.tidy(parts).await;
@@ -71,7 +74,11 @@ impl Recorder {
     /// What the store and the engine know themselves: counters as what was added since the last tick, and gauges.
     fn of_the_store(&mut self, parts: &WatchParts) -> Vec<(Series, Counted)> {
         let mut counted = Vec::new();
-        let series = |kind, name| Series { team: None, kind, name };
+        let series = |kind, name| Series {
+            team: None,
+            kind,
+            name,
+        };
         let commits = parts.store.commit_stats();
         let mut counters = vec![
             ("commits".to_owned(), commits.commits),
@@ -82,7 +89,10 @@ impl Recorder {
         let mut gauges = vec![
             ("queue_depth".to_owned(), engine.attempts_waiting as u64),
             ("running".to_owned(), engine.attempts_running as u64),
-            ("active_instances".to_owned(), engine.active_instances as u64),
+            (
+                "active_instances".to_owned(),
+                engine.active_instances as u64,
+            ),
             ("commit_queue".to_owned(), commits.queue),
         ];
         for cache in parts.store.cache_stats() {
@@ -93,11 +103,20 @@ impl Recorder {
         for (name, now) in counters {
             let before = self.seen.insert(name.clone(), now).unwrap_or(0);
             if now > before {
-                counted.push((series(SeriesKind::Counter, name), Counted::Events(now - before)));
+                counted.push((
+                    series(SeriesKind::Counter, name),
+                    Counted::Events(now - before),
+                ));
             }
         }
         for (name, now) in gauges {
-            counted.push((series(SeriesKind::Gauge, name), Counted::Level { sum: now, samples: 1 }));
+            counted.push((
+                series(SeriesKind::Gauge, name),
+                Counted::Level {
+                    sum: now,
+                    samples: 1,
+                },
+            ));
         }
         counted
     }

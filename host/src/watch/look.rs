@@ -31,16 +31,25 @@ pub(super) struct Looked {
 
 pub(super) fn look(looking: &Looking<'_>, readings: &[Reading], watched: &WatchedAlerts) -> Looked {
     let mut looked = Looked::default();
-    let read: BTreeMap<AlertKey, &Reading> = readings.iter().map(|reading| (AlertKey::of(reading), reading)).collect();
+    let read: BTreeMap<AlertKey, &Reading> = readings
+        .iter()
+        .map(|reading| (AlertKey::of(reading), reading))
+        .collect();
     let is_active = |alert: &&Alert| alert.condition.state != AlertState::Resolved;
-    let active: BTreeMap<&AlertKey, &Alert> =
-        watched.alerts.iter().filter(is_active).map(|alert| (&alert.key, alert)).collect();
+    let active: BTreeMap<&AlertKey, &Alert> = watched
+        .alerts
+        .iter()
+        .filter(is_active)
+        .map(|alert| (&alert.key, alert))
+        .collect();
     for (key, alert) in &active {
         if watched.is_ours(alert) {
             looking.go_on(alert, read.get(*key).copied(), watched, &mut looked);
         }
     }
-    let over = read.into_iter().filter(|(key, reading)| reading.verdict == Verdict::Over && !active.contains_key(key));
+    let over = read
+        .into_iter()
+        .filter(|(key, reading)| reading.verdict == Verdict::Over && !active.contains_key(key));
     let mut room = looking.active_max.saturating_sub(active.len());
     for (key, reading) in over {
         if room == 0 {
@@ -55,14 +64,23 @@ pub(super) fn look(looking: &Looking<'_>, readings: &[Reading], watched: &Watche
 
 impl Looked {
     fn remember(&mut self, events: &[AlertEventKind], alert: &Alert) {
-        self.news.extend(events.iter().map(|event| (*event, alert.clone())));
+        self.news
+            .extend(events.iter().map(|event| (*event, alert.clone())));
     }
 }
 
 impl Looking<'_> {
-    fn begin(&self, key: AlertKey, reading: &Reading, watched: &WatchedAlerts, looked: &mut Looked) {
+    fn begin(
+        &self,
+        key: AlertKey,
+        reading: &Reading,
+        watched: &WatchedAlerts,
+        looked: &mut Looked,
+    ) {
         let change = advance(None, reading.verdict, &reading.limit, self.now);
-        let Some(condition) = change.condition else { return };
+        let Some(condition) = change.condition else {
+            return;
+        };
         let alert = Alert {
             id: self.clock.new_id(),
             key,
@@ -78,7 +96,13 @@ impl Looking<'_> {
         looked.look.begun.push(alert);
     }
 
-    fn go_on(&self, alert: &Alert, reading: Option<&Reading>, watched: &WatchedAlerts, looked: &mut Looked) {
+    fn go_on(
+        &self,
+        alert: &Alert,
+        reading: Option<&Reading>,
+        watched: &WatchedAlerts,
+        looked: &mut Looked,
+    ) {
         // Nothing was read: nobody calls it any more, or it is not watched any more.
         let limit = reading.map_or_else(|| self.limit(alert), |reading| reading.limit);
         let verdict = reading.map_or(Verdict::TooFew, |reading| reading.verdict);
@@ -90,7 +114,12 @@ impl Looking<'_> {
         // What too few calls say is not worth showing.
         let reading = reading.filter(|reading| reading.verdict != Verdict::TooFew);
         let reading = reading.map_or_else(|| alert.reading.clone(), AlertReading::from);
-        let after = Alert { condition, severity: limit.severity, reading, ..alert.clone() };
+        let after = Alert {
+            condition,
+            severity: limit.severity,
+            reading,
+            ..alert.clone()
+        };
         looked.remember(change.events, &after);
         if after != *alert || alert.host != watched.own {
             looked.look.changed.push(after);
@@ -99,15 +128,21 @@ impl Looking<'_> {
 
     /// An alert about what is not watched any more ends at once.
     fn limit(&self, alert: &Alert) -> Limit {
-        let AlertKey { rule, team, subject } = &alert.key;
-        self.thresholds.limit(*rule, team.as_ref(), subject).unwrap_or(Limit {
-            severity: alert.severity,
-            threshold: alert.reading.threshold,
-            resolve_threshold: alert.reading.threshold,
-            calls_min: 1,
-            fire_after: Duration::ZERO,
-            resolve_after: Duration::ZERO,
-        })
+        let AlertKey {
+            rule,
+            team,
+            subject,
+        } = &alert.key;
+        self.thresholds
+            .limit(*rule, team.as_ref(), subject)
+            .unwrap_or(Limit {
+                severity: alert.severity,
+                threshold: alert.reading.threshold,
+                resolve_threshold: alert.reading.threshold,
+                calls_min: 1,
+                fire_after: Duration::ZERO,
+                resolve_after: Duration::ZERO,
+            })
     }
 }
 
@@ -133,7 +168,12 @@ mod tests {
             config.alerts.resolve_after = Duration::from_secs(60);
             change(&mut config);
             let thresholds = Thresholds::new(&config.alerts);
-            Self { thresholds, clock: Clock::manual(START), watched: WatchedAlerts::default(), now: START }
+            Self {
+                thresholds,
+                clock: Clock::manual(START),
+                watched: WatchedAlerts::default(),
+                now: START,
+            }
         }
 
         /// Looks at so many failed ones of 100 calls of each operation, and remembers what comes of it.
@@ -145,22 +185,41 @@ mod tests {
                 errors: *errors,
                 ..OperationNumbers::default()
             };
-            let numbers = Numbers { operations: operations.iter().map(number).collect(), ..Numbers::default() };
+            let numbers = Numbers {
+                operations: operations.iter().map(number).collect(),
+                ..Numbers::default()
+            };
             let readings = read(&self.thresholds, &numbers);
-            let Self { thresholds, clock, watched, now } = self;
-            let looking = Looking { thresholds, clock, active_max, now: *now };
+            let Self {
+                thresholds,
+                clock,
+                watched,
+                now,
+            } = self;
+            let looking = Looking {
+                thresholds,
+                clock,
+                active_max,
+                now: *now,
+            };
             let looked = look(&looking, &readings, watched);
             let look = &looked.look;
             for alert in look.changed.iter().chain(&look.begun) {
                 watched.alerts.retain(|known| known.id != alert.id);
                 watched.alerts.push(alert.clone());
             }
-            watched.alerts.retain(|known| look.dropped.iter().all(|dropped| dropped.id != known.id));
+            watched
+                .alerts
+                .retain(|known| look.dropped.iter().all(|dropped| dropped.id != known.id));
             looked
         }
 
         fn states(&self) -> Vec<AlertState> {
-            self.watched.alerts.iter().map(|alert| alert.condition.state).collect()
+            self.watched
+                .alerts
+                .iter()
+                .map(|alert| alert.condition.state)
+                .collect()
         }
     }
 
@@ -173,11 +232,17 @@ mod tests {
         assert_eq!(world.states(), [AlertState::Firing]);
         assert_eq!(world.watched.alerts[0].reading.value, 0.6);
         let looked = world.look(70, &[("commit_step", 60)], 9);
-        assert!(looked.look.is_empty() && looked.news.is_empty(), "nothing is new");
+        assert!(
+            looked.look.is_empty() && looked.news.is_empty(),
+            "nothing is new"
+        );
         world.look(80, &[("commit_step", 0)], 9);
         // Nobody calls it any more.
         let news = world.look(140, &[], 9).news;
-        assert_eq!(news, [(AlertEventKind::Resolved, world.watched.alerts[0].clone())]);
+        assert_eq!(
+            news,
+            [(AlertEventKind::Resolved, world.watched.alerts[0].clone())]
+        );
         assert_eq!(world.states(), [AlertState::Resolved]);
         let Looked { look, .. } = world.look(150, &[("commit_step", 50)], 9);
         assert_eq!((look.begun.len(), look.changed.len()), (1, 0));
@@ -206,9 +271,11 @@ mod tests {
     #[test]
     fn there_are_no_more_than_may_be() {
         let mut world = World::new(|_| {});
-        let Looked { look, left_out, .. } = world.look(0, &[("one", 50), ("two", 50), ("three", 50)], 2);
+        let Looked { look, left_out, .. } =
+            world.look(0, &[("one", 50), ("two", 50), ("three", 50)], 2);
         assert_eq!((look.begun.len(), left_out), (2, 1));
-        let Looked { look, left_out, .. } = world.look(1, &[("one", 50), ("two", 50), ("three", 50)], 2);
+        let Looked { look, left_out, .. } =
+            world.look(1, &[("one", 50), ("two", 50), ("three", 50)], 2);
         assert_eq!((look.begun.len(), left_out), (0, 1));
     }
 }

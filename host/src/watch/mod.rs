@@ -84,7 +84,10 @@ impl Watch {
         watch.0.tasks.spawn(watch.clone().show_until_closed());
         if let Some(sender) = sender {
             let shared = Arc::clone(&watch.0);
-            watch.0.tasks.spawn(async move { sender.send_until_stopped(&shared.parts, &shared.stop).await });
+            watch
+                .0
+                .tasks
+                .spawn(async move { sender.send_until_stopped(&shared.parts, &shared.stop).await });
         }
         watch
     }
@@ -97,8 +100,15 @@ impl Watch {
     pub async fn subscribe(&self, team: Option<Name>) -> Result<Subscription, SubscriptionError> {
         let watch = self.clone();
         // What a snapshot costs is not to be paid where requests are served.
-        let subscribing = move || watch.0.feed.subscribe(team.as_ref(), || watch.snapshot(team.as_ref()));
-        tokio::task::spawn_blocking(subscribing).await.unwrap_or(Err(SubscriptionError::Closed))
+        let subscribing = move || {
+            watch
+                .0
+                .feed
+                .subscribe(team.as_ref(), || watch.snapshot(team.as_ref()))
+        };
+        tokio::task::spawn_blocking(subscribing)
+            .await
+            .unwrap_or(Err(SubscriptionError::Closed))
     }
 
     /// Ends all subscriptions, and lets nobody subscribe any more, so that a server can end its connections.
@@ -152,7 +162,8 @@ impl Watch {
         let Shared { parts, feed, .. } = &*self.0;
         while feed.is_watched().await {
             let watch = self.clone();
-            let shown = tokio::task::spawn_blocking(move || watch.0.feed.show(|team| watch.snapshot(team)));
+            let shown =
+                tokio::task::spawn_blocking(move || watch.0.feed.show(|team| watch.snapshot(team)));
             if let Err(error) = shown.await {
                 tracing::error!(%error, "could not make a snapshot for live streams");
             }
@@ -168,7 +179,9 @@ impl Watch {
 /// The next multiple of the interval, so that the ticks of all hosts fall together and a point of the history is of
 /// one interval.
 fn next_tick(now: Timestamp, interval: std::time::Duration) -> Timestamp {
-    let interval = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX).max(1);
+    let interval = i64::try_from(interval.as_micros())
+        .unwrap_or(i64::MAX)
+        .max(1);
     let next = now.as_micros().div_euclid(interval).saturating_add(1);
     Timestamp::from_micros(next.saturating_mul(interval))
 }
@@ -181,7 +194,8 @@ mod tests {
 
     #[test]
     fn ticks_are_at_multiples_of_the_interval() {
-        let next = |now| next_tick(Timestamp::from_micros(now), Duration::from_secs(10)).as_micros();
+        let next =
+            |now| next_tick(Timestamp::from_micros(now), Duration::from_secs(10)).as_micros();
         assert_eq!(next(0), 10_000_000);
         assert_eq!(next(9_999_999), 10_000_000);
         assert_eq!(next(10_000_000), 20_000_000);

@@ -13,7 +13,11 @@ impl Watch {
     /// not to be called where requests are served.
     pub(super) fn snapshot(&self, team: Option<&Name>) -> Value {
         let parts = &self.0.parts;
-        let around = Surroundings { healthy: true, cache_hit_rate: None, alerts_firing: None };
+        let around = Surroundings {
+            healthy: true,
+            cache_hit_rate: None,
+            alerts_firing: None,
+        };
         let summary = parts.monitor.summary(team, Window::Minute, around);
         let caches: Vec<_> = parts
             .store

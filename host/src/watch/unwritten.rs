@@ -38,11 +38,19 @@ struct Point {
 /// The series with what was counted in an interval, the gauges aside.
 pub(super) fn counted(interval: Interval) -> impl Iterator<Item = (Series, Counted)> {
     let calls = interval.operations.into_iter().map(|operation| {
-        let series = Series { team: operation.team, kind: SeriesKind::Operation, name: operation.name };
+        let series = Series {
+            team: operation.team,
+            kind: SeriesKind::Operation,
+            name: operation.name,
+        };
         (series, Counted::Calls(operation.timings))
     });
     let events = interval.counters.into_iter().map(|counter| {
-        let series = Series { team: counter.team, kind: SeriesKind::Counter, name: counter.name.into_owned() };
+        let series = Series {
+            team: counter.team,
+            kind: SeriesKind::Counter,
+            name: counter.name.into_owned(),
+        };
         (series, Counted::Events(counter.delta))
     });
     calls.chain(events)
@@ -50,16 +58,22 @@ pub(super) fn counted(interval: Interval) -> impl Iterator<Item = (Series, Count
 
 impl Unwritten {
     /// Counts what happened at a time.
-    pub(super) fn count(&mut self, at: Timestamp, counted: impl IntoIterator<Item = (Series, Counted)>) {
+    pub(super) fn count(
+        &mut self,
+        at: Timestamp,
+        counted: impl IntoIterator<Item = (Series, Counted)>,
+    ) {
         for step in HistoryStep::ALL {
             let begin = step.begin(at);
             let latest = self.latest.get(&step).copied();
             // After a restart, and when the clock was set back.
-            let unread = latest.is_none_or(|latest| begin < latest) && !self.steps.contains_key(&(step, begin));
+            let unread = latest.is_none_or(|latest| begin < latest)
+                && !self.steps.contains_key(&(step, begin));
             if unread {
                 self.steps.entry((step, begin)).or_default().unread = true;
             }
-            self.latest.insert(step, latest.map_or(begin, |latest| latest.max(begin)));
+            self.latest
+                .insert(step, latest.map_or(begin, |latest| latest.max(begin)));
         }
         for (series, counted) in counted {
             for step in HistoryStep::ALL {
@@ -70,7 +84,13 @@ impl Unwritten {
                         point.changed = true;
                     }
                     None => {
-                        points.insert(series.clone(), Point { counted: counted.clone(), changed: true });
+                        points.insert(
+                            series.clone(),
+                            Point {
+                                counted: counted.clone(),
+                                changed: true,
+                            },
+                        );
                     }
                 }
             }
@@ -79,18 +99,33 @@ impl Unwritten {
 
     /// Steps of which what was written before has to be read.
     pub(super) fn unread(&self) -> Vec<Place> {
-        self.steps.iter().filter(|(_, points)| points.unread).map(|(place, _)| *place).collect()
+        self.steps
+            .iter()
+            .filter(|(_, points)| points.unread)
+            .map(|(place, _)| *place)
+            .collect()
     }
 
     /// What was written before of an unread step.
     pub(super) fn read(&mut self, place: Place, written: Vec<HistoryPoint>) {
-        let Some(points) = self.steps.get_mut(&place).filter(|points| points.unread) else { return };
+        let Some(points) = self.steps.get_mut(&place).filter(|points| points.unread) else {
+            return;
+        };
         points.unread = false;
-        for HistoryPoint { series, counted, .. } in written {
+        for HistoryPoint {
+            series, counted, ..
+        } in written
+        {
             match points.points.get_mut(&series) {
                 Some(point) => point.counted.merge(&counted),
                 None => {
-                    points.points.insert(series, Point { counted, changed: false });
+                    points.points.insert(
+                        series,
+                        Point {
+                            counted,
+                            changed: false,
+                        },
+                    );
                 }
             }
         }
@@ -102,7 +137,12 @@ impl Unwritten {
         for ((step, at), points) in self.steps.iter().filter(|(_, points)| !points.unread) {
             for (series, point) in points.points.iter().filter(|(_, point)| point.changed) {
                 let (series, counted) = (series.clone(), point.counted.clone());
-                changed.push(HistoryPoint { series, step: *step, at: *at, counted });
+                changed.push(HistoryPoint {
+                    series,
+                    step: *step,
+                    at: *at,
+                    counted,
+                });
             }
         }
         changed
@@ -111,21 +151,30 @@ impl Unwritten {
     /// The first so many of those that [`Unwritten::changed`] answered need not be written any more.
     pub(super) fn settle(&mut self, count: usize) {
         let steps = self.steps.values_mut().filter(|points| !points.unread);
-        let changed = steps.flat_map(|points| points.points.values_mut()).filter(|point| point.changed);
+        let changed = steps
+            .flat_map(|points| points.points.values_mut())
+            .filter(|point| point.changed);
         changed.take(count).for_each(|point| point.changed = false);
     }
 
     /// Forgets steps that are over and written, and, beyond `points_max` points, those that are not: the finest and
     /// oldest first. Answers how many points were given up.
     pub(super) fn forget(&mut self, now: Timestamp, points_max: usize) -> usize {
-        let open: BTreeSet<Place> = HistoryStep::ALL.into_iter().map(|step| (step, step.begin(now))).collect();
+        let open: BTreeSet<Place> = HistoryStep::ALL
+            .into_iter()
+            .map(|step| (step, step.begin(now)))
+            .collect();
         self.steps.retain(|place, points| {
-            open.contains(place) || points.unread || points.points.values().any(|point| point.changed)
+            open.contains(place)
+                || points.unread
+                || points.points.values().any(|point| point.changed)
         });
         let mut all: usize = self.steps.values().map(|points| points.points.len()).sum();
         let mut given_up = 0;
         while all > points_max {
-            let Some((_, points)) = self.steps.pop_first() else { break };
+            let Some((_, points)) = self.steps.pop_first() else {
+                break;
+            };
             all -= points.points.len();
             given_up += points.points.values().filter(|point| point.changed).count();
         }
@@ -140,7 +189,11 @@ mod tests {
     use super::*;
 
     fn series(name: &str) -> Series {
-        Series { team: None, kind: SeriesKind::Counter, name: name.to_owned() }
+        Series {
+            team: None,
+            kind: SeriesKind::Counter,
+            name: name.to_owned(),
+        }
     }
 
     fn at(seconds: u64) -> Timestamp {
@@ -152,7 +205,10 @@ mod tests {
     }
 
     fn read_all(unwritten: &mut Unwritten) {
-        unwritten.unread().into_iter().for_each(|place| unwritten.read(place, Vec::new()));
+        unwritten
+            .unread()
+            .into_iter()
+            .for_each(|place| unwritten.read(place, Vec::new()));
     }
 
     fn events(points: &[HistoryPoint]) -> Vec<(u64, Timestamp, u64)> {
@@ -168,12 +224,26 @@ mod tests {
         let mut unwritten = Unwritten::default();
         unwritten.count(at(3_600), one("a", 1));
         read_all(&mut unwritten);
-        assert_eq!(events(&unwritten.changed()), [(10, at(3_600), 1), (60, at(3_600), 1), (3_600, at(3_600), 1)]);
+        assert_eq!(
+            events(&unwritten.changed()),
+            [
+                (10, at(3_600), 1),
+                (60, at(3_600), 1),
+                (3_600, at(3_600), 1)
+            ]
+        );
         unwritten.settle(3);
         assert_eq!(unwritten.changed(), []);
         unwritten.count(at(3_611), one("a", 2));
         let changed = events(&unwritten.changed());
-        assert_eq!(changed, [(10, at(3_610), 2), (60, at(3_600), 3), (3_600, at(3_600), 3)]);
+        assert_eq!(
+            changed,
+            [
+                (10, at(3_610), 2),
+                (60, at(3_600), 3),
+                (3_600, at(3_600), 3)
+            ]
+        );
         // Part of it is taken; the rest is as before.
         unwritten.settle(1);
         assert_eq!(events(&unwritten.changed()), changed[1..]);
@@ -186,7 +256,11 @@ mod tests {
     fn what_a_process_before_wrote_is_added_and_not_replaced() {
         let mut unwritten = Unwritten::default();
         unwritten.count(at(3_600), one("a", 1));
-        assert_eq!(unwritten.changed(), [], "nothing is written before it was read");
+        assert_eq!(
+            unwritten.changed(),
+            [],
+            "nothing is written before it was read"
+        );
         let places = unwritten.unread();
         assert_eq!(places.len(), 3);
         for place in places {
@@ -200,9 +274,19 @@ mod tests {
             // A second answer to the same question changes nothing.
             unwritten.read(place, vec![written("a", 7)]);
         }
-        assert_eq!(events(&unwritten.changed()).iter().map(|point| point.2).collect::<Vec<_>>(), [8, 8, 8]);
+        assert_eq!(
+            events(&unwritten.changed())
+                .iter()
+                .map(|point| point.2)
+                .collect::<Vec<_>>(),
+            [8, 8, 8]
+        );
         unwritten.count(at(3_610), one("b", 1));
-        assert_eq!(unwritten.unread(), [], "what begins later was never written");
+        assert_eq!(
+            unwritten.unread(),
+            [],
+            "what begins later was never written"
+        );
         unwritten.count(at(3_500), one("b", 1));
         assert_eq!(unwritten.unread().len(), 3, "the clock was set back");
     }
@@ -218,7 +302,11 @@ mod tests {
         let changed = events(&unwritten.changed());
         assert_eq!(changed.len(), 20);
         assert_eq!(changed.last(), Some(&(3_600, at(0), 100)));
-        let minutes: u64 = changed.iter().filter(|point| point.0 == 60).map(|point| point.2).sum();
+        let minutes: u64 = changed
+            .iter()
+            .filter(|point| point.0 == 60)
+            .map(|point| point.2)
+            .sum();
         assert_eq!(minutes, 100);
         assert_eq!(changed.first(), Some(&(10, at(980), 1)), "{changed:?}");
     }

@@ -61,7 +61,13 @@ impl Webhook {
     pub(super) fn new(config: &WebhookConfig) -> (Self, Option<Sender>) {
         let in_hand = Arc::default();
         if config.url.is_empty() {
-            return (Self { queue: None, in_hand }, None);
+            return (
+                Self {
+                    queue: None,
+                    in_hand,
+                },
+                None,
+            );
         }
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let sender = Sender {
@@ -70,7 +76,13 @@ impl Webhook {
             queue: messages,
             in_hand: Arc::clone(&in_hand),
         };
-        (Self { queue: Some(queue), in_hand }, Some(sender))
+        (
+            Self {
+                queue: Some(queue),
+                in_hand,
+            },
+            Some(sender),
+        )
     }
 
     /// The alerts of which a message is in hand. To be asked before it is read what they were told: a message that is
@@ -82,11 +94,24 @@ impl Webhook {
     /// Takes a message in hand. None about this alert may be.
     pub(super) fn tell(&self, notice: Notice, alert: &Alert) {
         let Some(queue) = &self.queue else { return };
-        let told = if notice == Notice::Resolved { ToldState::Resolved } else { ToldState::Firing };
-        let body = json!({ "event": notice, "alert": alert }).to_string().into();
+        let told = if notice == Notice::Resolved {
+            ToldState::Resolved
+        } else {
+            ToldState::Firing
+        };
+        let body = json!({ "event": notice, "alert": alert })
+            .to_string()
+            .into();
         // Under the lock, so that it is not sent and taken out before it is in.
         let mut in_hand = self.in_hand.lock();
-        if queue.try_send(Message { alert: alert.id, told, body }).is_ok() {
+        if queue
+            .try_send(Message {
+                alert: alert.id,
+                told,
+                body,
+            })
+            .is_ok()
+        {
             in_hand.insert(alert.id);
         }
     }
@@ -106,7 +131,11 @@ impl Sender {
             if let Err(problem) = self.deliver(parts, &body).await {
                 tracing::error!(%alert, problem, "gave up telling the webhook of an alert");
             }
-            if let Err(error) = parts.store.mark_alert_told(alert, told, parts.clock.now()).await {
+            if let Err(error) = parts
+                .store
+                .mark_alert_told(alert, told, parts.clock.now())
+                .await
+            {
                 tracing::warn!(%alert, %error, "could not note that an alert was told; it is told again");
             }
             self.in_hand.lock().remove(&alert);
@@ -118,32 +147,57 @@ impl Sender {
         let mut attempt = 1;
         loop {
             let began = parts.clock.monotonic();
-            let mut span = parts.tracer.root(SpanKind::Client, Caller::Untraced).named("POST");
+            let mut span = parts
+                .tracer
+                .root(SpanKind::Client, Caller::Untraced)
+                .named("POST");
             span.set("http.request.method", "POST");
-            let sent = self.attempt(parts.clock.now(), Arc::clone(body), span.context()).await;
+            let sent = self
+                .attempt(parts.clock.now(), Arc::clone(body), span.context())
+                .await;
             if sent.is_err() {
                 span.fail("delivery");
             }
             drop(span);
             let duration = parts.clock.monotonic().duration_since(began);
-            parts.monitor.record(None, OPERATION, duration, sent.is_ok());
+            parts
+                .monitor
+                .record(None, OPERATION, duration, sent.is_ok());
             match sent {
                 Err(problem) if attempt < self.config.attempts_max => {
-                    tracing::warn!(problem, attempt, "the webhook did not take an alert; it is tried again");
+                    tracing::warn!(
+                        problem,
+                        attempt,
+                        "the webhook did not take an alert; it is tried again"
+                    );
                 }
                 sent => return sent,
             }
-            parts.clock.sleep_until(parts.clock.now().after(backoff)).await;
+            parts
+                .clock
+                .sleep_until(parts.clock.now().after(backoff))
+                .await;
             backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
             attempt += 1;
         }
     }
 
     /// One request. The address may hold a secret, so no problem repeats it.
-    async fn attempt(&self, now: Timestamp, body: Arc<str>, trace: Option<TraceParent>) -> Result<(), String> {
-        let (agent, url, secret) = (self.agent.clone(), self.config.url.clone(), self.config.secret.clone());
+    async fn attempt(
+        &self,
+        now: Timestamp,
+        body: Arc<str>,
+        trace: Option<TraceParent>,
+    ) -> Result<(), String> {
+        let (agent, url, secret) = (
+            self.agent.clone(),
+            self.config.url.clone(),
+            self.config.secret.clone(),
+        );
         let posting = move || {
-            let mut request = agent.post(url.expose()).header("content-type", "application/json");
+            let mut request = agent
+                .post(url.expose())
+                .header("content-type", "application/json");
             if let Some(trace) = trace {
                 request = request.header("traceparent", trace.to_string());
             }
@@ -156,7 +210,9 @@ impl Sender {
                 Err(error) => Err(outgoing::problem(&error)),
             }
         };
-        tokio::task::spawn_blocking(posting).await.unwrap_or_else(|error| Err(error.to_string()))
+        tokio::task::spawn_blocking(posting)
+            .await
+            .unwrap_or_else(|error| Err(error.to_string()))
     }
 }
 
@@ -164,7 +220,8 @@ impl Sender {
 /// and how old it is.
 fn signature(secret: &Secret, now: Timestamp, body: &str) -> String {
     let seconds = now.as_micros().div_euclid(1_000_000);
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()).expect("a key may have any length");
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
+        .expect("a key may have any length");
     mac.update(format!("{seconds}.{body}").as_bytes());
     let mut text = format!("t={seconds},v1=");
     for byte in mac.finalize().into_bytes() {
@@ -182,7 +239,11 @@ mod tests {
     #[test]
     fn the_signature_is_what_other_programs_work_out() {
         let now = Timestamp::from_micros(1_800_000_000_999_999);
-        let expected = "t=1800000000,v1=7239e2d1c1f3491b9a6ab52790e9ef5793dac9fccbfbbded40996f2c35d75f88";
-        assert_eq!(signature(&Secret::from("hunter2".to_owned()), now, "{}"), expected);
+        let expected =
+            "t=1800000000,v1=7239e2d1c1f3491b9a6ab52790e9ef5793dac9fccbfbbded40996f2c35d75f88";
+        assert_eq!(
+            signature(&Secret::from("hunter2".to_owned()), now, "{}"),
+            expected
+        );
     }
 }

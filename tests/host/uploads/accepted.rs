@@ -17,22 +17,42 @@ fn a_verdict_says_what_was_taken_in() {
     assert_eq!(verdict["plugin"]["steps"][0]["name"], "greet");
     assert_eq!(verdict["plugin"]["component_bytes"], component.len());
     assert_eq!(verdict["plugin"]["digest"].as_str().map(str::len), Some(64));
-    assert!(verdict["plugin"]["version"].is_string() && verdict["plugin"]["uploaded_by"].is_string(), "{verdict}");
+    assert!(
+        verdict["plugin"]["version"].is_string() && verdict["plugin"]["uploaded_by"].is_string(),
+        "{verdict}"
+    );
     assert!(verdict["imports"].is_array(), "{verdict}");
-    assert!(verdict["compile_ms"].as_u64() > Some(0) && verdict["compiled_bytes"].as_u64() > Some(0), "{verdict}");
+    assert!(
+        verdict["compile_ms"].as_u64() > Some(0) && verdict["compiled_bytes"].as_u64() > Some(0),
+        "{verdict}"
+    );
 }
 
 #[test]
 fn a_plugin_holds_grants_for_what_it_imports_and_nothing_else() {
     let guest = TextGuest {
-        imports: r#"(import "stepwell:plugin/storage@0.1.0" "[resource-drop]bucket" (func (param i32)))"#.to_owned(),
+        imports:
+            r#"(import "stepwell:plugin/storage@0.1.0" "[resource-drop]bucket" (func (param i32)))"#
+                .to_owned(),
         ..TextGuest::named("grants-storage")
     };
     let verdict = upload(guest.bytes()).json;
-    assert_eq!(verdict["plugin"]["grants"]["interfaces"], json!(["storage"]), "{verdict}");
+    assert_eq!(
+        verdict["plugin"]["grants"]["interfaces"],
+        json!(["storage"]),
+        "{verdict}"
+    );
     let verdict = upload(TextGuest::named("grants-nothing").bytes()).json;
-    assert_eq!(verdict["plugin"]["grants"]["interfaces"], json!([]), "{verdict}");
-    assert_eq!(verdict["imports"], json!(["stepwell:plugin/types@0.1.0"]), "{verdict}");
+    assert_eq!(
+        verdict["plugin"]["grants"]["interfaces"],
+        json!([]),
+        "{verdict}"
+    );
+    assert_eq!(
+        verdict["imports"],
+        json!(["stepwell:plugin/types@0.1.0"]),
+        "{verdict}"
+    );
 }
 
 #[test]
@@ -51,19 +71,35 @@ fn other_bytes_under_the_same_version_are_a_conflict() {
     let component = TextGuest::named("immutable").bytes();
     let digest = upload(&component).json["plugin"]["digest"].clone();
     let reply = upload(with_custom_section(component, "other"));
-    assert_eq!((reply.status, reply.code()), (409, "version-conflict"), "{}", reply.json);
-    assert!(reply.message().contains("immutable@1.0.0") && reply.message().contains("raise the version"));
+    assert_eq!(
+        (reply.status, reply.code()),
+        (409, "version-conflict"),
+        "{}",
+        reply.json
+    );
+    assert!(
+        reply.message().contains("immutable@1.0.0")
+            && reply.message().contains("raise the version")
+    );
     assert_eq!(host().get("/plugins/immutable/1.0.0")["digest"], digest);
 }
 
 #[test]
 fn versions_are_listed_newest_first() {
     for version in ["1.0.0", "1.1.0", "0.9.0"] {
-        let guest = TextGuest { version: version.to_owned(), ..TextGuest::named("versions") };
+        let guest = TextGuest {
+            version: version.to_owned(),
+            ..TextGuest::named("versions")
+        };
         assert_eq!(upload(guest.bytes()).status, 201);
     }
     let listed = host().get("/plugins/versions");
-    let versions: Vec<_> = listed["items"].as_array().expect("a list").iter().map(|item| &item["version"]).collect();
+    let versions: Vec<_> = listed["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|item| &item["version"])
+        .collect();
     assert_eq!(versions, ["0.9.0", "1.1.0", "1.0.0"]);
     assert!(lists(host(), "versions"));
     assert_eq!(host().get("/plugins/versions/1.1.0")["version"], "1.1.0");
@@ -71,11 +107,19 @@ fn versions_are_listed_newest_first() {
 
 #[test]
 fn a_version_that_is_not_there_is_not_found() {
-    for path in ["/plugins/nobody", "/plugins/nobody/1.0.0", "/plugins/nobody/x", "/plugins/No%20Name/1.0.0"] {
+    for path in [
+        "/plugins/nobody",
+        "/plugins/nobody/1.0.0",
+        "/plugins/nobody/x",
+        "/plugins/No%20Name/1.0.0",
+    ] {
         let reply = host().request("GET", path, "");
         assert_eq!((reply.status, reply.code()), (404, "not-found"), "{path}");
     }
-    assert_eq!(host().request("DELETE", "/plugins/nobody/1.0.0", "").status, 404);
+    assert_eq!(
+        host().request("DELETE", "/plugins/nobody/1.0.0", "").status,
+        404
+    );
 }
 
 #[test]
@@ -84,28 +128,47 @@ fn a_version_that_a_workflow_needs_is_deleted_only_after_it() {
     assert_eq!(upload(TextGuest::named("needed").bytes()).status, 201);
     host.apply("name: needs-it\nsteps:\n  - { id: it, plugin: needed, step: go }");
     let reply = host.request("DELETE", "/plugins/needed/1.0.0", "");
-    assert_eq!((reply.status, reply.code()), (409, "in-use"), "{}", reply.json);
+    assert_eq!(
+        (reply.status, reply.code()),
+        (409, "in-use"),
+        "{}",
+        reply.json
+    );
     assert!(reply.message().contains("needs-it"), "{}", reply.message());
     assert!(lists(host, "needed"));
     assert_eq!(upload(TextGuest::named("instead").bytes()).status, 201);
     host.apply("name: needs-it\nsteps:\n  - { id: it, plugin: instead, step: go }");
-    assert_eq!(host.request("DELETE", "/plugins/needed/1.0.0", "").status, 204);
+    assert_eq!(
+        host.request("DELETE", "/plugins/needed/1.0.0", "").status,
+        204
+    );
     assert!(!lists(host, "needed"));
-    assert_eq!(host.request("DELETE", "/plugins/needed/1.0.0", "").status, 404);
+    assert_eq!(
+        host.request("DELETE", "/plugins/needed/1.0.0", "").status,
+        404
+    );
 }
 
 #[test]
 fn a_deleted_version_may_come_back_with_other_bytes() {
     let component = TextGuest::named("phoenix").bytes();
     assert_eq!(upload(&component).status, 201);
-    assert_eq!(host().request("DELETE", "/plugins/phoenix/1.0.0", "").status, 204);
+    assert_eq!(
+        host()
+            .request("DELETE", "/plugins/phoenix/1.0.0", "")
+            .status,
+        204
+    );
     assert_eq!(upload(with_custom_section(component, "other")).status, 201);
 }
 
 #[test]
 fn an_instance_keeps_the_version_it_started_with() {
     let host = host();
-    let old = TextGuest { output: r#"{"version":"old"}"#.to_owned(), ..TextGuest::named("pinned") };
+    let old = TextGuest {
+        output: r#"{"version":"old"}"#.to_owned(),
+        ..TextGuest::named("pinned")
+    };
     assert_eq!(upload(old.bytes()).status, 201);
     let definition = "name: pinned\nsteps:\n  - { id: ask, approval: { title: Go on?, approvers: [operator], starter_may_approve: true, \
                       expires_in: 1h } }\n  - { id: it, plugin: pinned, step: go, needs: [ask] }";
@@ -119,10 +182,18 @@ fn an_instance_keeps_the_version_it_started_with() {
     };
     assert_eq!(upload(new.bytes()).status, 201);
     let reply = host.request("DELETE", "/plugins/pinned/1.0.0", "");
-    assert_eq!((reply.status, reply.code()), (409, "in-use"), "{}", reply.json);
+    assert_eq!(
+        (reply.status, reply.code()),
+        (409, "in-use"),
+        "{}",
+        reply.json
+    );
     let path = format!("/approvals/{}/decision", approval.as_str().expect("an id"));
     let decided = host.post(&path, &json!({ "decision": "approve" }));
     assert_eq!(decided.status, 200, "{}", decided.json);
     assert_eq!(host.wait(&id)["output"], json!({ "version": "old" }));
-    assert_eq!(host.request("DELETE", "/plugins/pinned/1.0.0", "").status, 204);
+    assert_eq!(
+        host.request("DELETE", "/plugins/pinned/1.0.0", "").status,
+        204
+    );
 }

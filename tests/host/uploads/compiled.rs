@@ -10,7 +10,10 @@ use crate::text_guest::TextGuest;
 
 fn code_files(host: &TestHost) -> Vec<PathBuf> {
     let folder = host.data.path().join("stepwell/compiled");
-    fs::read_dir(folder).expect("there is a folder").map(|entry| entry.expect("is read").path()).collect()
+    fs::read_dir(folder)
+        .expect("there is a folder")
+        .map(|entry| entry.expect("is read").path())
+        .collect()
 }
 
 fn greeting_host() -> TestHost {
@@ -22,7 +25,11 @@ fn greeting_host() -> TestHost {
 
 fn assert_greets(host: &TestHost) {
     let instance = host.run("greet", &json!({ "name": "Ada" }));
-    assert_eq!(instance["output"], json!({ "greeting": "Hello, Ada!" }), "{instance}");
+    assert_eq!(
+        instance["output"],
+        json!({ "greeting": "Hello, Ada!" }),
+        "{instance}"
+    );
 }
 
 #[test]
@@ -47,7 +54,12 @@ fn changed_machine_code_is_found_and_compiled_again() {
         fs::write(&file, bad).expect("writes");
         host.restart();
         assert_greets(&host);
-        assert_eq!(host.log().matches("is compiled again").count(), number + 1, "{}", host.log());
+        assert_eq!(
+            host.log().matches("is compiled again").count(),
+            number + 1,
+            "{}",
+            host.log()
+        );
         assert_eq!(code_files(&host), std::slice::from_ref(&file));
     }
 }
@@ -55,7 +67,10 @@ fn changed_machine_code_is_found_and_compiled_again() {
 #[test]
 fn what_is_refused_after_compiling_leaves_no_file() {
     let host = TestHost::start();
-    let guest = TextGuest { describe: "unreachable".to_owned(), ..TextGuest::named("refused") };
+    let guest = TextGuest {
+        describe: "unreachable".to_owned(),
+        ..TextGuest::named("refused")
+    };
     let reply = host.request("POST", "/plugins", guest.bytes());
     assert_eq!(reply.code(), "describe-failed", "{}", reply.json);
     assert_eq!(code_files(&host), Vec::<PathBuf>::new());
@@ -66,7 +81,10 @@ fn machine_code_of_another_plugin_is_not_taken_for_this_ones() {
     let mut host = greeting_host();
     let [hello] = code_files(&host).try_into().expect("one plugin");
     host.upload("expense");
-    let other = code_files(&host).into_iter().find(|file| *file != hello).expect("a second plugin");
+    let other = code_files(&host)
+        .into_iter()
+        .find(|file| *file != hello)
+        .expect("a second plugin");
     host.kill();
     fs::copy(other, &hello).expect("copies");
     host.restart();
@@ -102,6 +120,15 @@ fn the_key_is_readable_by_its_owner_only() {
     let key = fs::metadata(host.data.path().join("stepwell/compiled.key")).expect("there is a key");
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
     // The test guest is as good a plugin as any: uploading does not change the key.
-    assert_eq!(host.request("POST", "/plugins", guest_bytes("hello")).status, 201);
-    assert_eq!(fs::metadata(host.data.path().join("stepwell/compiled.key")).expect("is there").len(), 32);
+    assert_eq!(
+        host.request("POST", "/plugins", guest_bytes("hello"))
+            .status,
+        201
+    );
+    assert_eq!(
+        fs::metadata(host.data.path().join("stepwell/compiled.key"))
+            .expect("is there")
+            .len(),
+        32
+    );
 }

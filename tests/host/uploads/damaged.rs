@@ -20,13 +20,19 @@ impl Numbers {
 #[test]
 fn a_component_that_is_cut_is_refused_wherever_the_cut_is() {
     let whole = guest_bytes("hello");
-    let cuts = (8..64).chain((64..whole.len()).step_by(whole.len() / 150)).chain([whole.len() - 1]);
+    let cuts = (8..64)
+        .chain((64..whole.len()).step_by(whole.len() / 150))
+        .chain([whole.len() - 1]);
     for cut in cuts {
         let reply = upload(whole.get(..cut).expect("is shorter"));
         assert_eq!(reply.status, 422, "{cut}: {}", reply.json);
         // A cut between two sections leaves a component that lacks its last parts.
         let codes = ["not-a-component", "missing-export", "compile-failed"];
-        assert!(codes.contains(&reply.code()) && !reply.message().is_empty(), "{cut}: {}", reply.json);
+        assert!(
+            codes.contains(&reply.code()) && !reply.message().is_empty(),
+            "{cut}: {}",
+            reply.json
+        );
     }
     assert_well(host());
 }
@@ -42,8 +48,16 @@ fn changed_bits_are_refused_or_harmless() {
             let (at, bit) = (numbers.below(component.len()), numbers.below(8));
             *component.get_mut(at).expect("is inside") ^= 1 << bit;
             let reply = upload(&component);
-            assert!(matches!(reply.status, 200 | 201 | 409 | 422), "bit {bit} of byte {at}: {}", reply.json);
-            assert!(reply.status < 400 || !reply.message().is_empty(), "{}", reply.json);
+            assert!(
+                matches!(reply.status, 200 | 201 | 409 | 422),
+                "bit {bit} of byte {at}: {}",
+                reply.json
+            );
+            assert!(
+                reply.status < 400 || !reply.message().is_empty(),
+                "{}",
+                reply.json
+            );
         }
     }
     assert_well(host());

@@ -12,28 +12,57 @@ fn refuse_guest(guest: &TextGuest, code: &str, words: &[&str]) {
 
 #[test]
 fn a_describe_that_traps_is_reported() {
-    let guest = TextGuest { describe: "unreachable".to_owned(), ..TextGuest::named("d-traps") };
+    let guest = TextGuest {
+        describe: "unreachable".to_owned(),
+        ..TextGuest::named("d-traps")
+    };
     refuse_guest(&guest, "describe-failed", &["trap", "unreachable"]);
 }
 
 #[test]
 fn a_describe_that_never_ends_is_stopped() {
-    let guest = TextGuest { describe: "(loop (br 0))".to_owned(), ..TextGuest::named("d-spins") };
+    let guest = TextGuest {
+        describe: "(loop (br 0))".to_owned(),
+        ..TextGuest::named("d-spins")
+    };
     refuse_guest(&guest, "describe-failed", &["cpu-limit"]);
 }
 
 #[test]
 fn a_start_function_that_never_ends_is_stopped() {
     let fields = "(func $start (loop (br 0))) (start $start)".to_owned();
-    refuse_guest(&TextGuest { fields, ..TextGuest::named("d-starts") }, "describe-failed", &["cpu-limit"]);
+    refuse_guest(
+        &TextGuest {
+            fields,
+            ..TextGuest::named("d-starts")
+        },
+        "describe-failed",
+        &["cpu-limit"],
+    );
     let more_modules = vec!["(module (func $start (loop (br 0))) (start $start))".to_owned()];
-    refuse_guest(&TextGuest { more_modules, ..TextGuest::named("d-starts") }, "describe-failed", &["cpu-limit"]);
+    refuse_guest(
+        &TextGuest {
+            more_modules,
+            ..TextGuest::named("d-starts")
+        },
+        "describe-failed",
+        &["cpu-limit"],
+    );
 }
 
 #[test]
 fn a_describe_that_takes_all_memory_is_stopped() {
-    let describe = "(loop (br_if 0 (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable".to_owned();
-    refuse_guest(&TextGuest { describe, ..TextGuest::named("d-hog") }, "describe-failed", &["memory-limit"]);
+    let describe =
+        "(loop (br_if 0 (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable"
+            .to_owned();
+    refuse_guest(
+        &TextGuest {
+            describe,
+            ..TextGuest::named("d-hog")
+        },
+        "describe-failed",
+        &["memory-limit"],
+    );
 }
 
 #[test]
@@ -50,24 +79,52 @@ fn a_describe_that_calls_itself_is_stopped() {
 fn a_manifest_outside_of_memory_is_refused() {
     for address in ["-8", "0x7ffffff8", "3"] {
         let describe = format!("(return (i32.const {address}))");
-        refuse_guest(&TextGuest { describe, ..TextGuest::named("d-pointer") }, "describe-failed", &["trap"]);
+        refuse_guest(
+            &TextGuest {
+                describe,
+                ..TextGuest::named("d-pointer")
+            },
+            "describe-failed",
+            &["trap"],
+        );
     }
 }
 
 #[test]
 fn a_manifest_that_claims_a_billion_steps_is_refused() {
     // The list of steps is the fourth of five pairs of address and length.
-    let describe = "(i32.store (i32.const 28) (i32.const 1000000000)) (return (i32.const 0))".to_owned();
-    refuse_guest(&TextGuest { describe, ..TextGuest::named("d-billion") }, "describe-failed", &[]);
+    let describe =
+        "(i32.store (i32.const 28) (i32.const 1000000000)) (return (i32.const 0))".to_owned();
+    refuse_guest(
+        &TextGuest {
+            describe,
+            ..TextGuest::named("d-billion")
+        },
+        "describe-failed",
+        &[],
+    );
 }
 
 #[test]
 fn names_and_versions_are_checked() {
-    for name in ["", "Bad Name", "../../etc/passwd", "a\u{1b}[31mb", "a\u{0}b"] {
-        refuse_guest(&TextGuest::named(name), "invalid-manifest", &["is not a valid name"]);
+    for name in [
+        "",
+        "Bad Name",
+        "../../etc/passwd",
+        "a\u{1b}[31mb",
+        "a\u{0}b",
+    ] {
+        refuse_guest(
+            &TextGuest::named(name),
+            "invalid-manifest",
+            &["is not a valid name"],
+        );
     }
     for version in ["", "1", "latest", "1.0", "1.0.0/../x", "v1.0.0"] {
-        let guest = TextGuest { version: version.to_owned(), ..TextGuest::named("d-version") };
+        let guest = TextGuest {
+            version: version.to_owned(),
+            ..TextGuest::named("d-version")
+        };
         refuse_guest(&guest, "invalid-manifest", &["is not a version", "1.4.0"]);
     }
 }
@@ -76,28 +133,68 @@ fn names_and_versions_are_checked() {
 fn a_refusal_does_not_repeat_control_characters() {
     let reply = upload(TextGuest::named("\u{1b}]0;title\u{7}").bytes());
     assert_eq!(reply.code(), "invalid-manifest");
-    assert!(!reply.message().chars().any(char::is_control), "{:?}", reply.message());
+    assert!(
+        !reply.message().chars().any(char::is_control),
+        "{:?}",
+        reply.message()
+    );
 }
 
 #[test]
 fn steps_are_one_to_sixty_four_and_different() {
-    let with_steps = |steps: Vec<String>| TextGuest { steps, ..TextGuest::named("d-steps") };
-    refuse_guest(&with_steps(Vec::new()), "invalid-manifest", &["1 to 64 steps", "offers 0"]);
+    let with_steps = |steps: Vec<String>| TextGuest {
+        steps,
+        ..TextGuest::named("d-steps")
+    };
+    refuse_guest(
+        &with_steps(Vec::new()),
+        "invalid-manifest",
+        &["1 to 64 steps", "offers 0"],
+    );
     let many = (0..10_000).map(|number| format!("s{number}")).collect();
-    refuse_guest(&with_steps(many), "invalid-manifest", &["1 to 64 steps", "offers 10000"]);
+    refuse_guest(
+        &with_steps(many),
+        "invalid-manifest",
+        &["1 to 64 steps", "offers 10000"],
+    );
     let twice = vec!["same".to_owned(), "other".to_owned(), "same".to_owned()];
     refuse_guest(&with_steps(twice), "invalid-manifest", &["`same` twice"]);
-    refuse_guest(&with_steps(vec!["Bad".to_owned()]), "invalid-manifest", &["step", "'Bad'"]);
+    refuse_guest(
+        &with_steps(vec!["Bad".to_owned()]),
+        "invalid-manifest",
+        &["step", "'Bad'"],
+    );
     let most = (0..64).map(|number| format!("s{number}")).collect();
-    assert_eq!(upload(TextGuest { steps: most, ..TextGuest::named("most-steps") }.bytes()).status, 201);
+    assert_eq!(
+        upload(
+            TextGuest {
+                steps: most,
+                ..TextGuest::named("most-steps")
+            }
+            .bytes()
+        )
+        .status,
+        201
+    );
 }
 
 #[test]
 fn metric_names_are_checked() {
-    let with_metrics = |metrics: Vec<String>| TextGuest { metrics, ..TextGuest::named("d-metrics") };
-    refuse_guest(&with_metrics(vec!["Bad-Name".to_owned()]), "invalid-manifest", &["'Bad-Name'"]);
+    let with_metrics = |metrics: Vec<String>| TextGuest {
+        metrics,
+        ..TextGuest::named("d-metrics")
+    };
+    refuse_guest(
+        &with_metrics(vec!["Bad-Name".to_owned()]),
+        "invalid-manifest",
+        &["'Bad-Name'"],
+    );
     let many = (0..65).map(|number| format!("m{number}")).collect();
-    refuse_guest(&with_metrics(many), "invalid-manifest", &["at most 64 metrics"]);
+    refuse_guest(
+        &with_metrics(many),
+        "invalid-manifest",
+        &["at most 64 metrics"],
+    );
 }
 
 #[test]

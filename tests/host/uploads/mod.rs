@@ -16,7 +16,12 @@ use crate::harness::{Reply, TestHost};
 /// One server for all of these tests: what one of them breaks, the others notice.
 fn host() -> &'static TestHost {
     static HOST: OnceLock<TestHost> = OnceLock::new();
-    HOST.get_or_init(|| TestHost::with(&[("limits.cpu_budget", "300ms"), ("plugins.compile_timeout", "10s")]))
+    HOST.get_or_init(|| {
+        TestHost::with(&[
+            ("limits.cpu_budget", "300ms"),
+            ("plugins.compile_timeout", "10s"),
+        ])
+    })
 }
 
 /// A team has only so many uploads under way, in any number of tests.
@@ -37,7 +42,11 @@ fn refuse(component: impl AsRef<[u8]>, code: &str, words: &[&str]) {
     let reply = upload(component);
     assert_eq!((reply.status, reply.code()), (422, code), "{}", reply.json);
     for word in words {
-        assert!(reply.message().contains(word), "{} lacks '{word}'", reply.message());
+        assert!(
+            reply.message().contains(word),
+            "{} lacks '{word}'",
+            reply.message()
+        );
     }
     assert_well(host());
 }
@@ -52,7 +61,12 @@ fn lists(host: &TestHost, name: &str) -> bool {
     let mut path = "/plugins?limit=200".to_owned();
     loop {
         let page = host.get(&path);
-        if page["items"].as_array().expect("a list").iter().any(|plugin| plugin["name"] == name) {
+        if page["items"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|plugin| plugin["name"] == name)
+        {
             return true;
         }
         match page["next"].as_str() {

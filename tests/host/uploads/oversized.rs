@@ -30,7 +30,11 @@ fn a_huge_function_is_refused() {
     let mut body = vec![1; 2 << 20];
     body.splice(0..1, [0]);
     body.push(0x0b);
-    refuse(around(&module_with_body(&body)), "too-complex", &["bytes of code"]);
+    refuse(
+        around(&module_with_body(&body)),
+        "too-complex",
+        &["bytes of code"],
+    );
 }
 
 #[test]
@@ -38,7 +42,11 @@ fn a_function_with_very_many_locals_is_refused() {
     let mut body = vec![1];
     push_number(&mut body, 100_000);
     body.extend_from_slice(&[0x7f, 0x0b]);
-    refuse(around(&module_with_body(&body)), "too-complex", &["local variables"]);
+    refuse(
+        around(&module_with_body(&body)),
+        "too-complex",
+        &["local variables"],
+    );
 }
 
 #[test]
@@ -98,7 +106,11 @@ fn what_there_is_too_much_of_is_named() {
     push_section(&mut both, 1, &exports);
     refuse(&both, "missing-export", &[]);
     push_section(&mut both, 1, &imports);
-    refuse(&both, "too-complex", &["imports of core modules", "10001", "10000"]);
+    refuse(
+        &both,
+        "too-complex",
+        &["imports of core modules", "10001", "10000"],
+    );
     refuse(around(&exports), "missing-export", &[]);
     let mut twice = around(&exports);
     push_section(&mut twice, 1, &exports);
@@ -108,11 +120,23 @@ fn what_there_is_too_much_of_is_named() {
 #[test]
 fn a_core_module_has_one_memory() {
     let memory = [2, 0, 1];
-    refuse(around(&module_with_imports(1, &memory)), "missing-export", &[]);
-    refuse(around(&module_with_imports(2, &memory)), "compile-failed", &["2 memories", "multi-memory"]);
+    refuse(
+        around(&module_with_imports(1, &memory)),
+        "missing-export",
+        &[],
+    );
+    refuse(
+        around(&module_with_imports(2, &memory)),
+        "compile-failed",
+        &["2 memories", "multi-memory"],
+    );
     let mut defined = module_with_imports(1, &memory);
     push_section(&mut defined, 5, &[1, 0, 1]);
-    refuse(around(&defined), "compile-failed", &["2 memories", "multi-memory"]);
+    refuse(
+        around(&defined),
+        "compile-failed",
+        &["2 memories", "multi-memory"],
+    );
 }
 
 #[test]
@@ -165,7 +189,13 @@ fn a_giant_branch_table_compiles_or_is_refused() {
     assert_eq!(reply.status, 422, "{}", reply.json);
     let targets = "0 ".repeat(900_000);
     let fields = format!("(func (block (br_table {targets} (i32.const 0))))");
-    let reply = upload(TextGuest { fields, ..TextGuest::named("branches") }.bytes());
+    let reply = upload(
+        TextGuest {
+            fields,
+            ..TextGuest::named("branches")
+        }
+        .bytes(),
+    );
     assert!(matches!(reply.status, 201 | 422), "{}", reply.json);
     assert_well(host());
 }
@@ -190,40 +220,72 @@ pub fn slow_to_compile(name: &str, functions: usize) -> Vec<u8> {
         }
         fields.push(')');
     }
-    TextGuest { fields, ..TextGuest::named(name) }.bytes()
+    TextGuest {
+        fields,
+        ..TextGuest::named(name)
+    }
+    .bytes()
 }
 
 #[test]
 fn a_function_that_is_slow_to_compile_does_not_outlive_its_time() {
     let host = TestHost::with(&[("plugins.compile_timeout", "1s")]);
     let reply = upload_to(&host, slow_to_compile("slow", 40));
-    assert_eq!((reply.status, reply.code()), (422, "compile-failed"), "{}", reply.json);
+    assert_eq!(
+        (reply.status, reply.code()),
+        (422, "compile-failed"),
+        "{}",
+        reply.json
+    );
     assert!(!lists(&host, "slow"));
     assert_well(&host);
-    assert_eq!(upload_to(&host, TextGuest::named("quick").bytes()).status, 201, "the next one has its turn");
+    assert_eq!(
+        upload_to(&host, TextGuest::named("quick").bytes()).status,
+        201,
+        "the next one has its turn"
+    );
 }
 
 #[test]
 fn a_compile_that_needs_too_much_memory_is_refused() {
     let host = TestHost::with(&[("plugins.compile_memory_bytes_max", "60000000")]);
     let reply = upload_to(&host, guest_bytes("scenarios"));
-    assert_eq!((reply.status, reply.code()), (422, "compile-failed"), "{}", reply.json);
+    assert_eq!(
+        (reply.status, reply.code()),
+        (422, "compile-failed"),
+        "{}",
+        reply.json
+    );
     assert!(!lists(&host, "scenarios"));
     assert_well(&host);
 }
 
 #[test]
 fn a_component_with_more_than_the_pool_holds_is_told_so() {
-    let memories =
-        TextGuest { more_modules: vec!["(module (memory 1))".to_owned(); 40], ..TextGuest::named("memories") };
+    let memories = TextGuest {
+        more_modules: vec!["(module (memory 1))".to_owned(); 40],
+        ..TextGuest::named("memories")
+    };
     refuse(memories.bytes(), "too-complex", &["memories"]);
-    let tables = TextGuest { fields: "(table 1 funcref)".repeat(60), ..TextGuest::named("tables") };
+    let tables = TextGuest {
+        fields: "(table 1 funcref)".repeat(60),
+        ..TextGuest::named("tables")
+    };
     refuse(tables.bytes(), "too-complex", &["tables"]);
-    let large = TextGuest { more_modules: vec!["(module (memory 65536))".to_owned()], ..TextGuest::named("large") };
+    let large = TextGuest {
+        more_modules: vec!["(module (memory 65536))".to_owned()],
+        ..TextGuest::named("large")
+    };
     refuse(large.bytes(), "too-complex", &["memory"]);
-    let table = TextGuest { fields: "(table 10000000 funcref)".to_owned(), ..TextGuest::named("large") };
+    let table = TextGuest {
+        fields: "(table 10000000 funcref)".to_owned(),
+        ..TextGuest::named("large")
+    };
     refuse(table.bytes(), "too-complex", &["table"]);
-    let many = TextGuest { more_modules: vec!["(module)".to_owned(); 60], ..TextGuest::named("instances") };
+    let many = TextGuest {
+        more_modules: vec!["(module)".to_owned(); 60],
+        ..TextGuest::named("instances")
+    };
     let reply = upload(many.bytes());
     assert!(matches!(reply.status, 201 | 422), "{}", reply.json);
 }
@@ -237,10 +299,18 @@ fn features_that_are_switched_off_are_refused() {
         ("exceptions", "(module (tag))"),
         ("gc", "(module (type (struct (field i32))))"),
     ] {
-        let guest = TextGuest { more_modules: vec![module.to_owned()], ..TextGuest::named("feature") };
+        let guest = TextGuest {
+            more_modules: vec![module.to_owned()],
+            ..TextGuest::named("feature")
+        };
         // wit-component checks nothing that is added after it.
         let reply = upload(guest.bytes());
-        assert_eq!((reply.status, reply.code()), (422, "compile-failed"), "{name}: {}", reply.json);
+        assert_eq!(
+            (reply.status, reply.code()),
+            (422, "compile-failed"),
+            "{name}: {}",
+            reply.json
+        );
     }
     assert!(!lists(host(), "feature"));
 }

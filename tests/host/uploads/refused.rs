@@ -14,13 +14,29 @@ fn component(text: &str) -> Vec<u8> {
 #[test]
 fn what_is_no_component_is_named() {
     refuse("", "not-a-component", &["empty"]);
-    refuse("hello, world", "not-a-component", &["not WebAssembly", "00 61 73 6d"]);
+    refuse(
+        "hello, world",
+        "not-a-component",
+        &["not WebAssembly", "00 61 73 6d"],
+    );
     refuse("(component)", "not-a-component", &["text", "binary form"]);
     refuse(";; a comment\n(component)", "not-a-component", &["text"]);
-    refuse(component("(module)"), "not-a-component", &["core WebAssembly module", "cargo xtask guests"]);
-    refuse(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0", "not-a-component", &["ELF", "upload the component"]);
+    refuse(
+        component("(module)"),
+        "not-a-component",
+        &["core WebAssembly module", "cargo xtask guests"],
+    );
+    refuse(
+        b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0",
+        "not-a-component",
+        &["ELF", "upload the component"],
+    );
     refuse(b"PK\x03\x04\x14\0\0\0", "not-a-component", &["archive"]);
-    refuse(b"\x1f\x8b\x08\0\0\0\0\0", "not-a-component", &["compressed"]);
+    refuse(
+        b"\x1f\x8b\x08\0\0\0\0\0",
+        "not-a-component",
+        &["compressed"],
+    );
     refuse(b"\0asm\x0c\0\x01\0", "not-a-component", &["cut or damaged"]);
     refuse(b"\0asm\x02\0\0\0", "not-a-component", &["version"]);
     refuse(b"\0asm", "not-a-component", &[]);
@@ -30,43 +46,88 @@ fn what_is_no_component_is_named() {
 fn the_servers_own_machine_code_is_refused() {
     assert_eq!(upload(TextGuest::named("code").bytes()).status, 201);
     let folder = host().data.path().join("stepwell/compiled");
-    let file = std::fs::read_dir(folder).expect("there is a folder").next().expect("with a file").expect("is read");
+    let file = std::fs::read_dir(folder)
+        .expect("there is a folder")
+        .next()
+        .expect("with a file")
+        .expect("is read");
     let sealed = std::fs::read(file.path()).expect("is read");
     refuse(&sealed, "not-a-component", &[]);
-    refuse(sealed.get(32..).expect("is longer than its seal"), "not-a-component", &["ELF"]);
+    refuse(
+        sealed.get(32..).expect("is longer than its seal"),
+        "not-a-component",
+        &["ELF"],
+    );
 }
 
 #[test]
 fn an_import_that_is_not_offered_is_named() {
     let import = |name: &str| component(&format!(r#"(component (import "{name}" (instance)))"#));
-    refuse(import("wasi:filesystem/types@0.2.0"), "unknown-import", &["wasi:filesystem/types@0.2.0", "WASI"]);
-    refuse(import("acme:things/stuff@1.0.0"), "unknown-import", &["acme:things/stuff@1.0.0"]);
-    refuse(import("stepwell:plugin/storage@0.2.0"), "unknown-import", &["stepwell:plugin/storage@0.2.0", "0.1.0"]);
-    refuse(import("stepwell:plugin/secrets@0.1.0"), "unknown-import", &["stepwell:plugin/secrets@0.1.0"]);
+    refuse(
+        import("wasi:filesystem/types@0.2.0"),
+        "unknown-import",
+        &["wasi:filesystem/types@0.2.0", "WASI"],
+    );
+    refuse(
+        import("acme:things/stuff@1.0.0"),
+        "unknown-import",
+        &["acme:things/stuff@1.0.0"],
+    );
+    refuse(
+        import("stepwell:plugin/storage@0.2.0"),
+        "unknown-import",
+        &["stepwell:plugin/storage@0.2.0", "0.1.0"],
+    );
+    refuse(
+        import("stepwell:plugin/secrets@0.1.0"),
+        "unknown-import",
+        &["stepwell:plugin/secrets@0.1.0"],
+    );
     refuse(import("storage"), "unknown-import", &["`storage`"]);
 }
 
 #[test]
 fn a_component_without_the_export_is_told_which() {
-    refuse(component("(component)"), "missing-export", &["stepwell:plugin/step@0.1.0", "exports nothing"]);
+    refuse(
+        component("(component)"),
+        "missing-export",
+        &["stepwell:plugin/step@0.1.0", "exports nothing"],
+    );
     let other = r#"(component (instance $i) (export "acme:things/stuff@1.0.0" (instance $i)))"#;
-    refuse(component(other), "missing-export", &["stepwell:plugin/step@0.1.0", "acme:things/stuff@1.0.0"]);
+    refuse(
+        component(other),
+        "missing-export",
+        &["stepwell:plugin/step@0.1.0", "acme:things/stuff@1.0.0"],
+    );
 }
 
 #[test]
 fn an_export_of_another_type_does_not_fit_the_contract() {
     let empty = r#"(component (instance $i) (export "stepwell:plugin/step@0.1.0" (instance $i)))"#;
     // Twice: what the first upload leaves behind must not make the second one look different.
-    refuse(component(empty), "contract-mismatch", &["stepwell:plugin@0.1.0"]);
-    refuse(component(empty), "contract-mismatch", &["stepwell:plugin@0.1.0"]);
+    refuse(
+        component(empty),
+        "contract-mismatch",
+        &["stepwell:plugin@0.1.0"],
+    );
+    refuse(
+        component(empty),
+        "contract-mismatch",
+        &["stepwell:plugin@0.1.0"],
+    );
     let wrong = r#"(component
         (core module $m (func (export "f")))
         (core instance $i (instantiate $m))
         (func $f (canon lift (core func $i "f")))
         (instance $s (export "describe" (func $f)) (export "run" (func $f)))
         (export "stepwell:plugin/step@0.1.0" (instance $s)))"#;
-    refuse(component(wrong), "describe-failed", &["does not keep to the contract", "tuple"]);
-    let module = r#"(component (core module $m) (export "stepwell:plugin/step@0.1.0" (core module $m)))"#;
+    refuse(
+        component(wrong),
+        "describe-failed",
+        &["does not keep to the contract", "tuple"],
+    );
+    let module =
+        r#"(component (core module $m) (export "stepwell:plugin/step@0.1.0" (core module $m)))"#;
     refuse(component(module), "contract-mismatch", &[]);
 }
 
@@ -81,7 +142,15 @@ fn a_function_that_an_offered_interface_lacks_does_not_fit_the_contract() {
 #[test]
 fn strings_that_are_not_utf_8_are_refused() {
     for encoding in [StringEncoding::UTF16, StringEncoding::CompactUTF16] {
-        refuse(TextGuest { encoding, ..TextGuest::named("wide") }.bytes(), "unsupported-encoding", &["UTF-8"]);
+        refuse(
+            TextGuest {
+                encoding,
+                ..TextGuest::named("wide")
+            }
+            .bytes(),
+            "unsupported-encoding",
+            &["UTF-8"],
+        );
     }
     assert!(!lists(host(), "wide"));
 }
@@ -90,7 +159,12 @@ fn strings_that_are_not_utf_8_are_refused() {
 fn an_interface_that_the_host_does_not_grant_is_refused() {
     let host = TestHost::with(&[("plugins.grants", "workflows")]);
     let reply = upload_to(&host, guest_bytes("scenarios"));
-    assert_eq!((reply.status, reply.code()), (422, "grant-refused"), "{}", reply.json);
+    assert_eq!(
+        (reply.status, reply.code()),
+        (422, "grant-refused"),
+        "{}",
+        reply.json
+    );
     assert!(reply.message().contains("`storage`") && reply.message().contains("plugins.grants"));
     assert!(!lists(&host, "scenarios"));
     assert_eq!(upload_to(&host, guest_bytes("hello")).status, 201);
@@ -100,7 +174,12 @@ fn an_interface_that_the_host_does_not_grant_is_refused() {
 fn a_component_over_the_limit_is_refused_whether_or_not_it_says_so() {
     let host = TestHost::with(&[("plugins.component_bytes_max", "1000")]);
     let reply = host.request("POST", "/plugins", vec![0; 1_001]);
-    assert_eq!((reply.status, reply.code()), (413, "body-too-large"), "{}", reply.json);
+    assert_eq!(
+        (reply.status, reply.code()),
+        (413, "body-too-large"),
+        "{}",
+        reply.json
+    );
     assert!(reply.message().contains("1000"));
     let mut chunks = format!(
         "POST /plugins HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nconnection: close\r\n\
@@ -112,15 +191,26 @@ fn a_component_over_the_limit_is_refused_whether_or_not_it_says_so() {
     }
     let answer = host.raw(chunks + "0\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    assert_eq!(host.request("POST", "/plugins", vec![0; 1_000]).code(), "not-a-component");
+    assert_eq!(
+        host.request("POST", "/plugins", vec![0; 1_000]).code(),
+        "not-a-component"
+    );
     assert_well(&host);
 }
 
 #[test]
 fn a_shared_bucket_with_a_bad_name_is_refused() {
     for shared in ["Bad", "a,,b", "a%2F..%2Fb"] {
-        let reply = host().request("POST", &format!("/plugins?shared={shared}"), TextGuest::named("buckets").bytes());
-        assert_eq!((reply.status, reply.code()), (400, "invalid-request"), "{shared}");
+        let reply = host().request(
+            "POST",
+            &format!("/plugins?shared={shared}"),
+            TextGuest::named("buckets").bytes(),
+        );
+        assert_eq!(
+            (reply.status, reply.code()),
+            (400, "invalid-request"),
+            "{shared}"
+        );
     }
     let many: Vec<_> = (0..17).map(|number| format!("b{number}")).collect();
     let reply = host().request("POST", &format!("/plugins?shared={}", many.join(",")), "");
@@ -132,21 +222,49 @@ fn a_shared_bucket_with_a_bad_name_is_refused() {
 fn uploading_and_deleting_need_a_permission() {
     let host = host();
     let token = host.token_for("default", "reader", &["plugin_read", "workflow_manage"]);
-    let reply = host.request_as(&token, "POST", "/plugins", TextGuest::named("forbidden").bytes());
-    assert_eq!((reply.status, reply.code()), (403, "permission-missing"), "{}", reply.json);
-    assert_eq!(host.request_as(&token, "DELETE", "/plugins/forbidden/1.0.0", "").status, 403);
+    let reply = host.request_as(
+        &token,
+        "POST",
+        "/plugins",
+        TextGuest::named("forbidden").bytes(),
+    );
+    assert_eq!(
+        (reply.status, reply.code()),
+        (403, "permission-missing"),
+        "{}",
+        reply.json
+    );
+    assert_eq!(
+        host.request_as(&token, "DELETE", "/plugins/forbidden/1.0.0", "")
+            .status,
+        403
+    );
     assert!(!lists(host, "forbidden"));
 }
 
 #[test]
 fn another_teams_plugin_is_as_if_it_were_not_there() {
     let host = host();
-    let (ours, theirs) = (Team::new(host, "plugin-owners"), Team::new(host, "plugin-others"));
+    let (ours, theirs) = (
+        Team::new(host, "plugin-owners"),
+        Team::new(host, "plugin-others"),
+    );
     let component = TextGuest::named("private").bytes();
     ours.upload(&component);
-    assert_eq!(theirs.request("GET", "/plugins/private/1.0.0", "").status, 404);
-    assert_eq!(theirs.request("DELETE", "/plugins/private/1.0.0", "").status, 404);
-    assert_eq!(theirs.get("/plugins")["items"].as_array().map(Vec::len), Some(0));
+    assert_eq!(
+        theirs.request("GET", "/plugins/private/1.0.0", "").status,
+        404
+    );
+    assert_eq!(
+        theirs
+            .request("DELETE", "/plugins/private/1.0.0", "")
+            .status,
+        404
+    );
+    assert_eq!(
+        theirs.get("/plugins")["items"].as_array().map(Vec::len),
+        Some(0)
+    );
     let workflow = crate::team::one_step("private", "go");
     assert_eq!(theirs.request("POST", "/workflows", workflow).status, 422);
     // The same name and version is theirs to take.
@@ -192,5 +310,9 @@ const COMPOSED: &str = r#"(component
 
 #[test]
 fn composed_components_are_compiled_like_others() {
-    refuse(component(COMPOSED), "contract-mismatch", &["stepwell:plugin@0.1.0"]);
+    refuse(
+        component(COMPOSED),
+        "contract-mismatch",
+        &["stepwell:plugin@0.1.0"],
+    );
 }

@@ -18,8 +18,11 @@ const PER_TEAM: usize = 8;
 /// A number of `GET /metrics` that has no labels.
 fn metric(host: &TestHost, name: &str) -> u64 {
     let text = String::from_utf8(host.request("GET", "/metrics", "").body).expect("is text");
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("there is no {name}:\n{text}"))
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("there is no {name}:\n{text}"))
 }
 
 /// The head of an upload and the first bytes of its body; more does not come.
@@ -34,7 +37,10 @@ fn silent_upload(host: &TestHost, token: &str) -> TcpStream {
 
 fn spooled(host: &TestHost) -> Vec<PathBuf> {
     let folder = host.data.path().join("stepwell/uploads");
-    fs::read_dir(folder).expect("there is a folder").map(|entry| entry.expect("is read").path()).collect()
+    fs::read_dir(folder)
+        .expect("there is a folder")
+        .map(|entry| entry.expect("is read").path())
+        .collect()
 }
 
 #[test]
@@ -48,18 +54,40 @@ fn silent_uploads_of_one_team_do_not_keep_another_teams_waiting() {
             (metric(&host, "stepwell_uploads") == count.min(PER_TEAM) as u64).then_some(())
         });
         // Their bytes are counted, and nothing else is taken for them.
-        assert_eq!((spooled(&host).len(), metric(&host, "stepwell_compiles_waiting")), (count.min(PER_TEAM), 0));
+        assert_eq!(
+            (
+                spooled(&host).len(),
+                metric(&host, "stepwell_compiles_waiting")
+            ),
+            (count.min(PER_TEAM), 0)
+        );
         other.upload(&TextGuest::named(name).bytes());
-        assert_eq!(metric(&host, "stepwell_uploads"), count.min(PER_TEAM) as u64, "they are open still");
+        assert_eq!(
+            metric(&host, "stepwell_uploads"),
+            count.min(PER_TEAM) as u64,
+            "they are open still"
+        );
     }
     // The team that has as many as it may is told so.
     let reply = silent.request("POST", "/plugins", TextGuest::named("late").bytes());
-    assert_eq!((reply.status, reply.code(), reply.header("retry-after")), (429, "uploads-busy", Some("5")));
-    assert!(reply.message().contains("plugins.uploads_per_team_max"), "{}", reply.message());
+    assert_eq!(
+        (reply.status, reply.code(), reply.header("retry-after")),
+        (429, "uploads-busy", Some("5"))
+    );
+    assert!(
+        reply.message().contains("plugins.uploads_per_team_max"),
+        "{}",
+        reply.message()
+    );
     // One that was broken off is not kept.
     drop(open);
-    eventually("the places are free", || (metric(&host, "stepwell_uploads") == 0).then_some(()));
-    assert_eq!((spooled(&host), metric(&host, "stepwell_uploads_size_bytes")), (Vec::new(), 0));
+    eventually("the places are free", || {
+        (metric(&host, "stepwell_uploads") == 0).then_some(())
+    });
+    assert_eq!(
+        (spooled(&host), metric(&host, "stepwell_uploads_size_bytes")),
+        (Vec::new(), 0)
+    );
     silent.upload(&TextGuest::named("late").bytes());
 }
 
@@ -76,20 +104,31 @@ fn an_upload_over_the_limit_leaves_nothing() {
     }
     let answer = host.raw(body + "0\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    assert_eq!((spooled(&host), metric(&host, "stepwell_uploads")), (Vec::new(), 0));
+    assert_eq!(
+        (spooled(&host), metric(&host, "stepwell_uploads")),
+        (Vec::new(), 0)
+    );
 }
 
 #[test]
 fn what_a_killed_host_had_spooled_is_removed_by_the_next() {
     let mut host = TestHost::start();
     let _open = silent_upload(&host, &host.token);
-    let [file] = eventually("the upload has a file", || <[PathBuf; 1]>::try_from(spooled(&host)).ok());
-    assert_eq!(fs::metadata(file).expect("is there").permissions().mode() & 0o777, 0o600);
+    let [file] = eventually("the upload has a file", || {
+        <[PathBuf; 1]>::try_from(spooled(&host)).ok()
+    });
+    assert_eq!(
+        fs::metadata(file).expect("is there").permissions().mode() & 0o777,
+        0o600
+    );
     host.kill();
     assert_eq!(spooled(&host).len(), 1);
     host.restart();
     assert_eq!(spooled(&host), Vec::<PathBuf>::new());
-    assert_eq!(upload_to(&host, TextGuest::named("after").bytes()).status, 201);
+    assert_eq!(
+        upload_to(&host, TextGuest::named("after").bytes()).status,
+        201
+    );
     assert!(lists(&host, "after"));
 }
 
@@ -100,7 +139,10 @@ fn workers(host: &TestHost) -> Vec<PathBuf> {
         let command = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
         command.contains("compile-worker") && command.contains(&data)
     };
-    let processes = fs::read_dir("/proc").expect("is Linux").flatten().map(|entry| entry.path());
+    let processes = fs::read_dir("/proc")
+        .expect("is Linux")
+        .flatten()
+        .map(|entry| entry.path());
     processes.filter(is_worker).collect()
 }
 
@@ -117,8 +159,12 @@ fn the_compile_worker_ends_with_its_host() {
     );
     connection.write_all(head.as_bytes()).expect("writes");
     connection.write_all(&component).expect("writes");
-    eventually("the worker runs", || (workers(&host).len() == 1).then_some(()));
+    eventually("the worker runs", || {
+        (workers(&host).len() == 1).then_some(())
+    });
     host.kill();
     // A process that has ended has no command any more.
-    eventually("the worker is gone", || workers(&host).is_empty().then_some(()));
+    eventually("the worker is gone", || {
+        workers(&host).is_empty().then_some(())
+    });
 }

@@ -37,14 +37,20 @@ pub(crate) fn core_modules(
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let program = cargo.get_program().to_string_lossy().into_owned();
-    let mut child = cargo.spawn().map_err(|source| GuestsError::NoCargo { program, source })?;
+    let mut child = cargo
+        .spawn()
+        .map_err(|source| GuestsError::NoCargo { program, source })?;
     let mut modules = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             modules.extend(core_module(&line.map_err(GuestsError::LostCargo)?));
         }
     }
-    if child.wait().map_err(GuestsError::LostCargo)?.success() { Ok(modules) } else { Err(GuestsError::Compilation) }
+    if child.wait().map_err(GuestsError::LostCargo)?.success() {
+        Ok(modules)
+    } else {
+        Err(GuestsError::Compilation)
+    }
 }
 
 /// Panic messages name source files. Without the folders of this machine in them, the same source gives the same
@@ -53,7 +59,10 @@ fn remapped_paths(root: &Path) -> OsString {
     let cargo_home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-    let folders = [(Some(root.to_path_buf()), "stepwell"), (cargo_home, "cargo")];
+    let folders = [
+        (Some(root.to_path_buf()), "stepwell"),
+        (cargo_home, "cargo"),
+    ];
     let flags = folders.into_iter().filter_map(|(folder, name)| {
         let mut flag = OsString::from("--remap-path-prefix=");
         flag.push(folder?);
@@ -72,9 +81,21 @@ fn core_module(line: &str) -> Option<CoreModule> {
         return None;
     }
     let target = message.get("target")?;
-    let is_plugin = target.get("crate_types")?.as_array()?.iter().any(|kind| kind == "cdylib");
-    let files = message.get("filenames")?.as_array()?.iter().filter_map(Value::as_str).map(PathBuf::from);
-    let path = files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "wasm"))?;
+    let is_plugin = target
+        .get("crate_types")?
+        .as_array()?
+        .iter()
+        .any(|kind| kind == "cdylib");
+    let files = message
+        .get("filenames")?
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_str)
+        .map(PathBuf::from);
+    let path = files.into_iter().find(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "wasm")
+    })?;
     // A library's name has '_' where the crate's has '-', and a plugin's name has no '_'.
     let name = target.get("name")?.as_str()?.replace('_', "-");
     is_plugin.then_some(CoreModule { name, path })
@@ -88,7 +109,10 @@ mod tests {
     fn a_plugin_is_found_in_cargos_messages() {
         let line = r#"{"reason": "compiler-artifact", "target": {"name": "fan_out", "crate_types": ["cdylib", "rlib"]},
             "filenames": ["/build/libfan_out.rlib", "/build/fan_out.wasm"], "fresh": true}"#;
-        let module = CoreModule { name: "fan-out".into(), path: "/build/fan_out.wasm".into() };
+        let module = CoreModule {
+            name: "fan-out".into(),
+            path: "/build/fan_out.wasm".into(),
+        };
         assert_eq!(core_module(line), Some(module));
     }
 
@@ -97,7 +121,10 @@ mod tests {
         let library = r#"{"reason": "compiler-artifact", "target": {"name": "serde", "crate_types": ["lib"]},
             "filenames": ["/build/libserde.rlib"]}"#;
         assert_eq!(core_module(library), None);
-        assert_eq!(core_module(r#"{"reason": "build-finished", "success": true}"#), None);
+        assert_eq!(
+            core_module(r#"{"reason": "build-finished", "success": true}"#),
+            None
+        );
         assert_eq!(core_module("not JSON"), None);
     }
 }

@@ -22,15 +22,28 @@ pub(crate) struct Component {
 impl Component {
     /// Encodes a core module and writes the component, unless it is there already.
     pub(crate) fn encode(module: &CoreModule, folder: &Path) -> Result<Self, GuestsError> {
-        let fail = |reason: String| GuestsError::Component { name: module.name.clone(), reason };
+        let fail = |reason: String| GuestsError::Component {
+            name: module.name.clone(),
+            reason,
+        };
         let core = fs::read(&module.path).map_err(GuestsError::at(&module.path))?;
-        let encode = || ComponentEncoder::default().validate(true).module(&core)?.encode();
+        let encode = || {
+            ComponentEncoder::default()
+                .validate(true)
+                .module(&core)?
+                .encode()
+        };
         // `{:#}` also shows the causes: the first sentence alone says little.
         let component = encode().map_err(|error| fail(format!("{error:#}")))?;
         let imports = imports(&component).map_err(fail)?;
         let path = folder.join(&module.name).with_extension("wasm");
         replace(&path, &component).map_err(GuestsError::at(&path))?;
-        Ok(Self { name: module.name.clone(), path, bytes: component.len(), imports })
+        Ok(Self {
+            name: module.name.clone(),
+            path,
+            bytes: component.len(),
+            imports,
+        })
     }
 }
 
@@ -39,7 +52,11 @@ fn imports(component: &[u8]) -> Result<Vec<String>, String> {
         DecodedWasm::WitPackage(..) => Err("it holds interfaces and no code".into()),
         DecodedWasm::Component(resolve, world) => {
             let world = resolve.worlds.get(world).ok_or("it has no world")?;
-            Ok(world.imports.keys().map(|key| resolve.name_world_key(key)).collect())
+            Ok(world
+                .imports
+                .keys()
+                .map(|key| resolve.name_world_key(key))
+                .collect())
         }
     }
 }
@@ -51,7 +68,9 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return Ok(());
     }
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().permissions(readable()).tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new()
+        .permissions(readable())
+        .tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())

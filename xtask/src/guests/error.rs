@@ -25,7 +25,10 @@ pub(crate) enum GuestsError {
 impl GuestsError {
     /// For `map_err` of what was done with this path.
     pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Files { path: path.into(), source }
+        move |source| Self::Files {
+            path: path.into(),
+            source,
+        }
     }
 }
 

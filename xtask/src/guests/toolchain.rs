@@ -49,7 +49,10 @@ impl Toolchain {
         }
         let mut rustup_failed = false;
         if may_install && process::answer(process::command("rustup").arg("--version")).is_some() {
-            tell(&format!("asking rustup to add {TARGET} (at most {} s)", RUSTUP_PATIENCE.as_secs()));
+            tell(&format!(
+                "asking rustup to add {TARGET} (at most {} s)",
+                RUSTUP_PATIENCE.as_secs()
+            ));
             match add_with_rustup() {
                 Ok(()) => return Ok(Self::Installed),
                 Err(reason) => {
@@ -69,17 +72,27 @@ impl Toolchain {
         });
         match toolchain {
             Ok(toolchain) => {
-                tell("using Debian's rustc, which compiles the standard library first (a few minutes, once)");
+                tell(
+                    "using Debian's rustc, which compiles the standard library first (a few minutes, once)",
+                );
                 if rustup_failed {
                     // Only a shortcut: without it the next run is slower.
-                    let _ = fs::write(&stamp, "Written by `cargo xtask guests`: rustup could not add the target.\n");
+                    let _ = fs::write(
+                        &stamp,
+                        "Written by `cargo xtask guests`: rustup could not add the target.\n",
+                    );
                 }
                 Ok(toolchain)
             }
             Err(reason) => {
                 reasons.push(reason);
-                let reasons = reasons.iter().map(|reason| format!("\n  - {reason}")).collect::<String>();
-                Err(GuestsError::NoToolchain { reasons: format!("found nothing that can build guests:{reasons}") })
+                let reasons = reasons
+                    .iter()
+                    .map(|reason| format!("\n  - {reason}"))
+                    .collect::<String>();
+                Err(GuestsError::NoToolchain {
+                    reasons: format!("found nothing that can build guests:{reasons}"),
+                })
             }
         }
     }
@@ -115,17 +128,32 @@ fn forget(stamp: &Path) {
 
 /// Whether the rustc on the path has a standard library for the target. It names the folder also when there is none.
 fn has_target() -> bool {
-    let folder = process::answer(process::command("rustc").args(["--print", "target-libdir", "--target", TARGET]));
-    folder.and_then(|folder| fs::read_dir(folder).ok()).is_some_and(|entries| {
-        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
-    })
+    let folder = process::answer(process::command("rustc").args([
+        "--print",
+        "target-libdir",
+        "--target",
+        TARGET,
+    ]));
+    folder
+        .and_then(|folder| fs::read_dir(folder).ok())
+        .is_some_and(|entries| {
+            entries
+                .flatten()
+                .any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
+        })
 }
 
 fn add_with_rustup() -> Result<(), String> {
     let mut rustup = process::command("rustup");
-    rustup.args(["target", "add", TARGET]).env("RUSTUP_MAX_RETRIES", "0");
+    rustup
+        .args(["target", "add", TARGET])
+        .env("RUSTUP_MAX_RETRIES", "0");
     process::run_within(&mut rustup, RUSTUP_PATIENCE)?;
-    if has_target() { Ok(()) } else { Err("it did, but the rustc on the path is not rustup's".into()) }
+    if has_target() {
+        Ok(())
+    } else {
+        Err("it did, but the rustc on the path is not rustup's".into())
+    }
 }
 
 fn debian() -> Result<Toolchain, String> {
@@ -136,17 +164,29 @@ fn debian() -> Result<Toolchain, String> {
     }
     let sysroot = process::answer(process::command(DEBIAN_RUSTC).args(["--print", "sysroot"]))
         .ok_or_else(|| format!("{DEBIAN_RUSTC} does not run"))?;
-    if !Path::new(&sysroot).join("lib/rustlib/src/rust/library/std/Cargo.toml").exists() {
-        return Err(format!("{DEBIAN_RUSTC} comes without the sources of the standard library"));
+    if !Path::new(&sysroot)
+        .join("lib/rustlib/src/rust/library/std/Cargo.toml")
+        .exists()
+    {
+        return Err(format!(
+            "{DEBIAN_RUSTC} comes without the sources of the standard library"
+        ));
     }
-    let linker = wasm_ld().or_else(rust_lld).ok_or("there is no linker: no wasm-ld, no rust-lld")?;
+    let linker = wasm_ld()
+        .or_else(rust_lld)
+        .ok_or("there is no linker: no wasm-ld, no rust-lld")?;
     Ok(Toolchain::Debian { linker })
 }
 
 /// The newest of Debian's.
 fn wasm_ld() -> Option<PathBuf> {
-    let names = fs::read_dir("/usr/bin").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let newest = names.filter_map(|name| Some((linker_version(&name)?, name))).max()?;
+    let names = fs::read_dir("/usr/bin")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    let newest = names
+        .filter_map(|name| Some((linker_version(&name)?, name)))
+        .max()?;
     Some(Path::new("/usr/bin").join(newest.1))
 }
 
@@ -162,12 +202,18 @@ fn linker_version(name: &str) -> Option<u32> {
 fn rust_lld() -> Option<PathBuf> {
     let sysroot = process::answer(process::command("rustc").args(["--print", "sysroot"]))?;
     let hosts = fs::read_dir(Path::new(&sysroot).join("lib/rustlib")).ok()?;
-    hosts.flatten().map(|host| host.path().join("bin/rust-lld")).find(|linker| linker.exists())
+    hosts
+        .flatten()
+        .map(|host| host.path().join("bin/rust-lld"))
+        .find(|linker| linker.exists())
 }
 
 fn install_debian_packages() -> Result<(), String> {
     apt::may_install()?;
-    tell(&format!("installing Debian's packages {} with apt-get", DEBIAN_PACKAGES.join(", ")));
+    tell(&format!(
+        "installing Debian's packages {} with apt-get",
+        DEBIAN_PACKAGES.join(", ")
+    ));
     apt::install(&DEBIAN_PACKAGES)
 }
 
@@ -177,7 +223,13 @@ mod tests {
 
     #[test]
     fn the_newest_linker_is_chosen_by_number() {
-        let names = ["wasm-ld-9", "wasm-ld-22", "wasm-ld-backup", "wasm-objdump", "ld"];
+        let names = [
+            "wasm-ld-9",
+            "wasm-ld-22",
+            "wasm-ld-backup",
+            "wasm-objdump",
+            "ld",
+        ];
         let newest = names.iter().filter_map(|name| linker_version(name)).max();
         assert_eq!(newest, Some(22));
         assert!(linker_version("wasm-ld") > linker_version("wasm-ld-99"));

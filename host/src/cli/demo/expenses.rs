@@ -5,8 +5,20 @@ use serde_json::{Value, json};
 /// Who decides.
 pub(super) const MANAGERS: [&str; 3] = ["grace", "edsger", "barbara"];
 
-const EMPLOYEES: [&str; 12] =
-    ["ada", "alan", "annie", "dorothy", "hedy", "joan", "katherine", "ken", "margaret", "radia", "sophie", "tim"];
+const EMPLOYEES: [&str; 12] = [
+    "ada",
+    "alan",
+    "annie",
+    "dorothy",
+    "hedy",
+    "joan",
+    "katherine",
+    "ken",
+    "margaret",
+    "radia",
+    "sophie",
+    "tim",
+];
 const KINDS: [(&str, &str, u64); 6] = [
     ("meals", "lunch with a customer", 3_400),
     ("travel", "train to the workshop", 11_900),
@@ -52,5 +64,9 @@ pub(super) fn is_approved(number: u32) -> bool {
 
 fn pick<T: Copy>(list: &[T], number: u32, stride: u32, otherwise: T) -> T {
     let index = usize::try_from(number.wrapping_mul(stride)).unwrap_or_default();
-    index.checked_rem(list.len()).and_then(|index| list.get(index)).copied().unwrap_or(otherwise)
+    index
+        .checked_rem(list.len())
+        .and_then(|index| list.get(index))
+        .copied()
+        .unwrap_or(otherwise)
 }

@@ -52,11 +52,16 @@ impl LoadResult {
     /// Whether everything went as it should.
     pub(super) fn check(&self) -> Result<(), CliError> {
         if self.ended != self.expected {
-            return Err(CliError::new(format!("{} instances ended, and not {}", self.ended, self.expected)));
+            return Err(CliError::new(format!(
+                "{} instances ended, and not {}",
+                self.ended, self.expected
+            )));
         }
         if self.failed != self.mistakes {
             let (failed, mistakes) = (self.failed, self.mistakes);
-            return Err(CliError::new(format!("{failed} instances failed, and {mistakes} had a mistake in them")));
+            return Err(CliError::new(format!(
+                "{failed} instances failed, and {mistakes} had a mistake in them"
+            )));
         }
         Ok(())
     }
@@ -80,9 +85,14 @@ impl Load<'_> {
         let began = self.clock.monotonic();
         let shared = Shared::default();
         thread::scope(|scope| {
-            let starters: Vec<_> = (0..STARTERS).map(|_| scope.spawn(|| self.start_expenses(&shared))).collect();
-            let managers: Vec<_> =
-                self.managers.iter().map(|manager| scope.spawn(|| decide(manager, &shared))).collect();
+            let starters: Vec<_> = (0..STARTERS)
+                .map(|_| scope.spawn(|| self.start_expenses(&shared)))
+                .collect();
+            let managers: Vec<_> = self
+                .managers
+                .iter()
+                .map(|manager| scope.spawn(|| decide(manager, &shared)))
+                .collect();
             let watched = scope.spawn(|| self.watch(&shared, progress));
             let mut result = self.start_payroll();
             for starter in starters {
@@ -92,7 +102,9 @@ impl Load<'_> {
             if result.is_err() {
                 shared.over.store(true, Ordering::SeqCst);
             }
-            let watched = watched.join().unwrap_or_else(|_| Err(CliError::new("a thread panicked")));
+            let watched = watched
+                .join()
+                .unwrap_or_else(|_| Err(CliError::new("a thread panicked")));
             shared.over.store(true, Ordering::SeqCst);
             for manager in managers {
                 result = result.and(joined(manager.join()));
@@ -105,7 +117,9 @@ impl Load<'_> {
                 ended: counts.ended,
                 failed: counts.failed,
                 expected: u64::from(self.instances) + u64::from(self.payroll) + 1,
-                mistakes: (0..self.instances).filter(|number| expenses::is_mistake(*number)).count() as u64,
+                mistakes: (0..self.instances)
+                    .filter(|number| expenses::is_mistake(*number))
+                    .count() as u64,
             })
         })
     }
@@ -113,7 +127,8 @@ impl Load<'_> {
     fn start_payroll(&self) -> Result<(), CliError> {
         let body = json!({ "input": { "count": self.payroll, "manager": expenses::manager(0) } });
         let path = "/workflows/payroll-fan-out/instances";
-        self.operator.post_once(path, Payload::Json(&body), "demo-payroll")?;
+        self.operator
+            .post_once(path, Payload::Json(&body), "demo-payroll")?;
         Ok(())
     }
 
@@ -129,7 +144,11 @@ impl Load<'_> {
                 "entity_id": number.to_string(),
             });
             let key = format!("demo-expense-{number}");
-            self.operator.post_once("/workflows/expense-approval/instances", Payload::Json(&body), &key)?;
+            self.operator.post_once(
+                "/workflows/expense-approval/instances",
+                Payload::Json(&body),
+                &key,
+            )?;
         }
     }
 
@@ -153,10 +172,16 @@ impl Load<'_> {
             let counts = Counts::of(&self.operator.get("/workflow-metrics/stats")?);
             let decisions = shared.decisions.load(Ordering::SeqCst);
             bar.set_position(counts.ended);
-            bar.set_message(format!("{} wait for a manager, {decisions} decided", counts.waiting));
+            bar.set_message(format!(
+                "{} wait for a manager, {decisions} decided",
+                counts.waiting
+            ));
             if all_started && counts.open == 0 {
                 bar.finish_and_clear();
-                progress.detail(&format!("{} of {expected} instances ended, {decisions} decisions", counts.ended));
+                progress.detail(&format!(
+                    "{} of {expected} instances ended, {decisions} decisions",
+                    counts.ended
+                ));
                 return Ok(counts);
             }
             let now = self.clock.monotonic();
@@ -171,8 +196,10 @@ impl Load<'_> {
             }
             if bar.is_hidden() && now.duration_since(last_line) >= LINE_EVERY {
                 last_line = now;
-                progress
-                    .detail(&format!("{} of {expected} ended, {} wait for a manager", counts.ended, counts.waiting));
+                progress.detail(&format!(
+                    "{} of {expected} ended, {} wait for a manager",
+                    counts.ended, counts.waiting
+                ));
             }
             thread::sleep(POLL);
         }
@@ -190,10 +217,17 @@ struct Counts {
 impl Counts {
     fn of(stats: &Value) -> Self {
         let count = |status: InstanceStatus| {
-            stats.pointer(&format!("/instances/{}", status.as_str())).and_then(Value::as_u64).unwrap_or_default()
+            stats
+                .pointer(&format!("/instances/{}", status.as_str()))
+                .and_then(Value::as_u64)
+                .unwrap_or_default()
         };
         let sum = |is_final: bool| {
-            InstanceStatus::ALL.into_iter().filter(|status| status.is_final() == is_final).map(count).sum()
+            InstanceStatus::ALL
+                .into_iter()
+                .filter(|status| status.is_final() == is_final)
+                .map(count)
+                .sum()
         };
         Self {
             open: sum(false),

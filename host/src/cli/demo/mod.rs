@@ -54,7 +54,11 @@ pub(super) fn demo(arguments: &DemoArguments) -> Result<(), CliError> {
     let clock = Clock::System;
     let interrupt = Interrupt::listen()?;
 
-    progress.begin(if arguments.plugins.is_some() { "Find the plugins" } else { "Build the example plugins" });
+    progress.begin(if arguments.plugins.is_some() {
+        "Find the plugins"
+    } else {
+        "Build the example plugins"
+    });
     let sources = Sources::find(arguments.plugins.as_deref(), arguments.workflows.as_deref())?;
     for (name, path) in &sources.components {
         progress.detail(&format!("{name}: {}", path.display()));
@@ -64,16 +68,27 @@ pub(super) fn demo(arguments: &DemoArguments) -> Result<(), CliError> {
     let server = Server::start(arguments.keep, &clock)?;
     interrupt.check()?;
     let operator = Client::new(&server.url, Some(server.token.clone()));
-    progress.detail(&format!("{} in {}", server.url, server.directory().display()));
+    progress.detail(&format!(
+        "{} in {}",
+        server.url,
+        server.directory().display()
+    ));
 
     // The server is stopped and its directory removed on every way out, so an error shows what its log says.
-    let show = Show { sources: &sources, operator: &operator, instances: arguments.instances, clock: &clock };
+    let show = Show {
+        sources: &sources,
+        operator: &operator,
+        instances: arguments.instances,
+        clock: &clock,
+    };
     match show.run(&mut progress, &interrupt) {
         Ok(()) if arguments.keep => server.leave_running(),
         Ok(()) => {
             server.stop(&clock)?;
             tell("");
-            tell("The server is stopped and its data is gone. With --keep it goes on, to look around in.");
+            tell(
+                "The server is stopped and its data is gone. With --keep it goes on, to look around in.",
+            );
             Ok(())
         }
         Err(mut error) => {
@@ -98,28 +113,37 @@ impl Show<'_> {
         progress.begin("Upload the plugins");
         for (_, path) in &self.sources.components {
             interrupt.check()?;
-            let verdict = self.operator.post("/plugins", Payload::Component(&plugin::read(path)?))?;
+            let verdict = self
+                .operator
+                .post("/plugins", Payload::Component(&plugin::read(path)?))?;
             progress.detail(&plugin::verdict_line(&verdict));
         }
 
         progress.begin("Apply the workflows");
         for path in &self.sources.workflows {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| CliError::new(format!("cannot read {}: {error}", path.display())))?;
-            progress.detail(&workflow::applied_line(&self.operator.post("/workflows", Payload::Text(&text))?));
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                CliError::new(format!("cannot read {}: {error}", path.display()))
+            })?;
+            progress.detail(&workflow::applied_line(
+                &self.operator.post("/workflows", Payload::Text(&text))?,
+            ));
         }
 
         progress.begin("Give tokens to the managers, who may decide and nothing else");
         let mut managers = Vec::new();
         for manager in expenses::MANAGERS {
-            let body = json!({ "user": manager, "permissions": ["approval_decide"], "expires_in": "1d" });
+            let body =
+                json!({ "user": manager, "permissions": ["approval_decide"], "expires_in": "1d" });
             let created = self.operator.post("/tokens", Payload::Json(&body))?;
             managers.push(self.operator.with_token(&output::cell(&created, "/token")));
         }
         progress.detail(&expenses::MANAGERS.join(", "));
 
         let payroll = (self.instances / 3).clamp(1, PAYROLL_MAX);
-        progress.begin(&format!("File {} expenses, and {payroll} more through one batch", self.instances));
+        progress.begin(&format!(
+            "File {} expenses, and {payroll} more through one batch",
+            self.instances
+        ));
         let load = Load {
             operator: self.operator,
             managers: &managers,

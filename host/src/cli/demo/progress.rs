@@ -24,7 +24,12 @@ impl Progress {
         if self.number > 1 {
             tell("");
         }
-        tell(&format!("[{}/{}] {}", self.number, self.total, escape(title)));
+        tell(&format!(
+            "[{}/{}] {}",
+            self.number,
+            self.total,
+            escape(title)
+        ));
     }
 
     /// Something about the step.
@@ -34,12 +39,16 @@ impl Progress {
 
     /// A bar of `total`; invisible where it would only fill a log.
     pub(super) fn bar(&self, total: u64) -> ProgressBar {
-        let target =
-            if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if std::io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let template = "      {bar:40} {pos}/{len} ended  {msg}";
         // A template that does not parse would be a mistake in this line; the default bar does as well.
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.with_style(style.progress_chars("=> "))
     }
 }

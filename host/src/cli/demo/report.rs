@@ -16,7 +16,9 @@ const PAGE: u32 = 200;
 pub(super) fn show(client: &Client, result: &LoadResult) -> Result<(), CliError> {
     let answer = client.get("/workflow-metrics/stats")?;
     let mut parts = vec![instances(client)?, throughput(&answer, result)];
-    parts.push(stats::operations(&answer, |name| name.starts_with("step ") || name.starts_with("http ")));
+    parts.push(stats::operations(&answer, |name| {
+        name.starts_with("step ") || name.starts_with("http ")
+    }));
     parts.push(stats::caches(&answer));
     parts.extend(stats::batches(&answer));
     parts.push(stats::commits(&answer));
@@ -42,7 +44,11 @@ fn instances(client: &Client) -> Result<String, CliError> {
     let shown: Vec<_> = InstanceStatus::ALL
         .iter()
         .map(|status| status.as_str())
-        .filter(|status| counts.values().any(|statuses| statuses.contains_key(*status)))
+        .filter(|status| {
+            counts
+                .values()
+                .any(|statuses| statuses.contains_key(*status))
+        })
         .collect();
     let header: Vec<String> = ["WORKFLOW", "INSTANCES"]
         .into_iter()
@@ -51,21 +57,48 @@ fn instances(client: &Client) -> Result<String, CliError> {
         .collect();
     let rows = counts.iter().map(|(workflow, statuses)| {
         let mut row = vec![workflow.clone(), statuses.values().sum::<u64>().to_string()];
-        row.extend(shown.iter().map(|status| statuses.get(*status).copied().unwrap_or_default().to_string()));
+        row.extend(shown.iter().map(|status| {
+            statuses
+                .get(*status)
+                .copied()
+                .unwrap_or_default()
+                .to_string()
+        }));
         row
     });
-    Ok(table(&header.iter().map(String::as_str).collect::<Vec<_>>(), rows))
+    Ok(table(
+        &header.iter().map(String::as_str).collect::<Vec<_>>(),
+        rows,
+    ))
 }
 
 /// The only numbers that the demo divides itself: what the server counted, by the time that passed here.
 fn throughput(answer: &Value, result: &LoadResult) -> String {
-    let operations = answer.get("operations").and_then(Value::as_object).into_iter().flatten();
+    let operations = answer
+        .get("operations")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten();
     let steps = operations.filter(|(name, _)| name.starts_with("step "));
-    let steps: u64 = steps.filter_map(|(_, operation)| operation.get("count")?.as_u64()).sum();
+    let steps: u64 = steps
+        .filter_map(|(_, operation)| operation.get("count")?.as_u64())
+        .sum();
     let seconds = result.elapsed.as_secs_f64();
-    let rate = if seconds > 0.0 { number(steps as f64 / seconds) } else { "-".to_owned() };
-    let row = vec![number(seconds), steps.to_string(), rate, result.decisions.to_string()];
-    table(&["SECONDS", "STEPS RUN", "STEPS PER SECOND", "DECISIONS"], [row])
+    let rate = if seconds > 0.0 {
+        number(steps as f64 / seconds)
+    } else {
+        "-".to_owned()
+    };
+    let row = vec![
+        number(seconds),
+        steps.to_string(),
+        rate,
+        result.decisions.to_string(),
+    ];
+    table(
+        &["SECONDS", "STEPS RUN", "STEPS PER SECOND", "DECISIONS"],
+        [row],
+    )
 }
 
 /// One instance that failed, to show what that looks like.

@@ -34,17 +34,26 @@ pub(super) struct Server {
 impl Server {
     /// `keep` makes a server that can outlive this process.
     pub(super) fn start(keep: bool, clock: &Clock) -> Result<Self, CliError> {
-        let problem = |error: std::io::Error| CliError::new(format!("cannot start a server: {error}"));
-        let directory = tempfile::Builder::new().prefix("stepwell-demo-").tempdir().map_err(problem)?;
+        let problem =
+            |error: std::io::Error| CliError::new(format!("cannot start a server: {error}"));
+        let directory = tempfile::Builder::new()
+            .prefix("stepwell-demo-")
+            .tempdir()
+            .map_err(problem)?;
         let log = File::create(directory.path().join(LOG_FILE)).map_err(problem)?;
         let mut command = Command::new(serve::program()?);
         command.args(["serve", "--listen", "127.0.0.1:0"]);
         command.arg("--data-dir").arg(directory.path().join("data"));
-        command.arg("--ready-file").arg(directory.path().join(READY_FILE));
+        command
+            .arg("--ready-file")
+            .arg(directory.path().join(READY_FILE));
         command.stdout(Stdio::null()).stderr(log);
         // Settings in the environment are meant for other servers.
         let settings = std::env::vars_os().map(|(name, _)| name);
-        for name in settings.filter(|name| name.to_str().is_some_and(|name| name.starts_with(ENVIRONMENT_PREFIX))) {
+        for name in settings.filter(|name| {
+            name.to_str()
+                .is_some_and(|name| name.starts_with(ENVIRONMENT_PREFIX))
+        }) {
             command.env_remove(name);
         }
         if keep {
@@ -55,7 +64,12 @@ impl Server {
             command.arg("--stop-with-stdin").stdin(Stdio::piped());
         }
         let child = command.spawn().map_err(problem)?;
-        let mut server = Self { child, directory: Some(directory), url: String::new(), token: String::new() };
+        let mut server = Self {
+            child,
+            directory: Some(directory),
+            url: String::new(),
+            token: String::new(),
+        };
         let ready = server.wait_until_ready(clock)?;
         server.url = cell(&ready, "/url");
         server.token = cell(&ready, "/token");
@@ -71,11 +85,14 @@ impl Server {
         let began = clock.monotonic();
         while clock.monotonic().duration_since(began) < START_TIMEOUT {
             if let Ok(text) = std::fs::read_to_string(self.directory().join(READY_FILE)) {
-                return serde_json::from_str(&text).map_err(|error| CliError::new(error.to_string()));
+                return serde_json::from_str(&text)
+                    .map_err(|error| CliError::new(error.to_string()));
             }
             if let Ok(Some(status)) = self.child.try_wait() {
                 let complaint = self.last_complaint().unwrap_or_default();
-                return Err(CliError::new(format!("the server ended with {status}: {complaint}")));
+                return Err(CliError::new(format!(
+                    "the server ended with {status}: {complaint}"
+                )));
             }
             std::thread::sleep(POLL);
         }
@@ -85,9 +102,19 @@ impl Server {
     /// The last line of its log that is a warning or an error.
     pub(super) fn last_complaint(&self) -> Option<String> {
         let log = std::fs::read_to_string(self.directory().join(LOG_FILE)).ok()?;
-        let complaint = |line: &&str| [" ERROR ", " WARN ", "error: "].iter().any(|mark| line.contains(mark));
-        let line = log.lines().rfind(complaint).or_else(|| log.lines().last())?;
-        Some(format!("the server's log says: {}", super::super::output::escape(line)))
+        let complaint = |line: &&str| {
+            [" ERROR ", " WARN ", "error: "]
+                .iter()
+                .any(|mark| line.contains(mark))
+        };
+        let line = log
+            .lines()
+            .rfind(complaint)
+            .or_else(|| log.lines().last())?;
+        Some(format!(
+            "the server's log says: {}",
+            super::super::output::escape(line)
+        ))
     }
 
     /// Asks it to stop and waits until it has.
@@ -97,9 +124,15 @@ impl Server {
         while clock.monotonic().duration_since(began) < STOP_TIMEOUT {
             match self.child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => return Err(CliError::new(format!("the server ended with {status}"))),
+                Ok(Some(status)) => {
+                    return Err(CliError::new(format!("the server ended with {status}")));
+                }
                 Ok(None) => std::thread::sleep(POLL),
-                Err(error) => return Err(CliError::new(format!("cannot wait for the server: {error}"))),
+                Err(error) => {
+                    return Err(CliError::new(format!(
+                        "cannot wait for the server: {error}"
+                    )));
+                }
             }
         }
         Err(CliError::new("the server did not stop in time"))
@@ -107,23 +140,37 @@ impl Server {
 
     /// Says how to go on with it.
     pub(super) fn leave_running(mut self) -> Result<(), CliError> {
-        let Some(directory) = self.directory.take() else { return Ok(()) };
+        let Some(directory) = self.directory.take() else {
+            return Ok(());
+        };
         let directory = directory.keep();
         let token_file = directory.join(TOKEN_FILE);
-        write_private(&token_file, &self.token)
-            .map_err(|error| CliError::new(format!("cannot write {}: {error}", token_file.display())))?;
+        write_private(&token_file, &self.token).map_err(|error| {
+            CliError::new(format!("cannot write {}: {error}", token_file.display()))
+        })?;
         tell("");
         tell("The server goes on. To use it:");
         tell("");
-        if let Some(folder) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        if let Some(folder) = std::env::current_exe()
+            .ok()
+            .as_deref()
+            .and_then(Path::parent)
+        {
             tell(&format!("    export PATH={}:$PATH", folder.display()));
         }
         tell(&format!("    export STEPWELL_URL={}", self.url));
-        tell(&format!("    export STEPWELL_TOKEN=$(cat {})", token_file.display()));
+        tell(&format!(
+            "    export STEPWELL_TOKEN=$(cat {})",
+            token_file.display()
+        ));
         tell("    stepwell instances --status failed");
         tell("    stepwell stats");
         tell("");
-        tell(&format!("And to be done with it: kill {}; rm -r {}", self.child.id(), directory.display()));
+        tell(&format!(
+            "And to be done with it: kill {}; rm -r {}",
+            self.child.id(),
+            directory.display()
+        ));
         Ok(())
     }
 }

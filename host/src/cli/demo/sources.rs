@@ -27,14 +27,26 @@ impl Sources {
             None => checkout()?.join("examples/workflows"),
         };
         let components = match plugins {
-            Some(directory) => PLUGINS.map(|name| (name, directory.join(format!("{name}.wasm")))).to_vec(),
+            Some(directory) => PLUGINS
+                .map(|name| (name, directory.join(format!("{name}.wasm"))))
+                .to_vec(),
             None => build(&checkout()?)?,
         };
-        let workflows: Vec<_> = WORKFLOWS.iter().map(|name| workflow_directory.join(format!("{name}.yaml"))).collect();
-        let missing = components.iter().map(|(_, path)| path).chain(&workflows).find(|path| !path.is_file());
+        let workflows: Vec<_> = WORKFLOWS
+            .iter()
+            .map(|name| workflow_directory.join(format!("{name}.yaml")))
+            .collect();
+        let missing = components
+            .iter()
+            .map(|(_, path)| path)
+            .chain(&workflows)
+            .find(|path| !path.is_file());
         match missing {
             Some(path) => Err(CliError::new(format!("there is no {}", path.display()))),
-            None => Ok(Self { components, workflows }),
+            None => Ok(Self {
+                components,
+                workflows,
+            }),
         }
     }
 }
@@ -43,13 +55,18 @@ impl Sources {
 fn checkout() -> Result<PathBuf, CliError> {
     let current = std::env::current_dir()
         .map_err(|error| CliError::new(format!("cannot tell the current directory: {error}")))?;
-    let is_checkout = |path: &&Path| path.join("examples/workflows").is_dir() && path.join("xtask").is_dir();
-    current.ancestors().find(is_checkout).map(Path::to_owned).ok_or_else(|| {
-        CliError::with_hint(
-            "the demo needs the examples, and this directory is not in a checkout of Stepwell",
-            "change into one, or give --plugins and --workflows",
-        )
-    })
+    let is_checkout =
+        |path: &&Path| path.join("examples/workflows").is_dir() && path.join("xtask").is_dir();
+    current
+        .ancestors()
+        .find(is_checkout)
+        .map(Path::to_owned)
+        .ok_or_else(|| {
+            CliError::with_hint(
+                "the demo needs the examples, and this directory is not in a checkout of Stepwell",
+                "change into one, or give --plugins and --workflows",
+            )
+        })
 }
 
 /// Builds the guests; what the build says goes to our stderr.
@@ -70,15 +87,22 @@ fn build(root: &Path) -> Result<Vec<(&'static str, PathBuf)>, CliError> {
         )
     };
     if !built.status.success() {
-        return Err(failed(&format!("`cargo xtask guests` ended with {}", built.status)));
+        return Err(failed(&format!(
+            "`cargo xtask guests` ended with {}",
+            built.status
+        )));
     }
-    let list: Value = serde_json::from_slice(&built.stdout).map_err(|error| failed(&error.to_string()))?;
+    let list: Value =
+        serde_json::from_slice(&built.stdout).map_err(|error| failed(&error.to_string()))?;
     let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
     PLUGINS
         .into_iter()
         .map(|name| {
-            let component = list.iter().find(|component| cell(component, "/name") == name);
-            let component = component.ok_or_else(|| failed(&format!("`{name}` is not among them")))?;
+            let component = list
+                .iter()
+                .find(|component| cell(component, "/name") == name);
+            let component =
+                component.ok_or_else(|| failed(&format!("`{name}` is not among them")))?;
             Ok((name, root.join(cell(component, "/path"))))
         })
         .collect()

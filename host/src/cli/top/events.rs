@@ -23,7 +23,11 @@ impl Events {
     ///
     /// # Errors
     /// A line that is too long, or no text.
-    pub(super) fn push(&mut self, bytes: &[u8], mut tell: impl FnMut(Event)) -> Result<(), &'static str> {
+    pub(super) fn push(
+        &mut self,
+        bytes: &[u8],
+        mut tell: impl FnMut(Event),
+    ) -> Result<(), &'static str> {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.line.len() + part.len() > LINE_BYTES_MAX {
                 return Err("a line of the stream is too long");
@@ -63,15 +67,19 @@ mod tests {
 
     #[test]
     fn events_are_found_however_they_are_cut() {
-        let text =
-            "retry: 2000\n\n:\n\nevent: stats\ndata: {\"a\": \"é:\"}\n\nevent: alerts\r\ndata:{}\r\n\r\nevent: half\n";
+        let text = "retry: 2000\n\n:\n\nevent: stats\ndata: {\"a\": \"é:\"}\n\nevent: alerts\r\ndata:{}\r\n\r\nevent: half\n";
         let expected = [("stats", "{\"a\": \"é:\"}"), ("alerts", "{}")];
         for size in 1..text.len() {
             let (mut events, mut told) = (Events::default(), Vec::new());
             for part in text.as_bytes().chunks(size) {
-                events.push(part, |event| told.push((event.name, event.data))).expect("is a stream");
+                events
+                    .push(part, |event| told.push((event.name, event.data)))
+                    .expect("is a stream");
             }
-            let told: Vec<_> = told.iter().map(|(name, data)| (name.as_str(), data.as_str())).collect();
+            let told: Vec<_> = told
+                .iter()
+                .map(|(name, data)| (name.as_str(), data.as_str()))
+                .collect();
             assert_eq!(told, expected, "{size}");
         }
     }
@@ -81,7 +89,10 @@ mod tests {
         let mut events = Events::default();
         let part = vec![b'x'; 1 << 20];
         let results: Vec<_> = (0..17).map(|_| events.push(&part, |_| {})).collect();
-        assert!(results.first().is_some_and(Result::is_ok) && results.last().is_some_and(Result::is_err));
+        assert!(
+            results.first().is_some_and(Result::is_ok)
+                && results.last().is_some_and(Result::is_err)
+        );
         assert!(Events::default().push(b"\xff\n", |_| {}).is_err());
     }
 }

@@ -15,8 +15,12 @@ use crate::monitor::Window;
 
 /// Between two looks at the table.
 const TABLE_INTERVAL: Duration = Duration::from_secs(2);
-const BACK_OFF: [Duration; 4] =
-    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3)];
+const BACK_OFF: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
 const WAITING_MAX: usize = 16;
 const READ_BYTES: usize = 16 << 10;
 
@@ -49,8 +53,10 @@ type Sender = SyncSender<Result<Update, ClientError>>;
 impl Feed {
     pub(super) fn start(client: &Client, question: Question) -> Self {
         let (sender, receiver) = sync_channel(WAITING_MAX);
-        let (following, asking) =
-            ((client.clone(), question.clone(), sender.clone()), (client.clone(), question, sender));
+        let (following, asking) = (
+            (client.clone(), question.clone(), sender.clone()),
+            (client.clone(), question, sender),
+        );
         // Both end with the process, or when nobody listens.
         thread::spawn(move || {
             let (client, question, sender) = following;
@@ -59,8 +65,10 @@ impl Feed {
         });
         thread::spawn(move || {
             let (client, Question { team, window }, sender) = asking;
-            let path =
-                format!("/workflow-metrics/stats{}", query([("window", Some(window.to_string())), ("team", team)]));
+            let path = format!(
+                "/workflow-metrics/stats{}",
+                query([("window", Some(window.to_string())), ("team", team)])
+            );
             again_and_again(&sender, || ask(&client, &path, &sender));
         });
         Self(receiver)
@@ -86,7 +94,10 @@ impl Feed {
     /// # Errors
     /// As [`Feed::news`].
     pub(super) fn wait(&self) -> Result<Update, CliError> {
-        let update = self.0.recv().map_err(|_| CliError::new("the server is not asked any more"))?;
+        let update = self
+            .0
+            .recv()
+            .map_err(|_| CliError::new("the server is not asked any more"))?;
         Ok(update?)
     }
 }
@@ -106,7 +117,11 @@ fn again_and_again(sender: &Sender, mut round: impl FnMut() -> Result<End, Clien
             Ok(End::Later) => failures = 0,
             Ok(End::Unheard) => return,
             // A token that is not good, or not for this, is not so a second later.
-            Err(error @ ClientError::Api { status: 400..=499, .. }) => {
+            Err(
+                error @ ClientError::Api {
+                    status: 400..=499, ..
+                },
+            ) => {
                 let _ = sender.send(Err(error));
                 return;
             }
@@ -114,7 +129,11 @@ fn again_and_again(sender: &Sender, mut round: impl FnMut() -> Result<End, Clien
                 if sender.send(Ok(Update::Lost(error))).is_err() {
                     return;
                 }
-                let pause = BACK_OFF.get(failures).or(BACK_OFF.last()).copied().unwrap_or_default();
+                let pause = BACK_OFF
+                    .get(failures)
+                    .or(BACK_OFF.last())
+                    .copied()
+                    .unwrap_or_default();
                 failures += 1;
                 thread::sleep(pause);
             }
@@ -153,7 +172,10 @@ fn update(event: &Event) -> Option<Update> {
 
 fn ask(client: &Client, path: &str, sender: &Sender) -> Result<End, ClientError> {
     let mut stats = client.get(path)?;
-    let operations = stats.get_mut("operations").map(Value::take).unwrap_or_default();
+    let operations = stats
+        .get_mut("operations")
+        .map(Value::take)
+        .unwrap_or_default();
     if sender.send(Ok(Update::Operations(operations))).is_err() {
         return Ok(End::Unheard);
     }

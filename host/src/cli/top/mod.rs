@@ -43,7 +43,11 @@ pub(super) struct TopArguments {
     once: bool,
 }
 
-pub(super) fn top(client: &Client, output: Output, arguments: TopArguments) -> Result<(), CliError> {
+pub(super) fn top(
+    client: &Client,
+    output: Output,
+    arguments: TopArguments,
+) -> Result<(), CliError> {
     let TopArguments { window, team, once } = arguments;
     let feed = Feed::start(client, Question { team, window });
     let state = State::new(client.server(), window);
@@ -61,8 +65,17 @@ fn print_once(feed: &Feed, mut state: State, output: Output) -> Result<(), CliEr
             update => state.take(update),
         }
     }
-    let shown = json!({ "live": state.live, "alerts": state.alerts, "operations": state.operations });
-    output.show(&shown, |_| screen::text(&screen::lines(&state, Size { width: ONCE_WIDTH, height: None })))
+    let shown =
+        json!({ "live": state.live, "alerts": state.alerts, "operations": state.operations });
+    output.show(&shown, |_| {
+        screen::text(&screen::lines(
+            &state,
+            Size {
+                width: ONCE_WIDTH,
+                height: None,
+            },
+        ))
+    })
 }
 
 fn watch(feed: &Feed, mut state: State) -> Result<(), CliError> {
@@ -89,7 +102,9 @@ fn watch(feed: &Feed, mut state: State) -> Result<(), CliError> {
             match meaning(key) {
                 Some(Wish::Quit) => return Ok(()),
                 Some(Wish::Sort(sort)) => state.sort_by(sort),
-                Some(Wish::Scroll(scroll)) => state.scroll(scroll, screen::rows_of_operations(&state, terminal.size())),
+                Some(Wish::Scroll(scroll)) => {
+                    state.scroll(scroll, screen::rows_of_operations(&state, terminal.size()))
+                }
                 None => {}
             }
             if !terminal.has_event()? {
@@ -133,7 +148,10 @@ mod tests {
         let key = |code| meaning(KeyEvent::new(code, KeyModifiers::NONE));
         assert_eq!(key(KeyCode::Char('q')), Some(Wish::Quit));
         assert_eq!(key(KeyCode::Char('c')), None);
-        assert_eq!(meaning(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Some(Wish::Quit));
+        assert_eq!(
+            meaning(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)),
+            Some(Wish::Quit)
+        );
         assert_eq!(key(KeyCode::Char('e')), Some(Wish::Sort(Sort::Errors)));
         assert_eq!(key(KeyCode::PageDown), Some(Wish::Scroll(Scroll::Page(1))));
     }

@@ -74,7 +74,8 @@ pub(super) fn rows_of_operations(state: &State, size: Size) -> usize {
 
 fn room(above: &[Line], rows: usize, size: Size) -> usize {
     // The table's header and the line of keys.
-    size.height.map_or(rows, |height| height.saturating_sub(above.len() + 2))
+    size.height
+        .map_or(rows, |height| height.saturating_sub(above.len() + 2))
 }
 
 /// What the lines say, for what is no terminal.
@@ -103,15 +104,30 @@ enum LeftOut {
 }
 
 impl LeftOut {
-    const ALL: [Self; 6] =
-        [Self::Nothing, Self::MoreCaches, Self::Caches, Self::Curves, Self::MoreAlerts, Self::Approvals];
+    const ALL: [Self; 6] = [
+        Self::Nothing,
+        Self::MoreCaches,
+        Self::Caches,
+        Self::Curves,
+        Self::MoreAlerts,
+        Self::Approvals,
+    ];
 }
 
 /// Everything above the table, as much of it as leaves room for some of its rows.
 fn top(state: &State, rows: usize, size: Size) -> Vec<Line> {
     let width = size.width.max(WIDTH_MIN);
-    let fits = |left_out: &LeftOut| room(&above(state, width, *left_out), rows, size) >= rows.min(ROWS_MIN);
-    above(state, width, LeftOut::ALL.into_iter().find(fits).unwrap_or(LeftOut::Approvals))
+    let fits = |left_out: &LeftOut| {
+        room(&above(state, width, *left_out), rows, size) >= rows.min(ROWS_MIN)
+    };
+    above(
+        state,
+        width,
+        LeftOut::ALL
+            .into_iter()
+            .find(fits)
+            .unwrap_or(LeftOut::Approvals),
+    )
 }
 
 fn above(state: &State, width: usize, left_out: LeftOut) -> Vec<Line> {
@@ -127,15 +143,30 @@ fn above(state: &State, width: usize, left_out: LeftOut) -> Vec<Line> {
     }
     if left_out < LeftOut::Caches {
         let caches = wrap(caches(live), width);
-        let shown = if left_out < LeftOut::MoreCaches { caches.len() } else { 1 };
+        let shown = if left_out < LeftOut::MoreCaches {
+            caches.len()
+        } else {
+            1
+        };
         lines.extend(caches.into_iter().take(shown));
     }
     if left_out < LeftOut::Curves {
         let curve_width = width.saturating_sub(30);
         lines.push(curve("calls/min", state.rates.iter().copied(), curve_width));
-        lines.push(curve("p95 ms", state.latencies.iter().copied(), curve_width));
+        lines.push(curve(
+            "p95 ms",
+            state.latencies.iter().copied(),
+            curve_width,
+        ));
     }
-    lines.extend(alerts(state, if left_out < LeftOut::MoreAlerts { ALERTS_SHOWN_MAX } else { 1 }));
+    lines.extend(alerts(
+        state,
+        if left_out < LeftOut::MoreAlerts {
+            ALERTS_SHOWN_MAX
+        } else {
+            1
+        },
+    ));
     lines.push(Line::new());
     lines
 }
@@ -143,11 +174,17 @@ fn above(state: &State, width: usize, left_out: LeftOut) -> Vec<Line> {
 fn title(state: &State) -> Line {
     let mut line = vec![strong("stepwell "), plain(output::escape(&state.server))];
     if let Some(live) = &state.live {
-        line.push(faint(format!("  up {}", age(number(live, "/uptime_seconds")))));
+        line.push(faint(format!(
+            "  up {}",
+            age(number(live, "/uptime_seconds"))
+        )));
     }
     let firing = active(state).filter(|alert| is_firing(alert)).count();
     line.push(match &state.lost {
-        Some(problem) => piece(format!("  no answer, asking again: {}", output::escape(problem)), Look::Bad),
+        Some(problem) => piece(
+            format!("  no answer, asking again: {}", output::escape(problem)),
+            Look::Bad,
+        ),
         None if firing > 0 => piece(format!("  {}", output::count(firing, "alert")), Look::Bad),
         None if state.live.is_some() => piece("  all is well", Look::Good),
         None => plain(""),
@@ -158,11 +195,18 @@ fn title(state: &State) -> Line {
 fn calls(live: &Value) -> Line {
     let numbers = live.get("operations").unwrap_or(&Value::Null);
     let errors = number(numbers, "/error_rate");
-    let look = if errors > 0.0 { Look::Warning } else { Look::Strong };
+    let look = if errors > 0.0 {
+        Look::Warning
+    } else {
+        Look::Strong
+    };
     facts(
         "calls",
         [
-            ("a minute", piece(output::number(number(numbers, "/per_minute")), Look::Strong)),
+            (
+                "a minute",
+                piece(output::number(number(numbers, "/per_minute")), Look::Strong),
+            ),
             ("errors", piece(percent(errors), look)),
             ("p95 ms", strong(output::number(number(numbers, "/p95_ms")))),
             ("p50 ms", strong(output::number(number(numbers, "/p50_ms")))),
@@ -173,7 +217,11 @@ fn calls(live: &Value) -> Line {
 
 fn instances(live: &Value) -> Line {
     let failed = number(live, "/lifecycle/failed");
-    let look = if failed > 0.0 { Look::Warning } else { Look::Strong };
+    let look = if failed > 0.0 {
+        Look::Warning
+    } else {
+        Look::Strong
+    };
     facts(
         "instances",
         [
@@ -196,7 +244,10 @@ fn approvals(live: &Value) -> Line {
             ("approved", strong(cell(live, "/approvals/approved"))),
             ("rejected", strong(cell(live, "/approvals/rejected"))),
             ("expired", strong(cell(live, "/approvals/expired"))),
-            ("batch items a minute", strong(cell(live, "/batches/items_per_minute"))),
+            (
+                "batch items a minute",
+                strong(cell(live, "/batches/items_per_minute")),
+            ),
             ("commits waiting", strong(cell(live, "/commit_queue"))),
         ],
     )
@@ -204,12 +255,22 @@ fn approvals(live: &Value) -> Line {
 
 /// Those that were asked.
 fn caches(live: &Value) -> Vec<Line> {
-    let caches = live.get("caches").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let asked = caches.iter().filter_map(|cache| Some((cache, cache.get("hit_rate")?.as_f64()?)));
+    let caches = live
+        .get("caches")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let asked = caches
+        .iter()
+        .filter_map(|cache| Some((cache, cache.get("hit_rate")?.as_f64()?)));
     asked
         .map(|(cache, rate)| {
             let name = output::escape(&cell(cache, "/kind"));
-            vec![faint(format!("{name} ")), strong(percent(rate)), faint(format!(" of {}", cell(cache, "/entries")))]
+            vec![
+                faint(format!("{name} ")),
+                strong(percent(rate)),
+                faint(format!(" of {}", cell(cache, "/entries"))),
+            ]
         })
         .collect()
 }
@@ -218,7 +279,9 @@ fn caches(live: &Value) -> Vec<Line> {
 fn wrap(facts: Vec<Line>, width: usize) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for fact in facts {
-        let last = lines.last_mut().filter(|line| columns(line) + columns(&fact) + 3 <= width);
+        let last = lines
+            .last_mut()
+            .filter(|line| columns(line) + columns(&fact) + 3 <= width);
         match last {
             Some(line) => {
                 line.push(plain("   "));
@@ -249,11 +312,21 @@ fn curve(name: &str, values: impl DoubleEndedIterator<Item = f64> + Clone, width
         .collect();
     drawn.reverse();
     let drawn: String = drawn.into_iter().collect();
-    vec![faint(label(name)), piece(drawn, Look::Good), faint(format!("  most {}", output::number(most)))]
+    vec![
+        faint(label(name)),
+        piece(drawn, Look::Good),
+        faint(format!("  most {}", output::number(most))),
+    ]
 }
 
 fn active(state: &State) -> impl Iterator<Item = &Value> {
-    state.alerts.as_ref().and_then(|alerts| alerts.get("alerts")).and_then(Value::as_array).into_iter().flatten()
+    state
+        .alerts
+        .as_ref()
+        .and_then(|alerts| alerts.get("alerts"))
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
 }
 
 fn is_firing(alert: &Value) -> bool {
@@ -261,7 +334,8 @@ fn is_firing(alert: &Value) -> bool {
 }
 
 fn alerts(state: &State, most: usize) -> Vec<Line> {
-    let is_severe = |alert: &Value| alert.get("severity").and_then(Value::as_str) == Some("critical");
+    let is_severe =
+        |alert: &Value| alert.get("severity").and_then(Value::as_str) == Some("critical");
     let mut firing: Vec<_> = active(state).filter(|alert| is_firing(alert)).collect();
     firing.sort_by_key(|alert| !is_severe(alert));
     let mut lines: Vec<Line> = firing
@@ -271,7 +345,11 @@ fn alerts(state: &State, most: usize) -> Vec<Line> {
             let mut line = vec![
                 piece(
                     label(&output::escape(&cell(alert, "/severity"))),
-                    if is_severe(alert) { Look::Bad } else { Look::Warning },
+                    if is_severe(alert) {
+                        Look::Bad
+                    } else {
+                        Look::Warning
+                    },
                 ),
                 plain(output::escape(&cell(alert, "/message"))),
             ];
@@ -283,7 +361,11 @@ fn alerts(state: &State, most: usize) -> Vec<Line> {
         })
         .collect();
     if firing.len() > most {
-        lines.push(vec![faint(format!("{}and {} more", label(""), firing.len() - most))]);
+        lines.push(vec![faint(format!(
+            "{}and {} more",
+            label(""),
+            firing.len() - most
+        ))]);
     }
     lines
 }
@@ -306,7 +388,10 @@ fn shown_columns(width: usize) -> usize {
 /// Of the table's first column.
 fn name_width(rows: &[(&str, &Value)], width: usize) -> usize {
     let there = width.saturating_sub(shown_columns(width) * NUMBER_WIDTH);
-    let longest = rows.iter().map(|(name, _)| columns(&[plain(output::escape(name))]) + 1).max();
+    let longest = rows
+        .iter()
+        .map(|(name, _)| columns(&[plain(output::escape(name))]) + 1)
+        .max();
     there.min(longest.unwrap_or_default().max(NAME_WIDTH))
 }
 
@@ -317,7 +402,13 @@ fn header(state: &State, width: usize, names: usize) -> Line {
         Sort::Errors => "ERRORS",
         Sort::Name => "OPERATION",
     };
-    let look = |name: &str| if name == sorted { Look::Strong } else { Look::Faint };
+    let look = |name: &str| {
+        if name == sorted {
+            Look::Strong
+        } else {
+            Look::Faint
+        }
+    };
     let name = format!("OPERATION ({})", state.window);
     let mut line = vec![piece(padded(&name, names), look("OPERATION"))];
     for (name, _) in COLUMNS.iter().take(shown_columns(width)) {
@@ -331,8 +422,16 @@ fn row(name: &str, numbers: &Value, width: usize, names: usize) -> Line {
     let mut line = vec![plain(padded(&output::escape(name), names))];
     for (column, pointer) in COLUMNS.iter().take(shown_columns(width)) {
         let errors = *column == "ERRORS";
-        let text = if errors { cell(numbers, pointer) } else { output::number(number(numbers, pointer)) };
-        let look = if errors && failed { Look::Warning } else { Look::Plain };
+        let text = if errors {
+            cell(numbers, pointer)
+        } else {
+            output::number(number(numbers, pointer))
+        };
+        let look = if errors && failed {
+            Look::Warning
+        } else {
+            Look::Plain
+        };
         line.push(piece(format!("{text:>NUMBER_WIDTH$}"), look));
     }
     line
@@ -340,14 +439,24 @@ fn row(name: &str, numbers: &Value, width: usize, names: usize) -> Line {
 
 fn keys(state: &State, room: usize, rows: usize) -> Line {
     let last = (state.above + room).min(rows);
-    let place = if rows > room { format!("  {}–{last} of {rows}", state.above + 1) } else { String::new() };
-    vec![faint("q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll"), faint(place)]
+    let place = if rows > room {
+        format!("  {}–{last} of {rows}", state.above + 1)
+    } else {
+        String::new()
+    };
+    vec![
+        faint("q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll"),
+        faint(place),
+    ]
 }
 
 fn facts<const N: usize>(name: &str, facts: [(&str, Piece); N]) -> Line {
     let mut line = vec![faint(label(name))];
     for (index, (name, value)) in facts.into_iter().enumerate() {
-        line.push(faint(format!("{}{name} ", if index == 0 { "" } else { "   " })));
+        line.push(faint(format!(
+            "{}{name} ",
+            if index == 0 { "" } else { "   " }
+        )));
         line.push(value);
     }
     line
@@ -373,7 +482,10 @@ fn age(seconds: f64) -> String {
 }
 
 fn piece(text: impl Into<String>, look: Look) -> Piece {
-    Piece { text: text.into(), look }
+    Piece {
+        text: text.into(),
+        look,
+    }
 }
 
 fn plain(text: impl Into<String>) -> Piece {
@@ -389,7 +501,10 @@ fn strong(text: impl Into<String>) -> Piece {
 }
 
 fn columns(line: &[Piece]) -> usize {
-    line.iter().flat_map(|piece| piece.text.chars()).map(columns_of).sum()
+    line.iter()
+        .flat_map(|piece| piece.text.chars())
+        .map(columns_of)
+        .sum()
 }
 
 fn columns_of(character: char) -> usize {
@@ -461,8 +576,14 @@ mod tests {
             json!({ "count": 5, "errors": 1, "per_minute": 5.0, "p50_ms": 1.0, "p95_ms": p95,
             "p99_ms": 9.0, "max_ms": 10.0 })
         };
-        let mut operations: serde_json::Map<_, _> =
-            (0..30).map(|number| (format!("step plugin/{number:02}"), numbers(f64::from(number)))).collect();
+        let mut operations: serde_json::Map<_, _> = (0..30)
+            .map(|number| {
+                (
+                    format!("step plugin/{number:02}"),
+                    numbers(f64::from(number)),
+                )
+            })
+            .collect();
         operations.insert("step 工作\u{1b}]0;x\u{7}/é".to_owned(), numbers(99.0));
         state.take(Update::Operations(operations.into()));
         state
@@ -473,7 +594,13 @@ mod tests {
         let state = state();
         for width in [1, 20, 40, 57, 80, 110, 300] {
             for height in [1, 2, 5, 10, 24, 100] {
-                let lines = lines(&state, Size { width, height: Some(height) });
+                let lines = lines(
+                    &state,
+                    Size {
+                        width,
+                        height: Some(height),
+                    },
+                );
                 assert_eq!(lines.len(), height, "{width}x{height}");
                 for line in &lines {
                     assert!(columns(line) <= width, "{width}x{height}: {line:?}");
@@ -486,15 +613,32 @@ mod tests {
     fn what_others_wrote_moves_no_cursor() {
         let state = state();
         for width in [40, 80, 200] {
-            let text = text(&lines(&state, Size { width, height: Some(50) }));
-            assert!(!text.chars().any(|character| character != '\n' && character.is_control()), "{text:?}");
+            let text = text(&lines(
+                &state,
+                Size {
+                    width,
+                    height: Some(50),
+                },
+            ));
+            assert!(
+                !text
+                    .chars()
+                    .any(|character| character != '\n' && character.is_control()),
+                "{text:?}"
+            );
             assert!(!text.contains('\u{202e}'), "{text:?}");
         }
     }
 
     #[test]
     fn a_screen_of_usual_size() {
-        let shown = text(&lines(&state(), Size { width: 80, height: Some(16) }));
+        let shown = text(&lines(
+            &state(),
+            Size {
+                width: 80,
+                height: Some(16),
+            },
+        ));
         let expected = "\
 stepwell http://127.0.0.1:7400  up 2h 5m  1 alert
 calls      a minute 1204   errors 1.0 %   p95 ms 3.10   p50 ms 0.80   p99 ms 9.…
@@ -520,21 +664,52 @@ q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll  1–5 of 31
     fn a_low_screen_shows_the_worst_alert_and_some_rows() {
         let mut state = state();
         let alert = |severity, message| json!({ "state": "firing", "severity": severity, "message": message });
-        let alerts = json!([alert("warning", "two"), alert("critical", "one"), alert("warning", "three")]);
+        let alerts = json!([
+            alert("warning", "two"),
+            alert("critical", "one"),
+            alert("warning", "three")
+        ]);
         state.take(Update::Alerts(json!({ "alerts": alerts })));
-        let shown = |height| text(&lines(&state, Size { width: 60, height: Some(height) }));
+        let shown = |height| {
+            text(&lines(
+                &state,
+                Size {
+                    width: 60,
+                    height: Some(height),
+                },
+            ))
+        };
         for (height, there, missing) in [
-            (40, vec!["approvals  ", "caches     ", "calls/min  ", "three"], vec!["and "]),
-            (17, vec!["approvals  ", "calls/min  ", "three"], vec!["caches     "]),
+            (
+                40,
+                vec!["approvals  ", "caches     ", "calls/min  ", "three"],
+                vec!["and "],
+            ),
+            (
+                17,
+                vec!["approvals  ", "calls/min  ", "three"],
+                vec!["caches     "],
+            ),
             (15, vec!["approvals  ", "three"], vec!["calls/min  "]),
             (14, vec!["approvals  ", "one", "and 2 more"], vec!["two"]),
-            (13, vec!["calls      ", "instances  ", "one", "and 2 more"], vec!["approvals  "]),
+            (
+                13,
+                vec!["calls      ", "instances  ", "one", "and 2 more"],
+                vec!["approvals  "],
+            ),
         ] {
             let shown = shown(height);
-            let rows = shown.lines().filter(|line| line.starts_with("step ")).count();
+            let rows = shown
+                .lines()
+                .filter(|line| line.starts_with("step "))
+                .count();
             assert!(rows >= ROWS_MIN, "{height}: {shown}");
-            there.into_iter().for_each(|text| assert!(shown.contains(text), "{height}: {text}: {shown}"));
-            missing.into_iter().for_each(|text| assert!(!shown.contains(text), "{height}: {text}: {shown}"));
+            there
+                .into_iter()
+                .for_each(|text| assert!(shown.contains(text), "{height}: {text}: {shown}"));
+            missing
+                .into_iter()
+                .for_each(|text| assert!(!shown.contains(text), "{height}: {text}: {shown}"));
         }
     }
 
@@ -542,24 +717,63 @@ q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll  1–5 of 31
     fn on_a_wide_screen_numbers_stay_near_their_names() {
         let mut state = state();
         let header = |state: &State| {
-            let shown = text(&lines(state, Size { width: 300, height: Some(40) }));
-            let header = shown.lines().find(|line| line.starts_with("OPERATION")).map(str::to_owned);
-            header.and_then(|line| line.find("P95 MS")).expect("has a header")
+            let shown = text(&lines(
+                state,
+                Size {
+                    width: 300,
+                    height: Some(40),
+                },
+            ));
+            let header = shown
+                .lines()
+                .find(|line| line.starts_with("OPERATION"))
+                .map(str::to_owned);
+            header
+                .and_then(|line| line.find("P95 MS"))
+                .expect("has a header")
         };
         assert_eq!(header(&state), NAME_WIDTH + NUMBER_WIDTH - "P95 MS".len());
         let long = format!("step {}", "x".repeat(150));
-        state.take(Update::Operations(json!({ (long.clone()): { "count": 1, "p95_ms": 1.0 } })));
-        assert_eq!(header(&state), long.len() + 1 + NUMBER_WIDTH - "P95 MS".len());
-        assert!(text(&lines(&state, Size { width: 300, height: Some(40) })).contains(&long));
+        state.take(Update::Operations(
+            json!({ (long.clone()): { "count": 1, "p95_ms": 1.0 } }),
+        ));
+        assert_eq!(
+            header(&state),
+            long.len() + 1 + NUMBER_WIDTH - "P95 MS".len()
+        );
+        assert!(
+            text(&lines(
+                &state,
+                Size {
+                    width: 300,
+                    height: Some(40)
+                }
+            ))
+            .contains(&long)
+        );
     }
 
     #[test]
     fn nothing_is_known_at_first_and_a_loss_is_told() {
         let mut state = State::new("http://nowhere", Window::Hour);
-        let first = text(&lines(&state, Size { width: 60, height: None }));
+        let first = text(&lines(
+            &state,
+            Size {
+                width: 60,
+                height: None,
+            },
+        ));
         assert!(first.contains("waiting for the first numbers"), "{first}");
-        state.take(Update::Lost(crate::cli::client::ClientError::Broken("gone".to_owned())));
-        let lost = text(&lines(&state, Size { width: 60, height: None }));
+        state.take(Update::Lost(crate::cli::client::ClientError::Broken(
+            "gone".to_owned(),
+        )));
+        let lost = text(&lines(
+            &state,
+            Size {
+                width: 60,
+                height: None,
+            },
+        ));
         assert!(lost.contains("no answer, asking again: gone"), "{lost}");
     }
 }

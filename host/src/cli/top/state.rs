@@ -65,9 +65,10 @@ impl State {
     pub(super) fn take(&mut self, update: Update) {
         match update {
             Update::Live(live) => {
-                for (past, pointer) in
-                    [(&mut self.rates, "/operations/per_minute"), (&mut self.latencies, "/operations/p95_ms")]
-                {
+                for (past, pointer) in [
+                    (&mut self.rates, "/operations/per_minute"),
+                    (&mut self.latencies, "/operations/p95_ms"),
+                ] {
                     past.push_back(number(&live, pointer));
                     if past.len() > PAST_MAX {
                         past.pop_front();
@@ -88,10 +89,19 @@ impl State {
 
     /// The table's rows in their order: those without calls are left out.
     pub(super) fn rows(&self) -> Vec<(&str, &Value)> {
-        let operations = self.operations.as_ref().and_then(Value::as_object).into_iter().flatten();
+        let operations = self
+            .operations
+            .as_ref()
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
         let operations = operations.map(|(name, numbers)| (name.as_str(), numbers));
-        let mut rows: Vec<_> = operations.filter(|(_, numbers)| number(numbers, "/count") > 0.0).collect();
-        let most = |pointer: &str, one: &Value, other: &Value| number(other, pointer).total_cmp(&number(one, pointer));
+        let mut rows: Vec<_> = operations
+            .filter(|(_, numbers)| number(numbers, "/count") > 0.0)
+            .collect();
+        let most = |pointer: &str, one: &Value, other: &Value| {
+            number(other, pointer).total_cmp(&number(one, pointer))
+        };
         rows.sort_by(|(name, one), (other_name, other)| {
             let order = match self.sort {
                 Sort::Latency => most("/p95_ms", one, other),
@@ -113,7 +123,9 @@ impl State {
         let page_lines = isize::try_from(page).unwrap_or(isize::MAX);
         self.above = match scroll {
             Scroll::Line(lines) => self.above.saturating_add_signed(lines),
-            Scroll::Page(pages) => self.above.saturating_add_signed(pages.saturating_mul(page_lines)),
+            Scroll::Page(pages) => self
+                .above
+                .saturating_add_signed(pages.saturating_mul(page_lines)),
             Scroll::Start => 0,
             Scroll::End => usize::MAX,
         };
@@ -128,7 +140,11 @@ impl State {
 
 /// 0 for what is not there.
 pub(super) fn number(value: &Value, pointer: &str) -> f64 {
-    value.pointer(pointer).and_then(Value::as_f64).filter(|number| number.is_finite()).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_f64)
+        .filter(|number| number.is_finite())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -156,9 +172,13 @@ mod tests {
             let names: Vec<_> = state.rows().into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, expected, "{sort:?}");
         }
-        for (scroll, above) in
-            [(Scroll::Line(1), 1), (Scroll::Page(1), 1), (Scroll::Line(-5), 0), (Scroll::End, 1), (Scroll::Start, 0)]
-        {
+        for (scroll, above) in [
+            (Scroll::Line(1), 1),
+            (Scroll::Page(1), 1),
+            (Scroll::Line(-5), 0),
+            (Scroll::End, 1),
+            (Scroll::Start, 0),
+        ] {
             state.scroll(scroll, 2);
             assert_eq!(state.above, above, "{scroll:?}");
         }
@@ -167,12 +187,19 @@ mod tests {
     #[test]
     fn the_past_has_a_bound_and_a_snapshot_ends_a_loss() {
         let mut state = State::new("", Window::Minute);
-        state.take(Update::Lost(crate::cli::client::ClientError::Broken("gone".to_owned())));
+        state.take(Update::Lost(crate::cli::client::ClientError::Broken(
+            "gone".to_owned(),
+        )));
         assert_eq!(state.lost.as_deref(), Some("gone"));
         for rate in 0..500 {
-            state.take(Update::Live(json!({ "operations": { "per_minute": rate, "p95_ms": "no number" } })));
+            state.take(Update::Live(
+                json!({ "operations": { "per_minute": rate, "p95_ms": "no number" } }),
+            ));
         }
-        assert_eq!((state.rates.len(), state.rates.back()), (PAST_MAX, Some(&499.0)));
+        assert_eq!(
+            (state.rates.len(), state.rates.back()),
+            (PAST_MAX, Some(&499.0))
+        );
         assert_eq!(state.latencies.back(), Some(&0.0));
         assert_eq!(state.lost, None);
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crossterm::event::{self, Event};
 use crossterm::style::{Attribute, Color, Print, ResetColor, SetAttribute, SetForegroundColor};
 use crossterm::terminal::{
-    BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
-    disable_raw_mode, enable_raw_mode,
+    BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate, EnterAlternateScreen,
+    LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use crossterm::{cursor, execute, queue};
 
@@ -33,15 +33,25 @@ impl Terminal {
         enable_raw_mode().map_err(problem)?;
         // From here on, dropping it puts everything back.
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let mut terminal = Self { out: BufWriter::new(io::stdout()), colours };
+        let mut terminal = Self {
+            out: BufWriter::new(io::stdout()),
+            colours,
+        };
         execute!(terminal.out, EnterAlternateScreen, cursor::Hide).map_err(problem)?;
         Ok(terminal)
     }
 
     pub(super) fn size(&self) -> Size {
         let (width, height) = crossterm::terminal::size().unwrap_or(SIZE_DEFAULT);
-        let (width, height) = if width == 0 || height == 0 { SIZE_DEFAULT } else { (width, height) };
-        Size { width: width.into(), height: Some(height.into()) }
+        let (width, height) = if width == 0 || height == 0 {
+            SIZE_DEFAULT
+        } else {
+            (width, height)
+        };
+        Size {
+            width: width.into(),
+            height: Some(height.into()),
+        }
     }
 
     /// Draws over what is there, so that nothing flickers.
@@ -52,14 +62,26 @@ impl Terminal {
     fn try_draw(&mut self, lines: &[Line]) -> io::Result<()> {
         queue!(self.out, BeginSynchronizedUpdate)?;
         for (row, line) in lines.iter().enumerate() {
-            queue!(self.out, cursor::MoveTo(0, u16::try_from(row).unwrap_or(u16::MAX)))?;
+            queue!(
+                self.out,
+                cursor::MoveTo(0, u16::try_from(row).unwrap_or(u16::MAX))
+            )?;
             for piece in line {
                 self.put_on(piece.look)?;
                 queue!(self.out, Print(&piece.text))?;
             }
-            queue!(self.out, SetAttribute(Attribute::Reset), ResetColor, Clear(ClearType::UntilNewLine))?;
+            queue!(
+                self.out,
+                SetAttribute(Attribute::Reset),
+                ResetColor,
+                Clear(ClearType::UntilNewLine)
+            )?;
         }
-        queue!(self.out, Clear(ClearType::FromCursorDown), EndSynchronizedUpdate)?;
+        queue!(
+            self.out,
+            Clear(ClearType::FromCursorDown),
+            EndSynchronizedUpdate
+        )?;
         self.out.flush()
     }
 
@@ -82,7 +104,11 @@ impl Terminal {
 
     /// The next event, if it comes in time.
     pub(super) fn event(&self, patience: Duration) -> Result<Option<Event>, CliError> {
-        if event::poll(patience).map_err(problem)? { event::read().map(Some).map_err(problem) } else { Ok(None) }
+        if event::poll(patience).map_err(problem)? {
+            event::read().map(Some).map_err(problem)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Whether one waits already.
@@ -100,5 +126,8 @@ impl Drop for Terminal {
 }
 
 fn problem(error: io::Error) -> CliError {
-    CliError::with_hint(format!("cannot use the terminal: {error}"), "`stepwell top --once` needs none")
+    CliError::with_hint(
+        format!("cannot use the terminal: {error}"),
+        "`stepwell top --once` needs none",
+    )
 }

@@ -46,17 +46,41 @@ const ABOUT: &str = "Workflows whose steps are uploaded as WebAssembly component
 
 /// Errors that many routes have: status, name, what it means.
 const ERRORS: [(u16, &str, &str); 11] = [
-    (400, "Invalid", "`invalid-request`: the request makes no sense as it stands."),
-    (401, "Unauthorized", "`token-missing`, or `token-invalid`: unknown, expired or revoked."),
+    (
+        400,
+        "Invalid",
+        "`invalid-request`: the request makes no sense as it stands.",
+    ),
+    (
+        401,
+        "Unauthorized",
+        "`token-missing`, or `token-invalid`: unknown, expired or revoked.",
+    ),
     (
         403,
         "Forbidden",
         "`permission-missing`: the token is good, but not for this. `forbidden`: it is not yours to do.",
     ),
-    (404, "NotFound", "`not-found`: it is not there, or another team's."),
-    (408, "BodyTimeout", "`body-timeout`: the body did not arrive in time."),
-    (413, "BodyTooLarge", "`body-too-large`: the message says how much is allowed."),
-    (415, "EncodedBody", "`encoded-body`: send the body without a Content-Encoding."),
+    (
+        404,
+        "NotFound",
+        "`not-found`: it is not there, or another team's.",
+    ),
+    (
+        408,
+        "BodyTimeout",
+        "`body-timeout`: the body did not arrive in time.",
+    ),
+    (
+        413,
+        "BodyTooLarge",
+        "`body-too-large`: the message says how much is allowed.",
+    ),
+    (
+        415,
+        "EncodedBody",
+        "`encoded-body`: send the body without a Content-Encoding.",
+    ),
     (
         422,
         "AnswerTooLarge",
@@ -68,7 +92,11 @@ const ERRORS: [(u16, &str, &str); 11] = [
         "`rate-limited`: the token asks more often than `server.requests_per_second_max`; ask again after `Retry-After` \
          seconds.",
     ),
-    (500, "Internal", "`internal`: the host's log says more, under the answer's `request-id`."),
+    (
+        500,
+        "Internal",
+        "`internal`: the host's log says more, under the answer's `request-id`.",
+    ),
     (
         503,
         "Unavailable",
@@ -133,7 +161,10 @@ struct Made {
 
 impl Made {
     fn new(text: String) -> Self {
-        Self { tag: assets::tag_of(text.as_bytes()), text: Bytes::from(text) }
+        Self {
+            tag: assets::tag_of(text.as_bytes()),
+            text: Bytes::from(text),
+        }
     }
 }
 
@@ -147,7 +178,10 @@ pub(super) async fn show_document(request: Request) -> Answer {
 /// A page without data and without a script.
 pub(super) async fn show_reference(request: Request) -> Answer {
     let mut response = show(&request, &REFERENCE, "text/html; charset=utf-8")?;
-    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(assets::POLICY));
+    response.headers_mut().insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(assets::POLICY),
+    );
     Ok(response)
 }
 
@@ -167,22 +201,44 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str) -> T {
 fn document() -> Value {
     let common: Common = parse(COMMON);
     let areas: Vec<Area> = AREAS.into_iter().map(parse).collect();
-    let written = areas.iter().flat_map(|area| area.schemas.clone()).chain(common.schemas.clone()).collect();
+    let written = areas
+        .iter()
+        .flat_map(|area| area.schemas.clone())
+        .chain(common.schemas.clone())
+        .collect();
     let schemas = Schemas::new(written);
     let mut paths = Map::new();
     for route in ROUTES {
         let name = format!("{} {}", route.method, route.pattern);
-        let found = areas.iter().find_map(|area| area.operations.get(&name).map(|operation| (area, operation)));
+        let found = areas.iter().find_map(|area| {
+            area.operations
+                .get(&name)
+                .map(|operation| (area, operation))
+        });
         let (area, operation) = found.expect("every route is described");
-        let described = Described { route, area, operation, common: &common.parameters, schemas: &schemas };
+        let described = Described {
+            route,
+            area,
+            operation,
+            common: &common.parameters,
+            schemas: &schemas,
+        };
         let path = paths.entry(route.pattern).or_insert_with(|| json!({}));
         if let Value::Object(path) = path {
-            path.insert(route.method.as_str().to_ascii_lowercase(), described.operation());
+            path.insert(
+                route.method.as_str().to_ascii_lowercase(),
+                described.operation(),
+            );
         }
     }
-    let responses: Map<String, Value> =
-        ERRORS.iter().map(|(_, name, meaning)| ((*name).to_owned(), schemas.error(meaning))).collect();
-    let tags: Vec<_> = areas.iter().map(|area| json!({ "name": area.tag, "description": area.description })).collect();
+    let responses: Map<String, Value> = ERRORS
+        .iter()
+        .map(|(_, name, meaning)| ((*name).to_owned(), schemas.error(meaning)))
+        .collect();
+    let tags: Vec<_> = areas
+        .iter()
+        .map(|area| json!({ "name": area.tag, "description": area.description }))
+        .collect();
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -215,7 +271,12 @@ struct Described<'a> {
 
 impl Described<'_> {
     fn operation(&self) -> Value {
-        let Self { route, area, operation, .. } = self;
+        let Self {
+            route,
+            area,
+            operation,
+            ..
+        } = self;
         let mut shown = Map::new();
         let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
         put("operationId", route.id().into());
@@ -238,30 +299,54 @@ impl Described<'_> {
             put("parameters", parameters.into());
         }
         if !operation.body.is_empty() {
-            put("requestBody", json!({ "required": true, "content": self.content(&operation.body) }));
+            put(
+                "requestBody",
+                json!({ "required": true, "content": self.content(&operation.body) }),
+            );
         }
         put("responses", self.responses());
         Value::Object(shown)
     }
 
     fn parameters(&self) -> Vec<Value> {
-        let Self { route, operation, .. } = self;
-        let path = route.parameters().map(|name| self.parameter(name, "path", &Value::Null));
-        let query = operation.query.iter().map(|(name, written)| self.parameter(name, "query", written));
-        let headers = operation.headers.iter().map(|(name, written)| self.parameter(name, "header", written));
+        let Self {
+            route, operation, ..
+        } = self;
+        let path = route
+            .parameters()
+            .map(|name| self.parameter(name, "path", &Value::Null));
+        let query = operation
+            .query
+            .iter()
+            .map(|(name, written)| self.parameter(name, "query", written));
+        let headers = operation
+            .headers
+            .iter()
+            .map(|(name, written)| self.parameter(name, "header", written));
         path.chain(query).chain(headers).collect()
     }
 
     fn parameter(&self, name: &str, place: &str, written: &Value) -> Value {
-        let written = if written.is_null() { self.area.parameters.get(name) } else { Some(written) };
-        let written = written.or_else(|| self.common.get(name)).expect("the parameter is described");
-        let mut schema = self.schemas.expand(written.get("schema").expect("the parameter has a schema"));
+        let written = if written.is_null() {
+            self.area.parameters.get(name)
+        } else {
+            Some(written)
+        };
+        let written = written
+            .or_else(|| self.common.get(name))
+            .expect("the parameter is described");
+        let mut schema = self
+            .schemas
+            .expand(written.get("schema").expect("the parameter has a schema"));
         let text = json!("string");
         if let (true, Value::Object(schema)) = (schema.get("type") == Some(&text), &mut schema) {
             // Whatever it is about, in `query.rs`; and a path has no empty part.
             schema.entry("minLength").or_insert(json!(1));
         }
-        let example = written.get("example").cloned().or_else(|| self.schemas.example(&schema));
+        let example = written
+            .get("example")
+            .cloned()
+            .or_else(|| self.schemas.example(&schema));
         let mut shown = json!({
             "name": name,
             "in": place,
@@ -283,11 +368,16 @@ impl Described<'_> {
                 None => json!({ "schema": schema }),
             }
         };
-        written.iter().map(|(media_type, schema)| (media_type.clone(), of(schema))).collect()
+        written
+            .iter()
+            .map(|(media_type, schema)| (media_type.clone(), of(schema)))
+            .collect()
     }
 
     fn responses(&self) -> Value {
-        let Self { route, operation, .. } = self;
+        let Self {
+            route, operation, ..
+        } = self;
         let mut all = BTreeMap::new();
         for (status, name, _) in ERRORS {
             let happens = match status {
@@ -299,7 +389,10 @@ impl Described<'_> {
                 _ => true,
             };
             if happens {
-                all.insert(status.to_string(), json!({ "$ref": format!("#/components/responses/{name}") }));
+                all.insert(
+                    status.to_string(),
+                    json!({ "$ref": format!("#/components/responses/{name}") }),
+                );
             }
         }
         for (status, meaning) in &operation.errors {
@@ -327,8 +420,13 @@ mod tests {
 
     #[test]
     fn every_route_is_described_once_and_nothing_else_is() {
-        let routes = ROUTES.iter().map(|route| format!("{} {}", route.method, route.pattern));
-        let described = AREAS.into_iter().map(parse::<Area>).flat_map(|area| area.operations.into_keys());
+        let routes = ROUTES
+            .iter()
+            .map(|route| format!("{} {}", route.method, route.pattern));
+        let described = AREAS
+            .into_iter()
+            .map(parse::<Area>)
+            .flat_map(|area| area.operations.into_keys());
         let (mut routes, mut described): (Vec<_>, Vec<_>) = (routes.collect(), described.collect());
         routes.sort_unstable();
         described.sort_unstable();
@@ -344,7 +442,12 @@ mod tests {
         collect(&document, &mut references);
         assert!(references.len() > 100);
         for reference in references {
-            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+            assert!(
+                document
+                    .pointer(reference.trim_start_matches('#'))
+                    .is_some(),
+                "{reference}"
+            );
         }
     }
 
@@ -371,8 +474,10 @@ mod tests {
         assert_eq!(words("AlertRule"), json!(AlertRule::ALL));
         assert_eq!(words("Window"), json!(Window::ALL));
         let page = include_str!("../../../../dashboard/src/views/audit.tsx");
-        let shown: Vec<_> =
-            page.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\",")).collect();
+        let shown: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","))
+            .collect();
         assert_eq!(shown, AuditAction::ALL.map(AuditAction::as_str));
     }
 
@@ -380,12 +485,19 @@ mod tests {
     fn every_schema_is_used_and_no_two_have_one_name() {
         let text = document().to_string();
         let common: Common = parse(COMMON);
-        let names = AREAS.into_iter().map(parse::<Area>).flat_map(|area| area.schemas).chain(common.schemas);
+        let names = AREAS
+            .into_iter()
+            .map(parse::<Area>)
+            .flat_map(|area| area.schemas)
+            .chain(common.schemas);
         let mut seen = BTreeSet::new();
         for (name, _) in names {
             // What others only extend is not referred to.
             let is_extended = ["History", "InstanceSummary"].contains(&name.as_str());
-            assert!(text.contains(&format!("schemas/{name}\"")) || is_extended, "{name}");
+            assert!(
+                text.contains(&format!("schemas/{name}\"")) || is_extended,
+                "{name}"
+            );
             assert!(seen.insert(name.clone()), "{name} stands twice");
         }
     }

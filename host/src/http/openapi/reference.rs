@@ -12,9 +12,17 @@ const METHODS: [&str; 3] = ["get", "post", "delete"];
 const DEPTH_MAX: usize = 6;
 
 pub(super) fn page(document: &Value) -> String {
-    let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer: &str| {
+        document
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let (title, version) = (escape(text("/info/title")), escape(text("/info/version")));
-    let mut page = Page { document, html: String::new() };
+    let mut page = Page {
+        document,
+        html: String::new(),
+    };
     page.put(&format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title} API {version}</title>\
@@ -25,13 +33,19 @@ pub(super) fn page(document: &Value) -> String {
     ));
     page.contents();
     page.put("<main id=\"content\"><h1>API reference</h1>");
-    page.put(&format!("<p class=\"about\">{}</p>", prose(text("/info/description"))));
+    page.put(&format!(
+        "<p class=\"about\">{}</p>",
+        prose(text("/info/description"))
+    ));
     for tag in array(document.get("tags")) {
         page.area(tag);
     }
     page.put("<section><h2 id=\"schemas\">Schemas</h2>");
     for (name, schema) in members(document.pointer("/components/schemas")) {
-        page.put(&format!("<article><h3 id=\"schema-{0}\"><code>{0}</code></h3>", escape(name)));
+        page.put(&format!(
+            "<article><h3 id=\"schema-{0}\"><code>{0}</code></h3>",
+            escape(name)
+        ));
         page.schema(schema, 0);
         page.put("</article>");
     }
@@ -56,7 +70,9 @@ impl<'a> Page<'a> {
         let mut operations = Vec::new();
         for (path, item) in members(self.document.get("paths")) {
             for method in METHODS {
-                let found = item.get(method).filter(|operation| operation.pointer("/tags/0") == Some(&tag.into()));
+                let found = item
+                    .get(method)
+                    .filter(|operation| operation.pointer("/tags/0") == Some(&tag.into()));
                 operations.extend(found.map(|operation| (method, path.as_str(), operation)));
             }
         }
@@ -104,7 +120,10 @@ impl<'a> Page<'a> {
         if let Some(description) = operation.get("description").and_then(Value::as_str) {
             self.put(&format!(" {}", prose(description)));
         }
-        self.put(&format!("</p><p class=\"access\">{}</p>", access(operation)));
+        self.put(&format!(
+            "</p><p class=\"access\">{}</p>",
+            access(operation)
+        ));
         self.parameters(array(operation.get("parameters")));
         if let Some(body) = operation.get("requestBody") {
             self.put("<h4>Body</h4>");
@@ -123,8 +142,11 @@ impl<'a> Page<'a> {
         }
         self.put("<h4>Parameters</h4><div class=\"wide\"><table><thead><tr><th>Name<th>In<th>Type<th>Meaning</tr></thead><tbody>");
         for parameter in parameters {
-            let required =
-                if parameter.get("required") == Some(&Value::Bool(true)) { " <em>required</em>" } else { "" };
+            let required = if parameter.get("required") == Some(&Value::Bool(true)) {
+                " <em>required</em>"
+            } else {
+                ""
+            };
             let schema = parameter.get("schema").unwrap_or(&Value::Null);
             let row = format!(
                 "<tr><td><code>{}</code>{required}<td>{}<td>{}<td>{}{}</tr>",
@@ -140,11 +162,23 @@ impl<'a> Page<'a> {
     }
 
     fn answer(&mut self, status: &str, answer: &Value) {
-        let named = answer.get("$ref").and_then(Value::as_str).map(|path| path.trim_start_matches('#'));
-        let shown = named.and_then(|path| self.document.pointer(path)).unwrap_or(answer);
-        let class = if status.starts_with('2') { "good" } else { "bad" };
-        let line =
-            format!("<span class=\"status {class}\">{}</span> {}", escape(status), prose(string(shown, "description")));
+        let named = answer
+            .get("$ref")
+            .and_then(Value::as_str)
+            .map(|path| path.trim_start_matches('#'));
+        let shown = named
+            .and_then(|path| self.document.pointer(path))
+            .unwrap_or(answer);
+        let class = if status.starts_with('2') {
+            "good"
+        } else {
+            "bad"
+        };
+        let line = format!(
+            "<span class=\"status {class}\">{}</span> {}",
+            escape(status),
+            prose(string(shown, "description"))
+        );
         // All errors look alike, and their schema is among the others.
         if class == "bad" && status != "503" || shown.get("content").is_none() || named.is_some() {
             self.put(&format!("<p class=\"answer\">{line}</p>"));
@@ -164,7 +198,11 @@ impl<'a> Page<'a> {
                 continue;
             }
             before = Some(*shown);
-            let same = content.iter().skip(index).take_while(|(_, other)| other == shown).map(|(name, _)| escape(name));
+            let same = content
+                .iter()
+                .skip(index)
+                .take_while(|(_, other)| other == shown)
+                .map(|(name, _)| escape(name));
             let names: Vec<_> = same.map(|name| format!("<code>{name}</code>")).collect();
             let schema = shown.get("schema").unwrap_or(&Value::Null);
             self.put(&format!("<p>{} {}</p>", names.join(" or "), kind(schema)));
@@ -175,7 +213,10 @@ impl<'a> Page<'a> {
                 } else {
                     example.as_str().unwrap_or_default().to_owned()
                 };
-                self.put(&format!("<pre tabindex=\"0\"><code>{}</code></pre>", escape(&example)));
+                self.put(&format!(
+                    "<pre tabindex=\"0\"><code>{}</code></pre>",
+                    escape(&example)
+                ));
             }
         }
     }
@@ -203,7 +244,11 @@ impl<'a> Page<'a> {
         let required = array(schema.get("required"));
         self.put("<dl>");
         for (name, property) in members(Some(properties)) {
-            let optional = if required.contains(&name.as_str().into()) { "" } else { " <em>optional</em>" };
+            let optional = if required.contains(&name.as_str().into()) {
+                ""
+            } else {
+                " <em>optional</em>"
+            };
             let head = format!(
                 "<dt><code>{}</code> {}{optional}<dd>{}{}",
                 escape(name),
@@ -222,7 +267,10 @@ fn access(operation: &Value) -> String {
     let security = array(operation.get("security"));
     match operation.get("x-permission").and_then(Value::as_str) {
         Some(permission) if security.len() > 1 => {
-            format!("The page is for everybody; its data needs the permission <code>{}</code>.", escape(permission))
+            format!(
+                "The page is for everybody; its data needs the permission <code>{}</code>.",
+                escape(permission)
+            )
         }
         Some(permission) => format!("Needs the permission <code>{}</code>.", escape(permission)),
         None if security.is_empty() => "For everybody, without a token.".to_owned(),
@@ -239,7 +287,10 @@ fn kind(schema: &Value) -> String {
     if let Some(items) = schema.get("items") {
         return format!("<span class=\"type\">list of</span> {}", kind(items));
     }
-    if let Some(values) = schema.get("additionalProperties").filter(|values| values.is_object()) {
+    if let Some(values) = schema
+        .get("additionalProperties")
+        .filter(|values| values.is_object())
+    {
         return format!("<span class=\"type\">map of</span> {}", kind(values));
     }
     let options = array(schema.get("anyOf"));
@@ -248,9 +299,12 @@ fn kind(schema: &Value) -> String {
     }
     let name = match schema.get("type") {
         Some(Value::String(name)) => escape(name),
-        Some(Value::Array(names)) => {
-            names.iter().filter_map(Value::as_str).map(escape).collect::<Vec<_>>().join(" or ")
-        }
+        Some(Value::Array(names)) => names
+            .iter()
+            .filter_map(Value::as_str)
+            .map(escape)
+            .collect::<Vec<_>>()
+            .join(" or "),
         _ => "any".to_owned(),
     };
     format!("<span class=\"type\">{name}</span>")
@@ -259,9 +313,15 @@ fn kind(schema: &Value) -> String {
 /// What else restricts a value.
 fn bounds(schema: &Value) -> String {
     let mut bounds = String::new();
-    let values: Vec<_> = array(schema.get("enum")).iter().filter_map(Value::as_str).collect();
+    let values: Vec<_> = array(schema.get("enum"))
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     if !values.is_empty() {
-        let values: Vec<_> = values.into_iter().map(|value| format!("<code>{}</code>", escape(value))).collect();
+        let values: Vec<_> = values
+            .into_iter()
+            .map(|value| format!("<code>{}</code>", escape(value)))
+            .collect();
         let _ = write!(bounds, " One of {}.", values.join(", "));
     }
     for (key, word) in [
@@ -272,8 +332,14 @@ fn bounds(schema: &Value) -> String {
         ("default", "default:"),
     ] {
         if let Some(value) = schema.get(key) {
-            let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
-            let _ = write!(bounds, " <small>{word} <code>{}</code></small>", escape(&value));
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), ToOwned::to_owned);
+            let _ = write!(
+                bounds,
+                " <small>{word} <code>{}</code></small>",
+                escape(&value)
+            );
         }
     }
     bounds
@@ -284,7 +350,11 @@ fn prose(text: &str) -> String {
     let mut html = String::new();
     for (index, part) in text.trim().split('`').enumerate() {
         let part = escape(part);
-        let _ = if index % 2 == 1 { write!(html, "<code>{part}</code>") } else { write!(html, "{part}") };
+        let _ = if index % 2 == 1 {
+            write!(html, "<code>{part}</code>")
+        } else {
+            write!(html, "{part}")
+        };
     }
     html
 }
@@ -314,11 +384,17 @@ fn string<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 fn array(value: Option<&Value>) -> &[Value] {
-    value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    value
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 fn members(value: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
-    value.and_then(Value::as_object).into_iter().flat_map(Map::iter)
+    value
+        .and_then(Value::as_object)
+        .into_iter()
+        .flat_map(Map::iter)
 }
 
 #[cfg(test)]
@@ -327,7 +403,10 @@ mod tests {
 
     #[test]
     fn what_is_said_is_text_and_never_markup() {
-        assert_eq!(prose("a `<b>` & \"c\""), "a <code>&lt;b&gt;</code> &amp; &quot;c&quot;");
+        assert_eq!(
+            prose("a `<b>` & \"c\""),
+            "a <code>&lt;b&gt;</code> &amp; &quot;c&quot;"
+        );
         let document = serde_json::json!({
             "info": { "title": "<script>", "version": "1", "description": "<img src=x>" },
             "tags": [{ "name": "<i>", "description": "" }],

@@ -14,8 +14,15 @@ pub(super) struct Schemas {
 
 impl Schemas {
     pub(super) fn new(written: Map<String, Value>) -> Self {
-        let mut schemas = Self { written, expanded: Map::new() };
-        let expanded = schemas.written.iter().map(|(name, schema)| (name.clone(), schemas.expand(schema))).collect();
+        let mut schemas = Self {
+            written,
+            expanded: Map::new(),
+        };
+        let expanded = schemas
+            .written
+            .iter()
+            .map(|(name, schema)| (name.clone(), schemas.expand(schema)))
+            .collect();
         schemas.expanded = expanded;
         schemas
     }
@@ -70,7 +77,11 @@ impl Schemas {
         }
         let properties = self.properties(written);
         if !properties.is_empty() {
-            let required: Vec<_> = properties.keys().filter(|name| !name.ends_with('?')).cloned().collect();
+            let required: Vec<_> = properties
+                .keys()
+                .filter(|name| !name.ends_with('?'))
+                .cloned()
+                .collect();
             let properties: Map<_, _> = properties
                 .iter()
                 .map(|(name, schema)| (name.trim_end_matches('?').to_owned(), self.expand(schema)))
@@ -84,40 +95,70 @@ impl Schemas {
 
     /// Its own and those of what it extends, as they are written.
     fn properties(&self, written: &Map<String, Value>) -> Map<String, Value> {
-        let extended = written.get("extends").and_then(Value::as_str).and_then(|name| self.written.get(name));
-        let mut properties = extended.and_then(Value::as_object).map(|base| self.properties(base)).unwrap_or_default();
-        properties.extend(written.get("properties").and_then(Value::as_object).cloned().unwrap_or_default());
+        let extended = written
+            .get("extends")
+            .and_then(Value::as_str)
+            .and_then(|name| self.written.get(name));
+        let mut properties = extended
+            .and_then(Value::as_object)
+            .map(|base| self.properties(base))
+            .unwrap_or_default();
+        properties.extend(
+            written
+                .get("properties")
+                .and_then(Value::as_object)
+                .cloned()
+                .unwrap_or_default(),
+        );
         properties
     }
 
     /// An example of what fits; none if there is no saying.
     pub(super) fn example(&self, schema: &Value) -> Option<Value> {
-        let first = |key: &str| schema.get(key).and_then(Value::as_array).and_then(|all| all.first());
+        let first = |key: &str| {
+            schema
+                .get(key)
+                .and_then(Value::as_array)
+                .and_then(|all| all.first())
+        };
         if let Some(example) = first("examples").or_else(|| first("enum")) {
             return Some(example.clone());
         }
         if let Some(schema) = first("anyOf") {
             return self.example(schema);
         }
-        if let Some(name) = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix(REFERENCE)) {
-            let schema =
-                self.expanded.get(name).cloned().or_else(|| self.written.get(name).map(|one| self.expand(one)));
+        if let Some(name) = schema
+            .get("$ref")
+            .and_then(Value::as_str)
+            .and_then(|path| path.strip_prefix(REFERENCE))
+        {
+            let schema = self
+                .expanded
+                .get(name)
+                .cloned()
+                .or_else(|| self.written.get(name).map(|one| self.expand(one)));
             return self.example(&schema?);
         }
         if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-            let examples = properties.iter().filter_map(|(name, schema)| Some((name.clone(), self.example(schema)?)));
+            let examples = properties
+                .iter()
+                .filter_map(|(name, schema)| Some((name.clone(), self.example(schema)?)));
             return Some(Value::Object(examples.collect()));
         }
         if let Some(items) = schema.get("items") {
             return Some(Value::Array(self.example(items).into_iter().collect()));
         }
-        let kind = schema.get("type").and_then(|kind| kind.as_str().or_else(|| kind.get(0)?.as_str()));
+        let kind = schema
+            .get("type")
+            .and_then(|kind| kind.as_str().or_else(|| kind.get(0)?.as_str()));
         Some(match kind? {
             "object" => json!({}),
             "boolean" => json!(false),
-            "integer" | "number" => {
-                schema.get("default").or_else(|| schema.get("minimum")).cloned().unwrap_or(json!(1))
-            }
+            "integer" | "number" => schema
+                .get("default")
+                .or_else(|| schema.get("minimum"))
+                .cloned()
+                .unwrap_or(json!(1)),
             "string" if schema.get("format").is_none() => json!("…"),
             _ => return None,
         })
@@ -160,14 +201,23 @@ mod tests {
         }));
         let more = &schemas.all()["More"];
         assert_eq!(more["required"], json!(["id", "at"]));
-        assert_eq!(more["properties"]["note"], json!({ "$ref": "#/components/schemas/Text" }));
+        assert_eq!(
+            more["properties"]["note"],
+            json!({ "$ref": "#/components/schemas/Text" })
+        );
         assert_eq!(
             more["properties"]["at"],
             json!({ "anyOf": [{ "$ref": "#/components/schemas/Text" }, { "type": "null" }] })
         );
-        assert_eq!(schemas.example(more), Some(json!({ "id": "a", "note": "t", "at": "t" })));
+        assert_eq!(
+            schemas.example(more),
+            Some(json!({ "id": "a", "note": "t", "at": "t" }))
+        );
         let page = schemas.expand(&json!({ "page": "Text" }));
-        assert_eq!(page["properties"]["items"]["items"], json!({ "$ref": "#/components/schemas/Text" }));
+        assert_eq!(
+            page["properties"]["items"]["items"],
+            json!({ "$ref": "#/components/schemas/Text" })
+        );
         assert_eq!(page["required"], json!(["items", "next"]));
     }
 }

@@ -9,26 +9,49 @@ use super::value::{ELEMENT_BYTES, Value};
 
 pub(super) fn negate<'a>(value: &Value<'a>) -> Result<Value<'a>, Stop> {
     match value {
-        Value::Int(value) => value.checked_neg().map(Value::Int).ok_or_else(|| overflow("-")),
+        Value::Int(value) => value
+            .checked_neg()
+            .map(Value::Int)
+            .ok_or_else(|| overflow("-")),
         Value::Double(value) => Ok(Value::Double(-value)),
-        other => Err(Stop::Problem(format!("there is no `-` of a {}", other.type_name()))),
+        other => Err(Stop::Problem(format!(
+            "there is no `-` of a {}",
+            other.type_name()
+        ))),
     }
 }
 
-pub(super) fn binary<'a>(operator: &str, one: &Value<'a>, two: &Value<'a>, budget: &Budget) -> Result<Value<'a>, Stop> {
+pub(super) fn binary<'a>(
+    operator: &str,
+    one: &Value<'a>,
+    two: &Value<'a>,
+    budget: &Budget,
+) -> Result<Value<'a>, Stop> {
     match (one, two) {
-        (Value::Int(one), Value::Int(two)) => whole(operator, i128::from(*one), i128::from(*two), int),
-        (Value::UInt(one), Value::UInt(two)) => whole(operator, i128::from(*one), i128::from(*two), uint),
+        (Value::Int(one), Value::Int(two)) => {
+            whole(operator, i128::from(*one), i128::from(*two), int)
+        }
+        (Value::UInt(one), Value::UInt(two)) => {
+            whole(operator, i128::from(*one), i128::from(*two), uint)
+        }
         // Beyond what an int holds, JSON has a uint; what fits an int again is one.
         (Value::Int(one), Value::UInt(two)) => {
-            whole(operator, i128::from(*one), i128::from(*two), |wide| int(wide).or_else(|| uint(wide)))
+            whole(operator, i128::from(*one), i128::from(*two), |wide| {
+                int(wide).or_else(|| uint(wide))
+            })
         }
         (Value::UInt(one), Value::Int(two)) => {
-            whole(operator, i128::from(*one), i128::from(*two), |wide| int(wide).or_else(|| uint(wide)))
+            whole(operator, i128::from(*one), i128::from(*two), |wide| {
+                int(wide).or_else(|| uint(wide))
+            })
         }
         (Value::Double(one), Value::Double(two)) => double(operator, *one, *two),
-        (Value::Double(one), two @ (Value::Int(_) | Value::UInt(_))) => double(operator, *one, to_double(two)),
-        (one @ (Value::Int(_) | Value::UInt(_)), Value::Double(two)) => double(operator, to_double(one), *two),
+        (Value::Double(one), two @ (Value::Int(_) | Value::UInt(_))) => {
+            double(operator, *one, to_double(two))
+        }
+        (one @ (Value::Int(_) | Value::UInt(_)), Value::Double(two)) => {
+            double(operator, to_double(one), *two)
+        }
         (Value::Text(one), Value::Text(two)) if operator == operators::ADD => {
             budget.scratch(one.as_str().len() + two.as_str().len())?;
             Ok(Value::text([one.as_str(), two.as_str()].concat()))
@@ -39,12 +62,16 @@ pub(super) fn binary<'a>(operator: &str, one: &Value<'a>, two: &Value<'a>, budge
         }
         (Value::List(one), Value::List(two)) if operator == operators::ADD => {
             budget.scratch((one.len() + two.len()) * ELEMENT_BYTES)?;
-            Ok(Value::List(Arc::new(one.iter().chain(two.iter()).cloned().collect())))
+            Ok(Value::List(Arc::new(
+                one.iter().chain(two.iter()).cloned().collect(),
+            )))
         }
         _ => {
             let sign = sign(operator);
             let (one, two) = (one.type_name(), two.type_name());
-            Err(Stop::Problem(format!("there is no `{sign}` of a {one} and a {two}")))
+            Err(Stop::Problem(format!(
+                "there is no `{sign}` of a {one} and a {two}"
+            )))
         }
     }
 }
@@ -85,7 +112,10 @@ fn double<'a>(operator: &str, one: f64, two: f64) -> Result<Value<'a>, Stop> {
     }))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "that is what mixing with a double means")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "that is what mixing with a double means"
+)]
 pub(super) fn to_double(value: &Value<'_>) -> f64 {
     match value {
         Value::Int(value) => *value as f64,
@@ -100,7 +130,14 @@ fn sign(operator: &str) -> &str {
 }
 
 fn by_zero(operator: &str) -> Stop {
-    Stop::Problem(if operator == operators::MODULO { "modulo by zero" } else { "division by zero" }.to_owned())
+    Stop::Problem(
+        if operator == operators::MODULO {
+            "modulo by zero"
+        } else {
+            "division by zero"
+        }
+        .to_owned(),
+    )
 }
 
 fn overflow(sign: &str) -> Stop {

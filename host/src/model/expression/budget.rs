@@ -15,7 +15,11 @@ pub struct EvaluationLimits {
 
 impl Default for EvaluationLimits {
     fn default() -> Self {
-        Self { work_max: 1_000_000, scratch_bytes_max: 32 << 20, result_bytes_max: 1 << 20 }
+        Self {
+            work_max: 1_000_000,
+            scratch_bytes_max: 32 << 20,
+            result_bytes_max: 1 << 20,
+        }
     }
 }
 
@@ -46,7 +50,11 @@ pub struct Budget {
 impl Budget {
     /// A full budget.
     pub fn new(limits: EvaluationLimits) -> Self {
-        Self { limits, work: AtomicU64::new(limits.work_max), scratch: AtomicU64::new(limits.scratch_bytes_max) }
+        Self {
+            limits,
+            work: AtomicU64::new(limits.work_max),
+            scratch: AtomicU64::new(limits.scratch_bytes_max),
+        }
     }
 
     /// With no more work left than `units`.
@@ -77,7 +85,11 @@ impl Budget {
 impl Clone for Budget {
     fn clone(&self) -> Self {
         let copy = |left: &AtomicU64| AtomicU64::new(left.load(Ordering::Relaxed));
-        Self { limits: self.limits, work: copy(&self.work), scratch: copy(&self.scratch) }
+        Self {
+            limits: self.limits,
+            work: copy(&self.work),
+            scratch: copy(&self.scratch),
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cel::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, ListExpr, LiteralValue, MapExpr, SelectExpr, operators,
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, ListExpr, LiteralValue, MapExpr,
+    SelectExpr, operators,
 };
 use indexmap::IndexMap;
 
@@ -38,7 +39,13 @@ pub(super) struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     pub(super) fn new(scope: Scope<'a>) -> Self {
-        Self { scope, budget: scope.budget, locals: Vec::new(), opened: HashMap::new(), levels: 0 }
+        Self {
+            scope,
+            budget: scope.budget,
+            locals: Vec::new(),
+            opened: HashMap::new(),
+            levels: 0,
+        }
     }
 
     pub(super) fn value(&mut self, expression: &'a IdedExpr) -> Evaluated<'a> {
@@ -55,7 +62,10 @@ impl<'a> Evaluation<'a> {
             Expr::List(list) => self.list(list),
             Expr::Map(map) => self.map(map),
             Expr::Comprehension(comprehension) => self.comprehension(comprehension),
-            Expr::Struct(structure) => Err(Stop::Problem(format!("there is no type `{}`", structure.type_name))),
+            Expr::Struct(structure) => Err(Stop::Problem(format!(
+                "there is no type `{}`",
+                structure.type_name
+            ))),
             Expr::Unspecified => Err(Stop::Problem("it is empty".to_owned())),
         };
         self.levels -= 1;
@@ -68,7 +78,9 @@ impl<'a> Evaluation<'a> {
             (Some((_, value)), _) => Ok(value.clone()),
             (None, "input") => Value::from_json(self.scope.input.as_str(), self.budget),
             (None, "instance") => Value::from_json(self.scope.instance.as_str(), self.budget),
-            (None, "steps") => Err(Stop::Problem("write steps.<id>.output or steps.<id>.status".to_owned())),
+            (None, "steps") => Err(Stop::Problem(
+                "write steps.<id>.output or steps.<id>.status".to_owned(),
+            )),
             (None, _) => Err(Stop::Problem(format!("there is no variable `{name}`"))),
         }
     }
@@ -76,7 +88,9 @@ impl<'a> Evaluation<'a> {
     /// Looks into a list or an object of the data. What was looked into once is remembered, so a macro over a long list
     /// may look into another one again and again.
     pub(super) fn open(&mut self, value: Value<'a>) -> Evaluated<'a> {
-        let Value::Raw(json) = value else { return Ok(value) };
+        let Value::Raw(json) = value else {
+            return Ok(value);
+        };
         // Texts inside a text begin later than it does, so each has an address of its own.
         let address = json.as_ptr() as usize;
         if let Some(opened) = self.opened.get(&address) {
@@ -94,13 +108,19 @@ impl<'a> Evaluation<'a> {
 
     /// `steps.<id>`, if the step is settled.
     fn step(&self, id: &'a str) -> Result<Option<Value<'a>>, Stop> {
-        let (Some(status), Some(output)) = (self.scope.steps.status(id), self.scope.steps.output(id)) else {
+        let (Some(status), Some(output)) =
+            (self.scope.steps.status(id), self.scope.steps.output(id))
+        else {
             return Ok(None);
         };
         self.budget.scratch(4 * ELEMENT_BYTES)?;
-        let fields =
-            [("status", Value::Text(Text::Borrowed(status))), ("output", Value::from_json(output, self.budget)?)];
-        let fields = fields.into_iter().map(|(name, field)| (Key::Text(Text::Borrowed(name)), field));
+        let fields = [
+            ("status", Value::Text(Text::Borrowed(status))),
+            ("output", Value::from_json(output, self.budget)?),
+        ];
+        let fields = fields
+            .into_iter()
+            .map(|(name, field)| (Key::Text(Text::Borrowed(name)), field));
         Ok(Some(Value::Map(Arc::new(fields.collect()))))
     }
 
@@ -117,7 +137,9 @@ impl<'a> Evaluation<'a> {
             return match (self.step(id)?, select.test) {
                 (found, true) => Ok(Value::Bool(found.is_some())),
                 (Some(found), false) => Ok(found),
-                (None, false) => Err(Stop::Problem(format!("there is no `steps.{id}`: that step is not settled"))),
+                (None, false) => Err(Stop::Problem(format!(
+                    "there is no `steps.{id}`: that step is not settled"
+                ))),
             };
         }
         let operand = self.opened(&select.operand)?;
@@ -135,8 +157,15 @@ impl<'a> Evaluation<'a> {
             (Some(found), false) => Ok(found),
             (None, false) => {
                 let place = place(&select.operand);
-                let place = if place.is_empty() { place } else { format!(" in `{place}`") };
-                Err(Stop::Problem(format!("there is no `{}`{place}", select.field)))
+                let place = if place.is_empty() {
+                    place
+                } else {
+                    format!(" in `{place}`")
+                };
+                Err(Stop::Problem(format!(
+                    "there is no `{}`{place}",
+                    select.field
+                )))
             }
         }
     }
@@ -164,9 +193,15 @@ impl<'a> Evaluation<'a> {
             (operators::LESS, None, [one, two]) => self.compare(one, two, Ordering::is_lt),
             (operators::LESS_EQUALS, None, [one, two]) => self.compare(one, two, Ordering::is_le),
             (operators::GREATER, None, [one, two]) => self.compare(one, two, Ordering::is_gt),
-            (operators::GREATER_EQUALS, None, [one, two]) => self.compare(one, two, Ordering::is_ge),
+            (operators::GREATER_EQUALS, None, [one, two]) => {
+                self.compare(one, two, Ordering::is_ge)
+            }
             (
-                operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO,
+                operators::ADD
+                | operators::SUBSTRACT
+                | operators::MULTIPLY
+                | operators::DIVIDE
+                | operators::MODULO,
                 None,
                 [one, two],
             ) => {
@@ -175,8 +210,13 @@ impl<'a> Evaluation<'a> {
             }
             (_, target, arguments) => {
                 let name = functions::qualified(target.as_deref(), name);
-                let receiver = target.iter().filter(|_| name.is_plain()).map(|target| &**target);
-                let values = receiver.chain(arguments).map(|argument| self.opened(argument));
+                let receiver = target
+                    .iter()
+                    .filter(|_| name.is_plain())
+                    .map(|target| &**target);
+                let values = receiver
+                    .chain(arguments)
+                    .map(|argument| self.opened(argument));
                 let values: Vec<_> = values.collect::<Result<_, _>>()?;
                 functions::call(name, &values, self.budget)
             }
@@ -186,7 +226,10 @@ impl<'a> Evaluation<'a> {
     fn truth(&mut self, expression: &'a IdedExpr) -> Result<bool, Stop> {
         match self.value(expression)? {
             Value::Bool(truth) => Ok(truth),
-            other => Err(Stop::Problem(format!("a condition must be a bool, and is a {}", other.type_name()))),
+            other => Err(Stop::Problem(format!(
+                "a condition must be a bool, and is a {}",
+                other.type_name()
+            ))),
         }
     }
 
@@ -199,7 +242,11 @@ impl<'a> Evaluation<'a> {
             first => first,
         };
         let second = self.truth(two)?;
-        if second == absorbing { Ok(Value::Bool(absorbing)) } else { first.map(Value::Bool) }
+        if second == absorbing {
+            Ok(Value::Bool(absorbing))
+        } else {
+            first.map(Value::Bool)
+        }
     }
 
     fn equal(&mut self, one: &'a IdedExpr, two: &'a IdedExpr) -> Result<bool, Stop> {
@@ -207,13 +254,20 @@ impl<'a> Evaluation<'a> {
         one.equals(&two, self.budget)
     }
 
-    fn compare(&mut self, one: &'a IdedExpr, two: &'a IdedExpr, holds: fn(Ordering) -> bool) -> Evaluated<'a> {
+    fn compare(
+        &mut self,
+        one: &'a IdedExpr,
+        two: &'a IdedExpr,
+        holds: fn(Ordering) -> bool,
+    ) -> Evaluated<'a> {
         let (one, two) = (self.value(one)?, self.value(two)?);
         match one.order(&two, self.budget)? {
             Some(ordering) => Ok(Value::Bool(holds(ordering))),
             None => {
                 let (one, two) = (one.type_name(), two.type_name());
-                Err(Stop::Problem(format!("a {one} cannot be compared with a {two}")))
+                Err(Stop::Problem(format!(
+                    "a {one} cannot be compared with a {two}"
+                )))
             }
         }
     }
@@ -232,7 +286,12 @@ impl<'a> Evaluation<'a> {
             }
             // A value that can be no key is none.
             Value::Map(fields) => item.to_key().is_ok_and(|key| fields.contains_key(&key)),
-            other => return Err(Stop::Problem(format!("`in` needs a list or a map, and has a {}", other.type_name()))),
+            other => {
+                return Err(Stop::Problem(format!(
+                    "`in` needs a list or a map, and has a {}",
+                    other.type_name()
+                )));
+            }
         }))
     }
 
@@ -241,15 +300,24 @@ impl<'a> Evaluation<'a> {
         match at(&operand, &index)? {
             Some(found) => Ok(found),
             None => {
-                let shown = index.to_key().map_or_else(|_| String::new(), |key| key.to_string());
-                Err(Stop::Problem(format!("there is no `{shown:.80}` in `{}`", place(one))))
+                let shown = index
+                    .to_key()
+                    .map_or_else(|_| String::new(), |key| key.to_string());
+                Err(Stop::Problem(format!(
+                    "there is no `{shown:.80}` in `{}`",
+                    place(one)
+                )))
             }
         }
     }
 
     fn list(&mut self, list: &'a ListExpr) -> Evaluated<'a> {
         self.budget.scratch(list.elements.len() * ELEMENT_BYTES)?;
-        let items = list.elements.iter().map(|element| self.value(element)).collect::<Result<_, _>>()?;
+        let items = list
+            .elements
+            .iter()
+            .map(|element| self.value(element))
+            .collect::<Result<_, _>>()?;
         Ok(Value::list(items))
     }
 
@@ -262,7 +330,9 @@ impl<'a> Evaluation<'a> {
             };
             let (key, value) = (self.value(&entry.key)?.to_key()?, self.value(&entry.value)?);
             if fields.contains_key(&key) {
-                return Err(Stop::Problem(format!("the key `{key:.80}` stands twice in a map")));
+                return Err(Stop::Problem(format!(
+                    "the key `{key:.80}` stands twice in a map"
+                )));
             }
             fields.insert(key, value);
         }
@@ -274,11 +344,21 @@ impl<'a> Evaluation<'a> {
         let items: Vec<(Value<'a>, Value<'a>)> = match &range {
             Value::List(items) => {
                 let index = |index: usize| Value::Int(i64::try_from(index).unwrap_or(i64::MAX));
-                items.iter().enumerate().map(|(place, item)| (index(place), item.clone())).collect()
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(place, item)| (index(place), item.clone()))
+                    .collect()
             }
-            Value::Map(fields) => fields.iter().map(|(key, field)| (from_key(key), field.clone())).collect(),
+            Value::Map(fields) => fields
+                .iter()
+                .map(|(key, field)| (from_key(key), field.clone()))
+                .collect(),
             other => {
-                let problem = format!("a macro such as `all` needs a list or a map, and has a {}", other.type_name());
+                let problem = format!(
+                    "a macro such as `all` needs a list or a map, and has a {}",
+                    other.type_name()
+                );
                 return Err(Stop::Problem(problem));
             }
         };
@@ -294,7 +374,13 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Sets the variables of a macro for one item. With one variable, that is an element of a list, or a key of a map.
-    fn bind(&mut self, macro_: &'a ComprehensionExpr, depth: usize, item: (Value<'a>, Value<'a>), over_map: bool) {
+    fn bind(
+        &mut self,
+        macro_: &'a ComprehensionExpr,
+        depth: usize,
+        item: (Value<'a>, Value<'a>),
+        over_map: bool,
+    ) {
         self.locals.truncate(depth);
         let (key, value) = item;
         match &macro_.iter_var2 {
@@ -302,7 +388,9 @@ impl<'a> Evaluation<'a> {
                 self.locals.push((&macro_.iter_var, key));
                 self.locals.push((second, value));
             }
-            None => self.locals.push((&macro_.iter_var, if over_map { key } else { value })),
+            None => self
+                .locals
+                .push((&macro_.iter_var, if over_map { key } else { value })),
         }
     }
 
@@ -350,7 +438,11 @@ impl<'a> Evaluation<'a> {
                     continue;
                 }
                 (Err(stop), _) => return Err(stop),
-                (Ok(Value::Bool(truth)), Some(absorbing)) if truth != absorbing && pending.is_some() => continue,
+                (Ok(Value::Bool(truth)), Some(absorbing))
+                    if truth != absorbing && pending.is_some() =>
+                {
+                    continue;
+                }
                 (Ok(value), _) => value,
             };
             pending = None;
@@ -376,31 +468,49 @@ impl<'a> Append<'a> {
     fn of(macro_: &'a ComprehensionExpr) -> Option<Self> {
         let accu = |expression: &IdedExpr| matches!(&expression.expr, Expr::Ident(name) if *name == macro_.accu_var);
         let items = |expression: &'a IdedExpr| match &expression.expr {
-            Expr::Call(call) if call.func_name == operators::ADD && call.target.is_none() => match call.args.as_slice()
-            {
-                [first, IdedExpr { expr: Expr::List(list), .. }] if accu(first) => Some(list),
-                _ => None,
-            },
+            Expr::Call(call) if call.func_name == operators::ADD && call.target.is_none() => {
+                match call.args.as_slice() {
+                    [
+                        first,
+                        IdedExpr {
+                            expr: Expr::List(list),
+                            ..
+                        },
+                    ] if accu(first) => Some(list),
+                    _ => None,
+                }
+            }
             _ => None,
         };
-        let starts_empty = matches!(&macro_.accu_init.expr, Expr::List(list) if list.elements.is_empty());
+        let starts_empty =
+            matches!(&macro_.accu_init.expr, Expr::List(list) if list.elements.is_empty());
         let unconditional = matches!(macro_.loop_cond.expr, Expr::Literal(_));
         if !starts_empty || !unconditional || !accu(&macro_.result) {
             return None;
         }
         match &macro_.loop_step.expr {
-            Expr::Call(call) if call.func_name == operators::CONDITIONAL => match call.args.as_slice() {
-                [guard, step, otherwise] if accu(otherwise) => Some(Self { guard: Some(guard), items: items(step)? }),
-                _ => None,
-            },
-            _ => Some(Self { guard: None, items: items(&macro_.loop_step)? }),
+            Expr::Call(call) if call.func_name == operators::CONDITIONAL => {
+                match call.args.as_slice() {
+                    [guard, step, otherwise] if accu(otherwise) => Some(Self {
+                        guard: Some(guard),
+                        items: items(step)?,
+                    }),
+                    _ => None,
+                }
+            }
+            _ => Some(Self {
+                guard: None,
+                items: items(&macro_.loop_step)?,
+            }),
         }
     }
 }
 
 /// The value that decides an `all` (false) or an `exists` (true); none for other macros.
 fn connective(macro_: &ComprehensionExpr) -> Option<bool> {
-    let Expr::Call(call) = &macro_.loop_step.expr else { return None };
+    let Expr::Call(call) = &macro_.loop_step.expr else {
+        return None;
+    };
     let first = call.args.first().map(|first| &first.expr);
     if !matches!(first, Some(Expr::Ident(name)) if *name == macro_.accu_var) {
         return None;
@@ -437,7 +547,9 @@ fn from_key<'a>(key: &Key<'a>) -> Value<'a> {
 fn field<'a>(operand: &Value<'a>, name: &str) -> Result<Option<Value<'a>>, String> {
     match operand {
         Value::Map(fields) => Ok(fields.get(&Key::Text(Text::Shared(name.into()))).cloned()),
-        Value::Optional(Some(inner)) => Ok(field(inner, name)?.map(|found| Value::Optional(Some(Arc::new(found))))),
+        Value::Optional(Some(inner)) => {
+            Ok(field(inner, name)?.map(|found| Value::Optional(Some(Arc::new(found)))))
+        }
         Value::Optional(None) => Ok(Some(Value::Optional(None))),
         other => Err(format!("a {} has no field `{name}`", other.type_name())),
     }
@@ -447,11 +559,20 @@ fn field<'a>(operand: &Value<'a>, name: &str) -> Result<Option<Value<'a>>, Strin
 fn at<'a>(operand: &Value<'a>, index: &Value<'a>) -> Result<Option<Value<'a>>, Stop> {
     match operand {
         Value::List(items) => match index.to_key()? {
-            Key::Int(place) => Ok(usize::try_from(place).ok().and_then(|place| items.get(place)).cloned()),
-            _ => Err(Stop::Problem(format!("a list has no element at a {}", index.type_name()))),
+            Key::Int(place) => Ok(usize::try_from(place)
+                .ok()
+                .and_then(|place| items.get(place))
+                .cloned()),
+            _ => Err(Stop::Problem(format!(
+                "a list has no element at a {}",
+                index.type_name()
+            ))),
         },
         Value::Map(fields) => Ok(fields.get(&index.to_key()?).cloned()),
-        other => Err(Stop::Problem(format!("a {} has no elements", other.type_name()))),
+        other => Err(Stop::Problem(format!(
+            "a {} has no elements",
+            other.type_name()
+        ))),
     }
 }
 

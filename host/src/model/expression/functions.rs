@@ -83,15 +83,19 @@ pub(super) fn qualified<'n>(target: Option<&IdedExpr>, name: &'n str) -> Called<
 }
 
 /// Calls a function. The target comes first among the values, and lists and objects of the data are opened.
-pub(super) fn call<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+pub(super) fn call<'a>(
+    name: Called<'_>,
+    values: &[Value<'a>],
+    budget: &Budget,
+) -> Result<Value<'a>, Stop> {
     match name {
         Called::Optional(name) => make_optional(name, values),
         Called::Plain("size" | "contains" | "startsWith" | "endsWith" | "matches" | "indexOf") => {
             look(name, values, budget)
         }
-        Called::Plain("lowerAscii" | "upperAscii" | "trim" | "replace" | "split" | "join" | "substring") => {
-            rewrite(name, values, budget)
-        }
+        Called::Plain(
+            "lowerAscii" | "upperAscii" | "trim" | "replace" | "split" | "join" | "substring",
+        ) => rewrite(name, values, budget),
         Called::Plain("hasValue" | "value" | "or" | "orValue") => unwrap(name, values),
         Called::Plain("min" | "max" | "abs") => number(name, values, budget),
         _ => convert(name, values, budget),
@@ -124,7 +128,9 @@ fn make_optional<'a>(name: &str, values: &[Value<'a>]) -> Result<Value<'a>, Stop
     match (name, values) {
         ("none", []) => Ok(Value::Optional(None)),
         ("of", [value]) => Ok(Value::Optional(Some(Arc::new(value.clone())))),
-        ("ofNonZeroValue", [value]) => Ok(Value::Optional((!is_zero(value)).then(|| Arc::new(value.clone())))),
+        ("ofNonZeroValue", [value]) => Ok(Value::Optional(
+            (!is_zero(value)).then(|| Arc::new(value.clone())),
+        )),
         _ => Err(not_so(Called::Optional(name), values)),
     }
 }
@@ -133,7 +139,9 @@ fn unwrap<'a>(name: Called<'_>, values: &[Value<'a>]) -> Result<Value<'a>, Stop>
     match (name, values) {
         (Called::Plain("hasValue"), [Value::Optional(inner)]) => Ok(Value::Bool(inner.is_some())),
         (Called::Plain("value"), [Value::Optional(Some(inner))]) => Ok(Value::clone(inner)),
-        (Called::Plain("value"), [Value::Optional(None)]) => Err(Stop::Problem("the optional has no value".to_owned())),
+        (Called::Plain("value"), [Value::Optional(None)]) => {
+            Err(Stop::Problem("the optional has no value".to_owned()))
+        }
         (Called::Plain("or" | "orValue"), [Value::Optional(None), other]) => Ok(other.clone()),
         (Called::Plain("or"), [some @ Value::Optional(_), Value::Optional(_)]) => Ok(some.clone()),
         (Called::Plain("orValue"), [Value::Optional(Some(inner)), _]) => Ok(Value::clone(inner)),
@@ -158,9 +166,9 @@ fn look<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<V
                 "contains" => Value::Bool(text.contains(other)),
                 "startsWith" => Value::Bool(text.starts_with(other)),
                 "endsWith" => Value::Bool(text.ends_with(other)),
-                "indexOf" => text
-                    .find(other)
-                    .map_or(Value::Int(-1), |at| whole(text.get(..at).unwrap_or_default().chars().count())),
+                "indexOf" => text.find(other).map_or(Value::Int(-1), |at| {
+                    whole(text.get(..at).unwrap_or_default().chars().count())
+                }),
                 _ => Value::Bool(matches(text, other, budget)?),
             })
         }
@@ -170,15 +178,24 @@ fn look<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<V
 
 fn matches(text: &str, pattern: &str, budget: &Budget) -> Result<bool, Stop> {
     // Compiling and matching take some hundred times as long as reading: a step of the automaton for each of its states.
-    budget
-        .work(pattern.len().saturating_mul(8).saturating_add(text.len().saturating_mul(pattern.len().min(64)) / 8))?;
-    let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
-    let compiled = compiled.map_err(|error| Stop::Problem(format!("`{pattern:.80}` is not a pattern: {error}")))?;
+    budget.work(
+        pattern
+            .len()
+            .saturating_mul(8)
+            .saturating_add(text.len().saturating_mul(pattern.len().min(64)) / 8),
+    )?;
+    let compiled = RegexBuilder::new(pattern)
+        .size_limit(PATTERN_BYTES_MAX)
+        .build();
+    let compiled = compiled
+        .map_err(|error| Stop::Problem(format!("`{pattern:.80}` is not a pattern: {error}")))?;
     Ok(compiled.is_match(text))
 }
 
 fn rewrite<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
-    let Called::Plain(plain) = name else { return Err(not_so(name, values)) };
+    let Called::Plain(plain) = name else {
+        return Err(not_so(name, values));
+    };
     match (plain, values) {
         ("lowerAscii" | "upperAscii" | "trim", [Value::Text(text)]) => {
             let text = text.as_str();
@@ -201,12 +218,21 @@ fn rewrite<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Resul
             let (text, separator) = (text.as_str(), separator.as_str());
             budget.work(text.len() / BYTES_PER_WORK + 1)?;
             let parts = text.split(separator).count();
-            budget.scratch(text.len().saturating_add(parts.saturating_mul(ELEMENT_BYTES)))?;
-            Ok(Value::list(text.split(separator).map(Value::text).collect()))
+            budget.scratch(
+                text.len()
+                    .saturating_add(parts.saturating_mul(ELEMENT_BYTES)),
+            )?;
+            Ok(Value::list(
+                text.split(separator).map(Value::text).collect(),
+            ))
         }
         ("join", [Value::List(items)]) => join(items, "", budget),
-        ("join", [Value::List(items), Value::Text(separator)]) => join(items, separator.as_str(), budget),
-        ("substring", [Value::Text(text), Value::Int(from)]) => substring(text.as_str(), *from, None, budget),
+        ("join", [Value::List(items), Value::Text(separator)]) => {
+            join(items, separator.as_str(), budget)
+        }
+        ("substring", [Value::Text(text), Value::Int(from)]) => {
+            substring(text.as_str(), *from, None, budget)
+        }
         ("substring", [Value::Text(text), Value::Int(from), Value::Int(to)]) => {
             substring(text.as_str(), *from, Some(*to), budget)
         }
@@ -218,7 +244,10 @@ fn join<'a>(items: &[Value<'a>], separator: &str, budget: &Budget) -> Result<Val
     let mut joined = String::new();
     for (place, item) in items.iter().enumerate() {
         let Value::Text(item) = item else {
-            return Err(Stop::Problem(format!("`join` needs a list of strings, and it has a {}", item.type_name())));
+            return Err(Stop::Problem(format!(
+                "`join` needs a list of strings, and it has a {}",
+                item.type_name()
+            )));
         };
         let separator = if place == 0 { "" } else { separator };
         budget.scratch(separator.len() + item.as_str().len())?;
@@ -228,22 +257,35 @@ fn join<'a>(items: &[Value<'a>], separator: &str, budget: &Budget) -> Result<Val
     Ok(Value::text(joined))
 }
 
-fn substring<'a>(text: &str, from: i64, to: Option<i64>, budget: &Budget) -> Result<Value<'a>, Stop> {
+fn substring<'a>(
+    text: &str,
+    from: i64,
+    to: Option<i64>,
+    budget: &Budget,
+) -> Result<Value<'a>, Stop> {
     budget.scratch(text.len())?;
     let chars = text.chars().count();
     let place = |place: i64| usize::try_from(place).ok().filter(|place| *place <= chars);
-    let range = place(from).zip(to.map_or(Some(chars), place)).filter(|(from, to)| from <= to);
+    let range = place(from)
+        .zip(to.map_or(Some(chars), place))
+        .filter(|(from, to)| from <= to);
     let Some((from, to)) = range else {
-        return Err(Stop::Problem(format!("`substring` asks for more than the {chars} characters there are")));
+        return Err(Stop::Problem(format!(
+            "`substring` asks for more than the {chars} characters there are"
+        )));
     };
-    Ok(Value::text(text.chars().skip(from).take(to - from).collect::<String>()))
+    Ok(Value::text(
+        text.chars().skip(from).take(to - from).collect::<String>(),
+    ))
 }
 
 fn number<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
     match (name, values) {
         (Called::Plain("abs"), [Value::Int(value)]) => {
             let absolute = value.checked_abs().map(Value::Int);
-            absolute.ok_or_else(|| Stop::Problem("the result of `abs` does not fit into 64 bits".to_owned()))
+            absolute.ok_or_else(|| {
+                Stop::Problem("the result of `abs` does not fit into 64 bits".to_owned())
+            })
         }
         (Called::Plain("abs"), [value @ Value::UInt(_)]) => Ok(value.clone()),
         (Called::Plain("abs"), [Value::Double(value)]) => Ok(Value::Double(value.abs())),
@@ -256,12 +298,18 @@ fn number<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result
 fn extreme<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
     budget.work(values.len())?;
     let mut values = values.iter();
-    let mut found = values.next().ok_or_else(|| Stop::Problem(format!("`{}` of nothing", name.full_name())))?;
+    let mut found = values
+        .next()
+        .ok_or_else(|| Stop::Problem(format!("`{}` of nothing", name.full_name())))?;
     for value in values {
         let Some(order) = value.order(found, budget)? else {
             return Err(not_so(name, &[found.clone(), value.clone()]));
         };
-        let better = if name == Called::Plain("min") { order.is_lt() } else { order.is_gt() };
+        let better = if name == Called::Plain("min") {
+            order.is_lt()
+        } else {
+            order.is_gt()
+        };
         if better {
             found = value;
         }
@@ -270,7 +318,9 @@ fn extreme<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Resul
 }
 
 fn convert<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
-    let (Called::Plain(to), [value]) = (name, values) else { return Err(not_so(name, values)) };
+    let (Called::Plain(to), [value]) = (name, values) else {
+        return Err(not_so(name, values));
+    };
     if let Value::Text(text) = value {
         // No number is longer, and a text that stays a text is not copied.
         budget.work(text.as_str().len() / BYTES_PER_WORK + 1)?;
@@ -285,15 +335,33 @@ fn convert<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Resul
         | ("string", value @ Value::Text(_))
         | ("bytes", value @ Value::Bytes(_))
         | ("bool", value @ Value::Bool(_)) => Ok(value.clone()),
-        ("int", Value::UInt(value)) => i64::try_from(*value).map(Value::Int).map_err(|_| unfit(&value.to_string())),
-        ("uint", Value::Int(value)) => u64::try_from(*value).map(Value::UInt).map_err(|_| unfit(&value.to_string())),
+        ("int", Value::UInt(value)) => i64::try_from(*value)
+            .map(Value::Int)
+            .map_err(|_| unfit(&value.to_string())),
+        ("uint", Value::Int(value)) => u64::try_from(*value)
+            .map(Value::UInt)
+            .map_err(|_| unfit(&value.to_string())),
         ("int", Value::Double(value)) if value.abs() < 9.2e18 => Ok(Value::Int(cut(*value))),
-        ("uint", Value::Double(value)) if (0.0..9.2e18).contains(value) => Ok(Value::UInt(cut(*value).unsigned_abs())),
+        ("uint", Value::Double(value)) if (0.0..9.2e18).contains(value) => {
+            Ok(Value::UInt(cut(*value).unsigned_abs()))
+        }
         ("int" | "uint", Value::Double(value)) => Err(unfit(&value.to_string())),
         ("double", value @ (Value::Int(_) | Value::UInt(_))) => Ok(Value::Double(to_double(value))),
-        ("int", Value::Text(text)) => text.as_str().parse().map(Value::Int).map_err(|_| unfit(text.as_str())),
-        ("uint", Value::Text(text)) => text.as_str().parse().map(Value::UInt).map_err(|_| unfit(text.as_str())),
-        ("double", Value::Text(text)) => text.as_str().parse().map(Value::Double).map_err(|_| unfit(text.as_str())),
+        ("int", Value::Text(text)) => text
+            .as_str()
+            .parse()
+            .map(Value::Int)
+            .map_err(|_| unfit(text.as_str())),
+        ("uint", Value::Text(text)) => text
+            .as_str()
+            .parse()
+            .map(Value::UInt)
+            .map_err(|_| unfit(text.as_str())),
+        ("double", Value::Text(text)) => text
+            .as_str()
+            .parse()
+            .map(Value::Double)
+            .map_err(|_| unfit(text.as_str())),
         ("bool", Value::Text(text)) => match text.as_str() {
             "true" | "True" | "TRUE" | "t" | "1" => Ok(Value::Bool(true)),
             "false" | "False" | "FALSE" | "f" | "0" => Ok(Value::Bool(false)),
@@ -305,7 +373,9 @@ fn convert<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Resul
         ("string", Value::Double(value)) => Ok(Value::text(value.to_string())),
         ("string", Value::Bytes(bytes)) => {
             budget.scratch(bytes.len())?;
-            std::str::from_utf8(bytes).map(Value::text).map_err(|_| unfit("a value of bytes that are no text"))
+            std::str::from_utf8(bytes)
+                .map(Value::text)
+                .map_err(|_| unfit("a value of bytes that are no text"))
         }
         ("bytes", Value::Text(text)) => {
             budget.scratch(text.as_str().len())?;

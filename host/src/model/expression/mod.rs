@@ -60,31 +60,51 @@ pub struct ExpressionError {
 
 impl ExpressionError {
     fn invalid(text: &str, problem: String) -> Self {
-        Self { text: Some(shorten(text, 80)), problem, code: failure::EXPRESSION }
+        Self {
+            text: Some(shorten(text, 80)),
+            problem,
+            code: failure::EXPRESSION,
+        }
     }
 
     fn stopped(text: Option<&str>, stop: Stop) -> Self {
         let (problem, code) = match stop {
             Stop::Problem(problem) => (one_line(&problem), failure::EXPRESSION),
             Stop::Work(max) => (
-                format!("takes more than {max} units of work (limits.expression_work_max); compute it in a step"),
+                format!(
+                    "takes more than {max} units of work (limits.expression_work_max); compute it in a step"
+                ),
                 failure::EXPRESSION_LIMIT,
             ),
             Stop::Scratch(max) => (
-                format!("makes more than {max} bytes of values (limits.expression_bytes_max); compute it in a step"),
+                format!(
+                    "makes more than {max} bytes of values (limits.expression_bytes_max); compute it in a step"
+                ),
                 failure::EXPRESSION_LIMIT,
             ),
-            Stop::Result(max) => {
-                (format!("the result has more than {max} bytes (limits.payload_bytes_max)"), RESULT_TOO_LARGE)
-            }
-            Stop::Depth => (format!("the result nests deeper than {DEPTH_MAX} levels"), failure::TOO_DEEP),
+            Stop::Result(max) => (
+                format!("the result has more than {max} bytes (limits.payload_bytes_max)"),
+                RESULT_TOO_LARGE,
+            ),
+            Stop::Depth => (
+                format!("the result nests deeper than {DEPTH_MAX} levels"),
+                failure::TOO_DEEP,
+            ),
         };
-        Self { text: text.map(|text| shorten(text, 80)), problem, code }
+        Self {
+            text: text.map(|text| shorten(text, 80)),
+            problem,
+            code,
+        }
     }
 
     /// The code of the failure that this leads to. `too_large` is the one for a result that is too large.
     pub fn code(&self, too_large: &'static str) -> &'static str {
-        if self.code == RESULT_TOO_LARGE { too_large } else { self.code }
+        if self.code == RESULT_TOO_LARGE {
+            too_large
+        } else {
+            self.code
+        }
     }
 }
 
@@ -114,12 +134,15 @@ impl Expression {
         let text = text.trim();
         let wrong = |problem: String| ExpressionError::invalid(text, problem);
         if text.len() > EXPRESSION_BYTES_MAX {
-            return Err(wrong(format!("is longer than {EXPRESSION_BYTES_MAX} bytes; compute it in a step")));
+            return Err(wrong(format!(
+                "is longer than {EXPRESSION_BYTES_MAX} bytes; compute it in a step"
+            )));
         }
         if bracket_depth(text) > NESTING_MAX {
             return Err(wrong(format!("brackets nest deeper than {NESTING_MAX}")));
         }
-        let program = cel::Program::compile(text).map_err(|errors| wrong(one_line(&errors.to_string())))?;
+        let program =
+            cel::Program::compile(text).map_err(|errors| wrong(one_line(&errors.to_string())))?;
         let mut findings = Findings::default();
         findings.visit(program.expression());
         if let Some(unknown) = findings.unknown {
@@ -129,8 +152,17 @@ impl Expression {
             );
             return Err(wrong(problem));
         }
-        let Findings { steps, unknown_function, .. } = findings;
-        Ok(Self { text: text.into(), program: Arc::new(program), steps, unknown_function })
+        let Findings {
+            steps,
+            unknown_function,
+            ..
+        } = findings;
+        Ok(Self {
+            text: text.into(),
+            program: Arc::new(program),
+            steps,
+            unknown_function,
+        })
     }
 
     /// The ids that stand behind `steps.`.
@@ -163,7 +195,9 @@ impl Expression {
     /// What does not fit the data, or the bound that was crossed.
     pub fn evaluate(&self, scope: Scope<'_>) -> Result<Json, ExpressionError> {
         let mut output = Output::new(scope.budget);
-        let evaluated = self.value(&mut Evaluation::new(scope)).and_then(|value| output.value(&value));
+        let evaluated = self
+            .value(&mut Evaluation::new(scope))
+            .and_then(|value| output.value(&value));
         let json = evaluated.and_then(|()| Json::written(output.finish()).map_err(|_| Stop::Depth));
         json.map_err(|stop| self.stopped(stop))
     }
@@ -232,9 +266,12 @@ impl Template {
         }
         Ok(match value {
             Value::String(text) => Self::parse_text(text)?,
-            Value::Array(items) => {
-                Self::List(items.iter().map(|item| Self::parse_within(item, depth + 1)).collect::<Result<_, _>>()?)
-            }
+            Value::Array(items) => Self::List(
+                items
+                    .iter()
+                    .map(|item| Self::parse_within(item, depth + 1))
+                    .collect::<Result<_, _>>()?,
+            ),
             Value::Object(fields) => Self::Object(
                 fields
                     .iter()
@@ -282,19 +319,29 @@ impl Template {
     }
 
     /// All expressions of a template share an evaluation, so that data they have in common is looked into once.
-    fn write<'a>(&'a self, evaluation: &mut Evaluation<'a>, output: &mut Output<'_>) -> Result<(), ExpressionError> {
+    fn write<'a>(
+        &'a self,
+        evaluation: &mut Evaluation<'a>,
+        output: &mut Output<'_>,
+    ) -> Result<(), ExpressionError> {
         let whole = |stop| ExpressionError::stopped(None, stop);
         match self {
             Self::Literal(json) => output.push(json.as_str()).map_err(whole),
             Self::Expression(expression) => {
-                let value = expression.value(evaluation).map_err(|stop| expression.stopped(stop))?;
-                output.value(&value).map_err(|stop| expression.stopped(stop))
+                let value = expression
+                    .value(evaluation)
+                    .map_err(|stop| expression.stopped(stop))?;
+                output
+                    .value(&value)
+                    .map_err(|stop| expression.stopped(stop))
             }
             Self::Text(parts) => {
                 output.push("\"").map_err(whole)?;
                 for part in parts {
                     match part {
-                        Part::Characters(characters) => output.characters(characters).map_err(whole)?,
+                        Part::Characters(characters) => {
+                            output.characters(characters).map_err(whole)?
+                        }
                         Part::Expression(expression) => {
                             let value = expression.value(evaluation);
                             let written = value.and_then(|value| output.inside_text(&value));
@@ -307,7 +354,9 @@ impl Template {
             Self::List(items) => {
                 output.push("[").map_err(whole)?;
                 for (place, item) in items.iter().enumerate() {
-                    output.push(if place == 0 { "" } else { "," }).map_err(whole)?;
+                    output
+                        .push(if place == 0 { "" } else { "," })
+                        .map_err(whole)?;
                     item.write(evaluation, output)?;
                 }
                 output.push("]").map_err(whole)
@@ -315,8 +364,13 @@ impl Template {
             Self::Object(fields) => {
                 output.push("{").map_err(whole)?;
                 for (place, (key, field)) in fields.iter().enumerate() {
-                    output.push(if place == 0 { "" } else { "," }).map_err(whole)?;
-                    output.quoted(key).and_then(|()| output.push(":")).map_err(whole)?;
+                    output
+                        .push(if place == 0 { "" } else { "," })
+                        .map_err(whole)?;
+                    output
+                        .quoted(key)
+                        .and_then(|()| output.push(":"))
+                        .map_err(whole)?;
                     field.write(evaluation, output)?;
                 }
                 output.push("}").map_err(whole)
@@ -347,7 +401,10 @@ impl Template {
                 })
                 .collect(),
             Self::List(items) => items.iter().flat_map(Self::expressions).collect(),
-            Self::Object(fields) => fields.iter().flat_map(|(_, field)| field.expressions()).collect(),
+            Self::Object(fields) => fields
+                .iter()
+                .flat_map(|(_, field)| field.expressions())
+                .collect(),
         }
     }
 }
@@ -406,7 +463,8 @@ impl Findings {
                 self.visit(&select.operand);
             }
             Expr::Ident(name) => {
-                let known = matches!(name.as_str(), "input" | "steps" | "instance") || self.bound.contains(name);
+                let known = matches!(name.as_str(), "input" | "steps" | "instance")
+                    || self.bound.contains(name);
                 if !known && self.unknown.is_none() {
                     self.unknown = Some(name.clone());
                 }
@@ -414,18 +472,26 @@ impl Findings {
             Expr::Call(call) => {
                 let called = functions::qualified(call.target.as_deref(), &call.func_name);
                 let is_operator = call.func_name.contains(['_', '@']);
-                if !is_operator && self.unknown_function.is_none() && !functions::NAMES.contains(&&*called.full_name())
+                if !is_operator
+                    && self.unknown_function.is_none()
+                    && !functions::NAMES.contains(&&*called.full_name())
                 {
                     self.unknown_function = Some(called.full_name());
                 }
-                call.target.iter().filter(|_| called.is_plain()).for_each(|target| self.visit(target));
+                call.target
+                    .iter()
+                    .filter(|_| called.is_plain())
+                    .for_each(|target| self.visit(target));
                 call.args.iter().for_each(|argument| self.visit(argument));
             }
             Expr::Comprehension(comprehension) => {
                 self.visit(&comprehension.iter_range);
                 self.visit(&comprehension.accu_init);
                 let bound_before = self.bound.len();
-                self.bound.extend([comprehension.iter_var.clone(), comprehension.accu_var.clone()]);
+                self.bound.extend([
+                    comprehension.iter_var.clone(),
+                    comprehension.accu_var.clone(),
+                ]);
                 self.bound.extend(comprehension.iter_var2.clone());
                 self.visit(&comprehension.loop_cond);
                 self.visit(&comprehension.loop_step);
@@ -433,8 +499,14 @@ impl Findings {
                 self.bound.truncate(bound_before);
             }
             Expr::List(list) => list.elements.iter().for_each(|element| self.visit(element)),
-            Expr::Map(map) => map.entries.iter().for_each(|entry| self.visit_entry(&entry.expr)),
-            Expr::Struct(structure) => structure.entries.iter().for_each(|entry| self.visit_entry(&entry.expr)),
+            Expr::Map(map) => map
+                .entries
+                .iter()
+                .for_each(|entry| self.visit_entry(&entry.expr)),
+            Expr::Struct(structure) => structure
+                .entries
+                .iter()
+                .for_each(|entry| self.visit_entry(&entry.expr)),
             _ => {}
         }
     }

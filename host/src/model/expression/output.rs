@@ -15,7 +15,10 @@ pub(super) struct Output<'b> {
 
 impl<'b> Output<'b> {
     pub(super) fn new(budget: &'b Budget) -> Self {
-        Self { text: String::new(), budget }
+        Self {
+            text: String::new(),
+            budget,
+        }
     }
 
     pub(super) fn finish(self) -> String {
@@ -41,7 +44,8 @@ impl<'b> Output<'b> {
         }
         // At most six times as long as it was, of which there is no more than a result may have.
         self.budget.scratch(characters.len())?;
-        let quoted = serde_json::to_string(characters).map_err(|error| Stop::Problem(error.to_string()))?;
+        let quoted =
+            serde_json::to_string(characters).map_err(|error| Stop::Problem(error.to_string()))?;
         self.push(quoted.get(1..quoted.len() - 1).unwrap_or_default())
     }
 
@@ -74,7 +78,8 @@ impl<'b> Output<'b> {
             Value::Int(value) => self.push(&value.to_string()),
             Value::UInt(value) => self.push(&value.to_string()),
             Value::Double(value) if value.is_finite() => {
-                let written = serde_json::to_string(value).map_err(|error| Stop::Problem(error.to_string()))?;
+                let written = serde_json::to_string(value)
+                    .map_err(|error| Stop::Problem(error.to_string()))?;
                 self.push(&written)
             }
             Value::Text(text) => self.quoted(text.as_str()),
@@ -103,7 +108,9 @@ impl<'b> Output<'b> {
             }
             Value::Double(_) | Value::Type(_) | Value::Optional(_) => {
                 let name = value.type_name();
-                Err(Stop::Problem(format!("its value, a {name}, cannot be written as JSON")))
+                Err(Stop::Problem(format!(
+                    "its value, a {name}, cannot be written as JSON"
+                )))
             }
         }
     }

@@ -128,17 +128,25 @@ impl<'a> Value<'a> {
 
     /// With one level of its elements or fields to look at, if it is a list or an object of the data.
     pub(super) fn open(self, budget: &Budget) -> Result<Self, Stop> {
-        let Self::Raw(json) = self else { return Ok(self) };
+        let Self::Raw(json) = self else {
+            return Ok(self);
+        };
         budget.work(json.len() / super::budget::BYTES_PER_WORK + 1)?;
         Ok(match serde_json::from_str(json).map_err(damaged)? {
             Opened::List(items) => {
                 budget.scratch(items.len() * ELEMENT_BYTES)?;
-                Self::list(items.into_iter().map(|item| Self::from_json(item, budget)).collect::<Result<_, _>>()?)
+                Self::list(
+                    items
+                        .into_iter()
+                        .map(|item| Self::from_json(item, budget))
+                        .collect::<Result<_, _>>()?,
+                )
             }
             Opened::Map(fields) => {
                 budget.scratch(fields.len() * ENTRY_BYTES)?;
-                let fields =
-                    fields.into_iter().map(|(key, field)| Ok((Key::Text(key.into()), Self::from_json(field, budget)?)));
+                let fields = fields.into_iter().map(|(key, field)| {
+                    Ok((Key::Text(key.into()), Self::from_json(field, budget)?))
+                });
                 Self::Map(Arc::new(fields.collect::<Result<_, Stop>>()?))
             }
         })
@@ -174,9 +182,16 @@ impl<'a> Value<'a> {
             Self::Bool(key) => Key::Bool(*key),
             Self::Int(key) => Key::Int(*key),
             Self::UInt(key) => i64::try_from(*key).map_or(Key::UInt(*key), Key::Int),
-            Self::Double(key) if key.fract() == 0.0 && key.abs() < 9e15 => Key::Int(truncated(*key)),
+            Self::Double(key) if key.fract() == 0.0 && key.abs() < 9e15 => {
+                Key::Int(truncated(*key))
+            }
             Self::Text(key) => Key::Text(key.clone()),
-            other => return Err(Stop::Problem(format!("a {} cannot be the key of a map", other.type_name()))),
+            other => {
+                return Err(Stop::Problem(format!(
+                    "a {} cannot be the key of a map",
+                    other.type_name()
+                )));
+            }
         })
     }
 
@@ -188,12 +203,16 @@ impl<'a> Value<'a> {
                 if self.type_name() != other.type_name() {
                     return Ok(false);
                 }
-                self.clone().open(budget)?.equals(&other.clone().open(budget)?, budget)?
+                self.clone()
+                    .open(budget)?
+                    .equals(&other.clone().open(budget)?, budget)?
             }
             (Self::Null, Self::Null) => true,
             (Self::Bool(one), Self::Bool(two)) => one == two,
             (Self::Text(one), Self::Text(two)) => {
-                budget.work(one.as_str().len().min(two.as_str().len()) / super::budget::BYTES_PER_WORK)?;
+                budget.work(
+                    one.as_str().len().min(two.as_str().len()) / super::budget::BYTES_PER_WORK,
+                )?;
                 one == two
             }
             (Self::Bytes(one), Self::Bytes(two)) => {
@@ -240,7 +259,9 @@ impl<'a> Value<'a> {
         Ok(match (self, other) {
             (Self::Bool(one), Self::Bool(two)) => Some(one.cmp(two)),
             (Self::Text(one), Self::Text(two)) => {
-                budget.work(one.as_str().len().min(two.as_str().len()) / super::budget::BYTES_PER_WORK)?;
+                budget.work(
+                    one.as_str().len().min(two.as_str().len()) / super::budget::BYTES_PER_WORK,
+                )?;
                 Some(one.as_str().cmp(two.as_str()))
             }
             (Self::Bytes(one), Self::Bytes(two)) => {
@@ -267,7 +288,9 @@ fn number<'a>(json: &str) -> Result<Value<'a>, Stop> {
             return Ok(Value::UInt(uint));
         }
     }
-    json.parse().map(Value::Double).map_err(|_| Stop::Problem(format!("the data has no number: {json:.40}")))
+    json.parse()
+        .map(Value::Double)
+        .map_err(|_| Stop::Problem(format!("the data has no number: {json:.40}")))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "callers check the range")]
@@ -291,17 +314,28 @@ fn numeric_order(one: &Value<'_>, two: &Value<'_>) -> Option<Ordering> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "what is compared with is within 64 bits, and so is what is cast")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "what is compared with is within 64 bits, and so is what is cast"
+)]
 fn order_mixed(whole: i128, double: f64) -> Option<Ordering> {
     if double.is_nan() {
         return None;
     }
     // Beyond all 64-bit integers on either side.
     if double.abs() >= 1e19 {
-        return Some(if double > 0.0 { Ordering::Less } else { Ordering::Greater });
+        return Some(if double > 0.0 {
+            Ordering::Less
+        } else {
+            Ordering::Greater
+        });
     }
     let floor = double.floor();
-    Some(whole.cmp(&(floor as i128)).then(if double > floor { Ordering::Less } else { Ordering::Equal }))
+    Some(whole.cmp(&(floor as i128)).then(if double > floor {
+        Ordering::Less
+    } else {
+        Ordering::Equal
+    }))
 }
 
 /// One level of a list or an object.

@@ -49,8 +49,16 @@ pub struct Change {
 
 /// Looks at a value at a time. `before` is what the last look left: none, or a condition that is pending or firing. A
 /// resolved one stays as it is; what comes after it is another alert.
-pub fn advance(before: Option<Condition>, verdict: Verdict, limit: &Limit, now: Timestamp) -> Change {
-    let unchanged = |condition| Change { condition, events: &[] };
+pub fn advance(
+    before: Option<Condition>,
+    verdict: Verdict,
+    limit: &Limit,
+    now: Timestamp,
+) -> Change {
+    let unchanged = |condition| Change {
+        condition,
+        events: &[],
+    };
     match before {
         None if verdict == Verdict::Over => begin(limit, now),
         None => unchanged(None),
@@ -63,29 +71,59 @@ pub fn advance(before: Option<Condition>, verdict: Verdict, limit: &Limit, now: 
 }
 
 fn begin(limit: &Limit, now: Timestamp) -> Change {
-    let pending =
-        Condition { state: AlertState::Pending, since: now, held_since: Some(now), fired_at: None, resolved_at: None };
+    let pending = Condition {
+        state: AlertState::Pending,
+        since: now,
+        held_since: Some(now),
+        fired_at: None,
+        resolved_at: None,
+    };
     if limit.fire_after.is_zero() {
         let events = &[AlertEventKind::Pending, AlertEventKind::Fired];
-        return Change { condition: Some(fire(pending, now)), events };
+        return Change {
+            condition: Some(fire(pending, now)),
+            events,
+        };
     }
-    Change { condition: Some(pending), events: &[AlertEventKind::Pending] }
+    Change {
+        condition: Some(pending),
+        events: &[AlertEventKind::Pending],
+    }
 }
 
 fn fire(condition: Condition, now: Timestamp) -> Condition {
-    Condition { state: AlertState::Firing, held_since: None, fired_at: Some(now), ..condition }
+    Condition {
+        state: AlertState::Firing,
+        held_since: None,
+        fired_at: Some(now),
+        ..condition
+    }
 }
 
 fn pending(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp) -> Change {
     let held_since = match verdict {
-        Verdict::Under | Verdict::TooFew => return Change { condition: None, events: &[] },
+        Verdict::Under | Verdict::TooFew => {
+            return Change {
+                condition: None,
+                events: &[],
+            };
+        }
         Verdict::Between => None,
         Verdict::Over => Some(count_from(condition.held_since, now)),
     };
     if held_since.is_some_and(|since| held(since, limit.fire_after, now)) {
-        return Change { condition: Some(fire(condition, now)), events: &[AlertEventKind::Fired] };
+        return Change {
+            condition: Some(fire(condition, now)),
+            events: &[AlertEventKind::Fired],
+        };
     }
-    Change { condition: Some(Condition { held_since, ..condition }), events: &[] }
+    Change {
+        condition: Some(Condition {
+            held_since,
+            ..condition
+        }),
+        events: &[],
+    }
 }
 
 fn firing(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp) -> Change {
@@ -95,10 +133,24 @@ fn firing(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp)
     };
     if held_since.is_some_and(|since| held(since, limit.resolve_after, now)) {
         let state = AlertState::Resolved;
-        let condition = Condition { state, held_since, resolved_at: Some(now), ..condition };
-        return Change { condition: Some(condition), events: &[AlertEventKind::Resolved] };
+        let condition = Condition {
+            state,
+            held_since,
+            resolved_at: Some(now),
+            ..condition
+        };
+        return Change {
+            condition: Some(condition),
+            events: &[AlertEventKind::Resolved],
+        };
     }
-    Change { condition: Some(Condition { held_since, ..condition }), events: &[] }
+    Change {
+        condition: Some(Condition {
+            held_since,
+            ..condition
+        }),
+        events: &[],
+    }
 }
 
 /// Where counting began; now, if it did not or if the clock was set back behind it.
@@ -127,7 +179,9 @@ mod tests {
             resolve_threshold: 0.04,
             calls_min: 20,
             fire_after: Duration::from_secs(u64::try_from(fire_after_s).expect("is positive")),
-            resolve_after: Duration::from_secs(u64::try_from(resolve_after_s).expect("is positive")),
+            resolve_after: Duration::from_secs(
+                u64::try_from(resolve_after_s).expect("is positive"),
+            ),
         }
     }
 
@@ -140,42 +194,88 @@ mod tests {
         let mut before = None;
         let look = |&(second, verdict): &(i64, Verdict)| {
             let change = advance(before, verdict, limit, at(second));
-            before = change.condition.filter(|condition| condition.state != AlertState::Resolved);
+            before = change
+                .condition
+                .filter(|condition| condition.state != AlertState::Resolved);
             change
         };
         looks.iter().map(look).collect()
     }
 
     fn states(changes: &[Change]) -> Vec<Option<AlertState>> {
-        changes.iter().map(|change| change.condition.map(|condition| condition.state)).collect()
+        changes
+            .iter()
+            .map(|change| change.condition.map(|condition| condition.state))
+            .collect()
     }
 
     #[test]
     fn an_alert_goes_from_pending_over_firing_to_resolved() {
         use AlertState::{Firing, Pending, Resolved};
         use Verdict::{Over, TooFew, Under};
-        let looks = [(0, Over), (30, Over), (60, Over), (70, Under), (300, TooFew), (370, Under), (380, Under)];
+        let looks = [
+            (0, Over),
+            (30, Over),
+            (60, Over),
+            (70, Under),
+            (300, TooFew),
+            (370, Under),
+            (380, Under),
+        ];
         let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
-        let expected = [Some(Pending), Some(Pending), Some(Firing), Some(Firing), Some(Firing), Some(Resolved), None];
+        let expected = [
+            Some(Pending),
+            Some(Pending),
+            Some(Firing),
+            Some(Firing),
+            Some(Firing),
+            Some(Resolved),
+            None,
+        ];
         assert_eq!(states(&changes), expected);
         let resolved = changes[5].condition.expect("is resolved");
-        assert_eq!((resolved.since, resolved.fired_at, resolved.resolved_at), (at(0), Some(at(60)), Some(at(370))));
-        let events: Vec<_> = changes.iter().flat_map(|change| change.events).copied().collect();
-        assert_eq!(events, [AlertEventKind::Pending, AlertEventKind::Fired, AlertEventKind::Resolved]);
+        assert_eq!(
+            (resolved.since, resolved.fired_at, resolved.resolved_at),
+            (at(0), Some(at(60)), Some(at(370)))
+        );
+        let events: Vec<_> = changes
+            .iter()
+            .flat_map(|change| change.events)
+            .copied()
+            .collect();
+        assert_eq!(
+            events,
+            [
+                AlertEventKind::Pending,
+                AlertEventKind::Fired,
+                AlertEventKind::Resolved
+            ]
+        );
     }
 
     #[test]
     fn without_a_wait_it_fires_at_once() {
         let changes = run(&[(0, Verdict::Over), (1, Verdict::Under)], &limit(0, 0));
-        assert_eq!(states(&changes), [Some(AlertState::Firing), Some(AlertState::Resolved)]);
+        assert_eq!(
+            states(&changes),
+            [Some(AlertState::Firing), Some(AlertState::Resolved)]
+        );
     }
 
     #[test]
     fn a_clock_that_is_set_back_neither_fires_nor_blocks() {
         use AlertState::{Firing, Pending};
-        let looks = [(1_000, Verdict::Over), (0, Verdict::Over), (59, Verdict::Over), (60, Verdict::Over)];
+        let looks = [
+            (1_000, Verdict::Over),
+            (0, Verdict::Over),
+            (59, Verdict::Over),
+            (60, Verdict::Over),
+        ];
         let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
-        assert_eq!(states(&changes), [Some(Pending), Some(Pending), Some(Pending), Some(Firing)]);
+        assert_eq!(
+            states(&changes),
+            [Some(Pending), Some(Pending), Some(Pending), Some(Firing)]
+        );
     }
 
     fn verdict() -> impl Strategy<Value = Verdict> {
@@ -203,9 +303,14 @@ mod tests {
     fn held_for(looks: &[(i64, Verdict)], wanted: impl Fn(Verdict) -> bool) -> i64 {
         let mut from: Option<i64> = None;
         for &(second, verdict) in looks {
-            from = if wanted(verdict) { Some(from.filter(|from| *from <= second).unwrap_or(second)) } else { None };
+            from = if wanted(verdict) {
+                Some(from.filter(|from| *from <= second).unwrap_or(second))
+            } else {
+                None
+            };
         }
-        from.zip(looks.last()).map_or(-1, |(from, last)| last.0 - from)
+        from.zip(looks.last())
+            .map_or(-1, |(from, last)| last.0 - from)
     }
 
     proptest! {

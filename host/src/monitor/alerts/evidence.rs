@@ -61,8 +61,11 @@ impl Evidence {
 
 /// The steps of plugin versions that a step or a version is made of, the worst first.
 pub(super) fn exemplars(reading: &Reading, operations: &[OperationNumbers]) -> Vec<Exemplar> {
-    let part: Box<dyn Fn(&str) -> bool> = if let Some(step) = reading.subject.strip_prefix("step ") {
-        let Some((plugin, step)) = step.split_once('/') else { return Vec::new() };
+    let part: Box<dyn Fn(&str) -> bool> = if let Some(step) = reading.subject.strip_prefix("step ")
+    {
+        let Some((plugin, step)) = step.split_once('/') else {
+            return Vec::new();
+        };
         let (plugin, step) = (format!("plugin {plugin}@"), format!("/{step}"));
         Box::new(move |name| name.starts_with(&plugin) && name.ends_with(&step))
     } else if reading.subject.starts_with("plugin ") {
@@ -71,15 +74,32 @@ pub(super) fn exemplars(reading: &Reading, operations: &[OperationNumbers]) -> V
     } else {
         return Vec::new();
     };
-    let mut parts: Vec<_> =
-        operations.iter().filter(|one| one.team == reading.team && one.calls > 0 && part(&one.operation)).collect();
+    let mut parts: Vec<_> = operations
+        .iter()
+        .filter(|one| one.team == reading.team && one.calls > 0 && part(&one.operation))
+        .collect();
     parts.sort_by(|one, other| match reading.rule {
         AlertRule::ErrorRate => other.errors.cmp(&one.errors),
         _ => other.p95_ms.total_cmp(&one.p95_ms),
     });
     let exemplar = |one: &OperationNumbers| {
-        let OperationNumbers { operation, calls, errors, p95_ms, .. } = one.clone();
-        Exemplar { operation, calls, errors, p95_ms }
+        let OperationNumbers {
+            operation,
+            calls,
+            errors,
+            p95_ms,
+            ..
+        } = one.clone();
+        Exemplar {
+            operation,
+            calls,
+            errors,
+            p95_ms,
+        }
     };
-    parts.into_iter().take(EXEMPLARS_MAX).map(exemplar).collect()
+    parts
+        .into_iter()
+        .take(EXEMPLARS_MAX)
+        .map(exemplar)
+        .collect()
 }

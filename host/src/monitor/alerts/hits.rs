@@ -22,7 +22,10 @@ pub struct RecentHits {
 impl RecentHits {
     /// Knows nothing yet.
     pub fn new(window: Duration) -> Self {
-        Self { window, copies: VecDeque::new() }
+        Self {
+            window,
+            copies: VecDeque::new(),
+        }
     }
 
     /// What happened in the last window, or since the first look if that is not so long ago. `counters` are those of
@@ -37,11 +40,25 @@ impl RecentHits {
             self.copies.pop_front();
         }
         let recent = match self.copies.front() {
-            Some((_, before)) => counters.iter().map(|counter| since(counter, before)).collect(),
-            None => counters.iter().map(|counter| CacheNumbers { hits: 0, misses: 0, ..counter.clone() }).collect(),
+            Some((_, before)) => counters
+                .iter()
+                .map(|counter| since(counter, before))
+                .collect(),
+            None => counters
+                .iter()
+                .map(|counter| CacheNumbers {
+                    hits: 0,
+                    misses: 0,
+                    ..counter.clone()
+                })
+                .collect(),
         };
         let spacing = self.window / COPIES_MAX;
-        if self.copies.back().is_none_or(|(at, _)| now.since(*at) >= spacing) {
+        if self
+            .copies
+            .back()
+            .is_none_or(|(at, _)| now.since(*at) >= spacing)
+        {
             self.copies.push_back((now, counters.to_vec()));
         }
         recent
@@ -63,7 +80,11 @@ mod tests {
     use super::*;
 
     fn counters(hits: u64, misses: u64) -> [CacheNumbers; 1] {
-        [CacheNumbers { kind: "instances".to_owned(), hits, misses }]
+        [CacheNumbers {
+            kind: "instances".to_owned(),
+            hits,
+            misses,
+        }]
     }
 
     fn at(second: i64) -> Timestamp {
@@ -73,7 +94,11 @@ mod tests {
     #[test]
     fn what_is_older_than_the_window_does_not_count() {
         let mut recent = RecentHits::new(Duration::from_secs(300));
-        assert_eq!(recent.look(at(0), &counters(1_000, 0)), counters(0, 0), "nobody knows when that was");
+        assert_eq!(
+            recent.look(at(0), &counters(1_000, 0)),
+            counters(0, 0),
+            "nobody knows when that was"
+        );
         assert_eq!(recent.look(at(100), &counters(1_010, 5)), counters(10, 5));
         assert_eq!(recent.look(at(200), &counters(1_010, 15)), counters(10, 15));
         assert_eq!(recent.look(at(400), &counters(1_010, 16)), counters(0, 11));
@@ -86,8 +111,15 @@ mod tests {
         for second in 0..10_000 {
             recent.look(at(second), &counters(second.unsigned_abs(), 0));
         }
-        assert!(recent.copies.len() <= COPIES_MAX as usize + 2, "{}", recent.copies.len());
-        let [last] = recent.look(at(10_000), &counters(10_000, 0)).try_into().expect("is one");
+        assert!(
+            recent.copies.len() <= COPIES_MAX as usize + 2,
+            "{}",
+            recent.copies.len()
+        );
+        let [last] = recent
+            .look(at(10_000), &counters(10_000, 0))
+            .try_into()
+            .expect("is one");
         assert!((300..=310).contains(&last.hits), "{last:?}");
     }
 
@@ -95,7 +127,11 @@ mod tests {
     fn counters_and_clocks_that_go_back_do_no_harm() {
         let mut recent = RecentHits::new(Duration::from_secs(300));
         recent.look(at(0), &counters(100, 100));
-        assert_eq!(recent.look(at(10), &counters(3, 4)), counters(3, 4), "they were reset");
+        assert_eq!(
+            recent.look(at(10), &counters(3, 4)),
+            counters(3, 4),
+            "they were reset"
+        );
         assert_eq!(recent.look(at(-500), &counters(9, 9)), counters(0, 0));
         assert_eq!(recent.look(at(-490), &counters(10, 9)), counters(1, 0));
     }

@@ -123,33 +123,75 @@ pub fn check_thresholds(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Readi
 /// Applies every rule to everything that it is about, whatever comes of it.
 pub fn read(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Reading> {
     let mut readings = Vec::new();
-    for operation in numbers.operations.iter().filter(|operation| is_watched(&operation.operation)) {
-        let OperationNumbers { team, operation: subject, calls, errors, p95_ms } = operation;
+    for operation in numbers
+        .operations
+        .iter()
+        .filter(|operation| is_watched(&operation.operation))
+    {
+        let OperationNumbers {
+            team,
+            operation: subject,
+            calls,
+            errors,
+            p95_ms,
+        } = operation;
         let evidence = || Evidence {
             errors: Some(*errors),
             p95_ms: Some(*p95_ms),
             ..Evidence::new(thresholds.window().as_str(), *calls)
         };
         let rate = super::ratio(*errors, *calls);
-        for (rule, value) in [(AlertRule::ErrorRate, rate), (AlertRule::P95Latency, *p95_ms)] {
-            let found = Found { rule, team: team.as_ref(), subject, value };
+        for (rule, value) in [
+            (AlertRule::ErrorRate, rate),
+            (AlertRule::P95Latency, *p95_ms),
+        ] {
+            let found = Found {
+                rule,
+                team: team.as_ref(),
+                subject,
+                value,
+            };
             readings.extend(found.judge(thresholds, evidence));
         }
     }
     for CacheNumbers { kind, hits, misses } in &numbers.caches {
         let reads = hits.saturating_add(*misses);
         let value = super::ratio(*hits, reads);
-        let found = Found { rule: AlertRule::CacheHitRate, team: None, subject: kind, value };
-        let evidence = || Evidence { misses: Some(*misses), ..Evidence::new(thresholds.window().as_str(), reads) };
+        let found = Found {
+            rule: AlertRule::CacheHitRate,
+            team: None,
+            subject: kind,
+            value,
+        };
+        let evidence = || Evidence {
+            misses: Some(*misses),
+            ..Evidence::new(thresholds.window().as_str(), reads)
+        };
         readings.extend(found.judge(thresholds, evidence));
     }
-    for LifecycleNumbers { team, ended, rejected } in &numbers.lifecycles {
+    for LifecycleNumbers {
+        team,
+        ended,
+        rejected,
+    } in &numbers.lifecycles
+    {
         let value = super::ratio(*rejected, *ended);
-        let found = Found { rule: AlertRule::RejectionRate, team: Some(team), subject: WORKFLOWS, value };
-        let evidence = || Evidence { rejected: Some(*rejected), ..Evidence::new(thresholds.window().as_str(), *ended) };
+        let found = Found {
+            rule: AlertRule::RejectionRate,
+            team: Some(team),
+            subject: WORKFLOWS,
+            value,
+        };
+        let evidence = || Evidence {
+            rejected: Some(*rejected),
+            ..Evidence::new(thresholds.window().as_str(), *ended)
+        };
         readings.extend(found.judge(thresholds, evidence));
     }
-    for reading in readings.iter_mut().filter(|reading| reading.verdict == Verdict::Over) {
+    for reading in readings
+        .iter_mut()
+        .filter(|reading| reading.verdict == Verdict::Over)
+    {
         reading.evidence.exemplars = evidence::exemplars(reading, &numbers.operations);
     }
     readings
@@ -169,20 +211,44 @@ struct Found<'a> {
 
 impl Found<'_> {
     /// None for what is not to be watched.
-    fn judge(self, thresholds: &Thresholds, evidence: impl FnOnce() -> Evidence) -> Option<Reading> {
-        let Self { rule, team, subject, value } = self;
+    fn judge(
+        self,
+        thresholds: &Thresholds,
+        evidence: impl FnOnce() -> Evidence,
+    ) -> Option<Reading> {
+        let Self {
+            rule,
+            team,
+            subject,
+            value,
+        } = self;
         let limit = thresholds.limit(rule, team, subject)?;
         let evidence = evidence();
         let verdict = limit.judge(rule, value, evidence.calls);
         let (team, subject) = (team.cloned(), subject.to_owned());
-        Some(Reading { rule, team, subject, value, limit, verdict, evidence })
+        Some(Reading {
+            rule,
+            team,
+            subject,
+            value,
+            limit,
+            verdict,
+            evidence,
+        })
     }
 }
 
 impl Reading {
     /// One sentence for people.
     pub fn message(&self) -> String {
-        let Self { rule, subject, value, limit: Limit { threshold, .. }, evidence, .. } = self;
+        let Self {
+            rule,
+            subject,
+            value,
+            limit: Limit { threshold, .. },
+            evidence,
+            ..
+        } = self;
         let (window, calls) = (&evidence.window, evidence.calls);
         let percent = |ratio: f64| format!("{} %", (ratio * 1_000.0).round() / 10.0);
         let (value, threshold) = match rule {
@@ -191,9 +257,13 @@ impl Reading {
         };
         let what = match rule {
             AlertRule::ErrorRate => format!("{value} of {calls} calls failed"),
-            AlertRule::P95Latency => format!("5 of 100 calls, of {calls}, took longer than {value} ms"),
+            AlertRule::P95Latency => {
+                format!("5 of 100 calls, of {calls}, took longer than {value} ms")
+            }
             AlertRule::CacheHitRate => format!("the cache could answer {value} of {calls} reads"),
-            AlertRule::RejectionRate => format!("{value} of {calls} instances that ended were rejected"),
+            AlertRule::RejectionRate => {
+                format!("{value} of {calls} instances that ended were rejected")
+            }
         };
         format!("{subject}: {what} in the last {window}; the threshold is {threshold}")
     }
@@ -211,12 +281,21 @@ mod tests {
     }
 
     fn operation(name: &str, calls: u64, errors: u64, p95_ms: f64) -> OperationNumbers {
-        OperationNumbers { team: None, operation: name.to_owned(), calls, errors, p95_ms }
+        OperationNumbers {
+            team: None,
+            operation: name.to_owned(),
+            calls,
+            errors,
+            p95_ms,
+        }
     }
 
     fn over(numbers: &Numbers) -> Vec<(AlertRule, String)> {
         let readings = check_thresholds(&thresholds(|_| {}), numbers);
-        readings.into_iter().map(|reading| (reading.rule, reading.subject)).collect()
+        readings
+            .into_iter()
+            .map(|reading| (reading.rule, reading.subject))
+            .collect()
     }
 
     #[test]
@@ -224,24 +303,51 @@ mod tests {
         let acme: Name = "acme".parse().expect("is a name");
         let at = Numbers {
             operations: vec![operation("commit_step", 100, 5, 1_000.0)],
-            caches: vec![CacheNumbers { kind: "instances".into(), hits: 500, misses: 500 }],
-            lifecycles: vec![LifecycleNumbers { team: acme.clone(), ended: 10, rejected: 3 }],
+            caches: vec![CacheNumbers {
+                kind: "instances".into(),
+                hits: 500,
+                misses: 500,
+            }],
+            lifecycles: vec![LifecycleNumbers {
+                team: acme.clone(),
+                ended: 10,
+                rejected: 3,
+            }],
         };
         assert_eq!(over(&at), []);
         let beyond = Numbers {
             operations: vec![operation("commit_step", 100, 6, 1_001.0)],
-            caches: vec![CacheNumbers { kind: "instances".into(), hits: 499, misses: 501 }],
-            lifecycles: vec![LifecycleNumbers { team: acme, ended: 10, rejected: 4 }],
+            caches: vec![CacheNumbers {
+                kind: "instances".into(),
+                hits: 499,
+                misses: 501,
+            }],
+            lifecycles: vec![LifecycleNumbers {
+                team: acme,
+                ended: 10,
+                rejected: 4,
+            }],
         };
         let subjects = ["commit_step", "commit_step", "instances", WORKFLOWS].map(str::to_owned);
-        assert_eq!(over(&beyond), AlertRule::ALL.iter().copied().zip(subjects).collect::<Vec<_>>());
+        assert_eq!(
+            over(&beyond),
+            AlertRule::ALL
+                .iter()
+                .copied()
+                .zip(subjects)
+                .collect::<Vec<_>>()
+        );
     }
 
     #[test]
     fn what_has_too_little_traffic_proves_nothing() {
         let few = Numbers {
             operations: vec![operation("commit_step", 19, 19, 60_000.0)],
-            caches: vec![CacheNumbers { kind: "instances".into(), hits: 0, misses: 999 }],
+            caches: vec![CacheNumbers {
+                kind: "instances".into(),
+                hits: 0,
+                misses: 999,
+            }],
             lifecycles: vec![],
         };
         assert_eq!(over(&few), []);
@@ -261,15 +367,35 @@ mod tests {
             ..Numbers::default()
         };
         let readings = check_thresholds(&thresholds(|_| {}), &numbers);
-        let [pay] = readings.as_slice() else { panic!("one: {readings:?}") };
-        let names: Vec<_> = pay.evidence.exemplars.iter().map(|one| (one.operation.as_str(), one.errors)).collect();
-        assert_eq!(names, [("plugin expense@2.0.0/pay", 39), ("plugin expense@1.0.0/pay", 1)]);
+        let [pay] = readings.as_slice() else {
+            panic!("one: {readings:?}")
+        };
+        let names: Vec<_> = pay
+            .evidence
+            .exemplars
+            .iter()
+            .map(|one| (one.operation.as_str(), one.errors))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ("plugin expense@2.0.0/pay", 39),
+                ("plugin expense@1.0.0/pay", 1)
+            ]
+        );
     }
 
     #[test]
     fn a_rule_that_is_off_reads_nothing() {
         let off = thresholds(|config| config.alerts.error_rate.enabled = false);
-        let numbers = Numbers { operations: vec![operation("commit_step", 100, 100, 1.0)], ..Numbers::default() };
-        assert!(read(&off, &numbers).iter().all(|reading| reading.rule != AlertRule::ErrorRate));
+        let numbers = Numbers {
+            operations: vec![operation("commit_step", 100, 100, 1.0)],
+            ..Numbers::default()
+        };
+        assert!(
+            read(&off, &numbers)
+                .iter()
+                .all(|reading| reading.rule != AlertRule::ErrorRate)
+        );
     }
 }

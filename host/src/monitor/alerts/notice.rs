@@ -75,13 +75,21 @@ pub struct Muted {
 
 /// What is to be told now. `repeat_every` of zero repeats nothing. That an alert is resolved is told to those who were
 /// told that it fires; while it is silenced, to nobody, and afterwards if it is still of interest.
-pub fn owed(state: AlertState, told: Told, muted: Muted, repeat_every: Duration, now: Timestamp) -> Option<Notice> {
+pub fn owed(
+    state: AlertState,
+    told: Told,
+    muted: Muted,
+    repeat_every: Duration,
+    now: Timestamp,
+) -> Option<Notice> {
     if muted.silenced {
         return None;
     }
     match (state, told.state) {
         (AlertState::Firing, ToldState::Nothing) if !muted.acknowledged => Some(Notice::Fired),
-        (AlertState::Firing, ToldState::Firing) if !muted.acknowledged && !repeat_every.is_zero() => {
+        (AlertState::Firing, ToldState::Firing)
+            if !muted.acknowledged && !repeat_every.is_zero() =>
+        {
             let due = told.at.is_none_or(|at| now.since(at) >= repeat_every);
             due.then_some(Notice::StillFiring)
         }
@@ -103,26 +111,50 @@ mod tests {
     }
 
     fn told(state: ToldState) -> Told {
-        Told { state, at: Some(at(0)) }
+        Told {
+            state,
+            at: Some(at(0)),
+        }
     }
 
     #[test]
     fn firing_is_told_once_and_then_again_after_a_while() {
-        let owed = |told, minute| owed(AlertState::Firing, told, Muted::default(), HOUR, at(minute));
+        let owed =
+            |told, minute| owed(AlertState::Firing, told, Muted::default(), HOUR, at(minute));
         assert_eq!(owed(Told::default(), 0), Some(Notice::Fired));
         assert_eq!(owed(told(ToldState::Firing), 59), None);
         assert_eq!(owed(told(ToldState::Firing), 60), Some(Notice::StillFiring));
-        assert_eq!(owed(told(ToldState::Firing), -1_000), None, "a clock that was set back");
-        let never =
-            super::owed(AlertState::Firing, told(ToldState::Firing), Muted::default(), Duration::ZERO, at(9_999));
+        assert_eq!(
+            owed(told(ToldState::Firing), -1_000),
+            None,
+            "a clock that was set back"
+        );
+        let never = super::owed(
+            AlertState::Firing,
+            told(ToldState::Firing),
+            Muted::default(),
+            Duration::ZERO,
+            at(9_999),
+        );
         assert_eq!(never, None);
     }
 
     #[test]
     fn the_end_is_told_to_those_who_heard_of_the_beginning() {
-        let owed = |state| owed(AlertState::Resolved, told(state), Muted::default(), HOUR, at(0));
+        let owed = |state| {
+            owed(
+                AlertState::Resolved,
+                told(state),
+                Muted::default(),
+                HOUR,
+                at(0),
+            )
+        };
         assert_eq!(owed(ToldState::Firing), Some(Notice::Resolved));
-        assert_eq!((owed(ToldState::Nothing), owed(ToldState::Resolved)), (None, None));
+        assert_eq!(
+            (owed(ToldState::Nothing), owed(ToldState::Resolved)),
+            (None, None)
+        );
     }
 
     proptest! {

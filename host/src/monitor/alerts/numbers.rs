@@ -10,8 +10,15 @@ impl Monitor {
     /// `caches` are the store's, of the last minutes: [`RecentHits`](super::RecentHits). The host's alerts are this, and
     /// that it stays so for long enough: [`advance`](super::advance).
     #[doc(alias = "check_performance_thresholds")]
-    pub fn check_thresholds(&self, thresholds: &Thresholds, caches: Vec<CacheNumbers>) -> Vec<Reading> {
-        let numbers = Numbers { caches, ..self.watched(thresholds.window()) };
+    pub fn check_thresholds(
+        &self,
+        thresholds: &Thresholds,
+        caches: Vec<CacheNumbers>,
+    ) -> Vec<Reading> {
+        let numbers = Numbers {
+            caches,
+            ..self.watched(thresholds.window())
+        };
         super::check_thresholds(thresholds, &numbers)
     }
 
@@ -24,13 +31,28 @@ impl Monitor {
         let mut numbers = Numbers::default();
         for (team, scope) in self.0.scopes.named() {
             each_operation_shown([&scope], view, now, |operation, stats| {
-                let OperationStats { count: calls, errors, p95_ms, .. } = stats;
+                let OperationStats {
+                    count: calls,
+                    errors,
+                    p95_ms,
+                    ..
+                } = stats;
                 let operation = operation.into();
-                numbers.operations.push(OperationNumbers { team: team.clone(), operation, calls, errors, p95_ms });
+                numbers.operations.push(OperationNumbers {
+                    team: team.clone(),
+                    operation,
+                    calls,
+                    errors,
+                    p95_ms,
+                });
             });
             if let Some(team) = team {
                 let (ended, rejected) = scope.lifecycle.ended(view, now);
-                numbers.lifecycles.push(LifecycleNumbers { team, ended, rejected });
+                numbers.lifecycles.push(LifecycleNumbers {
+                    team,
+                    ended,
+                    rejected,
+                });
             }
         }
         numbers

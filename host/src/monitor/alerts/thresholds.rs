@@ -37,7 +37,9 @@ pub struct Limit {
 impl Thresholds {
     /// From settings that were checked.
     pub fn new(config: &AlertsConfig) -> Self {
-        Self { config: config.clone() }
+        Self {
+            config: config.clone(),
+        }
     }
 
     /// The time that values are worked out over.
@@ -60,7 +62,12 @@ impl Thresholds {
     pub fn limit(&self, rule: AlertRule, team: Option<&Name>, subject: &str) -> Option<Limit> {
         let config = self.config.rule(rule);
         let (mut enabled, mut limit) = (config.enabled, self.base(config));
-        for one in self.config.overrides.iter().filter(|one| fits(one, rule, team, subject)) {
+        for one in self
+            .config
+            .overrides
+            .iter()
+            .filter(|one| fits(one, rule, team, subject))
+        {
             enabled = one.enabled.unwrap_or(enabled);
             limit = Limit {
                 severity: one.severity.unwrap_or(limit.severity),
@@ -119,14 +126,22 @@ fn fits(one: &AlertOverride, rule: AlertRule, team: Option<&Name>, subject: &str
         (Some(_), None) => false,
     };
     one.rule.is_none_or(|wanted| wanted == rule)
-        && one.team.as_ref().is_none_or(|wanted| team.is_some_and(|team| wanted.matches(team.as_str())))
-        && one.operation.as_ref().is_none_or(|wanted| wanted.matches(subject))
+        && one
+            .team
+            .as_ref()
+            .is_none_or(|wanted| team.is_some_and(|team| wanted.matches(team.as_str())))
+        && one
+            .operation
+            .as_ref()
+            .is_none_or(|wanted| wanted.matches(subject))
         && plugin_fits()
 }
 
 /// `expense` for `step expense/pay`, and `expense@2.0.0` for `plugin expense@2.0.0`.
 fn plugin_of(subject: &str) -> Option<&str> {
-    let rest = subject.strip_prefix("step ").or_else(|| subject.strip_prefix("plugin "))?;
+    let rest = subject
+        .strip_prefix("step ")
+        .or_else(|| subject.strip_prefix("plugin "))?;
     rest.split('/').next()
 }
 
@@ -152,7 +167,9 @@ mod tests {
 
     fn threshold(thresholds: &Thresholds, team: Option<&str>, subject: &str) -> Option<f64> {
         let team = team.map(name);
-        thresholds.limit(AlertRule::P95Latency, team.as_ref(), subject).map(|limit| limit.threshold)
+        thresholds
+            .limit(AlertRule::P95Latency, team.as_ref(), subject)
+            .map(|limit| limit.threshold)
     }
 
     #[test]
@@ -174,14 +191,19 @@ mod tests {
             // The host's own belong to no team.
             (None, "commit_step", Some(1000.0)),
         ] {
-            assert_eq!(threshold(&thresholds, team, subject), expected, "{team:?} {subject}");
+            assert_eq!(
+                threshold(&thresholds, team, subject),
+                expected,
+                "{team:?} {subject}"
+            );
         }
     }
 
     #[test]
     fn a_team_sees_the_overrides_that_concern_it() {
-        let thresholds =
-            thresholds("[[overrides]]\nteam = 'acme'\nenabled = false\n[[overrides]]\nplugin = 'x'\nenabled = false");
+        let thresholds = thresholds(
+            "[[overrides]]\nteam = 'acme'\nenabled = false\n[[overrides]]\nplugin = 'x'\nenabled = false",
+        );
         assert_eq!(thresholds.overrides(Some(&name("bravo"))).len(), 1);
         assert_eq!(thresholds.overrides(Some(&name("acme"))).len(), 2);
         assert_eq!(thresholds.overrides(None).len(), 2);

@@ -11,7 +11,8 @@ use super::super::bindings::stepwell::plugin::batch::{
     self, HostError, InstanceStatus, InstanceUpdate, NewInstance as Wanted,
 };
 use crate::model::instance::{
-    ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, METADATA_BYTES_MAX, check_text,
+    ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, METADATA_BYTES_MAX,
+    check_text,
 };
 use crate::model::plugin::Interface;
 use crate::model::{Json, Name, NewInstance, RequestHash, StartFingerprint};
@@ -80,21 +81,33 @@ impl AttemptState {
     fn check_items(&self, items: usize) -> Result<(), HostError> {
         let max = self.services.limits.batch_items_max;
         if items > max {
-            return Err(HostError::Limit(format!("at most {max} items a call, and there are {items}")));
+            return Err(HostError::Limit(format!(
+                "at most {max} items a call, and there are {items}"
+            )));
         }
         Ok(())
     }
 
-    async fn create(&mut self, items: Vec<Wanted>) -> Result<Vec<Result<String, HostError>>, HostError> {
+    async fn create(
+        &mut self,
+        items: Vec<Wanted>,
+    ) -> Result<Vec<Result<String, HostError>>, HostError> {
         let started = self.services.clock.monotonic();
         let call = self.granted(Interface::Batch)?;
         self.check_items(items.len())?;
-        let (max, depth_max) = (self.services.limits.batch_instances_max, self.services.limits.batch_depth_max);
+        let (max, depth_max) = (
+            self.services.limits.batch_instances_max,
+            self.services.limits.batch_depth_max,
+        );
         if self.effects.instances().len() + items.len() > max {
-            return Err(HostError::Limit(format!("an attempt may create at most {max} instances")));
+            return Err(HostError::Limit(format!(
+                "an attempt may create at most {max} instances"
+            )));
         }
         if call.depth >= depth_max {
-            return Err(HostError::Limit(format!("instances may create instances only {depth_max} levels deep")));
+            return Err(HostError::Limit(format!(
+                "instances may create instances only {depth_max} levels deep"
+            )));
         }
         let mut plans = Plans::new();
         let mut checked = Vec::with_capacity(items.len());
@@ -103,28 +116,53 @@ impl AttemptState {
         }
         // What this attempt has created itself is not in the database yet.
         let keys = checked.iter().flatten().filter_map(Checked::key);
-        let keys: Vec<_> = keys.filter(|key| self.effects.instance_with_key(key).is_none()).collect();
-        let known = self.services.store.instances_with_keys(keys).await.map_err(|error| unavailable(&error))?;
-        let results: Vec<_> =
-            checked.into_iter().map(|item| item.and_then(|item| self.create_one(&call, item, &known))).collect();
+        let keys: Vec<_> = keys
+            .filter(|key| self.effects.instance_with_key(key).is_none())
+            .collect();
+        let known = self
+            .services
+            .store
+            .instances_with_keys(keys)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let results: Vec<_> = checked
+            .into_iter()
+            .map(|item| item.and_then(|item| self.create_one(&call, item, &known)))
+            .collect();
         self.record_batch(&call.team, "guest create-instances", &results, started);
         Ok(results)
     }
 
-    async fn check_one(&mut self, call: &StepCall, item: Wanted, plans: &mut Plans) -> Result<Checked, HostError> {
-        let workflow: Name = item.workflow.parse().map_err(|error| HostError::Invalid(format!("workflow: {error}")))?;
+    async fn check_one(
+        &mut self,
+        call: &StepCall,
+        item: Wanted,
+        plans: &mut Plans,
+    ) -> Result<Checked, HostError> {
+        let workflow: Name = item
+            .workflow
+            .parse()
+            .map_err(|error| HostError::Invalid(format!("workflow: {error}")))?;
         for (what, text, bytes_max) in [
             ("entity-type", &item.entity_type, ENTITY_TYPE_BYTES_MAX),
             ("entity-id", &item.entity_id, ENTITY_ID_BYTES_MAX),
-            ("idempotency-key", &item.idempotency_key, IDEMPOTENCY_KEY_BYTES_MAX),
+            (
+                "idempotency-key",
+                &item.idempotency_key,
+                IDEMPOTENCY_KEY_BYTES_MAX,
+            ),
         ] {
             check_text(what, text.as_deref(), bytes_max).map_err(HostError::Invalid)?;
         }
         let max = self.services.limits.payload_bytes_max;
         if item.input.len() > max {
-            return Err(HostError::Limit(format!("an input may have {max} bytes, and has {}", item.input.len())));
+            return Err(HostError::Limit(format!(
+                "an input may have {max} bytes, and has {}",
+                item.input.len()
+            )));
         }
-        let input = Json::parse(&item.input).map_err(|error| HostError::Invalid(format!("input: {error}")))?;
+        let input = Json::parse(&item.input)
+            .map_err(|error| HostError::Invalid(format!("input: {error}")))?;
         let plan = match plans.get(&workflow) {
             Some(plan) => plan.clone(),
             None => {
@@ -133,7 +171,12 @@ impl AttemptState {
                 plan
             }
         };
-        Ok(Checked { item, workflow, input, plan: plan? })
+        Ok(Checked {
+            item,
+            workflow,
+            input,
+            plan: plan?,
+        })
     }
 
     async fn plan(&mut self, call: &StepCall, workflow: &Name) -> Result<Planned, HostError> {
@@ -147,9 +190,17 @@ impl AttemptState {
     }
 
     /// `known`: the instances that have one of the call's keys already.
-    fn create_one(&mut self, call: &StepCall, checked: Checked, known: &KeyHolders) -> Result<String, HostError> {
+    fn create_one(
+        &mut self,
+        call: &StepCall,
+        checked: Checked,
+        known: &KeyHolders,
+    ) -> Result<String, HostError> {
         if let Some(key) = checked.key()
-            && let Some(holder) = self.effects.instance_with_key(&key).or_else(|| known.get(&key).copied())
+            && let Some(holder) = self
+                .effects
+                .instance_with_key(&key)
+                .or_else(|| known.get(&key).copied())
         {
             if !holder.answers(&checked.hash()) {
                 return Err(HostError::Invalid(format!(
@@ -161,11 +212,20 @@ impl AttemptState {
             }
             return Ok(holder.id.to_string());
         }
-        let Checked { item, workflow, input, plan } = checked;
+        let Checked {
+            item,
+            workflow,
+            input,
+            plan,
+        } = checked;
         let Planned::Open(plan) = plan else {
-            return Err(HostError::Invalid(StoreError::Archived(workflow).to_string()));
+            return Err(HostError::Invalid(
+                StoreError::Archived(workflow).to_string(),
+            ));
         };
-        self.effects.spend_batch_bytes(item.input.len(), &self.services.limits).map_err(HostError::Limit)?;
+        self.effects
+            .spend_batch_bytes(item.input.len(), &self.services.limits)
+            .map_err(HostError::Limit)?;
         let id = self.services.clock.new_id();
         self.effects.create_instance(NewInstance {
             id,
@@ -188,13 +248,21 @@ impl AttemptState {
         Ok(id.to_string())
     }
 
-    async fn update(&mut self, items: Vec<InstanceUpdate>) -> Result<Vec<Result<(), HostError>>, HostError> {
+    async fn update(
+        &mut self,
+        items: Vec<InstanceUpdate>,
+    ) -> Result<Vec<Result<(), HostError>>, HostError> {
         let started = self.services.clock.monotonic();
         let call = self.granted(Interface::Batch)?;
         self.check_items(items.len())?;
         let asked: Vec<_> = items.iter().map(read_update).collect();
         let ids: Vec<Uuid> = asked.iter().flatten().map(|(id, _)| *id).collect();
-        let known = self.services.store.instance_states(&call.team, &ids).await.map_err(|error| unavailable(&error))?;
+        let known = self
+            .services
+            .store
+            .instance_states(&call.team, &ids)
+            .await
+            .map_err(|error| unavailable(&error))?;
         let mut there: HashSet<Uuid> = known.into_iter().flatten().map(|state| state.id).collect();
         there.extend(self.effects.instances().iter().map(|new| new.id));
         let mut results = Vec::with_capacity(items.len());
@@ -204,7 +272,9 @@ impl AttemptState {
                     return Err(HostError::NotFound);
                 }
                 let bytes = item.metadata.len();
-                self.effects.spend_batch_bytes(bytes, &self.services.limits).map_err(HostError::Limit)?;
+                self.effects
+                    .spend_batch_bytes(bytes, &self.services.limits)
+                    .map_err(HostError::Limit)?;
                 self.effects.set_metadata(id, metadata);
                 Ok(())
             }));
@@ -213,14 +283,24 @@ impl AttemptState {
         Ok(results)
     }
 
-    async fn statuses(&mut self, ids: Vec<String>) -> Result<Vec<Result<InstanceStatus, HostError>>, HostError> {
+    async fn statuses(
+        &mut self,
+        ids: Vec<String>,
+    ) -> Result<Vec<Result<InstanceStatus, HostError>>, HostError> {
         let started = self.services.clock.monotonic();
         let call = self.granted(Interface::Batch)?;
         self.check_items(ids.len())?;
         // What is no id names nothing, and the instance with this one does not exist.
-        let ids: Vec<Uuid> = ids.iter().map(|text| text.parse().unwrap_or_default()).collect();
-        let states =
-            self.services.store.instance_states(&call.team, &ids).await.map_err(|error| unavailable(&error))?;
+        let ids: Vec<Uuid> = ids
+            .iter()
+            .map(|text| text.parse().unwrap_or_default())
+            .collect();
+        let states = self
+            .services
+            .store
+            .instance_states(&call.team, &ids)
+            .await
+            .map_err(|error| unavailable(&error))?;
         let results: Vec<_> = states
             .into_iter()
             .map(|state| {
@@ -245,17 +325,27 @@ impl AttemptState {
     ) {
         let failed = results.iter().filter(|result| result.is_err()).count();
         let duration = self.services.clock.monotonic().duration_since(started);
-        self.services.monitor.record_batch(team, operation, results.len(), failed, duration);
+        self.services
+            .monitor
+            .record_batch(team, operation, results.len(), failed, duration);
     }
 }
 
 fn read_update(item: &InstanceUpdate) -> Result<(Uuid, Json), HostError> {
     if item.metadata.len() > METADATA_BYTES_MAX {
-        return Err(HostError::Limit(format!("metadata may have {METADATA_BYTES_MAX} bytes")));
+        return Err(HostError::Limit(format!(
+            "metadata may have {METADATA_BYTES_MAX} bytes"
+        )));
     }
-    let metadata = Json::parse(&item.metadata).map_err(|error| HostError::Invalid(format!("metadata: {error}")))?;
+    let metadata = Json::parse(&item.metadata)
+        .map_err(|error| HostError::Invalid(format!("metadata: {error}")))?;
     if !metadata.is_object() {
-        return Err(HostError::Invalid("metadata must be a JSON object".to_owned()));
+        return Err(HostError::Invalid(
+            "metadata must be a JSON object".to_owned(),
+        ));
     }
-    Ok((item.instance_id.parse().map_err(|_| HostError::NotFound)?, metadata))
+    Ok((
+        item.instance_id.parse().map_err(|_| HostError::NotFound)?,
+        metadata,
+    ))
 }

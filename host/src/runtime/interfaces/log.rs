@@ -29,7 +29,9 @@ impl log::Host for AttemptState {
         self.charge()?;
         let limits = &self.services.limits;
         let line = escaped(&message, &fields, limits.log_line_bytes_max);
-        if self.log.lines >= limits.log_lines_max || self.log.bytes.saturating_add(line.len()) > limits.log_bytes_max {
+        if self.log.lines >= limits.log_lines_max
+            || self.log.bytes.saturating_add(line.len()) > limits.log_bytes_max
+        {
             self.log.dropped = self.log.dropped.saturating_add(1);
             return Ok(());
         }
@@ -47,7 +49,10 @@ impl AttemptState {
     fn emit(&self, level: Level, line: &str) {
         let Some(call) = &self.call else { return };
         if let Some(capture) = &call.capture {
-            capture.lock().logs.push(CapturedLog { level: name(level), line: line.to_owned() });
+            capture.lock().logs.push(CapturedLog {
+                level: name(level),
+                line: line.to_owned(),
+            });
         }
         // `tracing` wants the level as a constant.
         macro_rules! event {
@@ -104,7 +109,9 @@ fn escaped(message: &str, fields: &[Field], bytes_max: usize) -> String {
 fn push_escaped(line: &mut String, text: &str, bytes_max: usize) {
     let room = bytes_max.saturating_sub(line.len());
     // An escape is longer than what it stands for, so no more of the text than this can be shown.
-    let text = text.get(..text.floor_char_boundary(room)).unwrap_or_default();
+    let text = text
+        .get(..text.floor_char_boundary(room))
+        .unwrap_or_default();
     line.push_str(&harmless(text));
 }
 
@@ -114,8 +121,14 @@ mod tests {
 
     #[test]
     fn a_line_stays_one_line_and_short() {
-        let fields = [Field { name: "k".to_owned(), value: "a\nb\u{1b}[31m\u{202e}".to_owned() }];
-        assert_eq!(escaped("x\r\ny", &fields, 100), "x\\r\\ny k=a\\nb\\u{1b}[31m\\u{202e}");
+        let fields = [Field {
+            name: "k".to_owned(),
+            value: "a\nb\u{1b}[31m\u{202e}".to_owned(),
+        }];
+        assert_eq!(
+            escaped("x\r\ny", &fields, 100),
+            "x\\r\\ny k=a\\nb\\u{1b}[31m\\u{202e}"
+        );
         assert!(escaped(&"ä".repeat(5_000), &[], 4_095).len() <= 4_095);
     }
 }

@@ -15,7 +15,9 @@ impl runtime::Host for AttemptState {
     fn random(&mut self, length: u32) -> wasmtime::Result<Result<Vec<u8>, HostError>> {
         self.charge()?;
         if length > RANDOM_BYTES_MAX {
-            return Ok(Err(HostError::Limit(format!("at most {RANDOM_BYTES_MAX} bytes a call"))));
+            return Ok(Err(HostError::Limit(format!(
+                "at most {RANDOM_BYTES_MAX} bytes a call"
+            ))));
         }
         let mut bytes = vec![0; length as usize];
         Ok(match getrandom::fill(&mut bytes) {

@@ -34,7 +34,11 @@ impl workflows::Host for AttemptState {
 }
 
 impl AttemptState {
-    async fn workflow_json(&mut self, name: &str, version: Option<u32>) -> Result<String, HostError> {
+    async fn workflow_json(
+        &mut self,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<String, HostError> {
         let call = self.granted(Interface::Workflows)?;
         let name: Name = name.parse().map_err(|_| HostError::NotFound)?;
         let store = &self.services.store;
@@ -54,18 +58,31 @@ impl AttemptState {
 
     async fn approvals_json(&mut self, approver: &str) -> Result<String, HostError> {
         let call = self.granted(Interface::Workflows)?;
-        let first = Page { after: None, limit: 200 };
+        let first = Page {
+            after: None,
+            limit: 200,
+        };
         let pending = Some(ApprovalStatus::Pending);
-        let found = self.services.store.approvals(&call.team, Some(approver), pending, &first).await;
+        let found = self
+            .services
+            .store
+            .approvals(&call.team, Some(approver), pending, &first)
+            .await;
         self.answer(found.as_ref().map(Some))
     }
 
-    fn answer<T: Serialize>(&self, found: Result<Option<&T>, &StoreError>) -> Result<String, HostError> {
+    fn answer<T: Serialize>(
+        &self,
+        found: Result<Option<&T>, &StoreError>,
+    ) -> Result<String, HostError> {
         let found = found.map_err(unavailable)?.ok_or(HostError::NotFound)?;
-        let json = serde_json::to_string(found).map_err(|error| HostError::Unavailable(error.to_string()))?;
+        let json = serde_json::to_string(found)
+            .map_err(|error| HostError::Unavailable(error.to_string()))?;
         let max = self.services.limits.payload_bytes_max.saturating_mul(4);
         if json.len() > max {
-            return Err(HostError::Limit(format!("the answer has more than {max} bytes")));
+            return Err(HostError::Limit(format!(
+                "the answer has more than {max} bytes"
+            )));
         }
         Ok(json)
     }

@@ -92,7 +92,12 @@ pub(super) struct Observed {
 
 impl CacheAdvice {
     pub(super) fn new(observed: Observed) -> Self {
-        let Observed { stats, bounds, sample, ttl_is_free } = observed;
+        let Observed {
+            stats,
+            bounds,
+            sample,
+            ttl_is_free,
+        } = observed;
         let reads = stats.hits.saturating_add(stats.misses);
         let mut advice = Self {
             kind: stats.kind,
@@ -108,7 +113,9 @@ impl CacheAdvice {
             suggestion: None,
             reason: "nothing is followed: cache.ghosts is 0".to_owned(),
         };
-        let Some((sample, keys)) = sample else { return advice };
+        let Some((sample, keys)) = sample else {
+            return advice;
+        };
         (advice.sampled_reads, advice.sampled_keys) = (sample.sampled, keys as u64);
         if sample.sampled < SAMPLED_MIN || keys < KEYS_MIN {
             advice.reason = if stats.evictions == 0 {
@@ -127,20 +134,42 @@ impl CacheAdvice {
         let sample = sample.corrected(stats.hits, stats.misses);
         let entry_bytes = stats.bytes.checked_div(stats.entries);
         let bytes = |entries: u64| entry_bytes.map(|bytes| bytes.saturating_mul(entries));
-        let point = |entries: u64| CurvePoint { entries, bytes: bytes(entries), hit_rate: sample.hit_rate(entries) };
-        let scaled = CURVE.iter().map(|part| (bounds.entries as f64 * part) as u64).filter(|entries| *entries > 0);
+        let point = |entries: u64| CurvePoint {
+            entries,
+            bytes: bytes(entries),
+            hit_rate: sample.hit_rate(entries),
+        };
+        let scaled = CURVE
+            .iter()
+            .map(|part| (bounds.entries as f64 * part) as u64)
+            .filter(|entries| *entries > 0);
         advice.curve = scaled.map(point).collect();
         advice.misses = causes(&sample, stats.hit_rate.unwrap_or_default());
         advice.judge(&sample, &stats, bytes, ttl_is_free);
         advice
     }
 
-    fn judge(&mut self, sample: &Reads, stats: &CacheStats, bytes: impl Fn(u64) -> Option<u64>, ttl_is_free: bool) {
+    fn judge(
+        &mut self,
+        sample: &Reads,
+        stats: &CacheStats,
+        bytes: impl Fn(u64) -> Option<u64>,
+        ttl_is_free: bool,
+    ) {
         let most = self.entries_max.saturating_mul(8);
         let best = sample.hit_rate(most);
-        let fitting = capacities(most).find(|entries| sample.hit_rate(*entries) >= best - GOOD_ENOUGH).unwrap_or(most);
+        let fitting = capacities(most)
+            .find(|entries| sample.hit_rate(*entries) >= best - GOOD_ENOUGH)
+            .unwrap_or(most);
         let (now, then) = (sample.hit_rate(self.entries_max), sample.hit_rate(fitting));
-        let (mut suggestion, mut reasons) = (CacheSuggestion { entries: None, bytes: None, ttl_ms: None }, Vec::new());
+        let (mut suggestion, mut reasons) = (
+            CacheSuggestion {
+                entries: None,
+                bytes: None,
+                ttl_ms: None,
+            },
+            Vec::new(),
+        );
         if fitting > self.entries_max && then > now + GOOD_ENOUGH {
             suggestion.entries = Some(fitting);
             suggestion.bytes = bytes(fitting).filter(|bytes| *bytes > self.bytes_max);
@@ -161,27 +190,48 @@ impl CacheAdvice {
         // The mixture is pushed out before its number is reached.
         let full_of_bytes = stats.bytes.saturating_mul(10) >= self.bytes_max.saturating_mul(9);
         if suggestion.bytes.is_none() && full_of_bytes && stats.evictions > 0 {
-            let wanted = bytes(fitting.min(self.entries_max)).filter(|bytes| *bytes > self.bytes_max);
+            let wanted =
+                bytes(fitting.min(self.entries_max)).filter(|bytes| *bytes > self.bytes_max);
             if let Some(wanted) = wanted {
                 suggestion.bytes = Some(wanted);
-                reasons
-                    .push(format!("{} bytes are full before {} entries are there", self.bytes_max, self.entries_max));
+                reasons.push(format!(
+                    "{} bytes are full before {} entries are there",
+                    self.bytes_max, self.entries_max
+                ));
             }
         }
         let soon = sample.expired_soon / sample.total().max(1.0);
         if ttl_is_free && soon > GOOD_ENOUGH {
             suggestion.ttl_ms = Some(self.ttl_ms.saturating_mul(2));
-            reasons.push(format!("{:.1} % of the reads came within twice the time after it was over", 100.0 * soon));
+            reasons.push(format!(
+                "{:.1} % of the reads came within twice the time after it was over",
+                100.0 * soon
+            ));
         }
-        let any = suggestion.entries.is_some() || suggestion.bytes.is_some() || suggestion.ttl_ms.is_some();
+        let any = suggestion.entries.is_some()
+            || suggestion.bytes.is_some()
+            || suggestion.ttl_ms.is_some();
         self.suggestion = any.then_some(suggestion);
-        self.reason = if any { reasons.join("; ") } else { "the settings fit what is read".to_owned() };
+        self.reason = if any {
+            reasons.join("; ")
+        } else {
+            "the settings fit what is read".to_owned()
+        };
     }
 }
 
 fn causes(sample: &Reads, hit_rate: f64) -> MissCauses {
     let total = sample.total().max(1.0);
     let part = |reads: f64| (reads / total).clamp(0.0, 1.0);
-    let (cold, invalidated, expired) = (part(sample.cold), part(sample.invalidated), part(sample.expired));
-    MissCauses { cold, invalidated, expired, capacity: (1.0 - hit_rate - cold - invalidated - expired).max(0.0) }
+    let (cold, invalidated, expired) = (
+        part(sample.cold),
+        part(sample.invalidated),
+        part(sample.expired),
+    );
+    MissCauses {
+        cold,
+        invalidated,
+        expired,
+        capacity: (1.0 - hit_rate - cold - invalidated - expired).max(0.0),
+    }
 }

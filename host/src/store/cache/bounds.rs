@@ -26,7 +26,10 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) fn new(config: &CacheKindConfig) -> Self {
-        Self { entries: config.entries.min(SHARES), bytes: config.bytes }
+        Self {
+            entries: config.entries.min(SHARES),
+            bytes: config.bytes,
+        }
     }
 
     /// All shares: a multiple of the most entries, so that exactly so many fit.
@@ -61,24 +64,47 @@ mod tests {
     #[test]
     fn exactly_so_many_small_ones_fit() {
         for entries in [1, 7, 100, 2_000, 10_000, 50_000, 999_983] {
-            let bounds = Bounds { entries, bytes: u64::MAX };
+            let bounds = Bounds {
+                entries,
+                bytes: u64::MAX,
+            };
             assert_eq!(bounds.capacity() / u64::from(bounds.weight(1)), entries);
         }
     }
 
     #[test]
     fn no_more_bytes_fit_than_there_may_be() {
-        let bounds = Bounds { entries: 7, bytes: 10_007 };
-        let fit =
-            |sizes: &[u64]| sizes.iter().map(|size| u64::from(bounds.weight(*size))).sum::<u64>() <= bounds.capacity();
+        let bounds = Bounds {
+            entries: 7,
+            bytes: 10_007,
+        };
+        let fit = |sizes: &[u64]| {
+            sizes
+                .iter()
+                .map(|size| u64::from(bounds.weight(*size)))
+                .sum::<u64>()
+                <= bounds.capacity()
+        };
         assert!(fit(&[10_007]) && !fit(&[10_008]));
-        assert!(fit(&[3_335, 3_335, 3_335]) && !fit(&[3_336, 3_336, 3_336]), "3 x 3,336 are more than 10,007");
+        assert!(
+            fit(&[3_335, 3_335, 3_335]) && !fit(&[3_336, 3_336, 3_336]),
+            "3 x 3,336 are more than 10,007"
+        );
         assert!(!fit(&[1, 1, 1, 1, 1, 1, 1, 1]));
     }
 
     #[test]
     fn nothing_fits_into_nothing() {
-        for bounds in [Bounds { entries: 0, bytes: 1_000_000 }, Bounds { entries: 10, bytes: 0 }] {
+        for bounds in [
+            Bounds {
+                entries: 0,
+                bytes: 1_000_000,
+            },
+            Bounds {
+                entries: 10,
+                bytes: 0,
+            },
+        ] {
             assert!(u64::from(bounds.weight(1)) > bounds.capacity());
         }
     }

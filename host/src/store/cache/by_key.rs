@@ -45,17 +45,23 @@ impl Caches {
     pub(in crate::store) fn clear_named(&self, team: &Name, named: Named) -> Removed {
         let team = team.clone();
         let (kind, was_there) = match named {
-            Named::Workflow(name) => (CacheKind::Workflows, self.workflows.invalidate(&(team, name))),
-            Named::WorkflowVersion(name, version) => {
-                (CacheKind::WorkflowVersions, self.workflow_versions.invalidate(&(team, name, version)))
-            }
-            Named::PluginReference(PluginReference { name, version }) => {
-                (CacheKind::PluginReferences, self.plugin_references.invalidate(&(team, name, version)))
-            }
+            Named::Workflow(name) => (
+                CacheKind::Workflows,
+                self.workflows.invalidate(&(team, name)),
+            ),
+            Named::WorkflowVersion(name, version) => (
+                CacheKind::WorkflowVersions,
+                self.workflow_versions.invalidate(&(team, name, version)),
+            ),
+            Named::PluginReference(PluginReference { name, version }) => (
+                CacheKind::PluginReferences,
+                self.plugin_references.invalidate(&(team, name, version)),
+            ),
             Named::Instance(id) => (CacheKind::Instances, self.instances.invalidate(&(team, id))),
-            Named::PendingApprovals(user) => {
-                (CacheKind::PendingApprovals, self.pending_approvals.invalidate(&(team, user)))
-            }
+            Named::PendingApprovals(user) => (
+                CacheKind::PendingApprovals,
+                self.pending_approvals.invalidate(&(team, user)),
+            ),
             Named::Entry(key) => (CacheKind::Storage, self.storage.invalidate(&(team, key))),
         };
         [(kind, u64::from(was_there))].into_iter().collect()
@@ -72,5 +78,8 @@ fn entry_key(text: &str) -> Option<EntryKey> {
         "shared" => Space::Shared(name.parse().ok()?),
         _ => return None,
     };
-    Some(EntryKey { space, key: key.to_owned() })
+    Some(EntryKey {
+        space,
+        key: key.to_owned(),
+    })
 }

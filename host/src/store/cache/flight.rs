@@ -75,7 +75,16 @@ where
 {
     pub(super) fn begin(cache: Arc<Cache<K, V>>, key: K, generation: u64, id: Option<u64>) -> Self {
         let (began_at, began) = (cache.clock().now(), cache.clock().monotonic());
-        Self { cache, key, id, generation, began_at, began, together: 1, landing: watch::Sender::new(None) }
+        Self {
+            cache,
+            key,
+            id,
+            generation,
+            began_at,
+            began,
+            together: 1,
+            landing: watch::Sender::new(None),
+        }
     }
 
     /// Whether it is still the one that its key's entry comes from.
@@ -111,12 +120,18 @@ where
     }
 
     /// Ends it: keeps what was read unless it is out of date by now, and tells it to all who wait.
-    pub(in crate::store) fn land(self, read: Result<Option<Fresh<V>>, StoreError>) -> Result<Answer<V>, StoreError> {
+    pub(in crate::store) fn land(
+        self,
+        read: Result<Option<Fresh<V>>, StoreError>,
+    ) -> Result<Answer<V>, StoreError> {
         let answer = read.map(|fresh| {
             let took = self.cache.clock().monotonic().duration_since(self.began)
                 / u32::try_from(self.together).unwrap_or(u32::MAX);
             count(&self.cache.tally().loads, 1);
-            count(&self.cache.tally().load_nanos, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+            count(
+                &self.cache.tally().load_nanos,
+                u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+            );
             self.cache.land(&self, fresh.as_ref());
             fresh.map(Fresh::into_value)
         });

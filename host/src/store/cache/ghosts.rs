@@ -110,12 +110,30 @@ impl Ghosts {
         }
         let weight = 1.0 / self.rate();
         self.reads.sampled += 1;
-        let Read { hash, generation, now, ttl_micros, hit } = read;
-        *if hit { &mut self.reads.hits } else { &mut self.reads.misses } += weight;
+        let Read {
+            hash,
+            generation,
+            now,
+            ttl_micros,
+            hit,
+        } = read;
+        *if hit {
+            &mut self.reads.hits
+        } else {
+            &mut self.reads.misses
+        } += weight;
         let Some(ghost) = self.keys.get_mut(&hash) else {
             self.reads.cold += weight;
             let place = self.place();
-            self.keys.insert(hash, Ghost { place, generation, loaded_at: now, gone: false });
+            self.keys.insert(
+                hash,
+                Ghost {
+                    place,
+                    generation,
+                    loaded_at: now,
+                    gone: false,
+                },
+            );
             return self.make_room();
         };
         let others = self.order.after(ghost.place);
@@ -164,7 +182,11 @@ impl Ghosts {
     /// The newest place; when there is none left, all keys move together first.
     fn place(&mut self) -> usize {
         if self.order.is_full() {
-            let mut keys: Vec<_> = self.keys.values_mut().filter(|ghost| self.order.has(ghost.place)).collect();
+            let mut keys: Vec<_> = self
+                .keys
+                .values_mut()
+                .filter(|ghost| self.order.has(ghost.place))
+                .collect();
             keys.sort_unstable_by_key(|ghost| ghost.place);
             self.order.clear();
             for ghost in keys {
@@ -176,7 +198,9 @@ impl Ghosts {
 
     fn make_room(&mut self) {
         while self.keys.len() > self.keys_max {
-            let Some((hash, ghost)) = self.keys.pop_last() else { return };
+            let Some((hash, ghost)) = self.keys.pop_last() else {
+                return;
+            };
             self.order.leave(ghost.place);
             self.threshold = hash.saturating_sub(1);
         }
@@ -211,7 +235,12 @@ impl Reads {
     pub(super) fn corrected(mut self, hits: u64, misses: u64) -> Self {
         if self.misses > 0.0 {
             let scale = misses as f64 / self.misses;
-            for cause in [&mut self.cold, &mut self.invalidated, &mut self.expired, &mut self.expired_soon] {
+            for cause in [
+                &mut self.cold,
+                &mut self.invalidated,
+                &mut self.expired,
+                &mut self.expired_soon,
+            ] {
                 *cause *= scale;
             }
         }
@@ -225,10 +254,18 @@ impl Reads {
     /// Hits of an LRU cache with so many entries, as a part of all reads. Exact for what is one of [`capacities`], when
     /// all keys are followed.
     pub(super) fn hit_rate(&self, entries: u64) -> f64 {
-        let fitting = self.reused.iter().enumerate().take_while(|(bucket, _)| bound(bucket + 1) <= entries as f64);
+        let fitting = self
+            .reused
+            .iter()
+            .enumerate()
+            .take_while(|(bucket, _)| bound(bucket + 1) <= entries as f64);
         let hits: f64 = fitting.map(|(_, count)| count).sum();
         let total = self.total();
-        if total > 0.0 { (hits / total).clamp(0.0, 1.0) } else { 0.0 }
+        if total > 0.0 {
+            (hits / total).clamp(0.0, 1.0)
+        } else {
+            0.0
+        }
     }
 }
 
@@ -247,12 +284,17 @@ fn bucket(distance: f64) -> usize {
     let above = ((distance / EXACT as f64).log2() * PER_OCTAVE) as usize;
     // Rounding may have gone past a bound in either direction.
     let near = (EXACT + above.saturating_sub(1)..EXACT + above + 3).rev();
-    near.into_iter().find(|one| bound(*one) <= distance).unwrap_or(EXACT).min(BUCKETS - 1)
+    near.into_iter()
+        .find(|one| bound(*one) <= distance)
+        .unwrap_or(EXACT)
+        .min(BUCKETS - 1)
 }
 
 /// Capacities up to `most` at which hit rates are told apart.
 pub(super) fn capacities(most: u64) -> impl Iterator<Item = u64> {
-    (1..BUCKETS).map(|bucket| bound(bucket) as u64).take_while(move |capacity| *capacity <= most)
+    (1..BUCKETS)
+        .map(|bucket| bound(bucket) as u64)
+        .take_while(move |capacity| *capacity <= most)
 }
 
 /// Places on a line, and how many after one are taken: a Fenwick tree.
@@ -266,7 +308,11 @@ impl Order {
     fn new(keys_max: usize) -> Self {
         // With twice the room, keys move together once in as many reads as there are keys.
         let places = keys_max.saturating_add(1).saturating_mul(2);
-        Self { tree: vec![0; places + 1], taken: vec![false; places], next: 0 }
+        Self {
+            tree: vec![0; places + 1],
+            taken: vec![false; places],
+            next: 0,
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -302,7 +348,11 @@ impl Order {
         }
         let mut index = place + 1;
         while let Some(count) = self.tree.get_mut(index) {
-            *count = if taken { count.saturating_add(1) } else { count.saturating_sub(1) };
+            *count = if taken {
+                count.saturating_add(1)
+            } else {
+                count.saturating_sub(1)
+            };
             index += index & index.wrapping_neg();
         }
     }
@@ -339,7 +389,13 @@ mod tests {
 
     fn read(ghosts: &mut Ghosts, key: u64, micros: i64, hit: bool) {
         let now = Timestamp::from_micros(micros);
-        ghosts.read(Read { hash: hash(key), generation: 0, now, ttl_micros: TTL, hit });
+        ghosts.read(Read {
+            hash: hash(key),
+            generation: 0,
+            now,
+            ttl_micros: TTL,
+            hit,
+        });
     }
 
     /// The hits of a real LRU cache.
@@ -414,13 +470,22 @@ mod tests {
                 read(&mut all, key, 0, true);
                 read(&mut some, key, 0, true);
             }
-            assert!(some.keys() <= 1_000 && some.threshold() < u64::MAX / 16, "{}", some.keys());
-            let (all, some) = (all.reads().clone(), some.reads().clone().corrected(reads, 0));
+            assert!(
+                some.keys() <= 1_000 && some.threshold() < u64::MAX / 16,
+                "{}",
+                some.keys()
+            );
+            let (all, some) = (
+                all.reads().clone(),
+                some.reads().clone().corrected(reads, 0),
+            );
             // Of a hundredth of the keys and more: of fewer, a sample of the keys says little. And near the length of a
             // loop the curve is a step, which a sample finds a little to the side.
             let capacities = capacities(60_000).filter(|c| *c >= 300);
             let capacities = capacities.filter(|c| kind != "loop" || !(27_000..33_000).contains(c));
-            let errors: Vec<_> = capacities.map(|c| (all.hit_rate(c) - some.hit_rate(c)).abs()).collect();
+            let errors: Vec<_> = capacities
+                .map(|c| (all.hit_rate(c) - some.hit_rate(c)).abs())
+                .collect();
             let mean = errors.iter().sum::<f64>() / errors.len() as f64;
             assert!(mean < 0.03, "{kind}: {mean}");
         }
@@ -439,11 +504,29 @@ mod tests {
         read(&mut ghosts, 1, 9_000_001, false);
         // A newer generation.
         let now = Timestamp::from_micros(9_000_002);
-        ghosts.read(Read { hash: hash(1), generation: 1, now, ttl_micros: TTL, hit: false });
+        ghosts.read(Read {
+            hash: hash(1),
+            generation: 1,
+            now,
+            ttl_micros: TTL,
+            hit: false,
+        });
         let reads = ghosts.reads();
-        assert_eq!((reads.cold, reads.invalidated, reads.expired, reads.expired_soon), (1.0, 2.0, 2.0, 1.0));
+        assert_eq!(
+            (
+                reads.cold,
+                reads.invalidated,
+                reads.expired,
+                reads.expired_soon
+            ),
+            (1.0, 2.0, 2.0, 1.0)
+        );
         assert_eq!((reads.aged, reads.sampled), (1.0, 7));
-        assert!((reads.hit_rate(1) - 2.0 / 7.0).abs() < 1e-9, "{}", reads.hit_rate(1));
+        assert!(
+            (reads.hit_rate(1) - 2.0 / 7.0).abs() < 1e-9,
+            "{}",
+            reads.hit_rate(1)
+        );
     }
 
     #[test]
@@ -453,6 +536,9 @@ mod tests {
             read(&mut ghosts, key, 0, false);
             assert!(ghosts.keys() <= 100);
         }
-        assert_eq!(ghosts.order.taken.iter().filter(|taken| **taken).count(), ghosts.keys());
+        assert_eq!(
+            ghosts.order.taken.iter().filter(|taken| **taken).count(),
+            ghosts.keys()
+        );
     }
 }

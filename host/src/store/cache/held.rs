@@ -105,7 +105,11 @@ impl<V> Drop for Held<V> {
     fn drop(&mut self) {
         if !*self.gone.get_mut() {
             let expired = self.deadline <= self.tally.clock.now();
-            self.goes(if expired { Gone::Expired } else { Gone::Evicted });
+            self.goes(if expired {
+                Gone::Expired
+            } else {
+                Gone::Evicted
+            });
         }
     }
 }

@@ -82,12 +82,19 @@ pub(in crate::store) struct Fresh<V> {
 impl<V> Fresh<V> {
     /// A value, and about how much memory it takes.
     pub(in crate::store) fn new(value: V, bytes: usize) -> Self {
-        Self { value, bytes, until: None }
+        Self {
+            value,
+            bytes,
+            until: None,
+        }
     }
 
     /// Not there any more from this time on, if any.
     pub(in crate::store) fn until(self, deadline: Option<Timestamp>) -> Self {
-        Self { until: deadline, ..self }
+        Self {
+            until: deadline,
+            ..self
+        }
     }
 
     pub(in crate::store) fn value(&self) -> &V {
@@ -132,8 +139,13 @@ where
             absence_ttl: settings.absence_ttl.min(ttl),
             clock: settings.clock,
             team_of,
-            ghosts_threshold: AtomicU64::new(if settings.ghosts > 0 { u64::MAX / FOLLOWED_PART } else { 0 }),
-            ghosts: (settings.ghosts > 0).then(|| Mutex::new(Ghosts::new(settings.ghosts, FOLLOWED_PART))),
+            ghosts_threshold: AtomicU64::new(if settings.ghosts > 0 {
+                u64::MAX / FOLLOWED_PART
+            } else {
+                0
+            }),
+            ghosts: (settings.ghosts > 0)
+                .then(|| Mutex::new(Ghosts::new(settings.ghosts, FOLLOWED_PART))),
         })
     }
 
@@ -152,7 +164,10 @@ where
     pub(in crate::store) fn join(self: &Arc<Self>, key: &K, generation: u64) -> Join<K, V> {
         let mut flights = self.shard(key).lock();
         // It may have landed since the caller looked.
-        if let Some(known) = self.peek(key).and_then(|held| self.serve(&held, generation)) {
+        if let Some(known) = self
+            .peek(key)
+            .and_then(|held| self.serve(&held, generation))
+        {
             return Join::Known(known);
         }
         count(&self.tally.misses, 1);
@@ -168,7 +183,14 @@ where
         }
         let id = self.next_flight.fetch_add(1, Ordering::Relaxed);
         let flight = Flight::begin(Arc::clone(self), key.clone(), generation, Some(id));
-        flights.insert(key.clone(), Flying { id, generation, waiter: flight.waiter() });
+        flights.insert(
+            key.clone(),
+            Flying {
+                id,
+                generation,
+                waiter: flight.waiter(),
+            },
+        );
         Join::Load(flight)
     }
 
@@ -242,9 +264,15 @@ where
 
     /// What a landed flight leaves behind; nothing if it would not be served. To be kept, because it counts itself.
     fn held(&self, flight: &Flight<K, V>, fresh: Option<&Fresh<V>>) -> Option<Held<V>> {
-        let ttl = if fresh.is_some() { self.ttl } else { self.absence_ttl };
+        let ttl = if fresh.is_some() {
+            self.ttl
+        } else {
+            self.absence_ttl
+        };
         let deadline = flight.began_at().after(self.jittered(flight.key(), ttl));
-        let deadline = fresh.and_then(|fresh| fresh.until).map_or(deadline, |until| until.min(deadline));
+        let deadline = fresh
+            .and_then(|fresh| fresh.until)
+            .map_or(deadline, |until| until.min(deadline));
         let size = Bounds::size(fresh.map_or(0, |fresh| fresh.bytes));
         (deadline > self.clock.now()).then(|| Held {
             value: fresh.map(|fresh| fresh.value.clone()),
@@ -274,21 +302,38 @@ where
     /// Notes a read of a followed key, unless another thread is about it: a few reads less change no advice, and nobody
     /// should wait.
     fn follow(&self, followed: Option<u64>, generation: u64, hit: bool) {
-        let (Some(hash), Some(ghosts)) = (followed, &self.ghosts) else { return };
-        let Some(mut ghosts) = ghosts.try_lock() else { return };
+        let (Some(hash), Some(ghosts)) = (followed, &self.ghosts) else {
+            return;
+        };
+        let Some(mut ghosts) = ghosts.try_lock() else {
+            return;
+        };
         let ttl_micros = i64::try_from(self.ttl.as_micros()).unwrap_or(i64::MAX);
-        ghosts.read(Read { hash, generation, now: self.clock.now(), ttl_micros, hit });
-        self.ghosts_threshold.store(ghosts.threshold(), Ordering::Relaxed);
+        ghosts.read(Read {
+            hash,
+            generation,
+            now: self.clock.now(),
+            ttl_micros,
+            hit,
+        });
+        self.ghosts_threshold
+            .store(ghosts.threshold(), Ordering::Relaxed);
     }
 
     /// An entry, without counting as a use of it unless it is there.
     fn peek(&self, key: &K) -> Option<Arc<Held<V>>> {
-        if self.entries.contains_key(key) { self.entries.get(key) } else { None }
+        if self.entries.contains_key(key) {
+            self.entries.get(key)
+        } else {
+            None
+        }
     }
 
     /// The caller holds the shard's lock.
     fn remove(&self, key: &K, why: Gone) -> bool {
-        let Some(held) = self.peek(key) else { return false };
+        let Some(held) = self.peek(key) else {
+            return false;
+        };
         self.entries.invalidate(key);
         held.goes(why)
     }
@@ -297,7 +342,10 @@ where
     /// removal needs.
     fn keys(&self, condition: impl Fn(&K, &Held<V>) -> bool) -> Vec<K> {
         let entries = self.entries.iter();
-        entries.filter(|entry| condition(entry.key(), entry.value())).map(|entry| entry.key().clone()).collect()
+        entries
+            .filter(|entry| condition(entry.key(), entry.value()))
+            .map(|entry| entry.key().clone())
+            .collect()
     }
 
     fn shard(&self, key: &K) -> &Mutex<HashMap<K, Flying<V>>> {

@@ -64,24 +64,42 @@ pub(super) struct Caches {
     pub(super) storage: Shared<(Name, EntryKey), Arc<Entry>>,
     pub(super) tokens: Shared<[u8; 32], Arc<Principal>>,
     pub(super) workflow_lists: Shared<WorkflowList, Rows<WorkflowSummary>>,
-    pub(super) instance_lists: Shared<(Name, InstanceFilter, Page<Cursor>), Rows<Arc<InstanceSummary>>>,
+    pub(super) instance_lists:
+        Shared<(Name, InstanceFilter, Page<Cursor>), Rows<Arc<InstanceSummary>>>,
     pub(super) approval_lists: Shared<(Name, ApprovalFilter, Page<Cursor>), Rows<Approval>>,
     pub(super) generations: Generations,
 }
 
 impl Caches {
     pub(super) fn new(config: &CacheConfig, clock: &Clock) -> Self {
-        let with =
-            |bounds| Settings { bounds, absence_ttl: config.absence_ttl, clock: clock.clone(), ghosts: config.ghosts };
+        let with = |bounds| Settings {
+            bounds,
+            absence_ttl: config.absence_ttl,
+            clock: clock.clone(),
+            ghosts: config.ghosts,
+        };
         // A new instance is announced by its team alone, so that it was not there must not be remembered.
-        let without_absence = |bounds| Settings { absence_ttl: std::time::Duration::ZERO, ..with(bounds) };
+        let without_absence = |bounds| Settings {
+            absence_ttl: std::time::Duration::ZERO,
+            ..with(bounds)
+        };
         Self {
             workflows: Cache::new(with(&config.workflows), |(team, _), _| Some(team)),
-            workflow_versions: Cache::new(with(&config.workflow_versions), |(team, ..), _| Some(team)),
-            plugin_versions: Cache::new(with(&config.plugin_versions), |_, version| Some(&version?.team)),
-            plugin_references: Cache::new(with(&config.plugin_references), |(team, ..), _| Some(team)),
-            instances: Cache::new(without_absence(&config.instances), |(team, _), _| Some(team)),
-            pending_approvals: Cache::new(with(&config.pending_approvals), |(team, _), _| Some(team)),
+            workflow_versions: Cache::new(with(&config.workflow_versions), |(team, ..), _| {
+                Some(team)
+            }),
+            plugin_versions: Cache::new(with(&config.plugin_versions), |_, version| {
+                Some(&version?.team)
+            }),
+            plugin_references: Cache::new(with(&config.plugin_references), |(team, ..), _| {
+                Some(team)
+            }),
+            instances: Cache::new(without_absence(&config.instances), |(team, _), _| {
+                Some(team)
+            }),
+            pending_approvals: Cache::new(with(&config.pending_approvals), |(team, _), _| {
+                Some(team)
+            }),
             storage: Cache::new(with(&config.storage), |(team, _), _| Some(team)),
             tokens: Cache::new(with(&config.tokens), |_, principal| Some(&principal?.team)),
             workflow_lists: Cache::new(with(&config.queries), |(team, ..), _| Some(team)),
@@ -92,22 +110,34 @@ impl Caches {
     }
 
     pub(super) fn stats(&self) -> Vec<CacheStats> {
-        CacheKind::ALL.into_iter().map(|kind| self.of(kind).stats(kind)).collect()
+        CacheKind::ALL
+            .into_iter()
+            .map(|kind| self.of(kind).stats(kind))
+            .collect()
     }
 
     pub(super) fn advice(&self) -> Vec<CacheAdvice> {
-        CacheKind::ALL.into_iter().map(|kind| self.of(kind).advice(kind)).collect()
+        CacheKind::ALL
+            .into_iter()
+            .map(|kind| self.of(kind).advice(kind))
+            .collect()
     }
 
     /// Throws out all of these kinds, or what is one team's. Loads under way are not kept either: whoever empties a
     /// cache by hand has changed the database by hand.
     pub(super) fn clear(&self, kinds: &[CacheKind], team: Option<&Name>) -> Removed {
-        kinds.iter().map(|kind| (*kind, self.of(*kind).clear(team))).collect()
+        kinds
+            .iter()
+            .map(|kind| (*kind, self.of(*kind).clear(team)))
+            .collect()
     }
 
     /// Throws out what has run out. Reads do not serve it anyway; this gives its memory back.
     pub(super) fn clean_up(&self) -> Removed {
-        CacheKind::ALL.into_iter().map(|kind| (kind, self.of(kind).clean_up())).collect()
+        CacheKind::ALL
+            .into_iter()
+            .map(|kind| (kind, self.of(kind).clean_up()))
+            .collect()
     }
 
     fn of(&self, kind: CacheKind) -> &dyn AnyCache {

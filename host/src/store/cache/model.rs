@@ -91,8 +91,16 @@ impl World {
                     Join::Load(flight) => Reader::Selects { flight, least },
                 }
             }
-            Reader::Selects { flight, least } => Reader::Lands { flight, read: self.row, least },
-            Reader::Lands { flight, read, least } => {
+            Reader::Selects { flight, least } => Reader::Lands {
+                flight,
+                read: self.row,
+                least,
+            },
+            Reader::Lands {
+                flight,
+                read,
+                least,
+            } => {
                 let value = flight.land(Ok(Some(Fresh::new(read, 8)))).expect("lands");
                 answers.push((least, value.expect("the row is there")));
                 Reader::Done
@@ -157,13 +165,24 @@ fn every_order(left: &mut [usize], order: &mut Vec<usize>, visit: &mut impl FnMu
 
 /// Tries every order of some writes, of two steps each, and some reads, of three.
 fn nobody_reads_what_was_there_before(by: By, writes: usize, readers: usize) -> u32 {
-    let bounds = CacheKindConfig { entries: 1_000, bytes: 1 << 30, ttl: Duration::from_secs(60) };
+    let bounds = CacheKindConfig {
+        entries: 1_000,
+        bytes: 1 << 30,
+        ttl: Duration::from_secs(60),
+    };
     let clock = Clock::manual(Timestamp::from_micros(0));
-    let settings = Settings { bounds: &bounds, absence_ttl: Duration::ZERO, clock, ghosts: 64 };
+    let settings = Settings {
+        bounds: &bounds,
+        absence_ttl: Duration::ZERO,
+        clock,
+        ghosts: 64,
+    };
     let cache = Cache::new(settings, |(team, _), _| Some(team));
     let team: Name = "acme".parse().expect("is a name");
     let mut orders = 0;
-    let mut left: Vec<_> = std::iter::once(2 * writes).chain(std::iter::repeat_n(3, readers)).collect();
+    let mut left: Vec<_> = std::iter::once(2 * writes)
+        .chain(std::iter::repeat_n(3, readers))
+        .collect();
     every_order(&mut left, &mut Vec::new(), &mut |order| {
         // A key of its own for each order, because a cache for each would take longer than the steps.
         let mut world = World {
@@ -175,7 +194,10 @@ fn nobody_reads_what_was_there_before(by: By, writes: usize, readers: usize) -> 
             acknowledged: 0,
         };
         for (least, value) in run(&mut world, readers, order) {
-            assert!(value >= least, "{by:?}: {value} was read after {least} was acknowledged, in the order {order:?}");
+            assert!(
+                value >= least,
+                "{by:?}: {value} was read after {least} was acknowledged, in the order {order:?}"
+            );
         }
         world.cache.invalidate(&world.key);
         orders += 1;

@@ -137,7 +137,11 @@ impl CacheStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (hits, misses) = (read(&tally.hits), read(&tally.misses));
         let (loads, load_nanos) = (read(&tally.loads), read(&tally.load_nanos));
-        let load_avg_us = if loads == 0 { 0.0 } else { load_nanos as f64 / loads as f64 / 1e3 };
+        let load_avg_us = if loads == 0 {
+            0.0
+        } else {
+            load_nanos as f64 / loads as f64 / 1e3
+        };
         Self {
             kind: kind.as_str(),
             entries: read(&tally.entries),
@@ -178,6 +182,11 @@ impl Removed {
 
 impl FromIterator<(CacheKind, u64)> for Removed {
     fn from_iter<I: IntoIterator<Item = (CacheKind, u64)>>(counts: I) -> Self {
-        Self(counts.into_iter().filter(|(_, entries)| *entries > 0).collect())
+        Self(
+            counts
+                .into_iter()
+                .filter(|(_, entries)| *entries > 0)
+                .collect(),
+        )
     }
 }

@@ -36,9 +36,21 @@ fn key(number: u32) -> Key {
 
 fn with(entries: u64, bytes: u64, absence_ttl: Duration) -> Fixture {
     let clock = Clock::manual(Timestamp::from_micros(1_000_000));
-    let bounds = CacheKindConfig { entries, bytes, ttl: TTL };
-    let settings = Settings { bounds: &bounds, absence_ttl, clock: clock.clone(), ghosts: 1_024 };
-    Fixture { cache: Cache::new(settings, |(team, _), _| Some(team)), clock }
+    let bounds = CacheKindConfig {
+        entries,
+        bytes,
+        ttl: TTL,
+    };
+    let settings = Settings {
+        bounds: &bounds,
+        absence_ttl,
+        clock: clock.clone(),
+        ghosts: 1_024,
+    };
+    Fixture {
+        cache: Cache::new(settings, |(team, _), _| Some(team)),
+        clock,
+    }
 }
 
 fn roomy() -> Fixture {
@@ -55,7 +67,9 @@ impl Fixture {
     }
 
     fn load(&self, number: u32, value: u64, bytes: usize) {
-        let landed = self.begin(&key(number), 0).land(Ok(Some(Fresh::new(value, bytes))));
+        let landed = self
+            .begin(&key(number), 0)
+            .land(Ok(Some(Fresh::new(value, bytes))));
         assert_eq!(landed.expect("lands"), Some(value));
     }
 
@@ -72,9 +86,17 @@ impl Fixture {
 fn an_entry_is_served_until_its_time_is_over() {
     let fixture = roomy();
     fixture.load(1, 11, 8);
-    fixture.clock.advance(TTL.mul_f64(0.9) - Duration::from_micros(1));
-    assert_eq!(fixture.get(1), Some(Some(11)), "jitter takes a tenth at most");
-    fixture.clock.advance(TTL.mul_f64(0.1) + Duration::from_micros(1));
+    fixture
+        .clock
+        .advance(TTL.mul_f64(0.9) - Duration::from_micros(1));
+    assert_eq!(
+        fixture.get(1),
+        Some(Some(11)),
+        "jitter takes a tenth at most"
+    );
+    fixture
+        .clock
+        .advance(TTL.mul_f64(0.1) + Duration::from_micros(1));
     assert_eq!(fixture.get(1), None);
     fixture.load(1, 12, 8);
     assert_eq!(fixture.get(1), Some(Some(12)));
@@ -86,7 +108,11 @@ fn an_entry_is_served_until_its_time_is_over() {
 fn what_was_loaded_together_runs_out_over_a_tenth_of_the_time() {
     let fixture = roomy();
     (0..1_000).for_each(|number| fixture.load(number, 0, 8));
-    let alive = || (0..1_000).filter(|number| fixture.get(*number).is_some()).count();
+    let alive = || {
+        (0..1_000)
+            .filter(|number| fixture.get(*number).is_some())
+            .count()
+    };
     fixture.clock.advance(TTL.mul_f64(0.9));
     let mut left = vec![alive()];
     for _ in 0..4 {
@@ -94,7 +120,10 @@ fn what_was_loaded_together_runs_out_over_a_tenth_of_the_time() {
         left.push(alive());
     }
     for (left, about) in left.iter().zip([1_000_usize, 750, 500, 250, 0]) {
-        assert!(left.abs_diff(about) <= 100, "{left} are left where {about} were expected");
+        assert!(
+            left.abs_diff(about) <= 100,
+            "{left} are left where {about} were expected"
+        );
     }
 }
 
@@ -140,7 +169,11 @@ fn many_small_entries_stay_within_the_number() {
     let fixture = with(100, 1 << 30, ABSENCE_TTL);
     (0..5_000).for_each(|number| fixture.load(number, 0, 8));
     let stats = fixture.stats();
-    assert_eq!((stats.entries, stats.entries + stats.evictions), (100, 5_000), "{stats:?}");
+    assert_eq!(
+        (stats.entries, stats.entries + stats.evictions),
+        (100, 5_000),
+        "{stats:?}"
+    );
 }
 
 #[test]
@@ -148,17 +181,26 @@ fn few_large_entries_stay_within_the_bytes() {
     let fixture = with(10_000, 1 << 20, ABSENCE_TTL);
     (0..500).for_each(|number| fixture.load(number, 0, 100_000));
     let stats = fixture.stats();
-    assert_eq!((stats.entries, stats.entries + stats.evictions), (10, 500), "{stats:?}");
+    assert_eq!(
+        (stats.entries, stats.entries + stats.evictions),
+        (10, 500),
+        "{stats:?}"
+    );
     assert!(stats.bytes > 900_000 && stats.bytes <= 1 << 20, "{stats:?}");
     let huge = with(10_000, 1 << 20, ABSENCE_TTL);
     huge.load(1, 0, 1 << 20);
-    assert_eq!((huge.stats().entries, huge.stats().evictions), (0, 1), "it is larger than the whole cache");
+    assert_eq!(
+        (huge.stats().entries, huge.stats().evictions),
+        (0, 1),
+        "it is larger than the whole cache"
+    );
 }
 
 #[test]
 fn a_mixture_stays_within_both_and_uses_half_of_one() {
     let fixture = with(200, 1 << 20, ABSENCE_TTL);
-    (0..2_000).for_each(|number| fixture.load(number, 0, if number % 10 == 0 { 20_000 } else { 8 }));
+    (0..2_000)
+        .for_each(|number| fixture.load(number, 0, if number % 10 == 0 { 20_000 } else { 8 }));
     let stats = fixture.stats();
     assert!(stats.entries <= 200 && stats.bytes <= 1 << 20, "{stats:?}");
     assert!(stats.entries >= 90 || stats.bytes >= 450_000, "{stats:?}");
@@ -172,7 +214,12 @@ fn what_is_used_stays_when_many_others_pass_by_once() {
         fixture.load(number, 0, 8);
         assert!((0..50).all(|number| fixture.get(number).is_some()));
     }
-    assert_eq!((0..50).filter(|number| fixture.get(*number).is_some()).count(), 50);
+    assert_eq!(
+        (0..50)
+            .filter(|number| fixture.get(*number).is_some())
+            .count(),
+        50
+    );
 }
 
 #[test]
@@ -183,19 +230,33 @@ fn others_join_a_load_until_it_is_out_of_date() {
     assert!(!fixture.cache.invalidate(&key(1)), "there is no entry yet");
     let second = fixture.begin(&key(1), 0);
     first.land(Ok(Some(Fresh::new(1, 8)))).expect("lands");
-    assert_eq!(fixture.get(1), None, "it began before the write was acknowledged");
+    assert_eq!(
+        fixture.get(1),
+        None,
+        "it began before the write was acknowledged"
+    );
     second.land(Ok(Some(Fresh::new(2, 8)))).expect("lands");
     assert_eq!(fixture.get(1), Some(Some(2)));
     let stats = fixture.stats();
-    assert_eq!((stats.stale, stats.coalesced, stats.misses, stats.loads), (1, 1, 3, 2));
+    assert_eq!(
+        (stats.stale, stats.coalesced, stats.misses, stats.loads),
+        (1, 1, 3, 2)
+    );
 }
 
 #[test]
 fn lists_of_an_older_generation_are_neither_served_nor_joined() {
     let fixture = roomy();
     let get = |generation| fixture.cache.get(&key(1), generation);
-    fixture.begin(&key(1), 3).land(Ok(Some(Fresh::new(30, 8)))).expect("lands");
-    assert_eq!((get(3), get(2)), (Some(Some(30)), Some(Some(30))), "newer than asked for is as good");
+    fixture
+        .begin(&key(1), 3)
+        .land(Ok(Some(Fresh::new(30, 8))))
+        .expect("lands");
+    assert_eq!(
+        (get(3), get(2)),
+        (Some(Some(30)), Some(Some(30))),
+        "newer than asked for is as good"
+    );
     assert_eq!(get(4), None);
     let old = fixture.begin(&key(1), 4);
     let new = fixture.begin(&key(1), 5);
@@ -204,7 +265,11 @@ fn lists_of_an_older_generation_are_neither_served_nor_joined() {
     new.land(Ok(Some(Fresh::new(50, 8)))).expect("lands");
     assert_eq!(get(5), Some(Some(50)));
     let stats = fixture.stats();
-    assert_eq!((stats.entries, stats.invalidated, stats.evictions), (1, 1, 0), "{stats:?}");
+    assert_eq!(
+        (stats.entries, stats.invalidated, stats.evictions),
+        (1, 1, 0),
+        "{stats:?}"
+    );
 }
 
 #[tokio::test]
@@ -234,14 +299,23 @@ async fn those_who_wait_learn_how_the_load_ended() {
 #[test]
 fn a_shard_that_is_full_of_loads_lets_others_load_alone() {
     let fixture = roomy();
-    let flights: Vec<_> = (0..10_000).map(|number| fixture.begin(&key(number), 0)).collect();
+    let flights: Vec<_> = (0..10_000)
+        .map(|number| fixture.begin(&key(number), 0))
+        .collect();
     // 64 shards of 64 loads have others to join them; the rest have not.
-    let joined = (0..10_000).filter(|number| matches!(fixture.cache.join(&key(*number), 0), Join::Wait(_))).count();
+    let joined = (0..10_000)
+        .filter(|number| matches!(fixture.cache.join(&key(*number), 0), Join::Wait(_)))
+        .count();
     assert_eq!(joined, 4_096);
     for flight in flights {
         flight.land(Ok(Some(Fresh::new(1, 8)))).expect("lands");
     }
-    assert_eq!((0..10_000).filter(|number| fixture.get(*number).is_some()).count(), 4_096);
+    assert_eq!(
+        (0..10_000)
+            .filter(|number| fixture.get(*number).is_some())
+            .count(),
+        4_096
+    );
 }
 
 #[test]
@@ -249,11 +323,17 @@ fn clearing_and_cleaning_up_say_how_many_went() {
     let fixture = roomy();
     (0..30).for_each(|number| fixture.load(number, 0, 8));
     let rival = (name("rival"), 1);
-    fixture.begin(&rival, 0).land(Ok(Some(Fresh::new(1, 8)))).expect("lands");
+    fixture
+        .begin(&rival, 0)
+        .land(Ok(Some(Fresh::new(1, 8))))
+        .expect("lands");
     let under_way = fixture.begin(&key(99), 0);
     assert_eq!(fixture.cache.clear(Some(&name("acme"))), 30);
     under_way.land(Ok(Some(Fresh::new(1, 8)))).expect("lands");
-    assert_eq!((fixture.get(99), fixture.cache.get(&rival, 0)), (None, Some(Some(1))));
+    assert_eq!(
+        (fixture.get(99), fixture.cache.get(&rival, 0)),
+        (None, Some(Some(1)))
+    );
     assert_eq!(fixture.cache.clear(None), 1);
     (0..1_500).for_each(|number| fixture.load(number, 0, 8));
     assert_eq!(fixture.cache.clean_up(), 0);
@@ -261,7 +341,10 @@ fn clearing_and_cleaning_up_say_how_many_went() {
     assert_eq!(fixture.cache.clean_up(), 1_500);
     let stats = fixture.stats();
     assert_eq!((stats.entries, stats.bytes), (0, 0));
-    assert_eq!((stats.invalidated, stats.expired, stats.evictions), (31, 1_500, 0));
+    assert_eq!(
+        (stats.invalidated, stats.expired, stats.evictions),
+        (31, 1_500, 0)
+    );
 }
 
 #[test]
@@ -270,10 +353,16 @@ fn hits_misses_and_saved_time_are_counted() {
     fixture.load(1, 1, 8);
     assert!((0..3).all(|_| fixture.get(1).is_some()));
     let stats = fixture.stats();
-    assert_eq!((stats.hits, stats.misses, stats.hit_rate, stats.loads), (3, 1, Some(0.75), 1));
+    assert_eq!(
+        (stats.hits, stats.misses, stats.hit_rate, stats.loads),
+        (3, 1, Some(0.75), 1)
+    );
     assert!(stats.load_avg_us > 0.0);
     assert_eq!(stats.saved_us, (3.0 * stats.load_avg_us) as u64);
-    assert_eq!((stats.entries_max, stats.bytes_max, stats.ttl_ms), (10_000, 1 << 30, 60_000));
+    assert_eq!(
+        (stats.entries_max, stats.bytes_max, stats.ttl_ms),
+        (10_000, 1 << 30, 60_000)
+    );
     assert_eq!(roomy().stats().hit_rate, None);
 }
 
@@ -287,15 +376,28 @@ struct Loading {
 impl Loading {
     async fn new() -> Self {
         let config = Config::defaults().expect("the defaults load");
-        let store = Store::open_in_memory(&config, Clock::System).await.expect("opens");
-        Self { store, cache: roomy().cache, loads: Arc::default() }
+        let store = Store::open_in_memory(&config, Clock::System)
+            .await
+            .expect("opens");
+        Self {
+            store,
+            cache: roomy().cache,
+            loads: Arc::default(),
+        }
     }
 
     /// A hundred tasks that ask for one key. The load goes on when all of them wait for it.
-    fn ask_a_hundred_times(&self, end: fn() -> Result<Option<Fresh<u64>>, StoreError>) -> JoinSet<Asked> {
+    fn ask_a_hundred_times(
+        &self,
+        end: fn() -> Result<Option<Fresh<u64>>, StoreError>,
+    ) -> JoinSet<Asked> {
         let mut tasks = JoinSet::new();
         for _ in 0..100 {
-            let (store, cache, loads) = (self.store.clone(), Arc::clone(&self.cache), Arc::clone(&self.loads));
+            let (store, cache, loads) = (
+                self.store.clone(),
+                Arc::clone(&self.cache),
+                Arc::clone(&self.loads),
+            );
             let waiting = Arc::clone(&self.cache);
             tasks.spawn(async move {
                 let load = |_, _| async move {
@@ -317,7 +419,11 @@ type Asked = Result<Option<u64>, StoreError>;
 #[tokio::test]
 async fn a_hundred_who_miss_at_once_load_once() {
     let loading = Loading::new().await;
-    for asked in loading.ask_a_hundred_times(|| Ok(Some(Fresh::new(7, 8)))).join_all().await {
+    for asked in loading
+        .ask_a_hundred_times(|| Ok(Some(Fresh::new(7, 8))))
+        .join_all()
+        .await
+    {
         assert_eq!(asked.expect("loads"), Some(7));
     }
     assert_eq!(loading.loads.load(Ordering::SeqCst), 1);
@@ -327,7 +433,11 @@ async fn a_hundred_who_miss_at_once_load_once() {
 #[tokio::test]
 async fn a_load_that_fails_tells_all_who_wait() {
     let loading = Loading::new().await;
-    for asked in loading.ask_a_hundred_times(|| Err(StoreError::Value("no".to_owned()))).join_all().await {
+    for asked in loading
+        .ask_a_hundred_times(|| Err(StoreError::Value("no".to_owned())))
+        .join_all()
+        .await
+    {
         assert!(matches!(asked, Err(StoreError::Value(_))));
     }
     assert_eq!(loading.loads.load(Ordering::SeqCst), 1);
@@ -337,10 +447,17 @@ async fn a_load_that_fails_tells_all_who_wait() {
 #[tokio::test]
 async fn a_load_that_panics_leaves_nobody_waiting() {
     let loading = Loading::new().await;
-    for asked in loading.ask_a_hundred_times(|| panic!("on purpose")).join_all().await {
+    for asked in loading
+        .ask_a_hundred_times(|| panic!("on purpose"))
+        .join_all()
+        .await
+    {
         assert!(matches!(asked, Err(StoreError::Corrupt(_))));
     }
-    assert!(matches!(loading.cache.join(&key(1), 0), Join::Load(_)), "the key is free");
+    assert!(
+        matches!(loading.cache.join(&key(1), 0), Join::Load(_)),
+        "the key is free"
+    );
 }
 
 #[tokio::test]
@@ -358,11 +475,16 @@ async fn those_who_wait_are_answered_though_the_first_to_ask_goes_away() {
         store.cached(&cache, key(1), 0, load).await
     });
     begins.await.expect("begins");
-    let Join::Wait(waiter) = loading.cache.join(&key(1), 0) else { panic!("the load is under way") };
+    let Join::Wait(waiter) = loading.cache.join(&key(1), 0) else {
+        panic!("the load is under way")
+    };
     first.abort();
     assert!(first.await.expect_err("is over").is_cancelled());
     go_on.send(()).expect("is awaited");
-    assert_eq!(waiter.answer().await.expect("lands").expect("is fine"), Some(7));
+    assert_eq!(
+        waiter.answer().await.expect("lands").expect("is fine"),
+        Some(7)
+    );
     assert_eq!(loading.cache.get(&key(1), 0), Some(Some(7)));
 }
 
@@ -378,11 +500,17 @@ fn a_cache_that_is_too_small_is_advised_to_grow_and_one_that_is_too_large_to_shr
         }
         let advice = fixture.cache.advice(KIND);
         assert!(advice.sampled_keys > 64, "{advice:?}");
-        let suggested = advice.suggestion.and_then(|suggestion| suggestion.entries).expect("there is something better");
+        let suggested = advice
+            .suggestion
+            .and_then(|suggestion| suggestion.entries)
+            .expect("there is something better");
         assert!(expected.contains(&suggested), "{advice:?}");
         // Every key was read six times, the first of them in vain.
         assert!((advice.misses.cold - 1.0 / 6.0).abs() < 0.05, "{advice:?}");
-        assert!(advice.misses.expired < 1e-9 && advice.misses.invalidated < 1e-9, "{advice:?}");
+        assert!(
+            advice.misses.expired < 1e-9 && advice.misses.invalidated < 1e-9,
+            "{advice:?}"
+        );
     }
 }
 
@@ -396,8 +524,14 @@ fn what_changes_between_two_reads_is_no_reason_for_a_larger_cache() {
         fixture.cache.invalidate(&key(number));
     }
     let advice = fixture.cache.advice(KIND);
-    assert!((advice.misses.invalidated - 5.0 / 6.0).abs() < 0.05, "{advice:?}");
-    assert!(advice.curve.iter().all(|point| point.hit_rate < 0.05), "{advice:?}");
+    assert!(
+        (advice.misses.invalidated - 5.0 / 6.0).abs() < 0.05,
+        "{advice:?}"
+    );
+    assert!(
+        advice.curve.iter().all(|point| point.hit_rate < 0.05),
+        "{advice:?}"
+    );
 }
 
 #[test]
@@ -409,13 +543,22 @@ fn reads_soon_after_the_time_are_a_reason_for_a_longer_one() {
                 fixture.load(number, 1, 100);
             }
         }
-        fixture.clock.advance(if round < 4 { TTL + TTL / 2 } else { TTL * 3 });
+        fixture
+            .clock
+            .advance(if round < 4 { TTL + TTL / 2 } else { TTL * 3 });
     }
     let advice = fixture.cache.advice(KIND);
-    assert!((advice.misses.expired - 5.0 / 6.0).abs() < 0.05, "{advice:?}");
+    assert!(
+        (advice.misses.expired - 5.0 / 6.0).abs() < 0.05,
+        "{advice:?}"
+    );
     let suggestion = advice.suggestion.expect("there is something better");
     assert_eq!(suggestion.ttl_ms, Some(120_000), "{advice:?}");
     // How long a revoked token works is not a matter of speed.
     let tokens = fixture.cache.advice(CacheKind::Tokens);
-    assert_eq!(tokens.suggestion.and_then(|suggestion| suggestion.ttl_ms), None, "{tokens:?}");
+    assert_eq!(
+        tokens.suggestion.and_then(|suggestion| suggestion.ttl_ms),
+        None,
+        "{tokens:?}"
+    );
 }
