@@ -1,7 +1,9 @@
-//! One step's commit: the instance, its attempts and approvals, and the effects of the attempt, all or nothing.
+//! The commit of one step: the instance, its attempts and approvals, and the effects of the
+//! attempt, all or nothing.
 //!
-//! What costs CPU (writing JSON) happens in the caller's task, before the committer. Here are the rows of many commits
-//! and the statements that write them, one for each kind of row; who may write is decided in [`super::group`].
+//! The caller's task writes the JSON, which costs CPU, before the commit reaches the committer.
+//! This module has the rows of many commits and the statements that write the rows, one statement
+//! for each kind of row. [`super::group`] decides which commits may be written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,21 +22,23 @@ use crate::model::{
     WriteAction,
 };
 
-/// Those of the given instances that have the given version.
+/// Selects the given instances that still have the given version.
 pub(super) const CURRENT: &str = "SELECT seen.id FROM {rows} CROSS JOIN workflow_instances AS seen \
     WHERE seen.id = given.column1 AND seen.version = given.column2{lock}";
-/// Those of the given approvals of the given instances that wait.
+/// Selects the given approvals that are still pending.
 pub(super) const PENDING: &str = "SELECT seen.id FROM {rows} CROSS JOIN workflow_approvals AS seen \
     WHERE seen.id = given.column1 AND seen.instance_id = given.column2 AND seen.status = 'pending'{lock}";
-/// Those that stay where they are in every index. SQLite writes an index anew if a statement names one of its columns,
-/// whatever the values are; so this one names none.
+/// Updates the instances whose indexed columns keep their values. SQLite rewrites an index whenever
+/// a statement assigns one of its columns, even the same value; so this statement assigns no
+/// indexed column.
 pub(super) const UPDATE_IN_PLACE: &str = "UPDATE workflow_instances SET current_step = given.column4, \
     version = version + 1, output = given.column5, failure = given.column6, updated_at = given.column7, \
     crashes = CASE WHEN workflow_instances.quarantined_at IS NULL THEN 0 ELSE workflow_instances.crashes END FROM {rows} \
     WHERE workflow_instances.id = given.column1 AND workflow_instances.version = given.column2 \
     AND workflow_instances.status = given.column3 AND workflow_instances.completed_at IS given.column8 \
     AND workflow_instances.wake_at IS given.column9 AND workflow_instances.owner = given.column10";
-/// What never changes is not written: when it began, for one. An instance that ends leaves quarantine.
+/// Updates instances, indexed columns included. Columns that never change, such as the start time,
+/// are not written. An instance that ends leaves quarantine.
 pub(super) const UPDATE_INSTANCES: &str = "UPDATE workflow_instances SET status = given.column3, \
     current_step = given.column4, version = version + 1, output = given.column5, failure = given.column6, \
     updated_at = given.column7, completed_at = given.column8, wake_at = given.column9, owner = given.column10, \
@@ -50,31 +54,32 @@ pub(super) const UPDATE_METADATA: &str = "UPDATE workflow_instances SET metadata
 const METADATA_BYTES: &str = "SELECT seen.id, CAST(octet_length(seen.metadata) AS BIGINT) \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1 AND seen.team = given.column2";
 
-/// What one event did to an instance, with the effects of the attempt that led to it.
+/// The result of one event for an instance, with the effects of the attempt that led to the event.
 #[derive(Clone, Debug)]
 pub struct StepCommit {
-    /// The new state. Its `version` is still the one that was loaded: the row must have it, and gets the next; the
-    /// caller adds 1 to its own copy afterwards. Its `metadata` is not written: that is an effect.
+    /// The new state. Its `version` is the version that was loaded: the row must still have that
+    /// version, and the commit increments it. The caller adds 1 to its own copy after the commit.
+    /// The field `metadata` is not written here, because metadata is written as an effect.
     pub instance: Instance,
-    /// What the event added.
+    /// The attempts and approvals that the event added, and the approvals that it decided.
     pub change: Change,
-    /// What the attempt wants to have written.
+    /// The writes that the attempt asked for.
     pub effects: Effects,
-    /// From here on count the times to live of storage entries.
+    /// The time from which the lifetimes of storage entries count.
     pub now: Timestamp,
-    /// The span that waits for it, if that is recorded.
+    /// The span that waits for the commit, if the instance is traced.
     pub trace: Option<TraceParent>,
 }
 
-/// A commit with its JSON written.
+/// A commit whose JSON is already written.
 pub(super) struct PreparedCommit {
     pub(super) commit: StepCommit,
-    /// The host that commits looks after the instance from now on.
+    /// The host that commits; it owns the instance from then on.
     owner: Uuid,
     failure: Option<String>,
     attempts: Vec<AttemptRow>,
     pub(super) instances: Vec<NewRow>,
-    /// The last one for each instance.
+    /// The last metadata written for each instance.
     metadata: BTreeMap<Uuid, Json>,
 }
 
@@ -98,7 +103,7 @@ impl PreparedCommit {
             .into_iter()
             .map(|new| NewRow::new(new, owner))
             .collect::<Result<_, _>>()?;
-        // The caches are told of it by the effects.
+        // The effects stay in `commit`, because they name the cache entries to invalidate.
         let metadata = commit.effects.metadata.iter().cloned().collect();
         Ok(Self {
             commit,
@@ -110,17 +115,17 @@ impl PreparedCommit {
         })
     }
 
-    /// The entries for whose writes it matters what is there.
+    /// The entries whose present state decides whether or how they are written.
     pub(super) fn looked_at(&self) -> impl Iterator<Item = (&Name, &EntryKey)> {
         looked_at(&self.commit.instance.team, &self.commit.effects.storage)
     }
 
-    /// The entries that it writes.
+    /// The entries that the commit writes.
     pub(super) fn written(&self) -> impl Iterator<Item = (&Name, &EntryKey)> {
         written(&self.commit.instance.team, &self.commit.effects.storage)
     }
 
-    /// Returns what it adds to what its team has, without the entries and metadata that it replaces.
+    /// Returns how much the commit adds to the team's usage, without replaced entries and metadata.
     pub(super) fn amounts(&self) -> Amounts {
         let StepCommit {
             instance, change, ..
@@ -154,8 +159,9 @@ impl PreparedCommit {
         amounts
     }
 
-    /// Whether a guest made something that needs room: an output, an instance, an entry, metadata. Nothing else waits
-    /// for a quota, so that what failed, was decided or was cancelled is always written.
+    /// Returns whether a guest made something that a quota must allow: an output, an instance, an
+    /// entry or metadata. A quota stops nothing else, so failures, decisions and cancellations are
+    /// always written.
     pub(super) fn needs_room(&self) -> bool {
         let puts = |action: &WriteAction| !matches!(action, WriteAction::Delete);
         self.attempts
@@ -171,7 +177,7 @@ impl PreparedCommit {
                 .any(|write| puts(&write.action))
     }
 
-    /// Bytes of the metadata that it writes.
+    /// The size of the metadata that the commit writes, in bytes.
     pub(super) fn metadata_bytes(&self) -> i64 {
         signed(
             self.metadata
@@ -181,7 +187,7 @@ impl PreparedCommit {
         )
     }
 
-    /// How many rows it writes.
+    /// The number of rows that the commit writes.
     pub(super) fn rows(&self) -> usize {
         let StepCommit {
             change, effects, ..
@@ -194,7 +200,7 @@ impl PreparedCommit {
             + self.metadata.len()
     }
 
-    /// Bytes of the texts and values that have no small bound.
+    /// The total size of texts and values that have no small bound, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let json = |json: &Option<Json>| json.as_ref().map_or(0, Json::len);
@@ -231,7 +237,8 @@ impl PreparedCommit {
     }
 }
 
-/// Those whose instance has the version that they saw. On Postgres their instances are locked.
+/// Returns the instances that still have the version that their commit saw. On Postgres the rows
+/// are locked.
 pub(super) async fn current(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
@@ -244,7 +251,8 @@ pub(super) async fn current(
     Ok(found.into_iter().map(|(id,)| id).collect())
 }
 
-/// Of the approvals that are decided, those that are still pending. On Postgres they are locked.
+/// Returns the approvals decided by `commits` that are still pending. On Postgres the rows are
+/// locked.
 pub(super) async fn pending(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
@@ -267,7 +275,7 @@ pub(super) async fn pending(
     Ok(found.into_iter().map(|(id,)| id).collect())
 }
 
-/// The new states. Each commit must meet the version that it saw.
+/// Writes the new states. A conflict if an instance no longer has the version that its commit saw.
 pub(super) async fn update_instances(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
@@ -301,11 +309,12 @@ pub(super) async fn update_instances(
         Connection::Sqlite(_) => {
             rows::execute(connection, UPDATE_IN_PLACE, &columns, commits).await?
         }
-        // It looks at the values, and leaves indexes alone whose columns stay the same.
+        // Postgres compares the values, and skips an index whose columns keep their values.
         Connection::Postgres(_) => 0,
     };
     if usize::try_from(updated) != Ok(commits.len()) {
-        // Those that were updated have another version now, and are left out.
+        // The rows that the first statement updated have another version now, so this one skips
+        // them.
         updated += rows::execute(connection, UPDATE_INSTANCES, &columns, commits).await?;
     }
     all("an instance", commits.len(), updated)
@@ -372,7 +381,7 @@ pub(super) async fn insert_approvals(
         .map(|_| ())
 }
 
-/// Each of them must still be pending: an approval is decided once.
+/// Decides approvals. A conflict unless all of them are still pending: an approval is decided once.
 pub(super) async fn decide_approvals(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
@@ -402,9 +411,9 @@ pub(super) async fn decide_approvals(
     )
 }
 
-/// Of instances of the same team; others are left alone without a word, as if they were not there. The version is
-/// not touched: metadata decides nothing, and a running step must not fail because somebody labelled its instance.
-/// Adds to `changes` by how much longer it has become.
+/// Writes metadata of instances of the step's team; ids of other teams are ignored. The version
+/// stays the same, because metadata decides nothing and a label must not make a running step fail.
+/// Adds the growth in bytes to `changes`.
 pub(super) async fn update_metadata(
     connection: &mut Connection,
     commits: &[&PreparedCommit],
@@ -417,7 +426,7 @@ pub(super) async fn update_metadata(
         Column::Text(|(_, _, _, metadata)| metadata),
         Column::Integer(|(_, _, now, _)| now.as_micros()),
     ];
-    // The last one for each instance stays.
+    // Only the last metadata written for each instance is kept.
     let mut last: BTreeMap<(Uuid, &Name), Row> = BTreeMap::new();
     for prepared in commits {
         let team = &prepared.commit.instance.team;
@@ -451,16 +460,18 @@ pub(super) async fn update_metadata(
         .map(|_| ())
 }
 
-/// True if rows that are read are locked on Postgres.
+/// A choice between locking the rows that are read and leaving them unlocked. Only Postgres locks
+/// rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lock {
-    /// Until the end of the transaction.
+    /// Lock the rows until the end of the transaction.
     Take,
-    /// Not at all.
+    /// Lock no rows.
     None,
 }
 
-/// Returns how many bytes the metadata of those instances have that are there and of these teams.
+/// Returns the size of the metadata of each instance in bytes. Instances that do not exist or that
+/// belong to another team are absent.
 pub(super) async fn metadata_bytes(
     connection: &mut Connection,
     ids: &[(Uuid, &str)],
@@ -479,7 +490,8 @@ pub(super) async fn metadata_bytes(
     Ok(found.into_iter().collect())
 }
 
-/// A row that was not there, or not as it was expected, says so by its absence. Whose it was is asked in a second try.
+/// Returns a conflict unless as many rows were affected as expected. The group is then tried again
+/// with reads that find the commit in conflict.
 fn all(what: &str, wanted: usize, affected: u64) -> Result<(), CommitError> {
     if usize::try_from(affected) == Ok(wanted) {
         Ok(())

@@ -1,9 +1,10 @@
-//! The committer: one task that writes what many callers want written in one transaction.
+//! The committer: one task that writes the jobs of many callers in one transaction.
 //!
-//! While one group is being committed the next gathers in the queue, so groups grow by themselves when the disk is
-//! slow, and a lone commit waits for nobody. Jobs take effect in the order of the queue, and a conflict takes back that
-//! job only; how stands in [`super::group`]. Callers are answered after COMMIT, and after the caches have forgotten what
-//! was written. The queue is bounded by jobs and by bytes, and who finds it full waits.
+//! While one group is being committed, the next gathers in the queue. So groups grow by themselves
+//! when the disk is slow, and a lone job never waits for others. Jobs take effect in the order of
+//! the queue, and a conflict undoes only its own job (see [`super::group`]). Callers get their
+//! result after COMMIT and after the caches have dropped the entries that were written. The queue
+//! is bounded by jobs and by bytes; a caller that finds the queue full waits.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -24,22 +25,22 @@ use crate::config::DatabaseConfig;
 use crate::model::NewInstance;
 use crate::trace::{Span, SpanKind};
 
-/// How the committer does.
+/// Statistics of the committer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CommitStats {
-    /// Transactions that were committed.
+    /// Committed transactions.
     pub groups: u64,
-    /// Jobs in them that were written: steps, and creations of instances.
+    /// Jobs written by those transactions: steps, and creations of instances.
     pub commits: u64,
-    /// Jobs that were refused because something had changed meanwhile.
+    /// Jobs refused because a row had changed meanwhile.
     pub conflicts: u64,
-    /// Jobs that were refused because they can never be written.
+    /// Jobs refused because they can never be written.
     pub rejected: u64,
-    /// Jobs that were not written because the database failed.
+    /// Jobs not written because the database failed.
     pub failed: u64,
-    /// Most jobs in one transaction.
+    /// The largest number of jobs in one transaction.
     pub largest_group: u64,
-    /// Jobs that wait now.
+    /// Jobs in the queue now.
     pub queue: u64,
 }
 
@@ -53,17 +54,17 @@ struct Counters {
     largest_group: AtomicU64,
 }
 
-/// The way to the committer's task.
+/// The sending side of the committer's queue.
 pub(super) struct Committer {
     queue: mpsc::Sender<Job>,
-    /// KiB that may still wait or be written.
+    /// The room that is left for jobs that wait or are being written, in KiB.
     room: Arc<Semaphore>,
     room_max: u32,
     closing: CancellationToken,
     counters: Arc<Counters>,
 }
 
-/// Something to be written, and who wants to know.
+/// Work for the committer, and the channel for its result.
 struct Job {
     work: Work,
     bytes: usize,
@@ -103,7 +104,7 @@ impl Committer {
         }
     }
 
-    /// Takes no more jobs; what is queued is still written.
+    /// Refuses new jobs; queued jobs are still written.
     pub(super) fn close(&self) {
         self.closing.cancel();
     }
@@ -126,8 +127,8 @@ impl Committer {
         }
     }
 
-    /// Waits for a place in the queue, and then for the answer. A caller that is dropped while it waits for the answer
-    /// changes nothing: the job is written.
+    /// Waits for room in the queue and then for the result. The job is written even if the caller
+    /// is dropped while it waits for the result.
     async fn submit<T>(
         &self,
         work: Work,
@@ -135,7 +136,7 @@ impl Committer {
     ) -> Result<T, StoreError> {
         let (sender, answered) = oneshot::channel();
         let bytes = work.bytes();
-        // What is larger than all the room there is waits until it is alone.
+        // A job larger than the whole room waits until it can have all of it.
         let room = Arc::clone(&self.room)
             .acquire_many_owned(kib(bytes).min(self.room_max))
             .await;
@@ -150,7 +151,7 @@ impl Committer {
     }
 }
 
-/// At least one.
+/// Rounds up to KiB, with a minimum of 1.
 fn kib(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1_024))
         .unwrap_or(u32::MAX)
@@ -158,20 +159,22 @@ fn kib(bytes: usize) -> u32 {
 }
 
 impl Store {
-    /// Writes one step, all or nothing, and answers when it is durable.
+    /// Writes one step, all or nothing, and returns once the step is durable.
     ///
     /// # Errors
-    /// [`CommitError::Conflict`] and [`CommitError::Rejected`] leave nothing written. After [`CommitError::Store`] it
-    /// may have been written or not: load the instance to find out.
+    /// [`CommitError::Conflict`] and [`CommitError::Rejected`]: nothing was written.
+    /// [`CommitError::Store`]: the step may have been written or not; load the instance to find
+    /// out.
     pub async fn commit(&self, commit: StepCommit) -> Result<(), CommitError> {
         let work = Work::Step(Box::new(PreparedCommit::new(commit, self.owner())?));
         self.inner.committer.submit(work, Answer::Step).await?
     }
 
-    /// Creates instances in one transaction, and answers in their order.
+    /// Creates instances in one transaction, and returns the results in the order of `new`.
     ///
     /// # Errors
-    /// [`StoreError::Constraint`] if the workflow version does not exist or an id is taken: none is created then.
+    /// [`StoreError::Constraint`] if the workflow version does not exist or an id is taken. No
+    /// instance is created then.
     pub async fn create_instances(
         &self,
         new: Vec<NewInstance>,
@@ -191,7 +194,7 @@ impl Store {
 struct Task {
     core: Arc<Core>,
     queue: mpsc::Receiver<Job>,
-    /// Taken from the queue, and did not fit into the last group.
+    /// A job that was taken from the queue but did not fit into the last group.
     next: Option<Job>,
     closing: CancellationToken,
     jobs_max: usize,
@@ -207,7 +210,7 @@ impl Task {
             if jobs.is_empty() {
                 return;
             }
-            // Should it panic, its callers learn that it is over and the next group goes on.
+            // If a group panics, its callers get an error and the next group is still written.
             if AssertUnwindSafe(self.commit(jobs))
                 .catch_unwind()
                 .await
@@ -218,7 +221,8 @@ impl Task {
         }
     }
 
-    /// What waits, as far as it fits, and at least one job; nothing at the end.
+    /// Takes at least one job, and more as far as they fit in one group. Empty once the queue is
+    /// closed and drained.
     async fn group(&mut self) -> Vec<Job> {
         let first = match self.next.take() {
             Some(job) => Some(job),
@@ -243,7 +247,7 @@ impl Task {
     async fn first(&mut self) -> Option<Job> {
         tokio::select! {
             biased;
-            // After this, sends fail and what is queued is still received.
+            // From here on sends fail, and queued jobs are still received.
             () = self.closing.cancelled(), if !self.queue.is_closed() => {}
             job = self.queue.recv() => return job,
         }
@@ -259,7 +263,7 @@ impl Task {
         if written.is_err() {
             span.fail("database");
         }
-        // Before the callers are answered, whose own spans last longer.
+        // End the span before the callers get their results, because their spans must last longer.
         drop(span);
         match written {
             Ok(outcomes) => {
@@ -272,8 +276,9 @@ impl Task {
                     if let (Err(CommitError::Conflict(Conflict::Entry(key))), Some(team)) =
                         (&outcome, job.work.team())
                     {
-                        // What it read may come from this host's cache, if another host wrote the entry and the message
-                        // is still on its way. The next try reads the database.
+                        // The step may have read the entry from this host's cache before the
+                        // invalidation message of another host arrived. The next attempt reads the
+                        // database.
                         self.core.caches.forget(&[Stale::Entry {
                             team: team.clone(),
                             key: key.clone(),
@@ -295,7 +300,8 @@ impl Task {
 }
 
 impl Task {
-    /// What the transaction is recorded as: in the trace of the first that is recorded, and linked with the others.
+    /// Starts the transaction's span, in the trace of the first traced job and linked with the
+    /// traces of the others.
     fn span(&self, works: &[&Work]) -> Span {
         let mut traces = works.iter().filter_map(|work| work.trace());
         let Some(first) = traces.next() else {
@@ -329,7 +335,7 @@ impl Counters {
 
 impl Answer {
     fn send(self, outcome: Result<Written, CommitError>) {
-        // A caller that has gone away wants no answer.
+        // A send fails if the caller was dropped, which is no error.
         match self {
             Self::Step(answer) => {
                 let _ = answer.send(outcome.map(|_| ()).map_err(CommitError::for_step));

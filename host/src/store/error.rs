@@ -1,16 +1,16 @@
-//! Why the store could not do what it was asked to.
+//! Errors of the store.
 
 use std::sync::Arc;
 
 use crate::model::{EntryKey, Name};
 
-/// Why the store failed. The messages fit after "failed to …" and say what the reader can do about it.
+/// A failure of the store. Messages fit after "failed to …" and tell the reader a remedy.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is no such row, or it is another team's.
+    /// The row does not exist, or belongs to another team.
     #[error("there is no such thing")]
     NotFound,
-    /// It cannot go while others need it; the sentence names them.
+    /// The item cannot be deleted while others use it; the sentence names the users.
     #[error("{0}")]
     InUse(String),
     /// The workflow of this name is archived.
@@ -18,13 +18,13 @@ pub enum StoreError {
         "the workflow `{0}` is archived and takes no new instances and versions; `stepwell workflow unarchive {0}` brings it back"
     )]
     Archived(Name),
-    /// It is the last token of an operator that has not expired.
+    /// The token is the last operator token that has not expired.
     #[error(
         "this is the last operator token that has not expired: make another one first (`stepwell token create NAME -p \
          operator`), or revoke it all the same with ?force=true (`stepwell token revoke --force`)"
     )]
     LastOperator,
-    /// Another process has the database; the sentence says how to tell which.
+    /// Another process has the database; the sentence says how to find that process.
     #[error("{0}")]
     Locked(String),
     /// A newer program has migrated the database.
@@ -33,9 +33,9 @@ pub enum StoreError {
          that last used this database, or a newer one"
     )]
     NewerSchema {
-        /// In the database.
+        /// The schema version of the database.
         found: i64,
-        /// The newest that this program has.
+        /// The newest schema version that this program knows.
         known: i64,
     },
     /// The settings cannot work.
@@ -44,7 +44,7 @@ pub enum StoreError {
     /// The database refuses a value, for example a text with a NUL character on Postgres.
     #[error("the database cannot hold a value: {0}")]
     Value(String),
-    /// A statement went against a constraint: two writers raced for one row.
+    /// A statement violated a constraint, because two writers raced for one row.
     #[error("a row changed meanwhile ({0}); try again")]
     Constraint(String),
     /// A quota of the team is used up.
@@ -52,10 +52,10 @@ pub enum StoreError {
     Quota {
         /// [`QUOTA_UNFINISHED`] or [`QUOTA_STORED`].
         code: &'static str,
-        /// One sentence: the quota, and what can be done.
+        /// One sentence that names the quota and a remedy.
         message: String,
     },
-    /// A page is to begin after an item of another list.
+    /// A page cursor belongs to a list in another order.
     #[error(
         "the cursor is of a list in another order: begin again without it, or ask as for the page that gave it"
     )]
@@ -63,37 +63,39 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed: the host is shutting down")]
     Closed,
-    /// There is no room on the database's disk. What was to be written is not; reading goes on, and so does writing once
-    /// there is room.
+    /// The database's disk is full, and nothing was written. Reads still work, and writes work
+    /// again once the disk has room.
     #[error("the database's disk is full: {0}")]
     Full(Arc<sqlx::Error>),
     /// The database cannot be reached, or is too slow.
     #[error("the database is unavailable: {0}")]
     Unavailable(Arc<sqlx::Error>),
-    /// The disk failed under the database. What of the last commits is on it is not known until it is read again, so
-    /// the store writes no more, and the process should start anew.
+    /// The disk under the database failed. The state of the last commits on the disk is unknown
+    /// until the database is read again, so the store stops writing and the process should restart.
     #[error("the disk failed under the database: {0}; look at it, and start again")]
     Broken(Arc<sqlx::Error>),
-    /// What was read makes no sense: the database was changed by somebody else, or is damaged.
+    /// A row does not make sense: another program changed the database, or the database is damaged.
     #[error("the database holds what it should not: {0}")]
     Corrupt(String),
 }
 
-/// Why a step was not committed. Nothing of it was written, unless the store itself failed: then it may have been.
+/// A failure to commit a step. Nothing was written, except that after [`CommitError::Store`] the
+/// commit may have happened.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    /// The instance, an approval or a guarded entry changed meanwhile: load again, and run again.
+    /// The instance, an approval or a guarded entry changed meanwhile. The caller loads the
+    /// instance again and runs the step again.
     #[error("{0} changed meanwhile")]
     Conflict(Conflict),
-    /// It would be refused every time: a fatal failure of the step, blamed on the guest.
+    /// The commit would be refused every time. The step fails for good, and the guest is blamed.
     #[error("{message}")]
     Rejected {
-        /// Stable, for [`crate::model::Failure::code`].
+        /// A stable code, for [`crate::model::Failure::code`].
         code: &'static str,
         /// One sentence.
         message: String,
     },
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -101,9 +103,9 @@ pub enum CommitError {
 /// The row that a commit found changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// An entry of plugin storage, whose guard does not hold any more. Writers of one entry can take turns.
+    /// An entry of plugin storage whose guard no longer holds. Writers of one entry can take turns.
     Entry(EntryKey),
-    /// Anything else, named for people.
+    /// Any other row, described for people.
     Row(String),
 }
 
@@ -121,27 +123,30 @@ impl std::fmt::Display for Conflict {
     }
 }
 
-/// Code of [`CommitError::Rejected`]: an increment met a value that is not a decimal number of 64 bits.
+/// Code of [`CommitError::Rejected`]: an increment found a value that is not a decimal 64-bit
+/// number.
 pub const NOT_A_NUMBER: &str = "not-a-number";
-/// Code of [`CommitError::Rejected`] and [`StoreError::Quota`]: the team has too many instances that have not ended.
+/// Code of [`CommitError::Rejected`] and [`StoreError::Quota`]: the team has too many unfinished
+/// instances.
 pub const QUOTA_UNFINISHED: &str = "quota-unfinished-instances";
-/// Code of [`CommitError::Rejected`] and [`StoreError::Quota`]: the team has stored too much.
+/// Code of [`CommitError::Rejected`] and [`StoreError::Quota`]: the team stores too many bytes.
 pub const QUOTA_STORED: &str = "quota-stored-bytes";
-/// Code of [`CommitError::Rejected`]: the instances that descend from one root are too many.
+/// Code of [`CommitError::Rejected`]: too many instances descend from one root.
 pub const DESCENDANTS_EXHAUSTED: &str = "descendants-exhausted";
 /// Code of [`CommitError::Rejected`]: the root was cancelled together with its descendants.
 pub const ROOT_CANCELLED: &str = "root-cancelled";
-/// Code of [`CommitError::Rejected`]: a text or value that one of the databases cannot hold.
+/// Code of [`CommitError::Rejected`]: one of the databases cannot hold a text or value.
 pub const INVALID_VALUE: &str = "invalid-value";
 
-/// Whether a code is SQLITE_FULL, or SQLITE_IOERR_SHMSIZE, which is the same for the index of SQLite's log, or Postgres'
-/// `disk_full`.
+/// Returns true for SQLITE_FULL, for SQLITE_IOERR_SHMSIZE (no room for the index of SQLite's log),
+/// and for Postgres' `disk_full`.
 fn is_full_disk(code: &str) -> bool {
     matches!(code, "13" | "4874" | "53100")
 }
 
-/// Whether a code is SQLITE_IOERR in one of its extended forms, which have its number in their lowest byte. A full disk
-/// has a code of its own. A Postgres server looks after its disk itself, and stops; its codes have five characters.
+/// Returns true for SQLITE_IOERR and its extended codes, which have SQLITE_IOERR's number in their
+/// lowest byte. A full disk has a code of its own. Codes of Postgres have five characters and are
+/// excluded: a Postgres server handles failures of its disk itself, and stops.
 fn is_disk_failure(code: &str) -> bool {
     const SQLITE_IOERR: u32 = 10;
     code.len() < 5
@@ -154,8 +159,8 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         if let sqlx::Error::Database(problem) = &error {
             let code = problem.code().unwrap_or_default();
-            // Classes of SQLSTATE that are about values: 21 cardinality, 22 data, 54 limits such as a text that is too
-            // long for an index. SQLite's codes are shorter: SQLITE_TOOBIG and SQLITE_MISMATCH.
+            // SQLSTATE classes about values: 21 cardinality, 22 data, 54 limits, such as a text too
+            // long for an index. The shorter codes are SQLite's SQLITE_TOOBIG and SQLITE_MISMATCH.
             let about_values = code.len() == 5
                 && ["21", "22", "54"]
                     .iter()
@@ -194,7 +199,7 @@ impl CommitError {
         Self::Conflict(Conflict::Row(what.into()))
     }
 
-    /// A code, for traces.
+    /// Returns a short code, for traces.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Conflict(_) => "conflict",
@@ -203,8 +208,9 @@ impl CommitError {
         }
     }
 
-    /// Whether the transaction can go on after this one job was rolled back to its savepoint. Everything else may have
-    /// ended the transaction already: SQLite does so on its own when the disk is full.
+    /// Returns whether the transaction can continue after this job was rolled back to its
+    /// savepoint. Any other error may already have ended the transaction: SQLite rolls back by
+    /// itself when the disk is full.
     pub(super) fn is_the_jobs_own(&self) -> bool {
         matches!(
             self,
@@ -216,7 +222,7 @@ impl CommitError {
         )
     }
 
-    /// What the caller of a step commit sees.
+    /// Converts the error for the caller of a step's commit.
     pub(super) fn for_step(self) -> Self {
         match self {
             Self::Store(StoreError::Value(message)) => Self::Rejected {
@@ -230,7 +236,7 @@ impl CommitError {
         }
     }
 
-    /// What everybody sees whose group it ended, and the caller of a creation.
+    /// Converts the error for the caller of a creation, or for all callers of a failed group.
     pub(super) fn for_creation(self) -> StoreError {
         match self {
             Self::Store(error) => error,
@@ -244,8 +250,8 @@ impl CommitError {
     }
 }
 
-/// A part of a row that decides nothing. If it cannot be read, the log says so, and the row is shown without it: one damaged
-/// text must not make a whole list unreadable.
+/// Returns a non-essential part of a row, or `None` with an error in the log if the part cannot be
+/// read. One damaged text must not make a whole list unreadable.
 pub(super) fn readable<T>(part: Option<Result<T, StoreError>>) -> Option<T> {
     part?
         .inspect_err(
@@ -254,7 +260,7 @@ pub(super) fn readable<T>(part: Option<Result<T, StoreError>>) -> Option<T> {
         .ok()
 }
 
-/// For rows that do not parse.
+/// The error for a row that does not parse.
 pub(super) fn corrupt(what: &str, problem: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!("{what}: {problem}"))
 }
@@ -281,7 +287,8 @@ mod tests {
                 .into_iter()
                 .all(is_disk_failure)
         );
-        // SQLITE_BUSY, _FULL, _CORRUPT, _CONSTRAINT_UNIQUE; Postgres: io_error, disk_full, and one with the same byte.
+        // SQLITE_BUSY, _FULL, _CORRUPT, _CONSTRAINT_UNIQUE; Postgres: io_error, disk_full, and one
+        // whose lowest byte is 10.
         let others = ["5", "13", "11", "2067", "58030", "53100", "40714", ""];
         assert!(!others.into_iter().any(is_disk_failure));
         assert!(["13", "53100", "4874"].into_iter().all(is_full_disk) && !is_full_disk("10"));

@@ -1,12 +1,17 @@
-//! Writes what many callers want written in one transaction, with a number of statements that does not depend on how
-//! many they are.
+//! Writes the jobs of many callers in one transaction. The number of statements does not depend on
+//! the number of jobs.
 //!
-//! It looks, decides and writes: reads what the callers' conditions are about, decides in memory and in their order who
-//! is refused, and writes the rest, one statement for each kind of row. Most steps have no condition but the version of
-//! their instance, and that the approvals which they decide are pending, and nearly all find it so; a group of those
-//! looks at nothing, and its UPDATEs count. If a row is missing then, all is taken back and done again with a look. Only
-//! when the database refuses a row for a reason of its own, which nobody could see beforehand, does each job get a
-//! savepoint.
+//! A group is written in three phases. First the rows that the jobs' conditions refer to are read.
+//! Then each job is accepted or refused, in memory and in the order of the queue. Then the accepted
+//! jobs are written, with one statement for each kind of row.
+//!
+//! Most steps have only two conditions: the version of their instance, and that the approvals which
+//! they decide are pending. Nearly always both hold. A group of such steps skips the first phase
+//! and checks the row counts of its UPDATEs instead. If a row is missing, the transaction is rolled
+//! back and the group is written again with all three phases.
+//!
+//! If the database itself refuses a row, for a reason that cannot be foreseen, the group is written
+//! again with a savepoint for each job.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -22,16 +27,17 @@ use super::usage::{Amounts, Changes, change};
 use super::{CommitError, Core, StoreError};
 use crate::model::{Name, TraceParent};
 
-/// What a row costs beside its long texts and values: its parameters, and its place in the log.
+/// The estimated cost of a row without its long texts and values, in bytes: its parameters, and its
+/// place in the database log.
 const ROW_BYTES: usize = 512;
 
-/// Something to be written.
+/// The work of one job: a step, or the creation of instances.
 pub(super) enum Work {
     Step(Box<PreparedCommit>),
     Create(Vec<NewRow>),
 }
 
-/// What became of it.
+/// The result of a job that was written.
 pub(super) enum Written {
     Step,
     Created(Vec<Created>),
@@ -40,7 +46,7 @@ pub(super) enum Written {
 type Outcome = Result<Written, CommitError>;
 
 impl Work {
-    /// How much memory and log it needs, about.
+    /// The estimated need for memory and database log, in bytes.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Step(commit) => commit.rows() * ROW_BYTES + commit.bytes(),
@@ -48,16 +54,17 @@ impl Work {
         }
     }
 
-    /// The span that waits for it, if that is recorded.
+    /// The span that waits for the work, if the instance is traced.
     pub(super) fn trace(&self) -> Option<TraceParent> {
         match self {
             Self::Step(prepared) => prepared.commit.trace,
-            // Those that are created together were asked for together.
+            // Instances that are created together come from one request, so the first one's span
+            // stands for all.
             Self::Create(new) => new.first().and_then(|new| new.instance.traceparent),
         }
     }
 
-    /// The team of a step.
+    /// The team of a step; `None` for a creation.
     pub(super) fn team(&self) -> Option<&Name> {
         self.step().map(|prepared| &prepared.commit.instance.team)
     }
@@ -69,7 +76,7 @@ impl Work {
         }
     }
 
-    /// The instances that it creates.
+    /// The instances that the work creates.
     fn created(&self) -> &[NewRow] {
         match self {
             Self::Step(commit) => &commit.instances,
@@ -77,14 +84,14 @@ impl Work {
         }
     }
 
-    /// Whether something may refuse it that its UPDATEs do not tell.
+    /// Returns whether the work has a condition that the row counts of its UPDATEs do not check.
     fn has_conditions(&self) -> bool {
         self.step().is_some_and(|prepared| {
             prepared.looked_at().next().is_some() || !prepared.instances.is_empty()
         })
     }
 
-    /// What is out of date once it is written.
+    /// Lists the cache entries that the work makes out of date.
     fn stale(&self) -> Vec<Stale> {
         let teams: BTreeSet<&Name> = self
             .created()
@@ -131,7 +138,7 @@ impl Work {
     }
 }
 
-/// Writes all in one transaction; an error is everybody's.
+/// Writes all jobs in one transaction. An error fails the whole group.
 pub(super) async fn write(
     core: &Core,
     versions: &Versions,
@@ -159,7 +166,7 @@ pub(super) async fn write(
     write_each(core, versions, works).await
 }
 
-/// Writes each behind a savepoint, so that one that is refused takes back only itself.
+/// Writes each job behind a savepoint, so that a refusal undoes only its own job.
 async fn write_each(
     core: &Core,
     versions: &Versions,
@@ -189,14 +196,16 @@ async fn write_each(
     Ok(outcomes)
 }
 
-/// Each once: the steps of a group are of few teams and ask few approvers.
+/// Collects the invalidations of a group without duplicates. The steps of a group often have teams
+/// and approvers in common.
 fn stale(works: &[&Work]) -> Vec<Stale> {
     let stale: HashSet<Stale> = works.iter().flat_map(|work| work.stale()).collect();
     stale.into_iter().collect()
 }
 
-/// One UPDATE changes a row once, and an INSERT comes after it. So work on an instance that earlier work has changed
-/// or created begins a batch of its own.
+/// Splits jobs into batches that one round of statements can write. One UPDATE changes a row once,
+/// and INSERTs come after UPDATEs, so a step of an instance that the batch has already changed or
+/// created starts a new batch.
 fn batches<'a, 'w>(works: &'a [&'w Work]) -> Vec<&'a [&'w Work]> {
     let mut batches = Vec::new();
     let mut touched = HashSet::new();
@@ -218,7 +227,8 @@ fn batches<'a, 'w>(works: &'a [&'w Work]) -> Vec<&'a [&'w Work]> {
     batches
 }
 
-/// After an error the caller rolls back to before it. Adds to `changes` what teams have more or less then.
+/// Writes jobs in their order. On an error the caller must roll back to the state before the call.
+/// Adds the change of each team's usage to `changes`.
 async fn write_in_order(
     core: &Core,
     connection: &mut Connection,
@@ -260,30 +270,33 @@ fn lost() -> CommitError {
     StoreError::Corrupt("the outcome of a commit is missing".to_owned()).into()
 }
 
-/// The rows that the conditions of a batch refer to: as they are, and then as each accepted job leaves them.
+/// The rows that preconditions refer to: as read from the database, then updated in memory as each
+/// job is accepted.
 struct Seen<'a> {
     core: &'a Core,
-    /// None if nobody has looked.
+    /// `None` if the rows were not read.
     rows: Option<SeenRows>,
     entries: Entries<'a>,
     trees: Trees,
-    /// What teams have more or less by the steps that were accepted, without metadata.
+    /// The change of each team's usage by the accepted steps, without metadata.
     changes: Changes,
-    /// The same with the instances that clients create, as far as their idempotency keys are not known to be taken.
+    /// The same, plus the instances that clients create, unless their idempotency keys are known to
+    /// be taken.
     claimed: Changes,
 }
 
 struct SeenRows {
-    /// Instances that have the version that their commit saw.
+    /// Instances that still have the version that their commit saw.
     current: HashSet<Uuid>,
-    /// Approvals that are pending.
+    /// Approvals that are still pending.
     pending: HashSet<Uuid>,
     /// Idempotency keys that are taken.
     keys: HashSet<(Uuid, String)>,
 }
 
 impl<'a> Seen<'a> {
-    /// Entries are always read, because a quota counts the bytes that are replaced; the rest only if `looking`.
+    /// Reads the rows. Storage entries are always read, because a quota counts the bytes that a
+    /// write replaces; the other rows are read only if `looking`.
     async fn look(
         core: &'a Core,
         connection: &mut Connection,
@@ -329,7 +342,7 @@ impl<'a> Seen<'a> {
         })
     }
 
-    /// Whether work may be written after all that was decided before it.
+    /// Accepts or refuses a job, given the jobs accepted before it.
     fn decide(&mut self, work: &'a Work, versions: &Versions) -> Result<(), CommitError> {
         match work {
             Work::Step(prepared) => self.decide_step(prepared, versions)?,
@@ -345,7 +358,8 @@ impl<'a> Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    /// Returns whether a step may be written: its conditions hold, its entries can be written, and its team has room.
+    /// Accepts a step if its conditions hold, its entries can be written and its team's quotas have
+    /// room.
     fn decide_step(
         &mut self,
         prepared: &'a PreparedCommit,
@@ -394,7 +408,8 @@ impl<'a> Seen<'a> {
         Ok(())
     }
 
-    /// An instance that is there already takes no more room, as far as that is known.
+    /// Accepts a creation if the quotas of its teams have room. An instance whose idempotency key
+    /// is known to be taken needs no room.
     fn decide_creation(&mut self, new: &[NewRow]) -> Result<(), CommitError> {
         let mut more = Changes::new();
         let mut own = HashSet::new();
@@ -425,14 +440,15 @@ impl<'a> Seen<'a> {
 }
 
 impl SeenRows {
-    /// The first condition of a commit that does not hold; those on entries come after these.
+    /// Returns a conflict for the first condition that does not hold. Conditions on storage entries
+    /// are checked elsewhere, after these.
     fn check(&self, prepared: &PreparedCommit) -> Result<(), CommitError> {
         let instance = &prepared.commit.instance;
         let change = &prepared.commit.change;
         if !self.current.contains(&instance.id) {
             return Err(CommitError::conflict(format!("instance {}", instance.id)));
         }
-        // An approval can be asked for and cancelled by one event.
+        // One event can request an approval and cancel it again.
         let asked: HashSet<Uuid> = change
             .new_approvals
             .iter()
@@ -451,7 +467,8 @@ impl SeenRows {
         let mut own = HashSet::new();
         for key in prepared.instances.iter().filter_map(NewRow::key) {
             if self.keys.contains(&(key.0, key.1.to_owned())) || !own.insert(key) {
-                // The step was told that the key was free. It runs again and is told otherwise.
+                // The step was told that the key was free. The step runs again, and finds the key
+                // taken.
                 return Err(CommitError::conflict(format!(
                     "the idempotency key '{}'",
                     key.1.escape_debug()
@@ -469,10 +486,11 @@ async fn write_accepted(
     changes: &mut Changes,
 ) -> Result<Vec<Written>, CommitError> {
     let steps: Vec<&PreparedCommit> = works.iter().filter_map(|work| work.step()).collect();
-    // The guard comes first: most conflicts are found by one statement.
+    // The guarded UPDATE comes first, because it alone finds most conflicts.
     commit::update_instances(connection, &steps).await?;
     commit::insert_attempts(connection, &steps).await?;
-    // An approval can be asked for and cancelled by one event, so the new ones come first.
+    // One event can request an approval and cancel it again, so approvals are inserted before they
+    // are decided.
     commit::insert_approvals(connection, &steps).await?;
     commit::decide_approvals(connection, &steps).await?;
     entries.write(connection).await?;
@@ -502,7 +520,7 @@ async fn write_accepted(
     written.collect()
 }
 
-/// Returns how many descendants of each root these steps create.
+/// Returns the number of descendants that the steps create for each root.
 fn created_of_roots(steps: &[&PreparedCommit]) -> BTreeMap<Uuid, u64> {
     let mut created = BTreeMap::new();
     for prepared in steps

@@ -1,9 +1,12 @@
-//! SQL, and the caches in front of it. The only module that names sqlx.
+//! SQL statements, and the caches in front of them. The only module that names sqlx.
 //!
-//! Reads go to a pool, most of them through a cache. Writes of steps and new instances go through the [`committer`],
-//! which puts many of them into one transaction; the few other writes have a transaction each. What surprises: every
-//! use of the database runs in a task of its own ([`Store::detached`]), because a future that is dropped inside sqlx
-//! can leave a transaction open, and callers are dropped whenever a client hangs up.
+//! Reads use a connection pool, most of them through a cache. Writes of steps and of new instances
+//! go through the [`committer`], which puts many of them into one transaction. Each other write has
+//! a transaction of its own.
+//!
+//! Every use of the database runs in a task of its own ([`Store::detached`]). A future that is
+//! dropped inside sqlx can leave a transaction open, and the server drops the future of a request
+//! when the client hangs up.
 
 mod alerts;
 mod announcements;
@@ -106,49 +109,52 @@ use crate::config::Config;
 use crate::model::Name;
 use crate::trace::Tracer;
 
-/// One page of a list, by key and not by offset, so that rows that come and go do not shift the pages.
+/// One page of a list. Pages continue after a key, not at an offset, so rows that are inserted or
+/// deleted do not shift later pages.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Page<K = Uuid> {
-    /// The last key of the page before; none for the first page.
+    /// The last key of the previous page; `None` for the first page.
     pub after: Option<K>,
-    /// Most rows; callers check that it is 1 to 200.
+    /// The largest number of rows in the page. Callers check that it is 1 to 200.
     pub limit: u32,
 }
 
 impl<K> Page<K> {
-    /// The first page.
+    /// Returns the first page, with at most `limit` rows.
     pub fn first(limit: u32) -> Self {
         Self { after: None, limit }
     }
 }
 
-/// The database with its caches. Clones share one.
+/// The database with its caches. All clones share the same connections and caches.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
-    /// The team whose guests read with this clone; none: the host itself.
+    /// The team whose guests read with this clone; `None` if the host itself reads.
     guest: Option<Name>,
 }
 
 struct Inner {
     core: Arc<Core>,
     committer: Committer,
-    /// Ends what the store does on its own.
+    /// Stops the store's background tasks.
     closing: CancellationToken,
-    /// Of a SQLite file, and of this host's identity; given back when the store is closed.
+    /// The locks of the SQLite file and of this host's identity. Closing the store releases them.
     locks: Mutex<Vec<Lock>>,
-    /// Of a private database; removed with the last clone of the store.
+    /// The temporary folder of a private database. Closing the store, or dropping its last clone,
+    /// removes the folder.
     folder: Mutex<Option<TempDir>>,
 }
 
-/// What the committer's task needs too. It must not hold [`Inner`], which would keep itself alive.
+/// The part of the store that background tasks share. A task must not hold [`Inner`], because
+/// [`Inner`] would then never be dropped.
 struct Core {
     backend: Backend,
     guest_reads: GuestReads,
     caches: Caches,
     host: Host,
     in_hand: InHand,
-    /// An instance that was being driven in so many crashes is put in quarantine.
+    /// The number of crashes in a row after which an instance is quarantined.
     crashes_max: u32,
     /// True if this process drives instances.
     drives: bool,
@@ -158,17 +164,18 @@ struct Core {
     tasks: TaskTracker,
     statistics: maintenance::Statistics,
     usage: Usage,
-    /// `limits.batch_descendants_max`
+    /// The setting `limits.batch_descendants_max`.
     descendants_max: u64,
-    /// The disk has failed.
+    /// Cancelled once the disk has failed.
     broken: CancellationToken,
-    /// Guests run on threads of their own, and what they read must not wait for them.
+    /// The runtime that database work runs on. Guests have threads of their own, and a guest's read
+    /// must not depend on a free guest thread.
     threads: tokio::runtime::Handle,
 }
 
 impl Core {
     fn owner(&self) -> Uuid {
-        // Uuid::nil is a host whose lease has run out.
+        // Uuid::nil() stands for a host whose lease has expired.
         if self.drives {
             self.host.id
         } else {
@@ -187,20 +194,23 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Connects, brings the schema up to date and joins the other hosts on a Postgres database; a SQLite file is for
-    /// one process alone.
+    /// Connects to the database and migrates the schema. On Postgres the host then joins the other
+    /// hosts of the database. A SQLite file belongs to one process alone.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another process has the file or the data directory, [`StoreError::NewerSchema`] if a newer program did;
-    /// [`StoreError::Settings`] and [`StoreError::Unavailable`].
+    /// [`StoreError::Locked`] if another process has the SQLite file or the data directory.
+    /// [`StoreError::NewerSchema`] if a newer program has migrated the database.
+    /// [`StoreError::Settings`] if the settings cannot work. [`StoreError::Unavailable`] if the
+    /// database cannot be reached.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StoreError> {
         Self::open_traced(config, clock, Tracer::off()).await
     }
 
-    /// As [`Store::open`]; transactions of commits that are traced are recorded.
+    /// Opens the store as [`Store::open`] does, and records a span for each transaction that
+    /// contains a traced commit.
     ///
     /// # Errors
-    /// As [`Store::open`].
+    /// The errors of [`Store::open`].
     pub async fn open_traced(
         config: &Config,
         clock: Clock,
@@ -209,11 +219,12 @@ impl Store {
         Self::open_at(Address::of(config)?, config.clone(), clock, tracer, None).await
     }
 
-    /// A private SQLite database that is gone when the last clone of the store is dropped. The same code as
-    /// [`Store::open`], on a temporary file.
+    /// Opens a private SQLite database in a temporary folder, with the same code as
+    /// [`Store::open`]. The database is deleted when the last clone of the store is dropped.
     ///
     /// # Errors
-    /// As [`Store::open`]; [`StoreError::Settings`] if there is no temporary folder.
+    /// The errors of [`Store::open`]; [`StoreError::Settings`] if the temporary folder cannot be
+    /// created.
     pub async fn open_in_memory(config: &Config, clock: Clock) -> Result<Self, StoreError> {
         let folder = tempfile::Builder::new()
             .prefix("stepwell-")
@@ -273,7 +284,8 @@ impl Store {
                 let meeting = async {
                     let crashed = core.without_counted(crashed).await?;
                     let listener = core.meet().await?;
-                    // Before anything is driven. Only what was counted is forgotten.
+                    // The crashes must be counted before any instance is driven, and the list is
+                    // cleared only once it has been counted.
                     core.count_crashes(&crashed).await?;
                     core.in_hand.clear();
                     Ok(listener)
@@ -316,25 +328,25 @@ impl Store {
         tasks.spawn(opening).await.map_err(ended)?
     }
 
-    /// Commits what is queued, waits for reads and writes that are under way, and gives the database back. Everything
-    /// asked afterwards fails with [`StoreError::Closed`].
+    /// Commits the queued jobs, waits for reads and writes in progress, and closes the database.
+    /// Later calls fail with [`StoreError::Closed`].
     pub async fn close(&self) {
         self.inner.committer.close();
         self.inner.closing.cancel();
         let core = &self.inner.core;
         core.tasks.close();
         core.tasks.wait().await;
-        // Steps that were cut off at a shutdown are not to blame for it.
+        // A planned shutdown that interrupts a step must not count as a crash of its instance.
         core.in_hand.clear();
         core.backend.close().await;
         self.inner.locks.lock().clear();
         drop(self.inner.folder.lock().take());
     }
 
-    /// Whether the database answers.
+    /// Runs `SELECT 1` to check that the database is reachable.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Closed`].
+    /// [`StoreError::Unavailable`] or [`StoreError::Closed`].
     pub async fn ping(&self) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -345,44 +357,45 @@ impl Store {
         .await
     }
 
-    /// Waits until the disk has failed under the database. The store writes nothing from then on; what it has
-    /// acknowledged before is on the disk as far as the disk is to be believed.
+    /// Waits until the disk under the database has failed. The store writes nothing after that.
+    /// Commits that were acknowledged earlier are durable, as far as the disk reported the truth.
     pub async fn broken(&self) {
         self.core().broken.cancelled().await;
     }
 
-    /// How each cache does.
+    /// Returns the statistics of each cache.
     pub fn cache_stats(&self) -> Vec<CacheStats> {
         self.core().caches.stats()
     }
 
-    /// How each cache would do with other settings. Looks at all that is sampled, so not where requests are served.
+    /// Returns an estimate of each cache's hits under other settings. Reads all sampled keys, so do
+    /// not call this function on a thread that serves requests.
     pub fn cache_advice(&self) -> Vec<CacheAdvice> {
         self.core().caches.advice()
     }
 
-    /// This host, as its rows name it.
+    /// The id of this host in the database.
     pub fn host_id(&self) -> Uuid {
         self.core().host.id
     }
 
-    /// Other hosts on this database that were alive when the lease was last renewed.
+    /// The number of other hosts on this database that were alive at the last lease renewal.
     pub fn peers(&self) -> u64 {
         self.core().host.peers()
     }
 
-    /// How the second level of the caches does; none without Redis.
+    /// Returns the statistics of the Redis cache; `None` without Redis.
     pub fn second_level_stats(&self) -> Option<SecondLevelStats> {
         self.core().redis.as_ref().map(SecondLevel::stats)
     }
 
-    /// How the committer does.
+    /// Returns the statistics of the committer.
     pub fn commit_stats(&self) -> CommitStats {
         self.inner.committer.stats()
     }
 
-    /// Empties the caches, or one of them, of all entries or of one team's, and says how many went. Takes about a
-    /// microsecond for each entry of the cache.
+    /// Empties one cache or all of them, for one team or for all teams, and returns the number of
+    /// removed entries. Takes about a microsecond for each entry of the caches.
     pub fn clear_caches(&self, kind: Option<CacheKind>, team: Option<&Name>) -> Removed {
         match kind {
             Some(kind) => self.core().caches.clear(&[kind], team),
@@ -390,12 +403,17 @@ impl Store {
         }
     }
 
-    /// Throws out one entry of a team, and says whether there was one: `NAME` of `workflows`, `NAME@NUMBER` of
-    /// `workflow_versions`, `NAME` or `NAME@VERSION` of `plugin_references`, an id of `instances`, a user of
-    /// `pending_approvals`, and `shared:BUCKET:KEY`, `plugin:NAME:KEY` or `instance:ID:KEY` of `storage`. None for what
-    /// is no key of the kind, and for the other kinds, whose entries have no such names.
+    /// Removes one entry of a team from a cache, and returns whether there was one. `None` if `key`
+    /// is no valid key of the cache. These caches have keys that can be named:
     ///
-    /// Nor is it found in Redis for a minute, by any host.
+    /// - `workflows`: `NAME`
+    /// - `workflow_versions`: `NAME@NUMBER`
+    /// - `plugin_references`: `NAME` or `NAME@VERSION`
+    /// - `instances`: an instance id
+    /// - `pending_approvals`: a user
+    /// - `storage`: `shared:BUCKET:KEY`, `plugin:NAME:KEY` or `instance:ID:KEY`
+    ///
+    /// For a minute no host finds the entry in Redis either.
     pub async fn clear_cached(&self, kind: CacheKind, team: &Name, key: &str) -> Option<Removed> {
         let named = cache::Named::parse(kind, key)?;
         if let Some(redis) = &self.core().redis {
@@ -404,7 +422,7 @@ impl Store {
         Some(self.core().caches.clear_named(team, named))
     }
 
-    /// Gives the memory of entries that have run out back at once, and says how many there were.
+    /// Frees the memory of expired entries at once, and returns their number.
     pub fn clean_up_caches(&self) -> Removed {
         self.core().caches.clean_up()
     }
@@ -413,7 +431,8 @@ impl Store {
         &self.inner.core
     }
 
-    /// The host that looks after what this one writes: itself, or without an engine nobody, until a host takes it over.
+    /// The owner of the instances that this host writes: this host, or `Uuid::nil()` if this
+    /// process has no engine. In the latter case another host takes the instances over.
     fn owner(&self) -> Uuid {
         self.core().owner()
     }
@@ -422,7 +441,7 @@ impl Store {
         self.core().clock.now()
     }
 
-    /// Runs database work to its end even if the caller is dropped meanwhile.
+    /// Runs database work in a task of its own, which finishes even if the caller is dropped.
     async fn detached<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -438,7 +457,7 @@ impl Store {
     }
 }
 
-/// Sees to it that no other process has a SQLite file, and names it as it is without links.
+/// Locks a SQLite file against other processes, and resolves the symbolic links of its path.
 fn alone(address: Address) -> Result<(Vec<Lock>, Address), StoreError> {
     match address {
         Address::File(path) => {
@@ -459,7 +478,7 @@ async fn connect(address: &Address, config: &Config) -> Result<Backend, StoreErr
     migrated.map(|()| backend)
 }
 
-/// What the database is called in a Redis that it shares with others.
+/// Reads the id that distinguishes this database from others that use the same Redis.
 async fn identity(backend: &Backend) -> Result<Uuid, StoreError> {
     let mut connection = backend.read().await?;
     Ok(
@@ -467,7 +486,7 @@ async fn identity(backend: &Backend) -> Result<Uuid, StoreError> {
     )
 }
 
-/// A join fails when the task panicked, which is a bug, or when the runtime shuts down.
+/// Maps the failure of a joined task: a panic is a bug; otherwise the runtime is shutting down.
 fn ended(error: tokio::task::JoinError) -> StoreError {
     if error.is_panic() {
         error::corrupt("a task of the store", error)
@@ -476,12 +495,12 @@ fn ended(error: tokio::task::JoinError) -> StoreError {
     }
 }
 
-/// JSON for a TEXT column.
+/// Writes a value as JSON, for a TEXT column.
 fn to_json<T: Serialize>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| error::corrupt("a value to be stored", error))
 }
 
-/// Reads what [`to_json`] wrote.
+/// Parses JSON that [`to_json`] wrote.
 fn from_json<T: serde::de::DeserializeOwned>(
     what: &'static str,
     text: &str,
@@ -489,7 +508,7 @@ fn from_json<T: serde::de::DeserializeOwned>(
     serde_json::from_str(text).map_err(|problem| error::corrupt(what, problem))
 }
 
-/// Reads a name, a step id, or anything else that has a `FromStr`.
+/// Parses a column's text with [`std::str::FromStr`], for example a name or a step id.
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
     what: &'static str,
     text: &str,
@@ -498,12 +517,12 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
         .map_err(|problem| error::corrupt(what, problem))
 }
 
-/// For columns that hold what is never negative.
+/// Converts a column that is never negative.
 fn unsigned<T: TryFrom<i64>>(what: &'static str, value: i64) -> Result<T, StoreError> {
     T::try_from(value).map_err(|_| error::corrupt(what, value))
 }
 
-/// For BIGINT columns: the few numbers that might be larger are bounded by it.
+/// Converts a number for a BIGINT column; larger numbers become `i64::MAX`.
 fn signed(value: impl TryInto<i64>) -> i64 {
     value.try_into().unwrap_or(i64::MAX)
 }

@@ -1,4 +1,5 @@
-//! What a write makes out of date. Every write says it in one place, [`Core::commit`], so that no cache is forgotten.
+//! Cache invalidation after writes. Every write lists the cache entries that it makes out of date
+//! and passes the list to [`Core::commit`], so that no cache is missed.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -8,16 +9,17 @@ use super::cache::{CacheKind, Caches, Noun};
 use super::{Core, StoreError};
 use crate::model::{EntryKey, Name};
 
-/// Something whose cached copies are out of date after a write.
+/// One invalidation: the subject of a write, whose cached copies are out of date.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Stale {
-    /// A workflow has another newest version, or another status: this is its newest version.
+    /// A workflow has a new newest version or a new status. `version` is the newest version.
     Workflow {
         team: Name,
         name: Name,
         version: u32,
     },
-    /// A plugin version came or went, and with it what references mean.
+    /// A plugin version was added or removed, so references to the plugin may resolve to another
+    /// version.
     Plugin {
         team: Name,
         name: Name,
@@ -26,28 +28,30 @@ pub(super) enum Stale {
     },
     /// An instance changed.
     Instance { team: Name, id: Uuid },
-    /// A team has new instances. They were never read, so only lists are out of date.
+    /// A team has new instances. New instances were never read, so only lists are out of date.
     NewInstances { team: Name },
-    /// An approver was asked, or an approval of theirs was decided.
+    /// An approval was requested from this approver, or one of the approver's approvals was
+    /// decided.
     Approver { team: Name, approver: String },
-    /// Approvals of a team that were decided long ago are gone: only from lists.
+    /// Old decided approvals of a team were deleted. Only lists are out of date.
     DecidedApprovals { team: Name },
     /// An entry of plugin storage was written or deleted.
     Entry { team: Name, key: EntryKey },
-    /// A token came or went.
+    /// A token was created or revoked.
     Token { hash: [u8; 32] },
 }
 
 impl Core {
-    /// Commits, and answers after the caches have forgotten what was written and other hosts were told. They forget
-    /// after a failure too: a COMMIT whose answer was lost may have happened.
+    /// Commits a transaction. Returns after this host's caches have dropped the entries in `stale`
+    /// and the other hosts were told. The entries are dropped after a failed COMMIT too, because a
+    /// COMMIT whose result was lost may have happened.
     pub(super) async fn commit(
         &self,
         mut writing: Writing,
         stale: &[Stale],
     ) -> Result<(), StoreError> {
         if self.broken.is_cancelled() {
-            // Dropped, it is rolled back.
+            // Dropping the transaction rolls it back.
             return Err(StoreError::Closed);
         }
         let session = match &self.redis {
@@ -71,11 +75,12 @@ impl Core {
         result
     }
 
-    /// Writes no more after the disk has failed: after a failed fsync, the next may succeed although what was to be
-    /// written is lost.
+    /// Stops all writes if the error says that the disk failed. After a failed fsync, the next
+    /// fsync may succeed although the data is lost.
     pub(super) fn notice(&self, error: &StoreError) {
         if matches!(error, StoreError::Broken(_)) {
-            // The disk is to blame for the end of the process, and no instance.
+            // The process ends because of the disk, so the instances that it drives must not count
+            // a crash.
             self.in_hand.clear();
             self.broken.cancel();
         }
@@ -83,12 +88,12 @@ impl Core {
 }
 
 impl Caches {
-    /// Throws out all, because something was missed.
+    /// Drops all entries, because an invalidation may have been missed.
     pub(super) fn forget_everything(&self) {
         self.clear(&CacheKind::ALL, None);
     }
 
-    /// Throws out what is out of date.
+    /// Drops the entries that are out of date.
     pub(super) fn forget(&self, stale: &[Stale]) {
         for stale in stale {
             match stale {
@@ -98,7 +103,7 @@ impl Caches {
                     version,
                 } => {
                     self.workflows.invalidate(&(team.clone(), name.clone()));
-                    // That it was not there may have been remembered.
+                    // The cache may hold the fact that this version did not exist.
                     self.workflow_versions
                         .invalidate(&(team.clone(), name.clone(), *version));
                     self.generations.end(team, Noun::Workflows);
