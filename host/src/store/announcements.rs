@@ -1,7 +1,8 @@
-//! Tells the other hosts of the database what a write has made out of date, through Postgres itself, or through Redis.
+//! Invalidation messages to the other hosts of the database, sent through Postgres or Redis.
 //!
-//! NOTIFY is part of the writing transaction: the others hear of what was committed and of nothing else. What
-//! surprises: notifications are lost while a listener is not connected, so it clears all caches once it is again.
+//! NOTIFY is part of the writing transaction, so the other hosts are told of a write if and only if
+//! it is committed. Postgres drops notifications while a listener is not connected, so a listener
+//! clears all caches after it has reconnected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,23 +18,24 @@ use super::stale::Stale;
 use super::{Core, StoreError, to_json};
 
 const CHANNEL: &str = "stepwell_stale";
-/// Postgres allows 7,999.
+/// The largest payload that is sent; Postgres allows 7,999 bytes.
 const PAYLOAD_BYTES_MAX: usize = 7_500;
-/// Announcements in one transaction; a write that makes more out of date says that everything is.
+/// The largest number of messages in one transaction. A write that needs more sends one message
+/// that invalidates everything.
 const PAYLOADS_MAX: usize = 64;
-/// How long after a failure the listener waits before it connects again.
+/// The pause after a failure before the listener reconnects.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// One notification.
+/// One invalidation message.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Announcement {
-    /// The host that wrote, which has forgotten already.
+    /// The host that wrote. It has already updated its own caches and ignores the message.
     from: Uuid,
-    /// None: everything.
+    /// The invalidations; `None` means that everything is out of date.
     stale: Option<Vec<Stale>>,
 }
 
-/// Packs them into as few payloads as their size allows.
+/// Packs invalidations into as few messages as the size limit allows.
 fn pack(from: Uuid, stale: &[Stale]) -> Result<Vec<String>, StoreError> {
     let mut payloads = Vec::new();
     let mut rest = stale;
@@ -61,7 +63,7 @@ fn pack(from: Uuid, stale: &[Stale]) -> Result<Vec<String>, StoreError> {
 }
 
 impl Core {
-    /// Makes it part of the transaction, unless nobody else is there to hear it.
+    /// Adds the messages to the transaction, unless this host is known to be alone.
     pub(super) async fn announce(
         &self,
         writing: &mut Writing,
@@ -82,8 +84,9 @@ impl Core {
         Ok(())
     }
 
-    /// Tells the other hosts after the transaction, through Redis, which is quicker than Postgres when there are many.
-    /// If it is lost at this very moment, through Postgres after all.
+    /// Sends the messages through Redis after the transaction, which is faster than NOTIFY when
+    /// there are many. If Redis fails, Postgres tells the other hosts that everything is out of
+    /// date.
     pub(super) async fn publish(&self, session: &Arc<Session>, stale: &[Stale]) {
         let Some(redis) = self
             .redis
@@ -101,7 +104,7 @@ impl Core {
         }
     }
 
-    /// Tells the other hosts that anything may be out of date.
+    /// Tells the other hosts that everything may be out of date.
     pub(super) async fn announce_everything(&self) -> Result<(), StoreError> {
         let mut connection = self.backend.write().await?;
         let Connection::Postgres(connection) = &mut connection else {
@@ -119,7 +122,8 @@ impl Core {
         Ok(())
     }
 
-    /// Begins to listen. To be called before anything is read that may be kept; none on SQLite, which has one host.
+    /// Subscribes to messages. Call this function before the host reads any row that it may cache.
+    /// `None` on SQLite, which has only one host.
     pub(super) async fn subscribe(&self) -> Result<Option<PgListener>, StoreError> {
         let Backend::Postgres(pool) = &self.backend else {
             return Ok(None);
@@ -129,7 +133,7 @@ impl Core {
         Ok(Some(listener))
     }
 
-    /// Forgets what other hosts announce, until `closing`.
+    /// Applies the messages of other hosts until `closing` is cancelled.
     pub(super) async fn listen(self: Arc<Self>, listener: PgListener, closing: CancellationToken) {
         let mut listener = Some(listener);
         let heard = async {
@@ -160,7 +164,7 @@ impl Core {
         loop {
             match listener.try_recv().await? {
                 Some(notification) => self.heed(notification.payload()),
-                // The connection was lost, and is there again.
+                // The connection was lost and has been restored.
                 None => self.caches.forget_everything(),
             }
         }
@@ -173,7 +177,7 @@ impl Core {
                 stale: Some(stale), ..
             }) => self.caches.forget(&stale),
             Ok(Announcement { stale: None, .. }) => self.caches.forget_everything(),
-            // A newer host may say what this one does not know.
+            // A newer host may send a message that this version cannot read.
             Err(error) => {
                 tracing::debug!(%error, "an announcement of another host is not understood; clearing the caches");
                 self.caches.forget_everything();
@@ -248,7 +252,7 @@ mod tests {
             team: team(),
             id: Uuid::from_u128(number),
         }));
-        // Control characters are six times as long in JSON.
+        // A control character is six times as long in JSON.
         stale.extend((0..20).map(|number| entry(number, 500)));
         let payloads = pack(Uuid::nil(), &stale).expect("packs");
         assert!(payloads.len() > 1);

@@ -1,9 +1,11 @@
-//! The two databases behind one face: pools, connections, transactions, and [`on!`].
+//! Pools, connections and transactions of both databases, and the macro [`on!`].
 //!
-//! Each SQL text stands once and runs on both. What surprises: [`Writing`] says `BEGIN` and `COMMIT` itself and closes
-//! its connection unless it came to a clean end. sqlx's own `Transaction` keeps a depth that sticks when SQLite rolls
-//! back on its own (disk full), and then the only writer would stay broken; and on Postgres, a `begin` that is dropped
-//! half-way returns a connection with an open transaction to the pool.
+//! Each SQL text is written once and runs on both databases. [`Writing`] sends `BEGIN` and `COMMIT`
+//! itself, and closes its connection unless the transaction ended cleanly. sqlx's own `Transaction`
+//! is avoided for two reasons. It counts nested transactions, and the count stays wrong when SQLite
+//! rolls back by itself because the disk is full, so the only writer would remain broken. And on
+//! Postgres a `begin` that is dropped half-way returns a connection with an open transaction to the
+//! pool.
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ use super::StoreError;
 use super::wal::Wal;
 use crate::config::{Config, DatabaseConfig, Synchronous};
 
-/// Runs one body on whichever database the connection belongs to.
+/// Runs one body with the connection of either database.
 macro_rules! on {
     ($connection:expr, $c:ident => $body:expr) => {
         match $connection.conn() {
@@ -43,48 +45,52 @@ macro_rules! on {
 }
 pub(super) use on;
 
-/// What the bundled SQLite must be: older versions can corrupt a WAL database when the log is reset.
+/// The oldest SQLite that is accepted. Older versions can corrupt a WAL database when the log is
+/// reset.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// What the writer goes back to after it has waited for readers.
+/// Restores the writer's timeout after a shorter one.
 const BUSY_TIMEOUT_SQL: &str = "PRAGMA busy_timeout = 5000";
-/// Rows of an index that ANALYZE looks at: enough to tell what is rare, and quick whatever the table's size.
+/// The number of index rows that ANALYZE samples. Enough to tell which values are rare, and fast
+/// for any table size.
 const ANALYSIS_LIMIT: &str = "1000";
 const STATEMENTS_CACHED: usize = 200;
-/// What SQLite's writer keeps of the database, 64 MiB. A thousand new instances touch some thousand pages of a dozen
-/// indexes; with SQLite's own 2 MiB, a transaction writes pages out and reads them again before it is over.
+/// The page cache of SQLite's writer, 64 MiB. A thousand new instances touch some thousand pages in
+/// a dozen indexes. With SQLite's default of 2 MiB, a transaction writes pages out and reads them
+/// again before it ends.
 const WRITER_CACHE: &str = "-65536";
-/// Rows that SQLite's thread hands over without waiting for who reads them: those of a page, of a batch, or of what is
-/// due. With fewer, the two threads wake each other for every row of the rest.
+/// The number of rows that SQLite's thread reads ahead: enough for a page, a batch, or the
+/// instances that are due. With a smaller buffer, the two threads wake each other for every further
+/// row.
 const ROWS_BUFFERED: usize = 1_024;
 
-/// The pools of one database.
+/// The connection pools of one database.
 #[derive(Clone, Debug)]
 pub(super) enum Backend {
-    /// Many may read; one writes.
+    /// A pool for reads, and one connection that writes.
     Sqlite {
         read: SqlitePool,
         write: SqlitePool,
         wal: Arc<Wal>,
     },
-    /// All may do both.
+    /// One pool for reads and writes.
     Postgres(PgPool),
 }
 
-/// A connection of either kind.
+/// A pooled connection to either database.
 #[derive(Debug)]
 pub(super) enum Connection {
     Sqlite(PoolConnection<Sqlite>),
     Postgres(PoolConnection<Postgres>),
 }
 
-/// What [`on!`] runs its body on.
+/// The connection that [`on!`] passes to its body.
 pub(super) enum Conn<'a> {
     Sqlite(&'a mut SqliteConnection),
     Postgres(&'a mut PgConnection),
 }
 
-/// Where the database is.
+/// The location of the database.
 #[derive(Clone, Debug)]
 pub(super) enum Address {
     File(PathBuf),
@@ -92,7 +98,7 @@ pub(super) enum Address {
 }
 
 impl Backend {
-    /// What OpenTelemetry calls it.
+    /// The name of the database system in OpenTelemetry.
     pub(super) const fn system(&self) -> &'static str {
         match self {
             Self::Sqlite { .. } => "sqlite",
@@ -135,10 +141,12 @@ impl Address {
                         "idle_in_transaction_session_timeout",
                         milliseconds(database.idle_in_transaction_timeout),
                     ),
-                    // What we ask has an index. A plan is kept for as long as the server has no new statistics of a table;
-                    // one that was made while the table was small reads all of it, however large it has become since.
+                    // All our queries have an index. Postgres keeps a plan until a table has new
+                    // statistics; a plan made while the table was small would scan the whole table,
+                    // however large it has become.
                     ("enable_seqscan", "off".to_owned()),
-                    // What has no index is dear to the planner now, and dear plans are compiled first.
+                    // A query without an index now looks expensive to the planner, and expensive
+                    // plans would be compiled first.
                     ("jit", "off".to_owned()),
                 ]);
             return Ok(Self::Server(Box::new(options)));
@@ -150,7 +158,7 @@ impl Address {
 }
 
 impl Backend {
-    /// Opens the pools. The database file's lock must be held by now.
+    /// Opens the pools. The caller must already hold the lock of a SQLite file.
     pub(super) async fn connect(
         address: &Address,
         config: &DatabaseConfig,
@@ -159,7 +167,7 @@ impl Backend {
             Address::File(path) => Self::connect_sqlite(path, config).await,
             Address::Server(options) => {
                 let pool = PoolOptions::<Postgres>::new()
-                    // One more listens to other hosts.
+                    // One more connection listens to other hosts.
                     .max_connections(config.connections_max.max(2).saturating_add(1))
                     .acquire_timeout(config.acquire_timeout)
                     .max_lifetime(config.connection_lifetime)
@@ -176,8 +184,8 @@ impl Backend {
             .busy_timeout(BUSY_TIMEOUT)
             .row_buffer_size(ROWS_BUFFERED)
             .statement_cache_capacity(STATEMENTS_CACHED)
-            // What we ask has an index. With statistics the planner would rather index the rows that a statement
-            // brings along, and walk the whole table.
+            // All our queries have an index. With statistics the planner would rather index the
+            // rows that a statement brings along, and scan the whole table.
             .pragma("automatic_index", "OFF");
         let writing = options
             .clone()
@@ -191,7 +199,7 @@ impl Backend {
             .pragma("cache_size", WRITER_CACHE)
             .pragma("journal_size_limit", config.wal_bytes_max.to_string())
             .pragma("analysis_limit", ANALYSIS_LIMIT);
-        // SQLite's connections do not go stale, and reopening one throws its prepared statements away.
+        // SQLite's connections do not go stale, and reopening one discards its prepared statements.
         let pool = || {
             PoolOptions::<Sqlite>::new()
                 .acquire_timeout(config.acquire_timeout)
@@ -222,7 +230,7 @@ impl Backend {
         })
     }
 
-    /// A connection to read with.
+    /// Acquires a connection for reads.
     pub(super) async fn read(&self) -> Result<Connection, StoreError> {
         Ok(match self {
             Self::Sqlite { read, .. } => Connection::Sqlite(read.acquire().await?),
@@ -230,7 +238,7 @@ impl Backend {
         })
     }
 
-    /// The connection that writes, outside a transaction: for migrations.
+    /// Acquires a connection that may write, outside a transaction.
     pub(super) async fn write(&self) -> Result<Connection, StoreError> {
         Ok(match self {
             Self::Sqlite { write, .. } => Connection::Sqlite(write.acquire().await?),
@@ -238,7 +246,7 @@ impl Backend {
         })
     }
 
-    /// Begins a transaction that writes.
+    /// Begins a transaction that may write.
     pub(super) async fn begin(&self) -> Result<Writing, StoreError> {
         let mut writing = Writing {
             connection: self.write().await?,
@@ -249,7 +257,8 @@ impl Backend {
         {
             wal.bound(writer, BUSY_TIMEOUT_SQL).await;
         }
-        // IMMEDIATE takes SQLite's write lock at once, so that it cannot fail half-way.
+        // IMMEDIATE takes SQLite's write lock at once, so the transaction cannot fail half-way for
+        // lack of the lock.
         let begin = match writing.connection {
             Connection::Sqlite(_) => "BEGIN IMMEDIATE",
             Connection::Postgres(_) => "BEGIN",
@@ -284,8 +293,8 @@ impl Connection {
     }
 }
 
-/// A transaction that writes. Unless it is committed or rolled back cleanly its connection is closed, which is a
-/// rollback too.
+/// A transaction that may write. Unless it is committed or rolled back cleanly, its connection is
+/// closed, which also rolls back.
 #[derive(Debug)]
 pub(super) struct Writing {
     connection: Connection,

@@ -1,10 +1,12 @@
-//! Which hosts share the database, and which of them looks after which instance.
+//! The hosts that share a database, and the assignment of instances to hosts.
 //!
-//! Every commit makes its host the instance's owner, and a host looks for its own instances only. On Postgres each host
-//! renews a lease; the instances of one whose lease has run out are taken by the others. What surprises: nothing that
-//! is written depends on a lease. Taking an instance changes its version, so the commit of a host that was believed
-//! dead is refused like any other that comes too late. Leases are compared on the database's clock only, and each
-//! renewal puts this host's clock right by it.
+//! Every commit makes its host the owner of the instance, and a host drives only its own instances.
+//! On Postgres each host renews a lease. When the lease of a host expires, the other hosts take its
+//! instances over.
+//!
+//! No write depends on a lease. Taking an instance over changes its version, so a late commit of a
+//! host that was believed dead is refused as a conflict. Leases are compared on the database's
+//! clock only, and each renewal corrects this host's clock by the database's clock.
 
 use std::fs::TryLockError;
 use std::io::{Read as _, Write as _};
@@ -27,13 +29,13 @@ use crate::config::HostsConfig;
 use crate::model::Name;
 use crate::private;
 
-/// Instances that are taken in one transaction.
+/// The largest number of instances taken over in one transaction.
 const TAKEN_MAX: u32 = 500;
-/// The rows of hosts that are gone for good, and that nothing is left of to take over, are removed after this time.
+/// The age after which the rows of hosts with an expired lease and no instances are deleted.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// What clocks may differ by without a word.
+/// The difference between two clocks that is tolerated without a warning, in microseconds.
 const CLOCK_TOLERANCE_MICROS: u64 = 1_000_000;
-/// A host that joins clears its caches this often, once per renewal. See [`Host::announces`].
+/// The number of renewals after joining at which a host clears its caches. See [`Host::announces`].
 const CLEARINGS: u32 = 3;
 
 const RENEW: &str = "INSERT INTO hosts (id, started_at, lease_until, in_hand) \
@@ -45,13 +47,15 @@ const PEERS: &str = "SELECT COUNT(*) FROM hosts WHERE id <> $1 \
     AND lease_until > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT";
 const DEAD: &str = "SELECT id FROM hosts \
     WHERE lease_until <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT AND id <> $1";
-/// The teams of which a host has instances that wake some time; skips from team to team in the index.
+/// Selects the teams that have instances of a given host that will wake. The index is read once for
+/// each team, not once for each instance.
 const TEAMS_OF: &str = "WITH RECURSIVE teams (team) AS ( \
     SELECT MIN(team) FROM workflow_instances WHERE owner = $1 AND wake_at IS NOT NULL \
     UNION ALL SELECT (SELECT MIN(next.team) FROM workflow_instances AS next WHERE next.owner = $1 \
     AND next.team > teams.team AND next.wake_at IS NOT NULL) FROM teams WHERE teams.team IS NOT NULL) \
     SELECT team FROM teams WHERE team IS NOT NULL";
-/// Of a host that is gone and whose crash nobody has counted yet.
+/// Selects the instances that a host with an expired lease was driving, if its crash is not yet
+/// counted.
 const IN_HAND: &str = "SELECT in_hand FROM hosts WHERE id = $1 AND in_hand <> '' AND in_hand NOT LIKE '-%' \
     AND lease_until <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT FOR UPDATE";
 const FORGET: &str = "DELETE FROM hosts WHERE lease_until > 0 \
@@ -64,21 +68,22 @@ pub(super) struct Host {
     pub(super) id: Uuid,
     config: HostsConfig,
     seen: Mutex<Seen>,
-    /// By how many microseconds this machine's clock was behind the database's when that was last told.
+    /// The clock difference in the last warning, in microseconds. Positive if this machine's clock
+    /// is behind the database's.
     clock_told: AtomicI64,
 }
 
-/// What the last renewal of the lease saw.
+/// The observations of the last lease renewal.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     peers: u64,
-    /// When it began; none before the first.
+    /// The start of the renewal; `None` before the first.
     at: Option<Instant>,
 }
 
 impl Host {
-    /// The host whose id stands in the data directory, so that a restart finds its own instances at once. Nobody else
-    /// has this id while the lock is held.
+    /// Reads the host's id from the data directory, or creates one. A restarted host keeps its id,
+    /// so it finds its instances at once. No other process has this id while the lock is held.
     pub(super) fn identify(
         data_dir: &Path,
         config: &HostsConfig,
@@ -126,11 +131,11 @@ impl Host {
         ))
     }
 
-    /// Whether other hosts must be told what is out of date.
+    /// Returns whether other hosts must be told which cache entries are out of date.
     ///
-    /// A host that is alone need not pay for it, and knows that it is alone for two renewals: one that joins meanwhile
-    /// registers first and clears its caches at its first three renewals, so that what it read before it was known
-    /// does not stay.
+    /// A host without peers skips the messages. The knowledge that there are no peers is valid for
+    /// two renewals. A host that joins in this time registers first and clears its caches at its
+    /// first three renewals, so entries that it cached before it was noticed do not stay.
     pub(super) fn announces(&self, now: Instant) -> bool {
         let Seen { peers, at } = *self.seen.lock();
         let fresh = at.is_some_and(|at| now.duration_since(at) < self.config.renewal * 2);
@@ -141,8 +146,9 @@ impl Host {
         self.seen.lock().peers
     }
 
-    /// Says when this host's clock is found to differ from the database's by more than people would like, and again
-    /// when that has changed as much. Answers whether it did.
+    /// Logs a warning when the difference between this machine's clock and the database's has
+    /// changed by more than the tolerance since the last warning. Returns whether a warning was
+    /// logged.
     fn notice_clock(&self, behind_micros: i64) -> bool {
         let told = self.clock_told.load(Ordering::Relaxed);
         let tells = behind_micros.abs_diff(told) > CLOCK_TOLERANCE_MICROS;
@@ -160,7 +166,8 @@ impl Host {
 }
 
 impl Core {
-    /// Joins the other hosts, before anything is read that may be kept. Answers where they are heard.
+    /// Joins the other hosts and returns the listener for their messages. Call this function before
+    /// the host reads any row that it may cache.
     pub(super) async fn meet(&self) -> Result<Option<PgListener>, StoreError> {
         self.join().await?;
         self.subscribe().await
@@ -168,7 +175,7 @@ impl Core {
 
     async fn join(&self) -> Result<(), StoreError> {
         if let Backend::Sqlite { .. } = &self.backend {
-            // The database's lock is ours, so every other host is gone.
+            // This process holds the lock of the database, so every other host has ended.
             let mut writing = self.backend.begin().await?;
             on!(writing, c => sqlx::query(
                 "INSERT INTO hosts (id, started_at, lease_until) VALUES ($1, 0, 0) ON CONFLICT (id) DO NOTHING",
@@ -182,11 +189,12 @@ impl Core {
             return Ok(());
         }
         self.renew().await?;
-        // As above: this host's last process may have ended in between.
+        // The previous process of this host may have ended between a COMMIT and its message.
         self.announce_everything().await
     }
 
-    /// Renews the lease until `closing`, and takes over from hosts that do not.
+    /// Renews the lease until `closing` is cancelled, and takes instances over from hosts whose
+    /// lease has expired.
     pub(super) async fn keep_lease(self: Arc<Self>, closing: CancellationToken) {
         let renewal = self.host.config.renewal;
         let mut ticks =
@@ -203,7 +211,8 @@ impl Core {
                 kept = self.read_usage().await;
             }
             if clearings > 0 && kept.is_ok() {
-                // A host that is not seen here has not renewed its lease for long enough to announce what it writes.
+                // A host that is not among the peers has not renewed its lease for so long that it
+                // sends messages for its writes.
                 if self.host.peers() > 0 {
                     self.caches.forget_everything();
                 }
@@ -218,7 +227,7 @@ impl Core {
                 Ok(0) => {}
                 Ok(taken) => {
                     tracing::info!(taken, "took over instances of a host that is gone");
-                    // With Redis, it may have died after a COMMIT and before it told anybody.
+                    // With Redis, the host may have died after a COMMIT and before its message.
                     if let Err(error) = self.announce_everything().await {
                         tracing::warn!(%error, "could not tell the other hosts that one is gone");
                     }
@@ -229,7 +238,8 @@ impl Core {
                 }
             }
         }
-        // The others need not wait for the lease to run out. If this fails, they do.
+        // Resigning spares the other hosts the wait for the lease to expire. If resigning fails,
+        // they wait.
         if let Err(error) = self.resign().await {
             tracing::warn!(%error, "could not give this host's lease back");
         }
@@ -275,7 +285,8 @@ impl Core {
         Ok(())
     }
 
-    /// Takes over until there is nothing left or the time is up: the lease must be renewed in between.
+    /// Takes instances over until none are left or `time` has passed. The lease must be renewed in
+    /// between.
     async fn take_over_for(&self, time: Duration) -> Result<u64, StoreError> {
         let started = self.clock.monotonic();
         let mut taken = 0;
@@ -288,7 +299,8 @@ impl Core {
         }
     }
 
-    /// Becomes the owner of instances that somebody has to look at sooner or later and nobody does. Answers how many.
+    /// Becomes the owner of instances that will wake and whose host is dead. Returns the number of
+    /// instances.
     async fn take_over(&self) -> Result<u64, StoreError> {
         let mut connection = self.backend.write().await?;
         let dead: Vec<Uuid> = match &mut connection {
@@ -323,7 +335,8 @@ impl Core {
         Ok(taken)
     }
 
-    /// Counts a crash for what a host that is gone was driving when it last renewed its lease, once.
+    /// Counts a crash for each instance that a dead host was driving at its last lease renewal.
+    /// Each crash is counted once.
     async fn count_crashes_of(&self, host: Uuid) -> Result<(), StoreError> {
         let mut writing = self.backend.begin().await?;
         let Connection::Postgres(c) = &mut *writing else {
@@ -341,7 +354,8 @@ impl Core {
         if ids.is_empty() {
             return writing.rollback().await;
         }
-        // Whoever marks the list counts; should the host come back, it sees that its crash was counted.
+        // Only the host that marks the list counts the crash. If the dead host returns, it finds
+        // the mark.
         sqlx::query("UPDATE hosts SET in_hand = '-' || in_hand WHERE id = $1")
             .bind(host)
             .execute(&mut **c)
@@ -350,7 +364,7 @@ impl Core {
         self.count_crashes(&ids).await
     }
 
-    /// Takes out the instances for which another host has counted this host's last crash.
+    /// Removes the instances for which another host has already counted this host's last crash.
     pub(super) async fn without_counted(
         &self,
         mut crashed: Vec<Uuid>,
@@ -374,12 +388,14 @@ impl Core {
         Ok(crashed)
     }
 
-    /// Takes a part of each team's, so that none has to wait until another's backlog is taken.
+    /// Takes instances over from a dead host, with an equal share for each team, so that no team
+    /// waits for another team's backlog.
     async fn take_from(&self, host: Uuid) -> Result<u64, StoreError> {
         let mut writing = self.backend.begin().await?;
         let teams: Vec<String> =
             on!(writing, c => sqlx::query_scalar(TEAMS_OF).bind(host).fetch_all(c).await)?;
-        // Another host may be taking the same ones; on SQLite there is none, and no such words.
+        // On Postgres another host may be taking the same instances. SQLite has one host, and no
+        // SKIP LOCKED.
         let sql = match &*writing {
             Connection::Sqlite(_) => {
                 "UPDATE workflow_instances SET owner = $1, version = version + 1 WHERE id IN (SELECT id \

@@ -1,10 +1,11 @@
-//! One process for each SQLite file: what one process has in its caches the other would not see change. Hosts that share
-//! a Postgres database have [`super::hosts`] instead.
+//! Lock that lets only one process use a SQLite file, because the caches of one process would not
+//! notice the writes of another. Hosts that share a Postgres database use [`super::hosts`] instead.
 //!
-//! What surprises: the file itself is not locked. SQLite's own locks on it are POSIX locks, which a process loses as soon
-//! as it closes any descriptor of the file, so nothing but SQLite may open it. The lock stands beside the file that all
-//! symbolic links lead to. A hard link is another file to look at, with another log beside it, so a file that has more
-//! than one name is refused whether a process has it or not.
+//! The lock is not on the database file itself. SQLite's own locks on that file are POSIX locks,
+//! and a process loses a POSIX lock when it closes any descriptor of the file; so only SQLite may
+//! open the database file. The lock is on a second file, beside the database file that all symbolic
+//! links lead to. A hard link is a different path, and SQLite would keep another log beside it. So
+//! a database file with more than one name is refused, even if no other process has it.
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
@@ -14,19 +15,21 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 use crate::private;
 
-/// What SQLite puts beside its file.
+/// Endings of the files that SQLite puts beside its database file.
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Held for as long as the store is open. The operating system gives it back when the process ends, however it ends. The
-/// file stays: removing it would let two processes lock two files of the same name.
+/// A lock that is held while the store is open. The operating system releases the lock when the
+/// process ends, for whatever reason. The lock file is never removed: two processes could otherwise
+/// lock two files of the same name.
 #[derive(Debug)]
 pub(super) struct Lock(
     #[expect(dead_code, reason = "what counts is that it is open")] pub(super) File,
 );
 
 impl Lock {
-    /// Takes it, and returns it with the path that is no link to another; or says who has it. The file is there
-    /// afterwards, and nobody else's to read.
+    /// Takes the lock, and returns it with the path without symbolic links. If another process has
+    /// the lock, the error says how to find that process. Creates the database file if needed,
+    /// readable only by its owner.
     pub(super) fn take(database: &Path) -> Result<(Self, PathBuf), StoreError> {
         let cannot = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
             StoreError::Settings(format!("cannot {what} {}: {error}", path.display()))

@@ -1,4 +1,4 @@
-//! What a new instance of a workflow is pinned to.
+//! The versions that a new instance of a workflow is pinned to.
 
 use std::sync::Arc;
 
@@ -8,41 +8,44 @@ use super::{Store, StoreError, Workflow, WorkflowVersion};
 use crate::model::instance::Pins;
 use crate::model::{Name, WorkflowStatus};
 
-/// What a new instance is pinned to.
+/// The versions that a new instance is pinned to.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The newest version of the workflow.
     pub workflow: Arc<WorkflowVersion>,
-    /// The plugin versions that its references mean now.
+    /// The plugin versions that the workflow's references resolve to now.
     pub pins: Pins,
 }
 
-/// Why no instance can be created.
+/// A reason why no instance can be created.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The team has no such workflow.
+    /// The team has no workflow of this name.
     #[error("there is no such workflow")]
     UnknownWorkflow,
-    /// It is archived. Whether one of its instances has a certain idempotency key may still be asked.
+    /// The workflow is archived. The id allows the caller to look up an existing instance by its
+    /// idempotency key.
     #[error("the workflow is archived")]
     Archived {
         /// The workflow's row id.
         workflow_id: Uuid,
     },
-    /// The definition speaks of a plugin that is not there any more.
+    /// The definition refers to a plugin that no longer exists.
     #[error("{0}")]
     UnknownPlugin(String),
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Store {
-    /// Finds what a new instance of a workflow is pinned to. All from caches, as a rule: on another host than the one
-    /// that wrote, as it was a moment earlier.
+    /// Resolves the versions that a new instance of a workflow is pinned to, usually from caches. A
+    /// version written by another host may be missed for a moment, until that host's invalidation
+    /// message arrives.
     ///
     /// # Errors
-    /// The workflow, or a plugin it runs, is not there; or the database's.
+    /// [`PlanError::UnknownWorkflow`], [`PlanError::Archived`], [`PlanError::UnknownPlugin`], and
+    /// the database's errors.
     pub async fn plan(&self, team: &Name, workflow: &Name) -> Result<Plan, PlanError> {
         let Workflow {
             newest: workflow,

@@ -1,11 +1,15 @@
-//! The second level of the caches: a Redis that hosts may share, behind each host's own memory. Optional; it holds what
-//! is read often and seldom written, under a time to live of its own, and tells the hosts what is out of date.
+//! The optional second cache level: a Redis that several hosts share, behind each host's cache in
+//! memory. Redis holds rows that are read often and seldom written, with a time to live of its own.
+//! Redis also carries invalidation messages between the hosts.
 //!
-//! A write marks its keys *before* COMMIT. A mark is an entry that nobody reads and that for a while keeps everybody
-//! from putting a row there, so that no reader, however slow, puts back what the write replaces, and a host that dies
-//! right after COMMIT leaves nothing wrong behind. What surprises: every key names an epoch. A host that could not reach
-//! Redis may have written without marking, so before it uses Redis again it begins a new epoch for all, and what was
-//! there is out of everybody's reach. If Redis fails, everything goes on without it.
+//! A write sets a tombstone on each of its keys *before* COMMIT. A tombstone is an empty entry that
+//! for a minute keeps all readers from storing a row under its key. So no reader, however slow,
+//! restores the row that the write replaces, and a host that dies right after COMMIT leaves no
+//! outdated row behind.
+//!
+//! Every key contains an epoch. A host that could not reach Redis may have written without
+//! tombstones. So before it uses Redis again, the host begins a new epoch for all hosts, and no
+//! host reads keys of an older epoch. If Redis fails, the hosts continue without it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,32 +32,35 @@ use crate::config::RedisConfig;
 use crate::model::definition::PluginReference;
 use crate::model::{EntryKey, Name};
 
-// What keys of rows that are a team's begin with.
+// The prefixes of keys that belong to a team.
 const WORKFLOW: &str = "workflow";
 const WORKFLOW_VERSION: &str = "workflow_version";
 const PLUGIN_REFERENCE: &str = "plugin";
 const ENTRY: &str = "entry";
 
-/// Keys that Redis looks at in one step of a search, during which it answers nobody else.
+/// The number of keys that Redis examines in one SCAN call. Redis serves no other client during the
+/// call.
 const SCANNED_AT_ONCE: u32 = 1_000;
-/// Longer than any statement may take, and so than any reader may be slow.
+/// The lifetime of a tombstone. Longer than any statement may take, so longer than any reader can
+/// be delayed.
 const MARK: Duration = Duration::from_secs(60);
 const MARK_VALUE: &[u8] = b"";
-/// Larger rows are read from the database.
+/// The largest row that is stored in Redis, in bytes. Larger rows are always read from the
+/// database.
 const VALUE_BYTES_MAX: usize = 256 << 10;
-/// How long after a failure Redis is left alone.
+/// The pause after a failure before the host connects to Redis again.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// How the second level does.
+/// Statistics of the Redis cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SecondLevelStats {
-    /// Whether Redis answers.
+    /// True while Redis can be used.
     pub connected: bool,
-    /// Rows found there.
+    /// Rows found in Redis.
     pub hits: u64,
-    /// Rows that were read from the database instead.
+    /// Rows not found in Redis, and read from the database.
     pub misses: u64,
-    /// How often Redis was lost.
+    /// The number of times that the connection to Redis was lost.
     pub lost: u64,
 }
 
@@ -67,22 +74,23 @@ struct Counters {
 pub(super) struct SecondLevel {
     client: Client,
     config: RedisConfig,
-    /// Redis may serve several databases.
+    /// The id of this database; one Redis may serve several databases.
     database: Uuid,
     session: RwLock<Option<Arc<Session>>>,
     lost: Notify,
     counters: Counters,
 }
 
-/// A connection in which all is well.
+/// A connection to Redis without a failure so far.
 pub(super) struct Session {
     connection: MultiplexedConnection,
     epoch: String,
-    /// Not before this host's epoch has begun. Until then writes mark and nobody reads.
+    /// True once this host's epoch has begun. Until then writes set tombstones and readers skip
+    /// Redis.
     reads: bool,
 }
 
-/// What is found by a key.
+/// The key of a row in Redis.
 #[derive(Debug)]
 pub(super) enum Key<'a> {
     Workflow(&'a Name, &'a Name),
@@ -92,21 +100,21 @@ pub(super) enum Key<'a> {
     Entry(&'a Name, &'a EntryKey),
 }
 
-/// Something to be put there.
+/// A row to store in Redis.
 pub(super) struct Row<'a> {
     pub(super) key: Key<'a>,
-    /// Not empty: that is a mark.
+    /// Never empty: an empty value is a tombstone.
     pub(super) value: Vec<u8>,
-    /// At most the configured time; none: that time.
+    /// The time to live, limited to the configured one; `None` for the configured one.
     pub(super) ttl: Option<Duration>,
 }
 
-/// What Redis said of a key.
+/// The result of looking up a key in Redis.
 pub(super) enum Found {
     Row(Vec<u8>),
-    /// It may be put there with [`SecondLevel::put`].
+    /// No entry; the caller may store a row with [`SecondLevel::put`].
     Nothing(Arc<Session>),
-    /// Leave it alone.
+    /// A tombstone, or Redis failed; the caller must store nothing.
     Unknown,
 }
 
@@ -151,7 +159,8 @@ impl SecondLevel {
     }
 
     fn key(&self, epoch: &str, key: &Key<'_>) -> String {
-        // Names have no colon, so no two keys read alike; an entry's key is the last part.
+        // Names contain no colon, so different rows have different keys; an entry's own key comes
+        // last.
         let key = match key {
             Key::Workflow(team, name) => format!("{WORKFLOW}:{team}:{name}"),
             Key::WorkflowVersion(team, name, version) => {
@@ -167,7 +176,7 @@ impl SecondLevel {
         self.name(&format!("{epoch}:{key}"))
     }
 
-    /// Asks for rows, in their order.
+    /// Looks up rows, and returns the results in the order of `keys`.
     pub(super) async fn get(&self, keys: &[Key<'_>]) -> Vec<Found> {
         let unknown = || keys.iter().map(|_| Found::Unknown).collect();
         let Some(session) = self.session.read().clone().filter(|session| session.reads) else {
@@ -201,7 +210,7 @@ impl SecondLevel {
         found
     }
 
-    /// Puts rows where nothing was found, unless they were marked meanwhile.
+    /// Stores rows that were not found, unless a tombstone was set in the meantime.
     pub(super) async fn put(&self, session: &Arc<Session>, rows: Vec<Row<'_>>) {
         let mut pipeline = redis::pipe();
         for Row { key, value, ttl } in rows {
@@ -225,8 +234,8 @@ impl SecondLevel {
         }
     }
 
-    /// Marks what a write is about to make out of date. Answers the session in which other hosts are to be told; none
-    /// if Redis cannot be reached.
+    /// Sets tombstones for the rows that a write is about to make out of date. Returns the session
+    /// through which the other hosts must be told; `None` if Redis cannot be reached.
     pub(super) async fn mark(&self, stale: &[Stale]) -> Option<Arc<Session>> {
         let session = self.session.read().clone()?;
         let pipeline = self.marks(&session.epoch, stale);
@@ -240,7 +249,7 @@ impl SecondLevel {
         marked(stale.iter().flat_map(keys).map(|key| self.key(epoch, &key)))
     }
 
-    /// Marks what a team's text names.
+    /// Sets the tombstone of one entry that a team named.
     pub(super) async fn mark_named(&self, team: &Name, named: &Named) {
         let Some(session) = self.session.read().clone() else {
             return;
@@ -258,7 +267,8 @@ impl SecondLevel {
             .await;
     }
 
-    /// Marks a team's rows of these kinds, which Redis looks for among all that it has.
+    /// Sets tombstones for all rows of a team in these caches. Redis has to search all its keys for
+    /// the rows.
     async fn mark_all(&self, kinds: &[CacheKind], team: &Name) {
         let Some(session) = self.session.read().clone() else {
             return;
@@ -268,9 +278,9 @@ impl SecondLevel {
             CacheKind::WorkflowVersions => Some(WORKFLOW_VERSION),
             CacheKind::PluginReferences => Some(PLUGIN_REFERENCE),
             CacheKind::Storage => Some(ENTRY),
-            // Their keys do not say whose they are, and what they stand for never changes.
+            // Keys of plugin versions do not contain the team, and a plugin version never changes.
             CacheKind::PluginVersions => None,
-            // Not here; see `keys`.
+            // Never stored in Redis; see `keys`.
             CacheKind::Instances
             | CacheKind::PendingApprovals
             | CacheKind::Tokens
@@ -306,14 +316,15 @@ impl SecondLevel {
         }
     }
 
-    /// To be called after COMMIT, and before the caches in memory forget: marks again if an epoch has begun since
-    /// [`SecondLevel::mark`], or if Redis was away then. A reader may have put the old row into the new epoch meanwhile,
-    /// where nothing was marked. Whoever reads in an epoch that begins after this sees what was committed.
+    /// Sets the tombstones again if an epoch has begun since [`SecondLevel::mark`], or if Redis
+    /// could not be reached then. A reader may have stored the old row in the new epoch, which has
+    /// no tombstones. Call this function after COMMIT and before the caches in memory drop the
+    /// rows. Readers in a later epoch see the committed rows.
     pub(super) async fn confirm(&self, marked: Option<&Arc<Session>>, stale: &[Stale]) {
         if stale.iter().flat_map(keys).next().is_none() {
             return;
         }
-        // Without a session there will be one only after another epoch has begun.
+        // A session that begins later begins a new epoch first.
         let Some(session) = self.session.read().clone() else {
             return;
         };
@@ -330,12 +341,12 @@ impl SecondLevel {
             .await
             .is_some()
         {
-            // There may have been two, and readers of this host must not be left in the one between.
+            // Two epochs may have begun, and readers of this host must not stay in the first.
             self.move_on().await;
         }
     }
 
-    /// Tells the other hosts. Answers whether they were told.
+    /// Publishes messages to the other hosts. Returns false if Redis failed.
     pub(super) async fn publish(&self, session: &Arc<Session>, payloads: &[String]) -> bool {
         let mut pipeline = redis::pipe();
         for payload in payloads {
@@ -348,7 +359,8 @@ impl SecondLevel {
         pipeline.is_empty() || self.run::<()>(session, &pipeline).await.is_some()
     }
 
-    /// None if it failed: then Redis is not used until [`Core::attend`] is connected again.
+    /// Runs commands. `None` after a failure: Redis is not used again until [`Core::attend`] has
+    /// reconnected.
     async fn run<T: FromRedisValue>(
         &self,
         session: &Arc<Session>,
@@ -371,7 +383,7 @@ impl SecondLevel {
         }
     }
 
-    /// Connects, listens, and begins a new epoch.
+    /// Connects, subscribes to messages, and begins a new epoch.
     async fn connect(&self) -> Result<PubSub, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.config.timeout))
@@ -383,8 +395,8 @@ impl SecondLevel {
         let mut messages = self.client.get_async_pubsub().await?;
         messages.subscribe(self.name("stale")).await?;
         messages.subscribe(self.name("epoch")).await?;
-        // Writes that end from now on mark, whatever they found when they began; those that ended before are older than
-        // the epoch.
+        // Writes that end from now on set tombstones, even if they began without Redis. Writes that
+        // ended before are older than the epoch.
         let closed = Arc::new(Session {
             connection: connection.clone(),
             epoch: String::new(),
@@ -393,7 +405,7 @@ impl SecondLevel {
         *self.session.write() = Some(Arc::clone(&closed));
         let begun = self.begin_epoch(&mut connection).await;
         let mut current = self.session.write();
-        // One of those writes may have failed to mark, and has taken the session away.
+        // A write that failed to set a tombstone has removed the session.
         let is_well = current
             .take_if(|current| Arc::ptr_eq(current, &closed))
             .is_some();
@@ -417,7 +429,8 @@ impl SecondLevel {
         connection: &mut MultiplexedConnection,
     ) -> Result<String, RedisError> {
         let epoch = Uuid::now_v7().simple().to_string();
-        // Set before it is announced: who hears of it reads the latest, whichever announcement came last.
+        // The epoch is set before the message, so each host that gets a message reads the newest
+        // epoch, in whatever order messages arrive.
         redis::pipe()
             .cmd("SET")
             .arg(self.name("epoch"))
@@ -432,19 +445,19 @@ impl SecondLevel {
         Ok(epoch)
     }
 
-    /// Puts all that is there out of everybody's reach.
+    /// Makes all rows unreachable by beginning a new epoch.
     async fn forget_everything(&self) {
         let Some(session) = self.session.read().clone() else {
             return;
         };
         match self.begin_epoch(&mut session.connection.clone()).await {
             Ok(epoch) => self.replace(&session, epoch),
-            // Then the next session begins one.
+            // The next session begins an epoch.
             Err(error) => self.lose(&error),
         }
     }
 
-    /// Moves to the epoch that somebody has begun.
+    /// Moves this host to the current epoch.
     async fn move_on(&self) {
         let Some(session) = self.session.read().clone().filter(|session| session.reads) else {
             return;
@@ -486,8 +499,9 @@ fn marked(keys: impl IntoIterator<Item = String>) -> Pipeline {
     pipeline
 }
 
-/// What of a write is in the second level. A version of a workflow never changes; instances and approvals change with
-/// every step, and their marks would cost more than the reads save; tokens do not leave the host.
+/// Lists the Redis keys that an invalidation concerns. Instances and approvals are not in Redis:
+/// they change with every step, and their tombstones would cost more than the reads save. Tokens
+/// never leave the host. Workflow versions never change.
 fn keys(stale: &Stale) -> Vec<Key<'_>> {
     match stale {
         Stale::Workflow { team, name, .. } => vec![Key::Workflow(team, name)],
@@ -511,9 +525,10 @@ fn keys(stale: &Stale) -> Vec<Key<'_>> {
 }
 
 impl Store {
-    /// Has nothing read from Redis that is there now: of these kinds for a team, or all of everybody's. To be called
-    /// before [`Store::clear_caches`], or what is thrown out there comes back from here. For a team Redis looks through
-    /// all its keys, a thousand at a time, and the rows are not put there again for a minute.
+    /// Makes rows in Redis unreachable: one team's rows of one kind or of all kinds, or all rows of
+    /// all teams. Call this function before [`Store::clear_caches`]; otherwise the caches in memory
+    /// are filled again from Redis. For one team, Redis searches all its keys, a thousand at a
+    /// time. The team's rows are not stored again for a minute.
     pub async fn clear_second_level(&self, kind: Option<CacheKind>, team: Option<&Name>) {
         let Some(redis) = &self.core().redis else {
             return;
@@ -525,20 +540,20 @@ impl Store {
         }
     }
 
-    /// The row from the second level, or else what `select` reads.
+    /// Returns the row from Redis, or else the row that `select` reads from the database.
     pub(super) fn row<R: Serialize + DeserializeOwned + Send + Sync>(
         &self,
         key: Key<'_>,
         select: impl Future<Output = Result<Option<R>, StoreError>> + Send,
     ) -> impl Future<Output = Result<Option<R>, StoreError>> + Send {
-        // On the heap: a statement of sqlx is the larger part of a load.
+        // Boxed, because a statement of sqlx is the largest part of this future.
         let select = Box::pin(select);
         async move {
             let Some(redis) = &self.core().redis else {
                 return select.await;
             };
             let found = redis.get(std::slice::from_ref(&key)).await.pop();
-            // What does not parse was put there by another version of this program.
+            // A row that does not parse was stored by another version of this program.
             if let Some(Found::Row(row)) = &found
                 && let Ok(row) = serde_json::from_slice(row)
             {
@@ -564,14 +579,15 @@ impl Store {
 }
 
 impl Core {
-    /// Keeps the connection to Redis, and forgets what other hosts announce there, until `closing`.
+    /// Keeps the connection to Redis and applies the invalidation messages of other hosts, until
+    /// `closing` is cancelled.
     pub(super) async fn attend(self: Arc<Self>, closing: CancellationToken) {
         let Some(redis) = &self.redis else { return };
         let attending = async {
             loop {
                 match redis.connect().await {
                     Ok(messages) => {
-                        // What was announced while nobody listened is lost.
+                        // Messages that were published while this host was not subscribed are lost.
                         self.caches.forget_everything();
                         tracing::info!("Redis is there");
                         self.follow(redis, messages).await;
@@ -589,7 +605,7 @@ impl Core {
         }
     }
 
-    /// Until Redis is lost.
+    /// Applies messages until the connection to Redis is lost.
     async fn follow(&self, redis: &SecondLevel, messages: PubSub) {
         let epoch = redis.name("epoch");
         let mut messages = messages.into_on_message();
@@ -601,7 +617,8 @@ impl Core {
             match message {
                 Some(message) if message.get_channel_name() == epoch => {
                     redis.move_on().await;
-                    // What was read in the epoch before may have been put there by somebody who was late.
+                    // A delayed reader may have stored an outdated row in the old epoch, from where
+                    // it may have reached this host's caches.
                     self.caches.forget_everything();
                 }
                 Some(message) => match message.get_payload::<String>() {

@@ -1,10 +1,13 @@
-//! Keeps SQLite's write-ahead log from growing without end.
+//! Bounds the size of SQLite's write-ahead log.
 //!
-//! SQLite writes the log back into the database by itself after every 1,000 pages, but begins it anew only when no
-//! reader looks at it, and with many readers there always is one. So before a transaction begins, and only if the file
-//! has grown too large, the writer waits for the readers that are there and cuts it off; new readers find everything in
-//! the database by then and do not hold it up. What surprises: somebody else's program can read for hours (a backup).
-//! We wait for it only shortly, and again only when the log has grown by as much once more.
+//! SQLite copies the log into the database after every 1,000 pages, but it restarts the log only
+//! when no reader uses the log. With many readers there is always one. So when the log file is too
+//! large, the writer waits for the present readers before it begins a transaction, and then
+//! truncates the log. Readers that start meanwhile find everything in the database and do not delay
+//! the writer.
+//!
+//! Another program, such as a backup, can read for hours. The writer waits for it only briefly, and
+//! tries again only once the log has grown by the same amount again.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,20 +15,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::SqliteConnection;
 
-/// As long as the longest of our own reads is likely to take. Meanwhile no step is committed.
+/// The longest wait for readers, 250 ms: about as long as the longest read of the host takes. No
+/// step is committed during the wait.
 const WAIT_FOR_READERS: &str = "PRAGMA busy_timeout = 250";
 
-/// The log of one database.
+/// The write-ahead log of one database.
 #[derive(Debug)]
 pub(super) struct Wal {
     path: PathBuf,
     bytes_max: u64,
-    /// No attempt is made while the file is smaller than this.
+    /// The file size in bytes up to which no truncation is tried.
     tolerated: AtomicU64,
 }
 
 impl Wal {
-    /// Of the database in the file `database`.
+    /// The log of the database in the file `database`.
     pub(super) fn of(database: &Path, bytes_max: u64) -> Self {
         let mut path = OsString::from(database);
         path.push("-wal");
@@ -36,14 +40,15 @@ impl Wal {
         }
     }
 
-    /// Cuts the log off if it is too large. `writer` must be outside of a transaction.
+    /// Truncates the log if the file is too large. `writer` must be outside a transaction.
     pub(super) async fn bound(&self, writer: &mut SqliteConnection, busy_timeout: &'static str) {
-        // One call of the operating system, far quicker than the transaction that follows.
+        // One system call, far cheaper than the transaction that follows.
         let Ok(bytes) = std::fs::metadata(&self.path).map(|file| file.len()) else {
             return;
         };
         if bytes <= self.bytes_max {
-            // The reader that was in the way has gone, and SQLite has begun the log anew.
+            // The reader that blocked the truncation has finished, and SQLite has restarted the
+            // log.
             self.tolerated.store(self.bytes_max, Ordering::Relaxed);
             return;
         }
@@ -57,13 +62,13 @@ impl Wal {
                 self.tolerated
                     .store(bytes.saturating_add(self.bytes_max), Ordering::Relaxed);
             }
-            // The transaction that follows meets the same trouble, and tells whoever asked for it.
+            // The transaction that follows fails in the same way, and its caller gets the error.
             Err(error) => tracing::warn!(%error, bytes, "could not cut SQLite's log off"),
         }
     }
 }
 
-/// Whether the log is empty now; if not, there was a reader.
+/// Truncates the log. Returns false if a reader prevented it.
 async fn cut_off(
     writer: &mut SqliteConnection,
     busy_timeout: &'static str,
