@@ -1,4 +1,4 @@
-//! What the sample of a cache's keys says about its settings.
+//! Advice about a cache's settings, derived from the sample of its keys.
 
 use serde::Serialize;
 
@@ -6,87 +6,88 @@ use super::bounds::Bounds;
 use super::ghosts::{Reads, capacities};
 use super::stats::CacheStats;
 
-/// Fewer reads of followed keys prove nothing.
+/// The smallest number of sampled reads that allows a conclusion.
 const SAMPLED_MIN: u64 = 1_000;
-/// Nor do reads of a handful of keys.
+/// The smallest number of sampled keys that allows a conclusion.
 const KEYS_MIN: usize = 32;
-/// A hit rate that is so much below the best is as good.
+/// A difference between hit rates that does not matter.
 const GOOD_ENOUGH: f64 = 0.01;
-/// Capacities that the curve shows, as parts of the current one.
+/// Capacities of the curve, as multiples of the current capacity.
 const CURVE: [f64; 7] = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
 
-/// How one cache would do with other settings.
+/// The estimated effect of other settings on one cache.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CacheAdvice {
-    /// What is cached: a [`super::CacheKind`].
+    /// The name of the [`super::CacheKind`].
     pub kind: &'static str,
     /// Reads since the host started.
     pub reads: u64,
-    /// Hits among them, 0 to 1; none before the first.
+    /// The cache's hits divided by its reads, 0 to 1; `None` before the first read.
     pub hit_rate: Option<f64>,
-    /// Reads of the keys that are followed.
+    /// Reads of sampled keys.
     pub sampled_reads: u64,
-    /// Keys that are followed now.
+    /// Keys in the sample now.
     pub sampled_keys: u64,
-    /// Most entries now.
+    /// The present bound on entries.
     pub entries_max: u64,
-    /// Most bytes now.
+    /// The present bound on bytes.
     pub bytes_max: u64,
-    /// How long an entry may be served now.
+    /// The present time to live, in milliseconds.
     pub ttl_ms: u64,
-    /// Hit rates of LRU caches of other sizes; empty while too little is known. The cache itself, which also looks at
-    /// how often a key is wanted, does as well or better.
+    /// Hit rates of LRU caches of other sizes; empty while too few reads are known. The real cache
+    /// also considers how often a key is read, and does as well or better.
     pub curve: Vec<CurvePoint>,
-    /// Why reads were no hits.
+    /// The causes of misses.
     pub misses: MissCauses,
-    /// What to set; none if all is well or too little is known.
+    /// Better settings; `None` if the present settings are good or too few reads are known.
     pub suggestion: Option<CacheSuggestion>,
-    /// Why, as a sentence.
+    /// The reason for the suggestion or its absence, as a sentence.
     pub reason: String,
 }
 
-/// One capacity.
+/// The estimated hit rate of one capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CurvePoint {
-    /// Most entries.
+    /// The bound on entries.
     pub entries: u64,
-    /// About how many bytes so many would take; none while the cache is empty.
+    /// The estimated size of that number of entries, in bytes; `None` while the cache is empty.
     pub bytes: Option<u64>,
-    /// 0 to 1.
+    /// The hit rate, 0 to 1.
     pub hit_rate: f64,
 }
 
-/// Parts of all reads, 0 to 1, estimated from those of the keys that are followed.
+/// Misses by cause, each as a part of all reads, 0 to 1, estimated from the sampled keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct MissCauses {
     /// The key was read for the first time.
     pub cold: f64,
     /// The data had changed.
     pub invalidated: f64,
-    /// The entry's time was over.
+    /// The entry had expired.
     pub expired: f64,
-    /// The entry had made room for others.
+    /// The entry had been evicted.
     pub capacity: f64,
 }
 
-/// Settings that would do better.
+/// Settings that would work better.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CacheSuggestion {
-    /// `entries`, if it should change.
+    /// The new value of `entries`, if it should change.
     pub entries: Option<u64>,
-    /// `bytes`, if it should change.
+    /// The new value of `bytes`, if it should change.
     pub bytes: Option<u64>,
-    /// `ttl`, if it should change.
+    /// The new value of `ttl` in milliseconds, if it should change.
     pub ttl_ms: Option<u64>,
 }
 
-/// What there is to judge by.
+/// The observations that the advice is based on.
 pub(super) struct Observed {
     pub(super) stats: CacheStats,
     pub(super) bounds: Bounds,
-    /// None: nothing is followed.
+    /// The sampled reads and the number of sampled keys; `None` without a sample.
     pub(super) sample: Option<(Reads, usize)>,
-    /// Whether a longer time to live may be suggested. Some bound what is not about speed.
+    /// True if a longer time to live may be suggested. Some caches have theirs for a reason other
+    /// than speed.
     pub(super) ttl_is_free: bool,
 }
 
@@ -187,7 +188,7 @@ impl CacheAdvice {
                 100.0 * now
             ));
         }
-        // The mixture is pushed out before its number is reached.
+        // Entries of mixed sizes are evicted before the bound on entries is reached.
         let full_of_bytes = stats.bytes.saturating_mul(10) >= self.bytes_max.saturating_mul(9);
         if suggestion.bytes.is_none() && full_of_bytes && stats.evictions > 0 {
             let wanted =

@@ -1,23 +1,27 @@
-//! Two bounds, on entries and on bytes, for a cache that knows one.
+//! Two bounds, on entries and on bytes, for mini-moka, which has only one capacity.
 //!
-//! mini-moka has one capacity and asks what each entry weighs. Here the capacity is a large number of shares; an entry
-//! takes the part of them that it takes of the most entries, or the part that it takes of the most bytes, whichever is
-//! more, rounded up. Since the weights add up to no more than the capacity, neither the entries nor the bytes can go
-//! over their bound. The price: a mixture of few large and many small entries may be evicted before either bound is
-//! reached, but never before the two together are (entries / most entries + bytes / most bytes >= 1), so at least one of
-//! them is then half used.
+//! mini-moka has one capacity and asks for the weight of each entry. Here the capacity is a large
+//! number of shares. An entry weighs the larger of two parts of the capacity, rounded up: its part
+//! of the entry bound, and its part of the byte bound. The weights add up to at most the capacity,
+//! so neither bound can be exceeded.
 //!
-//! The bounds are kept by mini-moka's housekeeping, which judges new entries in batches: for a moment there may be up
-//! to 384 more. One that is larger than the whole bound is not kept.
+//! The price: a mixture of a few large and many small entries may be evicted before either bound is
+//! reached. Eviction cannot start before entries / entry bound + bytes / byte bound >= 1, so by
+//! then at least one bound is half used.
+//!
+//! mini-moka enforces the capacity in its housekeeping, in batches, so for a moment up to 384 more
+//! entries may exist. An entry larger than the whole byte bound is not kept.
 
 use crate::config::CacheKindConfig;
 
-/// About how many shares a cache has: as many as leave room in 32 bits for what weighs more than all of it.
+/// The approximate number of shares of a cache. Small enough that the weight of an entry larger
+/// than the whole cache still fits into 32 bits.
 const SHARES: u64 = 1 << 30;
-/// What an entry takes beside its value: the key, the nodes of two queues and of the map.
+/// The estimated size of an entry without its value, in bytes: the key, the nodes of two queues,
+/// and the node of the map.
 const ENTRY_BYTES: u64 = 256;
 
-/// The most that a cache holds.
+/// The bounds of a cache.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) entries: u64,
@@ -32,20 +36,21 @@ impl Bounds {
         }
     }
 
-    /// All shares: a multiple of the most entries, so that exactly so many fit.
+    /// The capacity in shares: a multiple of the entry bound, so that exactly that number of small
+    /// entries fits.
     pub(super) fn capacity(self) -> u64 {
         SHARES - SHARES % self.entries.max(1)
     }
 
-    /// What an entry is taken to need in all.
+    /// The estimated total size of an entry in bytes.
     pub(super) fn size(value_bytes: usize) -> u64 {
         ENTRY_BYTES.saturating_add(u64::try_from(value_bytes).unwrap_or(u64::MAX))
     }
 
-    /// The shares of an entry of this size.
+    /// The weight in shares of an entry with this size in bytes.
     pub(super) fn weight(self, size: u64) -> u32 {
         let share = |part: u64, whole: u64| {
-            // A bound of 0 lets nothing in.
+            // With a bound of 0 no entry fits.
             let (all, whole) = (u128::from(self.capacity()), u128::from(whole));
             if whole == 0 {
                 u32::MAX

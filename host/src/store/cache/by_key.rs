@@ -1,4 +1,4 @@
-//! Throwing out one entry, by a text that names it for people.
+//! Removal of one cache entry by a readable key.
 
 use uuid::Uuid;
 
@@ -7,7 +7,7 @@ use super::stats::{CacheKind, Removed};
 use crate::model::definition::PluginReference;
 use crate::model::{EntryKey, Name, Space};
 
-/// What a text names among a team's entries of one kind.
+/// The entry of a team that a readable key names.
 pub(in crate::store) enum Named {
     Workflow(Name),
     WorkflowVersion(Name, u32),
@@ -18,7 +18,8 @@ pub(in crate::store) enum Named {
 }
 
 impl Named {
-    /// None: entries of this kind are not named so, or not named at all.
+    /// Parses the key of an entry. `None` if the key is invalid, or if entries of this kind have no
+    /// readable keys.
     pub(in crate::store) fn parse(kind: CacheKind, key: &str) -> Option<Self> {
         Some(match kind {
             CacheKind::Workflows => Self::Workflow(key.parse().ok()?),
@@ -30,7 +31,7 @@ impl Named {
             CacheKind::Instances => Self::Instance(key.parse().ok()?),
             CacheKind::PendingApprovals => Self::PendingApprovals(key.to_owned()),
             CacheKind::Storage => Self::Entry(entry_key(key)?),
-            // Ids and hashes that say nothing of a team, and pages of lists, which are out of date all together.
+            // Ids and hashes do not name a team, and list pages are invalidated all together.
             CacheKind::PluginVersions
             | CacheKind::Tokens
             | CacheKind::WorkflowLists
@@ -41,7 +42,7 @@ impl Named {
 }
 
 impl Caches {
-    /// Throws out a team's entry, the load of it that is under way included.
+    /// Removes a team's entry, and keeps a load of it in progress from being cached.
     pub(in crate::store) fn clear_named(&self, team: &Name, named: Named) -> Removed {
         let team = team.clone();
         let (kind, was_there) = match named {
@@ -68,7 +69,7 @@ impl Caches {
     }
 }
 
-/// Reads a bucket as it is displayed, a colon, and a key in it.
+/// Parses `KIND:NAME:KEY`: a bucket in its displayed form, a colon, and a key in the bucket.
 fn entry_key(text: &str) -> Option<EntryKey> {
     let (kind, rest) = text.split_once(':')?;
     let (name, key) = rest.split_once(':')?;

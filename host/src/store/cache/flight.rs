@@ -1,4 +1,4 @@
-//! A load under way, and those who wait for it.
+//! Single flight: a load in progress, and the callers that wait for its result.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,21 +12,21 @@ use super::kind::{Cache, Fresh};
 use crate::clock::Timestamp;
 use crate::store::StoreError;
 
-/// A value, or that there is none.
+/// A value, or the fact that no value exists.
 pub(super) type Answer<V> = Option<V>;
 type Landing<V> = Option<Result<Answer<V>, StoreError>>;
 
-/// What to do about a key.
+/// The next action of a caller that looks up a key.
 pub(in crate::store) enum Join<K, V>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Answer this.
+    /// Use this cached result.
     Known(Answer<V>),
-    /// Somebody reads it already.
+    /// Wait for a load in progress.
     Wait(Waiter<V>),
-    /// Read the database, and [`Flight::land`].
+    /// Read the database, then call [`Flight::land`].
     Load(Flight<K, V>),
 }
 
@@ -37,7 +37,8 @@ pub(super) struct Flying<V> {
     pub(super) waiter: Waiter<V>,
 }
 
-/// A load. However it ends, those who wait for it learn of it; dropped without [`Flight::land`], it has broken off.
+/// A load. All waiters learn when it ends. A load that is dropped without [`Flight::land`] was
+/// aborted.
 pub(in crate::store) struct Flight<K, V>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
@@ -45,24 +46,24 @@ where
 {
     cache: Arc<Cache<K, V>>,
     key: K,
-    /// None: nobody joins it, and its answer is not kept.
+    /// `None` for a load that no caller may join and whose result is not cached.
     id: Option<u64>,
     generation: u64,
     began_at: Timestamp,
     began: Instant,
-    /// How many keys one SELECT reads.
+    /// The number of keys that the load's SELECT reads.
     together: usize,
     landing: watch::Sender<Landing<V>>,
 }
 
-/// Waits for somebody else's load.
+/// Waits for a load that another caller started.
 #[derive(Clone)]
 pub(in crate::store) struct Waiter<V>(watch::Receiver<Landing<V>>);
 
 impl<V: Clone> Waiter<V> {
-    /// The answer; none if the load broke off, which leaves the question open.
+    /// Returns the load's result. `None` if the load was aborted, so the value is still unknown.
     pub(in crate::store) async fn answer(mut self) -> Option<Result<Answer<V>, StoreError>> {
-        // The sender is gone when the load is over, so this does not wait for ever.
+        // The sender is dropped when the load ends, so this wait ends too.
         let landed = self.0.wait_for(Option::is_some).await.ok()?;
         landed.clone()
     }
@@ -87,7 +88,7 @@ where
         }
     }
 
-    /// Whether it is still the one that its key's entry comes from.
+    /// Returns whether this load is still the registered load of its key.
     pub(super) fn is_in(&self, flights: &HashMap<K, Flying<V>>) -> bool {
         self.id.is_some() && flights.get(&self.key).map(|flying| flying.id) == self.id
     }
@@ -104,22 +105,24 @@ where
         self.began_at
     }
 
-    /// What is read.
+    /// The key that is loaded.
     pub(in crate::store) fn key(&self) -> &K {
         &self.key
     }
 
-    /// Says that one SELECT reads so many keys; each counts as its part of the time.
+    /// Sets the number of keys that one SELECT reads, which share the time of the load evenly in
+    /// the statistics.
     pub(in crate::store) fn set_together(&mut self, keys: usize) {
         self.together = keys.max(1);
     }
 
-    /// For whoever wants the answer, the one who began it included.
+    /// Returns a waiter for the load's result. The caller that started the load may use one too.
     pub(in crate::store) fn waiter(&self) -> Waiter<V> {
         Waiter(self.landing.subscribe())
     }
 
-    /// Ends it: keeps what was read unless it is out of date by now, and tells it to all who wait.
+    /// Ends the load. Caches the value unless it is already out of date, and sends the result to
+    /// all waiters.
     pub(in crate::store) fn land(
         self,
         read: Result<Option<Fresh<V>>, StoreError>,

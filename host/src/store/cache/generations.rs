@@ -1,14 +1,15 @@
-//! When lists are out of date: a number for each team and noun, which every write counts up.
+//! Invalidation of lists by generation: a number for each team and noun that every write
+//! increments.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::Name;
 
-/// Teams share a number now and then, which costs a list that would still have been good.
+/// The number of counters. Teams may share a counter, which only invalidates a list too early.
 const SLOTS: usize = 1_024;
 
-/// What lists are of.
+/// The kind of rows in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::store) enum Noun {
     Workflows,
@@ -16,7 +17,7 @@ pub(in crate::store) enum Noun {
     Approvals,
 }
 
-/// The numbers. A write adds one to one of them, whatever the number of lists that are out of date by it.
+/// The generation numbers. A write increments one number, however many lists it invalidates.
 pub(in crate::store) struct Generations {
     slots: Vec<AtomicU64>,
     hasher: RandomState,
@@ -32,12 +33,13 @@ impl Default for Generations {
 }
 
 impl Generations {
-    /// To be read before the database is.
+    /// Returns the current generation. Call this function before reading the database.
     pub(in crate::store) fn of(&self, team: &Name, noun: Noun) -> u64 {
         self.slot(team, noun).load(Ordering::SeqCst)
     }
 
-    /// To be called after the database was written and before the writer is answered.
+    /// Starts a new generation. Call this function after COMMIT and before the writer gets its
+    /// result.
     pub(in crate::store) fn end(&self, team: &Name, noun: Noun) {
         self.slot(team, noun).fetch_add(1, Ordering::SeqCst);
     }

@@ -1,82 +1,86 @@
-//! How often a cache would have hit, had it been larger or smaller: the reuse distances of a sample of its keys.
+//! Hit rates of larger or smaller caches, estimated from the reuse distances of a sample of keys.
 //!
-//! A read of a key is a hit in an LRU cache of `c` entries if fewer than `c` other keys were read since the last read of
-//! it. Following every key would cost more than the cache, so only those are followed whose hash is below a threshold, as
-//! in SHARDS (Waldspurger et al., FAST 2015): a fixed part of all keys, each with all of its reads, so that distances among
-//! them are that part of the real ones. There is room for a number of keys; when there are more, those with the highest
-//! hashes are forgotten and the threshold falls to theirs.
+//! A read of a key is a hit in an LRU cache of `c` entries if fewer than `c` other keys were read
+//! since the key's last read. Following every key would cost more than the cache itself. So only
+//! keys with a hash below a threshold are sampled, as in SHARDS (Waldspurger et al., FAST 2015).
+//! The sample is a fixed part of all keys, with all their reads, so distances in the sample are
+//! that part of the real distances. The number of sampled keys is bounded. When there are too many,
+//! the keys with the highest hashes are dropped and the threshold falls below them.
 //!
-//! Reads that no capacity would have answered are counted apart: the first of a key, one after an invalidation, one after
-//! the entry's time. Pure: hashes and times come in, numbers go out.
+//! Reads that miss at any capacity are counted separately: the first read of a key, a read after an
+//! invalidation, and a read after the entry expired. This module does no I/O and reads no clock.
 
 use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
 
-/// Distances up to here have a bucket each.
+/// Distances below this have a bucket each.
 const EXACT: usize = 64;
-/// Further ones are within 9 % of their bucket's bounds.
+/// The number of buckets for each doubling of larger distances, so a distance is within 9 % of its
+/// bucket's bounds.
 const PER_OCTAVE: f64 = 8.0;
 const BUCKETS: usize = EXACT + 27 * 8;
 
-/// The keys that are followed.
+/// The sampled keys and their reads.
 pub(super) struct Ghosts {
     keys_max: usize,
-    /// Keys whose hash is not below are not followed.
+    /// Keys with a higher hash are not sampled.
     threshold: u64,
-    /// By hash, so that the highest is found.
+    /// The sampled keys by hash, so that the highest is found quickly.
     keys: BTreeMap<u64, Ghost>,
-    /// When which key was read last, in places of a clock that counts reads.
+    /// The order in which the keys were last read.
     order: Order,
     reads: Reads,
 }
 
-/// A key as it was last read.
+/// A sampled key, as of its last read.
 struct Ghost {
     place: usize,
     generation: u64,
     loaded_at: Timestamp,
-    /// Whether its entry was thrown out since.
+    /// True if the entry was invalidated since the last read.
     gone: bool,
 }
 
-/// Reads by what became of them; each counts as the number of reads that it stands for.
+/// Reads by result. Each sampled read counts as the number of reads that it represents, except in
+/// `sampled`.
 #[derive(Clone, Debug)]
 pub(super) struct Reads {
-    /// Really seen.
+    /// Sampled reads, not scaled.
     pub(super) sampled: u64,
-    /// Those that the cache answered.
+    /// Reads that the cache served.
     hits: f64,
-    /// Those that it did not.
+    /// Reads that the cache did not serve.
     misses: f64,
-    /// Of keys that were not known.
+    /// Reads of keys not seen before.
     pub(super) cold: f64,
-    /// Of keys that had changed.
+    /// Reads of keys whose data had changed.
     pub(super) invalidated: f64,
-    /// Of entries whose time was over.
+    /// Reads of expired entries.
     pub(super) expired: f64,
-    /// Of those, within twice the time.
+    /// The part of `expired` that came within twice the time to live.
     pub(super) expired_soon: f64,
-    /// Of entries of more than half their time.
+    /// Reads of entries older than half their time to live.
     pub(super) aged: f64,
-    /// By distance.
+    /// The other reads, by the bucket of their reuse distance.
     reused: Vec<f64>,
 }
 
-/// A read of a followed key.
+/// A read of a sampled key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Read {
     pub(super) hash: u64,
     pub(super) generation: u64,
     pub(super) now: Timestamp,
-    /// After this long an entry is not served.
+    /// The time to live of an entry, in microseconds.
     pub(super) ttl_micros: i64,
-    /// Whether the cache answered it.
+    /// True if the cache served the read.
     pub(super) hit: bool,
 }
 
 impl Ghosts {
-    /// `part` of all keys is followed at first: 1 means all of them.
+    /// Creates a sample of at most `keys_max` keys. At first one key in `part` is sampled; 1
+    /// samples all keys.
     pub(super) fn new(keys_max: usize, part: u64) -> Self {
         Self {
             keys_max,
@@ -99,7 +103,7 @@ impl Ghosts {
         self.threshold
     }
 
-    /// The part of all keys that is followed now, above 0 and at most 1.
+    /// The part of all keys that is sampled now, above 0 and at most 1.
     fn rate(&self) -> f64 {
         (self.threshold as f64 / u64::MAX as f64).max(f64::MIN_POSITIVE)
     }
@@ -138,7 +142,7 @@ impl Ghosts {
         };
         let others = self.order.after(ghost.place);
         let age = now.as_micros().saturating_sub(ghost.loaded_at.as_micros());
-        // Entries live up to a tenth shorter.
+        // Entries expire up to a tenth early.
         let over = age >= ttl_micros - ttl_micros / 10;
         if !hit && (ghost.gone || ghost.generation < generation) {
             self.reads.invalidated += weight;
@@ -157,7 +161,7 @@ impl Ghosts {
             if let Some(count) = self.reads.reused.get_mut(bucket(distance)) {
                 *count += weight;
             }
-            // What was pushed out is loaded anew.
+            // An evicted entry is loaded again.
             if !hit {
                 ghost.loaded_at = now;
             }
@@ -172,14 +176,14 @@ impl Ghosts {
         }
     }
 
-    /// The entry of a key was thrown out because the data changed.
+    /// Notes that the entry of a key was invalidated.
     pub(super) fn invalidate(&mut self, hash: u64) {
         if let Some(ghost) = self.keys.get_mut(&hash) {
             ghost.gone = true;
         }
     }
 
-    /// The newest place; when there is none left, all keys move together first.
+    /// Returns the newest place. When no place is left, all keys are first moved together.
     fn place(&mut self) -> usize {
         if self.order.is_full() {
             let mut keys: Vec<_> = self
@@ -224,14 +228,15 @@ impl Default for Reads {
 }
 
 impl Reads {
-    /// All reads, by the sample's account.
+    /// The estimated number of all reads.
     pub(super) fn total(&self) -> f64 {
         self.cold + self.invalidated + self.expired + self.reused.iter().sum::<f64>()
     }
 
-    /// Makes up for what the sample has too many or too few of, given what there really was. Of hits that is mostly those
-    /// of the most wanted keys, which have the shortest distances (SHARDS-adj in the paper). Of misses it is only chance,
-    /// so each cause has its part.
+    /// Corrects the sample by the real numbers of hits and misses. A sample has too many or too few
+    /// hits mostly because of a few very popular keys. Their distances are the shortest, so the
+    /// difference is added to the shortest distance (SHARDS-adj in the paper). The number of misses
+    /// differs by chance only, so all causes of misses are scaled alike.
     pub(super) fn corrected(mut self, hits: u64, misses: u64) -> Self {
         if self.misses > 0.0 {
             let scale = misses as f64 / self.misses;
@@ -251,8 +256,8 @@ impl Reads {
         self
     }
 
-    /// Hits of an LRU cache with so many entries, as a part of all reads. Exact for what is one of [`capacities`], when
-    /// all keys are followed.
+    /// The hits of an LRU cache of `entries` entries, as a part of all reads, 0 to 1. Exact for
+    /// each of [`capacities`] if all keys are sampled.
     pub(super) fn hit_rate(&self, entries: u64) -> f64 {
         let fitting = self
             .reused
@@ -269,7 +274,8 @@ impl Reads {
     }
 }
 
-/// The first distance of a bucket: with so many entries, all that is in the buckets before it are hits.
+/// The smallest distance in a bucket. An LRU cache with that number of entries hits exactly the
+/// reads in lower buckets.
 fn bound(bucket: usize) -> f64 {
     match bucket.checked_sub(EXACT) {
         None => bucket as f64,
@@ -282,7 +288,7 @@ fn bucket(distance: f64) -> usize {
         return distance as usize;
     }
     let above = ((distance / EXACT as f64).log2() * PER_OCTAVE) as usize;
-    // Rounding may have gone past a bound in either direction.
+    // Rounding may have crossed a bound in either direction.
     let near = (EXACT + above.saturating_sub(1)..EXACT + above + 3).rev();
     near.into_iter()
         .find(|one| bound(*one) <= distance)
@@ -290,14 +296,14 @@ fn bucket(distance: f64) -> usize {
         .min(BUCKETS - 1)
 }
 
-/// Capacities up to `most` at which hit rates are told apart.
+/// The capacities up to `most` at which the buckets give different hit rates.
 pub(super) fn capacities(most: u64) -> impl Iterator<Item = u64> {
     (1..BUCKETS)
         .map(|bucket| bound(bucket) as u64)
         .take_while(move |capacity| *capacity <= most)
 }
 
-/// Places on a line, and how many after one are taken: a Fenwick tree.
+/// Places in the order of last reads, in a Fenwick tree that counts the taken places after a place.
 struct Order {
     tree: Vec<u32>,
     taken: Vec<bool>,
@@ -306,7 +312,8 @@ struct Order {
 
 impl Order {
     fn new(keys_max: usize) -> Self {
-        // With twice the room, keys move together once in as many reads as there are keys.
+        // With twice the room, keys are moved together only once in as many reads as there are
+        // keys.
         let places = keys_max.saturating_add(1).saturating_mul(2);
         Self {
             tree: vec![0; places + 1],
@@ -357,12 +364,12 @@ impl Order {
         }
     }
 
-    /// How many places after this one are taken.
+    /// The number of taken places after this one.
     fn after(&self, place: usize) -> u32 {
         self.up_to(self.next).saturating_sub(self.up_to(place + 1))
     }
 
-    /// How many of the first so many.
+    /// The number of taken places among the first `count`.
     fn up_to(&self, count: usize) -> u32 {
         let (mut index, mut sum) = (count, 0_u32);
         while index > 0 {
@@ -450,7 +457,7 @@ mod tests {
         }
     }
 
-    /// Draws keys that are the more wanted the smaller they are, evenly, or one after the other.
+    /// Draws a key: smaller keys more often ("zipf"), all alike ("even"), or in a loop.
     fn draw(kind: &str, keys: u64, random: &mut Random, number: u64) -> u64 {
         match kind {
             "zipf" => ((keys as f64).powf(random.unit()) - 1.0) as u64,
@@ -479,8 +486,9 @@ mod tests {
                 all.reads().clone(),
                 some.reads().clone().corrected(reads, 0),
             );
-            // Of a hundredth of the keys and more: of fewer, a sample of the keys says little. And near the length of a
-            // loop the curve is a step, which a sample finds a little to the side.
+            // Only capacities of at least a hundredth of the keys, because for smaller ones a
+            // sample says little. Near the length of a loop the curve is a step, and a sample
+            // shifts the step a little.
             let capacities = capacities(60_000).filter(|c| *c >= 300);
             let capacities = capacities.filter(|c| kind != "loop" || !(27_000..33_000).contains(c));
             let errors: Vec<_> = capacities
@@ -500,7 +508,7 @@ mod tests {
         read(&mut ghosts, 1, 700_000, false);
         read(&mut ghosts, 1, 2_000_000, false);
         read(&mut ghosts, 1, 9_000_000, false);
-        // Pushed out: there would have been room for it in a larger cache.
+        // Evicted: a larger cache would have had room for the key.
         read(&mut ghosts, 1, 9_000_001, false);
         // A newer generation.
         let now = Timestamp::from_micros(9_000_002);

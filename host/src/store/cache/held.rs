@@ -1,31 +1,32 @@
-//! What a cache holds, and how it is known what becomes of it.
+//! Cache entries, and how the statistics learn of their removal.
 //!
-//! mini-moka tells nobody what it evicts. So each entry counts itself: when it is made, when somebody says why it goes,
-//! and otherwise when it is dropped, which mini-moka does with what it has turned away or evicted. That is exact, as of
-//! the last time that mini-moka did its housekeeping.
+//! mini-moka does not report evictions. So an entry counts itself in the statistics when it is
+//! created, and again when a caller gives a reason for its removal. An entry that mini-moka evicts
+//! or rejects counts itself as evicted or expired when it is dropped. The counts are exact as of
+//! mini-moka's last housekeeping run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::clock::{Clock, Timestamp};
 
-/// An entry.
+/// A cache entry.
 pub(super) struct Held<V> {
-    /// None: it is known that there is nothing.
+    /// The cached value; `None` if the row is known not to exist.
     pub(super) value: Option<V>,
-    /// From this time on it is not served.
+    /// The time from which the entry is no longer served.
     pub(super) deadline: Timestamp,
-    /// The generation that it was read in; 0 for what is invalidated by its key.
+    /// The generation in which the entry was read; 0 for entries that are invalidated by key.
     pub(super) generation: u64,
     pub(super) weight: u32,
     pub(super) size: u64,
     pub(super) gone: AtomicBool,
-    /// The hash of its key, if that is followed for the advice.
+    /// The hash of the key, if the key is sampled for the advice.
     pub(super) followed: Option<u64>,
     pub(super) tally: Arc<Tally>,
 }
 
-/// Why an entry is not served any more.
+/// The reason why an entry is no longer served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gone {
     Invalidated,
@@ -33,7 +34,7 @@ pub(super) enum Gone {
     Evicted,
 }
 
-/// What one cache counts.
+/// The counters of one cache.
 pub(super) struct Tally {
     clock: Clock,
     pub(super) hits: AtomicU64,
@@ -69,20 +70,20 @@ impl Tally {
     }
 }
 
-/// Adds to a number of statistics, which orders nothing.
+/// Adds to a statistics counter. Relaxed, because no other memory access depends on the counter.
 pub(super) fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
 
 impl<V> Held<V> {
-    /// To be called once for each new entry.
+    /// Counts a new entry. Call this function once for each entry.
     pub(super) fn arrives(self) -> Arc<Self> {
         count(&self.tally.entries, 1);
         count(&self.tally.bytes, self.size);
         Arc::new(self)
     }
 
-    /// Counts that it is not served any more; says whether this is the first time.
+    /// Counts the entry's removal. Returns false if the removal was already counted.
     pub(super) fn goes(&self, why: Gone) -> bool {
         if self.gone.swap(true, Ordering::Relaxed) {
             return false;

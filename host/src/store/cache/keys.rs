@@ -1,10 +1,11 @@
-//! Looking a pair up by references to its halves, so that a hit copies neither.
+//! Lookup of a key pair by references to its halves, so that a hit copies neither half.
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// An `(A, B)`, owned or borrowed. Both hash and compare alike, which is what a map asks of a borrowed key.
+/// A pair `(A, B)`, owned or borrowed. Both forms hash and compare alike, as a map requires of a
+/// borrowed key.
 pub(in crate::store) trait Pair<A, B> {
     fn halves(&self) -> (&A, &B);
 }
@@ -23,7 +24,7 @@ impl<A, B> Pair<A, B> for (&A, &B) {
 
 impl<A: Hash, B: Hash> Hash for dyn Pair<A, B> + '_ {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        // As the derived hash of the tuple does.
+        // The tuple's derived hash gives the same result.
         self.halves().hash(hasher);
     }
 }

@@ -1,11 +1,12 @@
-//! One kind of cached data: mini-moka with what it lacks (a deadline for each entry, absence, statistics, and loads that
-//! an invalidation reaches).
+//! The cache of one kind of data. Adds to mini-moka a deadline for each entry, cached absence,
+//! statistics, and single flight with invalidation.
 //!
-//! What must hold: after a write was acknowledged, nobody is answered with what was there before. A reader that finds
-//! nothing registers a [`Flight`] *before* its SELECT. An invalidation, which comes between COMMIT and acknowledgement,
-//! removes the entry and the flight together, under one lock. A flight that is not registered any more still answers
-//! those who were waiting for it, who asked before the write was acknowledged; it is not joined by others and its
-//! answer is not kept.
+//! Invariant: after a write was acknowledged, no reader gets the previous value. A reader that has
+//! a miss registers a [`Flight`] *before* its SELECT. An invalidation happens between COMMIT and
+//! the acknowledgement, and removes the entry and the flight together, under one lock. An
+//! unregistered flight still sends its result to the callers that already wait, because they asked
+//! before the acknowledgement. No new caller joins an unregistered flight, and its result is not
+//! cached.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -28,24 +29,26 @@ use crate::config::CacheKindConfig;
 use crate::model::Name;
 
 const SHARDS: usize = 64;
-/// Loads of one kind that others can join: 4,096 in all, far more than there are connections. What is over that loads
-/// alone.
+/// The largest number of joinable loads in each shard, 4,096 in all, far more than there are
+/// connections. Further loads run without being joinable.
 const FLIGHTS_PER_SHARD_MAX: usize = 64;
-/// mini-moka panics on a time to live of more than 1,000 years.
+/// The longest time to live. mini-moka panics above 1,000 years.
 const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
-/// Entries live up to this part of their time shorter, so that what was loaded in one burst does not run out in one.
+/// The largest part of its time to live by which an entry expires early, as a divisor. Entries
+/// loaded in one burst then do not expire all at once.
 const JITTER_PART: u32 = 10;
 
-/// Of so many keys one is followed for the advice, until there is no room for more.
+/// The initial sampling rate: one key in this many. The rate falls when the sample is full.
 const FOLLOWED_PART: u64 = 32;
 
-/// Says whose a key or a value is; none when neither tells.
+/// Returns the team of a key or value; `None` if neither names a team.
 type TeamOf<K, V> = for<'a> fn(&'a K, Option<&'a V>) -> Option<&'a Name>;
 
-/// One kind of cached data.
+/// The cache of one kind of data.
 pub(in crate::store) struct Cache<K, V> {
     entries: mini_moka::sync::Cache<K, Arc<Held<V>>>,
-    /// The loads under way. The lock of a key's shard is held over every change to the key's entry.
+    /// The loads in progress. The lock of a key's shard is held during every change of the key's
+    /// entry.
     flights: Vec<Mutex<HashMap<K, Flying<V>>>>,
     hasher: RandomState,
     next_flight: AtomicU64,
@@ -55,23 +58,23 @@ pub(in crate::store) struct Cache<K, V> {
     absence_ttl: Duration,
     clock: Clock,
     team_of: TeamOf<K, V>,
-    /// The keys that are followed for the advice; none of no room.
+    /// The sampled keys, for the advice; `None` if the setting `cache.ghosts` is 0.
     ghosts: Option<Mutex<Ghosts>>,
-    /// Keys whose hash is above are not followed; it only falls.
+    /// Keys with this hash or a higher one are not sampled. The threshold only falls.
     ghosts_threshold: AtomicU64,
 }
 
-/// What a cache is made with.
+/// The settings of a cache.
 pub(in crate::store) struct Settings<'a> {
     pub(in crate::store) bounds: &'a CacheKindConfig,
-    /// How long it may be served that there is nothing; zero: not at all.
+    /// The time to live of a cached absence. With zero, absence is not cached.
     pub(in crate::store) absence_ttl: Duration,
     pub(in crate::store) clock: Clock,
-    /// Most keys that are followed for the advice; 0: none.
+    /// The largest number of sampled keys; 0 for no sample.
     pub(in crate::store) ghosts: usize,
 }
 
-/// What was just read.
+/// A value that was just read from the database.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Fresh<V> {
     value: V,
@@ -80,7 +83,7 @@ pub(in crate::store) struct Fresh<V> {
 }
 
 impl<V> Fresh<V> {
-    /// A value, and about how much memory it takes.
+    /// A value, with the estimate of its memory in bytes.
     pub(in crate::store) fn new(value: V, bytes: usize) -> Self {
         Self {
             value,
@@ -89,7 +92,7 @@ impl<V> Fresh<V> {
         }
     }
 
-    /// Not there any more from this time on, if any.
+    /// Sets the time, if any, at which the value ceases to exist.
     pub(in crate::store) fn until(self, deadline: Option<Timestamp>) -> Self {
         Self {
             until: deadline,
@@ -106,7 +109,7 @@ impl<V> Fresh<V> {
     }
 }
 
-/// What can be done to a cache without knowing what is in it.
+/// The operations of a cache that do not depend on the type of its entries.
 pub(super) trait AnyCache {
     fn stats(&self, kind: CacheKind) -> CacheStats;
     fn advice(&self, kind: CacheKind) -> CacheAdvice;
@@ -125,7 +128,8 @@ where
         let entries = mini_moka::sync::Cache::builder()
             .max_capacity(bounds.capacity())
             .weigher(|_, held: &Arc<Held<V>>| held.weight)
-            // Only gives the memory back of what nobody asks for: deadlines are ours, and never later than this.
+            // Only frees the memory of entries that are never read again. The deadlines of entries
+            // are never later than this time.
             .time_to_live(ttl)
             .build();
         Arc::new(Self {
@@ -149,8 +153,9 @@ where
         })
     }
 
-    /// What is known of a key: a value, or that there is none. `generation` is what [`super::Generations`] says before
-    /// the call, and 0 for what is invalidated by its key.
+    /// Returns what the cache knows of a key: a value, or that no value exists. `None` if the cache
+    /// knows nothing. `generation` is the number that [`super::Generations`] had before the call,
+    /// or 0 for entries that are invalidated by key.
     pub(in crate::store) fn get<Q>(&self, key: &Q, generation: u64) -> Option<Option<V>>
     where
         Arc<K>: Borrow<Q>,
@@ -160,10 +165,11 @@ where
         self.serve(&held, generation)
     }
 
-    /// As [`Cache::get`], but says what to do when nothing is known: read the database, or wait for somebody who does.
+    /// Looks up a key as [`Cache::get`] does. After a miss the result tells the caller to read the
+    /// database, or to wait for a load in progress.
     pub(in crate::store) fn join(self: &Arc<Self>, key: &K, generation: u64) -> Join<K, V> {
         let mut flights = self.shard(key).lock();
-        // It may have landed since the caller looked.
+        // The load may have ended since the caller looked.
         if let Some(known) = self
             .peek(key)
             .and_then(|held| self.serve(&held, generation))
@@ -194,17 +200,18 @@ where
         Join::Load(flight)
     }
 
-    /// A load that nobody joins and whose answer is not kept.
+    /// Starts a load that no caller joins and whose result is not cached.
     pub(in crate::store) fn alone(self: &Arc<Self>, key: K) -> Flight<K, V> {
         Flight::begin(Arc::clone(self), key, 0, None)
     }
 
-    /// Whether it is remembered, and told to others, that there is nothing.
+    /// Returns whether the cache keeps the fact that a key has no value.
     pub(in crate::store) fn keeps_absence(&self) -> bool {
         !self.absence_ttl.is_zero()
     }
 
-    /// To be called after the database was written and before the writer is answered. Says whether there was an entry.
+    /// Removes a key's entry and returns whether there was one. Call this function after COMMIT and
+    /// before the writer gets its result.
     pub(in crate::store) fn invalidate(&self, key: &K) -> bool {
         let mut flights = self.shard(key).lock();
         flights.remove(key);
@@ -214,7 +221,7 @@ where
         self.remove(key, Gone::Invalidated)
     }
 
-    /// A flight has landed: keeps its answer, unless the key was invalidated meanwhile.
+    /// Caches the result of a load that ended, unless the key was invalidated meanwhile.
     pub(super) fn land(&self, flight: &Flight<K, V>, fresh: Option<&Fresh<V>>) {
         let mut flights = self.shard(flight.key()).lock();
         if !flight.is_in(&flights) {
@@ -222,13 +229,13 @@ where
             return;
         }
         flights.remove(flight.key());
-        // What the flight found in its key's place was marked then: it had run out or was of an older generation.
+        // An entry that the load replaces has already been counted as expired or invalidated.
         if let Some(held) = self.held(flight, fresh) {
             self.entries.insert(flight.key().clone(), held.arrives());
         }
     }
 
-    /// A flight is over, perhaps without an answer.
+    /// Unregisters a load that is over, with or without a result.
     pub(super) fn leave(&self, flight: &Flight<K, V>) {
         let mut flights = self.shard(flight.key()).lock();
         if flight.is_in(&flights) {
@@ -244,7 +251,8 @@ where
         &self.clock
     }
 
-    /// Counts a hit, unless the entry must not be served.
+    /// Returns the entry's value and counts a hit, or returns `None` if the entry must not be
+    /// served.
     fn serve(&self, held: &Held<V>, generation: u64) -> Option<Answer<V>> {
         if held.generation < generation {
             held.goes(Gone::Invalidated);
@@ -262,7 +270,8 @@ where
         Some(held.value.clone())
     }
 
-    /// What a landed flight leaves behind; nothing if it would not be served. To be kept, because it counts itself.
+    /// Builds the entry for the result of a load; `None` if the entry would not be served. The
+    /// caller must insert the entry, because a dropped entry counts as removed.
     fn held(&self, flight: &Flight<K, V>, fresh: Option<&Fresh<V>>) -> Option<Held<V>> {
         let ttl = if fresh.is_some() {
             self.ttl
@@ -286,21 +295,22 @@ where
         })
     }
 
-    /// Up to a tenth shorter. The hash is as good as a throw of dice, and cheaper: keys of one burst differ in it.
+    /// Shortens a time to live by up to a tenth. The key's hash replaces a random number, because
+    /// it is cheaper and the keys of a burst have different hashes.
     fn jittered(&self, key: &K, ttl: Duration) -> Duration {
         let dice = u32::try_from(self.hasher.hash_one(key) >> 48).unwrap_or(0);
         ttl.saturating_sub(ttl / JITTER_PART * dice / (1 << 16))
     }
 
-    /// The hash of a key, if it is followed. Not that which deadlines are jittered with, or those that are followed would
-    /// all live long.
+    /// Returns the hash of a key if the key is sampled. The hash is rotated, so that it does not
+    /// depend on the bits that jitter the deadline; otherwise all sampled keys would expire late.
     fn followed(&self, key: &K) -> Option<u64> {
         let hash = self.hasher.hash_one(key).rotate_left(32);
         (hash < self.ghosts_threshold.load(Ordering::Relaxed)).then_some(hash)
     }
 
-    /// Notes a read of a followed key, unless another thread is about it: a few reads less change no advice, and nobody
-    /// should wait.
+    /// Records a read of a sampled key, unless another thread is recording. A few lost reads change
+    /// no advice, and readers must not wait.
     fn follow(&self, followed: Option<u64>, generation: u64, hit: bool) {
         let (Some(hash), Some(ghosts)) = (followed, &self.ghosts) else {
             return;
@@ -320,7 +330,7 @@ where
             .store(ghosts.threshold(), Ordering::Relaxed);
     }
 
-    /// An entry, without counting as a use of it unless it is there.
+    /// Returns an entry. A key without an entry does not count as a use of the key in mini-moka.
     fn peek(&self, key: &K) -> Option<Arc<Held<V>>> {
         if self.entries.contains_key(key) {
             self.entries.get(key)
@@ -329,7 +339,7 @@ where
         }
     }
 
-    /// The caller holds the shard's lock.
+    /// Removes an entry and counts the reason. The caller must hold the lock of the key's shard.
     fn remove(&self, key: &K, why: Gone) -> bool {
         let Some(held) = self.peek(key) else {
             return false;
@@ -338,8 +348,8 @@ where
         held.goes(why)
     }
 
-    /// The keys of the entries that `condition` holds for. To be acted on afterwards: the iterator holds locks that a
-    /// removal needs.
+    /// Returns the keys of entries that meet `condition`. Entries must be removed after the
+    /// iteration, because the iterator holds locks that a removal needs.
     fn keys(&self, condition: impl Fn(&K, &Held<V>) -> bool) -> Vec<K> {
         let entries = self.entries.iter();
         entries
@@ -360,7 +370,8 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn stats(&self, kind: CacheKind) -> CacheStats {
-        // What was evicted counts once mini-moka has let go of it.
+        // mini-moka drops evicted entries in its housekeeping, and only dropped entries are
+        // counted.
         self.entries.sync();
         CacheStats::new(kind, &self.tally, self.bounds, self.ttl)
     }
@@ -374,12 +385,14 @@ where
             stats: self.stats(kind),
             bounds: self.bounds,
             sample,
-            // It says how long a revoked token may still work elsewhere.
+            // The time to live of tokens limits how long a revoked token still works on other
+            // hosts.
             ttl_is_free: kind != CacheKind::Tokens,
         })
     }
 
-    /// An absence whose key does not tell the team is everybody's, and goes too.
+    /// Removes the entries of one team, or of all teams. An absence whose key names no team belongs
+    /// to all teams, and is removed too.
     fn clear(&self, team: Option<&Name>) -> u64 {
         let hit = |key: &K, value: Option<&V>| {
             team.is_none_or(|team| (self.team_of)(key, value).is_none_or(|owner| owner == team))
@@ -403,7 +416,7 @@ where
                 self.remove(&key, Gone::Expired);
             }
         }
-        // What mini-moka has found to be over its own time it removes in batches, and does not show before.
+        // mini-moka hides entries that are over its own time to live, and removes them in batches.
         loop {
             let last = expired();
             self.entries.sync();

@@ -1,13 +1,15 @@
-//! Caches in front of the database: private to the store, for display and for steps, never for decisions.
+//! Caches in front of the database. They are private to the store, and serve displays and steps but
+//! never decisions.
 //!
-//! One [`Cache`] for each kind of data, with bounds and a time to live of its own. Keys hold the team and the full
-//! parameters. What surprises: nothing here is a least-recently-used list. mini-moka admits by frequency (TinyLFU) and
-//! evicts by recency, so one pass over many rows that nobody asks for again does not wash out what is in use; a new
-//! entry of a full cache may therefore be turned away at once, and comes in when it is asked for more often than what
-//! it would push out.
+//! Each kind of data has one [`Cache`], with bounds and a time to live of its own. A key contains
+//! the team and all parameters of the query. The caches are not least-recently-used lists:
+//! mini-moka admits entries by frequency (TinyLFU) and evicts them by recency. So a scan over many
+//! rows that are read once does not evict the entries in use. A full cache may reject a new entry
+//! at once, and admits the entry when its key is read more often than the key that it would evict.
 //!
-//! Lists are entries like all others, but no write could name every list that it changes: each has the [`Generations`]
-//! number of its team and noun, a write only counts that number up, and a list with an old number is not served.
+//! Lists are cached like all other entries, but a write cannot name every list that it changes. So
+//! each list carries the [`Generations`] number of its team and noun. A write increments that
+//! number, and a list with an old number is not served.
 
 mod advice;
 mod bounds;
@@ -49,17 +51,17 @@ use kind::{AnyCache, Settings};
 
 type Shared<K, V> = Arc<Cache<K, V>>;
 type WorkflowList = (Name, WorkflowFilter, Page<Cursor<Name>>);
-/// A page of a list.
+/// The rows of one page of a list.
 pub(super) type Rows<T> = Arc<Vec<T>>;
 
-/// All caches.
+/// All caches of a store.
 pub(super) struct Caches {
     pub(super) workflows: Shared<(Name, Name), Workflow>,
     pub(super) workflow_versions: Shared<(Name, Name, u32), Arc<WorkflowVersion>>,
     pub(super) plugin_versions: Shared<Uuid, Arc<PluginVersion>>,
     pub(super) plugin_references: Shared<(Name, Name, Option<String>), Arc<PluginVersion>>,
     pub(super) instances: Shared<(Name, Uuid), Arc<Instance>>,
-    /// The first page of what a user still has to decide.
+    /// The first page of a user's pending approvals.
     pub(super) pending_approvals: Shared<(Name, String), Rows<Approval>>,
     pub(super) storage: Shared<(Name, EntryKey), Arc<Entry>>,
     pub(super) tokens: Shared<[u8; 32], Arc<Principal>>,
@@ -78,7 +80,8 @@ impl Caches {
             clock: clock.clone(),
             ghosts: config.ghosts,
         };
-        // A new instance is announced by its team alone, so that it was not there must not be remembered.
+        // The invalidation of a new instance names only its team, so the absence of an instance
+        // must not be cached.
         let without_absence = |bounds| Settings {
             absence_ttl: std::time::Duration::ZERO,
             ..with(bounds)
@@ -123,8 +126,9 @@ impl Caches {
             .collect()
     }
 
-    /// Throws out all of these kinds, or what is one team's. Loads under way are not kept either: whoever empties a
-    /// cache by hand has changed the database by hand.
+    /// Removes all entries of these kinds, or only one team's. The results of loads in progress are
+    /// not cached either, because an operator who clears a cache may have changed the database by
+    /// hand.
     pub(super) fn clear(&self, kinds: &[CacheKind], team: Option<&Name>) -> Removed {
         kinds
             .iter()
@@ -132,7 +136,7 @@ impl Caches {
             .collect()
     }
 
-    /// Throws out what has run out. Reads do not serve it anyway; this gives its memory back.
+    /// Removes expired entries to free their memory. Reads never serve an expired entry.
     pub(super) fn clean_up(&self) -> Removed {
         CacheKind::ALL
             .into_iter()

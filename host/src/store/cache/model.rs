@@ -1,5 +1,6 @@
-//! Tests: no read that begins after a write was acknowledged is answered with what was there before, in whatever order
-//! the steps of readers and a writer come. All orders are tried, on the real cache, one step at a time.
+//! Model test: a read that begins after a write was acknowledged never returns the previous value.
+//! All orders of the steps of the readers and a writer are tried, one step at a time, on the real
+//! cache.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::model::Name;
 
 type Key = (Name, u32);
 
-/// How a write reaches what is cached.
+/// The way in which a write invalidates the cached value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
     Key,
@@ -28,26 +29,26 @@ struct World {
     cache: Arc<Cache<Key, u64>>,
     generations: Generations,
     key: Key,
-    /// What is committed.
+    /// The committed value.
     row: u64,
     acknowledged: u64,
 }
 
 enum Reader {
-    /// It looks, and remembers what was acknowledged when it did.
+    /// The reader looks up the key, and notes the value acknowledged at that time.
     Looks,
-    /// It runs its SELECT.
+    /// The reader runs its SELECT.
     Selects {
         flight: Flight<Key, u64>,
         least: u64,
     },
-    /// It has what it read, and lands.
+    /// The reader has its row and ends its load.
     Lands {
         flight: Flight<Key, u64>,
         read: u64,
         least: u64,
     },
-    /// It waits for another.
+    /// The reader waits for another reader's load.
     Waits {
         waiter: Waiter<u64>,
         least: u64,
@@ -63,7 +64,7 @@ impl World {
         }
     }
 
-    /// The writer's steps: commit, forget and acknowledge, over and over.
+    /// Runs one step of the writer, which in turn commits, and invalidates and acknowledges.
     fn write(&mut self, step: usize) {
         if step.is_multiple_of(2) {
             self.row += 1;
@@ -76,7 +77,7 @@ impl World {
         self.acknowledged = self.row;
     }
 
-    /// One step of a reader; it stays where it is if it has to wait.
+    /// Runs one step of a reader. A reader that has to wait stays in its state.
     fn read(&self, reader: Reader, answers: &mut Vec<(u64, u64)>) -> Reader {
         match reader {
             Reader::Looks => {
@@ -118,8 +119,8 @@ impl World {
     }
 }
 
-/// Runs `steps`, each the number of an actor: 0 writes, the others read. Says what each reader was answered, with the
-/// least that it had to be.
+/// Runs `steps`, each the number of an actor: 0 is the writer, the others are readers. Returns for
+/// each reader the smallest value it may read and the value it read.
 fn run(world: &mut World, readers: usize, steps: &[usize]) -> Vec<(u64, u64)> {
     let mut reading: Vec<_> = (0..readers).map(|_| Reader::Looks).collect();
     let mut answers = Vec::new();
@@ -136,7 +137,7 @@ fn run(world: &mut World, readers: usize, steps: &[usize]) -> Vec<(u64, u64)> {
             }
         }
     }
-    // Those who waited for a step of another's go on in the end.
+    // Readers that waited for a step of another reader finish here.
     for _ in 0..3 * readers {
         for reader in &mut reading {
             *reader = world.read(std::mem::replace(reader, Reader::Done), &mut answers);
@@ -163,7 +164,7 @@ fn every_order(left: &mut [usize], order: &mut Vec<usize>, visit: &mut impl FnMu
     }
 }
 
-/// Tries every order of some writes, of two steps each, and some reads, of three.
+/// Tries every order of some writes, of two steps each, and some reads, of three steps each.
 fn nobody_reads_what_was_there_before(by: By, writes: usize, readers: usize) -> u32 {
     let bounds = CacheKindConfig {
         entries: 1_000,
@@ -184,7 +185,8 @@ fn nobody_reads_what_was_there_before(by: By, writes: usize, readers: usize) -> 
         .chain(std::iter::repeat_n(3, readers))
         .collect();
     every_order(&mut left, &mut Vec::new(), &mut |order| {
-        // A key of its own for each order, because a cache for each would take longer than the steps.
+        // Each order has a key of its own; a new cache for each order would take longer than the
+        // steps.
         let mut world = World {
             by,
             cache: Arc::clone(&cache),

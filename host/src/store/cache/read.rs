@@ -8,11 +8,12 @@ use super::kind::{Cache, Fresh};
 use crate::store::{Store, StoreError};
 
 impl Store {
-    /// What is known of `key`, or else what `load` reads, which is kept. Of many who ask at the same time one loads, in
-    /// a task of its own; a load that fails tells all of them its error. `generation`: as for [`Cache::get`].
+    /// Returns the cached value of `key`, or loads the value with `load` and caches it. Concurrent
+    /// callers for one key share one load, which runs in a task of its own. If the load fails, all
+    /// of them get its error. `generation` has the same meaning as in [`Cache::get`].
     ///
     /// # Errors
-    /// The load's.
+    /// The errors of `load`.
     pub(in crate::store) async fn cached<K, V, F>(
         &self,
         cache: &Arc<Cache<K, V>>,
@@ -32,13 +33,14 @@ impl Store {
             Join::Known(known) => return Ok(known),
             Join::Load(flight) => flight,
             Join::Wait(waiter) => match waiter.answer().await {
-                // The flight may have begun before what was asked for came to be, and nobody was told of that.
+                // The load may have begun before the row existed, and this cache is not invalidated
+                // when the row is created.
                 Some(Ok(None)) if !cache.keeps_absence() => cache.alone(key.clone()),
                 Some(answer) => return answer,
                 None => cache.alone(key.clone()),
             },
         };
-        // On the heap, because most callers find what they ask for and should not carry the load around with them.
+        // Boxed, because most callers have a hit, and their futures should not contain the load.
         let work = Box::pin(load(self.clone(), key));
         self.detached(async move { flight.land(work.await) }).await
     }

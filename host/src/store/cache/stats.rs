@@ -1,4 +1,4 @@
-//! What the caches say about themselves.
+//! Statistics of the caches.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,24 +10,24 @@ use serde::{Serialize, Serializer};
 use super::bounds::Bounds;
 use super::held::Tally;
 
-/// One kind of cached data.
+/// A kind of cached data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CacheKind {
     /// The newest version of a workflow.
     Workflows,
-    /// One version of a workflow, which does not change.
+    /// One version of a workflow. A version never changes.
     WorkflowVersions,
     /// A plugin version by its id.
     PluginVersions,
-    /// What a reference to a plugin means now.
+    /// The plugin version that a reference resolves to.
     PluginReferences,
     /// One instance.
     Instances,
-    /// What one user still has to decide.
+    /// The pending approvals of one user.
     PendingApprovals,
     /// Entries of plugin storage.
     Storage,
-    /// Whom a token stands for.
+    /// The principal of a token.
     Tokens,
     /// Pages of a team's workflows.
     WorkflowLists,
@@ -38,7 +38,7 @@ pub enum CacheKind {
 }
 
 impl CacheKind {
-    /// All of them.
+    /// All kinds, in the order of the statistics.
     pub const ALL: [Self; 11] = [
         Self::Workflows,
         Self::WorkflowVersions,
@@ -53,7 +53,7 @@ impl CacheKind {
         Self::ApprovalLists,
     ];
 
-    /// As it is written in statistics and parameters.
+    /// The kind's name in statistics and parameters.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Workflows => "workflows",
@@ -92,43 +92,43 @@ impl Serialize for CacheKind {
     }
 }
 
-/// How one kind of cached data does, since the host started.
+/// Statistics of one cache since the host started.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CacheStats {
-    /// What is cached: a [`CacheKind`].
+    /// The name of the [`CacheKind`].
     pub kind: &'static str,
-    /// How many are there now.
+    /// Entries in the cache now.
     pub entries: u64,
-    /// About how much memory they take.
+    /// The estimated memory of these entries, in bytes.
     pub bytes: u64,
-    /// Answered from memory.
+    /// Reads served from memory.
     pub hits: u64,
-    /// Answered from the database.
+    /// Reads that needed the database.
     pub misses: u64,
-    /// Hits of all questions, 0 to 1; none before the first.
+    /// Hits divided by all reads, 0 to 1; `None` before the first read.
     pub hit_rate: Option<f64>,
-    /// Of the misses, those that waited for the answer to somebody else's question.
+    /// Misses that joined a load in progress instead of starting their own.
     pub coalesced: u64,
-    /// Answers that would have been out of date and were not served: because the data had changed while it was read,
-    /// or, for lists, since.
+    /// Values that were out of date and not served or not kept: the data had changed during the
+    /// load or, for lists, since the load.
     pub stale: u64,
-    /// Entries that a write or a command threw out.
+    /// Entries removed by a write or a command.
     pub invalidated: u64,
-    /// Entries whose time was over.
+    /// Entries removed because they had expired.
     pub expired: u64,
-    /// Entries that had to make room, or that were not let in.
+    /// Entries evicted to make room, or rejected when they were new.
     pub evictions: u64,
-    /// Questions to the database; several keys that were read together count one each.
+    /// Loads from the database. Keys loaded by one statement count one each.
     pub loads: u64,
-    /// How long one took on average, in microseconds.
+    /// The average time of a load, in microseconds.
     pub load_avg_us: f64,
-    /// What the hits would have taken: their number times the average load, in microseconds.
+    /// The estimated time that hits saved, in microseconds: hits times the average load.
     pub saved_us: u64,
-    /// How long an entry may be served.
+    /// The time to live of an entry, in milliseconds.
     pub ttl_ms: u64,
-    /// Most entries.
+    /// The largest number of entries.
     pub entries_max: u64,
-    /// Most bytes.
+    /// The largest total size of the entries, in bytes.
     pub bytes_max: u64,
 }
 
@@ -164,17 +164,17 @@ impl CacheStats {
     }
 }
 
-/// How many entries were thrown out, by kind; kinds that lost none are left out.
+/// The number of removed entries by kind. Kinds without removed entries are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed(Vec<(CacheKind, u64)>);
 
 impl Removed {
-    /// All kinds together.
+    /// The total over all kinds.
     pub fn total(&self) -> u64 {
         self.0.iter().map(|(_, entries)| entries).sum()
     }
 
-    /// By kind.
+    /// The number of removed entries of each kind.
     pub fn kinds(&self) -> impl Iterator<Item = (CacheKind, u64)> {
         self.0.iter().copied()
     }

@@ -302,7 +302,7 @@ fn a_shard_that_is_full_of_loads_lets_others_load_alone() {
     let flights: Vec<_> = (0..10_000)
         .map(|number| fixture.begin(&key(number), 0))
         .collect();
-    // 64 shards of 64 loads have others to join them; the rest have not.
+    // 64 shards of 64 loads can be joined; the other loads cannot.
     let joined = (0..10_000)
         .filter(|number| matches!(fixture.cache.join(&key(*number), 0), Join::Wait(_)))
         .count();
@@ -386,7 +386,7 @@ impl Loading {
         }
     }
 
-    /// A hundred tasks that ask for one key. The load goes on when all of them wait for it.
+    /// Starts a hundred tasks that read one key. The load continues once all of them wait for it.
     fn ask_a_hundred_times(
         &self,
         end: fn() -> Result<Option<Fresh<u64>>, StoreError>,
@@ -488,7 +488,7 @@ async fn those_who_wait_are_answered_though_the_first_to_ask_goes_away() {
     assert_eq!(loading.cache.get(&key(1), 0), Some(Some(7)));
 }
 
-/// Keys in a row, more than fit and fewer than eight times as many.
+/// Keys are read in a loop, more than fit and fewer than eight times as many.
 #[test]
 fn a_cache_that_is_too_small_is_advised_to_grow_and_one_that_is_too_large_to_shrink() {
     for (entries, expected) in [(2_000, 6_000..10_000), (30_000, 6_000..10_000)] {
@@ -505,7 +505,7 @@ fn a_cache_that_is_too_small_is_advised_to_grow_and_one_that_is_too_large_to_shr
             .and_then(|suggestion| suggestion.entries)
             .expect("there is something better");
         assert!(expected.contains(&suggested), "{advice:?}");
-        // Every key was read six times, the first of them in vain.
+        // Every key was read six times, and only the first read was a cold miss.
         assert!((advice.misses.cold - 1.0 / 6.0).abs() < 0.05, "{advice:?}");
         assert!(
             advice.misses.expired < 1e-9 && advice.misses.invalidated < 1e-9,
@@ -554,7 +554,8 @@ fn reads_soon_after_the_time_are_a_reason_for_a_longer_one() {
     );
     let suggestion = advice.suggestion.expect("there is something better");
     assert_eq!(suggestion.ttl_ms, Some(120_000), "{advice:?}");
-    // How long a revoked token works is not a matter of speed.
+    // The time to live of tokens limits how long a revoked token works, so no longer one is
+    // suggested.
     let tokens = fixture.cache.advice(CacheKind::Tokens);
     assert_eq!(
         tokens.suggestion.and_then(|suggestion| suggestion.ttl_ms),
