@@ -1,9 +1,10 @@
-//! Deleting finished instances by the time they ended, with all that is theirs: attempts, approvals, the bucket
-//! `instance:<id>`.
+//! Deletion of finished instances by the time they ended, together with their attempts, their
+//! approvals and the bucket `instance:<id>`.
 //!
-//! A batch is one short transaction, so that on SQLite, which has one writer, steps are committed between two batches.
-//! It is of one team, as the index is: whoever asks for all teams is led from team to team. What surprises: an
-//! idempotency key goes with its instance and is free again.
+//! A batch is one short transaction, so that on SQLite, which has one writer, steps can be
+//! committed between two batches. A batch covers one team, as the index does; a caller that deletes
+//! for all teams is led from team to team. An instance's idempotency key is deleted too, and can be
+//! used again.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,25 +22,25 @@ use super::{Store, StoreError, parse, trees, unsigned};
 use crate::clock::Timestamp;
 use crate::model::{EntryKey, Name, Space};
 
-/// Which finished instances are meant.
+/// A selection of finished instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
-    /// This team's; none: every team's.
+    /// The team; `None` for all teams.
     pub team: Option<Name>,
-    /// Those that ended before this time.
+    /// Only instances that ended before this time.
     pub before: Timestamp,
 }
 
-/// How much it is.
+/// The number of rows of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FinishedCounts {
-    /// Instances.
+    /// Finished instances.
     pub instances: u64,
-    /// Their attempts.
+    /// Attempts of the instances.
     pub attempts: u64,
-    /// Their approvals.
+    /// Approvals of the instances.
     pub approvals: u64,
-    /// The storage entries in their buckets.
+    /// Storage entries in the instances' buckets.
     pub entries: u64,
 }
 
@@ -52,21 +53,21 @@ impl std::ops::AddAssign for FinishedCounts {
     }
 }
 
-/// A part of the finished instances, and where the next part begins.
+/// A batch of finished instances, and the place where the next batch begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedBatch {
-    /// Of this part.
+    /// The rows in this batch.
     pub counts: FinishedCounts,
-    /// None: that was all.
+    /// The next place; `None` if this was the last batch.
     pub next: Option<FinishedPlace>,
 }
 
-/// Where a part begins. As text `<team>` or `<team>/<cursor>`.
+/// The place where a batch begins. Its text is `<team>` or `<team>/<cursor>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedPlace {
-    /// In this team's instances.
+    /// The team whose instances the batch covers.
     pub team: Name,
-    /// After the one that ended then.
+    /// The last instance of the previous batch; `None` to begin with the first.
     pub after: Option<Cursor>,
 }
 
@@ -94,11 +95,11 @@ impl FromStr for FinishedPlace {
     }
 }
 
-/// Puts the SQL together that finds a batch: those first that ended first.
+/// Builds the SQL that finds a batch. Instances that ended first come first.
 pub(super) fn batch(team: &Name, before: Timestamp, after: Option<Cursor>, limit: u32) -> Sql {
     let mut sql = Sql::new("SELECT id, completed_at FROM workflow_instances WHERE team = ");
     sql.bind(team.as_str().into());
-    // Only what is final has a time of completion, and what is final stays so.
+    // Only final instances have a completion time, and they stay final.
     let period = Period {
         from: None,
         to: Some(before),
@@ -121,21 +122,22 @@ pub(super) fn batch(team: &Name, before: Timestamp, after: Option<Cursor>, limit
     sql
 }
 
-/// The first team after `$1` that has finished instances, whenever they ended.
+/// Selects the first team after `$1` that has finished instances, whenever they ended.
 pub(super) const NEXT_TEAM: &str =
     "SELECT MIN(team) FROM workflow_instances WHERE completed_at IS NOT NULL AND team > $1";
 
-/// What went, as far as caches may know it.
+/// Deleted rows, with the keys to invalidate in the caches.
 struct Deleted {
     counts: FinishedCounts,
     entries: Vec<EntryKey>,
 }
 
 impl Store {
-    /// How much a [`Store::delete_finished`] with the same arguments would delete. Nothing is written.
+    /// Counts the rows that [`Store::delete_finished`] with the same arguments would delete. Writes
+    /// nothing.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn count_finished(
         &self,
         finished: &Finished,
@@ -156,12 +158,12 @@ impl Store {
         .await
     }
 
-    /// Deletes finished instances of one team, at most `limit` of them and in one transaction. To delete all, call it
-    /// again with the `next` that it answers; `place` is none at first. An instance that somebody else holds a lock on
-    /// is left for another time.
+    /// Deletes at most `limit` finished instances of one team in one transaction. The caller starts
+    /// with `place` = `None`, and repeats the call with the returned `next` to delete all.
+    /// Instances that another transaction has locked are skipped, and left for a later run.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn delete_finished(
         &self,
         finished: &Finished,
@@ -173,8 +175,8 @@ impl Store {
             let mut writing = store.core().backend.begin().await?;
             let lock = match *writing {
                 Connection::Sqlite(_) => "",
-                // Who labels many instances in one statement locks them in no order that we know; waiting for one while
-                // holding another could be a deadlock.
+                // A statement that updates the metadata of many instances locks them in an unknown
+                // order. Waiting for one lock while holding another could be a deadlock.
                 Connection::Postgres(_) => " FOR UPDATE SKIP LOCKED",
             };
             let Found { team, ids, next } =
@@ -216,9 +218,9 @@ impl Store {
     }
 }
 
-/// A batch.
+/// The ids of one batch.
 struct Found {
-    /// None if no team has finished instances.
+    /// `None` if no team has finished instances.
     team: Option<Name>,
     ids: Vec<Uuid>,
     next: Option<FinishedPlace>,
@@ -249,7 +251,7 @@ async fn find(
     })
 }
 
-/// Where to look.
+/// Returns the place where the batch begins; `None` if no team has finished instances.
 async fn begin(
     connection: &mut Connection,
     finished: &Finished,
@@ -267,7 +269,7 @@ async fn begin(
     }
 }
 
-/// Where to go on.
+/// Returns the place where the next batch begins; `None` after the last batch.
 async fn next(
     connection: &mut Connection,
     finished: &Finished,
@@ -351,7 +353,7 @@ async fn count(
     })
 }
 
-/// Returns how many bytes instances count with all that is theirs.
+/// Returns the counted size of instances and their dependent rows, in bytes.
 async fn stored_bytes(
     connection: &mut Connection,
     team: &Name,

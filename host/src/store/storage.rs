@@ -1,7 +1,7 @@
-//! Reading plugin storage, for steps. It is written by [`super::storage_writes`].
+//! Reads of plugin storage, for steps. [`super::storage_writes`] writes the rows.
 //!
-//! A team's entries are found by the team that comes from the attempt, never from the guest. An entry past its deadline
-//! is not there, whether or not its row still is.
+//! The team of an entry comes from the attempt, never from the guest. An entry past its deadline
+//! does not exist, even if its row has not been deleted yet.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::model::effects::Entry;
 use crate::model::{EntryKey, Name, Space};
 
-/// Keys in one SELECT.
+/// The largest number of keys in one SELECT.
 const KEYS_MAX: usize = 1_000;
 
 #[derive(sqlx::FromRow)]
@@ -31,13 +31,13 @@ struct EntryRow {
 
 type EntryFlight = Flight<(Name, EntryKey), Arc<Entry>>;
 
-/// Where the answer for one key comes from.
+/// The source of one key's entry.
 enum Lookup {
     Known(Option<Arc<Entry>>),
     Awaited(Waiter<Arc<Entry>>),
 }
 
-/// Whether an entry is there for those who look now.
+/// Returns whether an entry exists at the time `now`.
 pub(super) fn is_live(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
     expires_at.is_none_or(|deadline| deadline > now)
 }
@@ -45,7 +45,7 @@ pub(super) fn is_live(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
 fn by_space<'a>(keys: impl IntoIterator<Item = &'a EntryKey>) -> BTreeMap<&'a Space, Vec<&'a str>> {
     let mut spaces: BTreeMap<&Space, Vec<&str>> = BTreeMap::new();
     for key in keys {
-        // Postgres holds no NUL in a text, and a key that cannot be written is simply not there.
+        // Postgres cannot store NUL in a text, so an entry with such a key does not exist.
         if !key.key.contains('\0') {
             spaces.entry(&key.space).or_default().push(&key.key);
         }
@@ -54,10 +54,10 @@ fn by_space<'a>(keys: impl IntoIterator<Item = &'a EntryKey>) -> BTreeMap<&'a Sp
 }
 
 impl Store {
-    /// The entry of one key; none if there is none or it has run out. Cached.
+    /// Returns the entry of one key; `None` if the entry does not exist or has expired. Cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn entry(&self, team: &Name, key: &EntryKey) -> Result<Option<Entry>, StoreError> {
         let looked_up: &dyn Pair<_, _> = &(team, key);
         if let Some(known) = self.core().caches.storage.get(looked_up, 0) {
@@ -67,11 +67,11 @@ impl Store {
         Ok(entries.pop().flatten())
     }
 
-    /// The entries of these keys in their order; none where there is no entry or it has run out. Cached, and those that
-    /// are not in the cache are read together.
+    /// Returns the entries of these keys in order, with `None` for entries that do not exist or
+    /// have expired. Cached; entries that are not cached are read together.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn entries(
         &self,
         team: &Name,
@@ -95,7 +95,8 @@ impl Store {
                 },
             });
         }
-        // Our own loads run in a task of their own before we wait for others', so nobody waits in a circle.
+        // Our own loads run in a task of their own before we wait for other callers' loads, so no
+        // circle of waiting callers can occur.
         self.load_entries(team, flights).await?;
         let mut entries = Vec::with_capacity(keys.len());
         for (key, found) in keys.iter().zip(found) {
@@ -109,7 +110,7 @@ impl Store {
         Ok(entries)
     }
 
-    /// What somebody reads; or what we read ourselves, if that broke off.
+    /// Returns the entry that another load reads, or reads it again if that load was aborted.
     async fn awaited(
         &self,
         team: &Name,
@@ -129,7 +130,7 @@ impl Store {
         waiter.answer().await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Reads what these flights are for, and lands all of them.
+    /// Reads the entries of these loads, and ends all of the loads.
     async fn load_entries(
         &self,
         team: &Name,
@@ -155,7 +156,7 @@ impl Store {
                     Ok(entries) => Ok(entries.remove(&flight.key().1)),
                     Err(error) => Err(error.clone()),
                 };
-                // An error is told to everybody, us included, who wait for the flight.
+                // All waiters of the load get the error, this caller included.
                 let _ = flight.land(fresh);
             }
             Ok(())
@@ -163,7 +164,7 @@ impl Store {
         .await
     }
 
-    /// From the second level of the caches, or else from the database.
+    /// Reads entries from Redis, and the missing ones from the database.
     async fn find_entries(
         &self,
         team: &Name,
@@ -174,7 +175,8 @@ impl Store {
         };
         let now = self.now();
         let mut known = HashMap::new();
-        // Those that may be put there, and the session to do it in: the same for all.
+        // The keys that may be stored in Redis, and the session for it, which is the same for all
+        // keys.
         let (mut open, mut put_in) = (Vec::new(), None);
         let asked: Vec<_> = keys.iter().map(|key| Key::Entry(team, key)).collect();
         for (key, found) in keys.iter().zip(redis.get(&asked).await) {
@@ -248,10 +250,11 @@ impl Store {
         Ok(found)
     }
 
-    /// The keys in a bucket that begin with `prefix` and come after `after`, in the order of their bytes.
+    /// Returns the keys in a bucket that begin with `prefix` and come after `after`, in the order
+    /// of their bytes.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn storage_keys(
         &self,
         team: &Name,
@@ -265,7 +268,7 @@ impl Store {
         }
         let (store, team, space, now) = (self.clone(), team.clone(), space.to_string(), self.now());
         let (prefix, end) = (prefix.to_owned(), successor(prefix));
-        // What comes after "a\0b" and holds no NUL comes after "a" too, and is not "a" itself.
+        // A key without NUL that comes after "a\0b" also comes after "a".
         let after = after.map(|after| after.split('\0').next().unwrap_or_default().to_owned());
         self.detached(async move {
             let mut connection = store.read().await?;
@@ -289,16 +292,17 @@ impl Store {
         .await
     }
 
-    /// Gives the space of entries that have run out back, at most `limit` of them, and says how many. They are not
-    /// there for anybody anyway.
+    /// Deletes at most `limit` expired entries and returns their number. Reads never return an
+    /// expired entry.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn delete_expired_entries(&self, limit: u32) -> Result<u64, StoreError> {
         let (store, now) = (self.clone(), self.now());
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
-            // The deadline is asked for again outside, where Postgres looks again if a commit was faster.
+            // The outer query checks the deadline again: Postgres evaluates it again if another
+            // commit was faster.
             let deleted: Vec<(String, i64)> = on!(writing, c => sqlx::query_as(AssertSqlSafe(format!(
                 "DELETE FROM plugin_storage WHERE expires_at <= $1 AND (team, space, key) IN \
                  (SELECT team, space, key FROM plugin_storage WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) \
@@ -312,7 +316,7 @@ impl Store {
             for (team, bytes) in &deleted {
                 change(&mut changes, &parse("an entry's team", team)?, Amounts::bytes(-bytes));
             }
-            // What has run out is served to nobody, cached or not.
+            // Expired entries are never served from a cache, so nothing has to be invalidated.
             store.core().commit_counted(writing, &[], &changes).await?;
             Ok(deleted.len() as u64)
         })
@@ -325,7 +329,7 @@ fn fresh(key: &str, entry: Entry) -> Fresh<Arc<Entry>> {
     Fresh::new(Arc::new(entry), bytes).until(until)
 }
 
-/// An entry for the second level: its version, its deadline (0: none), its value.
+/// Encodes an entry for Redis: its version, its deadline (0 for none), its value.
 fn encode(entry: &Entry) -> Vec<u8> {
     let deadline = entry.expires_at.map_or(0, Timestamp::as_micros);
     [
@@ -336,7 +340,7 @@ fn encode(entry: &Entry) -> Vec<u8> {
     .concat()
 }
 
-/// None if somebody else has put it there.
+/// Decodes an entry from Redis; `None` if the row is not in this format.
 fn decode(row: &[u8]) -> Option<Entry> {
     let (version, rest) = row.split_first_chunk()?;
     let (deadline, value) = rest.split_first_chunk()?;
@@ -369,11 +373,12 @@ async fn read_space(
     })?)
 }
 
-/// The least text that is greater than every text with this prefix: code points and UTF-8 sort alike.
+/// Returns the smallest text greater than every text with this prefix. Code points and UTF-8 bytes
+/// have the same order.
 fn successor(prefix: &str) -> Option<String> {
     let mut text = prefix.to_owned();
     while let Some(last) = text.pop() {
-        // Surrogates are no characters: after U+D7FF comes U+E000.
+        // Surrogates are no characters: U+E000 follows U+D7FF.
         let next = if last == '\u{d7ff}' {
             Some('\u{e000}')
         } else {

@@ -1,8 +1,8 @@
-//! Writing plugin storage: the guards, increments and values of many commits, in their order.
+//! Writes of plugin storage: the guards, increments and values of many commits, in their order.
 //!
-//! Several commits of one group may touch the same entry, and each must see what those before it wrote. So the entries
-//! that guards and increments ask for are read once, the commits are folded over them in memory, and only what the
-//! entries are after the last of them is written.
+//! Several commits of one group may touch the same entry, and each must see the writes of the
+//! commits before it. So the entries are read once, the commits are applied to them in memory, and
+//! only the final state of each entry is written.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,15 +17,15 @@ use super::{CommitError, Conflict, INVALID_VALUE, NOT_A_NUMBER, StoreError, sign
 use crate::clock::Timestamp;
 use crate::model::{EntryKey, Guard, Name, StorageWrite, WriteAction};
 
-/// As much of a value as an increment looks at: a number has at most 20 characters.
+/// The number of bytes of a value that an increment reads. A number has at most 20 characters.
 const NUMBER_BYTES: usize = 32;
 pub(super) const DELETE: &str =
     "DELETE FROM plugin_storage WHERE (team, space, key) IN (SELECT * FROM {rows})";
 
-/// Where the versions of entries come from. They only grow, also over the deletion of an entry: a guard with an old
-/// version must never match what was put there later. Within a process that holds whatever the clock does; from one
-/// process to the next it rests on the clock not going back. On Postgres, where several hosts write, a sequence has the
-/// last word.
+/// The source of entry versions. Versions only grow, even when an entry is deleted and created
+/// again, so a guard with an old version never matches a later entry. Within a process this holds
+/// whatever the clock does. Across restarts it depends on the clock not going back. On Postgres,
+/// where several hosts write, a sequence assigns the final version.
 #[derive(Debug, Default)]
 pub(super) struct Versions(AtomicI64);
 
@@ -39,12 +39,12 @@ impl Versions {
     }
 }
 
-/// The keys of the writes for which it matters what is there.
+/// Returns the keys of the writes that depend on the present entry: guarded writes and increments.
 pub(super) fn looked_at<'a>(
     team: &'a Name,
     writes: &'a [StorageWrite],
 ) -> impl Iterator<Item = (&'a Name, &'a EntryKey)> {
-    // Postgres holds no NUL in a text, and a key that cannot be written is simply not there.
+    // Postgres cannot store NUL in a text, so an entry with such a key does not exist.
     let looks = |write: &&StorageWrite| {
         (write.guard.is_some() || matches!(write.action, WriteAction::Increment(_)))
             && !write.key.key.contains('\0')
@@ -55,7 +55,7 @@ pub(super) fn looked_at<'a>(
         .map(move |write| (team, &write.key))
 }
 
-/// The keys of the writes.
+/// Returns the keys of the writes.
 pub(super) fn written<'a>(
     team: &'a Name,
     writes: &'a [StorageWrite],
@@ -69,20 +69,20 @@ pub(super) fn written<'a>(
 /// The entries of a group of commits.
 #[derive(Default)]
 pub(super) struct Entries<'a> {
-    /// What is there now, of all that are written.
+    /// The present state of all entries that are written, after the commits applied so far.
     seen: HashMap<(&'a Name, &'a EntryKey), Option<Current>>,
-    /// What is to be written. Sorted, so that two hosts on one database lock in the same order.
+    /// The entries to write. Sorted, so that two hosts on one database lock them in the same order.
     becomes: BTreeMap<(&'a Name, &'a EntryKey), Becomes<'a>>,
 }
 
-/// What guards and increments look at.
+/// The part of an entry that guards, increments and quotas need.
 #[derive(Clone)]
 struct Current {
     version: i64,
     expires_at: Option<Timestamp>,
-    /// The value's first [`NUMBER_BYTES`].
+    /// The first [`NUMBER_BYTES`] of the value.
     start: Vec<u8>,
-    /// Of the whole row.
+    /// The counted size of the whole row, in bytes.
     bytes: i64,
 }
 
@@ -96,7 +96,7 @@ enum Becomes<'a> {
     Nothing,
 }
 
-/// A row of `plugin_storage`, or just its key.
+/// A row of `plugin_storage`, or only its key.
 struct Row<'a> {
     index: usize,
     team: &'a Name,
@@ -123,7 +123,7 @@ impl<'a> Row<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// Reads what the writes look at, and on Postgres locks it.
+    /// Reads the entries that the writes concern, and locks them on Postgres.
     pub(super) async fn look(
         connection: &mut Connection,
         keys: BTreeSet<(&'a Name, &'a EntryKey)>,
@@ -133,7 +133,8 @@ impl<'a> Entries<'a> {
             .enumerate()
             .map(|(index, key)| Row::key(index, *key))
             .collect();
-        // SQLite does not reorder a CROSS JOIN: a lookup for each key, however small it thinks the table is.
+        // SQLite does not reorder a CROSS JOIN, so it looks up each key, even if it considers the
+        // table small.
         let sql = format!(
             "SELECT given.column1, seen.version, seen.expires_at, substr(seen.value, 1, {NUMBER_BYTES}), \
              CAST(octet_length(seen.value) AS BIGINT) \
@@ -176,8 +177,8 @@ impl<'a> Entries<'a> {
         })
     }
 
-    /// Adds the writes of the next commit; none of them after an error. `allow` is told by how many bytes they change
-    /// what the team has, and has the last word.
+    /// Applies the writes of the next commit, or none of them after an error. `allow` gets the
+    /// change of the team's stored bytes, and may refuse the writes.
     pub(super) fn apply(
         &mut self,
         team: &'a Name,
@@ -248,7 +249,7 @@ impl<'a> Entries<'a> {
         })
     }
 
-    /// Writes what the entries have become.
+    /// Writes the final states of the entries.
     pub(super) async fn write(self, connection: &mut Connection) -> Result<(), StoreError> {
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         for (key, becomes) in self.becomes {
@@ -273,7 +274,7 @@ impl<'a> Entries<'a> {
 }
 
 impl Becomes<'_> {
-    /// As the next commit sees it.
+    /// Returns the entry as the next commit sees it; `None` for a deleted entry.
     fn seen(&self, key: &EntryKey) -> Option<Current> {
         match self {
             Self::Value {
@@ -333,7 +334,8 @@ fn number(key: &EntryKey, value: &[u8]) -> Result<i64, CommitError> {
 
 async fn upsert(connection: &mut Connection, puts: &[Row<'_>]) -> Result<(), StoreError> {
     let sql = match connection {
-        // The greater of the two has another name in each database, so it is spelt out.
+        // The two databases have different functions for the greater of two numbers, so CASE is
+        // used.
         Connection::Sqlite(_) => {
             "INSERT INTO plugin_storage (team, space, key, value, version, expires_at) \
              SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \

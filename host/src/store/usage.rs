@@ -1,10 +1,11 @@
-//! What each team has in the database: instances that have not ended, and bytes. Quotas are checked against it.
+//! The usage of each team: unfinished instances and stored bytes. Quotas are checked against it.
 //!
-//! Every transaction that changes it says by how much, and adds that to a row of the team and this host in the same
-//! transaction ([`Core::commit_counted`]). So a crash loses nothing of it, and hosts on one Postgres database do not
-//! wait for one another's rows. In memory the numbers of this host are exact; those of the others are as old as the last
-//! renewal of the lease (`hosts.renewal`), so several hosts together may go beyond a quota by what the others commit in
-//! that time. A recount ([`Store::recount_usage`]) puts right whatever has gone wrong all the same.
+//! A transaction that changes a team's usage adds the change to a row of that team and this host
+//! ([`Core::commit_counted`]). So a crash loses no change, and hosts on one Postgres database do
+//! not wait for each other's rows. In memory the numbers of this host are exact. The numbers of the
+//! other hosts are as old as the last lease renewal (`hosts.renewal`). So several hosts together
+//! may exceed a quota by the amount that the others commit in that time. A recount
+//! ([`Store::recount_usage`]) corrects any remaining error.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,11 +21,12 @@ use super::{CommitError, Core, QUOTA_STORED, QUOTA_UNFINISHED, Store, StoreError
 use crate::config::QuotasConfig;
 use crate::model::Name;
 
-/// What a row counts beside its texts and values. The same number stands in the texts below and in
-/// migration 0012.
+/// The size of a row without its texts and values, in bytes. The SQL texts below and migration 0012
+/// contain the same number.
 pub(super) const ROW_BYTES: i64 = 512;
 
-/// Hosts do not recount at the same time: each would put the same drift right.
+/// The advisory lock of a recount. Two hosts that recount at once would both correct the same
+/// drift.
 const RECOUNT_LOCK: i64 = i64::from_be_bytes(*b"sw-usage");
 
 const ALL: &str = "SELECT team, host, unfinished, stored_bytes FROM team_usage";
@@ -33,24 +35,24 @@ const ADD: &str = "INSERT INTO team_usage (team, host, unfinished, stored_bytes)
     SET unfinished = team_usage.unfinished + excluded.unfinished, \
     stored_bytes = team_usage.stored_bytes + excluded.stored_bytes";
 
-/// What a row of `workflow_instances` counts.
+/// The counted size of a row of `workflow_instances`, as SQL.
 pub(super) const INSTANCE_BYTES: &str = "512 + octet_length(pins) + octet_length(input) + octet_length(metadata) \
     + COALESCE(octet_length(output), 0) + COALESCE(octet_length(failure), 0)";
-/// What a row of `step_attempts` counts.
+/// The counted size of a row of `step_attempts`, as SQL.
 pub(super) const ATTEMPT_BYTES: &str = "512 + COALESCE(octet_length(step_attempts.output), 0) \
     + COALESCE(octet_length(step_attempts.failure), 0)";
-/// What a row of `workflow_approvals` counts.
+/// The counted size of a row of `workflow_approvals`, as SQL.
 pub(super) const APPROVAL_BYTES: &str =
     "512 + octet_length(title) + COALESCE(octet_length(comment), 0)";
-/// What a row of `plugin_storage` counts.
+/// The counted size of a row of `plugin_storage`, as SQL.
 pub(super) const ENTRY_BYTES: &str = "512 + octet_length(key) + octet_length(value)";
 
-/// How much there is, or by how much it changes.
+/// A usage, or a change of usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Amounts {
     /// Instances that have not ended.
     pub(super) unfinished: i64,
-    /// Of rows, with their texts and values.
+    /// The size of rows with their texts and values, in bytes.
     pub(super) bytes: i64,
 }
 
@@ -70,10 +72,10 @@ impl std::ops::AddAssign for Amounts {
     }
 }
 
-/// By how much a transaction changes what teams have.
+/// The changes of a transaction by team.
 pub(super) type Changes = BTreeMap<Name, Amounts>;
 
-/// Adds to the changes of a team.
+/// Adds to the change of a team.
 pub(super) fn change(changes: &mut Changes, team: &Name, by: Amounts) {
     match changes.get_mut(team) {
         Some(amounts) => *amounts += by,
@@ -81,22 +83,23 @@ pub(super) fn change(changes: &mut Changes, team: &Name, by: Amounts) {
     }
 }
 
-/// What a team has, and may have.
+/// The usage of a team, and its quotas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TeamUsage {
     /// The team.
     pub team: Name,
     /// Instances that have not ended.
     pub unfinished_instances: u64,
-    /// `quotas.unfinished_instances_max`; none: there is no quota.
+    /// The quota `quotas.unfinished_instances_max`; `None` for no quota.
     pub unfinished_instances_max: Option<u64>,
-    /// Bytes of inputs, outputs, failures, metadata, approvals and storage values, and 512 for each row.
+    /// Bytes of inputs, outputs, failures, metadata, approvals and storage values, and 512 bytes
+    /// for each row.
     pub stored_bytes: u64,
-    /// `quotas.stored_bytes_max`; none: there is no quota.
+    /// The quota `quotas.stored_bytes_max`; `None` for no quota.
     pub stored_bytes_max: Option<u64>,
 }
 
-/// What is known of all teams.
+/// The known usage of all teams.
 #[derive(Debug)]
 pub(super) struct Usage {
     quotas: QuotasConfig,
@@ -106,11 +109,12 @@ pub(super) struct Usage {
 #[derive(Debug, Default)]
 struct State {
     teams: HashMap<Name, Known>,
-    /// Transactions that are being committed. What is read meanwhile may have their changes, or not.
+    /// The number of transactions that are being committed. A read at the same time may see their
+    /// changes or not.
     committing: u32,
-    /// Counts up with each begin and each end of a COMMIT.
+    /// Incremented at each begin and each end of a COMMIT.
     epoch: u64,
-    /// A COMMIT failed, and may have happened all the same.
+    /// True after a COMMIT failed that may nevertheless have happened.
     doubted: bool,
 }
 
@@ -139,10 +143,12 @@ impl Usage {
         }
     }
 
-    /// Returns whether a team may have so much more, after `claimed` by others of the same transaction.
+    /// Checks a team's quotas for a further change of `more`, on top of the changes `claimed` by
+    /// other jobs of the same transaction.
     ///
     /// # Errors
-    /// [`CommitError::Rejected`] with the quota's code. What makes nothing more is never refused.
+    /// [`CommitError::Rejected`] with the quota's code. A change that increases nothing is never
+    /// refused.
     pub(super) fn check(
         &self,
         team: &Name,
@@ -233,7 +239,7 @@ impl Usage {
 }
 
 impl Core {
-    /// As [`Core::commit`], with what the transaction changes of what teams have.
+    /// Commits as [`Core::commit`] does, and records the changes of the teams' usage.
     pub(super) async fn commit_counted(
         &self,
         mut writing: Writing,
@@ -247,7 +253,7 @@ impl Core {
         result
     }
 
-    /// Reads what teams have if that is in doubt: at the start, and after a COMMIT whose answer was lost.
+    /// Reads the usage if it is in doubt: at the start, and after a COMMIT whose result was lost.
     pub(super) async fn settle_usage(&self) -> Result<(), StoreError> {
         if self.usage.state.lock().doubted {
             self.read_usage().await
@@ -256,7 +262,8 @@ impl Core {
         }
     }
 
-    /// Reads what the other hosts have counted; and what this one has, if that is in doubt.
+    /// Reads the usage that other hosts have recorded. Also reads this host's own if it is in
+    /// doubt.
     pub(super) async fn read_usage(&self) -> Result<(), StoreError> {
         let (epoch, idle) = {
             let state = self.usage.state.lock();
@@ -283,7 +290,8 @@ impl Core {
             (state.teams, state.doubted) = (read, false);
             return Ok(());
         }
-        // A transaction ended meanwhile, so what was read of this host is older than what is known. The others' is news.
+        // A transaction began or ended meanwhile, so the numbers read for this host may be older
+        // than those in memory. Only the other hosts' numbers are used.
         state
             .teams
             .values_mut()
@@ -296,7 +304,8 @@ impl Core {
 }
 
 impl Store {
-    /// Returns what a team has and may have; without a team, of all that have or had something, by name.
+    /// Returns the usage and quotas of a team; without a team, of all teams with any recorded
+    /// usage, sorted by name.
     pub fn team_usage(&self, team: Option<&Name>) -> Vec<TeamUsage> {
         let usage = &self.core().usage;
         if let Some(team) = team {
@@ -323,18 +332,19 @@ impl Store {
             .collect()
     }
 
-    /// Counts again what teams have, and puts right what was counted wrongly. Answers the teams that this concerned.
-    /// Reads every instance, attempt, approval and storage entry, though not their long values. On Postgres only one
-    /// host does it at a time.
+    /// Counts the usage of all teams again, corrects the recorded usage, and returns the teams that
+    /// had to be corrected. Reads every instance, attempt, approval and storage entry, but not
+    /// their long values. On Postgres only one host recounts at a time.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn recount_usage(&self) -> Result<Vec<Name>, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let core = store.core();
             let (drift, writing) = match &core.backend {
-                // What is committed meanwhile changes what is there and what is counted alike, so the drift stays.
+                // A concurrent commit changes the rows and the recorded usage alike, so the drift
+                // stays the same.
                 Backend::Sqlite { .. } => {
                     let mut reading = core.backend.read().await?;
                     let drift = drift(&mut reading).await?;
@@ -361,7 +371,8 @@ impl Store {
     }
 }
 
-/// Returns whether no other host recounts. Gives the transaction the time that it needs.
+/// Returns whether no other host recounts. Lifts the statement timeout of the transaction, because
+/// a recount takes long.
 async fn alone(writing: &mut Writing) -> Result<bool, StoreError> {
     let Connection::Postgres(c) = &mut **writing else {
         return Ok(true);
@@ -375,7 +386,8 @@ async fn alone(writing: &mut Writing) -> Result<bool, StoreError> {
         .await?)
 }
 
-/// What is there, less what is counted, of each team where the two differ. One statement sees one state of the database.
+/// Selects the teams whose rows differ from their recorded usage, with the difference. One
+/// statement sees one state of the database.
 fn drift_sql() -> String {
     format!(
         "SELECT team, CAST(SUM(unfinished) AS BIGINT), CAST(SUM(stored_bytes) AS BIGINT) FROM ( \
