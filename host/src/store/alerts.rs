@@ -1,11 +1,13 @@
-//! Alerts: what is known of each, on all hosts.
+//! Alerts of all hosts, as rows in the database.
 //!
-//! The rows are the only state. A look reads the active ones, works out what becomes of them, and writes that; so
-//! alerts survive a restart, and a reader on any host sees the same. What surprises is who looks: every host at its own
-//! numbers, but a row belongs to the host that wrote it, which alone changes it while it lives. A team, a rule and a
-//! subject have one active row, by a unique index, so a second host that sees the same adds nothing; when the first one
-//! is well again or gone, the second goes on. Merging the numbers of all hosts would need each of them at every look,
-//! and a host that does badly would disappear among those that do well.
+//! The rows are the only state. An evaluation reads the active alerts, decides their new states and
+//! writes them. So alerts survive a restart, and every host shows the same alerts.
+//!
+//! Every host evaluates its own numbers. An alert belongs to the host that wrote its row, and only
+//! that host changes the row while the host lives. A unique index allows one active row for each
+//! team, rule and subject. So a second host with the same problem adds nothing. When the first host
+//! has recovered or is dead, the second host takes over. The numbers of all hosts are not merged:
+//! each evaluation would need all of them, and one bad host would disappear among many good ones.
 
 use std::collections::HashSet;
 
@@ -19,20 +21,23 @@ use crate::clock::Timestamp;
 use crate::model::{AlertRule, AlertState, Name, Severity};
 use crate::monitor::alerts::{Condition, Evidence, Reading, Told, ToldState};
 
-/// As a team: the host itself.
+/// The team column of alerts that belong to the host.
 pub(super) const HOST: &str = "";
-/// Active alerts of all hosts that are read: `alerts.active_max` of each may be written at once by several.
+/// The largest number of active alerts that is read. Each of several hosts may write up to
+/// `alerts.active_max` at once.
 const ACTIVE_READ_MAX: u32 = 5_000;
-/// Alerts that are deleted in one transaction.
+/// The largest number of alerts deleted in one transaction.
 const DELETED_MAX: u32 = 500;
 
 const COLUMNS: &str = "SELECT id, host, team, rule, subject, severity, state, since, held_since, fired_at, resolved_at, \
     reading, acknowledged_by, acknowledged_at, acknowledged_comment, told, told_at FROM alerts";
-/// No second row while one is active: another host was quicker.
+/// Inserts an alert. Does nothing if another host has already written an active alert for the same
+/// key.
 const BEGIN: &str = "INSERT INTO alerts (id, host, team, rule, subject, severity, state, since, held_since, fired_at, \
     resolved_at, reading, told) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'nothing') \
     ON CONFLICT DO NOTHING";
-/// Only of the host that had it when it was read, so that of two that take over from a third one wins.
+/// Updates an alert if it still belongs to the host that owned it when it was read. If two hosts
+/// take an alert over from a third, only one of them succeeds.
 const GO_ON: &str = "UPDATE alerts SET host = $3, severity = $4, state = $5, held_since = $6, fired_at = $7, \
     resolved_at = $8, reading = $9 WHERE id = $1 AND host = $2 AND state <> 'resolved'";
 const DROP: &str = "DELETE FROM alerts WHERE id = $1 AND host = $2 AND state = 'pending'";
@@ -49,44 +54,45 @@ pub(super) const OLD: &str = "SELECT id FROM alerts WHERE state = 'resolved' AND
 /// An alert.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Alert {
-    /// Its id.
+    /// The id of the alert.
     pub id: Uuid,
-    /// Which rule, of what.
+    /// The rule, team and subject of the alert.
     #[serde(flatten)]
     pub key: AlertKey,
-    /// How soon somebody should look.
+    /// The urgency of the alert.
     pub severity: Severity,
-    /// How far it is.
+    /// The state of the alert, and the times at which it changed.
     #[serde(flatten)]
     pub condition: Condition,
-    /// What was read last.
+    /// The reading of the latest evaluation.
     #[serde(flatten)]
     pub reading: AlertReading,
-    /// Who looks after it.
+    /// The user who takes care of the alert, if any.
     pub acknowledged: Option<Acknowledgement>,
-    /// Until when nobody is told of it.
+    /// The end of the silence that suppresses notifications of this alert; `None` without a
+    /// silence.
     pub silenced_until: Option<Timestamp>,
-    /// What those who are told heard last.
+    /// The last notification sent for the alert.
     #[serde(skip)]
     pub told: Told,
-    /// Which host looks at it.
+    /// The host that evaluates the alert.
     #[serde(skip)]
     pub host: Uuid,
 }
 
-/// What there is one active alert for.
+/// The identity of an alert. At most one alert for each key is active.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct AlertKey {
-    /// What it breaks.
+    /// The violated rule.
     pub rule: AlertRule,
-    /// Whose; none for the host's own.
+    /// The team; `None` for the host.
     pub team: Option<Name>,
-    /// What it is about: an operation's name, a cache's kind, or `workflows`.
+    /// The subject: the name of an operation, the kind of a cache, or `workflows`.
     pub subject: String,
 }
 
 impl AlertKey {
-    /// What a reading is of.
+    /// Returns the key of a reading.
     pub fn of(reading: &Reading) -> Self {
         Self {
             rule: reading.rule,
@@ -96,18 +102,18 @@ impl AlertKey {
     }
 }
 
-/// What a look read.
+/// A value that an evaluation compared with a threshold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AlertReading {
-    /// In `unit`.
+    /// The value, in `unit`.
     pub value: f64,
-    /// Beyond this it is bad.
+    /// The threshold. Values beyond the threshold are bad.
     pub threshold: f64,
-    /// `ratio` or `ms`.
+    /// The unit: `ratio` or `ms`.
     pub unit: String,
     /// One sentence for people.
     pub message: String,
-    /// Where the value comes from.
+    /// The source of the value.
     pub evidence: Evidence,
 }
 
@@ -123,48 +129,50 @@ impl From<&Reading> for AlertReading {
     }
 }
 
-/// Somebody looks after an alert.
+/// A user's statement to take care of an alert.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Acknowledgement {
-    /// Who.
+    /// The user.
     pub by: String,
-    /// Since when.
+    /// The time of the acknowledgement.
     pub at: Timestamp,
-    /// What they said.
+    /// The user's comment.
     pub comment: Option<String>,
 }
 
-/// The alerts that a look finds.
+/// The alerts that an evaluation starts from.
 #[derive(Clone, Debug, Default)]
 pub struct WatchedAlerts {
-    /// Pending and firing ones, of all hosts; and this host's resolved ones whose end was not told.
+    /// Pending and firing alerts of all hosts. Also the resolved alerts of this host and of dead
+    /// hosts for which a notification of firing was the last.
     pub alerts: Vec<Alert>,
-    /// This host.
+    /// The id of this host.
     pub own: Uuid,
-    /// All hosts that live.
+    /// The ids of all live hosts.
     live: HashSet<Uuid>,
 }
 
 impl WatchedAlerts {
-    /// Whether an alert is this host's to look after: its own, or that of one that is gone.
+    /// Returns whether this host is responsible for an alert: the alert belongs to this host or to
+    /// a dead host.
     pub fn is_ours(&self, alert: &Alert) -> bool {
         alert.host == self.own || !self.live.contains(&alert.host)
     }
 }
 
-/// What a look found out. Alerts of which another host was quicker are left as they are.
+/// The changes that an evaluation found. An alert that another host changed first is left as it is.
 #[derive(Clone, Debug, Default)]
 pub struct AlertLook {
-    /// Alerts that begin.
+    /// New alerts.
     pub begun: Vec<Alert>,
-    /// Alerts that go on or end; `host` is still whose they were.
+    /// Alerts that continue or end. Their `host` is still the owner before this evaluation.
     pub changed: Vec<Alert>,
-    /// Pending ones that came to nothing.
+    /// Pending alerts that ended without firing.
     pub dropped: Vec<Alert>,
 }
 
 impl AlertLook {
-    /// Nothing is to be written.
+    /// Returns true if nothing has to be written.
     pub fn is_empty(&self) -> bool {
         self.begun.is_empty() && self.changed.is_empty() && self.dropped.is_empty()
     }
@@ -232,11 +240,11 @@ impl AlertRow {
 }
 
 impl Store {
-    /// The alerts that are pending or firing and that the team may see: its own and the host's. Without a team, all.
-    /// Those that fire come first, and of them the newest.
+    /// Returns the pending and firing alerts of a team and of the host, or of all teams and hosts
+    /// without a team. Firing alerts come first, and newer alerts before older ones.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn active_alerts(&self, team: Option<Name>) -> Result<Vec<Alert>, StoreError> {
         let mut alerts = self.read_alerts(vec![active(team.as_ref())]).await?;
         let place = |alert: &Alert| {
@@ -252,17 +260,18 @@ impl Store {
         Ok(alerts)
     }
 
-    /// A page of the resolved alerts, newest first, of those that the team may see; without a team, of all.
+    /// Returns a page of the resolved alerts of a team and of the host, or of all without a team.
+    /// The newest come first.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn resolved_alerts(
         &self,
         team: Option<Name>,
         page: Page,
     ) -> Result<Vec<Alert>, StoreError> {
         let parts = match &team {
-            // One walk along the index for each.
+            // One walk along the index for each of the two owners.
             Some(team) => [HOST, team.as_str()]
                 .map(|team| resolved(Some(team), &page))
                 .into(),
@@ -274,10 +283,10 @@ impl Store {
         Ok(alerts)
     }
 
-    /// What a look needs to know.
+    /// Returns the alerts that an evaluation starts from.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn watched_alerts(&self) -> Result<WatchedAlerts, StoreError> {
         let own = self.core().host.id;
         let alerts = self.read_alerts(vec![active(None), untold()]).await?;
@@ -285,7 +294,7 @@ impl Store {
         let live = self.detached(async move {
             let mut connection = store.read().await?;
             Ok(match *connection {
-                // The file is this process's alone.
+                // A SQLite file belongs to this process alone.
                 Connection::Sqlite(_) => HashSet::from([own]),
                 Connection::Postgres(_) => {
                     let ids: Vec<(Uuid,)> = Sql::new(LIVE_HOSTS).rows(&mut connection).await?;
@@ -318,17 +327,17 @@ impl Store {
         .await
     }
 
-    /// Writes what a look found out, all of it or nothing. Answers how many rows it changed.
+    /// Writes the changes of an evaluation, all or nothing. Returns the number of changed rows.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn write_look(&self, look: AlertLook) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let core = store.core();
             let mut writing = core.backend.begin().await?;
             let mut written = 0;
-            // In one order on all hosts, so that no two wait for each other.
+            // All hosts write in the same order, so that no deadlock can occur.
             let sorted = |mut alerts: Vec<Alert>| {
                 alerts.sort_unstable_by(|one, other| one.key.cmp(&other.key));
                 alerts
@@ -350,10 +359,10 @@ impl Store {
         .await
     }
 
-    /// Remembers what was told of an alert.
+    /// Records the notification that was sent for an alert.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn mark_alert_told(
         &self,
         id: Uuid,
@@ -375,11 +384,12 @@ impl Store {
         .await
     }
 
-    /// Somebody looks after an alert that is pending or firing; who says so last counts. `team` is whose alerts may be
-    /// meant: none is everybody's and the host's.
+    /// Acknowledges a pending or firing alert, and replaces an earlier acknowledgement. With a
+    /// `team`, only alerts of that team are found.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] if there is no such alert of the team, [`StoreError::InUse`] if it is resolved.
+    /// [`StoreError::NotFound`] if there is no such alert. [`StoreError::InUse`] if the alert is
+    /// resolved. Errors of the database.
     pub async fn acknowledge_alert(
         &self,
         team: Option<Name>,
@@ -416,11 +426,11 @@ impl Store {
         })
     }
 
-    /// Deletes resolved alerts that ended before `before` or that are not among the newest `keep`; at most a few
-    /// hundred. Answers how many went.
+    /// Deletes resolved alerts that ended before `before`, or that are not among the `keep` newest.
+    /// Deletes at most 500 alerts, and returns their number.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn delete_resolved_alerts(
         &self,
         before: Timestamp,
@@ -517,7 +527,7 @@ pub(super) fn active(team: Option<&Name>) -> Sql {
     sql
 }
 
-/// Resolved ones of which it was told that they fire.
+/// Selects resolved alerts whose last notification said that they fire.
 pub(super) fn untold() -> Sql {
     let mut sql = Sql::new(COLUMNS);
     sql.push(" WHERE state = 'resolved' AND told = 'firing' ORDER BY id LIMIT ");

@@ -1,11 +1,14 @@
-//! The audit: who did what, kept for a time and a number of rows of each team.
+//! The audit log: a record of users' actions, kept for a limited time and in a limited number of
+//! rows for each team.
 //!
-//! A row is written before what it is about is done, as `begun`, and its outcome is written into it afterwards. So
-//! nothing is done that is not written down, whatever becomes of the client or the host in between; what surprises is
-//! that a row may stay `begun`, and that its subject may be known only at its end. A team's rows are bounded by
-//! themselves, so that no team can push out another's. Within a team each action has a class of its own, and refused and
-//! failed requests share one with a bound of its own; when there are too many rows, the largest class gives up its oldest.
-//! So a flood of one action pushes out entries of that action, and of no other.
+//! An entry is written as `begun` before its action is done, and the outcome is added afterwards.
+//! So no action goes unrecorded, even if the client or the host fails in between. As a consequence,
+//! an entry may stay `begun`, and its subject may become known only at the end.
+//!
+//! Each team has its own bound, so no team can displace another team's entries. Within a team each
+//! action is a class of entries, and refused and failed requests together form one more class with
+//! a bound of its own. When a team has too many entries, its largest class loses its oldest
+//! entries. So a flood of one action displaces only entries of that action.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -20,15 +23,17 @@ use super::{Page, Store, StoreError, from_json, parse, to_json};
 use crate::clock::Timestamp;
 use crate::model::{AuditAction, AuditOutcome, Name};
 
-/// Rows that are deleted in one transaction.
+/// The largest number of rows deleted in one transaction.
 const DELETED_MAX: u32 = 500;
 
-/// The class of refused and failed requests and failed sign-ins: they cost nothing to make.
+/// The class of refused and failed requests and of failed sign-ins, which anyone can produce at no
+/// cost.
 const CHEAP: &str = "cheap";
 
 const COLUMNS: &str = "SELECT id, at, team, actor, actor_team, actor_token, action, subject, detail, outcome, \
     request_id, request, source, class FROM audit";
-/// `request_id` is a number that repeats, of programs before this one.
+/// Inserts entries. The column `request_id` is only used by rows of earlier programs, whose numbers
+/// could repeat.
 const INSERT: &str = "INSERT INTO audit (id, at, team, actor, actor_team, actor_token, action, subject, detail, \
     outcome, request_id, request, source, class) SELECT given.column1, given.column2, given.column3, given.column4, \
     given.column5, given.column6, given.column7, given.column8, given.column9, given.column10, 0, given.column11, \
@@ -41,55 +46,56 @@ pub(super) const CLASSES: &str = "SELECT class, COUNT(*) FROM audit WHERE team =
 pub(super) const OLDEST: &str =
     "SELECT id FROM audit WHERE team = $1 AND class = $2 ORDER BY at, id LIMIT $3";
 
-/// How many entries of one team are kept.
+/// The numbers of entries that are kept for each team.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditBounds {
-    /// Of all actions that were not refused and did not fail.
+    /// Entries of all other classes together.
     pub rows: u32,
-    /// Of refused and failed requests and failed sign-ins.
+    /// Entries for refused and failed requests and failed sign-ins.
     pub cheap_rows: u32,
 }
 
-/// Who did something.
+/// The user who did an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AuditActor {
-    /// The user.
+    /// The name of the user.
     pub user: String,
-    /// The user's team, which need not be the one that is concerned: operators act for others.
+    /// The user's team. An operator may act on another team.
     pub team: Name,
-    /// The id of the token that was shown, never its text.
+    /// The id of the token that was used, never its text.
     pub token: Option<Uuid>,
 }
 
-/// One thing that somebody did, or was not allowed to do.
+/// An entry: an action that a user did or tried to do.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AuditEntry {
-    /// Its id.
+    /// The id of the entry.
     pub id: Uuid,
-    /// When it began.
+    /// The time at which the action began.
     pub at: Timestamp,
-    /// Whom it concerns; none: the host, or every team.
+    /// The team that the action affects; `None` for the host or all teams.
     pub team: Option<Name>,
-    /// Who; none for a sign-in that failed.
+    /// The actor; `None` for a failed sign-in.
     pub actor: Option<AuditActor>,
-    /// What.
+    /// The action.
     pub action: AuditAction,
-    /// To what: `expense@1.2.0`, an id, a name. Empty if that never became known.
+    /// The subject of the action: `expense@1.2.0`, an id or a name. Empty if the subject never
+    /// became known.
     pub subject: String,
-    /// A small object with more about it.
+    /// A small JSON object with more details.
     pub detail: Value,
-    /// How far it came.
+    /// The outcome; `begun` until the result is recorded.
     pub outcome: AuditOutcome,
-    /// `request-id` of the answer, and `id` of the request in the log. Never the same twice, but in entries that were
-    /// written before that was so.
+    /// The `request-id` of the response and the `id` of the request in the log. Unique, except in
+    /// entries of earlier programs.
     pub request_id: String,
-    /// The address that the request came from. Empty where there was no request, and in entries from before it was
-    /// written down.
+    /// The address that the request came from. Empty if there was no request, and in entries of
+    /// earlier programs that did not record the address.
     pub source: String,
 }
 
 impl AuditEntry {
-    /// Returns what it competes with for a place among its team's.
+    /// Returns the class in which the entry competes for room with other entries of its team.
     fn class(&self) -> &'static str {
         match (self.outcome, self.action) {
             (AuditOutcome::Failed | AuditOutcome::Refused, _) | (_, AuditAction::SignInFail) => {
@@ -100,21 +106,21 @@ impl AuditEntry {
     }
 }
 
-/// Which entries to list; none of the fields: all.
+/// A filter of entries. The default filter selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// By this user.
+    /// Only actions of this user.
     pub actor: Option<String>,
-    /// Of this kind.
+    /// Only this action.
     pub action: Option<AuditAction>,
-    /// To this.
+    /// Only actions on this subject.
     pub subject: Option<String>,
-    /// That began then.
+    /// Only actions that began in this period.
     pub period: Period,
 }
 
 impl AuditFilter {
-    /// The cursor of a page that ends with this entry.
+    /// Returns the cursor of a page that ends with this entry.
     pub fn cursor(entry: &AuditEntry) -> Cursor {
         Cursor {
             at: Some(entry.at),
@@ -204,19 +210,19 @@ impl AuditRow {
 }
 
 impl Store {
-    /// Writes entries, all or none.
+    /// Inserts entries, all or none.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn insert_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
         self.write_audit(INSERT, inserted().into(), entries).await
     }
 
-    /// Writes the outcomes of entries that have begun; and their teams, subjects and details, which may have become
-    /// known only now.
+    /// Records the outcomes of entries that have begun. Also updates their teams, subjects and
+    /// details, which may have become known only now.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn end_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
         let columns = [
             Column::Uuid(|row: &AuditRow| row.id),
@@ -248,10 +254,10 @@ impl Store {
         .await
     }
 
-    /// A page of a team's entries, newest first; without a team, of everybody's and the host's.
+    /// Returns a page of a team's entries, newest first; without a team, of all teams and the host.
     ///
     /// # Errors
-    /// [`StoreError::Cursor`], or the database's.
+    /// [`StoreError::Cursor`], and errors of the database.
     pub async fn audit(
         &self,
         team: Option<&Name>,
@@ -268,11 +274,11 @@ impl Store {
         .await
     }
 
-    /// Deletes entries from before a time, and those of each team that are too many; at most a few hundred. Returns how
-    /// many were deleted; none means that there is nothing more to delete.
+    /// Deletes entries older than `before`, and then entries above a team's bounds. Deletes at most
+    /// 500 entries, and returns their number; 0 means that nothing is left to delete.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn delete_old_audit(
         &self,
         before: Timestamp,
@@ -322,7 +328,7 @@ fn inserted() -> [Column<AuditRow>; 13] {
     ]
 }
 
-/// Writes an entry as a part of a transaction.
+/// Inserts an entry as part of the caller's transaction.
 pub(super) async fn insert(
     connection: &mut Connection,
     entry: AuditEntry,
@@ -332,7 +338,7 @@ pub(super) async fn insert(
         .map(|_| ())
 }
 
-/// Of the first team that has too many.
+/// Returns the oldest entries above the bounds of the first team that has too many.
 async fn too_many(
     connection: &mut Connection,
     bounds: AuditBounds,
@@ -355,8 +361,8 @@ async fn too_many(
     Ok(Vec::new())
 }
 
-/// A class of which there are too many, and how many. The bound is shared out so that a class under its fair share loses
-/// nothing (max-min fairness).
+/// Returns a class with too many entries and the number of its surplus entries. The bound is shared
+/// so that a class below its fair share loses nothing (max-min fairness).
 fn first_excess(classes: &[(String, i64)], bounds: AuditBounds) -> Option<(&str, i64)> {
     let (cheap, mut others): (Vec<_>, Vec<_>) =
         classes.iter().partition(|(class, _)| class == CHEAP);
@@ -373,7 +379,7 @@ fn first_excess(classes: &[(String, i64)], bounds: AuditBounds) -> Option<(&str,
     for (_, count) in &others {
         let share = left / waiting.max(1);
         if *count > share {
-            // The others have more still: the largest gives first.
+            // The remaining classes are larger still, and the largest loses first.
             return others
                 .last()
                 .map(|(class, largest)| (class.as_str(), largest - share));
@@ -384,8 +390,8 @@ fn first_excess(classes: &[(String, i64)], bounds: AuditBounds) -> Option<(&str,
     None
 }
 
-/// Puts the SQL of [`Store::audit`] together. An index knows team, actor and period; action and subject are looked at
-/// row by row: there are only so many rows of a team.
+/// Builds the SQL of [`Store::audit`]. Team, actor and period use an index. Action and subject are
+/// compared row by row, which is cheap because the rows of a team are bounded.
 pub(super) fn list(team: Option<&Name>, filter: &AuditFilter, page: &Page<Cursor>) -> Sql {
     let mut sql = Sql::new(COLUMNS);
     let by_actor = if team.is_some() {

@@ -1,11 +1,13 @@
-//! The monitor's numbers over time: points of 10 seconds, of a minute and of an hour.
+//! History of the monitor's numbers: points of 10 seconds, of a minute and of an hour.
 //!
-//! Each host writes rows of its own, and always the whole of what it has counted within the step: written twice, after
-//! a COMMIT that nobody answered for example, a point is the same, and a coarse point never has to be put together from
-//! fine ones. What is read is added up, over hosts and over time.
+//! Each host writes its own rows. A point always contains the host's whole count of the step, so a
+//! repeated write, for example after a COMMIT whose result was lost, does not count twice. A coarse
+//! point is never computed from fine points. Reads add the points of all hosts and of longer
+//! periods.
 //!
-//! A series that is always busy has, on each host, 2,160 points of 10 seconds, 10,080 of a minute and 9,600 of an hour
-//! with the default retentions. A row takes about 100 bytes beside its durations, which take about as much.
+//! With the default retentions, a series that is always busy has on each host 2,160 points of 10
+//! seconds, 10,080 of a minute and 9,600 of an hour. A row takes about 100 bytes, and its durations
+//! take about as much again.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -22,12 +24,12 @@ use crate::clock::Timestamp;
 use crate::model::Name;
 use crate::monitor::Timings;
 
-/// The team of what is the host's own.
+/// The team column of series that belong to the host.
 const HOST: &str = "";
-/// Series that a list shows.
+/// The largest number of series in a list.
 const SERIES_SHOWN_MAX: u32 = 5_000;
 
-/// How far apart points are.
+/// The distance between points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HistoryStep {
     /// 10 seconds.
@@ -39,10 +41,10 @@ pub enum HistoryStep {
 }
 
 impl HistoryStep {
-    /// From the finest to the coarsest.
+    /// All steps, from the finest to the coarsest.
     pub const ALL: [Self; 3] = [Self::Fine, Self::Minute, Self::Hour];
 
-    /// Its length.
+    /// The length of the step in seconds.
     pub const fn seconds(self) -> u64 {
         match self {
             Self::Fine => 10,
@@ -51,7 +53,7 @@ impl HistoryStep {
         }
     }
 
-    /// The beginning of the step that a time is in.
+    /// Returns the beginning of the step that contains `time`.
     pub fn begin(self, time: Timestamp) -> Timestamp {
         floor(time, self.seconds())
     }
@@ -62,21 +64,21 @@ fn floor(time: Timestamp, seconds: u64) -> Timestamp {
     Timestamp::from_micros(time.as_micros().div_euclid(micros).saturating_mul(micros))
 }
 
-/// What kind of numbers a series has.
+/// The kind of numbers in a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SeriesKind {
-    /// Calls and how long they took.
+    /// Calls and their durations.
     Operation,
-    /// How often something happened.
+    /// The number of events.
     Counter,
-    /// How much of something there was.
+    /// A level that is sampled, such as the length of a queue.
     Gauge,
 }
 
 impl SeriesKind {
     const ALL: [Self; 3] = [Self::Operation, Self::Counter, Self::Gauge];
 
-    /// As in the database and in JSON.
+    /// The kind's name in the database and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Operation => "operation",
@@ -101,19 +103,20 @@ impl std::str::FromStr for SeriesKind {
     }
 }
 
-/// What is counted.
+/// A series of points.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Series {
-    /// Whose it is; none: the host's own.
+    /// The owning team; `None` for the host.
     pub team: Option<Name>,
-    /// What its numbers are.
+    /// The kind of the numbers.
     pub kind: SeriesKind,
-    /// Such as `commit_step`.
+    /// The series' name, such as `commit_step`.
     pub name: String,
 }
 
 impl Series {
-    /// Neither a team nor a kind has a character of zero, so no two series run together.
+    /// Derives the row id from a hash of all parts. Neither a team nor a kind contains a zero byte,
+    /// so different series have different inputs.
     fn id(&self) -> Uuid {
         let mut hash = Sha256::new();
         for part in [self.team_text(), self.kind.as_str(), &self.name] {
@@ -132,24 +135,24 @@ impl Series {
     }
 }
 
-/// What was counted within a step.
+/// The counts of one series within one step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Counted {
-    /// Of an operation.
+    /// Calls of an operation.
     Calls(Timings),
-    /// Of a counter.
+    /// Events of a counter.
     Events(u64),
-    /// Of a gauge, which was looked at now and then: the sum of what was seen, and how often that was.
+    /// Samples of a gauge.
     Level {
-        /// Of all looks.
+        /// The sum of all samples.
         sum: u64,
-        /// Looks.
+        /// The number of samples.
         samples: u64,
     },
 }
 
 impl Counted {
-    /// Adds what was counted at another time. Kinds do not mix: then nothing is added.
+    /// Adds the counts of another time. If the kinds differ, nothing is added.
     pub fn merge(&mut self, other: &Self) {
         match (self, other) {
             (Self::Calls(calls), Self::Calls(others)) => calls.merge(others),
@@ -201,57 +204,59 @@ impl Counted {
     }
 }
 
-/// `value`, `samples`, `timings`: of an operation its calls, its errors and all there is; of others the first two.
+/// The columns `value`, `samples` and `timings`. For an operation: calls, errors and all durations.
+/// For other kinds `timings` is empty.
 type CountedRow = (i64, i64, Vec<u8>);
 
-/// What this host has counted within one step.
+/// The counts of this host for one series and one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistoryPoint {
-    /// What.
+    /// The series.
     pub series: Series,
     /// The length of the step.
     pub step: HistoryStep,
-    /// Its beginning.
+    /// The beginning of the step.
     pub at: Timestamp,
-    /// How much.
+    /// The counts.
     pub counted: Counted,
 }
 
-/// What is asked for.
+/// The selection of points to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryQuery {
-    /// What this team may see: its own, and the host's. None: everything.
+    /// The team whose series and the host's are read; `None` for the series of all teams and of the
+    /// host.
     pub team: Option<Name>,
-    /// What its numbers are.
+    /// The kind of the numbers.
     pub kind: SeriesKind,
-    /// What it is called.
+    /// The series' name.
     pub name: String,
-    /// From the beginning of a step.
+    /// The beginning of the period, inclusive. Must be the beginning of a step.
     pub from: Timestamp,
-    /// Before this time.
+    /// The end of the period, exclusive.
     pub to: Timestamp,
-    /// The points that are read.
+    /// The distance between the points that are read.
     pub step: HistoryStep,
-    /// What they are added up to: a multiple of the step.
+    /// The distance between the returned points in seconds, a multiple of `step`.
     pub seconds: u64,
-    /// Only what this host has counted, and not what others on the same database have.
+    /// If true, only the counts of this host; otherwise of all hosts on the database.
     pub own: bool,
-    /// Most rows that are read.
+    /// The largest number of rows to read.
     pub rows_max: u32,
 }
 
-/// All hosts' numbers within one step.
+/// The counts of all hosts within one step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Added {
-    /// Of an operation.
+    /// Calls of an operation.
     Calls(Timings),
-    /// Of a counter.
+    /// Events of a counter.
     Events(u64),
-    /// Of a gauge: what there was on average, all hosts together.
+    /// The average level of a gauge, added up over all hosts.
     Level(f64),
 }
 
-/// `at`, `series_id`, `host` and a [`CountedRow`].
+/// The columns `at`, `series_id`, `host` and a [`CountedRow`].
 type AddedRow = (i64, Uuid, Uuid, i64, i64, Vec<u8>);
 
 struct PointRow {
@@ -269,14 +274,15 @@ struct SeriesRow {
     series: Series,
 }
 
-/// Two unique indexes say the same of a series, and another host may write it at this moment: Postgres waits for that only
-/// at those indexes that the conflict is about, so it is about both.
+/// Inserts series. Two unique indexes cover a series, and another host may insert the same one
+/// concurrently. With a named conflict target, Postgres would wait only at that index and fail at
+/// the other, so the statement names no target.
 const INSERT_SERIES: &str = "INSERT INTO history_series (id, team, kind, name) \
     SELECT * FROM {rows} WHERE given.column1 IS NOT NULL ON CONFLICT DO NOTHING";
 const WRITE_POINTS: &str = "INSERT INTO history_points (series_id, step, at, host, value, samples, timings) \
     SELECT * FROM {rows} WHERE given.column1 IS NOT NULL ON CONFLICT (series_id, step, at, host) \
     DO UPDATE SET value = excluded.value, samples = excluded.samples, timings = excluded.timings";
-/// What one host has counted within one step, of all series.
+/// Selects the points of one host and one step, of all series.
 pub(super) const OF_HOST: &str = "SELECT s.team, s.kind, s.name, p.value, p.samples, p.timings FROM history_points p \
     JOIN history_series s ON s.id = p.series_id WHERE p.step = $1 AND p.at = $2 AND p.host = $3";
 pub(super) const OLD: &str = "FROM history_points WHERE step = $1 AND at < $2 ORDER BY at LIMIT $3";
@@ -284,9 +290,10 @@ const EMPTY_SERIES: &str = "DELETE FROM history_series WHERE NOT EXISTS \
     (SELECT 1 FROM history_points p WHERE p.series_id = history_series.id)";
 
 impl Store {
-    /// Writes points of this host, in transactions of at most `batch` points. Each replaces what was written of the
-    /// same series and step before. No two points may be of the same series and step. Answers how many were written,
-    /// from the beginning, and why not all if they were not.
+    /// Writes points of this host, in transactions of at most `batch` points. A point replaces an
+    /// earlier point of the same series and step. The points must differ in series or step. Returns
+    /// how many points were written, from the beginning of `points`, and the error that stopped the
+    /// rest.
     pub async fn write_history(
         &self,
         points: Vec<HistoryPoint>,
@@ -327,7 +334,7 @@ impl Store {
                 },
             });
         }
-        // In one order on all hosts, so that no two wait for each other.
+        // All hosts write in the same order, so that no deadlock can occur.
         rows.sort_unstable_by_key(|row| (row.series, row.step, row.at));
         let series: Vec<_> = series
             .into_iter()
@@ -357,10 +364,11 @@ impl Store {
         core.commit(writing, &[]).await
     }
 
-    /// What this host has written of the step that begins at a time, before a restart for example.
+    /// Returns the points that this host has written for the step that begins at `at`, for example
+    /// before a restart.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn own_history(
         &self,
         step: HistoryStep,
@@ -400,11 +408,11 @@ impl Store {
         .await
     }
 
-    /// A series' points in a period, in order; steps without any are left out. None if that would be more than
-    /// `rows_max` rows.
+    /// Returns the points of a series in a period, in order. Steps without counts are left out.
+    /// `None` if more than `rows_max` rows would be read.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn history(
         &self,
         query: HistoryQuery,
@@ -428,10 +436,10 @@ impl Store {
         .await
     }
 
-    /// The series that have points in a period, sorted: at most 5,000.
+    /// Returns the series that have points in a period, sorted. At most 5,000 series.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn history_series(
         &self,
         team: Option<&Name>,
@@ -458,10 +466,11 @@ impl Store {
         .await
     }
 
-    /// Deletes points that are older than `before`, at most `limit`, in one transaction, and says how many.
+    /// Deletes at most `limit` points older than `before` in one transaction, and returns their
+    /// number.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn delete_history(
         &self,
         step: HistoryStep,
@@ -471,8 +480,8 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
-            // Each database has a name of its own for where a row is. On Postgres another host may be deleting the same
-            // rows.
+            // Each database has its own name for the location of a row. On Postgres another host
+            // may be deleting the same rows.
             let text = match &*writing {
                 Connection::Sqlite(_) => {
                     format!("DELETE FROM history_points WHERE rowid IN (SELECT rowid {OLD})")
@@ -493,10 +502,10 @@ impl Store {
         .await
     }
 
-    /// Deletes series of which there are no points any more, and says how many.
+    /// Deletes series without points, and returns their number.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn delete_empty_series(&self) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -517,7 +526,7 @@ fn team_of(text: &str) -> Result<Option<Name>, StoreError> {
     }
 }
 
-/// The series of a name that a team may see.
+/// Selects the series of a kind and name that a team may see.
 pub(super) fn named(query: &HistoryQuery) -> Sql {
     let mut sql = Sql::new("SELECT id FROM history_series WHERE kind = ");
     sql.bind(query.kind.as_str().into())
@@ -532,7 +541,8 @@ pub(super) fn named(query: &HistoryQuery) -> Sql {
     sql
 }
 
-/// Of one host or, without one, of all. One row more than there may be, so that it is seen when there are more.
+/// Selects points of one host, or of all hosts for `None`. The limit is one row above `rows_max`,
+/// so that the caller can detect too many rows.
 pub(super) fn points(
     query: &HistoryQuery,
     ids: impl IntoIterator<Item = Uuid>,
@@ -556,7 +566,7 @@ pub(super) fn points(
     sql
 }
 
-/// The series of a team, and the host's, that have points in a period.
+/// Selects the series of a team and of the host that have points in a period.
 pub(super) fn listed(
     team: Option<&Name>,
     step: HistoryStep,
@@ -581,7 +591,8 @@ fn add_up(
     query: &HistoryQuery,
     rows: Vec<AddedRow>,
 ) -> Result<Vec<(Timestamp, Added)>, StoreError> {
-    // By series and host within a step: what a gauge showed over time is averaged, and what several had is added.
+    // Grouped by series and host within a step: a gauge is averaged over time, and then added up
+    // over series and hosts.
     let mut steps: BTreeMap<Timestamp, BTreeMap<(Uuid, Uuid), Counted>> = BTreeMap::new();
     for (at, series, host, value, samples, timings) in rows {
         let counted = Counted::read(query.kind, &(value, samples, timings))?;
@@ -614,7 +625,7 @@ impl From<Counted> for Added {
 }
 
 impl Added {
-    /// Both together, of one kind.
+    /// Adds two values of the same kind.
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Calls(mut calls), Self::Calls(others)) => {
@@ -650,7 +661,7 @@ mod tests {
         ];
         let ids: std::collections::BTreeSet<_> = all.iter().map(Series::id).collect();
         assert_eq!(ids.len(), all.len());
-        // Rows are found by it, so it may never change.
+        // Rows are found by this id, so it may never change.
         let known = Series {
             team: None,
             kind: SeriesKind::Gauge,

@@ -1,4 +1,4 @@
-//! Reading instances and attempts. They are written by [`super::commit`] and [`super::creation`] only.
+//! Reads of instances and attempts. Only [`super::commit`] and [`super::creation`] write the rows.
 
 use std::sync::Arc;
 
@@ -18,31 +18,33 @@ use crate::model::{
     Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Json, Name, StepId,
 };
 
-/// Which instances of a team to list; none of the fields: all.
+/// A filter of a team's instances. The default filter selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct InstanceFilter {
-    /// Of this workflow.
+    /// Only instances of this workflow.
     pub workflow: Option<Name>,
-    /// That stand here.
+    /// Only instances with this status.
     pub status: Option<InstanceStatus>,
-    /// About this kind of thing.
+    /// Only instances for an entity of this type.
     pub entity_type: Option<String>,
-    /// About this thing; give the `entity_type` too.
+    /// Only instances for the entity with this id. Requires `entity_type`.
     pub entity_id: Option<String>,
-    /// Of this project.
+    /// Only instances of this project.
     pub project_id: Option<String>,
-    /// Started by this user or `plugin:<name>`.
+    /// Only instances started by this user or `plugin:<name>`.
     pub started_by: Option<String>,
-    /// Created then.
+    /// Only instances created in this period.
     pub created: Period,
-    /// Whose first step began then.
+    /// Only instances whose first step began in this period.
     pub started: Period,
-    /// Only those in quarantine.
+    /// If true, only instances in quarantine.
     pub quarantined: bool,
 }
 
 impl InstanceFilter {
-    /// Lists by a period go by its time, and so does the list of all.
+    /// Returns the sort order of the list. A filter with a period sorts by the time that the period
+    /// limits. A list without any filter sorts by the creation time, and all other lists sort by
+    /// id.
     fn order(&self) -> Order {
         let Self {
             workflow,
@@ -71,7 +73,8 @@ impl InstanceFilter {
         }
     }
 
-    /// The index for those of one status: others fit, but go through the whole history of the team.
+    /// Returns the index for a list of one status or of quarantined instances. Other indexes fit
+    /// such a list too, but would scan the whole history of the team.
     fn index(&self) -> Option<&'static str> {
         if self.quarantined && self.order() == Order::Key {
             return Some("idx_workflow_instances_quarantined");
@@ -87,7 +90,7 @@ impl InstanceFilter {
         })
     }
 
-    /// The cursor of a page that ends with this instance.
+    /// Returns the cursor of a page that ends with this instance.
     pub fn cursor(&self, instance: &InstanceSummary) -> Cursor {
         let at = match self.order() {
             Order::Created => Some(instance.created_at),
@@ -230,7 +233,7 @@ impl AttemptRow {
     }
 }
 
-/// Puts the SQL of [`Store::instances`] together.
+/// Builds the SQL of [`Store::instances`].
 pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) -> Sql {
     let text = |value: &Option<String>| value.as_deref().map(Bind::from);
     let mut sql = Sql::new(format!(
@@ -283,10 +286,10 @@ pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) ->
 }
 
 impl Store {
-    /// One instance for display. Cached.
+    /// Returns one instance for display. Cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn instance(
         &self,
         team: &Name,
@@ -306,11 +309,12 @@ impl Store {
         .await
     }
 
-    /// The instances that were created with these keys, each of a workflow, which the caller knows to be of the right
-    /// team; one SELECT for all. Never from a cache.
+    /// Returns the instances that were created with these pairs of workflow id and idempotency key,
+    /// with one SELECT. The caller must know that the workflows belong to the right team. Never
+    /// cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn instances_with_keys(
         &self,
         mut keys: Vec<(Uuid, String)>,
@@ -333,10 +337,10 @@ impl Store {
         .await
     }
 
-    /// The teams of which this host has instances that the engine has to look at, by name.
+    /// Returns the teams that have due instances on this host, sorted by name.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn due_teams(&self, now: Timestamp) -> Result<Vec<Name>, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -354,10 +358,10 @@ impl Store {
         .await
     }
 
-    /// A team's instances on this host that the engine has to look at; those first that have waited longest.
+    /// Returns the ids of a team's due instances on this host, the longest due first.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn due_instances(
         &self,
         team: &Name,
@@ -367,7 +371,8 @@ impl Store {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            // The status is not asked for: what is final does not wake, and the partial index does not have it.
+            // The status is not checked: final instances do not wake, and the partial index does
+            // not contain the status.
             Ok(on!(connection, c => sqlx::query_scalar(DUE)
                 .bind(store.core().host.id)
                 .bind(team.as_str())
@@ -379,11 +384,12 @@ impl Store {
         .await
     }
 
-    /// A team's instances, newest first: by their ids, or by the time that the filter is about. Without their inputs and
-    /// outputs: [`Store::instance_payloads`] reads those. Cached.
+    /// Returns a page of a team's instances, newest first, by id or by the time that the filter's
+    /// period limits. Inputs and outputs are left out; [`Store::instance_payloads`] reads them.
+    /// Cached.
     ///
     /// # Errors
-    /// [`StoreError::Cursor`], or the database's.
+    /// [`StoreError::Cursor`], and errors of the database.
     pub async fn instances(
         &self,
         team: &Name,
@@ -408,10 +414,10 @@ impl Store {
         Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
     }
 
-    /// How many instances of a team stand where; statuses without instances are left out.
+    /// Counts a team's instances by status. Statuses without instances are left out.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn count_instances(
         &self,
         team: &Name,
@@ -439,7 +445,8 @@ impl Store {
 
 pub(super) const DUE: &str = "SELECT id FROM workflow_instances WHERE owner = $1 AND team = $2 AND wake_at <= $3 \
     ORDER BY wake_at, id LIMIT $4";
-/// Skips from team to team in the index: two lookups for each, however many instances it has.
+/// Selects the teams with due instances. The query jumps from team to team in the index, with two
+/// lookups for each team, however many instances the team has.
 pub(super) const DUE_TEAMS: &str = "WITH RECURSIVE teams (team) AS ( \
     SELECT MIN(team) FROM workflow_instances WHERE owner = $1 AND wake_at IS NOT NULL \
     UNION ALL SELECT (SELECT MIN(next.team) FROM workflow_instances AS next WHERE next.owner = $1 \
@@ -447,7 +454,8 @@ pub(super) const DUE_TEAMS: &str = "WITH RECURSIVE teams (team) AS ( \
     SELECT team FROM teams WHERE team IS NOT NULL AND EXISTS (SELECT 1 FROM workflow_instances AS due \
     WHERE due.owner = $1 AND due.team = teams.team AND due.wake_at <= $2)";
 
-/// The team is compared by the database: another team's row must cost what a missing one does, however long it is.
+/// Reads one instance of a team. The database compares the team, so a row of another team costs as
+/// much as a missing row, whatever its size.
 async fn row_of(
     connection: &mut Connection,
     team: &Name,

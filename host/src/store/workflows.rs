@@ -21,58 +21,58 @@ use crate::model::{Definition, Name, WorkflowStatus};
 pub struct WorkflowVersion {
     /// The workflow's row id.
     pub workflow_id: Uuid,
-    /// The owner.
+    /// The owning team.
     #[serde(skip)]
     pub team: Name,
     /// The workflow's name.
     pub name: Name,
-    /// The first is 1.
+    /// The version number; the first is 1.
     pub version: u32,
-    /// Ready to run; in JSON as it was written.
+    /// The checked definition. In JSON it is the original source.
     #[serde(serialize_with = "serialize_source")]
     pub definition: Arc<Definition>,
-    /// Who applied it.
+    /// The user who applied this version.
     pub created_by: String,
-    /// When.
+    /// The time at which this version was applied.
     pub created_at: Timestamp,
 }
 
-/// A workflow as new instances find it.
+/// The current state of a workflow, which new instances use.
 #[derive(Clone, Debug)]
 pub struct Workflow {
-    /// Its newest version.
+    /// The newest version.
     pub newest: Arc<WorkflowVersion>,
-    /// Whether it takes new instances.
+    /// Active workflows take new instances; archived ones do not.
     pub status: WorkflowStatus,
 }
 
-/// A workflow in a list.
+/// A workflow as an item of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WorkflowSummary {
-    /// Row id.
+    /// The workflow's row id.
     pub id: Uuid,
-    /// Unique in the team.
+    /// The name, unique within the team.
     pub name: Name,
     /// One sentence for people.
     pub description: String,
-    /// Whether it takes new instances.
+    /// Active workflows take new instances; archived ones do not.
     pub status: WorkflowStatus,
-    /// The newest version.
+    /// The number of the newest version.
     pub latest_version: u32,
-    /// Who applied the first version.
+    /// The user who applied the first version.
     pub created_by: String,
-    /// When.
+    /// The time at which the first version was applied.
     pub created_at: Timestamp,
-    /// When the newest version was applied.
+    /// The time at which the newest version was applied.
     pub updated_at: Timestamp,
 }
 
-/// Which workflows of a team to list; none of the fields: all.
+/// A filter of a team's workflows. The default filter selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct WorkflowFilter {
-    /// That stand here.
+    /// Only workflows with this status.
     pub status: Option<WorkflowStatus>,
-    /// Whose first version was applied then.
+    /// Only workflows whose first version was applied in this period.
     pub created: Period,
 }
 
@@ -85,7 +85,7 @@ impl WorkflowFilter {
         }
     }
 
-    /// The cursor of a page that ends with this workflow.
+    /// Returns the cursor of a page that ends with this workflow.
     pub fn cursor(&self, workflow: &WorkflowSummary) -> Cursor<Name> {
         let at = (self.order() == Order::Created).then_some(workflow.created_at);
         Cursor {
@@ -95,14 +95,14 @@ impl WorkflowFilter {
     }
 }
 
-/// What became of a definition.
+/// The result of applying a definition.
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// The version that is the newest now.
+    /// The newest version after the call.
     pub version: Arc<WorkflowVersion>,
-    /// Whether it is a new one; applying the newest version's source again changes nothing.
+    /// True if the version is new. Applying the source of the newest version again changes nothing.
     pub changed: bool,
-    /// Where the workflow stands. One that is archived takes no new version.
+    /// The status of the workflow. An archived workflow takes no new version.
     pub status: WorkflowStatus,
 }
 
@@ -113,9 +113,11 @@ fn serialize_source<S: Serializer>(
     definition.source.serialize(serializer)
 }
 
-/// The rules that definitions are read by now. A version keeps those that it was applied under.
+/// The current generation of the rules by which definitions are read. A version keeps the rules
+/// that it was applied under.
 const RULES: i64 = 2;
-/// Before `starter_may_approve`: whoever started an instance could approve it.
+/// The rules before `starter_may_approve`: a user could approve an instance that the same user had
+/// started.
 const RULES_OF_OLD: i64 = 1;
 
 const fn rules_of_old() -> i64 {
@@ -127,7 +129,7 @@ struct VersionRow {
     workflow_id: Uuid,
     version: i64,
     source: String,
-    /// Absent from rows that an earlier program put into Redis.
+    /// Missing in rows that an earlier program stored in Redis.
     #[serde(default = "rules_of_old")]
     rules: i64,
     created_by: String,
@@ -155,7 +157,7 @@ struct SummaryRow {
 }
 
 impl VersionRow {
-    /// In memory: the parsed expressions are several times larger than their text.
+    /// The estimated memory in bytes. Parsed expressions are several times larger than their text.
     fn bytes(&self) -> usize {
         self.source.len().saturating_mul(4)
     }
@@ -221,7 +223,7 @@ impl SummaryRow {
     }
 }
 
-/// Puts the SQL of [`Store::workflows`] together.
+/// Builds the SQL of [`Store::workflows`].
 pub(super) fn list(team: &Name, filter: &WorkflowFilter, page: &Page<Cursor<Name>>) -> Sql {
     let mut sql = Sql::new(
         "SELECT id, name, description, status, latest_version, created_by, created_at, updated_at FROM workflows",
@@ -248,11 +250,13 @@ pub(super) fn list(team: &Name, filter: &WorkflowFilter, page: &Page<Cursor<Name
 }
 
 impl Store {
-    /// Makes `definition` the newest version of the workflow that it names, unless it is that already.
+    /// Makes `definition` the newest version of the workflow that it names, unless its source
+    /// equals the newest version's.
     ///
     /// # Errors
-    /// [`StoreError::Archived`] if it would be a new version: what was put away on purpose does not come back because
-    /// somebody applies a whole folder. Or the database's.
+    /// [`StoreError::Archived`] if the definition would be a new version of an archived workflow. A
+    /// user who applies a whole folder of definitions must not revive a workflow that was archived
+    /// on purpose. Errors of the database.
     pub async fn apply_workflow(
         &self,
         team: &Name,
@@ -264,7 +268,8 @@ impl Store {
             let name = definition.name().clone();
             let source = to_json(&definition.source)?;
             let mut writing = store.core().backend.begin().await?;
-            // The upsert comes first because it locks the row on Postgres too: versions are counted one by one.
+            // The upsert comes first because it also locks the row on Postgres, so version numbers
+            // are assigned one by one.
             let (workflow_id, latest, status): (Uuid, i64, String) = on!(writing, c => sqlx::query_as(
                 "INSERT INTO workflows \
                      (id, team, name, description, status, latest_version, created_by, created_at, updated_at) \
@@ -338,11 +343,11 @@ impl Store {
         .await
     }
 
-    /// Archives a workflow, or makes it active again. Whether that changed anything; nothing changes either if there is
-    /// no such workflow.
+    /// Archives a workflow or makes it active again. Returns whether the status changed; false if
+    /// there is no such workflow.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn set_workflow_status(
         &self,
         team: &Name,
@@ -382,10 +387,10 @@ impl Store {
         .await
     }
 
-    /// The newest version. Cached.
+    /// Returns the newest version of a workflow. Cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn workflow(
         &self,
         team: &Name,
@@ -397,10 +402,10 @@ impl Store {
             .map(|workflow| workflow.newest))
     }
 
-    /// The newest version, and where the workflow stands. Cached.
+    /// Returns the newest version and the status of a workflow. Cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn current_workflow(
         &self,
         team: &Name,
@@ -427,10 +432,10 @@ impl Store {
         .await
     }
 
-    /// One version. Cached for long: versions do not change.
+    /// Returns one version of a workflow. Cached for long, because versions do not change.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn workflow_version(
         &self,
         team: &Name,
@@ -459,10 +464,11 @@ impl Store {
         .await
     }
 
-    /// A team's workflows: by name, or those of a period with the newest first. Cached.
+    /// Returns a page of a team's workflows, sorted by name, or newest first if the filter has a
+    /// period. Cached.
     ///
     /// # Errors
-    /// [`StoreError::Cursor`], or the database's.
+    /// [`StoreError::Cursor`], and errors of the database.
     pub async fn workflows(
         &self,
         team: &Name,
