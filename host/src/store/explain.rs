@@ -1,5 +1,6 @@
-//! Tests: what the plans of the queries look like, on both databases, with statistics of tables that are neither empty
-//! nor even. No query may read a whole table, or sort what an index has sorted; and every index is there for a query.
+//! Tests of query plans on both databases, with statistics of tables that are neither empty nor
+//! evenly distributed. No query may scan a whole table or sort rows that an index could deliver in
+//! order. Every index must be used by a query.
 
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ mod queries;
 use databases::{Database, Kind, START, on_both_databases};
 use queries::queries;
 
-/// Few enough that Postgres looks at every row when it makes its statistics, so that they come out the same each time.
+/// The number of seeded instances. Small enough that Postgres samples every row for its statistics,
+/// so the statistics are the same in each run.
 const INSTANCES: u32 = 12_000;
 const PAGE: u32 = 50;
 
@@ -41,7 +43,8 @@ fn seconds(seconds: u32) -> Timestamp {
     START.after(Duration::from_secs(seconds.into()))
 }
 
-/// Five teams, of which one has most instances and many workflows; most instances have completed, and few run or wait.
+/// Seeds five teams. One team has most of the instances and many workflows. Most instances have
+/// completed, and few run or wait.
 async fn seed(database: &Database, store: &Store) -> Uuid {
     let definition = |workflow: &str| {
         let text =
@@ -111,7 +114,7 @@ async fn seed(database: &Database, store: &Store) -> Uuid {
          AND entity_type IS NULL"
             .to_owned(),
         "UPDATE workflow_instances SET status = 'failed' WHERE started_by IN ('user-4', 'user-5')".to_owned(),
-        // Two questions of each instance, and a third of some.
+        // Two approvals for each instance, and a third for some.
         format!(
             "INSERT INTO workflow_approvals (id, team, instance_id, workflow, step, approver_id, title, quorum, \
              status, created_at, expires_at) SELECT {id}, i.team, i.id, i.workflow, s.step, i.started_by, 'Pay?', 1, \
@@ -209,13 +212,13 @@ async fn plan(store: &Store, sql: Sql) -> String {
     lines.join("\n")
 }
 
-/// What must not be in a plan.
+/// Returns the lines that must not be in a plan.
 fn wrongs(plan: &str) -> Vec<&str> {
-    // SQLite's scans that name an index read it in its order, as those of one MIN or of a small subquery do. The names of
-    // the teams that have something due are no table, and all are wanted.
+    // A SQLite scan that names an index reads the rows in index order, for example for a MIN or a
+    // small subquery. The recursive table `teams` has no index, and all its rows are wanted.
     let scans =
         |line: &str| line.contains("SCAN") && !line.contains("INDEX") && line != "SCAN teams";
-    // Postgres may rather sort what it finds by an index if all of it fits on a page.
+    // Postgres may sort rows that it found by an index if all of them fit on a page.
     let sorts =
         |line: &str| line.contains("Sort  (cost") && rows(line).is_none_or(|rows| rows > PAGE);
     let sorts = |line: &str| {
@@ -226,7 +229,7 @@ fn wrongs(plan: &str) -> Vec<&str> {
         .collect()
 }
 
-/// How many rows Postgres expects.
+/// Parses the number of rows that Postgres expects.
 fn rows(line: &str) -> Option<u32> {
     line.split("rows=").nth(1)?.split(' ').next()?.parse().ok()
 }
@@ -252,7 +255,7 @@ fn every_index_is_used_and_nothing_is_sorted() {
     });
 }
 
-/// The statements that look for rows by what a group brings along, with the columns that it brings.
+/// The statements that look rows up by given rows, with the columns of the given rows.
 fn by_given_rows(kind: Kind) -> Vec<(&'static str, Vec<Column<()>>)> {
     let id = || Column::Uuid(|()| Uuid::nil());
     let number = || Column::Integer(|()| 1);
@@ -317,7 +320,7 @@ fn no_group_of_writes_walks_a_table() {
         for (sql, columns) in by_given_rows(database.kind) {
             for count in [1, 16] {
                 let plan = plan_of_rows(&store, sql, &columns, count).await;
-                // SQLite's name for the rows that were brought along has changed between its versions.
+                // SQLite's name for the given rows differs between its versions.
                 let walks = |line: &str| {
                     line.contains("AUTOMATIC")
                         || line.contains("SCAN workflow_")

@@ -1,4 +1,4 @@
-//! Tests of one cache: time, bounds, absence, statistics, and what is shared and what is not.
+//! Tests of one cache: expiry, bounds, absence, statistics, and single flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -366,7 +366,7 @@ fn hits_misses_and_saved_time_are_counted() {
     assert_eq!(roomy().stats().hit_rate, None);
 }
 
-/// A store, and a cache of it whose loads are counted.
+/// A store, and one of its caches whose loads are counted.
 struct Loading {
     store: Store,
     cache: Arc<Cache<Key, u64>>,

@@ -1,8 +1,8 @@
-//! Every query whose plan is checked, with the index that it needs.
+//! The queries whose plans are checked, with the index that each needs.
 
 use super::*;
 
-/// The last hour's.
+/// The last hour of the seeded instances.
 fn recent() -> Period {
     Period {
         from: Some(seconds(INSTANCES - 3_600)),
@@ -17,7 +17,7 @@ fn by_id() -> Cursor {
     }
 }
 
-/// For lists that begin with the lowest id.
+/// A cursor for lists that begin with the lowest id.
 fn by_id_upwards() -> Cursor {
     Cursor {
         at: None,
@@ -32,7 +32,7 @@ fn by_time() -> Cursor {
     }
 }
 
-/// Each index with a query of the product that needs it.
+/// Returns each index with a query that needs it.
 pub(super) fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
     let text = |text: &str| Some(text.to_owned());
     let acme = || name("acme");
@@ -115,7 +115,7 @@ pub(super) fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
         rows_max: 1_000,
     };
     vec![
-        // The seven patterns of the specification, in its order.
+        // The seven main query patterns.
         (
             "idx_workflow_approvals_approver_status",
             approval_list(
@@ -187,7 +187,7 @@ pub(super) fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
                 by_id(),
             ),
         ),
-        // The other indexes that it names.
+        // The other filters.
         (
             "idx_workflows_status",
             workflow_list(Some(WorkflowStatus::Archived), all, by_name),
@@ -304,7 +304,7 @@ pub(super) fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
                 by_time(),
             ),
         ),
-        // The lists without a filter, and what the engine asks all the time.
+        // The lists without a filter, and the frequent queries of the engine.
         (
             "idx_workflow_instances_created_at",
             instance_list(filter(), by_time()),
@@ -380,7 +380,8 @@ pub(super) fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
             "idx_workflow_instances_completed_at",
             Sql::with_binds(retention::NEXT_TEAM, vec!["acme".into()]),
         ),
-        // The history: one series, the points of it, what there is, what a host has written, what is too old.
+        // The history: a series, its points, the list of series, the points of one host, old
+        // points.
         (
             "idx_history_series_team_kind_name",
             history::named(&series(Some(acme()))),
@@ -419,7 +420,8 @@ pub(super) fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
                 ],
             ),
         ),
-        // Alerts: those of now, those of which nobody has heard that they ended, a page of them, what is too old.
+        // Alerts: active ones, resolved ones without a notification of their end, a page of
+        // resolved ones, old ones.
         ("idx_alerts_active", alerts::active(Some(&acme()))),
         ("idx_alerts_active", alerts::active(None)),
         ("idx_alerts_untold", alerts::untold()),
@@ -449,7 +451,8 @@ pub(super) fn queries(one: Uuid) -> Vec<(&'static str, Sql)> {
             silences::not_ended(Some(&acme()), seconds(INSTANCES - 60)),
         ),
         ("idx_alert_silences_until", silences::ended(seconds(60))),
-        // The audit: a team's, everybody's, what is too old, whose is too much and which.
+        // The audit: a team's page, a page of all teams, old entries, the next team, entries above
+        // a team's bounds.
         (
             "idx_audit_team_at",
             audit_list(Some(&acme()), AuditFilter::default()),
