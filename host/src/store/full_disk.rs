@@ -1,4 +1,5 @@
-//! Tests: when SQLite rolls back on its own because the disk is full, the only writer does not stay broken.
+//! Test: after SQLite has rolled back by itself because the disk is full, the only writer works
+//! again.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -90,7 +91,7 @@ async fn a_full_disk_fails_the_commit_and_the_next_one_that_fits_is_written() {
         .await
         .expect("opens");
     let id = instance(&store).await;
-    // The limit is the connection's own: as if space returned when the store has opened another.
+    // The limit belongs to the connection, so a new connection acts like a disk with room again.
     let mut writer = store.core().backend.write().await.expect("connects");
     if let Connection::Sqlite(connection) = &mut writer {
         let pages: i64 = sqlx::query_scalar("PRAGMA max_page_count = 1")

@@ -1,8 +1,9 @@
-//! What all lists have in common: pages by key, periods of time, and the SQL of both.
+//! The parts that all lists share: pages by key, periods of time, and the SQL of both.
 //!
-//! Every list has one order in which an index gives it, so that a page costs what it shows and not what comes before it.
-//! What surprises: which order that is depends on the filter. A list by what things are goes by their key; a list by
-//! when something happened goes by that time, with the key between equal times, and its cursor then holds both.
+//! Every list has one order, which an index provides, so a page costs only its own rows and not the
+//! rows before it. The order depends on the filter. A list that is filtered by properties is sorted
+//! by its key. A list that is filtered by a time is sorted by that time and, for equal times, by
+//! the key. The cursor of such a list contains both.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,12 +14,13 @@ use super::sql::{Bind, Sql};
 use super::{Page, StoreError, signed};
 use crate::clock::Timestamp;
 
-/// Where a page of a list ended. As text, which is what clients hold, it is the key, or `<microseconds>.<key>`.
+/// The end of a page of a list. As text, which clients get, a cursor is `<key>` or
+/// `<microseconds>.<key>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor<K = Uuid> {
-    /// The last item's time, in a list that goes by time.
+    /// The time of the last item, in a list that is sorted by time.
     pub at: Option<Timestamp>,
-    /// The last item's id or name.
+    /// The id or name of the last item.
     pub key: K,
 }
 
@@ -53,23 +55,23 @@ impl<K: FromStr<Err: fmt::Display>> FromStr for Cursor<K> {
     }
 }
 
-/// From a time on and before another, so that periods can be laid end to end. An open end is no bound.
+/// A half-open period, so that periods can be laid end to end. An open end is no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Period {
-    /// The first moment that belongs to it.
+    /// The beginning, inclusive.
     pub from: Option<Timestamp>,
-    /// The first moment after it.
+    /// The end, exclusive.
     pub to: Option<Timestamp>,
 }
 
 impl Period {
-    /// Whether it has no bound at all.
+    /// Returns true if the period has no bound at all.
     pub fn is_open(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// What a list goes by.
+/// The column that a list is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Key,
@@ -92,7 +94,7 @@ impl Order {
         }
     }
 
-    /// Refuses a cursor of a list that goes by something else.
+    /// Refuses a cursor that comes from a list in another order.
     pub(super) fn check<K>(self, page: &Page<Cursor<K>>) -> Result<(), StoreError> {
         match &page.after {
             Some(after) if after.at.is_some() != self.column().is_some() => Err(StoreError::Cursor),
@@ -101,7 +103,7 @@ impl Order {
     }
 }
 
-/// How a list turns its pages.
+/// The order of a list's pages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
     pub(super) order: Order,
@@ -110,14 +112,15 @@ pub(super) struct Turn {
     pub(super) descending: bool,
 }
 
-/// The bounds of a period.
+/// Appends the bounds of a period.
 pub(super) fn push_period(sql: &mut Sql, column: &str, period: Period) {
     let bind = |time: Option<Timestamp>| time.map(|time| Bind::Number(time.as_micros()));
     sql.and(&format!("{column} >="), bind(period.from));
     sql.and(&format!("{column} <"), bind(period.to));
 }
 
-/// What comes after the cursor, in order, and no more than `limit`. `period` is of the time that the list goes by.
+/// Appends the conditions, order and limit of a page that continues after a cursor. `period` limits
+/// the column that the list is sorted by.
 pub(super) fn push_page(
     sql: &mut Sql,
     turn: Turn,
@@ -136,7 +139,8 @@ pub(super) fn push_page(
         (">", "")
     };
     if let Some(column) = order.column() {
-        // A cursor is a closer bound than the period's. With both, SQLite might begin at the farther one.
+        // A cursor is a closer bound than the period's. With both, SQLite might start at the
+        // farther one.
         if after.is_some() {
             let end = if descending {
                 &mut period.to

@@ -1,9 +1,9 @@
-//! The planner's statistics, made anew after bulk work.
+//! Refresh of the query planner's statistics after bulk work.
 //!
-//! Both databases count what was written: SQLite for the connection that writes, PostgreSQL for each table. What
-//! surprises: on SQLite, connections other than the one that ran ANALYZE would go on with the statistics that they have
-//! read. The table of statistics is therefore made anew too, in one transaction: that changes the schema, and every
-//! connection reads it again.
+//! Both databases count written rows: SQLite for the connection that writes, PostgreSQL for each
+//! table. On SQLite, other connections would keep the statistics that they have already read. So
+//! the statistics table is dropped and created again in one transaction: that changes the schema,
+//! and every connection reads the schema and the statistics again.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -19,20 +19,21 @@ const TABLES: [(&str, &str); 6] = [
     ("plugin_storage", "ANALYZE plugin_storage"),
     ("history_points", "ANALYZE history_points"),
 ];
-/// A table that was emptied has no row in `sqlite_stat1`, and neither has one that was never looked at.
+/// Rebuilds all statistics of SQLite. A table that was emptied has no row in `sqlite_stat1`, like a
+/// table that was never analysed.
 const SQLITE_ANALYZE: &str = "DROP TABLE IF EXISTS sqlite_stat1; ANALYZE";
 const NEVER: i64 = -1;
 
-/// When the statistics were made, counted in written rows.
+/// The time of the last refresh, counted in written rows.
 #[derive(Debug)]
 pub(super) struct Statistics {
     rows: u64,
-    /// SQLite's `total_changes()` at that time.
+    /// SQLite's `total_changes()` at the last refresh, or [`NEVER`].
     made_at: AtomicI64,
 }
 
 impl Statistics {
-    /// To be made anew after `rows` written rows.
+    /// Statistics that are refreshed after `rows` written rows.
     pub(super) fn new(rows: u64) -> Self {
         Self {
             rows,
@@ -42,11 +43,12 @@ impl Statistics {
 }
 
 impl Store {
-    /// Makes the planner's statistics anew if much was written since, and says whether it did. Cheap otherwise. The
-    /// first call on SQLite does, because nobody knows what was written before.
+    /// Refreshes the planner's statistics if many rows were written since the last refresh, and
+    /// returns whether it did. Cheap otherwise. On SQLite the first call always refreshes, because
+    /// the number of rows written earlier is unknown.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn refresh_statistics(&self) -> Result<bool, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -64,7 +66,7 @@ async fn refresh_sqlite(backend: &Backend, statistics: &Statistics) -> Result<bo
     let made_at = statistics.made_at.load(Ordering::Relaxed);
     let mut connection = backend.write().await?;
     let changes = total_changes(&mut connection).await?;
-    // A connection that was opened anew counts from 0.
+    // A new connection counts from 0.
     if made_at != NEVER && changes.abs_diff(made_at) < statistics.rows {
         return Ok(false);
     }
@@ -86,7 +88,8 @@ async fn total_changes(connection: &mut Connection) -> Result<i64, StoreError> {
     }
 }
 
-/// The server does the same, later: by default when a tenth of a table has changed, and if it was not told to leave it.
+/// Analyses the tables with many changes. The server's autovacuum does the same, but later, by
+/// default when a tenth of a table has changed, and only if it is enabled.
 async fn refresh_postgres(backend: &Backend, rows: u64) -> Result<bool, StoreError> {
     let mut connection = backend.write().await?;
     let changed: Vec<String> =

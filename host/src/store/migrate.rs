@@ -1,4 +1,5 @@
-//! Brings the schema up to date. Forward only, and by one process at a time: sqlx's own lock does nothing on SQLite.
+//! Migration of the schema, forward only. Only one process migrates at a time; the caller ensures
+//! that on SQLite, where sqlx's own lock does nothing.
 
 use std::borrow::Cow;
 
@@ -18,10 +19,11 @@ macro_rules! migrations {
     };
 }
 
-/// Advisory locks are per database, so one number does.
+/// The advisory lock of migrations. Advisory locks are scoped to a database, so a constant
+/// suffices.
 const ADVISORY_LOCK: i64 = i64::from_be_bytes(*b"stepwell");
 
-/// Runs the migrations that this database has not seen.
+/// Runs the migrations that the database does not have yet.
 pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let texts = match connection {
         Connection::Sqlite(_) => {
@@ -61,9 +63,9 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreErro
         .unwrap_or(0);
     let migrator = Migrator::with_migrations(migrations);
     let result = match connection {
-        // The database's lock file is held.
+        // The caller holds the lock of the database file.
         Connection::Sqlite(connection) => migrator.run_direct(None, &mut **connection, false).await,
-        // Two hosts may start together.
+        // Two hosts may start at the same time.
         Connection::Postgres(connection) => {
             sqlx::query("SELECT pg_advisory_lock($1)")
                 .bind(ADVISORY_LOCK)

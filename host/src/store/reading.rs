@@ -1,9 +1,9 @@
-//! Connections to read with, and the part of them that guests may have.
+//! Connections for reads, and the share of them that guests may use.
 //!
-//! A step that reads what no cache holds reads for as long as it likes, and many steps run at a time. Their reads
-//! therefore share `database.guest_connections_max` of the connections, fairly by team: the cost of a read is the time
-//! that it took and the rows that it returned, so a team of heavy lists gets its share of the time and not of the calls.
-//! What a cache answers does not come here.
+//! A guest can read as long as it likes from the database, and many steps run at a time. So the
+//! reads of guests share `database.guest_connections_max` connections, fairly by team. The cost of
+//! a read is its time and the number of its rows, so a team with expensive lists gets its share of
+//! time, not of calls. Reads served from a cache need no connection.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -18,26 +18,28 @@ use crate::model::Name;
 
 /// The cost of a read before it is known, in microseconds.
 const ESTIMATE: u64 = 200;
-/// The cost of a row besides the time that the database took: it is decoded, kept in a cache and copied to the guest.
+/// The extra cost of a row in microseconds: the host decodes the row, caches it and copies it to
+/// the guest.
 const ROW: u64 = 2;
-/// Reads of one team that wait. More than a team's attempts can have, unless their deadlines cut reads off again and
-/// again; those that were cut off still wait.
+/// The largest number of waiting reads of one team. More than a team's attempts can have. The
+/// exception is a team whose attempts reach their deadline during a read again and again, because a
+/// read that was cut off still waits.
 const WAITING_MAX: usize = 1_024;
 
-/// The reads of guests.
+/// The queue of guests' reads.
 pub(super) struct GuestReads {
     queue: FairQueue<Name>,
     timeout: Duration,
 }
 
-/// A connection to read with.
+/// A connection for a read.
 pub(super) struct Reading {
-    // Given back before the place is.
+    // Dropped before `place`, so the connection is free before the next guest gets the place.
     connection: Connection,
     place: Option<Place>,
 }
 
-/// A guest's place among those that read.
+/// A guest's permit to use a connection.
 struct Place {
     permit: FairPermit<Name>,
     clock: Clock,
@@ -47,7 +49,8 @@ struct Place {
 
 impl GuestReads {
     pub(super) fn new(config: &DatabaseConfig) -> Self {
-        // Whatever the settings, one connection is left for everything else, unless there is only one.
+        // Whatever the settings, guests leave one connection to all other reads, unless there is
+        // only one.
         let total = config
             .guest_connections_max
             .min(config.connections_max.saturating_sub(1))
@@ -75,7 +78,8 @@ impl GuestReads {
 }
 
 impl Store {
-    /// The same store for the guests of a team: what they read shares the connections that guests may have.
+    /// Returns the same store for the guests of a team, whose reads share the connections that
+    /// guests may use.
     #[must_use]
     pub fn for_guest(&self, team: &Name) -> Self {
         Self {
@@ -84,12 +88,12 @@ impl Store {
         }
     }
 
-    /// Reads of guests that have a connection, and that wait for one.
+    /// The numbers of guests' reads that have a connection and that wait for one.
     pub fn guest_reads(&self) -> FairLoad {
         self.core().guest_reads.queue.load()
     }
 
-    /// A connection to read with.
+    /// Acquires a connection for a read.
     pub(super) async fn read(&self) -> Result<Reading, StoreError> {
         let core = self.core();
         let Some(team) = &self.guest else {
@@ -114,7 +118,7 @@ impl Store {
 }
 
 impl Reading {
-    /// Counts rows that were read.
+    /// Adds rows to the cost of the read.
     pub(super) fn charge_rows(&mut self, rows: usize) {
         if let Some(place) = &mut self.place {
             place.rows = place.rows.saturating_add(rows as u64);
@@ -169,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn guests_leave_connections_to_everything_else() {
-        // The second asks for all connections, and gets all but one.
+        // The second setting allows guests all connections; they get all but one.
         for (connections, guests, held) in [(4, 2, 2), (3, 8, 2)] {
             let store = store(connections, guests).await;
             let greedy = store.for_guest(&team("greedy"));
@@ -194,7 +198,7 @@ mod tests {
                     keys: 1
                 }
             );
-            // The host's own, and with it HTTP's, while guests wait.
+            // The host's own reads, which include those of HTTP requests, go on while guests wait.
             assert_eq!(
                 store
                     .entry(&team("other"), &entry_key())
@@ -224,7 +228,8 @@ mod tests {
         );
         let mut first = heavy.read().await.expect("reads");
         first.charge_rows(1_000);
-        // The reads of the heavy team came first; by calls it would be its turn every second time.
+        // The heavy team's reads were queued first; by number of calls every second turn would be
+        // theirs.
         let mut heavy: Vec<_> = (0..2).map(|_| Box::pin(heavy.read())).collect();
         let mut light: Vec<_> = (0..8).map(|_| Box::pin(light.read())).collect();
         for waiting in heavy.iter_mut().chain(&mut light) {

@@ -1,15 +1,15 @@
-//! Many rows in one statement, on both databases, with few different texts.
+//! Statements on many rows, on both databases, with few different SQL texts.
 //!
-//! A statement says `FROM {rows}` and calls the rows `given`, with the columns `column1`, `column2` and so on. What
-//! surprises is how each database gets them, because a text that is new for every number of rows would have to be
-//! planned anew every time:
+//! A statement contains `FROM {rows}` and refers to the rows as `given`, with the columns
+//! `column1`, `column2` and so on. A text that changed with the number of rows would have to be
+//! planned again for each number. So each database gets the rows in its own way:
 //!
 //! - Postgres gets one array for each column. The text is the same for any number of rows.
-//! - SQLite has no arrays, so it gets a list of VALUES, whose length is rounded up to a power of two. What is not bound
-//!   is NULL, so the rows that are too many cost nothing but a look: each statement leaves out, or never finds, rows
-//!   whose first column is NULL. `{lock}` vanishes, since a transaction that writes is alone. More than
-//!   [`SQLITE_ROWS_MAX`] rows take several statements, all of which are prepared already as a rule: to plan one that is
-//!   new takes longer than to run it.
+//! - SQLite has no arrays, so it gets a list of VALUES, whose length is rounded up to a power of
+//!   two. Unbound parameters are NULL, and each statement must ignore rows whose first column is
+//!   NULL, so the surplus rows cost almost nothing. `{lock}` is removed, because SQLite has only
+//!   one writer. More than [`SQLITE_ROWS_MAX`] rows take several statements, which are usually
+//!   prepared already: planning a new statement takes longer than running it.
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
@@ -19,13 +19,13 @@ use uuid::Uuid;
 use super::StoreError;
 use super::backend::{Conn, Connection};
 
-/// Rows of one statement on SQLite, a power of two: as many as a group of commits has. The prepared statement for more
-/// of the widest rows would hold megabytes.
+/// The largest number of rows in one statement on SQLite, a power of two. Large enough for a group
+/// of commits. With more of the widest rows, the prepared statement would take megabytes.
 pub(super) const SQLITE_ROWS_MAX: usize = 256;
-/// Rows of one statement on Postgres: bounds what is copied at a time.
+/// The largest number of rows in one statement on Postgres. Bounds the memory of the copied values.
 const POSTGRES_ROWS_MAX: usize = 4_096;
 
-/// One column of the rows: its type, and where in a row its value is.
+/// A column of the rows: its type, and a function that reads its value from a row.
 pub(super) enum Column<R> {
     Uuid(for<'r> fn(&'r R) -> Uuid),
     MaybeUuid(for<'r> fn(&'r R) -> Option<Uuid>),
@@ -37,7 +37,7 @@ pub(super) enum Column<R> {
     MaybeBytes(for<'r> fn(&'r R) -> Option<&'r [u8]>),
 }
 
-/// Runs a statement on rows, and says how many it affected.
+/// Runs a statement on rows, and returns the number of affected rows.
 pub(super) async fn execute<R>(
     connection: &mut Connection,
     sql: &str,
@@ -66,7 +66,7 @@ pub(super) async fn execute<R>(
     Ok(affected)
 }
 
-/// Runs a statement on rows, and answers what it returns.
+/// Runs a statement on rows, and returns the rows that it selects.
 pub(super) async fn fetch<R, T>(
     connection: &mut Connection,
     sql: &str,

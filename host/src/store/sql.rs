@@ -1,4 +1,5 @@
-//! SQL that is put together at run time: one text for both databases, made of constants, with every value bound.
+//! SQL that is built at run time: one text for both databases, made of constants, with every value
+//! bound.
 
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
@@ -8,10 +9,11 @@ use uuid::Uuid;
 use super::StoreError;
 use super::backend::{Connection, on};
 
-/// Statements with more values than this are not kept prepared: there would be one for every number of values.
+/// The largest number of values in a statement that is kept prepared. Longer statements have a
+/// different text for every number of values.
 const PREPARED_BINDS_MAX: usize = 64;
 
-/// A value.
+/// A bound value.
 #[derive(Clone, Debug)]
 pub(super) enum Bind {
     Text(String),
@@ -30,7 +32,7 @@ impl From<&str> for Bind {
 pub(super) struct Sql {
     text: String,
     binds: Vec<Bind>,
-    /// The index that SQLite is to use, and where in the text that is said.
+    /// The index that SQLite must use, and the position in the text for its name.
     index: Option<(usize, &'static str)>,
 }
 
@@ -50,7 +52,7 @@ macro_rules! bind_all {
 }
 
 impl Sql {
-    /// Begins with `text`.
+    /// Starts a statement with `text`.
     pub(super) fn new(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
@@ -59,34 +61,35 @@ impl Sql {
         }
     }
 
-    /// Names the index that SQLite is to use of the table whose name was written last. For statements that two indexes
-    /// fit: SQLite's statistics say how many rows a value has on average, so it cannot know that one of them is rare,
-    /// and takes either. PostgreSQL knows, and is told nothing.
+    /// Forces SQLite to use an index of the table whose name was appended last. For statements that
+    /// fit two indexes. SQLite only knows the average number of rows for each value, so it cannot
+    /// know that one value is rare, and may choose the worse index. PostgreSQL knows, and needs no
+    /// hint.
     pub(super) fn index_on_sqlite(&mut self, index: Option<&'static str>) -> &mut Self {
         self.index = index.map(|index| (self.text.len(), index));
         self
     }
 
-    /// Puts `text` before what is there.
+    /// Inserts `text` before the statement.
     pub(super) fn after(mut self, text: &str) -> Self {
         self.text.insert_str(0, text);
         self
     }
 
-    /// Goes on with `text`.
+    /// Appends `text`.
     pub(super) fn push(&mut self, text: &str) -> &mut Self {
         self.text.push_str(text);
         self
     }
 
-    /// Goes on with a value.
+    /// Appends a value.
     pub(super) fn bind(&mut self, value: Bind) -> &mut Self {
         self.binds.push(value);
         self.text.push_str(&format!("${}", self.binds.len()));
         self
     }
 
-    /// Goes on with ` AND <condition> <value>`, if there is a value.
+    /// Appends ` AND <condition> <value>` if there is a value.
     pub(super) fn and(&mut self, condition: &str, value: Option<Bind>) -> &mut Self {
         match value {
             Some(value) => self.push(" AND ").push(condition).push(" ").bind(value),
@@ -94,7 +97,7 @@ impl Sql {
         }
     }
 
-    /// Goes on with ` IN (<values>)`; there must be one.
+    /// Appends ` IN (<values>)`. There must be at least one value.
     pub(super) fn within(&mut self, values: impl IntoIterator<Item = Bind>) -> &mut Self {
         let mut before = " IN (";
         for value in values {
@@ -104,7 +107,7 @@ impl Sql {
         self.push(")")
     }
 
-    /// Runs it and answers its rows.
+    /// Runs the statement and returns its rows.
     pub(super) async fn rows<T>(self, connection: &mut Connection) -> Result<Vec<T>, StoreError>
     where
         T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
@@ -123,7 +126,7 @@ impl Sql {
         })?)
     }
 
-    /// Runs it and answers how many rows it changed.
+    /// Runs the statement and returns the number of changed rows.
     pub(super) async fn execute(self, connection: &mut Connection) -> Result<u64, StoreError> {
         let Self { text, binds, .. } = self;
         let keep = binds.len() <= PREPARED_BINDS_MAX;
@@ -133,7 +136,7 @@ impl Sql {
         })?)
     }
 
-    /// A text that has its places for values already.
+    /// Creates a statement whose text already has the placeholders of its values.
     pub(super) fn with_binds(text: &str, binds: Vec<Bind>) -> Self {
         Self {
             text: text.to_owned(),
@@ -148,7 +151,7 @@ impl Sql {
         &self.text
     }
 
-    /// The same statement, to be explained.
+    /// Prefixes the statement with EXPLAIN or its equivalent.
     #[cfg(test)]
     pub(super) fn explained(self, how: &str) -> Self {
         let index = self
