@@ -1,4 +1,4 @@
-//! Reading approvals. They are written by [`super::commit`] only.
+//! Reads of approvals. Only [`super::commit`] writes the rows.
 
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use super::{Page, Store, StoreError, error, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::{Approval, ApprovalStatus, Name, StepId};
 
-/// Rows of the cached page, and the longest page that is answered from it.
+/// The number of rows in the cached first page of pending approvals, and the longest page that the
+/// cached one can serve.
 const PENDING_PAGE: u32 = 200;
 
 const COLUMNS: &str = "id, team, instance_id, workflow, step, approver_id, title, quorum, status, comment, \
@@ -57,25 +58,27 @@ impl ApprovalRow {
     }
 }
 
-/// Which approvals of a team to list; none of the fields: all.
+/// A filter of a team's approvals. The default filter selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ApprovalFilter {
-    /// This user's.
+    /// Only approvals of this user.
     pub approver: Option<String>,
-    /// That stand here.
+    /// Only approvals with this status.
     pub status: Option<ApprovalStatus>,
-    /// Of this instance.
+    /// Only approvals of this instance.
     pub instance: Option<Uuid>,
-    /// Of this step; give the `instance` too.
+    /// Only approvals of this step. Requires `instance`.
     pub step: Option<StepId>,
-    /// Asked for then.
+    /// Only approvals created in this period.
     pub created: Period,
-    /// That run out then, or would have.
+    /// Only approvals whose deadline lies in this period, decided or not.
     pub expires: Period,
 }
 
 impl ApprovalFilter {
-    /// Lists by a period go by its time, and the list of all by when they were asked for.
+    /// Returns the sort order of the list. A filter with a period sorts by the time that the period
+    /// limits. A list without any filter sorts by the creation time, and all other lists sort by
+    /// id.
     fn order(&self) -> Order {
         if !self.expires.is_open() {
             Order::Expires
@@ -88,13 +91,15 @@ impl ApprovalFilter {
         }
     }
 
-    /// The index for those that expire, and are pending: others fit, but go through all that ever expired.
+    /// Returns the index for lists of one status by deadline. Other indexes fit such a list too,
+    /// but would scan all approvals that ever expired.
     fn index(&self) -> Option<&'static str> {
         let rare = self.status.is_some() && self.approver.is_none() && self.instance.is_none();
         (rare && self.order() == Order::Expires).then_some("idx_workflow_approvals_status_expires")
     }
 
-    /// Whose inbox it is, if the page is the beginning of one.
+    /// Returns the approver if the page is the beginning of a list of the approver's pending
+    /// approvals.
     fn inbox_of(&self, page: &Page<Cursor>) -> Option<&str> {
         let approver = self.approver.as_deref()?;
         let status = Some(ApprovalStatus::Pending);
@@ -106,7 +111,7 @@ impl ApprovalFilter {
         (*self == inbox && page.after.is_none() && page.limit <= PENDING_PAGE).then_some(approver)
     }
 
-    /// The cursor of a page that ends with this approval.
+    /// Returns the cursor of a page that ends with this approval.
     pub fn cursor(&self, approval: &Approval) -> Cursor {
         let at = match self.order() {
             Order::Created => Some(approval.created_at),
@@ -120,7 +125,7 @@ impl ApprovalFilter {
     }
 }
 
-/// Puts the SQL of [`Store::approvals_where`] together.
+/// Builds the SQL of [`Store::approvals_where`].
 pub(super) fn list(team: &Name, filter: &ApprovalFilter, page: &Page<Cursor>) -> Sql {
     let mut sql = Sql::new(format!("SELECT {COLUMNS} FROM workflow_approvals"));
     sql.index_on_sqlite(filter.index())
@@ -161,10 +166,11 @@ pub(super) fn list(team: &Name, filter: &ApprovalFilter, page: &Page<Cursor>) ->
 }
 
 impl Store {
-    /// A user's approvals, or everybody's, by their ids. As [`Store::approvals_where`].
+    /// Returns a page of approvals of one user or of all users, sorted by id. A shorthand for
+    /// [`Store::approvals_where`].
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn approvals(
         &self,
         team: &Name,
@@ -189,12 +195,13 @@ impl Store {
         .await
     }
 
-    /// A team's approvals, oldest first: by their ids, or by the time that the filter is about. Cached; what one user
-    /// still has to decide is kept apart from other lists, and is out of date only when that user was asked or has
-    /// decided.
+    /// Returns a page of a team's approvals, oldest first, by id or by the time that the filter's
+    /// period limits. Cached. The first page of a user's pending approvals has a cache of its own.
+    /// That page is invalidated only when the user gets a new approval or one of the user's
+    /// approvals is decided.
     ///
     /// # Errors
-    /// [`StoreError::Cursor`], or the database's.
+    /// [`StoreError::Cursor`], and errors of the database.
     pub async fn approvals_where(
         &self,
         team: &Name,
@@ -255,10 +262,10 @@ impl Store {
         )))
     }
 
-    /// One approval. Not cached: somebody is about to decide it.
+    /// Returns one approval. Not cached, because the caller is about to decide the approval.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn approval(&self, team: &Name, id: Uuid) -> Result<Option<Approval>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
@@ -276,10 +283,10 @@ impl Store {
         .await
     }
 
-    /// Those of these approvals that a team has, in any order. Not cached.
+    /// Returns those of the given approvals that belong to the team, in any order. Not cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn approvals_by_id(
         &self,
         team: &Name,
@@ -300,10 +307,11 @@ impl Store {
         .await
     }
 
-    /// The first `limit` approvals of a team's instance, oldest first; none if there is no such instance.
+    /// Returns the first `limit` approvals of a team's instance, oldest first. Empty if there is no
+    /// such instance.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn instance_approvals(
         &self,
         team: &Name,
@@ -338,7 +346,7 @@ async fn of_instance(
     rows.into_iter().map(ApprovalRow::into_approval).collect()
 }
 
-/// SQLite does not reorder a CROSS JOIN: a lookup for each id.
+/// SQLite does not reorder a CROSS JOIN, so it looks up each id.
 const OF_INSTANCES: &str = "SELECT seen.id, seen.team, seen.instance_id, seen.workflow, seen.step, seen.approver_id, \
     seen.title, seen.quorum, seen.status, seen.comment, seen.created_at, seen.expires_at, seen.decided_at \
     FROM {rows} CROSS JOIN workflow_approvals AS seen WHERE seen.instance_id = given.column1 ORDER BY seen.id";
@@ -347,7 +355,8 @@ const BY_ID: &str = "SELECT seen.id, seen.team, seen.instance_id, seen.workflow,
     seen.title, seen.quorum, seen.status, seen.comment, seen.created_at, seen.expires_at, seen.decided_at \
     FROM {rows} CROSS JOIN workflow_approvals AS seen WHERE seen.id = given.column1 AND seen.team = given.column2";
 
-/// Of many instances, those of each oldest first.
+/// Returns the approvals of several instances. The approvals of each instance are in order, oldest
+/// first.
 pub(super) async fn of_instances(
     connection: &mut Connection,
     ids: &[Uuid],

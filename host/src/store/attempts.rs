@@ -1,4 +1,5 @@
-//! The attempts of one instance, as its page shows them: the newest, with as many of their outputs as there is room for.
+//! The attempts of one instance for its page: the newest ones, with their outputs as far as they
+//! fit into a size limit.
 
 use uuid::Uuid;
 
@@ -7,31 +8,32 @@ use super::instances::AttemptRow;
 use super::{Store, StoreError, signed, unsigned};
 use crate::model::{Attempt, Name, StepId};
 
-/// The most attempts of an instance that are read for its page. 200 steps may have 20,000.
+/// The largest number of attempts on an instance's page. An instance with 200 steps may have
+/// 20,000.
 const SHOWN_MAX: u32 = 500;
-/// An attempt without its output and its failure.
+/// The size of an attempt without its output and its failure, in bytes.
 const ATTEMPT_BYTES: usize = 512;
 
-/// The newest attempts of an instance, in the order they ended.
+/// The newest attempts of an instance, in the order in which they ended.
 #[derive(Clone, Debug, Default)]
 pub struct ShownAttempts {
-    /// These.
+    /// The attempts.
     pub attempts: Vec<ShownAttempt>,
-    /// Earlier ones that are left out.
+    /// The number of earlier attempts that are left out.
     pub omitted: u64,
 }
 
-/// An attempt, perhaps without its output.
+/// An attempt, possibly without its output.
 #[derive(Clone, Debug)]
 pub struct ShownAttempt {
     /// The attempt.
     pub attempt: Attempt,
-    /// The bytes of an output that is left out.
+    /// The size in bytes of an output that is left out.
     pub output_omitted_bytes: Option<u64>,
 }
 
 impl ShownAttempts {
-    /// True if an output is left out.
+    /// Returns true if any output is left out.
     pub fn lacks_outputs(&self) -> bool {
         self.attempts
             .iter()
@@ -55,8 +57,9 @@ const ALL: &str = "SELECT instance_id, step, number, outcome, plugin, output, fa
     retry_at, CAST(NULL AS BIGINT) AS omitted_bytes \
     FROM step_attempts WHERE instance_id = $1 ORDER BY finished_at, started_at, step, number";
 
-/// Outputs are left out from the one on that does not fit, from the newest to the oldest. What is left out is not read:
-/// the sizes come first, without the texts.
+/// Selects attempts with the outputs that fit. From newest to oldest, all outputs are left out from
+/// the first one that does not fit. Outputs that are left out are not read, because the sizes are
+/// determined first.
 const FITTING: &str = "SELECT attempt.instance_id, attempt.step, attempt.number, attempt.outcome, attempt.plugin, \
     CASE WHEN sized.total <= $2 THEN attempt.output END AS output, attempt.failure, attempt.started_at, \
     attempt.finished_at, attempt.retry_at, CASE WHEN sized.total > $2 THEN sized.bytes END AS omitted_bytes \
@@ -70,11 +73,11 @@ const FITTING: &str = "SELECT attempt.instance_id, attempt.step, attempt.number,
     ORDER BY attempt.finished_at, attempt.started_at, attempt.step, attempt.number";
 
 impl Store {
-    /// The newest attempts of a team's instance, with outputs as far as all fit into `bytes_max`; none if there is no
-    /// such instance.
+    /// Returns the newest attempts of a team's instance, with outputs as far as all texts fit into
+    /// `bytes_max`. Empty if there is no such instance.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn attempts(
         &self,
         team: &Name,
@@ -109,10 +112,10 @@ impl Store {
         .await
     }
 
-    /// One attempt at a step of a team's instance.
+    /// Returns one attempt at a step of a team's instance.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn attempt(
         &self,
         team: &Name,

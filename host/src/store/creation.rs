@@ -1,4 +1,4 @@
-//! Creating instances, alone or as the effect of a step.
+//! Creation of instances, by clients or as the effect of a step.
 
 use std::collections::HashMap;
 
@@ -12,15 +12,17 @@ use super::{StoreError, error, signed, to_json};
 use crate::clock::Timestamp;
 use crate::model::{Instance, NewInstance, RequestHash, StartFingerprint};
 
-/// What became of a new instance.
+/// The result of creating an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Created {
-    /// Its id; or, if its idempotency key was used before in that workflow, the first's.
+    /// The id of the instance. If the idempotency key was used before in the workflow, the id of
+    /// the existing instance.
     pub id: Uuid,
-    /// Whether it was the first's.
+    /// True if the instance already existed.
     pub existing: bool,
-    /// True if what was asked for is what the first asked for, so that its instance is the right answer. What was
-    /// created before requests were remembered is the answer to any.
+    /// True if the instance is new, or if an equal request created it, so that it is the right
+    /// result for this request. Also true for an existing instance from before request hashes were
+    /// stored.
     #[serde(skip)]
     pub same_request: bool,
 }
@@ -28,29 +30,30 @@ pub struct Created {
 /// The instance that has an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyHolder {
-    /// Its id.
+    /// The id of the instance.
     pub id: Uuid,
-    /// The request that created it; none for an instance from before requests were remembered.
+    /// The hash of the request that created the instance; `None` for an instance from before
+    /// request hashes were stored.
     pub request_hash: Option<RequestHash>,
 }
 
 impl KeyHolder {
-    /// Returns whether it is the answer to this request.
+    /// Returns whether the instance is the right result for this request.
     pub fn answers(&self, request_hash: &RequestHash) -> bool {
         self.request_hash.is_none_or(|known| known == *request_hash)
     }
 }
 
-/// The instances that have idempotency keys, by workflow and key.
+/// Instances by workflow id and idempotency key.
 pub type KeyHolders = HashMap<(Uuid, String), KeyHolder>;
 
-/// A new instance with its JSON written.
+/// A new instance whose JSON is already written.
 pub(super) struct NewRow {
     pub(super) instance: Instance,
     pub(super) idempotency_key: Option<String>,
-    /// With an idempotency key only.
+    /// Set only together with an idempotency key.
     request_hash: Option<RequestHash>,
-    /// The host that creates it looks after it.
+    /// The host that creates the instance and owns it.
     owner: Uuid,
     traceparent: Option<String>,
     pins: String,
@@ -75,14 +78,14 @@ impl NewRow {
         })
     }
 
-    /// Its workflow and its idempotency key, if it has one.
+    /// The workflow id and the idempotency key, if there is a key.
     pub(super) fn key(&self) -> Option<Key<'_>> {
         self.idempotency_key
             .as_deref()
             .map(|key| (self.instance.workflow_id, key))
     }
 
-    /// Returns what it adds to what its team has.
+    /// Returns how much the instance adds to its team's usage.
     pub(super) fn amounts(&self) -> Amounts {
         Amounts {
             unfinished: 1,
@@ -90,21 +93,21 @@ impl NewRow {
         }
     }
 
-    /// Bytes of the texts that have no small bound.
+    /// The total size of the texts that have no small bound, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.pins.len() + self.instance.input.len() + self.instance.metadata.len()
     }
 }
 
-/// A workflow, and an idempotency key of one of its instances.
+/// A workflow id, and the idempotency key of one of its instances.
 pub(super) type Key<'a> = (Uuid, &'a str);
 
-/// Inserts them into an open transaction, and answers in their order.
+/// Inserts instances in an open transaction, and returns the results in the order of `new`.
 pub(super) async fn insert(
     connection: &mut Connection,
     new: &[&NewRow],
 ) -> Result<Vec<Created>, StoreError> {
-    // Only the key may be taken; an id that is there already is a mistake and stays an error.
+    // Only a taken key is accepted silently; a duplicate id is a bug and stays an error.
     let sql = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
         entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
         created_at, started_at, updated_at, wake_at, owner, traceparent, root_id, request_hash) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
@@ -145,7 +148,7 @@ pub(super) async fn insert(
     if usize::try_from(inserted) == Ok(new.len()) {
         return Ok(new.iter().map(fresh).collect());
     }
-    // Whose key was taken has another's id now.
+    // A row whose key was taken gets the id of the existing instance.
     let keys: Vec<Key> = new.iter().filter_map(|new| new.key()).collect();
     let known = with_keys(connection, &keys).await?;
     let created = new.iter().map(|new| match new.key() {
@@ -173,12 +176,12 @@ pub(super) async fn insert(
     created.collect()
 }
 
-/// The instances of the given workflows with the given idempotency keys.
+/// Selects the instances of the given workflows with the given idempotency keys.
 pub(super) const WITH_KEYS: &str = "SELECT seen.workflow_id, seen.idempotency_key, seen.id, seen.request_hash \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.workflow_id = given.column1 \
     AND seen.idempotency_key = given.column2 AND seen.idempotency_key IS NOT NULL";
 
-/// The instances that have these keys.
+/// Returns the instances that have these keys.
 pub(super) async fn with_keys(
     connection: &mut Connection,
     keys: &[Key<'_>],

@@ -1,9 +1,10 @@
-//! Requests with an `Idempotency-Key` that make something else than an instance. (Keys of instances are columns of their
-//! own rows, see [`super::creation`].)
+//! Requests with an `Idempotency-Key` that create something other than an instance. (The keys of
+//! instances are columns of their own rows, see [`super::creation`].)
 //!
-//! The key is reserved before anything is done. When the answer is known it is kept, and given again to whoever asks the
-//! same with the same key. A reservation without an answer means that the request is under way, or that its host died:
-//! then the same request may be tried again.
+//! The key is reserved before any work is done. Once the response is known it is stored, and
+//! returned again for the same request with the same key. A reservation without a response means
+//! that the request is still in progress or that its host died; the same request may then be tried
+//! again.
 
 use sqlx::{AssertSqlSafe, FromRow};
 
@@ -12,7 +13,7 @@ use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::model::{Name, RequestHash};
 
-/// Rows that are deleted in one transaction.
+/// The largest number of rows deleted in one transaction.
 const DELETED_MAX: i64 = 1_000;
 
 const KNOWN: &str =
@@ -20,14 +21,14 @@ const KNOWN: &str =
 const RESERVE: &str = "INSERT INTO idempotency_keys (team, route, key, request_hash, created_at) \
     SELECT $1, $2, $3, $4, $5 WHERE (SELECT COUNT(*) FROM idempotency_keys WHERE team = $1) < $6 \
     ON CONFLICT (team, route, key) DO NOTHING";
-/// Not over an answer that was given already.
+/// Stores a response, unless one is already stored.
 const ANSWER: &str = "UPDATE idempotency_keys SET answer = $4 \
     WHERE team = $1 AND route = $2 AND key = $3 AND answer IS NULL";
 const RELEASE: &str = "DELETE FROM idempotency_keys \
     WHERE team = $1 AND route = $2 AND key = $3 AND request_hash = $4 AND answer IS NULL";
 pub(super) const OLD: &str = "SELECT team, route, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2";
 
-/// A request that is to happen once.
+/// A request that must take effect only once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyedRequest {
     /// The caller's team.
@@ -36,18 +37,18 @@ pub struct KeyedRequest {
     pub route: &'static str,
     /// The client's key.
     pub key: String,
-    /// What was asked for.
+    /// The hash of the request.
     pub hash: RequestHash,
 }
 
-/// What is known of a [`KeyedRequest`].
+/// The state of a [`KeyedRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reservation {
-    /// Nobody has asked it before, or the answer is not known: do it.
+    /// The request is new, or its response is not known: process it.
     Open,
-    /// It was done: this was the answer.
+    /// The request was processed; this was the response.
     Answered(String),
-    /// The key belongs to another request.
+    /// The key belongs to a different request.
     OtherRequest,
     /// The team has too many keys.
     Exhausted,
@@ -60,10 +61,10 @@ struct KnownRow {
 }
 
 impl Store {
-    /// Reserves a key, unless its team has `most` keys already.
+    /// Reserves a key, unless its team already has `most` keys.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn reserve_idempotency_key(
         &self,
         request: KeyedRequest,
@@ -112,10 +113,11 @@ impl Store {
         .await
     }
 
-    /// Keeps the answer to a request whose key is reserved. The first answer stays.
+    /// Stores the response to a request whose key is reserved. A response that is already stored
+    /// stays.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn keep_answer(
         &self,
         request: KeyedRequest,
@@ -130,10 +132,11 @@ impl Store {
         .await
     }
 
-    /// Gives the key of a request back that made nothing, so that a corrected one may use it.
+    /// Releases the key of a request that had no effect, so that a corrected request may use the
+    /// key.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn release_idempotency_key(&self, request: KeyedRequest) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -157,10 +160,11 @@ impl Store {
         .await
     }
 
-    /// Deletes the oldest keys from before a time, and says how many; none are left when it says 0.
+    /// Deletes the oldest keys reserved before `before`, at most 1,000, and returns their number; 0
+    /// means that none are left.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn delete_old_idempotency_keys(&self, before: Timestamp) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -179,7 +183,8 @@ impl Store {
     }
 }
 
-/// Keeps the answer in an open transaction. False if there is one already, or no reservation.
+/// Stores the response in an open transaction. Returns false if a response is already stored, or if
+/// the key is not reserved.
 pub(super) async fn keep(
     writing: &mut Writing,
     request: &KeyedRequest,

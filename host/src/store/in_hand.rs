@@ -1,9 +1,10 @@
-//! The instances that this host is driving, written down where a crash of the process cannot take it.
+//! A file with the instances that this host is driving, which survives a crash of the process.
 //!
-//! The file `in-hand` in the data directory is a table of ids, 16 bytes each; zeros are a free place. It is written
-//! without fsync: it only has to survive the process, and the operating system's page cache does. A driver that begins or
-//! ends costs one small write to that cache, and a step costs nothing. A process that ends in an orderly way empties the
-//! file, so what stands in it at a start was being driven when the last process crashed.
+//! The file `in-hand` in the data directory is a table of ids, 16 bytes each; zeros mark a free
+//! place. The file is written without fsync: it only has to survive the process, and the operating
+//! system's page cache does. Each start and each end of a driver costs one small write to that
+//! cache, and a step costs nothing. An orderly shutdown empties the file. So the ids in the file at
+//! a start are the instances that were being driven when the last process crashed.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,10 +19,11 @@ use super::StoreError;
 use crate::private;
 
 const ID_BYTES: u64 = 16;
-/// Ids that are told to other hosts.
+/// The largest number of ids that are shared with other hosts.
 const SAMPLE_MAX: usize = 500;
 
-/// The table. Writing it never fails for its users: without it a crash is merely not counted.
+/// The table of driven instances. Write errors are only logged: the sole consequence is that a
+/// crash is not counted.
 #[derive(Debug)]
 pub(super) struct InHand {
     file: File,
@@ -35,8 +37,8 @@ struct Places {
 }
 
 impl InHand {
-    /// Opens the table, which nobody else uses while the data directory is locked, and empties it. Returns what stood in
-    /// it.
+    /// Opens the table and returns the ids in it. The data directory must be locked, so that no
+    /// other process uses the table.
     pub(super) fn open(data_dir: &Path) -> Result<(Self, Vec<Uuid>), StoreError> {
         let path = data_dir.join("in-hand");
         let cannot = |error: std::io::Error| {
@@ -48,7 +50,7 @@ impl InHand {
         let mut file = private::read_and_write().open(&path).map_err(cannot)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(cannot)?;
-        // A rest of less than an id is a write that the crash cut off.
+        // A remainder shorter than an id is a write that the crash cut off.
         let ids = bytes
             .chunks_exact(16)
             .filter_map(|id| Uuid::from_slice(id).ok())
@@ -63,13 +65,13 @@ impl InHand {
         ))
     }
 
-    /// Forgets everything: the process ends in an orderly way, or what stood there was counted.
+    /// Empties the table, at an orderly shutdown or after its crashes were counted.
     pub(super) fn clear(&self) {
         *self.state.lock() = Places::default();
         self.noted(self.file.set_len(0));
     }
 
-    /// A driver of the instance begins to work.
+    /// Records that a driver begins to work on the instance.
     pub(super) fn take(&self, id: Uuid) {
         let mut state = self.state.lock();
         let next = u64::try_from(state.of.len() + state.free.len()).unwrap_or(u64::MAX);
@@ -81,7 +83,7 @@ impl InHand {
         );
     }
 
-    /// It rests.
+    /// Records that the driver no longer works on the instance.
     pub(super) fn put_down(&self, id: Uuid) {
         let mut state = self.state.lock();
         let Some(place) = state.of.remove(&id) else {
@@ -94,7 +96,7 @@ impl InHand {
         );
     }
 
-    /// Some of what stands in it, as other hosts are told: ids with commas between.
+    /// Returns some of the ids for other hosts, separated by commas.
     pub(super) fn sample(&self) -> String {
         let state = self.state.lock();
         let ids: Vec<_> = state

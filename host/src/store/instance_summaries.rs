@@ -1,5 +1,6 @@
-//! Instances as lists show them: without input and output, which may have a megabyte each. Those are read for the
-//! instances of one page when a client asks for them, as far as there is room.
+//! Instances as items of a list, without input and output, which may have a megabyte each. Inputs
+//! and outputs of one page are read when a client asks for them, as far as they fit into a size
+//! limit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,66 +14,66 @@ use super::{Store, StoreError, error, from_json, parse, unsigned};
 use crate::clock::Timestamp;
 use crate::model::{Failure, InstanceStatus, Json, Name, StepId, TraceParent};
 
-/// The columns of [`SummaryRow`]. No list reads the others.
+/// The columns of [`SummaryRow`]. Lists read no other columns.
 pub(super) const COLUMNS: &str = "id, workflow, workflow_version, entity_type, entity_id, project_id, started_by, \
     status, current_step, version, metadata, failure, root_id, crashes, quarantined_at, traceparent, \
     created_at, started_at, updated_at, completed_at";
 
-/// An instance in a list.
+/// An instance as an item of a list.
 #[derive(Clone, Debug, Serialize)]
 pub struct InstanceSummary {
-    /// Its id.
+    /// The id of the instance.
     pub id: Uuid,
     /// The workflow's name.
     pub workflow: Name,
-    /// The version it is pinned to.
+    /// The workflow version that the instance is pinned to.
     pub workflow_version: u32,
-    /// The kind of thing it is about.
+    /// The type of the entity that the instance is for.
     pub entity_type: Option<String>,
-    /// The id of that thing.
+    /// The id of that entity.
     pub entity_id: Option<String>,
-    /// The project it belongs to.
+    /// The project of the instance.
     pub project_id: Option<String>,
-    /// The user who started it, or `plugin:<name>`.
+    /// The user who started the instance, or `plugin:<name>`.
     pub started_by: String,
     /// The status.
     pub status: InstanceStatus,
     /// The step that runs or waits.
     pub current_step: Option<StepId>,
-    /// Grows with every commit.
+    /// A version that grows with every commit.
     pub version: u64,
     /// A JSON object of at most 64 KiB, as it is stored.
     pub metadata: Json,
-    /// Why it was rejected, failed or cancelled.
+    /// The reason why the instance was rejected, failed or cancelled.
     pub failure: Option<Failure>,
-    /// The instance at the top of the chain of creations; none if a client started it.
+    /// The instance at the top of the chain of creations; `None` if a client started the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_id: Option<Uuid>,
-    /// Crashes of its host in a row while it was driven.
+    /// The number of successive crashes of a host while it drove the instance.
     #[serde(skip_serializing_if = "crate::model::instance::is_zero")]
     pub crashes: u32,
-    /// The time since which it is in quarantine.
+    /// The time since which the instance is in quarantine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantined_at: Option<Timestamp>,
-    /// The span that created it, if that is recorded.
+    /// The span that created the instance, if the instance is traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<TraceParent>,
-    /// The time of its creation.
+    /// The time of creation.
     pub created_at: Timestamp,
-    /// The time at which its first step became ready.
+    /// The time at which the first step became ready.
     pub started_at: Timestamp,
-    /// The time of its last change.
+    /// The time of the last change.
     pub updated_at: Timestamp,
-    /// The time of its end.
+    /// The time at which the instance ended.
     pub completed_at: Option<Timestamp>,
 }
 
-/// Input and output of an instance, as they are stored.
+/// The stored input and output of an instance.
 #[derive(Clone, Debug)]
 pub struct InstancePayload {
     /// The input.
     pub input: Json,
-    /// The output; none before the instance has ended.
+    /// The output; `None` until the instance has ended.
     pub output: Option<Json>,
 }
 
@@ -141,7 +142,7 @@ impl SummaryRow {
     }
 }
 
-/// A page with its size in memory.
+/// Converts a page of rows, and adds up its size in memory.
 pub(super) fn page(
     rows: Vec<SummaryRow>,
 ) -> Result<Fresh<Arc<Vec<Arc<InstanceSummary>>>>, StoreError> {
@@ -153,17 +154,18 @@ pub(super) fn page(
     ))
 }
 
-/// Text columns in bytes: neither database reads a long text to say how long it is.
+/// Selects the sizes of input and output in bytes. Neither database reads a long text to determine
+/// its length.
 const SIZES: &str = "SELECT id, CAST(OCTET_LENGTH(input) + COALESCE(OCTET_LENGTH(output), 0) AS BIGINT) \
     FROM workflow_instances WHERE team = ";
 
 impl Store {
-    /// Inputs and outputs of a team's instances: of as many of the first `ids` as fit into `bytes_max`, and of one at
-    /// least. Answers also how many of the ids those are; of these, an instance that is gone by now has no entry. Not
-    /// cached.
+    /// Returns the inputs and outputs of a team's instances, for as many of the first `ids` as fit
+    /// into `bytes_max`, but for at least one. Also returns the number of those ids. An id among
+    /// them whose instance no longer exists has no entry. Not cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn instance_payloads(
         &self,
         team: &Name,

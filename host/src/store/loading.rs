@@ -1,4 +1,4 @@
-//! Loading instances with all that decides what happens to them next, one or many at once.
+//! Loading of instances, one or many at once, with all data that the transition rules need.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,22 +11,23 @@ use super::rows::{self, Column};
 use super::{Store, StoreError, WorkflowVersion, approvals, error, unsigned};
 use crate::model::{Approval, Attempt, Instance, Name};
 
-/// An instance with all that decides what happens next. Never from a cache, except for the immutable definition.
+/// An instance with all data that decides its next transition. Never cached, except for the
+/// immutable definition.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The instance.
     pub instance: Instance,
-    /// What it follows.
+    /// The workflow version that the instance runs.
     pub definition: Arc<WorkflowVersion>,
-    /// In the order they ended.
+    /// The attempts, in the order in which they ended.
     pub attempts: Vec<Attempt>,
-    /// In the order they were asked for.
+    /// The approvals, in the order in which they were requested.
     pub approvals: Vec<Approval>,
-    /// Whether this host is to look after it.
+    /// True if this host owns the instance.
     pub ours: bool,
 }
 
-/// SQLite does not reorder a CROSS JOIN: a lookup for each id.
+/// SQLite does not reorder a CROSS JOIN, so it looks up each id.
 const INSTANCES: &str = "SELECT seen.id, seen.team, seen.workflow_id, seen.workflow, seen.workflow_version, seen.pins, \
     seen.entity_type, seen.entity_id, seen.project_id, seen.started_by, seen.status, seen.current_step, seen.version, \
     seen.input, seen.output, seen.metadata, seen.failure, seen.depth, seen.root_id, seen.created_at, seen.started_at, \
@@ -38,16 +39,17 @@ const ATTEMPTS: &str = "SELECT seen.instance_id, seen.step, seen.number, seen.ou
     FROM {rows} CROSS JOIN step_attempts AS seen WHERE seen.instance_id = given.column1 \
     ORDER BY seen.finished_at, seen.started_at, seen.step, seen.number";
 
-/// Neither database reads the texts for that.
+/// Selects the size of an instance's texts in bytes. Neither database reads the texts for that.
 const BYTES: &str = "SELECT CAST(octet_length(input) + octet_length(metadata) + COALESCE(octet_length(output), 0) + \
     COALESCE((SELECT SUM(octet_length(step_attempts.output)) FROM step_attempts WHERE instance_id = $1), 0) AS BIGINT) \
     FROM workflow_instances WHERE id = $1";
 
 impl Store {
-    /// Bytes of the texts that [`Store::load`] would load of an instance; none if it is not there.
+    /// Returns the size in bytes of the texts that [`Store::load`] would load; `None` if the
+    /// instance does not exist.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn bytes_to_load(&self, id: Uuid) -> Result<Option<u64>, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -59,19 +61,19 @@ impl Store {
         .await
     }
 
-    /// An instance, whatever its team.
+    /// Loads an instance of any team.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn load(&self, id: Uuid) -> Result<Option<Loaded>, StoreError> {
         Ok(self.load_together(vec![id]).await?.pop())
     }
 
-    /// As [`Store::load_together`], but leaves out instances of other teams, which are not read and cost no more than
-    /// those that are not there.
+    /// Loads instances as [`Store::load_together`] does, but only those of one team. An instance of
+    /// another team is not read, and costs no more than a missing one.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn load_of_team(
         &self,
         team: &Name,
@@ -82,11 +84,11 @@ impl Store {
             .await
     }
 
-    /// Instances, whatever their teams, in any order, with a number of statements that does not depend on how many they
-    /// are. What is not there is left out. `ids` are different from each other.
+    /// Loads instances of any team, in any order. The number of statements does not depend on the
+    /// number of instances. Missing instances are left out. The `ids` must differ from each other.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn load_together(&self, ids: Vec<Uuid>) -> Result<Vec<Loaded>, StoreError> {
         let store = self.clone();
         self.detached(async move { store.load_rows(None, &ids).await })
@@ -99,8 +101,9 @@ impl Store {
         ids: &[Uuid],
     ) -> Result<Vec<Loaded>, StoreError> {
         let mut connection = self.read().await?;
-        // The instances come first: what is read after them may only be newer, and then the version that guards the
-        // commit is too old. The other way round, a commit could pass with attempts that are out of date.
+        // Instances are read first. Rows that are read later can only be newer, and then the
+        // instance's version is too old and the commit is refused. In the other order a commit with
+        // outdated attempts could succeed.
         let instances: Vec<InstanceRow> = match team {
             Some(team) => of_team(&mut connection, team, ids).await?,
             None => of_each(&mut connection, INSTANCES, ids).await?,
@@ -171,7 +174,7 @@ async fn of_team(
     .await
 }
 
-/// Runs a statement on ids.
+/// Runs a statement on a list of ids.
 async fn of_each<T>(
     connection: &mut Connection,
     sql: &str,

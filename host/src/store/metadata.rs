@@ -1,9 +1,10 @@
-//! Metadata that clients replace, for many instances at once. What steps replace is an effect, and is written by
-//! [`super::commit`].
+//! Replacement of metadata by clients, for many instances at once. Metadata that steps replace is
+//! an effect, and [`super::commit`] writes it.
 //!
-//! What surprises: on Postgres, rows that somebody else has locked are left out at first, and written one by one when
-//! nothing else is held. The committer's transaction locks many instances in the order in which their steps ended; to
-//! wait for one of those while holding another would be a deadlock, and the steps of a whole group would run again.
+//! On Postgres, rows that another transaction has locked are skipped at first, and then written one
+//! by one while no other lock is held. The committer's transaction locks many instances in the
+//! order in which their steps ended. Waiting for one of those locks while holding another would be
+//! a deadlock, and the steps of a whole group would have to run again.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -18,26 +19,28 @@ use super::{CommitError, Store, StoreError, signed, statuses};
 use crate::clock::Timestamp;
 use crate::model::{Json, Name};
 
-/// What a statement does about a row that another transaction has locked. SQLite has one writer and knows no such rows.
+/// The treatment of rows that another transaction has locked. SQLite has one writer and no locked
+/// rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Locked {
     LeaveOut,
     WaitFor,
 }
 
-/// As [`UPDATE_METADATA`], but leaves out rows that are locked. For Postgres.
+/// Updates metadata as [`UPDATE_METADATA`] does, but skips locked rows. For Postgres.
 pub(super) const UPDATE_FREE: &str = "WITH free AS (SELECT seen.id, given.column3 AS metadata, given.column4 AS updated_at \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1 AND seen.team = given.column2{lock} \
     SKIP LOCKED) UPDATE workflow_instances SET metadata = free.metadata, updated_at = free.updated_at FROM free \
     WHERE workflow_instances.id = free.id RETURNING workflow_instances.id";
 
 impl Store {
-    /// Replaces the metadata of a team's instances, and answers the ids of those that are there. Of two values for one
-    /// instance the later counts. The version of an instance is not touched: metadata decides nothing, and a running
-    /// step must not fail because somebody labelled its instance.
+    /// Replaces the metadata of a team's instances, and returns the ids of the instances that
+    /// exist. If an id occurs twice, the later value counts. The version of an instance stays the
+    /// same, because metadata decides nothing and a label must not make a running step fail.
     ///
     /// # Errors
-    /// The database's. Some of it may have been written then, and it may be asked for again.
+    /// Errors of the database, and [`StoreError::Quota`]. After an error of the database some of
+    /// the metadata may have been written; the call can be repeated.
     pub async fn replace_metadata(
         &self,
         team: &Name,
@@ -50,7 +53,8 @@ impl Store {
         if rows.is_empty() {
             return Ok(HashSet::new());
         }
-        // As if nothing was replaced: whoever has no room for that is at the quota as good as.
+        // Counted as if nothing was replaced: a team without room for that has practically reached
+        // its quota.
         let bytes = Amounts::bytes(signed(rows.values().map(Json::len).sum::<usize>()));
         self.core()
             .usage
@@ -87,7 +91,7 @@ impl Store {
         Ok(written)
     }
 
-    /// One transaction.
+    /// Writes metadata in one transaction, and returns the ids of the updated instances.
     async fn update_metadata(
         &self,
         team: &Name,

@@ -14,14 +14,15 @@ use crate::clock::Timestamp;
 use crate::model::definition::{DefinitionSource, PluginReference};
 use crate::model::{Name, PluginVersion};
 
-/// What became of an upload.
+/// The result of storing an uploaded plugin version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PluginInsert {
-    /// It is stored.
+    /// The version was stored.
     Inserted(Arc<PluginVersion>),
-    /// The same component was there already under this version: this is it.
+    /// The same component was already stored under this version.
     Existing(Arc<PluginVersion>),
-    /// Another component is there under this version, and versions do not change: this is it.
+    /// Another component is already stored under this version. Versions are immutable, so nothing
+    /// was changed.
     Conflict(Arc<PluginVersion>),
 }
 
@@ -59,10 +60,10 @@ impl PluginRow {
 }
 
 impl Store {
-    /// Stores a version with its component, unless its name and version are taken in the team.
+    /// Stores a version and its component, unless the team already has this version of the plugin.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn insert_plugin_version(
         &self,
         version: PluginVersion,
@@ -116,10 +117,10 @@ impl Store {
         .await
     }
 
-    /// A team's plugin versions, or one plugin's, newest first.
+    /// Returns a page of plugin versions of a team, or of one plugin, newest first.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn plugin_versions(
         &self,
         team: &Name,
@@ -128,7 +129,7 @@ impl Store {
     ) -> Result<Vec<Arc<PluginVersion>>, StoreError> {
         let (store, team, name, page) = (self.clone(), team.clone(), name.cloned(), page.clone());
         self.detached(async move {
-            // Every id is at most the greatest, and none of ours is the greatest itself.
+            // Every id is at most `Uuid::max()`, and no stored id equals it.
             let before = page.after.unwrap_or(Uuid::max());
             let mut connection = store.read().await?;
             let rows: Vec<PluginRow> = match &name {
@@ -157,10 +158,11 @@ impl Store {
         .await
     }
 
-    /// One version, whatever its team: pins say which. Cached.
+    /// Returns one version by its id, whatever its team: the caller has the id from the pins of an
+    /// instance. Cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn plugin_version(&self, id: Uuid) -> Result<Option<Arc<PluginVersion>>, StoreError> {
         self.cached(&self.core().caches.plugin_versions, id, 0, |store, id| async move {
             let select = async {
@@ -179,10 +181,11 @@ impl Store {
         .await
     }
 
-    /// What a reference means now: the version it names, or else the newest upload. Cached.
+    /// Returns the version that a reference resolves to: the version in the reference, or else the
+    /// newest upload. Cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn resolve_plugin(
         &self,
         team: &Name,
@@ -214,10 +217,10 @@ impl Store {
         .await
     }
 
-    /// The component of a version.
+    /// Returns the component of a version.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn component_bytes(&self, id: Uuid) -> Result<Option<Vec<u8>>, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -232,11 +235,12 @@ impl Store {
         .await
     }
 
-    /// Deletes a version that nobody needs.
+    /// Deletes a version that is not in use.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::InUse`] if an instance that is not final is pinned to it, or if the
-    /// newest version of a workflow could use no other.
+    /// [`StoreError::NotFound`] if there is no such version. [`StoreError::InUse`] if an unfinished
+    /// instance is pinned to the version, or if the newest version of a workflow could use no
+    /// other. Errors of the database.
     pub async fn delete_plugin_version(
         &self,
         team: &Name,
@@ -255,7 +259,7 @@ impl Store {
                 writing.rollback().await?;
                 return Err(StoreError::InUse(user));
             }
-            // The component refers to the version, so it goes first.
+            // The component refers to the version, so the component is deleted first.
             for sql in [
                 "DELETE FROM plugin_components WHERE plugin_version_id = $1",
                 "DELETE FROM plugin_versions WHERE id = $1",
@@ -306,8 +310,9 @@ async fn row_of(
     })
 }
 
-/// Who needs the version, as a sentence. An instance that pins it after this look finds it gone when its step runs,
-/// and fails with a reason that says so.
+/// Returns a sentence that names a user of the version; `None` if the version is not in use. An
+/// instance that is pinned to the version after this check fails when its step runs, with a reason
+/// that says so.
 async fn user_of(
     connection: &mut Connection,
     team: &Name,
@@ -315,7 +320,7 @@ async fn user_of(
     version: &str,
     id: Uuid,
 ) -> Result<Option<String>, StoreError> {
-    // Pins hold the id in its usual form, which has nothing that LIKE reads as a wildcard.
+    // Pins contain the id in its usual form, which has no wildcard of LIKE.
     let pinned: i64 = on!(connection, c => sqlx::query_scalar(
         "SELECT COUNT(*) FROM workflow_instances \
          WHERE team = $1 AND status IN ('running', 'waiting') AND pins LIKE $2",
@@ -342,7 +347,7 @@ async fn user_of(
     .bind(id)
     .fetch_one(c)
     .await)?;
-    // The text finds the few definitions worth parsing. Names have no wildcards either.
+    // The text search finds the few definitions worth parsing. A name has no wildcard either.
     let sources: Vec<String> = on!(connection, c => sqlx::query_scalar(
         "SELECT v.source FROM workflows w \
          JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \

@@ -1,8 +1,9 @@
-//! Instances that were being driven when their host crashed, and quarantine for those that were in too many crashes.
+//! Crash counts of instances, and quarantine for instances that were driven in too many crashes.
 //!
-//! A crash counts for an instance that a driver was working on ([`super::in_hand`]). Its next commit sets the count back,
-//! so only what crashes again and again without getting anywhere collects more. An instance in quarantine wakes at no
-//! time, so that no host drives it; a person releases or cancels it.
+//! A crash of a host counts for each instance that one of its drivers was working on
+//! ([`super::in_hand`]). The next commit of the instance resets the count, so only an instance that
+//! crashes again and again without progress accumulates more. An instance in quarantine has no
+//! wake-up time, so no host drives it. A person must release or cancel it.
 
 use uuid::Uuid;
 
@@ -13,13 +14,13 @@ use super::{Core, Store, StoreError, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::Name;
 
-/// Instances that are counted in one statement.
+/// The largest number of instances counted in one statement.
 const COUNTED_MAX: usize = 500;
 
 const RELEASE: &str = "UPDATE workflow_instances SET quarantined_at = NULL, crashes = 0, wake_at = $3, \
     updated_at = $3, owner = $4, version = version + 1 WHERE id = $1 AND team = $2 AND quarantined_at IS NOT NULL";
 
-/// Counts those of a team, or of all.
+/// Counts the instances in quarantine of one team or of all teams.
 pub(super) fn count(team: Option<&Name>) -> Sql {
     let mut sql = Sql::new("SELECT COUNT(*) FROM workflow_instances");
     sql.index_on_sqlite(Some("idx_workflow_instances_quarantined"))
@@ -29,7 +30,8 @@ pub(super) fn count(team: Option<&Name>) -> Sql {
 }
 
 impl Core {
-    /// Counts a crash for these instances, and puts those in quarantine that were in `crashes_max` in a row.
+    /// Counts a crash for these instances. An instance with `crashes_max` crashes in a row is put
+    /// in quarantine.
     pub(super) async fn count_crashes(&self, ids: &[Uuid]) -> Result<(), StoreError> {
         let now = self.clock.now().as_micros();
         for ids in ids.chunks(COUNTED_MAX) {
@@ -72,20 +74,22 @@ impl Core {
 }
 
 impl Store {
-    /// Notes that a driver works on the instance: should the process crash now, the crash counts for it.
+    /// Records that a driver works on the instance. If the process crashes now, the crash counts
+    /// for the instance.
     pub fn take_in_hand(&self, id: Uuid) {
         self.core().in_hand.take(id);
     }
 
-    /// Notes that the driver rests.
+    /// Records that the driver no longer works on the instance.
     pub fn put_down(&self, id: Uuid) {
         self.core().in_hand.put_down(id);
     }
 
-    /// Ends the quarantine of a team's instance, which is due at once. Returns whether there was one.
+    /// Ends the quarantine of a team's instance, which becomes due at once. Returns whether the
+    /// instance was in quarantine.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn release(&self, team: &Name, id: Uuid, now: Timestamp) -> Result<bool, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
@@ -106,10 +110,10 @@ impl Store {
         .await
     }
 
-    /// Returns how many instances of a team, or of all, are in quarantine.
+    /// Returns the number of instances in quarantine of one team or of all teams.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn count_quarantined(&self, team: Option<&Name>) -> Result<u64, StoreError> {
         let (store, sql) = (self.clone(), count(team));
         self.detached(async move {

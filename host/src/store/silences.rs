@@ -1,4 +1,4 @@
-//! Silences: what nobody wants to be told of for a while. They keep notices back, and hide nothing.
+//! Silences: they suppress notifications of alerts for a while, but hide no alert.
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use super::{KeyedRequest, Store, StoreError, idempotency, parse};
 use crate::clock::Timestamp;
 use crate::model::{AlertRule, Name, Pattern};
 
-/// All teams' together.
+/// The largest number of silences that is read, for all teams together.
 const SILENCES_READ_MAX: u32 = 10_000;
 
 const INSERT: &str = "INSERT INTO alert_silences (id, team, rule, subject, comment, created_by, created_at, until) \
@@ -21,26 +21,26 @@ const DELETE: &str = "DELETE FROM alert_silences WHERE id = ";
 /// A silence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Silence {
-    /// Its id.
+    /// The id of the silence.
     pub id: Uuid,
-    /// Whose alerts are meant; none: everybody's and the host's.
+    /// The team whose alerts are silenced; `None` for the alerts of all teams and of the host.
     pub team: Option<Name>,
-    /// Only those of this rule.
+    /// Only alerts of this rule, if set.
     pub rule: Option<AlertRule>,
-    /// Only those about what fits this.
+    /// Only alerts whose subject matches this pattern, if set.
     pub subject: Option<Pattern>,
-    /// Why.
+    /// The reason for the silence.
     pub comment: String,
-    /// Who.
+    /// The user who created the silence.
     pub created_by: String,
-    /// Since when.
+    /// The time of creation.
     pub created_at: Timestamp,
-    /// It ends here.
+    /// The time at which the silence ends.
     pub until: Timestamp,
 }
 
 impl Silence {
-    /// Whether it is about such alerts, as long as it lasts.
+    /// Returns whether the silence covers an alert, regardless of its end.
     pub fn is_about(&self, key: &AlertKey) -> bool {
         (self.team.is_none() || self.team == key.team)
             && self.rule.is_none_or(|rule| rule == key.rule)
@@ -89,11 +89,13 @@ impl SilenceRow {
 }
 
 impl Store {
-    /// Begins a silence, unless its team has `most` already that have not ended: then it answers false. With a keyed
-    /// request, the answer to it is kept in the same transaction.
+    /// Inserts a silence. Returns false, and inserts nothing, if the team already has `most`
+    /// silences that have not ended. For a keyed request, the response is stored in the same
+    /// transaction.
     ///
     /// # Errors
-    /// The database's; [`StoreError::Constraint`] if the same request was answered meanwhile.
+    /// [`StoreError::Constraint`] if the same request was answered meanwhile. Errors of the
+    /// database.
     pub async fn insert_silence(
         &self,
         silence: Silence,
@@ -140,11 +142,11 @@ impl Store {
         .await
     }
 
-    /// Silences that have not ended, of those that concern the team: its own, and those of everybody. Without a team,
-    /// all.
+    /// Returns the silences that have not ended and that concern a team: its own, and those of all
+    /// teams. Without a team, returns all.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn silences(
         &self,
         team: Option<Name>,
@@ -159,10 +161,10 @@ impl Store {
         .await
     }
 
-    /// Ends a silence. `team` is whose may be meant; none is everybody's.
+    /// Deletes a silence of `team`, or of any team if `team` is `None`.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] if the team has no such silence.
+    /// [`StoreError::NotFound`] if the team has no such silence. Errors of the database.
     pub async fn delete_silence(&self, team: Option<Name>, id: Uuid) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -181,10 +183,10 @@ impl Store {
         .await
     }
 
-    /// Deletes the silences that have ended.
+    /// Deletes the silences that have ended, and returns their number.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn delete_ended_silences(&self, now: Timestamp) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {

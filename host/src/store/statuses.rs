@@ -1,7 +1,8 @@
-//! Where many instances stand, for batches of status queries.
+//! Statuses of many instances, for batches of status queries.
 //!
-//! What surprises: this reads whole instances from the cache, but never puts one there. An instance may hold megabytes
-//! of JSON, and a thousand of them are not read to learn a thousand short words.
+//! This module reads whole instances from the cache but never adds any. An instance may hold
+//! megabytes of JSON, and a status query must not load a thousand of them for a thousand short
+//! words.
 
 use std::collections::HashMap;
 
@@ -13,12 +14,12 @@ use super::rows::{self, Column};
 use super::{Store, StoreError, error, parse};
 use crate::model::{Instance, InstanceStatus, Name, StepId};
 
-/// Where one instance stands.
+/// The status of one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InstanceState {
-    /// Which one.
+    /// The id of the instance.
     pub id: Uuid,
-    /// Where it stands.
+    /// The status.
     pub status: InstanceStatus,
     /// The step that runs or waits.
     pub current_step: Option<StepId>,
@@ -55,16 +56,17 @@ impl StateRow {
     }
 }
 
-/// SQLite does not reorder a CROSS JOIN: a lookup for each id.
+/// SQLite does not reorder a CROSS JOIN, so it looks up each id.
 pub(super) const STATES: &str = "SELECT seen.id, seen.status, seen.current_step \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1 AND seen.team = given.column2";
 
 impl Store {
-    /// Where a team's instances stand, in the order of `ids`; none for one that is not there, or is another team's. One
-    /// SELECT for all that are not cached.
+    /// Returns the statuses of a team's instances in the order of `ids`, with `None` for a missing
+    /// instance and for one of another team. Reads all instances that are not cached with one
+    /// SELECT.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn instance_states(
         &self,
         team: &Name,
@@ -86,7 +88,8 @@ impl Store {
         Ok(states)
     }
 
-    /// As [`Store::instance_states`], out of the cache alone; none for one that is not in it.
+    /// Returns statuses as [`Store::instance_states`] does, but only from the cache; `None` for an
+    /// instance that is not cached.
     pub fn cached_states(&self, team: &Name, ids: &[Uuid]) -> Vec<Option<InstanceState>> {
         let cache = &self.core().caches.instances;
         let state = |id: &Uuid| {
@@ -98,10 +101,11 @@ impl Store {
         ids.iter().map(state).collect()
     }
 
-    /// As [`Store::instance_states`], out of the database alone, by id.
+    /// Returns statuses by id, only from the database. Missing instances and instances of other
+    /// teams have no entry.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn read_states(
         &self,
         team: &Name,
@@ -124,7 +128,7 @@ impl Store {
     }
 }
 
-/// Those of these instances that the team has, in any order.
+/// Returns the statuses of those instances that belong to the team, in any order.
 pub(super) async fn read_states(
     connection: &mut Connection,
     team: &Name,

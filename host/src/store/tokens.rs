@@ -1,8 +1,8 @@
-//! Tokens: only their hashes are stored.
+//! Access tokens. Only their hashes are stored.
 //!
-//! What surprises: the owner of the data directory can make a token while no host runs ([`create_token_offline`]), and
-//! the last token that makes its holder an operator goes only when that is said: without one, the host would be out of
-//! everybody's reach.
+//! The owner of the data directory can create a token while no host runs
+//! ([`create_token_offline`]). The last operator token is revoked only on explicit request, because
+//! without an operator token nobody could administer the host.
 
 use std::sync::Arc;
 
@@ -18,35 +18,35 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::model::{Name, Permission, Principal};
 
-/// A token to be stored.
+/// A new token to store.
 #[derive(Clone, Debug)]
 pub struct NewToken {
-    /// Its id, for listing and revoking.
+    /// The id, for listing and revoking.
     pub id: Uuid,
-    /// SHA-256 of the token.
+    /// The SHA-256 hash of the token.
     pub hash: [u8; 32],
-    /// Whom it stands for.
+    /// The principal that the token authenticates.
     pub principal: Principal,
-    /// When it was made.
+    /// The time of creation.
     pub created_at: Timestamp,
-    /// No longer valid from this time on.
+    /// The time from which the token is invalid; `None` if the token does not expire.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A token as it is listed: never with its hash.
+/// A stored token, without its hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Token {
-    /// Its id.
+    /// The id of the token.
     pub id: Uuid,
-    /// Its team.
+    /// The team of the token.
     pub team: Name,
-    /// Its user.
+    /// The user of the token.
     pub user: String,
-    /// What it allows.
+    /// The permissions that the token grants.
     pub permissions: Vec<Permission>,
-    /// When it was made.
+    /// The time of creation.
     pub created_at: Timestamp,
-    /// No longer valid from this time on.
+    /// The time from which the token is invalid; `None` if the token does not expire.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -73,29 +73,32 @@ impl TokenRow {
     }
 }
 
-/// The tokens of operators that have not expired, for those who warn in time.
+/// The operator tokens that have not expired, for warnings before the last of them expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperatorTokens {
-    /// How many there are.
+    /// The number of tokens.
     pub count: u64,
-    /// When the last of them expires; none: one of them does not.
+    /// The latest expiry time; `None` if a token does not expire.
     pub last_expires_at: Option<Timestamp>,
 }
 
-/// The text of `permissions` of every operator's token has this, and of no other: they are stored as JSON.
+/// Selects operator tokens that have not expired. Permissions are stored as JSON, so only operator
+/// tokens contain the text `"operator"`.
 const OPERATORS: &str = "SELECT id, expires_at FROM tokens WHERE permissions LIKE '%\"operator\"%' \
     AND (expires_at IS NULL OR expires_at > $1)";
 const REVOKE: &str =
     "DELETE FROM tokens WHERE id = $1 AND ($2 IS NULL OR team = $2) RETURNING hash";
-/// Two operators who revoke each other at once are told apart by who comes first. SQLite has one writer anyway.
+/// The advisory lock of revocations. Two operators who revoke each other's tokens at once are
+/// serialised by it. SQLite has only one writer.
 const REVOKING_LOCK: i64 = i64::from_be_bytes(*b"sw-token");
 
-/// Makes a token in a database that no host needs to have open, and says so in the audit. For who owns the database.
+/// Creates a token in a database while no host needs to run, and records the creation in the audit
+/// log. For the owner of the database.
 ///
-/// A SQLite file must be there already, and no host may have it open.
+/// A SQLite file must already exist, and no host may have it open.
 ///
 /// # Errors
-/// [`StoreError::Locked`] if a host has the file; those of [`Store::open`].
+/// [`StoreError::Locked`] if a host has the SQLite file open, and the errors of [`Store::open`].
 pub async fn create_token_offline(
     config: &Config,
     token: NewToken,
@@ -117,7 +120,7 @@ pub async fn create_token_offline(
         let mut writing = backend.begin().await?;
         insert(&mut writing, &token).await?;
         audit::insert(&mut writing, entry).await?;
-        // No host has asked for this token before, so none has to forget that it is not there.
+        // No host has looked this token up before, so no cache holds its absence.
         writing.commit().await
     };
     let written = written.await;
@@ -164,10 +167,10 @@ async fn operators(
 }
 
 impl Store {
-    /// Stores a token's hash.
+    /// Stores the hash of a token.
     ///
     /// # Errors
-    /// [`StoreError::Constraint`] if the id or the hash is there already.
+    /// [`StoreError::Constraint`] if the id or the hash already exists.
     pub async fn insert_token(&self, token: NewToken) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -181,10 +184,11 @@ impl Store {
         .await
     }
 
-    /// Whom the token with this hash stands for; none if there is no such token or it has expired. Cached.
+    /// Returns the principal of the token with this hash; `None` if there is no such token or it
+    /// has expired. Cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn principal_by_token_hash(
         &self,
         hash: [u8; 32],
@@ -219,10 +223,10 @@ impl Store {
         .await
     }
 
-    /// All tokens, or one team's, expired ones included, by id.
+    /// Returns the tokens of one team or of all teams, expired ones included, sorted by id.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn tokens(&self, team: Option<&Name>) -> Result<Vec<Token>, StoreError> {
         let (store, team) = (self.clone(), team.cloned());
         self.detached(async move {
@@ -240,10 +244,11 @@ impl Store {
         .await
     }
 
-    /// Ends a token: of `team`, or of any team. The last one of an operator that has not expired only with `force`.
+    /// Revokes a token of `team`, or of any team if `team` is `None`. The last operator token that
+    /// has not expired is revoked only with `force`.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::LastOperator`].
+    /// [`StoreError::NotFound`], [`StoreError::LastOperator`], and errors of the database.
     pub async fn revoke_token(
         &self,
         team: Option<&Name>,
@@ -255,7 +260,7 @@ impl Store {
             let team = team.as_ref().map(Name::as_str);
             let mut writing = store.core().backend.begin().await?;
             if !force {
-                // Held until COMMIT, so that what is read here stays true.
+                // The lock is held until COMMIT, so that the operators read here stay the same.
                 if let Conn::Postgres(c) = writing.conn() {
                     sqlx::query("SELECT pg_advisory_xact_lock($1)")
                         .bind(REVOKING_LOCK)
@@ -281,10 +286,10 @@ impl Store {
         .await
     }
 
-    /// The tokens of operators.
+    /// Returns the number and the latest expiry of the operator tokens that have not expired.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn operator_tokens(&self) -> Result<OperatorTokens, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -305,11 +310,11 @@ impl Store {
         .await
     }
 
-    /// The token with this hash, even if it has expired. Never from a cache: for what is written down of a sign-in that
-    /// failed.
+    /// Returns the token with this hash, even if it has expired. Never cached. The audit log uses
+    /// the token of a failed sign-in.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<Token>, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -322,10 +327,10 @@ impl Store {
         .await
     }
 
-    /// Whether anybody was ever given a token that was not revoked.
+    /// Returns whether any token is stored, expired ones included.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn has_tokens(&self) -> Result<bool, StoreError> {
         let store = self.clone();
         self.detached(async move {

@@ -1,8 +1,10 @@
-//! Budgets of descendants: instances that create instances, which create instances, have one budget together.
+//! Budgets of descendants. Instances that create instances, which create further instances, share
+//! one budget.
 //!
-//! The instance at the top of the chain is the root. Its row here says how many descendants it has had, and whether there
-//! may be more. The row is locked before a commit that creates some is decided, so that siblings that run at the same
-//! time, on any host, cannot go beyond the budget.
+//! The root is the instance at the top of the chain. Its row in this table counts the descendants
+//! created so far, and records whether more are allowed. The row is locked before a commit that
+//! creates descendants is decided. So siblings that run at the same time, on any host, cannot
+//! exceed the budget.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +16,7 @@ use super::sql::{Bind, Sql};
 use super::{CommitError, DESCENDANTS_EXHAUSTED, ROOT_CANCELLED, Store, StoreError, signed};
 use crate::clock::Timestamp;
 
-/// Locks the rows, which must be there for that.
+/// Locks the rows of roots, and creates missing ones, because a missing row cannot be locked.
 const LOCK: &str = "INSERT INTO instance_trees (root_id, created) SELECT given.column1, 0 FROM {rows} \
     WHERE given.column1 IS NOT NULL ON CONFLICT (root_id) DO UPDATE SET created = instance_trees.created \
     RETURNING root_id, created, stopped_at";
@@ -30,13 +32,13 @@ pub(super) const UNFINISHED: &str = "SELECT id FROM workflow_instances \
 pub(super) struct Trees(HashMap<Uuid, Tree>);
 
 struct Tree {
-    /// With those that were accepted since.
+    /// The number of descendants created, including those of commits accepted in this batch.
     created: u64,
     stopped: bool,
 }
 
 impl Trees {
-    /// Reads and locks them, in the order of their ids.
+    /// Reads and locks the rows, in the order of their ids.
     pub(super) async fn lock(
         connection: &mut Connection,
         roots: BTreeSet<Uuid>,
@@ -61,10 +63,11 @@ impl Trees {
         Ok(Self(found.into_iter().map(tree).collect()))
     }
 
-    /// Takes so many out of a root's budget.
+    /// Takes `count` descendants out of a root's budget of `max`.
     ///
     /// # Errors
-    /// [`CommitError::Rejected`]: there are not so many left, or the root was cancelled with its descendants.
+    /// [`CommitError::Rejected`] if the budget is too small, or if the root was cancelled with its
+    /// descendants.
     pub(super) fn take(&mut self, root: Uuid, count: u64, max: u64) -> Result<(), CommitError> {
         let Some(tree) = self.0.get_mut(&root) else {
             return Err(StoreError::Corrupt(format!("the root {root} was not read")).into());
@@ -95,7 +98,7 @@ impl Trees {
     }
 }
 
-/// Writes how many were created of each root.
+/// Adds the numbers of created descendants to their roots.
 pub(super) async fn add(
     connection: &mut Connection,
     created: &BTreeMap<Uuid, u64>,
@@ -113,7 +116,7 @@ pub(super) async fn add(
         .map(|_| ())
 }
 
-/// The roots of instances that are about to be deleted.
+/// Returns the roots of instances that are about to be deleted.
 pub(super) async fn roots_of(
     connection: &mut Connection,
     ids: &[Uuid],
@@ -125,7 +128,8 @@ pub(super) async fn roots_of(
     Ok(roots.into_iter().map(|(root,)| root).collect())
 }
 
-/// Forgets those of these roots of which nothing is left: neither themselves nor a descendant.
+/// Deletes the rows of roots of which no instance is left: neither the root itself nor a
+/// descendant.
 pub(super) async fn forget(connection: &mut Connection, roots: &[Uuid]) -> Result<(), StoreError> {
     if roots.is_empty() {
         return Ok(());
@@ -140,11 +144,11 @@ pub(super) async fn forget(connection: &mut Connection, roots: &[Uuid]) -> Resul
 }
 
 impl Store {
-    /// Lets an instance have no more descendants: once this has answered, none is created any more, on any host. The
-    /// caller knows that the instance is there, and is a root.
+    /// Prevents the creation of further descendants of a root, on any host, from the time when this
+    /// function returns. The caller knows that the instance exists and is a root.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn stop_descendants(&self, root: Uuid, now: Timestamp) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -155,10 +159,11 @@ impl Store {
         .await
     }
 
-    /// Descendants of a root that have not ended, by id, after one of them. Never from a cache.
+    /// Returns the unfinished descendants of a root, sorted by id, that come after `after`. Never
+    /// cached.
     ///
     /// # Errors
-    /// The database's.
+    /// Errors of the database.
     pub async fn unfinished_descendants(
         &self,
         root: Uuid,
