@@ -244,7 +244,7 @@ impl Store {
     /// without a team. Firing alerts come first, and newer alerts before older ones.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn active_alerts(&self, team: Option<Name>) -> Result<Vec<Alert>, StoreError> {
         let mut alerts = self.read_alerts(vec![active(team.as_ref())]).await?;
         let place = |alert: &Alert| {
@@ -264,7 +264,7 @@ impl Store {
     /// The newest come first.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn resolved_alerts(
         &self,
         team: Option<Name>,
@@ -286,7 +286,7 @@ impl Store {
     /// Returns the alerts that an evaluation starts from.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn watched_alerts(&self) -> Result<WatchedAlerts, StoreError> {
         let own = self.core().host.id;
         let alerts = self.read_alerts(vec![active(None), untold()]).await?;
@@ -330,7 +330,7 @@ impl Store {
     /// Writes the changes of an evaluation, all or nothing. Returns the number of changed rows.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn write_look(&self, look: AlertLook) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -362,7 +362,7 @@ impl Store {
     /// Records the notification that was sent for an alert.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn mark_alert_told(
         &self,
         id: Uuid,
@@ -430,7 +430,7 @@ impl Store {
     /// Deletes at most 500 alerts, and returns their number.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn delete_resolved_alerts(
         &self,
         before: Timestamp,

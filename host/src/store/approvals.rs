@@ -170,7 +170,7 @@ impl Store {
     /// [`Store::approvals_where`].
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn approvals(
         &self,
         team: &Name,
@@ -265,7 +265,7 @@ impl Store {
     /// Returns one approval. Not cached, because the caller is about to decide the approval.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn approval(&self, team: &Name, id: Uuid) -> Result<Option<Approval>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
@@ -286,7 +286,7 @@ impl Store {
     /// Returns those of the given approvals that belong to the team, in any order. Not cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn approvals_by_id(
         &self,
         team: &Name,
@@ -311,7 +311,7 @@ impl Store {
     /// such instance.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn instance_approvals(
         &self,
         team: &Name,

@@ -77,7 +77,7 @@ impl Store {
     /// `bytes_max`. Empty if there is no such instance.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn attempts(
         &self,
         team: &Name,
@@ -115,7 +115,7 @@ impl Store {
     /// Returns one attempt at a step of a team's instance.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn attempt(
         &self,
         team: &Name,

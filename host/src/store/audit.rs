@@ -213,7 +213,7 @@ impl Store {
     /// Inserts entries, all or none.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn insert_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
         self.write_audit(INSERT, inserted().into(), entries).await
     }
@@ -222,7 +222,7 @@ impl Store {
     /// details, which may have become known only now.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn end_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
         let columns = [
             Column::Uuid(|row: &AuditRow| row.id),
@@ -278,7 +278,7 @@ impl Store {
     /// 500 entries, and returns their number; 0 means that nothing is left to delete.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn delete_old_audit(
         &self,
         before: Timestamp,

@@ -115,7 +115,7 @@ impl PreparedCommit {
         })
     }
 
-    /// The entries whose present state decides whether or how they are written.
+    /// The entries that are read before the write, because of a guard or an increment.
     pub(super) fn looked_at(&self) -> impl Iterator<Item = (&Name, &EntryKey)> {
         looked_at(&self.commit.instance.team, &self.commit.effects.storage)
     }

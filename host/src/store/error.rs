@@ -92,7 +92,7 @@ pub enum CommitError {
     Rejected {
         /// A stable code, for [`crate::model::Failure::code`].
         code: &'static str,
-        /// One sentence.
+        /// The reason, in one sentence.
         message: String,
     },
     /// The database failed.

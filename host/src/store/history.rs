@@ -368,7 +368,7 @@ impl Store {
     /// before a restart.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn own_history(
         &self,
         step: HistoryStep,
@@ -412,7 +412,7 @@ impl Store {
     /// `None` if more than `rows_max` rows would be read.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn history(
         &self,
         query: HistoryQuery,
@@ -439,7 +439,7 @@ impl Store {
     /// Returns the series that have points in a period, sorted. At most 5,000 series.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn history_series(
         &self,
         team: Option<&Name>,
@@ -470,7 +470,7 @@ impl Store {
     /// number.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn delete_history(
         &self,
         step: HistoryStep,
@@ -505,7 +505,7 @@ impl Store {
     /// Deletes series without points, and returns their number.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn delete_empty_series(&self) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {

@@ -64,7 +64,7 @@ impl Store {
     /// Reserves a key, unless its team already has `most` keys.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn reserve_idempotency_key(
         &self,
         request: KeyedRequest,
@@ -117,7 +117,7 @@ impl Store {
     /// stays.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn keep_answer(
         &self,
         request: KeyedRequest,
@@ -136,7 +136,7 @@ impl Store {
     /// key.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn release_idempotency_key(&self, request: KeyedRequest) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -164,7 +164,7 @@ impl Store {
     /// means that none are left.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn delete_old_idempotency_keys(&self, before: Timestamp) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {

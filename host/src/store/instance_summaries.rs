@@ -165,7 +165,7 @@ impl Store {
     /// them whose instance no longer exists has no entry. Not cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn instance_payloads(
         &self,
         team: &Name,

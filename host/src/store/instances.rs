@@ -289,7 +289,7 @@ impl Store {
     /// Returns one instance for display. Cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn instance(
         &self,
         team: &Name,
@@ -314,7 +314,7 @@ impl Store {
     /// cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn instances_with_keys(
         &self,
         mut keys: Vec<(Uuid, String)>,
@@ -340,7 +340,7 @@ impl Store {
     /// Returns the teams that have due instances on this host, sorted by name.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn due_teams(&self, now: Timestamp) -> Result<Vec<Name>, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -361,7 +361,7 @@ impl Store {
     /// Returns the ids of a team's due instances on this host, the longest due first.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn due_instances(
         &self,
         team: &Name,
@@ -417,7 +417,7 @@ impl Store {
     /// Counts a team's instances by status. Statuses without instances are left out.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn count_instances(
         &self,
         team: &Name,

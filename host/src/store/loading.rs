@@ -49,7 +49,7 @@ impl Store {
     /// instance does not exist.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn bytes_to_load(&self, id: Uuid) -> Result<Option<u64>, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -64,7 +64,7 @@ impl Store {
     /// Loads an instance of any team.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn load(&self, id: Uuid) -> Result<Option<Loaded>, StoreError> {
         Ok(self.load_together(vec![id]).await?.pop())
     }
@@ -73,7 +73,7 @@ impl Store {
     /// another team is not read, and costs no more than a missing one.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn load_of_team(
         &self,
         team: &Name,
@@ -88,7 +88,7 @@ impl Store {
     /// number of instances. Missing instances are left out. The `ids` must differ from each other.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn load_together(&self, ids: Vec<Uuid>) -> Result<Vec<Loaded>, StoreError> {
         let store = self.clone();
         self.detached(async move { store.load_rows(None, &ids).await })

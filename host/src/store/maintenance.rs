@@ -48,7 +48,7 @@ impl Store {
     /// the number of rows written earlier is unknown.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn refresh_statistics(&self) -> Result<bool, StoreError> {
         let store = self.clone();
         self.detached(async move {

@@ -63,7 +63,7 @@ impl Store {
     /// Stores a version and its component, unless the team already has this version of the plugin.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn insert_plugin_version(
         &self,
         version: PluginVersion,
@@ -120,7 +120,7 @@ impl Store {
     /// Returns a page of plugin versions of a team, or of one plugin, newest first.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn plugin_versions(
         &self,
         team: &Name,
@@ -162,7 +162,7 @@ impl Store {
     /// instance. Cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn plugin_version(&self, id: Uuid) -> Result<Option<Arc<PluginVersion>>, StoreError> {
         self.cached(&self.core().caches.plugin_versions, id, 0, |store, id| async move {
             let select = async {
@@ -185,7 +185,7 @@ impl Store {
     /// newest upload. Cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn resolve_plugin(
         &self,
         team: &Name,
@@ -220,7 +220,7 @@ impl Store {
     /// Returns the component of a version.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn component_bytes(&self, id: Uuid) -> Result<Option<Vec<u8>>, StoreError> {
         let store = self.clone();
         self.detached(async move {

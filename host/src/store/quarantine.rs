@@ -89,7 +89,7 @@ impl Store {
     /// instance was in quarantine.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn release(&self, team: &Name, id: Uuid, now: Timestamp) -> Result<bool, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
@@ -113,7 +113,7 @@ impl Store {
     /// Returns the number of instances in quarantine of one team or of all teams.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn count_quarantined(&self, team: Option<&Name>) -> Result<u64, StoreError> {
         let (store, sql) = (self.clone(), count(team));
         self.detached(async move {

@@ -137,7 +137,7 @@ impl Store {
     /// nothing.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn count_finished(
         &self,
         finished: &Finished,
@@ -163,7 +163,7 @@ impl Store {
     /// Instances that another transaction has locked are skipped, and left for a later run.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn delete_finished(
         &self,
         finished: &Finished,
@@ -220,7 +220,7 @@ impl Store {
 
 /// The ids of one batch.
 struct Found {
-    /// `None` if no team has finished instances.
+    /// The team of the batch; `None` if no team has finished instances.
     team: Option<Name>,
     ids: Vec<Uuid>,
     next: Option<FinishedPlace>,

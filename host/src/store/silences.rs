@@ -146,7 +146,7 @@ impl Store {
     /// teams. Without a team, returns all.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn silences(
         &self,
         team: Option<Name>,
@@ -186,7 +186,7 @@ impl Store {
     /// Deletes the silences that have ended, and returns their number.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn delete_ended_silences(&self, now: Timestamp) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {

@@ -66,7 +66,7 @@ impl Store {
     /// SELECT.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn instance_states(
         &self,
         team: &Name,
@@ -105,7 +105,7 @@ impl Store {
     /// teams have no entry.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn read_states(
         &self,
         team: &Name,

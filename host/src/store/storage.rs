@@ -57,7 +57,7 @@ impl Store {
     /// Returns the entry of one key; `None` if the entry does not exist or has expired. Cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn entry(&self, team: &Name, key: &EntryKey) -> Result<Option<Entry>, StoreError> {
         let looked_up: &dyn Pair<_, _> = &(team, key);
         if let Some(known) = self.core().caches.storage.get(looked_up, 0) {
@@ -71,7 +71,7 @@ impl Store {
     /// have expired. Cached; entries that are not cached are read together.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn entries(
         &self,
         team: &Name,
@@ -254,7 +254,7 @@ impl Store {
     /// of their bytes.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn storage_keys(
         &self,
         team: &Name,
@@ -296,7 +296,7 @@ impl Store {
     /// expired entry.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn delete_expired_entries(&self, limit: u32) -> Result<u64, StoreError> {
         let (store, now) = (self.clone(), self.now());
         self.detached(async move {

@@ -188,7 +188,7 @@ impl Store {
     /// has expired. Cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn principal_by_token_hash(
         &self,
         hash: [u8; 32],
@@ -226,7 +226,7 @@ impl Store {
     /// Returns the tokens of one team or of all teams, expired ones included, sorted by id.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn tokens(&self, team: Option<&Name>) -> Result<Vec<Token>, StoreError> {
         let (store, team) = (self.clone(), team.cloned());
         self.detached(async move {
@@ -289,7 +289,7 @@ impl Store {
     /// Returns the number and the latest expiry of the operator tokens that have not expired.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn operator_tokens(&self) -> Result<OperatorTokens, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -314,7 +314,7 @@ impl Store {
     /// the token of a failed sign-in.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<Token>, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -330,7 +330,7 @@ impl Store {
     /// Returns whether any token is stored, expired ones included.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn has_tokens(&self) -> Result<bool, StoreError> {
         let store = self.clone();
         self.detached(async move {

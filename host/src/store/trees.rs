@@ -148,7 +148,7 @@ impl Store {
     /// function returns. The caller knows that the instance exists and is a root.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn stop_descendants(&self, root: Uuid, now: Timestamp) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -163,7 +163,7 @@ impl Store {
     /// cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn unfinished_descendants(
         &self,
         root: Uuid,

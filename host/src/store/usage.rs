@@ -337,7 +337,7 @@ impl Store {
     /// their long values. On Postgres only one host recounts at a time.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn recount_usage(&self) -> Result<Vec<Name>, StoreError> {
         let store = self.clone();
         self.detached(async move {

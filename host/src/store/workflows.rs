@@ -347,7 +347,7 @@ impl Store {
     /// there is no such workflow.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn set_workflow_status(
         &self,
         team: &Name,
@@ -390,7 +390,7 @@ impl Store {
     /// Returns the newest version of a workflow. Cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn workflow(
         &self,
         team: &Name,
@@ -405,7 +405,7 @@ impl Store {
     /// Returns the newest version and the status of a workflow. Cached.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn current_workflow(
         &self,
         team: &Name,
@@ -435,7 +435,7 @@ impl Store {
     /// Returns one version of a workflow. Cached for long, because versions do not change.
     ///
     /// # Errors
-    /// Errors of the database.
+    /// Any error of the database.
     pub async fn workflow_version(
         &self,
         team: &Name,

@@ -59,13 +59,13 @@ pub struct CurvePoint {
 /// Misses by cause, each as a part of all reads, 0 to 1, estimated from the sampled keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct MissCauses {
-    /// The key was read for the first time.
+    /// Misses of keys that were read for the first time.
     pub cold: f64,
-    /// The data had changed.
+    /// Misses because the data had changed.
     pub invalidated: f64,
-    /// The entry had expired.
+    /// Misses because the entry had expired.
     pub expired: f64,
-    /// The entry had been evicted.
+    /// Misses because the entry had been evicted.
     pub capacity: f64,
 }
 
