@@ -1,15 +1,16 @@
-//! What a client would rather read: the `Accept` header, as far as our answers differ.
+//! Content negotiation: the `Accept` and `Accept-Encoding` headers, as far as responses differ.
 
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING};
 
-/// Whether the client names `text/html` and wants it no less than JSON. `*/*` alone, which programs send, does not.
+/// Returns whether the client names `text/html` and weighs it at least as high as JSON. `*/*`
+/// alone, which programs send, does not count.
 pub(super) fn html(headers: &HeaderMap) -> bool {
     let html = weight(headers, "text/html");
     html > 0.0 && html >= weight(headers, "application/json")
 }
 
-/// Whether the client unpacks gzip.
+/// Returns whether the client accepts gzip.
 pub(super) fn gzip(headers: &HeaderMap) -> bool {
     let codings = headers.get_all(ACCEPT_ENCODING).iter();
     codings
@@ -27,7 +28,8 @@ fn weight(headers: &HeaderMap, media_type: &str) -> f32 {
         .fold(0.0, f32::max)
 }
 
-/// The weight of a name in a list such as `a, b;q=0.5`; 0 if it is not there, or no number stands where one belongs.
+/// Returns the weight of a name in a list such as `a, b;q=0.5`: 1 without `q`, and 0 if the name is
+/// missing or `q` is not a number.
 fn listed(list: &str, name: &str) -> f32 {
     let mut weights = list.split(',').filter_map(|item| {
         let mut parts = item.split(';').map(str::trim);

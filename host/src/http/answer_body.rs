@@ -1,5 +1,8 @@
-//! The body of an answer on its way to the client. While it is written, its request is under way and its bytes are on
-//! the budget; both end with it, whether the client has read all of it or its connection is gone.
+//! The body of a response while it is sent.
+//!
+//! The body holds its request's place among the requests under way, and its bytes on the budget of
+//! responses. Both are released when the body is dropped: after the client has read all of it, or
+//! when the connection is closed.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -13,16 +16,17 @@ use super::connections::UnderWay;
 use crate::byte_budget::Charge;
 use crate::clock::Clock;
 
-/// The body that hyper sends.
+/// A response body that ends with an error when the client reads too slowly.
 pub(super) struct AnswerBody<B> {
     body: Pin<Box<B>>,
-    /// The budget's bytes, and the time by which the client must have read the answer.
+    /// The bytes on the budget, and the time by which the client must have read the response. None
+    /// for a response that is not on the budget.
     charged: Option<(Arc<Charge>, Instant)>,
     _request: UnderWay,
 }
 
 impl<B: Body> AnswerBody<B> {
-    /// With the budget's bytes, a client must have read it `until` then.
+    /// Wraps `body`. The deadline `until` applies only to a response that holds a `charge`.
     pub(super) fn new(
         body: B,
         charge: Option<Arc<Charge>>,

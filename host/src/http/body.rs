@@ -1,13 +1,13 @@
-//! Request bodies: counted while they come in, whatever their head says of their length.
+//! Request bodies: read under a limit and counted as they arrive, whatever `Content-Length` says.
 //!
-//! A body takes its bytes from the budget of bodies in flight before they are read ([`super::budget`]), and keeps them
-//! until the request is answered, because what was parsed from it lives as long. Small ones are exempt: connections
-//! bound them.
+//! A body takes its bytes from the budget of bodies in flight ([`crate::byte_budget`]) before it is
+//! read. It keeps them until the request is answered, because the values parsed from it live as
+//! long. Small bodies are exempt: the limit on connections bounds them.
 //!
-//! A handler may refuse a request before it has read its body, or in the middle of it. What is left then comes back to
-//! the dispatcher as [`Remains`], which reads it to its end: hyper closes the connection behind an answer if there may be
-//! more of the body, and a client that writes first and reads afterwards, or that sends its next request already, would
-//! see a reset connection.
+//! A handler may refuse a request before or while it reads the body. The unread rest then goes back
+//! to the dispatcher as [`Remains`], which reads it to its end. Otherwise hyper would close the
+//! connection after the response, and a client that is still sending, or has already sent its next
+//! request, would see a reset connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,34 +28,36 @@ use super::traffic::Traffic;
 use crate::byte_budget::Charge;
 use crate::model::Principal;
 
-/// What is left of a body is read and thrown away for at most this long and this many bytes.
+/// Longest time for which the unread rest of a body is read and discarded.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 const DISCARD_BYTES: usize = 256 << 20;
-/// Bodies up to this size take nothing from the budget: all connections together may have 16 MiB of them.
+/// Bodies up to this size are exempt from the budget. With the default of 1,024 connections these
+/// are at most 16 MiB.
 const EXEMPT_BYTES: usize = 16 * 1_024;
-/// JSON beyond this size takes over half a millisecond to parse, and is parsed on a thread of its own.
+/// JSON beyond this size is parsed on a blocking thread, because parsing takes over half a
+/// millisecond.
 const INLINE_BYTES_MAX: usize = 64 * 1_024;
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
 
-/// A body that was not read yet.
+/// A request body that has not been read to its end.
 pub(super) struct Body {
-    /// None once it has ended.
+    /// None after the end of the body.
     chunks: Option<Chunks>,
     content_length: Option<u64>,
     encoded: bool,
-    /// The client waits for `100 Continue` and sends nothing until we start to read.
+    /// The client waits for `100 Continue`, and sends nothing until the body is read.
     held_back: bool,
     deadline: Instant,
-    /// Bytes that have been read.
+    /// Bytes read so far.
     received: usize,
     traffic: Traffic,
-    /// The sender, once the token has been looked up.
+    /// The sender; none until the token has been looked up.
     principal: Option<Arc<Principal>>,
     remains: Remains,
 }
 
-/// A body that was let go of, and its bytes of the budget. A request without a body has none.
+/// The unread rest of a body, and its bytes on the budget. Empty for a request without a body.
 #[derive(Clone, Default)]
 pub(super) struct Remains(Option<Arc<Mutex<Left>>>);
 
@@ -65,7 +67,8 @@ struct Left {
     charge: Option<Charge>,
 }
 
-/// A body in memory of its own, which the system has back as soon as it is dropped. The allocator would keep it.
+/// A body in an anonymous memory mapping. Dropping it returns the memory to the system at once,
+/// which the allocator might not do.
 pub(super) struct Mapped {
     memory: MmapMut,
     length: usize,
@@ -73,7 +76,7 @@ pub(super) struct Mapped {
 
 impl Mapped {
     fn new(bytes_max: usize) -> Result<Self, ApiError> {
-        // A mapping without a byte is an error.
+        // An empty mapping is an error.
         let memory = MmapMut::map_anon(bytes_max.max(1)).map_err(ApiError::internal)?;
         Ok(Self { memory, length: 0 })
     }
@@ -86,14 +89,14 @@ impl Mapped {
         }
     }
 
-    /// All that was read.
+    /// Returns the bytes read so far.
     pub(super) fn bytes(&self) -> &[u8] {
         self.memory.get(..self.length).unwrap_or_default()
     }
 }
 
 impl Body {
-    /// `deadline` is for the last byte.
+    /// Creates an unread body. `deadline` is the time by which its last byte must arrive.
     pub(super) fn new(
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
         headers: &HeaderMap,
@@ -126,21 +129,21 @@ impl Body {
         }
     }
 
-    /// Says whose budget it is read on.
+    /// Sets the sender, whose team's budget the body is charged to.
     pub(super) fn is_from(&mut self, principal: &Arc<Principal>) {
         self.principal = Some(Arc::clone(principal));
     }
 
-    /// To be asked for what is left when the handler is done with the body.
+    /// Returns a handle to the unread rest, for use after the handler has dropped the body.
     pub(super) fn remains(&self) -> Remains {
         self.remains.clone()
     }
 
-    /// The whole body, if it has at most `limit` bytes, on the budget of its team.
+    /// Reads the whole body, at most `limit` bytes, on the budget of the sender's team.
     ///
     /// # Errors
-    /// 408, 413, 415; 503 when the budget is spent until the deadline; 400 when the connection breaks, which the client
-    /// does not see.
+    /// 408 after the deadline, 413 if too long, 415 if compressed, 503 when the budget has no room
+    /// until the deadline, and 400 when the connection breaks, which the client does not see.
     pub(super) async fn read(self, limit: usize) -> Result<Vec<u8>, ApiError> {
         let charged = self.check(limit)?;
         let mut bytes = Vec::new();
@@ -149,13 +152,13 @@ impl Body {
         Ok(bytes)
     }
 
-    /// As [`Body::read`], into memory of its own: for megabytes.
+    /// As [`Body::read`], into a mapping of its own. For bodies of megabytes.
     ///
     /// # Errors
     /// Those of [`Body::read`].
     pub(super) async fn read_mapped(self, limit: usize) -> Result<Mapped, ApiError> {
         let charged = self.check(limit)?;
-        // Not before the budget has room for it.
+        // Mapped only once the budget has room for it.
         let mut mapped: Option<Mapped> = None;
         let take = |chunk: &[u8]| {
             let memory = match mapped.take() {
@@ -169,10 +172,10 @@ impl Body {
         mapped.map_or_else(|| Mapped::new(0), Ok)
     }
 
-    /// The body as JSON.
+    /// Reads the body and parses it as JSON.
     ///
     /// # Errors
-    /// Those of [`Body::read`]; 400 for what is not JSON of this shape.
+    /// Those of [`Body::read`], and 400 for text that is not JSON of this shape.
     pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
         self,
         limit: usize,
@@ -189,19 +192,20 @@ impl Body {
         }
     }
 
-    /// The next part of a body that has at most `limit` bytes; none at its end. The caller keeps none of it in memory.
+    /// Returns the next chunk of a body of at most `limit` bytes; none at its end. Takes nothing
+    /// from the budget, so the caller must not keep the chunks in memory.
     ///
     /// # Errors
-    /// 408, 413, 415; 400 when the connection breaks, which nobody will see.
+    /// 408, 413 and 415 as for [`Body::read`], and 400 when the connection breaks.
     pub(super) async fn chunk(&mut self, limit: usize) -> Result<Option<Bytes>, ApiError> {
         self.check(limit)?;
         self.next(limit).await
     }
 
-    /// The most bytes that may come.
+    /// Returns the most bytes that the body can have.
     ///
     /// # Errors
-    /// 413 when they are too many, 415 when they are compressed.
+    /// 413 if the body is too long, 415 if it is compressed.
     fn check(&self, limit: usize) -> Result<usize, ApiError> {
         if self.encoded {
             return Err(ApiError::encoded_body());
@@ -214,8 +218,8 @@ impl Body {
         }
     }
 
-    /// Hands out all chunks. With `charged`, the most bytes that may come are taken from the budget: at once if their
-    /// number is known, and otherwise when they turn out not to be few.
+    /// Passes all chunks to `take`. Before, takes `charged` bytes from the budget: at once if the
+    /// length is known, and otherwise when more than [`EXEMPT_BYTES`] have arrived.
     async fn collect(
         mut self,
         limit: usize,
@@ -246,7 +250,7 @@ impl Body {
         Ok(())
     }
 
-    /// The next chunk, as long as the body has at most `limit` bytes; none at its end.
+    /// Returns the next chunk; none at the end. Fails when the body exceeds `limit` bytes.
     async fn next(&mut self, limit: usize) -> Result<Option<Bytes>, ApiError> {
         self.held_back = false;
         let Some(chunks) = &mut self.chunks else {
@@ -254,7 +258,7 @@ impl Body {
         };
         match before(self.deadline, chunks.next()).await {
             None => {
-                // It was waited for long enough.
+                // The rest of a late body is not waited for.
                 self.chunks = None;
                 Err(ApiError::body_timeout())
             }
@@ -285,14 +289,14 @@ fn appended_to(bytes: &mut Vec<u8>) -> impl FnMut(&[u8]) -> Result<(), ApiError>
     }
 }
 
-/// Takes a body's bytes from the budget. Waits for its turn until the deadline.
+/// Takes a body's bytes from the budget of its team. Waits for its turn until the deadline.
 async fn charge(
     traffic: &Traffic,
     principal: Option<&Principal>,
     bytes: usize,
     deadline: Instant,
 ) -> Result<Option<Charge>, ApiError> {
-    // Without a token, no route reads a body.
+    // No public route reads a body.
     let Some(principal) = principal else {
         return Ok(None);
     };
@@ -307,10 +311,10 @@ async fn charge(
     })
 }
 
-/// JSON of a body that was read.
+/// Parses the JSON of a body.
 ///
 /// # Errors
-/// 400 for what is not JSON of this shape.
+/// 400 for text that is not JSON of this shape.
 pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
         let problem: String = error.to_string().chars().take(400).collect();
@@ -335,7 +339,7 @@ impl Remains {
         }
     }
 
-    /// Gives back what the budget need not hold any more.
+    /// Shrinks the charge to the bytes that were read.
     fn keep(&self, bytes: usize) {
         if let Some(left) = &self.0
             && let Some(charge) = &mut left.lock().charge
@@ -344,8 +348,8 @@ impl Remains {
         }
     }
 
-    /// Gives the bytes back, and throws away what was not read, within bounds, so that the client gets to read the
-    /// answer.
+    /// Releases the charge, then reads and discards the unread rest within bounds, so that the
+    /// client can read the response.
     pub(super) async fn discard(self) {
         let Some(Left { chunks, charge }) = self.0.map(|left| std::mem::take(&mut *left.lock()))
         else {
@@ -362,7 +366,7 @@ impl Remains {
                 }
             }
         };
-        // Out of time: the connection is closed after the answer, and the client may miss it. That is its own doing.
+        // After a timeout the connection is closed behind the response, and the client may miss it.
         let _ = tokio::time::timeout(DISCARD_TIME, everything).await;
     }
 }

@@ -1,9 +1,15 @@
-//! The places that connections take. When all are taken, the connection whose request has been awaited longest gives
-//! way to the new one, so that silent connections lock nobody out. When every connection has a request under way, a new
-//! one gets a reserved place, on which only health is answered: a probe is never kept out by other clients' work.
+//! The limit on open connections, and the eviction of idle ones.
 //!
-//! An address has a bound of its own, by which its own connections give way. The hot path takes no lock: a connection
-//! notes in an atomic since when it waits, and all are looked through only when there is no place.
+//! When all places are taken, a new connection evicts the one that has waited longest for its next
+//! request, so idle connections cannot lock others out. When every connection has a request under
+//! way, a new one gets a reserved place, where only the health route is served. Health probes are
+//! therefore never locked out.
+//!
+//! Each address has a bound of its own. Beyond it, a new connection evicts an idle one of the same
+//! address.
+//!
+//! The hot path takes no lock: a connection stores in an atomic when it began to wait. All
+//! connections are scanned only when no place is free.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,15 +22,15 @@ use tokio::sync::Notify;
 
 use crate::config::ServerConfig;
 
-/// Places beyond `server.connections_max`, for probes alone.
+/// Reserved places for probes, beyond `server.connections_max`.
 const RESERVED_MAX: usize = 32;
 
-/// In place of the moment since when a connection waits: a request is under way,
+/// Value of `waiting_since` while a request is under way.
 const BUSY: u64 = 0;
-/// or the connection is to be closed.
+/// Value of `waiting_since` of an evicted connection.
 const EVICTED: u64 = u64::MAX;
 
-/// All connections. Clones share them.
+/// The table of all connections. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Connections(Arc<Table>);
 
@@ -33,7 +39,7 @@ struct Table {
     max: usize,
     per_address_max: usize,
     places: Mutex<Places>,
-    /// Orders the moments at which connections begin to wait.
+    /// A logical clock: orders the moments at which connections begin to wait.
     moments: AtomicU64,
     evicted: AtomicU64,
     refused: AtomicU64,
@@ -56,14 +62,14 @@ struct Place {
     evict: Notify,
 }
 
-/// A connection's place. Dropping it gives the place back.
+/// The place of one connection. Dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct Seat {
     table: Arc<Table>,
     place: Arc<Place>,
 }
 
-/// A request under way. When it is dropped, the connection waits for the next one.
+/// Marks a request as under way. Dropping it marks the connection as waiting for its next request.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     table: Arc<Table>,
@@ -73,13 +79,13 @@ pub(super) struct UnderWay {
 /// A snapshot of the connections.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ConnectionStats {
-    /// Open ones, reserved places included.
+    /// Open connections, including those on reserved places.
     pub open: u64,
-    /// `server.connections_max`.
+    /// The setting `server.connections_max`.
     pub open_max: u64,
-    /// Connections without a request that gave way to new ones.
+    /// Idle connections that were evicted, since the start.
     pub evicted: u64,
-    /// Connections that found no place.
+    /// New connections that were refused for want of a place, since the start.
     pub refused: u64,
 }
 
@@ -95,7 +101,7 @@ impl Connections {
         }))
     }
 
-    /// A place for a new connection; none if there is not even a reserved one.
+    /// Returns a place for a new connection, or none if even the reserved places are taken.
     pub(super) fn enter(&self, address: IpAddr) -> Option<Seat> {
         let table = &self.0;
         let address = subscriber(address);
@@ -133,7 +139,7 @@ impl Connections {
 }
 
 impl Table {
-    /// The next moment; later ones are greater.
+    /// Advances the logical clock and returns its value.
     fn moment(&self) -> u64 {
         self.moments.fetch_add(1, Ordering::Relaxed)
     }
@@ -163,7 +169,8 @@ impl Places {
         }
     }
 
-    /// Has the connection that has waited longest for a request give way, if one of these waits.
+    /// Evicts the connection that has waited longest for a request, among those that `may` accepts.
+    /// Returns false if none of them waits.
     fn evict(&mut self, table: &Table, may: impl Fn(&Place) -> bool) -> bool {
         loop {
             let waiting = self
@@ -178,7 +185,7 @@ impl Places {
                 return false;
             };
             let place = Arc::clone(place);
-            // Unless its request has come in this moment.
+            // Fails if a request has arrived since.
             let taken = place.waiting_since.compare_exchange(
                 since,
                 EVICTED,
@@ -196,7 +203,7 @@ impl Places {
 
     fn remove(&mut self, place: &Place) {
         if self.by_id.remove(&place.id).is_none() {
-            // It gave way before.
+            // Evicted before, and removed then.
         } else if place.reserved {
             self.reserved -= 1;
         } else if let Some(count) = self.by_address.get_mut(&place.address) {
@@ -209,22 +216,22 @@ impl Places {
 }
 
 impl Seat {
-    /// True if only probes are answered here.
+    /// Returns whether only health probes are served on this connection.
     pub(super) fn is_reserved(&self) -> bool {
         self.place.reserved
     }
 
-    /// Ends when the connection is to give way.
+    /// Waits until the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.place.evict.notified().await;
     }
 
-    /// True if it gave way and no request has come since.
+    /// Returns whether the connection was evicted and no request has arrived since.
     pub(super) fn is_abandoned(&self) -> bool {
         self.place.waiting_since.load(Ordering::Acquire) == EVICTED
     }
 
-    /// A request has come.
+    /// Marks the connection as busy with a request.
     pub(super) fn begin(&self) -> UnderWay {
         self.place.waiting_since.store(BUSY, Ordering::Release);
         UnderWay {
@@ -248,7 +255,8 @@ impl Drop for UnderWay {
     }
 }
 
-/// The address that is counted. An IPv6 subscriber has 64 bits of addresses, so these count as one.
+/// Returns the address under which a connection is counted. An IPv6 subscriber has a whole /64
+/// network, so all its addresses count as one.
 fn subscriber(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

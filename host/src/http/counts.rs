@@ -1,4 +1,4 @@
-//! How many instances a team has of each status, as it was a moment ago.
+//! Counts of a team's instances by status, cached for a short time.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use super::error::ApiError;
 use super::moments::Moments;
 use crate::model::Name;
 
-/// By status.
+/// Number of instances by status.
 pub(super) type Counts = BTreeMap<&'static str, u64>;
 
-/// What was counted last, by team. Clones share it.
+/// Cached counts by team. Clones share the cache.
 #[derive(Clone, Debug, Default)]
 pub struct InstanceCounts(Moments<Name, Counts>);
 
 impl InstanceCounts {
-    /// A team's instances.
+    /// Returns the counts of a team, at most 10 s old.
     ///
     /// # Errors
     /// The database's.

@@ -1,4 +1,5 @@
-//! From a request to its answer: the route, who asks, the handler, the deadline, the log line.
+//! Dispatch of requests: finds the route, authenticates the caller, runs the handler up to the
+//! deadline and writes the log line.
 
 use std::any::Any;
 use std::net::IpAddr;
@@ -32,17 +33,19 @@ use super::{secret, traced};
 use crate::model::{Principal, TraceParent};
 use crate::monitor::{Monitor, Operation};
 
-/// A body that is late is answered with 408, which is more useful than the 503 that the whole request would get.
+/// Time by which the deadline of a request exceeds that of its body. A late body therefore gets
+/// 408, which says more than the 503 of a late request.
 const GRACE: Duration = Duration::from_millis(500);
-/// What requests without a route are counted under.
+/// Name of the operation that counts requests without a route.
 const NO_ROUTE: &str = "http (no route)";
 
-/// The head of a request on a reserved place: only health is answered there.
+/// Marks a request on a reserved connection, where only the health route is served.
 #[derive(Clone, Copy)]
 struct ProbesOnly;
 
-/// Makes a request's head something that filters hand on as a whole: each of warp's own filters for a part of it copies
-/// that part. `peer` is the address at the other end of the connection.
+/// Moves a request's head into one extension, which warp's filters pass on as a whole. warp's own
+/// filters for parts of the head copy these parts. `peer` is the address at the other end of the
+/// connection.
 pub(super) fn with_head<B>(
     request: hyper::Request<B>,
     peer: IpAddr,
@@ -59,7 +62,7 @@ pub(super) fn with_head<B>(
     request
 }
 
-/// Answers every request that comes [`with_head`], and so rejects none.
+/// Returns the filter that serves requests prepared by [`with_head`]. It rejects none.
 pub(super) fn filter(
     services: Services,
 ) -> impl Filter<Extract = (warp::reply::Response,), Error = Rejection> + Clone {
@@ -75,7 +78,7 @@ pub(super) fn filter(
         .and(warp::body::stream())
         .then(move |head, body| {
             let dispatcher = Arc::clone(&dispatcher);
-            // On the heap, because every filter around it would copy it.
+            // On the heap, because every filter around the future would copy it.
             Box::pin(async move { send(dispatcher.answer(head, chunks(body)).await) })
         })
 }
@@ -89,7 +92,7 @@ fn chunks(
     })
 }
 
-/// What each route's requests are counted as.
+/// The monitor's operation of each route, in the order of the table.
 struct Operations {
     routes: Vec<Operation>,
     no_route: Operation,
@@ -115,7 +118,7 @@ impl Operations {
     }
 }
 
-/// What is known of a request from the start.
+/// The facts of a request that are known before its route runs.
 struct Arrival {
     id: RequestId,
     head: Arc<Head>,
@@ -139,7 +142,7 @@ impl Dispatcher {
         let request_id = self.requests.next();
         let method = &head.method;
         let found = routes::find(method, head.uri.path());
-        // Never the raw path: it may hold anything, and as a name of an operation it has no bound.
+        // Never the raw path: it may hold any text, and would create operations without bound.
         let (pattern, operation) = match &found {
             Found::Route(route, _) => (Some(route.pattern), self.operations.get(route)),
             _ => (None, &self.operations.no_route),
@@ -216,7 +219,7 @@ impl Dispatcher {
                 Err(NoPrincipal::Error(error)) => return Err(error),
                 Err(NoPrincipal::Failed(failed)) => {
                     let asked = format!("{} {}", route.method, route.pattern);
-                    // On the heap, as below.
+                    // On the heap, for the reason given below.
                     Box::pin(self.services.sign_ins.record(
                         &self.services,
                         &head,
@@ -261,12 +264,13 @@ impl Dispatcher {
                     _ => {
                         let answering =
                             self.on_budget(route, &principal, deadline, handler, request);
-                        // On the heap: most need not carry it around with them.
+                        // On the heap, so that requests on public routes do not carry this large
+                        // future.
                         Box::pin(answering).await
                     }
                 };
                 if let Err(error) = &answer {
-                    // On the heap: the others, most of all, need not carry it around with them.
+                    // On the heap, so that requests without an error do not carry this future.
                     Box::pin(self.refusals.record(&recorder, route, error)).await;
                 }
                 answer
@@ -275,8 +279,9 @@ impl Dispatcher {
         }
     }
 
-    /// Runs a handler whose answer takes its bytes from the budget of answers: before it is made, where that may need
-    /// much memory, and otherwise when it turns out to be long.
+    /// Runs a handler and charges the response to the budget of responses. A route that may need
+    /// much memory waits for a full charge before the handler runs. Other responses are charged
+    /// afterwards, if they are longer than [`PIECE_BYTES`].
     async fn on_budget(
         &self,
         route: &Route,
@@ -317,7 +322,7 @@ impl Dispatcher {
         Ok(response)
     }
 
-    /// How long the body may take, and the whole.
+    /// Returns the time limits of the body and of the whole request.
     fn times(&self, found: &Found) -> (Duration, Duration) {
         let config = &self.services.config;
         let usual = config.server.request_timeout;
@@ -325,7 +330,8 @@ impl Dispatcher {
             Found::Route(route, _)
                 if route.method == Method::POST && route.pattern == routes::UPLOAD_PATTERN =>
             {
-                // The component is compiled after it has arrived, in a process that has its own deadline.
+                // The component is compiled after it has arrived, in a child process with its own
+                // time limit.
                 let body = config.plugins.upload_timeout;
                 (body, body + config.plugins.compile_timeout + usual)
             }
@@ -348,7 +354,7 @@ impl Dispatcher {
     }
 }
 
-/// Why nobody is known to ask.
+/// The reason why a request has no principal: failed authentication, or an error of the host.
 enum NoPrincipal {
     Failed(Failed),
     Error(ApiError),
@@ -363,10 +369,10 @@ impl From<Failed> for ApiError {
     }
 }
 
-/// The hash of the token that a request brings.
+/// Returns the hash of a request's token.
 ///
 /// # Errors
-/// 401 when it brings none, or something that is none.
+/// 401 for a missing or malformed token.
 pub(super) fn token_hash(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
     find_token(headers).map_err(ApiError::from)
 }
@@ -387,11 +393,13 @@ fn find_token(headers: &HeaderMap) -> Result<[u8; 32], Failed> {
     secret::hash(secret.trim()).ok_or(Failed::Malformed)
 }
 
-/// Runs a handler where the request was read: another task would be a wake-up of another thread, which costs more than
-/// most handlers. A panic ends in an answer, and not with the connection. When the client goes away or the time is up, the
-/// handler is dropped; the store's work goes on in tasks of the store.
+/// Runs a handler in the task that read the request. A task of its own would wake another thread,
+/// which costs more than most handlers.
+///
+/// A panic becomes a 500 response, so the connection survives it. When the client disconnects or
+/// the deadline passes, the handler is dropped. The store's work continues in tasks of the store.
 async fn run(handler: BoxFuture<'static, Answer>, deadline: Instant) -> Answer {
-    // What a handler shares with others is behind locks that do not poison, or in the database.
+    // Unwind-safe: shared state is in the database or behind locks that do not poison.
     let caught = AssertUnwindSafe(handler).catch_unwind();
     match before(deadline, caught).await {
         Some(Ok(answer)) => answer,
@@ -403,8 +411,8 @@ async fn run(handler: BoxFuture<'static, Answer>, deadline: Instant) -> Answer {
     }
 }
 
-/// What the work comes to, unless that takes until the deadline. Most work is done at the first look, and then no timer
-/// is made.
+/// Returns the output of `work`, or none when the deadline passes first. Most work is ready at the
+/// first poll, and then no timer is created.
 pub(super) async fn before<F: Future>(deadline: Instant, work: F) -> Option<F::Output> {
     let mut work = pin!(work);
     match std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
@@ -413,7 +421,7 @@ pub(super) async fn before<F: Future>(deadline: Instant, work: F) -> Option<F::O
     }
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let owned = || panic.downcast_ref::<String>().map(String::as_str);
     panic

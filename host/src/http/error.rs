@@ -1,7 +1,7 @@
-//! What goes wrong, as a client sees it: the only place that writes an error body.
+//! API errors: the only place that writes an error body.
 //!
-//! The client gets a status, a stable `code` and a `message` that says what to do. The source of a failure that is ours
-//! goes to the log and nowhere else, because it may name files and hosts.
+//! A client gets a status, a stable `code` and a `message` that says what to do. The source of an
+//! internal error goes only to the log, because it may name hosts and files.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -19,11 +19,11 @@ use crate::plugins::UploadError;
 use crate::store::StoreError;
 
 const PERMISSION_MISSING: &str = "permission-missing";
-/// The way out for an operator who has no token left.
+/// A hint for operators who have lost their last token.
 const TOKEN_HINT: &str = "an operator makes one, or the owner of the data directory, without a server: \
     `stepwell token create NAME -p operator --data-dir DIRECTORY`";
 
-/// A request that is not answered as wished.
+/// An error response to a request.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
@@ -53,12 +53,12 @@ impl ApiError {
         self
     }
 
-    /// 400: the request makes no sense as it stands.
+    /// 400: the request is malformed or contradicts itself.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid-request", message)
     }
 
-    /// 401 without a token.
+    /// 401: the request has no token.
     pub(super) fn token_missing() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -73,7 +73,7 @@ impl ApiError {
         )
     }
 
-    /// 401 with a token that is unknown, expired or revoked; which of them is not said.
+    /// 401: the token is unknown, expired or revoked. The response does not say which.
     pub(super) fn token_invalid() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -86,7 +86,7 @@ impl ApiError {
         )
     }
 
-    /// 403: the token is good, but not for this.
+    /// 403: the token is valid but lacks the permission.
     pub(super) fn forbidden(permission: Permission) -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
@@ -98,7 +98,8 @@ impl ApiError {
         )
     }
 
-    /// 404: not there, or not yours; the same answer for both.
+    /// 404: the object does not exist, or belongs to another team. Both cases get the same
+    /// response.
     pub(super) fn not_found(what: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -107,12 +108,12 @@ impl ApiError {
         )
     }
 
-    /// 404 with a sentence of its own.
+    /// 404 with a message from the caller.
     pub(super) fn not_found_because(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", message)
     }
 
-    /// 404: no route.
+    /// 404: no route has this path.
     pub(super) fn no_such_path() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -121,7 +122,7 @@ impl ApiError {
         )
     }
 
-    /// 405: a path with other methods.
+    /// 405: the path exists, but not with this method.
     pub(super) fn method_not_allowed(allowed: &str) -> Self {
         let error = Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -134,7 +135,7 @@ impl ApiError {
         }
     }
 
-    /// 408: the body did not come in time.
+    /// 408: the body did not arrive in time.
     pub(super) fn body_timeout() -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -143,7 +144,7 @@ impl ApiError {
         )
     }
 
-    /// 413: the body is too long.
+    /// 413: the body is longer than `limit` bytes.
     pub(super) fn body_too_large(limit: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -152,7 +153,8 @@ impl ApiError {
         )
     }
 
-    /// 415: compressed bodies are refused, because a limit on their size would mean nothing.
+    /// 415: the body is compressed. Such bodies are refused, because the size limit is on the bytes
+    /// as sent.
     pub(super) fn encoded_body() -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -161,7 +163,7 @@ impl ApiError {
         )
     }
 
-    /// 422: an idempotency key that belongs to another request.
+    /// 422: the idempotency key was used for a different request.
     pub(super) fn key_reused(message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -170,7 +172,7 @@ impl ApiError {
         )
     }
 
-    /// 429: a team with too many idempotency keys.
+    /// 429: the team has too many idempotency keys.
     pub(super) fn too_many_keys(most: u32) -> Self {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -183,13 +185,13 @@ impl ApiError {
         .with_header(RETRY_AFTER, HeaderValue::from_static("60"))
     }
 
-    /// 429: a quota of the team is used up.
+    /// 429: the team is at a quota.
     fn quota(code: &'static str, message: String) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, code, message)
             .with_header(RETRY_AFTER, HeaderValue::from_static("60"))
     }
 
-    /// 503: the process was started without its engine.
+    /// 503: the process runs without its engine.
     pub(super) fn engine_off() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -198,13 +200,14 @@ impl ApiError {
         )
     }
 
-    /// 503: too much at once.
+    /// 503: a budget or a pool of the host is exhausted.
     pub(super) fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
             .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
-    /// 429: the token asks too often. `wait`: until it may ask again.
+    /// 429: the token is over its rate limit. `wait` is the time until its next request is
+    /// admitted.
     pub(super) fn rate_limited(per_second: u32, wait: Duration) -> Self {
         let seconds = wait.as_secs_f64().ceil().clamp(1.0, 3_600.0);
         Self::new(
@@ -215,7 +218,7 @@ impl ApiError {
         .with_header(RETRY_AFTER, HeaderValue::from(seconds as u64))
     }
 
-    /// 422: the answer would be longer than this host sends.
+    /// 422: the response would be longer than `server.answer_bytes_max`.
     pub(super) fn answer_too_large(bytes: usize, bytes_max: usize) -> Self {
         Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -227,7 +230,7 @@ impl ApiError {
         )
     }
 
-    /// 503: no answer in time.
+    /// 503: the deadline passed before the response was ready.
     pub(super) fn deadline() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -237,7 +240,7 @@ impl ApiError {
         .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
-    /// 500: our fault.
+    /// 500: an internal error, whose `source` is logged.
     pub(super) fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let message =
             "something went wrong in the host; its log says what, under the answer's request-id";
@@ -247,35 +250,37 @@ impl ApiError {
         }
     }
 
-    /// Logs what the client is not told. A client's mistake has no source and is not logged.
+    /// Logs the source of an internal error. A client's mistake has no source and is not logged.
     pub(super) fn log(&self) {
         if let Some(source) = &self.source {
             tracing::error!(status = self.status.as_u16(), error = %chain(source.as_ref()), "a request failed");
         }
     }
 
-    /// Stable.
+    /// Returns the error's code, which stays the same across versions.
     pub(super) fn code(&self) -> &str {
         &self.code
     }
 
-    /// Whether it is [`ApiError::forbidden`].
+    /// Returns whether the error is [`ApiError::forbidden`].
     pub(super) fn lacks_permission(&self) -> bool {
         self.code == PERMISSION_MISSING
     }
 
-    /// Whether the log has more to say about it than the client is told.
+    /// Returns whether the error has a source, which only the log shows.
     pub(super) fn is_ours(&self) -> bool {
         self.source.is_some()
     }
 
-    /// What the client is told: the whole body of an answer, or what became of one item of a batch. Messages quote what
-    /// the client sent, some of them in a parser's words, and end up in terminals.
+    /// Returns the JSON of the error: a whole response body, or the result of one item of a batch.
+    ///
+    /// The message may quote the client's input, and may be printed on a terminal, so control
+    /// characters are escaped.
     pub(super) fn body(&self) -> Value {
         json!({ "error": { "code": self.code, "message": harmless_lines(&self.message) } })
     }
 
-    /// The answer.
+    /// Returns the error as a response.
     pub(super) fn into_response(self) -> Response<Content> {
         let mut response = super::response::json(self.status, &self.body());
         if let Some((name, value)) = self.header.map(|header| *header) {
@@ -285,7 +290,7 @@ impl ApiError {
     }
 }
 
-/// An error with all its causes.
+/// Formats an error and all its causes, separated by `: `.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -363,7 +368,7 @@ impl From<UploadError> for ApiError {
             }
             UploadError::DiskFull => Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
                 .with_header(RETRY_AFTER, HeaderValue::from_static("5")),
-            // The log has what the worker said.
+            // The log has the compile worker's message.
             UploadError::CompilerFault => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message)
             }

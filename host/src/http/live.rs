@@ -1,7 +1,8 @@
-//! `/workflow-metrics/live`: the present, as server-sent events, for as long as the client listens and may.
+//! `/workflow-metrics/live`: metrics and alerts as server-sent events, until the client disconnects
+//! or loses its permission.
 //!
-//! What surprises: nothing is queued for a client that is slow. It gets the newest snapshot when it reads again, and
-//! one that does not read at all is cut off by `server.write_timeout`.
+//! Nothing is queued for a slow client. It gets the newest snapshot when it reads again. A client
+//! that does not read at all is cut off by `server.write_timeout`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,9 +21,10 @@ use super::response::{Answer, Chunks, Content};
 use crate::model::{Permission, Principal};
 use crate::watch::{Subscription, SubscriptionError, Update};
 
-/// The longest silence: proxies close connections that look dead, and a token may have been revoked meanwhile.
+/// Longest silence of a stream. Proxies close connections that look dead, and the token's
+/// permission is checked again before each event.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How long browsers wait before they connect again.
+/// The first bytes of a stream: browsers reconnect after 2 s.
 const BEGINNING: &[u8] = b"retry: 2000\n\n";
 
 pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> Answer {
@@ -40,7 +42,7 @@ pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> A
     ))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    // nginx would wait until it has a page full.
+    // Keeps nginx from buffering the stream.
     headers.insert(
         HeaderName::from_static("x-accel-buffering"),
         HeaderValue::from_static("no"),
@@ -52,12 +54,12 @@ struct Live {
     services: Arc<Services>,
     token: [u8; 32],
     subscription: Subscription,
-    /// Chunks of an event that may be sent already.
+    /// Chunks of the current event that are not sent yet.
     ready: VecDeque<Bytes>,
 }
 
 impl Live {
-    /// The next bytes; none ends the stream.
+    /// Returns the next bytes. None ends the stream.
     async fn next(mut self) -> Option<(Bytes, Self)> {
         if let Some(bytes) = self.ready.pop_front() {
             return Some((bytes, self));
@@ -68,7 +70,7 @@ impl Live {
             Ok(None) => return None,
             Err(_) => VecDeque::from([Bytes::from_static(b":\n\n")]),
         };
-        // After the wait and before anything is told.
+        // Checked after the wait, so that an event never goes to a revoked token.
         if !self.may_still().await {
             return None;
         }
@@ -76,7 +78,8 @@ impl Live {
         self.ready.pop_front().map(|bytes| (bytes, self))
     }
 
-    /// As for a request that comes now: a token that cannot be looked up counts as none.
+    /// Returns whether the token still has the permission. If it cannot be looked up, the stream
+    /// ends.
     async fn may_still(&self) -> bool {
         let principal = self
             .services
@@ -87,8 +90,8 @@ impl Live {
     }
 }
 
-/// JSON has no line breaks outside of its texts, and escapes them inside. All subscribers share its memory, however slowly
-/// they read.
+/// Builds the chunks of an event. Serialised JSON has no line breaks, so one `data:` line is
+/// enough. All subscribers share the text's memory, however slowly they read.
 fn event(head: &'static [u8], json: Arc<str>) -> VecDeque<Bytes> {
     let data = Bytes::from_owner(SharedText(json));
     VecDeque::from([Bytes::from_static(head), data, Bytes::from_static(b"\n\n")])

@@ -1,9 +1,12 @@
 //! The HTTP API: the only module that names warp.
 //!
-//! [`serve`] accepts connections, [`dispatch`] leads every request through one table of routes ([`routes`]) that also
-//! names the permission each needs, and one file per resource has the handlers. A handler is an `async fn` that answers
-//! a response or an [`error::ApiError`]; an application error is never a warp rejection, because rejections fall
-//! through to other filters and end as plain text.
+//! [`serve`] accepts connections. [`dispatch`] leads every request through one table of routes
+//! ([`routes`]), which also names the permission that each route needs. One file per resource has
+//! the handlers.
+//!
+//! A handler is an `async fn` that returns a response or an [`error::ApiError`]. An application
+//! error is never a warp rejection: warp tries other filters after a rejection and finally sends
+//! plain text.
 
 mod accept;
 mod alerts;
@@ -67,37 +70,37 @@ pub use sign_ins::SignIns;
 pub use summaries::Summaries;
 pub use traffic::Traffic;
 
-/// What the handlers work with.
+/// The services that handlers use. Clones share them.
 #[derive(Clone)]
 pub struct Services {
     /// The settings.
     pub config: Arc<Config>,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// The data.
+    /// The database and its caches.
     pub store: Store,
-    /// The numbers.
+    /// The metrics in memory.
     pub monitor: Monitor,
-    /// The plugins.
+    /// The plugin registry.
     pub plugins: Registry,
-    /// What starts, decides and cancels.
+    /// Starts, decides and cancels instances.
     pub engine: Engine,
-    /// Whom the present is shown to.
+    /// The live feed and the alerts.
     pub watch: Watch,
-    /// Whether the database answers.
+    /// The result of the last database ping.
     pub pulse: Pulse,
-    /// The last summaries.
+    /// Cached summaries, by team and window.
     pub summaries: Summaries,
-    /// How many instances there were a moment ago.
+    /// Cached counts of instances by status, for each team.
     pub counts: InstanceCounts,
-    /// Bounds of the bodies, answers and connections in hand, and of each token's rate.
+    /// Budgets of bodies and responses, places of connections, and rate limits of tokens.
     pub traffic: Traffic,
-    /// How many sign-ins failed.
+    /// Counters of failed sign-ins.
     pub sign_ins: SignIns,
-    /// What records requests and what they lead to.
+    /// Records spans of requests and of the work that they cause.
     pub tracer: Tracer,
-    /// Cancelled as soon as the host lets nobody in any more.
+    /// Cancelled when the host stops accepting connections.
     pub stopping: CancellationToken,
-    /// When the process was ready, on the clock's monotonic scale.
+    /// The moment at which the process became ready, on the monotonic clock.
     pub started: Instant,
 }

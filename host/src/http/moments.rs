@@ -1,6 +1,9 @@
-//! What is worked out at most ten times a second for each key, however many ask, because it is a lot of work: a summary
-//! looks at every operation, and to count a team's instances the database goes through all of them. What takes long is
-//! shown for longer, so that no more than a twentieth of the time goes into it.
+//! A single-flight cache for expensive reads: summaries, which read every operation, and counts of
+//! a team's instances, for which the database reads all of the team's rows.
+//!
+//! A key is computed at most ten times a second, however many callers ask. A value is served for 20
+//! times as long as it took to compute, within 100 ms and 10 s. Work of at most 500 ms therefore
+//! takes less than 5 % of the time.
 
 use std::hash::Hash;
 use std::time::{Duration, Instant};
@@ -8,31 +11,32 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::slots::Slots;
 
-/// What was worked out is shown again for at least this long,
+/// Shortest time for which a value is served.
 const FRESH_MIN: Duration = Duration::from_millis(100);
-/// for this many times as long as it took,
+/// A value is served for this many times as long as it took to compute.
 const FRESH_PER_WORK: u32 = 20;
-/// and for this long at most.
+/// Longest time for which a value is served.
 const FRESH_MAX: Duration = Duration::from_secs(10);
-/// Keys that are remembered; what others ask for is worked out for each request.
+/// Keys that are cached. Values of further keys are computed for each request.
 const KEPT_MAX: usize = 256;
 
-/// What was worked out, and until when it is shown.
+/// A computed value and the moment at which it expires.
 #[derive(Debug)]
 struct Moment<V> {
     until: Instant,
     value: V,
 }
 
-/// What was worked out last. Clones share it.
+/// Computed values by key. Clones share the values.
 #[derive(Debug)]
 pub(super) struct Moments<K, V>(Slots<K, Option<Moment<V>>>);
 
 impl<K: Hash + Eq, V: Clone> Moments<K, V> {
-    /// What is worked out for this key, or was a moment ago.
+    /// Returns the cached value of `key`, or computes it with `work`. Concurrent callers of one key
+    /// share one computation. A failure is not cached.
     ///
     /// # Errors
-    /// Those of the work.
+    /// Those of `work`.
     pub(super) async fn get<E, F>(
         &self,
         clock: &Clock,
@@ -51,7 +55,7 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
         if let Some(moment) = last.as_ref().filter(|moment| began < moment.until) {
             return Ok(moment.value.clone());
         }
-        // On the heap, because most find what they ask for and should not carry the work around with them.
+        // On the heap: most callers find a cached value and should not carry the future of `work`.
         let value = Box::pin(work()).await?;
         let ended = clock.monotonic();
         let until = ended + shown_for(ended.saturating_duration_since(began));
@@ -62,7 +66,7 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
         Ok(value)
     }
 
-    /// What is being worked out is not shown to those who ask later.
+    /// Drops all values. A value that is being computed goes only to its present callers.
     pub(super) fn forget(&self) {
         self.0.forget();
     }
@@ -80,7 +84,7 @@ impl<K: Hash + Eq, V> Default for Moments<K, V> {
     }
 }
 
-/// How long what took so long is shown.
+/// Returns how long a value that took `took` to compute is served.
 fn shown_for(took: Duration) -> Duration {
     took.saturating_mul(FRESH_PER_WORK)
         .clamp(FRESH_MIN, FRESH_MAX)

@@ -1,8 +1,11 @@
-//! `Idempotency-Key` on requests that make something else than instances: the same request with the same key happens
-//! once, and is answered as the first time; another request with the same key is refused.
+//! `Idempotency-Key` on requests that create something else than instances.
 //!
-//! A key belongs to the caller's team and to the route. It is reserved before anything is done, so that two requests at
-//! the same time cannot both take it. A request that fails by the client's mistake gives its key back.
+//! A request that repeats the key and the content of an earlier one is not executed again and gets
+//! the first response. A different request with the same key is refused.
+//!
+//! A key is scoped to the caller's team and the route. The key is reserved before the request is
+//! executed, so that two concurrent requests cannot both take it. A request that fails with a 4xx
+//! status releases its key.
 
 use std::sync::Arc;
 
@@ -16,26 +19,27 @@ use crate::model::request::hash_of_body;
 use crate::model::{Name, Principal};
 use crate::store::{KeyedRequest, Reservation};
 
-/// What a key says about a request.
+/// The state of a request's idempotency key.
 pub(super) enum Once {
-    /// Do it; nothing is to be kept without a key.
+    /// The request is new or has no key: execute it.
     First(Keyed),
-    /// It was done, and this was kept.
+    /// The request was executed before; this is the response that was stored.
     Again(Value),
 }
 
-/// A request that is under way.
+/// A request that is being executed, with its reserved key if it has one. Must be ended with
+/// [`Keyed::end`].
 #[must_use]
 pub(super) struct Keyed {
     services: Arc<Services>,
     request: Option<KeyedRequest>,
 }
 
-/// Reserves the key of a request, if it has one.
+/// Reserves the idempotency key of a request, if it has one.
 ///
 /// # Errors
-/// 400 for a key of the wrong form, 422 for one that belongs to another request, 429 when the team has too many, and
-/// the database's.
+/// 400 for a malformed key, 422 for a key of another request, 429 when the team has too many keys,
+/// and the database's errors.
 pub(super) async fn begin(
     services: &Arc<Services>,
     principal: &Principal,
@@ -80,15 +84,16 @@ pub(super) async fn begin(
 }
 
 impl Keyed {
-    /// The request, for what keeps its answer in a transaction of its own.
+    /// The keyed request, for a store function that stores the response in its own transaction.
     pub(super) fn request(&self) -> Option<&KeyedRequest> {
         self.request.as_ref()
     }
 
-    /// Keeps the answer, unless it is kept already; or gives the key back, if the client can do better.
+    /// Stores the response, unless it is stored already. Releases the key after a 4xx error, so
+    /// that the client can send a corrected request. After a 5xx error the key stays reserved.
     ///
     /// # Errors
-    /// Those of `result`, and no other.
+    /// Those of `result`. A failure to store the response is only logged.
     pub(super) async fn end<T>(
         self,
         result: Result<T, ApiError>,
@@ -100,7 +105,7 @@ impl Keyed {
         let store = &self.services.store;
         let ended = match &result {
             Ok(done) => store.keep_answer(request, answer(done).to_string()).await,
-            // It may have happened all the same.
+            // The request may have taken effect before the error.
             Err(error) if error.status.is_server_error() => Ok(()),
             Err(_) => store.release_idempotency_key(request).await,
         };
@@ -111,10 +116,10 @@ impl Keyed {
     }
 }
 
-/// For what cannot be answered twice.
+/// Refuses an idempotency key on a route whose response cannot be repeated.
 ///
 /// # Errors
-/// 400 if there is a key.
+/// 400 if the request has a key.
 pub(super) fn refuse(headers: &HeaderMap, why: &str) -> Result<(), ApiError> {
     if headers.contains_key(IDEMPOTENCY_KEY) {
         Err(ApiError::invalid(why))

@@ -1,6 +1,8 @@
-//! How long a connection may take to send a head. hyper makes a timer for each head and drops it when the head is there,
-//! and to enter each into the runtime's list and to take it out again costs more than most requests. Here those of one
-//! connection share one timer, which is moved only when it runs out.
+//! The timer for request heads: bounds the time in which a client must send one.
+//!
+//! hyper makes a new timer for each head and drops it when the head has arrived. To register and to
+//! remove each of these timers in the runtime costs more than most requests. Here all timers of a
+//! connection share one, which is reset only when it fires.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,10 +14,10 @@ use parking_lot::Mutex;
 
 use crate::clock::Clock;
 
-/// The timer of one connection. It may run out early, and never late.
+/// The timer of one connection. It may fire early, but never late.
 type Alarm = Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>;
 
-/// What one connection's timers are made from.
+/// hyper's timer source for one connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Patience(Alarm);
 
@@ -58,7 +60,7 @@ impl Future for Wait {
             if alarm.deadline() >= until {
                 return Poll::Ready(());
             }
-            // It was set for an earlier head.
+            // The timer was set for an earlier head.
             alarm.as_mut().reset(until);
         }
     }

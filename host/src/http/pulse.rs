@@ -1,4 +1,5 @@
-//! Whether the database answers, as probes and summaries want to know it: asked at most twice a second, however many ask.
+//! Database health for probes and summaries. The database is pinged at most twice a second, however
+//! many callers ask.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,26 +9,29 @@ use tokio::sync::Mutex;
 use crate::clock::Clock;
 use crate::store::Store;
 
-/// An answer is told again for this long.
+/// Time for which a result is reused.
 const FRESH: Duration = Duration::from_millis(500);
-/// A health check that hangs is no health check.
+/// Longest wait for a ping. A probe needs a result even when the database hangs.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The last answer. Clones share it.
+/// The result of the last ping. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Pulse(Arc<Mutex<Option<Beat>>>);
 
-/// One answer.
+/// The result of one ping.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Beat {
     at: Instant,
-    /// How long the database took; none if it did not answer well.
+    /// How long the ping took. None if the ping failed or timed out.
     pub(super) took: Option<Duration>,
 }
 
 impl Pulse {
-    /// Those who ask while the database is asked wait for the same answer. Why there is none is logged: the details may
-    /// name hosts and files.
+    /// Returns the last result if it is less than 500 ms old, and otherwise pings the database.
+    /// Concurrent callers share one ping.
+    ///
+    /// The cause of a failure goes to the log and not to the caller, because it may name hosts and
+    /// files.
     pub(super) async fn beat(&self, store: &Store, clock: &Clock) -> Beat {
         let mut last = self.0.lock().await;
         let began = clock.monotonic();

@@ -1,4 +1,4 @@
-//! `/quotas`: what teams have in the database, and may have.
+//! `/quotas`: the usage and quotas of teams in the database.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use super::request::Request;
 use super::response::{self, Answer};
 use crate::model::Principal;
 
-/// The caller's team; an operator means `?team=` or, without it, every team that has or had something.
+/// Lists the usage of the caller's team. An operator gets the team of `?team=` or, without it,
+/// every team that has or had anything stored.
 pub(super) async fn show_quotas(mut request: Request, principal: Arc<Principal>) -> Answer {
     let team = request.team(&principal)?;
     request.query.finish()?;

@@ -1,4 +1,4 @@
-//! What a handler is given.
+//! The request as a handler receives it.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,31 +15,31 @@ use super::source::Head;
 use crate::model::{Name, Permission, Principal, TraceParent};
 use crate::store::Page;
 
-/// A request that found its route.
+/// A request whose route is known.
 pub(super) struct Request {
-    /// What the handlers work with.
+    /// The services.
     pub(super) services: Arc<Services>,
-    /// The parts of the path that the pattern leaves open, decoded.
+    /// The decoded values of the path's parameters, by name.
     pub(super) parameters: Vec<(&'static str, String)>,
     /// The query string.
     pub(super) query: Query,
-    /// As it came, with all headers.
+    /// The request's head, with all headers.
     pub(super) head: Arc<Head>,
     /// The body, unread.
     pub(super) body: Body,
-    /// `request-id` of its answer.
+    /// The id of the request, sent as `request-id`.
     pub(super) id: RequestId,
-    /// The time by which the answer must be ready.
+    /// The time by which the response must be ready.
     pub(super) deadline: Instant,
-    /// Its span, if that is recorded.
+    /// The request's span, if it is recorded.
     pub(super) trace: Option<TraceParent>,
 }
 
 impl Request {
-    /// A part of the path as text.
+    /// Returns a parameter of the path as text.
     ///
     /// # Errors
-    /// 500 when the pattern has no such part.
+    /// 500 when the route's pattern has no such parameter.
     pub(super) fn parameter(&self, name: &str) -> Result<&str, ApiError> {
         self.parameters
             .iter()
@@ -48,31 +48,32 @@ impl Request {
             .ok_or_else(|| ApiError::internal(format!("the route's pattern has no {{{name}}}")))
     }
 
-    /// A part of the path as an id. What is no id names nothing, so it is not found.
+    /// Returns a parameter of the path as an id.
     ///
     /// # Errors
-    /// 404.
+    /// 404 for text that is not an id, because nothing has that id.
     pub(super) fn id(&self, name: &str, what: &str) -> Result<Uuid, ApiError> {
         self.parameter(name)?
             .parse()
             .map_err(|_| ApiError::not_found(what))
     }
 
-    /// A part of the path as a name. What is no name names nothing, so it is not found.
+    /// Returns a parameter of the path as a name.
     ///
     /// # Errors
-    /// 404.
+    /// 404 for text that is not a valid name, because nothing has that name.
     pub(super) fn name(&self, name: &str, what: &str) -> Result<Name, ApiError> {
         self.parameter(name)?
             .parse()
             .map_err(|_| ApiError::not_found(what))
     }
 
-    /// Whose numbers are asked for: the caller's team's or, for operators, those of `?team=`, and without it everybody's
-    /// (none).
+    /// Returns the team that the request is about. A caller gets its own team. An operator gets the
+    /// team of `?team=`, or none, which stands for all teams.
     ///
     /// # Errors
-    /// 400 for what is no name, 403 for another team's.
+    /// 400 for an invalid name, 403 when a caller without the operator permission names another
+    /// team.
     pub(super) fn team(&mut self, principal: &Principal) -> Result<Option<Name>, ApiError> {
         let asked = self.query.parse::<Name>("team")?;
         if principal.may(Permission::Operator) {
@@ -84,15 +85,15 @@ impl Request {
         }
     }
 
-    /// The most bytes of the answer.
+    /// The largest response that the host sends, in bytes.
     pub(super) fn answer_bytes_max(&self) -> usize {
         self.services.traffic.answer_bytes_max()
     }
 
-    /// The page that `limit` and `after` ask for, where `after` is the `next` of the page before.
+    /// Reads `limit` and `after`. `after` is the `next` of the previous page.
     ///
     /// # Errors
-    /// 400.
+    /// 400 for a limit out of range or a malformed cursor.
     pub(super) fn page<K: FromStr<Err: ToString>>(&mut self) -> Result<Page<K>, ApiError> {
         let limit = self.query.limit()?;
         let after = self.query.parse("after")?;

@@ -1,7 +1,7 @@
-//! Ids of requests: `request-id` of answers, `id` of log lines, `request_id` of the audit.
+//! Request ids: `request-id` in responses, `id` in log lines, `request_id` in the audit.
 //!
-//! A counter alone begins at 1 with every start, and then an id of an old log would also be one of a new request. So each
-//! process has a random beginning of its own.
+//! An id is a counter behind a prefix that is random for each process. With the counter alone, ids
+//! would repeat after every restart, and an id in an old log would also belong to a new request.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,10 +10,10 @@ use bytes::{BufMut as _, BytesMut};
 use hyper::header::HeaderValue;
 use uuid::Uuid;
 
-/// Hexadecimal digits.
+/// Hexadecimal digits of the random prefix.
 const BEGINNING: usize = 16;
 
-/// Numbers the requests of this process.
+/// The generator of this process's request ids.
 #[derive(Debug)]
 pub(super) struct RequestIds {
     beginning: [u8; BEGINNING],
@@ -28,7 +28,8 @@ pub(super) struct RequestId {
 }
 
 impl RequestIds {
-    /// `random` has at least 62 random bits in its second half, as version 7 has.
+    /// Takes the prefix from the second half of `random`, which has 62 random bits in a version 7
+    /// UUID.
     pub(super) fn new(random: Uuid) -> Self {
         let (_, random) = random.as_u64_pair();
         let mut beginning = [b'0'; BEGINNING];
@@ -50,7 +51,8 @@ impl RequestIds {
 }
 
 impl RequestId {
-    /// Every answer has one, so it is put together without a look at each character by a formatter.
+    /// Returns the id as a header value. Every response has one, so it is assembled from bytes
+    /// without a formatter.
     pub(super) fn header(&self) -> HeaderValue {
         let mut digits = [0; 20];
         let mut place = digits.len();

@@ -1,7 +1,7 @@
-//! Answers: JSON, streams, and the headers that every answer has.
+//! Responses: JSON, streams, and the headers that every response has.
 //!
-//! A long answer is kept in pieces, so that what a client has read is given back while the rest is still in hand, and so
-//! that the allocator never holds a place as large as the whole.
+//! A long response is kept in pieces. A piece is freed as soon as it is written, and the allocator
+//! never has to find one block for the whole.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,24 +23,24 @@ use warp::Reply as _;
 use super::error::ApiError;
 use crate::byte_budget::Charge;
 
-/// The most that hyper takes at once. Answers up to this size are in one piece.
+/// Size of a piece: the most that hyper takes at once. Responses up to this size are one piece.
 pub(super) const PIECE_BYTES: usize = 64 * 1_024;
 
-/// The most bytes of a page after its items: its cursor, most of all.
+/// Bytes reserved for the end of a page, mainly for its cursor.
 const END_BYTES: usize = 512;
 
-/// The body of an answer.
+/// The body of a response.
 pub(super) enum Content {
-    /// All of it.
+    /// The whole body in one piece.
     Whole(Bytes),
-    /// All of it, in its order.
+    /// The whole body in several pieces, in order.
     Pieces(VecDeque<Bytes>),
-    /// As it comes. Nothing is asked of it while the client does not read.
+    /// A stream of unknown length. It is polled only while the client reads.
     Stream(Chunks),
 }
 
 impl Content {
-    /// Its length; none for a stream.
+    /// Returns the length in bytes; none for a stream.
     pub(super) fn bytes(&self) -> Option<usize> {
         match self {
             Self::Whole(bytes) => Some(bytes.len()),
@@ -50,8 +50,8 @@ impl Content {
     }
 }
 
-/// A body that comes in pieces. warp wants what it sends to be `Sync`, though it never shares it: the lock, which is
-/// never taken, makes any stream so.
+/// A streamed body. warp requires `Sync` of a body, though it never shares one. The mutex provides
+/// `Sync` and is never locked.
 pub(super) struct Chunks(Mutex<Pin<Box<dyn Stream<Item = Bytes> + Send>>>);
 
 impl Chunks {
@@ -72,10 +72,10 @@ impl Stream for Chunks {
     }
 }
 
-/// What a handler answers.
+/// The result of a handler.
 pub(super) type Answer = Result<Response<Content>, ApiError>;
 
-/// The answer as warp has it.
+/// Converts a response for warp.
 pub(super) fn send(response: Response<Content>) -> warp::reply::Response {
     let (mut head, content) = response.into_parts();
     let length = content.bytes();
@@ -98,7 +98,7 @@ pub(super) fn send(response: Response<Content>) -> warp::reply::Response {
     response
 }
 
-/// Pieces that share the memory of the whole.
+/// Splits `bytes` into pieces that share its memory.
 fn slices(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || {
         let next = bytes.split_to(bytes.len().min(PIECE_BYTES));
@@ -106,17 +106,17 @@ fn slices(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// Has the answer hold its bytes of the budget until it is written.
+/// Attaches a charge to a response, which keeps its bytes on the budget until it is written.
 pub(super) fn hold(response: &mut Response<Content>, charge: Charge) {
     response.extensions_mut().insert(Arc::new(charge));
 }
 
-/// True if the answer holds bytes of the budget already.
+/// Returns whether a response holds a charge already.
 pub(super) fn is_held(response: &Response<Content>) -> bool {
     response.extensions().get::<Arc<Charge>>().is_some()
 }
 
-/// Writes JSON into pieces.
+/// A writer that collects JSON in pieces of [`PIECE_BYTES`].
 #[derive(Default)]
 struct PieceWriter {
     full: VecDeque<Bytes>,
@@ -158,20 +158,22 @@ impl io::Write for PieceWriter {
     }
 }
 
-/// 200 with JSON.
+/// Returns 200 with JSON.
 pub(super) fn ok(body: &impl Serialize) -> Answer {
     Ok(json(StatusCode::OK, body))
 }
 
-/// 204.
+/// Returns 204 without a body.
 pub(super) fn no_content() -> Answer {
     let mut response = Response::new(Content::Whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
 
-/// A page of a list: `next` is the cursor for `after`, and null when there is nothing after this page. A page ends early
-/// when it has `bytes_max`, but not before its first item.
+/// Returns a page of a list. `next` is the cursor for `after`, or null on the last page.
+///
+/// A page ends early when it reaches `bytes_max`, but has at least one item if there is one. A page
+/// with `limit` items is taken for one with a successor.
 pub(super) fn list<T: Serialize>(
     items: &[T],
     limit: u32,
@@ -182,7 +184,7 @@ pub(super) fn list<T: Serialize>(
     page(items, is_full, bytes_max, cursor)
 }
 
-/// As [`list`]; `more` says whether there is something after these items.
+/// As [`list`], but `more` says whether items follow after these.
 pub(super) fn page<T: Serialize>(
     items: &[T],
     more: bool,
@@ -222,7 +224,7 @@ pub(super) fn page<T: Serialize>(
     }
 }
 
-/// JSON with a status.
+/// Returns JSON with a status.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Content> {
     let mut writer = PieceWriter::default();
     match serde_json::to_writer(&mut writer, body) {
@@ -235,7 +237,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Conten
     }
 }
 
-/// JSON that is written already.
+/// Returns JSON that is serialised already, with a status.
 pub(super) fn json_text(status: StatusCode, body: Bytes) -> Response<Content> {
     json_content(status, Content::Whole(body))
 }
@@ -249,7 +251,7 @@ fn json_content(status: StatusCode, content: Content) -> Response<Content> {
     response
 }
 
-/// 200 with plain text.
+/// Returns 200 with plain text.
 pub(super) fn text(text: String) -> Response<Content> {
     let mut response = Response::new(Content::Whole(Bytes::from(text)));
     response.headers_mut().insert(
@@ -259,7 +261,8 @@ pub(super) fn text(text: String) -> Response<Content> {
     response
 }
 
-/// Answers are data for programs: no browser may run, frame, sniff or keep them. Pages say themselves what they may.
+/// Adds security headers. By default no browser may run, frame, sniff or cache a response. Pages
+/// set a policy of their own before.
 pub(super) fn add_security_headers(response: &mut Response<Content>) {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -1,4 +1,4 @@
-//! `/retention`: deletes finished instances now, or says how many it would be.
+//! `/retention`: deletes finished instances now, or counts them.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::store::FinishedPlace;
 #[serde(deny_unknown_fields)]
 struct RetentionBody {
     older_than: String,
-    /// Every team's, if it is left out.
+    /// All teams, if left out.
     team: Option<Name>,
     #[serde(default)]
     dry_run: bool,
-    /// `next` of the answer before.
+    /// `next` of the previous response.
     after: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! The table of routes: method, path, who may, and what for. Dispatch, permission checks, `Allow` headers and the index
-//! at `GET /` come from it.
+//! The table of routes: method, path, access and summary of each. Dispatch, permission checks,
+//! `Allow` headers, the API's description and the index at `GET /` are derived from it.
 
 use std::sync::Arc;
 
@@ -15,21 +15,22 @@ use super::{
 };
 use crate::model::{Permission, Principal};
 
-/// One row.
+/// A route of the API.
 pub(super) struct Route {
     pub(super) method: Method,
-    /// `/instances/{id}`: each part in braces stands for one part of the path.
+    /// Path pattern such as `/instances/{id}`. A part in braces is a parameter and matches one
+    /// segment of a path.
     pub(super) pattern: &'static str,
-    /// The pattern up to its first open part: most rows are passed over by a look at it.
+    /// The pattern up to its first parameter. Comparing this prefix rules most rows out quickly.
     literal: &'static str,
     pub(super) access: Access,
     pub(super) summary: &'static str,
-    /// The path of the function that answers, as it stands in the table.
+    /// The path of the handler, as written in the table.
     handler: &'static str,
 }
 
 impl Route {
-    /// What the API's description calls it: its function's name, which is unique.
+    /// Returns the operation id in the API's description: the handler's name, which is unique.
     pub(super) fn id(&self) -> &'static str {
         self.handler
             .rsplit(':')
@@ -38,38 +39,39 @@ impl Route {
             .trim()
     }
 
-    /// True if its answers may take much memory to make: all lists, and numbers of many things.
+    /// Returns whether a response may take much memory: lists, and statistics of many things.
     pub(super) fn may_answer_much(&self) -> bool {
         self.method == Method::GET && MUCH.contains(&self.pattern)
     }
 
-    /// The parts of the path that are open.
+    /// Returns the names of the path's parameters.
     pub(super) fn parameters(&self) -> impl Iterator<Item = &'static str> {
         self.pattern.split('/').filter_map(parameter)
     }
 }
 
-/// What answers everybody.
+/// Handles a request without a principal.
 pub(super) type PublicHandler = fn(Request) -> BoxFuture<'static, Answer>;
-/// What answers somebody.
+/// Handles the request of an authenticated principal.
 pub(super) type Handler = fn(Request, Arc<Principal>) -> BoxFuture<'static, Answer>;
 
-/// Who may, and what is run. The two stand together, so that a handler that acts for somebody cannot be reached without
-/// a permission.
+/// The permission of a route together with its handler. A handler that needs a principal can
+/// therefore not be reached without authentication.
 #[derive(Clone, Copy)]
 pub(super) enum Access {
-    /// Everybody.
+    /// Open to every caller, without a token.
     Public(PublicHandler),
-    /// Those whose token is good, whatever it permits.
+    /// Needs a valid token with any permission.
     SignedIn(Handler),
-    /// Those whose token has the permission.
+    /// Needs a token with the permission.
     Holder(Permission, Handler),
-    /// A page without data for every browser; data for those whose token has the permission.
+    /// Serves a page without data to browsers. All other clients need a token with the permission
+    /// and get data.
     Page(PublicHandler, Permission, Handler),
 }
 
 impl Access {
-    /// What this request asks for: either part of a page's two.
+    /// Resolves a page to one of its two sides by the request's `Accept` header.
     pub(super) fn asked_for(self, headers: &HeaderMap) -> Self {
         match self {
             Self::Page(page, ..) if accept::html(headers) => Self::Public(page),
@@ -78,7 +80,7 @@ impl Access {
         }
     }
 
-    /// What a token needs, if anything.
+    /// Returns the permission that a token needs, if any.
     pub(super) const fn permission(self) -> Option<Permission> {
         match self {
             Self::Public(_) | Self::SignedIn(_) => None,
@@ -136,13 +138,13 @@ macro_rules! route {
     };
 }
 
-/// The path that takes components, which are larger and slower than other bodies.
+/// The path of uploads. Components are larger and take longer than other bodies.
 pub(super) const UPLOAD_PATTERN: &str = "/plugins";
 
-/// The path that probes ask for. It is answered when nothing else is.
+/// The path of health probes. It is served even when every other request is refused.
 pub(super) const HEALTH_PATTERN: &str = "/workflow-metrics/health";
 
-/// Paths whose answers may be as long as answers may be.
+/// Paths whose `GET` responses may grow to `server.answer_bytes_max`.
 const MUCH: [&str; 13] = [
     "/approvals",
     "/audit",
@@ -159,7 +161,7 @@ const MUCH: [&str; 13] = [
     "/workflows",
 ];
 
-/// Every route.
+/// All routes.
 pub(super) static ROUTES: &[Route] = &[
     route!(GET "/", everybody => index, "This list"),
     route!(GET "/openapi.json", everybody => openapi::show_document, "The API as OpenAPI 3.1"),
@@ -252,17 +254,17 @@ pub(super) static ROUTES: &[Route] = &[
         "What the dashboard's page loads"),
 ];
 
-/// What a method and a path lead to.
+/// The result of looking a request up in the table.
 pub(super) enum Found {
-    /// A route, and the parts that its pattern leaves open.
+    /// The route, and the values of its path parameters.
     Route(&'static Route, Vec<(&'static str, String)>),
-    /// The path is known, and has these methods.
+    /// The path exists with other methods, listed for the `Allow` header.
     OtherMethods(String),
-    /// Nothing.
+    /// No route has this path.
     Nothing,
 }
 
-/// Looks a request up. `HEAD` is answered like `GET`; hyper leaves the body out.
+/// Finds the route of a request. `HEAD` is treated as `GET`; hyper leaves out the body.
 pub(super) fn find(method: &Method, path: &str) -> Found {
     let wanted = if method == Method::HEAD {
         &Method::GET
@@ -272,7 +274,7 @@ pub(super) fn find(method: &Method, path: &str) -> Found {
     let mut allowed = Vec::new();
     for route in ROUTES {
         let parameters = if route.literal.len() == route.pattern.len() {
-            // A path of another length is passed over without a look at its bytes.
+            // Paths of different lengths are unequal without a comparison of bytes.
             (path == route.literal).then(Vec::new)
         } else {
             path.starts_with(route.literal)
@@ -309,7 +311,8 @@ const fn before_brace(pattern: &'static str) -> &'static str {
     pattern.split_at(length).0
 }
 
-/// The open parts of `pattern`, decoded, if `path` fits it. A slash that is percent-encoded is part of a part.
+/// Returns the decoded path parameters if `path` matches `pattern`. A percent-encoded slash belongs
+/// to its segment.
 fn matches(pattern: &'static str, path: &str) -> Option<Vec<(&'static str, String)>> {
     let mut parameters = Vec::new();
     let mut parts = path.split('/');
@@ -325,13 +328,13 @@ fn matches(pattern: &'static str, path: &str) -> Option<Vec<(&'static str, Strin
     parts.next().is_none().then_some(parameters)
 }
 
-/// What an open part of a pattern is called.
+/// Returns the name of a parameter in a pattern, without its braces.
 fn parameter(part: &'static str) -> Option<&'static str> {
     part.strip_prefix('{')
         .and_then(|name| name.strip_suffix('}'))
 }
 
-/// Undoes percent-encoding; none for what is badly encoded or not UTF-8.
+/// Decodes percent-encoding. Returns none for malformed escapes and for text that is not UTF-8.
 fn decode(part: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.bytes();

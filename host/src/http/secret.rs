@@ -1,6 +1,6 @@
 //! Token secrets: 256 random bits, shown once and stored as SHA-256.
 //!
-//! A fast hash is right here: nobody can try 2^256 secrets, and a slow one would be paid on every request.
+//! A fast hash is enough: 2^256 secrets cannot be tried, and a slow hash would slow every request.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use sha2::{Digest, Sha256};
 
 use crate::model::duration;
 
-/// What every secret starts with, so that scanners find one that was committed to a repository.
+/// The prefix of every secret. Secret scanners find a committed token by it.
 pub const PREFIX: &str = "sw_";
 const RANDOM_BYTES: usize = 32;
 const EXPIRES_IN_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
-/// Makes a secret: `sw_` and 64 hexadecimal digits.
+/// Generates a secret: `sw_` and 64 hexadecimal digits.
 ///
 /// # Errors
-/// The operating system has no randomness to give.
+/// The operating system's random number generator fails.
 pub fn generate() -> Result<String, getrandom::Error> {
     let mut random = [0; RANDOM_BYTES];
     getrandom::fill(&mut random)?;
@@ -30,10 +30,10 @@ pub fn generate() -> Result<String, getrandom::Error> {
     Ok(secret)
 }
 
-/// Reads for how long a token is to be good.
+/// Parses the lifetime of a token: more than 0 and at most 3650 days.
 ///
 /// # Errors
-/// A sentence that says what it may be.
+/// A sentence that says what is allowed.
 pub fn lifetime(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(time) if !time.is_zero() && time <= EXPIRES_IN_MAX => Ok(time),
@@ -42,7 +42,8 @@ pub fn lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What the store knows of a secret; none for a text that cannot be one, which saves the look-up.
+/// Returns the hash under which the store keeps a secret. Returns none for malformed text, which
+/// saves a look-up.
 pub fn hash(secret: &str) -> Option<[u8; 32]> {
     let digits = secret.strip_prefix(PREFIX)?;
     let well_formed = digits.len() == 2 * RANDOM_BYTES

@@ -1,5 +1,5 @@
-//! The accept loop. `warp::serve` sets no header timeout and no cap on connections, so the loop is ours and warp only
-//! answers requests.
+//! The accept loop. `warp::serve` has neither a header timeout nor a limit on connections, so the
+//! loop is our own and warp only serves requests.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,19 +25,20 @@ use super::{Services, dispatch};
 use crate::clock::Clock;
 use crate::config::ServerConfig;
 
-/// Head of a request, in bytes; also how much of a body is read at once.
+/// Largest head of a request, in bytes; also the most bytes of a body that are read at once.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;
-/// After the system refused to accept, mostly for want of file descriptors: trying again at once would only burn a CPU.
+/// Pause after a failed accept, mostly for want of file descriptors. An immediate retry would only
+/// burn a CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A connection that gives way has this long to send the end of an answer,
+/// Time in which an evicted connection may send the rest of a response.
 const GIVE_WAY_TIME: Duration = Duration::from_millis(100);
-/// unless more than this many do.
+/// Evicted connections that get this time; others are closed at once.
 const GIVING_WAY_MAX: usize = 128;
 
-/// Serves connections until `shutdown` is done, then lets the requests under way finish, for at most
-/// `server.drain_timeout`. Which connections have a place is said in [`super::connections`].
+/// Serves connections until `shutdown` is ready. Then lets the requests under way finish, for at
+/// most `server.drain_timeout`. [`super::connections`] decides which connections get a place.
 ///
-/// Answers how many connections had to be cut off in the end.
+/// Returns the number of connections that were cut off at the end of that time.
 pub async fn serve(
     services: Services,
     listener: TcpListener,
@@ -60,9 +61,9 @@ pub async fn serve(
             () = &mut shutdown => break,
             accepted = accept(&listener) => accepted,
         };
-        // Those that have ended are let go of, so that the set does not grow.
+        // Removes connections that have ended, so that the set does not grow.
         while connections.try_join_next().is_some() {}
-        // Closed without a word: who has every place busy does not read answers either.
+        // Closed without a response: a client that keeps every place busy would not read it.
         let Some(seat) = traffic.connections().enter(address) else {
             continue;
         };
@@ -76,10 +77,11 @@ pub async fn serve(
         connections.spawn(connection.serve(stream, answering.clone()));
     }
 
-    // First: who asks from here on is told, on the connections that are there, not to come again.
+    // First, so that a health probe on an open connection learns from now on that the host is
+    // stopping.
     stopping.cancel();
     drop(listener);
-    // Streams have no end of their own.
+    // Streams do not end by themselves.
     watch.close_feed();
     draining.cancel();
     let ended = async { while connections.join_next().await.is_some() {} };
@@ -99,7 +101,7 @@ pub async fn serve(
     cut_off
 }
 
-/// A connection that has a place.
+/// A connection with a place.
 struct Connection {
     seat: Arc<Seat>,
     config: Arc<crate::config::Config>,
@@ -125,7 +127,8 @@ impl Connection {
             answer_timeout,
             ..
         } = self.config.server;
-        // A client that asks and does not read would keep its connection, and what it was answered, for ever.
+        // A client that sends requests and reads no responses would keep its connection and their
+        // memory for ever.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write_timeout));
         let (seat, peer) = (&self.seat, self.peer);
@@ -168,13 +171,14 @@ impl Connection {
                 connection.await
             }
         };
-        // Broken connections and timeouts are the client's business.
+        // Broken connections and timeouts are not errors of the host.
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection broke");
         }
     }
 
-    /// Lets the end of an answer out. Whether the connection is to be closed then, because no request has come.
+    /// Lets an evicted connection send the rest of its response. Returns true if the connection has
+    /// ended, or must be closed because no request has arrived in the meantime.
     async fn gives_way_in_time(&self, connection: impl Future) -> bool {
         let time = match self.giving_way.fetch_add(1, Ordering::Relaxed) {
             0..GIVING_WAY_MAX => GIVE_WAY_TIME,
@@ -190,7 +194,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                // Answers are short and whole; waiting to fill packets would only delay them.
+                // Responses are written whole. Waiting to fill packets would only delay them.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "could not set TCP_NODELAY");
                 }

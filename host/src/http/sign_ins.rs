@@ -1,5 +1,7 @@
-//! Sign-ins that fail: requests without a token, or with one that is not valid. All are counted; so many a minute are
-//! written into the audit, of the host and not of a team, because it costs a stranger nothing to fail.
+//! Failed sign-ins: requests without a token or with an invalid one.
+//!
+//! All failures are counted. A bounded number of them a minute goes into the audit of the host, not
+//! of a team. The bound is needed because failing costs a stranger nothing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,18 +19,19 @@ use crate::clock::Timestamp;
 use crate::model::{AuditAction, AuditOutcome};
 use crate::store::AuditEntry;
 
-/// Why a sign-in failed.
+/// The reason of a failed sign-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failed {
-    /// There is no token.
+    /// The request has no token.
     Missing,
-    /// What is there cannot be a token.
+    /// The header does not hold a well-formed token.
     Malformed,
-    /// No token has this hash, or it has expired; a token that was revoked is not there any more.
+    /// No token with this hash exists, or the token has expired. Revoked tokens are deleted, so
+    /// they are unknown too.
     Invalid([u8; 32]),
 }
 
-/// Failed sign-ins, counted. Clones count together.
+/// Counters of failed sign-ins. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct SignIns(Arc<Inner>);
 
@@ -40,7 +43,7 @@ struct Inner {
     written: Mutex<Written>,
 }
 
-/// Those of this minute that were written down.
+/// The audited failures of the current minute.
 #[derive(Debug, Default)]
 struct Written {
     since: Option<Timestamp>,
@@ -60,7 +63,7 @@ impl Failed {
 }
 
 impl SignIns {
-    /// Returns how many failed since the start, by reason.
+    /// Returns the number of failures since the start, by reason.
     pub(super) fn failed(&self) -> [(&'static str, u64); 3] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
@@ -70,8 +73,8 @@ impl SignIns {
         ]
     }
 
-    /// Counts one, and writes it down unless there were too many in this minute. `asked` is the method and the pattern of
-    /// the route.
+    /// Counts a failure, and writes it into the audit unless the minute's bounds are reached.
+    /// `asked` is the method and pattern of the route.
     pub(super) async fn record(
         &self,
         services: &Services,
@@ -118,7 +121,7 @@ impl SignIns {
     }
 }
 
-/// The reason; and whose token it was, if it has expired.
+/// Returns the audit detail: the reason, and the holder of a token that has expired.
 async fn detail(services: &Services, failed: Failed, now: Timestamp) -> Value {
     if let Failed::Invalid(hash) = failed
         && let Ok(Some(token)) = services.store.token_by_hash(hash).await
@@ -129,7 +132,8 @@ async fn detail(services: &Services, failed: Failed, now: Timestamp) -> Value {
     json!({ "reason": if let Failed::Invalid(_) = failed { "unknown" } else { failed.reason() } })
 }
 
-/// Returns what is counted together: whoever has one address of an IPv6 network has 2^64 of them.
+/// Returns the network that counts as one address: an IPv6 subscriber has the 2^64 addresses of a
+/// /64 network.
 fn network(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,
@@ -138,8 +142,8 @@ fn network(source: IpAddr) -> IpAddr {
 }
 
 impl Written {
-    /// Whether one more of an address is to be written down. Addresses are remembered only while that is so, so they are
-    /// no more than `all_max`.
+    /// Returns whether to audit another failure of an address. Only audited addresses are
+    /// remembered, so there are at most `all_max`.
     fn admit(&mut self, address: IpAddr, now: Timestamp, all_max: u32, address_max: u32) -> bool {
         if self.since.is_none_or(|since| now.since(since) >= MINUTE) {
             *self = Self {
@@ -149,7 +153,7 @@ impl Written {
         }
         let of_address = self.addresses.get(&address).copied().unwrap_or(0);
         if self.all >= all_max || of_address >= address_max {
-            // Once a minute, and not once a request.
+            // Logged once a minute, not for each request.
             if !std::mem::replace(&mut self.told, true) {
                 tracing::warn!(source = %address, "failed sign-ins are left out of the audit for the rest of this minute");
             }

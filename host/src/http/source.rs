@@ -1,4 +1,5 @@
-//! Where a request comes from: the connection's address or, behind a proxy that the settings trust, what the proxy says.
+//! The source of a request: the connection's address or, behind a trusted proxy, the client's
+//! address as the proxy reports it.
 
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -10,7 +11,7 @@ use crate::config::Network;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The head of a request, and the address at the other end of its connection.
+/// A request's head with the address at the other end of its connection.
 #[derive(Debug)]
 pub(super) struct Head {
     parts: Parts,
@@ -25,10 +26,11 @@ impl Head {
         }
     }
 
-    /// The client's address.
+    /// Returns the client's address.
     ///
-    /// Each proxy appends the address that it was asked from, so the list is read from its end, and what stands before
-    /// the first address that is no trusted proxy's was written by a stranger.
+    /// Each proxy appends the address of its own client to `X-Forwarded-For`, so the list is read
+    /// from its end. The first address that is not a trusted proxy is the client's. Entries before
+    /// it may be forged.
     pub(super) fn source(&self, trusted: &[Network]) -> IpAddr {
         source(self.peer, &self.parts.headers, trusted)
     }
@@ -54,7 +56,7 @@ fn source(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
         .filter_map(|value| value.to_str().ok());
     let mut nearest = peer;
     for text in lists.flat_map(|list| list.rsplit(',')) {
-        // What is no address ends the chain: nothing before it can be believed.
+        // Text that is not an address ends the chain: nothing before it can be trusted.
         let Ok(address) = text.trim().parse::<IpAddr>() else {
             break;
         };

@@ -1,4 +1,4 @@
-//! The numbers in a few words, as they were a moment ago, for each viewer and window.
+//! Summaries of the metrics, cached for each team and window.
 
 use std::sync::Arc;
 
@@ -11,22 +11,22 @@ use super::moments::Moments;
 use crate::model::Name;
 use crate::monitor::{Summary, Window};
 
-/// A summary, and as it is sent.
+/// A summary and its JSON.
 #[derive(Clone, Debug)]
 pub(super) struct Made {
     pub(super) summary: Arc<Summary>,
     pub(super) json: Bytes,
 }
 
-/// The last summaries, by whose numbers and which window. Clones share them.
+/// Cached summaries by team (none: all teams) and window. Clones share the cache.
 #[derive(Clone, Debug, Default)]
 pub struct Summaries(Moments<(Option<Name>, Window), Made>);
 
 impl Summaries {
-    /// What a viewer sees.
+    /// Returns the summary of a view, at most 10 s old.
     ///
     /// # Errors
-    /// The host is shutting down.
+    /// 503 when the host is shutting down.
     pub(super) async fn get(&self, services: &Services, view: &View) -> Result<Made, ApiError> {
         let made = || async {
             let summary = metrics::summary(services, view).await?;
@@ -43,7 +43,8 @@ impl Summaries {
             .await
     }
 
-    /// The numbers are others from now on. One that is being made is not shown to those who ask later.
+    /// Drops all summaries, because the metrics were reset. A summary that is being computed goes
+    /// only to its present callers.
     pub(super) fn forget(&self) {
         self.0.forget();
     }

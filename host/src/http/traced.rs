@@ -1,10 +1,11 @@
-//! What a request is recorded as, with the names of OpenTelemetry's semantic conventions.
+//! The span of a request, named by OpenTelemetry's semantic conventions.
 //!
-//! The caller's `traceparent` is followed, so many times a second and only if the caller has a token
-//! (`trace/follow.rs`). `tracestate` and baggage are not read, for nothing here is called on the caller's behalf that
-//! could have a use for them. The answer to a request that is recorded says so in `traceresponse`
-//! (<https://www.w3.org/TR/trace-context-2/#traceresponse-header>). The path, the query and all other headers stay out:
-//! they hold what clients wish.
+//! The host continues a caller's trace (`traceparent`) up to a rate limit, and only if the caller
+//! has a valid token or needs none (`trace/follow.rs`). It ignores `tracestate` and baggage,
+//! because it makes no calls to which it could pass them on. The response to a recorded request
+//! names its span in `traceresponse`
+//! (<https://www.w3.org/TR/trace-context-2/#traceresponse-header>). The span has neither the path
+//! nor the query nor other headers, because clients may put anything into them.
 
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Response, StatusCode};
@@ -16,7 +17,7 @@ use crate::trace::{Caller, Span, SpanKind, Tracer};
 const TRACEPARENT: &str = "traceparent";
 const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
-/// Begins the span of a request; `pattern` is its route, if it has one.
+/// Begins the span of a request. `pattern` is the pattern of its route; none if no route matched.
 pub(super) fn begin(
     tracer: &Tracer,
     method: &Method,
@@ -24,7 +25,7 @@ pub(super) fn begin(
     headers: &HeaderMap,
 ) -> Span {
     let mut span = tracer.root(SpanKind::Server, caller(pattern, headers));
-    // A route has one of the methods that everybody knows; without one it may be any text.
+    // A matched route has a standard method. Without a route, the method may be any text.
     match pattern {
         Some(pattern) => {
             span.name(|| format!("{method} {pattern}"));
@@ -39,7 +40,7 @@ pub(super) fn begin(
     span
 }
 
-/// Ends it with what the client is answered, and tells the client which it was.
+/// Ends the span with the response's status, and adds the `traceresponse` header.
 pub(super) fn end<B>(mut span: Span, response: &mut Response<B>) {
     let status = response.status();
     if status == StatusCode::UNAUTHORIZED {
@@ -57,7 +58,8 @@ pub(super) fn end<B>(mut span: Span, response: &mut Response<B>) {
     }
 }
 
-/// Whom the request comes from. Whose token is good is not known yet; but where none is needed, anybody may ask.
+/// Classifies the caller for tracing. The token has not been checked yet, so the span of a caller
+/// with an invalid token is disowned later, in [`end`].
 fn caller(pattern: Option<&str>, headers: &HeaderMap) -> Caller {
     let Some(parent) = parent(headers) else {
         return Caller::Untraced;
@@ -74,7 +76,7 @@ fn caller(pattern: Option<&str>, headers: &HeaderMap) -> Caller {
     }
 }
 
-/// The span that the caller works in. What is malformed, or there more than once, is as if it were not there.
+/// Returns the caller's span. A `traceparent` that is malformed or repeated is ignored.
 fn parent(headers: &HeaderMap) -> Option<TraceParent> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     match (values.next(), values.next()) {

@@ -1,4 +1,4 @@
-//! Bounds of the work in hand for clients: bytes of bodies and answers, connections, and the rate of each token.
+//! Limits on client traffic: bytes of bodies and responses, connections, and each token's rate.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,19 +17,21 @@ use crate::config::{Config, ServerConfig};
 use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::{Name, Principal, TokenBucket};
 
-/// Bodies of JSON that are parsed at the same time, each on a thread of its own, and those of one team. More would only
-/// wait for a CPU.
+/// Bodies that are parsed on blocking threads at the same time, in total and for each team. More
+/// would only compete for CPUs.
 const PARSERS: FairLimits = FairLimits {
     total: 4,
     per_key: 2,
     reserve: 0,
 };
-/// Tokens whose buckets are kept. Of more, the full ones are dropped: a new bucket is full, too.
+/// Tokens whose buckets are kept. Beyond this number full buckets are dropped, which changes
+/// nothing, because a new bucket is full too.
 const BUCKETS_MAX: usize = 10_000;
-/// An answer's size beside the input and output of an instance: its metadata, its failure and the rest.
+/// Room in a response for the parts of an instance beside its input and output, such as its
+/// metadata and failure.
 const INSTANCE_BYTES: usize = 256 * 1_024;
 
-/// Clones share everything.
+/// The limits on traffic. Clones share the state.
 #[derive(Clone, Debug)]
 pub struct Traffic(Arc<Shared>);
 
@@ -45,23 +47,23 @@ struct Shared {
     limited: AtomicU64,
 }
 
-/// A snapshot for the metrics.
+/// A snapshot of the limits for the metrics.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct TrafficStats {
-    /// Request bodies.
+    /// The budget of request bodies.
     pub bodies: BudgetStats,
-    /// Answers that are not written yet.
+    /// The budget of responses that are not written yet.
     pub answers: BudgetStats,
-    /// Open connections.
+    /// The connections.
     pub connections: ConnectionStats,
-    /// Requests that were refused because the host had too much in hand.
+    /// Requests refused with 503 `busy`, since the start.
     pub refused_busy: u64,
-    /// Requests that were refused because their token asked too often.
+    /// Requests refused with 429 `rate-limited`, since the start.
     pub refused_rate: u64,
 }
 
 impl Traffic {
-    /// With the bounds of `[server]`.
+    /// Creates the limits from the settings in `[server]`.
     pub fn new(config: &Config) -> Self {
         let server = &config.server;
         Self(Arc::new(Shared {
@@ -73,7 +75,7 @@ impl Traffic {
                 server.answer_bytes_in_flight_max,
                 server.answer_bytes_in_flight_per_team_max,
             ),
-            // One instance must fit.
+            // Room for at least one instance with the largest input and output.
             answer_bytes_max: server
                 .answer_bytes_max
                 .max(2 * config.limits.payload_bytes_max + INSTANCE_BYTES),
@@ -89,10 +91,10 @@ impl Traffic {
         &self.0.bodies
     }
 
-    /// Takes the bytes of an answer from the budget. Waits for its turn until the deadline.
+    /// Takes the bytes of a response from the budget. Waits for its turn until the deadline.
     ///
     /// # Errors
-    /// 503 when answers that are not read yet have spent the budget until then.
+    /// 503 when unread responses fill the budget until the deadline.
     pub(super) async fn answer_room(
         &self,
         principal: &Principal,
@@ -105,7 +107,7 @@ impl Traffic {
         })
     }
 
-    /// The most bytes of one answer.
+    /// Returns the most bytes that one response may have.
     pub(super) fn answer_bytes_max(&self) -> usize {
         self.0.answer_bytes_max
     }
@@ -114,10 +116,10 @@ impl Traffic {
         &self.0.connections
     }
 
-    /// Runs `parse` where it may take its time, a few at once. Teams take turns.
+    /// Runs `parse` on a blocking thread. Teams take turns, within [`PARSERS`].
     ///
     /// # Errors
-    /// The host is shutting down, or the parser panicked.
+    /// 500 when the host is shutting down, or when the parser panicked.
     pub(super) async fn parse<T: Send + 'static>(
         &self,
         team: &Name,
@@ -131,10 +133,10 @@ impl Traffic {
         parsed.await.map_err(ApiError::internal)
     }
 
-    /// Counts a request of a token.
+    /// Admits a request of a token by its rate limit.
     ///
     /// # Errors
-    /// 429 when the token asks more often than `server.requests_per_second_max`.
+    /// 429 when the token has sent more than `server.requests_per_second_max`.
     pub(super) fn admit(&self, token: Option<Uuid>, now: Instant) -> Result<(), ApiError> {
         let (Some(rates), Some(token)) = (&self.0.rates, token) else {
             return Ok(());
@@ -145,13 +147,13 @@ impl Traffic {
         })
     }
 
-    /// Counts a request that is refused for want of room, and says what there is too much of.
+    /// Counts a refused request and returns its error. `what` names the exhausted resource.
     pub(super) fn busy(&self, what: &str) -> ApiError {
         self.0.busy.fetch_add(1, Ordering::Relaxed);
         ApiError::busy(what)
     }
 
-    /// The numbers now.
+    /// Returns a snapshot.
     pub(super) fn stats(&self) -> TrafficStats {
         TrafficStats {
             bodies: self.0.bodies.stats(),
@@ -163,7 +165,7 @@ impl Traffic {
     }
 }
 
-/// A token bucket for each token.
+/// The rate limits: a token bucket for each API token.
 #[derive(Debug)]
 struct Rates {
     per_second: u32,
@@ -172,7 +174,7 @@ struct Rates {
 }
 
 impl Rates {
-    /// None if tokens may ask as often as they like.
+    /// Returns none if the settings have no rate limit.
     fn new(server: &ServerConfig) -> Option<Self> {
         let per_second = server.requests_per_second_max;
         let burst = if server.requests_burst_max == 0 {
