@@ -1,8 +1,8 @@
-//! `/workflow-metrics/alerts` and `/workflow-metrics/silences`: what is wrong, who looks after it, and what nobody wants
-//! to hear of for a while.
+//! `/workflow-metrics/alerts` and `/workflow-metrics/silences`: alerts, acknowledgements and
+//! silences.
 //!
-//! A team sees its own alerts and the host's. It acknowledges and silences its own; the host's are the operators', who
-//! may mean any alert.
+//! A team sees its own alerts and the host's, and may acknowledge and silence its own. Operators
+//! may acknowledge and silence all alerts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +24,9 @@ use crate::model::{
 use crate::monitor::alerts::Thresholds;
 use crate::store::{Acknowledgement, Page, Silence, StoreError};
 
-/// A remark, in bytes.
+/// Longest comment, in bytes.
 const COMMENT_BYTES_MAX: usize = 1_024;
-/// A silence that lasts longer should be an override in the settings.
+/// Longest silence. Anything longer should be an override in the settings.
 const SILENCE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 #[derive(Deserialize)]
@@ -39,7 +39,7 @@ struct AcknowledgeBody {
 #[serde(deny_unknown_fields)]
 struct SilenceBody {
     rule: Option<AlertRule>,
-    /// With `*` for any characters.
+    /// A pattern in which `*` stands for any characters.
     subject: Option<Pattern>,
     duration: Option<String>,
     until: Option<Timestamp>,
@@ -47,7 +47,8 @@ struct SilenceBody {
     comment: String,
 }
 
-/// Those that are pending or firing, or those of `?state=`; of the resolved ones the newest.
+/// Lists pending and firing alerts, or those of `?state=`. Of resolved alerts only the newest are
+/// listed.
 pub(super) async fn list_alerts(mut request: Request, principal: Arc<Principal>) -> Answer {
     let state: Option<AlertState> = request.query.parse("state")?;
     let team = request.team(&principal)?;
@@ -75,7 +76,7 @@ pub(super) async fn list_alerts(mut request: Request, principal: Arc<Principal>)
     }))
 }
 
-/// What applies where no override does, for each rule; no `limit` where the rule is off.
+/// Returns each rule's threshold where no override applies. A rule that is off has no `limit`.
 fn general(thresholds: &Thresholds) -> Vec<Value> {
     let shown = |rule: &AlertRule| match thresholds.general(*rule) {
         Some(limit) => {
@@ -92,7 +93,7 @@ fn general(thresholds: &Thresholds) -> Vec<Value> {
     AlertRule::ALL.iter().map(shown).collect()
 }
 
-/// The resolved ones, newest first.
+/// Lists resolved alerts, newest first.
 pub(super) async fn list_earlier_alerts(mut request: Request, principal: Arc<Principal>) -> Answer {
     let page: Page = request.page()?;
     let team = request.team(&principal)?;
@@ -145,7 +146,7 @@ pub(super) async fn acknowledge_alert(request: Request, principal: Arc<Principal
     response::ok(&alert)
 }
 
-/// Those that have not ended.
+/// Lists silences that have not ended.
 pub(super) async fn list_silences(mut request: Request, principal: Arc<Principal>) -> Answer {
     let team = request.team(&principal)?;
     request.query.finish()?;
@@ -157,7 +158,8 @@ pub(super) async fn list_silences(mut request: Request, principal: Arc<Principal
     response::ok(&json!({ "silences": silences }))
 }
 
-/// Of the caller's team's alerts; an operator means those of `?team=` or, without it, everybody's and the host's.
+/// Silences alerts of the caller's team. An operator silences those of `?team=` or, without it, of
+/// all teams and the host.
 pub(super) async fn create_silence(mut request: Request, principal: Arc<Principal>) -> Answer {
     let team = request.team(&principal)?;
     request.query.finish()?;
@@ -266,7 +268,7 @@ pub(super) async fn delete_silence(request: Request, principal: Arc<Principal>) 
     response::no_content()
 }
 
-/// What the audit says of a silence.
+/// Returns the audit detail of a silence.
 fn about(silence: &Silence) -> Value {
     let subject: Option<String> = silence
         .subject
@@ -275,7 +277,7 @@ fn about(silence: &Silence) -> Value {
     json!({ "rule": silence.rule, "subject": subject, "until": silence.until })
 }
 
-/// Whose may be changed: an operator's are all, which is none.
+/// Returns the team whose alerts the caller may change; none, for operators, stands for all.
 fn own(principal: &Principal) -> Option<Name> {
     (!principal.may(Permission::Operator)).then(|| principal.team.clone())
 }

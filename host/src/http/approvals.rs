@@ -1,4 +1,4 @@
-//! `/approvals`: what waits for people, and their decisions.
+//! `/approvals`: lists, shows and decides approvals.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use super::response::{self, Answer};
 use crate::model::{ApprovalStatus, AuditAction, Decision, Permission, Principal, StepId};
 use crate::store::{ApprovalFilter, Cursor};
 
-/// A remark, in bytes.
+/// Longest comment, in bytes.
 const COMMENT_BYTES_MAX: usize = 4_096;
-/// In place of an approver: everybody's.
+/// Value of `?approver=` that stands for all approvers.
 const EVERYBODY: &str = "*";
-/// In place of a status: any.
+/// Value of `?status=` that stands for all statuses.
 const ANY: &str = "any";
 
 #[derive(Deserialize)]
@@ -48,7 +48,8 @@ pub(super) async fn list_approvals(mut request: Request, principal: Arc<Principa
     }
     let (created, expires) = (query.period("created")?, query.period("expires")?);
     query.finish()?;
-    // A user may be called `*` who got a token before names were checked, and is nobody else for that.
+    // A token from before names were checked may have the user `*`. It gets no more rights than
+    // other users.
     if (everybody || approver != principal.user) && !principal.may(Permission::WorkflowRead) {
         return Err(ApiError::forbidden(Permission::WorkflowRead));
     }
@@ -79,7 +80,8 @@ pub(super) async fn show_approval(request: Request, principal: Arc<Principal>) -
     let id = request.id("id", "approval")?;
     request.query.finish()?;
     let approval = request.services.store.approval(&principal.team, id).await?;
-    // Who may not read instances sees their own approvals; the others are not there for them.
+    // Without the permission to read instances, a user sees only its own approvals. Others are
+    // reported as not found.
     let approval = approval
         .filter(|approval| {
             approval.approver_id == principal.user || principal.may(Permission::WorkflowRead)
@@ -105,7 +107,7 @@ pub(super) async fn decide_approval(request: Request, principal: Arc<Principal>)
             "the comment is longer than {COMMENT_BYTES_MAX} bytes"
         )));
     }
-    // That it is this approver's, still pending and in time is checked by the engine, in the deciding transaction.
+    // The engine checks the approver, the status and the expiry, in the transaction that decides.
     let record = recorder
         .begin(
             AuditAction::ApprovalDecide,

@@ -1,8 +1,8 @@
-//! The dashboard's page, script, style and icon: built from `dashboard/` by `cargo xtask dashboard`, and part of the
-//! program. And the style of the API's reference.
+//! Static files that are compiled into the program: the dashboard's page, script, style and icon,
+//! which `cargo xtask dashboard` builds from `dashboard/`, and the style of the API reference.
 //!
-//! They are everybody's, because they hold no data. Their names carry a hash of what is in them, so that a browser keeps
-//! them for good and never mixes two versions.
+//! The files are public, because they hold no data. Their names contain a hash of their content, so
+//! browsers cache them for good and never mix two versions.
 
 use std::sync::LazyLock;
 
@@ -19,14 +19,16 @@ use super::error::ApiError;
 use super::request::Request;
 use super::response::{Answer, Content};
 
-/// Nothing but ours, nothing in the page itself, and nobody's frame. Charts and icons are drawn, not loaded.
+/// The pages' content security policy: only our own files, no inline code, no framing. Charts and
+/// icons are drawn by the script.
 pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const FOLDER: &str = "/workflow-metrics/dashboard/assets/";
-/// Of a hash in a name. It tells our versions apart, and protects against nobody.
+/// Bytes of a content hash in a file's name. The hash distinguishes versions and is not a
+/// protection.
 const HASH_BYTES: usize = 8;
 
-/// A file, as it was built and, for those that shrink, as gzip.
+/// A built file, also as gzip if that is smaller.
 struct Source {
     stem: &'static str,
     extension: &'static str,
@@ -65,11 +67,11 @@ const SOURCES: [Source; 4] = [
         gzip: None,
     },
 ];
-/// What is no part of the dashboard.
+/// Stem of the API reference's style, which does not belong to the dashboard.
 const REFERENCE: &str = "reference";
 const PAGE: &str = include_str!("../../assets/dashboard/index.html");
 
-/// What is served, under which names.
+/// The page and the files under their final names.
 struct Assets {
     page: String,
     page_tag: HeaderValue,
@@ -105,7 +107,7 @@ static ASSETS: LazyLock<Assets> = LazyLock::new(|| {
     }
 });
 
-/// Where the style of the API's reference is.
+/// Returns the path of the API reference's style.
 pub(super) fn reference_style() -> String {
     let file = ASSETS
         .files
@@ -115,7 +117,7 @@ pub(super) fn reference_style() -> String {
     format!("{FOLDER}{}", file.name)
 }
 
-/// What tells this content from another.
+/// Returns the `ETag` of a content.
 pub(super) fn tag_of(bytes: &[u8]) -> HeaderValue {
     tag(&hash(bytes))
 }
@@ -132,9 +134,10 @@ fn tag(hash: &str) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{hash}\"")).expect("hexadecimal digits are a header's value")
 }
 
-/// The page. What it shows it asks for itself, with the token that somebody typed into it.
+/// Serves the dashboard's page. The page fetches its data itself, with the token that the user
+/// enters.
 pub(super) async fn show_page(request: Request) -> Answer {
-    // Whatever a link to the page carries behind the `?` is not for us: the page keeps its state behind the `#`.
+    // The query string is ignored: the page keeps its state in the fragment.
     let mut response = unless_known(
         &request.head.headers,
         &ASSETS.page_tag,
@@ -151,7 +154,7 @@ pub(super) async fn show_page(request: Request) -> Answer {
     Ok(response)
 }
 
-/// One of the files that the page names.
+/// Serves a file that a page refers to.
 pub(super) async fn show_asset(request: Request) -> Answer {
     request.query.finish()?;
     let name = request.parameter("file")?;
@@ -182,7 +185,7 @@ pub(super) async fn show_asset(request: Request) -> Answer {
     Ok(response)
 }
 
-/// 200, or 304 to who has the same already.
+/// Returns 200 with `body`, or 304 if the client has the same content already.
 pub(super) fn unless_known(
     headers: &HeaderMap,
     tag: &HeaderValue,

@@ -1,9 +1,10 @@
-//! `GET /audit`, and how what is done gets there.
+//! `GET /audit`, and the recording of audited actions.
 //!
-//! A handler that changes what others rely on has a [`Recorder`] write that it begins, does it, and has the outcome
-//! written before it answers. When the first of the two cannot be written, nothing is done. What the permission was
-//! missing for is written down by the dispatcher, and only so many times a minute, because it costs a stranger nothing
-//! to ask.
+//! A handler of an audited action writes an entry through a [`Recorder`] before it acts, and the
+//! entry's outcome before it responds. If the first write fails, the handler does nothing.
+//!
+//! The dispatcher records requests that lack the permission. Their number a minute is bounded,
+//! because such requests cost a client nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,13 +25,13 @@ use crate::clock::Timestamp;
 use crate::model::{AuditAction, AuditOutcome, Name, Principal};
 use crate::store::{AuditActor, AuditEntry, AuditFilter, Cursor, Page, Period};
 
-/// Longer ones are cut: an entry must stay small.
+/// Longest subject, in characters; longer ones are cut, so that an entry stays small.
 const SUBJECT_CHARS_MAX: usize = 200;
 
-/// What is bounded is bounded in each minute.
+/// The period of bounds such as `audit.refused_per_minute_max`.
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
-/// What is asked for by requests that are refused.
+/// The audited action of each route, for requests that are refused for want of a permission.
 const AUDITED: [(Method, &str, AuditAction); 19] = [
     (
         Method::POST,
@@ -109,7 +110,8 @@ const AUDITED: [(Method, &str, AuditAction); 19] = [
     ),
 ];
 
-/// A team's own entries; an operator sees those of `?team=` or, without it, everybody's and the host's.
+/// Lists the entries of the caller's team. An operator gets those of `?team=` or, without it, of
+/// all teams and the host.
 pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) -> Answer {
     let page: Page<Cursor> = request.page()?;
     let team = request.team(&principal)?;
@@ -134,7 +136,7 @@ pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) 
     })
 }
 
-/// Writes down what one request does.
+/// Writes the audit entries of one request.
 pub(super) struct Recorder {
     services: Arc<Services>,
     principal: Arc<Principal>,
@@ -152,10 +154,10 @@ impl Recorder {
         }
     }
 
-    /// Writes that something begins which concerns the caller's team.
+    /// Writes an entry for an action on the caller's team, before the action.
     ///
     /// # Errors
-    /// The database's. Nothing must be done then.
+    /// The database's. The caller must not act then.
     pub(super) async fn begin(
         &self,
         action: AuditAction,
@@ -166,7 +168,8 @@ impl Recorder {
             .await
     }
 
-    /// As [`Recorder::begin`], of something that concerns another team or, without one, the host or every team.
+    /// As [`Recorder::begin`], for an action on another team or, if `team` is none, on the host or
+    /// all teams.
     ///
     /// # Errors
     /// The database's.
@@ -188,7 +191,7 @@ impl Recorder {
         })
     }
 
-    /// As [`Recorder::begin`], for each of many things, each with a subject and a detail.
+    /// As [`Recorder::begin`], for several actions, each with a subject and a detail.
     ///
     /// # Errors
     /// The database's.
@@ -254,7 +257,7 @@ pub(super) fn cut(text: String) -> String {
     }
 }
 
-/// Something that has begun. Whoever has one must [`Record::end`] it.
+/// The entry of an action that has begun. Its holder must call [`Record::end`].
 #[must_use]
 pub(super) struct Record {
     services: Arc<Services>,
@@ -262,22 +265,23 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Whom it concerned and what was done, where that became known only afterwards.
+    /// Sets the team and the subject, if they became known only during the action.
     pub(super) fn known(&mut self, team: Option<Name>, subject: String) {
         (self.entry.team, self.entry.subject) = (team, cut(subject));
     }
 
-    /// More about it.
+    /// Adds a field to the detail.
     pub(super) fn note(&mut self, name: &str, value: Value) {
         if let Value::Object(detail) = &mut self.entry.detail {
             detail.insert(name.to_owned(), value);
         }
     }
 
-    /// Writes the outcome, which is then to be answered.
+    /// Writes the outcome. The handler responds afterwards.
     ///
     /// # Errors
-    /// Those of `result`, and no other: what has happened is not undone by an entry that stays `begun`.
+    /// Those of `result` only. If the outcome cannot be written, the entry stays `begun` and the
+    /// action stays done.
     pub(super) async fn end<T>(
         mut self,
         result: Result<T, impl Into<ApiError>>,
@@ -289,7 +293,7 @@ impl Record {
     }
 }
 
-/// Many things that have begun.
+/// The entries of several actions that have begun.
 #[must_use]
 pub(super) struct Records {
     services: Arc<Services>,
@@ -297,11 +301,11 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Writes the outcomes, which are then to be answered. There is one result for each thing, in the same order, and
-    /// others in between for which `is_recorded` says no to their places.
+    /// Writes the outcomes. `results` has one result for each item. The items whose positions
+    /// `is_recorded` accepts have one entry each, in the same order.
     ///
     /// # Errors
-    /// That nothing was done at all.
+    /// The error in `results`, if the request failed as a whole.
     pub(super) async fn end_all<T>(
         mut self,
         results: Result<Vec<Result<T, ApiError>>, ApiError>,
@@ -346,7 +350,7 @@ async fn write_ends(services: &Services, entries: Vec<AuditEntry>) {
     }
 }
 
-/// How many refusals of each team were written down in this minute.
+/// Counts each team's refused requests in the current minute.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(Mutex<Counted>);
 
@@ -357,8 +361,8 @@ struct Counted {
 }
 
 impl Refusals {
-    /// Writes down that somebody's token did not permit what they asked for, unless their team has had its share of
-    /// this minute.
+    /// Records a refused request if its route is audited and its token lacked the permission.
+    /// Beyond `audit.refused_per_minute_max` entries of a team, requests are only counted.
     pub(super) async fn record(&self, recorder: &Recorder, route: &Route, error: &ApiError) {
         let asked = AUDITED
             .iter()
@@ -375,7 +379,7 @@ impl Refusals {
         match self.count(&principal.team, services.clock.now()) {
             count if count <= most => {}
             count => {
-                // Once a minute, and not once a request.
+                // Logged once a minute, not for each request.
                 if count == most.saturating_add(1) {
                     tracing::warn!(team = %principal.team, most, "refused requests are left out of the audit");
                 }
@@ -394,7 +398,8 @@ impl Refusals {
         }
     }
 
-    /// How many there were with this one. Teams are those of tokens, so they are few.
+    /// Counts a refusal and returns the team's number in this minute. Only teams with tokens get
+    /// here, so the map stays small.
     fn count(&self, team: &Name, now: Timestamp) -> u32 {
         let Counted { since, teams } = &mut *self.0.lock();
         if since.is_none_or(|since| now.since(since) >= MINUTE) {

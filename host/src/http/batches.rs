@@ -1,12 +1,15 @@
 //! Bulk requests: `POST /instances:batch` and its like.
 //!
-//! A request is answered with 200 and one result for each item, in the order of the items: what the same request for
-//! this item alone would answer, or `{"error": {"code", "message"}}`. Items are read one by one, so that one that is
-//! malformed fails alone; only what is wrong with the request as a whole fails the whole. What is done together is said
-//! in [`crate::engine::BatchProcessor`].
+//! The response is 200 with one result for each item, in the order of the items: the response of
+//! the same request for this item alone, or `{"error": {"code", "message"}}`. Items are parsed one
+//! by one, so a malformed item fails alone. Only an error in the request as a whole fails the
+//! whole.
 //!
-//! The same id may stand in a request more than once: its items happen in their order. The second cancellation of an
-//! instance and the second decision of an approval are therefore conflicts; of metadata, the last stays.
+//! [`crate::engine::BatchProcessor`] says which items are processed together.
+//!
+//! An id may occur in a request more than once. Its items are then applied in order: a second
+//! cancellation of an instance and a second decision of an approval are conflicts, and the last
+//! metadata win.
 
 use std::sync::Arc;
 
@@ -46,7 +49,7 @@ struct UpdateItem {
     metadata: Option<Json>,
     #[serde(default)]
     cancel: bool,
-    /// Together with `cancel`: what descends from it, too.
+    /// With `cancel`: also cancels the instance's descendants.
     #[serde(default)]
     descendants: bool,
 }
@@ -59,11 +62,11 @@ struct DecisionItem {
     comment: Option<String>,
 }
 
-/// What a request asks for.
+/// The parsed items of a request.
 struct Batch<T> {
-    /// What could be read.
+    /// The well-formed items.
     items: Vec<T>,
-    /// For each item of the request, why it could not be read.
+    /// For each item of the request, the error if it is malformed.
     refused: Vec<Option<ApiError>>,
 }
 
@@ -98,7 +101,7 @@ pub(super) async fn update_instances(request: Request, principal: Arc<Principal>
     let processor = request.services.engine.batch();
     let recorder = Recorder::of(&request, &principal);
     let Batch { items, refused } = read(request, &principal, items, update).await?;
-    // Whether it is stopped, or else only described anew.
+    // The id of each item, and whether it is a cancellation and therefore audited.
     let updated: Vec<(Uuid, bool)> = items
         .iter()
         .map(|item| (item.id, !matches!(item.change, InstanceChange::Metadata(_))))
@@ -164,7 +167,7 @@ pub(super) async fn decide_approvals(request: Request, principal: Arc<Principal>
     )
 }
 
-/// Results with the errors that are answered.
+/// Converts the errors of results into API errors.
 fn known<T>(results: BatchResults<T>) -> Result<Vec<Result<T, ApiError>>, ApiError> {
     Ok(results?
         .into_iter()
@@ -181,7 +184,7 @@ fn start(item: &RawValue) -> Result<InstanceStart, ApiError> {
         project_id,
         idempotency_key,
     } = parse(item)?;
-    // As in a path: what is no name names nothing.
+    // As in a path, text that is not a valid name is not found.
     let workflow: Name = workflow
         .parse()
         .map_err(|_| ApiError::not_found("workflow"))?;
@@ -237,12 +240,13 @@ fn decision(item: &RawValue) -> Result<ApprovalDecision, ApiError> {
     })
 }
 
-/// As in a path: what is no id names nothing.
+/// Parses an id. As in a path, text that is not an id is not found.
 fn id(text: &str, what: &str) -> Result<Uuid, ApiError> {
     text.parse().map_err(|_| ApiError::not_found(what))
 }
 
-/// The key is an item's: one for all would be taken for a promise that the request as a whole happens once.
+/// Refuses an `Idempotency-Key` header. Keys belong to items, and a key for the whole would suggest
+/// that the request as a whole is idempotent.
 fn refuse_common_key(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.contains_key(IDEMPOTENCY_KEY) {
         return Err(ApiError::invalid(
@@ -271,7 +275,7 @@ fn unexpected(what: &str, error: &serde_json::Error) -> ApiError {
     ))
 }
 
-/// Reads the body, and each of its items.
+/// Reads the body and parses each of its items.
 async fn read<T: Send + 'static>(
     request: Request,
     principal: &Principal,
@@ -284,7 +288,7 @@ async fn read<T: Send + 'static>(
         .body
         .read_mapped(config.server.batch_body_bytes_max)
         .await?;
-    // Megabytes of JSON take a while, and other requests are answered on this thread too.
+    // On a blocking thread: megabytes of JSON take a while, and this thread serves other requests.
     let reading = request.services.traffic.parse(&principal.team, move || {
         let mut batch = Batch {
             items: Vec::new(),
@@ -301,7 +305,7 @@ async fn read<T: Send + 'static>(
     reading.await?
 }
 
-/// The elements of a list, each still unread, if there are not too many.
+/// Returns the unparsed elements of a list, or an error if there are more than `max`.
 fn at_most(max: usize, list: &RawValue) -> Result<Vec<&RawValue>, ApiError> {
     let counted = serde_json::Deserializer::from_str(list.get()).deserialize_seq(AtMost(max));
     match counted.map_err(|error| unexpected("body", &error))? {
@@ -315,8 +319,8 @@ fn at_most(max: usize, list: &RawValue) -> Result<Vec<&RawValue>, ApiError> {
     }
 }
 
-/// Reads the first elements of a list and counts the others: ten million empty items fit into a body, and must not
-/// take ten million places in memory.
+/// Collects the first elements of a list and only counts the rest. A body has room for ten million
+/// empty items, which must not take ten million places in memory.
 struct AtMost(usize);
 
 impl<'de> Visitor<'de> for AtMost {
@@ -342,7 +346,8 @@ impl<'de> Visitor<'de> for AtMost {
     }
 }
 
-/// One result for each item of the request: why it could not be read, or the next of `results`.
+/// Builds the response: for each item of the request, the error of a malformed item or the next of
+/// `results`.
 fn answer<T>(
     refused: Vec<Option<ApiError>>,
     results: impl IntoIterator<Item = Result<T, impl Into<ApiError>>>,
@@ -362,7 +367,7 @@ fn answer<T>(
             Ok(done) => shown(done),
             Err(error) => {
                 failed += 1;
-                // When the database is away, a thousand items fail for one reason.
+                // Logged once: without the database, a thousand items fail for one reason.
                 if error.is_ours() && !logged {
                     logged = true;
                     error.log();

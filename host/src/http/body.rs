@@ -30,6 +30,7 @@ use crate::model::Principal;
 
 /// Longest time for which the unread rest of a body is read and discarded.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
+/// Most bytes of an unread rest that are discarded.
 const DISCARD_BYTES: usize = 256 << 20;
 /// Bodies up to this size are exempt from the budget. With the default of 1,024 connections these
 /// are at most 16 MiB.

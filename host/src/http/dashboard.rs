@@ -1,5 +1,6 @@
-//! `/workflow-metrics/dashboard` for programs: what the dashboard's first view shows, in one answer. The page itself is
-//! in `assets.rs`; it holds no data and asks for this and other routes with a token.
+//! `/workflow-metrics/dashboard` for programs: the data of the dashboard's first view in one
+//! response. `assets.rs` serves the page itself, which has no data and fetches this and other
+//! routes with a token.
 
 use std::sync::Arc;
 
@@ -13,10 +14,10 @@ use super::response::{self, Answer};
 use crate::model::{ApprovalStatus, Permission, PluginVersion, Principal};
 use crate::store::{ApprovalFilter, InstanceFilter, Page};
 
-/// Of each list; the lists themselves have pages.
+/// Items of each list. The routes of the lists have the further pages.
 const ITEMS_SHOWN: u32 = 20;
 
-/// Whose the token is: for clients that leave out what it does not permit.
+/// Shows the token's team, user and permissions. Clients hide what the token does not permit.
 pub(super) async fn show_principal(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     response::ok(
@@ -24,7 +25,8 @@ pub(super) async fn show_principal(request: Request, principal: Arc<Principal>) 
     )
 }
 
-/// The numbers are those of `?window=` and, for operators, `?team=`; the lists are always the caller's team's.
+/// Shows the metrics of `?window=` and, for operators, of `?team=`. The lists are always those of
+/// the caller's team.
 pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principal>) -> Answer {
     let view = View::of(&mut request, &principal)?;
     let services = &request.services;
@@ -42,7 +44,7 @@ pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principa
     let instances = store
         .instances(team, &InstanceFilter::default(), &page)
         .await?;
-    // Null and not an empty list: that somebody may not see them does not mean that there are none.
+    // Null, not an empty list, if the caller lacks the permission.
     let plugins = if principal.may(Permission::PluginRead) {
         let page = Page::<Uuid> {
             after: None,

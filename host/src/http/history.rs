@@ -1,5 +1,5 @@
-//! `/workflow-metrics/history` and the comparison of a plugin's versions: what the store has kept of the numbers. A team
-//! sees the host's own and its own, an operator everybody's.
+//! `/workflow-metrics/history` and the comparison of a plugin's versions: metrics over time, as the
+//! store keeps them. A team sees its own metrics and the host's, an operator those of all teams.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -18,17 +18,17 @@ use crate::model::{Name, Principal, duration};
 use crate::monitor::{OperationStats, Timings, compare};
 use crate::store::{Added, HistoryQuery, HistoryStep, SeriesKind};
 
-/// What a chart shows well; the step is chosen so that there are not more.
+/// Points for which a step is chosen when the client names none.
 const POINTS_CHOSEN_MAX: u64 = 360;
-/// What may be asked for.
+/// Most points of a response.
 const POINTS_MAX: u64 = 2_000;
 const SECONDS_CHOSEN: [u64; 8] = [10, 60, 300, 900, 3_600, 21_600, 86_400, 604_800];
 const HISTORY_PERIOD: Duration = Duration::from_secs(3_600);
 const COMPARISON_PERIOD: Duration = Duration::from_secs(24 * 3_600);
-/// Longer names are of no series.
+/// Longest name of a series, in bytes.
 const NAME_BYTES_MAX: usize = 512;
 
-/// From a moment to another, both in the past as a rule.
+/// A period of time from `from` to `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
     from: Timestamp,
@@ -36,7 +36,8 @@ struct Span {
 }
 
 impl Span {
-    /// `?from=` and `?to=`, each a time or, as `-1h`, how long ago.
+    /// Reads `?from=` and `?to=`. Each is a time or, such as `-1h`, an age. By default the period
+    /// ends now and lasts `usual`.
     fn of(request: &mut Request, usual: Duration) -> Result<Self, ApiError> {
         let now = request.services.clock.now();
         let to = request
@@ -55,7 +56,7 @@ impl Span {
         Ok(Self { from, to })
     }
 
-    /// How many steps of so many seconds it touches, at most.
+    /// Returns the most steps of `seconds` that the period can touch.
     fn steps(self, seconds: u64) -> u64 {
         self.to.since(self.from).as_secs() / seconds.max(1) + 1
     }
@@ -69,7 +70,7 @@ fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     }
 }
 
-/// What points are read, and how many seconds of them make one that is shown.
+/// The stored points to read, and the seconds that one shown point covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Resolution {
     step: HistoryStep,
@@ -77,7 +78,7 @@ struct Resolution {
 }
 
 impl Resolution {
-    /// The coarsest points that make up steps of so many seconds.
+    /// Chooses the coarsest stored points that divide a step of `seconds` evenly.
     fn of_seconds(seconds: u64) -> Option<Self> {
         let fits = |step: &HistoryStep| seconds > 0 && seconds.is_multiple_of(step.seconds());
         HistoryStep::ALL
@@ -98,7 +99,8 @@ impl Resolution {
         found.ok_or_else(|| "must be a multiple of 10s, such as 10s, 1m or 1h".to_owned())
     }
 
-    /// The finest that gives few enough points and that is kept since the beginning.
+    /// Chooses the finest resolution that has few enough points and is kept since the beginning of
+    /// the period.
     fn chosen(services: &Services, span: Span) -> Self {
         let age = services.clock.now().since(span.from);
         let fits = |resolution: &Self| {
@@ -118,7 +120,7 @@ impl Resolution {
     }
 }
 
-/// Whose points are read: those of all hosts on the database, or only those of the one that answers.
+/// The hosts whose points are read: all hosts of the database, or only this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Hosts {
     #[default]
@@ -138,12 +140,12 @@ impl FromStr for Hosts {
     }
 }
 
-/// What is asked for.
+/// The series that the client names.
 enum Subject {
     Operation(String),
     /// A counter or a gauge.
     Metric(String),
-    /// What there is.
+    /// No series is named: list all of them.
     Everything,
 }
 
@@ -227,7 +229,7 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
     }
 }
 
-/// One request's way through the store.
+/// The parameters of one read of the history.
 struct Reading<'a> {
     services: &'a Services,
     team: Option<Name>,
@@ -236,7 +238,7 @@ struct Reading<'a> {
     hosts: Hosts,
 }
 
-/// Calls within one step.
+/// The calls within one step.
 #[derive(Serialize)]
 struct CallPoint {
     at: Timestamp,
@@ -245,7 +247,7 @@ struct CallPoint {
 }
 
 impl Reading<'_> {
-    /// An answer that begins with the step and the period.
+    /// Builds a response that begins with the step and the period.
     fn answer<const N: usize>(&self, rest: [(&str, Value); N]) -> Answer {
         let head = [
             ("step_seconds", json!(self.resolution.seconds)),
@@ -259,7 +261,7 @@ impl Reading<'_> {
         response::ok(&all.collect::<serde_json::Map<_, _>>())
     }
 
-    /// From the beginning of the first step, so that it is shown whole.
+    /// Returns the beginning of the period's first step, so that this step is shown whole.
     fn from(&self) -> Timestamp {
         let micros = i64::try_from(self.resolution.seconds.saturating_mul(1_000_000))
             .unwrap_or(i64::MAX)
@@ -297,7 +299,7 @@ impl Reading<'_> {
         })
     }
 
-    /// How much of a step is over: the last one of a chart is not.
+    /// Returns the elapsed seconds of a step. The last step of a chart may not be over yet.
     fn seconds(&self, at: Timestamp) -> f64 {
         let past = self.services.clock.now().since(at).as_secs_f64();
         past.clamp(
@@ -334,7 +336,7 @@ impl Reading<'_> {
             .store
             .history_series(self.team.as_ref(), self.resolution.step, period)
             .await?;
-        // Those of several teams have one name.
+        // Teams have series of the same name, so the names are deduplicated.
         let (mut operations, mut metrics) = (BTreeSet::new(), BTreeSet::new());
         for series in series {
             let names = if series.kind == SeriesKind::Operation {
@@ -351,7 +353,7 @@ impl Reading<'_> {
     }
 }
 
-/// One version's calls.
+/// The calls of one version.
 #[derive(Serialize)]
 struct ComparedVersion {
     version: String,
@@ -374,7 +376,7 @@ pub(super) async fn compare_versions(mut request: Request, principal: Arc<Princi
         ));
     }
     let services = &request.services;
-    // All points are added up, so the coarsest that are not too coarse for the period do.
+    // All points are added up, so coarse points will do.
     let seconds = if span.steps(60) <= POINTS_MAX {
         60
     } else {

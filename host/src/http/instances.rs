@@ -1,4 +1,4 @@
-//! `/instances`, and how they are started.
+//! `/instances`: starts, lists, shows, cancels and releases instances.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -31,26 +31,26 @@ struct StartBody {
     project_id: Option<String>,
 }
 
-/// Approvals that an instance's page shows; the others have pages of their own.
+/// Approvals shown with an instance. `approvals_next` leads to the others.
 const APPROVALS_SHOWN: u32 = 500;
-/// An instance without its input, output and metadata, but with its failure.
+/// Estimated size of an instance without its input, output and metadata.
 const INSTANCE_BYTES: usize = 8 * 1_024;
-/// An approval without its title and comment.
+/// Estimated size of an approval without its title and comment.
 const APPROVAL_BYTES: usize = 512;
 
-/// An instance in a list, with what `?fields=` asks for.
+/// An instance in a list, with the fields of `?fields=`.
 #[derive(Serialize)]
 struct Listed<'a> {
     #[serde(flatten)]
     summary: &'a InstanceSummary,
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<&'a Json>,
-    /// Null before the instance has ended.
+    /// Null until the instance has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<Option<&'a Json>>,
 }
 
-/// The fields that a list shows beside the summary.
+/// The optional fields of a list.
 #[derive(Clone, Copy, Default)]
 struct Fields {
     input: bool,
@@ -84,7 +84,7 @@ struct Details<'a> {
     #[serde(flatten)]
     instance: &'a Instance,
     attempts: Vec<AttemptDetails>,
-    /// Earlier attempts that are left out.
+    /// Number of earlier attempts that are left out.
     #[serde(skip_serializing_if = "is_zero")]
     attempts_omitted: u64,
     approvals: Vec<Approval>,
@@ -101,7 +101,7 @@ struct AttemptDetails {
     output_omitted: Option<OutputOmitted>,
 }
 
-/// An output that the answer has no room for.
+/// An output that is too long for the response: its size, and the path of the attempt that has it.
 #[derive(Serialize)]
 struct OutputOmitted {
     bytes: u64,
@@ -159,7 +159,7 @@ pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) 
     Ok(response::json(status, &as_json(&created)))
 }
 
-/// An instance that was started, alone or in a batch.
+/// Returns the JSON of a started instance.
 pub(super) fn as_json(created: &Created) -> Value {
     json!({
         "id": created.id,
@@ -168,10 +168,10 @@ pub(super) fn as_json(created: &Created) -> Value {
     })
 }
 
-/// The key that makes a request happen once, if it has one.
+/// Returns the request's idempotency key, if it has one.
 ///
 /// # Errors
-/// 400 for one that is empty, too long, or not ASCII.
+/// 400 for a key that is empty, too long or not printable ASCII.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
@@ -218,7 +218,7 @@ pub(super) async fn list_instances(mut request: Request, principal: Arc<Principa
         .instance_payloads(&principal.team, ids, bytes_max)
         .await?;
     let listed = instances.iter().take(count).filter_map(|summary| {
-        // Retention may have deleted it meanwhile.
+        // The instance may have been deleted in the meantime.
         let payload = payloads.get(&summary.id)?;
         let input = fields.input.then_some(&payload.input);
         Some(Listed {
@@ -325,7 +325,7 @@ fn attempt_details(shown: ShownAttempt) -> AttemptDetails {
     }
 }
 
-/// About as many bytes as they have as JSON.
+/// Estimates the size of an instance and its approvals as JSON, in bytes.
 fn bytes_of(instance: &Instance, approvals: &[Approval]) -> usize {
     let output = instance.output.as_ref().map_or(0, Json::len);
     let instance = INSTANCE_BYTES + instance.input.len() + output + instance.metadata.len();

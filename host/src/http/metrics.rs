@@ -1,5 +1,6 @@
-//! `/workflow-metrics`: the numbers. Those of plugins are the caller's team's; an operator sees every team's. Those of
-//! the caches are the whole host's, and name nobody.
+//! `/workflow-metrics`: health, statistics, summaries and caches. Metrics of plugins are those of
+//! the caller's team; an operator sees all teams. Metrics of caches cover the whole host and name
+//! no team.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -22,20 +23,20 @@ use crate::store::{
     CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, Store, StoreError,
 };
 
-/// A list of names longer than this would not help anybody who mistyped one.
+/// Longest list of names in an error. A longer one would not help to find a misspelt name.
 const NAMES_SHOWN_MAX: usize = 50;
 
 #[derive(Serialize)]
 pub(super) struct AllStats {
     #[serde(flatten)]
     monitor: Stats,
-    /// The caller's team's instances as the database had them a moment ago, by status.
+    /// The team's instances by status, from a cache.
     instances: Counts,
     caches: Vec<CacheStats>,
-    /// Redis, if there is one.
+    /// Redis, if configured.
     second_level: Option<SecondLevelStats>,
     commits: CommitStats,
-    /// What the engine has in hand.
+    /// The engine's gauges.
     engine: EngineGauges,
     /// The team's instances in quarantine.
     quarantined: u64,
@@ -43,12 +44,12 @@ pub(super) struct AllStats {
     peers: u64,
 }
 
-/// What is asked of `/workflow-metrics/health`.
+/// The kind of a health probe.
 enum Probe {
-    /// Whether the process answers, whatever its database does: who restarts it when it does not helps nobody by
-    /// restarting it because the database is away.
+    /// Liveness: the process responds. Ignores the database, because restarting the process does
+    /// not bring a database back.
     Live,
-    /// Whether work may be sent here: the database answers, and the host is not about to stop.
+    /// Readiness: the database responds, and the host is not stopping.
     Ready,
 }
 
@@ -66,7 +67,7 @@ impl FromStr for Probe {
     }
 }
 
-/// Without `?probe=` it is asked whether the host is ready.
+/// Serves a health probe; by default readiness.
 pub(super) async fn show_health(mut request: Request) -> Answer {
     let probe = request.query.parse("probe")?.unwrap_or(Probe::Ready);
     request.query.finish()?;
@@ -77,15 +78,15 @@ pub(super) async fn show_health(mut request: Request) -> Answer {
     Ok(response::json(status, &body))
 }
 
-/// How the host is. A probe reads the status; the rest is for people.
+/// The health of the host. Probes read the HTTP status; the body is for people.
 #[derive(Serialize)]
 pub(super) struct Health {
     status: &'static str,
     version: &'static str,
     uptime_seconds: u64,
-    /// True if the process drives instances.
+    /// `on` if the process drives instances, otherwise `off`.
     engine: &'static str,
-    /// Absent when only the process was asked for.
+    /// Absent for liveness probes.
     #[serde(skip_serializing_if = "Option::is_none")]
     database: Option<DatabaseHealth>,
 }
@@ -93,7 +94,7 @@ pub(super) struct Health {
 #[derive(Serialize)]
 struct DatabaseHealth {
     status: &'static str,
-    /// How long its last answer took; none if there was none.
+    /// How long the last ping took; none if it failed.
     ping_ms: Option<f64>,
 }
 
@@ -119,7 +120,7 @@ impl Health {
     }
 }
 
-/// How the host is.
+/// Returns the readiness of the host, and 503 unless it is ready.
 pub(super) async fn health(services: &Services) -> (StatusCode, Health) {
     let took = services
         .pulse
@@ -145,11 +146,11 @@ pub(super) async fn health(services: &Services) -> (StatusCode, Health) {
     (code, Health::new(services, status, Some(database)))
 }
 
-/// `?window=` and, for operators, `?team=`.
+/// The metrics that a request asks for: `?window=` and, for operators, `?team=`.
 #[derive(Clone)]
 pub(super) struct View {
     pub(super) window: Window,
-    /// Whose numbers; none is everybody's.
+    /// The team; none stands for all teams.
     pub(super) team: Option<Name>,
 }
 
@@ -162,7 +163,8 @@ impl View {
     }
 }
 
-/// Works out percentiles of maybe a thousand operations: not where requests are served.
+/// Runs `work` on a blocking thread: computing percentiles of a thousand operations would hold up
+/// requests on this one.
 pub(super) async fn worked_out<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -173,7 +175,8 @@ pub(super) async fn worked_out<T: Send + 'static>(
 
 pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) -> Answer {
     let view = View::of(&mut request, &principal)?;
-    // Written where it is worked out: a thousand operations are a quarter of a megabyte.
+    // Serialised on the blocking thread too, because a thousand operations are a quarter of a
+    // megabyte of JSON.
     let json = stats(&request.services, &principal, view, |stats| {
         serde_json::to_vec(&stats)
     })
@@ -184,7 +187,7 @@ pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) 
     ))
 }
 
-/// What becomes of all numbers, on a thread where that may take its time.
+/// Builds the full statistics on a blocking thread and maps them with `made`.
 pub(super) async fn stats<T: Send + 'static>(
     services: &Arc<Services>,
     principal: &Principal,
@@ -216,7 +219,7 @@ pub(super) async fn stats<T: Send + 'static>(
     .await
 }
 
-/// One operation and the window it is about.
+/// The statistics of one operation in a window.
 #[derive(Serialize)]
 struct ShownOperation {
     window: Window,
@@ -265,7 +268,7 @@ pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>
     Ok(response::text(text))
 }
 
-/// The numbers in a few words.
+/// Computes a summary of the metrics.
 pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary, ApiError> {
     let View { window, team } = view.clone();
     let caches = services.store.cache_stats();
@@ -290,7 +293,7 @@ pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary,
     worked_out(move || monitor.summary(team.as_ref(), window, around)).await
 }
 
-/// Whether `Accept` names text and not JSON.
+/// Returns whether `Accept` names `text/plain` and not JSON.
 fn wants_text(headers: &hyper::HeaderMap) -> bool {
     let accept = headers
         .get(hyper::header::ACCEPT)
@@ -331,14 +334,15 @@ pub(super) async fn show_cache_advice(request: Request, _principal: Arc<Principa
     response::ok(&json!({ "caches": worked_out(move || store.cache_advice()).await? }))
 }
 
-/// Whose entries or numbers are thrown out.
+/// The scope of a reset: the caller's team or the whole host.
 enum Scope {
     Team,
     Host,
 }
 
 impl Scope {
-    /// The team; none is the whole host.
+    /// Returns the team of the scope; none stands for the whole host, which only operators may
+    /// reset.
     fn team(&self, principal: &Principal) -> Result<Option<Name>, ApiError> {
         match self {
             Self::Team => Ok(Some(principal.team.clone())),
@@ -419,8 +423,9 @@ async fn clear_one(
     show_removed(&record.end(cleared).await?)
 }
 
-/// Of all caches. It is in the audit of the caller's team and not in the host's: every team may, as often as it likes,
-/// and each pushes out no entries but its own.
+/// Removes expired entries from all caches. The audit entry belongs to the caller's team and not to
+/// the host: every team may clean up as often as it likes, and its entries then displace only its
+/// own.
 pub(super) async fn clean_up_caches(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
@@ -435,7 +440,7 @@ pub(super) async fn clean_up_caches(request: Request, principal: Arc<Principal>)
     show_removed(&record.end(cleaned).await?)
 }
 
-/// Looks at every entry of a cache, so not where requests are served.
+/// Runs `work` on a blocking thread, because it visits every entry of a cache.
 async fn removed(work: impl FnOnce() -> Removed + Send + 'static) -> Result<Removed, ApiError> {
     Ok(tokio::task::spawn_blocking(work)
         .await

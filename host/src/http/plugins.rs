@@ -1,4 +1,4 @@
-//! `/plugins`: upload, read, delete.
+//! `/plugins`: uploads, shows and deletes plugin versions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::model::{AuditAction, Name, PluginVersion, Principal};
 use crate::plugins::{UploadOptions, UploadOutcome};
 use crate::store::{Page, StoreError};
 
-/// Shared buckets that one plugin may ask for.
+/// Most shared buckets of one plugin version.
 const SHARED_BUCKETS_MAX: usize = 16;
 
 pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
@@ -116,7 +116,8 @@ pub(super) async fn list_versions_of_plugin(
     let name = request.name("name", "plugin")?;
     let page = request.page::<Uuid>()?;
     request.query.finish()?;
-    // An empty later page is the end of a list; an empty list means that there is no such plugin.
+    // A later page may be empty at the end of a list, so the plugin's existence is checked
+    // separately.
     let reference = PluginReference {
         name: name.clone(),
         version: None,

@@ -1,5 +1,6 @@
-//! `/metrics`: the numbers as Prometheus reads them. What is the monitor's it writes itself; here are the caches, the
-//! committer and the engine, which are the whole host's and name nobody.
+//! `/metrics`: the metrics in Prometheus' text format. The monitor writes its own families. This
+//! module adds those of the caches, the committer, the engine and the traffic, which cover the
+//! whole host.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use crate::watch::AlertGroup;
 
 const CONTENT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// Names and help of all families, which are written in any case.
+/// Bytes reserved for names and help of all families, which are always written.
 const HELP_BYTES: usize = 64 * 1_024;
 
-/// One number of each cache.
+/// Reads one number of a cache's statistics.
 type OfCache<T> = fn(&CacheStats) -> T;
 
 pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>) -> Answer {
@@ -59,7 +60,8 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
     Ok(response)
 }
 
-/// First, because of what does not fit the last is left out.
+/// Writes the host's families. They come first, because the last families are left out when the
+/// response is too long.
 fn expose_host(
     to: &mut Exposition,
     services: &Services,
@@ -122,7 +124,7 @@ fn expose_host(
     }
 }
 
-/// Returns what has no quota has no maximum.
+/// Writes the usage and quotas of teams. A quota that is not set has no sample.
 fn expose_quotas(to: &mut Exposition, teams: &[TeamUsage]) {
     type Number = fn(&TeamUsage) -> Option<u64>;
     let gauges: [(&str, &str, Number); 4] = [
@@ -478,7 +480,8 @@ fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {
         by_kind(to, FamilyKind::Counter, (name, help), caches, number);
     }
     let help = "How long those questions took together.";
-    // Whole microseconds: what is made of a mean might go back by the last bit, which would look like a new start.
+    // Rounded to microseconds: a sum computed from a mean could shrink in its last bit, which
+    // Prometheus would take for a restart.
     let seconds: OfCache<f64> = |cache| (cache.load_avg_us * cache.loads as f64).round() / 1e6;
     by_kind(
         to,

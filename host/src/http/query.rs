@@ -1,5 +1,5 @@
-//! Query strings. A parameter that nobody knows is refused, because a misspelt filter that is silently ignored shows
-//! everything.
+//! Query strings. Unknown parameters are refused, because a misspelt filter that is silently
+//! ignored would show everything.
 
 use std::str::FromStr;
 
@@ -10,11 +10,11 @@ const LIMIT_DEFAULT: u32 = 50;
 /// Most items of a page.
 pub(super) const LIMIT_MAX: u32 = 200;
 
-/// The parameters that were not taken yet.
+/// The parameters that have not been read yet.
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// From what is behind the question mark.
+    /// Parses a query string without its question mark.
     pub(super) fn new(encoded: &str) -> Self {
         Self(
             form_urlencoded::parse(encoded.as_bytes())
@@ -23,10 +23,11 @@ impl Query {
         )
     }
 
-    /// The value of `name`, if given.
+    /// Takes the value of `name`, if given.
     ///
     /// # Errors
-    /// 400 when it is given twice, or empty: as when it is misspelt, everything would be shown, or silenced.
+    /// 400 when the parameter is given twice or is empty. Ignoring an empty filter would show, or
+    /// silence, everything.
     pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         let mut found = None;
         let mut twice = false;
@@ -49,10 +50,10 @@ impl Query {
         Ok(found)
     }
 
-    /// The value of `name`, parsed.
+    /// Takes and parses the value of `name`.
     ///
     /// # Errors
-    /// 400 with the parser's own words.
+    /// 400 with the parser's message.
     pub(super) fn parse<T: FromStr<Err: ToString>>(
         &mut self,
         name: &str,
@@ -62,10 +63,10 @@ impl Query {
         })
     }
 
-    /// The value of `name`, made into something by `parser`.
+    /// Takes the value of `name` and converts it with `parser`.
     ///
     /// # Errors
-    /// 400 with the parser's own words.
+    /// 400 with the parser's message.
     pub(super) fn parse_with<T>(
         &mut self,
         name: &str,
@@ -79,10 +80,10 @@ impl Query {
             .map_err(|problem| ApiError::invalid(format!("the parameter '{name}': {problem}")))
     }
 
-    /// `<what>_after`, itself included, and `<what>_before`.
+    /// Takes the period of `<what>_after`, inclusive, and `<what>_before`, exclusive.
     ///
     /// # Errors
-    /// 400 for what is no RFC 3339 time.
+    /// 400 for text that is not an RFC 3339 time.
     pub(super) fn period(&mut self, what: &str) -> Result<Period, ApiError> {
         Ok(Period {
             from: self.parse(&format!("{what}_after"))?,
@@ -90,10 +91,10 @@ impl Query {
         })
     }
 
-    /// `limit`: 1 to 200.
+    /// Takes `limit`, 1 to 200, by default 50.
     ///
     /// # Errors
-    /// 400.
+    /// 400 for a limit out of range.
     pub(super) fn limit(&mut self) -> Result<u32, ApiError> {
         let limit = self.parse("limit")?.unwrap_or(LIMIT_DEFAULT);
         if (1..=LIMIT_MAX).contains(&limit) {
@@ -105,10 +106,10 @@ impl Query {
         }
     }
 
-    /// Ends the reading.
+    /// Checks that all parameters have been read.
     ///
     /// # Errors
-    /// 400 when a parameter is left over.
+    /// 400 naming the first unknown parameter.
     pub(super) fn finish(&self) -> Result<(), ApiError> {
         match self.0.first() {
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! `/tokens`: for operators, who make tokens for every team.
+//! `/tokens`: lets operators create, list and revoke tokens of all teams.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::store::{NewToken, StoreError};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TokenBody {
-    /// The operator's own, if it is left out.
+    /// The operator's own team, if left out.
     team: Option<Name>,
     user: String,
     permissions: Vec<Permission>,
@@ -28,7 +28,7 @@ struct TokenBody {
 
 pub(super) async fn create_token(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
-    // To give the same answer again, the host would have to keep the text of the token.
+    // Repeating the response would need the token's text, which the host does not keep.
     once::refuse(
         &request.head.headers,
         "a token's text is shown once, so this request cannot be answered twice: send no Idempotency-Key, and revoke a \
@@ -101,7 +101,8 @@ pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> Answ
     let after: Option<Uuid> = request.query.parse("after")?;
     request.query.finish()?;
     let mut tokens = request.services.store.tokens(team.as_ref()).await?;
-    // Tokens are few: the store answers all of them, and the page is cut here. Ids sort by time of creation.
+    // Tokens are few, so the store returns all of them and the page is cut here. Ids sort by time
+    // of creation.
     tokens.sort_unstable_by_key(|token| token.id);
     tokens.retain(|token| after.is_none_or(|after| token.id > after));
     tokens.truncate(usize::try_from(limit).unwrap_or(usize::MAX));

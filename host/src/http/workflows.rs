@@ -1,4 +1,4 @@
-//! `/workflows`: apply and read definitions.
+//! `/workflows`: applies, lists, shows and archives workflows.
 
 use std::sync::Arc;
 
@@ -70,7 +70,8 @@ pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) 
     ))
 }
 
-/// The answer to a request that has applied a definition before. Versions do not change, so it is made anew.
+/// Rebuilds the response of an earlier request with the same idempotency key. Versions are
+/// immutable, so reading the version again gives the same definition.
 async fn applied_before(store: &Store, principal: &Principal, applied: &Value) -> Answer {
     let part = |name: &str| applied.get(name).cloned().unwrap_or_default();
     let name: Name = serde_json::from_value(part("name")).map_err(ApiError::internal)?;
@@ -171,7 +172,7 @@ pub(super) async fn unarchive_workflow(request: Request, principal: Arc<Principa
     .await
 }
 
-/// Again and again, it is the same and answered the same.
+/// Archives or unarchives a workflow. Idempotent: a repeated request has the same response.
 async fn set_status(
     request: Request,
     principal: Arc<Principal>,

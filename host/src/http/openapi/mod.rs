@@ -1,15 +1,19 @@
-//! `/openapi.json`: the API as OpenAPI 3.1, made of the table of routes and of what the YAML files here say of each.
+//! `/openapi.json`: the API's description in OpenAPI 3.1, generated from the table of routes and
+//! the YAML files in this folder.
 //!
-//! Method, path, permission, summary, parameters of the path and the usual errors come from the table. The files, one
-//! for each area, say the rest in JSON Schema with four abbreviations:
+//! Method, path, permission, summary, path parameters and the usual errors come from the table. The
+//! YAML files, one for each area, add the rest in JSON Schema with four abbreviations:
 //!
-//! - `Name` in place of a schema, or as a `$ref`, is the schema of that name; `Name|null` may be null as well.
+//! - `Name` in place of a schema, or as a `$ref`, stands for the schema of that name; `Name|null`
+//!   also allows null.
 //! - A property is required unless its name ends in `?`.
-//! - `extends: Name` has the properties of that schema too.
-//! - `page: Name` is a page of a list, and `results: Name` the answer to a bulk request.
+//! - `extends: Name` adds the properties of that schema.
+//! - `page: Name` stands for a page of a list, and `results: Name` for the response to a bulk
+//!   request.
 //!
-//! A parameter that stands with nothing is the area's or the common one of its name. Examples that are not given are
-//! put together from those of the parts. `tests/host/openapi.rs` holds every answer of a real host against this.
+//! A parameter without a value refers to the area's or the common parameter of its name. Missing
+//! examples are composed from those of the parts. `tests/host/openapi.rs` checks every response of
+//! a real host against this description.
 
 mod reference;
 mod schemas;
@@ -29,7 +33,7 @@ use super::response::Answer;
 use super::routes::{Access, ROUTES, Route};
 
 const COMMON: &str = include_str!("common.yaml");
-/// In the order of the page.
+/// The areas, in the order of the reference page.
 const AREAS: [&str; 7] = [
     include_str!("plugins.yaml"),
     include_str!("workflows.yaml"),
@@ -44,7 +48,7 @@ const ABOUT: &str = "Workflows whose steps are uploaded as WebAssembly component
     `x-permission` says what the token must permit. Errors have a stable `code` and a `message` that says what to do. \
     Parameters and fields that nobody knows are refused.";
 
-/// Errors that many routes have: status, name, what it means.
+/// Errors of many routes: status, name and meaning.
 const ERRORS: [(u16, &str, &str); 11] = [
     (
         400,
@@ -105,7 +109,7 @@ const ERRORS: [(u16, &str, &str); 11] = [
     ),
 ];
 
-/// One of the files.
+/// The content of an area's file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Area {
@@ -125,7 +129,7 @@ struct Common {
     schemas: Map<String, Value>,
 }
 
-/// What the table of routes does not say.
+/// The parts of an operation that the table of routes does not have.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Operation {
@@ -134,12 +138,12 @@ struct Operation {
     query: Map<String, Value>,
     #[serde(default)]
     headers: Map<String, Value>,
-    /// By media type.
+    /// Schemas of the body, by media type.
     #[serde(default)]
     body: Map<String, Value>,
-    /// By status.
+    /// Successful responses, by status.
     answers: BTreeMap<String, Content>,
-    /// Beside the usual ones: by status, what it means.
+    /// Meanings of further errors, by status.
     #[serde(default)]
     errors: BTreeMap<String, String>,
 }
@@ -148,12 +152,12 @@ struct Operation {
 #[serde(deny_unknown_fields)]
 struct Content {
     description: String,
-    /// By media type; nothing for an answer without a body.
+    /// Schemas by media type; empty for a response without a body.
     #[serde(default)]
     content: Map<String, Value>,
 }
 
-/// What is made once and sent often.
+/// A document that is generated once and sent often.
 struct Made {
     text: Bytes,
     tag: HeaderValue,
@@ -175,7 +179,7 @@ pub(super) async fn show_document(request: Request) -> Answer {
     show(&request, &DOCUMENT, "application/json")
 }
 
-/// A page without data and without a script.
+/// Serves the reference page, which has no data and no script.
 pub(super) async fn show_reference(request: Request) -> Answer {
     let mut response = show(&request, &REFERENCE, "text/html; charset=utf-8")?;
     response.headers_mut().insert(
@@ -260,7 +264,7 @@ fn document() -> Value {
     })
 }
 
-/// A route with all that is known of it.
+/// A route with its area, its operation and the shared definitions.
 struct Described<'a> {
     route: &'a Route,
     area: &'a Area,
@@ -340,7 +344,7 @@ impl Described<'_> {
             .expand(written.get("schema").expect("the parameter has a schema"));
         let text = json!("string");
         if let (true, Value::Object(schema)) = (schema.get("type") == Some(&text), &mut schema) {
-            // Whatever it is about, in `query.rs`; and a path has no empty part.
+            // `query.rs` refuses empty values, and a path has no empty segment.
             schema.entry("minLength").or_insert(json!(1));
         }
         let example = written
@@ -462,7 +466,7 @@ mod tests {
         }
     }
 
-    /// Both files write them out for people.
+    /// The YAML files and the dashboard repeat the enumerations.
     #[test]
     fn words_are_those_of_the_program() {
         let document = document();
@@ -492,7 +496,7 @@ mod tests {
             .chain(common.schemas);
         let mut seen = BTreeSet::new();
         for (name, _) in names {
-            // What others only extend is not referred to.
+            // Base schemas are only extended and need no reference.
             let is_extended = ["History", "InstanceSummary"].contains(&name.as_str());
             assert!(
                 text.contains(&format!("schemas/{name}\"")) || is_extended,

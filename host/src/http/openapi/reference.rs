@@ -1,4 +1,4 @@
-//! The API's description as a page: no script, one style sheet, nothing but what `/openapi.json` says.
+//! The API reference page: `/openapi.json` as HTML, without a script.
 
 use std::fmt::Write as _;
 
@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::http::assets;
 
-/// Methods that stand in a path, in the order of the page.
+/// HTTP methods, in the order of the page.
 const METHODS: [&str; 3] = ["get", "post", "delete"];
-/// Objects inside of objects that are shown where they stand; deeper ones are named by their type.
+/// Depth to which nested objects are shown in place. Deeper ones are only named.
 const DEPTH_MAX: usize = 6;
 
 pub(super) fn page(document: &Value) -> String {
@@ -58,7 +58,7 @@ struct Page<'a> {
     html: String,
 }
 
-/// One operation: its method, its path and what is said of it.
+/// An operation: its method, its path and its description.
 type Operation<'a> = (&'static str, &'a str, &'a Value);
 
 impl<'a> Page<'a> {
@@ -179,7 +179,7 @@ impl<'a> Page<'a> {
             escape(status),
             prose(string(shown, "description"))
         );
-        // All errors look alike, and their schema is among the others.
+        // Errors share one schema, which the page shows once.
         if class == "bad" && status != "503" || shown.get("content").is_none() || named.is_some() {
             self.put(&format!("<p class=\"answer\">{line}</p>"));
             return;
@@ -190,7 +190,7 @@ impl<'a> Page<'a> {
     }
 
     fn content(&mut self, holder: &Value) {
-        // Other media types of the same are named with the first.
+        // Media types with the same schema are listed together.
         let content: Vec<_> = members(holder.get("content")).collect();
         let mut before: Option<&Value> = None;
         for (index, (media_type, shown)) in content.iter().enumerate() {
@@ -221,7 +221,7 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// The properties of an object, or what is special about anything else.
+    /// Writes the properties of an object, or the description and bounds of another type.
     fn schema(&mut self, schema: &Value, depth: usize) {
         if let Some(items) = schema.get("items").filter(|_| depth < DEPTH_MAX) {
             return self.schema(items, depth + 1);
@@ -278,7 +278,7 @@ fn access(operation: &Value) -> String {
     }
 }
 
-/// The type in a few words, with a link to a schema that has a name.
+/// Returns the type in a few words, with a link to a named schema.
 fn kind(schema: &Value) -> String {
     if let Some(path) = schema.get("$ref").and_then(Value::as_str) {
         let name = escape(path.rsplit('/').next().unwrap_or_default());
@@ -310,7 +310,7 @@ fn kind(schema: &Value) -> String {
     format!("<span class=\"type\">{name}</span>")
 }
 
-/// What else restricts a value.
+/// Returns the bounds of a value: its enumeration, limits and default.
 fn bounds(schema: &Value) -> String {
     let mut bounds = String::new();
     let values: Vec<_> = array(schema.get("enum"))
@@ -345,7 +345,7 @@ fn bounds(schema: &Value) -> String {
     bounds
 }
 
-/// Text in which `this` is code.
+/// Converts text to HTML, with backquoted parts as code.
 fn prose(text: &str) -> String {
     let mut html = String::new();
     for (index, part) in text.trim().split('`').enumerate() {
@@ -359,7 +359,7 @@ fn prose(text: &str) -> String {
     html
 }
 
-/// A path that may be broken before its slashes.
+/// Escapes a path, and allows line breaks before its slashes.
 fn breakable(path: &str) -> String {
     escape(path).replace('/', "<wbr>/")
 }

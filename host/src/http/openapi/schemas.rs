@@ -1,12 +1,12 @@
-//! JSON Schemas, and the abbreviations that they are written with.
+//! JSON Schemas, and the expansion of their abbreviations.
 
 use serde_json::{Map, Value, json};
 
-/// What is looked into: other parts of a schema are data.
+/// Keywords whose values are schemas. Other values are data and are not expanded.
 const PARTS: [&str; 3] = ["items", "additionalProperties", "anyOf"];
 const REFERENCE: &str = "#/components/schemas/";
 
-/// The schemas that have names.
+/// The named schemas, as written and expanded.
 pub(super) struct Schemas {
     written: Map<String, Value>,
     expanded: Map<String, Value>,
@@ -31,14 +31,14 @@ impl Schemas {
         &self.expanded
     }
 
-    /// The answer that tells of an error.
+    /// Returns the description of an error response.
     pub(super) fn error(&self, meaning: &str) -> Value {
         let schema = reference("Error");
         let example = self.example(&schema);
         json!({ "description": meaning.trim(), "content": { "application/json": { "schema": schema, "example": example } } })
     }
 
-    /// Without abbreviations.
+    /// Expands the abbreviations of a schema.
     pub(super) fn expand(&self, written: &Value) -> Value {
         match written {
             Value::String(name) => named(name),
@@ -93,7 +93,7 @@ impl Schemas {
         Value::Object(expanded)
     }
 
-    /// Its own and those of what it extends, as they are written.
+    /// Returns the properties of a schema and of the schemas that it extends, unexpanded.
     fn properties(&self, written: &Map<String, Value>) -> Map<String, Value> {
         let extended = written
             .get("extends")
@@ -113,7 +113,7 @@ impl Schemas {
         properties
     }
 
-    /// An example of what fits; none if there is no saying.
+    /// Returns an example that matches the schema, or none if its type allows no guess.
     pub(super) fn example(&self, schema: &Value) -> Option<Value> {
         let first = |key: &str| {
             schema
@@ -169,7 +169,7 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("{REFERENCE}{name}") })
 }
 
-/// `Name`, or `Name|null`.
+/// Expands `Name` or `Name|null` to a reference.
 fn named(name: &str) -> Value {
     match name.strip_suffix("|null") {
         Some(name) => json!({ "anyOf": [reference(name), { "type": "null" }] }),
