@@ -1,4 +1,4 @@
-//! `alerts`: what is wrong, who looks after it, and what nobody wants to hear of for a while.
+//! `alerts`: lists, acknowledges and silences alerts.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -15,38 +15,38 @@ const SILENCES: &str = "/workflow-metrics/silences";
 pub(super) struct AlertsArguments {
     #[command(subcommand)]
     command: Option<AlertsCommand>,
-    /// pending, firing or resolved; by default those that are pending or firing
+    /// pending, firing or resolved; by default pending and firing alerts
     #[arg(long)]
     state: Option<String>,
-    /// Whose; for operators, who otherwise see everybody's
+    /// Alerts of this team; for operators, who otherwise see all teams
     #[arg(long)]
     team: Option<String>,
 }
 
 #[derive(Subcommand)]
 enum AlertsCommand {
-    /// Say that you look after an alert
+    /// Acknowledge an alert, which ends its repeated notifications
     Acknowledge {
-        /// Which alert
+        /// The alert's id
         id: String,
-        /// What others should know about it
+        /// A note for other users
         #[arg(long, value_name = "TEXT")]
         comment: Option<String>,
     },
-    /// Have nobody told of alerts for a while
+    /// Suppress notifications of alerts for a while
     Silence {
-        /// Those about this; * stands for any characters
+        /// Alerts about this subject; * stands for any characters
         subject: String,
-        /// Only those of this rule: error_rate, p95_latency, cache_hit_rate or rejection_rate
+        /// Only alerts of this rule: error_rate, p95_latency, cache_hit_rate or rejection_rate
         #[arg(long)]
         rule: Option<String>,
-        /// How long
+        /// Duration of the silence, at most 30d
         #[arg(long = "for", value_name = "DURATION", default_value = "2h")]
         duration: String,
-        /// Why
+        /// The reason
         #[arg(long, value_name = "TEXT", default_value = "")]
         comment: String,
-        /// Whose; for operators, who otherwise mean everybody's and the host's
+        /// Alerts of this team; for operators, who otherwise silence all teams and the host
         #[arg(long)]
         team: Option<String>,
     },
@@ -54,7 +54,7 @@ enum AlertsCommand {
     Silences,
     /// End a silence
     Unsilence {
-        /// Which silence
+        /// The silence's id
         id: String,
     },
 }

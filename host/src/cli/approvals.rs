@@ -1,4 +1,4 @@
-//! `approvals`, `approve`, `reject`
+//! `approvals`, `approve`, `reject`: lists and decides approvals.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -11,37 +11,37 @@ use super::period::CreatedPeriod;
 
 #[derive(Args)]
 pub(super) struct ApprovalsArguments {
-    /// Another approver's, or * for everybody's
+    /// Another approver than you, or * for all
     #[arg(long, value_name = "USER")]
     approver: Option<String>,
     /// pending (the default), approved, rejected, expired, cancelled, or any
     #[arg(long)]
     status: Option<String>,
-    /// Only this instance's
+    /// Only approvals of this instance
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
-    /// Only those of this step of the instance
+    /// Only approvals of this step of the instance
     #[arg(long, requires = "instance")]
     step: Option<String>,
     #[command(flatten)]
     created: CreatedPeriod,
-    /// Only those that run out before this time, the first to do so first
+    /// Only approvals that expire before this time, soonest first
     #[arg(long, value_name = "TIME")]
     expires_before: Option<String>,
-    /// Most rows, up to 200
+    /// Rows of a page, 1 to 200; by default 50
     #[arg(long)]
     limit: Option<u32>,
-    /// Go on where the page before said
+    /// Continue after the previous page, with the cursor that it printed
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
 }
 
 #[derive(Args)]
 pub(super) struct DecisionArguments {
-    /// Which approvals
+    /// Ids of the approvals
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
-    /// What others should know about it
+    /// A note for other users
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
 }
@@ -68,7 +68,7 @@ pub(super) fn approvals(
     })
 }
 
-/// Approvals as a table.
+/// Formats approvals as a table.
 pub(super) fn approvals_table(approvals: &[Value]) -> String {
     let rows = approvals.iter().map(|approval| {
         vec![

@@ -1,4 +1,4 @@
-//! `audit`: who did what.
+//! `audit`: lists audit entries.
 
 use clap::Args;
 use serde_json::Value;
@@ -9,28 +9,28 @@ use super::output::{self, Output, cell, table, time};
 
 #[derive(Args)]
 pub(super) struct AuditArguments {
-    /// Only what this user did
+    /// Only actions of this user
     #[arg(long, value_name = "USER")]
     actor: Option<String>,
-    /// Only this, for example plugin.upload
+    /// Only this action, for example plugin.upload
     #[arg(long)]
     action: Option<String>,
-    /// Only what was done to this, for example expense@1.2.0
+    /// Only actions on this subject, for example expense@1.2.0
     #[arg(long)]
     subject: Option<String>,
-    /// Only from this time on, for example 2026-04-01T12:30:00Z
+    /// Only entries from this time on, for example 2026-04-01T12:30:00Z
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
-    /// Only before this time
+    /// Only entries before this time
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// Whose; for operators, who otherwise see everybody's and the host's
+    /// Entries of this team; for operators, who otherwise see all teams and the host
     #[arg(long)]
     team: Option<String>,
-    /// Most rows, up to 200
+    /// Rows of a page, 1 to 200; by default 50
     #[arg(long)]
     limit: Option<u32>,
-    /// Go on where the page before said
+    /// Continue after the previous page, with the cursor that it printed
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `cache stats|clear|cleanup`
+//! `cache stats|advice|clear|cleanup`: shows and clears the host's caches.
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::Value;
@@ -11,23 +11,25 @@ use crate::store::CacheKind;
 
 #[derive(Subcommand)]
 pub(super) enum CacheCommand {
-    /// Show what the caches hold and how often they could answer
+    /// Show the size and hit rate of each cache
     Stats,
-    /// Show how the caches would do with other bounds and times to live
+    /// Estimate the hit rates with other sizes and times to live
     Advice,
-    /// Throw out your team's entries; the audit says so
+    /// Remove entries of your team or of the host; recorded in the audit
     Clear {
-        /// Only this kind of data
+        /// Only entries of this kind
         #[arg(long)]
         kind: Option<CacheKind>,
-        /// Only this entry of the kind: NAME, NAME@VERSION, an instance's id, a user, or shared:BUCKET:KEY and the like
+        /// Only the entry with this key: NAME, NAME@VERSION, an instance's id, a user, or a storage
+        /// key such as shared:BUCKET:KEY
         #[arg(long, requires = "kind")]
         key: Option<String>,
-        /// Whose entries; host needs the permission of an operator
+        /// Entries to remove: your team's, or those of the whole host, which only operators may
+        /// remove
         #[arg(long, value_enum, default_value_t = Scope::Team)]
         scope: Scope,
     },
-    /// Give back the memory of entries that have run out; the audit says so
+    /// Remove expired entries to free their memory; recorded in the audit
     Cleanup,
 }
 
@@ -69,7 +71,7 @@ pub(super) fn run(client: &Client, output: Output, command: CacheCommand) -> Res
     }
 }
 
-/// What each cache's hit rate is made of, and a sentence about it.
+/// Formats each cache's hit rate, the causes of its misses, and the advice.
 fn advice(answer: &Value) -> String {
     let caches = answer
         .get("caches")

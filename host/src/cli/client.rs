@@ -1,4 +1,4 @@
-//! The HTTP client: the only place of the command line that speaks HTTP.
+//! The HTTP client: the only module of the command line that speaks HTTP.
 
 use std::io::Read;
 use std::time::Duration;
@@ -12,56 +12,57 @@ use crate::model::TraceParent;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Python components take a while to compile.
+/// Longest wait for an upload. Python components take a while to compile.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
-/// Shorter than the server keeps silent connections, so that we do not write into one that is being closed.
+/// Longest reuse of an idle connection. Shorter than the server's timeout, so that no request goes
+/// into a connection that is being closed.
 const IDLE_MAX: Duration = Duration::from_secs(4);
-/// The demo asks from this many threads.
+/// Idle connections that are kept. The demo sends requests from about this many threads.
 const IDLE_CONNECTIONS_MAX: usize = 16;
-/// A stream says something every five seconds.
+/// Longest silence of a stream. The server sends at least a heartbeat every 5 s.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// A page of 200 instances with inputs of 1 MiB.
+/// Longest response. A page of 200 instances with inputs of 1 MiB fits.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
-/// Speaks to one server. Clones share connections.
+/// A client of one server. Clones share connections.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     agent: Agent,
     server: String,
     token: Option<String>,
-    /// What this command is a part of: `TRACEPARENT` in the environment.
+    /// The span that the command belongs to, from `TRACEPARENT` in the environment.
     trace: Option<TraceParent>,
 }
 
-/// Why there is no answer, or not the one wished for.
+/// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    /// Nobody listens there.
+    /// The server could not be reached, or did not respond in time.
     #[error("cannot reach {server}: {problem}")]
     Unreachable {
-        /// The address.
+        /// The server's address.
         server: String,
-        /// Why not.
+        /// The cause.
         problem: String,
     },
-    /// The server said no.
+    /// The server returned an error.
     #[error("{message}")]
     Api {
-        /// HTTP's.
+        /// The HTTP status.
         status: u16,
-        /// Stable.
+        /// The stable error code.
         code: String,
-        /// For people.
+        /// The message for people.
         message: String,
     },
-    /// What came is not an answer of Stepwell.
+    /// The request could not be built, or the response is not one of Stepwell.
     #[error("{0}")]
     Broken(String),
 }
 
-/// What is sent.
+/// The body of a request.
 pub(super) enum Payload<'a> {
-    /// Nothing.
+    /// No body.
     Empty,
     /// JSON.
     Json(&'a Value),
@@ -72,14 +73,14 @@ pub(super) enum Payload<'a> {
 }
 
 impl Client {
-    /// `server` is an address such as `http://127.0.0.1:7400`.
+    /// Creates a client. `server` is an address such as `http://127.0.0.1:7400`.
     pub(super) fn new(server: &str, token: Option<String>) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .max_idle_age(IDLE_MAX)
             .max_idle_connections_per_host(IDLE_CONNECTIONS_MAX)
-            // A token must not go through a proxy that happens to be in the environment.
+            // The environment may name a proxy, which must not see the token.
             .proxy(None)
             .max_redirects(0)
             .user_agent(concat!("stepwell/", env!("CARGO_PKG_VERSION")))
@@ -96,7 +97,7 @@ impl Client {
         }
     }
 
-    /// The same server, as somebody else.
+    /// Returns a client of the same server with another token.
     pub(super) fn with_token(&self, token: &str) -> Self {
         Self {
             token: Some(token.to_owned()),
@@ -104,12 +105,12 @@ impl Client {
         }
     }
 
-    /// The address of the server.
+    /// Returns the server's address.
     pub(super) fn server(&self) -> &str {
         &self.server
     }
 
-    /// `GET` of a stream, which ends when it is silent for too long.
+    /// Sends a `GET` for a stream. Reading fails when the stream is silent for [`SILENCE_MAX`].
     pub(super) fn follow(&self, path: &str) -> Result<impl Read + use<>, ClientError> {
         let request = self
             .request(Method::GET, path)?
@@ -141,25 +142,25 @@ impl Client {
         Err(self.refused(status, &serde_json::from_slice(&body).unwrap_or_default()))
     }
 
-    /// `GET`.
+    /// Sends a `GET` and returns the JSON.
     pub(super) fn get(&self, path: &str) -> Result<Value, ClientError> {
         self.send(Method::GET, path, Payload::Empty, None)
             .map(|(_, body)| body)
     }
 
-    /// `DELETE`.
+    /// Sends a `DELETE`.
     pub(super) fn delete(&self, path: &str) -> Result<(), ClientError> {
         self.send(Method::DELETE, path, Payload::Empty, None)
             .map(|_| ())
     }
 
-    /// `POST`.
+    /// Sends a `POST` and returns the JSON.
     pub(super) fn post(&self, path: &str, payload: Payload<'_>) -> Result<Value, ClientError> {
         self.send(Method::POST, path, payload, None)
             .map(|(_, body)| body)
     }
 
-    /// `POST` that may be sent again without happening twice.
+    /// Sends a `POST` with an idempotency key, so that a repetition has no further effect.
     pub(super) fn post_once(
         &self,
         path: &str,
@@ -170,7 +171,7 @@ impl Client {
             .map(|(_, body)| body)
     }
 
-    /// The address and the headers that every request has.
+    /// Starts a request with the address and the headers that every request has.
     fn request(&self, method: Method, path: &str) -> Result<Builder, ClientError> {
         if self.server.starts_with("https:") {
             let problem =
@@ -216,7 +217,7 @@ impl Client {
                 text.as_bytes().to_vec(),
             ),
             Payload::Component(bytes) => {
-                // A server that refuses says so before megabytes are on their way.
+                // Lets the server refuse before megabytes are sent.
                 request = request.header("expect", "100-continue");
                 (Some("application/wasm"), UPLOAD_TIMEOUT, bytes.to_vec())
             }
@@ -278,7 +279,7 @@ impl Client {
         }
     }
 
-    /// A host that is not well answers 503 with the same body.
+    /// Returns whether a 503 is expected: health has the same body with every status.
     fn is_health(&self, path: &str) -> bool {
         path == "/workflow-metrics/health"
     }
@@ -302,7 +303,7 @@ fn unmade(error: &ureq::http::Error) -> ClientError {
     ClientError::Broken(format!("cannot make the request: {error}"))
 }
 
-/// Percent-encodes one part of a path, or a value of a query.
+/// Percent-encodes a segment of a path, or a value of a query.
 pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -315,7 +316,7 @@ pub(super) fn encode(text: &str) -> String {
     encoded
 }
 
-/// `?a=1&b=2` from those that are given.
+/// Builds a query string such as `?a=1&b=2` from the pairs that have a value.
 pub(super) fn query<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
     let mut text = String::new();
     for (name, value) in pairs {

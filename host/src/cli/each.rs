@@ -1,4 +1,4 @@
-//! Commands that name several things: one batch request instead of many.
+//! Commands with several ids: one batch request instead of many requests.
 
 use serde_json::{Value, json};
 
@@ -7,10 +7,11 @@ use super::error::CliError;
 use super::output::{self, Output, cell, count, escape, tell};
 use super::start_from::BATCH_ITEMS_MAX;
 
-/// Sends an item for each id, says on stderr what became of each, and prints the results with `--json`, one a line.
+/// Sends an item for each id and reports each result on stderr. With `--json`, prints the results,
+/// one a line.
 ///
 /// # Errors
-/// The server does not take a batch, or some items failed.
+/// The server refuses a batch, or some items failed.
 pub(super) fn each(
     client: &Client,
     output: Output,

@@ -1,8 +1,9 @@
-//! What a command ends with when it cannot do what it was asked.
+//! The error that a failed command ends with.
 
 use super::client::ClientError;
 
-/// `error: <message>`, and at most one line that says what to try.
+/// A message, printed as `error: <message>`, and an optional hint of one line that says what to
+/// try.
 #[derive(Debug)]
 pub(super) struct CliError {
     pub(super) message: String,
@@ -10,7 +11,7 @@ pub(super) struct CliError {
 }
 
 impl CliError {
-    /// Without a hint.
+    /// Creates an error without a hint.
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -18,7 +19,7 @@ impl CliError {
         }
     }
 
-    /// With one.
+    /// Creates an error with a hint.
     pub(super) fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             message: message.into(),

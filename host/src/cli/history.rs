@@ -1,4 +1,4 @@
-//! `history`: an operation over time, as a curve and a table.
+//! `history`: shows an operation over time, as curves and a table.
 
 use clap::Args;
 use serde_json::Value;
@@ -9,25 +9,26 @@ use super::output::{self, Output, cell, count, escape, number, table, time};
 
 #[derive(Args)]
 pub(super) struct HistoryArguments {
-    /// An operation, for example commit_step or 'all operations'; without one, the names of all that has a history
+    /// An operation, for example commit_step or 'all operations'; without one, the names of all
+    /// series are listed
     operation: Option<String>,
-    /// When it begins: a time, or how long ago, for example -6h; by default an hour ago
+    /// Start of the period: a time, or an age such as -6h; by default an hour ago
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     from: Option<String>,
-    /// When it ends; by default now
+    /// End of the period; by default now
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     to: Option<String>,
-    /// How far apart the points are: 10s or a multiple of it; by default as suits the period
+    /// Interval of the points: 10s or a multiple of it; by default chosen by the period's length
     #[arg(long, value_name = "DURATION")]
     step: Option<String>,
-    /// Whose; for operators, who otherwise see everybody's
+    /// Metrics of this team; for operators, who otherwise see all teams
     #[arg(long)]
     team: Option<String>,
 }
 
-/// Levels of a curve. Nothing at all is a space.
+/// Levels of a curve. A value of 0 is a space.
 const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-/// As many points as a line of a terminal shows; more are put together, and the largest is shown.
+/// Width of a curve in characters. More points are grouped, and the largest of a group is shown.
 const WIDTH: usize = 80;
 
 pub(super) fn history(
@@ -159,7 +160,7 @@ fn rows(points: &[Value]) -> String {
     table(&header, points.iter().map(row))
 }
 
-/// What `plugin compare` shows of an answer.
+/// Formats the comparison of two plugin versions.
 pub(super) fn comparison(answer: &Value) -> String {
     let row = |which: &str| {
         let version = answer.get(which).unwrap_or(&Value::Null);

@@ -1,4 +1,4 @@
-//! `start`, `instances`, `cancel`, `release`
+//! `start`, `instances`, `cancel`, `release`: starts, lists and stops instances.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -19,25 +19,25 @@ const POLL_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(super) struct StartArguments {
-    /// Which workflow; with --from, that of lines that name none
+    /// The workflow; with --from, for lines that name none
     #[arg(required_unless_present = "from")]
     workflow: Option<String>,
     /// JSON, @FILE, or - for stdin
     #[arg(long, value_name = "JSON", default_value = "{}")]
     input: String,
-    /// What it is about, for finding it later
+    /// The entity that the instance is about, for finding it later
     #[arg(long, value_name = "TYPE/ID")]
     entity: Option<String>,
-    /// The project it belongs to
+    /// The project that the instance belongs to
     #[arg(long, value_name = "ID")]
     project: Option<String>,
-    /// Starting again with the same key gives the same instance
+    /// Repeating the command with the same key returns the first instance
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Wait until it has ended; success only if it completed
+    /// Wait until the instance has ended; exit code 0 only if it completed
     #[arg(long)]
     wait: bool,
-    /// Start many: FILE has a JSON object a line, - is stdin
+    /// Start many instances: FILE has a JSON object a line, - is stdin
     #[arg(
         long,
         value_name = "FILE",
@@ -48,11 +48,11 @@ pub(super) struct StartArguments {
             told with their numbers on stderr, and do not stop the others."
     )]
     from: Option<String>,
-    /// With --from: a line without idempotency_key gets PREFIX and its number, so that the same command can be run
-    /// again after a lost connection and starts nothing twice
+    /// With --from: a line without idempotency_key gets PREFIX and its line number as key, so that
+    /// the command can be repeated after a lost connection and starts nothing twice
     #[arg(long, value_name = "PREFIX", requires = "from")]
     idempotency_prefix: Option<String>,
-    /// With --from: lines of one request
+    /// With --from: lines sent in one request
     #[arg(long, value_name = "LINES", requires = "from", default_value_t = 1_000, value_parser = batch_size)]
     batch_size: usize,
 }
@@ -67,51 +67,52 @@ fn batch_size(text: &str) -> Result<usize, String> {
 
 #[derive(Args)]
 pub(super) struct InstancesArguments {
-    /// Show this one with its steps
+    /// Show this instance with its steps
     id: Option<String>,
-    /// Only this workflow's
+    /// Only instances of this workflow
     #[arg(long, value_name = "NAME")]
     workflow: Option<String>,
-    /// Only in this status
+    /// Only instances in this status
     #[arg(long)]
     status: Option<String>,
-    /// Only those in quarantine: they were being driven when their host crashed, again and again
+    /// Only instances in quarantine: their host crashed several times in a row while driving them
     #[arg(long)]
     quarantined: bool,
-    /// Only those about this, or about this kind of thing
+    /// Only instances about this entity, or this type of entity
     #[arg(long, value_name = "TYPE[/ID]")]
     entity: Option<String>,
-    /// Only this project's
+    /// Only instances of this project
     #[arg(long, value_name = "ID")]
     project: Option<String>,
-    /// Only those that this user started
+    /// Only instances that this user started
     #[arg(long, value_name = "USER")]
     started_by: Option<String>,
     #[command(flatten)]
     created: CreatedPeriod,
-    /// Only those whose first step began at this time or later
+    /// Only instances whose first step began at this time or later
     #[arg(long, value_name = "TIME")]
     started_after: Option<String>,
-    /// Only those whose first step began before this time
+    /// Only instances whose first step began before this time
     #[arg(long, value_name = "TIME")]
     started_before: Option<String>,
-    /// With --json: their inputs and outputs too: input, output, or all
+    /// With --json: add input, output, or all
     #[arg(long, value_name = "FIELDS", conflicts_with = "id")]
     fields: Option<String>,
-    /// Most rows, up to 200
+    /// Rows of a page, 1 to 200; by default 50
     #[arg(long)]
     limit: Option<u32>,
-    /// Go on where the page before said
+    /// Continue after the previous page, with the cursor that it printed
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
 }
 
 #[derive(Args)]
 pub(super) struct CancelArguments {
-    /// Which instances
+    /// Ids of the instances
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
-    /// And all that descends from them: what they created, what that created, and so on. No more of it is created then
+    /// Also cancel all descendants: the instances that these created, the instances that those
+    /// created, and so on. They create no more instances from then on
     #[arg(long)]
     descendants: bool,
 }
@@ -164,7 +165,7 @@ pub(super) fn start(
     }
 }
 
-/// Polls until the instance has ended, and says once for whom it waits.
+/// Polls until the instance has ended. Prints once which approvals it waits for.
 fn wait(client: &Client, id: &str) -> Result<Value, CliError> {
     let mut pause = POLL_FIRST;
     let mut told = false;
@@ -264,7 +265,7 @@ pub(super) fn instances(
     })
 }
 
-/// One after the other: each is a decision of its own.
+/// Releases instances one by one: there is no batch request for it.
 pub(super) fn release(
     client: &Client,
     output: Output,
@@ -303,8 +304,8 @@ pub(super) fn cancel(
     )
 }
 
-/// Asks again and again: the server does a part with each request. What was cancelled stays so, and the same command
-/// goes on after a lost connection.
+/// Repeats the request until all descendants are cancelled, because the server cancels a bounded
+/// number with each. After a lost connection, the same command continues.
 fn cancel_with_descendants(
     client: &Client,
     output: Output,
@@ -343,7 +344,7 @@ fn cancel_with_descendants(
     Ok(())
 }
 
-/// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.
+/// Reads JSON from an argument: the text itself, `@FILE`, or `-` for stdin.
 pub(super) fn read_json(argument: &str) -> Result<Value, CliError> {
     let text = match argument.strip_prefix('@') {
         Some(path) => std::fs::read_to_string(path)

@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM, noted instead of ending the process: a command that has something to put back ends as after an
-//! error.
+//! Ctrl-C and SIGTERM as a flag: a command with something to clean up ends as after an error, and
+//! not at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::CliError;
 
-/// Whether somebody wants the command to end.
+/// The flag that SIGINT or SIGTERM sets.
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// From now on SIGINT and SIGTERM are noted instead of ending the process.
+    /// Installs the handlers. From then on, the signals set the flag and do not end the process.
     pub(super) fn listen() -> Result<Self, CliError> {
         let problem =
             |error: std::io::Error| CliError::new(format!("cannot wait for signals: {error}"));
@@ -27,7 +27,7 @@ impl Interrupt {
         drop(guard);
         let noted = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&noted);
-        // Ends with the process.
+        // The thread ends with the process.
         thread::spawn(move || {
             runtime.block_on(async {
                 loop {
@@ -42,13 +42,13 @@ impl Interrupt {
         Ok(Self(noted))
     }
 
-    /// Whether there was a signal.
+    /// Returns whether a signal has arrived.
     pub(super) fn is_asked(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 
     /// # Errors
-    /// Somebody wants the command to end.
+    /// A signal has arrived.
     pub(super) fn check(&self) -> Result<(), CliError> {
         if self.is_asked() {
             Err(CliError::new("interrupted"))

@@ -1,4 +1,4 @@
-//! The server's log: on stderr, as `[log]` says.
+//! The server's log on stderr, as set in `[log]`.
 
 use std::io::{self, IsTerminal as _};
 
@@ -9,7 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::error::CliError;
 use crate::config::{LogConfig, LogFormat};
 
-/// Installs the log. Once for each process.
+/// Installs the log. May be called once in a process.
 pub(super) fn start(config: &LogConfig) -> Result<(), CliError> {
     let filter: Targets = config.filter.parse().map_err(|error| {
         CliError::with_hint(

@@ -1,5 +1,6 @@
-//! The command line: arguments, commands, terminal output. Every command but `serve`, `run`, `config`, `compile-worker`
-//! and `token create --data-dir` is a client of the HTTP API and can do nothing that a token does not allow.
+//! The command line: arguments, commands, terminal output. All commands but `serve`, `run`,
+//! `config`, `compile-worker` and `token create --data-dir` are clients of the HTTP API, with the
+//! rights of their token.
 
 mod alerts;
 mod approvals;
@@ -48,16 +49,16 @@ struct Arguments {
     command: Command,
 }
 
-/// What every command takes.
+/// The options of all commands.
 #[derive(Args)]
 struct Global {
-    /// Settings in TOML; `stepwell config --defaults` shows all of them
+    /// Settings in TOML; `stepwell config --defaults` lists them all
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The server that commands talk to
+    /// The server's address
     #[arg(long, global = true, value_name = "URL", env = "STEPWELL_URL", default_value = SERVER_DEFAULT)]
     server: String,
-    /// Who you are to the server; better set in the environment than typed
+    /// The token to authenticate with; safer in the environment than on the command line
     #[arg(
         long,
         global = true,
@@ -66,7 +67,7 @@ struct Global {
         hide_env_values = true
     )]
     token: Option<String>,
-    /// Print the API's answers as they are
+    /// Print the API's responses as JSON
     #[arg(long, global = true)]
     json: bool,
 }
@@ -75,58 +76,58 @@ struct Global {
 enum Command {
     /// Run the server
     Serve(serve::ServeArguments),
-    /// Show what Stepwell does: a server of its own, example plugins, hundreds of instances
+    /// Show what Stepwell does: start a server, upload example plugins, run hundreds of instances
     Demo(demo::DemoArguments),
-    /// Upload, list, show and delete plugins
+    /// Upload, list, show, compare and delete plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
-    /// Apply, list and show workflows
+    /// Apply, list, show and archive workflows
     #[command(subcommand)]
     Workflow(workflow::WorkflowCommand),
     /// Start an instance of a workflow, or many from a file
     Start(instances::StartArguments),
     /// List instances, or show one with its steps
     Instances(instances::InstancesArguments),
-    /// Stop instances
+    /// Cancel instances
     Cancel(instances::CancelArguments),
-    /// End the quarantine of instances: they are driven again
+    /// End the quarantine of instances, so that they are driven again
     Release(instances::CancelArguments),
     /// List approvals that wait for you
     Approvals(approvals::ApprovalsArguments),
-    /// Approve
+    /// Approve pending approvals
     Approve(approvals::DecisionArguments),
-    /// Reject
+    /// Reject pending approvals
     Reject(approvals::DecisionArguments),
     /// Create, list and revoke tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Delete instances that ended long ago, with their attempts, approvals and storage
     Retention(retention::RetentionArguments),
-    /// Show what teams have in the database, and may have
+    /// Show the usage and quotas of teams
     Quotas(quotas::QuotasArguments),
-    /// Run one step of a component here, once, without a server
+    /// Run one step of a component in this process, once, without a server
     Run(run::RunArguments),
-    /// Show the server's numbers
+    /// Show the server's statistics
     Stats(stats::StatsArguments),
-    /// Watch the server's numbers as they change
+    /// Watch the server's statistics as they change
     Top(top::TopArguments),
     /// Show an operation over time
     History(history::HistoryArguments),
-    /// Show what is wrong, acknowledge and silence it
+    /// List, acknowledge and silence alerts
     Alerts(alerts::AlertsArguments),
-    /// Show who did what
+    /// List audit entries: who did what
     Audit(audit::AuditArguments),
-    /// Show, empty and tidy the server's caches
+    /// Show, clear and tidy the server's caches
     #[command(subcommand)]
     Cache(cache::CacheCommand),
-    /// Show the settings as they are with --config and the environment
+    /// Show the effective settings, from the defaults, --config and the environment
     Config(settings::ConfigArguments),
-    /// What an upload is compiled in; started by the server
+    /// Compile an upload; started by the server
     #[command(hide = true)]
     CompileWorker {
-        /// Address space
+        /// Limit on address space, in bytes
         memory_bytes: u64,
-        /// Processor time
+        /// Limit on CPU time, in seconds
         cpu_seconds: u64,
         /// The file of the component
         component: std::path::PathBuf,
@@ -146,7 +147,8 @@ impl Global {
     }
 }
 
-/// Runs the command that the arguments name. 0 is success, 1 an error that stderr tells, 2 a usage error.
+/// Runs the command that the arguments name. Exit codes: 0 for success, 1 for an error that stderr
+/// explains, 2 for a usage error.
 pub fn main() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
     if let Command::CompileWorker {

@@ -1,5 +1,5 @@
-//! All that is written to the terminal. Data goes to stdout, everything else to stderr; text that a server sent is
-//! shown with its harmful characters escaped, because a workflow's title must not be able to move the cursor.
+//! Terminal output. Data goes to stdout, everything else to stderr. Harmful characters in text from
+//! a server are escaped: a workflow's title must not be able to move the cursor.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -10,24 +10,24 @@ use serde_json::Value;
 use super::error::CliError;
 use crate::model::text::harmless;
 
-/// How data is shown.
+/// The format of data: text for people, or JSON.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     json: bool,
 }
 
 impl Output {
-    /// `json` shows what the API answered instead of text for people.
+    /// Creates an output. `json` prints the API's responses instead of text for people.
     pub(super) fn new(json: bool) -> Self {
         Self { json }
     }
 
-    /// Whether the API's answers are wanted as they are.
+    /// Returns whether JSON is wanted.
     pub(super) fn is_json(self) -> bool {
         self.json
     }
 
-    /// Data: the API's answer, or `text` made from it.
+    /// Prints data: the API's response as JSON, or `text` made from it.
     pub(super) fn show(
         self,
         answer: &Value,
@@ -40,7 +40,7 @@ impl Output {
         }
     }
 
-    /// An answer that only confirms: with `--json` it is data, otherwise a line on stderr.
+    /// Prints a confirmation: with `--json` the response on stdout, otherwise a line on stderr.
     pub(super) fn confirm(self, answer: &Value, text: &str) -> Result<(), CliError> {
         if self.json {
             return print(&format!("{answer:#}\n"));
@@ -50,7 +50,7 @@ impl Output {
     }
 }
 
-/// Writes data. A reader that has gone away (`| head`) is no error.
+/// Writes data to stdout. A closed pipe (`| head`) is not an error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     match stdout
@@ -64,12 +64,12 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
     }
 }
 
-/// Writes a line for people. When stderr is gone there is nobody to tell.
+/// Writes a line for people to stderr, and ignores errors.
 pub(super) fn tell(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// `error: …`, and a hint.
+/// Writes `error: …` and the hint to stderr.
 pub(super) fn tell_error(error: &CliError) {
     tell(&format!("error: {}", escape(&error.message)));
     if let Some(hint) = &error.hint {
@@ -77,7 +77,7 @@ pub(super) fn tell_error(error: &CliError) {
     }
 }
 
-/// A table with a header; cells that look like numbers are aligned to the right.
+/// Formats a table with a header. Columns of numbers are aligned to the right.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let rows: Vec<Vec<String>> = rows
         .into_iter()
@@ -108,14 +108,14 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     text
 }
 
-/// `12`, `0.42`, `97.3 %`, `214 KiB`
+/// Returns whether a cell begins with a number: `12`, `0.42`, `97.3 %`, `214 KiB`.
 fn is_number(cell: &str) -> bool {
     cell.split(' ')
         .next()
         .is_some_and(|word| word.parse::<f64>().is_ok())
 }
 
-/// Names and what they are, one a line.
+/// Formats names and values, one pair a line.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let width = facts
         .iter()
@@ -128,12 +128,13 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
         .collect()
 }
 
-/// One line with harmful characters, line breaks among them, as escapes.
+/// Returns the text as one line, with harmful characters and line breaks escaped.
 pub(super) fn escape(text: &str) -> String {
     harmless(text).into_owned()
 }
 
-/// A field of an answer as a cell: text as it is, `-` for nothing, everything else as JSON.
+/// Returns a field of a response as a cell: text as it is, `-` if missing or null, everything else
+/// as JSON.
 pub(super) fn cell(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {
         None | Some(Value::Null) => "-".to_owned(),
@@ -142,7 +143,7 @@ pub(super) fn cell(value: &Value, pointer: &str) -> String {
     }
 }
 
-/// A time to the second, as `2026-04-01 12:30:00`.
+/// Returns a time to the second, as `2026-04-01 12:30:00`.
 pub(super) fn time(value: &Value, pointer: &str) -> String {
     cell(value, pointer)
         .chars()
@@ -151,7 +152,7 @@ pub(super) fn time(value: &Value, pointer: &str) -> String {
         .collect()
 }
 
-/// `items` of a list.
+/// Returns the `items` of a list.
 pub(super) fn items(list: &Value) -> &[Value] {
     list.get("items")
         .and_then(Value::as_array)
@@ -159,14 +160,14 @@ pub(super) fn items(list: &Value) -> &[Value] {
         .unwrap_or_default()
 }
 
-/// Says how to get the next page, if there is one.
+/// Prints how to get the next page, if there is one.
 pub(super) fn tell_next(list: &Value) {
     if let Some(next) = list.get("next").and_then(Value::as_str) {
         tell(&format!("there may be more: --after {}", escape(next)));
     }
 }
 
-/// A line that moves while long work is under way; invisible where it would only fill a log.
+/// Creates a spinner for long work, hidden unless stderr is a terminal.
 pub(super) fn moving_line() -> ProgressBar {
     let target = if io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
@@ -174,14 +175,14 @@ pub(super) fn moving_line() -> ProgressBar {
         ProgressDrawTarget::hidden()
     };
     let bar = ProgressBar::with_draw_target(None, target);
-    // A template that does not parse would be a mistake in this line; the default does as well.
+    // The template is a constant, so the fallback is never used.
     bar.with_style(
         ProgressStyle::with_template("{spinner} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_spinner()),
     )
 }
 
-/// `1 step`, `2 steps`
+/// Formats a count with its noun: `1 step`, `2 steps`.
 pub(super) fn count(number: usize, noun: &str) -> String {
     if number == 1 {
         format!("1 {noun}")
@@ -190,7 +191,7 @@ pub(super) fn count(number: usize, noun: &str) -> String {
     }
 }
 
-/// A number of bytes for people.
+/// Formats a number of bytes: `512 B`, `214 KiB`, `38 MiB`.
 pub(super) fn bytes(count: u64) -> String {
     match count {
         0..=9_999 => format!("{count} B"),
@@ -199,7 +200,7 @@ pub(super) fn bytes(count: u64) -> String {
     }
 }
 
-/// A number for people: `0.42`, `3.1`, `128`.
+/// Formats a number for people: `0.42`, `31.4`, `128`.
 pub(super) fn number(value: f64) -> String {
     match value {
         value if value >= 99.95 => format!("{value:.0}"),

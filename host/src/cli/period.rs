@@ -1,20 +1,20 @@
-//! Periods of time as arguments of lists.
+//! Options for periods of time in lists.
 
 use clap::Args;
 
-/// When something was created.
+/// The period in which the listed items were created.
 #[derive(Args)]
 pub(super) struct CreatedPeriod {
-    /// Only from this time on, for example 2026-04-01T12:30:00Z
+    /// Only items created from this time on, for example 2026-04-01T12:30:00Z
     #[arg(long, value_name = "TIME")]
     created_after: Option<String>,
-    /// Only before this time
+    /// Only items created before this time
     #[arg(long, value_name = "TIME")]
     created_before: Option<String>,
 }
 
 impl CreatedPeriod {
-    /// As parameters of a request.
+    /// Returns the period as query parameters.
     pub(super) fn query(self) -> [(&'static str, Option<String>); 2] {
         [
             ("created_after", self.created_after),

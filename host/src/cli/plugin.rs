@@ -1,4 +1,4 @@
-//! `plugin upload|list|show|compare|delete`
+//! `plugin upload|list|show|compare|delete`: manages plugin versions.
 
 use std::path::PathBuf;
 
@@ -12,22 +12,22 @@ use super::output::{self, Output, cell, table, time};
 
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {
-    /// Upload a component; the verdict says what it is and what it may use
+    /// Upload a component and print its steps and grants
     Upload {
-        /// The component
+        /// The component's file
         file: PathBuf,
-        /// Shared buckets it may open
+        /// Shared buckets that the plugin may open
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         shared: Vec<String>,
     },
     /// List plugin versions, newest first
     List {
-        /// Only this plugin's
+        /// Only versions of this plugin
         name: Option<String>,
-        /// Most rows, up to 200
+        /// Rows of a page, 1 to 200; by default 50
         #[arg(long)]
         limit: Option<u32>,
-        /// Go on after this id
+        /// Continue after the version with this id
         #[arg(long, value_name = "ID")]
         after: Option<String>,
     },
@@ -36,20 +36,20 @@ pub(super) enum PluginCommand {
         /// NAME or NAME@VERSION
         plugin: String,
     },
-    /// Say whether one version does better than another, by their calls
+    /// Compare error rates and durations of two versions
     Compare {
         /// The plugin
         plugin: String,
-        /// The version that is known
+        /// The version to compare with
         #[arg(long, value_name = "VERSION")]
         baseline: String,
-        /// The version in question
+        /// The version to judge
         #[arg(long, value_name = "VERSION")]
         candidate: String,
-        /// When the calls were: a time, or how long ago; by default a day ago
+        /// Start of the compared period: a time, or an age such as -6h; by default a day ago
         #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
         from: Option<String>,
-        /// Until when; by default now
+        /// End of the compared period; by default now
         #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
         to: Option<String>,
     },
@@ -130,7 +130,7 @@ pub(super) fn run(client: &Client, output: Output, command: PluginCommand) -> Re
     }
 }
 
-/// The bytes of a component.
+/// Reads a component's file.
 pub(super) fn read(file: &std::path::Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(file)
         .map_err(|error| CliError::new(format!("cannot read {}: {error}", file.display())))
@@ -185,7 +185,7 @@ fn words(value: &Value, pointer: &str) -> String {
     }
 }
 
-/// One line that says what became of an upload.
+/// Formats the result of an upload in one line.
 pub(super) fn verdict_line(verdict: &Value) -> String {
     let plugin = verdict.get("plugin").unwrap_or(&Value::Null);
     output::escape(&format!(

@@ -1,4 +1,4 @@
-//! `quotas`
+//! `quotas`: shows the usage and quotas of teams.
 
 use clap::Args;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use super::output::{Output, bytes, cell, table};
 
 #[derive(Args)]
 pub(super) struct QuotasArguments {
-    /// Another team's; an operator without it sees every team's
+    /// Only this team; for operators, who otherwise see all teams
     #[arg(long)]
     team: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `retention`
+//! `retention`: deletes finished instances, or counts them.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,21 +9,22 @@ use super::output::{self, Output};
 
 #[derive(Args)]
 pub(super) struct RetentionArguments {
-    /// How long ago they must have ended, for example 90d
+    /// Minimum age since the instance ended, for example 90d
     #[arg(long, value_name = "DURATION")]
     older_than: String,
-    /// Only this team's
+    /// Only instances of this team
     #[arg(long)]
     team: Option<String>,
-    /// Only count what would be deleted
+    /// Count the instances instead of deleting them
     #[arg(long)]
     dry_run: bool,
 }
 
-/// What the server counts.
+/// Counters in the server's response.
 const COUNTED: [&str; 4] = ["instances", "attempts", "approvals", "entries"];
 
-/// Asks again and again: the server does a part with each request.
+/// Repeats the request until nothing is left, because the server handles a bounded number of
+/// instances with each.
 pub(super) fn retention(
     client: &Client,
     output: Output,

@@ -1,4 +1,4 @@
-//! `run`: one attempt at a step in this process, by the same rules as on the server.
+//! `run`: runs one attempt at a step in this process, under the same limits as on a server.
 
 use std::path::PathBuf;
 
@@ -13,17 +13,17 @@ use crate::model::Name;
 
 #[derive(Args)]
 pub(super) struct RunArguments {
-    /// The component
+    /// The component's file
     file: PathBuf,
-    /// Which of its steps
+    /// The step to run
     step: Name,
     /// JSON, @FILE, or - for stdin
     #[arg(long, value_name = "JSON", default_value = "{}")]
     input: String,
-    /// What the plugin's bucket holds before; can be given several times
+    /// An entry of the plugin's bucket before the run; can be repeated
     #[arg(long = "stored", value_name = "KEY=VALUE", value_parser = key_and_value)]
     stored: Vec<(String, Vec<u8>)>,
-    /// Shared buckets it may open
+    /// Shared buckets that the step may open
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     shared: Vec<Name>,
 }
@@ -67,7 +67,7 @@ pub(super) fn run(
     }
 }
 
-/// What the step did beside its output goes to stderr, so that the output can be piped.
+/// Prints logs, metrics, writes and usage of the step to stderr, so that the output can be piped.
 fn tell_details(run: &Value) {
     let list = |name: &str| {
         run.get(name)

@@ -1,4 +1,4 @@
-//! `serve`: the server process.
+//! `serve`: runs the server.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -17,34 +17,35 @@ use crate::app::{App, FirstToken};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, ServerConfig};
 
-/// The database, the compiled plugins, reserved connections and those that are being closed.
+/// Open files beside connections: the database, compiled plugins, reserved connections and
+/// connections that are being closed.
 const FILES_BESIDE_CONNECTIONS: u64 = 1_024;
 
 #[derive(Args)]
 pub(super) struct ServeArguments {
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on; port 0 takes a free port
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// Where the database, compiled plugins and their key live
+    /// Directory of the database, the compiled plugins and their signing key
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<PathBuf>,
     /// sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
     #[arg(long, value_name = "URL")]
     database: Option<String>,
-    /// redis://[USER:PASSWORD@]HOST[:PORT][/DB], a second level behind the caches
+    /// A Redis server as second cache level: redis://[USER:PASSWORD@]HOST[:PORT][/DB]
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
-    /// Answer requests and serve the dashboard, but drive, compile and delete nothing: to look at what a start would
-    /// drive, and to cancel it
+    /// Serve the API and the dashboard, but drive, compile and delete nothing: to inspect and
+    /// cancel instances before the engine starts
     #[arg(long)]
     without_engine: bool,
-    /// How the log on stderr looks [default: log.format, which is pretty]
+    /// Format of the log on stderr [default: log.format, which is pretty]
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
-    /// Write {"url", "token"} here, readable by you alone, when requests are answered
+    /// Write {"url", "token"} into this file, with mode 0600, once requests are served
     #[arg(long, value_name = "FILE", hide = true)]
     ready_file: Option<PathBuf>,
-    /// Stop when stdin ends, so that a server does not outlive the process that started it
+    /// Stop when stdin ends, so that the server does not outlive its parent process
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
 }
@@ -77,7 +78,7 @@ pub(super) fn serve(global: &Global, arguments: ServeArguments) -> Result<(), Cl
     runtime()?.block_on(run(config, ending))
 }
 
-/// The runtime of commands that run the host in this process.
+/// Creates the runtime for commands that run the host in this process.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -85,7 +86,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
         .map_err(|error| CliError::new(format!("cannot start threads: {error}")))
 }
 
-/// This program, to be run again.
+/// Returns the path of this program, for starting it as a child process.
 pub(super) fn program() -> Result<PathBuf, CliError> {
     std::env::current_exe()
         .map_err(|error| CliError::new(format!("cannot find this program's file: {error}")))
@@ -97,10 +98,11 @@ struct Ending {
 }
 
 async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
-    // Before anything is opened: a signal that comes early must not leave a database half open.
+    // Installed before the database is opened, so that an early signal does not leave it half open.
     let shutdown = shutdown_signal(ending.stop_with_stdin)?;
     let listen = config.server.listen;
-    // Before the database too: a second server on the same port should say so and change nothing.
+    // Bound before the database is opened, so that a second server on the same port fails without
+    // changing anything.
     let listener = TcpListener::bind(listen).await.map_err(|error| {
         CliError::with_hint(
             format!("cannot listen on {listen}: {error}"),
@@ -140,7 +142,8 @@ async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Each connection is an open file, and many systems allow a process 1,024 unless it asks for more.
+/// Raises the limit on open files. Each connection needs one, and many systems allow a process only
+/// 1,024 by default.
 fn raise_file_limit(server: &ServerConfig) {
     let wanted = server.connections_max as u64 + FILES_BESIDE_CONNECTIONS;
     match rlimit::increase_nofile_limit(wanted) {
@@ -156,7 +159,8 @@ fn raise_file_limit(server: &ServerConfig) {
     }
 }
 
-/// For people. What stderr goes to may be collected and kept, so the token itself is for terminals alone.
+/// Prints a greeting to stderr. The token itself is printed only to a terminal, because other
+/// outputs may be collected and kept.
 fn greet(url: &str, first_token: Option<&FirstToken>) {
     if let Some(FirstToken { secret, path }) = first_token {
         let shown = path.display();
@@ -179,25 +183,25 @@ fn greet(url: &str, first_token: Option<&FirstToken>) {
     );
 }
 
-/// Written beside its place and moved there, so that a reader never sees half of it.
+/// Writes the ready file to a temporary file and renames it, so that a reader never sees a part.
 fn write_ready_file(path: &Path, url: &str, token: Option<&str>) -> std::io::Result<()> {
     let directory = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    // Temporary files are made with mode 0600, and keep it.
+    // Temporary files have mode 0600, and keep it.
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     writeln!(file, "{}", json!({ "url": url, "token": token }))?;
     file.persist(path)?;
     Ok(())
 }
 
-/// Is done after SIGTERM or SIGINT, or at the end of stdin.
+/// Returns a future that is ready after SIGTERM, SIGINT or, if asked for, the end of stdin.
 fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, CliError> {
     let install = |kind| {
         signal(kind).map_err(|error| CliError::new(format!("cannot wait for signals: {error}")))
     };
-    // Signals are received from here on, even if nobody waits yet.
+    // Signals are received from here on, before the future is polled.
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;
     Ok(async move {
@@ -210,11 +214,12 @@ fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, Cl
     })
 }
 
-/// A read of stdin cannot be cancelled, so it has a thread of its own, which ends with the process.
+/// Waits for the end of stdin on a thread, because the read cannot be cancelled. The thread ends
+/// with the process.
 async fn end_of_stdin() {
     let (ended, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
-        // An error is an end too.
+        // An error counts as the end.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         let _ = ended.send(());
     });

@@ -1,4 +1,4 @@
-//! `config`, and how every command reads the settings.
+//! `config`, and the loading of settings for all commands.
 
 use clap::Args;
 
@@ -9,14 +9,14 @@ use crate::config::{Config, DEFAULTS};
 
 #[derive(Args)]
 pub(super) struct ConfigArguments {
-    /// The defaults instead, with what each setting means
+    /// Print the defaults, with an explanation of each setting
     #[arg(long)]
     defaults: bool,
 }
 
-/// The settings from the defaults, `--config` and the environment.
+/// Loads the settings from the defaults, `--config` and the environment.
 pub(super) fn load(global: &Global) -> Result<Config, CliError> {
-    // A variable that is not UTF-8 is none of ours.
+    // Variables that are not UTF-8 are not settings.
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Config::load(global.config.as_deref(), environment).map_err(|error| {
@@ -48,7 +48,8 @@ pub(super) fn config(global: &Global, arguments: &ConfigArguments) -> Result<(),
     output::print(&text)
 }
 
-/// Settings are shown to others when something does not work.
+/// Masks the password in a URL, because printed settings are often shared when something does not
+/// work.
 fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();

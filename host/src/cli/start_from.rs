@@ -1,8 +1,8 @@
-//! `start --from`: instances from a file of JSON lines, in batches.
+//! `start --from`: starts instances from a file of JSON lines, in batches.
 //!
-//! A line is an item as `POST /instances:batch` takes it. The file is read as it is sent, one batch at a time: results
-//! come in the order of the lines, and when a connection is lost it is one batch that is in doubt. Lines with an
-//! idempotency key may be sent again, as often as it takes.
+//! A line is an item of `POST /instances:batch`. The file is read one batch at a time while it is
+//! sent. Results are printed in the order of the lines. After a lost connection the outcome of one
+//! batch is unknown, and lines with an idempotency key may be sent again any number of times.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
@@ -14,38 +14,40 @@ use super::client::{Client, ClientError, Payload};
 use super::error::CliError;
 use super::output::{self, Output, cell, count, escape, tell};
 
-/// Items of one request; the server's `batch.items_max` unless it was changed.
+/// Most items of a request: the default of the server's `batch.items_max`.
 pub(super) const BATCH_ITEMS_MAX: usize = 1_000;
-/// Lines of one request, in bytes: half of what the server takes, since a line may be longer as it is sent.
+/// Most bytes of a request's lines: half of the default `server.batch_body_bytes_max`, because a
+/// line can grow when it is re-encoded.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// The server takes inputs of 1 MiB.
+/// Longest line, in bytes. By default the server takes inputs of 1 MiB.
 const LINE_BYTES_MAX: usize = 4 << 20;
 
-/// What to start.
+/// The source of the instances, from the arguments.
 pub(super) struct Source<'a> {
     /// A file, or `-` for stdin.
     pub(super) from: &'a str,
     /// The workflow of lines that name none.
     pub(super) workflow: Option<&'a str>,
-    /// What comes before the number of a line to make its idempotency key, unless it has one.
+    /// Prefix of generated idempotency keys; the line number follows it. A line's own key takes
+    /// precedence.
     pub(super) idempotency_prefix: Option<&'a str>,
-    /// Lines of one request.
+    /// Most lines of a request.
     pub(super) batch_size: usize,
 }
 
-/// A line that is not blank.
+/// A line of the file that is not blank.
 struct Line {
-    /// The first is 1.
+    /// The line number, from 1.
     number: u64,
     bytes: usize,
-    /// The item; or why there is none, and nothing is sent.
+    /// The item, or the reason why the line is not sent.
     item: Result<Value, String>,
 }
 
-/// Starts what the lines say, and tells what became of each.
+/// Starts an instance for each line and prints the results.
 ///
 /// # Errors
-/// The file cannot be read, the server does not take a batch, or some lines failed.
+/// The file cannot be read, the server refuses a batch, or some lines failed.
 pub(super) fn start_from(
     client: &Client,
     output: Output,
@@ -102,7 +104,7 @@ impl Starting<'_> {
         self.send(batch)
     }
 
-    /// One request, if there is anything to send.
+    /// Sends one request, if there is an item, and prints the results.
     fn send(&mut self, batch: Vec<Line>) -> Result<(), CliError> {
         let items: Vec<&Value> = batch
             .iter()
@@ -164,8 +166,8 @@ impl Starting<'_> {
     }
 }
 
-/// What to say of a batch that the server did not answer as it should: unless it refused the whole of it, some of it
-/// may have happened.
+/// Returns the error for a batch without results. Unless the server refused the whole batch, some
+/// of its lines may have been started.
 fn in_doubt(error: ClientError, batch: &[Line]) -> CliError {
     let (Some(first), Some(last)) = (batch.first(), batch.last()) else {
         return error.into();
@@ -200,13 +202,13 @@ fn in_doubt(error: ClientError, batch: &[Line]) -> CliError {
     )
 }
 
-/// The lines of a file that are not blank, one at a time.
+/// Reads the lines of a file that are not blank, one at a time.
 struct Lines {
     reader: BufReader<Box<dyn io::Read>>,
     name: String,
-    /// None for what has no end that is known.
+    /// The file's length in bytes; none for pipes and other streams.
     length: Option<u64>,
-    /// Bytes that were read.
+    /// Bytes read so far.
     position: u64,
     number: u64,
 }
@@ -272,7 +274,7 @@ impl Lines {
         ))
     }
 
-    /// Invisible where it would only fill a log.
+    /// Creates a progress bar, hidden unless stderr is a terminal.
     fn bar(&self) -> ProgressBar {
         let target = if io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
@@ -285,14 +287,14 @@ impl Lines {
         } else {
             "{spinner} {msg}"
         };
-        // A template that does not parse would be a mistake in this line; the default bar does as well.
+        // The template is a constant, so the fallback is never used.
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.with_style(style.progress_chars("=> "))
     }
 }
 
-/// The item that a line says, with what the command adds to it.
+/// Parses a line and adds the default workflow and the generated key.
 fn read_item(text: &[u8], number: u64, source: &Source<'_>) -> Result<Value, String> {
     let item = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
     let Value::Object(mut item) = item else {

@@ -1,4 +1,4 @@
-//! `stats`: the monitor's numbers as tables.
+//! `stats`: shows the monitor's statistics as tables.
 
 use clap::Args;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::monitor::Window;
 
 #[derive(Args)]
 pub(super) struct StatsArguments {
-    /// The part of the past to show: 1m, 5m, 1h, or start for everything since the start or the last reset
+    /// The window: 1m, 5m, 1h, or start for everything since the start or the last reset
     #[arg(long, default_value = "start")]
     window: Window,
 }
@@ -69,7 +69,7 @@ fn list<'a>(stats: &'a Value, name: &str) -> &'a [Value] {
         .unwrap_or_default()
 }
 
-/// How often and how long, for the operations that `wanted` names.
+/// Formats counts and durations of the operations that `wanted` accepts.
 pub(super) fn operations(stats: &Value, wanted: impl Fn(&str) -> bool) -> String {
     let rows = entries(stats, "operations")
         .filter(|(name, _)| wanted(name))
@@ -153,7 +153,7 @@ fn lifecycle(stats: &Value) -> String {
         )
 }
 
-/// How often each cache could answer, and what it holds.
+/// Formats the hit rate and size of each cache.
 pub(super) fn caches(stats: &Value) -> String {
     let rows = list(stats, "caches").iter().map(|cache| {
         let rate = cache.get("hit_rate").and_then(Value::as_f64);
@@ -177,7 +177,7 @@ pub(super) fn caches(stats: &Value) -> String {
     table(&header, rows)
 }
 
-/// How many commits went into one transaction.
+/// Formats the statistics of group commit.
 pub(super) fn commits(stats: &Value) -> String {
     let (groups, commits) = (
         float(stats, "/commits/groups"),
@@ -209,7 +209,7 @@ pub(super) fn commits(stats: &Value) -> String {
     )
 }
 
-/// Bulk calls, if there were any.
+/// Formats the statistics of bulk calls, if there were any.
 pub(super) fn batches(stats: &Value) -> Option<String> {
     let rows: Vec<_> = entries(stats, "batches")
         .map(|(name, batch)| {

@@ -1,4 +1,4 @@
-//! `token create|list|revoke`
+//! `token create|list|revoke`: manages tokens.
 
 use std::path::PathBuf;
 
@@ -17,15 +17,15 @@ use crate::store::{NewToken, StoreError};
 
 #[derive(Subcommand)]
 pub(super) enum TokenCommand {
-    /// Make a token; its text is printed this once
+    /// Create a token; its text is printed only this once
     ///
-    /// With --data-dir or --database it is made in the database itself, without a server and without a token: for the
-    /// owner of the data directory, when no operator token is at hand. A SQLite database must not be open in a server
-    /// then; a PostgreSQL database may be.
+    /// With --data-dir or --database the token is created in the database itself, without a server
+    /// and without a token: for the owner of the data directory who has no operator token. A SQLite
+    /// database must not be open in a server at the time; a PostgreSQL database may be.
     Create {
-        /// Who holds it
+        /// The user that the token authenticates
         user: String,
-        /// What it allows; can be given several times
+        /// A permission of the token; can be repeated
         #[arg(
             long = "permission",
             short = 'p',
@@ -34,36 +34,37 @@ pub(super) enum TokenCommand {
             value_delimiter = ','
         )]
         permissions: Vec<Permission>,
-        /// Another team than yours
+        /// The token's team; by default your own
         #[arg(long)]
         team: Option<String>,
-        /// For example 30d; otherwise it does not expire
+        /// Lifetime of the token, for example 30d; by default it does not expire
         #[arg(long, value_name = "DURATION")]
         expires_in: Option<String>,
-        /// Without a server: the data directory of the one that does not run
+        /// Without a server: the data directory of the stopped server
         #[arg(long, value_name = "DIRECTORY")]
         data_dir: Option<PathBuf>,
-        /// Without a server: its database, sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
+        /// Without a server: the database, sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
         #[arg(long, value_name = "URL")]
         database: Option<String>,
     },
     /// List tokens, without their texts
     List {
-        /// Only this team's
+        /// Only tokens of this team
         #[arg(long)]
         team: Option<String>,
-        /// Most rows, up to 200
+        /// Rows of a page, 1 to 200; by default 50
         #[arg(long)]
         limit: Option<u32>,
-        /// Go on after this id
+        /// Continue after the token with this id
         #[arg(long, value_name = "ID")]
         after: Option<String>,
     },
     /// Revoke a token
     Revoke {
-        /// Its id
+        /// The token's id
         id: String,
-        /// Also the last operator token; then only `token create --data-dir` makes another
+        /// Revoke even the last operator token; then only `token create --data-dir` can create
+        /// another
         #[arg(long)]
         force: bool,
     },
@@ -133,7 +134,7 @@ pub(super) fn run(
     }
 }
 
-/// What is asked for.
+/// The arguments of a token that is created offline.
 struct New {
     user: String,
     permissions: Vec<Permission>,
@@ -141,7 +142,7 @@ struct New {
     expires_in: Option<String>,
 }
 
-/// Makes a token in the database, and answers as the API would.
+/// Creates a token in the database and returns the API's response for it.
 fn create_offline(
     global: &Global,
     new: New,

@@ -1,4 +1,4 @@
-//! `workflow apply|list|show|archive|unarchive`
+//! `workflow apply|list|show|archive|unarchive`: manages workflows.
 
 use std::path::PathBuf;
 
@@ -12,35 +12,35 @@ use super::period::CreatedPeriod;
 
 #[derive(Subcommand)]
 pub(super) enum WorkflowCommand {
-    /// Apply definitions in YAML or JSON; what has not changed stays as it is
+    /// Apply definitions in YAML or JSON; an unchanged definition makes no new version
     Apply {
-        /// The definitions
+        /// Files of definitions
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// List workflows by name; those of a period with the newest first
+    /// List workflows by name; with a period, newest first
     List {
-        /// Only those that are `active` or `archived`
+        /// Only workflows in this status: active or archived
         #[arg(long)]
         status: Option<String>,
         #[command(flatten)]
         created: CreatedPeriod,
-        /// Most rows, up to 200
+        /// Rows of a page, 1 to 200; by default 50
         #[arg(long)]
         limit: Option<u32>,
-        /// Go on where the page before said
+        /// Continue after the previous page, with the cursor that it printed
         #[arg(long, value_name = "CURSOR")]
         after: Option<String>,
     },
-    /// Show a workflow's definition, by default the newest
+    /// Show a workflow's definition, by default its newest version
     Show {
         /// The workflow
         name: String,
-        /// Another version than the newest
+        /// The version to show; by default the newest
         #[arg(long, value_name = "NUMBER")]
         version: Option<u32>,
     },
-    /// Let a workflow take no more instances; those that it has go on
+    /// Stop a workflow from taking new instances; existing instances continue
     Archive {
         /// The workflow
         name: String,
@@ -124,7 +124,7 @@ fn set_status(client: &Client, output: Output, name: &str, verb: &str) -> Result
     })
 }
 
-/// One line that says what is there now.
+/// Formats an applied version in one line.
 pub(super) fn applied_line(version: &Value) -> String {
     let steps = version
         .pointer("/definition/steps")
@@ -164,7 +164,7 @@ fn details(version: &Value) -> String {
             ),
         ),
     ];
-    // A version that was asked for by its number stands nowhere.
+    // A version that was requested by number has no status.
     if version.get("status").is_some() {
         facts.push(("status", cell(version, "/status")));
     }

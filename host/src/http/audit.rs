@@ -168,8 +168,8 @@ impl Recorder {
             .await
     }
 
-    /// As [`Recorder::begin`], for an action on another team or, if `team` is none, on the host or
-    /// all teams.
+    /// Like [`Recorder::begin`], but for an action on another team or, if `team` is none, on the
+    /// host or all teams.
     ///
     /// # Errors
     /// The database's.
@@ -191,7 +191,7 @@ impl Recorder {
         })
     }
 
-    /// As [`Recorder::begin`], for several actions, each with a subject and a detail.
+    /// Like [`Recorder::begin`], but for several actions, each with a subject and a detail.
     ///
     /// # Errors
     /// The database's.

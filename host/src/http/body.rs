@@ -153,7 +153,7 @@ impl Body {
         Ok(bytes)
     }
 
-    /// As [`Body::read`], into a mapping of its own. For bodies of megabytes.
+    /// Like [`Body::read`], but into a mapping of its own. For bodies of megabytes.
     ///
     /// # Errors
     /// Those of [`Body::read`].

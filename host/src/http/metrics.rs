@@ -94,7 +94,7 @@ pub(super) struct Health {
 #[derive(Serialize)]
 struct DatabaseHealth {
     status: &'static str,
-    /// How long the last ping took; none if it failed.
+    /// Duration of the last ping; none if it failed.
     ping_ms: Option<f64>,
 }
 

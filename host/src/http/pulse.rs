@@ -22,7 +22,7 @@ pub struct Pulse(Arc<Mutex<Option<Beat>>>);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Beat {
     at: Instant,
-    /// How long the ping took. None if the ping failed or timed out.
+    /// Duration of the ping. None if the ping failed or timed out.
     pub(super) took: Option<Duration>,
 }
 

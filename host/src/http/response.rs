@@ -184,7 +184,7 @@ pub(super) fn list<T: Serialize>(
     page(items, is_full, bytes_max, cursor)
 }
 
-/// As [`list`], but `more` says whether items follow after these.
+/// Like [`list`], but `more` says whether items follow after these.
 pub(super) fn page<T: Serialize>(
     items: &[T],
     more: bool,

@@ -1,8 +1,8 @@
-//! Expenses that look like those of a company: the same ones in every demo.
+//! Sample expenses, the same in every demo.
 
 use serde_json::{Value, json};
 
-/// Who decides.
+/// Users that decide approvals.
 pub(super) const MANAGERS: [&str; 3] = ["grace", "edsger", "barbara"];
 
 const EMPLOYEES: [&str; 12] = [
@@ -28,13 +28,13 @@ const KINDS: [(&str, &str, u64); 6] = [
     ("meals", "team dinner", 16_400),
 ];
 const CURRENCIES: [&str; 4] = ["EUR", "EUR", "EUR", "CHF"];
-/// One in this many is a mistake, which the plugin refuses.
+/// One in this many expenses is invalid, and the plugin refuses it.
 const MISTAKE_EVERY: u32 = 40;
 
-/// The expense with this number, as the workflow takes it.
+/// Returns the expense with this number as input of the workflow.
 pub(super) fn expense(number: u32) -> Value {
     let (category, description, usual) = pick(&KINDS, number, 7, ("other", "something", 1_000));
-    // Spread from half to one and a half of the usual, in a pattern that only looks irregular.
+    // Spread from 50 % to 150 % of the usual amount, in a regular pattern that looks random.
     let amount = usual / 2 + usual * u64::from(number.wrapping_mul(7_919) % 100) / 100;
     json!({
         "employee": pick(&EMPLOYEES, number, 5, "ada"),
@@ -47,17 +47,17 @@ pub(super) fn expense(number: u32) -> Value {
     })
 }
 
-/// Who decides the expense with this number.
+/// Returns the manager that decides the expense with this number.
 pub(super) fn manager(number: u32) -> &'static str {
     pick(&MANAGERS, number, 1, "grace")
 }
 
-/// Whether the plugin will refuse it.
+/// Returns whether the expense with this number is invalid.
 pub(super) fn is_mistake(number: u32) -> bool {
     number % MISTAKE_EVERY == MISTAKE_EVERY / 2
 }
 
-/// Whether the manager approves the approval that is the `number`th to be decided.
+/// Returns whether the `number`th decision is an approval.
 pub(super) fn is_approved(number: u32) -> bool {
     number % 6 != 5
 }

@@ -1,4 +1,5 @@
-//! The demo's work: threads that start instances, managers who decide, and somebody who watches until all have ended.
+//! The demo's load: threads that start instances, threads of managers that decide, and a thread
+//! that waits until all instances have ended.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -15,13 +16,13 @@ use crate::cli::interrupt::Interrupt;
 use crate::clock::Clock;
 use crate::model::InstanceStatus;
 
-/// Clients that file expenses at the same time.
+/// Threads that file expenses concurrently.
 const STARTERS: u32 = 8;
 const POLL: Duration = Duration::from_millis(100);
-/// Where stderr is no terminal, how often a line says how far it is.
+/// Interval of progress lines when stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// What is to be done.
+/// The parameters of the load.
 pub(super) struct Load<'a> {
     pub(super) operator: &'a Client,
     pub(super) managers: &'a [Client],
@@ -32,24 +33,24 @@ pub(super) struct Load<'a> {
     pub(super) interrupt: &'a Interrupt,
 }
 
-/// What became of it.
+/// The outcome of the load.
 pub(super) struct LoadResult {
-    /// From the first start to the last end.
+    /// Time from the first start to the last end.
     pub(super) elapsed: Duration,
-    /// Decisions taken.
+    /// Approvals decided.
     pub(super) decisions: u32,
     /// Instances that ended.
     ended: u64,
-    /// Instances that there should be.
+    /// Instances expected to end.
     expected: u64,
     /// Instances that failed.
     failed: u64,
-    /// Instances that were filed with a mistake.
+    /// Invalid expenses filed.
     mistakes: u64,
 }
 
 impl LoadResult {
-    /// Whether everything went as it should.
+    /// Checks that all instances ended and only invalid ones failed.
     pub(super) fn check(&self) -> Result<(), CliError> {
         if self.ended != self.expected {
             return Err(CliError::new(format!(
@@ -67,7 +68,7 @@ impl LoadResult {
     }
 }
 
-/// What the threads share.
+/// State shared by the threads.
 #[derive(Default)]
 struct Shared {
     next: AtomicU32,
@@ -77,10 +78,10 @@ struct Shared {
 }
 
 impl Load<'_> {
-    /// Runs to the end.
+    /// Runs the load until all instances have ended.
     ///
     /// # Errors
-    /// The first error of any thread; or the deadline has passed.
+    /// The first error of any thread, or that the deadline has passed.
     pub(super) fn run(&self, progress: &Progress) -> Result<LoadResult, CliError> {
         let began = self.clock.monotonic();
         let shared = Shared::default();
@@ -152,14 +153,14 @@ impl Load<'_> {
         }
     }
 
-    /// Until nothing is left to wait for.
+    /// Shows progress until all instances have ended.
     fn watch(&self, shared: &Shared, progress: &Progress) -> Result<Counts, CliError> {
         let expected = u64::from(self.instances) + u64::from(self.payroll) + 1;
         let bar = progress.bar(expected);
         let began = self.clock.monotonic();
         let mut last_line = began;
         loop {
-            // Read before the counts: an instance that is started in between must not be missed.
+            // Read before the counts, so that an instance started in between is not missed.
             let all_started = shared.all_started.load(Ordering::SeqCst);
             if shared.over.load(Ordering::SeqCst) {
                 return Err(CliError::new("stopped early"));
@@ -206,7 +207,7 @@ impl Load<'_> {
     }
 }
 
-/// The team's instances at one moment.
+/// Counts of the team's instances.
 struct Counts {
     open: u64,
     waiting: u64,
@@ -238,12 +239,13 @@ impl Counts {
     }
 }
 
-/// As [`decide_all`]. Without a manager nothing would ever end, so an error ends the demo.
+/// Runs [`decide_all`], and ends the demo if it fails: without its manager, some instances would
+/// never end.
 fn decide(manager: &Client, shared: &Shared) -> Result<(), CliError> {
     decide_all(manager, shared).inspect_err(|_| shared.over.store(true, Ordering::SeqCst))
 }
 
-/// A manager looks at the inbox and decides what is there, until the demo is over.
+/// Decides the manager's pending approvals until the demo is over.
 fn decide_all(manager: &Client, shared: &Shared) -> Result<(), CliError> {
     while !shared.over.load(Ordering::SeqCst) {
         let inbox = manager.get("/approvals?limit=200")?;
@@ -259,7 +261,7 @@ fn decide_all(manager: &Client, shared: &Shared) -> Result<(), CliError> {
                 Ok(_) => {
                     shared.decisions.fetch_add(1, Ordering::SeqCst);
                 }
-                // The list may be a moment older than the last decision.
+                // The list may be older than the last decision.
                 Err(ClientError::Api { status: 409, .. }) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -1,7 +1,8 @@
-//! `demo`: a server of its own, example plugins, hundreds of instances, people who decide, and the numbers at the end.
+//! `demo`: starts a server, uploads the example plugins, runs hundreds of instances with approvals,
+//! and prints the statistics.
 //!
-//! It is an ordinary client: the server is this same program as a child process, and all that is shown comes from its
-//! HTTP API.
+//! The demo is an ordinary client. The server is this program as a child process, and everything
+//! shown comes from its HTTP API.
 
 mod expenses;
 
@@ -28,23 +29,23 @@ use progress::Progress;
 use server::Server;
 use sources::Sources;
 
-/// A demo that takes longer than this has found a fault.
+/// Longest demo. A slower one has found a fault.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Instances that one payroll run may create.
+/// Most instances that a payroll run creates.
 const PAYROLL_MAX: u32 = 1_000;
 
 #[derive(Args)]
 pub(super) struct DemoArguments {
-    /// Expenses to file
+    /// Number of expenses to file
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     instances: u32,
-    /// Leave the server running at the end, and say how to use it
+    /// Leave the server running at the end, and print how to use it
     #[arg(long)]
     keep: bool,
-    /// Take components from here instead of building them
+    /// Take components from this directory instead of building them
     #[arg(long, value_name = "DIRECTORY")]
     plugins: Option<PathBuf>,
-    /// Take workflow definitions from here instead of the checkout's examples
+    /// Take workflow definitions from this directory instead of the checkout's examples
     #[arg(long, value_name = "DIRECTORY")]
     workflows: Option<PathBuf>,
 }
@@ -74,7 +75,7 @@ pub(super) fn demo(arguments: &DemoArguments) -> Result<(), CliError> {
         server.directory().display()
     ));
 
-    // The server is stopped and its directory removed on every way out, so an error shows what its log says.
+    // The server and its directory are removed on every path, so an error quotes the server's log.
     let show = Show {
         sources: &sources,
         operator: &operator,
@@ -92,7 +93,7 @@ pub(super) fn demo(arguments: &DemoArguments) -> Result<(), CliError> {
             Ok(())
         }
         Err(mut error) => {
-            // After Ctrl-C the first thing that broke is no news.
+            // After Ctrl-C, errors of interrupted work are not reported.
             interrupt.check()?;
             error.hint = error.hint.or_else(|| server.last_complaint());
             Err(error)
@@ -100,7 +101,7 @@ pub(super) fn demo(arguments: &DemoArguments) -> Result<(), CliError> {
     }
 }
 
-/// All that happens once there is a server.
+/// The steps of the demo that need a server.
 struct Show<'a> {
     sources: &'a Sources,
     operator: &'a Client,

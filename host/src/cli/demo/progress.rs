@@ -1,4 +1,4 @@
-//! What the demo says while it works: numbered steps on stderr, and a bar where stderr is a terminal.
+//! Progress of the demo: numbered steps on stderr, and a bar where stderr is a terminal.
 
 use std::io::IsTerminal as _;
 
@@ -6,19 +6,19 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::super::output::{escape, tell};
 
-/// The step that is under way.
+/// The number of the current step.
 pub(super) struct Progress {
     number: u32,
     total: u32,
 }
 
 impl Progress {
-    /// `total` steps are to come.
+    /// Starts before the first of `total` steps.
     pub(super) fn new(total: u32) -> Self {
         Self { number: 0, total }
     }
 
-    /// The next step.
+    /// Prints the title of the next step.
     pub(super) fn begin(&mut self, title: &str) {
         self.number += 1;
         if self.number > 1 {
@@ -32,12 +32,12 @@ impl Progress {
         ));
     }
 
-    /// Something about the step.
+    /// Prints a line about the current step.
     pub(super) fn detail(&self, line: &str) {
         tell(&format!("      {}", escape(line)));
     }
 
-    /// A bar of `total`; invisible where it would only fill a log.
+    /// Creates a progress bar of `total`, hidden unless stderr is a terminal.
     pub(super) fn bar(&self, total: u64) -> ProgressBar {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
@@ -46,7 +46,7 @@ impl Progress {
         };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let template = "      {bar:40} {pos}/{len} ended  {msg}";
-        // A template that does not parse would be a mistake in this line; the default bar does as well.
+        // The template is a constant, so the fallback is never used.
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.with_style(style.progress_chars("=> "))

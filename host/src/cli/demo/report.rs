@@ -1,4 +1,4 @@
-//! The demo's last word: tables made from the server's answers.
+//! The demo's report: tables made from the server's responses.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub(super) fn show(client: &Client, result: &LoadResult) -> Result<(), CliError>
     print(&format!("\n{}", parts.join("\n")))
 }
 
-/// Instances by workflow and status, counted from the lists.
+/// Returns a table of instances by workflow and status, counted from the lists.
 fn instances(client: &Client) -> Result<String, CliError> {
     let mut counts: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     let mut path = format!("/instances?limit={PAGE}");
@@ -72,7 +72,8 @@ fn instances(client: &Client) -> Result<String, CliError> {
     ))
 }
 
-/// The only numbers that the demo divides itself: what the server counted, by the time that passed here.
+/// Returns a table of step throughput: the server's count of steps divided by the time measured
+/// here.
 fn throughput(answer: &Value, result: &LoadResult) -> String {
     let operations = answer
         .get("operations")
@@ -101,7 +102,7 @@ fn throughput(answer: &Value, result: &LoadResult) -> String {
     )
 }
 
-/// One instance that failed, to show what that looks like.
+/// Returns a table of one failed instance, as an example of a failure.
 fn failure(client: &Client) -> Result<Option<String>, CliError> {
     let list = client.get("/instances?status=failed&limit=1")?;
     Ok(items(&list).first().map(|instance| {

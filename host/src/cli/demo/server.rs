@@ -1,4 +1,4 @@
-//! The demo's server: this program as a child process, with a directory of its own.
+//! The demo's server: this program as a child process with its own directory.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -23,7 +23,7 @@ const LOG_FILE: &str = "server.log";
 const READY_FILE: &str = "ready.json";
 const TOKEN_FILE: &str = "token";
 
-/// A server that runs. Dropped, it is killed and its directory removed.
+/// A running server. Dropping it kills the process and removes its directory.
 pub(super) struct Server {
     child: Child,
     directory: Option<TempDir>,
@@ -32,7 +32,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// `keep` makes a server that can outlive this process.
+    /// Starts a server and waits until it is ready. With `keep`, the server can outlive this
+    /// process.
     pub(super) fn start(keep: bool, clock: &Clock) -> Result<Self, CliError> {
         let problem =
             |error: std::io::Error| CliError::new(format!("cannot start a server: {error}"));
@@ -57,10 +58,10 @@ impl Server {
             command.env_remove(name);
         }
         if keep {
-            // A group of its own: Ctrl-C in this terminal is not for it.
+            // In its own process group, so that Ctrl-C in this terminal does not reach the server.
             command.stdin(Stdio::null()).process_group(0);
         } else {
-            // However this process ends, the pipe closes and the server stops.
+            // The pipe closes however this process ends, and then the server stops.
             command.arg("--stop-with-stdin").stdin(Stdio::piped());
         }
         let child = command.spawn().map_err(problem)?;
@@ -76,7 +77,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Where its data and its log are.
+    /// Returns the directory of the server's data and log.
     pub(super) fn directory(&self) -> &Path {
         self.directory.as_ref().map_or(Path::new(""), TempDir::path)
     }
@@ -99,7 +100,7 @@ impl Server {
         Err(CliError::new("the server did not start in time"))
     }
 
-    /// The last line of its log that is a warning or an error.
+    /// Returns the last warning or error in the server's log, or else its last line.
     pub(super) fn last_complaint(&self) -> Option<String> {
         let log = std::fs::read_to_string(self.directory().join(LOG_FILE)).ok()?;
         let complaint = |line: &&str| {
@@ -117,7 +118,7 @@ impl Server {
         ))
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Stops the server and waits for its end.
     pub(super) fn stop(mut self, clock: &Clock) -> Result<(), CliError> {
         drop(self.child.stdin.take());
         let began = clock.monotonic();
@@ -138,7 +139,7 @@ impl Server {
         Err(CliError::new("the server did not stop in time"))
     }
 
-    /// Says how to go on with it.
+    /// Leaves the server running and prints how to use and stop it.
     pub(super) fn leave_running(mut self) -> Result<(), CliError> {
         let Some(directory) = self.directory.take() else {
             return Ok(());
@@ -177,7 +178,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Kept ones have given their directory away.
+        // A server that is kept has no directory here any more.
         if self.directory.is_some() && matches!(self.child.try_wait(), Ok(None)) {
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -185,7 +186,7 @@ impl Drop for Server {
     }
 }
 
-/// Temporary files are made with mode 0600, and keep it.
+/// Writes a file that only the user can read: temporary files have mode 0600 and keep it.
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
     writeln!(file, "{text}")?;

@@ -1,4 +1,4 @@
-//! What the demo uploads: components, built or found, and workflow definitions.
+//! The demo's sources: components, built or given, and workflow definitions.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,13 +14,13 @@ const PLUGINS: [&str; 3] = ["hello", "expense", "fan-out"];
 const WORKFLOWS: [&str; 3] = ["hello", "expense-approval", "payroll-fan-out"];
 
 pub(super) struct Sources {
-    /// Name and file.
+    /// Name and path of each component.
     pub(super) components: Vec<(&'static str, PathBuf)>,
     pub(super) workflows: Vec<PathBuf>,
 }
 
 impl Sources {
-    /// From the given directories, or from the checkout that the current directory is in.
+    /// Finds the sources in the given directories, or in the checkout around the current directory.
     pub(super) fn find(plugins: Option<&Path>, workflows: Option<&Path>) -> Result<Self, CliError> {
         let workflow_directory = match workflows {
             Some(directory) => directory.to_owned(),
@@ -51,7 +51,7 @@ impl Sources {
     }
 }
 
-/// The directory above the current one that has the examples and what builds them.
+/// Returns the closest ancestor of the current directory that is a checkout.
 fn checkout() -> Result<PathBuf, CliError> {
     let current = std::env::current_dir()
         .map_err(|error| CliError::new(format!("cannot tell the current directory: {error}")))?;
@@ -69,9 +69,9 @@ fn checkout() -> Result<PathBuf, CliError> {
         })
 }
 
-/// Builds the guests; what the build says goes to our stderr.
+/// Builds the example plugins; the build's output goes to stderr.
 fn build(root: &Path) -> Result<Vec<(&'static str, PathBuf)>, CliError> {
-    // Set when this program itself was started by cargo.
+    // Set when cargo started this program.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(&cargo)
         .args(["xtask", "guests", "--json"])

@@ -1,9 +1,10 @@
-//! Server-sent events, as far as Stepwell sends them: `event:` and `data:` of one line each.
+//! A parser of server-sent events, as far as Stepwell sends them: `event:` and `data:` of one line
+//! each.
 
-/// A snapshot has a few kilobytes; alerts may have more.
+/// Longest line. A snapshot has a few kilobytes; alerts may have more.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
-/// Collects bytes until they are events.
+/// Collects bytes until an event is complete.
 #[derive(Default)]
 pub(super) struct Events {
     line: Vec<u8>,
@@ -11,7 +12,7 @@ pub(super) struct Events {
     data: Option<String>,
 }
 
-/// One event.
+/// A complete event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) name: String,
@@ -19,10 +20,10 @@ pub(super) struct Event {
 }
 
 impl Events {
-    /// Takes what was read, and hands every event to `tell` that is complete.
+    /// Takes the bytes that were read and passes every complete event to `tell`.
     ///
     /// # Errors
-    /// A line that is too long, or no text.
+    /// A line is too long, or is not UTF-8.
     pub(super) fn push(
         &mut self,
         bytes: &[u8],
@@ -54,7 +55,7 @@ impl Events {
         match field {
             "event" => value.clone_into(&mut self.name),
             "data" => self.data = Some(value.to_owned()),
-            // A comment, or when to come back.
+            // A comment, or the time after which to reconnect.
             _ => {}
         }
         None

@@ -1,5 +1,5 @@
-//! Asks the server, in threads of its own: one follows the stream, one asks for the table. What they learn waits in a
-//! channel that holds little, so a terminal that is stopped stops them too.
+//! Requests to the server, on two threads: one follows the stream, one polls the statistics for the
+//! table. Their updates go through a bounded channel, so a stopped terminal stops the threads too.
 
 use std::io::Read as _;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -13,7 +13,7 @@ use crate::cli::client::{Client, ClientError, query};
 use crate::cli::error::CliError;
 use crate::monitor::Window;
 
-/// Between two looks at the table.
+/// Interval at which the table is polled.
 const TABLE_INTERVAL: Duration = Duration::from_secs(2);
 const BACK_OFF: [Duration; 4] = [
     Duration::from_millis(250),
@@ -24,30 +24,30 @@ const BACK_OFF: [Duration; 4] = [
 const WAITING_MAX: usize = 16;
 const READ_BYTES: usize = 16 << 10;
 
-/// What is asked for.
+/// The parameters of the requests.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     pub(super) team: Option<String>,
     pub(super) window: Window,
 }
 
-/// What was learnt.
+/// An update from the server.
 #[derive(Debug)]
 pub(super) enum Update {
-    /// The last minute, once a second.
+    /// Metrics of the last minute, sent once a second.
     Live(Value),
-    /// Those that are pending or firing.
+    /// Pending and firing alerts.
     Alerts(Value),
-    /// `operations` of the statistics.
+    /// The `operations` of the statistics.
     Operations(Value),
-    /// The server does not answer, for a reason that may pass.
+    /// The server does not respond, for a reason that may pass.
     Lost(ClientError),
 }
 
-/// Where updates come out.
+/// The receiving end of the updates.
 pub(super) struct Feed(Receiver<Result<Update, ClientError>>);
 
-/// The other end; an error is for the command to end with.
+/// The sending end. An error ends the command.
 type Sender = SyncSender<Result<Update, ClientError>>;
 
 impl Feed {
@@ -57,7 +57,7 @@ impl Feed {
             (client.clone(), question.clone(), sender.clone()),
             (client.clone(), question, sender),
         );
-        // Both end with the process, or when nobody listens.
+        // Both threads end with the process, or when the receiver is dropped.
         thread::spawn(move || {
             let (client, question, sender) = following;
             let path = format!("/workflow-metrics/live{}", query([("team", question.team)]));
@@ -74,10 +74,10 @@ impl Feed {
         Self(receiver)
     }
 
-    /// What has come since.
+    /// Returns the updates since the last call, without waiting.
     ///
     /// # Errors
-    /// What asking again will not mend.
+    /// An error that a retry cannot mend.
     pub(super) fn news(&self) -> Result<Vec<Update>, CliError> {
         let mut news = Vec::new();
         while news.len() < WAITING_MAX {
@@ -89,10 +89,10 @@ impl Feed {
         Ok(news)
     }
 
-    /// The next.
+    /// Waits for the next update.
     ///
     /// # Errors
-    /// As [`Feed::news`].
+    /// The errors of [`Feed::news`].
     pub(super) fn wait(&self) -> Result<Update, CliError> {
         let update = self
             .0
@@ -102,11 +102,11 @@ impl Feed {
     }
 }
 
-/// How a round of asking ended.
+/// The outcome of a round of requests.
 enum End {
-    /// It went well for a while.
+    /// The round succeeded; start another.
     Later,
-    /// Nobody listens any more.
+    /// The receiver was dropped; stop.
     Unheard,
 }
 
@@ -116,7 +116,7 @@ fn again_and_again(sender: &Sender, mut round: impl FnMut() -> Result<End, Clien
         match round() {
             Ok(End::Later) => failures = 0,
             Ok(End::Unheard) => return,
-            // A token that is not good, or not for this, is not so a second later.
+            // A refused token or permission is not retried.
             Err(
                 error @ ClientError::Api {
                     status: 400..=499, ..
@@ -146,7 +146,7 @@ fn follow(client: &Client, path: &str, sender: &Sender) -> Result<End, ClientErr
     let (mut events, mut buffer) = (Events::default(), vec![0; READ_BYTES]);
     loop {
         let count = match stream.read(&mut buffer) {
-            // A server that stops says so when it is asked again.
+            // If the server is stopping, the next request tells.
             Ok(0) | Err(_) => return Ok(End::Later),
             Ok(count) => count,
         };

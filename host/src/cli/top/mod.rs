@@ -1,7 +1,8 @@
-//! `top`: the present in a terminal, as the server streams it.
+//! `top`: shows live metrics in a terminal, as the server streams them.
 //!
-//! `feed` asks in threads of its own and sends what it learns; `state` keeps it; `screen` turns the state into lines,
-//! purely; `terminal` draws them and puts the terminal back, however the command ends.
+//! `feed` sends requests on its own threads; `state` keeps the results; `screen` is a pure function
+//! from the state to lines; `terminal` draws the lines and restores the terminal, however the
+//! command ends.
 
 mod events;
 mod feed;
@@ -25,20 +26,20 @@ use screen::Size;
 use state::{Scroll, Sort, State};
 use terminal::Terminal;
 
-/// How soon a key or an update is answered.
+/// Longest wait for a key before updates are read again.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Of `--once`, for those who read it elsewhere.
+/// Width of the output of `--once`.
 const ONCE_WIDTH: usize = 110;
 
 #[derive(Args)]
 pub(super) struct TopArguments {
-    /// The part of the past that the table of operations is about: 1m, 5m, 1h or start
+    /// The window of the table of operations: 1m, 5m, 1h or start
     #[arg(long, default_value = "1m")]
     window: Window,
-    /// Whose numbers; for operators, who otherwise see everybody's
+    /// Metrics of this team; for operators, who otherwise see all teams
     #[arg(long)]
     team: Option<String>,
-    /// Print the numbers once, as text; without a terminal nothing else is done
+    /// Print the metrics once, as text; the default without a terminal
     #[arg(long)]
     once: bool,
 }
@@ -57,7 +58,7 @@ pub(super) fn top(
     watch(&feed, state)
 }
 
-/// Waits until everything was heard once.
+/// Waits until the state is complete and prints it.
 fn print_once(feed: &Feed, mut state: State, output: Output) -> Result<(), CliError> {
     while !state.is_complete() {
         match feed.wait()? {

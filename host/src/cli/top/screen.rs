@@ -1,6 +1,8 @@
-//! The screen as lines. Pure: the same state and size give the same lines, none wider or more than there is room for.
+//! The screen as lines. Pure: the same state and size give the same lines, which always fit the
+//! size.
 //!
-//! Names and messages come from plugins and users, so every text goes through [`output::escape`] before it is measured.
+//! Names and messages come from plugins and users, so every text is escaped with [`output::escape`]
+//! before it is measured.
 
 use serde_json::Value;
 use unicode_width::UnicodeWidthChar as _;
@@ -10,19 +12,19 @@ use crate::cli::output::{self, cell};
 
 const CURVE: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ALERTS_SHOWN_MAX: usize = 4;
-/// With a column for each number, a name still has room.
+/// Least width of a layout: names still have room beside the columns of numbers.
 const WIDTH_MIN: usize = 40;
 const NUMBER_WIDTH: usize = 10;
-/// On a wide screen numbers stay near their names, unless a name needs more.
+/// Width of the column of names on a wide screen, unless a name needs more.
 const NAME_WIDTH: usize = 64;
-/// Rows of the table that a low screen leaves other things out for.
+/// Rows of the table that have priority over other parts on a low screen.
 const ROWS_MIN: usize = 5;
 
-/// How a piece of a line looks.
+/// The style of a piece of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     Plain,
-    /// What is less important.
+    /// For less important text.
     Faint,
     Strong,
     Good,
@@ -30,7 +32,7 @@ pub(super) enum Look {
     Bad,
 }
 
-/// A piece of a line.
+/// A piece of a line with one style.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) text: String,
@@ -39,14 +41,14 @@ pub(super) struct Piece {
 
 pub(super) type Line = Vec<Piece>;
 
-/// In cells; no height means as many lines as there are.
+/// Size of the screen in cells. Without a height, all lines are shown.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     pub(super) width: usize,
     pub(super) height: Option<usize>,
 }
 
-/// All lines.
+/// Returns all lines of the screen.
 pub(super) fn lines(state: &State, size: Size) -> Vec<Line> {
     let width = size.width.max(WIDTH_MIN);
     let rows = state.rows();
@@ -66,19 +68,19 @@ pub(super) fn lines(state: &State, size: Size) -> Vec<Line> {
     lines.iter().map(|line| cut(line, size.width)).collect()
 }
 
-/// How many rows of the table there is room for.
+/// Returns the number of table rows that fit.
 pub(super) fn rows_of_operations(state: &State, size: Size) -> usize {
     let rows = state.rows().len();
     room(&top(state, rows, size), rows, size)
 }
 
 fn room(above: &[Line], rows: usize, size: Size) -> usize {
-    // The table's header and the line of keys.
+    // Less the table's header and the line of keys.
     size.height
         .map_or(rows, |height| height.saturating_sub(above.len() + 2))
 }
 
-/// What the lines say, for what is no terminal.
+/// Returns the lines as plain text, for output that is not a terminal.
 pub(super) fn text(lines: &[Line]) -> String {
     let mut text = String::new();
     for line in lines {
@@ -90,15 +92,15 @@ pub(super) fn text(lines: &[Line]) -> String {
     text
 }
 
-/// What a low screen leaves out, each with those before it.
+/// The parts that a low screen leaves out. Each level leaves out those before it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum LeftOut {
     Nothing,
-    /// All but the first line of them.
+    /// All lines of caches but the first.
     MoreCaches,
     Caches,
     Curves,
-    /// All but the first.
+    /// All alerts but the first.
     MoreAlerts,
     Approvals,
 }
@@ -114,7 +116,7 @@ impl LeftOut {
     ];
 }
 
-/// Everything above the table, as much of it as leaves room for some of its rows.
+/// Returns the lines above the table, without as many parts as needed for [`ROWS_MIN`] rows.
 fn top(state: &State, rows: usize, size: Size) -> Vec<Line> {
     let width = size.width.max(WIDTH_MIN);
     let fits = |left_out: &LeftOut| {
@@ -253,7 +255,7 @@ fn approvals(live: &Value) -> Line {
     )
 }
 
-/// Those that were asked.
+/// Returns a piece for each cache that was read.
 fn caches(live: &Value) -> Vec<Line> {
     let caches = live
         .get("caches")
@@ -275,7 +277,7 @@ fn caches(live: &Value) -> Vec<Line> {
         .collect()
 }
 
-/// Facts next to each other, as many in a line as fit.
+/// Arranges facts in lines, as many in a line as fit.
 fn wrap(facts: Vec<Line>, width: usize) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for fact in facts {
@@ -297,7 +299,7 @@ fn wrap(facts: Vec<Line>, width: usize) -> Vec<Line> {
     lines
 }
 
-/// The last value and those before it.
+/// Draws the last values as a curve.
 fn curve(name: &str, values: impl DoubleEndedIterator<Item = f64> + Clone, width: usize) -> Line {
     let most = values.clone().fold(0.0, f64::max);
     let mut drawn: Vec<char> = values
@@ -370,7 +372,7 @@ fn alerts(state: &State, most: usize) -> Vec<Line> {
     lines
 }
 
-/// Columns of the table, those that matter most first: a narrow screen has only the first ones.
+/// Columns of the table, most important first. A narrow screen shows only the first ones.
 const COLUMNS: [(&str, &str); 6] = [
     ("P95 MS", "/p95_ms"),
     ("A MINUTE", "/per_minute"),
@@ -381,11 +383,11 @@ const COLUMNS: [(&str, &str); 6] = [
 ];
 
 fn shown_columns(width: usize) -> usize {
-    // The names of routes differ at their ends.
+    // Names keep at least 30 cells, because the names of routes differ at their ends.
     (width.saturating_sub(30) / NUMBER_WIDTH).clamp(1, COLUMNS.len())
 }
 
-/// Of the table's first column.
+/// Returns the width of the table's first column.
 fn name_width(rows: &[(&str, &Value)], width: usize) -> usize {
     let there = width.saturating_sub(shown_columns(width) * NUMBER_WIDTH);
     let longest = rows
@@ -470,7 +472,7 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
-/// `3d 4h`, `2h 5m`, `40s`
+/// Formats an age: `3d 4h`, `2h 5m`, `40s`.
 fn age(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     match seconds {
@@ -511,16 +513,16 @@ fn columns_of(character: char) -> usize {
     character.width().unwrap_or(0)
 }
 
-/// As much of a text as fits into `width` columns, filled up with spaces.
+/// Cuts a text to `width` columns, or fills it up with spaces.
 fn padded(text: &str, width: usize) -> String {
-    // One column stays between a name and what follows it.
+    // One column stays free between a name and the next column.
     let mut line = cut(&[plain(text)], width.saturating_sub(1));
     let missing = width.saturating_sub(columns(&line));
     line.push(plain(" ".repeat(missing)));
     line.into_iter().map(|piece| piece.text).collect()
 }
 
-/// As much of a line as fits; what is cut off is a `…`.
+/// Cuts a line to `width` columns; `…` stands for the rest.
 fn cut(line: &[Piece], width: usize) -> Line {
     if columns(line) <= width {
         return line.to_vec();

@@ -1,4 +1,4 @@
-//! What is known, and what is looked at.
+//! The state of `top`: the server's data, and the user's view of it.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::feed::Update;
 use crate::monitor::Window;
 
-/// Seconds that the curves show.
+/// Seconds that the curves cover.
 const PAST_MAX: usize = 120;
 
 /// The order of the table.
@@ -20,7 +20,7 @@ pub(super) enum Sort {
     Name,
 }
 
-/// Where to in the table.
+/// A movement in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scroll {
     Line(isize),
@@ -29,20 +29,20 @@ pub(super) enum Scroll {
     End,
 }
 
-/// All that a screen shows.
+/// Everything that the screen shows.
 pub(super) struct State {
     pub(super) server: String,
     pub(super) window: Window,
     pub(super) live: Option<Value>,
     pub(super) alerts: Option<Value>,
     pub(super) operations: Option<Value>,
-    /// Calls a minute, and the 95th percentile, of each second.
+    /// Calls a minute in each second; `latencies` has the 95th percentiles.
     pub(super) rates: VecDeque<f64>,
     pub(super) latencies: VecDeque<f64>,
-    /// Why the server does not answer.
+    /// The reason why the server does not respond; none while it does.
     pub(super) lost: Option<String>,
     pub(super) sort: Sort,
-    /// Rows of the table above the first one shown.
+    /// Number of rows above the first one shown.
     pub(super) above: usize,
 }
 
@@ -82,12 +82,12 @@ impl State {
         }
     }
 
-    /// Whether everything was heard at least once.
+    /// Returns whether each kind of update has arrived at least once.
     pub(super) fn is_complete(&self) -> bool {
         self.live.is_some() && self.alerts.is_some() && self.operations.is_some()
     }
 
-    /// The table's rows in their order: those without calls are left out.
+    /// Returns the table's rows in order, without operations that were not called.
     pub(super) fn rows(&self) -> Vec<(&str, &Value)> {
         let operations = self
             .operations
@@ -118,7 +118,7 @@ impl State {
         (self.sort, self.above) = (sort, 0);
     }
 
-    /// `page` is how many rows the screen has room for.
+    /// Scrolls the table. `page` is the number of rows that fit on the screen.
     pub(super) fn scroll(&mut self, scroll: Scroll, page: usize) {
         let page_lines = isize::try_from(page).unwrap_or(isize::MAX);
         self.above = match scroll {
@@ -132,13 +132,13 @@ impl State {
         self.settle(page);
     }
 
-    /// No further down than to the last row.
+    /// Limits scrolling, so that the last row is at the end of the screen.
     pub(super) fn settle(&mut self, page: usize) {
         self.above = self.above.min(self.rows().len().saturating_sub(page));
     }
 }
 
-/// 0 for what is not there.
+/// Returns a number; 0 if it is missing or not finite.
 pub(super) fn number(value: &Value, pointer: &str) -> f64 {
     value
         .pointer(pointer)

@@ -1,4 +1,4 @@
-//! The terminal: a screen of its own while the command runs, and as it was afterwards.
+//! The terminal: an alternate screen while the command runs, restored afterwards.
 
 use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write as _};
 use std::time::Duration;
@@ -14,24 +14,24 @@ use crossterm::{cursor, execute, queue};
 use super::screen::{Line, Look, Size};
 use crate::cli::error::CliError;
 
-/// Of a terminal that does not know its own.
+/// Size of a terminal that does not report one.
 const SIZE_DEFAULT: (u16, u16) = (80, 24);
 
-/// Put back when it is dropped, also by an error or a panic.
+/// A terminal in raw mode. Dropping it restores the terminal, also after an error or a panic.
 pub(super) struct Terminal {
     out: BufWriter<Stdout>,
     colours: bool,
 }
 
 impl Terminal {
-    /// Whether there is one to draw on and to type into.
+    /// Returns whether stdin and stdout are terminals.
     pub(super) fn is_there() -> bool {
         io::stdout().is_terminal() && io::stdin().is_terminal()
     }
 
     pub(super) fn open() -> Result<Self, CliError> {
         enable_raw_mode().map_err(problem)?;
-        // From here on, dropping it puts everything back.
+        // From here on, dropping the value restores the terminal.
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let mut terminal = Self {
             out: BufWriter::new(io::stdout()),
@@ -54,7 +54,7 @@ impl Terminal {
         }
     }
 
-    /// Draws over what is there, so that nothing flickers.
+    /// Draws over the previous lines, so that nothing flickers.
     pub(super) fn draw(&mut self, lines: &[Line]) -> Result<(), CliError> {
         self.try_draw(lines).map_err(problem)
     }
@@ -102,7 +102,7 @@ impl Terminal {
         }
     }
 
-    /// The next event, if it comes in time.
+    /// Returns the next event, or none if `patience` passes first.
     pub(super) fn event(&self, patience: Duration) -> Result<Option<Event>, CliError> {
         if event::poll(patience).map_err(problem)? {
             event::read().map(Some).map_err(problem)
@@ -111,7 +111,7 @@ impl Terminal {
         }
     }
 
-    /// Whether one waits already.
+    /// Returns whether an event is waiting.
     pub(super) fn has_event(&self) -> Result<bool, CliError> {
         event::poll(Duration::ZERO).map_err(problem)
     }
@@ -119,7 +119,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // A terminal that is gone cannot be put back.
+        // A terminal that is gone cannot be restored.
         let _ = execute!(self.out, cursor::Show, LeaveAlternateScreen);
         let _ = disable_raw_mode();
     }
