@@ -1,11 +1,11 @@
 //! The span of a request, named by OpenTelemetry's semantic conventions.
 //!
-//! The host continues a caller's trace (`traceparent`) up to a rate limit, and only if the caller
-//! has a valid token or needs none (`trace/follow.rs`). It ignores `tracestate` and baggage,
-//! because it makes no calls to which it could pass them on. The response to a recorded request
-//! names its span in `traceresponse`
-//! (<https://www.w3.org/TR/trace-context-2/#traceresponse-header>). The span has neither the path
-//! nor the query nor other headers, because clients may put anything into them.
+//! A request with a sampled `traceparent` continues the caller's trace. Beyond
+//! `tracing.sample_ratio` such requests are recorded up to a rate limit, and only if the caller has
+//! a valid token (`trace/follow.rs`). The host ignores `tracestate` and baggage, because it makes
+//! no calls to which it could pass them on. The response to a recorded request names its span in
+//! `traceresponse` (<https://www.w3.org/TR/trace-context-2/#traceresponse-header>). The span has
+//! neither the path nor the query nor other headers, because clients may put anything into them.
 
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Response, StatusCode};
@@ -58,8 +58,9 @@ pub(super) fn end<B>(mut span: Span, response: &mut Response<B>) {
     }
 }
 
-/// Classifies the caller for tracing. The token has not been checked yet, so the span of a caller
-/// with an invalid token is disowned later, in [`end`].
+/// Classifies the caller for tracing. The token has not been checked yet; [`end`] disowns the span
+/// of a caller whose token turns out to be invalid. On a public route the caller needs no token, so
+/// its wish to be traced does not count.
 fn caller(pattern: Option<&str>, headers: &HeaderMap) -> Caller {
     let Some(parent) = parent(headers) else {
         return Caller::Untraced;
