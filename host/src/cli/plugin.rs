@@ -53,7 +53,7 @@ pub(super) enum PluginCommand {
         #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
         to: Option<String>,
     },
-    /// Delete a version that no running instance needs
+    /// Delete a version that no workflow and no unfinished instance needs
     Delete {
         /// NAME@VERSION
         plugin: String,
