@@ -1,64 +1,64 @@
-//! The words of alerts: which rule, how bad, where it stands. What they mean is in `monitor/alerts/`.
+//! The vocabulary of alerts: rules, severities, states. Their evaluation is in `monitor/alerts/`.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What is watched. The value of each rule is worked out over a window of time.
+/// The metric that a rule watches. Its value is computed over a window of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertRule {
-    /// Failed calls of an operation among its calls, 0 to 1: too high.
+    /// Share of an operation's calls that failed, 0 to 1. Bad if too high.
     ErrorRate,
-    /// What 95 of 100 calls of an operation stay below, in milliseconds: too high.
+    /// 95th percentile of an operation's call durations, in milliseconds. Bad if too high.
     P95Latency,
-    /// Reads that a cache could answer among those it was asked for, 0 to 1: too low.
+    /// Share of reads that a cache served, 0 to 1. Bad if too low.
     CacheHitRate,
-    /// Rejected instances of a team among those that ended, 0 to 1: too high.
+    /// Share of a team's ended instances that were rejected, 0 to 1. Bad if too high.
     RejectionRate,
 }
 
-/// How soon somebody should look.
+/// The urgency of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// In working hours.
+    /// Needs attention in working hours.
     Warning,
-    /// Now.
+    /// Needs attention at once.
     Critical,
 }
 
-/// Where an alert stands.
+/// The state of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertState {
-    /// Over the limit, but not for long enough yet.
+    /// Beyond the threshold, but not for long enough yet.
     Pending,
-    /// Over the limit for long enough.
+    /// Beyond the threshold for long enough.
     Firing,
-    /// Well again, for long enough.
+    /// Back to normal for long enough.
     Resolved,
 }
 
-/// What an alert's history is made of.
+/// A change of an alert's state, recorded in its history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertEventKind {
-    /// It was over the limit for the first time.
+    /// The value crossed the threshold.
     Pending,
-    /// It was so for long enough.
+    /// The value stayed beyond the threshold for long enough.
     Fired,
-    /// It was well again for long enough.
+    /// The value was back to normal for long enough.
     Resolved,
 }
 
 macro_rules! words {
     ($type:ident { $($variant:ident => $word:literal,)+ }) => {
         impl $type {
-            /// All there are.
+            /// Every variant.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// As in JSON, settings and the database.
+            /// Returns the name used in JSON, in settings and in the database.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
@@ -103,7 +103,7 @@ words!(AlertEventKind {
 });
 
 impl AlertRule {
-    /// What its values and thresholds are counted in.
+    /// Returns the unit of the rule's values and thresholds.
     pub const fn unit(self) -> &'static str {
         match self {
             Self::P95Latency => "ms",
@@ -111,7 +111,7 @@ impl AlertRule {
         }
     }
 
-    /// Whether `value` is on the bad side of `bound`. The bound itself is not.
+    /// Returns true if `value` is on the bad side of `bound`. A value equal to the bound is not.
     pub fn is_worse(self, value: f64, bound: f64) -> bool {
         match self {
             Self::CacheHitRate => value < bound,

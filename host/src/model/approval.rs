@@ -6,19 +6,19 @@ use uuid::Uuid;
 use super::{Name, StepId};
 use crate::clock::Timestamp;
 
-/// Where an approval stands.
+/// The status of an approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ApprovalStatus {
     /// Waits for its approver.
     Pending,
-    /// Its approver said yes.
+    /// The approver approved.
     Approved,
-    /// Its approver said no.
+    /// The approver rejected.
     Rejected,
-    /// Nobody answered in time.
+    /// The deadline passed without a decision.
     Expired,
-    /// No longer needed: others decided, or the instance ended.
+    /// No longer needed: the other approvers' decisions were enough, or the instance ended.
     Cancelled,
 }
 
@@ -32,7 +32,7 @@ impl ApprovalStatus {
         Self::Cancelled,
     ];
 
-    /// As stored and shown.
+    /// Returns the name used in JSON and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -43,34 +43,34 @@ impl ApprovalStatus {
         }
     }
 
-    /// Reads what [`ApprovalStatus::as_str`] wrote.
+    /// Parses a name written by [`ApprovalStatus::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
 }
 
-/// What an approver says.
+/// An approver's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
-    /// Yes.
+    /// Approve.
     Approve,
-    /// No.
+    /// Reject. One rejection rejects the instance.
     Reject,
 }
 
-/// A decision that cannot be taken.
+/// The reason why a decision was not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecisionError {
     /// There is no such approval on this instance.
     #[error("there is no such approval")]
     NotFound,
-    /// Too late.
+    /// The approval was decided, cancelled or expired before.
     #[error("the approval is {} already{}", .status.as_str(), .at.map(|at| format!(", since {at}")).unwrap_or_default())]
     NotPending {
-        /// What it is.
+        /// The approval's status.
         status: ApprovalStatus,
-        /// Since when.
+        /// Time since which the approval has this status.
         at: Option<Timestamp>,
     },
     /// The approver started the instance, and the definition does not let the starter approve.
@@ -81,10 +81,10 @@ pub enum DecisionError {
     Starter,
 }
 
-/// An approval to be asked for.
+/// An approval to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewApproval {
-    /// Its id.
+    /// The approval's id.
     pub id: Uuid,
     /// The instance that waits.
     pub instance_id: Uuid,
@@ -92,22 +92,22 @@ pub struct NewApproval {
     pub team: Name,
     /// The step that waits.
     pub step: StepId,
-    /// Who is asked: 1 to 128 bytes.
+    /// The user who is asked: 1 to 128 bytes.
     pub approver_id: String,
-    /// What they read.
+    /// The title that the approver reads.
     pub title: String,
-    /// How many of the step's approvals must be approved.
+    /// Number of the step's approvals that must be approved.
     pub quorum: u32,
-    /// When.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// When it is too late.
+    /// Deadline of the decision.
     pub expires_at: Timestamp,
 }
 
 /// An approval as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Approval {
-    /// Its id.
+    /// The approval's id.
     pub id: Uuid,
     /// The owner.
     #[serde(skip)]
@@ -118,26 +118,26 @@ pub struct Approval {
     pub workflow: Name,
     /// The step that waits.
     pub step: StepId,
-    /// Who is asked.
+    /// The user who is asked.
     pub approver_id: String,
-    /// What they read.
+    /// The title that the approver reads.
     pub title: String,
-    /// How many of the step's approvals must be approved.
+    /// Number of the step's approvals that must be approved.
     pub quorum: u32,
-    /// Where it stands.
+    /// The approval's status.
     pub status: ApprovalStatus,
     /// The approver's remark.
     pub comment: Option<String>,
-    /// When it was asked for.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// When it is too late.
+    /// Deadline of the decision.
     pub expires_at: Timestamp,
-    /// When it left `pending`.
+    /// Time at which the approval left `pending`.
     pub decided_at: Option<Timestamp>,
 }
 
 impl NewApproval {
-    /// As it is once it is stored; `workflow` is the instance's.
+    /// Returns the approval as it is stored at first. `workflow` is the instance's workflow.
     pub(super) fn pending(self, workflow: Name) -> Approval {
         Approval {
             id: self.id,

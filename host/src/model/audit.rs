@@ -1,50 +1,50 @@
-//! What is written down of who did what: the names of actions, and how they end.
+//! The audit's vocabulary: names of actions, and their outcomes.
 
 use serde::{Deserialize, Serialize};
 
-/// What somebody did that others may ask about later.
+/// An action that the audit records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuditAction {
-    /// Looks after an alert.
+    /// A user acknowledged an alert.
     AlertAcknowledge,
-    /// Approved or rejected.
+    /// An approver approved or rejected.
     ApprovalDecide,
-    /// Had caches give back the memory of what has run out.
+    /// A user had expired entries removed from the caches.
     CacheCleanup,
-    /// Emptied caches.
+    /// A user emptied caches.
     CacheClear,
-    /// Stopped an instance.
+    /// A user cancelled an instance.
     InstanceCancel,
-    /// End the quarantine of an instance.
+    /// A user released an instance from quarantine.
     InstanceRelease,
-    /// Had the monitor forget its numbers.
+    /// A user reset the monitor's metrics.
     MetricsReset,
-    /// Deleted a version of a plugin.
+    /// A user deleted a version of a plugin.
     PluginDelete,
-    /// Uploaded a version of a plugin.
+    /// A user uploaded a version of a plugin.
     PluginUpload,
-    /// Deleted finished instances.
+    /// A user deleted finished instances.
     RetentionRun,
-    /// Showed no token, or one that is not valid.
+    /// A request came without a token, or with an invalid one.
     SignInFail,
-    /// Has nobody told of alerts for a while.
+    /// A user silenced alerts for a while.
     SilenceCreate,
-    /// Ended a silence.
+    /// A user ended a silence.
     SilenceDelete,
-    /// Made a token.
+    /// A user created a token.
     TokenCreate,
-    /// Revoked a token.
+    /// A user revoked a token.
     TokenRevoke,
-    /// Applied a workflow's definition.
+    /// A user applied a workflow definition.
     WorkflowApply,
-    /// Let a workflow take no more instances.
+    /// A user archived a workflow.
     WorkflowArchive,
-    /// Let an archived workflow take instances again.
+    /// A user unarchived a workflow.
     WorkflowUnarchive,
 }
 
 impl AuditAction {
-    /// Every action, by name.
+    /// Every action, sorted by name.
     pub const ALL: [Self; 18] = [
         Self::AlertAcknowledge,
         Self::ApprovalDecide,
@@ -66,7 +66,8 @@ impl AuditAction {
         Self::WorkflowUnarchive,
     ];
 
-    /// As in JSON, in the database and on the command line: `noun.verb`. Never changed, since it is written down.
+    /// Returns the name used in JSON, in the database and on the command line: `noun.verb`. A name
+    /// never changes, because stored entries contain it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AlertAcknowledge => "alert.acknowledge",
@@ -113,23 +114,23 @@ impl std::str::FromStr for AuditAction {
     }
 }
 
-/// How far an action came.
+/// The outcome of an audited action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuditOutcome {
-    /// It was asked for, and its end was not written down: it is under way, or the client went away, or the host died
-    /// meanwhile. It may have happened.
+    /// No result is recorded: the action is under way, the client disconnected, or the host
+    /// crashed. The action may have happened.
     Begun,
-    /// It happened.
+    /// The action happened.
     Done,
-    /// It did not happen; or, if the host failed, maybe not.
+    /// The action did not happen. After a failure of the host, it may have.
     Failed,
-    /// It was not allowed.
+    /// The action was not permitted.
     Refused,
 }
 
 impl AuditOutcome {
-    /// As in JSON and in the database.
+    /// Returns the name used in JSON and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Begun => "begun",

@@ -32,7 +32,8 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
-/// The shortest text that [`parse`] reads back to the same duration, in whole milliseconds.
+/// Formats a duration as the shortest text that [`parse`] reads back to the same whole
+/// milliseconds.
 pub fn format(duration: Duration) -> String {
     let ms = duration.as_millis();
     for (unit, unit_ms) in [
@@ -48,42 +49,42 @@ pub fn format(duration: Duration) -> String {
     format!("{ms}ms")
 }
 
-/// For `#[serde(with = "…")]`.
+/// Deserializes a duration, for `#[serde(with = "…")]`.
 ///
 /// # Errors
-/// The deserializer's own, and those of [`parse`].
+/// The deserializer's own errors, and those of [`parse`].
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
-/// For `#[serde(with = "…")]`.
+/// Serializes a duration, for `#[serde(with = "…")]`.
 ///
 /// # Errors
-/// The serializer's own.
+/// The serializer's own errors.
 pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format(*duration))
 }
 
-/// As this module, for durations that may be left out.
+/// The same functions for an optional duration.
 pub mod option {
     use std::time::Duration;
 
     use serde::{Deserializer, Serializer};
 
-    /// For `#[serde(with = "…")]`.
+    /// Deserializes an optional duration, for `#[serde(with = "…")]`.
     ///
     /// # Errors
-    /// As [`super::deserialize`].
+    /// The errors of [`super::deserialize`].
     pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
         super::deserialize(deserializer).map(Some)
     }
 
-    /// For `#[serde(with = "…")]`.
+    /// Serializes an optional duration, for `#[serde(with = "…")]`.
     ///
     /// # Errors
-    /// The serializer's own.
+    /// The serializer's own errors.
     pub fn serialize<S: Serializer>(
         duration: &Option<Duration>,
         serializer: S,

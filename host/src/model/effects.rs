@@ -1,4 +1,5 @@
-//! What a step wants to have written. Collected while it runs, committed with its outcome or not at all.
+//! Writes that a step asks for. They are collected while the step runs, and committed together with
+//! its outcome or not at all.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -6,26 +7,26 @@ use uuid::Uuid;
 use super::{Json, Name, NewInstance};
 use crate::clock::Timestamp;
 
-/// Everything one attempt wants to have written.
+/// All writes of one attempt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Effects {
-    /// One per key, in the order of first mention.
+    /// At most one write per key, in the order in which the keys were first written.
     pub storage: Vec<StorageWrite>,
     /// New instances, with their ids.
     pub instances: Vec<NewInstance>,
-    /// Instances of the same team whose metadata is replaced.
+    /// New metadata for instances of the same team.
     pub metadata: Vec<(Uuid, Json)>,
 }
 
-/// Which bucket of a team.
+/// A storage bucket of a team.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Space {
-    /// Lives as long as the instance.
+    /// Private to one instance, and deleted with it.
     Instance(Uuid),
-    /// All versions of a plugin.
+    /// Shared by all versions of a plugin.
     Plugin(Name),
-    /// A named bucket.
+    /// A shared bucket, by name.
     Shared(Name),
 }
 
@@ -53,40 +54,41 @@ pub struct EntryKey {
 pub struct Entry {
     /// At most 1 MiB.
     pub value: Vec<u8>,
-    /// Grows with every write and never starts again.
+    /// Grows with every write, and is never reused after a delete.
     pub version: u64,
-    /// Not there any more from this time on.
+    /// Time from which the entry counts as absent.
     pub expires_at: Option<Timestamp>,
 }
 
-/// One key's write.
+/// The write of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageWrite {
-    /// Where.
+    /// The key to write.
     pub key: EntryKey,
-    /// What.
+    /// The change.
     pub action: WriteAction,
-    /// Under which condition.
+    /// The condition under which the write is committed.
     pub guard: Option<Guard>,
 }
 
-/// What to do with a key.
+/// The change of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteAction {
     /// Replace the value.
     Put {
         /// The new value.
         value: Vec<u8>,
-        /// How long it stays, from the commit on, in milliseconds.
+        /// Time to live from the commit on, in milliseconds.
         ttl_ms: Option<u64>,
     },
     /// Remove the entry.
     Delete,
-    /// Add to the decimal text; a missing entry counts as 0; saturates.
+    /// Add to the decimal number that the value holds. A missing entry counts as 0; the result
+    /// saturates.
     Increment(i64),
 }
 
-/// A condition on the version at commit time.
+/// A condition on the entry's version at commit time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// There must be no entry.

@@ -1,4 +1,4 @@
-//! The events that happen to an instance, and the changes that they lead to. The rules are in [`super::transition`].
+//! Events of an instance, and the changes that they cause. The rules are in [`super::transition`].
 
 use std::time::Duration;
 
@@ -10,83 +10,84 @@ use super::instance::Attempt;
 use super::{Failure, Json, StepId};
 use crate::clock::Timestamp;
 
-/// Something that happened.
+/// An event of an instance.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// It was created, or time has passed: retries may be due, approvals may have run out.
+    /// The instance was created, or time has passed: retries may be due, approvals may have
+    /// expired.
     Woken,
     /// An attempt at a plugin step ended.
     StepFinished(StepReport),
     /// An approver decided.
     Decided {
-        /// Which of the instance's approvals.
+        /// One of the instance's approvals.
         approval_id: Uuid,
-        /// What they said.
+        /// The decision.
         decision: Decision,
-        /// Their remark. At most 4,096 bytes.
+        /// The approver's remark. At most 4,096 bytes.
         comment: Option<String>,
     },
-    /// The database refuses what the rules want written, and always will.
+    /// The database refuses the instance's changes for good.
     Refused {
-        /// Names what it refuses.
+        /// The failure to record, which names the refused change.
         failure: Failure,
     },
-    /// Somebody stopped the instance.
+    /// A user cancelled the instance.
     Cancelled {
         /// The user.
         by: String,
     },
 }
 
-/// How an attempt at a plugin step ended.
+/// The report of an attempt that ended.
 #[derive(Clone, Debug)]
 pub struct StepReport {
     /// The step.
     pub step: StepId,
     /// 1 for the first attempt.
     pub number: u32,
-    /// `name@version`.
+    /// `name@version` of the plugin; none if no guest ran.
     pub plugin: Option<String>,
-    /// Output, or why there is none.
+    /// The output, or the failure.
     pub result: Result<Json, Failure>,
-    /// When it began.
+    /// Start of the attempt.
     pub started_at: Timestamp,
-    /// When it ended.
+    /// End of the attempt.
     pub finished_at: Timestamp,
 }
 
-/// What has to be written so that the event has happened, beside the instance itself.
+/// Rows to write for an event, besides the instance itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
     /// Attempts that ended.
     pub attempts: Vec<Attempt>,
-    /// Approvals to ask for.
+    /// Approvals to create.
     pub new_approvals: Vec<NewApproval>,
-    /// Approvals that left `pending`.
+    /// Approvals that are no longer `pending`.
     pub decided: Vec<DecidedApproval>,
 }
 
-/// An approval that left `pending`.
+/// An approval that is no longer `pending`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecidedApproval {
-    /// Its id.
+    /// The approval's id.
     pub id: Uuid,
-    /// Whose it was: the cache of their inbox is out of date.
+    /// The approver. The cache of this approver's inbox is stale.
     pub approver_id: String,
-    /// What became of it.
+    /// The new status.
     pub status: ApprovalStatus,
     /// The approver's remark.
     pub comment: Option<String>,
-    /// How long it had been pending.
+    /// Time for which the approval was pending.
     pub waited: Duration,
 }
 
-/// A plugin step that is ready.
+/// A plugin step that is ready to run.
 #[derive(Clone, Debug)]
 pub struct Run<'a> {
     /// The step.
     pub step: &'a StepId,
-    /// What it runs.
+    /// The plugin's step to run.
     pub action: &'a PluginStep,
     /// 1 for the first attempt.
     pub number: u32,

@@ -1,11 +1,11 @@
-//! Who asks, and what they may do.
+//! Users and their permissions.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Name;
 
-/// What a token's holder may do. Granted one by one; only `operator` implies the others.
+/// A permission of a token. Each is granted separately; only `operator` implies the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Permission {
@@ -19,14 +19,14 @@ pub enum Permission {
     PluginRead,
     /// Upload and delete plugins.
     PluginManage,
-    /// Read one's own approvals and decide them.
+    /// Read and decide the user's own approvals.
     ApprovalDecide,
-    /// Everything, tokens and all teams' numbers included.
+    /// Everything, including tokens and the metrics of all teams.
     Operator,
 }
 
 impl Permission {
-    /// Every permission, in the order shown to people.
+    /// Every permission, in display order.
     pub const ALL: [Self; 7] = [
         Self::WorkflowRead,
         Self::WorkflowStart,
@@ -37,7 +37,7 @@ impl Permission {
         Self::Operator,
     ];
 
-    /// As in JSON and on the command line.
+    /// Returns the name used in JSON and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::WorkflowRead => "workflow_read",
@@ -68,17 +68,19 @@ impl std::str::FromStr for Permission {
     }
 }
 
-/// Longest name of a user, in bytes.
+/// Longest user name, in bytes.
 pub const USER_BYTES_MAX: usize = 128;
 
-/// Checks the name of a user who is to get a token: 1 to 128 of a-z, A-Z, 0-9 and `. _ - @ +`, first a letter or digit.
+/// Checks the name of a user before a token is created: 1 to 128 of a-z, A-Z, 0-9 and `. _ - @ +`,
+/// first a letter or digit.
 ///
-/// ASCII alone, because approvers, starters and actors are told apart by what people see: among all of Unicode's letters
-/// there are too many that look alike. `*` stands for everybody in lists, `:` separates `plugin:<name>`, and brackets
-/// are the host's own, such as `(offline)`. Users that got their tokens before this rule keep their names.
+/// Only ASCII is allowed, because people tell approvers, starters and actors apart by sight, and
+/// Unicode has many letters that look alike. `*` stands for all users in lists, `:` separates
+/// `plugin:<name>`, and brackets mark the host's own names, such as `(offline)`. Users with tokens
+/// older than this rule keep their names.
 ///
 /// # Errors
-/// A sentence that says what a name may be.
+/// A sentence that states the rule.
 pub fn check_user(user: &str) -> Result<(), String> {
     let allowed =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@' | b'+');
@@ -102,18 +104,18 @@ pub fn check_user(user: &str) -> Result<(), String> {
 /// A user who has shown a valid token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// The team that owns all the user sees.
+    /// The team whose data the user can see.
     pub team: Name,
-    /// 1 to 128 bytes; what `started_by`, `approver` and `decided_by` say.
+    /// The name shown as `started_by`, `approver` and `decided_by`. 1 to 128 bytes.
     pub user: String,
-    /// What the token allows.
+    /// The permissions of the token.
     pub permissions: Vec<Permission>,
-    /// The token's id; none for who acts without one, as in a local run.
+    /// The token's id; none if there is no token, as in a local run.
     pub token: Option<Uuid>,
 }
 
 impl Principal {
-    /// Whether the user may do what `permission` names.
+    /// Returns true if the user has `permission`, or is an operator.
     pub fn may(&self, permission: Permission) -> bool {
         self.permissions
             .iter()
@@ -138,7 +140,7 @@ mod tests {
             assert_eq!(check_user(user), Ok(()), "{user}");
         }
         let long = "a".repeat(USER_BYTES_MAX + 1);
-        // A Cyrillic letter, a bidirectional and an invisible one among them.
+        // A Cyrillic letter, a bidirectional control and an invisible character are among them.
         let refused = [
             "",
             "*",

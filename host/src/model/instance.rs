@@ -1,7 +1,7 @@
-//! Instances, the attempts at their steps, and what the attempts add up to.
+//! Instances, attempts at their steps, and the step states that follow from the attempts.
 //!
-//! The attempts are the history and the only durable record of a step: [`Steps`] is folded from them whenever an
-//! instance is loaded, and is never stored.
+//! The attempts are the history and the only durable record of a step. [`Steps`] is folded from
+//! them whenever an instance is loaded, and is never stored.
 
 use std::collections::BTreeMap;
 
@@ -11,21 +11,21 @@ use uuid::Uuid;
 use super::{Failure, Json, Name, StepId, TraceParent};
 use crate::clock::Timestamp;
 
-/// Where an instance stands.
+/// The status of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceStatus {
     /// A step runs, is about to run, or will be tried again.
     Running,
-    /// Waits for people.
+    /// Waits for approvals.
     Waiting,
-    /// Every step is settled.
+    /// Every step completed or was skipped.
     Completed,
-    /// An approver said no, or nobody answered in time.
+    /// An approver rejected, or an approval expired.
     Rejected,
     /// A step failed for good.
     Failed,
-    /// Somebody stopped it.
+    /// A user cancelled the instance.
     Cancelled,
 }
 
@@ -40,7 +40,7 @@ impl InstanceStatus {
         Self::Cancelled,
     ];
 
-    /// As stored and shown.
+    /// Returns the name used in JSON and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -52,35 +52,36 @@ impl InstanceStatus {
         }
     }
 
-    /// Reads what [`InstanceStatus::as_str`] wrote.
+    /// Parses a name written by [`InstanceStatus::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
 
-    /// Whether nothing will happen any more.
+    /// Returns true if the status can never change again.
     pub const fn is_final(self) -> bool {
         !matches!(self, Self::Running | Self::Waiting)
     }
 }
 
-/// What kind of thing an instance is about, in bytes.
+/// Longest entity type, in bytes.
 pub const ENTITY_TYPE_BYTES_MAX: usize = 128;
-/// Which thing it is about, in bytes.
+/// Longest entity id, in bytes.
 pub const ENTITY_ID_BYTES_MAX: usize = 256;
-/// The project it belongs to, in bytes.
+/// Longest project id, in bytes.
 pub const PROJECT_ID_BYTES_MAX: usize = 256;
-/// What makes a second start with the same key answer the first's instance, in bytes.
+/// Longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
-/// Metadata of an instance, which is a JSON object, in bytes.
+/// Longest metadata of an instance, in bytes of JSON.
 pub const METADATA_BYTES_MAX: usize = 64 * 1_024;
 
-/// Whether a text that somebody gives a new instance can be stored, whoever gives it: a client or a step.
+/// Checks an optional text of a new instance, whether a client or a step supplied it: 1 to
+/// `bytes_max` bytes and no zero byte.
 ///
 /// # Errors
-/// What is wrong, as a sentence about `what`.
+/// A sentence that begins with `what`.
 pub fn check_text(what: &str, text: Option<&str>, bytes_max: usize) -> Result<(), String> {
     match text {
-        // PostgreSQL holds no zero byte in a text, and both databases must hold the same.
+        // PostgreSQL stores no zero byte in a text, and both databases must accept the same.
         Some(text) if text.is_empty() || text.len() > bytes_max || text.contains('\0') => Err(
             format!("{what} must have 1 to {bytes_max} bytes, and no zero byte"),
         ),
@@ -88,14 +89,14 @@ pub fn check_text(what: &str, text: Option<&str>, bytes_max: usize) -> Result<()
     }
 }
 
-/// The plugin versions an instance is pinned to: from `plugin` or `plugin@version`, as the definition has it, to the
-/// version's row id.
+/// The plugin versions that an instance is pinned to. Maps `plugin` or `plugin@version`, as written
+/// in the definition, to the version's row id.
 pub type Pins = BTreeMap<String, Uuid>;
 
 /// An instance to be created.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewInstance {
-    /// Its id, which sorts by time of creation.
+    /// The instance's id. Ids sort by time of creation.
     pub id: Uuid,
     /// The owner.
     pub team: Name,
@@ -103,36 +104,36 @@ pub struct NewInstance {
     pub workflow_id: Uuid,
     /// The workflow's name.
     pub workflow: Name,
-    /// The version it is pinned to; the first is 1.
+    /// The workflow version that the instance runs; the first is 1.
     pub workflow_version: u32,
-    /// The plugin versions it is pinned to.
+    /// The plugin versions that the instance is pinned to.
     pub pins: Pins,
-    /// What kind of thing it is about. At most 128 bytes.
+    /// Type of the entity that the instance is about. At most 128 bytes.
     pub entity_type: Option<String>,
-    /// Which one. At most 256 bytes.
+    /// Id of that entity. At most 256 bytes.
     pub entity_id: Option<String>,
-    /// The project it belongs to. At most 256 bytes.
+    /// The project that the instance belongs to. At most 256 bytes.
     pub project_id: Option<String>,
-    /// Who started it: a user, or `plugin:<name>`.
+    /// The starter: a user, or `plugin:<name>`.
     pub started_by: String,
-    /// At most `limits.payload_bytes_max`.
+    /// The input. At most `limits.payload_bytes_max` bytes.
     pub input: Json,
-    /// A second instance of the workflow with this key is not created. At most 256 bytes.
+    /// The idempotency key: the workflow gets no second instance with it. At most 256 bytes.
     pub idempotency_key: Option<String>,
-    /// How many instances created one another above this one.
+    /// Number of ancestors: instances above this one in the chain of creations.
     pub depth: u32,
-    /// The instance at the top of the chain of creations; none if a client starts it.
+    /// The instance at the top of the chain of creations; none if a client starts this one.
     pub root_id: Option<Uuid>,
-    /// The span that creates it, if that is recorded.
+    /// The span that creates the instance, if it is recorded.
     pub traceparent: Option<TraceParent>,
-    /// When.
+    /// Time of creation.
     pub created_at: Timestamp,
 }
 
 /// An instance as it is stored.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Instance {
-    /// Its id.
+    /// The instance's id.
     pub id: Uuid,
     /// The owner.
     #[serde(skip)]
@@ -142,57 +143,59 @@ pub struct Instance {
     pub workflow_id: Uuid,
     /// The workflow's name.
     pub workflow: Name,
-    /// The version it is pinned to.
+    /// The workflow version that the instance runs.
     pub workflow_version: u32,
-    /// The plugin versions it is pinned to.
+    /// The plugin versions that the instance is pinned to.
     #[serde(skip)]
     pub pins: Pins,
-    /// What kind of thing it is about.
+    /// Type of the entity that the instance is about.
     pub entity_type: Option<String>,
-    /// Which one.
+    /// Id of that entity.
     pub entity_id: Option<String>,
-    /// The project it belongs to.
+    /// The project that the instance belongs to.
     pub project_id: Option<String>,
-    /// Who started it.
+    /// The starter: a user, or `plugin:<name>`.
     pub started_by: String,
-    /// Where it stands.
+    /// The status.
     pub status: InstanceStatus,
     /// The step that runs or waits.
     pub current_step: Option<StepId>,
-    /// Grows with every commit; guards each.
+    /// Optimistic lock: grows with every commit, and a commit states the version that it has seen.
     pub version: u64,
-    /// What it was started with.
+    /// The input of the instance.
     pub input: Json,
-    /// What came out.
+    /// The result; none until the instance completes.
     pub output: Option<Json>,
-    /// A JSON object that steps may replace.
+    /// A JSON object that clients and steps may replace.
     pub metadata: Json,
-    /// Why it was rejected, failed or cancelled.
+    /// The reason of a rejection, failure or cancellation.
     pub failure: Option<Failure>,
-    /// How many instances created one another above this one.
+    /// Number of ancestors: instances above this one in the chain of creations.
     #[serde(skip)]
     pub depth: u32,
-    /// The instance at the top of the chain of creations; none if a client started it.
+    /// The instance at the top of the chain of creations; none if a client started this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_id: Option<Uuid>,
-    /// The span that created it, if that is recorded; then all that happens to it is.
+    /// The span that created the instance, if it is recorded. All later spans of the instance are
+    /// then recorded too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<TraceParent>,
-    /// When it was created.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// When its first step became ready.
+    /// Time at which the first step became ready.
     pub started_at: Timestamp,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: Timestamp,
-    /// When it became final.
+    /// Time at which the status became final.
     pub completed_at: Option<Timestamp>,
-    /// When the engine must look at it next; none if only a person can move it, or nothing.
+    /// Time at which the engine must look at the instance next. None if the instance has ended or
+    /// is in quarantine.
     #[serde(skip)]
     pub wake_at: Option<Timestamp>,
-    /// How many times in a row its host crashed while it was driven.
+    /// Number of host crashes in a row during which the instance was being driven.
     #[serde(skip_serializing_if = "is_zero")]
     pub crashes: u32,
-    /// Since when it is in quarantine: it is not driven until somebody releases or cancels it.
+    /// Start of the quarantine. The instance is not driven until a user releases or cancels it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantined_at: Option<Timestamp>,
 }
@@ -202,13 +205,14 @@ pub(crate) fn is_zero(number: &u32) -> bool {
 }
 
 impl Instance {
-    /// The instance at the top of the chain of creations, which may be this one.
+    /// Returns the instance at the top of the chain of creations, which may be this one.
     pub fn root(&self) -> Uuid {
         self.root_id.unwrap_or(self.id)
     }
 
-    /// Its own span, if its creation is recorded. The id comes from its random half, so that every host knows it, and
-    /// the steps have a parent long before the span is over.
+    /// Returns the instance's own span, if its creation is recorded. The span id is the random half
+    /// of the instance id. So every host can compute it, and steps have a parent long before that
+    /// span ends.
     pub fn span(&self) -> Option<TraceParent> {
         let (_, random) = self.id.as_u64_pair();
         self.traceparent.map(|creator| creator.with_span(random))
@@ -249,24 +253,24 @@ impl From<NewInstance> for Instance {
     }
 }
 
-/// How an attempt ended.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
     /// The step is done.
     Completed,
-    /// Its condition did not hold; it was not run.
+    /// The step's condition was false, so it was not run.
     Skipped,
-    /// It failed and will be tried again.
+    /// The attempt failed; the step will be tried again.
     Retrying,
-    /// It failed for good.
+    /// The step failed for good.
     Failed,
-    /// Its approval was rejected or ran out.
+    /// An approval of the step was rejected or expired.
     Rejected,
 }
 
 impl AttemptOutcome {
-    /// As stored and shown.
+    /// Returns the name used in JSON and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -277,7 +281,7 @@ impl AttemptOutcome {
         }
     }
 
-    /// Reads what [`AttemptOutcome::as_str`] wrote.
+    /// Parses a name written by [`AttemptOutcome::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         [
             Self::Completed,
@@ -299,50 +303,50 @@ pub struct Attempt {
     pub instance_id: Uuid,
     /// The step.
     pub step: StepId,
-    /// 1 for the first; 0 for a step that was skipped.
+    /// 1 for the first attempt; 0 for an attempt that was recorded without a run.
     pub number: u32,
-    /// How it ended.
+    /// The outcome.
     pub outcome: AttemptOutcome,
     /// `name@version` of the plugin that ran; none for approvals and skipped steps.
     pub plugin: Option<String>,
-    /// What came out.
+    /// The output of a completed step.
     pub output: Option<Json>,
-    /// Why it failed.
+    /// The reason of a failure or rejection.
     pub failure: Option<Failure>,
-    /// When it began.
+    /// Start of the attempt.
     pub started_at: Timestamp,
-    /// When it ended.
+    /// End of the attempt.
     pub finished_at: Timestamp,
-    /// When the next attempt may begin.
+    /// Earliest start of the next attempt.
     pub retry_at: Option<Timestamp>,
 }
 
-/// What is known of each step that was touched.
+/// The states of all steps that have one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Steps(BTreeMap<StepId, StepState>);
 
-/// What the attempts at one step add up to.
+/// The state of a step, folded from its attempts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepState {
-    /// Failed so far, to be tried again.
+    /// All attempts so far failed; there will be another one.
     Retrying {
-        /// How many attempts were made.
+        /// Number of attempts made.
         attempts: u32,
-        /// When the next may begin.
+        /// Earliest start of the next attempt.
         not_before: Timestamp,
     },
-    /// Its approvers were asked.
+    /// The approvals exist, and the quorum is not reached yet.
     AwaitingApproval,
-    /// Done.
+    /// The step completed, with this output.
     Completed(Json),
-    /// Not needed.
+    /// The step's condition was false.
     Skipped,
-    /// Failed, or rejected.
+    /// The step failed or was rejected.
     Failed,
 }
 
 impl Steps {
-    /// Adds up the attempts of one instance, in any order.
+    /// Folds the attempts of one instance, in any order.
     pub fn fold<'a>(attempts: impl IntoIterator<Item = &'a Attempt>) -> Self {
         let mut steps = Self::default();
         for attempt in attempts {
@@ -351,7 +355,8 @@ impl Steps {
         steps
     }
 
-    /// Adds one attempt. A settled state is not replaced, and of two failures the later counts.
+    /// Adds one attempt. A settled state is never replaced; of two failed attempts, the one with
+    /// the higher number counts.
     pub fn add(&mut self, attempt: &Attempt) {
         let state = match attempt.outcome {
             AttemptOutcome::Completed => {
@@ -372,12 +377,12 @@ impl Steps {
         }
     }
 
-    /// Sets a state.
+    /// Sets the state of a step.
     pub fn set(&mut self, id: StepId, state: StepState) {
         self.0.insert(id, state);
     }
 
-    /// Bytes of the outputs that are kept.
+    /// Returns the size of all outputs, in bytes.
     pub fn bytes(&self) -> usize {
         let outputs = self.0.values().map(|state| match state {
             StepState::Completed(output) => output.len(),
@@ -386,12 +391,12 @@ impl Steps {
         outputs.sum()
     }
 
-    /// The state, if the step was touched.
+    /// Returns the state of a step; none if the step has not begun.
     pub fn get(&self, id: &str) -> Option<&StepState> {
         self.0.get(id)
     }
 
-    /// Whether the steps that need it may go on.
+    /// Returns true if the step completed or was skipped, so that dependent steps can run.
     pub fn is_settled(&self, id: &str) -> bool {
         matches!(
             self.get(id),
@@ -399,7 +404,7 @@ impl Steps {
         )
     }
 
-    /// `steps.<id>.output` of a settled step, as JSON; null for a skipped one.
+    /// Returns `steps.<id>.output` of a settled step, as JSON; null for a skipped one.
     pub fn output(&self, id: &str) -> Option<&str> {
         match self.get(id)? {
             StepState::Completed(output) => Some(output.as_str()),
@@ -408,7 +413,7 @@ impl Steps {
         }
     }
 
-    /// `steps.<id>.status` of a settled step.
+    /// Returns `steps.<id>.status` of a settled step.
     pub fn status(&self, id: &str) -> Option<&'static str> {
         match self.get(id)? {
             StepState::Completed(_) => Some("completed"),

@@ -1,7 +1,7 @@
-//! Nouns and rules: pure, no I/O, no async, no clock. Whatever needs the time receives `now`.
+//! Nouns and rules: pure, no I/O, no async, no clock. A rule that needs the time receives `now`.
 //!
-//! A workflow definition says what may happen ([`definition`]), an instance says what has happened ([`instance`]), and
-//! [`transition`] is the only place where one leads to the other.
+//! A workflow definition describes the steps ([`definition`]). An instance records one run of them
+//! ([`instance`]). Only [`transition`] changes an instance according to its definition.
 
 pub mod alert;
 pub mod approval;

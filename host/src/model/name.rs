@@ -1,4 +1,5 @@
-//! Names that people choose. Parsed once at the edge; code that holds a [`Name`] need not check it again.
+//! Names that people choose. They are parsed once, where they enter the host; code that holds a
+//! [`Name`] need not check it again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,16 +9,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 
-/// The name of a team, plugin, plugin step, workflow or shared bucket: 1 to 63 of a-z, 0-9 and '-', first a letter.
+/// The name of a team, plugin, plugin step, workflow or shared bucket: 1 to 63 of a-z, 0-9 and '-',
+/// first a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
-/// The id of a step within a definition: as [`Name`], but with '_' in place of '-', because expressions say
-/// `steps.<id>.output` and would read a '-' as minus.
+/// The id of a step within a definition. The rules of [`Name`] apply, but with '_' in place of '-',
+/// because expressions contain `steps.<id>.output` and would read a '-' as minus.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepId(Arc<str>);
 
-/// A text that is not a name.
+/// The error for a text that is not a valid name.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "'{text}' is not a valid {kind}: use 1 to 63 of a-z, 0-9 and '{joiner}', and start with a letter"
@@ -37,7 +39,7 @@ fn check(text: &str, kind: &'static str, joiner: char) -> Result<Arc<str>, NameE
     if well_formed {
         return Ok(text.into());
     }
-    // The text may be hostile and long; what is shown is for a person.
+    // The text may be hostile and long, and the message is for a person: cut and escape it.
     Err(NameError {
         text: text
             .chars()
@@ -52,7 +54,7 @@ fn check(text: &str, kind: &'static str, joiner: char) -> Result<Arc<str>, NameE
 macro_rules! name_type {
     ($type:ident, $kind:literal, $joiner:literal) => {
         impl $type {
-            /// The text itself.
+            /// Returns the text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

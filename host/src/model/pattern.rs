@@ -1,4 +1,4 @@
-//! Patterns over names: text in which `*` stands for any characters, none included.
+//! Glob patterns for names, in which `*` stands for any number of characters, zero included.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,23 +8,24 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Longest pattern, in bytes.
 pub const PATTERN_BYTES_MAX: usize = 256;
 
-/// A pattern. Matching takes time in proportion to the pattern's length times the text's and no memory, whatever the
-/// pattern is.
+/// A glob pattern. Matching takes at most pattern length times text length steps, and no memory,
+/// whatever the pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern(String);
 
 impl Pattern {
-    /// The pattern as it was written.
+    /// Returns the pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the whole text fits.
+    /// Returns true if the pattern matches the whole text.
     pub fn matches(&self, text: &str) -> bool {
         let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
         let (mut at, mut from) = (0, 0);
-        // Where to go on when what follows the last `*` does not fit after all: it then takes one byte more. Earlier
-        // ones never have to, because what they could give back, the last one can take.
+        // The last `*` and the place in the text up to which it matches. After a mismatch, this `*`
+        // takes one byte more and matching resumes behind it. Earlier stars never have to be
+        // retried: every byte they could give up, the last one can take.
         let mut last_star: Option<(usize, usize)> = None;
         while from < text.len() {
             match pattern.get(at) {
@@ -91,7 +92,7 @@ mod tests {
         text.parse().expect("is a pattern")
     }
 
-    /// Every way in which a star can be read, tried out.
+    /// Reference implementation: tries every length for every star.
     fn by_trial(pattern: &[u8], text: &[u8]) -> bool {
         match pattern.split_first() {
             None => text.is_empty(),

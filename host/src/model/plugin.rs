@@ -1,4 +1,4 @@
-//! Plugins: what they say of themselves and what they are allowed.
+//! Plugins: their manifests, versions and grants.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Name;
 use crate::clock::Timestamp;
 
-/// A plugin in its own words, checked.
+/// A plugin's description of itself, after the host has checked it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Unique in the team.
@@ -17,9 +17,9 @@ pub struct Manifest {
     pub version: String,
     /// One sentence for people.
     pub description: String,
-    /// What it offers, in its own order.
+    /// The steps that the plugin offers, in its own order.
     pub steps: Vec<StepSpec>,
-    /// Names it may record.
+    /// Names of the metrics that the plugin may record.
     pub metrics: BTreeSet<String>,
 }
 
@@ -32,30 +32,30 @@ pub struct StepSpec {
     pub description: String,
 }
 
-/// What a plugin version may use. Fixed when it is uploaded.
+/// Capabilities of a plugin version. Fixed at upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grants {
-    /// Interfaces of the contract it imports and was granted.
+    /// Interfaces of the contract that the plugin imports and was granted.
     pub interfaces: BTreeSet<Interface>,
-    /// Shared buckets it may open.
+    /// Shared buckets that the plugin may open.
     #[serde(default)]
     pub shared_buckets: BTreeSet<Name>,
 }
 
-/// An interface that is granted.
+/// An interface that needs a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Interface {
     /// Cached key-value storage.
     Storage,
-    /// Bulk work on instances.
+    /// Bulk operations on instances.
     Batch,
     /// Reading workflow data.
     Workflows,
 }
 
 impl Interface {
-    /// As in the contract.
+    /// Returns the name used in the WIT contract.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Storage => "storage",
@@ -73,29 +73,30 @@ pub struct PluginVersion {
     /// The owner.
     #[serde(skip)]
     pub team: Name,
-    /// What it says of itself.
+    /// The plugin's description of itself.
     #[serde(flatten)]
     pub manifest: Manifest,
     /// SHA-256 of the component, in hexadecimal.
     pub digest: String,
     /// Size of the component, in bytes.
     pub component_bytes: u64,
-    /// What it may use.
+    /// The capabilities granted at upload.
     pub grants: Grants,
-    /// Who uploaded it.
+    /// The user who uploaded the version.
     pub uploaded_by: String,
-    /// When.
+    /// Time of the upload.
     pub uploaded_at: Timestamp,
 }
 
 impl PluginVersion {
-    /// `name@version`.
+    /// Returns `name@version`.
     pub fn label(&self) -> String {
         format!("{}@{}", self.manifest.name, self.manifest.version)
     }
 }
 
-/// Checks a version: at most 64 bytes of the characters that semantic versions have, with a number first.
+/// Checks a semantic version: three numbers with dots between, then any suffix of letters, digits,
+/// `.`, `-` and `+`; at most 64 bytes in all.
 ///
 /// # Errors
 /// A sentence that shows the accepted form.

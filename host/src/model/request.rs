@@ -1,29 +1,29 @@
-//! Fingerprints of requests: they tell a request that is repeated with its idempotency key from another request that uses
-//! the same key by mistake.
+//! Fingerprints of requests. They tell a retry with the same idempotency key from a different
+//! request that reuses the key by mistake.
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{Json, Name, NewInstance};
 
-/// Decimal digits that every double keeps.
+/// Significant decimal digits that a double preserves.
 const DOUBLE_DIGITS: usize = 15;
 
-/// SHA-256 of all that a client chose. Two requests with the same hash ask for the same thing.
+/// SHA-256 of everything that a client chose. Two requests with the same hash are the same request.
 pub type RequestHash = [u8; 32];
 
-/// What a client chooses of a new instance, beside the idempotency key.
+/// The client's choices for a new instance, apart from the idempotency key.
 #[derive(Clone, Copy, Debug)]
 pub struct StartFingerprint<'a> {
     /// The workflow.
     pub workflow: &'a Name,
-    /// The input. Neither white space nor the order of an object's keys matters.
+    /// The input. White space and the order of an object's keys do not change the hash.
     pub input: &'a Json,
-    /// What kind of thing the instance is about.
+    /// Type of the entity that the instance is about.
     pub entity_type: Option<&'a str>,
-    /// Which one.
+    /// Id of that entity.
     pub entity_id: Option<&'a str>,
-    /// The project it belongs to.
+    /// The project that the instance belongs to.
     pub project_id: Option<&'a str>,
 }
 
@@ -40,7 +40,7 @@ impl<'a> From<&'a NewInstance> for StartFingerprint<'a> {
 }
 
 impl StartFingerprint<'_> {
-    /// The hash of the request.
+    /// Returns the hash of the request.
     pub fn hash(self) -> RequestHash {
         let mut hash = Sha256::new();
         add_text(&mut hash, self.workflow.as_str());
@@ -61,7 +61,7 @@ impl StartFingerprint<'_> {
     }
 }
 
-/// The hash of a request's body, with the parameters of its query.
+/// Returns the hash of a request's body and query string.
 pub fn hash_of_body(query: &str, body: &[u8]) -> RequestHash {
     let mut hash = Sha256::new();
     add_text(&mut hash, query);
@@ -69,14 +69,15 @@ pub fn hash_of_body(query: &str, body: &[u8]) -> RequestHash {
     hash.finalize().into()
 }
 
-/// The length comes first, so that no two lists of texts run together into the same bytes.
+/// Adds a text, its length first, so that two different lists of texts never produce the same
+/// bytes.
 fn add_text(hash: &mut Sha256, text: &str) {
     hash.update(b"t");
     hash.update((text.len() as u64).to_be_bytes());
     hash.update(text);
 }
 
-/// Recursive: the depth of what was parsed is bounded by serde_json.
+/// Adds a JSON value. Recursive: serde_json bounds the depth of the parsed value.
 fn add_json(hash: &mut Sha256, value: &Value) {
     match value {
         Value::Null => hash.update(b"n"),
@@ -105,7 +106,8 @@ fn add_json(hash: &mut Sha256, value: &Value) {
     }
 }
 
-/// A parsed number has the digits of a double, and a text may have more.
+/// Adds numbers of more than 15 characters as text. Parsing rounds them to a double, so two
+/// different numbers could look the same.
 fn add_long_numbers(hash: &mut Sha256, json: &str) {
     let (mut in_string, mut escaped) = (false, false);
     let outside = |character: char| {

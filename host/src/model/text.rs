@@ -1,17 +1,19 @@
-//! Text that people read, made harmless.
+//! Escapes characters that could mislead a person who reads a text.
 //!
-//! A title is a template that a client's input fills in, so whoever starts an instance decides what an approver reads.
-//! A character that turns the direction of writing shows `000,1 RUE` as `EUR 1,000`; one that is invisible lets two
-//! names look alike; a control character moves a terminal's cursor or forges a line of a log. All of them are shown as
-//! escapes. `dashboard/src/text.ts` has the same table.
+//! A title is a template filled in with a client's input, so the starter of an instance controls
+//! the text that an approver reads. A bidirectional control character shows `000,1 RUE` as `EUR
+//! 1,000`. An invisible character makes two names look alike. A control character moves a
+//! terminal's cursor or forges a line of a log. All of them are shown as escapes.
+//! `dashboard/src/text.ts` has the same table.
 
 use std::borrow::Cow;
 
-/// Whether a character is always shown as an escape: control characters, those that turn the direction of writing, and
-/// those that take no room (Unicode's `Default_Ignorable_Code_Point`, the line separators, and what is no character).
+/// Returns true for a character that is always escaped: control characters, bidirectional controls,
+/// and invisible characters (Unicode's `Default_Ignorable_Code_Point`, the line separators and
+/// noncharacters).
 ///
-/// Left alone are the variation selectors U+FE00 to U+FE0F, which choose between forms of the character before them.
-/// The joiners U+200C and U+200D depend on where they stand: see [`harmless`].
+/// The variation selectors U+FE00 to U+FE0F are not escaped: they choose between forms of the
+/// character before them. The joiners U+200C and U+200D depend on their position, see [`harmless`].
 fn is_harmful(character: char) -> bool {
     character.is_control()
         || matches!(character,
@@ -21,15 +23,15 @@ fn is_harmful(character: char) -> bool {
             | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The text with harmful characters as escapes such as `\u{202e}`, line breaks as `\n`.
+/// Escapes harmful characters as `\u{202e}` and the like, line breaks as `\n`.
 ///
-/// The joiners U+200C and U+200D stay after a character that is not ASCII: Persian, Indic scripts and emoji need them.
-/// After an ASCII character they only hide.
+/// The joiners U+200C and U+200D are kept after a non-ASCII character, because Persian, Indic
+/// scripts and emoji need them. After an ASCII character they are only invisible, and are escaped.
 pub fn harmless(text: &str) -> Cow<'_, str> {
     escape_where(text, is_harmful)
 }
 
-/// As [`harmless`], for text of several lines: line breaks stay.
+/// Escapes like [`harmless`], but keeps line breaks.
 pub fn harmless_lines(text: &str) -> Cow<'_, str> {
     escape_where(text, |character| character != '\n' && is_harmful(character))
 }

@@ -1,8 +1,9 @@
-//! A token bucket: a rate that allows bursts.
+//! A token bucket: a rate limit that allows bursts.
 
 use std::time::{Duration, Instant};
 
-/// Refills evenly with `rate` tokens a second, up to `burst`. Starts full. Time comes from the caller.
+/// A token bucket that refills evenly with `rate` tokens a second, up to `burst`. It starts full.
+/// The caller supplies the time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenBucket {
     rate: f64,
@@ -12,7 +13,8 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A full bucket. A rate of 0 never refills, and a burst of 0 never gives a token.
+    /// Creates a full bucket. A rate of 0 never refills; with a burst of 0 no token is ever
+    /// available.
     pub fn new(rate: u32, burst: u32, now: Instant) -> Self {
         let burst = f64::from(burst);
         Self {
@@ -23,10 +25,10 @@ impl TokenBucket {
         }
     }
 
-    /// Takes one token. Without one, nothing changes.
+    /// Takes one token. If there is none, the bucket stays as it is.
     ///
     /// # Errors
-    /// The time until there is a token; `Duration::MAX` if there will be none.
+    /// The time until the next token; `Duration::MAX` if there will be none.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
         self.refill(now);
         if self.tokens >= 1.0 {
@@ -39,12 +41,13 @@ impl TokenBucket {
         Err(Duration::try_from_secs_f64((1.0 - self.tokens) / self.rate).unwrap_or(Duration::MAX))
     }
 
-    /// Gives one token back.
+    /// Puts one token back.
     pub fn put_back(&mut self) {
         self.tokens = (self.tokens + 1.0).min(self.burst);
     }
 
-    /// True if it is as good as new, and need not be kept.
+    /// Returns true if the bucket is full. A full bucket equals a new one, so its owner can drop
+    /// it.
     pub fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.tokens >= self.burst

@@ -1,4 +1,4 @@
-//! Where a span stands in its trace, as W3C Trace Context writes it: the header `traceparent`
+//! The parent of a span, in the format of the W3C Trace Context header `traceparent`
 //! (<https://www.w3.org/TR/trace-context/#traceparent-header>).
 
 use std::fmt;
@@ -6,22 +6,23 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-/// `00-` 32 digits `-` 16 digits `-` 2 digits.
+/// Length of a version 00 `traceparent`: `00-` 32 digits `-` 16 digits `-` 2 digits.
 const BYTES: usize = 55;
 const SAMPLED: u8 = 1;
 
-/// A span, and whether it is recorded. Its text is what `traceparent` holds.
+/// A span that other spans can have as their parent. Its text form is the value of `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceParent {
-    /// Of the whole trace; never 0.
+    /// Id of the whole trace; never 0.
     pub trace_id: u128,
-    /// Of the span that is the parent of what follows; never 0.
+    /// Id of the parent span; never 0.
     pub span_id: u64,
-    /// Whether who made the span records it.
+    /// True if the creator of the span records it.
     pub sampled: bool,
 }
 
-/// A text is no `traceparent`. What is malformed is ignored as a whole, so there is nothing more to say.
+/// The error for a malformed `traceparent`. The standard has receivers ignore such a header as a
+/// whole, so the error carries no detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a traceparent is 00, 32, 16 and 2 hexadecimal digits with hyphens between, and no id is 0"
@@ -29,13 +30,13 @@ pub struct TraceParent {
 pub struct NoTraceParent;
 
 impl TraceParent {
-    /// Another span of the same trace.
+    /// Returns another span of the same trace.
     #[must_use]
     pub const fn with_span(self, span_id: u64) -> Self {
         Self { span_id, ..self }
     }
 
-    /// The trace, as logs and other programs write it.
+    /// Returns the trace id as 32 hexadecimal digits, the form that logs and other programs use.
     pub fn trace_id_text(self) -> String {
         format!("{:032x}", self.trace_id)
     }
@@ -62,7 +63,8 @@ impl Serialize for TraceParent {
 impl FromStr for TraceParent {
     type Err = NoTraceParent;
 
-    /// Later versions may append what we do not know, after a hyphen.
+    /// Parses a `traceparent`. Later versions may append unknown fields after a hyphen; these are
+    /// ignored.
     fn from_str(text: &str) -> Result<Self, NoTraceParent> {
         let (known, rest) = text.split_at_checked(BYTES).ok_or(NoTraceParent)?;
         let mut parts = known.split('-');
@@ -93,7 +95,7 @@ impl FromStr for TraceParent {
     }
 }
 
-/// Lower case only, and no sign: Rust's own parser is more generous.
+/// Parses lower-case hexadecimal digits. Rust's own parser also accepts upper case and a sign.
 fn hexadecimal(digits: &str) -> Option<u128> {
     let all = digits
         .bytes()

@@ -1,14 +1,15 @@
-//! Where a workflow stands.
+//! The status of a workflow.
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a workflow takes new instances.
+/// The status of a workflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkflowStatus {
-    /// It does.
+    /// The workflow takes new instances and new versions.
     Active,
-    /// It takes no new instances and no new versions. Instances that it has go on to their end.
+    /// The workflow takes no new instances and no new versions. Existing instances run to their
+    /// end.
     Archived,
 }
 
@@ -16,7 +17,7 @@ impl WorkflowStatus {
     /// Every status.
     pub const ALL: [Self; 2] = [Self::Active, Self::Archived];
 
-    /// As stored and shown.
+    /// Returns the name used in JSON and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -24,7 +25,7 @@ impl WorkflowStatus {
         }
     }
 
-    /// Reads what [`WorkflowStatus::as_str`] wrote.
+    /// Parses a name written by [`WorkflowStatus::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
