@@ -1,4 +1,5 @@
-//! `+ - * / %`. Whole numbers stay whole; a whole number meets a double as a double. Overflow is an error.
+//! The operators `+ - * / %`. Two whole numbers give a whole number; a whole number and a double
+//! give a double. Overflow is an error.
 
 use std::sync::Arc;
 
@@ -34,7 +35,8 @@ pub(super) fn binary<'a>(
         (Value::UInt(one), Value::UInt(two)) => {
             whole(operator, i128::from(*one), i128::from(*two), uint)
         }
-        // Beyond what an int holds, JSON has a uint; what fits an int again is one.
+        // JSON numbers beyond the range of an int are uint. A result that fits an int becomes an
+        // int again.
         (Value::Int(one), Value::UInt(two)) => {
             whole(operator, i128::from(*one), i128::from(*two), |wide| {
                 int(wide).or_else(|| uint(wide))
@@ -76,7 +78,8 @@ pub(super) fn binary<'a>(
     }
 }
 
-/// Whole numbers of any sign: 128 bits hold every result of two of 64, and the caller says which results fit.
+/// Computes with whole numbers of any sign. 128 bits hold every result of two 64-bit operands;
+/// `fit` refuses results out of range.
 fn whole<'a>(
     operator: &str,
     one: i128,

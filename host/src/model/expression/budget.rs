@@ -1,15 +1,17 @@
-//! What evaluating may cost. Every value that an expression reads, makes or compares is paid for before it is there.
+//! The budget of expressions. Every value that an expression reads, makes or compares is paid for
+//! in advance.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bounds for the expressions and templates that one event evaluates, all together.
+/// Bounds of all expressions and templates that one event evaluates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvaluationLimits {
-    /// Work units: about one for each operation, element, and 32 bytes that are read. Some 20 ns each.
+    /// Work units: about one for each operation, each element, and each 32 bytes read. One unit
+    /// takes about 20 ns.
     pub work_max: u64,
-    /// Bytes of the values between, those that are only passed on not counted.
+    /// Bytes of intermediate values. Data that is only passed on does not count.
     pub scratch_bytes_max: u64,
-    /// Bytes of each result: a step's input, an instance's output.
+    /// Bytes of one result: a step's input or an instance's output.
     pub result_bytes_max: usize,
 }
 
@@ -23,14 +25,15 @@ impl Default for EvaluationLimits {
     }
 }
 
-/// Why evaluating ends without a value.
+/// The reason why an evaluation ends without a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The expression does not fit the data. In CEL, `&&`, `||`, `all` and `exists` may absorb it.
+    /// The expression does not fit the data. In CEL, `&&`, `||`, `all` and `exists` may absorb this
+    /// error.
     Problem(String),
     /// More work than [`EvaluationLimits::work_max`].
     Work(u64),
-    /// More values than [`EvaluationLimits::scratch_bytes_max`].
+    /// More bytes than [`EvaluationLimits::scratch_bytes_max`].
     Scratch(u64),
     /// A result of more than [`EvaluationLimits::result_bytes_max`].
     Result(usize),
@@ -38,17 +41,18 @@ pub(super) enum Stop {
     Depth,
 }
 
-/// What is left for one event.
+/// The remaining budget of one event.
 #[derive(Debug)]
 pub struct Budget {
     limits: EvaluationLimits,
-    // Atomic so that whoever holds it may be shared between threads; only one spends it.
+    // Atomic so that the owner of a budget can be shared between threads. Only one thread spends
+    // it.
     work: AtomicU64,
     scratch: AtomicU64,
 }
 
 impl Budget {
-    /// A full budget.
+    /// Creates a full budget.
     pub fn new(limits: EvaluationLimits) -> Self {
         Self {
             limits,
@@ -57,7 +61,7 @@ impl Budget {
         }
     }
 
-    /// With no more work left than `units`.
+    /// Reduces the work left to at most `units`.
     #[must_use]
     pub fn at_most(mut self, units: u64) -> Self {
         self.limits.work_max = self.limits.work_max.min(units);
@@ -65,7 +69,7 @@ impl Budget {
         self
     }
 
-    /// The bounds it began with.
+    /// Returns the bounds of the full budget.
     pub fn limits(&self) -> EvaluationLimits {
         self.limits
     }
@@ -93,7 +97,7 @@ impl Clone for Budget {
     }
 }
 
-/// Bytes that are read or written for one unit of work.
+/// Bytes read or written for one unit of work.
 pub(super) const BYTES_PER_WORK: usize = 32;
 
 fn spend(left: &AtomicU64, amount: usize) -> Option<()> {

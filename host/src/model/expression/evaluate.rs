@@ -1,10 +1,11 @@
-//! Evaluates CEL, as the `cel` crate parses it.
+//! Evaluates CEL expressions that the `cel` crate has parsed.
 //!
-//! The crate has an evaluator of its own, but nothing in it can be told to stop: a text of 900 bytes keeps it busy for
-//! minutes, or builds values until the memory is gone. This one pays from a [`Budget`] for each operation and for each
-//! value before it is made, reads the data as text, and looks only at what an expression names. It differs from the
-//! crate's on purpose in two ways: integers and doubles may be mixed in arithmetic, and functions have an upper bound
-//! of work. `tests/model/expressions.rs` holds both against each other.
+//! The crate has an evaluator of its own, but it cannot be stopped: a text of 900 bytes keeps it
+//! busy for minutes, or makes it build values until memory runs out. This evaluator pays from a
+//! [`Budget`] for each operation, and for each value before it is made. It reads the data as text
+//! and parses only the parts that an expression selects. It differs from the crate's on purpose in
+//! two ways: arithmetic may mix integers and doubles, and the work of functions is bounded.
+//! `tests/model/expressions.rs` compares both.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -21,18 +22,18 @@ use super::functions;
 use super::value::{ELEMENT_BYTES, Key, Text, Value};
 use super::{Scope, arithmetic};
 
-/// Levels that evaluation goes down. A parsed expression of 1,024 bytes has fewer.
+/// Most levels of recursion. A parsed expression of 1,024 bytes has fewer.
 const LEVELS_MAX: usize = 600;
 
 type Evaluated<'a> = Result<Value<'a>, Stop>;
 
-/// One evaluation of one expression.
+/// One evaluation of one expression, or of all expressions of a template.
 pub(super) struct Evaluation<'a> {
     scope: Scope<'a>,
     budget: &'a Budget,
     /// Variables of macros, the innermost last.
     locals: Vec<(&'a str, Value<'a>)>,
-    /// Lists and objects of the data that were looked into, by where their text begins.
+    /// Parsed lists and objects of the data, by the address of their text.
     opened: HashMap<usize, Value<'a>>,
     levels: usize,
 }
@@ -85,13 +86,13 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Looks into a list or an object of the data. What was looked into once is remembered, so a macro over a long list
-    /// may look into another one again and again.
+    /// Parses one level of a list or an object of the data, and remembers the result. So a macro
+    /// over a long list can read another list in every iteration.
     pub(super) fn open(&mut self, value: Value<'a>) -> Evaluated<'a> {
         let Value::Raw(json) = value else {
             return Ok(value);
         };
-        // Texts inside a text begin later than it does, so each has an address of its own.
+        // A nested text begins behind its parent's first byte, so addresses are unique.
         let address = json.as_ptr() as usize;
         if let Some(opened) = self.opened.get(&address) {
             return Ok(opened.clone());
@@ -106,7 +107,7 @@ impl<'a> Evaluation<'a> {
         self.open(value)
     }
 
-    /// `steps.<id>`, if the step is settled.
+    /// Returns `steps.<id>`; none if the step is not settled.
     fn step(&self, id: &'a str) -> Result<Option<Value<'a>>, Stop> {
         let (Some(status), Some(output)) =
             (self.scope.steps.status(id), self.scope.steps.output(id))
@@ -124,7 +125,7 @@ impl<'a> Evaluation<'a> {
         Ok(Some(Value::Map(Arc::new(fields.collect()))))
     }
 
-    /// The step, if the place is the output of one that was skipped.
+    /// Returns the step's id if `place` is the output of a skipped step.
     fn skipped<'p>(&self, place: &'p str) -> Option<&'p str> {
         let id = place.strip_prefix("steps.")?.strip_suffix(".output")?;
         (self.scope.steps.status(id) == Some("skipped")).then_some(id)
@@ -233,8 +234,8 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// `||` if `absorbing` is true, `&&` if it is false: the operand with that value decides, whatever is wrong with
-    /// the other.
+    /// Evaluates `||` if `absorbing` is true, `&&` if it is false. An operand that equals
+    /// `absorbing` decides, even if the other operand is an error.
     fn connect(&mut self, absorbing: bool, one: &'a IdedExpr, two: &'a IdedExpr) -> Evaluated<'a> {
         let first = match self.truth(one) {
             Ok(truth) if truth == absorbing => return Ok(Value::Bool(absorbing)),
@@ -284,7 +285,7 @@ impl<'a> Evaluation<'a> {
                 }
                 false
             }
-            // A value that can be no key is none.
+            // A value that cannot be a key is in no map.
             Value::Map(fields) => item.to_key().is_ok_and(|key| fields.contains_key(&key)),
             other => {
                 return Err(Stop::Problem(format!(
@@ -373,7 +374,8 @@ impl<'a> Evaluation<'a> {
         result
     }
 
-    /// Sets the variables of a macro for one item. With one variable, that is an element of a list, or a key of a map.
+    /// Binds the variables of a macro for one item. A single variable holds the element of a list,
+    /// or the key of a map.
     fn bind(
         &mut self,
         macro_: &'a ComprehensionExpr,
@@ -394,7 +396,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// `map` and `filter`: the loop only appends, so the list grows in place.
+    /// Evaluates `map` and `filter`. Their loop only appends, so the list grows in place.
     fn append(
         &mut self,
         macro_: &'a ComprehensionExpr,
@@ -432,7 +434,7 @@ impl<'a> Evaluation<'a> {
             }
             self.bind(macro_, place + 1, item, over_map);
             let accumulated = match (self.value(&macro_.loop_step), connective) {
-                // A later element may decide in spite of it.
+                // A later element may decide the macro in spite of this error.
                 (Err(Stop::Problem(problem)), Some(_)) => {
                     pending = Some(Stop::Problem(problem));
                     continue;
@@ -458,7 +460,7 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// The loop step of `map` and `filter`: `accu + [items]`, perhaps only if `guard` holds.
+/// The loop step of `map` and `filter`: `accu + [items]`, with or without a `guard` condition.
 struct Append<'a> {
     guard: Option<&'a IdedExpr>,
     items: &'a ListExpr,
@@ -506,7 +508,7 @@ impl<'a> Append<'a> {
     }
 }
 
-/// The value that decides an `all` (false) or an `exists` (true); none for other macros.
+/// Returns the value that decides an `all` (false) or an `exists` (true); none for other macros.
 fn connective(macro_: &ComprehensionExpr) -> Option<bool> {
     let Expr::Call(call) = &macro_.loop_step.expr else {
         return None;
@@ -543,7 +545,7 @@ fn from_key<'a>(key: &Key<'a>) -> Value<'a> {
     }
 }
 
-/// The field of a map, or of an optional map.
+/// Returns the field of a map, or of an optional map.
 fn field<'a>(operand: &Value<'a>, name: &str) -> Result<Option<Value<'a>>, String> {
     match operand {
         Value::Map(fields) => Ok(fields.get(&Key::Text(Text::Shared(name.into()))).cloned()),
@@ -555,7 +557,7 @@ fn field<'a>(operand: &Value<'a>, name: &str) -> Result<Option<Value<'a>>, Strin
     }
 }
 
-/// The element or field that `index` names.
+/// Returns the element or field at `index`.
 fn at<'a>(operand: &Value<'a>, index: &Value<'a>) -> Result<Option<Value<'a>>, Stop> {
     match operand {
         Value::List(items) => match index.to_key()? {
@@ -576,7 +578,7 @@ fn at<'a>(operand: &Value<'a>, index: &Value<'a>) -> Result<Option<Value<'a>>, S
     }
 }
 
-/// `a.b.c`, if the expression is nothing else; the place that a message names.
+/// Returns `a.b.c` if the expression is such a path, for error messages; empty otherwise.
 fn place(expression: &IdedExpr) -> String {
     super::path(expression).map_or_else(String::new, |path| path.join("."))
 }

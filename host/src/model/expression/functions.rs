@@ -1,7 +1,9 @@
-//! The functions of expressions: CEL's standard ones, and those of its strings extension that most definitions need.
+//! The functions of expressions: CEL's standard functions, and the functions of CEL's strings
+//! extension that most definitions need.
 //!
-//! Each pays for what it reads and makes. A pattern of `matches` is compiled within a bound, and matching takes time in
-//! proportion to the text, so its cost is the text's length.
+//! Each function pays for the data that it reads and makes. The regular expressions of `matches`
+//! have a size limit, and matching takes time in proportion to the text, so its cost depends on the
+//! lengths of both.
 
 use std::sync::Arc;
 
@@ -13,8 +15,8 @@ use super::arithmetic::to_double;
 use super::budget::{BYTES_PER_WORK, Budget, Stop};
 use super::value::{ELEMENT_BYTES, Value};
 
-/// Names that a definition may call. `has`, `all`, `exists`, `exists_one`, `map` and `filter` are macros: they are gone
-/// when this is asked.
+/// Functions that a definition may call. The macros `has`, `all`, `exists`, `exists_one`, `map` and
+/// `filter` are missing here: the parser has already expanded them.
 pub(super) const NAMES: [&str; 31] = [
     "size",
     "contains",
@@ -48,10 +50,10 @@ pub(super) const NAMES: [&str; 31] = [
     "max",
     "abs",
 ];
-/// Bytes that a compiled pattern may take.
+/// Most bytes of a compiled regular expression.
 const PATTERN_BYTES_MAX: usize = 64 * 1_024;
 
-/// A function's name, and whether the target of the call is its first argument.
+/// A function's name, and whether the call's target is its first argument.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Called<'n> {
     /// `f(x)` or `x.f()`.
@@ -65,7 +67,7 @@ impl Called<'_> {
         matches!(self, Self::Plain(_))
     }
 
-    /// As it is written.
+    /// Returns the name as it is written in an expression.
     pub(super) fn full_name(self) -> String {
         match self {
             Self::Plain(name) => name.to_owned(),
@@ -74,7 +76,7 @@ impl Called<'_> {
     }
 }
 
-/// The function that a call with this target means.
+/// Returns the function that a call with this target refers to.
 pub(super) fn qualified<'n>(target: Option<&IdedExpr>, name: &'n str) -> Called<'n> {
     match target.map(|target| &target.expr) {
         Some(Expr::Ident(target)) if target == "optional" => Called::Optional(name),
@@ -82,7 +84,8 @@ pub(super) fn qualified<'n>(target: Option<&IdedExpr>, name: &'n str) -> Called<
     }
 }
 
-/// Calls a function. The target comes first among the values, and lists and objects of the data are opened.
+/// Calls a function. The target is the first of `values`. Lists and objects of the data must be
+/// opened already.
 pub(super) fn call<'a>(
     name: Called<'_>,
     values: &[Value<'a>],
@@ -177,7 +180,8 @@ fn look<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<V
 }
 
 fn matches(text: &str, pattern: &str, budget: &Budget) -> Result<bool, Stop> {
-    // Compiling and matching take some hundred times as long as reading: a step of the automaton for each of its states.
+    // Matching takes about a hundred times as long as reading: one step of the automaton for each
+    // of its states.
     budget.work(
         pattern
             .len()
@@ -208,7 +212,7 @@ fn rewrite<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Resul
         }
         ("replace", [Value::Text(text), Value::Text(from), Value::Text(to)]) => {
             let (text, from, to) = (text.as_str(), from.as_str(), to.as_str());
-            // Counted first: each place may make the text longer.
+            // Counted first, because each replacement may make the text longer.
             budget.work(text.len() / BYTES_PER_WORK + 1)?;
             let places = text.matches(from).count();
             budget.scratch(text.len().saturating_add(places.saturating_mul(to.len())))?;
@@ -322,7 +326,7 @@ fn convert<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Resul
         return Err(not_so(name, values));
     };
     if let Value::Text(text) = value {
-        // No number is longer, and a text that stays a text is not copied.
+        // The whole text is read; a text that stays a text is not copied.
         budget.work(text.as_str().len() / BYTES_PER_WORK + 1)?;
     }
     let unfit = |what: &str| Stop::Problem(format!("{what:.80} is not {to}"));
@@ -394,7 +398,7 @@ fn whole<'a>(size: usize) -> Value<'a> {
     Value::Int(i64::try_from(size).unwrap_or(i64::MAX))
 }
 
-/// Bytes as JSON has them.
+/// Encodes bytes as base64, their form in JSON.
 pub(super) fn base64(bytes: &[u8]) -> String {
     base64::prelude::BASE64_STANDARD.encode(bytes)
 }

@@ -1,8 +1,10 @@
-//! Expressions (CEL) and templates of a definition: parsed when the definition is applied, evaluated on every run.
+//! Expressions (CEL) and templates of a definition. They are parsed when the definition is applied,
+//! and evaluated on every run.
 //!
-//! CEL always ends, but a short text may ask for much work, and a template may repeat what is large. So everything that
-//! one event evaluates shares a [`Budget`] of work and of bytes, and each result has a bound that is checked while it is
-//! written. Data is text ([`Json`]); only what an expression names is parsed, so its size alone is no obstacle.
+//! Every CEL evaluation ends, but a short text may require much work, and a template may repeat
+//! large data. So all evaluations of one event share a [`Budget`] of work and of bytes, and the
+//! size of each result is checked while it is written. Data is text ([`Json`]), and only the parts
+//! that an expression selects are parsed, so large data costs nothing by itself.
 
 mod arithmetic;
 mod budget;
@@ -28,31 +30,31 @@ use super::json::{DEPTH_MAX, Json};
 
 /// Longest expression, in bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 1_024;
-/// Most values and expressions that the templates of one definition may hold, all together.
+/// Most values and expressions in all templates of one definition.
 pub const TEMPLATE_VALUES_MAX: usize = 2_000;
-/// Stands for the code that the caller has for it.
+/// Placeholder for the caller's own failure code, see [`ExpressionError::code`].
 const RESULT_TOO_LARGE: &str = "result-too-large";
-/// How deep objects, lists and expressions may nest.
+/// Deepest nesting of objects, lists and brackets of expressions.
 const NESTING_MAX: usize = 64;
 
-/// What expressions may speak of, and what evaluating them may cost.
+/// The variables of an expression, and the budget for its evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope<'a> {
     /// `input`: the instance's input.
     pub input: &'a Json,
-    /// `steps.<id>.output` and `steps.<id>.status` of the steps that are settled.
+    /// `steps.<id>.output` and `steps.<id>.status` of settled steps.
     pub steps: &'a Steps,
     /// `instance`: id, workflow, version, entity_type, entity_id, started_by.
     pub instance: &'a Json,
-    /// Is spent on the way.
+    /// The budget that the evaluation spends.
     pub budget: &'a Budget,
 }
 
-/// Why an expression cannot be parsed or evaluated.
+/// The reason why an expression cannot be parsed or evaluated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{problem}", .text.as_ref().map(|text| format!("expression `{text}`: ")).unwrap_or_default())]
 pub struct ExpressionError {
-    /// None if it is about a template as a whole.
+    /// The expression; none if the error concerns a template as a whole.
     text: Option<String>,
     problem: String,
     code: &'static str,
@@ -98,7 +100,8 @@ impl ExpressionError {
         }
     }
 
-    /// The code of the failure that this leads to. `too_large` is the one for a result that is too large.
+    /// Returns the code of the resulting failure. `too_large` is the code for a result that is too
+    /// large.
     pub fn code(&self, too_large: &'static str) -> &'static str {
         if self.code == RESULT_TOO_LARGE {
             too_large
@@ -113,9 +116,9 @@ impl ExpressionError {
 pub struct Expression {
     text: Arc<str>,
     program: Arc<cel::Program>,
-    /// The steps it names, to check that they come before it.
+    /// Steps that the expression reads. They must be settled before it is evaluated.
     steps: Vec<String>,
-    /// The first function it calls that there is not.
+    /// The first function called that does not exist.
     unknown_function: Option<String>,
 }
 
@@ -129,7 +132,7 @@ impl Expression {
     /// Parses CEL.
     ///
     /// # Errors
-    /// Too long, not CEL, or unknown variables.
+    /// The text is too long, nests too deeply, is not CEL, or names an unknown variable.
     pub fn parse(text: &str) -> Result<Self, ExpressionError> {
         let text = text.trim();
         let wrong = |problem: String| ExpressionError::invalid(text, problem);
@@ -165,16 +168,16 @@ impl Expression {
         })
     }
 
-    /// The ids that stand behind `steps.`.
+    /// Returns the step ids that follow `steps.` in the expression.
     pub fn steps_named(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().map(String::as_str)
     }
 
-    /// Checks what a definition that is applied must meet. One that was stored by an earlier version may not, and then
-    /// it fails where it is evaluated.
+    /// Checks that all functions exist, for a definition that is applied now. An expression stored
+    /// by an earlier version may fail this check, and then fails when it is evaluated.
     ///
     /// # Errors
-    /// A function that there is not, with those that there are.
+    /// An unknown function; the message lists the known ones.
     pub fn check(&self) -> Result<(), ExpressionError> {
         match &self.unknown_function {
             None => Ok(()),
@@ -189,10 +192,10 @@ impl Expression {
         }
     }
 
-    /// Evaluates against `scope`.
+    /// Evaluates the expression against `scope`.
     ///
     /// # Errors
-    /// What does not fit the data, or the bound that was crossed.
+    /// The expression does not fit the data, or crosses a bound.
     pub fn evaluate(&self, scope: Scope<'_>) -> Result<Json, ExpressionError> {
         let mut output = Output::new(scope.budget);
         let evaluated = self
@@ -205,7 +208,7 @@ impl Expression {
     /// Evaluates a condition.
     ///
     /// # Errors
-    /// As [`Expression::evaluate`], and a value that is neither true nor false.
+    /// The errors of [`Expression::evaluate`], and a value that is neither true nor false.
     pub fn holds(&self, scope: Scope<'_>) -> Result<bool, ExpressionError> {
         match self.value(&mut Evaluation::new(scope)) {
             Ok(value::Value::Bool(holds)) => Ok(holds),
@@ -226,18 +229,18 @@ impl Expression {
     }
 }
 
-/// A JSON value with `${…}` in its texts.
+/// A JSON value whose texts may contain `${…}`.
 #[derive(Clone, Debug)]
 pub enum Template {
-    /// Stays as it is.
+    /// Data without expressions, written unchanged.
     Literal(Json),
-    /// A text that is one `${…}`: the value keeps its type.
+    /// A text that consists of one `${…}`. The result keeps the type of the expression's value.
     Expression(Expression),
-    /// A text with `${…}` among other characters: the values are written into it.
+    /// A text with `${…}` among other characters. The values are written into the text.
     Text(Vec<Part>),
-    /// Each item is a template.
+    /// A list whose items are templates.
     List(Vec<Template>),
-    /// Each value is a template; keys stay.
+    /// An object whose values are templates; keys stay unchanged.
     Object(Vec<(String, Template)>),
 }
 
@@ -254,7 +257,7 @@ impl Template {
     /// Parses the `${…}` in the texts of `value`.
     ///
     /// # Errors
-    /// The first expression that does not parse, or a template that nests too deeply.
+    /// The first expression that cannot be parsed, or a template that nests too deeply.
     pub fn parse(value: &Value) -> Result<Self, ExpressionError> {
         Self::parse_within(value, 0)
     }
@@ -308,7 +311,7 @@ impl Template {
         })
     }
 
-    /// Fills in the values.
+    /// Evaluates the expressions and returns the filled-in value.
     ///
     /// # Errors
     /// The first expression that does not fit the data, or the bound that was crossed.
@@ -318,7 +321,8 @@ impl Template {
         Json::written(output.finish()).map_err(|_| ExpressionError::stopped(None, Stop::Depth))
     }
 
-    /// All expressions of a template share an evaluation, so that data they have in common is looked into once.
+    /// Writes the filled-in value. All expressions of a template share one evaluation, so that
+    /// common data is parsed once.
     fn write<'a>(
         &'a self,
         evaluation: &mut Evaluation<'a>,
@@ -378,7 +382,8 @@ impl Template {
         }
     }
 
-    /// Values and expressions in it, which [`TEMPLATE_VALUES_MAX`] is about.
+    /// Returns the number of values and expressions in the template. [`TEMPLATE_VALUES_MAX`] bounds
+    /// the sum.
     pub fn size(&self) -> usize {
         match self {
             Self::Literal(_) | Self::Expression(_) => 1,
@@ -388,7 +393,7 @@ impl Template {
         }
     }
 
-    /// The expressions in it, in order.
+    /// Returns the expressions of the template, in order.
     pub fn expressions(&self) -> Vec<&Expression> {
         match self {
             Self::Literal(_) => Vec::new(),
@@ -409,7 +414,8 @@ impl Template {
     }
 }
 
-/// Where the expression that starts `text` ends: at the first `}` that is neither quoted nor closes a `{` of its own.
+/// Returns the end of the expression that starts `text`: the first `}` that is neither quoted nor
+/// closes a `{` of the expression.
 fn expression_end(text: &str) -> Option<usize> {
     let mut open = 0_usize;
     let mut quote = None;
@@ -430,7 +436,8 @@ fn expression_end(text: &str) -> Option<usize> {
     None
 }
 
-/// Returns how deep brackets nest, quotes ignored: an upper bound is enough to keep the parser's recursion small.
+/// Returns how deep brackets nest, ignoring quotes. An upper bound is enough to limit the parser's
+/// recursion.
 fn bracket_depth(text: &str) -> usize {
     let mut depth = 0_usize;
     let mut deepest = 0;
@@ -522,7 +529,7 @@ impl Findings {
     }
 }
 
-/// The segments, if the expression is nothing but `a.b.c`.
+/// Returns the segments of a path such as `a.b.c`; none for any other expression.
 fn path(expression: &IdedExpr) -> Option<Vec<String>> {
     match &expression.expr {
         Expr::Ident(name) => Some(vec![name.clone()]),

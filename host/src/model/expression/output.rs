@@ -1,13 +1,14 @@
-//! Writes results as JSON text, within a bound that is checked before each piece.
+//! Writes results as JSON text. The size limit is checked before each piece is appended.
 
 use super::budget::{BYTES_PER_WORK, Budget, Stop};
 use super::functions;
 use super::value::Value;
 
-/// Levels that a computed value is written down to. Data that is passed on is text and has no levels here.
+/// Most levels of a computed value that can be written. Data that is passed on unchanged is text
+/// and does not count here.
 const LEVELS_MAX: usize = 128;
 
-/// A JSON text while it is written.
+/// A JSON text that is being written.
 pub(super) struct Output<'b> {
     text: String,
     budget: &'b Budget,
@@ -25,7 +26,7 @@ impl<'b> Output<'b> {
         self.text
     }
 
-    /// Writes a piece of JSON as it is.
+    /// Appends a piece of JSON unchanged.
     pub(super) fn push(&mut self, piece: &str) -> Result<(), Stop> {
         let max = self.budget.limits().result_bytes_max;
         if self.text.len().saturating_add(piece.len()) > max {
@@ -36,13 +37,14 @@ impl<'b> Output<'b> {
         Ok(())
     }
 
-    /// Writes characters of a text, without the quotes around it.
+    /// Appends the characters of a string, escaped but without quotes.
     pub(super) fn characters(&mut self, characters: &str) -> Result<(), Stop> {
         let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
         if characters.bytes().all(plain) {
             return self.push(characters);
         }
-        // At most six times as long as it was, of which there is no more than a result may have.
+        // Escaping makes a text at most six times as long, and the text is no longer than a result
+        // may be.
         self.budget.scratch(characters.len())?;
         let quoted =
             serde_json::to_string(characters).map_err(|error| Stop::Problem(error.to_string()))?;
@@ -55,7 +57,7 @@ impl<'b> Output<'b> {
         self.push("\"")
     }
 
-    /// Writes a value into a text: a string as its characters, anything else as JSON.
+    /// Appends a value inside a string: a string as its characters, any other value as JSON.
     pub(super) fn inside_text(&mut self, value: &Value<'_>) -> Result<(), Stop> {
         if let Value::Text(text) = value {
             return self.characters(text.as_str());

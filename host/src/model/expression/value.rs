@@ -1,4 +1,5 @@
-//! Values that expressions compute with. What comes from the data stays text until something looks inside.
+//! Values of expressions. Lists and objects of the data stay JSON text until an expression looks
+//! inside.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -11,9 +12,9 @@ use serde_json::value::RawValue;
 
 use super::budget::{Budget, Stop};
 
-/// Bytes that an element of a list is counted with, beside what it refers to.
+/// Bytes that the budget counts for an element of a list, apart from the data it refers to.
 pub(super) const ELEMENT_BYTES: usize = 40;
-/// Bytes that an entry of a map is counted with.
+/// Bytes that the budget counts for an entry of a map.
 const ENTRY_BYTES: usize = 96;
 
 /// A CEL value.
@@ -31,18 +32,19 @@ pub(super) enum Value<'a> {
     /// The name of a type.
     Type(&'static str),
     Optional(Option<Arc<Value<'a>>>),
-    /// A list or an object of the data, as JSON.
+    /// A list or an object of the data, as JSON text.
     Raw(&'a str),
 }
 
-/// A text of the data or of the expression, or one that was computed.
+/// A text: borrowed from the data or the expression, or computed.
 #[derive(Clone, Debug)]
 pub(super) enum Text<'a> {
     Borrowed(&'a str),
     Shared(Arc<str>),
 }
 
-/// A key of a map. Whole numbers that fit are `Int`, whatever their type was, since CEL takes them for equal.
+/// A key of a map. Every whole number that fits is `Int`, whatever its type, because CEL treats
+/// equal numbers as one key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key<'a> {
     Bool(bool),
@@ -95,7 +97,7 @@ impl fmt::Display for Key<'_> {
 }
 
 impl<'a> Value<'a> {
-    /// The value of a JSON text. Only a list or an object stays as it is.
+    /// Returns the value of a JSON text. Lists and objects stay text.
     pub(super) fn from_json(json: &'a str, budget: &Budget) -> Result<Self, Stop> {
         Ok(match json.as_bytes().first() {
             Some(b'{' | b'[') => Self::Raw(json),
@@ -116,17 +118,17 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// A text that was computed, and paid for.
+    /// Wraps a computed text, which the caller has paid for.
     pub(super) fn text(text: impl Into<Arc<str>>) -> Self {
         Self::Text(Text::Shared(text.into()))
     }
 
-    /// A list that was computed; its elements are paid for.
+    /// Wraps a computed list, whose elements the caller has paid for.
     pub(super) fn list(items: Vec<Self>) -> Self {
         Self::List(Arc::new(items))
     }
 
-    /// With one level of its elements or fields to look at, if it is a list or an object of the data.
+    /// Parses one level of a list or an object of the data. Other values stay as they are.
     pub(super) fn open(self, budget: &Budget) -> Result<Self, Stop> {
         let Self::Raw(json) = self else {
             return Ok(self);
@@ -152,7 +154,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// CEL's name of its type.
+    /// Returns CEL's name of the value's type.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "null_type",
@@ -176,7 +178,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// As a key of a map.
+    /// Returns the value as a key of a map.
     pub(super) fn to_key(&self) -> Result<Key<'a>, Stop> {
         Ok(match self {
             Self::Bool(key) => Key::Bool(*key),
@@ -195,7 +197,8 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// Returns whether both are the same. Numbers of all types are compared by value; other types are never equal.
+    /// Returns true if both are equal. Numbers of all types are compared by value; values of other
+    /// types are equal only within their type.
     pub(super) fn equals(&self, other: &Self, budget: &Budget) -> Result<bool, Stop> {
         Ok(match (self, other) {
             (Self::Raw(one), Self::Raw(two)) if std::ptr::eq(*one, *two) => true,
@@ -254,7 +257,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// Returns how both are ordered; none if they are not.
+    /// Returns the order of both; none if they cannot be ordered.
     pub(super) fn order(&self, other: &Self, budget: &Budget) -> Result<Option<Ordering>, Stop> {
         Ok(match (self, other) {
             (Self::Bool(one), Self::Bool(two)) => Some(one.cmp(two)),
@@ -273,13 +276,13 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A stored text that is not the JSON it should be.
+/// The error for a stored text that is not valid JSON.
 fn damaged(error: serde_json::Error) -> Stop {
     Stop::Problem(format!("the data is not JSON: {error}"))
 }
 
 fn number<'a>(json: &str) -> Result<Value<'a>, Stop> {
-    // As the JSON parser has it: "-0" is a double, and so is what no integer can hold.
+    // Follows the JSON parser: "-0" is a double, and so is a number beyond 64-bit integers.
     if json != "-0" {
         if let Ok(int) = json.parse() {
             return Ok(Value::Int(int));
@@ -298,7 +301,7 @@ fn truncated(double: f64) -> i64 {
     double as i64
 }
 
-/// Orders numbers by value, exactly: a double is not rounded to be compared with an integer, nor the other way round.
+/// Compares numbers exactly: neither a double nor an integer is rounded for the comparison.
 fn numeric_order(one: &Value<'_>, two: &Value<'_>) -> Option<Ordering> {
     let whole = |value: &Value<'_>| match value {
         Value::Int(int) => Some(i128::from(*int)),
@@ -322,7 +325,7 @@ fn order_mixed(whole: i128, double: f64) -> Option<Ordering> {
     if double.is_nan() {
         return None;
     }
-    // Beyond all 64-bit integers on either side.
+    // The double is beyond all 64-bit integers.
     if double.abs() >= 1e19 {
         return Some(if double > 0.0 {
             Ordering::Less
@@ -338,7 +341,7 @@ fn order_mixed(whole: i128, double: f64) -> Option<Ordering> {
     }))
 }
 
-/// One level of a list or an object.
+/// One parsed level of a list or an object.
 enum Opened<'a> {
     List(Vec<&'a str>),
     Map(Vec<(Cow<'a, str>, &'a str)>),
@@ -374,7 +377,7 @@ impl<'de> Deserialize<'de> for Opened<'de> {
     }
 }
 
-/// A field's name, borrowed where it has no escapes.
+/// A field's name, borrowed if it has no escapes.
 pub(super) struct FieldName<'a>(pub(super) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for FieldName<'de> {
