@@ -1,4 +1,4 @@
-//! A workflow definition: what people write in YAML or JSON, checked and made ready to run.
+//! Workflow definitions: the YAML or JSON that people write, and its checked form.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,11 +18,11 @@ pub const STEPS_MAX: usize = 200;
 pub const APPROVERS_MAX: usize = 50;
 /// Longest time an approval may wait.
 const EXPIRES_IN_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
-/// The longest delay before a retry.
+/// Longest delay before a retry.
 pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-/// A definition as it is written, stored and shown. Unknown fields are refused, because a misspelt `retry` that is
-/// silently ignored is found out in production.
+/// A definition as it is written, stored and shown. Unknown fields are refused: a misspelt `retry`
+/// that is silently ignored would be noticed only in production.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DefinitionSource {
@@ -31,15 +31,17 @@ pub struct DefinitionSource {
     /// One sentence for people.
     #[serde(default)]
     pub description: String,
-    /// In the order they run, unless `needs` says otherwise.
+    /// The steps, in the order in which they run unless `needs` says otherwise.
     pub steps: Vec<StepSource>,
-    /// A template for the instance's output. Without it, the output of the last step that completed.
+    /// A template for the instance's output. Without it, the output is that of the last step that
+    /// completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Value>,
 }
 
 impl DefinitionSource {
-    /// Writes down what definitions meant before [`ApprovalSource::starter_may_approve`] was known: the starter may.
+    /// Lets starters approve wherever [`ApprovalSource::starter_may_approve`] is missing. Older
+    /// definitions, from before that field existed, had this meaning.
     pub fn let_starters_approve(&mut self) {
         for approval in self
             .steps
@@ -60,47 +62,48 @@ pub struct StepSource {
     /// Steps above this one that must be settled first. Without it, the step directly above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<Vec<StepId>>,
-    /// A condition in CEL; when it is false the step is skipped.
+    /// A condition in CEL. If it is false, the step is skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
     /// `name`, or `name@version` to stay on one version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
-    /// Which of the plugin's steps.
+    /// The plugin's step to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Name>,
-    /// A template. Without it, the instance's input.
+    /// A template for the step's input. Without it, the instance's input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Value>,
-    /// What to do after a failure that may pass.
+    /// The retry policy after a retryable failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// How long one attempt may take, waiting included. Never more than the host's own limit.
+    /// Longest time of one attempt, waiting included. The host's own limit still applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
-    /// Ask people.
+    /// The approval that the step asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalSource>,
 }
 
-/// An approval as it is written.
+/// An approval step as it is written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalSource {
-    /// What the approver reads; `${…}` is filled in.
+    /// The title that the approver reads; each `${…}` is replaced by its value.
     pub title: String,
     /// Users, or `${…}` that gives a user or a list of users.
     pub approvers: Vec<String>,
-    /// How many must approve. One rejection rejects.
+    /// Number of approvers who must approve. One rejection rejects.
     #[serde(default = "one")]
     pub quorum: u32,
-    /// How long the approvers have.
+    /// Time that the approvers have to decide.
     #[serde(with = "duration")]
     pub expires_in: Duration,
-    /// What it means when they did not answer in time.
+    /// The consequence if the approvers do not decide in time.
     #[serde(default)]
     pub on_expiry: OnExpiry,
-    /// True if the user who started the instance may approve it; without it, they may not. They may always reject it.
+    /// True if the user who started the instance may approve it; false if missing. The starter may
+    /// always reject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starter_may_approve: Option<bool>,
 }
@@ -109,31 +112,31 @@ const fn one() -> u32 {
     1
 }
 
-/// What an expired approval means.
+/// The consequence of an expired approval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExpiry {
     /// The instance ends as rejected.
     #[default]
     Reject,
-    /// The instance goes on as if it had been approved.
+    /// The instance continues as if it had been approved.
     Approve,
 }
 
-/// How often and how soon a failed step is tried again. The delay before attempt n + 1 is
-/// `initial_delay * backoff_factor^(n - 1)`, at most `max_delay`.
+/// The retry policy of a plugin step. The delay before attempt n + 1 is `initial_delay *
+/// backoff_factor^(n - 1)`, at most `max_delay`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
-    /// All attempts, the first included. 1 to 100.
+    /// Number of attempts, the first included. 1 to 100.
     pub max_attempts: u32,
-    /// Before the second attempt.
+    /// Delay before the second attempt. At most 30 days.
     #[serde(with = "duration")]
     pub initial_delay: Duration,
-    /// No delay is longer.
+    /// Longest delay. At most 30 days.
     #[serde(with = "duration")]
     pub max_delay: Duration,
-    /// At least 1.
+    /// Factor by which each delay is longer than the one before. 1 to 100.
     pub backoff_factor: f64,
 }
 
@@ -149,7 +152,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// How long to wait after attempt number `attempt` (the first is 1) failed.
+    /// Returns the delay after attempt number `attempt` (the first is 1) failed.
     pub fn delay_after(&self, attempt: u32) -> Duration {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.initial_delay.as_secs_f64() * self.backoff_factor.powi(exponent);
@@ -159,84 +162,84 @@ impl Retry {
     }
 }
 
-/// A definition that was checked, with its expressions parsed.
+/// A checked definition, with its expressions parsed.
 #[derive(Clone, Debug)]
 pub struct Definition {
-    /// What it was made from.
+    /// The definition as it was written.
     pub source: DefinitionSource,
-    /// In the order written.
+    /// The steps, in the order written.
     pub steps: Vec<Step>,
-    /// Makes the instance's output.
+    /// The template for the instance's output.
     pub output: Option<Template>,
 }
 
-/// A step that was checked.
+/// A checked step.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// Unique in the workflow.
     pub id: StepId,
-    /// All of them stand above this step.
+    /// The steps that must be settled first. All of them stand above this step.
     pub needs: Vec<StepId>,
-    /// Skip the step unless it holds.
+    /// The condition of the step. If it is false, the step is skipped.
     pub when: Option<Expression>,
-    /// What it does.
+    /// The work of the step.
     pub action: StepAction,
 }
 
-/// What a step does.
+/// The work of a step.
 #[derive(Clone, Debug)]
 pub enum StepAction {
     /// Runs a plugin's step.
     Plugin(PluginStep),
-    /// Asks people.
+    /// Asks approvers.
     Approval(ApprovalStep),
 }
 
-/// Runs a plugin's step.
+/// A step that runs a plugin's step.
 #[derive(Clone, Debug)]
 pub struct PluginStep {
     /// The plugin.
     pub plugin: PluginReference,
-    /// Which of its steps.
+    /// The plugin's step.
     pub step: Name,
-    /// Makes the input; none passes the instance's.
+    /// The template for the step's input; none passes the instance's input.
     pub input: Option<Template>,
-    /// After failures.
+    /// The retry policy after failures.
     pub retry: Retry,
-    /// For one attempt; none leaves it to the host's limit.
+    /// Longest time of one attempt; none leaves it to the host's limit.
     pub timeout: Option<Duration>,
 }
 
-/// `name` or `name@version`.
+/// A reference to a plugin: `name` or `name@version`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PluginReference {
     /// The plugin.
     pub name: Name,
-    /// A version to stay on; none is the active version when the instance starts.
+    /// The version to stay on; none takes the version that is active when the instance starts.
     pub version: Option<String>,
 }
 
-/// Asks people.
+/// A step that asks approvers.
 #[derive(Clone, Debug)]
 pub struct ApprovalStep {
-    /// What they read.
+    /// The template for the title that the approvers read.
     pub title: Template,
-    /// Each gives a user or a list of users.
+    /// Templates for the approvers. Each gives a user or a list of users.
     pub approvers: Vec<Template>,
-    /// How many must approve.
+    /// Number of approvers who must approve.
     pub quorum: u32,
-    /// How long they have.
+    /// Time that the approvers have to decide.
     pub expires_in: Duration,
-    /// What it means when they did not answer.
+    /// The consequence if the approvers do not decide in time.
     pub on_expiry: OnExpiry,
     /// True if the user who started the instance may approve it.
     pub starter_may_approve: bool,
 }
 
-/// Problems of one definition that are told.
+/// Most problems of one definition that are reported.
 const PROBLEMS_MAX: usize = 20;
 
-/// What is wrong with a definition, in sentences that say where.
+/// The problems of a definition, each with its place.
 #[derive(Debug, thiserror::Error)]
 #[error("the definition is not valid: {}", .problems.join("; "))]
 pub struct DefinitionError {
@@ -245,10 +248,11 @@ pub struct DefinitionError {
 }
 
 impl Definition {
-    /// Parses YAML or JSON, which is YAML too, and checks it.
+    /// Parses YAML or JSON (JSON is valid YAML) and checks it.
     ///
     /// # Errors
-    /// Everything found wrong, so that it can be mended in one go; a syntax error hides the rest.
+    /// All problems found, so that the author can fix them at once. A syntax error hides the
+    /// others.
     pub fn parse(text: &str) -> Result<Self, DefinitionError> {
         if text.len() > SOURCE_BYTES_MAX {
             return Err(problem(format!(
@@ -262,7 +266,8 @@ impl Definition {
         Ok(definition)
     }
 
-    /// Checks what a definition must meet when it is applied. A stored one may be older than the rule.
+    /// Checks the rules for a definition that is applied now. A stored definition may be older than
+    /// these rules.
     fn check_new(&self) -> Result<(), DefinitionError> {
         let mut problems: Vec<String> = Vec::new();
         for step in &self.steps {
@@ -295,10 +300,10 @@ impl Definition {
         Err(DefinitionError { problems })
     }
 
-    /// Checks what was parsed.
+    /// Checks a parsed definition.
     ///
     /// # Errors
-    /// Everything found wrong.
+    /// All problems found, at most [`PROBLEMS_MAX`].
     pub fn check(source: DefinitionSource) -> Result<Self, DefinitionError> {
         let mut problems = Vec::new();
         if source.steps.is_empty() || source.steps.len() > STEPS_MAX {
@@ -388,17 +393,17 @@ impl Definition {
         Err(DefinitionError { problems })
     }
 
-    /// The workflow's name.
+    /// Returns the workflow's name.
     pub fn name(&self) -> &Name {
         &self.source.name
     }
 
-    /// The step with this id.
+    /// Returns the step with this id.
     pub fn step(&self, id: &StepId) -> Option<&Step> {
         self.steps.iter().find(|step| step.id == *id)
     }
 
-    /// Returns whether any expression is evaluated for it.
+    /// Returns true if the definition has any expression to evaluate.
     pub fn computes(&self) -> bool {
         let expressions = self.steps.iter().any(|step| !step.expressions().is_empty());
         expressions
@@ -408,7 +413,7 @@ impl Definition {
                 .any(|output| !output.expressions().is_empty())
     }
 
-    /// Returns what the step with this id asks, if it is an approval.
+    /// Returns the approval step with this id; none if the step is not an approval.
     pub fn approval(&self, id: &StepId) -> Option<&ApprovalStep> {
         match &self.step(id)?.action {
             StepAction::Approval(approval) => Some(approval),
@@ -416,7 +421,7 @@ impl Definition {
         }
     }
 
-    /// The plugins it runs, each once, with the steps asked of them.
+    /// Returns each plugin that the definition runs, with the names of the plugin's steps it uses.
     pub fn plugins(&self) -> BTreeMap<PluginReference, BTreeSet<Name>> {
         let mut plugins: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for step in &self.steps {
@@ -499,7 +504,8 @@ fn check_step(written: &StepSource, needs: Vec<StepId>) -> Result<Step, Vec<Stri
             .transpose()
             .map(|parsed| when = parsed)
             .map_err(|e| {
-                // People who know templates write `${…}` here too; say it before the parser says something obscure.
+                // Authors who know templates write `${…}` here too; explain that before the
+                // parser's own message would.
                 if written
                     .when
                     .as_deref()

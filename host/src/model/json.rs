@@ -1,7 +1,9 @@
-//! JSON as text: inputs, outputs and metadata, which the engine passes on far more often than it looks inside.
+//! JSON as text: inputs, outputs and metadata. The engine passes them on far more often than it
+//! reads them.
 //!
-//! A [`Json`] is checked once, where it enters or is made, and shared from then on: a clone costs a counter, its length
-//! is known, and nothing is parsed until an expression names a part of it ([`super::expression`]).
+//! A [`Json`] is checked once, where it enters the host or is made, and shared from then on. A
+//! clone only increments a counter, the length is known, and nothing is parsed until an expression
+//! selects a part of it ([`super::expression`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,18 +13,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Levels of lists and objects that a value may nest. Parsers, ours and our clients', often stop at 128, and an answer
-/// puts a few levels around a value.
+/// Most levels of lists and objects that a value may nest. Parsers, the host's and clients', often
+/// stop at 128, and a response wraps a value in a few more levels.
 pub const DEPTH_MAX: usize = 120;
 
 /// A JSON value as compact text, shared by its clones.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Json(Arc<str>);
 
-/// A text that is not a [`Json`].
+/// The error for a text that is not a valid [`Json`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// Not JSON. Says where, and what was expected.
+    /// Not JSON. The message states the place and the token expected.
     #[error("{0}")]
     Syntax(String),
     /// Nested deeper than [`DEPTH_MAX`].
@@ -31,26 +33,27 @@ pub enum JsonError {
 }
 
 impl Json {
-    /// `null`.
+    /// Returns `null`.
     pub fn null() -> Self {
         Self("null".into())
     }
 
-    /// `{}`.
+    /// Returns `{}`.
     pub fn empty_object() -> Self {
         Self("{}".into())
     }
 
-    /// Checks a text from outside, and keeps it without its white space. Numbers keep their digits.
+    /// Checks a text from outside and removes its white space. Numbers keep their digits.
     ///
     /// # Errors
-    /// [`JsonError`]; numbers that no double can hold and lone surrogates are syntax errors, too.
+    /// [`JsonError`]. Numbers beyond the range of a double and lone surrogates count as syntax
+    /// errors.
     pub fn parse(text: &str) -> Result<Self, JsonError> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let checked = Check
             .deserialize(&mut deserializer)
             .and_then(|()| deserializer.end());
-        // The parser's own bound is a few levels further out, so depth is always told by ours.
+        // The parser's own bound is a few levels higher, so the depth error is always this one.
         if exceeds(text, DEPTH_MAX) {
             return Err(JsonError::Depth);
         }
@@ -58,12 +61,12 @@ impl Json {
         Ok(Self(compact(text)))
     }
 
-    /// Takes a text that was a [`Json`] when it was stored.
+    /// Takes a stored text, without checking it: it was a [`Json`] when it was stored.
     pub fn stored(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
-    /// Takes text that [`super::expression`] has just written.
+    /// Takes a text that [`super::expression`] has just written.
     ///
     /// # Errors
     /// [`JsonError::Depth`].
@@ -75,23 +78,23 @@ impl Json {
         }
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Bytes of the text; at least one.
+    /// Returns the length of the text in bytes; at least one.
     #[expect(clippy::len_without_is_empty, reason = "a JSON text is never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Returns whether it is an object.
+    /// Returns true if the value is an object.
     pub fn is_object(&self) -> bool {
         self.0.starts_with('{')
     }
 
-    /// The text inside, if it is a string.
+    /// Returns the characters of a string; none for any other value.
     pub fn to_text(&self) -> Option<String> {
         if self.0.starts_with('"') {
             serde_json::from_str(&self.0).ok()
@@ -100,7 +103,7 @@ impl Json {
         }
     }
 
-    /// Its items, if it is a list.
+    /// Returns the items of a list; none for any other value.
     pub fn items(&self) -> Option<Vec<Self>> {
         if !self.0.starts_with('[') {
             return None;
@@ -114,10 +117,11 @@ impl Json {
         )
     }
 
-    /// The parsed value: several times as large as the text.
+    /// Parses the value. The result takes several times as much memory as the text.
     ///
     /// # Errors
-    /// [`JsonError::Syntax`] for a stored text that is damaged, or nests deeper than the parser goes.
+    /// [`JsonError::Syntax`] for a stored text that is damaged, or that nests deeper than the
+    /// parser allows.
     pub fn to_value(&self) -> Result<Value, JsonError> {
         serde_json::from_str(&self.0).map_err(|error| JsonError::Syntax(error.to_string()))
     }
@@ -130,7 +134,7 @@ impl From<Value> for Json {
     }
 }
 
-/// By value: the order of fields does not count.
+/// Compares by value: the order of fields does not count.
 impl PartialEq<Value> for Json {
     fn eq(&self, other: &Value) -> bool {
         self.to_value().is_ok_and(|value| value == *other)
@@ -169,7 +173,8 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// Reads a value without keeping anything of it. Unlike `IgnoredAny` it reads numbers and escapes as a parser does.
+/// Parses a value and drops it. Unlike `IgnoredAny`, it checks numbers and escapes as a full parser
+/// does.
 #[derive(Clone, Copy)]
 struct Check;
 
@@ -225,7 +230,8 @@ impl<'de> Visitor<'de> for Check {
     }
 }
 
-/// Returns whether lists and objects nest deeper than `levels` in what is JSON, as far as it goes.
+/// Returns true if lists and objects nest deeper than `levels`. The text need not be valid JSON to
+/// its end.
 fn exceeds(text: &str, levels: usize) -> bool {
     let mut depth = 0_usize;
     let mut outside = Outside::default();
@@ -244,7 +250,7 @@ fn exceeds(text: &str, levels: usize) -> bool {
     false
 }
 
-/// The text without the white space between its tokens.
+/// Returns the text without the white space between its tokens.
 fn compact(text: &str) -> Arc<str> {
     let is_space = |byte: u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
     let mut outside = Outside::default();
@@ -255,7 +261,7 @@ fn compact(text: &str) -> Arc<str> {
         return text.into();
     }
     let mut outside = Outside::default();
-    // A space is one byte in UTF-8 and part of no other character.
+    // White space is one byte in UTF-8 and part of no other character.
     text.chars()
         .filter(|c| {
             let byte = u8::try_from(*c).ok().filter(u8::is_ascii).unwrap_or(b'x');
@@ -265,7 +271,7 @@ fn compact(text: &str) -> Arc<str> {
         .into()
 }
 
-/// Follows a JSON text byte by byte.
+/// Tells, byte by byte, which parts of a JSON text are inside strings.
 #[derive(Default)]
 struct Outside {
     in_string: bool,
@@ -273,7 +279,7 @@ struct Outside {
 }
 
 impl Outside {
-    /// Takes the next byte, and returns whether it stands outside of strings. Quotes stand inside.
+    /// Takes the next byte and returns true if it is outside of strings. Quotes count as inside.
     fn strings(&mut self, byte: u8) -> bool {
         if !self.in_string {
             self.in_string = byte == b'"';

@@ -1,8 +1,10 @@
-//! The rules: what an event does to an instance. Instance status changes here and nowhere else.
+//! The rules of state changes: [`Progress::apply`] is the only code that changes an instance's
+//! status.
 //!
-//! [`Progress::apply`] takes one event, follows it as far as it leads without running anything (conditions, approvals
-//! to ask for, the end), and answers the [`Change`] to be committed. It mutates the progress in memory at once; a caller whose
-//! commit is refused throws the progress away and loads it again.
+//! [`Progress::apply`] takes one event and follows its consequences as far as no guest has to run:
+//! conditions, new approvals, the end of the instance. It returns the [`Change`] to commit and has
+//! then already changed the progress in memory. A caller whose commit is refused drops the progress
+//! and loads it again.
 
 use std::sync::Arc;
 
@@ -23,28 +25,28 @@ use crate::clock::Timestamp;
 
 pub use super::event::{Change, DecidedApproval, Event, Run, StepReport};
 
-/// Characters of an approval's title; the rest is cut off.
+/// Longest title of an approval, in characters; the rest is cut off.
 const TITLE_CHARS_MAX: usize = 1_024;
 
-/// An instance with all that is needed to decide what happens next.
+/// An instance with everything that is needed to decide the next step.
 #[derive(Clone, Debug)]
 pub struct Progress {
     /// The instance.
     pub instance: Instance,
-    /// What it follows.
+    /// The definition of the instance's workflow version.
     pub definition: Arc<Definition>,
-    /// What is known of its steps.
+    /// The states of its steps.
     pub steps: Steps,
-    /// Its approvals, whatever their status.
+    /// Its approvals of every status.
     pub approvals: Vec<Approval>,
-    /// Evaluating the expressions of one event spends from this.
+    /// Work and bytes left for the expressions of the current event.
     budget: Budget,
-    /// The bounds of each such budget.
+    /// Bounds of the budget of each event.
     limits: EvaluationLimits,
 }
 
 impl Progress {
-    /// Puts together what was stored.
+    /// Assembles the progress from stored rows.
     pub fn restore(
         instance: Instance,
         definition: Arc<Definition>,
@@ -67,17 +69,17 @@ impl Progress {
         }
     }
 
-    /// With other bounds for what its expressions may cost.
+    /// Replaces the bounds of the expressions of each event.
     #[must_use]
     pub fn with_limits(self, limits: EvaluationLimits) -> Self {
         Self { limits, ..self }
     }
 
-    /// Lets `event` happen at `now`. A final instance does not change any more.
+    /// Applies `event` at the time `now`. A final instance does not change.
     ///
     /// # Errors
-    /// Only for [`Event::Decided`]: the approval is not pending, or its approver started the instance. Nothing has
-    /// changed then.
+    /// Only for [`Event::Decided`]: the approval is unknown or not pending, or its approver started
+    /// the instance and wants to approve. Nothing has changed then.
     pub fn apply(
         &mut self,
         event: Event,
@@ -87,11 +89,12 @@ impl Progress {
         self.apply_within(u64::MAX, event, now, new_id)
     }
 
-    /// As [`Progress::apply`]; but expressions that take more than `work_max` units of work fail the instance with
-    /// [`failure::EXPRESSION_LIMIT`], although they might have more.
+    /// Applies an event like [`Progress::apply`], with at most `work_max` units of work for
+    /// expressions. More work fails the instance with [`failure::EXPRESSION_LIMIT`], even if the
+    /// configured limit is higher.
     ///
     /// # Errors
-    /// As for [`Progress::apply`].
+    /// The errors of [`Progress::apply`].
     pub fn apply_within(
         &mut self,
         work_max: u64,
@@ -127,7 +130,7 @@ impl Progress {
         Ok(change)
     }
 
-    /// The first plugin step, in the order written, that may run now.
+    /// Returns the first plugin step, in the order written, that may run now.
     pub fn next_run(&self, now: Timestamp) -> Option<Run<'_>> {
         if self.instance.status.is_final() || self.instance.quarantined_at.is_some() {
             return None;
@@ -152,18 +155,18 @@ impl Progress {
         })
     }
 
-    /// The input for a plugin step.
+    /// Evaluates the input of a plugin step.
     ///
     /// # Errors
-    /// The mapping does not fit the data, or crosses a bound.
+    /// The template does not fit the data, or crosses a bound.
     pub fn input_for(&self, action: &PluginStep) -> Result<Json, Failure> {
         self.input_within(u64::MAX, action)
     }
 
-    /// As [`Progress::input_for`], with at most `work_max` units of work.
+    /// Evaluates the input like [`Progress::input_for`], with at most `work_max` units of work.
     ///
     /// # Errors
-    /// As for [`Progress::input_for`].
+    /// The errors of [`Progress::input_for`].
     pub fn input_within(&self, work_max: u64, action: &PluginStep) -> Result<Json, Failure> {
         let Some(template) = &action.input else {
             return Ok(self.instance.input.clone());
@@ -174,7 +177,7 @@ impl Progress {
         })
     }
 
-    /// Bytes of the texts that it holds.
+    /// Returns the size of the input, the outputs and the metadata, in bytes.
     pub fn bytes(&self) -> usize {
         let Instance {
             input,
@@ -185,7 +188,7 @@ impl Progress {
         input.len() + metadata.len() + output.as_ref().map_or(0, Json::len) + self.steps.bytes()
     }
 
-    /// The plugin version that `action` is pinned to.
+    /// Returns the plugin version that `action` is pinned to.
     pub fn pin_for(&self, action: &PluginStep) -> Option<Uuid> {
         self.instance.pins.get(&action.plugin.to_string()).copied()
     }
@@ -225,10 +228,11 @@ impl Progress {
         self.with_scope(&self.budget, too_large, |scope| template.evaluate(scope))
     }
 
-    /// Follows what is settled as far as it leads: skips, asks, ends, or names what to wait for.
+    /// Follows the settled steps as far as possible: skips steps, creates approvals, ends the
+    /// instance, or sets the time of the next wake-up.
     fn advance(&mut self, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
-        // Steps stand below those they need, so one pass in the order written settles all there is to settle.
+        // A step stands below the steps that it needs, so one pass in the order written is enough.
         for step in &definition.steps {
             if self.instance.status.is_final() {
                 return;
@@ -284,7 +288,7 @@ impl Progress {
 
     fn wait_or_run(&mut self, now: Timestamp) {
         if self.instance.quarantined_at.is_some() {
-            // Whoever releases it wakes it.
+            // A release from quarantine sets `wake_at`.
             return;
         }
         let mut retries = Vec::new();
@@ -304,7 +308,8 @@ impl Progress {
         let first_retry = retries.iter().min().cloned();
         let ready = self.next_run(now).map(|run| run.step.clone());
         let wake_at = expiries.chain(retries.iter().map(|(at, _)| *at)).min();
-        // What is due already stays due since then: so a step that follows a step changes nothing that an index has.
+        // An instance that is due keeps its `wake_at`, so a step that follows a step changes no
+        // indexed column.
         let due = self.instance.wake_at.map_or(now, |at| at.min(now));
         let (status, current_step, wake_at) = match (ready, first_retry) {
             (Some(step), _) => (InstanceStatus::Running, Some(step), Some(due)),
@@ -387,7 +392,8 @@ impl Progress {
             |message: String| Failure::fatal(failure::EXPRESSION, Blame::Definition, message);
         let title = self.evaluate(&action.title, failure::EXPRESSION)?;
         let title = title.to_text().unwrap_or_else(|| title.to_string());
-        // Whoever starts an instance fills the title in, and must not decide how the approver reads it.
+        // The starter of the instance fills in the title and must not control how the approver sees
+        // it.
         let title: String = harmless(&title).chars().take(TITLE_CHARS_MAX).collect();
         let mut approvers: Vec<String> = Vec::new();
         for template in &action.approvers {
@@ -455,7 +461,8 @@ impl Progress {
             .iter()
             .find(|approval| approval.id == approval_id);
         let approval = approval.ok_or(DecisionError::NotFound)?;
-        // An approval that has run out counts as expired from that moment, even if the engine has not looked yet.
+        // An approval past its deadline counts as expired, even if the engine has not expired it
+        // yet.
         if approval.status != ApprovalStatus::Pending {
             return Err(DecisionError::NotPending {
                 status: approval.status,
