@@ -1,4 +1,4 @@
-//! Attempts that run at the same time are limited: all together, and of one team. The places are handed out by team in
+//! Limits the attempts that run at the same time, in total and for each team. Teams get places in
 //! turn ([`crate::fair_queue`]), so that one team's load leaves room for the others.
 
 use super::Engine;
@@ -14,12 +14,12 @@ pub(super) struct Place {
     _permit: FairPermit<Name>,
 }
 
-/// The answer to a driver that wants to run an attempt.
+/// The result of asking for a place.
 pub(super) enum Entry {
     Place(Place),
-    /// The waiting room is full: the instance waits in the database.
+    /// The waiting room is full; the instance waits in the database.
     Full,
-    /// The host is going down.
+    /// The host is shutting down.
     Stopping,
 }
 
@@ -32,7 +32,7 @@ impl Admission {
         }))
     }
 
-    /// Waits for a place. A driver that has to wait gives its active slot up until then.
+    /// Waits for a place. A driver that has to wait gives up its active slot until then.
     pub(super) async fn enter(&self, engine: &Engine, instance: &Instance) -> Entry {
         if let Some(permit) = self.0.try_acquire(&instance.team) {
             return Entry::Place(Place { _permit: permit });
@@ -46,7 +46,8 @@ impl Admission {
         }
     }
 
-    /// Attempts that run, that may run (the reserve aside), and that wait for a place.
+    /// Returns the numbers of running attempts, of places without the reserve, and of waiting
+    /// attempts.
     pub(super) fn count(&self) -> (usize, usize, usize) {
         let load = self.0.load();
         (load.held, self.0.limits().total, load.waiting)

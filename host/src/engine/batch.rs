@@ -1,13 +1,15 @@
-//! Bulk work: many instances created, updated or asked for, many approvals decided, by one call.
+//! Bulk work: one call creates, updates or reads many instances, or decides many approvals.
 //!
-//! A call is cut into chunks of `batch.size` items, and at most `batch.concurrency` chunks are worked on at the same
-//! time, all calls of all teams together. Teams share these places fairly, and so many others for chunks that only read:
-//! a flood of one team's batches keeps another team's chunk waiting for one that is under way, and its status queries
-//! not even for that. Chunks and not calls wait, so a large batch does not keep out a small one.
+//! A call is cut into chunks of `batch.size` items. At most `batch.concurrency` writing chunks run
+//! at the same time, over all calls of all teams; as many places again exist for chunks that only
+//! read. Teams share these places fairly. A flood of one team's batches therefore delays another
+//! team's writing chunk by at most one running chunk, and its status queries not even by that.
+//! Chunks wait, not calls, so a large batch does not keep out a small one.
 //!
-//! Every item has a result of its own, at its own place. What is one transaction is said at each method; a call as a
-//! whole never is. What surprises: items that name the same thing go into the same chunk, where they happen in their
-//! order, so that the outcome does not depend on which chunk is faster.
+//! Every item has its own result, at its own position. Each method documents its transactions; a
+//! whole call is never one transaction. Items with the same key (for example the same instance) go
+//! into the same chunk and run in their order, so the outcome does not depend on the speed of
+//! chunks.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -29,58 +31,59 @@ use crate::model::transition::Progress;
 use crate::model::{Approval, Decision, Json, Name, Principal};
 use crate::store::{Created, InstanceState, StoreError};
 
-/// Decisions of one chunk that read their instance for themselves at the same time: not so many that everybody else
-/// waits for a connection to read with.
+/// Items of one chunk that may load their instance at the same time. Few, so that connections
+/// remain for other readers.
 const READS_AT_ONCE: usize = 4;
 
-/// One result for each item, in the order of the items. The outer error means that nothing was done.
+/// One result for each item, in the order of the items. The outer error means that nothing was
+/// done.
 pub type BatchResults<T> = Result<Vec<Result<T, EngineError>>, EngineError>;
 
-/// Does bulk work. From [`Engine::batch`]; cheap to clone.
+/// Runs bulk work. Returned by [`Engine::batch`]; cheap to clone.
 #[derive(Clone)]
 pub struct BatchProcessor {
     engine: Engine,
 }
 
-/// A change of an instance by a client.
+/// A client's change of an instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceUpdate {
-    /// Which instance.
+    /// The instance.
     pub id: Uuid,
-    /// What is to change.
+    /// The change.
     pub change: InstanceChange,
 }
 
-/// What is to change.
+/// A change of an instance.
 #[derive(Clone, Debug, PartialEq)]
 pub enum InstanceChange {
     /// Replace the metadata by this JSON object of at most 64 KiB, whatever the instance's status.
     Metadata(Json),
-    /// Stop it, as [`Engine::cancel`] does.
+    /// Cancel the instance, like [`Engine::cancel`].
     Cancel,
-    /// Stop it and what descends from it, as [`Engine::cancel_with_descendants`] does.
+    /// Cancel the instance and its descendants, like [`Engine::cancel_with_descendants`].
     CancelWithDescendants,
 }
 
-/// An instance that was changed.
+/// The result of an update.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Updated {
-    /// With [`InstanceChange::CancelWithDescendants`].
+    /// Progress of [`InstanceChange::CancelWithDescendants`]; none for other changes.
     pub descendants: Option<CancelledDescendants>,
 }
 
 /// An approver's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApprovalDecision {
-    /// On which approval.
+    /// The approval.
     pub approval_id: Uuid,
-    /// What.
+    /// The decision.
     pub decision: Decision,
-    /// Why. At most 4,096 bytes.
+    /// The approver's remark. At most 4,096 bytes.
     pub comment: Option<String>,
 }
 
-/// An item, and its place among its fellows.
+/// An item with its position in the call.
 type Placed<T> = (usize, T);
 
 impl BatchProcessor {
@@ -92,12 +95,13 @@ impl BatchProcessor {
         &self.engine
     }
 
-    /// Creates instances of workflows' newest versions, and starts them. Once this has answered, those that were
-    /// created are durable.
+    /// Creates instances of the newest versions of workflows and starts them. When the call
+    /// returns, the created instances are durable.
     ///
-    /// The new instances of a chunk are one transaction. If the database refuses it because of one of them, each is
-    /// written for itself, and only the one that is refused fails. An item whose idempotency key was used before in its
-    /// workflow, by an earlier item too, answers the first's instance with `existing`.
+    /// The new instances of a chunk are one transaction. If the database refuses it because of one
+    /// item, each item is written in its own commit, and only the refused item fails. An item with
+    /// an idempotency key that its workflow has seen before, also from an earlier item, returns the
+    /// first request's instance with `existing`.
     ///
     /// # Errors
     /// More than `batch.items_max` items. An item's errors are those of [`Engine::start_instance`].
@@ -122,17 +126,18 @@ impl BatchProcessor {
         .await
     }
 
-    /// Replaces the metadata of instances, or cancels them, alone or with what descends from them: at most
-    /// [`DESCENDANTS_PER_REQUEST`] descendants, all items together.
+    /// Replaces the metadata of instances, or cancels instances with or without their descendants.
+    /// One call cancels at most [`DESCENDANTS_PER_REQUEST`] descendants.
     ///
-    /// The metadata of a chunk is one transaction, except for rows that another transaction has locked; each
-    /// cancellation is a commit of its own, but those of a chunk are read together, and reach the committer together,
-    /// which writes them in one transaction as a rule. Items may name the same instance: they happen in their order, so
-    /// the last metadata stays, and a second cancellation is a conflict as it would be in a second request.
+    /// The metadata of a chunk is one transaction, except for rows that another transaction has
+    /// locked. Each cancellation is a commit of its own; the instances of a chunk are read
+    /// together, and the committer usually writes their cancellations in one transaction. Items for
+    /// the same instance run in their order: the last metadata stays, and a second cancellation is
+    /// a conflict, as in two requests.
     ///
     /// # Errors
-    /// More than `batch.items_max` items. An item's errors: no such instance in the team; metadata that is no object or
-    /// too long; those of [`Engine::cancel`].
+    /// More than `batch.items_max` items. An item's errors: no such instance in the team; metadata
+    /// that is no object or too long; the errors of [`Engine::cancel`].
     pub async fn update_instances(
         &self,
         principal: &Principal,
@@ -162,7 +167,7 @@ impl BatchProcessor {
             .into_iter()
             .map(|result| result.map(|()| Updated::default()));
         let mut placed: Vec<Placed<_>> = places.into_iter().zip(updated).collect();
-        // One after the other, since each does work in chunks.
+        // Sequentially, since each cancellation itself runs in chunks.
         let budget = AtomicUsize::new(DESCENDANTS_PER_REQUEST);
         for (place, id) in trees {
             let cancelled = self
@@ -181,9 +186,10 @@ impl BatchProcessor {
 
     /// Records an approver's decisions.
     ///
-    /// Each is independent of the others, in a commit of its own, as [`Engine::decide`] does it; but a chunk's
-    /// approvals and their instances are read together, and the commits reach the committer together, which writes them
-    /// in one transaction as a rule. Decisions of one approval happen in their order, so the second is a conflict.
+    /// Each decision is a commit of its own, independent of the others, like [`Engine::decide`].
+    /// The approvals and instances of a chunk are read together, and the committer usually writes
+    /// the decisions in one transaction. Decisions on the same approval run in their order, so the
+    /// second is a conflict.
     ///
     /// # Errors
     /// More than `batch.items_max` items. An item's errors are those of [`Engine::decide`].
@@ -205,11 +211,12 @@ impl BatchProcessor {
         .await
     }
 
-    /// Where instances stand. Served from the cache of instances, which waits for nothing; what is not there is read by
-    /// one SELECT for a chunk. An id may be asked for more than once.
+    /// Returns the states of instances. Cached states are returned without waiting for a place; the
+    /// others are read with one SELECT per chunk. An id may occur more than once.
     ///
     /// # Errors
-    /// More than `batch.items_max` ids. An item's errors: no such instance in the team, or the database's.
+    /// More than `batch.items_max` ids. An item's errors: no such instance in the team, or a
+    /// database error.
     pub async fn instance_states(
         &self,
         principal: &Principal,
@@ -242,7 +249,7 @@ impl BatchProcessor {
         Ok(results)
     }
 
-    /// Cuts items into chunks, works on them, puts the results into the items' order, and counts them.
+    /// Cuts items into chunks, runs them, restores the order of the results, and records metrics.
     async fn run<T, R, K: Hash + Eq, F: Future<Output = Vec<Result<R, EngineError>>>>(
         &self,
         team: &Name,
@@ -293,9 +300,9 @@ impl BatchProcessor {
             Ok(read) => read,
             Err(error) => return items.iter().map(|_| Err(error.clone().into())).collect(),
         };
-        // What was read of an instance is good for the first decision on it; the next one reads it again.
+        // The loaded instance serves its first decision; each further decision loads it again.
         let (instances, reading) = (Mutex::new(instances), Semaphore::new(READS_AT_ONCE));
-        // Two decisions on one instance would only get in each other's way.
+        // Concurrent decisions on one instance would only conflict with each other.
         let line = |item: &ApprovalDecision| {
             Some(
                 approvals
@@ -329,7 +336,8 @@ impl BatchProcessor {
         .await
     }
 
-    /// The approvals of items, and the instances of those that the user may decide.
+    /// Reads the approvals of the items, and the instances of the approvals that belong to the
+    /// user.
     async fn read_decided(
         &self,
         principal: &Principal,
@@ -366,13 +374,13 @@ impl BatchProcessor {
         for (place, InstanceUpdate { id, change }) in items.into_iter().enumerate() {
             match change {
                 InstanceChange::Metadata(metadata) => labels.push((place, (id, metadata))),
-                // Those with descendants are no part of a chunk.
+                // Cancellations with descendants were taken out before.
                 InstanceChange::Cancel | InstanceChange::CancelWithDescendants => {
                     cancellations.push((place, id))
                 }
             }
         }
-        // Which of the two comes first makes no difference: a cancellation leaves the metadata alone.
+        // The order of the two kinds does not matter: a cancellation leaves the metadata unchanged.
         let mut placed = self.replace_metadata(principal, labels).await;
         let (places, ids): (Vec<usize>, Vec<Uuid>) = cancellations.into_iter().unzip();
         placed.extend(
@@ -399,7 +407,7 @@ impl BatchProcessor {
             Ok(loaded) => loaded,
             Err(error) => return ids.iter().map(|_| Err(error.clone().into())).collect(),
         };
-        // What was read of an instance is good for its first cancellation; another one reads it again.
+        // The loaded instance serves its first cancellation; each further one loads it again.
         let own = loaded.into_iter();
         let instances: HashMap<_, _> = own
             .map(|loaded| (loaded.instance.id, Some(self.engine.restore(loaded))))
@@ -450,7 +458,7 @@ impl BatchProcessor {
             let result = match (checked, &written) {
                 (Err(problem), _) => Err(problem),
                 (Ok(()), Ok(written)) => there(written.contains(id)),
-                // One of them is refused, and only that one may fail.
+                // The database refused the statement because of one item; only that item may fail.
                 (Ok(()), Err(StoreError::Value(_) | StoreError::Constraint(_))) => {
                     let written = store
                         .replace_metadata(&principal.team, [(*id, metadata)])
@@ -487,11 +495,11 @@ impl BatchProcessor {
     }
 }
 
-/// Places for chunks that are worked on, shared by the teams.
+/// Places for running chunks, shared by the teams.
 pub(super) struct Chunks {
-    /// Each may end in a transaction.
+    /// Chunks that may end in a transaction.
     pub(super) writing: FairQueue<Name>,
-    /// Each is one SELECT, which does not wait for the transactions of others.
+    /// Chunks of one SELECT each. They do not wait for transactions.
     reading: FairQueue<Name>,
 }
 
@@ -508,7 +516,7 @@ impl Chunks {
         }
     }
 
-    /// Chunks of both kinds that are worked on, and that wait for it.
+    /// Returns the numbers of running and of waiting chunks, of both kinds together.
     pub(super) fn load(&self) -> (usize, usize) {
         let (writing, reading) = (self.writing.load(), self.reading.load());
         (
@@ -541,7 +549,8 @@ fn check_metadata(metadata: &Json) -> Result<(), EngineError> {
     }
 }
 
-/// Cuts items into chunks, works on each when it has one of the places, and puts the results into the items' order.
+/// Cuts items into chunks, runs each chunk when it has a place, and restores the order of the
+/// results.
 async fn in_chunks<T, R, K: Hash + Eq, F: Future<Output = Vec<R>>>(
     config: &BatchConfig,
     places: &FairQueue<Name>,
@@ -569,8 +578,8 @@ async fn in_chunks<T, R, K: Hash + Eq, F: Future<Output = Vec<R>>>(
     in_order(placed)
 }
 
-/// Cuts items into chunks of `size`. Those with the same key go where the first of them is, and may make that chunk
-/// longer.
+/// Cuts items into chunks of `size`. Items with the same key go into the chunk of the first of
+/// them, and may make it longer.
 fn split<T, K: Hash + Eq>(
     items: Vec<T>,
     size: usize,
@@ -588,20 +597,20 @@ fn split<T, K: Hash + Eq>(
             chunk.push((place, item));
         }
     }
-    // The last one is empty if all that came after the one before it had a home already.
+    // The last chunk is empty if all later items had a chunk already.
     chunks.retain(|chunk| !chunk.is_empty());
     chunks
 }
 
-/// Works on items at the same time, but on those with the same key one after the other. The answers are in the items'
-/// order.
+/// Runs items concurrently, but items with the same key one after the other. The results are in the
+/// order of the items.
 async fn in_turn<T, K: Hash + Eq, R, F: Future<Output = R>>(
     items: Vec<T>,
     key: impl Fn(&T) -> Option<K>,
     work: impl Fn(T) -> F,
 ) -> Vec<R> {
     let work = &work;
-    // Chunks of one item: what has the same key is together, and nothing else is.
+    // With chunks of one item, each chunk holds the items of one key.
     let lines: Vec<_> = split(items, 1, key)
         .into_iter()
         .map(|line| async move {
@@ -656,7 +665,7 @@ mod tests {
                 work(team),
             )
         };
-        // Twenty calls of ten chunks each are there before the one of three.
+        // Twenty calls of ten chunks each are queued before the call of three chunks.
         let floods = join_all((0..20).map(|_| call(&flood, 100)));
         let (floods, answer) = tokio::join!(floods, call(&other, 30));
         assert_eq!(answer, (0..30).collect::<Vec<_>>());
@@ -669,7 +678,8 @@ mod tests {
             .filter(|(_, team)| **team == &other)
             .map(|(at, _)| at)
             .collect();
-        // The flood has the places first, and maybe once more before the others are looked at. Then the teams take turns.
+        // The flood gets the places first, and perhaps once more before the others are queued. Then
+        // the teams take turns.
         assert!(
             places
                 .iter()
@@ -693,7 +703,7 @@ mod tests {
             for (number, chunk) in chunks.iter().enumerate() {
                 prop_assert!(!chunk.is_empty());
                 prop_assert!(chunk.is_sorted_by_key(|(place, _)| *place));
-                // What has no key makes no chunk longer.
+                // An item without a key makes no chunk longer.
                 prop_assert!(chunk.iter().filter(|(_, (_, key))| key.is_none()).count() <= size);
                 for (place, (item, key)) in chunk {
                     prop_assert_eq!(place, item);
@@ -711,7 +721,7 @@ mod tests {
             let happened = parking_lot::Mutex::new(Vec::new());
             let keyed: Vec<_> = items.into_iter().enumerate().collect();
             let answers = threads.block_on(in_turn(keyed.clone(), |(_, key)| *key, async |(place, key)| {
-                // The earlier ones take longer.
+                // Earlier items take longer.
                 for _ in 0..(200 - place) / 10 {
                     tokio::task::yield_now().await;
                 }

@@ -1,8 +1,10 @@
-//! Cancelling an instance together with all that descends from it: with what it created, what that created, and so on.
+//! Cancels an instance together with all its descendants: the instances it created, the instances
+//! those created, and so on.
 //!
-//! First the tree is stopped, so that none of its instances creates another one; then they are cancelled, a bounded part
-//! with each request. All of it may be repeated: what is cancelled already is passed over. So a client that lost an
-//! answer, or whose host died, asks again until nothing is left.
+//! First the tree is stopped, so that none of its instances creates another one. Then the
+//! descendants are cancelled, a bounded number with each request. Requests may be repeated:
+//! cancelled instances are skipped. So a client that lost a response, or whose host crashed,
+//! repeats the request until nothing is left.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,24 +15,26 @@ use uuid::Uuid;
 use super::{BatchProcessor, Engine, EngineError, no_such_instance};
 use crate::model::{Instance, Principal};
 
-/// Descendants that one request cancels at most, all its items together: a second or two of work.
+/// Most descendants that one request cancels, over all its items: a second or two of work.
 pub const DESCENDANTS_PER_REQUEST: usize = 2_000;
 
-/// A part of the descendants of an instance.
+/// Progress of cancelling the descendants of an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CancelledDescendants {
-    /// How many were cancelled by this request.
+    /// Number of descendants that this request cancelled.
     pub cancelled: usize,
-    /// True if there are others that have not ended: ask again.
+    /// True if unfinished descendants are left; the client should repeat the request.
     pub more: bool,
 }
 
 impl Engine {
-    /// Stops an instance and all that descends from it, as far as `budget` goes; takes out of `budget` how many that
-    /// were. The instance may have ended already. A step that runs is not interrupted, but its effects are not committed.
+    /// Cancels an instance and its descendants, as far as `budget` allows, and subtracts the number
+    /// of cancelled descendants from `budget`. The instance itself may have ended already. A
+    /// running step is not interrupted, but its effects are not committed.
     ///
     /// # Errors
-    /// No such instance, or one that was itself created by an instance: only a root knows its descendants.
+    /// No such instance, or an instance that was itself created by an instance: only a root knows
+    /// its descendants.
     pub async fn cancel_with_descendants(
         &self,
         principal: &Principal,
@@ -54,7 +58,7 @@ impl Engine {
             .await?;
         let instance = match self.cancel_known(principal, id, None).await {
             Ok(instance) => Arc::new(instance),
-            // It had ended, now or in an earlier request.
+            // The instance had ended, now or in an earlier request.
             Err(EngineError::Conflict(_)) => self
                 .0
                 .store
@@ -99,7 +103,8 @@ impl BatchProcessor {
                 .writing
                 .acquire(&principal.team)
                 .await;
-            // What has ended meanwhile need not be cancelled, and what could not be is still there afterwards.
+            // An instance that ended meanwhile needs no cancellation. A cancellation that failed is
+            // found again below.
             let results = self.cancel_chunk(principal, ids).await;
             cancelled += results.iter().filter(|result| result.is_ok()).count();
         }
@@ -111,7 +116,7 @@ impl BatchProcessor {
     }
 }
 
-/// Takes at most `most` out of the budget, and answers how many.
+/// Takes up to `most` out of the budget and returns the number taken.
 fn take(budget: &AtomicUsize, most: usize) -> usize {
     let before = budget.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
         Some(left.saturating_sub(most))

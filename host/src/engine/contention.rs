@@ -1,9 +1,10 @@
-//! Storage entries that many steps want to write at the same time.
+//! Turns for storage entries that many steps want to write at the same time.
 //!
-//! Guards are optimistic: of the steps that read the same version of an entry, one commits and the others run again. With
-//! many writers that is a waste, and chance decides who ever gets through. So after a few conflicts the writers of an
-//! entry take turns: a driver holds its turn from before the attempt until its commit. Turns are this host's alone;
-//! between hosts, and towards writers that have met no conflict yet, guards decide as before.
+//! Guards are optimistic: of the steps that read the same version of an entry, one commits and the
+//! others run again. With many writers most runs are wasted, and chance decides which writer
+//! commits. So after a few conflicts the writers of an entry take turns: a driver holds its turn
+//! from before the attempt until its commit. Turns are local to this host. Between hosts, and
+//! against writers that have had no conflict yet, guards still decide.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::store::Conflict;
 /// A first in, first out lock for each entry.
 pub(super) type Turns = FairQueue<(Name, EntryKey)>;
 
-/// A lock for each entry that has a writer who takes turns; no entry has a limit but its own.
+/// Creates the locks. Each entry has one permit, and the total is unlimited.
 pub(super) fn turns() -> Turns {
     FairQueue::new(FairLimits {
         total: usize::MAX,
@@ -28,32 +29,33 @@ pub(super) fn turns() -> Turns {
     })
 }
 
-/// The conflicts of a driver since its last commit.
+/// A driver's conflicts since its last commit.
 #[derive(Default)]
 pub(super) struct Contention {
-    /// How many in a row.
+    /// Number of conflicts in a row.
     pub(super) conflicts: u32,
     /// A failure to record instead of running the next attempt, after too many conflicts.
     pub(super) verdict: Option<Verdict>,
     /// The entries to take turns at. At most as many as there were conflicts.
     entries: BTreeSet<EntryKey>,
-    /// One for each of the entries, once they are taken.
+    /// The turns held, one for each of `entries`.
     held: Vec<FairPermit<(Name, EntryKey)>>,
-    /// For an instance that was being driven in a crash: few of those are driven at the same time.
+    /// A permit for an instance that was being driven in a crash. Few such instances run at the
+    /// same time.
     pub(super) suspect: Option<FairPermit<Name>>,
-    /// Ends the instance when it is loaded again, because the database refuses what should happen to it.
+    /// A refusal by the database that ends the instance when it is loaded again.
     pub(super) refused: Option<Failure>,
 }
 
 impl Contention {
-    /// After a commit: others may write the entries.
+    /// Forgets the conflicts and releases the turns, after a commit.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }
 }
 
 impl Engine {
-    /// Notes a conflict. Returns whether the step may run again before its retry policy is asked.
+    /// Records a conflict. Returns true if the step may run again without asking its retry policy.
     pub(super) fn note_conflict(
         &self,
         team: &Name,
@@ -70,8 +72,8 @@ impl Engine {
         contention.conflicts <= self.0.config.conflict_retries_max
     }
 
-    /// Lets others go first after a conflict: by turns at the entries that are contended, or by chance. Returns false if
-    /// the waiting room is full: the instance stays due.
+    /// Waits after a conflict: for turns at contended entries, otherwise for a random time. Returns
+    /// false if the waiting room is full; the instance then stays due.
     pub(super) async fn give_way(
         &self,
         team: &Name,
@@ -82,7 +84,8 @@ impl Engine {
             self.back_off(contention.conflicts).await;
             return true;
         }
-        // In the order of the keys, and all anew, so that two drivers never wait for each other.
+        // All turns are released and then taken in the order of the keys, so that two drivers never
+        // wait for each other.
         contention.held.clear();
         let keys: Vec<_> = contention
             .entries
@@ -110,14 +113,15 @@ impl Engine {
         true
     }
 
-    /// Lets others go first, for longer and longer. Without chance, two that collided would collide again.
+    /// Sleeps for a random time of up to 32 ms, longer after each conflict. Randomness keeps two
+    /// drivers from colliding again.
     async fn back_off(&self, conflicts: u32) {
         let most = 1_u64 << conflicts.min(6);
         tokio::time::sleep(Duration::from_micros(most * 500).mul_f64(1.0 - chance())).await;
     }
 }
 
-/// A number from 0 to less than 1. Without randomness it is 0.
+/// Returns a random number from 0 to less than 1; always 0 if the system has no randomness.
 pub(super) fn chance() -> f64 {
     let mut random = [0; 1];
     let _ = getrandom::fill(&mut random);

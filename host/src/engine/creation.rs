@@ -1,4 +1,4 @@
-//! Starting instances: one, or as many as go into one transaction. Both are the same code.
+//! Creates instances: one, or as many as fit into one transaction. Both use the same code.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,67 +18,69 @@ use crate::model::{
 };
 use crate::store::{Created, KeyHolders, Plan, PlanError, StoreError};
 
-/// A new instance, as asked for.
+/// A request for a new instance.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StartRequest {
     /// Any JSON of at most `limits.payload_bytes_max`.
     #[serde(default)]
     pub input: Json,
-    /// What kind of thing it is about. At most 128 bytes.
+    /// Type of the entity that the instance is about. At most 128 bytes.
     #[serde(default)]
     pub entity_type: Option<String>,
-    /// Which one. At most 256 bytes.
+    /// Id of that entity. At most 256 bytes.
     #[serde(default)]
     pub entity_id: Option<String>,
-    /// The project it belongs to. At most 256 bytes.
+    /// The project that the instance belongs to. At most 256 bytes.
     #[serde(default)]
     pub project_id: Option<String>,
-    /// A second request with the same key answers the first's instance. At most 256 bytes.
+    /// The idempotency key: a second request with it returns the first request's instance. At most
+    /// 256 bytes.
     #[serde(default)]
     pub idempotency_key: Option<String>,
-    /// The span of the request, if that is recorded.
+    /// The span of the request, if it is recorded.
     #[serde(skip)]
     pub trace: Option<TraceParent>,
 }
 
-/// A new instance of a workflow.
+/// A request for a new instance of a workflow.
 #[derive(Clone, Debug)]
 pub struct InstanceStart {
-    /// Its newest version is used.
+    /// The workflow; its newest version is used.
     pub workflow: Name,
-    /// What the instance is to be.
+    /// The client's choices.
     pub request: StartRequest,
 }
 
-/// An instance that can be created, and what it will follow.
+/// A new instance that passed all checks, and the definition it will follow.
 struct Prepared {
     new: NewInstance,
     definition: Arc<Definition>,
 }
 
-/// What new instances of workflows are pinned to. Instances that are started together ask once.
+/// Plans of the workflows that a call starts. Each workflow is looked up once.
 type Plans = HashMap<Name, Result<Plan, NotPlanned>>;
 
-/// Why there is no plan.
+/// The reason why a workflow has no plan.
 #[derive(Clone)]
 struct NotPlanned {
     error: EngineError,
-    /// The workflow, if it is archived.
+    /// The workflow's row id, if it is archived.
     archived: Option<Uuid>,
 }
 
-/// Why an instance is not created.
+/// The reason why an instance is not created.
 struct NotPrepared {
     error: EngineError,
-    /// With an idempotency key of an archived workflow: an instance may have it already, and then that one is answered,
-    /// so that whoever asks again because an answer was lost learns that it was started.
+    /// Present for an idempotency key on an archived workflow. If an instance with this key exists,
+    /// the request returns it, so that a client that lost the first response learns that the
+    /// instance was started.
     keyed: Option<Keyed>,
 }
 
 /// A request with an idempotency key.
 struct Keyed {
-    /// Its workflow, and the key.
+    /// The workflow's row id, and the key.
     key: (Uuid, String),
     hash: RequestHash,
 }
@@ -90,7 +92,7 @@ impl From<EngineError> for NotPrepared {
 }
 
 impl NotPrepared {
-    /// The instance that has the key, or else the error.
+    /// Returns the instance that has the key; without one, the error.
     fn answer(self, earlier: &Result<KeyHolders, StoreError>) -> Result<Created, EngineError> {
         let Some(Keyed { key, hash }) = self.keyed else {
             return Err(self.error);
@@ -110,10 +112,10 @@ impl NotPrepared {
     }
 }
 
-/// The instance that was asked for.
+/// Returns the created or existing instance.
 ///
 /// # Errors
-/// [`EngineError::KeyReused`] if another request has created the instance with this idempotency key.
+/// [`EngineError::KeyReused`] if the idempotency key belongs to the instance of another request.
 fn same_request(created: Created, key: Option<String>) -> Result<Created, EngineError> {
     if created.same_request {
         return Ok(created);
@@ -125,10 +127,11 @@ fn same_request(created: Created, key: Option<String>) -> Result<Created, Engine
 }
 
 impl Engine {
-    /// Creates an instance of a workflow's newest version. Once this has answered, the instance is durable.
+    /// Creates an instance of a workflow's newest version. When the call returns, the instance is
+    /// durable.
     ///
     /// # Errors
-    /// An unknown workflow, one that is archived, or an input or fields that are too long.
+    /// An unknown workflow, an archived one, or an input or fields that are too long.
     pub async fn start_instance(
         &self,
         principal: &Principal,
@@ -143,8 +146,9 @@ impl Engine {
         created.pop().expect("there is one answer for each start")
     }
 
-    /// Creates instances in one transaction, and answers in their order. An error is that instance's alone: if the
-    /// database refuses the transaction because of one row, each row is written for itself.
+    /// Creates instances in one transaction and returns the results in the order of `starts`. If
+    /// the database refuses the transaction because of one row, each row is written in its own
+    /// commit, so an error affects only its own instance.
     pub(super) async fn start_together(
         &self,
         principal: &Principal,
@@ -281,7 +285,7 @@ impl Engine {
         })
     }
 
-    /// One answer for each row, in their order.
+    /// Creates rows; one result for each, in their order.
     async fn create(
         &self,
         rows: impl Iterator<Item = &Prepared> + Clone,
@@ -290,8 +294,9 @@ impl Engine {
         let count = new.len();
         match self.0.store.create_instances(new).await {
             Ok(created) => created.into_iter().map(Ok).collect(),
-            // At the same time, so that the committer gathers them in one transaction again; it takes back only those
-            // that are refused. They reach it in their order, which decides who is first with a key.
+            // The rows are committed concurrently, so the committer gathers them in one transaction
+            // again and rolls back only the refused ones. They reach the committer in their order,
+            // which decides the first user of an idempotency key.
             Err(StoreError::Value(_) | StoreError::Constraint(_) | StoreError::Quota { .. })
                 if count > 1 =>
             {

@@ -1,9 +1,10 @@
-//! The instances that have a driver, and the ones that get a driver next.
+//! The instances that have a driver, and the choice of the instances that get one next.
 //!
-//! Active slots and places in the waiting room are shared among teams. A team uses all of them while it is alone; with
-//! others, each has an equal share, and a newcomer gets its first places at once, beyond the total if need be. A driver
-//! that waits for its team's turn to run an attempt stands in the waiting room and holds no active slot. What finds no
-//! room stays in the database, where it is due, and the poller finds it.
+//! Teams share the active slots and the places in the waiting room. A team that is alone may use
+//! all of them. With other teams present, each has an equal share, and a newcomer gets its first
+//! places at once, beyond the total if need be. A driver that waits for its team's turn to run an
+//! attempt is in the waiting room and holds no active slot. An instance that finds no room stays
+//! due in the database, and the poller finds it.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -18,35 +19,37 @@ use crate::model::Name;
 use crate::model::transition::Progress;
 use crate::store::StoreError;
 
-/// The instances that have a driver. An instance has at most one, so its own commits never conflict with each other.
+/// The instances that have a driver. An instance has at most one driver, so its own commits never
+/// conflict with each other.
 pub(super) struct Active {
-    /// Most drivers that hold a slot, and most that wait, but for [`Active::floor`].
+    /// Most drivers that hold a slot, and most that wait, apart from [`Active::floor`].
     max: usize,
-    /// A team may have so many of each whatever the others have.
+    /// Slots and waiting places that each team may have, whatever other teams hold.
     floor: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The flag tells that something happened to the instance that its driver may have missed.
+    /// Maps an instance with a driver to a flag: true if an event happened that the driver may have
+    /// missed.
     instances: HashMap<Uuid, bool>,
-    /// Only teams that have a driver.
+    /// Drivers of each team that has any.
     teams: HashMap<Name, Drivers>,
     total: Drivers,
 }
 
-/// A number of drivers.
+/// Numbers of drivers.
 #[derive(Clone, Copy, Default)]
 struct Drivers {
-    /// They hold an active slot.
+    /// Drivers that hold an active slot.
     working: usize,
-    /// They wait for their team's turn to run an attempt.
+    /// Drivers that wait for their team's turn to run an attempt.
     waiting: usize,
 }
 
 impl State {
-    /// Returns how many more the team may have beside `count` of its own and `total` of all.
+    /// Returns how many more drivers of the kind `of` the team may have.
     fn room(&self, active: &Active, team: &Name, of: fn(&Drivers) -> usize) -> usize {
         let newcomer = usize::from(!self.teams.contains_key(team));
         let share = (active.max / (self.teams.len() + newcomer).max(1)).max(1);
@@ -77,14 +80,15 @@ impl Active {
         }
     }
 
-    /// Whether the caller may start a driver. If there is one already, it is told to look again before it ends.
+    /// Claims the instance for a new driver. Returns false if there is no room, or if the instance
+    /// has a driver; that driver is told to look again before it ends.
     fn claim(&self, team: &Name, id: Uuid) -> bool {
         let mut state = self.state.lock();
         if let Some(again) = state.instances.get_mut(&id) {
             *again = true;
             return false;
         }
-        // A driver is likely to wait sooner or later.
+        // Most drivers wait at some time.
         if state.room(self, team, |drivers| drivers.working) == 0
             || state.room(self, team, |drivers| drivers.waiting) == 0
         {
@@ -95,7 +99,8 @@ impl Active {
         true
     }
 
-    /// Whether the driver may end; if not, it has to look again.
+    /// Ends the driver's claim. Returns false if the driver has to look at the instance again
+    /// first.
     pub(super) fn release(&self, team: &Name, id: Uuid) -> bool {
         let mut state = self.state.lock();
         match state.instances.get_mut(&id) {
@@ -110,12 +115,14 @@ impl Active {
         }
     }
 
-    /// Ends the driver of an instance that is due in the database, whatever happened to it.
+    /// Ends the driver of an instance that stays due in the database, even if an event happened to
+    /// it.
     pub(super) fn step_back(&self, team: &Name, id: Uuid) {
         self.state.lock().remove(team, id);
     }
 
-    /// Gives the slot of a driver up for a place in the waiting room. Returns false if that is full.
+    /// Exchanges the driver's slot for a place in the waiting room. Returns false if the room is
+    /// full.
     fn wait(&self, team: &Name) -> bool {
         let mut state = self.state.lock();
         if state.room(self, team, |drivers| drivers.waiting) == 0 {
@@ -128,7 +135,7 @@ impl Active {
         true
     }
 
-    /// Takes a slot again.
+    /// Moves a driver from the waiting room back to an active slot.
     fn work(&self, team: &Name) {
         self.state.lock().change(team, |drivers| {
             drivers.waiting -= 1;
@@ -136,12 +143,12 @@ impl Active {
         });
     }
 
-    /// Drivers that hold a slot, and how many may.
+    /// Returns the number of drivers that hold a slot, and the limit.
     pub(super) fn count(&self) -> (usize, usize) {
         (self.state.lock().total.working, self.max)
     }
 
-    /// Returns how many instances of the team may get a driver now, and how many have one.
+    /// Returns how many more instances of the team may get a driver now, and how many have one.
     fn room(&self, team: &Name) -> (usize, usize) {
         let state = self.state.lock();
         let working = state.room(self, team, |drivers| drivers.working);
@@ -165,7 +172,7 @@ impl State {
     }
 }
 
-/// A driver in the waiting room. It works again when this is dropped.
+/// A driver in the waiting room. Dropping this value gives it an active slot again.
 pub(super) struct InWaitingRoom<'a> {
     engine: &'a Engine,
     team: &'a Name,
@@ -180,13 +187,14 @@ impl Drop for InWaitingRoom<'_> {
 }
 
 impl Engine {
-    /// Something happened to the instance: look at it now. When all drivers are busy it stays in the database, and
-    /// the poller finds it.
+    /// Wakes an instance after an event. If there is no room for a driver, the instance stays due
+    /// in the database and the poller finds it.
     pub(super) fn wake(&self, team: &Name, id: Uuid) {
         self.wake_with(team, id, None);
     }
 
-    /// As [`Engine::wake`], for one whose progress is at hand: the driver need not load it first.
+    /// Wakes an instance like [`Engine::wake`]. With a fresh `progress`, the driver need not load
+    /// the instance first.
     pub(super) fn wake_with(&self, team: &Name, id: Uuid, progress: Option<Progress>) {
         if !self.0.config.enabled || self.0.stop.is_cancelled() || !self.0.active.claim(team, id) {
             return;
@@ -194,14 +202,14 @@ impl Engine {
         self.0.store.take_in_hand(id);
         let (engine, team) = (self.clone(), team.clone());
         let driver = async move {
-            // Should a driver panic, its claim is still given back.
+            // If the driver panics, its claim is still released.
             if AssertUnwindSafe(engine.drive(&team, id, progress))
                 .catch_unwind()
                 .await
                 .is_err()
             {
                 tracing::error!(instance = %id, "a driver panicked");
-                // It would panic again at once; the poller will try, later.
+                // The driver would panic again at once; the poller tries again later.
                 engine.0.store.put_down(id);
                 engine.pause().await;
                 engine.0.active.step_back(&team, id);
@@ -212,7 +220,7 @@ impl Engine {
             .spawn_on(driver, self.0.runtime.guest_threads());
     }
 
-    /// Has the driver of the instance wait without a slot. None if the waiting room is full.
+    /// Moves the driver of the instance into the waiting room. Returns none if the room is full.
     pub(super) fn wait<'a>(&'a self, team: &'a Name, id: Uuid) -> Option<InWaitingRoom<'a>> {
         if !self.0.active.wait(team) {
             return None;
@@ -248,8 +256,8 @@ impl Engine {
         });
     }
 
-    /// Gives each team that has instances due as many drivers as its share has room for: those first that have waited
-    /// longest. However long one team's backlog is, the others' are read too.
+    /// Starts as many drivers for each team with due instances as its share allows, longest due
+    /// first. Every team is read, however long the backlog of another team is.
     async fn poll(&self) -> Result<(), StoreError> {
         let now = self.0.clock.now();
         let mut found = Vec::new();
@@ -258,14 +266,14 @@ impl Engine {
             if room == 0 || self.0.in_hand.is_spent(&team) {
                 continue;
             }
-            // The active ones are due too, as far as the database knows, and may come first.
+            // Driven instances are due in the database too, and may come first.
             let limit = u32::try_from(room.saturating_add(active)).unwrap_or(u32::MAX);
             let mut due = self.0.store.due_instances(&team, now, limit).await?;
             due.retain(|id| !self.0.active.has(*id));
             due.truncate(room);
             found.push((team, due.into_iter()));
         }
-        // The teams in turn, so that none fills the queues of the database first.
+        // Round robin over the teams, so that no team fills the database's queues first.
         while !found.is_empty() {
             found.retain_mut(|(team, due)| due.next().inspect(|id| self.wake(team, *id)).is_some());
         }
@@ -281,7 +289,7 @@ mod tests {
         text.parse().expect("is a name")
     }
 
-    /// So many instances of the team that it does not have yet, as far as there is room.
+    /// Claims up to this many further instances of the team.
     fn claim(active: &Active, team: &Name, count: usize) -> Vec<Uuid> {
         (0..count)
             .map(|_| Uuid::now_v7())
@@ -289,7 +297,7 @@ mod tests {
             .collect()
     }
 
-    /// Drivers that work, and that wait.
+    /// The numbers of working and of waiting drivers.
     fn counts(active: &Active) -> (usize, usize) {
         let total = active.state.lock().total;
         (total.working, total.waiting)
@@ -318,7 +326,7 @@ mod tests {
             4,
             "its first places are there at once"
         );
-        // Each slot that is given back is the newcomer's until it has its share.
+        // Each freed slot goes to the newcomer until it has its share.
         for id in held.drain(..60) {
             assert!(active.release(&busy, id));
             claim(&active, &busy, 1);

@@ -1,8 +1,9 @@
 //! Drives one instance until it has to wait or has ended.
 //!
-//! A driver holds its instance in memory and commits after every step. A commit that is refused means that somebody
-//! else changed the instance, or a key that the step had read: the driver throws away what it holds, loads again and
-//! lets the rules decide anew. Steps that meet on a key again and again take turns ([`super::contention`]).
+//! A driver holds its instance in memory and commits after every step. A commit is refused if
+//! another commit has changed the instance, or a storage entry that the step had read. The driver
+//! then drops its copy, loads the instance again and applies the rules anew. Steps that conflict on
+//! an entry repeatedly take turns ([`super::contention`]).
 
 use std::time::Duration;
 
@@ -20,22 +21,22 @@ use crate::runtime::StepCall;
 use crate::store::{CommitError, Conflict};
 use crate::trace::{Span, SpanKind};
 
-/// What a driver does after a commit.
+/// The driver's next action after a commit.
 enum After {
     GoOn,
-    /// The memory is out of date.
+    /// Load again: the copy in memory is stale.
     Reload,
     /// The waiting room is full.
     NoRoom,
-    /// The database is in trouble.
+    /// The database has failed.
     GiveUp,
 }
 
-/// Why a driver rests.
+/// The reason why a driver stops for now.
 enum Rest {
     /// There is nothing to do now.
     Done,
-    /// There is, but no room to wait for it: the instance stays due, and the poller finds it.
+    /// There is work, but no room to wait for it. The instance stays due, and the poller finds it.
     NoRoom,
 }
 
@@ -46,29 +47,30 @@ pub(super) struct Verdict {
     failure: Failure,
 }
 
-/// The attempt that a commit is about.
+/// The attempt that a commit belongs to.
 struct Ran {
     step: StepId,
     number: u32,
-    /// The delay before the next attempt, should this one fail.
+    /// Delay before the next attempt, if this one fails.
     delay: Duration,
-    /// The attempt's span, if that is recorded.
+    /// The attempt's span, if it is recorded.
     trace: Option<TraceParent>,
 }
 
-/// The end of an attempt that was run, or was not.
+/// The end of an attempt, whether the guest ran or not.
 enum Attempted {
     Ended(Box<(StepReport, Effects)>),
-    /// The guest met a storage guard that does not hold any more, and asked to be run again.
+    /// The guest met a storage guard that no longer holds, and asked to run again.
     Conflict(EntryKey),
     /// The waiting room is full.
     NoRoom,
-    /// The host is going down.
+    /// The host is shutting down.
     Stopping,
 }
 
 impl Engine {
-    /// `progress` is what the caller knows of the instance; it is loaded if that is nothing, or out of date.
+    /// Drives an instance until it rests. `progress` is a fresh copy of the instance; without one,
+    /// the driver loads it.
     pub(super) async fn drive(&self, team: &Name, id: Uuid, mut progress: Option<Progress>) {
         loop {
             let rest = self.drive_until_rest(team, id, progress.take()).await;
@@ -119,7 +121,7 @@ impl Engine {
             let after = self
                 .follow(&mut progress, &mut contention, &mut in_hand)
                 .await;
-            // A driver that waits for its turn need not keep what is out of date.
+            // A driver that waits for its turn need not keep a stale copy.
             drop(progress);
             match after {
                 After::GoOn => return Rest::Done,
@@ -134,8 +136,9 @@ impl Engine {
         Rest::Done
     }
 
-    /// Waits until an instance that was being driven when its host crashed may be driven, so that few are at the same time
-    /// and the next crash tells which it was. Returns false if the waiting room is full.
+    /// Waits until an instance that was being driven in a crash may be driven again. Only few such
+    /// instances run at the same time, so that a further crash points to the culprit. Returns false
+    /// if the waiting room is full.
     async fn suspect(&self, instance: &Instance, contention: &mut Contention) -> bool {
         if instance.crashes == 0 || contention.suspect.is_some() {
             return true;
@@ -159,7 +162,7 @@ impl Engine {
         true
     }
 
-    /// Runs what is ready, step by step. `GoOn` means that there is nothing left to do.
+    /// Runs ready steps one by one. `GoOn` means that nothing is left to do now.
     async fn follow(
         &self,
         progress: &mut Progress,
@@ -174,7 +177,7 @@ impl Engine {
             progress.instance.wake_at,
             progress.instance.current_step.clone(),
         );
-        // Only decisions are refused, and a driver makes none.
+        // Only decisions can be refused, and a driver makes none.
         let event = contention
             .refused
             .take()
@@ -315,7 +318,8 @@ impl Engine {
         }
     }
 
-    /// After a conflict the step runs again; after too many of them it fails, and its retry policy decides.
+    /// Handles a conflict: the step runs again. After too many conflicts the attempt fails, and its
+    /// retry policy decides.
     fn collide(
         &self,
         progress: &Progress,
@@ -332,12 +336,12 @@ impl Engine {
         let message =
             format!("other commits came first {conflicts} times in a row; the last on {conflict}");
         let mut failure = Failure::retryable(failure::CONFLICT, Blame::Guest, message);
-        // Many fail at the same time, and must not come back at the same time.
+        // Many steps fail at the same time, and must not all return at the same time.
         failure.retry_after = ran.map(|ran| ran.delay.mul_f64(1.0 + chance()));
         Self::fail_next(contention, ran, failure)
     }
 
-    /// Has the attempt fail when it comes up again.
+    /// Makes the attempt fail when it comes up again.
     fn fail_next(contention: &mut Contention, ran: Option<&Ran>, failure: Failure) -> After {
         let Some(Ran { step, number, .. }) = ran else {
             return After::GiveUp;
@@ -351,7 +355,7 @@ impl Engine {
         After::Reload
     }
 
-    /// From here, where the step is ready, until its outcome is durable.
+    /// Starts the span of an attempt. It lasts until the outcome is durable.
     fn span(&self, instance: &Instance, step: &StepId, number: u32) -> Span {
         let mut span = self
             .0
@@ -419,7 +423,7 @@ impl Engine {
                 return Attempted::Conflict(entry);
             }
             span.fail(&failure.code);
-            // A guest's own codes are anything, and no limits.
+            // A guest may report any code of its own, and such a code is no limit of the host.
             if failure.blame == Blame::Guest && !ended.said_by_guest {
                 self.0.monitor.record_limit(&instance.team, &failure.code);
             }
@@ -496,7 +500,8 @@ impl Engine {
     }
 }
 
-/// What the log's lines about an attempt have in common with its trace; nothing if it is not traced.
+/// Returns the log span of a traced attempt, which adds the trace id to its lines; an empty span
+/// without a trace.
 fn log_span(span: &Span) -> tracing::Span {
     let log_span =
         |trace: TraceParent| tracing::info_span!("step", trace_id = trace.trace_id_text());

@@ -1,8 +1,9 @@
-//! Events and the inputs of steps: the places where expressions are evaluated.
+//! Evaluates the expressions of events and of step inputs.
 //!
-//! Nearly all of it takes microseconds, and is done at once with a small budget of work. An event that needs more is
-//! taken back and done again on a blocking thread with the whole budget (`limits.expression_work_max`), so it holds up
-//! neither guests nor requests. Those threads are few, and teams take turns on them.
+//! Nearly all evaluations take microseconds, and run at once with a small budget of work. An event
+//! that needs more is undone and evaluated again on a blocking thread with the whole budget
+//! (`limits.expression_work_max`), so it delays neither guests nor requests. These threads are few,
+//! and teams take turns on them.
 
 use crate::clock::Timestamp;
 use crate::fair_queue::{FairLimits, FairQueue};
@@ -13,15 +14,15 @@ use crate::model::{Json, Name};
 
 use super::Engine;
 
-/// Units of work that are done at once: less than a millisecond.
+/// Units of work that run at once: less than a millisecond.
 const LIGHT_WORK: u64 = 20_000;
 
-/// The places for evaluations that take long.
+/// Places for evaluations that take long.
 pub(super) struct Evaluations(FairQueue<Name>);
 
 impl Evaluations {
     pub(super) fn new() -> Self {
-        // Half of the processors, so that guests and requests always have the others.
+        // Half of the processors, so that guests and requests always have the other half.
         let total = std::thread::available_parallelism()
             .map_or(1, |processors| processors.get().div_ceil(2));
         Self(FairQueue::new(FairLimits {
@@ -49,10 +50,10 @@ impl Evaluations {
 }
 
 impl Engine {
-    /// Lets an event happen to an instance now.
+    /// Applies an event to an instance at the current time.
     ///
     /// # Errors
-    /// A decision that cannot be taken; nothing has changed then.
+    /// A decision that was refused; nothing has changed then.
     pub(super) async fn apply(
         &self,
         progress: &mut Progress,
@@ -92,10 +93,10 @@ impl Engine {
         (progress, change)
     }
 
-    /// The input for a plugin step of an instance.
+    /// Evaluates the input for a plugin step.
     ///
     /// # Errors
-    /// Those of [`Progress::input_for`].
+    /// The errors of [`Progress::input_for`].
     pub(super) async fn input_for(
         &self,
         progress: &Progress,

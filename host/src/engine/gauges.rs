@@ -1,36 +1,36 @@
-//! How busy the engine is at this moment.
+//! The engine's load at this moment.
 
 use serde::Serialize;
 
 use super::Engine;
 
-/// What the engine has in hand now.
+/// Current load of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineGauges {
-    /// Instances that are driven: their drivers hold a slot.
+    /// Instances whose drivers hold an active slot.
     pub active_instances: usize,
     /// `engine.active_instances_max`
     pub active_instances_max: usize,
-    /// Attempts that have a place: guests that run.
+    /// Attempts that have a place.
     pub attempts_running: usize,
     /// `runtime.attempts_max`
     pub attempts_max: usize,
-    /// Attempts that wait for a place, their team's or the common one. Their drivers hold no slot.
+    /// Attempts that wait for a place, their team's or a common one. Their drivers hold no slot.
     pub attempts_waiting: usize,
-    /// Chunks of clients' batches that are worked on.
+    /// Running chunks of clients' batches.
     pub batch_chunks_running: usize,
     /// Chunks of clients' batches that wait for one of the `batch.concurrency` places.
     pub batch_chunks_waiting: usize,
-    /// Bytes of the instances that are driven; those of short ones are not counted.
+    /// Bytes of driven instances. Instances smaller than 64 KiB are not counted.
     pub in_hand_bytes: u64,
     /// Storage entries whose writers take turns.
     pub contended_entries: usize,
-    /// Instances that wait for their turn to write one. Their drivers hold no slot.
+    /// Instances that wait for their turn to write an entry. Their drivers hold no slot.
     pub turns_waiting: usize,
 }
 
 impl Engine {
-    /// How busy the engine is. Each number is of its own moment.
+    /// Returns the current load. Each number is read at its own moment.
     pub fn gauges(&self) -> EngineGauges {
         let (active_instances, active_instances_max) = self.0.active.count();
         let (attempts_running, attempts_max, attempts_waiting) = self.0.admission.count();

@@ -1,8 +1,8 @@
-//! What is done now and then beside the instances: giving back the space of what has run out, in the database and in the
-//! caches, deleting finished instances, making the planner's statistics anew.
+//! Periodic work beside the instances: frees expired entries in the database and the caches,
+//! deletes finished instances, and refreshes the query planner's statistics.
 //!
-//! Everything here works in small transactions, so that steps are committed in between, and ends when the engine is
-//! drained. What was left undone is found again the next time.
+//! All work runs in small transactions, so that steps can commit in between, and stops when the
+//! engine drains. The next run does what was left undone.
 
 use std::time::Duration;
 
@@ -15,17 +15,18 @@ use crate::store::{
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_ENTRIES: u32 = 500;
-/// Gives the memory back of what has run out and is not asked for again. Looking costs about a microsecond for each
-/// entry of each cache.
+/// Removes expired entries that are not read any more from memory. A scan costs about a microsecond
+/// for each entry of each cache.
 const CACHES_INTERVAL: Duration = Duration::from_secs(60);
-/// As far as a first run may be put off: a sum with the time now that is too large would be a panic.
+/// Longest delay of a first run. A larger value could overflow when added to the current time,
+/// which would panic.
 const FIRST_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
-/// Also how often it is warned that the last operator token expires.
+/// Also the interval of the warning that the last operator token expires.
 const OPERATORS_INTERVAL: Duration = Duration::from_secs(12 * 3_600);
 const OPERATORS_NOTICE: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// Looking costs a statement or two.
+/// A check costs a statement or two.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(60);
-/// Transactions of one request: a second or two of work.
+/// Most transactions of one request: a second or two of work.
 const REQUEST_BATCHES: u32 = 20;
 
 impl Engine {
@@ -60,7 +61,7 @@ impl Engine {
         }
     }
 
-    /// Does it at once, and then again and again until the engine is drained.
+    /// Runs `work` at once, and then at every interval until the engine drains.
     fn spawn_every<F: Future<Output = ()> + Send>(
         &self,
         interval: Duration,
@@ -69,7 +70,7 @@ impl Engine {
         self.spawn_every_after(Duration::ZERO, interval, work);
     }
 
-    /// As [`Engine::spawn_every`], but waits at first.
+    /// Runs `work` like [`Engine::spawn_every`], but first waits for `first`.
     fn spawn_every_after<F: Future<Output = ()> + Send>(
         &self,
         first: Duration,
@@ -90,7 +91,7 @@ impl Engine {
         });
     }
 
-    /// Removes storage entries that have run out. They count as gone before that; this only gives the space back.
+    /// Deletes expired storage entries. Reads ignore them already; this only frees the space.
     async fn sweep(&self) {
         loop {
             match self.0.store.delete_expired_entries(SWEEP_ENTRIES).await {
@@ -107,7 +108,7 @@ impl Engine {
 
     async fn tidy_caches(&self) {
         let store = self.0.store.clone();
-        // Away from the threads of requests: with full caches it takes a few hundredths of a second.
+        // Off the request threads: a scan of full caches takes a few hundredths of a second.
         match tokio::task::spawn_blocking(move || store.clean_up_caches().total()).await {
             Ok(0) => {}
             Ok(entries) => tracing::debug!(entries, "removed what had run out from the caches"),
@@ -140,7 +141,7 @@ impl Engine {
         }
     }
 
-    /// Deletes what `[audit]` does not keep.
+    /// Deletes audit entries beyond the bounds of `[audit]`.
     async fn tidy_audit(&self) {
         let before = self.0.clock.now().before(self.0.audit.keep);
         let bounds = AuditBounds {
@@ -159,7 +160,7 @@ impl Engine {
         }
     }
 
-    /// Forgets requests that are older than `[idempotency]` says.
+    /// Deletes idempotency keys older than `[idempotency]` allows.
     async fn tidy_idempotency_keys(&self) {
         let before = self.0.clock.now().before(self.0.idempotency.keep);
         while !self.0.stop.is_cancelled() {
@@ -174,7 +175,7 @@ impl Engine {
         }
     }
 
-    /// Counts again what teams have.
+    /// Recounts the usage of teams.
     async fn recount_usage(&self) {
         match self.0.store.recount_usage().await {
             Ok(teams) => {
@@ -188,7 +189,7 @@ impl Engine {
         }
     }
 
-    /// Deletes what `[retention]` does not keep.
+    /// Deletes finished instances older than `[retention]` allows.
     async fn retain(&self) {
         let before = self
             .0
@@ -211,11 +212,12 @@ impl Engine {
         tracing::info!(instances, attempts, approvals, entries, %before, "deleted finished instances");
     }
 
-    /// Deletes instances that ended before a time, with their attempts, approvals and storage, or counts how much that
-    /// would be. Does a bounded part, from `place` on; the answer says where the next part begins.
+    /// Deletes instances that ended before a time, with their attempts, approvals and storage. With
+    /// `dry_run` it only counts them. Each call handles a bounded part, from `place` on, and
+    /// returns the place of the next part.
     ///
     /// # Errors
-    /// The database's. What was deleted before stays deleted.
+    /// Database errors. Instances deleted before the error stay deleted.
     pub async fn finished(
         &self,
         team: Option<Name>,

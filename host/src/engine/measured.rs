@@ -1,4 +1,5 @@
-//! The operations that a step counts for: its plugin's step over all versions, its version, and its version's step.
+//! The metrics that an attempt is recorded under: its plugin's step over all versions, its plugin
+//! version, and that version's step.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,14 +12,15 @@ use crate::model::Name;
 use crate::monitor::{Monitor, Operation};
 use crate::runtime::StepCall;
 
-/// Steps whose operations are at hand. Beyond that all are looked up again, which costs three names a step.
+/// Most steps whose operations are cached. Beyond that the cache is emptied; a lookup costs three
+/// formatted names.
 const STEPS_MAX: usize = 4_096;
 
-/// What steps of all plugin versions count for, so that a step that runs does not write names.
+/// A cache of the operations of plugin steps, so that an attempt formats no names.
 #[derive(Default)]
 pub(super) struct StepOperations(RwLock<HashMap<Uuid, HashMap<Name, Arc<Measured>>>>);
 
-/// What one step of one plugin version counts for.
+/// The operations of one step of one plugin version.
 pub(super) struct Measured([Operation; 3]);
 
 impl StepOperations {

@@ -1,5 +1,6 @@
-//! The memory of the instances that are driven. A driver holds the inputs and outputs of its instance, which may be many
-//! megabytes, so their bytes have a budget, with a share for each team. What does not fit waits in the database.
+//! Bounds the memory of driven instances. A driver holds the inputs and outputs of its instance,
+//! which may be many megabytes, so these bytes have a budget with a share for each team. An
+//! instance that does not fit waits in the database.
 
 use uuid::Uuid;
 
@@ -9,7 +10,8 @@ use crate::model::Name;
 use crate::model::transition::Progress;
 use crate::store::StoreError;
 
-/// Instances of fewer bytes are not counted: as many as may be driven have no more than the budget.
+/// Smaller instances are not counted: with the default settings, all drivers together hold no more of
+/// them than fits into the budget.
 const COUNTED_BYTES: u64 = 64 * 1_024;
 
 /// The bytes that a driver has taken from the budget for its instance.
@@ -20,7 +22,8 @@ pub(super) struct HeldBytes {
 }
 
 impl Engine {
-    /// Takes the bytes of an instance from the budget, before it is loaded. Returns false if it does not fit: it stays due.
+    /// Takes the bytes of an instance from the budget before it is loaded. Returns false if they do
+    /// not fit; the instance then stays due.
     pub(super) async fn take_in_hand(
         &self,
         team: &Name,
@@ -43,7 +46,7 @@ impl Engine {
         Ok(in_hand.charge.is_some())
     }
 
-    /// Takes what an instance has become longer by. Returns false if that does not fit.
+    /// Takes the bytes by which an instance has grown. Returns false if they do not fit.
     pub(super) fn keep_in_hand(&self, progress: &Progress, in_hand: &mut HeldBytes) -> bool {
         let bytes = progress.bytes() as u64;
         if let Some(charge) = &mut in_hand.charge {

@@ -1,8 +1,9 @@
-//! Drives instances: starts them, runs what is ready, lets people decide, and goes on after a restart.
+//! The engine: starts instances, runs ready steps, applies decisions, and resumes work after a
+//! restart.
 //!
-//! What is due stands in the database (`wake_at`); what is in memory here only makes it quick. An instance that was
-//! just created or decided is handed to a driver at once; a poller finds the rest, among it everything that was under
-//! way when the process died.
+//! The database is the queue: `wake_at` marks due instances. The hand-over in memory only saves
+//! time. An instance that was just created or decided goes to a driver at once. A poller finds the
+//! rest, including all work that was interrupted by a crash.
 
 mod admission;
 mod batch;
@@ -54,7 +55,7 @@ use crate::runtime::Runtime;
 use crate::store::{Applied, CommitError, Loaded, StepCommit, Store, StoreError};
 use crate::trace::{SpanKind, Tracer};
 
-/// A decision that met a step's commit is tried again this often. Each try is one read and one write.
+/// Most tries of an event that conflicts with steps' commits. Each try is one read and one write.
 const CONFLICTS_MAX: u32 = 20;
 const COMMENT_BYTES_MAX: usize = 4_096;
 
@@ -82,19 +83,20 @@ struct Shared {
     admission: Admission,
     evaluations: Evaluations,
     active: Active,
-    /// Bytes of the instances that are driven.
+    /// Bytes of driven instances.
     in_hand: Budget,
     turns: Turns,
-    /// Loads of instances that are driven: part of the connections that read, so that requests and guests have the others.
+    /// Places for loading instances: as many as half of the database connections, so that the rest
+    /// serve requests and guests.
     loads: FairQueue<Name>,
-    /// Instances that were being driven in one crash, and in more, when they are driven again.
+    /// Places for instances that were being driven in one crash.
     suspects: FairQueue<Name>,
     prime_suspects: FairQueue<Name>,
     drivers: TaskTracker,
     stop: CancellationToken,
 }
 
-/// What the engine works with.
+/// The components that the engine works with.
 pub struct EngineParts {
     /// `[engine]`
     pub config: EngineConfig,
@@ -110,43 +112,43 @@ pub struct EngineParts {
     pub idempotency: IdempotencyConfig,
     /// `database.connections_max`
     pub database_connections_max: usize,
-    /// `[runtime]`: how many attempts at a time.
+    /// `[runtime]`, for the limits on concurrent attempts.
     pub runtime_config: RuntimeConfig,
     /// `[limits]`
     pub limits: Arc<Limits>,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// Where instances are.
+    /// The database and its caches.
     pub store: Store,
-    /// Where numbers go.
+    /// The metrics.
     pub monitor: Monitor,
-    /// Where plugins come from.
+    /// The plugins of all teams.
     pub plugins: Registry,
-    /// What runs them.
+    /// The sandbox that runs plugins.
     pub runtime: Runtime,
-    /// What records what happens to instances that are traced.
+    /// The recorder of spans.
     pub tracer: Tracer,
 }
 
-/// Why the engine does not do what it was asked.
+/// The reason why the engine refuses a request.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
-    /// There is no such thing in the team.
+    /// The team has no such thing.
     #[error("{0}")]
     NotFound(String),
-    /// The request makes no sense.
+    /// The request is not valid.
     #[error("{0}")]
     Invalid(String),
-    /// Not for this user.
+    /// This user may not do it.
     #[error("{0}")]
     Forbidden(String),
     /// The approver started the instance, and the definition does not let the starter approve.
     #[error("{0}")]
     StarterCannotApprove(String),
-    /// Too late, or something else came first.
+    /// The current state does not allow the request, or another change came first.
     #[error("{0}")]
     Conflict(String),
-    /// An idempotency key that was used before, for another request.
+    /// The idempotency key was used before for another request.
     #[error(
         "the idempotency key '{}' was used before for another request, which started the instance {id}: send that \
          request again, or give this one a key of its own", .key.escape_debug()
@@ -154,13 +156,13 @@ pub enum EngineError {
     KeyReused {
         /// The key.
         key: String,
-        /// The instance that has it.
+        /// The instance that has the key.
         id: Uuid,
     },
-    /// Not now.
+    /// The engine is too busy now; the client may try again.
     #[error("{0}")]
     Busy(String),
-    /// The database.
+    /// A database error.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -172,7 +174,7 @@ impl From<DefinitionError> for EngineError {
 }
 
 impl Engine {
-    /// Starts the engine; it looks at once for instances that are due.
+    /// Starts the engine. It looks for due instances at once.
     pub fn start(parts: EngineParts) -> Self {
         let engine = Self(Arc::new(Shared {
             admission: Admission::new(&parts.runtime_config),
@@ -215,29 +217,31 @@ impl Engine {
         engine
     }
 
-    /// Starts no further step and waits for those that run. Whoever does not want to wait for ever wraps it in a
-    /// timeout: what is cut off then runs again after the next start.
+    /// Starts no further step and waits for the running ones, without a time limit. A caller that
+    /// sets a timeout loses nothing: an interrupted step runs again after the next start.
     pub async fn drain(&self) {
         self.0.stop.cancel();
         self.0.drivers.close();
         self.0.drivers.wait().await;
     }
 
-    /// Bulk work on instances and approvals.
+    /// Returns the processor of bulk work on instances and approvals.
     pub fn batch(&self) -> BatchProcessor {
         BatchProcessor::new(self.clone())
     }
 
-    /// Applies a definition in YAML or JSON: a new version, unless the newest says the same.
+    /// Applies a definition in YAML or JSON. This creates a new version, unless the newest version
+    /// is the same.
     ///
     /// # Errors
-    /// Everything wrong with the definition, plugins that are missing included.
+    /// All problems of the definition, missing plugins included.
     pub async fn apply_workflow(
         &self,
         principal: &Principal,
         text: &str,
     ) -> Result<Applied, EngineError> {
-        // A quarter of a megabyte of YAML with two hundred expressions takes too long for a thread that answers requests.
+        // A quarter of a megabyte of YAML with two hundred expressions takes too long for a thread
+        // that serves requests.
         let text = text.to_owned();
         let parsing = tokio::task::spawn_blocking(move || Definition::parse(&text));
         let definition = parsing.await.map_err(|_| StoreError::Closed)??;
@@ -270,10 +274,11 @@ impl Engine {
             .await?)
     }
 
-    /// Records an approver's decision. The row is read and changed in the deciding transaction, never from a cache.
+    /// Records an approver's decision. The approval and its instance are read from the database,
+    /// never from a cache.
     ///
     /// # Errors
-    /// Somebody else's approval, or one that is not pending any more.
+    /// Another user's approval, or one that is not pending any more.
     pub async fn decide(
         &self,
         principal: &Principal,
@@ -286,7 +291,8 @@ impl Engine {
             .await
     }
 
-    /// As [`Engine::decide`], on an approval that was read; `known` is its instance, if that was read too.
+    /// Decides like [`Engine::decide`], for an approval that was read already. `known` is its
+    /// instance, if that was read too.
     async fn decide_known(
         &self,
         principal: &Principal,
@@ -341,12 +347,13 @@ impl Engine {
             .iter()
             .find(|approval| approval.id == approval_id)
             .cloned();
-        // The commit has made this host its owner, so a driver may go on with what is in memory.
+        // This commit has made this host the instance's owner, so a driver may use the copy in
+        // memory.
         self.wake_with(&progress.instance.team.clone(), instance_id, Some(progress));
         decided.ok_or_else(not_found)
     }
 
-    /// Stops an instance. A step that runs is not interrupted, but its effects are not committed.
+    /// Cancels an instance. A running step is not interrupted, but its effects are not committed.
     ///
     /// # Errors
     /// No such instance, or it has ended already.
@@ -369,8 +376,8 @@ impl Engine {
             .map(Arc::new)
     }
 
-    /// As [`Engine::cancel`], on an instance that the caller knows to be the team's; `known` is what the caller has read
-    /// of it, never from a cache.
+    /// Cancels like [`Engine::cancel`]. The caller has checked that the instance belongs to the
+    /// team. `known` is the instance as read from the database, never from a cache.
     async fn cancel_known(
         &self,
         principal: &Principal,
@@ -394,7 +401,7 @@ impl Engine {
         Ok(progress.instance)
     }
 
-    /// Ends the quarantine of an instance, which is driven at once.
+    /// Ends the quarantine of an instance and drives it at once.
     ///
     /// # Errors
     /// No such instance, or it is not in quarantine.
@@ -424,13 +431,14 @@ impl Engine {
         Ok(instance)
     }
 
-    /// Returns whether this process drives instances.
+    /// Returns true if this process drives instances.
     pub fn drives(&self) -> bool {
         self.0.config.enabled
     }
 
-    /// Lets an event from outside happen to an instance, again if a step's commit came between. `known` is the instance
-    /// as the caller has read it, never from a cache; without it, it is loaded.
+    /// Applies an event from outside to an instance, and tries again if a step's commit came
+    /// between. `known` is the instance as read from the database, never from a cache; without it,
+    /// the instance is loaded.
     async fn change(
         &self,
         instance_id: Uuid,
@@ -488,7 +496,7 @@ impl Engine {
             .map(|loaded| self.restore(loaded)))
     }
 
-    /// None also if another host looks after it by now.
+    /// Loads an instance; none also if another host owns it by now.
     async fn load_ours(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
         Ok(self
             .0
@@ -499,8 +507,8 @@ impl Engine {
             .map(|loaded| self.restore(loaded)))
     }
 
-    /// Commits a change, and only then counts it and hands on what it created.
-    /// `trace` is the span that it is a part of, if that is recorded.
+    /// Commits a change. After that it records metrics and wakes the instances that were created.
+    /// `trace` is the parent span, if it is recorded.
     async fn commit(
         &self,
         progress: &mut Progress,
@@ -566,7 +574,7 @@ impl Engine {
     }
 }
 
-/// A queue for few at a time, of all teams in turn.
+/// Creates a queue with few places, which teams use in turn.
 fn few(total: usize) -> FairQueue<Name> {
     FairQueue::new(FairLimits {
         total,
@@ -586,10 +594,10 @@ fn ended_already(instance: &Instance) -> EngineError {
     ))
 }
 
-/// Why an event did not happen.
+/// The reason why an event was not applied.
 enum ChangeError {
     Gone,
-    /// It can happen to no instance that has ended.
+    /// The instance has ended.
     Ended(Box<Instance>),
     Decision(DecisionError),
     Contended,
