@@ -1,7 +1,8 @@
-//! Compiled plugins. Loading one runs whatever machine code it holds, so only bytes are loaded whose seal was checked
-//! a moment before, in memory: a seal is an HMAC-SHA256 under a key that only this host's data directory has.
+//! Compiled plugins. Loading one executes the machine code it contains. So only bytes are loaded
+//! whose seal was verified just before, in memory. The seal is an HMAC-SHA256 with a key that
+//! exists only in this host's data directory.
 //!
-//! The one place in the host with `unsafe`.
+//! This is the only file in the host with `unsafe`.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -12,26 +13,26 @@ use super::engine;
 
 const SEAL_BYTES: usize = 32;
 
-/// Signs compiled plugins.
+/// The key that seals compiled plugins.
 #[derive(Clone)]
 pub struct SealKey(pub [u8; 32]);
 
-/// Why a compiled plugin was not loaded. It is compiled again then.
+/// The reason why a compiled plugin was not loaded. The plugin is then compiled again.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
-    /// Cut, changed, or sealed by somebody else.
+    /// The bytes are truncated or changed, or have another host's seal.
     #[error("the seal is broken")]
     Seal,
-    /// Made by another version of the engine or for another machine.
+    /// Compiled by another version of the engine or for another machine.
     #[error("made for another engine: {0}")]
     Incompatible(String),
 }
 
-/// Compiles a component to machine code. Meant for the compile worker, a process that may be killed: compiling
-/// untrusted code is outside of what wasmtime promises to do within bounds.
+/// Compiles a component to machine code. Call this only in the compile worker, a process that may
+/// be killed: wasmtime does not promise bounds for compiling untrusted code.
 ///
 /// # Errors
-/// What the component does that no plugin may, in the compiler's words.
+/// The compiler's message about the feature or form that plugins may not use.
 pub fn compile(component: &[u8]) -> Result<Vec<u8>, String> {
     let engine = engine::compiler().map_err(|error| format!("{error:#}"))?;
     engine
@@ -46,7 +47,7 @@ pub fn seal(key: &SealKey, digest: &str, code: &[u8]) -> Vec<u8> {
     sealed
 }
 
-/// Checks the seal and loads the machine code.
+/// Verifies the seal and loads the machine code.
 pub(super) fn load(
     key: &SealKey,
     digest: &str,
@@ -63,8 +64,9 @@ pub(super) fn load(
         unsafe_code,
         reason = "the seal shows that our own compile worker made these bytes for this component"
     )]
-    // SAFETY: `code` was made by `compile` in a process of ours, and has not changed since: its HMAC under our key was
-    // verified just now over these very bytes. wasmtime itself checks that they are for this engine and machine.
+    // SAFETY: `code` was made by `compile` in a process of ours, and has not changed since: its
+    // HMAC under our key was verified just now over these very bytes. wasmtime itself checks that
+    // they are for this engine and machine.
     let component = unsafe { Component::deserialize(engine, code) };
     component.map_err(|error| ArtifactError::Incompatible(format!("{error:#}")))
 }
@@ -72,7 +74,7 @@ pub(super) fn load(
 fn mac(key: &SealKey, digest: &str, code: &[u8]) -> Hmac<Sha256> {
     #[expect(clippy::expect_used, reason = "an HMAC key may have any length")]
     let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).expect("a key may have any length");
-    // The digest has a fixed length, so the two cannot run into each other.
+    // The digest has a fixed length, so it cannot be confused with the beginning of the code.
     mac.update(digest.as_bytes());
     mac.update(code);
     mac

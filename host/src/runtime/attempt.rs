@@ -1,4 +1,4 @@
-//! One attempt: what it is called with, what it holds while it runs, what comes out.
+//! One attempt at a step: its parameters, its state while it runs, and its result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,125 +22,127 @@ use crate::monitor::Monitor;
 use crate::store::Store;
 use crate::trace::{Span, SpanKind, Tracer};
 
-/// What host functions need. Cheap to clone.
+/// Services that host functions use. Cheap to clone.
 #[derive(Clone)]
 pub struct Services {
-    /// For reads; writes are effects.
+    /// The database, for reads only: writes are effects.
     pub store: Store,
-    /// For what guests measure.
+    /// Receives the metrics that guests record.
     pub monitor: Monitor,
-    /// For `now`.
+    /// The host's clock.
     pub clock: Clock,
-    /// For all attempts the same.
+    /// Limits, the same for all attempts.
     pub limits: Arc<Limits>,
-    /// For host calls of attempts that are traced.
+    /// Records host calls of traced attempts.
     pub tracer: Tracer,
 }
 
-/// What an attempt is called with.
+/// The parameters of an attempt.
 #[derive(Clone, Debug)]
 pub struct StepCall {
-    /// The owner of everything the guest may touch.
+    /// The owner of everything that the guest may touch.
     pub team: Name,
-    /// What runs.
+    /// The plugin version to run.
     pub plugin: Arc<PluginVersion>,
-    /// Which of its steps.
+    /// The plugin's step to run.
     pub step: Name,
     /// The step's id in the definition.
     pub step_id: StepId,
     /// The workflow.
     pub workflow: Name,
-    /// Its version.
+    /// The workflow's version.
     pub workflow_version: u32,
     /// The instance.
     pub instance_id: Uuid,
-    /// What kind of thing the instance is about.
+    /// Type of the entity that the instance is about.
     pub entity_type: Option<String>,
-    /// Which one.
+    /// Id of that entity.
     pub entity_id: Option<String>,
-    /// Who started the instance.
+    /// The starter of the instance: a user, or `plugin:<name>`.
     pub started_by: String,
-    /// How many instances created one another above this one.
+    /// Number of ancestors: instances above this one in the chain of creations.
     pub depth: u32,
-    /// The instance at the top of the chain of creations, if the instance is not that one itself.
+    /// The instance at the top of the chain of creations; none if it is this one.
     pub root_id: Option<Uuid>,
-    /// 1 for the first.
+    /// 1 for the first attempt.
     pub number: u32,
     /// The step's input.
     pub input: Json,
-    /// From the definition; the host's own deadline may be sooner.
+    /// Timeout from the definition. The host's own deadline may be earlier.
     pub timeout: Option<Duration>,
-    /// Where to keep what the guest logs and measures, for a person who looks at this one attempt.
+    /// Receives the guest's log lines and metrics, for a person who examines this one attempt.
     pub capture: Option<Capture>,
-    /// The attempt's span, if that is recorded.
+    /// The attempt's span, if it is recorded.
     pub trace: Option<TraceParent>,
 }
 
-/// What a guest logged and measured.
+/// A shared collector of a guest's log lines and metrics.
 pub type Capture = Arc<Mutex<Captured>>;
 
-/// What a guest logged and measured.
+/// The log lines and metrics of one attempt.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Captured {
-    /// Lines, as they would stand in the host's log.
+    /// Log lines, as they appear in the host's log.
     pub logs: Vec<CapturedLog>,
     /// Measurements, in the order made.
     pub metrics: Vec<CapturedMetric>,
 }
 
-/// One line.
+/// One log line.
 #[derive(Clone, Debug, Serialize)]
 pub struct CapturedLog {
     /// `trace`, `debug`, `info`, `warn` or `error`.
     pub level: &'static str,
-    /// With its fields, control characters escaped.
+    /// The message with its fields. Harmful characters are escaped.
     pub line: String,
 }
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub struct CapturedMetric {
-    /// `count`, `gauge`, `record` or `timer`.
+    /// `count`, `gauge`, `record`, `timer` or, for a timer dropped without `stop`, `timer-error`.
     pub kind: &'static str,
-    /// As declared in the manifest.
+    /// The name declared in the manifest.
     pub name: String,
-    /// In the plugin's own unit; timers in microseconds.
+    /// The value in the plugin's own unit; timers in microseconds.
     pub value: f64,
-    /// As given.
+    /// The labels as the guest passed them.
     pub labels: Vec<(String, String)>,
 }
 
-/// How an attempt ended.
+/// The result of an attempt.
 #[derive(Clone, Debug)]
 pub struct StepEnd {
-    /// The output, or why there is none.
+    /// The output, or the failure.
     pub result: Result<Json, Failure>,
-    /// The guest said so itself, and nothing stopped it.
+    /// True if the guest itself returned the failure; false if a trap, a limit or the host ended
+    /// the attempt.
     pub said_by_guest: bool,
     /// The last entry whose storage guard did not hold when the guest wrote it.
     pub conflict: Option<EntryKey>,
-    /// What to commit with it. Empty unless the step completed.
+    /// The writes to commit. Empty unless the step completed.
     pub effects: Effects,
-    /// What it took.
+    /// The resources used.
     pub usage: Usage,
-    /// When it began.
+    /// Start of the attempt.
     pub started_at: Timestamp,
-    /// When it ended.
+    /// End of the attempt.
     pub finished_at: Timestamp,
 }
 
-/// What an attempt used.
+/// The resources that an attempt used.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Usage {
-    /// From start to end.
+    /// Wall clock time from start to end.
     #[serde(rename = "wall_us", serialize_with = "as_micros")]
     pub wall: Duration,
-    /// Ticks seen while guest code ran, times the tick: coarse, and never less than was used by more than a tick.
+    /// CPU time: the number of ticks seen while guest code ran, times the tick. It may be up to one
+    /// tick too low.
     #[serde(rename = "cpu_us", serialize_with = "as_micros")]
     pub cpu: Duration,
-    /// All linear memories at the end.
+    /// Size of all linear memories at the end.
     pub memory_bytes: usize,
-    /// How many.
+    /// Number of host calls.
     pub host_calls: u64,
 }
 
@@ -148,10 +150,11 @@ fn as_micros<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result
     serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// What the wasmtime store holds for one attempt. Host functions are methods of it, one file for each interface.
+/// The state of one attempt, held by the wasmtime store. Host functions are methods of this type,
+/// in one file for each interface.
 pub struct AttemptState {
     pub(super) services: Services,
-    /// None while a plugin describes itself: then it has no team and no grants.
+    /// None during `describe`: the plugin has no team and no grants then.
     pub(super) call: Option<Arc<StepCall>>,
     pub(super) resources: ResourceTable,
     pub(super) meter: Meter,
@@ -160,7 +163,7 @@ pub struct AttemptState {
     pub(super) conflict: Option<EntryKey>,
     pub(super) log: LogBudget,
     pub(super) host_calls: u64,
-    /// Host calls that may still have spans.
+    /// Number of further host calls that may have spans.
     spans_left: u32,
     pub(super) ticks: u64,
     pub(super) started: Instant,
@@ -194,9 +197,9 @@ impl AttemptState {
         self
     }
 
-    /// Counts a host call. Every host function begins with this.
+    /// Counts a host call. Every host function calls this first.
     ///
-    /// Traps when there were too many: an error value would let a guest go on asking for ever.
+    /// Traps if there were too many calls. A guest could ignore an error value and call for ever.
     pub(super) fn charge(&mut self) -> wasmtime::Result<()> {
         self.host_calls += 1;
         let limit = self.services.limits.host_calls_max;
@@ -211,8 +214,9 @@ impl AttemptState {
         Ok(())
     }
 
-    /// As [`AttemptState::charge`], for a function that works with data: the call lasts as long as what this answers, if
-    /// the attempt is traced and has had few calls so far.
+    /// Counts a host call like [`AttemptState::charge`], for a function that reads or changes data.
+    /// Returns a span that lasts as long as the call. The span is recorded if the attempt is traced
+    /// and has had few calls so far.
     pub(super) fn enter(&mut self, function: &'static str) -> wasmtime::Result<Span> {
         self.charge()?;
         let trace = self
@@ -230,7 +234,7 @@ impl AttemptState {
             .named(function))
     }
 
-    /// Checks a grant, and answers what it was granted for.
+    /// Checks a grant. Returns the attempt's parameters if the plugin version has the grant.
     pub(super) fn granted(&self, interface: Interface) -> Result<Arc<StepCall>, HostError> {
         let name = interface.as_str();
         match &self.call {
@@ -254,7 +258,8 @@ impl AttemptState {
     }
 }
 
-/// A store error, for a guest: it learns that it may try again, and the log learns why.
+/// Converts a store error for a guest. The guest learns that it may try again; the cause is written
+/// to the log.
 pub(super) fn unavailable(error: &crate::store::StoreError) -> HostError {
     tracing::warn!(%error, "a host call could not read the database");
     HostError::Unavailable("the database did not answer; try again".to_owned())

@@ -1,4 +1,4 @@
-//! The contract in `wit/`, as types and traits. Everything here is generated.
+//! Types and traits generated from the contract in `wit/`.
 
 wasmtime::component::bindgen!({
     path: "../wit",

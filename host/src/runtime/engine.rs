@@ -1,8 +1,9 @@
-//! One wasmtime engine for the process: what guests may do at all, and how their memory is pooled.
+//! The wasmtime engine of the process: the WebAssembly features that guests have, and the pool of
+//! their memory.
 //!
-//! The compile worker builds the same code with [`compiler`], which has no pool: reserving the pool's address space
-//! would not fit under the worker's own memory limit. Both must agree on everything else, or wasmtime refuses to load
-//! what the worker made.
+//! The compile worker uses [`compiler`], which has no pool: the pool's address space would exceed
+//! the worker's memory limit. All other settings must be equal in both engines, or wasmtime refuses
+//! to load the worker's code.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,17 +17,19 @@ use wasmtime::{
 
 use crate::config::{Limits, RuntimeConfig};
 
-/// Deeper guest recursion is a `stack-overflow`.
+/// Stack of a guest. Deeper recursion fails with `stack-overflow`.
 const GUEST_STACK_BYTES: usize = 512 * 1_024;
-/// A fiber's stack: the guest's and, below it, what host functions need.
+/// Stack of a fiber: the guest's stack and, below it, room for host functions.
 const FIBER_STACK_BYTES: usize = 2 * 1_024 * 1_024;
-/// Memory of a pool slot that is zeroed instead of given back, which saves page faults at the next attempt.
+/// Memory of a pool slot that is zeroed instead of returned to the system, which saves page faults
+/// in the next attempt.
 const KEEP_RESIDENT_BYTES: usize = 256 * 1_024;
-/// Of one component. Those from other languages consist of many core modules.
+/// Most core instances of one component. Components from some languages consist of many core
+/// modules.
 const CORE_INSTANCES_MAX: u32 = 64;
 const MEMORIES_MAX: u32 = 2;
 const TABLES_MAX: u32 = 16;
-/// Plugins that describe themselves at the same time.
+/// Most plugins that run `describe` at the same time.
 pub const DESCRIBED_MAX: u32 = 8;
 
 fn common() -> Config {
@@ -37,10 +40,10 @@ fn common() -> Config {
         .concurrency_support(false)
         .max_wasm_stack(GUEST_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
-        // The adapters that the compiler makes between composed components use two memories. The scan of an upload
-        // refuses them in its own modules.
+        // The adapters that the compiler generates between composed components use two memories. In
+        // uploaded modules the scan refuses multi-memory.
         .wasm_multi_memory(true)
-        // Nothing that a step needs, and each a larger surface.
+        // Features that no step needs, and that would enlarge the attack surface.
         .wasm_memory64(false)
         .wasm_relaxed_simd(false)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
@@ -49,14 +52,14 @@ fn common() -> Config {
     config
 }
 
-/// An engine that only compiles.
+/// Creates an engine that only compiles.
 pub(super) fn compiler() -> wasmtime::Result<Engine> {
     Engine::new(&common())
 }
 
-/// The engine that runs guests.
+/// Creates the engine that runs guests.
 pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Result<Engine> {
-    // Uploads that describe themselves run besides the attempts.
+    // `describe` of uploads runs in addition to the attempts.
     let attempts = runtime
         .attempts_max
         .saturating_add(runtime.attempts_reserve);
@@ -64,7 +67,8 @@ pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Resu
         .unwrap_or(u32::MAX)
         .saturating_add(DESCRIBED_MAX);
     let mut pool = PoolingAllocationConfig::new();
-    // Every store may have the most of everything: otherwise one team's components could leave nothing for another's.
+    // Every store can have the maximum of everything. Otherwise one team's components could leave
+    // nothing for another team's.
     pool.total_component_instances(stores)
         .total_core_instances(stores.saturating_mul(CORE_INSTANCES_MAX))
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
@@ -80,7 +84,8 @@ pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Resu
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(16 * 1_024)
         .async_stack_keep_resident(0)
-        // A larger batch would hold on to the memory of that many attempts, 64 MiB each, until it is full.
+        // A larger batch would keep the memory of that many attempts, 64 MiB each, until the batch
+        // is full.
         .decommit_batch_size(1)
         .pagemap_scan(Enabled::Auto);
     let mut config = common();
@@ -90,8 +95,8 @@ pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Resu
 
 /// Advances the engine's epoch until it is dropped.
 ///
-/// It is a thread and not a task: a task could not run while guests keep every worker thread busy, and then nothing
-/// would ever interrupt them.
+/// The ticker is a thread, not a task. A task could not run while guests occupy every worker
+/// thread, and then nothing would interrupt the guests.
 pub(super) struct Ticker {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -125,7 +130,7 @@ impl Drop for Ticker {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A ticker that panicked has nothing left to say.
+            // A ticker that panicked has no result to report.
             let _ = thread.join();
         }
     }

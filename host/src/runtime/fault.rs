@@ -1,10 +1,10 @@
-//! Why an attempt ended badly, as a [`Failure`] with a name.
+//! Converts errors of wasmtime into a [`Failure`].
 
 use wasmtime::Trap;
 
 use crate::model::failure::{self, Blame, Failure};
 
-/// A guest crossed a limit that the host counts itself. Raised as a trap from a host function.
+/// A limit that the host counts itself was exceeded. Host functions raise this as a trap.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(super) struct GuestFault {
@@ -12,16 +12,16 @@ pub(super) struct GuestFault {
     pub(super) message: String,
 }
 
-/// What else is known of an attempt that ended with an error of wasmtime's.
+/// Further facts about an attempt that ended with an error of wasmtime's.
 pub(super) struct Evidence<'a> {
-    /// The guest was refused memory or table elements at some point.
+    /// The guest was refused memory or table elements at some time.
     pub(super) memory_refused: bool,
     pub(super) memory_bytes_max: usize,
     /// The last line that the guest logged as an error; a panic hook writes one.
     pub(super) last_error: Option<&'a str>,
 }
 
-/// Names an error of wasmtime's. All of them are the guest's doing but one: the pool being empty.
+/// Converts an error of wasmtime's. All such errors are the guest's fault, except an empty pool.
 pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Failure {
     if let Some(fault) = error.downcast_ref::<GuestFault>() {
         return Failure::fatal(fault.code, Blame::Guest, fault.message.clone());
@@ -71,14 +71,14 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
         return Failure::fatal(failure::MEMORY_LIMIT, Blame::Guest, message);
     }
     let cause = error.root_cause().to_string();
-    // wasmtime has no public types for these two; a test for each notices when the words change.
+    // wasmtime has no public types for these two; a test for each detects changed messages.
     if cause.contains("fuel") || cause.contains("handle limit exceeded") {
         let message = format!(
             "the plugin passed too much through host calls, or holds too many handles: {cause}"
         );
         return Failure::fatal(failure::HOST_CALL_LIMIT, Blame::Guest, message);
     }
-    // What is no trap of the guest's code is an argument or a type that the canonical ABI does not allow.
+    // Other errors concern an argument or a type that the canonical ABI does not allow.
     let what = if error.is::<Trap>() {
         "trapped"
     } else {

@@ -1,9 +1,10 @@
-//! What an attempt has used of its memory, summed over all its memories and tables. wasmtime's own `StoreLimits`
-//! counts each memory by itself, so a component with many memories would get the limit many times.
+//! Memory usage of an attempt, summed over all its memories and tables. wasmtime's own
+//! `StoreLimits` limits each memory separately, so a component with many memories would get the
+//! limit many times.
 
 use wasmtime::ResourceLimiter;
 
-/// Counts and refuses growth.
+/// Counts memory and table elements, and refuses growth beyond the limits.
 #[derive(Debug)]
 pub(super) struct Meter {
     memory_bytes: usize,
@@ -24,18 +25,19 @@ impl Meter {
         }
     }
 
-    /// Bytes of all linear memories. They never shrink.
+    /// Returns the size of all linear memories in bytes. Linear memories never shrink.
     pub(super) fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }
 
-    /// Whether the guest was ever refused. It may have coped; if it trapped, this is the likely reason.
+    /// Returns true if growth was ever refused. The guest may have handled that; if it trapped, the
+    /// refusal is the likely cause.
     pub(super) fn refused(&self) -> bool {
         self.refused
     }
 }
 
-/// Adds the growth to `used` if it stays within `max`.
+/// Adds the growth to `used` if the sum stays within `max`. Returns false otherwise.
 fn grow(used: &mut usize, max: usize, current: usize, desired: usize) -> bool {
     let wanted = used.saturating_add(desired.saturating_sub(current));
     if wanted > max {

@@ -1,11 +1,14 @@
-//! Runs one attempt at a step: a fresh store, every limit armed before the first guest instruction, and whatever
-//! happens, a [`StepEnd`]. The only module that names wasmtime.
+//! Runs one attempt at a step. Every attempt has a fresh store, with every limit armed before the
+//! first guest instruction, and always returns a [`StepEnd`]. This is the only module that names
+//! wasmtime.
 //!
-//! It does not decide what runs when, and it writes nothing: what the guest wrote comes back as effects.
+//! This module neither schedules attempts nor writes data: the guest's writes are returned as
+//! effects.
 //!
-//! Guests run on worker threads of their own ([`Runtime::guest_threads`]). A guest that spins is interrupted at every
-//! tick, but until then it keeps its thread; on the threads that answer HTTP that would be felt by everybody. The engine
-//! runs whole drivers there, because waking another thread for each step costs several times what the step does.
+//! Guests run on worker threads of their own ([`Runtime::guest_threads`]). A spinning guest is
+//! interrupted at every tick, but occupies its thread until then; on the threads that serve HTTP
+//! this would delay every request. The engine runs whole drivers on the guest threads, because
+//! waking another thread for each step costs several times as much as the step.
 
 mod artifact;
 mod attempt;
@@ -43,7 +46,7 @@ use crate::model::failure::{self, Blame, Failure};
 use crate::model::json::JsonError;
 use crate::model::{Effects, Json};
 
-/// The interfaces a component may import, as `package:name/interface@version`.
+/// Interfaces that a component may import, as `package:name/interface@version`.
 pub const OFFERED: [&str; 8] = [
     "stepwell:plugin/types@0.1.0",
     "stepwell:plugin/storage@0.1.0",
@@ -54,10 +57,10 @@ pub const OFFERED: [&str; 8] = [
     "stepwell:plugin/runtime@0.1.0",
     "stepwell:plugin/step@0.1.0",
 ];
-/// The interface a component must export.
+/// The interface that a component must export.
 pub const REQUIRED_EXPORT: &str = "stepwell:plugin/step@0.1.0";
 
-/// The engine with everything that attempts share. Cheap to clone.
+/// The WebAssembly engine and everything that attempts share. Cheap to clone.
 #[derive(Clone)]
 pub struct Runtime(Arc<Shared>);
 
@@ -66,20 +69,20 @@ struct Shared {
     linker: Linker<AttemptState>,
     services: Services,
     tick: Duration,
-    /// Plugins that are loaded.
+    /// Number of loaded plugins.
     loaded: Arc<AtomicUsize>,
-    /// Held to be dropped with the engine.
+    /// Held so that the ticker stops together with the engine.
     _ticker: engine::Ticker,
     threads: GuestThreads,
 }
 
-/// A plugin version that is loaded: its imports are resolved, only memory is missing.
+/// A loaded plugin version. Its imports are resolved, so an attempt only needs memory.
 pub struct LoadedPlugin {
     pre: StepPluginPre<AttemptState>,
     _counted: Counted,
 }
 
-/// Counts itself while it lives.
+/// Counts itself in a shared counter while it lives.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -95,16 +98,16 @@ impl Drop for Counted {
     }
 }
 
-/// Why the runtime cannot start or a plugin cannot be loaded.
+/// The reason why the runtime cannot start or a plugin cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// wasmtime refused the configuration, or the machine has too little address space.
     #[error("start the WebAssembly engine: {0}")]
     Engine(String),
-    /// No thread.
+    /// A thread could not be started.
     #[error("start the threads that run guests: {0}")]
     Threads(#[from] std::io::Error),
-    /// The machine code is not ours, or for another engine.
+    /// The seal is broken, or the machine code is for another engine.
     #[error("load the compiled plugin: {0}")]
     Artifact(#[from] ArtifactError),
     /// The component does not fit the contract.
@@ -116,7 +119,7 @@ impl Runtime {
     /// Starts the engine, its ticker and the guests' threads.
     ///
     /// # Errors
-    /// The machine does not have the address space or the threads.
+    /// The machine lacks the address space or the threads.
     pub fn start(config: &RuntimeConfig, services: Services) -> Result<Self, RuntimeError> {
         let engine = engine::runner(config, &services.limits)
             .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
@@ -138,12 +141,13 @@ impl Runtime {
         })))
     }
 
-    /// Where guests run, and whoever calls [`Runtime::run_step`] often.
+    /// Returns the threads that run guests. Callers of [`Runtime::run_step`] should run there too.
     pub fn guest_threads(&self) -> &tokio::runtime::Handle {
         self.0.threads.foreground()
     }
 
-    /// Loads what [`seal`] made of what [`compile`] made. Takes about a millisecond; on a blocking thread, please.
+    /// Loads machine code from [`compile`] that has a seal from [`seal`]. Takes about a
+    /// millisecond, so call it on a blocking thread.
     ///
     /// # Errors
     /// A broken seal, another engine's code, or a component that does not fit the contract.
@@ -166,15 +170,15 @@ impl Runtime {
         })
     }
 
-    /// Plugins whose machine code is in memory.
+    /// Returns the number of plugins whose machine code is in memory.
     pub fn loaded_plugins(&self) -> usize {
         self.0.loaded.load(Ordering::Relaxed)
     }
 
-    /// Asks a plugin what it is. It has no grants then.
+    /// Calls the plugin's `describe`, without grants.
     ///
     /// # Errors
-    /// As for a step.
+    /// The same failures as for a step.
     pub async fn describe(&self, plugin: Arc<LoadedPlugin>) -> Result<PluginManifest, Failure> {
         let deadline = self.0.services.limits.deadline;
         let shared = Arc::clone(&self.0);
@@ -197,8 +201,8 @@ impl Runtime {
         described.await.unwrap_or_else(|_| Err(host_failed()))?
     }
 
-    /// Runs one attempt, to be called on [`Runtime::guest_threads`]. Never panics and never waits longer than the
-    /// deadline.
+    /// Runs one attempt. Call this on [`Runtime::guest_threads`]. A panic becomes a failure. The attempt
+    /// ends at its deadline at the latest, or up to a tick later.
     pub async fn run_step(&self, plugin: Arc<LoadedPlugin>, call: StepCall) -> StepEnd {
         let clock = &self.0.services.clock;
         let started_at = clock.now();
@@ -283,9 +287,10 @@ impl Runtime {
     }
 }
 
-/// Runs `work`, which owns its store. The deadline drops it and the store with it, and a panic ends with it.
+/// Runs `work`, which owns its store, and drops both at the deadline. A panic becomes a failure.
 async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<T, Failure> {
-    // Unwind safe, because whatever the work had is dropped with it. On the heap, because it is large.
+    // Unwind safe, because everything that `work` owns is dropped with it. On the heap, because it
+    // is large.
     let work = Box::pin(AssertUnwindSafe(work).catch_unwind());
     match tokio::time::timeout(deadline, work).await {
         Ok(Ok(done)) => Ok(done),
@@ -325,7 +330,8 @@ impl Shared {
             .as_nanos()
             .div_ceil(self.tick.as_nanos().max(1));
         store.epoch_deadline_callback(move |mut context| {
-            // However long the store waited in a host call, this is called once for it: ticks count time on the CPU.
+            // Called once for a store that waited in a host call, however long, so ticks measure
+            // CPU time.
             let state = context.data_mut();
             state.ticks += 1;
             Ok(if u128::from(state.ticks) > ticks_max {

@@ -1,4 +1,5 @@
-//! What an attempt has written so far. Reads see these before the store; at the end they become [`Effects`].
+//! The writes of an attempt so far. Reads see them before the store; at the end they become
+//! [`Effects`].
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::store::{KeyHolder, KeyHolders};
 pub(super) struct PendingEffects {
     storage: BTreeMap<EntryKey, (WriteAction, Option<Guard>)>,
     instances: Vec<NewInstance>,
-    /// Those of them that have an idempotency key, by workflow and key.
+    /// New instances that have an idempotency key, by workflow and key.
     keys: KeyHolders,
     metadata: BTreeMap<Uuid, Json>,
     storage_bytes: usize,
@@ -35,7 +36,8 @@ impl PendingEffects {
         }
     }
 
-    /// Whether writing these keys and this many bytes of values stays within the limits; says which it crosses.
+    /// Checks that writing these keys and this many bytes of values stays within the limits. The
+    /// error names the limit.
     pub(super) fn check_room<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a EntryKey>,
@@ -52,7 +54,8 @@ impl PendingEffects {
                 limits.storage_keys_max
             ));
         }
-        // Overwriting a pending value counts again: what is bounded is work, not only what is left at the end.
+        // Overwriting a pending value counts again: the limit bounds the work, not only the final
+        // size.
         if self.storage_bytes.saturating_add(bytes) > limits.storage_write_bytes_max {
             return Err(format!(
                 "an attempt may write at most {} bytes of values",
@@ -96,14 +99,15 @@ impl PendingEffects {
         Ok(())
     }
 
-    /// A later write replaces an earlier one, but the first guard stays: it speaks of what was committed before this
-    /// attempt, and that has not changed.
+    /// Records a write. A later write of a key replaces an earlier one, but the first guard stays:
+    /// it refers to the version committed before this attempt, which no write of this attempt
+    /// changes.
     fn write(&mut self, key: EntryKey, action: WriteAction, guard: Option<Guard>) {
         let earlier = self.storage.get(&key).and_then(|(_, guard)| *guard);
         self.storage.insert(key, (action, earlier.or(guard)));
     }
 
-    /// What a reader of this attempt sees, given what is committed.
+    /// Returns the entry that this attempt sees: `committed` with the pending write applied.
     pub(super) fn overlay(
         &self,
         key: &EntryKey,
@@ -133,7 +137,8 @@ impl PendingEffects {
         })
     }
 
-    /// Pending keys of a bucket that begin with `prefix` and come after `after`, and whether each will exist.
+    /// Returns the pending keys of a bucket that begin with `prefix` and come after `after`, each
+    /// with false if it is deleted.
     pub(super) fn keys<'a>(
         &'a self,
         space: &'a Space,
@@ -152,7 +157,7 @@ impl PendingEffects {
         &self.instances
     }
 
-    /// The new instance of a workflow with an idempotency key.
+    /// Returns the new instance of a workflow with this idempotency key.
     pub(super) fn instance_with_key(&self, key: &(Uuid, String)) -> Option<KeyHolder> {
         self.keys.get(key).copied()
     }
@@ -175,7 +180,7 @@ impl PendingEffects {
         self.metadata.insert(instance_id, metadata);
     }
 
-    /// Takes bytes of the budget for inputs and metadata.
+    /// Takes bytes from the budget for inputs and metadata.
     pub(super) fn spend_batch_bytes(
         &mut self,
         bytes: usize,

@@ -1,9 +1,11 @@
-//! The threads that run guests: some for short work, some with low priority for long work.
+//! The threads that run guests: foreground threads for short work, and low-priority background
+//! threads for long work.
 //!
-//! An attempt starts on the threads of its driver. Once it has used more CPU than [`SHORT`], or when its team's attempts
-//! together have used more than the team's share lately, it goes on in the background: on threads of their own, with the
-//! lowest priority that the operating system has for normal threads. They use every CPU that is idle, and give way at
-//! once when somebody's short step, an answer or a commit wants it. So a team that burns CPU delays itself.
+//! An attempt starts on the thread of its driver. It moves to the background once it has used more
+//! CPU than [`SHORT`], or if its team has lately used more than its share of CPU. Background
+//! threads have the lowest priority that the operating system offers for normal threads. They use
+//! idle CPUs, and give way at once to short steps, requests and commits. So a team that burns CPU
+//! delays itself.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -19,16 +21,17 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::clock::Clock;
 use crate::model::Name;
 
-/// CPU time of an attempt in the foreground. Two ticks of the default, so that nearly all steps end there.
+/// CPU time of an attempt in the foreground. Two ticks of the default length, so nearly all steps
+/// end there.
 const SHORT: Duration = Duration::from_millis(20);
-/// Over what time a team's CPU use is looked at: older use fades with this time constant.
+/// Time constant with which a team's CPU use decays.
 const LATELY: Duration = Duration::from_millis(500);
-/// Teams whose use is remembered. Beyond it those that have used nothing lately are forgotten.
+/// Most teams whose use is remembered. Beyond this, teams without recent use are forgotten.
 const TEAMS_MAX: usize = 1_024;
 
-/// Both kinds of threads.
+/// The foreground and the background threads.
 pub(super) struct GuestThreads {
-    /// Held to be shut down.
+    /// Held so that they can be shut down.
     runtimes: [Option<Runtime>; 2],
     foreground: Handle,
     background: Handle,
@@ -37,7 +40,7 @@ pub(super) struct GuestThreads {
 
 impl Drop for GuestThreads {
     fn drop(&mut self) {
-        // Waiting is not allowed here, and there is nothing to wait for: nobody is left to read a result.
+        // A destructor must not wait, and no caller is left to read a result.
         self.runtimes
             .iter_mut()
             .filter_map(Option::take)
@@ -80,8 +83,9 @@ impl GuestThreads {
         &self.foreground
     }
 
-    /// Runs an attempt of a team where the caller is, until it turns out to be long or the team to be over its share. Then
-    /// it is the error, and is to go on in the background.
+    /// Runs an attempt of a team on the caller's thread until the attempt turns out to be long, or
+    /// the team exceeds its share. Then the rest of the attempt is returned as the error, to
+    /// continue in the background.
     pub(super) async fn run_in_foreground<T>(
         &self,
         team: &Name,
@@ -96,8 +100,8 @@ impl GuestThreads {
         .await
     }
 
-    /// Runs an attempt, or the rest of one, in the background, and stops it at a time. Returns after it is dropped, which
-    /// after the time takes up to a tick.
+    /// Runs an attempt, or the rest of one, in the background until the time `until`, and then
+    /// stops it. Returns after the work is dropped, which may take up to a tick after `until`.
     pub(super) async fn run_in_background<T: Send + 'static>(
         &self,
         team: &Name,
@@ -116,7 +120,7 @@ impl GuestThreads {
                 task.abort();
                 match task.await {
                     Err(error) if error.is_cancelled() => return Background::Stopped,
-                    // It was done at the same moment.
+                    // The work ended at the same moment.
                     ended => ended,
                 }
             }
@@ -125,18 +129,19 @@ impl GuestThreads {
     }
 }
 
-/// The end of work in the background.
+/// The end of background work.
 pub(super) enum Background<T> {
     Done(T),
-    /// It was not done in time.
+    /// The work was not done in time.
     Stopped,
-    /// It panicked, or the host is going down.
+    /// The work panicked, or the host is shutting down.
     Broken,
 }
 
 pub(super) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Work in the foreground. It is handed back when it has to go on in the background.
+/// Foreground work that measures its CPU time. It returns itself when it has to continue in the
+/// background.
 struct Metered<'a, T> {
     work: Option<Work<T>>,
     used: Duration,
@@ -172,7 +177,7 @@ impl<T> Future for Metered<'_, T> {
     }
 }
 
-/// Work in the background.
+/// Background work that charges its CPU time to the team.
 struct Charged<T> {
     work: Work<T>,
     team: Name,
@@ -192,14 +197,14 @@ impl<T> Future for Charged<T> {
     }
 }
 
-/// How much CPU each team has used lately.
+/// Recent CPU use of each team.
 struct TeamUsage {
     cpus: usize,
     clock: Clock,
     teams: Mutex<HashMap<Name, Used>>,
 }
 
-/// CPUs in use by one team, on average over [`LATELY`].
+/// CPUs that one team uses, on average over [`LATELY`].
 struct Used {
     cpus: f64,
     at: Instant,
@@ -234,7 +239,8 @@ impl TeamUsage {
         );
     }
 
-    /// Returns whether a team has used more than an equal share of the CPUs lately, while other teams use some too.
+    /// Returns true if a team has lately used more than an equal share of the CPUs while other
+    /// teams used some too.
     fn is_over_share(&self, team: &Name) -> bool {
         let now = self.clock.monotonic();
         let teams = self.teams.lock();

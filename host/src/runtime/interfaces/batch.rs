@@ -1,5 +1,5 @@
-//! `batch`: instances in bulk. Creating and updating are effects; reading statuses is not. Approvals are not here:
-//! people decide them, never guests.
+//! `batch`: bulk operations on instances. Creations and updates are effects; reading statuses is
+//! not. Approvals are missing here, because people decide them, never guests.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -20,17 +20,18 @@ use crate::store::{KeyHolders, Plan, PlanError, StoreError};
 
 type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
 
-/// What new instances of workflows are pinned to. A call asks once for each workflow.
+/// Plans of the workflows in one call. Each workflow is looked up once.
 type Plans = HashMap<Name, Result<Planned, HostError>>;
 
 #[derive(Clone)]
 enum Planned {
     Open(Plan),
-    /// It takes no new instances, but an instance of it may have an item's idempotency key.
+    /// The workflow takes no new instances, but one of its instances may have the item's
+    /// idempotency key.
     Archived(Uuid),
 }
 
-/// An item with nothing wrong in itself.
+/// An item that passed all checks of its own fields.
 struct Checked {
     item: Wanted,
     workflow: Name,
@@ -39,7 +40,7 @@ struct Checked {
 }
 
 impl Checked {
-    /// Its workflow and its idempotency key, if it has one.
+    /// Returns the workflow's row id and the idempotency key; none without a key.
     fn key(&self) -> Option<(Uuid, String)> {
         let workflow = match &self.plan {
             Planned::Open(plan) => plan.workflow.workflow_id,
@@ -114,7 +115,7 @@ impl AttemptState {
         for item in items {
             checked.push(self.check_one(&call, item, &mut plans).await);
         }
-        // What this attempt has created itself is not in the database yet.
+        // Instances that this attempt has created are not in the database yet.
         let keys = checked.iter().flatten().filter_map(Checked::key);
         let keys: Vec<_> = keys
             .filter(|key| self.effects.instance_with_key(key).is_none())
@@ -189,7 +190,8 @@ impl AttemptState {
         }
     }
 
-    /// `known`: the instances that have one of the call's keys already.
+    /// Creates one instance. `known` has the existing instances with an idempotency key of this
+    /// call.
     fn create_one(
         &mut self,
         call: &StepCall,
@@ -290,7 +292,7 @@ impl AttemptState {
         let started = self.services.clock.monotonic();
         let call = self.granted(Interface::Batch)?;
         self.check_items(ids.len())?;
-        // What is no id names nothing, and the instance with this one does not exist.
+        // A text that is no id becomes the nil id, which no instance has.
         let ids: Vec<Uuid> = ids
             .iter()
             .map(|text| text.parse().unwrap_or_default())

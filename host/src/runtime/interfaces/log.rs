@@ -1,4 +1,4 @@
-//! `log`: lines in the host's log. Needs no grant; what is over the limits is dropped and counted.
+//! `log`: lines in the host's log. Needs no grant. Lines beyond the limits are dropped and counted.
 
 use super::super::attempt::{AttemptState, CapturedLog};
 use super::super::bindings::stepwell::plugin::log::{self, Field, Level};
@@ -7,18 +7,18 @@ use crate::model::text::harmless;
 /// Most fields of a line; further ones are dropped.
 const FIELDS_MAX: usize = 16;
 
-/// What an attempt has logged.
+/// The log usage of an attempt.
 #[derive(Debug, Default)]
 pub(in super::super) struct LogBudget {
     lines: u32,
     bytes: usize,
     dropped: u32,
-    /// The last error line: a panic hook writes one, and it says more than "unreachable".
+    /// The last error line. A panic hook writes one, which is more useful than "unreachable".
     pub(in super::super) last_error: Option<String>,
 }
 
 impl LogBudget {
-    /// Lines that were over the limits.
+    /// Returns the number of lines dropped because of the limits.
     pub(in super::super) fn dropped(&self) -> u32 {
         self.dropped
     }
@@ -54,7 +54,7 @@ impl AttemptState {
                 line: line.to_owned(),
             });
         }
-        // `tracing` wants the level as a constant.
+        // `tracing` needs the level as a constant.
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(
@@ -88,8 +88,8 @@ fn name(level: Level) -> &'static str {
     }
 }
 
-/// One line without harmful characters: a guest must not be able to forge another line, to write to a terminal, or to
-/// turn what is read.
+/// Formats one line without harmful characters: a guest must not be able to forge another line,
+/// control a terminal, or reverse the direction of text.
 fn escaped(message: &str, fields: &[Field], bytes_max: usize) -> String {
     let mut line = String::new();
     push_escaped(&mut line, message, bytes_max);
@@ -108,7 +108,7 @@ fn escaped(message: &str, fields: &[Field], bytes_max: usize) -> String {
 
 fn push_escaped(line: &mut String, text: &str, bytes_max: usize) {
     let room = bytes_max.saturating_sub(line.len());
-    // An escape is longer than what it stands for, so no more of the text than this can be shown.
+    // An escape is longer than its character, so at most `room` bytes of the text can be shown.
     let text = text
         .get(..text.floor_char_boundary(room))
         .unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `metrics`: what plugins measure. Needs no grant, but names must be declared in the manifest.
+//! `metrics`: measurements of plugins. Needs no grant, but names must be declared in the manifest.
 
 use std::time::Instant;
 
@@ -68,7 +68,7 @@ impl metrics::HostTimer for AttemptState {
 
     fn drop(&mut self, timer: Resource<Timer>) -> wasmtime::Result<()> {
         let timer = self.resources.delete(timer)?;
-        // Nobody is left who could be told that the name was not declared.
+        // A destructor cannot return the error that the name is undeclared.
         let _ = self.measure_timer(timer, false);
         Ok(())
     }

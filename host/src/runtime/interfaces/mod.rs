@@ -1,8 +1,9 @@
-//! What guests may ask of the host: one file for each interface in `wit/`.
+//! Host functions for guests: one file for each interface in `wit/`.
 //!
-//! Every host function first counts itself ([`AttemptState::charge`], or [`AttemptState::enter`] where data is read or
-//! changed, which a trace shows), then checks its grant, then its limits, and
-//! then acts. A refusal is a WIT error that the guest can handle; only counting too far is a trap.
+//! Every host function first counts itself: with [`AttemptState::enter`] if it reads or changes
+//! data, which a trace shows, otherwise with [`AttemptState::charge`]. Then it checks its grant,
+//! then its limits, and then it acts. A refusal is a WIT error that the guest can handle; only too
+//! many calls are a trap.
 //!
 //! [`AttemptState::charge`]: super::attempt::AttemptState::charge
 //! [`AttemptState::enter`]: super::attempt::AttemptState::enter

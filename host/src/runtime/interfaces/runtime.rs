@@ -1,4 +1,5 @@
-//! `runtime`: the clock and randomness that a sandbox without an operating system lacks. Needs no grant.
+//! `runtime`: the clock and the randomness, which a sandbox without an operating system lacks.
+//! Needs no grant.
 
 use super::super::attempt::AttemptState;
 use super::super::bindings::stepwell::plugin::runtime::{self, HostError};

@@ -10,8 +10,8 @@ use crate::clock::Timestamp;
 use crate::model::effects::{self, EntryKey, Guard, Space};
 use crate::model::plugin::Interface;
 
-/// An open bucket. It holds its space, which the host made from the attempt: a guest cannot name another instance's or
-/// another plugin's.
+/// An open bucket. The host derives its space from the attempt: a guest cannot name the bucket of
+/// another instance or plugin.
 pub struct Bucket {
     space: Space,
 }
@@ -162,7 +162,8 @@ impl AttemptState {
                 key.len()
             )));
         }
-        // PostgreSQL cannot store it in a text, and both databases must hold the same keys.
+        // PostgreSQL cannot store a zero byte in a text, and both databases must accept the same
+        // keys.
         if key.contains('\0') {
             return Err(HostError::Invalid(
                 "a key must not contain a zero byte".to_owned(),
@@ -226,7 +227,7 @@ impl AttemptState {
             .collect()
     }
 
-    /// What the guest sees of a key, given what is committed.
+    /// Returns the entry that the guest sees: `committed` with the attempt's pending write applied.
     fn seen(
         &self,
         key: &EntryKey,
@@ -277,9 +278,9 @@ impl AttemptState {
         Ok(())
     }
 
-    /// A guard that does not hold now will not hold at commit time either, so the guest learns of it at once. One that
-    /// holds now is checked again in the commit. Of a key that this attempt wrote before, guards speak of what was
-    /// committed too, not of the pending write.
+    /// Checks guards early. A guard that fails now would also fail at commit time, so the guest
+    /// learns it at once. A guard that holds now is checked again in the commit. Guards always
+    /// refer to the committed version, even if this attempt has a pending write of the key.
     async fn check_guards(
         &mut self,
         team: &crate::model::Name,
@@ -341,7 +342,8 @@ impl AttemptState {
             .effects
             .keys(&space, &prefix, after.as_deref())
             .collect();
-        // Each pending delete may take one committed key off the page; one more key tells whether there is a next page.
+        // Each pending delete may remove one committed key from the page. One more key shows
+        // whether there is a next page.
         let deletes = pending.iter().filter(|(_, exists)| !exists).count();
         let wanted = limit
             .saturating_add(u32::try_from(deletes).unwrap_or(u32::MAX))
