@@ -1,5 +1,5 @@
-//! Machine code of uploads: compiles it in a child process, and keeps it in a directory, one sealed file for each
-//! digest.
+//! The cache of machine code: compiles uploads in a child process, and stores one sealed file for
+//! each digest.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::config::PluginsConfig;
 use crate::private;
 use crate::runtime::{self, SealKey};
 
-/// Compiles, and keeps what was compiled.
+/// Compiles components and stores their machine code.
 pub(super) struct Compiler {
     worker: Worker,
     directory: PathBuf,
@@ -19,7 +19,7 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    /// `program` is this program, to be run as `compile-worker`.
+    /// Opens the cache. `program` is this program, to be run as `compile-worker`.
     pub(super) fn open(
         program: PathBuf,
         data_dir: &Path,
@@ -39,12 +39,12 @@ impl Compiler {
         &self.key
     }
 
-    /// The sealed machine code, if it was compiled before. Tens of megabytes may be read.
+    /// Reads sealed machine code that was stored before. Blocks, and may read tens of megabytes.
     pub(super) fn read(&self, digest: &str) -> Option<Vec<u8>> {
         std::fs::read(self.path(digest)).ok()
     }
 
-    /// Forgets machine code that cannot be used.
+    /// Deletes machine code that cannot be used.
     pub(super) fn discard(&self, digest: &str) {
         if let Err(error) = std::fs::remove_file(self.path(digest)) {
             tracing::warn!(%error, digest, "could not remove a compiled plugin");
@@ -59,7 +59,7 @@ impl Compiler {
     ) -> Result<Vec<u8>, UploadError> {
         let code = self.worker.compile(digest, component).await?;
         let (compiler, digest) = (Arc::clone(self), digest.to_owned());
-        // A code of tens of megabytes is no work for a thread that answers requests.
+        // Tens of megabytes of code are too much work for a thread that serves requests.
         let sealing =
             tokio::task::spawn_blocking(move || runtime::seal(&compiler.key, &digest, &code));
         sealing
@@ -67,16 +67,17 @@ impl Compiler {
             .map_err(|error| UploadError::Host(error.to_string()))
     }
 
-    /// Keeps sealed machine code, of a version that was taken in: what is refused must not fill the disk.
+    /// Stores the sealed machine code of an accepted version. Code of refused uploads is not
+    /// stored, so it cannot fill the disk.
     pub(super) fn keep(&self, digest: &str, sealed: &[u8]) {
         if let Err(error) = self.write(digest, sealed) {
-            // It works without: the next start compiles again.
+            // The host works without the file: the next start compiles again.
             tracing::warn!(%error, digest, "could not keep a compiled plugin");
         }
     }
 
     fn path(&self, digest: &str) -> PathBuf {
-        // A digest is hexadecimal and ours; no user text becomes part of a path.
+        // A digest is hexadecimal and made by the host; no user text becomes part of a path.
         self.directory.join(format!("{digest}.code"))
     }
 
@@ -89,7 +90,8 @@ impl Compiler {
     }
 }
 
-/// The key that seals compiled plugins: made on the first start, readable by this user only.
+/// Reads the key that seals compiled plugins, or creates it on the first start. Only this user can
+/// read the file.
 fn open_key(path: &Path) -> std::io::Result<SealKey> {
     let mut key = [0; 32];
     match std::fs::File::open(path) {
@@ -97,7 +99,7 @@ fn open_key(path: &Path) -> std::io::Result<SealKey> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             getrandom::fill(&mut key).map_err(std::io::Error::other)?;
             let directory = path.parent().unwrap_or(Path::new("."));
-            // Temporary files are made with mode 0600, and so stays the key.
+            // Temporary files have mode 0600, and the key keeps it.
             let mut file = tempfile::NamedTempFile::new_in(directory)?;
             file.write_all(&key)?;
             file.as_file().sync_all()?;

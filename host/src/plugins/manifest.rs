@@ -1,4 +1,4 @@
-//! What a plugin says of itself, checked before anything is believed.
+//! Checks the manifest that a plugin returns from `describe`.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ const STEPS_MAX: usize = 64;
 const METRICS_MAX: usize = 64;
 const DESCRIPTION_BYTES_MAX: usize = 1_024;
 
-/// Checks a manifest.
+/// Checks a manifest, and refuses the upload if it breaks a rule.
 pub(super) fn check(raw: PluginManifest) -> Result<Manifest, UploadError> {
     let wrong = |message: String| UploadError::Refused {
         code: "invalid-manifest",

@@ -1,11 +1,12 @@
-//! The registry: takes uploads in, keeps versions, and hands loaded plugins to the engine.
+//! The plugin registry: accepts uploads, stores versions, and returns loaded plugins to the engine.
 //!
-//! An upload becomes visible only at the end, in one transaction; everything before can fail and leaves nothing, on the
-//! disk or in memory. A version never changes: the same name and version with other bytes is a conflict.
+//! An upload becomes visible only at the end, in one transaction. A failure before that leaves
+//! nothing behind, on disk or in memory. A version never changes: the same name and version with
+//! other bytes is a conflict.
 //!
-//! An upload arrives in a file and holds nothing else meanwhile ([`spool`]). What is done with it then has a fair queue
-//! for each stage, so that teams take turns. Of one digest one load or compile is under way at a time; others of the
-//! same digest share its result.
+//! While an upload arrives, it holds only its file ([`spool`]). Each later stage has a fair queue,
+//! in which teams take turns. At most one load or compile of a team's digest runs at a time;
+//! concurrent requests for the same digest share its result.
 
 mod compiler;
 mod manifest;
@@ -38,13 +39,13 @@ use crate::store::{PluginInsert, Store, StoreError};
 pub use self::spool::{Component, Upload};
 pub use self::worker::compile_worker_main;
 
-/// Files of machine code, and components that are scanned, that are in memory at the same time.
+/// Most files, of machine code or of scanned components, that are in memory at the same time.
 const READ_MAX: usize = 4;
-/// Components that are in memory on their way into the database at the same time.
+/// Most components that are in memory on their way to or from the database.
 const STORED_MAX: usize = 2;
-/// Digests that are loaded at the same time and share what they load; those beyond it load for themselves.
+/// Most digests whose concurrent loads are shared. Loads beyond this are not shared.
 const LOADS_MAX: usize = 4_096;
-/// Bytes of a component that take about a millisecond to compile, as a first guess of the cost.
+/// Bytes of a component that take about a millisecond to compile: the first estimate of the cost.
 const COMPILED_BYTES_PER_MS: u64 = 2_000;
 
 /// All plugins of all teams. Cheap to clone.
@@ -58,14 +59,14 @@ struct Shared {
     runtime: Runtime,
     spool: Spool,
     compiler: Arc<Compiler>,
-    /// Of versions that are stored: what is refused is not kept in memory.
+    /// Loaded plugins of stored versions. A refused upload is not kept in memory.
     loaded: mini_moka::sync::Cache<String, Arc<Loaded>>,
-    /// By digest: what is being loaded, or is in use before it is kept.
+    /// Loads under way, and loaded plugins that are not in `loaded` yet, by team and digest.
     loads: Slots<String, Weak<Loaded>>,
     queues: Queues,
 }
 
-/// One queue for each stage, so that a slow stage does not hold up the others.
+/// One queue for each stage, so that a slow stage does not delay the others.
 struct Queues {
     reading: FairQueue<Name>,
     /// Costs are milliseconds.
@@ -95,95 +96,96 @@ impl Queues {
 /// A plugin in memory.
 struct Loaded {
     plugin: Arc<LoadedPlugin>,
-    /// Of the sealed machine code.
+    /// Size of the sealed machine code.
     code_bytes: u64,
-    /// The sealed machine code, until it is kept in its file.
+    /// The sealed machine code, until it is stored in its file.
     unkept: Mutex<Option<Vec<u8>>>,
 }
 
-/// What the registry has in hand.
+/// Current load of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PluginGauges {
-    /// Uploads that arrive or wait for their verdict.
+    /// Uploads that are arriving or not decided yet.
     pub uploads: usize,
-    /// Their bytes on the disk.
+    /// Bytes of these uploads on disk.
     pub upload_bytes: u64,
-    /// Compile workers that run.
+    /// Running compile workers.
     pub compiling: usize,
-    /// Components that wait for one.
+    /// Components that wait for a compile worker.
     pub compiles_waiting: usize,
     /// Plugins whose machine code is in memory.
     pub loaded: usize,
 }
 
-/// What an uploader may ask for.
+/// Options of an upload.
 #[derive(Clone, Debug, Default)]
 pub struct UploadOptions {
     /// Shared buckets that the version may open.
     pub shared_buckets: BTreeSet<Name>,
 }
 
-/// Whether an upload changed anything.
+/// The effect of an accepted upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UploadOutcome {
-    /// A new version.
+    /// A new version was created.
     Created,
-    /// The same bytes were there.
+    /// The same version with the same bytes existed.
     Unchanged,
 }
 
-/// The answer to an upload that was accepted.
+/// The response to an accepted upload.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
-    /// The version.
+    /// The plugin version.
     pub plugin: PluginVersion,
-    /// Whether it is new.
+    /// The effect of the upload.
     pub outcome: UploadOutcome,
-    /// What the component imports.
+    /// Interfaces that the component imports.
     pub imports: Vec<String>,
-    /// How long compiling took; 0 if it had been compiled before.
+    /// Compile time in milliseconds; 0 if the machine code existed.
     pub compile_ms: u64,
-    /// Size of the machine code.
+    /// Size of the machine code in bytes.
     pub compiled_bytes: u64,
 }
 
-/// Why an upload was not accepted.
+/// The reason why an upload was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
-    /// Something about the component; the message says what and what to do about it.
+    /// The component was refused. The message names the problem and a remedy.
     #[error("{message}")]
     Refused {
-        /// Stable.
+        /// Stable code, for programs.
         code: &'static str,
-        /// For a person.
+        /// Sentence for people.
         message: String,
     },
-    /// The version exists with other bytes.
+    /// The version exists with other bytes or other shared buckets.
     #[error("{0}")]
     Conflict(String),
-    /// Too many uploads, or too many bytes of them, at the same time; the message says of the team or of the host.
+    /// Too many uploads, or too many bytes of them, at the same time. The message says whether the
+    /// team or the host has reached its limit.
     #[error("{0}")]
     TooManyUploads(String),
-    /// There is no room for the upload.
+    /// The disk is full.
     #[error("the disk of the host's data directory is full: upload it again when there is room")]
     DiskFull,
-    /// The compile worker crashed. The log has its last words.
+    /// The compile worker crashed. The log has the end of its stderr.
     #[error(
         "the compiler failed on this component, which is a fault of this host and not the component's; please report \
          it, with the component and what the host's log says"
     )]
     CompilerFault,
-    /// The database.
+    /// A database error.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The host itself.
+    /// A failure of the host.
     #[error("{0}")]
     Host(String),
 }
 
 impl UploadError {
-    /// Stable, for programs.
+    /// Returns the stable code, for programs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused { code, .. } => code,
@@ -196,26 +198,27 @@ impl UploadError {
     }
 }
 
-/// A component that was looked at, compiled, loaded and asked what it is, but not stored.
+/// A component that was scanned, compiled, loaded and described, but not stored.
 pub struct Inspected {
-    /// As it would be stored.
+    /// The version as it would be stored.
     pub version: PluginVersion,
-    /// What the component imports.
+    /// Interfaces that the component imports.
     pub imports: Vec<String>,
     loaded: Arc<Loaded>,
-    /// How long compiling took; 0 if it had been compiled before.
+    /// Compile time in milliseconds; 0 if the machine code existed.
     compile_ms: u64,
 }
 
 impl Inspected {
-    /// Ready to run.
+    /// Returns the loaded plugin.
     pub fn plugin(&self) -> Arc<LoadedPlugin> {
         Arc::clone(&self.loaded.plugin)
     }
 }
 
 impl Registry {
-    /// Opens the registry in the data directory. `program` is this program, to be run as `compile-worker`.
+    /// Opens the registry in the data directory. `program` is this program, to be run as
+    /// `compile-worker`.
     ///
     /// # Errors
     /// The data directory cannot be used.
@@ -240,15 +243,16 @@ impl Registry {
         })))
     }
 
-    /// A place for an upload of a team, to write its bytes to as they arrive.
+    /// Reserves a place for an upload of a team. The caller writes the bytes to the upload as they
+    /// arrive.
     ///
     /// # Errors
-    /// [`UploadError::TooManyUploads`]; the disk's.
+    /// [`UploadError::TooManyUploads`], or an error of the disk.
     pub fn begin_upload(&self, team: &Name) -> Result<Upload, UploadError> {
         self.0.spool.begin(team)
     }
 
-    /// Returns what is in hand. Each number is of its own moment.
+    /// Returns the current load. Each number is read at its own moment.
     pub fn gauges(&self) -> PluginGauges {
         let (spooled, compiling) = (self.0.spool.share(), self.0.queues.compiling.load());
         PluginGauges {
@@ -260,10 +264,11 @@ impl Registry {
         }
     }
 
-    /// Takes a component in.
+    /// Inspects a component and stores it as a version.
     ///
     /// # Errors
-    /// What is wrong with it, or with us.
+    /// A refused component, a version that exists with other bytes or grants, or a failure of the
+    /// host.
     pub async fn upload(
         &self,
         principal: &Principal,
@@ -313,10 +318,10 @@ impl Registry {
         })
     }
 
-    /// Looks at a component, compiles it, loads it and asks what it is. Stores nothing.
+    /// Scans a component, compiles it, loads it and calls its `describe`. Stores nothing.
     ///
     /// # Errors
-    /// What is wrong with it, or with us.
+    /// A refused component, or a failure of the host.
     pub async fn inspect(
         &self,
         principal: &Principal,
@@ -377,7 +382,8 @@ impl Registry {
         })
     }
 
-    /// A version, ready to run: from memory, from the compiled file, or compiled again from the database.
+    /// Returns a loaded version: from memory, from its file of machine code, or compiled again from
+    /// the database.
     ///
     /// # Errors
     /// The version was deleted, or the host cannot load it.
@@ -419,7 +425,7 @@ impl Registry {
         Ok(Arc::clone(&loaded.plugin))
     }
 
-    /// The component of a version in a file, to be compiled again.
+    /// Writes the stored component of a version to a file, to be compiled again.
     async fn component_of(
         &self,
         version: &PluginVersion,
@@ -443,7 +449,7 @@ impl Registry {
     async fn scan(&self, team: &Name, component: &Component) -> Result<Scan, UploadError> {
         let _place = self.0.queues.reading.acquire(team).await;
         let path = component.path().to_owned();
-        // Reading tens of megabytes is no work for a thread that answers requests.
+        // Tens of megabytes are too much to read on a thread that serves requests.
         blocking(move || {
             let bytes = std::fs::read(path)
                 .map_err(|error| UploadError::Host(format!("read an upload: {error}")))?;
@@ -458,7 +464,8 @@ impl Registry {
             .get(in_memory(team, digest), |loaded| loaded.strong_count() > 0)
     }
 
-    /// A plugin that is in memory, or whose compiled file is there. `slot`: the digest's.
+    /// Returns a plugin that is in memory or whose machine code is stored. `slot` is the slot of
+    /// its digest.
     async fn find(
         &self,
         slot: &Weak<Loaded>,
@@ -497,8 +504,8 @@ impl Registry {
         read.await
     }
 
-    /// Compiles a component and loads it; says how many milliseconds compiling took. `slot`: the digest's, for those who
-    /// want the same meanwhile.
+    /// Compiles a component and loads it. Returns the plugin and the compile time in milliseconds.
+    /// `slot` is the slot of its digest, which shares the result with concurrent callers.
     async fn make(
         &self,
         slot: &mut Weak<Loaded>,
@@ -541,7 +548,7 @@ impl Registry {
         Ok((loaded, compile_ms))
     }
 
-    /// Keeps a plugin of a stored version: in memory, and its machine code in a file.
+    /// Keeps the plugin of a stored version in memory, and stores its machine code in a file.
     async fn keep(&self, team: &Name, digest: &str, loaded: &Arc<Loaded>) {
         self.0
             .loaded
@@ -550,12 +557,13 @@ impl Registry {
             return;
         };
         let (shared, digest) = (Arc::clone(&self.0), artifact(team, digest));
-        // A write that panicked has kept nothing, and that is all there is to say.
+        // A write that panicked has stored nothing; there is nothing more to report.
         let _ = blocking(move || shared.compiler.keep(&digest, &sealed)).await;
     }
 }
 
-/// A turn to compile. Its time is charged to the team however it ends: a client that hangs up has used it as well.
+/// A permit to compile. Dropping it charges the compile time to the team, even if the client has
+/// disconnected.
 struct CompilePlace<'a> {
     permit: FairPermit<Name>,
     clock: &'a Clock,
@@ -575,7 +583,7 @@ impl Drop for CompilePlace<'_> {
     }
 }
 
-/// Runs work that may block where it holds nothing up.
+/// Runs work on a thread that may block.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, UploadError> {
@@ -584,14 +592,14 @@ async fn blocking<T: Send + 'static>(
         .map_err(|error| UploadError::Host(error.to_string()))
 }
 
-/// Returns what the compiler made a moment ago cannot be loaded.
+/// Converts the error of machine code that was compiled just now and cannot be loaded.
 fn does_not_load(error: RuntimeError) -> UploadError {
     match error {
         RuntimeError::Link(reason) => UploadError::Refused {
             code: "contract-mismatch",
             message: format!("the component does not fit stepwell:plugin@0.1.0: {reason}"),
         },
-        // It needs more memories, tables or instances than an attempt has room for.
+        // The code needs more memories, tables or instances than an attempt has.
         RuntimeError::Artifact(ArtifactError::Incompatible(reason)) => UploadError::Refused {
             code: "too-complex",
             message: format!("the component needs more than a step may have: {reason}"),
@@ -610,13 +618,14 @@ fn describe_failed(failure: &Failure) -> UploadError {
     }
 }
 
-/// The name of a team's compiled component in memory. Teams share none: a second upload of the same bytes would be quicker
-/// for being the second, and so tell one team what another has.
+/// Returns the key of a team's compiled component in memory. Teams share no entries: a faster
+/// second upload of the same bytes would reveal that another team has them.
 fn in_memory(team: &Name, digest: &str) -> String {
     format!("{team}/{digest}")
 }
 
-/// The name of a team's compiled component on disk. It is hexadecimal, so no text of a user becomes part of a path.
+/// Returns the file name of a team's compiled component. It is hexadecimal, so no user text becomes
+/// part of a path.
 fn artifact(team: &Name, digest: &str) -> String {
     let hash = Sha256::new()
         .chain_update(team.as_str())

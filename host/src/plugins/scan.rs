@@ -1,8 +1,9 @@
-//! The first look at an upload: is it a component, what does it import and export, and is it small enough to be
-//! compiled? Reads section by section and runs nothing; the compiler validates the rest.
+//! Scans an upload: is it a component, which interfaces does it import and export, and is it small
+//! enough to compile? The scan reads section by section and executes nothing; the compiler
+//! validates the rest.
 //!
-//! The bounds are ours and not the compiler's: they keep a hostile file from costing minutes of compile time before
-//! anything can be said about it. Components from Rust, C, Go, JavaScript and Python stay far below them.
+//! The bounds are the host's own, not the compiler's. They keep a hostile file from costing minutes
+//! of compile time. Components from Rust, C, Go, JavaScript and Python stay far below them.
 
 use wasmparser::{
     CanonicalFunction, CanonicalOption, Encoding, ImportSectionReader, Parser, Payload, TypeRef,
@@ -14,24 +15,24 @@ use crate::runtime::{OFFERED, REQUIRED_EXPORT};
 
 const FUNCTION_BODY_BYTES_MAX: usize = 1 << 20;
 const NESTING_MAX: u32 = 8;
-/// Interfaces that the component itself imports.
+/// Most interfaces that the component itself imports.
 const INTERFACES_MAX: u32 = 1_000;
-/// Of one core module, those that it imports included. The engine has to allow several, because wasmtime's own adapters
-/// between composed components use two; what people upload needs one.
+/// Most memories of one core module, imported ones included. The engine has to allow several,
+/// because wasmtime's own adapters between composed components use two; uploaded modules need one.
 const MODULE_MEMORIES_MAX: u32 = 1;
 const LOCALS_MAX: u64 = 50_000;
 
-/// What an upload imports and exports.
+/// The imports and exports of an upload.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan {
-    /// Of the component itself, in order.
+    /// Imports of the component itself, in order.
     pub(super) imports: Vec<String>,
-    /// Of the component itself, in order.
+    /// Exports of the component itself, in order.
     pub(super) exports: Vec<String>,
 }
 
 impl Scan {
-    /// The interfaces among the imports that need a grant.
+    /// Returns the imported interfaces that need a grant.
     pub(super) fn interfaces(&self) -> impl Iterator<Item = Interface> {
         [Interface::Storage, Interface::Batch, Interface::Workflows]
             .into_iter()
@@ -42,7 +43,7 @@ impl Scan {
     }
 }
 
-/// Looks at an upload.
+/// Scans an upload and refuses what no plugin may contain.
 pub(super) fn scan(bytes: &[u8]) -> Result<Scan, UploadError> {
     check_kind(bytes)?;
     let mut scan = Scan::default();
@@ -93,7 +94,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, UploadError> {
     Ok(scan)
 }
 
-/// A file that is something else altogether gets an answer that names what it is.
+/// Refuses a file of another kind, with a message that names the kind.
 fn check_kind(bytes: &[u8]) -> Result<(), UploadError> {
     let what = match bytes {
         [] => "the upload is empty",
@@ -140,7 +141,7 @@ fn check_imports(scan: &Scan) -> Result<(), UploadError> {
     ))
 }
 
-/// Items of each kind, counted over all modules and components of an upload.
+/// Numbers of items, over all modules and components of an upload.
 struct Counts {
     functions: Bounded,
     modules: Bounded,
@@ -149,18 +150,18 @@ struct Counts {
     memories: Bounded,
     tables: Bounded,
     instances: Bounded,
-    /// Of the component itself.
+    /// Interfaces that the component itself imports.
     interfaces: Bounded,
-    /// Of core modules, and of components inside the component.
+    /// Imports of core modules and of inner components.
     imports: Bounded,
     exports: Bounded,
     globals: Bounded,
     custom: Bounded,
-    /// For each module or component that is open here, from the outside in: the memories of a module.
+    /// For each open module or component, from the outside in: the number of memories of a module.
     open: Vec<u32>,
 }
 
-/// The number of items of one kind, and the most that there may be.
+/// The number of items of one kind, and its maximum.
 struct Bounded {
     kind: &'static str,
     max: u32,
@@ -255,7 +256,8 @@ impl Counts {
         }
     }
 
-    /// One by one: a section's own count takes the names that follow one another under a module's for one import.
+    /// Counts imports one by one. A section's own count treats several consecutive imports from one
+    /// module as one.
     fn module_imports(&mut self, section: &ImportSectionReader<'_>) -> Result<(), UploadError> {
         for import in section.clone().into_imports() {
             self.imports.add(1)?;
@@ -273,7 +275,7 @@ impl Counts {
         };
         *memories = memories.saturating_add(more);
         if *memories > MODULE_MEMORIES_MAX {
-            // The code that the compiler answers for every other feature that is off.
+            // The compiler returns this code for every other disabled feature.
             return Err(refused(
                 "compile-failed",
                 format!(
@@ -304,7 +306,8 @@ fn check_body(body: &wasmparser::FunctionBody<'_>) -> Result<(), UploadError> {
     Ok(())
 }
 
-/// Only UTF-8: transcoding is guest-controlled work in the host that no toolchain of ours asks for.
+/// Allows only UTF-8. Transcoding would be guest-controlled work in the host, and no supported
+/// toolchain needs it.
 fn check_canonical(function: &CanonicalFunction) -> Result<(), UploadError> {
     let (CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. }) =
         function

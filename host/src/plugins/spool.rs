@@ -1,9 +1,9 @@
-//! Uploads on the disk: each is spooled to a temporary file while it arrives, counted and hashed, and stays there until
-//! its verdict. Nothing else waits for an upload that is slow or silent; it holds its place here, a little memory and a
-//! part of the disk, all of them bounded for each team and for the host.
+//! Uploads on disk. Each upload is written to a temporary file while it arrives, counted and
+//! hashed, and stays there until it is accepted or refused. A slow or silent upload holds only its
+//! place here, a little memory and some disk space, all bounded for each team and for the host.
 //!
-//! The files are readable by this user only. They are removed when they are not needed any more, and those that a
-//! killed process left are removed at the next start.
+//! The files are readable by this user only. They are removed when they are no longer needed, and
+//! files left by a killed process are removed at the next start.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -19,8 +19,8 @@ use super::UploadError;
 use crate::config::PluginsConfig;
 use crate::model::Name;
 
-/// Bytes of an upload that are collected in memory before they are written. A larger buffer means fewer hand-overs to a
-/// thread that may block.
+/// Bytes of an upload that are buffered before a write. A larger buffer means fewer hand-overs to a
+/// blocking thread.
 const BUFFER_BYTES: usize = 256 * 1_024;
 
 /// The directory of uploads, and the places in it.
@@ -30,7 +30,7 @@ pub(super) struct Spool {
     held: Arc<Mutex<Held>>,
 }
 
-/// The bounds, from `[plugins]`.
+/// The bounds from `[plugins]`.
 struct Limits {
     uploads: usize,
     uploads_per_team: usize,
@@ -38,21 +38,21 @@ struct Limits {
     bytes_per_team: u64,
 }
 
-/// What is on the disk now. Teams without uploads have no entry.
+/// Uploads on disk now. Teams without uploads have no entry.
 #[derive(Default)]
 struct Held {
     all: Share,
     teams: HashMap<Name, Share>,
 }
 
-/// Uploads, and their bytes.
+/// A number of uploads, and their bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Share {
     pub(super) uploads: usize,
     pub(super) bytes: u64,
 }
 
-/// An upload that arrives.
+/// An upload that is arriving.
 pub struct Upload {
     file: NamedTempFile,
     hash: Sha256,
@@ -61,14 +61,14 @@ pub struct Upload {
     limits: (u64, u64),
 }
 
-/// A component that has arrived: a file that lives as long as this.
+/// A component that has arrived. Its file is removed when this is dropped.
 pub struct Component {
     file: NamedTempFile,
     digest: String,
     place: Place,
 }
 
-/// A place among the uploads, given back when it is dropped.
+/// A place among the uploads. Dropping it frees the place and its bytes.
 struct Place {
     team: Name,
     bytes: u64,
@@ -76,14 +76,14 @@ struct Place {
 }
 
 impl Spool {
-    /// Makes the directory, and empties it: what is there belongs to a process that was killed.
+    /// Creates and empties the directory: files in it were left by a killed process.
     pub(super) fn open(data_dir: &Path, config: &PluginsConfig) -> std::io::Result<Self> {
         let directory = data_dir.join("uploads");
         crate::private::create_folder(&directory)?;
         for entry in std::fs::read_dir(&directory)? {
             std::fs::remove_file(entry?.path())?;
         }
-        // Whatever the settings: one component fits.
+        // Whatever the settings, one component fits.
         let one = config.component_bytes_max as u64;
         let limits = Limits {
             uploads: config.uploads_max,
@@ -98,10 +98,10 @@ impl Spool {
         })
     }
 
-    /// A place for an upload of a team.
+    /// Reserves a place for an upload of a team.
     ///
     /// # Errors
-    /// [`UploadError::TooManyUploads`]; the disk's.
+    /// [`UploadError::TooManyUploads`], or an error of the disk.
     pub(super) fn begin(&self, team: &Name) -> Result<Upload, UploadError> {
         let place = self.place(team)?;
         let file = self.file().map_err(disk)?;
@@ -115,8 +115,8 @@ impl Spool {
         })
     }
 
-    /// A file among the uploads with a component that is compiled again. It has no place: plugins that are stored may
-    /// always be loaded. Blocks.
+    /// Writes a stored component to a file, so that it can be compiled again. The file takes no
+    /// place: stored plugins can always be loaded. Blocks.
     pub(super) fn put(&self, component: &[u8]) -> Result<NamedTempFile, UploadError> {
         let mut file = self.file().map_err(disk)?;
         file.write_all(component).map_err(disk)?;
@@ -124,13 +124,13 @@ impl Spool {
     }
 
     fn file(&self) -> std::io::Result<NamedTempFile> {
-        // With mode 0600, as all temporary files.
+        // Temporary files have mode 0600.
         tempfile::Builder::new()
             .prefix("upload-")
             .tempfile_in(&self.directory)
     }
 
-    /// All uploads that are on the disk.
+    /// Returns the totals of all uploads on disk.
     pub(super) fn share(&self) -> Share {
         self.held.lock().all
     }
@@ -162,10 +162,11 @@ impl Spool {
 }
 
 impl Upload {
-    /// Adds the bytes that have arrived.
+    /// Adds bytes that have arrived.
     ///
     /// # Errors
-    /// [`UploadError::TooManyUploads`] when the uploads have more bytes than they may have together; the disk's.
+    /// [`UploadError::TooManyUploads`] if the team's or the host's uploads exceed their limit of
+    /// bytes; an error of the disk.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
         self.place.grow(bytes.len() as u64, self.limits)?;
         self.buffer.extend_from_slice(bytes);
@@ -176,10 +177,10 @@ impl Upload {
         }
     }
 
-    /// The component, when all of it has arrived.
+    /// Ends the upload when all of it has arrived, and returns the component.
     ///
     /// # Errors
-    /// The disk's.
+    /// An error of the disk.
     pub async fn finish(mut self) -> Result<Component, UploadError> {
         self.flush().await?;
         let digest =
@@ -198,7 +199,7 @@ impl Upload {
         })
     }
 
-    /// Writes and hashes what is in the buffer, on a thread that may block.
+    /// Writes and hashes the buffer on a blocking thread.
     async fn flush(&mut self) -> Result<(), UploadError> {
         let mut file = self.file.as_file().try_clone().map_err(disk)?;
         let (buffer, mut hash) = (std::mem::take(&mut self.buffer), self.hash.clone());
@@ -218,12 +219,12 @@ impl Upload {
 }
 
 impl Component {
-    /// SHA-256, in hexadecimal.
+    /// Returns the SHA-256, in hexadecimal.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Its size.
+    /// Returns the size in bytes.
     pub fn bytes(&self) -> u64 {
         self.place.bytes
     }

@@ -1,8 +1,10 @@
-//! The compile worker: a child process that compiles one component. Compiling untrusted code is where wasmtime promises
-//! least: the child may need minutes, gigabytes, or crash, and all that happens to the host is an upload that failed.
+//! The compile worker: a child process that compiles one component. wasmtime promises least for
+//! compiling untrusted code: the child may need minutes or gigabytes, or crash. To the host this is
+//! only a failed upload.
 //!
-//! The child reads the component from its file, so that the host does not hold it in memory. Its stdin is a pipe that
-//! the host never writes to: when the host is gone, however it ended, the pipe closes and the child exits.
+//! The child reads the component from its file, so the host need not hold it in memory. Its stdin
+//! is a pipe that the host never writes to. When the host ends, in whatever way, the pipe closes
+//! and the child exits.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt as _;
@@ -18,20 +20,21 @@ use crate::config::PluginsConfig;
 use crate::model::duration;
 use crate::runtime;
 
-/// Machine code is larger than WebAssembly, but not by this much.
+/// Most bytes of machine code. Machine code is larger than its WebAssembly, but not by this much.
 const CODE_BYTES_MAX: u64 = 1 << 30;
 const COMPLAINT_BYTES_MAX: u64 = 16 * 1_024;
-/// Of a complaint, this much is shown to the uploader.
+/// Characters of the child's stderr that are shown to the uploader.
 const COMPLAINT_CHARACTERS_MAX: usize = 500;
-/// The child refuses the component, and says why on stderr.
+/// Exit code: the child refuses the component, with the reason on stderr.
 const REFUSED: u8 = 1;
-/// The child's host is gone.
+/// Exit code: the child's host is gone.
 const ORPHANED: i32 = 2;
-/// The signal at a process's limit of processor time: SIGXCPU, the same number on every Linux that wasmtime runs on.
+/// SIGXCPU, the signal at the limit of CPU time. It has the same number on every Linux that
+/// wasmtime runs on.
 const OUT_OF_PROCESSOR_TIME: i32 = 24;
-/// SIGKILL, which nothing in the child's limits sends.
+/// SIGKILL, which none of the child's limits sends.
 const KILLED: i32 = 9;
-/// Words in the last complaint of a process that its limit of memory has ended.
+/// Words on stderr that show that the child ran out of memory.
 const OUT_OF_MEMORY: [&str; 4] = [
     "memory allocation of",
     "Cannot allocate memory",
@@ -44,7 +47,7 @@ const WATCH_STACK_BYTES: usize = 64 * 1_024;
 pub(super) struct Worker {
     /// This program, to be run as `compile-worker`.
     program: PathBuf,
-    /// Of the wall clock, and of processor time in whole seconds.
+    /// Limit of wall clock time and, in whole seconds, of CPU time.
     timeout: Duration,
     memory_bytes_max: u64,
 }
@@ -58,7 +61,8 @@ impl Worker {
         }
     }
 
-    /// Compiles the component in a file in a process of its own. Dropped, it kills the process.
+    /// Compiles the component in a file, in a process of its own. Dropping the future kills the
+    /// process.
     pub(super) async fn compile(
         &self,
         digest: &str,
@@ -102,7 +106,7 @@ impl Worker {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        // Held until the child has ended: it exits when this is closed.
+        // Held until the child has ended: the child exits when this is closed.
         let alive = child.stdin.take();
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(std::io::Error::other("it has no pipes"));
@@ -134,7 +138,8 @@ impl Worker {
         })
     }
 
-    /// Why there is no machine code. Memory and time are blamed only on evidence.
+    /// Returns the reason why there is no machine code. Memory and time are blamed only on
+    /// evidence.
     fn verdict(&self, status: ExitStatus, complaint: &str) -> UploadError {
         if status.code() == Some(i32::from(REFUSED)) && !complaint.trim().is_empty() {
             let words: Vec<_> = complaint.split_whitespace().collect();
@@ -165,11 +170,11 @@ impl Worker {
     }
 }
 
-/// How a worker ended.
+/// The end of a worker.
 struct Ended {
     status: ExitStatus,
     code: Vec<u8>,
-    /// The first part of what it wrote to stderr.
+    /// The first part of the worker's stderr.
     complaint: String,
 }
 
@@ -180,8 +185,9 @@ fn compile_failed(reason: &str) -> UploadError {
     }
 }
 
-/// The hidden sub-command `compile-worker`: machine code of the component in a file on stdout, or a reason on stderr.
-/// `memory_bytes` and `cpu_seconds` are set as limits of the process first.
+/// Entry point of the hidden sub-command `compile-worker`. Writes the machine code of a component
+/// file to stdout, or a reason to stderr. `memory_bytes` and `cpu_seconds` first become limits of
+/// the process.
 #[expect(
     clippy::print_stderr,
     reason = "stderr is the worker's way to answer why not"
@@ -207,10 +213,10 @@ pub fn compile_worker_main(memory_bytes: u64, cpu_seconds: u64, component: &Path
     }
 }
 
-/// Ends this process when its host is gone.
+/// Starts a thread that ends this process when its host is gone.
 fn watch_host() -> Result<(), String> {
     let watch = || {
-        // The host writes nothing, so this ends when the host's end of the pipe is closed.
+        // The host writes nothing, so this returns when the host's end of the pipe is closed.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         std::process::exit(ORPHANED);
     };
@@ -225,8 +231,9 @@ fn watch_host() -> Result<(), String> {
 
 fn limit_process(memory_bytes: u64, cpu_seconds: u64) -> Result<(), String> {
     use rlimit::Resource;
-    // Children of the worker, files and core dumps are nothing a compiler needs. At the soft limit of processor time
-    // the kernel sends SIGXCPU, which tells the host the reason; at the hard one SIGKILL, which would not.
+    // A compiler needs no child processes, files or core dumps. At the soft limit of CPU time the
+    // kernel sends SIGXCPU, which tells the host the reason; at the hard limit it sends SIGKILL,
+    // which would not.
     for (resource, soft, hard) in [
         (Resource::AS, memory_bytes, memory_bytes),
         (Resource::CPU, cpu_seconds, cpu_seconds.saturating_add(1)),
@@ -249,8 +256,8 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// A process that is started while another thread writes a script holds it open for a moment, and then it cannot be
-    /// run.
+    /// If another thread is writing a script while a process starts, the process holds the script
+    /// open for a moment, and the script cannot be run.
     static STARTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
     /// A worker that runs a shell script in place of the compiler.
