@@ -1,11 +1,12 @@
-//! A budget of bytes in flight: the memory that request bodies, answers that are not written yet, or instances in hand
-//! may take together.
+//! A budget of bytes in flight: the memory that request bodies, unsent responses or driven
+//! instances may take together.
 //!
-//! A budget has a size for the host and a smaller share for each team. Bytes are taken before the memory is used, and
-//! given back by dropping the [`Charge`]. A request that does not fit waits in a fair queue: the teams take turns, and
-//! the requests of one team are served in their order. A team that has used up its share waits alone; when the host's
-//! budget is spent, all wait, and the next turn is kept for the team whose turn it is, so that a large request is not
-//! overtaken for ever by small ones.
+//! A budget has a limit for the host and a smaller limit for each team. Bytes are taken before the
+//! memory is used, and dropping the [`Charge`] returns them. A request that does not fit waits in a
+//! fair queue: teams take turns, and the requests of one team are served in their order. A team
+//! that has used up its own limit waits without delaying other teams. If the host's limit is
+//! reached, all teams wait, and the next bytes are kept for the team whose turn it is, so that
+//! small requests cannot overtake a large one for ever.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use tokio::sync::oneshot;
 
 use crate::model::Name;
 
-/// Clones share the bytes.
+/// A budget of bytes. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget(Arc<Shared>);
 
-/// Bytes that were taken. Dropping it gives them back.
+/// Bytes taken from a budget. Dropping the charge returns them.
 #[derive(Debug)]
 pub(crate) struct Charge {
     shared: Arc<Shared>,
@@ -33,9 +34,9 @@ pub(crate) struct Charge {
 pub struct BudgetStats {
     /// Bytes in flight.
     pub bytes: u64,
-    /// The most of them.
+    /// Limit of bytes in flight.
     pub bytes_max: u64,
-    /// Requests that wait for their turn.
+    /// Requests that wait for bytes.
     pub waiting: u64,
 }
 
@@ -49,9 +50,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     used: u64,
-    /// Teams with bytes in flight or requests that wait.
+    /// Teams with bytes in flight or waiting requests.
     teams: HashMap<Name, Team>,
-    /// The teams that wait, in the order of their turns.
+    /// The waiting teams, in the order of their turns.
     turns: VecDeque<Name>,
 }
 
@@ -67,7 +68,7 @@ struct Waiter {
     granted: oneshot::Sender<Charge>,
 }
 
-/// A request in the queue. Leaves it when dropped.
+/// A request in the queue. Dropping it leaves the queue.
 struct Queued<'a> {
     shared: &'a Arc<Shared>,
     team: &'a Name,
@@ -75,7 +76,7 @@ struct Queued<'a> {
 }
 
 impl Budget {
-    /// `host_max` bytes in all, and `team_max` of one team.
+    /// Creates a budget of `host_max` bytes in total and `team_max` bytes for each team.
     pub(crate) fn new(host_max: u64, team_max: u64) -> Self {
         Self(Arc::new(Shared {
             host_max,
@@ -84,7 +85,8 @@ impl Budget {
         }))
     }
 
-    /// Takes bytes, or all of a team's share if that is less. Waits for its turn; dropping the future leaves the queue.
+    /// Takes bytes, but at most the team's limit. Waits for a turn if they do not fit; dropping the
+    /// future leaves the queue.
     pub(crate) async fn take(&self, team: &Name, bytes: u64) -> Charge {
         let bytes = bytes.min(self.0.team_max);
         let mut queued = {
@@ -113,7 +115,7 @@ impl Budget {
             .expect("a request in the queue keeps its sender until it is served")
     }
 
-    /// As [`Budget::take`], without waiting: none if it does not fit now. More than a share takes the whole share.
+    /// Takes bytes like [`Budget::take`], but returns none instead of waiting.
     pub(crate) fn try_take(&self, team: &Name, bytes: u64) -> Option<Charge> {
         let bytes = bytes.min(self.0.team_max);
         let mut state = self.0.state.lock();
@@ -121,14 +123,14 @@ impl Budget {
             .then(|| state.grant(&self.0, team, bytes))
     }
 
-    /// Returns whether the team, or all together, have used up most of what they may.
+    /// Returns true if the team or the host has used at least seven eighths of its limit.
     pub(crate) fn is_spent(&self, team: &Name) -> bool {
         let state = self.0.state.lock();
         let most = |max: u64| max - max / 8;
         state.used >= most(self.0.host_max) || state.used_by(team) >= most(self.0.team_max)
     }
 
-    /// A snapshot.
+    /// Returns a snapshot.
     pub(crate) fn stats(&self) -> BudgetStats {
         let state = self.0.state.lock();
         let waiting: usize = state.teams.values().map(|team| team.waiting.len()).sum();
@@ -159,7 +161,8 @@ impl State {
         }
     }
 
-    /// Gives the teams their turns until one has to wait for the host, or all for their own shares.
+    /// Serves the teams in turn, until the next one has to wait for the host's limit or all have to
+    /// wait for their own limits.
     fn serve(&mut self, shared: &Arc<Shared>) {
         let mut passed_over = 0;
         while passed_over < self.turns.len() {
@@ -190,7 +193,7 @@ impl State {
                 passed_over = 0;
                 let charge = self.grant(shared, &name, bytes);
                 if let Err(mut unwanted) = waiter.granted.send(charge) {
-                    // Not by dropping it, which would take the lock again.
+                    // Not by dropping the charge, which would take the lock again.
                     self.give_back(&name, std::mem::take(&mut unwanted.bytes));
                 }
                 self.turns.push_back(name);
@@ -218,8 +221,8 @@ impl State {
 }
 
 impl Charge {
-    /// Takes more, up to so many bytes in all, without waiting. Returns false if that does not fit now; then nothing is
-    /// taken. What the team has alone always fits.
+    /// Takes more bytes, up to `bytes` in total, without waiting. If they do not fit now, takes
+    /// nothing and returns false. Growth stops at the team's limit, which counts as success.
     pub(crate) fn try_grow_to(&mut self, bytes: u64) -> bool {
         let more = bytes.min(self.shared.team_max).saturating_sub(self.bytes);
         if more == 0 {
@@ -235,7 +238,7 @@ impl Charge {
         true
     }
 
-    /// Keeps this many bytes, and gives the others back.
+    /// Keeps this many bytes and returns the rest to the budget.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let excess = self.bytes.saturating_sub(bytes);
         if excess > 0 {
@@ -260,7 +263,7 @@ impl Drop for Queued<'_> {
         if let Some(team) = state.teams.get_mut(self.team) {
             team.waiting.retain(|waiter| !waiter.granted.is_closed());
         }
-        // The next one may be smaller.
+        // The next request may be smaller.
         state.serve(self.shared);
     }
 }
@@ -333,7 +336,7 @@ mod tests {
         assert!((&mut flood).now_or_never().is_none() && (&mut small).now_or_never().is_none());
         drop(all);
         tokio::join!(flood, small);
-        // A team that has its whole share is passed over.
+        // A team at its own limit is passed over.
         assert_eq!(
             *order.lock(),
             [("rival", 0), ("acme", 0), ("acme", 1), ("acme", 2)]

@@ -1,12 +1,13 @@
-//! Time, injected: the only module that reads the operating system's clocks.
+//! Time and ids. This is the only module that reads the operating system's clocks.
 //!
-//! Everything durable is a [`Timestamp`] in microseconds, because that is what both databases store. Durations are
-//! measured with [`Clock::monotonic`], so that a step of the wall clock cannot make a latency negative. Tests turn the
-//! hand of a manual clock; its sleepers wake when the hand passes them.
+//! Every stored time is a [`Timestamp`] in microseconds, because both databases store microseconds.
+//! Durations are measured with [`Clock::monotonic`], so that a step of the wall clock cannot make a
+//! latency negative. Tests move a manual clock, which wakes its sleepers.
 //!
-//! Hosts that share a database must agree on what has expired, so a server's clock is [`Clock::Corrected`]: the database
-//! is asked for its time again and again, and as soon as a reading proves that the clock is wrong, it is put right by as
-//! little as that reading demands. A clock that is right is never touched, so its readings do not jump.
+//! Hosts that share a database must agree on what has expired. So a server's clock is
+//! [`Clock::Corrected`]: the host reads the database's time regularly, and if a reading proves the
+//! host's clock wrong, applies the smallest correction that agrees with the reading. A clock that
+//! is right is never corrected, so its readings do not jump.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,22 +24,22 @@ use uuid::Uuid;
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// 9999-12-30T00:00:00Z. RFC 3339 can write no later year, and every time zone can show this.
+    /// 9999-12-30T00:00:00Z. RFC 3339 has no later year, and every time zone can show this time.
     pub const MAX: Self = Self(253_402_128_000_000_000);
-    /// 0000-01-01T00:00:00Z: RFC 3339 can write no earlier time.
+    /// 0000-01-01T00:00:00Z, the earliest time that RFC 3339 can express.
     pub const MIN: Self = Self(-62_167_219_200_000_000);
 
-    /// From microseconds since the epoch.
+    /// Creates a time from microseconds since the epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// Microseconds since the epoch.
+    /// Returns the microseconds since the epoch.
     pub const fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// This time plus a duration, at most [`Timestamp::MAX`].
+    /// Returns this time plus a duration, at most [`Timestamp::MAX`].
     pub fn after(self, duration: Duration) -> Self {
         Self(
             self.0
@@ -47,7 +48,7 @@ impl Timestamp {
         .shown()
     }
 
-    /// This time minus a duration, at least [`Timestamp::MIN`].
+    /// Returns this time minus a duration, at least [`Timestamp::MIN`].
     pub fn before(self, duration: Duration) -> Self {
         Self(
             self.0
@@ -56,12 +57,12 @@ impl Timestamp {
         .shown()
     }
 
-    /// The nearest time that RFC 3339 can write.
+    /// Returns the nearest time that RFC 3339 can express.
     fn shown(self) -> Self {
         self.clamp(Self::MIN, Self::MAX)
     }
 
-    /// How long after `earlier` this is; zero if it is before.
+    /// Returns the duration from `earlier` to this time; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -80,8 +81,8 @@ impl fmt::Display for Timestamp {
 impl FromStr for Timestamp {
     type Err = String;
 
-    /// Reads an RFC 3339 text; what is smaller than a microsecond is cut off. A time that is earlier than
-    /// [`Timestamp::MIN`] or later than [`Timestamp::MAX`] is refused.
+    /// Parses an RFC 3339 text. Fractions of a microsecond are cut off. A time before
+    /// [`Timestamp::MIN`] or after [`Timestamp::MAX`] is refused.
     fn from_str(text: &str) -> Result<Self, String> {
         let shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
         let time = text.parse::<jiff::Timestamp>();
@@ -113,22 +114,23 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Where the time comes from.
+/// The source of the time.
 #[derive(Clone, Debug)]
 pub enum Clock {
-    /// The operating system's.
+    /// The operating system's clock.
     System,
-    /// The operating system's, plus what [`Clock::correct`] has found out.
+    /// The operating system's clock, plus the offset that [`Clock::correct`] maintains.
     Corrected(Arc<Correction>),
-    /// A test's.
+    /// A clock that tests move.
     Manual(Arc<Hand>),
 }
 
-/// How far the operating system's clock is behind, in microseconds; negative if it is ahead.
+/// Offset of a corrected clock in microseconds: positive if the operating system's clock is behind,
+/// negative if it is ahead.
 #[derive(Debug, Default)]
 pub struct Correction(AtomicI64);
 
-/// The hand of a manual clock.
+/// The state of a manual clock.
 #[derive(Debug)]
 pub struct Hand {
     micros: AtomicI64,
@@ -136,7 +138,7 @@ pub struct Hand {
 }
 
 impl Clock {
-    /// A clock that stands at `start` until [`Clock::advance`].
+    /// Creates a clock that stands at `start` until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
         Self::Manual(Arc::new(Hand {
             micros: AtomicI64::new(start.0),
@@ -144,12 +146,12 @@ impl Clock {
         }))
     }
 
-    /// The operating system's clock, to be corrected; clones are corrected together.
+    /// Creates a corrected clock, with no offset at first. Clones share the offset.
     pub fn corrected() -> Self {
         Self::Corrected(Arc::default())
     }
 
-    /// The time now.
+    /// Returns the current time.
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System => system_now(),
@@ -162,7 +164,7 @@ impl Clock {
         }
     }
 
-    /// A new id. Ids sort by the time they were made (UUID version 7).
+    /// Creates an id (UUID version 7). Ids sort by the time of creation.
     pub fn new_id(&self) -> Uuid {
         let micros = u64::try_from(self.now().0).unwrap_or(0);
         let nanos = u32::try_from(micros % 1_000_000).unwrap_or(0) * 1_000;
@@ -173,9 +175,10 @@ impl Clock {
         ))
     }
 
-    /// Takes note that a better clock showed `authority` at some time between these two readings of this one. If that
-    /// cannot be, this clock is put right by as little as makes it possible. Answers by how much it differs from the
-    /// operating system's from now on, in microseconds; zero for other clocks, which are nobody's to correct.
+    /// Compares this clock with an authority, which showed `authority` at some time between the
+    /// readings `earliest` and `latest` of this clock. If that is impossible, changes the offset by
+    /// the smallest amount that makes it possible. Returns the new offset from the operating
+    /// system's clock in microseconds. Clocks of other kinds are not changed, and return zero.
     pub fn correct(&self, earliest: Timestamp, authority: Timestamp, latest: Timestamp) -> i64 {
         let Self::Corrected(correction) = self else {
             return 0;
@@ -188,13 +191,14 @@ impl Clock {
             .saturating_add(behind - ahead)
     }
 
-    /// A reading to measure durations with. Always real: a manual hand says nothing about how long work took.
+    /// Returns a reading for measuring durations. It is always real: a manual clock does not know
+    /// how long work took.
     #[inline]
     pub fn monotonic(&self) -> Instant {
         Instant::now()
     }
 
-    /// Returns when the time is `deadline` or later.
+    /// Returns as soon as the time is `deadline` or later.
     pub async fn sleep_until(&self, deadline: Timestamp) {
         match self {
             Self::System | Self::Corrected(_) => loop {
@@ -214,7 +218,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock; others cannot be moved and stay as they are.
+    /// Moves a manual clock. Other clocks stay unchanged.
     pub fn advance(&self, by: Duration) {
         if let Self::Manual(hand) = self {
             hand.micros.store(self.now().after(by).0, Ordering::SeqCst);
@@ -271,7 +275,7 @@ mod tests {
     }
 
     proptest! {
-        /// One reading bounds the error by the time that it took, whatever the two clocks showed.
+        /// One reading bounds the error by its own duration, whatever the two clocks showed.
         #[test]
         fn after_a_correction_the_reading_is_possible_and_nothing_more_is_changed(
             earliest in 0_i64..1_000_000, took in 0_i64..1_000, authority in 0_i64..1_000_000,
@@ -284,7 +288,7 @@ mod tests {
             let [from, to] = reading(correction);
             prop_assert!((from..=to).contains(&authority));
             prop_assert!(correction == 0 || from == authority || to == authority);
-            // The same again proves nothing new.
+            // The same reading again proves nothing new.
             let again = clock.correct(Timestamp(from), Timestamp(authority), Timestamp(to));
             prop_assert_eq!(again, correction);
         }

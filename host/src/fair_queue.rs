@@ -1,17 +1,21 @@
-//! A fair queue: a semaphore whose permits are shared among keys (teams), so that no key's backlog delays another key.
+//! A fair queue: a semaphore whose permits are shared among keys (teams), so that no key's backlog
+//! delays another key.
 //!
-//! Permits are limited in total and for each key. A permit that comes free goes to the waiting key that holds the
-//! fewest; among equals to the one that was served longest ago (max-min fairness; round robin while all hold the same).
-//! Within a key, waiters are served in their order. A key that holds nothing may take a permit from a small reserve
-//! beyond the total, so that a newcomer need not wait for the long work of others.
+//! Permits are limited in total and for each key. A free permit goes to the waiting key that holds
+//! the fewest; among equals, to the key that was served longest ago (max-min fairness; round robin
+//! while all hold the same number). Within a key, waiters are served in their order. A key that
+//! holds nothing may take a permit from a small reserve beyond the total, so that a newcomer need
+//! not wait for the long work of other keys.
 //!
-//! Work may have a cost, in any unit: estimated before, corrected after. Then, among the keys that hold the fewest, the
-//! permit goes to the one whose work would end first if all were served at the same rate (weighted fair queueing by
-//! virtual finish times). A cost that was estimated too low counts against the key's next turn. While nothing is held
-//! all is forgiven: there is no credit for having been away, and no debt from yesterday.
+//! Work may have a cost, in any unit: estimated before, corrected after. Then, among the keys that
+//! hold the fewest, the permit goes to the key whose work would end first if all keys were served
+//! at the same rate (weighted fair queueing by virtual finish times). A cost that was estimated too
+//! low counts against the key's next turn. All costs are forgotten when no permit is held: an
+//! absent key earns no credit, and old costs are no debt.
 //!
-//! Invariant: after each operation, no waiter could be granted a permit. A waiter that is dropped leaves the queue, and
-//! a permit that was on its way to it is handed on. A key that neither holds nor waits takes no memory.
+//! Invariant: after each operation, no waiter could be granted a permit. A dropped waiter leaves
+//! the queue, and a permit on its way to that waiter goes to the next one. A key that neither holds
+//! nor waits takes no memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -23,30 +27,30 @@ use tokio::sync::oneshot;
 /// The limits of a [`FairQueue`], in permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FairLimits {
-    /// All keys together.
+    /// Most permits of all keys together.
     pub total: usize,
-    /// One key.
+    /// Most permits of one key.
     pub per_key: usize,
-    /// Beyond `total`, for keys that hold nothing.
+    /// Further permits beyond `total`, for keys that hold nothing.
     pub reserve: usize,
 }
 
 /// A snapshot of a [`FairQueue`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FairLoad {
-    /// Permits that are held.
+    /// Permits held.
     pub held: usize,
-    /// Callers that wait for one.
+    /// Callers that wait for a permit.
     pub waiting: usize,
-    /// Keys that hold or wait.
+    /// Keys that hold a permit or wait for one.
     pub keys: usize,
 }
 
-/// The queue. Clones share one.
+/// A fair queue. Clones share the permits.
 #[derive(Debug)]
 pub struct FairQueue<K: Ord + Hash + Clone>(Arc<Shared<K>>);
 
-/// A permit. Dropping it gives it back.
+/// A permit. Dropping it releases the permit.
 #[derive(Debug)]
 pub struct FairPermit<K: Ord + Hash + Clone> {
     queue: FairQueue<K>,
@@ -65,36 +69,36 @@ struct Shared<K: Ord + Hash + Clone> {
 struct State<K: Ord + Hash + Clone> {
     held: usize,
     waiting: usize,
-    /// Numbers arrivals and grants, in their order.
+    /// Source of numbers for arrivals and grants.
     next: u64,
     keys: HashMap<K, Share<K>>,
-    /// The keys that have a waiter and are below their limit, in the order in which they are served.
+    /// Keys that have a waiter and are below their limit, in the order of service.
     ready: BTreeSet<(Rank, K)>,
-    /// Virtual time: the beginning of the work that was let in last.
+    /// Virtual time: the start of the work that was admitted last.
     now: u64,
-    /// The virtual times at which the work of keys ends, of those that are ahead of `now`.
+    /// Virtual end of the work of each key. Ends before `now` are removed.
     ends: HashMap<K, u64>,
 }
 
-/// The place of a key among those that are ready.
+/// The position of a key in `ready`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     /// Fewest permits first,
     held: usize,
-    /// then the work that ends first,
+    /// then the earliest end of work,
     ends: u64,
-    /// then served longest ago.
+    /// then the earliest turn.
     turn: u64,
 }
 
-/// One key's part.
+/// The state of one key.
 #[derive(Debug)]
 struct Share<K: Ord + Hash + Clone> {
     held: usize,
-    /// The number of its last grant, or of its arrival.
+    /// The number of the key's last grant, or of its arrival.
     turn: u64,
     waiting: BTreeMap<u64, Waiting<K>>,
-    /// Its place in `ready`, if it has one.
+    /// The key's rank in `ready`, if it is there.
     rank: Option<Rank>,
 }
 
@@ -105,7 +109,8 @@ struct Waiting<K: Ord + Hash + Clone> {
     sender: oneshot::Sender<FairPermit<K>>,
 }
 
-/// A permit for a waiter, to be sent after the lock is released: a waiter that is gone gives it straight back.
+/// A permit for a waiter. It is sent after the lock is released, because a waiter that is gone
+/// returns it at once, which takes the lock.
 type Grant<K> = (Waiting<K>, K);
 
 impl<K: Ord + Hash + Clone> Clone for FairQueue<K> {
@@ -115,7 +120,8 @@ impl<K: Ord + Hash + Clone> Clone for FairQueue<K> {
 }
 
 impl<K: Ord + Hash + Clone> FairQueue<K> {
-    /// A queue with these limits; at least one permit in total and for each key.
+    /// Creates a queue with these limits. At least one permit is available in total and for each
+    /// key.
     pub fn new(limits: FairLimits) -> Self {
         let limits = FairLimits {
             total: limits.total.max(1),
@@ -138,7 +144,7 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
         }))
     }
 
-    /// The limits.
+    /// Returns the limits.
     pub fn limits(&self) -> FairLimits {
         self.0.limits
     }
@@ -157,7 +163,7 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
         self.acquire_for(key, 0).await
     }
 
-    /// As [`FairQueue::acquire`], for work that may cost so much.
+    /// Waits like [`FairQueue::acquire`], for work with an estimated cost.
     pub async fn acquire_for(&self, key: &K, estimate: u64) -> FairPermit<K> {
         let (mut waiter, granted) = {
             let mut state = self.0.state.lock();
@@ -179,11 +185,11 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
         };
         let permit = granted.await;
         waiter.waits = false;
-        // The sender lives in the queue until it is used, and `self` keeps the queue alive.
+        // The sender stays in the queue until it is used, and `self` keeps the queue alive.
         permit.expect("a waiter leaves the queue only with a permit")
     }
 
-    /// A snapshot of all keys together.
+    /// Returns a snapshot of all keys together.
     pub fn load(&self) -> FairLoad {
         let state = self.0.state.lock();
         FairLoad {
@@ -193,7 +199,7 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
         }
     }
 
-    /// A snapshot of one key.
+    /// Returns a snapshot of one key.
     pub fn load_of(&self, key: &K) -> FairLoad {
         let state = self.0.state.lock();
         let share = state.keys.get(key);
@@ -215,7 +221,8 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
 
     fn send(&self, grants: Vec<Grant<K>>) {
         for (Waiting { estimate, sender }, key) in grants {
-            // An error is the permit itself, whose drop hands it on. No work was done with it.
+            // On an error the permit comes back, and its drop passes it on. It did no work, so it
+            // costs nothing.
             if let Err(mut unused) = sender.send(self.permit(key, estimate)) {
                 unused.charge(0);
             }
@@ -224,7 +231,7 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
 }
 
 impl<K: Ord + Hash + Clone> FairPermit<K> {
-    /// The real cost of the work, in place of the estimate.
+    /// Replaces the estimate by the real cost of the work.
     pub fn charge(&mut self, cost: u64) {
         self.cost = cost;
     }
@@ -243,7 +250,7 @@ impl<K: Ord + Hash + Clone> Drop for FairPermit<K> {
     }
 }
 
-/// Takes its place out of the queue when the caller's future is dropped.
+/// Leaves the queue if the caller's future is dropped.
 struct Waiter<'a, K: Ord + Hash + Clone> {
     queue: &'a FairQueue<K>,
     key: &'a K,
@@ -269,13 +276,14 @@ impl<K: Ord + Hash + Clone> State<K> {
         self.next
     }
 
-    /// Returns whether a key that holds so many permits may have one more.
+    /// Returns true if a key that holds `held` permits may have one more.
     fn has_room(&self, limits: &FairLimits, held: usize) -> bool {
         let reserve = if held == 0 { limits.reserve } else { 0 };
         held < limits.per_key && self.held < limits.total.saturating_add(reserve)
     }
 
-    /// Takes a permit without waiting. No other key is passed over: by the invariant no waiter could have it.
+    /// Takes a permit without waiting. This overtakes no other key: by the invariant, no waiter
+    /// could have the permit.
     fn take(&mut self, limits: &FairLimits, key: &K, estimate: u64) -> bool {
         let share = self.keys.get(key);
         let held = share.map_or(0, |share| share.held);
@@ -299,7 +307,7 @@ impl<K: Ord + Hash + Clone> State<K> {
         }
     }
 
-    /// The virtual time at which the next work of a key begins.
+    /// Returns the virtual time at which the next work of a key begins.
     fn begins(&self, key: &K) -> u64 {
         self.ends
             .get(key)
@@ -329,7 +337,7 @@ impl<K: Ord + Hash + Clone> State<K> {
             .expect("it was inserted if it was missing")
     }
 
-    /// Puts a key into `ready` if it belongs there and is not there yet.
+    /// Adds a key to `ready`, if it belongs there and is missing.
     fn place(&mut self, limits: &FairLimits, key: &K) {
         let begins = self.begins(key);
         if let Some(share) = self.keys.get_mut(key)
@@ -347,7 +355,7 @@ impl<K: Ord + Hash + Clone> State<K> {
         }
     }
 
-    /// Takes a key out of `ready`, before its numbers change.
+    /// Removes a key from `ready`. Must be called before its numbers change.
     fn displace(&mut self, key: &K) {
         if let Some(rank) = self.keys.get_mut(key).and_then(|share| share.rank.take()) {
             self.ready.remove(&(rank, key.clone()));
@@ -393,7 +401,7 @@ impl<K: Ord + Hash + Clone> State<K> {
         grants
     }
 
-    /// Puts the real cost of work in place of the estimate.
+    /// Replaces the estimated cost of ended work by the real cost.
     fn correct(&mut self, key: &K, estimate: u64, cost: u64) {
         if estimate == cost && cost == 0 {
             return;
@@ -410,7 +418,7 @@ impl<K: Ord + Hash + Clone> State<K> {
         }
     }
 
-    /// Puts a key back into `ready`, or forgets it if it is idle.
+    /// Puts a key back into `ready`, or removes it if it is idle.
     fn settle(&mut self, limits: &FairLimits, key: &K) {
         if self
             .keys

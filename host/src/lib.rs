@@ -1,8 +1,10 @@
-//! Stepwell: a workflow engine whose steps are uploaded while it runs, as sandboxed WebAssembly components.
+//! Stepwell: a workflow engine whose steps are sandboxed WebAssembly components, uploaded at run
+//! time.
 //!
-//! ARCHITECTURE.md has the map. The modules form a total order; each imports only those named after it:
-//! `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `trace`, `monitor`,
-//! `config`, `outgoing`, `byte_budget`, `fair_queue`, `slots`, `model`, `clock`, `private`.
+//! ARCHITECTURE.md has the map. The modules form a total order; each imports only modules named
+//! after it: `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `trace`,
+//! `monitor`, `config`, `outgoing`, `byte_budget`, `fair_queue`, `slots`, `model`, `clock`,
+//! `private`.
 
 pub mod app;
 mod byte_budget;
@@ -23,6 +25,6 @@ pub mod store;
 pub mod trace;
 pub mod watch;
 
-// Tests in here and tests from the outside share files that name the crate.
+// Unit tests and the tests outside this crate share files that name the crate.
 #[cfg(test)]
 extern crate self as stepwell;

@@ -1,11 +1,12 @@
-//! What the host itself sends to addresses in its settings goes through this client: alerts and traces.
+//! The HTTP client for requests that the host itself sends, to addresses in its settings: alerts
+//! and traces.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
-/// A client that blocks, for at most `timeout` a request.
+/// Creates a blocking client. Each request takes at most `timeout`.
 pub(crate) fn agent(timeout: Duration) -> ureq::Agent {
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
@@ -16,17 +17,17 @@ pub(crate) fn agent(timeout: Duration) -> ureq::Agent {
         .tls_config(tls)
         .http_status_as_error(false)
         .timeout_global(Some(timeout))
-        // The operator has named one receiver, and not where that one might lead.
+        // The operator has named one receiver, not the targets of its redirects.
         .max_redirects(0)
         .proxy(None)
-        // A connection that the receiver closes meanwhile would cost a try.
+        // A request on a connection that the receiver has closed meanwhile would fail.
         .max_idle_connections(0)
         .user_agent(concat!("stepwell/", env!("CARGO_PKG_VERSION")))
         .build()
         .into()
 }
 
-/// Why there is no answer. The address may hold a secret, so no problem repeats it.
+/// Describes a failed request. The address may hold a secret, so the description never contains it.
 pub(crate) fn problem(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Timeout(_) => "no answer in time".to_owned(),

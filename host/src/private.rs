@@ -1,8 +1,9 @@
-//! Files and folders for the user who runs the host, and for nobody else on the machine.
+//! Files and folders that only the user who runs the host can access.
 //!
-//! The data directory holds every team's data, the hashes of all tokens, and the key that seals machine code. Modes are
-//! given when something is created, because a umask belongs to the whole process; what was there before with looser
-//! modes is put right at every start. Symbolic links are left alone: what they lead to may be somebody else's.
+//! The data directory holds every team's data, the hashes of all tokens, and the key that seals
+//! machine code. Modes are given at creation, because a umask belongs to the whole process. Looser
+//! modes of existing files are corrected at every start. Symbolic links are left unchanged, because
+//! their targets may belong to another user.
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io;
@@ -11,27 +12,29 @@ use std::path::Path;
 
 const FOLDER: u32 = 0o700;
 const FILE: u32 = 0o600;
-/// What the group and the others may do.
+/// Permissions of the group and of other users.
 const OTHERS: u32 = 0o077;
 
-/// What [`tighten_all`] did.
+/// The result of [`tighten_all`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tightened {
-    /// Files and folders that others could reach, and no longer can.
+    /// Files and folders that other users could access before.
     pub changed: u64,
-    /// Files and folders whose modes could not be changed: they belong to another user.
+    /// Files and folders whose modes could not be changed, most likely because another user owns
+    /// them.
     pub failed: u64,
 }
 
-/// Creates a folder, and those above it that are missing, with mode 0700. One that is there stays as it is.
+/// Creates a folder and its missing parents with mode 0700. An existing folder stays as it is.
 ///
 /// # Errors
-/// The file system's.
+/// An error of the file system.
 pub fn create_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER).create(path)
 }
 
-/// Options that read and write, and create what is missing with mode 0600.
+/// Returns options that open a file for reading and writing, and create a missing file with mode
+/// 0600.
 pub fn read_and_write() -> OpenOptions {
     let mut options = OpenOptions::new();
     options
@@ -43,10 +46,11 @@ pub fn read_and_write() -> OpenOptions {
     options
 }
 
-/// Creates a file with mode 0600 that was not there, and refuses one that was: nobody can have put a link in its place.
+/// Creates a new file with mode 0600. An existing file or link is refused, so no other user can
+/// have prepared it.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`], or another of the file system's.
+/// [`io::ErrorKind::AlreadyExists`], or another error of the file system.
 pub fn create_new(path: &Path) -> io::Result<std::fs::File> {
     OpenOptions::new()
         .create_new(true)
@@ -55,11 +59,11 @@ pub fn create_new(path: &Path) -> io::Result<std::fs::File> {
         .open(path)
 }
 
-/// Takes from others what they may do with a file or a folder. Returns whether they could do anything; what is not there
-/// and what is a link is left alone.
+/// Removes all permissions of the group and of other users from a file or folder. Returns true if
+/// there were any. Missing files and symbolic links are left unchanged.
 ///
 /// # Errors
-/// The file system's: most likely it belongs to another user.
+/// An error of the file system; most likely the file belongs to another user.
 pub fn tighten(path: &Path) -> io::Result<bool> {
     let found = match path.symlink_metadata() {
         Ok(found) => found,
@@ -73,7 +77,7 @@ pub fn tighten(path: &Path) -> io::Result<bool> {
     std::fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS)).map(|()| true)
 }
 
-/// As [`tighten`], for a folder and all that is in it.
+/// Applies [`tighten`] to a folder and everything in it.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -81,7 +85,7 @@ pub fn tighten_all(folder: &Path) -> io::Result<Tightened> {
     let mut done = Tightened::default();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        // First, so that nothing in it is reached while it is worked on.
+        // The folder first, so that nothing in it is accessed while the work goes on.
         done.note(tighten(&folder));
         for entry in folder.read_dir()? {
             let entry = entry?;

@@ -1,8 +1,8 @@
-//! Single flight: of the callers who want the value of one key, one works it out and the others wait for it. Callers of
-//! other keys do not wait.
+//! Single flight: of concurrent callers for one key, one computes the value and the others wait for
+//! it. Callers for other keys do not wait.
 //!
-//! A key has a [`Slot`], an asynchronous lock around the value. The caller that holds it either finds the value or works
-//! it out. A caller that is dropped half-way leaves the slot to the next one.
+//! Each key has a [`Slot`], an asynchronous lock around the value. The caller that holds the lock
+//! finds the value or computes it. If that caller is dropped half-way, the next one gets the lock.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// The place of one key's value.
+/// The lock around one key's value.
 pub(crate) type Slot<T> = Arc<tokio::sync::Mutex<T>>;
 
-/// Slots by key. Clones share them.
+/// Slots by key. Clones share the slots.
 #[derive(Debug)]
 pub(crate) struct Slots<K, T> {
     slots: Arc<Mutex<HashMap<K, Slot<T>>>>,
@@ -21,7 +21,8 @@ pub(crate) struct Slots<K, T> {
 }
 
 impl<K: Hash + Eq, T: Default> Slots<K, T> {
-    /// Keeps at most `max` slots. A caller that comes when all are in use gets one for itself alone.
+    /// Creates a map of at most `max` slots. If all of them are in use, a further key gets a slot
+    /// that is not shared.
     pub(crate) fn new(max: usize) -> Self {
         Self {
             slots: Arc::default(),
@@ -29,8 +30,8 @@ impl<K: Hash + Eq, T: Default> Slots<K, T> {
         }
     }
 
-    /// The slot of a key, a new and empty one if there is none. `in_use`: whether a value is still worth its slot; asked
-    /// only when there are too many, and not of slots that a caller holds.
+    /// Returns the slot of a key, empty if it is new. If there are too many slots, those that no
+    /// caller holds and whose value is not `in_use` are removed first.
     pub(crate) fn get(&self, key: K, in_use: impl Fn(&T) -> bool) -> Slot<T> {
         let mut slots = self.slots.lock();
         if let Some(slot) = slots.get(&key) {
@@ -48,7 +49,7 @@ impl<K: Hash + Eq, T: Default> Slots<K, T> {
         slot
     }
 
-    /// Forgets all slots. Callers that hold one share it with nobody who comes later.
+    /// Removes all slots. Later callers do not share the slots that present callers hold.
     pub(crate) fn forget(&self) {
         self.slots.lock().clear();
     }
@@ -96,11 +97,11 @@ mod tests {
         for key in 1..3 {
             *slots.get(key, |_| false).lock().await = key;
         }
-        // Full: the slot of 1 is given up, that of 2 is worth keeping, and that of 0 is held.
+        // Full: the slot of 1 is removed, that of 2 is in use, and that of 0 is held.
         *slots.get(3, |value| *value == 2).lock().await = 3;
         assert_eq!(*slots.get(2, |_| true).lock().await, 2);
         assert!(Arc::ptr_eq(&held, &slots.get(0, |_| true)));
-        // Full again, of slots that are all worth keeping: the newcomer is alone.
+        // Full again, and all slots are in use: the new slot is not shared.
         *slots.get(9, |_| true).lock().await = 9;
         assert_eq!(*slots.get(9, |_| true).lock().await, 0);
     }

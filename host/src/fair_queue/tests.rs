@@ -1,4 +1,4 @@
-//! The limits, the order and the costs of the fair queue.
+//! Tests of the limits, the order and the costs of the fair queue.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ enum Step {
     Acquire(usize),
     /// Drops a waiting future of the key: the oldest, or the youngest.
     Abandon(usize, bool),
-    /// Gives a permit of the key back.
+    /// Releases a permit of the key.
     Release(usize),
 }
 
@@ -30,7 +30,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..200)
 }
 
-/// The queue beside what callers see of it.
+/// The queue, together with the futures and permits of its callers.
 struct World {
     queue: FairQueue<usize>,
     held: [Vec<FairPermit<usize>>; KEYS],
@@ -52,7 +52,7 @@ impl World {
         self.collect();
     }
 
-    /// Polls all futures. Within a key, one that is granted must not come after one that is not.
+    /// Polls all futures. Within a key, no granted future may follow a waiting one.
     fn collect(&mut self) -> Vec<usize> {
         let mut granted = Vec::new();
         let mut context = Context::from_waker(Waker::noop());
@@ -146,7 +146,7 @@ proptest! {
         world.acquire(0);
         (0..abandoned).for_each(|_| world.acquire(1));
         (0..others).for_each(|_| world.acquire(2));
-        // The permit is sent to key 1, whose futures are not polled again before they are dropped.
+        // The permit is sent to key 1, whose futures are dropped without another poll.
         drop(world.held[0].pop());
         world.waiting[1].clear();
         prop_assert_eq!(world.collect(), vec![2]);
@@ -176,7 +176,8 @@ fn keys_are_served_in_turn_however_long_their_queues_are() {
     assert_eq!(order, [0, 0, 1, 2, 0, 1, 0]);
 }
 
-/// Lets one permit go round, and returns the keys in the order in which they had it. `cost`: of each key's work.
+/// Passes one permit round, and returns the keys in the order of service. `cost` is the cost of
+/// each key's work.
 fn served(
     queue: &FairQueue<usize>,
     callers: &[(usize, u64)],
@@ -219,7 +220,7 @@ fn work_that_costs_little_is_not_kept_waiting_by_the_dear_work_of_others() {
         per_key: 1,
         reserve: 0,
     });
-    // Four keys with two dear works each, and one that comes last, with three that are cheap.
+    // Four keys with two expensive works each, and a last key with three cheap ones.
     let dear = (0..4).flat_map(|key| [(key, 50), (key, 50)]);
     let callers: Vec<_> = dear.chain([(9, 1), (9, 1), (9, 1)]).collect();
     let order = served(&queue, &callers, |key| if key == 9 { 1 } else { 50_000 });
@@ -233,7 +234,8 @@ fn a_cost_that_was_estimated_too_low_is_made_up_for() {
         per_key: 1,
         reserve: 0,
     });
-    // The same estimates, but the works of key 0 cost thrice as much: it is served a third as often.
+    // The estimates are equal, but the works of key 0 cost three times as much: it is served a
+    // third as often.
     let callers: Vec<_> = (0..4)
         .map(|_| (0, 10))
         .chain((0..12).map(|_| (1, 10)))

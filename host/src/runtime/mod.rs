@@ -201,8 +201,8 @@ impl Runtime {
         described.await.unwrap_or_else(|_| Err(host_failed()))?
     }
 
-    /// Runs one attempt. Call this on [`Runtime::guest_threads`]. A panic becomes a failure. The attempt
-    /// ends at its deadline at the latest, or up to a tick later.
+    /// Runs one attempt. Call this on [`Runtime::guest_threads`]. A panic becomes a failure. The
+    /// attempt ends at its deadline at the latest, or up to a tick later.
     pub async fn run_step(&self, plugin: Arc<LoadedPlugin>, call: StepCall) -> StepEnd {
         let clock = &self.0.services.clock;
         let started_at = clock.now();
