@@ -76,7 +76,7 @@ struct State<K: Ord + Hash + Clone> {
     ready: BTreeSet<(Rank, K)>,
     /// Virtual time: the start of the work that was admitted last.
     now: u64,
-    /// Virtual end of the work of each key. Ends before `now` are removed.
+    /// Virtual end of the work of each key. A missing or past end counts as `now`.
     ends: HashMap<K, u64>,
 }
 

@@ -22,7 +22,7 @@ use crate::store::{Created, KeyHolders, Plan, PlanError, StoreError};
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StartRequest {
-    /// Any JSON of at most `limits.payload_bytes_max`.
+    /// The input: any JSON of at most `limits.payload_bytes_max` bytes.
     #[serde(default)]
     pub input: Json,
     /// Type of the entity that the instance is about. At most 128 bytes.

@@ -10,8 +10,8 @@ use crate::model::Name;
 use crate::model::transition::Progress;
 use crate::store::StoreError;
 
-/// Smaller instances are not counted: with the default settings, all drivers together hold no more of
-/// them than fits into the budget.
+/// Smaller instances are not counted: with the default settings, all drivers together hold no more
+/// of them than fits into the budget.
 const COUNTED_BYTES: u64 = 64 * 1_024;
 
 /// The bytes that a driver has taken from the budget for its instance.

@@ -139,7 +139,7 @@ pub enum EngineError {
     /// The request is not valid.
     #[error("{0}")]
     Invalid(String),
-    /// This user may not do it.
+    /// The user is not permitted to do this.
     #[error("{0}")]
     Forbidden(String),
     /// The approver started the instance, and the definition does not let the starter approve.
@@ -225,7 +225,7 @@ impl Engine {
         self.0.drivers.wait().await;
     }
 
-    /// Returns the processor of bulk work on instances and approvals.
+    /// Returns a processor for bulk work on instances and approvals.
     pub fn batch(&self) -> BatchProcessor {
         BatchProcessor::new(self.clone())
     }

@@ -55,7 +55,7 @@ pub enum AlertEventKind {
 macro_rules! words {
     ($type:ident { $($variant:ident => $word:literal,)+ }) => {
         impl $type {
-            /// Every variant.
+            /// Every value.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// Returns the name used in JSON, in settings and in the database.

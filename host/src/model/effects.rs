@@ -45,14 +45,14 @@ impl std::fmt::Display for Space {
 pub struct EntryKey {
     /// The bucket.
     pub space: Space,
-    /// 1 to 512 bytes.
+    /// The key within the bucket: 1 to 512 bytes.
     pub key: String,
 }
 
 /// An entry of plugin storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// At most 1 MiB.
+    /// The stored bytes: at most 1 MiB.
     pub value: Vec<u8>,
     /// Grows with every write, and is never reused after a delete.
     pub version: u64,

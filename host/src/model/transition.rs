@@ -35,9 +35,9 @@ pub struct Progress {
     pub instance: Instance,
     /// The definition of the instance's workflow version.
     pub definition: Arc<Definition>,
-    /// The states of its steps.
+    /// The states of the instance's steps.
     pub steps: Steps,
-    /// Its approvals of every status.
+    /// The instance's approvals, of every status.
     pub approvals: Vec<Approval>,
     /// Work and bytes left for the expressions of the current event.
     budget: Budget,

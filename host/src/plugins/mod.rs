@@ -170,7 +170,7 @@ pub enum UploadError {
     /// The disk is full.
     #[error("the disk of the host's data directory is full: upload it again when there is room")]
     DiskFull,
-    /// The compile worker crashed. The log has the end of its stderr.
+    /// The compile worker crashed. The log has the first 16 KiB of its stderr.
     #[error(
         "the compiler failed on this component, which is a fault of this host and not the component's; please report \
          it, with the component and what the host's log says"
