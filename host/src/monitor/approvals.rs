@@ -1,4 +1,4 @@
-//! What became of the approvals.
+//! Counts of approvals and their waiting times.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const APPROVED: usize = 1;
 const REJECTED: usize = 2;
 const EXPIRED: usize = 3;
 const CANCELLED: usize = 4;
-/// In the order above.
+/// Names of the counters, in the order of the constants above.
 pub(super) const APPROVAL_COUNTERS: [&str; 5] = [
     "approvals_submitted",
     "approvals_approved",
@@ -27,34 +27,34 @@ pub(super) const APPROVAL_COUNTERS: [&str; 5] = [
     "approvals_cancelled",
 ];
 
-/// Approvals, counted.
+/// Counters and waiting times of approvals, for each window.
 #[derive(Debug)]
 pub(super) struct Approvals {
     counts: Windowed<Counters<5>>,
     waiting: Windowed<LiveTimings>,
 }
 
-/// Numbers of approvals, to be added up.
+/// Numbers of approvals that can be summed.
 #[derive(Clone, Debug)]
 pub(super) struct ApprovalNumbers {
     pub(super) counts: Counts<5>,
     pub(super) waiting: Timings,
 }
 
-/// What became of the approvals in one window.
+/// Approvals of one window, by their end.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ApprovalStats {
-    /// Approvers asked.
+    /// Approvals requested, one for each approver.
     pub submitted: u64,
-    /// Approvers who said yes.
+    /// Approvals that an approver granted.
     pub approved: u64,
-    /// Approvers who said no.
+    /// Approvals that an approver rejected.
     pub rejected: u64,
-    /// Approvers who did not answer in time.
+    /// Approvals whose approver did not decide in time.
     pub expired: u64,
-    /// Approvers who were no longer needed.
+    /// Approvals that were no longer needed.
     pub cancelled: u64,
-    /// From the question to the answer or the expiry; without those no longer needed.
+    /// Time from the request to the decision or the expiry. Cancelled approvals are not included.
     pub waiting: DurationStats,
 }
 
@@ -78,7 +78,7 @@ impl Approvals {
             ApprovalStatus::Rejected => REJECTED,
             ApprovalStatus::Expired => EXPIRED,
             ApprovalStatus::Cancelled => CANCELLED,
-            // Not decided.
+            // A pending approval has no decision yet.
             ApprovalStatus::Pending => return,
         };
         let now = ticks.reading();

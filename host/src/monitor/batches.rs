@@ -1,4 +1,4 @@
-//! Bulk calls: how many, how large, how long.
+//! Counts, sizes and durations of bulk calls.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,8 @@ use super::window::{Reset, View};
 use super::windowed::{Live, Numbers, Windowed};
 use crate::clock::Timestamp;
 
-/// Batches by operation. The names are `&'static str`: there are as many as the program has, and no bound is needed.
+/// Bulk calls by operation. The names are `&'static str`, so their number is bounded by the
+/// program.
 #[derive(Debug, Default)]
 pub(super) struct Batches(RwLock<BTreeMap<&'static str, Operation>>);
 
@@ -31,7 +32,7 @@ struct LiveSizes {
     largest: AtomicU64,
 }
 
-/// How many items calls had.
+/// Numbers of items in bulk calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sizes {
     pub(super) items: u64,
@@ -39,14 +40,14 @@ pub(super) struct Sizes {
     largest: u64,
 }
 
-/// Numbers of one bulk operation, to be added up.
+/// Numbers of one bulk operation that can be summed.
 #[derive(Clone, Debug)]
 pub(super) struct BatchNumbers {
     pub(super) sizes: Sizes,
     pub(super) durations: Timings,
 }
 
-/// One bulk call.
+/// One bulk call to record.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batch {
     pub(super) items: usize,
@@ -54,18 +55,18 @@ pub(super) struct Batch {
     pub(super) duration: Duration,
 }
 
-/// One bulk operation in one window.
+/// Statistics of one bulk operation in one window.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct BatchStats {
     /// Calls.
     pub calls: u64,
     /// Items of all calls.
     pub items: u64,
-    /// Those of them that failed.
+    /// Items that failed.
     pub failed_items: u64,
     /// Items of the largest call.
     pub largest: u64,
-    /// How long the calls took.
+    /// Durations of the calls.
     pub durations: DurationStats,
 }
 

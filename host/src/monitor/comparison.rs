@@ -1,21 +1,24 @@
-//! Whether one version of a plugin does better than another, by what was counted of their calls.
+//! Compares two versions of a plugin by the statistics of their calls.
 //!
-//! A verdict is only given when chance alone would hardly have led to it, and only for a difference that matters:
+//! The verdict names a better version only if chance alone would hardly have led to the difference,
+//! and only if the difference matters:
 //!
 //! - **Too few calls**: either version has fewer than [`CALLS_MIN`].
-//! - **Errors** differ when the shares of failed calls are at least [`ERROR_RATE_DIFFERENCE_MIN`] apart and a two-sided
-//!   test of two proportions says that equal versions would differ so much in less than 1 of 100 comparisons. The test
-//!   is the z test with pooled variance; where either version is expected to have fewer than five failed or five
-//!   successful calls, which is too few for it, Fisher's exact test.
-//! - **Latency** differs when the 99 % confidence intervals of the two 95th percentiles do not overlap and the
-//!   percentiles are at least [`LATENCY_DIFFERENCE_MIN`] of the baseline's apart. The intervals assume nothing about how
-//!   durations are spread: they lie between the calls whose ranks are 2.576 standard deviations of a binomial count
-//!   below and above the 95th percentile's, and reach to the ends of those calls' buckets.
-//! - Worse in one of the two is **worse**, whatever the other; better in one and not worse in the other is **better**;
-//!   all else is the **same**.
+//! - **Errors** differ when the shares of failed calls are at least [`ERROR_RATE_DIFFERENCE_MIN`]
+//!   apart and a two-sided test of two proportions says that equal versions would differ so much in
+//!   less than 1 of 100 comparisons. The test is the z test with pooled variance. Where either
+//!   version is expected to have fewer than five failed or five successful calls, which is too few
+//!   for the z test, it is Fisher's exact test.
+//! - **Latency** differs when the 99 % confidence intervals of the two 95th percentiles do not
+//!   overlap and the percentiles are at least [`LATENCY_DIFFERENCE_MIN`] of the baseline's apart.
+//!   The intervals assume nothing about the distribution of durations. They lie between the calls
+//!   whose ranks are 2.576 standard deviations of a binomial count below and above the 95th
+//!   percentile's, and reach to the ends of those calls' buckets.
+//! - A candidate that is worse in errors or in latency is **worse**. A candidate that is better in
+//!   one and not worse in the other is **better**. Otherwise the versions are the **same**.
 //!
-//! Both tests take calls for independent. Versions that ran at different times, or were given different work, differ for
-//! reasons that no test can tell apart.
+//! Both tests assume that calls are independent. Versions that ran at different times, or on
+//! different work, may differ for other reasons, and no test can tell these apart.
 
 use std::cmp::Ordering;
 
@@ -23,44 +26,47 @@ use serde::Serialize;
 
 use super::timings::{Scale, Timings};
 
-/// Calls of each version below which nothing is said. With fewer, the interval of the 95th percentile has no upper end.
+/// The minimum number of calls of each version for a verdict. With fewer calls, the interval of the
+/// 95th percentile has no upper end.
 pub const CALLS_MIN: u64 = 200;
-/// Shares of failed calls that are less far apart are taken for the same: a tenth of a percentage point.
+/// The minimum difference of error rates that counts: a tenth of a percentage point.
 pub const ERROR_RATE_DIFFERENCE_MIN: f64 = 0.001;
-/// Percentiles that are less far apart, as a share of the baseline's, are taken for the same.
+/// The minimum difference of percentiles that counts, as a share of the baseline's percentile.
 pub const LATENCY_DIFFERENCE_MIN: f64 = 0.1;
 
-/// Standard deviations that leave 1 of 100 outside, both sides together.
+/// The number of standard deviations that leaves 1 of 100 outside, both sides together.
 const DEVIATIONS: f64 = 2.576;
 const SIGNIFICANCE: f64 = 0.01;
-/// Expected calls of one outcome below which the z test is off.
+/// The minimum number of expected calls of each outcome for the z test. Below it, the test is
+/// inexact.
 const EXPECTED_MIN: f64 = 5.0;
 const QUANTILE: f64 = 0.95;
 
-/// What became of a comparison.
+/// The result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The candidate fails less or is faster, and is not worse.
     Better,
-    /// No difference that matters and that chance would not explain.
+    /// The versions do not differ by more than chance explains, or the difference is too small to
+    /// matter.
     Same,
     /// The candidate fails more or is slower.
     Worse,
-    /// Nothing can be said yet.
+    /// Either version has fewer than [`CALLS_MIN`] calls.
     TooFewCalls,
 }
 
-/// A verdict, and what it rests on.
+/// A verdict with its reasons.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Comparison {
-    /// About the candidate.
+    /// The verdict about the candidate.
     pub verdict: Verdict,
-    /// Sentences.
+    /// The reasons for the verdict, as sentences.
     pub reasons: Vec<String>,
 }
 
-/// Compares what was counted of the calls of two versions.
+/// Compares the recorded calls of two versions.
 pub fn compare(baseline: &Timings, candidate: &Timings) -> Comparison {
     let few: Vec<_> = [("baseline", baseline), ("candidate", candidate)]
         .into_iter()
@@ -91,7 +97,7 @@ pub fn compare(baseline: &Timings, candidate: &Timings) -> Comparison {
     }
 }
 
-/// Greater: the candidate fails more.
+/// Compares error rates. `Greater` means that the candidate fails more.
 fn compare_errors(baseline: &Timings, candidate: &Timings) -> (Ordering, String) {
     let (old, new) = (Outcomes::of(baseline), Outcomes::of(candidate));
     let chance = chance_of_difference(old, new);
@@ -123,7 +129,7 @@ fn shown(chance: f64) -> String {
     }
 }
 
-/// Greater: the candidate is slower.
+/// Compares 95th percentiles. `Greater` means that the candidate is slower.
 fn compare_latency(baseline: &Timings, candidate: &Timings) -> (Ordering, String) {
     let (old, new) = (baseline.stats().p95_ms, candidate.stats().p95_ms);
     let (old_low, old_high) = percentile_interval(baseline);
@@ -145,7 +151,7 @@ fn compare_latency(baseline: &Timings, candidate: &Timings) -> (Ordering, String
     (order, reason)
 }
 
-/// Where the 95th percentile of all calls ever surely is, in milliseconds.
+/// Returns the confidence interval of the 95th percentile, in milliseconds.
 fn percentile_interval(calls: &Timings) -> (f64, f64) {
     let count = calls.count() as f64;
     let (middle, spread) = (
@@ -160,7 +166,8 @@ fn percentile_interval(calls: &Timings) -> (f64, f64) {
 }
 
 impl Timings {
-    /// Between which two durations the call of a rank lies, the fastest being 1; in milliseconds.
+    /// Returns the bounds, in milliseconds, of the bucket that holds the call of a rank. The
+    /// fastest call has rank 1.
     fn bucket_of_rank(&self, rank: u64) -> (f64, f64) {
         let (mut seen, mut bounds) = (0_u128, (0, 0));
         for bucket in self.buckets.iter() {
@@ -198,13 +205,13 @@ impl Outcomes {
     }
 }
 
-/// How often equal versions would differ at least so much, from 0 to 1.
+/// Returns the probability, from 0 to 1, that equal versions differ at least as much as these.
 fn chance_of_difference(old: Outcomes, new: Outcomes) -> f64 {
     let all = old.calls + new.calls;
     let errors = old.errors + new.errors;
-    // The rarer outcome decides how good the approximation is.
+    // The rarer outcome decides whether the approximation is good enough.
     let rarer = errors.min(all - errors);
-    // Both are the same draw, and the smaller one is less work.
+    // Both groups are the same draw, and the smaller group needs less work.
     let drawn = if old.calls < new.calls { old } else { new };
     if rarer / all * drawn.calls < EXPECTED_MIN {
         let seen = if errors > all - errors {
@@ -219,12 +226,15 @@ fn chance_of_difference(old: Outcomes, new: Outcomes) -> f64 {
     two_sided((new.rate() - old.rate()).abs() / deviation)
 }
 
-/// Of `all` calls `marked` have an outcome, and of `drawn` among them `seen` have it: how often a draw by chance is at
-/// most as likely. The draw has at most about the square root of `5 * all` likely results where this is used.
+/// Fisher's exact test. Of `all` calls, `marked` have an outcome; of the `drawn` calls among them,
+/// `seen` have it. Returns the probability that a random draw gives a result at most as likely.
+/// Where this function is called, a draw has at most about the square root of `5 * all` likely
+/// results.
 fn fisher(all: f64, marked: f64, drawn: f64, seen: f64) -> f64 {
     let (few, many) = (marked.min(drawn), marked.max(drawn));
     let least = (marked + drawn - all).max(0.0);
-    // In logarithms: the likelihood of the least result alone may be too small for a number.
+    // The probabilities are logarithms, because that of the least result may be too small for an
+    // `f64`.
     let mut likelihood = log_choose_ratio(all, few, many, least);
     let mut likelihoods = Vec::new();
     let mut result = least;
@@ -240,7 +250,7 @@ fn fisher(all: f64, marked: f64, drawn: f64, seen: f64) -> f64 {
     else {
         return 1.0;
     };
-    // What is as likely may come out a little more so.
+    // Rounding may make an equally likely result look slightly more likely.
     let limit = at + 1e-7;
     let sum: f64 = likelihoods
         .iter()
@@ -250,10 +260,11 @@ fn fisher(all: f64, marked: f64, drawn: f64, seen: f64) -> f64 {
     sum.min(1.0)
 }
 
-/// The logarithm of how likely the least possible result is. It is 0 marked ones, unless both groups together are more
-/// than all; then all but the overlap.
+/// Returns the logarithm of the probability of the least possible result. The least result has no
+/// marked calls, unless both groups together are larger than `all`; then it has the overlap that is
+/// left.
 fn log_choose_ratio(all: f64, few: f64, many: f64, least: f64) -> f64 {
-    // Drawing `few` one by one: so many miss the `many`, the rest hit them.
+    // Draw `few` calls one by one: `misses` of them are outside the `many`, the rest are inside.
     let misses = few - least;
     let mut log = 0.0;
     let mut drawn = 0.0;
@@ -266,7 +277,7 @@ fn log_choose_ratio(all: f64, few: f64, many: f64, least: f64) -> f64 {
         log += ((many - hits) / (all - drawn - hits)).ln();
         hits += 1.0;
     }
-    // In any order.
+    // The draws may come in any order.
     let mut chosen = 0.0;
     while chosen < least {
         log += ((few - chosen) / (least - chosen)).ln();
@@ -275,7 +286,8 @@ fn log_choose_ratio(all: f64, few: f64, many: f64, least: f64) -> f64 {
     log
 }
 
-/// How often a normal deviate is at least so far from its mean: Abramowitz and Stegun 7.1.26, at most 1.5e-7 off.
+/// Returns the probability that a normal deviate is at least so far from its mean. The formula is
+/// Abramowitz and Stegun 7.1.26, whose error is at most 1.5e-7.
 fn two_sided(deviations: f64) -> f64 {
     let x = deviations / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * x);
@@ -300,7 +312,8 @@ mod tests {
 
     use super::*;
 
-    /// Calls that take `middle_us`, times 0.5 to 1.5 in an order that repeats only after all.
+    /// Records calls of 0.5 to 1.5 times `middle_us`, in an order that does not repeat a duration
+    /// early.
     fn calls(count: u64, errors: u64, middle_us: u64) -> Timings {
         let mut calls = Timings::work();
         for number in 0..count {
@@ -342,7 +355,7 @@ mod tests {
             verdict(&calls(300, 3, 1_000), &calls(300, 6, 1_000)),
             Verdict::Same
         );
-        // Certain, and of no matter: 5 % slower over many calls.
+        // The difference is certain but too small to matter: 5 % slower over many calls.
         assert_eq!(
             verdict(&calls(50_000, 0, 10_000), &calls(50_000, 0, 10_500)),
             Verdict::Same
@@ -358,22 +371,23 @@ mod tests {
         );
         assert!((two_sided(2.575_829) - 0.01).abs() < 1e-5);
         assert!((two_sided(0.0) - 1.0).abs() < 1e-6);
-        // Fisher's tea: 3 of 4 right, of 8 cups.
+        // Fisher's tea experiment: 3 of 4 right, of 8 cups.
         assert!((fisher(8.0, 4.0, 4.0, 3.0) - 34.0 / 70.0).abs() < 1e-9);
         assert!((fisher(8.0, 4.0, 4.0, 4.0) - 2.0 / 70.0).abs() < 1e-9);
-        // More marked and drawn than there are.
+        // More calls are marked and drawn than there are in all.
         assert!(
             (fisher(5.0, 4.0, 3.0, 2.0) - 1.0).abs() < 1e-9
                 && (fisher(5.0, 4.0, 3.0, 3.0) - 0.4).abs() < 1e-9
         );
     }
 
-    /// Of 2,000 comparisons of a version with itself about 20 a test may go wrong. The draws are from a fixed seed.
+    /// A test may go wrong in about 20 of 2,000 comparisons of a version with itself. The draws
+    /// come from a fixed seed.
     #[test]
     fn equal_versions_are_rarely_told_apart() {
         let mut seed = 0x5eed_u64;
         let mut random = move || {
-            // splitmix64
+            // The splitmix64 generator.
             seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = seed;
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -383,7 +397,7 @@ mod tests {
         let mut draw = || {
             let mut calls = Timings::work();
             for _ in 0..250 {
-                // Exponential, as times of service often are.
+                // An exponential distribution, which service times often have.
                 let duration = Duration::from_secs_f64(-0.010 * (1.0 - random()).ln());
                 calls.record(duration, random() >= 0.05);
             }

@@ -1,14 +1,14 @@
-//! Plain counts.
+//! Plain counters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::windowed::{Live, Numbers};
 
-/// Counts that belong together.
+/// Counters that are recorded and read together.
 #[derive(Debug)]
 pub(super) struct Counters<const N: usize>([AtomicU64; N]);
 
-/// What they counted.
+/// The values of [`Counters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counts<const N: usize>(pub(super) [u64; N]);
 

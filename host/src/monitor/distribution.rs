@@ -1,23 +1,26 @@
 //! Values that a plugin records: any numbers from zero up, not only durations.
 //!
-//! Plugins choose the unit, so a fixed grid as in `summary.rs` does not fit. The buckets are taken from the number's
-//! own bits: exponent and the first 5 bits of the fraction, which makes each bucket 1/32 wider than the one before. A
-//! percentile is at most 1/64 (1.6 %) off. Only buckets in use are stored, and values outside of 2^-20 to 2^40 share
-//! the outermost ones, so that a guest that spreads its values on purpose fills 1,922 buckets (about 40 KiB) and no more.
+//! Plugins choose the unit, so a fixed grid as in `summary.rs` does not fit. A bucket's number is
+//! the exponent of the value and the first 5 bits of its fraction, taken from the bits of the
+//! `f64`. Within an exponent all 32 buckets have the same width, so a percentile is at most 1/64
+//! (1.6 %) off.
+//!
+//! Only used buckets are stored. Values outside 2^-20 to 2^40 share the outermost buckets. A guest
+//! that spreads its values on purpose therefore fills at most 1,922 buckets (about 40 KiB).
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Bits of a double below the exponent and the 5 bits of the fraction.
+/// Bits of an `f64` below the exponent and the first 5 bits of the fraction.
 const BITS_DROPPED: u32 = 52 - 5;
 const SMALLEST: f64 = 1.0 / (1_u64 << 20) as f64;
 const LARGEST: f64 = (1_u64 << 40) as f64;
 
-/// Values, added up.
+/// Recorded values in buckets, with their sum and extremes.
 #[derive(Clone, Debug)]
 pub(super) struct Distribution {
-    /// From a bucket's number to how many values are in it. The numbers sort as the values do. 0 holds zeros.
+    /// Number of values by bucket. Bucket numbers sort as the values do. Bucket 0 holds zeros.
     buckets: BTreeMap<u16, u64>,
     count: u64,
     errors: u64,
@@ -26,14 +29,14 @@ pub(super) struct Distribution {
     max: f64,
 }
 
-/// A histogram, as shown. All zero when nothing was recorded.
+/// Statistics of a histogram. All fields are zero if nothing was recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct DistributionStats {
     /// Values recorded.
     pub count: u64,
     /// Timers that were dropped without being stopped.
     pub errors: u64,
-    /// The values' sum.
+    /// The sum of the values.
     pub sum: f64,
     /// The smallest value.
     pub min: f64,
@@ -41,11 +44,12 @@ pub struct DistributionStats {
     pub max: f64,
     /// The mean.
     pub avg: f64,
-    /// Half of the values are at most this. At most 1.6 % off, as the two below, for values from 2^-20 to 2^40.
+    /// The median. For values from 2^-20 to 2^40 this and the other percentiles are at most 1.6 %
+    /// off.
     pub p50: f64,
-    /// 95 of 100 values are at most this.
+    /// The 95th percentile.
     pub p95: f64,
-    /// 99 of 100 values are at most this.
+    /// The 99th percentile.
     pub p99: f64,
 }
 
@@ -61,10 +65,10 @@ impl Distribution {
         }
     }
 
-    /// Records a value that is finite and not negative.
+    /// Records a value, which must be finite and not negative.
     pub(super) fn record(&mut self, value: f64) {
         self.count = self.count.saturating_add(1);
-        // The largest double instead of infinity, which JSON has no word for.
+        // An infinite sum becomes the largest `f64`, because JSON has no infinity.
         self.sum = (self.sum + value).min(f64::MAX);
         self.min = self.min.min(value);
         self.max = self.max.max(value);
@@ -97,7 +101,7 @@ impl Distribution {
     }
 
     fn percentile(&self, percent: u64) -> f64 {
-        // The smallest rank that covers the share; in 128 bits, because the count may be any.
+        // The smallest rank that covers the share. 128 bits hold the product of any count.
         let rank = (u128::from(self.count) * u128::from(percent)).div_ceil(100);
         let mut seen = 0_u128;
         for (number, count) in &self.buckets {
@@ -118,7 +122,7 @@ fn bucket(value: f64) -> u16 {
     u16::try_from(value.min(LARGEST).to_bits() >> BITS_DROPPED).unwrap_or(u16::MAX)
 }
 
-/// The middle between a bucket's ends.
+/// Returns the middle of a bucket.
 fn middle(number: u16) -> f64 {
     if number == 0 {
         return 0.0;
@@ -174,7 +178,7 @@ mod tests {
         for bits in 0..=f64::MAX.to_bits() >> BITS_DROPPED {
             distribution.record(f64::from_bits(bits << BITS_DROPPED));
         }
-        // 60 octaves of 32, the zeros, and 2^40 itself.
+        // 60 octaves of 32 buckets, the bucket of zeros, and the bucket of 2^40.
         assert_eq!(distribution.buckets.len(), 60 * 32 + 2);
     }
 }

@@ -1,29 +1,32 @@
-//! Durations as bytes, for a column of a table.
+//! The binary format of durations, for a column of a table.
 //!
-//! A version, the scale, then numbers of 7 bits a byte: errors, sum, smallest, largest, and for each bucket in use the
-//! distance from the one before and the count. An interval of one operation takes about 100 bytes.
+//! The bytes are a version, the scale, then numbers with 7 bits in each byte: errors, sum,
+//! smallest, largest, and for each used bucket the distance from the previous bucket and the count.
+//! An interval of one operation takes about 100 bytes.
 
 use histogram::SparseHistogram;
 
 use super::timings::{Scale, Timings, config};
 
 const VERSION: u8 = 1;
-/// Durations that bytes may claim; 65,000 such can be merged without an overflow.
+/// The maximum number of durations that the bytes may claim. 65,000 such histograms can be merged
+/// without an overflow.
 const COUNT_MAX: u128 = 1 << 48;
 
-/// Why bytes are no [`Timings`].
+/// The reason why bytes are not [`Timings`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimingsError {
-    /// Another version wrote them.
+    /// The bytes have another version of the format.
     #[error("the histogram has format {0}, which this program does not know")]
     Version(u8),
-    /// They end early, go on too long or contradict themselves.
+    /// The bytes end early, are too long or contradict themselves.
     #[error("the histogram is damaged")]
     Damaged,
 }
 
 impl Timings {
-    /// As bytes: at most 1,920 buckets with 12 bytes each, and usually a hundred bytes in all.
+    /// Encodes the durations: at most 1,920 buckets of 12 bytes each, and usually a hundred bytes
+    /// in all.
     pub fn to_bytes(&self) -> Vec<u8> {
         let scale = match self.scale {
             Scale::Work => 0,
@@ -49,10 +52,10 @@ impl Timings {
         bytes
     }
 
-    /// From bytes, whoever wrote them.
+    /// Decodes durations from untrusted bytes.
     ///
     /// # Errors
-    /// They are not what [`Timings::to_bytes`] writes.
+    /// Fails if [`Timings::to_bytes`] cannot have written the bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TimingsError> {
         let (version, rest) = bytes.split_first().ok_or(TimingsError::Damaged)?;
         if *version != VERSION {
@@ -90,7 +93,7 @@ fn read_body(bytes: &[u8]) -> Option<Timings> {
         next = bucket.checked_add(1)?;
     }
     let whole = rest.is_empty() && all <= COUNT_MAX && (used == 0 || min <= max);
-    // Refuses buckets that there are not.
+    // `from_parts` refuses buckets that do not exist.
     let buckets = SparseHistogram::from_parts(config(), index, counts).ok()?;
     whole.then_some(Timings {
         scale,

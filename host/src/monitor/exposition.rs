@@ -1,18 +1,19 @@
 //! A writer of Prometheus' text format, version 0.0.4.
 //!
-//! It knows nothing of what is measured. Families are written one after the other, each with its help and its type, so
-//! that their series stand together as the format demands. Names of families and labels are the program's own, except
-//! for labels of plugins, which [`Labels::foreign`] keeps apart; values of labels may be anything and are escaped.
+//! The writer does not know what is measured. Families are written one after the other, each with
+//! its help and its type, because the format wants all series of a family together. Names of
+//! families and labels are constants of the program. Labels of plugins are the exception:
+//! [`Labels::foreign`] gives them a prefix. Values of labels may be any text and are escaped.
 //!
-//! The text has bounds: so many series and bytes, and those beyond them are counted and not written. What is written is whole: a
-//! histogram has all of its buckets or is left out.
+//! The numbers of series and of bytes are bounded. Series beyond the bounds are counted and not
+//! written. A histogram is written with all of its buckets or not at all.
 
 use std::fmt::Write as _;
 
-/// A line of a series: its name, five labels of a plugin, and the number.
+/// Upper bound of one line in bytes: the name, five labels of a plugin, and the number.
 const SERIES_BYTES_MAX: usize = 2_048;
 
-/// A text that grows by families.
+/// A text in Prometheus' format, to which families are appended.
 #[derive(Debug)]
 pub struct Exposition {
     text: String,
@@ -21,50 +22,50 @@ pub struct Exposition {
     omitted: usize,
 }
 
-/// What kind of number a family holds.
+/// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FamilyKind {
-    /// Only grows, but for a start or a reset. Its name ends in `_total`.
+    /// A number that only grows, except at a start or a reset. The name ends in `_total`.
     Counter,
-    /// Goes up and down.
+    /// A number that goes up and down.
     Gauge,
-    /// Counts below bounds.
+    /// Counts of values at or below fixed bounds.
     Histogram,
-    /// Percentiles worked out by the host.
+    /// Percentiles that the host computed.
     Summary,
 }
 
-/// Series of one name.
+/// The series that share one name.
 #[derive(Debug)]
 pub struct Family<'a> {
     exposition: &'a mut Exposition,
     name: &'static str,
 }
 
-/// The labels of a series, as they stand between the braces.
+/// The labels of a series, in the form that stands between the braces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels(String);
 
-/// A number, as it is written.
+/// The value of a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Number {
-    /// A count, exactly.
+    /// A count, written exactly.
     Whole(u64),
-    /// Anything else.
+    /// Any other number.
     Real(f64),
 }
 
-/// How many were at most each bound, how many there were, and their sum.
+/// The buckets of a histogram, with the count and the sum of all values.
 #[derive(Clone, Debug)]
 pub(super) struct Buckets {
-    /// Ascending bounds in seconds, as they are written, and how many are at or below each.
+    /// Ascending bounds in seconds, as text, each with the number of values at or below it.
     pub(super) below: Vec<(&'static str, u64)>,
     pub(super) count: u64,
     pub(super) sum: f64,
 }
 
 impl Exposition {
-    /// An empty text that takes so many series, and about so many bytes.
+    /// Creates an empty text for at most `series_max` series and about `bytes_max` bytes.
     pub const fn new(series_max: usize, bytes_max: usize) -> Self {
         Self {
             text: String::new(),
@@ -74,7 +75,7 @@ impl Exposition {
         }
     }
 
-    /// Begins a family. A name is begun once.
+    /// Begins a family. Each name may begin only one family.
     pub fn family(
         &mut self,
         kind: FamilyKind,
@@ -94,7 +95,7 @@ impl Exposition {
         }
     }
 
-    /// A family of one series without labels.
+    /// Writes a family of one series without labels.
     pub fn single(
         &mut self,
         kind: FamilyKind,
@@ -106,7 +107,7 @@ impl Exposition {
             .sample(&Labels::default(), value);
     }
 
-    /// How many series still fit.
+    /// Returns the number of series that still fit.
     pub const fn room(&self) -> usize {
         self.room
     }
@@ -116,7 +117,7 @@ impl Exposition {
         self.omitted = self.omitted.saturating_add(series);
     }
 
-    /// The text, with a last family that says how much is not in it.
+    /// Returns the text. Its last family says how many series were left out.
     pub fn finish(mut self) -> String {
         let omitted = self.omitted as u64;
         (self.room, self.bytes_max) = (1, usize::MAX);
@@ -140,7 +141,7 @@ impl Exposition {
     }
 
     fn push(&mut self, arguments: std::fmt::Arguments<'_>) {
-        // A String takes whatever it is given.
+        // Writing to a `String` never fails.
         let _ = self.text.write_fmt(arguments);
     }
 }
@@ -206,20 +207,21 @@ impl Family<'_> {
 }
 
 impl Labels {
-    /// None yet.
+    /// Creates an empty set of labels.
     pub const fn new() -> Self {
         Self(String::new())
     }
 
-    /// With one more. The value may be any text.
+    /// Adds a label. The value may be any text.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: &str) -> Self {
         self.add("", name, value);
         self
     }
 
-    /// With one whose name somebody else has chosen, of a-z, 0-9 and '_': the prefix keeps it from being one of ours,
-    /// one that Prometheus reserves, or one that begins with a digit.
+    /// Adds a label whose name a plugin chose. The name consists of a-z, 0-9 and '_'. A prefix
+    /// keeps it apart from the host's own labels and from names that Prometheus reserves, and lets
+    /// it begin with a digit.
     #[must_use]
     pub fn foreign(mut self, name: &str, value: &str) -> Self {
         self.add("label_", name, value);
@@ -251,7 +253,7 @@ impl std::fmt::Display for Number {
             Self::Real(number) if number.is_infinite() => {
                 formatter.write_str(if *number > 0.0 { "+Inf" } else { "-Inf" })
             }
-            // With an exponent where digits would fill the line.
+            // `Debug` writes an exponent where digits would fill the line.
             Self::Real(number) => write!(formatter, "{number:?}"),
         }
     }

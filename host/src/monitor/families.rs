@@ -1,14 +1,16 @@
 //! The monitor's numbers as families for Prometheus, each since the start or the last reset.
 //!
-//! Durations are histograms with bounds of seconds that are the same for all, so that they can be added up over hosts,
-//! teams and time. They are worked out from the fine buckets of `timings.rs`: a fine bucket counts below a bound when
-//! it ends there or before, so a call that took up to 1.6 % less than a bound may count above it, and none that took
-//! longer counts below. What plugins measure is in units of their own, which no such bounds fit: their histograms are
-//! summaries.
+//! Durations are histograms. All hosts and teams have the same bounds in seconds, so histograms can
+//! be summed over hosts, teams and time. The counts come from the fine buckets of `timings.rs`. A
+//! fine bucket counts below a bound if its end is at or below the bound. So a call that took up to
+//! 1.6 % less than a bound may count above it, and a call that took longer never counts below.
 //!
-//! Numbers of a team have the label `team`; the host's own have it empty, which Prometheus takes for absent. The names
-//! of plugins' metrics are values of the label `metric`: as names of families two plugins could mean different things
-//! by one.
+//! Histograms of plugins are in units that the plugins choose, which no fixed bounds fit. They are
+//! written as summaries.
+//!
+//! A team's numbers have the label `team`. The host's own numbers have an empty `team`, which
+//! Prometheus treats as absent. The name of a plugin's metric is the value of the label `metric`.
+//! As names of families, two plugins could use one name for different things.
 
 use std::sync::Arc;
 
@@ -23,10 +25,10 @@ use super::{Monitor, PluginStats, Window};
 use crate::clock::Timestamp;
 use crate::model::Name;
 
-/// Teams beyond those that have numbers of their own. No name of a team has brackets.
+/// The label of the teams that have no numbers of their own. No team's name contains brackets.
 const OTHER_TEAMS: &str = "(others)";
 
-/// Microseconds, and the same in seconds.
+/// Bounds in microseconds, and the same bounds in seconds as text.
 const WORK_BOUNDS: [(u64, &str); 18] = [
     (100, "0.0001"),
     (250, "0.00025"),
@@ -47,7 +49,7 @@ const WORK_BOUNDS: [(u64, &str); 18] = [
     (30_000_000, "30"),
     (60_000_000, "60"),
 ];
-/// Milliseconds, and the same in seconds: up to 30 days.
+/// Bounds in milliseconds, and the same bounds in seconds as text: up to 30 days.
 const WAITING_BOUNDS: [(u64, &str); 13] = [
     (10, "0.01"),
     (100, "0.1"),
@@ -63,15 +65,16 @@ const WAITING_BOUNDS: [(u64, &str); 13] = [
     (604_800_000, "604800"),
     (2_592_000_000, "2592000"),
 ];
-/// The histogram's, with its last bucket, sum and count; and the errors.
+/// The histogram with its last bucket, sum and count, and the counter of errors.
 const SERIES_PER_OPERATION: usize = WORK_BOUNDS.len() + 3 + 1;
 
-/// The numbers of somebody, and the value of their label.
+/// Numbers with the value of their `team` label.
 type Labelled = (String, Arc<Scope>);
 
 impl Monitor {
-    /// Writes the host's operations and all numbers of one team; without a team, of everybody. Not to be called where
-    /// requests are served: it reads the windows of all operations.
+    /// Writes the host's operations and all numbers of one team; without a team, the numbers of all
+    /// teams. Must not be called on a thread that serves requests, because it reads the windows of
+    /// all operations.
     pub fn expose(&self, team: Option<&Name>, to: &mut Exposition) {
         let (now, view) = (self.0.ticks.now(), View::of(team, Window::Start));
         let started = self.0.started_at.as_micros() as f64 / 1e6;
@@ -101,8 +104,8 @@ impl Monitor {
         expose_plugins(to, &self.0.plugins.stats(team));
     }
 
-    /// Those whose numbers are seen, the host and then the others by name, so that it is always the same ones that do
-    /// not fit.
+    /// Returns the scopes that the reader may see, sorted by label with the host first. The order
+    /// is fixed, so that always the same series are left out when not all fit.
     fn labelled(&self, team: Option<&Name>) -> Vec<Labelled> {
         let scopes = &self.0.scopes;
         if let Some(team) = team {
@@ -307,7 +310,8 @@ fn expose_operations(to: &mut Exposition, scopes: &[Labelled], view: View, now: 
         .for_each(|(labels, (_, count))| errors.sample(labels, *count));
 }
 
-/// What is written of an operation, so that its fine buckets need not be kept; none if it was not called.
+/// Returns the histogram and the errors of an operation, so that the caller need not keep the fine
+/// buckets. Returns none if the operation was not called.
 fn summed(operation: &Operation, view: View, now: Timestamp) -> Option<(Buckets, u64)> {
     let timings = operation.reading(view, now).numbers;
     (!timings.is_empty()).then(|| (buckets(&timings), timings.errors()))
@@ -416,7 +420,7 @@ mod tests {
 
     #[test]
     fn below_a_bound_is_nothing_above_it_and_all_that_is_1_6_percent_below_it() {
-        // From 1 microsecond to about 100 seconds, in steps of 0.3 %.
+        // Durations from 1 microsecond to about 100 seconds, in steps of 0.3 %.
         let durations: Vec<_> = (0..6_150)
             .map(|step| Duration::from_secs_f64(1e-6 * 1.003_f64.powi(step)))
             .collect();

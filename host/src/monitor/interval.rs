@@ -1,4 +1,4 @@
-//! What was recorded since the last time somebody asked, for a history.
+//! Numbers recorded since the last drain, for the history.
 
 use std::borrow::Cow;
 
@@ -11,30 +11,30 @@ use super::timings::{Scale, Timings};
 use crate::clock::Timestamp;
 use crate::model::Name;
 
-/// The calls of all operations together, as a summary has them.
+/// The name under which a history keeps the calls of all operations together.
 pub const ALL_OPERATIONS: &str = "all operations";
 
-/// What was recorded since the last drain. Everything recorded is in exactly one interval.
+/// Numbers recorded since the last drain. Each recorded value is in exactly one interval.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Interval {
-    /// When the last one ended, or the host started.
+    /// The end of the previous interval, or the start of the host.
     pub from: Timestamp,
-    /// When this one ended.
+    /// The end of this interval.
     pub to: Timestamp,
-    /// Durations, in no order. At most `OPERATIONS_MAX + 20` of each team. Beside the operations by their names:
-    /// [`ALL_OPERATIONS`], `instance` (from creation to the end), `approval` (from the question to the answer),
-    /// `batch NAME`.
+    /// Durations, in no order. Each team has at most `OPERATIONS_MAX + 20` entries. Beside the
+    /// operations by name there are [`ALL_OPERATIONS`], `instance` (from creation to the end),
+    /// `approval` (from the request to the decision) and `batch NAME`.
     pub operations: Vec<IntervalOperation>,
-    /// Counts, in no order; those that are zero are left out.
+    /// Counts, in no order. Zero counts are left out.
     pub counters: Vec<IntervalCounter>,
 }
 
 /// Durations of one operation in an interval.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntervalOperation {
-    /// Whose; none is the host's.
+    /// The team; none for the host's own operations.
     pub team: Option<Name>,
-    /// As in the statistics.
+    /// The operation's name, as in the statistics.
     pub name: String,
     /// Count, errors, sum, extremes and buckets.
     pub timings: Timings,
@@ -43,16 +43,18 @@ pub struct IntervalOperation {
 /// A count in an interval.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IntervalCounter {
-    /// Whose; none is the host's.
+    /// The team; none for the host's own counts.
     pub team: Option<Name>,
-    /// `instances_created`, `approvals_expired`, `batch_items{create_instances}`, `limits_met{cpu-limit}`, …
+    /// `instances_created`, `approvals_expired`, `batch_items{create_instances}`,
+    /// `limits_met{cpu-limit}`, …
     pub name: Cow<'static, str>,
-    /// How much was added.
+    /// The increase in this interval.
     pub delta: u64,
 }
 
 impl Interval {
-    /// At most one entry a team and name: two scopes without a team have different names, or are added up by the reader.
+    /// Adds the numbers of a scope. Two scopes without a team may produce the same name; then the
+    /// reader of the interval sums the entries.
     pub(super) fn add(&mut self, team: Option<&Name>, scope: &Scope) {
         let now = self.to;
         let mut all = Sum::new(Scale::Work);

@@ -1,4 +1,4 @@
-//! What became of the workflow instances.
+//! Counts of workflow instances and their durations.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const REJECTED: usize = 2;
 const CANCELLED: usize = 3;
 const FAILED: usize = 4;
 const DELETED: usize = 5;
-/// In the order above.
+/// Names of the counters, in the order of the constants above.
 pub(super) const LIFECYCLE_COUNTERS: [&str; 6] = [
     "instances_created",
     "instances_completed",
@@ -29,38 +29,38 @@ pub(super) const LIFECYCLE_COUNTERS: [&str; 6] = [
     "instances_deleted",
 ];
 
-/// Instances, counted.
+/// Counters and durations of instances, for each window.
 #[derive(Debug)]
 pub(super) struct Lifecycle {
     counts: Windowed<Counters<6>>,
     durations: Windowed<LiveTimings>,
 }
 
-/// Numbers of a lifecycle, to be added up.
+/// Numbers of instances that can be summed.
 #[derive(Clone, Debug)]
 pub(super) struct LifecycleNumbers {
     pub(super) counts: Counts<6>,
     pub(super) durations: Timings,
 }
 
-/// What became of the instances in one window.
+/// Instances of one window, by their end.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LifecycleStats {
-    /// Created.
+    /// Instances created.
     pub created: u64,
-    /// Ran to their end.
+    /// Instances that completed.
     pub completed: u64,
-    /// Ended by an approver's no, or by nobody's answer.
+    /// Instances that ended because an approver rejected them or no approver decided in time.
     pub rejected: u64,
-    /// Stopped by somebody.
+    /// Instances that were cancelled.
     pub cancelled: u64,
-    /// Ended by a step that failed for good.
+    /// Instances that ended because a step failed for good.
     pub failed: u64,
-    /// Deleted after they had ended.
+    /// Ended instances that were deleted.
     pub deleted: u64,
-    /// Rejected ones among those that ended, from 0 to 1.
+    /// The share of rejected instances among the ended ones, from 0 to 1.
     pub rejection_rate: f64,
-    /// From creation to the end, whatever the end was.
+    /// Time from creation to the end, whatever the end was.
     pub durations: DurationStats,
 }
 
@@ -86,7 +86,7 @@ impl Lifecycle {
             InstanceStatus::Rejected => REJECTED,
             InstanceStatus::Cancelled => CANCELLED,
             InstanceStatus::Failed => FAILED,
-            // Not an end.
+            // The instance has not ended.
             InstanceStatus::Running | InstanceStatus::Waiting => return,
         };
         let now = ticks.reading();
@@ -103,7 +103,7 @@ impl Lifecycle {
         }
     }
 
-    /// How many ended, and how many of them were rejected.
+    /// Returns the number of ended instances and the number of rejected instances among them.
     pub(super) fn ended(&self, view: View, now: Timestamp) -> (u64, u64) {
         let Counts(counts) = self.counts.read(view, now).numbers;
         let [_, completed, rejected, cancelled, failed, _] = counts;

@@ -1,4 +1,4 @@
-//! How often guests met their limits, by the limit's code.
+//! Counts of limits that guests met, by the code of the limit.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,11 @@ use super::window::{Reset, View};
 use super::windowed::Windowed;
 use crate::clock::Timestamp;
 
-/// Codes of one team that are counted one by one; further ones count as [`OTHER`]. The host has about thirty.
+/// Maximum number of codes that are counted separately for one team. Further codes count as
+/// [`OTHER`]. The host has about thirty codes.
 pub const LIMIT_CODES_MAX: usize = 100;
 
-/// Met limits, counted.
+/// Counters of met limits, for each code and window.
 #[derive(Debug, Default)]
 pub(super) struct Limits(RwLock<BTreeMap<Box<str>, Windowed<Counters<1>>>>);
 

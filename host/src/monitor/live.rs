@@ -1,9 +1,10 @@
-//! Durations as they are recorded: atomics, in one shard for each of a few threads.
+//! Durations while they are recorded: atomics, in a few shards that threads share.
 //!
-//! A record is a few instructions that other threads see, all of them on cache lines that, as a rule, no other thread
-//! writes. The buckets are those of the `histogram` crate, which the past is kept with; its own atomic variant copies
-//! all 1,920 of them to be read, and here only those of groups of which one was ever used are looked at.
-//! hdrhistogram needs a lock or a channel to be shared. A shard takes 8 KiB and is made when a thread first needs it.
+//! A record is a few atomic instructions, usually on cache lines that no other thread writes. The
+//! buckets are those of the `histogram` crate, which also keeps the past. The crate's own atomic
+//! variant copies all 1,920 buckets on each read; this one reads only groups of buckets that were
+//! ever used. hdrhistogram needs a lock or a channel to be shared. A shard takes 8 KiB and is
+//! created when a thread first needs it.
 
 use std::hash::{Hash as _, Hasher};
 use std::num::NonZero;
@@ -15,20 +16,21 @@ use super::sum::{Sum, Totals};
 use super::timings::{BUCKETS, Scale, Timings};
 use super::windowed::Live;
 
-/// Threads that record without touching each other's memory; further ones share.
+/// Maximum number of shards. Further threads share them.
 const SHARDS_MAX: usize = 8;
 
-/// Buckets that are looked at together.
+/// Buckets in a group. A group that was never used is skipped.
 const GROUP: usize = 64;
 const GROUPS: usize = BUCKETS / GROUP;
 const _: () = assert!(GROUPS * GROUP == BUCKETS && GROUPS <= u32::BITS as usize);
 
-/// What a shard holds: nothing, what [`LiveTimings::has_news`] was asked after, or something since.
+/// The states of a shard: empty, unchanged since the last [`LiveTimings::has_news`], or changed
+/// since.
 const NOTHING: u8 = 0;
 const SEEN: u8 = 1;
 const NEWS: u8 = 2;
 
-/// Durations that many threads record.
+/// Durations that many threads record at the same time.
 #[derive(Debug)]
 pub(super) struct LiveTimings {
     scale: Scale,
@@ -38,14 +40,15 @@ pub(super) struct LiveTimings {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard {
-    /// What is in the shard. Set after the rest was written, so that what is missed is seen the next time.
+    /// The shard's state. It is written after the other fields, so that a reader that misses a
+    /// record finds it the next time.
     state: AtomicU8,
     errors: AtomicU64,
-    /// In parts of the scale, as the two below.
+    /// The sum in units of the scale, as are the minimum and the maximum.
     sum: AtomicU64,
     min: AtomicU64,
     max: AtomicU64,
-    /// A bit for each group of which a bucket was ever used, the lowest for the first.
+    /// One bit for each group of buckets that was ever used. The lowest bit is the first group.
     groups: AtomicU32,
     buckets: [[AtomicU32; GROUP]; GROUPS],
 }
@@ -74,7 +77,7 @@ impl LiveTimings {
             .record(self.scale.parts(duration), ok);
     }
 
-    /// Adds what was recorded since it was last taken.
+    /// Adds the durations recorded since they were last taken.
     pub(super) fn add_to(&self, sum: &mut Sum) {
         for shard in self.shards.iter().filter_map(OnceLock::get) {
             if shard.state.load(Ordering::Acquire) != NOTHING {
@@ -116,7 +119,8 @@ impl Shard {
         self.state.store(NEWS, Ordering::Release);
     }
 
-    /// With what `bucket` and `number` answer for a counter, the latter told what stands for nothing.
+    /// Adds the shard's counters to `sum`, read by `bucket` and `number`. The second argument of
+    /// `number` is the counter's value when empty.
     fn add_to(
         &self,
         sum: &mut Sum,
@@ -137,7 +141,7 @@ impl Shard {
             .filter(|(group, _)| used & (1 << group) != 0);
         for (group, counters) in used {
             for (index, counter) in counters.iter().enumerate() {
-                // Most are empty, and to look is cheaper than to take.
+                // Most buckets are empty, and a load is cheaper than a swap.
                 if counter.load(Ordering::Relaxed) > 0 {
                     sum.add_bucket(group * GROUP + index, bucket(counter).into());
                 }
@@ -190,7 +194,8 @@ impl Live for LiveTimings {
             .iter()
             .filter_map(OnceLock::get)
             .fold(false, |news, shard| {
-                // Taken note of first: what is recorded while the rest is read is news again.
+                // The state is marked first, so that a record made while the rest is read is news
+                // again.
                 let seen = || {
                     shard
                         .state
@@ -202,7 +207,8 @@ impl Live for LiveTimings {
 }
 
 thread_local! {
-    /// Threads that are started one after the other have numbers that differ by one, and shards of their own.
+    /// Threads that are started one after the other have consecutive numbers, so they use different
+    /// shards.
     static NUMBER: usize = {
         let mut number = LastNumber(0);
         std::thread::current().id().hash(&mut number);
@@ -210,7 +216,8 @@ thread_local! {
     };
 }
 
-/// What a thread's id is made of, as far as it says so. Any number would do.
+/// A hasher that returns the number in a thread's id, as far as the id reveals it. Any number is
+/// correct.
 struct LastNumber(u64);
 
 impl Hasher for LastNumber {

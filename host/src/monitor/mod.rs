@@ -1,10 +1,13 @@
-//! Numbers in memory: what the host does, how often and how long, and what plugins measure.
+//! Numbers in memory: counts and durations of the host's work, and the metrics of plugins.
 //!
-//! Everything is recorded as it happens and read as a [`Stats`] snapshot, a [`Summary`], or an [`Interval`] for a
-//! history; nothing is stored, sent or compared with a threshold here. Numbers belong to a team or, if they name nobody,
-//! to the host; a team sees the host's and its own. Every map has a bound, because names come from plugins and workflow
-//! definitions. The snapshot is consistent for one operation, plugin version or group of counters, but not across them:
-//! recording never waits for a reader that works through everything.
+//! Every event is recorded as it happens and read as a [`Stats`] snapshot, a [`Summary`], or an
+//! [`Interval`] for the history. This module stores and sends nothing; thresholds are compared in
+//! [`alerts`].
+//!
+//! Numbers belong to a team, or to the host if they name no team. A team sees its own numbers and
+//! the host's. Every map is bounded, because names come from plugins and workflow definitions. A
+//! snapshot is consistent for one operation, plugin version or group of counters, but not across
+//! them, because recording never waits for a reader.
 //!
 //! ```
 //! use std::time::Duration;
@@ -22,7 +25,7 @@
 //! let measurement = pay.measure();
 //! // … the work; a `?` here would count as an error …
 //! measurement.succeed();
-//! // What was timed elsewhere, and what became of workflows.
+//! // A call that was timed elsewhere, and two events of workflows.
 //! monitor.record(Some(&team), "step expense/pay", Duration::from_millis(3), true);
 //! monitor.record_instance_created(&team, 1);
 //! monitor.record_instance_ended(&team, InstanceStatus::Completed, Duration::from_secs(2));
@@ -111,7 +114,7 @@ pub use self::summary::{OperationErrors, OperationLatency, Status, Summary, Surr
 pub use self::timings::{DurationStats, Timings};
 pub use self::window::Window;
 
-/// The host's numbers. Clones share them.
+/// The numbers of the host and of all teams. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Monitor(Arc<Numbers>);
 
@@ -125,7 +128,8 @@ struct Numbers {
 }
 
 impl Monitor {
-    /// Starts counting. `series_max` is `limits.metric_series_max`: series of one plugin version.
+    /// Starts counting. `series_max` is `limits.metric_series_max`, the maximum number of series of
+    /// one plugin version.
     pub fn new(clock: Clock, series_max: usize) -> Self {
         let ticks = Ticks::new(clock);
         let now = ticks.now();
@@ -142,22 +146,26 @@ impl Monitor {
         self.0.scopes.of(team, || self.0.ticks.now())
     }
 
-    /// An operation, to be kept by who records it often. The first [`OPERATIONS_MAX`] names of the host, and of each
-    /// team, have numbers of their own; later ones, and names over [`OPERATION_NAME_BYTES_MAX`], are [`OTHER`].
+    /// Returns an operation, for callers that record often and keep the handle. The first
+    /// [`OPERATIONS_MAX`] names of the host, and of each team, have numbers of their own. Later
+    /// names, and names longer than [`OPERATION_NAME_BYTES_MAX`], are counted as [`OTHER`].
     ///
-    /// `team` is whose calls these are: nobody else sees them. Without a team they are the host's, whose names and
-    /// numbers everybody sees, so such a name must not tell anything of a team.
+    /// `team` owns the calls, and only that team and operators see them. Without a team they belong
+    /// to the host, and every team sees the names and numbers. Such a name must therefore reveal
+    /// nothing about a team.
     pub fn operation(&self, team: Option<&Name>, name: &str) -> Operation {
         self.scope(team).operations.get(name, &self.0.ticks)
     }
 
-    /// Times a call from now until the measurement is dropped. Names as in [`Monitor::operation`].
+    /// Times a call from now until the measurement is dropped. Names follow the rules of
+    /// [`Monitor::operation`].
     #[doc(alias = "measure_operation")]
     pub fn measure(&self, team: Option<&Name>, name: &str) -> Measurement<'static> {
         self.operation(team, name).into_measurement()
     }
 
-    /// Counts a call that was timed elsewhere and has just ended. Names as in [`Monitor::operation`].
+    /// Records a call that was timed elsewhere and has just ended. Names follow the rules of
+    /// [`Monitor::operation`].
     pub fn record(&self, team: Option<&Name>, name: &str, duration: Duration, ok: bool) {
         self.operation(team, name).record(duration, ok);
     }
@@ -170,7 +178,8 @@ impl Monitor {
             .record_created(&self.0.ticks, count);
     }
 
-    /// Counts an instance that became final, with the time since its creation. A status that is not final is ignored.
+    /// Counts an instance that ended, with the time since its creation. A status that is not final
+    /// is ignored.
     #[doc(alias(
         "record_workflow_completed",
         "record_workflow_rejected",
@@ -183,14 +192,15 @@ impl Monitor {
             .record_ended(&self.0.ticks, status, duration);
     }
 
-    /// Counts finished instances that were deleted: one team's, or those of all teams at once, which operators see.
+    /// Counts finished instances that were deleted. Without a team, the instances may be of any
+    /// team, and only operators see the count.
     pub fn record_instances_deleted(&self, team: Option<&Name>, count: u64) {
         self.scope(team)
             .lifecycle
             .record_deleted(&self.0.ticks, count);
     }
 
-    /// Counts approvers asked.
+    /// Counts approvals requested, one for each approver.
     #[doc(alias = "record_approval_submitted")]
     pub fn record_approvals_submitted(&self, team: &Name, count: u64) {
         self.scope(Some(team))
@@ -198,7 +208,8 @@ impl Monitor {
             .record_submitted(&self.0.ticks, count);
     }
 
-    /// Counts an approval that left `pending`, with the time it waited. `pending` itself is ignored.
+    /// Counts an approval that is no longer pending, with the time it waited. The status `pending`
+    /// is ignored.
     #[doc(alias(
         "record_approval_approved",
         "record_approval_rejected",
@@ -210,7 +221,7 @@ impl Monitor {
             .record_decided(&self.0.ticks, status, waited);
     }
 
-    /// Counts a bulk call: its items and how many of them failed.
+    /// Records a bulk call with its number of items and of failed items.
     pub fn record_batch(
         &self,
         team: &Name,
@@ -230,16 +241,17 @@ impl Monitor {
         );
     }
 
-    /// Counts a guest that met the limit with this code. After [`LIMIT_CODES_MAX`] codes of a team new ones count as
-    /// [`OTHER`].
+    /// Counts a guest that met the limit with this code. After [`LIMIT_CODES_MAX`] codes of a team,
+    /// new codes count as [`OTHER`].
     pub fn record_limit(&self, team: &Name, code: &str) {
         self.scope(Some(team)).limits.record(&self.0.ticks, code);
     }
 
-    /// Adds to a plugin's counter. That the manifest declares `name` is the caller's to check.
+    /// Adds to a plugin's counter. The caller checks that the manifest declares `name`.
     ///
     /// # Errors
-    /// Names, labels or kind are wrong, as `wit/metrics.wit` has it; nothing was recorded.
+    /// Fails if the name, the labels or the kind break the rules of `wit/metrics.wit`. Nothing is
+    /// recorded then.
     pub fn plugin_count(
         &self,
         source: &MetricSource,
@@ -253,7 +265,7 @@ impl Monitor {
     /// Sets a plugin's gauge.
     ///
     /// # Errors
-    /// As [`Monitor::plugin_count`]; or the value is not finite.
+    /// Fails as [`Monitor::plugin_count`] does, or if the value is not finite.
     pub fn plugin_gauge(
         &self,
         source: &MetricSource,
@@ -264,10 +276,10 @@ impl Monitor {
         self.plugin_sample(source, name, labels, Sample::Gauge(value))
     }
 
-    /// Records into a plugin's histogram. Timers record microseconds.
+    /// Records a value in a plugin's histogram. Timers record microseconds.
     ///
     /// # Errors
-    /// As [`Monitor::plugin_count`]; or the value is not finite, or negative.
+    /// Fails as [`Monitor::plugin_count`] does, or if the value is not finite or is negative.
     pub fn plugin_record(
         &self,
         source: &MetricSource,
@@ -278,10 +290,11 @@ impl Monitor {
         self.plugin_sample(source, name, labels, Sample::Value(value))
     }
 
-    /// Counts a plugin's timer that was dropped without being stopped as an error of its histogram.
+    /// Counts a plugin's timer that was dropped without being stopped, as an error of its
+    /// histogram.
     ///
     /// # Errors
-    /// As [`Monitor::plugin_count`].
+    /// Fails as [`Monitor::plugin_count`] does.
     pub fn plugin_timer_dropped(
         &self,
         source: &MetricSource,
@@ -306,8 +319,9 @@ impl Monitor {
         })
     }
 
-    /// The host's operations and all numbers of one team; without a team, everybody's added up. Takes about a
-    /// microsecond for each operation that was used since the last look, and a tenth of that for each other.
+    /// Returns the host's operations and all numbers of one team; without a team, the sums over all
+    /// teams. Takes about a microsecond for each operation that was used since the last call, and a
+    /// tenth of that for each other operation.
     #[doc(alias = "get_stats")]
     pub fn stats(&self, team: Option<&Name>, window: Window) -> Stats {
         let now = self.0.ticks.now();
@@ -339,7 +353,7 @@ impl Monitor {
         }
     }
 
-    /// Those that [`Monitor::stats`] shows.
+    /// Calls `see` for each operation that [`Monitor::stats`] returns.
     fn each_operation(
         &self,
         team: Option<&Name>,
@@ -355,7 +369,7 @@ impl Monitor {
         );
     }
 
-    /// Where the operations are that [`Monitor::stats`] shows.
+    /// Returns the scopes whose operations [`Monitor::stats`] returns.
     fn with_operations(&self, team: Option<&Name>) -> Vec<Arc<Scope>> {
         let mut scopes = self.0.scopes.seen_by(team);
         if team.is_some() {
@@ -364,7 +378,7 @@ impl Monitor {
         scopes
     }
 
-    /// Bulk calls alone, of those that [`Monitor::stats`] would show.
+    /// Returns only the bulk calls of [`Monitor::stats`].
     pub fn batches(&self, team: Option<&Name>, window: Window) -> BTreeMap<String, BatchStats> {
         let now = self.0.ticks.now();
         let mut batches = BTreeMap::new();
@@ -379,8 +393,8 @@ impl Monitor {
             .collect()
     }
 
-    /// One operation's numbers, of those that [`Monitor::stats`] would show; none if no call of that name has ended in
-    /// the window.
+    /// Returns only one operation of [`Monitor::stats`]; none if no call of that name ended in the
+    /// window.
     pub fn operation_stats(
         &self,
         team: Option<&Name>,
@@ -401,9 +415,9 @@ impl Monitor {
         (sum.numbers.count() > 0).then(|| OperationStats::new(&sum.numbers, sum.seconds))
     }
 
-    /// Lets one team's numbers begin anew in its own view; without a team, everybody's and the host's in all views. What
-    /// is recorded from then on counts. What a team has had forgotten stays in the totals that operators see.
-    /// [`Monitor::drain`] does not notice.
+    /// Resets one team's numbers in the team's own view; without a team, the numbers of the host
+    /// and all teams in all views. Operators still see the totals from before a team's reset. A
+    /// reset does not affect [`Monitor::drain`].
     #[doc(alias = "reset_metrics")]
     pub fn reset(&self, team: Option<&Name>) {
         let now = self.0.ticks.now();
@@ -420,8 +434,9 @@ impl Monitor {
             .for_each(|scope| scope.reset(reset, now));
     }
 
-    /// What was recorded since the last drain, for a history. Nothing is in two intervals and nothing in none, but a
-    /// call that ends at that moment may be in this one or in the next.
+    /// Returns the numbers recorded since the last drain, for the history. Each recorded value is
+    /// in exactly one interval. A call that ends during the drain may be in this interval or in the
+    /// next.
     pub fn drain(&self) -> Interval {
         let now = self.0.ticks.now();
         let from = std::mem::replace(&mut *self.0.drained_at.lock(), now);
@@ -438,7 +453,7 @@ impl Monitor {
     }
 }
 
-/// A part of a whole, from 0 to 1; 0 when there is nothing.
+/// Returns the share of `part` in `whole`, from 0 to 1; 0 if `whole` is 0.
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         0.0

@@ -1,10 +1,12 @@
 //! Timed operations: requests, database calls, steps.
 //!
-//! Who records often holds an [`Operation`] and looks no name up. Names come from code and from workflow definitions, so
-//! their number is bounded: [`OPERATIONS_MAX`] of a team have numbers of their own, all others share [`OTHER`]. An
-//! operation takes 8 KiB for each thread that records it, 8 threads at most, and 12 bytes for each bucket in use of each
-//! of at most 44 slices: 20 to 60 KiB for a busy one, nothing of that for one at rest. What was shown of it last takes
-//! 100 bytes for each window.
+//! A caller that records often keeps an [`Operation`] and looks up no name. Names come from code
+//! and from workflow definitions, so their number is bounded: [`OPERATIONS_MAX`] operations of a
+//! team have numbers of their own, and all others share [`OTHER`].
+//!
+//! An operation takes 8 KiB for each thread that records it, for at most 8 threads. The past takes
+//! 12 bytes for each used bucket of each of at most 44 slices. A busy operation takes 20 to 60 KiB,
+//! an unused one none of this. The last statistics shown take 100 bytes for each window.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -23,14 +25,15 @@ use super::window::{Reset, View};
 use super::windowed::{Adds, Edition, Reading, Windowed};
 use crate::clock::Timestamp;
 
-/// Operations of the host, and of each team, that have numbers of their own.
+/// Maximum number of operations with numbers of their own, for the host and for each team.
 pub const OPERATIONS_MAX: usize = 1_000;
-/// Longest name, in bytes; a longer one counts as [`OTHER`].
+/// Maximum length of a name in bytes. A longer name counts as [`OTHER`].
 pub const OPERATION_NAME_BYTES_MAX: usize = 256;
-/// Where operations are counted that came when [`OPERATIONS_MAX`] were known.
+/// The operation that counts the calls of all names beyond [`OPERATIONS_MAX`].
 pub const OTHER: &str = "other";
 
-/// Whether an operation's calls are those of another one too: what a plugin's versions did are its steps.
+/// Returns true if the calls of the operation also count in another operation. The operations of a
+/// plugin's versions count the plugin's steps again.
 pub(super) fn is_counted_elsewhere(name: &str) -> bool {
     name.starts_with("plugin ")
 }
@@ -39,9 +42,10 @@ pub(super) fn is_counted_elsewhere(name: &str) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Operations(RwLock<HashMap<Box<str>, Operation>>);
 
-/// One operation, to be kept by who records it often. Clones share its numbers.
+/// One operation, a handle for callers that record often. Clones share its numbers.
 ///
-/// Recording takes no lock and allocates nothing, but for the first record of each slice of ten seconds.
+/// Recording takes no lock and allocates nothing, except for the first record in each slice of ten
+/// seconds.
 #[derive(Clone, Debug)]
 pub struct Operation(Arc<Shared>);
 
@@ -49,44 +53,46 @@ pub struct Operation(Arc<Shared>);
 struct Shared {
     ticks: Ticks,
     timings: Windowed<LiveTimings>,
-    /// What was last worked out, by view.
+    /// The statistics computed last, by view.
     shown: Mutex<[Option<Box<Shown>>; View::COUNT]>,
 }
 
-/// Numbers that are shown again until there are others. Of a thousand operations, few are called between two looks.
+/// Statistics that are reused until the numbers change. Of a thousand operations, few are called
+/// between two reads.
 #[derive(Debug, Default)]
 struct Shown {
     edition: Option<Edition>,
     stats: OperationStats,
 }
 
-/// One operation's numbers in one window. Failed calls are part of the durations.
+/// Statistics of one operation in one window. Durations include failed calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct OperationStats {
     /// Calls that have ended.
     pub count: u64,
-    /// How many of them failed.
+    /// Calls that failed.
     pub errors: u64,
     /// `errors / count`, from 0 to 1.
     pub error_rate: f64,
-    /// The shortest call, exactly.
+    /// The shortest call in milliseconds, exact.
     pub min_ms: f64,
-    /// The longest call, exactly.
+    /// The longest call in milliseconds, exact.
     pub max_ms: f64,
-    /// The mean, exactly.
+    /// The mean in milliseconds, exact.
     pub avg_ms: f64,
-    /// Half of the calls took at most this long. At most 0.8 % off, or half a microsecond, as the two below.
+    /// The median in milliseconds. This and the other percentiles are at most 0.8 % off, or half a
+    /// microsecond.
     pub p50_ms: f64,
-    /// 95 of 100 calls took at most this long.
+    /// The 95th percentile in milliseconds.
     pub p95_ms: f64,
-    /// 99 of 100 calls took at most this long.
+    /// The 99th percentile in milliseconds.
     pub p99_ms: f64,
     /// Calls a minute, on average over the time that the window covers.
     pub per_minute: f64,
 }
 
-/// A call that is being timed. Dropped without [`Measurement::succeed`] it counts as an error, so that a `?` on the
-/// way out or a cancelled future is not forgotten.
+/// A call that is being timed. A measurement that is dropped without [`Measurement::succeed`]
+/// counts as an error, so that an early return by `?` or a cancelled future is counted.
 #[must_use = "a measurement that is dropped at once counts as an error"]
 #[derive(Debug)]
 pub struct Measurement<'a> {
@@ -105,13 +111,13 @@ impl Operation {
         }))
     }
 
-    /// Counts a call that was timed elsewhere and has just ended.
+    /// Records a call that was timed elsewhere and has just ended.
     #[inline]
     pub fn record(&self, duration: Duration, ok: bool) {
         self.record_at(self.0.ticks.reading(), duration, ok);
     }
 
-    /// Counts a call that ended at `ended`, for callers that have read the clock already.
+    /// Records a call that ended at `ended`, for callers that have already read the clock.
     #[inline]
     pub fn record_at(&self, ended: Instant, duration: Duration, ok: bool) {
         self.0
@@ -139,12 +145,12 @@ impl Operation {
         }
     }
 
-    /// Adds the numbers of a window up, and answers how many seconds it covers.
+    /// Adds the numbers of a window to `sum`. Returns the seconds that the window covers.
     fn add_to(&self, sum: &mut Sum, view: View, now: Timestamp) -> f64 {
         self.0.timings.add_to(sum, view, now)
     }
 
-    /// A window's numbers. `sum` is to be empty, and may be so afterwards.
+    /// Returns the statistics of a window. `sum` must be empty, and may be empty afterwards.
     fn stats(&self, sum: &mut Sum, view: View, now: Timestamp) -> OperationStats {
         let mut shown = self.0.shown.lock();
         let Some(shown) = shown.get_mut(view.index()) else {
@@ -178,7 +184,7 @@ impl Adds<LiveTimings> for Sum {
 }
 
 impl Measurement<'_> {
-    /// The call ended well.
+    /// Records the call as a success.
     #[inline]
     pub fn succeed(mut self) {
         self.ok = true;
@@ -205,7 +211,8 @@ impl Operations {
 
     fn insert(&self, name: &str, ticks: &Ticks) -> Operation {
         let mut known = self.0.write();
-        // Between the two locks another thread may have come first, which `entry` sees. `other` is always admitted.
+        // Another thread may have inserted the name between the two locks; `entry` finds it.
+        // `other` is always admitted.
         let full = known.len() >= OPERATIONS_MAX && !known.contains_key(name);
         let name = if full || name.len() > OPERATION_NAME_BYTES_MAX {
             OTHER
@@ -222,7 +229,7 @@ impl Operations {
         self.0.read().get(name).cloned()
     }
 
-    /// A copy of the list, so that nobody waits for percentiles to be worked out.
+    /// Returns a copy of the list, so that no caller holds the lock while percentiles are computed.
     pub(super) fn all(&self) -> Vec<(Box<str>, Operation)> {
         self.0
             .read()
@@ -239,7 +246,7 @@ impl Operations {
         drained.filter(|(_, timings)| timings.count() > 0).collect()
     }
 
-    /// Forgets the numbers. Handles go on recording.
+    /// Resets the numbers. Existing handles keep recording.
     pub(super) fn reset(&self, reset: Reset, now: Timestamp) {
         for (_, operation) in self.all() {
             operation.0.timings.reset(reset, now);
@@ -247,8 +254,9 @@ impl Operations {
     }
 }
 
-/// Goes through the operations that were called in the window, by name, with their numbers and the seconds that these
-/// are of. Those of several scopes that have the same name are added up.
+/// Calls `see` for each operation that was called in the window, in the order of names, with its
+/// numbers and the seconds that they cover. Operations of several scopes with the same name are
+/// summed.
 pub(super) fn each_operation<'a>(
     scopes: impl IntoIterator<Item = &'a Arc<Scope>>,
     view: View,
@@ -269,8 +277,8 @@ pub(super) fn each_operation<'a>(
     }
 }
 
-/// As [`each_operation`], for those who want no more than what is shown: that is kept, and worked out anew only where
-/// there was a call.
+/// Does the same as [`each_operation`], but passes statistics. They are reused, and computed anew
+/// only for operations that were called since.
 pub(super) fn each_operation_shown<'a>(
     scopes: impl IntoIterator<Item = &'a Arc<Scope>>,
     view: View,
@@ -310,7 +318,7 @@ fn per_minute(count: u64, seconds: f64) -> f64 {
 }
 
 impl OperationStats {
-    /// From the numbers of so many seconds.
+    /// Computes statistics from `timings` over `seconds`.
     pub fn new(timings: &Timings, seconds: f64) -> Self {
         let mut sum = Sum::new(timings.scale);
         sum.add_timings(timings);

@@ -1,8 +1,9 @@
-//! What plugins measure, by team and plugin version. Another team's numbers are never shown.
+//! Metrics of plugins, by team and plugin version. A team never sees another team's metrics.
 //!
-//! Memory is bounded three times: series of a plugin version (`limits.metric_series_max`), buckets of a histogram
-//! (`distribution.rs`), and [`SOURCES_MAX`] plugin versions. Beyond that a version is forgotten: of the team that has
-//! most of them, so that a team that uploads many pushes out its own; of these the one that was silent for longest.
+//! Memory is bounded by three limits: series of a plugin version (`limits.metric_series_max`),
+//! buckets of a histogram (`distribution.rs`), and [`SOURCES_MAX`] plugin versions. At the last
+//! limit one version is evicted. It belongs to the team with the most versions, so a team that
+//! uploads many evicts its own. Of these versions it is the one that has been silent for longest.
 
 use std::collections::HashMap;
 
@@ -13,26 +14,26 @@ use super::series::{MetricError, Sample, SeriesSet, SeriesStats};
 use crate::clock::Timestamp;
 use crate::model::Name;
 
-/// Plugin versions whose metrics are kept.
+/// Maximum number of plugin versions whose metrics are kept.
 pub const SOURCES_MAX: usize = 256;
 
-/// Where a sample comes from.
+/// The plugin version that a sample comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MetricSource {
-    /// The plugin's owner.
+    /// The team that owns the plugin.
     pub team: Name,
     /// `name@version`, as `PluginVersion::label` writes it.
     pub plugin: String,
 }
 
-/// One plugin version's metrics, as shown.
+/// Metrics of one plugin version.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PluginStats {
-    /// The plugin's owner.
+    /// The team that owns the plugin.
     pub team: Name,
     /// `name@version`.
     pub plugin: String,
-    /// Sorted by name and labels.
+    /// Series, sorted by name and labels.
     pub series: Vec<SeriesStats>,
 }
 
@@ -46,13 +47,13 @@ pub(super) struct PluginMetrics {
 #[derive(Debug)]
 struct Source {
     last_sample: Timestamp,
-    /// All that was recorded.
+    /// All samples since the start.
     series: SeriesSet,
-    /// What was recorded since the team had its numbers forgotten, if it ever had.
+    /// Samples since the team's last reset; none if the team never reset them.
     own: Option<SeriesSet>,
 }
 
-/// A sample and all that belongs to it.
+/// A sample with its source, name, labels and time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record<'a> {
     pub(super) source: &'a MetricSource,
@@ -105,7 +106,7 @@ impl PluginMetrics {
         stats
     }
 
-    /// Lets one team's metrics begin anew in its own view, or forgets everybody's.
+    /// Resets one team's metrics in the team's own view; without a team, drops all metrics.
     pub(super) fn reset(&self, team: Option<&Name>) {
         let Some(team) = team else {
             return self.sources.write().clear();
@@ -121,7 +122,8 @@ impl Source {
         self.last_sample = record.at;
         self.series
             .record(record.name, record.labels, record.sample, series_max)?;
-        // It has no more metrics and series than the whole, so it refuses nothing that the whole takes.
+        // `own` never has more metrics or series than `series`, so it refuses no sample that
+        // `series` accepts.
         self.own.as_mut().map_or(Ok(()), |own| {
             own.record(record.name, record.labels, record.sample, series_max)
         })

@@ -1,4 +1,4 @@
-//! Whose numbers: the host's own, which name nobody, and those of each team.
+//! Scopes: the host's own numbers, which belong to no team, and the numbers of each team.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use super::window::{Reset, View};
 use crate::clock::Timestamp;
 use crate::model::Name;
 
-/// Teams that have numbers of their own. The numbers of further ones are added up where operators alone see them.
+/// Maximum number of teams with numbers of their own. The numbers of further teams are summed, and
+/// only operators see the sum.
 pub const TEAMS_MAX: usize = 256;
 
 /// The numbers of the host or of a team.
@@ -28,14 +29,14 @@ pub(super) struct Scope {
     pub(super) limits: Limits,
 }
 
-/// Since when a team sees its numbers, and since when operators see them.
+/// The start of counting, in the team's own view and in the operators' view.
 #[derive(Clone, Copy, Debug)]
 struct Since {
     own: Timestamp,
     whole: Timestamp,
 }
 
-/// Everybody's numbers.
+/// The numbers of the host and of all teams.
 #[derive(Debug)]
 pub(super) struct Scopes {
     pub(super) host: Arc<Scope>,
@@ -58,7 +59,7 @@ impl Scope {
         }
     }
 
-    /// Since when the numbers of a view are counted.
+    /// Returns the time since which the numbers of a view are counted.
     pub(super) fn since(&self, view: View) -> Timestamp {
         let Since { own, whole } = *self.since.read();
         if view.whole { whole } else { own }
@@ -89,7 +90,7 @@ impl Scopes {
         }
     }
 
-    /// Where to record.
+    /// Returns the scope that records the numbers of a team; without a team, the host's.
     pub(super) fn of(&self, team: Option<&Name>, now: impl Fn() -> Timestamp) -> Arc<Scope> {
         let Some(team) = team else {
             return Arc::clone(&self.host);
@@ -112,7 +113,8 @@ impl Scopes {
         self.teams.read().get(team).cloned()
     }
 
-    /// All with their teams. None stands for the host, and for what is beyond [`TEAMS_MAX`].
+    /// Returns all scopes with their teams. The host's scope and the sum of the teams beyond
+    /// [`TEAMS_MAX`] have no team.
     pub(super) fn all(&self) -> Vec<(Option<Name>, Arc<Scope>)> {
         let teams = self.teams.read();
         let named = teams
@@ -125,7 +127,7 @@ impl Scopes {
             .collect()
     }
 
-    /// The host's, and each team's that has its own.
+    /// Returns the host's scope and the scope of each team that has one.
     pub(super) fn named(&self) -> Vec<(Option<Name>, Arc<Scope>)> {
         let teams = self.teams.read();
         let named = teams
@@ -136,7 +138,8 @@ impl Scopes {
             .collect()
     }
 
-    /// What somebody of the team may see apart from the host's operations; without a team, everything.
+    /// Returns the scopes that a user of the team may see, except for the host's operations;
+    /// without a team, all scopes.
     pub(super) fn seen_by(&self, team: Option<&Name>) -> Vec<Arc<Scope>> {
         match team {
             Some(team) => self.find(team).into_iter().collect(),

@@ -1,7 +1,8 @@
 //! The series of one plugin version: one for each metric and combination of labels, up to a cap.
 //!
-//! When the cap is reached, further combinations of a metric are added up in one more series of that metric, labelled
-//! `overflow="true"`. A metric is a counter, a gauge or a histogram for as long as it is known.
+//! At the cap, further combinations of a metric are summed in one more series of that metric,
+//! labelled `overflow="true"`. A metric stays a counter, a gauge or a histogram for as long as it
+//! is known.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,60 +10,61 @@ use serde::Serialize;
 
 use super::distribution::{Distribution, DistributionStats};
 
-/// Most labels of one series. Decided in `wit/metrics.wit`, as are the two below.
+/// Maximum number of labels of a series. `wit/metrics.wit` sets this limit and the next two.
 pub const LABELS_MAX: usize = 5;
-/// Longest name of a metric or label, in bytes.
+/// Maximum length of the name of a metric or label, in bytes.
 pub const METRIC_NAME_BYTES_MAX: usize = 63;
-/// Longest value of a label, in bytes.
+/// Maximum length of a label's value, in bytes.
 pub const LABEL_VALUE_BYTES_MAX: usize = 128;
-/// Metrics of one plugin version, whatever its manifest says. The contract allows 64.
+/// Maximum number of metrics of a plugin version, whatever its manifest declares. The contract
+/// allows 64.
 pub const METRICS_MAX: usize = 64;
-/// The label of the series that takes what is over the cap.
+/// The label of the series that sums the combinations beyond the cap.
 pub const OVERFLOW: &str = "overflow";
 
-/// Label names with their values.
+/// Names and values of labels.
 pub type Labels = Vec<(String, String)>;
 
-/// Why a sample is refused. The guest reads it as `invalid`.
+/// A sample was refused. The guest gets the error `invalid`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetricError {
-    /// Not a name.
+    /// The name of a metric or label is not valid.
     #[error("a metric or label name must be 1 to 63 of a-z, 0-9 and '_'")]
     Name,
-    /// Kept for what is over the cap.
+    /// The label name is reserved for the combinations beyond the cap.
     #[error("the label name 'overflow' is the host's own; choose another")]
     ReservedLabel,
-    /// The same label name twice.
+    /// A label name occurs twice.
     #[error("a label name must not occur twice in one sample")]
     LabelTwice,
-    /// Over [`LABELS_MAX`].
+    /// There are more than [`LABELS_MAX`] labels.
     #[error("a sample may have at most 5 labels")]
     TooManyLabels,
-    /// Over [`LABEL_VALUE_BYTES_MAX`].
+    /// A label's value is longer than [`LABEL_VALUE_BYTES_MAX`].
     #[error("a label value may have at most 128 bytes")]
     LabelValueTooLong,
-    /// NaN or infinite.
+    /// The value is NaN or infinite.
     #[error("the value must be a finite number")]
     NotFinite,
-    /// A histogram's value below zero.
+    /// A histogram's value is below zero.
     #[error("a histogram's value must not be negative")]
     Negative,
-    /// The metric was used as another kind before.
+    /// The metric was already recorded as another kind.
     #[error(
         "this metric was recorded as a {known} before and cannot be a {asked} as well; use another name"
     )]
     OtherKind {
-        /// What it is.
+        /// The kind that the metric was recorded as.
         known: &'static str,
-        /// What it was used as.
+        /// The kind that the sample has.
         asked: &'static str,
     },
-    /// Over [`METRICS_MAX`].
+    /// The plugin version has [`METRICS_MAX`] metrics already.
     #[error("a plugin version may record at most 64 metrics")]
     TooManyMetrics,
 }
 
-/// What is recorded.
+/// A value to record.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Sample {
     Count(u64),
@@ -76,7 +78,7 @@ pub(super) enum Sample {
 #[derive(Debug, Default)]
 pub(super) struct SeriesSet {
     metrics: HashMap<String, Metric>,
-    /// Series that count against the cap: all but the overflow ones.
+    /// Number of series that count against the cap: all except the overflow series.
     series: usize,
 }
 
@@ -94,38 +96,38 @@ enum Value {
     Histogram(Distribution),
 }
 
-/// One series, as shown.
+/// One series.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SeriesStats {
-    /// The metric.
+    /// The name of the metric.
     pub name: String,
-    /// Its labels, or `overflow="true"` for what was over the cap.
+    /// The labels, or `overflow="true"` for the combinations beyond the cap.
     pub labels: BTreeMap<String, String>,
-    /// Its value.
+    /// The value.
     #[serde(flatten)]
     pub value: SeriesValue,
 }
 
-/// A series' value.
+/// The value of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum SeriesValue {
-    /// Only grows, until the host starts again.
+    /// A number that only grows until the host restarts.
     Counter {
-        /// The sum of what was added.
+        /// The sum of all increments.
         value: u64,
     },
-    /// What it was last set to.
+    /// A number that the plugin sets.
     Gauge {
-        /// In the plugin's own unit.
+        /// The last value, in the plugin's own unit.
         value: f64,
     },
-    /// How values are spread. Timers are in microseconds.
+    /// The distribution of values. Timers are in microseconds.
     Histogram(DistributionStats),
 }
 
 impl SeriesSet {
-    /// Adds a sample. Nothing is allocated when the series is known and the labels are sorted by name.
+    /// Adds a sample. Allocates nothing if the series is known and the labels are sorted by name.
     pub(super) fn record(
         &mut self,
         name: &str,
@@ -187,7 +189,7 @@ impl SeriesSet {
         Ok(())
     }
 
-    /// Sorted by name and labels, overflow last.
+    /// Returns all series, sorted by name and labels. Within a metric the overflow series is last.
     pub(super) fn stats(&self) -> Vec<SeriesStats> {
         let mut names: Vec<_> = self.metrics.iter().collect();
         names.sort_unstable_by_key(|(name, _)| *name);
@@ -248,10 +250,10 @@ impl Value {
         match (self, sample) {
             (Self::Counter(value), Sample::Count(delta)) => *value = value.saturating_add(delta),
             (Self::Gauge(value), Sample::Gauge(new)) => *value = new,
-            // Minus zero is not below zero, but its bits are not those of zero.
+            // Minus zero is not below zero, but its bits differ from those of zero.
             (Self::Histogram(values), Sample::Value(value)) => values.record(value.abs()),
             (Self::Histogram(values), Sample::TimerDropped) => values.record_error(),
-            // The caller has compared the kinds.
+            // The caller compared the kinds before.
             _ => {}
         }
     }

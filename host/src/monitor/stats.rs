@@ -10,24 +10,24 @@ use crate::clock::Timestamp;
 /// All numbers at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
-    /// What part of the past the numbers are about. Those of plugins' own metrics are always since the start.
+    /// The window that the numbers cover. Metrics of plugins always count since the start.
     pub window: Window,
-    /// When the host started.
+    /// The time when the host started.
     pub started_at: Timestamp,
-    /// Since when the viewer's numbers are counted: the start, or the last reset.
+    /// The time since which the viewer's numbers are counted: the start, or the last reset.
     pub since: Timestamp,
-    /// Seconds since the start.
+    /// Seconds since the start of the host.
     pub uptime_seconds: f64,
-    /// By operation.
+    /// Statistics by operation.
     pub operations: BTreeMap<String, OperationStats>,
-    /// What became of the instances.
+    /// Counts and durations of instances.
     pub lifecycle: LifecycleStats,
-    /// What became of the approvals.
+    /// Counts and waiting times of approvals.
     pub approvals: ApprovalStats,
     /// Bulk calls, by operation.
     pub batches: BTreeMap<String, BatchStats>,
-    /// How often guests met a limit, by the limit's code.
+    /// Number of times that guests met a limit, by the limit's code.
     pub limits: BTreeMap<String, u64>,
-    /// What plugins measure, by team and plugin version.
+    /// Metrics of plugins, by team and plugin version.
     pub plugins: Vec<PluginStats>,
 }

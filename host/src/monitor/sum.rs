@@ -1,24 +1,27 @@
-//! Durations while they are added up: every bucket has a place, so that adding and counting are passes over an array.
+//! A sum of durations. Every bucket has a slot in an array, so adding and counting are passes over
+//! the array.
 //!
-//! What is kept is sparse ([`Timings`]). What is shown of many operations is worked out in one sum, used again for each.
+//! Stored durations are sparse ([`Timings`]). A reader of many operations clears and reuses one
+//! sum.
 
 use histogram::SparseHistogram;
 
 use super::timings::{BUCKETS, DurationStats, Scale, Timings, bucket_bounds, config};
 
-/// Durations, added up. 15 KiB.
+/// Summed durations. Takes 15 KiB.
 #[derive(Debug)]
 pub(super) struct Sum {
     scale: Scale,
     totals: Totals,
     count: u64,
-    /// Buckets before this one and after the last are empty. The first is after the last when all are.
+    /// Buckets before `first` and after `last` are empty. If all are empty, `first` is after
+    /// `last`.
     first: usize,
     last: usize,
     buckets: [u64; BUCKETS],
 }
 
-/// What is known of durations beside the buckets; in parts of the scale.
+/// Numbers about durations beside the buckets, in parts of the scale.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Totals {
     pub(super) errors: u64,
@@ -39,7 +42,7 @@ impl Sum {
         }
     }
 
-    /// Makes it a new one.
+    /// Resets the sum to empty.
     pub(super) fn clear(&mut self) {
         self.buckets
             .get_mut(self.first..=self.last)
@@ -56,7 +59,8 @@ impl Sum {
         self.totals.errors
     }
 
-    /// Adds what others recorded. Durations of work and of waiting do not mix: then nothing is added.
+    /// Adds recorded durations. Adds nothing if the scales differ, because work and waiting do not
+    /// mix.
     pub(super) fn add_timings(&mut self, timings: &Timings) {
         if timings.scale == self.scale {
             let Timings {
@@ -82,7 +86,7 @@ impl Sum {
                 }
             }
             self.count = self.count.saturating_add(all);
-            // They are in order, and none is empty.
+            // The buckets are in order, and none is empty.
             if let (Some(first), Some(last)) = (indices.first(), indices.last()) {
                 self.first = self.first.min(*first as usize);
                 self.last = self.last.max(*last as usize);
@@ -121,25 +125,25 @@ impl Sum {
         }
     }
 
-    /// Buckets that are not empty, in order.
+    /// Returns the buckets that are not empty, in order.
     fn used(&self) -> impl Iterator<Item = (u32, u64)> {
         (self.first as u32..)
             .zip(self.span().iter().copied())
             .filter(|(_, count)| *count > 0)
     }
 
-    /// The buckets from the first that is not empty to the last.
+    /// Returns the buckets from the first to the last that is not empty.
     fn span(&self) -> &[u64] {
         self.buckets.get(self.first..=self.last).unwrap_or_default()
     }
 
-    /// Smallest and largest.
+    /// Returns the smallest and the largest duration, in parts.
     fn extremes(&self) -> (u64, u64) {
         let Totals { min, max, .. } = self.totals;
         if min <= max || self.count == 0 {
             return (min, max);
         }
-        // A record was cut in two by the change of slices: its bucket says where it was.
+        // The change of slices cut a record in two. The bounds come from its bucket.
         (
             Scale::parts_of(bucket_bounds(self.first).0),
             Scale::parts_of(bucket_bounds(self.last).1),
@@ -165,12 +169,12 @@ impl Sum {
         }
     }
 
-    /// Ascending percents in, milliseconds out.
+    /// Returns percentiles in milliseconds. `percents` must ascend.
     fn percentiles<const N: usize>(&self, percents: [u64; N], min: u64, max: u64) -> [f64; N] {
         let mut buckets = (self.first..).zip(self.span());
         let (mut seen, mut found) = (0_u64, 0);
         percents.map(|percent| {
-            // The smallest rank that covers the share; in 128 bits, because the count may be any.
+            // The smallest rank that covers the share. 128 bits hold the product of any count.
             let rank = (u128::from(self.count) * u128::from(percent)).div_ceil(100);
             let rank = u64::try_from(rank).unwrap_or(u64::MAX);
             while seen < rank {

@@ -1,4 +1,4 @@
-//! The numbers in a few words, for a person.
+//! A short summary of the numbers, for people.
 
 use std::sync::Arc;
 
@@ -15,73 +15,74 @@ use super::window::{View, Window};
 use crate::clock::Timestamp;
 use crate::model::Name;
 
-/// Operations in each list.
+/// Maximum number of operations in each list.
 const SHOWN_MAX: usize = 5;
 
-/// What the monitor is below of, and a summary needs to know.
+/// Facts that a summary needs from higher layers: database health, cache hit rate, firing alerts.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings {
-    /// Whether the database answers.
+    /// The database responds.
     pub healthy: bool,
     /// Hits among all reads of all caches, from 0 to 1; none if nothing was read.
     pub cache_hit_rate: Option<f64>,
-    /// Alerts that fire now, of those that the viewer may see; none where nobody looks for any.
+    /// Number of firing alerts that the viewer may see; none if no alerts are evaluated.
     pub alerts_firing: Option<u64>,
 }
 
-/// How the host does.
+/// The state of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Well.
+    /// The host works, and no alert fires.
     Ok,
-    /// The database does not answer.
+    /// The database does not respond.
     Degraded,
     /// An alert fires.
     Alerting,
 }
 
-/// The numbers in a few words.
+/// A short summary of the numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// How the host does.
+    /// The state of the host.
     pub status: Status,
-    /// One sentence.
+    /// One sentence about the state.
     pub headline: String,
-    /// A few more.
+    /// Further sentences.
     pub lines: Vec<String>,
-    /// What part of the past it is about.
+    /// The window that the numbers cover.
     pub window: Window,
-    /// Seconds since the start.
+    /// Seconds since the start of the host.
     pub uptime_seconds: f64,
-    /// All operations together.
+    /// The sum of all operations.
     pub operations: Totals,
-    /// What became of the instances.
+    /// Counts and durations of instances.
     pub lifecycle: LifecycleStats,
-    /// What became of the approvals.
+    /// Counts and waiting times of approvals.
     pub approvals: ApprovalStats,
-    /// From 0 to 1; none if nothing was read.
+    /// Hits among all reads of all caches, from 0 to 1; none if nothing was read.
     pub cache_hit_rate: Option<f64>,
-    /// Up to five, by the 95th percentile.
+    /// Up to five operations with the highest 95th percentile.
     pub slowest: Vec<OperationLatency>,
-    /// Up to five, by the number of errors; without those that had none.
+    /// Up to five operations with the most errors. Operations without errors are left out.
     pub most_errors: Vec<OperationErrors>,
-    /// Alerts that fire; none where nobody looks for any.
+    /// Number of firing alerts; none if no alerts are evaluated.
     pub alerts_firing: Option<u64>,
 }
 
-/// Requests, commits and steps together. What a plugin's versions did are the same steps again, and not counted twice.
+/// The sum of requests, commits and steps. The operations of plugin versions are the same steps
+/// again and are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Totals {
     /// Calls that have ended.
     pub count: u64,
-    /// Failed ones among them, from 0 to 1.
+    /// The share of failed calls, from 0 to 1.
     pub error_rate: f64,
-    /// Half of the calls took at most this long.
+    /// The median in milliseconds.
     pub p50_ms: f64,
-    /// 95 of 100 calls took at most this long.
+    /// The 95th percentile in milliseconds.
     pub p95_ms: f64,
-    /// 99 of 100 calls took at most this long.
+    /// The 99th percentile in milliseconds.
     pub p99_ms: f64,
     /// Calls a minute.
     pub per_minute: f64,
@@ -90,25 +91,25 @@ pub struct Totals {
 /// A slow operation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OperationLatency {
-    /// Its name.
+    /// The operation's name.
     pub operation: String,
-    /// 95 of 100 calls took at most this long.
+    /// The 95th percentile in milliseconds.
     pub p95_ms: f64,
 }
 
-/// An operation that fails.
+/// An operation with failed calls.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OperationErrors {
-    /// Its name.
+    /// The operation's name.
     pub operation: String,
     /// Failed calls.
     pub errors: u64,
-    /// Failed ones among all, from 0 to 1.
+    /// The share of failed calls, from 0 to 1.
     pub error_rate: f64,
 }
 
 impl Monitor {
-    /// The numbers in a few words, for one team or, without a team, for an operator.
+    /// Summarises the numbers for one team or, without a team, for an operator.
     #[doc(alias = "get_summary")]
     pub fn summary(&self, team: Option<&Name>, window: Window, around: Surroundings) -> Summary {
         let now = self.0.ticks.now();

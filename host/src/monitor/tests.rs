@@ -1,4 +1,4 @@
-//! The monitor from outside.
+//! Tests of the monitor through its public interface.
 
 use std::time::Duration;
 
@@ -139,7 +139,8 @@ fn what_is_shown_again_is_what_would_be_worked_out_anew() {
                 dice % 5 > 0,
             ),
         }
-        // Not each window after each step: what is kept of some is old.
+        // One window per step is enough: the statistics kept for the other windows grow old in
+        // between.
         let window = Window::ALL[(dice / 200 % 4) as usize];
         let shown = monitor.stats(None, window).operations;
         assert_eq!(

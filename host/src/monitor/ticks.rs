@@ -1,18 +1,18 @@
-//! Which slice of time something belongs to.
+//! Slices of time.
 //!
-//! A call that was timed has a monotonic reading in its hand; the slice comes from that one, so that recording needs no
-//! reading of its own. A wall clock that is set back moves nothing.
+//! A timed call already has a monotonic reading. The slice is computed from that reading, so
+//! recording reads no clock. A wall clock that is set back does not change the slices.
 
 use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Timestamp};
 
-/// The finest part of time that windows are made of.
+/// The length of a slice in seconds. Windows are made of whole slices.
 pub(super) const SLICE_SECONDS: u64 = 10;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 
-/// The monitor's own time: the wall clock at its start, and the monotonic clock from there.
+/// The monitor's own time: the wall clock at the start, advanced by the monotonic clock.
 #[derive(Clone, Debug)]
 pub(super) struct Ticks {
     clock: Clock,
@@ -49,12 +49,13 @@ impl Ticks {
                 let start = Timestamp::from_micros(seconds.saturating_mul(MICROS_PER_SECOND));
                 start.after(reading.saturating_duration_since(self.anchor))
             }
-            // A hand says nothing about how long work took, and everything about when it was.
+            // The monotonic reading of a manual clock is real time. Only the hand says when
+            // something happened.
             Clock::Manual(_) => self.clock.now(),
         }
     }
 
-    /// Slices since 1970.
+    /// Returns the number of the slice, counted from 1970.
     #[inline]
     pub(super) fn slice(&self, reading: Instant) -> u64 {
         match &self.clock {
@@ -67,12 +68,12 @@ impl Ticks {
     }
 }
 
-/// The slice that a time lies in.
+/// Returns the slice that contains a time.
 pub(super) fn slice_of(time: Timestamp) -> u64 {
     u64::try_from(time.as_micros() / MICROS_PER_SECOND).unwrap_or(0) / SLICE_SECONDS
 }
 
-/// When a slice began.
+/// Returns the beginning of a slice.
 pub(super) fn began(slice: u64) -> Timestamp {
     let seconds = i64::try_from(slice.saturating_mul(SLICE_SECONDS)).unwrap_or(i64::MAX);
     Timestamp::from_micros(seconds.saturating_mul(MICROS_PER_SECOND))

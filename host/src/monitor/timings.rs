@@ -1,8 +1,9 @@
-//! How long things took: exact smallest, largest and mean, and percentiles with a known error.
+//! Durations: exact smallest, largest and mean, and percentiles with a known error.
 //!
-//! The buckets are those of the `histogram` crate with 64 to each power of two. A percentile is the middle of its
-//! bucket, so it differs from the true one by at most 0.8 %, or by half a unit of the scale where that is more: half a
-//! microsecond for work, half a millisecond for waiting. Only buckets in use are kept, with 12 bytes each; there are 1,920.
+//! The buckets are those of the `histogram` crate, with 64 to each power of two. A percentile is
+//! the middle of its bucket, so its error is at most 0.8 %. Where half a unit of the scale is more,
+//! the error is at most that: half a microsecond for work, half a millisecond for waiting. Only
+//! used buckets are stored, with 12 bytes each; there are 1,920 in all.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::windowed::Numbers;
 const GROUPING_POWER: u8 = 6;
 const MAX_VALUE_POWER: u8 = 35;
 const LONGEST_UNITS: u64 = (1 << MAX_VALUE_POWER) - 1;
-/// How many buckets there are.
+/// The number of buckets.
 pub(super) const BUCKETS: usize = config().total_buckets();
 const PARTS_PER_UNIT: u64 = 1_000;
 
@@ -27,13 +28,13 @@ pub(super) const fn config() -> Config {
     }
 }
 
-/// First and last unit of a bucket.
+/// Returns the first and the last unit of a bucket.
 pub(super) fn bucket_bounds(index: usize) -> (u64, u64) {
     let (power, offset) = (
         index >> GROUPING_POWER,
         index as u64 & ((1 << GROUPING_POWER) - 1),
     );
-    // Twice as many buckets as in a group have one unit each.
+    // The first two groups of buckets have one unit each.
     let Some(shift) = power.checked_sub(1) else {
         return (offset, offset);
     };
@@ -41,11 +42,12 @@ pub(super) fn bucket_bounds(index: usize) -> (u64, u64) {
     (first, first + ((1 << shift) - 1))
 }
 
-/// What is measured decides the unit; longer durations than 2^35 units count as that in the percentiles only. Smallest,
-/// largest and sum are kept in thousandths of a unit, called parts.
+/// The unit of durations, which depends on their kind. In percentiles, a duration longer than 2^35
+/// units counts as 2^35 units. Smallest, largest and sum are stored in thousandths of a unit,
+/// called parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scale {
-    /// Computers at work: in microseconds, up to 9 hours.
+    /// Work of computers: in microseconds, up to 9 hours.
     Work,
     /// Instances and people: in milliseconds, up to 397 days.
     Waiting,
@@ -58,7 +60,7 @@ impl Scale {
             Self::Work => (1_000_000_000, duration.subsec_nanos()),
             Self::Waiting => (1_000_000, duration.subsec_micros()),
         };
-        // One less than the largest number, which stands for nothing yet.
+        // One less than `u64::MAX`, which is the minimum of an empty histogram.
         duration
             .as_secs()
             .saturating_mul(per_second)
@@ -66,7 +68,7 @@ impl Scale {
             .min(u64::MAX - 1)
     }
 
-    /// What the buckets of `histogram` count.
+    /// Converts parts into the units that the buckets of `histogram` count.
     #[inline]
     fn units(parts: u64) -> u64 {
         (parts / PARTS_PER_UNIT).min(LONGEST_UNITS)
@@ -76,12 +78,13 @@ impl Scale {
         units * PARTS_PER_UNIT
     }
 
-    /// The number of the bucket, as `histogram` counts them, which does not say it: so many for each power of two.
+    /// Returns the index of the bucket in the numbering of `histogram`, which has no public
+    /// function for it. Each power of two has the same number of buckets.
     #[inline]
     pub(super) fn bucket(parts: u64) -> u32 {
         let units = Self::units(parts);
         let shift = (units | 1 << GROUPING_POWER).ilog2() - u32::from(GROUPING_POWER);
-        // Less than 2^12: the units have 35 bits at most, and 7 of them stay.
+        // Less than 2^12: the units have at most 35 bits, and 7 of them stay.
         (shift << GROUPING_POWER) + (units >> shift) as u32
     }
 
@@ -93,8 +96,8 @@ impl Scale {
     }
 }
 
-/// Durations, added up: of one operation in one window, or of an interval of history. Mergeable: what two hosts or two
-/// intervals recorded, merged, is what one would have recorded.
+/// Summed durations of one operation in one window, or of an interval of the history. Merging the
+/// durations of two hosts or two intervals gives the same result as recording all in one place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timings {
     pub(super) scale: Scale,
@@ -105,27 +108,28 @@ pub struct Timings {
     pub(super) max: u64,
 }
 
-/// Durations, as shown. All zero when nothing was recorded.
+/// Statistics of durations. All fields are zero if nothing was recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct DurationStats {
-    /// How many.
+    /// Number of durations.
     pub count: u64,
-    /// The shortest, exactly.
+    /// The shortest duration in milliseconds, exact.
     pub min_ms: f64,
-    /// The longest, exactly.
+    /// The longest duration in milliseconds, exact.
     pub max_ms: f64,
-    /// The mean, exactly.
+    /// The mean in milliseconds, exact.
     pub avg_ms: f64,
-    /// Half took at most this long. At most 0.8 % off, as the two below.
+    /// The median in milliseconds. This and the other percentiles are at most 0.8 % off, or half a
+    /// unit of the scale.
     pub p50_ms: f64,
-    /// 95 of 100 took at most this long.
+    /// The 95th percentile in milliseconds.
     pub p95_ms: f64,
-    /// 99 of 100 took at most this long.
+    /// The 99th percentile in milliseconds.
     pub p99_ms: f64,
 }
 
 impl Timings {
-    /// Nothing, for durations of computers at work.
+    /// Creates empty timings for the work of computers.
     pub fn work() -> Self {
         Self::new(Scale::Work)
     }
@@ -142,7 +146,7 @@ impl Timings {
         }
     }
 
-    /// How many durations.
+    /// Returns the number of durations.
     pub fn count(&self) -> u64 {
         self.buckets
             .count()
@@ -150,17 +154,17 @@ impl Timings {
             .fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// How many of them belong to calls that failed.
+    /// Returns the number of durations that belong to failed calls.
     pub fn errors(&self) -> u64 {
         self.errors
     }
 
-    /// `errors / count`, from 0 to 1.
+    /// Returns `errors / count`, from 0 to 1.
     pub fn error_rate(&self) -> f64 {
         super::ratio(self.errors, self.count()).min(1.0)
     }
 
-    /// Adds a duration. For many threads there is [`super::Operation::record`].
+    /// Adds a duration. Threads that record at the same time use [`super::Operation::record`].
     pub fn record(&mut self, duration: Duration, ok: bool) {
         let parts = self.scale.parts(duration);
         let mut one = histogram::Histogram::with_config(&config());
@@ -176,7 +180,8 @@ impl Timings {
         });
     }
 
-    /// Adds what others recorded. Durations of work and of waiting do not mix: then nothing is added.
+    /// Adds recorded durations. Adds nothing if the scales differ, because work and waiting do not
+    /// mix.
     pub fn merge(&mut self, other: &Self) {
         if self.scale != other.scale {
             return;
@@ -184,8 +189,8 @@ impl Timings {
         if self.buckets.is_empty() {
             self.buckets.clone_from(&other.buckets);
         } else if other.buckets.is_empty() {
-            // Nothing to add.
-            // Fails when a bucket has more than 2^64 durations, and then they are not counted.
+            // There is nothing to add. The next branch fails if a bucket exceeds 2^64 durations;
+            // the buckets then stay as they are.
         } else if let Ok(buckets) = self.buckets.checked_add(&other.buckets) {
             self.buckets = buckets;
         }
@@ -195,7 +200,7 @@ impl Timings {
         self.max = self.max.max(other.max);
     }
 
-    /// The longest duration in milliseconds, exactly; 0 if there is none.
+    /// Returns the longest duration in milliseconds, exact; 0 if there is none.
     pub fn max_ms(&self) -> f64 {
         if self.buckets.is_empty() {
             0.0
@@ -204,13 +209,14 @@ impl Timings {
         }
     }
 
-    /// How many were at most each of these ascending bounds, which are in units of the scale, beside what comes with the
-    /// bound. A bucket that reaches over a bound counts above it.
+    /// Returns, for each of these ascending bounds, the number of durations below it, with the
+    /// value that belongs to the bound. Bounds are in units of the scale. A bucket that reaches
+    /// over a bound counts above it.
     pub(super) fn cumulative<T: Copy>(&self, bounds: &[(u64, T)]) -> Vec<(T, u64)> {
         let mut buckets = self.buckets.iter().peekable();
         let mut sum = 0_u64;
         let below = bounds.iter().map(|(bound, name)| {
-            // A bucket's end is its last unit, all of which is in it.
+            // `end` is the last unit inside the bucket.
             while let Some(bucket) = buckets.next_if(|bucket| bucket.end() < *bound) {
                 sum = sum.saturating_add(bucket.count());
             }
@@ -219,12 +225,12 @@ impl Timings {
         below.collect()
     }
 
-    /// All durations together, in seconds.
+    /// Returns the sum of all durations in seconds.
     pub(super) fn sum_seconds(&self) -> f64 {
         self.scale.milliseconds(self.sum as f64) / 1e3
     }
 
-    /// Count, extremes, mean and percentiles.
+    /// Returns count, extremes, mean and percentiles.
     pub fn stats(&self) -> DurationStats {
         let mut sum = Sum::new(self.scale);
         sum.add_timings(self);
@@ -234,7 +240,7 @@ impl Timings {
 
 impl Numbers for Timings {
     fn is_empty(&self) -> bool {
-        // A record that was cut in two may have left its sum or its failure alone.
+        // A record that was cut in two may have left only its sum or its error.
         self.buckets.is_empty() && self.sum == 0 && self.errors == 0
     }
 

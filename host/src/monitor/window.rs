@@ -1,4 +1,4 @@
-//! What part of the past a number is about.
+//! Windows: the parts of the past that numbers cover.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::model::Name;
 
-/// A part of the past that ends now. It is made of whole slices, so it is up to one slice shorter than its name: 50 to
-/// 60 seconds of a minute, 290 to 300 seconds of five minutes, 55 to 60 minutes of an hour. Rates are worked out with
-/// the time that it really covers.
+/// A part of the past that ends now. It consists of whole slices, so it is up to one slice shorter
+/// than its name: 50 to 60 seconds of a minute, 290 to 300 seconds of five minutes, 55 to 60
+/// minutes of an hour. Rates are computed with the time that the window really covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub enum Window {
     /// The last minute, `1m`.
@@ -27,19 +27,19 @@ pub enum Window {
     Start,
 }
 
-/// A window as somebody sees it.
+/// A window together with the kind of viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) window: Window,
-    /// With what a team has had forgotten of its own numbers: so operators see them.
+    /// True for operators, who also see the numbers from before a team's reset.
     pub(super) whole: bool,
 }
 
 impl View {
-    /// Different views.
+    /// The number of different views.
     pub(super) const COUNT: usize = 2 * Window::ALL.len();
 
-    /// As somebody of a team sees the window; without a team, an operator.
+    /// Returns the view of a user of the team; without a team, of an operator.
     pub(super) const fn of(team: Option<&Name>, window: Window) -> Self {
         Self {
             window,
@@ -47,7 +47,7 @@ impl View {
         }
     }
 
-    /// As those see it whose numbers these are.
+    /// Returns the view of the owner of the numbers.
     pub(super) const fn own(window: Window) -> Self {
         Self {
             window,
@@ -55,18 +55,18 @@ impl View {
         }
     }
 
-    /// From 0 to [`View::COUNT`].
+    /// Returns the view's index, less than [`View::COUNT`].
     pub(super) const fn index(self) -> usize {
         self.window as usize + if self.whole { Window::ALL.len() } else { 0 }
     }
 }
 
-/// Whose view of the numbers begins anew.
+/// The views that a reset affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reset {
-    /// The team's. Operators go on seeing all that was recorded.
+    /// The team's own view. Operators still see all recorded numbers.
     OfTeam,
-    /// Everybody's.
+    /// All views.
     OfAll,
 }
 
@@ -74,7 +74,7 @@ impl Window {
     /// All windows, the shortest first.
     pub const ALL: [Self; 4] = [Self::Minute, Self::FiveMinutes, Self::Hour, Self::Start];
 
-    /// As in `?window=`.
+    /// Returns the window as in `?window=`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Minute => "1m",

@@ -1,10 +1,13 @@
-//! Numbers over several windows at once, without a reading of the past while something is recorded.
+//! Numbers over several windows at once. Recording does not touch the past.
 //!
-//! What is recorded goes into the live numbers, which are atomics. The first record of a new slice of 10 seconds (or
-//! the first reader) takes them and adds them to the past: 30 slices of 10 seconds, 12 of five minutes, the whole since
-//! the last reset, and what was not drained yet. Each is stored sparsely, and a slice in which nothing happened not at
-//! all. A record that meets the change of slices may count in the one or the other; none is lost and none counts twice.
-//! What a team has had forgotten is kept apart in the same form, for the views that show it (`window.rs`).
+//! Records go into the live numbers, which are atomics. The first record of a new slice of 10
+//! seconds, or the first reader, takes them and adds them to the past. The past has 30 slices of 10
+//! seconds, 12 slices of five minutes, the total since the last reset, and the part that was not
+//! drained yet. Each is stored sparsely, and an empty slice is not stored.
+//!
+//! A record that meets the change of slices may count in the old or the new one. No record is lost
+//! or counted twice. The numbers from before a team's reset are kept apart in the same form, for
+//! the views that show them (`window.rs`).
 
 use std::collections::VecDeque;
 use std::collections::vec_deque::Iter;
@@ -19,31 +22,32 @@ use crate::clock::Timestamp;
 
 const MINUTE_SLICES: u64 = 60 / SLICE_SECONDS;
 const FINE_SLICES: u64 = 300 / SLICE_SECONDS;
-/// An hour is made of slices of five minutes.
+/// Number of slices of five minutes in an hour.
 const COARSE_SLICES: u64 = 12;
 
-/// Numbers that many threads add to.
+/// Numbers that many threads record at the same time.
 pub(super) trait Live {
     type Numbers: Numbers;
 
     fn empty(&self) -> Self::Numbers;
-    /// What was recorded since the last call; it begins at nothing again.
+    /// Returns the numbers recorded since the last call and resets them to empty.
     fn take(&self) -> Self::Numbers;
-    /// What `take` would answer.
+    /// Returns the numbers that `take` would return, without a reset.
     fn read(&self) -> Self::Numbers;
-    /// Whether something was recorded since this was asked last. Who does not know says yes.
+    /// Returns whether anything was recorded since the last call. An implementation that does not
+    /// know returns true.
     fn has_news(&self) -> bool {
         true
     }
 }
 
-/// What numbers are added up in, whatever its form.
+/// A sum that accepts numbers and live numbers.
 pub(super) trait Adds<L: Live> {
     fn add(&mut self, numbers: &L::Numbers);
     fn add_live(&mut self, live: &L);
 }
 
-/// Numbers that can be added up.
+/// Numbers that can be summed.
 pub(super) trait Numbers: Clone {
     fn is_empty(&self) -> bool;
     fn merge(&mut self, other: &Self);
@@ -64,13 +68,14 @@ struct Past<N> {
     total: N,
     undrained: N,
     since: Timestamp,
-    /// What a team has had forgotten, which operators still see.
+    /// Numbers from before a team's reset, which operators still see.
     forgotten: Option<Box<Forgotten<N>>>,
-    /// Counted up with every change, here or of the live numbers, that [`Windowed::add_news_to`] knows of.
+    /// Incremented at each change, of the past or of the live numbers, that
+    /// [`Windowed::add_news_to`] observes.
     changes: u64,
 }
 
-/// As [`Past`], from before a reset.
+/// The part of [`Past`] from before a reset.
 #[derive(Debug)]
 struct Forgotten<N> {
     fine: VecDeque<(u64, N)>,
@@ -79,21 +84,22 @@ struct Forgotten<N> {
     since: Timestamp,
 }
 
-/// What of the past a view is made of.
+/// The parts of the past that a view consists of.
 struct Part<'a, N> {
     totals: [Option<&'a N>; 2],
     slices: [Iter<'a, (u64, N)>; 2],
     seconds: f64,
 }
 
-/// What a window's numbers were made of: as long as that is the same, so are they, but for the time they cover.
+/// The version of a window's numbers. While the edition is the same, the numbers are the same; only
+/// the covered time differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Edition {
     changes: u64,
     slices: usize,
 }
 
-/// A window's numbers and how much time they cover.
+/// A window's numbers with the seconds that they cover.
 #[derive(Clone, Debug)]
 pub(super) struct Reading<N> {
     pub(super) numbers: N,
@@ -118,7 +124,7 @@ impl<L: Live> Windowed<L> {
         }
     }
 
-    /// What to record into at this moment.
+    /// Returns the numbers to record into now.
     #[inline]
     pub(super) fn live(&self, ticks: &Ticks, reading: Instant) -> &L {
         let slice = ticks.slice(reading);
@@ -137,7 +143,7 @@ impl<L: Live> Windowed<L> {
         }
     }
 
-    /// Adds a window up, and answers how many seconds it covers.
+    /// Adds the numbers of a window to `sum`. Returns the seconds that the window covers.
     pub(super) fn add_to(&self, sum: &mut impl Adds<L>, view: View, now: Timestamp) -> f64 {
         let mut past = self.past.lock();
         self.turn(&mut past, slice_of(now));
@@ -147,8 +153,8 @@ impl<L: Live> Windowed<L> {
         part.seconds
     }
 
-    /// As [`Windowed::add_to`], but adds nothing if the window's numbers are still those of the edition that is `known`;
-    /// otherwise that becomes theirs.
+    /// Does the same as [`Windowed::add_to`], but adds nothing if the window's edition is still
+    /// `known`. Otherwise `known` becomes the new edition.
     pub(super) fn add_news_to(
         &self,
         sum: &mut impl Adds<L>,
@@ -158,7 +164,7 @@ impl<L: Live> Windowed<L> {
     ) -> f64 {
         let mut past = self.past.lock();
         self.turn(&mut past, slice_of(now));
-        // Asked before the numbers are read, so that what comes in between is news the next time.
+        // Checked before the numbers are read, so that a record in between is news the next time.
         if self.live.has_news() {
             past.changes += 1;
         }
@@ -174,7 +180,7 @@ impl<L: Live> Windowed<L> {
         part.seconds
     }
 
-    /// What was recorded since the last drain. A reset in between changes nothing here.
+    /// Returns the numbers recorded since the last drain. A reset in between has no effect here.
     pub(super) fn drain(&self, now: Timestamp) -> L::Numbers {
         let mut past = self.past.lock();
         self.turn(&mut past, slice_of(now));
@@ -217,7 +223,7 @@ impl<L: Live> Windowed<L> {
     #[cold]
     fn turn(&self, past: &mut Past<L::Numbers>, slice: u64) {
         let current = self.slice.load(Ordering::Relaxed);
-        // Somebody else was first, or a reading is older than the change.
+        // Another thread turned first, or the reading is older than the change.
         if current >= slice {
             return;
         }
@@ -275,7 +281,7 @@ impl<N: Numbers> Past<N> {
                 first,
             ),
         };
-        // The current second counts as a whole one, so that the first event of all is no burst.
+        // At least one second, so that the first event of all is no burst.
         let seconds = now.since(start.max(first)).as_secs_f64().max(1.0);
         Part {
             totals,
@@ -299,7 +305,7 @@ impl<N> Part<'_, N> {
     }
 }
 
-/// Numbers that are added up in their own form.
+/// A sum in the numbers' own form.
 struct Plain<N>(N);
 
 impl<L: Live> Adds<L> for Plain<L::Numbers> {
@@ -312,7 +318,7 @@ impl<L: Live> Adds<L> for Plain<L::Numbers> {
     }
 }
 
-/// The slices from one on.
+/// Returns the slices from `from` on.
 fn since<N>(slices: &VecDeque<(u64, N)>, from: u64) -> Iter<'_, (u64, N)> {
     slices.range(slices.partition_point(|(slice, _)| *slice < from)..)
 }

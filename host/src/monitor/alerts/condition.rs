@@ -1,4 +1,4 @@
-//! What an alert becomes as time goes on.
+//! The states of an alert over time.
 //!
 //! ```text
 //!            over                over for fire_after            well for resolve_after
@@ -7,11 +7,15 @@
 //!      └───────────────┘
 //! ```
 //!
-//! A value between its two thresholds moves nothing along any of these arrows, in either direction: it only begins the
-//! counting anew. So a value that swings around its threshold neither fires nor resolves at every swing. Too little
-//! traffic counts as well again: it proves nothing bad, and an alert about a plugin that nobody calls any more must end.
-//! What surprises: a clock that was set back begins the counting anew too, so that neither a time in the future keeps an
-//! alert from firing for ever, nor a jump makes it fire.
+//! A value between its two thresholds follows none of these arrows, in either direction. It only
+//! restarts the time that is measured for the next arrow. So a value that swings around its
+//! threshold neither fires nor resolves at every swing.
+//!
+//! Too few calls count as well again. They prove nothing bad, and an alert about a plugin that is
+//! no longer called must end.
+//!
+//! A clock that was set back restarts the measured time too. So a time stamp in the future cannot
+//! keep an alert from firing for ever, and a jump of the clock cannot make it fire.
 
 use std::time::Duration;
 
@@ -21,34 +25,35 @@ use super::{Limit, Verdict};
 use crate::clock::Timestamp;
 use crate::model::{AlertEventKind, AlertState};
 
-/// How far an alert is.
+/// The state of an alert and the times of its changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Condition {
-    /// Where it stands.
+    /// The current state.
     pub state: AlertState,
-    /// Since when there is something: the first value over the threshold.
+    /// The time of the first value over the threshold.
     pub since: Timestamp,
-    /// While pending: since when the value is over its threshold at every look. While firing: since when it is well at
-    /// every look.
+    /// While pending: the time since which every evaluation found the value over its threshold.
+    /// While firing: the time since which every evaluation found it well.
     #[serde(skip)]
     pub held_since: Option<Timestamp>,
-    /// When it fired.
+    /// The time when the alert fired.
     pub fired_at: Option<Timestamp>,
-    /// When it was resolved.
+    /// The time when the alert was resolved.
     pub resolved_at: Option<Timestamp>,
 }
 
-/// What a look made of an alert.
+/// The result of one evaluation of an alert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// How far it is now; none if there is nothing, or nothing any more.
+    /// The new condition; none if there is no alert, or no longer one.
     pub condition: Option<Condition>,
-    /// What is to be remembered of it, in order.
+    /// Events to record in the alert's history, in order.
     pub events: &'static [AlertEventKind],
 }
 
-/// Looks at a value at a time. `before` is what the last look left: none, or a condition that is pending or firing. A
-/// resolved one stays as it is; what comes after it is another alert.
+/// Evaluates a value at a time. `before` is the condition that the last evaluation left: none,
+/// pending or firing. A resolved condition stays unchanged, because the next value over the
+/// threshold begins a new alert.
 pub fn advance(
     before: Option<Condition>,
     verdict: Verdict,
@@ -153,7 +158,8 @@ fn firing(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp)
     }
 }
 
-/// Where counting began; now, if it did not or if the clock was set back behind it.
+/// Returns the start of the measured time. That is `now` if nothing was measured yet, or if the
+/// clock was set back to before the start.
 fn count_from(since: Option<Timestamp>, now: Timestamp) -> Timestamp {
     since.filter(|since| *since <= now).unwrap_or(now)
 }
@@ -189,7 +195,7 @@ mod tests {
         Timestamp::from_micros(seconds * 1_000_000)
     }
 
-    /// Looks at each verdict at its second; answers what each look left, with its events.
+    /// Evaluates each verdict at its second. Returns the change of each evaluation.
     fn run(looks: &[(i64, Verdict)], limit: &Limit) -> Vec<Change> {
         let mut before = None;
         let look = |&(second, verdict): &(i64, Verdict)| {
@@ -284,7 +290,7 @@ mod tests {
         ]
     }
 
-    /// Looks at times that mostly go on, and now and then go back.
+    /// Generates evaluations whose times mostly increase and sometimes jump back.
     fn looks() -> impl Strategy<Value = Vec<(i64, Verdict)>> {
         let step = prop_oneof![8 => 1..90_i64, 1 => -500..0_i64, 1 => 300..2_000_i64];
         prop::collection::vec((step, verdict()), 0..80).prop_map(|steps| {
@@ -299,7 +305,8 @@ mod tests {
         })
     }
 
-    /// How long, at each look, the verdicts up to it have been `wanted` while the clock went forward.
+    /// Returns the seconds for which the verdicts up to the last look have been `wanted` without
+    /// the clock going back; -1 if the last verdict is not `wanted`.
     fn held_for(looks: &[(i64, Verdict)], wanted: impl Fn(Verdict) -> bool) -> i64 {
         let mut from: Option<i64> = None;
         for &(second, verdict) in looks {
@@ -323,7 +330,7 @@ mod tests {
                     prop_assert!(held >= FIRE_AFTER_S);
                     prop_assert_eq!(looks[index].1, Verdict::Over, "nothing fires without traffic");
                 }
-                // And it does fire then, whatever was before.
+                // The alert does fire then, whatever came before.
                 if held >= FIRE_AFTER_S {
                     prop_assert_eq!(change.condition.map(|condition| condition.state), Some(AlertState::Firing));
                 }

@@ -1,27 +1,27 @@
-//! What an alert can show for itself.
+//! The numbers behind an alert.
 
 use serde::{Deserialize, Serialize};
 
 use super::{OperationNumbers, Reading};
 use crate::model::AlertRule;
 
-/// Operations behind a number that are named.
+/// Number of operations that an alert names as examples.
 const EXEMPLARS_MAX: usize = 3;
 
-/// Where a value comes from.
+/// The numbers that a value was computed from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// The time that it is about, `5m` for example.
+    /// The window of time that was measured, `5m` for example.
     pub window: String,
-    /// Calls, reads of a cache, or instances that ended.
+    /// Calls, reads of a cache, or ended instances, depending on the rule.
     pub calls: u64,
     /// Calls that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors: Option<u64>,
-    /// What 95 of 100 calls stayed below.
+    /// 95th percentile of the durations, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p95_ms: Option<f64>,
-    /// Reads that a cache could not answer.
+    /// Reads that the cache could not serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub misses: Option<u64>,
     /// Instances that were rejected.
@@ -32,16 +32,16 @@ pub struct Evidence {
     pub exemplars: Vec<Exemplar>,
 }
 
-/// One of the operations behind a number.
+/// An operation that contributes to an alert.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exemplar {
-    /// `plugin expense@2.0.0/pay`
+    /// The operation's name, `plugin expense@2.0.0/pay` for example.
     pub operation: String,
     /// Calls that ended.
     pub calls: u64,
-    /// Those that failed.
+    /// Ended calls that failed.
     pub errors: u64,
-    /// What 95 of 100 calls stayed below.
+    /// 95th percentile of the durations, in milliseconds.
     pub p95_ms: f64,
 }
 
@@ -59,7 +59,8 @@ impl Evidence {
     }
 }
 
-/// The steps of plugin versions that a step or a version is made of, the worst first.
+/// Returns the worst of the operations that the reading's subject consists of, worst first. A step
+/// consists of that step in each plugin version, and a version consists of its steps.
 pub(super) fn exemplars(reading: &Reading, operations: &[OperationNumbers]) -> Vec<Exemplar> {
     let part: Box<dyn Fn(&str) -> bool> = if let Some(step) = reading.subject.strip_prefix("step ")
     {

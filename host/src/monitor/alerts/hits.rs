@@ -1,7 +1,8 @@
-//! Hits and misses of the last minutes, from counters that only grow.
+//! Hits and misses of the last minutes, computed from counters that only grow.
 //!
-//! The caches count since the start of the host. A copy of the counters is kept now and then, and what is more than in
-//! the copy from a window ago happened in the window. A counter that went back was reset: it counts from zero then.
+//! The caches count since the start of the host. [`RecentHits`] keeps copies of the counters. The
+//! difference to the copy from one window ago is the number of hits and misses in the window. A
+//! counter that decreased was reset, so its whole value counts.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,10 +10,10 @@ use std::time::Duration;
 use super::CacheNumbers;
 use crate::clock::Timestamp;
 
-/// Copies that are kept, so that the window is at most a thirtieth too long.
+/// Maximum number of copies per window. The window is therefore at most one thirtieth too long.
 const COPIES_MAX: u32 = 30;
 
-/// The counters of the last window.
+/// Hits and misses of each cache in the last window.
 #[derive(Debug)]
 pub struct RecentHits {
     window: Duration,
@@ -20,7 +21,7 @@ pub struct RecentHits {
 }
 
 impl RecentHits {
-    /// Knows nothing yet.
+    /// Creates an empty history of counters.
     pub fn new(window: Duration) -> Self {
         Self {
             window,
@@ -28,10 +29,10 @@ impl RecentHits {
         }
     }
 
-    /// What happened in the last window, or since the first look if that is not so long ago. `counters` are those of
-    /// this moment.
+    /// Returns the hits and misses since one window ago, or since the first call if that is more
+    /// recent. `counters` are the caches' counters at `now`.
     pub fn look(&mut self, now: Timestamp, counters: &[CacheNumbers]) -> Vec<CacheNumbers> {
-        // After the clock was set back, nothing that is known is of use.
+        // After the clock was set back, the ages of the copies are unknown.
         if self.copies.back().is_some_and(|(at, _)| *at > now) {
             self.copies.clear();
         }

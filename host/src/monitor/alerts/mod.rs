@@ -1,7 +1,7 @@
-//! Alerts: which numbers are over their thresholds, and what follows from that as time goes on.
+//! Alert rules: compare the monitor's numbers with thresholds and follow each alert over time.
 //!
-//! All of it is pure: numbers, settings and `now` come in, [`Reading`]s and [`Change`]s come out. Where alerts are kept is
-//! the store's business, and who is told is that of `watch`.
+//! The module is pure. Numbers, settings and `now` come in; [`Reading`]s and [`Change`]s come out.
+//! The store keeps the alerts, and `watch` sends the messages about them.
 //!
 //! ```
 //! use stepwell::config::Config;
@@ -9,9 +9,18 @@
 //!
 //! let config = Config::defaults().expect("the defaults load");
 //! let thresholds = Thresholds::new(&config.alerts);
-//! let pay = OperationNumbers { operation: "step expense/pay".into(), calls: 200, errors: 30, ..Default::default() };
-//! let over = check_thresholds(&thresholds, &Numbers { operations: vec![pay], ..Numbers::default() });
-//! assert_eq!(over[0].message(), "step expense/pay: 15 % of 200 calls failed in the last 5m; the threshold is 5 %");
+//! let pay = OperationNumbers {
+//!     operation: "step expense/pay".into(),
+//!     calls: 200,
+//!     errors: 30,
+//!     ..Default::default()
+//! };
+//! let numbers = Numbers { operations: vec![pay], ..Numbers::default() };
+//! let over = check_thresholds(&thresholds, &numbers);
+//! assert_eq!(
+//!     over[0].message(),
+//!     "step expense/pay: 15 % of 200 calls failed in the last 5m; the threshold is 5 %"
+//! );
 //! ```
 
 mod condition;
@@ -29,67 +38,67 @@ pub use self::thresholds::{Limit, Thresholds};
 
 use crate::model::{AlertRule, Name};
 
-/// What the rules are about, over the window of [`Thresholds`].
+/// The input of the alert rules, measured over the window of [`Thresholds`].
 #[derive(Clone, Debug, Default)]
 pub struct Numbers {
-    /// Of the host and of teams.
+    /// Operations of the host and of the teams.
     pub operations: Vec<OperationNumbers>,
-    /// Of the host.
+    /// Caches of the host.
     pub caches: Vec<CacheNumbers>,
-    /// One for each team.
+    /// Ended instances, one entry for each team.
     pub lifecycles: Vec<LifecycleNumbers>,
 }
 
-/// What an operation did.
+/// Calls of one operation in the window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OperationNumbers {
-    /// Whose it is; none for the host's own.
+    /// The team that owns the operation; none for the host's own operations.
     pub team: Option<Name>,
-    /// Its name, `step expense/pay` for example.
+    /// The operation's name, `step expense/pay` for example.
     pub operation: String,
     /// Calls that ended.
     pub calls: u64,
-    /// Those that failed.
+    /// Ended calls that failed.
     pub errors: u64,
-    /// What 95 of 100 calls stayed below.
+    /// 95th percentile of the durations, in milliseconds.
     pub p95_ms: f64,
 }
 
-/// How a cache did.
+/// Reads of one cache in the window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheNumbers {
-    /// What it holds, `instances` for example.
+    /// The kind of entry that the cache holds, `instances` for example.
     pub kind: String,
-    /// Reads that it answered.
+    /// Reads that the cache served.
     pub hits: u64,
-    /// Reads that it could not answer.
+    /// Reads that the cache could not serve.
     pub misses: u64,
 }
 
-/// How a team's instances ended.
+/// Ended instances of one team in the window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LifecycleNumbers {
-    /// Whose they are.
+    /// The team that owns the instances.
     pub team: Name,
-    /// All that ended.
+    /// Instances that ended, by any end.
     pub ended: u64,
-    /// Those that were rejected.
+    /// Ended instances that were rejected.
     pub rejected: u64,
 }
 
-/// What a rejection rate is about.
+/// The subject of every reading of [`AlertRule::RejectionRate`].
 pub const WORKFLOWS: &str = "workflows";
 
-/// How a value stands to its limit.
+/// The relation of a value to its [`Limit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Beyond the threshold.
+    /// The value is beyond the threshold.
     Over,
-    /// Not beyond the threshold, and not well either.
+    /// The value is between the threshold and the resolve threshold.
     Between,
-    /// Well.
+    /// The value is good: not beyond the resolve threshold.
     Under,
-    /// There were fewer calls than prove anything.
+    /// The subject has fewer calls than [`Limit::calls_min`], so the value proves nothing.
     TooFew,
 }
 
@@ -98,29 +107,29 @@ pub enum Verdict {
 pub struct Reading {
     /// The rule.
     pub rule: AlertRule,
-    /// Whose subject it is; none for the host's own.
+    /// The team that owns the subject; none for the host's own subjects.
     pub team: Option<Name>,
     /// An operation's name, a cache's kind, or [`WORKFLOWS`].
     pub subject: String,
-    /// In the unit of the rule.
+    /// The measured value: a rate from 0 to 1, or milliseconds for [`AlertRule::P95Latency`].
     pub value: f64,
-    /// What applies to it.
+    /// The thresholds that apply to the subject.
     pub limit: Limit,
-    /// How the one stands to the other.
+    /// The relation of `value` to `limit`.
     pub verdict: Verdict,
-    /// Where the value comes from.
+    /// The numbers behind the value.
     pub evidence: Evidence,
 }
 
-/// What is over its threshold at this moment, and over enough traffic to say so. Whether that is so for long enough to
-/// tell anybody is [`advance`]'s to say.
+/// Returns the readings that are over their thresholds now, with enough calls to prove it. An alert
+/// also has to stay over its threshold for a while before it fires: [`advance`] decides that.
 pub fn check_thresholds(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Reading> {
     let mut readings = read(thresholds, numbers);
     readings.retain(|reading| reading.verdict == Verdict::Over);
     readings
 }
 
-/// Applies every rule to everything that it is about, whatever comes of it.
+/// Applies every rule to all its subjects and returns all readings, whatever their verdict.
 pub fn read(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Reading> {
     let mut readings = Vec::new();
     for operation in numbers
@@ -197,7 +206,8 @@ pub fn read(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Reading> {
     readings
 }
 
-/// A step of one version is part of the step and of the version, which are watched; a third alert would say the same.
+/// Returns false for a step of one plugin version. The step and the version are each watched
+/// already, and a third alert would repeat them.
 fn is_watched(operation: &str) -> bool {
     !(operation.starts_with("plugin ") && operation.contains('/'))
 }
@@ -210,7 +220,7 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// None for what is not to be watched.
+    /// Returns none if the settings turn the rule off for this subject.
     fn judge(
         self,
         thresholds: &Thresholds,
@@ -239,7 +249,7 @@ impl Found<'_> {
 }
 
 impl Reading {
-    /// One sentence for people.
+    /// Describes the reading in one sentence for people.
     pub fn message(&self) -> String {
         let Self {
             rule,

@@ -1,4 +1,4 @@
-//! When somebody is to be told of an alert.
+//! Rules for when a message about an alert is due.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,33 +8,33 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::model::AlertState;
 
-/// What is to be told.
+/// A message about an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {
-    /// It fires.
+    /// The alert fires.
     Fired,
-    /// It still fires, and nobody acknowledged it.
+    /// The alert still fires, and no user acknowledged it.
     StillFiring,
-    /// It is well again.
+    /// The alert is resolved.
     Resolved,
 }
 
-/// What was told last.
+/// The content of the last message about an alert.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToldState {
-    /// Nothing.
+    /// No message was sent.
     #[default]
     Nothing,
-    /// That it fires.
+    /// The last message said that the alert fires.
     Firing,
-    /// That it is resolved.
+    /// The last message said that the alert is resolved.
     Resolved,
 }
 
 impl ToldState {
-    /// As stored.
+    /// Returns the state as the database stores it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -55,26 +55,27 @@ impl FromStr for ToldState {
     }
 }
 
-/// What was told last, and when.
+/// The last message about an alert and its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Told {
-    /// What.
+    /// The content of the message.
     pub state: ToldState,
-    /// When.
+    /// The time of the message; none if no message was sent.
     pub at: Option<Timestamp>,
 }
 
-/// What keeps a notice back.
+/// Reasons to hold a message back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Muted {
-    /// Somebody looks after it.
+    /// A user acknowledged the alert.
     pub acknowledged: bool,
-    /// Nobody wants to hear of it now.
+    /// A silence covers the alert now.
     pub silenced: bool,
 }
 
-/// What is to be told now. `repeat_every` of zero repeats nothing. That an alert is resolved is told to those who were
-/// told that it fires; while it is silenced, to nobody, and afterwards if it is still of interest.
+/// Returns the message that is due now. A `repeat_every` of zero repeats no message. "Resolved" is
+/// due only if "firing" was sent. A silenced alert has no message due; once the silence ends, the
+/// rules apply to the state of then.
 pub fn owed(
     state: AlertState,
     told: Told,

@@ -1,4 +1,4 @@
-//! The monitor's numbers as the rules want them: of each team on its own.
+//! Collects the monitor's numbers for the alert rules, separately for each team.
 
 use super::{CacheNumbers, LifecycleNumbers, Numbers, OperationNumbers, Reading, Thresholds};
 use crate::monitor::operations::{OperationStats, each_operation_shown};
@@ -6,9 +6,10 @@ use crate::monitor::window::View;
 use crate::monitor::{Monitor, Window};
 
 impl Monitor {
-    /// What is over its threshold at this moment, of the host and of every team, and over enough traffic to say so.
-    /// `caches` are the store's, of the last minutes: [`RecentHits`](super::RecentHits). The host's alerts are this, and
-    /// that it stays so for long enough: [`advance`](super::advance).
+    /// Returns the readings of the host and of every team that are over their thresholds now, with
+    /// enough calls to prove it. `caches` are the store's counts of the last minutes, see
+    /// [`RecentHits`](super::RecentHits). An alert fires when its reading stays over the threshold
+    /// for long enough, see [`advance`](super::advance).
     #[doc(alias = "check_performance_thresholds")]
     pub fn check_thresholds(
         &self,
@@ -22,11 +23,13 @@ impl Monitor {
         super::check_thresholds(thresholds, &numbers)
     }
 
-    /// What the rules are about, without the caches, which the store counts. Teams beyond
-    /// [`TEAMS_MAX`](crate::monitor::TEAMS_MAX) are not watched: their numbers are added up, and belong to nobody who
-    /// could be told. Takes about a microsecond for each operation that was used since the last look.
+    /// Returns the input of the alert rules without the caches, which the store counts. Teams
+    /// beyond [`TEAMS_MAX`](crate::monitor::TEAMS_MAX) are not watched: their numbers are summed
+    /// under no team's name, so no team could be told. Takes about a microsecond for each operation
+    /// used since the last call.
     pub fn watched(&self, window: Window) -> Numbers {
-        // A team that has its numbers forgotten has its alerts end, which it could silence as well.
+        // Resetting a team's numbers therefore ends its alerts. That gives the team no new power,
+        // because it could silence them as well.
         let (now, view) = (self.0.ticks.now(), View::own(window));
         let mut numbers = Numbers::default();
         for (team, scope) in self.0.scopes.named() {

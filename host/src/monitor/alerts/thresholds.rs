@@ -1,4 +1,4 @@
-//! Which limit applies to what.
+//! The limits that apply to each subject of a rule.
 
 use std::time::Duration;
 
@@ -9,40 +9,40 @@ use crate::config::{AlertOverride, AlertRuleConfig, AlertWindow, AlertsConfig};
 use crate::model::{AlertRule, Name, Severity, duration};
 use crate::monitor::Window;
 
-/// The thresholds with their overrides.
+/// The configured thresholds and their overrides.
 #[derive(Clone, Debug)]
 pub struct Thresholds {
     config: AlertsConfig,
 }
 
-/// What applies to one subject.
+/// The settings of a rule for one subject.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Limit {
-    /// How soon somebody should look.
+    /// The severity of the alert.
     pub severity: Severity,
-    /// Beyond this it is bad.
+    /// A value beyond this threshold is bad.
     pub threshold: f64,
-    /// Only on the other side of this it is well again.
+    /// A value must be on the good side of this threshold before the alert can resolve.
     pub resolve_threshold: f64,
-    /// Fewer calls prove nothing.
+    /// The minimum number of calls. Fewer calls prove nothing.
     pub calls_min: u64,
-    /// How long it must be bad.
+    /// The time that the value must stay bad before the alert fires.
     #[serde(with = "duration")]
     pub fire_after: Duration,
-    /// How long it must be well again.
+    /// The time that the value must stay well before the alert resolves.
     #[serde(with = "duration")]
     pub resolve_after: Duration,
 }
 
 impl Thresholds {
-    /// From settings that were checked.
+    /// Creates thresholds from settings that were validated.
     pub fn new(config: &AlertsConfig) -> Self {
         Self {
             config: config.clone(),
         }
     }
 
-    /// The time that values are worked out over.
+    /// Returns the window over which values are measured.
     pub fn window(&self) -> Window {
         match self.config.window {
             AlertWindow::Minute => Window::Minute,
@@ -51,14 +51,14 @@ impl Thresholds {
         }
     }
 
-    /// What applies where no override does; none when the rule is off.
+    /// Returns the limit of a rule without any override; none if the rule is off.
     pub fn general(&self, rule: AlertRule) -> Option<Limit> {
         let config = self.config.rule(rule);
         config.enabled.then(|| self.base(config))
     }
 
-    /// What applies to a subject: the rule's own settings, then those of every override that fits, in their order. None
-    /// when it is not watched.
+    /// Returns the limit for a subject: the rule's own settings, then the settings of each matching
+    /// override, in the configured order. Returns none if the subject is not watched.
     pub fn limit(&self, rule: AlertRule, team: Option<&Name>, subject: &str) -> Option<Limit> {
         let config = self.config.rule(rule);
         let (mut enabled, mut limit) = (config.enabled, self.base(config));
@@ -81,7 +81,7 @@ impl Thresholds {
         enabled.then_some(limit)
     }
 
-    /// The overrides that can apply to a team's subjects; all of them without a team.
+    /// Returns the overrides that can apply to the team's subjects; without a team, all overrides.
     pub fn overrides(&self, team: Option<&Name>) -> Vec<&AlertOverride> {
         let concerns = |one: &&AlertOverride| match (team, &one.team) {
             (Some(team), Some(pattern)) => pattern.matches(team.as_str()),
@@ -137,7 +137,7 @@ fn fits(one: &AlertOverride, rule: AlertRule, team: Option<&Name>, subject: &str
         && plugin_fits()
 }
 
-/// `expense` for `step expense/pay`, and `expense@2.0.0` for `plugin expense@2.0.0`.
+/// Returns `expense` for `step expense/pay`, and `expense@2.0.0` for `plugin expense@2.0.0`.
 fn plugin_of(subject: &str) -> Option<&str> {
     let rest = subject
         .strip_prefix("step ")
@@ -188,7 +188,7 @@ mod tests {
             (Some("acme"), "plugin expense-report@2.0.0", Some(1000.0)),
             (Some("lab-1"), "step expense/pay", None),
             (Some("lab-1"), "step pay/now", Some(1000.0)),
-            // The host's own belong to no team.
+            // The host's own operations belong to no team.
             (None, "commit_step", Some(1000.0)),
         ] {
             assert_eq!(
