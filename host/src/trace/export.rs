@@ -1,8 +1,9 @@
-//! Sends spans to the collector: OTLP, protobuf by HTTP, in batches, from a thread of its own.
+//! Sends spans to the collector: OTLP, protobuf by HTTP, in batches, on a thread of its own.
 //!
-//! Nothing waits for the collector. What it does not take in time, and what does not fit the queue meanwhile, is
-//! dropped, counted, and told of in the log at most once a minute. The SDK's batches count what they drop but do not
-//! say it, so the room in the queue is counted here and theirs never overflows.
+//! No caller waits for the collector. Spans that the collector does not take in time, and spans
+//! that find the queue full, are dropped and counted. The log reports dropped spans at most once a
+//! minute. The SDK's batch processor does not report what it drops, so this module counts the spans
+//! in the queue and never lets the processor's queue overflow.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,38 +27,40 @@ use crate::clock::Clock;
 use crate::config::TracingConfig;
 use crate::outgoing;
 
-/// How often the log is told that spans are dropped.
+/// The minimum time between two log lines about dropped spans.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
-/// A collector answers with a few bytes about spans that it refused.
+/// The maximum length of a collector's response. A collector responds with a few bytes about
+/// refused spans.
 const ANSWER_BYTES_MAX: u64 = 64 * 1_024;
 
-/// Why traces cannot be sent.
+/// A reason why traces cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// An entry of `tracing.headers`. Its text is not shown: it is a secret.
+    /// An entry of `tracing.headers` is not valid. The message does not show the text, because it
+    /// is a secret.
     #[error("read tracing.headers: write name=value,name=value")]
     Headers,
-    /// The file that should hold them.
+    /// The file with the headers cannot be read.
     #[error("read tracing.headers from {path}: {source}")]
     HeadersFile {
-        /// Where it should be.
+        /// The path of the file.
         path: String,
-        /// Why it is not read.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The exporter refuses a setting, or a variable of the environment.
+    /// The exporter refuses a setting or an environment variable.
     #[error("send traces: {0}")]
     Exporter(String),
 }
 
-/// How sending does.
+/// Numbers of exported, dropped and waiting spans.
 pub(super) struct ExportStats {
     pub(super) exported: u64,
     pub(super) dropped: u64,
     pub(super) waiting: u64,
 }
 
-/// Where spans go when they have ended.
+/// The exporter that takes ended spans.
 pub(super) struct Export {
     processor: BatchSpanProcessor,
     counts: Arc<Counts>,
@@ -101,7 +104,7 @@ impl Export {
             .with_scheduled_delay(config.interval)
             .build();
         let mut processor = BatchSpanProcessor::new(counted, batches);
-        // With what OTEL_RESOURCE_ATTRIBUTES adds.
+        // The builder adds the attributes of OTEL_RESOURCE_ATTRIBUTES.
         let resource = Resource::builder().with_service_name(config.service_name.clone());
         processor.set_resource(&resource.with_attribute(version()).build());
         Ok(Self {
@@ -111,7 +114,7 @@ impl Export {
         })
     }
 
-    /// Takes a span that has ended. Never waits.
+    /// Queues an ended span, or drops it if the queue is full. Never waits.
     pub(super) fn hand_over(&self, span: SpanData) {
         let counts = &self.counts;
         let full = counts.waiting.fetch_add(1, Ordering::Relaxed) >= self.queue_max;
@@ -131,7 +134,8 @@ impl Export {
         }
     }
 
-    /// Blocks until what waits is sent, and says whether it was, within the time.
+    /// Blocks until the waiting spans are sent. Returns false if they were not sent within the
+    /// time.
     pub(super) fn stop(&self, within: Duration) -> bool {
         self.counts.stopped.store(true, Ordering::Relaxed);
         self.processor.shutdown_with_timeout(within).is_ok()
@@ -142,7 +146,7 @@ fn version() -> opentelemetry::KeyValue {
     opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))
 }
 
-/// `name=value,name=value`.
+/// Parses `name=value,name=value`.
 fn read_headers(text: &str) -> Result<HashMap<String, String>, TraceError> {
     let entries = text
         .split(',')
@@ -151,7 +155,8 @@ fn read_headers(text: &str) -> Result<HashMap<String, String>, TraceError> {
     let headers = entries.map(|entry| {
         let (name, value) = entry.split_once('=').ok_or(TraceError::Headers)?;
         let (name, value) = (name.trim(), value.trim());
-        // The exporter would leave out what it cannot send, and nobody would know why the collector says no.
+        // The exporter would silently leave out a header that it cannot send, and the collector's
+        // refusal would be hard to explain.
         let sendable = Request::builder().header(name, value).body(()).is_ok();
         if sendable {
             Ok((name.to_owned(), value.to_owned()))
@@ -162,7 +167,7 @@ fn read_headers(text: &str) -> Result<HashMap<String, String>, TraceError> {
     headers.collect()
 }
 
-/// The exporter, and what becomes of what it is given.
+/// An exporter that counts the exported and the dropped spans.
 #[derive(Debug)]
 struct Counted {
     exporter: OtlpExporter,
@@ -171,7 +176,7 @@ struct Counted {
     told: Mutex<Told>,
 }
 
-/// What the log knows of spans that were dropped.
+/// The dropped spans that the log already reported.
 #[derive(Debug, Default)]
 struct Told {
     at: Option<Instant>,
@@ -232,7 +237,7 @@ impl Counted {
     }
 }
 
-/// The host's own client, on the exporter's thread, which may block.
+/// The host's own HTTP client. It runs on the exporter's thread, which may block.
 #[derive(Debug)]
 struct Collector(ureq::Agent);
 

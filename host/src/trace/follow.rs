@@ -1,8 +1,8 @@
-//! How many traces are recorded only because their callers ask for it.
+//! A limit for traces that are recorded only because their callers ask for it.
 //!
-//! Recording costs the host memory and time and its collector room, and a caller asks for it with a header. So those
-//! who may ask share a number of traces a second, and the others have none. What the host's own sampling picks anyway
-//! does not count.
+//! Recording costs memory and time on the host and space in the collector, and any caller can ask
+//! for it with a header. So callers with a token share a number of traces a second, and callers
+//! without one have none. Traces that the host's own sampling picks do not count.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::model::TokenBucket;
 
-/// Traces that callers may still ask for: so many a second, and as many at once.
+/// A token bucket of traces that callers may ask for. The rate per second is also the burst.
 #[derive(Debug)]
 pub(super) struct Follow {
     bucket: Mutex<TokenBucket>,
@@ -27,7 +27,7 @@ impl Follow {
         }
     }
 
-    /// Whether one more is followed. One that is not is counted.
+    /// Takes one trace from the bucket. Returns false, and counts a refusal, if there is none.
     pub(super) fn admits(&self, now: Instant) -> bool {
         let admitted = self.bucket.lock().take(now).is_ok();
         if !admitted {
@@ -36,18 +36,19 @@ impl Follow {
         admitted
     }
 
-    /// Counts one that is not followed.
+    /// Counts a trace that is not recorded.
     pub(super) fn refuse(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One that was followed turns out to be nobody's who may ask.
+    /// Returns a trace to the bucket, because its caller turned out to have no valid token. Counts
+    /// a refusal.
     pub(super) fn take_back(&self) {
         self.bucket.lock().put_back();
         self.refuse();
     }
 
-    /// How many were not followed.
+    /// Returns the number of refused traces.
     pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

@@ -1,15 +1,18 @@
-//! Traces: what a request led to, span by span, sent to a collector by OTLP. The only module that names OpenTelemetry.
+//! Traces: what a request led to, span by span, sent to a collector by OTLP. Only this module names
+//! OpenTelemetry.
 //!
-//! A request makes a trace, or continues the caller's; the instances that it starts belong to it, and so does each
-//! attempt at their steps, on whatever host and after whatever restart. An instance keeps its `traceparent` in its row;
-//! its own span's id is made from its id, so it is known before the span is over and needs no place of its own.
+//! A request begins a trace or continues its caller's. The instances that the request starts belong
+//! to the trace, and so do all attempts at their steps, on any host and after any restart. An
+//! instance stores its `traceparent` in its row. The id of its own span is derived from the
+//! instance's id, so the span's id is known before the span ends, and no column stores it.
 //!
-//! Parents are handed on as values ([`TraceParent`]), never through a thread's or a task's state: drivers, the committer
-//! and guests run elsewhere than who asked. A [`Span`] that nobody records is an empty option. So without a collector,
-//! or in a trace that is not sampled, making and ending one is a branch: no id, no clock, no memory.
+//! Parents are passed as values ([`TraceParent`]), never through the state of a thread or task,
+//! because drivers, the committer and guests run on other tasks than the request. A [`Span`] that
+//! is not recorded is an empty option. Without a collector, or in a trace that is not sampled,
+//! making and ending a span is a branch: no id, no clock, no memory.
 //!
-//! Values of attributes are names, numbers and codes that are bounded where they are made. Tokens, payloads, storage
-//! keys and values, and raw paths are never among them.
+//! Values of attributes are names, numbers and codes whose length is bounded at their source.
+//! Tokens, payloads, storage keys and values, and raw paths are never attributes.
 
 mod export;
 mod follow;
@@ -32,31 +35,32 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::TracingConfig;
 use crate::model::{Instance, InstanceStatus, TraceParent};
 
-/// Makes spans. Clones share one collector.
+/// A maker of spans. Clones share one exporter.
 #[derive(Clone)]
 pub struct Tracer(Option<Arc<Shared>>);
 
-/// Who asks for something, as far as it is known before the request is looked at.
+/// The caller of a root span, as far as it is known before the request is authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// Somebody who works in no trace, or the host itself.
+    /// A caller outside of any trace, or the host itself.
     Untraced,
-    /// Somebody who works in this span and needs a token. If it turns out that there is none, [`Span::disown`].
+    /// A caller that works in this span and must have a token. If the token turns out to be
+    /// missing, the host calls [`Span::disown`].
     Holder(TraceParent),
-    /// Anybody, who works in this span.
+    /// A caller that works in this span and needs no token.
     Anybody(TraceParent),
 }
 
-/// How recording does.
+/// Numbers about recording.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceStats {
     /// Spans that the collector took.
     pub exported: u64,
-    /// Spans that it did not take, or that found the queue full.
+    /// Spans that the collector refused, or that found the queue full.
     pub dropped: u64,
-    /// Spans that wait, or are being sent.
+    /// Spans in the queue, or being sent.
     pub waiting: u64,
-    /// Requests that their callers wanted to be recorded, and that were not.
+    /// Requests that were not recorded although their callers asked for it.
     pub unfollowed: u64,
 }
 
@@ -71,16 +75,16 @@ struct Shared {
 }
 
 impl Tracer {
-    /// One that records nothing.
+    /// Returns a tracer that records nothing.
     pub const fn off() -> Self {
         Self(None)
     }
 
-    /// Begins to send to `tracing.otlp_endpoint`; off if there is none. `headers` are those of the settings, wherever
-    /// they came from.
+    /// Starts to send spans to `tracing.otlp_endpoint`. Returns a tracer that is off if the setting
+    /// is empty. `headers` has the text of `tracing.headers` or of its file.
     ///
     /// # Errors
-    /// An address or headers that cannot be.
+    /// Fails if the headers are not valid or the exporter refuses a setting.
     pub fn start(config: &TracingConfig, headers: &str, clock: Clock) -> Result<Self, TraceError> {
         let Some(url) = config.traces_url() else {
             return Ok(Self::off());
@@ -98,14 +102,16 @@ impl Tracer {
         }))))
     }
 
-    /// The first span here of something that came from outside. `tracing.sample_ratio` of them are recorded; beyond
-    /// that, what their callers want recorded, if they may ask and up to `tracing.followed_per_second_max`. What its
-    /// caller does not want recorded is not.
+    /// Begins the first span on this host of a request from outside. `tracing.sample_ratio` of them
+    /// are recorded. Beyond that, a span is recorded if its caller asks for it with a token, up to
+    /// `tracing.followed_per_second_max` a second. A span is not recorded if its caller's trace is
+    /// not sampled.
     pub fn root(&self, kind: SpanKind, caller: Caller) -> Span {
         let Some(shared) = &self.0 else {
             return Span::none();
         };
-        // By an id of our own also where the caller has one: the caller may have chosen it.
+        // The host's own id decides, even if the caller sent an id, because the caller may have
+        // chosen that id.
         let sampled = shared.sampled_trace(&kind);
         let (Caller::Holder(parent) | Caller::Anybody(parent)) = caller else {
             return sampled.map_or_else(Span::none, |trace_id| {
@@ -129,7 +135,7 @@ impl Tracer {
         }
     }
 
-    /// A part of something that is recorded; nothing if that is not.
+    /// Begins a span below `parent`. The span is empty if the parent is not recorded.
     pub fn child(&self, kind: SpanKind, parent: Option<TraceParent>) -> Span {
         match (&self.0, parent) {
             (Some(shared), Some(parent)) if parent.sampled => {
@@ -139,7 +145,7 @@ impl Tracer {
         }
     }
 
-    /// Records the life of an instance that has ended.
+    /// Records the span of an instance that has ended.
     pub fn record_instance(&self, instance: &Instance, ended: Timestamp) {
         let (own, creator) = (instance.span(), instance.traceparent);
         let mut span = match (&self.0, own, creator) {
@@ -158,12 +164,12 @@ impl Tracer {
         }
     }
 
-    /// Host calls of one attempt that have spans.
+    /// Returns the maximum number of host calls of one attempt that have spans.
     pub fn host_calls_max(&self) -> u32 {
         self.0.as_ref().map_or(0, |shared| shared.host_calls_max)
     }
 
-    /// How many spans were sent and dropped; none if nothing is recorded.
+    /// Returns the numbers of sent and dropped spans; none if tracing is off.
     pub fn stats(&self) -> Option<TraceStats> {
         self.0.as_ref().map(|shared| {
             let ExportStats {
@@ -180,7 +186,8 @@ impl Tracer {
         })
     }
 
-    /// Sends what is left, and then nothing more. What the collector does not take within the time is dropped.
+    /// Sends the waiting spans and then stops. Drops the spans that the collector does not take
+    /// within the time.
     pub async fn drain(&self, within: Duration) {
         let Some(shared) = self.0.clone() else { return };
         let sending = tokio::task::spawn_blocking(move || shared.export.stop(within));
@@ -191,7 +198,8 @@ impl Tracer {
 }
 
 impl Shared {
-    /// The id of a new trace, if it is recorded. The id decides, so that others with the same ratio decide the same.
+    /// Returns the id of a new trace if the trace is sampled. The decision depends only on the id,
+    /// so other programs with the same ratio decide the same.
     fn sampled_trace(&self, kind: &SpanKind) -> Option<u128> {
         let trace_id = RandomIdGenerator::default().new_trace_id();
         let result = self

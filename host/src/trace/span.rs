@@ -1,4 +1,4 @@
-//! A span under way. It ends, and is handed on to be sent, when it is dropped.
+//! A span in progress. Dropping the span ends it and hands it to the exporter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,7 +15,7 @@ use super::Shared;
 use crate::clock::Timestamp;
 use crate::model::TraceParent;
 
-/// A span, or nothing if nobody records it: then every method is a branch.
+/// A span; empty if it is not recorded. Every method of an empty span is one branch.
 #[must_use = "a span ends when it is dropped"]
 pub struct Span(Option<Box<Recording>>);
 
@@ -23,13 +23,13 @@ struct Recording {
     shared: Arc<Shared>,
     own: TraceParent,
     data: SpanData,
-    /// When it began; none if its end is known already.
+    /// The start of the span; none if its end is already known.
     began: Option<Instant>,
-    /// Recorded only because the caller wants it.
+    /// True if the span is recorded only because its caller asked for it.
     followed: bool,
 }
 
-/// A value of an attribute. Texts are copied only into spans that are recorded.
+/// The value of an attribute. A text is copied only if the span is recorded.
 #[derive(Clone, Copy, Debug)]
 pub enum Attribute<'a> {
     /// A name or a code.
@@ -78,7 +78,7 @@ impl From<Attribute<'_>> for Value {
 }
 
 impl Span {
-    /// One that nobody records.
+    /// Returns a span that is not recorded.
     pub const fn none() -> Self {
         Self(None)
     }
@@ -114,7 +114,7 @@ impl Span {
         Self(Some(Box::new(recording)))
     }
 
-    /// Recorded only because the caller wants it.
+    /// Marks the span as recorded only because its caller asked for it.
     pub(super) fn on_the_callers_word(mut self) -> Self {
         if let Some(recording) = &mut self.0 {
             recording.followed = true;
@@ -122,26 +122,27 @@ impl Span {
         self
     }
 
-    /// Its caller turns out to be nobody: forgets the span, unless it would have been recorded anyway.
+    /// Drops the span unless sampling picked it, because its caller has no valid token.
     pub fn disown(&mut self) {
         if let Some(recording) = self.0.take_if(|recording| recording.followed) {
             recording.shared.follow.take_back();
         }
     }
 
-    /// What its parts have as their parent; none if it is not recorded, and then they are not either.
+    /// Returns the parent for child spans; none if the span is not recorded, and then its children
+    /// are not either.
     pub fn context(&self) -> Option<TraceParent> {
         self.0.as_ref().map(|recording| recording.own)
     }
 
-    /// Names it. The text is worked out only if it is recorded.
+    /// Sets the name. `name` is called only if the span is recorded.
     pub fn name(&mut self, name: impl FnOnce() -> String) {
         if let Some(recording) = &mut self.0 {
             recording.data.name = name().into();
         }
     }
 
-    /// As [`Span::name`], with a text that is there.
+    /// Sets a constant name.
     #[must_use = "a span ends when it is dropped"]
     pub fn named(mut self, name: &'static str) -> Self {
         if let Some(recording) = &mut self.0 {
@@ -160,14 +161,15 @@ impl Span {
         }
     }
 
-    /// As [`Span::set`], with a text that is worked out only if the span is recorded.
+    /// Adds an attribute whose text is computed only if the span is recorded.
     pub fn set_with(&mut self, key: &'static str, value: impl FnOnce() -> String) {
         if let Some(recording) = &mut self.0 {
             recording.data.attributes.push(KeyValue::new(key, value()));
         }
     }
 
-    /// It did not do what it should, for this reason: a code, and never a message, which may quote what a client sent.
+    /// Marks the span as failed. `reason` is a code, never a message, because a message may quote
+    /// what a client sent.
     pub fn fail(&mut self, reason: &str) {
         self.set("error.type", reason);
         if let Some(recording) = &mut self.0 {
@@ -175,7 +177,7 @@ impl Span {
         }
     }
 
-    /// Names other spans that it is about, `tracing.links_max` of them; the others are counted.
+    /// Links other spans, up to `tracing.links_max`. Further links are counted and dropped.
     pub fn link(&mut self, others: impl Iterator<Item = TraceParent>) {
         let Some(recording) = &mut self.0 else { return };
         let links_max = recording.shared.links_max;
@@ -236,7 +238,7 @@ impl Drop for Span {
             ..
         } = *recording;
         if let Some(began) = began {
-            // Not the wall clock again: it may have been set back meanwhile.
+            // The monotonic clock, because the wall clock may have been set back meanwhile.
             data.end_time = data.start_time + shared.clock.monotonic().duration_since(began);
         }
         shared.export.hand_over(data);
