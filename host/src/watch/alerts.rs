@@ -1,4 +1,4 @@
-//! Looks at the numbers, writes what becomes of the alerts, and says who is to be told.
+//! Evaluates the alert rules, writes the changed alerts, and queues the messages that are due.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,12 @@ use crate::model::{AlertEventKind, AlertRule, AlertState, Name};
 use crate::monitor::alerts::{CacheNumbers, Muted, Reading, RecentHits, owed, read};
 use crate::store::{Alert, HistoryStep, Silence, StoreError};
 
-/// What alerts remember from one tick to the next. All that matters is in the database.
+/// State of the evaluation that is kept from one tick to the next. The alerts themselves are in the
+/// database.
 #[derive(Debug, Default)]
 pub(super) struct Lookout {
     recent: Option<RecentHits>,
-    /// When it was last looked for what is too old.
+    /// The minute of the last deletion of old alerts.
     tidied: Option<Timestamp>,
 }
 
@@ -73,7 +74,8 @@ impl Lookout {
         self.tidy(parts, now).await
     }
 
-    /// Works out percentiles of maybe thousands of operations: not where requests are served.
+    /// Reads the numbers on a blocking thread, because this computes percentiles of perhaps
+    /// thousands of operations.
     async fn read(&mut self, shared: &Shared, now: Timestamp) -> Result<Vec<Reading>, StoreError> {
         let parts = &shared.parts;
         let caches = parts.store.cache_stats().into_iter();
@@ -100,7 +102,7 @@ impl Lookout {
             .map_err(|_| StoreError::Closed)
     }
 
-    /// Deletes what is too old, at most once a minute.
+    /// Deletes old alerts and ended silences, at most once a minute.
     async fn tidy(&mut self, parts: &WatchParts, now: Timestamp) -> Result<(), StoreError> {
         let minute = HistoryStep::Minute.begin(now);
         if self.tidied == Some(minute) {
@@ -118,10 +120,10 @@ impl Lookout {
 }
 
 impl Watch {
-    /// Shows subscribers the alerts as the database has them now: after somebody has changed one.
+    /// Sends the alerts in the database to subscribers. Called after a user has changed an alert.
     ///
     /// # Errors
-    /// The database's.
+    /// Fails if the database fails.
     pub async fn refresh_alerts(&self) -> Result<(), StoreError> {
         let alerts = self.active_alerts(None).await?;
         self.0
@@ -130,28 +132,32 @@ impl Watch {
         Ok(())
     }
 
-    /// The alerts that are pending or firing and that the team may see, with their silences; without a team, all.
+    /// Returns the pending and firing alerts that the team may see, with their silences; without a
+    /// team, all of them.
     ///
     /// # Errors
-    /// The database's.
+    /// Fails if the database fails.
     pub async fn active_alerts(&self, team: Option<Name>) -> Result<Vec<Alert>, StoreError> {
         let Shared { parts, .. } = &*self.0;
         let mut alerts = parts.store.active_alerts(team).await?;
-        // All of them: a team is not told of an alert of the host that an operator silenced.
+        // Silences of all teams are read, because an operator's silence of a host alert holds for
+        // every team.
         let silences = parts.store.silences(None, parts.clock.now()).await?;
         silence(&mut alerts, &silences);
         Ok(alerts)
     }
 
-    /// How many alerts fire that the team may see, as of the last look; without a team, all.
+    /// Returns the number of firing alerts that the team may see, as of the last evaluation;
+    /// without a team, of all.
     pub fn alerts_firing(&self, team: Option<&Name>) -> u64 {
         self.0.feed.alerts_firing(team)
     }
 
-    /// How many alerts are pending or firing that this host looks after and the team may see, as of the last look;
-    /// without a team, of everybody. Those of other hosts are counted there, so that the sum over all hosts is right.
-    /// Of the host's own there is a number for each rule that is on, even if it is 0, so that nobody takes a rule
-    /// without alerts for one that is not looked at.
+    /// Returns the numbers of pending and firing alerts that this host owns and the team may see,
+    /// as of the last evaluation; without a team, of all alerts. Each host counts only its own
+    /// alerts, so the sum over all hosts is right. For the host's own alerts there is an entry for
+    /// each enabled rule, even if it is 0. A missing entry would look like a rule that is not
+    /// evaluated.
     pub fn alert_counts(&self, team: Option<&Name>) -> BTreeMap<AlertGroup, u64> {
         let mut counts = self.0.feed.alert_counts(team);
         for rule in AlertRule::ALL {

@@ -1,8 +1,8 @@
-//! Whom the present is shown to.
+//! The live feed: sends snapshots to subscribers.
 //!
-//! Subscribers with the same rights share one snapshot, which is made and written as JSON once. What surprises: nothing
-//! is queued. A subscriber that is slow finds the newest snapshot when it looks again, and never learns of those that it
-//! missed, so that it costs no memory.
+//! Subscribers with the same rights share one snapshot, which is made and written as JSON once.
+//! Nothing is queued. A slow subscriber finds only the newest snapshot when it reads again, so it
+//! costs no memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,51 +15,51 @@ use tokio_util::sync::CancellationToken;
 use crate::config::LiveConfig;
 use crate::model::{AlertRule, AlertState, Name, Severity};
 
-/// What a subscriber is told, as JSON.
+/// An update for a subscriber, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
     /// The numbers of this moment.
     Stats(Arc<str>),
-    /// The alerts that are pending or firing, at first and whenever one has changed.
+    /// The pending and firing alerts, sent at first and at each change.
     Alerts(Arc<str>),
 }
 
-/// Why there is no subscription.
+/// The reason why a subscription is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscriptionError {
-    /// `live.subscribers_max` or `live.subscribers_per_team_max`.
+    /// `live.subscribers_max` or `live.subscribers_per_team_max` is reached.
     #[error("too many live streams are open: close one, or try again later")]
     Full,
-    /// No more are begun.
+    /// The host stops.
     #[error("the host is shutting down")]
     Closed,
 }
 
-/// Alerts that count as one number.
+/// A group of alerts that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AlertGroup {
-    /// Whose they are; none for the host's own.
+    /// The team that owns the alerts; none for the host's own alerts.
     pub team: Option<Name>,
-    /// What they break.
+    /// The rule that the alerts are about.
     pub rule: AlertRule,
-    /// How soon somebody should look.
+    /// The severity of the alerts.
     pub severity: Severity,
-    /// Pending or firing.
+    /// The state: pending or firing.
     pub state: AlertState,
 }
 
 /// An alert as subscribers see it.
 #[derive(Clone, Debug)]
 pub(super) struct LiveAlert {
-    /// What it counts as. The host's alerts are for everybody.
+    /// The group that the alert counts in. Every team sees the host's alerts.
     pub(super) group: AlertGroup,
-    /// This host looks after it, and no other counts it.
+    /// True if this host owns the alert and counts it.
     pub(super) ours: bool,
-    /// All of it.
+    /// The whole alert, as JSON.
     pub(super) body: Value,
 }
 
-/// One subscriber's end.
+/// The receiving end of a subscription.
 #[derive(Debug)]
 pub struct Subscription {
     stats: watch::Receiver<Arc<str>>,
@@ -67,7 +67,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next thing to tell; none when the feed is closed. May be dropped while it waits without losing anything.
+    /// Waits for the next update; returns none when the feed is closed. Cancelling the future loses
+    /// no update.
     pub async fn next(&mut self) -> Option<Update> {
         tokio::select! {
             biased;
@@ -83,18 +84,18 @@ impl Subscription {
     }
 }
 
-/// All subscribers.
+/// The feed of all subscribers.
 pub(super) struct Feed {
     config: LiveConfig,
     state: Mutex<State>,
-    /// Somebody came.
+    /// Notified for each new subscriber.
     came: Notify,
     closed: CancellationToken,
 }
 
 #[derive(Default)]
 struct State {
-    /// By team; without a team, for those who see everything.
+    /// The senders of each team; those without a team serve operators, who see everything.
     scopes: HashMap<Option<Name>, Senders>,
     alerts: Arc<[LiveAlert]>,
     closed: bool,
@@ -121,7 +122,8 @@ impl Feed {
         snapshot: impl FnOnce() -> Value,
     ) -> Result<Subscription, SubscriptionError> {
         self.admit(&mut self.state.lock(), team)?;
-        // Without the lock: it costs more than all that is done under it. Meanwhile others may have come.
+        // The snapshot is made without the lock, because it takes longer than all that is done
+        // under the lock. Other subscribers may come meanwhile, so `admit` runs again.
         let snapshot = snapshot();
         let mut state = self.state.lock();
         self.admit(&mut state, team)?;
@@ -134,7 +136,7 @@ impl Feed {
                 alerts: watch::Sender::new(alerts_text(team, &alerts)),
             });
         let (mut stats, mut alerts) = (senders.stats.subscribe(), senders.alerts.subscribe());
-        // What there is counts as new to who has just come.
+        // The present values count as new for the new subscriber.
         stats.mark_changed();
         alerts.mark_changed();
         drop(state);
@@ -158,7 +160,7 @@ impl Feed {
         Ok(())
     }
 
-    /// Waits until there is a subscriber. False: there will be none any more.
+    /// Waits until there is a subscriber. Returns false if the feed is closed.
     pub(super) async fn is_watched(&self) -> bool {
         loop {
             {
@@ -175,7 +177,7 @@ impl Feed {
         }
     }
 
-    /// Shows everybody the present.
+    /// Sends the present numbers to all subscribers.
     pub(super) fn show(&self, snapshot: impl Fn(Option<&Name>) -> Value) {
         let (teams, alerts) = {
             let state = self.state.lock();
@@ -192,20 +194,20 @@ impl Feed {
         }
     }
 
-    /// Tells subscribers that the alerts that are pending or firing are these now, if one has changed.
+    /// Sends the pending and firing alerts to the subscribers whose alerts changed.
     pub(super) fn show_alerts(&self, alerts: Vec<LiveAlert>) {
         let mut state = self.state.lock();
         state.alerts = alerts.into();
         for (team, senders) in &state.scopes {
             let text = alerts_text(team.as_ref(), &state.alerts);
-            // Another team's alert has changed.
+            // The text is the same if only another team's alert changed.
             senders
                 .alerts
                 .send_if_modified(|shown| std::mem::replace(shown, Arc::clone(&text)) != text);
         }
     }
 
-    /// Those that fire, of what was shown last.
+    /// Returns the number of firing alerts among those shown last.
     pub(super) fn alerts_firing(&self, team: Option<&Name>) -> u64 {
         let alerts = Arc::clone(&self.state.lock().alerts);
         visible(team, &alerts)
@@ -213,7 +215,7 @@ impl Feed {
             .count() as u64
     }
 
-    /// How many alerts are this host's to look after, of what was shown last.
+    /// Counts the alerts that this host owns among those shown last.
     pub(super) fn alert_counts(&self, team: Option<&Name>) -> BTreeMap<AlertGroup, u64> {
         let alerts = Arc::clone(&self.state.lock().alerts);
         let mut counts = BTreeMap::new();
@@ -223,7 +225,7 @@ impl Feed {
         counts
     }
 
-    /// Ends all subscriptions.
+    /// Ends all subscriptions and refuses new ones.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -238,7 +240,7 @@ impl Feed {
 }
 
 impl LiveAlert {
-    /// It has lasted as long as its rule asks for.
+    /// Returns true if the alert fires.
     fn is_firing(&self) -> bool {
         self.group.state == AlertState::Firing
     }
@@ -366,7 +368,7 @@ mod tests {
             Some(Update::Alerts(r#"{"alerts":[{"id":"theirs"}]}"#.into()))
         );
         feed.show(|_| json!({}));
-        // Nothing about alerts comes first.
+        // The empty list of alerts comes first.
         assert_eq!(
             ours.next().await,
             Some(Update::Stats(r#"{"alerts_firing":0}"#.into()))

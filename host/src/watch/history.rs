@@ -1,7 +1,7 @@
-//! Writes the monitor's numbers into the history and deletes what is too old.
+//! Writes the monitor's numbers into the history and deletes old points.
 //!
-//! What surprises: what could not be written is not lost and not written twice. It stays in [`Unwritten`] and is a part
-//! of the next write, which replaces what the failed one may have written after all.
+//! A failed write loses no numbers and writes none twice. They stay in [`Unwritten`] and are part
+//! of the next write, which replaces what the failed write may have stored after all.
 
 use std::collections::HashMap;
 
@@ -10,21 +10,21 @@ use super::unwritten::{Unwritten, counted};
 use crate::clock::Timestamp;
 use crate::store::{Counted, HistoryStep, Series, SeriesKind, StoreError};
 
-/// Transactions of one tick that delete: what is more is left for the next.
+/// Maximum number of deleting transactions in one tick. The next ticks delete the rest.
 const DELETIONS_MAX: u32 = 20;
 
-/// What the history remembers from one tick to the next.
+/// State of the history that is kept from one tick to the next.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
     unwritten: Unwritten,
-    /// What counters that are not the monitor's showed the last time.
+    /// The last values of counters that the store keeps.
     seen: HashMap<String, u64>,
-    /// When it was last looked for what is too old.
+    /// The minute of the last deletion of old points.
     tidied: Option<Timestamp>,
 }
 
 impl Recorder {
-    /// Takes what was counted since the last call, and writes all that is to be written.
+    /// Takes the numbers recorded since the last call, and writes all unwritten points.
     pub(super) async fn tick(&mut self, parts: &WatchParts) {
         let interval = parts.monitor.drain();
         let (at, now) = (interval.from, interval.to);
@@ -34,7 +34,8 @@ impl Recorder {
         if let Err(error) = &written {
             tracing::warn!(%error, "could not write the history; the next tick writes it too");
         }
-        // Not the present: the next interval begins where this one ends, in a step that may be over by now.
+        // `now` is the end of the interval, not the present: the next interval begins there, in a
+        // step that may be over by the present.
         let given_up = self.unwritten.forget(now, parts.history.unwritten_max);
         if given_up > 0 {
             tracing::warn!(
@@ -61,7 +62,7 @@ impl Recorder {
             let (written, result) = parts.store.write_history(points, batch).await;
             self.unwritten.settle(written);
             match result {
-                // A value that the database cannot hold would be in the way for ever.
+                // A value that the database cannot store would block all later writes.
                 Err(error @ StoreError::Value(_)) => {
                     tracing::error!(%error, "gives up points of the history that the database refuses");
                     self.unwritten.settle(batch);
@@ -71,7 +72,8 @@ impl Recorder {
         }
     }
 
-    /// What the store and the engine know themselves: counters as what was added since the last tick, and gauges.
+    /// Returns the numbers of the store and the engine: counters as the increase since the last
+    /// tick, and gauges.
     fn of_the_store(&mut self, parts: &WatchParts) -> Vec<(Series, Counted)> {
         let mut counted = Vec::new();
         let series = |kind, name| Series {
@@ -121,7 +123,7 @@ impl Recorder {
         counted
     }
 
-    /// Deletes what is too old, at most once a minute.
+    /// Deletes old points, at most once a minute.
     async fn tidy(&mut self, parts: &WatchParts) {
         let now = parts.clock.now();
         let minute = HistoryStep::Minute.begin(now);

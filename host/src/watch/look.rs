@@ -1,4 +1,5 @@
-//! What becomes of the alerts at a look. Pure: what is known and what was read come in, what is to be written comes out.
+//! One evaluation of all alerts. The module is pure: alerts and readings come in, rows to write
+//! come out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,24 +9,24 @@ use crate::model::{AlertEventKind, AlertState};
 use crate::monitor::alerts::{Limit, Reading, Thresholds, Told, Verdict, advance};
 use crate::store::{Alert, AlertKey, AlertLook, AlertReading, WatchedAlerts};
 
-/// What a look goes by.
+/// The settings of an evaluation.
 pub(super) struct Looking<'a> {
     pub(super) thresholds: &'a Thresholds,
-    /// Where ids come from.
+    /// The source of ids.
     pub(super) clock: &'a Clock,
-    /// `alerts.active_max`
+    /// `alerts.active_max`, the maximum number of active alerts.
     pub(super) active_max: usize,
     pub(super) now: Timestamp,
 }
 
-/// What a look came to.
+/// The result of an evaluation.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
-    /// To be written.
+    /// The rows to write.
     pub(super) look: AlertLook,
-    /// What happened to which alert, as it is afterwards.
+    /// Events, each with the alert as it is after the event.
     pub(super) news: Vec<(AlertEventKind, Alert)>,
-    /// Alerts that there was no room for.
+    /// Number of alerts left out because `active_max` is reached.
     pub(super) left_out: usize,
 }
 
@@ -103,7 +104,8 @@ impl Looking<'_> {
         watched: &WatchedAlerts,
         looked: &mut Looked,
     ) {
-        // Nothing was read: nobody calls it any more, or it is not watched any more.
+        // A missing reading means that the subject has no calls any more or is not watched any
+        // more.
         let limit = reading.map_or_else(|| self.limit(alert), |reading| reading.limit);
         let verdict = reading.map_or(Verdict::TooFew, |reading| reading.verdict);
         let change = advance(Some(alert.condition), verdict, &limit, self.now);
@@ -111,7 +113,7 @@ impl Looking<'_> {
             looked.look.dropped.push(alert.clone());
             return;
         };
-        // What too few calls say is not worth showing.
+        // A reading with too few calls is not worth showing.
         let reading = reading.filter(|reading| reading.verdict != Verdict::TooFew);
         let reading = reading.map_or_else(|| alert.reading.clone(), AlertReading::from);
         let after = Alert {
@@ -126,7 +128,8 @@ impl Looking<'_> {
         }
     }
 
-    /// An alert about what is not watched any more ends at once.
+    /// Returns the limit of the alert. An alert about a subject that is no longer watched gets a
+    /// limit that ends it at once.
     fn limit(&self, alert: &Alert) -> Limit {
         let AlertKey {
             rule,
@@ -176,7 +179,8 @@ mod tests {
             }
         }
 
-        /// Looks at so many failed ones of 100 calls of each operation, and remembers what comes of it.
+        /// Evaluates operations with 100 calls each, of which the given number failed, and applies
+        /// the result.
         fn look(&mut self, second: u64, operations: &[(&str, u64)], active_max: usize) -> Looked {
             self.now = START.after(Duration::from_secs(second));
             let number = |(name, errors): &(&str, u64)| OperationNumbers {
@@ -237,7 +241,7 @@ mod tests {
             "nothing is new"
         );
         world.look(80, &[("commit_step", 0)], 9);
-        // Nobody calls it any more.
+        // The operation has no calls any more.
         let news = world.look(140, &[], 9).news;
         assert_eq!(
             news,

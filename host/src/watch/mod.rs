@@ -1,10 +1,11 @@
-//! What the clock drives beside the work: the monitor's numbers are written into the history and compared with the
-//! thresholds of alerts, and whoever watches is shown the present.
+//! Background tasks beside the engine: they write the history, evaluate alerts and feed live
+//! subscribers.
 //!
-//! Three tasks. One ticks every `history.interval`, a last time when the host stops; a tick that panics is logged, and
-//! the next one begins afresh. Another makes snapshots for subscribers, and sleeps while there are none. The third
-//! tells the operator's webhook of alerts. None is ever waited for by a step or a request: a database that is away
-//! costs points of the history and looks at the alerts, and nothing else.
+//! There are three tasks. The first ticks every `history.interval`, and a last time when the host
+//! stops. A tick that panics is logged, and the next tick begins with fresh state. The second makes
+//! snapshots for subscribers and sleeps while there are none. The third sends alerts to the
+//! operator's webhook. No step or request waits for a task. While the database is away, only points
+//! of the history and evaluations of alerts are lost.
 
 mod alerts;
 mod feed;
@@ -34,27 +35,27 @@ use crate::monitor::alerts::Thresholds;
 use crate::store::Store;
 use crate::trace::Tracer;
 
-/// What watches over the host. Clones share it.
+/// The background tasks. Clones share them.
 #[derive(Clone)]
 pub struct Watch(Arc<Shared>);
 
-/// What the watch works with.
+/// The settings and components that the tasks need.
 pub struct WatchParts {
-    /// `[history]`
+    /// The section `[history]`.
     pub history: HistoryConfig,
-    /// `[live]`
+    /// The section `[live]`.
     pub live: LiveConfig,
-    /// `[alerts]`, with the secret of `webhook.secret_file` if there is one.
+    /// The section `[alerts]`, with the secret read from `webhook.secret_file` if that is set.
     pub alerts: AlertsConfig,
-    /// The time.
+    /// The clock that drives the tasks.
     pub clock: Clock,
-    /// Where the history is.
+    /// The store that keeps the history and the alerts.
     pub store: Store,
-    /// Where the numbers come from.
+    /// The source of the numbers.
     pub monitor: Monitor,
-    /// What is under way.
+    /// The source of the engine's gauges.
     pub engine: Engine,
-    /// What records messages to the webhook.
+    /// The tracer that records messages to the webhook.
     pub tracer: Tracer,
 }
 
@@ -92,14 +93,14 @@ impl Watch {
         watch
     }
 
-    /// What happens from now on, for one team or, without a team, for everybody: at once what is known now, then about
-    /// a snapshot every `live.interval`.
+    /// Subscribes to the live feed of one team or, without a team, of all teams. The present state
+    /// comes at once, then about one snapshot every `live.interval`.
     ///
     /// # Errors
-    /// There are as many subscribers as may be, or the host stops.
+    /// Fails if the maximum number of subscribers is reached or the host stops.
     pub async fn subscribe(&self, team: Option<Name>) -> Result<Subscription, SubscriptionError> {
         let watch = self.clone();
-        // What a snapshot costs is not to be paid where requests are served.
+        // A snapshot takes too long for a thread that serves requests.
         let subscribing = move || {
             watch
                 .0
@@ -111,13 +112,13 @@ impl Watch {
             .unwrap_or(Err(SubscriptionError::Closed))
     }
 
-    /// Ends all subscriptions, and lets nobody subscribe any more, so that a server can end its connections.
+    /// Ends all subscriptions and refuses new ones, so that the server can end its connections.
     pub fn close_feed(&self) {
         self.0.feed.close();
     }
 
-    /// Writes what is still to be written and ends the tasks. To be called when nothing is measured any more, and
-    /// before the store is closed.
+    /// Writes the unwritten numbers and ends the tasks. Must be called when nothing is recorded any
+    /// more, and before the store is closed.
     pub async fn drain(&self) {
         self.close_feed();
         self.0.stop.cancel();
@@ -129,7 +130,7 @@ impl Watch {
         let Shared { parts, stop, .. } = &*self.0;
         let interval = parts.history.interval;
         let mut ticker = Ticker::default();
-        // What was there before the start is shown before the first look.
+        // Alerts from before the start are shown before the first evaluation.
         if let Err(error) = self.refresh_alerts().await {
             tracing::warn!(%error, "could not read the alerts; the first tick tries again");
         }
@@ -140,7 +141,7 @@ impl Watch {
                 () = parts.clock.sleep_until(due) => false,
             };
             let watch = self.clone();
-            // A task of its own, so that a panic in it is seen here and ends nothing else.
+            // The tick is a task of its own, so that a panic in it does not end this loop.
             let ticked = tokio::spawn(async move {
                 ticker.tick(&watch.0).await;
                 ticker
@@ -176,8 +177,8 @@ impl Watch {
     }
 }
 
-/// The next multiple of the interval, so that the ticks of all hosts fall together and a point of the history is of
-/// one interval.
+/// Returns the next multiple of the interval. All hosts tick at the same times, and each interval
+/// falls into one point of the history.
 fn next_tick(now: Timestamp, interval: std::time::Duration) -> Timestamp {
     let interval = i64::try_from(interval.as_micros())
         .unwrap_or(i64::MAX)

@@ -1,4 +1,4 @@
-//! The present in one small document: what a live view shows at a glance. The whole is at `/workflow-metrics/stats`.
+//! A small document about the present for live views. All numbers are at `/workflow-metrics/stats`.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,9 @@ use crate::model::Name;
 use crate::monitor::{BatchStats, Surroundings, Window};
 
 impl Watch {
-    /// The last minute, as `team` may see it; without a team, everybody's. Sums the windows of all operations, so it is
-    /// not to be called where requests are served.
+    /// Returns the last minute as the team may see it; without a team, the sum over all teams. Must
+    /// not be called on a thread that serves requests, because it sums the windows of all
+    /// operations.
     pub(super) fn snapshot(&self, team: Option<&Name>) -> Value {
         let parts = &self.0.parts;
         let around = Surroundings {
@@ -53,7 +54,7 @@ impl Watch {
     }
 }
 
-/// All bulk calls of a minute together.
+/// Sums all bulk calls of a minute.
 fn batches(batches: &BTreeMap<String, BatchStats>) -> Value {
     let sum = |of: fn(&BatchStats) -> u64| batches.values().map(of).fold(0, u64::saturating_add);
     let (calls, items) = (sum(|batch| batch.calls), sum(|batch| batch.items));

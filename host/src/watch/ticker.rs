@@ -1,10 +1,11 @@
-//! What is done at every tick, in this order. Each part logs its own failures and goes on with the next tick.
+//! The parts of a tick, in their order. Each part logs its own failures and continues with the next
+//! tick.
 
 use super::Shared;
 use super::alerts::Lookout;
 use super::history::Recorder;
 
-/// What the parts of a tick remember from one to the next.
+/// State of the parts that is kept from one tick to the next.
 #[derive(Default)]
 pub(super) struct Ticker {
     history: Recorder,
@@ -12,7 +13,7 @@ pub(super) struct Ticker {
 }
 
 impl Ticker {
-    /// One tick.
+    /// Runs one tick.
     pub(super) async fn tick(&mut self, shared: &Shared) {
         self.history.tick(&shared.parts).await;
         self.alerts.tick(shared).await;

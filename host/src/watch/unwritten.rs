@@ -1,8 +1,9 @@
-//! What has been counted and may still be written: the points whose time is not over, and those that the database has
-//! not taken yet.
+//! Points of the history in memory: points whose time is not over, and points that the database has
+//! not stored yet.
 //!
-//! Every interval is counted at once into a point of 10 seconds, one of a minute and one of an hour. When the database
-//! is away for long the fine points give way first: what they counted is in the coarse ones too.
+//! Every interval is added at once to a point of 10 seconds, one of a minute and one of an hour.
+//! While the database is away for long, the fine points are dropped first, because the coarse
+//! points contain the same numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,32 +11,33 @@ use crate::clock::Timestamp;
 use crate::monitor::Interval;
 use crate::store::{Counted, HistoryPoint, HistoryStep, Series, SeriesKind};
 
-/// When a step begins.
+/// A step of the history with the time when it begins.
 pub(super) type Place = (HistoryStep, Timestamp);
 
-/// Points in memory.
+/// Points in memory, by step.
 #[derive(Debug, Default)]
 pub(super) struct Unwritten {
     steps: BTreeMap<Place, Points>,
-    /// The latest step of each length. What begins later than that cannot have been written before.
+    /// The latest step of each length. A later step cannot have been written before.
     latest: BTreeMap<HistoryStep, Timestamp>,
 }
 
 #[derive(Debug, Default)]
 struct Points {
     points: BTreeMap<Series, Point>,
-    /// This host may have written points of this step before; they have to be read first.
+    /// True if this host may have written points of this step before. The stored points have to be
+    /// read first.
     unread: bool,
 }
 
 #[derive(Debug)]
 struct Point {
     counted: Counted,
-    /// Not in the database as it is here.
+    /// True if the database does not have this value yet.
     changed: bool,
 }
 
-/// The series with what was counted in an interval, the gauges aside.
+/// Returns the series of an interval with their values. Gauges are not included.
 pub(super) fn counted(interval: Interval) -> impl Iterator<Item = (Series, Counted)> {
     let calls = interval.operations.into_iter().map(|operation| {
         let series = Series {
@@ -57,7 +59,7 @@ pub(super) fn counted(interval: Interval) -> impl Iterator<Item = (Series, Count
 }
 
 impl Unwritten {
-    /// Counts what happened at a time.
+    /// Adds values to the points of a time.
     pub(super) fn count(
         &mut self,
         at: Timestamp,
@@ -66,7 +68,7 @@ impl Unwritten {
         for step in HistoryStep::ALL {
             let begin = step.begin(at);
             let latest = self.latest.get(&step).copied();
-            // After a restart, and when the clock was set back.
+            // The stored points are unknown after a restart, and after the clock was set back.
             let unread = latest.is_none_or(|latest| begin < latest)
                 && !self.steps.contains_key(&(step, begin));
             if unread {
@@ -97,7 +99,7 @@ impl Unwritten {
         }
     }
 
-    /// Steps of which what was written before has to be read.
+    /// Returns the steps whose stored points have to be read.
     pub(super) fn unread(&self) -> Vec<Place> {
         self.steps
             .iter()
@@ -106,7 +108,7 @@ impl Unwritten {
             .collect()
     }
 
-    /// What was written before of an unread step.
+    /// Adds the stored points of an unread step.
     pub(super) fn read(&mut self, place: Place, written: Vec<HistoryPoint>) {
         let Some(points) = self.steps.get_mut(&place).filter(|points| points.unread) else {
             return;
@@ -131,7 +133,8 @@ impl Unwritten {
         }
     }
 
-    /// All that is to be written, the finest first. What is unread is not: it would replace what is there.
+    /// Returns all points to write, the finest first. Points of unread steps are left out, because
+    /// they would replace the stored ones.
     pub(super) fn changed(&self) -> Vec<HistoryPoint> {
         let mut changed = Vec::new();
         for ((step, at), points) in self.steps.iter().filter(|(_, points)| !points.unread) {
@@ -148,7 +151,7 @@ impl Unwritten {
         changed
     }
 
-    /// The first so many of those that [`Unwritten::changed`] answered need not be written any more.
+    /// Marks the first `count` points that [`Unwritten::changed`] returned as written.
     pub(super) fn settle(&mut self, count: usize) {
         let steps = self.steps.values_mut().filter(|points| !points.unread);
         let changed = steps
@@ -157,8 +160,9 @@ impl Unwritten {
         changed.take(count).for_each(|point| point.changed = false);
     }
 
-    /// Forgets steps that are over and written, and, beyond `points_max` points, those that are not: the finest and
-    /// oldest first. Answers how many points were given up.
+    /// Drops steps that are over and written. Beyond `points_max` points it also drops unwritten
+    /// steps, the finest and oldest first. Returns the number of unwritten points that were
+    /// dropped.
     pub(super) fn forget(&mut self, now: Timestamp, points_max: usize) -> usize {
         let open: BTreeSet<Place> = HistoryStep::ALL
             .into_iter()
@@ -244,7 +248,7 @@ mod tests {
                 (3_600, at(3_600), 3)
             ]
         );
-        // Part of it is taken; the rest is as before.
+        // The database took a part of the points; the rest stays changed.
         unwritten.settle(1);
         assert_eq!(events(&unwritten.changed()), changed[1..]);
         unwritten.settle(2);
@@ -271,7 +275,7 @@ mod tests {
                 counted: Counted::Events(events),
             };
             unwritten.read(place, vec![written("a", 7), written("b", 9)]);
-            // A second answer to the same question changes nothing.
+            // A second result of the same read changes nothing.
             unwritten.read(place, vec![written("a", 7)]);
         }
         assert_eq!(

@@ -1,10 +1,11 @@
-//! Tells the operator's receiver of alerts: JSON by POST, one message after the other.
+//! Sends alerts to the operator's receiver: JSON by POST, one message after the other.
 //!
-//! Looking after alerts never waits for the receiver. What is owed stands in the database; the queue here only bounds
-//! what is in hand, and what does not fit is owed at the next look again. So a message that was not sent before a crash
-//! is sent after it, and one that was may be sent twice: receivers tell by the alert's id and the event. After
-//! `alerts.webhook.attempts_max` tries a message is given up as if it had been told, so that a receiver that is gone
-//! for good costs a bounded number of requests.
+//! Evaluating alerts never waits for the receiver. The database keeps which messages are due. The
+//! queue here only bounds the messages in flight, and a message that does not fit is due again at
+//! the next evaluation. A message that was not sent before a crash is sent after it. A message that
+//! was sent may come twice; receivers recognise it by the alert's id and the event. After
+//! `alerts.webhook.attempts_max` attempts a message is given up as if it had been sent, so a
+//! receiver that is gone for good costs a bounded number of requests.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -28,21 +29,21 @@ use crate::outgoing;
 use crate::store::Alert;
 use crate::trace::{Caller, SpanKind};
 
-/// Messages in hand; further ones are owed until the next look.
+/// Maximum number of queued messages. Further messages are due again at the next evaluation.
 const QUEUE_MAX: usize = 64;
-/// The longest wait between two tries.
+/// The longest wait between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// As an operation among the numbers.
+/// The operation that counts the requests to the receiver.
 const OPERATION: &str = "send_alert";
 
-/// Where messages are handed in.
+/// The sending end of the queue of messages.
 pub(super) struct Webhook {
-    /// None without a receiver.
+    /// The queue; none if no receiver is configured.
     queue: Option<mpsc::Sender<Message>>,
     in_hand: Arc<Mutex<HashSet<Uuid>>>,
 }
 
-/// Who sends them.
+/// The task that sends the messages.
 pub(super) struct Sender {
     config: WebhookConfig,
     agent: ureq::Agent,
@@ -57,7 +58,8 @@ struct Message {
 }
 
 impl Webhook {
-    /// Both ends; without a receiver, nothing is sent. The secret is in the settings by now, wherever it came from.
+    /// Returns both ends. Without a receiver there is no sender, and no message is queued. `config`
+    /// already contains the secret.
     pub(super) fn new(config: &WebhookConfig) -> (Self, Option<Sender>) {
         let in_hand = Arc::default();
         if config.url.is_empty() {
@@ -85,13 +87,14 @@ impl Webhook {
         )
     }
 
-    /// The alerts of which a message is in hand. To be asked before it is read what they were told: a message that is
-    /// sent in between is then still in this set, and one that was sent before has been noted.
+    /// Returns the alerts that have a message in flight. Must be called before the alerts' `told`
+    /// state is read. A message sent in between is then still in this set, and a message sent
+    /// before has been recorded.
     pub(super) fn in_hand(&self) -> HashSet<Uuid> {
         self.in_hand.lock().clone()
     }
 
-    /// Takes a message in hand. None about this alert may be.
+    /// Queues a message. The alert must have no other message in flight.
     pub(super) fn tell(&self, notice: Notice, alert: &Alert) {
         let Some(queue) = &self.queue else { return };
         let told = if notice == Notice::Resolved {
@@ -102,7 +105,7 @@ impl Webhook {
         let body = json!({ "event": notice, "alert": alert })
             .to_string()
             .into();
-        // Under the lock, so that it is not sent and taken out before it is in.
+        // The lock is held, so that the sender cannot remove the alert before it is inserted.
         let mut in_hand = self.in_hand.lock();
         if queue
             .try_send(Message {
@@ -118,7 +121,7 @@ impl Webhook {
 }
 
 impl Sender {
-    /// Sends until the host stops.
+    /// Sends messages until the host stops.
     pub(super) async fn send_until_stopped(mut self, parts: &WatchParts, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -182,7 +185,7 @@ impl Sender {
         }
     }
 
-    /// One request. The address may hold a secret, so no problem repeats it.
+    /// Sends one request. The URL may contain a secret, so error messages do not repeat it.
     async fn attempt(
         &self,
         now: Timestamp,
@@ -216,8 +219,8 @@ impl Sender {
     }
 }
 
-/// `t=SECONDS,v1=HEX` with the HMAC-SHA256 of `SECONDS.BODY`: who knows the secret can tell that the message is ours,
-/// and how old it is.
+/// Returns `t=SECONDS,v1=HEX` with the HMAC-SHA256 of `SECONDS.BODY`. A receiver that knows the
+/// secret can verify the sender and the age of the message.
 fn signature(secret: &Secret, now: Timestamp, body: &str) -> String {
     let seconds = now.as_micros().div_euclid(1_000_000);
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
@@ -225,7 +228,7 @@ fn signature(secret: &Secret, now: Timestamp, body: &str) -> String {
     mac.update(format!("{seconds}.{body}").as_bytes());
     let mut text = format!("t={seconds},v1=");
     for byte in mac.finalize().into_bytes() {
-        // Writing to a text does not fail.
+        // Writing to a `String` never fails.
         let _ = write!(text, "{byte:02x}");
     }
     text
@@ -235,7 +238,7 @@ fn signature(secret: &Secret, now: Timestamp, body: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Made with `printf '1800000000.{}' | openssl dgst -sha256 -hmac hunter2`.
+    /// The expected value comes from `printf '1800000000.{}' | openssl dgst -sha256 -hmac hunter2`.
     #[test]
     fn the_signature_is_what_other_programs_work_out() {
         let now = Timestamp::from_micros(1_800_000_000_999_999);
