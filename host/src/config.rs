@@ -1,4 +1,4 @@
-//! The configuration: one struct for each section. The defaults stand in `config.default.toml` and nowhere else.
+//! The configuration: one struct for each section. All defaults are in `config.default.toml`.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,17 +11,19 @@ use crate::model::duration;
 use crate::model::expression::EvaluationLimits;
 use crate::model::plugin::Interface;
 
-/// The text of `config.default.toml`: every key with its default and what it means.
+/// The text of `config.default.toml`, which has every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
-/// Environment variables with this prefix replace single values.
+/// The prefix of environment variables that replace single values.
 pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
-/// With the prefix before it, the short name of `log.filter`.
+/// The short name of `log.filter`, after the prefix.
 const LOG_FILTER: &str = "log";
-/// Each instance of a batch is a value of a statement, and the databases bound those.
+/// Maximum number of instances in one deletion. Each instance is a parameter of a statement, and
+/// databases limit these.
 const RETENTION_BATCH_MAX: u32 = 10_000;
-/// Some 200 MB for each kind.
+/// Maximum number of sampled keys for each kind of cache. They take some 200 MB for each kind.
 const GHOSTS_MAX: usize = 1_000_000;
-/// What happens between two drains counts to one point, and the points are 10 seconds apart.
+/// The maximum interval between two drains of the monitor. Each drain adds to one point, and points
+/// are 10 seconds apart.
 const HISTORY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 macro_rules! section {
@@ -100,13 +102,13 @@ section! {
     }
 }
 
-/// What a COMMIT waits for on SQLite.
+/// The point that a COMMIT waits for on SQLite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Synchronous {
-    /// Until it is on the disk.
+    /// The data is on the disk.
     Full,
-    /// Until the operating system has it.
+    /// The operating system has the data.
     Normal,
 }
 
@@ -166,7 +168,7 @@ section! {
 }
 
 section! {
-    /// One kind of cached data.
+    /// Limits for one kind of cached data.
     CacheKindConfig {
         entries: u64,
         bytes: u64,
@@ -202,7 +204,7 @@ section! {
 }
 
 section! {
-    /// `[limits]`: what one attempt may use.
+    /// `[limits]`: bounds for one attempt.
     Limits {
         #[serde(with = "duration")] cpu_budget: Duration,
         #[serde(with = "duration")] deadline: Duration,
@@ -231,7 +233,7 @@ section! {
 }
 
 impl Limits {
-    /// Returns what the expressions of one event may cost.
+    /// Returns the limits for the expressions of one event.
     pub fn evaluation(&self) -> EvaluationLimits {
         EvaluationLimits {
             work_max: self.expression_work_max,
@@ -242,7 +244,7 @@ impl Limits {
 }
 
 section! {
-    /// `[batch]`: what clients do in bulk.
+    /// `[batch]`: bounds for bulk operations of clients.
     BatchConfig {
         items_max: usize,
         size: usize,
@@ -347,7 +349,7 @@ impl ServerConfig {
 }
 
 impl HistoryConfig {
-    /// How long points of so many seconds are kept.
+    /// Returns how long points of a step of `seconds` are kept.
     pub fn keep(&self, seconds: u64) -> Duration {
         match seconds {
             0..60 => self.keep_10s,
@@ -357,34 +359,36 @@ impl HistoryConfig {
     }
 }
 
-/// Why there is no configuration.
+/// A reason why the configuration cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("read {path}: {source}", path = .path.display())]
     Unreadable {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// A value is wrong or unknown.
     #[error("understand {origin}: {problem}")]
     Invalid {
-        /// A file, an environment variable, or the whole.
+        /// The source of the value: a file, an environment variable, or the whole configuration.
         origin: String,
-        /// What is wrong.
+        /// A description of the problem.
         problem: String,
     },
 }
 
 impl Config {
-    /// The defaults, then `file` if given, then `environment`: what OpenTelemetry's variables say, and pairs such as
-    /// `("STEPWELL_SERVER__LISTEN", "0.0.0.0:80")`; variables with other prefixes, or without `__` and not a top-level
-    /// key, are left alone.
+    /// Loads the defaults, then `file` if given, then `environment`. Of the environment,
+    /// OpenTelemetry's variables count, and pairs such as `("STEPWELL_SERVER__LISTEN",
+    /// "0.0.0.0:80")`. Other prefixes are ignored. A name without `__` counts only if it is a
+    /// top-level key.
     ///
     /// # Errors
-    /// An unreadable file; an unknown key, so that a misspelt one does not go unnoticed; a value of the wrong form.
+    /// Fails if the file cannot be read, a value has the wrong form, or a key is unknown. Unknown
+    /// keys are errors so that a misspelt key does not go unnoticed.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -401,7 +405,7 @@ impl Config {
             );
         }
         let environment: Vec<_> = environment.into_iter().collect();
-        // First, so that our own names win.
+        // The standard variables come first, so that the host's own names win.
         self::tracing::set_standard(&mut merged, &environment)?;
         for (name, value) in environment {
             let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
@@ -427,15 +431,16 @@ impl Config {
         Ok(config)
     }
 
-    /// The defaults alone.
+    /// Loads only the defaults.
     ///
     /// # Errors
-    /// Never in a build whose tests pass.
+    /// Never fails in a build whose tests pass.
     pub fn defaults() -> Result<Self, ConfigError> {
         Self::load(None, [])
     }
 
-    /// The database's address: the one given, or the SQLite file in the data directory.
+    /// Returns the URL of the database: the configured one, or the SQLite file in the data
+    /// directory.
     pub fn database_url(&self) -> String {
         if self.database.url.is_empty() {
             format!("sqlite:{}", self.data_dir.join("stepwell.db").display())
@@ -567,7 +572,7 @@ fn merge(base: &mut toml::Table, over: toml::Table) {
     }
 }
 
-/// Sets one value from text, in the type that the default has.
+/// Sets one value from text. The type is that of the default.
 fn set(table: &mut toml::Table, keys: &[&str], text: &str) -> Result<(), String> {
     let unknown = || "there is no such setting; `stepwell config` lists them".to_owned();
     let [key, rest @ ..] = keys else {
@@ -675,7 +680,8 @@ mod tests {
                 .filter,
             "debug"
         );
-        // A token for the command line has the same prefix and is not a setting.
+        // The command line reads its token from a variable with the same prefix, which is not a
+        // setting.
         assert!(load(&[("STEPWELL_TOKEN", "x")]).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! `[alerts]`: what is watched, and who is told.
+//! The section `[alerts]`: thresholds, overrides and the webhook.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{ConfigError, invalid};
 use crate::model::{AlertRule, Pattern, Severity, duration};
 
-/// Overrides are gone through for every operation at every look.
+/// Maximum number of overrides. Each evaluation tries all of them for every operation.
 const OVERRIDES_MAX: usize = 1_000;
-/// All that are active are in one answer of the API, and in memory at every look.
+/// Maximum number of active alerts. All of them are in one response of the API, and in memory at
+/// each evaluation.
 const ACTIVE_MAX: u32 = 1_000;
-/// Silences of one team are gone through for every alert.
+/// Maximum number of silences of one team. All of them are tried for every alert.
 const SILENCES_MAX: u32 = 1_000;
 const ATTEMPTS_MAX: u32 = 20;
 
@@ -35,7 +36,7 @@ section! {
     }
 }
 
-/// The time over which values are worked out, up to now.
+/// The time over which values are measured, up to now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum AlertWindow {
     /// One minute.
@@ -50,7 +51,7 @@ pub enum AlertWindow {
 }
 
 impl AlertWindow {
-    /// How long it is.
+    /// Returns the length of the window.
     pub const fn duration(self) -> Duration {
         Duration::from_secs(match self {
             Self::Minute => 60,
@@ -61,7 +62,7 @@ impl AlertWindow {
 }
 
 section! {
-    /// One of the four rules, `[alerts.error_rate]` for example.
+    /// One of the four rules, for example `[alerts.error_rate]`.
     AlertRuleConfig {
         enabled: bool,
         severity: Severity,
@@ -71,45 +72,46 @@ section! {
     }
 }
 
-/// `[[alerts.overrides]]`: other settings for what the patterns fit.
+/// `[[alerts.overrides]]`: other settings for the subjects that match the patterns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlertOverride {
-    /// Only for this rule.
+    /// The rule; none for all rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<AlertRule>,
-    /// Only for these teams.
+    /// The teams; none for all teams.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub team: Option<Pattern>,
-    /// Only for operations of these names; for other rules, what the alert is about: a cache's kind, `workflows`.
+    /// The names of operations. For rules without operations, the subject of the alert: a cache's
+    /// kind, or `workflows`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Pattern>,
-    /// Only for operations of these plugins: `expense`, or a version as in `expense@2.*`.
+    /// The plugins of operations: `expense`, or a version as in `expense@2.*`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<Pattern>,
-    /// Whether they are watched.
+    /// False if the subjects are not watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// As in the rule.
+    /// The severity, instead of the rule's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub severity: Option<Severity>,
-    /// As in the rule; together with `rule` and `resolve_threshold`.
+    /// The threshold, instead of the rule's. Needs `rule` and `resolve_threshold`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// As in the rule; together with `threshold`.
+    /// The resolve threshold, instead of the rule's. Needs `threshold`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolve_threshold: Option<f64>,
-    /// As in the rule.
+    /// The minimum number of calls, instead of the rule's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calls_min: Option<u64>,
-    /// As in `[alerts]`.
+    /// The time before an alert fires, instead of that in `[alerts]`.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         with = "duration::option"
     )]
     pub fire_after: Option<Duration>,
-    /// As in `[alerts]`.
+    /// The time before an alert resolves, instead of that in `[alerts]`.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -131,17 +133,17 @@ section! {
     }
 }
 
-/// A text that is shown nowhere: not in logs, and not by `stepwell config`.
+/// A text that neither logs nor `stepwell config` show.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text, for the one place that needs it.
+    /// Returns the text, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether there is none.
+    /// Returns true if there is no secret.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -166,7 +168,7 @@ impl Serialize for Secret {
 }
 
 impl AlertsConfig {
-    /// The settings of a rule.
+    /// Returns the settings of a rule.
     pub fn rule(&self, rule: AlertRule) -> &AlertRuleConfig {
         match rule {
             AlertRule::ErrorRate => &self.error_rate,
@@ -285,7 +287,7 @@ impl WebhookConfig {
         if !self.secret.is_empty() && !self.secret_file.is_empty() {
             return Err(invalid(key, "give secret or secret_file, not both"));
         }
-        // The address may hold a secret itself, so it is not repeated.
+        // The message does not repeat the URL, because it may contain a secret.
         let url = self.url.expose();
         let host = url
             .strip_prefix("https://")

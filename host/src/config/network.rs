@@ -4,23 +4,25 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// `10.0.0.7` or `10.0.0.0/8`, `fd00::/8`.
+/// An address such as `10.0.0.7`, or a network such as `10.0.0.0/8` or `fd00::/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
-    /// Bits that an address must have in common with `address`.
+    /// The number of leading bits that an address must share with `address`.
     prefix: u32,
 }
 
 impl Network {
-    /// Returns whether the address is one of the network's. An IPv4 address is the same mapped into IPv6.
+    /// Returns true if the network contains the address. An IPv4 address equals the same address
+    /// mapped into IPv6.
     pub fn contains(&self, address: IpAddr) -> bool {
         let bits = |address: IpAddr| match address.to_canonical() {
             IpAddr::V4(address) => (32, u128::from(address.to_bits())),
             IpAddr::V6(address) => (128, address.to_bits()),
         };
         let ((width, network), (other_width, other)) = (bits(self.address), bits(address));
-        // A shift by the whole width leaves nothing to compare: a prefix of 0 has every address.
+        // A prefix of 0 contains every address: a shift by the whole width leaves nothing to
+        // compare.
         let ignored = width - self.prefix;
         width == other_width && (network ^ other).checked_shr(ignored).unwrap_or(0) == 0
     }

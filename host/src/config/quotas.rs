@@ -1,4 +1,5 @@
-//! `[quotas]`: what a team may have in the database. `[idempotency]`: how long requests are remembered.
+//! The section `[quotas]` bounds each team's rows in the database. The section `[idempotency]` says
+//! how long requests are remembered.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, invalid};
 use crate::model::{Pattern, duration};
 
-/// Overrides are gone through for every group of commits.
+/// Maximum number of overrides. Every group of commits tries all of them.
 const OVERRIDES_MAX: usize = 1_000;
 
 section! {
@@ -28,31 +29,31 @@ section! {
     }
 }
 
-/// `[[quotas.overrides]]`: other quotas for the teams that a pattern fits.
+/// `[[quotas.overrides]]`: other quotas for the teams that match a pattern.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaOverride {
-    /// Which teams.
+    /// The teams.
     pub team: Pattern,
-    /// As in `[quotas]`.
+    /// The number of unfinished instances, instead of that in `[quotas]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfinished_instances_max: Option<u64>,
-    /// As in `[quotas]`.
+    /// The number of stored bytes, instead of that in `[quotas]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_bytes_max: Option<u64>,
 }
 
-/// The quotas of one team; none where it has no quota.
+/// The quotas of one team; none where the team has no quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Instances that have not ended.
+    /// Maximum number of instances that have not ended.
     pub unfinished_instances_max: Option<u64>,
-    /// Bytes in the database.
+    /// Maximum number of bytes in the database.
     pub stored_bytes_max: Option<u64>,
 }
 
 impl QuotasConfig {
-    /// A team's quotas: of the overrides that fit, the last one that says something wins.
+    /// Returns a team's quotas. Of the overrides that match, the last one with a value wins.
     pub fn of(&self, team: &str) -> Quota {
         let (mut unfinished, mut bytes) = (self.unfinished_instances_max, self.stored_bytes_max);
         for one in self.overrides.iter().filter(|one| one.team.matches(team)) {

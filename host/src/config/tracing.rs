@@ -1,4 +1,4 @@
-//! `[tracing]`, and what of OpenTelemetry's own environment variables it takes over.
+//! The section `[tracing]`, and the environment variables of OpenTelemetry that set its keys.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, Secret, invalid, set};
 use crate::model::duration;
 
-/// Where an OTLP receiver takes traces, below its address.
+/// The path of an OTLP receiver for traces.
 const TRACES_PATH: &str = "/v1/traces";
-/// A span takes about 2 KiB.
+/// The maximum length of the queue. A span takes about 2 KiB.
 const QUEUE_MAX: usize = 1_000_000;
 const LINKS_MAX: usize = 1_000;
 
-/// OpenTelemetry's name, our key, and what its number counts.
+/// OpenTelemetry's variable, the key that it sets, and the unit of its number.
 const STANDARD: [(&str, &str, &str); 7] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", ""),
     ("OTEL_EXPORTER_OTLP_TIMEOUT", "timeout", "ms"),
@@ -23,7 +23,7 @@ const STANDARD: [(&str, &str, &str); 7] = [
     ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "batch_max", ""),
     ("OTEL_BSP_SCHEDULE_DELAY", "interval", "ms"),
 ];
-/// `true`: no traces, whatever the other variables say.
+/// The value `true` turns traces off, whatever the other variables say.
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 
 section! {
@@ -45,7 +45,7 @@ section! {
 }
 
 impl TracingConfig {
-    /// Where traces are sent; none if they are not.
+    /// Returns the URL that traces are sent to; none if traces are off.
     pub fn traces_url(&self) -> Option<String> {
         let address = self.otlp_endpoint.trim_end_matches('/');
         let path = if address.ends_with(TRACES_PATH) {
@@ -99,7 +99,7 @@ impl TracingConfig {
     }
 }
 
-/// Takes over what OpenTelemetry's variables say. An empty one says nothing.
+/// Sets keys from OpenTelemetry's variables. Empty variables are ignored.
 pub(super) fn set_standard(
     merged: &mut toml::Table,
     environment: &[(String, String)],
