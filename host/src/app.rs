@@ -1,4 +1,5 @@
-//! Builds every component from the configuration, from the bottom up, and takes them down again in reverse.
+//! Builds every component from the configuration, from the bottom up, and stops them in reverse
+//! order.
 
 mod first_token;
 mod local;
@@ -26,65 +27,65 @@ use crate::watch::{Watch, WatchParts};
 
 /// A host that runs.
 pub struct App {
-    /// The settings.
+    /// The configuration.
     pub config: Arc<Config>,
-    /// The time.
+    /// The clock that all components share.
     pub clock: Clock,
-    /// The data.
+    /// The store.
     pub store: Store,
-    /// The numbers.
+    /// The monitor with the host's and the teams' numbers.
     pub monitor: Monitor,
-    /// The plugins.
+    /// The registry of plugins.
     pub plugins: Registry,
-    /// What drives instances.
+    /// The engine that drives instances.
     pub engine: Engine,
-    /// What writes the history, looks after alerts, and shows the present.
+    /// The background tasks for history, alerts and the live feed.
     pub watch: Watch,
-    /// What records what requests lead to.
+    /// The tracer that records spans.
     pub tracer: Tracer,
-    /// When everything was built.
+    /// The time when all components were built.
     pub started: Instant,
-    /// The operator token that was made because there was none.
+    /// The operator token that was created because the database had no token.
     pub first_token: Option<FirstToken>,
 }
 
-/// Why a host does not start.
+/// A reason why the host does not start, or stops.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The data directory cannot be used.
     #[error("use the data directory {path}: {source}", path = .path.display())]
     DataDirectory {
-        /// Which.
+        /// The path of the directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The database.
+    /// The database cannot be opened.
     #[error("open the database: {0}")]
     Store(#[from] StoreError),
-    /// What signs the messages about alerts.
+    /// The secret that signs messages about alerts cannot be read.
     #[error("read the secret of the webhook from {path}: {source}", path = .path.display())]
     WebhookSecret {
-        /// Where it should be.
+        /// The path of the file.
         path: PathBuf,
-        /// Why it is not read.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The collector of traces.
+    /// Traces cannot be sent.
     #[error(transparent)]
     Trace(#[from] TraceError),
-    /// The WebAssembly engine.
+    /// The WebAssembly engine cannot be started.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The disk failed while the host ran.
     #[error("go on: the disk failed under the database; the log has more")]
     Broken,
-    /// A token cannot be made.
+    /// A token cannot be created.
     #[error("make a token: {0}")]
     Token(String),
 }
 
-/// The parts that a local run needs too.
+/// The components that a server and a local run share.
 struct Foundation {
     monitor: Monitor,
     limits: Arc<crate::config::Limits>,
@@ -93,7 +94,8 @@ struct Foundation {
 }
 
 impl Foundation {
-    /// `program` is this program, to be run as `compile-worker`.
+    /// Builds the components. `program` is the path of this program, which runs again as
+    /// `compile-worker`.
     fn lay(
         config: &Config,
         clock: &Clock,
@@ -132,11 +134,11 @@ impl Foundation {
 }
 
 impl App {
-    /// Opens the database, starts the engine. Instances that were under way go on. `program` is this program, to be
-    /// run as `compile-worker`.
+    /// Opens the database and starts the engine. Instances that were running before the last stop
+    /// continue. `program` is the path of this program, which runs again as `compile-worker`.
     ///
     /// # Errors
-    /// What cannot be opened or started.
+    /// Fails if a component cannot be opened or started.
     pub async fn start(config: Config, clock: Clock, program: PathBuf) -> Result<Self, AppError> {
         close_data_dir(&config.data_dir).map_err(|source| AppError::DataDirectory {
             path: config.data_dir.clone(),
@@ -200,12 +202,12 @@ impl App {
         })
     }
 
-    /// Serves HTTP until `shutdown`, then lets requests and steps end, within `server.drain_timeout` each, and closes
-    /// the database.
+    /// Serves HTTP until `shutdown`. Then waits for requests and for steps, for at most
+    /// `server.drain_timeout` each, and closes the database.
     ///
     /// # Errors
-    /// [`AppError::Broken`] as soon as the disk fails. Nothing is waited for then: the next start reads what is really
-    /// on the disk, and goes on from there.
+    /// Returns [`AppError::Broken`] as soon as the disk fails, without waiting for anything. The
+    /// next start reads the rows that are on the disk and continues from there.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -246,7 +248,8 @@ impl App {
         {
             tracing::warn!("some steps did not end in time; they run again after the next start");
         }
-        // Last, so that what the steps that have just ended counted is in the history.
+        // The watch drains last, so that the history has the counts of the steps that have just
+        // ended.
         if tokio::time::timeout(self.config.server.drain_timeout, self.watch.drain())
             .await
             .is_err()
@@ -254,12 +257,12 @@ impl App {
             tracing::warn!("the last numbers were not written in time; the history misses them");
         }
         self.store.close().await;
-        // Nobody is left who could record more.
+        // All components that record spans have stopped.
         self.tracer.drain(self.config.tracing.timeout).await;
     }
 }
 
-/// What signs messages to the webhook.
+/// Returns the secret that signs messages to the webhook.
 fn webhook_secret(config: &Config) -> Result<Secret, AppError> {
     let webhook = &config.alerts.webhook;
     let wrong = |(path, source): (&str, std::io::Error)| AppError::WebhookSecret {
@@ -269,7 +272,7 @@ fn webhook_secret(config: &Config) -> Result<Secret, AppError> {
     secret_or_file(&webhook.secret, &webhook.secret_file).map_err(wrong)
 }
 
-/// What the collector lets us in with.
+/// Returns the headers with the collector's credentials.
 fn trace_headers(config: &Config) -> Result<Secret, TraceError> {
     let wrong = |(path, source): (&str, _)| TraceError::HeadersFile {
         path: path.to_owned(),
@@ -278,7 +281,8 @@ fn trace_headers(config: &Config) -> Result<Secret, TraceError> {
     secret_or_file(&config.tracing.headers, &config.tracing.headers_file).map_err(wrong)
 }
 
-/// The secret itself or, if the settings name one, that of a file without its last line break.
+/// Returns the secret or, if the settings name a file, the file's text without trailing white
+/// space.
 fn secret_or_file<'a>(secret: &Secret, file: &'a str) -> Result<Secret, (&'a str, std::io::Error)> {
     if file.is_empty() {
         return Ok(secret.clone());
@@ -292,8 +296,8 @@ fn secret_or_file<'a>(secret: &Secret, file: &'a str) -> Result<Secret, (&'a str
     }
 }
 
-/// Creates the data directory, and keeps everybody else on the machine out of it: every team's data is in it, and the
-/// hashes of all tokens.
+/// Creates the data directory and closes it to other users of the machine. It contains every team's
+/// data and the hashes of all tokens.
 fn close_data_dir(path: &Path) -> std::io::Result<()> {
     private::create_folder(path)?;
     let Tightened { changed, failed } = private::tighten_all(path)?;

@@ -1,9 +1,10 @@
-//! Tokens that no operator makes: the first one of a database, and those that the owner of the data directory makes while
-//! no host runs.
+//! Tokens that no operator creates: the first token of a database, and tokens that the owner of the
+//! data directory creates while no host runs.
 //!
-//! The first token's text goes into a file of the data directory, and never into a log: logs are collected, kept and read
-//! by many. The file stays until its owner deletes it. That gives nothing away: who can read it can make an operator
-//! token anyway, with [`create_token_offline`].
+//! The text of the first token is written into a file of the data directory, and never into a log,
+//! because logs are collected, stored and read by many. The file stays until its owner deletes it.
+//! The file reveals nothing new: a user that can read it can also create an operator token with
+//! [`create_token_offline`].
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -21,34 +22,35 @@ use crate::store::{self, AuditActor, AuditEntry, NewToken, Store};
 /// The team and the user of the first token.
 const FIRST_TEAM: &str = "default";
 const FIRST_USER: &str = "operator";
-/// Name of the file in the data directory that has its text.
+/// The name of the file in the data directory that contains the first token.
 const FIRST_TOKEN_FILE: &str = "first-token";
-/// The audit's name for the maker of offline tokens. Nobody can be called so: users have no brackets.
+/// The audit's name for the creator of offline tokens. No user can have this name, because names of
+/// users contain no brackets.
 const OFFLINE_USER: &str = "(offline)";
 
-/// The operator token of a first start.
+/// The operator token of the first start.
 #[derive(Clone, Debug)]
 pub struct FirstToken {
-    /// Its text. Only its hash is in the database.
+    /// The token's text. The database contains only its hash.
     pub secret: String,
-    /// The file that has its text, readable by the user who runs the host.
+    /// The file with the token's text. Only the user that runs the host can read it.
     pub path: PathBuf,
 }
 
-/// A token to be made without a host.
+/// A token to create without a host.
 #[derive(Clone, Debug)]
 pub struct OfflineToken {
-    /// Its user.
+    /// The user of the token.
     pub user: String,
-    /// Without it, the team of the first token.
+    /// The team; none for the team of the first token.
     pub team: Option<Name>,
-    /// Its permissions.
+    /// The permissions of the token.
     pub permissions: Vec<Permission>,
-    /// For how long; without it, it does not expire.
+    /// The time until the token expires; none if it does not expire.
     pub expires_in: Option<std::time::Duration>,
 }
 
-/// Makes an operator token if the database has no token at all.
+/// Creates an operator token if the database has no token at all.
 pub(super) async fn make_if_none(
     store: &Store,
     clock: &Clock,
@@ -65,7 +67,8 @@ pub(super) async fn make_if_none(
     };
     let (secret, token) = make(wanted, clock)?;
     let path = data_dir.join(FIRST_TOKEN_FILE);
-    // Before it is good for anything, so that no operator token is lost with a disk that is full.
+    // The file is written before the token is stored, so that a full disk cannot lose the text of a
+    // valid token.
     write(&path, &secret)
         .map_err(|error| AppError::Token(format!("write it into {}: {error}", path.display())))?;
     store.insert_token(token).await?;
@@ -73,11 +76,12 @@ pub(super) async fn make_if_none(
     Ok(Some(FirstToken { secret, path }))
 }
 
-/// Makes a token in the configuration's database, which no host may have open if it is SQLite, and writes it into the
-/// audit. Returns its text and what was stored of it.
+/// Creates a token in the configured database and records it in the audit. No host may have a
+/// SQLite database open. Returns the token's text and the stored row.
 ///
 /// # Errors
-/// [`AppError::Token`] for what no token can be; the database's.
+/// Fails with [`AppError::Token`] if the token is not valid, and with [`AppError::Store`] if the
+/// database fails.
 pub async fn create_token_offline(
     config: &Config,
     clock: &Clock,
@@ -148,7 +152,7 @@ fn make(wanted: OfflineToken, clock: &Clock) -> Result<(String, NewToken), AppEr
 }
 
 fn write(path: &Path, secret: &str) -> std::io::Result<()> {
-    // Of a database that is there no more: this one has no tokens.
+    // An older file belongs to another database, because this one has no tokens.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}

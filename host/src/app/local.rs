@@ -1,7 +1,7 @@
-//! Runs one plugin step in this process, without a server: what an author does to try a step.
+//! Runs one plugin step in this process, without a server, so that an author can try it.
 //!
-//! It is the real thing: the same upload checks, the same compile worker, the same sandbox and limits, on a database
-//! of its own that is thrown away.
+//! The step passes the same upload checks, compile worker, sandbox and limits as on a server. The
+//! database is a temporary one of its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,60 +23,60 @@ use crate::runtime::{Capture, Captured, StepCall, Usage};
 use crate::store::{CommitError, PluginInsert, StepCommit, Store, StoreError};
 use crate::trace::Tracer;
 
-/// What to run.
+/// A step to run locally.
 pub struct LocalStep {
-    /// The component.
+    /// The bytes of the component.
     pub component: Vec<u8>,
-    /// Which of its steps.
+    /// The name of the step in the component.
     pub step: Name,
-    /// Its input.
+    /// The input of the step.
     pub input: Json,
-    /// What the plugin's bucket holds before.
+    /// Entries in the plugin's bucket before the run.
     pub stored: Vec<(String, Vec<u8>)>,
-    /// Shared buckets it may open.
+    /// Shared buckets that the plugin may open.
     pub shared_buckets: std::collections::BTreeSet<Name>,
 }
 
-/// What came of it.
+/// The result of a local run.
 #[derive(Debug, Serialize)]
 pub struct LocalRun {
-    /// `name@version`.
+    /// The plugin, as `name@version`.
     pub plugin: String,
-    /// What the step answered.
+    /// The output of the step; none if it failed.
     pub output: Option<Json>,
-    /// Why it did not.
+    /// The failure of the step; none if it succeeded.
     pub failure: Option<Failure>,
-    /// What it would have written.
+    /// Writes that a server would have committed.
     pub writes: Vec<LocalWrite>,
-    /// How many instances it would have created.
+    /// Number of instances that a server would have created.
     pub instances_created: usize,
-    /// What it logged and measured.
+    /// Log lines and measurements of the step.
     #[serde(flatten)]
     pub captured: Captured,
-    /// What it took.
+    /// Time, memory and host calls that the step used.
     pub usage: Usage,
 }
 
-/// One write.
+/// A write to storage.
 #[derive(Debug, Serialize)]
 pub struct LocalWrite {
-    /// `instance:…`, `plugin:…` or `shared:…`.
+    /// The bucket: `instance:…`, `plugin:…` or `shared:…`.
     pub space: String,
-    /// The key.
+    /// The key of the entry.
     pub key: String,
     /// `put`, `delete` or `increment`.
     pub action: &'static str,
-    /// The value as text, or the number that is added.
+    /// The value as text, or the number to add.
     pub value: Option<String>,
 }
 
-/// Why a step could not be run at all.
+/// A reason why the step could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// No temporary directory.
+    /// The temporary directory cannot be created.
     #[error("make a temporary directory: {0}")]
     Directory(#[from] std::io::Error),
-    /// The host could not be built.
+    /// A component of the host cannot be built.
     #[error(transparent)]
     App(#[from] AppError),
     /// The component was refused.
@@ -85,25 +85,27 @@ pub enum LocalError {
     /// The component has no such step.
     #[error("{plugin} has no step `{step}`; it offers {offered}")]
     UnknownStep {
-        /// `name@version`.
+        /// The plugin, as `name@version`.
         plugin: String,
-        /// What was asked for.
+        /// The requested step.
         step: Name,
-        /// What there is.
+        /// The names of the plugin's steps.
         offered: String,
     },
-    /// The private database.
+    /// The temporary database fails.
     #[error("prepare the private database: {0}")]
     Store(#[from] StoreError),
-    /// The values that were to be stored before.
+    /// The entries for the bucket cannot be stored.
     #[error("store the given values: {0}")]
     Stored(String),
 }
 
-/// Runs one attempt at a plugin's step. `program` is this program, to be run as `compile-worker`.
+/// Runs one attempt at a plugin's step. `program` is the path of this program, which runs again as
+/// `compile-worker`.
 ///
 /// # Errors
-/// The step could not be run. A step that runs and fails is no error here; see [`LocalRun::failure`].
+/// Fails if the step could not be run. A step that runs and fails is no error; see
+/// [`LocalRun::failure`].
 pub async fn run_step_locally(
     mut config: Config,
     program: PathBuf,
@@ -238,7 +240,8 @@ fn definition_step_id() -> Result<crate::model::StepId, LocalError> {
         .map_err(|error: crate::model::name::NameError| LocalError::Stored(error.to_string()))
 }
 
-/// A workflow of one step and an instance of it, so that the step finds what it finds on a server.
+/// Creates a workflow of one step and an instance of it, so that the step runs in the same context
+/// as on a server.
 async fn make_instance(
     store: &Store,
     clock: &Clock,
@@ -290,7 +293,8 @@ async fn make_instance(
     Ok(instance)
 }
 
-/// Writes what the bucket is to hold, the way a step's effects are written: there is no other.
+/// Writes the entries for the bucket as effects of a step, because storage has no other way to
+/// write.
 async fn put_stored(
     store: &Store,
     clock: &Clock,
