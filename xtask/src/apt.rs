@@ -1,10 +1,11 @@
-//! Installing Debian's packages, on a machine where we may: a container or a CI runner.
+//! Installation of Debian packages, on machines that allow it: a container or a CI runner.
 
 use std::process::{Command, Stdio};
 
 use crate::process;
 
-/// Whether there is an apt-get and we are root; otherwise why it cannot be.
+/// Checks that apt-get exists and that this process is root. The error says which of the two is
+/// missing.
 pub(crate) fn may_install() -> Result<(), String> {
     if process::answer(Command::new("id").arg("-u")).as_deref() != Some("0") {
         return Err("installing Debian's packages takes root".into());
@@ -15,7 +16,7 @@ pub(crate) fn may_install() -> Result<(), String> {
     Ok(())
 }
 
-/// Installs packages. Their list is fetched first, because a new machine has none.
+/// Installs packages. Fetches their list first, because a new machine has none.
 pub(crate) fn install(packages: &[&str]) -> Result<(), String> {
     run(&["update"])?;
     run(&[&["install", "--yes", "--no-install-recommends"], packages].concat())
@@ -24,7 +25,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<(), String> {
 fn run(arguments: &[&str]) -> Result<(), String> {
     let shown = format!("apt-get {}", arguments.join(" "));
     let mut command = Command::new("apt-get");
-    // Questions would wait for ever. What apt says is progress, and stdout is for results.
+    // Questions would wait for ever. Apt reports progress on stdout, which is reserved for results.
     command
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")

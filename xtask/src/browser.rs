@@ -1,4 +1,5 @@
-//! The dashboard in a real browser: node's test runner drives Chromium against a server that it starts.
+//! Tests of the dashboard in a real browser. Node's test runner drives Chromium against a server
+//! that it starts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::process::Command;
 use crate::{apt, node, process, workspace};
 
 const FOLDER: &str = "tests/browser";
-/// Names the browser, where it is none of those below.
+/// The path of the browser, if it is none of those below.
 const VARIABLE: &str = "STEPWELL_TEST_CHROMIUM";
 const NAMES: [&str; 4] = [
     "chromium",
@@ -15,20 +16,21 @@ const NAMES: [&str; 4] = [
     "google-chrome-stable",
 ];
 const MAC: &str = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome";
-/// Set by all services that run tests on their own. There, nothing is left out that nobody asked to leave out.
+/// Set by all CI services. In CI, tests are left out only if an option says so.
 const CI_VARIABLE: &str = "CI";
 
-/// What the tests need, or why they cannot be run here.
+/// The programs that the tests need, or the reason why the tests cannot run here.
 pub(crate) enum Browser {
     Ready { chromium: PathBuf },
     Missing { why: String },
 }
 
-/// Finds Chromium and node, and installs them first if they are missing and we may. Who builds a workflow engine need
-/// not have a browser: on a machine of one's own its tests are left out, and it is said.
+/// Finds Chromium and node. Installs them first if they are missing and this process may install
+/// packages. A developer of a workflow engine need not have a browser, so on a developer's machine
+/// the tests are left out with a note.
 ///
 /// # Errors
-/// They are missing in CI.
+/// Fails in CI if Chromium or node is missing.
 pub(crate) fn ensure() -> Result<Browser, String> {
     match node::ensure().and_then(|()| chromium()) {
         Ok(chromium) => Ok(Browser::Ready { chromium }),
@@ -37,7 +39,7 @@ pub(crate) fn ensure() -> Result<Browser, String> {
     }
 }
 
-/// Whether this is a service that runs tests on its own.
+/// Returns true in CI.
 pub(crate) fn is_ci() -> bool {
     std::env::var_os(CI_VARIABLE)
         .is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
@@ -74,10 +76,10 @@ fn find() -> Option<PathBuf> {
     found.filter(|program| process::answer(Command::new(program).arg("--version")).is_some())
 }
 
-/// The command that runs the tests. What it prints ends with `# pass 9` and `# fail 0`.
+/// Returns the command that runs the tests. Its output ends with `# pass 9` and `# fail 0`.
 ///
 /// # Errors
-/// The packages cannot be installed, or there is no server to start.
+/// Fails if the packages cannot be installed, or if the server's program does not exist.
 pub(crate) fn command(root: &Path, chromium: &Path, guests: &Path) -> Result<Command, String> {
     let folder = root.join(FOLDER);
     node::install(&folder)?;

@@ -1,13 +1,14 @@
-//! `cargo xtask checks`: everything but behaviour, the quickest first.
+//! `cargo xtask checks`: all checks except tests, the quickest first.
 //!
-//! Lints and documentation use the release profile and the features that `cargo test` uses, because then they share
-//! build scripts and macros with `cargo xtask test`, and the dependencies are checked once and not twice.
+//! Lints and documentation use the release profile and the features of `cargo test`. They then
+//! share build scripts and macros with `cargo xtask test`, and dependencies are checked once
+//! instead of twice.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// `cargo xtask checks`
+/// Options of `cargo xtask checks`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Leave out the dependency policy, which needs cargo-deny
@@ -18,7 +19,8 @@ pub(crate) struct Options {
     without_dashboard: bool,
 }
 
-/// The advisory database cannot be fetched everywhere, and a new advisory must not fail an old commit.
+/// The checks of cargo-deny. Advisories are left out: their database cannot be fetched everywhere,
+/// and a new advisory must not fail an old commit.
 const DENY_CHECKS: [&str; 3] = ["bans", "licenses", "sources"];
 const INSTALL_DENY: &str = "cargo install --locked cargo-deny@0.20.2";
 
@@ -28,7 +30,7 @@ struct Check {
     name: &'static str,
     arguments: Vec<&'static str>,
     environment: Option<(&'static str, &'static str)>,
-    /// What to type when it fails.
+    /// The command or advice to show when the check fails.
     remedy: &'static str,
 }
 
@@ -46,7 +48,7 @@ impl Check {
 /// Runs the checks in order.
 ///
 /// # Errors
-/// The first that fails, with what to type.
+/// Returns the first failure, with advice.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<(), String> {
     let has_guests = root.join("examples/Cargo.toml").is_file();
     if !options.without_deny {
@@ -129,7 +131,8 @@ fn checks(has_guests: bool, options: &Options) -> Vec<Check> {
         &clippy,
         "cargo clippy --release --workspace --all-targets --fix --allow-dirty",
     ));
-    // `--examples` is for the features of the development dependencies; there need not be any examples.
+    // `--examples` turns on the features of the development dependencies. The workspace need not
+    // have examples.
     let documentation = [
         "doc",
         "--release",
@@ -171,7 +174,7 @@ fn perform(root: &Path, check: &Check) -> Result<(), String> {
     ))
 }
 
-/// Whether a program starts and succeeds. Nothing that it prints is shown.
+/// Runs a program without showing its output. Returns true if it starts and succeeds.
 fn quiet(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())

@@ -1,7 +1,9 @@
-//! `cargo xtask dashboard`: builds the page that the host embeds, from `dashboard/` into `host/assets/dashboard/`.
+//! `cargo xtask dashboard`: builds the page that the host embeds, from `dashboard/` into
+//! `host/assets/dashboard/`.
 //!
-//! What is built is committed, because whoever builds the host should need no node. `--check` builds it once more and
-//! compares. Compressed files are left out of that: other versions of zlib compress to other bytes.
+//! The built files are committed, so that a build of the host needs no node. `--check` builds them
+//! again and compares. Compressed files are not compared, because other versions of zlib produce
+//! other bytes.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +11,7 @@ use std::process::Command;
 
 use crate::node;
 
-/// `cargo xtask dashboard`
+/// Options of `cargo xtask dashboard`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Only compare what is committed with what would be built
@@ -19,13 +21,14 @@ pub(crate) struct Options {
 
 const SOURCE: &str = "dashboard";
 const TARGET: &str = "host/assets/dashboard";
-/// What must be the same to the byte.
+/// Files that must be equal byte for byte.
 const COMPARED: [&str; 4] = ["dashboard.js", "dashboard.css", "icon.svg", "index.html"];
 
 /// Checks the types, and builds or compares.
 ///
 /// # Errors
-/// There is no node, the source does not build, or what is committed is not what it builds to.
+/// Fails if node is missing, the source does not build, or the committed files differ from the
+/// built ones.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<(), String> {
     if options.check {
         check(root)
@@ -34,10 +37,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<(), String> {
     }
 }
 
-/// Compares what is committed with what would be built.
+/// Compares the committed files with a new build.
 ///
 /// # Errors
-/// As [`run`].
+/// Fails as [`run`] does.
 pub(crate) fn check(root: &Path) -> Result<(), String> {
     let source = prepare(root)?;
     let folder =
@@ -56,7 +59,7 @@ pub(crate) fn check(root: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The source's folder, with all that it is built with, and its types checked.
+/// Installs the packages and checks the types. Returns the folder of the source.
 fn prepare(root: &Path) -> Result<std::path::PathBuf, String> {
     node::ensure()?;
     let source = root.join(SOURCE);

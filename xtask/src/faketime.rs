@@ -1,13 +1,14 @@
-//! faketime for the tests: its library shows a process another time than the machine's.
+//! faketime for the tests: a library that shows a process another time than the machine's.
 
 use std::process::Command;
 
 use crate::{apt, process};
 
-/// Makes sure that there is a `faketime`, and installs it first if it is missing and we may.
+/// Makes sure that `faketime` exists. Installs it if it is missing and this process may install
+/// packages.
 ///
 /// # Errors
-/// It is missing and cannot be installed; the text says what to type.
+/// Fails if faketime is missing and cannot be installed; the text says what to type.
 pub(crate) fn ensure() -> Result<(), String> {
     if is_there() {
         return Ok(());

@@ -1,7 +1,9 @@
-//! `cargo xtask guests`: builds the guest workspace under examples/ and encodes each plugin as a component.
+//! `cargo xtask guests`: builds the guest workspace under examples/ and encodes each plugin as a
+//! component.
 //!
-//! Cargo decides what to compile. Encoding takes milliseconds, so it is done each time and a component is written only
-//! when its bytes differ: there is no record of what was encoded that could be out of date.
+//! Cargo decides which crates to compile. Encoding takes milliseconds, so it runs each time, and a
+//! component is written only if its bytes differ. So there is no record of encoded components that
+//! could be out of date.
 
 mod build;
 mod component;
@@ -19,7 +21,7 @@ use component::Component;
 use error::GuestsError;
 use toolchain::Toolchain;
 
-/// The target of guests: no operating system, and no imports but those of the plugin contract.
+/// The target of guests: no operating system, and no imports except the plugin contract.
 const TARGET: &str = "wasm32-unknown-unknown";
 
 #[derive(Debug, clap::Args)]
@@ -41,14 +43,14 @@ pub(crate) struct Options {
     locked: bool,
 }
 
-/// Builds all guests and prints where they are.
+/// Builds all guests and prints the paths.
 pub(crate) fn run(options: &Options) -> Result<(), GuestsError> {
     let (components, _) = build(options)?;
     print(&components, options);
     Ok(())
 }
 
-/// Builds all guests for the tests, installing what is missing. Answers the components' folder.
+/// Builds all guests for the tests, installing missing tools. Returns the folder of the components.
 pub(crate) fn build_for_tests() -> Result<PathBuf, GuestsError> {
     let options = Options {
         out_dir: None,
@@ -77,7 +79,8 @@ fn build(options: &Options) -> Result<(Vec<Component>, PathBuf), GuestsError> {
     };
     fs::create_dir_all(&folder).map_err(GuestsError::at(&folder))?;
     fs::create_dir_all(&out_folder).map_err(GuestsError::at(&out_folder))?;
-    // Held until the end: two runs at a time would choose, install and write beside each other.
+    // Held until the end, because two runs at a time would choose, install and write in the same
+    // folders.
     let lock_path = folder.join("lock");
     let _lock = lock(&lock_path).map_err(GuestsError::at(&lock_path))?;
 
@@ -137,14 +140,14 @@ fn print(components: &[Component], options: &Options) {
             .collect();
         println!("{}", json!(list));
     } else if !io::stdout().is_terminal() {
-        // Somebody at a terminal has just read the paths in the table.
+        // At a terminal, the table above shows the paths already.
         for component in components {
             println!("{}", component.path.display());
         }
     }
 }
 
-/// One line of progress for people.
+/// Prints one line of progress for people.
 #[expect(clippy::print_stderr, reason = "progress goes there")]
 fn tell(line: &str) {
     eprintln!("guests: {line}");

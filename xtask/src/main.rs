@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// The cargo that runs us, in the root of the checkout.
+/// Returns the cargo that runs this program, in the root of the checkout.
 fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);

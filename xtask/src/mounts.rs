@@ -1,12 +1,13 @@
-//! Whether the tests may mount file systems: databases on a disk that is full are tested on small ones of their own.
+//! Permission to mount file systems. Tests of databases on a full disk mount small ones of their
+//! own.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::process;
 
-/// Mounts one and takes it away again. Neither who builds a workflow engine nor a container that tests it need be allowed
-/// to: then these tests are left out, and it is said at the end.
+/// Tries to mount and unmount a file system, and returns whether that worked. A developer or a
+/// container need not be allowed to mount; the tests are then left out with a note at the end.
 pub(crate) fn may_mount() -> bool {
     let Ok(folder) = tempfile::tempdir() else {
         return false;

@@ -1,17 +1,19 @@
-//! Node and npm: for the dashboard's source and its test in a browser. Whoever only builds the host needs neither.
+//! Node and npm, for the dashboard's source and its test in a browser. A build of only the host
+//! needs neither.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::{apt, process};
 
-/// The oldest that we know to work: Debian 12's.
+/// The oldest version that is known to work: Debian 12's.
 const VERSION_MIN: u32 = 18;
 
-/// Makes sure that there are node and npm, and installs what is missing if we may.
+/// Makes sure that node and npm exist. Installs them if they are missing and this process may
+/// install packages.
 ///
 /// # Errors
-/// They are missing or too old and cannot be installed; the text says what to type.
+/// Fails if they are missing or too old and cannot be installed; the text says what to type.
 pub(crate) fn ensure() -> Result<(), String> {
     let missing: Vec<_> = [("nodejs", has_node()), ("npm", has_npm())]
         .into_iter()
@@ -48,13 +50,13 @@ fn has_npm() -> bool {
     process::answer(Command::new("npm").arg("--version")).is_some()
 }
 
-/// 20 of `v20.20.2`.
+/// Returns 20 for `v20.20.2`.
 fn major(answer: &str) -> u32 {
     let number = answer.trim_start_matches('v').split('.').next();
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// Installs exactly what a folder's lockfile names. No package runs a script of its own.
+/// Installs exactly the packages of a folder's lockfile. No package runs a script of its own.
 pub(crate) fn install(folder: &Path) -> Result<(), String> {
     npm(
         folder,
@@ -67,7 +69,8 @@ pub(crate) fn npm(folder: &Path, arguments: &[&str]) -> Result<(), String> {
     perform(Command::new("npm").current_dir(folder).args(arguments))
 }
 
-/// Runs a program that says what it does on stdout: with us, that is progress, and stdout is for results.
+/// Runs a program with its stdout redirected to stderr. Its output is progress, and stdout is for
+/// results.
 pub(crate) fn perform(command: &mut Command) -> Result<(), String> {
     let shown = format!("{command:?}");
     let status = command

@@ -1,19 +1,21 @@
-//! PostgreSQL for the tests: its programs, not a running server. Tests start private servers themselves.
+//! The programs of PostgreSQL for the tests, not a running server. Tests start private servers
+//! themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::apt;
 
-/// Where Debian and its derivatives install each version; none of it is in PATH.
+/// The folder in which Debian and its derivatives install each version. PATH does not include it.
 const DEBIAN_FOLDER: &str = "/usr/lib/postgresql";
-/// What tests start.
+/// Programs that the tests start.
 const PROGRAMS: [&str; 2] = ["initdb", "postgres"];
 
-/// Finds the folder with PostgreSQL's programs, and installs them first if they are missing and we may.
+/// Finds the folder with PostgreSQL's programs. Installs them first if they are missing and this
+/// process may install packages.
 ///
 /// # Errors
-/// They are missing and cannot be installed; the text says what to type.
+/// Fails if they are missing and cannot be installed; the text says what to type.
 pub(crate) fn ensure() -> Result<PathBuf, String> {
     if let Some(folder) = find() {
         return Ok(folder);
@@ -33,7 +35,7 @@ pub(crate) fn ensure() -> Result<PathBuf, String> {
         .ok_or_else(|| format!("find PostgreSQL in PATH or {DEBIAN_FOLDER} after its installation"))
 }
 
-/// The newest of Debian's versions, or else the first in PATH.
+/// Returns the folder of Debian's newest version, or else the first in PATH.
 fn find() -> Option<PathBuf> {
     let versions = fs::read_dir(DEBIAN_FOLDER)
         .into_iter()
@@ -56,7 +58,7 @@ fn find() -> Option<PathBuf> {
     })
 }
 
-/// The number in a folder's name, so that 15 comes after 9.
+/// Parses the number in a folder's name, so that 15 comes after 9.
 fn version(folder: &Path) -> u32 {
     folder
         .file_name()

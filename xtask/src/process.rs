@@ -1,4 +1,4 @@
-//! Starting other programs: without what our own cargo left in the environment, and not for ever.
+//! Starts other programs: without the environment of the running cargo, and with a limit of time.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What cargo and rustup set for the programs they run, or a user for our own build. It would turn a build by another
-/// cargo, for another target, into a mixture of both.
+/// Variables that cargo and rustup set for the programs that they run, or that a user sets for this
+/// build. In a build by another cargo for another target, they would mix the settings of two
+/// builds.
 const INHERITED: [&str; 11] = [
     "CARGO",
     "CARGO_ENCODED_RUSTFLAGS",
@@ -31,7 +32,7 @@ const INHERITED_PREFIXES: [&str; 7] = [
     "RUSTC",
 ];
 
-/// A command that starts as if our own cargo had not started us.
+/// Returns a command whose environment has none of the running cargo's variables.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -41,7 +42,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
                     .iter()
                     .any(|prefix| name.starts_with(prefix))
         });
-        // How many processors to use is a wish about the machine, not about the build.
+        // The number of jobs is a setting of the machine, not of the build.
         if is_inherited && name != "CARGO_BUILD_JOBS" {
             command.env_remove(name);
         }
@@ -49,7 +50,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// What the program prints, if it exists and succeeds.
+/// Returns the output of a program, if it exists and succeeds.
 pub(crate) fn answer(command: &mut Command) -> Option<String> {
     let output = command
         .stdin(Stdio::null())
@@ -60,11 +61,11 @@ pub(crate) fn answer(command: &mut Command) -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// Runs a program to its end, but no longer than `patience`.
+/// Runs a program to its end, for at most `patience`.
 ///
 /// # Errors
 ///
-/// The last line that the program wrote to stderr, or why it could not be run.
+/// Returns the last line that the program wrote to stderr, or the reason why it could not be run.
 pub(crate) fn run_within(command: &mut Command, patience: Duration) -> Result<(), String> {
     let describe = |error: io::Error| error.to_string();
     let mut child = command
@@ -73,11 +74,11 @@ pub(crate) fn run_within(command: &mut Command, patience: Duration) -> Result<()
         .stderr(Stdio::piped())
         .spawn()
         .map_err(describe)?;
-    // Read beside the waiting, so that a talkative program does not wait for a reader.
+    // Read on another thread, so that a program with much output does not wait for a reader.
     let stderr = child.stderr.take();
     let reader = thread::spawn(move || {
         let mut text = Vec::new();
-        // What was read before an error is all there is to show.
+        // After an error, the text read so far is all that can be shown.
         let _ = stderr.map(|mut stderr| stderr.read_to_end(&mut text));
         String::from_utf8_lossy(&text).into_owned()
     });

@@ -1,16 +1,17 @@
-//! Prometheus and its own checker for the tests: they have the last word on what we export and on our rules.
+//! Prometheus and its checker for the tests, which check the exported metrics and the alert rules.
 
 use std::process::Command;
 
 use crate::{apt, process};
 
-/// What tests start. They come in one package.
+/// Programs that the tests start. Both are in one package.
 const PROGRAMS: [&str; 2] = ["promtool", "prometheus"];
 
-/// Makes sure that they are there, and installs them first if they are missing and we may.
+/// Makes sure that the programs exist. Installs them if they are missing and this process may
+/// install packages.
 ///
 /// # Errors
-/// They are missing and cannot be installed; the text says what to type.
+/// Fails if they are missing and cannot be installed; the text says what to type.
 pub(crate) fn ensure() -> Result<(), String> {
     if is_there() {
         return Ok(());

@@ -1,13 +1,15 @@
-//! Redis for the tests: its program, not a running server. Tests start private servers themselves.
+//! The program of Redis for the tests, not a running server. Tests start private servers
+//! themselves.
 
 use std::process::Command;
 
 use crate::{apt, process};
 
-/// Makes sure that there is a `redis-server`, and installs it first if it is missing and we may.
+/// Makes sure that `redis-server` exists. Installs it if it is missing and this process may install
+/// packages.
 ///
 /// # Errors
-/// It is missing and cannot be installed; the text says what to type.
+/// Fails if Redis is missing and cannot be installed; the text says what to type.
 pub(crate) fn ensure() -> Result<(), String> {
     if is_there() {
         return Ok(());

@@ -1,5 +1,6 @@
-//! Schemathesis for the tests: it reads the API's description and asks for everything that this allows or forbids. And
-//! a validator of the description itself. Both are Python's, and live in an environment of their own.
+//! Schemathesis for the tests, and a validator of the API's description. Schemathesis reads the
+//! description and sends requests that it allows or forbids. Both are Python programs in an
+//! environment of their own.
 
 use std::fs;
 use std::io;
@@ -8,22 +9,23 @@ use std::process::{Command, Stdio};
 
 use crate::{apt, browser, process, workspace};
 
-/// What is installed, all of it by version.
+/// The packages to install, each with its version.
 const REQUIREMENTS: &str = "tests/schemathesis/requirements.txt";
-/// In the environment, a copy of them: there only when all of them are installed.
+/// A copy of the requirements in the environment. It exists only if all packages are installed.
 const INSTALLED: &str = "installed.txt";
 
-/// What the tests need, or why they cannot be run here.
+/// The programs that the tests need, or the reason why the tests cannot run here.
 pub(crate) enum Schemathesis {
     Ready { programs: PathBuf },
     Missing { why: String },
 }
 
-/// Finds the folder with the programs, and installs them first if they are missing. On a machine of one's own that has
-/// no Python, or no way to its packages, these tests are left out, and it is said.
+/// Finds the folder with the programs, and installs them first if they are missing. On a
+/// developer's machine without Python, or without access to its packages, the tests are left out
+/// with a note.
 ///
 /// # Errors
-/// They are missing in CI.
+/// Fails in CI if the programs are missing.
 pub(crate) fn ensure(root: &Path) -> Result<Schemathesis, String> {
     match programs(root) {
         Ok(programs) => Ok(Schemathesis::Ready { programs }),
@@ -41,7 +43,7 @@ fn programs(root: &Path) -> Result<PathBuf, String> {
         .join("tools")
         .join("schemathesis");
     let (programs, installed) = (folder.join("bin"), folder.join(INSTALLED));
-    // It does not answer when the Python that it was made with is gone.
+    // The program fails if the Python that made the environment was removed.
     let answers = || process::answer(Command::new(programs.join("st")).arg("--version")).is_some();
     if fs::read(&installed).is_ok_and(|there| there == wanted) && answers() {
         return Ok(programs);
@@ -49,7 +51,7 @@ fn programs(root: &Path) -> Result<PathBuf, String> {
     super::test::tell("installing schemathesis with pip");
     make_environment(&folder)?;
     let mut pip = Command::new(programs.join("pip"));
-    // All that is needed is named, so nothing is to be looked for.
+    // The file names all packages, so pip need not resolve dependencies.
     pip.args([
         "install",
         "--quiet",
@@ -64,7 +66,8 @@ fn programs(root: &Path) -> Result<PathBuf, String> {
     Ok(programs)
 }
 
-/// Debian has the module `venv` in a package of its own, and without it leaves half of an environment behind.
+/// Creates the environment. Debian has the module `venv` in a package of its own, and without it
+/// leaves half of an environment behind.
 fn make_environment(folder: &Path) -> Result<(), String> {
     let make = || {
         perform(
@@ -86,7 +89,8 @@ fn make_environment(folder: &Path) -> Result<(), String> {
     make()
 }
 
-/// Runs a program without what Python finds elsewhere. What it says is progress, and stdout is for results.
+/// Runs a program without Python's variables from the environment. Its output is progress, and
+/// stdout is for results.
 fn perform(command: &mut Command) -> Result<(), String> {
     let shown = format!("{command:?}");
     command

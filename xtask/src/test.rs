@@ -1,10 +1,12 @@
-//! `cargo xtask test`: every test, from a fresh checkout on.
+//! `cargo xtask test`: runs all tests, starting from a fresh checkout.
 //!
-//! The tests start what they need themselves; here is only made sure that it can be started. The last line on stdout
-//! sums up all test binaries, because cargo reports each on its own and a failure scrolls away.
+//! The tests start their servers themselves; this module only makes sure that the programs exist.
+//! The last line on stdout sums up all test binaries, because cargo reports each on its own and a
+//! failure scrolls away.
 //!
-//! There is no separate `cargo build`: `cargo test` builds the `stepwell` binary that the tests start, and a build
-//! without the tests' dependencies would compile half of the tree twice, with other features.
+//! There is no separate `cargo build`. `cargo test` builds the `stepwell` binary that the tests
+//! start, and a build without the tests' dependencies would compile half of the tree twice, with
+//! other features.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -14,11 +16,12 @@ use crate::browser::{self, Browser};
 use crate::mounts;
 use crate::schemathesis::{self, Schemathesis};
 
-/// Where tests find the folder with the guests' components.
+/// The folder with the guests' components.
 const GUESTS_VARIABLE: &str = "STEPWELL_TEST_GUESTS";
-/// Names a server on which the tests may create databases; then they start none.
+/// The URL of a server on which the tests may create databases. With it the tests start no server.
 const POSTGRES_VARIABLE: &str = "STEPWELL_TEST_POSTGRES";
-/// Tells the tests that PostgreSQL is left out on purpose. Without it a missing server is a failure.
+/// Tells the tests that PostgreSQL is left out on purpose. Without it a missing server is a
+/// failure.
 const WITHOUT_POSTGRES_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
 /// The same for Redis.
 const WITHOUT_REDIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_REDIS";
@@ -30,10 +33,10 @@ const WITHOUT_FAKETIME_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_FAKETIME";
 const WITHOUT_MOUNTS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_MOUNTS";
 /// The same for Schemathesis.
 const WITHOUT_SCHEMATHESIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_SCHEMATHESIS";
-/// Where tests find its programs.
+/// The folder with Schemathesis' programs.
 const SCHEMATHESIS_VARIABLE: &str = "STEPWELL_TEST_SCHEMATHESIS";
 
-/// `postgres` has the tests of the whole program run on it.
+/// The value `postgres` makes the tests of the whole program run on PostgreSQL.
 const DATABASE_VARIABLE: &str = "STEPWELL_TEST_DATABASE";
 /// Modules of these tests in which the database matters.
 const ON_BOTH_DATABASES: [&str; 11] = [
@@ -50,7 +53,7 @@ const ON_BOTH_DATABASES: [&str; 11] = [
     "storage::",
 ];
 
-/// `cargo xtask test`
+/// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Leave out the tests that need PostgreSQL; a note says so at the end
@@ -62,10 +65,12 @@ pub(crate) struct Options {
     /// Leave out what needs Prometheus and its checker `promtool`; a note says so at the end
     #[arg(long)]
     without_promtool: bool,
-    /// Leave out the tests of hosts whose clocks are wrong, which need faketime; a note says so at the end
+    /// Leave out the tests of hosts whose clocks are wrong, which need faketime; a note says so at
+    /// the end
     #[arg(long)]
     without_faketime: bool,
-    /// Leave out the tests that mount a small file system, as only root may; a note says so at the end
+    /// Leave out the tests that mount a small file system, as only root may; a note says so at the
+    /// end
     #[arg(long)]
     without_mounts: bool,
     /// Leave out what asks for all that the API's description allows; a note says so at the end
@@ -79,17 +84,18 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
-/// What all test binaries reported together.
+/// The sum of the results of all test binaries.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,
     failed: u64,
 }
 
-/// Builds the guests with `build_guests`, which answers the components' folder, and runs the tests.
+/// Builds the guests with `build_guests`, which returns the components' folder, and runs the tests.
 ///
 /// # Errors
-/// Something that the tests need is missing. Tests that fail are no error: they are told, and the code is not 0.
+/// Fails if a program that the tests need is missing. Failed tests are no error: they are reported,
+/// and the exit code is not 0.
 pub(crate) fn run(
     root: &Path,
     options: &Options,
@@ -106,7 +112,7 @@ pub(crate) fn run(
     if !options.without_promtool {
         crate::promtool::ensure()?;
     }
-    // Without PostgreSQL no two hosts could differ.
+    // faketime is only for tests with several hosts, which need PostgreSQL.
     let faketime = !options.without_faketime && !options.without_postgres;
     if faketime {
         crate::faketime::ensure()?;
@@ -153,7 +159,8 @@ pub(crate) fn run(
     if options.without_postgres {
         tell("NOTE: nothing was tested on PostgreSQL, because of --without-postgres");
     } else if options.arguments.is_empty() {
-        // The tests of the whole program run on SQLite; those in which the database matters, once more.
+        // The tests of the whole program ran on SQLite. Those in which the database matters run
+        // again.
         tell("the program once more, on PostgreSQL");
         command
             .args(["--test", "host", "--"])
@@ -207,7 +214,7 @@ pub(crate) fn run(
     })
 }
 
-/// What the tests in a browser need; none if they are not to be run.
+/// Returns the programs for the tests in a browser; none if these tests are not to run.
 fn browser(options: &Options) -> Result<Option<Browser>, String> {
     if options.without_browser || !options.arguments.is_empty() {
         return Ok(None);
@@ -215,7 +222,7 @@ fn browser(options: &Options) -> Result<Option<Browser>, String> {
     browser::ensure().map(Some)
 }
 
-/// Runs `cargo test` or node's tests, shows what it prints, and counts.
+/// Runs `cargo test` or node's tests, shows the output, and counts the results.
 fn watch(command: &mut Command) -> Result<Tally, String> {
     let mut child = command
         .stdin(Stdio::null())
@@ -229,17 +236,17 @@ fn watch(command: &mut Command) -> Result<Tally, String> {
         .wait()
         .map_err(|error| format!("wait for the tests: {error}"))?;
     if !status.success() && tally.failed == 0 {
-        // A binary that did not compile, or died before it could report.
+        // A binary did not compile, or died before it could report.
         tally.failed = 1;
     }
     Ok(tally)
 }
 
-/// Copies the output line by line as it comes, and adds up the results in it.
+/// Copies the output line by line as it comes, and sums the results in it.
 fn pass_through(mut output: impl BufRead, mut stdout: impl Write) -> io::Result<Tally> {
     let mut tally = Tally::default();
     let mut line = Vec::new();
-    // Bytes, because a test may print what is not UTF-8.
+    // Lines are bytes, because a test may print text that is not UTF-8.
     while output.read_until(b'\n', &mut line)? > 0 {
         stdout.write_all(&line)?;
         stdout.flush()?;
@@ -263,8 +270,8 @@ impl Tally {
         }
     }
 
-    /// Reads libtest's `test result: ok. 20 passed; 0 failed; 0 ignored; …`, and node's `# pass 20` and `# fail 0`;
-    /// other lines say nothing.
+    /// Parses libtest's `test result: ok. 20 passed; 0 failed; 0 ignored; …`, and node's `# pass
+    /// 20` and `# fail 0`. Other lines are ignored.
     fn add(&mut self, line: &str) {
         let number_after = |word: &str| {
             line.trim_end()

@@ -14,12 +14,12 @@ use super::toolchain::Toolchain;
 /// A compiled plugin, not yet a component.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CoreModule {
-    /// The plugin's name: that of its crate.
+    /// The plugin's name, which is the name of its crate.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
 }
 
-/// Builds all plugins of the guest workspace. Cargo's progress goes to stderr as always.
+/// Builds all plugins of the guest workspace. Cargo's progress goes to stderr.
 pub(crate) fn core_modules(
     toolchain: &Toolchain,
     root: &Path,
@@ -53,8 +53,9 @@ pub(crate) fn core_modules(
     }
 }
 
-/// Panic messages name source files. Without the folders of this machine in them, the same source gives the same
-/// component in every checkout, which matters because a plugin's version never changes its bytes.
+/// Returns compiler flags that remove this machine's folders from panic messages, which name source
+/// files. The same source then gives the same component in every checkout. That matters because a
+/// plugin's version never changes its bytes.
 fn remapped_paths(root: &Path) -> OsString {
     let cargo_home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -70,11 +71,12 @@ fn remapped_paths(root: &Path) -> OsString {
         flag.push(name);
         Some(flag)
     });
-    // Cargo separates them by this character, so that a folder may have spaces.
+    // Cargo separates flags by this character, so that a folder may have spaces.
     flags.collect::<Vec<_>>().join(OsStr::new("\u{1f}"))
 }
 
-/// Cargo names each thing it built, or did not need to build again, on a line of JSON.
+/// Parses a line of cargo's JSON output. Cargo prints one line for each artifact, whether built or
+/// fresh. Returns none for other artifacts than plugins.
 fn core_module(line: &str) -> Option<CoreModule> {
     let message: Value = serde_json::from_str(line).ok()?;
     if message.get("reason")? != "compiler-artifact" {
@@ -96,7 +98,7 @@ fn core_module(line: &str) -> Option<CoreModule> {
         path.extension()
             .is_some_and(|extension| extension == "wasm")
     })?;
-    // A library's name has '_' where the crate's has '-', and a plugin's name has no '_'.
+    // A library's name has '_' where the crate's name has '-', and a plugin's name has no '_'.
     let name = target.get("name")?.as_str()?.replace('_', "-");
     is_plugin.then_some(CoreModule { name, path })
 }

@@ -1,4 +1,4 @@
-//! Core module to component, and what the component imports.
+//! Encoding of core modules as components, with the list of a component's imports.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,18 +9,18 @@ use wit_component::{ComponentEncoder, DecodedWasm};
 use super::build::CoreModule;
 use super::error::GuestsError;
 
-/// A plugin as it can be uploaded.
+/// A plugin that can be uploaded.
 #[derive(Debug)]
 pub(crate) struct Component {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) bytes: usize,
-    /// Such as `stepwell:plugin/log@0.1.0`.
+    /// Imported interfaces, `stepwell:plugin/log@0.1.0` for example.
     pub(crate) imports: Vec<String>,
 }
 
 impl Component {
-    /// Encodes a core module and writes the component, unless it is there already.
+    /// Encodes a core module and writes the component, unless the same bytes are there already.
     pub(crate) fn encode(module: &CoreModule, folder: &Path) -> Result<Self, GuestsError> {
         let fail = |reason: String| GuestsError::Component {
             name: module.name.clone(),
@@ -33,7 +33,7 @@ impl Component {
                 .module(&core)?
                 .encode()
         };
-        // `{:#}` also shows the causes: the first sentence alone says little.
+        // `{:#}` also shows the causes, because the first sentence alone says little.
         let component = encode().map_err(|error| fail(format!("{error:#}")))?;
         let imports = imports(&component).map_err(fail)?;
         let path = folder.join(&module.name).with_extension("wasm");
@@ -61,8 +61,9 @@ fn imports(component: &[u8]) -> Result<Vec<String>, String> {
     }
 }
 
-/// Writes beside and renames, so that a reader such as a running host sees the old file or the new one. Equal bytes are
-/// left alone: their time of change tells others that there is nothing to do.
+/// Writes a temporary file and renames it, so that a reader such as a running host sees the old
+/// file or the new one. Equal bytes are not written again: an unchanged modification time tells
+/// other programs that there is nothing to do.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|present| present == bytes) {
         return Ok(());
@@ -76,7 +77,8 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// A temporary file is for its owner only; a component is no secret.
+/// Returns permissions for all readers. A temporary file is readable only for its owner, but a
+/// component is no secret.
 fn readable() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o644)
 }

@@ -1,9 +1,9 @@
-//! What can go wrong, and what to do about it.
+//! Errors of `cargo xtask guests`, with advice.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why the guests were not built.
+/// A reason why the guests were not built.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GuestsError {
     #[error("cannot use {}: {source}", path.display())]
@@ -23,7 +23,7 @@ pub(crate) enum GuestsError {
 }
 
 impl GuestsError {
-    /// For `map_err` of what was done with this path.
+    /// Returns a function for `map_err` that adds the path to an error.
     pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Files {
             path: path.into(),

@@ -1,12 +1,12 @@
-//! Which compiler can build guests. From the usual to the unusual:
+//! The compilers that can build guests, from the usual to the unusual:
 //!
 //! 1. the rustc in use has the target;
-//! 2. rustup can add it;
-//! 3. Debian's rustc compiles the standard library itself, from Debian's sources. This works on machines that reach
-//!    package mirrors but not rustup's server;
+//! 2. rustup can add the target;
+//! 3. Debian's rustc compiles the standard library itself, from Debian's sources. This works on
+//!    machines that reach package mirrors but not rustup's server;
 //! 4. as 3., after installing Debian's packages.
 //!
-//! That 2. did not work is remembered, because finding out takes up to half a minute where there is no network.
+//! A failure of 2. is remembered, because without a network it takes up to half a minute.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,14 +25,15 @@ const STAMP: &str = "toolchain-is-debian";
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Toolchain {
-    /// `cargo` and `rustc` as they are on the path.
+    /// `cargo` and `rustc` from the path.
     Installed,
-    /// Debian's, with the linker to use.
+    /// Debian's compiler, with the linker to use.
     Debian { linker: PathBuf },
 }
 
 impl Toolchain {
-    /// Finds one, or makes one if it may install. `folder` is where to remember.
+    /// Finds a toolchain, or installs one if `may_install` is true. `folder` stores the stamp of a
+    /// failure of rustup.
     pub(crate) fn find(folder: &Path, may_install: bool) -> Result<Self, GuestsError> {
         let stamp = folder.join(STAMP);
         if has_target() {
@@ -41,7 +42,7 @@ impl Toolchain {
         }
         let mut reasons = vec![format!("no rustc on the path has the target {TARGET}")];
         if stamp.exists() {
-            // The packages may be gone since: then everything is tried anew.
+            // The packages may have been removed since; then everything is tried again.
             if let Ok(toolchain) = debian() {
                 return Ok(toolchain);
             }
@@ -76,7 +77,7 @@ impl Toolchain {
                     "using Debian's rustc, which compiles the standard library first (a few minutes, once)",
                 );
                 if rustup_failed {
-                    // Only a shortcut: without it the next run is slower.
+                    // The stamp is only a shortcut: without it the next run is slower.
                     let _ = fs::write(
                         &stamp,
                         "Written by `cargo xtask guests`: rustup could not add the target.\n",
@@ -97,7 +98,7 @@ impl Toolchain {
         }
     }
 
-    /// The cargo of this toolchain, with the arguments that only it needs.
+    /// Returns the build command of this toolchain's cargo, with the arguments that only it needs.
     pub(crate) fn cargo_build(&self) -> Command {
         match self {
             Self::Installed => {
@@ -110,7 +111,8 @@ impl Toolchain {
                 let path = std::env::var("PATH").unwrap_or_default();
                 cargo
                     .args(["build", "-Zbuild-std=std,panic_abort"])
-                    // Build-std is unstable; the stable compiler of a distribution accepts it with this.
+                    // Build-std is unstable; the stable compiler of a distribution accepts it with
+                    // this variable.
                     .env("RUSTC_BOOTSTRAP", "1")
                     .env("RUSTC", DEBIAN_RUSTC)
                     .env("PATH", format!("/usr/bin:{path}"))
@@ -121,12 +123,13 @@ impl Toolchain {
     }
 }
 
-/// Removes what no longer holds. That it may be gone already is the point.
+/// Removes the stamp. A missing stamp is no error.
 fn forget(stamp: &Path) {
     let _ = fs::remove_file(stamp);
 }
 
-/// Whether the rustc on the path has a standard library for the target. It names the folder also when there is none.
+/// Returns true if the rustc on the path has a standard library for the target. Rustc prints the
+/// folder even if the target is not installed.
 fn has_target() -> bool {
     let folder = process::answer(process::command("rustc").args([
         "--print",
@@ -178,7 +181,7 @@ fn debian() -> Result<Toolchain, String> {
     Ok(Toolchain::Debian { linker })
 }
 
-/// The newest of Debian's.
+/// Returns the newest of Debian's linkers.
 fn wasm_ld() -> Option<PathBuf> {
     let names = fs::read_dir("/usr/bin")
         .ok()?
@@ -190,7 +193,8 @@ fn wasm_ld() -> Option<PathBuf> {
     Some(Path::new("/usr/bin").join(newest.1))
 }
 
-/// `wasm-ld-22` is 22; a bare `wasm-ld` is what the system prefers.
+/// Returns 22 for `wasm-ld-22`. A bare `wasm-ld` is the system's preferred linker, so it counts as
+/// the newest.
 fn linker_version(name: &str) -> Option<u32> {
     match name.strip_prefix("wasm-ld")? {
         "" => Some(u32::MAX),
@@ -198,7 +202,7 @@ fn linker_version(name: &str) -> Option<u32> {
     }
 }
 
-/// The one inside of rustup's toolchain.
+/// Returns the linker inside rustup's toolchain.
 fn rust_lld() -> Option<PathBuf> {
     let sysroot = process::answer(process::command("rustc").args(["--print", "sysroot"]))?;
     let hosts = fs::read_dir(Path::new(&sysroot).join("lib/rustlib")).ok()?;
