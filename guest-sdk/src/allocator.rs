@@ -1,9 +1,11 @@
-//! The plugin's heap: a static arena first, the growing linear memory after it.
+//! The plugin's heap: first a static arena, then the growing linear memory.
 //!
-//! Each attempt runs in a fresh instance, and `memory.grow` is what makes fresh instances slow: it takes a lock of the
-//! process's address space, so that two threads that start instances wait for each other. A small step that stays in
-//! the arena never grows. Talc is the allocator because it is kept, small in code, reuses freed memory (a bump
-//! allocator would turn a long loop into an out-of-memory) and takes its memory from a source that we define.
+//! Each attempt runs in a fresh instance, and `memory.grow` makes fresh instances slow. It takes a
+//! lock of the process's address space, so two threads that start instances wait for each other. A
+//! small step that stays in the arena never grows.
+//!
+//! The allocator is Talc. It is maintained, its code is small, it reuses freed memory, and its
+//! source of memory can be replaced. A bump allocator would run out of memory in a long loop.
 
 #![expect(
     unsafe_code,
@@ -21,12 +23,13 @@ use talc::cell::TalcSyncCell;
 use talc::source::Source;
 use talc::wasm::WasmBinning;
 
-/// Room for inputs and outputs of some tens of KiB with their decoded forms. Untouched pages cost the host nothing.
+/// The arena has room for inputs and outputs of some tens of KiB with their decoded forms.
+/// Untouched pages cost the host nothing.
 const ARENA_BYTES: usize = 256 * 1024;
 const PAGE_BYTES: usize = 64 * 1024;
-/// Growing in steps of at least 256 KiB, because each growth has a price.
+/// Each growth has a price, so the heap grows by at least 256 KiB.
 const GROWTH_PAGES_MIN: usize = 4;
-/// More than the allocator's own bookkeeping for a heap with one chunk.
+/// More than the allocator's own records for a heap with one chunk.
 const OVERHEAD_BYTES: usize = 1024;
 
 #[global_allocator]
@@ -40,16 +43,17 @@ static mut ARENA: [MaybeUninit<u8>; ARENA_BYTES] = [MaybeUninit::uninit(); ARENA
 #[derive(Debug)]
 struct ArenaThenGrow {
     is_arena_claimed: bool,
-    /// The end of the grown heap; the next growth extends it unless somebody else grew the memory in between.
+    /// The end of the grown heap. The next growth extends the heap, unless other code grew the
+    /// memory in between.
     end: Option<NonNull<u8>>,
 }
 
-// SAFETY: `acquire` allocates nothing, and answers `Ok` only after it made more memory available.
+// SAFETY: `acquire` allocates nothing, and returns `Ok` only after it made more memory available.
 unsafe impl Source for ArenaThenGrow {
     fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
         if !talc.source.is_arena_claimed {
             talc.source.is_arena_claimed = true;
-            // SAFETY: nobody else names ARENA, and the flag lets this happen once.
+            // SAFETY: no other code names ARENA, and the flag lets this happen once.
             return unsafe { talc.claim((&raw mut ARENA).cast(), ARENA_BYTES) }
                 .map(|_| ())
                 .ok_or(());
@@ -62,7 +66,7 @@ unsafe impl Source for ArenaThenGrow {
         let (start_page, pages) = grow(pages.max(GROWTH_PAGES_MIN))
             .or_else(|| grow(pages))
             .ok_or(())?;
-        // Fails only for the last page of 4 GiB, whose end is no address any more.
+        // Fails only for the last page of 4 GiB, whose end is not a valid address.
         let end = (start_page + pages).checked_mul(PAGE_BYTES).ok_or(())? as *mut u8;
         let base = (start_page * PAGE_BYTES) as *mut u8;
         talc.source.end = match talc.source.end.take() {

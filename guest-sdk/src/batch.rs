@@ -1,4 +1,4 @@
-//! Bulk work on workflow instances. Writes are effects: they commit with the step.
+//! Bulk work on workflow instances. Writes are effects: they are committed with the step.
 //!
 //! ```no_run
 //! # use stepwell_guest::{Context, Failure};
@@ -22,26 +22,27 @@ use serde::Serialize;
 use crate::bindings::stepwell::plugin::batch;
 use crate::{Failure, HostError, json};
 
-/// Where an instance is: `status` is `running`, `waiting`, `completed`, `rejected`, `failed` or `cancelled`, and
-/// `current_step` is the id of the step that runs or waits.
+/// The state of an instance. `status` is `running`, `waiting`, `completed`, `rejected`, `failed` or
+/// `cancelled`. `current_step` is the id of the step that runs or waits.
 pub use batch::InstanceStatus;
 /// New metadata for one instance.
 pub use batch::InstanceUpdate;
-/// One instance to create. The newest version of the workflow is used.
+/// An instance to create. The newest version of the workflow is used.
 pub use batch::NewInstance;
 
-/// The most items that one call takes.
+/// Maximum number of items in one call.
 pub const ITEMS_MAX: usize = 1_000;
 
-/// One answer per item, in the order asked.
+/// One result for each item, in the order of the items.
 pub type PerItem<T> = Vec<Result<T, HostError>>;
 
-/// Creates instances and answers their ids; one bad item does not fail the others. At most [`ITEMS_MAX`] a call and
-/// 10,000 an attempt. Instances created by steps may create further ones, down to 8 levels.
+/// Creates instances and returns their ids. One bad item does not fail the others. A call takes at
+/// most [`ITEMS_MAX`] items and an attempt at most 10,000. Instances that a step creates may create
+/// further instances, down to 8 levels.
 ///
 /// # Errors
 ///
-/// `Denied` without the grant, `Limit` above a bound: then nothing was created.
+/// Fails with `Denied` without the grant, and with `Limit` above a bound. Nothing is created then.
 pub fn create_instances(items: &[NewInstance]) -> Result<PerItem<String>, HostError> {
     batch::create_instances(items)
 }
@@ -50,26 +51,27 @@ pub fn create_instances(items: &[NewInstance]) -> Result<PerItem<String>, HostEr
 ///
 /// # Errors
 ///
-/// As [`create_instances`].
+/// Fails as [`create_instances`] does.
 pub fn update_instances(items: &[InstanceUpdate]) -> Result<PerItem<()>, HostError> {
     batch::update_instances(items)
 }
 
-/// Reads the status of at most [`ITEMS_MAX`] instances. May be as old as the instance cache's time to live.
+/// Reads the status of at most [`ITEMS_MAX`] instances. A status may be as old as the instance
+/// cache's time to live.
 ///
 /// # Errors
 ///
-/// As [`create_instances`].
+/// Fails as [`create_instances`] does.
 pub fn get_statuses(ids: &[String]) -> Result<PerItem<InstanceStatus>, HostError> {
     batch::get_statuses(ids)
 }
 
 impl NewInstance {
-    /// An instance of a workflow of this team, with an input of at most 1 MiB of JSON.
+    /// Creates an item for a workflow of this team, with an input of at most 1 MiB of JSON.
     ///
     /// # Errors
     ///
-    /// The fatal code `not-json` for an input that JSON cannot hold.
+    /// Fails with the fatal code `not-json` if JSON cannot hold the input.
     pub fn new<T: Serialize + ?Sized>(
         workflow: impl Into<String>,
         input: &T,
@@ -83,7 +85,8 @@ impl NewInstance {
         })
     }
 
-    /// What the instance is about: a kind of at most 128 bytes and an id of at most 256.
+    /// Sets the entity that the instance is about: a kind of at most 128 bytes and an id of at most
+    /// 256 bytes.
     #[must_use]
     pub fn entity(mut self, entity_type: impl Into<String>, entity_id: impl Into<String>) -> Self {
         self.entity_type = Some(entity_type.into());
@@ -91,8 +94,9 @@ impl NewInstance {
         self
     }
 
-    /// A second instance with the same key in the same workflow is not created; the id of the first is answered, unless
-    /// the first was asked for with other fields: then it is `invalid`. At most 256 bytes. Derive it from the context's
+    /// Sets an idempotency key of at most 256 bytes. A second instance with the same key in the
+    /// same workflow is not created, and the call returns the id of the first. If the first was
+    /// created with other fields, the item fails with `invalid`. Derive the key from the context's
     /// `idempotency_key`, so that a retried step creates nothing twice.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
@@ -102,11 +106,12 @@ impl NewInstance {
 }
 
 impl InstanceUpdate {
-    /// Metadata is a JSON object of at most 64 KiB that replaces what the instance had.
+    /// Creates an update. `metadata` is a JSON object of at most 64 KiB that replaces the
+    /// instance's metadata.
     ///
     /// # Errors
     ///
-    /// The fatal code `not-json` for metadata that JSON cannot hold.
+    /// Fails with the fatal code `not-json` if JSON cannot hold the metadata.
     pub fn new<T: Serialize + ?Sized>(
         instance_id: impl Into<String>,
         metadata: &T,

@@ -1,5 +1,6 @@
-//! What wit-bindgen makes of `wit/`: the only module that knows it. Plugins export through [`plugin!`](crate::plugin)
-//! and import through the typed modules, so that a new version of wit-bindgen is no change for them.
+//! Bindings that wit-bindgen generates from `wit/`. No other module names wit-bindgen. Plugins
+//! export through [`plugin!`](crate::plugin) and import through the typed modules, so a new version
+//! of wit-bindgen changes nothing for plugins.
 
 wit_bindgen::generate!({
     path: "../wit",

@@ -1,4 +1,4 @@
-//! How a step says that it did not work: [`Failure`], and what becomes of a refused host call.
+//! Failures of steps: [`Failure`], and the conversion of refused host calls.
 
 use core::fmt;
 use core::time::Duration;
@@ -6,9 +6,10 @@ use core::time::Duration;
 use crate::HostError;
 use crate::bindings::exports::stepwell::plugin::step;
 
-/// Why an attempt did not succeed, and whether the host should try again.
+/// The reason why an attempt did not succeed, with advice whether the host should try again.
 ///
-/// Nothing that the attempt wrote through [`storage`](crate::storage) or [`batch`](crate::batch) is kept.
+/// Nothing that the attempt wrote through [`storage`](crate::storage) or [`batch`](crate::batch) is
+/// kept.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,10 +32,11 @@ struct Retry {
 }
 
 impl Failure {
-    /// The step will never succeed with this input: do not try again, the instance fails.
+    /// Creates a failure that ends the instance, because the step will never succeed with this
+    /// input.
     ///
-    /// `code` is for branching and alerts, so keep it stable: 1 to 63 of a-z, 0-9, '-'. `message` is one sentence for
-    /// people, at most 4,096 bytes; what is over is cut.
+    /// `code` is for branching and alerts, so keep it stable: 1 to 63 of a-z, 0-9, '-'. `message`
+    /// is one sentence for people of at most 4,096 bytes; the rest is cut off.
     pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -43,9 +45,10 @@ impl Failure {
         }
     }
 
-    /// The step may succeed later: try again by the step's retry policy, as long as it has attempts left.
+    /// Creates a failure after which the host tries again, by the step's retry policy, while the
+    /// step has attempts left.
     ///
-    /// The bounds of `code` and `message` are those of [`Failure::fatal`].
+    /// `code` and `message` have the bounds of [`Failure::fatal`].
     pub fn retry(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -54,8 +57,8 @@ impl Failure {
         }
     }
 
-    /// Asks for the next attempt not before this time has passed. Without it, the step's retry policy alone decides.
-    /// A fatal failure stays fatal: there is no next attempt to delay.
+    /// Asks the host to wait at least this long before the next attempt. Without it, the step's
+    /// retry policy alone decides. Does nothing for a fatal failure, which has no next attempt.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
         if let Some(retry) = &mut self.retry {
@@ -64,17 +67,17 @@ impl Failure {
         self
     }
 
-    /// The stable code.
+    /// Returns the stable code.
     pub fn code(&self) -> &str {
         &self.code
     }
 
-    /// The sentence for people.
+    /// Returns the sentence for people.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Whether the host is asked to try again.
+    /// Returns true if the host is asked to try again.
     pub fn is_retry(&self) -> bool {
         self.retry.is_some()
     }
@@ -88,8 +91,9 @@ impl fmt::Display for Failure {
 
 impl core::error::Error for Failure {}
 
-/// Lets `?` end the step when a host call is refused. What cannot get better by itself is fatal: `host-denied`,
-/// `host-limit`, `host-not-found`, `host-invalid`. What can is retried: `host-conflict`, `host-unavailable`.
+/// Lets `?` end the step when a host call is refused. Errors that cannot get better by themselves
+/// are fatal: `host-denied`, `host-limit`, `host-not-found`, `host-invalid`. The others are
+/// retried: `host-conflict`, `host-unavailable`.
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         match error {

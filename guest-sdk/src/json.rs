@@ -1,11 +1,12 @@
-//! JSON text to Rust values and back, with errors that name the place in the text.
+//! Conversion of JSON text to Rust values and back, with errors that name the place in the text.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Failure;
 
-/// Reads a value; the error is a sentence such as ``at `lines[2].amount`: invalid type: string "x", expected i64``.
+/// Parses a value. The error is a sentence such as ``at `lines[2].amount`: invalid type: string
+/// "x", expected i64``.
 pub(crate) fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -24,13 +25,15 @@ pub(crate) fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     Ok(value)
 }
 
-/// Writes a value. Fails only for types that JSON cannot hold, such as a map whose keys are not text.
+/// Formats a value as JSON. Fails only for types that JSON cannot hold, such as a map whose keys
+/// are not text.
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
     serde_json::to_string(value)
         .map_err(|error| Failure::fatal("not-json", format!("a value is not JSON: {error}")))
 }
 
-/// Inputs arrive on one line and nobody sees their text, so "at line 1 column 812" helps nobody.
+/// Removes the position from an error. Inputs arrive on one line and people do not see their text,
+/// so "at line 1 column 812" is no help.
 fn without_position(error: &serde_json::Error) -> String {
     let mut text = error.to_string();
     if let Some(start) = text.rfind(" at line ") {

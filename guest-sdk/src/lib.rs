@@ -1,7 +1,8 @@
 //! Write Stepwell plugins in Rust.
 //!
-//! A *plugin* is a WebAssembly component that offers one or more *steps*. You upload it while Stepwell runs; workflow
-//! definitions then name its steps. This page goes from an empty folder to a running step.
+//! A *plugin* is a WebAssembly component that offers one or more *steps*. You upload it while
+//! Stepwell runs; workflow definitions then name its steps. This page goes from an empty folder to
+//! a running step.
 //!
 //! # 1. A crate
 //!
@@ -22,7 +23,8 @@
 //!
 //! # 2. A step
 //!
-//! Input and output are types of yours, read from and written to JSON by serde. This is a whole `src/lib.rs`:
+//! Input and output are types of yours, read from and written to JSON by serde. This is a whole
+//! `src/lib.rs`:
 //!
 //! ```no_run
 //! use stepwell_guest::{Context, Failure, Step, plugin};
@@ -54,13 +56,14 @@
 //! # fn main() {}
 //! ```
 //!
-//! Input without a `name` fails the step with the code `invalid-input` and the message ``missing field `name` ``; there
-//! is nothing to write for it. [`plugin!`] knows more settings.
+//! Input without a `name` fails the step with the code `invalid-input` and the message ``missing
+//! field `name` ``; there is nothing to write for it. [`plugin!`] knows more settings.
 //!
 //! # 3. Build, try, upload, start
 //!
-//! In Stepwell's repository, `cargo xtask guests` builds all plugins under `examples/plugins/`. Anywhere else it is
-//! `cargo build --release --target wasm32-unknown-unknown`, and `wasm-tools component new` on the result.
+//! In Stepwell's repository, `cargo xtask guests` builds all plugins under `examples/plugins/`.
+//! Anywhere else it is `cargo build --release --target wasm32-unknown-unknown`, and `wasm-tools
+//! component new` on the result.
 //!
 //! ```text
 //! stepwell run hello.wasm greet --input '{"name": "Ada"}'     # one step, here, without a server
@@ -70,8 +73,9 @@
 //!
 //! # 4. Failing well
 //!
-//! [`Failure::fatal`] ends the instance: the input is wrong and will be wrong tomorrow. [`Failure::retry`] asks for
-//! another attempt by the step's retry policy. A refused host call becomes one or the other through `?`.
+//! [`Failure::fatal`] ends the instance: the input is wrong and will be wrong tomorrow.
+//! [`Failure::retry`] asks for another attempt by the step's retry policy. A refused host call
+//! becomes one or the other through `?`.
 //!
 //! ```no_run
 //! # use stepwell_guest::{Failure, storage::Bucket};
@@ -89,9 +93,10 @@
 //!
 //! # 5. Attempts and effects
 //!
-//! A step may run more than once: after a retry, or when a host stops in the middle. What an attempt writes through
-//! [`storage`] and [`batch`] is committed together with its output, exactly once; a failed attempt leaves nothing. Give
-//! `context.idempotency_key` to services outside: it is the same in all attempts of a step.
+//! A step may run more than once: after a retry, or when a host stops in the middle. What an
+//! attempt writes through [`storage`] and [`batch`] is committed together with its output, exactly
+//! once; a failed attempt leaves nothing. Give `context.idempotency_key` to services outside: it is
+//! the same in all attempts of a step.
 //!
 //! # 6. What the host offers
 //!
@@ -104,13 +109,14 @@
 //! | [`mod@log`] | the host's log | no |
 //! | [`runtime`] | clock and randomness | no |
 //!
-//! A module that you do not call is not in your component, and what is not in your component needs no grant. There is
-//! no network, no file, no environment and no standard output.
+//! A module that you do not call is not in your component, and what is not in your component needs
+//! no grant. There is no network, no file, no environment and no standard output.
 //!
 //! # 7. Testing
 //!
-//! A step is a function, so plain `cargo test` runs it natively, with [`Context::for_test`]. Host calls panic there:
-//! keep what calculates apart from what calls the host. With the host, `stepwell run` tries one step.
+//! A step is a function, so plain `cargo test` runs it natively, with [`Context::for_test`]. Host
+//! calls panic there: keep what calculates apart from what calls the host. With the host, `stepwell
+//! run` tries one step.
 //!
 //! ```
 //! # use stepwell_guest::{Context, Failure, Step};
@@ -128,8 +134,9 @@
 //!
 //! # Features
 //!
-//! `arena` (on by default) makes the SDK bring the plugin's global allocator: small steps then run without growing
-//! their memory, which is what fresh instances pay most for. Switch it off to bring your own.
+//! `arena` (on by default) makes the SDK bring the plugin's global allocator: small steps then run
+//! without growing their memory, which is what fresh instances pay most for. Switch it off to bring
+//! your own.
 
 pub mod batch;
 pub mod log;
@@ -162,12 +169,13 @@ mod step;
 
 pub use serde_json;
 
-/// Why a host call was refused. A refused call changed nothing. `?` turns it into a [`Failure`].
+/// The reason why a host call was refused. A refused call changed nothing. `?` turns the error into
+/// a [`Failure`].
 pub use bindings::stepwell::plugin::types::HostError;
 pub use failure::Failure;
 pub use step::{Context, Step};
 
-/// For [`plugin!`] only.
+/// Items for the expansion of [`plugin!`] only.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::bindings::exports::stepwell::plugin::step::{
@@ -176,7 +184,8 @@ pub mod __private {
     pub use crate::plugin::{Plugin, Run, first};
 }
 
-/// Whole milliseconds, as the contract counts them. What is too long for them is as good as for ever.
+/// Returns whole milliseconds, the contract's unit. A duration too long for `u64` becomes the
+/// maximum.
 fn duration_ms(duration: core::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
-//! Lines in the host's log, with team, plugin, instance and attempt beside them. Needs no grant.
+//! Lines in the host's log, with team, plugin, instance and attempt. Needs no grant.
 //!
-//! At most 256 lines and 64 KiB per attempt, 4 KiB a line and 16 fields; what is over is dropped and counted. There is
-//! no standard output in the sandbox: `println!` goes nowhere.
+//! At most 256 lines and 64 KiB per attempt, 4 KiB a line and 16 fields; what is over is dropped
+//! and counted. There is no standard output in the sandbox: `println!` goes nowhere.
 //!
 //! ```no_run
 //! # let (amount, employee) = (4_200, "ada");
@@ -14,10 +14,11 @@
 use crate::bindings::stepwell::plugin::log;
 
 pub use crate::{debug, error, info, trace, warn};
-/// How much a line matters.
+/// The severity of a line.
 pub use log::Level;
 
-/// Writes a line with fields. The macros are shorter; this is for fields known only at run time.
+/// Writes a line with fields. The macros are shorter; use this function for fields known only at
+/// run time.
 pub fn write(level: Level, message: &str, fields: &[(&str, &str)]) {
     let fields: Vec<_> = fields
         .iter()
@@ -29,31 +30,32 @@ pub fn write(level: Level, message: &str, fields: &[(&str, &str)]) {
     log::write(level, message, &fields);
 }
 
-/// Logs a detail for the author: `trace!("format {}", arguments; field = value, ...)`.
+/// Logs a detail for the plugin's author: `trace!("format {}", arguments; field = value, ...)`.
 #[macro_export]
 macro_rules! trace {
     ($($line:tt)+) => { $crate::__log!(Trace, $($line)+) };
 }
 
-/// Logs what helps to find a mistake: `debug!("format {}", arguments; field = value, ...)`.
+/// Logs a fact that helps to find a mistake: `debug!("format {}", arguments; field = value, ...)`.
 #[macro_export]
 macro_rules! debug {
     ($($line:tt)+) => { $crate::__log!(Debug, $($line)+) };
 }
 
-/// Logs what an operator wants to know: `info!("format {}", arguments; field = value, ...)`.
+/// Logs a fact for operators: `info!("format {}", arguments; field = value, ...)`.
 #[macro_export]
 macro_rules! info {
     ($($line:tt)+) => { $crate::__log!(Info, $($line)+) };
 }
 
-/// Logs what went wrong but was coped with: `warn!("format {}", arguments; field = value, ...)`.
+/// Logs a problem that the step coped with: `warn!("format {}", arguments; field = value, ...)`.
 #[macro_export]
 macro_rules! warn {
     ($($line:tt)+) => { $crate::__log!(Warn, $($line)+) };
 }
 
-/// Logs what somebody must look at: `error!("format {}", arguments; field = value, ...)`.
+/// Logs a problem that an operator must look at: `error!("format {}", arguments; field = value,
+/// ...)`.
 #[macro_export]
 macro_rules! error {
     ($($line:tt)+) => { $crate::__log!(Error, $($line)+) };

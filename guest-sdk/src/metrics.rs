@@ -1,8 +1,10 @@
-//! Measurements of the plugin, in the host's metrics API. Emitted at once, also by attempts that fail.
+//! Measurements of the plugin, in the host's metrics API. They count at once, even if the attempt
+//! fails.
 //!
-//! Names must be declared in [`plugin!`](crate::plugin). Labels are pairs of a name, 1 to 63 bytes of a-z, 0-9, '_', and
-//! a value of at most 128 bytes; at most 5 of them. A plugin version has at most 100 series; further label combinations
-//! are counted together in one series labelled `overflow`.
+//! Names must be declared in [`plugin!`](crate::plugin). A label is a pair of a name, 1 to 63 bytes
+//! of a-z, 0-9, '_', and a value of at most 128 bytes. A measurement has at most 5 labels. A plugin
+//! version has at most 100 series. Further combinations of labels are counted together in one
+//! series labelled `overflow`.
 //!
 //! ```no_run
 //! # use stepwell_guest::Failure;
@@ -24,7 +26,7 @@ use crate::bindings::stepwell::plugin::metrics;
 ///
 /// # Errors
 ///
-/// `Invalid` for a name that is not declared or a label out of bounds; so do the others.
+/// Fails with `Invalid` if the name is not declared or a label is out of bounds.
 pub fn count(name: &str, delta: u64, labels: &[(&str, &str)]) -> Result<(), HostError> {
     metrics::count(name, delta, &owned(labels))
 }
@@ -33,29 +35,29 @@ pub fn count(name: &str, delta: u64, labels: &[(&str, &str)]) -> Result<(), Host
 ///
 /// # Errors
 ///
-/// As [`count()`], and `Invalid` for a value out of bounds.
+/// Fails as [`count()`] does, and with `Invalid` if the value is out of bounds.
 pub fn gauge(name: &str, value: f64, labels: &[(&str, &str)]) -> Result<(), HostError> {
     metrics::gauge(name, value, &owned(labels))
 }
 
-/// Records into a histogram. The value must be finite and not negative.
+/// Records a value in a histogram. The value must be finite and not negative.
 ///
 /// # Errors
 ///
-/// As [`gauge`].
+/// Fails as [`gauge`] does.
 pub fn record(name: &str, value: f64, labels: &[(&str, &str)]) -> Result<(), HostError> {
     metrics::record_value(name, value, &owned(labels))
 }
 
-/// Times an operation into the histogram of that name, in microseconds. Dropped without [`Timer::stop`], for example by
-/// `?`, it counts as an error of that operation. It is one of the attempt's
-/// 64 handles; one more ends the attempt.
+/// A timer that records microseconds in the histogram of its name. A timer that is dropped without
+/// [`Timer::stop`], for example by `?`, counts as an error of that histogram. An attempt has at
+/// most 64 handles, and a timer is one; one more handle ends the attempt.
 #[derive(Debug)]
 #[must_use = "a timer that is dropped at once counts as an error"]
 pub struct Timer(metrics::Timer);
 
 impl Timer {
-    /// Starts to time.
+    /// Starts a timer.
     pub fn start(operation: &str) -> Self {
         Self(metrics::Timer::new(operation))
     }
@@ -64,7 +66,7 @@ impl Timer {
     ///
     /// # Errors
     ///
-    /// As [`count()`].
+    /// Fails as [`count()`] does.
     pub fn stop(self) -> Result<(), HostError> {
         metrics::Timer::stop(self.0)
     }

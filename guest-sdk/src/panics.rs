@@ -1,10 +1,11 @@
-//! Makes panics visible: without this, a panic is a trap without a word.
+//! Writes panics to the log. Otherwise a panic is a trap without any message.
 
 use std::panic::{self, PanicHookInfo};
 
 use crate::log::{self, Level};
 
-/// Called at the start of each call into the plugin. An instance serves one attempt, so once per call is once.
+/// Installs a panic hook that logs the message. Called at the start of each call into the plugin.
+/// An instance serves one attempt, so the hook is installed once.
 pub(crate) fn report_to_log() {
     panic::set_hook(Box::new(|information| {
         let location = information

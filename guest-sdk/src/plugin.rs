@@ -1,9 +1,9 @@
-//! The [`plugin!`](crate::plugin) macro and what it expands to.
+//! The [`plugin!`](crate::plugin) macro and the types in its expansion.
 
 use crate::Context;
 use crate::bindings::exports::stepwell::plugin::step::{Call, PluginManifest, StepError, StepSpec};
 
-/// Makes a plugin of steps. Call it once per crate, whose type must be `cdylib`.
+/// Makes a plugin of steps. Call the macro once in a crate, whose type must be `cdylib`.
 ///
 /// ```
 /// # use stepwell_guest::{plugin, Context, Failure, Step};
@@ -60,7 +60,7 @@ macro_rules! plugin {
                 steps: &[$((<$step as $crate::Step>::NAME, <$step as $crate::Step>::DESCRIPTION)),+],
                 metrics: &[$($($metric),*)?],
             };
-            // Mistakes that the host would refuse at the upload are found by the compiler.
+            // The compiler finds mistakes that the host would refuse at the upload.
             const _: () = PLUGIN.check();
 
             struct Component;
@@ -78,33 +78,34 @@ macro_rules! plugin {
                 }
             }
 
-            // Natively there is no host to export to, and the exports' names are no names for a native linker.
+            // A native build has no host to export to, and native linkers refuse the names of the
+            // exports.
             #[cfg(target_arch = "wasm32")]
             $crate::bindings::export!(Component with_types_in $crate::bindings);
         };
     };
 }
 
-/// A plugin in its own words, as constants.
+/// The description of a plugin, as constants.
 #[derive(Debug)]
 pub struct Plugin {
-    /// As in the manifest, like the two below.
+    /// The plugin's name, as in the manifest.
     pub name: &'static str,
-    /// A semantic version.
+    /// The plugin's version, a semantic version.
     pub version: &'static str,
-    /// One sentence.
+    /// The plugin's description, one sentence.
     pub description: &'static str,
-    /// Names with descriptions.
+    /// Names and descriptions of the steps.
     pub steps: &'static [(&'static str, &'static str)],
-    /// Declared names.
+    /// Names of the declared metrics.
     pub metrics: &'static [&'static str],
 }
 
-/// From the input's text to the output's.
+/// A function that runs a step, from the input as JSON to the output as JSON.
 pub type Run = fn(&Context, &str) -> Result<String, crate::Failure>;
 
 impl Plugin {
-    /// Refuses what the host would refuse, with its reason. Runs in the compiler.
+    /// Panics, with the reason, if the host would refuse the plugin. Runs at compile time.
     #[expect(
         clippy::indexing_slicing,
         reason = "iterators do not run in constants yet, and the compiler runs this"
@@ -151,7 +152,7 @@ impl Plugin {
         }
     }
 
-    /// The contract's `describe`.
+    /// Implements the contract's `describe`.
     pub fn describe(&self) -> PluginManifest {
         crate::panics::report_to_log();
         PluginManifest {
@@ -170,7 +171,7 @@ impl Plugin {
         }
     }
 
-    /// The contract's `run`; `find` answers the step of a name.
+    /// Implements the contract's `run`. `find` returns the step with a name.
     pub fn run(
         &self,
         call: Call,
@@ -185,7 +186,7 @@ impl Plugin {
     }
 }
 
-/// The author's word if there is one, else the crate's.
+/// Returns the first candidate: the author's value if there is one, otherwise the crate's.
 pub const fn first(candidates: &[&'static str]) -> &'static str {
     match candidates {
         [first, ..] => first,

@@ -8,37 +8,42 @@ use serde::de::DeserializeOwned;
 use crate::bindings::exports::stepwell::plugin::step;
 use crate::{Failure, json};
 
-/// Who and what this attempt runs for. Constant during the attempt.
+/// The context of an attempt: its team, plugin, workflow and instance. Constant during the attempt.
 pub use crate::bindings::stepwell::plugin::types::StepContext as Context;
 
 /// One step of a plugin. List it in [`plugin!`](crate::plugin).
 ///
-/// Each attempt runs in a fresh instance of the plugin: `static` variables start anew, nothing is shared with other
-/// attempts except through [`storage`](crate::storage).
+/// Each attempt runs in a fresh instance of the plugin. `static` variables start anew, and attempts
+/// share data only through [`storage`](crate::storage).
 pub trait Step {
-    /// What workflow definitions call the step: 1 to 63 of a-z, 0-9, '-'; starts with a letter. Checked when the
-    /// plugin is compiled.
+    /// The name of the step in workflow definitions: 1 to 63 of a-z, 0-9, '-', starting with a
+    /// letter. Checked when the plugin is compiled.
     const NAME: &'static str;
 
-    /// One sentence for people. At most 1,024 bytes; checked when the plugin is compiled.
+    /// A description of one sentence for people, at most 1,024 bytes. Checked when the plugin is
+    /// compiled.
     const DESCRIPTION: &'static str;
 
-    /// What the workflow's input mapping makes for this step, at most 1 MiB of JSON. JSON that does not fit the type
-    /// fails the step with the fatal code `invalid-input` and a message that names the place.
+    /// The type of the input. The workflow's input mapping makes the input, at most 1 MiB of JSON.
+    /// JSON that does not fit the type fails the step with the fatal code `invalid-input` and a
+    /// message that names the place.
     type Input: DeserializeOwned;
 
-    /// What later steps see as `steps.<id>.output`, at most 1 MiB of JSON.
+    /// The type of the output. Later steps see the output as `steps.<id>.output`, at most 1 MiB of
+    /// JSON.
     type Output: Serialize;
 
-    /// Runs one attempt. What it wrote through [`storage`](crate::storage) and [`batch`](crate::batch) is committed
-    /// together with its output, or not at all.
+    /// Runs one attempt. Its writes through [`storage`](crate::storage) and [`batch`](crate::batch)
+    /// are committed together with its output, or not at all.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the step from doing its work; see [`Failure`]. A refused host call becomes one through `?`.
+    /// Fails with a [`Failure`] if the step cannot do its work. A refused host call becomes a
+    /// failure through `?`.
     fn run(context: &Context, input: Self::Input) -> Result<Self::Output, Failure>;
 
-    /// From JSON text to JSON text. Only tests of the host have a reason to replace it: with output that is no JSON.
+    /// Runs one attempt from JSON text to JSON text. Only tests of the host replace this function,
+    /// to return text that is not JSON.
     #[doc(hidden)]
     fn call(context: &Context, input: &str) -> Result<String, Failure> {
         let input = json::decode(input.as_bytes())
@@ -48,13 +53,13 @@ pub trait Step {
 }
 
 impl Context {
-    /// How much of the attempt's time is left by the host's clock. Zero when the deadline has passed.
+    /// Returns the rest of the attempt's time by the host's clock; zero after the deadline.
     pub fn time_left(&self) -> Duration {
         Duration::from_micros(self.deadline.saturating_sub(crate::runtime::now()))
     }
 
-    /// A made-up context for unit tests of a step: the first attempt, in a team called `test`, with a deadline one
-    /// minute after `now`. Change the fields that the test is about.
+    /// Returns a made-up context for unit tests of a step: the first attempt, in a team called
+    /// `test`, with a deadline one minute after `now`. Change the fields that the test is about.
     ///
     /// ```
     /// # use stepwell_guest::{Context, Failure, Step};
@@ -90,8 +95,8 @@ impl Context {
     }
 }
 
-/// What [`plugin!`](crate::plugin) answers for a step name it does not know: the host offers only described steps, so
-/// this is a definition written for another version of the plugin.
+/// Returns the failure for a step that [`plugin!`](crate::plugin) does not know. The host offers
+/// only described steps, so the definition was written for another version of the plugin.
 pub(crate) fn unknown_step(context: &Context, known: &[&str]) -> step::StepError {
     let message = format!(
         "{} {} has no step `{}`, it has: {}",

@@ -1,5 +1,5 @@
-//! Read-only view of the team's workflow data, in the shape of the HTTP API. Cached: answers may be as old as the
-//! cache's time to live.
+//! Read-only view of the team's workflow data, in the shape of the HTTP API. Results are cached and
+//! may be as old as the cache's time to live.
 //!
 //! Read into a type of yours with the fields you need, or into [`serde_json::Value`].
 //!
@@ -19,39 +19,39 @@ use serde::de::DeserializeOwned;
 use crate::bindings::stepwell::plugin::workflows;
 use crate::{Failure, HostError, json};
 
-/// The workflow and its newest definition.
+/// Reads a workflow with its newest definition.
 ///
 /// # Errors
 ///
-/// `host-denied` without the grant, `host-not-found`, and the fatal code `host-answer-invalid` when the answer does not
-/// fit the type; so do the others.
+/// Fails with `host-denied` without the grant, with `host-not-found`, and with the fatal code
+/// `host-answer-invalid` if the response does not fit the type.
 pub fn get_workflow<T: DeserializeOwned>(name: &str) -> Result<T, Failure> {
     decode(workflows::get_workflow(name))
 }
 
-/// One version of a workflow, which never changes. The first is 1.
+/// Reads one version of a workflow. A version never changes. The first is 1.
 ///
 /// # Errors
 ///
-/// As [`get_workflow`].
+/// Fails as [`get_workflow`] does.
 pub fn get_version<T: DeserializeOwned>(name: &str, version: u32) -> Result<T, Failure> {
     decode(workflows::get_version(name, version))
 }
 
-/// One instance by its id.
+/// Reads an instance by its id.
 ///
 /// # Errors
 ///
-/// As [`get_workflow`].
+/// Fails as [`get_workflow`] does.
 pub fn get_instance<T: DeserializeOwned>(id: &str) -> Result<T, Failure> {
     decode(workflows::get_instance(id))
 }
 
-/// At most 200 pending approvals of one approver, oldest first.
+/// Reads at most 200 pending approvals of one approver, oldest first.
 ///
 /// # Errors
 ///
-/// As [`get_workflow`].
+/// Fails as [`get_workflow`] does.
 pub fn pending_approvals<T: DeserializeOwned>(approver: &str) -> Result<Vec<T>, Failure> {
     decode(workflows::pending_approvals(approver))
 }
