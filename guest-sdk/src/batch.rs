@@ -8,7 +8,8 @@
 //! let mut items = Vec::new();
 //! for name in ["Ada", "Grace"] {
 //!     let key = format!("{}-{name}", context.idempotency_key);
-//!     items.push(NewInstance::new("hello", &serde_json::json!({ "name": name }))?.idempotency_key(key));
+//!     let input = serde_json::json!({ "name": name });
+//!     items.push(NewInstance::new("hello", &input)?.idempotency_key(key));
 //! }
 //! for created in batch::create_instances(&items)? {
 //!     println!("started {}", created?);

@@ -16,7 +16,8 @@ use crate::bindings::exports::stepwell::plugin::step;
 /// use stepwell_guest::Failure;
 ///
 /// let wrong = Failure::fatal("amount-negative", "an expense cannot be negative, got -12");
-/// let later = Failure::retry("bank-busy", "the bank asks us to wait").after(Duration::from_secs(30));
+/// let later = Failure::retry("bank-busy", "the bank asks us to wait");
+/// let later = later.after(Duration::from_secs(30));
 /// assert!(!wrong.is_retry() && later.is_retry());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

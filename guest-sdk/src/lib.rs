@@ -81,7 +81,8 @@
 //! # use stepwell_guest::{Failure, storage::Bucket};
 //! # fn example(amount: i64) -> Result<(), Failure> {
 //! if amount <= 0 {
-//!     return Err(Failure::fatal("amount-not-positive", format!("an expense needs a positive amount, got {amount}")));
+//!     let message = format!("an expense needs a positive amount, got {amount}");
+//!     return Err(Failure::fatal("amount-not-positive", message));
 //! }
 //! let bucket = Bucket::open_plugin()?;      // without the grant: fatal, `host-denied`
 //! bucket.increment("total", amount)?;       // without the database: retried, `host-unavailable`
@@ -126,7 +127,9 @@
 //! #     const DESCRIPTION: &'static str = "Greets somebody by name";
 //! #     type Input = String;
 //! #     type Output = String;
-//! #     fn run(_: &Context, name: String) -> Result<String, Failure> { Ok(format!("Hello, {name}!")) }
+//! #     fn run(_: &Context, name: String) -> Result<String, Failure> {
+//! #         Ok(format!("Hello, {name}!"))
+//! #     }
 //! # }
 //! let greeting = Greet::run(&Context::for_test("greet"), "Ada".into());
 //! assert_eq!(greeting, Ok("Hello, Ada!".into()));
@@ -134,9 +137,9 @@
 //!
 //! # Features
 //!
-//! `arena` (on by default) makes the SDK bring the plugin's global allocator: small steps then run
-//! without growing their memory, which is what fresh instances pay most for. Switch it off to bring
-//! your own.
+//! `arena` (on by default) makes the SDK bring the plugin's global allocator. Small steps then run
+//! without growing their memory, which is the largest cost of a fresh instance. Switch the feature
+//! off to bring your own allocator.
 
 pub mod batch;
 pub mod log;
