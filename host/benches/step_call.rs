@@ -1,16 +1,17 @@
-//! What a step call costs: `Runtime::run_step`, with a fresh store, every limit, the context and JSON, against a bare
-//! wasmtime call of the same component.
+//! The cost of a step call: `Runtime::run_step`, with a fresh store, every limit, the context and
+//! JSON, against a bare wasmtime call of the same component.
 //!
-//! The floor is the same instantiate, call and drop, in an engine that is set up by the very file that sets up ours,
-//! with a host that does nothing; "+ hop" is the floor on another thread than its caller, which drivers avoid. All take
-//! turns, because the machine is noisy, and what is shown are the medians of the rounds. The lower rows have one
-//! call with thousands of host calls; the guest's own work for each of them is in the floor as well.
+//! The floor is the same instantiate, call and drop. Its engine is set up by the same source file
+//! as the host's, with host functions that do nothing. "+ hop" is the floor on another thread than
+//! its caller, which drivers avoid. All sides take turns, because the machine is noisy, and the
+//! figures are medians of the rounds. The lower rows have one call with thousands of host calls.
+//! The guest's own work for each host call is in the floor as well.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod support;
 
-/// For `engine.rs`, which is written for the host's own tree of modules.
+/// `engine.rs` needs this name, because it is written for the host's own tree of modules.
 use stepwell::config;
 
 #[path = "../src/runtime/engine.rs"]
@@ -42,14 +43,14 @@ use self::contract::exports::stepwell::plugin::step::Call;
 use self::contract::stepwell::plugin::storage::{Bucket, Entry, Space as GuestSpace};
 use self::contract::stepwell::plugin::types::{HostError, StepContext};
 
-/// The contract, bound a second time: the host's own bindings are private.
+/// A second set of bindings to the contract, because the host's own bindings are private.
 mod contract {
     wasmtime::component::bindgen!({ path: "../wit", world: "step-plugin", exports: { default: async } });
 }
 
-/// Below `limits.host_calls_max` with two counted calls for each.
+/// Number of host calls, below `limits.host_calls_max` with two counted calls for each.
 const HOST_CALLS: u64 = 5_000;
-/// What `get` finds.
+/// The value that `get` finds.
 const STORED: &[u8; 16] = b"sixteen bytes...";
 
 /// Both sides with one plugin loaded.
@@ -59,7 +60,7 @@ struct Subject {
     loaded: Arc<LoadedPlugin>,
     floor: StepPluginPre<()>,
     engine: wasmtime::Engine,
-    /// Where "+ hop" runs.
+    /// The threads on which "+ hop" runs.
     threads: tokio::runtime::Handle,
 }
 
@@ -172,7 +173,7 @@ async fn run(
     Ok(())
 }
 
-/// Microseconds for one call of one thread.
+/// Measures microseconds for one call of one thread.
 async fn call_row(
     name: &str,
     threads: usize,
@@ -204,7 +205,8 @@ async fn call_row(
     ])
 }
 
-/// As [`call_row`], for one turn of the guest's loop: what the call costs without its loop is subtracted.
+/// Measures one turn of the guest's loop, like [`call_row`]. The cost of a call without the loop is
+/// subtracted.
 async fn host_call_row(
     name: &str,
     subject: &Arc<Subject>,
@@ -247,7 +249,7 @@ fn ratios(over: &[f64], under: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// Calls one after the other in each of so many tasks, and answers the microseconds that one call took.
+/// Runs calls one after the other in each of `threads` tasks. Returns the microseconds of one call.
 async fn measure(
     work: &Arc<Work>,
     side: Side,
@@ -361,7 +363,8 @@ impl Work {
         output.map_err(|error| format!("{error:?}").into())
     }
 
-    /// Both sides must have done the work before its time means anything: the expected value stands there in the output.
+    /// Checks that both sides do the work: the output of each must have the expected value at
+    /// `pointer`.
     async fn check(&self, pointer: &str, expected: &Value) -> Result<(), Anything> {
         let bare: Value = serde_json::from_str(&self.bare().await?)?;
         let ended = self
@@ -379,12 +382,12 @@ impl Work {
     }
 }
 
-/// What plugins are loaded into.
+/// The parts of a host that load plugins.
 struct Host {
     registry: Registry,
     runtime: Runtime,
     engine: wasmtime::Engine,
-    /// Held to be dropped with the engine.
+    /// Held so that the ticker is dropped with the engine.
     _ticker: engine::Ticker,
 }
 
@@ -443,7 +446,7 @@ impl Host {
     }
 }
 
-/// The least that a host can do: a number, an empty handle, and a constant entry.
+/// The smallest possible host functions: a number, an empty handle, and a constant entry.
 fn bare_linker(engine: &wasmtime::Engine, component: &Component) -> wasmtime::Result<Linker<()>> {
     let mut linker = Linker::new(engine);
     let mut runtime = linker.instance("stepwell:plugin/runtime@0.1.0")?;
@@ -470,7 +473,8 @@ fn bare_linker(engine: &wasmtime::Engine, component: &Component) -> wasmtime::Re
     Ok(linker)
 }
 
-/// Commits the entry that `get` finds, as a step's effect: there is no other way.
+/// Commits the entry that `get` finds, as a step's effect, because storage has no other way to
+/// write.
 async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), Anything> {
     let clock = Clock::System;
     let definition =

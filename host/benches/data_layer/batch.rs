@@ -1,20 +1,23 @@
-//! What a call for many costs against many calls for one, each durable before the next.
+//! Compares one call for many rows with many calls for one row, each durable before the next.
 //!
-//! Rows of size 1 are the single operations: one call after the other, each for one thing. The rows below are the same
-//! for so many things in a call. "x single" is how many times more things a second that makes.
+//! Rows of size 1 are the single operations: one call after the other, each for one row. The other
+//! sizes handle that many rows in one call. "x single" is the factor by which that increases the
+//! rows per second.
 //!
-//! - "create, by hand" is what the database and the disk allow (`by_hand.rs`): how much many can save at most.
+//! - "create, by hand" is the limit of the database and the disk (`by_hand.rs`), so the most that a
+//!   batch can save.
 //! - "create" is `Store::create_instances`, which is one transaction, for one instance or for many.
-//! - "commit a step" is `Store::commit`: an instance's new state and an attempt. Many are many calls at the same time,
-//!   as drivers make them; the committer makes groups of them.
-//! - "label" is `BatchProcessor::update_instances` with new metadata, of one instance or of many, as behind
-//!   `POST /instances:batch-update`: there is no other way for a client to do it.
+//! - "commit a step" is `Store::commit`: an instance's new state and an attempt. Many are
+//!   concurrent calls, as drivers make them; the committer groups them.
+//! - "label" is `BatchProcessor::update_instances` with new metadata, of one instance or of many,
+//!   as behind `POST /instances:batch-update`. Clients have no other way to change metadata.
 //! - "cancel" is `Engine::cancel` for one, and `BatchProcessor::update_instances` for many.
 //! - "decide" is `Engine::decide` for one, as behind `POST /approvals/{id}/decision`, and
 //!   `BatchProcessor::decide_approvals` for many. Each decision ends an instance.
 //!
-//! What is to be changed is made beforehand, outside of the time. The instances of the last three are due tomorrow, so
-//! no driver meddles. The engine cuts a call into chunks as the default settings say.
+//! The changed rows are created before the measurement. The instances of the last three operations
+//! are due tomorrow, so no driver runs them. The engine cuts a call into chunks by the default
+//! settings.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +42,7 @@ use crate::steps::{self, Stepper};
 use crate::support::{self, Anything, Options, median};
 
 const SIZES: [usize; 4] = [1, 10, 100, 1_000];
-/// Made at once, as long as a call wants no more.
+/// Minimum number of waiting instances to create at once, unless a call needs more.
 const MADE_AT_ONCE: usize = 200;
 const A_DAY: Duration = Duration::from_secs(86_400);
 
@@ -94,7 +97,8 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
         "x single",
     ]);
     for place in places {
-        // The engine would drive what the store alone creates, so it has a database of its own.
+        // The engine would drive instances that only the store creates, so the store has a database
+        // of its own.
         let (database, driven, bare) = (
             place.create().await?,
             place.create().await?,
@@ -153,7 +157,7 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
     Ok(())
 }
 
-/// Rows a second.
+/// Returns rows per second.
 async fn measure(
     by_hand: &mut ByHand,
     store: &Store,
@@ -193,13 +197,13 @@ async fn measure(
     Ok(rows as f64 / spent.as_secs_f64())
 }
 
-/// An instance, and the approval that it waits for.
+/// An instance with the approval that it waits for.
 struct Waiting {
     instance: Uuid,
     approval: Uuid,
 }
 
-/// New instances that somebody has to approve.
+/// Creates instances that wait for an approval.
 async fn waiting_for_approval(store: &Store, count: usize) -> Result<Vec<Waiting>, Anything> {
     let approve = "{name: approve, steps: [{id: check, approval: {title: 'Pay?', approvers: [user-7], \
         starter_may_approve: true, expires_in: 2d}}]}";
@@ -264,7 +268,7 @@ fn principal() -> Principal {
     }
 }
 
-/// How long it takes to change what waits.
+/// Changes the waiting instances and returns how long that took.
 async fn change(
     app: &App,
     operation: Operation,

@@ -1,7 +1,9 @@
-//! What the databases and the disk allow when instances are created: the same rows, written by hand.
+//! The limit of the databases and the disk when instances are created: the same rows, written by
+//! hand.
 //!
-//! BEGIN, a statement for each 256 rows (SQLite) or for all of them (PostgreSQL), and COMMIT, on a connection that
-//! nobody else waits for. JSON is written here too, as ours does it.
+//! A transaction is BEGIN, one statement for each 256 rows (SQLite) or for all rows (PostgreSQL),
+//! and COMMIT, on a connection of its own. Formatting JSON is part of the time, as it is in the
+//! store.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,10 +23,10 @@ const INTO: &str = "INSERT INTO workflow_instances (id, team, workflow_id, workf
     updated_at, wake_at, owner)";
 const COLUMNS: usize = 21;
 const SQLITE_ROWS_MAX: usize = 256;
-/// The host that looks after them.
+/// The host that owns the instances.
 const OWNER: Uuid = Uuid::from_u128(1);
 
-/// A new instance with its JSON written.
+/// A new instance with its JSON as text.
 struct Row {
     instance: Instance,
     pins: String,
@@ -57,15 +59,15 @@ impl Row {
     }
 }
 
-/// A database that nobody else writes to.
+/// A connection to a database that has no other writer.
 pub struct ByHand {
     connection: Connection,
-    /// What the instances follow.
+    /// The workflow version that the instances run.
     workflow: Arc<WorkflowVersion>,
 }
 
 impl ByHand {
-    /// As durable as ours, with as much memory and the same checks.
+    /// Opens a connection with the durability, memory and checks of the store's connections.
     pub async fn open(database: &Database) -> Result<Self, Anything> {
         let store = database.open().await?;
         let workflow = steps::workflow(&store).await?;
@@ -78,7 +80,7 @@ impl ByHand {
         })
     }
 
-    /// Creates so many instances in one transaction, and answers how long it took.
+    /// Creates `count` instances in one transaction. Returns the time it took.
     pub async fn create(&mut self, count: usize) -> Result<Duration, Anything> {
         let new: Vec<_> = (0..count)
             .map(|_| steps::new_instance(&self.workflow))
@@ -114,7 +116,8 @@ impl ByHand {
 
 async fn into_sqlite(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<()> {
     let row = format!("({})", vec!["?"; COLUMNS].join(", "));
-    // Few lengths, so that every statement is prepared once; what is not bound is NULL.
+    // Lengths are powers of two, so that each statement is prepared once. Unbound parameters are
+    // NULL.
     let values = vec![row; rows.len().next_power_of_two()].join(", ");
     let sql = format!("{INTO} SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL");
     let mut query = sqlx::query(AssertSqlSafe(sql));

@@ -1,7 +1,8 @@
-//! What the caches save: reads of the store that are answered from memory against the same reads of the database.
+//! Compares reads of the store that the caches serve with the same reads from the database.
 //!
-//! Before an uncached read all caches are emptied, outside of the time. 10,000 instances are in the database, and all
-//! its pages are in memory: a database that has to go to the disk, or over a network, would take longer.
+//! All caches are emptied before each uncached read, outside of the measured time. The database has
+//! 10,000 instances, and all its pages are in memory. A database on a slow disk or behind a network
+//! would take longer.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::steps::Stepper;
 use crate::support::{Anything, Options, median};
 
 const ROWS: u64 = 10_000;
-/// A cached read takes less than reading the time.
+/// Number of cached reads in one measurement, because one takes less time than reading the clock.
 const AT_ONCE: u32 = 100;
 
 #[derive(Clone, Copy)]
@@ -25,7 +26,7 @@ enum Read {
     Version,
     Instance,
     PendingApprovals,
-    /// So many keys at once.
+    /// A read of this many keys at once.
     Entries(usize),
 }
 
@@ -38,7 +39,7 @@ const READS: [(Read, &str); 6] = [
     (Read::Entries(100), "storage, 100 keys"),
 ];
 
-/// A store, and what is read in it.
+/// A store, and the keys to read.
 struct Subject {
     store: Store,
     team: Name,
@@ -127,7 +128,7 @@ impl Subject {
         })
     }
 
-    /// The time of one of so many reads.
+    /// Returns the time of one read, averaged over `times` reads.
     async fn times(&self, read: Read, times: u32) -> Result<Duration, Anything> {
         let start = Instant::now();
         for _ in 0..times {
@@ -138,7 +139,7 @@ impl Subject {
         Ok(start.elapsed() / times)
     }
 
-    /// Whether it was found.
+    /// Reads once. Returns false if nothing was found.
     async fn read(&self, read: Read) -> Result<bool, Anything> {
         let (store, team) = (&self.store, &self.team);
         Ok(match read {

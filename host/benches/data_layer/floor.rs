@@ -1,9 +1,10 @@
-//! What the database and the disk allow: groups of steps written by hand.
+//! The limit of the database and the disk: groups of steps written by hand.
 //!
-//! A task drains a queue and writes all that it finds as one transaction of two statements, whatever their number: new
-//! states of instances, and attempts. SQLite gets the values as a list of rows, whose length is rounded up to a power of
-//! two so that every statement is prepared once and for all; Postgres gets one array for each column. Each step is
-//! answered after COMMIT. As in ours, JSON is written by who wants the step committed.
+//! A task drains a queue and writes all queued steps as one transaction of two statements, for any
+//! number of steps: new states of instances, and attempts. SQLite gets the values as a list of
+//! rows, whose length is rounded up to a power of two so that each statement is prepared once.
+//! PostgreSQL gets one array for each column. Each step is acknowledged after COMMIT. As in the
+//! store, the caller formats the JSON.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +21,10 @@ use uuid::Uuid;
 use crate::databases::Connection;
 use crate::support::Anything;
 
-/// The host that looks after the instances, which every commit writes.
+/// The host that owns the instances. Every commit writes it.
 const OWNER: Uuid = Uuid::from_u128(1);
 
-/// The way to the task that writes.
+/// A handle of the task that writes.
 pub struct Floor {
     queue: mpsc::Sender<Job>,
     groups: Arc<AtomicU64>,
@@ -39,7 +40,8 @@ struct Job {
 }
 
 impl Floor {
-    /// `connection` is to a database with our schema that nobody else writes to.
+    /// Starts the task. `connection` is to a database with the host's schema that has no other
+    /// writer.
     pub async fn start(mut connection: Connection) -> Result<Self, Anything> {
         connection.set_like_ours().await?;
         let config = Config::defaults()?.database;
@@ -56,7 +58,7 @@ impl Floor {
                     groups.fetch_add(1, Ordering::Relaxed);
                     commits.fetch_add(group.len() as u64, Ordering::Relaxed);
                     for job in group.drain(..) {
-                        // The client waits until then.
+                        // The client waits for this message.
                         let _ = job.done.send(());
                     }
                 }
@@ -71,13 +73,13 @@ impl Floor {
         })
     }
 
-    /// Writes what is queued, and closes the connection.
+    /// Writes the queued steps and closes the connection.
     pub async fn stop(self) -> Result<(), Anything> {
         drop(self.queue);
         self.writer.await?.close().await
     }
 
-    /// Transactions, and steps in them.
+    /// Returns the numbers of transactions and of steps in them.
     pub fn counted(&self) -> (u64, u64) {
         (
             self.groups.load(Ordering::Relaxed),
@@ -85,7 +87,7 @@ impl Floor {
         )
     }
 
-    /// Writes one step, and answers when it is durable.
+    /// Writes one step. Returns when the step is durable.
     pub async fn commit(&self, mut commit: StepCommit) -> Result<(), Anything> {
         let attempt = commit
             .change
@@ -156,13 +158,14 @@ async fn write(connection: &mut Connection, jobs: &[Job]) -> Result<(), Anything
     Ok(())
 }
 
-/// So many rows of so many parameters; those that are not bound are NULL.
+/// Returns the SQL of a list of rows with `columns` parameters each. Unbound parameters are NULL.
 fn values(jobs: &[Job], columns: usize) -> String {
     let row = format!("({})", vec!["?"; columns].join(", "));
     vec![row; jobs.len().next_power_of_two()].join(", ")
 }
 
-/// Of the columns that an index has, none changes; SQLite would write those indexes anew if they were named.
+/// Updates instances without naming any indexed column, because SQLite rewrites the indexes of
+/// every named column.
 async fn update_in_sqlite(connection: &mut SqliteConnection, jobs: &[Job]) -> sqlx::Result<u64> {
     let sql = format!(
         "UPDATE workflow_instances SET current_step = v.column4, version = version + 1, output = v.column5, \
@@ -210,7 +213,7 @@ async fn insert_in_sqlite(connection: &mut SqliteConnection, jobs: &[Job]) -> sq
     query.execute(connection).await.map(|_| ())
 }
 
-/// One column of the group.
+/// Returns one column of the group.
 fn column<'a, T>(jobs: &'a [Job], value: impl Fn(&'a Job) -> T) -> Vec<T> {
     jobs.iter().map(value).collect()
 }

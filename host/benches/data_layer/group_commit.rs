@@ -1,8 +1,9 @@
-//! Step commits a second: `Store::commit` against the same rows written by hand.
+//! Step commits per second: `Store::commit` against the same rows written by hand.
 //!
-//! So many tasks each commit one step after the other of an instance of their own, each durable before the next: the
-//! instance gets a new state and an attempt. The floor (`floor.rs`) writes the same values of the same steps, in a
-//! database of its own with the same schema, in groups as ours does. Both take turns within each round.
+//! Each task commits one step after the other of its own instance, each durable before the next. A
+//! commit writes a new state of the instance and an attempt. The floor (`floor.rs`) writes the same
+//! values of the same steps to a database of its own with the same schema, also in groups. Both
+//! take turns within each round.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +20,14 @@ use crate::support::{Anything, Options, median, quantile};
 
 const TASKS: [usize; 4] = [1, 16, 64, 256];
 
-/// Writes steps.
+/// A writer of steps.
 #[derive(Clone)]
 enum Side {
     Floor(Arc<Floor>),
     Ours(Store),
 }
 
-/// An instance for each task.
+/// One instance for each task.
 type Steppers = Vec<Arc<Mutex<Stepper>>>;
 
 pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
@@ -154,7 +155,7 @@ impl Side {
         }
     }
 
-    /// Transactions, and commits in them.
+    /// Returns the numbers of transactions and of commits in them.
     fn counted(&self) -> (u64, u64) {
         match self {
             Self::Floor(floor) => floor.counted(),

@@ -1,7 +1,9 @@
-//! What a hit costs: `Store::workflow` of what is cached, against a bare `get` of mini-moka with an equal key.
+//! The cost of a hit: `Store::workflow` for a cached workflow, against a bare `get` of mini-moka
+//! with an equal key.
 //!
-//! Ours makes the key from the team and the name, counts the hit and is an async function; the floor has its key at
-//! hand. Both caches have the same capacity, time to live, keys and values, and every thread asks for all keys in turn.
+//! The store makes the key from the team and the name, counts the hit and is an async function. The
+//! floor has its keys ready. Both caches have the same capacity, time to live, keys and values, and
+//! every thread reads all keys in turn.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,7 +90,7 @@ impl Subject {
         })
     }
 
-    /// Nanoseconds of one call of one thread.
+    /// Returns the nanoseconds of one call of one thread.
     async fn measure(&self, side: Side, threads: usize, window: Duration) -> Result<f64, Anything> {
         let tasks: Vec<_> = (0..threads)
             .map(|_| {

@@ -1,11 +1,12 @@
-//! How often the caches have what is asked for, under a Zipf load, against a strict LRU of as many entries that sees the
-//! same requests, and against the ideal: a cache that always holds the keys that are asked for most.
+//! Hit rates of the caches under a Zipf load. They are compared with a strict LRU of equal size
+//! that sees the same requests, and with the ideal cache, which always holds the most requested
+//! keys.
 //!
-//! Each load is asked for with three exponents. In the first the cache holds a tenth of the keys. In the second it has
-//! its default capacity, which is more than there are keys, and one request in 1,000 applies a new version of the
-//! workflow that it would have asked for: the definition is thrown out, and there is a version that nobody has read.
-//! The first quarter of the requests only fills the cache. On SQLite alone: the caches are the same in front of both
-//! databases.
+//! Each load runs with three exponents. In the first load the cache holds a tenth of the keys. In
+//! the second it has its default capacity, which exceeds the number of keys, and one request in
+//! 1,000 applies a new version of the workflow that it would have read. That evicts the definition
+//! and adds a version that was never read. The first quarter of the requests only fills the cache.
+//! The benchmark runs only on SQLite, because both databases have the same caches.
 
 use hashlink::LruCache;
 use stepwell::config::Config;
@@ -26,14 +27,14 @@ enum Cached {
     Versions,
 }
 
-/// Who asks for what.
+/// The parameters of a sequence of requests.
 #[derive(Clone, Copy)]
 struct Load {
     keys: usize,
-    /// The default if none is given.
+    /// The capacity of the cache; none for the default.
     capacity: Option<u64>,
     requests: usize,
-    /// One in so many requests applies a new version; none does if none is given.
+    /// One request in this many applies a new version; none if no request does.
     applies: Option<usize>,
 }
 
@@ -52,7 +53,7 @@ const LOADS: [Load; 2] = [
     },
 ];
 
-/// Answered from memory, of those that were asked for.
+/// Numbers of requests and of hits.
 #[derive(Clone, Copy, Default)]
 struct Hits {
     ours: u64,
@@ -60,7 +61,7 @@ struct Hits {
     asked: u64,
 }
 
-/// The database, and the newest version of each workflow in it.
+/// A database with the newest version of each workflow in it.
 struct Subject {
     database: Database,
     newest: Vec<u32>,
@@ -119,7 +120,7 @@ impl Cached {
         }
     }
 
-    /// Hits so far.
+    /// Returns the number of hits so far.
     fn hits(self, store: &Store) -> Result<u64, Anything> {
         let stats = store
             .cache_stats()
@@ -130,7 +131,7 @@ impl Cached {
 }
 
 impl Subject {
-    /// Answers the capacity too.
+    /// Runs the load. Returns the capacity of the cache with the numbers.
     async fn measure(
         &mut self,
         cached: Cached,
@@ -172,7 +173,7 @@ impl Subject {
                     .await?
                     .version
                     .version;
-                // Versions stay as they are, and the new one has another key.
+                // A version never changes, and the new version has another key.
                 if matches!(cached, Cached::Definitions) {
                     lru.remove(&(number, 0));
                 }

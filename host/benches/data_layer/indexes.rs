@@ -1,14 +1,16 @@
-//! What the named indexes are worth: the specification's seven query patterns on a million instances and a million
-//! approvals, with the indexes and without.
+//! The value of the named indexes: the specification's seven query patterns on a million instances
+//! and a million approvals, with the indexes and without.
 //!
-//! Both sides are the same public calls of the store, and so the same SQL, on two databases with the same rows. The
-//! bare one lacks the named indexes of both tables; it still has its primary keys, so that its planner may walk those
-//! in the order of the list, which is what it would do in production. On
-//! SQLite the list by status names its index, so the bare one has one of that name, in the list's order and without the
-//! status. Both are analysed, and all pages are in memory.
-//! Lists ask for a page of 200, or 100 for those that have run out: nobody in the store asks for them that way, because
-//! the engine looks at `wake_at`, so their SQL stands here. Before each call the caches are emptied, outside of the
-//! time. The parameters change from call to call.
+//! Both sides are the same public calls of the store, and so the same SQL, on two databases with
+//! the same rows. The bare database lacks the named indexes of both tables. It keeps its primary
+//! keys, so its planner may walk these in the order of the list, as it would in production. On
+//! SQLite the list by status names its index in the SQL, so the bare database has an index of that
+//! name in the list's order, without the status. Both databases are analysed, and all pages are in
+//! memory.
+//!
+//! Lists read a page of 200, or 100 for expired approvals. No call of the store lists expired
+//! approvals, because the engine reads `wake_at`, so their SQL is in this file. The caches are
+//! emptied before each call, outside of the measured time. The parameters change from call to call.
 
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ use crate::support::{Anything, Options, median};
 const EXPIRED: &str = "SELECT id FROM workflow_approvals WHERE team = 'acme' AND status = 'pending' \
     AND expires_at <= $1 ORDER BY expires_at LIMIT 100";
 
-/// In the order of the specification.
+/// A query pattern, in the order of the specification.
 #[derive(Clone, Copy)]
 enum Pattern {
     PendingOfUser,
@@ -69,7 +71,7 @@ struct Side {
     rows: u64,
 }
 
-/// An empty table.
+/// Returns an empty table.
 pub fn table() -> Table {
     measure::table([
         "database",
@@ -81,7 +83,7 @@ pub fn table() -> Table {
     ])
 }
 
-/// Adds the rows of one pair of databases with so many instances each.
+/// Adds the rows of one pair of databases. `rows` is the number of instances in each.
 pub async fn measure(
     options: &Options,
     rows: u64,
@@ -144,7 +146,7 @@ impl Side {
         self.connection.into_inner().close().await
     }
 
-    /// How many rows there are, and how long it took to find them.
+    /// Runs a query. Returns the number of rows found and the time.
     async fn ask(&self, pattern: Pattern, turn: u64) -> Result<(usize, Duration), Anything> {
         self.store.clear_caches(None, None);
         let (team, page, store) = (seed::team(), Page::first(200), &self.store);
@@ -160,7 +162,7 @@ impl Side {
             status: Some(InstanceStatus::Running),
             ..InstanceFilter::default()
         };
-        // Somewhere in the history.
+        // An instance somewhere in the history.
         let number = 1_000 + turn * 7_919 % (self.rows - 1_000);
         Ok(match pattern {
             Pattern::PendingOfUser => {

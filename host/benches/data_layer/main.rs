@@ -1,10 +1,11 @@
-//! The data layer on both databases: what its batches, indexes and caches save, what its commits cost, and how it all
-//! grows. Seven tables, each explained at the top of its file.
+//! The data layer on both databases: the gain from its batches, indexes and caches, the cost of its
+//! commits, and its growth. There are seven tables, each explained at the top of its file.
 //!
-//! What a table compares takes turns within each round, because the machine is noisy, and what is shown are the medians
-//! of the rounds. SQLite is as the store opens it (WAL, `synchronous=FULL`), on the disk of the target folder;
-//! PostgreSQL is a private server on loopback with its default durability, or the one that `STEPWELL_TEST_POSTGRES`
-//! names, where the user must be a superuser. `--only TEXT` picks tables here, and `--database` one of the databases.
+//! The sides of a table take turns within each round, because the machine is noisy. The figures are
+//! medians of the rounds. SQLite is opened as the store opens it (WAL, `synchronous=FULL`), on the
+//! disk of the target folder. PostgreSQL is a private server on loopback with its default
+//! durability, or the server of `STEPWELL_TEST_POSTGRES`, where the user must be a superuser.
+//! `--only TEXT` picks tables here, and `--database` one of the databases.
 
 #![expect(
     clippy::print_stdout,
@@ -53,7 +54,7 @@ fn main() -> Result<(), Anything> {
 }
 
 async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
-    // The other two tables are about memory, and need no server.
+    // The other two tables are about memory and need no server.
     let on_places = [
         "batch",
         "indexes",
@@ -91,7 +92,8 @@ async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
     Ok(())
 }
 
-/// Two tables need a million instances and as many approvals, which take longer to make than to measure.
+/// Fills a database with a million instances and approvals for two tables, because creating the
+/// rows takes longer than measuring.
 async fn on_large_tables(options: &Options, places: &[Place]) -> Result<(), Anything> {
     let rows = if options.quick { 20_000 } else { 1_000_000 };
     let (mut indexes, mut scaling) = (indexes::table(), scaling::table());

@@ -1,4 +1,4 @@
-//! Taking times, and printing them.
+//! Measuring times, and printing tables.
 
 use std::time::{Duration, Instant};
 
@@ -6,15 +6,15 @@ use comfy_table::Table;
 
 use crate::support::{Anything, median};
 
-/// What a future answers, and the time it took.
+/// Returns the output of a future with the time it took.
 pub async fn timed<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<(T, Duration), E> {
     let start = Instant::now();
     let answer = work.await?;
     Ok((answer, start.elapsed()))
 }
 
-/// Calls again and again for `window`, at least once, and answers the middle of the times that the calls themselves
-/// say they took, in microseconds.
+/// Calls repeatedly for `window`, at least once. Each call returns the time it took. Returns the
+/// median in microseconds.
 pub async fn typical<F>(window: Duration, mut call: impl FnMut() -> F) -> Result<f64, Anything>
 where
     F: Future<Output = Result<Duration, Anything>>,
@@ -26,7 +26,7 @@ where
     Ok(median(&times))
 }
 
-/// One quotient for each round.
+/// Returns one quotient for each round.
 pub fn ratios(over: &[f64], under: &[f64]) -> Vec<f64> {
     over.iter()
         .zip(under)
@@ -34,12 +34,12 @@ pub fn ratios(over: &[f64], under: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// The middle of the quotients.
+/// Returns the median of the quotients.
 pub fn ratio(over: &[f64], under: &[f64]) -> f64 {
     median(&ratios(over, under))
 }
 
-/// An empty table, under its name.
+/// Returns an empty table with these columns.
 pub fn table<const N: usize>(columns: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
@@ -47,7 +47,7 @@ pub fn table<const N: usize>(columns: [&str; N]) -> Table {
     table
 }
 
-/// With about three digits.
+/// Formats a number with about three digits.
 pub fn digits(value: f64) -> String {
     match value {
         small if small < 10.0 => format!("{small:.2}"),

@@ -1,6 +1,6 @@
-//! Numbers that look random and are the same in every run.
+//! Pseudo-random numbers that are the same in every run.
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
+/// The generator SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Random(pub u64);
 
 impl Random {
@@ -11,15 +11,15 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// From 0 to less than 1.
+    /// Returns a number from 0 to less than 1.
     fn share(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
-/// Of so many keys the first is asked for most, and key k (from 1) 1/k^exponent as often.
+/// A Zipf distribution of keys. Key k (from 1) is requested 1/k^exponent as often as the first.
 pub struct Zipf {
-    /// The share of all keys up to this one.
+    /// The cumulative share of all keys up to each key.
     shares: Vec<f64>,
 }
 
@@ -36,7 +36,7 @@ impl Zipf {
         }
     }
 
-    /// A key, from 0.
+    /// Returns a key, counted from 0.
     pub fn draw(&self, random: &mut Random) -> usize {
         let share = random.share();
         self.shares
@@ -44,7 +44,7 @@ impl Zipf {
             .min(self.shares.len() - 1)
     }
 
-    /// How often it is one of the first so many keys.
+    /// Returns the probability of the first `keys` keys together.
     pub fn share_of_first(&self, keys: usize) -> f64 {
         self.shares
             .get(keys.saturating_sub(1))

@@ -1,8 +1,9 @@
-//! What the size of the tables costs: the same operations on databases with a thousand, a hundred thousand and a million
-//! instances and approvals.
+//! The cost of large tables: the same operations on databases with a thousand, a hundred thousand
+//! and a million instances and approvals.
 //!
-//! What is under way is the same in all of them; only the history grows. Reads find the caches empty. Creations and
-//! commits are durable, so the disk is most of them. The databases take turns within each round.
+//! The number of running instances is the same in all databases; only the history grows. Reads find
+//! the caches empty. Creations and commits are durable, so most of their time is the disk. The
+//! databases take turns within each round.
 
 use std::time::Duration;
 
@@ -41,12 +42,12 @@ struct Subject {
     stepper: Mutex<Stepper>,
 }
 
-/// An empty table.
+/// Returns an empty table.
 pub fn table() -> Table {
     measure::table(["database", "operation", "instances", "us", "to the first"])
 }
 
-/// Adds the rows of one place, whose largest database is given with its number of instances.
+/// Adds the rows of one place. `largest` is its largest database with the number of instances.
 pub async fn measure(
     options: &Options,
     place: &Place,

@@ -1,10 +1,11 @@
-//! Rows that look like a year of use, made inside the database.
+//! Rows that look like a year of use, created inside the database.
 //!
-//! One team has 6 of 10 instances, in 20 workflows; 99 other teams have a workflow each. Instances are numbered from the
-//! newest to the oldest, one every 30 s, and what is under way stays the same however long the history is: of the
-//! newest 1,000 every fifth runs and every fifth waits for an approval, and all others have ended, nearly all of them
-//! well. Every instance has had one approval. 10,000 people start instances and approve them; only the first 20 have
-//! something to decide now, about six in the large team. Every thing (entity) has three instances.
+//! One team has 6 of 10 instances, in 20 workflows; 99 other teams have a workflow each. Instances
+//! are numbered from the newest to the oldest, one every 30 s. The number of unfinished instances
+//! does not depend on the length of the history: of the newest 1,000 every fifth runs and every
+//! fifth waits for an approval. All others have ended, nearly all of them completed. Every instance
+//! has had one approval. 10,000 people start instances and approve them. Only the first 20 have
+//! pending approvals, about six each in the large team. Every entity has three instances.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use stepwell::model::{Definition, Name};
@@ -13,31 +14,31 @@ use uuid::Uuid;
 use crate::databases::{Connection, Database, Kind, Place};
 use crate::support::Anything;
 
-/// Workflows of the large team.
+/// Number of workflows of the large team.
 pub const WORKFLOWS: u64 = 20;
-/// People who start instances and approve them.
+/// Number of people that start instances and approve them.
 pub const PEOPLE: u64 = 10_000;
-/// Instances of one thing.
+/// Number of instances of one entity.
 pub const PER_ENTITY: u64 = 3;
-/// So many people have something to decide.
+/// Number of people with pending approvals.
 pub const APPROVERS: u64 = 20;
-/// When the newest instance was created, in microseconds.
+/// The time when the newest instance was created, in microseconds.
 pub const NEWEST: i64 = 1_795_000_000_000_000;
 
 const OTHER_TEAMS: u64 = 99;
 const SECONDS_BETWEEN: u64 = 30;
 const ROWS_AT_ONCE: u64 = 100_000;
-/// What is drawn for a row is its number times one of these.
+/// Random values of a row are its number times `H` or `K`, modulo `MODULUS`.
 const H: u64 = 2_654_435_761;
 const K: u64 = 2_246_822_519;
 const MODULUS: u64 = 1 << 32;
 
-/// The large team.
+/// Returns the large team.
 pub fn team() -> Name {
     "acme".parse().expect("is a name")
 }
 
-/// The team and the name of a workflow.
+/// Returns the team and the name of a workflow.
 pub fn workflow(number: u64) -> (Name, Name) {
     let team = if number < WORKFLOWS {
         team()
@@ -47,14 +48,14 @@ pub fn workflow(number: u64) -> (Name, Name) {
     (team, format!("flow-{number}").parse().expect("is a name"))
 }
 
-/// What every workflow says.
+/// Returns the definition of every workflow.
 pub fn definition(name: &Name) -> Definition {
     let text = format!("{{name: {name}, steps: [{{id: check, plugin: expense, step: check}}]}}");
     Definition::parse(&text).expect("is a definition")
 }
 
-/// A database with so many instances and approvals, and the same rows once more without the named indexes if that is
-/// wanted. Nobody has them open.
+/// Creates a database with `rows` instances and approvals. If `bare` is true, also creates a copy
+/// without the named indexes. Both are closed.
 pub async fn fill(
     place: &Place,
     rows: u64,
@@ -90,7 +91,8 @@ pub async fn fill(
         let mut bare = copy.connect().await?;
         bare.execute(loading(place.kind)).await?;
         if place.kind == Kind::Sqlite {
-            // The store names this one in its SQL. It has the team's rows in the order of the list here, no more.
+            // The store's SQL names this index. Here it only has the team's rows in the order of
+            // the list.
             bare.execute(
                 "CREATE INDEX idx_workflow_instances_status ON workflow_instances (team, id)",
             )
@@ -112,7 +114,7 @@ pub async fn fill(
     Ok((database, copy))
 }
 
-/// Workflows with one version each. The first [`WORKFLOWS`] are the large team's.
+/// Creates workflows with one version each. The first [`WORKFLOWS`] belong to the large team.
 pub async fn workflows(connection: &mut Connection, count: u64) -> Result<(), Anything> {
     let (kind, (_, first)) = (connection.kind(), workflow(0));
     let source = serde_json::to_string(&definition(&first).source)?.replace('\'', "''");
@@ -134,7 +136,7 @@ pub async fn workflows(connection: &mut Connection, count: u64) -> Result<(), An
         .await
 }
 
-/// The team of the instance with this number.
+/// Returns the team of the instance with this number.
 pub fn owner(number: u64) -> Name {
     let (h, k) = (number * H % MODULUS, number * K % MODULUS);
     workflow(if (h >> 8) % 10 < 6 {
@@ -145,13 +147,13 @@ pub fn owner(number: u64) -> Name {
     .0
 }
 
-/// The id of the instance with this number.
+/// Returns the id of the instance with this number.
 pub fn instance_id(number: u64) -> Uuid {
     let millis = NEWEST.unsigned_abs() / 1_000 - number * SECONDS_BETWEEN * 1_000;
     Uuid::from_u128(u128::from(millis) << 80 | 0x7000_8000_0000_0000_0000 | u128::from(number))
 }
 
-/// SQL for the id that [`instance_id`] answers, from SQL for the number and the time.
+/// Returns SQL for the id that [`instance_id`] returns, from SQL for the number and the time.
 fn uuid(kind: Kind, number: &str, millis: &str) -> String {
     match kind {
         Kind::Sqlite => format!("unhex(printf('%012x70008%015x', {millis}, {number}))"),
@@ -171,7 +173,7 @@ fn instance_millis(number: &str) -> String {
     )
 }
 
-/// They are older than all instances.
+/// Returns SQL for the creation time of a workflow, which is before that of all instances.
 fn workflow_millis(number: &str) -> String {
     format!("({} + {number})", NEWEST / 2_000)
 }
@@ -182,7 +184,8 @@ fn numbers(from: u64, to: u64) -> String {
     )
 }
 
-/// For each number what its instance and its approval have in common. `h` and `k` mix its bits.
+/// Returns SQL for the columns that an instance and its approval share, for each number. `h` and
+/// `k` mix the number's bits.
 fn drawn(from: u64, to: u64) -> String {
     let people = PEOPLE;
     format!(
@@ -229,7 +232,7 @@ fn instances(kind: Kind, from: u64, to: u64) -> String {
     )
 }
 
-/// Half of the pending ones have run out.
+/// Inserts approvals. Half of the pending approvals have expired.
 fn approvals(kind: Kind, from: u64, to: u64) -> String {
     let id = uuid(kind, "n", &instance_millis("n"));
     format!(
@@ -244,7 +247,8 @@ fn approvals(kind: Kind, from: u64, to: u64) -> String {
     )
 }
 
-/// For a session that loads: what is lost in a crash is made again.
+/// Returns settings for a session that loads rows. They are not durable, because lost rows can be
+/// created again.
 fn loading(kind: Kind) -> &'static str {
     match kind {
         Kind::Sqlite => {
@@ -269,7 +273,8 @@ async fn finish(mut connection: Connection) -> Result<(), Anything> {
     connection.close().await
 }
 
-/// The statements that made the named indexes of the two tables. Keys and constraints are not among them.
+/// Returns the statements that created the named indexes of the two tables, without keys and
+/// constraints.
 async fn indexes(connection: &mut Connection) -> Result<Vec<String>, Anything> {
     let sql = match connection.kind() {
         Kind::Sqlite => {

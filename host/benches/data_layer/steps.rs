@@ -1,4 +1,4 @@
-//! Instances that get one step after the other.
+//! Instances whose steps are committed one after the other.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use stepwell::store::{StepCommit, Store, WorkflowVersion};
 use crate::seed;
 use crate::support::Anything;
 
-/// An instance to be created, as small as most.
+/// Returns an instance to create, of a typical small size.
 pub fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
     NewInstance {
         id: Clock::System.new_id(),
@@ -33,7 +33,7 @@ pub fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
     }
 }
 
-/// The first workflow of the large team, which is applied if it is not there.
+/// Returns the first workflow of the large team, and applies it if it does not exist.
 pub async fn workflow(store: &Store) -> Result<Arc<WorkflowVersion>, Anything> {
     let (team, name) = seed::workflow(0);
     Ok(store
@@ -42,14 +42,14 @@ pub async fn workflow(store: &Store) -> Result<Arc<WorkflowVersion>, Anything> {
         .version)
 }
 
-/// An instance that is stored, and how often its step was run.
+/// A stored instance, with the number of attempts at its step.
 pub struct Stepper {
     instance: Instance,
     attempts: u32,
 }
 
 impl Stepper {
-    /// So many new instances of one workflow.
+    /// Creates `count` instances of one workflow.
     pub async fn create(store: &Store, count: usize) -> Result<Vec<Self>, Anything> {
         let workflow = workflow(store).await?;
         let new: Vec<_> = (0..count).map(|_| new_instance(&workflow)).collect();
@@ -63,8 +63,8 @@ impl Stepper {
             .collect())
     }
 
-    /// What is written when its step has run once more. As after every step but the last, the instance is due since it
-    /// was created.
+    /// Returns the commit of the next attempt. As after every step but the last, the instance's due
+    /// time stays its creation time.
     pub fn next(&self) -> StepCommit {
         let now = Clock::System.now();
         let mut instance = self.instance.clone();
@@ -94,7 +94,7 @@ impl Stepper {
         }
     }
 
-    /// To be called when that is durable.
+    /// Advances the instance. Must be called when its commit is durable.
     pub fn advance(&mut self) {
         self.instance.version += 1;
         self.attempts += 1;

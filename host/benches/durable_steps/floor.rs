@@ -1,9 +1,10 @@
-//! What the disk and the databases allow: the rows of ours, written by hand.
+//! The limit of the disk and the databases: the rows of the host, written by hand.
 //!
-//! A task drains a queue and writes all that it finds as one transaction of a few statements, whatever their number:
-//! instances, attempts, and new states of instances, which go on or end. An instance is created, then gets three steps;
-//! each is answered after COMMIT. The texts in the rows are copied from an instance that ours has completed. The
-//! statements are in `write_sqlite.rs` and `write_postgres.rs`.
+//! A task drains a queue and writes all queued jobs as one transaction of a few statements, for any
+//! number of jobs: instances, attempts, and new states of instances. An instance is created and
+//! then gets three steps. Each job is acknowledged after COMMIT. The texts in the rows are copied
+//! from an instance that the host completed. The statements are in `write_sqlite.rs` and
+//! `write_postgres.rs`.
 
 #[path = "write_postgres.rs"]
 mod postgres;
@@ -22,24 +23,24 @@ use super::databases::{Connection, Database};
 use super::support::Anything;
 
 const STEPS: [&str; 3] = ["one", "two", "three"];
-/// The workflow that the instances follow.
+/// Statements that create the workflow of the instances.
 const WORKFLOW: [&str; 2] = [
     "INSERT INTO workflows (id, team, name, description, status, latest_version, created_by, created_at, updated_at) \
      VALUES ($1, 'default', 'bench', '', 'active', 1, 'operator', 0, 0)",
     "INSERT INTO workflow_versions (workflow_id, version, source, created_by, created_at) \
      VALUES ($1, 1, '{}', 'operator', 0)",
 ];
-/// The host that looks after the instances.
+/// The host that owns the instances.
 const OWNER: Uuid = Uuid::from_u128(1);
 
-/// The way to the task that writes.
+/// A handle of the task that writes.
 pub struct Floor {
     queue: mpsc::Sender<Job>,
     groups: Arc<AtomicU64>,
     commits: Arc<AtomicU64>,
 }
 
-/// What ours has written for one instance.
+/// Texts that the host wrote for one instance.
 struct Texts {
     workflow_id: Uuid,
     pins: String,
@@ -51,19 +52,19 @@ struct Texts {
 
 enum Work {
     Create,
-    /// The step with this index.
+    /// Finishes the step with this index.
     Finish(usize),
 }
 
 struct Job {
     id: Uuid,
-    /// Microseconds.
+    /// The time in microseconds.
     at: i64,
     work: Work,
     done: oneshot::Sender<()>,
 }
 
-/// Jobs that are written together.
+/// Jobs that are written in one transaction.
 struct Group<'a> {
     created: Vec<&'a Job>,
     finished: Vec<Finished<'a>>,
@@ -77,7 +78,7 @@ struct Finished<'a> {
 }
 
 impl Floor {
-    /// Writes to an empty database with our schema what it reads in ours.
+    /// Opens an empty database with the host's schema. Copies texts from the database `ours`.
     pub async fn open(database: &Database, ours: &Database) -> Result<Self, Anything> {
         let texts = Texts::read(&mut ours.connect().await?).await?;
         let mut connection = database.connect().await?;
@@ -117,7 +118,7 @@ impl Floor {
                 groups.fetch_add(1, Ordering::Relaxed);
                 commits.fetch_add(group.len() as u64, Ordering::Relaxed);
                 for job in group.drain(..) {
-                    // The client waits until then.
+                    // The client waits for this message.
                     let _ = job.done.send(());
                 }
             }
@@ -125,7 +126,7 @@ impl Floor {
         Ok(floor)
     }
 
-    /// Transactions, and jobs in them.
+    /// Returns the numbers of transactions and of jobs in them.
     pub fn counted(&self) -> (u64, u64) {
         (
             self.groups.load(Ordering::Relaxed),
@@ -133,7 +134,7 @@ impl Floor {
         )
     }
 
-    /// One instance from its creation to its end.
+    /// Runs one instance from its creation to its end.
     pub async fn instance(self: Arc<Self>) -> Result<Arc<Self>, Anything> {
         let id = Clock::System.new_id();
         self.commit(id, Work::Create).await?;
@@ -194,7 +195,7 @@ impl Finished<'_> {
         STEPS.get(self.step + 1).copied()
     }
 
-    /// That of the instance before, which the creation made 1.
+    /// Returns the version of the instance before this step. The creation sets version 1.
     fn version(&self) -> i64 {
         i64::try_from(self.step + 1).unwrap_or_default()
     }

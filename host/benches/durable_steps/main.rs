@@ -1,16 +1,20 @@
-//! Durable workflows of three steps, each step durable before the next begins: ours with real guests, started through
-//! the engine and over HTTP, against the same rows written by hand.
+//! Durable workflows of three steps, each step durable before the next begins. The host runs real
+//! guests, started through the engine and over HTTP, and is compared with the same rows written by
+//! hand.
 //!
-//! The floor is in `floor.rs`: no engine, no guests, one connection with the settings and the schema of ours, and
-//! group commit in multi-row statements. All have the same closed loop (each of so many clients starts its next
-//! instance when the one before is completed), the same process, the same disk, and take turns within each round.
+//! The floor is in `floor.rs`: no engine, no guests, one connection with the host's settings and
+//! schema, and group commit in multi-row statements. All sides have the same closed loop: each
+//! client starts its next instance when the previous one is completed. All run in one process, on
+//! one disk, and take turns within each round.
 //!
-//! First on SQLite (WAL, `synchronous=FULL`), on the disk of the target folder; then on a private PostgreSQL on loopback
-//! with its default durability, or on the server that `STEPWELL_TEST_POSTGRES` names. The floor has a database of its own
-//! on the same server. `--database` picks one of the two.
+//! The first database is SQLite (WAL, `synchronous=FULL`), on the disk of the target folder. The
+//! second is a private PostgreSQL on loopback with its default durability, or the server of
+//! `STEPWELL_TEST_POSTGRES`. The floor has a database of its own on the same server. `--database`
+//! picks one of the two.
 //!
-//! The engine has no way to wait for an instance. How the clients learn of the end without slowing it down stands in
-//! `support/watch.rs`. Over HTTP the server is in this process too, behind a real socket; so the client's work is in the figure.
+//! The engine has no way to wait for an instance. `support/watch.rs` explains how the clients
+//! notice the end without slowing the engine down. Over HTTP the server is in this process too,
+//! behind a real socket, so the figures include the client's work.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -111,7 +115,8 @@ async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(),
     let (database, by_hand) = (place.create().await?, place.create().await?);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (ours, serving) = Box::pin(Ours::start(&database, stopped)).await?;
-    // The first instances compile, connect and fill caches; one of them is what the floor's rows are copied from.
+    // The first instances compile, connect and fill caches. The floor copies its rows from one of
+    // them.
     closed_loop(
         8,
         window / 4,

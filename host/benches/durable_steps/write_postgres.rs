@@ -1,11 +1,11 @@
-//! The floor's statements on PostgreSQL: at most three in a transaction, each with an array for each column that is not
-//! the same in all rows.
+//! The floor's statements on PostgreSQL: at most three in a transaction, each with an array for
+//! each column that differs between rows.
 
 use sqlx::PgConnection;
 
 use super::{Finished, Group, Job, OWNER, STEPS, Texts};
 
-/// Answers how many instances were updated.
+/// Writes a group. Returns the number of updated instances.
 pub(super) async fn write(
     connection: &mut PgConnection,
     texts: &Texts,
@@ -43,7 +43,8 @@ async fn create(connection: &mut PgConnection, texts: &Texts, jobs: &[&Job]) -> 
     .map(|_| ())
 }
 
-/// PostgreSQL leaves the indexes alone where the values of their columns stay the same, named or not.
+/// Updates instances. PostgreSQL does not rewrite an index if the values of its columns stay the
+/// same, even if the statement names them.
 async fn update(
     connection: &mut PgConnection,
     texts: &Texts,
@@ -90,7 +91,7 @@ async fn add_attempts(
     .map(|_| ())
 }
 
-/// One column of the rows.
+/// Returns one column of the rows.
 fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
 }

@@ -4,7 +4,7 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{Finished, Group, Job, OWNER, STEPS, Texts};
 
-/// Answers how many instances were updated.
+/// Writes a group. Returns the number of updated instances.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     texts: &Texts,
@@ -19,7 +19,8 @@ pub(super) async fn write(
     let mut updated = 0;
     if !group.finished.is_empty() {
         add_attempts(connection, texts, &group.finished).await?;
-        // SQLite writes the indexes of every column anew that a statement names, so only the last step names them.
+        // SQLite rewrites the indexes of every column that a statement names, so only the last step
+        // names them.
         let (last, others): (Vec<_>, Vec<_>) = group
             .finished
             .iter()

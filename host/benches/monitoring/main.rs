@@ -1,13 +1,15 @@
-//! What recording costs, and reading 1,000 operations; what that means for steps and for those who ask over HTTP.
+//! The cost of recording, of reading 1,000 operations, and their effect on steps and on HTTP
+//! requests.
 //!
-//! The first table: a call that does nothing, timed and recorded, by one thread and by two that record the same
-//! operation, against the bare pair of clock readings, hdrhistogram behind a lock, and one hdrhistogram for each thread
-//! (which nobody could read meanwhile). All take turns within each round; what is shown are medians. "beyond" is without
-//! the clock readings of the same run.
+//! The first table measures a call that does nothing, timed and recorded, by one thread and by two
+//! threads that record the same operation. It is compared with the bare pair of clock readings,
+//! hdrhistogram behind a lock, and one hdrhistogram for each thread (which no other thread could
+//! read meanwhile). All take turns within each round; the figures are medians. "beyond the clock"
+//! is without the clock readings of the same run.
 //!
-//! The second table: how long `stats` takes with 1,000 operations, at rest and while two threads record all of them
-//! without a pause, which is more than any engine does. What the others are stands in `share.rs`, `traced.rs` and
-//! `serving.rs`.
+//! The second table measures `stats` with 1,000 operations, at rest and while two threads record
+//! all of them without a pause, which is more than any engine does. The other tables are explained
+//! in `share.rs`, `traced.rs` and `serving.rs`.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -51,7 +53,7 @@ use self::databases::{Kind, Place};
 use self::ours::Ours;
 
 const OPERATIONS: usize = 1_000;
-/// Calls between two looks at the time that is left.
+/// Number of calls between two checks of the remaining time.
 const BURST: u64 = 1_000;
 
 #[derive(Clone, Copy)]
@@ -75,7 +77,7 @@ impl Way {
     }
 }
 
-/// What is recorded into.
+/// The targets of recording.
 struct Subject {
     operation: Operation,
     locked: Mutex<Histogram<u32>>,
@@ -107,7 +109,7 @@ fn main() -> Result<(), Anything> {
     Ok(())
 }
 
-/// The tables that need a host.
+/// Prints the tables that need a host.
 async fn running(options: Options) -> Result<(), Anything> {
     let place = Place::open(Kind::Sqlite)?;
     let database = place.create().await?;
@@ -135,7 +137,7 @@ async fn running(options: Options) -> Result<(), Anything> {
     Ok(())
 }
 
-/// A second host, which is like the first one but for this.
+/// Starts a second host that differs from the first only in tracing.
 async fn tracing(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
     let place = Place::open(Kind::Sqlite)?;
     let mut database = place.create().await?;
@@ -187,7 +189,7 @@ fn recording(window: Duration, rounds: usize) -> Result<(), Anything> {
     Ok(())
 }
 
-/// Nanoseconds of a call, on each of the threads.
+/// Returns the nanoseconds of a call, on each of the threads.
 fn measure(way: Way, subject: &Subject, threads: usize, window: Duration) -> Result<f64, Anything> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads)
@@ -226,7 +228,7 @@ fn clock_pair() -> u64 {
     u64::try_from(Instant::now().duration_since(started).as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// As many as there may be, but for one, each with calls of 200 different lengths.
+/// Records the maximum number of operations but one, each with calls of 200 different lengths.
 fn many_operations(monitor: &Monitor) -> Vec<Operation> {
     let name = |number| monitor.operation(None, &format!("operation {number}"));
     let operations: Vec<_> = (0..OPERATIONS - 1).map(name).collect();

@@ -1,7 +1,9 @@
-//! What those see who ask over HTTP: the health and the summary against a bare warp handler that answers the same JSON,
-//! and all numbers with 1,000 operations, at rest and while clients keep the engine busy.
+//! HTTP requests for numbers. The health and the summary are compared with a bare warp handler that
+//! serves the same JSON. The statistics have 1,000 operations, at rest and while clients keep the
+//! engine busy.
 //!
-//! Server and clients are one process, on the same processors. All rows of the first kind take turns within each round.
+//! Server and clients are one process, on the same processors. All rows of the first kind take
+//! turns within each round.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,13 +21,13 @@ use super::ours::Ours;
 use super::support::{Anything, Options, median, quantile};
 
 const CLIENTS: usize = 8;
-/// Keep the engine busy.
+/// Number of clients that keep the engine busy.
 const STARTERS: usize = 64;
 const HEALTH: &str = "/workflow-metrics/health";
 const SUMMARY: &str = "/workflow-metrics/summary";
 const STATS: &str = "/workflow-metrics/stats?window=1m";
 
-/// Who answers what.
+/// A server with a path to request.
 #[derive(Clone)]
 struct Target {
     address: SocketAddr,
@@ -114,7 +116,7 @@ async fn ask(target: &Target, clients: usize, window: Duration) -> Result<Run, A
     .await
 }
 
-/// A server that answers this to everybody.
+/// Starts a server that responds with `answer` to every request.
 async fn bare(answer: Value) -> Result<SocketAddr, Anything> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

@@ -1,8 +1,9 @@
-//! Which part of a step's work is monitoring.
+//! The share of monitoring in the work of a step.
 //!
-//! Two runs, with and without, differ by less than the noise of any machine that is not ours alone. So the parts are
-//! measured: what the engine records for a step while clients keep it busy, what a record costs with both readings of
-//! the clock (although most share one), and what the process works for a step, all threads together.
+//! Two runs, with and without monitoring, would differ by less than the noise of a shared machine.
+//! So the parts are measured: the number of records for a step while clients keep the engine busy,
+//! the cost of a record with both readings of the clock (although most records share one), and the
+//! processor time of a step in all threads of the process.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use super::ours::Ours;
 use super::support::{Anything, Options, median};
 
 const CLIENTS: [usize; 2] = [1, 64];
-/// Of one instance.
+/// Number of steps of one instance.
 pub const STEPS: f64 = 3.0;
 
 pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
@@ -71,7 +72,7 @@ pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anythin
     Ok(table)
 }
 
-/// Everything timed or counted since the start.
+/// Returns the number of timed or counted events since the start.
 fn records(monitor: &Monitor) -> u64 {
     let stats = monitor.stats(None, Window::Start);
     let operations: u64 = stats
@@ -82,16 +83,16 @@ fn records(monitor: &Monitor) -> u64 {
     operations + stats.lifecycle.created + stats.lifecycle.durations.count
 }
 
-/// What the process has worked.
+/// Returns the processor time of this process.
 pub fn cpu() -> Result<Duration, Anything> {
     let text = std::fs::read_to_string("/proc/self/stat")?;
-    // The name before it may have blanks, and ends with the last parenthesis.
+    // The name before it may have spaces, and ends with the last parenthesis.
     let (_, fields) = text.rsplit_once(')').ok_or("/proc/self/stat has no name")?;
     let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u64>);
     let (Some(user), Some(system)) = (ticks.next(), ticks.next()) else {
         return Err("/proc/self/stat is short".into());
     };
-    // Linux tells it in hundredths of a second, whatever its own clock has.
+    // Linux reports it in hundredths of a second, whatever the resolution of its own clock.
     Ok(Duration::from_millis((user? + system?) * 10))
 }
 

@@ -1,8 +1,10 @@
-//! What tracing costs: the same work by a host without a collector, and by one that records and sends every request.
+//! The cost of tracing: the same work by a host without a collector, and by a host that records and
+//! sends every request.
 //!
-//! The collector reads what comes and answers; it is a thread of this process, so what it works counts as tracing.
-//! Both hosts are there all the time and take turns within each round. Rates over HTTP on a machine that others use
-//! differ by more than what is looked for, so the processor's time of a step stands beside them.
+//! The collector reads and acknowledges all batches. It is a thread of this process, so its work
+//! counts as tracing. Both hosts run all the time and take turns within each round. Rates over HTTP
+//! on a shared machine differ by more than tracing costs, so the table also has the processor time
+//! of a step.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -19,13 +21,13 @@ use super::support::{Anything, Options, median};
 
 const CLIENTS: [usize; 2] = [1, 64];
 
-/// Spans so far.
+/// Numbers of spans so far.
 struct Spans {
     exported: f64,
     dropped: f64,
 }
 
-/// `traced` sends to [`collector`].
+/// Returns the table. The host `traced` sends to [`collector`].
 pub async fn table(
     plain: &Arc<Ours>,
     traced: &Arc<Ours>,
@@ -131,7 +133,7 @@ impl Spans {
     }
 }
 
-/// Takes OTLP and forgets it, until the process ends.
+/// Starts a collector that receives OTLP and drops it, until the process ends. Returns its URL.
 pub fn collector() -> Result<String, Anything> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -139,14 +141,14 @@ pub fn collector() -> Result<String, Anything> {
         .name("collector".to_owned())
         .spawn(move || {
             for connection in listener.incoming().flatten() {
-                // A host that stops breaks off.
+                // A host that stops closes the connection early.
                 let _ = take(connection);
             }
         })?;
     Ok(format!("http://{address}"))
 }
 
-/// The host sends each batch on a connection of its own.
+/// Reads one request. The host sends each batch on a connection of its own.
 fn take(connection: TcpStream) -> Result<(), Anything> {
     let mut reader = BufReader::new(connection);
     let mut length = 0;

@@ -1,24 +1,24 @@
-//! Clients that each wait for the end of what they asked for before they ask for the next.
+//! Clients in a closed loop: each waits for the end of its request before it sends the next.
 
 use std::time::{Duration, Instant};
 
 use super::support::Anything;
 
-/// What the clients of one measurement saw.
+/// The results of all clients in one measurement.
 #[derive(Default)]
 pub struct Run {
-    /// What they asked for, ended, in a second, all clients together.
+    /// Completed requests per second, all clients together.
     pub per_second: f64,
-    /// How long each took, from before it was asked for to the news of its end.
+    /// Time of each request, from before it was sent to the news of its end.
     pub milliseconds: Vec<f64>,
-    /// Transactions meanwhile.
+    /// Number of transactions meanwhile.
     pub groups: u64,
-    /// Jobs in them.
+    /// Number of jobs in these transactions.
     pub commits: u64,
 }
 
-/// Lets so many clients work for `window`, and then to the end of what they have under way. `once` takes a client and
-/// gives it back when it is done.
+/// Runs the clients for `window`, and then until their current requests end. `once` takes a client
+/// and returns it when its request is done.
 pub async fn closed_loop<C, F>(
     clients: usize,
     window: Duration,

@@ -1,4 +1,4 @@
-//! Databases of both kinds, each with our schema and nothing else, and connections that go around the store.
+//! Databases of both kinds with the host's schema, and connections that bypass the store.
 
 use std::path::PathBuf;
 
@@ -13,14 +13,14 @@ use uuid::Uuid;
 use crate::postgres::Server;
 use crate::support::{self, Anything};
 
-/// For the private server, beside Postgres's defaults: `fsync` and `synchronous_commit` are on, as in production. The
-/// memory is what somebody who has a million instances would give it.
+/// Settings of the private server, beside PostgreSQL's defaults: `fsync` and `synchronous_commit`
+/// are on, as in production. The memory is typical for a million instances.
 const SETTINGS: [&str; 2] = ["shared_buffers=1GB", "max_wal_size=8GB"];
 
-/// Two for each length of a group of commits.
+/// Two statements for each length of a group of commits.
 const STATEMENTS_CACHED: usize = 1_024;
 
-/// Which database.
+/// The kind of database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
@@ -28,7 +28,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What `--database` says; both if it says nothing.
+    /// Parses the value of `--database`. Returns both kinds if there is no value.
     pub fn asked(database: Option<&str>) -> Result<Vec<Self>, Anything> {
         match database {
             Some("sqlite") => Ok(vec![Self::Sqlite]),
@@ -46,7 +46,7 @@ impl Kind {
     }
 }
 
-/// Where databases of one kind are made; they are gone with it, if the server is ours.
+/// A place that creates databases of one kind. Dropping it deletes them, if the server is private.
 pub struct Place {
     pub kind: Kind,
     folder: TempDir,
@@ -54,10 +54,10 @@ pub struct Place {
 }
 
 impl Place {
-    /// Starts a server if this kind has one.
+    /// Opens a place. Starts a server if this kind has one.
     pub fn open(kind: Kind) -> Result<Self, Anything> {
-        // The server's own user may not reach into the target folder, and what is below /var survives a reboot: it is
-        // on a disk.
+        // The server's own user may not be able to read the target folder. Files below /var survive
+        // a reboot, so they are on a disk.
         let start = || Server::find_or_start("/var/tmp".as_ref(), &SETTINGS);
         Ok(Self {
             kind,
@@ -66,7 +66,7 @@ impl Place {
         })
     }
 
-    /// A new database with our schema.
+    /// Creates a database with the host's schema.
     pub async fn create(&self) -> Result<Database, Anything> {
         let database = self.name();
         if self.kind == Kind::Postgres {
@@ -77,7 +77,7 @@ impl Place {
         Ok(database)
     }
 
-    /// A copy of a database that nobody has open.
+    /// Copies a database, which must not be open.
     pub async fn copy(&self, original: &Database) -> Result<Database, Anything> {
         let copy = self.name();
         match self.kind {
@@ -87,7 +87,8 @@ impl Place {
             }
             Kind::Postgres => {
                 let sql = format!("CREATE DATABASE {} TEMPLATE {}", copy.name, original.name);
-                // A page for each page, and not a record in the log for each; servers before 15 know no other way.
+                // Copies page by page, without a record in the log for each page. Servers before 15
+                // always copy so, and do not know the option.
                 if self
                     .statement(format!("{sql} STRATEGY file_copy"))
                     .await
@@ -100,7 +101,7 @@ impl Place {
         Ok(copy)
     }
 
-    /// Gives a database's space back. Nobody may have it open.
+    /// Deletes a database, which must not be open.
     pub async fn remove(&self, database: Database) -> Result<(), Anything> {
         match self.kind {
             Kind::Sqlite => Ok(std::fs::remove_dir_all(&database.config.data_dir)?),
@@ -148,8 +149,8 @@ impl Database {
         Ok(Store::open(&self.config, Clock::System).await?)
     }
 
-    /// A connection of its own, with SQLite's defaults except that foreign keys are not checked. It keeps as many
-    /// statements as there are lengths of lists.
+    /// Opens a separate connection, with SQLite's defaults except that foreign keys are not
+    /// checked. It caches enough statements for all lengths of lists.
     pub async fn connect(&self) -> Result<Connection, Anything> {
         Ok(match self.kind {
             Kind::Sqlite => {
@@ -169,7 +170,7 @@ impl Database {
         })
     }
 
-    /// The file of an SQLite database.
+    /// Returns the file of a SQLite database.
     pub fn file(&self) -> PathBuf {
         self.config.data_dir.join("stepwell.db")
     }
@@ -189,7 +190,8 @@ impl Connection {
         }
     }
 
-    /// Makes it one like those that ours writes with: as durable, with as much memory, the same checks and the same plans.
+    /// Applies the settings of the store's writing connection: the same durability, memory, checks
+    /// and plans.
     pub async fn set_like_ours(&mut self) -> Result<(), Anything> {
         let settings = match self {
             Self::Sqlite(_) => {
@@ -211,7 +213,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The first column of the rows.
+    /// Returns the first column of the rows.
     pub async fn texts(&mut self, sql: impl Into<String>) -> Result<Vec<String>, Anything> {
         let sql = AssertSqlSafe(sql.into());
         Ok(match self {

@@ -1,5 +1,6 @@
-//! As much of an HTTP client as a benchmark needs: one connection that is kept, requests one after the other. The
-//! package has no asynchronous client, and a thread for each of 64 clients would be felt on two cores.
+//! A minimal HTTP client for benchmarks: one persistent connection, requests one after the other.
+//! The package has no asynchronous client, and a thread for each of 64 clients would distort the
+//! figures on two cores.
 
 use std::net::SocketAddr;
 
@@ -9,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::support::Anything;
 
-/// One connection.
+/// A client with one connection.
 pub struct Client {
     stream: TcpStream,
     received: Vec<u8>,
@@ -27,10 +28,10 @@ impl Client {
         })
     }
 
-    /// Posts JSON and reads JSON.
+    /// Posts JSON and returns the response's JSON.
     ///
     /// # Errors
-    /// Any status but 2xx.
+    /// Fails for any status but 2xx.
     pub async fn post(&mut self, path: &str, token: &str, body: &str) -> Result<Value, Anything> {
         let request = format!(
             "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
@@ -40,10 +41,10 @@ impl Client {
         Ok(serde_json::from_slice(self.exchange(&request).await?)?)
     }
 
-    /// Reads, and answers what it received.
+    /// Gets a resource and returns the body.
     ///
     /// # Errors
-    /// Any status but 2xx.
+    /// Fails for any status but 2xx.
     pub async fn get(&mut self, path: &str, token: &str) -> Result<&[u8], Anything> {
         let request = format!(
             "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n"

@@ -1,7 +1,8 @@
-//! What the benchmarks need: their options, the guests, a folder on the disk that the target folder is on, and numbers.
+//! Common parts of the benchmarks: options, guests, a folder on the disk of the target folder, and
+//! statistics.
 //!
-//! `cargo bench` passes `--bench` and `cargo test` does not, so without it a benchmark does nothing: there is no
-//! expectation in it that could fail.
+//! `cargo bench` passes `--bench` and `cargo test` does not. Without it a benchmark does nothing,
+//! because it has no expectation that could fail.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -11,29 +12,30 @@ use std::time::Duration;
 use stepwell::model::{Permission, Principal};
 use tempfile::TempDir;
 
-/// What may go wrong.
+/// Any error.
 pub type Anything = Box<dyn Error + Send + Sync>;
 
-/// From the command line, behind `cargo bench --bench NAME --`.
+/// Options from the command line, after `cargo bench --bench NAME --`.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// `--quick`: seconds instead of minutes; only to see that it works.
+    /// `--quick`: runs for seconds instead of minutes, only to show that the benchmark works.
     pub quick: bool,
-    /// `--only TEXT`: rows whose name contains it.
+    /// `--only TEXT`: runs rows whose name contains the text.
     pub only: Option<String>,
-    /// `--concurrency N`: rows with it.
+    /// `--concurrency N`: runs rows with this concurrency.
     pub concurrency: Option<usize>,
-    /// `--window-ms N`: how long one measurement takes.
+    /// `--window-ms N`: the time of one measurement.
     pub window: Option<Duration>,
-    /// `--rounds N`
+    /// `--rounds N`: the number of rounds.
     pub rounds: Option<usize>,
 }
 
 impl Options {
-    /// None if this is no benchmark run. `own` are the names of options that only this benchmark has, and their values.
+    /// Parses the options. Returns none if this is no benchmark run. `own` has the names of options
+    /// that only this benchmark has, and receives their values.
     ///
     /// # Errors
-    /// An option that there is not.
+    /// Fails for an unknown option.
     pub fn asked(own: &mut [(&str, Option<String>)]) -> Result<Option<Self>, Anything> {
         let mut options = Self {
             quick: std::env::var_os("STEPWELL_BENCH_QUICK").is_some(),
@@ -57,7 +59,7 @@ impl Options {
                 other => match own.iter_mut().find(|(name, _)| *name == other) {
                     Some((_, own)) => *own = Some(value()?),
                     None if asked => return Err(format!("there is no option {other}").into()),
-                    // What else `cargo test` passes on is for its own harness.
+                    // `cargo test` passes options of its own harness.
                     None => {}
                 },
             }
@@ -65,7 +67,7 @@ impl Options {
         Ok(asked.then_some(options))
     }
 
-    /// The time of one measurement, and how many there are.
+    /// Returns the time of one measurement and the number of rounds.
     pub fn effort(&self, full: (Duration, usize), quick: (Duration, usize)) -> (Duration, usize) {
         let (window, rounds) = if self.quick { quick } else { full };
         (
@@ -74,7 +76,7 @@ impl Options {
         )
     }
 
-    /// Whether a row is wanted.
+    /// Returns true if the row is wanted.
     pub fn wants(&self, row: &str) -> bool {
         self.only
             .as_ref()
@@ -82,12 +84,12 @@ impl Options {
     }
 }
 
-/// This program with its command line, for the compile worker.
+/// Returns the host's program with its command line, for the compile worker.
 pub fn program() -> PathBuf {
     env!("CARGO_BIN_EXE_stepwell").into()
 }
 
-/// Who does everything.
+/// Returns a principal with all permissions.
 pub fn operator() -> Result<Principal, Anything> {
     let permissions = vec![Permission::Operator];
     Ok(Principal {
@@ -98,14 +100,15 @@ pub fn operator() -> Result<Principal, Anything> {
     })
 }
 
-/// A folder that is on a disk: `/tmp` may be memory, which has no fsync to wait for.
+/// Creates a folder on a disk. `/tmp` may be in memory, where fsync costs nothing.
 pub fn scratch() -> std::io::Result<TempDir> {
     tempfile::Builder::new()
         .prefix("bench-")
         .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// The component of a guest, which is built first unless `STEPWELL_TEST_GUESTS` says where it is.
+/// Returns the component of a guest from the folder `STEPWELL_TEST_GUESTS`. Builds the guests first
+/// if the variable is not set.
 pub fn guest(name: &str) -> Result<Vec<u8>, Anything> {
     let folder = match std::env::var_os("STEPWELL_TEST_GUESTS") {
         Some(folder) => PathBuf::from(folder),
@@ -137,7 +140,8 @@ pub fn guest(name: &str) -> Result<Vec<u8>, Anything> {
     std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-/// The middle one, or a value that this share (0 to 1) of the values does not exceed.
+/// Returns the value at this share (0 to 1) of the sorted values: 0.5 is the median. Returns NaN
+/// without values.
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -150,7 +154,7 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
-/// The middle one.
+/// Returns the median.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }

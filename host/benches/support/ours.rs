@@ -1,4 +1,4 @@
-//! Stepwell with a workflow of three steps, behind a real socket, in this process.
+//! A host with a workflow of three steps, behind a real socket, in this process.
 
 use std::sync::Arc;
 
@@ -28,25 +28,25 @@ steps:
   - { id: three, plugin: hello, step: greet }
 ";
 
-/// Ours, running.
+/// A running host.
 pub struct Ours {
     engine: Engine,
-    /// Its numbers.
+    /// The host's monitor.
     pub monitor: Monitor,
-    /// Its data.
+    /// The host's store.
     pub store: Store,
     watcher: Watcher,
-    /// Who may do everything.
+    /// A principal with all permissions.
     pub principal: Principal,
     workflow: Name,
-    /// Where its HTTP is.
+    /// The address of the host's HTTP server.
     pub address: std::net::SocketAddr,
-    /// The header that opens it.
+    /// An operator token for the HTTP server.
     pub token: String,
 }
 
 impl Ours {
-    /// Builds it on an empty database, and serves until `stopped`.
+    /// Starts a host on an empty database, which serves until `stopped`.
     pub async fn start(
         database: &Database,
         stopped: oneshot::Receiver<()>,
@@ -94,7 +94,7 @@ impl Ours {
         Ok(self)
     }
 
-    /// The same over HTTP.
+    /// Starts an instance over HTTP, and waits for its end.
     pub async fn through_http(
         (ours, mut client): (Arc<Self>, Client),
     ) -> Result<(Arc<Self>, Client), Anything> {

@@ -1,10 +1,11 @@
-//! Tells clients that their instance is completed, and costs the engine as little as can be.
+//! Tells clients that their instance is completed, at the least possible cost for the engine.
 //!
-//! An instance of three steps is committed four times, in four groups one after the other: so until the committer has
-//! written four more groups than before the start, nobody needs to look. From then on a thread of its own asks the
-//! database, over a connection that only reads, for all those instances with one statement; and asks again when there
-//! was another group, not before. The thread looks at the committer's counters every 0.1 ms. That delay, and one
-//! statement for each group, are in our figures and not in the floor's.
+//! An instance of three steps is committed four times, in four groups one after the other. So its
+//! client need not check before the committer has written four more groups than at the start. From
+//! then on a separate thread reads the state of all waiting instances with one statement, over a
+//! connection that only reads. It reads again only after another group. The thread checks the
+//! committer's counters every 0.1 ms. That delay, and one statement for each group, are in the
+//! host's figures and not in the floor's.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,28 +20,28 @@ use uuid::Uuid;
 use super::databases::{Connection, Database};
 use super::support::Anything;
 
-/// The creation and three steps.
+/// The groups of the creation and of three steps.
 const GROUPS_MIN: u64 = 4;
 
-/// Somebody who waits.
+/// A client that waits.
 struct Waiting {
-    /// No need to look before so many groups.
+    /// The number of groups before which the instance cannot have ended.
     from: u64,
-    /// How many groups there were when it was last looked for.
+    /// The number of groups at the last check.
     seen: u64,
     done: oneshot::Sender<Result<(), String>>,
 }
 
 type Everybody = Arc<Mutex<HashMap<Uuid, Waiting>>>;
 
-/// The way to the thread.
+/// A handle of the thread.
 pub struct Watcher {
     store: Store,
     waiting: Everybody,
 }
 
 impl Watcher {
-    /// Starts the thread, which ends with the watcher.
+    /// Starts the thread. It ends when the watcher is dropped.
     pub fn start(store: Store, database: Database) -> Result<Self, Anything> {
         let watcher = Self {
             store: store.clone(),
@@ -75,7 +76,7 @@ impl Watcher {
         Ok(watcher)
     }
 
-    /// To be called before the start of an instance, for [`Watcher::completed`].
+    /// Returns a mark for [`Watcher::completed`]. Must be called before the instance is started.
     pub fn before_start(&self) -> u64 {
         self.store.commit_stats().groups
     }
@@ -83,7 +84,7 @@ impl Watcher {
     /// Waits for the end of an instance.
     ///
     /// # Errors
-    /// It did not complete but failed.
+    /// Fails if the instance failed.
     pub async fn completed(&self, before_start: u64, id: Uuid) -> Result<(), Anything> {
         let (done, ended) = oneshot::channel();
         self.waiting.lock().insert(
@@ -98,7 +99,7 @@ impl Watcher {
     }
 }
 
-/// Those that may have ended since they were last looked for.
+/// Returns the instances that may have ended since the last check.
 fn due(waiting: &Everybody, groups: u64) -> Vec<Uuid> {
     let mut waiting = waiting.lock();
     let due = waiting
