@@ -1,15 +1,15 @@
-//! The expense as the steps hand it on.
+//! The expense that the steps pass on.
 
 use serde::{Deserialize, Serialize};
 
-/// What `validate` makes of a claim, and what `score` and `pay` take.
+/// The output of `validate` and the input of `score` and `pay`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Expense {
-    /// In lower case, as it is part of keys.
+    /// The employee's name in lower case, because it is part of keys.
     pub(crate) employee: String,
-    /// In hundredths of the currency. Money is no floating-point number.
+    /// The amount in hundredths of the currency. Money is no floating-point number.
     pub(crate) amount: i64,
-    /// Three capital letters.
+    /// The currency as three capital letters.
     pub(crate) currency: String,
     pub(crate) category: Category,
     #[serde(default)]

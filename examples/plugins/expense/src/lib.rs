@@ -1,4 +1,5 @@
-//! An expense on its way from a claim to a payment. The workflow `expense-approval` puts an approval in between.
+//! An expense on its way from a claim to a payment. The workflow `expense-approval` puts an
+//! approval in between.
 //!
 //! One file per step. The bucket of the plugin holds, for all instances of the team:
 //!
@@ -6,8 +7,8 @@
 //! |---|---|---|
 //! | `paid:employee:<name>` | cents paid so far, a counter | `pay` |
 //! | `paid:month:<yyyy-mm>` | cents paid so far, a counter | `pay` |
-//! | `payment:<idempotency key>` | the receipt, once | `pay` |
-//! | `policy:<category>` | the category's policy, gone after an hour | `score` |
+//! | `payment:<idempotency key>` | the receipt, written once | `pay` |
+//! | `policy:<category>` | the category's policy, expires after an hour | `score` |
 
 mod expense;
 mod month;

@@ -1,8 +1,9 @@
-//! From the host's clock to a calendar month. The sandbox has no calendar, and this is too little for a crate.
+//! Conversion of the host's time to a calendar month. The sandbox has no calendar, and this code is
+//! too small for a crate.
 
 const DAY_US: u64 = 86_400_000_000;
 
-/// The month of a time in microseconds since 1970, such as `2026-04`, in UTC.
+/// Returns the month of a time in microseconds since 1970, in UTC: `2026-04` for example.
 pub(crate) fn of(timestamp_us: u64) -> String {
     let mut days = timestamp_us / DAY_US;
     let mut year = 1970;

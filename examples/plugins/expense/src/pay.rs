@@ -1,4 +1,4 @@
-//! The step `pay`: writes the payment down once, adds to the totals, and measures.
+//! The step `pay`: records the payment once, adds to the totals, and measures.
 
 use serde::{Deserialize, Serialize};
 use stepwell_guest::storage::{Bucket, Put};
@@ -37,10 +37,12 @@ impl Step for Pay {
             month,
         };
 
-        // Version 0 = must not exist. The attempts of one step have one idempotency key, so a payment cannot be
-        // written twice, and the totals below are committed with it or not at all.
+        // Version 0 means that the key must not exist. All attempts at a step have the same
+        // idempotency key, so a payment cannot be written twice. The totals below are committed
+        // with it or not at all.
         bucket.put(&Put::json(format!("payment:{}", receipt.payment), &receipt)?.if_version(0))?;
-        // Adding happens at the commit: a hundred payments at a time do not wait for each other.
+        // Increments are added at the commit, so a hundred concurrent payments do not wait for each
+        // other.
         bucket.increment(&employee_key(&receipt.employee), receipt.amount)?;
         bucket.increment(&format!("paid:month:{}", receipt.month), receipt.amount)?;
 
@@ -53,7 +55,7 @@ impl Step for Pay {
     }
 }
 
-/// Where the running total of an employee is kept.
+/// Returns the key of an employee's running total.
 pub(crate) fn employee_key(employee: &str) -> String {
     format!("paid:employee:{employee}")
 }

@@ -1,4 +1,5 @@
-//! What a category allows, kept in the bucket for an hour as if it had been expensive to find out.
+//! The policy of a category, cached in the bucket for an hour as if it had been expensive to
+//! compute.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use crate::expense::Category;
 
 const KEPT_FOR: Duration = Duration::from_secs(3_600);
 
-/// All amounts in cents.
+/// A policy with all amounts in cents.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Policy {
-    /// Up to here nobody needs to look.
+    /// An expense up to this amount needs no review.
     pub(crate) free_up_to: i64,
-    /// What an employee may be paid in all before each expense is looked at.
+    /// The total that an employee may be paid before each expense needs review.
     pub(crate) total_up_to: i64,
 }
 
@@ -24,7 +25,7 @@ impl Policy {
         format!("policy:{}", category.name())
     }
 
-    /// The kept policy, or a new one that is then kept.
+    /// Returns the stored policy, or stores a new one and returns it.
     pub(crate) fn load(bucket: &Bucket, category: Category, kept: Option<&Entry>) -> Result<Self, Failure> {
         if let Some(entry) = kept {
             return entry.json();
@@ -34,7 +35,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Where a real plugin would do the work that is worth keeping.
+    /// Returns the policy of a category. A real plugin would do expensive work here.
     pub(crate) fn of(category: Category) -> Self {
         match category {
             Category::Travel => Self { free_up_to: 50_000, total_up_to: 1_000_000 },

@@ -1,4 +1,4 @@
-//! The step `score`: how risky an expense is, from what the employee was paid before.
+//! The step `score`: computes the risk of an expense from the employee's earlier payments.
 
 use serde::Serialize;
 use stepwell_guest::storage::Bucket;
@@ -8,12 +8,12 @@ use crate::expense::Expense;
 use crate::pay::employee_key;
 use crate::policy::Policy;
 
-/// From here on a manager decides.
+/// From this risk on, a manager decides.
 const APPROVAL_FROM: u8 = 50;
 
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Assessment {
-    /// 0 (nothing to see) to 100.
+    /// The risk, from 0 (none) to 100.
     risk: u8,
     needs_approval: bool,
     /// Cents paid to the employee before this expense.
@@ -30,7 +30,7 @@ impl Step for Score {
 
     fn run(_context: &Context, expense: Expense) -> Result<Assessment, Failure> {
         let bucket = Bucket::open_plugin()?;
-        // Both keys in one call: each call costs a way to the host and back.
+        // Both keys are read in one call, because each call costs a way to the host and back.
         let entries = bucket.get_many(&[employee_key(&expense.employee), Policy::key(expense.category)])?;
         let entry = |index: usize| entries.get(index).and_then(Option::as_ref);
         let paid_before = entry(0).map(|paid| paid.json()).transpose()?.unwrap_or(0);
@@ -39,7 +39,8 @@ impl Step for Score {
     }
 }
 
-/// Half of the risk is the size of the expense, 30 are the employee's total, 20 a missing receipt.
+/// Computes the risk: up to 50 for the amount, 30 for the employee's total, 20 for a missing
+/// receipt.
 fn assess(expense: &Expense, paid_before: i64, policy: Policy) -> Assessment {
     let total = paid_before.saturating_add(expense.amount);
     let mut risk = share(expense.amount, policy.free_up_to, 50) + share(total, policy.total_up_to, 30);
@@ -49,7 +50,7 @@ fn assess(expense: &Expense, paid_before: i64, policy: Policy) -> Assessment {
     Assessment { risk, needs_approval: risk >= APPROVAL_FROM, paid_before }
 }
 
-/// `points` when the value reaches the limit, proportionally less below it.
+/// Returns `points` when the value reaches the limit, and proportionally less below it.
 fn share(value: i64, limit: i64, points: u8) -> u8 {
     let scaled = i128::from(value) * i128::from(points) / i128::from(limit);
     u8::try_from(scaled.clamp(0, i128::from(points))).unwrap_or(points)

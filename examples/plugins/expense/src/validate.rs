@@ -1,17 +1,18 @@
-//! The step `validate`: refuses nonsense and brings the rest into one form. Calls nothing of the host.
+//! The step `validate`: refuses claims that make no sense and normalises the others. Makes no host
+//! calls.
 
 use stepwell_guest::{Context, Failure, Step};
 
 use crate::expense::{Category, Expense};
 
-/// One million: above it, somebody mistyped.
+/// One million. A larger amount is a typing mistake.
 const AMOUNT_MAX: i64 = 100_000_000;
 const RECEIPTS_MAX: usize = 50;
 
 #[derive(serde::Deserialize)]
 pub(crate) struct Claim {
     employee: String,
-    /// Cents.
+    /// The amount in cents.
     amount: i64,
     #[serde(default = "euro")]
     currency: String,

@@ -14,11 +14,11 @@ pub(crate) struct Input {
 #[derive(Default, Serialize)]
 pub(crate) struct Summary {
     total: usize,
-    /// For example `{"completed": 7, "running": 3}`.
+    /// Number of instances by status, `{"completed": 7, "running": 3}` for example.
     statuses: BTreeMap<String, u32>,
-    /// Ids that name no instance of this team.
+    /// Number of ids that name no instance of this team.
     unknown: u32,
-    /// Nothing runs or waits any more.
+    /// True if no instance runs or waits any more.
     done: bool,
 }
 

@@ -5,9 +5,9 @@ use stepwell_guest::batch::{self, ITEMS_MAX, NewInstance};
 use stepwell_guest::serde_json::Value;
 use stepwell_guest::{Context, Failure, Step};
 
-/// What one attempt may create.
+/// The maximum number of instances that one attempt may create.
 const COUNT_MAX: u32 = 10_000;
-/// Of the items that were refused, this many are told with their reason.
+/// The maximum number of refused items that the output lists with their reasons.
 const REASONS_MAX: usize = 10;
 
 #[derive(Deserialize)]
@@ -62,7 +62,8 @@ impl Step for Spread {
     }
 }
 
-/// The key is the same in each attempt at this step, so trying again creates nothing twice.
+/// Makes the item of a number. Its key is the same in each attempt at this step, so trying again
+/// creates nothing twice.
 fn item(context: &Context, input: &Input, number: u32) -> Result<NewInstance, Failure> {
     let instance = NewInstance::new(&input.workflow, &numbered(&input.input, number))?;
     Ok(instance.idempotency_key(format!("{}-{number}", context.idempotency_key)))
