@@ -2,7 +2,7 @@
 import { session, signOut } from "./session";
 import type { Page, Principal } from "./types";
 
-/** An answer that is not what was asked for, in the host's own words. */
+/** An error response, with the message of the host. */
 export class ApiError extends Error {
   constructor(
     readonly status: number,
@@ -12,7 +12,7 @@ export class ApiError extends Error {
     super(message);
   }
 
-  /** The host does not have this route: an older or smaller one. */
+  /** True if the host does not have this route, because it is an older or smaller one. */
   get isMissingRoute(): boolean {
     return this.code === "no-such-path" || this.code === "method-not-allowed";
   }
@@ -45,7 +45,10 @@ async function failure(response: Response): Promise<ApiError> {
   );
 }
 
-/** Sends a request as whoever is signed in. A token that is no longer good leads back to the sign-in. */
+/**
+ * Sends a request with the token of the signed-in user. A token that is no longer valid leads back
+ * to the sign-in.
+ */
 export async function send(path: string, init: RequestInit = {}): Promise<Response> {
   const asked = session();
   const token = asked?.token ?? "";
@@ -62,7 +65,7 @@ export async function send(path: string, init: RequestInit = {}): Promise<Respon
   });
   if (response.ok) return response;
   const error = await failure(response);
-  // An answer to an earlier session says nothing about this one.
+  // A response to an earlier session says nothing about this one.
   if (response.status === 401 && session() === asked) signOut();
   throw error;
 }
@@ -90,7 +93,7 @@ export async function remove(path: string): Promise<void> {
   await send(path, { method: "DELETE" });
 }
 
-/** All pages of a list, up to a bound that is said where the list is shown. */
+/** Loads all pages of a list, up to a bound that the page shows beside the list. */
 export async function getAll<T>(
   path: string,
   signal?: AbortSignal,
@@ -107,7 +110,7 @@ export async function getAll<T>(
   return { items, next };
 }
 
-/** Asks whose a token is, before anybody is signed in with it. */
+/** Loads the user of a token, before that user is signed in. */
 export async function whoIs(token: string): Promise<Principal> {
   const response = await fetch("/whoami", {
     headers: authorization(token),

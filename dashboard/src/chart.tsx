@@ -1,5 +1,5 @@
-// A chart over time. Beside the canvas stands what somebody who cannot see it needs: the numbers in a sentence, and all
-// of them in a table.
+// A chart over time. For people who cannot see the canvas, the numbers are also in a sentence and
+// in a table.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
@@ -15,27 +15,33 @@ export interface Line {
 
 interface Props {
     title: string;
-    /** What is counted, if the values do not say it. */
+    /** The unit of the values, if their format does not show it. */
     unit?: string;
     /** Seconds since 1970, ascending. */
     times: number[];
     lines: Line[];
     format: (value: number | null) => string;
-    /** For the axis, where there is less room. */
+    /** A shorter format for the axis, where there is less room. */
     axis?: (value: number) => string;
     /** Charts with the same group share the cursor. */
     group?: string;
-    /** The first and the last time to draw; those of the data otherwise. */
+    /** The first and the last time to draw; by default those of the data. */
     range?: [number, number];
-    /** The top that is drawn at least, so that a quiet line does not look like a storm. */
+    /**
+     * The minimum for the top of the scale, so that small changes of a quiet line do not look
+     * large.
+     */
     topMin?: number;
     empty?: string;
 }
 
 const HEIGHT = 180;
-/** A table longer than this helps nobody. */
+/** Maximum number of rows in the table. A longer table is of no use. */
 const ROWS_MAX = 120;
-/** How far apart the rows of a live chart are; each is about a minute, so the ones between are not missed. */
+/**
+ * Seconds between the rows of a live chart. Each row covers about a minute, so no values are missed
+ * in between.
+ */
 const ROWS_APART_S = [1, 5, 10, 30, 60];
 const clock = new Intl.DateTimeFormat("en-GB", {
     hour: "2-digit",
@@ -60,7 +66,10 @@ const second = new Intl.DateTimeFormat("en-GB", {
 
 const DAY_S = 86_400;
 
-/** Times below the axis: seconds when ticks are closer than a minute, days when they are days apart. */
+/**
+ * Labels below the axis: seconds when ticks are closer than a minute, days when they are days
+ * apart.
+ */
 function ticks(_: uPlot, splits: number[]): string[] {
     const apart = (splits[1] ?? 0) - (splits[0] ?? 0);
     const form =
@@ -74,7 +83,7 @@ function ticks(_: uPlot, splits: number[]): string[] {
     return splits.map((split) => form.format(split * 1_000));
 }
 
-/** Values that no line leads to or from: without a point they would not be seen. */
+/** Values without neighbours. No line leads to or from them, so they need a point to be seen. */
 function lonely(plot: uPlot, series: number): number[] {
     const values = plot.data[series] ?? [];
     const isThere = (index: number) => values[index] !== null && values[index] !== undefined;
@@ -156,7 +165,8 @@ export function Chart(props: Props) {
     const shape = lines.map((line) => line.label).join("\n");
 
     useEffect(() => onTheme(() => setTurn((before) => before + 1)), []);
-    // Built anew when the lines or the colours are others, and otherwise only given the new numbers.
+    // The plot is built anew when the lines or the colours change. Otherwise it only gets the new
+    // numbers.
     useEffect(() => {
         const element = box.current;
         if (element === null || isEmpty) return undefined;
@@ -219,7 +229,7 @@ export function Chart(props: Props) {
     );
 }
 
-/** The newest that was measured. */
+/** The newest measured value. */
 const lastOf = ({ values }: Line): number | null =>
     values.findLast((value) => value !== null) ?? null;
 
@@ -243,7 +253,10 @@ function sentence({ title, lines, format }: Props): string {
 
 const isLive = (times: number[]): boolean => (times.at(-1) ?? 0) - (times.at(-2) ?? 0) < 10;
 
-/** The places of the rows: all of them, or of a live chart as many as span all of it, and always the newest. */
+/**
+ * The indexes of the rows: all of them, or for a live chart as many as cover all of it, and always
+ * the newest.
+ */
 function rowsOf(times: number[]): number[] {
     const all = times.map((_, index) => index);
     if (!isLive(times) || times.length <= ROWS_MAX) return all;
@@ -253,7 +266,7 @@ function rowsOf(times: number[]): number[] {
     return all.filter((index) => place(index) !== place(index + 1));
 }
 
-/** The numbers themselves. Made only when somebody opens them. */
+/** The table of numbers. Its rows are made only when the user opens it. */
 function Numbers({ title, times, lines, format }: Props) {
     const [open, setOpen] = useState(false);
     const rows = useMemo(

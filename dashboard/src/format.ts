@@ -1,4 +1,4 @@
-// Numbers and times as text. Everything here answers plain text, which Preact puts into text nodes.
+// Numbers and times as text. All functions return plain text, which Preact puts into text nodes.
 
 const integers = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
@@ -11,7 +11,7 @@ export function count(value: number | null | undefined): string {
   return Number.isInteger(value) || value >= 10 ? integers.format(value) : value.toFixed(1);
 }
 
-/** A number beside an axis: there is little room, and what is read off is not exact anyway. */
+/** A short number for an axis, where there is little room and no need for precision. */
 export const rough = (value: number): string => compact.format(value);
 
 export const perMinute = (value: number | null | undefined): string =>
@@ -50,7 +50,7 @@ export function seconds(value: number): string {
 export function percent(value: number | null | undefined): string {
   if (value === null || value === undefined) return NONE;
   const scaled = value * 100;
-  // One that is neither none nor all is not shown as if it were.
+  // A share that is neither none nor all must not be shown as 0 % or 100 %.
   const digits = scaled !== 0 && scaled !== 100 && (scaled < 1 || scaled > 99) ? 2 : 1;
   return `${Number(scaled.toFixed(digits))} %`;
 }
@@ -86,13 +86,13 @@ export const clock = (text: string): string =>
 export const time = (text: string): string => dates.format(new Date(text));
 export const fullTime = (text: string): string => fullDates.format(new Date(text));
 
-/** A length of time in its largest unit, and in the next one too while that still tells much. */
+/** A length of time in its largest unit, with the next unit while that is a large part. */
 function roughly(value: number): string {
   const [unit, size] = UNITS.find(([, length]) => value >= length) ?? ["s", 1];
   return size > 60 && value < 5 * size ? seconds(value) : `${Math.round(value / size)} ${unit}`;
 }
 
-/** How long ago, or how long until. */
+/** The time since or until a moment. */
 export function relative(text: string, now = Date.now()): string {
   const difference = (Date.parse(text) - now) / 1_000;
   if (Math.abs(difference) < 5) return "just now";
@@ -102,13 +102,13 @@ export function relative(text: string, now = Date.now()): string {
 const ID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/iu;
 export const isId = (text: string): boolean => ID.test(text);
 
-/** An id's end, which is where ids made one after the other differ. */
+/** The end of an id, which differs between ids made one after the other. */
 export const shortId = (id: string): string => (id.length > 12 ? `…${id.slice(-8)}` : id);
 
-/** `p95_latency` as "p95 latency". */
+/** Replaces underscores: `p95_latency` becomes "p95 latency". */
 export const words = (name: string): string => name.replaceAll("_", " ");
 
-/** As at the beginning of a sentence. */
+/** Makes the first letter a capital. */
 export const capital = (text: string): string => text.slice(0, 1).toUpperCase() + text.slice(1);
 
 export const pretty = (value: unknown): string => JSON.stringify(value, null, 2) ?? "";

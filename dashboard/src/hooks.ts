@@ -1,4 +1,4 @@
-// What views have in common: data that is loaded and loaded again, the address, the clock.
+// Hooks that views share: data that is loaded repeatedly, the address, the clock.
 import { createContext } from "preact";
 import { useCallback, useContext, useEffect, useRef, useState } from "preact/hooks";
 import type { ApiError } from "./api";
@@ -11,7 +11,10 @@ export interface Resource<T> {
   reload: () => void;
 }
 
-/** Loads when `key` changes and every `everyMs`. What was shown stays while the same is loaded again. */
+/**
+ * Loads when `key` changes and every `everyMs`. The old data stays while the same key is loaded
+ * again.
+ */
 export function useResource<T>(
   key: string,
   load: (signal: AbortSignal) => Promise<T>,
@@ -36,7 +39,7 @@ export function useResource<T>(
         if (!aborting.signal.aborted) setState({ key, data, loading: false });
       },
       (error: ApiError) => {
-        // The last good answer stays beside the error: old numbers are better than none.
+        // The last data stays beside the error, because old numbers are better than none.
         if (!aborting.signal.aborted)
           setState((before) => ({ ...before, key, error, loading: false }));
       },
@@ -61,7 +64,7 @@ export interface Address {
   query: URLSearchParams;
 }
 
-/** `#/instances/7?status=running`: the view, what of it, and how it is narrowed. */
+/** Parses `#/instances/7?status=running` into the view, its argument and its filter. */
 export function readAddress(): Address {
   const [path = "", query = ""] = location.hash.replace(/^#\/?/, "").split("?", 2);
   const slash = path.indexOf("/");
@@ -70,7 +73,7 @@ export function readAddress(): Address {
   try {
     argument = slash < 0 ? null : decodeURIComponent(path.slice(slash + 1));
   } catch {
-    // Somebody typed a percent sign that begins nothing; then nothing is meant.
+    // The address has a percent sign that begins no escape; the argument is ignored.
   }
   return { view: view === "" ? "overview" : view, argument, query: new URLSearchParams(query) };
 }
@@ -100,7 +103,7 @@ export function useAddress(): Address {
 
 export const LiveContext = createContext<Live | null>(null);
 
-/** The live numbers, and a new turn whenever there are newer ones. */
+/** Returns the live numbers, and renders again whenever there are newer ones. */
 export function useLive(): Live {
   const live = useContext(LiveContext);
   if (live === null) throw new Error("live numbers are for those who are signed in");
@@ -113,7 +116,10 @@ const clockListeners = new Set<() => void>();
 let clockTimer: ReturnType<typeof setInterval> | undefined;
 const CLOCK_MS = 5_000;
 
-/** The time, every few seconds. One timer for all that ask, so that what is shown changes together. */
+/**
+ * Returns the time, updated every few seconds. All users share one timer, so that they change
+ * together.
+ */
 export function useNow(): number {
   const [now, setNow] = useState(Date.now);
   useEffect(() => {

@@ -1,32 +1,39 @@
-// Live numbers: server-sent events read with fetch, because EventSource cannot send the header with the token. When
-// the stream cannot be had the same numbers are asked for every few seconds, and what is shown says so.
+// Live numbers: server-sent events read with fetch, because EventSource cannot send the header with
+// the token. Without a stream the same numbers are polled every few seconds, and the page says so.
 import { ApiError, get, send } from "./api";
 import { nothing, past } from "./past";
 import type { Snapshot, Stats, Summary } from "./types";
 
 export type LiveState = "connecting" | "live" | "polling" | "stale";
 
-/** Enough for the longest window that the overview draws. */
+/** Seconds that are kept, enough for the longest window of the overview. */
 export const KEPT_SECONDS = 900;
 const BACKOFF_FIRST_MS = 1_000;
 const BACKOFF_LAST_MS = 30_000;
 const POLL_MS = 5_000;
-/** The host sends every second; three heartbeats without anything, and what is shown is old. */
+/**
+ * The numbers are stale after this time. The host sends every second, and this is three heartbeats.
+ */
 const STALE_MS = 15_000;
-/** After such a pause it is not known what was in between. Longer than the steps of the history, and than three polls. */
+/**
+ * After such a pause the numbers in between are unknown. It is longer than the steps of the history
+ * and than three polls.
+ */
 const SILENCE_MS = 40_000;
-/** A line of the stream that is longer than this is not ours. */
+/** A longer line of the stream does not come from Stepwell. */
 const EVENT_CHARS_MAX = 1 << 20;
 
 export class Live {
   state: LiveState = "connecting";
   snapshots: Snapshot[] = [];
-  /** Grows when an alert changes, so that views know to ask again. */
+  /** Grows when an alert changes, so that views load again. */
   alertChanges = 0;
   private readonly listeners = new Set<() => void>();
   private readonly stopping = new AbortController();
   private lastHeard = Date.now();
-  /** What each cache has counted since the page was opened, and what its host had counted when it was last heard of. */
+  /**
+   * Reads of each cache since the page was opened, with the host's counters at the last snapshot.
+   */
   private readonly reads = new Map<
     string,
     { hits: number; misses: number; heard: { hits: number; misses: number } }
@@ -70,8 +77,8 @@ export class Live {
     const oldest = at - KEPT_SECONDS * 1_000;
     const kept = this.snapshots.filter((one) => Date.parse(one.at) >= oldest);
     const before = kept.at(-1);
-    // The host tells who comes what it has, and may tell it again in the same millisecond; and the stream may begin with
-    // what was asked for just before.
+    // The host sends its present snapshot to each new subscriber, and may send it again in the same
+    // millisecond. The stream may also begin with the snapshot that was polled just before.
     if (before !== undefined && at === Date.parse(before.at)) return;
     const silent = before !== undefined && at - Date.parse(before.at) > SILENCE_MS;
     const between = silent ? [nothing(Date.parse(before.at) + 1)] : [];
@@ -79,7 +86,7 @@ export class Live {
     this.tell();
   }
 
-  /** Hits and misses counted from zero, and on when those of the host begin anew. */
+  /** Counts hits and misses from zero, and goes on when the host's counters are reset. */
   private count(caches: Snapshot["caches"]): Snapshot["caches"] {
     const added = (now: number, before: number) => (now >= before ? now - before : now);
     return caches.map((cache) => {
@@ -94,7 +101,10 @@ export class Live {
     });
   }
 
-  /** The minutes before, so that nobody has to wait for the charts to fill. A host without a history has none to show. */
+  /**
+   * Loads the minutes before, so that the charts are full at once. A host without a history has
+   * none.
+   */
   private async lookBack(): Promise<void> {
     const earlier = await past(KEPT_SECONDS, this.stopping.signal).catch(() => []);
     if (this.stopping.signal.aborted || earlier.length === 0) return;
@@ -121,7 +131,7 @@ export class Live {
         streams = !(error instanceof ApiError && error.isMissingRoute);
       }
       if (signal.aborted) return;
-      // Until the stream may be tried again, which is never on a host that has none.
+      // The time until the stream is tried again. That is never on a host without a stream.
       const until = streams ? Date.now() + backoff * (0.5 + Math.random() / 2) : Infinity;
       backoff = Math.min(backoff * 2, BACKOFF_LAST_MS);
       await this.poll(until);
@@ -196,7 +206,10 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** A snapshot from the routes that every host has. Percentiles of many operations cannot be had from theirs. */
+/**
+ * A snapshot from routes that every host has. Percentiles of many operations cannot be computed
+ * from those of each.
+ */
 async function polled(signal: AbortSignal): Promise<Snapshot> {
   const stats = await get<Stats>("/workflow-metrics/stats", {}, signal);
   const summary = await get<Summary>("/workflow-metrics/summary", { window: "1m" }, signal).catch(

@@ -160,7 +160,7 @@ function Navigation({ view }: { view: string }) {
     const firing = latest?.alerts_firing ?? 0;
     const list = useRef<HTMLUListElement>(null);
     useEffect(() => {
-        // On a phone the entries are a strip that scrolls; where we are should be in sight.
+        // On a phone the entries are a strip that scrolls. The current entry should be in sight.
         const here = list.current?.querySelector<HTMLElement>("[aria-current]");
         if (here != null && list.current !== null) list.current.scrollLeft = here.offsetLeft - 16;
     }, [view]);
@@ -202,12 +202,14 @@ function Frame() {
     }, [live]);
     useEffect(() => {
         document.title = `${address.argument === null ? title : `${address.argument} · ${title}`} · Stepwell`;
-        // A new view is read from its heading, as a new page would be; not the first, where the reader is anyway.
+        // A screen reader reads a new view from its heading, as it would a new page. The first view
+        // needs no change of focus.
         if (shownBefore.current) heading.current?.focus();
         shownBefore.current = true;
     }, [title, address.argument]);
 
-    // By name, because a link whose target is `#main` would change the address, which says what is shown.
+    // The focus moves by script, because a link to `#main` would change the address, which names
+    // the view.
     const skip = (event: TargetedMouseEvent<HTMLAnchorElement>) => {
         event.preventDefault();
         heading.current?.focus();
@@ -265,7 +267,7 @@ function App() {
     useEffect(() => onSession(() => setSignedIn(session() !== null)), []);
     useEffect(() => {
         document.title = "Stepwell";
-        // Somebody who only decides approvals starts there.
+        // A user who may only decide approvals starts there.
         if (signedIn && location.hash === "" && !may("workflow_read"))
             location.replace(firstView());
     }, [signedIn]);

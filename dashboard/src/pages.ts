@@ -1,4 +1,4 @@
-// Lists that come in pages: the first is loaded by the filter, the next when somebody asks for more.
+// Lists in pages: the first page is loaded by the filter, the next when the user asks for more.
 import { useState } from "preact/hooks";
 import { get, type ApiError, type Query } from "./api";
 import { useResource, type Resource } from "./hooks";
@@ -11,12 +11,16 @@ export interface Pages<T> extends Resource<T[]> {
 
 const ROWS = 50;
 
-/** Loads the first page again every `everyMs`, until somebody reads on: what is read must not move. */
+/**
+ * Loads the first page again every `everyMs` until the user loads more, because rows must not move
+ * while they are read.
+ */
 export function usePages<T>(path: string, query: Query, everyMs?: number): Pages<T> {
   const key = `${path} ${JSON.stringify(query)}`;
   const ask = (after: string | null, signal?: AbortSignal) =>
     get<Page<T>>(path, { ...query, limit: ROWS, after }, signal);
-  // Beside the key they belong to: pages of another filter must not be shown under this one.
+  // The pages are stored beside their key, so that pages of another filter are not shown under this
+  // one.
   const [later, setLater] = useState<{
     key: string;
     first: Page<T>;

@@ -1,5 +1,5 @@
-// The minutes before the page was opened, out of the history: snapshots like those of the live stream, one for every ten
-// seconds. What the history has no series for is null in them.
+// The minutes before the page was opened, from the history: snapshots like those of the live
+// stream, one for every ten seconds. Values without a series in the history are null.
 import { get } from "./api";
 import type {
   HistoryNames,
@@ -12,11 +12,17 @@ import type {
 
 const PATH = "/workflow-metrics/history";
 const STEP_S = 10;
-/** A live snapshot is about a minute, so each of these is about the minute that ends with its step. */
+/**
+ * A live snapshot covers about a minute. So each of these covers the minute that ends with its
+ * step.
+ */
 const WINDOW_STEPS = 6;
-/** Without a point for so long the host was not there; it writes some every ten seconds. */
+/**
+ * Seconds without a point after which the host counts as absent. A host writes points every ten
+ * seconds.
+ */
 const SILENCE_S = 30;
-/** All of the host's own are fewer. */
+/** Maximum number of series to load. The host's own series are fewer. */
 const SERIES_MAX = 60;
 
 export const ALL_OPERATIONS = "all operations";
@@ -30,7 +36,7 @@ const WANTED = new Set<string>([
 ]);
 const WANTED_OF_EACH = /^(?:cache_hits|cache_misses|batch_items)\{/u;
 
-/** A snapshot of a time of which nothing is known: lines end before it. */
+/** A snapshot without any values, at which lines end. */
 export const nothing = (at: number): Snapshot => ({
   at: new Date(at).toISOString(),
   operations: { per_minute: null, error_rate: null, p50_ms: null, p95_ms: null, p99_ms: null },
@@ -46,10 +52,10 @@ export const nothing = (at: number): Snapshot => ({
 const seconds = ({ at }: { at: string }): number => Date.parse(at) / 1_000;
 const keyed = <P extends { at: string }>(points: P[]): Map<number, P> =>
   new Map(points.map((point) => [seconds(point), point]));
-/** `cache_hits{storage}`: `storage`. */
+/** Returns `storage` for `cache_hits{storage}`. */
 const label = (name: string): string => name.slice(name.indexOf("{") + 1, -1);
 
-/** What this host has measured in the last seconds; nothing if it has no history. */
+/** Loads the snapshots of the last seconds; none if the host has no history. */
 export async function past(lastSeconds: number, signal: AbortSignal): Promise<Snapshot[]> {
   const period = { from: `-${lastSeconds}s`, step: `${STEP_S}s` };
   const names = await get<HistoryNames>(PATH, period, signal);
@@ -57,7 +63,7 @@ export async function past(lastSeconds: number, signal: AbortSignal): Promise<Sn
   const operations = names.operations.filter(
     (name) => name === ALL_OPERATIONS || name.startsWith("batch "),
   );
-  // Live numbers are those of one host, and so must these be, or there is a step where they meet.
+  // Live numbers are those of one host. Numbers of all hosts would make a step where the two meet.
   const asked = { ...period, hosts: "this" };
   const counted = new Map<string, Map<number, MetricPoint>>();
   const called = new Map<string, Map<number, OperationPoint>>();
@@ -81,11 +87,11 @@ function snapshots(
   called: Map<string, Map<number, OperationPoint>>,
   to: number,
 ): Snapshot[] {
-  // Gauges have a point whenever the host was there.
+  // Gauges have a point for every step in which the host ran.
   const measured = new Set(
     [...counted.values(), ...called.values()].flatMap((points) => [...points.keys()]),
   );
-  // A step that is not over yet would look like a fall.
+  // An unfinished step would look like a fall.
   const over = [...measured].filter((step) => step + STEP_S <= to);
   if (over.length === 0) return [];
   const [first, last] = [Math.min(...over), Math.max(...over)];
@@ -93,7 +99,7 @@ function snapshots(
   const caches = [...counted.keys()].filter((name) => name.startsWith("cache_")).map(label);
   const kinds = [...new Set(caches)].sort();
   const batches = [...called.keys()].filter((name) => name !== ALL_OPERATIONS);
-  // Backwards, because live counts begin at zero where these end.
+  // Counts run backwards, because live counts begin at zero where these end.
   const reads = new Map(kinds.map((kind) => [kind, { hits: 0, misses: 0 }]));
   const made: Snapshot[] = [];
   for (let step = last; step >= first; step -= STEP_S) {
@@ -122,7 +128,7 @@ function snapshots(
       operations: {
         per_minute: all === undefined ? null : (count * WINDOW_STEPS) / window.length,
         error_rate: all === undefined ? null : count === 0 ? 0 : errors / count,
-        // Of the ten seconds: percentiles cannot be added up.
+        // Percentiles of the ten seconds, because percentiles cannot be summed.
         p50_ms: here?.p50_ms ?? null,
         p95_ms: here?.p95_ms ?? null,
         p99_ms: here?.p99_ms ?? null,

@@ -1,19 +1,22 @@
-// The way back to an earlier version of a plugin: workflows that would run another version of it are applied again with
-// this one. What runs already keeps the versions that it began with, and every change is a new version of its workflow,
-// so that a rollback can itself be rolled back.
+// Rollback to an earlier version of a plugin. Workflows that would run another version of the
+// plugin are applied again with this version. Running instances keep the versions that they began
+// with. Every change is a new version of its workflow, so a rollback can itself be rolled back.
 import { get, getAll, post, segment } from "./api";
 import type { Definition, Workflow, WorkflowVersion } from "./types";
 
-/** `expense@1.1.0` and `expense` are both of the plugin `expense`. */
+/** Returns the plugin `expense` for `expense@1.1.0` and for `expense`. */
 const pluginOf = (reference: string): string => reference.split("@")[0] ?? reference;
 
-/** A workflow, and its definition as it would be. */
+/** A workflow with its new definition. */
 export interface Change {
   workflow: string;
   definition: Definition;
 }
 
-/** What must change so that new instances run `reference`, which is `plugin@version`, or `plugin` for the newest. */
+/**
+ * Returns the changes after which new instances run `reference`: `plugin@version`, or `plugin` for
+ * the newest version.
+ */
 export async function changesFor(reference: string, signal?: AbortSignal): Promise<Change[]> {
   const plugin = pluginOf(reference);
   const { items } = await getAll<Workflow>("/workflows", signal);
@@ -31,7 +34,7 @@ export async function changesFor(reference: string, signal?: AbortSignal): Promi
   return changes;
 }
 
-/** Applies the changes one after the other; the first that the host refuses ends it. */
+/** Applies the changes one after the other. Stops at the first change that the host refuses. */
 export async function apply(changes: Change[]): Promise<void> {
   for (const { definition } of changes) await post("/workflows", definition);
 }

@@ -1,4 +1,5 @@
-// Who is signed in. The token lives in this tab's session storage and travels in a header, never in a URL.
+// The signed-in user. The token is stored in this tab's session storage and sent in a header, never
+// in a URL.
 import type { Permission, Principal } from "./types";
 
 const KEY = "stepwell.token";
@@ -33,7 +34,7 @@ export function onSession(listener: () => void): () => void {
   return () => listeners.delete(listener);
 }
 
-/** Whether the host will let this person; it checks again whatever is shown here. */
+/** Returns true if the user has the permission. The host checks every request again. */
 export function may(permission: Permission): boolean {
   const held = current?.principal.permissions ?? [];
   return held.includes(permission) || held.includes("operator");

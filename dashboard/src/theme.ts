@@ -1,4 +1,4 @@
-// Light or dark: the system's wish, until somebody says otherwise.
+// The light or dark theme: the system's, until the user chooses.
 
 export type Theme = "light" | "dark";
 

@@ -1,4 +1,4 @@
-// What the host answers, as far as it is shown. Fields that not every host has are optional.
+// The host's responses, as far as the page shows them. Fields that some hosts lack are optional.
 
 export type Permission =
   | "workflow_read"
@@ -80,7 +80,7 @@ export interface Cache {
   bytes_max: number;
 }
 
-/** How a cache would do with other settings. */
+/** Hit rates that a cache would have with other settings. */
 export interface CacheAdvice {
   kind: string;
   sampled_reads: number;
@@ -145,7 +145,7 @@ export interface Summary {
   alerts_firing: number | null;
 }
 
-/** One second of the live stream. What could not be measured is null. */
+/** One second of the live stream. A value is null if it could not be measured. */
 export interface Snapshot {
   at: string;
   operations: {
@@ -157,7 +157,7 @@ export interface Snapshot {
   };
   lifecycle: Partial<Lifecycle>;
   approvals: Partial<ApprovalCounts>;
-  /** Hits and misses go on counting; not every host tells them. */
+  /** Hits and misses only grow. Some hosts do not send them. */
   caches: {
     kind: string;
     hit_rate: number | null;
@@ -279,7 +279,7 @@ export interface Step {
   retry?: { max_attempts: number };
   approval?: { title: string };
 }
-/** Only what is shown is named; a definition that is applied again keeps all that it had. */
+/** Only the shown fields are named. A definition that is applied again keeps all its fields. */
 export interface Definition {
   name: string;
   description?: string;
@@ -333,7 +333,7 @@ export interface Attempt {
   outcome: string;
   plugin: string | null;
   output: unknown;
-  /** The answer has no room for the output; `url` is the path of the whole attempt. */
+  /** Set if the response has no room for the output; `url` is the path of the whole attempt. */
   output_omitted?: { bytes: number; url: string };
   failure: Failure | null;
   started_at: string;
@@ -356,7 +356,7 @@ export interface Approval {
 }
 export interface InstanceDetails extends Instance {
   attempts: Attempt[];
-  /** Earlier ones that are left out. */
+  /** The number of earlier attempts that are left out. */
   attempts_omitted?: number;
   approvals: Approval[];
 }

@@ -1,4 +1,4 @@
-// The parts that views are made of. All text goes through Preact into text nodes.
+// The parts of views. Preact puts all text into text nodes.
 import type { ComponentChildren, TargetedEvent } from "preact";
 import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { ApiError } from "./api";
@@ -38,7 +38,10 @@ export function Badge({ text, tone }: { text: string; tone?: Tone }) {
     );
 }
 
-/** How long ago or until when; the exact time is its title and, for those who cannot hover, its date and time. */
+/**
+ * The time since or until a moment. The exact time is the title and, for devices without hovering,
+ * the date and time.
+ */
 export function Time({ at, exact }: { at: string | null; exact?: boolean }) {
     const now = useNow();
     if (at === null) return <>{format.NONE}</>;
@@ -84,7 +87,10 @@ export function Button({
     );
 }
 
-/** One of a few, such as the window of the numbers. A group of radio buttons, which browsers move in by arrow keys. */
+/**
+ * A choice of one among a few, such as the window of the numbers. It is a group of radio buttons,
+ * which arrow keys control.
+ */
 export function Choice<T extends string>({
     label,
     options,
@@ -146,7 +152,7 @@ export function Tile({
     detail?: string | undefined;
     tone?: Tone | undefined;
     href?: string;
-    /** Times, ascending, and what was measured then. */
+    /** Ascending times with the values measured then. */
     trend?: [number, number | null][];
 }) {
     const content = (
@@ -170,7 +176,7 @@ export function Tile({
 const TREND_WIDTH = 100;
 const TREND_HEIGHT = 30;
 
-/** A line without axes: whether it goes up or down. The numbers themselves are in the charts. */
+/** A line without axes that shows only the direction. The numbers are in the charts. */
 function Trend({ values }: { values: [number, number | null][] }) {
     const known = values.filter((pair): pair is [number, number] => pair[1] !== null);
     const [first, last] = [known[0]?.[0] ?? 0, known.at(-1)?.[0] ?? 0];
@@ -207,7 +213,7 @@ export function Empty({ title, children }: { title: string; children?: Component
     );
 }
 
-/** What is shown while there is nothing to show yet, or nothing can be had. */
+/** Shows data, or a message while it loads or if loading failed. */
 export function Loaded<T>({
     resource,
     what,
@@ -217,7 +223,7 @@ export function Loaded<T>({
     resource: Resource<T>;
     what: string;
     children: (data: T) => ComponentChildren;
-    /** What is shown while it loads is somewhere else. */
+    /** Another element shows that the data is loading. */
     quiet?: boolean;
 }) {
     const { data, error, loading, reload } = resource;
@@ -287,7 +293,7 @@ interface TableProps<T> {
     empty?: string;
 }
 
-/** A table that sorts by its heads. The first column names the row. */
+/** A table that sorts by its column heads. The first column names the row. */
 export function Table<T>({ caption, columns, rows, rowKey, sort, empty }: TableProps<T>) {
     const [by, setBy] = useState<{ name: string; up: boolean } | null>(
         sort === undefined
@@ -373,7 +379,10 @@ export function Table<T>({ caption, columns, rows, rowKey, sort, empty }: TableP
     );
 }
 
-/** The browser's own modal dialog: it keeps the focus inside, closes with Escape and gives the focus back. */
+/**
+ * The browser's own modal dialog: it keeps the focus inside, closes with Escape and gives the focus
+ * back.
+ */
 export function Dialog({
     title,
     children,
@@ -387,7 +396,7 @@ export function Dialog({
 }) {
     const dialog = useRef<HTMLDialogElement>(null);
     const id = useId();
-    // Before anything is painted: a key that is pressed next goes to the dialog.
+    // This runs before painting, so that the next key press goes to the dialog.
     useLayoutEffect(() => {
         const before = document.activeElement;
         dialog.current?.showModal();
@@ -418,7 +427,10 @@ export function Dialog({
     );
 }
 
-/** A text that counts once it is done. What is typed until then stays, whatever is drawn anew around it. */
+/**
+ * A text field that reports its value only when the user is done. Until then the typed text
+ * survives renders of its parents.
+ */
 export function Typed({
     value,
     onDone,
@@ -441,7 +453,7 @@ export function Typed({
     );
 }
 
-/** Asks before something is done, shows what went wrong, and closes when it went well. */
+/** Asks for confirmation, shows an error of the action, and closes after success. */
 export function ActionDialog({
     title,
     children,
@@ -497,7 +509,7 @@ export function ActionDialog({
     );
 }
 
-/** The way to the next page of a list. */
+/** The button that loads the next page of a list. */
 export function More({ pages }: { pages: { more: (() => void) | null; busy: boolean } }) {
     if (pages.more === null) return null;
     return (
@@ -522,7 +534,7 @@ export function Facts({ facts }: { facts: [string, ComponentChildren][] }) {
     );
 }
 
-/** More than this is shown without colours: each piece of text is a node of its own. */
+/** A longer text is shown without colours, because each piece of text is a node of its own. */
 const COLOURED_CHARS_MAX = 50_000;
 const TOKENS =
     /("(?:[^"\\]|\\.)*")(\s*:)?|\b(?:true|false|null)\b|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/gu;
@@ -557,7 +569,7 @@ export function Code({ label, value }: { label: string; value: unknown }) {
 
 const toasts = { show: (_: string): void => undefined };
 
-/** Says what was done, on screen and to screen readers. */
+/** Shows a message on the screen and to screen readers. */
 export const say = (text: string): void => toasts.show(text);
 
 export function Toasts() {

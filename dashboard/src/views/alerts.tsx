@@ -1,4 +1,4 @@
-// Alerts: what is wrong, why the host thinks so, and that somebody looks at it.
+// Alerts: their state, their evidence, and who acknowledged them.
 import { useEffect, useState } from "preact/hooks";
 import { get, post, remove, segment, withQuery } from "../api";
 import * as format from "../format";
@@ -50,7 +50,7 @@ function measured(value: number, unit: string): string {
     return unit === "ms" ? format.milliseconds(value) : `${format.count(value)} ${unit}`;
 }
 
-/** What the alert is about; operations have a view of their own. */
+/** The subject of the alert. Operations have a view of their own. */
 function Subject({ rule, subject }: Alert) {
     const title = format.capital(format.words(rule));
     if (rule !== "error_rate" && rule !== "p95_latency")
@@ -107,7 +107,7 @@ function Exemplars({ evidence: numbers, subject }: Alert) {
     );
 }
 
-/** The host's own alerts are the operators'; the host checks it again. */
+/** Only operators may change the host's own alerts; the host checks this again. */
 const isOurs = ({ team }: { team: string | null }): boolean => team !== null || may("operator");
 
 function Now() {
@@ -226,7 +226,7 @@ function Ask({
     const silences = what === "silence";
     const run = () =>
         silences
-            ? // Of the alert's team: an operator who names none silences everybody's.
+            ? // For the alert's team: an operator's silence without a team is for all teams.
               post(withQuery("/workflow-metrics/silences", { team: alert.team }), {
                   rule: alert.rule,
                   subject: alert.subject,
@@ -370,7 +370,7 @@ interface Threshold {
     resolve_after?: string;
 }
 
-/** What alerts are judged by. The settings of the host decide it, so nothing can be changed here. */
+/** The thresholds of alerts. They are settings of the host, so the page cannot change them. */
 function Thresholds() {
     const judged = useResource("thresholds", (signal) =>
         get<{ window: string; thresholds: Threshold[]; overrides: Record<string, unknown>[] }>(

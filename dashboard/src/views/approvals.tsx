@@ -1,4 +1,4 @@
-// The inbox: what waits for a decision.
+// The inbox: approvals that wait for a decision.
 import { useState } from "preact/hooks";
 import { ApiError, get, post, segment } from "../api";
 import * as format from "../format";
@@ -172,7 +172,8 @@ function Decide({
             });
         } catch (error) {
             if (!(error instanceof ApiError) || error.status !== 409) throw error;
-            // Somebody was quicker, or time was: say who and when, from the row itself.
+            // The approval was decided or expired meanwhile. The message says by whom and when,
+            // from the row itself.
             const now = await get<Approval>(`/approvals/${segment(approval.id)}`);
             onDone();
             const when = now.decided_at === null ? "" : ` on ${format.time(now.decided_at)}`;
@@ -211,7 +212,7 @@ function Decide({
     );
 }
 
-/** What was handed to the instance: a title alone is little to decide by. */
+/** The input of the instance, because a title alone is little to decide by. */
 function About({ instance_id: id }: Approval) {
     const instance = useResource(`instance ${id}`, (signal) =>
         get<InstanceDetails>(`/instances/${segment(id)}`, {}, signal),

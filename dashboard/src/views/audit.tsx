@@ -5,7 +5,7 @@ import { usePages } from "../pages";
 import type { AuditEntry } from "../types";
 import { Badge, Button, Code, Field, Loaded, More, Table, Time } from "../ui";
 
-/** As the host names them; it refuses others. */
+/** The host's names of actions. The host refuses other names. */
 const ACTIONS = [
     "alert.acknowledge",
     "approval.decide",

@@ -1,4 +1,4 @@
-// The host's caches: how they do, how they would do with other settings, and how to empty them.
+// The host's caches: their hit rates, the hit rates with other settings, and buttons to empty them.
 import { useState } from "preact/hooks";
 import { get, post, withQuery } from "../api";
 import * as format from "../format";
@@ -154,7 +154,7 @@ export function Caches() {
     );
 }
 
-/** Parts of the current size at which the host works hit rates out. */
+/** Parts of the current size for which the host computes hit rates. */
 const SIZES = ["an eighth", "a quarter", "half", "now", "twice", "4 times", "8 times"];
 
 function Advice() {
@@ -193,7 +193,7 @@ function Advice() {
     );
 }
 
-/** A suggestion as it stands in the configuration. */
+/** A suggestion in the form of the configuration. */
 function settings(suggestion: CacheAdvice["suggestion"]): string {
     if (suggestion === null) return format.NONE;
     const { entries, bytes, ttl_ms } = suggestion;
@@ -204,7 +204,7 @@ function settings(suggestion: CacheAdvice["suggestion"]): string {
     ].join(", ");
 }
 
-/** Small caches have no eighth of an entry, so what is there are the last of the sizes. */
+/** A small cache has no eighth of an entry, so its curve has only the last of the sizes. */
 function curveText(curve: CacheAdvice["curve"]): string {
     if (curve.length === 0) return format.NONE;
     const names = SIZES.slice(SIZES.length - curve.length);

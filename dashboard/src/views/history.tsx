@@ -1,4 +1,4 @@
-// What was measured earlier, kept by the host over restarts.
+// The history: earlier numbers, which the host keeps over restarts.
 import { useMemo, useState } from "preact/hooks";
 import { get } from "../api";
 import { Chart, type Line } from "../chart";
@@ -19,7 +19,9 @@ const RANGES = [
     ["custom", "Custom"],
 ] as const;
 type Range = (typeof RANGES)[number][0];
-/** Periods that end now are asked for again; the host writes its points this often. */
+/**
+ * Milliseconds between reloads of a period that ends now. The host writes its points this often.
+ */
 const REFRESH_MS = 10_000;
 
 export interface Period {
@@ -29,7 +31,7 @@ export interface Period {
 }
 
 const instant = (local: string): string => (local === "" ? "" : new Date(local).toISOString());
-/** `cache_hits{instances}` as "cache hits: instances". */
+/** Returns "cache hits: instances" for `cache_hits{instances}`. */
 const metricTitle = (name: string): string =>
     format.words(name.replace("{", ": ").replace("}", ""));
 
@@ -147,7 +149,7 @@ interface Steps {
     step_seconds: number;
 }
 
-/** The points of a history at their place among all steps of the period; null where nothing was measured. */
+/** Returns the points of a history for all steps of the period; null for a step without a point. */
 function useSteps<P extends { at: string }>(
     history: Steps & { points: P[] },
 ): {
@@ -280,7 +282,7 @@ const Nothing = () => (
 
 type Named = [label: string, colour: string, history: MetricHistory];
 
-/** Metrics of the same period and kind in one chart: counters a minute, gauges as they were. */
+/** Metrics of the same period and kind in one chart: counters per minute, gauges unchanged. */
 function MetricsChart({
     title,
     histories,
@@ -310,7 +312,10 @@ function MetricsLines({
     title: string;
     first: MetricHistory;
     histories: Named[];
-    /** When the host measured something: a counter without a point at such a time has not moved. */
+    /**
+     * Times at which the host measured anything. A counter without a point at such a time has not
+     * changed.
+     */
     measured: Set<string>;
 }) {
     const { times, range } = useSteps(first);
@@ -342,7 +347,7 @@ function MetricsLines({
     );
 }
 
-/** What tells most about a host, by the names of its metrics. */
+/** The most telling metrics of a host, by their names. */
 const GLANCE: [title: string, lines: [metric: string, label: string, colour: string][]][] = [
     [
         "Instances",

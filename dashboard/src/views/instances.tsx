@@ -1,4 +1,4 @@
-// Instances: a list with filters, and one of them with everything that happened to it.
+// Instances: a list with filters, and one instance with all its events.
 import { useId, useMemo, useState } from "preact/hooks";
 import { get, post, segment } from "../api";
 import * as format from "../format";
@@ -59,7 +59,8 @@ function List({ query }: { query: URLSearchParams }) {
         ]),
     );
     const { within = "", ...rest } = filter;
-    // From when it was chosen: another moment would be another list, and what is read would move.
+    // The period is fixed when it is chosen. With a moving begin the list would change while it is
+    // read.
     const since = useMemo(() => {
         const known = PERIODS.some(([seconds]) => seconds === within);
         return known ? new Date(Date.now() - Number(within) * 1_000).toISOString() : "";

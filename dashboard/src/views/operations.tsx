@@ -1,4 +1,4 @@
-// Every operation with its numbers; one of them with its history.
+// All operations with their numbers, and one operation with its history.
 import { useState } from "preact/hooks";
 import { get, segment } from "../api";
 import * as format from "../format";

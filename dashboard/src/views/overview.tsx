@@ -1,4 +1,4 @@
-// How the host does now: tiles, and charts of the last minutes.
+// The state of the host now: tiles, and charts of the last minutes.
 import { useState } from "preact/hooks";
 import { get } from "../api";
 import { Chart, type Line } from "../chart";
@@ -21,11 +21,11 @@ const CHARTS = [
     ["900", "15 min"],
 ] as const;
 const REFRESH_MS = 5_000;
-/** What the lines in the tiles show. */
+/** The period of the lines in the tiles. */
 const TREND_MS = 300_000;
-/** What a hit rate is worked out over. */
+/** The period that a hit rate covers. */
 const RATE_MS = 60_000;
-/** Of the alerts' default thresholds; what is worse is drawn in red. */
+/** The alerts' default threshold of the error rate. A higher rate is drawn in red. */
 const ERROR_RATE_BAD = 0.05;
 
 export function Overview() {
@@ -72,14 +72,14 @@ export function Overview() {
     );
 }
 
-/** Before the first numbers the tiles are there already, so that nothing moves when they come. */
+/** The tiles are there before the first numbers, so that nothing moves when they come. */
 function Tiles({ stats, summary }: { stats: Stats | undefined; summary: Summary | undefined }) {
     const { latest, snapshots } = useLive();
     const since = Date.parse(snapshots.at(-1)?.at ?? "") - TREND_MS;
     const recent = snapshots.filter(({ at }) => Date.parse(at) >= since);
     const trend = (of: (snapshot: Snapshot) => number | null): [number, number | null][] =>
         recent.map((snapshot) => [Date.parse(snapshot.at), of(snapshot)]);
-    // The summary says none, and not zero, on a host that watches nothing.
+    // On a host that evaluates no alerts the summary has none, not zero.
     const watched = summary?.alerts_firing ?? null;
     const firing = watched === null ? null : (latest?.alerts_firing ?? watched);
     const alarm: Tone | undefined = firing === null ? undefined : firing > 0 ? "bad" : "good";
@@ -169,7 +169,7 @@ function Charts() {
         fill = false,
     ): Line => ({ label, colour, fill, values: shown.map((snapshot) => value(snapshot) ?? null) });
     const rates = hitRates(live.snapshots, live.snapshots.length - shown.length);
-    // A minute at least; after that the charts grow with what has been seen, up to what was chosen.
+    // At least a minute. The charts grow with the number of snapshots, up to the chosen period.
     const begin = Math.max(end - seconds, Math.min(times[0] ?? end, end - 60));
     const common = {
         times,
@@ -283,7 +283,10 @@ function Charts() {
 
 const PALETTE = ["blue", "teal", "amber", "violet", "red", "green"];
 
-/** The hit rates of the caches that are read most, in the minute before each snapshot from `first` on. */
+/**
+ * The hit rates of the caches with the most reads, in the minute before each snapshot from `first`
+ * on.
+ */
 function hitRates(
     snapshots: Snapshot[],
     first: number,

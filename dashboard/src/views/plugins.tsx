@@ -1,5 +1,5 @@
-// Plugins, and one of them: its versions with their numbers, two versions against each other, the way back to an earlier
-// one, and what it measures itself.
+// Plugins, and one plugin: its versions with their numbers, a comparison of two versions, the
+// rollback to an earlier version, and its own metrics.
 import { useState } from "preact/hooks";
 import { get, getAll, remove, segment } from "../api";
 import * as format from "../format";
@@ -20,7 +20,10 @@ export function Plugins({ address }: ViewProps) {
     );
 }
 
-/** What a version did; nobody may see that without `workflow_read`, and it is only a part of what is shown here. */
+/**
+ * Loads the statistics of versions. They need the permission `workflow_read` and are only a part of
+ * this view.
+ */
 const useStats = () =>
     useResource(
         "stats",
@@ -60,7 +63,7 @@ function List() {
     return (
         <Loaded resource={versions} what="plugins">
             {({ items, next }) => {
-                // The list is newest first, so the first of each name is its newest.
+                // The list is newest first, so the first version of each name is the newest.
                 const newest = [
                     ...new Map(
                         [...items].reverse().map((version) => [version.name, version]),
@@ -485,7 +488,7 @@ function Verdict({
 
 const SERIES_SHOWN = 100;
 
-/** What the plugin counts and times itself; labels are texts of its own choice. */
+/** The plugin's own metrics. It chooses the texts of the labels. */
 function Measured({ name, stats }: { name: string; stats: Stats | undefined }) {
     const rows = (stats?.plugins ?? [])
         .filter(({ plugin }) => plugin.split("@")[0] === name)

@@ -1,4 +1,4 @@
-// What happened to an instance and when: as bars, and as a list in words.
+// The events of an instance and their times: as bars, and as a list in words.
 import type { ComponentChildren } from "preact";
 import * as format from "../format";
 import { link, useNow } from "../hooks";
@@ -39,7 +39,7 @@ const approvalBar = (approval: Approval, now: number): Bar => {
     };
 };
 
-/** When each step ran and waited. */
+/** The times when each step ran and waited. */
 export function Timeline({ instance }: { instance: InstanceDetails }) {
     const now = useNow();
     const rows = new Map<string, Bar[]>();
@@ -91,14 +91,17 @@ export function Timeline({ instance }: { instance: InstanceDetails }) {
 interface Event {
     key: string;
     at: string;
-    /** Of what is of the same moment: a decision ends a step, and the end of a step is the reason of the next question. */
+    /**
+     * The order of events of the same moment: a decision ends a step, and the end of a step causes
+     * the next approval.
+     */
     rank: number;
     tone: Tone;
     title: ComponentChildren;
     details?: ComponentChildren;
 }
 
-/** Everything in order, each with the time since the beginning. */
+/** All events in order, each with the time since the beginning. */
 export function Events({ instance }: { instance: InstanceDetails }) {
     const events: Event[] = [
         {
