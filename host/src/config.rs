@@ -52,7 +52,7 @@ pub use network::Network;
 pub use quotas::{IdempotencyConfig, Quota, QuotaOverride, QuotasConfig};
 
 section! {
-    /// The whole configuration.
+    /// The whole configuration, with one field for each section.
     Config {
         data_dir: PathBuf,
         log: LogConfig,
@@ -79,7 +79,7 @@ section! {
 }
 
 section! {
-    /// `[server]`
+    /// `[server]`: the HTTP server: connections, timeouts, and limits of requests and responses.
     ServerConfig {
         listen: SocketAddr,
         connections_max: usize,
@@ -113,7 +113,7 @@ pub enum Synchronous {
 }
 
 section! {
-    /// `[database]`
+    /// `[database]`: the connections, timeouts and group commit of the database.
     DatabaseConfig {
         url: String,
         connections_max: u32,
@@ -134,7 +134,7 @@ section! {
 }
 
 section! {
-    /// `[hosts]`
+    /// `[hosts]`: the leases of several hosts on one PostgreSQL database.
     HostsConfig {
         #[serde(with = "duration")] lease: Duration,
         #[serde(with = "duration")] renewal: Duration,
@@ -142,7 +142,7 @@ section! {
 }
 
 section! {
-    /// `[redis]`
+    /// `[redis]`: the optional second level of the caches.
     RedisConfig {
         url: String,
         #[serde(with = "duration")] ttl: Duration,
@@ -151,7 +151,7 @@ section! {
 }
 
 section! {
-    /// `[cache]`
+    /// `[cache]`: the bounds of each cache.
     CacheConfig {
         #[serde(with = "duration")] absence_ttl: Duration,
         ghosts: usize,
@@ -177,7 +177,7 @@ section! {
 }
 
 section! {
-    /// `[plugins]`
+    /// `[plugins]`: limits of uploads, compilation and loaded plugins.
     PluginsConfig {
         component_bytes_max: usize,
         #[serde(with = "duration")] upload_timeout: Duration,
@@ -194,7 +194,7 @@ section! {
 }
 
 section! {
-    /// `[runtime]`
+    /// `[runtime]`: the number of concurrent attempts, and the tick that meters CPU time.
     RuntimeConfig {
         attempts_max: usize,
         attempts_per_team_max: usize,
@@ -253,7 +253,7 @@ section! {
 }
 
 section! {
-    /// `[engine]`
+    /// `[engine]`: limits of driven instances, conflicts and crashes.
     EngineConfig {
         enabled: bool,
         #[serde(with = "duration")] poll_interval: Duration,
@@ -268,7 +268,7 @@ section! {
 }
 
 section! {
-    /// `[retention]`
+    /// `[retention]`: deletion of finished instances.
     RetentionConfig {
         #[serde(with = "duration")] finished_instances: Duration,
         #[serde(with = "duration")] interval: Duration,
@@ -277,7 +277,7 @@ section! {
 }
 
 section! {
-    /// `[audit]`
+    /// `[audit]`: how long audit entries are kept, and how many.
     AuditConfig {
         #[serde(with = "duration")] keep: Duration,
         rows_per_team_max: u32,
@@ -289,7 +289,7 @@ section! {
 }
 
 section! {
-    /// `[history]`
+    /// `[history]`: the interval and retention of the numbers in the database.
     HistoryConfig {
         #[serde(with = "duration")] interval: Duration,
         #[serde(with = "duration")] keep_10s: Duration,
@@ -302,7 +302,7 @@ section! {
 }
 
 section! {
-    /// `[live]`
+    /// `[live]`: the interval and the subscribers of the live feed.
     LiveConfig {
         #[serde(with = "duration")] interval: Duration,
         subscribers_max: usize,
@@ -311,7 +311,7 @@ section! {
 }
 
 section! {
-    /// `[prometheus]`
+    /// `[prometheus]`: the maximum number of series of `GET /metrics`.
     PrometheusConfig {
         series_max: usize,
     }

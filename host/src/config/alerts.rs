@@ -18,7 +18,7 @@ const SILENCES_MAX: u32 = 1_000;
 const ATTEMPTS_MAX: u32 = 20;
 
 section! {
-    /// `[alerts]`
+    /// `[alerts]`: rules, thresholds, overrides and the webhook.
     AlertsConfig {
         window: AlertWindow,
         #[serde(with = "duration")] fire_after: Duration,
@@ -121,7 +121,7 @@ pub struct AlertOverride {
 }
 
 section! {
-    /// `[alerts.webhook]`
+    /// `[alerts.webhook]`: the receiver of messages about alerts.
     WebhookConfig {
         url: Secret,
         secret: Secret,

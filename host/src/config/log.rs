@@ -1,10 +1,10 @@
-//! `[log]`
+//! The section `[log]`.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 section! {
-    /// `[log]`
+    /// `[log]`: the format and filter of log lines.
     LogConfig {
         format: LogFormat,
         filter: String,

@@ -12,7 +12,7 @@ use crate::model::{Pattern, duration};
 const OVERRIDES_MAX: usize = 1_000;
 
 section! {
-    /// `[quotas]`
+    /// `[quotas]`: limits of each team's unfinished instances and stored bytes.
     QuotasConfig {
         unfinished_instances_max: u64,
         stored_bytes_max: u64,
@@ -22,7 +22,7 @@ section! {
 }
 
 section! {
-    /// `[idempotency]`
+    /// `[idempotency]`: how long idempotency keys are kept, and how many.
     IdempotencyConfig {
         #[serde(with = "duration")] keep: Duration,
         keys_per_team_max: u32,

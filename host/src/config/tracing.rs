@@ -27,7 +27,7 @@ const STANDARD: [(&str, &str, &str); 7] = [
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 
 section! {
-    /// `[tracing]`
+    /// `[tracing]`: the export of spans by OTLP.
     TracingConfig {
         otlp_endpoint: String,
         headers: Secret,
