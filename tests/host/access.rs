@@ -1,4 +1,4 @@
-//! Who gets in, who can read the files, who may approve, and what one team learns of another.
+//! Sign-in, access to files, permission to approve, and isolation between teams.
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
@@ -20,7 +20,7 @@ fn mode(path: &Path) -> u32 {
         & 0o777
 }
 
-/// Everything below a folder, and the folder.
+/// Returns a folder and all files and folders below it.
 fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
     let mut found = vec![folder.to_owned()];
     for entry in folder.read_dir().expect("is a folder") {
@@ -34,7 +34,7 @@ fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
     found
 }
 
-/// A server of its own kind, killed at the end.
+/// A server with settings of its own, killed when this value is dropped.
 struct Server(Child);
 
 impl Drop for Server {
@@ -501,7 +501,7 @@ fn request_ids_do_not_repeat_over_starts() {
     }
 }
 
-/// Returns what a stranger could tell apart.
+/// Returns the parts of a response that a stranger could tell apart: status, body and length.
 fn told(reply: &Reply) -> (u16, String, Option<String>) {
     (
         reply.status,

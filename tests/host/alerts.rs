@@ -1,4 +1,5 @@
-//! Alerts about steps that really fail: when they fire and end, who sees them, who is told.
+//! Alerts on steps that really fail: when they fire and resolve, who sees them, and who is
+//! notified.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
@@ -20,7 +21,8 @@ const SILENCES: &str = "/workflow-metrics/silences";
 const STEP: &str = "retry-until";
 const SUBJECT: &str = "step scenarios/retry-until";
 
-/// Looks often, and only at errors: more than half of at least ten calls are too many, less than a quarter are well.
+/// Starts a host that evaluates only the alert on errors, every 50 ms. The alert needs at least ten
+/// calls. It fires at more than half of them and resolves at less than a quarter.
 fn host(settings: &[(&str, &str)]) -> TestHost {
     let mut all = vec![
         ("history.interval", "50ms"),
@@ -51,7 +53,7 @@ fn succeed(host: &TestHost, times: usize) {
     }
 }
 
-/// Waits until the host has looked at what happened before.
+/// Waits until the host has evaluated its alerts with everything that happened before this call.
 fn looked(host: &TestHost) {
     let count = || {
         let answer = host.get("/workflow-metrics/history?operation=http%20GET%20%2Fwhoami");
@@ -435,7 +437,7 @@ impl Received {
         line.unwrap_or_else(|| panic!("{name} is missing from {}", self.head))
     }
 
-    /// Whether it was sent by who knows the secret.
+    /// Returns true if the signature fits the secret.
     fn is_signed_with(&self, secret: &str) -> bool {
         let signature = self.header("stepwell-signature");
         let (time, code) = signature
@@ -454,7 +456,8 @@ impl Received {
     }
 }
 
-/// Listens, answers with `answers` and then always 204, and hands on what it gets. Ends with the test's process.
+/// Starts a receiver of webhooks. It responds with `answers`, then always with 204, and passes each
+/// message to the test. It ends with the test's process.
 fn receiver(answers: Vec<&'static str>) -> (String, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
     let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
@@ -497,7 +500,8 @@ fn with_webhook(url: &str, more: &[(&str, &str)]) -> TestHost {
     host(&settings)
 }
 
-/// Of the step's alert; the plugin version's has messages of its own.
+/// Returns the next message about the step's alert. Messages about the plugin version's alert are
+/// skipped.
 fn next(received: &Receiver<Received>) -> Received {
     eventually("a message comes", || {
         received

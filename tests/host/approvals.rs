@@ -1,4 +1,4 @@
-//! People who are asked: their inboxes, their decisions, and what happens when they do not answer.
+//! Approvals over HTTP: inboxes, decisions, and expiry.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Reply, TestHost};
 
-/// A host with a workflow `ask` whose approval step is `approval`, in YAML, and is followed by a step that needs no
-/// plugin either: nothing is uploaded.
+/// Starts a host with a workflow `ask` whose approval step is `approval`, in YAML. The next step
+/// needs no plugin either, so nothing is uploaded.
 fn host_that_asks(approval: &str) -> TestHost {
     let host = TestHost::start();
     host.apply(&format!(
@@ -17,7 +17,7 @@ fn host_that_asks(approval: &str) -> TestHost {
     host
 }
 
-/// Asks, and answers the instance's id and the approvals by approver.
+/// Starts an instance of `ask` and returns its id and its approvals.
 fn ask(host: &TestHost, input: &Value) -> (String, Vec<Value>) {
     let id = host.start_instance("ask", input);
     let instance = host.wait_for(&id, |status| status == "waiting");
@@ -31,7 +31,7 @@ fn id(approval: &Value) -> &str {
     approval["id"].as_str().expect("an id")
 }
 
-/// The approval of one approver.
+/// Returns the approval of one approver.
 fn of<'a>(approvals: &'a [Value], approver: &str) -> &'a Value {
     approvals
         .iter()

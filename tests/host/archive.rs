@@ -1,10 +1,11 @@
-//! Archived workflows, as clients meet them.
+//! Archived workflows, over HTTP.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Reply, TestHost};
 
-/// A workflow that waits for the operator, and another one.
+/// Starts a host with the workflows `ask` and `other`, whose instances wait for an approval by the
+/// operator.
 fn host() -> TestHost {
     let host = TestHost::start();
     let user = host.get("/whoami")["user"]

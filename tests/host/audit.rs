@@ -1,4 +1,4 @@
-//! Who did what: that everything which should be is written down, and who may read it.
+//! The audit: it has every act, and only those with the permission read it.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ fn items(answer: &Value) -> Vec<Value> {
     answer["items"].as_array().expect("a list").clone()
 }
 
-/// The newest entry of an action, as the operator sees it.
+/// Returns the newest entry of an action, as the operator sees it.
 fn newest(host: &TestHost, action: &str) -> Value {
     items(&host.get(&format!("/audit?limit=1&action={action}")))
         .pop()

@@ -1,4 +1,4 @@
-//! `batch` as a guest sees it.
+//! The interface `batch`, called by a guest.
 
 use std::sync::OnceLock;
 
@@ -42,7 +42,7 @@ fn ids(results: &Value) -> Vec<String> {
         .collect()
 }
 
-/// How many instances there are about one kind of thing.
+/// Counts the instances of an entity type, over all pages.
 fn count_about(entity_type: &str) -> usize {
     let mut path = format!("/instances?limit=200&entity_type={entity_type}");
     let mut count = 0;

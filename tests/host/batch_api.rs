@@ -1,4 +1,4 @@
-//! Batches as a client sends them.
+//! Batches over HTTP.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use crate::harness::{Reply, TestHost, eventually};
 use crate::team::Team;
 
-/// Asks whom the input names; nothing is uploaded, and nothing runs.
+/// A workflow that asks the user whom the input names. It needs no plugin.
 const ASK: &str = "name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [\"${input.who}\"], starter_may_approve: true, \
      expires_in: 1h } }";
 
@@ -36,7 +36,7 @@ fn start(host: &TestHost, items: &[Value]) -> Value {
     )
 }
 
-/// The body of an answer that has one result for each item, and counts them.
+/// Checks that a batch has one result for each item and that the counts fit. Returns the body.
 fn checked(reply: Reply, items: usize) -> Value {
     assert_eq!(reply.status, 200, "{}", reply.json);
     let results = reply.json["results"].as_array().expect("results");
@@ -73,7 +73,7 @@ fn ids(answer: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Instances about one kind of thing: which thing each is about.
+/// Returns the entity ids of an entity type's instances, by the id of the instance.
 fn about(host: &TestHost, entity_type: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut after = String::new();
@@ -92,7 +92,7 @@ fn about(host: &TestHost, entity_type: &str) -> BTreeMap<String, String> {
     }
 }
 
-/// What becomes of an item, and the code that it is answered with.
+/// A kind of item, good or bad, with an expected error code.
 #[derive(Clone, Debug)]
 enum Wanted {
     Fine,

@@ -1,4 +1,5 @@
-//! The memory that request bodies and answers take: bounded for the host and for each team, and given back.
+//! The memory of request bodies and responses: bounded for the host and for each team, and given
+//! back.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,19 +10,19 @@ use serde_json::{Value, json};
 use crate::harness::{TestHost, eventually};
 use crate::team::Team;
 
-/// Waits for a decision, with any input.
+/// A workflow that waits for a decision and accepts any input.
 const ASK: &str = "name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], expires_in: 1h } }";
 
 const MIB: u64 = 1 << 20;
 
-/// A batch of almost 16 MiB, of which a parsed tree would take half a gigabyte.
+/// Returns a batch of almost 16 MiB. Parsed into a tree, it would take half a gigabyte.
 fn batch(workflow: &str) -> String {
     let input = format!("[{}0]", "0,".repeat(8_000));
     let item = format!(r#"{{"workflow": "{workflow}", "input": {input}}}"#);
     format!(r#"{{"items": [{}]}}"#, vec![item; 1_000].join(","))
 }
 
-/// A number in `/metrics`.
+/// Returns a metric of `/metrics`.
 fn gauge(host: &TestHost, name: &str) -> u64 {
     let reply = host.request("GET", "/metrics", "");
     let text = String::from_utf8(reply.body).expect("is text");
@@ -39,7 +40,7 @@ fn head(token: &str, path: &str, more: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n{more}\r\n\r\n")
 }
 
-/// Sends a head and nothing of the body that it promises.
+/// Sends the head of a request and no byte of its body.
 fn promise(host: &TestHost, token: &str, path: &str, bytes: usize) -> TcpStream {
     let mut connection = host.connect();
     let head = head(token, path, &format!("Content-Length: {bytes}"));
@@ -262,7 +263,7 @@ fn slow_readers_hold_a_bounded_part_of_the_memory() {
     assert!(peak < 512 * MIB, "the peak was {} MiB", peak / MIB);
 }
 
-/// As [`gauge`], asked for on another team's share.
+/// Returns a metric like [`gauge`], with the token of another team.
 fn other_gauge(host: &TestHost, other: &Team<'_>, name: &str) -> u64 {
     let reply = host.request_as(other.token(), "GET", "/metrics", "");
     let text = String::from_utf8(reply.body).expect("is text");

@@ -1,12 +1,12 @@
-//! Work that the engine does on a team's behalf: expressions, templates, deep values. Each has a bound with a name of
-//! its own, and whatever a team asks for, the host stays up.
+//! Bounds of the engine's own work for a team: expressions, templates, deep values. Each bound has
+//! an error code of its own, and no request brings the host down.
 
 use serde_json::{Value, json};
 
 use crate::harness::{TestHost, guest_bytes};
 use crate::team::{Team, one_step};
 
-/// Memory that no request may take a host beyond.
+/// The most resident memory that a host may ever use in these tests, in bytes.
 const PEAK_BYTES: u64 = 600 << 20;
 
 fn host() -> TestHost {
@@ -28,7 +28,7 @@ fn assert_fails(host: &TestHost, workflow: &str, input: &Value, code: &str) -> V
     instance
 }
 
-/// A workflow whose step gets this input.
+/// Returns a workflow whose only step gets this input.
 fn with_input(name: &str, input: &Value) -> String {
     json!({ "name": name, "steps": [{ "id": "a", "plugin": "scenarios", "step": "echo", "input": input }] }).to_string()
 }

@@ -1,4 +1,4 @@
-//! `/workflow-metrics/cache`: what the caches say, and who may empty them.
+//! `/workflow-metrics/cache`: statistics, permissions, and clearing of caches.
 
 use serde_json::{Value, json};
 

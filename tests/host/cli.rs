@@ -1,4 +1,4 @@
-//! The command line: what goes where, and how it ends.
+//! The command line: stdout, stderr and exit codes.
 
 use std::process::{Command, Output, Stdio};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{TestHost, command, guests};
 
-/// How a command ended and what it wrote.
+/// The exit code and the output of a command.
 struct Run {
     code: Option<i32>,
     stdout: String,
@@ -28,7 +28,7 @@ impl Run {
         }
     }
 
-    /// What it printed, if it succeeded.
+    /// Returns stdout. Fails the test unless the command succeeded.
     #[track_caller]
     fn printed(self) -> String {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
@@ -41,7 +41,7 @@ impl Run {
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
     }
 
-    /// What it complained of, if it failed and printed nothing.
+    /// Returns stderr. Fails the test unless the command failed and printed nothing to stdout.
     #[track_caller]
     fn complaint(self) -> String {
         assert_eq!(
@@ -73,7 +73,7 @@ fn guest(name: &str) -> String {
         .to_owned()
 }
 
-/// A file in a temporary directory that lives as long as the first value.
+/// Writes a file into a temporary directory. The file lives as long as the first value returned.
 fn file(name: &str, text: &str) -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join(name);

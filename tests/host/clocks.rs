@@ -1,4 +1,4 @@
-//! Machines whose clocks are wrong, in whole processes: their hosts go by the database's clock.
+//! Hosts on machines with wrong clocks, as whole processes: they use the database's clock.
 
 use std::process::Command;
 use std::time::Duration;
@@ -9,14 +9,16 @@ use stepwell::clock::Timestamp;
 use crate::harness::TestHost;
 use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 
-/// Set by `cargo xtask test --without-faketime`, which says so at the end.
+/// Set by `cargo xtask test --without-faketime`, whose last line says so.
 const WITHOUT_FAKETIME: &str = "STEPWELL_TEST_WITHOUT_FAKETIME";
-/// Two hours; what the clocks below are off by.
+/// The offset of the wrong clocks: two hours.
 const OFF_MS: i64 = 7_200_000;
-/// What hosts may be apart that have been put right: they know the time but for a round trip to the database.
+/// The largest difference between hosts that have corrected their clocks. Each knows the time
+/// within one round trip to the database.
 const TOLERANCE: Duration = Duration::from_secs(10);
 
-/// A host beside another, on a machine whose clock is off by so much. What measures durations is as it should be.
+/// Starts another host on the same database, on a machine whose wall clock has this offset. The
+/// monotonic clock is right.
 fn beside(host: &TestHost, off: &str) -> TestHost {
     // The program knows where its library is.
     let asked = Command::new("faketime")
@@ -40,7 +42,7 @@ fn time(value: &Value) -> Timestamp {
         .unwrap_or_else(|| panic!("no time: {value}"))
 }
 
-/// All that an instance or an approval says of the time, but for when it expires.
+/// Returns all times of an instance or an approval, except its expiry.
 fn times(value: &Value) -> Vec<Timestamp> {
     let names = [
         "created_at",
@@ -57,7 +59,7 @@ fn times(value: &Value) -> Vec<Timestamp> {
         .collect()
 }
 
-/// By how many milliseconds a host has said that its clock is behind.
+/// Returns the offsets, in milliseconds, that a host logged for a clock that is behind.
 fn told_behind_ms(host: &TestHost) -> Vec<i64> {
     let log = host.log();
     let lines = log

@@ -1,4 +1,4 @@
-//! A collector of traces: takes OTLP by HTTP and keeps it.
+//! A collector of traces: receives OTLP over HTTP and keeps it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use prost::Message as _;
 
 use crate::harness::eventually;
 
-/// Takes everything until the test's process ends.
+/// A collector that accepts everything until the test's process ends.
 pub struct Collector {
     pub url: String,
     taken: Arc<Mutex<Taken>>,
@@ -19,7 +19,7 @@ pub struct Collector {
 
 #[derive(Default)]
 struct Taken {
-    /// Each request's line and headers.
+    /// The request line and headers of each request.
     heads: Vec<String>,
     bodies: Vec<Vec<u8>>,
     resources: Vec<KeyValue>,
@@ -40,7 +40,7 @@ impl Collector {
         Self { url, taken }
     }
 
-    /// All spans so far.
+    /// Returns all spans so far.
     pub fn spans(&self) -> Vec<Span> {
         self.taken
             .lock()
@@ -49,7 +49,7 @@ impl Collector {
             .clone()
     }
 
-    /// The spans of a trace.
+    /// Returns the spans of a trace.
     pub fn trace(&self, trace_id: &str) -> Vec<Span> {
         self.spans()
             .into_iter()
@@ -57,7 +57,7 @@ impl Collector {
             .collect()
     }
 
-    /// Waits for a trace that is as wished, and answers its spans.
+    /// Waits until the spans of a trace satisfy `whole`, and returns them.
     #[track_caller]
     pub fn wait(&self, trace_id: &str, whole: impl Fn(&[Span]) -> bool) -> Vec<Span> {
         eventually("the trace arrives", || {
@@ -65,7 +65,7 @@ impl Collector {
         })
     }
 
-    /// Attributes of whoever sent spans.
+    /// Returns an attribute of the resource that sent the spans.
     pub fn resource(&self, key: &str) -> String {
         text(
             &self.taken.lock().expect("the collector works").resources,
@@ -73,7 +73,7 @@ impl Collector {
         )
     }
 
-    /// The requests' lines and headers.
+    /// Returns the request lines and headers of all requests.
     pub fn heads(&self) -> Vec<String> {
         self.taken
             .lock()
@@ -82,7 +82,7 @@ impl Collector {
             .clone()
     }
 
-    /// Whether a text is in anything that came.
+    /// Returns true if any request contains the text.
     pub fn has_seen(&self, text: &str) -> bool {
         let taken = self.taken.lock().expect("the collector works");
         taken.bodies.iter().any(|body| {
@@ -92,7 +92,7 @@ impl Collector {
     }
 }
 
-/// One request; the host sends each on a connection of its own.
+/// Reads one request. The host opens a connection for each.
 fn take(connection: TcpStream, taken: &Mutex<Taken>) {
     let mut reader = BufReader::new(connection);
     let mut head = String::new();
@@ -135,7 +135,7 @@ fn take(connection: TcpStream, taken: &Mutex<Taken>) {
         .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
 }
 
-/// An attribute as text; empty if it is not there.
+/// Returns an attribute as text; empty if it is absent.
 pub fn text(attributes: &[KeyValue], key: &str) -> String {
     let found = attributes
         .iter()

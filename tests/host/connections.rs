@@ -1,4 +1,5 @@
-//! Connections that say nothing or too much, and tokens that ask too often: nobody else is kept out.
+//! Silent or greedy connections, and tokens with too many requests: other clients keep their
+//! places.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +11,7 @@ use crate::harness::{TestHost, eventually};
 
 const HEALTH: &str = "GET /workflow-metrics/health HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Connections that never say anything, from so many addresses.
+/// Opens `count` connections that never send anything, from this number of addresses.
 fn silent(host: &TestHost, count: usize, addresses: u8) -> Vec<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -43,7 +44,7 @@ fn silent(host: &TestHost, count: usize, addresses: u8) -> Vec<TcpStream> {
     connections
 }
 
-/// True if the server has closed it.
+/// Returns true if the server has closed the connection.
 fn is_closed(connection: &mut TcpStream) -> bool {
     connection
         .set_read_timeout(Some(Duration::from_millis(1)))

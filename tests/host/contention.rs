@@ -1,18 +1,18 @@
-//! Many instances that write the same storage entry: all complete, and no write is lost.
+//! Many instances write the same storage entry: all complete, and no write is lost.
 
 use serde_json::{Value, json};
 
 use crate::harness::{TestHost, eventually};
 use crate::postgres;
 
-/// A workflow that adds one to the number of the key in its input.
+/// Applies a workflow that adds one to the number under the key in its input.
 fn apply_count_up(host: &TestHost) {
     host.upload("scenarios");
     host.apply("name: count-up\nsteps:\n  - { id: it, plugin: scenarios, step: count-up }");
     host.scenario("script");
 }
 
-/// Starts so many instances whose keys come in turn.
+/// Starts `count` instances that use the keys in turn.
 fn start(host: &TestHost, count: usize, keys: &[&str]) {
     let item = |index: usize| json!({ "workflow": "count-up", "input": { "key": keys[index % keys.len()] } });
     let items: Vec<Value> = (0..count).map(item).collect();
@@ -22,7 +22,7 @@ fn start(host: &TestHost, count: usize, keys: &[&str]) {
     }
 }
 
-/// Waits until so many have ended, and asserts that all of them completed.
+/// Waits until `count` instances have ended, and checks that all of them completed.
 fn all_complete(host: &TestHost, count: u64) {
     let counts = || host.get("/workflow-metrics/stats")["instances"].clone();
     // In parts, so that only a standstill is a failure.

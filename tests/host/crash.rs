@@ -1,4 +1,5 @@
-//! The server is killed with SIGKILL in the middle of its work. What it has answered must be true afterwards.
+//! The server is killed with SIGKILL while it works. Everything that it acknowledged is true
+//! afterwards.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,11 +12,11 @@ use crate::text_guest::TextGuest;
 
 const KILLS: usize = 5;
 const CLIENTS: usize = 4;
-/// Each of these adds 1 to a counter that all instances share.
+/// Steps that each add 1 to a counter shared by all instances.
 pub const STEPS: [&str; 3] = ["one", "two", "three"];
 
-/// Three steps, each with an effect that must happen exactly once: it adds 1 to the common counter, and makes a key of
-/// its own that must not be there before.
+/// Applies a workflow of three steps with an effect that must happen exactly once. Each step adds 1
+/// to the shared counter and creates a key of its own that must be absent.
 pub fn apply_counting(host: &TestHost) {
     let step = |id: &str| {
         format!(
@@ -36,7 +37,7 @@ pub fn apply_counting(host: &TestHost) {
     ));
 }
 
-/// Starts instances until the server is gone, and answers those that it acknowledged.
+/// Starts instances until the server is gone. Returns the ids of the acknowledged ones.
 pub fn start_until_gone(host: &TestHost, key: &str, acknowledged: &AtomicUsize) -> Vec<String> {
     let token = format!("Bearer {}", host.token);
     let mut ids = Vec::new();
@@ -57,7 +58,7 @@ pub fn start_until_gone(host: &TestHost, key: &str, acknowledged: &AtomicUsize) 
     ids
 }
 
-/// Every instance of a workflow, page by page.
+/// Returns every instance of a workflow, over all pages.
 pub fn all_instances(host: &TestHost, workflow: &str) -> Vec<Value> {
     let mut instances = Vec::new();
     let mut after = String::new();

@@ -1,4 +1,5 @@
-//! The dashboard from the outside: what browsers and programs get. What a browser makes of it is in `tests/browser`.
+//! The dashboard over HTTP: the page for browsers, and the data for programs. `tests/browser` tests
+//! the page in a browser.
 
 use serde_json::json;
 

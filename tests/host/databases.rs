@@ -11,9 +11,9 @@ use crate::harness::{TestHost, eventually};
 use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 
 const RESTARTS: usize = 3;
-/// Started between one restart and the next.
+/// Instances started between one restart and the next.
 const INSTANCES: usize = 25;
-/// Acknowledged by a host before it is killed.
+/// Instances that a host acknowledges before it is killed.
 const ENOUGH: usize = 60;
 
 #[test]
@@ -49,7 +49,8 @@ fn a_disk_that_fails_ends_the_server_and_the_next_start_has_all_that_was_acknowl
     host.wait_for(&id, |status| status == "waiting");
 }
 
-/// Waits until an instance has ended, although the database may be away or have been.
+/// Waits until an instance has ended. Failed requests are repeated, because the database may be
+/// away.
 pub fn wait_with_patience(host: &TestHost, id: &str) -> Value {
     eventually("an instance ends", || {
         let reply = host.request("GET", &format!("/instances/{id}"), "");

@@ -1,12 +1,13 @@
-//! `stepwell demo`: it ends well, and its numbers add up.
+//! `stepwell demo` succeeds, and its numbers add up.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::harness::{command, guests};
 
-/// A table of the demo's output whose header begins with `first`: for each row its first column, and the others by
-/// the header's names. Columns are parted by at least two spaces.
+/// Reads the table of the demo's output whose header begins with `first`. Returns, for each row,
+/// its first column and the other columns by the header's names. At least two spaces separate
+/// columns.
 fn table(text: &str, first: &str) -> BTreeMap<String, BTreeMap<String, String>> {
     let cells = |line: &str| -> Vec<String> {
         line.split("  ")

@@ -1,4 +1,4 @@
-//! What the engine does with workflows and their instances.
+//! Workflows and their instances, driven by the engine.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{Reply, TestHost, eventually};
 use crate::text_guest::TextGuest;
 
-/// A workflow of one step of the test guest, with `more` after it.
+/// Applies a workflow with one step of the test guest and `more` after it.
 fn apply_step(host: &TestHost, step: &str, more: &str) {
     host.upload("scenarios");
     host.apply(&format!(
@@ -20,7 +20,7 @@ fn attempts(instance: &Value) -> &Vec<Value> {
     instance["attempts"].as_array().expect("attempts")
 }
 
-/// `step number outcome` of each attempt, in the order shown.
+/// Returns `step number outcome` for each attempt, in the order shown.
 fn timeline(instance: &Value) -> Vec<String> {
     let line = |attempt: &Value| {
         let text = |name: &str| attempt[name].as_str().unwrap_or_default().to_owned();
@@ -292,7 +292,7 @@ fn an_instance_keeps_the_version_of_its_workflow() {
     );
 }
 
-/// Version `version` of a plugin that answers its version.
+/// Uploads version `version` of a plugin whose step returns its own version.
 fn upload_version(host: &TestHost, version: &str) {
     let mut guest = TextGuest::named("worker");
     guest.version = version.to_owned();

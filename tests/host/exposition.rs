@@ -1,8 +1,9 @@
-//! A reader of Prometheus' text format that forgives nothing: what it reads, every collector reads.
+//! A strict reader of Prometheus' text format. Every collector can read a text that this reader
+//! accepts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A text that was read: its families by name.
+/// A parsed text: its families by name.
 #[derive(Debug)]
 pub struct Exposition(BTreeMap<String, Family>);
 
@@ -14,14 +15,15 @@ pub struct Family {
 
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// The family's, with `_bucket`, `_sum` or `_count` for those that have them.
+    /// The name of the family, with the suffix `_bucket`, `_sum` or `_count` if the type has
+    /// suffixes.
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub value: f64,
 }
 
 impl Exposition {
-    /// Reads a text, and fails the test at the first thing that is not as it must be.
+    /// Parses a text. Fails the test at the first violation of the format.
     pub fn read(text: &str) -> Self {
         assert!(text.ends_with('\n'), "the last line ends");
         let mut families = BTreeMap::<String, Family>::new();
@@ -90,7 +92,7 @@ impl Exposition {
         exposition
     }
 
-    /// Names of what has a series, with their suffixes.
+    /// Returns the names of all series, with their suffixes.
     pub fn names(&self) -> BTreeSet<&str> {
         self.samples().map(|sample| sample.name.as_str()).collect()
     }
@@ -99,7 +101,8 @@ impl Exposition {
         self.0.values().flat_map(|family| &family.samples)
     }
 
-    /// Series that only grow: counters, and the counts of histograms and summaries.
+    /// Returns the series that only grow: counters, and the counts and buckets of histograms and
+    /// summaries.
     pub fn growing(&self) -> impl Iterator<Item = &Sample> {
         self.0.values().flat_map(|family| {
             let counter = family.kind == "counter";
@@ -109,7 +112,7 @@ impl Exposition {
         })
     }
 
-    /// The value of the one series that has at least these labels.
+    /// Returns the value of the single series that has at least these labels.
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let found: Vec<_> = self
@@ -129,7 +132,7 @@ impl Sample {
     }
 }
 
-/// Buckets ascend, count what is below, and end with all.
+/// Checks that buckets ascend, that they are cumulative, and that the last one counts all values.
 fn check_histogram((name, family): (&String, &Family)) {
     let mut series = BTreeMap::<BTreeMap<String, String>, Vec<&Sample>>::new();
     for sample in &family.samples {
@@ -193,7 +196,7 @@ fn sample(line: &str) -> Sample {
     }
 }
 
-/// What stands between the braces, the first of which was read, and what comes after them.
+/// Parses the labels after an opening brace. Returns them and the rest of the line.
 fn labels(mut rest: &str) -> (BTreeMap<String, String>, &str) {
     let mut labels = BTreeMap::new();
     loop {
@@ -252,12 +255,13 @@ fn number(text: &str) -> f64 {
     }
 }
 
-/// Ours begin with the program's name.
+/// Checks the name of a metric: a label's characters after the prefix `stepwell_`.
 fn is_name(text: &str) -> bool {
     text.starts_with("stepwell_") && is_label(text)
 }
 
-/// As Prometheus has it, but without capitals; `__` is its own.
+/// Checks a label name by Prometheus' rules, without capitals or a leading underscore; `__` is
+/// reserved.
 fn is_label(text: &str) -> bool {
     let first = text
         .bytes()

@@ -1,4 +1,4 @@
-//! One team's backlog and the work of another.
+//! One team's backlog does not delay another team.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::team::{Team, one_step};
 
 const BACKLOG: usize = 100_000;
 
-/// A team with one step of the test guest.
+/// Creates a team with one step of the test guest.
 fn team<'a>(host: &'a TestHost, name: &str, step: &str) -> Team<'a> {
     let team = Team::new(host, name);
     team.upload(&guest_bytes("scenarios"));

@@ -1,4 +1,4 @@
-//! Reads of steps beside those of HTTP.
+//! Reads of steps do not hold up the reads of HTTP.
 
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};

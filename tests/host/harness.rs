@@ -1,4 +1,4 @@
-//! A server of its own for each test, and a client.
+//! A server for each test, and a client.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,21 +12,22 @@ use tempfile::TempDir;
 
 use crate::postgres;
 
-/// How long anything may take that a test waits for. Not an expectation: only so that a hang becomes a failure.
+/// The time limit of every wait in a test. It is no expectation: it only turns a hang into a
+/// failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The private memory that one process of a test may have, in KiB (RLIMIT_DATA). A process that wants more is refused
-/// it and ends, so that a request that costs too much memory fails a test also on a machine that has plenty. The
-/// sandboxes' reserved address space does not count before it is used.
+/// The limit on the private memory of each process of a test, in KiB (RLIMIT_DATA). A process that
+/// exceeds the limit ends, so a request that costs too much memory fails a test on any machine.
+/// Address space that the sandboxes only reserve does not count.
 pub const DATA_KIB_MAX: u64 = 1_024 * 1_024;
 
-/// Has every server keep its data on PostgreSQL, in a database of its own, if it says `postgres`.
+/// If set to `postgres`, every server keeps its data in a PostgreSQL database of its own.
 const DATABASE: &str = "STEPWELL_TEST_DATABASE";
 
-/// A server process with an empty database. Ends with the value.
+/// A server process with an empty database. Dropping the value ends the server.
 pub struct TestHost {
     pub url: String,
-    /// The operator's, made on the first start.
+    /// The operator's token, made on the first start.
     pub token: String,
     pub data: TempDir,
     server: Child,
@@ -35,12 +36,12 @@ pub struct TestHost {
     agent: ureq::Agent,
 }
 
-/// What the server answered.
+/// A response of the server.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
-    /// `Value::Null` if the body is no JSON.
+    /// The parsed body; `Value::Null` if it is no JSON.
     pub json: Value,
     pub body: Vec<u8>,
 }
@@ -53,12 +54,12 @@ impl Reply {
             .map(|(_, value)| value.as_str())
     }
 
-    /// `code` of an error body.
+    /// Returns `code` of an error body.
     pub fn code(&self) -> &str {
         self.json["error"]["code"].as_str().unwrap_or_default()
     }
 
-    /// `message` of an error body.
+    /// Returns `message` of an error body.
     pub fn message(&self) -> &str {
         self.json["error"]["message"].as_str().unwrap_or_default()
     }
@@ -69,7 +70,7 @@ impl TestHost {
         Self::with(&[])
     }
 
-    /// Starts with settings such as `("limits.cpu_budget", "200ms")`.
+    /// Starts a server with settings such as `("limits.cpu_budget", "200ms")`.
     pub fn with(settings: &[(&str, &str)]) -> Self {
         let settings: Vec<_> = settings
             .iter()
@@ -93,7 +94,7 @@ impl TestHost {
         }
     }
 
-    /// Starts with its data in an empty database that a URL names; on SQLite if it names none.
+    /// Starts a server on the empty database that the URL names; on SQLite if the URL is empty.
     pub fn on(database: &str, mut settings: Vec<(String, String)>) -> Self {
         settings.push(("STEPWELL_DATABASE__URL".to_owned(), database.to_owned()));
         let data = tempfile::tempdir().expect("a temporary directory");
@@ -110,12 +111,13 @@ impl TestHost {
         }
     }
 
-    /// Another server on the same database, with data of its own.
+    /// Starts another server on the same database, with a data directory of its own.
     pub fn beside(&self) -> Self {
         self.beside_in(&[])
     }
 
-    /// As [`TestHost::beside`], with more in its environment. `PRELOAD` is the server's own `LD_PRELOAD`.
+    /// Starts a server like [`TestHost::beside`], with more environment variables. `PRELOAD`
+    /// becomes its `LD_PRELOAD`.
     pub fn beside_in(&self, environment: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let more = environment
@@ -136,18 +138,19 @@ impl TestHost {
         }
     }
 
-    /// The URL of its database; empty for SQLite among its data.
+    /// Returns the URL of the database; empty for SQLite in the data directory.
     pub fn database(&self) -> &str {
         &self.database
     }
 
-    /// Kills the server with SIGKILL. Nothing is flushed and nothing is waited for.
+    /// Kills the server with SIGKILL, so nothing is flushed.
     pub fn kill(&mut self) {
         self.server.kill().expect("the server runs");
         self.server.wait().expect("the server is a child");
     }
 
-    /// As [`TestHost::kill`] while other threads still talk to it; `kill` must follow before a restart.
+    /// Sends SIGKILL like [`TestHost::kill`] while other threads still use the server. Call `kill`
+    /// before a restart.
     pub fn kill_under_load(&self) {
         self.signal("-KILL");
     }
@@ -160,7 +163,8 @@ impl TestHost {
         self.url = url;
     }
 
-    /// As [`TestHost::restart`], this once with more in its environment. `MORE` are arguments of the program.
+    /// Restarts the server like [`TestHost::restart`], once, with more environment variables.
+    /// `MORE` holds arguments of the program.
     pub fn restart_in(&mut self, environment: &[(&str, &str)]) {
         let more = environment
             .iter()
@@ -172,13 +176,14 @@ impl TestHost {
         self.url = url;
     }
 
-    /// Sends SIGTERM and answers the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal("-TERM");
         self.exit_code()
     }
 
-    /// Lets the server's writes fail from here on in every file, as on a disk that has gone bad.
+    /// Makes writes of the server fail from now on beyond this size of any file, like a disk that
+    /// has gone bad.
     pub fn break_disk(&self, bytes: u64) {
         let id = self.server.id().to_string();
         let limit = format!("--fsize={bytes}");
@@ -191,7 +196,7 @@ impl TestHost {
         );
     }
 
-    /// Waits for the server's end.
+    /// Waits for the end of the server and returns its exit code.
     pub fn exit_code(&mut self) -> Option<i32> {
         eventually("the server ends", || {
             self.server.try_wait().expect("the server is a child")
@@ -199,7 +204,7 @@ impl TestHost {
         .code()
     }
 
-    /// What the server has logged, over all its starts.
+    /// Returns the log of the server, over all its starts.
     pub fn log(&self) -> String {
         std::fs::read_to_string(log_path(self.data.path())).expect("the server has a log")
     }
@@ -215,12 +220,12 @@ impl TestHost {
         );
     }
 
-    /// Resident memory of the server, in bytes.
+    /// Returns the resident memory of the server, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.memory("VmRSS:")
     }
 
-    /// The most resident memory that the server ever had, in bytes.
+    /// Returns the peak of the server's resident memory, in bytes.
     pub fn peak_memory_bytes(&self) -> u64 {
         self.memory("VmHWM:")
     }
@@ -239,13 +244,13 @@ impl TestHost {
             * 1_024
     }
 
-    /// One request as the operator.
+    /// Sends a request as the operator.
     pub fn request(&self, method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
         let token = format!("Bearer {}", self.token);
         self.send(method, path, &[("authorization", &token)], body)
     }
 
-    /// One request as somebody else.
+    /// Sends a request with another token.
     pub fn request_as(
         &self,
         token: &str,
@@ -257,7 +262,7 @@ impl TestHost {
         self.send(method, path, &[("authorization", &token)], body)
     }
 
-    /// One request with exactly these headers.
+    /// Sends a request with exactly these headers.
     pub fn send(
         &self,
         method: &str,
@@ -269,7 +274,7 @@ impl TestHost {
             .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// One request to a server that may be gone.
+    /// Sends a request to a server that may be gone.
     pub fn try_send(
         &self,
         method: &str,
@@ -308,7 +313,7 @@ impl TestHost {
         })
     }
 
-    /// A connection without a client in between.
+    /// Opens a raw connection, without a client.
     pub fn connect(&self) -> TcpStream {
         let connection = TcpStream::connect(self.address()).expect("connects");
         connection
@@ -317,7 +322,7 @@ impl TestHost {
         connection
     }
 
-    /// Writes bytes and answers all that comes back until the server closes the connection.
+    /// Writes bytes, and returns all bytes until the server closes the connection.
     pub fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut connection = self.connect();
         connection.write_all(bytes.as_ref()).expect("writes");
@@ -328,7 +333,7 @@ impl TestHost {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// Host and port.
+    /// Returns host and port.
     pub fn address(&self) -> &str {
         self.url.strip_prefix("http://").expect("is plain HTTP")
     }
@@ -343,7 +348,7 @@ impl TestHost {
         self.request("POST", path, body.to_string())
     }
 
-    /// Uploads one of the guests that `cargo xtask guests` builds.
+    /// Uploads a guest that `cargo xtask guests` builds.
     pub fn upload(&self, guest: &str) -> Value {
         let reply = self.request("POST", "/plugins", guest_bytes(guest));
         assert!(
@@ -360,7 +365,7 @@ impl TestHost {
         reply.json
     }
 
-    /// Starts an instance and answers its id.
+    /// Starts an instance and returns its id.
     pub fn start_instance(&self, workflow: &str, input: &Value) -> String {
         let reply = self.post(
             &format!("/workflows/{workflow}/instances"),
@@ -379,7 +384,7 @@ impl TestHost {
         self.wait_for(id, |status| !matches!(status, "running" | "waiting"))
     }
 
-    /// Waits until the instance has a status.
+    /// Waits until the instance has a status that satisfies `reached`.
     pub fn wait_for(&self, id: &str, reached: impl Fn(&str) -> bool) -> Value {
         eventually("an instance gets there", || {
             let instance = self.instance(id);
@@ -392,7 +397,7 @@ impl TestHost {
         self.wait(&self.start_instance(workflow, input))
     }
 
-    /// Uploads the test guest and applies a workflow of the same name for one of its steps, without retries.
+    /// Uploads the test guest and applies a workflow named after one of its steps, without retries.
     pub fn scenario(&self, step: &str) {
         self.upload("scenarios");
         self.apply(&format!(
@@ -400,7 +405,8 @@ impl TestHost {
         ));
     }
 
-    /// Runs a script in the test guest (after `scenario("script")`) and answers the results of its operations.
+    /// Runs a script in the test guest and returns the results of its operations. Needs
+    /// `scenario("script")` first.
     pub fn script(&self, ops: Value) -> Vec<Value> {
         let instance = self.run("script", &json!({ "ops": ops }));
         assert_eq!(instance["status"], "completed", "{instance}");
@@ -410,7 +416,7 @@ impl TestHost {
             .clone()
     }
 
-    /// The program as the operator of this server would run it.
+    /// Returns a command with the program, the address of this server and the operator's token.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command(arguments);
         command
@@ -419,7 +425,7 @@ impl TestHost {
         command
     }
 
-    /// Makes a token and answers its secret.
+    /// Creates a token and returns its secret.
     pub fn token_for(&self, team: &str, user: &str, permissions: &[&str]) -> String {
         let reply = self.post(
             "/tokens",
@@ -445,7 +451,7 @@ fn log_path(data: &Path) -> PathBuf {
     data.join("log")
 }
 
-/// Asks again and again until there is an answer.
+/// Repeats `ask` until it returns a value.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -462,7 +468,7 @@ pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_stepwell")
 }
 
-/// The program without any settings of whoever runs the tests.
+/// Returns a command with the program and an environment without any Stepwell settings.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = bounded(r#"exec "$0" "$@""#, binary());
     let settings = std::env::vars_os().map(|(name, _)| name);
@@ -476,7 +482,7 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// A program that a line of shell starts as `"$0" "$@"`, under the limit on its memory.
+/// Returns a shell that starts a program as `"$0" "$@"`, under the limit on its memory.
 fn bounded(start: &str, program: &str) -> Command {
     let mut command = Command::new("sh");
     command.args([
@@ -540,13 +546,14 @@ fn launch(data: &Path, settings: &[(String, String)]) -> (Child, String, Option<
     (server, url, told["token"].as_str().map(ToOwned::to_owned))
 }
 
-/// The component of a guest.
+/// Returns the component of a guest.
 pub fn guest_bytes(name: &str) -> Vec<u8> {
     let path = guests().join(format!("{name}.wasm"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Where the guests are. `cargo xtask test` says it; a plain `cargo test` builds them first.
+/// Returns the folder of the built guests. `cargo xtask test` names it; a plain `cargo test` builds
+/// them first.
 pub fn guests() -> &'static Path {
     static GUESTS: OnceLock<PathBuf> = OnceLock::new();
     GUESTS.get_or_init(|| {

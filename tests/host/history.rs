@@ -1,4 +1,4 @@
-//! Numbers over time, across restarts and over several hosts; and two versions of a plugin compared.
+//! History across restarts and several hosts, and the comparison of two plugin versions.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn sum(answer: &Value, field: &str) -> u64 {
         .sum()
 }
 
-/// Waits until so many calls are in the history, in steps of every length, and not one more.
+/// Waits until the history has exactly this number of calls, at every length of step.
 fn calls(host: &TestHost, query: &str, expected: u64) {
     for step in ["10s", "1m", "1h"] {
         let path = format!("/workflow-metrics/history?{query}&from=-6h&step={step}");
@@ -268,7 +268,7 @@ fn a_database_that_cannot_be_written_disturbs_nobody_and_nothing_is_lost() {
     calls(&host, "operation=http%20GET%20%2Fworkflows", 10);
 }
 
-/// Calls of a version that took about so long.
+/// Returns calls of a version that took about this time.
 fn point(version: &str, milliseconds: u64, failed: u64) -> HistoryPoint {
     let mut calls = Timings::work();
     for number in 0..1_000 {

@@ -1,4 +1,4 @@
-//! The API as such: who may, what is refused and how, what every answer has.
+//! The API as a whole: permissions, refusals, and the headers of every response.
 
 use std::io::{Read, Write};
 use std::time::Instant;
@@ -23,7 +23,7 @@ struct Route {
     permission: Option<String>,
 }
 
-/// Every route, with an `x` in place of each open part of its path.
+/// Returns every route, with an `x` in place of each parameter of its path.
 fn routes(host: &TestHost) -> Vec<Route> {
     let index = host.send("GET", "/", &[], "");
     let routes = index.json["routes"].as_array().expect("routes");
@@ -87,7 +87,7 @@ fn assert_is_well(host: &TestHost) {
     );
 }
 
-/// The head of a POST with the operator's token, up to its last header.
+/// Returns the head of a POST with the operator's token, up to its last header.
 fn head(host: &TestHost, path: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n",
@@ -96,7 +96,7 @@ fn head(host: &TestHost, path: &str) -> String {
     )
 }
 
-/// `1 1 HTTP/1.1 404 Not Found...` to 404.
+/// Returns the status of a raw response: `404` for `HTTP/1.1 404 Not Found…`.
 fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
 }
@@ -956,7 +956,7 @@ fn a_connection_is_kept_whatever_was_refused_before_its_body_came() {
     }
 }
 
-/// One answer of known length from a connection that stays.
+/// Reads one response of known length from a connection that stays open.
 fn read_answer(connection: &mut impl Read) -> String {
     let mut answer = Vec::new();
     let mut byte = [0];

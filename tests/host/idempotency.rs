@@ -1,4 +1,5 @@
-//! `Idempotency-Key`: the same request again, another request with the same key, at every door that makes something.
+//! `Idempotency-Key`: the same request again, and another request with the same key, on every route
+//! that creates something.
 
 use std::collections::BTreeSet;
 use std::thread;

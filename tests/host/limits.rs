@@ -1,4 +1,4 @@
-//! Steps that use more than they may: each fails under its own name, and nobody else notices.
+//! Steps that exceed a limit: each fails with a code of its own, and no other step notices.
 
 use std::sync::OnceLock;
 
@@ -8,7 +8,8 @@ use crate::harness::{TestHost, eventually, guest_bytes};
 use crate::team::{Team, one_step};
 use crate::text_guest::TextGuest;
 
-/// One server with small limits, on which all misbehave at the same time.
+/// Returns a server with small limits, shared by the tests, on which all steps misbehave at the
+/// same time.
 fn host() -> &'static TestHost {
     static HOST: OnceLock<TestHost> = OnceLock::new();
     HOST.get_or_init(|| {
@@ -35,7 +36,7 @@ fn host() -> &'static TestHost {
     })
 }
 
-/// Runs a step that fails, and answers the failure.
+/// Runs a step that fails, and returns its failure.
 #[track_caller]
 fn fail(host: &TestHost, workflow: &str, input: &Value) -> Value {
     let instance = host.run(workflow, input);

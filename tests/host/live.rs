@@ -1,4 +1,4 @@
-//! The present as server-sent events.
+//! The live feed: server-sent events.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::TcpStream;
@@ -10,14 +10,14 @@ use crate::team::Team;
 
 const PATH: &str = "/workflow-metrics/live";
 
-/// A stream that is open.
+/// An open stream.
 pub struct Live {
     head: String,
     lines: BufReader<TcpStream>,
 }
 
 impl Live {
-    /// Asks for a stream, and answers it or the status.
+    /// Opens a stream. Returns the status if the host refuses.
     fn try_open(host: &TestHost, token: &str, path: &str) -> Result<Self, u16> {
         let mut connection = host.connect();
         let request =
@@ -47,12 +47,12 @@ impl Live {
         Self::try_open(host, token, PATH).expect("is admitted")
     }
 
-    /// The status and the headers.
+    /// Returns the status line and the headers.
     pub fn head(&self) -> &str {
         &self.head
     }
 
-    /// The next event; none at the end.
+    /// Returns the next event; none at the end of the stream.
     fn next(&mut self) -> Option<(String, Value)> {
         let mut name = String::new();
         loop {
@@ -87,7 +87,7 @@ impl Live {
         }
     }
 
-    /// The next alerts that have something.
+    /// Waits for the next `alerts` event that satisfies `wanted`.
     pub fn alerts(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             match self.next().expect("the stream goes on") {
@@ -97,7 +97,7 @@ impl Live {
         }
     }
 
-    /// The next snapshot that has something.
+    /// Waits for the next `stats` event that satisfies `wanted`.
     pub fn stats(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             match self.next().expect("the stream goes on") {

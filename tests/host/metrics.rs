@@ -1,5 +1,5 @@
-//! What plugins measure, from the guest's call to `GET /workflow-metrics/stats`. Each test has a team of its own, and
-//! with it numbers of its own.
+//! Metrics of plugins, from the guest's call to `GET /workflow-metrics/stats`. Each test has a
+//! team, and so metrics, of its own.
 
 use std::sync::OnceLock;
 

@@ -1,5 +1,5 @@
-//! What `/openapi.json` says, held against what a real host answers: every answer that it describes is seen once at
-//! least, and has neither more nor less than is said.
+//! `/openapi.json` compared with a real host. Every response that it describes occurs at least
+//! once, and has exactly the described properties.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::text_guest::TextGuest;
 const SCENARIOS: &str = "scenarios";
 const NOBODY: &str = "0199d1f2-7a3c-7c11-9d57-0c5e1f6b2a44";
 
-/// The description, with what it says of each operation.
+/// The description, resolved.
 struct Described {
     document: Value,
     components: Value,
@@ -29,7 +29,7 @@ impl Described {
         }
     }
 
-    /// Method, path and description of each.
+    /// Returns method, path and description of each operation.
     fn operations(&self) -> impl Iterator<Item = (String, &str, &Value)> {
         let paths = self.document["paths"].as_object().expect("paths").iter();
         paths.flat_map(|(path, item)| {
@@ -70,7 +70,7 @@ impl Described {
         }
     }
 
-    /// Fails unless the value fits the schema, and has no property that the schema does not name.
+    /// Fails the test unless the value fits the schema and has no property beyond it.
     fn check(&self, what: &str, schema: &Value, value: &Value) {
         let mut schema = schema.clone();
         close(&mut schema);
@@ -93,7 +93,8 @@ impl Described {
     }
 }
 
-/// Lets objects have what is described and nothing else. Clients should not count on that; this test does.
+/// Forbids properties that the description does not name. Clients should not rely on this; the test
+/// does.
 fn close(value: &mut Value) {
     match value {
         Value::Object(object) => {
@@ -107,7 +108,7 @@ fn close(value: &mut Value) {
     }
 }
 
-/// Requests whose answers are held against the description.
+/// Sends requests and compares each response with the description.
 struct Tour<'a> {
     host: &'a TestHost,
     described: Described,
@@ -464,7 +465,7 @@ impl Tour<'_> {
         self.post(200, "/workflow-metrics/metrics/reset", &Value::Null);
     }
 
-    /// Two versions of one plugin, of which only the newest has calls.
+    /// Uploads two versions of one plugin; only the newest has calls.
     fn comparison(&mut self) {
         for version in ["1.0.0", "1.1.0"] {
             let guest = TextGuest {
@@ -603,7 +604,7 @@ fn examples_fit_their_schemas() {
     assert!(checked > 150, "{checked}");
 }
 
-/// The parameters that are described are known, and no other is.
+/// Every route accepts the described parameters and refuses all others.
 #[test]
 fn parameters_are_those_that_are_described() {
     let host = TestHost::start();

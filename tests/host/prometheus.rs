@@ -1,5 +1,5 @@
-//! `GET /metrics`, the rules and the dashboard made from it, and the probes. `promtool`, Prometheus' own checker, has
-//! the last word.
+//! `GET /metrics`, the alert rules, the Grafana dashboard, and the health probes. Prometheus' own
+//! `promtool` checks the text and the rules.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -15,11 +15,12 @@ use crate::harness::{TestHost, eventually};
 use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 use crate::team::Team;
 
-/// Set by `cargo xtask test --without-promtool`, which says so at the end. Nothing else leaves it out.
+/// Set by `cargo xtask test --without-promtool`, whose last line says so.
 pub const WITHOUT_PROMTOOL: &str = "STEPWELL_TEST_WITHOUT_PROMTOOL";
 const HEALTH: &str = "/workflow-metrics/health";
 
-/// A host that has done something of each kind, for a team named `worked`. Its Redis is away, which it says.
+/// Returns a host that has metrics of each kind, for a team named `worked`. Its Redis is down, and
+/// the metrics say so.
 fn host() -> &'static TestHost {
     static HOST: OnceLock<TestHost> = OnceLock::new();
     HOST.get_or_init(|| {
@@ -32,7 +33,7 @@ fn host() -> &'static TestHost {
     })
 }
 
-/// Something of each kind.
+/// Produces metrics of each kind.
 pub fn work(team: &Team<'_>) {
     team.script(json!([
         { "op": "count", "name": "counter", "delta": 3, "labels": { "kind": "a" } },
@@ -60,7 +61,7 @@ fn teams(team: &Team<'_>) -> Exposition {
     Exposition::read(text(&team.request("GET", "/metrics", "")))
 }
 
-/// Runs promtool and answers whether it was content. It is missing only where somebody has said so.
+/// Runs promtool and fails the test unless it succeeds. Does nothing if promtool is left out.
 fn promtool(arguments: &[&str], folder: &Path, input: &str) {
     if std::env::var_os(WITHOUT_PROMTOOL).is_some() {
         return;
@@ -86,12 +87,12 @@ fn promtool(arguments: &[&str], folder: &Path, input: &str) {
     assert!(output.status.success(), "promtool {arguments:?}: {said}");
 }
 
-/// What an operator takes for a Prometheus and a Grafana.
+/// Returns the folder that operators copy their Prometheus and Grafana files from.
 pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// Every word of a text that names a metric of ours.
+/// Returns every word of a text that names a metric of Stepwell.
 fn named(text: &str) -> BTreeSet<&str> {
     let words =
         text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');

@@ -1,4 +1,4 @@
-//! Instances whose host crashes whenever they are driven, and how an operator gets rid of them.
+//! Instances that crash their host whenever they are driven: quarantine, release and cancellation.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{TestHost, eventually};
 
-/// A host whose steps may take long, with the workflow `sleep-spin`.
+/// Starts a host with the workflow `sleep-spin`, whose steps may take long.
 fn host(settings: &[(&str, &str)]) -> TestHost {
     let mut all = vec![
         ("limits.host_calls_max", "1000000000"),
@@ -19,7 +19,7 @@ fn host(settings: &[(&str, &str)]) -> TestHost {
     host
 }
 
-/// An instance that is driven for as long as the test may take.
+/// Starts an instance that is driven for longer than any test takes.
 fn start_killer(host: &TestHost) -> String {
     host.start_instance("sleep-spin", &json!({ "ms": 250_000 }))
 }
@@ -30,7 +30,7 @@ fn engine(host: &TestHost, number: &str) -> u64 {
         .expect("a number")
 }
 
-/// Waits until so many attempts run, and no more.
+/// Waits until exactly this number of attempts run.
 fn attempts_run(host: &TestHost, count: u64) {
     eventually("so many attempts run", || {
         (engine(host, "attempts_running") == count).then_some(())

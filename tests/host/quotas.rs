@@ -1,4 +1,4 @@
-//! Budgets of descendants and quotas of teams, through every door: HTTP, batches, the command line, guests.
+//! Budgets of descendants and quotas of teams, through HTTP, batches, the command line and guests.
 
 use std::thread;
 
@@ -8,7 +8,8 @@ use crate::crash::all_instances;
 use crate::harness::{TestHost, eventually};
 use crate::team::{Team, one_step};
 
-/// Returns what a script needs to create so many scripts, each of which creates so many, down to `levels`.
+/// Returns the input of a script that creates `count` scripts. Each of them creates `count` more,
+/// down to `levels`.
 fn bomb(levels: u32, count: usize) -> Value {
     match levels {
         0 => json!({ "ops": [] }),
@@ -309,7 +310,7 @@ fn a_team_that_has_stored_its_bytes_is_refused_at_every_door_and_gets_them_back(
     assert!(before > after && after < 61_000, "{before} and {after}");
 }
 
-/// An instance whose descendants wait for an approval.
+/// Starts an instance whose descendants wait for an approval.
 fn tree(host: &TestHost, count: usize) -> String {
     host.scenario("script");
     host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], expires_in: 1h } }");

@@ -1,11 +1,12 @@
-//! Finished instances that are deleted, by hand and by the host itself; and lists of a period.
+//! Deletion of finished instances, by request and by the host itself, and lists of a period.
 
 use serde_json::{Value, json};
 
 use crate::harness::{TestHost, eventually};
 use crate::team::Team;
 
-/// A host where `keep` puts an entry into its instance's bucket, and `ask` waits for an approval that nobody gives.
+/// Starts a host with two workflows. `keep` puts an entry into its instance's bucket; `ask` waits
+/// for an approval that is never given.
 fn host(settings: &[(&str, &str)]) -> TestHost {
     let host = TestHost::with(settings);
     host.scenario("script");
@@ -26,7 +27,7 @@ fn status_of(host: &TestHost, id: &str) -> u16 {
     host.request("GET", &format!("/instances/{id}"), "").status
 }
 
-/// Until no part is left.
+/// Sends `POST /retention` until no part is left. Returns the totals.
 fn retention(host: &TestHost, mut body: Value) -> [u64; 4] {
     let mut totals = [0; 4];
     loop {

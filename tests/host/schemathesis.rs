@@ -1,6 +1,6 @@
-//! The API as programs see it that know nothing but its description. Schemathesis asks for what the description allows
-//! and for what it forbids, one route after the other and one with what another has answered, and holds every answer
-//! against it. What it does is in `tests/schemathesis/`.
+//! The API, called from its description alone. Schemathesis sends requests that the description
+//! allows and requests that it forbids: single ones, and chains that use earlier responses. Every
+//! response must fit the description. The settings are in `tests/schemathesis/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,12 +10,12 @@ use serde_json::json;
 use crate::harness::TestHost;
 use crate::team::Team;
 
-/// The folder with its programs; `cargo xtask test` installs them and says where.
+/// Names the folder with Schemathesis; set by `cargo xtask test`, which installs it.
 const PROGRAMS: &str = "STEPWELL_TEST_SCHEMATHESIS";
-/// Set by `cargo xtask test --without-schemathesis`, which says so at the end. Nothing else leaves it out.
+/// Set by `cargo xtask test --without-schemathesis`, whose last line says so.
 const WITHOUT: &str = "STEPWELL_TEST_WITHOUT_SCHEMATHESIS";
 
-/// Where the programs are; none if they are left out.
+/// Returns the folder with Schemathesis; none if it is left out.
 fn programs() -> Option<PathBuf> {
     if std::env::var_os(WITHOUT).is_some() {
         return None;
@@ -26,7 +26,7 @@ fn programs() -> Option<PathBuf> {
     )
 }
 
-/// A host with something of each kind, for the operator's team.
+/// Starts a host with an object of each kind, for the operator's team.
 fn host() -> TestHost {
     let host = TestHost::start();
     host.scenario("script");

@@ -1,4 +1,5 @@
-//! A real Prometheus, with the configuration and the rules in `deploy/`, and what the Grafana dashboard asks it for.
+//! A real Prometheus with the configuration and the rules in `deploy/`, and every query of the
+//! Grafana dashboard.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,11 +11,11 @@ use crate::harness::{TestHost, eventually};
 use crate::prometheus::{WITHOUT_PROMTOOL, deploy, work};
 use crate::team::Team;
 
-/// Scrapes a host every second.
+/// A Prometheus that scrapes a host every second.
 struct Prometheus {
     url: String,
     server: Child,
-    /// Its configuration and its data.
+    /// The folder of its configuration and its data.
     _folder: TempDir,
 }
 
@@ -67,7 +68,7 @@ impl Prometheus {
         started
     }
 
-    /// `data` of an answer.
+    /// Sends a query and returns the field `data` of the response.
     fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let mut request = ureq::get(format!("{}/api/v1/{path}", self.url));
         for (name, value) in parameters {
@@ -81,7 +82,7 @@ impl Prometheus {
         answer["data"].take()
     }
 
-    /// Whether the list that an answer is, or has at `pointer`, has something.
+    /// Returns true if the response, or the part at `pointer`, is a list that is not empty.
     fn has(&self, path: &str, parameters: &[(&str, &str)], pointer: &str) -> bool {
         self.ask(path, parameters)
             .pointer(pointer)
@@ -98,7 +99,8 @@ impl Drop for Prometheus {
     }
 }
 
-/// What the dashboard asks for, with its variables as they are when it is opened, and `operation` chosen.
+/// Returns the queries of the dashboard, with its variables at their defaults and `operation`
+/// chosen.
 fn queries(dashboard: &Value, operation: &str) -> Vec<(String, String)> {
     let filled = |query: &Value| {
         let query = query.as_str().expect("a query");
@@ -127,7 +129,7 @@ fn queries(dashboard: &Value, operation: &str) -> Vec<(String, String)> {
     asked.collect()
 }
 
-/// The values that the dashboard's variables can have: the metric, and its label.
+/// Returns the sources of the dashboard's variables: the metric and its label.
 fn choices(dashboard: &Value) -> Vec<(String, String)> {
     let variables = dashboard["templating"]["list"]
         .as_array()

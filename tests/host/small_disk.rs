@@ -1,4 +1,5 @@
-//! A disk that is full, a real one: writers are told, readers go on, and when there is room again all goes on.
+//! A real full disk: writers get an error, readers continue, and writing continues once there is
+//! room.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
@@ -15,13 +16,14 @@ use crate::databases::wait_with_patience;
 use crate::harness::{Reply, TestHost, eventually};
 use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 
-/// Set by `cargo xtask test` where nothing may be mounted, which it says at the end.
+/// Set by `cargo xtask test` where it may not mount a file system; its last line says so.
 const WITHOUT_MOUNTS: &str = "STEPWELL_TEST_WITHOUT_MOUNTS";
-/// More than the databases have at first.
+/// Larger than the databases are at first.
 const SMALL: &str = "size=24m";
 const LARGE: &str = "size=256m";
 
-/// A file system of its own, in memory. Gone with the value; whoever uses it must be gone by then.
+/// A file system in memory, unmounted when this value is dropped. Every user of the file system
+/// must have ended by then.
 struct Disk(TempDir);
 
 impl Disk {
@@ -173,7 +175,7 @@ fn postgres_on_a_full_disk_refuses_writes_and_goes_on_when_there_is_room() {
     host.kill();
 }
 
-/// Whether nothing listens there any more, not even a server that has yet to recover.
+/// Returns true if no server listens at the address, not even a server that is still recovering.
 fn is_gone(server: &PrivateServer) -> bool {
     let url = server.url("");
     let address = url

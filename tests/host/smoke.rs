@@ -1,4 +1,4 @@
-//! The shortest way through everything.
+//! The shortest run through the whole program.
 
 use serde_json::json;
 

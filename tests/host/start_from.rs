@@ -1,4 +1,4 @@
-//! `stepwell start --from`: many instances from a file, and what is left when the server dies half-way.
+//! `stepwell start --from`: many instances from a file, also when the server dies in the middle.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
@@ -15,7 +15,7 @@ fn host_that_asks() -> TestHost {
     host
 }
 
-/// Runs a command with this on its stdin.
+/// Runs a command with this text on stdin.
 fn feed(mut command: Command, text: &[u8]) -> Output {
     let piped = command
         .stdin(Stdio::piped())

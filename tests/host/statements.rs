@@ -1,4 +1,4 @@
-//! How many statements bulk work takes, counted in the log of the database's driver.
+//! The number of SQL statements that bulk work takes, counted in the log of the database's driver.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ fn host() -> TestHost {
     TestHost::with(&[("log", "warn,sqlx::query=debug"), ("batch.size", "100")])
 }
 
-/// How many statements have begun so.
+/// Counts the statements in the log that begin with this text.
 fn count(host: &TestHost, beginning: &str) -> usize {
     host.log()
         .matches(&format!("summary=\"{beginning}"))

@@ -1,4 +1,4 @@
-//! `storage` as a guest sees it: through the script of the test guest. Each test has keys of its own.
+//! The interface `storage`, called by the scripts of the test guest. Each test has keys of its own.
 
 use std::sync::OnceLock;
 
@@ -54,7 +54,7 @@ fn run(ops: &[Value]) -> Vec<Value> {
     host().script(json!(ops))
 }
 
-/// The value of a key in a script of its own, so as it is committed.
+/// Returns the committed value of a key: a script of its own reads it.
 fn committed(key: &str) -> Value {
     run(&[get(key)])[0]["ok"]["value"].clone()
 }

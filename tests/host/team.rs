@@ -10,7 +10,7 @@ pub struct Team<'a> {
 }
 
 impl<'a> Team<'a> {
-    /// Everything but operating the host.
+    /// Creates a user with every permission but `operator`.
     pub fn new(host: &'a TestHost, name: &str) -> Self {
         let permissions = [
             "workflow_read",
@@ -45,7 +45,7 @@ impl<'a> Team<'a> {
         assert!(matches!(reply.status, 200 | 201), "upload: {}", reply.json);
     }
 
-    /// Applies a workflow with one step and no retries, of the step's name.
+    /// Applies a workflow named after its only step, without retries.
     pub fn apply(&self, plugin: &str, step: &str) {
         let reply = self.request("POST", "/workflows", one_step(plugin, step));
         assert!(matches!(reply.status, 200 | 201), "apply: {}", reply.json);
@@ -65,7 +65,7 @@ impl<'a> Team<'a> {
         })
     }
 
-    /// As [`TestHost::script`], with the test guest uploaded first.
+    /// Uploads the test guest, then works like [`TestHost::script`].
     pub fn script(&self, ops: Value) -> Vec<Value> {
         self.upload(&guest_bytes("scenarios"));
         self.apply("scenarios", "script");
@@ -78,7 +78,7 @@ impl<'a> Team<'a> {
     }
 }
 
-/// A workflow with one step and no retries, of the step's name.
+/// Returns a workflow named after its only step, without retries.
 pub fn one_step(plugin: &str, step: &str) -> String {
     format!(
         "name: {step}\nsteps:\n  - {{ id: it, plugin: {plugin}, step: {step}, retry: {{ max_attempts: 1 }} }}"

@@ -1,4 +1,5 @@
-//! Plugins written as WebAssembly text, for what no compiler would make. wit-component does the canonical ABI.
+//! Plugins written as WebAssembly text, for components that no compiler makes. wit-component
+//! implements the canonical ABI.
 
 use std::collections::BTreeMap;
 
@@ -10,27 +11,28 @@ const DATA_AT: usize = 1_024;
 const PAGE: usize = 65_536;
 const ALIGN: usize = 8;
 
-/// A plugin that is well-behaved until a field says otherwise.
+/// A plugin that behaves well until a test changes a field.
 pub struct TextGuest {
     pub name: String,
     pub version: String,
     pub steps: Vec<String>,
     pub metrics: Vec<String>,
-    /// What `run` answers.
+    /// The output of `run`.
     pub output: String,
-    /// Instructions that come first in `describe` and in `run`.
+    /// Instructions at the beginning of `describe` and of `run`.
     pub describe: String,
     pub run: String,
-    /// Further fields of the core module: functions, tables, a start function. Imports come before everything.
+    /// More fields of the core module: functions, tables, a start function. Imports come before all
+    /// other fields.
     pub imports: String,
     pub fields: String,
-    /// Core modules in text that the component instantiates besides its own.
+    /// Core modules, as text, that the component instantiates beside its own.
     pub more_modules: Vec<String>,
     pub encoding: StringEncoding,
 }
 
 impl TextGuest {
-    /// Version 1.0.0 with the step `go`, which answers `{}`.
+    /// Returns a plugin of version 1.0.0 with the step `go`, whose output is `{}`.
     pub fn named(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -47,7 +49,7 @@ impl TextGuest {
         }
     }
 
-    /// The component.
+    /// Builds the component.
     pub fn bytes(&self) -> Vec<u8> {
         let mut core = wat::parse_str(self.core_text()).unwrap_or_else(|error| panic!("{error}"));
         // The test guest imports and exports everything that the contract has.
@@ -122,7 +124,7 @@ impl TextGuest {
     }
 }
 
-/// What lies in the memory of the guest.
+/// The contents of the guest's memory.
 #[derive(Default)]
 struct Data(Vec<u8>);
 
@@ -151,7 +153,7 @@ pub fn push_section(wasm: &mut Vec<u8>, id: u8, content: &[u8]) {
     wasm.extend_from_slice(content);
 }
 
-/// The component with other bytes but the same meaning.
+/// Returns a component with the same meaning but other bytes.
 pub fn with_custom_section(mut component: Vec<u8>, name: &str) -> Vec<u8> {
     let mut content = Vec::new();
     push_number(&mut content, name.len());
@@ -160,7 +162,7 @@ pub fn with_custom_section(mut component: Vec<u8>, name: &str) -> Vec<u8> {
     component
 }
 
-/// LEB128.
+/// Appends a number as LEB128.
 pub fn push_number(bytes: &mut Vec<u8>, mut number: usize) {
     loop {
         let low = u8::try_from(number & 0x7f).expect("has 7 bits");

@@ -1,4 +1,4 @@
-//! `stepwell top`, without a terminal and in one of its own.
+//! `stepwell top`, without a terminal and in a terminal of its own.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -132,7 +132,7 @@ impl Screen {
         String::from_utf8_lossy(&self.written.lock().expect("nobody panics")).into_owned()
     }
 
-    /// Waits until something was drawn after the first so many bytes.
+    /// Waits until the text was drawn after the first `from` bytes.
     fn shows(&self, from: usize, text: &str) {
         eventually(text, || {
             self.text()
@@ -195,7 +195,7 @@ fn it_draws_answers_keys_and_leaves_the_terminal_as_it_was() {
     );
 }
 
-/// An address that leads to a server wherever it listens at the moment.
+/// Returns a fixed address that forwards to a server, wherever the server listens at the moment.
 fn relay(target: &Arc<Mutex<String>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("has a port");
     let address = listener.local_addr().expect("has an address");

@@ -1,4 +1,4 @@
-//! Traces, as a collector sees them.
+//! Traces, as a collector receives them.
 
 use std::net::TcpListener;
 
@@ -16,7 +16,8 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 const REQUEST: &str = "POST /workflows/{name}/instances";
 
-/// Traces what a caller traces, and nothing else; tells the collector at once.
+/// Returns settings that trace only requests with a sampled `traceparent`, and export spans every
+/// 20 ms.
 fn settings(collector: &str) -> Vec<(&str, &str)> {
     vec![
         ("tracing.otlp_endpoint", collector),
@@ -33,7 +34,7 @@ fn sampled(trace: &str) -> String {
     format!("00-{trace}-{CALLER}-01")
 }
 
-/// Starts an instance on behalf of a span.
+/// Starts an instance with a `traceparent`.
 fn start(host: &TestHost, workflow: &str, input: &Value, traceparent: &str) -> Reply {
     let (path, token) = (
         format!("/workflows/{workflow}/instances"),
@@ -53,7 +54,7 @@ fn start(host: &TestHost, workflow: &str, input: &Value, traceparent: &str) -> R
     reply
 }
 
-/// As [`start`], and waits for the end.
+/// Starts an instance like [`start`], and waits for its end.
 fn run(host: &TestHost, workflow: &str, input: &Value, traceparent: &str) -> Value {
     host.wait(
         start(host, workflow, input, traceparent).json["id"]
@@ -66,7 +67,7 @@ fn has(spans: &[Span], name: &str) -> bool {
     spans.iter().any(|span| span.name == name)
 }
 
-/// The only one of this name.
+/// Returns the only span of this name.
 #[track_caller]
 fn one<'a>(spans: &'a [Span], name: &str) -> &'a Span {
     let found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
@@ -96,7 +97,7 @@ fn attribute(span: &Span, key: &str) -> String {
     text(&span.attributes, key)
 }
 
-/// One run is one tree, from the caller's span down to the transactions.
+/// Checks that one run is one tree, from the caller's span down to the transactions.
 fn is_one_tree(host: &TestHost, collector: &Collector, system: &str) {
     host.scenario("script");
     let ops = json!([
@@ -541,7 +542,8 @@ fn what_waits_is_sent_when_the_host_stops() {
     assert!(has(&collector.trace(TRACE), "workflow echo"));
 }
 
-/// Steps go on, spans are dropped and counted, the log says it once, and the host stops.
+/// Checks that a slow collector holds up nothing: steps continue, spans are dropped and counted,
+/// the log mentions it once, and the host stops.
 fn is_not_held_up(collector: &str) {
     let more = [
         ("tracing.queue_max", "16"),

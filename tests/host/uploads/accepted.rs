@@ -1,4 +1,4 @@
-//! Uploads that are taken in, and what can be done with a version.
+//! Accepted uploads, and requests about a version.
 
 use serde_json::json;
 

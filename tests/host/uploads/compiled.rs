@@ -1,4 +1,4 @@
-//! Machine code that lies on the disk is believed only with its seal.
+//! Machine code on the disk is loaded only with its seal.
 
 use std::fs;
 use std::path::PathBuf;

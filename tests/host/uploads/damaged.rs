@@ -1,10 +1,10 @@
-//! Components with pieces missing and bits changed.
+//! Components with missing pieces and changed bits.
 
 use super::{assert_well, host, upload};
 use crate::harness::guest_bytes;
 use crate::text_guest::TextGuest;
 
-/// A generator of numbers that are the same in each run (SplitMix64).
+/// A generator of the same numbers in each run (SplitMix64).
 struct Numbers(u64);
 
 impl Numbers {

@@ -1,9 +1,9 @@
-//! Components that compile, and then describe themselves in ways that no plugin may.
+//! Components that compile and then describe themselves in a forbidden way.
 
 use super::{assert_well, host, lists, refuse, upload};
 use crate::text_guest::TextGuest;
 
-/// Refused with words of the sentence, and not listed.
+/// Uploads a guest that must be refused with these words, and checks that it is not listed.
 #[track_caller]
 fn refuse_guest(guest: &TextGuest, code: &str, words: &[&str]) {
     refuse(guest.bytes(), code, words);

@@ -1,4 +1,4 @@
-//! What happens to bytes that somebody uploads as a plugin.
+//! Uploads: accepted, refused, spooled, compiled and damaged components.
 
 mod accepted;
 mod compiled;
@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use crate::harness::{Reply, TestHost};
 
-/// One server for all of these tests: what one of them breaks, the others notice.
+/// Returns one server for all of these tests, so damage done by one test shows in the others.
 fn host() -> &'static TestHost {
     static HOST: OnceLock<TestHost> = OnceLock::new();
     HOST.get_or_init(|| {
@@ -24,7 +24,8 @@ fn host() -> &'static TestHost {
     })
 }
 
-/// A team has only so many uploads under way, in any number of tests.
+/// Uploads to a host. Repeats the upload while the team has too many under way, since tests share
+/// the team.
 fn upload_to(host: &TestHost, component: impl AsRef<[u8]>) -> Reply {
     crate::harness::eventually("there is room for an upload", || {
         let reply = host.request("POST", "/plugins", component.as_ref());
@@ -36,7 +37,7 @@ fn upload(component: impl AsRef<[u8]>) -> Reply {
     upload_to(host(), component)
 }
 
-/// Uploads what must be refused: with this code, and with a sentence that says these words.
+/// Uploads a component that must be refused, with this code and a message with these words.
 #[track_caller]
 fn refuse(component: impl AsRef<[u8]>, code: &str, words: &[&str]) {
     let reply = upload(component);
@@ -56,7 +57,7 @@ fn assert_well(host: &TestHost) {
     assert_eq!(host.get("/workflow-metrics/health")["status"], "ok");
 }
 
-/// Whether `GET /plugins` lists any version of a plugin.
+/// Returns true if `GET /plugins` lists any version of a plugin.
 fn lists(host: &TestHost, name: &str) -> bool {
     let mut path = "/plugins?limit=200".to_owned();
     loop {

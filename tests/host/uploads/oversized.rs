@@ -1,4 +1,4 @@
-//! Components made to cost more than they should: compile bombs.
+//! Components that cost much more than their size suggests: compile bombs.
 
 use std::fmt::Write as _;
 
@@ -6,14 +6,14 @@ use super::{assert_well, host, lists, refuse, upload, upload_to};
 use crate::harness::{TestHost, guest_bytes};
 use crate::text_guest::{TextGuest, push_number, push_section};
 
-/// A component around a core module.
+/// Wraps a core module in a component.
 fn around(module: &[u8]) -> Vec<u8> {
     let mut component = b"\0asm\x0d\0\x01\0".to_vec();
     push_section(&mut component, 1, module);
     component
 }
 
-/// A core module with one function of type `() -> ()`.
+/// Returns a core module with one function of type `() -> ()`.
 fn module_with_body(body: &[u8]) -> Vec<u8> {
     let mut module = b"\0asm\x01\0\0\0".to_vec();
     push_section(&mut module, 1, &[1, 0x60, 0, 0]);
@@ -70,7 +70,7 @@ fn very_many_functions_are_refused() {
     refuse(around(&module), "too-complex", &["300000"]);
 }
 
-/// A core module that imports `count` things of a type, which is memory, or a function of type `() -> ()`.
+/// Returns a core module with `count` imports: memories, or functions of type `() -> ()`.
 fn module_with_imports(count: usize, of_type: &[u8]) -> Vec<u8> {
     let mut module = b"\0asm\x01\0\0\0".to_vec();
     push_section(&mut module, 1, &[1, 0x60, 0, 0]);
@@ -200,7 +200,8 @@ fn a_giant_branch_table_compiles_or_is_refused() {
     assert_well(host());
 }
 
-/// A plugin that compiles for seconds: each of the blocks of its functions merges hundreds of live values.
+/// Returns a plugin that compiles for seconds: each block of its functions merges hundreds of live
+/// values.
 pub fn slow_to_compile(name: &str, functions: usize) -> Vec<u8> {
     let mut fields = String::new();
     for function in 0..functions {

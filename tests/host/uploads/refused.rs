@@ -1,4 +1,4 @@
-//! Uploads that are something else, or ask for something else, than a plugin of this contract.
+//! Uploads that are no component, or that ask for something outside of the contract.
 
 use wit_component::StringEncoding;
 
@@ -272,7 +272,8 @@ fn another_teams_plugin_is_as_if_it_were_not_there() {
     assert_eq!(ours.get("/plugins/private/1.0.0")["name"], "private");
 }
 
-/// Two components inside one, a text passed from one to the other: what composing makes. Its export is empty.
+/// Two components inside one; a text passes from the first to the second, as in a composed
+/// component. The export is empty.
 const COMPOSED: &str = r#"(component
     (component $giver
         (core module $m

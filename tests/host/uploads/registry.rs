@@ -1,5 +1,5 @@
-//! The registry in this process, with a worker that waits for a sign before it compiles: the order of what happens,
-//! whatever the machine's speed.
+//! The registry in this process, with a worker that waits for a signal before it compiles. So the
+//! order of events does not depend on the machine's speed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::harness::binary;
 use crate::text_guest::{TextGuest, with_custom_section};
 
-/// Components of at least so many bytes wait for `gates/SIZE`, or `gates/all`.
+/// Components of at least this size, in bytes, wait for the file `gates/SIZE` or `gates/all`.
 const GATED_BYTES: usize = 50_000;
 
 struct Bench {
@@ -73,7 +73,7 @@ impl Bench {
         }
     }
 
-    /// Another registry on the same data, with nothing in memory.
+    /// Returns another registry on the same data, with nothing in memory.
     fn reopened(&self) -> Registry {
         let program = self.folder.path().join("worker");
         Registry::open(
@@ -95,7 +95,7 @@ impl Bench {
             .await
     }
 
-    /// The sizes of the components that a worker was started for, in order.
+    /// Returns the sizes of the components that workers were started for, in order.
     fn started(&self) -> Vec<usize> {
         let told = fs::read_to_string(self.folder.path().join("started")).unwrap_or_default();
         told.lines()
@@ -135,7 +135,7 @@ fn operator_of(team: &str) -> Principal {
     }
 }
 
-/// A plugin of about so many bytes.
+/// Returns a plugin of about this size, in bytes.
 fn large(name: &str, bytes: usize) -> Vec<u8> {
     with_custom_section(TextGuest::named(name).bytes(), &"x".repeat(bytes))
 }

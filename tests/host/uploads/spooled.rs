@@ -1,4 +1,5 @@
-//! Uploads that arrive slowly or not at all, and what becomes of them and of the compile worker when the host is killed.
+//! Slow and silent uploads, and the end of an upload and of its compile worker when the host is
+//! killed.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,10 +13,10 @@ use crate::harness::{TestHost, eventually};
 use crate::team::Team;
 use crate::text_guest::TextGuest;
 
-/// `plugins.uploads_per_team_max`
+/// The value of `plugins.uploads_per_team_max`.
 const PER_TEAM: usize = 8;
 
-/// A number of `GET /metrics` that has no labels.
+/// Returns a metric of `GET /metrics` that has no labels.
 fn metric(host: &TestHost, name: &str) -> u64 {
     let text = String::from_utf8(host.request("GET", "/metrics", "").body).expect("is text");
     let line = text
@@ -25,7 +26,7 @@ fn metric(host: &TestHost, name: &str) -> u64 {
         .unwrap_or_else(|| panic!("there is no {name}:\n{text}"))
 }
 
-/// The head of an upload and the first bytes of its body; more does not come.
+/// Sends the head of an upload and the first bytes of its body, and nothing more.
 fn silent_upload(host: &TestHost, token: &str) -> TcpStream {
     let mut connection = host.connect();
     let head = format!(
@@ -132,7 +133,7 @@ fn what_a_killed_host_had_spooled_is_removed_by_the_next() {
     assert!(lists(&host, "after"));
 }
 
-/// The processes that compile a host's uploads and have not ended.
+/// Returns the folders in `/proc` of the compile workers that this host started and that still run.
 fn workers(host: &TestHost) -> Vec<PathBuf> {
     let data = host.data.path().to_str().expect("is UTF-8").to_owned();
     let is_worker = |process: &PathBuf| {
