@@ -1,4 +1,4 @@
-//! What is a definition, and what people are told when theirs is not.
+//! Valid definitions, and the errors for invalid ones.
 
 use proptest::prelude::*;
 use stepwell::model::Definition;

@@ -1,4 +1,4 @@
-//! `docs/definitions.md` is true: each example is evaluated, each field and function stands there.
+//! `docs/definitions.md` is true: each example is evaluated, and each field and function is listed.
 
 use serde_json::{Value, json};
 use stepwell::model::Json;
@@ -7,7 +7,7 @@ use stepwell::model::instance::{StepState, Steps};
 
 const PAGE: &str = include_str!("../../docs/definitions.md");
 
-/// The rows of the tables under a header, each with its cells.
+/// Returns the rows of all tables under a header, each with its cells.
 fn rows(header: &str) -> Vec<Vec<&'static str>> {
     let mut rows = Vec::new();
     let mut inside = false;

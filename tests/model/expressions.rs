@@ -1,4 +1,4 @@
-//! What expressions can do, and what they cannot be made to do.
+//! Expressions: their results, their bounds, and attempts to break them.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -293,7 +293,7 @@ fn a_result_that_nests_too_deeply_is_refused_and_does_not_end_the_stack() {
     assert!(error.is_ok(), "70 levels are fine");
 }
 
-/// JSON as the `cel` crate's own evaluator wants it.
+/// Converts JSON to a value of the `cel` crate's own evaluator.
 fn to_cel(value: &Value) -> cel::Value {
     match value {
         Value::Null => cel::Value::Null,
@@ -313,7 +313,7 @@ fn to_cel(value: &Value) -> cel::Value {
     }
 }
 
-/// Returns what JSON can say of a value; none for the types it does not have.
+/// Converts a value to JSON; none for types that JSON lacks.
 fn from_cel(value: &cel::Value) -> Option<Value> {
     Some(match value {
         cel::Value::Null => Value::Null,

@@ -1,4 +1,4 @@
-//! The rules, from the outside: definitions, expressions and what events do to an instance.
+//! The rules, from the outside: definitions, expressions, and the effect of events on an instance.
 
 mod definitions;
 mod documentation;

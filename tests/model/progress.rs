@@ -11,7 +11,7 @@ use stepwell::model::transition::{Change, DecisionError, Event, Progress, StepRe
 use stepwell::model::{Approval, Attempt, Decision, Definition, Instance, NewInstance};
 use uuid::Uuid;
 
-/// An instance with everything a store would have kept of it.
+/// An instance with everything that a store would keep of it.
 pub struct Stage {
     pub progress: Progress,
     pub attempts: Vec<Attempt>,
@@ -72,7 +72,7 @@ impl Stage {
         self.apply(Event::Woken).expect("is no decision")
     }
 
-    /// The step that is ready, by id.
+    /// Returns the id of the step that is ready.
     pub fn ready(&self) -> Option<String> {
         self.progress
             .next_run(self.now)
@@ -131,7 +131,7 @@ impl Stage {
         self.progress.instance.status.as_str()
     }
 
-    /// What a host that starts now would make of what was stored.
+    /// Returns the instance as a host restores it after a restart.
     pub fn restored(&self) -> Progress {
         Progress::restore(
             self.progress.instance.clone(),

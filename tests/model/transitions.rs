@@ -1,4 +1,4 @@
-//! What events do to an instance.
+//! The effect of events on an instance.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,7 +195,7 @@ steps:
     assert_eq!(stage.ready().as_deref(), Some("last"));
 }
 
-/// Started by ann, who is asked together with bob.
+/// Returns an instance that ann started and whose approval asks ann and bob.
 fn ann_asks(rule: &str) -> Stage {
     let definition = format!(
         "name: w\nsteps:\n  - {{ id: ask, approval: {{ title: \"For ${{input}}\", approvers: [ann, bob], expires_in: 1h{rule} }} }}"
@@ -281,7 +281,7 @@ fn a_cancelled_instance_asks_for_nothing_more() {
     assert!(stage.wait(Duration::from_secs(10_000)).attempts.is_empty());
 }
 
-/// A definition of up to 7 steps with any needs among those above.
+/// Generates definitions of up to 7 steps that need any of the steps above them.
 fn definitions() -> impl Strategy<Value = Arc<Definition>> {
     prop::collection::vec(
         (
@@ -340,7 +340,8 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
 }
 
 proptest! {
-    /// Whatever happens, an instance ends; on the way it is never stuck, and what was stored is enough to go on.
+    /// Whatever happens, an instance ends. On the way it is never stuck, and it can be restored
+    /// from what was stored.
     #[test]
     fn every_instance_ends_and_can_be_restored_at_any_time(
         definition in definitions(),

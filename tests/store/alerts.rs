@@ -1,4 +1,4 @@
-//! Alerts and silences: what a look writes, who may see and change it, several hosts, deletion.
+//! Alerts and silences: writes of an evaluation, visibility, changes, several hosts, deletion.
 
 use std::time::Duration;
 

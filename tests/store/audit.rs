@@ -1,4 +1,4 @@
-//! The audit: whose entries are seen, how they end, how they go.
+//! The audit: visibility, outcomes and deletion of entries.
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::databases::{Kind, START, on_both, on_both_databases};
 use crate::fixtures::{acme, definition, load, name, new_instance, step, workflow};
 
-/// New instances of team acme, by their ids.
+/// Creates instances of team acme and returns their ids.
 async fn instances(store: &Store, count: usize) -> Vec<Uuid> {
     let version = workflow(store, &acme()).await;
     let new: Vec<_> = (0..count).map(|_| new_instance(&version)).collect();
@@ -20,7 +20,7 @@ async fn instances(store: &Store, count: usize) -> Vec<Uuid> {
     ids
 }
 
-/// An instance of another team.
+/// Creates an instance of another team.
 async fn theirs(store: &Store) -> Uuid {
     let rival = name("rival");
     let version = store

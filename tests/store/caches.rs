@@ -1,4 +1,4 @@
-//! After a write was acknowledged, nobody reads what was there before.
+//! After a write is acknowledged, no reader gets the earlier value.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! One step, all or nothing; many steps in one transaction.
+//! Commits of steps: one step writes all or nothing, and many steps share a transaction.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -13,7 +13,7 @@ use crate::fixtures::{
     step, workflow, write,
 };
 
-/// A commit that writes something of every kind.
+/// Returns a commit that writes a row of every kind.
 fn full(
     instance: &stepwell::model::Instance,
     workflow: &stepwell::store::WorkflowVersion,

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::postgres;
 
-/// When every test begins.
+/// The time at which every test begins.
 pub(crate) const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(crate) enum Kind {
     Postgres,
 }
 
-/// A connection that keeps everybody else from writing.
+/// A connection that blocks all other writers.
 pub(crate) enum Held {
     Sqlite(sqlx::SqliteConnection),
     Postgres(PgConnection),
@@ -34,12 +34,13 @@ impl Held {
     }
 }
 
-/// A fresh database that no store has open yet.
+/// A fresh database that no store has opened yet.
 pub(crate) struct Database {
     pub(crate) kind: Kind,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
-    /// Shared with its other hosts, whose data is in it too: a store may open files as long as any of them is there.
+    /// The folder of the data of all hosts of this database. It stays while any of them is alive,
+    /// because a store may open files at any time.
     folder: Arc<TempDir>,
 }
 
@@ -68,7 +69,7 @@ impl Database {
         Store::open(&self.config, self.clock.clone()).await
     }
 
-    /// Lets no store write until it is released.
+    /// Blocks the writes of all stores until the result is released.
     pub(crate) async fn hold_writes(&self) -> Held {
         match self.kind {
             Kind::Sqlite => {
@@ -92,7 +93,7 @@ impl Database {
         }
     }
 
-    /// Another host on the same Postgres database. It renews its lease often, so that tests need not wait.
+    /// Returns another host on the same PostgreSQL database, with a data directory of its own.
     pub(crate) fn another_host(&self) -> Self {
         let mut config = self.config.clone();
         config.data_dir = self
@@ -107,7 +108,7 @@ impl Database {
         }
     }
 
-    /// Runs SQL behind the store's back and answers the first column of its rows.
+    /// Runs SQL without the store and returns the first column of the rows.
     pub(crate) async fn sql(&self, sql: &str) -> Vec<String> {
         let sql = AssertSqlSafe(sql.to_owned());
         match self.kind {
@@ -133,7 +134,7 @@ impl Database {
     }
 }
 
-/// Ends all sessions of stores on a Postgres database, as a restart of the server would.
+/// Ends all sessions of stores on a PostgreSQL database, as a restart of the server would.
 pub(crate) async fn end_sessions(database: &Database) {
     let ended = database
         .sql(
@@ -147,7 +148,7 @@ pub(crate) async fn end_sessions(database: &Database) {
     );
 }
 
-/// Runs a test on a Postgres database that several hosts may share.
+/// Runs a test on a PostgreSQL database that several hosts may share.
 pub(crate) fn on_postgres<F>(test: impl Fn(Database) -> F + Send + Sync)
 where
     F: Future<Output = ()>,
@@ -155,7 +156,7 @@ where
     on_each(&[(Kind::Postgres, "on Postgres")], test);
 }
 
-/// Runs a test on a database that it opens itself, of each kind.
+/// Runs a test on both kinds of database; the test opens the store.
 pub(crate) fn on_both_databases<F>(test: impl Fn(Database) -> F + Send + Sync)
 where
     F: Future<Output = ()>,
@@ -194,7 +195,7 @@ where
     }
 }
 
-/// Runs a test on an open store, of each kind, and closes it.
+/// Runs a test on an open store of both kinds of database, and closes the store.
 pub(crate) fn on_both<F>(test: impl Fn(Store, Clock) -> F + Send + Sync)
 where
     F: Future<Output = ()>,

@@ -1,4 +1,4 @@
-//! Small objects that most tests need.
+//! Small objects for most tests.
 
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ pub(crate) fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
     }
 }
 
-/// A new instance of a new workflow of team acme, loaded.
+/// Creates an instance of a new workflow of team acme, and loads it.
 pub(crate) async fn instance(store: &Store) -> Instance {
     let workflow = workflow(store, &acme()).await;
     let new = new_instance(&workflow);
@@ -148,7 +148,7 @@ pub(crate) fn guarded(write: StorageWrite, guard: Guard) -> StorageWrite {
     }
 }
 
-/// Commits storage writes as the effects of a step of `instance`, whose version it counts up.
+/// Commits storage writes as the effects of a step of `instance`, and increments its version.
 pub(crate) async fn write(
     store: &Store,
     instance: &mut Instance,
@@ -163,7 +163,7 @@ pub(crate) async fn write(
     Ok(())
 }
 
-/// The value of a key in acme's bucket `ledger`, with its version.
+/// Returns the value of a key in acme's bucket `ledger`, with its version.
 pub(crate) async fn read(store: &Store, text: &str) -> Option<(String, u64)> {
     let entry = store
         .entries(&acme(), &[key(text)])

@@ -1,4 +1,4 @@
-//! Many commits in one transaction: what each of them sees, and what becomes of it.
+//! Many commits in one transaction: what each of them reads, and its outcome.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,14 +19,14 @@ use crate::fixtures::{
     acme, approval, decided, guarded, instance, key, load, new_instance, put, read, step, workflow,
 };
 
-/// Something that goes into a group.
+/// A job of the committer.
 #[derive(Clone)]
 enum Job {
     Step(Box<StepCommit>),
     Create(Box<NewInstance>),
 }
 
-/// What became of it, without what is different every time.
+/// The outcome of a job, without ids and times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
     Written,
@@ -53,7 +53,7 @@ async fn submit(store: Store, job: Job) -> End {
     }
 }
 
-/// Has all of them written in one transaction, in this order.
+/// Submits jobs so that one transaction writes all of them, in this order.
 async fn in_one_group(database: &Database, store: &Store, jobs: Vec<Job>) -> Vec<End> {
     let decoy = instance(store).await;
     let held = database.hold_writes().await;

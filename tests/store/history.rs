@@ -1,4 +1,4 @@
-//! Numbers over time: points that are written again and again, restarts, several hosts, deletion.
+//! Stored history: points that are written again and again, restarts, several hosts, deletion.
 
 use std::time::Duration;
 

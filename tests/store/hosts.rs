@@ -1,4 +1,5 @@
-//! Several hosts on one Postgres database: each hears of the others' writes, and instances of a dead one go on.
+//! Several hosts on one PostgreSQL database: each is told of the others' writes, and takes over the
+//! instances of a dead host.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::fixtures::{
     write,
 };
 
-/// A host that notices quickly, and one that does not renew its lease while a test lasts.
+/// Opens a host that renews its lease every 20 ms, and one that does not renew during a test.
 async fn two_hosts(database: &Database) -> (Store, Store) {
     let mut quick = database.another_host();
     quick.config.hosts.renewal = Duration::from_millis(20);
@@ -31,7 +32,7 @@ async fn two_hosts(database: &Database) -> (Store, Store) {
     (quick, slow)
 }
 
-/// Only so that a hang becomes a failure.
+/// Waits until the condition holds. The limit of 60 s only turns a hang into a failure.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
@@ -43,7 +44,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
         .unwrap_or_else(|_| panic!("waited too long: {what}"));
 }
 
-/// As if its lease had run out.
+/// Ends the lease of the host that owns an instance.
 async fn declare_dead(database: &Database, instance: &Instance) {
     let sql = format!(
         "UPDATE hosts SET lease_until = 1 FROM workflow_instances i \

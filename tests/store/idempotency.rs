@@ -1,4 +1,4 @@
-//! Keys that make a request happen once: those of instances, and those of other requests.
+//! Idempotency keys, of instances and of other requests.
 
 use serde_json::json;
 use stepwell::model::NewInstance;

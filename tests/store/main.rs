@@ -1,6 +1,7 @@
 //! The store from the outside, each test on both databases.
 //!
-//! Postgres is either the server that `STEPWELL_TEST_POSTGRES` names, or a private one that these tests start and stop.
+//! PostgreSQL is the server that `STEPWELL_TEST_POSTGRES` names, or a private one that these tests
+//! start and stop.
 
 mod alerts;
 mod approvals;

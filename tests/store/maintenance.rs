@@ -13,7 +13,7 @@ fn log_bytes(database: &Database) -> u64 {
     std::fs::metadata(path).map_or(0, |file| file.len())
 }
 
-/// A step that writes a quarter of a MiB.
+/// Commits a step that writes a quarter of a MiB.
 async fn write_much(store: &Store, instance: &mut stepwell::model::Instance) {
     let mut commit = step(instance);
     // Another value each time: SQLite does not write what stays the same.

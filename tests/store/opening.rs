@@ -1,4 +1,4 @@
-//! Opening, closing, and being alone.
+//! Opening and closing a store, and exclusive access to its files.
 
 use stepwell::clock::Clock;
 use stepwell::config::Config;

@@ -1,4 +1,4 @@
-//! Plugin versions do not change, and do not go while they are needed.
+//! Plugin versions do not change, and are not deleted while they are needed.
 
 use stepwell::model::InstanceStatus;
 use stepwell::store::{Page, PluginInsert, StoreError};

@@ -1,5 +1,5 @@
-//! The Postgres server of the tests: the one that `STEPWELL_TEST_POSTGRES` names, or a private one on loopback. The tests
-//! of the whole program and the benchmarks use this file too.
+//! The PostgreSQL server of the tests: the server that `STEPWELL_TEST_POSTGRES` names, or a private
+//! one on loopback. The tests of the whole program and the benchmarks use this file too.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
@@ -12,13 +12,13 @@ use uuid::Uuid;
 
 /// Names a server on which the tests may create databases.
 const VARIABLE: &str = "STEPWELL_TEST_POSTGRES";
-/// Set by `cargo xtask test --without-postgres`, which says so at the end. Nothing else leaves PostgreSQL out.
+/// Set by `cargo xtask test --without-postgres`, whose last line says so.
 pub(crate) const WITHOUT_POSTGRES: &str = "STEPWELL_TEST_WITHOUT_POSTGRES";
 
-/// Settings of a server whose data nobody needs tomorrow.
+/// Settings of a server whose data need not survive a crash.
 const CARELESS: &[&str] = &["fsync=off", "full_page_writes=off"];
 
-/// An empty database on it, as a URL.
+/// Creates an empty database and returns its URL.
 pub(crate) async fn create_database() -> String {
     static SERVER: OnceLock<Server> = OnceLock::new();
     let server = SERVER.get_or_init(|| Server::find_or_start(&std::env::temp_dir(), CARELESS));
@@ -44,13 +44,14 @@ pub(crate) async fn create_database() -> String {
     server.url(&name)
 }
 
-/// Where databases can be created.
+/// A server on which databases can be created.
 pub(crate) enum Server {
     Given(String),
     Private(PrivateServer),
 }
 
-/// A server of the tests' own. Ends when the pipe to the child closes, and so with this process, however it ends.
+/// A private server of the tests. It ends when the pipe to the child closes, so with this process,
+/// however the process ends.
 pub(crate) struct PrivateServer {
     port: u16,
     child: Child,
@@ -58,8 +59,8 @@ pub(crate) struct PrivateServer {
 }
 
 impl Server {
-    /// The server that the variable names, or a private one whose data is in a new folder below `parent` and which has
-    /// these settings, such as `fsync=off`, beside its defaults.
+    /// Returns the server that the variable names. Otherwise starts a private one with its data in
+    /// a new folder below `parent`, and with these settings, such as `fsync=off`.
     pub(crate) fn find_or_start(parent: &Path, settings: &[&str]) -> Self {
         match std::env::var(VARIABLE) {
             Ok(url) => Self::Given(url),
@@ -67,7 +68,7 @@ impl Server {
         }
     }
 
-    /// The address of one of its databases.
+    /// Returns the URL of a database on this server.
     pub(crate) fn url(&self, database: &str) -> String {
         match self {
             Self::Given(url) => {
@@ -101,8 +102,9 @@ fn programs() -> PathBuf {
     })
 }
 
-/// Sets a cluster up and says `ready`; for every line, restarts it without a checkpoint, or starts it if it has stopped,
-/// and says `ready` again; takes it down when standard input ends.
+/// Creates a cluster and prints `ready`. For every line on standard input, restarts the server
+/// without a checkpoint, or starts it if it has stopped, and prints `ready` again. Stops the server
+/// when standard input ends.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 bin=$1 folder=$2 port=$3 settings=$4 log=$5 as=
@@ -125,7 +127,8 @@ impl PrivateServer {
         Self::with_log(None)
     }
 
-    /// With its write-ahead log in a folder that everybody may write to, if one is given.
+    /// Starts a server with its write-ahead log in the given folder, if any; the folder must be
+    /// writable by all users.
     pub(crate) fn with_log(folder: Option<&Path>) -> Self {
         start(&std::env::temp_dir(), folder, CARELESS)
     }
@@ -134,7 +137,7 @@ impl PrivateServer {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Stops the server as a crash would, if it has not stopped, and starts it again.
+    /// Stops the server as a crash would, unless it has stopped, and starts it again.
     pub(crate) fn restart(&mut self) {
         let mut commands = self.child.stdin.as_ref().expect("the child reads");
         commands.write_all(b"restart\n").expect("the child reads");

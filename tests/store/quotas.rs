@@ -1,4 +1,4 @@
-//! Budgets of descendants and quotas of teams: who is refused, and that what is counted is what is there.
+//! Budgets of descendants and quotas of teams: refusals, and counts that match the rows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -47,7 +47,7 @@ async fn create(store: &Store, new: NewInstance) -> Instance {
     load(store, id).await.instance
 }
 
-/// A step of the instance that creates so many.
+/// Commits a step of the instance that creates `count` instances.
 async fn breed(
     store: &Store,
     version: &WorkflowVersion,
@@ -75,7 +75,7 @@ fn code(result: &Result<(), CommitError>) -> &'static str {
     }
 }
 
-/// Returns what is counted is what is there: counted again, nothing is put right.
+/// Checks that the stored counts match the rows: a recount corrects nothing.
 async fn assert_counted_rightly(store: &Store) {
     assert_eq!(store.recount_usage().await.expect("counts"), []);
 }
@@ -686,7 +686,7 @@ fn steps_of_one_group_are_counted_one_after_the_other() {
     });
 }
 
-/// A commit that has seen an old version, and writes an entry.
+/// An instance whose commits name an old version and write an entry.
 struct StaleVersion<'a>(&'a Instance);
 
 impl StaleVersion<'_> {
@@ -732,7 +732,7 @@ fn a_wrong_number_is_put_right_by_counting_again() {
     });
 }
 
-/// Takes a database back to the schema before budgets and quotas, as the last version left it.
+/// Reverts a database to the schema before budgets and quotas.
 async fn take_back(database: &Database) {
     for sql in [
         "DROP INDEX idx_workflow_instances_root_id",

@@ -1,4 +1,4 @@
-//! A Postgres server that goes down in the middle of it all, and comes back.
+//! A PostgreSQL server that stops in the middle of work and returns.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use crate::postgres::{PrivateServer, WITHOUT_POSTGRES};
 
 const CLIENTS: u64 = 8;
 const RESTARTS: u64 = 3;
-/// Acknowledged between one restart and the next.
+/// Commits acknowledged between one restart and the next.
 const COMMITS: u64 = 150;
 
-/// The version of an instance, asked for until the server answers.
+/// Returns the version of an instance; repeats the query until the server responds.
 async fn version(store: &Store, id: Uuid) -> u64 {
     loop {
         // An attempt waits for a connection, so this does not spin.
@@ -27,7 +27,7 @@ async fn version(store: &Store, id: Uuid) -> u64 {
     }
 }
 
-/// Adds 1 to a counter again and again, each time in a commit of its own. Answers how many commits there were.
+/// Adds 1 to a counter again and again, in a commit each. Returns the number of commits.
 async fn count_up(store: Store, mut instance: Instance, acknowledged: Arc<AtomicU64>) -> u64 {
     let first = instance.version;
     while acknowledged.load(Ordering::SeqCst) < (RESTARTS + 1) * COMMITS {

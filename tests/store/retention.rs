@@ -1,4 +1,4 @@
-//! Deleting finished instances.
+//! Deletion of finished instances.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,7 +29,8 @@ fn entry(id: Uuid) -> EntryKey {
     }
 }
 
-/// An instance that ended then, or still runs, with an attempt, an approval and a storage entry of its own.
+/// Creates an instance with an attempt, an approval and a storage entry. It ended at this time;
+/// without a time it still runs.
 async fn instance(store: &Store, version: &WorkflowVersion, ended: Option<Timestamp>) -> Uuid {
     let new = new_instance(version);
     let id = new.id;
@@ -84,7 +85,7 @@ fn counts(instances: u64) -> FinishedCounts {
     }
 }
 
-/// Batch after batch until there is nothing more.
+/// Runs batch after batch until none is left. Returns the totals and the number of batches.
 async fn all<F>(mut batch: impl FnMut(Option<FinishedPlace>) -> F) -> (FinishedCounts, u32)
 where
     F: Future<Output = FinishedBatch>,

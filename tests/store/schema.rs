@@ -1,8 +1,8 @@
-//! The schema itself. That queries use its indexes is tested next to the queries.
+//! The schema. Tests beside the queries check that they use its indexes.
 
 use crate::databases::{Kind, on_both_databases};
 
-/// As the specification names them.
+/// The names of indexes from the specification.
 const INDEXES: [&str; 20] = [
     "idx_workflows_status",
     "idx_workflows_created_at",

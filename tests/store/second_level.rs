@@ -1,4 +1,4 @@
-//! Redis behind the caches: rows are shared between hosts, never stale, and nothing stops when Redis does.
+//! Redis behind the caches: hosts share rows, never read stale ones, and continue when Redis fails.
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -13,13 +13,14 @@ use crate::databases::{Database, START, on_both_databases, on_postgres};
 use crate::fixtures::{acme, definition, instance, name, plugin, put, read, workflow, write};
 use crate::hosts::eventually;
 
-/// Set by `cargo xtask test --without-redis`, which says so at the end. Nothing else leaves Redis out.
+/// Set by `cargo xtask test --without-redis`, whose last line says so.
 const WITHOUT_REDIS: &str = "STEPWELL_TEST_WITHOUT_REDIS";
 
-/// A server of its own, which ends with the value, and with this process however it ends.
+/// A private Redis server. It ends when this value is dropped, and when this process ends in any
+/// way.
 struct Redis {
     port: u16,
-    /// A shell that holds the server until its standard input ends.
+    /// A shell that ends the server when its standard input closes.
     holder: Child,
 }
 
@@ -64,7 +65,7 @@ impl Redis {
         self.port
     }
 
-    /// Stops answering, and goes on, without losing what it has.
+    /// Sends a signal to the server, to stop and continue it without losing its data.
     fn signal(&self, signal: &str) {
         let sent = Command::new("pkill")
             .args([
@@ -84,7 +85,7 @@ impl Drop for Redis {
     }
 }
 
-/// Hosts that share a database and a Redis.
+/// Opens a host on the database and the Redis that the test's hosts share.
 async fn host(database: &Database, redis: &Redis) -> Store {
     let mut another = database.another_host();
     another.config.redis.url = format!("redis://127.0.0.1:{}", redis.port);

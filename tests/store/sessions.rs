@@ -1,4 +1,4 @@
-//! What a Postgres server is asked to bear: how many sessions, and how long each may make others wait.
+//! The number of sessions on PostgreSQL, and how long a session may keep others waiting.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::databases::{START, on_postgres};
 use crate::fixtures::{acme, approval, decided, definition, load, new_instance, step, workflow};
 use crate::hosts::eventually;
 
-/// Much longer than what does not have to wait takes, however busy the machine is.
+/// Much longer than any call takes that need not wait, even on a busy machine.
 const SHORT: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(600);
 

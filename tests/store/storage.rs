@@ -1,4 +1,4 @@
-//! Plugin storage: what steps read, and how keys are listed.
+//! Plugin storage: reads of steps, and lists of keys.
 
 use std::time::Duration;
 

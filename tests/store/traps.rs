@@ -1,4 +1,5 @@
-//! What sqlx does when a caller is dropped or SQLite rolls back on its own, and that the store does not suffer from it.
+//! Faults of sqlx when a caller is dropped or SQLite rolls back on its own; the store must survive
+//! them.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -10,10 +11,12 @@ use stepwell::store::Store;
 use crate::databases::{Database, Kind, START, on_both_databases};
 use crate::fixtures::{acme, definition, instance, new_instance, put, read, workflow, write};
 
-/// How many times a future is polled before it is dropped: 1, 2, 3 and so on up to this.
+/// The most polls before a future is dropped. Tests drop it after 1, 2, 3 polls and so on up to
+/// this number.
 const POLLS: usize = 12;
 
-/// Polls as often as somebody wakes it, at most so many times, and drops it. Whether it came to its end.
+/// Polls a future at most this many times, when it is woken, and drops it. Returns true if it
+/// completed.
 async fn drop_after<T>(polls: usize, future: impl Future<Output = T>) -> bool {
     let mut future = Box::pin(future);
     let mut left = polls;
@@ -28,7 +31,7 @@ async fn drop_after<T>(polls: usize, future: impl Future<Output = T>) -> bool {
     .await
 }
 
-/// Sessions on this database that have a transaction open and do nothing.
+/// Counts the sessions on this database that have a transaction open and do nothing.
 async fn idle_in_transaction(database: &Database) -> usize {
     let idle = "SELECT pid::text FROM pg_stat_activity WHERE state = 'idle in transaction' \
         AND datname = current_database()";
@@ -96,7 +99,8 @@ async fn trap_sqlx_believes_in_a_transaction_that_sqlite_has_rolled_back() {
     );
 }
 
-/// Every kind of call that writes, and some that read, dropped after so many polls.
+/// Makes calls of every kind that writes, and some that read, and drops each after this number of
+/// polls.
 async fn call_and_hang_up(store: &Store, polls: usize) {
     let version = workflow(store, &acme()).await;
     let mut instance = instance(store).await;

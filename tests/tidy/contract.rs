@@ -1,4 +1,5 @@
-//! What others rely on: the plugin contract, the migrations, the changelog, and that the tree works anywhere.
+//! The plugin contract, the migrations and the changelog are complete, and no file names a path of
+//! one machine.
 
 use crate::files::{TextFile, text_files, text_files_below};
 use crate::report;
@@ -15,7 +16,7 @@ const WIT_ITEMS: [&str; 8] = [
     "type ",
 ];
 
-/// Items of a WIT file that no `///` stands above; attributes may stand between.
+/// Returns the items of a WIT file without a `///` above them; attributes may stand in between.
 fn undocumented(file: &TextFile) -> Vec<String> {
     let mut findings = Vec::new();
     let mut documented = false;

@@ -1,27 +1,27 @@
-//! Which files the tree has.
+//! The files of the tree.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Folders that are not ours to check, when git cannot be asked.
+/// Folders to skip if git cannot be asked.
 const SKIPPED: [&str; 4] = [".git", "target", "node_modules", "stepwell-data"];
 
 /// A text file of the tree.
 pub(crate) struct TextFile {
-    /// From the root of the tree, with `/`.
+    /// The path from the root of the tree, with `/`.
     pub path: String,
     pub text: String,
 }
 
-/// The root of the tree: the folder above the `stepwell` package.
+/// Returns the root of the tree: the folder above the `stepwell` package.
 pub(crate) fn root() -> PathBuf {
     let package =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
     package.join("..")
 }
 
-/// All text files that git tracks or would track; in a tree without git, those that are there.
+/// Returns all text files that git tracks or would track; without git, all text files in the tree.
 pub(crate) fn text_files() -> Vec<TextFile> {
     let root = root();
     let paths = tracked(&root).unwrap_or_else(|| {
@@ -43,7 +43,7 @@ pub(crate) fn text_files() -> Vec<TextFile> {
     paths.into_iter().filter_map(read).collect()
 }
 
-/// Those with this ending, below this folder.
+/// Returns the text files with this ending below this folder.
 pub(crate) fn text_files_below(folder: &str, ending: &str) -> Vec<TextFile> {
     text_files()
         .into_iter()

@@ -4,7 +4,7 @@ use crate::files::text_files_below;
 use crate::report;
 use crate::rust_source::{code_only, is_word, lines_with};
 
-/// From the top to the bottom.
+/// The modules, from top to bottom.
 const MODULES: [&str; 20] = [
     "main",
     "cli",
@@ -28,7 +28,7 @@ const MODULES: [&str; 20] = [
     "lib",
 ];
 
-/// Crates that one module alone may name, so that the others do not depend on how it does its work.
+/// Crates that only one module may name, so that other modules do not depend on its implementation.
 const OWNED_CRATES: [(&str, &str); 7] = [
     ("sqlx", "store"),
     ("wasmtime", "runtime"),
@@ -41,7 +41,7 @@ const OWNED_CRATES: [(&str, &str); 7] = [
 
 const SOURCES: &str = "host/src/";
 
-/// The first part of the path: `store` for `host/src/store/backend.rs`.
+/// Returns the first part of a path: `store` for `host/src/store/backend.rs`.
 fn module_of(path: &str) -> &str {
     let below = path.strip_prefix(SOURCES).unwrap_or(path);
     below.split(['/', '.']).next().unwrap_or(below)
@@ -51,7 +51,8 @@ fn rank(module: &str) -> Option<usize> {
     MODULES.iter().position(|known| *known == module)
 }
 
-/// Modules that the code names, by `crate::name`, `crate::{name, …}` or as many `super::` as lead to the root.
+/// Returns the modules that the code names, by `crate::name`, `crate::{name, …}`, or enough
+/// `super::` to reach the root.
 fn imports(path: &str, code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (start, prefix) in code.match_indices("crate::") {
@@ -94,7 +95,7 @@ fn first_word(text: &str) -> String {
         .collect()
 }
 
-/// The first word of each entry of a `use` list, whose opening brace has been read.
+/// Returns the first word of each entry of a `use` list. The list begins after its opening brace.
 fn heads_of_list(list: &str) -> Vec<String> {
     let mut depth = 1_usize;
     let mut heads = Vec::new();

@@ -1,4 +1,5 @@
-//! Rules of this tree that the compiler does not know. Each is a test of its own, and says what to do.
+//! Rules of this tree that the compiler does not check. Each rule is a test, and its message says
+//! what to do.
 
 mod contract;
 mod files;
@@ -6,7 +7,7 @@ mod layers;
 mod rust_source;
 mod sources;
 
-/// Fails with all findings at once, below what to do about them.
+/// Fails the test if there are findings: prints what to do, and all of them.
 #[track_caller]
 fn report(findings: &[String], what_to_do: &str) {
     assert!(

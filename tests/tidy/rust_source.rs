@@ -1,9 +1,9 @@
-//! Rust source as the rules see it: without comments and without what stands in strings.
+//! Rust source for the rules: without comments and without the contents of strings.
 //!
-//! Not a parser. It knows enough to tell code from text: line comments, nested block comments, strings, raw strings,
-//! characters and lifetimes.
+//! This is no parser. It separates code from line comments, nested block comments, strings, raw
+//! strings, characters and lifetimes.
 
-/// The code alone. What was removed becomes spaces, so that lines and columns stay where they were.
+/// Returns the code alone. Removed text becomes spaces, so lines and columns stay the same.
 pub(crate) fn code_only(source: &str) -> String {
     let characters: Vec<char> = source.chars().collect();
     let mut code = String::with_capacity(source.len());
@@ -23,7 +23,8 @@ pub(crate) fn code_only(source: &str) -> String {
     code
 }
 
-/// The 1-based numbers of the lines of `code` that have `pattern` as whole words: `unsafe` is not in `unsafe_code`.
+/// Returns the 1-based numbers of the lines of `code` that have `pattern` as whole words:
+/// `unsafe_code` does not contain `unsafe`.
 pub(crate) fn lines_with(code: &str, pattern: &str) -> Vec<usize> {
     let has = |line: &str| {
         line.match_indices(pattern).any(|(start, found)| {
@@ -48,7 +49,8 @@ pub(crate) fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-/// How many characters from here on are a comment, a string or a character; 0 if code stands here.
+/// Returns the number of characters from here that are a comment, a string or a character literal;
+/// 0 for code.
 fn text_length(rest: &[char], inside_word: bool) -> usize {
     match rest {
         ['/', '/', ..] => rest

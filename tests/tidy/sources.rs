@@ -1,15 +1,15 @@
-//! What may stand in a Rust file, and how long it may be.
+//! Forbidden code in Rust files, and their length.
 
 use crate::files::text_files_below;
 use crate::report;
 use crate::rust_source::{code_only, lines_with};
 
-/// The one place where memory safety is promised by hand: loading artefacts that we compiled and signed ourselves.
+/// The only file with `unsafe`: it loads machine code that this host compiled and sealed.
 const UNSAFE_FILE: &str = "host/src/runtime/artifact.rs";
-/// Longer files are read by nobody as a whole.
+/// The most lines of a file that a reader can still take in as a whole.
 const LINES_MAX: usize = 800;
 
-/// Where `patterns` stand in code below `folder`, except in `allowed`.
+/// Returns the places of `patterns` in code below `folder`, except in `allowed`.
 fn occurrences(folder: &str, patterns: &[&str], allowed: &str) -> Vec<String> {
     let mut findings = Vec::new();
     for file in text_files_below(folder, ".rs")

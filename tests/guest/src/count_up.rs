@@ -1,4 +1,5 @@
-//! The step `count-up`: reads a number, adds one and writes it back if nobody else did meanwhile.
+//! The step `count-up`: reads a number, adds one, and writes it back unless another step wrote it
+//! meanwhile.
 
 use serde::Deserialize;
 use stepwell_guest::storage::{Bucket, Put};

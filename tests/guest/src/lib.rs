@@ -1,7 +1,8 @@
-//! The one guest of the host's tests. Its steps do what they are told to, good and bad; README.md has their inputs.
+//! The guest of the host's tests. README.md lists its steps and their inputs.
 //!
-//! `script` runs any host call with any arguments and answers what came back. The other steps misbehave in a way that a
-//! list of host calls cannot: they never end, trap, take all memory, or answer what is no answer.
+//! `script` runs any host call with any arguments and returns the results. The other steps
+//! misbehave in ways that a list of host calls cannot: they never end, trap, take all memory, or
+//! return an invalid output.
 
 mod answers;
 mod attempts;

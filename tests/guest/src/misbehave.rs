@@ -82,7 +82,8 @@ impl Step for Recurse {
     }
 }
 
-/// The work after the call, on values the compiler cannot see through, keeps this from becoming a loop.
+/// Calls itself until the stack ends. The work after the call uses values that the compiler cannot
+/// see through, so the recursion does not become a loop.
 fn recurse(depth: u64) -> u64 {
     if black_box(depth) == u64::MAX {
         return 0;
@@ -92,7 +93,7 @@ fn recurse(depth: u64) -> u64 {
 
 #[derive(Deserialize)]
 pub(crate) struct Appetite {
-    /// Stop here even if more is to be had.
+    /// Stops here even if more memory is available.
     mib_max: Option<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! One host call of a script, and what came back.
+//! One host call of a script, and its result.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use crate::text::{Number, Text, Texts};
 
 type Labels = BTreeMap<String, Text>;
 
-/// `{"op": "get", ...}` and so on. The operations of storage are in their own type.
+/// An operation: `{"op": "get", ...}` and so on. The operations of storage have a type of their
+/// own.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Value")]
 pub(crate) enum Operation {
@@ -82,7 +83,7 @@ pub(crate) enum OtherOperation {
     Random {
         length: u32,
     },
-    /// Answers `{"ok": <how many went well>, "error": <the first that did not>}`.
+    /// Returns `{"ok": <number of successes>, "error": <the first error>}`.
     Repeat {
         times: u64,
         operation: Box<Operation>,
@@ -93,13 +94,14 @@ fn one() -> u64 {
     1
 }
 
-/// `count` makes so many of it, with `-0`, `-1` ... after the idempotency key.
+/// An instance to create. `count` creates several, with `-0`, `-1` and so on after the idempotency
+/// key.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct InstanceSource {
     workflow: Text,
     #[serde(default)]
     input: Value,
-    /// Instead of `input`: text that goes to the host as it is, even if it is no JSON.
+    /// Replaces `input`: text that goes to the host unchanged, even if it is no JSON.
     input_text: Option<Text>,
     entity_type: Option<Text>,
     entity_id: Option<Text>,
@@ -107,13 +109,13 @@ pub(crate) struct InstanceSource {
     count: Option<usize>,
 }
 
-/// `{"kind": "limit", "message": "..."}`.
+/// A refusal of the host: `{"kind": "limit", "message": "..."}`.
 pub(crate) struct Refusal {
     kind: String,
     message: String,
 }
 
-/// By hand, because serde's untagged enums do not say which field of which variant is wrong.
+/// Parsed by hand, because serde's errors for untagged enums do not name the wrong field.
 impl TryFrom<Value> for Operation {
     type Error = serde_json::Error;
 
@@ -257,7 +259,8 @@ impl From<HostError> for Refusal {
     }
 }
 
-/// Some of the SDK's functions answer failures; the kind of a host error is in their code.
+/// Converts failures that some functions of the SDK return; their code holds the kind of the host
+/// error.
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let kind = failure.code().strip_prefix("host-").unwrap_or(failure.code());

@@ -14,7 +14,7 @@ pub(crate) struct Input {
     then: Then,
 }
 
-/// What follows the operations: by default the step completes with their results.
+/// The end of a script. By default the step completes with the results of the operations.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Then {
@@ -35,7 +35,7 @@ struct Reason {
 
 #[derive(Serialize)]
 pub(crate) struct Output {
-    /// One for each operation: `{"ok": ...}` or `{"error": {"kind", "message"}}`.
+    /// One result for each operation: `{"ok": ...}` or `{"error": {"kind", "message"}}`.
     results: Vec<Value>,
 }
 

@@ -7,7 +7,8 @@ use stepwell_guest::storage::{Bucket, Entry, Put};
 
 use crate::text::{Text, Texts};
 
-/// Longer values are answered by their length only, so that a test of large values needs no large output.
+/// The longest value that a result contains, in bytes. Of a longer value it has only the length, so
+/// a test of large values needs no large output.
 const SHOWN_BYTES_MAX: usize = 1_024;
 
 #[derive(Clone, Debug, Deserialize)]
@@ -81,7 +82,7 @@ pub(crate) enum StorageOperation {
 }
 
 impl StorageOperation {
-    /// The variants' names, for those who must choose a type by them.
+    /// The names of the variants, by which the type of an operation is chosen.
     pub(crate) const NAMES: [&str; 9] =
         ["open", "get", "get-many", "set", "set-many", "delete", "delete-many", "increment", "list"];
 

@@ -1,8 +1,8 @@
-//! Text in a script: as it is, or so large that the script should not hold it.
+//! Texts in a script: literal, or repeated, so that a large text needs no large script.
 
 use serde::Deserialize;
 
-/// `"x"`, or `{"repeat": {"text": "x", "times": 1000}}`.
+/// A text: `"x"`, or `{"repeat": {"text": "x", "times": 1000}}`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "Source")]
 pub(crate) struct Text(pub(crate) String);
@@ -29,7 +29,7 @@ impl From<Source> for Text {
     }
 }
 
-/// `["a", "b"]`, or `{"prefix": "key-", "count": 1001}` for `key-0` to `key-1000`.
+/// A list of texts: `["a", "b"]`, or `{"prefix": "key-", "count": 1001}` for `key-0` to `key-1000`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Texts {
@@ -46,7 +46,7 @@ impl Texts {
     }
 }
 
-/// A number, or text such as `"NaN"` and `"inf"` for those that JSON does not have.
+/// A number, or text such as `"NaN"` and `"inf"` for values that JSON lacks.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Number {
