@@ -511,7 +511,7 @@ fn told(reply: &Reply) -> (u16, String, Option<String>) {
 }
 
 #[test]
-fn what_another_team_has_is_answered_as_what_is_not_there() {
+fn objects_of_another_team_look_absent() {
     let host = TestHost::start();
     let (acme, rival) = (Team::new(&host, "acme"), Team::new(&host, "rival"));
     acme.upload(&guest_bytes("scenarios"));
@@ -706,7 +706,7 @@ fn names_that_look_like_others_are_refused_with_a_sentence() {
 }
 
 #[test]
-fn a_title_that_turns_itself_round_is_shown_with_escapes_at_every_door() {
+fn a_title_with_bidirectional_characters_is_shown_with_escapes_everywhere() {
     let host = TestHost::start();
     host.apply("name: pay\nsteps: [{ id: ask, approval: { title: \"Pay ${input.supplier}\", approvers: [operator], starter_may_approve: true, expires_in: 1h } }]");
     let id = host.start_instance(
@@ -725,7 +725,7 @@ fn a_title_that_turns_itself_round_is_shown_with_escapes_at_every_door() {
 }
 
 #[test]
-fn who_starts_an_instance_cannot_approve_it_unless_the_definition_says_so() {
+fn the_starter_cannot_approve_unless_the_definition_says_so() {
     let host = TestHost::start();
     let definition = |rule: &str| {
         format!(

@@ -100,7 +100,7 @@ fn path(alert: &Value) -> String {
 }
 
 #[test]
-fn it_fires_with_enough_traffic_and_ends_only_when_it_is_well_again() {
+fn an_alert_fires_with_enough_traffic_and_resolves_below_its_lower_threshold() {
     let host = host(&[]);
     host.scenario(STEP);
     fail(&host, 9);
@@ -216,7 +216,7 @@ fn the_thresholds_are_shown() {
 }
 
 #[test]
-fn what_is_pending_is_shown_and_comes_to_nothing() {
+fn a_pending_alert_that_recovers_never_fires_and_leaves_no_history() {
     let host = host(&[("alerts.fire_after", "1h")]);
     host.scenario(STEP);
     fail(&host, 10);
@@ -280,7 +280,7 @@ fn another_teams_alerts_are_not_there() {
 }
 
 #[test]
-fn a_kill_changes_nothing() {
+fn an_alert_its_acknowledgement_and_its_silence_survive_a_kill() {
     let mut host = host(&[("alerts.resolve_after", "1h")]);
     host.scenario(STEP);
     fail(&host, 10);
@@ -589,7 +589,7 @@ fn a_message_that_is_traced_says_so() {
 }
 
 #[test]
-fn nobody_is_told_of_what_is_silenced_until_the_silence_ends() {
+fn silenced_alerts_send_no_message_until_the_silence_ends() {
     let (url, received) = receiver(vec![]);
     let host = with_webhook(&url, &[("alerts.webhook.repeat_every", "1h")]);
     let silence = host.post(

@@ -135,7 +135,7 @@ fn an_approved_instance_goes_on_with_the_decision_as_the_steps_output() {
 }
 
 #[test]
-fn a_rejected_instance_ends_and_says_by_whom_and_why() {
+fn a_rejected_instance_shows_who_rejected_it_and_why() {
     let host = host_that_asks("title: Sure?, approvers: [grace], expires_in: 1h");
     let grace = approver(&host, "grace");
     let (instance, approvals) = ask(&host, &json!({}));
@@ -180,7 +180,7 @@ fn a_late_decision_is_refused_and_told_who_decided_and_when() {
 }
 
 #[test]
-fn nobody_decides_for_somebody_else() {
+fn a_user_cannot_decide_the_approval_of_another() {
     let host = host_that_asks("title: Sure?, approvers: [grace], expires_in: 1h");
     let edsger = approver(&host, "edsger");
     let (instance, approvals) = ask(&host, &json!({}));
@@ -225,7 +225,7 @@ fn another_teams_approval_is_not_there() {
 }
 
 #[test]
-fn of_an_approval_and_a_rejection_at_the_same_time_exactly_one_wins() {
+fn concurrent_approve_and_reject_have_one_winner() {
     let host = host_that_asks("title: Sure?, approvers: [grace], expires_in: 1h");
     let grace = approver(&host, "grace");
     for _ in 0..20 {
@@ -382,7 +382,7 @@ fn fewer_approvers_than_the_quorum_fail_the_instance() {
 }
 
 #[test]
-fn what_is_no_decision_is_refused() {
+fn a_body_that_is_no_decision_is_refused() {
     let host = host_that_asks(
         "title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h",
     );

@@ -368,7 +368,7 @@ fn a_workflow_of_another_team_cannot_be_started() {
 }
 
 #[test]
-fn what_a_step_passes_in_all_is_bounded() {
+fn batch_items_beyond_the_bytes_of_an_attempt_are_refused() {
     let host = TestHost::with(&[("limits.batch_bytes_max", "1000")]);
     host.scenario("script");
     host.apply(&one_step("scenarios", "echo"));

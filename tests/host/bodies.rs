@@ -164,7 +164,7 @@ fn a_body_of_unknown_length_takes_what_it_may_have_until_it_has_ended() {
 }
 
 #[test]
-fn lists_have_inputs_when_asked_and_lose_nothing_where_a_page_ends_early() {
+fn lists_show_inputs_on_request_and_an_early_page_end_loses_nothing() {
     let host = TestHost::with(&[
         ("server.answer_bytes_max", "1"),
         ("limits.payload_bytes_max", "100000"),

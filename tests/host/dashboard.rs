@@ -73,7 +73,7 @@ fn the_page_permits_itself_nothing_but_its_own_files() {
 }
 
 #[test]
-fn what_the_page_loads_is_kept_for_good_and_packed_for_who_unpacks() {
+fn assets_are_immutable_and_compressed_for_clients_that_accept_it() {
     let host = TestHost::start();
     let page = String::from_utf8(host.send("GET", PATH, &[("accept", BROWSER)], "").body)
         .expect("is text");

@@ -17,7 +17,7 @@ const INSTANCES: usize = 25;
 const ENOUGH: usize = 60;
 
 #[test]
-fn a_disk_that_fails_ends_the_server_and_the_next_start_has_all_that_was_acknowledged() {
+fn a_failing_disk_ends_the_server_and_acknowledged_writes_survive() {
     let mut host = TestHost::on("", Vec::new());
     host.apply("name: ask\nsteps:\n  - { id: ask, approval: { approvers: [ann], title: 'Yes?', expires_in: 24h } }");
     let log = host.data.path().join("stepwell/stepwell.db-wal");
@@ -106,7 +106,7 @@ fn every_instance_completes_and_every_effect_happens_once_though_the_database_re
 }
 
 #[test]
-fn of_two_servers_on_one_database_one_is_killed_and_the_other_finishes_its_work() {
+fn a_server_finishes_the_work_of_a_killed_one_on_the_same_database() {
     if std::env::var_os(WITHOUT_POSTGRES).is_some() {
         return;
     }

@@ -527,7 +527,7 @@ fn a_cancelled_instance_stays_cancelled_and_asks_nobody_any_more() {
 }
 
 #[test]
-fn of_many_who_cancel_an_instance_at_once_one_does() {
+fn concurrent_cancellations_have_one_winner() {
     let host = TestHost::start();
     host.apply("name: ask\nsteps: [{ id: it, approval: { title: 'May it?', approvers: [ann], expires_in: 1h } }]");
     for _ in 0..5 {

@@ -200,7 +200,7 @@ fn each_route_wants_its_permission_and_says_which() {
 }
 
 #[test]
-fn what_belongs_to_another_team_is_not_there() {
+fn objects_of_another_team_are_not_found() {
     let host = TestHost::start();
     let version = host.upload("scenarios")["plugin"]["version"]
         .as_str()
@@ -532,7 +532,7 @@ fn silent_connections_do_not_keep_others_out_for_long() {
 }
 
 #[test]
-fn what_is_not_json_is_refused_with_the_place_and_an_unknown_field_with_its_name() {
+fn bad_json_is_refused_with_its_place_and_an_unknown_field_with_its_name() {
     let host = TestHost::start();
     host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     for (body, part) in [

@@ -137,7 +137,7 @@ fn a_guest_is_told_that_its_key_belongs_to_another_request() {
 }
 
 #[test]
-fn of_many_clients_with_one_key_one_request_is_done() {
+fn concurrent_repeats_of_one_key_happen_once() {
     let host = host();
     let replies: Vec<(usize, Reply)> = thread::scope(|scope| {
         let asked: Vec<_> = (0..24)
@@ -177,7 +177,7 @@ fn of_many_clients_with_one_key_one_request_is_done() {
 }
 
 #[test]
-fn what_applies_and_uploads_is_answered_again_and_not_done_again() {
+fn applies_and_uploads_with_a_key_happen_once_and_repeat_their_response() {
     let host = TestHost::start();
     let upload = |key: &str, bytes: &[u8]| keyed(&host, "/plugins", key, bytes);
     let first = upload("u", &guest_bytes("scenarios"));

@@ -89,7 +89,7 @@ fn a_step_that_never_ends_uses_up_its_cpu_budget() {
 }
 
 #[test]
-fn what_a_step_says_itself_is_no_limit_that_it_met() {
+fn a_failure_code_chosen_by_a_step_is_not_counted_as_a_limit() {
     for then in ["fatal", "retry"] {
         let failure = json!({ then: { "code": "my-own-limit", "message": "is broken" } });
         fail_with(
@@ -137,7 +137,7 @@ fn a_step_that_calls_itself_without_end_overflows_only_its_own_stack() {
 }
 
 #[test]
-fn a_chatty_step_is_stopped() {
+fn a_step_with_too_many_host_calls_is_stopped() {
     let ops = json!([{ "op": "repeat", "times": 3_000, "operation": { "op": "now" } }]);
     let failure = fail_with("script", &json!({ "ops": ops }), "host-call-limit");
     assert!(
@@ -378,7 +378,7 @@ fn a_step_that_is_not_done_in_time_is_stopped() {
 }
 
 #[test]
-fn a_steps_timeout_cannot_be_longer_than_the_hosts() {
+fn a_steps_timeout_is_capped_by_the_hosts_deadline() {
     let host = TestHost::with(&[
         ("limits.cpu_budget", "60s"),
         ("limits.deadline", "150ms"),
@@ -424,7 +424,7 @@ fn sixty_four_steps_that_spin_leave_room_for_others() {
 }
 
 #[test]
-fn fifty_hogs_give_their_memory_back() {
+fn memory_of_fifty_greedy_steps_is_given_back() {
     let host = TestHost::with(&[("runtime.attempts_per_team_max", "4")]);
     host.upload("scenarios");
     for step in ["hog", "echo"] {
@@ -476,7 +476,7 @@ fn one_teams_tables_leave_room_for_anothers() {
 }
 
 #[test]
-fn a_mix_of_everything_bad_stops_nobody_else() {
+fn misbehaving_steps_do_not_stop_other_steps() {
     let host = host();
     let bad: Vec<_> = [
         "spin",

@@ -115,7 +115,7 @@ fn host(settings: &[(&str, &str)]) -> TestHost {
 }
 
 #[test]
-fn what_happens_is_shown_at_once_and_goes_on_after_the_deadline_of_requests() {
+fn the_live_feed_is_immediate_and_outlives_the_request_deadline() {
     let host = host(&[
         ("server.request_timeout", "100ms"),
         ("live.interval", "100ms"),
@@ -259,7 +259,7 @@ fn streams_are_bounded_by_team_and_altogether_and_a_place_is_given_back() {
 }
 
 #[test]
-fn who_does_not_read_is_cut_off() {
+fn a_client_that_does_not_read_is_cut_off() {
     let host = host(&[
         ("live.interval", "1ms"),
         ("live.subscribers_max", "1"),

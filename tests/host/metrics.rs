@@ -51,7 +51,7 @@ fn refused(team: &Team<'_>, operation: Value, word: &str) {
 }
 
 #[test]
-fn what_is_measured_is_shown_with_its_labels() {
+fn plugin_metrics_are_shown_with_their_labels() {
     let team = Team::new(host(), "shown");
     team.script(json!([
         { "op": "count", "name": "counter", "labels": { "kind": "a" } },
@@ -167,7 +167,7 @@ fn labels_have_bounds() {
 }
 
 #[test]
-fn a_name_stays_of_one_kind() {
+fn a_metric_name_keeps_its_first_kind() {
     let team = Team::new(host(), "kinds");
     team.script(json!([{ "op": "count", "name": "counter" }]));
     refused(
@@ -178,7 +178,7 @@ fn a_name_stays_of_one_kind() {
 }
 
 #[test]
-fn what_is_over_the_number_of_series_is_counted_together() {
+fn series_beyond_the_cap_are_counted_together() {
     let team = Team::new(host(), "series");
     let ops: Vec<_> = (0..25)
         .map(|number| json!({ "op": "count", "name": "counter", "labels": { "id": number.to_string() } }))

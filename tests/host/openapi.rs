@@ -527,7 +527,7 @@ impl Tour<'_> {
 }
 
 #[test]
-fn every_answer_is_as_it_is_described() {
+fn every_response_fits_its_description() {
     let host = TestHost::with(&[
         ("history.interval", "50ms"),
         ("alerts.fire_after", "0s"),
@@ -606,7 +606,7 @@ fn examples_fit_their_schemas() {
 
 /// Every route accepts the described parameters and refuses all others.
 #[test]
-fn parameters_are_those_that_are_described() {
+fn every_route_accepts_exactly_its_described_parameters() {
     let host = TestHost::start();
     let described = Described::by(&host);
     let parameters = |operation: &Value, place: &str| -> BTreeMap<String, (String, bool)> {

@@ -100,7 +100,7 @@ fn named(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn what_is_exported_is_as_prometheus_and_its_linter_want_it() {
+fn exported_metrics_pass_promtool() {
     let reply = host().request("GET", "/metrics", "");
     assert_eq!(
         reply.header("content-type"),
@@ -112,7 +112,7 @@ fn what_is_exported_is_as_prometheus_and_its_linter_want_it() {
 }
 
 #[test]
-fn what_was_done_is_counted_under_the_teams_label() {
+fn metrics_of_a_team_have_its_label() {
     let exposition = operators(host());
     let worked = ("team", "worked");
     assert!(exposition.value("stepwell_instances_created_total", &[worked]) >= 3.0);

@@ -48,7 +48,7 @@ fn limits_met(host: &TestHost, code: &str) -> u64 {
 }
 
 #[test]
-fn a_fork_bomb_ends_at_the_budget_of_its_root() {
+fn a_fork_bomb_stops_at_the_descendant_budget_of_its_root() {
     let host = TestHost::with(&[("limits.batch_descendants_max", "300")]);
     host.scenario("script");
     let root = host.start_instance("script", &bomb(8, 6));
@@ -249,7 +249,7 @@ fn a_guest_that_creates_beyond_the_quota_fails_with_its_name_and_creates_nothing
 }
 
 #[test]
-fn a_team_that_has_stored_its_bytes_is_refused_at_every_door_and_gets_them_back() {
+fn a_team_at_its_quota_of_bytes_is_refused_everywhere_and_deletion_frees_them() {
     let host = TestHost::with(&[("quotas.stored_bytes_max", "200000")]);
     host.scenario("script");
     host.apply("name: huge\nsteps:\n  - { id: it, plugin: scenarios, step: huge-output, retry: { max_attempts: 1 } }");
@@ -409,7 +409,7 @@ fn a_root_is_cancelled_with_its_descendants_over_a_kill() {
 }
 
 #[test]
-fn a_bomb_that_goes_off_is_stopped_by_the_command_line_and_by_a_batch() {
+fn a_running_fork_bomb_is_cancelled_by_the_command_line_and_by_a_batch() {
     let host = TestHost::with(&[("limits.batch_descendants_max", "100000")]);
     host.scenario("script");
     for by_batch in [false, true] {

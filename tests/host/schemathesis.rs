@@ -74,13 +74,13 @@ fn nothing_is_found(host: &TestHost, token: &str) {
 }
 
 #[test]
-fn nothing_that_an_operator_asks_for_is_answered_otherwise_than_described() {
+fn responses_to_an_operator_fit_the_description() {
     let host = host();
     nothing_is_found(&host, &host.token);
 }
 
 #[test]
-fn nothing_that_a_team_asks_for_is_answered_otherwise_than_described() {
+fn responses_to_a_team_fit_the_description() {
     let host = host();
     let team = Team::new(&host, "acme");
     team.script(json!([]));

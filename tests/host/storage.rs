@@ -224,7 +224,7 @@ fn increments_begin_at_zero_add_up_and_stop_at_the_ends() {
 }
 
 #[test]
-fn what_is_no_number_cannot_be_incremented() {
+fn a_value_that_is_no_number_cannot_be_incremented() {
     let results = run(&[set("word-pending", "one"), increment("word-pending", 1)]);
     assert_eq!(kind(&results[1]), "invalid", "{results:?}");
     run(&[set("word", "one")]);
@@ -290,7 +290,7 @@ fn a_list_is_in_byte_order_and_wildcards_are_letters() {
 }
 
 #[test]
-fn what_a_list_is_asked_for_has_bounds() {
+fn parameters_of_a_key_list_have_bounds() {
     let long = "p".repeat(513);
     let results = run(&[
         list("", None, 0),
@@ -528,7 +528,7 @@ fn two_teams_never_see_each_others_entries() {
 }
 
 #[test]
-fn of_two_steps_that_write_under_one_guard_one_is_told_of_the_conflict() {
+fn concurrent_guarded_writes_have_one_winner_and_one_conflict() {
     run(&[set("race", "0")]);
     let seen = version("race");
     let ids: Vec<_> = (0..20)

@@ -65,7 +65,7 @@ fn without_a_terminal_it_prints_the_numbers_once() {
 }
 
 #[test]
-fn who_may_not_is_told_so() {
+fn top_refuses_a_bad_token_and_an_absent_server_with_a_hint() {
     let host = host();
     let ann = host.token_for("default", "ann", &["approval_decide"]);
     for (token, complaint) in [("sw_wrong", "not valid"), (ann.as_str(), "workflow_read")] {
@@ -172,7 +172,7 @@ impl Drop for Screen {
 }
 
 #[test]
-fn it_draws_answers_keys_and_leaves_the_terminal_as_it_was() {
+fn top_draws_handles_keys_and_restores_the_terminal() {
     let host = host();
     let mut screen = Screen::open(&host.command(&["top"]));
     screen.shows(0, "step hello/greet");
@@ -221,7 +221,7 @@ fn relay(target: &Arc<Mutex<String>>) -> String {
 }
 
 #[test]
-fn it_tells_that_the_server_is_gone_and_goes_on_when_it_is_back() {
+fn top_shows_a_lost_server_and_continues_when_it_returns() {
     let mut host = TestHost::with(&[("live.interval", "50ms")]);
     let target = Arc::new(Mutex::new(host.address().to_owned()));
     let mut top = host.command(&["top"]);

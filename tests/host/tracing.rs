@@ -237,7 +237,7 @@ fn a_run_on_postgres_is_one_tree_too() {
 }
 
 #[test]
-fn what_the_caller_does_not_trace_is_not_traced() {
+fn requests_with_an_unsampled_traceparent_are_not_traced() {
     let collector = Collector::start();
     let host = host(&collector, &[]);
     host.scenario("echo");
@@ -365,7 +365,7 @@ fn callers_have_so_many_requests_traced_in_a_second() {
 }
 
 #[test]
-fn what_the_host_samples_is_traced_whatever_callers_may_ask_for() {
+fn host_sampling_ignores_the_limit_of_followed_traces() {
     let collector = Collector::start();
     let host = host(
         &collector,
@@ -532,7 +532,7 @@ fn the_command_line_passes_on_what_it_is_a_part_of() {
 }
 
 #[test]
-fn what_waits_is_sent_when_the_host_stops() {
+fn waiting_spans_are_sent_when_the_host_stops() {
     let collector = Collector::start();
     let mut host = host(&collector, &[("tracing.interval", "1h")]);
     host.scenario("echo");

@@ -389,7 +389,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn what_the_cel_crate_can_evaluate_we_evaluate_to_the_same(text in expression()) {
+    fn our_evaluator_agrees_with_the_cel_crate(text in expression()) {
         let input = json!({ "n": 2, "f": 2.5, "s": "t", "l": [1, 2, "t", null], "o": { "k": [2] } });
         prop_assume!(text.len() < 1_000);
         if let Some(expected) = peer(&text, &input) {

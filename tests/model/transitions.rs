@@ -204,7 +204,7 @@ fn ann_asks(rule: &str) -> Stage {
 }
 
 #[test]
-fn who_started_an_instance_approves_it_only_where_the_definition_says_so() {
+fn the_starter_may_approve_only_if_the_definition_says_so() {
     for rule in ["", ", starter_may_approve: false"] {
         let mut stage = ann_asks(rule);
         assert_eq!(

@@ -225,7 +225,7 @@ fn an_alert_is_acknowledged_by_those_it_belongs_to_while_it_lasts() {
 }
 
 #[test]
-fn what_was_told_is_remembered_until_its_end_is_told_too() {
+fn a_resolution_is_owed_until_it_is_notified() {
     on_both(|store, _| async move {
         let alert = firing(&store, None, "commit_step").await;
         begin(&store, &[&alert]).await;
@@ -252,7 +252,7 @@ fn what_was_told_is_remembered_until_its_end_is_told_too() {
 }
 
 #[test]
-fn what_is_old_or_too_much_is_deleted_and_what_lasts_is_not() {
+fn old_and_excess_resolved_alerts_are_deleted_and_active_ones_are_kept() {
     on_both(|store, _| async move {
         let mut ids = Vec::new();
         for number in 0..5 {
@@ -348,7 +348,7 @@ fn silences_are_seen_and_ended_by_whom_they_concern_and_run_out() {
 }
 
 #[test]
-fn of_two_hosts_one_looks_after_an_alert_and_the_other_after_its_death() {
+fn one_host_owns_an_alert_and_another_takes_over_after_its_death() {
     on_postgres(|database| async move {
         let one = database.open().await;
         let other = database.another_host().open().await;

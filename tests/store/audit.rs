@@ -133,7 +133,7 @@ fn a_team_sees_its_own_entries_by_page_and_filter() {
 }
 
 #[test]
-fn what_is_old_goes_and_of_each_team_what_is_too_much() {
+fn old_audit_entries_and_those_beyond_a_teams_bound_are_deleted() {
     on_both(|store, _| async move {
         let rival = name("rival");
         let mut entries: Vec<_> = (0..8).map(|second| clear(Some(acme()), second)).collect();

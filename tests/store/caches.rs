@@ -95,7 +95,7 @@ fn reads_are_cached_and_counted() {
 }
 
 #[test]
-fn what_has_run_out_is_read_again_and_can_be_cleaned_up() {
+fn expired_cache_entries_are_read_again_and_can_be_cleaned_up() {
     on_both(|store, clock| async move {
         let version = workflow(&store, &acme()).await;
         let get = async || store.workflow(&acme(), &version.name).await;
@@ -321,7 +321,7 @@ fn absence_is_remembered_until_creation() {
 }
 
 #[test]
-fn a_hundred_who_ask_at_once_read_once() {
+fn a_hundred_concurrent_readers_share_one_load() {
     on_both(|store, _| async move {
         let mut instance = instance(&store).await;
         let version = workflow(&store, &acme()).await;

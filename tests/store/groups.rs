@@ -172,7 +172,7 @@ fn each_commit_sees_what_those_before_it_wrote() {
 }
 
 #[test]
-fn what_was_refused_stands_in_nobodys_way() {
+fn refused_jobs_do_not_affect_later_jobs_of_their_group() {
     on_both_databases(|database| async move {
         let store = database.open().await;
         let mut all = instances(&store, 3).await;

@@ -55,7 +55,7 @@ async fn declare_dead(database: &Database, instance: &Instance) {
 }
 
 #[test]
-fn what_one_host_writes_the_other_reads() {
+fn a_host_reads_the_writes_of_another_host() {
     on_postgres(|database| async move {
         let (reader, writer) = two_hosts(&database).await;
         let mut instance = instance(&writer).await;
@@ -281,7 +281,7 @@ fn a_host_that_was_believed_dead_commits_nothing_that_was_taken_from_it() {
 }
 
 #[test]
-fn who_commits_looks_after_the_instance() {
+fn the_host_that_commits_owns_the_instance() {
     on_postgres(|database| async move {
         let (one, other) = two_hosts(&database).await;
         let mut instance = instance(&one).await;

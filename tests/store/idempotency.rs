@@ -91,7 +91,7 @@ fn a_key_with_another_request_is_told_apart_from_a_repeated_one() {
 }
 
 #[test]
-fn of_different_requests_with_one_key_at_the_same_time_one_wins() {
+fn concurrent_requests_with_one_key_have_one_winner() {
     on_both(|store, _| async move {
         let version = workflow(&store, &acme()).await;
         let mut tasks = JoinSet::new();

@@ -43,7 +43,7 @@ fn a_version_is_stored_once_and_never_replaced() {
 }
 
 #[test]
-fn a_reference_means_its_version_or_the_newest_upload() {
+fn a_plugin_reference_resolves_to_its_version_or_the_newest_upload() {
     on_both(|store, _| async move {
         for version in ["2.0.0", "1.5.0"] {
             store

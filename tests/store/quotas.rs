@@ -444,7 +444,7 @@ fn output(instance: &Instance, number: u32, bytes: usize) -> Attempt {
 }
 
 #[test]
-fn what_a_step_makes_is_refused_beyond_the_quota_of_bytes_and_what_ends_it_is_not() {
+fn effects_beyond_the_quota_of_bytes_are_refused_and_endings_are_written() {
     on_both_databases(|mut database| async move {
         let store = open_with(&mut database, 0, 100_000).await;
         let mut instance = instance(&store).await;
@@ -699,7 +699,7 @@ impl StaleVersion<'_> {
 }
 
 #[test]
-fn a_wrong_number_is_put_right_by_counting_again() {
+fn a_recount_corrects_wrong_usage() {
     on_both_databases(|mut database| async move {
         let store = open_with(&mut database, 5, 0).await;
         let version = workflow(&store, &acme()).await;

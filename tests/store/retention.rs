@@ -128,7 +128,7 @@ async fn delete(store: &Store, finished: &Finished, limit: u32) -> FinishedCount
 }
 
 #[test]
-fn what_ended_long_ago_is_deleted_with_all_that_is_its_own_and_nothing_else_is() {
+fn old_finished_instances_are_deleted_with_all_their_rows_and_nothing_else_is() {
     on_both_databases(|database| async move {
         let store = database.open().await;
         let rival = name("rival");
@@ -262,7 +262,7 @@ fn without_a_team_it_goes_from_team_to_team() {
 }
 
 #[test]
-fn a_place_of_another_team_does_not_lead_there() {
+fn a_retention_cursor_of_another_team_does_not_lead_to_its_instances() {
     on_both(|store, _| async move {
         let rival = name("rival");
         let theirs = instance(&store, &*workflow(&store, &rival).await, Some(days(1))).await;

@@ -198,7 +198,7 @@ fn an_acknowledged_write_is_seen_at_once_on_its_host_and_soon_on_the_others() {
 }
 
 #[test]
-fn what_was_written_while_redis_was_away_is_not_hidden_by_what_it_still_has() {
+fn writes_while_redis_was_away_are_not_hidden_by_its_old_rows() {
     let Some(redis) = Redis::start() else { return };
     on_postgres(|database| {
         let redis = &redis;
@@ -271,7 +271,7 @@ fn a_host_goes_on_when_redis_dies_and_uses_it_when_it_is_back() {
 }
 
 #[test]
-fn what_was_changed_by_hand_is_seen_once_both_levels_are_cleared() {
+fn rows_changed_by_hand_are_seen_once_both_cache_levels_are_cleared() {
     let Some(redis) = Redis::start() else { return };
     on_postgres(|database| {
         let redis = &redis;
@@ -317,7 +317,7 @@ fn what_was_changed_by_hand_is_seen_once_both_levels_are_cleared() {
 }
 
 #[test]
-fn what_was_changed_by_hand_is_seen_once_a_team_or_a_key_is_cleared() {
+fn rows_changed_by_hand_are_seen_once_a_team_or_a_key_is_cleared() {
     let Some(redis) = Redis::start() else { return };
     on_postgres(|database| {
         let redis = &redis;
@@ -452,7 +452,7 @@ fn readers_that_race_a_writer_while_redis_dies_and_comes_back_never_see_less_tha
 }
 
 #[test]
-fn an_address_that_is_none_is_refused_without_showing_it() {
+fn an_invalid_redis_address_is_refused_without_showing_it() {
     on_both_databases(|mut database| async move {
         database.config.redis.url = "http://user:secret@host".to_owned();
         let error = database

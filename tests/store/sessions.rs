@@ -43,7 +43,7 @@ fn each_session_has_the_timeouts_of_the_settings() {
 }
 
 #[test]
-fn what_waits_too_long_for_a_lock_or_takes_too_long_is_given_up_and_the_next_is_written() {
+fn a_write_that_exceeds_a_timeout_fails_and_the_next_is_written() {
     on_postgres(|mut database| async move {
         for (lock_timeout, statement_timeout, expected) in [
             (SHORT, LONG, "lock timeout"),

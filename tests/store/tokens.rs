@@ -200,7 +200,7 @@ fn the_last_operator_token_goes_only_when_that_is_said() {
 }
 
 #[test]
-fn of_two_operators_who_revoke_each_other_at_once_one_is_left() {
+fn concurrent_mutual_revocations_leave_one_operator() {
     on_both(|store, _| async move {
         for round in 0..10 {
             let pair = [

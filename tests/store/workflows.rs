@@ -306,7 +306,7 @@ fn another_teams_workflow_is_not_there() {
 }
 
 #[test]
-fn a_version_from_before_starters_were_kept_from_approving_keeps_its_meaning() {
+fn a_definition_stored_before_starter_may_approve_keeps_its_meaning() {
     on_both_databases(|database| async move {
         let text = "name: ask\nsteps: [{ id: it, approval: { title: a, approvers: [b], expires_in: 1h } }]";
         let parsed = || Definition::parse(text).expect("is valid");

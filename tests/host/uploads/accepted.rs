@@ -7,7 +7,7 @@ use crate::harness::guest_bytes;
 use crate::text_guest::{TextGuest, with_custom_section};
 
 #[test]
-fn a_verdict_says_what_was_taken_in() {
+fn an_accepted_upload_returns_its_manifest_imports_and_sizes() {
     let component = guest_bytes("hello");
     let reply = upload(&component);
     assert_eq!(reply.status, 201, "{}", reply.json);

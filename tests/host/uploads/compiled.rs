@@ -65,7 +65,7 @@ fn changed_machine_code_is_found_and_compiled_again() {
 }
 
 #[test]
-fn what_is_refused_after_compiling_leaves_no_file() {
+fn an_upload_refused_after_compiling_leaves_no_file() {
     let host = TestHost::start();
     let guest = TextGuest {
         describe: "unreachable".to_owned(),

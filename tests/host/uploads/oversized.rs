@@ -85,7 +85,7 @@ fn module_with_imports(count: usize, of_type: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_there_is_too_much_of_is_named() {
+fn a_refusal_names_the_kind_of_item_that_exceeds_its_bound() {
     let mut exports = b"\0asm\x01\0\0\0".to_vec();
     push_section(&mut exports, 1, &[1, 0x60, 0, 0]);
     push_section(&mut exports, 3, &[1, 0]);

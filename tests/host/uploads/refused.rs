@@ -12,7 +12,7 @@ fn component(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_no_component_is_named() {
+fn uploads_that_are_no_component_are_refused_with_what_they_are() {
     refuse("", "not-a-component", &["empty"]);
     refuse(
         "hello, world",

@@ -275,7 +275,7 @@ async fn a_plugin_that_is_compiled_again_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_leaves_no_code_in_memory_and_no_file() {
+async fn a_refused_upload_leaves_no_code_in_memory_and_no_file() {
     let bench = Bench::start().await;
     let traps = TextGuest {
         describe: "unreachable".to_owned(),

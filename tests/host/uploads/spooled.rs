@@ -112,7 +112,7 @@ fn an_upload_over_the_limit_leaves_nothing() {
 }
 
 #[test]
-fn what_a_killed_host_had_spooled_is_removed_by_the_next() {
+fn a_host_removes_the_spooled_uploads_of_a_killed_one() {
     let mut host = TestHost::start();
     let _open = silent_upload(&host, &host.token);
     let [file] = eventually("the upload has a file", || {
