@@ -547,7 +547,7 @@ fn the_webhook_is_told_until_it_listens_and_follows_nobody() {
             .iter()
             .all(|one| one.json()["event"] == "fired" && one.json()["alert"]["state"] == "firing")
     );
-    // Nothing is said twice, and the end is said too.
+    // No message is sent twice, and the resolution is sent too.
     assert_eq!(
         host.post("/workflow-metrics/metrics/reset", &json!({}))
             .status,
@@ -653,7 +653,7 @@ fn an_acknowledged_alert_is_not_told_again() {
     );
     looked(&host);
     looked(&host);
-    // What was in hand when it was acknowledged has come; from here on there is nothing.
+    // Messages in hand at the acknowledgement have come; no more follow.
     while received.try_recv().is_ok() {}
     looked(&host);
     let again = received

@@ -81,7 +81,7 @@ fn an_archived_workflow_starts_nothing_and_what_it_has_goes_on() {
         "{}",
         refused.message()
     );
-    // Whoever asks again because an answer was lost learns that it was started.
+    // A client that lost the response and repeats the request learns that the instance was started.
     let again = start_keyed(&host, "earlier");
     assert_eq!(
         (again.status, &again.json["id"], &again.json["existing"]),
@@ -134,7 +134,7 @@ fn an_archived_workflow_starts_nothing_and_what_it_has_goes_on() {
         400
     );
 
-    // The same definition is nothing new; another one is not slipped in under an archived workflow.
+    // The same definition changes nothing; another definition is refused for an archived workflow.
     let same = host.apply(&definition("ask", &user, "May it?"));
     assert_eq!(
         (&same["version"], &same["status"]),

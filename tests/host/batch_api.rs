@@ -163,7 +163,7 @@ proptest! {
         wanted in proptest::collection::vec(wanted(), 0..450),
         name in "[a-z]{16}",
     ) {
-        // What has a key that was used before asks for the same again: something else would be refused.
+        // A repeated key repeats the same request: another request would be refused.
         let mut asked: BTreeMap<u8, usize> = BTreeMap::new();
         let item = |(number, wanted): (usize, &Wanted)| match wanted {
             Wanted::Keyed(key) => wanted.item(&name, *asked.entry(*key).or_insert(number)),
@@ -694,7 +694,7 @@ fn another_teams_instances_and_approvals_are_not_there() {
         (&untouched["status"], &untouched["metadata"]),
         (&json!("waiting"), &json!({}))
     );
-    // What is another team's workflow is not there either, and its keys are free.
+    // Another team's workflow looks absent, and its keys are free.
     let mut keyed = ask("keyed-by-two", 1);
     keyed["idempotency_key"] = "of-two-teams".into();
     let body = json!({ "items": [keyed] });

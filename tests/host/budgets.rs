@@ -143,7 +143,7 @@ fn an_expression_that_takes_too_much_work_fails_and_others_are_served_meanwhile(
         ]})
         .to_string(),
     );
-    // In a decision it is the approver's request that would have to wait.
+    // In a decision the approver's request would have to wait.
     host.apply(
         &json!({ "name": "busy-decision", "steps": [
             { "id": "ask", "approval": { "title": "t", "approvers": ["operator"], "expires_in": "1h",
@@ -159,7 +159,7 @@ fn an_expression_that_takes_too_much_work_fails_and_others_are_served_meanwhile(
     let busy: Vec<_> = (0..50)
         .map(|_| host.start_instance("busy", &numbers))
         .collect();
-    // Before: each held a thread for a minute.
+    // Without the budget, each held a thread for a minute.
     assert_eq!(
         host.get("/workflow-metrics/health?probe=live")["status"],
         "ok"
@@ -221,7 +221,7 @@ fn a_value_that_nests_too_deeply_ends_its_instance_and_nothing_else() {
             .status,
         409
     );
-    // At every door the bound is told.
+    // Every route reports the bound.
     for (path, body) in [
         ("/workflows/deep-output/instances", deep(121)),
         ("/workflows/deep-output/instances", deep(5_000)),

@@ -90,7 +90,7 @@ fn hosts_whose_clocks_are_two_hours_off_go_by_the_databases() {
     }
     let server = PrivateServer::start();
     let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    // A busy machine must not lose a lease; one that stops gives its back.
+    // A busy host must not lose its lease; a host that stops gives it back.
     let settings = [
         ("STEPWELL_HOSTS__LEASE", "60s"),
         ("STEPWELL_HOSTS__RENEWAL", "200ms"),

@@ -89,7 +89,7 @@ fn writers_on_two_hosts_of_one_database_all_complete() {
 
 #[test]
 fn too_many_conflicts_are_a_failure_that_the_retry_policy_mends() {
-    // Every conflict is one too many, and nobody takes turns.
+    // Every conflict fails the step, and no writer takes turns.
     let host = TestHost::with(&[
         ("engine.conflict_retries_max", "0"),
         ("engine.conflict_turns_after", "1000"),

@@ -102,7 +102,7 @@ fn every_acknowledged_instance_completes_and_every_effect_happens_once() {
         host.kill();
         host.restart();
     }
-    // And once while it does nothing but catch up.
+    // One kill comes while the server only catches up.
     host.kill();
     host.restart();
 
@@ -126,7 +126,7 @@ fn every_acknowledged_instance_completes_and_every_effect_happens_once() {
         lost.len(),
         acknowledged.len()
     );
-    // Those whose acknowledgement the kill cut off: at most one a client and kill.
+    // Instances whose acknowledgement the kill cut off: at most one for each client and kill.
     let unknown = there.difference(&acknowledged).count();
     assert!(
         unknown <= KILLS * CLIENTS,
@@ -280,7 +280,8 @@ fn decisions_that_were_acknowledged_when_the_server_was_killed_hold() {
     host.restart();
     for (number, (id, approval)) in waiting.iter().enumerate() {
         if !decided.contains(&number) {
-            // Not acknowledged: it may have been taken all the same, and if not, it can be taken now.
+            // Without an acknowledgement the decision may have been committed; if not, it can be
+            // made now.
             let path = format!("/approvals/{approval}/decision");
             let reply = host.post(&path, &json!({ "decision": decision(number) }));
             assert!(matches!(reply.status, 200 | 409), "{}", reply.json);

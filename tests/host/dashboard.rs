@@ -159,7 +159,7 @@ fn programs_get_the_first_view_in_one_answer() {
             .status,
         400
     );
-    // Another team's numbers are the operator's to see, and nobody else's.
+    // Only an operator sees another team's numbers.
     let theirs = host.token_for(
         "rival",
         "eve",

@@ -21,7 +21,7 @@ fn a_failing_disk_ends_the_server_and_acknowledged_writes_survive() {
     let mut host = TestHost::on("", Vec::new());
     host.apply("name: ask\nsteps:\n  - { id: ask, approval: { approvers: [ann], title: 'Yes?', expires_in: 24h } }");
     let log = host.data.path().join("stepwell/stepwell.db-wal");
-    // As much as stands there may be written over; nothing may grow beyond it.
+    // Existing bytes may be overwritten; no file may grow.
     host.break_disk(std::fs::metadata(log).expect("SQLite has a log").len());
     let token = format!("Bearer {}", host.token);
     let headers = [("authorization", token.as_str())];
@@ -140,7 +140,7 @@ fn a_server_finishes_the_work_of_a_killed_one_on_the_same_database() {
             .collect()
     });
     killed.kill();
-    // The heir has its own work beside what it takes over.
+    // The surviving host has its own work beside the instances that it takes over.
     acknowledged.extend((0..INSTANCES).map(|_| heir.start_instance("counting", &json!({}))));
 
     let instances = eventually("all instances end", || {

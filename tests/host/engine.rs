@@ -661,7 +661,7 @@ fn the_pages_of_a_list_show_every_instance_once() {
             break;
         };
         path = format!("/instances?limit=3&after={next}");
-        // One that comes meanwhile is newer than all of them, and so on no later page.
+        // An instance started meanwhile is newer than all of them, so it is on no later page.
         host.start_instance("echo", &json!({}));
     }
     started.reverse();

@@ -40,7 +40,7 @@ fn a_backlog_of_a_hundred_thousand_does_not_delay_another_team() {
     let mut host = TestHost::start();
     let tokens = ["busy", "late"].map(|name| team(&host, name, "echo").token().to_owned());
     assert_eq!(host.stop(), Some(0));
-    // What is started now waits, and nothing of it is in the memory of the next process.
+    // Instances started now wait; the next process has none of them in memory.
     host.restart_in(&[("MORE", "--without-engine")]);
     let as_team = |token: &str, host: &TestHost, path: &str, body: Value| {
         let reply = host.request_as(token, "POST", path, body.to_string());
@@ -54,7 +54,7 @@ fn a_backlog_of_a_hundred_thousand_does_not_delay_another_team() {
     for _ in 0..BACKLOG / 1_000 {
         as_team(busy, &host, "/instances:batch", json!({ "items": items }));
     }
-    // It is younger than all of the backlog, and only the poller can find it.
+    // The instance is younger than all of the backlog, and only the poller can find it.
     let last = as_team(late, &host, "/workflows/echo/instances", json!({}));
     assert_eq!(host.stop(), Some(0));
     host.restart();

@@ -504,14 +504,15 @@ fn agent() -> ureq::Agent {
 
 fn launch(data: &Path, settings: &[(String, String)]) -> (Child, String, Option<String>) {
     let ready = data.join("ready.json");
-    // A stale one would be taken for the new server's.
+    // A stale file would be taken for the new server's.
     let _ = std::fs::remove_file(&ready);
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(log_path(data))
         .expect("a file for the log");
-    // A file that grows over its limit is then an error like another, and kills nobody.
+    // A file that exceeds its limit is then an ordinary error instead of a signal that kills the
+    // process.
     let start =
         r#"trap '' XFSZ; [ -z "$PRELOAD" ] || export LD_PRELOAD="$PRELOAD"; exec "$0" "$@" $MORE"#;
     let mut server = bounded(start, binary())

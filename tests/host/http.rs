@@ -502,7 +502,7 @@ fn a_client_that_is_slow_with_its_head_is_cut_off() {
         assert!(answer.is_empty() || status(&answer) == "408", "{answer}");
         assert!(began.elapsed().as_secs() < 30, "{start:?}");
     }
-    // One that has had an answer and then keeps quiet is no different.
+    // A connection that had a response and then stays silent is treated alike.
     let answer = host.raw("GET /workflow-metrics/health HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(status(&answer), "200", "{answer}");
     assert_is_well(&host);

@@ -92,7 +92,7 @@ fn another_start_with_the_same_key_is_refused_and_the_same_is_answered() {
     let body = json!({ "input": { "a": 1, "b": 2 }, "entity_type": "order", "entity_id": "1" });
     assert_eq!(start(&host, body).status, 200);
     assert_eq!(start(&host, json!({})).code(), "idempotency-key-reused");
-    // And the command line.
+    // The command line reports it too.
     let output = host
         .command(&["start", "echo", "--input", "7", "--idempotency-key", "k"])
         .output()
@@ -188,7 +188,7 @@ fn applies_and_uploads_with_a_key_happen_once_and_repeat_their_response() {
         upload("u", &guest_bytes("hello")).code(),
         "idempotency-key-reused"
     );
-    // What is refused makes nothing, and gives its key back.
+    // A refused request creates nothing and releases its key.
     assert_eq!(upload("bad", b"no component").status, 422);
     assert_eq!(upload("bad", &guest_bytes("hello")).status, 201);
 
@@ -210,7 +210,7 @@ fn applies_and_uploads_with_a_key_happen_once_and_repeat_their_response() {
     assert_eq!(apply("w", &two).code(), "idempotency-key-reused");
     assert_eq!(apply("broken", "name: [").status, 422);
     assert_eq!(apply("broken", &two).status, 200);
-    // A key of a workflow is none of a plugin.
+    // Keys of workflows and of plugins are independent.
     assert_eq!(upload("w", &guest_bytes("hello")).status, 200);
     for wrong in ["", &"x".repeat(257)] {
         assert_eq!(apply(wrong, &one).code(), "invalid-request");

@@ -161,7 +161,7 @@ fn a_host_call_that_passes_too_much_is_stopped() {
     let text = json!({ "repeat": { "text": "x", "times": 1_600_000 } });
     let ops = json!([{ "op": "log", "level": "info", "message": text }]);
     fail_with("script", &json!({ "ops": ops }), "host-call-limit");
-    // What is bounded is one call, not all of them together.
+    // The bound applies to one call, not to all calls together.
     let text = json!({ "repeat": { "text": "x", "times": 600_000 } });
     let operation = json!({ "op": "log", "level": "trace", "message": text });
     let ops = json!([{ "op": "repeat", "times": 5, "operation": operation }]);
@@ -414,7 +414,8 @@ fn sixty_four_steps_that_spin_leave_room_for_others() {
     let spinning: Vec<_> = (0..64)
         .map(|_| host.start_instance("spin", &json!({})))
         .collect();
-    // Both answers come while they spin or after; that they come is what counts.
+    // Both responses may come while the steps spin or afterwards; the test only checks that they
+    // come.
     assert_eq!(host.get("/workflow-metrics/health")["status"], "ok");
     let id = other.start_instance("echo", &json!(1));
     assert_eq!(other.wait(&id)["status"], "completed");

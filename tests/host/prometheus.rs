@@ -225,7 +225,7 @@ fn active_alerts_are_counted_by_rule_severity_and_state_for_those_who_see_them()
     };
     let of =
         |team, severity: &'static str| [[("team", team)].as_slice(), &firing(severity)].concat();
-    // What is well is there too, and what is not looked at is not.
+    // A rule without an alert has the value 0; a rule that is not evaluated is absent.
     let well = operators(&host);
     assert!(
         well.value("stepwell_alerts_active", &of("", "warning"))
@@ -309,7 +309,7 @@ fn an_answer_has_so_many_series_and_says_how_many_are_missing() {
     team.script(json!([]));
     let exposition = operators(&host);
     let omitted = exposition.value("stepwell_series_omitted", &[]);
-    // The last one is what says it.
+    // One sample beyond the bound reports the omitted series.
     assert!(
         omitted > 0.0 && exposition.samples().count() <= 201,
         "{omitted}"

@@ -153,7 +153,7 @@ fn a_team_at_its_quota_of_instances_is_refused_at_every_door_and_the_other_is_no
     assert!(
         reply.header("retry-after").is_some() && reply.message().contains("may have 4 instances")
     );
-    // The key of one that is there is answered all the same.
+    // A repeated key of an existing instance succeeds all the same.
     let reply = keyed("k");
     assert_eq!((reply.status, &reply.json["existing"]), (200, &json!(true)));
     // The command line says it too.
@@ -256,7 +256,7 @@ fn a_team_at_its_quota_of_bytes_is_refused_everywhere_and_deletion_frees_them() 
     let set = |key: &str, times: usize| json!({ "ops": [{ "op": "set", "space": "plugin", "key": key, "value": { "repeat": { "text": "x", "times": times } } }] });
     let instance = host.run("script", &set("big", 150_000));
     assert_eq!(instance["status"], "completed", "{instance}");
-    // An entry, an output, an input, metadata: each by its door.
+    // An entry, an output, an input, metadata: each on its own route.
     for (workflow, input) in [
         ("script", set("other", 60_000)),
         ("huge", json!({ "bytes": 60_000 })),
@@ -380,7 +380,7 @@ fn a_root_is_cancelled_with_its_descendants_over_a_kill() {
         3_500
     );
     assert_eq!(host.wait_for(&bystander, |_| true)["status"], "waiting");
-    // Again there is nothing to do, and it is written down who did it.
+    // A repeat has nothing to do, and the audit has the user.
     let again = host.request("POST", &path, "");
     assert_eq!(
         again.json["descendants"],
@@ -439,7 +439,7 @@ fn a_running_fork_bomb_is_cancelled_by_the_command_line_and_by_a_batch() {
             let answer: Value = serde_json::from_slice(&output.stdout).expect("is JSON");
             assert_eq!(answer["descendants"]["more"], false);
         }
-        // Nothing of it is left, and nothing comes.
+        // No row of the tree is left, and none is created.
         assert_eq!(unfinished(&host, "default"), 0);
         let before = all_instances(&host, "script").len();
         host.run("script", &json!({ "ops": [] }));

@@ -65,7 +65,7 @@ fn nothing_is_found(host: &TestHost, token: &str) {
         "{said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    // It was let in, and the description's examples mean something.
+    // The token is accepted, and the description's examples are valid.
     assert_ne!(
         host.get("/audit?action=silence.create&limit=1")["items"],
         json!([]),

@@ -66,7 +66,7 @@ fn run(program: &str, arguments: &[&str], folder: &Path) -> bool {
 }
 
 fn large_input() -> Value {
-    // Ids, because Postgres would make little of what repeats itself.
+    // Random ids, because PostgreSQL would compress repeated text.
     (0..16_000)
         .map(|_| Uuid::now_v7().simple().to_string())
         .collect::<String>()
@@ -98,7 +98,7 @@ fn fill_and_make_room(disk: &Disk, host: &TestHost) {
     );
     assert_eq!(refused.header("retry-after"), Some("5"));
     assert!(acknowledged.len() > 10, "{}", acknowledged.len());
-    // Readers go on, and whatever reads goes on again and again.
+    // Readers continue, however often they read.
     for _ in 0..2 {
         for id in &acknowledged {
             host.instance(id);
@@ -117,7 +117,7 @@ fn fill_and_make_room(disk: &Disk, host: &TestHost) {
         (reply.status == 202).then(|| reply.json["id"].as_str().expect("an id").to_owned())
     });
     acknowledged.insert(written);
-    // What could not be written of them while the disk was full is written now.
+    // Steps that could not be written while the disk was full are written now.
     for id in &acknowledged {
         host.wait_for(id, |status| status == "waiting");
     }
@@ -194,7 +194,7 @@ fn postgres_without_room_for_its_log_stops_and_when_it_is_back_everything_is_don
     // The log has one file of 16 MiB at first, and no room for a second.
     let disk = Disk::mount();
     let mut server = PrivateServer::with_log(Some(disk.0.path()));
-    // Whoever waits for a connection while there is no server is told so after this time.
+    // A caller that waits for a connection without a server gets an error after this time.
     let quick = (
         "STEPWELL_DATABASE__ACQUIRE_TIMEOUT".to_owned(),
         "5s".to_owned(),
@@ -258,7 +258,7 @@ fn postgres_without_room_for_its_log_stops_and_when_it_is_back_everything_is_don
             let reply = start(&key);
             (reply.status != 503).then_some(reply)
         });
-        // Who was refused while the log became full cannot know whether it is in there all the same.
+        // A request refused while the log became full may have been written all the same.
         assert!(matches!(reply.status, 200 | 202), "{}", reply.json);
         acknowledged.insert(key, reply.json["id"].as_str().expect("an id").to_owned());
     }

@@ -140,7 +140,7 @@ fn stdin_starts_its_lines_and_a_prefix_makes_that_safe_to_repeat() {
     assert_eq!(text(&again.stderr), "0 started, 2 there before, 0 failed\n");
     assert_eq!(text(&first.stdout), text(&again.stdout));
     assert_eq!(text(&first.stdout).lines().count(), 2);
-    // The third line has a key of its own, and the first got one of its number.
+    // The third line has a key of its own; the first got a key from its number.
     for key in ["monday-1", "mine"] {
         let token = format!("Bearer {}", host.token);
         let headers = [("authorization", token.as_str()), ("idempotency-key", key)];
@@ -247,7 +247,7 @@ fn a_server_that_is_killed_half_way_has_each_line_once_after_the_command_is_repe
     host.restart();
     let again = feed(host.command(&arguments), lines.concat().as_bytes());
     assert_eq!(again.status.code(), Some(0), "{}", text(&again.stderr));
-    // What was acknowledged is still there, at its place.
+    // The acknowledged instances are still there, in their order.
     assert!(
         text(&again.stdout).starts_with(&acknowledged),
         "{acknowledged}"

@@ -539,7 +539,7 @@ fn concurrent_guarded_writes_have_one_winner_and_one_conflict() {
             )
         })
         .collect();
-    // Whoever loses in the commit runs again, and meets the conflict in its call then.
+    // The step that loses in the commit runs again, and then its call returns the conflict.
     let outcomes: Vec<_> = ids
         .iter()
         .map(|id| {

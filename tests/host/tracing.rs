@@ -156,7 +156,7 @@ fn is_one_tree(host: &TestHost, collector: &Collector, system: &str) {
         (SpanKind::Client, system)
     );
 
-    // Nothing hangs in the air, ends before it begins, or outlives what waits for it.
+    // Every span has a parent, ends after it begins, and ends before the span that waits for it.
     for span in &spans {
         let parent = spans
             .iter()
@@ -261,7 +261,7 @@ fn requests_with_an_unsampled_traceparent_are_not_traced() {
             (&json!("completed"), &Value::Null)
         );
     }
-    // What comes later arrives later, so what has not arrived by then does not come.
+    // Spans arrive in order, so a span that has not arrived by then never comes.
     run(&host, "echo", &json!({}), &sampled(TRACE));
     collector.wait(TRACE, |spans| has(spans, "workflow echo"));
     assert!(
@@ -325,7 +325,7 @@ fn callers_without_a_token_are_not_asked() {
         );
     }
     assert!((unfollowed(&host) - 5.0).abs() < f64::EPSILON);
-    // What comes later arrives later, so what has not arrived by then does not come.
+    // Spans arrive in order, so a span that has not arrived by then never comes.
     let token = format!("Bearer {}", host.token);
     let followed = host.send(
         "GET",

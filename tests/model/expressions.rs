@@ -235,7 +235,7 @@ fn the_work_of_an_expression_is_bounded_and_says_so() {
             "{text}"
         );
     }
-    // What grows is bounded too, whatever makes it grow.
+    // Values that grow are bounded too, by any function.
     for text in [
         "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12].map(x, input.t.replace('x', input.t))",
         "[0].map(x, input.t.split('')).map(l, l + l + l + l + l + l + l + l).map(l, l + l + l + l + l + l + l + l)",

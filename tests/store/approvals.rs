@@ -100,7 +100,7 @@ fn approvals_are_listed_by_instance_step_and_time() {
     on_both(|store, _| async move {
         let (first, second) = (instance(&store).await, instance(&store).await);
         let at = |seconds| START.after(Duration::from_secs(seconds));
-        // The later one is asked, the sooner it runs out.
+        // Later approvals expire sooner.
         let mut asked: Vec<_> = [(&first, 30), (&first, 20), (&second, 10)]
             .into_iter()
             .map(|(instance, expires)| approval(instance, "bob", at(expires)))

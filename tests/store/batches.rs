@@ -125,7 +125,8 @@ fn metadata_of_many_instances_is_replaced_and_what_is_not_there_is_told() {
             .await
             .expect("writes");
         assert_eq!(written, ids.iter().copied().collect());
-        // Of two values the later counts; a cached instance is read anew; a version stays, so that no step conflicts.
+        // Of two values the later one wins. A cached instance is read anew. The version stays, so
+        // no step conflicts.
         for (number, expected) in [(0, &mine), (7, &values[7]), (999, &values[999])] {
             let instance = store
                 .instance(&acme(), ids[number])
@@ -203,7 +204,7 @@ fn metadata_and_steps_that_are_written_at_the_same_time_do_not_block_each_other(
 fn a_row_that_somebody_has_locked_is_waited_for() {
     on_both_databases(|database| async move {
         if database.kind == Kind::Sqlite {
-            // One writer: there is nobody else who could lock a row.
+            // SQLite has one writer, so no row is locked.
             return;
         }
         let store = database.open().await;

@@ -342,7 +342,7 @@ fn a_hundred_concurrent_readers_share_one_load() {
                     .expect("reads")
                     .expect("is there");
                 assert_eq!(found.version, 1);
-                // Each asks for other keys, all of which somebody else asks for too.
+                // Each call asks for other keys; other calls ask for each of them too.
                 let wanted: Vec<_> = keys.iter().skip(number / 4).take(25).cloned().collect();
                 let found = store.entries(&acme(), &wanted).await.expect("reads");
                 assert!(found.len() == 25 && found.iter().all(Option::is_some));
@@ -471,7 +471,7 @@ fn readers_that_race_a_writer_never_see_less_than_was_acknowledged() {
             .await
             .expect("commits");
         let id = instance.id;
-        // Each write is a step of the instance, so its version counts them too.
+        // Each write is a step of the instance, so the instance's version counts the writes.
         let first = instance.version;
         let acknowledged = Arc::new(AtomicU64::new(0));
         let over = Arc::new(AtomicBool::new(false));

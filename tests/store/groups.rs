@@ -57,12 +57,12 @@ async fn submit(store: Store, job: Job) -> End {
 async fn in_one_group(database: &Database, store: &Store, jobs: Vec<Job>) -> Vec<End> {
     let decoy = instance(store).await;
     let held = database.hold_writes().await;
-    // The committer takes this one and has to wait for the database; the others gather meanwhile.
+    // The committer takes this job and waits for the database; the other jobs gather meanwhile.
     let mut calls: Vec<Pin<Box<dyn Future<Output = End> + Send>>> = Vec::new();
     let (before, count) = (store.commit_stats(), jobs.len());
     for job in std::iter::once(Job::Step(Box::new(step(&decoy)))).chain(jobs) {
         let mut call = Box::pin(submit(store.clone(), job));
-        // One poll puts it into the queue.
+        // One poll puts the job into the queue.
         let polled = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
         assert!(polled.is_pending(), "nobody can write now");
         calls.push(call);
@@ -77,7 +77,8 @@ async fn in_one_group(database: &Database, store: &Store, jobs: Vec<Job>) -> Vec
     }
     assert_eq!(ends.remove(0), End::Written);
     let after = store.commit_stats();
-    // One, if the committer was still gathering when the others came: then the decoy is part of their group.
+    // One group if the committer still gathered when the other jobs came: then the decoy is part of
+    // it.
     let groups = after.groups - before.groups;
     assert!(
         (1..=2).contains(&groups),
@@ -394,7 +395,7 @@ fn a_group_ends_as_its_jobs_would_one_by_one() {
                 let jobs = plan.iter().map(|(who, stale, which, what)| {
                     let mut instance = all.get(*who).expect("is one of them").clone();
                     let version = versions.get_mut(*who).expect("is one of them");
-                    // It may turn out to be wrong, if an earlier one is refused.
+                    // The version may be wrong if an earlier job is refused.
                     instance.version = if *stale { *version + 3 } else { *version };
                     *version += u64::from(!*stale);
                     let name = format!("{round}-{world}-{which}");

@@ -87,7 +87,7 @@ fn a_point_that_is_written_again_is_replaced_and_what_is_read_is_added_up() {
             .await;
         };
         write_all(8).await;
-        // As after a COMMIT that nobody answered.
+        // As after a COMMIT whose reply was lost.
         write_all(8).await;
         let expected = [
             (at(0), Added::Events(3)),

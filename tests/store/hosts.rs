@@ -85,7 +85,7 @@ fn a_host_reads_the_writes_of_another_host() {
                 &first,
             )
         };
-        // The reader has it all in its caches.
+        // The reader has every row in its caches.
         assert_eq!(read(&reader, "paid").await, None);
         assert_eq!(pending().await.expect("lists"), []);
         assert!(

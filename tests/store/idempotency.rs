@@ -53,7 +53,7 @@ fn a_key_with_another_request_is_told_apart_from_a_repeated_one() {
             let answered = ask(other).await;
             assert!(answered.existing && !answered.same_request && answered.id == first.id);
         }
-        // Who starts it, and when, is no part of the request.
+        // The user and the time are no part of the request.
         let later = NewInstance {
             started_by: "bob".to_owned(),
             depth: 3,
@@ -76,7 +76,7 @@ fn a_key_with_another_request_is_told_apart_from_a_repeated_one() {
                 .collect::<Vec<_>>(),
             [(false, true), (true, false)]
         );
-        // An instance from before requests were remembered answers any.
+        // An instance without a stored request hash matches any request.
         database
             .sql("UPDATE workflow_instances SET request_hash = NULL")
             .await;
@@ -176,7 +176,7 @@ async fn reserve(store: &Store, request: KeyedRequest) -> Reservation {
 fn a_request_is_answered_again_and_another_with_its_key_is_refused() {
     on_both(|store, _| async move {
         assert_eq!(reserve(&store, request("k", 1)).await, Reservation::Open);
-        // Under way, or broken off: the same may be tried, and no other.
+        // The request is under way or broken off: only the same request may be tried again.
         assert_eq!(reserve(&store, request("k", 1)).await, Reservation::Open);
         assert_eq!(
             reserve(&store, request("k", 2)).await,
@@ -198,7 +198,7 @@ fn a_request_is_answered_again_and_another_with_its_key_is_refused() {
             reserve(&store, request("k", 2)).await,
             Reservation::OtherRequest
         );
-        // What was answered is not given back, and what made nothing is.
+        // A key with a response is kept; the key of a failed request is released.
         store
             .release_idempotency_key(request("k", 1))
             .await

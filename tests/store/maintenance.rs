@@ -31,7 +31,8 @@ fn statistics_are_made_after_much_was_written_and_not_before() {
         database.config.database.analyze_rows = 500;
         let store = database.open().await;
         let version = workflow(&store, &acme()).await;
-        // What was written before the host started nobody has counted on SQLite, so the first time always does.
+        // SQLite has not counted writes from before the host started, so the first call always
+        // makes statistics.
         assert_eq!(
             store.refresh_statistics().await.expect("analyzes"),
             database.kind == Kind::Sqlite
@@ -49,7 +50,7 @@ fn statistics_are_made_after_much_was_written_and_not_before() {
             .await
             .expect("are created");
         if database.kind == Kind::Postgres {
-            // A server's sessions tell what they have written when they end, or now and then.
+            // PostgreSQL's sessions report their writes when they end, or now and then.
             store.close().await;
         }
         let store = if database.kind == Kind::Postgres {
@@ -96,7 +97,7 @@ fn the_log_stays_small_while_much_is_written_and_read() {
             let (store, over) = (store.clone(), std::sync::Arc::clone(&over));
             readers.spawn(async move {
                 while !over.load(Ordering::SeqCst) {
-                    // What is cached is answered without a look at the database.
+                    // Cached values are returned without a query.
                     store.clear_caches(None, None);
                     tokio::task::yield_now().await;
                     store

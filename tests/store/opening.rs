@@ -86,7 +86,8 @@ fn a_schema_newer_than_the_program_is_refused() {
             "{error}"
         );
         assert!(error.to_string().contains("newer"), "{error}");
-        // The refusal gave the database back: the next one is refused for the same reason, not as a second process.
+        // The refusal released the database: the next open fails for the same reason, not as a
+        // second process.
         assert!(matches!(
             database.try_open().await,
             Err(StoreError::NewerSchema { .. })

@@ -118,7 +118,8 @@ fn siblings_that_create_at_the_same_time_stay_within_their_budget() {
             BTreeMap::from([("done", 7), (DESCENDANTS_EXHAUSTED, 13)])
         );
         assert_eq!(descendants(&database, root.id).await, 19 + 49);
-        // One is left, for a step that wants no more; another root has a budget of its own.
+        // One descendant is left, for a step that creates no more. Another root has a budget of its
+        // own.
         let parent = create(&store, child(&version, root.id)).await;
         assert_eq!(
             code(&breed(&store, &version, &parent, 2).await),
@@ -177,7 +178,7 @@ fn a_budget_survives_a_restart_and_ends_with_the_last_of_its_instances() {
             code(&breed(&store, &version, &root, 2).await),
             DESCENDANTS_EXHAUSTED
         );
-        // The root is deleted and a descendant is left: the budget is still theirs.
+        // The root is deleted and a descendant is left: the budget stays.
         end(&store, &root).await;
         let all = Finished {
             team: None,
@@ -317,7 +318,7 @@ fn a_team_at_its_quota_of_instances_starts_none_until_one_has_ended() {
                 .await
                 .is_err()
         );
-        // What is there already takes no room.
+        // Existing instances take no more room.
         let again = NewInstance {
             id: Uuid::now_v7(),
             ..keyed
@@ -327,7 +328,8 @@ fn a_team_at_its_quota_of_instances_starts_none_until_one_has_ended() {
             .await
             .expect("is answered");
         assert!(created[0].existing && created[0].id == second.id);
-        // A step that creates is refused with all that it did, and one that ends is not.
+        // A step that creates is refused with all its effects; a step that ends its instance is
+        // written.
         assert_eq!(
             code(&breed(&store, &version, &first, 1).await),
             QUOTA_UNFINISHED
@@ -355,7 +357,7 @@ fn a_team_at_its_quota_of_instances_starts_none_until_one_has_ended() {
         assert_eq!(counted.stored_bytes_max, None);
         assert_counted_rightly(&store).await;
         store.close().await;
-        // As many after a restart.
+        // The counts are the same after a restart.
         let store = database.open().await;
         assert_eq!(usage(&store, &acme()), counted);
         assert!(
@@ -458,7 +460,7 @@ fn effects_beyond_the_quota_of_bytes_are_refused_and_endings_are_written() {
         .expect("fits");
         let before = usage(&store, &acme()).stored_bytes;
         assert!((61_000..70_000).contains(&before), "{before}");
-        // In the place of what is there, as much again fits; beside it, it does not.
+        // A value of the same size fits as a replacement, but not as a second entry.
         write(
             &store,
             &mut instance,
@@ -534,7 +536,7 @@ fn effects_beyond_the_quota_of_bytes_are_refused_and_endings_are_written() {
             ..new_instance(&rival)
         };
         create(&store, large).await;
-        // That a step failed, and the end of the instance, are written whatever there is.
+        // A failed step and the end of the instance are written at any quota.
         let failure = Failure::fatal(
             QUOTA_STORED,
             stepwell::model::Blame::Guest,
@@ -782,7 +784,8 @@ fn a_database_of_the_last_version_is_counted_and_its_instances_go_on() {
         let store = database.open().await;
         assert_eq!(store.team_usage(None), counted);
         assert_counted_rightly(&store).await;
-        // A key from before requests were remembered answers any; and one that was created is its own root now.
+        // A key without a stored request hash matches any request; a migrated instance is its own
+        // root.
         let other = NewInstance {
             id: Uuid::now_v7(),
             input: json!("something else").into(),

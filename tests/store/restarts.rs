@@ -105,7 +105,7 @@ fn a_server_that_restarts_under_load_loses_nothing_and_doubles_nothing() {
         assert!(written >= acknowledged.load(Ordering::SeqCst));
         let (counter, _) = read(&store, "counter").await.expect("is there");
         assert_eq!(counter, written.to_string());
-        // The lock went with its session, and is ours again.
+        // The lock was lost with its session, and was taken again.
         store.ping().await.expect("answers");
         assert!(matches!(
             Store::open(&config, Clock::System).await,

@@ -228,7 +228,7 @@ fn without_a_team_it_goes_from_team_to_team() {
         for team in ["bravo", "acme", "delta", "coral"] {
             let version = workflow(&store, &name(team)).await;
             for day in 1..=3 {
-                // Coral's ended too late.
+                // The instance of team coral ended too late.
                 let ended = if team == "coral" {
                     days(day + 90)
                 } else {
@@ -375,7 +375,8 @@ fn steps_are_committed_between_the_batches() {
         };
         let (deleted, ()) = tokio::join!(deleting, committing);
         assert_eq!(deleted.0, counts(60));
-        // The one that was under way at the end may have been the only one; a second had a turn between two batches.
+        // The commit under way at the end may have been the only one; a second one ran between two
+        // batches.
         assert!(
             commits.into_inner() > 1,
             "{} batches let nobody through",

@@ -108,7 +108,7 @@ fn a_row_that_one_host_has_read_the_other_finds_in_redis() {
             let one = host(&database, redis).await;
             let other = host(&database, redis).await;
             let version = workflow(&one, &acme()).await;
-            // Joining a host begins an epoch, of which the other hears soon.
+            // A joining host begins an epoch; the other host learns of it soon.
             eventually("both use the same epoch", async || {
                 for store in [&one, &other] {
                     store.clear_caches(None, None);
@@ -279,7 +279,7 @@ fn rows_changed_by_hand_are_seen_once_both_cache_levels_are_cleared() {
             let (one, other) = (host(&database, redis).await, host(&database, redis).await);
             let version = workflow(&one, &acme()).await;
             let status = async |store: &Store| {
-                // What is in memory hides the second level.
+                // Entries in memory hide the second level.
                 store.clear_caches(None, None);
                 store
                     .current_workflow(&acme(), &version.name)
@@ -288,7 +288,7 @@ fn rows_changed_by_hand_are_seen_once_both_cache_levels_are_cleared() {
                     .expect("is there")
                     .status
             };
-            // An epoch that nobody else begins another after.
+            // No later epoch follows this one.
             one.clear_second_level(None, None).await;
             let before = stats(&one).hits;
             assert_eq!(
@@ -328,7 +328,7 @@ fn rows_changed_by_hand_are_seen_once_a_team_or_a_key_is_cleared() {
             workflow(&store, &rival).await;
             let expense = name("expense");
             let status = async |team: &Name| {
-                // What is in memory hides the second level.
+                // Entries in memory hide the second level.
                 store.clear_caches(None, None);
                 store
                     .current_workflow(team, &expense)
@@ -410,7 +410,7 @@ fn readers_that_race_a_writer_while_redis_dies_and_comes_back_never_see_less_tha
                 readers.spawn(async move {
                     while !over.load(Ordering::SeqCst) {
                         let least = acknowledged.load(Ordering::SeqCst);
-                        // What is in memory hides the second level.
+                        // Entries in memory hide the second level.
                         store.clear_caches(None, None);
                         let (value, _) = read(&store, "counter").await.expect("is there");
                         let value: u64 = value.parse().expect("is a number");

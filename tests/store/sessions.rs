@@ -23,7 +23,7 @@ fn each_session_has_the_timeouts_of_the_settings() {
         database.config.database.lock_timeout = Duration::from_millis(12_000);
         database.config.database.idle_in_transaction_timeout = Duration::from_millis(13_000);
         let store = database.open().await;
-        // The store's session writes down itself what it goes by.
+        // A trigger records the settings of the store's session.
         for sql in [
             "CREATE TABLE told (what TEXT)",
             "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO told VALUES \
@@ -133,7 +133,7 @@ fn a_store_has_no_more_sessions_than_it_may_and_who_finds_none_free_is_told() {
 fn no_session_reads_a_whole_table_that_has_grown_since_its_plans_were_made() {
     on_postgres(|database| async move {
         let scans = async || {
-            // Sessions hand in what they have counted when they end.
+            // Sessions report their statistics when they end.
             let sessions = "SELECT 'there' FROM pg_stat_activity \
                 WHERE application_name = 'stepwell' AND datname = current_database()";
             eventually("the sessions have ended", async || {
@@ -145,7 +145,7 @@ fn no_session_reads_a_whole_table_that_has_grown_since_its_plans_were_made() {
             database.sql(counted).await
         };
         database.open().await.close().await;
-        // Nobody makes statistics meanwhile, as in the first minute of a new database.
+        // No ANALYZE runs meanwhile, as in the first minute of a new database.
         for table in ["workflow_instances", "workflow_approvals"] {
             database
                 .sql(&format!(

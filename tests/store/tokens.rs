@@ -164,7 +164,7 @@ fn the_last_operator_token_goes_only_when_that_is_said() {
             }
         );
         clock.advance(Duration::from_secs(60));
-        // The other one has expired, so this is the last; and one that has expired protects nobody.
+        // The other token has expired, so this is the last one; an expired token does not count.
         assert!(matches!(
             store.revoke_token(None, first.id, false).await,
             Err(StoreError::LastOperator)

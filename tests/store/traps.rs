@@ -90,7 +90,7 @@ async fn trap_sqlx_believes_in_a_transaction_that_sqlite_has_rolled_back() {
         .execute(&mut *transaction)
         .await;
     assert!(full.is_err(), "ten pages do not hold it");
-    // SQLite has rolled back on its own, so there is nothing left to roll back; and sqlx counts on as if there were.
+    // SQLite has rolled back on its own, but sqlx still counts an open transaction.
     let rolled_back = transaction.rollback().await;
     let again = connection.begin_with("BEGIN IMMEDIATE").await.map(drop);
     assert!(
@@ -143,7 +143,7 @@ fn a_caller_that_hangs_up_at_any_moment_leaves_no_transaction_open() {
                 .as_deref(),
             Some("yes")
         );
-        // What was under way goes on to its end; and then nobody holds the database.
+        // The calls under way run to their end; then no session holds the database.
         store.close().await;
         let store = database.open().await;
         assert!(store.load(alive.id).await.expect("loads").is_some());

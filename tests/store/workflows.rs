@@ -200,7 +200,7 @@ fn an_archived_workflow_takes_no_instances_and_no_versions_until_it_is_unarchive
             .apply_workflow(&acme(), definition("expense", "a"), "ann")
             .await
             .expect("applies");
-        // What is known of it is cached now, and must be forgotten.
+        // The workflow is cached now, and must be invalidated.
         let current = store
             .current_workflow(&acme(), &expense)
             .await

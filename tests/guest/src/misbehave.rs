@@ -112,7 +112,7 @@ impl Step for Hog {
     type Output = Eaten;
 
     fn run(_context: &Context, appetite: Appetite) -> Result<Eaten, Failure> {
-        // Its own room is taken first: nothing but the pieces may fail.
+        // The vector's own memory is allocated first: only the pieces may fail.
         let mut pieces: Vec<Vec<u8>> = Vec::with_capacity(4_096);
         let mut refused = false;
         while !refused && pieces.len() < appetite.mib_max.unwrap_or(4_096).min(4_096) {

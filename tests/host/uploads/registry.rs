@@ -150,7 +150,7 @@ async fn a_small_upload_waits_for_one_compile_and_not_for_what_others_have_queue
             bench.upload(&team, &component).await.map(drop)
         }));
     };
-    // Four teams with two large components each; the first is being compiled, for as long as we like.
+    // Four teams with two large components each; the first compiles until the test lets it end.
     let mut firsts = BTreeSet::new();
     for round in 0..2 {
         for team in 0..4 {
@@ -205,7 +205,7 @@ async fn a_small_upload_waits_for_one_compile_and_not_for_what_others_have_queue
 async fn the_same_component_twice_at_once_is_compiled_once() {
     let bench = Arc::new(Bench::start().await);
     let component = large("twin", GATED_BYTES);
-    // Of one team: what another team has compiled must not be told by the time that it takes.
+    // Of one team: the duration must not reveal what another team has compiled.
     let uploads = ["one", "one"].map(|team| {
         let (bench, component) = (Arc::clone(&bench), component.clone());
         tokio::spawn(async move { bench.upload(team, &component).await })

@@ -54,7 +54,7 @@ fn silent_uploads_of_one_team_do_not_keep_another_teams_waiting() {
         eventually("the silent uploads are there", || {
             (metric(&host, "stepwell_uploads") == count.min(PER_TEAM) as u64).then_some(())
         });
-        // Their bytes are counted, and nothing else is taken for them.
+        // Only their bytes are counted; they hold no other place.
         assert_eq!(
             (
                 spooled(&host).len(),
@@ -69,7 +69,7 @@ fn silent_uploads_of_one_team_do_not_keep_another_teams_waiting() {
             "they are open still"
         );
     }
-    // The team that has as many as it may is told so.
+    // The team at its limit gets an error.
     let reply = silent.request("POST", "/plugins", TextGuest::named("late").bytes());
     assert_eq!(
         (reply.status, reply.code(), reply.header("retry-after")),
