@@ -73,7 +73,8 @@ pub(crate) struct RetryUntil;
 
 impl Step for RetryUntil {
     const NAME: &'static str = "retry-until";
-    const DESCRIPTION: &'static str = "Asks for another attempt until the given one, and answers its number";
+    const DESCRIPTION: &'static str =
+        "Asks for another attempt until the given one, and answers its number";
     type Input = Until;
     type Output = u32;
 
@@ -81,7 +82,10 @@ impl Step for RetryUntil {
         if context.attempt >= until.attempt {
             return Ok(context.attempt);
         }
-        let failure = Failure::retry("too-early", format!("attempt {} of {}", context.attempt, until.attempt));
+        let failure = Failure::retry(
+            "too-early",
+            format!("attempt {} of {}", context.attempt, until.attempt),
+        );
         Err(delayed(failure, until.after_ms))
     }
 }

@@ -14,7 +14,8 @@ pub(crate) struct CountUp;
 
 impl Step for CountUp {
     const NAME: &'static str = "count-up";
-    const DESCRIPTION: &'static str = "Adds one to a number of the plugin's, guarded by its version";
+    const DESCRIPTION: &'static str =
+        "Adds one to a number of the plugin's, guarded by its version";
     type Input = Counter;
     type Output = u64;
 

@@ -36,7 +36,8 @@ pub(crate) struct SleepSpin;
 
 impl Step for SleepSpin {
     const NAME: &'static str = "sleep-spin";
-    const DESCRIPTION: &'static str = "Asks for the time until so many milliseconds have passed, and answers how often";
+    const DESCRIPTION: &'static str =
+        "Asks for the time until so many milliseconds have passed, and answers how often";
     type Input = Wait;
     type Output = u64;
 
@@ -107,7 +108,8 @@ pub(crate) struct Hog;
 
 impl Step for Hog {
     const NAME: &'static str = "hog";
-    const DESCRIPTION: &'static str = "Takes and fills memory, MiB by MiB, until it is refused, and answers how much";
+    const DESCRIPTION: &'static str =
+        "Takes and fills memory, MiB by MiB, until it is refused, and answers how much";
     type Input = Appetite;
     type Output = Eaten;
 
@@ -123,6 +125,9 @@ impl Step for Hog {
                 pieces.push(black_box(piece));
             }
         }
-        Ok(Eaten { mib: pieces.len(), refused })
+        Ok(Eaten {
+            mib: pieces.len(),
+            refused,
+        })
     }
 }

@@ -146,36 +146,67 @@ impl OtherOperation {
     fn run(&self) -> Result<Value, Refusal> {
         match self {
             Self::CreateInstances { items } => {
-                let items: Vec<NewInstance> = items.iter().flat_map(InstanceSource::to_instances).collect();
+                let items: Vec<NewInstance> = items
+                    .iter()
+                    .flat_map(InstanceSource::to_instances)
+                    .collect();
                 Ok(per_item(batch::create_instances(&items)?, Value::from))
             }
             Self::UpdateInstances { ids, metadata } => {
                 let update = |id: &String| InstanceUpdate::new(id, metadata);
-                let items = ids.to_strings().iter().map(update).collect::<Result<Vec<_>, _>>()?;
+                let items = ids
+                    .to_strings()
+                    .iter()
+                    .map(update)
+                    .collect::<Result<Vec<_>, _>>()?;
                 Ok(per_item(batch::update_instances(&items)?, |()| Value::Null))
             }
             Self::GetStatuses { ids } => Ok(per_item(
                 batch::get_statuses(&ids.to_strings())?,
                 |status| json!({ "id": status.instance_id, "status": status.status, "current_step": status.current_step }),
             )),
-            Self::Count { name, delta, labels } => done(metrics::count(&name.0, *delta, &pairs(labels))),
-            Self::Gauge { name, value, labels } => done(metrics::gauge(&name.0, value.to_f64(), &pairs(labels))),
-            Self::Record { name, value, labels } => done(metrics::record(&name.0, value.to_f64(), &pairs(labels))),
-            Self::Timer { operation, stop, times } => {
-                let timers: Vec<_> = (0..*times).map(|_| metrics::Timer::start(&operation.0)).collect();
+            Self::Count {
+                name,
+                delta,
+                labels,
+            } => done(metrics::count(&name.0, *delta, &pairs(labels))),
+            Self::Gauge {
+                name,
+                value,
+                labels,
+            } => done(metrics::gauge(&name.0, value.to_f64(), &pairs(labels))),
+            Self::Record {
+                name,
+                value,
+                labels,
+            } => done(metrics::record(&name.0, value.to_f64(), &pairs(labels))),
+            Self::Timer {
+                operation,
+                stop,
+                times,
+            } => {
+                let timers: Vec<_> = (0..*times)
+                    .map(|_| metrics::Timer::start(&operation.0))
+                    .collect();
                 if *stop {
                     timers.into_iter().try_for_each(metrics::Timer::stop)?;
                 }
                 Ok(Value::Null)
             }
-            Self::Log { level, message, fields } => {
+            Self::Log {
+                level,
+                message,
+                fields,
+            } => {
                 log::write(level_named(level), &message.0, &pairs(fields));
                 Ok(Value::Null)
             }
             Self::GetWorkflow { name } => Ok(workflows::get_workflow(&name.0)?),
             Self::GetVersion { name, version } => Ok(workflows::get_version(&name.0, *version)?),
             Self::GetInstance { id } => Ok(workflows::get_instance(&id.0)?),
-            Self::PendingApprovals { approver } => Ok(Value::Array(workflows::pending_approvals(&approver.0)?)),
+            Self::PendingApprovals { approver } => {
+                Ok(Value::Array(workflows::pending_approvals(&approver.0)?))
+            }
             Self::Now => Ok(json!(runtime::now())),
             Self::Random { length } => Ok(json!(runtime::random(*length)?)),
             Self::Repeat { times, operation } => Ok(repeat(*times, operation)),
@@ -208,7 +239,9 @@ impl InstanceSource {
         };
         match self.count {
             None => vec![instance(String::new())],
-            Some(count) => (0..count).map(|number| instance(format!("-{number}"))).collect(),
+            Some(count) => (0..count)
+                .map(|number| instance(format!("-{number}")))
+                .collect(),
         }
     }
 }
@@ -222,7 +255,10 @@ fn per_item<T>(answers: batch::PerItem<T>, shown: impl Fn(T) -> Value) -> Value 
 }
 
 fn pairs(texts: &Labels) -> Vec<(&str, &str)> {
-    texts.iter().map(|(name, value)| (name.as_str(), value.0.as_str())).collect()
+    texts
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.0.as_str()))
+        .collect()
 }
 
 fn level_named(name: &str) -> log::Level {
@@ -255,7 +291,10 @@ impl From<HostError> for Refusal {
             HostError::Invalid(text) => ("invalid", text),
             HostError::Unavailable(text) => ("unavailable", text),
         };
-        Self { kind: kind.into(), message }
+        Self {
+            kind: kind.into(),
+            message,
+        }
     }
 }
 
@@ -263,7 +302,13 @@ impl From<HostError> for Refusal {
 /// error.
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        let kind = failure.code().strip_prefix("host-").unwrap_or(failure.code());
-        Self { kind: kind.into(), message: failure.message().into() }
+        let kind = failure
+            .code()
+            .strip_prefix("host-")
+            .unwrap_or(failure.code());
+        Self {
+            kind: kind.into(),
+            message: failure.message().into(),
+        }
     }
 }

@@ -52,7 +52,10 @@ impl Step for Script {
         match input.then {
             Then::Complete => Ok(Output { results }),
             Then::Fatal(reason) => Err(Failure::fatal(reason.code, reason.message)),
-            Then::Retry(reason) => Err(delayed(Failure::retry(reason.code, reason.message), reason.after_ms)),
+            Then::Retry(reason) => Err(delayed(
+                Failure::retry(reason.code, reason.message),
+                reason.after_ms,
+            )),
             Then::Panic => panic!("the script ends with a panic"),
             Then::Spin => crate::misbehave::spin(),
         }

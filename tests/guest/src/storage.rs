@@ -32,7 +32,11 @@ pub(crate) struct PutSource {
 #[serde(untagged)]
 pub(crate) enum Puts {
     Listed(Vec<PutSource>),
-    Counted { prefix: String, count: usize, value: Text },
+    Counted {
+        prefix: String,
+        count: usize,
+        value: Text,
+    },
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -83,13 +87,24 @@ pub(crate) enum StorageOperation {
 
 impl StorageOperation {
     /// The names of the variants, by which the type of an operation is chosen.
-    pub(crate) const NAMES: [&str; 9] =
-        ["open", "get", "get-many", "set", "set-many", "delete", "delete-many", "increment", "list"];
+    pub(crate) const NAMES: [&str; 9] = [
+        "open",
+        "get",
+        "get-many",
+        "set",
+        "set-many",
+        "delete",
+        "delete-many",
+        "increment",
+        "list",
+    ];
 
     pub(crate) fn run(&self) -> Result<Value, HostError> {
         match self {
             Self::Open { space, times } => {
-                let handles = (0..*times).map(|_| space.open()).collect::<Result<Vec<_>, _>>()?;
+                let handles = (0..*times)
+                    .map(|_| space.open())
+                    .collect::<Result<Vec<_>, _>>()?;
                 Ok(json!(handles.len()))
             }
             Self::Get { space, key } => Ok(shown(space.open()?.get(&key.0)?.as_ref())),
@@ -102,8 +117,17 @@ impl StorageOperation {
             Self::Delete { space, key } => done(space.open()?.delete(&key.0)),
             Self::DeleteMany { space, keys } => done(space.open()?.delete_many(&keys.to_strings())),
             Self::Increment { space, key, delta } => done(space.open()?.increment(&key.0, *delta)),
-            Self::List { space, prefix, after, limit } => {
-                let page = space.open()?.list(&prefix.0, after.as_ref().map(|text| text.0.as_str()), *limit)?;
+            Self::List {
+                space,
+                prefix,
+                after,
+                limit,
+            } => {
+                let page = space.open()?.list(
+                    &prefix.0,
+                    after.as_ref().map(|text| text.0.as_str()),
+                    *limit,
+                )?;
                 Ok(json!({ "keys": page.keys, "next": page.next }))
             }
         }
@@ -123,7 +147,12 @@ impl Space {
 impl PutSource {
     fn to_put(&self) -> Put {
         let (key, value) = (self.key.0.clone(), self.value.0.clone().into_bytes());
-        Put { key, value, ttl_ms: self.ttl_ms, if_version: self.if_version }
+        Put {
+            key,
+            value,
+            ttl_ms: self.ttl_ms,
+            if_version: self.if_version,
+        }
     }
 }
 
@@ -131,9 +160,13 @@ impl Puts {
     fn to_puts(&self) -> Vec<Put> {
         match self {
             Self::Listed(puts) => puts.iter().map(PutSource::to_put).collect(),
-            Self::Counted { prefix, count, value } => {
-                (0..*count).map(|number| Put::new(format!("{prefix}{number}"), value.0.clone())).collect()
-            }
+            Self::Counted {
+                prefix,
+                count,
+                value,
+            } => (0..*count)
+                .map(|number| Put::new(format!("{prefix}{number}"), value.0.clone()))
+                .collect(),
         }
     }
 }
@@ -143,8 +176,11 @@ fn done(result: Result<(), HostError>) -> Result<Value, HostError> {
 }
 
 fn shown(entry: Option<&Entry>) -> Value {
-    let Some(entry) = entry else { return Value::Null };
-    let value = (entry.value.len() <= SHOWN_BYTES_MAX).then(|| String::from_utf8_lossy(&entry.value));
+    let Some(entry) = entry else {
+        return Value::Null;
+    };
+    let value =
+        (entry.value.len() <= SHOWN_BYTES_MAX).then(|| String::from_utf8_lossy(&entry.value));
     json!({
         "value": value,
         "bytes": entry.value.len(),

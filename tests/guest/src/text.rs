@@ -41,7 +41,9 @@ impl Texts {
     pub(crate) fn to_strings(&self) -> Vec<String> {
         match self {
             Self::Listed(texts) => texts.iter().map(|text| text.0.clone()).collect(),
-            Self::Counted { prefix, count } => (0..*count).map(|number| format!("{prefix}{number}")).collect(),
+            Self::Counted { prefix, count } => (0..*count)
+                .map(|number| format!("{prefix}{number}"))
+                .collect(),
         }
     }
 }

@@ -46,7 +46,11 @@ mod tests {
         assert_eq!(seconds(0), "1970-01");
         assert_eq!(seconds(951_782_400), "2000-02", "29 February 2000, 00:00");
         assert_eq!(seconds(951_868_800), "2000-03", "1 March 2000, 00:00");
-        assert_eq!(seconds(1_767_225_599), "2025-12", "31 December 2025, 23:59:59");
+        assert_eq!(
+            seconds(1_767_225_599),
+            "2025-12",
+            "31 December 2025, 23:59:59"
+        );
         assert_eq!(seconds(1_767_225_600), "2026-01", "1 January 2026, 00:00");
     }
 }

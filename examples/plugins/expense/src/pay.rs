@@ -20,7 +20,8 @@ pub(crate) struct Pay;
 
 impl Step for Pay {
     const NAME: &'static str = "pay";
-    const DESCRIPTION: &'static str = "Writes the payment down and adds it to the employee's and the month's totals";
+    const DESCRIPTION: &'static str =
+        "Writes the payment down and adds it to the employee's and the month's totals";
     type Input = Expense;
     type Output = Receipt;
 
@@ -46,7 +47,10 @@ impl Step for Pay {
         bucket.increment(&employee_key(&receipt.employee), receipt.amount)?;
         bucket.increment(&format!("paid:month:{}", receipt.month), receipt.amount)?;
 
-        let labels = [("category", expense.category.name()), ("currency", receipt.currency.as_str())];
+        let labels = [
+            ("category", expense.category.name()),
+            ("currency", receipt.currency.as_str()),
+        ];
         metrics::count("expense_payments", 1, &labels)?;
         metrics::record("expense_cents", receipt.amount as f64, &labels)?;
         timer.stop()?;

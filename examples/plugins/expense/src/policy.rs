@@ -26,7 +26,11 @@ impl Policy {
     }
 
     /// Returns the stored policy, or stores a new one and returns it.
-    pub(crate) fn load(bucket: &Bucket, category: Category, kept: Option<&Entry>) -> Result<Self, Failure> {
+    pub(crate) fn load(
+        bucket: &Bucket,
+        category: Category,
+        kept: Option<&Entry>,
+    ) -> Result<Self, Failure> {
         if let Some(entry) = kept {
             return entry.json();
         }
@@ -38,10 +42,22 @@ impl Policy {
     /// Returns the policy of a category. A real plugin would do expensive work here.
     pub(crate) fn of(category: Category) -> Self {
         match category {
-            Category::Travel => Self { free_up_to: 50_000, total_up_to: 1_000_000 },
-            Category::Meals => Self { free_up_to: 8_000, total_up_to: 200_000 },
-            Category::Equipment => Self { free_up_to: 30_000, total_up_to: 500_000 },
-            Category::Other => Self { free_up_to: 5_000, total_up_to: 100_000 },
+            Category::Travel => Self {
+                free_up_to: 50_000,
+                total_up_to: 1_000_000,
+            },
+            Category::Meals => Self {
+                free_up_to: 8_000,
+                total_up_to: 200_000,
+            },
+            Category::Equipment => Self {
+                free_up_to: 30_000,
+                total_up_to: 500_000,
+            },
+            Category::Other => Self {
+                free_up_to: 5_000,
+                total_up_to: 100_000,
+            },
         }
     }
 }

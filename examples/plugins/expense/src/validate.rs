@@ -36,22 +36,40 @@ impl Step for Validate {
     fn run(_context: &Context, claim: Claim) -> Result<Expense, Failure> {
         let employee = claim.employee.trim().to_lowercase();
         if employee.is_empty() || employee.len() > 100 {
-            return Err(Failure::fatal("employee-invalid", "an employee has a name of 1 to 100 bytes"));
+            return Err(Failure::fatal(
+                "employee-invalid",
+                "an employee has a name of 1 to 100 bytes",
+            ));
         }
         if !(1..=AMOUNT_MAX).contains(&claim.amount) {
-            let message = format!("the amount is in cents, from 1 to {AMOUNT_MAX}, and not {}", claim.amount);
+            let message = format!(
+                "the amount is in cents, from 1 to {AMOUNT_MAX}, and not {}",
+                claim.amount
+            );
             return Err(Failure::fatal("amount-invalid", message));
         }
         let currency = claim.currency.trim().to_uppercase();
         if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            let message = format!("a currency is three letters such as EUR, and not `{}`", claim.currency);
+            let message = format!(
+                "a currency is three letters such as EUR, and not `{}`",
+                claim.currency
+            );
             return Err(Failure::fatal("currency-invalid", message));
         }
         if claim.receipts.len() > RECEIPTS_MAX {
-            let message = format!("an expense has at most {RECEIPTS_MAX} receipts, got {}", claim.receipts.len());
+            let message = format!(
+                "an expense has at most {RECEIPTS_MAX} receipts, got {}",
+                claim.receipts.len()
+            );
             return Err(Failure::fatal("receipts-too-many", message));
         }
-        Ok(Expense { employee, amount: claim.amount, currency, category: claim.category, receipts: claim.receipts })
+        Ok(Expense {
+            employee,
+            amount: claim.amount,
+            currency,
+            category: claim.category,
+            receipts: claim.receipts,
+        })
     }
 }
 
@@ -71,17 +89,45 @@ mod tests {
 
     #[test]
     fn a_claim_is_normalised() {
-        let expense = Validate::run(&Context::for_test("validate"), claim()).expect("the claim is fine");
-        assert_eq!((expense.employee.as_str(), expense.currency.as_str()), ("ada", "EUR"));
+        let expense =
+            Validate::run(&Context::for_test("validate"), claim()).expect("the claim is fine");
+        assert_eq!(
+            (expense.employee.as_str(), expense.currency.as_str()),
+            ("ada", "EUR")
+        );
     }
 
     #[test]
     fn nonsense_is_refused_with_a_code() {
         let cases = [
-            (Claim { employee: "  ".into(), ..claim() }, "employee-invalid"),
-            (Claim { amount: -1, ..claim() }, "amount-invalid"),
-            (Claim { currency: "euros".into(), ..claim() }, "currency-invalid"),
-            (Claim { receipts: vec![String::new(); 51], ..claim() }, "receipts-too-many"),
+            (
+                Claim {
+                    employee: "  ".into(),
+                    ..claim()
+                },
+                "employee-invalid",
+            ),
+            (
+                Claim {
+                    amount: -1,
+                    ..claim()
+                },
+                "amount-invalid",
+            ),
+            (
+                Claim {
+                    currency: "euros".into(),
+                    ..claim()
+                },
+                "currency-invalid",
+            ),
+            (
+                Claim {
+                    receipts: vec![String::new(); 51],
+                    ..claim()
+                },
+                "receipts-too-many",
+            ),
         ];
         for (claim, code) in cases {
             let failure = Validate::run(&Context::for_test("validate"), claim).expect_err(code);

@@ -31,7 +31,10 @@ impl Step for Report {
     type Output = Summary;
 
     fn run(_context: &Context, input: Input) -> Result<Summary, Failure> {
-        let mut summary = Summary { total: input.ids.len(), ..Summary::default() };
+        let mut summary = Summary {
+            total: input.ids.len(),
+            ..Summary::default()
+        };
         for chunk in input.ids.chunks(ITEMS_MAX) {
             for answer in batch::get_statuses(chunk)? {
                 match answer {
@@ -41,7 +44,9 @@ impl Step for Report {
                 }
             }
         }
-        summary.done = !["running", "waiting"].iter().any(|status| summary.statuses.contains_key(*status));
+        summary.done = !["running", "waiting"]
+            .iter()
+            .any(|status| summary.statuses.contains_key(*status));
         Ok(summary)
     }
 }

@@ -38,20 +38,28 @@ impl Step for Spread {
 
     fn run(context: &Context, input: Input) -> Result<Output, Failure> {
         if !(1..=COUNT_MAX).contains(&input.count) {
-            let message = format!("a step creates from 1 to {COUNT_MAX} instances, and not {}", input.count);
+            let message = format!(
+                "a step creates from 1 to {COUNT_MAX} instances, and not {}",
+                input.count
+            );
             return Err(Failure::fatal("count-invalid", message));
         }
         let mut output = Output::default();
         let numbers: Vec<u32> = (1..=input.count).collect();
         for chunk in numbers.chunks(ITEMS_MAX) {
-            let items = chunk.iter().map(|&number| item(context, &input, number)).collect::<Result<Vec<_>, _>>()?;
+            let items = chunk
+                .iter()
+                .map(|&number| item(context, &input, number))
+                .collect::<Result<Vec<_>, _>>()?;
             for (number, answer) in chunk.iter().zip(batch::create_instances(&items)?) {
                 match answer {
                     Ok(id) => output.ids.push(id),
                     Err(error) => {
                         output.refused += 1;
                         if output.reasons.len() < REASONS_MAX {
-                            output.reasons.push(format!("{number}: {}", Failure::from(error)));
+                            output
+                                .reasons
+                                .push(format!("{number}: {}", Failure::from(error)));
                         }
                     }
                 }
@@ -73,7 +81,10 @@ fn numbered(template: &Value, number: u32) -> Value {
     match template {
         Value::String(text) => Value::String(text.replace("{number}", &number.to_string())),
         Value::Array(items) => items.iter().map(|item| numbered(item, number)).collect(),
-        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), numbered(value, number))).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), numbered(value, number)))
+            .collect(),
         other => other.clone(),
     }
 }
@@ -86,12 +97,19 @@ mod tests {
     #[test]
     fn the_number_replaces_its_place_in_all_texts() {
         let template = json!({ "name": "employee-{number}", "tags": ["{number}", 7] });
-        assert_eq!(numbered(&template, 3), json!({ "name": "employee-3", "tags": ["3", 7] }));
+        assert_eq!(
+            numbered(&template, 3),
+            json!({ "name": "employee-3", "tags": ["3", 7] })
+        );
     }
 
     #[test]
     fn the_key_comes_from_the_context() {
-        let input = Input { workflow: "hello".into(), count: 2, input: Value::Null };
+        let input = Input {
+            workflow: "hello".into(),
+            count: 2,
+            input: Value::Null,
+        };
         let instance = item(&Context::for_test("spread"), &input, 2).expect("null is JSON");
         assert_eq!(instance.idempotency_key.as_deref(), Some("test-2"));
     }

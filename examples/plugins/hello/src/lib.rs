@@ -21,7 +21,9 @@ impl Step for Greet {
     type Output = Output;
 
     fn run(_context: &Context, input: Input) -> Result<Output, Failure> {
-        Ok(Output { greeting: format!("Hello, {}!", input.name) })
+        Ok(Output {
+            greeting: format!("Hello, {}!", input.name),
+        })
     }
 }
 
