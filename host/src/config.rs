@@ -199,6 +199,7 @@ section! {
         attempts_max: usize,
         attempts_per_team_max: usize,
         attempts_reserve: usize,
+        large_attempts_max: usize,
         #[serde(with = "duration")] tick: Duration,
     }
 }
@@ -469,6 +470,10 @@ impl Config {
             ("database.commit_group_max", self.database.commit_group_max),
             ("database.commit_queue_max", self.database.commit_queue_max),
             ("runtime.attempts_max", self.runtime.attempts_max),
+            (
+                "runtime.large_attempts_max",
+                self.runtime.large_attempts_max,
+            ),
             (
                 "runtime.attempts_per_team_max",
                 self.runtime.attempts_per_team_max,

@@ -11,10 +11,11 @@ use wasmtime::component::ResourceTable;
 use super::bindings::stepwell::plugin::types::HostError;
 use super::fault::GuestFault;
 use super::interfaces::log::LogBudget;
-use super::meter::Meter;
+use super::meter::{LargePlaces, Meter};
 use super::pending::PendingEffects;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Limits;
+use crate::fair_queue::FairQueue;
 use crate::model::failure::{self, Failure};
 use crate::model::plugin::{Interface, PluginVersion};
 use crate::model::{Effects, EntryKey, Json, Name, StepId, TraceParent};
@@ -170,14 +171,22 @@ pub struct AttemptState {
 }
 
 impl AttemptState {
-    pub(super) fn new(mut services: Services, call: Option<Arc<StepCall>>) -> Self {
+    pub(super) fn new(
+        mut services: Services,
+        call: Option<Arc<StepCall>>,
+        large: &FairQueue<Name>,
+    ) -> Self {
         if let Some(call) = &call {
             services.store = services.store.for_guest(&call.team);
         }
         let limits = &services.limits;
+        let large = call.as_ref().map(|call| LargePlaces {
+            queue: large.clone(),
+            team: call.team.clone(),
+        });
         Self {
             resources: ResourceTable::with_capacity(0),
-            meter: Meter::new(limits.memory_bytes_max, limits.table_elements_max),
+            meter: Meter::new(limits.memory_bytes_max, limits.table_elements_max, large),
             effects: PendingEffects::default(),
             conflict: None,
             log: LogBudget::default(),

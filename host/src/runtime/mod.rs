@@ -42,9 +42,10 @@ use self::bindings::{StepPlugin, StepPluginPre};
 use self::fault::Evidence;
 use self::threads::{Background, GuestThreads};
 use crate::config::RuntimeConfig;
+use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::json::JsonError;
-use crate::model::{Effects, Json};
+use crate::model::{Effects, Json, Name};
 
 /// Interfaces that a component may import, as `package:name/interface@version`.
 pub const OFFERED: [&str; 8] = [
@@ -74,6 +75,8 @@ struct Shared {
     /// Held so that the ticker stops together with the engine.
     _ticker: engine::Ticker,
     threads: GuestThreads,
+    /// The places of attempts with much memory.
+    large: FairQueue<Name>,
 }
 
 /// A loaded plugin version. Its imports are resolved, so an attempt only needs memory.
@@ -130,6 +133,12 @@ impl Runtime {
         let threads = GuestThreads::start(services.clock.clone())?;
         let tick = config.tick;
         let loaded = Arc::default();
+        // A team that has no large attempt need not wait until the others' large attempts end.
+        let large = FairQueue::new(FairLimits {
+            total: config.large_attempts_max,
+            per_key: config.large_attempts_max.div_ceil(2),
+            reserve: 2,
+        });
         Ok(Self(Arc::new(Shared {
             engine,
             linker,
@@ -138,6 +147,7 @@ impl Runtime {
             loaded,
             _ticker: ticker,
             threads,
+            large,
         })))
     }
 
@@ -321,8 +331,9 @@ fn host_failed() -> Failure {
 impl Shared {
     fn new_store(&self, call: Option<Arc<StepCall>>) -> Store<AttemptState> {
         let limits = &self.services.limits;
-        let mut store = Store::new(&self.engine, AttemptState::new(self.services.clone(), call));
-        store.limiter(|state| &mut state.meter);
+        let state = AttemptState::new(self.services.clone(), call, &self.large);
+        let mut store = Store::new(&self.engine, state);
+        store.limiter_async(|state| &mut state.meter);
         store.set_hostcall_fuel(limits.host_call_bytes_max);
         store.set_max_component_handles(limits.handles_max);
         let ticks_max = limits

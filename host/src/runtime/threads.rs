@@ -3,9 +3,9 @@
 //!
 //! An attempt starts on the thread of its driver. It moves to the background once it has used more
 //! CPU than [`SHORT`], or if its team has lately used more than its share of CPU. Background
-//! threads have the lowest priority that the operating system offers for normal threads. They use
-//! idle CPUs, and give way at once to short steps, requests and commits. So a team that burns CPU
-//! delays itself.
+//! threads run only when a CPU is idle: on Linux they have the policy `SCHED_IDLE`, and elsewhere
+//! the lowest priority of normal threads. So they give way at once to short steps, requests and
+//! commits, and a team that burns CPU delays itself.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -14,7 +14,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use thread_priority::{ThreadPriority, ThreadPriorityValue};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -58,10 +57,7 @@ impl GuestThreads {
             .thread_name("guest-background")
             .enable_all()
             .on_thread_start(|| {
-                let lowest = ThreadPriorityValue::MIN;
-                if let Err(error) = thread_priority::set_current_thread_priority(
-                    ThreadPriority::Crossplatform(lowest),
-                ) {
+                if let Err(error) = yield_to_other_threads() {
                     tracing::warn!(?error, "long steps run with the priority of short ones");
                 }
             })
@@ -127,6 +123,24 @@ impl GuestThreads {
         };
         ended.map_or(Background::Broken, Background::Done)
     }
+}
+
+/// Lets every other thread run before the current one. The lowest niceness is not enough on Linux:
+/// a thread that wakes up may then still wait for the end of a time slice of some milliseconds.
+fn yield_to_other_threads() -> Result<(), thread_priority::Error> {
+    #[cfg(target_os = "linux")]
+    let result = thread_priority::set_thread_priority_and_policy(
+        thread_priority::thread_native_id(),
+        thread_priority::ThreadPriority::Min,
+        thread_priority::ThreadSchedulePolicy::Normal(
+            thread_priority::NormalThreadSchedulePolicy::Idle,
+        ),
+    );
+    #[cfg(not(target_os = "linux"))]
+    let result = thread_priority::set_current_thread_priority(
+        thread_priority::ThreadPriority::Crossplatform(thread_priority::ThreadPriorityValue::MIN),
+    );
+    result
 }
 
 /// The end of background work.

@@ -15,10 +15,13 @@ use std::time::Duration;
 
 use sqlx::pool::{PoolConnection, PoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPool};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous};
-use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous,
+};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::StoreError;
+use super::rows::{self, Column, SQLITE_ROWS_MAX};
 use super::wal::Wal;
 use crate::config::{Config, DatabaseConfig, Synchronous};
 
@@ -250,6 +253,7 @@ impl Backend {
     pub(super) async fn begin(&self) -> Result<Writing, StoreError> {
         let mut writing = Writing {
             connection: self.write().await?,
+            last: None,
             ended: false,
         };
         if let (Self::Sqlite { wal, .. }, Connection::Sqlite(writer)) =
@@ -298,12 +302,39 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Writing {
     connection: Connection,
+    /// The statement that is sent together with COMMIT.
+    last: Option<(String, SqliteArguments)>,
     ended: bool,
 }
 
 impl Writing {
+    /// Writes rows as the last statement of the transaction. SQLite gets it together with COMMIT,
+    /// which saves a round trip to its thread; an error is then returned by [`Writing::commit`].
+    pub(super) async fn write_last<R>(
+        &mut self,
+        sql: &str,
+        columns: &[Column<R>],
+        rows: &[R],
+    ) -> Result<(), StoreError> {
+        let is_sqlite = matches!(self.connection, Connection::Sqlite(_));
+        if is_sqlite && self.last.is_none() && (1..=SQLITE_ROWS_MAX).contains(&rows.len()) {
+            self.last = Some(rows::sqlite(sql, columns, rows)?);
+            return Ok(());
+        }
+        rows::execute(&mut self.connection, sql, columns, rows)
+            .await
+            .map(|_| ())
+    }
+
     pub(super) async fn commit(mut self) -> Result<(), StoreError> {
-        self.connection.execute("COMMIT").await?;
+        match (self.last.take(), &mut self.connection) {
+            (Some((sql, arguments)), Connection::Sqlite(connection)) => {
+                sqlx::query_with(AssertSqlSafe(sql + "; COMMIT"), arguments)
+                    .execute(&mut **connection)
+                    .await?;
+            }
+            (_, connection) => connection.execute("COMMIT").await?,
+        }
         self.ended = true;
         Ok(())
     }

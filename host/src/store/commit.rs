@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::backend::Connection;
 use super::creation::NewRow;
-use super::rows::{self, Column};
+use super::rows::{self, Column, Writes};
 use super::storage_writes::{looked_at, written};
 use super::usage::{Amounts, Changes, ROW_BYTES, change};
 use super::{CommitError, StoreError, signed, to_json};
@@ -277,7 +277,7 @@ pub(super) async fn pending(
 
 /// Writes the new states. A conflict if an instance no longer has the version that its commit saw.
 pub(super) async fn update_instances(
-    connection: &mut Connection,
+    writes: &mut Writes<'_>,
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
     let columns = [
@@ -305,25 +305,23 @@ pub(super) async fn update_instances(
         Column::MaybeInteger(|prepared| prepared.commit.instance.wake_at.map(Timestamp::as_micros)),
         Column::Uuid(|prepared| prepared.owner),
     ];
-    let mut updated = match connection {
-        Connection::Sqlite(_) => {
-            rows::execute(connection, UPDATE_IN_PLACE, &columns, commits).await?
-        }
-        // Postgres compares the values, and skips an index whose columns keep their values.
-        Connection::Postgres(_) => 0,
+    // SQLite tries to leave the row where it is in every index. Postgres does that by itself for
+    // columns that keep their values. A row that the first statement updated has another version
+    // now, so the second skips it.
+    let statements: &[&str] = if writes.is_sqlite() {
+        &[UPDATE_IN_PLACE, UPDATE_INSTANCES]
+    } else {
+        &[UPDATE_INSTANCES]
     };
-    if usize::try_from(updated) != Ok(commits.len()) {
-        // The rows that the first statement updated have another version now, so this one skips
-        // them.
-        updated += rows::execute(connection, UPDATE_INSTANCES, &columns, commits).await?;
-    }
-    all("an instance", commits.len(), updated)
+    writes
+        .change("an instance", statements, &columns, commits)
+        .await
 }
 
 pub(super) async fn insert_attempts(
-    connection: &mut Connection,
+    writes: &mut Writes<'_>,
     commits: &[&PreparedCommit],
-) -> Result<(), StoreError> {
+) -> Result<(), CommitError> {
     let sql = "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, failure, started_at, \
         finished_at, retry_at) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL";
     let columns = [
@@ -342,15 +340,15 @@ pub(super) async fn insert_attempts(
         .iter()
         .flat_map(|prepared| &prepared.attempts)
         .collect();
-    rows::execute(connection, sql, &columns, &attempts)
+    writes
+        .change("an attempt", &[sql], &columns, &attempts)
         .await
-        .map(|_| ())
 }
 
 pub(super) async fn insert_approvals(
-    connection: &mut Connection,
+    writes: &mut Writes<'_>,
     commits: &[&PreparedCommit],
-) -> Result<(), StoreError> {
+) -> Result<(), CommitError> {
     type Row<'a> = (&'a Instance, &'a NewApproval);
     let sql = "INSERT INTO workflow_approvals (id, team, instance_id, workflow, step, approver_id, title, quorum, \
         status, created_at, expires_at) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL";
@@ -376,14 +374,15 @@ pub(super) async fn insert_approvals(
             .iter()
             .map(move |approval| (instance, approval))
     });
-    rows::execute(connection, sql, &columns, &approvals.collect::<Vec<_>>())
+    let approvals: Vec<_> = approvals.collect();
+    writes
+        .change("an approval", &[sql], &columns, &approvals)
         .await
-        .map(|_| ())
 }
 
 /// Decides approvals. A conflict unless all of them are still pending: an approval is decided once.
 pub(super) async fn decide_approvals(
-    connection: &mut Connection,
+    writes: &mut Writes<'_>,
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
     type Row<'a> = (&'a Instance, &'a DecidedApproval);
@@ -404,11 +403,9 @@ pub(super) async fn decide_approvals(
             .map(move |approval| (instance, approval))
     });
     let decided: Vec<_> = decided.collect();
-    all(
-        "an approval",
-        decided.len(),
-        rows::execute(connection, DECIDE_APPROVALS, &columns, &decided).await?,
-    )
+    writes
+        .change("an approval", &[DECIDE_APPROVALS], &columns, &decided)
+        .await
 }
 
 /// Writes metadata of instances of the step's team; ids of other teams are ignored. The version
@@ -488,14 +485,4 @@ pub(super) async fn metadata_bytes(
     };
     let found: Vec<(Uuid, i64)> = rows::fetch(connection, &sql, &columns, ids).await?;
     Ok(found.into_iter().collect())
-}
-
-/// Returns a conflict unless as many rows were affected as expected. The group is then tried again
-/// with reads that find the commit in conflict.
-fn all(what: &str, wanted: usize, affected: u64) -> Result<(), CommitError> {
-    if usize::try_from(affected) == Ok(wanted) {
-        Ok(())
-    } else {
-        Err(CommitError::conflict(what))
-    }
 }

@@ -1,18 +1,23 @@
 //! The committer: one task that writes the jobs of many callers in one transaction.
 //!
 //! While one group is being committed, the next gathers in the queue. So groups grow by themselves
-//! when the disk is slow, and a lone job never waits for others. Jobs take effect in the order of
-//! the queue, and a conflict undoes only its own job (see [`super::group`]). Callers get their
-//! result after COMMIT and after the caches have dropped the entries that were written. The queue
-//! is bounded by jobs and by bytes; a caller that finds the queue full waits.
+//! when the disk is slow, and a lone job never waits for others. A conflict undoes only its own job
+//! (see [`super::group`]). Callers get their result after COMMIT and after the caches have dropped
+//! the entries that were written.
+//!
+//! The queue is fair. The jobs of one team take effect in their order; a group takes the teams in
+//! turn, one job each, so a team that queues thousands of jobs delays another team by one group. The
+//! queue is bounded by jobs and by bytes, with half of both for one team; a caller that finds its
+//! part full waits.
 
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt as _;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::commit::{PreparedCommit, StepCommit};
@@ -21,8 +26,9 @@ use super::group::{self, Work, Written};
 use super::stale::Stale;
 use super::storage_writes::Versions;
 use super::{CommitError, Conflict, Core, Store, StoreError};
+use crate::byte_budget::{Budget, Charge};
 use crate::config::DatabaseConfig;
-use crate::model::NewInstance;
+use crate::model::{Name, NewInstance};
 use crate::trace::{Span, SpanKind};
 
 /// Statistics of the committer.
@@ -52,14 +58,16 @@ struct Counters {
     rejected: AtomicU64,
     failed: AtomicU64,
     largest_group: AtomicU64,
+    queued: AtomicU64,
 }
 
 /// The sending side of the committer's queue.
 pub(super) struct Committer {
-    queue: mpsc::Sender<Job>,
-    /// The room that is left for jobs that wait or are being written, in KiB.
-    room: Arc<Semaphore>,
-    room_max: u32,
+    queue: mpsc::UnboundedSender<Job>,
+    /// The room for jobs that wait or are being written. It bounds the queue.
+    room: Budget,
+    /// The room that the smallest job takes, so that the budget bounds the number of jobs too.
+    room_min: u64,
     closing: CancellationToken,
     counters: Arc<Counters>,
 }
@@ -68,8 +76,9 @@ pub(super) struct Committer {
 struct Job {
     work: Work,
     bytes: usize,
+    team: Name,
     answer: Answer,
-    _room: OwnedSemaphorePermit,
+    _room: Charge,
 }
 
 enum Answer {
@@ -79,15 +88,15 @@ enum Answer {
 
 impl Committer {
     pub(super) fn start(core: Arc<Core>, config: &DatabaseConfig) -> Self {
-        let (queue, jobs) = mpsc::channel(config.commit_queue_max.max(1));
-        let room_max = kib(config.commit_queue_bytes_max);
+        let (queue, jobs) = mpsc::unbounded_channel();
+        let room_max = config.commit_queue_bytes_max as u64;
         let closing = CancellationToken::new();
         let counters = Arc::new(Counters::default());
         let tasks = core.tasks.clone();
         let task = Task {
             core,
             queue: jobs,
-            next: None,
+            waiting: Waiting::default(),
             closing: closing.clone(),
             jobs_max: config.commit_group_max.max(1),
             bytes_max: config.commit_group_bytes_max,
@@ -97,8 +106,8 @@ impl Committer {
         tasks.spawn(task.run());
         Self {
             queue,
-            room: Arc::new(Semaphore::new(room_max as usize)),
-            room_max,
+            room: Budget::new(room_max, room_max.div_ceil(2)),
+            room_min: room_max / config.commit_queue_max.max(1) as u64,
             closing,
             counters,
         }
@@ -118,12 +127,7 @@ impl Committer {
             rejected: read(&self.counters.rejected),
             failed: read(&self.counters.failed),
             largest_group: read(&self.counters.largest_group),
-            queue: u64::try_from(
-                self.queue
-                    .max_capacity()
-                    .saturating_sub(self.queue.capacity()),
-            )
-            .unwrap_or(u64::MAX),
+            queue: read(&self.counters.queued),
         }
     }
 
@@ -131,31 +135,28 @@ impl Committer {
     /// is dropped while it waits for the result.
     async fn submit<T>(
         &self,
+        team: Name,
         work: Work,
         answer: impl FnOnce(oneshot::Sender<T>) -> Answer,
     ) -> Result<T, StoreError> {
         let (sender, answered) = oneshot::channel();
         let bytes = work.bytes();
-        // A job larger than the whole room waits until it can have all of it.
-        let room = Arc::clone(&self.room)
-            .acquire_many_owned(kib(bytes).min(self.room_max))
-            .await;
+        // A job larger than the team's part of the room waits until it can have all of it.
+        let room = self.room.take(&team, self.room_min.max(bytes as u64)).await;
         let job = Job {
             work,
             bytes,
+            team,
             answer: answer(sender),
-            _room: room.map_err(|_| StoreError::Closed)?,
+            _room: room,
         };
-        self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.counters.queued.fetch_add(1, Ordering::Relaxed);
+        if self.queue.send(job).is_err() {
+            self.counters.queued.fetch_sub(1, Ordering::Relaxed);
+            return Err(StoreError::Closed);
+        }
         answered.await.map_err(|_| StoreError::Closed)
     }
-}
-
-/// Rounds up to KiB, with a minimum of 1.
-fn kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1_024))
-        .unwrap_or(u32::MAX)
-        .clamp(1, u32::MAX >> 4)
 }
 
 impl Store {
@@ -166,8 +167,10 @@ impl Store {
     /// [`CommitError::Store`]: the step may have been written or not; load the instance to find
     /// out.
     pub async fn commit(&self, commit: StepCommit) -> Result<(), CommitError> {
+        let team = commit.instance.team.clone();
         let work = Work::Step(Box::new(PreparedCommit::new(commit, self.owner())?));
-        self.inner.committer.submit(work, Answer::Step).await?
+        let committer = &self.inner.committer;
+        committer.submit(team, work, Answer::Step).await?
     }
 
     /// Creates instances in one transaction, and returns the results in the order of `new`.
@@ -179,23 +182,24 @@ impl Store {
         &self,
         new: Vec<NewInstance>,
     ) -> Result<Vec<Created>, StoreError> {
-        if new.is_empty() {
+        let Some(team) = new.first().map(|new| new.team.clone()) else {
             return Ok(Vec::new());
-        }
+        };
         let work = Work::Create(
             new.into_iter()
                 .map(|new| NewRow::new(new, self.owner()))
                 .collect::<Result<_, _>>()?,
         );
-        self.inner.committer.submit(work, Answer::Create).await?
+        let committer = &self.inner.committer;
+        committer.submit(team, work, Answer::Create).await?
     }
 }
 
 struct Task {
     core: Arc<Core>,
-    queue: mpsc::Receiver<Job>,
-    /// A job that was taken from the queue but did not fit into the last group.
-    next: Option<Job>,
+    queue: mpsc::UnboundedReceiver<Job>,
+    /// Jobs that were taken from the queue and are in no group yet.
+    waiting: Waiting,
     closing: CancellationToken,
     jobs_max: usize,
     bytes_max: usize,
@@ -224,23 +228,17 @@ impl Task {
     /// Takes at least one job, and more as far as they fit in one group. Empty once the queue is
     /// closed and drained.
     async fn group(&mut self) -> Vec<Job> {
-        let first = match self.next.take() {
-            Some(job) => Some(job),
-            None => self.first().await,
-        };
-        let mut bytes = first.as_ref().map_or(0, |job| job.bytes);
-        let mut jobs: Vec<Job> = first.into_iter().collect();
-        while !jobs.is_empty() && jobs.len() < self.jobs_max {
-            let Ok(job) = self.queue.try_recv() else {
-                break;
-            };
-            bytes = bytes.saturating_add(job.bytes);
-            if bytes > self.bytes_max {
-                self.next = Some(job);
-                break;
-            }
-            jobs.push(job);
+        if self.waiting.is_empty()
+            && let Some(job) = self.first().await
+        {
+            self.waiting.push(job);
         }
+        while let Ok(job) = self.queue.try_recv() {
+            self.waiting.push(job);
+        }
+        let jobs = self.waiting.take(self.jobs_max, self.bytes_max);
+        let taken = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+        self.counters.queued.fetch_sub(taken, Ordering::Relaxed);
         jobs
     }
 
@@ -317,6 +315,56 @@ impl Task {
         span.set("db.operation.batch.size", works.len());
         span.link(traces);
         span
+    }
+}
+
+/// Jobs by team, in the order in which groups take them: the teams in turn, and the jobs of a team
+/// in their order.
+#[derive(Default)]
+struct Waiting {
+    teams: HashMap<Name, VecDeque<Job>>,
+    turns: VecDeque<Name>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    fn push(&mut self, job: Job) {
+        match self.teams.get_mut(&job.team) {
+            Some(jobs) => jobs.push_back(job),
+            None => {
+                self.turns.push_back(job.team.clone());
+                self.teams.insert(job.team.clone(), VecDeque::from([job]));
+            }
+        }
+    }
+
+    /// Takes up to `jobs_max` jobs of together at most `bytes_max` bytes; but one job at least, if
+    /// one waits.
+    fn take(&mut self, jobs_max: usize, bytes_max: usize) -> Vec<Job> {
+        let (mut taken, mut bytes) = (Vec::new(), 0_usize);
+        while taken.len() < jobs_max
+            && let Some(team) = self.turns.pop_front()
+        {
+            let Some(jobs) = self.teams.get_mut(&team) else {
+                continue;
+            };
+            bytes = bytes.saturating_add(jobs.front().map_or(0, |job| job.bytes));
+            if !taken.is_empty() && bytes > bytes_max {
+                // The team has the first place in the next group.
+                self.turns.push_front(team);
+                break;
+            }
+            taken.extend(jobs.pop_front());
+            if jobs.is_empty() {
+                self.teams.remove(&team);
+            } else {
+                self.turns.push_back(team);
+            }
+        }
+        taken
     }
 }
 

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::backend::Connection;
 use super::commit::{self, PreparedCommit, StepCommit};
 use super::creation::{self, Created, Key, NewRow};
+use super::rows::Writes;
 use super::stale::Stale;
 use super::storage_writes::{Entries, Versions};
 use super::trees::{self, Trees};
@@ -487,12 +488,14 @@ async fn write_accepted(
 ) -> Result<Vec<Written>, CommitError> {
     let steps: Vec<&PreparedCommit> = works.iter().filter_map(|work| work.step()).collect();
     // The guarded UPDATE comes first, because it alone finds most conflicts.
-    commit::update_instances(connection, &steps).await?;
-    commit::insert_attempts(connection, &steps).await?;
+    let mut writes = Writes::new(connection, works.len());
+    commit::update_instances(&mut writes, &steps).await?;
+    commit::insert_attempts(&mut writes, &steps).await?;
     // One event can request an approval and cancel it again, so approvals are inserted before they
     // are decided.
-    commit::insert_approvals(connection, &steps).await?;
-    commit::decide_approvals(connection, &steps).await?;
+    commit::insert_approvals(&mut writes, &steps).await?;
+    commit::decide_approvals(&mut writes, &steps).await?;
+    let connection = writes.finish().await?;
     entries.write(connection).await?;
     let new: Vec<&NewRow> = works.iter().flat_map(|work| work.created()).collect();
     let mut created = creation::insert(connection, &new).await?.into_iter();

@@ -16,8 +16,8 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
-use super::StoreError;
 use super::backend::{Conn, Connection};
+use super::{CommitError, StoreError};
 
 /// The largest number of rows in one statement on SQLite, a power of two. Large enough for a group
 /// of commits. With more of the widest rows, the prepared statement would take megabytes.
@@ -103,18 +103,136 @@ fn rows_max(connection: &Connection) -> usize {
     }
 }
 
-fn sqlite<R>(
+/// Statements that each have to change all of their rows.
+///
+/// Every statement is a round trip to the database. SQLite runs on a thread of its own, so for a few
+/// rows the round trip costs more than the statement; the statements of one job are therefore sent
+/// together. The statements of many jobs are sent one by one: together they would have a text for
+/// every combination of numbers of rows, and each new text must be planned.
+pub(super) struct Writes<'c> {
+    connection: &'c mut Connection,
+    together: Option<Together>,
+}
+
+/// The statements that are sent together.
+#[derive(Default)]
+struct Together {
+    text: String,
+    arguments: SqliteArguments,
+    /// The number of rows that all statements together change.
+    wanted: u64,
+}
+
+impl<'c> Writes<'c> {
+    /// Statements for so many jobs.
+    pub(super) fn new(connection: &'c mut Connection, jobs: usize) -> Self {
+        let together = jobs == 1 && matches!(connection, Connection::Sqlite(_));
+        Self {
+            connection,
+            together: together.then(Together::default),
+        }
+    }
+
+    /// Returns true if the database is SQLite.
+    pub(super) fn is_sqlite(&self) -> bool {
+        matches!(self.connection, Connection::Sqlite(_))
+    }
+
+    /// Changes each row with one of the statements. A row that a statement has changed does not
+    /// match the later ones.
+    ///
+    /// # Errors
+    /// A conflict over `what` if a row was not changed; [`Writes::finish`] may be the one to find it.
+    pub(super) async fn change<R>(
+        &mut self,
+        what: &str,
+        statements: &[&str],
+        columns: &[Column<R>],
+        rows: &[R],
+    ) -> Result<(), CommitError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let wanted = rows.len() as u64;
+        if let Some(together) = &mut self.together {
+            together.wanted += wanted;
+            for (rows, sql) in rows
+                .chunks(SQLITE_ROWS_MAX)
+                .flat_map(|rows| statements.iter().map(move |sql| (rows, sql)))
+            {
+                let arguments = &mut together.arguments;
+                let text = add_sqlite(arguments, sql, columns, rows)?;
+                // The next statement's arguments must not fill the places of missing rows.
+                for _ in 0..columns.len() * (rows.len().next_power_of_two() - rows.len()) {
+                    let null = None::<i64>;
+                    arguments
+                        .add(null)
+                        .map_err(sqlx::Error::Encode)
+                        .map_err(StoreError::from)?;
+                }
+                together.text.push_str(&text);
+                together.text.push(';');
+            }
+            return Ok(());
+        }
+        let mut changed = 0;
+        for sql in statements {
+            changed += execute(self.connection, sql, columns, rows).await?;
+            if changed == wanted {
+                return Ok(());
+            }
+        }
+        Err(CommitError::conflict(what))
+    }
+
+    /// Sends what was not sent yet.
+    ///
+    /// # Errors
+    /// A conflict if a row was not changed.
+    pub(super) async fn finish(self) -> Result<&'c mut Connection, CommitError> {
+        if let (Some(together), Connection::Sqlite(connection)) =
+            (self.together, &mut *self.connection)
+            && together.wanted > 0
+        {
+            let sql = AssertSqlSafe(together.text);
+            let done = sqlx::query_with(sql, together.arguments)
+                .execute(&mut **connection)
+                .await
+                .map_err(StoreError::from)?;
+            if done.rows_affected() != together.wanted {
+                return Err(CommitError::conflict(
+                    "an instance, or one of its approvals,",
+                ));
+            }
+        }
+        Ok(self.connection)
+    }
+}
+
+/// Returns the text and the arguments of a statement for SQLite.
+pub(super) fn sqlite<R>(
     sql: &str,
     columns: &[Column<R>],
     rows: &[R],
 ) -> Result<(String, SqliteArguments), StoreError> {
+    let mut arguments = SqliteArguments::default();
+    arguments.reserve(columns.len() * rows.len(), 0);
+    let text = add_sqlite(&mut arguments, sql, columns, rows)?;
+    Ok((text, arguments))
+}
+
+/// Adds the arguments of a statement, and returns its text.
+fn add_sqlite<R>(
+    arguments: &mut SqliteArguments,
+    sql: &str,
+    columns: &[Column<R>],
+    rows: &[R],
+) -> Result<String, StoreError> {
     let row = format!("({})", vec!["?"; columns.len()].join(", "));
     let values = vec![row.as_str(); rows.len().next_power_of_two()].join(", ");
     let text = sql
         .replace("{rows}", &format!("(VALUES {values}) AS given"))
         .replace("{lock}", "");
-    let mut arguments = SqliteArguments::default();
-    arguments.reserve(columns.len() * rows.len(), 0);
     for row in rows {
         for column in columns {
             match column {
@@ -130,7 +248,7 @@ fn sqlite<R>(
             .map_err(sqlx::Error::Encode)?;
         }
     }
-    Ok((text, arguments))
+    Ok(text)
 }
 
 fn postgres<R>(

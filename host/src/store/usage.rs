@@ -15,7 +15,7 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::backend::{Backend, Connection, Writing, on};
-use super::rows::{self, Column};
+use super::rows::Column;
 use super::stale::Stale;
 use super::{CommitError, Core, QUOTA_STORED, QUOTA_UNFINISHED, Store, StoreError, parse};
 use crate::config::QuotasConfig;
@@ -416,7 +416,7 @@ async fn drift(connection: &mut Connection) -> Result<Changes, StoreError> {
     rows.into_iter().map(amounts).collect()
 }
 
-async fn add(connection: &mut Connection, host: Uuid, changes: &Changes) -> Result<(), StoreError> {
+async fn add(writing: &mut Writing, host: Uuid, changes: &Changes) -> Result<(), StoreError> {
     type Row<'a> = (&'a Name, Uuid, Amounts);
     let columns = [
         Column::Text(|(team, ..): &Row| team.as_str()),
@@ -426,7 +426,5 @@ async fn add(connection: &mut Connection, host: Uuid, changes: &Changes) -> Resu
     ];
     let changed = changes.iter().filter(|(_, by)| **by != Amounts::default());
     let rows: Vec<Row> = changed.map(|(team, by)| (team, host, *by)).collect();
-    rows::execute(connection, ADD, &columns, &rows)
-        .await
-        .map(|_| ())
+    writing.write_last(ADD, &columns, &rows).await
 }
