@@ -14,6 +14,7 @@
 #[path = "../../tests/store/postgres.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 mod postgres;
+#[expect(dead_code, reason = "the other benchmarks need more of it")]
 mod support;
 
 #[path = "support/databases.rs"]

@@ -223,6 +223,7 @@ impl Runtime {
             });
         let shared = Arc::clone(&self.0);
         let team = call.team.clone();
+        let step = (call.plugin.id, call.step.clone());
         let attempt = async move {
             let call = Arc::new(call);
             let mut store = shared.new_store(Some(Arc::clone(&call)));
@@ -270,12 +271,12 @@ impl Runtime {
         let threads = &self.0.threads;
         let ended = match within(
             deadline,
-            threads.run_in_foreground(&team, Box::pin(attempt)),
+            threads.run_in_foreground(&team, &step, Box::pin(attempt)),
         )
         .await
         {
             Ok(Ok(ended)) => Ok(ended),
-            Ok(Err(rest)) => match threads.run_in_background(&team, rest, until).await {
+            Ok(Err(rest)) => match threads.run_in_background(&team, step, rest, until).await {
                 Background::Done(ended) => Ok(ended),
                 Background::Stopped => Err(not_done(deadline)),
                 Background::Broken => Err(host_failed()),

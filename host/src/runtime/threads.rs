@@ -2,7 +2,8 @@
 //! threads for long work.
 //!
 //! An attempt starts on the thread of its driver. It moves to the background once it has used more
-//! CPU than [`SHORT`], or if its team has lately used more than its share of CPU. Background
+//! CPU than [`SHORT`]. It starts there if its team has lately used more than its share of CPU, or
+//! if the last attempts of the same step were long. Background
 //! threads run only when a CPU is idle: on Linux they have the policy `SCHED_IDLE`, and elsewhere
 //! the lowest priority of normal threads. So they give way at once to short steps, requests and
 //! commits, and a team that burns CPU delays itself.
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::model::Name;
@@ -28,6 +30,15 @@ const LATELY: Duration = Duration::from_millis(500);
 /// Most teams whose use is remembered. Beyond this, teams without recent use are forgotten.
 const TEAMS_MAX: usize = 1_024;
 
+/// After so many short attempts in a row, a step that was long starts in the foreground again.
+const SHORT_AGAIN: u8 = 8;
+/// The largest number of steps that are known to be long. Beyond it all are forgotten, and each long
+/// step costs [`SHORT`] in the foreground once more.
+const LONG_STEPS_MAX: usize = 4_096;
+
+/// A step of a plugin version.
+pub(super) type StepKey = (Uuid, Name);
+
 /// The foreground and the background threads.
 pub(super) struct GuestThreads {
     /// Held so that they can be shut down.
@@ -35,6 +46,7 @@ pub(super) struct GuestThreads {
     foreground: Handle,
     background: Handle,
     usage: Arc<TeamUsage>,
+    long: Arc<LongSteps>,
 }
 
 impl Drop for GuestThreads {
@@ -72,6 +84,7 @@ impl GuestThreads {
                 clock,
                 teams: Mutex::default(),
             }),
+            long: Arc::default(),
         })
     }
 
@@ -79,21 +92,29 @@ impl GuestThreads {
         &self.foreground
     }
 
-    /// Runs an attempt of a team on the caller's thread until the attempt turns out to be long, or
-    /// the team exceeds its share. Then the rest of the attempt is returned as the error, to
-    /// continue in the background.
+    /// Runs an attempt of a team on the caller's thread until the attempt turns out to be long. Then
+    /// the rest of the attempt is returned as the error, to continue in the background. All of the
+    /// attempt is returned if the team exceeds its share or the step is known to be long.
     pub(super) async fn run_in_foreground<T>(
         &self,
         team: &Name,
+        step: &StepKey,
         work: Work<T>,
     ) -> Result<T, Work<T>> {
-        Metered {
+        if self.usage.is_over_share(team) || self.long.has(step) {
+            return Err(work);
+        }
+        let ended = Metered {
             work: Some(work),
             used: Duration::ZERO,
-            team: team.clone(),
+            team,
             usage: &self.usage,
         }
-        .await
+        .await;
+        if ended.is_err() {
+            self.long.note_long(step);
+        }
+        ended
     }
 
     /// Runs an attempt, or the rest of one, in the background until the time `until`, and then
@@ -101,13 +122,17 @@ impl GuestThreads {
     pub(super) async fn run_in_background<T: Send + 'static>(
         &self,
         team: &Name,
+        step: StepKey,
         work: Work<T>,
         until: tokio::time::Instant,
     ) -> Background<T> {
         let charged = Charged {
             work,
+            used: Duration::ZERO,
             team: team.clone(),
             usage: Arc::clone(&self.usage),
+            step,
+            long: Arc::clone(&self.long),
         };
         let mut task = AbortOnDropHandle::new(self.background.spawn(charged));
         let ended = match tokio::time::timeout_at(until, &mut task).await {
@@ -159,7 +184,7 @@ pub(super) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 struct Metered<'a, T> {
     work: Option<Work<T>>,
     used: Duration,
-    team: Name,
+    team: &'a Name,
     usage: &'a TeamUsage,
 }
 
@@ -167,12 +192,10 @@ impl<T> Future for Metered<'_, T> {
     type Output = Result<T, Work<T>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let is_over =
-            self.used >= SHORT || (self.used.is_zero() && self.usage.is_over_share(&self.team));
         let Some(mut work) = self.work.take() else {
             return Poll::Pending;
         };
-        if is_over {
+        if self.used >= SHORT {
             return Poll::Ready(Err(work));
         }
         let started = self.usage.clock.monotonic();
@@ -180,7 +203,7 @@ impl<T> Future for Metered<'_, T> {
         let ended = self.usage.clock.monotonic();
         let used = ended.duration_since(started);
         self.used += used;
-        self.usage.charge(&self.team, ended, used);
+        self.usage.charge(self.team, ended, used);
         match polled {
             Poll::Ready(done) => Poll::Ready(Ok(done)),
             Poll::Pending => {
@@ -194,8 +217,21 @@ impl<T> Future for Metered<'_, T> {
 /// Background work that charges its CPU time to the team.
 struct Charged<T> {
     work: Work<T>,
+    used: Duration,
     team: Name,
     usage: Arc<TeamUsage>,
+    step: StepKey,
+    long: Arc<LongSteps>,
+}
+
+impl<T> Drop for Charged<T> {
+    fn drop(&mut self) {
+        if self.used >= SHORT {
+            self.long.note_long(&self.step);
+        } else {
+            self.long.note_short(&self.step);
+        }
+    }
 }
 
 impl<T> Future for Charged<T> {
@@ -205,9 +241,39 @@ impl<T> Future for Charged<T> {
         let started = self.usage.clock.monotonic();
         let polled = self.work.as_mut().poll(context);
         let ended = self.usage.clock.monotonic();
-        self.usage
-            .charge(&self.team, ended, ended.duration_since(started));
+        let used = ended.duration_since(started);
+        self.used += used;
+        self.usage.charge(&self.team, ended, used);
         polled
+    }
+}
+
+/// Steps whose attempts use more CPU than [`SHORT`], with the number of short attempts in a row that
+/// are missing until the step counts as short again.
+#[derive(Default)]
+struct LongSteps(Mutex<HashMap<StepKey, u8>>);
+
+impl LongSteps {
+    fn has(&self, step: &StepKey) -> bool {
+        self.0.lock().contains_key(step)
+    }
+
+    fn note_long(&self, step: &StepKey) {
+        let mut steps = self.0.lock();
+        if steps.len() >= LONG_STEPS_MAX {
+            steps.clear();
+        }
+        steps.insert(step.clone(), SHORT_AGAIN);
+    }
+
+    fn note_short(&self, step: &StepKey) {
+        let mut steps = self.0.lock();
+        if let Some(missing) = steps.get_mut(step) {
+            *missing -= 1;
+            if *missing == 0 {
+                steps.remove(step);
+            }
+        }
     }
 }
 
@@ -307,15 +373,21 @@ mod tests {
             }
             std::thread::current().name().map(str::to_owned)
         };
-        let team = name("acme");
+        let (team, step) = (name("acme"), (Uuid::nil(), name("spin")));
         let until =
             tokio::time::Instant::from_std(Clock::System.monotonic() + Duration::from_secs(60));
         threads.foreground().block_on(async {
-            let short = threads.run_in_foreground(&team, Box::pin(ran_on(0))).await;
+            let short = threads.run_in_foreground(&team, &step, Box::pin(ran_on(0))).await;
             assert!(short.is_ok_and(|thread| thread.as_deref() != Some("guest-background")));
-            let Err(rest) = threads.run_in_foreground(&team, Box::pin(ran_on(3))).await else { panic!("it is long") };
-            let rest = threads.run_in_background(&team, rest, until).await;
+            let Err(rest) = threads.run_in_foreground(&team, &step, Box::pin(ran_on(3))).await else { panic!("it is long") };
+            let rest = threads.run_in_background(&team, step.clone(), rest, until).await;
             assert!(matches!(rest, Background::Done(thread) if thread.as_deref() == Some("guest-background")));
+            while threads.long.has(&step) {
+                let Err(all) = threads.run_in_foreground(&team, &step, Box::pin(ran_on(0))).await else { panic!("the step was long") };
+                threads.run_in_background(&team, step.clone(), all, until).await;
+            }
+            let short = threads.run_in_foreground(&team, &step, Box::pin(ran_on(0))).await;
+            assert!(short.is_ok(), "the step is short again");
         });
     }
 
@@ -332,7 +404,12 @@ mod tests {
         });
         threads.foreground().block_on(async {
             let ended: Background<()> = threads
-                .run_in_background(&name("acme"), work, Clock::System.monotonic().into())
+                .run_in_background(
+                    &name("acme"),
+                    (Uuid::nil(), name("spin")),
+                    work,
+                    Clock::System.monotonic().into(),
+                )
                 .await;
             assert!(matches!(ended, Background::Stopped));
         });
