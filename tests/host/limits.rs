@@ -26,6 +26,8 @@ fn host() -> &'static TestHost {
             "panic",
             "hog",
             "recurse",
+            "recurse-with-locals",
+            "std-time",
             "huge-output",
             "invalid-json",
             "echo",
@@ -114,6 +116,30 @@ fn a_panic_is_a_trap_with_the_panics_words() {
 }
 
 #[test]
+fn the_standard_librarys_clock_is_answered_with_the_sdks() {
+    let failure = fail_with("std-time", &json!({}), "trap");
+    let message = failure["message"].as_str().expect("a message");
+    assert!(
+        message.starts_with("the plugin panicked at ") && message.contains("runtime::now"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_failure_code_that_is_none_is_named_with_the_rule() {
+    let failure = json!({ "fatal": { "code": "Bad Code!", "message": "is broken" } });
+    let failure = fail_with(
+        "script",
+        &json!({ "ops": [], "then": failure }),
+        "invalid-failure-code",
+    );
+    let message = failure["message"].as_str().expect("a message");
+    for words in ["'Bad Code!'", "1 to 63 of a-z, 0-9 and '-'", "is broken"] {
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
 fn a_step_may_take_what_it_is_given_and_cope_with_the_rest() {
     let instance = host().run("hog", &json!({}));
     assert_eq!(instance["status"], "completed", "{instance}");
@@ -133,6 +159,7 @@ fn a_step_that_cannot_go_on_without_more_memory_is_told_so() {
 #[test]
 fn a_step_that_calls_itself_without_end_overflows_only_its_own_stack() {
     fail_with("recurse", &json!({}), "stack-overflow");
+    fail_with("recurse-with-locals", &json!({}), "stack-overflow");
     assert_works(host());
 }
 

@@ -21,6 +21,12 @@ const INTERFACES_MAX: u32 = 1_000;
 /// because wasmtime's own adapters between composed components use two; uploaded modules need one.
 const MODULE_MEMORIES_MAX: u32 = 1;
 const LOCALS_MAX: u64 = 50_000;
+/// Imports that a refusal names. The usual recipes of JavaScript and Python import 18 to 25 interfaces.
+const IMPORTS_NAMED_MAX: usize = 40;
+/// Bytes of an upload that are looked at to tell which kind of text it is.
+const TEXT_LOOKED_AT: usize = 1_024;
+/// Bytes of a custom section that are looked at for the mark of a tool.
+const MARKS_LOOKED_AT: usize = 4_096;
 
 /// The imports and exports of an upload.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -29,6 +35,8 @@ pub(super) struct Scan {
     pub(super) imports: Vec<String>,
     /// Exports of the component itself, in order.
     pub(super) exports: Vec<String>,
+    /// The tool that made it.
+    pub(super) made_with: MadeWith,
 }
 
 impl Scan {
@@ -62,6 +70,9 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, UploadError> {
                 }
             }
             Payload::End(_) => nesting = nesting.saturating_sub(1),
+            Payload::CustomSection(section) => {
+                scan.made_with.note(section.name(), section.data());
+            }
             Payload::ComponentImportSection(imports) if nesting == 0 => {
                 for import in imports.clone() {
                     scan.imports
@@ -114,31 +125,135 @@ fn check_kind(bytes: &[u8]) -> Result<(), UploadError> {
         [b'P', b'K', ..] | [0x1f, 0x8b, ..] | [b'B', b'Z', b'h', ..] => {
             "this is an archive or compressed; upload the component itself"
         }
-        _ => "this is not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00",
+        _ => text_kind(bytes).unwrap_or(
+            "this is not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00",
+        ),
     };
     Err(refused("not-a-component", what.to_owned()))
 }
 
+/// Text that is sent in place of a component, most often by mistake.
+fn text_kind(bytes: &[u8]) -> Option<&'static str> {
+    let start = bytes
+        .get(..bytes.len().min(TEXT_LOOKED_AT))
+        .unwrap_or(bytes);
+    let start = String::from_utf8_lossy(start).to_ascii_lowercase();
+    let start = start.trim_start_matches('\u{feff}').trim_start();
+    let is_multipart = || start.starts_with("--") && start.contains("content-disposition:");
+    if ["<!doctype", "<html", "<head", "<?xml"]
+        .iter()
+        .any(|tag| start.starts_with(tag))
+    {
+        Some(
+            "this is an HTML or XML page: the download led to a page, maybe one to sign in, and not to the file; \
+             download the component itself",
+        )
+    } else if start.starts_with("version https://git-lfs.github.com/spec/") {
+        Some(
+            "this is a Git LFS pointer, which stands for the file: run `git lfs pull`, and upload the file itself",
+        )
+    } else if start.starts_with("agfzbq") {
+        Some("this is base64 of WebAssembly: decode it (`base64 -d`), and upload the bytes")
+    } else if is_multipart() {
+        Some(
+            "this is a multipart form: send the component as the body itself, with curl as `--data-binary @FILE` in \
+             place of `-F`",
+        )
+    } else if start.starts_with('{') {
+        Some("this is JSON: upload the component itself")
+    } else {
+        None
+    }
+}
+
+/// Refuses imports that plugins are not offered, and names all of them.
 fn check_imports(scan: &Scan) -> Result<(), UploadError> {
-    let Some(unknown) = scan
+    let unknown: Vec<&str> = scan
         .imports
         .iter()
-        .find(|import| !OFFERED.contains(&import.as_str()))
-    else {
+        .map(String::as_str)
+        .filter(|import| !OFFERED.contains(import))
+        .collect();
+    let Some(first) = unknown.first() else {
         return Ok(());
     };
-    let advice = if unknown.starts_with("wasi:") {
-        "WASI is not offered to plugins: build for the target wasm32-unknown-unknown (`cargo xtask guests` does), and \
-         use `runtime`, `log` and `storage` of the contract in place of clocks, output and files"
-    } else if unknown.starts_with("stepwell:plugin/") {
+    let is_wasi = unknown.iter().any(|import| import.starts_with("wasi:"));
+    let advice = if is_wasi {
+        scan.made_with.advice()
+    } else if first.starts_with("stepwell:plugin/") {
         "this host offers the contract in version 0.1.0: build the plugin with the stepwell-guest of this release"
     } else {
         "a plugin can import only the interfaces of stepwell:plugin@0.1.0"
     };
-    Err(refused(
-        "unknown-import",
-        format!("the component imports `{}`. {advice}", shown(unknown)),
-    ))
+    let mut names = unknown
+        .iter()
+        .take(IMPORTS_NAMED_MAX)
+        .map(|import| format!("`{}`", shown(import)))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if unknown.len() > IMPORTS_NAMED_MAX {
+        names.push_str(&format!(" and {} more", unknown.len() - IMPORTS_NAMED_MAX));
+    }
+    let what = match unknown.len() {
+        1 => format!("the component imports {names}"),
+        count => format!(
+            "the component imports {count} interfaces that plugins are not offered: {names}"
+        ),
+    };
+    Err(refused("unknown-import", format!("{what}. {advice}")))
+}
+
+/// The tool that made a component, as far as its advice differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum MadeWith {
+    /// ComponentizeJS, by itself or through jco.
+    JavaScript,
+    /// componentize-py.
+    Python,
+    /// Any other tool.
+    #[default]
+    Other,
+}
+
+impl MadeWith {
+    /// Looks for the marks that tools leave in custom sections. Such a section may be large, and is looked at only in
+    /// part.
+    fn note(&mut self, name: &str, data: &[u8]) {
+        if *self != Self::Other {
+            return;
+        }
+        let data = data.get(..data.len().min(MARKS_LOOKED_AT)).unwrap_or(data);
+        let has = |mark: &[u8]| data.windows(mark.len()).any(|window| window == mark);
+        if name == "producers" && (has(b"ComponentizeJS") || has(b"JavaScript")) {
+            *self = Self::JavaScript;
+        } else if name.contains("component-name") || name == "producers" {
+            if has(b"libpython") || has(b"componentize-py") || has(b"componentize_py") {
+                *self = Self::Python;
+            } else if has(b"starlingmonkey") || has(b"spidermonkey") || has(b"quickjs") {
+                *self = Self::JavaScript;
+            }
+        }
+    }
+
+    /// How to build without WASI.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::JavaScript => {
+                "WASI is not offered to plugins: leave it out with componentize-js and `disableFeatures: ['stdio', \
+                 'random', 'clocks', 'http', 'fetch-event']` (`jco componentize --disable all`), and use `runtime`, \
+                 `log` and `storage` of the contract in place of Date, console and files"
+            }
+            Self::Python => {
+                "WASI is not offered to plugins: build with `componentize-py componentize --stub-wasi` (-s), and use \
+                 `runtime`, `log` and `storage` of the contract in place of time, print and files"
+            }
+            Self::Other => {
+                "WASI is not offered to plugins: build for the target wasm32-unknown-unknown (`cargo xtask guests` \
+                 does; Python: `componentize-py -s`, JavaScript: `disableFeatures` of componentize-js), and use \
+                 `runtime`, `log` and `storage` of the contract in place of clocks, output and files"
+            }
+        }
+    }
 }
 
 /// Numbers of items, over all modules and components of an upload.

@@ -57,15 +57,44 @@ pub(super) fn compiler() -> wasmtime::Result<Engine> {
     Engine::new(&common())
 }
 
-/// Creates the engine that runs guests.
-pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Result<Engine> {
-    // `describe` of uploads runs in addition to the attempts.
+/// Sandboxes that can exist at the same time. `describe` of uploads runs in addition to the attempts.
+fn sandboxes(runtime: &RuntimeConfig) -> u32 {
     let attempts = runtime
         .attempts_max
         .saturating_add(runtime.attempts_reserve);
-    let stores = u32::try_from(attempts)
+    u32::try_from(attempts)
         .unwrap_or(u32::MAX)
-        .saturating_add(DESCRIBED_MAX);
+        .saturating_add(DESCRIBED_MAX)
+}
+
+/// Explains why the engine could not be created: most often the system refuses the address space
+/// that the pool reserves.
+pub(super) fn why_not(error: &wasmtime::Error, runtime: &RuntimeConfig) -> String {
+    let text = format!("{error:#}");
+    let Some(bytes) = reserved_bytes(&text) else {
+        return text;
+    };
+    format!(
+        "it reserves {} GB of address space for {} sandboxes (no memory: that is taken when it is used), and the system \
+         does not give it; allow more (`ulimit -v unlimited`), or set runtime.attempts_max, which is {}, and \
+         runtime.attempts_reserve to less",
+        bytes.div_ceil(1_000_000_000),
+        sandboxes(runtime),
+        runtime.attempts_max,
+    )
+}
+
+/// Returns the number in wasmtime's message about a reservation that failed: "mmap failed to
+/// reserve 0x9122000000 bytes".
+fn reserved_bytes(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once("failed to reserve 0x")?;
+    let digits = rest.split(|character: char| !character.is_ascii_hexdigit());
+    u64::from_str_radix(digits.into_iter().next()?, 16).ok()
+}
+
+/// Creates the engine that runs guests.
+pub(super) fn runner(runtime: &RuntimeConfig, limits: &Limits) -> wasmtime::Result<Engine> {
+    let stores = sandboxes(runtime);
     let mut pool = PoolingAllocationConfig::new();
     // Every store can have the maximum of everything. Otherwise one team's components could leave
     // nothing for another team's.
@@ -133,5 +162,28 @@ impl Drop for Ticker {
             // A ticker that panicked has no result to report.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_space_that_is_not_given_is_counted_and_the_setting_named() {
+        let mut runtime = crate::config::Config::defaults().expect("loads").runtime;
+        (runtime.attempts_max, runtime.attempts_reserve) = (60, 4);
+        let error = wasmtime::Error::msg("mmap failed to reserve 0x9122000000 bytes");
+        let text = why_not(&error, &runtime);
+        for words in [
+            "624 GB",
+            "72 sandboxes",
+            "runtime.attempts_max, which is 60",
+            "ulimit -v",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
+        let other = wasmtime::Error::msg("something else");
+        assert_eq!(why_not(&other, &runtime), "something else");
     }
 }

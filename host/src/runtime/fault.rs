@@ -46,14 +46,11 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
             "the plugin holds too many open handles",
         );
     }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => {
-            return Failure::fatal(
-                failure::STACK_OVERFLOW,
-                Blame::Guest,
-                "the plugin called itself too deeply",
-            );
-        }
+    let trap = error.downcast_ref::<Trap>();
+    match trap {
+        Some(Trap::StackOverflow) => return stack_overflow(),
+        // Compilers put the stack of addresses at the bottom of memory: what overflows it goes below zero.
+        Some(Trap::MemoryOutOfBounds) if is_below_zero(error) => return stack_overflow(),
         Some(Trap::Interrupt) => {
             return Failure::fatal(
                 failure::CPU_LIMIT,
@@ -78,15 +75,158 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
         );
         return Failure::fatal(failure::HOST_CALL_LIMIT, Blame::Guest, message);
     }
-    // Other errors concern an argument or a type that the canonical ABI does not allow.
-    let what = if error.is::<Trap>() {
-        "trapped"
-    } else {
-        "does not keep to the contract"
-    };
-    let message = match evidence.last_error {
-        Some(line) => format!("the plugin {what}: {cause}; its last error line: {line}"),
-        None => format!("the plugin {what}: {cause}"),
+    let message = match (trap, evidence.last_error) {
+        (Some(_), Some(line)) if line.starts_with(PANIC) => panicked(line),
+        (Some(trap), line) => {
+            with_last_error(format!("the plugin trapped: {}", words(*trap)), line)
+        }
+        // Other errors concern an argument or a type that the canonical ABI does not allow.
+        (None, line) => with_last_error(
+            format!("the plugin does not keep to the contract: {cause}"),
+            line,
+        ),
     };
     Failure::retryable(failure::TRAP, Blame::Guest, message)
+}
+
+/// The first word of the line that the SDK's panic hook logs.
+const PANIC: &str = "panicked: ";
+/// Addresses that are taken for a stack that has grown below zero, where they begin anew from above.
+const BELOW_ZERO: std::ops::Range<u64> = 0xffe0_0000..0x1_0020_0000;
+/// wasmtime's words before the address of an access out of bounds.
+const FAULT_ADDRESS: &str = "memory fault at wasm address 0x";
+
+fn stack_overflow() -> Failure {
+    Failure::fatal(
+        failure::STACK_OVERFLOW,
+        Blame::Guest,
+        "the plugin used up its stack: it called itself too deeply, or keeps too much in local variables",
+    )
+}
+
+fn is_below_zero(error: &wasmtime::Error) -> bool {
+    let text = format!("{error:#}");
+    text.split_once(FAULT_ADDRESS)
+        .and_then(|(_, rest)| {
+            let digits = rest.split(|character: char| !character.is_ascii_hexdigit());
+            u64::from_str_radix(digits.into_iter().next()?, 16).ok()
+        })
+        .is_some_and(|address| BELOW_ZERO.contains(&address))
+}
+
+fn with_last_error(message: String, line: Option<&str>) -> String {
+    match line {
+        Some(line) => format!("{message}; the last error that it logged: {line}"),
+        None => message,
+    }
+}
+
+/// A panic in one sentence, from the line that the SDK logs: `panicked: MESSAGE location=FILE:LINE:COLUMN`.
+fn panicked(line: &str) -> String {
+    let line = line.strip_prefix(PANIC).unwrap_or(line);
+    let (message, place) = match line.rsplit_once(" location=") {
+        Some((message, place)) if !place.is_empty() => (message, format!(" at {place}")),
+        _ => (line, String::new()),
+    };
+    format!("the plugin panicked{place}: {message}{}", advice(message))
+}
+
+/// What to use in place of a part of Rust's standard library that needs an operating system.
+fn advice(message: &str) -> &'static str {
+    if message.contains("time not implemented on this platform") {
+        "; std::time has no clock in a plugin: use `Context::now`, or `runtime::now` of stepwell-guest"
+    } else if message.contains("not supported on this platform") {
+        "; a plugin has no threads, files, network or environment: use `storage`, `log` and `runtime` of stepwell-guest, \
+         or the step's input"
+    } else {
+        ""
+    }
+}
+
+/// A trap in words for people.
+fn words(trap: Trap) -> String {
+    match trap {
+        Trap::UnreachableCodeReached => {
+            "it gave up without a word (`unreachable`: a panic, an abort, or an exception that nothing catches)".to_owned()
+        }
+        Trap::MemoryOutOfBounds => "it used an address outside of its memory".to_owned(),
+        Trap::IntegerDivisionByZero => "it divided a whole number by zero".to_owned(),
+        Trap::IntegerOverflow => "a division of whole numbers overflowed".to_owned(),
+        Trap::BadConversionToInteger => {
+            "it made a whole number of one that is not a number, or too large".to_owned()
+        }
+        Trap::TableOutOfBounds | Trap::IndirectCallToNull | Trap::BadSignature => {
+            "it called a function that is not there, or of another type".to_owned()
+        }
+        other => other
+            .to_string()
+            .trim_start_matches("wasm trap: ")
+            .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classified(error: &wasmtime::Error, last_error: Option<&str>) -> Failure {
+        let evidence = Evidence {
+            memory_refused: false,
+            memory_bytes_max: 1,
+            last_error,
+        };
+        classify(error, &evidence)
+    }
+
+    fn trapped(last_error: Option<&str>) -> String {
+        classified(&Trap::UnreachableCodeReached.into(), last_error).message
+    }
+
+    #[test]
+    fn a_panic_is_one_sentence_with_its_place() {
+        assert_eq!(
+            trapped(Some("panicked: no paper location=src/lib.rs:5:9")),
+            "the plugin panicked at src/lib.rs:5:9: no paper"
+        );
+        let silent = trapped(None);
+        assert!(
+            silent.starts_with("the plugin trapped: ") && silent.contains("`unreachable`"),
+            "{silent}"
+        );
+        let other = trapped(Some("TypeError: x is undefined"));
+        assert!(other.ends_with("TypeError: x is undefined"), "{other}");
+    }
+
+    #[test]
+    fn what_the_standard_library_lacks_is_found_in_the_sdk() {
+        for (message, words) in [
+            ("time not implemented on this platform", "runtime::now"),
+            (
+                "failed to spawn thread: Error { message: \"operation not supported on this platform\" }",
+                "no threads, files",
+            ),
+        ] {
+            let text = trapped(Some(&format!(
+                "panicked: {message} location=/rustc/std/time.rs:13:9"
+            )));
+            assert!(
+                text.contains(words) && text.contains("stepwell-guest"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_just_below_zero_are_a_stack_overflow() {
+        for (address, code) in [
+            ("0xfffffff0", failure::STACK_OVERFLOW),
+            ("0x100000010", failure::STACK_OVERFLOW),
+            ("0x7ffffff8", failure::TRAP),
+        ] {
+            let error = wasmtime::Error::from(Trap::MemoryOutOfBounds).context(format!(
+                "memory fault at wasm address {address} in linear memory of size 0x110000"
+            ));
+            assert_eq!(classified(&error, None).code, code, "{address}");
+        }
+    }
 }

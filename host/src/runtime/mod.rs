@@ -13,6 +13,7 @@
 mod artifact;
 mod attempt;
 mod bindings;
+mod contract;
 mod engine;
 mod fault;
 mod interfaces;
@@ -36,7 +37,7 @@ use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Engine, Store, UpdateDeadline};
 
 use self::attempt::AttemptState;
-use self::bindings::exports::stepwell::plugin::step::{Call, StepError};
+use self::bindings::exports::stepwell::plugin::step::{Call, Failure as GuestFailure, StepError};
 use self::bindings::stepwell::plugin::types::StepContext;
 use self::bindings::{StepPlugin, StepPluginPre};
 use self::fault::Evidence;
@@ -58,6 +59,8 @@ pub const OFFERED: [&str; 8] = [
     "stepwell:plugin/runtime@0.1.0",
     "stepwell:plugin/step@0.1.0",
 ];
+/// Code of a failure whose own code breaks the rules.
+const INVALID_FAILURE_CODE: &str = "invalid-failure-code";
 /// The interface that a component must export.
 pub const REQUIRED_EXPORT: &str = "stepwell:plugin/step@0.1.0";
 
@@ -125,7 +128,7 @@ impl Runtime {
     /// The machine lacks the address space or the threads.
     pub fn start(config: &RuntimeConfig, services: Services) -> Result<Self, RuntimeError> {
         let engine = engine::runner(config, &services.limits)
-            .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+            .map_err(|error| RuntimeError::Engine(engine::why_not(&error, config)))?;
         let mut linker = Linker::new(&engine);
         StepPlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut AttemptState| state)
             .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
@@ -198,8 +201,15 @@ impl Runtime {
             .foreground()
             .spawn(within(deadline, async move {
                 let mut store = shared.new_store(None);
+                let instance = plugin
+                    .pre
+                    .instance_pre()
+                    .instantiate_async(&mut store)
+                    .await;
+                let instance = instance.map_err(|error| shared.failure(&error, store.data()))?;
+                contract::check_types(&mut store, &instance)?;
                 let described = async {
-                    let bindings = plugin.pre.instantiate_async(&mut store).await?;
+                    let bindings = StepPlugin::new(&mut store, &instance)?;
                     bindings
                         .stepwell_plugin_step()
                         .call_describe(&mut store)
@@ -399,28 +409,36 @@ fn guest_call(call: &StepCall, now: crate::clock::Timestamp, deadline: Duration)
 }
 
 fn guest_failure(error: StepError) -> Failure {
-    let checked = |code: String| {
-        let valid = code.parse::<crate::model::Name>().is_ok();
-        if valid {
-            code
-        } else {
-            "invalid-failure-code".to_owned()
-        }
-    };
     match error {
         StepError::Fatal(failure) => {
-            Failure::fatal(&checked(failure.code), Blame::Guest, failure.message)
+            let (code, message) = checked_code(failure);
+            Failure::fatal(&code, Blame::Guest, message)
         }
-        StepError::Retry(request) => Failure {
-            retry_after: request
-                .after_ms
-                .map(|ms| Duration::from_millis(ms).min(failure::RETRY_AFTER_MAX)),
-            ..Failure::retryable(
-                &checked(request.failure.code),
-                Blame::Guest,
-                request.failure.message,
-            )
-        },
+        StepError::Retry(request) => {
+            let (code, message) = checked_code(request.failure);
+            Failure {
+                retry_after: request
+                    .after_ms
+                    .map(|ms| Duration::from_millis(ms).min(failure::RETRY_AFTER_MAX)),
+                ..Failure::retryable(&code, Blame::Guest, message)
+            }
+        }
+    }
+}
+
+/// A failure's code and message. A code that is none is named in the message, with the rule.
+fn checked_code(failure: GuestFailure) -> (String, String) {
+    let GuestFailure { code, message } = failure;
+    match code.parse::<crate::model::Name>() {
+        Ok(_) => (code, message),
+        Err(_) => {
+            let shown: String = code.chars().take(64).flat_map(char::escape_debug).collect();
+            let message = format!(
+                "the plugin fails with the code '{shown}', and a code is 1 to 63 of a-z, 0-9 and '-', first a letter; \
+                 its message: {message}"
+            );
+            (INVALID_FAILURE_CODE.to_owned(), message)
+        }
     }
 }
 

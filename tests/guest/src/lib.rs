@@ -25,8 +25,10 @@ stepwell_guest::plugin! {
         misbehave::Hog,
         misbehave::Panic,
         misbehave::Recurse,
+        misbehave::RecurseWithLocals,
         misbehave::SleepSpin,
         misbehave::Spin,
+        misbehave::StdTime,
     ],
     metrics: ["counter", "gauge", "histogram", "timer"],
 }

@@ -1,4 +1,4 @@
-//! Steps that the host must stop: `hog`, `panic`, `recurse`, `sleep-spin` and `spin`.
+//! Steps that the host must stop: `hog`, `panic`, `recurse`, `recurse-with-locals`, `sleep-spin`, `spin` and `std-time`.
 
 use std::hint::black_box;
 
@@ -90,6 +90,43 @@ fn recurse(depth: u64) -> u64 {
         return 0;
     }
     black_box(recurse(black_box(depth + 1))).wrapping_add(1)
+}
+
+pub(crate) struct RecurseWithLocals;
+
+impl Step for RecurseWithLocals {
+    const NAME: &'static str = "recurse-with-locals";
+    const DESCRIPTION: &'static str = "Calls itself until the stack of its local variables ends";
+    type Input = IgnoredAny;
+    type Output = u64;
+
+    fn run(_context: &Context, _input: IgnoredAny) -> Result<u64, Failure> {
+        Ok(recurse_with_locals(0))
+    }
+}
+
+/// As [`recurse`], with 16 KiB of locals a call, which are kept in memory.
+fn recurse_with_locals(depth: u64) -> u64 {
+    let locals = black_box([depth; 2_048]);
+    if locals[0] == u64::MAX {
+        return 0;
+    }
+    black_box(recurse_with_locals(black_box(depth + 1))).wrapping_add(black_box(locals)[1])
+}
+
+pub(crate) struct StdTime;
+
+impl Step for StdTime {
+    const NAME: &'static str = "std-time";
+    const DESCRIPTION: &'static str = "Asks Rust's standard library for the time";
+    type Input = IgnoredAny;
+    type Output = u64;
+
+    fn run(_context: &Context, _input: IgnoredAny) -> Result<u64, Failure> {
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::UNIX_EPOCH);
+        Ok(since.map(|since| since.as_secs()).unwrap_or_default())
+    }
 }
 
 #[derive(Deserialize)]

@@ -20,6 +20,23 @@ fn a_describe_that_traps_is_reported() {
 }
 
 #[test]
+fn what_a_describe_logs_before_it_traps_is_shown() {
+    // The plugin's name lies at 1024; level 4 is `error`.
+    let guest = TextGuest {
+        imports: r#"(import "stepwell:plugin/log@0.1.0" "write" (func $write (param i32 i32 i32 i32 i32)))"#
+            .to_owned(),
+        describe: "(call $write (i32.const 4) (i32.const 1024) (i32.const 8) (i32.const 0) (i32.const 0)) unreachable"
+            .to_owned(),
+        ..TextGuest::named("d-throws")
+    };
+    refuse_guest(
+        &guest,
+        "describe-failed",
+        &["the last error that it logged: d-throws"],
+    );
+}
+
+#[test]
 fn a_describe_that_never_ends_is_stopped() {
     let guest = TextGuest {
         describe: "(loop (br 0))".to_owned(),

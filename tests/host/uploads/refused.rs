@@ -37,6 +37,24 @@ fn uploads_that_are_no_component_are_refused_with_what_they_are() {
         "not-a-component",
         &["compressed"],
     );
+    refuse(
+        "\n<!DOCTYPE html><html><body>Sign in</body></html>",
+        "not-a-component",
+        &["HTML", "sign in"],
+    );
+    refuse(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        "not-a-component",
+        &["Git LFS pointer", "git lfs pull"],
+    );
+    refuse("AGFzbQ0AAQAHDQFCAkIE", "not-a-component", &["base64 -d"]);
+    refuse(
+        "--------------------------d74496d66958873e\r\nContent-Disposition: form-data; name=\"file\"; \
+         filename=\"a.wasm\"\r\n\r\n\0asm",
+        "not-a-component",
+        &["multipart form", "--data-binary @FILE"],
+    );
+    refuse("{\"component\": 1}", "not-a-component", &["JSON"]);
     refuse(b"\0asm\x0c\0\x01\0", "not-a-component", &["cut or damaged"]);
     refuse(b"\0asm\x02\0\0\0", "not-a-component", &["version"]);
     refuse(b"\0asm", "not-a-component", &[]);
@@ -87,6 +105,30 @@ fn an_import_that_is_not_offered_is_named() {
 }
 
 #[test]
+fn all_imports_that_are_not_offered_are_named_with_advice_for_the_tool() {
+    let imports = r#"(import "wasi:cli/stdout@0.2.3" (instance))
+        (import "stepwell:plugin/log@0.1.0" (instance))
+        (import "wasi:clocks/wall-clock@0.2.3" (instance))
+        (import "wasi:random/random@0.2.3" (instance))"#;
+    let all = [
+        "imports 3 interfaces that plugins are not offered",
+        "`wasi:cli/stdout@0.2.3`",
+        "`wasi:clocks/wall-clock@0.2.3`",
+        "`wasi:random/random@0.2.3`",
+    ];
+    for (marks, advice) in [
+        ("", "wasm32-unknown-unknown"),
+        ("ComponentizeJS", "disableFeatures"),
+        ("componentize-py", "--stub-wasi"),
+    ] {
+        let text = format!(r#"(component {imports} (@custom "producers" "\01\01{marks}"))"#);
+        let mut words = all.to_vec();
+        words.push(advice);
+        refuse(component(&text), "unknown-import", &words);
+    }
+}
+
+#[test]
 fn a_component_without_the_export_is_told_which() {
     refuse(
         component("(component)"),
@@ -124,7 +166,13 @@ fn an_export_of_another_type_does_not_fit_the_contract() {
     refuse(
         component(wrong),
         "describe-failed",
-        &["does not keep to the contract", "tuple"],
+        &[
+            "does not keep to the contract",
+            "tuple",
+            "`run`",
+            "`describe`",
+            "result<json, step-error>",
+        ],
     );
     let module =
         r#"(component (core module $m) (export "stepwell:plugin/step@0.1.0" (core module $m)))"#;
