@@ -323,6 +323,15 @@ impl From<StoreError> for ApiError {
                 )
                 .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
             },
+            StoreError::WriteLock => Self {
+                source: Some(error.into()),
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "database-unavailable",
+                    "the database cannot be written: another program holds the lock of its file; reading goes on",
+                )
+                .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+            },
             StoreError::Unavailable(_) | StoreError::Broken(_) => Self {
                 source: Some(error.into()),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "the database does not answer")

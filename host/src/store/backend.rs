@@ -11,6 +11,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::pool::{PoolConnection, PoolOptions};
@@ -21,6 +22,7 @@ use sqlx::sqlite::{
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::StoreError;
+use super::reach::reach;
 use super::rows::{self, Column, SQLITE_ROWS_MAX};
 use super::wal::Wal;
 use crate::config::{Config, DatabaseConfig, Synchronous};
@@ -51,6 +53,8 @@ pub(super) use on;
 /// The oldest SQLite that is accepted. Older versions can corrupt a WAL database when the log is
 /// reset.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
+/// A transaction that has not begun after this time is waiting for a lock.
+const BLOCKED_AFTER: Duration = Duration::from_secs(1);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Restores the writer's timeout after a shorter one.
 const BUSY_TIMEOUT_SQL: &str = "PRAGMA busy_timeout = 5000";
@@ -75,6 +79,8 @@ pub(super) enum Backend {
         read: SqlitePool,
         write: SqlitePool,
         wal: Arc<Wal>,
+        /// True if the last transaction could not begin, or is still waiting to.
+        blocked: Arc<AtomicBool>,
     },
     /// One pool for reads and writes.
     Postgres(PgPool),
@@ -169,6 +175,7 @@ impl Backend {
         match address {
             Address::File(path) => Self::connect_sqlite(path, config).await,
             Address::Server(options) => {
+                reach(options, config.acquire_timeout).await?;
                 let pool = PoolOptions::<Postgres>::new()
                     // One more connection listens to other hosts.
                     .max_connections(config.connections_max.max(2).saturating_add(1))
@@ -230,6 +237,7 @@ impl Backend {
             read,
             write,
             wal: Arc::new(Wal::of(path, config.wal_bytes_max)),
+            blocked: Arc::default(),
         })
     }
 
@@ -261,14 +269,52 @@ impl Backend {
         {
             wal.bound(writer, BUSY_TIMEOUT_SQL).await;
         }
+        self.begin_in(&mut writing).await?;
+        Ok(writing)
+    }
+
+    /// Checks that SQLite's write lock, which another program may hold, can be taken. Writes nothing,
+    /// and does not wait for the writer while it works. A PostgreSQL server has no such lock.
+    ///
+    /// # Errors
+    /// [`StoreError::WriteLock`] while another program holds the lock.
+    pub(super) async fn check_writable(&self) -> Result<(), StoreError> {
+        let Self::Sqlite { write, blocked, .. } = self else {
+            return Ok(());
+        };
+        let Some(connection) = write.try_acquire() else {
+            return match blocked.load(Ordering::Relaxed) {
+                true => Err(StoreError::WriteLock),
+                false => Ok(()),
+            };
+        };
+        let mut writing = Writing {
+            connection: Connection::Sqlite(connection),
+            last: None,
+            ended: false,
+        };
+        self.begin_in(&mut writing).await?;
+        writing.rollback().await
+    }
+
+    /// Executes `BEGIN`. Sets `blocked` while the transaction waits for SQLite's lock.
+    async fn begin_in(&self, writing: &mut Writing) -> Result<(), StoreError> {
+        let Self::Sqlite { blocked, .. } = self else {
+            return writing.execute("BEGIN").await;
+        };
         // IMMEDIATE takes SQLite's write lock at once, so the transaction cannot fail half-way for
         // lack of the lock.
-        let begin = match writing.connection {
-            Connection::Sqlite(_) => "BEGIN IMMEDIATE",
-            Connection::Postgres(_) => "BEGIN",
+        let begun = writing.execute("BEGIN IMMEDIATE");
+        tokio::pin!(begun);
+        let begun = match tokio::time::timeout(BLOCKED_AFTER, &mut begun).await {
+            Ok(begun) => begun,
+            Err(_) => {
+                blocked.store(true, Ordering::Relaxed);
+                begun.await
+            }
         };
-        writing.execute(begin).await?;
-        Ok(writing)
+        blocked.store(begun.is_err(), Ordering::Relaxed);
+        begun
     }
 
     pub(super) async fn close(&self) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::reach::plainly;
 use crate::model::{EntryKey, Name};
 
 /// A failure of the store. Messages fit after "failed to …" and tell the reader a remedy.
@@ -68,8 +69,15 @@ pub enum StoreError {
     #[error("the database's disk is full: {0}")]
     Full(Arc<sqlx::Error>),
     /// The database cannot be reached, or is too slow.
-    #[error("the database is unavailable: {0}")]
+    #[error("the database is unavailable: {}", plainly(.0))]
     Unavailable(Arc<sqlx::Error>),
+    /// Another program holds SQLite's write lock, and a transaction has waited for it for a while.
+    /// Reads still work.
+    #[error(
+        "another program holds the write lock of the database's file, and nothing can be written before it lets go: end \
+         it (`fuser` with the name of the file tells which it is)"
+    )]
+    WriteLock,
     /// The disk under the database failed. The state of the last commits on the disk is unknown
     /// until the database is read again, so the store stops writing and the process should restart.
     #[error("the disk failed under the database: {0}; look at it, and start again")]
@@ -144,6 +152,11 @@ fn is_full_disk(code: &str) -> bool {
     matches!(code, "13" | "4874" | "53100")
 }
 
+/// Returns true for SQLITE_BUSY and its extended codes _RECOVERY and _SNAPSHOT.
+fn is_write_lock(code: &str) -> bool {
+    matches!(code, "5" | "261" | "517")
+}
+
 /// Returns true for SQLITE_IOERR and its extended codes, which have SQLITE_IOERR's number in their
 /// lowest byte. A full disk has a code of its own. Codes of Postgres have five characters and are
 /// excluded: a Postgres server handles failures of its disk itself, and stops.
@@ -170,6 +183,9 @@ impl From<sqlx::Error> for StoreError {
             }
             if is_full_disk(&code) {
                 return Self::Full(Arc::new(error));
+            }
+            if is_write_lock(&code) {
+                return Self::WriteLock;
             }
             if is_disk_failure(&code) {
                 return Self::Broken(Arc::new(error));
@@ -292,5 +308,6 @@ mod tests {
         let others = ["5", "13", "11", "2067", "58030", "53100", "40714", ""];
         assert!(!others.into_iter().any(is_disk_failure));
         assert!(["13", "53100", "4874"].into_iter().all(is_full_disk) && !is_full_disk("10"));
+        assert!(["5", "261", "517"].into_iter().all(is_write_lock) && !is_write_lock("55P03"));
     }
 }

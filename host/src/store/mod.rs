@@ -39,6 +39,7 @@ mod migrate;
 mod plan;
 mod plugins;
 mod quarantine;
+mod reach;
 mod reading;
 mod retention;
 mod rows;
@@ -258,7 +259,8 @@ impl Store {
                 let caches = Caches::new(&config.cache, &clock);
                 let statistics = maintenance::Statistics::new(config.database.analyze_rows);
                 let threads = tokio::runtime::Handle::current();
-                let redis = SecondLevel::new(&config.redis, identity(&backend).await?)?;
+                let redis =
+                    SecondLevel::new(&config.redis, identity(&backend).await?, clock.clone())?;
                 let broken = CancellationToken::new();
                 let usage = Usage::new(&config.quotas);
                 let descendants_max = config.limits.batch_descendants_max;
@@ -343,16 +345,17 @@ impl Store {
         drop(self.inner.folder.lock().take());
     }
 
-    /// Runs `SELECT 1` to check that the database is reachable.
+    /// Checks that the database answers a query, and that it can be written.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Closed`].
+    /// [`StoreError::Unavailable`], [`StoreError::WriteLock`], [`StoreError::Closed`].
     pub async fn ping(&self) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.read().await?;
             on!(connection, c => sqlx::query("SELECT 1").execute(c).await.map(|_| ()))?;
-            Ok(())
+            drop(connection);
+            store.core().backend.check_writable().await
         })
         .await
     }

@@ -13,10 +13,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError};
 use serde::Serialize;
@@ -28,8 +28,10 @@ use uuid::Uuid;
 use super::cache::Named;
 use super::stale::Stale;
 use super::{CacheKind, Core, Store, StoreError, to_json};
+use crate::clock::Clock;
 use crate::config::RedisConfig;
 use crate::model::definition::PluginReference;
+use crate::model::duration;
 use crate::model::{EntryKey, Name};
 
 // The prefixes of keys that belong to a team.
@@ -50,6 +52,8 @@ const MARK_VALUE: &[u8] = b"";
 const VALUE_BYTES_MAX: usize = 256 << 10;
 /// The pause after a failure before the host connects to Redis again.
 const RECONNECT: Duration = Duration::from_millis(500);
+/// The interval of log messages while Redis stays unreachable.
+const REMINDER: Duration = Duration::from_secs(600);
 
 /// Statistics of the Redis cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -62,6 +66,29 @@ pub struct SecondLevelStats {
     pub misses: u64,
     /// The number of times that the connection to Redis was lost.
     pub lost: u64,
+}
+
+/// What the log was told of Redis: a line when it goes away, one when it is back, and reminders.
+#[derive(Debug, Default)]
+struct Told {
+    /// When it went away, and the last line about that. None while it is there.
+    away: Option<(Instant, Instant)>,
+}
+
+impl Told {
+    /// Redis cannot be used. Returns for how long it has been away if a line is due.
+    fn is_away(&mut self, now: Instant) -> Option<Duration> {
+        let (since, last) = self.away.unwrap_or((now, now));
+        let due = self.away.is_none() || now.saturating_duration_since(last) >= REMINDER;
+        self.away = Some((since, if due { now } else { last }));
+        due.then(|| now.saturating_duration_since(since))
+    }
+
+    /// Redis is there. Returns for how long it was away.
+    fn is_there(&mut self, now: Instant) -> Option<Duration> {
+        let (since, _) = self.away.take()?;
+        Some(now.saturating_duration_since(since))
+    }
 }
 
 #[derive(Default)]
@@ -79,6 +106,8 @@ pub(super) struct SecondLevel {
     session: RwLock<Option<Arc<Session>>>,
     lost: Notify,
     counters: Counters,
+    told: Mutex<Told>,
+    clock: Clock,
 }
 
 /// A connection to Redis without a failure so far.
@@ -119,7 +148,11 @@ pub(super) enum Found {
 }
 
 impl SecondLevel {
-    pub(super) fn new(config: &RedisConfig, database: Uuid) -> Result<Option<Self>, StoreError> {
+    pub(super) fn new(
+        config: &RedisConfig,
+        database: Uuid,
+        clock: Clock,
+    ) -> Result<Option<Self>, StoreError> {
         if config.url.is_empty() {
             return Ok(None);
         }
@@ -137,6 +170,8 @@ impl SecondLevel {
             session: RwLock::default(),
             lost: Notify::new(),
             counters: Counters::default(),
+            told: Mutex::default(),
+            clock,
         }))
     }
 
@@ -378,8 +413,33 @@ impl SecondLevel {
     fn lose(&self, error: &RedisError) {
         if self.session.write().take().is_some() {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%error, "Redis failed; going on without it");
+            self.tell_away(error);
             self.lost.notify_one();
+        }
+    }
+
+    /// Logs that Redis cannot be used, at the first failure and then every [`REMINDER`].
+    fn tell_away(&self, error: &RedisError) {
+        match self.told.lock().is_away(self.clock.monotonic()) {
+            None => {}
+            Some(Duration::ZERO) => {
+                tracing::warn!(%error, "Redis is away; going on without it, and trying again twice a second");
+            }
+            Some(away) => {
+                let away = duration::format(Duration::from_secs(away.as_secs()));
+                tracing::warn!(%error, away, "Redis is still away; going on without it");
+            }
+        }
+    }
+
+    /// Logs that Redis can be used.
+    fn tell_there(&self) {
+        match self.told.lock().is_there(self.clock.monotonic()) {
+            None => tracing::info!("Redis is there"),
+            Some(away) => {
+                let away = duration::format(Duration::from_secs(away.as_secs().max(1)));
+                tracing::info!(away, "Redis is back");
+            }
         }
     }
 
@@ -589,12 +649,10 @@ impl Core {
                     Ok(messages) => {
                         // Messages that were published while this host was not subscribed are lost.
                         self.caches.forget_everything();
-                        tracing::info!("Redis is there");
+                        redis.tell_there();
                         self.follow(redis, messages).await;
                     }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot connect to Redis; going on without it")
-                    }
+                    Err(error) => redis.tell_away(&error),
                 }
                 tokio::time::sleep(RECONNECT).await;
             }
@@ -631,5 +689,30 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_hears_of_redis_when_it_changes_and_now_and_then() {
+        let mut told = Told::default();
+        let began = Clock::System.monotonic();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(told.is_there(began), None, "it was never away");
+        assert_eq!(told.is_away(after(1)), Some(Duration::ZERO));
+        let lines = (2..=1_201).filter(|second| told.is_away(after(*second)).is_some());
+        assert_eq!(lines.collect::<Vec<_>>(), [601, 1_201]);
+        assert_eq!(
+            told.is_there(after(1_300)),
+            Some(Duration::from_secs(1_299))
+        );
+        assert_eq!(
+            told.is_away(after(1_301)),
+            Some(Duration::ZERO),
+            "news again"
+        );
     }
 }
