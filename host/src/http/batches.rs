@@ -28,6 +28,7 @@ use super::response::{self, Answer};
 use crate::engine::{
     ApprovalDecision, BatchResults, InstanceChange, InstanceStart, InstanceUpdate, StartRequest,
 };
+use crate::model::plain::plain;
 use crate::model::{AuditAction, Decision, Json, Name, Principal};
 
 #[derive(Deserialize)]
@@ -269,7 +270,7 @@ fn parse<T: DeserializeOwned>(item: &RawValue) -> Result<T, ApiError> {
 }
 
 fn unexpected(what: &str, error: &serde_json::Error) -> ApiError {
-    let problem: String = error.to_string().chars().take(400).collect();
+    let problem: String = plain(&error.to_string()).chars().take(400).collect();
     ApiError::invalid(format!(
         "the {what} is not the JSON that is expected here: {problem}"
     ))
@@ -403,7 +404,7 @@ mod tests {
         assert!(
             count(2, "{}")
                 .expect_err("is no list")
-                .contains("expected a list")
+                .contains("a list is expected here")
         );
     }
 }

@@ -27,6 +27,7 @@ use super::error::ApiError;
 use super::traffic::Traffic;
 use crate::byte_budget::Charge;
 use crate::model::Principal;
+use crate::model::plain::plain;
 
 /// Longest time for which the unread rest of a body is read and discarded.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
@@ -318,7 +319,7 @@ async fn charge(
 /// 400 for text that is not JSON of this shape.
 pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
-        let problem: String = error.to_string().chars().take(400).collect();
+        let problem: String = plain(&error.to_string()).chars().take(400).collect();
         ApiError::invalid(format!(
             "the body is not the JSON that is expected here: {problem}"
         ))

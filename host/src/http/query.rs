@@ -4,6 +4,7 @@
 use std::str::FromStr;
 
 use super::error::ApiError;
+use crate::model::plain::plain;
 use crate::store::Period;
 
 const LIMIT_DEFAULT: u32 = 50;
@@ -59,7 +60,8 @@ impl Query {
         name: &str,
     ) -> Result<Option<T>, ApiError> {
         self.parse_with(name, |text| {
-            text.parse().map_err(|error: T::Err| error.to_string())
+            text.parse()
+                .map_err(|error: T::Err| plain(&error.to_string()))
         })
     }
 

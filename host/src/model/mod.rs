@@ -17,6 +17,7 @@ pub mod instance;
 pub mod json;
 pub mod name;
 pub mod pattern;
+pub mod plain;
 pub mod plugin;
 pub mod request;
 pub mod text;

@@ -1,0 +1,198 @@
+//! Error texts of parsers in words for people: no names of Rust's types.
+
+/// The words of a parser of the standard library or of serde, and ours in their place.
+const WHOLE: [(&str, &str); 8] = [
+    ("invalid digit found in string", "it is not a whole number"),
+    (
+        "cannot parse integer from empty string",
+        "it is empty; a whole number is expected",
+    ),
+    (
+        "number too large to fit in target type",
+        "the number is too large",
+    ),
+    (
+        "number too small to fit in target type",
+        "the number is too small",
+    ),
+    ("invalid float literal", "it is not a number"),
+    (
+        "provided string was not `true` or `false`",
+        "write true or false",
+    ),
+    ("EOF while parsing", "the text ends inside"),
+    ("unknown variant `", "unknown value `"),
+];
+const FOUND: [&str; 3] = ["invalid type: ", "invalid value: ", LENGTH];
+const LENGTH: &str = "invalid length ";
+const UNTAGGED: &str = "data did not match any variant of untagged enum ";
+const EXPECTED: &str = ", expected ";
+
+/// Rewrites the error text of a parser. Texts that have none of its words stay as they are.
+pub fn plain(problem: &str) -> String {
+    let mut text = problem.to_owned();
+    for (theirs, ours) in WHOLE {
+        if text.contains(theirs) {
+            text = text.replace(theirs, ours);
+        }
+    }
+    if let Some((before, rest)) = text.split_once(UNTAGGED) {
+        let place = rest.trim_start_matches(|character: char| character.is_alphanumeric());
+        text = format!("{before}it has none of the forms that are expected here{place}");
+    }
+    for opening in FOUND {
+        let Some(at) = text.find(opening) else {
+            continue;
+        };
+        let (before, rest) = text.split_at(at);
+        let rest = rest.get(opening.len()..).unwrap_or_default();
+        let Some((found, expected)) = rest.split_once(EXPECTED) else {
+            continue;
+        };
+        // What follows is a place: " at line 1 column 5", or a line of TOML's.
+        let end = [" at line ", "\n"]
+            .iter()
+            .filter_map(|end| expected.find(end))
+            .min()
+            .unwrap_or(expected.len());
+        let (expected, place) = expected.split_at(end);
+        let found = if opening == LENGTH {
+            format!("a list of {found}")
+        } else {
+            value(found)
+        };
+        text = format!(
+            "{before}{} is expected here, and not {found}{place}",
+            kind(expected)
+        );
+    }
+    text
+}
+
+/// A type that a parser expects.
+fn kind(expected: &str) -> String {
+    let expected = expected.trim();
+    let inner = expected
+        .strip_prefix("Option<")
+        .and_then(|inner| inner.strip_suffix('>'));
+    if let Some(inner) = inner {
+        return format!("{} (or null)", kind(inner));
+    }
+    match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" | "NonZeroUsize" => "a whole number from 0",
+        "i8" | "i16" | "i32" | "i64" | "isize" | "integer" | "an integer" => "a whole number",
+        "f32" | "f64" | "a float" => "a number",
+        "String" | "str" | "a string" | "a borrowed string" | "string" => "a text",
+        "bool" | "a boolean" | "boolean" => "true or false",
+        "a map" | "map" => "an object",
+        "a sequence" | "sequence" | "a list" | "an array" => "a list",
+        "unit" | "null" => "null",
+        "option" => "a value or null",
+        other if other.starts_with("struct ") || other.starts_with("internally tagged enum ") => {
+            "an object"
+        }
+        other if other.starts_with("variant of enum ") => "one of the known values",
+        other if other.starts_with("enum ") => "one of the known values",
+        other if other.starts_with("tuple ") => "a list",
+        other => other,
+    }
+    .to_owned()
+}
+
+/// A value as a parser names it: `integer `5``, `string "a"`, `map`.
+fn value(found: &str) -> String {
+    let found = found.trim();
+    if let Some(text) = found.strip_prefix("string ") {
+        return format!("the text {text}");
+    }
+    for prefix in ["integer ", "floating point ", "boolean ", "character "] {
+        if let Some(value) = found.strip_prefix(prefix) {
+            return value.trim_matches('`').to_owned();
+        }
+    }
+    match found {
+        "map" => "an object",
+        "sequence" => "a list",
+        "null" | "unit" | "unit value" | "Option value" => "null",
+        other => other,
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only the errors of reading it are looked at")]
+    struct Shape {
+        count: u32,
+        name: Option<String>,
+        list: Vec<u8>,
+    }
+
+    #[test]
+    fn errors_of_serde_name_no_types_of_rust() {
+        for (json, words) in [
+            (
+                r#"{"count": "a"}"#,
+                "a whole number from 0 to 4294967295 is expected here, and not the text \"a\" at line 1 column 13",
+            ),
+            (
+                r#"{"count": -1}"#,
+                "a whole number from 0 to 4294967295 is expected here, and not -1 at line 1 column 12",
+            ),
+            (
+                r#"{"count": 1, "name": 5}"#,
+                "a text is expected here, and not 5 at line 1 column 22",
+            ),
+            (
+                r#"{"count": 1, "list": {}}"#,
+                "a list is expected here, and not an object at line 1 column 21",
+            ),
+            (
+                "[]",
+                "an object is expected here, and not a list of 0 at line 1 column 2",
+            ),
+            (
+                "5",
+                "an object is expected here, and not 5 at line 1 column 1",
+            ),
+        ] {
+            let error = serde_json::from_str::<Shape>(json).expect_err("has another shape");
+            let text = plain(&error.to_string());
+            assert!(text.contains(words), "{json}: {text}");
+            for theirs in ["u32", "usize", "struct", "Option", "invalid type", "enum"] {
+                assert!(!text.contains(theirs), "{json}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn errors_of_the_standard_library_are_sentences() {
+        let number = "x".parse::<u32>().expect_err("is no number").to_string();
+        assert_eq!(plain(&number), "it is not a whole number");
+        let large = "99999999999".parse::<u32>().expect_err("is too large");
+        assert_eq!(plain(&large.to_string()), "the number is too large");
+        let boolean = "x".parse::<bool>().expect_err("is neither").to_string();
+        assert_eq!(plain(&boolean), "write true or false");
+        assert_eq!(plain("as it is"), "as it is");
+    }
+
+    #[test]
+    fn shapes_and_options_have_plain_names() {
+        assert_eq!(
+            plain("invalid type: map, expected Option<String>"),
+            "a text (or null) is expected here, and not an object"
+        );
+        assert_eq!(
+            plain("data did not match any variant of untagged enum Window at line 1 column 2"),
+            "it has none of the forms that are expected here at line 1 column 2"
+        );
+    }
+}
