@@ -1,7 +1,6 @@
 //! The configuration: one struct for each section. All defaults are in `config.default.toml`.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,17 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::duration;
 use crate::model::expression::EvaluationLimits;
+use crate::model::plain::plain;
 use crate::model::plugin::Interface;
 
 /// The text of `config.default.toml`, which has every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
 /// The prefix of environment variables that replace single values.
 pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
-/// The short name of `log.filter`, after the prefix.
-const LOG_FILTER: &str = "log";
 /// Maximum number of instances in one deletion. Each instance is a parameter of a statement, and
 /// databases limit these.
 const RETENTION_BATCH_MAX: u32 = 10_000;
+/// Name of lists of tables that change settings for some teams.
+const OVERRIDES: &str = "overrides";
 /// Maximum number of sampled keys for each kind of cache. They take some 200 MB for each kind.
 const GHOSTS_MAX: usize = 1_000_000;
 /// The maximum interval between two drains of the monitor. Each drain adds to one point, and points
@@ -38,15 +38,19 @@ macro_rules! section {
 }
 
 mod alerts;
+mod environment;
+mod listen;
 mod log;
 mod network;
 mod quotas;
 mod tracing;
 
+pub use self::environment::{StrayVariable, stray_variables};
 pub use self::tracing::TracingConfig;
 pub use alerts::{
     AlertOverride, AlertRuleConfig, AlertWindow, AlertsConfig, Secret, WebhookConfig,
 };
+pub use listen::ListenAddress;
 pub use log::{LogConfig, LogFormat};
 pub use network::Network;
 pub use quotas::{IdempotencyConfig, Quota, QuotaOverride, QuotasConfig};
@@ -81,7 +85,7 @@ section! {
 section! {
     /// `[server]`: the HTTP server: connections, timeouts, and limits of requests and responses.
     ServerConfig {
-        listen: SocketAddr,
+        listen: ListenAddress,
         connections_max: usize,
         connections_per_address_max: usize,
         #[serde(with = "duration")] header_timeout: Duration,
@@ -385,51 +389,67 @@ impl Config {
     /// Loads the defaults, then `file` if given, then `environment`. Of the environment,
     /// OpenTelemetry's variables count, and pairs such as `("STEPWELL_SERVER__LISTEN",
     /// "0.0.0.0:80")`. Other prefixes are ignored. A name without `__` counts only if it is a
-    /// top-level key.
+    /// top-level key ([`stray_variables`] returns ignored names that were probably meant).
     ///
     /// # Errors
     /// Fails if the file cannot be read, a value has the wrong form, or a key is unknown. Unknown
-    /// keys are errors so that a misspelt key does not go unnoticed.
+    /// keys are errors so that a misspelt key does not go unnoticed. The error names the file or the
+    /// variable.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         let mut merged = parse_table(DEFAULTS, "config.default.toml")?;
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-                path: path.to_owned(),
-                source,
-            })?;
-            merge(
-                &mut merged,
-                parse_table(&text, &path.display().to_string())?,
-            );
+            let text = read_file(path)?;
+            let origin = path.display().to_string();
+            let table = parse_table(&text, &origin)?;
+            check_keys(&table, &merged, "", &origin, &text)?;
+            merge(&mut merged, table);
+            Self::read(&merged).map_err(|problem| ConfigError::Invalid { origin, problem })?;
         }
         let environment: Vec<_> = environment.into_iter().collect();
         // The standard variables come first, so that the host's own names win.
         self::tracing::set_standard(&mut merged, &environment)?;
-        for (name, value) in environment {
-            let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
-                continue;
-            };
-            let path = path.to_ascii_lowercase();
-            let keys: Vec<_> = match path.as_str() {
-                LOG_FILTER => vec!["log", "filter"],
-                path => path.split("__").collect(),
-            };
-            if keys.len() == 1 && !merged.contains_key(path.as_str()) {
-                continue;
-            }
-            set(&mut merged, &keys, &value).map_err(|problem| ConfigError::Invalid {
+        let ours = environment
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX));
+        for (name, value) in ours {
+            let before = merged.clone();
+            let set = environment::set(&mut merged, &name, &value);
+            // Only what was changed is read again, so that the error names the variable.
+            let read = set.and_then(|()| {
+                if merged == before {
+                    Ok(())
+                } else {
+                    Self::read(&merged).map(drop)
+                }
+            });
+            read.map_err(|problem| ConfigError::Invalid {
                 origin: name,
                 problem,
             })?;
         }
-        let config: Self = toml::Value::Table(merged)
-            .try_into()
-            .map_err(|error: toml::de::Error| invalid("the configuration", &error.to_string()))?;
+        let config =
+            Self::read(&merged).map_err(|problem| invalid("the configuration", &problem))?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Reads a table that has every key.
+    fn read(table: &toml::Table) -> Result<Self, String> {
+        toml::Value::Table(table.clone())
+            .try_into()
+            .map_err(|error: toml::de::Error| {
+                // TOML's text has the key in a line of its own: in `limits.cpu_budget`.
+                let text = plain(error.to_string().trim());
+                match text.split_once("\nin `") {
+                    Some((problem, key)) => {
+                        format!("`{}`: {problem}", key.trim_end().trim_end_matches('`'))
+                    }
+                    None => text,
+                }
+            })
     }
 
     /// Loads only the defaults.
@@ -566,6 +586,71 @@ fn parse_table(text: &str, origin: &str) -> Result<toml::Table, ConfigError> {
         .map_err(|error: toml::de::Error| invalid(origin, &error.to_string()))
 }
 
+/// The text of a file with settings, or of stdin, without a byte order mark.
+fn read_file(path: &Path) -> Result<String, ConfigError> {
+    let read = if path.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin().lock())
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let text = read.map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// Refuses keys that the defaults do not have, with the line of the first and the key that was probably meant.
+fn check_keys(
+    table: &toml::Table,
+    known: &toml::Table,
+    section: &str,
+    origin: &str,
+    text: &str,
+) -> Result<(), ConfigError> {
+    for (key, value) in table {
+        match (known.get(key), value) {
+            (Some(toml::Value::Table(known)), toml::Value::Table(table)) => {
+                let section = format!("{section}{key}.");
+                check_keys(table, known, &section, origin, text)?;
+            }
+            (Some(_), _) => {}
+            // Optional, and without a default.
+            (None, toml::Value::Array(_)) if key == OVERRIDES => {}
+            (None, _) => {
+                let meant = environment::nearest(key, known.keys().map(String::as_str));
+                let meant = meant.map_or_else(
+                    || "`stepwell config --defaults` lists them".to_owned(),
+                    |meant| format!("did you mean `{section}{meant}`?"),
+                );
+                let place = line_of(text, key).map_or_else(
+                    || origin.to_owned(),
+                    |line| format!("{origin}, line {line}"),
+                );
+                return Err(invalid(
+                    &place,
+                    &format!("there is no setting `{section}{key}`; {meant}"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number of the first line that sets a key, or opens its section.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let names = |line: &str| {
+        let line = line.trim_start().trim_start_matches('[');
+        let word = line
+            .split(|character: char| matches!(character, '=' | ']' | '#'))
+            .next()
+            .unwrap_or_default();
+        word.split('.')
+            .any(|part| part.trim().trim_matches(['"', '\'']) == key)
+    };
+    text.lines().position(names).map(|index| index + 1)
+}
+
 fn merge(base: &mut toml::Table, over: toml::Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
@@ -573,49 +658,6 @@ fn merge(base: &mut toml::Table, over: toml::Table) {
             (_, value) => {
                 base.insert(key, value);
             }
-        }
-    }
-}
-
-/// Sets one value from text. The type is that of the default.
-fn set(table: &mut toml::Table, keys: &[&str], text: &str) -> Result<(), String> {
-    let unknown = || "there is no such setting; `stepwell config` lists them".to_owned();
-    let [key, rest @ ..] = keys else {
-        return Err(unknown());
-    };
-    let slot = table.get_mut(*key).ok_or_else(unknown)?;
-    match slot {
-        toml::Value::Table(inner) => set(inner, rest, text),
-        _ if !rest.is_empty() => Err(unknown()),
-        toml::Value::Integer(number) => {
-            *number = text
-                .parse()
-                .map_err(|_| format!("'{text}' is not a whole number"))?;
-            Ok(())
-        }
-        toml::Value::Float(number) => {
-            *number = text
-                .parse()
-                .map_err(|_| format!("'{text}' is not a number"))?;
-            Ok(())
-        }
-        toml::Value::Boolean(value) => {
-            *value = text
-                .parse()
-                .map_err(|_| format!("'{text}' is neither true nor false"))?;
-            Ok(())
-        }
-        toml::Value::Array(list) => {
-            *list = text
-                .split(',')
-                .filter(|item| !item.is_empty())
-                .map(|item| item.trim().into())
-                .collect();
-            Ok(())
-        }
-        other => {
-            *other = text.into();
-            Ok(())
         }
     }
 }
@@ -664,7 +706,7 @@ mod tests {
             ("STEPWELL_LIMITS__CPU_BUDGET", "5s"),
         ]);
         let config = config.expect("loads");
-        assert_eq!(config.server.listen.port(), 80);
+        assert_eq!(config.server.listen.to_string(), "0.0.0.0:80");
         assert_eq!(config.limits.cpu_budget, Duration::from_secs(5));
         assert_eq!(config.server.connections_max, 1024);
     }

@@ -1,20 +1,26 @@
 //! The HTTP client for requests that the host itself sends, to addresses in its settings: alerts
-//! and traces.
+//! and traces. The command line shares its TLS: rustls, with the certificate authorities of the
+//! system or of `SSL_CERT_FILE`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
-/// Creates a blocking client. Each request takes at most `timeout`.
-pub(crate) fn agent(timeout: Duration) -> ureq::Agent {
-    let tls = TlsConfig::builder()
+/// Creates the TLS configuration for clients. Certificates are read when the first connection needs
+/// them.
+pub(crate) fn tls() -> TlsConfig {
+    TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .root_certs(RootCerts::PlatformVerifier)
-        .build();
+        .build()
+}
+
+/// Creates a blocking client. Each request takes at most `timeout`.
+pub(crate) fn agent(timeout: Duration) -> ureq::Agent {
     ureq::Agent::config_builder()
-        .tls_config(tls)
+        .tls_config(tls())
         .http_status_as_error(false)
         .timeout_global(Some(timeout))
         // The operator has named one receiver, not the targets of its redirects.

@@ -209,7 +209,8 @@ impl TestHost {
         std::fs::read_to_string(log_path(self.data.path())).expect("the server has a log")
     }
 
-    fn signal(&self, signal: &str) {
+    /// Sends a signal such as `-INT` to the server.
+    pub fn signal(&self, signal: &str) {
         let id = self.server.id().to_string();
         assert!(
             Command::new("kill")
@@ -478,6 +479,11 @@ pub fn command(arguments: &[&str]) -> Command {
     }) {
         command.env_remove(name);
     }
+    // What local runs keep is for these tests alone.
+    command.env(
+        "XDG_CACHE_HOME",
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"),
+    );
     command.args(arguments).stdin(Stdio::null());
     command
 }

@@ -72,7 +72,7 @@ fn top_refuses_a_bad_token_and_an_absent_server_with_a_hint() {
         let mut command = host.command(&["top", "--once"]);
         command.env("STEPWELL_TOKEN", token);
         let (code, shown, told) = output(command);
-        assert_eq!((code, shown.as_str()), (Some(1), ""));
+        assert_eq!((code, shown.as_str()), (Some(4), ""));
         assert!(
             told.contains(complaint) && told.contains("hint: "),
             "{told}"
@@ -80,7 +80,7 @@ fn top_refuses_a_bad_token_and_an_absent_server_with_a_hint() {
     }
     let (code, _, told) =
         output(host.command(&["top", "--once", "--server", "http://127.0.0.1:1"]));
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(3));
     assert!(told.contains("cannot reach"), "{told}");
 }
 

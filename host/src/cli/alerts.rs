@@ -15,8 +15,8 @@ const SILENCES: &str = "/workflow-metrics/silences";
 pub(super) struct AlertsArguments {
     #[command(subcommand)]
     command: Option<AlertsCommand>,
-    /// pending, firing or resolved; by default pending and firing alerts
-    #[arg(long)]
+    /// Only alerts in this state; by default pending and firing alerts
+    #[arg(long, value_parser = ["pending", "firing", "resolved"])]
     state: Option<String>,
     /// Alerts of this team; for operators, who otherwise see all teams
     #[arg(long)]
@@ -37,8 +37,8 @@ enum AlertsCommand {
     Silence {
         /// Alerts about this subject; * stands for any characters
         subject: String,
-        /// Only alerts of this rule: error_rate, p95_latency, cache_hit_rate or rejection_rate
-        #[arg(long)]
+        /// Only alerts of this rule
+        #[arg(long, value_parser = ["error_rate", "p95_latency", "cache_hit_rate", "rejection_rate"])]
         rule: Option<String>,
         /// Duration of the silence, at most 30d
         #[arg(long = "for", value_name = "DURATION", default_value = "2h")]

@@ -14,8 +14,8 @@ pub(super) struct ApprovalsArguments {
     /// Another approver than you, or * for all
     #[arg(long, value_name = "USER")]
     approver: Option<String>,
-    /// pending (the default), approved, rejected, expired, cancelled, or any
-    #[arg(long)]
+    /// Only in this status; pending if none is given
+    #[arg(long, value_parser = ["pending", "approved", "rejected", "expired", "cancelled", "any"])]
     status: Option<String>,
     /// Only approvals of this instance
     #[arg(long, value_name = "ID")]

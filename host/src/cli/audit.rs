@@ -6,14 +6,15 @@ use serde_json::Value;
 use super::client::{Client, query};
 use super::error::CliError;
 use super::output::{self, Output, cell, table, time};
+use crate::model::AuditAction;
 
 #[derive(Args)]
 pub(super) struct AuditArguments {
     /// Only actions of this user
     #[arg(long, value_name = "USER")]
     actor: Option<String>,
-    /// Only this action, for example plugin.upload
-    #[arg(long)]
+    /// Only this action
+    #[arg(long, value_parser = AuditAction::ALL.map(AuditAction::as_str))]
     action: Option<String>,
     /// Only actions on this subject, for example expense@1.2.0
     #[arg(long)]

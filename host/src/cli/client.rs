@@ -8,7 +8,9 @@ use ureq::Agent;
 use ureq::http::request::Builder;
 use ureq::http::{Method, Request, StatusCode};
 
+use super::source::plain;
 use crate::model::TraceParent;
+use crate::outgoing;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,14 +26,32 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Longest response. A page of 200 instances with inputs of 1 MiB fits.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
+const START_A_SERVER: &str =
+    "start a server with `stepwell serve`, or name one with --server or STEPWELL_URL";
+const LOOK_AT_THE_NAME: &str = "look at the name in --server or STEPWELL_URL";
+const TRUST_THE_CERTIFICATE: &str = "SSL_CERT_FILE names a file with the certificate of the authority that signed the \
+     server's; for a server without TLS write http:// in place of https://";
+const TLS_IS_EXPECTED: &str = "if the server expects TLS, write https:// in place of http://";
+const WAIT: &str = "the server may be busy: look at its log, and try again";
+
 /// A client of one server. Clones share connections.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     agent: Agent,
     server: String,
     token: Option<String>,
+    /// The address or the token cannot be used. Told when something is to be sent: some commands send nothing.
+    unusable: Option<Unusable>,
     /// The span that the command belongs to, from `TRACEPARENT` in the environment.
     trace: Option<TraceParent>,
+}
+
+/// A server's address or a token that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}: {remedy}")]
+pub(super) struct Unusable {
+    problem: String,
+    remedy: String,
 }
 
 /// A failed request.
@@ -44,7 +64,12 @@ pub(super) enum ClientError {
         server: String,
         /// The cause.
         problem: String,
+        /// What to try.
+        hint: &'static str,
     },
+    /// Nothing was sent.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
     /// The server returned an error.
     #[error("{message}")]
     Api {
@@ -73,9 +98,18 @@ pub(super) enum Payload<'a> {
 }
 
 impl Client {
-    /// Creates a client. `server` is an address such as `http://127.0.0.1:7400`.
+    /// Creates a client. `server` is an address such as `http://127.0.0.1:7400`. White space around
+    /// `token` is cut off, because files end in line breaks.
     pub(super) fn new(server: &str, token: Option<String>) -> Self {
+        let token = token
+            .map(|token| token.trim().to_owned())
+            .filter(|token| !token.is_empty());
+        let server = server.trim().trim_end_matches('/');
+        let unusable = check_server(server)
+            .and_then(|()| token.as_deref().map_or(Ok(()), check_token))
+            .err();
         let agent = Agent::config_builder()
+            .tls_config(outgoing::tls())
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .max_idle_age(IDLE_MAX)
@@ -91,8 +125,9 @@ impl Client {
             .and_then(|text| text.parse().ok());
         Self {
             agent,
-            server: server.trim_end_matches('/').to_owned(),
+            server: server.to_owned(),
             token,
+            unusable,
             trace,
         }
     }
@@ -173,13 +208,8 @@ impl Client {
 
     /// Starts a request with the address and the headers that every request has.
     fn request(&self, method: Method, path: &str) -> Result<Builder, ClientError> {
-        if self.server.starts_with("https:") {
-            let problem =
-                "this program speaks plain HTTP; put a tunnel in front of it for a server far away";
-            return Err(ClientError::Unreachable {
-                server: self.server.clone(),
-                problem: problem.to_owned(),
-            });
+        if let Some(unusable) = &self.unusable {
+            return Err(unusable.clone().into());
         }
         let mut request = Request::builder()
             .method(method)
@@ -285,17 +315,83 @@ impl Client {
     }
 
     fn unreachable(&self, error: &ureq::Error) -> ClientError {
-        let problem = match error {
-            ureq::Error::Timeout(_) => "no answer in time".to_owned(),
-            ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                "connection refused".to_owned()
-            }
-            other => other.to_string(),
-        };
+        let (problem, hint) = unreachable(error);
         ClientError::Unreachable {
             server: self.server.clone(),
             problem,
+            hint,
         }
+    }
+}
+
+/// Why a server cannot be reached, and what to try.
+fn unreachable(error: &ureq::Error) -> (String, &'static str) {
+    use std::io::ErrorKind;
+    match error {
+        ureq::Error::Timeout(_) => ("no answer in time".to_owned(), WAIT),
+        ureq::Error::HostNotFound => ("there is no host of this name".to_owned(), LOOK_AT_THE_NAME),
+        ureq::Error::Rustls(error) => (
+            format!("no safe connection: {error}"),
+            TRUST_THE_CERTIFICATE,
+        ),
+        ureq::Error::Tls(error) => (
+            format!("no safe connection: {error}"),
+            TRUST_THE_CERTIFICATE,
+        ),
+        ureq::Error::Io(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => ("connection refused".to_owned(), START_A_SERVER),
+            // rustls reports what it refuses as an error of the connection.
+            ErrorKind::InvalidData => (
+                format!("no safe connection: {error}"),
+                TRUST_THE_CERTIFICATE,
+            ),
+            ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe => (
+                "the connection was closed before there was an answer".to_owned(),
+                TLS_IS_EXPECTED,
+            ),
+            _ => (plain(error), START_A_SERVER),
+        },
+        ureq::Error::Protocol(_) | ureq::Error::Http(_) => (
+            "what answers there does not speak HTTP".to_owned(),
+            TLS_IS_EXPECTED,
+        ),
+        other => (other.to_string(), START_A_SERVER),
+    }
+}
+
+/// Whether the address names how the server is reached.
+fn check_server(server: &str) -> Result<(), Unusable> {
+    let shown: String = server.chars().take(200).collect();
+    let Some((scheme, rest)) = server.split_once("://") else {
+        return Err(Unusable {
+            problem: format!("the server's address '{shown}' has no scheme"),
+            remedy: format!("write http://{shown}, or https://{shown} if it has TLS"),
+        });
+    };
+    if !matches!(scheme, "http" | "https") || rest.is_empty() {
+        return Err(Unusable {
+            problem: format!("the server's address '{shown}' cannot be used"),
+            remedy: "write for example http://127.0.0.1:7400 or https://stepwell.example.com"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Whether a token can be the value of a header. Its text is not repeated.
+fn check_token(token: &str) -> Result<(), Unusable> {
+    match token
+        .chars()
+        .find(|character| !character.is_ascii_graphic())
+    {
+        None => Ok(()),
+        Some(character) => Err(Unusable {
+            problem: format!(
+                "the token in STEPWELL_TOKEN or --token has the character {} in it",
+                character.escape_default()
+            ),
+            remedy: "a token is one word that begins with sw_; copy it again".to_owned(),
+        }),
     }
 }
 
@@ -333,6 +429,37 @@ pub(super) fn query<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_without_a_scheme_are_refused_with_one() {
+        let problem = check_server("localhost:7400").expect_err("has no scheme");
+        assert_eq!(
+            problem.to_string(),
+            "the server's address 'localhost:7400' has no scheme: write http://localhost:7400, or \
+             https://localhost:7400 if it has TLS"
+        );
+        for wrong in ["ftp://x", "http://", "postgres://db/x"] {
+            assert!(check_server(wrong).is_err(), "{wrong}");
+        }
+        for right in ["http://127.0.0.1:7400", "https://example.com/under/a/path"] {
+            assert_eq!(check_server(right), Ok(()), "{right}");
+        }
+    }
+
+    #[test]
+    fn a_token_may_end_in_a_line_break_and_have_none_inside() {
+        let client = Client::new("http://x", Some(" sw_abc\r\n".to_owned()));
+        assert_eq!(client.token.as_deref(), Some("sw_abc"));
+        assert_eq!(client.unusable, None);
+        let client = Client::new("http://x", Some("\n".to_owned()));
+        assert_eq!(client.token, None);
+        let client = Client::new("http://x", Some("sw_a\nsw_b".to_owned()));
+        let problem = client.unusable.expect("has two words").to_string();
+        assert!(
+            problem.contains("\\n") && !problem.contains("sw_a"),
+            "{problem}"
+        );
+    }
 
     #[test]
     fn what_is_not_plain_is_encoded() {

@@ -1,6 +1,6 @@
 //! `start`, `instances`, `cancel`, `release`: starts, lists and stops instances.
 
-use std::io::Read as _;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Payload, encode, query};
 use super::each::each;
-use super::error::CliError;
+use super::error::{CliError, ErrorClass};
 use super::output::{self, Output, cell, table, tell, time};
 use super::period::CreatedPeriod;
+use super::source;
 use super::start_from::{BATCH_ITEMS_MAX, Source, start_from};
 use crate::model::InstanceStatus;
 
@@ -73,7 +74,7 @@ pub(super) struct InstancesArguments {
     #[arg(long, value_name = "NAME")]
     workflow: Option<String>,
     /// Only instances in this status
-    #[arg(long)]
+    #[arg(long, value_parser = InstanceStatus::ALL.map(InstanceStatus::as_str))]
     status: Option<String>,
     /// Only instances in quarantine: their host crashed several times in a row while driving them
     #[arg(long)]
@@ -135,7 +136,7 @@ pub(super) fn start(
     if let (Some(entity), Some(fields)) = (&arguments.entity, body.as_object_mut()) {
         let (kind, id) = entity
             .split_once('/')
-            .ok_or_else(|| CliError::new("--entity: write TYPE/ID"))?;
+            .ok_or_else(|| CliError::new("--entity: write TYPE/ID").of(ErrorClass::Usage))?;
         fields.insert("entity_type".to_owned(), kind.into());
         fields.insert("entity_id".to_owned(), id.into());
     }
@@ -161,7 +162,8 @@ pub(super) fn start(
         other => Err(CliError::new(format!(
             "the instance is {other}: {}",
             cell(&instance, "/failure/message")
-        ))),
+        ))
+        .of(ErrorClass::Unsuccessful)),
     }
 }
 
@@ -344,22 +346,17 @@ fn cancel_with_descendants(
     Ok(())
 }
 
-/// Reads JSON from an argument: the text itself, `@FILE`, or `-` for stdin.
+/// Reads JSON from an argument: the text itself, `@FILE`, or `-` or `@-` for stdin.
 pub(super) fn read_json(argument: &str) -> Result<Value, CliError> {
-    let text = match argument.strip_prefix('@') {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|error| CliError::new(format!("cannot read {path}: {error}")))?,
-        None if argument == "-" => {
-            let mut text = String::new();
-            let read = std::io::stdin().lock().read_to_string(&mut text);
-            read.map_err(|error| CliError::new(format!("cannot read stdin: {error}")))?;
-            text
-        }
-        None => argument.to_owned(),
+    let file = argument.strip_prefix('@').map(Path::new);
+    let source = file.or_else(|| Some(Path::new(argument)).filter(|path| source::is_stdin(path)));
+    let (text, name) = match source {
+        Some(path) => (source::read_text(path)?, source::shown(path)),
+        None => (argument.to_owned(), "the input".to_owned()),
     };
     serde_json::from_str(&text).map_err(|error| {
         CliError::with_hint(
-            format!("the input is not JSON: {error}"),
+            format!("{name} is not JSON: {error}"),
             r#"write for example --input '{"name": "Ada"}', --input @file.json, or --input - for stdin"#,
         )
     })

@@ -9,11 +9,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::CliError;
 
+/// Exit code after a second signal, as shells give it to what SIGINT has ended.
+const INTERRUPTED: i32 = 130;
+
 /// The flag that SIGINT or SIGTERM sets.
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Installs the handlers. From then on, the signals set the flag and do not end the process.
+    /// Installs the handlers. From then on, the first SIGINT or SIGTERM sets the flag and does not end
+    /// the process; the second one ends it.
     pub(super) fn listen() -> Result<Self, CliError> {
         let problem =
             |error: std::io::Error| CliError::new(format!("cannot wait for signals: {error}"));
@@ -35,7 +39,10 @@ impl Interrupt {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
                     }
-                    flag.store(true, Ordering::SeqCst);
+                    if flag.swap(true, Ordering::SeqCst) {
+                        // Asked twice: nothing is put back any more.
+                        std::process::exit(INTERRUPTED);
+                    }
                 }
             });
         });

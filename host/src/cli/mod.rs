@@ -10,6 +10,7 @@ mod client;
 mod demo;
 mod each;
 mod error;
+mod help;
 mod history;
 mod instances;
 mod interrupt;
@@ -22,6 +23,7 @@ mod retention;
 mod run;
 mod serve;
 mod settings;
+mod source;
 mod start_from;
 mod stats;
 mod token;
@@ -31,13 +33,14 @@ mod workflow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, FromArgMatches as _, Parser, Subcommand};
 
 use client::Client;
 use error::CliError;
 use output::Output;
 
 const SERVER_DEFAULT: &str = "http://127.0.0.1:7400";
+const GLOBAL_OPTIONS: &str = "Global options";
 
 /// Workflow engine whose steps are uploaded while it runs, as sandboxed WebAssembly components
 #[derive(Parser)]
@@ -49,14 +52,21 @@ struct Arguments {
     command: Command,
 }
 
-/// The options of all commands.
+/// Options that several commands take. `help.rs` hides them where they mean nothing.
 #[derive(Args)]
 struct Global {
-    /// Settings in TOML; `stepwell config --defaults` lists them all
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Settings in TOML, or - for stdin; `stepwell config --defaults` lists them all
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL_OPTIONS)]
     config: Option<PathBuf>,
-    /// The server's address
-    #[arg(long, global = true, value_name = "URL", env = "STEPWELL_URL", default_value = SERVER_DEFAULT)]
+    /// The server's address, http://… or https://…
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "STEPWELL_URL",
+        default_value = SERVER_DEFAULT,
+        help_heading = GLOBAL_OPTIONS
+    )]
     server: String,
     /// The token to authenticate with; safer in the environment than on the command line
     #[arg(
@@ -64,11 +74,12 @@ struct Global {
         global = true,
         value_name = "TOKEN",
         env = "STEPWELL_TOKEN",
-        hide_env_values = true
+        hide_env_values = true,
+        help_heading = GLOBAL_OPTIONS
     )]
     token: Option<String>,
     /// Print the API's responses as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS)]
     json: bool,
 }
 
@@ -122,6 +133,10 @@ enum Command {
     Cache(cache::CacheCommand),
     /// Show the effective settings, from the defaults, --config and the environment
     Config(settings::ConfigArguments),
+    /// Print what a shell reads to complete commands
+    Completions(help::CompletionsArguments),
+    /// Write manual pages, one for each command
+    Man(help::ManArguments),
     /// Compile an upload; started by the server
     #[command(hide = true)]
     CompileWorker {
@@ -136,10 +151,7 @@ enum Command {
 
 impl Global {
     fn client(&self) -> Client {
-        Client::new(
-            &self.server,
-            self.token.clone().filter(|token| !token.is_empty()),
-        )
+        Client::new(&self.server, self.token.clone())
     }
 
     fn output(&self) -> Output {
@@ -147,10 +159,11 @@ impl Global {
     }
 }
 
-/// Runs the command that the arguments name. Exit codes: 0 for success, 1 for an error that stderr
-/// explains, 2 for a usage error.
+/// Runs the command that the arguments name. The exit code is 0, or the class of the error that
+/// stderr explains.
 pub fn main() -> ExitCode {
-    let Arguments { global, command } = Arguments::parse();
+    let arguments = Arguments::from_arg_matches(&help::command().get_matches());
+    let Arguments { global, command } = arguments.unwrap_or_else(|error| error.exit());
     if let Command::CompileWorker {
         memory_bytes,
         cpu_seconds,
@@ -163,7 +176,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::tell_error(&error);
-            ExitCode::FAILURE
+            error.class.into()
         }
     }
 }
@@ -193,16 +206,16 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Audit(arguments) => audit::audit(&client, output, arguments),
         Command::Cache(command) => cache::run(&client, output, command),
         Command::Config(arguments) => settings::config(global, &arguments),
+        Command::Completions(arguments) => help::completions(&arguments),
+        Command::Man(arguments) => help::man(&arguments),
         Command::CompileWorker { .. } => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     #[test]
     fn the_arguments_are_consistent() {
-        super::Arguments::command().debug_assert();
+        super::help::command().debug_assert();
     }
 }

@@ -3,12 +3,21 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::error::CliError;
-use crate::model::text::harmless;
+use crate::model::text::{harmless, harmless_lines};
+
+/// Columns of a terminal that does not say how many it has.
+const WIDTH_UNKNOWN: u16 = 80;
+/// A terminal that says it is narrower is not believed: nothing could be read.
+const WIDTH_MIN: u16 = 40;
+/// Characters of a first column that is not broken: an id has 36.
+const WHOLE_NAME_MAX: usize = 40;
+/// Characters of `2026-04-01T12:30:00`.
+const TIME_LENGTH: usize = 19;
 
 /// The format of data: text for people, or JSON.
 #[derive(Clone, Copy, Debug)]
@@ -69,22 +78,60 @@ pub(super) fn tell(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Writes `error: …` and the hint to stderr.
+/// Writes `error: …` and the hint to stderr. Further lines of a message are indented, so that none of
+/// them looks like a line of this program.
 pub(super) fn tell_error(error: &CliError) {
-    tell(&format!("error: {}", escape(&error.message)));
+    tell(&format!("error: {}", escape_lines(&error.message)));
     if let Some(hint) = &error.hint {
-        tell(&format!("hint: {hint}"));
+        tell(&format!("hint: {}", escape_lines(hint)));
     }
 }
 
-/// Formats a table with a header. Columns of numbers are aligned to the right.
+/// Writes a warning to stderr: a probable mistake that stops nothing.
+pub(super) fn warn(line: &str) {
+    tell(&format!("warning: {}", escape_lines(line)));
+}
+
+/// Formats a table with a header. Columns of numbers are aligned to the right. On a terminal, the
+/// table is as wide as the terminal and long cells are wrapped; elsewhere each row is one whole line.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    table_within(terminal_width(), header, rows)
+}
+
+/// The columns of the terminal that data goes to: none if it goes elsewhere.
+fn terminal_width() -> Option<u16> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    let columns = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok());
+    let width = crossterm::terminal::size().map(|(width, _)| width);
+    Some(
+        width
+            .ok()
+            .filter(|width| *width > 0)
+            .or(columns)
+            .unwrap_or(WIDTH_UNKNOWN)
+            .max(WIDTH_MIN),
+    )
+}
+
+fn table_within(
+    width: Option<u16>,
+    header: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let rows: Vec<Vec<String>> = rows
         .into_iter()
         .map(|row| row.iter().map(|cell| escape(cell)).collect())
         .collect();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(width);
+    }
     table.set_header(header.to_vec());
     for row in &rows {
         table.add_row(row.clone());
@@ -98,9 +145,21 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
         if cells().next().is_some() && cells().all(|cell| is_number(cell)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        // The first column begins at the margin.
+        // The first column begins at the margin, and what it names can be copied.
         if index == 0 {
             column.set_padding((0, 1));
+            let longest = rows
+                .iter()
+                .filter_map(|row| row.first())
+                .map(|cell| cell.chars().count())
+                .max();
+            if width.is_some() && longest.is_some_and(|longest| longest <= WHOLE_NAME_MAX) {
+                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(
+                    u16::try_from(longest.unwrap_or_default())
+                        .unwrap_or_default()
+                        .saturating_add(1),
+                )));
+            }
         }
     }
     let mut text = table.trim_fmt();
@@ -133,6 +192,18 @@ pub(super) fn escape(text: &str) -> String {
     harmless(text).into_owned()
 }
 
+/// Text of several lines: as [`escape`], but line breaks stay, and lines after the first are set in.
+pub(super) fn escape_lines(text: &str) -> String {
+    harmless_lines(&text.replace("\r\n", "\n"))
+        .trim_end()
+        .replace('\n', "\n  ")
+}
+
+/// Whether stderr may be coloured: it is a terminal, and NO_COLOR is not set.
+pub(super) fn colours_on_stderr() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Returns a field of a response as a cell: text as it is, `-` if missing or null, everything else
 /// as JSON.
 pub(super) fn cell(value: &Value, pointer: &str) -> String {
@@ -143,13 +214,13 @@ pub(super) fn cell(value: &Value, pointer: &str) -> String {
     }
 }
 
-/// Returns a time to the second, as `2026-04-01 12:30:00`.
+/// Returns a time to the second with its zone, which is always UTC: `2026-04-01 12:30:00Z`.
 pub(super) fn time(value: &Value, pointer: &str) -> String {
-    cell(value, pointer)
-        .chars()
-        .take(19)
-        .map(|character| if character == 'T' { ' ' } else { character })
-        .collect()
+    let text = cell(value, pointer);
+    match text.get(..TIME_LENGTH) {
+        Some(time) if text.ends_with('Z') => format!("{}Z", time.replace('T', " ")),
+        _ => text,
+    }
 }
 
 /// Returns the `items` of a list.
@@ -219,6 +290,42 @@ mod tests {
             escape("a\u{1b}[31m\nb\u{202e}é"),
             "a\\u{1b}[31m\\nb\\u{202e}é"
         );
+    }
+
+    #[test]
+    fn lines_stay_lines_and_cannot_look_like_ours() {
+        assert_eq!(
+            escape_lines("wrong\r\n  |\nhint: \u{1b}[31mtrust me\n"),
+            "wrong\n    |\n  hint: \\u{1b}[31mtrust me"
+        );
+    }
+
+    #[test]
+    fn times_name_their_zone() {
+        let value = serde_json::json!({ "at": "2026-04-01T12:30:00.123456Z", "other": "soon" });
+        assert_eq!(time(&value, "/at"), "2026-04-01 12:30:00Z");
+        assert_eq!(time(&value, "/other"), "soon");
+        assert_eq!(time(&value, "/none"), "-");
+    }
+
+    #[test]
+    fn a_table_on_a_terminal_keeps_to_its_width_and_elsewhere_is_whole() {
+        let id = "0198f000-0000-7000-8000-000000000000";
+        let row = || {
+            vec![
+                id.to_owned(),
+                "a description that is long enough ".repeat(8),
+            ]
+        };
+        let narrow = table_within(Some(80), &["INSTANCE", "DESCRIPTION"], [row()]);
+        assert!(narrow.lines().count() > 3, "{narrow}");
+        assert!(
+            narrow.lines().all(|line| line.chars().count() <= 80),
+            "{narrow}"
+        );
+        assert!(narrow.contains(id), "ids stay whole: {narrow}");
+        let whole = table_within(None, &["INSTANCE", "DESCRIPTION"], [row()]);
+        assert_eq!(whole.lines().count(), 2, "{whole}");
     }
 
     #[test]

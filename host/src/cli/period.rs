@@ -1,6 +1,9 @@
-//! Options for periods of time in lists.
+//! Options for periods of time.
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use crate::monitor::Window;
 
 /// The period in which the listed items were created.
 #[derive(Args)]
@@ -21,4 +24,10 @@ impl CreatedPeriod {
             ("created_before", self.created_before),
         ]
     }
+}
+
+/// Reads the name of a window, and lists the names in the help.
+pub(super) fn window() -> impl TypedValueParser<Value = Window> {
+    PossibleValuesParser::new(Window::ALL.map(Window::as_str))
+        .try_map(|text| text.parse::<Window>())
 }

@@ -6,15 +6,16 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::client::{Client, Payload, encode, query};
-use super::error::CliError;
+use super::error::{CliError, ErrorClass};
 use super::history;
 use super::output::{self, Output, cell, table, time};
+use super::source;
 
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {
     /// Upload a component and print its steps and grants
     Upload {
-        /// The component's file
+        /// The component's file; - for stdin
         file: PathBuf,
         /// Shared buckets that the plugin may open
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -123,6 +124,7 @@ pub(super) fn run(client: &Client, output: Output, command: PluginCommand) -> Re
                     "which version? write NAME@VERSION",
                     format!("`stepwell plugin list {plugin}` shows them"),
                 )
+                .of(ErrorClass::Usage)
             })?;
             client.delete(&version_path(name, version))?;
             output.confirm(&json!({ "deleted": plugin }), &format!("deleted {plugin}"))
@@ -130,10 +132,9 @@ pub(super) fn run(client: &Client, output: Output, command: PluginCommand) -> Re
     }
 }
 
-/// Reads a component's file.
+/// Reads a component from a file or from stdin.
 pub(super) fn read(file: &std::path::Path) -> Result<Vec<u8>, CliError> {
-    std::fs::read(file)
-        .map_err(|error| CliError::new(format!("cannot read {}: {error}", file.display())))
+    source::read_bytes(file)
 }
 
 fn version_path(name: &str, version: &str) -> String {

@@ -1,7 +1,6 @@
 //! `serve`: runs the server.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -12,20 +11,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::error::CliError;
 use super::logging;
 use super::output::tell;
+use super::source::plain;
 use super::{Global, settings};
 use crate::app::{App, FirstToken};
 use crate::clock::Clock;
-use crate::config::{Config, LogFormat, ServerConfig};
+use crate::config::{Config, ListenAddress, LogFormat, ServerConfig};
 
 /// Open files beside connections: the database, compiled plugins, reserved connections and
 /// connections that are being closed.
 const FILES_BESIDE_CONNECTIONS: u64 = 1_024;
+/// Path of the dashboard.
+pub(super) const DASHBOARD: &str = "/workflow-metrics/dashboard";
+/// Exit code after a second signal, as shells give it to what SIGINT has ended.
+const INTERRUPTED: i32 = 130;
 
 #[derive(Args)]
 pub(super) struct ServeArguments {
-    /// Address to listen on; port 0 takes a free port
+    /// Address to listen on, for example 0.0.0.0:7400 or localhost:7400; port 0 takes a free port
     #[arg(long, value_name = "ADDRESS")]
-    listen: Option<SocketAddr>,
+    listen: Option<ListenAddress>,
     /// Directory of the database, the compiled plugins and their signing key
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<PathBuf>,
@@ -56,6 +60,9 @@ pub(super) fn serve(global: &Global, arguments: ServeArguments) -> Result<(), Cl
         config.log.format = format;
     }
     logging::start(&config.log)?;
+    for line in settings::stray_variables() {
+        tracing::warn!("{line}");
+    }
     if let Some(listen) = arguments.listen {
         config.server.listen = listen;
     }
@@ -100,15 +107,11 @@ struct Ending {
 async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
     // Installed before the database is opened, so that an early signal does not leave it half open.
     let shutdown = shutdown_signal(ending.stop_with_stdin)?;
-    let listen = config.server.listen;
     // Bound before the database is opened, so that a second server on the same port fails without
     // changing anything.
-    let listener = TcpListener::bind(listen).await.map_err(|error| {
-        CliError::with_hint(
-            format!("cannot listen on {listen}: {error}"),
-            "another server may run there; --listen names another address",
-        )
-    })?;
+    let listener = TcpListener::bind(config.server.listen.parts())
+        .await
+        .map_err(|error| cannot_listen(&config.server.listen, &error))?;
     raise_file_limit(&config.server);
     let address = listener
         .local_addr()
@@ -140,6 +143,22 @@ async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
         .map_err(|error| CliError::new(format!("cannot {error}")))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn cannot_listen(address: &ListenAddress, error: &std::io::Error) -> CliError {
+    use std::io::ErrorKind;
+    let hint = match error.kind() {
+        ErrorKind::AddrInUse => "another server may run there; --listen names another address",
+        ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; 0.0.0.0 stands for all that it has"
+        }
+        ErrorKind::PermissionDenied => "ports below 1024 need a privilege; use a higher one",
+        _ => "look at the name; 127.0.0.1:7400, 0.0.0.0:7400 and [::1]:7400 need no look-up",
+    };
+    CliError::with_hint(
+        format!("cannot listen on {address}: {}", plain(error)),
+        hint,
+    )
 }
 
 /// Raises the limit on open files. Each connection needs one, and many systems allow a process only
@@ -178,6 +197,7 @@ fn greet(url: &str, first_token: Option<&FirstToken>) {
         tell("");
     }
     tell(&format!("Stepwell answers at {url}"));
+    tell(&format!("The dashboard is {url}{DASHBOARD}"));
     tell(
         "Next, in another terminal: stepwell plugin upload FILE.wasm, stepwell workflow apply FILE.yaml",
     );
@@ -196,7 +216,9 @@ fn write_ready_file(path: &Path, url: &str, token: Option<&str>) -> std::io::Res
     Ok(())
 }
 
-/// Returns a future that is ready after SIGTERM, SIGINT or, if asked for, the end of stdin.
+/// Returns a future that is ready after SIGTERM, SIGINT, SIGHUP or, if asked for, the end of stdin. A
+/// second SIGINT or SIGTERM ends the process at once: attempts under way run again after the next
+/// start, as after a crash.
 fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, CliError> {
     let install = |kind| {
         signal(kind).map_err(|error| CliError::new(format!("cannot wait for signals: {error}")))
@@ -204,14 +226,49 @@ fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, Cl
     // Signals are received from here on, before the future is polled.
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;
+    // A terminal that is closed. `nohup` has it ignored, and so it stays.
+    let mut hangup = match is_hangup_ignored() {
+        true => None,
+        false => Some(install(SignalKind::hangup())?),
+    };
     Ok(async move {
+        let hung_up = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         let reason = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            _ = hung_up => "SIGHUP",
             () = end_of_stdin(), if stop_with_stdin => "the end of stdin",
         };
-        tracing::info!(reason, "stopping; requests and steps under way may finish");
+        tracing::info!(
+            reason,
+            "stopping; requests and steps under way may finish, a second signal ends them"
+        );
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::warn!(
+                "ended by a second signal; what was under way goes on after the next start"
+            );
+            std::process::exit(INTERRUPTED);
+        });
     })
+}
+
+/// Whether this process was started with SIGHUP ignored. Linux says so in a mask of signals; the first bit is SIGHUP's.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 != 0)
 }
 
 /// Waits for the end of stdin on a thread, because the read cannot be cancelled. The thread ends

@@ -5,7 +5,7 @@ use clap::Args;
 use super::Global;
 use super::error::CliError;
 use super::output;
-use crate::config::{Config, DEFAULTS};
+use crate::config::{self, Config, DEFAULTS, StrayVariable};
 
 #[derive(Args)]
 pub(super) struct ConfigArguments {
@@ -27,9 +27,25 @@ pub(super) fn load(global: &Global) -> Result<Config, CliError> {
     })
 }
 
+/// A sentence for each variable of the environment that sets nothing, and was probably meant to.
+pub(super) fn stray_variables() -> Vec<String> {
+    let names: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    config::stray_variables(names.iter().map(String::as_str))
+        .into_iter()
+        .map(|StrayVariable { name, meant }| {
+            format!("{name} is no setting and changes nothing; did you mean {meant}?")
+        })
+        .collect()
+}
+
 pub(super) fn config(global: &Global, arguments: &ConfigArguments) -> Result<(), CliError> {
     if arguments.defaults {
         return output::print(DEFAULTS);
+    }
+    for line in stray_variables() {
+        output::warn(&line);
     }
     let mut config = load(global)?;
     for url in [

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::client::{Client, ClientError, Payload};
 use super::error::CliError;
 use super::output::{self, Output, cell, count, escape, tell};
+use super::source::{bytes_without_mark, plain};
 
 /// Most items of a request: the default of the server's `batch.items_max`.
 pub(super) const BATCH_ITEMS_MAX: usize = 1_000;
@@ -180,10 +181,10 @@ fn in_doubt(error: ClientError, batch: &[Line]) -> CliError {
             ..
         }
     ) {
-        let CliError { message, hint } = error.into();
+        let error = CliError::from(error);
         return CliError {
-            message: format!("{lines} were refused: {message}"),
-            hint,
+            message: format!("{lines} were refused: {}", error.message),
+            ..error
         };
     }
     let keyed = |line: &Line| {
@@ -215,7 +216,8 @@ struct Lines {
 
 impl Lines {
     fn open(from: &str) -> Result<Self, CliError> {
-        let cannot = |error: io::Error| CliError::new(format!("cannot read {from}: {error}"));
+        let cannot =
+            |error: io::Error| CliError::new(format!("cannot read {from}: {}", plain(&error)));
         let (reader, length): (Box<dyn io::Read>, _) = if from == "-" {
             (Box::new(io::stdin()), None)
         } else {
@@ -243,6 +245,9 @@ impl Lines {
             }
             self.number += 1;
             self.position += read as u64;
+            if self.number == 1 {
+                text = bytes_without_mark(&text).to_vec();
+            }
             let (number, bytes) = (self.number, text.len());
             if bytes > LINE_BYTES_MAX && !text.ends_with(b"\n") {
                 let skipped = self
@@ -269,8 +274,10 @@ impl Lines {
 
     fn cannot_read(&self, error: &io::Error) -> CliError {
         CliError::new(format!(
-            "cannot read {} after line {}: {error}",
-            self.name, self.number
+            "cannot read {} after line {}: {}",
+            self.name,
+            self.number,
+            plain(error)
         ))
     }
 

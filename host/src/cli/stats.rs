@@ -6,12 +6,13 @@ use serde_json::Value;
 use super::client::{Client, query};
 use super::error::CliError;
 use super::output::{Output, cell, number, table};
+use super::period::window;
 use crate::monitor::Window;
 
 #[derive(Args)]
 pub(super) struct StatsArguments {
-    /// The window: 1m, 5m, 1h, or start for everything since the start or the last reset
-    #[arg(long, default_value = "start")]
+    /// The window; start is everything since the start or the last reset
+    #[arg(long, default_value = "start", value_parser = window())]
     window: Window,
 }
 

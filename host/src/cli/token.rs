@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use serde_json::{Value, json};
 
 use super::client::{Client, Payload, encode, query};
@@ -31,7 +32,9 @@ pub(super) enum TokenCommand {
             short = 'p',
             value_name = "PERMISSION",
             required = true,
-            value_delimiter = ','
+            value_delimiter = ',',
+            value_parser = PossibleValuesParser::new(Permission::ALL.map(Permission::as_str))
+                .try_map(|text| text.parse::<Permission>())
         )]
         permissions: Vec<Permission>,
         /// The token's team; by default your own

@@ -20,8 +20,8 @@ pub(super) enum WorkflowCommand {
     },
     /// List workflows by name; with a period, newest first
     List {
-        /// Only workflows in this status: active or archived
-        #[arg(long)]
+        /// Only workflows in this status
+        #[arg(long, value_parser = ["active", "archived"])]
         status: Option<String>,
         #[command(flatten)]
         created: CreatedPeriod,

@@ -157,7 +157,11 @@ mod tests {
                 "stored_bites_max",
                 "unknown field",
             ),
-            ("[quotas]\nstored_bytes_max = -1", "stored_bytes_max", "u64"),
+            (
+                "[quotas]\nstored_bytes_max = -1",
+                "stored_bytes_max",
+                "a whole number from 0",
+            ),
             (
                 "[idempotency]\nkeep = '0s'",
                 "idempotency.keep",

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Secret, invalid, set};
+use super::environment::set_at;
+use super::{ConfigError, Secret, invalid};
 use crate::model::duration;
 
 /// The path of an OTLP receiver for traces.
@@ -112,12 +113,12 @@ pub(super) fn set_standard(
     };
     for (name, key, unit) in STANDARD {
         if let Some(value) = said(name) {
-            set(merged, &["tracing", key], &format!("{value}{unit}"))
+            set_at(merged, &["tracing", key], &format!("{value}{unit}"))
                 .map_err(|problem| invalid(name, &problem))?;
         }
     }
     if said(DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
-        set(merged, &["tracing", "otlp_endpoint"], "")
+        set_at(merged, &["tracing", "otlp_endpoint"], "")
             .map_err(|problem| invalid(DISABLED, &problem))?;
     }
     Ok(())

@@ -20,6 +20,7 @@ use super::client::Client;
 use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::output::Output;
+use super::period::window;
 use crate::monitor::Window;
 use feed::{Feed, Question, Update};
 use screen::Size;
@@ -33,8 +34,8 @@ const ONCE_WIDTH: usize = 110;
 
 #[derive(Args)]
 pub(super) struct TopArguments {
-    /// The window of the table of operations: 1m, 5m, 1h or start
-    #[arg(long, default_value = "1m")]
+    /// The window of the table of operations
+    #[arg(long, default_value = "1m", value_parser = window())]
     window: Window,
     /// Metrics of this team; for operators, who otherwise see all teams
     #[arg(long)]
