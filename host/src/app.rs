@@ -1,6 +1,7 @@
 //! Builds every component from the configuration, from the bottom up, and stops them in reverse
 //! order.
 
+mod code_cache;
 mod first_token;
 mod local;
 
@@ -9,7 +10,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use first_token::{FirstToken, OfflineToken, create_token_offline};
-pub use local::{LocalError, LocalRun, LocalStep, LocalWrite, run_step_locally};
+pub use local::{
+    LocalContext, LocalError, LocalRun, LocalStage, LocalStep, LocalWrite, run_step_locally,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -95,9 +98,10 @@ struct Foundation {
 
 impl Foundation {
     /// Builds the components. `program` is the path of this program, which runs again as
-    /// `compile-worker`.
+    /// `compile-worker`. `code_folder` is for machine code.
     fn lay(
         config: &Config,
+        code_folder: &Path,
         clock: &Clock,
         store: &Store,
         tracer: &Tracer,
@@ -115,13 +119,14 @@ impl Foundation {
         let runtime = Runtime::start(&config.runtime, services)?;
         let plugins = Registry::open(
             config,
+            code_folder,
             program,
             clock.clone(),
             store.clone(),
             runtime.clone(),
         )
         .map_err(|source| AppError::DataDirectory {
-            path: config.data_dir.clone(),
+            path: code_folder.to_owned(),
             source,
         })?;
         Ok(Self {
@@ -158,7 +163,7 @@ impl App {
             limits,
             runtime,
             plugins,
-        } = Foundation::lay(&config, &clock, &store, &tracer, program)?;
+        } = Foundation::lay(&config, &config.data_dir, &clock, &store, &tracer, program)?;
         let engine = Engine::start(EngineParts {
             config: config.engine.clone(),
             database_connections_max: config.database.connections_max as usize,

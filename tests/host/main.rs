@@ -35,6 +35,7 @@ mod http;
 mod idempotency;
 mod limits;
 mod live;
+mod local_runs;
 mod metrics;
 mod openapi;
 #[path = "../store/postgres.rs"]

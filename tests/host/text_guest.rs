@@ -49,8 +49,8 @@ impl TextGuest {
         }
     }
 
-    /// Builds the component.
-    pub fn bytes(&self) -> Vec<u8> {
+    /// Builds the core module, with the types of the contract in a custom section.
+    pub fn core(&self) -> Vec<u8> {
         let mut core = wat::parse_str(self.core_text()).unwrap_or_else(|error| panic!("{error}"));
         // The test guest imports and exports everything that the contract has.
         let DecodedWasm::Component(resolve, world) =
@@ -60,6 +60,12 @@ impl TextGuest {
         };
         wit_component::embed_component_metadata(&mut core, &resolve, world, self.encoding)
             .expect("embeds");
+        core
+    }
+
+    /// Builds the component.
+    pub fn bytes(&self) -> Vec<u8> {
+        let core = self.core();
         let encoder = ComponentEncoder::default()
             .module(&core)
             .expect("is a module of the contract");

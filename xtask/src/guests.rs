@@ -43,6 +43,9 @@ pub(crate) struct Options {
     locked: bool,
 }
 
+/// The guest of the tests: built with the examples, and none of them.
+const TEST_GUEST: &str = "scenarios";
+
 /// Builds all guests and prints the paths.
 pub(crate) fn run(options: &Options) -> Result<(), GuestsError> {
     let (components, _) = build(options)?;
@@ -113,7 +116,10 @@ fn lock(path: &Path) -> io::Result<File> {
     reason = "the command's answer: data there, a table for people here"
 )]
 fn print(components: &[Component], options: &Options) {
-    for component in components {
+    let examples = components
+        .iter()
+        .filter(|component| component.name != TEST_GUEST);
+    for component in examples {
         let (name, kib) = (&component.name, component.bytes.div_ceil(1024));
         eprintln!(
             "{name:<12} {kib:>5} KiB  {}",

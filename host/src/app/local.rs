@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{AppError, Foundation};
-use crate::clock::Clock;
+use super::{AppError, Foundation, code_cache};
+use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::model::Json;
 use crate::model::definition::{DefinitionSource, StepSource};
@@ -35,6 +35,32 @@ pub struct LocalStep {
     pub stored: Vec<(String, Vec<u8>)>,
     /// Shared buckets that the plugin may open.
     pub shared_buckets: std::collections::BTreeSet<Name>,
+    /// What the step is told of the instance and the attempt.
+    pub context: LocalContext,
+}
+
+/// What a step is told of the instance that it belongs to, and of the attempt.
+#[derive(Clone, Debug)]
+pub struct LocalContext {
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// The time that the step sees, standing still: none for the machine's clock.
+    pub now: Option<Timestamp>,
+    /// The workflow's name; none for the plugin's.
+    pub workflow: Option<Name>,
+    /// What the instance is about: a kind and an id.
+    pub entity: Option<(String, String)>,
+    /// The user who started the instance.
+    pub started_by: String,
+}
+
+/// How far a local run is, for a person who waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalStage {
+    /// The component is looked at, and compiled unless its machine code is kept.
+    Compiling,
+    /// The step runs.
+    Running,
 }
 
 /// The result of a local run.
@@ -101,7 +127,9 @@ pub enum LocalError {
 }
 
 /// Runs one attempt at a plugin's step. `program` is the path of this program, which runs again as
-/// `compile-worker`.
+/// `compile-worker`. `tell` is called at the start of each stage. Machine code is cached in the
+/// user's cache folder. Without a folder that can be trusted, the plugin is compiled again, and the
+/// log says so.
 ///
 /// # Errors
 /// Fails if the step could not be run. A step that runs and fails is no error; see
@@ -110,19 +138,34 @@ pub async fn run_step_locally(
     mut config: Config,
     program: PathBuf,
     local: LocalStep,
+    tell: impl Fn(LocalStage),
 ) -> Result<LocalRun, LocalError> {
+    tell(LocalStage::Compiling);
     let directory = tempfile::tempdir()?;
     config.data_dir = directory.path().to_owned();
-    let clock = Clock::System;
+    let code_folder = code_cache::open(directory.path());
+    if let Err(error) = &code_folder {
+        tracing::warn!(%error, "machine code is not kept");
+    }
+    let code_folder = code_folder.as_deref().unwrap_or(directory.path());
+    let context = local.context;
+    let clock = context.now.map_or(Clock::System, Clock::manual);
     let store = Store::open_in_memory(&config, clock.clone()).await?;
-    let host = Foundation::lay(&config, &clock, &store, &Tracer::off(), program)?;
+    let host = Foundation::lay(
+        &config,
+        code_folder,
+        &clock,
+        &store,
+        &Tracer::off(),
+        program,
+    )?;
     let principal = Principal {
         team: "local"
             .parse()
             .map_err(|error: crate::model::name::NameError| {
                 LocalError::Stored(error.to_string())
             })?,
-        user: "local".to_owned(),
+        user: context.started_by.clone(),
         permissions: vec![Permission::Operator],
         token: None,
     };
@@ -136,6 +179,9 @@ pub async fn run_step_locally(
         .plugins
         .inspect(&principal, &component, options)
         .await?;
+    host.plugins.keep_code(&inspected).await;
+    code_cache::prune(code_folder);
+    tell(LocalStage::Running);
     let steps = &inspected.version.manifest.steps;
     if !steps.iter().any(|step| step.name == local.step) {
         let offered: Vec<_> = steps.iter().map(|step| step.name.as_str()).collect();
@@ -179,15 +225,15 @@ pub async fn run_step_locally(
         plugin: Arc::clone(&plugin),
         step_id: definition_step_id()?,
         step: local.step,
-        workflow: instance.workflow,
+        workflow: context.workflow.unwrap_or(instance.workflow),
         workflow_version: instance.workflow_version,
         instance_id: instance.id,
-        entity_type: None,
-        entity_id: None,
+        entity_type: context.entity.as_ref().map(|(kind, _)| kind.clone()),
+        entity_id: context.entity.map(|(_, id)| id),
         started_by: principal.user,
         depth: 0,
         root_id: None,
-        number: 1,
+        number: context.attempt,
         input: local.input,
         timeout: None,
         capture: Some(Arc::clone(&capture)),

@@ -1,19 +1,31 @@
 //! `run`: runs one attempt at a step in this process, under the same limits as on a server.
 
-use std::path::PathBuf;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
 
-use super::error::CliError;
+use super::error::{CliError, ErrorClass};
 use super::output::{self, Output, cell};
-use super::{Global, instances, plugin, serve, settings};
-use crate::app::{self, LocalStep};
+use super::{Global, instances, logging, plugin, serve, settings, source};
+use crate::app::{self, LocalContext, LocalError, LocalRun, LocalStage, LocalStep};
+use crate::build;
+use crate::clock::Timestamp;
+use crate::config::{Config, LogConfig};
 use crate::model::Name;
+
+/// A person who waits for longer than this is told for what.
+const LONG: Duration = Duration::from_secs(1);
+/// How often the line moves that shows that something is under way.
+const MOVE: Duration = Duration::from_millis(100);
+/// Warnings of the host, without what guests log.
+const LOG_FILTER: &str = "warn,stepwell::guest=off";
 
 #[derive(Args)]
 pub(super) struct RunArguments {
-    /// The component's file
+    /// The file of the component, or of the core module to make it of; - for stdin
     file: PathBuf,
     /// The step to run
     step: Name,
@@ -26,6 +38,26 @@ pub(super) struct RunArguments {
     /// Shared buckets that the step may open
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     shared: Vec<Name>,
+    /// The number of the attempt that the step is told
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    attempt: u32,
+    /// The time that the step sees, standing still, for example 2026-04-01T12:30:00Z
+    #[arg(long, value_name = "TIME")]
+    now: Option<Timestamp>,
+    /// The workflow that the step is told [default: the plugin's name]
+    #[arg(long, value_name = "NAME")]
+    workflow: Option<Name>,
+    /// What the instance is about, as the step is told
+    #[arg(long, value_name = "TYPE/ID", value_parser = entity)]
+    entity: Option<(String, String)>,
+    /// The user who started the instance, as the step is told
+    #[arg(long, value_name = "USER", default_value = "local")]
+    started_by: String,
+}
+
+fn entity(text: &str) -> Result<(String, String), String> {
+    let (kind, id) = text.split_once('/').ok_or("write TYPE/ID")?;
+    Ok((kind.to_owned(), id.to_owned()))
 }
 
 fn key_and_value(text: &str) -> Result<(String, Vec<u8>), String> {
@@ -38,16 +70,32 @@ pub(super) fn run(
     output: Output,
     arguments: RunArguments,
 ) -> Result<(), CliError> {
+    for line in settings::stray_variables() {
+        output::warn(&line);
+    }
+    let config = settings::load(global)?;
+    logging::start(&LogConfig {
+        // What the step logs is shown below.
+        filter: LOG_FILTER.to_owned(),
+        ..config.log.clone()
+    })?;
     let local = LocalStep {
-        component: plugin::read(&arguments.file)?,
+        component: component(&arguments.file)?,
         step: arguments.step,
         input: instances::read_json(&arguments.input)?.into(),
         stored: arguments.stored,
         shared_buckets: arguments.shared.into_iter().collect(),
+        context: LocalContext {
+            attempt: arguments.attempt,
+            now: arguments.now,
+            workflow: arguments.workflow,
+            entity: arguments.entity,
+            started_by: arguments.started_by,
+        },
     };
-    let run = app::run_step_locally(settings::load(global)?, serve::program()?, local);
+    let file = source::shown(&arguments.file);
     let run = serve::runtime()?
-        .block_on(run)
+        .block_on(watched(config, serve::program()?, local, &file))
         .map_err(|error| CliError::new(format!("cannot run the step: {error}")))?;
     let run = serde_json::to_value(run).map_err(|error| CliError::new(error.to_string()))?;
     output.show(&run, |run| {
@@ -63,7 +111,65 @@ pub(super) fn run(
             "{}: {}",
             cell(failure, "/code"),
             cell(failure, "/message")
-        ))),
+        ))
+        .of(ErrorClass::Unsuccessful)),
+    }
+}
+
+/// The component in a file. A core module that carries the contract is encoded.
+fn component(file: &Path) -> Result<Vec<u8>, CliError> {
+    let bytes = plugin::read(file)?;
+    if !build::is_core_module(&bytes) {
+        return Ok(bytes);
+    }
+    let shown = source::shown(file);
+    if !build::has_contract(&bytes) {
+        return Err(CliError::with_hint(
+            format!("{shown} is a core WebAssembly module without the types of the contract"),
+            "build it with the crate stepwell-guest and its `plugin!` macro, as a library of the type cdylib",
+        ));
+    }
+    build::component_of(&bytes).map_err(|problem| {
+        CliError::new(format!(
+            "cannot make a component of the core module {shown}: {problem}"
+        ))
+    })
+}
+
+/// Runs the step, and says what it waits for when that takes long.
+async fn watched(
+    config: Config,
+    program: PathBuf,
+    local: LocalStep,
+    file: &str,
+) -> Result<LocalRun, LocalError> {
+    let megabytes = local.component.len() as f64 / 1e6;
+    let stage = Cell::new(LocalStage::Compiling);
+    let run = app::run_step_locally(config, program, local, |next| stage.set(next));
+    tokio::pin!(run);
+    tokio::select! {
+        run = &mut run => return run,
+        () = tokio::time::sleep(LONG) => {}
+    }
+    if stage.get() == LocalStage::Compiling {
+        output::tell(&output::escape(&format!(
+            "compiling {file} ({megabytes:.1} MB); the machine code is kept for the next time"
+        )));
+    }
+    let bar = output::moving_line();
+    loop {
+        bar.set_message(match stage.get() {
+            LocalStage::Compiling => "compiling",
+            LocalStage::Running => "the step runs",
+        });
+        bar.tick();
+        tokio::select! {
+            run = &mut run => {
+                bar.finish_and_clear();
+                return run;
+            }
+            () = tokio::time::sleep(MOVE) => {}
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::UploadError;
 use super::worker::Worker;
+use crate::clock::Timestamp;
 use crate::config::PluginsConfig;
 use crate::private;
 use crate::runtime::{self, SealKey};
@@ -19,15 +21,16 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    /// Opens the cache. `program` is this program, to be run as `compile-worker`.
+    /// Opens the cache. `program` is this program, to be run as `compile-worker`. `folder` is for the
+    /// key and the machine code.
     pub(super) fn open(
         program: PathBuf,
-        data_dir: &Path,
+        folder: &Path,
         config: &PluginsConfig,
     ) -> std::io::Result<Self> {
-        let directory = data_dir.join("compiled");
+        let directory = folder.join("compiled");
         private::create_folder(&directory)?;
-        let key = open_key(&data_dir.join("compiled.key"))?;
+        let key = open_key(&folder.join("compiled.key"))?;
         Ok(Self {
             worker: Worker::new(program, config),
             directory,
@@ -41,7 +44,20 @@ impl Compiler {
 
     /// Reads sealed machine code that was stored before. Blocks, and may read tens of megabytes.
     pub(super) fn read(&self, digest: &str) -> Option<Vec<u8>> {
-        std::fs::read(self.path(digest)).ok()
+        let mut file = std::fs::File::open(self.path(digest)).ok()?;
+        let mut sealed = Vec::new();
+        file.read_to_end(&mut sealed).ok()?;
+        Some(sealed)
+    }
+
+    /// Notes that machine code was used, in its file's time of change: a cache keeps what was used last.
+    pub(super) fn touch(&self, digest: &str, now: Timestamp) {
+        let since = Duration::from_micros(u64::try_from(now.as_micros()).unwrap_or_default());
+        let file = std::fs::File::options()
+            .append(true)
+            .open(self.path(digest));
+        // Nothing depends on it but which file of a full cache is deleted first.
+        let _ = file.and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH + since));
     }
 
     /// Deletes machine code that cannot be used.
@@ -103,7 +119,14 @@ fn open_key(path: &Path) -> std::io::Result<SealKey> {
             let mut file = tempfile::NamedTempFile::new_in(directory)?;
             file.write_all(&key)?;
             file.as_file().sync_all()?;
-            file.persist(path).map_err(|error| error.error)?;
+            match file.persist_noclobber(path) {
+                Ok(_) => {}
+                // Another process was quicker; what it seals must open here too.
+                Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    std::fs::File::open(path)?.read_exact(&mut key)?;
+                }
+                Err(error) => return Err(error.error),
+            }
         }
         Err(error) => return Err(error),
     }

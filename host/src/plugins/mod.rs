@@ -218,18 +218,20 @@ impl Inspected {
 
 impl Registry {
     /// Opens the registry in the data directory. `program` is this program, to be run as
-    /// `compile-worker`.
+    /// `compile-worker`. `code_folder` is for machine code and the key that seals it. Sealed code is
+    /// run without further checks, so no other user may write to the folder.
     ///
     /// # Errors
-    /// The data directory cannot be used.
+    /// The folders cannot be used.
     pub fn open(
         config: &Config,
+        code_folder: &Path,
         program: PathBuf,
         clock: Clock,
         store: Store,
         runtime: Runtime,
     ) -> std::io::Result<Self> {
-        let compiler = Arc::new(Compiler::open(program, &config.data_dir, &config.plugins)?);
+        let compiler = Arc::new(Compiler::open(program, code_folder, &config.plugins)?);
         Ok(Self(Arc::new(Shared {
             grants: config.plugins.grants.clone(),
             clock,
@@ -316,6 +318,18 @@ impl Registry {
             compile_ms,
             compiled_bytes,
         })
+    }
+
+    /// Keeps the machine code of a component that was inspected, for the next time.
+    pub async fn keep_code(&self, inspected: &Inspected) {
+        let PluginVersion { team, digest, .. } = &inspected.version;
+        let name = artifact(team, digest);
+        self.keep(team, digest, &inspected.loaded).await;
+        let shared = Arc::clone(&self.0);
+        // The clock of a run may stand still; files have the machine's.
+        let now = Clock::System.now();
+        // It is only a note.
+        let _ = blocking(move || shared.compiler.touch(&name, now)).await;
     }
 
     /// Scans a component, compiles it, loads it and calls its `describe`. Stores nothing.

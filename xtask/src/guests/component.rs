@@ -4,10 +4,15 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use wit_component::{ComponentEncoder, DecodedWasm};
+use wit_component::DecodedWasm;
 
 use super::build::CoreModule;
 use super::error::GuestsError;
+
+/// The host's own encoder: one file, so that both make the same bytes.
+#[path = "../../../host/src/build/mod.rs"]
+#[expect(dead_code, reason = "the host asks more of it")]
+mod encoding;
 
 /// A plugin that can be uploaded.
 #[derive(Debug)]
@@ -27,14 +32,7 @@ impl Component {
             reason,
         };
         let core = fs::read(&module.path).map_err(GuestsError::at(&module.path))?;
-        let encode = || {
-            ComponentEncoder::default()
-                .validate(true)
-                .module(&core)?
-                .encode()
-        };
-        // `{:#}` also shows the causes, because the first sentence alone says little.
-        let component = encode().map_err(|error| fail(format!("{error:#}")))?;
+        let component = encoding::component_of(&core).map_err(fail)?;
         let imports = imports(&component).map_err(fail)?;
         let path = folder.join(&module.name).with_extension("wasm");
         replace(&path, &component).map_err(GuestsError::at(&path))?;
@@ -47,6 +45,10 @@ impl Component {
     }
 }
 
+/// The names of what a component imports, such as `stepwell:plugin/log@0.1.0`.
+///
+/// # Errors
+/// The component cannot be read, or is none.
 fn imports(component: &[u8]) -> Result<Vec<String>, String> {
     match wit_component::decode(component).map_err(|error| format!("{error:#}"))? {
         DecodedWasm::WitPackage(..) => Err("it holds interfaces and no code".into()),
