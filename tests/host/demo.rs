@@ -96,11 +96,83 @@ fn the_demo_ends_well_and_its_numbers_add_up() {
     );
     assert!(number(totals, "DECISIONS") >= ended[1], "{stdout}");
 
+    let story = stdout.find("One claim's story: ").expect("a story");
+    assert!(
+        stdout
+            .find("WORKFLOW")
+            .is_some_and(|numbers| story < numbers),
+        "the story comes before the numbers: {stdout}"
+    );
+    for words in [
+        " asks ",
+        " approved ",
+        "One that was rejected: ",
+        "please talk to me first",
+    ] {
+        assert!(stdout.contains(words), "{words}: {stdout}");
+    }
+    assert!(!stderr.contains("scenarios"), "{stderr}");
     assert!(stderr.contains("[7/7]"), "{stderr}");
     let left = std::fs::read_dir(temporary.path())
         .expect("is there")
         .count();
     assert_eq!(left, 0, "the demo leaves nothing behind");
+}
+
+#[test]
+fn a_kept_demo_has_approvals_that_wait_for_managers_with_tokens() {
+    let workflows = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/workflows");
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let output = command(&["demo", "--keep", "--instances", "20", "--plugins"])
+        .arg(guests())
+        .arg("--workflows")
+        .arg(workflows)
+        .env("TMPDIR", temporary.path())
+        .output()
+        .expect("runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    let (_, rest) = told
+        .split_once("be done with it: kill ")
+        .unwrap_or_else(|| panic!("{told}"));
+    let id = rest.split(';').next().expect("an id");
+    let after = |prefix: &str| {
+        let mut lines = told
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(prefix));
+        lines
+            .next()
+            .unwrap_or_else(|| panic!("{prefix}: {told}"))
+            .to_owned()
+    };
+    let url = after("export STEPWELL_URL=");
+    assert_eq!(
+        after("The server goes on. The dashboard is "),
+        format!("{url}/workflow-metrics/dashboard")
+    );
+    for manager in ["grace", "edsger", "barbara"] {
+        let ending = format!("token-{manager})");
+        let line = told.lines().find(|line| line.ends_with(&ending));
+        let file = line
+            .and_then(|line| line.split_once("$(cat "))
+            .map(|(_, file)| file.trim_end_matches(')'))
+            .unwrap_or_else(|| panic!("{manager}: {told}"));
+        let token = std::fs::read_to_string(file).expect("has a token");
+        let mut approvals = command(&["approvals", "--json", "--server", &url]);
+        approvals.env("STEPWELL_TOKEN", token.trim());
+        let waiting = crate::cli::Run::of(approvals).json();
+        assert_eq!(
+            waiting["items"].as_array().map(Vec::len),
+            Some(2),
+            "{waiting}"
+        );
+    }
+    assert!(
+        std::process::Command::new("kill")
+            .arg(id)
+            .status()
+            .expect("kill exists")
+            .success()
+    );
 }
 
 #[test]

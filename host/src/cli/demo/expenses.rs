@@ -47,6 +47,19 @@ pub(super) fn expense(number: u32) -> Value {
     })
 }
 
+/// Claims that a demo leaves waiting: two for each manager.
+pub(super) const WAITING: u32 = 6;
+
+/// A claim so large that a manager must decide it.
+pub(super) fn large_expense(number: u32) -> Value {
+    let mut expense = expense(number);
+    if let Some(fields) = expense.as_object_mut() {
+        fields.insert("amount".to_owned(), (900_000 + 1_000 * number).into());
+        fields.insert("receipts".to_owned(), json!([]));
+    }
+    expense
+}
+
 /// Returns the manager that decides the expense with this number.
 pub(super) fn manager(number: u32) -> &'static str {
     pick(&MANAGERS, number, 1, "grace")

@@ -11,6 +11,7 @@ mod progress;
 mod report;
 mod server;
 mod sources;
+mod story;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +32,8 @@ use sources::Sources;
 
 /// Longest demo. A slower one has found a fault.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// How often the last claims are looked at until they wait.
+const POLL: Duration = Duration::from_millis(50);
 /// Most instances that a payroll run creates.
 const PAYROLL_MAX: u32 = 1_000;
 
@@ -39,7 +42,7 @@ pub(super) struct DemoArguments {
     /// Number of expenses to file
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     instances: u32,
-    /// Leave the server running at the end, and print how to use it
+    /// Leave the server running at the end with approvals that wait, and print how to use it
     #[arg(long)]
     keep: bool,
     /// Take components from this directory instead of building them
@@ -81,10 +84,11 @@ pub(super) fn demo(arguments: &DemoArguments) -> Result<(), CliError> {
         operator: &operator,
         instances: arguments.instances,
         clock: &clock,
+        keep: arguments.keep,
     };
     match show.run(&mut progress, &interrupt) {
-        Ok(()) if arguments.keep => server.leave_running(),
-        Ok(()) => {
+        Ok(managers) if arguments.keep => server.leave_running(&managers),
+        Ok(_) => {
             server.stop(&clock)?;
             tell("");
             tell(
@@ -107,10 +111,22 @@ struct Show<'a> {
     operator: &'a Client,
     instances: u32,
     clock: &'a Clock,
+    /// Whether approvals are to be left waiting.
+    keep: bool,
+}
+
+/// A manager of the demo.
+pub(super) struct Manager {
+    pub(super) name: &'static str,
+    pub(super) token: String,
 }
 
 impl Show<'_> {
-    fn run(&self, progress: &mut Progress, interrupt: &Interrupt) -> Result<(), CliError> {
+    fn run(
+        &self,
+        progress: &mut Progress,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Manager>, CliError> {
         progress.begin("Upload the plugins");
         for (_, path) in &self.sources.components {
             interrupt.check()?;
@@ -132,12 +148,17 @@ impl Show<'_> {
 
         progress.begin("Give tokens to the managers, who may decide and nothing else");
         let mut managers = Vec::new();
-        for manager in expenses::MANAGERS {
+        for name in expenses::MANAGERS {
             let body =
-                json!({ "user": manager, "permissions": ["approval_decide"], "expires_in": "1d" });
+                json!({ "user": name, "permissions": ["approval_decide"], "expires_in": "1d" });
             let created = self.operator.post("/tokens", Payload::Json(&body))?;
-            managers.push(self.operator.with_token(&output::cell(&created, "/token")));
+            let token = output::cell(&created, "/token");
+            managers.push(Manager { name, token });
         }
+        let clients: Vec<_> = managers
+            .iter()
+            .map(|manager| self.operator.with_token(&manager.token))
+            .collect();
         progress.detail(&expenses::MANAGERS.join(", "));
 
         let payroll = (self.instances / 3).clamp(1, PAYROLL_MAX);
@@ -147,7 +168,7 @@ impl Show<'_> {
         ));
         let load = Load {
             operator: self.operator,
-            managers: &managers,
+            managers: &clients,
             instances: self.instances,
             payroll,
             deadline: DEADLINE,
@@ -156,8 +177,39 @@ impl Show<'_> {
         };
         let result = load.run(progress)?;
 
-        progress.begin("The numbers, from GET /workflow-metrics/stats");
+        progress.begin("What happened, and the numbers from GET /workflow-metrics/stats");
+        output::print(&format!("\n{}", story::tell(self.operator)?))?;
         report::show(self.operator, &result)?;
-        result.check()
+        result.check()?;
+        if self.keep {
+            self.leave_waiting()?;
+        }
+        Ok(managers)
+    }
+
+    /// Files claims that nobody decides, so that there is something to do in the dashboard.
+    fn leave_waiting(&self) -> Result<(), CliError> {
+        for number in 0..expenses::WAITING {
+            let body = json!({
+                "input": expenses::large_expense(number),
+                "entity_type": "expense",
+                "entity_id": format!("waiting-{number}"),
+            });
+            self.operator.post(
+                "/workflows/expense-approval/instances",
+                Payload::Json(&body),
+            )?;
+        }
+        let began = self.clock.monotonic();
+        while self.clock.monotonic().duration_since(began) < DEADLINE {
+            let waiting = self
+                .operator
+                .get("/approvals?approver=*&status=pending&limit=200")?;
+            if output::items(&waiting).len() >= usize::try_from(expenses::WAITING).unwrap_or(0) {
+                return Ok(());
+            }
+            std::thread::sleep(POLL);
+        }
+        Err(CliError::new("the last claims do not wait for a manager"))
     }
 }

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::super::error::CliError;
 use super::super::output::{cell, tell};
 use super::super::serve;
+use super::Manager;
 use crate::clock::Clock;
 use crate::config::ENVIRONMENT_PREFIX;
 
@@ -139,18 +140,22 @@ impl Server {
         Err(CliError::new("the server did not stop in time"))
     }
 
-    /// Leaves the server running and prints how to use and stop it.
-    pub(super) fn leave_running(mut self) -> Result<(), CliError> {
+    /// Leaves the server running and prints how to use it, as its operator and as each manager, and how
+    /// to stop it.
+    pub(super) fn leave_running(mut self, managers: &[Manager]) -> Result<(), CliError> {
         let Some(directory) = self.directory.take() else {
             return Ok(());
         };
         let directory = directory.keep();
         let token_file = directory.join(TOKEN_FILE);
-        write_private(&token_file, &self.token).map_err(|error| {
-            CliError::new(format!("cannot write {}: {error}", token_file.display()))
-        })?;
+        write_token(&token_file, &self.token)?;
         tell("");
-        tell("The server goes on. To use it:");
+        tell(&format!(
+            "The server goes on. The dashboard is {}{}",
+            self.url,
+            serve::DASHBOARD
+        ));
+        tell("To use the server as its operator:");
         tell("");
         if let Some(folder) = std::env::current_exe()
             .ok()
@@ -166,6 +171,19 @@ impl Server {
         ));
         tell("    stepwell instances --status failed");
         tell("    stepwell stats");
+        tell("");
+        tell("Approvals wait. To decide them as a manager, in the dashboard or here:");
+        tell("");
+        for Manager { name, token } in managers {
+            let file = directory.join(format!("{TOKEN_FILE}-{name}"));
+            write_token(&file, token)?;
+            tell(&format!(
+                "    export STEPWELL_TOKEN=$(cat {})",
+                file.display()
+            ));
+        }
+        tell("    stepwell approvals");
+        tell("    stepwell approve ID --comment 'fine'");
         tell("");
         tell(&format!(
             "And to be done with it: kill {}; rm -r {}",
@@ -184,6 +202,11 @@ impl Drop for Server {
             let _ = self.child.wait();
         }
     }
+}
+
+fn write_token(path: &Path, token: &str) -> Result<(), CliError> {
+    write_private(path, token)
+        .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Writes a file that only the user can read: temporary files have mode 0600 and keep it.
