@@ -164,26 +164,3 @@ impl Drop for Ticker {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn address_space_that_is_not_given_is_counted_and_the_setting_named() {
-        let mut runtime = crate::config::Config::defaults().expect("loads").runtime;
-        (runtime.attempts_max, runtime.attempts_reserve) = (60, 4);
-        let error = wasmtime::Error::msg("mmap failed to reserve 0x9122000000 bytes");
-        let text = why_not(&error, &runtime);
-        for words in [
-            "624 GB",
-            "72 sandboxes",
-            "runtime.attempts_max, which is 60",
-            "ulimit -v",
-        ] {
-            assert!(text.contains(words), "{text}");
-        }
-        let other = wasmtime::Error::msg("something else");
-        assert_eq!(why_not(&other, &runtime), "something else");
-    }
-}

@@ -1,6 +1,8 @@
 //! Converts errors of wasmtime into a [`Failure`].
 
-use wasmtime::Trap;
+use std::collections::BTreeSet;
+
+use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 
 use crate::model::failure::{self, Blame, Failure};
 
@@ -49,8 +51,11 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
     let trap = error.downcast_ref::<Trap>();
     match trap {
         Some(Trap::StackOverflow) => return stack_overflow(),
-        // Compilers put the stack of addresses at the bottom of memory: what overflows it goes below zero.
-        Some(Trap::MemoryOutOfBounds) if is_below_zero(error) => return stack_overflow(),
+        // Compilers keep what a function takes the address of in a stack of their own, at the bottom of memory: what
+        // overflows it goes below zero.
+        Some(Trap::MemoryOutOfBounds) if is_below_zero(error) || is_recursion(error) => {
+            return stack_overflow();
+        }
         Some(Trap::Interrupt) => {
             return Failure::fatal(
                 failure::CPU_LIMIT,
@@ -93,6 +98,10 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
 const PANIC: &str = "panicked: ";
 /// Addresses that are taken for a stack that has grown below zero, where they begin anew from above.
 const BELOW_ZERO: std::ops::Range<u64> = 0xffe0_0000..0x1_0020_0000;
+/// wasmtime tells at most 20 frames.
+const FRAMES_OF_RECURSION: usize = 20;
+/// Functions that call one another in a circle, and one that does the work.
+const FUNCTIONS_OF_RECURSION: usize = 5;
 /// wasmtime's words before the address of an access out of bounds.
 const FAULT_ADDRESS: &str = "memory fault at wasm address 0x";
 
@@ -112,6 +121,16 @@ fn is_below_zero(error: &wasmtime::Error) -> bool {
             u64::from_str_radix(digits.into_iter().next()?, 16).ok()
         })
         .is_some_and(|address| BELOW_ZERO.contains(&address))
+}
+
+/// Whether the innermost calls, as many as wasmtime tells, are of very few functions. Operations on whole ranges of
+/// memory trap without an address.
+fn is_recursion(error: &wasmtime::Error) -> bool {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else {
+        return false;
+    };
+    let functions: BTreeSet<u32> = trace.frames().iter().map(FrameInfo::func_index).collect();
+    trace.frames().len() >= FRAMES_OF_RECURSION && functions.len() <= FUNCTIONS_OF_RECURSION
 }
 
 fn with_last_error(message: String, line: Option<&str>) -> String {

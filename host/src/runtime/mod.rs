@@ -459,3 +459,45 @@ fn parse_output(output: &str, bytes_max: usize) -> Result<Json, Failure> {
         ),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Not beside the function: a benchmark compiles that file alone.
+    #[test]
+    fn address_space_that_is_not_given_is_counted_and_the_setting_named() {
+        let mut config = crate::config::Config::defaults().expect("loads").runtime;
+        (config.attempts_max, config.attempts_reserve) = (60, 4);
+        let error = wasmtime::Error::msg("mmap failed to reserve 0x9122000000 bytes");
+        let text = engine::why_not(&error, &config);
+        for words in [
+            "624 GB",
+            "72 sandboxes",
+            "runtime.attempts_max, which is 60",
+            "ulimit -v",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
+        let other = wasmtime::Error::msg("something else");
+        assert_eq!(engine::why_not(&other, &config), "something else");
+    }
+
+    #[test]
+    fn a_failure_code_that_is_none_is_shown_with_the_rule() {
+        let failure = |code: &str| GuestFailure {
+            code: code.to_owned(),
+            message: "is broken".to_owned(),
+        };
+        assert_eq!(
+            checked_code(failure("no-money")),
+            ("no-money".to_owned(), "is broken".to_owned())
+        );
+        let (code, message) = checked_code(failure("No\nMoney"));
+        assert_eq!(code, INVALID_FAILURE_CODE);
+        assert!(
+            message.contains("'No\\nMoney'") && message.ends_with("is broken"),
+            "{message}"
+        );
+    }
+}
