@@ -117,7 +117,7 @@ impl Foundation {
             tracer: tracer.clone(),
         };
         let runtime = Runtime::start(&config.runtime, services)?;
-        let plugins = Registry::open(
+        let plugins = Registry::open_with_code_in(
             config,
             code_folder,
             program,

@@ -641,10 +641,7 @@ fn check_keys(
 fn line_of(text: &str, key: &str) -> Option<usize> {
     let names = |line: &str| {
         let line = line.trim_start().trim_start_matches('[');
-        let word = line
-            .split(|character: char| matches!(character, '=' | ']' | '#'))
-            .next()
-            .unwrap_or_default();
+        let word = line.split(['=', ']', '#']).next().unwrap_or_default();
         word.split('.')
             .any(|part| part.trim().trim_matches(['"', '\'']) == key)
     };

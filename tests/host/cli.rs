@@ -395,7 +395,7 @@ fn the_settings_are_printed_as_toml_that_loads_back() {
     let (_directory, path) = file("stepwell.toml", &printed);
     assert_eq!(run(&["config", "--config", &path]).printed(), printed);
 
-    let (_directory, defaults) = file("stepwell.toml", &run(&["config", "--defaults"]).printed());
+    let (_directory, defaults) = file("stepwell.toml", run(&["config", "--defaults"]).printed());
     assert_eq!(
         run(&["config", "--config", &defaults]).printed(),
         run(&["config"]).printed()

@@ -404,7 +404,7 @@ mod tests {
         assert!(
             count(2, "{}")
                 .expect_err("is no list")
-                .contains("a list is expected here")
+                .contains("expected a list")
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Error texts of parsers in words for people: no names of Rust's types.
 
 /// The words of a parser of the standard library or of serde, and ours in their place.
-const WHOLE: [(&str, &str); 8] = [
+const WHOLE: [(&str, &str); 7] = [
     ("invalid digit found in string", "it is not a whole number"),
     (
         "cannot parse integer from empty string",
@@ -20,7 +20,6 @@ const WHOLE: [(&str, &str); 8] = [
         "provided string was not `true` or `false`",
         "write true or false",
     ),
-    ("EOF while parsing", "the text ends inside"),
     ("unknown variant `", "unknown value `"),
 ];
 const FOUND: [&str; 3] = ["invalid type: ", "invalid value: ", LENGTH];
@@ -61,10 +60,7 @@ pub fn plain(problem: &str) -> String {
         } else {
             value(found)
         };
-        text = format!(
-            "{before}{} is expected here, and not {found}{place}",
-            kind(expected)
-        );
+        text = format!("{before}expected {}, found {found}{place}", kind(expected));
     }
     text
 }
@@ -141,28 +137,25 @@ mod tests {
         for (json, words) in [
             (
                 r#"{"count": "a"}"#,
-                "a whole number from 0 to 4294967295 is expected here, and not the text \"a\" at line 1 column 13",
+                "expected a whole number from 0 to 4294967295, found the text \"a\" at line 1 column 13",
             ),
             (
                 r#"{"count": -1}"#,
-                "a whole number from 0 to 4294967295 is expected here, and not -1 at line 1 column 12",
+                "expected a whole number from 0 to 4294967295, found -1 at line 1 column 12",
             ),
             (
                 r#"{"count": 1, "name": 5}"#,
-                "a text is expected here, and not 5 at line 1 column 22",
+                "expected a text, found 5 at line 1 column 22",
             ),
             (
                 r#"{"count": 1, "list": {}}"#,
-                "a list is expected here, and not an object at line 1 column 21",
+                "expected a list, found an object at line 1 column 21",
             ),
             (
                 "[]",
-                "an object is expected here, and not a list of 0 at line 1 column 2",
+                "expected an object, found a list of 0 at line 1 column 2",
             ),
-            (
-                "5",
-                "an object is expected here, and not 5 at line 1 column 1",
-            ),
+            ("5", "expected an object, found 5 at line 1 column 1"),
         ] {
             let error = serde_json::from_str::<Shape>(json).expect_err("has another shape");
             let text = plain(&error.to_string());
@@ -188,7 +181,7 @@ mod tests {
     fn shapes_and_options_have_plain_names() {
         assert_eq!(
             plain("invalid type: map, expected Option<String>"),
-            "a text (or null) is expected here, and not an object"
+            "expected a text (or null), found an object"
         );
         assert_eq!(
             plain("data did not match any variant of untagged enum Window at line 1 column 2"),

@@ -218,12 +218,26 @@ impl Inspected {
 
 impl Registry {
     /// Opens the registry in the data directory. `program` is this program, to be run as
-    /// `compile-worker`. `code_folder` is for machine code and the key that seals it. Sealed code is
-    /// run without further checks, so no other user may write to the folder.
+    /// `compile-worker`.
+    ///
+    /// # Errors
+    /// The data directory cannot be used.
+    pub fn open(
+        config: &Config,
+        program: PathBuf,
+        clock: Clock,
+        store: Store,
+        runtime: Runtime,
+    ) -> std::io::Result<Self> {
+        Self::open_with_code_in(config, &config.data_dir, program, clock, store, runtime)
+    }
+
+    /// Opens the registry as [`Registry::open`] does, with machine code and the key that seals it in
+    /// `code_folder`. Sealed code is run without further checks, so no other user may write there.
     ///
     /// # Errors
     /// The folders cannot be used.
-    pub fn open(
+    pub fn open_with_code_in(
         config: &Config,
         code_folder: &Path,
         program: PathBuf,
