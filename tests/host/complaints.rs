@@ -53,7 +53,8 @@ fn settings_that_do_not_parse_are_shown_in_lines_with_their_file() {
     let (_directory, path) = file("settings.toml", "[server]\nconnections_max = \"many\"\n");
     let complaint = run(&["config", "--config", &path]).complaint();
     assert!(
-        complaint.contains("`server.connections_max`: a whole number from 0 is expected here"),
+        complaint
+            .contains("`server.connections_max`: expected a whole number from 0, found the text"),
         "{complaint}"
     );
     assert!(
@@ -230,6 +231,7 @@ fn exit_codes_tell_classes_of_errors_apart() {
     host.scenario("fatal");
     let reader = host.token_for("default", "reader", &["plugin_read"]);
     let nobody = "0198f000-0000-7000-8000-000000000000";
+    let (_directory, notes) = file("notes.txt", "remember the milk");
     for (code, arguments) in [
         (0, &["instances"][..]),
         (2, &["instances", "--status", "open"]),
@@ -237,12 +239,19 @@ fn exit_codes_tell_classes_of_errors_apart() {
         (4, &["instances", "--token", "sw_wrong"]),
         (4, &["instances", "--token", &reader]),
         (5, &["instances", nobody]),
-        (6, &["workflow", "archive", "No Name"]),
+        (6, &["plugin", "upload", &notes]),
         (7, &["start", "fatal", "--wait"]),
     ] {
         let run = host.cli(arguments);
         assert_eq!(run.code, Some(code), "{arguments:?}: {}", run.stderr);
     }
+    let limit = run(&["instances", "--limit", "many"]);
+    assert_eq!(limit.code, Some(2));
+    assert!(
+        limit.stderr.contains("it is not a whole number") && !limit.stderr.contains("digit"),
+        "{}",
+        limit.stderr
+    );
     let help = run(&["--help"]).printed();
     assert!(
         help.contains("Exit codes:") && help.contains("  5  there is no such thing"),
@@ -264,7 +273,7 @@ fn the_servers_errors_name_no_types_of_rust() {
     ] {
         let reply = host.post(path, &body);
         let text = String::from_utf8_lossy(&reply.body).into_owned();
-        assert!(text.contains("expected here"), "{path}: {text}");
+        assert!(text.contains(": expected "), "{path}: {text}");
         for theirs in ["invalid type", "Option<", "u32", "struct "] {
             assert!(!text.contains(theirs), "{path}: {text}");
         }

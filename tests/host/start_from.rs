@@ -169,7 +169,7 @@ fn a_batch_that_is_refused_ends_the_command() {
         host.command(&["start", "ask", "--from", "-"]),
         b"{}\n{}\n{}\n",
     );
-    assert_eq!((ran.status.code(), text(&ran.stdout)), (Some(1), ""));
+    assert_eq!((ran.status.code(), text(&ran.stdout)), (Some(6), ""));
     let told = text(&ran.stderr);
     assert!(
         told.contains("error: lines 1 to 3 were refused: at most 2 items a request"),

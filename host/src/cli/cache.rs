@@ -1,5 +1,6 @@
 //! `cache stats|advice|clear|cleanup`: shows and clears the host's caches.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Subcommand, ValueEnum};
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ pub(super) enum CacheCommand {
     /// Remove entries of your team or of the host; recorded in the audit
     Clear {
         /// Only entries of this kind
-        #[arg(long)]
+        #[arg(long, value_parser = kind())]
         kind: Option<CacheKind>,
         /// Only the entry with this key: NAME, NAME@VERSION, an instance's id, a user, or a storage
         /// key such as shared:BUCKET:KEY
@@ -31,6 +32,12 @@ pub(super) enum CacheCommand {
     },
     /// Remove expired entries to free their memory; recorded in the audit
     Cleanup,
+}
+
+/// Reads the name of a kind, and lists the names in the help.
+fn kind() -> impl TypedValueParser<Value = CacheKind> {
+    PossibleValuesParser::new(CacheKind::ALL.map(CacheKind::as_str))
+        .try_map(|text| text.parse::<CacheKind>())
 }
 
 #[derive(Clone, Copy, ValueEnum)]

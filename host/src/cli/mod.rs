@@ -33,11 +33,14 @@ mod workflow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches as _, Parser, Subcommand};
 
 use client::Client;
-use error::CliError;
+use error::{CliError, ErrorClass};
 use output::Output;
+
+use crate::model::plain::plain;
 
 const SERVER_DEFAULT: &str = "http://127.0.0.1:7400";
 const GLOBAL_OPTIONS: &str = "Global options";
@@ -162,8 +165,18 @@ impl Global {
 /// Runs the command that the arguments name. The exit code is 0, or the class of the error that
 /// stderr explains.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::from_arg_matches(&help::command().get_matches());
-    let Arguments { global, command } = arguments.unwrap_or_else(|error| error.exit());
+    let arguments = help::command()
+        .try_get_matches()
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    let Arguments { global, command } = match arguments {
+        Ok(arguments) => arguments,
+        Err(error) if error.kind() == ErrorKind::ValueValidation => {
+            // The words of the parsers of the standard library, in ours.
+            output::tell(plain(&error.to_string()).trim_end());
+            return ErrorClass::Usage.into();
+        }
+        Err(error) => error.exit(),
+    };
     if let Command::CompileWorker {
         memory_bytes,
         cpu_seconds,

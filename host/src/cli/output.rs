@@ -16,6 +16,8 @@ const WIDTH_UNKNOWN: u16 = 80;
 const WIDTH_MIN: u16 = 40;
 /// Characters of a first column that is not broken: an id has 36.
 const WHOLE_NAME_MAX: usize = 40;
+/// Characters of a word that is not broken while others have room.
+const WORD_MAX: usize = 20;
 /// Characters of `2026-04-01T12:30:00`.
 const TIME_LENGTH: usize = 19;
 
@@ -136,6 +138,7 @@ fn table_within(
     for row in &rows {
         table.add_row(row.clone());
     }
+    let widths = width.map_or_else(Vec::new, |width| least_widths(width, header, &rows));
     for (index, column) in table.column_iter_mut().enumerate() {
         let cells = || {
             rows.iter()
@@ -145,26 +148,54 @@ fn table_within(
         if cells().next().is_some() && cells().all(|cell| is_number(cell)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        // The first column begins at the margin, and what it names can be copied.
+        // The first column begins at the margin.
         if index == 0 {
             column.set_padding((0, 1));
-            let longest = rows
-                .iter()
-                .filter_map(|row| row.first())
-                .map(|cell| cell.chars().count())
-                .max();
-            if width.is_some() && longest.is_some_and(|longest| longest <= WHOLE_NAME_MAX) {
-                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(
-                    u16::try_from(longest.unwrap_or_default())
-                        .unwrap_or_default()
-                        .saturating_add(1),
-                )));
-            }
+        }
+        if let Some(room) = widths.get(index) {
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(*room)));
         }
     }
     let mut text = table.trim_fmt();
     text.push('\n');
     text
+}
+
+/// The least width of each column with its padding, so that no word is broken. A name in the first column, which people
+/// copy, is one word. What does not fit into `width` is given up: first the words, then the headers.
+fn least_widths(width: u16, header: &[&str], rows: &[Vec<String>]) -> Vec<u16> {
+    let longest = |text: &str| {
+        let words = text.split(' ').map(|word| word.chars().count());
+        words.max().unwrap_or_default()
+    };
+    let padded = |index: usize, characters: usize| {
+        let padding = if index == 0 { 1 } else { 2 };
+        u16::try_from(characters + padding).unwrap_or(u16::MAX)
+    };
+    let name = rows
+        .iter()
+        .filter_map(|row| row.first())
+        .map(|cell| cell.chars().count())
+        .max()
+        .filter(|longest| *longest <= WHOLE_NAME_MAX)
+        .unwrap_or_default();
+    let least = |words: bool| -> Vec<u16> {
+        let columns = header.iter().enumerate().map(|(index, title)| {
+            let cells = rows.iter().filter_map(|row| row.get(index));
+            let word = cells.map(|cell| longest(cell)).max().unwrap_or_default();
+            let word = if words { word.min(WORD_MAX) } else { 0 };
+            let name = if index == 0 { name } else { 0 };
+            padded(index, longest(title).max(word).max(name))
+        });
+        columns.collect()
+    };
+    let fits = |widths: &Vec<u16>| {
+        widths.iter().map(|width| u32::from(*width)).sum::<u32>() <= u32::from(width)
+    };
+    [least(true), least(false)]
+        .into_iter()
+        .find(fits)
+        .unwrap_or_else(|| vec![padded(0, name)])
 }
 
 /// Returns whether a cell begins with a number: `12`, `0.42`, `97.3 %`, `214 KiB`.
@@ -324,6 +355,23 @@ mod tests {
             "{narrow}"
         );
         assert!(narrow.contains(id), "ids stay whole: {narrow}");
+        let header = ["TOKEN", "TEAM", "USER", "PERMISSIONS", "CREATED", "EXPIRES"];
+        let cells = [
+            id,
+            "default",
+            "operator",
+            "operator",
+            "2026-11-30 11:05:51Z",
+            "-",
+        ];
+        let narrow = table_within(Some(80), &header, [cells.map(str::to_owned).to_vec()]);
+        for word in ["PERMISSIONS", "operator", "EXPIRES", id] {
+            assert!(narrow.contains(word), "{word} is whole: {narrow}");
+        }
+        assert!(
+            narrow.lines().all(|line| line.chars().count() <= 80),
+            "{narrow}"
+        );
         let whole = table_within(None, &["INSTANCE", "DESCRIPTION"], [row()]);
         assert_eq!(whole.lines().count(), 2, "{whole}");
     }

@@ -223,7 +223,6 @@ fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, Cl
     let install = |kind| {
         signal(kind).map_err(|error| CliError::new(format!("cannot wait for signals: {error}")))
     };
-    // Signals are received from here on, before the future is polled.
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;
     // A terminal that is closed. `nohup` has it ignored, and so it stays.
@@ -231,7 +230,9 @@ fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, Cl
         true => None,
         false => Some(install(SignalKind::hangup())?),
     };
-    Ok(async move {
+    let (asked, asking) = tokio::sync::oneshot::channel();
+    // A task, because signals may come while the host still starts.
+    tokio::spawn(async move {
         let hung_up = async {
             match &mut hangup {
                 Some(hangup) => hangup.recv().await,
@@ -248,16 +249,17 @@ fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, Cl
             reason,
             "stopping; requests and steps under way may finish, a second signal ends them"
         );
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            tracing::warn!(
-                "ended by a second signal; what was under way goes on after the next start"
-            );
-            std::process::exit(INTERRUPTED);
-        });
+        // Whoever waits for it may be gone already.
+        let _ = asked.send(());
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("ended by a second signal; what was under way goes on after the next start");
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(async move {
+        let _ = asking.await;
     })
 }
 
