@@ -18,7 +18,7 @@ pub const ENVIRONMENT_PREFIX: &str = "STEPWELL_";
 /// Maximum number of instances in one deletion. Each instance is a parameter of a statement, and
 /// databases limit these.
 const RETENTION_BATCH_MAX: u32 = 10_000;
-/// Name of lists of tables that change settings for some teams.
+/// Key of lists of tables that change settings for some teams.
 const OVERRIDES: &str = "overrides";
 /// Maximum number of sampled keys for each kind of cache. They take some 200 MB for each kind.
 const GHOSTS_MAX: usize = 1_000_000;
@@ -393,8 +393,8 @@ impl Config {
     ///
     /// # Errors
     /// Fails if the file cannot be read, a value has the wrong form, or a key is unknown. Unknown
-    /// keys are errors so that a misspelt key does not go unnoticed. The error names the file or the
-    /// variable.
+    /// keys are errors so that a misspelt key does not go unnoticed. The error names the file or
+    /// the variable.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -417,7 +417,7 @@ impl Config {
         for (name, value) in ours {
             let before = merged.clone();
             let set = environment::set(&mut merged, &name, &value);
-            // Only what was changed is read again, so that the error names the variable.
+            // The table is parsed again after each change, so that the error names the variable.
             let read = set.and_then(|()| {
                 if merged == before {
                     Ok(())
@@ -586,7 +586,7 @@ fn parse_table(text: &str, origin: &str) -> Result<toml::Table, ConfigError> {
         .map_err(|error: toml::de::Error| invalid(origin, &error.to_string()))
 }
 
-/// The text of a file with settings, or of stdin, without a byte order mark.
+/// Reads the text of a file with settings, or of stdin, without a byte order mark.
 fn read_file(path: &Path) -> Result<String, ConfigError> {
     let read = if path.as_os_str() == "-" {
         std::io::read_to_string(std::io::stdin().lock())
@@ -600,7 +600,8 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
 
-/// Refuses keys that the defaults do not have, with the line of the first and the key that was probably meant.
+/// Refuses keys that the defaults do not have. The error names the line of the first and the key
+/// that was probably meant.
 fn check_keys(
     table: &toml::Table,
     known: &toml::Table,
@@ -637,7 +638,7 @@ fn check_keys(
     Ok(())
 }
 
-/// The number of the first line that sets a key, or opens its section.
+/// Returns the number of the first line that sets a key, or opens its section.
 fn line_of(text: &str, key: &str) -> Option<usize> {
     let names = |line: &str| {
         let line = line.trim_start().trim_start_matches('[');

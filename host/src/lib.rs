@@ -3,7 +3,8 @@
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only modules named
 //! after it: `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `trace`,
-//! `monitor`, `config`, `outgoing`, `build`, `byte_budget`, `fair_queue`, `slots`, `model`, `clock`,
+//! `monitor`, `config`, `outgoing`, `build`, `byte_budget`, `fair_queue`, `slots`, `model`,
+//! `clock`,
 //! `private`.
 
 pub mod app;

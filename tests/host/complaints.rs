@@ -1,5 +1,5 @@
-//! What the program says when something is wrong with its arguments, its files, its environment or its server: the cause
-//! and the remedy, at once.
+//! Errors about arguments, files, the environment and the server: each names the cause and the
+//! remedy at once.
 
 use std::fs::File;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::harness::{TestHost, binary, command, eventually};
 
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// The program with variables in its environment.
+/// Runs the program with variables in its environment.
 fn run_in(environment: &[(&str, &str)], arguments: &[&str]) -> Run {
     let mut command = command(arguments);
     command.envs(environment.iter().copied());

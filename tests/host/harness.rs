@@ -479,7 +479,7 @@ pub fn command(arguments: &[&str]) -> Command {
     }) {
         command.env_remove(name);
     }
-    // What local runs keep is for these tests alone.
+    // These tests have their own cache folder for local runs.
     command.env(
         "XDG_CACHE_HOME",
         Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"),

@@ -1,4 +1,5 @@
-//! `stepwell run`: what is kept, what the step is told, and which files it takes.
+//! Tests of `stepwell run`: the code cache, the facts that the step reads, and the files that it
+//! takes.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -51,12 +52,12 @@ fn machine_code_is_kept_for_this_user_alone() {
         (0o600, 0o600)
     );
 
-    // The compiler is not run again: a server's program that cannot compile is no hindrance.
+    // The compiler is not run again, so a program that cannot compile does no harm.
     let mut bounded = greet();
     bounded.env("STEPWELL_PLUGINS__COMPILE_MEMORY_BYTES_MAX", "1000000");
     assert!(Run::of(bounded).printed().contains("Hello, Ada!"));
 
-    // What was changed by anybody is made anew, and not run.
+    // Changed machine code is compiled again, and not run.
     let mut code = std::fs::read(&files[0]).expect("is read");
     let middle = code.len() / 2;
     code[middle] ^= 1;

@@ -1,4 +1,4 @@
-//! How a server ends on signals, and what it says while Redis is away or its database cannot be written.
+//! Tests of signals, and of log and health while Redis is lost or the database cannot be written.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn a_second_interrupt_ends_the_server_at_once() {
     host.wait_for(&id, |status| status == "running");
     let began = Instant::now();
     host.signal("-INT");
-    // Signals of one kind that come together are one.
+    // The kernel merges pending signals of one kind.
     std::thread::sleep(Duration::from_millis(300));
     host.signal("-INT");
     assert_eq!(host.exit_code(), Some(130));
@@ -38,7 +38,7 @@ fn a_terminal_that_is_closed_lets_the_server_drain() {
     assert_eq!(host.exit_code(), Some(0));
 }
 
-/// A server started by a line of shell, with its log in a pipe.
+/// A server that a line of shell starts, with its log in a pipe.
 fn serve(line: &str, arguments: &[&str], data: &std::path::Path) -> Child {
     let program = crate::harness::binary();
     Command::new("sh")
@@ -96,7 +96,7 @@ fn redis_that_is_away_is_logged_once() {
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     eventually("the log says so", || (!lines().is_empty()).then_some(()));
-    // It is tried twice a second.
+    // The host tries to connect twice a second.
     std::thread::sleep(Duration::from_secs(3));
     let lines = lines();
     assert_eq!(lines.len(), 1, "{lines:#?}");

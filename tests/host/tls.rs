@@ -1,4 +1,5 @@
-//! The command line's `https://`: a server behind a proxy that ends TLS, as in production.
+//! Tests of `https://` in the command line: a server behind a proxy that terminates TLS, as in
+//! production.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +14,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use crate::cli::Run;
 use crate::harness::TestHost;
 
-/// Makes a certificate for `localhost` that signs itself.
+/// Creates a self-signed certificate for `localhost`.
 fn make_certificate(folder: &Path) {
     let made = Command::new("openssl")
         .args([
@@ -47,7 +48,8 @@ fn make_certificate(folder: &Path) {
     );
 }
 
-/// Ends TLS before a host: one request for each connection. Returns its address.
+/// Terminates TLS in front of a host, with one request for each connection. Returns the proxy's
+/// address.
 fn proxy(folder: &Path, host: String) -> String {
     let certificate = CertificateDer::from_pem_file(folder.join("certificate.pem")).expect("reads");
     let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).expect("reads");
@@ -117,7 +119,7 @@ fn a_server_behind_tls_is_reached_when_its_certificate_is_trusted() {
         "{}",
         refused.stderr
     );
-    // TLS where there is none.
+    // `https://` to a server without TLS.
     let plain = url.replace("https://", "http://");
     let refused = host.cli(&["plugin", "list", "--server", &plain]);
     assert_eq!(refused.code, Some(3), "{}", refused.stderr);

@@ -43,7 +43,7 @@ pub(crate) struct Options {
     locked: bool,
 }
 
-/// The guest of the tests: built with the examples, and none of them.
+/// The guest of the tests. It is built with the examples, but is not an example.
 const TEST_GUEST: &str = "scenarios";
 
 /// Builds all guests and prints the paths.

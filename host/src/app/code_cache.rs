@@ -1,8 +1,10 @@
-//! The folder of the user in which `stepwell run` keeps machine code, so that a component is compiled once.
+//! The user's cache folder of `stepwell run`. It holds machine code, so that a component is
+//! compiled once.
 //!
-//! Machine code is run as it is, so it is trusted only with its seal, and the seal's key only if it is this user's and
-//! for no one else to read: with `sudo -E` the folder could be another user's. A folder that cannot be trusted is not used.
-//! Code of another version of the engine does not load; it is deleted and compiled again.
+//! Machine code is run without further checks, so it is trusted only with its seal. The seal's key
+//! is trusted only if it belongs to this user and no other user can read it: with `sudo -E` the
+//! folder could be another user's. A folder that cannot be trusted is not used. Code of another
+//! version of the engine does not load; it is deleted and compiled again.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,19 +13,20 @@ use std::time::SystemTime;
 
 use crate::private;
 
-/// What the machine code of all components together may have. A JavaScript component has 40 MB.
+/// Maximum bytes of machine code in the folder. A JavaScript component has 40 MB.
 const BYTES_MAX: u64 = 1 << 30;
 const FOLDER: &str = "stepwell/run";
 const CODE: &str = "compiled";
 const KEY: &str = "compiled.key";
-/// What the group and the others may do.
+/// The mode bits of the group and of other users.
 const OTHERS: u32 = 0o077;
 
-/// The user's folder for machine code: below `XDG_CACHE_HOME`, or `.cache` in the home. It is created if it is missing.
-/// `owned` is a folder that this process has just made: its owner is the user.
+/// Returns the user's folder for machine code: below `XDG_CACHE_HOME`, or `.cache` in the home.
+/// Creates the folder if it is missing. `owned` is a folder that this process has just made, so
+/// that its owner is the user.
 ///
 /// # Errors
-/// There is no such folder, or it is not this user's alone.
+/// The folder cannot be created, or other users can reach it.
 pub(super) fn open(owned: &Path) -> io::Result<PathBuf> {
     let folder = of_user()
         .ok_or_else(|| io::Error::other("neither XDG_CACHE_HOME nor HOME names a folder"))?;
@@ -43,7 +46,7 @@ fn of_user() -> Option<PathBuf> {
         .map(|cache| cache.join(FOLDER))
 }
 
-/// Refuses a folder, or a key in it, that another user has made or can reach.
+/// Refuses a folder, or a key in the folder, that another user owns or can reach.
 fn check(folder: &Path, owned: &Path) -> io::Result<()> {
     let user = owned.metadata()?.uid();
     for path in [folder.to_owned(), folder.join(CODE), folder.join(KEY)] {
@@ -62,8 +65,8 @@ fn check(folder: &Path, owned: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Deletes the machine code that was not made or used for the longest time, until the rest fits. A file that cannot be
-/// deleted stays.
+/// Deletes the least recently used machine code until the rest fits. A file that cannot be deleted
+/// stays.
 pub(super) fn prune(folder: &Path) {
     prune_to(&folder.join(CODE), BYTES_MAX);
 }

@@ -35,29 +35,29 @@ pub struct LocalStep {
     pub stored: Vec<(String, Vec<u8>)>,
     /// Shared buckets that the plugin may open.
     pub shared_buckets: std::collections::BTreeSet<Name>,
-    /// What the step is told of the instance and the attempt.
+    /// Facts that the step reads about the instance and the attempt.
     pub context: LocalContext,
 }
 
-/// What a step is told of the instance that it belongs to, and of the attempt.
+/// Facts that the step reads about its instance and the attempt.
 #[derive(Clone, Debug)]
 pub struct LocalContext {
-    /// 1 for the first attempt.
+    /// The number of the attempt; 1 for the first.
     pub attempt: u32,
-    /// The time that the step sees, standing still: none for the machine's clock.
+    /// A fixed time that the step reads; `None` for the machine's clock.
     pub now: Option<Timestamp>,
-    /// The workflow's name; none for the plugin's.
+    /// The workflow's name; `None` for the plugin's name.
     pub workflow: Option<Name>,
-    /// What the instance is about: a kind and an id.
+    /// The entity of the instance: a kind and an id.
     pub entity: Option<(String, String)>,
     /// The user who started the instance.
     pub started_by: String,
 }
 
-/// How far a local run is, for a person who waits.
+/// A stage of a local run, for progress messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalStage {
-    /// The component is looked at, and compiled unless its machine code is kept.
+    /// The component is scanned, and compiled unless its machine code is cached.
     Compiling,
     /// The step runs.
     Running,

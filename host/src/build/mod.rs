@@ -1,22 +1,22 @@
-//! From a core module to a component. `cargo xtask guests` compiles this file too, so it stands for itself: it names no
-//! other module, and only the crates that both have.
+//! Encoding of core modules as components. `cargo xtask guests` compiles this file too, so it names
+//! no other module, and only crates that both programs depend on.
 
 use wit_component::ComponentEncoder;
 
-/// What a core module begins with: the magic, the version 1 and the layer 0.
+/// The first bytes of a core module: the magic, version 1 and layer 0.
 const CORE_MODULE: &[u8; 8] = b"\0asm\x01\0\0\0";
-/// Bindings leave the types of the contract in custom sections whose names begin so.
+/// Prefix of the names of custom sections in which bindings store the types of the contract.
 const CONTRACT_SECTION: &str = "component-type";
 const CUSTOM_SECTION: u8 = 0;
-/// Bytes of the longest LEB128 number of 32 bits.
+/// Bytes of the longest LEB128 encoding of 32 bits.
 const NUMBER_BYTES_MAX: usize = 5;
 
-/// Whether bytes are a core module, and not a component.
+/// Returns true for a core module, and false for a component.
 pub fn is_core_module(bytes: &[u8]) -> bool {
     bytes.starts_with(CORE_MODULE)
 }
 
-/// Whether a core module carries the types of a contract, so that it can be encoded.
+/// Returns true if a core module carries the types of a contract, so that it can be encoded.
 pub fn has_contract(core: &[u8]) -> bool {
     let mut rest = core.get(CORE_MODULE.len()..).unwrap_or_default();
     while let Some((id, after)) = rest.split_first() {
@@ -42,7 +42,7 @@ fn is_contract(content: &[u8]) -> bool {
         .is_some_and(|name| name.starts_with(CONTRACT_SECTION.as_bytes()))
 }
 
-/// A LEB128 number and what follows it.
+/// Decodes a LEB128 number. Returns the number and the remaining bytes.
 fn number(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let mut value = 0_u64;
     for (index, byte) in bytes.iter().take(NUMBER_BYTES_MAX).enumerate() {
@@ -58,7 +58,8 @@ fn number(bytes: &[u8]) -> Option<(usize, &[u8])> {
 /// Encodes a core module that carries the types of its contract as a component.
 ///
 /// # Errors
-/// What the module lacks or has too much of, with all causes: the first sentence alone says little.
+/// A text that says why the module cannot be encoded, with all causes, because the first sentence
+/// alone says little.
 pub fn component_of(core: &[u8]) -> Result<Vec<u8>, String> {
     let encode = || {
         ComponentEncoder::default()

@@ -14,7 +14,7 @@ pub(super) struct ApprovalsArguments {
     /// Another approver than you, or * for all
     #[arg(long, value_name = "USER")]
     approver: Option<String>,
-    /// Only in this status; pending if none is given
+    /// Only approvals in this status; pending if none is given
     #[arg(long, value_parser = ["pending", "approved", "rejected", "expired", "cancelled", "any"])]
     status: Option<String>,
     /// Only approvals of this instance

@@ -34,7 +34,7 @@ pub(super) enum CacheCommand {
     Cleanup,
 }
 
-/// Reads the name of a kind, and lists the names in the help.
+/// Parses the name of a kind. The help lists the names.
 fn kind() -> impl TypedValueParser<Value = CacheKind> {
     PossibleValuesParser::new(CacheKind::ALL.map(CacheKind::as_str))
         .try_map(|text| text.parse::<CacheKind>())

@@ -40,7 +40,8 @@ pub(super) struct Client {
     agent: Agent,
     server: String,
     token: Option<String>,
-    /// The address or the token cannot be used. Told when something is to be sent: some commands send nothing.
+    /// The reason why the address or the token cannot be used. Returned by the first request,
+    /// because some commands send none.
     unusable: Option<Unusable>,
     /// The span that the command belongs to, from `TRACEPARENT` in the environment.
     trace: Option<TraceParent>,
@@ -64,10 +65,10 @@ pub(super) enum ClientError {
         server: String,
         /// The cause.
         problem: String,
-        /// What to try.
+        /// A remedy for the reader to try.
         hint: &'static str,
     },
-    /// Nothing was sent.
+    /// The address or the token cannot be used; no request was sent.
     #[error(transparent)]
     Unusable(#[from] Unusable),
     /// The server returned an error.
@@ -324,7 +325,7 @@ impl Client {
     }
 }
 
-/// Why a server cannot be reached, and what to try.
+/// Returns the reason why a server cannot be reached, and a remedy.
 fn unreachable(error: &ureq::Error) -> (String, &'static str) {
     use std::io::ErrorKind;
     match error {
@@ -340,7 +341,7 @@ fn unreachable(error: &ureq::Error) -> (String, &'static str) {
         ),
         ureq::Error::Io(error) => match error.kind() {
             ErrorKind::ConnectionRefused => ("connection refused".to_owned(), START_A_SERVER),
-            // rustls reports what it refuses as an error of the connection.
+            // rustls reports a refused certificate as an error of the connection.
             ErrorKind::InvalidData => (
                 format!("no safe connection: {error}"),
                 TRUST_THE_CERTIFICATE,
@@ -359,7 +360,7 @@ fn unreachable(error: &ureq::Error) -> (String, &'static str) {
     }
 }
 
-/// Whether the address names how the server is reached.
+/// Checks that the address names a scheme and a host.
 fn check_server(server: &str) -> Result<(), Unusable> {
     let shown: String = server.chars().take(200).collect();
     let Some((scheme, rest)) = server.split_once("://") else {
@@ -378,7 +379,7 @@ fn check_server(server: &str) -> Result<(), Unusable> {
     Ok(())
 }
 
-/// Whether a token can be the value of a header. Its text is not repeated.
+/// Checks that a token can be the value of a header. The error does not repeat the token.
 fn check_token(token: &str) -> Result<(), Unusable> {
     match token
         .chars()

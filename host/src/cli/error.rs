@@ -11,13 +11,13 @@ pub(super) enum ErrorClass {
     Other = 1,
     /// The arguments cannot be used, as clap's own usage errors.
     Usage = 2,
-    /// No answer from the server, or none that is Stepwell's.
+    /// The server did not respond, or the response is not one of Stepwell.
     Unreachable = 3,
     /// The token is missing, invalid, or lacks a permission.
     Forbidden = 4,
-    /// The server has no such thing.
+    /// The named item does not exist.
     NotFound = 5,
-    /// The state of the thing does not allow it, or the request itself is wrong.
+    /// The state of the item does not allow the operation, or the request is invalid.
     Refused = 6,
     /// The instance or the step ran and did not succeed.
     Unsuccessful = 7,
@@ -58,7 +58,7 @@ impl CliError {
         }
     }
 
-    /// The same error in another class.
+    /// Returns the same error in another class.
     pub(super) fn of(self, class: ErrorClass) -> Self {
         Self { class, ..self }
     }

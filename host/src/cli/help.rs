@@ -1,5 +1,5 @@
-//! The command with what its derive does not say: an example for each command, and the global options shown only where
-//! they mean something.
+//! Additions to the derived command: an example for each command. Global options are shown only for
+//! commands that use them.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ const EXIT_CODES: &str = "Exit codes:
 
 Every answer of the server that is shown as a table is JSON with --json. Times are in UTC.";
 
-/// A command and its examples. A test parses each of them.
+/// A command and its examples. A test parses each example.
 const EXAMPLES: &[(&str, &str)] = &[
     (
         "serve",
@@ -146,17 +146,17 @@ const GLOBAL: [&str; 4] = ["config", "server", "token", "json"];
 
 #[derive(Args)]
 pub(super) struct CompletionsArguments {
-    /// The shell that they are for
+    /// The shell
     shell: Shell,
 }
 
 #[derive(Args)]
 pub(super) struct ManArguments {
-    /// The folder for the pages: one for each command
+    /// The folder for the pages
     directory: std::path::PathBuf,
 }
 
-/// The program's command.
+/// Returns the program's command.
 pub(super) fn command() -> Command {
     let mut root = Arguments::command().after_help(EXIT_CODES);
     let global: Vec<_> = root
@@ -171,7 +171,7 @@ pub(super) fn command() -> Command {
     root
 }
 
-/// A command below the root, with its examples and without options that mean nothing to it.
+/// Returns a subcommand with its examples, and without options that it does not use.
 fn completed(command: Command, path: &str, global: &[clap::Arg]) -> Command {
     let hidden = global
         .iter()
@@ -201,7 +201,7 @@ fn names(command: &Command) -> Vec<String> {
         .collect()
 }
 
-/// Whether a command looks at a global option.
+/// Returns true if a command uses a global option.
 fn means_something(path: &str, option: &str) -> bool {
     let first = path.split(' ').next().unwrap_or_default();
     match option {
@@ -214,7 +214,7 @@ fn means_something(path: &str, option: &str) -> bool {
     }
 }
 
-/// The command as people see it: without commands that are hidden.
+/// Returns the command without hidden subcommands.
 fn shown() -> Command {
     let root = command();
     let shown = root
@@ -228,7 +228,7 @@ fn shown() -> Command {
         .subcommands(shown.cloned())
 }
 
-/// Prints what a shell reads to complete commands.
+/// Prints the completion script of a shell.
 pub(super) fn completions(arguments: &CompletionsArguments) -> Result<(), CliError> {
     let mut text = Vec::new();
     let mut command = shown();
@@ -259,7 +259,7 @@ pub(super) fn man(arguments: &ManArguments) -> Result<(), CliError> {
 mod tests {
     use super::*;
 
-    /// The paths of all commands that are shown and do something themselves.
+    /// Returns the paths of all visible commands that have no subcommands.
     fn leaves(command: &Command, path: &str, found: &mut Vec<String>) {
         for command in command.get_subcommands() {
             if command.is_hide_set() || command.get_name() == "help" {
@@ -273,7 +273,8 @@ mod tests {
         }
     }
 
-    /// The words of a command line as a shell takes them: blanks between quotes do not part words.
+    /// Splits a command line into words as a shell does: blanks between quotes do not separate
+    /// words.
     fn words(line: &str) -> Vec<String> {
         let line = line.split(" > ").next().unwrap_or_default();
         let parts = line.split('\'').enumerate();

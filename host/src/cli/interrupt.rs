@@ -9,15 +9,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::CliError;
 
-/// Exit code after a second signal, as shells give it to what SIGINT has ended.
+/// Exit code after a second signal: the code that shells report for a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
 /// The flag that SIGINT or SIGTERM sets.
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Installs the handlers. From then on, the first SIGINT or SIGTERM sets the flag and does not end
-    /// the process; the second one ends it.
+    /// Installs the handlers. From then on, the first SIGINT or SIGTERM sets the flag and does not
+    /// end the process; the second one ends it.
     pub(super) fn listen() -> Result<Self, CliError> {
         let problem =
             |error: std::io::Error| CliError::new(format!("cannot wait for signals: {error}"));
@@ -40,7 +40,7 @@ impl Interrupt {
                         _ = terminate.recv() => {}
                     }
                     if flag.swap(true, Ordering::SeqCst) {
-                        // Asked twice: nothing is put back any more.
+                        // A second signal ends the process without restoring anything.
                         std::process::exit(INTERRUPTED);
                     }
                 }

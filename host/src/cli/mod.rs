@@ -55,7 +55,7 @@ struct Arguments {
     command: Command,
 }
 
-/// Options that several commands take. `help.rs` hides them where they mean nothing.
+/// Options that several commands take. `help.rs` hides them for commands that do not use them.
 #[derive(Args)]
 struct Global {
     /// Settings in TOML, or - for stdin; `stepwell config --defaults` lists them all
@@ -136,7 +136,7 @@ enum Command {
     Cache(cache::CacheCommand),
     /// Show the effective settings, from the defaults, --config and the environment
     Config(settings::ConfigArguments),
-    /// Print what a shell reads to complete commands
+    /// Print the completion script of a shell
     Completions(help::CompletionsArguments),
     /// Write manual pages, one for each command
     Man(help::ManArguments),
@@ -171,7 +171,7 @@ pub fn main() -> ExitCode {
     let Arguments { global, command } = match arguments {
         Ok(arguments) => arguments,
         Err(error) if error.kind() == ErrorKind::ValueValidation => {
-            // The words of the parsers of the standard library, in ours.
+            // Plain words replace the texts of the standard library's parsers.
             output::tell(plain(&error.to_string()).trim_end());
             return ErrorClass::Usage.into();
         }

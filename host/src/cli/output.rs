@@ -10,13 +10,14 @@ use serde_json::Value;
 use super::error::CliError;
 use crate::model::text::{harmless, harmless_lines};
 
-/// Columns of a terminal that does not say how many it has.
+/// Columns of a terminal that does not report its width.
 const WIDTH_UNKNOWN: u16 = 80;
-/// A terminal that says it is narrower is not believed: nothing could be read.
+/// Minimum width in columns. A smaller reported width is ignored, because the table would be
+/// unreadable.
 const WIDTH_MIN: u16 = 40;
-/// Characters of a first column that is not broken: an id has 36.
+/// Maximum characters of a first column that is not broken; an id has 36.
 const WHOLE_NAME_MAX: usize = 40;
-/// Characters of a word that is not broken while others have room.
+/// Maximum characters of a word that is not broken while the table fits.
 const WORD_MAX: usize = 20;
 /// Characters of `2026-04-01T12:30:00`.
 const TIME_LENGTH: usize = 19;
@@ -80,8 +81,8 @@ pub(super) fn tell(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Writes `error: …` and the hint to stderr. Further lines of a message are indented, so that none of
-/// them looks like a line of this program.
+/// Writes `error: …` and the hint to stderr. Further lines of a message are indented, so that none
+/// of them looks like a line of this program.
 pub(super) fn tell_error(error: &CliError) {
     tell(&format!("error: {}", escape_lines(&error.message)));
     if let Some(hint) = &error.hint {
@@ -95,12 +96,13 @@ pub(super) fn warn(line: &str) {
 }
 
 /// Formats a table with a header. Columns of numbers are aligned to the right. On a terminal, the
-/// table is as wide as the terminal and long cells are wrapped; elsewhere each row is one whole line.
+/// table is as wide as the terminal and long cells are wrapped; elsewhere each row is one whole
+/// line.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     table_within(terminal_width(), header, rows)
 }
 
-/// The columns of the terminal that data goes to: none if it goes elsewhere.
+/// Returns the width in columns of the terminal on stdout; `None` if stdout is not a terminal.
 fn terminal_width() -> Option<u16> {
     if !io::stdout().is_terminal() {
         return None;
@@ -161,8 +163,9 @@ fn table_within(
     text
 }
 
-/// The least width of each column with its padding, so that no word is broken. A name in the first column, which people
-/// copy, is one word. What does not fit into `width` is given up: first the words, then the headers.
+/// Returns the minimum width of each column with its padding, so that no word is broken. A name in
+/// the first column, which people copy, counts as one word. If the table does not fit into `width`,
+/// words may be broken, then headers.
 fn least_widths(width: u16, header: &[&str], rows: &[Vec<String>]) -> Vec<u16> {
     let longest = |text: &str| {
         let words = text.split(' ').map(|word| word.chars().count());
@@ -223,14 +226,14 @@ pub(super) fn escape(text: &str) -> String {
     harmless(text).into_owned()
 }
 
-/// Text of several lines: as [`escape`], but line breaks stay, and lines after the first are set in.
+/// Escapes text as [`escape`] does, but keeps line breaks, and indents lines after the first.
 pub(super) fn escape_lines(text: &str) -> String {
     harmless_lines(&text.replace("\r\n", "\n"))
         .trim_end()
         .replace('\n', "\n  ")
 }
 
-/// Whether stderr may be coloured: it is a terminal, and NO_COLOR is not set.
+/// Returns true if stderr may be coloured: it is a terminal, and NO_COLOR is not set.
 pub(super) fn colours_on_stderr() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -26,7 +26,7 @@ impl CreatedPeriod {
     }
 }
 
-/// Reads the name of a window, and lists the names in the help.
+/// Parses the name of a window. The help lists the names.
 pub(super) fn window() -> impl TypedValueParser<Value = Window> {
     PossibleValuesParser::new(Window::ALL.map(Window::as_str))
         .try_map(|text| text.parse::<Window>())

@@ -16,11 +16,11 @@ use crate::clock::Timestamp;
 use crate::config::{Config, LogConfig};
 use crate::model::Name;
 
-/// A person who waits for longer than this is told for what.
+/// Time until a progress message is shown.
 const LONG: Duration = Duration::from_secs(1);
-/// How often the line moves that shows that something is under way.
+/// The interval of frames of the progress line.
 const MOVE: Duration = Duration::from_millis(100);
-/// Warnings of the host, without what guests log.
+/// Warnings of the host, without lines that guests log.
 const LOG_FILTER: &str = "warn,stepwell::guest=off";
 
 #[derive(Args)]
@@ -38,19 +38,19 @@ pub(super) struct RunArguments {
     /// Shared buckets that the step may open
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     shared: Vec<Name>,
-    /// The number of the attempt that the step is told
+    /// The number of the attempt, as the step reads it
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     attempt: u32,
-    /// The time that the step sees, standing still, for example 2026-04-01T12:30:00Z
+    /// A fixed time that the step reads, for example 2026-04-01T12:30:00Z
     #[arg(long, value_name = "TIME")]
     now: Option<Timestamp>,
-    /// The workflow that the step is told [default: the plugin's name]
+    /// The workflow's name, as the step reads it [default: the plugin's name]
     #[arg(long, value_name = "NAME")]
     workflow: Option<Name>,
-    /// What the instance is about, as the step is told
+    /// The entity of the instance, as the step reads it
     #[arg(long, value_name = "TYPE/ID", value_parser = entity)]
     entity: Option<(String, String)>,
-    /// The user who started the instance, as the step is told
+    /// The user who started the instance, as the step reads it
     #[arg(long, value_name = "USER", default_value = "local")]
     started_by: String,
 }
@@ -75,7 +75,7 @@ pub(super) fn run(
     }
     let config = settings::load(global)?;
     logging::start(&LogConfig {
-        // What the step logs is shown below.
+        // The step's log lines are shown below.
         filter: LOG_FILTER.to_owned(),
         ..config.log.clone()
     })?;
@@ -116,7 +116,7 @@ pub(super) fn run(
     }
 }
 
-/// The component in a file. A core module that carries the contract is encoded.
+/// Reads the component in a file. A core module that carries the contract is encoded.
 fn component(file: &Path) -> Result<Vec<u8>, CliError> {
     let bytes = plugin::read(file)?;
     if !build::is_core_module(&bytes) {
@@ -136,7 +136,7 @@ fn component(file: &Path) -> Result<Vec<u8>, CliError> {
     })
 }
 
-/// Runs the step, and says what it waits for when that takes long.
+/// Runs the step. Shows the current stage if it takes long.
 async fn watched(
     config: Config,
     program: PathBuf,

@@ -22,7 +22,7 @@ use crate::config::{Config, ListenAddress, LogFormat, ServerConfig};
 const FILES_BESIDE_CONNECTIONS: u64 = 1_024;
 /// Path of the dashboard.
 pub(super) const DASHBOARD: &str = "/workflow-metrics/dashboard";
-/// Exit code after a second signal, as shells give it to what SIGINT has ended.
+/// Exit code after a second signal: the code that shells report for a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
 #[derive(Args)]
@@ -216,8 +216,8 @@ fn write_ready_file(path: &Path, url: &str, token: Option<&str>) -> std::io::Res
     Ok(())
 }
 
-/// Returns a future that is ready after SIGTERM, SIGINT, SIGHUP or, if asked for, the end of stdin. A
-/// second SIGINT or SIGTERM ends the process at once: attempts under way run again after the next
+/// Returns a future that is ready after SIGTERM, SIGINT, SIGHUP or, if asked for, the end of stdin.
+/// A second SIGINT or SIGTERM ends the process at once: attempts under way run again after the next
 /// start, as after a crash.
 fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, CliError> {
     let install = |kind| {
@@ -225,7 +225,7 @@ fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, Cl
     };
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;
-    // A terminal that is closed. `nohup` has it ignored, and so it stays.
+    // SIGHUP means that the terminal was closed. Under `nohup` it is ignored, and stays ignored.
     let mut hangup = match is_hangup_ignored() {
         true => None,
         false => Some(install(SignalKind::hangup())?),
@@ -249,7 +249,7 @@ fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, Cl
             reason,
             "stopping; requests and steps under way may finish, a second signal ends them"
         );
-        // Whoever waits for it may be gone already.
+        // The receiver may have been dropped already.
         let _ = asked.send(());
         tokio::select! {
             _ = terminate.recv() => {}
@@ -263,7 +263,8 @@ fn shutdown_signal(stop_with_stdin: bool) -> Result<impl Future<Output = ()>, Cl
     })
 }
 
-/// Whether this process was started with SIGHUP ignored. Linux says so in a mask of signals; the first bit is SIGHUP's.
+/// Returns true if this process was started with SIGHUP ignored. Linux shows a mask of ignored
+/// signals; the first bit is SIGHUP's.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status

@@ -27,7 +27,8 @@ pub(super) fn load(global: &Global) -> Result<Config, CliError> {
     })
 }
 
-/// A sentence for each variable of the environment that sets nothing, and was probably meant to.
+/// Returns a sentence for each environment variable that sets nothing and was probably meant to be
+/// a setting.
 pub(super) fn stray_variables() -> Vec<String> {
     let names: Vec<_> = std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())

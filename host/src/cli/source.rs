@@ -1,4 +1,4 @@
-//! Where a command reads from: a file, or stdin if its name is `-`.
+//! Input of commands: a file, or stdin if its name is `-`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,10 +8,10 @@ use super::error::CliError;
 
 /// The name that stands for stdin.
 const STDIN: &str = "-";
-/// What Windows programs put before a text in UTF-8.
+/// The byte order mark that Windows programs put before a text in UTF-8.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// Names a source in messages.
+/// Returns the name of a source for messages.
 pub(super) fn shown(source: &Path) -> String {
     if is_stdin(source) {
         "stdin".to_owned()
@@ -20,7 +20,7 @@ pub(super) fn shown(source: &Path) -> String {
     }
 }
 
-/// Whether a name stands for stdin.
+/// Returns true if a name stands for stdin.
 pub(super) fn is_stdin(source: &Path) -> bool {
     source.as_os_str() == STDIN
 }
@@ -39,7 +39,7 @@ pub(super) fn read_bytes(source: &Path) -> Result<Vec<u8>, CliError> {
     }
 }
 
-/// Reads a text in UTF-8, without the byte order mark that it may begin with.
+/// Reads a text in UTF-8. A leading byte order mark is removed.
 pub(super) fn read_text(source: &Path) -> Result<String, CliError> {
     let text = String::from_utf8(read_bytes(source)?).map_err(|error| {
         CliError::with_hint(
@@ -54,12 +54,12 @@ pub(super) fn read_text(source: &Path) -> Result<String, CliError> {
     Ok(without_mark(&text).to_owned())
 }
 
-/// A text without the byte order mark that it may begin with.
+/// Returns a text without a leading byte order mark.
 pub(super) fn without_mark(text: &str) -> &str {
     text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
-/// Bytes without the byte order mark that they may begin with.
+/// Returns bytes without a leading byte order mark.
 pub(super) fn bytes_without_mark(bytes: &[u8]) -> &[u8] {
     bytes
         .strip_prefix(BYTE_ORDER_MARK.as_bytes())
@@ -70,7 +70,7 @@ fn cannot_read(source: &Path, error: &io::Error) -> CliError {
     CliError::new(format!("cannot read {}: {}", shown(source), plain(error)))
 }
 
-/// An error of the operating system without its number.
+/// Returns the text of an error of the operating system without its number.
 pub(super) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match text.rsplit_once(" (os error ") {

@@ -1,27 +1,28 @@
-//! Settings from environment variables: `STEPWELL_<SECTION>__<KEY>`, and variables that look as if they were meant to be
-//! settings.
+//! Settings from environment variables, `STEPWELL_<SECTION>__<KEY>`, and the detection of misspelt
+//! ones.
 
 use super::{DEFAULTS, ENVIRONMENT_PREFIX};
 
-/// With the prefix before it, the short name of `log.filter`.
+/// The short name of `log.filter`, after the prefix.
 const LOG_FILTER: &str = "log";
-/// Variables with the prefix that are no settings: the command line's.
+/// Variables of the command line, which have the prefix and are not settings.
 const OTHERS: [&str; 2] = ["STEPWELL_TOKEN", "STEPWELL_URL"];
 /// Variables of the project's own tests.
 const TESTS: &str = "STEPWELL_TEST_";
-/// The most characters that differ in a misspelt name.
+/// Maximum edit distance of a misspelt name.
 const DISTANCE_MAX: usize = 2;
 
-/// A variable that sets nothing, and was probably meant to.
+/// A variable that sets nothing and was probably meant to be a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StrayVariable {
     /// The variable.
     pub name: String,
-    /// The variable that sets something.
+    /// The setting that was probably meant.
     pub meant: String,
 }
 
-/// Sets what a variable says, in the type that the default has. Variables that name no setting are left alone.
+/// Sets the value of one variable. The type is that of the default. Variables that name no setting
+/// are ignored.
 pub(super) fn set(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
     let Some(keys) = keys(table, name) else {
         return Ok(());
@@ -30,7 +31,7 @@ pub(super) fn set(table: &mut toml::Table, name: &str, value: &str) -> Result<()
     set_at(table, &keys, value)
 }
 
-/// The path that a variable sets: none if it is not meant to set anything.
+/// Returns the path of keys that a variable sets; `None` if it is not a setting.
 fn keys(table: &toml::Table, name: &str) -> Option<Vec<String>> {
     let path = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_ascii_lowercase();
     if path == LOG_FILTER {
@@ -43,7 +44,7 @@ fn keys(table: &toml::Table, name: &str) -> Option<Vec<String>> {
     Some(keys)
 }
 
-/// Sets one value from text, in the type that the default has.
+/// Sets one value from text. The type is that of the default.
 pub(super) fn set_at(table: &mut toml::Table, keys: &[&str], text: &str) -> Result<(), String> {
     let unknown = || "there is no such setting; `stepwell config` lists them".to_owned();
     let [key, rest @ ..] = keys else {
@@ -86,9 +87,9 @@ pub(super) fn set_at(table: &mut toml::Table, keys: &[&str], text: &str) -> Resu
     }
 }
 
-/// Variables that begin as settings do, set nothing, and are nearly the name of a setting: `STEPWELL_SERVER_LISTEN`,
-/// `STEPWELL_LISTEN`, `STEPWELL_DATA_DIRECTORY`. Variables that Kubernetes adds for a service called `stepwell` are not
-/// among them.
+/// Returns variables that have the prefix, set nothing, and resemble the name of a setting:
+/// `STEPWELL_SERVER_LISTEN`, `STEPWELL_LISTEN`, `STEPWELL_DATA_DIRECTORY`. Variables that
+/// Kubernetes adds for a service called `stepwell` are excluded.
 pub fn stray_variables<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<StrayVariable> {
     let Ok(table) = DEFAULTS.parse::<toml::Table>() else {
         return Vec::new();
@@ -114,7 +115,7 @@ pub fn stray_variables<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Stra
         .collect()
 }
 
-/// All settings, as the last part of their variables.
+/// Returns all settings, as the last part of their variables.
 fn paths(table: &toml::Table, section: &str, found: &mut Vec<String>) {
     for (key, value) in table {
         let path = format!("{section}{key}");
@@ -143,7 +144,7 @@ fn meant<'a>(path: &str, known: &'a [String]) -> Option<&'a str> {
     })
 }
 
-/// The name that a misspelt one probably stands for.
+/// Returns the known name with the smallest edit distance to a misspelt name.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = known
         .into_iter()
@@ -153,7 +154,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, known)| known)
 }
 
-/// Characters to insert, remove or replace to get from one name to another, by the usual table of two rows. Names that
+/// Returns the Levenshtein distance of two names, computed with two rows of the table. Names that
 /// differ much in length are not compared.
 fn edits(one: &str, other: &str) -> usize {
     if one.len().abs_diff(other.len()) > DISTANCE_MAX {
@@ -176,13 +177,14 @@ fn edits(one: &str, other: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
-/// Whether Kubernetes adds a variable of this name to containers beside a service whose name begins with `stepwell`:
-/// `STEPWELL_SERVICE_HOST`, `STEPWELL_SERVICE_PORT_HTTP`, `STEPWELL_PORT`, `STEPWELL_PORT_7400_TCP_ADDR`.
+/// Returns true if Kubernetes adds a variable of this name to containers beside a service whose
+/// name begins with `stepwell`: `STEPWELL_SERVICE_HOST`, `STEPWELL_SERVICE_PORT_HTTP`,
+/// `STEPWELL_PORT`, `STEPWELL_PORT_7400_TCP_ADDR`.
 fn is_of_kubernetes(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
         return false;
     };
-    // Of a service stepwell-redis: STEPWELL_REDIS_SERVICE_HOST.
+    // A service stepwell-redis has STEPWELL_REDIS_SERVICE_HOST.
     let rest = format!("_{rest}");
     if rest.ends_with("_SERVICE_HOST") || rest.contains("_SERVICE_PORT") || rest.ends_with("_PORT")
     {

@@ -2,16 +2,17 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// `127.0.0.1:7400`, `[::1]:7400` or `localhost:7400`. A name is looked up when the host starts to listen.
+/// An address such as `127.0.0.1:7400`, `[::1]:7400` or `localhost:7400`. A name is looked up when
+/// the host starts to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
-    /// Without brackets.
+    /// The host's name or number, without brackets.
     host: String,
     port: u16,
 }
 
 impl ListenAddress {
-    /// The host and the port, as the standard library looks them up.
+    /// Returns the host and the port, as the standard library looks them up.
     pub fn parts(&self) -> (&str, u16) {
         (&self.host, self.port)
     }

@@ -1,6 +1,6 @@
-//! Error texts of parsers in words for people: no names of Rust's types.
+//! Error texts of parsers in plain words, without names of Rust types.
 
-/// The words of a parser of the standard library or of serde, and ours in their place.
+/// Texts of parsers of the standard library and serde, and their replacements.
 const WHOLE: [(&str, &str); 7] = [
     ("invalid digit found in string", "it is not a whole number"),
     (
@@ -27,7 +27,7 @@ const LENGTH: &str = "invalid length ";
 const UNTAGGED: &str = "data did not match any variant of untagged enum ";
 const EXPECTED: &str = ", expected ";
 
-/// Rewrites the error text of a parser. Texts that have none of its words stay as they are.
+/// Rewrites the error text of a parser. Unknown texts stay unchanged.
 pub fn plain(problem: &str) -> String {
     let mut text = problem.to_owned();
     for (theirs, ours) in WHOLE {
@@ -48,7 +48,7 @@ pub fn plain(problem: &str) -> String {
         let Some((found, expected)) = rest.split_once(EXPECTED) else {
             continue;
         };
-        // What follows is a place: " at line 1 column 5", or a line of TOML's.
+        // A place follows: " at line 1 column 5", or a line of TOML's.
         let end = [" at line ", "\n"]
             .iter()
             .filter_map(|end| expected.find(end))
@@ -65,7 +65,7 @@ pub fn plain(problem: &str) -> String {
     text
 }
 
-/// A type that a parser expects.
+/// Returns plain words for a type that a parser expects.
 fn kind(expected: &str) -> String {
     let expected = expected.trim();
     let inner = expected
@@ -98,7 +98,7 @@ fn kind(expected: &str) -> String {
     .to_owned()
 }
 
-/// A value as a parser names it: `integer `5``, `string "a"`, `map`.
+/// Rewrites a value as a parser names it: `integer `5``, `string "a"`, `map`.
 fn value(found: &str) -> String {
     let found = found.trim();
     if let Some(text) = found.strip_prefix("string ") {

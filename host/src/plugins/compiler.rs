@@ -21,8 +21,8 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    /// Opens the cache. `program` is this program, to be run as `compile-worker`. `folder` is for the
-    /// key and the machine code.
+    /// Opens the cache. `program` is this program, to be run as `compile-worker`. `folder` is for
+    /// the key and the machine code.
     pub(super) fn open(
         program: PathBuf,
         folder: &Path,
@@ -50,13 +50,14 @@ impl Compiler {
         Some(sealed)
     }
 
-    /// Notes that machine code was used, in its file's time of change: a cache keeps what was used last.
+    /// Sets the modification time of machine code to the time of its use, because the cache evicts
+    /// the least recently used.
     pub(super) fn touch(&self, digest: &str, now: Timestamp) {
         let since = Duration::from_micros(u64::try_from(now.as_micros()).unwrap_or_default());
         let file = std::fs::File::options()
             .append(true)
             .open(self.path(digest));
-        // Nothing depends on it but which file of a full cache is deleted first.
+        // The time only decides which file of a full cache is deleted first.
         let _ = file.and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH + since));
     }
 
@@ -121,7 +122,7 @@ fn open_key(path: &Path) -> std::io::Result<SealKey> {
             file.as_file().sync_all()?;
             match file.persist_noclobber(path) {
                 Ok(_) => {}
-                // Another process was quicker; what it seals must open here too.
+                // Another process was faster; code that it seals must open here too.
                 Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
                     std::fs::File::open(path)?.read_exact(&mut key)?;
                 }

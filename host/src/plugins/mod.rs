@@ -232,8 +232,9 @@ impl Registry {
         Self::open_with_code_in(config, &config.data_dir, program, clock, store, runtime)
     }
 
-    /// Opens the registry as [`Registry::open`] does, with machine code and the key that seals it in
-    /// `code_folder`. Sealed code is run without further checks, so no other user may write there.
+    /// Opens the registry as [`Registry::open`] does, with machine code and the key that seals it
+    /// in `code_folder`. Sealed code is run without further checks, so no other user may write
+    /// there.
     ///
     /// # Errors
     /// The folders cannot be used.
@@ -334,15 +335,15 @@ impl Registry {
         })
     }
 
-    /// Keeps the machine code of a component that was inspected, for the next time.
+    /// Caches the machine code of an inspected component.
     pub async fn keep_code(&self, inspected: &Inspected) {
         let PluginVersion { team, digest, .. } = &inspected.version;
         let name = artifact(team, digest);
         self.keep(team, digest, &inspected.loaded).await;
         let shared = Arc::clone(&self.0);
-        // The clock of a run may stand still; files have the machine's.
+        // A run can have a fixed clock; the times of files are the machine's.
         let now = Clock::System.now();
-        // It is only a note.
+        // A failure only affects the order of eviction.
         let _ = blocking(move || shared.compiler.touch(&name, now)).await;
     }
 

@@ -21,11 +21,12 @@ const INTERFACES_MAX: u32 = 1_000;
 /// because wasmtime's own adapters between composed components use two; uploaded modules need one.
 const MODULE_MEMORIES_MAX: u32 = 1;
 const LOCALS_MAX: u64 = 50_000;
-/// Imports that a refusal names. The usual recipes of JavaScript and Python import 18 to 25 interfaces.
+/// Maximum number of imports that a refusal names. The usual recipes of JavaScript and Python
+/// import 18 to 25 interfaces.
 const IMPORTS_NAMED_MAX: usize = 40;
-/// Bytes of an upload that are looked at to tell which kind of text it is.
+/// Bytes of an upload that are searched to recognize the kind of text.
 const TEXT_LOOKED_AT: usize = 1_024;
-/// Bytes of a custom section that are looked at for the mark of a tool.
+/// Bytes of a custom section that are searched for the mark of a tool.
 const MARKS_LOOKED_AT: usize = 4_096;
 
 /// The imports and exports of an upload.
@@ -35,7 +36,7 @@ pub(super) struct Scan {
     pub(super) imports: Vec<String>,
     /// Exports of the component itself, in order.
     pub(super) exports: Vec<String>,
-    /// The tool that made it.
+    /// The tool that made the component.
     pub(super) made_with: MadeWith,
 }
 
@@ -132,7 +133,7 @@ fn check_kind(bytes: &[u8]) -> Result<(), UploadError> {
     Err(refused("not-a-component", what.to_owned()))
 }
 
-/// Text that is sent in place of a component, most often by mistake.
+/// Kind of text that is uploaded in place of a component, most often by mistake.
 fn text_kind(bytes: &[u8]) -> Option<&'static str> {
     let start = bytes
         .get(..bytes.len().min(TEXT_LOOKED_AT))
@@ -166,7 +167,7 @@ fn text_kind(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Refuses imports that plugins are not offered, and names all of them.
+/// Refuses imports that the host does not offer, and names all of them.
 fn check_imports(scan: &Scan) -> Result<(), UploadError> {
     let unknown: Vec<&str> = scan
         .imports
@@ -203,7 +204,7 @@ fn check_imports(scan: &Scan) -> Result<(), UploadError> {
     Err(refused("unknown-import", format!("{what}. {advice}")))
 }
 
-/// The tool that made a component, as far as its advice differs.
+/// The tool that made a component, if the advice for it differs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum MadeWith {
     /// ComponentizeJS, by itself or through jco.
@@ -216,8 +217,8 @@ pub(super) enum MadeWith {
 }
 
 impl MadeWith {
-    /// Looks for the marks that tools leave in custom sections. Such a section may be large, and is looked at only in
-    /// part.
+    /// Recognizes the tool by the mark that it leaves in custom sections. Only the first bytes of a
+    /// section are searched.
     fn note(&mut self, name: &str, data: &[u8]) {
         if *self != Self::Other {
             return;
@@ -235,7 +236,7 @@ impl MadeWith {
         }
     }
 
-    /// How to build without WASI.
+    /// Returns advice to build without WASI.
     fn advice(self) -> &'static str {
         match self {
             Self::JavaScript => {

@@ -1,5 +1,5 @@
-//! Whether the functions that a plugin exports have the types of the contract. The generated bindings check that too, but
-//! do not say which function is wrong.
+//! The check that the functions of a plugin have the types of the contract. The generated bindings
+//! check that too, but do not name the wrong function.
 
 use wasmtime::component::Instance;
 use wasmtime::{AsContextMut, StoreContextMut};
@@ -14,7 +14,8 @@ const RUN: &str = "run: func(call: call) -> result<json, step-error>";
 /// Checks both functions of the exported interface.
 ///
 /// # Errors
-/// A failure that names each function of another type, its type in the contract, and the first difference.
+/// A failure that names each function of another type, its type in the contract, and the first
+/// difference.
 pub(super) fn check_types(
     mut store: impl AsContextMut<Data = AttemptState>,
     instance: &Instance,

@@ -57,7 +57,8 @@ pub(super) fn compiler() -> wasmtime::Result<Engine> {
     Engine::new(&common())
 }
 
-/// Sandboxes that can exist at the same time. `describe` of uploads runs in addition to the attempts.
+/// Sandboxes that can exist at the same time. `describe` of uploads runs in addition to the
+/// attempts.
 fn sandboxes(runtime: &RuntimeConfig) -> u32 {
     let attempts = runtime
         .attempts_max

@@ -51,8 +51,8 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
     let trap = error.downcast_ref::<Trap>();
     match trap {
         Some(Trap::StackOverflow) => return stack_overflow(),
-        // Compilers keep what a function takes the address of in a stack of their own, at the bottom of memory: what
-        // overflows it goes below zero.
+        // Compilers keep variables whose address is taken in a separate stack at the bottom of
+        // memory. An overflow of this stack goes below address zero.
         Some(Trap::MemoryOutOfBounds) if is_below_zero(error) || is_recursion(error) => {
             return stack_overflow();
         }
@@ -94,15 +94,16 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Fail
     Failure::retryable(failure::TRAP, Blame::Guest, message)
 }
 
-/// The first word of the line that the SDK's panic hook logs.
+/// The prefix of the line that the SDK's panic hook logs.
 const PANIC: &str = "panicked: ";
-/// Addresses that are taken for a stack that has grown below zero, where they begin anew from above.
+/// Addresses that count as an overflow of the stack below zero, where addresses wrap around.
 const BELOW_ZERO: std::ops::Range<u64> = 0xffe0_0000..0x1_0020_0000;
-/// wasmtime tells at most 20 frames.
+/// Minimum number of frames of a recursion; wasmtime reports at most 20.
 const FRAMES_OF_RECURSION: usize = 20;
-/// Functions that call one another in a circle, and one that does the work.
+/// Maximum number of functions in a recursion: some that call one another, and one that does the
+/// work.
 const FUNCTIONS_OF_RECURSION: usize = 5;
-/// wasmtime's words before the address of an access out of bounds.
+/// wasmtime's text before the address of an access out of bounds.
 const FAULT_ADDRESS: &str = "memory fault at wasm address 0x";
 
 fn stack_overflow() -> Failure {
@@ -123,8 +124,8 @@ fn is_below_zero(error: &wasmtime::Error) -> bool {
         .is_some_and(|address| BELOW_ZERO.contains(&address))
 }
 
-/// Whether the innermost calls, as many as wasmtime tells, are of very few functions. Operations on whole ranges of
-/// memory trap without an address.
+/// Returns true if the innermost frames, as many as wasmtime reports, belong to very few functions.
+/// Operations on whole ranges of memory trap without an address.
 fn is_recursion(error: &wasmtime::Error) -> bool {
     let Some(trace) = error.downcast_ref::<WasmBacktrace>() else {
         return false;
@@ -140,7 +141,8 @@ fn with_last_error(message: String, line: Option<&str>) -> String {
     }
 }
 
-/// A panic in one sentence, from the line that the SDK logs: `panicked: MESSAGE location=FILE:LINE:COLUMN`.
+/// Formats a panic as one sentence, from the line that the SDK logs: `panicked: MESSAGE
+/// location=FILE:LINE:COLUMN`.
 fn panicked(line: &str) -> String {
     let line = line.strip_prefix(PANIC).unwrap_or(line);
     let (message, place) = match line.rsplit_once(" location=") {
@@ -150,7 +152,8 @@ fn panicked(line: &str) -> String {
     format!("the plugin panicked{place}: {message}{}", advice(message))
 }
 
-/// What to use in place of a part of Rust's standard library that needs an operating system.
+/// Returns the SDK's replacement for a part of Rust's standard library that needs an operating
+/// system.
 fn advice(message: &str) -> &'static str {
     if message.contains("time not implemented on this platform") {
         "; std::time has no clock in a plugin: use `Context::now`, or `runtime::now` of stepwell-guest"
@@ -162,7 +165,7 @@ fn advice(message: &str) -> &'static str {
     }
 }
 
-/// A trap in words for people.
+/// Returns a trap in plain words.
 fn words(trap: Trap) -> String {
     match trap {
         Trap::UnreachableCodeReached => {

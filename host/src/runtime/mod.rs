@@ -426,7 +426,7 @@ fn guest_failure(error: StepError) -> Failure {
     }
 }
 
-/// A failure's code and message. A code that is none is named in the message, with the rule.
+/// Returns a failure's code and message. The message names an invalid code, with the rule.
 fn checked_code(failure: GuestFailure) -> (String, String) {
     let GuestFailure { code, message } = failure;
     match code.parse::<crate::model::Name>() {
@@ -464,7 +464,7 @@ fn parse_output(output: &str, bytes_max: usize) -> Result<Json, Failure> {
 mod tests {
     use super::*;
 
-    // Not beside the function: a benchmark compiles that file alone.
+    // This test is not in the function's own file, because a benchmark compiles that file alone.
     #[test]
     fn address_space_that_is_not_given_is_counted_and_the_setting_named() {
         let mut config = crate::config::Config::defaults().expect("loads").runtime;

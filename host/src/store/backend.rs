@@ -273,8 +273,9 @@ impl Backend {
         Ok(writing)
     }
 
-    /// Checks that SQLite's write lock, which another program may hold, can be taken. Writes nothing,
-    /// and does not wait for the writer while it works. A PostgreSQL server has no such lock.
+    /// Checks that SQLite's write lock, which another program may hold, can be taken. Writes
+    /// nothing, and does not wait for the writer while it works. A PostgreSQL server has no such
+    /// lock.
     ///
     /// # Errors
     /// [`StoreError::WriteLock`] while another program holds the lock.

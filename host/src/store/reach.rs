@@ -1,7 +1,7 @@
-//! Why a database cannot be reached, in words that name the remedy.
+//! The first connection to a database, and errors that name the remedy.
 //!
-//! A pool that cannot connect tries again in silence until its time is up, and then says that it timed out. So the first
-//! connection to a PostgreSQL server is made without the pool.
+//! A pool that cannot connect tries again silently until its timeout, and then reports only the
+//! timeout. So the first connection to a PostgreSQL server is made without the pool.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
 use super::StoreError;
 
-/// SQLSTATE of a server that starts, stops or is full for the moment: the pool waits for it.
+/// SQLSTATE codes of a server that starts, stops or is temporarily full. The pool waits for such a
+/// server.
 const TRANSIENT: [&str; 4] = ["53300", "57P01", "57P02", "57P03"];
 
 /// Connects to a PostgreSQL server once.
 ///
 /// # Errors
-/// [`StoreError::Settings`] at once, with what refused the connection and what to do about it.
+/// [`StoreError::Settings`] at once, with the cause of the refusal and the remedy.
 pub(super) async fn reach(options: &PgConnectOptions, timeout: Duration) -> Result<(), StoreError> {
     let connected = tokio::time::timeout(timeout, options.connect()).await;
     let error = match connected {
@@ -38,7 +39,7 @@ pub(super) async fn reach(options: &PgConnectOptions, timeout: Duration) -> Resu
     }
 }
 
-/// The server notices either way.
+/// Closes the connection. Ignores errors, because the server notices a dropped connection too.
 async fn close(connection: PgConnection) {
     let _ = connection.close().await;
 }
@@ -50,7 +51,7 @@ fn place(options: &PgConnectOptions) -> String {
     }
 }
 
-/// Why the server cannot be used: none if it only has to be waited for.
+/// Returns the reason why the server cannot be used; `None` if the pool should wait for it.
 fn refusal(options: &PgConnectOptions, error: &sqlx::Error) -> Option<String> {
     use std::io::ErrorKind;
     let place = place(options);
@@ -94,7 +95,7 @@ fn refusal(options: &PgConnectOptions, error: &sqlx::Error) -> Option<String> {
     })
 }
 
-/// An error of a database that is there or was there, for [`StoreError::Unavailable`].
+/// Returns the text of a database's error for [`StoreError::Unavailable`].
 pub(super) fn plainly(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::PoolTimedOut => {
@@ -106,7 +107,7 @@ pub(super) fn plainly(error: &sqlx::Error) -> String {
     }
 }
 
-/// The text of an error of the operating system without its number.
+/// Returns the text of an error of the operating system without its number.
 fn without_number(text: &str) -> &str {
     text.rsplit_once(" (os error ")
         .map_or(text, |(text, _)| text)

@@ -68,15 +68,16 @@ pub struct SecondLevelStats {
     pub lost: u64,
 }
 
-/// What the log was told of Redis: a line when it goes away, one when it is back, and reminders.
+/// State of the log about Redis: a line when the connection is lost, one when it is back, and
+/// reminders.
 #[derive(Debug, Default)]
 struct Told {
-    /// When it went away, and the last line about that. None while it is there.
+    /// The times of the loss and of the last line about it. `None` while Redis can be used.
     away: Option<(Instant, Instant)>,
 }
 
 impl Told {
-    /// Redis cannot be used. Returns for how long it has been away if a line is due.
+    /// Records that Redis cannot be used. Returns the time since the loss if a line is due.
     fn is_away(&mut self, now: Instant) -> Option<Duration> {
         let (since, last) = self.away.unwrap_or((now, now));
         let due = self.away.is_none() || now.saturating_duration_since(last) >= REMINDER;
@@ -84,7 +85,7 @@ impl Told {
         due.then(|| now.saturating_duration_since(since))
     }
 
-    /// Redis is there. Returns for how long it was away.
+    /// Records that Redis can be used. Returns the time that it was lost for.
     fn is_there(&mut self, now: Instant) -> Option<Duration> {
         let (since, _) = self.away.take()?;
         Some(now.saturating_duration_since(since))

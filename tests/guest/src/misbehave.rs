@@ -1,4 +1,5 @@
-//! Steps that the host must stop: `hog`, `panic`, `recurse`, `recurse-with-locals`, `sleep-spin`, `spin` and `std-time`.
+//! Steps that the host must stop: `hog`, `panic`, `recurse`, `recurse-with-locals`, `sleep-spin`,
+//! `spin` and `std-time`.
 
 use std::hint::black_box;
 
@@ -105,7 +106,7 @@ impl Step for RecurseWithLocals {
     }
 }
 
-/// As [`recurse`], with 16 KiB of locals a call, which are kept in memory.
+/// Recurses as [`recurse`] does, with 16 KiB of local variables in memory for each call.
 fn recurse_with_locals(depth: u64) -> u64 {
     let locals = black_box([depth; 2_048]);
     if locals[0] == u64::MAX {

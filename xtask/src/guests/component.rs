@@ -9,7 +9,7 @@ use wit_component::DecodedWasm;
 use super::build::CoreModule;
 use super::error::GuestsError;
 
-/// The host's own encoder: one file, so that both make the same bytes.
+/// The host's encoder, from the same file, so that both programs produce the same bytes.
 #[path = "../../../host/src/build/mod.rs"]
 #[cfg_attr(not(test), expect(dead_code, reason = "the host asks more of it"))]
 mod encoding;
@@ -45,10 +45,10 @@ impl Component {
     }
 }
 
-/// The names of what a component imports, such as `stepwell:plugin/log@0.1.0`.
+/// Returns the names of a component's imports, such as `stepwell:plugin/log@0.1.0`.
 ///
 /// # Errors
-/// The component cannot be read, or is none.
+/// The bytes are not a valid component.
 fn imports(component: &[u8]) -> Result<Vec<String>, String> {
     match wit_component::decode(component).map_err(|error| format!("{error:#}"))? {
         DecodedWasm::WitPackage(..) => Err("it holds interfaces and no code".into()),

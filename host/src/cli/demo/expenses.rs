@@ -47,7 +47,7 @@ pub(super) fn expense(number: u32) -> Value {
     })
 }
 
-/// Claims that a demo leaves waiting: two for each manager.
+/// Claims that a demo leaves waiting, two for each manager.
 pub(super) const WAITING: u32 = 6;
 
 /// A claim so large that a manager must decide it.

@@ -32,7 +32,7 @@ use sources::Sources;
 
 /// Longest demo. A slower one has found a fault.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// How often the last claims are looked at until they wait.
+/// The interval of checks until the last claims wait for a manager.
 const POLL: Duration = Duration::from_millis(50);
 /// Most instances that a payroll run creates.
 const PAYROLL_MAX: u32 = 1_000;
@@ -111,7 +111,7 @@ struct Show<'a> {
     operator: &'a Client,
     instances: u32,
     clock: &'a Clock,
-    /// Whether approvals are to be left waiting.
+    /// True if approvals are left waiting at the end.
     keep: bool,
 }
 
@@ -187,7 +187,7 @@ impl Show<'_> {
         Ok(managers)
     }
 
-    /// Files claims that nobody decides, so that there is something to do in the dashboard.
+    /// Files claims that the demo does not decide, so that approvals wait in the dashboard.
     fn leave_waiting(&self) -> Result<(), CliError> {
         for number in 0..expenses::WAITING {
             let body = json!({

@@ -140,8 +140,8 @@ impl Server {
         Err(CliError::new("the server did not stop in time"))
     }
 
-    /// Leaves the server running and prints how to use it, as its operator and as each manager, and how
-    /// to stop it.
+    /// Leaves the server running and prints how to use it, as its operator and as each manager, and
+    /// how to stop it.
     pub(super) fn leave_running(mut self, managers: &[Manager]) -> Result<(), CliError> {
         let Some(directory) = self.directory.take() else {
             return Ok(());

@@ -1,4 +1,5 @@
-//! The demo in words: what one claim went through, why another was rejected, and what a mistake looks like.
+//! The demo in words: the history of one claim, the reason why another was rejected, and an example
+//! of a mistake.
 
 use serde_json::Value;
 
@@ -7,11 +8,11 @@ use super::super::error::CliError;
 use super::super::output::{cell, escape, items};
 use crate::clock::Timestamp;
 
-/// Claims that are looked at until one is found that a manager has decided.
+/// Maximum number of claims that are searched for one that a manager has decided.
 const LOOKED_AT: u32 = 50;
 
-/// Tells of one claim that was paid after an approval, of one that was rejected, and of one with a mistake. A demo may be
-/// too short to have all of them.
+/// Prints the story of one claim that was paid after an approval, one that was rejected, and one
+/// with a mistake. A short demo may lack some of them.
 pub(super) fn tell(client: &Client) -> Result<String, CliError> {
     let mut parts = Vec::new();
     if let Some(paid) = find(client, "completed", was_asked)? {
@@ -26,7 +27,7 @@ pub(super) fn tell(client: &Client) -> Result<String, CliError> {
     Ok(parts.join("\n"))
 }
 
-/// The first of the newest claims in a status that suits.
+/// Returns the newest claim in the status that fulfils the condition.
 fn find(
     client: &Client,
     status: &str,
@@ -44,7 +45,7 @@ fn find(
     Ok(None)
 }
 
-/// Whether a manager was asked.
+/// Returns true if a manager was asked.
 fn was_asked(instance: &Value) -> bool {
     !list(instance, "approvals").is_empty()
 }
@@ -57,7 +58,7 @@ fn list<'a>(instance: &'a Value, name: &str) -> &'a [Value] {
         .unwrap_or_default()
 }
 
-/// `ada claims 312.40 EUR for travel (hotel, two nights)`
+/// Formats a claim: `ada claims 312.40 EUR for travel (hotel, two nights)`.
 fn claim(instance: &Value) -> String {
     let cents = instance
         .pointer("/input/amount")
@@ -74,7 +75,7 @@ fn claim(instance: &Value) -> String {
     )
 }
 
-/// Everything that a claim went through, a line for each.
+/// Returns the history of a claim, one line for each event.
 fn whole(instance: &Value) -> String {
     let attempts = list(instance, "attempts").iter().map(|attempt| {
         let found = match cell(attempt, "/step").as_str() {
@@ -148,7 +149,7 @@ fn mistake(instance: &Value) -> String {
     )) + "\n"
 }
 
-/// The time between two times of a value: `84 ms`, `1.2 s`.
+/// Formats the time between two times of a value: `84 ms`, `1.2 s`.
 fn between(value: &Value, from: &str, to: &str) -> String {
     let time = |pointer: &str| cell(value, pointer).parse::<Timestamp>().ok();
     match (time(from), time(to)) {
