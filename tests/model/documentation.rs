@@ -1,6 +1,7 @@
 //! `docs/definitions.md` is true: each example is evaluated, and each field and function is listed.
 
 use serde_json::{Value, json};
+use stepwell::clock::Timestamp;
 use stepwell::model::Json;
 use stepwell::model::expression::{Budget, EvaluationLimits, Expression, Scope, Template};
 use stepwell::model::instance::{StepState, Steps};
@@ -30,6 +31,10 @@ fn code(cell: &str) -> &str {
         .unwrap_or_else(|| panic!("{cell} is no code"))
 }
 
+fn now() -> Timestamp {
+    "2026-04-01T12:30:00Z".parse().expect("is a time")
+}
+
 fn with_scope<T>(evaluate: impl FnOnce(Scope<'_>) -> T) -> T {
     let input = json!({ "amount": 900, "rate": 1.5, "user": { "name": "Ada" }, "tags": ["a", "b"], "note": null });
     assert!(PAGE.contains(
@@ -50,6 +55,7 @@ fn with_scope<T>(evaluate: impl FnOnce(Scope<'_>) -> T) -> T {
         input: &input,
         steps: &steps,
         instance: &instance,
+        now: now(),
         budget: &budget,
     })
 }

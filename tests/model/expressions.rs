@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use stepwell::clock::Timestamp;
 use stepwell::model::Json;
 use stepwell::model::expression::{
     Budget, EvaluationLimits, Expression, ExpressionError, Scope, Template,
@@ -15,6 +16,10 @@ fn steps() -> Steps {
     steps.set("a".parse().expect("is an id"), StepState::Completed(output));
     steps.set("b".parse().expect("is an id"), StepState::Skipped);
     steps
+}
+
+fn now() -> Timestamp {
+    "2026-04-01T12:30:00.5Z".parse().expect("is a time")
 }
 
 fn evaluate_within(
@@ -32,6 +37,7 @@ fn evaluate_within(
         input: &input,
         steps: &steps(),
         instance: &instance,
+        now: now(),
         budget: &budget,
     };
     Ok(expression.evaluate(scope)?.to_value().expect("is JSON"))
@@ -51,6 +57,7 @@ fn fill(
         input: &input,
         steps: &steps(),
         instance: &instance,
+        now: now(),
         budget: &budget,
     };
     Template::parse(template)?.evaluate(scope)
@@ -101,6 +108,148 @@ fn paths_and_computations_return_the_same_types() {
     ] {
         assert_eq!(evaluate(text, &input), Ok(expected), "{text}");
     }
+}
+
+#[test]
+fn times_and_durations_compute_as_cel_says() {
+    let input = json!({ "due": "2026-04-03T00:00:00+02:00", "n": 90 });
+    for (text, expected) in [
+        ("now", json!("2026-04-01T12:30:00.5Z")),
+        ("now + duration('36h')", json!("2026-04-03T00:30:00.5Z")),
+        ("now < timestamp(input.due)", json!(true)),
+        ("timestamp(input.due) - now", json!("120599.5s")),
+        ("timestamp(input.due) - now > duration('1d')", json!(true)),
+        ("duration('1h') + duration('30m')", json!("5400s")),
+        ("duration('1h') - duration('90m')", json!("-1800s")),
+        ("timestamp(0)", json!("1970-01-01T00:00:00Z")),
+        ("int(timestamp('1970-01-02T00:00:00Z'))", json!(86_400)),
+        ("string(now).substring(0, 10)", json!("2026-04-01")),
+        ("string(duration('1.5s'))", json!("1.5s")),
+        ("now.getFullYear()", json!(2026)),
+        ("now.getMonth()", json!(3)),
+        ("now.getDate()", json!(1)),
+        ("now.getDayOfMonth()", json!(0)),
+        ("now.getDayOfYear()", json!(90)),
+        ("now.getDayOfWeek()", json!(3)),
+        ("now.getHours()", json!(12)),
+        ("now.getHours('+14:00')", json!(2)),
+        ("now.getDate('+14:00')", json!(2)),
+        ("now.getMinutes('-00:45')", json!(45)),
+        ("now.getMilliseconds()", json!(500)),
+        ("duration('90m').getHours()", json!(1)),
+        ("duration('90m').getSeconds()", json!(5400)),
+        ("[1].map(now, now + 1)", json!([2])),
+        ("type(now) == type(timestamp(0))", json!(true)),
+        ("[duration('1h'), duration('2h')].sum()", json!("10800s")),
+    ] {
+        assert_eq!(evaluate(text, &input), Ok(expected), "{text}");
+    }
+    for (text, problem) in [
+        ("timestamp('tomorrow')", "is not a time"),
+        ("duration('1 hour')", "is not a duration"),
+        ("now.getHours('Europe/Berlin')", "write UTC or an offset"),
+        ("now + 1", "there is no `+`"),
+        ("now * duration('1h')", "there is no `*`"),
+        ("now + duration('87600000h')", "years 1 to 9999"),
+        (
+            "duration('87600000h') + duration('87600000h')",
+            "10,000 years",
+        ),
+        ("timestamp(9223372036854775807)", "years 1 to 9999"),
+        ("input.n.getHours()", "does not take (int)"),
+        ("duration('1h').getDate()", "does not take"),
+    ] {
+        let error = evaluate(text, &input).expect_err(text);
+        assert!(error.contains(problem), "{text}: {error}");
+    }
+}
+
+#[test]
+fn lists_are_summed_sorted_and_cut() {
+    let input = json!({ "l": [3, 1.5, 2, 3], "t": ["b", "a"], "n": [[1], [2, [3]], 4], "o": [{ "k": 1 }, { "k": 1 }] });
+    for (text, expected) in [
+        ("sum(input.l)", json!(9.5)),
+        ("[].sum()", json!(0)),
+        ("input.l.sort()", json!([1.5, 2, 3, 3])),
+        ("input.t.sort()", json!(["a", "b"])),
+        ("input.t.reverse()", json!(["a", "b"])),
+        ("'abc'.reverse()", json!("cba")),
+        ("input.l.distinct()", json!([3, 1.5, 2])),
+        ("input.o.distinct()", json!([{ "k": 1 }])),
+        ("input.n.flatten()", json!([1, 2, [3], 4])),
+        ("input.o.flatten()", json!([{ "k": 1 }, { "k": 1 }])),
+        ("input.l.slice(1, 3)", json!([1.5, 2])),
+        ("'a/b/c'.lastIndexOf('/')", json!(3)),
+        (
+            "[now, timestamp(0)].sort()[0]",
+            json!("1970-01-01T00:00:00Z"),
+        ),
+    ] {
+        assert_eq!(evaluate(text, &input), Ok(expected), "{text}");
+    }
+    for (text, problem) in [
+        ("input.t.sum()", "needs a list of numbers"),
+        ("[1, 'a'].sort()", "cannot order a int and a string"),
+        ("[[1], [2]].sort()", "cannot order"),
+        ("[0.0 / 0.0, 1.0].sort()", "cannot order"),
+        ("input.l.slice(3, 9)", "the 4 elements"),
+        ("input.l.slice(-1, 1)", "the 4 elements"),
+        ("9223372036854775807 + [1].sum()", "does not fit"),
+    ] {
+        let error = evaluate(text, &input).expect_err(text);
+        assert!(error.contains(problem), "{text}: {error}");
+    }
+}
+
+#[test]
+fn work_on_long_lists_is_paid_for() {
+    let input = json!({ "l": (0..20_000).collect::<Vec<u32>>() });
+    let limits = EvaluationLimits {
+        work_max: 50_000,
+        ..EvaluationLimits::default()
+    };
+    for text in [
+        "input.l.distinct()",
+        "input.l.sort()",
+        "[input.l, input.l, input.l].flatten().sort()",
+    ] {
+        let error = evaluate_within(text, &input, limits).expect_err(text);
+        assert_eq!(code(&error), failure::EXPRESSION_LIMIT, "{text}: {error}");
+    }
+}
+
+#[test]
+fn fields_that_are_never_there_are_refused_when_applied() {
+    for (text, problem) in [
+        (
+            "steps.a.outptu.n",
+            "`steps.<id>` has no `outptu`; did you mean `output`?",
+        ),
+        ("instance.entityid", "did you mean `entity_id`?"),
+        ("input.x.lowerAsci()", "did you mean `lowerAscii`?"),
+    ] {
+        let error = Expression::parse(text)
+            .expect(text)
+            .check()
+            .expect_err(text);
+        assert!(error.to_string().contains(problem), "{text}: {error}");
+    }
+    for text in [
+        "has(steps.a.error)",
+        "has(instance.x)",
+        "steps.a.output.outptu",
+        "[1].map(instance, instance.x)",
+    ] {
+        assert_eq!(
+            Expression::parse(text).expect(text).check(),
+            Ok(()),
+            "{text}"
+        );
+    }
+    let error = Expression::parse("inptu.x")
+        .expect_err("is unknown")
+        .to_string();
+    assert!(error.contains("did you mean `input`?"), "{error}");
 }
 
 #[test]

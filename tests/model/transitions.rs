@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use stepwell::model::approval::ApprovalStatus;
 use stepwell::model::definition::{ApprovalSource, DefinitionSource, OnExpiry, Retry, StepSource};
-use stepwell::model::transition::{DecisionError, Event};
+use stepwell::model::transition::{DecisionError, Event, Progress};
 use stepwell::model::{Blame, Decision, Definition, Failure, InstanceStatus};
 
 use crate::progress::{Stage, expense};
@@ -20,11 +20,76 @@ fn steps_run_in_order_and_an_unneeded_approval_is_skipped() {
     assert_eq!(stage.ready().as_deref(), Some("pay"));
     assert!(stage.pending().is_empty());
     let run = stage.progress.next_run(stage.now).expect("is ready");
-    let input = stage.progress.input_for(run.action).expect("fits");
+    let input = stage.progress.input_for(run.step).expect("fits");
     assert_eq!(input, json!({ "amount": 12, "note": "risk 10" }));
     stage.complete(json!("paid"));
     assert_eq!(stage.status(), "completed");
     assert_eq!(stage.progress.instance.output, Some(json!("paid").into()));
+}
+
+#[test]
+fn now_is_when_the_step_became_ready_for_each_attempt_and_after_a_restart() {
+    let mut stage = Stage::new(
+        "
+name: w
+steps:
+  - { id: a, plugin: p, step: s, input: '${now}' }
+  - { id: b, plugin: p, step: s, needs: [a], input: '${now}' }
+  - { id: c, plugin: p, step: s, when: \"now == timestamp('1970-01-01T00:00:08Z')\" }
+output: '${now}'
+",
+        json!({}),
+    );
+    let input = |stage: &Stage| {
+        let run = stage.progress.next_run(stage.now).expect("is ready");
+        stage.progress.input_for(run.step).expect("fits")
+    };
+    let later = |stage: &mut Stage| stage.now = stage.now.after(Duration::from_secs(1));
+    assert_eq!(
+        input(&stage),
+        json!("1970-01-01T00:00:01Z"),
+        "when it was started"
+    );
+    later(&mut stage);
+    assert_eq!(input(&stage), json!("1970-01-01T00:00:01Z"));
+    stage.complete(json!(1));
+    later(&mut stage);
+    assert_eq!(
+        input(&stage),
+        json!("1970-01-01T00:00:02Z"),
+        "when `a` was settled"
+    );
+    stage.fail(true);
+    stage.wait(Duration::from_secs(5));
+    assert_eq!(
+        input(&stage),
+        json!("1970-01-01T00:00:02Z"),
+        "the same for the next attempt"
+    );
+    let restored = Progress::restore(
+        stage.progress.instance.clone(),
+        Arc::clone(&stage.progress.definition),
+        &stage.attempts,
+        Vec::new(),
+    );
+    let run = restored.next_run(stage.now).expect("is ready");
+    assert_eq!(
+        restored.input_for(run.step).expect("fits"),
+        input(&stage),
+        "and after a restart"
+    );
+    stage.complete(json!(2));
+    assert_eq!(
+        stage.ready().as_deref(),
+        Some("c"),
+        "`when` has the step's time"
+    );
+    later(&mut stage);
+    stage.complete(json!(3));
+    assert_eq!(
+        stage.progress.instance.output,
+        Some(json!("1970-01-01T00:00:09Z").into())
+    );
 }
 
 #[test]

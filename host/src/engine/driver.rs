@@ -476,7 +476,7 @@ impl Engine {
             .load(&plugin)
             .await
             .map_err(|error| host(error.to_string()))?;
-        let input = self.input_for(progress, run.action).await?;
+        let input = self.input_for(progress, run.step).await?;
         let call = StepCall {
             team: instance.team.clone(),
             plugin,

@@ -7,10 +7,9 @@
 
 use crate::clock::Timestamp;
 use crate::fair_queue::{FairLimits, FairQueue};
-use crate::model::definition::PluginStep;
 use crate::model::failure::{self, Failure};
 use crate::model::transition::{Change, DecisionError, Event, Progress};
-use crate::model::{Json, Name};
+use crate::model::{Json, Name, StepId};
 
 use super::Engine;
 
@@ -100,15 +99,15 @@ impl Engine {
     pub(super) async fn input_for(
         &self,
         progress: &Progress,
-        action: &PluginStep,
+        step: &StepId,
     ) -> Result<Json, Failure> {
-        match progress.input_within(LIGHT_WORK, action) {
+        match progress.input_within(LIGHT_WORK, step) {
             Err(failure) if failure.code == failure::EXPRESSION_LIMIT => {
-                let (progress, action) = (progress.clone(), action.clone());
+                let (progress, step) = (progress.clone(), step.clone());
                 let team = progress.instance.team.clone();
                 self.0
                     .evaluations
-                    .run(&team, move || progress.input_for(&action))
+                    .run(&team, move || progress.input_for(&step))
                     .await
             }
             light => light,

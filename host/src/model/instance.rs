@@ -323,7 +323,11 @@ pub struct Attempt {
 
 /// The states of all steps that have one.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Steps(BTreeMap<StepId, StepState>);
+pub struct Steps {
+    states: BTreeMap<StepId, StepState>,
+    /// When each step was settled.
+    settled_at: BTreeMap<StepId, Timestamp>,
+}
 
 /// The state of a step, folded from its attempts.
 #[derive(Clone, Debug, PartialEq)]
@@ -369,7 +373,12 @@ impl Steps {
                 not_before: attempt.retry_at.unwrap_or(attempt.finished_at),
             },
         };
-        match (self.0.get(&attempt.step), &state) {
+        if matches!(state, StepState::Completed(_) | StepState::Skipped) {
+            self.settled_at
+                .entry(attempt.step.clone())
+                .or_insert(attempt.finished_at);
+        }
+        match (self.states.get(&attempt.step), &state) {
             (Some(StepState::Completed(_) | StepState::Skipped | StepState::Failed), _) => {}
             (Some(StepState::Retrying { attempts, .. }), StepState::Retrying { .. })
                 if *attempts > attempt.number => {}
@@ -379,12 +388,12 @@ impl Steps {
 
     /// Sets the state of a step.
     pub fn set(&mut self, id: StepId, state: StepState) {
-        self.0.insert(id, state);
+        self.states.insert(id, state);
     }
 
     /// Returns the size of all outputs, in bytes.
     pub fn bytes(&self) -> usize {
-        let outputs = self.0.values().map(|state| match state {
+        let outputs = self.states.values().map(|state| match state {
             StepState::Completed(output) => output.len(),
             _ => 0,
         });
@@ -393,7 +402,7 @@ impl Steps {
 
     /// Returns the state of a step; none if the step has not begun.
     pub fn get(&self, id: &str) -> Option<&StepState> {
-        self.0.get(id)
+        self.states.get(id)
     }
 
     /// Returns true if the step completed or was skipped, so that dependent steps can run.
@@ -402,6 +411,11 @@ impl Steps {
             self.get(id),
             Some(StepState::Completed(_) | StepState::Skipped)
         )
+    }
+
+    /// When the step was settled.
+    pub fn settled_at(&self, id: &str) -> Option<Timestamp> {
+        self.settled_at.get(id).copied()
     }
 
     /// Returns `steps.<id>.output` of a settled step, as JSON; null for a skipped one.

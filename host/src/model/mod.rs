@@ -20,11 +20,13 @@ pub mod pattern;
 pub mod plain;
 pub mod plugin;
 pub mod request;
+pub mod similar;
 pub mod text;
 pub mod token_bucket;
 pub mod trace;
 pub mod transition;
 pub mod workflow;
+pub mod yaml;
 
 pub use alert::{AlertEventKind, AlertRule, AlertState, Severity};
 pub use approval::{Approval, ApprovalStatus, Decision, NewApproval};

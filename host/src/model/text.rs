@@ -14,7 +14,7 @@ use std::borrow::Cow;
 ///
 /// The variation selectors U+FE00 to U+FE0F are not escaped: they choose between forms of the
 /// character before them. The joiners U+200C and U+200D depend on their position, see [`harmless`].
-fn is_harmful(character: char) -> bool {
+pub fn is_harmful(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'

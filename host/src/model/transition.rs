@@ -155,26 +155,41 @@ impl Progress {
         })
     }
 
-    /// Evaluates the input of a plugin step.
+    /// Evaluates the input of a plugin step; returns the instance's own input for other steps.
     ///
     /// # Errors
     /// The template does not fit the data, or crosses a bound.
-    pub fn input_for(&self, action: &PluginStep) -> Result<Json, Failure> {
-        self.input_within(u64::MAX, action)
+    pub fn input_for(&self, step: &StepId) -> Result<Json, Failure> {
+        self.input_within(u64::MAX, step)
     }
 
     /// Evaluates the input like [`Progress::input_for`], with at most `work_max` units of work.
     ///
     /// # Errors
     /// The errors of [`Progress::input_for`].
-    pub fn input_within(&self, work_max: u64, action: &PluginStep) -> Result<Json, Failure> {
+    pub fn input_within(&self, work_max: u64, step: &StepId) -> Result<Json, Failure> {
+        let step = self.definition.step(step);
+        let Some((step, StepAction::Plugin(action))) = step.map(|step| (step, &step.action)) else {
+            return Ok(self.instance.input.clone());
+        };
         let Some(template) = &action.input else {
             return Ok(self.instance.input.clone());
         };
         let budget = Budget::new(self.limits).at_most(work_max);
-        self.with_scope(&budget, failure::INPUT_TOO_LARGE, |scope| {
+        let now = self.ready_at(&step.needs);
+        self.with_scope(&budget, now, failure::INPUT_TOO_LARGE, |scope| {
             template.evaluate(scope)
         })
+    }
+
+    /// When the last of the steps was settled; when the instance was started, if none was. This is `now` in the
+    /// expressions of a step that needs them. It is read from the attempts, so each attempt and each host computes
+    /// with the same time.
+    fn ready_at<'s>(&self, needs: impl IntoIterator<Item = &'s StepId>) -> Timestamp {
+        let settled = needs
+            .into_iter()
+            .filter_map(|need| self.steps.settled_at(need.as_str()));
+        settled.max().unwrap_or(self.instance.started_at)
     }
 
     /// Returns the size of the input, the outputs and the metadata, in bytes.
@@ -202,6 +217,7 @@ impl Progress {
     fn with_scope<T>(
         &self,
         budget: &Budget,
+        now: Timestamp,
         too_large: &'static str,
         evaluate: impl FnOnce(Scope<'_>) -> Result<T, ExpressionError>,
     ) -> Result<T, Failure> {
@@ -217,6 +233,7 @@ impl Progress {
             input: &self.instance.input,
             steps: &self.steps,
             instance: &instance,
+            now,
             budget,
         })
         .map_err(|error| {
@@ -224,8 +241,15 @@ impl Progress {
         })
     }
 
-    fn evaluate(&self, template: &Template, too_large: &'static str) -> Result<Json, Failure> {
-        self.with_scope(&self.budget, too_large, |scope| template.evaluate(scope))
+    fn evaluate(
+        &self,
+        template: &Template,
+        now: Timestamp,
+        too_large: &'static str,
+    ) -> Result<Json, Failure> {
+        self.with_scope(&self.budget, now, too_large, |scope| {
+            template.evaluate(scope)
+        })
     }
 
     /// Follows the settled steps as far as possible: skips steps, creates approvals, ends the
@@ -242,9 +266,12 @@ impl Progress {
             }
             let wanted = match &step.when {
                 None => Ok(true),
-                Some(condition) => self.with_scope(&self.budget, failure::EXPRESSION, |scope| {
-                    condition.holds(scope)
-                }),
+                Some(condition) => {
+                    let ready_at = self.ready_at(&step.needs);
+                    self.with_scope(&self.budget, ready_at, failure::EXPRESSION, |scope| {
+                        condition.holds(scope)
+                    })
+                }
             };
             let asked = match (wanted, &step.action) {
                 (Err(failure), _) => Err(failure),
@@ -257,7 +284,7 @@ impl Progress {
                 }
                 (Ok(true), StepAction::Plugin(_)) => Ok(()),
                 (Ok(true), StepAction::Approval(approval)) => {
-                    self.ask(&step.id, approval, now, new_id, change)
+                    self.ask(step, approval, now, new_id, change)
                 }
             };
             if let Err(failure) = asked {
@@ -382,7 +409,7 @@ impl Progress {
 
     fn ask(
         &mut self,
-        step: &StepId,
+        step: &Step,
         action: &ApprovalStep,
         now: Timestamp,
         new_id: &mut dyn FnMut() -> Uuid,
@@ -390,14 +417,15 @@ impl Progress {
     ) -> Result<(), Failure> {
         let wrong =
             |message: String| Failure::fatal(failure::EXPRESSION, Blame::Definition, message);
-        let title = self.evaluate(&action.title, failure::EXPRESSION)?;
+        let ready_at = self.ready_at(&step.needs);
+        let title = self.evaluate(&action.title, ready_at, failure::EXPRESSION)?;
         let title = title.to_text().unwrap_or_else(|| title.to_string());
         // The starter of the instance fills in the title and must not control how the approver sees
         // it.
         let title: String = harmless(&title).chars().take(TITLE_CHARS_MAX).collect();
         let mut approvers: Vec<String> = Vec::new();
         for template in &action.approvers {
-            let named = self.evaluate(template, failure::EXPRESSION)?;
+            let named = self.evaluate(template, ready_at, failure::EXPRESSION)?;
             for user in named.items().unwrap_or_else(|| vec![named]) {
                 match user.to_text() {
                     Some(user)
@@ -433,7 +461,7 @@ impl Progress {
                 id: new_id(),
                 instance_id: self.instance.id,
                 team: self.instance.team.clone(),
-                step: step.clone(),
+                step: step.id.clone(),
                 approver_id,
                 title: String::clone(&title),
                 quorum: action.quorum,
@@ -444,7 +472,7 @@ impl Progress {
                 .push(new.clone().pending(self.instance.workflow.clone()));
             change.new_approvals.push(new);
         }
-        self.steps.set(step.clone(), StepState::AwaitingApproval);
+        self.steps.set(step.id.clone(), StepState::AwaitingApproval);
         Ok(())
     }
 
@@ -637,12 +665,15 @@ impl Progress {
     fn complete(&mut self, now: Timestamp, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
         let output = match &definition.output {
-            Some(template) => match self.evaluate(template, failure::OUTPUT_TOO_LARGE) {
-                Ok(output) => Some(output),
-                Err(failure) => {
-                    return self.end(InstanceStatus::Failed, Some(failure), now, change);
+            Some(template) => {
+                let settled_at = self.ready_at(definition.steps.iter().map(|step| &step.id));
+                match self.evaluate(template, settled_at, failure::OUTPUT_TOO_LARGE) {
+                    Ok(output) => Some(output),
+                    Err(failure) => {
+                        return self.end(InstanceStatus::Failed, Some(failure), now, change);
+                    }
                 }
-            },
+            }
             None => definition.steps.iter().rev().find_map(|step| {
                 match self.steps.get(step.id.as_str()) {
                     Some(StepState::Completed(output)) => Some(output.clone()),

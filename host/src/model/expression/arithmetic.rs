@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cel::common::ast::operators;
 
 use super::budget::{Budget, Stop};
+use super::time;
 use super::value::{ELEMENT_BYTES, Value};
 
 pub(super) fn negate<'a>(value: &Value<'a>) -> Result<Value<'a>, Stop> {
@@ -69,6 +70,9 @@ pub(super) fn binary<'a>(
             )))
         }
         _ => {
+            if let Some(result) = time::arithmetic(operator, one, two) {
+                return result;
+            }
             let sign = sign(operator);
             let (one, two) = (one.type_name(), two.type_name());
             Err(Stop::Problem(format!(

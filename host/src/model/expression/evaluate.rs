@@ -20,7 +20,7 @@ use indexmap::IndexMap;
 use super::budget::{Budget, Stop};
 use super::functions;
 use super::value::{ELEMENT_BYTES, Key, Text, Value};
-use super::{Scope, arithmetic};
+use super::{Scope, arithmetic, time};
 
 /// Most levels of recursion. A parsed expression of 1,024 bytes has fewer.
 const LEVELS_MAX: usize = 600;
@@ -79,6 +79,7 @@ impl<'a> Evaluation<'a> {
             (Some((_, value)), _) => Ok(value.clone()),
             (None, "input") => Value::from_json(self.scope.input.as_str(), self.budget),
             (None, "instance") => Value::from_json(self.scope.instance.as_str(), self.budget),
+            (None, "now") => time::now(self.scope.now),
             (None, "steps") => Err(Stop::Problem(
                 "write steps.<id>.output or steps.<id>.status".to_owned(),
             )),

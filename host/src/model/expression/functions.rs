@@ -14,10 +14,11 @@ use regex_lite::RegexBuilder;
 use super::arithmetic::to_double;
 use super::budget::{BYTES_PER_WORK, Budget, Stop};
 use super::value::{ELEMENT_BYTES, Value};
+use super::{lists, time};
 
 /// Functions that a definition may call. The macros `has`, `all`, `exists`, `exists_one`, `map` and
 /// `filter` are missing here: the parser has already expanded them.
-pub(super) const NAMES: [&str; 31] = [
+pub(super) const NAMES: [&str; 50] = [
     "size",
     "contains",
     "startsWith",
@@ -49,6 +50,25 @@ pub(super) const NAMES: [&str; 31] = [
     "min",
     "max",
     "abs",
+    "sum",
+    "sort",
+    "reverse",
+    "distinct",
+    "flatten",
+    "slice",
+    "lastIndexOf",
+    "timestamp",
+    "duration",
+    "getFullYear",
+    "getMonth",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getHours",
+    "getMinutes",
+    "getSeconds",
+    "getMilliseconds",
 ];
 /// Most bytes of a compiled regular expression.
 const PATTERN_BYTES_MAX: usize = 64 * 1_024;
@@ -93,8 +113,14 @@ pub(super) fn call<'a>(
 ) -> Result<Value<'a>, Stop> {
     match name {
         Called::Optional(name) => make_optional(name, values),
-        Called::Plain("size" | "contains" | "startsWith" | "endsWith" | "matches" | "indexOf") => {
-            look(name, values, budget)
+        Called::Plain(
+            "size" | "contains" | "startsWith" | "endsWith" | "matches" | "indexOf" | "lastIndexOf",
+        ) => look(name, values, budget),
+        Called::Plain(part) if time::PARTS.contains(&part) => {
+            time::part(part, values).unwrap_or_else(|| Err(not_so(name, values)))
+        }
+        Called::Plain(list) if lists::NAMES.contains(&list) => {
+            lists::call(list, values, budget).unwrap_or_else(|| Err(not_so(name, values)))
         }
         Called::Plain(
             "lowerAscii" | "upperAscii" | "trim" | "replace" | "split" | "join" | "substring",
@@ -125,7 +151,8 @@ fn make_optional<'a>(name: &str, values: &[Value<'a>]) -> Result<Value<'a>, Stop
         Value::Bytes(value) => value.is_empty(),
         Value::List(items) => items.is_empty(),
         Value::Map(fields) => fields.is_empty(),
-        Value::Raw(_) | Value::Type(_) => false,
+        Value::Duration(duration) => duration.is_zero(),
+        Value::Raw(_) | Value::Type(_) | Value::Time(_) => false,
         Value::Optional(inner) => inner.is_none(),
     };
     match (name, values) {
@@ -169,6 +196,9 @@ fn look<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<V
                 "contains" => Value::Bool(text.contains(other)),
                 "startsWith" => Value::Bool(text.starts_with(other)),
                 "endsWith" => Value::Bool(text.ends_with(other)),
+                "lastIndexOf" => text.rfind(other).map_or(Value::Int(-1), |at| {
+                    whole(text.get(..at).unwrap_or_default().chars().count())
+                }),
                 "indexOf" => text.find(other).map_or(Value::Int(-1), |at| {
                     whole(text.get(..at).unwrap_or_default().chars().count())
                 }),
@@ -338,7 +368,15 @@ fn convert<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Resul
         | ("double", value @ Value::Double(_))
         | ("string", value @ Value::Text(_))
         | ("bytes", value @ Value::Bytes(_))
+        | ("timestamp", value @ Value::Time(_))
+        | ("duration", value @ Value::Duration(_))
         | ("bool", value @ Value::Bool(_)) => Ok(value.clone()),
+        ("timestamp", Value::Text(text)) => time::parse_time(text.as_str()),
+        ("timestamp", Value::Int(seconds)) => time::from_seconds(*seconds),
+        ("duration", Value::Text(text)) => time::parse_duration(text.as_str()),
+        ("int", Value::Time(time)) => Ok(Value::Int(time.as_second())),
+        ("string", Value::Time(time)) => Ok(Value::text(time.to_string())),
+        ("string", Value::Duration(duration)) => Ok(Value::text(time::duration_text(*duration))),
         ("int", Value::UInt(value)) => i64::try_from(*value)
             .map(Value::Int)
             .map_err(|_| unfit(&value.to_string())),

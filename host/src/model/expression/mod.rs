@@ -10,13 +10,15 @@ mod arithmetic;
 mod budget;
 mod evaluate;
 mod functions;
+mod lists;
 mod output;
+mod time;
 mod value;
 
 use std::fmt;
 use std::sync::Arc;
 
-use cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use cel::common::ast::{EntryExpr, Expr, IdedExpr, SelectExpr};
 use serde_json::Value;
 
 pub use self::budget::{Budget, EvaluationLimits};
@@ -27,6 +29,9 @@ use self::output::Output;
 use super::failure;
 use super::instance::Steps;
 use super::json::{DEPTH_MAX, Json};
+use super::similar::did_you_mean;
+use super::yaml::Path;
+use crate::clock::Timestamp;
 
 /// Longest expression, in bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 1_024;
@@ -34,6 +39,8 @@ pub const EXPRESSION_BYTES_MAX: usize = 1_024;
 pub const TEMPLATE_VALUES_MAX: usize = 2_000;
 /// Placeholder for the caller's own failure code, see [`ExpressionError::code`].
 const RESULT_TOO_LARGE: &str = "result-too-large";
+/// Most mistakes of one template that are looked for.
+const ERRORS_MAX: usize = 20;
 /// Deepest nesting of objects, lists and brackets of expressions.
 const NESTING_MAX: usize = 64;
 
@@ -46,6 +53,8 @@ pub struct Scope<'a> {
     pub steps: &'a Steps,
     /// `instance`: id, workflow, version, entity_type, entity_id, started_by.
     pub instance: &'a Json,
+    /// `now`: when the step became ready. The same for each of its attempts, on each host.
+    pub now: Timestamp,
     /// The budget that the evaluation spends.
     pub budget: &'a Budget,
 }
@@ -58,6 +67,16 @@ pub struct ExpressionError {
     text: Option<String>,
     problem: String,
     code: &'static str,
+    origin: Option<Box<Origin>>,
+}
+
+/// The part of a definition that an error is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The whole expression.
+    pub text: String,
+    /// Where in it the mistake is, in characters.
+    pub offset: usize,
 }
 
 impl ExpressionError {
@@ -66,7 +85,25 @@ impl ExpressionError {
             text: Some(shorten(text, 80)),
             problem,
             code: failure::EXPRESSION,
+            origin: None,
         }
+    }
+
+    /// About the character at `offset` of an expression.
+    fn invalid_at(text: &str, offset: usize, problem: String) -> Self {
+        let origin = Origin {
+            text: text.to_owned(),
+            offset,
+        };
+        Self {
+            origin: Some(Box::new(origin)),
+            ..Self::invalid(text, problem)
+        }
+    }
+
+    /// Returns which expression it is about, and where in it; none if it is about a template.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
     }
 
     fn stopped(text: Option<&str>, stop: Stop) -> Self {
@@ -97,6 +134,7 @@ impl ExpressionError {
             text: text.map(|text| shorten(text, 80)),
             problem,
             code,
+            origin: None,
         }
     }
 
@@ -116,10 +154,10 @@ impl ExpressionError {
 pub struct Expression {
     text: Arc<str>,
     program: Arc<cel::Program>,
-    /// Steps that the expression reads. They must be settled before it is evaluated.
-    steps: Vec<String>,
-    /// The first function called that does not exist.
-    unknown_function: Option<String>,
+    /// The steps it names, to check that they come before it, and where.
+    steps: Vec<(String, usize)>,
+    /// What a definition that is applied must not have, and where.
+    objections: Vec<(String, usize)>,
 }
 
 impl fmt::Debug for Expression {
@@ -135,60 +173,77 @@ impl Expression {
     /// The text is too long, nests too deeply, is not CEL, or names an unknown variable.
     pub fn parse(text: &str) -> Result<Self, ExpressionError> {
         let text = text.trim();
-        let wrong = |problem: String| ExpressionError::invalid(text, problem);
+        let wrong =
+            |offset: usize, problem: String| ExpressionError::invalid_at(text, offset, problem);
         if text.len() > EXPRESSION_BYTES_MAX {
-            return Err(wrong(format!(
-                "is longer than {EXPRESSION_BYTES_MAX} bytes; compute it in a step"
-            )));
+            let problem =
+                format!("is longer than {EXPRESSION_BYTES_MAX} bytes; compute it in a step");
+            return Err(wrong(0, problem));
         }
         if bracket_depth(text) > NESTING_MAX {
-            return Err(wrong(format!("brackets nest deeper than {NESTING_MAX}")));
+            return Err(wrong(0, format!("brackets nest deeper than {NESTING_MAX}")));
         }
-        let program =
-            cel::Program::compile(text).map_err(|errors| wrong(one_line(&errors.to_string())))?;
-        let mut findings = Findings::default();
+        let program = cel::Program::compile(text).map_err(|errors| {
+            let (offset, problem) = syntax_error(text, &errors);
+            wrong(offset, problem)
+        })?;
+        // In bytes. Of a call it is where the bracket stands, of a field where the point does.
+        let place = |id: u64, name: &str| {
+            let start = program
+                .source_info()
+                .offset_for(id)
+                .map(|(start, _)| start as usize);
+            start.map_or(0, |start| start_of_name(text, start, name))
+        };
+        let mut findings = Findings::new(&place);
         findings.visit(program.expression());
-        if let Some(unknown) = findings.unknown {
-            let problem = format!(
-                "unknown variable `{unknown}`; known are input, steps and instance. To write `${{` itself in a text, \
-                 write `${{'${{'}}`"
-            );
-            return Err(wrong(problem));
-        }
         let Findings {
             steps,
-            unknown_function,
+            unknown,
+            objections,
             ..
         } = findings;
+        if let Some((unknown, offset)) = unknown {
+            let hint = did_you_mean(&unknown, VARIABLES);
+            let problem = format!(
+                "unknown variable `{unknown}`{hint}; known are {}. To write `${{` itself in a text, write `${{'${{'}}`",
+                VARIABLES.join(", ")
+            );
+            return Err(wrong(offset, problem));
+        }
         Ok(Self {
             text: text.into(),
             program: Arc::new(program),
             steps,
-            unknown_function,
+            objections,
         })
     }
 
     /// Returns the step ids that follow `steps.` in the expression.
     pub fn steps_named(&self) -> impl Iterator<Item = &str> {
-        self.steps.iter().map(String::as_str)
+        self.steps.iter().map(|(id, _)| id.as_str())
+    }
+
+    /// Returns an error about the first place where it names the step.
+    pub fn about_step(&self, id: &str, problem: String) -> ExpressionError {
+        let named = self.steps.iter().find(|(named, _)| named == id);
+        let offset = named.map_or(0, |(_, offset)| *offset);
+        ExpressionError::invalid_at(&self.text, offset, problem)
     }
 
     /// Checks that all functions exist, for a definition that is applied now. An expression stored
     /// by an earlier version may fail this check, and then fails when it is evaluated.
     ///
     /// # Errors
-    /// An unknown function; the message lists the known ones.
+    /// A function or a field that there is not, with those that there are.
     pub fn check(&self) -> Result<(), ExpressionError> {
-        match &self.unknown_function {
+        match self.objections.first() {
             None => Ok(()),
-            Some(unknown) => {
-                let known = functions::NAMES.join(", ");
-                let problem = format!(
-                    "there is no function `{unknown}`; there are {known}, and the macros has, all, exists, exists_one, \
-                     map and filter"
-                );
-                Err(ExpressionError::invalid(&self.text, problem))
-            }
+            Some((problem, offset)) => Err(ExpressionError::invalid_at(
+                &self.text,
+                *offset,
+                problem.clone(),
+            )),
         }
     }
 
@@ -259,38 +314,65 @@ impl Template {
     /// # Errors
     /// The first expression that cannot be parsed, or a template that nests too deeply.
     pub fn parse(value: &Value) -> Result<Self, ExpressionError> {
-        Self::parse_within(value, 0)
+        Self::parse_all(value).map_err(|mut errors| errors.swap_remove(0).1)
     }
 
-    fn parse_within(value: &Value, depth: usize) -> Result<Self, ExpressionError> {
-        if depth > NESTING_MAX {
-            let problem = format!("nests deeper than {NESTING_MAX}; pass a whole object");
-            return Err(ExpressionError::invalid("${…}", problem));
+    /// As [`Template::parse`], with all that is wrong.
+    ///
+    /// # Errors
+    /// What is wrong, and where in `value`; at least one.
+    pub fn parse_all(value: &Value) -> Result<Self, Vec<(Path, ExpressionError)>> {
+        let mut errors = Vec::new();
+        let template = Self::parse_within(value, &Path::default(), &mut errors);
+        if errors.is_empty() {
+            Ok(template)
+        } else {
+            Err(errors)
         }
-        Ok(match value {
-            Value::String(text) => Self::parse_text(text)?,
+    }
+
+    fn parse_within(value: &Value, path: &Path, errors: &mut Vec<(Path, ExpressionError)>) -> Self {
+        if path.0.len() > NESTING_MAX {
+            let problem = format!("nests deeper than {NESTING_MAX}; pass a whole object");
+            errors.push((path.clone(), ExpressionError::invalid("${…}", problem)));
+            return Self::Literal(Json::null());
+        }
+        match value {
+            // Enough is told, and each costs time.
+            _ if errors.len() >= ERRORS_MAX => Self::Literal(Json::null()),
+            Value::String(text) => Self::parse_text(text).unwrap_or_else(|error| {
+                errors.push((path.clone(), error));
+                Self::Literal(Json::null())
+            }),
             Value::Array(items) => Self::List(
                 items
                     .iter()
-                    .map(|item| Self::parse_within(item, depth + 1))
-                    .collect::<Result<_, _>>()?,
+                    .enumerate()
+                    .map(|(index, item)| Self::parse_within(item, &path.index(index), errors))
+                    .collect(),
             ),
             Value::Object(fields) => Self::Object(
                 fields
                     .iter()
-                    .map(|(key, field)| Ok((key.clone(), Self::parse_within(field, depth + 1)?)))
-                    .collect::<Result<_, _>>()?,
+                    .map(|(key, field)| {
+                        (
+                            key.clone(),
+                            Self::parse_within(field, &path.field(key), errors),
+                        )
+                    })
+                    .collect(),
             ),
             other => Self::Literal(other.clone().into()),
-        })
+        }
     }
 
     fn parse_text(text: &str) -> Result<Self, ExpressionError> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, behind)) = rest.split_once("${") {
-            let end = expression_end(behind)
-                .ok_or_else(|| ExpressionError::invalid(text, "`${` without its `}`".to_owned()))?;
+            let end = expression_end(behind).ok_or_else(|| {
+                ExpressionError::invalid_at(behind, 0, "`${` without its `}`".to_owned())
+            })?;
             let (inside, after) = behind.split_at(end);
             if !before.is_empty() {
                 parts.push(Part::Characters(before.to_owned()));
@@ -414,6 +496,33 @@ impl Template {
     }
 }
 
+impl Template {
+    /// Shows `visit` each expression with the way to it from this template.
+    pub fn visit<'t>(&'t self, path: &Path, visit: &mut dyn FnMut(&Path, &'t Expression)) {
+        match self {
+            Self::Literal(_) => {}
+            Self::Expression(expression) => visit(path, expression),
+            Self::Text(parts) => {
+                for part in parts {
+                    if let Part::Expression(expression) = part {
+                        visit(path, expression);
+                    }
+                }
+            }
+            Self::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    item.visit(&path.index(index), visit);
+                }
+            }
+            Self::Object(fields) => {
+                for (key, field) in fields {
+                    field.visit(&path.field(key), visit);
+                }
+            }
+        }
+    }
+}
+
 /// Returns the end of the expression that starts `text`: the first `}` that is neither quoted nor
 /// closes a `{` of the expression.
 fn expression_end(text: &str) -> Option<usize> {
@@ -452,38 +561,100 @@ fn bracket_depth(text: &str) -> usize {
     deepest
 }
 
-#[derive(Default)]
-struct Findings {
-    steps: Vec<String>,
-    unknown: Option<String>,
-    unknown_function: Option<String>,
+/// What an expression may begin with.
+const VARIABLES: [&str; 4] = ["input", "steps", "instance", "now"];
+/// What `steps.<id>` has.
+const STEP_FIELDS: [&str; 2] = ["output", "status"];
+/// What `instance` has.
+const INSTANCE_FIELDS: [&str; 6] = [
+    "id",
+    "workflow",
+    "version",
+    "entity_type",
+    "entity_id",
+    "started_by",
+];
+
+struct Findings<'p> {
+    /// Where in the text the name in a part of the expression begins, in characters.
+    place: &'p dyn Fn(u64, &str) -> usize,
+    steps: Vec<(String, usize)>,
+    unknown: Option<(String, usize)>,
+    objections: Vec<(String, usize)>,
     bound: Vec<String>,
 }
 
-impl Findings {
+impl<'p> Findings<'p> {
+    fn new(place: &'p dyn Fn(u64, &str) -> usize) -> Self {
+        Self {
+            place,
+            steps: Vec::new(),
+            unknown: None,
+            objections: Vec::new(),
+            bound: Vec::new(),
+        }
+    }
+
+    fn object(&mut self, id: u64, name: &str, problem: String) {
+        let offset = (self.place)(id, name);
+        self.objections.push((problem, offset));
+    }
+
+    /// Whether the expression is this variable, and not one of a macro with the same name.
+    fn is_variable(&self, expression: &IdedExpr, name: &str) -> bool {
+        matches!(&expression.expr, Expr::Ident(ident) if ident == name)
+            && !self.bound.iter().any(|bound| bound == name)
+    }
+
+    /// Objects to a field that `steps.<id>` or `instance` never has. `has` may ask for it.
+    fn visit_field(&mut self, expression: &IdedExpr, select: &SelectExpr) {
+        let of_step = matches!(&select.operand.expr, Expr::Select(step) if self.is_variable(&step.operand, "steps"));
+        let of_instance = self.is_variable(&select.operand, "instance");
+        let (owner, known): (_, &[&str]) = match (of_step, of_instance) {
+            (true, _) => ("steps.<id>", &STEP_FIELDS),
+            (_, true) => ("instance", &INSTANCE_FIELDS),
+            _ => return,
+        };
+        let field = select.field.as_str();
+        if !select.test && !known.contains(&field) && self.objections.is_empty() {
+            let hint = did_you_mean(field, known.iter().copied());
+            let problem = format!(
+                "`{owner}` has no `{field}`{hint}; it has {}",
+                known.join(", ")
+            );
+            self.object(expression.id, field, problem);
+        }
+    }
+
     fn visit(&mut self, expression: &IdedExpr) {
         match &expression.expr {
             Expr::Select(select) => {
                 if matches!(&select.operand.expr, Expr::Ident(name) if name == "steps") {
-                    self.steps.push(select.field.clone());
+                    let offset = (self.place)(select.operand.id, "steps");
+                    self.steps.push((select.field.clone(), offset));
                 }
+                self.visit_field(expression, select);
                 self.visit(&select.operand);
             }
             Expr::Ident(name) => {
-                let known = matches!(name.as_str(), "input" | "steps" | "instance")
-                    || self.bound.contains(name);
+                let known = VARIABLES.contains(&name.as_str()) || self.bound.contains(name);
                 if !known && self.unknown.is_none() {
-                    self.unknown = Some(name.clone());
+                    self.unknown = Some((name.clone(), (self.place)(expression.id, name)));
                 }
             }
             Expr::Call(call) => {
                 let called = functions::qualified(call.target.as_deref(), &call.func_name);
                 let is_operator = call.func_name.contains(['_', '@']);
-                if !is_operator
-                    && self.unknown_function.is_none()
-                    && !functions::NAMES.contains(&&*called.full_name())
-                {
-                    self.unknown_function = Some(called.full_name());
+                let name = called.full_name();
+                let is_known = is_operator || functions::NAMES.contains(&name.as_str());
+                if !is_known && self.objections.is_empty() {
+                    let hint = did_you_mean(&name, functions::NAMES);
+                    let problem = format!(
+                        "there is no function `{name}`{hint}; there are {}, and the macros has, all, exists, exists_one, \
+                         map and filter",
+                        functions::NAMES.join(", ")
+                    );
+                    self.object(expression.id, &call.func_name, problem);
                 }
                 call.target
                     .iter()
@@ -527,6 +698,58 @@ impl Findings {
             }
         }
     }
+}
+
+/// Returns where the name at or beside a byte of the text begins, in characters; the byte's own place without one.
+fn start_of_name(text: &str, byte: usize, name: &str) -> usize {
+    let (Some(before), Some(after)) = (text.get(..byte), text.get(byte..)) else {
+        return 0;
+    };
+    let behind = after.trim_start_matches(|c: char| c == '.' || c.is_whitespace());
+    let start = if behind.starts_with(name) {
+        text.len() - behind.len()
+    } else {
+        let named = before.trim_end().strip_suffix(name);
+        named.map_or(byte, str::len)
+    };
+    text.get(..start).unwrap_or_default().chars().count()
+}
+
+/// The first syntax error in plain words, and the character of the text that it is about. Later ones mostly follow from
+/// it.
+fn syntax_error(text: &str, errors: &cel::ParseErrors) -> (usize, String) {
+    let Some(error) = errors.errors.first() else {
+        return (0, "is no expression".to_owned());
+    };
+    let (line, column) = error.pos;
+    let (line, column) = (usize::try_from(line), usize::try_from(column));
+    let (line, column) = (line.unwrap_or(1).max(1), column.unwrap_or(1).max(1));
+    let before = text
+        .split_inclusive('\n')
+        .take(line - 1)
+        .map(|line| line.chars().count());
+    let offset = before
+        .sum::<usize>()
+        .saturating_add(column - 1)
+        .min(text.chars().count());
+    let message = error.msg.trim_start_matches("Syntax error: ");
+    let offending = message.split('\'').nth(1).unwrap_or_default();
+    let problem = if offending == "<EOF>" {
+        "it ends too early: something is missing here".to_owned()
+    } else if message.starts_with("token recognition error") {
+        format!(
+            "`{}` cannot stand here; are quotes closed?",
+            shorten(offending, 40)
+        )
+    } else if message.starts_with("mismatched input")
+        || message.starts_with("extraneous input")
+        || message.starts_with("no viable alternative")
+    {
+        format!("`{}` cannot stand here", shorten(offending, 40))
+    } else {
+        one_line(message)
+    };
+    (offset, problem)
 }
 
 /// Returns the segments of a path such as `a.b.c`; none for any other expression.

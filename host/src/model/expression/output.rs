@@ -2,6 +2,7 @@
 
 use super::budget::{BYTES_PER_WORK, Budget, Stop};
 use super::functions;
+use super::time;
 use super::value::Value;
 
 /// Most levels of a computed value that can be written. Data that is passed on unchanged is text
@@ -59,8 +60,11 @@ impl<'b> Output<'b> {
 
     /// Appends a value inside a string: a string as its characters, any other value as JSON.
     pub(super) fn inside_text(&mut self, value: &Value<'_>) -> Result<(), Stop> {
-        if let Value::Text(text) = value {
-            return self.characters(text.as_str());
+        match value {
+            Value::Text(text) => return self.characters(text.as_str()),
+            Value::Time(time) => return self.characters(&time.to_string()),
+            Value::Duration(duration) => return self.characters(&time::duration_text(*duration)),
+            _ => {}
         }
         let mut json = Self::new(self.budget);
         json.value(value)?;
@@ -89,6 +93,8 @@ impl<'b> Output<'b> {
                 self.budget.scratch(bytes.len() * 2)?;
                 self.quoted(&functions::base64(bytes))
             }
+            Value::Time(time) => self.quoted(&time.to_string()),
+            Value::Duration(duration) => self.quoted(&time::duration_text(*duration)),
             Value::Raw(json) => self.push(json),
             Value::List(items) => {
                 self.push("[")?;

@@ -27,6 +27,8 @@ pub(super) enum Value<'a> {
     Double(f64),
     Text(Text<'a>),
     Bytes(Arc<[u8]>),
+    Time(jiff::Timestamp),
+    Duration(jiff::SignedDuration),
     List(Arc<Vec<Value<'a>>>),
     Map(Arc<IndexMap<Key<'a>, Value<'a>>>),
     /// The name of a type.
@@ -164,6 +166,8 @@ impl<'a> Value<'a> {
             Self::Double(_) => "double",
             Self::Text(_) => "string",
             Self::Bytes(_) => "bytes",
+            Self::Time(_) => "google.protobuf.Timestamp",
+            Self::Duration(_) => "google.protobuf.Duration",
             Self::List(_) => "list",
             Self::Map(_) => "map",
             Self::Type(_) => "type",
@@ -223,6 +227,8 @@ impl<'a> Value<'a> {
                 one == two
             }
             (Self::Type(one), Self::Type(two)) => one == two,
+            (Self::Time(one), Self::Time(two)) => one == two,
+            (Self::Duration(one), Self::Duration(two)) => one == two,
             (Self::List(one), Self::List(two)) => {
                 if one.len() != two.len() {
                     return Ok(false);
@@ -261,6 +267,8 @@ impl<'a> Value<'a> {
     pub(super) fn order(&self, other: &Self, budget: &Budget) -> Result<Option<Ordering>, Stop> {
         Ok(match (self, other) {
             (Self::Bool(one), Self::Bool(two)) => Some(one.cmp(two)),
+            (Self::Time(one), Self::Time(two)) => Some(one.cmp(two)),
+            (Self::Duration(one), Self::Duration(two)) => Some(one.cmp(two)),
             (Self::Text(one), Self::Text(two)) => {
                 budget.work(
                     one.as_str().len().min(two.as_str().len()) / super::budget::BYTES_PER_WORK,

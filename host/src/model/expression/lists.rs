@@ -1,0 +1,187 @@
+//! Functions that make a list, or one value, of a list.
+
+use std::cmp::Ordering;
+
+use cel::common::ast::operators;
+
+use super::arithmetic;
+use super::budget::{BYTES_PER_WORK, Budget, EvaluationLimits, Stop};
+use super::value::{ELEMENT_BYTES, Value};
+
+/// The names of these functions.
+pub(super) const NAMES: [&str; 6] = ["sum", "sort", "reverse", "distinct", "flatten", "slice"];
+
+/// Calls one of [`NAMES`]; none if the values do not fit.
+pub(super) fn call<'a>(
+    name: &str,
+    values: &[Value<'a>],
+    budget: &Budget,
+) -> Option<Result<Value<'a>, Stop>> {
+    let result = match (name, values) {
+        ("sum", [Value::List(items)]) => sum(items, budget),
+        ("sort", [Value::List(items)]) => sort(items, budget),
+        ("reverse", [Value::List(items)]) => copied(items.iter().rev(), items.len(), budget),
+        ("reverse", [Value::Text(text)]) => {
+            let text = text.as_str();
+            budget
+                .scratch(text.len())
+                .map(|()| Value::text(text.chars().rev().collect::<String>()))
+        }
+        ("distinct", [Value::List(items)]) => distinct(items, budget),
+        ("flatten", [Value::List(items)]) => flatten(items, budget),
+        ("slice", [Value::List(items), Value::Int(from), Value::Int(to)]) => {
+            slice(items, *from, *to, budget)
+        }
+        _ => return None,
+    };
+    Some(result)
+}
+
+fn copied<'v, 'a: 'v>(
+    items: impl Iterator<Item = &'v Value<'a>>,
+    len: usize,
+    budget: &Budget,
+) -> Result<Value<'a>, Stop> {
+    budget.scratch(len.saturating_mul(ELEMENT_BYTES))?;
+    Ok(Value::list(items.cloned().collect()))
+}
+
+/// Of numbers or durations; of none, 0.
+fn sum<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    budget.work(items.len())?;
+    let mut items = items.iter();
+    let Some(first) = items.next() else {
+        return Ok(Value::Int(0));
+    };
+    let is_summand = |value: &Value<'a>| {
+        matches!(
+            value,
+            Value::Int(_) | Value::UInt(_) | Value::Double(_) | Value::Duration(_)
+        )
+    };
+    let check = |value: &Value<'a>| {
+        if is_summand(value) {
+            return Ok(());
+        }
+        let problem = format!(
+            "`sum` needs a list of numbers, and it has a {}",
+            value.type_name()
+        );
+        Err(Stop::Problem(problem))
+    };
+    check(first)?;
+    let mut sum = first.clone();
+    for item in items {
+        check(item)?;
+        sum = arithmetic::binary(operators::ADD, &sum, item, budget)?;
+    }
+    Ok(sum)
+}
+
+/// From the smallest to the largest; equal ones keep their order.
+fn sort<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    budget.scratch(items.len().saturating_mul(ELEMENT_BYTES))?;
+    let mut longest = 0;
+    // All must be comparable with the first before they are sorted: so the order is total.
+    if let Some(first) = items.first() {
+        for item in items {
+            if !is_ordered(item) || first.order(item, budget)?.is_none() {
+                let problem = format!(
+                    "`sort` cannot order a {} and a {}",
+                    first.type_name(),
+                    item.type_name()
+                );
+                return Err(Stop::Problem(problem));
+            }
+            longest = longest.max(match item {
+                Value::Text(text) => text.as_str().len(),
+                Value::Bytes(bytes) => bytes.len(),
+                _ => 0,
+            });
+        }
+    }
+    // Paid for before it begins, since a comparison that fails half-way is no order.
+    let rounds = items.len().max(2).ilog2() as usize + 1;
+    let comparison = 1 + longest / BYTES_PER_WORK;
+    budget.work(
+        items
+            .len()
+            .saturating_mul(rounds)
+            .saturating_mul(comparison),
+    )?;
+    let paid = Budget::new(EvaluationLimits {
+        work_max: u64::MAX,
+        ..budget.limits()
+    });
+    let mut sorted = items.to_vec();
+    sorted.sort_by(|one, two| {
+        one.order(two, &paid)
+            .ok()
+            .flatten()
+            .unwrap_or(Ordering::Equal)
+    });
+    Ok(Value::list(sorted))
+}
+
+/// Not a number is neither smaller nor larger than anything.
+fn is_ordered(value: &Value<'_>) -> bool {
+    !matches!(value, Value::Double(value) if value.is_nan())
+}
+
+/// The first of equal elements.
+fn distinct<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    let mut kept: Vec<Value<'a>> = Vec::new();
+    for item in items {
+        budget.scratch(ELEMENT_BYTES)?;
+        let mut is_new = true;
+        for other in &kept {
+            budget.work(1)?;
+            if item.equals(other, budget)? {
+                is_new = false;
+                break;
+            }
+        }
+        if is_new {
+            kept.push(item.clone());
+        }
+    }
+    Ok(Value::list(kept))
+}
+
+/// One level: the elements of elements that are lists.
+fn flatten<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+    let mut flat = Vec::new();
+    for item in items {
+        match item.clone().open(budget)? {
+            Value::List(inner) => {
+                budget.scratch(inner.len().saturating_mul(ELEMENT_BYTES))?;
+                flat.extend(inner.iter().cloned());
+            }
+            other => {
+                budget.scratch(ELEMENT_BYTES)?;
+                // What is not a list stays as it was, so that it is not written anew.
+                flat.push(if matches!(item, Value::Raw(_)) {
+                    item.clone()
+                } else {
+                    other
+                });
+            }
+        }
+    }
+    Ok(Value::list(flat))
+}
+
+fn slice<'a>(items: &[Value<'a>], from: i64, to: i64, budget: &Budget) -> Result<Value<'a>, Stop> {
+    let place = |place: i64| usize::try_from(place).ok();
+    let part = place(from)
+        .zip(place(to))
+        .and_then(|(from, to)| items.get(from..to));
+    let Some(part) = part else {
+        let problem = format!(
+            "`slice` asks for more than the {} elements there are",
+            items.len()
+        );
+        return Err(Stop::Problem(problem));
+    };
+    copied(part.iter(), part.len(), budget)
+}

@@ -1,0 +1,477 @@
+//! A document as a tree. Each value knows its position, so that whatever is wrong with it can be told with line and
+//! column.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+
+use super::scalar::shown;
+use super::{Path, Place, Segment};
+
+/// How deep lists and objects may nest, what aliases refer to included.
+const HEIGHT_MAX: usize = 128;
+/// Most values of a document, where each alias counts as all that it refers to.
+const VALUES_MAX: usize = 65_536;
+/// Most bytes of keys and scalars, where each alias counts as all that it refers to.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Most mistakes that are noted.
+const PROBLEMS_MAX: usize = 100;
+
+/// A value of a document.
+#[derive(Debug)]
+pub struct Node {
+    /// Where it begins.
+    pub place: Place,
+    /// The bytes of the text that it was read from.
+    pub span: std::ops::Range<usize>,
+    /// What stands there.
+    pub value: NodeValue,
+    /// Values in it, itself included.
+    values: usize,
+    bytes: usize,
+    height: usize,
+}
+
+/// What stands in a place.
+#[derive(Debug)]
+pub enum NodeValue {
+    /// A text, number, truth value or null; which of them is decided where it is read.
+    Scalar {
+        /// Without quotes and escapes.
+        text: String,
+        /// How it is written.
+        style: Style,
+        /// The last part of its tag: `str` of `!!str`.
+        tag: Option<String>,
+    },
+    /// `- a` or `[a]`
+    List(Vec<Arc<Node>>),
+    /// `a: b` or `{a: b}`
+    Object(Vec<Entry>),
+}
+
+/// A field of an object.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// As it is written; all keys are texts.
+    pub key: String,
+    /// Where the key begins.
+    pub place: Place,
+    /// The value.
+    pub value: Arc<Node>,
+}
+
+/// How a scalar is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `text`
+    Plain,
+    /// `'text'`
+    SingleQuoted,
+    /// `"text"`
+    DoubleQuoted,
+    /// `|` or `>`
+    Block,
+}
+
+/// A document that was read.
+#[derive(Debug)]
+pub struct Tree {
+    /// Its value.
+    pub root: Arc<Node>,
+    /// Mistakes that did not keep it from being read.
+    pub problems: Vec<(Place, String)>,
+}
+
+impl Node {
+    /// Returns the value that a path leads to, or the last one on the way that there is.
+    pub fn follow(&self, path: &Path) -> &Self {
+        let mut node = self;
+        for segment in &path.0 {
+            let next = match (&node.value, segment) {
+                (NodeValue::Object(entries), Segment::Field(name)) => entries
+                    .iter()
+                    .find(|entry| entry.key == *name)
+                    .map(|entry| &entry.value),
+                (NodeValue::List(items), Segment::Index(index)) => items.get(*index),
+                _ => None,
+            };
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node
+    }
+
+    /// What a message calls it.
+    pub fn kind(&self) -> &'static str {
+        match &self.value {
+            NodeValue::Scalar {
+                text,
+                style: Style::Plain,
+                ..
+            } if text.is_empty() => "empty",
+            NodeValue::Scalar { .. } => "a single value",
+            NodeValue::List(_) => "a list",
+            NodeValue::Object(_) => "an object",
+        }
+    }
+}
+
+/// Reads one document.
+///
+/// # Errors
+/// The first place where it is not YAML, or where it is too large.
+pub fn parse(text: &str) -> Result<Tree, (Place, String)> {
+    // The parser takes a zero byte for the end, and PostgreSQL stores none in a text.
+    if let Some(offset) = text.find('\0') {
+        let problem = "there is a zero byte; save the file as UTF-8 text".to_owned();
+        return Err((Place::of(text, offset), problem));
+    }
+    let options = granit_parser::options! { emit_comments: false };
+    let mut builder = Builder {
+        text,
+        ..Builder::default()
+    };
+    for event in Parser::new_from_str_with_options(text, options) {
+        let (event, span) = event.map_err(|error| syntax_error(text, &error))?;
+        builder.event(event, span)?;
+    }
+    let missing = || {
+        (
+            Place { line: 1, column: 1 },
+            "the document is empty".to_owned(),
+        )
+    };
+    Ok(Tree {
+        root: builder.root.ok_or_else(missing)?,
+        problems: builder.problems,
+    })
+}
+
+/// The place and the parser's words; or what to do about tabs, which is clearer than what the parser makes of them.
+fn syntax_error(text: &str, error: &ScanError) -> (Place, String) {
+    let marker = error.marker();
+    let mut lines = text
+        .split('\n')
+        .enumerate()
+        .skip(marker.line().saturating_sub(1));
+    let tab = lines.find_map(|(index, line)| {
+        let indent = line.len() - line.trim_start().len();
+        let tab = line.get(..indent)?.find('\t')?;
+        Some(Place {
+            line: index + 1,
+            column: tab + 1,
+        })
+    });
+    match tab {
+        Some(place) if error.info().contains("tab") => (
+            place,
+            "this is not YAML: a line is indented with a tab; indent with spaces".to_owned(),
+        ),
+        _ => (
+            Place {
+                line: marker.line(),
+                column: marker.col() + 1,
+            },
+            format!("this is not YAML: {}", error.info()),
+        ),
+    }
+}
+
+#[derive(Default)]
+struct Builder<'t> {
+    text: &'t str,
+    open: Vec<Open>,
+    anchors: HashMap<usize, Arc<Node>>,
+    root: Option<Arc<Node>>,
+    problems: Vec<(Place, String)>,
+    documents: usize,
+    /// Values and bytes so far, aliases expanded.
+    values: usize,
+    bytes: usize,
+}
+
+/// A list or an object whose end was not read yet.
+struct Open {
+    place: Place,
+    start: usize,
+    anchor: usize,
+    content: Content,
+}
+
+enum Content {
+    List(Vec<Arc<Node>>),
+    Object {
+        entries: Vec<Entry>,
+        known: HashSet<String>,
+        /// The key whose value comes next; none in front of a key.
+        key: Option<Key>,
+        /// What `<<` refers to, the first with the greatest weight.
+        merged: Vec<Arc<Node>>,
+    },
+}
+
+struct Key {
+    text: String,
+    place: Place,
+    /// `<<`: the value's fields belong to the object around it.
+    merges: bool,
+    /// It stood there before.
+    doubled: bool,
+}
+
+type Step = Result<(), (Place, String)>;
+
+impl Builder<'_> {
+    fn event(&mut self, event: Event<'_>, span: Span) -> Step {
+        let place = Place {
+            line: span.start.line(),
+            column: span.start.col() + 1,
+        };
+        let start = self.offset(span.start.byte_offset());
+        match event {
+            Event::DocumentStart(..) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    let problem =
+                        "a second document begins here; put each definition into a file of its own";
+                    return Err((place, problem.to_owned()));
+                }
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let node = Node {
+                    place,
+                    span: start..self.offset(span.end.byte_offset()),
+                    values: 1,
+                    bytes: text.len(),
+                    height: 0,
+                    value: NodeValue::Scalar {
+                        text: text.into_owned(),
+                        style: Style::from(style),
+                        tag: tag.as_deref().map(tag_name),
+                    },
+                };
+                self.count(place, 1, node.bytes)?;
+                self.add(Arc::new(node), anchor)?;
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                self.open(place, start, anchor, Content::List(Vec::new()))?
+            }
+            Event::MappingStart(_, anchor, _) => {
+                let content = Content::Object {
+                    entries: Vec::new(),
+                    known: HashSet::new(),
+                    key: None,
+                    merged: Vec::new(),
+                };
+                self.open(place, start, anchor, content)?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let end = self.offset(span.end.byte_offset());
+                self.close(end)?;
+            }
+            Event::Alias(anchor) => {
+                let Some(node) = self.anchors.get(&anchor).map(Arc::clone) else {
+                    return Err((place, "this alias refers to what it stands in".to_owned()));
+                };
+                self.count(place, node.values, node.bytes)?;
+                self.add(node, 0)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn offset(&self, offset: Option<usize>) -> usize {
+        offset.unwrap_or(self.text.len()).min(self.text.len())
+    }
+
+    fn count(&mut self, place: Place, values: usize, bytes: usize) -> Step {
+        self.values = self.values.saturating_add(values);
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.values > VALUES_MAX || self.bytes > BYTES_MAX {
+            let problem = format!(
+                "the document holds more than {VALUES_MAX} values or {BYTES_MAX} bytes, each alias counted as what it \
+                 refers to"
+            );
+            return Err((place, problem));
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, place: Place, start: usize, anchor: usize, content: Content) -> Step {
+        self.count(place, 1, 0)?;
+        if self.open.len() >= HEIGHT_MAX {
+            return Err((place, too_deep()));
+        }
+        self.open.push(Open {
+            place,
+            start,
+            anchor,
+            content,
+        });
+        Ok(())
+    }
+
+    fn close(&mut self, end: usize) -> Step {
+        let Some(open) = self.open.pop() else {
+            return Ok(());
+        };
+        let value = match open.content {
+            Content::List(items) => NodeValue::List(items),
+            Content::Object {
+                mut entries,
+                mut known,
+                merged,
+                ..
+            } => {
+                for other in merged {
+                    let NodeValue::Object(fields) = &other.value else {
+                        continue;
+                    };
+                    for entry in fields {
+                        if known.insert(entry.key.clone()) {
+                            entries.push(entry.clone());
+                        }
+                    }
+                }
+                NodeValue::Object(entries)
+            }
+        };
+        let inside: Vec<&Arc<Node>> = match &value {
+            NodeValue::List(items) => items.iter().collect(),
+            NodeValue::Object(entries) => entries.iter().map(|entry| &entry.value).collect(),
+            NodeValue::Scalar { .. } => Vec::new(),
+        };
+        let keys = match &value {
+            NodeValue::Object(entries) => entries.iter().map(|entry| entry.key.len()).sum(),
+            _ => 0,
+        };
+        let height = 1 + inside
+            .iter()
+            .map(|node| node.height)
+            .max()
+            .unwrap_or_default();
+        if height > HEIGHT_MAX {
+            return Err((open.place, too_deep()));
+        }
+        let node = Node {
+            place: open.place,
+            span: open.start..end.max(open.start),
+            values: 1 + inside.iter().map(|node| node.values).sum::<usize>(),
+            bytes: keys + inside.iter().map(|node| node.bytes).sum::<usize>(),
+            height,
+            value,
+        };
+        self.add(Arc::new(node), open.anchor)
+    }
+
+    /// Puts a value where it belongs: it is the next element, a key, the value of a key, or the document.
+    fn add(&mut self, node: Arc<Node>, anchor: usize) -> Step {
+        if anchor != 0 {
+            self.anchors.insert(anchor, Arc::clone(&node));
+        }
+        match self.open.last_mut().map(|open| &mut open.content) {
+            None => self.root = Some(node),
+            Some(Content::List(items)) => items.push(node),
+            Some(Content::Object {
+                entries,
+                known,
+                key,
+                merged,
+            }) => match key.take() {
+                None => {
+                    let (read, doubled) = self::key(&node, known)?;
+                    let room = PROBLEMS_MAX.saturating_sub(self.problems.len());
+                    self.problems.extend(doubled.into_iter().take(room));
+                    *key = Some(read);
+                }
+                Some(key) if key.merges => merge(merged, node)?,
+                Some(key) if key.doubled => {}
+                Some(key) => entries.push(Entry {
+                    key: key.text,
+                    place: key.place,
+                    value: node,
+                }),
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Reads a key, and says so if it stood there before.
+fn key(
+    node: &Node,
+    known: &mut HashSet<String>,
+) -> Result<(Key, Option<(Place, String)>), (Place, String)> {
+    let NodeValue::Scalar { text, style, .. } = &node.value else {
+        let problem = format!("a key must be a text, and is {}", node.kind());
+        return Err((node.place, problem));
+    };
+    let merges = text == "<<" && *style == Style::Plain;
+    let doubled = !merges && !known.insert(text.clone());
+    let problem = doubled.then(|| {
+        (
+            node.place,
+            format!("the key {} stands twice in this object", shown(text)),
+        )
+    });
+    let key = Key {
+        text: text.clone(),
+        place: node.place,
+        merges,
+        doubled,
+    };
+    Ok((key, problem))
+}
+
+/// Takes the value of `<<`: an object, or a list of them.
+fn merge(merged: &mut Vec<Arc<Node>>, node: Arc<Node>) -> Step {
+    match &node.value {
+        NodeValue::Object(_) => merged.push(node),
+        NodeValue::List(items) => {
+            for item in items {
+                if !matches!(item.value, NodeValue::Object(_)) {
+                    return Err((item.place, "`<<` takes objects alone".to_owned()));
+                }
+                merged.push(Arc::clone(item));
+            }
+        }
+        NodeValue::Scalar {
+            text,
+            style: Style::Plain,
+            ..
+        } if text.is_empty() => {}
+        NodeValue::Scalar { .. } => return Err((node.place, "`<<` takes an object".to_owned())),
+    }
+    Ok(())
+}
+
+fn too_deep() -> String {
+    format!("lists and objects nest deeper than {HEIGHT_MAX} levels")
+}
+
+/// `str` of `!!str`; the non-specific tag `!` makes a text too.
+fn tag_name(tag: &Tag) -> String {
+    match tag.core_suffix() {
+        Some(suffix) => suffix.to_owned(),
+        None if tag.handle() == "!" && tag.suffix().is_empty() => "str".to_owned(),
+        None if tag.handle().is_empty() && tag.suffix() == "!" => "str".to_owned(),
+        None => String::new(),
+    }
+}
+
+impl From<ScalarStyle> for Style {
+    fn from(style: ScalarStyle) -> Self {
+        match style {
+            ScalarStyle::Plain => Self::Plain,
+            ScalarStyle::SingleQuoted => Self::SingleQuoted,
+            ScalarStyle::DoubleQuoted => Self::DoubleQuoted,
+            ScalarStyle::Literal | ScalarStyle::Folded => Self::Block,
+        }
+    }
+}
