@@ -406,16 +406,24 @@ fn a_step_that_is_not_done_in_time_is_stopped() {
 
 #[test]
 fn a_steps_timeout_is_capped_by_the_hosts_deadline() {
-    let host = TestHost::with(&[
+    let mut host = TestHost::with(&[
         ("limits.cpu_budget", "60s"),
-        ("limits.deadline", "150ms"),
         ("limits.host_calls_max", "1000000000"),
     ]);
     host.upload("scenarios");
-    host.apply(
-        "name: late\nsteps:\n  - { id: it, plugin: scenarios, step: sleep-spin, timeout: 1h, \
-         retry: { max_attempts: 1 } }",
+    let late = "name: late\nsteps:\n  - { id: it, plugin: scenarios, step: sleep-spin, timeout: 20s, \
+         retry: { max_attempts: 1 } }";
+    host.apply(late);
+    host.stop();
+    host.restart_in(&[("STEPWELL_LIMITS__DEADLINE", "150ms")]);
+    let refused = host.request("POST", "/workflows", late);
+    assert_eq!(refused.status, 422, "a new one is refused");
+    assert!(
+        refused.message().contains("more than the 150ms"),
+        "{}",
+        refused.message()
     );
+    // The one that was applied before runs within the host's limit.
     let failure = fail(&host, "late", &json!({ "ms": 60_000 }));
     assert_eq!(failure["code"], "timeout", "{failure}");
     assert!(

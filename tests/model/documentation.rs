@@ -136,9 +136,9 @@ fn every_field_is_listed() {
     ] {
         let problem = unknown(&text);
         let list = problem
-            .split("expected one of ")
+            .split("there are ")
             .nth(1)
-            .and_then(|list| list.lines().next())
+            .and_then(|list| list.split("; line ").next())
             .expect(&problem);
         let mut found = 0;
         for field in list.split(", ") {

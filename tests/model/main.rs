@@ -5,3 +5,4 @@ mod documentation;
 mod expressions;
 mod progress;
 mod transitions;
+mod yaml;

@@ -162,15 +162,12 @@ pub enum EngineError {
     /// The engine is too busy now; the client may try again.
     #[error("{0}")]
     Busy(String),
+    /// A definition with mistakes.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
     /// A database error.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-impl From<DefinitionError> for EngineError {
-    fn from(error: DefinitionError) -> Self {
-        Self::Invalid(error.to_string())
-    }
 }
 
 impl Engine {
@@ -243,29 +240,19 @@ impl Engine {
         // A quarter of a megabyte of YAML with two hundred expressions takes too long for a thread
         // that serves requests.
         let text = text.to_owned();
-        let parsing = tokio::task::spawn_blocking(move || Definition::parse(&text));
-        let definition = parsing.await.map_err(|_| StoreError::Closed)??;
-        let mut problems = Vec::new();
-        for (reference, steps) in definition.plugins() {
-            match self.0.store.resolve_plugin(&principal.team, &reference).await? {
-                None => problems.push(format!(
-                    "the plugin `{reference}` is not there; upload it first with `stepwell plugin upload FILE`"
-                )),
-                Some(plugin) => {
-                    let offered: Vec<_> = plugin.manifest.steps.iter().map(|step| &step.name).collect();
-                    for step in steps.iter().filter(|step| !offered.contains(step)) {
-                        let offered: Vec<_> = offered.iter().map(ToString::to_string).collect();
-                        problems.push(format!(
-                            "{} has no step `{step}`; it offers {}",
-                            plugin.label(),
-                            offered.join(", ")
-                        ));
-                    }
-                }
-            }
+        let parsing = tokio::task::spawn_blocking(move || Definition::read(&text));
+        let (definition, written) = parsing.await.map_err(|_| StoreError::Closed)??;
+        let mut findings = definition.beyond(self.0.limits.deadline);
+        for reference in definition.plugins().keys() {
+            let plugin = self
+                .0
+                .store
+                .resolve_plugin(&principal.team, reference)
+                .await?;
+            findings.extend(definition.unoffered(reference, plugin.as_deref()));
         }
-        if !problems.is_empty() {
-            return Err(DefinitionError { problems }.into());
+        if !findings.is_empty() {
+            return Err(written.refused(findings).into());
         }
         Ok(self
             .0

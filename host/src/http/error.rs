@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::response::Content;
 use crate::engine::EngineError;
 use crate::model::Permission;
+use crate::model::definition::{DefinitionError, Problem};
 use crate::model::text::harmless_lines;
 use crate::plugins::UploadError;
 use crate::store::StoreError;
@@ -29,6 +30,8 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     code: Cow<'static, str>,
     message: String,
+    /// The mistakes of a definition, one by one.
+    problems: Vec<Problem>,
     header: Option<Box<(HeaderName, HeaderValue)>>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -43,6 +46,7 @@ impl ApiError {
             status,
             code: code.into(),
             message: message.into(),
+            problems: Vec::new(),
             header: None,
             source: None,
         }
@@ -191,6 +195,18 @@ impl ApiError {
             .with_header(RETRY_AFTER, HeaderValue::from_static("60"))
     }
 
+    /// 422: a definition with mistakes.
+    pub(super) fn definition(error: DefinitionError) -> Self {
+        Self {
+            problems: error.problems.clone(),
+            ..Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid",
+                error.to_string(),
+            )
+        }
+    }
+
     /// 503: the process runs without its engine.
     pub(super) fn engine_off() -> Self {
         Self::new(
@@ -277,7 +293,15 @@ impl ApiError {
     /// The message may quote the client's input, and may be printed on a terminal, so control
     /// characters are escaped.
     pub(super) fn body(&self) -> Value {
-        json!({ "error": { "code": self.code, "message": harmless_lines(&self.message) } })
+        let mut error = json!({ "code": self.code, "message": harmless_lines(&self.message) });
+        if !self.problems.is_empty() {
+            let problems = self.problems.iter().map(|problem| Problem {
+                message: harmless_lines(&problem.message).into_owned(),
+                ..problem.clone()
+            });
+            error["problems"] = json!(problems.collect::<Vec<_>>());
+        }
+        json!({ "error": error })
     }
 
     /// Returns the error as a response.
@@ -358,6 +382,7 @@ impl From<EngineError> for ApiError {
             EngineError::Conflict(message) => Self::new(StatusCode::CONFLICT, "conflict", message),
             EngineError::KeyReused { .. } => Self::key_reused(error.to_string()),
             EngineError::Busy(message) => Self::busy(message),
+            EngineError::Definition(error) => Self::definition(error),
             EngineError::Store(error) => error.into(),
         }
     }

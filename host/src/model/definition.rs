@@ -1,14 +1,24 @@
 //! Workflow definitions: the YAML or JSON that people write, and its checked form.
 
+mod check;
+mod problem;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::duration;
-use super::expression::{Expression, TEMPLATE_VALUES_MAX, Template};
+use super::expression::{Expression, Template};
+use super::yaml::{self, Misread, NodeValue, Path};
 use super::{Name, StepId};
+
+pub(crate) use self::problem::Finding;
+pub use self::problem::{DefinitionError, Problem, Written};
+
+use self::problem::PROBLEMS_MAX;
 
 /// Longest definition text, in bytes.
 pub const SOURCE_BYTES_MAX: usize = 256 * 1_024;
@@ -171,6 +181,8 @@ pub struct Definition {
     pub steps: Vec<Step>,
     /// The template for the instance's output.
     pub output: Option<Template>,
+    /// The text that it was read from, comments included; none if it was not read from one.
+    pub text: Option<Arc<str>>,
 }
 
 /// A checked step.
@@ -236,68 +248,50 @@ pub struct ApprovalStep {
     pub starter_may_approve: bool,
 }
 
-/// Most problems of one definition that are reported.
-const PROBLEMS_MAX: usize = 20;
-
-/// The problems of a definition, each with its place.
-#[derive(Debug, thiserror::Error)]
-#[error("the definition is not valid: {}", .problems.join("; "))]
-pub struct DefinitionError {
-    /// At least one; at most [`PROBLEMS_MAX`] are kept.
-    pub problems: Vec<String>,
-}
-
 impl Definition {
     /// Parses YAML or JSON (JSON is valid YAML) and checks it.
     ///
     /// # Errors
-    /// All problems found, so that the author can fix them at once. A syntax error hides the
-    /// others.
+    /// Everything found wrong, with its position, so that it can be mended in one go. A syntax error hides the rest, and
+    /// a value that is not what it should be hides what the checks of the whole would find.
     pub fn parse(text: &str) -> Result<Self, DefinitionError> {
-        if text.len() > SOURCE_BYTES_MAX {
-            return Err(problem(format!(
-                "it is longer than {SOURCE_BYTES_MAX} bytes"
-            )));
-        }
-        let source: DefinitionSource =
-            serde_saphyr::from_str(text).map_err(|error| problem(error.to_string()))?;
-        let definition = Self::check(source)?;
-        definition.check_new()?;
-        Ok(definition)
+        Self::read(text).map(|(definition, _)| definition)
     }
 
-    /// Checks the rules for a definition that is applied now. A stored definition may be older than
-    /// these rules.
-    fn check_new(&self) -> Result<(), DefinitionError> {
-        let mut problems: Vec<String> = Vec::new();
-        for step in &self.steps {
-            let expressions = step.expressions().into_iter();
-            let found = expressions.filter_map(|expression| expression.check().err());
-            problems.extend(found.map(|error| format!("step `{}`: {error}", step.id)));
+    /// As [`Definition::parse`], with the positions of its parts for checks that need more than the text.
+    ///
+    /// # Errors
+    /// As for [`Definition::parse`].
+    pub fn read(text: &str) -> Result<(Self, Written), DefinitionError> {
+        if text.len() > SOURCE_BYTES_MAX {
+            let problem = Problem::new(format!("it is longer than {SOURCE_BYTES_MAX} bytes"));
+            return Err(DefinitionError::new(vec![problem]));
         }
-        let expressions = self.output.iter().flat_map(Template::expressions);
-        problems.extend(
-            expressions
-                .filter_map(|expression| expression.check().err())
-                .map(|e| format!("`output`: {e}")),
-        );
-        let templates = self
-            .steps
-            .iter()
-            .flat_map(Step::templates)
-            .chain(&self.output);
-        let size: usize = templates.map(Template::size).sum();
-        if size > TEMPLATE_VALUES_MAX {
-            problems.push(format!(
-                "its templates hold {size} values and expressions, and may hold {TEMPLATE_VALUES_MAX} together; pass \
-                 whole objects"
-            ));
+        let tree = yaml::parse(text).map_err(|(place, message)| {
+            DefinitionError::within(text, vec![Problem::at(place, message)])
+        })?;
+        let written = Written::new(text.into(), tree.root);
+        let mut problems: Vec<_> = tree
+            .problems
+            .into_iter()
+            .map(|(place, message)| Problem::at(place, message))
+            .collect();
+        let source = match yaml::read::<DefinitionSource>(written.root()) {
+            Ok(source) if problems.is_empty() => source,
+            Ok(_) => return Err(DefinitionError::within(text, problems)),
+            Err(misread) => {
+                problems.extend(misread.into_iter().map(|misread| written.misread(misread)));
+                problems.extend(misread_steps(&written));
+                return Err(DefinitionError::within(text, problems));
+            }
+        };
+        let definition = check::check(source).map_err(|findings| written.refused(findings))?;
+        let findings = check::check_new(&definition);
+        if !findings.is_empty() {
+            return Err(written.refused(findings));
         }
-        if problems.is_empty() {
-            return Ok(());
-        }
-        problems.truncate(PROBLEMS_MAX);
-        Err(DefinitionError { problems })
+        let text = Some(Arc::clone(written.text()));
+        Ok((Self { text, ..definition }, written))
     }
 
     /// Checks a parsed definition.
@@ -305,92 +299,10 @@ impl Definition {
     /// # Errors
     /// All problems found, at most [`PROBLEMS_MAX`].
     pub fn check(source: DefinitionSource) -> Result<Self, DefinitionError> {
-        let mut problems = Vec::new();
-        if source.steps.is_empty() || source.steps.len() > STEPS_MAX {
-            problems.push(format!(
-                "`steps` must have 1 to {STEPS_MAX} steps, and has {}",
-                source.steps.len()
-            ));
-        }
-        let mut steps: Vec<Step> = Vec::new();
-        let mut above: BTreeMap<StepId, BTreeSet<StepId>> = BTreeMap::new();
-        for written in source.steps.iter().take(STEPS_MAX) {
-            if above.contains_key(&written.id) {
-                problems.push(format!("step `{}` stands twice", written.id));
-                continue;
-            }
-            let needs = written.needs.clone().unwrap_or_else(|| {
-                steps
-                    .last()
-                    .map(|step| step.id.clone())
-                    .into_iter()
-                    .collect()
-            });
-            let mut ancestors = BTreeSet::new();
-            for need in &needs {
-                match above.get(need) {
-                    Some(further) => ancestors.extend(further.iter().chain([need]).cloned()),
-                    None => problems.push(format!(
-                        "step `{}` needs `{need}`, which does not stand above it; steps are listed before those that \
-                         need them",
-                        written.id
-                    )),
-                }
-            }
-            match check_step(written, needs) {
-                Ok(step) => {
-                    for named in step
-                        .expressions()
-                        .iter()
-                        .flat_map(|expression| expression.steps_named())
-                    {
-                        if !ancestors.iter().any(|ancestor| ancestor.as_str() == named) {
-                            problems.push(format!(
-                                "step `{}` speaks of `steps.{named}`, which it does not need: add it to `needs`, so \
-                                 that it is settled by then",
-                                step.id
-                            ));
-                        }
-                    }
-                    steps.push(step);
-                }
-                Err(found) => {
-                    problems.extend(
-                        found
-                            .into_iter()
-                            .map(|problem| format!("step `{}`: {problem}", written.id)),
-                    );
-                }
-            }
-            above.insert(written.id.clone(), ancestors);
-        }
-        let output = match source.output.as_ref().map(Template::parse).transpose() {
-            Ok(output) => output,
-            Err(error) => {
-                problems.push(format!("`output`: {error}"));
-                None
-            }
-        };
-        for named in output
-            .iter()
-            .flat_map(Template::expressions)
-            .flat_map(Expression::steps_named)
-        {
-            if !above.keys().any(|id| id.as_str() == named) {
-                problems.push(format!(
-                    "`output` speaks of `steps.{named}`, which is not a step"
-                ));
-            }
-        }
-        if problems.is_empty() {
-            return Ok(Self {
-                source,
-                steps,
-                output,
-            });
-        }
-        problems.truncate(PROBLEMS_MAX);
-        Err(DefinitionError { problems })
+        check::check(source).map_err(|findings| {
+            let problems = findings.into_iter().map(Finding::unplaced);
+            DefinitionError::new(problems.collect())
+        })
     }
 
     /// Returns the workflow's name.
@@ -486,139 +398,23 @@ impl std::fmt::Display for PluginReference {
     }
 }
 
-fn problem(text: String) -> DefinitionError {
-    DefinitionError {
-        problems: vec![text],
-    }
-}
-
-fn check_step(written: &StepSource, needs: Vec<StepId>) -> Result<Step, Vec<String>> {
-    let mut problems = Vec::new();
-    let mut keep = |result: Result<(), String>| problems.extend(result.err());
-    let mut when = None;
-    keep(
-        written
-            .when
-            .as_deref()
-            .map(Expression::parse)
-            .transpose()
-            .map(|parsed| when = parsed)
-            .map_err(|e| {
-                // Authors who know templates write `${…}` here too; explain that before the
-                // parser's own message would.
-                if written
-                    .when
-                    .as_deref()
-                    .is_some_and(|text| text.contains("${"))
-                {
-                    "`when` is an expression already: write it without ${…}".to_owned()
-                } else {
-                    format!("`when`: {e}")
-                }
-            }),
-    );
-    let mut action = None;
-    match (&written.plugin, &written.approval) {
-        (Some(plugin), None) => {
-            keep(
-                check_plugin_step(written, plugin)
-                    .map(|checked| action = Some(StepAction::Plugin(checked))),
-            );
-        }
-        (None, Some(approval)) => {
-            if written.step.is_some()
-                || written.input.is_some()
-                || written.retry.is_some()
-                || written.timeout.is_some()
-            {
-                keep(Err(
-                    "`step`, `input`, `retry` and `timeout` belong to plugin steps, not to an approval".to_owned()
-                ));
-            }
-            keep(
-                check_approval_step(approval)
-                    .map(|checked| action = Some(StepAction::Approval(checked))),
-            );
-        }
-        _ => keep(Err(
-            "it must have either `plugin` with `step`, or `approval`".to_owned(),
-        )),
-    }
-    match action {
-        Some(action) if problems.is_empty() => Ok(Step {
-            id: written.id.clone(),
-            needs,
-            when,
-            action,
-        }),
-        _ => Err(problems),
-    }
-}
-
-fn check_plugin_step(written: &StepSource, plugin: &str) -> Result<PluginStep, String> {
-    let retry = written.retry.clone().unwrap_or_default();
-    if !(1..=100).contains(&retry.max_attempts) {
-        return Err("`retry.max_attempts` must be 1 to 100".to_owned());
-    }
-    if !(retry.backoff_factor >= 1.0 && retry.backoff_factor <= 100.0) {
-        return Err("`retry.backoff_factor` must be 1 to 100".to_owned());
-    }
-    if retry.initial_delay > RETRY_DELAY_MAX || retry.max_delay > RETRY_DELAY_MAX {
-        return Err("retry delays must be at most 30d".to_owned());
-    }
-    let timeout = written
-        .timeout
-        .as_deref()
-        .map(duration::parse)
-        .transpose()
-        .map_err(|e| format!("`timeout`: {e}"))?;
-    if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return Err("`timeout` must be more than 0".to_owned());
-    }
-    Ok(PluginStep {
-        plugin: plugin.parse().map_err(|e| format!("`plugin`: {e}"))?,
-        step: written
-            .step
-            .clone()
-            .ok_or("`step` is missing: which of the plugin's steps?")?,
-        input: written
-            .input
-            .as_ref()
-            .map(Template::parse)
-            .transpose()
-            .map_err(|e| format!("`input`: {e}"))?,
-        retry,
-        timeout,
-    })
-}
-
-fn check_approval_step(written: &ApprovalSource) -> Result<ApprovalStep, String> {
-    if written.title.is_empty() || written.title.len() > 1_024 {
-        return Err("`approval.title` must have 1 to 1024 bytes".to_owned());
-    }
-    if written.approvers.is_empty() || written.approvers.len() > APPROVERS_MAX {
-        return Err(format!(
-            "`approval.approvers` must name 1 to {APPROVERS_MAX} users"
-        ));
-    }
-    if written.quorum == 0 || written.quorum as usize > APPROVERS_MAX {
-        return Err(format!("`approval.quorum` must be 1 to {APPROVERS_MAX}"));
-    }
-    if written.expires_in.is_zero() || written.expires_in > EXPIRES_IN_MAX {
-        return Err("`approval.expires_in` must be more than 0 and at most 365d".to_owned());
-    }
-    let template =
-        |text: &String| Template::parse(&Value::String(text.clone())).map_err(|e| e.to_string());
-    Ok(ApprovalStep {
-        title: template(&written.title)?,
-        approvers: written
-            .approvers
-            .iter()
-            .map(template)
-            .collect::<Result<_, _>>()?,
-        quorum: written.quorum,
-        expires_in: written.expires_in,
-        on_expiry: written.on_expiry,
-        starter_may_approve: written.starter_may_approve.unwrap_or(false),
-    })
+/// What is wrong with each step by itself: reading the whole ends at the first value that is not what it should be.
+fn misread_steps(written: &Written) -> Vec<Problem> {
+    let path = Path::default().field("steps");
+    let NodeValue::List(steps) = &written.root().follow(&path).value else {
+        return Vec::new();
+    };
+    let steps = steps.iter().take(STEPS_MAX).enumerate();
+    let misread = steps.flat_map(|(index, step)| {
+        let misread = yaml::read::<StepSource>(step).err().unwrap_or_default();
+        let path = path.index(index);
+        misread.into_iter().map(move |misread| Misread {
+            path: path.join(&misread.path.0),
+            ..misread
+        })
+    });
+    misread
+        .take(PROBLEMS_MAX)
+        .map(|misread| written.misread(misread))
+        .collect()
 }

@@ -1,0 +1,332 @@
+//! Mistakes in a definition, and where they stand in the text as it was sent.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Definition, PluginReference, PluginStep, StepAction};
+use crate::model::expression::{ExpressionError, Origin};
+use crate::model::similar::did_you_mean;
+use crate::model::yaml::{self, Misread, Node, NodeValue, Path, Place, Segment, Style};
+use crate::model::{PluginVersion, StepId, duration};
+
+/// Problems of one definition that are told.
+pub(super) const PROBLEMS_MAX: usize = 20;
+/// Bytes of a value in which an expression is looked for.
+const SEARCHED_BYTES_MAX: usize = 256 * 1_024;
+
+/// One mistake in a definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Where it stands in the text; none for a definition that is not read from one.
+    #[serde(flatten)]
+    pub place: Option<Place>,
+    /// What is wrong, and what to do.
+    pub message: String,
+    /// The line, and a caret under the place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excerpt: Option<String>,
+}
+
+impl Problem {
+    /// About a definition as a whole.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            place: None,
+            message: message.into(),
+            excerpt: None,
+        }
+    }
+}
+
+impl Problem {
+    /// About a place, without its line.
+    pub(super) fn at(place: Place, message: String) -> Self {
+        Self {
+            place: Some(place),
+            ..Self::new(message)
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Place { line, column }) = self.place {
+            write!(formatter, "line {line}, column {column}: ")?;
+        }
+        formatter.write_str(&self.message)
+    }
+}
+
+/// All that is wrong with a definition.
+#[derive(Clone, Debug)]
+pub struct DefinitionError {
+    /// At least one, in the order of the text.
+    pub problems: Vec<Problem>,
+}
+
+impl DefinitionError {
+    /// Sorts the problems, drops those that were found twice, and keeps the first twenty.
+    pub(crate) fn new(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.place);
+        problems.dedup();
+        problems.truncate(PROBLEMS_MAX);
+        Self { problems }
+    }
+
+    /// As [`DefinitionError::new`], with the lines of the text that the problems are in.
+    pub(super) fn within(text: &str, problems: Vec<Problem>) -> Self {
+        let mut error = Self::new(problems);
+        for problem in &mut error.problems {
+            problem.excerpt = problem.place.map(|place| yaml::excerpt(text, place));
+        }
+        error
+    }
+}
+
+impl fmt::Display for DefinitionError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the definition is not valid: ")?;
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(formatter, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for DefinitionError {}
+
+/// A mistake before it is known where in a text it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Finding {
+    /// The value that it is about; if that is missing, what it is missing from.
+    pub(crate) path: Path,
+    /// The expression in that value that it is about.
+    pub(crate) origin: Option<Origin>,
+    pub(crate) message: String,
+}
+
+impl Finding {
+    pub(crate) fn new(path: Path, message: impl Into<String>) -> Self {
+        Self {
+            path,
+            origin: None,
+            message: message.into(),
+        }
+    }
+
+    /// About an expression, with what the message begins with.
+    pub(crate) fn expression(path: Path, prefix: &str, error: &ExpressionError) -> Self {
+        Self {
+            path,
+            origin: error.origin().cloned(),
+            message: format!("{prefix}{error}"),
+        }
+    }
+
+    /// Without a text to show.
+    pub(crate) fn unplaced(self) -> Problem {
+        Problem::new(self.message)
+    }
+}
+
+/// A definition's text, and where in it each value stands.
+#[derive(Clone, Debug)]
+pub struct Written {
+    text: Arc<str>,
+    root: Arc<Node>,
+}
+
+impl Written {
+    pub(super) fn new(text: Arc<str>, root: Arc<Node>) -> Self {
+        Self { text, root }
+    }
+
+    pub(super) fn root(&self) -> &Node {
+        &self.root
+    }
+
+    /// The text as it was sent.
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
+    /// Returns the problems with their positions.
+    pub(crate) fn refused(&self, findings: Vec<Finding>) -> DefinitionError {
+        let problems = findings.into_iter().map(|finding| self.problem(finding));
+        DefinitionError::within(&self.text, problems.collect())
+    }
+
+    pub(super) fn misread(&self, misread: Misread) -> Problem {
+        let message = sentence(&self.root, &misread);
+        Problem::at(misread.place, message)
+    }
+
+    fn problem(&self, finding: Finding) -> Problem {
+        let node = self.root.follow(&finding.path);
+        let within = finding
+            .origin
+            .and_then(|origin| offset_of(&self.text, node, &origin));
+        let place = within.map_or(node.place, |offset| Place::of(&self.text, offset));
+        Problem::at(place, finding.message)
+    }
+}
+
+/// `step ``a``: ``retry.max_attempts`` must be …`
+fn sentence(root: &Node, misread: &Misread) -> String {
+    let (step, path) = match misread.path.0.as_slice() {
+        [Segment::Field(steps), Segment::Index(index), rest @ ..] if steps == "steps" => {
+            let id = root.follow(&Path::default().field("steps").index(*index).field("id"));
+            let step = match &id.value {
+                NodeValue::Scalar { text, .. } => format!("step `{}`: ", text.escape_debug()),
+                _ => format!("step number {}: ", index + 1),
+            };
+            (step, Path(rest.to_vec()))
+        }
+        _ => (String::new(), misread.path.clone()),
+    };
+    let message = &misread.message;
+    if path.0.is_empty() {
+        let subject = if message.starts_with("must be") && step.is_empty() {
+            "the definition "
+        } else {
+            ""
+        };
+        return format!("{step}{subject}{message}");
+    }
+    let colon = if message.starts_with("must be") {
+        ""
+    } else {
+        ":"
+    };
+    format!(
+        "{step}`{}`{colon} {message}",
+        path.to_string().escape_debug()
+    )
+}
+
+/// Returns the byte of the text where the mistake in an expression is; none if the expression is not found in the value.
+///
+/// The text of an expression and what it was read from differ in quotes, escapes, indentation and line breaks, so both
+/// are compared without white space, and escapes of quotes are undone.
+fn offset_of(text: &str, node: &Node, origin: &Origin) -> Option<usize> {
+    let NodeValue::Scalar { style, .. } = &node.value else {
+        return None;
+    };
+    let written = text.get(node.span.clone())?;
+    if written.len() > SEARCHED_BYTES_MAX {
+        return None;
+    }
+    let written = unescaped(written, *style);
+    let is_dark = |c: &char| !c.is_whitespace();
+    let dark: Vec<(usize, char)> = written.into_iter().filter(|(_, c)| is_dark(c)).collect();
+    let haystack: String = dark.iter().map(|(_, c)| *c).collect();
+    let needle: String = origin.text.chars().filter(is_dark).collect();
+    let found = haystack.find(&needle)?;
+    let first = haystack.get(..found)?.chars().count();
+    let within = origin
+        .text
+        .chars()
+        .take(origin.offset)
+        .filter(is_dark)
+        .count();
+    let count = needle.chars().count();
+    if within < count {
+        return Some(node.span.start + dark.get(first + within)?.0);
+    }
+    // Behind its last character.
+    let (offset, last) = dark.get((first + count).checked_sub(1)?)?;
+    Some(node.span.start + offset + last.len_utf8())
+}
+
+/// The characters that a scalar stands for, each with where it begins in what was written. Escapes that make no quote
+/// are left as they are.
+fn unescaped(written: &str, style: Style) -> Vec<(usize, char)> {
+    let mut characters = Vec::new();
+    let mut rest = written.char_indices().peekable();
+    while let Some((offset, character)) = rest.next() {
+        let next = rest.peek().map(|(_, next)| *next);
+        let escaped = match (style, character, next) {
+            (Style::SingleQuoted, '\'', Some('\'')) => Some('\''),
+            (Style::DoubleQuoted, '\\', Some(next @ ('"' | '\\' | '/'))) => Some(next),
+            _ => None,
+        };
+        if escaped.is_some() {
+            rest.next();
+        }
+        characters.push((offset, escaped.unwrap_or(character)));
+    }
+    characters
+}
+
+impl Definition {
+    /// Returns the steps that ask for more time than a host gives, `deadline`.
+    pub(crate) fn beyond(&self, deadline: Duration) -> Vec<Finding> {
+        let asked = self.plugin_steps().filter_map(|(index, id, action)| {
+            action.timeout.filter(|timeout| *timeout > deadline)?;
+            let most = duration::format(deadline);
+            let message = format!(
+                "step `{id}`: `timeout` is more than the {most} that this host gives one attempt (limits.deadline)"
+            );
+            Some(Finding::new(field(index, "timeout"), message))
+        });
+        asked.collect()
+    }
+
+    /// Returns what a plugin lacks that steps ask of it. `version` is the one that `reference` names now; none if there is
+    /// none.
+    pub(crate) fn unoffered(
+        &self,
+        reference: &PluginReference,
+        version: Option<&PluginVersion>,
+    ) -> Vec<Finding> {
+        let mut asking = self
+            .plugin_steps()
+            .filter(|(_, _, action)| action.plugin == *reference);
+        let Some(version) = version else {
+            let missing = asking.next().map(|(index, ..)| {
+                let message = format!(
+                    "the plugin `{reference}` is not there; upload it first with `stepwell plugin upload FILE`"
+                );
+                Finding::new(field(index, "plugin"), message)
+            });
+            return missing.into_iter().collect();
+        };
+        let offered: Vec<&str> = version
+            .manifest
+            .steps
+            .iter()
+            .map(|step| step.name.as_str())
+            .collect();
+        let missing = asking.filter(|(_, _, action)| !offered.contains(&action.step.as_str()));
+        missing
+            .map(|(index, _, action)| {
+                let message = format!(
+                    "{} has no step `{}`{}; it offers {}",
+                    version.label(),
+                    action.step,
+                    did_you_mean(action.step.as_str(), offered.iter().copied()),
+                    offered.join(", ")
+                );
+                Finding::new(field(index, "step"), message)
+            })
+            .collect()
+    }
+
+    fn plugin_steps(&self) -> impl Iterator<Item = (usize, &StepId, &PluginStep)> {
+        self.steps
+            .iter()
+            .enumerate()
+            .filter_map(|(index, step)| match &step.action {
+                StepAction::Plugin(action) => Some((index, &step.id, action)),
+                StepAction::Approval(_) => None,
+            })
+    }
+}
+
+fn field(step: usize, name: &str) -> Path {
+    Path::default().field("steps").index(step).field(name)
+}
