@@ -30,3 +30,4 @@ mod storage;
 mod tokens;
 mod traps;
 mod workflows;
+mod written;

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use hyper::StatusCode;
+use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::audit::Recorder;
 use super::error::ApiError;
 use super::once::{self, Once};
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, Answer, Content};
+use crate::model::yaml::Place;
 use crate::model::{AuditAction, Name, Principal, WorkflowStatus, definition};
 use crate::store::{Applied, Cursor, Store, Workflow, WorkflowFilter, WorkflowVersion};
 
@@ -33,8 +34,8 @@ pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) 
     };
     let text = match String::from_utf8(text) {
         Ok(text) => text,
-        Err(_) => {
-            let wrong = Err(ApiError::invalid("the definition is not UTF-8"));
+        Err(error) => {
+            let wrong = not_utf8(error.as_bytes(), error.utf8_error().valid_up_to());
             return keyed.end(wrong, |_| Value::Null).await;
         }
     };
@@ -56,18 +57,33 @@ pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) 
     }
     let answer = |applied: &Applied| json!({ "name": applied.version.name, "version": applied.version.version, "changed": applied.changed });
     let applied = keyed.end(record.end(applied).await, answer).await?;
-    let status = if applied.changed {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
+    let workflow = Workflow {
+        newest: applied.version,
+        status: applied.status,
     };
-    Ok(response::json(
-        status,
-        &newest_as_json(&Workflow {
-            newest: applied.version,
-            status: applied.status,
-        }),
-    ))
+    Ok(applied_answer(&workflow, applied.changed))
+}
+
+fn not_utf8<T>(bytes: &[u8], valid_up_to: usize) -> Result<T, ApiError> {
+    let valid = bytes.get(..valid_up_to).unwrap_or_default();
+    let place = Place::of(&String::from_utf8_lossy(valid), valid_up_to);
+    Err(ApiError::invalid(format!(
+        "the definition is not UTF-8 at line {}, column {}: save it as UTF-8 text",
+        place.line, place.column
+    )))
+}
+
+fn applied_answer(workflow: &Workflow, changed: bool) -> Response<Content> {
+    let (status, result) = match (changed, workflow.newest.version) {
+        (false, _) => (StatusCode::OK, "unchanged"),
+        (true, 1) => (StatusCode::CREATED, "created"),
+        (true, _) => (StatusCode::CREATED, "updated"),
+    };
+    let mut body = newest_as_json(workflow);
+    if let Value::Object(version) = &mut body {
+        version.insert("result".to_owned(), result.into());
+    }
+    response::json(status, &body)
 }
 
 /// Rebuilds the response of an earlier request with the same idempotency key. Versions are
@@ -85,18 +101,11 @@ async fn applied_before(store: &Store, principal: &Principal, applied: &Value) -
         .current_workflow(&principal.team, &name)
         .await?
         .ok_or_else(gone)?;
-    let status = if part("changed") == true {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
+    let workflow = Workflow {
+        newest,
+        status: current.status,
     };
-    Ok(response::json(
-        status,
-        &newest_as_json(&Workflow {
-            newest,
-            status: current.status,
-        }),
-    ))
+    Ok(applied_answer(&workflow, part("changed") == true))
 }
 
 pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principal>) -> Answer {
@@ -123,8 +132,9 @@ pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principa
     )
 }
 
-pub(super) async fn show_workflow(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_workflow(mut request: Request, principal: Arc<Principal>) -> Answer {
     let name = request.name("name", "workflow")?;
+    let with_source = wants_source(&mut request)?;
     request.query.finish()?;
     let workflow = request
         .services
@@ -132,16 +142,55 @@ pub(super) async fn show_workflow(request: Request, principal: Arc<Principal>) -
         .current_workflow(&principal.team, &name)
         .await?;
     let workflow = workflow.ok_or_else(|| ApiError::not_found("workflow"))?;
-    response::ok(&newest_as_json(&workflow))
+    let mut body = newest_as_json(&workflow);
+    if with_source {
+        add_source(
+            &request.services.store,
+            &principal,
+            &workflow.newest,
+            &mut body,
+        )
+        .await?;
+    }
+    response::ok(&body)
 }
 
-pub(super) async fn show_workflow_version(request: Request, principal: Arc<Principal>) -> Answer {
+/// `?source=true`
+fn wants_source(request: &mut Request) -> Result<bool, ApiError> {
+    let wanted = request.query.parse_with("source", |text| match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("use true or false".to_owned()),
+    })?;
+    Ok(wanted.unwrap_or(false))
+}
+
+async fn add_source(
+    store: &Store,
+    principal: &Principal,
+    version: &WorkflowVersion,
+    body: &mut Value,
+) -> Result<(), ApiError> {
+    let text = store
+        .workflow_text(&principal.team, &version.name, Some(version.version))
+        .await?;
+    if let Value::Object(body) = body {
+        body.insert("source".to_owned(), json!(text.flatten()));
+    }
+    Ok(())
+}
+
+pub(super) async fn show_workflow_version(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> Answer {
     let missing = || ApiError::not_found("workflow version");
     let name = request.name("name", "workflow version")?;
     let number = request
         .parameter("version")?
         .parse()
         .map_err(|_| missing())?;
+    let with_source = wants_source(&mut request)?;
     request.query.finish()?;
     let version = request
         .services
@@ -149,7 +198,11 @@ pub(super) async fn show_workflow_version(request: Request, principal: Arc<Princ
         .workflow_version(&principal.team, &name, number)
         .await?;
     let version = version.ok_or_else(missing)?;
-    response::ok(&as_json(&version))
+    let mut body = as_json(&version);
+    if with_source {
+        add_source(&request.services.store, &principal, &version, &mut body).await?;
+    }
+    response::ok(&body)
 }
 
 pub(super) async fn archive_workflow(request: Request, principal: Arc<Principal>) -> Answer {

@@ -251,7 +251,8 @@ pub(super) fn list(team: &Name, filter: &WorkflowFilter, page: &Page<Cursor<Name
 
 impl Store {
     /// Makes `definition` the newest version of the workflow that it names, unless its source
-    /// equals the newest version's.
+    /// equals the newest version's. In that case a text with other comments or another layout
+    /// replaces the newest version's text, unless the workflow is archived.
     ///
     /// # Errors
     /// [`StoreError::Archived`] if the definition would be a new version of an archived workflow. A
@@ -267,6 +268,7 @@ impl Store {
         self.detached(async move {
             let name = definition.name().clone();
             let source = to_json(&definition.source)?;
+            let text = definition.text.clone();
             let mut writing = store.core().backend.begin().await?;
             // The upsert comes first because it also locks the row on Postgres, so version numbers
             // are assigned one by one.
@@ -291,7 +293,10 @@ impl Store {
                 let newest = newest.ok_or_else(|| error::corrupt("a workflow without its newest version", &name))?;
                 let version = newest.into_version(&team, &name)?;
                 if version.definition.source == definition.source {
-                    writing.rollback().await?;
+                    let kept = status == WorkflowStatus::Active
+                        && keep_text(&mut writing, workflow_id, latest, text.as_deref()).await?;
+                    // No cache holds the text.
+                    if kept { store.core().commit(writing, &[]).await? } else { writing.rollback().await? }
                     return Ok(Applied { version, changed: false, status });
                 }
             }
@@ -308,8 +313,8 @@ impl Store {
                 created_at: now.as_micros(),
             };
             on!(writing, c => sqlx::query(
-                "INSERT INTO workflow_versions (workflow_id, version, source, rules, created_by, created_at) \
-                 VALUES ($1, $2, $3, $4, $5, $6)",
+                "INSERT INTO workflow_versions (workflow_id, version, source, rules, created_by, created_at, written) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
             )
             .bind(row.workflow_id)
             .bind(row.version)
@@ -317,6 +322,7 @@ impl Store {
             .bind(row.rules)
             .bind(row.created_by.as_str())
             .bind(row.created_at)
+            .bind(text.as_deref())
             .execute(c)
             .await
             .map(|_| ()))?;
@@ -464,6 +470,31 @@ impl Store {
         .await
     }
 
+    /// Returns the text of a version as it was applied; without a number, of the newest version.
+    /// The outer option is none if there is no such version. The inner option is none if the
+    /// version has no text: an earlier release applied it, or it was not applied as a text. Not
+    /// cached.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub async fn workflow_text(
+        &self,
+        team: &Name,
+        name: &Name,
+        version: Option<u32>,
+    ) -> Result<Option<Option<String>>, StoreError> {
+        let mut connection = self.read().await?;
+        Ok(on!(connection, c => sqlx::query_scalar(
+            "SELECT v.written FROM workflows w JOIN workflow_versions v ON v.workflow_id = w.id \
+             WHERE w.team = $1 AND w.name = $2 AND v.version = COALESCE($3, w.latest_version)",
+        )
+        .bind(team.as_str())
+        .bind(name.as_str())
+        .bind(version.map(i64::from))
+        .fetch_optional(c)
+        .await)?)
+    }
+
     /// Returns a page of a team's workflows, sorted by name, or newest first if the filter has a
     /// period. Cached.
     ///
@@ -498,6 +529,28 @@ impl Store {
         );
         Ok(rows.await?.map_or_else(Vec::new, |rows| rows.to_vec()))
     }
+}
+
+/// Replaces the text of a version if `text` is given and differs. Returns true if it was replaced.
+async fn keep_text(
+    connection: &mut Connection,
+    workflow_id: Uuid,
+    version: i64,
+    text: Option<&str>,
+) -> Result<bool, StoreError> {
+    let Some(text) = text else {
+        return Ok(false);
+    };
+    let replaced: Option<i64> = on!(connection, c => sqlx::query_scalar(
+        "UPDATE workflow_versions SET written = $3 \
+         WHERE workflow_id = $1 AND version = $2 AND (written IS NULL OR written <> $3) RETURNING version",
+    )
+    .bind(workflow_id)
+    .bind(version)
+    .bind(text)
+    .fetch_optional(c)
+    .await)?;
+    Ok(replaced.is_some())
 }
 
 async fn version_of(
