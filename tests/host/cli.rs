@@ -161,7 +161,7 @@ fn a_plugin_is_uploaded_applied_started_and_shown() {
     );
     assert_eq!(
         host.cli(&["workflow", "apply", &workflow]).printed(),
-        "greet version 1: 1 step\n"
+        format!("{workflow}: greet version 1: 1 step, created\n")
     );
 
     let input = r#"{"name": "Ada"}"#;

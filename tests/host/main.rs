@@ -24,6 +24,7 @@ mod contention;
 mod crash;
 mod dashboard;
 mod databases;
+mod definitions;
 mod demo;
 mod engine;
 mod exposition;

@@ -80,6 +80,8 @@ pub(super) enum ClientError {
         code: String,
         /// The message for people.
         message: String,
+        /// The mistakes of a definition, as the server lists them.
+        problems: Vec<Value>,
     },
     /// The request could not be built, or the response is not one of Stepwell.
     #[error("{0}")]
@@ -307,6 +309,11 @@ impl Client {
             status: status.as_u16(),
             code: text("code").unwrap_or_default(),
             message: text("message").unwrap_or_else(|| format!("{} answers {status}", self.server)),
+            problems: body
+                .pointer("/error/problems")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default(),
         }
     }
 

@@ -1,5 +1,8 @@
 //! `workflow apply|list|show|archive|unarchive`: manages workflows.
 
+mod apply;
+
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -9,13 +12,14 @@ use super::client::{Client, Payload, encode, query};
 use super::error::CliError;
 use super::output::{self, Output, cell, table, time};
 use super::period::CreatedPeriod;
+use crate::model::text::harmless_lines;
 
 #[derive(Subcommand)]
 pub(super) enum WorkflowCommand {
     /// Apply definitions in YAML or JSON; an unchanged definition makes no new version
     Apply {
-        /// Files of definitions
-        #[arg(required = true)]
+        /// Files, folders with *.yaml, *.yml and *.json below them, or - for stdin
+        #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// List workflows by name; with a period, newest first
@@ -39,6 +43,9 @@ pub(super) enum WorkflowCommand {
         /// The version to show; by default the newest
         #[arg(long, value_name = "NUMBER")]
         version: Option<u32>,
+        /// Print its text as it was applied, comments included
+        #[arg(long)]
+        source: bool,
     },
     /// Stop a workflow from taking new instances; existing instances continue
     Archive {
@@ -58,16 +65,7 @@ pub(super) fn run(
     command: WorkflowCommand,
 ) -> Result<(), CliError> {
     match command {
-        WorkflowCommand::Apply { files } => {
-            for file in files {
-                let text = std::fs::read_to_string(&file).map_err(|error| {
-                    CliError::new(format!("cannot read {}: {error}", file.display()))
-                })?;
-                let version = client.post("/workflows", Payload::Text(&text))?;
-                output.show(&version, |version| format!("{}\n", applied_line(version)))?;
-            }
-            Ok(())
-        }
+        WorkflowCommand::Apply { files } => apply::apply(client, output, &files),
         WorkflowCommand::List {
             status,
             created,
@@ -98,15 +96,43 @@ pub(super) fn run(
                 )
             })
         }
-        WorkflowCommand::Show { name, version } => {
-            let version = version
+        WorkflowCommand::Show {
+            name,
+            version,
+            source,
+        } => {
+            let number = version
                 .map(|version| format!("/versions/{version}"))
                 .unwrap_or_default();
-            let version = client.get(&format!("/workflows/{}{version}", encode(&name)))?;
+            let query = query([("source", source.then(|| "true".to_owned()))]);
+            let path = format!("/workflows/{}{number}{query}", encode(&name));
+            let version = client.get(&path)?;
+            if source && !output.is_json() {
+                return show_source(&name, &version);
+            }
             output.show(&version, details)
         }
         WorkflowCommand::Archive { name } => set_status(client, output, &name, "archive"),
         WorkflowCommand::Unarchive { name } => set_status(client, output, &name, "unarchive"),
+    }
+}
+
+/// Into a file exactly as it was applied; on a terminal with harmful characters as escapes.
+fn show_source(name: &str, version: &Value) -> Result<(), CliError> {
+    let text = version.get("source").and_then(Value::as_str);
+    let text = text.ok_or_else(|| {
+        CliError::with_hint(
+            format!(
+                "the text of {name} version {} was not kept when it was applied",
+                cell(version, "/version")
+            ),
+            format!("`stepwell workflow show {name} --json` shows what it says"),
+        )
+    })?;
+    if std::io::stdout().is_terminal() {
+        output::print(&harmless_lines(text))
+    } else {
+        output::print(text)
     }
 }
 
