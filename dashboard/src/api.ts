@@ -1,4 +1,5 @@
 // Requests to the host that served this page.
+import * as json from "./json";
 import { session, signOut } from "./session";
 import type { Page, Principal } from "./types";
 
@@ -72,7 +73,7 @@ export async function send(path: string, init: RequestInit = {}): Promise<Respon
 
 export async function get<T>(path: string, query?: Query, signal?: AbortSignal): Promise<T> {
   const response = await send(withQuery(path, query), { signal: signal ?? null });
-  return (await response.json()) as T;
+  return json.parse(await response.text()) as T;
 }
 
 export async function post<T>(path: string, body?: unknown): Promise<T | null> {
@@ -82,11 +83,11 @@ export async function post<T>(path: string, body?: unknown): Promise<T | null> {
       ? { method: "POST" }
       : {
           method: "POST",
-          body: JSON.stringify(body),
+          body: json.stringify(body),
           headers: { "content-type": "application/json" },
         },
   );
-  return response.status === 204 ? null : ((await response.json()) as T);
+  return response.status === 204 ? null : (json.parse(await response.text()) as T);
 }
 
 export async function remove(path: string): Promise<void> {

@@ -111,4 +111,4 @@ export const words = (name: string): string => name.replaceAll("_", " ");
 /** Makes the first letter a capital. */
 export const capital = (text: string): string => text.slice(0, 1).toUpperCase() + text.slice(1);
 
-export const pretty = (value: unknown): string => JSON.stringify(value, null, 2) ?? "";
+export { pretty } from "./json";

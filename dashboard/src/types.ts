@@ -291,6 +291,8 @@ export interface WorkflowVersion {
   created_by: string;
   created_at: string;
   definition: Definition;
+  /** The text as it was applied; null of a version that an earlier release applied. */
+  source?: string | null;
 }
 
 export interface NewestVersion extends WorkflowVersion {

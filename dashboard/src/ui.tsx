@@ -567,6 +567,15 @@ export function Code({ label, value }: { label: string; value: unknown }) {
     );
 }
 
+/** A text of several lines as it was written. */
+export function PlainText({ label, text }: { label: string; text: string }) {
+    return (
+        <pre class="code" tabIndex={0} role="region" aria-label={label}>
+            {text}
+        </pre>
+    );
+}
+
 const toasts = { show: (_: string): void => undefined };
 
 /** Shows a message on the screen and to screen readers. */

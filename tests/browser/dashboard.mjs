@@ -304,6 +304,29 @@ describe("the dashboard", () => {
             .waitFor();
     });
 
+    inBrowser("whole numbers keep their digits, and a definition its comments", {}, async (tab, page) => {
+        const [long, next] = ["9007199254740993", "18446744073709551615"];
+        const text = `# Keeps digits: ${script}\nname: digits\nsteps:\n  - { id: it, plugin: scenarios, step: echo, input: { fixed: ${long}, given: "\${input.id}" } }\n`;
+        await host.post("/workflows", text);
+        const { id } = await host.run(
+            "digits",
+            `{"input":{"id":${next},"text":"${long}","list":[-${long},1,0.5]}}`,
+            "completed",
+        );
+        await tab.go(`instances/${id}`);
+        const input = page.getByRole("region", { name: "Input" });
+        for (const shown of [`"id": ${next}`, `"text": "${long}"`, `-${long},`, "0.5"])
+            await input.getByText(shown).waitFor();
+        const output = page.getByRole("region", { name: "Output", exact: true });
+        for (const shown of [`"fixed": ${long}`, `"given": ${next}`]) await output.getByText(shown).waitFor();
+        await tab.go("workflows/digits");
+        const definition = page.getByRole("region", { name: "Definition" });
+        await definition.getByText("# Keeps digits").waitFor();
+        assert.equal(await definition.textContent(), text);
+        await tab.hasOnlyItsOwnElements("a definition's text");
+        await tab.isUsable("a definition's text");
+    });
+
     inBrowser("instances are narrowed, opened and cancelled", {}, async (tab, page) => {
         await tab.go("instances");
         await page.getByLabel("Status").selectOption("failed");

@@ -6,7 +6,19 @@ import { link, useResource } from "../hooks";
 import type { ViewProps } from "../main";
 import { usePages } from "../pages";
 import type { NewestVersion, Step, Workflow, WorkflowVersion } from "../types";
-import { Badge, Code, Empty, Facts, Field, Loaded, More, Table, type Tone, Time } from "../ui";
+import {
+    Badge,
+    Code,
+    Empty,
+    Facts,
+    Field,
+    Loaded,
+    More,
+    PlainText,
+    Table,
+    type Tone,
+    Time,
+} from "../ui";
 
 const TONES: Record<string, Tone> = { active: "good" };
 
@@ -89,7 +101,11 @@ function Details({ name }: { name: string }) {
     const shown = useResource(`${name} ${number}`, (signal) =>
         number === 0
             ? Promise.resolve(null)
-            : get<WorkflowVersion>(`/workflows/${segment(name)}/versions/${number}`, {}, signal),
+            : get<WorkflowVersion>(
+                  `/workflows/${segment(name)}/versions/${number}`,
+                  { source: "true" },
+                  signal,
+              ),
     );
     return (
         <>
@@ -146,7 +162,14 @@ function Details({ name }: { name: string }) {
                                 <h2>Steps</h2>
                                 <Steps steps={version.definition.steps} />
                                 <h2>Definition</h2>
-                                <Code label="Definition" value={version.definition} />
+                                {typeof version.source === "string" ? (
+                                    <>
+                                        <p class="muted">As it was applied.</p>
+                                        <PlainText label="Definition" text={version.source} />
+                                    </>
+                                ) : (
+                                    <Code label="Definition" value={version.definition} />
+                                )}
                             </>
                         )
                     }
