@@ -180,6 +180,16 @@ fn each_mistake_is_shown_where_it_is() {
 }
 
 #[test]
+fn a_shells_variable_in_a_text_is_told_how_to_write_it() {
+    for script in ["echo ${USER:-nobody}", "echo ${USER}", "echo ${USER"] {
+        let text =
+            format!("name: w\nsteps:\n  - {{ id: a, plugin: p, step: s, input: '{script}' }}\n");
+        let (_, problem) = pointed_at(&text);
+        assert!(problem.message.contains("write `${'${'}`"), "{problem}");
+    }
+}
+
+#[test]
 fn a_mistake_in_a_block_of_several_lines_is_shown_on_its_line() {
     for block in ["|", ">-"] {
         let text = format!(

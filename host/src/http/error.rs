@@ -293,13 +293,16 @@ impl ApiError {
     /// The message may quote the client's input, and may be printed on a terminal, so control
     /// characters are escaped.
     pub(super) fn body(&self) -> Value {
-        let mut error = json!({ "code": self.code, "message": harmless_lines(&self.message) });
+        let mut error = serde_json::Map::new();
+        error.insert("code".to_owned(), json!(self.code));
+        error.insert("message".to_owned(), json!(harmless_lines(&self.message)));
         if !self.problems.is_empty() {
             let problems = self.problems.iter().map(|problem| Problem {
                 message: harmless_lines(&problem.message).into_owned(),
                 ..problem.clone()
             });
-            error["problems"] = json!(problems.collect::<Vec<_>>());
+            let problems: Vec<_> = problems.collect();
+            error.insert("problems".to_owned(), json!(problems));
         }
         json!({ "error": error })
     }

@@ -101,6 +101,17 @@ impl ExpressionError {
         }
     }
 
+    /// As told of an expression in a text, where `${` may have been meant as it stands.
+    fn within_text(mut self) -> Self {
+        if !self.problem.contains(ESCAPED) {
+            self.problem = format!(
+                "{}. To write `${{` itself in a text, write `{ESCAPED}`",
+                self.problem
+            );
+        }
+        self
+    }
+
     /// Returns which expression it is about, and where in it; none if it is about a template.
     pub fn origin(&self) -> Option<&Origin> {
         self.origin.as_deref()
@@ -371,13 +382,15 @@ impl Template {
         let mut rest = text;
         while let Some((before, behind)) = rest.split_once("${") {
             let end = expression_end(behind).ok_or_else(|| {
-                ExpressionError::invalid_at(behind, 0, "`${` without its `}`".to_owned())
+                let problem = "`${` without its `}`".to_owned();
+                ExpressionError::invalid_at(behind, 0, problem).within_text()
             })?;
             let (inside, after) = behind.split_at(end);
             if !before.is_empty() {
                 parts.push(Part::Characters(before.to_owned()));
             }
-            parts.push(Part::Expression(Expression::parse(inside)?));
+            let parsed = Expression::parse(inside).map_err(ExpressionError::within_text)?;
+            parts.push(Part::Expression(parsed));
             rest = after.get(1..).unwrap_or_default();
         }
         if parts.is_empty() {
@@ -561,6 +574,8 @@ fn bracket_depth(text: &str) -> usize {
     deepest
 }
 
+/// The expression whose value is `${`.
+const ESCAPED: &str = "${'${'}";
 /// What an expression may begin with.
 const VARIABLES: [&str; 4] = ["input", "steps", "instance", "now"];
 /// What `steps.<id>` has.

@@ -1,7 +1,7 @@
 //! Reads YAML, and JSON, which is YAML too, into a tree that knows where each value stands in the text.
 //!
-//! `granit-parser` turns the text into events with positions; this module makes a tree of them ([`tree`]), decides what a
-//! plain scalar means ([`scalar`]), and hands the tree to serde ([`reader`]). Plain scalars follow the core schema of
+//! `granit-parser` turns the text into events with positions; this module makes a tree of them (`tree.rs`), decides what a
+//! plain scalar means (`scalar.rs`), and hands the tree to serde (`reader.rs`). Plain scalars follow the core schema of
 //! YAML 1.2. Those that other readers, or people, take for something else (`NO`, `01234`) are refused where any value
 //! may stand, because a guess that is wrong is found out in production.
 
@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use self::excerpt::excerpt;
 pub use self::reader::{Misread, read};
-pub use self::tree::{Node, NodeValue, Style, Tree, parse};
+pub use self::tree::{Mistake, Node, NodeValue, Style, Tree, parse};
 
 /// A position in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -82,7 +82,7 @@ pub struct Tree {
     /// Its value.
     pub root: Arc<Node>,
     /// Mistakes that did not keep it from being read.
-    pub problems: Vec<(Place, String)>,
+    pub problems: Vec<Mistake>,
 }
 
 impl Node {
@@ -125,7 +125,7 @@ impl Node {
 ///
 /// # Errors
 /// The first place where it is not YAML, or where it is too large.
-pub fn parse(text: &str) -> Result<Tree, (Place, String)> {
+pub fn parse(text: &str) -> Result<Tree, Mistake> {
     // The parser takes a zero byte for the end, and PostgreSQL stores none in a text.
     if let Some(offset) = text.find('\0') {
         let problem = "there is a zero byte; save the file as UTF-8 text".to_owned();
@@ -153,7 +153,7 @@ pub fn parse(text: &str) -> Result<Tree, (Place, String)> {
 }
 
 /// The place and the parser's words; or what to do about tabs, which is clearer than what the parser makes of them.
-fn syntax_error(text: &str, error: &ScanError) -> (Place, String) {
+fn syntax_error(text: &str, error: &ScanError) -> Mistake {
     let marker = error.marker();
     let mut lines = text
         .split('\n')
@@ -188,7 +188,7 @@ struct Builder<'t> {
     open: Vec<Open>,
     anchors: HashMap<usize, Arc<Node>>,
     root: Option<Arc<Node>>,
-    problems: Vec<(Place, String)>,
+    problems: Vec<Mistake>,
     documents: usize,
     /// Values and bytes so far, aliases expanded.
     values: usize,
@@ -224,7 +224,9 @@ struct Key {
     doubled: bool,
 }
 
-type Step = Result<(), (Place, String)>;
+/// What is wrong, and where.
+pub type Mistake = (Place, String);
+type Step = Result<(), Mistake>;
 
 impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, span: Span) -> Step {
@@ -404,10 +406,7 @@ impl Builder<'_> {
 }
 
 /// Reads a key, and says so if it stood there before.
-fn key(
-    node: &Node,
-    known: &mut HashSet<String>,
-) -> Result<(Key, Option<(Place, String)>), (Place, String)> {
+fn key(node: &Node, known: &mut HashSet<String>) -> Result<(Key, Option<Mistake>), Mistake> {
     let NodeValue::Scalar { text, style, .. } = &node.value else {
         let problem = format!("a key must be a text, and is {}", node.kind());
         return Err((node.place, problem));
