@@ -24,7 +24,12 @@ fn pointed_at(text: &str) -> (String, Problem) {
 fn input(yaml: &str) -> Result<Value, String> {
     let text = format!("name: w\nsteps:\n  - {{ id: a, plugin: p, step: s, input: {yaml} }}");
     let definition = Definition::parse(&text).map_err(|error| error.to_string())?;
-    Ok(definition.source.steps[0].input.clone().expect("is there"))
+    let input = definition
+        .source
+        .steps
+        .first()
+        .and_then(|step| step.input.clone());
+    Ok(input.expect("is there"))
 }
 
 #[test]
