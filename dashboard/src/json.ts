@@ -1,10 +1,10 @@
-// JSON without losses: a browser's numbers have 53 bits, and those of workflows 64.
+// Lossless JSON: numbers of a browser have 53 bits, integers of workflows have 64.
 
 /** A whole number with more digits than a browser's number keeps, as the host wrote it. */
 export class LongNumber {
   constructor(readonly digits: string) {}
 
-  /** For arithmetic, which loses digits. */
+  /** Returns a number for arithmetic, which loses digits. */
   valueOf(): number {
     return Number(this.digits);
   }
@@ -18,14 +18,14 @@ export class LongNumber {
   }
 }
 
-// Nothing that the host sends can have it, since it is new for each page.
+// The mark is random for each page, so no response of the host can contain it.
 const MARK = `digits ${crypto.getRandomValues(new Uint32Array(4)).join("-")} `;
 const MARKED = new RegExp(`"${MARK}(-?\\d+)"`, "gu");
-/** Texts, which are left alone, and numbers. */
+/** Matches texts, which stay unchanged, and numbers. */
 const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/gu;
 const LONG = /^-?\d{16,}$/u;
 
-/** As `JSON.parse`, with a {@link LongNumber} for each whole number that a browser's number cannot hold. */
+/** Parses like `JSON.parse`, with a {@link LongNumber} for each whole number that a browser's number cannot hold. */
 export function parse(text: string): unknown {
   if (!/\d{16}/u.test(text)) return JSON.parse(text);
   let found = false;
@@ -42,12 +42,12 @@ export function parse(text: string): unknown {
   );
 }
 
-/** As `JSON.stringify` with two spaces; long numbers keep their digits. */
+/** Formats like `JSON.stringify` with two spaces; long numbers keep their digits. */
 export function pretty(value: unknown): string {
   return (JSON.stringify(value, null, 2) ?? "").replace(MARKED, "$1");
 }
 
-/** As `JSON.stringify`; long numbers keep their digits. */
+/** Formats like `JSON.stringify`; long numbers keep their digits. */
 export function stringify(value: unknown): string {
   return JSON.stringify(value).replace(MARKED, "$1");
 }

@@ -291,7 +291,7 @@ export interface WorkflowVersion {
   created_by: string;
   created_at: string;
   definition: Definition;
-  /** The text as it was applied; null of a version that an earlier release applied. */
+  /** The text as it was applied; null for a version that an earlier release applied. */
   source?: string | null;
 }
 

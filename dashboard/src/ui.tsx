@@ -567,7 +567,7 @@ export function Code({ label, value }: { label: string; value: unknown }) {
     );
 }
 
-/** A text of several lines as it was written. */
+/** Shows a text of several lines unchanged. */
 export function PlainText({ label, text }: { label: string; text: string }) {
     return (
         <pre class="code" tabIndex={0} role="region" aria-label={label}>

@@ -1,4 +1,5 @@
 -- The twin of sqlite/0014_written.sql: change both.
 
--- A definition's text as it was applied, comments included; at most 256 KiB. Versions from before have none.
+-- The text of a definition as it was applied, comments included; at most 256 KiB. NULL for versions
+-- that an earlier release applied.
 ALTER TABLE workflow_versions ADD COLUMN written TEXT;

@@ -1,4 +1,4 @@
-//! Definitions as people apply them: what is refused and where, what their values become, and the text that is kept.
+//! Tests of applying definitions: mistakes and their positions, values, and the stored text.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::TestHost;
 
-/// Runs `stepwell` with `stdin` and returns how it ended: code, stdout, stderr.
+/// Runs `stepwell` with `stdin` and returns exit code, stdout and stderr.
 fn cli(host: &TestHost, arguments: &[&str], stdin: &str) -> (Option<i32>, String, String) {
     let mut command = host.command(arguments);
     command
@@ -17,7 +17,7 @@ fn cli(host: &TestHost, arguments: &[&str], stdin: &str) -> (Option<i32>, String
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("starts");
-    // A command that does not read it may end first.
+    // A command that does not read stdin may end first.
     let _ = child
         .stdin
         .take()
@@ -221,10 +221,10 @@ fn the_text_is_kept_with_its_comments_and_shown() {
 }
 
 #[test]
-fn values_mean_what_they_say() {
+fn values_follow_yaml_1_2() {
     let host = TestHost::start();
     host.upload("scenarios");
-    // What people write without quotes, and readers of YAML disagree on.
+    // Scalars that authors write without quotes, and that YAML readers disagree on.
     let addresses = "name: addresses\nsteps:\n  - id: a\n    plugin: scenarios\n    step: echo\n    input: { country: NO, zip: 01234, city: Oslo }\n";
     let reply = host.request("POST", "/workflows", addresses);
     assert_eq!(reply.status, 422);

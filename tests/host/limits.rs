@@ -293,7 +293,8 @@ fn output_that_nests_without_end_is_refused() {
 #[test]
 fn memories_and_tables_of_one_step_are_counted_together() {
     let modules = |text: &str, times: usize| vec![text.to_owned(); times];
-    // Two memories may be of 8 MiB, but not with the guest's own, and 15 tables of 2,000 are more than 20,000.
+    // Two memories may be of 8 MiB, but not with the guest's own, and 15 tables of 2,000 are more
+    // than 20,000.
     for (name, more_modules) in [
         ("two-memories", modules("(module (memory 256))", 1)),
         ("many-tables", modules("(module (table 2000 funcref))", 15)),
@@ -423,7 +424,7 @@ fn a_steps_timeout_is_capped_by_the_hosts_deadline() {
         "{}",
         refused.message()
     );
-    // The one that was applied before runs within the host's limit.
+    // The definition that was applied before runs within the host's limit.
     let failure = fail(&host, "late", &json!({ "ms": 60_000 }));
     assert_eq!(failure["code"], "timeout", "{failure}");
     assert!(

@@ -219,7 +219,7 @@ fn work_on_long_lists_is_paid_for() {
 }
 
 #[test]
-fn fields_that_are_never_there_are_refused_when_applied() {
+fn fields_that_never_exist_are_refused_when_applied() {
     for (text, problem) in [
         (
             "steps.a.outptu.n",

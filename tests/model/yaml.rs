@@ -1,4 +1,4 @@
-//! What YAML means, and where in it a mistake is.
+//! Tests of reading YAML: types of scalars, and positions of mistakes.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ fn problems(text: &str) -> Vec<Problem> {
     Definition::parse(text).expect_err("is not valid").problems
 }
 
-/// The character of the text that the only problem points at, and what follows it on the line.
+/// Returns the only problem, and the rest of the line from the character that it points at.
 fn pointed_at(text: &str) -> (String, Problem) {
     let problems = problems(text);
     let [problem] = problems.as_slice() else {
@@ -49,7 +49,7 @@ fn whole_numbers_keep_their_digits() {
 }
 
 #[test]
-fn what_readers_disagree_on_is_refused_all_at_once_and_where_it_stands() {
+fn ambiguous_scalars_are_refused_all_at_once_with_positions() {
     let text = "name: addresses\nsteps:\n  - id: a\n    plugin: scenarios\n    step: echo\n    \
                 input: { country: NO, zip: 01234, city: Oslo, open: yes }\n";
     let problems = problems(text);
@@ -81,7 +81,7 @@ fn texts_where_only_a_text_may_stand_need_no_quotes() {
 }
 
 #[test]
-fn what_was_read_before_is_read_the_same() {
+fn reader_agrees_with_serde_saphyr() {
     for text in [
         "name: w\nsteps: [{ id: a, plugin: p, step: s }]",
         "# comment\n---\nname: w\nsteps:\n- id: a\n  plugin: p@1.0.0\n  step: s\n...\n",
@@ -185,7 +185,7 @@ fn each_mistake_is_shown_where_it_is() {
 }
 
 #[test]
-fn a_shells_variable_in_a_text_is_told_how_to_write_it() {
+fn a_shell_variable_in_a_text_gets_a_hint() {
     for script in ["echo ${USER:-nobody}", "echo ${USER}", "echo ${USER"] {
         let text =
             format!("name: w\nsteps:\n  - {{ id: a, plugin: p, step: s, input: '{script}' }}\n");
@@ -261,7 +261,7 @@ fn quorums_that_can_never_be_met_are_refused() {
 }
 
 #[test]
-fn mistakes_of_several_steps_are_told_together() {
+fn mistakes_of_several_steps_are_reported_together() {
     let text = "name: w\nsteps:\n  - { id: a, plugin: p, step: s, retries: 1 }\n  - { id: B, plugin: p, step: s }\n  \
                 - { id: c, plugin: p, step: s, input: { a: 012 }, retry: { max_attempts: x } }\n";
     let lines: Vec<_> = problems(text)
@@ -338,7 +338,7 @@ proptest! {
             for problem in error.problems {
                 let place = problem.place.expect("has a position");
                 let lines: Vec<_> = text.split('\n').collect();
-                // The end of the text may be the place.
+                // The position may be the end of the text.
                 let line = lines.get(place.line - 1).copied().unwrap_or_default();
                 prop_assert!(place.line <= lines.len() + 1, "{place:?} in {text:?}");
                 prop_assert!(place.column <= line.chars().count() + 2, "{place:?} in {text:?}");
@@ -348,7 +348,7 @@ proptest! {
 }
 
 #[test]
-fn a_text_full_of_mistakes_is_told_twenty_of_them_and_soon() {
+fn a_text_full_of_mistakes_gets_twenty_of_them_soon() {
     let step = |rest: &str| {
         format!(
             "{{\"name\":\"w\",\"steps\":[{{\"id\":\"a\",\"plugin\":\"p\",\"step\":\"s\",{rest}}}]}}"

@@ -1,4 +1,4 @@
-//! The text of a definition as it was applied.
+//! Tests of storing the text of a definition as it was applied.
 
 use stepwell::model::{Definition, WorkflowStatus};
 
@@ -63,7 +63,7 @@ fn a_definition_without_a_text_replaces_none() {
 }
 
 #[test]
-fn what_was_put_away_keeps_its_text() {
+fn an_archived_workflow_keeps_its_text() {
     on_both(|store, _| async move {
         let parsed = |text: &str| Definition::parse(text).expect("is valid");
         store
@@ -97,7 +97,7 @@ fn a_version_from_before_texts_were_kept_gets_its_text_when_it_is_applied_again(
             .apply_workflow(&acme(), parsed(), "ann")
             .await
             .expect("applies");
-        // As the migration leaves it.
+        // NULL, as for rows that existed before the migration.
         database
             .sql("UPDATE workflow_versions SET written = NULL RETURNING created_by")
             .await;

@@ -117,7 +117,8 @@ pub(super) fn run(
     }
 }
 
-/// Into a file exactly as it was applied; on a terminal with harmful characters as escapes.
+/// Prints the source of a version. A file or a pipe gets the exact bytes; a terminal gets harmful
+/// characters as escapes.
 fn show_source(name: &str, version: &Value) -> Result<(), CliError> {
     let text = version.get("source").and_then(Value::as_str);
     let text = text.ok_or_else(|| {

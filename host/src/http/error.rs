@@ -30,7 +30,7 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     code: Cow<'static, str>,
     message: String,
-    /// The mistakes of a definition, one by one.
+    /// The mistakes of a definition, for `error.problems`.
     problems: Vec<Problem>,
     header: Option<Box<(HeaderName, HeaderValue)>>,
     source: Option<Box<dyn Error + Send + Sync>>,

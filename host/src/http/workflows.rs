@@ -155,7 +155,7 @@ pub(super) async fn show_workflow(mut request: Request, principal: Arc<Principal
     response::ok(&body)
 }
 
-/// `?source=true`
+/// Returns true for `?source=true`.
 fn wants_source(request: &mut Request) -> Result<bool, ApiError> {
     let wanted = request.query.parse_with("source", |text| match text {
         "true" => Ok(true),

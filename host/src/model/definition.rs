@@ -181,7 +181,7 @@ pub struct Definition {
     pub steps: Vec<Step>,
     /// The template for the instance's output.
     pub output: Option<Template>,
-    /// The text that it was read from, comments included; none if it was not read from one.
+    /// The text of the definition, comments included; none if it was not read from a text.
     pub text: Option<Arc<str>>,
 }
 
@@ -252,16 +252,18 @@ impl Definition {
     /// Parses YAML or JSON (JSON is valid YAML) and checks it.
     ///
     /// # Errors
-    /// Everything found wrong, with its position, so that it can be mended in one go. A syntax error hides the rest, and
-    /// a value that is not what it should be hides what the checks of the whole would find.
+    /// All problems found, with their positions, so that the author can fix them at once. A syntax
+    /// error hides the others. A value of a wrong type hides the problems that the later checks
+    /// would find.
     pub fn parse(text: &str) -> Result<Self, DefinitionError> {
         Self::read(text).map(|(definition, _)| definition)
     }
 
-    /// As [`Definition::parse`], with the positions of its parts for checks that need more than the text.
+    /// Parses like [`Definition::parse`]. Also returns the positions of all values, for checks that
+    /// need the database or the limits of the host.
     ///
     /// # Errors
-    /// As for [`Definition::parse`].
+    /// The errors of [`Definition::parse`].
     pub fn read(text: &str) -> Result<(Self, Written), DefinitionError> {
         if text.len() > SOURCE_BYTES_MAX {
             let problem = Problem::new(format!("it is longer than {SOURCE_BYTES_MAX} bytes"));
@@ -398,7 +400,8 @@ impl std::fmt::Display for PluginReference {
     }
 }
 
-/// What is wrong with each step by itself: reading the whole ends at the first value that is not what it should be.
+/// Returns the problems of each step read on its own. Reading the whole definition ends at the
+/// first value of a wrong type.
 fn misread_steps(written: &Written) -> Vec<Problem> {
     let path = Path::default().field("steps");
     let NodeValue::List(steps) = &written.root().follow(&path).value else {

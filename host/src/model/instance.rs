@@ -325,7 +325,7 @@ pub struct Attempt {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Steps {
     states: BTreeMap<StepId, StepState>,
-    /// When each step was settled.
+    /// Time when each step was settled.
     settled_at: BTreeMap<StepId, Timestamp>,
 }
 
@@ -413,7 +413,7 @@ impl Steps {
         )
     }
 
-    /// When the step was settled.
+    /// Returns the time when the step was settled.
     pub fn settled_at(&self, id: &str) -> Option<Timestamp> {
         self.settled_at.get(id).copied()
     }

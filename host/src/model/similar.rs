@@ -1,13 +1,14 @@
-//! "Did you mean": the known name that a misspelt one is most like.
+//! "Did you mean": suggests the known name that is closest to a misspelt name.
 
-/// Longest name that is compared, in characters. Longer ones are like nothing.
+/// Longest name that is compared, in characters. A longer name gets no suggestion.
 const CHARS_MAX: usize = 64;
 
-/// How long a common beginning makes two names alike, however they go on: `retries` and `retry`.
+/// Length of a common prefix that makes two names similar, such as `retries` and `retry`.
 const BEGINNING: usize = 4;
 
-/// Returns the candidate with the fewest changed, added, removed or swapped characters; none if more than a third of the
-/// name would have to change, and it begins differently.
+/// Returns the candidate with the fewest changed, added, removed or swapped characters. Returns
+/// none if more than a third of the name would change, unless a common prefix makes the names
+/// similar.
 pub fn closest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let name: Vec<char> = name.chars().take(CHARS_MAX + 1).collect();
     if name.is_empty() || name.len() > CHARS_MAX {
@@ -32,12 +33,12 @@ pub fn closest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// `; did you mean …?`, or nothing.
+/// Returns `; did you mean …?`, or an empty text.
 pub fn did_you_mean<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
     closest(name, candidates).map_or_else(String::new, |known| format!("; did you mean `{known}`?"))
 }
 
-/// The optimal string alignment distance; letters that differ in case alone are the same.
+/// Returns the optimal string alignment distance. Upper and lower case are equal.
 fn distance(name: &[char], candidate: &str) -> usize {
     let candidate: Vec<char> = candidate.chars().take(CHARS_MAX + 1).collect();
     let same = |one: char, two: char| one.to_lowercase().eq(two.to_lowercase());

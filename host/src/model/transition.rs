@@ -182,9 +182,9 @@ impl Progress {
         })
     }
 
-    /// When the last of the steps was settled; when the instance was started, if none was. This is `now` in the
-    /// expressions of a step that needs them. It is read from the attempts, so each attempt and each host computes
-    /// with the same time.
+    /// Returns the time when the last of the steps was settled; without a settled step, the start
+    /// of the instance. This is `now` in the expressions of a step with these `needs`. It is read
+    /// from the attempts, so each attempt and each host computes with the same time.
     fn ready_at<'s>(&self, needs: impl IntoIterator<Item = &'s StepId>) -> Timestamp {
         let settled = needs
             .into_iter()

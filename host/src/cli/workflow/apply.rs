@@ -13,19 +13,21 @@ use crate::cli::output::{Output, cell, count, escape, tell};
 use crate::model::definition::SOURCE_BYTES_MAX;
 use crate::model::yaml::Place;
 
-/// What a file in a folder must end with.
+/// File extensions of definitions in a folder.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
-/// How deep folders are looked through.
+/// Deepest nesting of folders.
 const DEPTH_MAX: usize = 32;
-/// Most definitions of one command.
+/// Most definitions that one command applies.
 const FILES_MAX: usize = 10_000;
-/// Names stdin.
+/// The path that means stdin.
 const STDIN: &str = "-";
 
-/// Applies all that `paths` name and says what became of each. A mistake in one keeps no other from being applied.
+/// Applies the definitions in `paths` and prints one result for each. A mistake in one definition
+/// does not stop the others.
 ///
 /// # Errors
-/// Some were not applied. A server that is away, or that refuses the token, ends the command at once.
+/// Some definitions were not applied. An unreachable server, or a server that refuses the token,
+/// ends the command at once.
 pub(super) fn apply(client: &Client, output: Output, paths: &[PathBuf]) -> Result<(), CliError> {
     let mut failed = 0;
     let mut sources = Vec::new();
@@ -44,7 +46,7 @@ pub(super) fn apply(client: &Client, output: Output, paths: &[PathBuf]) -> Resul
             Ok(version) => output.show(&version, |version| {
                 let line = applied_line(version);
                 let result = match cell(version, "/result").as_str() {
-                    // A server of an earlier release says nothing.
+                    // A server of an earlier release sends no result.
                     "-" => String::new(),
                     result => format!(", {result}"),
                 };
@@ -67,11 +69,11 @@ pub(super) fn apply(client: &Client, output: Output, paths: &[PathBuf]) -> Resul
     }
 }
 
-/// Why a definition was not applied.
+/// The reason that a definition was not applied.
 enum Refusal {
-    /// Another one would not be either.
+    /// The server would refuse or miss every other definition too.
     Ends(CliError),
-    /// Each begins with the file's name.
+    /// The mistakes of this definition. Each begins with the name of the file.
     Mistakes(Vec<String>),
 }
 
@@ -111,7 +113,7 @@ fn apply_one(client: &Client, source: &Path) -> Result<Value, Refusal> {
     }
 }
 
-/// `order.yaml:4:19: …`, and the line below it.
+/// Formats a mistake as `order.yaml:4:19: …`, with the line of the text below it.
 fn mistake(name: &str, problem: &Value) -> String {
     let number = |field: &str| problem.get(field).and_then(Value::as_u64);
     let mut text = match (number("line"), number("column")) {
@@ -126,7 +128,7 @@ fn mistake(name: &str, problem: &Value) -> String {
     text
 }
 
-/// Reads a definition. No more is read than a definition may have.
+/// Reads a definition. Stops reading above the largest size of a definition.
 fn read(source: &Path) -> Result<String, String> {
     let name = shown(source);
     let most = SOURCE_BYTES_MAX as u64 + 1;
@@ -155,7 +157,7 @@ fn read(source: &Path) -> Result<String, String> {
     })
 }
 
-/// The files that a path means: itself, or those below a folder in the order of their names.
+/// Returns the files of a path: the path itself, or the definitions below a folder, sorted by name.
 fn listed(path: &Path) -> Result<Vec<PathBuf>, String> {
     if path.as_os_str() == STDIN || !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -174,7 +176,7 @@ fn listed(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// Hidden files and folders, and links to folders, are passed over.
+/// Collects the definitions below a folder. Skips hidden files and folders, and links to folders.
 fn list_below(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), String> {
     let wrong = |error: io::Error| format!("{}: cannot be listed: {error}", folder.display());
     if depth > DEPTH_MAX {

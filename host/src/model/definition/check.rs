@@ -1,4 +1,4 @@
-//! Checks a definition that was read. Each mistake names the value that it is about.
+//! Checks a parsed definition. Each mistake has the path of the value that caused it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +14,10 @@ use crate::model::similar::did_you_mean;
 use crate::model::yaml::Path;
 use crate::model::{StepId, duration};
 
-/// Most mistakes that are looked for: twenty are told, and each costs time.
+/// Most mistakes that the checks collect. Only twenty are reported, and each costs time.
 const FINDINGS_MAX: usize = 100;
 
-/// Checks what each definition must meet, whenever it was applied.
+/// Checks the rules for all definitions, new and stored.
 pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Finding>> {
     let mut findings = Vec::new();
     let root = Path::default();
@@ -98,7 +98,7 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Finding>
     Err(findings)
 }
 
-/// The steps that are settled before this one begins.
+/// Returns the steps that are settled before this step begins.
 fn ancestors(
     id: &StepId,
     needs: &[StepId],
@@ -124,7 +124,7 @@ fn ancestors(
     ancestors
 }
 
-/// The steps that an expression names without needing them.
+/// Returns a finding for each step that the expression names without a need for it.
 fn needed(
     id: &StepId,
     path: &Path,
@@ -150,7 +150,8 @@ fn needed(
         .collect()
 }
 
-/// Checks what a definition must meet when it is applied. A stored one may be older than the rule.
+/// Checks the rules for a definition that is applied now. A stored definition may be older than
+/// these rules.
 pub(super) fn check_new(definition: &Definition) -> Vec<Finding> {
     let mut findings = Vec::new();
     let root = Path::default();
@@ -190,7 +191,8 @@ pub(super) fn check_new(definition: &Definition) -> Vec<Finding> {
     findings
 }
 
-/// Says so if a quorum can never be met. Only expressions can name more users than there are entries.
+/// Returns a problem if the quorum can never be reached. Only an expression can name more users
+/// than the list has entries.
 fn possible(step: &Step, approval: &ApprovalStep, path: &Path) -> Option<Finding> {
     let named = approval.approvers.iter().map(|approver| match approver {
         Template::Literal(user) => user.to_text(),
@@ -214,7 +216,8 @@ fn check_step(written: &StepSource, path: &Path, needs: Vec<StepId>) -> Result<S
     let when = written.when.as_deref().map(Expression::parse).transpose();
     let when = when.unwrap_or_else(|error| {
         let path = path.field("when");
-        // People who know templates write `${…}` here too; say it before the parser says something obscure.
+        // Authors who know templates write `${…}` here too; explain that before the parser's own
+        // message would.
         let is_template = written
             .when
             .as_deref()
@@ -400,7 +403,7 @@ fn check_approval_step(
 }
 
 impl Step {
-    /// Shows `visit` each expression with the way to it.
+    /// Calls `visit` with each expression and its path.
     fn visit<'s>(&'s self, path: &Path, visit: &mut dyn FnMut(&Path, &'s Expression)) {
         if let Some(when) = &self.when {
             visit(&path.field("when"), when);

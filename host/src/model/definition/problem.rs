@@ -1,4 +1,4 @@
-//! Mistakes in a definition, and where they stand in the text as it was sent.
+//! Mistakes in a definition, with their positions in the text that the client sent.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use crate::model::similar::did_you_mean;
 use crate::model::yaml::{self, Misread, Node, NodeValue, Path, Place, Segment, Style};
 use crate::model::{PluginVersion, StepId, duration};
 
-/// Problems of one definition that are told.
+/// Most problems of one definition that are reported.
 pub(super) const PROBLEMS_MAX: usize = 20;
-/// Bytes of a value in which an expression is looked for.
+/// Longest value in which an expression is searched, in bytes.
 const SEARCHED_BYTES_MAX: usize = 256 * 1_024;
 
 /// One mistake in a definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Where it stands in the text; none for a definition that is not read from one.
+    /// Position in the text; none if the definition was not read from a text.
     #[serde(flatten)]
     pub place: Option<Place>,
-    /// What is wrong, and what to do.
+    /// The problem and what to do about it.
     pub message: String,
-    /// The line, and a caret under the place.
+    /// The line of the text, and a caret under the position.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub excerpt: Option<String>,
 }
 
 impl Problem {
-    /// About a definition as a whole.
+    /// Creates a problem of a definition as a whole.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             place: None,
@@ -42,7 +42,7 @@ impl Problem {
 }
 
 impl Problem {
-    /// About a place, without its line.
+    /// Creates a problem at a position, without an excerpt.
     pub(super) fn at(place: Place, message: String) -> Self {
         Self {
             place: Some(place),
@@ -60,7 +60,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that is wrong with a definition.
+/// The problems of a definition.
 #[derive(Clone, Debug)]
 pub struct DefinitionError {
     /// At least one, in the order of the text.
@@ -68,7 +68,7 @@ pub struct DefinitionError {
 }
 
 impl DefinitionError {
-    /// Sorts the problems, drops those that were found twice, and keeps the first twenty.
+    /// Sorts the problems by position, drops duplicates, and keeps the first [`PROBLEMS_MAX`].
     pub(crate) fn new(mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| problem.place);
         problems.dedup();
@@ -76,7 +76,7 @@ impl DefinitionError {
         Self { problems }
     }
 
-    /// As [`DefinitionError::new`], with the lines of the text that the problems are in.
+    /// Creates the error like [`DefinitionError::new`], and adds excerpts of the text.
     pub(super) fn within(text: &str, problems: Vec<Problem>) -> Self {
         let mut error = Self::new(problems);
         for problem in &mut error.problems {
@@ -99,12 +99,12 @@ impl fmt::Display for DefinitionError {
 
 impl std::error::Error for DefinitionError {}
 
-/// A mistake before it is known where in a text it stands.
+/// A mistake whose position in the text is not known yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Finding {
-    /// The value that it is about; if that is missing, what it is missing from.
+    /// The path of the value; for a missing value, the path of its parent.
     pub(crate) path: Path,
-    /// The expression in that value that it is about.
+    /// The expression in the value that has the mistake.
     pub(crate) origin: Option<Origin>,
     pub(crate) message: String,
 }
@@ -118,7 +118,7 @@ impl Finding {
         }
     }
 
-    /// About an expression, with what the message begins with.
+    /// Creates a finding for an error in an expression. `prefix` begins the message.
     pub(crate) fn expression(path: Path, prefix: &str, error: &ExpressionError) -> Self {
         Self {
             path,
@@ -127,13 +127,13 @@ impl Finding {
         }
     }
 
-    /// Without a text to show.
+    /// Converts the finding to a problem without a position.
     pub(crate) fn unplaced(self) -> Problem {
         Problem::new(self.message)
     }
 }
 
-/// A definition's text, and where in it each value stands.
+/// The text of a definition, with the position of each value.
 #[derive(Clone, Debug)]
 pub struct Written {
     text: Arc<str>,
@@ -149,7 +149,7 @@ impl Written {
         &self.root
     }
 
-    /// The text as it was sent.
+    /// Returns the text as the client sent it.
     pub fn text(&self) -> &Arc<str> {
         &self.text
     }
@@ -175,7 +175,7 @@ impl Written {
     }
 }
 
-/// `step ``a``: ``retry.max_attempts`` must be …`
+/// Formats a message such as `step ``a``: ``retry.max_attempts`` must be …`.
 fn sentence(root: &Node, misread: &Misread) -> String {
     let (step, path) = match misread.path.0.as_slice() {
         [Segment::Field(steps), Segment::Index(index), rest @ ..] if steps == "steps" => {
@@ -208,10 +208,11 @@ fn sentence(root: &Node, misread: &Misread) -> String {
     )
 }
 
-/// Returns the byte of the text where the mistake in an expression is; none if the expression is not found in the value.
+/// Returns the byte of the text where the mistake in an expression is; none if the expression is
+/// not found in the value.
 ///
-/// The text of an expression and what it was read from differ in quotes, escapes, indentation and line breaks, so both
-/// are compared without white space, and escapes of quotes are undone.
+/// The text of an expression differs from the YAML text in quotes, escapes, indentation and line
+/// breaks. So both are compared without white space, and escapes of quotes are undone.
 fn offset_of(text: &str, node: &Node, origin: &Origin) -> Option<usize> {
     let NodeValue::Scalar { style, .. } = &node.value else {
         return None;
@@ -237,13 +238,13 @@ fn offset_of(text: &str, node: &Node, origin: &Origin) -> Option<usize> {
     if within < count {
         return Some(node.span.start + dark.get(first + within)?.0);
     }
-    // Behind its last character.
+    // The position after the last character.
     let (offset, last) = dark.get((first + count).checked_sub(1)?)?;
     Some(node.span.start + offset + last.len_utf8())
 }
 
-/// The characters that a scalar stands for, each with where it begins in what was written. Escapes that make no quote
-/// are left as they are.
+/// Returns the characters of a scalar, each with the byte where it begins in the text. Escapes of
+/// other characters than quotes are kept.
 fn unescaped(written: &str, style: Style) -> Vec<(usize, char)> {
     let mut characters = Vec::new();
     let mut rest = written.char_indices().peekable();
@@ -263,7 +264,7 @@ fn unescaped(written: &str, style: Style) -> Vec<(usize, char)> {
 }
 
 impl Definition {
-    /// Returns the steps that ask for more time than a host gives, `deadline`.
+    /// Returns a finding for each step with a timeout above `deadline`, the host's limit.
     pub(crate) fn beyond(&self, deadline: Duration) -> Vec<Finding> {
         let asked = self.plugin_steps().filter_map(|(index, id, action)| {
             action.timeout.filter(|timeout| *timeout > deadline)?;
@@ -276,8 +277,8 @@ impl Definition {
         asked.collect()
     }
 
-    /// Returns what a plugin lacks that steps ask of it. `version` is the one that `reference` names now; none if there is
-    /// none.
+    /// Returns a finding for each step that uses a plugin or a plugin step that does not exist.
+    /// `version` is the version that `reference` resolves to now; none if there is no such plugin.
     pub(crate) fn unoffered(
         &self,
         reference: &PluginReference,

@@ -1,4 +1,4 @@
-//! Functions that make a list, or one value, of a list.
+//! Functions that take a list and return a list or one value.
 
 use std::cmp::Ordering;
 
@@ -8,10 +8,10 @@ use super::arithmetic;
 use super::budget::{BYTES_PER_WORK, Budget, EvaluationLimits, Stop};
 use super::value::{ELEMENT_BYTES, Value};
 
-/// The names of these functions.
+/// The names of the functions in this module.
 pub(super) const NAMES: [&str; 6] = ["sum", "sort", "reverse", "distinct", "flatten", "slice"];
 
-/// Calls one of [`NAMES`]; none if the values do not fit.
+/// Calls one of [`NAMES`]. Returns none if the values have wrong types.
 pub(super) fn call<'a>(
     name: &str,
     values: &[Value<'a>],
@@ -46,7 +46,7 @@ fn copied<'v, 'a: 'v>(
     Ok(Value::list(items.cloned().collect()))
 }
 
-/// Of numbers or durations; of none, 0.
+/// Returns the sum of numbers or durations; 0 for an empty list.
 fn sum<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
     budget.work(items.len())?;
     let mut items = items.iter();
@@ -78,11 +78,11 @@ fn sum<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
     Ok(sum)
 }
 
-/// From the smallest to the largest; equal ones keep their order.
+/// Sorts from the smallest to the largest element; equal elements keep their order.
 fn sort<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
     budget.scratch(items.len().saturating_mul(ELEMENT_BYTES))?;
     let mut longest = 0;
-    // All must be comparable with the first before they are sorted: so the order is total.
+    // Each element must be comparable with the first one, so that the order is total.
     if let Some(first) = items.first() {
         for item in items {
             if !is_ordered(item) || first.order(item, budget)?.is_none() {
@@ -100,7 +100,8 @@ fn sort<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
             });
         }
     }
-    // Paid for before it begins, since a comparison that fails half-way is no order.
+    // The work is paid before sorting, because a comparison that fails half-way gives no total
+    // order.
     let rounds = items.len().max(2).ilog2() as usize + 1;
     let comparison = 1 + longest / BYTES_PER_WORK;
     budget.work(
@@ -123,12 +124,12 @@ fn sort<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
     Ok(Value::list(sorted))
 }
 
-/// Not a number is neither smaller nor larger than anything.
+/// Returns false for NaN, which is neither smaller nor larger than any number.
 fn is_ordered(value: &Value<'_>) -> bool {
     !matches!(value, Value::Double(value) if value.is_nan())
 }
 
-/// The first of equal elements.
+/// Returns the list without duplicates; the first of equal elements stays.
 fn distinct<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
     let mut kept: Vec<Value<'a>> = Vec::new();
     for item in items {
@@ -148,7 +149,7 @@ fn distinct<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop>
     Ok(Value::list(kept))
 }
 
-/// One level: the elements of elements that are lists.
+/// Replaces each element that is a list by its elements. Flattens one level.
 fn flatten<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
     let mut flat = Vec::new();
     for item in items {
@@ -159,7 +160,7 @@ fn flatten<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> 
             }
             other => {
                 budget.scratch(ELEMENT_BYTES)?;
-                // What is not a list stays as it was, so that it is not written anew.
+                // An element that is not a list stays unchanged, so that it is not encoded again.
                 flat.push(if matches!(item, Value::Raw(_)) {
                     item.clone()
                 } else {

@@ -39,7 +39,7 @@ pub const EXPRESSION_BYTES_MAX: usize = 1_024;
 pub const TEMPLATE_VALUES_MAX: usize = 2_000;
 /// Placeholder for the caller's own failure code, see [`ExpressionError::code`].
 const RESULT_TOO_LARGE: &str = "result-too-large";
-/// Most mistakes of one template that are looked for.
+/// Most mistakes of one template that the parser collects.
 const ERRORS_MAX: usize = 20;
 /// Deepest nesting of objects, lists and brackets of expressions.
 const NESTING_MAX: usize = 64;
@@ -53,7 +53,7 @@ pub struct Scope<'a> {
     pub steps: &'a Steps,
     /// `instance`: id, workflow, version, entity_type, entity_id, started_by.
     pub instance: &'a Json,
-    /// `now`: when the step became ready. The same for each of its attempts, on each host.
+    /// `now`: the time when the step became ready, the same for all attempts on all hosts.
     pub now: Timestamp,
     /// The budget that the evaluation spends.
     pub budget: &'a Budget,
@@ -70,12 +70,12 @@ pub struct ExpressionError {
     origin: Option<Box<Origin>>,
 }
 
-/// The part of a definition that an error is about.
+/// The part of a definition that caused an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The whole expression.
     pub text: String,
-    /// Where in it the mistake is, in characters.
+    /// Offset of the mistake in `text`, in characters.
     pub offset: usize,
 }
 
@@ -89,7 +89,7 @@ impl ExpressionError {
         }
     }
 
-    /// About the character at `offset` of an expression.
+    /// Creates an error at the character `offset` of an expression.
     fn invalid_at(text: &str, offset: usize, problem: String) -> Self {
         let origin = Origin {
             text: text.to_owned(),
@@ -101,7 +101,7 @@ impl ExpressionError {
         }
     }
 
-    /// As told of an expression in a text, where `${` may have been meant as it stands.
+    /// Adds the hint for an expression in a text, where the author may have meant a literal `${`.
     fn within_text(mut self) -> Self {
         if !self.problem.contains(ESCAPED) {
             self.problem = format!(
@@ -112,7 +112,7 @@ impl ExpressionError {
         self
     }
 
-    /// Returns which expression it is about, and where in it; none if it is about a template.
+    /// Returns the expression and the offset of the mistake; none for an error in a template.
     pub fn origin(&self) -> Option<&Origin> {
         self.origin.as_deref()
     }
@@ -165,9 +165,9 @@ impl ExpressionError {
 pub struct Expression {
     text: Arc<str>,
     program: Arc<cel::Program>,
-    /// The steps it names, to check that they come before it, and where.
+    /// Steps that the expression reads, with offsets. They must be settled before it is evaluated.
     steps: Vec<(String, usize)>,
-    /// What a definition that is applied must not have, and where.
+    /// Problems that only a newly applied definition is refused for, with offsets.
     objections: Vec<(String, usize)>,
 }
 
@@ -198,7 +198,7 @@ impl Expression {
             let (offset, problem) = syntax_error(text, &errors);
             wrong(offset, problem)
         })?;
-        // In bytes. Of a call it is where the bracket stands, of a field where the point does.
+        // Offset in bytes: of the bracket for a call, of the point for a field.
         let place = |id: u64, name: &str| {
             let start = program
                 .source_info()
@@ -235,7 +235,7 @@ impl Expression {
         self.steps.iter().map(|(id, _)| id.as_str())
     }
 
-    /// Returns an error about the first place where it names the step.
+    /// Returns an error at the first place where the expression names the step.
     pub fn about_step(&self, id: &str, problem: String) -> ExpressionError {
         let named = self.steps.iter().find(|(named, _)| named == id);
         let offset = named.map_or(0, |(_, offset)| *offset);
@@ -246,7 +246,7 @@ impl Expression {
     /// by an earlier version may fail this check, and then fails when it is evaluated.
     ///
     /// # Errors
-    /// A function or a field that there is not, with those that there are.
+    /// An unknown function or field; the message lists the known ones.
     pub fn check(&self) -> Result<(), ExpressionError> {
         match self.objections.first() {
             None => Ok(()),
@@ -328,10 +328,10 @@ impl Template {
         Self::parse_all(value).map_err(|mut errors| errors.swap_remove(0).1)
     }
 
-    /// As [`Template::parse`], with all that is wrong.
+    /// Parses like [`Template::parse`], and returns all mistakes.
     ///
     /// # Errors
-    /// What is wrong, and where in `value`; at least one.
+    /// The mistakes, with their paths in `value`; at least one.
     pub fn parse_all(value: &Value) -> Result<Self, Vec<(Path, ExpressionError)>> {
         let mut errors = Vec::new();
         let template = Self::parse_within(value, &Path::default(), &mut errors);
@@ -349,7 +349,7 @@ impl Template {
             return Self::Literal(Json::null());
         }
         match value {
-            // Enough is told, and each costs time.
+            // Further mistakes are not reported, and each costs time.
             _ if errors.len() >= ERRORS_MAX => Self::Literal(Json::null()),
             Value::String(text) => Self::parse_text(text).unwrap_or_else(|error| {
                 errors.push((path.clone(), error));
@@ -510,7 +510,7 @@ impl Template {
 }
 
 impl Template {
-    /// Shows `visit` each expression with the way to it from this template.
+    /// Calls `visit` with each expression and its path, which begins with `path`.
     pub fn visit<'t>(&'t self, path: &Path, visit: &mut dyn FnMut(&Path, &'t Expression)) {
         match self {
             Self::Literal(_) => {}
@@ -576,11 +576,11 @@ fn bracket_depth(text: &str) -> usize {
 
 /// The expression whose value is `${`.
 const ESCAPED: &str = "${'${'}";
-/// What an expression may begin with.
+/// Variables of an expression.
 const VARIABLES: [&str; 4] = ["input", "steps", "instance", "now"];
-/// What `steps.<id>` has.
+/// Fields of `steps.<id>`.
 const STEP_FIELDS: [&str; 2] = ["output", "status"];
-/// What `instance` has.
+/// Fields of `instance`.
 const INSTANCE_FIELDS: [&str; 6] = [
     "id",
     "workflow",
@@ -591,7 +591,7 @@ const INSTANCE_FIELDS: [&str; 6] = [
 ];
 
 struct Findings<'p> {
-    /// Where in the text the name in a part of the expression begins, in characters.
+    /// Returns the offset of a name in a part of the expression, in characters.
     place: &'p dyn Fn(u64, &str) -> usize,
     steps: Vec<(String, usize)>,
     unknown: Option<(String, usize)>,
@@ -615,13 +615,14 @@ impl<'p> Findings<'p> {
         self.objections.push((problem, offset));
     }
 
-    /// Whether the expression is this variable, and not one of a macro with the same name.
+    /// Returns true if the expression is this variable, and not a macro's variable of the same
+    /// name.
     fn is_variable(&self, expression: &IdedExpr, name: &str) -> bool {
         matches!(&expression.expr, Expr::Ident(ident) if ident == name)
             && !self.bound.iter().any(|bound| bound == name)
     }
 
-    /// Objects to a field that `steps.<id>` or `instance` never has. `has` may ask for it.
+    /// Objects to a field that `steps.<id>` or `instance` never has. `has` may test such a field.
     fn visit_field(&mut self, expression: &IdedExpr, select: &SelectExpr) {
         let of_step = matches!(&select.operand.expr, Expr::Select(step) if self.is_variable(&step.operand, "steps"));
         let of_instance = self.is_variable(&select.operand, "instance");
@@ -715,7 +716,8 @@ impl<'p> Findings<'p> {
     }
 }
 
-/// Returns where the name at or beside a byte of the text begins, in characters; the byte's own place without one.
+/// Returns the offset of the name at or beside a byte, in characters. Without a name, returns the
+/// offset of the byte.
 fn start_of_name(text: &str, byte: usize, name: &str) -> usize {
     let (Some(before), Some(after)) = (text.get(..byte), text.get(byte..)) else {
         return 0;
@@ -730,8 +732,8 @@ fn start_of_name(text: &str, byte: usize, name: &str) -> usize {
     text.get(..start).unwrap_or_default().chars().count()
 }
 
-/// The first syntax error in plain words, and the character of the text that it is about. Later ones mostly follow from
-/// it.
+/// Returns the first syntax error in plain words, with its offset in characters. Later errors
+/// mostly follow from the first.
 fn syntax_error(text: &str, errors: &cel::ParseErrors) -> (usize, String) {
     let Some(error) = errors.errors.first() else {
         return (0, "is no expression".to_owned());

@@ -1,8 +1,9 @@
-//! Points in time and durations: `timestamp`, `duration`, their parts and their arithmetic, as CEL has them.
+//! Points in time and durations: `timestamp`, `duration`, their parts and their arithmetic, as CEL
+//! has them.
 //!
-//! A duration may also have days (`d`), of 24 hours each, because the durations of a definition may. Time zones are
-//! offsets such as `+02:00`: names of places would need a table that changes, and the same step would compute different
-//! things on different hosts.
+//! A duration may also have days (`d`) of 24 hours, like the durations of a definition. Time zones
+//! are offsets such as `+02:00`. Names of places would need a table that changes, and hosts with
+//! different tables would compute different values for the same step.
 
 use cel::common::ast::operators;
 use jiff::SignedDuration;
@@ -20,7 +21,7 @@ const DURATION_SECONDS_MAX: i64 = 315_576_000_000;
 /// Longest text of a time or a duration, in bytes.
 const TEXT_BYTES_MAX: usize = 64;
 
-/// Names that read a part of a time.
+/// Functions that return a part of a time or a duration.
 pub(super) const PARTS: [&str; 10] = [
     "getFullYear",
     "getMonth",
@@ -40,7 +41,7 @@ pub(super) fn now<'a>(now: clock::Timestamp) -> Result<Value<'a>, Stop> {
         .map_err(|_| out_of_range())
 }
 
-/// Reads an RFC 3339 text.
+/// Parses an RFC 3339 text.
 pub(super) fn parse_time<'a>(text: &str) -> Result<Value<'a>, Stop> {
     let time = (text.len() <= TEXT_BYTES_MAX)
         .then(|| text.parse().ok())
@@ -68,7 +69,7 @@ fn out_of_range() -> Stop {
     Stop::Problem("a time must be in the years 1 to 9999".to_owned())
 }
 
-/// Reads `1h30m`, `1.5s`, `-250ms` or `7d`.
+/// Parses a duration such as `1h30m`, `1.5s`, `-250ms` or `7d`.
 pub(super) fn parse_duration<'a>(text: &str) -> Result<Value<'a>, Stop> {
     let nanoseconds = (text.len() <= TEXT_BYTES_MAX)
         .then(|| nanoseconds(text))
@@ -126,7 +127,8 @@ fn nanoseconds(text: &str) -> Option<i128> {
     None
 }
 
-/// `number` with a fraction, times `unit`; what is smaller than a nanosecond is cut off.
+/// Returns `number`, which may have a fraction, times `unit`. Fractions of a nanosecond are cut
+/// off.
 fn amount(number: &str, unit: i128) -> Option<i128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
@@ -145,7 +147,7 @@ fn amount(number: &str, unit: i128) -> Option<i128> {
     digits(whole)?.checked_mul(unit)?.checked_add(part)
 }
 
-/// As JSON and `string` have it: seconds with a fraction, such as `5400s` or `-0.25s`.
+/// Formats a duration for JSON and `string`: seconds with a fraction, such as `5400s` or `-0.25s`.
 pub(super) fn duration_text(duration: SignedDuration) -> String {
     let nanoseconds = duration.as_nanos();
     let sign = if nanoseconds < 0 { "-" } else { "" };
@@ -158,7 +160,7 @@ pub(super) fn duration_text(duration: SignedDuration) -> String {
     format!("{sign}{seconds}.{}s", fraction.trim_end_matches('0'))
 }
 
-/// `+` and `-` where a time or a duration takes part; none if they have no meaning.
+/// Evaluates `+` and `-` with a time or a duration. Returns none if the operation is undefined.
 pub(super) fn arithmetic<'a>(
     operator: &str,
     one: &Value<'a>,
@@ -189,7 +191,8 @@ pub(super) fn arithmetic<'a>(
     Some(result.ok_or_else(out_of_range).and_then(in_range))
 }
 
-/// A part of a time, in UTC or at an offset; or a duration in whole units. None if the values do not fit.
+/// Returns a part of a time, in UTC or at an offset, or a duration in whole units. Returns none if
+/// the values have wrong types.
 pub(super) fn part<'a>(name: &str, values: &[Value<'a>]) -> Option<Result<Value<'a>, Stop>> {
     let (time, offset) = match values {
         [Value::Duration(duration)] => return whole_units(name, *duration).map(Ok),

@@ -1,16 +1,16 @@
-//! The line that a mistake stands on, with a caret below it.
+//! The line of a mistake, with a caret below the position.
 
 use unicode_width::UnicodeWidthChar as _;
 
 use super::Place;
 use crate::model::text::is_harmful;
 
-/// Most characters of the line that are shown before the place, and from it on.
+/// Most characters of the line that are shown before the position, and from the position on.
 const BEFORE_MAX: usize = 60;
 const AFTER_MAX: usize = 40;
 
-/// Returns two lines without a line break at their end: the line of the text and a caret under the place, both behind a
-/// margin with the number of the line. Of a long line only the surroundings of the place are shown.
+/// Returns two lines without a line break at the end: the line of the text, and a caret under the
+/// position. Both have a margin with the line number. A long line is cut around the position.
 pub fn excerpt(text: &str, place: Place) -> String {
     let line = text.split('\n').nth(place.line.saturating_sub(1));
     let line: Vec<char> = line.unwrap_or_default().trim_end().chars().collect();
@@ -26,7 +26,7 @@ pub fn excerpt(text: &str, place: Place) -> String {
         caret.push(' ');
     }
     for (index, character) in line.iter().enumerate().take(to).skip(from) {
-        // A tab has no width of its own, and what moves the cursor must not reach a terminal.
+        // A tab has no fixed width, and characters that move the cursor must not reach a terminal.
         let character = match character {
             '\t' => ' ',
             other if !is_harmful(*other) => *other,

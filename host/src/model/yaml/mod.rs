@@ -1,9 +1,10 @@
-//! Reads YAML, and JSON, which is YAML too, into a tree that knows where each value stands in the text.
+//! Reads YAML, and JSON as a part of YAML, into a tree with the position of each value.
 //!
-//! `granit-parser` turns the text into events with positions; this module makes a tree of them (`tree.rs`), decides what a
-//! plain scalar means (`scalar.rs`), and hands the tree to serde (`reader.rs`). Plain scalars follow the core schema of
-//! YAML 1.2. Those that other readers, or people, take for something else (`NO`, `01234`) are refused where any value
-//! may stand, because a guess that is wrong is found out in production.
+//! `granit-parser` turns the text into events with positions. `tree.rs` builds a tree from the
+//! events, `scalar.rs` gives plain scalars their type, and `reader.rs` passes the tree to serde.
+//! Plain scalars follow the core schema of YAML 1.2. Where any value is allowed, a scalar that
+//! other readers or people understand differently (`NO`, `01234`) is refused, because a wrong guess
+//! would be noticed only in production.
 
 mod excerpt;
 mod reader;
@@ -21,9 +22,9 @@ pub use self::tree::{Mistake, Node, NodeValue, Style, Tree, parse};
 /// A position in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Place {
-    /// The first is 1.
+    /// Line number; the first line is 1.
     pub line: usize,
-    /// In characters; the first is 1.
+    /// Column in characters; the first column is 1.
     pub column: usize,
 }
 
@@ -39,16 +40,16 @@ impl Place {
     }
 }
 
-/// A step on the way from the root of a document to a value.
+/// A part of a [`Path`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// Of an object.
+    /// The key of a field of an object.
     Field(String),
-    /// Of a list; the first element is 0.
+    /// The index of an element of a list; the first is 0.
     Index(usize),
 }
 
-/// The way from the root of a document to a value.
+/// The path from the root of a document to a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Path(pub Vec<Segment>);
 
@@ -76,7 +77,7 @@ impl Path {
     }
 }
 
-/// `input.items[0].zip`
+/// Formats the path like `input.items[0].zip`.
 impl fmt::Display for Path {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, segment) in self.0.iter().enumerate() {

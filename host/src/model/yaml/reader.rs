@@ -1,7 +1,7 @@
-//! Hands a tree to serde, and says what does not fit in plain words, with its position.
+//! Passes a tree to serde, and reports type errors in plain words, with positions.
 //!
-//! What can be passed over is noted and reading goes on, so that people hear of all such mistakes at once: unknown
-//! fields, and plain scalars that mean different things to different readers.
+//! Unknown fields and ambiguous plain scalars are recorded and reading continues, so that the
+//! author gets all such mistakes at once.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,21 +17,21 @@ use super::tree::{Entry, Node, NodeValue, Style};
 use super::{Path, Place, Segment};
 use crate::model::similar::did_you_mean;
 
-/// A value that is not what it should be.
+/// A value of a wrong type or form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misread {
-    /// Where it stands.
+    /// Position in the text.
     pub place: Place,
-    /// The way to it from the value that was read.
+    /// Path from the value that was read.
     pub path: Path,
-    /// What is wrong.
+    /// The problem in plain words.
     pub message: String,
 }
 
 /// Reads a `T` from a value.
 ///
 /// # Errors
-/// All that was found wrong. A value that is not what it should be hides what follows it.
+/// All mistakes found. A value of a wrong type hides the mistakes after it.
 pub fn read<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Misread>> {
     let notes = Notes::default();
     let reader = Reader {
@@ -54,7 +54,7 @@ pub fn read<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Misread>> {
     }
 }
 
-/// Most mistakes that are noted for one value.
+/// Most mistakes that are recorded for one value.
 const FOUND_MAX: usize = 100;
 
 #[derive(Default)]
@@ -83,7 +83,7 @@ impl Notes {
         Path(self.path.borrow().clone())
     }
 
-    /// Reads what `segment` leads to. An error that names no place yet is about that value.
+    /// Reads the value at `segment`. An error without a position gets the position of this value.
     fn below<'de, S: DeserializeSeed<'de>>(
         &'de self,
         segment: Segment,
@@ -139,7 +139,7 @@ struct Reader<'de> {
 }
 
 impl<'de> Reader<'de> {
-    /// The characters of a scalar, whatever they would mean where any value may stand.
+    /// Returns the characters of a scalar, regardless of the type that they would have elsewhere.
     fn characters(self, expected: &str) -> Result<&'de str, ReadError> {
         match &self.node.value {
             NodeValue::Scalar { text, style, tag } => {
@@ -172,7 +172,7 @@ impl<'de> Reader<'de> {
     }
 }
 
-/// Texts of all kinds are read in the same way.
+/// Reads all kinds of text in the same way.
 macro_rules! texts {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
@@ -345,7 +345,7 @@ impl<'de, I: Iterator<Item = (usize, &'de std::sync::Arc<Node>)>> SeqAccess<'de>
     }
 }
 
-/// The fields of an object: all of them, or those that are known.
+/// The fields of an object: all fields, or only the known ones.
 struct Fields<'de> {
     entries: std::slice::Iter<'de, Entry>,
     fields: Option<&'static [&'static str]>,

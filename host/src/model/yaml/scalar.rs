@@ -1,4 +1,4 @@
-//! What a plain scalar means: YAML 1.2's core schema, less what is too easily misunderstood.
+//! Types of plain scalars: the core schema of YAML 1.2, without the ambiguous scalars.
 
 use super::tree::Style;
 
@@ -8,16 +8,17 @@ pub(super) enum Scalar {
     Null,
     Bool(bool),
     Int(i64),
-    /// Above the largest `Int`.
+    /// An integer above the largest `Int`.
     UInt(u64),
     Float(f64),
     Text,
 }
 
-/// Returns what a scalar is. A tag decides before the notation does, and only plain scalars are more than texts.
+/// Returns the typed value of a scalar. A tag takes precedence over the notation. Quoted and block
+/// scalars are texts.
 ///
 /// # Errors
-/// A sentence about a plain scalar that readers of YAML disagree on, or that no JSON number can hold.
+/// A message for a plain scalar that YAML readers disagree on, or that no JSON number can hold.
 pub(super) fn resolve(text: &str, style: Style, tag: Option<&str>) -> Result<Scalar, String> {
     match tag {
         Some("str") => Ok(Scalar::Text),
@@ -42,10 +43,10 @@ fn tagged(text: &str, tag: &str) -> Result<Scalar, String> {
     }
 }
 
-/// Returns what a plain scalar is.
+/// Returns the typed value of a plain scalar.
 ///
 /// # Errors
-/// As for [`resolve`].
+/// The errors of [`resolve`].
 pub(super) fn plain(text: &str) -> Result<Scalar, String> {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Ok(Scalar::Null),
@@ -100,7 +101,7 @@ pub(super) fn plain(text: &str) -> Result<Scalar, String> {
     }
 }
 
-/// Returns what YAML 1.1, or a reader that is generous about it, takes for a truth value and YAML 1.2 does not.
+/// Returns the boolean that YAML 1.1, or a lenient reader, reads from a text of YAML 1.2.
 pub(super) fn old_bool(text: &str) -> Option<bool> {
     let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
     if is(&["y", "yes", "on", "true"]) {
@@ -144,7 +145,7 @@ fn whole(text: &str, digits: &str) -> Result<Scalar, String> {
     })
 }
 
-/// Returns the radix and the digits of `0x1F`, `0o17` and their like.
+/// Returns the radix and the digits of a number such as `0x1F` or `0o17`.
 fn with_radix(unsigned: &str) -> Option<(u32, &str)> {
     let mut rest = unsigned.strip_prefix('0')?.chars();
     let radix = match rest.next()? {
@@ -160,8 +161,9 @@ fn with_radix(unsigned: &str) -> Option<(u32, &str)> {
     parts.then_some((radix, digits))
 }
 
-/// `0x1F` and `0o17` are numbers in YAML 1.2; with a sign, an underscore, a large letter or as `0b11` they are texts, and
-/// numbers to other readers.
+/// Resolves a number with a radix. `0x1F` and `0o17` are numbers in YAML 1.2. With a sign, an
+/// underscore or a capital prefix, and as `0b11`, they are texts in YAML 1.2 and numbers for other
+/// readers.
 fn radix_number(text: &str, (radix, digits): (u32, &str)) -> Result<Scalar, String> {
     let is_core = text.starts_with("0x") || text.starts_with("0o");
     if !is_core || digits.contains('_') {
@@ -183,7 +185,7 @@ fn radix_number(text: &str, (radix, digits): (u32, &str)) -> Result<Scalar, Stri
         })
 }
 
-/// Digits with a point, an exponent or both: `1.5`, `.5`, `1.`, `2e10`.
+/// Returns true for digits with a point, an exponent or both: `1.5`, `.5`, `1.`, `2e10`.
 fn is_float(unsigned: &str) -> bool {
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, Some(exponent)),
@@ -202,7 +204,7 @@ fn is_float(unsigned: &str) -> bool {
             .is_none_or(|exponent| is_digits(exponent.strip_prefix(['-', '+']).unwrap_or(exponent)))
 }
 
-/// As a message quotes it.
+/// Quotes a scalar for a message.
 pub(super) fn shown(text: &str) -> String {
     let mut short: String = text.chars().take(40).flat_map(char::escape_debug).collect();
     if text.chars().nth(40).is_some() {

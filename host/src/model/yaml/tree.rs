@@ -1,5 +1,4 @@
-//! A document as a tree. Each value knows its position, so that whatever is wrong with it can be told with line and
-//! column.
+//! A document as a tree. Each value has its position, so that errors can name line and column.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,41 +8,41 @@ use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 use super::scalar::shown;
 use super::{Path, Place, Segment};
 
-/// How deep lists and objects may nest, what aliases refer to included.
+/// Deepest nesting of lists and objects, with aliases expanded.
 const HEIGHT_MAX: usize = 128;
-/// Most values of a document, where each alias counts as all that it refers to.
+/// Most values of a document, with aliases expanded.
 const VALUES_MAX: usize = 65_536;
-/// Most bytes of keys and scalars, where each alias counts as all that it refers to.
+/// Most bytes of keys and scalars, with aliases expanded.
 const BYTES_MAX: usize = 1 << 20;
 
-/// Most mistakes that are noted.
+/// Most mistakes that are recorded.
 const PROBLEMS_MAX: usize = 100;
 
 /// A value of a document.
 #[derive(Debug)]
 pub struct Node {
-    /// Where it begins.
+    /// Position of the first character.
     pub place: Place,
-    /// The bytes of the text that it was read from.
+    /// Byte range in the text.
     pub span: std::ops::Range<usize>,
-    /// What stands there.
+    /// The value itself.
     pub value: NodeValue,
-    /// Values in it, itself included.
+    /// Number of values in this value, itself included.
     values: usize,
     bytes: usize,
     height: usize,
 }
 
-/// What stands in a place.
+/// The kinds of values.
 #[derive(Debug)]
 pub enum NodeValue {
-    /// A text, number, truth value or null; which of them is decided where it is read.
+    /// A text, number, boolean or null. The reader decides the type.
     Scalar {
-        /// Without quotes and escapes.
+        /// The content, without quotes and escapes.
         text: String,
-        /// How it is written.
+        /// The notation in the text.
         style: Style,
-        /// The last part of its tag: `str` of `!!str`.
+        /// The last part of the tag: `str` of `!!str`.
         tag: Option<String>,
     },
     /// `- a` or `[a]`
@@ -55,15 +54,15 @@ pub enum NodeValue {
 /// A field of an object.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// As it is written; all keys are texts.
+    /// The key as written; all keys are texts.
     pub key: String,
-    /// Where the key begins.
+    /// Position of the key.
     pub place: Place,
     /// The value.
     pub value: Arc<Node>,
 }
 
-/// How a scalar is written.
+/// The notation of a scalar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// `text`
@@ -76,17 +75,17 @@ pub enum Style {
     Block,
 }
 
-/// A document that was read.
+/// A parsed document.
 #[derive(Debug)]
 pub struct Tree {
-    /// Its value.
+    /// The root value.
     pub root: Arc<Node>,
-    /// Mistakes that did not keep it from being read.
+    /// Mistakes that did not stop the parser.
     pub problems: Vec<Mistake>,
 }
 
 impl Node {
-    /// Returns the value that a path leads to, or the last one on the way that there is.
+    /// Returns the value at a path, or the last value on the path that exists.
     pub fn follow(&self, path: &Path) -> &Self {
         let mut node = self;
         for segment in &path.0 {
@@ -106,7 +105,7 @@ impl Node {
         node
     }
 
-    /// What a message calls it.
+    /// Returns the name of the kind of value for messages.
     pub fn kind(&self) -> &'static str {
         match &self.value {
             NodeValue::Scalar {
@@ -121,10 +120,10 @@ impl Node {
     }
 }
 
-/// Reads one document.
+/// Parses one document.
 ///
 /// # Errors
-/// The first place where it is not YAML, or where it is too large.
+/// The first position where the text is not YAML, or exceeds a bound.
 pub fn parse(text: &str) -> Result<Tree, Mistake> {
     // The parser takes a zero byte for the end, and PostgreSQL stores none in a text.
     if let Some(offset) = text.find('\0') {
@@ -152,7 +151,8 @@ pub fn parse(text: &str) -> Result<Tree, Mistake> {
     })
 }
 
-/// The place and the parser's words; or what to do about tabs, which is clearer than what the parser makes of them.
+/// Returns the position and the message of the parser. For tabs, returns a clearer message than the
+/// parser's.
 fn syntax_error(text: &str, error: &ScanError) -> Mistake {
     let marker = error.marker();
     let mut lines = text
@@ -190,12 +190,12 @@ struct Builder<'t> {
     root: Option<Arc<Node>>,
     problems: Vec<Mistake>,
     documents: usize,
-    /// Values and bytes so far, aliases expanded.
+    /// Values and bytes so far, with aliases expanded.
     values: usize,
     bytes: usize,
 }
 
-/// A list or an object whose end was not read yet.
+/// A list or an object whose end has not been read yet.
 struct Open {
     place: Place,
     start: usize,
@@ -208,9 +208,9 @@ enum Content {
     Object {
         entries: Vec<Entry>,
         known: HashSet<String>,
-        /// The key whose value comes next; none in front of a key.
+        /// The key of the next value; none if a key is expected.
         key: Option<Key>,
-        /// What `<<` refers to, the first with the greatest weight.
+        /// The objects that `<<` refers to. The first one takes precedence.
         merged: Vec<Arc<Node>>,
     },
 }
@@ -218,13 +218,13 @@ enum Content {
 struct Key {
     text: String,
     place: Place,
-    /// `<<`: the value's fields belong to the object around it.
+    /// True for `<<`: the fields of the value belong to the enclosing object.
     merges: bool,
-    /// It stood there before.
+    /// True if the object has this key already.
     doubled: bool,
 }
 
-/// What is wrong, and where.
+/// A position and the problem there.
 pub type Mistake = (Place, String);
 type Step = Result<(), Mistake>;
 
@@ -372,7 +372,7 @@ impl Builder<'_> {
         self.add(Arc::new(node), open.anchor)
     }
 
-    /// Puts a value where it belongs: it is the next element, a key, the value of a key, or the document.
+    /// Adds a value to its parent: as the next element, a key, the value of a key, or the document.
     fn add(&mut self, node: Arc<Node>, anchor: usize) -> Step {
         if anchor != 0 {
             self.anchors.insert(anchor, Arc::clone(&node));
@@ -405,7 +405,7 @@ impl Builder<'_> {
     }
 }
 
-/// Reads a key, and says so if it stood there before.
+/// Reads a key, and records a mistake if the object has this key already.
 fn key(node: &Node, known: &mut HashSet<String>) -> Result<(Key, Option<Mistake>), Mistake> {
     let NodeValue::Scalar { text, style, .. } = &node.value else {
         let problem = format!("a key must be a text, and is {}", node.kind());
@@ -428,7 +428,7 @@ fn key(node: &Node, known: &mut HashSet<String>) -> Result<(Key, Option<Mistake>
     Ok((key, problem))
 }
 
-/// Takes the value of `<<`: an object, or a list of them.
+/// Accepts the value of `<<`: an object, or a list of objects.
 fn merge(merged: &mut Vec<Arc<Node>>, node: Arc<Node>) -> Step {
     match &node.value {
         NodeValue::Object(_) => merged.push(node),
@@ -454,7 +454,7 @@ fn too_deep() -> String {
     format!("lists and objects nest deeper than {HEIGHT_MAX} levels")
 }
 
-/// `str` of `!!str`; the non-specific tag `!` makes a text too.
+/// Returns `str` for `!!str`. The non-specific tag `!` makes a text too.
 fn tag_name(tag: &Tag) -> String {
     match tag.core_suffix() {
         Some(suffix) => suffix.to_owned(),
