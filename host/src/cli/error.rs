@@ -119,6 +119,7 @@ mod tests {
                 status,
                 code: String::new(),
                 message: String::new(),
+                problems: Vec::new(),
             };
             assert_eq!(CliError::from(error).class, class, "{status}");
         }
