@@ -284,7 +284,10 @@ impl Tour<'_> {
         ] });
         let id = self.start("script", &ops);
         assert_eq!(self.wait(&id)["status"], "completed");
-        self.get(&format!("/instances/{id}/attempts/it/1"));
+        let attempt = self.get(&format!("/instances/{id}/attempts/it/1"));
+        assert!(attempt.get("input").is_none(), "{attempt}");
+        let attempt = self.get(&format!("/instances/{id}/attempts/it/1?fields=input"));
+        assert_eq!(attempt["input"], ops);
         for status in [202, 200] {
             let reply = self.ask(
                 &[("idempotency-key", "once")],

@@ -5,11 +5,15 @@
 //! (`limits.expression_work_max`), so it delays neither guests nor requests. These threads are few,
 //! and teams take turns on them.
 
+use std::sync::Arc;
+
 use crate::clock::Timestamp;
 use crate::fair_queue::{FairLimits, FairQueue};
+use crate::model::definition::StepAction;
 use crate::model::failure::{self, Failure};
 use crate::model::transition::{Change, DecisionError, Event, Progress};
-use crate::model::{Json, Name, StepId};
+use crate::model::{Attempt, Json, Name, StepId};
+use crate::store::StoreError;
 
 use super::Engine;
 
@@ -90,6 +94,33 @@ impl Engine {
     ) -> (Progress, Result<Change, DecisionError>) {
         let change = progress.apply(event, now, &mut || self.0.clock.new_id());
         (progress, change)
+    }
+
+    /// Evaluates again the input of an attempt at a plugin step. Its expressions refer only to the
+    /// instance and to steps that settled before, so the input equals the one that the guest got.
+    /// `None` for approvals, skipped steps, and a template that fails.
+    ///
+    /// # Errors
+    /// Any error of the database.
+    pub async fn attempt_input(
+        &self,
+        team: &Name,
+        attempt: &Attempt,
+    ) -> Result<Option<Json>, StoreError> {
+        if attempt.plugin.is_none() {
+            return Ok(None);
+        }
+        let ids = vec![attempt.instance_id];
+        let Some(loaded) = self.0.store.load_of_team(team, ids).await?.pop() else {
+            return Ok(None);
+        };
+        let progress = self.restore(loaded);
+        let definition = Arc::clone(&progress.definition);
+        let step = definition.steps.iter().find(|step| step.id == attempt.step);
+        match step.map(|step| &step.action) {
+            Some(StepAction::Plugin(_)) => Ok(self.input_for(&progress, &attempt.step).await.ok()),
+            _ => Ok(None),
+        }
     }
 
     /// Evaluates the input for a plugin step.

@@ -338,7 +338,16 @@ fn bytes_of(instance: &Instance, approvals: &[Approval]) -> usize {
     instance + approvals.sum::<usize>()
 }
 
-pub(super) async fn show_attempt(request: Request, principal: Arc<Principal>) -> Answer {
+/// An attempt with the fields of `?fields=`.
+#[derive(Serialize)]
+struct ShownInput {
+    #[serde(flatten)]
+    attempt: Attempt,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Json>,
+}
+
+pub(super) async fn show_attempt(mut request: Request, principal: Arc<Principal>) -> Answer {
     let missing = || ApiError::not_found("attempt");
     let id = request.id("id", "attempt")?;
     let step = request.parameter("step")?.parse().map_err(|_| missing())?;
@@ -346,13 +355,23 @@ pub(super) async fn show_attempt(request: Request, principal: Arc<Principal>) ->
         .parameter("number")?
         .parse()
         .map_err(|_| missing())?;
+    let with_input = request
+        .query
+        .parse_with("fields", |text| match text {
+            "input" => Ok(()),
+            _ => Err("use input".to_owned()),
+        })?
+        .is_some();
     request.query.finish()?;
-    let attempt = request
-        .services
-        .store
-        .attempt(&principal.team, id, &step, number)
-        .await?;
-    response::ok(&attempt.ok_or_else(missing)?)
+    let Services { store, engine, .. } = &*request.services;
+    let team = &principal.team;
+    let attempt = store.attempt(team, id, &step, number).await?;
+    let attempt = attempt.ok_or_else(missing)?;
+    let input = match with_input {
+        true => engine.attempt_input(team, &attempt).await?,
+        false => None,
+    };
+    response::ok(&ShownInput { attempt, input })
 }
 
 pub(super) async fn cancel_instance(mut request: Request, principal: Arc<Principal>) -> Answer {
