@@ -96,6 +96,35 @@ fn calls_are_in_the_history_and_survive_a_kill_and_an_orderly_end() {
     );
     let gauge = host.get("/workflow-metrics/history?metric=running&step=1m");
     assert_eq!(gauge["kind"], "gauge", "{gauge}");
+    let several = host.get(&format!(
+        "/workflow-metrics/history?step=1h&series=metric:instances_created&series={}&series=metric:nobody",
+        STEP.replace("operation=", "operation:")
+    ));
+    let series = several["series"].as_array().expect("a list");
+    assert_eq!(
+        (series.len(), &series[0]["kind"], sum(&series[0], "value")),
+        (3, &json!("counter"), 5),
+        "{several}"
+    );
+    assert_eq!(
+        (&series[1]["operation"], sum(&series[1], "count")),
+        (&json!("step scenarios/script"), 5),
+        "{several}"
+    );
+    assert_eq!(series[2]["points"], json!([]));
+    for wrong in [
+        "series=running".to_owned(),
+        "series=metric:".to_owned(),
+        "series=metric:running&metric=running".to_owned(),
+        vec!["series=metric:running"; 65].join("&"),
+        format!(
+            "from=-5h&step=10s&{}",
+            vec!["series=metric:running"; 18].join("&")
+        ),
+    ] {
+        let path = format!("/workflow-metrics/history?{wrong}");
+        assert_eq!(host.request("GET", &path, "").status, 400, "{path}");
+    }
     let all = host.get("/workflow-metrics/history");
     for (list, name) in [
         ("operations", "commit_step"),

@@ -426,6 +426,9 @@ impl Tour<'_> {
             self.get(&format!("{HISTORY}?metric=nobody"))["kind"],
             Value::Null
         );
+        self.get(&format!(
+            "{HISTORY}?series=metric:instances_completed&series=operation:all%20operations"
+        ));
         self.get(&format!("{HISTORY}?from=-10m&to=now&step=1m"));
         let version = self.get("/plugins/scenarios")["items"][0]["version"]
             .as_str()

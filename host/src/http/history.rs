@@ -25,6 +25,10 @@ const POINTS_MAX: u64 = 2_000;
 const SECONDS_CHOSEN: [u64; 8] = [10, 60, 300, 900, 3_600, 21_600, 86_400, 604_800];
 const HISTORY_PERIOD: Duration = Duration::from_secs(3_600);
 const COMPARISON_PERIOD: Duration = Duration::from_secs(24 * 3_600);
+/// Most series of one request.
+const SERIES_MAX: usize = 64;
+/// Most points of all series of one request together: what a page of charts shows.
+const SERIES_POINTS_MAX: u64 = 32_000;
 /// Longest name of a series, in bytes.
 const NAME_BYTES_MAX: usize = 512;
 
@@ -140,35 +144,73 @@ impl FromStr for Hosts {
     }
 }
 
-/// The series that the client names.
-enum Subject {
+/// One series that the client names.
+enum Named {
     Operation(String),
     /// A counter or a gauge.
     Metric(String),
+}
+
+impl Named {
+    /// Reads `operation:NAME` or `metric:NAME`.
+    fn of_text(text: &str) -> Result<Self, ApiError> {
+        match text.split_once(':') {
+            Some(("operation", name)) if !name.is_empty() => Ok(Self::Operation(name.to_owned())),
+            Some(("metric", name)) if !name.is_empty() => Ok(Self::Metric(name.to_owned())),
+            _ => Err(ApiError::invalid(
+                "the parameter 'series': write operation:NAME or metric:NAME",
+            )),
+        }
+    }
+
+    fn checked(self) -> Result<Self, ApiError> {
+        let (Self::Operation(name) | Self::Metric(name)) = &self;
+        if name.len() > NAME_BYTES_MAX || name.contains('\0') {
+            return Err(ApiError::invalid(format!(
+                "a name has at most {NAME_BYTES_MAX} bytes, and no zero byte"
+            )));
+        }
+        Ok(self)
+    }
+}
+
+/// The series that the client asks for.
+enum Subject {
+    One(Named),
+    /// The series of `?series=`.
+    Several(Vec<Named>),
     /// No series is named: list all of them.
     Everything,
 }
 
 impl Subject {
     fn of(request: &mut Request) -> Result<Self, ApiError> {
-        let operation = request.query.take("operation")?;
-        let metric = request.query.take("metric")?;
-        if operation
-            .iter()
-            .chain(&metric)
-            .any(|name| name.len() > NAME_BYTES_MAX || name.contains('\0'))
-        {
+        let operation = request.query.take("operation")?.map(Named::Operation);
+        let metric = request.query.take("metric")?.map(Named::Metric);
+        let series = request.query.take_all("series")?;
+        if series.len() > SERIES_MAX {
             return Err(ApiError::invalid(format!(
-                "a name has at most {NAME_BYTES_MAX} bytes, and no zero byte"
+                "the parameter 'series' may be given at most {SERIES_MAX} times"
             )));
         }
-        match (operation, metric) {
-            (Some(_), Some(_)) => Err(ApiError::invalid(
-                "ask for an 'operation' or for a 'metric', not for both",
+        match (operation, metric, series.as_slice()) {
+            (None, None, []) => Ok(Self::Everything),
+            (Some(one), None, []) | (None, Some(one), []) => Ok(Self::One(one.checked()?)),
+            (None, None, several) => {
+                let several = several.iter().map(|text| Named::of_text(text)?.checked());
+                several.collect::<Result<_, _>>().map(Self::Several)
+            }
+            _ => Err(ApiError::invalid(
+                "ask for an 'operation', for a 'metric' or for 'series', not for two of them",
             )),
-            (Some(name), None) => Ok(Self::Operation(name)),
-            (None, Some(name)) => Ok(Self::Metric(name)),
-            (None, None) => Ok(Self::Everything),
+        }
+    }
+
+    /// Number of series whose points are returned.
+    fn count(&self) -> u64 {
+        match self {
+            Self::Several(several) => several.len() as u64,
+            Self::One(_) | Self::Everything => 1,
         }
     }
 }
@@ -182,9 +224,16 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
     request.query.finish()?;
     let services = &request.services;
     let resolution = asked.unwrap_or_else(|| Resolution::chosen(services, span));
-    if span.steps(resolution.seconds) > POINTS_MAX + 1 {
+    let steps = span.steps(resolution.seconds);
+    if steps > POINTS_MAX + 1 {
         return Err(ApiError::invalid(format!(
             "that would be more than {POINTS_MAX} points: ask for a shorter period or a longer step"
+        )));
+    }
+    if steps.saturating_mul(subject.count()) > SERIES_POINTS_MAX {
+        return Err(ApiError::invalid(format!(
+            "that would be more than {SERIES_POINTS_MAX} points in all series: ask for fewer series, a shorter \
+             period or a longer step"
         )));
     }
     let reading = Reading {
@@ -195,38 +244,26 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
         hosts,
     };
     match subject {
-        Subject::Operation(name) => {
-            let points = reading.points(SeriesKind::Operation, &name).await?;
-            let points: Vec<_> = points
-                .into_iter()
-                .filter_map(|(at, added)| reading.call_point(at, added))
-                .collect();
-            reading.answer([("operation", name.into()), ("points", json!(points))])
-        }
-        Subject::Metric(name) => {
-            let mut kind = SeriesKind::Counter;
-            let mut points = reading.points(kind, &name).await?;
-            if points.is_empty() {
-                kind = SeriesKind::Gauge;
-                points = reading.points(kind, &name).await?;
+        Subject::One(named) => reading.answer(reading.series(named).await?),
+        Subject::Several(several) => {
+            // One after the other: a page of charts must not take all connections of the database.
+            let mut series = Vec::with_capacity(several.len());
+            for named in several {
+                series.push(object(reading.series(named).await?));
             }
-            let points: Vec<_> = points
-                .into_iter()
-                .filter_map(|(at, added)| reading.metric_point(at, &added))
-                .collect();
-            let kind = if points.is_empty() {
-                Value::Null
-            } else {
-                kind.as_str().into()
-            };
-            reading.answer([
-                ("metric", name.into()),
-                ("kind", kind),
-                ("points", json!(points)),
-            ])
+            reading.answer([("series", json!(series))])
         }
         Subject::Everything => reading.everything().await,
     }
+}
+
+fn object(
+    members: impl IntoIterator<Item = (&'static str, Value)>,
+) -> serde_json::Map<String, Value> {
+    let members = members.into_iter();
+    members
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// The parameters of one read of the history.
@@ -248,17 +285,48 @@ struct CallPoint {
 
 impl Reading<'_> {
     /// Builds a response that begins with the step and the period.
-    fn answer<const N: usize>(&self, rest: [(&str, Value); N]) -> Answer {
+    fn answer(&self, rest: impl IntoIterator<Item = (&'static str, Value)>) -> Answer {
         let head = [
             ("step_seconds", json!(self.resolution.seconds)),
             ("from", json!(self.span.from)),
             ("to", json!(self.span.to)),
         ];
-        let all = head
-            .into_iter()
-            .chain(rest)
-            .map(|(name, value)| (name.to_owned(), value));
-        response::ok(&all.collect::<serde_json::Map<_, _>>())
+        response::ok(&object(head.into_iter().chain(rest)))
+    }
+
+    /// Returns the name of a series, for a metric its kind, and its points.
+    async fn series(&self, named: Named) -> Result<Vec<(&'static str, Value)>, ApiError> {
+        match named {
+            Named::Operation(name) => {
+                let points = self.points(SeriesKind::Operation, &name).await?;
+                let points: Vec<_> = points
+                    .into_iter()
+                    .filter_map(|(at, added)| self.call_point(at, added))
+                    .collect();
+                Ok(vec![("operation", name.into()), ("points", json!(points))])
+            }
+            Named::Metric(name) => {
+                let mut kind = SeriesKind::Counter;
+                let mut points = self.points(kind, &name).await?;
+                if points.is_empty() {
+                    kind = SeriesKind::Gauge;
+                    points = self.points(kind, &name).await?;
+                }
+                let points: Vec<_> = points
+                    .into_iter()
+                    .filter_map(|(at, added)| self.metric_point(at, &added))
+                    .collect();
+                let kind = match points.is_empty() {
+                    true => Value::Null,
+                    false => kind.as_str().into(),
+                };
+                Ok(vec![
+                    ("metric", name.into()),
+                    ("kind", kind),
+                    ("points", json!(points)),
+                ])
+            }
+        }
     }
 
     /// Returns the beginning of the period's first step, so that this step is shown whole.

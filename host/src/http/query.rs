@@ -51,6 +51,26 @@ impl Query {
         Ok(found)
     }
 
+    /// Takes all values of a parameter that may be repeated.
+    ///
+    /// # Errors
+    /// 400 when a value is empty.
+    pub(super) fn take_all(&mut self, name: &str) -> Result<Vec<String>, ApiError> {
+        let mut all = Vec::new();
+        self.0.retain_mut(|(key, value)| {
+            if key == name {
+                all.push(std::mem::take(value));
+            }
+            key != name
+        });
+        if all.iter().any(String::is_empty) {
+            return Err(ApiError::invalid(format!(
+                "the parameter '{name}' is empty: give a value, or leave it out"
+            )));
+        }
+        Ok(all)
+    }
+
     /// Takes and parses the value of `name`.
     ///
     /// # Errors
@@ -153,6 +173,15 @@ mod tests {
         for pairs in ["a=1&a=2", "a=", "a", "%61=1&a=2"] {
             assert!(Query::new(pairs).take("a").is_err(), "{pairs}");
         }
+    }
+
+    #[test]
+    fn repeated_values_are_taken_in_order_and_none_may_be_empty() {
+        let mut query = Query::new("a=1&b=2&a=3");
+        assert_eq!(query.take_all("a").expect("is fine"), ["1", "3"]);
+        assert!(query.take_all("a").expect("is fine").is_empty());
+        assert!(query.finish().is_err());
+        assert!(Query::new("a=1&a=").take_all("a").is_err());
     }
 
     #[test]
