@@ -17,6 +17,8 @@ use crate::model::Name;
 
 /// Maximum number of operations in each list.
 const SHOWN_MAX: usize = 5;
+/// The beginning of the names of operations that are attempts at a step.
+const STEP: &str = "step ";
 
 /// Facts that a summary needs from higher layers: database health, cache hit rate, firing alerts.
 #[derive(Clone, Copy, Debug)]
@@ -137,7 +139,12 @@ impl Monitor {
         };
         Summary {
             status,
-            headline: headline(status, around.alerts_firing.unwrap_or_default(), &all),
+            headline: headline(
+                status,
+                around.alerts_firing.unwrap_or_default(),
+                &all,
+                worst_step(&stats),
+            ),
             lines: lines(
                 &lifecycle,
                 &approvals,
@@ -215,9 +222,28 @@ fn most_errors(stats: &[(String, OperationStats)]) -> Vec<OperationErrors> {
         .collect()
 }
 
-fn headline(status: Status, alerts: u64, all: &OperationStats) -> String {
+/// Returns the step with the most failed attempts, if any failed.
+fn worst_step(stats: &[(String, OperationStats)]) -> Option<&(String, OperationStats)> {
+    let failing = stats
+        .iter()
+        .filter(|(name, stats)| stats.errors > 0 && name.starts_with(STEP));
+    failing.max_by_key(|(_, stats)| stats.errors)
+}
+
+fn headline(
+    status: Status,
+    alerts: u64,
+    all: &OperationStats,
+    failing: Option<&(String, OperationStats)>,
+) -> String {
     let how = match (status, alerts) {
-        (Status::Ok, _) => "All is well".to_owned(),
+        (Status::Ok, _) => match failing {
+            Some((name, stats)) => format!(
+                "{} of {} attempts at {name} failed",
+                stats.errors, stats.count
+            ),
+            None => "All is well".to_owned(),
+        },
         (Status::Degraded, _) => "The database does not answer".to_owned(),
         (Status::Alerting, 1) => "1 alert is firing".to_owned(),
         (Status::Alerting, alerts) => format!("{alerts} alerts are firing"),
