@@ -1,4 +1,5 @@
 // Requests to the host that served this page.
+import { BASE } from "./base";
 import * as json from "./json";
 import { session, signOut } from "./session";
 import type { Page, Principal } from "./types";
@@ -53,7 +54,7 @@ async function failure(response: Response): Promise<ApiError> {
 export async function send(path: string, init: RequestInit = {}): Promise<Response> {
   const asked = session();
   const token = asked?.token ?? "";
-  const response = await fetch(path, {
+  const response = await fetch(`${BASE}${path}`, {
     ...init,
     headers: { ...authorization(token), ...init.headers },
     cache: "no-store",
@@ -113,7 +114,7 @@ export async function getAll<T>(
 
 /** Loads the user of a token, before that user is signed in. */
 export async function whoIs(token: string): Promise<Principal> {
-  const response = await fetch("/whoami", {
+  const response = await fetch(`${BASE}/whoami`, {
     headers: authorization(token),
     cache: "no-store",
     credentials: "omit",

@@ -1,6 +1,7 @@
 // The page: sign-in, or the frame with navigation around the view that the address names.
 import { render, type ComponentChildren, type TargetedMouseEvent } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { BASE } from "./base";
 import { link, LiveContext, useAddress, useLive, type Address } from "./hooks";
 import { Live, type LiveState } from "./live";
 import { may, onSession, session, signOut } from "./session";
@@ -230,7 +231,7 @@ function Frame() {
                     <b>{principal?.user}</b>
                     <span class="muted">{principal?.team}</span>
                 </span>
-                <a class="muted" href="/reference">
+                <a class="muted" href={`${BASE}/reference`}>
                     API
                 </a>
                 <ThemeButton />

@@ -2,7 +2,7 @@
 // are: STEPWELL_TEST_BINARY, STEPWELL_TEST_GUESTS, STEPWELL_TEST_CHROMIUM; screenshots go to STEPWELL_TEST_SCREENSHOTS.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { eventually, Host } from "./host.mjs";
+import { eventually, Host, Proxy } from "./host.mjs";
 import { DESKTOP, launch, PHONE, Tab } from "./page.mjs";
 import { ATTACKS, fill } from "./world.mjs";
 
@@ -275,6 +275,30 @@ describe("the dashboard", () => {
         const decided = events.findIndex((text) => text.includes("manager approved"));
         assert.ok(decided > 0 && events[decided + 1].includes("manager completed"), events.join("\n"));
         await page.getByText("Everybody's").waitFor({ state: "detached" });
+    });
+
+    test("the page works under a path behind a proxy", async () => {
+        const proxy = await Proxy.start(host, "/tools/stepwell");
+        const tab = await Tab.open(browser, host, { token: host.token, url: proxy.url });
+        try {
+            const { page } = tab;
+            await page.getByText("Live", { exact: true }).first().waitFor();
+            await tab.go("workflows/hello");
+            await page.getByRole("region", { name: "Definition" }).waitFor();
+            await tab.go("approvals");
+            await page.reload();
+            await page.getByRole("heading", { name: "Approvals" }).waitFor();
+            await page.getByRole("link", { name: "API", exact: true }).click();
+            await page.getByRole("heading", { name: "API reference" }).waitFor();
+            const styled = () => getComputedStyle(document.querySelector(".skip")).position;
+            assert.equal(await page.evaluate(styled), "fixed");
+            await page.getByRole("link", { name: "Stepwell" }).click();
+            await page.getByRole("navigation", { name: "Views" }).waitFor();
+            assert.deepEqual(proxy.outside, [], "requests beside the path");
+        } finally {
+            await tab.close();
+            await proxy.stop();
+        }
     });
 
     inBrowser("text that turns itself round is shown with escapes", {}, async (tab, page) => {
@@ -627,9 +651,9 @@ describe("the dashboard", () => {
         const page = await (
             await fetch(`${host.url}/workflow-metrics/dashboard`, { headers: { accept: "text/html" } })
         ).text();
-        for (const [, path] of page.matchAll(/"([^"]+\/assets\/[^"]+)"/gu)) {
+        for (const [, path] of page.matchAll(/"(dashboard\/assets\/[^"]+)"/gu)) {
             const as = async (encoding) =>
-                await fetch(`${host.url}${path}`, { headers: { "accept-encoding": encoding } });
+                await fetch(`${host.url}/workflow-metrics/${path}`, { headers: { "accept-encoding": encoding } });
             assert.equal(await (await as("gzip")).text(), await (await as("identity")).text(), path);
         }
     });

@@ -1,5 +1,6 @@
 // A server of its own for each test run, and a client that speaks JSON with it.
 import { spawn } from "node:child_process";
+import { createServer, request as send } from "node:http";
 import { mkdtemp, open, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -112,5 +113,42 @@ export class Host {
     /** A token's text. */
     async tokenFor(user, permissions, team = "default") {
         return (await this.post("/tokens", { team, user, permissions })).token;
+    }
+}
+
+/** A reverse proxy that offers a host under a path, as `location /path/ { proxy_pass http://host/; }` of nginx does. */
+export class Proxy {
+    /** Requests that were not below the path. */
+    outside = [];
+
+    static async start(host, path) {
+        const proxy = new Proxy();
+        proxy.server = createServer((request, response) => {
+            if (!request.url.startsWith(`${path}/`)) {
+                proxy.outside.push(request.url);
+                response.writeHead(404).end();
+                return;
+            }
+            const { method, headers } = request;
+            const forwarded = send(`${host.url}${request.url.slice(path.length)}`, { method, headers }, (answer) => {
+                response.writeHead(answer.statusCode, answer.headers);
+                answer.pipe(response);
+            });
+            forwarded.on("error", () => response.destroy());
+            response.on("close", () => forwarded.destroy());
+            request.pipe(forwarded);
+        });
+        await new Promise((resolve) => {
+            proxy.server.listen(0, "127.0.0.1", resolve);
+        });
+        proxy.url = `http://127.0.0.1:${proxy.server.address().port}${path}`;
+        return proxy;
+    }
+
+    async stop() {
+        this.server.closeAllConnections();
+        await new Promise((resolve) => {
+            this.server.close(resolve);
+        });
     }
 }

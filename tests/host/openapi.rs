@@ -467,7 +467,7 @@ impl Tour<'_> {
             .split('"')
             .find(|part| part.contains("/assets/"))
             .expect("an asset");
-        self.ask_with(&[], "GET", asset, "");
+        self.ask_with(&[], "GET", &format!("/workflow-metrics/{asset}"), "");
         self.post(200, "/workflow-metrics/metrics/reset", &Value::Null);
     }
 

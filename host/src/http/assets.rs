@@ -23,7 +23,11 @@ use super::response::{Answer, Content};
 /// icons are drawn by the script.
 pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-const FOLDER: &str = "/workflow-metrics/dashboard/assets/";
+/// The assets' folder, relative to `/workflow-metrics/dashboard`. All addresses of the page are
+/// relative, so that it also works under a path of a reverse proxy.
+const FOLDER: &str = "dashboard/assets/";
+/// The assets' folder, relative to `/reference`.
+const FOLDER_FROM_REFERENCE: &str = "workflow-metrics/dashboard/assets/";
 /// Bytes of a content hash in a file's name. The hash distinguishes versions and is not a
 /// protection.
 const HASH_BYTES: usize = 8;
@@ -107,14 +111,14 @@ static ASSETS: LazyLock<Assets> = LazyLock::new(|| {
     }
 });
 
-/// Returns the path of the API reference's style.
+/// Returns the path of the API reference's style, relative to `/reference`.
 pub(super) fn reference_style() -> String {
     let file = ASSETS
         .files
         .iter()
         .find(|file| file.source.stem == REFERENCE)
         .expect("is one of them");
-    format!("{FOLDER}{}", file.name)
+    format!("{FOLDER_FROM_REFERENCE}{}", file.name)
 }
 
 /// Returns the `ETag` of a content.
