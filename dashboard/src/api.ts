@@ -77,16 +77,20 @@ export async function get<T>(path: string, query?: Query, signal?: AbortSignal):
   return json.parse(await response.text()) as T;
 }
 
-export async function post<T>(path: string, body?: unknown): Promise<T | null> {
+export const post = <T>(path: string, body?: unknown): Promise<T | null> =>
+  postJson(path, body === undefined ? undefined : json.stringify(body));
+
+/** Posts a text that is JSON already, so that numbers keep their digits. */
+export async function postJson<T>(
+  path: string,
+  body?: string,
+  headers: Record<string, string> = {},
+): Promise<T | null> {
   const response = await send(
     path,
     body === undefined
       ? { method: "POST" }
-      : {
-          method: "POST",
-          body: json.stringify(body),
-          headers: { "content-type": "application/json" },
-        },
+      : { method: "POST", body, headers: { "content-type": "application/json", ...headers } },
   );
   return response.status === 204 ? null : (json.parse(await response.text()) as T);
 }

@@ -80,9 +80,17 @@ const dates = new Intl.DateTimeFormat("en-GB", {
 });
 const fullDates = new Intl.DateTimeFormat("en-GB", { dateStyle: "full", timeStyle: "long" });
 
-/** The time of day, to the millisecond. */
+/** Returns the microseconds within the second of a time. A `Date` has only milliseconds. */
+const micros = (text: string): number =>
+  Number((/\.(\d{1,6})/u.exec(text)?.[1] ?? "0").padEnd(6, "0"));
+
+/** Milliseconds since 1970, with the microseconds as a fraction. */
+export const instant = (text: string): number =>
+  Math.floor(Date.parse(text) / 1_000) * 1_000 + micros(text) / 1_000;
+
+/** The time of day, to the microsecond. */
 export const clock = (text: string): string =>
-  `${clocks.format(new Date(text))}.${String(new Date(text).getMilliseconds()).padStart(3, "0")}`;
+  `${clocks.format(new Date(text))}.${String(micros(text)).padStart(6, "0")}`;
 export const time = (text: string): string => dates.format(new Date(text));
 export const fullTime = (text: string): string => fullDates.format(new Date(text));
 

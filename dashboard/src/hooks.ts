@@ -112,6 +112,19 @@ export function useLive(): Live {
   return live;
 }
 
+const phone = matchMedia("(max-width: 720px)");
+
+/** Returns true while the window is as narrow as a phone. The style sheet has the same width. */
+export function useIsPhone(): boolean {
+  const [isPhone, setIsPhone] = useState(phone.matches);
+  useEffect(() => {
+    const look = () => setIsPhone(phone.matches);
+    phone.addEventListener("change", look);
+    return () => phone.removeEventListener("change", look);
+  }, []);
+  return isPhone;
+}
+
 const clockListeners = new Set<() => void>();
 let clockTimer: ReturnType<typeof setInterval> | undefined;
 const CLOCK_MS = 5_000;

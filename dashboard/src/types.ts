@@ -276,6 +276,7 @@ export interface Step {
   step?: string;
   needs?: string[];
   when?: string;
+  input?: unknown;
   retry?: { max_attempts: number };
   approval?: { title: string };
 }
@@ -284,8 +285,11 @@ export interface Definition {
   name: string;
   description?: string;
   steps: Step[];
+  output?: unknown;
 }
 export interface WorkflowVersion {
+  /** The text as it was applied. Some hosts do not keep it. */
+  source?: string | null;
   name: string;
   version: number;
   created_by: string;
@@ -341,6 +345,10 @@ export interface Attempt {
   started_at: string;
   finished_at: string;
   retry_at: string | null;
+}
+/** An attempt with `?fields=input`. Without an input if it could not be evaluated. */
+export interface AttemptWithInput extends Attempt {
+  input?: unknown;
 }
 export interface Approval {
   id: string;

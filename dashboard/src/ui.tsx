@@ -1,9 +1,9 @@
 // The parts of views. Preact puts all text into text nodes.
-import type { ComponentChildren, TargetedEvent } from "preact";
+import type { ComponentChildren, TargetedEvent, TargetedKeyboardEvent } from "preact";
 import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { ApiError } from "./api";
 import * as format from "./format";
-import { useNow, type Resource } from "./hooks";
+import { useIsPhone, useNow, type Resource } from "./hooks";
 
 export type Tone = "good" | "bad" | "warn" | "info" | "plain";
 
@@ -136,6 +136,18 @@ export function Field({
             {children}
             {hint !== undefined && <small>{hint}</small>}
         </label>
+    );
+}
+
+/** The filters of a list. On a phone they are folded, with the number of those that are set. */
+export function Filters({ set, children }: { set: number; children: ComponentChildren }) {
+    const isPhone = useIsPhone();
+    if (!isPhone) return <div class="toolbar">{children}</div>;
+    return (
+        <details class="filters">
+            <summary class="button">Filters{set > 0 && ` (${set} set)`}</summary>
+            <div class="toolbar">{children}</div>
+        </details>
     );
 }
 
@@ -317,7 +329,7 @@ export function Table<T>({ caption, columns, rows, rowKey, sort, empty }: TableP
               });
     if (rows.length === 0) return <Empty title={empty ?? "Nothing here."} />;
     return (
-        <div class="scroll card" tabIndex={0} role="region" aria-label={caption}>
+        <Sideways label={caption}>
             <table>
                 <caption class="visually-hidden">{caption}</caption>
                 <thead>
@@ -375,6 +387,37 @@ export function Table<T>({ caption, columns, rows, rowKey, sort, empty }: TableP
                     ))}
                 </tbody>
             </table>
+        </Sideways>
+    );
+}
+
+/** A card that scrolls sideways, with a shade and a hint at each edge that hides something. */
+function Sideways({ label, children }: { label: string; children: ComponentChildren }) {
+    const box = useRef<HTMLDivElement>(null);
+    const [hidden, setHidden] = useState("");
+    useEffect(() => {
+        const element = box.current;
+        if (element === null) return undefined;
+        const look = () => {
+            const rest = element.scrollWidth - element.clientWidth - element.scrollLeft;
+            setHidden(
+                [element.scrollLeft > 1 ? "left" : "", rest > 1 ? "right" : ""].join(" ").trim(),
+            );
+        };
+        const watching = new ResizeObserver(look);
+        watching.observe(element);
+        if (element.firstElementChild !== null) watching.observe(element.firstElementChild);
+        element.addEventListener("scroll", look, { passive: true });
+        return () => {
+            watching.disconnect();
+            element.removeEventListener("scroll", look);
+        };
+    }, []);
+    return (
+        <div class="sideways card" data-hidden={hidden}>
+            <div class="scroll" ref={box} tabIndex={0} role="region" aria-label={label}>
+                {children}
+            </div>
         </div>
     );
 }
@@ -453,6 +496,14 @@ export function Typed({
     );
 }
 
+/** Submits a form with Ctrl+Enter (on a Mac also Cmd+Enter), also from a field of several lines. */
+function submitWithControl(event: TargetedKeyboardEvent<HTMLFormElement>): void {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || event.repeat) return;
+    event.preventDefault();
+    const button = event.currentTarget.querySelector<HTMLButtonElement>("button[type=submit]");
+    if (button !== null && !button.disabled) event.currentTarget.requestSubmit(button);
+}
+
 /** Asks for confirmation, shows an error of the action, and closes after success. */
 export function ActionDialog({
     title,
@@ -487,7 +538,7 @@ export function ActionDialog({
     };
     return (
         <Dialog title={title} onClose={onClose}>
-            <form onSubmit={submit}>
+            <form onSubmit={submit} onKeyDown={submitWithControl}>
                 {children}
                 {typeof state === "object" && (
                     <p class="notice notice-bad" role="alert">
@@ -558,12 +609,60 @@ function coloured(text: string): ComponentChildren {
     return [...parts, text.slice(done)];
 }
 
-/** JSON, indented and coloured. */
-export function Code({ label, value }: { label: string; value: unknown }) {
+/** JSON, or a text as it is, in long lines that wrap, with a button that copies it. */
+export function Code({ label, value, text }: { label: string; value?: unknown; text?: string }) {
+    const shown = text ?? format.pretty(value);
     return (
-        <pre class="code" tabIndex={0} role="region" aria-label={label}>
-            {coloured(format.pretty(value))}
-        </pre>
+        <div class="code-box">
+            <pre class="code" tabIndex={0} role="region" aria-label={label}>
+                {text === undefined ? coloured(shown) : shown}
+            </pre>
+            <Copy text={shown} label={label} />
+        </div>
+    );
+}
+
+/** A button that copies a text. */
+export function Copy({ text, label }: { text: string; label: string }) {
+    const copy = () => {
+        copied(text).then(
+            () => say("Copied."),
+            () => say("The browser did not permit copying."),
+        );
+    };
+    return (
+        <button type="button" class="copy" aria-label={`Copy: ${label}`} onClick={copy}>
+            Copy
+        </button>
+    );
+}
+
+/** Browsers offer the clipboard only on https and localhost. Elsewhere a selection is copied. */
+async function copied(text: string): Promise<void> {
+    if (navigator.clipboard !== undefined) return navigator.clipboard.writeText(text);
+    const field = document.createElement("textarea");
+    field.value = text;
+    field.className = "visually-hidden";
+    (document.querySelector("dialog[open]") ?? document.body).append(field);
+    const before = document.activeElement;
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    if (before instanceof HTMLElement) before.focus();
+    if (!done) throw new Error("not copied");
+}
+
+/** Characters after which a name may break. */
+const BREAKS = /(?<=[-_./:@])(?=[^-_./:@])/u;
+
+/** A name, which wraps after its separators and not inside of a word. */
+export function Name({ text }: { text: string }) {
+    return (
+        <>
+            {text
+                .split(BREAKS)
+                .flatMap((part, index) => (index === 0 ? [part] : [<wbr key={index} />, part]))}
+        </>
     );
 }
 

@@ -387,6 +387,125 @@ describe("the dashboard", () => {
         assert.equal((await host.get(`/instances/${id}`)).status, "cancelled");
     });
 
+    inBrowser("a step's input and output are shown, wrapped and copied", {}, async (tab, page) => {
+        await tab.context.grantPermissions(["clipboard-read", "clipboard-write"]);
+        const name = `person ${"with a long name ".repeat(30)}`;
+        const { id } = await host.run("hello", { input: { name, big: "LARGE" } }, "completed");
+        await tab.go(`instances/${id}`);
+        for (const part of ["Input", "Output"]) {
+            const event = page.locator(".event").filter({ hasText: "completed" }).first();
+            await event.getByText(part, { exact: false }).filter({ visible: true }).first().click();
+            const shown = page.getByRole("region", { name: new RegExp(`^${part} of .*, attempt 1$`, "u") });
+            await shown.getByText("with a long name").first().waitFor();
+            assert.ok(await shown.evaluate((box) => box.scrollWidth <= box.clientWidth), `${part} is wrapped`);
+            await page.getByRole("button", { name: new RegExp(`^Copy: ${part} of`, "u") }).click();
+            await tab.says("Copied.");
+            const copied = JSON.parse(await page.evaluate(() => navigator.clipboard.readText()));
+            if (part === "Input") assert.deepEqual(copied, { name, big: "LARGE" });
+            else assert.ok(JSON.stringify(copied).includes("with a long name"), JSON.stringify(copied));
+        }
+        for (const time of await page.locator(".event > time").allTextContents())
+            assert.match(time, /^\d\d:\d\d:\d\d\.\d{6} \+/u);
+        await tab.isUsable("an instance with its texts open");
+    });
+
+    inBrowser(
+        "the input that a template made is shown, and large integers keep their digits",
+        {},
+        async (tab, page) => {
+            const { id } = await host.run("review", { input: { title: "digits", approver: world.me } }, "waiting");
+            const own = (await host.get(`/instances/${id}`)).approvals.find(
+                ({ approver_id }) => approver_id === world.me,
+            );
+            await host.post(`/approvals/${own.id}/decision`, { decision: "approve" });
+            await host.reached(id, "completed");
+            await tab.go(`instances/${id}`);
+            await page.getByText("Input of file, attempt 1").first().click();
+            const shown = page.getByRole("region", { name: "Input of file, attempt 1" });
+            await shown
+                .getByText(/iframe srcdoc/u)
+                .first()
+                .waitFor();
+            const body = '{"input":{"number":9007199254740993}}';
+            const started = await host.request("POST", "/workflows/hello/instances", body);
+            await tab.go(`instances/${started.id}`);
+            await page.getByRole("region", { name: "Input", exact: true }).getByText("9007199254740993").waitFor();
+        },
+    );
+
+    inBrowser("reasons of failures are in the list, and sort it", {}, async (tab, page) => {
+        await tab.go("instances?workflow=flaky");
+        const region = page.getByRole("region", { name: "Instances" });
+        const codes = async () => await region.locator("tbody tr td:nth-child(4) b").allTextContents();
+        await eventually("both reasons are listed", async () => (await codes()).length === 2);
+        await region.getByRole("button", { name: "Reason" }).click();
+        assert.deepEqual(await codes(), ["markup", "trap"]);
+        await region.getByRole("button", { name: "Reason" }).click();
+        assert.deepEqual(await codes(), ["trap", "markup"]);
+    });
+
+    inBrowser("a workflow shows its changes and failures, and starts an instance", {}, async (tab, page) => {
+        const { definition } = await host.get("/workflows/flaky");
+        const retry = { ...definition.steps[0].retry, max_attempts: 1 };
+        const changed = { ...definition, steps: [{ ...definition.steps[0], retry }] };
+        await host.post("/workflows", { ...changed, name: "changing" });
+        await host.post("/workflows", { ...definition, name: "changing" });
+        await tab.go("workflows/changing");
+        const changes = page.getByRole("region", { name: "Changes from version 1 to 2" });
+        await changes.locator(".diff-removed").getByText('"max_attempts": 1').waitFor();
+        await changes.locator(".diff-added").getByText('"max_attempts": 2').waitFor();
+        assert.equal(await changes.locator(".diff-added, .diff-removed").count(), 2);
+        await tab.isUsable("a workflow with changes");
+        await tab.go("workflows/flaky");
+        const ends = page.getByRole("region", { name: "How instances end, by version" }).locator("tbody tr");
+        await ends.getByRole("cell", { name: "66.7 %" }).waitFor();
+        await ends.getByText("1 × markup").waitFor();
+        await tab.go("workflows/hello");
+        await tab.button("Start…").click();
+        await tab.isUsable("the dialog that starts an instance");
+        const input = page.getByRole("dialog").getByLabel("Input, as JSON");
+        await input.fill('{"name": "the dashboard"');
+        await page.keyboard.press("Control+Enter");
+        await page.getByRole("alert").filter({ hasText: "The input is not JSON" }).waitFor();
+        await input.fill('{"name": "the dashboard"}');
+        await page.getByRole("dialog").getByLabel("Entity id").fill("E-77");
+        await page.keyboard.press("Control+Enter");
+        await tab.says("Started.");
+        await page.locator("main h2").getByText("completed").waitFor();
+        await page.getByText("E-77").first().waitFor();
+        const { items } = await host.get("/instances?entity_id=E-77");
+        assert.equal(items.length, 1);
+    });
+
+    inBrowser("long names wrap at words", { viewport: PHONE }, async (tab, page) => {
+        const long = "approval-of-a-very-long-name-that-has-many-words";
+        const { definition } = await host.get("/workflows/hello");
+        await host.post("/workflows", { ...definition, name: long });
+        await tab.go("workflows");
+        const name = page.getByRole("link", { name: long, exact: true });
+        await name.waitFor();
+        // The words on each line, from the places of the letters.
+        const lines = await name.evaluate((link) => {
+            const range = document.createRange();
+            const found = new Map();
+            for (const text of [...link.childNodes].filter(({ nodeType }) => nodeType === Node.TEXT_NODE)) {
+                for (let at = 0; at < text.data.length; at += 1) {
+                    range.setStart(text, at);
+                    range.setEnd(text, at + 1);
+                    const top = Math.round(range.getBoundingClientRect().top);
+                    found.set(top, (found.get(top) ?? "") + text.data[at]);
+                }
+            }
+            return [...found.values()];
+        });
+        assert.ok(lines.length > 1, "it wraps");
+        assert.ok(
+            lines.slice(0, -1).every((line) => line.endsWith("-")),
+            lines.join(" | "),
+        );
+        await tab.isUsable("a long name on a phone");
+    });
+
     inBrowser(
         "versions are compared, and a plugin is rolled back and follows the newest again",
         {},

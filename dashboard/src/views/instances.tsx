@@ -14,8 +14,10 @@ import {
     Code,
     Facts,
     Field,
+    Filters,
     Loaded,
     More,
+    Name,
     say,
     Table,
     Time,
@@ -46,10 +48,14 @@ export function Instances({ address }: ViewProps) {
 
 const entity = (row: InstanceSummary): string =>
     [row.entity_type, row.entity_id].filter((part) => part !== null).join(" ") || format.NONE;
+/** Milliseconds from the creation to the end; -1 of an instance that has not ended. */
+const tookMs = ({ completed_at, created_at }: InstanceSummary): number =>
+    completed_at === null ? -1 : format.instant(completed_at) - format.instant(created_at);
 const took = (row: InstanceSummary): string =>
-    row.completed_at === null
-        ? format.NONE
-        : format.milliseconds(Date.parse(row.completed_at) - Date.parse(row.created_at));
+    row.completed_at === null ? format.NONE : format.milliseconds(tookMs(row));
+
+const statusOf = ({ status, quarantined_at }: InstanceSummary): string =>
+    quarantined_at === undefined ? status : "quarantined";
 
 function List({ query }: { query: URLSearchParams }) {
     const filter = Object.fromEntries(
@@ -80,7 +86,7 @@ function List({ query }: { query: URLSearchParams }) {
     };
     return (
         <>
-            <div class="toolbar">
+            <Filters set={Object.values(filter).filter((value) => value !== "").length}>
                 <Field label="Status">
                     <select
                         value={filter["status"]}
@@ -127,7 +133,7 @@ function List({ query }: { query: URLSearchParams }) {
                         Show all
                     </a>
                 )}
-            </div>
+            </Filters>
             <Loaded resource={pages} what="instances">
                 {(instances) => (
                     <Table
@@ -146,29 +152,64 @@ function List({ query }: { query: URLSearchParams }) {
                             },
                             {
                                 name: "Workflow",
+                                value: ({ workflow }) => workflow,
                                 cell: (row) => (
                                     <>
-                                        {row.workflow}{" "}
+                                        <Name text={row.workflow} />{" "}
                                         <span class="muted">v{row.workflow_version}</span>
                                     </>
                                 ),
                             },
                             {
                                 name: "Status",
-                                cell: ({ status, quarantined_at }) => (
-                                    <Badge
-                                        text={quarantined_at === undefined ? status : "quarantined"}
-                                    />
-                                ),
+                                value: statusOf,
+                                cell: (row) => <Badge text={statusOf(row)} />,
+                            },
+                            {
+                                name: "Reason",
+                                value: ({ failure }) => failure?.code ?? "",
+                                cell: ({ failure }) =>
+                                    failure === null ? (
+                                        format.NONE
+                                    ) : (
+                                        <span title={failure.message}>
+                                            <b>
+                                                <Name text={failure.code} />
+                                            </b>{" "}
+                                            <span class="muted reason">{failure.message}</span>
+                                        </span>
+                                    ),
                             },
                             {
                                 name: "At step",
-                                cell: ({ current_step }) => current_step ?? format.NONE,
+                                value: ({ current_step }) => current_step ?? "",
+                                cell: ({ current_step }) =>
+                                    current_step === null ? (
+                                        format.NONE
+                                    ) : (
+                                        <Name text={current_step} />
+                                    ),
                             },
-                            { name: "Entity", cell: entity },
-                            { name: "Started by", cell: ({ started_by }) => started_by },
-                            { name: "Created", cell: ({ created_at }) => <Time at={created_at} /> },
-                            { name: "Took", isNumber: true, cell: took },
+                            {
+                                name: "Entity",
+                                value: entity,
+                                cell: (row) => (
+                                    <span class="entity">
+                                        <Name text={entity(row)} />
+                                    </span>
+                                ),
+                            },
+                            {
+                                name: "Started by",
+                                value: ({ started_by }) => started_by,
+                                cell: ({ started_by }) => <Name text={started_by} />,
+                            },
+                            {
+                                name: "Created",
+                                value: ({ created_at }) => format.instant(created_at),
+                                cell: ({ created_at }) => <Time at={created_at} />,
+                            },
+                            { name: "Took", isNumber: true, value: tookMs, cell: took },
                         ]}
                     />
                 )}
@@ -185,6 +226,9 @@ function open(input: HTMLInputElement): void {
     );
     if (input.reportValidity() && id !== "") location.hash = link("instances", id);
 }
+
+/** Most approvals that the details of an instance have. */
+const APPROVALS_SHOWN = 500;
 
 const isOpen = ({ status }: InstanceSummary): boolean =>
     status === "running" || status === "waiting";
@@ -205,10 +249,19 @@ function Details({ id }: { id: string }) {
                         <div class="toolbar item">
                             <h2 class="wrap">
                                 <a class="plain" href={link("workflows", data.workflow)}>
-                                    {data.workflow}
+                                    <Name text={data.workflow} />
                                 </a>{" "}
                                 <Badge text={data.status} />
                             </h2>
+                            {data.approvals.length > 0 && may("approval_decide") && (
+                                <a class="button" href={link("approvals", null, { instance: id })}>
+                                    Its approvals (
+                                    {data.approvals.length < APPROVALS_SHOWN
+                                        ? data.approvals.length
+                                        : `${APPROVALS_SHOWN} or more`}
+                                    )
+                                </a>
+                            )}
                             {data.quarantined_at !== undefined && may("workflow_manage") && (
                                 <Button onClick={() => setReleases(true)}>Release…</Button>
                             )}

@@ -1,13 +1,15 @@
 // The events of an instance and their times: as bars, and as a list in words.
 import type { ComponentChildren } from "preact";
+import { useState } from "preact/hooks";
+import { get, segment } from "../api";
 import * as format from "../format";
-import { link, useNow } from "../hooks";
+import { link, useNow, useResource } from "../hooks";
 import { may } from "../session";
-import type { Approval, Attempt, InstanceDetails } from "../types";
-import { Badge, Code, TONES, type Tone } from "../ui";
+import type { Approval, Attempt, AttemptWithInput, InstanceDetails } from "../types";
+import { Badge, Code, Loaded, Name, TONES, type Tone } from "../ui";
 
 const took = ({ started_at, finished_at }: Attempt): number =>
-    Date.parse(finished_at) - Date.parse(started_at);
+    format.instant(finished_at) - format.instant(started_at);
 
 interface Bar {
     key: string;
@@ -21,14 +23,14 @@ const attemptBar = (attempt: Attempt): Bar => ({
     key: `a ${attempt.number}`,
     tone: attempt.failure === null ? "good" : "bad",
     text: `attempt ${attempt.number}: ${format.words(attempt.outcome)}, ${format.milliseconds(took(attempt))}`,
-    from: Date.parse(attempt.started_at),
-    to: Date.parse(attempt.finished_at),
+    from: format.instant(attempt.started_at),
+    to: format.instant(attempt.finished_at),
 });
 
 const approvalBar = (approval: Approval, now: number): Bar => {
     const [from, to] = [
-        Date.parse(approval.created_at),
-        approval.decided_at === null ? now : Date.parse(approval.decided_at),
+        format.instant(approval.created_at),
+        approval.decided_at === null ? now : format.instant(approval.decided_at),
     ];
     return {
         key: approval.id,
@@ -46,7 +48,7 @@ export function Timeline({ instance }: { instance: InstanceDetails }) {
     const add = (step: string, bar: Bar) => rows.set(step, [...(rows.get(step) ?? []), bar]);
     instance.attempts.forEach((attempt) => add(attempt.step, attemptBar(attempt)));
     instance.approvals.forEach((approval) => add(approval.step, approvalBar(approval, now)));
-    const start = Date.parse(instance.created_at);
+    const start = format.instant(instance.created_at);
     const end = Math.max(start + 1, ...[...rows.values()].flat().map(({ to }) => to));
     const share = (ms: number) => `${Math.min(100, Math.max(0, (ms / (end - start)) * 100))}%`;
     if (rows.size === 0) return <p class="muted">No step has ended yet.</p>;
@@ -55,7 +57,9 @@ export function Timeline({ instance }: { instance: InstanceDetails }) {
             <ol>
                 {[...rows].map(([step, bars]) => (
                     <li key={step}>
-                        <span class="timeline-step">{step}</span>
+                        <span class="timeline-step">
+                            <Name text={step} />
+                        </span>
                         <ul class="timeline-track">
                             {bars.map((bar) => (
                                 <li
@@ -115,7 +119,9 @@ export function Events({ instance }: { instance: InstanceDetails }) {
                 </>
             ),
         },
-        ...instance.attempts.map(attemptEvent),
+        ...instance.attempts.map((attempt) =>
+            attemptEvent({ ...attempt, instance_id: instance.id }),
+        ),
         ...instance.approvals.flatMap(approvalEvents),
     ];
     if (instance.completed_at !== null) {
@@ -132,16 +138,19 @@ export function Events({ instance }: { instance: InstanceDetails }) {
         });
     }
     events.sort(
-        (left, right) => Date.parse(left.at) - Date.parse(right.at) || left.rank - right.rank,
+        (left, right) =>
+            format.instant(left.at) - format.instant(right.at) || left.rank - right.rank,
     );
-    const start = Date.parse(instance.created_at);
+    const start = format.instant(instance.created_at);
     return (
         <ol class="events card">
             {events.map(({ key, at, tone, title, details }) => (
                 <li key={key} class={`event event-${tone}`}>
                     <time dateTime={at} title={format.fullTime(at)}>
                         {format.clock(at)}{" "}
-                        <span class="muted">+{format.milliseconds(Date.parse(at) - start)}</span>
+                        <span class="muted">
+                            +{format.milliseconds(format.instant(at) - start)}
+                        </span>
                     </time>
                     <div class="wrap">
                         {title}
@@ -153,7 +162,7 @@ export function Events({ instance }: { instance: InstanceDetails }) {
     );
 }
 
-function attemptEvent(attempt: Attempt): Event {
+function attemptEvent(attempt: Attempt & { instance_id: string }): Event {
     const { step, number, outcome, plugin, failure, output, output_omitted, retry_at } = attempt;
     return {
         key: `${step} ${number}`,
@@ -178,27 +187,83 @@ function attemptEvent(attempt: Attempt): Event {
                     </p>
                 )}
                 {retry_at !== null && <p class="muted">Runs again at {format.clock(retry_at)}</p>}
-                {output_omitted !== undefined && (
-                    <p class="muted">
-                        Its output of {format.bytes(output_omitted.bytes)} is at{" "}
-                        <code>{output_omitted.url}</code>
-                    </p>
+                {plugin !== null && (
+                    <Fold title="Input" of={`of ${step}, attempt ${number}`}>
+                        {() => <Loadable attempt={attempt} part="input" />}
+                    </Fold>
                 )}
-                {output !== null && (
-                    <details>
-                        <summary>
-                            Output
-                            <span class="visually-hidden">
-                                {" "}
-                                of {step}, attempt {number}
-                            </span>
-                        </summary>
-                        <Code label={`Output of ${step}, attempt ${number}`} value={output} />
-                    </details>
+                {(output !== null || output_omitted !== undefined) && (
+                    <Fold
+                        title={
+                            output_omitted === undefined
+                                ? "Output"
+                                : `Output, ${format.bytes(output_omitted.bytes)}`
+                        }
+                        of={`of ${step}, attempt ${number}`}
+                    >
+                        {() =>
+                            output_omitted === undefined ? (
+                                <Code
+                                    label={`Output of ${step}, attempt ${number}`}
+                                    value={output}
+                                />
+                            ) : (
+                                <Loadable attempt={attempt} part="output" />
+                            )
+                        }
+                    </Fold>
                 )}
             </>
         ),
     };
+}
+
+/** A part that is made only when the user opens it. */
+function Fold({
+    title,
+    of,
+    children,
+}: {
+    title: string;
+    of: string;
+    children: () => ComponentChildren;
+}) {
+    const [open, setOpen] = useState(false);
+    return (
+        <details onToggle={(event) => setOpen(event.currentTarget.open)}>
+            <summary>
+                {title}
+                <span class="visually-hidden"> {of}</span>
+            </summary>
+            {open && children()}
+        </details>
+    );
+}
+
+/** A part of an attempt that the list of attempts does not have. */
+function Loadable({
+    attempt: { instance_id: instance, step, number },
+    part,
+}: {
+    attempt: Attempt & { instance_id: string };
+    part: "input" | "output";
+}) {
+    const path = `/instances/${segment(instance)}/attempts/${segment(step)}/${number}`;
+    const attempt = useResource(`${path} ${part}`, (signal) =>
+        get<AttemptWithInput>(path, part === "input" ? { fields: "input" } : {}, signal),
+    );
+    const label = `${format.capital(part)} of ${step}, attempt ${number}`;
+    return (
+        <Loaded resource={attempt} what={`the ${part}`}>
+            {(data) =>
+                part === "input" && data.input === undefined ? (
+                    <p class="muted">The step got no input: its template failed.</p>
+                ) : (
+                    <Code label={label} value={data[part]} />
+                )
+            }
+        </Loaded>
+    );
 }
 
 function pluginLink(plugin: string): ComponentChildren {

@@ -1,24 +1,42 @@
 // Workflows and their definitions.
-import { useState } from "preact/hooks";
-import { get, segment } from "../api";
+import type { ComponentChildren } from "preact";
+import { useMemo, useState } from "preact/hooks";
+import { ApiError, get, postJson, segment } from "../api";
+import { diffLines } from "../diff";
 import * as format from "../format";
 import { link, useResource } from "../hooks";
 import type { ViewProps } from "../main";
 import { usePages } from "../pages";
-import type { NewestVersion, Step, Workflow, WorkflowVersion } from "../types";
+import { may } from "../session";
+import type {
+    InstanceSummary,
+    NewestVersion,
+    Page,
+    Step,
+    Workflow,
+    WorkflowVersion,
+} from "../types";
 import {
+    ActionDialog,
     Badge,
+    Button,
     Code,
     Empty,
     Facts,
     Field,
     Loaded,
     More,
+    Name,
     PlainText,
+    say,
     Table,
     type Tone,
     Time,
 } from "../ui";
+
+const REFRESH_MS = 30_000;
+/** Most reasons of failures in a cell. */
+const REASONS_MAX = 5;
 
 const TONES: Record<string, Tone> = { active: "good" };
 
@@ -49,7 +67,9 @@ function List() {
                                 {
                                     name: "Workflow",
                                     cell: ({ name }) => (
-                                        <a href={link("workflows", name)}>{name}</a>
+                                        <a href={link("workflows", name)}>
+                                            <Name text={name} />
+                                        </a>
                                     ),
                                 },
                                 {
@@ -97,6 +117,7 @@ function Details({ name }: { name: string }) {
         get<NewestVersion>(`/workflows/${segment(name)}`, {}, signal),
     );
     const [chosen, setChosen] = useState<number | null>(null);
+    const [starts, setStarts] = useState(false);
     const number = chosen ?? newest.data?.version ?? 0;
     const shown = useResource(`${name} ${number}`, (signal) =>
         number === 0
@@ -113,7 +134,9 @@ function Details({ name }: { name: string }) {
                 {({ version, definition, status }) => (
                     <>
                         <div class="toolbar item">
-                            <h2 class="wrap">{name}</h2>
+                            <h2 class="wrap">
+                                <Name text={name} />
+                            </h2>
                             {status === "archived" && <Badge text={status} />}
                             <Field label={`Version, of ${version}`}>
                                 <input
@@ -134,11 +157,17 @@ function Details({ name }: { name: string }) {
                             <a class="button" href={link("instances", null, { workflow: name })}>
                                 Its instances
                             </a>
+                            {status !== "archived" && may("workflow_start") && (
+                                <Button kind="primary" onClick={() => setStarts(true)}>
+                                    Start…
+                                </Button>
+                            )}
                         </div>
                         <p class="muted wrap">{definition.description}</p>
                     </>
                 )}
             </Loaded>
+            {starts && <Start workflow={name} onClose={() => setStarts(false)} />}
             {newest.data !== undefined && (
                 <Loaded resource={shown} what="this version">
                     {(version) =>
@@ -159,8 +188,10 @@ function Details({ name }: { name: string }) {
                                         ["Applied", <Time at={version.created_at} exact />],
                                     ]}
                                 />
+                                <Ends name={name} />
                                 <h2>Steps</h2>
                                 <Steps steps={version.definition.steps} />
+                                <Changes key={version.version} shown={version} />
                                 <h2>Definition</h2>
                                 {typeof version.source === "string" ? (
                                     <>
@@ -179,6 +210,280 @@ function Details({ name }: { name: string }) {
     );
 }
 
+/** Most instances that are counted: one page of the list. */
+const COUNTED_MAX = 200;
+
+/** How the newest instances of each version ended. */
+function Ends({ name }: { name: string }) {
+    const newest = useResource(
+        `ends ${name}`,
+        (signal) =>
+            get<Page<InstanceSummary>>(
+                "/instances",
+                { workflow: name, limit: COUNTED_MAX },
+                signal,
+            ),
+        REFRESH_MS,
+    );
+    return (
+        <Loaded resource={newest} what="its instances">
+            {({ items, next }) => {
+                const versions = new Map<number, InstanceSummary[]>();
+                for (const item of items) {
+                    versions.set(item.workflow_version, [
+                        ...(versions.get(item.workflow_version) ?? []),
+                        item,
+                    ]);
+                }
+                const number = (of: InstanceSummary[], status: string) =>
+                    of.filter((item) => item.status === status).length;
+                const ended = (of: InstanceSummary[]) =>
+                    of.filter(({ completed_at }) => completed_at !== null).length;
+                return (
+                    <>
+                        <h2>
+                            How instances end{" "}
+                            {next !== null && (
+                                <span class="muted small">newest {COUNTED_MAX} instances</span>
+                            )}
+                        </h2>
+                        <Table
+                            caption="How instances end, by version"
+                            rows={[...versions].sort(([left], [right]) => right - left)}
+                            rowKey={([version]) => String(version)}
+                            empty="No instance yet."
+                            columns={[
+                                { name: "Version", cell: ([version]) => `v${version}` },
+                                {
+                                    name: "Instances",
+                                    isNumber: true,
+                                    cell: ([, all]) => format.count(all.length),
+                                },
+                                ...["completed", "rejected", "failed", "waiting"].map((status) => ({
+                                    name: format.capital(status),
+                                    isNumber: true,
+                                    cell: ([, all]: [number, InstanceSummary[]]) =>
+                                        format.count(number(all, status)),
+                                })),
+                                {
+                                    name: "Failed of those that ended",
+                                    isNumber: true,
+                                    cell: ([, all]) => {
+                                        const failed = number(all, "failed");
+                                        return (
+                                            <span class={failed > 0 ? "bad" : ""}>
+                                                {format.percent(
+                                                    ended(all) === 0 ? null : failed / ended(all),
+                                                )}
+                                            </span>
+                                        );
+                                    },
+                                },
+                                {
+                                    name: "Reasons",
+                                    cell: ([, all]) => <Reasons instances={all} />,
+                                },
+                            ]}
+                        />
+                    </>
+                );
+            }}
+        </Loaded>
+    );
+}
+
+/** The codes of the failures, the most frequent first. */
+export function Reasons({ instances }: { instances: InstanceSummary[] }) {
+    const codes = new Map<string, number>();
+    for (const { failure, status } of instances) {
+        if (failure !== null && status === "failed")
+            codes.set(failure.code, (codes.get(failure.code) ?? 0) + 1);
+    }
+    const sorted = [...codes].sort(([, left], [, right]) => right - left);
+    if (sorted.length === 0) return <>{format.NONE}</>;
+    return (
+        <>
+            {sorted.slice(0, REASONS_MAX).map(([code, number]) => (
+                <div key={code}>
+                    {number} × <Name text={code} />
+                </div>
+            ))}
+            {sorted.length > REASONS_MAX && (
+                <div class="muted">{sorted.length - REASONS_MAX} other reasons</div>
+            )}
+        </>
+    );
+}
+
+/** The changes from another version to the shown one. */
+function Changes({ shown }: { shown: WorkflowVersion }) {
+    const [from, setFrom] = useState(shown.version - 1);
+    const other = useResource(`${shown.name} ${from}`, (signal) =>
+        from < 1
+            ? Promise.resolve(null)
+            : get<WorkflowVersion>(
+                  `/workflows/${segment(shown.name)}/versions/${from}`,
+                  {},
+                  signal,
+              ),
+    );
+    if (shown.version < 2) return null;
+    return (
+        <>
+            <div class="toolbar section">
+                <h2>Changes</h2>
+                <Field label="since version">
+                    <input
+                        type="number"
+                        min={1}
+                        max={shown.version - 1}
+                        value={from}
+                        onChange={(event) =>
+                            setFrom(
+                                Math.min(
+                                    shown.version - 1,
+                                    Math.max(1, event.currentTarget.valueAsNumber || 1),
+                                ),
+                            )
+                        }
+                    />
+                </Field>
+            </div>
+            <Loaded resource={other} what="the other version">
+                {(before) =>
+                    before === null ? null : (
+                        <Difference
+                            label={`Changes from version ${from} to ${shown.version}`}
+                            before={textOf(before, shown)}
+                            after={textOf(shown, before)}
+                        />
+                    )
+                }
+            </Loaded>
+        </>
+    );
+}
+
+/** The text to compare: as applied, if both versions have it. */
+const textOf = (version: WorkflowVersion, other: WorkflowVersion): string =>
+    typeof version.source === "string" && typeof other.source === "string"
+        ? version.source
+        : format.pretty(version.definition);
+
+/** Equal lines that are shown around a change. */
+const AROUND = 3;
+const SIGNS = { same: "  ", removed: "- ", added: "+ " } as const;
+
+function Difference({ label, before, after }: { label: string; before: string; after: string }) {
+    const lines = useMemo(() => diffLines(before, after), [before, after]);
+    if (lines.every(({ kind }) => kind === "same"))
+        return <p class="muted">The definitions are the same.</p>;
+    const isNear = lines.map((_, place) =>
+        lines
+            .slice(Math.max(0, place - AROUND), place + AROUND + 1)
+            .some(({ kind }) => kind !== "same"),
+    );
+    const parts: ComponentChildren[] = [];
+    for (let place = 0; place < lines.length; place += 1) {
+        const line = lines[place];
+        if (line === undefined) continue;
+        if (isNear[place] === true) {
+            parts.push(
+                <span key={place} class={`diff diff-${line.kind}`}>
+                    {SIGNS[line.kind]}
+                    {line.text}
+                    {"\n"}
+                </span>,
+            );
+            continue;
+        }
+        const begin = place;
+        while (place + 1 < lines.length && isNear[place + 1] === false) place += 1;
+        parts.push(
+            <span key={begin} class="diff muted">
+                … {format.count(place - begin + 1)} equal lines{"\n"}
+            </span>,
+        );
+    }
+    return (
+        <div class="code-box">
+            <pre class="code" tabIndex={0} role="region" aria-label={label}>
+                {parts}
+            </pre>
+        </div>
+    );
+}
+
+/** Starts an instance and shows it. */
+function Start({ workflow, onClose }: { workflow: string; onClose: () => void }) {
+    const [input, setInput] = useState("{}");
+    const [about, setAbout] = useState({ entity_type: "", entity_id: "", project_id: "" });
+    // One key for each dialog: sending twice starts one instance.
+    const key = useMemo(() => `dashboard-${randomId()}`, []);
+    const run = async () => {
+        const text = input.trim() === "" ? "null" : input;
+        try {
+            JSON.parse(text);
+        } catch (error) {
+            throw new ApiError(0, "json", `The input is not JSON: ${(error as Error).message}`);
+        }
+        const rest = Object.entries(about).filter(([, value]) => value !== "");
+        const fields = rest.map(([name, value]) => `,"${name}":${JSON.stringify(value)}`);
+        const started = await postJson<{ id: string }>(
+            `/workflows/${segment(workflow)}/instances`,
+            `{"input":${text}${fields.join("")}}`,
+            { "idempotency-key": key },
+        );
+        if (started !== null && may("workflow_read")) location.hash = link("instances", started.id);
+    };
+    return (
+        <ActionDialog
+            title={`Start ${workflow}`}
+            action="Start instance"
+            run={run}
+            onClose={onClose}
+            onDone={() => say("Started.")}
+        >
+            <Field label="Input, as JSON">
+                <textarea
+                    class="code"
+                    autofocus
+                    rows={8}
+                    spellcheck={false}
+                    value={input}
+                    onInput={(event) => setInput(event.currentTarget.value)}
+                />
+            </Field>
+            <div class="pair">
+                {(
+                    [
+                        ["entity_type", "Entity type", 128],
+                        ["entity_id", "Entity id", 256],
+                        ["project_id", "Project", 256],
+                    ] as const
+                ).map(([name, label, longest]) => (
+                    <Field key={name} label={label}>
+                        <input
+                            type="text"
+                            maxLength={longest}
+                            value={about[name]}
+                            onInput={(event) =>
+                                setAbout({ ...about, [name]: event.currentTarget.value })
+                            }
+                        />
+                    </Field>
+                ))}
+            </div>
+        </ActionDialog>
+    );
+}
+
+/** `crypto.randomUUID` exists only on https and localhost. */
+const randomId = (): string =>
+    [...crypto.getRandomValues(new Uint8Array(16))]
+        .map((byte) => byte.toString(16).padStart(2, "0"))
+        .join("");
+
 function Steps({ steps }: { steps: Step[] }) {
     return (
         <Table
@@ -186,7 +491,7 @@ function Steps({ steps }: { steps: Step[] }) {
             rows={steps}
             rowKey={({ id }) => id}
             columns={[
-                { name: "Step", cell: ({ id }) => id },
+                { name: "Step", cell: ({ id }) => <Name text={id} /> },
                 {
                     name: "Does",
                     cell: ({ plugin, step, approval }) =>
@@ -209,6 +514,17 @@ function Steps({ steps }: { steps: Step[] }) {
                 {
                     name: "When",
                     cell: ({ when }) => (when === undefined ? "always" : <code>{when}</code>),
+                },
+                {
+                    name: "Input",
+                    cell: ({ input, approval }) =>
+                        approval !== undefined ? (
+                            format.NONE
+                        ) : input === undefined ? (
+                            "that of the instance"
+                        ) : (
+                            <code class="template">{JSON.stringify(input)}</code>
+                        ),
                 },
                 {
                     name: "Attempts",
