@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { BASE } from "./base";
 import { link, LiveContext, useAddress, useLive, type Address } from "./hooks";
 import { Live, type LiveState } from "./live";
-import { may, onSession, session, signOut } from "./session";
+import { may, onSession, session, signOutEverywhere } from "./session";
 import { showTextHarmlessly } from "./text";
 import { onTheme, startTheme, theme, toggleTheme } from "./theme";
 import type { Permission } from "./types";
@@ -159,15 +159,9 @@ function ThemeButton() {
 function Navigation({ view }: { view: string }) {
     const { latest } = useLive();
     const firing = latest?.alerts_firing ?? 0;
-    const list = useRef<HTMLUListElement>(null);
-    useEffect(() => {
-        // On a phone the entries are a strip that scrolls. The current entry should be in sight.
-        const here = list.current?.querySelector<HTMLElement>("[aria-current]");
-        if (here != null && list.current !== null) list.current.scrollLeft = here.offsetLeft - 16;
-    }, [view]);
     return (
         <nav aria-label="Views">
-            <ul ref={list}>
+            <ul>
                 {VIEWS.filter(({ needs }) => may(needs)).map(({ name, title, icon }) => (
                     <li key={name}>
                         <a href={link(name)} aria-current={name === view ? "page" : undefined}>
@@ -235,7 +229,7 @@ function Frame() {
                     API
                 </a>
                 <ThemeButton />
-                <button type="button" class="button" onClick={signOut}>
+                <button type="button" class="button" onClick={signOutEverywhere}>
                     Sign out
                 </button>
             </header>

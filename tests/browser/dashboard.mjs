@@ -277,6 +277,72 @@ describe("the dashboard", () => {
         await page.getByText("Everybody's").waitFor({ state: "detached" });
     });
 
+    inBrowser("approvals are decided one after the other with few keys", {}, async (tab, page) => {
+        const titles = [];
+        for (let number = 1; number <= 3; number += 1) {
+            titles.push(`Sign number ${number}`);
+            await host.run("review", { input: { title: `number ${number}`, approver: world.me } }, "waiting");
+        }
+        await tab.go("approvals");
+        const focused = () => page.evaluate(() => document.activeElement?.getAttribute("aria-label"));
+        const order = (await page.locator(".inbox h2").allTextContents()).filter((title) => titles.includes(title));
+        assert.equal(order.length, 3);
+        await tab.button(`Approve: ${order[0]}`).focus();
+        for (const [place, title] of order.slice(0, 2).entries()) {
+            assert.equal(await focused(), `Approve: ${title}`);
+            await page.keyboard.press("Enter");
+            await page.getByRole("dialog").getByLabel("Comment").fill(`comment ${place}`);
+            await page.keyboard.press("Control+Enter");
+            await tab.button(`Approve: ${title}`).waitFor({ state: "detached" });
+            assert.equal(await focused(), `Approve: ${order[place + 1]}`);
+        }
+        // The focus stays where the user puts it, also when the list is loaded again.
+        await page.getByLabel("Status").focus();
+        await page.waitForResponse((response) => new URL(response.url()).pathname === "/approvals");
+        assert.equal(await page.evaluate(() => document.activeElement?.tagName), "SELECT");
+        const { items } = await host.get("/approvals?status=approved&limit=200");
+        assert.ok(items.some(({ title, comment }) => title === order[1] && comment === "comment 1"));
+    });
+
+    inBrowser("the last decision gives the focus to the heading", {}, async (tab, page) => {
+        const { id } = await host.run("review", { input: { title: "the last", approver: world.me } }, "waiting");
+        await tab.go(`approvals?instance=${id}`);
+        await tab.button("Reject: Sign the last").first().click();
+        await page.keyboard.press("Control+Enter");
+        await tab.says("Rejected.");
+        await tab.button("Reject: Sign the last").first().waitFor({ state: "detached" });
+        await eventually("the heading has it", () => page.evaluate(() => document.activeElement?.tagName === "H1"));
+    });
+
+    inBrowser("several approvals are decided together, and the refused ones are named", {}, async (tab, page) => {
+        const made = [];
+        for (let number = 1; number <= 3; number += 1) {
+            const input = { title: `together ${number}`, approver: world.me };
+            made.push(await host.run("review", { input }, "waiting"));
+        }
+        await tab.go("approvals");
+        for (const number of [1, 2, 3]) await page.getByLabel(`Select: Sign together ${number}`).check();
+        await tab.isUsable("selected approvals");
+        await tab.photograph("selected-approvals");
+        await tab.button("Approve 3 selected…").click();
+        const own = made[1].approvals.find(({ approver_id }) => approver_id === world.me);
+        await host.post(`/approvals/${own.id}/decision`, { decision: "reject" });
+        const dialog = page.getByRole("dialog");
+        await dialog.getByLabel("Comment").fill("all of them");
+        await page.keyboard.press("Control+Enter");
+        await dialog.getByRole("alert").filter({ hasText: "Approved: 2. Not decided: 1. “Sign together 2”" }).waitFor();
+        await page.keyboard.press("Escape");
+        await dialog.waitFor({ state: "detached" });
+        const { approvals } = await host.reached(made[0].id, "completed");
+        assert.ok(approvals.some(({ comment }) => comment === "all of them"));
+        await host.reached(made[2].id, "completed");
+        await page.getByLabel("Select: Sign together 3").waitFor({ state: "detached" });
+        await tab
+            .button(/selected…$/u)
+            .first()
+            .waitFor({ state: "detached" });
+    });
+
     test("the page works under a path behind a proxy", async () => {
         const proxy = await Proxy.start(host, "/tools/stepwell");
         const tab = await Tab.open(browser, host, { token: host.token, url: proxy.url });
@@ -299,6 +365,56 @@ describe("the dashboard", () => {
             await tab.close();
             await proxy.stop();
         }
+    });
+
+    inBrowser("a new tab has the token of an open one, and signing out ends both", {}, async (tab, page) => {
+        const second = await tab.context.newPage();
+        await second.goto(`${host.url}/workflow-metrics/dashboard#/workflows`);
+        await second.getByRole("heading", { name: "Workflows" }).waitFor();
+        for (const one of [page, second])
+            assert.deepEqual(await one.evaluate(() => Object.values(localStorage)), [], "nothing is stored for good");
+        // A tab that somebody else signed in stays.
+        const other = await tab.context.newPage();
+        await other.addInitScript((token) => sessionStorage.setItem("stepwell.token", token), world.approver);
+        await other.goto(`${host.url}/workflow-metrics/dashboard`);
+        await other.getByRole("heading", { name: "Approvals" }).waitFor();
+        await second.getByRole("button", { name: "Sign out" }).click();
+        for (const one of [second, page]) {
+            await one.getByLabel("Token").waitFor();
+            assert.equal(await one.evaluate(() => sessionStorage.length), 0);
+        }
+        assert.equal(await other.getByRole("heading", { name: "Approvals" }).count(), 1);
+        await other.close();
+        await second.reload();
+        await second.getByLabel("Token").waitFor();
+        await second.waitForTimeout(600);
+        assert.equal(await second.getByRole("navigation", { name: "Views" }).count(), 0);
+    });
+
+    inBrowser("a phone reaches every view, and sees that a table goes on", { viewport: PHONE }, async (tab, page) => {
+        const links = page.getByRole("navigation", { name: "Views" }).getByRole("link");
+        assert.equal(await links.count(), 10);
+        for (let place = 0; place < 10; place += 1) {
+            const { x, y, width, height } = await links.nth(place).boundingBox();
+            assert.ok(
+                x >= 0 && x + width <= PHONE.width && y + height <= PHONE.height / 2,
+                `link ${place} is in sight`,
+            );
+        }
+        await tab.go("instances");
+        const status = page.getByLabel("Status");
+        assert.ok(!(await status.isVisible()), "filters are folded");
+        await page.getByText("Filters", { exact: true }).click();
+        await status.selectOption("failed");
+        await page.getByText("Filters (1 set)").waitFor();
+        const frame = page.locator(".sideways");
+        await eventually(
+            "the right edge has a shade",
+            async () => (await frame.getAttribute("data-hidden")) === "right",
+        );
+        await tab.isUsable("a table on a phone");
+        await page.getByRole("region", { name: "Instances" }).evaluate((box) => box.scrollTo(10_000, 0));
+        await eventually("the left edge has one", async () => (await frame.getAttribute("data-hidden")) === "left");
     });
 
     inBrowser("text that turns itself round is shown with escapes", {}, async (tab, page) => {
@@ -442,6 +558,16 @@ describe("the dashboard", () => {
         assert.deepEqual(await codes(), ["markup", "trap"]);
         await region.getByRole("button", { name: "Reason" }).click();
         assert.deepEqual(await codes(), ["trap", "markup"]);
+    });
+
+    inBrowser("an instance leads to its approvals", {}, async (tab, page) => {
+        await tab.go(`instances/${world.commented.id}`);
+        await page.getByRole("link", { name: "Its approvals (2)" }).click();
+        const entries = page.locator(".inbox > li");
+        await eventually("only its approvals are listed", async () => (await entries.count()) === 2);
+        await entries.getByText("Sign with a comment").first().waitFor();
+        await page.getByRole("link", { name: "Show those of all instances" }).click();
+        await page.getByText("Of the instance").waitFor({ state: "detached" });
     });
 
     inBrowser("a workflow shows its changes and failures, and starts an instance", {}, async (tab, page) => {

@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import * as format from "../format";
 import { usePages } from "../pages";
 import type { AuditEntry } from "../types";
-import { Badge, Button, Code, Field, Loaded, More, Table, Time } from "../ui";
+import { Badge, Button, Code, Field, Filters, Loaded, More, Table, Time } from "../ui";
 
 /** The host's names of actions. The host refuses other names. */
 const ACTIONS = [
@@ -59,30 +59,31 @@ export function Audit() {
     return (
         <>
             <form
-                class="toolbar"
                 onSubmit={(event) => {
                     event.preventDefault();
                     setFilter(typed);
                 }}
             >
-                {text("actor")}
-                <Field label="Action">
-                    <select
-                        value={typed.action}
-                        onChange={(event) =>
-                            setTyped({ ...typed, action: event.currentTarget.value })
-                        }
-                    >
-                        <option value="">any</option>
-                        {ACTIONS.map((action) => (
-                            <option key={action}>{action}</option>
-                        ))}
-                    </select>
-                </Field>
-                {text("subject")}
-                {time("from")}
-                {time("to")}
-                <Button type="submit">Show</Button>
+                <Filters set={Object.values(filter).filter((value) => value !== "").length}>
+                    {text("actor")}
+                    <Field label="Action">
+                        <select
+                            value={typed.action}
+                            onChange={(event) =>
+                                setTyped({ ...typed, action: event.currentTarget.value })
+                            }
+                        >
+                            <option value="">any</option>
+                            {ACTIONS.map((action) => (
+                                <option key={action}>{action}</option>
+                            ))}
+                        </select>
+                    </Field>
+                    {text("subject")}
+                    {time("from")}
+                    {time("to")}
+                    <Button type="submit">Show</Button>
+                </Filters>
             </form>
             <Loaded resource={pages} what="the audit">
                 {(entries) => (

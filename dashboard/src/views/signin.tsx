@@ -1,12 +1,14 @@
 // Signing in with a token.
 import type { TargetedEvent } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, whoIs } from "../api";
-import { signIn, signOut, storedToken } from "../session";
+import { signIn, signOut, storedToken, tokenOfOtherTab } from "../session";
 import { Button } from "../ui";
 
 export function SignIn() {
     const [token, setToken] = useState("");
+    const typed = useRef("");
+    typed.current = token;
     const [problem, setProblem] = useState("");
     const [busy, setBusy] = useState(storedToken() !== null);
 
@@ -24,7 +26,14 @@ export function SignIn() {
 
     useEffect(() => {
         const stored = storedToken();
-        if (stored !== null) void enter(stored);
+        if (stored !== null) {
+            void enter(stored);
+            return;
+        }
+        void tokenOfOtherTab().then((token) => {
+            // A user who began to type another token keeps the form.
+            if (token !== null && typed.current === "") void enter(token);
+        });
     }, []);
 
     const submit = (event: TargetedEvent<HTMLFormElement>) => {
@@ -37,8 +46,8 @@ export function SignIn() {
                 <Mark />
                 <h1>Stepwell</h1>
                 <p class="muted">
-                    Sign in with an access token. It stays in this tab until you sign out or close
-                    it.
+                    Sign in with an access token. The open tabs of this browser share it until you
+                    sign out or close them all. It is not stored on disk.
                 </p>
                 <label class="field">
                     <span>Token</span>
