@@ -198,7 +198,7 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
         ("from=yesterday", "not a time"),
         ("from=-1h&to=-2h", "before"),
         ("from=-30d&step=10s", "2000 points"),
-        ("operation=a&metric=b", "not for both"),
+        ("operation=a&metric=b", "not for two of them"),
         ("operation=a%00", "zero byte"),
         ("hosts=some", "all or this"),
         ("operaton=a", "operaton"),

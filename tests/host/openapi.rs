@@ -734,7 +734,8 @@ fn the_page_names_every_route_and_runs_nothing() {
         .find(|part| part.contains("/assets/reference."))
         .expect("a style");
     assert_eq!(
-        host.send("GET", style, &[], "").header("content-type"),
+        host.send("GET", &format!("/{style}"), &[], "")
+            .header("content-type"),
         Some("text/css; charset=utf-8")
     );
 }
