@@ -20,13 +20,17 @@ export class ApiError extends Error {
   }
 }
 
-export type Query = Record<string, string | number | null | undefined>;
+/** An array is a parameter that is repeated. */
+export type Query = Record<string, string | number | string[] | null | undefined>;
 
 export function withQuery(path: string, query: Query = {}): string {
   const given = Object.entries(query).filter(
     ([, value]) => value !== null && value !== undefined && value !== "",
   );
-  const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+  const pairs = given.flatMap(([name, value]) =>
+    (Array.isArray(value) ? value : [value]).map((one) => [name, String(one)]),
+  );
+  const text = new URLSearchParams(pairs).toString();
   return text === "" ? path : `${path}?${text}`;
 }
 

@@ -33,9 +33,16 @@ interface Props {
      */
     topMin?: number;
     empty?: string;
+    /** Called with the period that the user marks with the mouse, in seconds since 1970. */
+    onZoom?: (range: [number, number]) => void;
 }
 
 const HEIGHT = 180;
+/** A shorter mark, in pixels, is a click. */
+const MARK_MIN = 8;
+/** Width of a letter of the axis, and its distance from the plot, in pixels. */
+const LETTER = 6.3;
+const AXIS_GAP = 14;
 /** Maximum number of rows in the table. A longer table is of no use. */
 const ROWS_MAX = 120;
 /**
@@ -71,7 +78,7 @@ const DAY_S = 86_400;
  * apart.
  */
 function ticks(_: uPlot, splits: number[]): string[] {
-    const apart = (splits[1] ?? 0) - (splits[0] ?? 0);
+    const apart = splits.length < 2 ? 60 : (splits[1] ?? 0) - (splits[0] ?? 0);
     const form =
         apart >= DAY_S
             ? date
@@ -104,11 +111,11 @@ function options(
     return {
         width,
         height: HEIGHT,
-        padding: [8, 26, 0, 0],
+        padding: [8, 14, 0, 0],
         legend: { show: false },
         cursor: {
             y: false,
-            drag: { x: false, y: false },
+            drag: { x: props.onZoom !== undefined, y: false, setScale: false },
             points: { size: 7 },
             ...(props.group === undefined ? {} : { sync: { key: props.group } }),
         },
@@ -127,10 +134,16 @@ function options(
             },
         },
         axes: [
-            { ...axis, space: 80, size: 28, values: ticks },
+            { ...axis, space: 64, size: 28, values: ticks },
             {
                 ...axis,
-                size: 56,
+                // As wide as its labels, so that the plot uses the rest of the card.
+                size: (_, labels) =>
+                    Math.max(
+                        24,
+                        ...(labels ?? []).map((label) => label.length * LETTER + AXIS_GAP),
+                    ),
+                gap: 4,
                 space: 34,
                 values: (_, splits) => splits.map((split) => (props.axis ?? props.format)(split)),
             },
@@ -149,7 +162,21 @@ function options(
                 ...(line.fill === true ? { fill: colour(`${line.colour}-soft`) } : {}),
             })),
         ],
-        hooks: { setCursor: [(plot) => onCursor(plot.cursor.idx ?? null)] },
+        hooks: {
+            setCursor: [(plot) => onCursor(plot.cursor.idx ?? null)],
+            setSelect: [
+                (plot) => {
+                    const { left, width } = plot.select;
+                    if (width === 0) return;
+                    const marked: [number, number] = [
+                        plot.posToVal(left, "x"),
+                        plot.posToVal(left + width, "x"),
+                    ];
+                    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+                    if (width >= MARK_MIN) props.onZoom?.(marked);
+                },
+            ],
+        },
     };
 }
 
@@ -176,6 +203,7 @@ export function Chart(props: Props) {
                 return latest.current.range as [number, number];
             },
         };
+        if (proxy.onZoom !== undefined) proxy.onZoom = (range) => latest.current.onZoom?.(range);
         if (latest.current.range === undefined) delete (proxy as Partial<Props>).range;
         const built = new uPlot(
             options(proxy, element.clientWidth, setCursor),

@@ -211,7 +211,8 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
  * from those of each.
  */
 async function polled(signal: AbortSignal): Promise<Snapshot> {
-  const stats = await get<Stats>("/workflow-metrics/stats", {}, signal);
+  // Of the last minute, as in the stream. Counts since the start would look like a spike.
+  const stats = await get<Stats>("/workflow-metrics/stats", { window: "1m" }, signal);
   const summary = await get<Summary>("/workflow-metrics/summary", { window: "1m" }, signal).catch(
     () => null,
   );

@@ -1,14 +1,7 @@
 // The minutes before the page was opened, from the history: snapshots like those of the live
 // stream, one for every ten seconds. Values without a series in the history are null.
 import { get } from "./api";
-import type {
-  HistoryNames,
-  MetricHistory,
-  MetricPoint,
-  OperationHistory,
-  OperationPoint,
-  Snapshot,
-} from "./types";
+import type { HistoryNames, HistorySeries, MetricPoint, OperationPoint, Snapshot } from "./types";
 
 const PATH = "/workflow-metrics/history";
 const STEP_S = 10;
@@ -22,8 +15,8 @@ const WINDOW_STEPS = 6;
  * seconds.
  */
 const SILENCE_S = 30;
-/** Maximum number of series to load. The host's own series are fewer. */
-const SERIES_MAX = 60;
+/** The most series of one request. The host's own series are fewer. */
+const SERIES_MAX = 64;
 
 export const ALL_OPERATIONS = "all operations";
 const LIFECYCLE = ["created", "completed", "failed"] as const;
@@ -67,19 +60,17 @@ export async function past(lastSeconds: number, signal: AbortSignal): Promise<Sn
   const asked = { ...period, hosts: "this" };
   const counted = new Map<string, Map<number, MetricPoint>>();
   const called = new Map<string, Map<number, OperationPoint>>();
-  let to = 0;
-  await Promise.all([
-    ...metrics.slice(0, SERIES_MAX).map(async (metric) => {
-      const history = await get<MetricHistory>(PATH, { metric, ...asked }, signal);
-      counted.set(metric, keyed(history.points));
-      to = Math.max(to, Date.parse(history.to) / 1_000);
-    }),
-    ...operations.slice(0, SERIES_MAX).map(async (operation) => {
-      const history = await get<OperationHistory>(PATH, { operation, ...asked }, signal);
-      called.set(operation, keyed(history.points));
-    }),
-  ]);
-  return snapshots(counted, called, to);
+  const series = [
+    ...operations.map((name) => `operation:${name}`),
+    ...metrics.map((name) => `metric:${name}`),
+  ].slice(0, SERIES_MAX);
+  if (series.length === 0) return [];
+  const history = await get<HistorySeries>(PATH, { series, ...asked }, signal);
+  for (const one of history.series) {
+    if ("operation" in one) called.set(one.operation, keyed(one.points));
+    else counted.set(one.metric, keyed(one.points));
+  }
+  return snapshots(counted, called, Date.parse(history.to) / 1_000);
 }
 
 function snapshots(

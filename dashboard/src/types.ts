@@ -183,20 +183,15 @@ export interface HistoryNames {
   operations: string[];
   metrics: string[];
 }
-export interface OperationHistory {
-  operation: string;
+/** Several series of one period, in the order of the request. */
+export interface HistorySeries {
   step_seconds: number;
   from: string;
   to: string;
-  points: OperationPoint[];
-}
-export interface MetricHistory {
-  metric: string;
-  kind: "counter" | "gauge";
-  step_seconds: number;
-  from: string;
-  to: string;
-  points: MetricPoint[];
+  series: (
+    | { operation: string; points: OperationPoint[] }
+    | { metric: string; kind: "counter" | "gauge" | null; points: MetricPoint[] }
+  )[];
 }
 
 export interface Alert {

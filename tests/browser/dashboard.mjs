@@ -232,7 +232,7 @@ describe("the dashboard", () => {
         await page.getByRole("figure", { name: "Instances a minute" }).waitFor();
         await page.getByRole("region", { name: "Charts of all operations" }).getByText("Throughput").first().waitFor();
         const asked = page.waitForRequest(
-            (request) => request.url().includes("from=-6h") && request.url().includes("metric="),
+            (request) => request.url().includes("from=-6h") && request.url().includes("series="),
         );
         await page.getByText("6 h", { exact: true }).click();
         await asked;
@@ -255,6 +255,152 @@ describe("the dashboard", () => {
         await page.getByLabel("To", { exact: true }).fill("2020-01-02T00:00");
         await tab.says("Nothing was measured in this period.");
     });
+
+    /** Marks the middle of a chart with the mouse. */
+    const mark = async (page, title) => {
+        const plot = page.getByRole("figure", { name: new RegExp(`^${title}`, "u") }).locator(".u-over");
+        await plot.scrollIntoViewIfNeeded();
+        const { x, y, width, height } = await plot.boundingBox();
+        await page.mouse.move(x + width * 0.6, y + height / 2);
+        await page.mouse.down();
+        await page.mouse.move(x + width * 0.95, y + height / 2, { steps: 5 });
+        await page.mouse.up();
+    };
+
+    inBrowser("a chart uses the width of its card", {}, async (tab, page) => {
+        for (const [view, viewport] of [
+            ["overview", DESKTOP],
+            ["history", DESKTOP],
+            ["overview", PHONE],
+        ]) {
+            await page.setViewportSize(viewport);
+            await tab.go(view);
+            await page.locator(".u-over").first().waitFor();
+            for (const card of await page.locator(".chart:has(.u-over)").all()) {
+                const [outer, inner] = [await card.boundingBox(), await card.locator(".u-over").boundingBox()];
+                assert.ok(inner.width / outer.width > 0.72, `${view}: ${inner.width} of ${outer.width}`);
+                const right = outer.x + outer.width - inner.x - inner.width;
+                assert.ok(right < 36, `${view}: ${right} are empty to the right`);
+            }
+        }
+    });
+
+    inBrowser("the charts before the page come with two requests", {}, async (tab, page) => {
+        const asked = [];
+        page.on("request", (request) => {
+            const url = new URL(request.url());
+            if (url.pathname === "/workflow-metrics/history") asked.push(url.searchParams.getAll("series").length);
+        });
+        const answered = page.waitForResponse((response) => response.url().includes("series="));
+        await page.reload();
+        assert.equal((await answered).status(), 200);
+        await page.getByRole("figure", { name: /^Work in hand/u }).waitFor();
+        assert.equal(asked.length, 2, "the names, then all series");
+        assert.equal(asked[0], 0);
+        assert.ok(asked[1] > 10, `${asked[1]} series`);
+        asked.length = 0;
+        await tab.go("history");
+        await page.getByRole("figure", { name: /^Commits/u }).waitFor();
+        assert.equal(asked.length, 2, asked.join());
+    });
+
+    inBrowser("a period is marked in a chart, and left again", {}, async (tab, page) => {
+        await tab.go("history");
+        await page
+            .getByRole("figure", { name: /^Throughput/u })
+            .locator(".u-over")
+            .waitFor();
+        const asked = page.waitForRequest(
+            (request) => request.url().includes("series=") && /from=20\d\d/u.test(request.url()),
+        );
+        await mark(page, "Throughput");
+        const { searchParams } = new URL((await asked).url());
+        const seconds = (Date.parse(searchParams.get("to")) - Date.parse(searchParams.get("from"))) / 1_000;
+        assert.ok(seconds > 900 && seconds < 1_500, `${seconds} s of an hour are marked`);
+        assert.ok(await page.getByLabel("Custom", { exact: true }).isChecked());
+        await tab.isUsable("a marked period");
+        await tab.button("Zoom out").click();
+        assert.ok(await page.getByLabel("1 h", { exact: true }).isChecked());
+        await tab.go("overview");
+        await page
+            .getByRole("figure", { name: /^Instances/u })
+            .locator(".u-over")
+            .waitFor();
+        await mark(page, "Instances");
+        await tab.button("Zoom out").click();
+        await tab.button("Zoom out").waitFor({ state: "detached" });
+    });
+
+    inBrowser("where nothing was called is zero, and has no latency", {}, async (tab, page) => {
+        const operation = "step scenarios/script";
+        await eventually("the host went on after the calls", async () => {
+            const { points } = await host.get(`/workflow-metrics/history?operation=${encodeURIComponent(operation)}`);
+            const { points: all } = await host.get("/workflow-metrics/history?metric=running");
+            return points.length > 0 && Date.parse(all.at(-1).at) - Date.parse(points.at(-1).at) >= 20_000;
+        });
+        await tab.go(`history?show=${encodeURIComponent(`o ${operation}`)}`);
+        const cells = async (title) => {
+            await page.getByText(`As a table: ${title}`).click();
+            const rows = page.getByRole("region", { name: `${title} as a table` }).locator("tbody tr");
+            await rows.first().waitFor();
+            return await rows.evaluateAll((all) =>
+                Object.fromEntries(
+                    all.map((row) => [row.querySelector("time").dateTime, row.querySelectorAll("td")[1].textContent]),
+                ),
+            );
+        };
+        const [calls, latency] = [await cells("Throughput"), await cells("Latency")];
+        const quiet = Object.entries(calls).filter(([, text]) => text === "0/min");
+        assert.ok(quiet.length > 0, JSON.stringify(calls));
+        assert.deepEqual([...new Set(quiet.map(([at]) => latency[at]))], ["–"]);
+        assert.ok(Object.values(calls).some((text) => /^[1-9]/u.test(text)));
+        // Before the host began nothing is known.
+        assert.ok(Object.values(calls).includes("–"));
+    });
+
+    inBrowser("without the live stream the numbers are those of the last minute, too", {}, async (tab, page) => {
+        await page.route(/\/workflow-metrics\/live$/u, (route) =>
+            route.fulfill({ status: 404, json: { error: { code: "no-such-path", message: "there is none" } } }),
+        );
+        const asked = page.waitForRequest((request) => request.url().endsWith("/workflow-metrics/stats?window=1m"));
+        await page.reload();
+        await asked;
+        await page.getByText("Every 5 s").first().waitFor();
+    });
+
+    inBrowser(
+        "the overview shows what failed, waits and is late, and is never well above it",
+        {},
+        async (tab, page) => {
+            const late = {
+                ...(await host.get(`/instances/${world.waiting.id}`)),
+                created_at: new Date(Date.now() - 3 * 86_400_000).toISOString(),
+            };
+            await page.route(/\/instances\?status=waiting&created_before=/u, (route) =>
+                route.fulfill({ json: { items: [late], next: null } }),
+            );
+            await page.reload();
+            const rows = page.getByRole("region", { name: "Work by workflow" }).locator("tbody tr");
+            const flaky = rows.filter({ hasText: "flaky" });
+            await flaky.getByText("1 × markup").waitFor();
+            await flaky.getByText("1 × trap").waitFor();
+            const review = rows.filter({ hasText: "review" });
+            await review.getByRole("link", { name: /waiting at sign, created 3 d/u }).waitFor();
+            const headline = page.locator(".headline");
+            for (const window of ["1 min", "5 min", "Since start"]) {
+                await page.getByText(window, { exact: true }).first().click();
+                await page.waitForResponse((response) => response.url().includes("/workflow-metrics/summary"));
+                await eventually("it has a headline", async () =>
+                    (await headline.textContent()).includes("operations"),
+                );
+                assert.doesNotMatch(await headline.textContent(), /All is well/u, window);
+                assert.equal(await headline.locator(".badge-good").count(), 0, window);
+            }
+            await flaky.getByRole("link", { name: "2 failed" }).click();
+            const listed = page.getByRole("region", { name: "Instances" }).locator("tbody tr");
+            await eventually("the failed ones are listed", async () => (await listed.count()) === 2);
+        },
+    );
 
     inBrowser("an approval is found, approved with a comment, and the instance goes on", {}, async (tab, page) => {
         const [instance] = world.large;

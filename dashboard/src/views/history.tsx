@@ -3,11 +3,11 @@ import { useMemo, useState } from "preact/hooks";
 import { get } from "../api";
 import { Chart, type Line } from "../chart";
 import * as format from "../format";
-import { link, useResource } from "../hooks";
+import { link, useResource, type Resource } from "../hooks";
 import type { ViewProps } from "../main";
 import { ALL_OPERATIONS } from "../past";
-import type { HistoryNames, MetricHistory, OperationHistory } from "../types";
-import { Choice, Empty, Field, Loaded } from "../ui";
+import type { HistoryNames, HistorySeries, OperationPoint } from "../types";
+import { Button, Choice, Empty, Field, Filters, Loaded } from "../ui";
 
 const RANGES = [
     ["-15m", "15 min"],
@@ -30,6 +30,20 @@ export interface Period {
     step: string;
 }
 
+/** A chosen period. */
+interface Shown {
+    range: Range;
+    start: string;
+    end: string;
+}
+/** The shortest period to zoom into, in seconds: a few points. */
+const SHORTEST_S = 60;
+
+/** A time for a field of local time. */
+const local = (seconds: number): string => {
+    const time = new Date(seconds * 1_000);
+    return new Date(time.getTime() - time.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+};
 const instant = (local: string): string => (local === "" ? "" : new Date(local).toISOString());
 /** Returns "cache hits: instances" for `cache_hits{instances}`. */
 const metricTitle = (name: string): string =>
@@ -58,15 +72,43 @@ export function History({ address }: ViewProps) {
         location.hash = link("history", null, { show });
     };
     const { operations = [], metrics = [] } = names.data ?? {};
+    const [before, setBefore] = useState<Shown[]>([]);
+    const show = (shown: Shown) => {
+        setRange(shown.range);
+        setStart(shown.start);
+        setEnd(shown.end);
+    };
+    const zoom: OnZoom = ([from, to]) => {
+        const middle = (from + to) / 2;
+        const half = Math.max((to - from) / 2, SHORTEST_S / 2);
+        setBefore([...before, { range, start, end }]);
+        show({ range: "custom", start: local(middle - half), end: local(middle + half) });
+    };
+    const zoomOut = () => {
+        const last = before.at(-1);
+        if (last !== undefined) show(last);
+        setBefore(before.slice(0, -1));
+    };
     return (
         <>
-            <div class="toolbar">
-                <Choice label="Period" options={RANGES} value={range} onChange={setRange} />
+            <Filters
+                set={(range === "-1h" ? 0 : 1) + (chosen === "" ? 0 : 1) + (step === "" ? 0 : 1)}
+            >
+                <Choice
+                    label="Period"
+                    options={RANGES}
+                    value={range}
+                    onChange={(chosen) => {
+                        setRange(chosen);
+                        setBefore([]);
+                    }}
+                />
                 {isCustom && (
                     <>
                         <Field label="From">
                             <input
                                 type="datetime-local"
+                                step={1}
                                 value={start}
                                 max={end}
                                 onInput={(event) => setStart(event.currentTarget.value)}
@@ -75,6 +117,7 @@ export function History({ address }: ViewProps) {
                         <Field label="To">
                             <input
                                 type="datetime-local"
+                                step={1}
                                 value={end}
                                 min={start}
                                 onInput={(event) => setEnd(event.currentTarget.value)}
@@ -117,24 +160,37 @@ export function History({ address }: ViewProps) {
                         ))}
                     </select>
                 </Field>
-            </div>
+            </Filters>
+            <p class="muted zoom">
+                Mark a part of a chart to zoom in.{" "}
+                {before.length > 0 && <Button onClick={zoomOut}>Zoom out</Button>}
+            </p>
             {chosen.startsWith("o ") && (
-                <OperationHistoryCharts key={chosen} operation={chosen.slice(2)} period={period} />
+                <OperationHistoryCharts
+                    key={chosen}
+                    operation={chosen.slice(2)}
+                    period={period}
+                    onZoom={zoom}
+                />
             )}
             {chosen.startsWith("m ") && (
-                <MetricHistoryChart key={chosen} metric={chosen.slice(2)} period={period} />
+                <MetricHistoryChart
+                    key={chosen}
+                    metric={chosen.slice(2)}
+                    period={period}
+                    onZoom={zoom}
+                />
             )}
             {chosen === "" && (
                 <Loaded resource={names} what="the history">
                     {() => (
                         <>
-                            {operations.includes(ALL_OPERATIONS) && (
-                                <OperationHistoryCharts
-                                    operation={ALL_OPERATIONS}
-                                    period={period}
-                                />
-                            )}
-                            <Glance known={metrics} period={period} />
+                            <Glance
+                                operations={operations}
+                                metrics={metrics}
+                                period={period}
+                                onZoom={zoom}
+                            />
                         </>
                     )}
                 </Loaded>
@@ -143,72 +199,131 @@ export function History({ address }: ViewProps) {
     );
 }
 
+type LoadedSeries = HistorySeries["series"][number];
+
+/** The steps of a period, and at which of them any host measured. */
 interface Steps {
-    from: string;
-    to: string;
-    step_seconds: number;
+    times: number[];
+    range: [number, number];
+    measured: boolean[];
+    /** The places of points among the steps. */
+    place: (point: { at: string }) => number;
 }
 
-/** Returns the points of a history for all steps of the period; null for a step without a point. */
-function useSteps<P extends { at: string }>(
-    history: Steps & { points: P[] },
-): {
-    times: number[];
-    at: (P | null)[];
-    range: [number, number];
-} {
-    return useMemo(() => {
-        const { step_seconds: step, points } = history;
-        const [from, to] = [Date.parse(history.from) / 1_000, Date.parse(history.to) / 1_000];
-        const first = Math.floor(from / step) * step;
-        const times = Array.from(
-            { length: Math.floor((to - first) / step) + 1 },
-            (_, index) => first + index * step,
-        );
-        const at = times.map((): P | null => null);
-        for (const point of points)
-            at[Math.round((Date.parse(point.at) / 1_000 - first) / step)] = point;
-        return { times, at: at.slice(0, times.length), range: [first, to] };
-    }, [history]);
+/** Written by every host in each step, so it tells when there was a host. */
+const ALWAYS = "metric:running";
+
+function useSeries(names: string[], period: Period): Resource<HistorySeries> {
+    const series = [...new Set([...names, ALWAYS])];
+    return useResource(
+        `${series.join("\n")} ${JSON.stringify(period)}`,
+        (signal) => get<HistorySeries>("/workflow-metrics/history", { series, ...period }, signal),
+        period.to === "" ? REFRESH_MS : undefined,
+    );
 }
+
+/**
+ * Returns the steps of a history. A last step that has hardly begun is left out: a few events in it
+ * would be drawn as a high rate.
+ */
+function stepsOf(history: HistorySeries): Steps {
+    const { step_seconds: step } = history;
+    const [from, to] = [Date.parse(history.from) / 1_000, Date.parse(history.to) / 1_000];
+    const first = Math.floor(from / step) * step;
+    const last = Math.floor(to / step) * step;
+    const hasBegun = to - last >= step / 2;
+    const count = Math.max(1, Math.round((last - first) / step) + (hasBegun ? 1 : 0));
+    const times = Array.from({ length: count }, (_, index) => first + index * step);
+    const place = ({ at }: { at: string }) => Math.round((Date.parse(at) / 1_000 - first) / step);
+    const measured = times.map(() => false);
+    for (const { points } of history.series) {
+        for (const point of points as { at: string }[])
+            if (place(point) < measured.length) measured[place(point)] = true;
+    }
+    return { times, measured, place, range: [first, to] };
+}
+
+/** The values of points at all steps. Without a point: `missing` if there was a host, else null. */
+function valuesOf<P extends { at: string }>(
+    { times, measured, place }: Steps,
+    points: P[],
+    of: (point: P) => number | null,
+    missing: number | null,
+): (number | null)[] {
+    const values = times.map((_, index) => (measured[index] === true ? missing : null));
+    for (const point of points) if (place(point) < values.length) values[place(point)] = of(point);
+    return values;
+}
+
+type OperationSeries = Extract<LoadedSeries, { operation: string }>;
+type MetricSeries = Extract<LoadedSeries, { metric: string }>;
+const isOperation = (series: LoadedSeries): series is OperationSeries => "operation" in series;
+
+type OnZoom = (range: [number, number]) => void;
 
 export function OperationHistoryCharts({
     operation,
     period,
+    onZoom,
 }: {
     operation: string;
     period: Period;
+    onZoom?: OnZoom;
 }) {
-    const history = useResource(
-        `${operation} ${JSON.stringify(period)}`,
-        (signal) =>
-            get<OperationHistory>("/workflow-metrics/history", { operation, ...period }, signal),
-        period.to === "" ? REFRESH_MS : undefined,
-    );
+    const history = useSeries([`operation:${operation}`], period);
     return (
         <Loaded resource={history} what="the history">
-            {(data) => <OperationCharts history={data} />}
+            {(data) => <OperationCharts history={data} operation={operation} onZoom={onZoom} />}
         </Loaded>
     );
 }
 
-function OperationCharts({ history }: { history: OperationHistory }) {
-    const { times, at, range } = useSteps(history);
-    const common = { times, range, group: "history" };
-    const line = (
-        label: string,
-        colour: string,
-        of: (point: OperationHistory["points"][number]) => number,
-        fill = false,
-    ): Line => ({
-        label,
-        colour,
-        fill,
-        values: at.map((point) => (point === null ? null : of(point))),
-    });
-    if (history.points.length === 0) return <Nothing />;
-    const calls = history.points.reduce((sum, { count }) => sum + count, 0);
-    const errors = history.points.reduce((sum, point) => sum + point.errors, 0);
+function OperationCharts({
+    history,
+    operation,
+    onZoom,
+}: {
+    history: HistorySeries;
+    operation: string;
+    onZoom: OnZoom | undefined;
+}) {
+    const points =
+        history.series.filter(isOperation).find((series) => series.operation === operation)
+            ?.points ?? [];
+    // The chart draws anew when these change, so they are made once for each response.
+    const { times, range, lines } = useMemo(() => {
+        const steps = stepsOf(history);
+        const values = (of: (point: OperationPoint) => number, missing: number | null) =>
+            valuesOf(steps, points, of, missing);
+        const calls: Line = {
+            label: "Calls",
+            colour: "blue",
+            fill: true,
+            values: values(({ per_minute }) => per_minute, 0),
+        };
+        const errors: Line = {
+            label: "Errors",
+            colour: "red",
+            fill: true,
+            values: values(({ error_rate }) => error_rate, 0),
+        };
+        // Without a call there is no latency.
+        const latency: Line[] = [
+            { label: "p50", colour: "teal", values: values(({ p50_ms }) => p50_ms, null) },
+            { label: "p95", colour: "amber", values: values(({ p95_ms }) => p95_ms, null) },
+            { label: "p99", colour: "red", values: values(({ p99_ms }) => p99_ms, null) },
+        ];
+        return { ...steps, lines: { calls: [calls], errors: [errors], latency } };
+    }, [history]);
+    const common = {
+        times,
+        range,
+        group: "history",
+        ...(onZoom === undefined ? {} : { onZoom }),
+    };
+    if (points.length === 0) return <Nothing />;
+    const calls = points.reduce((sum, { count }) => sum + count, 0);
+    const errors = points.reduce((sum, point) => sum + point.errors, 0);
     return (
         <>
             <p class="muted">
@@ -216,7 +331,7 @@ function OperationCharts({ history }: { history: OperationHistory }) {
                 {format.percent(calls === 0 ? null : errors / calls)}); one point for every{" "}
                 {format.seconds(history.step_seconds)}
             </p>
-            <section class="charts" aria-label={`Charts of ${history.operation}`}>
+            <section class="charts" aria-label={`Charts of ${operation}`}>
                 <Chart
                     {...common}
                     title="Throughput"
@@ -224,114 +339,99 @@ function OperationCharts({ history }: { history: OperationHistory }) {
                     format={format.perMinute}
                     axis={format.rough}
                     topMin={5}
-                    lines={[line("Calls", "blue", ({ per_minute }) => per_minute, true)]}
+                    lines={lines.calls}
                 />
                 <Chart
                     {...common}
                     title="Latency"
                     format={format.milliseconds}
-                    lines={[
-                        line("p50", "teal", ({ p50_ms }) => p50_ms),
-                        line("p95", "amber", ({ p95_ms }) => p95_ms),
-                        line("p99", "red", ({ p99_ms }) => p99_ms),
-                    ]}
+                    lines={lines.latency}
                 />
                 <Chart
                     {...common}
                     title="Error rate"
                     format={format.percent}
                     topMin={0.05}
-                    lines={[line("Errors", "red", ({ error_rate }) => error_rate, true)]}
+                    lines={lines.errors}
                 />
             </section>
         </>
     );
 }
 
-function MetricHistoryChart({ metric, period }: { metric: string; period: Period }) {
-    const history = useResource(
-        `${metric} ${JSON.stringify(period)}`,
-        (signal) => get<MetricHistory>("/workflow-metrics/history", { metric, ...period }, signal),
-        period.to === "" ? REFRESH_MS : undefined,
-    );
+function MetricHistoryChart({
+    metric,
+    period,
+    onZoom,
+}: {
+    metric: string;
+    period: Period;
+    onZoom: OnZoom;
+}) {
+    const history = useSeries([`metric:${metric}`], period);
     return (
         <Loaded resource={history} what="the history">
-            {(data) =>
-                data.points.length === 0 ? (
+            {(data) => {
+                const one = metricOf(data, metric);
+                return one === undefined || one.points.length === 0 ? (
                     <Nothing />
                 ) : (
                     <section class="charts" aria-label="Chart of the period">
                         <MetricsChart
                             title={metricTitle(metric)}
-                            histories={[
-                                [data.kind === "counter" ? "A minute" : "Value", "violet", data],
+                            history={data}
+                            lines={[
+                                [metric, one.kind === "counter" ? "A minute" : "Value", "violet"],
                             ]}
+                            onZoom={onZoom}
                         />
                     </section>
-                )
-            }
+                );
+            }}
         </Loaded>
     );
 }
 
-const Nothing = () => (
-    <Empty title="Nothing was measured in this period.">
-        Choose a longer one, or another operation.
-    </Empty>
-);
+const metricOf = (history: HistorySeries, metric: string): MetricSeries | undefined =>
+    history.series.find(
+        (series): series is MetricSeries => !isOperation(series) && series.metric === metric,
+    );
 
-type Named = [label: string, colour: string, history: MetricHistory];
+type Named = [metric: string, label: string, colour: string];
 
-/** Metrics of the same period and kind in one chart: counters per minute, gauges unchanged. */
+/** Metrics of the same kind in one chart: counters per minute, gauges unchanged. */
 function MetricsChart({
     title,
-    histories,
-    measured,
+    history,
+    lines: named,
+    onZoom,
 }: {
     title: string;
-    histories: Named[];
-    measured?: Set<string>;
+    history: HistorySeries;
+    lines: Named[];
+    onZoom: OnZoom;
 }) {
-    const [, , first] = histories[0] ?? [];
-    return first === undefined ? null : (
-        <MetricsLines
-            title={title}
-            first={first}
-            histories={histories}
-            measured={measured ?? new Set()}
-        />
-    );
-}
-
-function MetricsLines({
-    title,
-    first,
-    histories,
-    measured,
-}: {
-    title: string;
-    first: MetricHistory;
-    histories: Named[];
-    /**
-     * Times at which the host measured anything. A counter without a point at such a time has not
-     * changed.
-     */
-    measured: Set<string>;
-}) {
-    const { times, range } = useSteps(first);
-    const place = (at: string) =>
-        Math.round((Date.parse(at) / 1_000 - (times[0] ?? 0)) / first.step_seconds);
-    const quiet = new Set([...measured].map(place));
-    const lines = histories.map(([label, colour, history]): Line => {
-        const values = times.map((_, index): number | null =>
-            history.kind === "counter" && quiet.has(index) ? 0 : null,
-        );
-        for (const { at, value, per_minute } of history.points) {
-            if (place(at) < values.length) values[place(at)] = per_minute ?? value;
-        }
-        return { label, colour, fill: histories.length === 1, values };
-    });
-    const isCounter = first.kind === "counter";
+    const shape = named.map(([metric]) => metric).join();
+    const { times, range, lines, isCounter } = useMemo(() => {
+        const steps = stepsOf(history);
+        let counters = 0;
+        const lines = named.flatMap(([metric, label, colour]): Line[] => {
+            const series = metricOf(history, metric);
+            if (series === undefined || series.points.length === 0) return [];
+            const isCounter = series.kind === "counter";
+            if (isCounter) counters += 1;
+            // A counter without a point has not changed.
+            const values = valuesOf(
+                steps,
+                series.points,
+                ({ value, per_minute }) => per_minute ?? value,
+                isCounter ? 0 : null,
+            );
+            return [{ label, colour, fill: named.length === 1, values }];
+        });
+        return { ...steps, lines, isCounter: counters > 0 };
+    }, [history, shape]);
+    if (lines.length === 0) return null;
     return (
         <Chart
             title={title}
@@ -343,9 +443,16 @@ function MetricsLines({
             axis={format.rough}
             topMin={5}
             lines={lines}
+            onZoom={onZoom}
         />
     );
 }
+
+const Nothing = () => (
+    <Empty title="Nothing was measured in this period.">
+        Choose a longer one, or another operation.
+    </Empty>
+);
 
 /** The most telling metrics of a host, by their names. */
 const GLANCE: [title: string, lines: [metric: string, label: string, colour: string][]][] = [
@@ -384,51 +491,54 @@ const GLANCE: [title: string, lines: [metric: string, label: string, colour: str
     ],
 ];
 
-function Glance({ known, period }: { known: string[]; period: Period }) {
+/** All operations together and the most telling metrics, in one request. */
+function Glance({
+    operations,
+    metrics,
+    period,
+    onZoom,
+}: {
+    operations: string[];
+    metrics: string[];
+    period: Period;
+    onZoom: OnZoom;
+}) {
     const wanted = GLANCE.flatMap(([, lines]) => lines.map(([metric]) => metric)).filter((metric) =>
-        known.includes(metric),
+        metrics.includes(metric),
     );
-    const histories = useResource(
-        `glance ${wanted.join()} ${JSON.stringify(period)}`,
-        async (signal) => {
-            const asked = wanted.map(async (metric): Promise<[string, MetricHistory]> => [
-                metric,
-                await get<MetricHistory>(
-                    "/workflow-metrics/history",
-                    { metric, ...period },
-                    signal,
-                ),
-            ]);
-            return new Map(await Promise.all(asked));
-        },
-        period.to === "" ? REFRESH_MS : undefined,
+    const hasCalls = operations.includes(ALL_OPERATIONS);
+    const history = useSeries(
+        [
+            ...(hasCalls ? [`operation:${ALL_OPERATIONS}`] : []),
+            ...wanted.map((metric) => `metric:${metric}`),
+        ],
+        period,
     );
-    if (wanted.length === 0) return <Nothing />;
+    if (!hasCalls && wanted.length === 0) return <Nothing />;
     return (
-        <Loaded resource={histories} what="the history">
-            {(data) => {
-                const measured = new Set(
-                    [...data.values()].flatMap(({ points }) => points.map(({ at }) => at)),
-                );
-                return (
+        <Loaded resource={history} what="the history">
+            {(data) => (
+                <>
+                    {hasCalls && (
+                        <OperationCharts
+                            history={data}
+                            operation={ALL_OPERATIONS}
+                            onZoom={onZoom}
+                        />
+                    )}
                     <section class="charts section" aria-label="Charts of the period">
-                        {GLANCE.map(([title, lines]) => {
-                            const there = lines.flatMap(([metric, label, colour]): Named[] => {
-                                const history = data.get(metric);
-                                return history === undefined ? [] : [[label, colour, history]];
-                            });
-                            return there.length === 0 ? null : (
-                                <MetricsChart
-                                    key={title}
-                                    title={title}
-                                    histories={there}
-                                    measured={measured}
-                                />
-                            );
-                        })}
+                        {GLANCE.map(([title, lines]) => (
+                            <MetricsChart
+                                key={title}
+                                title={title}
+                                history={data}
+                                lines={lines}
+                                onZoom={onZoom}
+                            />
+                        ))}
                     </section>
-                );
-            }}
+                </>
+            )}
         </Loaded>
     );
 }

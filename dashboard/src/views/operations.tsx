@@ -37,6 +37,8 @@ const COLUMNS: Column<Row>[] = [
     number("Longest", ({ max_ms }) => max_ms, format.milliseconds),
 ];
 
+const LAST_HOUR = { from: "-1h", to: "", step: "" };
+
 export function Operations({ address }: ViewProps) {
     return address.argument === null ? (
         <List />
@@ -158,7 +160,7 @@ function Details({ name }: { name: string }) {
                     Other periods
                 </a>
             </div>
-            <OperationHistoryCharts operation={name} period={{ from: "-1h", to: "", step: "" }} />
+            <OperationHistoryCharts operation={name} period={LAST_HOUR} />
         </>
     );
 }

@@ -6,7 +6,8 @@ import * as format from "../format";
 import { link, useLive, useResource } from "../hooks";
 import { may } from "../session";
 import type { Snapshot, Stats, Summary } from "../types";
-import { Badge, Choice, Loaded, Table, Tile, type Tone } from "../ui";
+import { Badge, Button, Choice, Loaded, Table, Tile, type Tone } from "../ui";
+import { useWork, WorkByWorkflow, type Work } from "./work";
 
 const WINDOWS = [
     ["1m", "1 min"],
@@ -23,6 +24,8 @@ const CHARTS = [
 const REFRESH_MS = 5_000;
 /** The period of the lines in the tiles. */
 const TREND_MS = 300_000;
+/** The shortest period to zoom into, in seconds. */
+const SHORTEST_S = 10;
 /** The period that a hit rate covers. */
 const RATE_MS = 60_000;
 /** The alerts' default threshold of the error rate. A higher rate is drawn in red. */
@@ -40,6 +43,7 @@ export function Overview() {
         (signal) => get<Summary>("/workflow-metrics/summary", { window }, signal),
         REFRESH_MS,
     );
+    const work = useWork();
     return (
         <>
             <div class="toolbar">
@@ -47,9 +51,7 @@ export function Overview() {
                     {summary.data === undefined ? (
                         "\u00a0"
                     ) : (
-                        <>
-                            <Badge text={summary.data.status} /> {summary.data.headline}
-                        </>
+                        <Headline summary={summary.data} work={work.data} window={window} />
                     )}
                 </p>
                 <Choice
@@ -63,11 +65,47 @@ export function Overview() {
             <Loaded resource={stats} what="numbers" quiet>
                 {() => null}
             </Loaded>
+            <WorkByWorkflow work={work} />
             <Charts />
             <div class="columns">
                 <Slowest summary={summary.data} />
                 <MostErrors summary={summary.data} />
             </div>
+        </>
+    );
+}
+
+const ALL_IS_WELL = "All is well";
+const WINDOW_TEXT: Record<Window, string> = {
+    "1m": "in the last minute",
+    "5m": "in the last 5 minutes",
+    "1h": "in the last hour",
+    start: "since the start",
+};
+
+/** The state of the host. It is never well while a step fails, or while work is left undone. */
+function Headline({
+    summary: { status, headline, most_errors },
+    work,
+    window,
+}: {
+    summary: Summary;
+    work: Work | undefined;
+    window: Window;
+}) {
+    const failing = most_errors.some(({ operation }) => operation.startsWith("step "));
+    const undone = work === undefined ? 0 : work.failed.items.length + work.late.length;
+    if (status !== "ok" || (!failing && undone === 0)) {
+        return (
+            <>
+                <Badge text={status} /> {headline}
+            </>
+        );
+    }
+    return (
+        <>
+            <Badge text={failing ? "steps fail" : "look at the work"} tone="warn" />{" "}
+            {headline.replace(ALL_IS_WELL, `No step failed ${WINDOW_TEXT[window]}`)}
         </>
     );
 }
@@ -155,12 +193,17 @@ function Tiles({ stats, summary }: { stats: Stats | undefined; summary: Summary 
 
 function Charts() {
     const live = useLive();
+    const [zoom, setZoom] = useState<[number, number] | null>(null);
     const [shownSeconds, setShownSeconds] = useState<(typeof CHARTS)[number][0]>("300");
     const seconds = Number(shownSeconds);
     const end = live.latest === undefined ? 0 : Date.parse(live.latest.at) / 1_000;
-    const shown = live.snapshots.filter(
-        (snapshot) => Date.parse(snapshot.at) / 1_000 >= end - seconds,
-    );
+    const [left, right] = zoom ?? [end - seconds, Infinity];
+    const isShown = (at: string) => {
+        const time = Date.parse(at) / 1_000;
+        return time >= left && time <= right;
+    };
+    const first = live.snapshots.findIndex(({ at }) => isShown(at));
+    const shown = live.snapshots.filter(({ at }) => isShown(at));
     const times = shown.map((snapshot) => Date.parse(snapshot.at) / 1_000);
     const line = (
         label: string,
@@ -168,24 +211,34 @@ function Charts() {
         value: (snapshot: Snapshot) => number | null | undefined,
         fill = false,
     ): Line => ({ label, colour, fill, values: shown.map((snapshot) => value(snapshot) ?? null) });
-    const rates = hitRates(live.snapshots, live.snapshots.length - shown.length);
+    const rates = hitRates(live.snapshots, Math.max(0, first), shown.length);
     // At least a minute. The charts grow with the number of snapshots, up to the chosen period.
     const begin = Math.max(end - seconds, Math.min(times[0] ?? end, end - 60));
     const common = {
         times,
         group: "overview",
-        range: [begin, end] as [number, number],
+        range: zoom ?? ([begin, end] as [number, number]),
+        onZoom: ([from, to]: [number, number]) => {
+            // A few seconds have too few points to see anything.
+            const half = Math.max((to - from) / 2, SHORTEST_S / 2);
+            setZoom([(from + to) / 2 - half, (from + to) / 2 + half]);
+        },
         empty: "Waiting for the first numbers.",
     };
     return (
         <section aria-labelledby="live-charts">
             <div class="toolbar section">
                 <h2 id="live-charts">Live</h2>
+                <span class="muted">Mark a part of a chart to zoom in.</span>
+                {zoom !== null && <Button onClick={() => setZoom(null)}>Zoom out</Button>}
                 <Choice
                     label="Length of the charts"
                     options={CHARTS}
                     value={shownSeconds}
-                    onChange={setShownSeconds}
+                    onChange={(chosen) => {
+                        setShownSeconds(chosen);
+                        setZoom(null);
+                    }}
                 />
             </div>
             <div class="charts">
@@ -284,12 +337,13 @@ function Charts() {
 const PALETTE = ["blue", "teal", "amber", "violet", "red", "green"];
 
 /**
- * The hit rates of the caches with the most reads, in the minute before each snapshot from `first`
- * on.
+ * The hit rates of the caches with the most reads, in the minute before each of `count` snapshots
+ * from `first` on.
  */
 function hitRates(
     snapshots: Snapshot[],
     first: number,
+    count: number,
 ): [kind: string, values: (number | null)[]][] {
     const times = snapshots.map(({ at }) => Date.parse(at));
     const newest = snapshots.findLast(({ caches }) => caches.length > 0)?.caches ?? [];
@@ -318,7 +372,7 @@ function hitRates(
             const reads = total(now) - total(before);
             return reads > 0 ? (now.hits - before.hits) / reads : null;
         });
-        return [kind, values.slice(first)];
+        return [kind, values.slice(first, first + count)];
     });
 }
 

@@ -33,10 +33,9 @@ import {
     type Tone,
     Time,
 } from "../ui";
+import { Reasons } from "./work";
 
 const REFRESH_MS = 30_000;
-/** Most reasons of failures in a cell. */
-const REASONS_MAX = 5;
 
 const TONES: Record<string, Tone> = { active: "good" };
 
@@ -289,29 +288,6 @@ function Ends({ name }: { name: string }) {
                 );
             }}
         </Loaded>
-    );
-}
-
-/** The codes of the failures, the most frequent first. */
-export function Reasons({ instances }: { instances: InstanceSummary[] }) {
-    const codes = new Map<string, number>();
-    for (const { failure, status } of instances) {
-        if (failure !== null && status === "failed")
-            codes.set(failure.code, (codes.get(failure.code) ?? 0) + 1);
-    }
-    const sorted = [...codes].sort(([, left], [, right]) => right - left);
-    if (sorted.length === 0) return <>{format.NONE}</>;
-    return (
-        <>
-            {sorted.slice(0, REASONS_MAX).map(([code, number]) => (
-                <div key={code}>
-                    {number} × <Name text={code} />
-                </div>
-            ))}
-            {sorted.length > REASONS_MAX && (
-                <div class="muted">{sorted.length - REASONS_MAX} other reasons</div>
-            )}
-        </>
     );
 }
 
