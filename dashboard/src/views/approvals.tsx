@@ -5,7 +5,7 @@ import * as format from "../format";
 import { link, useResource } from "../hooks";
 import type { ViewProps } from "../main";
 import { usePages } from "../pages";
-import { may } from "../session";
+import { may, session } from "../session";
 import type { Approval, InstanceDetails } from "../types";
 import {
     ActionDialog,
@@ -44,6 +44,9 @@ export function Approvals({ address }: ViewProps) {
 }
 
 const isPending = ({ status }: Approval): boolean => status === "pending";
+/** The host lets only the approver decide. */
+const isMineToDecide = (approval: Approval): boolean =>
+    isPending(approval) && approval.approver_id === session()?.principal.user;
 
 function Inbox({ instance }: { instance: string | null }) {
     const ofInstance = instance !== null && may("workflow_read");
@@ -56,7 +59,7 @@ function Inbox({ instance }: { instance: string | null }) {
         { status, approver: whose === "mine" ? null : whose, instance },
         REFRESH_MS,
     );
-    const pending = pages.data?.filter(isPending) ?? [];
+    const pending = pages.data?.filter(isMineToDecide) ?? [];
     const chosen = pending.filter(({ id }) => selected.has(id));
     const list = useRef<HTMLUListElement>(null);
     const next = useNextFocus(list, pending, asks !== null);
@@ -246,7 +249,7 @@ function Entry({
 }) {
     return (
         <li class="card" data-approval={approval.id}>
-            {onSelect !== null && isPending(approval) && (
+            {onSelect !== null && isMineToDecide(approval) && (
                 <label class="check">
                     <input
                         type="checkbox"
@@ -293,7 +296,7 @@ function Entry({
                     <blockquote class="wrap">{approval.comment}</blockquote>
                 )}
             </div>
-            {isPending(approval) && (
+            {isMineToDecide(approval) && (
                 <div class="actions">
                     {(["approve", "reject"] as const).map((decision) => (
                         <span key={decision} data-decision={decision}>
