@@ -20,6 +20,7 @@ import {
     say,
     Table,
     Time,
+    Name,
 } from "../ui";
 
 const VIEWS = [
@@ -96,7 +97,9 @@ function Exemplars({ evidence: numbers, subject }: Alert) {
                 {
                     name: "Mostly from",
                     cell: ({ operation }) => (
-                        <a href={link("operations", operation)}>{operation}</a>
+                        <a href={link("operations", operation)}>
+                            <Name text={operation} />
+                        </a>
                     ),
                 },
                 { name: "Calls", isNumber: true, cell: ({ calls }) => format.count(calls) },

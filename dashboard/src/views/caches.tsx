@@ -183,7 +183,10 @@ function Advice() {
                                 cell: ({ kind }) => format.words(kind),
                             },
                             { name: "Set", cell: ({ suggestion }) => settings(suggestion) },
-                            { name: "Why", cell: ({ reason }) => reason },
+                            {
+                                name: "Why",
+                                cell: ({ reason }) => <span class="prose">{reason}</span>,
+                            },
                             { name: "Hit rate by size", cell: ({ curve }) => curveText(curve) },
                         ]}
                     />

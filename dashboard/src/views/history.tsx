@@ -162,7 +162,7 @@ export function History({ address }: ViewProps) {
                 </Field>
             </Filters>
             <p class="muted zoom">
-                Mark a part of a chart to zoom in.{" "}
+                <span class="zoom-hint">Mark a part of a chart to zoom in.</span>
                 {before.length > 0 && <Button onClick={zoomOut}>Zoom out</Button>}
             </p>
             {chosen.startsWith("o ") && (

@@ -5,7 +5,7 @@ import * as format from "../format";
 import { link, useResource } from "../hooks";
 import type { ViewProps } from "../main";
 import type { Operation, Stats } from "../types";
-import { Choice, Field, Loaded, Table, Tile, type Column } from "../ui";
+import { Choice, Field, Loaded, Table, Tile, type Column, Name } from "../ui";
 import { OperationHistoryCharts } from "./history";
 
 type Row = Operation & { name: string };
@@ -25,7 +25,11 @@ const COLUMNS: Column<Row>[] = [
     {
         name: "Operation",
         value: ({ name }) => name,
-        cell: ({ name }) => <a href={link("operations", name)}>{name}</a>,
+        cell: ({ name }) => (
+            <a href={link("operations", name)}>
+                <Name text={name} />
+            </a>
+        ),
     },
     number("Calls", ({ count }) => count, format.count),
     number("Per minute", ({ per_minute }) => per_minute, format.count),
@@ -127,7 +131,11 @@ function Details({ name }: { name: string }) {
     );
     return (
         <>
-            <h2 class="item wrap">{name}</h2>
+            <h2 class="item wrap">
+                <span>
+                    <Name text={name} />
+                </span>
+            </h2>
             <Loaded resource={operation} what="this operation">
                 {(data) => (
                     <section class="tiles" aria-label="Since the start">

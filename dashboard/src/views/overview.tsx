@@ -6,7 +6,7 @@ import * as format from "../format";
 import { link, useLive, useResource } from "../hooks";
 import { may } from "../session";
 import type { Snapshot, Stats, Summary } from "../types";
-import { Badge, Button, Choice, Loaded, Table, Tile, type Tone } from "../ui";
+import { Badge, Button, Choice, Loaded, Table, Tile, type Tone, Name } from "../ui";
 import { useWork, WorkByWorkflow, type Work } from "./work";
 
 const WINDOWS = [
@@ -229,7 +229,7 @@ function Charts() {
         <section aria-labelledby="live-charts">
             <div class="toolbar section">
                 <h2 id="live-charts">Live</h2>
-                <span class="muted">Mark a part of a chart to zoom in.</span>
+                <span class="muted zoom-hint">Mark a part of a chart to zoom in.</span>
                 {zoom !== null && <Button onClick={() => setZoom(null)}>Zoom out</Button>}
                 <Choice
                     label="Length of the charts"
@@ -389,7 +389,9 @@ function Slowest({ summary }: { summary: Summary | undefined }) {
                     {
                         name: "Operation",
                         cell: ({ operation }) => (
-                            <a href={link("operations", operation)}>{operation}</a>
+                            <a href={link("operations", operation)}>
+                                <Name text={operation} />
+                            </a>
                         ),
                     },
                     {
@@ -416,7 +418,9 @@ function MostErrors({ summary }: { summary: Summary | undefined }) {
                     {
                         name: "Operation",
                         cell: ({ operation }) => (
-                            <a href={link("operations", operation)}>{operation}</a>
+                            <a href={link("operations", operation)}>
+                                <Name text={operation} />
+                            </a>
                         ),
                     },
                     { name: "Errors", isNumber: true, cell: ({ errors }) => format.count(errors) },

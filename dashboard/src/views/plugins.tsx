@@ -8,7 +8,19 @@ import type { ViewProps } from "../main";
 import { apply, changesFor } from "../rollback";
 import { may } from "../session";
 import type { Comparison, Operation, PluginVersion, Series, Stats } from "../types";
-import { ActionDialog, Badge, Button, Empty, Facts, Field, Loaded, say, Table, Time } from "../ui";
+import {
+    ActionDialog,
+    Badge,
+    Button,
+    Empty,
+    Facts,
+    Field,
+    Loaded,
+    say,
+    Table,
+    Time,
+    Name,
+} from "../ui";
 
 const REFRESH_MS = 10_000;
 
@@ -88,7 +100,11 @@ function List() {
                             columns={[
                                 {
                                     name: "Plugin",
-                                    cell: ({ name }) => <a href={link("plugins", name)}>{name}</a>,
+                                    cell: ({ name }) => (
+                                        <a href={link("plugins", name)}>
+                                            <Name text={name} />
+                                        </a>
+                                    ),
                                 },
                                 {
                                     name: "Description",
@@ -138,7 +154,9 @@ function Details({ name }: { name: string }) {
                     return (
                         <>
                             <div class="toolbar item">
-                                <h2 class="wrap">{name}</h2>
+                                <h2 class="wrap">
+                                    <Name text={name} />
+                                </h2>
                                 {mayRollBack && items.length > 1 && (
                                     <Button onClick={() => setAsked({ what: "follow" })}>
                                         Follow the newest…
