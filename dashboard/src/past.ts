@@ -73,6 +73,48 @@ export async function past(lastSeconds: number, signal: AbortSignal): Promise<Sn
   return snapshots(counted, called, Date.parse(history.to) / 1_000);
 }
 
+/** Halvings of the search for a percentile: to a millionth of the longest call. */
+const HALVINGS = 20;
+
+/**
+ * Estimates a percentile of several steps together, in milliseconds: each step's calls are spread
+ * evenly between its percentiles. The percentiles of single steps, beside the live ones of a minute,
+ * would look like spikes.
+ */
+function percentile(points: OperationPoint[], share: number): number | null {
+  const calls = points.reduce((sum, { count }) => sum + count, 0);
+  if (calls === 0) return null;
+  let [low, high] = [0, Math.max(...points.map(({ max_ms }) => max_ms))];
+  for (let halving = 0; halving < HALVINGS; halving += 1) {
+    const middle = (low + high) / 2;
+    const below = points.reduce((sum, point) => sum + point.count * shareBelow(point, middle), 0);
+    if (below >= share * calls) high = middle;
+    else low = middle;
+  }
+  return high;
+}
+
+/** Estimates the share of a step's calls that took at most `ms`. */
+function shareBelow(point: OperationPoint, ms: number): number {
+  const known: [share: number, ms: number][] = [
+    [0, point.min_ms],
+    [0.5, point.p50_ms],
+    [0.95, point.p95_ms],
+    [0.99, point.p99_ms],
+    [1, point.max_ms],
+  ];
+  let before = known[0] ?? [0, 0];
+  if (ms < before[1]) return 0;
+  for (const next of known) {
+    if (ms < next[1]) {
+      const part = (ms - before[1]) / (next[1] - before[1]);
+      return before[0] + part * (next[0] - before[0]);
+    }
+    before = next;
+  }
+  return 1;
+}
+
 function snapshots(
   counted: Map<string, Map<number, MetricPoint>>,
   called: Map<string, Map<number, OperationPoint>>,
@@ -108,7 +150,7 @@ function snapshots(
     const all = called.get(ALL_OPERATIONS);
     const count = calls(ALL_OPERATIONS);
     const errors = sum((one) => all?.get(one)?.errors ?? 0);
-    const here = all?.get(step);
+    const merged = window.flatMap((one) => all?.get(one) ?? []);
     const batchCalls = batches.reduce((total, name) => total + calls(name), 0);
     const items = batches.reduce(
       (total, name) => total + events(`batch_items{${name.slice("batch ".length)}}`),
@@ -119,10 +161,9 @@ function snapshots(
       operations: {
         per_minute: all === undefined ? null : (count * WINDOW_STEPS) / window.length,
         error_rate: all === undefined ? null : count === 0 ? 0 : errors / count,
-        // Percentiles of the ten seconds, because percentiles cannot be summed.
-        p50_ms: here?.p50_ms ?? null,
-        p95_ms: here?.p95_ms ?? null,
-        p99_ms: here?.p99_ms ?? null,
+        p50_ms: percentile(merged, 0.5),
+        p95_ms: percentile(merged, 0.95),
+        p99_ms: percentile(merged, 0.99),
       },
       lifecycle: Object.fromEntries(LIFECYCLE.map((name) => [name, events(`instances_${name}`)])),
       approvals: Object.fromEntries(APPROVALS.map((name) => [name, events(`approvals_${name}`)])),
