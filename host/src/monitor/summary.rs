@@ -291,3 +291,35 @@ fn lines(
     }));
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::monitor::Timings;
+
+    fn stats(failed: u64) -> (String, OperationStats) {
+        let mut sum = Timings::work();
+        (0..10).for_each(|call| sum.record(Duration::from_millis(5), call >= failed));
+        (
+            "step expense/pay".to_owned(),
+            OperationStats::new(&sum, 60.0),
+        )
+    }
+
+    #[test]
+    fn a_headline_names_the_step_that_fails_most() {
+        let other = ("http GET /instances".to_owned(), stats(10).1);
+        let few = ("step expense/check".to_owned(), stats(1).1);
+        let all = [other.clone(), few, stats(3)];
+        let shown = |stats: &[_]| headline(Status::Ok, 0, &other.1, worst_step(stats));
+        let headline = shown(&all);
+        assert!(
+            headline.starts_with("3 of 10 attempts at step expense/pay failed: "),
+            "{headline}"
+        );
+        let headline = shown(&all[..1]);
+        assert!(headline.starts_with("All is well: "), "{headline}");
+    }
+}
