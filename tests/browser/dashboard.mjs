@@ -289,6 +289,7 @@ describe("the dashboard", () => {
         const asked = [];
         page.on("request", (request) => {
             const url = new URL(request.url());
+            if (request.isNavigationRequest()) asked.length = 0;
             if (url.pathname === "/workflow-metrics/history") asked.push(url.searchParams.getAll("series").length);
         });
         const answered = page.waitForResponse((response) => response.url().includes("series="));

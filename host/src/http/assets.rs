@@ -113,10 +113,20 @@ static ASSETS: LazyLock<Assets> = LazyLock::new(|| {
 
 /// Returns the path of the API reference's style, relative to `/reference`.
 pub(super) fn reference_style() -> String {
+    from_reference(REFERENCE)
+}
+
+/// Returns the path of the icon, relative to `/reference`. Without it a browser would ask for
+/// `/favicon.ico`, which is another program's behind a proxy.
+pub(super) fn reference_icon() -> String {
+    from_reference("icon")
+}
+
+fn from_reference(stem: &str) -> String {
     let file = ASSETS
         .files
         .iter()
-        .find(|file| file.source.stem == REFERENCE)
+        .find(|file| file.source.stem == stem)
         .expect("is one of them");
     format!("{FOLDER_FROM_REFERENCE}{}", file.name)
 }

@@ -26,9 +26,10 @@ pub(super) fn page(document: &Value) -> String {
     page.put(&format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title} API {version}</title>\
-         <link rel=\"stylesheet\" href=\"{}\"></head><body><a class=\"skip\" href=\"#content\">Skip to the content</a>\
+         <link rel=\"icon\" href=\"{}\"><link rel=\"stylesheet\" href=\"{}\"></head><body><a class=\"skip\" href=\"#content\">Skip to the content</a>\
          <header><a class=\"brand\" href=\"workflow-metrics/dashboard\">{title}</a> <span>API {version}</span> \
          <a href=\"openapi.json\">openapi.json</a></header>",
+        escape(&assets::reference_icon()),
         escape(&assets::reference_style())
     ));
     page.contents();
