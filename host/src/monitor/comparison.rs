@@ -3,19 +3,23 @@
 //! The verdict names a better version only if chance alone would hardly have led to the difference,
 //! and only if the difference matters:
 //!
-//! - **Too few calls**: either version has fewer than [`CALLS_MIN`].
 //! - **Errors** differ when the shares of failed calls are at least [`ERROR_RATE_DIFFERENCE_MIN`]
 //!   apart and a two-sided test of two proportions says that equal versions would differ so much in
 //!   less than 1 of 100 comparisons. The test is the z test with pooled variance. Where either
 //!   version is expected to have fewer than five failed or five successful calls, which is too few
-//!   for the z test, it is Fisher's exact test.
+//!   for the z test, it is Fisher's exact test, which holds for any number of calls. The reason
+//!   gives the 99 % confidence interval of the difference, by Newcombe's method on Wilson's
+//!   intervals: differences within it are not told apart.
 //! - **Latency** differs when the 99 % confidence intervals of the two 95th percentiles do not
 //!   overlap and the percentiles are at least [`LATENCY_DIFFERENCE_MIN`] of the baseline's apart.
 //!   The intervals assume nothing about the distribution of durations. They lie between the calls
 //!   whose ranks are 2.576 standard deviations of a binomial count below and above the 95th
-//!   percentile's, and reach to the ends of those calls' buckets.
+//!   percentile's, and reach to the ends of those calls' buckets. If either version has fewer than
+//!   [`CALLS_MIN`] calls, latency is not compared.
 //! - A candidate that is worse in errors or in latency is **worse**. A candidate that is better in
-//!   one and not worse in the other is **better**. Otherwise the versions are the **same**.
+//!   one and not worse in the other is **better**. If latency is not compared, errors decide alone,
+//!   and without a difference of errors there are **too few calls**. Otherwise the versions are the
+//!   **same**.
 //!
 //! Both tests assume that calls are independent. Versions that ran at different times, or on
 //! different work, may differ for other reasons, and no test can tell these apart.
@@ -26,8 +30,8 @@ use serde::Serialize;
 
 use super::timings::{Scale, Timings};
 
-/// The minimum number of calls of each version for a verdict. With fewer calls, the interval of the
-/// 95th percentile has no upper end.
+/// The minimum number of calls of each version for a comparison of latency. With fewer calls, the
+/// interval of the 95th percentile has no upper end.
 pub const CALLS_MIN: u64 = 200;
 /// The minimum difference of error rates that counts: a tenth of a percentage point.
 pub const ERROR_RATE_DIFFERENCE_MIN: f64 = 0.001;
@@ -46,14 +50,15 @@ const QUANTILE: f64 = 0.95;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The candidate fails less or is faster, and is not worse.
+    /// The candidate fails less or is faster, and is not known to be worse.
     Better,
     /// The versions do not differ by more than chance explains, or the difference is too small to
     /// matter.
     Same,
     /// The candidate fails more or is slower.
     Worse,
-    /// Either version has fewer than [`CALLS_MIN`] calls.
+    /// Either version has fewer than [`CALLS_MIN`] calls, and the errors do not differ by more than
+    /// chance explains.
     TooFewCalls,
 }
 
@@ -68,28 +73,46 @@ pub struct Comparison {
 
 /// Compares the recorded calls of two versions.
 pub fn compare(baseline: &Timings, candidate: &Timings) -> Comparison {
-    let few: Vec<_> = [("baseline", baseline), ("candidate", candidate)]
-        .into_iter()
-        .filter(|(_, calls)| calls.count() < CALLS_MIN)
-        .map(|(name, calls)| {
-            format!(
-                "the {name} has {} calls in this period, and {CALLS_MIN} are needed",
-                calls.count()
-            )
-        })
+    let versions = [
+        ("baseline", baseline.count()),
+        ("candidate", candidate.count()),
+    ];
+    let silent: Vec<_> = versions
+        .iter()
+        .filter(|(_, calls)| *calls == 0)
+        .map(|(name, _)| format!("the {name} has no calls in this period"))
         .collect();
-    if !few.is_empty() {
+    if !silent.is_empty() {
         return Comparison {
             verdict: Verdict::TooFewCalls,
-            reasons: few,
+            reasons: silent,
         };
     }
     let (errors, about_errors) = compare_errors(baseline, candidate);
-    let (latency, about_latency) = compare_latency(baseline, candidate);
-    let verdict = match (errors, latency) {
-        (Ordering::Greater, _) | (_, Ordering::Greater) => Verdict::Worse,
-        (Ordering::Equal, Ordering::Equal) => Verdict::Same,
-        _ => Verdict::Better,
+    let few: Vec<_> = versions
+        .iter()
+        .filter(|(_, calls)| *calls < CALLS_MIN)
+        .map(|(name, calls)| format!("the {name} has {calls} calls in this period"))
+        .collect();
+    let (verdict, about_latency) = if few.is_empty() {
+        let (latency, about_latency) = compare_latency(baseline, candidate);
+        let verdict = match (errors, latency) {
+            (Ordering::Greater, _) | (_, Ordering::Greater) => Verdict::Worse,
+            (Ordering::Equal, Ordering::Equal) => Verdict::Same,
+            _ => Verdict::Better,
+        };
+        (verdict, about_latency)
+    } else {
+        let verdict = match errors {
+            Ordering::Greater => Verdict::Worse,
+            Ordering::Less => Verdict::Better,
+            Ordering::Equal => Verdict::TooFewCalls,
+        };
+        let few = few.join(" and ");
+        (
+            verdict,
+            format!("latency is not compared: {few}, and {CALLS_MIN} are needed"),
+        )
     };
     Comparison {
         verdict,
@@ -118,7 +141,14 @@ fn compare_errors(baseline: &Timings, candidate: &Timings) -> (Ordering, String)
     } else {
         "no difference that counts"
     };
-    (order, format!("{rates}: {judged} (p = {})", shown(chance)))
+    let (low, high) = difference_interval(old, new);
+    let reason = format!(
+        "{rates}: {judged} (p = {}); the true difference lies between {:+.2} and {:+.2} percentage points (99 % confidence)",
+        shown(chance),
+        100.0 * low,
+        100.0 * high
+    );
+    (order, reason)
 }
 
 fn shown(chance: f64) -> String {
@@ -203,6 +233,30 @@ impl Outcomes {
     fn rate(self) -> f64 {
         self.errors / self.calls
     }
+
+    /// Returns Wilson's 99 % confidence interval of the rate.
+    fn rate_interval(self) -> (f64, f64) {
+        let (rate, weight) = (self.rate(), DEVIATIONS * DEVIATIONS / self.calls);
+        let middle = (rate + weight / 2.0) / (1.0 + weight);
+        let variance = rate * (1.0 - rate) / self.calls + weight / (4.0 * self.calls);
+        let spread = DEVIATIONS / (1.0 + weight) * variance.sqrt();
+        // Rounding must not put the rate itself outside.
+        (
+            (middle - spread).clamp(0.0, rate),
+            (middle + spread).clamp(rate, 1.0),
+        )
+    }
+}
+
+/// Returns the 99 % confidence interval of the difference of error rates, by Newcombe's method
+/// (Statistics in Medicine 17, 1998, method 10). It holds for few calls and for rates of 0 and 1.
+fn difference_interval(old: Outcomes, new: Outcomes) -> (f64, f64) {
+    let ((old_low, old_high), (new_low, new_high)) = (old.rate_interval(), new.rate_interval());
+    let difference = new.rate() - old.rate();
+    (
+        difference - (new.rate() - new_low).hypot(old_high - old.rate()),
+        difference + (new_high - new.rate()).hypot(old.rate() - old_low),
+    )
 }
 
 /// Returns the probability, from 0 to 1, that equal versions differ at least as much as these.
@@ -350,6 +404,48 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_compared_with_few_calls() {
+        let (broken, fixed) = (calls(130, 80, 10_000), calls(178, 0, 10_000));
+        assert_eq!(verdict(&broken, &fixed), Verdict::Better);
+        let compared = compare(&fixed, &broken);
+        assert_eq!(compared.verdict, Verdict::Worse);
+        assert!(
+            compared.reasons[0].starts_with(
+                "61.54 % of the candidate's calls failed and 0.00 % of the baseline's: equal versions would hardly \
+                 differ so much (p = less than 0.0001); the true difference lies between +49."
+            ),
+            "{compared:?}"
+        );
+        assert_eq!(
+            compared.reasons[1],
+            "latency is not compared: the baseline has 178 calls in this period and the candidate has 130 calls in \
+             this period, and 200 are needed"
+        );
+        // Five of five against none of five is certain enough (p = 0.008), four of five is not.
+        assert_eq!(
+            verdict(&calls(5, 0, 1_000), &calls(5, 5, 1_000)),
+            Verdict::Worse
+        );
+        assert_eq!(
+            verdict(&calls(5, 0, 1_000), &calls(5, 4, 1_000)),
+            Verdict::TooFewCalls
+        );
+        // Few calls of one version never show a difference of latency.
+        assert_eq!(
+            verdict(&calls(5_000, 0, 1_000), &calls(199, 0, 90_000)),
+            Verdict::TooFewCalls
+        );
+        let silent = compare(&calls(5_000, 0, 1_000), &calls(0, 0, 1_000));
+        assert_eq!(
+            (silent.verdict, silent.reasons),
+            (
+                Verdict::TooFewCalls,
+                vec!["the candidate has no calls in this period".to_owned()]
+            )
+        );
+    }
+
+    #[test]
     fn a_difference_that_chance_explains_is_none() {
         assert_eq!(
             verdict(&calls(300, 3, 1_000), &calls(300, 6, 1_000)),
@@ -374,6 +470,14 @@ mod tests {
         // Fisher's tea experiment: 3 of 4 right, of 8 cups.
         assert!((fisher(8.0, 4.0, 4.0, 3.0) - 34.0 / 70.0).abs() < 1e-9);
         assert!((fisher(8.0, 4.0, 4.0, 4.0) - 2.0 / 70.0).abs() < 1e-9);
+        // Newcombe's example (a) of 1998, 56 of 70 and 48 of 80: 0.0524 to 0.3339 with 95 %. With
+        // 99 % it is wider.
+        let outcomes = |errors, calls| Outcomes { calls, errors };
+        let (low, high) = difference_interval(outcomes(48.0, 80.0), outcomes(56.0, 70.0));
+        assert!(
+            (0.0..0.0524).contains(&low) && (0.3339..0.4).contains(&high),
+            "{low} {high}"
+        );
         // More calls are marked and drawn than there are in all.
         assert!(
             (fisher(5.0, 4.0, 3.0, 2.0) - 1.0).abs() < 1e-9
@@ -394,9 +498,9 @@ mod tests {
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
         };
-        let mut draw = || {
+        let mut draw = |count: u32| {
             let mut calls = Timings::work();
-            for _ in 0..250 {
+            for _ in 0..count {
                 // An exponential distribution, which service times often have.
                 let duration = Duration::from_secs_f64(-0.010 * (1.0 - random()).ln());
                 calls.record(duration, random() >= 0.05);
@@ -404,9 +508,14 @@ mod tests {
             calls
         };
         let wrong = (0..400)
-            .filter(|_| verdict(&draw(), &draw()) != Verdict::Same)
+            .filter(|_| verdict(&draw(250), &draw(250)) != Verdict::Same)
             .count();
         assert!(wrong <= 12, "{wrong} of 400");
+        // With few calls only errors are compared, so fewer comparisons go wrong.
+        let wrong = (0..400)
+            .filter(|_| verdict(&draw(150), &draw(60)) != Verdict::TooFewCalls)
+            .count();
+        assert!(wrong <= 8, "{wrong} of 400");
     }
 
     proptest! {
@@ -435,6 +544,23 @@ mod tests {
             };
             let chance = chance_of_difference(outcomes(counts.0, shares.0), outcomes(counts.1, shares.1));
             prop_assert!((0.0..=1.0).contains(&chance), "{}", chance);
+        }
+
+        #[test]
+        fn the_interval_holds_the_difference_and_turns_round_with_the_versions(
+            old in (1_u64..5_000_000_000, 0.0..=1.0_f64),
+            new in (1_u64..5_000, 0.0..=1.0_f64),
+        ) {
+            let outcomes = |(calls, share): (u64, f64)| {
+                Outcomes { calls: calls as f64, errors: (calls as f64 * share).floor() }
+            };
+            let (old, new) = (outcomes(old), outcomes(new));
+            let (low, high) = difference_interval(old, new);
+            let difference = new.rate() - old.rate();
+            prop_assert!((-1.0..=difference).contains(&low), "{} {}", low, difference);
+            prop_assert!((difference..=1.0).contains(&high), "{} {}", high, difference);
+            let (back_low, back_high) = difference_interval(new, old);
+            prop_assert!((low + back_high).abs() < 1e-12 && (high + back_low).abs() < 1e-12);
         }
     }
 }

@@ -3,10 +3,11 @@
 //! Plugins choose the unit, so a fixed grid as in `summary.rs` does not fit. A bucket's number is
 //! the exponent of the value and the first 5 bits of its fraction, taken from the bits of the
 //! `f64`. Within an exponent all 32 buckets have the same width, so a percentile is at most 1/64
-//! (1.6 %) off.
+//! (1.6 %) off, for any finite value. Zeros are counted apart.
 //!
-//! Only used buckets are stored. Values outside 2^-20 to 2^40 share the outermost buckets. A guest
-//! that spreads its values on purpose therefore fills at most 1,922 buckets (about 40 KiB).
+//! Only used buckets are stored, and at most [`BUCKETS_MAX`] (about 40 KiB), which is enough for
+//! values that fill 60 octaves. When a value needs one more, neighbouring buckets are merged in
+//! pairs, which doubles the error. Values that fill the whole range of an `f64` merge six times.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +15,17 @@ use serde::Serialize;
 
 /// Bits of an `f64` below the exponent and the first 5 bits of the fraction.
 const BITS_DROPPED: u32 = 52 - 5;
-const SMALLEST: f64 = 1.0 / (1_u64 << 20) as f64;
-const LARGEST: f64 = (1_u64 << 40) as f64;
+/// Maximum number of buckets: 60 octaves of 32.
+const BUCKETS_MAX: usize = 60 * 32;
 
 /// Recorded values in buckets, with their sum and extremes.
 #[derive(Clone, Debug)]
 pub(super) struct Distribution {
-    /// Number of values by bucket. Bucket numbers sort as the values do. Bucket 0 holds zeros.
+    /// Number of values by bucket, without zeros. Bucket numbers sort as the values do.
     buckets: BTreeMap<u16, u64>,
+    zeros: u64,
+    /// The number of times that neighbouring buckets were merged in pairs.
+    merges: u32,
     count: u64,
     errors: u64,
     sum: f64,
@@ -44,8 +48,8 @@ pub struct DistributionStats {
     pub max: f64,
     /// The mean.
     pub avg: f64,
-    /// The median. For values from 2^-20 to 2^40 this and the other percentiles are at most 1.6 %
-    /// off.
+    /// The median. This and the other percentiles are at most 1.6 % off, unless the values fill
+    /// more than 60 octaves.
     pub p50: f64,
     /// The 95th percentile.
     pub p95: f64,
@@ -57,6 +61,8 @@ impl Distribution {
     pub(super) const fn new() -> Self {
         Self {
             buckets: BTreeMap::new(),
+            zeros: 0,
+            merges: 0,
             count: 0,
             errors: 0,
             sum: 0.0,
@@ -72,8 +78,24 @@ impl Distribution {
         self.sum = (self.sum + value).min(f64::MAX);
         self.min = self.min.min(value);
         self.max = self.max.max(value);
-        let bucket = self.buckets.entry(bucket(value)).or_default();
+        if value == 0.0 {
+            self.zeros = self.zeros.saturating_add(1);
+            return;
+        }
+        let bucket = self.buckets.entry(bucket(value, self.merges)).or_default();
         *bucket = bucket.saturating_add(1);
+        while self.buckets.len() > BUCKETS_MAX {
+            self.merge_pairs();
+        }
+    }
+
+    /// Merges neighbouring buckets in pairs.
+    fn merge_pairs(&mut self) {
+        self.merges += 1;
+        for (number, count) in std::mem::take(&mut self.buckets) {
+            let merged = self.buckets.entry(number >> 1).or_default();
+            *merged = merged.saturating_add(count);
+        }
     }
 
     pub(super) const fn record_error(&mut self) {
@@ -103,34 +125,34 @@ impl Distribution {
     fn percentile(&self, percent: u64) -> f64 {
         // The smallest rank that covers the share. 128 bits hold the product of any count.
         let rank = (u128::from(self.count) * u128::from(percent)).div_ceil(100);
-        let mut seen = 0_u128;
+        let mut seen = u128::from(self.zeros);
+        if seen >= rank {
+            return 0.0;
+        }
         for (number, count) in &self.buckets {
             seen += u128::from(*count);
             if seen >= rank {
-                return middle(*number).clamp(self.min, self.max);
+                return middle(*number, self.merges).clamp(self.min, self.max);
             }
         }
         self.max
     }
 }
 
-fn bucket(value: f64) -> u16 {
-    if value < SMALLEST {
-        return 0;
-    }
-    // The sign is 0, so 16 bits are left: 11 of the exponent and 5 of the fraction.
-    u16::try_from(value.min(LARGEST).to_bits() >> BITS_DROPPED).unwrap_or(u16::MAX)
+/// Returns the number of the bucket of a positive, finite value.
+fn bucket(value: f64, merges: u32) -> u16 {
+    // The sign is 0, so at most 16 bits are left: 11 of the exponent and 5 of the fraction.
+    u16::try_from(value.to_bits() >> (BITS_DROPPED + merges)).unwrap_or(u16::MAX)
 }
 
 /// Returns the middle of a bucket.
-fn middle(number: u16) -> f64 {
-    if number == 0 {
-        return 0.0;
-    }
-    f64::midpoint(
-        f64::from_bits(u64::from(number) << BITS_DROPPED),
-        f64::from_bits((u64::from(number) + 1) << BITS_DROPPED),
-    )
+fn middle(number: u16, merges: u32) -> f64 {
+    let start = |number: u64| {
+        // Behind the last bucket are the bits of infinity and of negative numbers.
+        let bits = number << (BITS_DROPPED + merges);
+        f64::from_bits(bits.min(f64::MAX.to_bits()))
+    };
+    f64::midpoint(start(u64::from(number)), start(u64::from(number) + 1))
 }
 
 #[cfg(test)]
@@ -139,7 +161,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_within_a_64th_of_the_exact_ones_in_any_unit() {
-        for unit in [0.001, 1.0, 12_345.678] {
+        for unit in [1e-300, 1e-9, 0.001, 1.0, 12_345.678, 2e12, 1e300] {
             let mut distribution = Distribution::new();
             for step in 1..=1_000_u32 {
                 distribution.record(f64::from(step * 7 % 1_000 + 1) * unit);
@@ -167,18 +189,63 @@ mod tests {
             "{stats:?}"
         );
         assert!(
-            stats.p50 == 0.0 && stats.p99 >= LARGEST && stats.p99.is_finite(),
+            stats.p50 <= f64::MIN_POSITIVE * 1.02
+                && stats.p99 >= f64::MAX / 2.0
+                && stats.p99.is_finite(),
             "{stats:?}"
         );
+        let mut zeros = Distribution::new();
+        (0..3).for_each(|_| zeros.record(0.0));
+        zeros.record(-0.0);
+        zeros.record(7.0);
+        assert_eq!((zeros.stats().p50, zeros.stats().p99), (0.0, 7.0));
+    }
+
+    /// FC-45: sizes of backups in bytes.
+    #[test]
+    fn percentiles_of_terabytes_are_as_exact_as_those_of_bytes() {
+        for unit in [1e-12, 1.0, 1e12] {
+            let mut distribution = Distribution::new();
+            for (value, times) in [(2.0, 40), (5.0, 40), (9.0, 20)] {
+                (0..times).for_each(|_| distribution.record(value * unit));
+            }
+            let stats = distribution.stats();
+            for (shown, exact) in [(stats.p50, 5.0), (stats.p95, 9.0), (stats.p99, 9.0)] {
+                assert!(
+                    (shown - exact * unit).abs() <= exact * unit / 64.0,
+                    "{exact} of {unit}: {stats:?}"
+                );
+            }
+        }
     }
 
     #[test]
     fn a_guest_cannot_fill_more_buckets_than_documented() {
         let mut distribution = Distribution::new();
-        for bits in 0..=f64::MAX.to_bits() >> BITS_DROPPED {
+        let mut recorded = 0_u64;
+        for bits in 1..=f64::MAX.to_bits() >> BITS_DROPPED {
             distribution.record(f64::from_bits(bits << BITS_DROPPED));
+            recorded += 1;
+            assert!(distribution.buckets.len() <= BUCKETS_MAX);
         }
-        // 60 octaves of 32 buckets, the bucket of zeros, and the bucket of 2^40.
-        assert_eq!(distribution.buckets.len(), 60 * 32 + 2);
+        assert_eq!(distribution.merges, 6);
+        assert_eq!(distribution.buckets.values().sum::<u64>(), recorded);
+        // The middle of all bit patterns is the middle of all exponents: about 1.
+        let stats = distribution.stats();
+        assert!((0.25..=4.0).contains(&stats.p50), "{stats:?}");
+        assert!(stats.p99 < stats.max && stats.p99.is_finite(), "{stats:?}");
+    }
+
+    #[test]
+    fn values_of_sixty_octaves_are_not_merged() {
+        let mut distribution = Distribution::new();
+        for bits in 0..60 * 32_u64 {
+            let start = 1e-9_f64.to_bits() >> BITS_DROPPED;
+            distribution.record(f64::from_bits((start + bits) << BITS_DROPPED));
+        }
+        assert_eq!(
+            (distribution.merges, distribution.buckets.len()),
+            (0, BUCKETS_MAX)
+        );
     }
 }
