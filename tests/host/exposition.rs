@@ -257,7 +257,7 @@ fn number(text: &str) -> f64 {
 
 /// Checks the name of a metric: a label's characters after the prefix `stepwell_`.
 fn is_name(text: &str) -> bool {
-    text.starts_with("stepwell_") && is_label(text)
+    (text.starts_with("stepwell_") || text.starts_with("process_")) && is_label(text)
 }
 
 /// Checks a label name by Prometheus' rules, without capitals or a leading underscore; `__` is

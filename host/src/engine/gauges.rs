@@ -29,6 +29,76 @@ pub struct EngineGauges {
     pub turns_waiting: usize,
 }
 
+impl EngineGauges {
+    /// Returns name, help and value of each gauge, for Prometheus.
+    pub fn families(self) -> [(&'static str, &'static str, u64); 10] {
+        let Self {
+            active_instances,
+            active_instances_max,
+            attempts_running,
+            attempts_max,
+            attempts_waiting,
+            batch_chunks_running,
+            batch_chunks_waiting,
+            in_hand_bytes,
+            contended_entries,
+            turns_waiting,
+        } = self;
+        [
+            (
+                "stepwell_instances_active",
+                "Workflow instances that are driven now.",
+                active_instances as u64,
+            ),
+            (
+                "stepwell_instances_active_limit",
+                "Most that may: engine.active_instances_max.",
+                active_instances_max as u64,
+            ),
+            (
+                "stepwell_attempts_running",
+                "Attempts of steps that run now: places of the pool in use.",
+                attempts_running as u64,
+            ),
+            (
+                "stepwell_attempts_limit",
+                "Places of the pool: runtime.attempts_max.",
+                attempts_max as u64,
+            ),
+            (
+                "stepwell_attempts_waiting",
+                "Attempts of steps that wait for a place: the queue.",
+                attempts_waiting as u64,
+            ),
+            (
+                "stepwell_batch_chunks_running",
+                "Chunks of clients' batches that are worked on.",
+                batch_chunks_running as u64,
+            ),
+            (
+                "stepwell_batch_chunks_waiting",
+                "Chunks that wait: batch.concurrency.",
+                batch_chunks_waiting as u64,
+            ),
+            (
+                "stepwell_instances_in_hand_bytes",
+                "Bytes of the inputs and outputs of instances that are driven: engine.in_hand_bytes_max.",
+                in_hand_bytes,
+            ),
+            (
+                "stepwell_contended_entries",
+                "Storage entries whose writers take turns.",
+                contended_entries as u64,
+            ),
+            (
+                "stepwell_turns_waiting",
+                "Instances that wait for their turn to write such an entry.",
+                turns_waiting as u64,
+            ),
+        ]
+    }
+}
+
 impl Engine {
     /// Returns the current load. Each number is read at its own moment.
     pub fn gauges(&self) -> EngineGauges {

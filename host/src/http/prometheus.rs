@@ -12,9 +12,8 @@ use super::metrics;
 use super::request::Request;
 use super::response::{self, Answer};
 use super::traffic::TrafficStats;
-use crate::engine::EngineGauges;
 use crate::model::{Name, Principal};
-use crate::monitor::{Exposition, FamilyKind, SeriesLabels};
+use crate::monitor::{Exposition, FamilyKind, ProcessStats, SeriesLabels};
 use crate::plugins::PluginGauges;
 use crate::store::{CacheStats, CommitStats, SecondLevelStats, TeamUsage};
 use crate::trace::TraceStats;
@@ -50,8 +49,13 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
             count,
         );
     }
+    if let Ok(bytes) = services.store.database_bytes().await {
+        let help = "Size of the database with its indexes, all hosts and teams together.";
+        exposition.single(FamilyKind::Gauge, "stepwell_database_bytes", help, bytes);
+    }
     let monitor = services.monitor.clone();
     let text = metrics::worked_out(move || {
+        ProcessStats::read().expose(&mut exposition);
         monitor.expose(team.as_ref(), &mut exposition);
         exposition.finish()
     });
@@ -94,7 +98,9 @@ fn expose_host(
     for (reason, count) in services.sign_ins.failed() {
         failed.sample(&SeriesLabels::new().with("reason", reason), count);
     }
-    expose_engine(to, services.engine.gauges());
+    for (name, help, value) in services.engine.gauges().families() {
+        to.single(FamilyKind::Gauge, name, help, value);
+    }
     expose_plugins(to, services.plugins.gauges());
     let reads = services.store.guest_reads();
     let help = "Reads of steps that have a connection to the database now.";
@@ -157,78 +163,6 @@ fn expose_quotas(to: &mut Exposition, teams: &[TeamUsage]) {
             }
         }
     }
-}
-
-fn expose_engine(to: &mut Exposition, engine: EngineGauges) {
-    let EngineGauges {
-        active_instances,
-        active_instances_max,
-        attempts_running,
-        attempts_max,
-        attempts_waiting,
-        batch_chunks_running,
-        batch_chunks_waiting,
-        in_hand_bytes,
-        contended_entries,
-        turns_waiting,
-    } = engine;
-    for (name, help, value) in [
-        (
-            "stepwell_instances_active",
-            "Workflow instances that are driven now.",
-            active_instances,
-        ),
-        (
-            "stepwell_instances_active_limit",
-            "Most that may: engine.active_instances_max.",
-            active_instances_max,
-        ),
-        (
-            "stepwell_attempts_running",
-            "Attempts of steps that run now: places of the pool in use.",
-            attempts_running,
-        ),
-        (
-            "stepwell_attempts_limit",
-            "Places of the pool: runtime.attempts_max.",
-            attempts_max,
-        ),
-        (
-            "stepwell_attempts_waiting",
-            "Attempts of steps that wait for a place: the queue.",
-            attempts_waiting,
-        ),
-        (
-            "stepwell_batch_chunks_running",
-            "Chunks of clients' batches that are worked on.",
-            batch_chunks_running,
-        ),
-        (
-            "stepwell_batch_chunks_waiting",
-            "Chunks that wait: batch.concurrency.",
-            batch_chunks_waiting,
-        ),
-        (
-            "stepwell_contended_entries",
-            "Storage entries whose writers take turns.",
-            contended_entries,
-        ),
-        (
-            "stepwell_turns_waiting",
-            "Instances that wait for their turn to write such an entry.",
-            turns_waiting,
-        ),
-    ] {
-        to.single(FamilyKind::Gauge, name, help, value);
-    }
-    let help =
-        "Bytes of the inputs and outputs of instances that are driven: engine.in_hand_bytes_max.";
-    to.single(
-        FamilyKind::Gauge,
-        "stepwell_instances_in_hand_bytes",
-        help,
-        in_hand_bytes,
-    );
 }
 
 fn expose_plugins(to: &mut Exposition, plugins: PluginGauges) {

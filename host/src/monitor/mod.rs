@@ -61,6 +61,7 @@ mod limits;
 mod live;
 mod operations;
 mod plugin_metrics;
+mod process;
 mod scope;
 mod series;
 mod stats;
@@ -104,6 +105,7 @@ pub use self::operations::{
     Measurement, OPERATION_NAME_BYTES_MAX, OPERATIONS_MAX, OTHER, Operation, OperationStats,
 };
 pub use self::plugin_metrics::{MetricSource, PluginStats, SOURCES_MAX};
+pub use self::process::ProcessStats;
 pub use self::scope::TEAMS_MAX;
 pub use self::series::{
     LABEL_VALUE_BYTES_MAX, LABELS_MAX, Labels, METRIC_NAME_BYTES_MAX, METRICS_MAX, MetricError,

@@ -360,6 +360,27 @@ impl Store {
         .await
     }
 
+    /// Returns the size of the database in bytes, with its indexes. For SQLite, pages that a deletion
+    /// has freed count until other rows use them.
+    ///
+    /// # Errors
+    /// Any error of the database.
+    pub async fn database_bytes(&self) -> Result<u64, StoreError> {
+        let store = self.clone();
+        self.detached(async move {
+            let mut connection = store.read().await?;
+            let text = match *connection {
+                backend::Connection::Sqlite(_) => {
+                    "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+                }
+                backend::Connection::Postgres(_) => "SELECT pg_database_size(current_database())",
+            };
+            let bytes: i64 = on!(connection, c => sqlx::query_scalar(text).fetch_one(c).await)?;
+            unsigned("the size of the database", bytes)
+        })
+        .await
+    }
+
     /// Waits until the disk under the database has failed. The store writes nothing after that.
     /// Commits that were acknowledged earlier are durable, as far as the disk reported the truth.
     pub async fn broken(&self) {
