@@ -29,6 +29,7 @@ use super::response::{Answer, Content, PIECE_BYTES, add_security_headers, hold, 
 use super::routes::{self, Access, Found, ROUTES, Route};
 use super::sign_ins::Failed;
 use super::source::Head;
+use super::traffic::RateState;
 use super::{secret, traced};
 use crate::model::{Principal, TraceParent};
 use crate::monitor::{Monitor, Operation};
@@ -164,8 +165,9 @@ impl Dispatcher {
         let body = Body::new(chunks, &arrival.head.headers, now + body_time, traffic);
         let remains = body.remains();
         let deadline = now + total_time + GRACE;
+        let mut rate = None;
         let answer = self
-            .route(arrival, found, body, deadline)
+            .route(arrival, found, body, deadline, &mut rate)
             .instrument(span.clone())
             .await;
         remains.discard().await;
@@ -183,6 +185,9 @@ impl Dispatcher {
             let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(status = status.as_u16(), duration_ms, "answered a request");
         });
+        if let Some(rate) = rate {
+            rate.add_to(response.headers_mut());
+        }
         traced::end(recorded, &mut response);
         add_security_headers(&mut response);
         response
@@ -197,6 +202,7 @@ impl Dispatcher {
         found: Found,
         mut body: Body,
         deadline: Instant,
+        rate: &mut Option<RateState>,
     ) -> Answer {
         let Arrival { id, head, trace } = arrival;
         let (route, parameters) = match found {
@@ -233,7 +239,7 @@ impl Dispatcher {
             },
         };
         if let Some(principal) = &principal {
-            traffic.admit(principal.token, self.services.clock.monotonic())?;
+            traffic.admit(principal.token, self.services.clock.monotonic(), rate)?;
             body.is_from(principal);
         }
         let services = Arc::clone(&self.services);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use hyper::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use serde::Serialize;
 use uuid::Uuid;
@@ -133,15 +135,23 @@ impl Traffic {
         parsed.await.map_err(ApiError::internal)
     }
 
-    /// Admits a request of a token by its rate limit.
+    /// Admits a request of a token by its rate limit. `rate` receives the state of the limit, if
+    /// there is one.
     ///
     /// # Errors
     /// 429 when the token has sent more than `server.requests_per_second_max`.
-    pub(super) fn admit(&self, token: Option<Uuid>, now: Instant) -> Result<(), ApiError> {
+    pub(super) fn admit(
+        &self,
+        token: Option<Uuid>,
+        now: Instant,
+        rate: &mut Option<RateState>,
+    ) -> Result<(), ApiError> {
         let (Some(rates), Some(token)) = (&self.0.rates, token) else {
             return Ok(());
         };
-        rates.take(token, now).map_err(|wait| {
+        let (taken, state) = rates.take(token, now);
+        *rate = Some(state);
+        taken.map_err(|wait| {
             self.0.limited.fetch_add(1, Ordering::Relaxed);
             ApiError::rate_limited(rates.per_second, wait)
         })
@@ -161,6 +171,46 @@ impl Traffic {
             connections: self.0.connections.stats(),
             refused_busy: self.0.busy.load(Ordering::Relaxed),
             refused_rate: self.0.limited.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The state of a token's rate limit after a request, for the headers `RateLimit-Policy` and
+/// `RateLimit` of the IETF draft (draft-ietf-httpapi-ratelimit-headers-10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RateState {
+    /// Requests that a full bucket admits.
+    quota: u32,
+    /// Seconds in which an empty bucket becomes full.
+    window: u64,
+    /// Requests that the bucket admits now.
+    remaining: u64,
+    /// Seconds until the bucket is full again.
+    reset: u64,
+}
+
+impl RateState {
+    /// Adds the headers. The policy is named `token`, because the limit is one token's.
+    pub(super) fn add_to(self, headers: &mut HeaderMap) {
+        let Self {
+            quota,
+            window,
+            remaining,
+            reset,
+        } = self;
+        for (name, text) in [
+            (
+                HeaderName::from_static("ratelimit-policy"),
+                format!("\"token\";q={quota};w={window}"),
+            ),
+            (
+                HeaderName::from_static("ratelimit"),
+                format!("\"token\";r={remaining};t={reset}"),
+            ),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                headers.insert(name, value);
+            }
         }
     }
 }
@@ -189,14 +239,57 @@ impl Rates {
         })
     }
 
-    fn take(&self, token: Uuid, now: Instant) -> Result<(), Duration> {
+    fn take(&self, token: Uuid, now: Instant) -> (Result<(), Duration>, RateState) {
         let mut buckets = self.buckets.lock();
         if buckets.len() >= BUCKETS_MAX && !buckets.contains_key(&token) {
             buckets.retain(|_, bucket| !bucket.is_full(now));
         }
-        buckets
+        let bucket = buckets
             .entry(token)
-            .or_insert_with(|| TokenBucket::new(self.per_second, self.burst, now))
-            .take(now)
+            .or_insert_with(|| TokenBucket::new(self.per_second, self.burst, now));
+        let taken = bucket.take(now);
+        let state = RateState {
+            quota: self.burst,
+            window: u64::from(self.burst.div_ceil(self.per_second)).max(1),
+            remaining: bucket.available(),
+            reset: seconds(bucket.until_full()),
+        };
+        (taken, state)
+    }
+}
+
+/// Returns whole seconds, rounded up.
+fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn the_headers_say_what_a_token_has_left() {
+        let now = Clock::System.monotonic();
+        let rates = Rates {
+            per_second: 4,
+            burst: 10,
+            buckets: Mutex::default(),
+        };
+        let token = Uuid::from_u128(7);
+        let shown = |at: Instant| {
+            let (taken, state) = rates.take(token, at);
+            let mut headers = HeaderMap::new();
+            state.add_to(&mut headers);
+            let text = |name: &str| headers[name].to_str().expect("is text").to_owned();
+            (taken.is_ok(), text("ratelimit"), text("ratelimit-policy"))
+        };
+        let policy = "\"token\";q=10;w=3".to_owned();
+        assert_eq!(
+            shown(now),
+            (true, "\"token\";r=9;t=1".to_owned(), policy.clone())
+        );
+        (0..9).for_each(|_| assert!(rates.take(token, now).0.is_ok()));
+        assert_eq!(shown(now), (false, "\"token\";r=0;t=3".to_owned(), policy));
     }
 }

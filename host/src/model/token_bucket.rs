@@ -41,6 +41,21 @@ impl TokenBucket {
         Err(Duration::try_from_secs_f64((1.0 - self.tokens) / self.rate).unwrap_or(Duration::MAX))
     }
 
+    /// Returns the number of whole tokens, as of the last call with a time.
+    pub fn available(&self) -> u64 {
+        self.tokens as u64
+    }
+
+    /// Returns the time until the bucket is full, as of the last call with a time; `Duration::MAX`
+    /// if it never refills.
+    pub fn until_full(&self) -> Duration {
+        let missing = self.burst - self.tokens;
+        if missing <= 0.0 {
+            return Duration::ZERO;
+        }
+        Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX)
+    }
+
     /// Puts one token back.
     pub fn put_back(&mut self) {
         self.tokens = (self.tokens + 1.0).min(self.burst);
