@@ -28,7 +28,7 @@ use crate::config::BatchConfig;
 use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::instance::METADATA_BYTES_MAX;
 use crate::model::transition::Progress;
-use crate::model::{Approval, Decision, Json, Name, Principal};
+use crate::model::{Approval, Decision, Json, Name, Precondition, Principal};
 use crate::store::{Created, InstanceState, StoreError};
 
 /// Items of one chunk that may load their instance at the same time. Few, so that connections
@@ -172,7 +172,7 @@ impl BatchProcessor {
         for (place, id) in trees {
             let cancelled = self
                 .engine
-                .cancel_with_descendants(principal, id, &budget)
+                .cancel_with_descendants(principal, id, &budget, &Precondition::None)
                 .await;
             placed.push((
                 place,
@@ -429,7 +429,7 @@ impl BatchProcessor {
                     None
                 };
                 self.engine
-                    .cancel_known(principal, id, known)
+                    .cancel_known(principal, id, known, &Precondition::None)
                     .await
                     .map(|_| ())
             },

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{BatchProcessor, Engine, EngineError, no_such_instance};
-use crate::model::{Instance, Principal};
+use super::{BatchProcessor, Engine, EngineError, check_instance, no_such_instance};
+use crate::model::{Instance, Precondition, Principal};
 
 /// Most descendants that one request cancels, over all its items: a second or two of work.
 pub const DESCENDANTS_PER_REQUEST: usize = 2_000;
@@ -33,13 +33,14 @@ impl Engine {
     /// running step is not interrupted, but its effects are not committed.
     ///
     /// # Errors
-    /// No such instance, or an instance that was itself created by an instance: only a root knows
-    /// its descendants.
+    /// No such instance, an instance that was itself created by an instance (only a root knows its
+    /// descendants), or `precondition` does not hold for it when the request begins.
     pub async fn cancel_with_descendants(
         &self,
         principal: &Principal,
         id: Uuid,
         budget: &AtomicUsize,
+        precondition: &Precondition,
     ) -> Result<(Arc<Instance>, CancelledDescendants), EngineError> {
         let instance = self
             .0
@@ -47,6 +48,7 @@ impl Engine {
             .instance(&principal.team, id)
             .await?
             .ok_or_else(no_such_instance)?;
+        check_instance(precondition, &instance)?;
         if let Some(root) = instance.root_id {
             return Err(EngineError::Invalid(format!(
                 "the instance descends from {root}: cancel that one with its descendants, or this one without"
@@ -56,7 +58,10 @@ impl Engine {
             .store
             .stop_descendants(id, self.0.clock.now())
             .await?;
-        let instance = match self.cancel_known(principal, id, None).await {
+        let instance = match self
+            .cancel_known(principal, id, None, &Precondition::None)
+            .await
+        {
             Ok(instance) => Arc::new(instance),
             // The instance had ended, now or in an earlier request.
             Err(EngineError::Conflict(_)) => self

@@ -47,7 +47,7 @@ use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::definition::DefinitionError;
 use crate::model::transition::{Change, DecisionError, Event, Progress};
 use crate::model::{
-    Approval, Decision, Definition, Effects, Instance, Name, Principal, TraceParent,
+    Approval, Decision, Definition, Effects, Instance, Name, Precondition, Principal, TraceParent,
 };
 use crate::monitor::{Monitor, Operation};
 use crate::plugins::Registry;
@@ -228,7 +228,7 @@ impl Engine {
     }
 
     /// Applies a definition in YAML or JSON. This creates a new version, unless the newest version
-    /// is the same.
+    /// is the same. Nothing is done unless `precondition` holds for the workflow.
     ///
     /// # Errors
     /// All problems of the definition, missing plugins included.
@@ -236,6 +236,7 @@ impl Engine {
         &self,
         principal: &Principal,
         text: &str,
+        precondition: Precondition,
     ) -> Result<Applied, EngineError> {
         // A quarter of a megabyte of YAML with two hundred expressions takes too long for a thread
         // that serves requests.
@@ -257,7 +258,7 @@ impl Engine {
         Ok(self
             .0
             .store
-            .apply_workflow(&principal.team, definition, &principal.user)
+            .apply_workflow_if(&principal.team, definition, &principal.user, precondition)
             .await?)
     }
 
@@ -309,26 +310,24 @@ impl Engine {
             decision,
             comment,
         };
-        let progress =
-            self.change(instance_id, known, event)
-                .await
-                .map_err(|error| match error {
-                    ChangeError::Decision(error @ DecisionError::NotPending { .. }) => {
-                        let by = &approval.approver_id;
-                        EngineError::Conflict(format!("{error} (its approver is {by})"))
-                    }
-                    ChangeError::Decision(error @ DecisionError::Starter) => {
-                        EngineError::StarterCannotApprove(error.to_string())
-                    }
-                    ChangeError::Ended(instance) => ended_already(&instance),
-                    ChangeError::Decision(DecisionError::NotFound) | ChangeError::Gone => {
-                        not_found()
-                    }
-                    ChangeError::Contended => {
-                        EngineError::Busy("the instance is changing too fast; try again".to_owned())
-                    }
-                    ChangeError::Store(error) => EngineError::Store(error),
-                })?;
+        let progress = self
+            .change(instance_id, known, event, &Precondition::None)
+            .await
+            .map_err(|error| match error {
+                ChangeError::Decision(error @ DecisionError::NotPending { .. }) => {
+                    let by = &approval.approver_id;
+                    EngineError::Conflict(format!("{error} (its approver is {by})"))
+                }
+                ChangeError::Decision(error @ DecisionError::Starter) => {
+                    EngineError::StarterCannotApprove(error.to_string())
+                }
+                ChangeError::Ended(instance) => ended_already(&instance),
+                ChangeError::Decision(DecisionError::NotFound) | ChangeError::Gone => not_found(),
+                ChangeError::Contended => {
+                    EngineError::Busy("the instance is changing too fast; try again".to_owned())
+                }
+                ChangeError::Store(error) => EngineError::Store(error),
+            })?;
         let decided = progress
             .approvals
             .iter()
@@ -343,11 +342,12 @@ impl Engine {
     /// Cancels an instance. A running step is not interrupted, but its effects are not committed.
     ///
     /// # Errors
-    /// No such instance, or it has ended already.
+    /// No such instance, it has ended already, or `precondition` does not hold for it.
     pub async fn cancel(
         &self,
         principal: &Principal,
         instance_id: Uuid,
+        precondition: &Precondition,
     ) -> Result<Arc<Instance>, EngineError> {
         let instance = self
             .0
@@ -355,10 +355,11 @@ impl Engine {
             .instance(&principal.team, instance_id)
             .await?
             .ok_or_else(no_such_instance)?;
+        check_instance(precondition, &instance)?;
         if instance.status.is_final() {
             return Err(ended_already(&instance));
         }
-        self.cancel_known(principal, instance_id, None)
+        self.cancel_known(principal, instance_id, None, precondition)
             .await
             .map(Arc::new)
     }
@@ -370,21 +371,22 @@ impl Engine {
         principal: &Principal,
         instance_id: Uuid,
         known: Option<Progress>,
+        precondition: &Precondition,
     ) -> Result<Instance, EngineError> {
         let event = Event::Cancelled {
             by: principal.user.clone(),
         };
-        let progress =
-            self.change(instance_id, known, event)
-                .await
-                .map_err(|error| match error {
-                    ChangeError::Store(error) => EngineError::Store(error),
-                    ChangeError::Contended => {
-                        EngineError::Busy("the instance is changing too fast; try again".to_owned())
-                    }
-                    ChangeError::Ended(instance) => ended_already(&instance),
-                    ChangeError::Gone | ChangeError::Decision(_) => no_such_instance(),
-                })?;
+        let progress = self
+            .change(instance_id, known, event, precondition)
+            .await
+            .map_err(|error| match error {
+                ChangeError::Store(error) => EngineError::Store(error),
+                ChangeError::Contended => {
+                    EngineError::Busy("the instance is changing too fast; try again".to_owned())
+                }
+                ChangeError::Ended(instance) => ended_already(&instance),
+                ChangeError::Gone | ChangeError::Decision(_) => no_such_instance(),
+            })?;
         Ok(progress.instance)
     }
 
@@ -431,6 +433,7 @@ impl Engine {
         instance_id: Uuid,
         mut known: Option<Progress>,
         event: Event,
+        precondition: &Precondition,
     ) -> Result<Progress, ChangeError> {
         for _ in 0..CONFLICTS_MAX {
             let loaded = match known.take() {
@@ -440,6 +443,8 @@ impl Engine {
             let Some(mut progress) = loaded else {
                 return Err(ChangeError::Gone);
             };
+            // The commit below states the version, so the condition still holds when it is written.
+            check_instance(precondition, &progress.instance)?;
             let was_final = progress.instance.status.is_final();
             let change = self
                 .apply(&mut progress, event.clone())
@@ -579,6 +584,15 @@ fn ended_already(instance: &Instance) -> EngineError {
         "the instance is {} already",
         instance.status.as_str()
     ))
+}
+
+/// Checks a precondition against the state of an instance.
+fn check_instance(precondition: &Precondition, instance: &Instance) -> Result<(), StoreError> {
+    if *precondition == Precondition::None {
+        return Ok(());
+    }
+    let checked = precondition.check("instance", Some(&instance.tag()));
+    checked.map_err(StoreError::Precondition)
 }
 
 /// The reason why an event was not applied.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::StatusCode;
+use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::once::{self, Once};
 use super::query::LIMIT_MAX;
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, Answer, Content};
 use crate::clock::Timestamp;
 use crate::model::{
     AlertRule, AlertState, AuditAction, Name, Pattern, Permission, Principal, duration,
@@ -196,7 +196,7 @@ pub(super) async fn create_silence(mut request: Request, principal: Arc<Principa
     .await?
     {
         Once::First(keyed) => keyed,
-        Once::Again(silence) => return Ok(response::json(StatusCode::CREATED, &silence)),
+        Once::Again(silence) => return Ok(created(&silence)),
     };
     let created_by = principal.user.clone();
     let silence = Silence {
@@ -235,7 +235,17 @@ pub(super) async fn create_silence(mut request: Request, principal: Arc<Principa
         .end(record.end(inserted).await, |_| json!(silence))
         .await?;
     services.watch.refresh_alerts().await?;
-    Ok(response::json(StatusCode::CREATED, &silence))
+    Ok(created(&json!(silence)))
+}
+
+/// Returns 201 with a new silence and its path.
+fn created(silence: &Value) -> Response<Content> {
+    let id = silence
+        .get("id")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let response = response::json(StatusCode::CREATED, silence);
+    response::located(response, &format!("/workflow-metrics/silences/{id}"))
 }
 
 pub(super) async fn delete_silence(request: Request, principal: Arc<Principal>) -> Answer {

@@ -8,13 +8,13 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue,
-    IF_NONE_MATCH, VARY,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, VARY,
 };
 use hyper::{HeaderMap, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::accept;
+use super::conditional;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{Answer, Content};
@@ -205,13 +205,8 @@ pub(super) fn unless_known(
     tag: &HeaderValue,
     body: Bytes,
 ) -> Response<Content> {
-    let known = headers.get_all(IF_NONE_MATCH).iter().any(|value| {
-        let ours = tag.to_str().unwrap_or_default();
-        value.to_str().is_ok_and(|list| {
-            list.split(',')
-                .any(|one| one.trim().trim_start_matches("W/") == ours)
-        })
-    });
+    let ours = tag.to_str().unwrap_or_default().trim_matches('"');
+    let known = conditional::knows(headers, ours);
     let mut response = Response::new(Content::Whole(if known { Bytes::new() } else { body }));
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;

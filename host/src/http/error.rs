@@ -148,6 +148,15 @@ impl ApiError {
         )
     }
 
+    /// 412: the row is not in the state that `If-Match` or `If-None-Match` names.
+    fn precondition_failed(message: String) -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition-failed",
+            message,
+        )
+    }
+
     /// 413: the body is longer than `limit` bytes.
     pub(super) fn body_too_large(limit: usize) -> Self {
         Self::new(
@@ -336,6 +345,7 @@ impl From<StoreError> for ApiError {
             StoreError::Value(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string()),
             StoreError::Constraint(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             StoreError::Quota { code, message } => Self::quota(code, message),
+            StoreError::Precondition(message) => Self::precondition_failed(message),
             StoreError::Cursor => Self::invalid(format!("the parameter 'after': {error}")),
             StoreError::Closed => Self::busy("the host is shutting down"),
             StoreError::Archived(_) => Self::new(StatusCode::CONFLICT, "workflow-archived", error.to_string()),

@@ -7,9 +7,11 @@ use std::sync::atomic::AtomicUsize;
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::Services;
 use super::audit::Recorder;
+use super::conditional;
 use super::error::ApiError;
 use super::query::LIMIT_MAX;
 use super::request::Request;
@@ -156,16 +158,21 @@ pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) 
     } else {
         StatusCode::ACCEPTED
     };
-    Ok(response::json(status, &as_json(&created)))
+    let response = response::json(status, &as_json(&created));
+    Ok(response::located(response, &path_of(created.id)))
 }
 
 /// Returns the JSON of a started instance.
 pub(super) fn as_json(created: &Created) -> Value {
     json!({
         "id": created.id,
-        "status_url": format!("/instances/{}", created.id),
+        "status_url": path_of(created.id),
         "existing": created.existing,
     })
+}
+
+fn path_of(id: Uuid) -> String {
+    format!("/instances/{id}")
 }
 
 /// Returns the request's idempotency key, if it has one.
@@ -244,6 +251,10 @@ pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -
         .instance(team, id)
         .await?
         .ok_or_else(|| ApiError::not_found("instance"))?;
+    let tag = instance.tag();
+    if let Some(known) = conditional::unless_changed(&request.head.headers, &tag) {
+        return Ok(known);
+    }
     let mut attempts = store.attempts(team, id, PIECE_BYTES).await?;
     let mut approvals = store
         .instance_approvals(team, id, APPROVALS_SHOWN + 1)
@@ -292,7 +303,7 @@ pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -
         room.shrink_to(bytes as u64);
         response::hold(&mut response, room);
     }
-    Ok(response)
+    Ok(conditional::tagged(response, &tag))
 }
 
 pub(super) async fn release_instance(request: Request, principal: Arc<Principal>) -> Answer {
@@ -378,14 +389,17 @@ pub(super) async fn cancel_instance(mut request: Request, principal: Arc<Princip
     let id = request.id("id", "instance")?;
     let with_descendants: bool = request.query.parse("descendants")?.unwrap_or(false);
     request.query.finish()?;
+    let precondition = conditional::if_match(&request.head.headers)?;
     let engine = &request.services.engine;
     let recorder = Recorder::of(&request, &principal);
     if !with_descendants {
         let record = recorder
             .begin(AuditAction::InstanceCancel, id, json!({}))
             .await?;
-        let instance = record.end(engine.cancel(&principal, id).await).await?;
-        return response::ok(instance.as_ref());
+        let cancelled = engine.cancel(&principal, id, &precondition).await;
+        let instance = record.end(cancelled).await?;
+        let response = response::json(StatusCode::OK, instance.as_ref());
+        return Ok(conditional::tagged(response, &instance.tag()));
     }
     let mut record = recorder
         .begin(
@@ -396,15 +410,17 @@ pub(super) async fn cancel_instance(mut request: Request, principal: Arc<Princip
         .await?;
     let budget = AtomicUsize::new(DESCENDANTS_PER_REQUEST);
     let cancelled = engine
-        .cancel_with_descendants(&principal, id, &budget)
+        .cancel_with_descendants(&principal, id, &budget, &precondition)
         .await;
     if let Ok((_, descendants)) = &cancelled {
         record.note("cancelled_descendants", descendants.cancelled.into());
         record.note("more", descendants.more.into());
     }
     let (instance, descendants) = record.end(cancelled).await?;
-    response::ok(&CancelledTree {
+    let tree = CancelledTree {
         instance: &instance,
         descendants,
-    })
+    };
+    let response = response::json(StatusCode::OK, &tree);
+    Ok(conditional::tagged(response, &instance.tag()))
 }

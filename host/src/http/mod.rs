@@ -16,6 +16,7 @@ mod assets;
 mod audit;
 mod batches;
 mod body;
+mod conditional;
 mod connections;
 mod counts;
 mod dashboard;

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hyper::StatusCode;
-use serde_json::json;
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Services;
 use super::audit::Recorder;
+use super::conditional;
 use super::error::ApiError;
 use super::once::{self, Once};
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, Answer, Content};
 use crate::model::definition::PluginReference;
 use crate::model::plugin::check_version;
 use crate::model::{AuditAction, Name, PluginVersion, Principal};
@@ -52,14 +53,7 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
         Once::First(keyed) => keyed,
         Once::Again(verdict) => {
             let created = verdict.get("outcome") == Some(&json!(UploadOutcome::Created));
-            return Ok(response::json(
-                if created {
-                    StatusCode::CREATED
-                } else {
-                    StatusCode::OK
-                },
-                &verdict,
-            ));
+            return Ok(uploaded(&verdict, created));
         }
     };
     let mut record = recorder
@@ -80,11 +74,21 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
     let verdict = keyed
         .end(record.end(verdict).await, |verdict| json!(verdict))
         .await?;
-    let status = match verdict.outcome {
-        UploadOutcome::Created => StatusCode::CREATED,
-        UploadOutcome::Unchanged => StatusCode::OK,
+    let created = matches!(verdict.outcome, UploadOutcome::Created);
+    Ok(uploaded(&json!(verdict), created))
+}
+
+/// Returns the response to an upload: 201 with the new version's path, or 200.
+fn uploaded(verdict: &Value, created: bool) -> Response<Content> {
+    if !created {
+        return response::json(StatusCode::OK, verdict);
+    }
+    let part = |name: &str| {
+        let part = verdict.get("plugin").and_then(|plugin| plugin.get(name));
+        part.and_then(Value::as_str).unwrap_or_default()
     };
-    Ok(response::json(status, &verdict))
+    let path = format!("/plugins/{}/{}", part("name"), part("version"));
+    response::located(response::json(StatusCode::CREATED, verdict), &path)
 }
 
 fn shared_buckets(text: &str) -> Result<BTreeSet<Name>, String> {
@@ -160,10 +164,14 @@ pub(super) async fn show_plugin_version(request: Request, principal: Arc<Princip
         .store
         .resolve_plugin(&principal.team, &reference)
         .await?;
-    response::ok(
-        version
-            .ok_or_else(|| ApiError::not_found("plugin version"))?
-            .as_ref(),
+    let version = version.ok_or_else(|| ApiError::not_found("plugin version"))?;
+    // A version never changes, and the same number may come back with other bytes after a deletion.
+    let tag = version.digest.as_str();
+    Ok(
+        match conditional::unless_changed(&request.head.headers, tag) {
+            Some(known) => known,
+            None => conditional::tagged(response::json(StatusCode::OK, version.as_ref()), tag),
+        },
     )
 }
 

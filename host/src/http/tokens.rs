@@ -92,7 +92,8 @@ pub(super) async fn create_token(request: Request, principal: Arc<Principal>) ->
     record
         .end(request.services.store.insert_token(token).await)
         .await?;
-    Ok(response::json(StatusCode::CREATED, &answer))
+    let response = response::json(StatusCode::CREATED, &answer);
+    Ok(response::located(response, &format!("/tokens/{id}")))
 }
 
 pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> Answer {

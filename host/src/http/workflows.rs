@@ -6,16 +6,19 @@ use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::audit::Recorder;
+use super::conditional;
 use super::error::ApiError;
 use super::once::{self, Once};
 use super::request::Request;
 use super::response::{self, Answer, Content};
 use crate::model::yaml::Place;
+use crate::model::workflow::workflow_tag;
 use crate::model::{AuditAction, Name, Principal, WorkflowStatus, definition};
 use crate::store::{Applied, Cursor, Store, Workflow, WorkflowFilter, WorkflowVersion};
 
 pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> Answer {
     request.query.finish()?;
+    let precondition = conditional::precondition(&request.head.headers)?;
     let recorder = Recorder::of(&request, &principal);
     let text = request.body.read(definition::SOURCE_BYTES_MAX).await?;
     let keyed = match once::begin(
@@ -45,7 +48,7 @@ pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) 
     let applied = request
         .services
         .engine
-        .apply_workflow(&principal, &text)
+        .apply_workflow(&principal, &text, precondition)
         .await;
     if let Ok(applied) = &applied {
         record.known(
@@ -73,6 +76,7 @@ fn not_utf8<T>(bytes: &[u8], valid_up_to: usize) -> Result<T, ApiError> {
     )))
 }
 
+/// Returns the response to an applied definition: 201 with the new version's path, or 200.
 fn applied_answer(workflow: &Workflow, changed: bool) -> Response<Content> {
     let (status, result) = match (changed, workflow.newest.version) {
         (false, _) => (StatusCode::OK, "unchanged"),
@@ -83,7 +87,20 @@ fn applied_answer(workflow: &Workflow, changed: bool) -> Response<Content> {
     if let Value::Object(version) = &mut body {
         version.insert("result".to_owned(), result.into());
     }
-    response::json(status, &body)
+    let response = tagged(response::json(status, &body), workflow);
+    if !changed {
+        return response;
+    }
+    let WorkflowVersion { name, version, .. } = &*workflow.newest;
+    response::located(response, &format!("/workflows/{name}/versions/{version}"))
+}
+
+fn tagged(response: Response<Content>, workflow: &Workflow) -> Response<Content> {
+    conditional::tagged(response, &tag_of(workflow))
+}
+
+fn tag_of(workflow: &Workflow) -> String {
+    workflow_tag(workflow.newest.version, workflow.status)
 }
 
 /// Rebuilds the response of an earlier request with the same idempotency key. Versions are
@@ -144,15 +161,13 @@ pub(super) async fn show_workflow(mut request: Request, principal: Arc<Principal
     let workflow = workflow.ok_or_else(|| ApiError::not_found("workflow"))?;
     let mut body = newest_as_json(&workflow);
     if with_source {
-        add_source(
-            &request.services.store,
-            &principal,
-            &workflow.newest,
-            &mut body,
-        )
-        .await?;
+        // Without an ETag: the text can be replaced while the version stays.
+        let store = &request.services.store;
+        add_source(store, &principal, &workflow.newest, &mut body).await?;
+        return response::ok(&body);
     }
-    response::ok(&body)
+    let known = conditional::unless_changed(&request.head.headers, &tag_of(&workflow));
+    Ok(known.unwrap_or_else(|| tagged(response::json(StatusCode::OK, &body), &workflow)))
 }
 
 /// Returns true for `?source=true`.
@@ -186,7 +201,7 @@ pub(super) async fn show_workflow_version(
 ) -> Answer {
     let missing = || ApiError::not_found("workflow version");
     let name = request.name("name", "workflow version")?;
-    let number = request
+    let number: u32 = request
         .parameter("version")?
         .parse()
         .map_err(|_| missing())?;
@@ -200,9 +215,16 @@ pub(super) async fn show_workflow_version(
     let version = version.ok_or_else(missing)?;
     let mut body = as_json(&version);
     if with_source {
+        // Without an ETag: the text can be replaced while the version stays.
         add_source(&request.services.store, &principal, &version, &mut body).await?;
+        return response::ok(&body);
     }
-    response::ok(&body)
+    // The rest of a version never changes.
+    let tag = number.to_string();
+    let known = conditional::unless_changed(&request.head.headers, &tag);
+    Ok(known.unwrap_or_else(|| {
+        conditional::tagged(response::json(StatusCode::OK, &body), &tag)
+    }))
 }
 
 pub(super) async fn archive_workflow(request: Request, principal: Arc<Principal>) -> Answer {
@@ -234,13 +256,14 @@ async fn set_status(
 ) -> Answer {
     let name = request.name("name", "workflow")?;
     request.query.finish()?;
+    let precondition = conditional::if_match(&request.head.headers)?;
     let store = &request.services.store;
     let mut record = Recorder::of(&request, &principal)
         .begin(action, &name, json!({}))
         .await?;
     let set = async {
         let changed = store
-            .set_workflow_status(&principal.team, &name, status)
+            .set_workflow_status_if(&principal.team, &name, status, precondition)
             .await?;
         let workflow = store.current_workflow(&principal.team, &name).await?;
         Ok((
@@ -253,7 +276,8 @@ async fn set_status(
         record.note("changed", (*changed).into());
     }
     let (_, workflow) = record.end(set).await?;
-    response::ok(&newest_as_json(&workflow))
+    let response = response::json(StatusCode::OK, &newest_as_json(&workflow));
+    Ok(tagged(response, &workflow))
 }
 
 fn newest_as_json(workflow: &Workflow) -> Value {

@@ -205,6 +205,20 @@ pub(crate) fn is_zero(number: &u32) -> bool {
 }
 
 impl Instance {
+    /// Returns the tag of the instance's state, for `ETag` and `If-Match`: its version and what may
+    /// change without a new version. Clients' new metadata set the time of the last change, and
+    /// crashes and the quarantine are counted by themselves.
+    pub fn tag(&self) -> String {
+        let mut tag = format!("{}.{}", self.version, self.updated_at.as_micros());
+        if self.crashes > 0 {
+            tag = format!("{tag}-crashes-{}", self.crashes);
+        }
+        if self.quarantined_at.is_some() {
+            tag.push_str("-quarantined");
+        }
+        tag
+    }
+
     /// Returns the instance at the top of the chain of creations, which may be this one.
     pub fn root(&self) -> Uuid {
         self.root_id.unwrap_or(self.id)

@@ -25,8 +25,25 @@ impl WorkflowStatus {
         }
     }
 
+    /// Returns the other one of the two statuses.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Active => Self::Archived,
+            Self::Archived => Self::Active,
+        }
+    }
+
     /// Parses a name written by [`WorkflowStatus::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+}
+
+/// Returns the tag of a workflow's state, for `ETag` and `If-Match`: the number of its newest
+/// version, and its status.
+pub fn workflow_tag(version: u32, status: WorkflowStatus) -> String {
+    match status {
+        WorkflowStatus::Active => version.to_string(),
+        WorkflowStatus::Archived => format!("{version}-archived"),
     }
 }

@@ -19,6 +19,10 @@ pub enum StoreError {
         "the workflow `{0}` is archived and takes no new instances and versions; `stepwell workflow unarchive {0}` brings it back"
     )]
     Archived(Name),
+    /// The row is not in the state that the client's precondition names; the sentence says which
+    /// state it is in.
+    #[error("{0}")]
+    Precondition(String),
     /// The token is the last operator token that has not expired.
     #[error(
         "this is the last operator token that has not expired: make another one first (`stepwell token create NAME -p \

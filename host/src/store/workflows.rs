@@ -14,7 +14,8 @@ use super::stale::Stale;
 use super::{Page, Store, StoreError, error, from_json, parse, to_json, unsigned};
 use crate::clock::Timestamp;
 use crate::model::definition::DefinitionSource;
-use crate::model::{Definition, Name, WorkflowStatus};
+use crate::model::workflow::workflow_tag;
+use crate::model::{Definition, Name, Precondition, WorkflowStatus};
 
 /// One immutable version of a workflow.
 #[derive(Clone, Debug, Serialize)]
@@ -264,6 +265,22 @@ impl Store {
         definition: Definition,
         by: &str,
     ) -> Result<Applied, StoreError> {
+        self.apply_workflow_if(team, definition, by, Precondition::None)
+            .await
+    }
+
+    /// Applies a definition like [`Store::apply_workflow`], if `precondition` holds for
+    /// [`workflow_tag`].
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`], and those of [`Store::apply_workflow`].
+    pub async fn apply_workflow_if(
+        &self,
+        team: &Name,
+        definition: Definition,
+        by: &str,
+        precondition: Precondition,
+    ) -> Result<Applied, StoreError> {
         let (store, team, by, now) = (self.clone(), team.clone(), by.to_owned(), self.now());
         self.detached(async move {
             let name = definition.name().clone();
@@ -288,6 +305,14 @@ impl Store {
             .fetch_one(c)
             .await)?;
             let status = read_status(&status)?;
+            let current = match latest {
+                0 => None,
+                latest => Some(workflow_tag(unsigned("a workflow's version", latest)?, status)),
+            };
+            if let Err(refusal) = precondition.check("workflow", current.as_deref()) {
+                writing.rollback().await?;
+                return Err(StoreError::Precondition(refusal));
+            }
             if latest > 0 {
                 let newest = version_of(&mut writing, workflow_id, latest).await?;
                 let newest = newest.ok_or_else(|| error::corrupt("a workflow without its newest version", &name))?;
@@ -360,6 +385,22 @@ impl Store {
         name: &Name,
         status: WorkflowStatus,
     ) -> Result<bool, StoreError> {
+        self.set_workflow_status_if(team, name, status, Precondition::None)
+            .await
+    }
+
+    /// Sets the status like [`Store::set_workflow_status`], if `precondition` holds for
+    /// [`workflow_tag`].
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`], and any error of the database.
+    pub async fn set_workflow_status_if(
+        &self,
+        team: &Name,
+        name: &Name,
+        status: WorkflowStatus,
+        precondition: Precondition,
+    ) -> Result<bool, StoreError> {
         let (store, team, name) = (self.clone(), team.clone(), name.clone());
         self.detached(async move {
             let mut writing = store.core().backend.begin().await?;
@@ -372,11 +413,43 @@ impl Store {
             .bind(status.as_str())
             .fetch_optional(c)
             .await)?;
-            let Some(latest) = latest else {
+            let changed = match latest {
+                Some(latest) => {
+                    let version = unsigned("a workflow's latest version", latest)?;
+                    Some((version, status.other()))
+                }
+                None => None,
+            };
+            // The row is locked if it has changed. If it has not, its state says whether it is what
+            // the client expects.
+            let current = match changed {
+                None if precondition != Precondition::None => {
+                    let row: Option<(i64, String)> = on!(writing, c => sqlx::query_as(
+                        "SELECT latest_version, status FROM workflows WHERE team = $1 AND name = $2",
+                    )
+                    .bind(team.as_str())
+                    .bind(name.as_str())
+                    .fetch_optional(c)
+                    .await)?;
+                    match row {
+                        Some((latest, status)) => Some((
+                            unsigned("a workflow's latest version", latest)?,
+                            read_status(&status)?,
+                        )),
+                        None => None,
+                    }
+                }
+                changed => changed,
+            };
+            let tag = current.map(|(version, status)| workflow_tag(version, status));
+            if let Err(refusal) = precondition.check("workflow", tag.as_deref()) {
+                writing.rollback().await?;
+                return Err(StoreError::Precondition(refusal));
+            }
+            let Some((version, _)) = changed else {
                 writing.rollback().await?;
                 return Ok(false);
             };
-            let version = unsigned("a workflow's latest version", latest)?;
             store
                 .core()
                 .commit(
