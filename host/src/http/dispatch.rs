@@ -21,6 +21,7 @@ use warp::{Filter, Rejection};
 use super::Services;
 use super::audit::{Recorder, Refusals};
 use super::body::Body;
+use super::compression::compress;
 use super::error::ApiError;
 use super::query::Query;
 use super::request::Request;
@@ -165,7 +166,7 @@ impl Dispatcher {
         let body = Body::new(chunks, &arrival.head.headers, now + body_time, traffic);
         let remains = body.remains();
         let deadline = now + total_time + GRACE;
-        let mut rate = None;
+        let (head, mut rate) = (Arc::clone(&arrival.head), None);
         let answer = self
             .route(arrival, found, body, deadline, &mut rate)
             .instrument(span.clone())
@@ -185,6 +186,7 @@ impl Dispatcher {
             let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(status = status.as_u16(), duration_ms, "answered a request");
         });
+        compress(&head.headers, &mut response);
         if let Some(rate) = rate {
             rate.add_to(response.headers_mut());
         }

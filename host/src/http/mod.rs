@@ -16,6 +16,7 @@ mod assets;
 mod audit;
 mod batches;
 mod body;
+mod compression;
 mod conditional;
 mod connections;
 mod counts;
