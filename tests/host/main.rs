@@ -19,6 +19,7 @@ mod cli;
 mod clocks;
 mod collector;
 mod complaints;
+mod conditional;
 mod connections;
 mod contention;
 mod crash;

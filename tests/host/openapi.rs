@@ -12,6 +12,19 @@ use crate::text_guest::TextGuest;
 const SCENARIOS: &str = "scenarios";
 const NOBODY: &str = "0199d1f2-7a3c-7c11-9d57-0c5e1f6b2a44";
 
+/// Headers that the description leaves to HTTP.
+const USUAL_HEADERS: [&str; 9] = [
+    "cache-control",
+    "connection",
+    "content-length",
+    "content-security-policy",
+    "content-type",
+    "date",
+    "referrer-policy",
+    "transfer-encoding",
+    "x-content-type-options",
+];
+
 /// The description, resolved.
 struct Described {
     document: Value,
@@ -147,6 +160,22 @@ impl Tour<'_> {
             "{what} is not described: {}",
             reply.json
         );
+        if let Some(code) = reply.json["error"]["code"].as_str() {
+            assert!(
+                answer["x-codes"]
+                    .as_array()
+                    .is_some_and(|codes| codes.contains(&code.into())),
+                "{what}: the code {code} is not described"
+            );
+        }
+        let headers = answer["headers"].as_object().expect("headers");
+        let unusual = |name: &str| !USUAL_HEADERS.contains(&name);
+        for (name, _) in reply.headers.iter().filter(|(name, _)| unusual(name)) {
+            assert!(
+                headers.keys().any(|known| known.eq_ignore_ascii_case(name)),
+                "{what}: the header {name} is not described"
+            );
+        }
         let kind = reply
             .header("content-type")
             .unwrap_or_default()
@@ -667,6 +696,47 @@ fn every_route_accepts_exactly_its_described_parameters() {
                 reply.status, reply.json
             );
         }
+    }
+}
+
+#[test]
+fn every_list_accepts_the_example_of_its_cursor() {
+    let host = TestHost::start();
+    let described = Described::by(&host);
+    let mut refused = Vec::new();
+    let mut lists = 0;
+    for (method, path, operation) in described.operations() {
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        for parameter in parameters.filter(|one| one["name"] == "after") {
+            let example = parameter["example"].as_str().expect("an example");
+            let filled = path.replace("{name}", "hello");
+            let reply = host.request(&method, &format!("{filled}?after={}", encode(example)), "");
+            // The plugin need not exist.
+            if reply.status != 200 && reply.status != 404 {
+                refused.push(format!("{path}: {}", reply.json));
+            }
+            lists += 1;
+        }
+    }
+    assert!(lists >= 7, "{lists}");
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
+#[test]
+fn other_methods_get_405_as_described() {
+    let host = TestHost::start();
+    let described = Described::by(&host);
+    for (_, path, operation) in described.operations() {
+        let answer = described.resolve(&operation["responses"]["405"]);
+        assert!(answer["headers"].get("Allow").is_some(), "{path}");
+        let reply = host.request("PATCH", &path.replace(['{', '}'], ""), "");
+        assert_eq!(
+            (reply.status, reply.code()),
+            (405, "method-not-allowed"),
+            "{path}"
+        );
+        assert!(reply.header("allow").is_some(), "{path}");
+        assert_eq!(answer["x-codes"], json!(["method-not-allowed"]), "{path}");
     }
 }
 

@@ -16,6 +16,7 @@
 //! a real host against this description.
 
 mod reference;
+mod responses;
 mod schemas;
 
 use std::collections::BTreeMap;
@@ -46,68 +47,8 @@ const AREAS: [&str; 7] = [
 
 const ABOUT: &str = "Workflows whose steps are uploaded as WebAssembly components. Send `Authorization: Bearer sw_…`; \
     `x-permission` says what the token must permit. Errors have a stable `code` and a `message` that says what to do. \
-    Parameters and fields that nobody knows are refused.";
-
-/// Errors of many routes: status, name and meaning.
-const ERRORS: [(u16, &str, &str); 11] = [
-    (
-        400,
-        "Invalid",
-        "`invalid-request`: the request makes no sense as it stands.",
-    ),
-    (
-        401,
-        "Unauthorized",
-        "`token-missing`, or `token-invalid`: unknown, expired or revoked.",
-    ),
-    (
-        403,
-        "Forbidden",
-        "`permission-missing`: the token is good, but not for this. `forbidden`: it is not yours to do.",
-    ),
-    (
-        404,
-        "NotFound",
-        "`not-found`: it is not there, or another team's.",
-    ),
-    (
-        408,
-        "BodyTimeout",
-        "`body-timeout`: the body did not arrive in time.",
-    ),
-    (
-        413,
-        "BodyTooLarge",
-        "`body-too-large`: the message says how much is allowed.",
-    ),
-    (
-        415,
-        "EncodedBody",
-        "`encoded-body`: send the body without a Content-Encoding.",
-    ),
-    (
-        422,
-        "AnswerTooLarge",
-        "`answer-too-large`: the answer would have more bytes than `server.answer_bytes_max`; ask for less.",
-    ),
-    (
-        429,
-        "RateLimited",
-        "`rate-limited`: the token asks more often than `server.requests_per_second_max`; ask again after `Retry-After` \
-         seconds.",
-    ),
-    (
-        500,
-        "Internal",
-        "`internal`: the host's log says more, under the answer's `request-id`.",
-    ),
-    (
-        503,
-        "Unavailable",
-        "`busy`, `deadline-exceeded`, `database-unavailable` or `database-full`: ask again after `Retry-After` seconds. \
-         What was asked for may have happened all the same.",
-    ),
-];
+    Parameters and fields that nobody knows are refused. Every request may send `traceparent` (W3C Trace Context). Responses \
+    of 4 KiB or more are compressed with gzip for clients that accept it.";
 
 /// The content of an area's file.
 #[derive(Deserialize)]
@@ -155,6 +96,9 @@ struct Content {
     /// Schemas by media type; empty for a response without a body.
     #[serde(default)]
     content: Map<String, Value>,
+    /// Headers beside those of every response.
+    #[serde(default)]
+    headers: Vec<String>,
 }
 
 /// A document that is generated once and sent often.
@@ -235,10 +179,6 @@ fn document() -> Value {
             );
         }
     }
-    let responses: Map<String, Value> = ERRORS
-        .iter()
-        .map(|(_, name, meaning)| ((*name).to_owned(), schemas.error(meaning)))
-        .collect();
     let tags: Vec<_> = areas
         .iter()
         .map(|area| json!({ "name": area.tag, "description": area.description }))
@@ -256,7 +196,8 @@ fn document() -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas.all(),
-            "responses": responses,
+            "responses": responses::errors(&schemas),
+            "headers": responses::headers(),
             "securitySchemes": {
                 "token": { "type": "http", "scheme": "bearer", "description": "A token, `sw_…`: `stepwell token create`." },
             },
@@ -343,7 +284,8 @@ impl Described<'_> {
             .schemas
             .expand(written.get("schema").expect("the parameter has a schema"));
         let text = json!("string");
-        if let (true, Value::Object(schema)) = (schema.get("type") == Some(&text), &mut schema) {
+        let is_text = place != "header" && schema.get("type") == Some(&text);
+        if let (true, Value::Object(schema)) = (is_text, &mut schema) {
             // `query.rs` refuses empty values, and a path has no empty segment.
             schema.entry("minLength").or_insert(json!(1));
         }
@@ -382,31 +324,22 @@ impl Described<'_> {
         let Self {
             route, operation, ..
         } = self;
-        let mut all = BTreeMap::new();
-        for (status, name, _) in ERRORS {
-            let happens = match status {
-                401 | 429 => !matches!(route.access, Access::Public(_)),
-                422 => route.may_answer_much(),
-                403 => route.access.permission().is_some(),
-                404 => route.parameters().next().is_some(),
-                408 | 413 | 415 => !operation.body.is_empty(),
-                _ => true,
-            };
-            if happens {
-                all.insert(
-                    status.to_string(),
-                    json!({ "$ref": format!("#/components/responses/{name}") }),
-                );
-            }
-        }
-        for (status, meaning) in &operation.errors {
-            all.insert(status.clone(), self.schemas.error(meaning));
-        }
+        let happens = |status| match status {
+            401 | 429 => !matches!(route.access, Access::Public(_)),
+            422 => route.may_answer_much(),
+            403 => route.access.permission().is_some(),
+            404 => route.parameters().next().is_some(),
+            408 | 413 | 415 => !operation.body.is_empty(),
+            412 => operation.headers.contains_key("If-Match"),
+            _ => true,
+        };
+        let mut all = responses::of_route(self.schemas, happens, &operation.errors);
         for (status, answer) in &operation.answers {
             let mut shown = json!({ "description": answer.description });
             if let (false, Value::Object(shown)) = (answer.content.is_empty(), &mut shown) {
                 shown.insert("content".to_owned(), self.content(&answer.content));
             }
+            responses::add_headers(&mut shown, answer.headers.iter().map(String::as_str));
             all.insert(status.clone(), shown);
         }
         json!(all)

@@ -31,10 +31,30 @@ impl Schemas {
         &self.expanded
     }
 
-    /// Returns the description of an error response.
-    pub(super) fn error(&self, meaning: &str) -> Value {
+    /// Returns all codes of errors.
+    pub(super) fn codes(&self) -> Vec<&str> {
+        let codes = self
+            .written
+            .get("ErrorCode")
+            .and_then(|schema| schema.get("x-extensible-enum"))
+            .and_then(Value::as_array);
+        codes
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect()
+    }
+
+    /// Returns the description of an error response. The example has the code, if there is one.
+    pub(super) fn error(&self, meaning: &str, code: Option<&str>) -> Value {
         let schema = reference("Error");
-        let example = self.example(&schema);
+        let mut example = self.example(&schema);
+        let shown = example
+            .as_mut()
+            .and_then(|example| example.pointer_mut("/error/code"));
+        if let (Some(shown), Some(code)) = (shown, code) {
+            *shown = code.into();
+        }
         json!({ "description": meaning.trim(), "content": { "application/json": { "schema": schema, "example": example } } })
     }
 
