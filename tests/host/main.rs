@@ -16,6 +16,7 @@ mod bodies;
 mod budgets;
 mod caches;
 mod cli;
+mod clients;
 mod clocks;
 mod collector;
 mod complaints;

@@ -5,6 +5,7 @@
 mod apt;
 mod browser;
 mod checks;
+mod clients;
 mod dashboard;
 mod faketime;
 mod guests;

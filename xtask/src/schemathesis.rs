@@ -35,21 +35,34 @@ pub(crate) fn ensure(root: &Path) -> Result<Schemathesis, String> {
 }
 
 fn programs(root: &Path) -> Result<PathBuf, String> {
-    let describe = |error: io::Error| format!("install schemathesis: {error}");
-    let requirements = root.join(REQUIREMENTS);
-    let wanted = fs::read(&requirements).map_err(describe)?;
     let folder = workspace::target_folder(root)
-        .map_err(describe)?
+        .map_err(|error| format!("install schemathesis: {error}"))?
         .join("tools")
         .join("schemathesis");
+    environment(&folder, &root.join(REQUIREMENTS), "st")
+}
+
+/// Makes an environment of Python in `folder` with the packages of a file, unless it is there.
+/// Returns the folder of its programs. `program` is one of them, which is asked for its version.
+///
+/// # Errors
+/// Fails without Python, or without access to its packages.
+pub(crate) fn environment(
+    folder: &Path,
+    requirements: &Path,
+    program: &str,
+) -> Result<PathBuf, String> {
+    let describe = |error: io::Error| format!("install {program}: {error}");
+    let wanted = fs::read(requirements).map_err(describe)?;
     let (programs, installed) = (folder.join("bin"), folder.join(INSTALLED));
     // The program fails if the Python that made the environment was removed.
-    let answers = || process::answer(Command::new(programs.join("st")).arg("--version")).is_some();
+    let answers =
+        || process::answer(Command::new(programs.join(program)).arg("--version")).is_some();
     if fs::read(&installed).is_ok_and(|there| there == wanted) && answers() {
         return Ok(programs);
     }
-    super::test::tell("installing schemathesis with pip");
-    make_environment(&folder)?;
+    super::test::tell(&format!("installing {program} with pip"));
+    make_environment(folder)?;
     let mut pip = Command::new(programs.join("pip"));
     // The file names all packages, so pip need not resolve dependencies.
     pip.args([
@@ -60,7 +73,7 @@ fn programs(root: &Path) -> Result<PathBuf, String> {
         "--no-deps",
         "--requirement",
     ]);
-    pip.arg(&requirements);
+    pip.arg(requirements);
     perform(&mut pip)?;
     fs::write(&installed, wanted).map_err(describe)?;
     Ok(programs)

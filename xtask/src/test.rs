@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::browser::{self, Browser};
+use crate::clients::{self, Clients};
 use crate::mounts;
 use crate::schemathesis::{self, Schemathesis};
 
@@ -35,6 +36,11 @@ const WITHOUT_MOUNTS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_MOUNTS";
 const WITHOUT_SCHEMATHESIS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_SCHEMATHESIS";
 /// The folder with Schemathesis' programs.
 const SCHEMATHESIS_VARIABLE: &str = "STEPWELL_TEST_SCHEMATHESIS";
+
+/// The same for generators of clients.
+const WITHOUT_CLIENTS_VARIABLE: &str = "STEPWELL_TEST_WITHOUT_CLIENTS";
+/// The folder with these generators.
+const CLIENTS_VARIABLE: &str = "STEPWELL_TEST_CLIENTS";
 
 /// The value `postgres` makes the tests of the whole program run on PostgreSQL.
 const DATABASE_VARIABLE: &str = "STEPWELL_TEST_DATABASE";
@@ -76,6 +82,10 @@ pub(crate) struct Options {
     /// Leave out what asks for all that the API's description allows; a note says so at the end
     #[arg(long)]
     without_schemathesis: bool,
+    /// Leave out the clients that are generated from the API's description; a note says so at the
+    /// end
+    #[arg(long)]
+    without_clients: bool,
     /// Leave out the tests in a browser; a note says so at the end
     #[arg(long)]
     without_browser: bool,
@@ -123,6 +133,11 @@ pub(crate) fn run(
     } else {
         Some(schemathesis::ensure(root)?)
     };
+    let clients = if options.without_clients {
+        None
+    } else {
+        Some(clients::ensure(root)?)
+    };
     let browser = browser(options)?;
     let guests = build_guests()?;
     let mut command = crate::cargo(root);
@@ -154,6 +169,10 @@ pub(crate) fn run(
     match &schemathesis {
         Some(Schemathesis::Ready { programs }) => command.env(SCHEMATHESIS_VARIABLE, programs),
         _ => command.env(WITHOUT_SCHEMATHESIS_VARIABLE, "1"),
+    };
+    match &clients {
+        Some(Clients::Ready { folder }) => command.env(CLIENTS_VARIABLE, folder),
+        _ => command.env(WITHOUT_CLIENTS_VARIABLE, "1"),
     };
     let mut tally = watch(&mut command)?;
     if options.without_postgres {
@@ -192,6 +211,17 @@ pub(crate) fn run(
         }
         None => tell(
             "NOTE: Schemathesis did not hold the API against its description, because of --without-schemathesis",
+        ),
+    }
+    match clients {
+        Some(Clients::Ready { .. }) => {}
+        Some(Clients::Missing { why }) => {
+            tell(&format!(
+                "NOTE: no client was generated from the API's description; failed to {why}"
+            ));
+        }
+        None => tell(
+            "NOTE: no client was generated from the API's description, because of --without-clients",
         ),
     }
     if !mounts {
