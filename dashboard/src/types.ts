@@ -283,8 +283,6 @@ export interface Definition {
   output?: unknown;
 }
 export interface WorkflowVersion {
-  /** The text as it was applied. Some hosts do not keep it. */
-  source?: string | null;
   name: string;
   version: number;
   created_by: string;

@@ -161,7 +161,7 @@ fn an_instance_is_cancelled_only_in_the_state_that_its_caller_has_seen() {
     let unchanged = ask(&host, "GET", &path, &[("if-none-match", &seen)], "");
     assert_eq!((unchanged.status, unchanged.body.len()), (304, 0));
     let items = json!({ "items": [{ "id": id, "metadata": { "a": 1 } }] });
-    let updated = host.request("POST", "/instances:batch-update", &items.to_string());
+    let updated = host.request("POST", "/instances:batch-update", items.to_string());
     assert_eq!(updated.json["succeeded"], 1, "{}", updated.json);
     let changed = ask(&host, "GET", &path, &[("if-none-match", &seen)], "");
     assert_eq!(changed.status, 200);
@@ -211,7 +211,7 @@ fn long_responses_are_compressed_for_clients_that_accept_it() {
     let started = host.request(
         "POST",
         "/instances:batch",
-        &json!({ "items": items }).to_string(),
+        json!({ "items": items }).to_string(),
     );
     assert_eq!(started.json["succeeded"], 150);
     let unpacked = |reply: &Reply| {

@@ -228,11 +228,25 @@ impl Engine {
     }
 
     /// Applies a definition in YAML or JSON. This creates a new version, unless the newest version
-    /// is the same. Nothing is done unless `precondition` holds for the workflow.
+    /// is the same.
     ///
     /// # Errors
     /// All problems of the definition, missing plugins included.
     pub async fn apply_workflow(
+        &self,
+        principal: &Principal,
+        text: &str,
+    ) -> Result<Applied, EngineError> {
+        self.apply_workflow_if(principal, text, Precondition::None)
+            .await
+    }
+
+    /// Applies a definition like [`Engine::apply_workflow`], if `precondition` holds for the
+    /// workflow.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`], and those of [`Engine::apply_workflow`].
+    pub async fn apply_workflow_if(
         &self,
         principal: &Principal,
         text: &str,
@@ -342,8 +356,21 @@ impl Engine {
     /// Cancels an instance. A running step is not interrupted, but its effects are not committed.
     ///
     /// # Errors
-    /// No such instance, it has ended already, or `precondition` does not hold for it.
+    /// No such instance, or it has ended already.
     pub async fn cancel(
+        &self,
+        principal: &Principal,
+        instance_id: Uuid,
+    ) -> Result<Arc<Instance>, EngineError> {
+        self.cancel_if(principal, instance_id, &Precondition::None)
+            .await
+    }
+
+    /// Cancels an instance like [`Engine::cancel`], if `precondition` holds for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`], and those of [`Engine::cancel`].
+    pub async fn cancel_if(
         &self,
         principal: &Principal,
         instance_id: Uuid,

@@ -396,7 +396,7 @@ pub(super) async fn cancel_instance(mut request: Request, principal: Arc<Princip
         let record = recorder
             .begin(AuditAction::InstanceCancel, id, json!({}))
             .await?;
-        let cancelled = engine.cancel(&principal, id, &precondition).await;
+        let cancelled = engine.cancel_if(&principal, id, &precondition).await;
         let instance = record.end(cancelled).await?;
         let response = response::json(StatusCode::OK, instance.as_ref());
         return Ok(conditional::tagged(response, &instance.tag()));

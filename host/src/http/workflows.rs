@@ -11,8 +11,8 @@ use super::error::ApiError;
 use super::once::{self, Once};
 use super::request::Request;
 use super::response::{self, Answer, Content};
-use crate::model::yaml::Place;
 use crate::model::workflow::workflow_tag;
+use crate::model::yaml::Place;
 use crate::model::{AuditAction, Name, Principal, WorkflowStatus, definition};
 use crate::store::{Applied, Cursor, Store, Workflow, WorkflowFilter, WorkflowVersion};
 
@@ -48,7 +48,7 @@ pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) 
     let applied = request
         .services
         .engine
-        .apply_workflow(&principal, &text, precondition)
+        .apply_workflow_if(&principal, &text, precondition)
         .await;
     if let Ok(applied) = &applied {
         record.known(
@@ -222,9 +222,7 @@ pub(super) async fn show_workflow_version(
     // The rest of a version never changes.
     let tag = number.to_string();
     let known = conditional::unless_changed(&request.head.headers, &tag);
-    Ok(known.unwrap_or_else(|| {
-        conditional::tagged(response::json(StatusCode::OK, &body), &tag)
-    }))
+    Ok(known.unwrap_or_else(|| conditional::tagged(response::json(StatusCode::OK, &body), &tag)))
 }
 
 pub(super) async fn archive_workflow(request: Request, principal: Arc<Principal>) -> Answer {
