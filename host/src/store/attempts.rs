@@ -99,11 +99,16 @@ impl Store {
             }
             let shown_max = usize::try_from(SHOWN_MAX).unwrap_or(usize::MAX);
             let others = failure_bytes + count.min(shown_max) * ATTEMPT_BYTES;
-            let rows = if count <= shown_max && output_bytes + others <= bytes_max {
-                all(&mut connection, id).await?
-            } else {
-                fitting(&mut connection, id, bytes_max.saturating_sub(others)).await?
-            };
+            let room = bytes_max.saturating_sub(others);
+            let mut rows = Vec::new();
+            let fit = count <= shown_max && output_bytes <= room;
+            if fit {
+                rows = all(&mut connection, id).await?;
+            }
+            // An attempt may have ended since the sums were read.
+            if !fit || rows.iter().map(ShownRow::output_bytes).sum::<usize>() > room {
+                rows = fitting(&mut connection, id, room).await?;
+            }
             drop(connection);
             let omitted = count.saturating_sub(rows.len()) as u64;
             let attempts = rows.into_iter().map(ShownRow::into_shown).collect::<Result<_, _>>()?;
@@ -146,6 +151,10 @@ impl Store {
 }
 
 impl ShownRow {
+    fn output_bytes(&self) -> usize {
+        self.attempt.output.as_ref().map_or(0, String::len)
+    }
+
     fn into_shown(self) -> Result<ShownAttempt, StoreError> {
         let output_omitted_bytes = self
             .omitted_bytes

@@ -204,7 +204,7 @@ pub(super) struct AttemptRow {
     number: i64,
     outcome: String,
     plugin: Option<String>,
-    output: Option<String>,
+    pub(super) output: Option<String>,
     failure: Option<String>,
     started_at: i64,
     finished_at: i64,
