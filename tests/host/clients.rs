@@ -105,6 +105,40 @@ fn a_typescript_client_compiles_and_works() {
 }
 
 #[test]
+fn a_typescript_fetch_client_compiles_and_works() {
+    let Some(generators) = generators() else {
+        return;
+    };
+    let host = TestHost::start();
+    let folder = folder(&host, &["fetch.ts"]);
+    run(
+        Command::new(generators.join("python/bin/openapi-generator-cli"))
+            .current_dir(folder.path())
+            .args(["generate", "--generator-name", "typescript-fetch"])
+            .args(["--input-spec", "openapi.json", "--output", "generated"]),
+    );
+    std::fs::write(
+        folder.path().join("node.d.ts"),
+        "declare const process: { argv: string[]; exitCode?: number };\n",
+    )
+    .expect("is written");
+    run(Command::new(generators.join("node_modules/.bin/tsc"))
+        .current_dir(folder.path())
+        .args(["--strict", "--target", "es2022", "--module", "commonjs"])
+        .args(["--lib", "es2022,dom,dom.iterable", "--outDir", "compiled"])
+        .args(["fetch.ts", "node.d.ts"]));
+    let said = run(Command::new("node").current_dir(folder.path()).args([
+        "compiled/fetch.js",
+        &host.url,
+        &host.token,
+    ]));
+    assert!(
+        said == "fetched waiting not-found\n" || said == "fetched running not-found\n",
+        "{said}"
+    );
+}
+
+#[test]
 fn a_python_client_is_complete_and_works() {
     let Some(generators) = generators() else {
         return;

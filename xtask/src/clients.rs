@@ -1,5 +1,6 @@
-//! Generators of clients for the tests: openapi-typescript from npm with the TypeScript compiler, and
-//! openapi-python-client from PyPI. They read the API's description as its users' generators do.
+//! Generators of clients for the tests: openapi-typescript and the TypeScript compiler from npm;
+//! openapi-generator (typescript-fetch) and openapi-python-client from PyPI. They read the API's
+//! description as its users' generators do.
 
 use std::fs;
 use std::io;
