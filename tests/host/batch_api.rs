@@ -273,7 +273,7 @@ fn an_item_is_answered_as_a_request_of_its_own() {
 #[test]
 fn a_request_that_makes_no_sense_is_refused_as_a_whole() {
     for (path, body, part) in [
-        ("/instances:batch", "{", "EOF"),
+        ("/instances:batch", "{", "the text ends inside"),
         ("/instances:batch", "[]", ""),
         ("/instances:batch", "{}", "missing field `items`"),
         ("/instances:batch", r#"{"items": {}}"#, "expected a list"),

@@ -536,7 +536,7 @@ fn bad_json_is_refused_with_its_place_and_an_unknown_field_with_its_name() {
     let host = TestHost::start();
     host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: a, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     for (body, part) in [
-        ("", "EOF"),
+        ("", "the text ends inside"),
         ("{", "line 1 column 1"),
         ("{\"input\": }", "line 1 column 11"),
         ("[]", ""),

@@ -14,6 +14,7 @@ use super::period::CreatedPeriod;
 use super::source;
 use super::start_from::{BATCH_ITEMS_MAX, Source, start_from};
 use crate::model::InstanceStatus;
+use crate::model::plain::plain;
 
 const POLL_FIRST: Duration = Duration::from_millis(50);
 const POLL_MAX: Duration = Duration::from_secs(1);
@@ -356,7 +357,7 @@ pub(super) fn read_json(argument: &str) -> Result<Value, CliError> {
     };
     serde_json::from_str(&text).map_err(|error| {
         CliError::with_hint(
-            format!("{name} is not JSON: {error}"),
+            format!("{name} is not JSON: {}", plain(&error.to_string())),
             r#"write for example --input '{"name": "Ada"}', --input @file.json, or --input - for stdin"#,
         )
     })

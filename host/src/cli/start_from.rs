@@ -303,7 +303,12 @@ impl Lines {
 
 /// Parses a line and adds the default workflow and the generated key.
 fn read_item(text: &[u8], number: u64, source: &Source<'_>) -> Result<Value, String> {
-    let item = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    let item = serde_json::from_slice(text).map_err(|error| {
+        format!(
+            "it is not JSON: {}",
+            crate::model::plain::plain(&error.to_string())
+        )
+    })?;
     let Value::Object(mut item) = item else {
         return Err("it is not a JSON object".to_owned());
     };

@@ -1,7 +1,7 @@
 //! Error texts of parsers in plain words, without names of Rust types.
 
 /// Texts of parsers of the standard library and serde, and their replacements.
-const WHOLE: [(&str, &str); 7] = [
+const WHOLE: [(&str, &str); 8] = [
     ("invalid digit found in string", "it is not a whole number"),
     (
         "cannot parse integer from empty string",
@@ -21,6 +21,7 @@ const WHOLE: [(&str, &str); 7] = [
         "write true or false",
     ),
     ("unknown variant `", "unknown value `"),
+    ("EOF while parsing ", "the text ends inside "),
 ];
 const FOUND: [&str; 3] = ["invalid type: ", "invalid value: ", LENGTH];
 const LENGTH: &str = "invalid length ";
