@@ -282,8 +282,7 @@ fn chance_of_difference(old: Outcomes, new: Outcomes) -> f64 {
 
 /// Fisher's exact test. Of `all` calls, `marked` have an outcome; of the `drawn` calls among them,
 /// `seen` have it. Returns the probability that a random draw gives a result at most as likely.
-/// Where this function is called, a draw has at most about the square root of `5 * all` likely
-/// results.
+/// The callers' draws have at most about the square root of `5 * all` likely results.
 fn fisher(all: f64, marked: f64, drawn: f64, seen: f64) -> f64 {
     let (few, many) = (marked.min(drawn), marked.max(drawn));
     let least = (marked + drawn - all).max(0.0);

@@ -412,3 +412,61 @@ impl Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Queues jobs of so many bytes, each pair with a team and its number of jobs.
+    fn waiting(teams: &[(&str, usize)], bytes: usize) -> Waiting {
+        let room = Budget::new(u64::MAX, u64::MAX);
+        let mut waiting = Waiting::default();
+        for (team, jobs) in teams {
+            let team: Name = team.parse().expect("is a name");
+            for _ in 0..*jobs {
+                let (sender, _) = oneshot::channel();
+                waiting.push(Job {
+                    work: Work::Create(Vec::new()),
+                    bytes,
+                    team: team.clone(),
+                    answer: Answer::Create(sender),
+                    _room: room.try_take(&team, 1).expect("there is room"),
+                });
+            }
+        }
+        waiting
+    }
+
+    fn of(team: &str, jobs: &[Job]) -> usize {
+        jobs.iter().filter(|job| job.team.as_str() == team).count()
+    }
+
+    #[test]
+    fn a_team_with_one_job_is_in_the_next_group_which_is_short() {
+        let mut waiting = waiting(&[("busy", 1_000), ("calm", 1)], 1);
+        let group = waiting.take(256, 1_000);
+        assert_eq!(
+            (of("busy", &group), of("calm", &group)),
+            (FAIR_GROUP_MIN - 1, 1)
+        );
+        assert_eq!(
+            waiting.take(256, 1_000).len(),
+            256,
+            "the busy team is alone"
+        );
+    }
+
+    #[test]
+    fn teams_with_much_to_write_share_a_full_group() {
+        let group = waiting(&[("one", 1_000), ("two", 200)], 1).take(256, 1_000);
+        assert_eq!((of("one", &group), of("two", &group)), (128, 128));
+    }
+
+    #[test]
+    fn a_group_is_bounded_by_bytes_and_has_one_job_at_least() {
+        let mut jobs = waiting(&[("one", 3), ("two", 3)], 10);
+        let sizes = [25, 5, 1_000].map(|bytes| jobs.take(256, bytes).len());
+        assert_eq!(sizes, [2, 1, 3]);
+        assert!(jobs.is_empty() && jobs.take(256, 25).is_empty());
+    }
+}
