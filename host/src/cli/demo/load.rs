@@ -73,7 +73,6 @@ impl LoadResult {
 struct Shared {
     next: AtomicU32,
     decisions: AtomicU32,
-    all_started: AtomicBool,
     over: AtomicBool,
 }
 
@@ -99,7 +98,6 @@ impl Load<'_> {
             for starter in starters {
                 result = result.and(joined(starter.join()));
             }
-            shared.all_started.store(true, Ordering::SeqCst);
             if result.is_err() {
                 shared.over.store(true, Ordering::SeqCst);
             }
@@ -160,8 +158,6 @@ impl Load<'_> {
         let began = self.clock.monotonic();
         let mut last_line = began;
         loop {
-            // Read before the counts, so that an instance started in between is not missed.
-            let all_started = shared.all_started.load(Ordering::SeqCst);
             if shared.over.load(Ordering::SeqCst) {
                 return Err(CliError::new("stopped early"));
             }
@@ -177,7 +173,8 @@ impl Load<'_> {
                 "{} wait for a manager, {decisions} decided",
                 counts.waiting
             ));
-            if all_started && counts.open == 0 {
+            // The server may show counts of some seconds ago, in which few instances exist yet.
+            if counts.ended >= expected {
                 bar.finish_and_clear();
                 progress.detail(&format!(
                     "{} of {expected} instances ended, {decisions} decisions",
@@ -191,7 +188,7 @@ impl Load<'_> {
                 shared.over.store(true, Ordering::SeqCst);
                 return Err(CliError::new(format!(
                     "{} instances had not ended after {} s",
-                    counts.open,
+                    expected.saturating_sub(counts.ended),
                     self.deadline.as_secs()
                 )));
             }
@@ -209,7 +206,6 @@ impl Load<'_> {
 
 /// Counts of the team's instances.
 struct Counts {
-    open: u64,
     waiting: u64,
     ended: u64,
     failed: u64,
@@ -223,17 +219,13 @@ impl Counts {
                 .and_then(Value::as_u64)
                 .unwrap_or_default()
         };
-        let sum = |is_final: bool| {
-            InstanceStatus::ALL
-                .into_iter()
-                .filter(|status| status.is_final() == is_final)
-                .map(count)
-                .sum()
-        };
         Self {
-            open: sum(false),
             waiting: count(InstanceStatus::Waiting),
-            ended: sum(true),
+            ended: InstanceStatus::ALL
+                .into_iter()
+                .filter(|status| status.is_final())
+                .map(count)
+                .sum(),
             failed: count(InstanceStatus::Failed),
         }
     }
