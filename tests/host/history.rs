@@ -7,7 +7,7 @@ use sqlx::Connection as _;
 use stepwell::clock::Clock;
 use stepwell::config::Config;
 use stepwell::monitor::Timings;
-use stepwell::store::{Counted, HistoryPoint, HistoryStep, Series, SeriesKind, Store};
+use stepwell::store::{HistoryPoint, HistoryStep, Series, SeriesCounts, SeriesKind, Store};
 
 use crate::harness::{TestHost, eventually};
 use crate::postgres;
@@ -314,7 +314,7 @@ fn point(version: &str, milliseconds: u64, failed: u64) -> HistoryPoint {
         },
         step: HistoryStep::Minute,
         at: HistoryStep::Minute.begin(Clock::System.now().before(Duration::from_secs(600))),
-        counted: Counted::Calls(calls),
+        counted: SeriesCounts::Calls(calls),
     }
 }
 

@@ -10,7 +10,7 @@ use stepwell::model::{
     ApprovalStatus, Attempt, AttemptOutcome, Definition, Effects, EntryKey, Grants, Guard,
     Instance, Manifest, Name, NewInstance, PluginVersion, Space, StorageWrite, WriteAction,
 };
-use stepwell::store::{CommitError, Loaded, StepCommit, Store, WorkflowVersion};
+use stepwell::store::{CommitError, LoadedInstance, StepCommit, Store, WorkflowVersion};
 use uuid::Uuid;
 
 use crate::databases::START;
@@ -69,7 +69,7 @@ pub(crate) async fn instance(store: &Store) -> Instance {
     load(store, id).await.instance
 }
 
-pub(crate) async fn load(store: &Store, id: Uuid) -> Loaded {
+pub(crate) async fn load(store: &Store, id: Uuid) -> LoadedInstance {
     store.load(id).await.expect("loads").expect("is there")
 }
 

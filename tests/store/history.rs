@@ -5,7 +5,8 @@ use std::time::Duration;
 use stepwell::clock::Timestamp;
 use stepwell::monitor::Timings;
 use stepwell::store::{
-    Added, Counted, HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesKind, Store, StoreError,
+    HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesCounts, SeriesKind, Store, StoreError,
+    SummedCounts,
 };
 
 use crate::databases::{START, on_both, on_both_databases, on_postgres};
@@ -28,7 +29,7 @@ fn events(series: &Series, step: HistoryStep, at: Timestamp, events: u64) -> His
         series: series.clone(),
         step,
         at,
-        counted: Counted::Events(events),
+        counted: SeriesCounts::Events(events),
     }
 }
 
@@ -66,7 +67,7 @@ async fn write(store: &Store, points: Vec<HistoryPoint>) {
     assert_eq!(written, count);
 }
 
-async fn read(store: &Store, query: HistoryQuery) -> Vec<(Timestamp, Added)> {
+async fn read(store: &Store, query: HistoryQuery) -> Vec<(Timestamp, SummedCounts)> {
     store
         .history(query)
         .await
@@ -90,21 +91,24 @@ fn a_point_that_is_written_again_is_replaced_and_what_is_read_is_added_up() {
         // As after a COMMIT whose reply was lost.
         write_all(8).await;
         let expected = [
-            (at(0), Added::Events(3)),
-            (at(20), Added::Events(4)),
-            (at(60), Added::Events(8)),
+            (at(0), SummedCounts::Events(3)),
+            (at(20), SummedCounts::Events(4)),
+            (at(60), SummedCounts::Events(8)),
         ];
         assert_eq!(read(&store, query(&counter, 20)).await, expected);
         write_all(9).await;
         assert_eq!(
             read(&store, query(&counter, 10)).await.last(),
-            Some(&(at(60), Added::Events(9)))
+            Some(&(at(60), SummedCounts::Events(9)))
         );
         let mut short = query(&counter, 10);
         (short.from, short.to) = (at(10), at(60));
         assert_eq!(
             read(&store, short.clone()).await,
-            [(at(10), Added::Events(2)), (at(20), Added::Events(4))]
+            [
+                (at(10), SummedCounts::Events(2)),
+                (at(20), SummedCounts::Events(4))
+            ]
         );
         short.rows_max = 1;
         assert_eq!(
@@ -124,14 +128,14 @@ fn durations_survive_and_merge_as_if_they_had_been_counted_together() {
             series: operation.clone(),
             step: HistoryStep::Fine,
             at: at(seconds),
-            counted: Counted::Calls(calls.clone()),
+            counted: SeriesCounts::Calls(calls.clone()),
         };
         write(&store, vec![point(0, &one), point(10, &two)]).await;
         let mut both = one.clone();
         both.merge(&two);
         assert_eq!(
             read(&store, query(&operation, 20)).await,
-            [(at(0), Added::Calls(both.clone()))]
+            [(at(0), SummedCounts::Calls(both.clone()))]
         );
         assert_eq!((both.count(), both.errors()), (7, 1));
         let gauge = series(None, SeriesKind::Gauge, "queue_depth");
@@ -139,12 +143,12 @@ fn durations_survive_and_merge_as_if_they_had_been_counted_together() {
             series: gauge.clone(),
             step: HistoryStep::Fine,
             at: at(seconds),
-            counted: Counted::Level { sum, samples },
+            counted: SeriesCounts::Level { sum, samples },
         };
         write(&store, vec![level(0, 3, 2), level(10, 5, 2)]).await;
         assert_eq!(
             read(&store, query(&gauge, 20)).await,
-            [(at(0), Added::Level(2.0))]
+            [(at(0), SummedCounts::Level(2.0))]
         );
     });
 }
@@ -165,10 +169,19 @@ fn a_team_sees_its_own_and_the_hosts_and_no_other() {
             query.team = team.map(name);
             read(&store, query).await
         };
-        assert_eq!(seen(Some("acme")).await, [(START, Added::Events(11))]);
-        assert_eq!(seen(Some("rival")).await, [(START, Added::Events(101))]);
-        assert_eq!(seen(Some("nobody")).await, [(START, Added::Events(1))]);
-        assert_eq!(seen(None).await, [(START, Added::Events(111))]);
+        assert_eq!(
+            seen(Some("acme")).await,
+            [(START, SummedCounts::Events(11))]
+        );
+        assert_eq!(
+            seen(Some("rival")).await,
+            [(START, SummedCounts::Events(101))]
+        );
+        assert_eq!(
+            seen(Some("nobody")).await,
+            [(START, SummedCounts::Events(1))]
+        );
+        assert_eq!(seen(None).await, [(START, SummedCounts::Events(111))]);
         let period = (START, at(10));
         let acme = acme();
         let list = async |team| {
@@ -216,11 +229,14 @@ fn old_points_are_deleted_in_batches_and_series_without_points_with_them() {
         let left = read(&store, query(&counter, 10)).await;
         assert_eq!(
             left,
-            [(at(50), Added::Events(1)), (at(60), Added::Events(1))]
+            [
+                (at(50), SummedCounts::Events(1)),
+                (at(60), SummedCounts::Events(1))
+            ]
         );
         assert_eq!(
             read(&store, query(&counter, 60)).await,
-            [(START, Added::Events(7))],
+            [(START, SummedCounts::Events(7))],
             "minutes stay"
         );
         assert_eq!(store.delete_empty_series().await.expect("deletes"), 1);
@@ -228,7 +244,7 @@ fn old_points_are_deleted_in_batches_and_series_without_points_with_them() {
         write(&store, vec![events(&other, HistoryStep::Fine, START, 2)]).await;
         assert_eq!(
             read(&store, query(&other, 10)).await,
-            [(START, Added::Events(2))],
+            [(START, SummedCounts::Events(2))],
             "it is there again"
         );
     });
@@ -279,7 +295,7 @@ fn several_hosts_add_up_and_leave_each_others_points_alone() {
         let counter = series(None, SeriesKind::Counter, "commits");
         let gauge = series(None, SeriesKind::Gauge, "running");
         let points = |count| {
-            let level = Counted::Level {
+            let level = SeriesCounts::Level {
                 sum: count * 2,
                 samples: 2,
             };
@@ -303,11 +319,11 @@ fn several_hosts_add_up_and_leave_each_others_points_alone() {
         for store in [&one, &two] {
             assert_eq!(
                 read(store, query(&counter, 10)).await,
-                [(START, Added::Events(7))]
+                [(START, SummedCounts::Events(7))]
             );
             assert_eq!(
                 read(store, query(&gauge, 10)).await,
-                [(START, Added::Level(7.0))]
+                [(START, SummedCounts::Level(7.0))]
             );
         }
         for (store, events) in [(&one, 3), (&two, 4)] {
@@ -315,7 +331,10 @@ fn several_hosts_add_up_and_leave_each_others_points_alone() {
                 own: true,
                 ..query(&counter, 10)
             };
-            assert_eq!(read(store, own).await, [(START, Added::Events(events))]);
+            assert_eq!(
+                read(store, own).await,
+                [(START, SummedCounts::Events(events))]
+            );
         }
         let own = one
             .own_history(HistoryStep::Fine, START)

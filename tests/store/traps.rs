@@ -64,7 +64,7 @@ fn trap_a_begin_that_is_dropped_leaves_its_transaction_open_in_the_pool() {
         }
         assert!(
             left_open > 0,
-            "sqlx has mended it: `Writing` may become sqlx's own transaction"
+            "sqlx has mended it: `Transaction` may become sqlx's own transaction"
         );
         pool.close().await;
     });

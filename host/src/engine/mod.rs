@@ -52,7 +52,7 @@ use crate::model::{
 use crate::monitor::{Monitor, Operation};
 use crate::plugins::Registry;
 use crate::runtime::Runtime;
-use crate::store::{Applied, CommitError, Loaded, StepCommit, Store, StoreError};
+use crate::store::{Applied, CommitError, LoadedInstance, StepCommit, Store, StoreError};
 use crate::trace::{SpanKind, Tracer};
 
 /// Most tries of an event that conflicts with steps' commits. Each try is one read and one write.
@@ -495,7 +495,7 @@ impl Engine {
         Err(ChangeError::Contended)
     }
 
-    fn restore(&self, loaded: Loaded) -> Progress {
+    fn restore(&self, loaded: LoadedInstance) -> Progress {
         let definition = Arc::clone(&loaded.definition.definition);
         Progress::restore(
             loaded.instance,

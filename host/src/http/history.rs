@@ -16,7 +16,7 @@ use super::response::{self, Answer};
 use crate::clock::Timestamp;
 use crate::model::{Name, Principal, duration};
 use crate::monitor::{OperationStats, Timings, compare};
-use crate::store::{Added, HistoryQuery, HistoryStep, SeriesKind};
+use crate::store::{HistoryQuery, HistoryStep, SeriesKind, SummedCounts};
 
 /// Points for which a step is chosen when the client names none.
 const POINTS_CHOSEN_MAX: u64 = 360;
@@ -347,7 +347,7 @@ impl Reading<'_> {
         &self,
         kind: SeriesKind,
         name: &str,
-    ) -> Result<Vec<(Timestamp, Added)>, ApiError> {
+    ) -> Result<Vec<(Timestamp, SummedCounts)>, ApiError> {
         let query = HistoryQuery {
             team: self.team.clone(),
             kind,
@@ -376,24 +376,26 @@ impl Reading<'_> {
         )
     }
 
-    fn call_point(&self, at: Timestamp, added: Added) -> Option<CallPoint> {
+    fn call_point(&self, at: Timestamp, added: SummedCounts) -> Option<CallPoint> {
         match added {
-            Added::Calls(calls) => Some(CallPoint {
+            SummedCounts::Calls(calls) => Some(CallPoint {
                 at,
                 stats: OperationStats::new(&calls, self.seconds(at)),
             }),
-            Added::Events(_) | Added::Level(_) => None,
+            SummedCounts::Events(_) | SummedCounts::Level(_) => None,
         }
     }
 
-    fn metric_point(&self, at: Timestamp, added: &Added) -> Option<Value> {
+    fn metric_point(&self, at: Timestamp, added: &SummedCounts) -> Option<Value> {
         match added {
-            Added::Events(events) => {
+            SummedCounts::Events(events) => {
                 let per_minute = *events as f64 * 60.0 / self.seconds(at);
                 Some(json!({ "at": at, "value": events, "per_minute": per_minute }))
             }
-            Added::Level(level) => Some(json!({ "at": at, "value": level, "per_minute": null })),
-            Added::Calls(_) => None,
+            SummedCounts::Level(level) => {
+                Some(json!({ "at": at, "value": level, "per_minute": null }))
+            }
+            SummedCounts::Calls(_) => None,
         }
     }
 
@@ -472,7 +474,7 @@ pub(super) async fn compare_versions(mut request: Request, principal: Arc<Princi
         let sum = points
             .into_iter()
             .fold(Timings::work(), |mut sum, (_, added)| {
-                if let Added::Calls(calls) = added {
+                if let SummedCounts::Calls(calls) = added {
                     sum.merge(&calls);
                 }
                 sum

@@ -19,9 +19,7 @@ use super::response::{self, Answer};
 use crate::engine::EngineGauges;
 use crate::model::{AuditAction, Name, Permission, Principal};
 use crate::monitor::{OperationStats, Stats, Summary, Surroundings, Window};
-use crate::store::{
-    CacheKind, CacheStats, CommitStats, Removed, SecondLevelStats, Store, StoreError,
-};
+use crate::store::{CacheKind, CacheStats, CommitStats, RedisStats, Removed, Store, StoreError};
 
 /// Longest list of names in an error. A longer one would not help to find a misspelt name.
 const NAMES_SHOWN_MAX: usize = 50;
@@ -34,7 +32,7 @@ pub(super) struct AllStats {
     instances: Counts,
     caches: Vec<CacheStats>,
     /// Redis, if configured.
-    second_level: Option<SecondLevelStats>,
+    second_level: Option<RedisStats>,
     commits: CommitStats,
     /// The engine's gauges.
     engine: EngineGauges,
@@ -210,7 +208,7 @@ pub(super) async fn stats<T: Send + 'static>(
             instances,
             quarantined,
             caches: services.store.cache_stats(),
-            second_level: services.store.second_level_stats(),
+            second_level: services.store.redis_stats(),
             commits: services.store.commit_stats(),
             engine: services.engine.gauges(),
             peers: services.store.peers(),
@@ -387,7 +385,7 @@ pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>
         .begin_for(team.clone(), AuditAction::CacheClear, what, detail)
         .await?;
     let store = request.services.store.clone();
-    store.clear_second_level(kind, team.as_ref()).await;
+    store.clear_redis(kind, team.as_ref()).await;
     let cleared = removed(move || store.clear_caches(kind, team.as_ref())).await;
     if let Ok(removed) = &cleared {
         record.note("removed", removed.total().into());

@@ -15,7 +15,7 @@ use super::traffic::TrafficStats;
 use crate::model::{Name, Principal};
 use crate::monitor::{Exposition, FamilyKind, ProcessStats, SeriesLabels};
 use crate::plugins::PluginGauges;
-use crate::store::{CacheStats, CommitStats, SecondLevelStats, TeamUsage};
+use crate::store::{CacheStats, CommitStats, RedisStats, TeamUsage};
 use crate::trace::TraceStats;
 use crate::watch::AlertGroup;
 
@@ -125,8 +125,8 @@ fn expose_host(
         expose_traces(to, traces);
     }
     expose_caches(to, &services.store.cache_stats());
-    if let Some(second_level) = services.store.second_level_stats() {
-        expose_second_level(to, &second_level);
+    if let Some(redis) = services.store.redis_stats() {
+        expose_redis(to, &redis);
     }
 }
 
@@ -460,8 +460,8 @@ fn by_kind<T: Into<crate::monitor::Number>>(
     }
 }
 
-fn expose_second_level(to: &mut Exposition, stats: &SecondLevelStats) {
-    let SecondLevelStats {
+fn expose_redis(to: &mut Exposition, stats: &RedisStats) {
+    let RedisStats {
         connected,
         hits,
         misses,

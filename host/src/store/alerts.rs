@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
+use super::backend::{Connection, with_backend};
 use super::sql::{Bind, Sql};
 use super::{Page, Store, StoreError, from_json, parse, to_json};
 use crate::clock::Timestamp;
@@ -335,7 +335,7 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let core = store.core();
-            let mut writing = core.backend.begin().await?;
+            let mut transaction = core.backend.begin().await?;
             let mut written = 0;
             // All hosts write in the same order, so that no deadlock can occur.
             let sorted = |mut alerts: Vec<Alert>| {
@@ -343,17 +343,17 @@ impl Store {
                 alerts
             };
             for alert in sorted(look.begun) {
-                written += begin(&mut writing, &alert).await?;
+                written += begin(&mut transaction, &alert).await?;
             }
             for alert in sorted(look.changed) {
-                written += go_on(&mut writing, &alert, core.host.id).await?;
+                written += go_on(&mut transaction, &alert, core.host.id).await?;
             }
             for Alert { id, host, .. } in sorted(look.dropped) {
-                written += on!(writing, c => {
+                written += with_backend!(transaction, c => {
                     sqlx::query(DROP).bind(id).bind(host).execute(c).await.map(|done| done.rows_affected())
                 })?;
             }
-            core.commit(writing, &[]).await?;
+            core.commit(transaction, &[]).await?;
             Ok(written)
         })
         .await
@@ -371,15 +371,15 @@ impl Store {
     ) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            on!(writing, c => sqlx::query(TELL)
+            let mut transaction = store.core().backend.begin().await?;
+            with_backend!(transaction, c => sqlx::query(TELL)
                 .bind(id)
                 .bind(state.as_str())
                 .bind(at.as_micros())
                 .execute(c)
                 .await
                 .map(|_| ()))?;
-            store.core().commit(writing, &[]).await
+            store.core().commit(transaction, &[]).await
         })
         .await
     }
@@ -403,8 +403,8 @@ impl Store {
             .ok_or(StoreError::NotFound)?;
         let (store, given) = (self.clone(), acknowledgement.clone());
         let changed = self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            let changed = on!(writing, c => sqlx::query(ACKNOWLEDGE)
+            let mut transaction = store.core().backend.begin().await?;
+            let changed = with_backend!(transaction, c => sqlx::query(ACKNOWLEDGE)
                 .bind(id)
                 .bind(given.by.as_str())
                 .bind(given.at.as_micros())
@@ -412,7 +412,7 @@ impl Store {
                 .execute(c)
                 .await
                 .map(|done| done.rows_affected()))?;
-            store.core().commit(writing, &[]).await?;
+            store.core().commit(transaction, &[]).await?;
             Ok(changed)
         });
         if changed.await? == 0 {
@@ -438,9 +438,9 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
+            let mut transaction = store.core().backend.begin().await?;
             let newest = Sql::with_binds(NEWEST, vec![Bind::Number(keep.into())]);
-            let newest: Vec<(i64,)> = newest.rows(&mut writing).await?;
+            let newest: Vec<(i64,)> = newest.rows(&mut transaction).await?;
             let before = newest
                 .first()
                 .map_or(before.as_micros(), |(at,)| before.as_micros().max(*at));
@@ -448,15 +448,15 @@ impl Store {
                 OLD,
                 vec![Bind::Number(before), Bind::Number(DELETED_MAX.into())],
             );
-            let old: Vec<(Uuid,)> = old.rows(&mut writing).await?;
+            let old: Vec<(Uuid,)> = old.rows(&mut transaction).await?;
             if old.is_empty() {
-                writing.rollback().await?;
+                transaction.rollback().await?;
                 return Ok(0);
             }
             let mut delete = Sql::new("DELETE FROM alerts WHERE id");
             delete.within(old.into_iter().map(|(id,)| Bind::Id(id)));
-            let deleted = delete.execute(&mut writing).await?;
-            store.core().commit(writing, &[]).await?;
+            let deleted = delete.execute(&mut transaction).await?;
+            store.core().commit(transaction, &[]).await?;
             Ok(deleted)
         })
         .await
@@ -473,7 +473,7 @@ async fn begin(connection: &mut Connection, alert: &Alert) -> Result<u64, StoreE
         ..
     } = alert;
     let reading = to_json(&alert.reading)?;
-    Ok(on!(connection, c => sqlx::query(BEGIN)
+    Ok(with_backend!(connection, c => sqlx::query(BEGIN)
         .bind(id)
         .bind(host)
         .bind(key.team.as_ref().map_or(HOST, Name::as_str))
@@ -500,7 +500,7 @@ async fn go_on(connection: &mut Connection, alert: &Alert, own: Uuid) -> Result<
         ..
     } = alert;
     let reading = to_json(&alert.reading)?;
-    Ok(on!(connection, c => sqlx::query(GO_ON)
+    Ok(with_backend!(connection, c => sqlx::query(GO_ON)
         .bind(id)
         .bind(host)
         .bind(own)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
-use super::cache::{Fresh, Noun, Rows};
-use super::listing::{self, Cursor, Order, Period, Turn};
+use super::backend::{Connection, with_backend};
+use super::cache::{ListKind, Loaded, Rows};
+use super::listing::{self, Cursor, Order, PageQuery, Period};
 use super::rows::{self, Column};
 use super::sql::{Bind, Sql};
 use super::{Page, Store, StoreError, error, parse, signed, unsigned};
@@ -153,7 +153,7 @@ pub(super) fn list(team: &Name, filter: &ApprovalFilter, page: &Page<Cursor>) ->
     });
     listing::push_page(
         &mut sql,
-        Turn {
+        PageQuery {
             order,
             key: "id",
             descending: false,
@@ -228,7 +228,7 @@ impl Store {
             }
             None => {
                 let key = (team.clone(), filter.clone(), page.clone());
-                let generation = caches.generations.of(team, Noun::Approvals);
+                let generation = caches.generations.of(team, ListKind::Approvals);
                 let load =
                     |store: Self, (team, filter, page): (Name, ApprovalFilter, Page<Cursor>)| async move {
                         store.read_approvals(&team, &filter, &page).await
@@ -246,7 +246,7 @@ impl Store {
         team: &Name,
         filter: &ApprovalFilter,
         page: &Page<Cursor>,
-    ) -> Result<Option<Fresh<Rows<Approval>>>, StoreError> {
+    ) -> Result<Option<Loaded<Rows<Approval>>>, StoreError> {
         let mut connection = self.read().await?;
         let rows: Vec<ApprovalRow> = list(team, filter, page).rows(&mut connection).await?;
         connection.charge_rows(rows.len());
@@ -256,7 +256,7 @@ impl Store {
             .map(|row| 512 + row.title.len() + row.comment.as_ref().map_or(0, String::len))
             .sum();
         let approvals = rows.into_iter().map(ApprovalRow::into_approval);
-        Ok(Some(Fresh::new(
+        Ok(Some(Loaded::new(
             Arc::new(approvals.collect::<Result<_, _>>()?),
             bytes,
         )))
@@ -270,7 +270,7 @@ impl Store {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let row: Option<ApprovalRow> = on!(connection, c => sqlx::query_as(
+            let row: Option<ApprovalRow> = with_backend!(connection, c => sqlx::query_as(
                 "SELECT id, team, instance_id, workflow, step, approver_id, title, quorum, status, comment, \
                  created_at, expires_at, decided_at FROM workflow_approvals WHERE id = $1 AND team = $2",
             )
@@ -337,7 +337,7 @@ async fn of_instance(
     instance: Uuid,
     limit: u32,
 ) -> Result<Vec<Approval>, StoreError> {
-    let rows: Vec<ApprovalRow> = on!(connection, c => sqlx::query_as(OF_INSTANCE)
+    let rows: Vec<ApprovalRow> = with_backend!(connection, c => sqlx::query_as(OF_INSTANCE)
         .bind(instance)
         .bind(team.as_str())
         .bind(signed(limit))

@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
+use super::backend::{Connection, with_backend};
 use super::instances::AttemptRow;
 use super::{Store, StoreError, signed, unsigned};
 use crate::model::{Attempt, Name, StepId};
@@ -87,7 +87,7 @@ impl Store {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let (count, output_bytes, failure_bytes): (i64, i64, i64) = on!(connection, c => sqlx::query_as(SUMS)
+            let (count, output_bytes, failure_bytes): (i64, i64, i64) = with_backend!(connection, c => sqlx::query_as(SUMS)
                 .bind(id)
                 .bind(team.as_str())
                 .fetch_one(c)
@@ -131,7 +131,7 @@ impl Store {
         let (store, team, step) = (self.clone(), team.clone(), step.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let row: Option<AttemptRow> = on!(connection, c => sqlx::query_as(
+            let row: Option<AttemptRow> = with_backend!(connection, c => sqlx::query_as(
                 "SELECT attempt.instance_id, attempt.step, attempt.number, attempt.outcome, attempt.plugin, \
                  attempt.output, attempt.failure, attempt.started_at, attempt.finished_at, attempt.retry_at \
                  FROM workflow_instances AS instance JOIN step_attempts AS attempt \
@@ -168,7 +168,7 @@ impl ShownRow {
 }
 
 async fn all(connection: &mut Connection, id: Uuid) -> Result<Vec<ShownRow>, StoreError> {
-    Ok(on!(connection, c => sqlx::query_as(ALL).bind(id).fetch_all(c).await)?)
+    Ok(with_backend!(connection, c => sqlx::query_as(ALL).bind(id).fetch_all(c).await)?)
 }
 
 async fn fitting(
@@ -177,7 +177,7 @@ async fn fitting(
     bytes_max: usize,
 ) -> Result<Vec<ShownRow>, StoreError> {
     let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
-    Ok(on!(connection, c => sqlx::query_as(FITTING)
+    Ok(with_backend!(connection, c => sqlx::query_as(FITTING)
         .bind(id)
         .bind(bytes_max)
         .bind(signed(SHOWN_MAX))

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::alerts::HOST;
 use super::backend::Connection;
-use super::listing::{self, Cursor, Order, Period, Turn};
+use super::listing::{self, Cursor, Order, PageQuery, Period};
 use super::rows::{self, Column};
 use super::sql::{Bind, Sql};
 use super::{Page, Store, StoreError, from_json, parse, to_json};
@@ -247,9 +247,9 @@ impl Store {
                 .into_iter()
                 .map(AuditRow::new)
                 .collect::<Result<Vec<_>, _>>()?;
-            let mut writing = store.core().backend.begin().await?;
-            rows::execute(&mut writing, sql, &columns, &rows).await?;
-            store.core().commit(writing, &[]).await
+            let mut transaction = store.core().backend.begin().await?;
+            rows::execute(&mut transaction, sql, &columns, &rows).await?;
+            store.core().commit(transaction, &[]).await
         })
         .await
     }
@@ -286,23 +286,23 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
+            let mut transaction = store.core().backend.begin().await?;
             let old = vec![
                 Bind::Number(before.as_micros()),
                 Bind::Number(DELETED_MAX.into()),
             ];
-            let mut ids: Vec<(Uuid,)> = Sql::with_binds(OLD, old).rows(&mut writing).await?;
+            let mut ids: Vec<(Uuid,)> = Sql::with_binds(OLD, old).rows(&mut transaction).await?;
             if ids.is_empty() {
-                ids = too_many(&mut writing, bounds).await?;
+                ids = too_many(&mut transaction, bounds).await?;
             }
             if ids.is_empty() {
-                writing.rollback().await?;
+                transaction.rollback().await?;
                 return Ok(0);
             }
             let mut delete = Sql::new("DELETE FROM audit WHERE id");
             delete.within(ids.into_iter().map(|(id,)| Bind::Id(id)));
-            let deleted = delete.execute(&mut writing).await?;
-            store.core().commit(writing, &[]).await?;
+            let deleted = delete.execute(&mut transaction).await?;
+            store.core().commit(transaction, &[]).await?;
             Ok(deleted)
         })
         .await
@@ -410,7 +410,7 @@ pub(super) fn list(team: Option<&Name>, filter: &AuditFilter, page: &Page<Cursor
         filter.action.map(|action| action.as_str().into()),
     );
     sql.and("subject =", filter.subject.as_deref().map(Bind::from));
-    let turn = Turn {
+    let query = PageQuery {
         order: Order::At,
         key: "id",
         descending: true,
@@ -419,7 +419,7 @@ pub(super) fn list(team: Option<&Name>, filter: &AuditFilter, page: &Page<Cursor
         at: after.at,
         key: Bind::Id(after.key),
     });
-    listing::push_page(&mut sql, turn, filter.period, after, page.limit);
+    listing::push_page(&mut sql, query, filter.period, after, page.limit);
     sql
 }
 

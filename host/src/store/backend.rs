@@ -1,11 +1,11 @@
-//! Pools, connections and transactions of both databases, and the macro [`on!`].
+//! Pools, connections and transactions of both databases, and the macro [`with_backend!`].
 //!
-//! Each SQL text is written once and runs on both databases. [`Writing`] sends `BEGIN` and `COMMIT`
-//! itself, and closes its connection unless the transaction ended cleanly. sqlx's own `Transaction`
-//! is avoided for two reasons. It counts nested transactions, and the count stays wrong when SQLite
-//! rolls back by itself because the disk is full, so the only writer would remain broken. And on
-//! Postgres a `begin` that is dropped half-way returns a connection with an open transaction to the
-//! pool.
+//! Each SQL text is written once and runs on both databases. [`Transaction`] sends `BEGIN` and
+//! `COMMIT` itself, and closes its connection unless the transaction ended cleanly. sqlx's own
+//! `Transaction` is avoided for two reasons. It counts nested transactions, and the count stays
+//! wrong when SQLite rolls back by itself because the disk is full, so the only writer would remain
+//! broken. And on Postgres a `begin` that is dropped half-way returns a connection with an open
+//! transaction to the pool.
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use super::wal::Wal;
 use crate::config::{Config, DatabaseConfig, Synchronous};
 
 /// Runs one body with the connection of either database.
-macro_rules! on {
+macro_rules! with_backend {
     ($connection:expr, $c:ident => $body:expr) => {
         match $connection.conn() {
             $crate::store::backend::Conn::Sqlite($c) => $body,
@@ -48,7 +48,7 @@ macro_rules! on {
         }
     };
 }
-pub(super) use on;
+pub(super) use with_backend;
 
 /// The oldest SQLite that is accepted. Older versions can corrupt a WAL database when the log is
 /// reset.
@@ -93,7 +93,7 @@ pub(super) enum Connection {
     Postgres(PoolConnection<Postgres>),
 }
 
-/// The connection that [`on!`] passes to its body.
+/// The connection that [`with_backend!`] passes to its body.
 pub(super) enum Conn<'a> {
     Sqlite(&'a mut SqliteConnection),
     Postgres(&'a mut PgConnection),
@@ -258,19 +258,19 @@ impl Backend {
     }
 
     /// Begins a transaction that may write.
-    pub(super) async fn begin(&self) -> Result<Writing, StoreError> {
-        let mut writing = Writing {
+    pub(super) async fn begin(&self) -> Result<Transaction, StoreError> {
+        let mut transaction = Transaction {
             connection: self.write().await?,
             last: None,
             ended: false,
         };
         if let (Self::Sqlite { wal, .. }, Connection::Sqlite(writer)) =
-            (self, &mut writing.connection)
+            (self, &mut transaction.connection)
         {
             wal.bound(writer, BUSY_TIMEOUT_SQL).await;
         }
-        self.begin_in(&mut writing).await?;
-        Ok(writing)
+        self.begin_in(&mut transaction).await?;
+        Ok(transaction)
     }
 
     /// Checks that SQLite's write lock, which another program may hold, can be taken. Writes
@@ -289,23 +289,23 @@ impl Backend {
                 false => Ok(()),
             };
         };
-        let mut writing = Writing {
+        let mut transaction = Transaction {
             connection: Connection::Sqlite(connection),
             last: None,
             ended: false,
         };
-        self.begin_in(&mut writing).await?;
-        writing.rollback().await
+        self.begin_in(&mut transaction).await?;
+        transaction.rollback().await
     }
 
     /// Executes `BEGIN`. Sets `blocked` while the transaction waits for SQLite's lock.
-    async fn begin_in(&self, writing: &mut Writing) -> Result<(), StoreError> {
+    async fn begin_in(&self, transaction: &mut Transaction) -> Result<(), StoreError> {
         let Self::Sqlite { blocked, .. } = self else {
-            return writing.execute("BEGIN").await;
+            return transaction.execute("BEGIN").await;
         };
         // IMMEDIATE takes SQLite's write lock at once, so the transaction cannot fail half-way for
         // lack of the lock.
-        let begun = writing.execute("BEGIN IMMEDIATE");
+        let begun = transaction.execute("BEGIN IMMEDIATE");
         tokio::pin!(begun);
         let begun = match tokio::time::timeout(BLOCKED_AFTER, &mut begun).await {
             Ok(begun) => begun,
@@ -339,7 +339,7 @@ impl Connection {
 
     /// Runs a statement without parameters.
     pub(super) async fn execute(&mut self, sql: &'static str) -> Result<(), StoreError> {
-        on!(self, c => sqlx::raw_sql(sql).execute(c).await.map(|_| ()))?;
+        with_backend!(self, c => sqlx::raw_sql(sql).execute(c).await.map(|_| ()))?;
         Ok(())
     }
 }
@@ -347,16 +347,17 @@ impl Connection {
 /// A transaction that may write. Unless it is committed or rolled back cleanly, its connection is
 /// closed, which also rolls back.
 #[derive(Debug)]
-pub(super) struct Writing {
+pub(super) struct Transaction {
     connection: Connection,
     /// The statement that is sent together with COMMIT.
     last: Option<(String, SqliteArguments)>,
     ended: bool,
 }
 
-impl Writing {
+impl Transaction {
     /// Writes rows as the last statement of the transaction. SQLite gets it together with COMMIT,
-    /// which saves a round trip to its thread; an error is then returned by [`Writing::commit`].
+    /// which saves a round trip to its thread; an error is then returned by
+    /// [`Transaction::commit`].
     pub(super) async fn write_last<R>(
         &mut self,
         sql: &str,
@@ -393,7 +394,7 @@ impl Writing {
     }
 }
 
-impl Deref for Writing {
+impl Deref for Transaction {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
@@ -401,13 +402,13 @@ impl Deref for Writing {
     }
 }
 
-impl DerefMut for Writing {
+impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut Connection {
         &mut self.connection
     }
 }
 
-impl Drop for Writing {
+impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.ended {
             match &mut self.connection {

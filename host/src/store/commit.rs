@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::backend::Connection;
 use super::creation::NewRow;
-use super::rows::{self, Column, Writes};
+use super::rows::{self, Column, StatementBatch};
 use super::storage_writes::{looked_at, written};
 use super::usage::{Amounts, Changes, ROW_BYTES, change};
 use super::{CommitError, StoreError, signed, to_json};
@@ -277,7 +277,7 @@ pub(super) async fn pending(
 
 /// Writes the new states. A conflict if an instance no longer has the version that its commit saw.
 pub(super) async fn update_instances(
-    writes: &mut Writes<'_>,
+    writes: &mut StatementBatch<'_>,
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
     let columns = [
@@ -319,7 +319,7 @@ pub(super) async fn update_instances(
 }
 
 pub(super) async fn insert_attempts(
-    writes: &mut Writes<'_>,
+    writes: &mut StatementBatch<'_>,
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
     let sql = "INSERT INTO step_attempts (instance_id, step, number, outcome, plugin, output, failure, started_at, \
@@ -346,7 +346,7 @@ pub(super) async fn insert_attempts(
 }
 
 pub(super) async fn insert_approvals(
-    writes: &mut Writes<'_>,
+    writes: &mut StatementBatch<'_>,
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
     type Row<'a> = (&'a Instance, &'a NewApproval);
@@ -382,7 +382,7 @@ pub(super) async fn insert_approvals(
 
 /// Decides approvals. A conflict unless all of them are still pending: an approval is decided once.
 pub(super) async fn decide_approvals(
-    writes: &mut Writes<'_>,
+    writes: &mut StatementBatch<'_>,
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
     type Row<'a> = (&'a Instance, &'a DecidedApproval);

@@ -5,11 +5,11 @@
 //! (see [`super::group`]). Callers get their result after COMMIT and after the caches have dropped
 //! the entries that were written.
 //!
-//! The queue is fair. The jobs of one team take effect in their order. A group takes one job of each
-//! team in a round, and ends with the round in which a team's last job was taken, so the jobs of a
-//! team with few wait neither for the backlog of another team nor for a long transaction. The queue
-//! is bounded by jobs and by bytes, with half of both for one team; a caller that finds its part
-//! full waits.
+//! The queue is fair. The jobs of one team take effect in their order. A group takes one job of
+//! each team in a round, and ends with the round in which a team's last job was taken, so the jobs
+//! of a team with few wait neither for the backlog of another team nor for a long transaction. The
+//! queue is bounded by jobs and by bytes, with half of both for one team; a caller that finds its
+//! part full waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::commit::{PreparedCommit, StepCommit};
 use super::creation::{Created, NewRow};
-use super::group::{self, Work, Written};
-use super::stale::Stale;
+use super::group::{self, JobResult, Work};
+use super::invalidation::Invalidation;
 use super::storage_writes::Versions;
 use super::{CommitError, Conflict, Core, Store, StoreError};
 use crate::byte_budget::{Budget, Charge};
@@ -78,11 +78,11 @@ struct Job {
     work: Work,
     bytes: usize,
     team: Name,
-    answer: Answer,
+    reply: ReplySender,
     _room: Charge,
 }
 
-enum Answer {
+enum ReplySender {
     Step(oneshot::Sender<Result<(), CommitError>>),
     Create(oneshot::Sender<Result<Vec<Created>, StoreError>>),
 }
@@ -97,7 +97,7 @@ impl Committer {
         let task = Task {
             core,
             queue: jobs,
-            waiting: Waiting::default(),
+            waiting: JobQueues::default(),
             closing: closing.clone(),
             jobs_max: config.commit_group_max.max(1),
             bytes_max: config.commit_group_bytes_max,
@@ -138,7 +138,7 @@ impl Committer {
         &self,
         team: Name,
         work: Work,
-        answer: impl FnOnce(oneshot::Sender<T>) -> Answer,
+        reply: impl FnOnce(oneshot::Sender<T>) -> ReplySender,
     ) -> Result<T, StoreError> {
         let (sender, answered) = oneshot::channel();
         let bytes = work.bytes();
@@ -148,7 +148,7 @@ impl Committer {
             work,
             bytes,
             team,
-            answer: answer(sender),
+            reply: reply(sender),
             _room: room,
         };
         self.counters.queued.fetch_add(1, Ordering::Relaxed);
@@ -171,7 +171,7 @@ impl Store {
         let team = commit.instance.team.clone();
         let work = Work::Step(Box::new(PreparedCommit::new(commit, self.owner())?));
         let committer = &self.inner.committer;
-        committer.submit(team, work, Answer::Step).await?
+        committer.submit(team, work, ReplySender::Step).await?
     }
 
     /// Creates instances in one transaction, and returns the results in the order of `new`.
@@ -192,7 +192,7 @@ impl Store {
                 .collect::<Result<_, _>>()?,
         );
         let committer = &self.inner.committer;
-        committer.submit(team, work, Answer::Create).await?
+        committer.submit(team, work, ReplySender::Create).await?
     }
 }
 
@@ -200,7 +200,7 @@ struct Task {
     core: Arc<Core>,
     queue: mpsc::UnboundedReceiver<Job>,
     /// Jobs that were taken from the queue and are in no group yet.
-    waiting: Waiting,
+    waiting: JobQueues,
     closing: CancellationToken,
     jobs_max: usize,
     bytes_max: usize,
@@ -278,12 +278,12 @@ impl Task {
                         // The step may have read the entry from this host's cache before the
                         // invalidation message of another host arrived. The next attempt reads the
                         // database.
-                        self.core.caches.forget(&[Stale::Entry {
+                        self.core.caches.forget(&[Invalidation::Entry {
                             team: team.clone(),
                             key: key.clone(),
                         }]);
                     }
-                    job.answer.send(outcome);
+                    job.reply.send(outcome);
                 }
             }
             Err(error) => {
@@ -291,7 +291,7 @@ impl Task {
                 self.core.notice(&error);
                 self.counters.failed.fetch_add(count, Ordering::Relaxed);
                 for job in jobs {
-                    job.answer.send(Err(CommitError::Store(error.clone())));
+                    job.reply.send(Err(CommitError::Store(error.clone())));
                 }
             }
         }
@@ -319,19 +319,19 @@ impl Task {
     }
 }
 
-/// A group takes so many jobs before a team that has no more ends it. Smaller groups cost throughput,
-/// because each has a COMMIT.
+/// A group takes so many jobs before a team that has no more ends it. Smaller groups cost
+/// throughput, because each has a COMMIT.
 const FAIR_GROUP_MIN: usize = 16;
 
 /// Jobs by team, in the order in which groups take them: the teams in turn, and the jobs of a team
 /// in their order.
 #[derive(Default)]
-struct Waiting {
+struct JobQueues {
     teams: HashMap<Name, VecDeque<Job>>,
     turns: VecDeque<Name>,
 }
 
-impl Waiting {
+impl JobQueues {
     fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
@@ -383,7 +383,7 @@ impl Waiting {
 }
 
 impl Counters {
-    fn count(&self, outcome: &Result<Written, CommitError>) {
+    fn count(&self, outcome: &Result<JobResult, CommitError>) {
         let counter = match outcome {
             Ok(_) => &self.commits,
             Err(CommitError::Conflict(_) | CommitError::Store(StoreError::Constraint(_))) => {
@@ -395,19 +395,19 @@ impl Counters {
     }
 }
 
-impl Answer {
-    fn send(self, outcome: Result<Written, CommitError>) {
+impl ReplySender {
+    fn send(self, outcome: Result<JobResult, CommitError>) {
         // A send fails if the caller was dropped, which is no error.
         match self {
-            Self::Step(answer) => {
-                let _ = answer.send(outcome.map(|_| ()).map_err(CommitError::for_step));
+            Self::Step(reply) => {
+                let _ = reply.send(outcome.map(|_| ()).map_err(CommitError::for_step));
             }
-            Self::Create(answer) => {
+            Self::Create(reply) => {
                 let created = outcome.map(|written| match written {
-                    Written::Created(created) => created,
-                    Written::Step => Vec::new(),
+                    JobResult::Created(created) => created,
+                    JobResult::Step => Vec::new(),
                 });
-                let _ = answer.send(created.map_err(CommitError::for_creation));
+                let _ = reply.send(created.map_err(CommitError::for_creation));
             }
         }
     }
@@ -418,9 +418,9 @@ mod tests {
     use super::*;
 
     /// Queues jobs of so many bytes, each pair with a team and its number of jobs.
-    fn waiting(teams: &[(&str, usize)], bytes: usize) -> Waiting {
+    fn waiting(teams: &[(&str, usize)], bytes: usize) -> JobQueues {
         let room = Budget::new(u64::MAX, u64::MAX);
-        let mut waiting = Waiting::default();
+        let mut waiting = JobQueues::default();
         for (team, jobs) in teams {
             let team: Name = team.parse().expect("is a name");
             for _ in 0..*jobs {
@@ -429,7 +429,7 @@ mod tests {
                     work: Work::Create(Vec::new()),
                     bytes,
                     team: team.clone(),
-                    answer: Answer::Create(sender),
+                    reply: ReplySender::Create(sender),
                     _room: room.try_take(&team, 1).expect("there is room"),
                 });
             }

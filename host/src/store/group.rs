@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::backend::Connection;
 use super::commit::{self, PreparedCommit, StepCommit};
 use super::creation::{self, Created, Key, NewRow};
-use super::rows::Writes;
-use super::stale::Stale;
+use super::invalidation::Invalidation;
+use super::rows::StatementBatch;
 use super::storage_writes::{Entries, Versions};
 use super::trees::{self, Trees};
 use super::usage::{Amounts, Changes, change};
@@ -39,12 +39,12 @@ pub(super) enum Work {
 }
 
 /// The result of a job that was written.
-pub(super) enum Written {
+pub(super) enum JobResult {
     Step,
     Created(Vec<Created>),
 }
 
-type Outcome = Result<Written, CommitError>;
+type Outcome = Result<JobResult, CommitError>;
 
 impl Work {
     /// The estimated need for memory and database log, in bytes.
@@ -93,29 +93,29 @@ impl Work {
     }
 
     /// Lists the cache entries that the work makes out of date.
-    fn stale(&self) -> Vec<Stale> {
+    fn invalidations(&self) -> Vec<Invalidation> {
         let teams: BTreeSet<&Name> = self
             .created()
             .iter()
             .map(|new| &new.instance.team)
             .collect();
-        let mut stale: Vec<_> = teams
+        let mut invalidations: Vec<_> = teams
             .into_iter()
-            .map(|team| Stale::NewInstances { team: team.clone() })
+            .map(|team| Invalidation::NewInstances { team: team.clone() })
             .collect();
         let Some(prepared) = self.step() else {
-            return stale;
+            return invalidations;
         };
         let commit = &prepared.commit;
         let team = &commit.instance.team;
         let changed = std::iter::once(commit.instance.id)
             .chain(commit.effects.metadata.iter().map(|(id, _)| *id));
-        stale.extend(changed.map(|id| Stale::Instance {
+        invalidations.extend(changed.map(|id| Invalidation::Instance {
             team: team.clone(),
             id,
         }));
         let written = commit.effects.storage.iter().map(|write| write.key.clone());
-        stale.extend(written.map(|key| Stale::Entry {
+        invalidations.extend(written.map(|key| Invalidation::Entry {
             team: team.clone(),
             key,
         }));
@@ -131,11 +131,11 @@ impl Work {
                 .iter()
                 .map(|approval| &approval.approver_id),
         );
-        stale.extend(approvers.map(|approver| Stale::Approver {
+        invalidations.extend(approvers.map(|approver| Invalidation::Approver {
             team: team.clone(),
             approver: approver.clone(),
         }));
-        stale
+        invalidations
     }
 }
 
@@ -147,16 +147,25 @@ pub(super) async fn write(
 ) -> Result<Vec<Outcome>, StoreError> {
     core.settle_usage().await?;
     for looking in [works.iter().any(|work| work.has_conditions()), true] {
-        let mut writing = core.backend.begin().await?;
+        let mut transaction = core.backend.begin().await?;
         let mut changes = Changes::new();
-        match write_in_order(core, &mut writing, versions, works, looking, &mut changes).await {
+        match write_in_order(
+            core,
+            &mut transaction,
+            versions,
+            works,
+            looking,
+            &mut changes,
+        )
+        .await
+        {
             Ok(outcomes) => {
-                core.commit_counted(writing, &stale(works), &changes)
+                core.commit_counted(transaction, &invalidations(works), &changes)
                     .await?;
                 return Ok(outcomes);
             }
             Err(error) if error.is_the_jobs_own() => {
-                writing.rollback().await?;
+                transaction.rollback().await?;
                 if !matches!(error, CommitError::Conflict(_)) {
                     break;
                 }
@@ -173,35 +182,45 @@ async fn write_each(
     versions: &Versions,
     works: &[&Work],
 ) -> Result<Vec<Outcome>, StoreError> {
-    let mut writing = core.backend.begin().await?;
+    let mut transaction = core.backend.begin().await?;
     let mut outcomes = Vec::with_capacity(works.len());
     let mut changes = Changes::new();
     for work in works {
-        writing.execute("SAVEPOINT job").await?;
+        transaction.execute("SAVEPOINT job").await?;
         let mut with_this = changes.clone();
-        match write_in_order(core, &mut writing, versions, &[*work], true, &mut with_this).await {
+        match write_in_order(
+            core,
+            &mut transaction,
+            versions,
+            &[*work],
+            true,
+            &mut with_this,
+        )
+        .await
+        {
             Ok(written) => {
                 outcomes.extend(written);
                 changes = with_this;
             }
             Err(error) if error.is_the_jobs_own() => {
-                writing.execute("ROLLBACK TO SAVEPOINT job").await?;
+                transaction.execute("ROLLBACK TO SAVEPOINT job").await?;
                 outcomes.push(Err(error));
             }
             Err(error) => return Err(error.for_creation()),
         }
-        writing.execute("RELEASE SAVEPOINT job").await?;
+        transaction.execute("RELEASE SAVEPOINT job").await?;
     }
-    core.commit_counted(writing, &stale(works), &changes)
+    core.commit_counted(transaction, &invalidations(works), &changes)
         .await?;
     Ok(outcomes)
 }
 
 /// Collects the invalidations of a group without duplicates. The steps of a group often have teams
 /// and approvers in common.
-fn stale(works: &[&Work]) -> Vec<Stale> {
-    let stale: HashSet<Stale> = works.iter().flat_map(|work| work.stale()).collect();
-    stale.into_iter().collect()
+fn invalidations(works: &[&Work]) -> Vec<Invalidation> {
+    let invalidations: HashSet<Invalidation> =
+        works.iter().flat_map(|work| work.invalidations()).collect();
+    invalidations.into_iter().collect()
 }
 
 /// Splits jobs into batches that one round of statements can write. One UPDATE changes a row once,
@@ -240,7 +259,7 @@ async fn write_in_order(
 ) -> Result<Vec<Outcome>, CommitError> {
     let mut outcomes = Vec::with_capacity(works.len());
     for batch in batches(works) {
-        let mut seen = Seen::look(core, connection, batch, looking, changes).await?;
+        let mut seen = PreconditionRows::read(core, connection, batch, looking, changes).await?;
         let verdicts: Vec<_> = batch
             .iter()
             .map(|work| seen.decide(work, versions))
@@ -273,7 +292,7 @@ fn lost() -> CommitError {
 
 /// The rows that preconditions refer to: as read from the database, then updated in memory as each
 /// job is accepted.
-struct Seen<'a> {
+struct PreconditionRows<'a> {
     core: &'a Core,
     /// `None` if the rows were not read.
     rows: Option<SeenRows>,
@@ -295,10 +314,10 @@ struct SeenRows {
     keys: HashSet<(Uuid, String)>,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> PreconditionRows<'a> {
     /// Reads the rows. Storage entries are always read, because a quota counts the bytes that a
     /// write replaces; the other rows are read only if `looking`.
-    async fn look(
+    async fn read(
         core: &'a Core,
         connection: &mut Connection,
         batch: &[&'a Work],
@@ -358,7 +377,7 @@ impl<'a> Seen<'a> {
     }
 }
 
-impl<'a> Seen<'a> {
+impl<'a> PreconditionRows<'a> {
     /// Accepts a step if its conditions hold, its entries can be written and its team's quotas have
     /// room.
     fn decide_step(
@@ -485,10 +504,10 @@ async fn write_accepted(
     works: &[&Work],
     entries: Entries<'_>,
     changes: &mut Changes,
-) -> Result<Vec<Written>, CommitError> {
+) -> Result<Vec<JobResult>, CommitError> {
     let steps: Vec<&PreparedCommit> = works.iter().filter_map(|work| work.step()).collect();
     // The guarded UPDATE comes first, because it alone finds most conflicts.
-    let mut writes = Writes::new(connection, works.len());
+    let mut writes = StatementBatch::new(connection, works.len());
     commit::update_instances(&mut writes, &steps).await?;
     commit::insert_attempts(&mut writes, &steps).await?;
     // One event can request an approval and cancel it again, so approvals are inserted before they
@@ -512,12 +531,12 @@ async fn write_accepted(
                 {
                     change(changes, &row.instance.team, row.amounts());
                 }
-                Ok(Written::Created(created))
+                Ok(JobResult::Created(created))
             }
             Work::Step(_) if created.iter().any(|created| created.existing) => {
                 Err(CommitError::conflict("an idempotency key"))
             }
-            Work::Step(_) => Ok(Written::Step),
+            Work::Step(_) => Ok(JobResult::Step),
         }
     });
     written.collect()

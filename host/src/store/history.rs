@@ -137,7 +137,7 @@ impl Series {
 
 /// The counts of one series within one step.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Counted {
+pub enum SeriesCounts {
     /// Calls of an operation.
     Calls(Timings),
     /// Events of a counter.
@@ -151,7 +151,7 @@ pub enum Counted {
     },
 }
 
-impl Counted {
+impl SeriesCounts {
     /// Adds the counts of another time. If the kinds differ, nothing is added.
     pub fn merge(&mut self, other: &Self) {
         match (self, other) {
@@ -189,7 +189,7 @@ impl Counted {
         }
     }
 
-    fn read(kind: SeriesKind, row: &CountedRow) -> Result<Self, StoreError> {
+    fn read(kind: SeriesKind, row: &SeriesCountsRow) -> Result<Self, StoreError> {
         Ok(match kind {
             SeriesKind::Operation => Self::Calls(
                 Timings::from_bytes(&row.2)
@@ -206,7 +206,7 @@ impl Counted {
 
 /// The columns `value`, `samples` and `timings`. For an operation: calls, errors and all durations.
 /// For other kinds `timings` is empty.
-type CountedRow = (i64, i64, Vec<u8>);
+type SeriesCountsRow = (i64, i64, Vec<u8>);
 
 /// The counts of this host for one series and one step.
 #[derive(Clone, Debug, PartialEq)]
@@ -218,7 +218,7 @@ pub struct HistoryPoint {
     /// The beginning of the step.
     pub at: Timestamp,
     /// The counts.
-    pub counted: Counted,
+    pub counted: SeriesCounts,
 }
 
 /// The selection of points to read.
@@ -247,7 +247,7 @@ pub struct HistoryQuery {
 
 /// The counts of all hosts within one step.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Added {
+pub enum SummedCounts {
     /// Calls of an operation.
     Calls(Timings),
     /// Events of a counter.
@@ -256,8 +256,8 @@ pub enum Added {
     Level(f64),
 }
 
-/// The columns `at`, `series_id`, `host` and a [`CountedRow`].
-type AddedRow = (i64, Uuid, Uuid, i64, i64, Vec<u8>);
+/// The columns `at`, `series_id`, `host` and a [`SeriesCountsRow`].
+type SummedCountsRow = (i64, Uuid, Uuid, i64, i64, Vec<u8>);
 
 struct PointRow {
     series: Uuid,
@@ -329,8 +329,8 @@ impl Store {
                 value: signed(point.counted.value()),
                 samples: signed(point.counted.samples()),
                 timings: match &point.counted {
-                    Counted::Calls(calls) => calls.to_bytes(),
-                    Counted::Events(_) | Counted::Level { .. } => Vec::new(),
+                    SeriesCounts::Calls(calls) => calls.to_bytes(),
+                    SeriesCounts::Events(_) | SeriesCounts::Level { .. } => Vec::new(),
                 },
             });
         }
@@ -343,14 +343,14 @@ impl Store {
                 series: series.clone(),
             })
             .collect();
-        let mut writing = core.backend.begin().await?;
+        let mut transaction = core.backend.begin().await?;
         let columns = [
             Column::Uuid(|row: &SeriesRow| row.id),
             Column::Text(|row| row.series.team_text()),
             Column::Text(|row| row.series.kind.as_str()),
             Column::Text(|row| &row.series.name),
         ];
-        rows::execute(&mut writing, INSERT_SERIES, &columns, &series).await?;
+        rows::execute(&mut transaction, INSERT_SERIES, &columns, &series).await?;
         let columns = [
             Column::Uuid(|row: &PointRow| row.series),
             Column::Integer(|row| row.step),
@@ -360,8 +360,8 @@ impl Store {
             Column::Integer(|row| row.samples),
             Column::Bytes(|row| &row.timings),
         ];
-        rows::execute(&mut writing, WRITE_POINTS, &columns, &rows).await?;
-        core.commit(writing, &[]).await
+        rows::execute(&mut transaction, WRITE_POINTS, &columns, &rows).await?;
+        core.commit(transaction, &[]).await
     }
 
     /// Returns the points that this host has written for the step that begins at `at`, for example
@@ -395,7 +395,7 @@ impl Store {
                         kind,
                         name,
                     };
-                    let counted = Counted::read(kind, &(value, samples, timings))?;
+                    let counted = SeriesCounts::read(kind, &(value, samples, timings))?;
                     Ok(HistoryPoint {
                         series,
                         step,
@@ -416,7 +416,7 @@ impl Store {
     pub async fn history(
         &self,
         query: HistoryQuery,
-    ) -> Result<Option<Vec<(Timestamp, Added)>>, StoreError> {
+    ) -> Result<Option<Vec<(Timestamp, SummedCounts)>>, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.read().await?;
@@ -426,7 +426,8 @@ impl Store {
             }
             let host = query.own.then_some(store.core().host.id);
             let ids = ids.into_iter().map(|(id,)| id);
-            let rows: Vec<AddedRow> = points(&query, ids, host).rows(&mut connection).await?;
+            let rows: Vec<SummedCountsRow> =
+                points(&query, ids, host).rows(&mut connection).await?;
             drop(connection);
             if rows.len() > query.rows_max as usize {
                 return Ok(None);
@@ -479,10 +480,10 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
+            let mut transaction = store.core().backend.begin().await?;
             // Each database has its own name for the location of a row. On Postgres another host
             // may be deleting the same rows.
-            let text = match &*writing {
+            let text = match &*transaction {
                 Connection::Sqlite(_) => {
                     format!("DELETE FROM history_points WHERE rowid IN (SELECT rowid {OLD})")
                 }
@@ -495,8 +496,8 @@ impl Store {
                 Bind::Number(before.as_micros()),
                 Bind::Number(limit.into()),
             ];
-            let deleted = Sql::with_binds(&text, binds).execute(&mut writing).await?;
-            store.core().commit(writing, &[]).await?;
+            let deleted = Sql::with_binds(&text, binds).execute(&mut transaction).await?;
+            store.core().commit(transaction, &[]).await?;
             Ok(deleted)
         })
         .await
@@ -509,9 +510,9 @@ impl Store {
     pub async fn delete_empty_series(&self) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            let deleted = Sql::new(EMPTY_SERIES).execute(&mut writing).await?;
-            store.core().commit(writing, &[]).await?;
+            let mut transaction = store.core().backend.begin().await?;
+            let deleted = Sql::new(EMPTY_SERIES).execute(&mut transaction).await?;
+            store.core().commit(transaction, &[]).await?;
             Ok(deleted)
         })
         .await
@@ -589,13 +590,13 @@ pub(super) fn listed(
 
 fn add_up(
     query: &HistoryQuery,
-    rows: Vec<AddedRow>,
-) -> Result<Vec<(Timestamp, Added)>, StoreError> {
+    rows: Vec<SummedCountsRow>,
+) -> Result<Vec<(Timestamp, SummedCounts)>, StoreError> {
     // Grouped by series and host within a step: a gauge is averaged over time, and then added up
     // over series and hosts.
-    let mut steps: BTreeMap<Timestamp, BTreeMap<(Uuid, Uuid), Counted>> = BTreeMap::new();
+    let mut steps: BTreeMap<Timestamp, BTreeMap<(Uuid, Uuid), SeriesCounts>> = BTreeMap::new();
     for (at, series, host, value, samples, timings) in rows {
-        let counted = Counted::read(query.kind, &(value, samples, timings))?;
+        let counted = SeriesCounts::read(query.kind, &(value, samples, timings))?;
         let parts = steps
             .entry(floor(Timestamp::from_micros(at), query.seconds))
             .or_default();
@@ -606,25 +607,29 @@ fn add_up(
             }
         }
     }
-    let added =
-        |parts: BTreeMap<_, Counted>| parts.into_values().map(Added::from).reduce(Added::and);
+    let added = |parts: BTreeMap<_, SeriesCounts>| {
+        parts
+            .into_values()
+            .map(SummedCounts::from)
+            .reduce(SummedCounts::and)
+    };
     Ok(steps
         .into_iter()
         .filter_map(|(at, parts)| Some((at, added(parts)?)))
         .collect())
 }
 
-impl From<Counted> for Added {
-    fn from(counted: Counted) -> Self {
+impl From<SeriesCounts> for SummedCounts {
+    fn from(counted: SeriesCounts) -> Self {
         match counted {
-            Counted::Calls(calls) => Self::Calls(calls),
-            Counted::Events(events) => Self::Events(events),
-            Counted::Level { sum, samples } => Self::Level(sum as f64 / samples.max(1) as f64),
+            SeriesCounts::Calls(calls) => Self::Calls(calls),
+            SeriesCounts::Events(events) => Self::Events(events),
+            SeriesCounts::Level { sum, samples } => Self::Level(sum as f64 / samples.max(1) as f64),
         }
     }
 }
 
-impl Added {
+impl SummedCounts {
     /// Adds two values of the same kind.
     fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -718,8 +723,8 @@ mod tests {
         assert_eq!(
             added,
             [
-                (Timestamp::default(), Added::Level(70.0 / 3.0 + 5.0)),
-                (minute, Added::Level(7.0))
+                (Timestamp::default(), SummedCounts::Level(70.0 / 3.0 + 5.0)),
+                (minute, SummedCounts::Level(7.0))
             ]
         );
     }

@@ -20,9 +20,9 @@ use sqlx::postgres::PgListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::backend::{Backend, Connection, on};
+use super::backend::{Backend, Connection, with_backend};
+use super::invalidation::Invalidation;
 use super::lock::Lock;
-use super::stale::Stale;
 use super::{Core, StoreError, parse, signed};
 use crate::clock::Timestamp;
 use crate::config::HostsConfig;
@@ -67,7 +67,7 @@ const FORGET: &str = "DELETE FROM hosts WHERE lease_until > 0 \
 pub(super) struct Host {
     pub(super) id: Uuid,
     config: HostsConfig,
-    seen: Mutex<Seen>,
+    last_renewal: Mutex<LastRenewal>,
     /// The clock difference in the last warning, in microseconds. Positive if this machine's clock
     /// is behind the database's.
     clock_told: AtomicI64,
@@ -75,7 +75,7 @@ pub(super) struct Host {
 
 /// The observations of the last lease renewal.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct LastRenewal {
     peers: u64,
     /// The start of the renewal; `None` before the first.
     at: Option<Instant>,
@@ -124,7 +124,7 @@ impl Host {
             Self {
                 id,
                 config: config.clone(),
-                seen: Mutex::default(),
+                last_renewal: Mutex::default(),
                 clock_told: AtomicI64::new(0),
             },
             Lock(file),
@@ -137,13 +137,13 @@ impl Host {
     /// two renewals. A host that joins in this time registers first and clears its caches at its
     /// first three renewals, so entries that it cached before it was noticed do not stay.
     pub(super) fn announces(&self, now: Instant) -> bool {
-        let Seen { peers, at } = *self.seen.lock();
+        let LastRenewal { peers, at } = *self.last_renewal.lock();
         let fresh = at.is_some_and(|at| now.duration_since(at) < self.config.renewal * 2);
         peers > 0 || !fresh
     }
 
     pub(super) fn peers(&self) -> u64 {
-        self.seen.lock().peers
+        self.last_renewal.lock().peers
     }
 
     /// Logs a warning when the difference between this machine's clock and the database's has
@@ -176,15 +176,15 @@ impl Core {
     async fn join(&self) -> Result<(), StoreError> {
         if let Backend::Sqlite { .. } = &self.backend {
             // This process holds the lock of the database, so every other host has ended.
-            let mut writing = self.backend.begin().await?;
-            on!(writing, c => sqlx::query(
+            let mut transaction = self.backend.begin().await?;
+            with_backend!(transaction, c => sqlx::query(
                 "INSERT INTO hosts (id, started_at, lease_until) VALUES ($1, 0, 0) ON CONFLICT (id) DO NOTHING",
             )
             .bind(self.host.id)
             .execute(c)
             .await
             .map(|_| ()))?;
-            writing.commit().await?;
+            transaction.commit().await?;
             while self.drives && self.take_over().await? > 0 {}
             return Ok(());
         }
@@ -256,7 +256,7 @@ impl Core {
         let lease_until: i64 = sqlx::query_scalar(RENEW)
             .bind(self.host.id)
             .bind(lease)
-            .bind(self.in_hand.sample())
+            .bind(self.driven_instances.sample())
             .fetch_one(&mut **c)
             .await?;
         let database_now = Timestamp::from_micros(lease_until.saturating_sub(lease));
@@ -267,7 +267,7 @@ impl Core {
             .fetch_one(&mut **c)
             .await?;
         let peers = u64::try_from(peers).unwrap_or(0);
-        *self.host.seen.lock() = Seen {
+        *self.host.last_renewal.lock() = LastRenewal {
             peers,
             at: Some(at),
         };
@@ -338,9 +338,9 @@ impl Core {
     /// Counts a crash for each instance that a dead host was driving at its last lease renewal.
     /// Each crash is counted once.
     async fn count_crashes_of(&self, host: Uuid) -> Result<(), StoreError> {
-        let mut writing = self.backend.begin().await?;
-        let Connection::Postgres(c) = &mut *writing else {
-            return writing.rollback().await;
+        let mut transaction = self.backend.begin().await?;
+        let Connection::Postgres(c) = &mut *transaction else {
+            return transaction.rollback().await;
         };
         let in_hand: Option<String> = sqlx::query_scalar(IN_HAND)
             .bind(host)
@@ -352,7 +352,7 @@ impl Core {
             .filter_map(|id| id.parse().ok())
             .collect();
         if ids.is_empty() {
-            return writing.rollback().await;
+            return transaction.rollback().await;
         }
         // Only the host that marks the list counts the crash. If the dead host returns, it finds
         // the mark.
@@ -360,7 +360,7 @@ impl Core {
             .bind(host)
             .execute(&mut **c)
             .await?;
-        writing.commit().await?;
+        transaction.commit().await?;
         self.count_crashes(&ids).await
     }
 
@@ -391,12 +391,11 @@ impl Core {
     /// Takes instances over from a dead host, with an equal share for each team, so that no team
     /// waits for another team's backlog.
     async fn take_from(&self, host: Uuid) -> Result<u64, StoreError> {
-        let mut writing = self.backend.begin().await?;
-        let teams: Vec<String> =
-            on!(writing, c => sqlx::query_scalar(TEAMS_OF).bind(host).fetch_all(c).await)?;
+        let mut transaction = self.backend.begin().await?;
+        let teams: Vec<String> = with_backend!(transaction, c => sqlx::query_scalar(TEAMS_OF).bind(host).fetch_all(c).await)?;
         // On Postgres another host may be taking the same instances. SQLite has one host, and no
         // SKIP LOCKED.
-        let sql = match &*writing {
+        let sql = match &*transaction {
             Connection::Sqlite(_) => {
                 "UPDATE workflow_instances SET owner = $1, version = version + 1 WHERE id IN (SELECT id \
                  FROM workflow_instances WHERE owner = $2 AND team = $3 AND wake_at IS NOT NULL \
@@ -411,7 +410,7 @@ impl Core {
         let share = (i64::from(TAKEN_MAX) / signed(teams.len().max(1))).max(1);
         let mut rows: Vec<(String, Uuid)> = Vec::new();
         for team in &teams {
-            let taken: Vec<(String, Uuid)> = on!(writing, c => sqlx::query_as(sql)
+            let taken: Vec<(String, Uuid)> = with_backend!(transaction, c => sqlx::query_as(sql)
                 .bind(self.host.id)
                 .bind(host)
                 .bind(team)
@@ -421,18 +420,18 @@ impl Core {
             rows.extend(taken);
         }
         if rows.is_empty() {
-            writing.rollback().await?;
+            transaction.rollback().await?;
             return Ok(0);
         }
-        let mut stale = Vec::with_capacity(rows.len());
+        let mut invalidations = Vec::with_capacity(rows.len());
         for (team, id) in rows {
-            stale.push(Stale::Instance {
+            invalidations.push(Invalidation::Instance {
                 team: parse::<Name>("an instance's team", &team)?,
                 id,
             });
         }
-        self.commit(writing, &stale).await?;
-        Ok(u64::try_from(stale.len()).unwrap_or(u64::MAX))
+        self.commit(transaction, &invalidations).await?;
+        Ok(u64::try_from(invalidations.len()).unwrap_or(u64::MAX))
     }
 }
 
@@ -484,7 +483,7 @@ mod tests {
         let (host, _lock) = host(folder.path()).expect("is identified");
         let now = crate::clock::Clock::System.monotonic();
         assert!(host.announces(now), "nothing is known yet");
-        *host.seen.lock() = Seen {
+        *host.last_renewal.lock() = LastRenewal {
             peers: 0,
             at: Some(now),
         };
@@ -493,7 +492,7 @@ mod tests {
             host.announces(now + Duration::from_secs(6)),
             "what it knows is old"
         );
-        *host.seen.lock() = Seen {
+        *host.last_renewal.lock() = LastRenewal {
             peers: 1,
             at: Some(now),
         };

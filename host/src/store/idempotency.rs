@@ -8,7 +8,7 @@
 
 use sqlx::{AssertSqlSafe, FromRow};
 
-use super::backend::{Writing, on};
+use super::backend::{Transaction, with_backend};
 use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::model::{Name, RequestHash};
@@ -78,8 +78,8 @@ impl Store {
                 key,
                 hash,
             } = request;
-            let mut writing = store.core().backend.begin().await?;
-            let reserved = on!(writing, c => sqlx::query(RESERVE)
+            let mut transaction = store.core().backend.begin().await?;
+            let reserved = with_backend!(transaction, c => sqlx::query(RESERVE)
                 .bind(team.as_str())
                 .bind(route)
                 .bind(key.as_str())
@@ -90,16 +90,16 @@ impl Store {
                 .await
                 .map(|done| done.rows_affected()))?;
             if reserved > 0 {
-                store.core().commit(writing, &[]).await?;
+                store.core().commit(transaction, &[]).await?;
                 return Ok(Reservation::Open);
             }
-            let known: Option<KnownRow> = on!(writing, c => sqlx::query_as(KNOWN)
+            let known: Option<KnownRow> = with_backend!(transaction, c => sqlx::query_as(KNOWN)
                 .bind(team.as_str())
                 .bind(route)
                 .bind(key.as_str())
                 .fetch_optional(c)
                 .await)?;
-            writing.rollback().await?;
+            transaction.rollback().await?;
             Ok(match known {
                 None => Reservation::Exhausted,
                 Some(row) if row.request_hash != hash => Reservation::OtherRequest,
@@ -125,9 +125,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            keep(&mut writing, &request, &answer).await?;
-            store.core().commit(writing, &[]).await
+            let mut transaction = store.core().backend.begin().await?;
+            keep(&mut transaction, &request, &answer).await?;
+            store.core().commit(transaction, &[]).await
         })
         .await
     }
@@ -146,8 +146,8 @@ impl Store {
                 key,
                 hash,
             } = request;
-            let mut writing = store.core().backend.begin().await?;
-            on!(writing, c => sqlx::query(RELEASE)
+            let mut transaction = store.core().backend.begin().await?;
+            with_backend!(transaction, c => sqlx::query(RELEASE)
                 .bind(team.as_str())
                 .bind(route)
                 .bind(key.as_str())
@@ -155,7 +155,7 @@ impl Store {
                 .execute(c)
                 .await
                 .map(|_| ()))?;
-            store.core().commit(writing, &[]).await
+            store.core().commit(transaction, &[]).await
         })
         .await
     }
@@ -168,15 +168,15 @@ impl Store {
     pub async fn delete_old_idempotency_keys(&self, before: Timestamp) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
+            let mut transaction = store.core().backend.begin().await?;
             let sql = format!("DELETE FROM idempotency_keys WHERE (team, route, key) IN ({OLD})");
-            let deleted = on!(writing, c => sqlx::query(AssertSqlSafe(sql))
+            let deleted = with_backend!(transaction, c => sqlx::query(AssertSqlSafe(sql))
                 .bind(before.as_micros())
                 .bind(DELETED_MAX)
                 .execute(c)
                 .await
                 .map(|done| done.rows_affected()))?;
-            store.core().commit(writing, &[]).await?;
+            store.core().commit(transaction, &[]).await?;
             Ok(deleted)
         })
         .await
@@ -186,11 +186,11 @@ impl Store {
 /// Stores the response in an open transaction. Returns false if a response is already stored, or if
 /// the key is not reserved.
 pub(super) async fn keep(
-    writing: &mut Writing,
+    transaction: &mut Transaction,
     request: &KeyedRequest,
     answer: &str,
 ) -> Result<bool, StoreError> {
-    let kept = on!(writing, c => sqlx::query(ANSWER)
+    let kept = with_backend!(transaction, c => sqlx::query(ANSWER)
         .bind(request.team.as_str())
         .bind(request.route)
         .bind(request.key.as_str())

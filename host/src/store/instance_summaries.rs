@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::cache::Fresh;
+use super::cache::Loaded;
 use super::sql::{Bind, Sql};
 use super::{Store, StoreError, error, from_json, parse, unsigned};
 use crate::clock::Timestamp;
@@ -145,10 +145,10 @@ impl SummaryRow {
 /// Converts a page of rows, and adds up its size in memory.
 pub(super) fn page(
     rows: Vec<SummaryRow>,
-) -> Result<Fresh<Arc<Vec<Arc<InstanceSummary>>>>, StoreError> {
+) -> Result<Loaded<Arc<Vec<Arc<InstanceSummary>>>>, StoreError> {
     let bytes = rows.iter().map(SummaryRow::bytes).sum();
     let summaries = rows.into_iter().map(|row| row.into_summary().map(Arc::new));
-    Ok(Fresh::new(
+    Ok(Loaded::new(
         Arc::new(summaries.collect::<Result<_, _>>()?),
         bytes,
     ))

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
-use super::cache::{Fresh, Noun};
-use super::listing::{self, Cursor, Order, Period, Turn};
+use super::backend::{Connection, with_backend};
+use super::cache::{ListKind, Loaded};
+use super::listing::{self, Cursor, Order, PageQuery, Period};
 use super::sql::{Bind, Sql};
 use super::{
     InstanceSummary, KeyHolders, Page, Store, StoreError, creation, error, from_json,
@@ -149,9 +149,9 @@ impl InstanceRow {
         (json + ends).saturating_add(1_024)
     }
 
-    fn into_fresh(self) -> Result<Fresh<Arc<Instance>>, StoreError> {
+    fn into_fresh(self) -> Result<Loaded<Arc<Instance>>, StoreError> {
         let bytes = self.bytes();
-        Ok(Fresh::new(Arc::new(self.into_instance()?), bytes))
+        Ok(Loaded::new(Arc::new(self.into_instance()?), bytes))
     }
 
     pub(super) fn into_instance(self) -> Result<Instance, StoreError> {
@@ -273,7 +273,7 @@ pub(super) fn list(team: &Name, filter: &InstanceFilter, page: &Page<Cursor>) ->
     });
     listing::push_page(
         &mut sql,
-        Turn {
+        PageQuery {
             order,
             key: "id",
             descending: true,
@@ -345,7 +345,7 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.read().await?;
-            let teams: Vec<String> = on!(connection, c => sqlx::query_scalar(DUE_TEAMS)
+            let teams: Vec<String> = with_backend!(connection, c => sqlx::query_scalar(DUE_TEAMS)
                 .bind(store.core().host.id)
                 .bind(now.as_micros())
                 .fetch_all(c)
@@ -373,7 +373,7 @@ impl Store {
             let mut connection = store.read().await?;
             // The status is not checked: final instances do not wake, and the partial index does
             // not contain the status.
-            Ok(on!(connection, c => sqlx::query_scalar(DUE)
+            Ok(with_backend!(connection, c => sqlx::query_scalar(DUE)
                 .bind(store.core().host.id)
                 .bind(team.as_str())
                 .bind(now.as_micros())
@@ -399,7 +399,7 @@ impl Store {
         filter.order().check(page)?;
         let caches = &self.core().caches;
         let key = (team.clone(), filter.clone(), page.clone());
-        let generation = caches.generations.of(team, Noun::Instances);
+        let generation = caches.generations.of(team, ListKind::Instances);
         let rows = self.cached(
             &caches.instance_lists,
             key,
@@ -425,7 +425,7 @@ impl Store {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let rows: Vec<(String, i64)> = on!(connection, c => sqlx::query_as(
+            let rows: Vec<(String, i64)> = with_backend!(connection, c => sqlx::query_as(
                 "SELECT status, COUNT(*) FROM workflow_instances WHERE team = $1 GROUP BY status ORDER BY status",
             )
             .bind(team.as_str())
@@ -461,7 +461,7 @@ async fn row_of(
     team: &Name,
     id: Uuid,
 ) -> Result<Option<InstanceRow>, StoreError> {
-    Ok(on!(connection, c => sqlx::query_as(
+    Ok(with_backend!(connection, c => sqlx::query_as(
         "SELECT id, team, workflow_id, workflow, workflow_version, pins, entity_type, entity_id, project_id, \
          started_by, status, current_step, version, input, output, metadata, failure, depth, root_id, created_at, \
          started_at, updated_at, completed_at, wake_at, owner, traceparent, crashes, quarantined_at \

@@ -105,7 +105,7 @@ impl Order {
 
 /// The order of a list's pages.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turn {
+pub(super) struct PageQuery {
     pub(super) order: Order,
     /// The column of the key.
     pub(super) key: &'static str,
@@ -123,16 +123,16 @@ pub(super) fn push_period(sql: &mut Sql, column: &str, period: Period) {
 /// the column that the list is sorted by.
 pub(super) fn push_page(
     sql: &mut Sql,
-    turn: Turn,
+    query: PageQuery,
     mut period: Period,
     after: Option<Cursor<Bind>>,
     limit: u32,
 ) {
-    let Turn {
+    let PageQuery {
         order,
         key,
         descending,
-    } = turn;
+    } = query;
     let (compare, direction) = if descending {
         ("<", " DESC")
     } else {
@@ -201,14 +201,14 @@ mod tests {
             from: Some(Timestamp::from_micros(1)),
             to: Some(Timestamp::from_micros(9)),
         };
-        let turn = Turn {
+        let query = PageQuery {
             order: Order::Created,
             key: "id",
             descending: true,
         };
         let text = |after| {
             let mut sql = Sql::new("SELECT id FROM t WHERE team = ");
-            push_page(sql.bind("acme".into()), turn, period, after, 5);
+            push_page(sql.bind("acme".into()), query, period, after, 5);
             sql.text().to_owned()
         };
         assert_eq!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
+use super::backend::{Connection, with_backend};
 use super::instances::{AttemptRow, InstanceRow};
 use super::rows::{self, Column};
 use super::{Store, StoreError, WorkflowVersion, approvals, error, unsigned};
@@ -14,7 +14,7 @@ use crate::model::{Approval, Attempt, Instance, Name};
 /// An instance with all data that decides its next transition. Never cached, except for the
 /// immutable definition.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedInstance {
     /// The instance.
     pub instance: Instance,
     /// The workflow version that the instance runs.
@@ -55,7 +55,7 @@ impl Store {
         self.detached(async move {
             let mut connection = store.read().await?;
             let bytes: Option<i64> =
-                on!(connection, c => sqlx::query_scalar(BYTES).bind(id).fetch_optional(c).await)?;
+                with_backend!(connection, c => sqlx::query_scalar(BYTES).bind(id).fetch_optional(c).await)?;
             bytes.map(|bytes| unsigned("a size", bytes)).transpose()
         })
         .await
@@ -65,7 +65,7 @@ impl Store {
     ///
     /// # Errors
     /// Any error of the database.
-    pub async fn load(&self, id: Uuid) -> Result<Option<Loaded>, StoreError> {
+    pub async fn load(&self, id: Uuid) -> Result<Option<LoadedInstance>, StoreError> {
         Ok(self.load_together(vec![id]).await?.pop())
     }
 
@@ -78,7 +78,7 @@ impl Store {
         &self,
         team: &Name,
         ids: Vec<Uuid>,
-    ) -> Result<Vec<Loaded>, StoreError> {
+    ) -> Result<Vec<LoadedInstance>, StoreError> {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move { store.load_rows(Some(&team), &ids).await })
             .await
@@ -89,7 +89,7 @@ impl Store {
     ///
     /// # Errors
     /// Any error of the database.
-    pub async fn load_together(&self, ids: Vec<Uuid>) -> Result<Vec<Loaded>, StoreError> {
+    pub async fn load_together(&self, ids: Vec<Uuid>) -> Result<Vec<LoadedInstance>, StoreError> {
         let store = self.clone();
         self.detached(async move { store.load_rows(None, &ids).await })
             .await
@@ -99,7 +99,7 @@ impl Store {
         &self,
         team: Option<&Name>,
         ids: &[Uuid],
-    ) -> Result<Vec<Loaded>, StoreError> {
+    ) -> Result<Vec<LoadedInstance>, StoreError> {
         let mut connection = self.read().await?;
         // Instances are read first. Rows that are read later can only be newer, and then the
         // instance's version is too old and the commit is refused. In the other order a commit with
@@ -143,7 +143,7 @@ impl Store {
                 .ok_or_else(|| error::corrupt("an instance without its definition", instance.id))?;
             let attempts = attempts.remove(&instance.id).unwrap_or_default();
             let approvals = approvals.remove(&instance.id).unwrap_or_default();
-            loaded.push(Loaded {
+            loaded.push(LoadedInstance {
                 instance,
                 definition,
                 attempts,

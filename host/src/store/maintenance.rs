@@ -71,10 +71,10 @@ async fn refresh_sqlite(backend: &Backend, statistics: &Statistics) -> Result<bo
         return Ok(false);
     }
     drop(connection);
-    let mut writing = backend.begin().await?;
-    writing.execute(SQLITE_ANALYZE).await?;
-    let changes = total_changes(&mut writing).await?;
-    writing.commit().await?;
+    let mut transaction = backend.begin().await?;
+    transaction.execute(SQLITE_ANALYZE).await?;
+    let changes = total_changes(&mut transaction).await?;
+    transaction.commit().await?;
     statistics.made_at.store(changes, Ordering::Relaxed);
     Ok(true)
 }

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::backend::Connection;
 use super::commit::{Lock, UPDATE_METADATA, metadata_bytes};
+use super::invalidation::Invalidation;
 use super::rows::{self, Column};
-use super::stale::Stale;
 use super::usage::{Amounts, Changes};
 use super::{CommitError, Store, StoreError, signed, statuses};
 use crate::clock::Timestamp;
@@ -98,11 +98,11 @@ impl Store {
         rows: &[(Uuid, Json)],
         locked: Locked,
     ) -> Result<Vec<Uuid>, StoreError> {
-        let mut writing = self.core().backend.begin().await?;
+        let mut transaction = self.core().backend.begin().await?;
         let ids: Vec<_> = rows.iter().map(|(id, _)| (*id, team.as_str())).collect();
-        let before = metadata_bytes(&mut writing, &ids, Lock::None).await?;
+        let before = metadata_bytes(&mut transaction, &ids, Lock::None).await?;
         let written: HashSet<Uuid> =
-            HashSet::from_iter(update(&mut writing, team, rows, self.now(), locked).await?);
+            HashSet::from_iter(update(&mut transaction, team, rows, self.now(), locked).await?);
         let more = rows
             .iter()
             .filter(|(id, _)| written.contains(id))
@@ -110,15 +110,15 @@ impl Store {
                 signed(metadata.len()) - before.get(id).copied().unwrap_or_default()
             });
         let changes = Changes::from([(team.clone(), Amounts::bytes(more.sum()))]);
-        let stale: Vec<_> = written
+        let invalidations: Vec<_> = written
             .iter()
-            .map(|id| Stale::Instance {
+            .map(|id| Invalidation::Instance {
                 team: team.clone(),
                 id: *id,
             })
             .collect();
         self.core()
-            .commit_counted(writing, &stale, &changes)
+            .commit_counted(transaction, &invalidations, &changes)
             .await?;
         Ok(written.into_iter().collect())
     }

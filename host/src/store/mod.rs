@@ -9,7 +9,6 @@
 //! when the client hangs up.
 
 mod alerts;
-mod announcements;
 mod approvals;
 mod attempts;
 mod audit;
@@ -18,6 +17,7 @@ mod cache;
 mod commit;
 mod committer;
 mod creation;
+mod driven_instances;
 mod error;
 #[cfg(test)]
 mod explain;
@@ -27,9 +27,10 @@ mod group;
 mod history;
 mod hosts;
 mod idempotency;
-mod in_hand;
 mod instance_summaries;
 mod instances;
+mod invalidation;
+mod invalidation_messages;
 mod listing;
 mod loading;
 mod lock;
@@ -41,12 +42,11 @@ mod plugins;
 mod quarantine;
 mod reach;
 mod reading;
+mod redis_cache;
 mod retention;
 mod rows;
-mod second_level;
 mod silences;
 mod sql;
-mod stale;
 mod statuses;
 mod storage;
 mod storage_writes;
@@ -79,30 +79,32 @@ pub use error::{
     CommitError, Conflict, DESCENDANTS_EXHAUSTED, INVALID_VALUE, NOT_A_NUMBER, QUOTA_STORED,
     QUOTA_UNFINISHED, ROOT_CANCELLED, StoreError,
 };
-pub use history::{Added, Counted, HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesKind};
+pub use history::{
+    HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesCounts, SeriesKind, SummedCounts,
+};
 pub use idempotency::{KeyedRequest, Reservation};
 pub use instance_summaries::{InstancePayload, InstanceSummary};
 pub use instances::InstanceFilter;
 pub use listing::{Cursor, Period};
-pub use loading::Loaded;
+pub use loading::LoadedInstance;
 pub use plan::{Plan, PlanError};
 pub use plugins::PluginInsert;
+pub use redis_cache::RedisStats;
 pub use retention::{Finished, FinishedBatch, FinishedCounts, FinishedPlace};
-pub use second_level::SecondLevelStats;
 pub use silences::Silence;
 pub use statuses::InstanceState;
 pub use tokens::{NewToken, OperatorTokens, Token, create_token_offline};
 pub use usage::TeamUsage;
 pub use workflows::{Applied, Workflow, WorkflowFilter, WorkflowSummary, WorkflowVersion};
 
-use backend::{Address, Backend, on};
+use backend::{Address, Backend, with_backend};
 use cache::Caches;
 use committer::Committer;
+use driven_instances::DrivenInstances;
 use hosts::Host;
-use in_hand::InHand;
 use lock::Lock;
 use reading::GuestReads;
-use second_level::SecondLevel;
+use redis_cache::RedisCache;
 use usage::Usage;
 
 use crate::clock::{Clock, Timestamp};
@@ -154,12 +156,12 @@ struct Core {
     guest_reads: GuestReads,
     caches: Caches,
     host: Host,
-    in_hand: InHand,
+    driven_instances: DrivenInstances,
     /// The number of crashes in a row after which an instance is quarantined.
     crashes_max: u32,
     /// True if this process drives instances.
     drives: bool,
-    redis: Option<SecondLevel>,
+    redis: Option<RedisCache>,
     clock: Clock,
     tracer: Tracer,
     tasks: TaskTracker,
@@ -254,13 +256,13 @@ impl Store {
                     .map_or(config.data_dir.as_path(), TempDir::path);
                 let (host, lock) = Host::identify(data_dir, &config.hosts)?;
                 locks.push(lock);
-                let (in_hand, crashed) = InHand::open(data_dir)?;
+                let (driven_instances, crashed) = DrivenInstances::open(data_dir)?;
                 let backend = connect(&address, &config).await?;
                 let caches = Caches::new(&config.cache, &clock);
                 let statistics = maintenance::Statistics::new(config.database.analyze_rows);
                 let threads = tokio::runtime::Handle::current();
                 let redis =
-                    SecondLevel::new(&config.redis, identity(&backend).await?, clock.clone())?;
+                    RedisCache::new(&config.redis, identity(&backend).await?, clock.clone())?;
                 let broken = CancellationToken::new();
                 let usage = Usage::new(&config.quotas);
                 let descendants_max = config.limits.batch_descendants_max;
@@ -269,7 +271,7 @@ impl Store {
                     guest_reads: GuestReads::new(&config.database),
                     caches,
                     host,
-                    in_hand,
+                    driven_instances,
                     crashes_max: config.engine.crashes_max,
                     drives: config.engine.enabled,
                     redis,
@@ -289,7 +291,7 @@ impl Store {
                     // The crashes must be counted before any instance is driven, and the list is
                     // cleared only once it has been counted.
                     core.count_crashes(&crashed).await?;
-                    core.in_hand.clear();
+                    core.driven_instances.clear();
                     Ok(listener)
                 };
                 let listener = match meeting.await {
@@ -339,7 +341,7 @@ impl Store {
         core.tasks.close();
         core.tasks.wait().await;
         // A planned shutdown that interrupts a step must not count as a crash of its instance.
-        core.in_hand.clear();
+        core.driven_instances.clear();
         core.backend.close().await;
         self.inner.locks.lock().clear();
         drop(self.inner.folder.lock().take());
@@ -353,15 +355,15 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.read().await?;
-            on!(connection, c => sqlx::query("SELECT 1").execute(c).await.map(|_| ()))?;
+            with_backend!(connection, c => sqlx::query("SELECT 1").execute(c).await.map(|_| ()))?;
             drop(connection);
             store.core().backend.check_writable().await
         })
         .await
     }
 
-    /// Returns the size of the database in bytes, with its indexes. For SQLite, pages that a deletion
-    /// has freed count until other rows use them.
+    /// Returns the size of the database in bytes, with its indexes. For SQLite, pages that a
+    /// deletion has freed count until other rows use them.
     ///
     /// # Errors
     /// Any error of the database.
@@ -375,7 +377,8 @@ impl Store {
                 }
                 backend::Connection::Postgres(_) => "SELECT pg_database_size(current_database())",
             };
-            let bytes: i64 = on!(connection, c => sqlx::query_scalar(text).fetch_one(c).await)?;
+            let bytes: i64 =
+                with_backend!(connection, c => sqlx::query_scalar(text).fetch_one(c).await)?;
             unsigned("the size of the database", bytes)
         })
         .await
@@ -409,8 +412,8 @@ impl Store {
     }
 
     /// Returns the statistics of the Redis cache; `None` without Redis.
-    pub fn second_level_stats(&self) -> Option<SecondLevelStats> {
-        self.core().redis.as_ref().map(SecondLevel::stats)
+    pub fn redis_stats(&self) -> Option<RedisStats> {
+        self.core().redis.as_ref().map(RedisCache::stats)
     }
 
     /// Returns the statistics of the committer.
@@ -439,9 +442,9 @@ impl Store {
     ///
     /// For a minute no host finds the entry in Redis either.
     pub async fn clear_cached(&self, kind: CacheKind, team: &Name, key: &str) -> Option<Removed> {
-        let named = cache::Named::parse(kind, key)?;
+        let named = cache::EntryName::parse(kind, key)?;
         if let Some(redis) = &self.core().redis {
-            redis.mark_named(team, &named).await;
+            redis.set_tombstone(team, &named).await;
         }
         Some(self.core().caches.clear_named(team, named))
     }
@@ -506,7 +509,7 @@ async fn connect(address: &Address, config: &Config) -> Result<Backend, StoreErr
 async fn identity(backend: &Backend) -> Result<Uuid, StoreError> {
     let mut connection = backend.read().await?;
     Ok(
-        on!(connection, c => sqlx::query_scalar("SELECT id FROM database_identity").fetch_one(c).await)?,
+        with_backend!(connection, c => sqlx::query_scalar("SELECT id FROM database_identity").fetch_one(c).await)?,
     )
 }
 

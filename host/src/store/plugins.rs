@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
-use super::cache::Fresh;
-use super::second_level::Key;
-use super::stale::Stale;
+use super::backend::{Connection, with_backend};
+use super::cache::Loaded;
+use super::invalidation::Invalidation;
+use super::redis_cache::Key;
 use super::{Page, Store, StoreError, from_json, parse, signed, to_json, unsigned};
 use crate::clock::Timestamp;
 use crate::model::definition::{DefinitionSource, PluginReference};
@@ -39,9 +39,9 @@ struct PluginRow {
 }
 
 impl PluginRow {
-    fn into_fresh(self) -> Result<Fresh<Arc<PluginVersion>>, StoreError> {
+    fn into_fresh(self) -> Result<Loaded<Arc<PluginVersion>>, StoreError> {
         let bytes = (self.manifest.len() + self.grants.len()).saturating_mul(3);
-        Ok(Fresh::new(self.into_version()?, bytes))
+        Ok(Loaded::new(self.into_version()?, bytes))
     }
 
     fn into_version(self) -> Result<Arc<PluginVersion>, StoreError> {
@@ -73,8 +73,8 @@ impl Store {
         self.detached(async move {
             let (manifest, grants) = (to_json(&version.manifest)?, to_json(&version.grants)?);
             let (name, number) = (version.manifest.name.clone(), version.manifest.version.clone());
-            let mut writing = store.core().backend.begin().await?;
-            let inserted = on!(writing, c => sqlx::query(
+            let mut transaction = store.core().backend.begin().await?;
+            let inserted = with_backend!(transaction, c => sqlx::query(
                 "INSERT INTO plugin_versions \
                      (id, team, name, version, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (team, name, version) DO NOTHING",
@@ -93,8 +93,8 @@ impl Store {
             .await
             .map(|done| done.rows_affected()))?;
             if inserted == 0 {
-                let row = row_of(&mut writing, &version.team, &name, Some(number.as_str())).await?;
-                writing.rollback().await?;
+                let row = row_of(&mut transaction, &version.team, &name, Some(number.as_str())).await?;
+                transaction.rollback().await?;
                 let existing = row.ok_or(StoreError::NotFound)?.into_version()?;
                 return Ok(if existing.digest == version.digest {
                     PluginInsert::Existing(existing)
@@ -102,7 +102,7 @@ impl Store {
                     PluginInsert::Conflict(existing)
                 });
             }
-            on!(writing, c => sqlx::query(
+            with_backend!(transaction, c => sqlx::query(
                 "INSERT INTO plugin_components (plugin_version_id, bytes) VALUES ($1, $2)",
             )
             .bind(version.id)
@@ -110,8 +110,8 @@ impl Store {
             .execute(c)
             .await
             .map(|_| ()))?;
-            let stale = Stale::Plugin { team: version.team.clone(), name, version: number, id: version.id };
-            store.core().commit(writing, &[stale]).await?;
+            let invalidation = Invalidation::Plugin { team: version.team.clone(), name, version: number, id: version.id };
+            store.core().commit(transaction, &[invalidation]).await?;
             Ok(PluginInsert::Inserted(Arc::new(version)))
         })
         .await
@@ -133,7 +133,7 @@ impl Store {
             let before = page.after.unwrap_or(Uuid::max());
             let mut connection = store.read().await?;
             let rows: Vec<PluginRow> = match &name {
-                Some(name) => on!(connection, c => sqlx::query_as(
+                Some(name) => with_backend!(connection, c => sqlx::query_as(
                     "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
                      FROM plugin_versions WHERE team = $1 AND name = $2 AND id < $3 ORDER BY id DESC LIMIT $4",
                 )
@@ -143,7 +143,7 @@ impl Store {
                 .bind(signed(page.limit))
                 .fetch_all(c)
                 .await)?,
-                None => on!(connection, c => sqlx::query_as(
+                None => with_backend!(connection, c => sqlx::query_as(
                     "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
                      FROM plugin_versions WHERE team = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
                 )
@@ -167,7 +167,7 @@ impl Store {
         self.cached(&self.core().caches.plugin_versions, id, 0, |store, id| async move {
             let select = async {
                 let mut connection = store.read().await?;
-                Ok(on!(connection, c => sqlx::query_as(
+                Ok(with_backend!(connection, c => sqlx::query_as(
                     "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
                      FROM plugin_versions WHERE id = $1",
                 )
@@ -225,7 +225,7 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.read().await?;
-            Ok(on!(connection, c => sqlx::query_scalar(
+            Ok(with_backend!(connection, c => sqlx::query_scalar(
                 "SELECT bytes FROM plugin_components WHERE plugin_version_id = $1",
             )
             .bind(id)
@@ -250,13 +250,13 @@ impl Store {
         let (store, team, name, version) =
             (self.clone(), team.clone(), name.clone(), version.to_owned());
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            let Some(row) = row_of(&mut writing, &team, &name, Some(&version)).await? else {
-                writing.rollback().await?;
+            let mut transaction = store.core().backend.begin().await?;
+            let Some(row) = row_of(&mut transaction, &team, &name, Some(&version)).await? else {
+                transaction.rollback().await?;
                 return Err(StoreError::NotFound);
             };
-            if let Some(user) = user_of(&mut writing, &team, &name, &version, row.id).await? {
-                writing.rollback().await?;
+            if let Some(user) = user_of(&mut transaction, &team, &name, &version, row.id).await? {
+                transaction.rollback().await?;
                 return Err(StoreError::InUse(user));
             }
             // The component refers to the version, so the component is deleted first.
@@ -264,13 +264,13 @@ impl Store {
                 "DELETE FROM plugin_components WHERE plugin_version_id = $1",
                 "DELETE FROM plugin_versions WHERE id = $1",
             ] {
-                on!(writing, c => sqlx::query(sql).bind(row.id).execute(c).await.map(|_| ()))?;
+                with_backend!(transaction, c => sqlx::query(sql).bind(row.id).execute(c).await.map(|_| ()))?;
             }
             store
                 .core()
                 .commit(
-                    writing,
-                    &[Stale::Plugin {
+                    transaction,
+                    &[Invalidation::Plugin {
                         team,
                         name,
                         version,
@@ -290,7 +290,7 @@ async fn row_of(
     version: Option<&str>,
 ) -> Result<Option<PluginRow>, StoreError> {
     Ok(match version {
-        Some(version) => on!(connection, c => sqlx::query_as(
+        Some(version) => with_backend!(connection, c => sqlx::query_as(
             "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
              FROM plugin_versions WHERE team = $1 AND name = $2 AND version = $3",
         )
@@ -299,7 +299,7 @@ async fn row_of(
         .bind(version)
         .fetch_optional(c)
         .await)?,
-        None => on!(connection, c => sqlx::query_as(
+        None => with_backend!(connection, c => sqlx::query_as(
             "SELECT id, team, digest, component_bytes, manifest, grants, uploaded_by, uploaded_at \
              FROM plugin_versions WHERE team = $1 AND name = $2 ORDER BY id DESC LIMIT 1",
         )
@@ -321,7 +321,7 @@ async fn user_of(
     id: Uuid,
 ) -> Result<Option<String>, StoreError> {
     // Pins contain the id in its usual form, which has no wildcard of LIKE.
-    let pinned: i64 = on!(connection, c => sqlx::query_scalar(
+    let pinned: i64 = with_backend!(connection, c => sqlx::query_scalar(
         "SELECT COUNT(*) FROM workflow_instances \
          WHERE team = $1 AND status IN ('running', 'waiting') AND pins LIKE $2",
     )
@@ -339,7 +339,7 @@ async fn user_of(
             "{name}@{version} is used by {pinned} {noun} not finished: wait for them or cancel them first"
         )));
     }
-    let others: i64 = on!(connection, c => sqlx::query_scalar(
+    let others: i64 = with_backend!(connection, c => sqlx::query_scalar(
         "SELECT COUNT(*) FROM plugin_versions WHERE team = $1 AND name = $2 AND id <> $3",
     )
     .bind(team.as_str())
@@ -348,7 +348,7 @@ async fn user_of(
     .fetch_one(c)
     .await)?;
     // The text search finds the few definitions worth parsing. A name has no wildcard either.
-    let sources: Vec<String> = on!(connection, c => sqlx::query_scalar(
+    let sources: Vec<String> = with_backend!(connection, c => sqlx::query_scalar(
         "SELECT v.source FROM workflows w \
          JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
          WHERE w.team = $1 AND v.source LIKE $2 ORDER BY w.name",

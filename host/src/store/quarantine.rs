@@ -1,15 +1,15 @@
 //! Crash counts of instances, and quarantine for instances that were driven in too many crashes.
 //!
 //! A crash of a host counts for each instance that one of its drivers was working on
-//! ([`super::in_hand`]). The next commit of the instance resets the count, so only an instance that
-//! crashes again and again without progress accumulates more. An instance in quarantine has no
-//! wake-up time, so no host drives it. A person must release or cancel it.
+//! ([`super::driven_instances`]). The next commit of the instance resets the count, so only an
+//! instance that crashes again and again without progress accumulates more. An instance in
+//! quarantine has no wake-up time, so no host drives it. A person must release or cancel it.
 
 use uuid::Uuid;
 
-use super::backend::on;
+use super::backend::with_backend;
+use super::invalidation::Invalidation;
 use super::sql::{Bind, Sql};
-use super::stale::Stale;
 use super::{Core, Store, StoreError, parse, signed, unsigned};
 use crate::clock::Timestamp;
 use crate::model::Name;
@@ -49,9 +49,9 @@ impl Core {
             );
             sql.within(ids.iter().copied().map(Bind::Id))
                 .push(" RETURNING team, id, crashes, current_step");
-            let mut writing = self.backend.begin().await?;
-            let rows: Vec<(String, Uuid, i64, Option<String>)> = sql.rows(&mut writing).await?;
-            let mut stale = Vec::with_capacity(rows.len());
+            let mut transaction = self.backend.begin().await?;
+            let rows: Vec<(String, Uuid, i64, Option<String>)> = sql.rows(&mut transaction).await?;
+            let mut invalidations = Vec::with_capacity(rows.len());
             for (team, id, crashes, step) in rows {
                 if crashes >= most {
                     tracing::error!(
@@ -62,12 +62,12 @@ impl Core {
                 } else {
                     tracing::warn!(%team, instance = %id, crashes, step, "an instance was being driven when its host crashed");
                 }
-                stale.push(Stale::Instance {
+                invalidations.push(Invalidation::Instance {
                     team: parse::<Name>("an instance's team", &team)?,
                     id,
                 });
             }
-            self.commit(writing, &stale).await?;
+            self.commit(transaction, &invalidations).await?;
         }
         Ok(())
     }
@@ -77,12 +77,12 @@ impl Store {
     /// Records that a driver works on the instance. If the process crashes now, the crash counts
     /// for the instance.
     pub fn take_in_hand(&self, id: Uuid) {
-        self.core().in_hand.take(id);
+        self.core().driven_instances.take(id);
     }
 
     /// Records that the driver no longer works on the instance.
     pub fn put_down(&self, id: Uuid) {
-        self.core().in_hand.put_down(id);
+        self.core().driven_instances.put_down(id);
     }
 
     /// Ends the quarantine of a team's instance, which becomes due at once. Returns whether the
@@ -94,8 +94,8 @@ impl Store {
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let core = store.core();
-            let mut writing = core.backend.begin().await?;
-            let released = on!(writing, c => sqlx::query(RELEASE)
+            let mut transaction = core.backend.begin().await?;
+            let released = with_backend!(transaction, c => sqlx::query(RELEASE)
                 .bind(id)
                 .bind(team.as_str())
                 .bind(now.as_micros())
@@ -103,7 +103,7 @@ impl Store {
                 .execute(c)
                 .await
                 .map(|done| done.rows_affected()))?;
-            core.commit(writing, &[Stale::Instance { team, id }])
+            core.commit(transaction, &[Invalidation::Instance { team, id }])
                 .await?;
             Ok(released > 0)
         })

@@ -33,14 +33,14 @@ pub(super) struct GuestReads {
 }
 
 /// A connection for a read.
-pub(super) struct Reading {
-    // Dropped before `place`, so the connection is free before the next guest gets the place.
+pub(super) struct ReadConnection {
+    // Dropped before `permit`, so the connection is free before the next guest gets the permit.
     connection: Connection,
-    place: Option<Place>,
+    permit: Option<ReadPermit>,
 }
 
 /// A guest's permit to use a connection.
-struct Place {
+struct ReadPermit {
     permit: FairPermit<Name>,
     clock: Clock,
     began: Instant,
@@ -66,7 +66,7 @@ impl GuestReads {
         }
     }
 
-    async fn place(&self, team: &Name) -> Result<FairPermit<Name>, StoreError> {
+    async fn permit(&self, team: &Name) -> Result<FairPermit<Name>, StoreError> {
         let too_many = || StoreError::Unavailable(Arc::new(sqlx::Error::PoolTimedOut));
         if self.queue.load_of(team).waiting >= WAITING_MAX {
             return Err(too_many());
@@ -94,39 +94,39 @@ impl Store {
     }
 
     /// Acquires a connection for a read.
-    pub(super) async fn read(&self) -> Result<Reading, StoreError> {
+    pub(super) async fn read(&self) -> Result<ReadConnection, StoreError> {
         let core = self.core();
         let Some(team) = &self.guest else {
-            return Ok(Reading {
+            return Ok(ReadConnection {
                 connection: core.backend.read().await?,
-                place: None,
+                permit: None,
             });
         };
-        let permit = core.guest_reads.place(team).await?;
+        let permit = core.guest_reads.permit(team).await?;
         let connection = core.backend.read().await?;
-        let place = Place {
+        let permit = ReadPermit {
             permit,
             clock: core.clock.clone(),
             began: core.clock.monotonic(),
             rows: 0,
         };
-        Ok(Reading {
+        Ok(ReadConnection {
             connection,
-            place: Some(place),
+            permit: Some(permit),
         })
     }
 }
 
-impl Reading {
+impl ReadConnection {
     /// Adds rows to the cost of the read.
     pub(super) fn charge_rows(&mut self, rows: usize) {
-        if let Some(place) = &mut self.place {
-            place.rows = place.rows.saturating_add(rows as u64);
+        if let Some(permit) = &mut self.permit {
+            permit.rows = permit.rows.saturating_add(rows as u64);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ReadPermit {
     fn drop(&mut self) {
         let took = self.clock.monotonic().saturating_duration_since(self.began);
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -135,7 +135,7 @@ impl Drop for Place {
     }
 }
 
-impl Deref for Reading {
+impl Deref for ReadConnection {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
@@ -143,7 +143,7 @@ impl Deref for Reading {
     }
 }
 
-impl DerefMut for Reading {
+impl DerefMut for ReadConnection {
     fn deref_mut(&mut self) -> &mut Connection {
         &mut self.connection
     }

@@ -13,10 +13,10 @@ use std::str::FromStr;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
-use super::listing::{self, Cursor, Order, Period, Turn};
+use super::backend::{Connection, with_backend};
+use super::invalidation::Invalidation;
+use super::listing::{self, Cursor, Order, PageQuery, Period};
 use super::sql::{Bind, Sql};
-use super::stale::Stale;
 use super::usage::{self, Amounts, Changes};
 use super::{Store, StoreError, parse, trees, unsigned};
 use crate::clock::Timestamp;
@@ -110,7 +110,7 @@ pub(super) fn batch(team: &Name, before: Timestamp, after: Option<Cursor>, limit
     });
     listing::push_page(
         &mut sql,
-        Turn {
+        PageQuery {
             order: Order::Completed,
             key: "id",
             descending: false,
@@ -147,7 +147,7 @@ impl Store {
         let (store, finished) = (self.clone(), finished.clone());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let Found { team, ids, next } =
+            let BatchIds { team, ids, next } =
                 find(&mut connection, &finished, place, limit, "").await?;
             let counts = match team {
                 Some(team) if !ids.is_empty() => count(&mut connection, &team, &ids).await?,
@@ -172,17 +172,17 @@ impl Store {
     ) -> Result<FinishedBatch, StoreError> {
         let (store, finished) = (self.clone(), finished.clone());
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            let lock = match *writing {
+            let mut transaction = store.core().backend.begin().await?;
+            let lock = match *transaction {
                 Connection::Sqlite(_) => "",
                 // A statement that updates the metadata of many instances locks them in an unknown
                 // order. Waiting for one lock while holding another could be a deadlock.
                 Connection::Postgres(_) => " FOR UPDATE SKIP LOCKED",
             };
-            let Found { team, ids, next } =
-                find(&mut writing, &finished, place, limit, lock).await?;
+            let BatchIds { team, ids, next } =
+                find(&mut transaction, &finished, place, limit, lock).await?;
             let Some(team) = team.filter(|_| !ids.is_empty()) else {
-                writing.rollback().await?;
+                transaction.rollback().await?;
                 return Ok(FinishedBatch {
                     counts: FinishedCounts::default(),
                     next,
@@ -192,22 +192,22 @@ impl Store {
             usage::change(
                 &mut changes,
                 &team,
-                Amounts::bytes(-stored_bytes(&mut writing, &team, &ids).await?),
+                Amounts::bytes(-stored_bytes(&mut transaction, &team, &ids).await?),
             );
-            let deleted = delete(&mut writing, &team, &ids).await?;
-            let instances = ids.into_iter().map(|id| Stale::Instance {
+            let deleted = delete(&mut transaction, &team, &ids).await?;
+            let instances = ids.into_iter().map(|id| Invalidation::Instance {
                 team: team.clone(),
                 id,
             });
-            let entries = deleted.entries.into_iter().map(|key| Stale::Entry {
+            let entries = deleted.entries.into_iter().map(|key| Invalidation::Entry {
                 team: team.clone(),
                 key,
             });
-            let approvals = Stale::DecidedApprovals { team: team.clone() };
-            let stale: Vec<_> = instances.chain(entries).chain([approvals]).collect();
+            let approvals = Invalidation::DecidedApprovals { team: team.clone() };
+            let invalidations: Vec<_> = instances.chain(entries).chain([approvals]).collect();
             store
                 .core()
-                .commit_counted(writing, &stale, &changes)
+                .commit_counted(transaction, &invalidations, &changes)
                 .await?;
             Ok(FinishedBatch {
                 counts: deleted.counts,
@@ -219,7 +219,7 @@ impl Store {
 }
 
 /// The ids of one batch.
-struct Found {
+struct BatchIds {
     /// The team of the batch; `None` if no team has finished instances.
     team: Option<Name>,
     ids: Vec<Uuid>,
@@ -232,9 +232,9 @@ async fn find(
     place: Option<FinishedPlace>,
     limit: u32,
     lock: &str,
-) -> Result<Found, StoreError> {
+) -> Result<BatchIds, StoreError> {
     let Some(FinishedPlace { team, after }) = begin(connection, finished, place).await? else {
-        return Ok(Found {
+        return Ok(BatchIds {
             team: None,
             ids: Vec::new(),
             next: None,
@@ -244,7 +244,7 @@ async fn find(
     batch.push(lock);
     let found: Vec<(Uuid, i64)> = batch.rows(connection).await?;
     let next = next(connection, finished, team.clone(), &found, limit).await?;
-    Ok(Found {
+    Ok(BatchIds {
         team: Some(team),
         ids: found.into_iter().map(|(id, _)| id).collect(),
         next,
@@ -297,8 +297,7 @@ async fn next_team(
     connection: &mut Connection,
     after: &str,
 ) -> Result<Option<FinishedPlace>, StoreError> {
-    let team: Option<String> =
-        on!(connection, c => sqlx::query_scalar(NEXT_TEAM).bind(after).fetch_one(c).await)?;
+    let team: Option<String> = with_backend!(connection, c => sqlx::query_scalar(NEXT_TEAM).bind(after).fetch_one(c).await)?;
     let team = team
         .map(|team| parse("an instance's team", &team))
         .transpose()?;

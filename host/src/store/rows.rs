@@ -105,31 +105,31 @@ fn rows_max(connection: &Connection) -> usize {
 
 /// Statements that each have to change all of their rows.
 ///
-/// Every statement is a round trip to the database. SQLite runs on a thread of its own, so for a few
-/// rows the round trip costs more than the statement; the statements of one job are therefore sent
-/// together. The statements of many jobs are sent one by one: together they would have a text for
-/// every combination of numbers of rows, and each new text must be planned.
-pub(super) struct Writes<'c> {
+/// Every statement is a round trip to the database. SQLite runs on a thread of its own, so for a
+/// few rows the round trip costs more than the statement; the statements of one job are therefore
+/// sent together. The statements of many jobs are sent one by one: together they would have a text
+/// for every combination of numbers of rows, and each new text must be planned.
+pub(super) struct StatementBatch<'c> {
     connection: &'c mut Connection,
-    together: Option<Together>,
+    combined: Option<CombinedStatements>,
 }
 
 /// The statements that are sent together.
 #[derive(Default)]
-struct Together {
+struct CombinedStatements {
     text: String,
     arguments: SqliteArguments,
     /// The number of rows that all statements together change.
     wanted: u64,
 }
 
-impl<'c> Writes<'c> {
+impl<'c> StatementBatch<'c> {
     /// Statements for so many jobs.
     pub(super) fn new(connection: &'c mut Connection, jobs: usize) -> Self {
-        let together = jobs == 1 && matches!(connection, Connection::Sqlite(_));
+        let combined = jobs == 1 && matches!(connection, Connection::Sqlite(_));
         Self {
             connection,
-            together: together.then(Together::default),
+            combined: combined.then(CombinedStatements::default),
         }
     }
 
@@ -142,7 +142,8 @@ impl<'c> Writes<'c> {
     /// match the later ones.
     ///
     /// # Errors
-    /// A conflict over `what` if a row was not changed; [`Writes::finish`] may be the one to find it.
+    /// A conflict over `what` if a row was not changed; [`StatementBatch::finish`] may be the one to find
+    /// it.
     pub(super) async fn change<R>(
         &mut self,
         what: &str,
@@ -154,13 +155,13 @@ impl<'c> Writes<'c> {
             return Ok(());
         }
         let wanted = rows.len() as u64;
-        if let Some(together) = &mut self.together {
-            together.wanted += wanted;
+        if let Some(combined) = &mut self.combined {
+            combined.wanted += wanted;
             for (rows, sql) in rows
                 .chunks(SQLITE_ROWS_MAX)
                 .flat_map(|rows| statements.iter().map(move |sql| (rows, sql)))
             {
-                let arguments = &mut together.arguments;
+                let arguments = &mut combined.arguments;
                 let text = add_sqlite(arguments, sql, columns, rows)?;
                 // The next statement's arguments must not fill the places of missing rows.
                 for _ in 0..columns.len() * (rows.len().next_power_of_two() - rows.len()) {
@@ -170,8 +171,8 @@ impl<'c> Writes<'c> {
                         .map_err(sqlx::Error::Encode)
                         .map_err(StoreError::from)?;
                 }
-                together.text.push_str(&text);
-                together.text.push(';');
+                combined.text.push_str(&text);
+                combined.text.push(';');
             }
             return Ok(());
         }
@@ -190,16 +191,16 @@ impl<'c> Writes<'c> {
     /// # Errors
     /// A conflict if a row was not changed.
     pub(super) async fn finish(self) -> Result<&'c mut Connection, CommitError> {
-        if let (Some(together), Connection::Sqlite(connection)) =
-            (self.together, &mut *self.connection)
-            && together.wanted > 0
+        if let (Some(combined), Connection::Sqlite(connection)) =
+            (self.combined, &mut *self.connection)
+            && combined.wanted > 0
         {
-            let sql = AssertSqlSafe(together.text);
-            let done = sqlx::query_with(sql, together.arguments)
+            let sql = AssertSqlSafe(combined.text);
+            let done = sqlx::query_with(sql, combined.arguments)
                 .execute(&mut **connection)
                 .await
                 .map_err(StoreError::from)?;
-            if done.rows_affected() != together.wanted {
+            if done.rows_affected() != combined.wanted {
                 return Err(CommitError::conflict(
                     "an instance, or one of its approvals,",
                 ));

@@ -4,7 +4,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::alerts::{AlertKey, HOST};
-use super::backend::on;
+use super::backend::with_backend;
 use super::sql::{Bind, Sql};
 use super::{KeyedRequest, Store, StoreError, idempotency, parse};
 use crate::clock::Timestamp;
@@ -114,8 +114,8 @@ impl Store {
                 created_at,
                 until,
             } = silence;
-            let mut writing = store.core().backend.begin().await?;
-            let inserted = on!(writing, c => sqlx::query(INSERT)
+            let mut transaction = store.core().backend.begin().await?;
+            let inserted = with_backend!(transaction, c => sqlx::query(INSERT)
                 .bind(id)
                 .bind(team.as_ref().map_or(HOST, Name::as_str))
                 .bind(rule.map(AlertRule::as_str))
@@ -129,14 +129,14 @@ impl Store {
                 .await
                 .map(|done| done.rows_affected()))?;
             if let Some((request, answer)) = keyed.filter(|_| inserted > 0)
-                && !idempotency::keep(&mut writing, &request, &answer).await?
+                && !idempotency::keep(&mut transaction, &request, &answer).await?
             {
-                writing.rollback().await?;
+                transaction.rollback().await?;
                 return Err(StoreError::Constraint(
                     "the same request, with the same key".to_owned(),
                 ));
             }
-            store.core().commit(writing, &[]).await?;
+            store.core().commit(transaction, &[]).await?;
             Ok(inserted > 0)
         })
         .await
@@ -171,9 +171,9 @@ impl Store {
             let mut sql = Sql::new(DELETE);
             sql.bind(Bind::Id(id))
                 .and("team =", team.as_ref().map(|team| team.as_str().into()));
-            let mut writing = store.core().backend.begin().await?;
-            let deleted = sql.execute(&mut writing).await?;
-            store.core().commit(writing, &[]).await?;
+            let mut transaction = store.core().backend.begin().await?;
+            let deleted = sql.execute(&mut transaction).await?;
+            store.core().commit(transaction, &[]).await?;
             if deleted > 0 {
                 Ok(())
             } else {
@@ -190,9 +190,9 @@ impl Store {
     pub async fn delete_ended_silences(&self, now: Timestamp) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            let deleted = ended(now).execute(&mut writing).await?;
-            store.core().commit(writing, &[]).await?;
+            let mut transaction = store.core().backend.begin().await?;
+            let deleted = ended(now).execute(&mut transaction).await?;
+            store.core().commit(transaction, &[]).await?;
             Ok(deleted)
         })
         .await

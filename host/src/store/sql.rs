@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::backend::{Connection, on};
+use super::backend::{Connection, with_backend};
 
 /// The largest number of values in a statement that is kept prepared. Longer statements have a
 /// different text for every number of values.
@@ -121,7 +121,7 @@ impl Sql {
             text.insert_str(position, &format!(" INDEXED BY {index}"));
         }
         let keep = binds.len() <= PREPARED_BINDS_MAX;
-        Ok(on!(connection, c => {
+        Ok(with_backend!(connection, c => {
             bind_all!(sqlx::query_as(AssertSqlSafe(text)), binds).persistent(keep).fetch_all(c).await
         })?)
     }
@@ -130,7 +130,7 @@ impl Sql {
     pub(super) async fn execute(self, connection: &mut Connection) -> Result<u64, StoreError> {
         let Self { text, binds, .. } = self;
         let keep = binds.len() <= PREPARED_BINDS_MAX;
-        Ok(on!(connection, c => {
+        Ok(with_backend!(connection, c => {
             let done = bind_all!(sqlx::query(AssertSqlSafe(text)), binds).persistent(keep).execute(c).await;
             done.map(|done| done.rows_affected())
         })?)

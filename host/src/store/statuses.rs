@@ -147,7 +147,7 @@ pub(super) async fn read_states(
 mod tests {
     use sqlx::AssertSqlSafe;
 
-    use super::super::backend::on;
+    use super::super::backend::with_backend;
     use super::*;
     use crate::clock::{Clock, Timestamp};
     use crate::config::Config;
@@ -161,7 +161,8 @@ mod tests {
         let mut connection = store.read().await.expect("connects");
         let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
         let plan: Vec<(i64, i64, i64, String)> =
-            on!(connection, c => sqlx::query_as(explain).fetch_all(c).await).expect("explains");
+            with_backend!(connection, c => sqlx::query_as(explain).fetch_all(c).await)
+                .expect("explains");
         let plan: Vec<_> = plan.into_iter().map(|row| row.3).collect();
         assert!(
             plan.iter()

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, QueryBuilder};
 
-use super::backend::{Connection, on};
-use super::cache::{Flight, Fresh, Join, Pair, Waiter};
+use super::backend::{Connection, with_backend};
+use super::cache::{Flight, Join, Loaded, PairKey, Waiter};
+use super::redis_cache::{Key, RedisLookup, Row};
 use super::rows::SQLITE_ROWS_MAX;
-use super::second_level::{Found, Key, Row};
 use super::usage::{Amounts, Changes, ENTRY_BYTES, change};
 use super::{Store, StoreError, parse, signed, unsigned};
 use crate::clock::Timestamp;
@@ -59,7 +59,7 @@ impl Store {
     /// # Errors
     /// Any error of the database.
     pub async fn entry(&self, team: &Name, key: &EntryKey) -> Result<Option<Entry>, StoreError> {
-        let looked_up: &dyn Pair<_, _> = &(team, key);
+        let looked_up: &dyn PairKey<_, _> = &(team, key);
         if let Some(known) = self.core().caches.storage.get(looked_up, 0) {
             return Ok(known.as_deref().cloned());
         }
@@ -81,7 +81,7 @@ impl Store {
         let mut found = Vec::with_capacity(keys.len());
         let mut flights = Vec::new();
         for key in keys {
-            let looked_up: &dyn Pair<_, _> = &(team, key);
+            let looked_up: &dyn PairKey<_, _> = &(team, key);
             found.push(match cache.get(looked_up, 0) {
                 Some(known) => Lookup::Known(known),
                 None => match cache.join(&(team.clone(), key.clone()), 0) {
@@ -117,17 +117,17 @@ impl Store {
         key: &EntryKey,
         waiter: Waiter<Arc<Entry>>,
     ) -> Result<Option<Arc<Entry>>, StoreError> {
-        if let Some(answer) = waiter.answer().await {
-            return answer;
+        if let Some(result) = waiter.result().await {
+            return result;
         }
         let flight = self
             .core()
             .caches
             .storage
-            .alone((team.clone(), key.clone()));
+            .unshared((team.clone(), key.clone()));
         let waiter = flight.waiter();
         self.load_entries(team, vec![flight]).await?;
-        waiter.answer().await.unwrap_or(Err(StoreError::Closed))
+        waiter.result().await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Reads the entries of these loads, and ends all of the loads.
@@ -139,10 +139,10 @@ impl Store {
         if flights.is_empty() {
             return Ok(());
         }
-        let together = flights.len();
+        let batch_size = flights.len();
         flights
             .iter_mut()
-            .for_each(|flight| flight.set_together(together));
+            .for_each(|flight| flight.set_batch_size(batch_size));
         let (store, team) = (self.clone(), team.clone());
         self.detached(async move {
             let mut read = store
@@ -152,12 +152,12 @@ impl Store {
                 )
                 .await;
             for flight in flights {
-                let fresh = match &mut read {
+                let loaded = match &mut read {
                     Ok(entries) => Ok(entries.remove(&flight.key().1)),
                     Err(error) => Err(error.clone()),
                 };
                 // All waiters of the load get the error, this caller included.
-                let _ = flight.land(fresh);
+                let _ = flight.complete(loaded);
             }
             Ok(())
         })
@@ -169,7 +169,7 @@ impl Store {
         &self,
         team: &Name,
         mut keys: Vec<&EntryKey>,
-    ) -> Result<HashMap<EntryKey, Fresh<Arc<Entry>>>, StoreError> {
+    ) -> Result<HashMap<EntryKey, Loaded<Arc<Entry>>>, StoreError> {
         let Some(redis) = &self.core().redis else {
             return self.read_entries(team, keys.into_iter()).await;
         };
@@ -181,17 +181,17 @@ impl Store {
         let asked: Vec<_> = keys.iter().map(|key| Key::Entry(team, key)).collect();
         for (key, found) in keys.iter().zip(redis.get(&asked).await) {
             match found {
-                Found::Row(row) => {
+                RedisLookup::Row(row) => {
                     if let Some(entry) = decode(&row).filter(|entry| is_live(entry.expires_at, now))
                     {
-                        known.insert((*key).clone(), fresh(&key.key, entry));
+                        known.insert((*key).clone(), loaded(&key.key, entry));
                     }
                 }
-                Found::Nothing(session) => {
+                RedisLookup::Nothing(session) => {
                     open.push(*key);
                     put_in = Some(session);
                 }
-                Found::Unknown => {}
+                RedisLookup::Unknown => {}
             }
         }
         keys.retain(|key| !known.contains_key(*key));
@@ -216,7 +216,7 @@ impl Store {
         &self,
         team: &Name,
         keys: impl Iterator<Item = &EntryKey>,
-    ) -> Result<HashMap<EntryKey, Fresh<Arc<Entry>>>, StoreError> {
+    ) -> Result<HashMap<EntryKey, Loaded<Arc<Entry>>>, StoreError> {
         let now = self.now();
         let mut found = HashMap::new();
         let mut connection = self.read().await?;
@@ -228,7 +228,7 @@ impl Store {
                     let expires_at = row.expires_at.map(Timestamp::from_micros);
                     if is_live(expires_at, now) {
                         let version = unsigned("an entry's version", row.version)?;
-                        let entry = fresh(
+                        let entry = loaded(
                             &row.key,
                             Entry {
                                 value: row.value,
@@ -272,7 +272,7 @@ impl Store {
         let after = after.map(|after| after.split('\0').next().unwrap_or_default().to_owned());
         self.detached(async move {
             let mut connection = store.read().await?;
-            let keys: Vec<String> = on!(connection, c: Database => {
+            let keys: Vec<String> = with_backend!(connection, c: Database => {
                 let mut query = QueryBuilder::<Database>::new("SELECT key FROM plugin_storage WHERE team = ");
                 query.push_bind(team.as_str()).push(" AND space = ").push_bind(space.as_str());
                 query.push(" AND key >= ").push_bind(prefix.as_str());
@@ -300,10 +300,10 @@ impl Store {
     pub async fn delete_expired_entries(&self, limit: u32) -> Result<u64, StoreError> {
         let (store, now) = (self.clone(), self.now());
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
+            let mut transaction = store.core().backend.begin().await?;
             // The outer query checks the deadline again: Postgres evaluates it again if another
             // commit was faster.
-            let deleted: Vec<(String, i64)> = on!(writing, c => sqlx::query_as(AssertSqlSafe(format!(
+            let deleted: Vec<(String, i64)> = with_backend!(transaction, c => sqlx::query_as(AssertSqlSafe(format!(
                 "DELETE FROM plugin_storage WHERE expires_at <= $1 AND (team, space, key) IN \
                  (SELECT team, space, key FROM plugin_storage WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) \
                  RETURNING team, CAST({ENTRY_BYTES} AS BIGINT)",
@@ -317,16 +317,16 @@ impl Store {
                 change(&mut changes, &parse("an entry's team", team)?, Amounts::bytes(-bytes));
             }
             // Expired entries are never served from a cache, so nothing has to be invalidated.
-            store.core().commit_counted(writing, &[], &changes).await?;
+            store.core().commit_counted(transaction, &[], &changes).await?;
             Ok(deleted.len() as u64)
         })
         .await
     }
 }
 
-fn fresh(key: &str, entry: Entry) -> Fresh<Arc<Entry>> {
+fn loaded(key: &str, entry: Entry) -> Loaded<Arc<Entry>> {
     let (bytes, until) = (key.len() + entry.value.len(), entry.expires_at);
-    Fresh::new(Arc::new(entry), bytes).until(until)
+    Loaded::new(Arc::new(entry), bytes).until(until)
 }
 
 /// Encodes an entry for Redis: its version, its deadline (0 for none), its value.
@@ -359,7 +359,7 @@ async fn read_space(
     space: &Space,
     keys: &[&str],
 ) -> Result<Vec<EntryRow>, StoreError> {
-    Ok(on!(connection, c: Database => {
+    Ok(with_backend!(connection, c: Database => {
         let mut query = QueryBuilder::<Database>::new(
             "SELECT key, value, version, expires_at FROM plugin_storage WHERE team = ",
         );
@@ -397,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_survives_the_second_level() {
+    fn an_entry_survives_redis() {
         for expires_at in [None, Some(Timestamp::from_micros(7))] {
             let entry = Entry {
                 value: vec![0, 255],

@@ -70,14 +70,14 @@ pub(super) fn written<'a>(
 #[derive(Default)]
 pub(super) struct Entries<'a> {
     /// The present state of all entries that are written, after the commits applied so far.
-    seen: HashMap<(&'a Name, &'a EntryKey), Option<Current>>,
+    seen: HashMap<(&'a Name, &'a EntryKey), Option<StoredEntry>>,
     /// The entries to write. Sorted, so that two hosts on one database lock them in the same order.
-    becomes: BTreeMap<(&'a Name, &'a EntryKey), Becomes<'a>>,
+    pending: BTreeMap<(&'a Name, &'a EntryKey), PendingValue<'a>>,
 }
 
 /// The part of an entry that guards, increments and quotas need.
 #[derive(Clone)]
-struct Current {
+struct StoredEntry {
     version: i64,
     expires_at: Option<Timestamp>,
     /// The first [`NUMBER_BYTES`] of the value.
@@ -87,7 +87,7 @@ struct Current {
 }
 
 #[derive(Clone)]
-enum Becomes<'a> {
+enum PendingValue<'a> {
     Value {
         value: Cow<'a, [u8]>,
         version: i64,
@@ -149,7 +149,7 @@ impl<'a> Entries<'a> {
         ];
         type Found = (i64, i64, Option<i64>, Vec<u8>, i64);
         let found: Vec<Found> = rows::fetch(connection, &sql, &columns, &asked).await?;
-        let mut found: HashMap<usize, Current> = found
+        let mut found: HashMap<usize, StoredEntry> = found
             .into_iter()
             .filter_map(|(index, version, expires_at, start, value_bytes)| {
                 let expires_at = expires_at.map(Timestamp::from_micros);
@@ -157,7 +157,7 @@ impl<'a> Entries<'a> {
                 let bytes = ROW_BYTES + signed(asked.get(index)?.key.len()) + value_bytes;
                 Some((
                     index,
-                    Current {
+                    StoredEntry {
                         version,
                         expires_at,
                         start,
@@ -173,7 +173,7 @@ impl<'a> Entries<'a> {
             .collect();
         Ok(Self {
             seen,
-            becomes: BTreeMap::new(),
+            pending: BTreeMap::new(),
         })
     }
 
@@ -188,21 +188,21 @@ impl<'a> Entries<'a> {
         allow: impl FnOnce(i64) -> Result<(), CommitError>,
     ) -> Result<(), CommitError> {
         check_keys(writes)?;
-        let becomes = writes
+        let pending = writes
             .iter()
             .map(|write| Ok((&write.key, self.after(team, write, now, version)?)));
-        let becomes = becomes.collect::<Result<Vec<_>, CommitError>>()?;
-        let bytes = |entry: Option<&Current>| entry.map_or(0, |entry| entry.bytes);
+        let pending = pending.collect::<Result<Vec<_>, CommitError>>()?;
+        let bytes = |entry: Option<&StoredEntry>| entry.map_or(0, |entry| entry.bytes);
         let before = writes
             .iter()
             .map(|write| bytes(self.seen.get(&(team, &write.key)).and_then(Option::as_ref)));
-        let after = becomes
+        let after = pending
             .iter()
-            .map(|(key, becomes)| bytes(becomes.seen(key).as_ref()));
+            .map(|(key, pending)| bytes(pending.seen(key).as_ref()));
         allow(after.sum::<i64>() - before.sum::<i64>())?;
-        for (key, becomes) in becomes {
-            self.seen.insert((team, key), becomes.seen(key));
-            self.becomes.insert((team, key), becomes);
+        for (key, pending) in pending {
+            self.seen.insert((team, key), pending.seen(key));
+            self.pending.insert((team, key), pending);
         }
         Ok(())
     }
@@ -213,7 +213,7 @@ impl<'a> Entries<'a> {
         write: &'a StorageWrite,
         now: Timestamp,
         version: i64,
-    ) -> Result<Becomes<'a>, CommitError> {
+    ) -> Result<PendingValue<'a>, CommitError> {
         let key = &write.key;
         let entry = self.seen.get(&(team, key)).and_then(Option::as_ref);
         let entry = entry.filter(|entry| is_live(entry.expires_at, now));
@@ -230,7 +230,7 @@ impl<'a> Entries<'a> {
         Ok(match &write.action {
             WriteAction::Put { value, ttl_ms } => {
                 let expires_at = ttl_ms.map(|ttl| now.after(Duration::from_millis(ttl)));
-                Becomes::Value {
+                PendingValue::Value {
                     value: Cow::Borrowed(value),
                     version,
                     expires_at,
@@ -239,23 +239,23 @@ impl<'a> Entries<'a> {
             WriteAction::Increment(by) => {
                 let number = entry.map_or(Ok(0), |entry| number(key, &entry.start))?;
                 let value = Cow::Owned(number.saturating_add(*by).to_string().into_bytes());
-                Becomes::Value {
+                PendingValue::Value {
                     value,
                     version,
                     expires_at: entry.and_then(|entry| entry.expires_at),
                 }
             }
-            WriteAction::Delete => Becomes::Nothing,
+            WriteAction::Delete => PendingValue::Nothing,
         })
     }
 
     /// Writes the final states of the entries.
     pub(super) async fn write(self, connection: &mut Connection) -> Result<(), StoreError> {
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
-        for (key, becomes) in self.becomes {
+        for (key, pending) in self.pending {
             let row = Row::key(0, key);
-            match becomes {
-                Becomes::Value {
+            match pending {
+                PendingValue::Value {
                     value,
                     version,
                     expires_at,
@@ -265,7 +265,7 @@ impl<'a> Entries<'a> {
                     expires_at,
                     ..row
                 }),
-                Becomes::Nothing => deletes.push(row),
+                PendingValue::Nothing => deletes.push(row),
             }
         }
         upsert(connection, &puts).await?;
@@ -273,9 +273,9 @@ impl<'a> Entries<'a> {
     }
 }
 
-impl Becomes<'_> {
+impl PendingValue<'_> {
     /// Returns the entry as the next commit sees it; `None` for a deleted entry.
-    fn seen(&self, key: &EntryKey) -> Option<Current> {
+    fn seen(&self, key: &EntryKey) -> Option<StoredEntry> {
         match self {
             Self::Value {
                 value,
@@ -284,7 +284,7 @@ impl Becomes<'_> {
             } => {
                 let start = value.iter().take(NUMBER_BYTES).copied().collect();
                 let bytes = ROW_BYTES + signed(key.key.len() + value.len());
-                Some(Current {
+                Some(StoredEntry {
                     version: *version,
                     expires_at: *expires_at,
                     start,

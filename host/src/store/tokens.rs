@@ -10,9 +10,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::audit::{self, AuditEntry};
-use super::backend::{Address, Conn, Connection, on};
-use super::cache::Fresh;
-use super::stale::Stale;
+use super::backend::{Address, Conn, Connection, with_backend};
+use super::cache::Loaded;
+use super::invalidation::Invalidation;
 use super::{Store, StoreError, from_json, parse, to_json};
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -117,11 +117,11 @@ pub async fn create_token_offline(
     let (_locks, address) = super::alone(address)?;
     let backend = super::connect(&address, config).await?;
     let written = async {
-        let mut writing = backend.begin().await?;
-        insert(&mut writing, &token).await?;
-        audit::insert(&mut writing, entry).await?;
+        let mut transaction = backend.begin().await?;
+        insert(&mut transaction, &token).await?;
+        audit::insert(&mut transaction, entry).await?;
         // No host has looked this token up before, so no cache holds its absence.
-        writing.commit().await
+        transaction.commit().await
     };
     let written = written.await;
     backend.close().await;
@@ -130,7 +130,7 @@ pub async fn create_token_offline(
 
 async fn insert(connection: &mut Connection, token: &NewToken) -> Result<(), StoreError> {
     let permissions = to_json(&token.principal.permissions)?;
-    on!(connection, c => sqlx::query(
+    with_backend!(connection, c => sqlx::query(
         "INSERT INTO tokens (id, hash, team, user_id, permissions, created_at, expires_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
@@ -151,7 +151,7 @@ async fn row_of(
     connection: &mut Connection,
     hash: [u8; 32],
 ) -> Result<Option<TokenRow>, StoreError> {
-    Ok(on!(connection, c => sqlx::query_as(
+    Ok(with_backend!(connection, c => sqlx::query_as(
         "SELECT id, team, user_id, permissions, created_at, expires_at FROM tokens WHERE hash = $1",
     )
     .bind(hash.as_slice())
@@ -163,7 +163,9 @@ async fn operators(
     connection: &mut Connection,
     now: Timestamp,
 ) -> Result<Vec<(Uuid, Option<i64>)>, StoreError> {
-    Ok(on!(connection, c => sqlx::query_as(OPERATORS).bind(now.as_micros()).fetch_all(c).await)?)
+    Ok(
+        with_backend!(connection, c => sqlx::query_as(OPERATORS).bind(now.as_micros()).fetch_all(c).await)?,
+    )
 }
 
 impl Store {
@@ -174,11 +176,11 @@ impl Store {
     pub async fn insert_token(&self, token: NewToken) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            insert(&mut writing, &token).await?;
+            let mut transaction = store.core().backend.begin().await?;
+            insert(&mut transaction, &token).await?;
             store
                 .core()
-                .commit(writing, &[Stale::Token { hash: token.hash }])
+                .commit(transaction, &[Invalidation::Token { hash: token.hash }])
                 .await
         })
         .await
@@ -217,7 +219,7 @@ impl Store {
                     token: Some(id),
                 });
                 let live = expires_at.is_none_or(|deadline| deadline > store.now());
-                Ok(live.then(|| Fresh::new(principal, 512).until(expires_at)))
+                Ok(live.then(|| Loaded::new(principal, 512).until(expires_at)))
             },
         )
         .await
@@ -232,7 +234,7 @@ impl Store {
         self.detached(async move {
             let team = team.as_ref().map(Name::as_str);
             let mut connection = store.read().await?;
-            let rows: Vec<TokenRow> = on!(connection, c => sqlx::query_as(
+            let rows: Vec<TokenRow> = with_backend!(connection, c => sqlx::query_as(
                 "SELECT id, team, user_id, permissions, created_at, expires_at FROM tokens \
                  WHERE $1 IS NULL OR team = $1 ORDER BY id",
             )
@@ -258,29 +260,32 @@ impl Store {
         let (store, team) = (self.clone(), team.cloned());
         self.detached(async move {
             let team = team.as_ref().map(Name::as_str);
-            let mut writing = store.core().backend.begin().await?;
+            let mut transaction = store.core().backend.begin().await?;
             if !force {
                 // The lock is held until COMMIT, so that the operators read here stay the same.
-                if let Conn::Postgres(c) = writing.conn() {
+                if let Conn::Postgres(c) = transaction.conn() {
                     sqlx::query("SELECT pg_advisory_xact_lock($1)")
                         .bind(REVOKING_LOCK)
                         .execute(c)
                         .await?;
                 }
-                let operators = operators(&mut writing, store.now()).await?;
+                let operators = operators(&mut transaction, store.now()).await?;
                 if matches!(operators.as_slice(), [(last, _)] if *last == id) {
-                    writing.rollback().await?;
+                    transaction.rollback().await?;
                     return Err(StoreError::LastOperator);
                 }
             }
-            let hash: Option<Vec<u8>> = on!(writing, c => sqlx::query_scalar(REVOKE)
+            let hash: Option<Vec<u8>> = with_backend!(transaction, c => sqlx::query_scalar(REVOKE)
                 .bind(id)
                 .bind(team)
                 .fetch_optional(c)
                 .await)?;
             let hash = hash.and_then(|hash| <[u8; 32]>::try_from(hash.as_slice()).ok());
-            let stale: Vec<_> = hash.map(|hash| Stale::Token { hash }).into_iter().collect();
-            store.core().commit(writing, &stale).await?;
+            let invalidations: Vec<_> = hash
+                .map(|hash| Invalidation::Token { hash })
+                .into_iter()
+                .collect();
+            store.core().commit(transaction, &invalidations).await?;
             hash.map(|_| ()).ok_or(StoreError::NotFound)
         })
         .await
@@ -335,7 +340,7 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.read().await?;
-            Ok(on!(connection, c => sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tokens)").fetch_one(c).await)?)
+            Ok(with_backend!(connection, c => sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tokens)").fetch_one(c).await)?)
         })
         .await
     }

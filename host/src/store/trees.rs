@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
+use super::backend::{Connection, with_backend};
 use super::rows::{self, Column};
 use super::sql::{Bind, Sql};
 use super::{CommitError, DESCENDANTS_EXHAUSTED, ROOT_CANCELLED, Store, StoreError, signed};
@@ -152,9 +152,9 @@ impl Store {
     pub async fn stop_descendants(&self, root: Uuid, now: Timestamp) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            on!(writing, c => sqlx::query(STOP).bind(root).bind(now.as_micros()).execute(c).await.map(|_| ()))?;
-            store.core().commit(writing, &[]).await
+            let mut transaction = store.core().backend.begin().await?;
+            with_backend!(transaction, c => sqlx::query(STOP).bind(root).bind(now.as_micros()).execute(c).await.map(|_| ()))?;
+            store.core().commit(transaction, &[]).await
         })
         .await
     }
@@ -173,12 +173,14 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let mut connection = store.core().backend.read().await?;
-            Ok(on!(connection, c => sqlx::query_scalar(UNFINISHED)
+            Ok(
+                with_backend!(connection, c => sqlx::query_scalar(UNFINISHED)
                 .bind(root)
                 .bind(after)
                 .bind(signed(limit))
                 .fetch_all(c)
-                .await)?)
+                .await)?,
+            )
         })
         .await
     }

@@ -14,9 +14,9 @@ use serde::Serialize;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::backend::{Backend, Connection, Writing, on};
+use super::backend::{Backend, Connection, Transaction, with_backend};
+use super::invalidation::Invalidation;
 use super::rows::Column;
-use super::stale::Stale;
 use super::{CommitError, Core, QUOTA_STORED, QUOTA_UNFINISHED, Store, StoreError, parse};
 use crate::config::QuotasConfig;
 use crate::model::Name;
@@ -242,13 +242,13 @@ impl Core {
     /// Commits as [`Core::commit`] does, and records the changes of the teams' usage.
     pub(super) async fn commit_counted(
         &self,
-        mut writing: Writing,
-        stale: &[Stale],
+        mut transaction: Transaction,
+        invalidations: &[Invalidation],
         changes: &Changes,
     ) -> Result<(), StoreError> {
-        add(&mut writing, self.host.id, changes).await?;
+        add(&mut transaction, self.host.id, changes).await?;
         self.usage.begin();
-        let result = self.commit(writing, stale).await;
+        let result = self.commit(transaction, invalidations).await;
         self.usage.end(changes, result.is_ok());
         result
     }
@@ -271,7 +271,7 @@ impl Core {
         };
         let mut connection = self.backend.read().await?;
         let rows: Vec<(String, Uuid, i64, i64)> =
-            on!(connection, c => sqlx::query_as(ALL).fetch_all(c).await)?;
+            with_backend!(connection, c => sqlx::query_as(ALL).fetch_all(c).await)?;
         drop(connection);
         let mut read: HashMap<Name, Known> = HashMap::new();
         for (team, host, unfinished, bytes) in rows {
@@ -342,7 +342,7 @@ impl Store {
         let store = self.clone();
         self.detached(async move {
             let core = store.core();
-            let (drift, writing) = match &core.backend {
+            let (drift, transaction) = match &core.backend {
                 // A concurrent commit changes the rows and the recorded usage alike, so the drift
                 // stays the same.
                 Backend::Sqlite { .. } => {
@@ -352,18 +352,18 @@ impl Store {
                     (drift, core.backend.begin().await?)
                 }
                 Backend::Postgres(_) => {
-                    let mut writing = core.backend.begin().await?;
-                    if !alone(&mut writing).await? {
-                        writing.rollback().await?;
+                    let mut transaction = core.backend.begin().await?;
+                    if !alone(&mut transaction).await? {
+                        transaction.rollback().await?;
                         return Ok(Vec::new());
                     }
-                    (drift(&mut writing).await?, writing)
+                    (drift(&mut transaction).await?, transaction)
                 }
             };
             if drift.is_empty() {
-                writing.rollback().await?;
+                transaction.rollback().await?;
             } else {
-                core.commit_counted(writing, &[], &drift).await?;
+                core.commit_counted(transaction, &[], &drift).await?;
             }
             Ok(drift.into_keys().collect())
         })
@@ -373,8 +373,8 @@ impl Store {
 
 /// Returns whether no other host recounts. Lifts the statement timeout of the transaction, because
 /// a recount takes long.
-async fn alone(writing: &mut Writing) -> Result<bool, StoreError> {
-    let Connection::Postgres(c) = &mut **writing else {
+async fn alone(transaction: &mut Transaction) -> Result<bool, StoreError> {
+    let Connection::Postgres(c) = &mut **transaction else {
         return Ok(true);
     };
     sqlx::query("SET LOCAL statement_timeout = 0")
@@ -406,7 +406,7 @@ fn drift_sql() -> String {
 async fn drift(connection: &mut Connection) -> Result<Changes, StoreError> {
     let sql = drift_sql();
     let rows: Vec<(String, i64, i64)> =
-        on!(connection, c => sqlx::query_as(AssertSqlSafe(sql)).fetch_all(c).await)?;
+        with_backend!(connection, c => sqlx::query_as(AssertSqlSafe(sql)).fetch_all(c).await)?;
     let amounts = |(team, unfinished, bytes): (String, i64, i64)| {
         Ok((
             parse("a team that is counted", &team)?,
@@ -416,7 +416,11 @@ async fn drift(connection: &mut Connection) -> Result<Changes, StoreError> {
     rows.into_iter().map(amounts).collect()
 }
 
-async fn add(writing: &mut Writing, host: Uuid, changes: &Changes) -> Result<(), StoreError> {
+async fn add(
+    transaction: &mut Transaction,
+    host: Uuid,
+    changes: &Changes,
+) -> Result<(), StoreError> {
     type Row<'a> = (&'a Name, Uuid, Amounts);
     let columns = [
         Column::Text(|(team, ..): &Row| team.as_str()),
@@ -426,5 +430,5 @@ async fn add(writing: &mut Writing, host: Uuid, changes: &Changes) -> Result<(),
     ];
     let changed = changes.iter().filter(|(_, by)| **by != Amounts::default());
     let rows: Vec<Row> = changed.map(|(team, by)| (team, host, *by)).collect();
-    writing.write_last(ADD, &columns, &rows).await
+    transaction.write_last(ADD, &columns, &rows).await
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::backend::{Connection, on};
-use super::cache::{Fresh, Noun};
-use super::listing::{self, Cursor, Order, Period, Turn};
-use super::second_level::Key;
+use super::backend::{Connection, with_backend};
+use super::cache::{ListKind, Loaded};
+use super::invalidation::Invalidation;
+use super::listing::{self, Cursor, Order, PageQuery, Period};
+use super::redis_cache::Key;
 use super::sql::Sql;
-use super::stale::Stale;
 use super::{Page, Store, StoreError, error, from_json, parse, to_json, unsigned};
 use crate::clock::Timestamp;
 use crate::model::definition::DefinitionSource;
@@ -167,9 +167,9 @@ impl VersionRow {
         self,
         team: &Name,
         name: &Name,
-    ) -> Result<Fresh<Arc<WorkflowVersion>>, StoreError> {
+    ) -> Result<Loaded<Arc<WorkflowVersion>>, StoreError> {
         let bytes = self.bytes();
-        Ok(Fresh::new(self.into_version(team, name)?, bytes))
+        Ok(Loaded::new(self.into_version(team, name)?, bytes))
     }
 
     fn into_version(self, team: &Name, name: &Name) -> Result<Arc<WorkflowVersion>, StoreError> {
@@ -193,9 +193,9 @@ impl VersionRow {
 }
 
 impl WorkflowRow {
-    fn into_fresh(self, team: &Name, name: &Name) -> Result<Fresh<Workflow>, StoreError> {
+    fn into_fresh(self, team: &Name, name: &Name) -> Result<Loaded<Workflow>, StoreError> {
         let (status, bytes) = (read_status(&self.status)?, self.newest.bytes());
-        Ok(Fresh::new(
+        Ok(Loaded::new(
             Workflow {
                 newest: self.newest.into_version(team, name)?,
                 status,
@@ -241,12 +241,12 @@ pub(super) fn list(team: &Name, filter: &WorkflowFilter, page: &Page<Cursor<Name
         key: after.key.as_str().into(),
     });
     let order = filter.order();
-    let turn = Turn {
+    let query = PageQuery {
         order,
         key: "name",
         descending: order == Order::Created,
     };
-    listing::push_page(&mut sql, turn, filter.created, after, page.limit);
+    listing::push_page(&mut sql, query, filter.created, after, page.limit);
     sql
 }
 
@@ -286,10 +286,10 @@ impl Store {
             let name = definition.name().clone();
             let source = to_json(&definition.source)?;
             let text = definition.text.clone();
-            let mut writing = store.core().backend.begin().await?;
+            let mut transaction = store.core().backend.begin().await?;
             // The upsert comes first because it also locks the row on Postgres, so version numbers
             // are assigned one by one.
-            let (workflow_id, latest, status): (Uuid, i64, String) = on!(writing, c => sqlx::query_as(
+            let (workflow_id, latest, status): (Uuid, i64, String) = with_backend!(transaction, c => sqlx::query_as(
                 "INSERT INTO workflows \
                      (id, team, name, description, status, latest_version, created_by, created_at, updated_at) \
                  VALUES ($1, $2, $3, $4, 'active', 0, $5, $6, $6) \
@@ -310,23 +310,23 @@ impl Store {
                 latest => Some(workflow_tag(unsigned("a workflow's version", latest)?, status)),
             };
             if let Err(refusal) = precondition.check("workflow", current.as_deref()) {
-                writing.rollback().await?;
+                transaction.rollback().await?;
                 return Err(StoreError::Precondition(refusal));
             }
             if latest > 0 {
-                let newest = version_of(&mut writing, workflow_id, latest).await?;
+                let newest = version_of(&mut transaction, workflow_id, latest).await?;
                 let newest = newest.ok_or_else(|| error::corrupt("a workflow without its newest version", &name))?;
                 let version = newest.into_version(&team, &name)?;
                 if version.definition.source == definition.source {
                     let kept = status == WorkflowStatus::Active
-                        && keep_text(&mut writing, workflow_id, latest, text.as_deref()).await?;
+                        && keep_text(&mut transaction, workflow_id, latest, text.as_deref()).await?;
                     // No cache holds the text.
-                    if kept { store.core().commit(writing, &[]).await? } else { writing.rollback().await? }
+                    if kept { store.core().commit(transaction, &[]).await? } else { transaction.rollback().await? }
                     return Ok(Applied { version, changed: false, status });
                 }
             }
             if status == WorkflowStatus::Archived {
-                writing.rollback().await?;
+                transaction.rollback().await?;
                 return Err(StoreError::Archived(name));
             }
             let row = VersionRow {
@@ -337,7 +337,7 @@ impl Store {
                 created_by: by,
                 created_at: now.as_micros(),
             };
-            on!(writing, c => sqlx::query(
+            with_backend!(transaction, c => sqlx::query(
                 "INSERT INTO workflow_versions (workflow_id, version, source, rules, created_by, created_at, written) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7)",
             )
@@ -351,15 +351,15 @@ impl Store {
             .execute(c)
             .await
             .map(|_| ()))?;
-            on!(writing, c => sqlx::query("UPDATE workflows SET latest_version = $2 WHERE id = $1")
+            with_backend!(transaction, c => sqlx::query("UPDATE workflows SET latest_version = $2 WHERE id = $1")
                 .bind(row.workflow_id)
                 .bind(row.version)
                 .execute(c)
                 .await
                 .map(|_| ()))?;
             let number = unsigned("a workflow's version", row.version)?;
-            let stale = Stale::Workflow { team: team.clone(), name: name.clone(), version: number };
-            store.core().commit(writing, &[stale]).await?;
+            let invalidation = Invalidation::Workflow { team: team.clone(), name: name.clone(), version: number };
+            store.core().commit(transaction, &[invalidation]).await?;
             let version = WorkflowVersion {
                 workflow_id: row.workflow_id,
                 team,
@@ -403,8 +403,8 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let (store, team, name) = (self.clone(), team.clone(), name.clone());
         self.detached(async move {
-            let mut writing = store.core().backend.begin().await?;
-            let latest: Option<i64> = on!(writing, c => sqlx::query_scalar(
+            let mut transaction = store.core().backend.begin().await?;
+            let latest: Option<i64> = with_backend!(transaction, c => sqlx::query_scalar(
                 "UPDATE workflows SET status = $3 WHERE team = $1 AND name = $2 AND status <> $3 \
                  RETURNING latest_version",
             )
@@ -424,7 +424,7 @@ impl Store {
             // the client expects.
             let current = match changed {
                 None if precondition != Precondition::None => {
-                    let row: Option<(i64, String)> = on!(writing, c => sqlx::query_as(
+                    let row: Option<(i64, String)> = with_backend!(transaction, c => sqlx::query_as(
                         "SELECT latest_version, status FROM workflows WHERE team = $1 AND name = $2",
                     )
                     .bind(team.as_str())
@@ -443,18 +443,18 @@ impl Store {
             };
             let tag = current.map(|(version, status)| workflow_tag(version, status));
             if let Err(refusal) = precondition.check("workflow", tag.as_deref()) {
-                writing.rollback().await?;
+                transaction.rollback().await?;
                 return Err(StoreError::Precondition(refusal));
             }
             let Some((version, _)) = changed else {
-                writing.rollback().await?;
+                transaction.rollback().await?;
                 return Ok(false);
             };
             store
                 .core()
                 .commit(
-                    writing,
-                    &[Stale::Workflow {
+                    transaction,
+                    &[Invalidation::Workflow {
                         team,
                         name,
                         version,
@@ -495,7 +495,7 @@ impl Store {
         self.cached(&caches.workflows, key, 0, |store, (team, name)| async move {
             let select = async {
                 let mut connection = store.read().await?;
-                Ok(on!(connection, c => sqlx::query_as(
+                Ok(with_backend!(connection, c => sqlx::query_as(
                     "SELECT w.status, v.workflow_id, v.version, v.source, v.rules, v.created_by, v.created_at FROM workflows w \
                      JOIN workflow_versions v ON v.workflow_id = w.id AND v.version = w.latest_version \
                      WHERE w.team = $1 AND w.name = $2",
@@ -526,7 +526,7 @@ impl Store {
         self.cached(&caches.workflow_versions, key, 0, |store, (team, name, version)| async move {
             let select = async {
                 let mut connection = store.read().await?;
-                Ok(on!(connection, c => sqlx::query_as(
+                Ok(with_backend!(connection, c => sqlx::query_as(
                     "SELECT v.workflow_id, v.version, v.source, v.rules, v.created_by, v.created_at FROM workflows w \
                      JOIN workflow_versions v ON v.workflow_id = w.id \
                      WHERE w.team = $1 AND w.name = $2 AND v.version = $3",
@@ -557,7 +557,7 @@ impl Store {
         version: Option<u32>,
     ) -> Result<Option<Option<String>>, StoreError> {
         let mut connection = self.read().await?;
-        Ok(on!(connection, c => sqlx::query_scalar(
+        Ok(with_backend!(connection, c => sqlx::query_scalar(
             "SELECT v.written FROM workflows w JOIN workflow_versions v ON v.workflow_id = w.id \
              WHERE w.team = $1 AND w.name = $2 AND v.version = COALESCE($3, w.latest_version)",
         )
@@ -582,7 +582,7 @@ impl Store {
         filter.order().check(page)?;
         let caches = &self.core().caches;
         let key = (team.clone(), filter.clone(), page.clone());
-        let generation = caches.generations.of(team, Noun::Workflows);
+        let generation = caches.generations.of(team, ListKind::Workflows);
         let rows = self.cached(
             &caches.workflow_lists,
             key,
@@ -594,7 +594,7 @@ impl Store {
                 drop(connection);
                 let bytes = rows.iter().map(|row| 256 + row.description.len()).sum();
                 let summaries = rows.into_iter().map(SummaryRow::into_summary);
-                Ok(Some(Fresh::new(
+                Ok(Some(Loaded::new(
                     Arc::new(summaries.collect::<Result<_, _>>()?),
                     bytes,
                 )))
@@ -614,7 +614,7 @@ async fn keep_text(
     let Some(text) = text else {
         return Ok(false);
     };
-    let replaced: Option<i64> = on!(connection, c => sqlx::query_scalar(
+    let replaced: Option<i64> = with_backend!(connection, c => sqlx::query_scalar(
         "UPDATE workflow_versions SET written = $3 \
          WHERE workflow_id = $1 AND version = $2 AND (written IS NULL OR written <> $3) RETURNING version",
     )
@@ -631,7 +631,7 @@ async fn version_of(
     workflow_id: Uuid,
     version: i64,
 ) -> Result<Option<VersionRow>, StoreError> {
-    Ok(on!(connection, c => sqlx::query_as(
+    Ok(with_backend!(connection, c => sqlx::query_as(
         "SELECT workflow_id, version, source, rules, created_by, created_at FROM workflow_versions \
          WHERE workflow_id = $1 AND version = $2",
     )

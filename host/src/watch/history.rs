@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::WatchParts;
 use super::unwritten::{Unwritten, counted};
 use crate::clock::Timestamp;
-use crate::store::{Counted, HistoryStep, Series, SeriesKind, StoreError};
+use crate::store::{HistoryStep, Series, SeriesCounts, SeriesKind, StoreError};
 
 /// Maximum number of deleting transactions in one tick. The next ticks delete the rest.
 const DELETIONS_MAX: u32 = 20;
@@ -74,7 +74,7 @@ impl Recorder {
 
     /// Returns the numbers of the store and the engine: counters as the increase since the last
     /// tick, and gauges.
-    fn of_the_store(&mut self, parts: &WatchParts) -> Vec<(Series, Counted)> {
+    fn of_the_store(&mut self, parts: &WatchParts) -> Vec<(Series, SeriesCounts)> {
         let mut counted = Vec::new();
         let series = |kind, name| Series {
             team: None,
@@ -107,14 +107,14 @@ impl Recorder {
             if now > before {
                 counted.push((
                     series(SeriesKind::Counter, name),
-                    Counted::Events(now - before),
+                    SeriesCounts::Events(now - before),
                 ));
             }
         }
         for (name, now) in gauges {
             counted.push((
                 series(SeriesKind::Gauge, name),
-                Counted::Level {
+                SeriesCounts::Level {
                     sum: now,
                     samples: 1,
                 },

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Timestamp;
 use crate::monitor::Interval;
-use crate::store::{Counted, HistoryPoint, HistoryStep, Series, SeriesKind};
+use crate::store::{HistoryPoint, HistoryStep, Series, SeriesCounts, SeriesKind};
 
 /// A step of the history with the time when it begins.
 pub(super) type Place = (HistoryStep, Timestamp);
@@ -32,20 +32,20 @@ struct Points {
 
 #[derive(Debug)]
 struct Point {
-    counted: Counted,
+    counted: SeriesCounts,
     /// True if the database does not have this value yet.
     changed: bool,
 }
 
 /// Returns the series of an interval with their values. Gauges are not included.
-pub(super) fn counted(interval: Interval) -> impl Iterator<Item = (Series, Counted)> {
+pub(super) fn counted(interval: Interval) -> impl Iterator<Item = (Series, SeriesCounts)> {
     let calls = interval.operations.into_iter().map(|operation| {
         let series = Series {
             team: operation.team,
             kind: SeriesKind::Operation,
             name: operation.name,
         };
-        (series, Counted::Calls(operation.timings))
+        (series, SeriesCounts::Calls(operation.timings))
     });
     let events = interval.counters.into_iter().map(|counter| {
         let series = Series {
@@ -53,7 +53,7 @@ pub(super) fn counted(interval: Interval) -> impl Iterator<Item = (Series, Count
             kind: SeriesKind::Counter,
             name: counter.name.into_owned(),
         };
-        (series, Counted::Events(counter.delta))
+        (series, SeriesCounts::Events(counter.delta))
     });
     calls.chain(events)
 }
@@ -63,7 +63,7 @@ impl Unwritten {
     pub(super) fn count(
         &mut self,
         at: Timestamp,
-        counted: impl IntoIterator<Item = (Series, Counted)>,
+        counted: impl IntoIterator<Item = (Series, SeriesCounts)>,
     ) {
         for step in HistoryStep::ALL {
             let begin = step.begin(at);
@@ -204,8 +204,8 @@ mod tests {
         Timestamp::default().after(Duration::from_secs(seconds))
     }
 
-    fn one(name: &str, events: u64) -> [(Series, Counted); 1] {
-        [(series(name), Counted::Events(events))]
+    fn one(name: &str, events: u64) -> [(Series, SeriesCounts); 1] {
+        [(series(name), SeriesCounts::Events(events))]
     }
 
     fn read_all(unwritten: &mut Unwritten) {
@@ -217,7 +217,7 @@ mod tests {
 
     fn events(points: &[HistoryPoint]) -> Vec<(u64, Timestamp, u64)> {
         let events = |point: &HistoryPoint| match point.counted {
-            Counted::Events(events) => (point.step.seconds(), point.at, events),
+            SeriesCounts::Events(events) => (point.step.seconds(), point.at, events),
             _ => panic!("only events were counted"),
         };
         points.iter().map(events).collect()
@@ -272,7 +272,7 @@ mod tests {
                 series: series(name),
                 step: place.0,
                 at: place.1,
-                counted: Counted::Events(events),
+                counted: SeriesCounts::Events(events),
             };
             unwritten.read(place, vec![written("a", 7), written("b", 9)]);
             // A second result of the same read changes nothing.

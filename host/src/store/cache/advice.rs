@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::bounds::Bounds;
-use super::ghosts::{Reads, capacities};
+use super::reuse::{Reads, capacities};
 use super::stats::CacheStats;
 
 /// The smallest number of sampled reads that allows a conclusion.

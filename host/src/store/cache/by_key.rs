@@ -8,7 +8,7 @@ use crate::model::definition::PluginReference;
 use crate::model::{EntryKey, Name, Space};
 
 /// The entry of a team that a readable key names.
-pub(in crate::store) enum Named {
+pub(in crate::store) enum EntryName {
     Workflow(Name),
     WorkflowVersion(Name, u32),
     PluginReference(PluginReference),
@@ -17,7 +17,7 @@ pub(in crate::store) enum Named {
     Entry(EntryKey),
 }
 
-impl Named {
+impl EntryName {
     /// Parses the key of an entry. `None` if the key is invalid, or if entries of this kind have no
     /// readable keys.
     pub(in crate::store) fn parse(kind: CacheKind, key: &str) -> Option<Self> {
@@ -43,27 +43,29 @@ impl Named {
 
 impl Caches {
     /// Removes a team's entry, and keeps a load of it in progress from being cached.
-    pub(in crate::store) fn clear_named(&self, team: &Name, named: Named) -> Removed {
+    pub(in crate::store) fn clear_named(&self, team: &Name, named: EntryName) -> Removed {
         let team = team.clone();
         let (kind, was_there) = match named {
-            Named::Workflow(name) => (
+            EntryName::Workflow(name) => (
                 CacheKind::Workflows,
                 self.workflows.invalidate(&(team, name)),
             ),
-            Named::WorkflowVersion(name, version) => (
+            EntryName::WorkflowVersion(name, version) => (
                 CacheKind::WorkflowVersions,
                 self.workflow_versions.invalidate(&(team, name, version)),
             ),
-            Named::PluginReference(PluginReference { name, version }) => (
+            EntryName::PluginReference(PluginReference { name, version }) => (
                 CacheKind::PluginReferences,
                 self.plugin_references.invalidate(&(team, name, version)),
             ),
-            Named::Instance(id) => (CacheKind::Instances, self.instances.invalidate(&(team, id))),
-            Named::PendingApprovals(user) => (
+            EntryName::Instance(id) => {
+                (CacheKind::Instances, self.instances.invalidate(&(team, id)))
+            }
+            EntryName::PendingApprovals(user) => (
                 CacheKind::PendingApprovals,
                 self.pending_approvals.invalidate(&(team, user)),
             ),
-            Named::Entry(key) => (CacheKind::Storage, self.storage.invalidate(&(team, key))),
+            EntryName::Entry(key) => (CacheKind::Storage, self.storage.invalidate(&(team, key))),
         };
         [(kind, u64::from(was_there))].into_iter().collect()
     }

@@ -7,14 +7,13 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::held::count;
-use super::kind::{Cache, Fresh};
+use super::entry::count;
+use super::kind::{Cache, Loaded};
 use crate::clock::Timestamp;
 use crate::store::StoreError;
 
-/// A value, or the fact that no value exists.
-pub(super) type Answer<V> = Option<V>;
-type Landing<V> = Option<Result<Answer<V>, StoreError>>;
+/// The result of a load: a value, or that no value exists. `None` until the load ends.
+type LoadResult<V> = Option<Result<Option<V>, StoreError>>;
 
 /// The next action of a caller that looks up a key.
 pub(in crate::store) enum Join<K, V>
@@ -23,21 +22,21 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Use this cached result.
-    Known(Answer<V>),
+    Known(Option<V>),
     /// Wait for a load in progress.
     Wait(Waiter<V>),
-    /// Read the database, then call [`Flight::land`].
+    /// Read the database, then call [`Flight::complete`].
     Load(Flight<K, V>),
 }
 
 /// A load that is registered under its key.
-pub(super) struct Flying<V> {
+pub(super) struct InFlight<V> {
     pub(super) id: u64,
     pub(super) generation: u64,
     pub(super) waiter: Waiter<V>,
 }
 
-/// A load. All waiters learn when it ends. A load that is dropped without [`Flight::land`] was
+/// A load. All waiters learn when it ends. A load that is dropped without [`Flight::complete`] was
 /// aborted.
 pub(in crate::store) struct Flight<K, V>
 where
@@ -52,20 +51,20 @@ where
     began_at: Timestamp,
     began: Instant,
     /// The number of keys that the load's SELECT reads.
-    together: usize,
-    landing: watch::Sender<Landing<V>>,
+    batch_size: usize,
+    result: watch::Sender<LoadResult<V>>,
 }
 
 /// Waits for a load that another caller started.
 #[derive(Clone)]
-pub(in crate::store) struct Waiter<V>(watch::Receiver<Landing<V>>);
+pub(in crate::store) struct Waiter<V>(watch::Receiver<LoadResult<V>>);
 
 impl<V: Clone> Waiter<V> {
     /// Returns the load's result. `None` if the load was aborted, so the value is still unknown.
-    pub(in crate::store) async fn answer(mut self) -> Option<Result<Answer<V>, StoreError>> {
+    pub(in crate::store) async fn result(mut self) -> Option<Result<Option<V>, StoreError>> {
         // The sender is dropped when the load ends, so this wait ends too.
-        let landed = self.0.wait_for(Option::is_some).await.ok()?;
-        landed.clone()
+        let result = self.0.wait_for(Option::is_some).await.ok()?;
+        result.clone()
     }
 }
 
@@ -83,14 +82,14 @@ where
             generation,
             began_at,
             began,
-            together: 1,
-            landing: watch::Sender::new(None),
+            batch_size: 1,
+            result: watch::Sender::new(None),
         }
     }
 
     /// Returns whether this load is still the registered load of its key.
-    pub(super) fn is_in(&self, flights: &HashMap<K, Flying<V>>) -> bool {
-        self.id.is_some() && flights.get(&self.key).map(|flying| flying.id) == self.id
+    pub(super) fn is_registered_in(&self, flights: &HashMap<K, InFlight<V>>) -> bool {
+        self.id.is_some() && flights.get(&self.key).map(|in_flight| in_flight.id) == self.id
     }
 
     pub(super) fn is_shared(&self) -> bool {
@@ -112,34 +111,34 @@ where
 
     /// Sets the number of keys that one SELECT reads, which share the time of the load evenly in
     /// the statistics.
-    pub(in crate::store) fn set_together(&mut self, keys: usize) {
-        self.together = keys.max(1);
+    pub(in crate::store) fn set_batch_size(&mut self, keys: usize) {
+        self.batch_size = keys.max(1);
     }
 
     /// Returns a waiter for the load's result. The caller that started the load may use one too.
     pub(in crate::store) fn waiter(&self) -> Waiter<V> {
-        Waiter(self.landing.subscribe())
+        Waiter(self.result.subscribe())
     }
 
     /// Ends the load. Caches the value unless it is already out of date, and sends the result to
     /// all waiters.
-    pub(in crate::store) fn land(
+    pub(in crate::store) fn complete(
         self,
-        read: Result<Option<Fresh<V>>, StoreError>,
-    ) -> Result<Answer<V>, StoreError> {
-        let answer = read.map(|fresh| {
+        read: Result<Option<Loaded<V>>, StoreError>,
+    ) -> Result<Option<V>, StoreError> {
+        let result = read.map(|loaded| {
             let took = self.cache.clock().monotonic().duration_since(self.began)
-                / u32::try_from(self.together).unwrap_or(u32::MAX);
-            count(&self.cache.tally().loads, 1);
+                / u32::try_from(self.batch_size).unwrap_or(u32::MAX);
+            count(&self.cache.counters().loads, 1);
             count(
-                &self.cache.tally().load_nanos,
+                &self.cache.counters().load_nanos,
                 u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
             );
-            self.cache.land(&self, fresh.as_ref());
-            fresh.map(Fresh::into_value)
+            self.cache.insert_loaded(&self, loaded.as_ref());
+            loaded.map(Loaded::into_value)
         });
-        self.landing.send_replace(Some(answer.clone()));
-        answer
+        self.result.send_replace(Some(result.clone()));
+        result
     }
 }
 
@@ -149,6 +148,6 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        self.cache.leave(self);
+        self.cache.unregister(self);
     }
 }

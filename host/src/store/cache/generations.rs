@@ -1,4 +1,4 @@
-//! Invalidation of lists by generation: a number for each team and noun that every write
+//! Invalidation of lists by generation: a number for each team and kind of list that every write
 //! increments.
 
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +11,7 @@ const SLOTS: usize = 1_024;
 
 /// The kind of rows in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::store) enum Noun {
+pub(in crate::store) enum ListKind {
     Workflows,
     Instances,
     Approvals,
@@ -34,18 +34,18 @@ impl Default for Generations {
 
 impl Generations {
     /// Returns the current generation. Call this function before reading the database.
-    pub(in crate::store) fn of(&self, team: &Name, noun: Noun) -> u64 {
-        self.slot(team, noun).load(Ordering::SeqCst)
+    pub(in crate::store) fn of(&self, team: &Name, kind: ListKind) -> u64 {
+        self.slot(team, kind).load(Ordering::SeqCst)
     }
 
     /// Starts a new generation. Call this function after COMMIT and before the writer gets its
     /// result.
-    pub(in crate::store) fn end(&self, team: &Name, noun: Noun) {
-        self.slot(team, noun).fetch_add(1, Ordering::SeqCst);
+    pub(in crate::store) fn bump(&self, team: &Name, kind: ListKind) {
+        self.slot(team, kind).fetch_add(1, Ordering::SeqCst);
     }
 
-    fn slot(&self, team: &Name, noun: Noun) -> &AtomicU64 {
-        let hash = self.hasher.hash_one((team, noun));
+    fn slot(&self, team: &Name, kind: ListKind) -> &AtomicU64 {
+        let hash = self.hasher.hash_one((team, kind));
         let slot = usize::try_from(hash % SLOTS as u64).unwrap_or(0);
         self.slots.get(slot).expect("there are SLOTS slots")
     }

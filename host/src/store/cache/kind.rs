@@ -20,9 +20,9 @@ use parking_lot::Mutex;
 
 use super::advice::{CacheAdvice, Observed};
 use super::bounds::Bounds;
-use super::flight::{Answer, Flight, Flying, Join};
-use super::ghosts::{Ghosts, Read};
-use super::held::{Gone, Held, Tally, count};
+use super::entry::{CacheEntry, Counters, RemovalCause, count};
+use super::flight::{Flight, InFlight, Join};
+use super::reuse::{Read, ReuseSampler};
 use super::stats::{CacheKind, CacheStats};
 use crate::clock::{Clock, Timestamp};
 use crate::config::CacheKindConfig;
@@ -39,29 +39,29 @@ const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 const JITTER_PART: u32 = 10;
 
 /// The initial sampling rate: one key in this many. The rate falls when the sample is full.
-const FOLLOWED_PART: u64 = 32;
+const SAMPLED_PART: u64 = 32;
 
 /// Returns the team of a key or value; `None` if neither names a team.
 type TeamOf<K, V> = for<'a> fn(&'a K, Option<&'a V>) -> Option<&'a Name>;
 
 /// The cache of one kind of data.
 pub(in crate::store) struct Cache<K, V> {
-    entries: mini_moka::sync::Cache<K, Arc<Held<V>>>,
+    entries: mini_moka::sync::Cache<K, Arc<CacheEntry<V>>>,
     /// The loads in progress. The lock of a key's shard is held during every change of the key's
     /// entry.
-    flights: Vec<Mutex<HashMap<K, Flying<V>>>>,
+    flights: Vec<Mutex<HashMap<K, InFlight<V>>>>,
     hasher: RandomState,
     next_flight: AtomicU64,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     bounds: Bounds,
     ttl: Duration,
     absence_ttl: Duration,
     clock: Clock,
     team_of: TeamOf<K, V>,
     /// The sampled keys, for the advice; `None` if the setting `cache.ghosts` is 0.
-    ghosts: Option<Mutex<Ghosts>>,
+    sampler: Option<Mutex<ReuseSampler>>,
     /// Keys with this hash or a higher one are not sampled. The threshold only falls.
-    ghosts_threshold: AtomicU64,
+    sampling_threshold: AtomicU64,
 }
 
 /// The settings of a cache.
@@ -71,18 +71,18 @@ pub(in crate::store) struct Settings<'a> {
     pub(in crate::store) absence_ttl: Duration,
     pub(in crate::store) clock: Clock,
     /// The largest number of sampled keys; 0 for no sample.
-    pub(in crate::store) ghosts: usize,
+    pub(in crate::store) sampled_keys_max: usize,
 }
 
 /// A value that was just read from the database.
 #[derive(Clone, Debug)]
-pub(in crate::store) struct Fresh<V> {
+pub(in crate::store) struct Loaded<V> {
     value: V,
     bytes: usize,
     until: Option<Timestamp>,
 }
 
-impl<V> Fresh<V> {
+impl<V> Loaded<V> {
     /// A value, with the estimate of its memory in bytes.
     pub(in crate::store) fn new(value: V, bytes: usize) -> Self {
         Self {
@@ -127,7 +127,7 @@ where
         let bounds = Bounds::new(settings.bounds);
         let entries = mini_moka::sync::Cache::builder()
             .max_capacity(bounds.capacity())
-            .weigher(|_, held: &Arc<Held<V>>| held.weight)
+            .weigher(|_, entry: &Arc<CacheEntry<V>>| entry.weight)
             // Only frees the memory of entries that are never read again. The deadlines of entries
             // are never later than this time.
             .time_to_live(ttl)
@@ -137,19 +137,19 @@ where
             flights: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             next_flight: AtomicU64::new(0),
-            tally: Arc::new(Tally::new(settings.clock.clone())),
+            counters: Arc::new(Counters::new(settings.clock.clone())),
             bounds,
             ttl,
             absence_ttl: settings.absence_ttl.min(ttl),
             clock: settings.clock,
             team_of,
-            ghosts_threshold: AtomicU64::new(if settings.ghosts > 0 {
-                u64::MAX / FOLLOWED_PART
+            sampling_threshold: AtomicU64::new(if settings.sampled_keys_max > 0 {
+                u64::MAX / SAMPLED_PART
             } else {
                 0
             }),
-            ghosts: (settings.ghosts > 0)
-                .then(|| Mutex::new(Ghosts::new(settings.ghosts, FOLLOWED_PART))),
+            sampler: (settings.sampled_keys_max > 0)
+                .then(|| Mutex::new(ReuseSampler::new(settings.sampled_keys_max, SAMPLED_PART))),
         })
     }
 
@@ -161,8 +161,8 @@ where
         Arc<K>: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let held = self.entries.get(key)?;
-        self.serve(&held, generation)
+        let entry = self.entries.get(key)?;
+        self.serve(&entry, generation)
     }
 
     /// Looks up a key as [`Cache::get`] does. After a miss the result tells the caller to read the
@@ -172,26 +172,26 @@ where
         // The load may have ended since the caller looked.
         if let Some(known) = self
             .peek(key)
-            .and_then(|held| self.serve(&held, generation))
+            .and_then(|entry| self.serve(&entry, generation))
         {
             return Join::Known(known);
         }
-        count(&self.tally.misses, 1);
-        self.follow(self.followed(key), generation, false);
-        if let Some(flying) = flights.get(key)
-            && flying.generation >= generation
+        count(&self.counters.misses, 1);
+        self.record_read(self.sampled_hash(key), generation, false);
+        if let Some(in_flight) = flights.get(key)
+            && in_flight.generation >= generation
         {
-            count(&self.tally.coalesced, 1);
-            return Join::Wait(flying.waiter.clone());
+            count(&self.counters.coalesced, 1);
+            return Join::Wait(in_flight.waiter.clone());
         }
         if flights.len() >= FLIGHTS_PER_SHARD_MAX {
-            return Join::Load(self.alone(key.clone()));
+            return Join::Load(self.unshared(key.clone()));
         }
         let id = self.next_flight.fetch_add(1, Ordering::Relaxed);
         let flight = Flight::begin(Arc::clone(self), key.clone(), generation, Some(id));
         flights.insert(
             key.clone(),
-            Flying {
+            InFlight {
                 id,
                 generation,
                 waiter: flight.waiter(),
@@ -201,7 +201,7 @@ where
     }
 
     /// Starts a load that no caller joins and whose result is not cached.
-    pub(in crate::store) fn alone(self: &Arc<Self>, key: K) -> Flight<K, V> {
+    pub(in crate::store) fn unshared(self: &Arc<Self>, key: K) -> Flight<K, V> {
         Flight::begin(Arc::clone(self), key, 0, None)
     }
 
@@ -215,36 +215,36 @@ where
     pub(in crate::store) fn invalidate(&self, key: &K) -> bool {
         let mut flights = self.shard(key).lock();
         flights.remove(key);
-        if let (Some(hash), Some(ghosts)) = (self.followed(key), &self.ghosts) {
-            ghosts.lock().invalidate(hash);
+        if let (Some(hash), Some(sampler)) = (self.sampled_hash(key), &self.sampler) {
+            sampler.lock().invalidate(hash);
         }
-        self.remove(key, Gone::Invalidated)
+        self.remove(key, RemovalCause::Invalidated)
     }
 
     /// Caches the result of a load that ended, unless the key was invalidated meanwhile.
-    pub(super) fn land(&self, flight: &Flight<K, V>, fresh: Option<&Fresh<V>>) {
+    pub(super) fn insert_loaded(&self, flight: &Flight<K, V>, loaded: Option<&Loaded<V>>) {
         let mut flights = self.shard(flight.key()).lock();
-        if !flight.is_in(&flights) {
-            count(&self.tally.stale, u64::from(flight.is_shared()));
+        if !flight.is_registered_in(&flights) {
+            count(&self.counters.stale, u64::from(flight.is_shared()));
             return;
         }
         flights.remove(flight.key());
         // An entry that the load replaces has already been counted as expired or invalidated.
-        if let Some(held) = self.held(flight, fresh) {
-            self.entries.insert(flight.key().clone(), held.arrives());
+        if let Some(entry) = self.new_entry(flight, loaded) {
+            self.entries.insert(flight.key().clone(), entry.on_insert());
         }
     }
 
     /// Unregisters a load that is over, with or without a result.
-    pub(super) fn leave(&self, flight: &Flight<K, V>) {
+    pub(super) fn unregister(&self, flight: &Flight<K, V>) {
         let mut flights = self.shard(flight.key()).lock();
-        if flight.is_in(&flights) {
+        if flight.is_registered_in(&flights) {
             flights.remove(flight.key());
         }
     }
 
-    pub(super) fn tally(&self) -> &Tally {
-        &self.tally
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     pub(super) fn clock(&self) -> &Clock {
@@ -253,45 +253,49 @@ where
 
     /// Returns the entry's value and counts a hit, or returns `None` if the entry must not be
     /// served.
-    fn serve(&self, held: &Held<V>, generation: u64) -> Option<Answer<V>> {
-        if held.generation < generation {
-            held.goes(Gone::Invalidated);
-            count(&self.tally.stale, 1);
+    fn serve(&self, entry: &CacheEntry<V>, generation: u64) -> Option<Option<V>> {
+        if entry.generation < generation {
+            entry.on_remove(RemovalCause::Invalidated);
+            count(&self.counters.stale, 1);
             return None;
         }
-        if held.deadline <= self.clock.now() {
-            held.goes(Gone::Expired);
+        if entry.deadline <= self.clock.now() {
+            entry.on_remove(RemovalCause::Expired);
             return None;
         }
-        count(&self.tally.hits, 1);
-        if held.followed.is_some() {
-            self.follow(held.followed, generation, true);
+        count(&self.counters.hits, 1);
+        if entry.sampled_hash.is_some() {
+            self.record_read(entry.sampled_hash, generation, true);
         }
-        Some(held.value.clone())
+        Some(entry.value.clone())
     }
 
     /// Builds the entry for the result of a load; `None` if the entry would not be served. The
     /// caller must insert the entry, because a dropped entry counts as removed.
-    fn held(&self, flight: &Flight<K, V>, fresh: Option<&Fresh<V>>) -> Option<Held<V>> {
-        let ttl = if fresh.is_some() {
+    fn new_entry(
+        &self,
+        flight: &Flight<K, V>,
+        loaded: Option<&Loaded<V>>,
+    ) -> Option<CacheEntry<V>> {
+        let ttl = if loaded.is_some() {
             self.ttl
         } else {
             self.absence_ttl
         };
         let deadline = flight.began_at().after(self.jittered(flight.key(), ttl));
-        let deadline = fresh
-            .and_then(|fresh| fresh.until)
+        let deadline = loaded
+            .and_then(|loaded| loaded.until)
             .map_or(deadline, |until| until.min(deadline));
-        let size = Bounds::size(fresh.map_or(0, |fresh| fresh.bytes));
-        (deadline > self.clock.now()).then(|| Held {
-            value: fresh.map(|fresh| fresh.value.clone()),
+        let size = Bounds::size(loaded.map_or(0, |loaded| loaded.bytes));
+        (deadline > self.clock.now()).then(|| CacheEntry {
+            value: loaded.map(|loaded| loaded.value.clone()),
             deadline,
             generation: flight.generation(),
             weight: self.bounds.weight(size),
             size,
-            gone: AtomicBool::new(false),
-            followed: self.followed(flight.key()),
-            tally: Arc::clone(&self.tally),
+            removed: AtomicBool::new(false),
+            sampled_hash: self.sampled_hash(flight.key()),
+            counters: Arc::clone(&self.counters),
         })
     }
 
@@ -304,34 +308,34 @@ where
 
     /// Returns the hash of a key if the key is sampled. The hash is rotated, so that it does not
     /// depend on the bits that jitter the deadline; otherwise all sampled keys would expire late.
-    fn followed(&self, key: &K) -> Option<u64> {
+    fn sampled_hash(&self, key: &K) -> Option<u64> {
         let hash = self.hasher.hash_one(key).rotate_left(32);
-        (hash < self.ghosts_threshold.load(Ordering::Relaxed)).then_some(hash)
+        (hash < self.sampling_threshold.load(Ordering::Relaxed)).then_some(hash)
     }
 
     /// Records a read of a sampled key, unless another thread is recording. A few lost reads change
     /// no advice, and readers must not wait.
-    fn follow(&self, followed: Option<u64>, generation: u64, hit: bool) {
-        let (Some(hash), Some(ghosts)) = (followed, &self.ghosts) else {
+    fn record_read(&self, sampled_hash: Option<u64>, generation: u64, hit: bool) {
+        let (Some(hash), Some(sampler)) = (sampled_hash, &self.sampler) else {
             return;
         };
-        let Some(mut ghosts) = ghosts.try_lock() else {
+        let Some(mut sampler) = sampler.try_lock() else {
             return;
         };
         let ttl_micros = i64::try_from(self.ttl.as_micros()).unwrap_or(i64::MAX);
-        ghosts.read(Read {
+        sampler.read(Read {
             hash,
             generation,
             now: self.clock.now(),
             ttl_micros,
             hit,
         });
-        self.ghosts_threshold
-            .store(ghosts.threshold(), Ordering::Relaxed);
+        self.sampling_threshold
+            .store(sampler.threshold(), Ordering::Relaxed);
     }
 
     /// Returns an entry. A key without an entry does not count as a use of the key in mini-moka.
-    fn peek(&self, key: &K) -> Option<Arc<Held<V>>> {
+    fn peek(&self, key: &K) -> Option<Arc<CacheEntry<V>>> {
         if self.entries.contains_key(key) {
             self.entries.get(key)
         } else {
@@ -340,17 +344,17 @@ where
     }
 
     /// Removes an entry and counts the reason. The caller must hold the lock of the key's shard.
-    fn remove(&self, key: &K, why: Gone) -> bool {
-        let Some(held) = self.peek(key) else {
+    fn remove(&self, key: &K, cause: RemovalCause) -> bool {
+        let Some(entry) = self.peek(key) else {
             return false;
         };
         self.entries.invalidate(key);
-        held.goes(why)
+        entry.on_remove(cause)
     }
 
     /// Returns the keys of entries that meet `condition`. Entries must be removed after the
     /// iteration, because the iterator holds locks that a removal needs.
-    fn keys(&self, condition: impl Fn(&K, &Held<V>) -> bool) -> Vec<K> {
+    fn keys(&self, condition: impl Fn(&K, &CacheEntry<V>) -> bool) -> Vec<K> {
         let entries = self.entries.iter();
         entries
             .filter(|entry| condition(entry.key(), entry.value()))
@@ -358,7 +362,7 @@ where
             .collect()
     }
 
-    fn shard(&self, key: &K) -> &Mutex<HashMap<K, Flying<V>>> {
+    fn shard(&self, key: &K) -> &Mutex<HashMap<K, InFlight<V>>> {
         let shard = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         self.flights.get(shard).expect("there are SHARDS shards")
     }
@@ -373,13 +377,13 @@ where
         // mini-moka drops evicted entries in its housekeeping, and only dropped entries are
         // counted.
         self.entries.sync();
-        CacheStats::new(kind, &self.tally, self.bounds, self.ttl)
+        CacheStats::new(kind, &self.counters, self.bounds, self.ttl)
     }
 
     fn advice(&self, kind: CacheKind) -> CacheAdvice {
-        let sample = self.ghosts.as_ref().map(|ghosts| {
-            let ghosts = ghosts.lock();
-            (ghosts.reads().clone(), ghosts.keys())
+        let sample = self.sampler.as_ref().map(|sampler| {
+            let sampler = sampler.lock();
+            (sampler.reads().clone(), sampler.keys())
         });
         CacheAdvice::new(Observed {
             stats: self.stats(kind),
@@ -400,20 +404,20 @@ where
         for flights in &self.flights {
             flights.lock().retain(|key, _| !hit(key, None));
         }
-        let keys = self.keys(|key, held| hit(key, held.value.as_ref()));
+        let keys = self.keys(|key, entry| hit(key, entry.value.as_ref()));
         let removed = keys.iter().filter(|key| self.invalidate(key)).count();
         self.entries.sync();
         u64::try_from(removed).unwrap_or(u64::MAX)
     }
 
     fn clean_up(&self) -> u64 {
-        let expired = || self.tally.expired.load(Ordering::Relaxed);
+        let expired = || self.counters.expired.load(Ordering::Relaxed);
         let before = expired();
         let now = self.clock.now();
-        for key in self.keys(|_, held| held.deadline <= now) {
+        for key in self.keys(|_, entry| entry.deadline <= now) {
             let _flights = self.shard(&key).lock();
-            if self.peek(&key).is_some_and(|held| held.deadline <= now) {
-                self.remove(&key, Gone::Expired);
+            if self.peek(&key).is_some_and(|entry| entry.deadline <= now) {
+                self.remove(&key, RemovalCause::Expired);
             }
         }
         // mini-moka hides entries that are over its own time to live, and removes them in batches.

@@ -8,21 +8,21 @@
 //! at once, and admits the entry when its key is read more often than the key that it would evict.
 //!
 //! Lists are cached like all other entries, but a write cannot name every list that it changes. So
-//! each list carries the [`Generations`] number of its team and noun. A write increments that
-//! number, and a list with an old number is not served.
+//! each list carries the [`Generations`] number of its team and kind of list. A write increments
+//! that number, and a list with an old number is not served.
 
 mod advice;
 mod bounds;
 mod by_key;
+mod entry;
 mod flight;
 mod generations;
-mod ghosts;
-mod held;
 mod keys;
 mod kind;
 #[cfg(test)]
 mod model;
 mod read;
+mod reuse;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -40,11 +40,11 @@ use crate::model::effects::Entry;
 use crate::model::{Approval, EntryKey, Instance, Name, PluginVersion, Principal};
 
 pub use advice::{CacheAdvice, CacheSuggestion, CurvePoint, MissCauses};
-pub(super) use by_key::Named;
+pub(super) use by_key::EntryName;
 pub(super) use flight::{Flight, Join, Waiter};
-pub(super) use generations::{Generations, Noun};
-pub(super) use keys::Pair;
-pub(super) use kind::{Cache, Fresh};
+pub(super) use generations::{Generations, ListKind};
+pub(super) use keys::PairKey;
+pub(super) use kind::{Cache, Loaded};
 pub use stats::{CacheKind, CacheStats, Removed};
 
 use kind::{AnyCache, Settings};
@@ -78,7 +78,7 @@ impl Caches {
             bounds,
             absence_ttl: config.absence_ttl,
             clock: clock.clone(),
-            ghosts: config.ghosts,
+            sampled_keys_max: config.ghosts,
         };
         // The invalidation of a new instance names only its team, so the absence of an instance
         // must not be cached.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 
 use super::flight::{Flight, Join, Waiter};
-use super::generations::{Generations, Noun};
-use super::kind::{Cache, Fresh, Settings};
+use super::generations::{Generations, ListKind};
+use super::kind::{Cache, Loaded, Settings};
 use crate::clock::{Clock, Timestamp};
 use crate::config::CacheKindConfig;
 use crate::model::Name;
@@ -60,7 +60,7 @@ impl World {
     fn generation(&self) -> u64 {
         match self.by {
             By::Key => 0,
-            By::Generation => self.generations.of(&self.key.0, Noun::Instances),
+            By::Generation => self.generations.of(&self.key.0, ListKind::Instances),
         }
     }
 
@@ -72,7 +72,7 @@ impl World {
         }
         match self.by {
             By::Key => drop(self.cache.invalidate(&self.key)),
-            By::Generation => self.generations.end(&self.key.0, Noun::Instances),
+            By::Generation => self.generations.bump(&self.key.0, ListKind::Instances),
         }
         self.acknowledged = self.row;
     }
@@ -102,11 +102,13 @@ impl World {
                 read,
                 least,
             } => {
-                let value = flight.land(Ok(Some(Fresh::new(read, 8)))).expect("lands");
+                let value = flight
+                    .complete(Ok(Some(Loaded::new(read, 8))))
+                    .expect("completes");
                 answers.push((least, value.expect("the row is there")));
                 Reader::Done
             }
-            Reader::Waits { waiter, least } => match waiter.clone().answer().now_or_never() {
+            Reader::Waits { waiter, least } => match waiter.clone().result().now_or_never() {
                 None => Reader::Waits { waiter, least },
                 Some(answer) => {
                     let value = answer.expect("nobody breaks off").expect("nobody fails");
@@ -176,7 +178,7 @@ fn nobody_reads_what_was_there_before(by: By, writes: usize, readers: usize) -> 
         bounds: &bounds,
         absence_ttl: Duration::ZERO,
         clock,
-        ghosts: 64,
+        sampled_keys_max: 64,
     };
     let cache = Cache::new(settings, |(team, _), _| Some(team));
     let team: Name = "acme".parse().expect("is a name");

@@ -4,7 +4,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::flight::Join;
-use super::kind::{Cache, Fresh};
+use super::kind::{Cache, Loaded};
 use crate::store::{Store, StoreError};
 
 impl Store {
@@ -24,7 +24,7 @@ impl Store {
     where
         K: Hash + Eq + Clone + Send + Sync + 'static,
         V: Clone + Send + Sync + 'static,
-        F: Future<Output = Result<Option<Fresh<V>>, StoreError>> + Send + 'static,
+        F: Future<Output = Result<Option<Loaded<V>>, StoreError>> + Send + 'static,
     {
         if let Some(known) = cache.get(&key, generation) {
             return Ok(known);
@@ -32,16 +32,17 @@ impl Store {
         let flight = match cache.join(&key, generation) {
             Join::Known(known) => return Ok(known),
             Join::Load(flight) => flight,
-            Join::Wait(waiter) => match waiter.answer().await {
+            Join::Wait(waiter) => match waiter.result().await {
                 // The load may have begun before the row existed, and this cache is not invalidated
                 // when the row is created.
-                Some(Ok(None)) if !cache.keeps_absence() => cache.alone(key.clone()),
-                Some(answer) => return answer,
-                None => cache.alone(key.clone()),
+                Some(Ok(None)) if !cache.keeps_absence() => cache.unshared(key.clone()),
+                Some(result) => return result,
+                None => cache.unshared(key.clone()),
             },
         };
         // Boxed, because most callers have a hit, and their futures should not contain the load.
         let work = Box::pin(load(self.clone(), key));
-        self.detached(async move { flight.land(work.await) }).await
+        self.detached(async move { flight.complete(work.await) })
+            .await
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::bounds::Bounds;
-use super::held::Tally;
+use super::entry::Counters;
 
 /// A kind of cached data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,10 +133,10 @@ pub struct CacheStats {
 }
 
 impl CacheStats {
-    pub(super) fn new(kind: CacheKind, tally: &Tally, bounds: Bounds, ttl: Duration) -> Self {
+    pub(super) fn new(kind: CacheKind, counters: &Counters, bounds: Bounds, ttl: Duration) -> Self {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (hits, misses) = (read(&tally.hits), read(&tally.misses));
-        let (loads, load_nanos) = (read(&tally.loads), read(&tally.load_nanos));
+        let (hits, misses) = (read(&counters.hits), read(&counters.misses));
+        let (loads, load_nanos) = (read(&counters.loads), read(&counters.load_nanos));
         let load_avg_us = if loads == 0 {
             0.0
         } else {
@@ -144,16 +144,16 @@ impl CacheStats {
         };
         Self {
             kind: kind.as_str(),
-            entries: read(&tally.entries),
-            bytes: read(&tally.bytes),
+            entries: read(&counters.entries),
+            bytes: read(&counters.bytes),
             hits,
             misses,
             hit_rate: (hits + misses > 0).then(|| hits as f64 / (hits + misses) as f64),
-            coalesced: read(&tally.coalesced),
-            stale: read(&tally.stale),
-            invalidated: read(&tally.invalidated),
-            expired: read(&tally.expired),
-            evictions: read(&tally.evicted),
+            coalesced: read(&counters.coalesced),
+            stale: read(&counters.stale),
+            invalidated: read(&counters.invalidated),
+            expired: read(&counters.expired),
+            evictions: read(&counters.evicted),
             loads,
             load_avg_us,
             saved_us: (load_avg_us * hits as f64) as u64,

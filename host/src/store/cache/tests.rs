@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::flight::{Flight, Join};
-use super::kind::{AnyCache as _, Cache, Fresh, Settings};
+use super::kind::{AnyCache as _, Cache, Loaded, Settings};
 use super::stats::{CacheKind, CacheStats};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{CacheKindConfig, Config};
@@ -45,7 +45,7 @@ fn with(entries: u64, bytes: u64, absence_ttl: Duration) -> Fixture {
         bounds: &bounds,
         absence_ttl,
         clock: clock.clone(),
-        ghosts: 1_024,
+        sampled_keys_max: 1_024,
     };
     Fixture {
         cache: Cache::new(settings, |(team, _), _| Some(team)),
@@ -67,10 +67,10 @@ impl Fixture {
     }
 
     fn load(&self, number: u32, value: u64, bytes: usize) {
-        let landed = self
+        let loaded = self
             .begin(&key(number), 0)
-            .land(Ok(Some(Fresh::new(value, bytes))));
-        assert_eq!(landed.expect("lands"), Some(value));
+            .complete(Ok(Some(Loaded::new(value, bytes))));
+        assert_eq!(loaded.expect("completes"), Some(value));
     }
 
     fn get(&self, number: u32) -> Option<Option<u64>> {
@@ -131,12 +131,18 @@ fn what_was_loaded_together_runs_out_over_a_tenth_of_the_time() {
 fn an_entry_with_a_deadline_of_its_own_is_gone_by_then() {
     let fixture = roomy();
     let until = fixture.clock.now().after(Duration::from_secs(3));
-    let fresh = |value| Ok(Some(Fresh::new(value, 8).until(Some(until))));
-    fixture.begin(&key(1), 0).land(fresh(11)).expect("lands");
+    let loaded = |value| Ok(Some(Loaded::new(value, 8).until(Some(until))));
+    fixture
+        .begin(&key(1), 0)
+        .complete(loaded(11))
+        .expect("completes");
     assert_eq!(fixture.get(1), Some(Some(11)));
     fixture.clock.advance(Duration::from_secs(3));
     assert_eq!(fixture.get(1), None);
-    fixture.begin(&key(1), 0).land(fresh(11)).expect("lands");
+    fixture
+        .begin(&key(1), 0)
+        .complete(loaded(11))
+        .expect("completes");
     assert_eq!(fixture.get(1), None, "what has run out already is not kept");
 }
 
@@ -145,22 +151,32 @@ fn age_counts_from_the_read_and_not_from_its_answer() {
     let fixture = roomy();
     let slow = fixture.begin(&key(1), 0);
     fixture.clock.advance(TTL);
-    slow.land(Ok(Some(Fresh::new(1, 8)))).expect("lands");
+    slow.complete(Ok(Some(Loaded::new(1, 8))))
+        .expect("completes");
     assert_eq!(fixture.get(1), None);
 }
 
 #[test]
 fn absence_is_remembered_for_a_shorter_time_and_ends_with_creation() {
     let fixture = roomy();
-    fixture.begin(&key(1), 0).land(Ok(None)).expect("lands");
+    fixture
+        .begin(&key(1), 0)
+        .complete(Ok(None))
+        .expect("completes");
     assert_eq!(fixture.get(1), Some(None));
     fixture.clock.advance(ABSENCE_TTL);
     assert_eq!(fixture.get(1), None);
-    fixture.begin(&key(1), 0).land(Ok(None)).expect("lands");
+    fixture
+        .begin(&key(1), 0)
+        .complete(Ok(None))
+        .expect("completes");
     assert!(fixture.cache.invalidate(&key(1)), "creation throws it out");
     assert_eq!(fixture.get(1), None);
     let without = with(10, 1 << 20, Duration::ZERO);
-    without.begin(&key(1), 0).land(Ok(None)).expect("lands");
+    without
+        .begin(&key(1), 0)
+        .complete(Ok(None))
+        .expect("completes");
     assert_eq!(without.get(1), None);
 }
 
@@ -229,13 +245,17 @@ fn others_join_a_load_until_it_is_out_of_date() {
     assert!(matches!(fixture.cache.join(&key(1), 0), Join::Wait(_)));
     assert!(!fixture.cache.invalidate(&key(1)), "there is no entry yet");
     let second = fixture.begin(&key(1), 0);
-    first.land(Ok(Some(Fresh::new(1, 8)))).expect("lands");
+    first
+        .complete(Ok(Some(Loaded::new(1, 8))))
+        .expect("completes");
     assert_eq!(
         fixture.get(1),
         None,
         "it began before the write was acknowledged"
     );
-    second.land(Ok(Some(Fresh::new(2, 8)))).expect("lands");
+    second
+        .complete(Ok(Some(Loaded::new(2, 8))))
+        .expect("completes");
     assert_eq!(fixture.get(1), Some(Some(2)));
     let stats = fixture.stats();
     assert_eq!(
@@ -250,8 +270,8 @@ fn lists_of_an_older_generation_are_neither_served_nor_joined() {
     let get = |generation| fixture.cache.get(&key(1), generation);
     fixture
         .begin(&key(1), 3)
-        .land(Ok(Some(Fresh::new(30, 8))))
-        .expect("lands");
+        .complete(Ok(Some(Loaded::new(30, 8))))
+        .expect("completes");
     assert_eq!(
         (get(3), get(2)),
         (Some(Some(30)), Some(Some(30))),
@@ -260,9 +280,11 @@ fn lists_of_an_older_generation_are_neither_served_nor_joined() {
     assert_eq!(get(4), None);
     let old = fixture.begin(&key(1), 4);
     let new = fixture.begin(&key(1), 5);
-    old.land(Ok(Some(Fresh::new(40, 8)))).expect("lands");
+    old.complete(Ok(Some(Loaded::new(40, 8))))
+        .expect("completes");
     assert_eq!(get(4), None);
-    new.land(Ok(Some(Fresh::new(50, 8)))).expect("lands");
+    new.complete(Ok(Some(Loaded::new(50, 8))))
+        .expect("completes");
     assert_eq!(get(5), Some(Some(50)));
     let stats = fixture.stats();
     assert_eq!(
@@ -276,18 +298,22 @@ fn lists_of_an_older_generation_are_neither_served_nor_joined() {
 async fn those_who_wait_learn_how_the_load_ended() {
     let fixture = roomy();
     let wait = || match fixture.cache.join(&key(1), 0) {
-        Join::Wait(waiter) => waiter.answer(),
+        Join::Wait(waiter) => waiter.result(),
         _ => panic!("a load is under way"),
     };
     let flight = fixture.begin(&key(1), 0);
-    let (landed, late) = (wait(), wait());
-    flight.land(Ok(Some(Fresh::new(1, 8)))).expect("lands");
-    assert_eq!(landed.await.expect("lands").expect("is fine"), Some(1));
-    assert_eq!(late.await.expect("lands").expect("is fine"), Some(1));
+    let (loaded, late) = (wait(), wait());
+    flight
+        .complete(Ok(Some(Loaded::new(1, 8))))
+        .expect("completes");
+    assert_eq!(loaded.await.expect("completes").expect("is fine"), Some(1));
+    assert_eq!(late.await.expect("completes").expect("is fine"), Some(1));
     fixture.cache.invalidate(&key(1));
     let flight = fixture.begin(&key(1), 0);
     let failed = wait();
-    flight.land(Err(StoreError::Closed)).expect_err("failed");
+    flight
+        .complete(Err(StoreError::Closed))
+        .expect_err("failed");
     assert!(matches!(failed.await, Some(Err(StoreError::Closed))));
     let flight = fixture.begin(&key(1), 0);
     let broken_off = wait();
@@ -308,7 +334,9 @@ fn a_shard_that_is_full_of_loads_lets_others_load_alone() {
         .count();
     assert_eq!(joined, 4_096);
     for flight in flights {
-        flight.land(Ok(Some(Fresh::new(1, 8)))).expect("lands");
+        flight
+            .complete(Ok(Some(Loaded::new(1, 8))))
+            .expect("completes");
     }
     assert_eq!(
         (0..10_000)
@@ -325,11 +353,13 @@ fn clearing_and_cleaning_up_say_how_many_went() {
     let rival = (name("rival"), 1);
     fixture
         .begin(&rival, 0)
-        .land(Ok(Some(Fresh::new(1, 8))))
-        .expect("lands");
+        .complete(Ok(Some(Loaded::new(1, 8))))
+        .expect("completes");
     let under_way = fixture.begin(&key(99), 0);
     assert_eq!(fixture.cache.clear(Some(&name("acme"))), 30);
-    under_way.land(Ok(Some(Fresh::new(1, 8)))).expect("lands");
+    under_way
+        .complete(Ok(Some(Loaded::new(1, 8))))
+        .expect("completes");
     assert_eq!(
         (fixture.get(99), fixture.cache.get(&rival, 0)),
         (None, Some(Some(1)))
@@ -389,7 +419,7 @@ impl Loading {
     /// Starts a hundred tasks that read one key. The load continues once all of them wait for it.
     fn ask_a_hundred_times(
         &self,
-        end: fn() -> Result<Option<Fresh<u64>>, StoreError>,
+        end: fn() -> Result<Option<Loaded<u64>>, StoreError>,
     ) -> JoinSet<Asked> {
         let mut tasks = JoinSet::new();
         for _ in 0..100 {
@@ -402,7 +432,7 @@ impl Loading {
             tasks.spawn(async move {
                 let load = |_, _| async move {
                     loads.fetch_add(1, Ordering::SeqCst);
-                    while waiting.tally().coalesced.load(Ordering::SeqCst) < 99 {
+                    while waiting.counters().coalesced.load(Ordering::SeqCst) < 99 {
                         tokio::task::yield_now().await;
                     }
                     end()
@@ -420,7 +450,7 @@ type Asked = Result<Option<u64>, StoreError>;
 async fn a_hundred_who_miss_at_once_load_once() {
     let loading = Loading::new().await;
     for asked in loading
-        .ask_a_hundred_times(|| Ok(Some(Fresh::new(7, 8))))
+        .ask_a_hundred_times(|| Ok(Some(Loaded::new(7, 8))))
         .join_all()
         .await
     {
@@ -470,7 +500,7 @@ async fn those_who_wait_are_answered_though_the_first_to_ask_goes_away() {
         let load = |_, _| async move {
             begun.send(()).expect("is awaited");
             goes_on.await.expect("is told");
-            Ok(Some(Fresh::new(7, 8)))
+            Ok(Some(Loaded::new(7, 8)))
         };
         store.cached(&cache, key(1), 0, load).await
     });
@@ -482,7 +512,7 @@ async fn those_who_wait_are_answered_though_the_first_to_ask_goes_away() {
     assert!(first.await.expect_err("is over").is_cancelled());
     go_on.send(()).expect("is awaited");
     assert_eq!(
-        waiter.answer().await.expect("lands").expect("is fine"),
+        waiter.result().await.expect("completes").expect("is fine"),
         Some(7)
     );
     assert_eq!(loading.cache.get(&key(1), 0), Some(Some(7)));

@@ -22,24 +22,24 @@ const PER_OCTAVE: f64 = 8.0;
 const BUCKETS: usize = EXACT + 27 * 8;
 
 /// The sampled keys and their reads.
-pub(super) struct Ghosts {
+pub(super) struct ReuseSampler {
     keys_max: usize,
     /// Keys with a higher hash are not sampled.
     threshold: u64,
     /// The sampled keys by hash, so that the highest is found quickly.
-    keys: BTreeMap<u64, Ghost>,
+    keys: BTreeMap<u64, SampledKey>,
     /// The order in which the keys were last read.
-    order: Order,
+    order: ReadOrder,
     reads: Reads,
 }
 
 /// A sampled key, as of its last read.
-struct Ghost {
+struct SampledKey {
     place: usize,
     generation: u64,
     loaded_at: Timestamp,
     /// True if the entry was invalidated since the last read.
-    gone: bool,
+    invalidated: bool,
 }
 
 /// Reads by result. Each sampled read counts as the number of reads that it represents, except in
@@ -78,7 +78,7 @@ pub(super) struct Read {
     pub(super) hit: bool,
 }
 
-impl Ghosts {
+impl ReuseSampler {
     /// Creates a sample of at most `keys_max` keys. At first one key in `part` is sampled; 1
     /// samples all keys.
     pub(super) fn new(keys_max: usize, part: u64) -> Self {
@@ -86,7 +86,7 @@ impl Ghosts {
             keys_max,
             threshold: u64::MAX / part.max(1),
             keys: BTreeMap::new(),
-            order: Order::new(keys_max),
+            order: ReadOrder::new(keys_max),
             reads: Reads::default(),
         }
     }
@@ -126,33 +126,35 @@ impl Ghosts {
         } else {
             &mut self.reads.misses
         } += weight;
-        let Some(ghost) = self.keys.get_mut(&hash) else {
+        let Some(sampled) = self.keys.get_mut(&hash) else {
             self.reads.cold += weight;
             let place = self.place();
             self.keys.insert(
                 hash,
-                Ghost {
+                SampledKey {
                     place,
                     generation,
                     loaded_at: now,
-                    gone: false,
+                    invalidated: false,
                 },
             );
             return self.make_room();
         };
-        let others = self.order.after(ghost.place);
-        let age = now.as_micros().saturating_sub(ghost.loaded_at.as_micros());
+        let others = self.order.after(sampled.place);
+        let age = now
+            .as_micros()
+            .saturating_sub(sampled.loaded_at.as_micros());
         // Entries expire up to a tenth early.
         let over = age >= ttl_micros - ttl_micros / 10;
-        if !hit && (ghost.gone || ghost.generation < generation) {
+        if !hit && (sampled.invalidated || sampled.generation < generation) {
             self.reads.invalidated += weight;
-            ghost.loaded_at = now;
+            sampled.loaded_at = now;
         } else if !hit && over {
             self.reads.expired += weight;
             if age < ttl_micros.saturating_mul(2) {
                 self.reads.expired_soon += weight;
             }
-            ghost.loaded_at = now;
+            sampled.loaded_at = now;
         } else {
             if age > ttl_micros / 2 {
                 self.reads.aged += weight;
@@ -163,23 +165,23 @@ impl Ghosts {
             }
             // An evicted entry is loaded again.
             if !hit {
-                ghost.loaded_at = now;
+                sampled.loaded_at = now;
             }
         }
-        ghost.generation = ghost.generation.max(generation);
-        ghost.gone = false;
-        let before = ghost.place;
+        sampled.generation = sampled.generation.max(generation);
+        sampled.invalidated = false;
+        let before = sampled.place;
         self.order.leave(before);
         let place = self.place();
-        if let Some(ghost) = self.keys.get_mut(&hash) {
-            ghost.place = place;
+        if let Some(sampled) = self.keys.get_mut(&hash) {
+            sampled.place = place;
         }
     }
 
     /// Notes that the entry of a key was invalidated.
     pub(super) fn invalidate(&mut self, hash: u64) {
-        if let Some(ghost) = self.keys.get_mut(&hash) {
-            ghost.gone = true;
+        if let Some(sampled) = self.keys.get_mut(&hash) {
+            sampled.invalidated = true;
         }
     }
 
@@ -189,12 +191,12 @@ impl Ghosts {
             let mut keys: Vec<_> = self
                 .keys
                 .values_mut()
-                .filter(|ghost| self.order.has(ghost.place))
+                .filter(|sampled| self.order.has(sampled.place))
                 .collect();
-            keys.sort_unstable_by_key(|ghost| ghost.place);
+            keys.sort_unstable_by_key(|sampled| sampled.place);
             self.order.clear();
-            for ghost in keys {
-                ghost.place = self.order.arrive();
+            for sampled in keys {
+                sampled.place = self.order.arrive();
             }
         }
         self.order.arrive()
@@ -202,10 +204,10 @@ impl Ghosts {
 
     fn make_room(&mut self) {
         while self.keys.len() > self.keys_max {
-            let Some((hash, ghost)) = self.keys.pop_last() else {
+            let Some((hash, sampled)) = self.keys.pop_last() else {
                 return;
             };
-            self.order.leave(ghost.place);
+            self.order.leave(sampled.place);
             self.threshold = hash.saturating_sub(1);
         }
     }
@@ -304,13 +306,13 @@ pub(super) fn capacities(most: u64) -> impl Iterator<Item = u64> {
 }
 
 /// Places in the order of last reads, in a Fenwick tree that counts the taken places after a place.
-struct Order {
+struct ReadOrder {
     tree: Vec<u32>,
     taken: Vec<bool>,
     next: usize,
 }
 
-impl Order {
+impl ReadOrder {
     fn new(keys_max: usize) -> Self {
         // With twice the room, keys are moved together only once in as many reads as there are
         // keys.
@@ -394,9 +396,9 @@ mod tests {
         BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
     }
 
-    fn read(ghosts: &mut Ghosts, key: u64, micros: i64, hit: bool) {
+    fn read(sampler: &mut ReuseSampler, key: u64, micros: i64, hit: bool) {
         let now = Timestamp::from_micros(micros);
-        ghosts.read(Read {
+        sampler.read(Read {
             hash: hash(key),
             generation: 0,
             now,
@@ -429,10 +431,10 @@ mod tests {
             keys in prop::collection::vec(0_u64..150, 1..600),
             entries in 1_usize..64,
         ) {
-            let mut ghosts = Ghosts::new(150, 1);
-            keys.iter().for_each(|key| read(&mut ghosts, *key, 0, true));
+            let mut sampler = ReuseSampler::new(150, 1);
+            keys.iter().for_each(|key| read(&mut sampler, *key, 0, true));
             let expected = lru_hits(&keys, entries) as f64 / keys.len() as f64;
-            let told = ghosts.reads().hit_rate(entries as u64);
+            let told = sampler.reads().hit_rate(entries as u64);
             prop_assert!((told - expected).abs() < 1e-9, "{} instead of {}", told, expected);
         }
 
@@ -469,7 +471,7 @@ mod tests {
     #[test]
     fn a_sample_tells_nearly_the_same() {
         for kind in ["zipf", "even", "loop"] {
-            let (mut all, mut some) = (Ghosts::new(40_000, 1), Ghosts::new(1_000, 16));
+            let (mut all, mut some) = (ReuseSampler::new(40_000, 1), ReuseSampler::new(1_000, 16));
             let mut random = Random(7);
             let reads = 300_000;
             for number in 0..reads {
@@ -501,25 +503,25 @@ mod tests {
 
     #[test]
     fn what_no_capacity_would_have_answered_is_counted_apart() {
-        let mut ghosts = Ghosts::new(10, 1);
-        read(&mut ghosts, 1, 0, false);
-        read(&mut ghosts, 1, 600_000, true);
-        ghosts.invalidate(hash(1));
-        read(&mut ghosts, 1, 700_000, false);
-        read(&mut ghosts, 1, 2_000_000, false);
-        read(&mut ghosts, 1, 9_000_000, false);
+        let mut sampler = ReuseSampler::new(10, 1);
+        read(&mut sampler, 1, 0, false);
+        read(&mut sampler, 1, 600_000, true);
+        sampler.invalidate(hash(1));
+        read(&mut sampler, 1, 700_000, false);
+        read(&mut sampler, 1, 2_000_000, false);
+        read(&mut sampler, 1, 9_000_000, false);
         // Evicted: a larger cache would have had room for the key.
-        read(&mut ghosts, 1, 9_000_001, false);
+        read(&mut sampler, 1, 9_000_001, false);
         // A newer generation.
         let now = Timestamp::from_micros(9_000_002);
-        ghosts.read(Read {
+        sampler.read(Read {
             hash: hash(1),
             generation: 1,
             now,
             ttl_micros: TTL,
             hit: false,
         });
-        let reads = ghosts.reads();
+        let reads = sampler.reads();
         assert_eq!(
             (
                 reads.cold,
@@ -539,14 +541,14 @@ mod tests {
 
     #[test]
     fn memory_has_a_bound_whatever_is_read() {
-        let mut ghosts = Ghosts::new(100, 1);
+        let mut sampler = ReuseSampler::new(100, 1);
         for key in 0..100_000 {
-            read(&mut ghosts, key, 0, false);
-            assert!(ghosts.keys() <= 100);
+            read(&mut sampler, key, 0, false);
+            assert!(sampler.keys() <= 100);
         }
         assert_eq!(
-            ghosts.order.taken.iter().filter(|taken| **taken).count(),
-            ghosts.keys()
+            sampler.order.taken.iter().filter(|taken| **taken).count(),
+            sampler.keys()
         );
     }
 }

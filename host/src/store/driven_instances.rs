@@ -25,18 +25,18 @@ const SAMPLE_MAX: usize = 500;
 /// The table of driven instances. Write errors are only logged: the sole consequence is that a
 /// crash is not counted.
 #[derive(Debug)]
-pub(super) struct InHand {
+pub(super) struct DrivenInstances {
     file: File,
-    state: Mutex<Places>,
+    state: Mutex<FileSlots>,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct FileSlots {
     of: HashMap<Uuid, u64>,
     free: Vec<u64>,
 }
 
-impl InHand {
+impl DrivenInstances {
     /// Opens the table and returns the ids in it. The data directory must be locked, so that no
     /// other process uses the table.
     pub(super) fn open(data_dir: &Path) -> Result<(Self, Vec<Uuid>), StoreError> {
@@ -67,7 +67,7 @@ impl InHand {
 
     /// Empties the table, at an orderly shutdown or after its crashes were counted.
     pub(super) fn clear(&self) {
-        *self.state.lock() = Places::default();
+        *self.state.lock() = FileSlots::default();
         self.noted(self.file.set_len(0));
     }
 
@@ -123,23 +123,28 @@ mod tests {
     fn the_next_process_finds_what_was_in_hand() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ids = [1, 2, 3, 4].map(Uuid::from_u128);
-        let (table, before) = InHand::open(folder.path()).expect("opens");
+        let (table, before) = DrivenInstances::open(folder.path()).expect("opens");
         assert!(before.is_empty());
         ids.into_iter().take(3).for_each(|id| table.take(id));
         table.put_down(ids[1]);
         table.take(ids[3]);
         drop(table);
-        let (table, mut before) = InHand::open(folder.path()).expect("opens");
+        let (table, mut before) = DrivenInstances::open(folder.path()).expect("opens");
         before.sort_unstable();
         assert_eq!(before, [ids[0], ids[2], ids[3]]);
         table.clear();
-        assert!(InHand::open(folder.path()).expect("opens").1.is_empty());
+        assert!(
+            DrivenInstances::open(folder.path())
+                .expect("opens")
+                .1
+                .is_empty()
+        );
     }
 
     #[test]
     fn places_are_used_again() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (table, _) = InHand::open(folder.path()).expect("opens");
+        let (table, _) = DrivenInstances::open(folder.path()).expect("opens");
         for number in 1..1_000 {
             table.take(Uuid::from_u128(number));
             table.put_down(Uuid::from_u128(number));

@@ -12,9 +12,9 @@ use sqlx::postgres::PgListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::backend::{Backend, Connection, Writing};
-use super::second_level::Session;
-use super::stale::Stale;
+use super::backend::{Backend, Connection, Transaction};
+use super::invalidation::Invalidation;
+use super::redis_cache::Session;
 use super::{Core, StoreError, to_json};
 
 const CHANNEL: &str = "stepwell_stale";
@@ -28,22 +28,23 @@ const RECONNECT: Duration = Duration::from_millis(500);
 
 /// One invalidation message.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Announcement {
+struct InvalidationMessage {
     /// The host that wrote. It has already updated its own caches and ignores the message.
     from: Uuid,
     /// The invalidations; `None` means that everything is out of date.
-    stale: Option<Vec<Stale>>,
+    #[serde(rename = "stale")]
+    invalidations: Option<Vec<Invalidation>>,
 }
 
 /// Packs invalidations into as few messages as the size limit allows.
-fn pack(from: Uuid, stale: &[Stale]) -> Result<Vec<String>, StoreError> {
+fn pack(from: Uuid, invalidations: &[Invalidation]) -> Result<Vec<String>, StoreError> {
     let mut payloads = Vec::new();
-    let mut rest = stale;
+    let mut rest = invalidations;
     while !rest.is_empty() {
         let mut bytes = 100;
         let mut fitting = 0;
-        for stale in rest {
-            bytes += to_json(stale)?.len() + 1;
+        for invalidation in rest {
+            bytes += to_json(invalidation)?.len() + 1;
             if bytes > PAYLOAD_BYTES_MAX {
                 break;
             }
@@ -51,11 +52,14 @@ fn pack(from: Uuid, stale: &[Stale]) -> Result<Vec<String>, StoreError> {
         }
         let (now, later) = rest.split_at(fitting);
         if fitting == 0 || payloads.len() == PAYLOADS_MAX {
-            return Ok(vec![to_json(&Announcement { from, stale: None })?]);
+            return Ok(vec![to_json(&InvalidationMessage {
+                from,
+                invalidations: None,
+            })?]);
         }
-        payloads.push(to_json(&Announcement {
+        payloads.push(to_json(&InvalidationMessage {
             from,
-            stale: Some(now.to_vec()),
+            invalidations: Some(now.to_vec()),
         })?);
         rest = later;
     }
@@ -66,16 +70,16 @@ impl Core {
     /// Adds the messages to the transaction, unless this host is known to be alone.
     pub(super) async fn announce(
         &self,
-        writing: &mut Writing,
-        stale: &[Stale],
+        transaction: &mut Transaction,
+        invalidations: &[Invalidation],
     ) -> Result<(), StoreError> {
-        let Connection::Postgres(connection) = &mut **writing else {
+        let Connection::Postgres(connection) = &mut **transaction else {
             return Ok(());
         };
-        if stale.is_empty() || !self.host.announces(self.clock.monotonic()) {
+        if invalidations.is_empty() || !self.host.announces(self.clock.monotonic()) {
             return Ok(());
         }
-        let payloads = pack(self.host.id, stale)?;
+        let payloads = pack(self.host.id, invalidations)?;
         sqlx::query("SELECT pg_notify($1, payload) FROM UNNEST($2::TEXT[]) AS payload")
             .bind(CHANNEL)
             .bind(payloads)
@@ -87,7 +91,7 @@ impl Core {
     /// Sends the messages through Redis after the transaction, which is faster than NOTIFY when
     /// there are many. If Redis fails, Postgres tells the other hosts that everything is out of
     /// date.
-    pub(super) async fn publish(&self, session: &Arc<Session>, stale: &[Stale]) {
+    pub(super) async fn publish(&self, session: &Arc<Session>, invalidations: &[Invalidation]) {
         let Some(redis) = self
             .redis
             .as_ref()
@@ -95,7 +99,7 @@ impl Core {
         else {
             return;
         };
-        let told = match pack(self.host.id, stale) {
+        let told = match pack(self.host.id, invalidations) {
             Ok(payloads) => redis.publish(session, &payloads).await,
             Err(_) => false,
         };
@@ -110,9 +114,9 @@ impl Core {
         let Connection::Postgres(connection) = &mut connection else {
             return Ok(());
         };
-        let payload = to_json(&Announcement {
+        let payload = to_json(&InvalidationMessage {
             from: self.host.id,
-            stale: None,
+            invalidations: None,
         })?;
         sqlx::query("SELECT pg_notify($1, $2)")
             .bind(CHANNEL)
@@ -171,15 +175,19 @@ impl Core {
     }
 
     pub(super) fn heed(&self, payload: &str) {
-        match serde_json::from_str::<Announcement>(payload) {
-            Ok(Announcement { from, .. }) if from == self.host.id => {}
-            Ok(Announcement {
-                stale: Some(stale), ..
-            }) => self.caches.forget(&stale),
-            Ok(Announcement { stale: None, .. }) => self.caches.forget_everything(),
+        match serde_json::from_str::<InvalidationMessage>(payload) {
+            Ok(InvalidationMessage { from, .. }) if from == self.host.id => {}
+            Ok(InvalidationMessage {
+                invalidations: Some(invalidations),
+                ..
+            }) => self.caches.forget(&invalidations),
+            Ok(InvalidationMessage {
+                invalidations: None,
+                ..
+            }) => self.caches.forget_everything(),
             // A newer host may send a message that this version cannot read.
             Err(error) => {
-                tracing::debug!(%error, "an announcement of another host is not understood; clearing the caches");
+                tracing::debug!(%error, "an invalidation message of another host is not understood; clearing the caches");
                 self.caches.forget_everything();
             }
         }
@@ -195,7 +203,7 @@ mod tests {
         "acme".parse().expect("is a name")
     }
 
-    fn entry(number: u32, bytes: usize) -> Stale {
+    fn entry(number: u32, bytes: usize) -> Invalidation {
         let space = [
             Space::Plugin(team()),
             Space::Shared(team()),
@@ -205,7 +213,7 @@ mod tests {
             .into_iter()
             .nth(number as usize % 3)
             .expect("there are three");
-        Stale::Entry {
+        Invalidation::Entry {
             team: team(),
             key: EntryKey {
                 space,
@@ -214,53 +222,53 @@ mod tests {
         }
     }
 
-    fn unpack(payloads: &[String]) -> Option<Vec<Stale>> {
+    fn unpack(payloads: &[String]) -> Option<Vec<Invalidation>> {
         let mut all = Vec::new();
         for payload in payloads {
             assert!(payload.len() < 8_000, "{}", payload.len());
             all.extend(
-                serde_json::from_str::<Announcement>(payload)
+                serde_json::from_str::<InvalidationMessage>(payload)
                     .expect("is one")
-                    .stale?,
+                    .invalidations?,
             );
         }
         Some(all)
     }
 
     #[test]
-    fn what_is_packed_arrives_whole_and_in_payloads_that_postgres_takes() {
-        let mut stale = vec![
-            Stale::Workflow {
+    fn packed_invalidations_arrive_whole_in_payloads_that_postgres_takes() {
+        let mut invalidations = vec![
+            Invalidation::Workflow {
                 team: team(),
                 name: team(),
                 version: 3,
             },
-            Stale::Plugin {
+            Invalidation::Plugin {
                 team: team(),
                 name: team(),
                 version: "1.0.0".to_owned(),
                 id: Uuid::from_u128(1),
             },
-            Stale::NewInstances { team: team() },
-            Stale::Approver {
+            Invalidation::NewInstances { team: team() },
+            Invalidation::Approver {
                 team: team(),
                 approver: "böb".to_owned(),
             },
-            Stale::Token { hash: [255; 32] },
+            Invalidation::Token { hash: [255; 32] },
         ];
-        stale.extend((0..200).map(|number| Stale::Instance {
+        invalidations.extend((0..200).map(|number| Invalidation::Instance {
             team: team(),
             id: Uuid::from_u128(number),
         }));
         // A control character is six times as long in JSON.
-        stale.extend((0..20).map(|number| entry(number, 500)));
-        let payloads = pack(Uuid::nil(), &stale).expect("packs");
+        invalidations.extend((0..20).map(|number| entry(number, 500)));
+        let payloads = pack(Uuid::nil(), &invalidations).expect("packs");
         assert!(payloads.len() > 1);
-        assert_eq!(unpack(&payloads), Some(stale));
+        assert_eq!(unpack(&payloads), Some(invalidations));
     }
 
     #[test]
-    fn what_is_too_much_to_say_is_everything() {
+    fn too_many_invalidations_become_one_that_clears_everything() {
         let many: Vec<_> = (0..10_000).map(|number| entry(number, 200)).collect();
         assert_eq!(unpack(&pack(Uuid::nil(), &many).expect("packs")), None);
         assert_eq!(

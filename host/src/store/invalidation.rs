@@ -4,14 +4,14 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::backend::Writing;
-use super::cache::{CacheKind, Caches, Noun};
+use super::backend::Transaction;
+use super::cache::{CacheKind, Caches, ListKind};
 use super::{Core, StoreError};
 use crate::model::{EntryKey, Name};
 
 /// One invalidation: the subject of a write, whose cached copies are out of date.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) enum Stale {
+pub(super) enum Invalidation {
     /// A workflow has a new newest version or a new status. `version` is the newest version.
     Workflow {
         team: Name,
@@ -42,32 +42,32 @@ pub(super) enum Stale {
 }
 
 impl Core {
-    /// Commits a transaction. Returns after this host's caches have dropped the entries in `stale`
-    /// and the other hosts were told. The entries are dropped after a failed COMMIT too, because a
-    /// COMMIT whose result was lost may have happened.
+    /// Commits a transaction. Returns after this host's caches have dropped the entries in
+    /// `invalidations` and the other hosts were told. The entries are dropped after a failed COMMIT
+    /// too, because a COMMIT whose result was lost may have happened.
     pub(super) async fn commit(
         &self,
-        mut writing: Writing,
-        stale: &[Stale],
+        mut transaction: Transaction,
+        invalidations: &[Invalidation],
     ) -> Result<(), StoreError> {
         if self.broken.is_cancelled() {
             // Dropping the transaction rolls it back.
             return Err(StoreError::Closed);
         }
         let session = match &self.redis {
-            Some(redis) => redis.mark(stale).await,
+            Some(redis) => redis.set_tombstones(invalidations).await,
             None => None,
         };
         if session.is_none() {
-            self.announce(&mut writing, stale).await?;
+            self.announce(&mut transaction, invalidations).await?;
         }
-        let result = writing.commit().await;
+        let result = transaction.commit().await;
         if let Some(redis) = &self.redis {
-            redis.confirm(session.as_ref(), stale).await;
+            redis.confirm(session.as_ref(), invalidations).await;
         }
-        self.caches.forget(stale);
+        self.caches.forget(invalidations);
         if let Some(session) = session {
-            self.publish(&session, stale).await;
+            self.publish(&session, invalidations).await;
         }
         if let Err(error) = &result {
             self.notice(error);
@@ -81,7 +81,7 @@ impl Core {
         if matches!(error, StoreError::Broken(_)) {
             // The process ends because of the disk, so the instances that it drives must not count
             // a crash.
-            self.in_hand.clear();
+            self.driven_instances.clear();
             self.broken.cancel();
         }
     }
@@ -94,10 +94,10 @@ impl Caches {
     }
 
     /// Drops the entries that are out of date.
-    pub(super) fn forget(&self, stale: &[Stale]) {
-        for stale in stale {
-            match stale {
-                Stale::Workflow {
+    pub(super) fn forget(&self, invalidations: &[Invalidation]) {
+        for invalidation in invalidations {
+            match invalidation {
+                Invalidation::Workflow {
                     team,
                     name,
                     version,
@@ -106,9 +106,9 @@ impl Caches {
                     // The cache may hold the fact that this version did not exist.
                     self.workflow_versions
                         .invalidate(&(team.clone(), name.clone(), *version));
-                    self.generations.end(team, Noun::Workflows);
+                    self.generations.bump(team, ListKind::Workflows);
                 }
-                Stale::Plugin {
+                Invalidation::Plugin {
                     team,
                     name,
                     version,
@@ -120,21 +120,25 @@ impl Caches {
                             .invalidate(&(team.clone(), name.clone(), version));
                     }
                 }
-                Stale::Instance { team, id } => {
+                Invalidation::Instance { team, id } => {
                     self.instances.invalidate(&(team.clone(), *id));
-                    self.generations.end(team, Noun::Instances);
+                    self.generations.bump(team, ListKind::Instances);
                 }
-                Stale::NewInstances { team } => self.generations.end(team, Noun::Instances),
-                Stale::Approver { team, approver } => {
+                Invalidation::NewInstances { team } => {
+                    self.generations.bump(team, ListKind::Instances)
+                }
+                Invalidation::Approver { team, approver } => {
                     self.pending_approvals
                         .invalidate(&(team.clone(), approver.clone()));
-                    self.generations.end(team, Noun::Approvals);
+                    self.generations.bump(team, ListKind::Approvals);
                 }
-                Stale::DecidedApprovals { team } => self.generations.end(team, Noun::Approvals),
-                Stale::Entry { team, key } => {
+                Invalidation::DecidedApprovals { team } => {
+                    self.generations.bump(team, ListKind::Approvals)
+                }
+                Invalidation::Entry { team, key } => {
                     self.storage.invalidate(&(team.clone(), key.clone()));
                 }
-                Stale::Token { hash } => {
+                Invalidation::Token { hash } => {
                     self.tokens.invalidate(hash);
                 }
             }

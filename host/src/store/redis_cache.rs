@@ -25,8 +25,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::cache::Named;
-use super::stale::Stale;
+use super::cache::EntryName;
+use super::invalidation::Invalidation;
 use super::{CacheKind, Core, Store, StoreError, to_json};
 use crate::clock::Clock;
 use crate::config::RedisConfig;
@@ -45,8 +45,8 @@ const ENTRY: &str = "entry";
 const SCANNED_AT_ONCE: u32 = 1_000;
 /// The lifetime of a tombstone. Longer than any statement may take, so longer than any reader can
 /// be delayed.
-const MARK: Duration = Duration::from_secs(60);
-const MARK_VALUE: &[u8] = b"";
+const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
+const TOMBSTONE: &[u8] = b"";
 /// The largest row that is stored in Redis, in bytes. Larger rows are always read from the
 /// database.
 const VALUE_BYTES_MAX: usize = 256 << 10;
@@ -57,7 +57,7 @@ const REMINDER: Duration = Duration::from_secs(600);
 
 /// Statistics of the Redis cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct SecondLevelStats {
+pub struct RedisStats {
     /// True while Redis can be used.
     pub connected: bool,
     /// Rows found in Redis.
@@ -71,14 +71,14 @@ pub struct SecondLevelStats {
 /// State of the log about Redis: a line when the connection is lost, one when it is back, and
 /// reminders.
 #[derive(Debug, Default)]
-struct Told {
+struct ConnectionLog {
     /// The times of the loss and of the last line about it. `None` while Redis can be used.
     away: Option<(Instant, Instant)>,
 }
 
-impl Told {
+impl ConnectionLog {
     /// Records that Redis cannot be used. Returns the time since the loss if a line is due.
-    fn is_away(&mut self, now: Instant) -> Option<Duration> {
+    fn lost(&mut self, now: Instant) -> Option<Duration> {
         let (since, last) = self.away.unwrap_or((now, now));
         let due = self.away.is_none() || now.saturating_duration_since(last) >= REMINDER;
         self.away = Some((since, if due { now } else { last }));
@@ -86,7 +86,7 @@ impl Told {
     }
 
     /// Records that Redis can be used. Returns the time that it was lost for.
-    fn is_there(&mut self, now: Instant) -> Option<Duration> {
+    fn restored(&mut self, now: Instant) -> Option<Duration> {
         let (since, _) = self.away.take()?;
         Some(now.saturating_duration_since(since))
     }
@@ -99,7 +99,7 @@ struct Counters {
     lost: AtomicU64,
 }
 
-pub(super) struct SecondLevel {
+pub(super) struct RedisCache {
     client: Client,
     config: RedisConfig,
     /// The id of this database; one Redis may serve several databases.
@@ -107,7 +107,7 @@ pub(super) struct SecondLevel {
     session: RwLock<Option<Arc<Session>>>,
     lost: Notify,
     counters: Counters,
-    told: Mutex<Told>,
+    log: Mutex<ConnectionLog>,
     clock: Clock,
 }
 
@@ -140,15 +140,15 @@ pub(super) struct Row<'a> {
 }
 
 /// The result of looking up a key in Redis.
-pub(super) enum Found {
+pub(super) enum RedisLookup {
     Row(Vec<u8>),
-    /// No entry; the caller may store a row with [`SecondLevel::put`].
+    /// No entry; the caller may store a row with [`RedisCache::put`].
     Nothing(Arc<Session>),
     /// A tombstone, or Redis failed; the caller must store nothing.
     Unknown,
 }
 
-impl SecondLevel {
+impl RedisCache {
     pub(super) fn new(
         config: &RedisConfig,
         database: Uuid,
@@ -171,14 +171,14 @@ impl SecondLevel {
             session: RwLock::default(),
             lost: Notify::new(),
             counters: Counters::default(),
-            told: Mutex::default(),
+            log: Mutex::default(),
             clock,
         }))
     }
 
-    pub(super) fn stats(&self) -> SecondLevelStats {
+    pub(super) fn stats(&self) -> RedisStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        SecondLevelStats {
+        RedisStats {
             connected: self
                 .session
                 .read()
@@ -213,8 +213,8 @@ impl SecondLevel {
     }
 
     /// Looks up rows, and returns the results in the order of `keys`.
-    pub(super) async fn get(&self, keys: &[Key<'_>]) -> Vec<Found> {
-        let unknown = || keys.iter().map(|_| Found::Unknown).collect();
+    pub(super) async fn get(&self, keys: &[Key<'_>]) -> Vec<RedisLookup> {
+        let unknown = || keys.iter().map(|_| RedisLookup::Unknown).collect();
         let Some(session) = self.session.read().clone().filter(|session| session.reads) else {
             return unknown();
         };
@@ -230,14 +230,14 @@ impl SecondLevel {
             return unknown();
         };
         let found = values.into_iter().map(|value| match value {
-            Some(value) if value == MARK_VALUE => Found::Unknown,
-            Some(row) => Found::Row(row),
-            None => Found::Nothing(Arc::clone(&session)),
+            Some(value) if value == TOMBSTONE => RedisLookup::Unknown,
+            Some(row) => RedisLookup::Row(row),
+            None => RedisLookup::Nothing(Arc::clone(&session)),
         });
         let found: Vec<_> = found.collect();
         let hits = found
             .iter()
-            .filter(|found| matches!(found, Found::Row(_)))
+            .filter(|found| matches!(found, RedisLookup::Row(_)))
             .count();
         self.counters.hits.fetch_add(hits as u64, Ordering::Relaxed);
         self.counters
@@ -272,40 +272,51 @@ impl SecondLevel {
 
     /// Sets tombstones for the rows that a write is about to make out of date. Returns the session
     /// through which the other hosts must be told; `None` if Redis cannot be reached.
-    pub(super) async fn mark(&self, stale: &[Stale]) -> Option<Arc<Session>> {
+    pub(super) async fn set_tombstones(
+        &self,
+        invalidations: &[Invalidation],
+    ) -> Option<Arc<Session>> {
         let session = self.session.read().clone()?;
-        let pipeline = self.marks(&session.epoch, stale);
+        let pipeline = self.tombstones(&session.epoch, invalidations);
         if !pipeline.is_empty() {
             self.run::<()>(&session, &pipeline).await?;
         }
         Some(session)
     }
 
-    fn marks(&self, epoch: &str, stale: &[Stale]) -> Pipeline {
-        marked(stale.iter().flat_map(keys).map(|key| self.key(epoch, &key)))
+    fn tombstones(&self, epoch: &str, invalidations: &[Invalidation]) -> Pipeline {
+        tombstone_commands(
+            invalidations
+                .iter()
+                .flat_map(keys)
+                .map(|key| self.key(epoch, &key)),
+        )
     }
 
     /// Sets the tombstone of one entry that a team named.
-    pub(super) async fn mark_named(&self, team: &Name, named: &Named) {
+    pub(super) async fn set_tombstone(&self, team: &Name, named: &EntryName) {
         let Some(session) = self.session.read().clone() else {
             return;
         };
         let key = match named {
-            Named::Workflow(name) => Key::Workflow(team, name),
-            Named::WorkflowVersion(name, version) => Key::WorkflowVersion(team, name, *version),
-            Named::PluginReference(PluginReference { name, version }) => {
+            EntryName::Workflow(name) => Key::Workflow(team, name),
+            EntryName::WorkflowVersion(name, version) => Key::WorkflowVersion(team, name, *version),
+            EntryName::PluginReference(PluginReference { name, version }) => {
                 Key::PluginReference(team, name, version.as_deref())
             }
-            Named::Entry(key) => Key::Entry(team, key),
-            Named::Instance(_) | Named::PendingApprovals(_) => return,
+            EntryName::Entry(key) => Key::Entry(team, key),
+            EntryName::Instance(_) | EntryName::PendingApprovals(_) => return,
         };
-        self.run::<()>(&session, &marked([self.key(&session.epoch, &key)]))
-            .await;
+        self.run::<()>(
+            &session,
+            &tombstone_commands([self.key(&session.epoch, &key)]),
+        )
+        .await;
     }
 
     /// Sets tombstones for all rows of a team in these caches. Redis has to search all its keys for
     /// the rows.
-    async fn mark_all(&self, kinds: &[CacheKind], team: &Name) {
+    async fn set_tombstones_of_team(&self, kinds: &[CacheKind], team: &Name) {
         let Some(session) = self.session.read().clone() else {
             return;
         };
@@ -340,9 +351,9 @@ impl SecondLevel {
                 else {
                     return;
                 };
-                let marks = marked(found);
-                if !marks.is_empty() {
-                    self.run::<()>(&session, &marks).await;
+                let tombstones = tombstone_commands(found);
+                if !tombstones.is_empty() {
+                    self.run::<()>(&session, &tombstones).await;
                 }
                 if next == 0 {
                     break;
@@ -352,12 +363,16 @@ impl SecondLevel {
         }
     }
 
-    /// Sets the tombstones again if an epoch has begun since [`SecondLevel::mark`], or if Redis
-    /// could not be reached then. A reader may have stored the old row in the new epoch, which has
-    /// no tombstones. Call this function after COMMIT and before the caches in memory drop the
-    /// rows. Readers in a later epoch see the committed rows.
-    pub(super) async fn confirm(&self, marked: Option<&Arc<Session>>, stale: &[Stale]) {
-        if stale.iter().flat_map(keys).next().is_none() {
+    /// Sets the tombstones again if an epoch has begun since [`RedisCache::set_tombstones`], or if
+    /// Redis could not be reached then. A reader may have stored the old row in the new epoch,
+    /// which has no tombstones. Call this function after COMMIT and before the caches in memory
+    /// drop the rows. Readers in a later epoch see the committed rows.
+    pub(super) async fn confirm(
+        &self,
+        before: Option<&Arc<Session>>,
+        invalidations: &[Invalidation],
+    ) {
+        if invalidations.iter().flat_map(keys).next().is_none() {
             return;
         }
         // A session that begins later begins a new epoch first.
@@ -369,11 +384,11 @@ impl SecondLevel {
         let Some((Some(epoch),)) = self.run::<(Option<String>,)>(&session, &pipeline).await else {
             return;
         };
-        if marked.is_some_and(|marked| marked.epoch == epoch) {
+        if before.is_some_and(|before| before.epoch == epoch) {
             return;
         }
         if self
-            .run::<()>(&session, &self.marks(&epoch, stale))
+            .run::<()>(&session, &self.tombstones(&epoch, invalidations))
             .await
             .is_some()
         {
@@ -421,7 +436,7 @@ impl SecondLevel {
 
     /// Logs that Redis cannot be used, at the first failure and then every [`REMINDER`].
     fn tell_away(&self, error: &RedisError) {
-        match self.told.lock().is_away(self.clock.monotonic()) {
+        match self.log.lock().lost(self.clock.monotonic()) {
             None => {}
             Some(Duration::ZERO) => {
                 tracing::warn!(%error, "Redis is away; going on without it, and trying again twice a second");
@@ -435,7 +450,7 @@ impl SecondLevel {
 
     /// Logs that Redis can be used.
     fn tell_there(&self) {
-        match self.told.lock().is_there(self.clock.monotonic()) {
+        match self.log.lock().restored(self.clock.monotonic()) {
             None => tracing::info!("Redis is there"),
             Some(away) => {
                 let away = duration::format(Duration::from_secs(away.as_secs().max(1)));
@@ -546,15 +561,15 @@ impl SecondLevel {
     }
 }
 
-fn marked(keys: impl IntoIterator<Item = String>) -> Pipeline {
+fn tombstone_commands(keys: impl IntoIterator<Item = String>) -> Pipeline {
     let mut pipeline = redis::pipe();
     for key in keys {
         pipeline
             .cmd("SET")
             .arg(key)
-            .arg(MARK_VALUE)
+            .arg(TOMBSTONE)
             .arg("EX")
-            .arg(MARK.as_secs())
+            .arg(TOMBSTONE_TTL.as_secs())
             .ignore();
     }
     pipeline
@@ -563,10 +578,10 @@ fn marked(keys: impl IntoIterator<Item = String>) -> Pipeline {
 /// Lists the Redis keys that an invalidation concerns. Instances and approvals are not in Redis:
 /// they change with every step, and their tombstones would cost more than the reads save. Tokens
 /// never leave the host. Workflow versions never change.
-fn keys(stale: &Stale) -> Vec<Key<'_>> {
-    match stale {
-        Stale::Workflow { team, name, .. } => vec![Key::Workflow(team, name)],
-        Stale::Plugin {
+fn keys(invalidation: &Invalidation) -> Vec<Key<'_>> {
+    match invalidation {
+        Invalidation::Workflow { team, name, .. } => vec![Key::Workflow(team, name)],
+        Invalidation::Plugin {
             team,
             name,
             version,
@@ -576,12 +591,12 @@ fn keys(stale: &Stale) -> Vec<Key<'_>> {
             Key::PluginReference(team, name, None),
             Key::PluginReference(team, name, Some(version)),
         ],
-        Stale::Entry { team, key } => vec![Key::Entry(team, key)],
-        Stale::Instance { .. }
-        | Stale::NewInstances { .. }
-        | Stale::Approver { .. }
-        | Stale::DecidedApprovals { .. }
-        | Stale::Token { .. } => Vec::new(),
+        Invalidation::Entry { team, key } => vec![Key::Entry(team, key)],
+        Invalidation::Instance { .. }
+        | Invalidation::NewInstances { .. }
+        | Invalidation::Approver { .. }
+        | Invalidation::DecidedApprovals { .. }
+        | Invalidation::Token { .. } => Vec::new(),
     }
 }
 
@@ -590,14 +605,14 @@ impl Store {
     /// all teams. Call this function before [`Store::clear_caches`]; otherwise the caches in memory
     /// are filled again from Redis. For one team, Redis searches all its keys, a thousand at a
     /// time. The team's rows are not stored again for a minute.
-    pub async fn clear_second_level(&self, kind: Option<CacheKind>, team: Option<&Name>) {
+    pub async fn clear_redis(&self, kind: Option<CacheKind>, team: Option<&Name>) {
         let Some(redis) = &self.core().redis else {
             return;
         };
         match (team, kind) {
             (None, _) => redis.forget_everything().await,
-            (Some(team), None) => redis.mark_all(&CacheKind::ALL, team).await,
-            (Some(team), Some(kind)) => redis.mark_all(&[kind], team).await,
+            (Some(team), None) => redis.set_tombstones_of_team(&CacheKind::ALL, team).await,
+            (Some(team), Some(kind)) => redis.set_tombstones_of_team(&[kind], team).await,
         }
     }
 
@@ -615,13 +630,13 @@ impl Store {
             };
             let found = redis.get(std::slice::from_ref(&key)).await.pop();
             // A row that does not parse was stored by another version of this program.
-            if let Some(Found::Row(row)) = &found
+            if let Some(RedisLookup::Row(row)) = &found
                 && let Ok(row) = serde_json::from_slice(row)
             {
                 return Ok(Some(row));
             }
             let row = select.await?;
-            if let (Some(Found::Nothing(session)), Some(row)) = (found, &row) {
+            if let (Some(RedisLookup::Nothing(session)), Some(row)) = (found, &row) {
                 let value = to_json(row)?.into_bytes();
                 redis
                     .put(
@@ -665,7 +680,7 @@ impl Core {
     }
 
     /// Applies messages until the connection to Redis is lost.
-    async fn follow(&self, redis: &SecondLevel, messages: PubSub) {
+    async fn follow(&self, redis: &RedisCache, messages: PubSub) {
         let epoch = redis.name("epoch");
         let mut messages = messages.into_on_message();
         loop {
@@ -698,22 +713,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_hears_of_redis_when_it_changes_and_now_and_then() {
-        let mut told = Told::default();
+    fn redis_losses_are_logged_at_changes_and_as_reminders() {
+        let mut log = ConnectionLog::default();
         let began = Clock::System.monotonic();
         let after = |seconds| began + Duration::from_secs(seconds);
-        assert_eq!(told.is_there(began), None, "it was never away");
-        assert_eq!(told.is_away(after(1)), Some(Duration::ZERO));
-        let lines = (2..=1_201).filter(|second| told.is_away(after(*second)).is_some());
+        assert_eq!(log.restored(began), None, "it was never away");
+        assert_eq!(log.lost(after(1)), Some(Duration::ZERO));
+        let lines = (2..=1_201).filter(|second| log.lost(after(*second)).is_some());
         assert_eq!(lines.collect::<Vec<_>>(), [601, 1_201]);
-        assert_eq!(
-            told.is_there(after(1_300)),
-            Some(Duration::from_secs(1_299))
-        );
-        assert_eq!(
-            told.is_away(after(1_301)),
-            Some(Duration::ZERO),
-            "news again"
-        );
+        assert_eq!(log.restored(after(1_300)), Some(Duration::from_secs(1_299)));
+        assert_eq!(log.lost(after(1_301)), Some(Duration::ZERO), "news again");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stepwell::model::{Name, WorkflowStatus};
-use stepwell::store::{CacheKind, SecondLevelStats, Store};
+use stepwell::store::{CacheKind, RedisStats, Store};
 
 use crate::databases::{Database, START, on_both_databases, on_postgres};
 use crate::fixtures::{acme, definition, instance, name, plugin, put, read, workflow, write};
@@ -95,8 +95,8 @@ async fn host(database: &Database, redis: &Redis) -> Store {
     store
 }
 
-fn stats(store: &Store) -> SecondLevelStats {
-    store.second_level_stats().expect("there is a second level")
+fn stats(store: &Store) -> RedisStats {
+    store.redis_stats().expect("Redis is configured")
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn rows_changed_by_hand_are_seen_once_both_cache_levels_are_cleared() {
                     .status
             };
             // No later epoch follows this one.
-            one.clear_second_level(None, None).await;
+            one.clear_redis(None, None).await;
             let before = stats(&one).hits;
             assert_eq!(
                 (status(&one).await, status(&one).await),
@@ -304,7 +304,7 @@ fn rows_changed_by_hand_are_seen_once_both_cache_levels_are_cleared() {
                 WorkflowStatus::Active,
                 "Redis has it still"
             );
-            one.clear_second_level(None, None).await;
+            one.clear_redis(None, None).await;
             assert_eq!(status(&one).await, WorkflowStatus::Archived);
             eventually("the other host sees it", async || {
                 status(&other).await == WorkflowStatus::Archived
@@ -338,7 +338,7 @@ fn rows_changed_by_hand_are_seen_once_a_team_or_a_key_is_cleared() {
                     .status
             };
             let (active, archived) = (WorkflowStatus::Active, WorkflowStatus::Archived);
-            store.clear_second_level(None, None).await;
+            store.clear_redis(None, None).await;
             assert_eq!(
                 (status(&acme()).await, status(&rival).await),
                 (active, active)
@@ -352,7 +352,7 @@ fn rows_changed_by_hand_are_seen_once_a_team_or_a_key_is_cleared() {
                 "Redis has them still"
             );
             store
-                .clear_second_level(Some(CacheKind::Storage), Some(&acme()))
+                .clear_redis(Some(CacheKind::Storage), Some(&acme()))
                 .await;
             store
                 .clear_cached(CacheKind::Workflows, &acme(), "another")
@@ -360,7 +360,7 @@ fn rows_changed_by_hand_are_seen_once_a_team_or_a_key_is_cleared() {
                 .expect("is a name");
             assert_eq!(status(&acme()).await, active, "this was not cleared");
             store
-                .clear_second_level(Some(CacheKind::Workflows), Some(&acme()))
+                .clear_redis(Some(CacheKind::Workflows), Some(&acme()))
                 .await;
             assert_eq!(
                 (status(&acme()).await, status(&rival).await),

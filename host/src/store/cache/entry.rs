@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::clock::{Clock, Timestamp};
 
 /// A cache entry.
-pub(super) struct Held<V> {
+pub(super) struct CacheEntry<V> {
     /// The cached value; `None` if the row is known not to exist.
     pub(super) value: Option<V>,
     /// The time from which the entry is no longer served.
@@ -20,22 +20,22 @@ pub(super) struct Held<V> {
     pub(super) generation: u64,
     pub(super) weight: u32,
     pub(super) size: u64,
-    pub(super) gone: AtomicBool,
+    pub(super) removed: AtomicBool,
     /// The hash of the key, if the key is sampled for the advice.
-    pub(super) followed: Option<u64>,
-    pub(super) tally: Arc<Tally>,
+    pub(super) sampled_hash: Option<u64>,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// The reason why an entry is no longer served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gone {
+pub(super) enum RemovalCause {
     Invalidated,
     Expired,
     Evicted,
 }
 
 /// The counters of one cache.
-pub(super) struct Tally {
+pub(super) struct Counters {
     clock: Clock,
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
@@ -50,7 +50,7 @@ pub(super) struct Tally {
     pub(super) bytes: AtomicU64,
 }
 
-impl Tally {
+impl Counters {
     pub(super) fn new(clock: Clock) -> Self {
         let zero = AtomicU64::default;
         Self {
@@ -75,41 +75,41 @@ pub(super) fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
 
-impl<V> Held<V> {
+impl<V> CacheEntry<V> {
     /// Counts a new entry. Call this function once for each entry.
-    pub(super) fn arrives(self) -> Arc<Self> {
-        count(&self.tally.entries, 1);
-        count(&self.tally.bytes, self.size);
+    pub(super) fn on_insert(self) -> Arc<Self> {
+        count(&self.counters.entries, 1);
+        count(&self.counters.bytes, self.size);
         Arc::new(self)
     }
 
     /// Counts the entry's removal. Returns false if the removal was already counted.
-    pub(super) fn goes(&self, why: Gone) -> bool {
-        if self.gone.swap(true, Ordering::Relaxed) {
+    pub(super) fn on_remove(&self, cause: RemovalCause) -> bool {
+        if self.removed.swap(true, Ordering::Relaxed) {
             return false;
         }
         count(
-            match why {
-                Gone::Invalidated => &self.tally.invalidated,
-                Gone::Expired => &self.tally.expired,
-                Gone::Evicted => &self.tally.evicted,
+            match cause {
+                RemovalCause::Invalidated => &self.counters.invalidated,
+                RemovalCause::Expired => &self.counters.expired,
+                RemovalCause::Evicted => &self.counters.evicted,
             },
             1,
         );
-        self.tally.entries.fetch_sub(1, Ordering::Relaxed);
-        self.tally.bytes.fetch_sub(self.size, Ordering::Relaxed);
+        self.counters.entries.fetch_sub(1, Ordering::Relaxed);
+        self.counters.bytes.fetch_sub(self.size, Ordering::Relaxed);
         true
     }
 }
 
-impl<V> Drop for Held<V> {
+impl<V> Drop for CacheEntry<V> {
     fn drop(&mut self) {
-        if !*self.gone.get_mut() {
-            let expired = self.deadline <= self.tally.clock.now();
-            self.goes(if expired {
-                Gone::Expired
+        if !*self.removed.get_mut() {
+            let expired = self.deadline <= self.counters.clock.now();
+            self.on_remove(if expired {
+                RemovalCause::Expired
             } else {
-                Gone::Evicted
+                RemovalCause::Evicted
             });
         }
     }
