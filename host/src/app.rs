@@ -234,7 +234,7 @@ impl App {
             plugins: self.plugins.clone(),
             engine: self.engine.clone(),
             watch: self.watch.clone(),
-            pulse: http::Pulse::default(),
+            database_health: http::DatabaseHealth::default(),
             summaries: http::Summaries::default(),
             counts: http::InstanceCounts::default(),
             traffic: http::Traffic::new(&self.config),

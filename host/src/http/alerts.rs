@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::audit::Recorder;
 use super::error::ApiError;
-use super::once::{self, Once};
+use super::idempotency::{self, IdempotencyState};
 use super::query::LIMIT_MAX;
 use super::request::Request;
-use super::response::{self, Answer, Content};
+use super::response::{self, Content, HandlerResult};
 use crate::clock::Timestamp;
 use crate::model::{
     AlertRule, AlertState, AuditAction, Name, Pattern, Permission, Principal, duration,
@@ -49,7 +49,7 @@ struct SilenceBody {
 
 /// Lists pending and firing alerts, or those of `?state=`. Of resolved alerts only the newest are
 /// listed.
-pub(super) async fn list_alerts(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn list_alerts(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
     let state: Option<AlertState> = request.query.parse("state")?;
     let team = request.team(&principal)?;
     request.query.finish()?;
@@ -94,7 +94,10 @@ fn general(thresholds: &Thresholds) -> Vec<Value> {
 }
 
 /// Lists resolved alerts, newest first.
-pub(super) async fn list_earlier_alerts(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn list_earlier_alerts(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let page: Page = request.page()?;
     let team = request.team(&principal)?;
     request.query.finish()?;
@@ -108,7 +111,10 @@ pub(super) async fn list_earlier_alerts(mut request: Request, principal: Arc<Pri
     })
 }
 
-pub(super) async fn acknowledge_alert(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn acknowledge_alert(
+    request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let id = request.id("id", "alert")?;
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
@@ -147,7 +153,10 @@ pub(super) async fn acknowledge_alert(request: Request, principal: Arc<Principal
 }
 
 /// Lists silences that have not ended.
-pub(super) async fn list_silences(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn list_silences(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let team = request.team(&principal)?;
     request.query.finish()?;
     let silences = request
@@ -160,7 +169,10 @@ pub(super) async fn list_silences(mut request: Request, principal: Arc<Principal
 
 /// Silences alerts of the caller's team. An operator silences those of `?team=` or, without it, of
 /// all teams and the host.
-pub(super) async fn create_silence(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn create_silence(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let team = request.team(&principal)?;
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
@@ -186,7 +198,7 @@ pub(super) async fn create_silence(mut request: Request, principal: Arc<Principa
     }
     let created_at = services.clock.now();
     let until = end(created_at, duration.as_deref(), until)?;
-    let keyed = match once::begin(
+    let keyed = match idempotency::begin(
         &services,
         &principal,
         "POST /workflow-metrics/silences",
@@ -195,8 +207,8 @@ pub(super) async fn create_silence(mut request: Request, principal: Arc<Principa
     )
     .await?
     {
-        Once::First(keyed) => keyed,
-        Once::Again(silence) => return Ok(created(&silence)),
+        IdempotencyState::First(keyed) => keyed,
+        IdempotencyState::Again(silence) => return Ok(created(&silence)),
     };
     let created_by = principal.user.clone();
     let silence = Silence {
@@ -248,7 +260,7 @@ fn created(silence: &Value) -> Response<Content> {
     response::located(response, &format!("/workflow-metrics/silences/{id}"))
 }
 
-pub(super) async fn delete_silence(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn delete_silence(request: Request, principal: Arc<Principal>) -> HandlerResult {
     let id = request.id("id", "silence")?;
     request.query.finish()?;
     let services = &request.services;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::connections::UnderWay;
+use super::connections::RequestGuard;
 use crate::byte_budget::Charge;
 use crate::clock::Clock;
 
@@ -22,7 +22,7 @@ pub(super) struct AnswerBody<B> {
     /// The bytes on the budget, and the time by which the client must have read the response. None
     /// for a response that is not on the budget.
     charged: Option<(Arc<Charge>, Instant)>,
-    _request: UnderWay,
+    _request: RequestGuard,
 }
 
 impl<B: Body> AnswerBody<B> {
@@ -31,7 +31,7 @@ impl<B: Body> AnswerBody<B> {
         body: B,
         charge: Option<Arc<Charge>>,
         until: Instant,
-        request: UnderWay,
+        request: RequestGuard,
     ) -> Self {
         Self {
             body: Box::pin(body),

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use crate::model::{ApprovalStatus, AuditAction, Decision, Permission, Principal, StepId};
 use crate::store::{ApprovalFilter, Cursor};
 
@@ -26,7 +26,10 @@ struct DecisionBody {
     comment: Option<String>,
 }
 
-pub(super) async fn list_approvals(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn list_approvals(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let page = request.page::<Cursor>()?;
     let query = &mut request.query;
     let asked: Option<String> = query.take("approver")?;
@@ -76,7 +79,7 @@ pub(super) async fn list_approvals(mut request: Request, principal: Arc<Principa
     )
 }
 
-pub(super) async fn show_approval(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_approval(request: Request, principal: Arc<Principal>) -> HandlerResult {
     let id = request.id("id", "approval")?;
     request.query.finish()?;
     let approval = request.services.store.approval(&principal.team, id).await?;
@@ -90,7 +93,7 @@ pub(super) async fn show_approval(request: Request, principal: Arc<Principal>) -
     response::ok(&approval)
 }
 
-pub(super) async fn decide_approval(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn decide_approval(request: Request, principal: Arc<Principal>) -> HandlerResult {
     let id = request.id("id", "approval")?;
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);

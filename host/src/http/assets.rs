@@ -17,7 +17,7 @@ use super::accept;
 use super::conditional;
 use super::error::ApiError;
 use super::request::Request;
-use super::response::{Answer, Content};
+use super::response::{Content, HandlerResult};
 
 /// The pages' content security policy: only our own files, no inline code, no framing. Charts and
 /// icons are drawn by the script.
@@ -150,7 +150,7 @@ fn tag(hash: &str) -> HeaderValue {
 
 /// Serves the dashboard's page. The page fetches its data itself, with the token that the user
 /// enters.
-pub(super) async fn show_page(request: Request) -> Answer {
+pub(super) async fn show_page(request: Request) -> HandlerResult {
     // The query string is ignored: the page keeps its state in the fragment.
     let mut response = unless_known(
         &request.head.headers,
@@ -169,7 +169,7 @@ pub(super) async fn show_page(request: Request) -> Answer {
 }
 
 /// Serves a file that a page refers to.
-pub(super) async fn show_asset(request: Request) -> Answer {
+pub(super) async fn show_asset(request: Request) -> HandlerResult {
     request.query.finish()?;
     let name = request.parameter("file")?;
     let file = ASSETS

@@ -18,9 +18,9 @@ use super::Services;
 use super::error::ApiError;
 use super::request::Request;
 use super::request_id::RequestId;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use super::routes::Route;
-use super::source::Head;
+use super::source::RequestHead;
 use crate::clock::Timestamp;
 use crate::model::{AuditAction, AuditOutcome, Name, Principal};
 use crate::store::{AuditActor, AuditEntry, AuditFilter, Cursor, Page, Period};
@@ -112,7 +112,7 @@ const AUDITED: [(Method, &str, AuditAction); 19] = [
 
 /// Lists the entries of the caller's team. An operator gets those of `?team=` or, without it, of
 /// all teams and the host.
-pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
     let page: Page<Cursor> = request.page()?;
     let team = request.team(&principal)?;
     let query = &mut request.query;
@@ -140,7 +140,7 @@ pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) 
 pub(super) struct Recorder {
     services: Arc<Services>,
     principal: Arc<Principal>,
-    head: Arc<Head>,
+    head: Arc<RequestHead>,
     id: RequestId,
 }
 
@@ -163,7 +163,7 @@ impl Recorder {
         action: AuditAction,
         subject: impl ToString,
         detail: Value,
-    ) -> Result<Record, ApiError> {
+    ) -> Result<BegunEntry, ApiError> {
         self.begin_for(Some(self.principal.team.clone()), action, subject, detail)
             .await
     }
@@ -179,13 +179,13 @@ impl Recorder {
         action: AuditAction,
         subject: impl ToString,
         detail: Value,
-    ) -> Result<Record, ApiError> {
+    ) -> Result<BegunEntry, ApiError> {
         let entry = self.entry(team, action, subject.to_string(), detail);
         self.services
             .store
             .insert_audit(vec![entry.clone()])
             .await?;
-        Ok(Record {
+        Ok(BegunEntry {
             services: Arc::clone(&self.services),
             entry,
         })
@@ -199,7 +199,7 @@ impl Recorder {
         &self,
         action: AuditAction,
         things: impl IntoIterator<Item = (String, Value)>,
-    ) -> Result<Records, ApiError> {
+    ) -> Result<BegunEntries, ApiError> {
         let team = &self.principal.team;
         let entries = things.into_iter();
         let entries: Vec<_> = entries
@@ -208,7 +208,7 @@ impl Recorder {
         if !entries.is_empty() {
             self.services.store.insert_audit(entries.clone()).await?;
         }
-        Ok(Records {
+        Ok(BegunEntries {
             services: Arc::clone(&self.services),
             entries,
         })
@@ -257,14 +257,14 @@ pub(super) fn cut(text: String) -> String {
     }
 }
 
-/// The entry of an action that has begun. Its holder must call [`Record::end`].
+/// The entry of an action that has begun. Its holder must call [`BegunEntry::end`].
 #[must_use]
-pub(super) struct Record {
+pub(super) struct BegunEntry {
     services: Arc<Services>,
     entry: AuditEntry,
 }
 
-impl Record {
+impl BegunEntry {
     /// Sets the team and the subject, if they became known only during the action.
     pub(super) fn known(&mut self, team: Option<Name>, subject: String) {
         (self.entry.team, self.entry.subject) = (team, cut(subject));
@@ -295,12 +295,12 @@ impl Record {
 
 /// The entries of several actions that have begun.
 #[must_use]
-pub(super) struct Records {
+pub(super) struct BegunEntries {
     services: Arc<Services>,
     entries: Vec<AuditEntry>,
 }
 
-impl Records {
+impl BegunEntries {
     /// Writes the outcomes. `results` has one result for each item. The items whose positions
     /// `is_recorded` accepts have one entry each, in the same order.
     ///
@@ -352,15 +352,15 @@ async fn write_ends(services: &Services, entries: Vec<AuditEntry>) {
 
 /// Counts each team's refused requests in the current minute.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<Counted>);
+pub(super) struct DenialLimiter(Mutex<DenialCounts>);
 
 #[derive(Debug, Default)]
-struct Counted {
+struct DenialCounts {
     since: Option<Timestamp>,
     teams: HashMap<Name, u32>,
 }
 
-impl Refusals {
+impl DenialLimiter {
     /// Records a refused request if its route is audited and its token lacked the permission.
     /// Beyond `audit.refused_per_minute_max` entries of a team, requests are only counted.
     pub(super) async fn record(&self, recorder: &Recorder, route: &Route, error: &ApiError) {
@@ -401,7 +401,7 @@ impl Refusals {
     /// Counts a refusal and returns the team's number in this minute. Only teams with tokens get
     /// here, so the map stays small.
     fn count(&self, team: &Name, now: Timestamp) -> u32 {
-        let Counted { since, teams } = &mut *self.0.lock();
+        let DenialCounts { since, teams } = &mut *self.0.lock();
         if since.is_none_or(|since| now.since(since) >= MINUTE) {
             *since = Some(now);
             teams.clear();
@@ -430,18 +430,18 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_counted_by_team_and_minute() {
-        let refusals = Refusals::default();
+    fn denials_are_counted_by_team_and_minute() {
+        let denials = DenialLimiter::default();
         let (acme, rival): (Name, Name) = (
             "acme".parse().expect("is a name"),
             "rival".parse().expect("is a name"),
         );
         let start = Timestamp::from_micros(0);
         assert_eq!(
-            [refusals.count(&acme, start), refusals.count(&acme, start)],
+            [denials.count(&acme, start), denials.count(&acme, start)],
             [1, 2]
         );
-        assert_eq!(refusals.count(&rival, start), 1);
-        assert_eq!(refusals.count(&acme, start.after(MINUTE)), 1);
+        assert_eq!(denials.count(&rival, start), 1);
+        assert_eq!(denials.count(&acme, start.after(MINUTE)), 1);
     }
 }

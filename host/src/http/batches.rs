@@ -24,7 +24,7 @@ use super::audit::Recorder;
 use super::error::ApiError;
 use super::instances::{self, IDEMPOTENCY_KEY};
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use crate::engine::{
     ApprovalDecision, BatchResults, InstanceChange, InstanceStart, InstanceUpdate, StartRequest,
 };
@@ -85,7 +85,7 @@ struct Ids<'a> {
     ids: &'a RawValue,
 }
 
-pub(super) async fn start_instances(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn start_instances(request: Request, principal: Arc<Principal>) -> HandlerResult {
     refuse_common_key(&request.head.headers)?;
     let processor = request.services.engine.batch();
     let trace = request.trace;
@@ -98,7 +98,7 @@ pub(super) async fn start_instances(request: Request, principal: Arc<Principal>)
     )
 }
 
-pub(super) async fn update_instances(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn update_instances(request: Request, principal: Arc<Principal>) -> HandlerResult {
     let processor = request.services.engine.batch();
     let recorder = Recorder::of(&request, &principal);
     let Batch { items, refused } = read(request, &principal, items, update).await?;
@@ -134,7 +134,7 @@ pub(super) async fn update_instances(request: Request, principal: Arc<Principal>
     )
 }
 
-pub(super) async fn show_statuses(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_statuses(request: Request, principal: Arc<Principal>) -> HandlerResult {
     let processor = request.services.engine.batch();
     let Batch { items, refused } = read(request, &principal, ids, |item| {
         id(&parse::<String>(item)?, "instance")
@@ -147,7 +147,7 @@ pub(super) async fn show_statuses(request: Request, principal: Arc<Principal>) -
     )
 }
 
-pub(super) async fn decide_approvals(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn decide_approvals(request: Request, principal: Arc<Principal>) -> HandlerResult {
     let processor = request.services.engine.batch();
     let recorder = Recorder::of(&request, &principal);
     let Batch { items, refused } = read(request, &principal, items, decision).await?;
@@ -308,7 +308,7 @@ async fn read<T: Send + 'static>(
 
 /// Returns the unparsed elements of a list, or an error if there are more than `max`.
 fn at_most(max: usize, list: &RawValue) -> Result<Vec<&RawValue>, ApiError> {
-    let counted = serde_json::Deserializer::from_str(list.get()).deserialize_seq(AtMost(max));
+    let counted = serde_json::Deserializer::from_str(list.get()).deserialize_seq(BoundedList(max));
     match counted.map_err(|error| unexpected("body", &error))? {
         (elements, 0) => Ok(elements),
         (elements, more) => {
@@ -322,9 +322,9 @@ fn at_most(max: usize, list: &RawValue) -> Result<Vec<&RawValue>, ApiError> {
 
 /// Collects the first elements of a list and only counts the rest. A body has room for ten million
 /// empty items, which must not take ten million places in memory.
-struct AtMost(usize);
+struct BoundedList(usize);
 
-impl<'de> Visitor<'de> for AtMost {
+impl<'de> Visitor<'de> for BoundedList {
     type Value = (Vec<&'de RawValue>, usize);
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -353,7 +353,7 @@ fn answer<T>(
     refused: Vec<Option<ApiError>>,
     results: impl IntoIterator<Item = Result<T, impl Into<ApiError>>>,
     shown: impl Fn(T) -> Value,
-) -> Answer {
+) -> HandlerResult {
     let mut results = results.into_iter();
     let (mut shown_results, mut failed, mut logged) = (Vec::with_capacity(refused.len()), 0, false);
     for refused in refused {

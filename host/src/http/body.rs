@@ -5,7 +5,7 @@
 //! long. Small bodies are exempt: the limit on connections bounds them.
 //!
 //! A handler may refuse a request before or while it reads the body. The unread rest then goes back
-//! to the dispatcher as [`Remains`], which reads it to its end. Otherwise hyper would close the
+//! to the dispatcher as [`UnreadBody`], which reads it to its end. Otherwise hyper would close the
 //! connection after the response, and a client that is still sending, or has already sent its next
 //! request, would see a reset connection.
 
@@ -56,27 +56,27 @@ pub(super) struct Body {
     traffic: Traffic,
     /// The sender; none until the token has been looked up.
     principal: Option<Arc<Principal>>,
-    remains: Remains,
+    unread: UnreadBody,
 }
 
 /// The unread rest of a body, and its bytes on the budget. Empty for a request without a body.
 #[derive(Clone, Default)]
-pub(super) struct Remains(Option<Arc<Mutex<Left>>>);
+pub(super) struct UnreadBody(Option<Arc<Mutex<UnreadState>>>);
 
 #[derive(Default)]
-struct Left {
+struct UnreadState {
     chunks: Option<Chunks>,
     charge: Option<Charge>,
 }
 
 /// A body in an anonymous memory mapping. Dropping it returns the memory to the system at once,
 /// which the allocator might not do.
-pub(super) struct Mapped {
+pub(super) struct MappedBody {
     memory: MmapMut,
     length: usize,
 }
 
-impl Mapped {
+impl MappedBody {
     fn new(bytes_max: usize) -> Result<Self, ApiError> {
         // An empty mapping is an error.
         let memory = MmapMut::map_anon(bytes_max.max(1)).map_err(ApiError::internal)?;
@@ -117,7 +117,7 @@ impl Body {
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let is_there = content_length.is_some_and(|length: u64| length > 0)
             || headers.contains_key(TRANSFER_ENCODING);
-        let remains = Remains(is_there.then(Arc::default));
+        let unread = UnreadBody(is_there.then(Arc::default));
         Self {
             chunks: Some(Box::pin(chunks)),
             content_length,
@@ -127,7 +127,7 @@ impl Body {
             received: 0,
             traffic,
             principal: None,
-            remains,
+            unread,
         }
     }
 
@@ -137,8 +137,8 @@ impl Body {
     }
 
     /// Returns a handle to the unread rest, for use after the handler has dropped the body.
-    pub(super) fn remains(&self) -> Remains {
-        self.remains.clone()
+    pub(super) fn unread(&self) -> UnreadBody {
+        self.unread.clone()
     }
 
     /// Reads the whole body, at most `limit` bytes, on the budget of the sender's team.
@@ -158,20 +158,20 @@ impl Body {
     ///
     /// # Errors
     /// Those of [`Body::read`].
-    pub(super) async fn read_mapped(self, limit: usize) -> Result<Mapped, ApiError> {
+    pub(super) async fn read_mapped(self, limit: usize) -> Result<MappedBody, ApiError> {
         let charged = self.check(limit)?;
         // Mapped only once the budget has room for it.
-        let mut mapped: Option<Mapped> = None;
+        let mut mapped: Option<MappedBody> = None;
         let take = |chunk: &[u8]| {
             let memory = match mapped.take() {
                 Some(memory) => memory,
-                None => Mapped::new(charged)?,
+                None => MappedBody::new(charged)?,
             };
             mapped.insert(memory).push(chunk);
             Ok(())
         };
         self.collect(limit, Some(charged), take).await?;
-        mapped.map_or_else(|| Mapped::new(0), Ok)
+        mapped.map_or_else(|| MappedBody::new(0), Ok)
     }
 
     /// Reads the body and parses it as JSON.
@@ -215,7 +215,7 @@ impl Body {
         match self.content_length {
             Some(length) if length > limit as u64 => Err(ApiError::body_too_large(limit)),
             Some(length) => Ok(usize::try_from(length).unwrap_or(limit)),
-            None if self.remains.0.is_some() => Ok(limit),
+            None if self.unread.0.is_some() => Ok(limit),
             None => Ok(0),
         }
     }
@@ -241,14 +241,14 @@ impl Body {
                     bytes,
                     self.deadline,
                 );
-                self.remains.set(charging.await?);
+                self.unread.set(charging.await?);
             }
             let Some(chunk) = self.next(limit).await? else {
                 break;
             };
             take(&chunk)?;
         }
-        self.remains.keep(self.received);
+        self.unread.keep(self.received);
         Ok(())
     }
 
@@ -328,13 +328,13 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let (Some(left), false) = (&self.remains.0, self.held_back) {
+        if let (Some(left), false) = (&self.unread.0, self.held_back) {
             left.lock().chunks = self.chunks.take();
         }
     }
 }
 
-impl Remains {
+impl UnreadBody {
     fn set(&self, charge: Option<Charge>) {
         if let Some(left) = &self.0 {
             left.lock().charge = charge;
@@ -353,7 +353,8 @@ impl Remains {
     /// Releases the charge, then reads and discards the unread rest within bounds, so that the
     /// client can read the response.
     pub(super) async fn discard(self) {
-        let Some(Left { chunks, charge }) = self.0.map(|left| std::mem::take(&mut *left.lock()))
+        let Some(UnreadState { chunks, charge }) =
+            self.0.map(|left| std::mem::take(&mut *left.lock()))
         else {
             return;
         };
@@ -420,7 +421,7 @@ mod tests {
             &[(CONTENT_LENGTH, "16385")],
         ] {
             let body = body(&[text], headers);
-            let (traffic, remains) = (body.traffic.clone(), body.remains());
+            let (traffic, unread) = (body.traffic.clone(), body.unread());
             assert_eq!(
                 body.read_mapped(1 << 20).await.expect("fits").bytes(),
                 text.as_bytes()
@@ -430,15 +431,15 @@ mod tests {
                 16_385,
                 "no more than has come"
             );
-            remains.discard().await;
+            unread.discard().await;
             assert_eq!(traffic.stats().bodies.bytes, 0);
         }
         let body = body(&["x"], &[(TRANSFER_ENCODING, "chunked")]);
         let traffic = body.traffic.clone();
-        let remains = body.remains();
+        let unread = body.unread();
         body.read(1 << 20).await.expect("fits");
         assert_eq!(traffic.stats().bodies.bytes, 0, "small ones are exempt");
-        drop(remains);
+        drop(unread);
     }
 
     #[tokio::test]

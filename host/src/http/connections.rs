@@ -1,15 +1,15 @@
 //! The limit on open connections, and the eviction of idle ones.
 //!
-//! When all places are taken, a new connection evicts the one that has waited longest for its next
+//! When all slots are taken, a new connection evicts the one that has waited longest for its next
 //! request, so idle connections cannot lock others out. When every connection has a request under
-//! way, a new one gets a reserved place, where only the health route is served. Health probes are
+//! way, a new one gets a reserved slot, where only the health route is served. Health probes are
 //! therefore never locked out.
 //!
 //! Each address has a bound of its own. Beyond it, a new connection evicts an idle one of the same
 //! address.
 //!
 //! The hot path takes no lock: a connection stores in an atomic when it began to wait. All
-//! connections are scanned only when no place is free.
+//! connections are scanned only when no slot is free.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use crate::config::ServerConfig;
 
-/// Reserved places for probes, beyond `server.connections_max`.
+/// Reserved slots for probes, beyond `server.connections_max`.
 const RESERVED_MAX: usize = 32;
 
 /// Value of `waiting_since` while a request is under way.
@@ -32,29 +32,29 @@ const EVICTED: u64 = u64::MAX;
 
 /// The table of all connections. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Connections(Arc<Table>);
+pub(super) struct Connections(Arc<ConnectionTable>);
 
 #[derive(Debug)]
-struct Table {
+struct ConnectionTable {
     max: usize,
     per_address_max: usize,
-    places: Mutex<Places>,
-    /// A logical clock: orders the moments at which connections begin to wait.
-    moments: AtomicU64,
+    slots: Mutex<ConnectionSlots>,
+    /// A logical clock: orders the times at which connections begin to wait.
+    wait_clock: AtomicU64,
     evicted: AtomicU64,
     refused: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct ConnectionSlots {
     next_id: u64,
-    by_id: HashMap<u64, Arc<Place>>,
+    by_id: HashMap<u64, Arc<ConnectionSlot>>,
     by_address: HashMap<IpAddr, usize>,
     reserved: usize,
 }
 
 #[derive(Debug)]
-struct Place {
+struct ConnectionSlot {
     id: u64,
     address: IpAddr,
     reserved: bool,
@@ -62,73 +62,73 @@ struct Place {
     evict: Notify,
 }
 
-/// The place of one connection. Dropping it frees the place.
+/// The slot of one connection. Dropping it frees the slot.
 #[derive(Debug)]
-pub(super) struct Seat {
-    table: Arc<Table>,
-    place: Arc<Place>,
+pub(super) struct ConnectionPermit {
+    table: Arc<ConnectionTable>,
+    slot: Arc<ConnectionSlot>,
 }
 
 /// Marks a request as under way. Dropping it marks the connection as waiting for its next request.
 #[derive(Debug)]
-pub(super) struct UnderWay {
-    table: Arc<Table>,
-    place: Arc<Place>,
+pub(super) struct RequestGuard {
+    table: Arc<ConnectionTable>,
+    slot: Arc<ConnectionSlot>,
 }
 
 /// A snapshot of the connections.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ConnectionStats {
-    /// Open connections, including those on reserved places.
+    /// Open connections, including those on reserved slots.
     pub open: u64,
     /// The setting `server.connections_max`.
     pub open_max: u64,
     /// Idle connections that were evicted, since the start.
     pub evicted: u64,
-    /// New connections that were refused for want of a place, since the start.
+    /// New connections that were refused for want of a slot, since the start.
     pub refused: u64,
 }
 
 impl Connections {
     pub(super) fn new(config: &ServerConfig) -> Self {
-        Self(Arc::new(Table {
+        Self(Arc::new(ConnectionTable {
             max: config.connections_max,
             per_address_max: config.connections_per_address_max,
-            places: Mutex::default(),
-            moments: AtomicU64::new(BUSY + 1),
+            slots: Mutex::default(),
+            wait_clock: AtomicU64::new(BUSY + 1),
             evicted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }))
     }
 
-    /// Returns a place for a new connection, or none if even the reserved places are taken.
-    pub(super) fn enter(&self, address: IpAddr) -> Option<Seat> {
+    /// Returns a slot for a new connection, or none if even the reserved slots are taken.
+    pub(super) fn enter(&self, address: IpAddr) -> Option<ConnectionPermit> {
         let table = &self.0;
         let address = subscriber(address);
-        let mut places = table.places.lock();
-        let of_address = places.by_address.get(&address).copied().unwrap_or_default();
+        let mut slots = table.slots.lock();
+        let of_address = slots.by_address.get(&address).copied().unwrap_or_default();
         let has_room = if of_address >= table.per_address_max {
-            places.evict(table, |place| !place.reserved && place.address == address)
-        } else if places.by_id.len() - places.reserved >= table.max {
-            places.evict(table, |place| !place.reserved)
+            slots.evict(table, |slot| !slot.reserved && slot.address == address)
+        } else if slots.by_id.len() - slots.reserved >= table.max {
+            slots.evict(table, |slot| !slot.reserved)
         } else {
             true
         };
-        let seat = if has_room {
-            Some(places.add(table, address, false))
-        } else if places.reserved < RESERVED_MAX || places.evict(table, |place| place.reserved) {
-            Some(places.add(table, address, true))
+        let permit = if has_room {
+            Some(slots.add(table, address, false))
+        } else if slots.reserved < RESERVED_MAX || slots.evict(table, |slot| slot.reserved) {
+            Some(slots.add(table, address, true))
         } else {
             None
         };
-        if seat.is_none() {
+        if permit.is_none() {
             table.refused.fetch_add(1, Ordering::Relaxed);
         }
-        seat
+        permit
     }
 
     pub(super) fn stats(&self) -> ConnectionStats {
-        let open = self.0.places.lock().by_id.len();
+        let open = self.0.slots.lock().by_id.len();
         ConnectionStats {
             open: open as u64,
             open_max: self.0.max as u64,
@@ -138,120 +138,125 @@ impl Connections {
     }
 }
 
-impl Table {
+impl ConnectionTable {
     /// Advances the logical clock and returns its value.
-    fn moment(&self) -> u64 {
-        self.moments.fetch_add(1, Ordering::Relaxed)
+    fn tick(&self) -> u64 {
+        self.wait_clock.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-impl Places {
-    fn add(&mut self, table: &Arc<Table>, address: IpAddr, reserved: bool) -> Seat {
+impl ConnectionSlots {
+    fn add(
+        &mut self,
+        table: &Arc<ConnectionTable>,
+        address: IpAddr,
+        reserved: bool,
+    ) -> ConnectionPermit {
         let id = self.next_id;
         self.next_id += 1;
-        let waiting_since = AtomicU64::new(table.moment());
-        let place = Arc::new(Place {
+        let waiting_since = AtomicU64::new(table.tick());
+        let slot = Arc::new(ConnectionSlot {
             id,
             address,
             reserved,
             waiting_since,
             evict: Notify::new(),
         });
-        self.by_id.insert(id, Arc::clone(&place));
+        self.by_id.insert(id, Arc::clone(&slot));
         if reserved {
             self.reserved += 1;
         } else {
             *self.by_address.entry(address).or_default() += 1;
         }
-        Seat {
+        ConnectionPermit {
             table: Arc::clone(table),
-            place,
+            slot,
         }
     }
 
     /// Evicts the connection that has waited longest for a request, among those that `may` accepts.
     /// Returns false if none of them waits.
-    fn evict(&mut self, table: &Table, may: impl Fn(&Place) -> bool) -> bool {
+    fn evict(&mut self, table: &ConnectionTable, may: impl Fn(&ConnectionSlot) -> bool) -> bool {
         loop {
             let waiting = self
                 .by_id
                 .values()
-                .filter(|place| may(place))
-                .filter_map(|place| {
-                    let since = place.waiting_since.load(Ordering::Acquire);
-                    (since != BUSY && since != EVICTED).then_some((since, place))
+                .filter(|slot| may(slot))
+                .filter_map(|slot| {
+                    let since = slot.waiting_since.load(Ordering::Acquire);
+                    (since != BUSY && since != EVICTED).then_some((since, slot))
                 });
-            let Some((since, place)) = waiting.min_by_key(|(since, _)| *since) else {
+            let Some((since, slot)) = waiting.min_by_key(|(since, _)| *since) else {
                 return false;
             };
-            let place = Arc::clone(place);
+            let slot = Arc::clone(slot);
             // Fails if a request has arrived since.
-            let taken = place.waiting_since.compare_exchange(
+            let taken = slot.waiting_since.compare_exchange(
                 since,
                 EVICTED,
                 Ordering::AcqRel,
                 Ordering::Relaxed,
             );
             if taken.is_ok() {
-                self.remove(&place);
+                self.remove(&slot);
                 table.evicted.fetch_add(1, Ordering::Relaxed);
-                place.evict.notify_one();
+                slot.evict.notify_one();
                 return true;
             }
         }
     }
 
-    fn remove(&mut self, place: &Place) {
-        if self.by_id.remove(&place.id).is_none() {
+    fn remove(&mut self, slot: &ConnectionSlot) {
+        if self.by_id.remove(&slot.id).is_none() {
             // Evicted before, and removed then.
-        } else if place.reserved {
+        } else if slot.reserved {
             self.reserved -= 1;
-        } else if let Some(count) = self.by_address.get_mut(&place.address) {
+        } else if let Some(count) = self.by_address.get_mut(&slot.address) {
             *count -= 1;
             if *count == 0 {
-                self.by_address.remove(&place.address);
+                self.by_address.remove(&slot.address);
             }
         }
     }
 }
 
-impl Seat {
+impl ConnectionPermit {
     /// Returns whether only health probes are served on this connection.
     pub(super) fn is_reserved(&self) -> bool {
-        self.place.reserved
+        self.slot.reserved
     }
 
     /// Waits until the connection is evicted.
     pub(super) async fn evicted(&self) {
-        self.place.evict.notified().await;
+        self.slot.evict.notified().await;
     }
 
     /// Returns whether the connection was evicted and no request has arrived since.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.place.waiting_since.load(Ordering::Acquire) == EVICTED
+        self.slot.waiting_since.load(Ordering::Acquire) == EVICTED
     }
 
     /// Marks the connection as busy with a request.
-    pub(super) fn begin(&self) -> UnderWay {
-        self.place.waiting_since.store(BUSY, Ordering::Release);
-        UnderWay {
+    pub(super) fn begin(&self) -> RequestGuard {
+        self.slot.waiting_since.store(BUSY, Ordering::Release);
+        RequestGuard {
             table: Arc::clone(&self.table),
-            place: Arc::clone(&self.place),
+            slot: Arc::clone(&self.slot),
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.table.places.lock().remove(&self.place);
+        self.table.slots.lock().remove(&self.slot);
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.place
+        self.slot
             .waiting_since
-            .store(self.table.moment(), Ordering::Release);
+            .store(self.table.tick(), Ordering::Release);
     }
 }
 
@@ -282,19 +287,19 @@ mod tests {
     #[test]
     fn the_longest_wait_for_a_request_gives_way() {
         let connections = connections(3, 3);
-        let seats: Vec<_> = (0..3)
-            .map(|number| connections.enter(address(number)).expect("has a place"))
+        let permits: Vec<_> = (0..3)
+            .map(|number| connections.enter(address(number)).expect("has a slot"))
             .collect();
-        let [first, second, third] = seats.as_slice() else {
+        let [first, second, third] = permits.as_slice() else {
             panic!("are three")
         };
         let request = first.begin();
         drop(first.begin());
         let _busy = third.begin();
         drop(request);
-        let fourth = connections.enter(address(4)).expect("has a place");
+        let fourth = connections.enter(address(4)).expect("has a slot");
         assert!(second.is_abandoned() && !first.is_abandoned() && !fourth.is_reserved());
-        let _fifth = connections.enter(address(5)).expect("has a place");
+        let _fifth = connections.enter(address(5)).expect("has a slot");
         assert!(
             first.is_abandoned(),
             "answered requests were followed by a wait"
@@ -305,18 +310,18 @@ mod tests {
     #[test]
     fn without_a_connection_that_waits_only_probes_have_places() {
         let connections = connections(1, 1);
-        let busy = connections.enter(address(1)).expect("has a place");
+        let busy = connections.enter(address(1)).expect("has a slot");
         let request = busy.begin();
         let probes: Vec<_> = (0..RESERVED_MAX + 1)
             .filter_map(|_| connections.enter(address(2)))
             .collect();
         assert_eq!(probes.len(), RESERVED_MAX + 1);
-        assert!(probes.iter().all(Seat::is_reserved));
+        assert!(probes.iter().all(ConnectionPermit::is_reserved));
         assert!(
-            probes.first().is_some_and(Seat::is_abandoned),
-            "of the reserved places, too, the oldest gives way"
+            probes.first().is_some_and(ConnectionPermit::is_abandoned),
+            "of the reserved slots, too, the oldest gives way"
         );
-        let requests: Vec<_> = probes.iter().map(Seat::begin).collect();
+        let requests: Vec<_> = probes.iter().map(ConnectionPermit::begin).collect();
         assert!(connections.enter(address(3)).is_none());
         assert_eq!(connections.stats().refused, 1);
         drop((request, requests, busy));
@@ -324,7 +329,7 @@ mod tests {
         assert!(
             !connections
                 .enter(address(3))
-                .expect("has a place")
+                .expect("has a slot")
                 .is_reserved()
         );
         assert_eq!(connections.stats().open, 0);
@@ -333,11 +338,13 @@ mod tests {
     #[test]
     fn an_address_makes_room_for_itself() {
         let connections = connections(4, 2);
-        let other = connections.enter(address(1)).expect("has a place");
-        let seats: Vec<_> = (0..3)
-            .map(|_| connections.enter(address(2)).expect("has a place"))
+        let other = connections.enter(address(1)).expect("has a slot");
+        let permits: Vec<_> = (0..3)
+            .map(|_| connections.enter(address(2)).expect("has a slot"))
             .collect();
-        assert!(seats.first().is_some_and(Seat::is_abandoned) && !other.is_abandoned());
+        assert!(
+            permits.first().is_some_and(ConnectionPermit::is_abandoned) && !other.is_abandoned()
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Services;
 use super::error::ApiError;
-use super::moments::Moments;
+use super::refresh_cache::RefreshCache;
 use crate::model::Name;
 
 /// Number of instances by status.
@@ -12,7 +12,7 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 
 /// Cached counts by team. Clones share the cache.
 #[derive(Clone, Debug, Default)]
-pub struct InstanceCounts(Moments<Name, Counts>);
+pub struct InstanceCounts(RefreshCache<Name, Counts>);
 
 impl InstanceCounts {
     /// Returns the counts of a team, at most 10 s old.

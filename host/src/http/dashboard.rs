@@ -8,9 +8,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::metrics::{self, View};
+use super::metrics::{self, MetricsView};
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use crate::model::{ApprovalStatus, Permission, PluginVersion, Principal};
 use crate::store::{ApprovalFilter, InstanceFilter, Page};
 
@@ -18,7 +18,7 @@ use crate::store::{ApprovalFilter, InstanceFilter, Page};
 const ITEMS_SHOWN: u32 = 20;
 
 /// Shows the token's team, user and permissions. Clients hide what the token does not permit.
-pub(super) async fn show_principal(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_principal(request: Request, principal: Arc<Principal>) -> HandlerResult {
     request.query.finish()?;
     response::ok(
         &json!({ "team": principal.team, "user": principal.user, "permissions": principal.permissions }),
@@ -27,8 +27,11 @@ pub(super) async fn show_principal(request: Request, principal: Arc<Principal>) 
 
 /// Shows the metrics of `?window=` and, for operators, of `?team=`. The lists are always those of
 /// the caller's team.
-pub(super) async fn show_dashboard(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let view = View::of(&mut request, &principal)?;
+pub(super) async fn show_dashboard(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
+    let view = MetricsView::of(&mut request, &principal)?;
     let services = &request.services;
     let store = &services.store;
     let team = &principal.team;

@@ -19,17 +19,19 @@ use tracing::Instrument as _;
 use warp::{Filter, Rejection};
 
 use super::Services;
-use super::audit::{Recorder, Refusals};
+use super::audit::{DenialLimiter, Recorder};
 use super::body::Body;
 use super::compression::compress;
 use super::error::ApiError;
 use super::query::Query;
 use super::request::Request;
 use super::request_id::{RequestId, RequestIds};
-use super::response::{Answer, Content, PIECE_BYTES, add_security_headers, hold, is_held, send};
-use super::routes::{self, Access, Found, ROUTES, Route};
-use super::sign_ins::Failed;
-use super::source::Head;
+use super::response::{
+    Content, HandlerResult, PIECE_BYTES, add_security_headers, hold, is_held, send,
+};
+use super::routes::{self, Access, ROUTES, Route, RouteMatch};
+use super::sign_ins::FailedSignIn;
+use super::source::RequestHead;
 use super::traffic::RateState;
 use super::{secret, traced};
 use crate::model::{Principal, TraceParent};
@@ -60,7 +62,7 @@ pub(super) fn with_head<B>(
     let mut request = hyper::Request::new(body);
     request
         .extensions_mut()
-        .insert(Arc::new(Head::new(head, peer)));
+        .insert(Arc::new(RequestHead::new(head, peer)));
     request
 }
 
@@ -74,14 +76,14 @@ pub(super) fn filter(
         services: Arc::new(services),
         operations,
         requests,
-        refusals: Refusals::default(),
+        denials: DenialLimiter::default(),
     });
-    warp::ext::get::<Arc<Head>>()
+    warp::ext::get::<Arc<RequestHead>>()
         .and(warp::body::stream())
         .then(move |head, body| {
             let dispatcher = Arc::clone(&dispatcher);
             // On the heap, because every filter around the future would copy it.
-            Box::pin(async move { send(dispatcher.answer(head, chunks(body)).await) })
+            Box::pin(async move { send(dispatcher.respond(head, chunks(body)).await) })
         })
 }
 
@@ -121,9 +123,9 @@ impl Operations {
 }
 
 /// The facts of a request that are known before its route runs.
-struct Arrival {
+struct RequestMeta {
     id: RequestId,
-    head: Arc<Head>,
+    head: Arc<RequestHead>,
     trace: Option<TraceParent>,
 }
 
@@ -131,13 +133,13 @@ struct Dispatcher {
     services: Arc<Services>,
     operations: Operations,
     requests: RequestIds,
-    refusals: Refusals,
+    denials: DenialLimiter,
 }
 
 impl Dispatcher {
-    async fn answer(
+    async fn respond(
         &self,
-        head: Arc<Head>,
+        head: Arc<RequestHead>,
         chunks: impl Stream<Item = Result<Bytes, String>> + Send + 'static,
     ) -> Response<Content> {
         let began = self.services.clock.monotonic();
@@ -146,7 +148,7 @@ impl Dispatcher {
         let found = routes::find(method, head.uri.path());
         // Never the raw path: it may hold any text, and would create operations without bound.
         let (pattern, operation) = match &found {
-            Found::Route(route, _) => (Some(route.pattern), self.operations.get(route)),
+            RouteMatch::Route(route, _) => (Some(route.pattern), self.operations.get(route)),
             _ => (None, &self.operations.no_route),
         };
         let recorded = traced::begin(&self.services.tracer, method, pattern, &head.headers);
@@ -155,7 +157,7 @@ impl Dispatcher {
         if let Some(trace) = recorded.context() {
             span.record("trace_id", trace.trace_id_text());
         }
-        let arrival = Arrival {
+        let meta = RequestMeta {
             id: request_id,
             head,
             trace: recorded.context(),
@@ -163,15 +165,15 @@ impl Dispatcher {
         let (body_time, total_time) = self.times(&found);
         let now = Instant::from_std(began);
         let traffic = self.services.traffic.clone();
-        let body = Body::new(chunks, &arrival.head.headers, now + body_time, traffic);
-        let remains = body.remains();
+        let body = Body::new(chunks, &meta.head.headers, now + body_time, traffic);
+        let unread = body.unread();
         let deadline = now + total_time + GRACE;
-        let (head, mut rate) = (Arc::clone(&arrival.head), None);
+        let (head, mut rate) = (Arc::clone(&meta.head), None);
         let answer = self
-            .route(arrival, found, body, deadline, &mut rate)
+            .route(meta, found, body, deadline, &mut rate)
             .instrument(span.clone())
             .await;
-        remains.discard().await;
+        unread.discard().await;
         let mut response = span.in_scope(|| {
             answer.unwrap_or_else(|error| {
                 error.log();
@@ -200,17 +202,19 @@ impl Dispatcher {
 
     async fn route(
         &self,
-        arrival: Arrival,
-        found: Found,
+        meta: RequestMeta,
+        found: RouteMatch,
         mut body: Body,
         deadline: Instant,
         rate: &mut Option<RateState>,
-    ) -> Answer {
-        let Arrival { id, head, trace } = arrival;
+    ) -> HandlerResult {
+        let RequestMeta { id, head, trace } = meta;
         let (route, parameters) = match found {
-            Found::Route(route, parameters) => (route, parameters),
-            Found::OtherMethods(allowed) => return Err(ApiError::method_not_allowed(&allowed)),
-            Found::Nothing => return Err(ApiError::no_such_path()),
+            RouteMatch::Route(route, parameters) => (route, parameters),
+            RouteMatch::OtherMethods(allowed) => {
+                return Err(ApiError::method_not_allowed(&allowed));
+            }
+            RouteMatch::Nothing => return Err(ApiError::no_such_path()),
         };
         let traffic = &self.services.traffic;
         if head.extensions.get::<ProbesOnly>().is_some() && route.pattern != routes::HEALTH_PATTERN
@@ -224,8 +228,8 @@ impl Dispatcher {
             Access::Public(_) => None,
             _ => match self.principal(&head.headers, deadline).await {
                 Ok(principal) => Some(principal),
-                Err(NoPrincipal::Error(error)) => return Err(error),
-                Err(NoPrincipal::Failed(failed)) => {
+                Err(AuthenticationFailure::Error(error)) => return Err(error),
+                Err(AuthenticationFailure::SignIn(failed)) => {
                     let asked = format!("{} {}", route.method, route.pattern);
                     // On the heap, for the reason given below.
                     Box::pin(self.services.sign_ins.record(
@@ -259,8 +263,8 @@ impl Dispatcher {
         match (access, principal) {
             (Access::Public(handler), _) => run(handler(request), deadline).await,
             (
-                Access::SignedIn(handler)
-                | Access::Holder(_, handler)
+                Access::Authenticated(handler)
+                | Access::RequiresPermission(_, handler)
                 | Access::Page(_, _, handler),
                 Some(principal),
             ) => {
@@ -279,7 +283,7 @@ impl Dispatcher {
                 };
                 if let Err(error) = &answer {
                     // On the heap, so that requests without an error do not carry this future.
-                    Box::pin(self.refusals.record(&recorder, route, error)).await;
+                    Box::pin(self.denials.record(&recorder, route, error)).await;
                 }
                 answer
             }
@@ -297,9 +301,9 @@ impl Dispatcher {
         deadline: Instant,
         handler: routes::Handler,
         request: Request,
-    ) -> Answer {
+    ) -> HandlerResult {
         let bytes_max = self.services.traffic.answer_bytes_max();
-        let charge = match route.may_answer_much() {
+        let charge = match route.response_may_be_large() {
             true => Some(
                 self.services
                     .traffic
@@ -331,11 +335,11 @@ impl Dispatcher {
     }
 
     /// Returns the time limits of the body and of the whole request.
-    fn times(&self, found: &Found) -> (Duration, Duration) {
+    fn times(&self, found: &RouteMatch) -> (Duration, Duration) {
         let config = &self.services.config;
         let usual = config.server.request_timeout;
         match found {
-            Found::Route(route, _)
+            RouteMatch::Route(route, _)
                 if route.method == Method::POST && route.pattern == routes::UPLOAD_PATTERN =>
             {
                 // The component is compiled after it has arrived, in a child process with its own
@@ -351,28 +355,28 @@ impl Dispatcher {
         &self,
         headers: &HeaderMap,
         deadline: Instant,
-    ) -> Result<Arc<Principal>, NoPrincipal> {
-        let hash = find_token(headers).map_err(NoPrincipal::Failed)?;
+    ) -> Result<Arc<Principal>, AuthenticationFailure> {
+        let hash = find_token(headers).map_err(AuthenticationFailure::SignIn)?;
         let known = before(deadline, self.services.store.principal_by_token_hash(hash)).await;
         let known = known
             .ok_or_else(ApiError::deadline)
-            .map_err(NoPrincipal::Error)?;
-        let known = known.map_err(|error| NoPrincipal::Error(error.into()))?;
-        known.ok_or(NoPrincipal::Failed(Failed::Invalid(hash)))
+            .map_err(AuthenticationFailure::Error)?;
+        let known = known.map_err(|error| AuthenticationFailure::Error(error.into()))?;
+        known.ok_or(AuthenticationFailure::SignIn(FailedSignIn::Invalid(hash)))
     }
 }
 
 /// The reason why a request has no principal: failed authentication, or an error of the host.
-enum NoPrincipal {
-    Failed(Failed),
+enum AuthenticationFailure {
+    SignIn(FailedSignIn),
     Error(ApiError),
 }
 
-impl From<Failed> for ApiError {
-    fn from(failed: Failed) -> Self {
+impl From<FailedSignIn> for ApiError {
+    fn from(failed: FailedSignIn) -> Self {
         match failed {
-            Failed::Missing => Self::token_missing(),
-            Failed::Malformed | Failed::Invalid(_) => Self::token_invalid(),
+            FailedSignIn::Missing => Self::token_missing(),
+            FailedSignIn::Malformed | FailedSignIn::Invalid(_) => Self::token_invalid(),
         }
     }
 }
@@ -385,20 +389,20 @@ pub(super) fn token_hash(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
     find_token(headers).map_err(ApiError::from)
 }
 
-fn find_token(headers: &HeaderMap) -> Result<[u8; 32], Failed> {
+fn find_token(headers: &HeaderMap) -> Result<[u8; 32], FailedSignIn> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
-        return Err(Failed::Missing);
+        return Err(FailedSignIn::Missing);
     };
     let (scheme, secret) = value
         .to_str()
         .ok()
         .and_then(|text| text.split_once(' '))
-        .ok_or(Failed::Malformed)?;
+        .ok_or(FailedSignIn::Malformed)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Failed::Missing);
+        return Err(FailedSignIn::Missing);
     }
-    secret::hash(secret.trim()).ok_or(Failed::Malformed)
+    secret::hash(secret.trim()).ok_or(FailedSignIn::Malformed)
 }
 
 /// Runs a handler in the task that read the request. A task of its own would wake another thread,
@@ -406,7 +410,7 @@ fn find_token(headers: &HeaderMap) -> Result<[u8; 32], Failed> {
 ///
 /// A panic becomes a 500 response, so the connection survives it. When the client disconnects or
 /// the deadline passes, the handler is dropped. The store's work continues in tasks of the store.
-async fn run(handler: BoxFuture<'static, Answer>, deadline: Instant) -> Answer {
+async fn run(handler: BoxFuture<'static, HandlerResult>, deadline: Instant) -> HandlerResult {
     // Unwind-safe: shared state is in the database or behind locks that do not poison.
     let caught = AssertUnwindSafe(handler).catch_unwind();
     match before(deadline, caught).await {

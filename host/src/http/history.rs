@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Services;
 use super::error::ApiError;
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use crate::clock::Timestamp;
 use crate::model::{Name, Principal, duration};
 use crate::monitor::{OperationStats, Timings, compare};
@@ -145,13 +145,13 @@ impl FromStr for Hosts {
 }
 
 /// One series that the client names.
-enum Named {
+enum NamedSeries {
     Operation(String),
     /// A counter or a gauge.
     Metric(String),
 }
 
-impl Named {
+impl NamedSeries {
     /// Reads `operation:NAME` or `metric:NAME`.
     fn of_text(text: &str) -> Result<Self, ApiError> {
         match text.split_once(':') {
@@ -175,18 +175,18 @@ impl Named {
 }
 
 /// The series that the client asks for.
-enum Subject {
-    One(Named),
+enum RequestedSeries {
+    One(NamedSeries),
     /// The series of `?series=`.
-    Several(Vec<Named>),
+    Several(Vec<NamedSeries>),
     /// No series is named: list all of them.
     Everything,
 }
 
-impl Subject {
+impl RequestedSeries {
     fn of(request: &mut Request) -> Result<Self, ApiError> {
-        let operation = request.query.take("operation")?.map(Named::Operation);
-        let metric = request.query.take("metric")?.map(Named::Metric);
+        let operation = request.query.take("operation")?.map(NamedSeries::Operation);
+        let metric = request.query.take("metric")?.map(NamedSeries::Metric);
         let series = request.query.take_all("series")?;
         if series.len() > SERIES_MAX {
             return Err(ApiError::invalid(format!(
@@ -197,7 +197,9 @@ impl Subject {
             (None, None, []) => Ok(Self::Everything),
             (Some(one), None, []) | (None, Some(one), []) => Ok(Self::One(one.checked()?)),
             (None, None, several) => {
-                let several = several.iter().map(|text| Named::of_text(text)?.checked());
+                let several = several
+                    .iter()
+                    .map(|text| NamedSeries::of_text(text)?.checked());
                 several.collect::<Result<_, _>>().map(Self::Several)
             }
             _ => Err(ApiError::invalid(
@@ -215,9 +217,9 @@ impl Subject {
     }
 }
 
-pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
     let team = request.team(&principal)?;
-    let subject = Subject::of(&mut request)?;
+    let subject = RequestedSeries::of(&mut request)?;
     let span = Span::of(&mut request, HISTORY_PERIOD)?;
     let asked = request.query.parse_with("step", Resolution::asked)?;
     let hosts = request.query.parse("hosts")?.unwrap_or_default();
@@ -236,7 +238,7 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
              period or a longer step"
         )));
     }
-    let reading = Reading {
+    let reading = HistoryRead {
         services,
         team,
         span,
@@ -244,8 +246,8 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
         hosts,
     };
     match subject {
-        Subject::One(named) => reading.answer(reading.series(named).await?),
-        Subject::Several(several) => {
+        RequestedSeries::One(named) => reading.answer(reading.series(named).await?),
+        RequestedSeries::Several(several) => {
             // One after the other: a page of charts must not take all connections of the database.
             let mut series = Vec::with_capacity(several.len());
             for named in several {
@@ -253,7 +255,7 @@ pub(super) async fn show_history(mut request: Request, principal: Arc<Principal>
             }
             reading.answer([("series", json!(series))])
         }
-        Subject::Everything => reading.everything().await,
+        RequestedSeries::Everything => reading.everything().await,
     }
 }
 
@@ -267,7 +269,7 @@ fn object(
 }
 
 /// The parameters of one read of the history.
-struct Reading<'a> {
+struct HistoryRead<'a> {
     services: &'a Services,
     team: Option<Name>,
     span: Span,
@@ -283,9 +285,9 @@ struct CallPoint {
     stats: OperationStats,
 }
 
-impl Reading<'_> {
+impl HistoryRead<'_> {
     /// Builds a response that begins with the step and the period.
-    fn answer(&self, rest: impl IntoIterator<Item = (&'static str, Value)>) -> Answer {
+    fn answer(&self, rest: impl IntoIterator<Item = (&'static str, Value)>) -> HandlerResult {
         let head = [
             ("step_seconds", json!(self.resolution.seconds)),
             ("from", json!(self.span.from)),
@@ -295,9 +297,9 @@ impl Reading<'_> {
     }
 
     /// Returns the name of a series, for a metric its kind, and its points.
-    async fn series(&self, named: Named) -> Result<Vec<(&'static str, Value)>, ApiError> {
+    async fn series(&self, named: NamedSeries) -> Result<Vec<(&'static str, Value)>, ApiError> {
         match named {
-            Named::Operation(name) => {
+            NamedSeries::Operation(name) => {
                 let points = self.points(SeriesKind::Operation, &name).await?;
                 let points: Vec<_> = points
                     .into_iter()
@@ -305,7 +307,7 @@ impl Reading<'_> {
                     .collect();
                 Ok(vec![("operation", name.into()), ("points", json!(points))])
             }
-            Named::Metric(name) => {
+            NamedSeries::Metric(name) => {
                 let mut kind = SeriesKind::Counter;
                 let mut points = self.points(kind, &name).await?;
                 if points.is_empty() {
@@ -399,7 +401,7 @@ impl Reading<'_> {
         }
     }
 
-    async fn everything(&self) -> Answer {
+    async fn everything(&self) -> HandlerResult {
         let period = (self.from(), self.span.to);
         let series = self
             .services
@@ -431,7 +433,10 @@ struct ComparedVersion {
     stats: OperationStats,
 }
 
-pub(super) async fn compare_versions(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn compare_versions(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let plugin = request.name("name", "plugin")?;
     let team = request
         .team(&principal)?
@@ -454,7 +459,7 @@ pub(super) async fn compare_versions(mut request: Request, principal: Arc<Princi
     };
     let resolution =
         Resolution::of_seconds(seconds).unwrap_or_else(|| Resolution::chosen(services, span));
-    let reading = Reading {
+    let reading = HistoryRead {
         services,
         team: Some(team.clone()),
         span,

@@ -15,7 +15,7 @@ use super::conditional;
 use super::error::ApiError;
 use super::query::LIMIT_MAX;
 use super::request::Request;
-use super::response::{self, Answer, PIECE_BYTES};
+use super::response::{self, HandlerResult, PIECE_BYTES};
 use crate::engine::{CancelledDescendants, DESCENDANTS_PER_REQUEST, StartRequest};
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::model::{Approval, Attempt, AuditAction, Instance, InstanceStatus, Json, Principal};
@@ -42,7 +42,7 @@ const APPROVAL_BYTES: usize = 512;
 
 /// An instance in a list, with the fields of `?fields=`.
 #[derive(Serialize)]
-struct Listed<'a> {
+struct ListedInstance<'a> {
     #[serde(flatten)]
     summary: &'a InstanceSummary,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +125,7 @@ struct CancelledTree<'a> {
     descendants: CancelledDescendants,
 }
 
-pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) -> HandlerResult {
     let workflow = request.name("name", "workflow")?;
     request.query.finish()?;
     let idempotency_key = idempotency_key(&request.head.headers)?;
@@ -193,7 +193,10 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
     }
 }
 
-pub(super) async fn list_instances(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn list_instances(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let page = request.page::<Cursor>()?;
     let query = &mut request.query;
     let filter = InstanceFilter {
@@ -228,7 +231,7 @@ pub(super) async fn list_instances(mut request: Request, principal: Arc<Principa
         // The instance may have been deleted in the meantime.
         let payload = payloads.get(&summary.id)?;
         let input = fields.input.then_some(&payload.input);
-        Some(Listed {
+        Some(ListedInstance {
             summary,
             input,
             output: fields.output.then_some(payload.output.as_ref()),
@@ -242,7 +245,7 @@ pub(super) async fn list_instances(mut request: Request, principal: Arc<Principa
     })
 }
 
-pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -> HandlerResult {
     let id = request.id("id", "instance")?;
     request.query.finish()?;
     let Services { store, traffic, .. } = &*request.services;
@@ -306,7 +309,7 @@ pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -
     Ok(conditional::tagged(response, &tag))
 }
 
-pub(super) async fn release_instance(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn release_instance(request: Request, principal: Arc<Principal>) -> HandlerResult {
     let id = request.id("id", "instance")?;
     request.query.finish()?;
     let record = Recorder::of(&request, &principal)
@@ -358,7 +361,7 @@ struct ShownInput {
     input: Option<Json>,
 }
 
-pub(super) async fn show_attempt(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_attempt(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
     let missing = || ApiError::not_found("attempt");
     let id = request.id("id", "attempt")?;
     let step = request.parameter("step")?.parse().map_err(|_| missing())?;
@@ -385,7 +388,10 @@ pub(super) async fn show_attempt(mut request: Request, principal: Arc<Principal>
     response::ok(&ShownInput { attempt, input })
 }
 
-pub(super) async fn cancel_instance(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn cancel_instance(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let id = request.id("id", "instance")?;
     let with_descendants: bool = request.query.parse("descendants")?.unwrap_or(false);
     request.query.finish()?;

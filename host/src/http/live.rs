@@ -17,7 +17,7 @@ use super::Services;
 use super::dispatch::token_hash;
 use super::error::ApiError;
 use super::request::Request;
-use super::response::{Answer, Chunks, Content};
+use super::response::{Chunks, Content, HandlerResult};
 use crate::model::{Permission, Principal};
 use crate::watch::{Subscription, SubscriptionError, Update};
 
@@ -27,7 +27,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The first bytes of a stream: browsers reconnect after 2 s.
 const BEGINNING: &[u8] = b"retry: 2000\n\n";
 
-pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
     let team = request.team(&principal)?;
     request.query.finish()?;
     let live = Live {

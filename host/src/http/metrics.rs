@@ -15,7 +15,7 @@ use super::audit::Recorder;
 use super::counts::Counts;
 use super::error::ApiError;
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use crate::engine::EngineGauges;
 use crate::model::{AuditAction, Name, Permission, Principal};
 use crate::monitor::{OperationStats, Stats, Summary, Surroundings, Window};
@@ -66,7 +66,7 @@ impl FromStr for Probe {
 }
 
 /// Serves a health probe; by default readiness.
-pub(super) async fn show_health(mut request: Request) -> Answer {
+pub(super) async fn show_health(mut request: Request) -> HandlerResult {
     let probe = request.query.parse("probe")?.unwrap_or(Probe::Ready);
     request.query.finish()?;
     let (status, body) = match probe {
@@ -86,18 +86,18 @@ pub(super) struct Health {
     engine: &'static str,
     /// Absent for liveness probes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    database: Option<DatabaseHealth>,
+    database: Option<DatabaseState>,
 }
 
 #[derive(Serialize)]
-struct DatabaseHealth {
+struct DatabaseState {
     status: &'static str,
     /// Duration of the last ping; none if it failed.
     ping_ms: Option<f64>,
 }
 
 impl Health {
-    fn new(services: &Services, status: &'static str, database: Option<DatabaseHealth>) -> Self {
+    fn new(services: &Services, status: &'static str, database: Option<DatabaseState>) -> Self {
         let uptime_seconds = services
             .clock
             .monotonic()
@@ -121,13 +121,13 @@ impl Health {
 /// Returns the readiness of the host, and 503 unless it is ready.
 pub(super) async fn health(services: &Services) -> (StatusCode, Health) {
     let took = services
-        .pulse
-        .beat(&services.store, &services.clock)
+        .database_health
+        .ping(&services.store, &services.clock)
         .await
         .took;
     let well = took.is_some();
     let stopping = services.stopping.is_cancelled();
-    let database = DatabaseHealth {
+    let database = DatabaseState {
         status: if well { "ok" } else { "unavailable" },
         ping_ms: took.map(|took| (took.as_secs_f64() * 1e6).round() / 1e3),
     };
@@ -146,13 +146,13 @@ pub(super) async fn health(services: &Services) -> (StatusCode, Health) {
 
 /// The metrics that a request asks for: `?window=` and, for operators, `?team=`.
 #[derive(Clone)]
-pub(super) struct View {
+pub(super) struct MetricsView {
     pub(super) window: Window,
     /// The team; none stands for all teams.
     pub(super) team: Option<Name>,
 }
 
-impl View {
+impl MetricsView {
     pub(super) fn of(request: &mut Request, principal: &Principal) -> Result<Self, ApiError> {
         let window = request.query.parse("window")?.unwrap_or_default();
         let team = request.team(principal)?;
@@ -171,8 +171,8 @@ pub(super) async fn worked_out<T: Send + 'static>(
         .map_err(|_| StoreError::Closed)?)
 }
 
-pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let view = View::of(&mut request, &principal)?;
+pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
+    let view = MetricsView::of(&mut request, &principal)?;
     // Serialised on the blocking thread too, because a thousand operations are a quarter of a
     // megabyte of JSON.
     let json = stats(&request.services, &principal, view, |stats| {
@@ -189,10 +189,10 @@ pub(super) async fn show_stats(mut request: Request, principal: Arc<Principal>) 
 pub(super) async fn stats<T: Send + 'static>(
     services: &Arc<Services>,
     principal: &Principal,
-    view: View,
+    view: MetricsView,
     made: impl FnOnce(AllStats) -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    let View { window, team } = view;
+    let MetricsView { window, team } = view;
     let instances = services
         .counts
         .get(services, team.as_ref().unwrap_or(&principal.team))
@@ -225,8 +225,11 @@ struct ShownOperation {
     stats: OperationStats,
 }
 
-pub(super) async fn show_operation(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let View { window, team } = View::of(&mut request, &principal)?;
+pub(super) async fn show_operation(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
+    let MetricsView { window, team } = MetricsView::of(&mut request, &principal)?;
     let name = request.parameter("operation")?;
     let monitor = request.services.monitor.clone();
     if let Some(stats) = monitor.operation_stats(team.as_ref(), name, window) {
@@ -247,8 +250,8 @@ pub(super) async fn show_operation(mut request: Request, principal: Arc<Principa
     ))
 }
 
-pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>) -> Answer {
-    let view = View::of(&mut request, &principal)?;
+pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
+    let view = MetricsView::of(&mut request, &principal)?;
     let made = request
         .services
         .summaries
@@ -267,8 +270,8 @@ pub(super) async fn show_summary(mut request: Request, principal: Arc<Principal>
 }
 
 /// Computes a summary of the metrics.
-pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary, ApiError> {
-    let View { window, team } = view.clone();
+pub(super) async fn summary(services: &Services, view: &MetricsView) -> Result<Summary, ApiError> {
+    let MetricsView { window, team } = view.clone();
     let caches = services.store.cache_stats();
     let (hits, misses) = caches.iter().fold((0_u64, 0_u64), |(hits, misses), cache| {
         (
@@ -279,8 +282,8 @@ pub(super) async fn summary(services: &Services, view: &View) -> Result<Summary,
     let reads = hits.saturating_add(misses);
     let around = Surroundings {
         healthy: services
-            .pulse
-            .beat(&services.store, &services.clock)
+            .database_health
+            .ping(&services.store, &services.clock)
             .await
             .took
             .is_some(),
@@ -300,7 +303,10 @@ fn wants_text(headers: &hyper::HeaderMap) -> bool {
     accept.contains("text/plain") && !accept.contains("json")
 }
 
-pub(super) async fn reset_metrics(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn reset_metrics(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let scope = request
         .query
         .parse::<Scope>("scope")?
@@ -321,12 +327,18 @@ pub(super) async fn reset_metrics(mut request: Request, principal: Arc<Principal
     response::ok(&json!({ "reset": what }))
 }
 
-pub(super) async fn show_cache_stats(request: Request, _principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_cache_stats(
+    request: Request,
+    _principal: Arc<Principal>,
+) -> HandlerResult {
     request.query.finish()?;
     response::ok(&json!({ "caches": request.services.store.cache_stats() }))
 }
 
-pub(super) async fn show_cache_advice(request: Request, _principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_cache_advice(
+    request: Request,
+    _principal: Arc<Principal>,
+) -> HandlerResult {
     request.query.finish()?;
     let store = request.services.store.clone();
     response::ok(&json!({ "caches": worked_out(move || store.cache_advice()).await? }))
@@ -366,7 +378,7 @@ impl FromStr for Scope {
     }
 }
 
-pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn clear_caches(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
     let kind = request.query.parse::<CacheKind>("kind")?;
     let key = request.query.take("key")?;
     let scope = request
@@ -397,7 +409,7 @@ async fn clear_one(
     store: &Store,
     recorder: Recorder,
     (kind, team, key): (Option<CacheKind>, Option<Name>, String),
-) -> Answer {
+) -> HandlerResult {
     let (Some(kind), Some(team)) = (kind, team) else {
         return Err(ApiError::invalid(
             "the parameter 'key' needs a 'kind', and names what is your own team's",
@@ -424,7 +436,7 @@ async fn clear_one(
 /// Removes expired entries from all caches. The audit entry belongs to the caller's team and not to
 /// the host: every team may clean up as often as it likes, and its entries then displace only its
 /// own.
-pub(super) async fn clean_up_caches(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn clean_up_caches(request: Request, principal: Arc<Principal>) -> HandlerResult {
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
     let mut record = recorder
@@ -445,7 +457,7 @@ async fn removed(work: impl FnOnce() -> Removed + Send + 'static) -> Result<Remo
         .map_err(|_| StoreError::Closed)?)
 }
 
-fn show_removed(removed: &Removed) -> Answer {
+fn show_removed(removed: &Removed) -> HandlerResult {
     let kinds: BTreeMap<_, _> = removed.kinds().collect();
     response::ok(&json!({ "removed": removed.total(), "kinds": kinds }))
 }

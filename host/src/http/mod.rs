@@ -21,21 +21,21 @@ mod conditional;
 mod connections;
 mod counts;
 mod dashboard;
+mod database_health;
 mod dispatch;
 mod error;
+mod header_timer;
 mod history;
+mod idempotency;
 mod instances;
 mod live;
 mod metrics;
-mod moments;
-mod once;
 mod openapi;
-mod patience;
 mod plugins;
 mod prometheus;
-mod pulse;
 mod query;
 mod quotas;
+mod refresh_cache;
 mod request;
 mod request_id;
 mod response;
@@ -66,7 +66,7 @@ use crate::trace::Tracer;
 use crate::watch::Watch;
 
 pub use counts::InstanceCounts;
-pub use pulse::Pulse;
+pub use database_health::DatabaseHealth;
 pub use server::serve;
 pub use sign_ins::SignIns;
 pub use summaries::Summaries;
@@ -90,7 +90,7 @@ pub struct Services {
     /// The live feed and the alerts.
     pub watch: Watch,
     /// The result of the last database ping.
-    pub pulse: Pulse,
+    pub database_health: DatabaseHealth,
     /// Cached summaries, by team and window.
     pub summaries: Summaries,
     /// Cached counts of instances by status, for each team.

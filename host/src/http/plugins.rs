@@ -11,9 +11,9 @@ use super::Services;
 use super::audit::Recorder;
 use super::conditional;
 use super::error::ApiError;
-use super::once::{self, Once};
+use super::idempotency::{self, IdempotencyState};
 use super::request::Request;
-use super::response::{self, Answer, Content};
+use super::response::{self, Content, HandlerResult};
 use crate::model::definition::PluginReference;
 use crate::model::plugin::check_version;
 use crate::model::{AuditAction, Name, PluginVersion, Principal};
@@ -23,7 +23,10 @@ use crate::store::{Page, StoreError};
 /// Most shared buckets of one plugin version.
 const SHARED_BUCKETS_MAX: usize = 16;
 
-pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn upload_plugin(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let shared_buckets = request
         .query
         .parse_with("shared", shared_buckets)?
@@ -41,7 +44,7 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
     }
     let component = upload.finish().await?;
     let digest = component.digest().as_bytes();
-    let keyed = match once::begin(
+    let keyed = match idempotency::begin(
         &request.services,
         &principal,
         "POST /plugins",
@@ -50,8 +53,8 @@ pub(super) async fn upload_plugin(mut request: Request, principal: Arc<Principal
     )
     .await?
     {
-        Once::First(keyed) => keyed,
-        Once::Again(verdict) => {
+        IdempotencyState::First(keyed) => keyed,
+        IdempotencyState::Again(verdict) => {
             let created = verdict.get("outcome") == Some(&json!(UploadOutcome::Created));
             return Ok(uploaded(&verdict, created));
         }
@@ -107,7 +110,7 @@ fn shared_buckets(text: &str) -> Result<BTreeSet<Name>, String> {
 pub(super) async fn list_plugin_versions(
     mut request: Request,
     principal: Arc<Principal>,
-) -> Answer {
+) -> HandlerResult {
     let page = request.page::<Uuid>()?;
     request.query.finish()?;
     list(&request.services, &principal, None, &page).await
@@ -116,7 +119,7 @@ pub(super) async fn list_plugin_versions(
 pub(super) async fn list_versions_of_plugin(
     mut request: Request,
     principal: Arc<Principal>,
-) -> Answer {
+) -> HandlerResult {
     let name = request.name("name", "plugin")?;
     let page = request.page::<Uuid>()?;
     request.query.finish()?;
@@ -140,7 +143,7 @@ async fn list(
     principal: &Principal,
     name: Option<&Name>,
     page: &Page,
-) -> Answer {
+) -> HandlerResult {
     let bytes_max = services.traffic.answer_bytes_max();
     let versions = services
         .store
@@ -152,7 +155,10 @@ async fn list(
     })
 }
 
-pub(super) async fn show_plugin_version(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_plugin_version(
+    request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let (name, version) = name_and_version(&request)?;
     request.query.finish()?;
     let reference = PluginReference {
@@ -175,7 +181,10 @@ pub(super) async fn show_plugin_version(request: Request, principal: Arc<Princip
     )
 }
 
-pub(super) async fn delete_plugin_version(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn delete_plugin_version(
+    request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let (name, version) = name_and_version(&request)?;
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);

@@ -10,7 +10,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use super::Services;
 use super::metrics;
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use super::traffic::TrafficStats;
 use crate::model::{Name, Principal};
 use crate::monitor::{Exposition, FamilyKind, ProcessStats, SeriesLabels};
@@ -25,17 +25,17 @@ const CONTENT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4
 const HELP_BYTES: usize = 64 * 1_024;
 
 /// Reads one number of a cache's statistics.
-type OfCache<T> = fn(&CacheStats) -> T;
+type CacheField<T> = fn(&CacheStats) -> T;
 
-pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
     let team = request.team(&principal)?;
     request.query.finish()?;
     let services = &request.services;
     let bytes_max = request.answer_bytes_max().saturating_sub(HELP_BYTES);
     let mut exposition = Exposition::new(services.config.prometheus.series_max, bytes_max);
     let well = services
-        .pulse
-        .beat(&services.store, &services.clock)
+        .database_health
+        .ping(&services.store, &services.clock)
         .await
         .took
         .is_some();
@@ -368,7 +368,7 @@ fn expose_traces(to: &mut Exposition, stats: TraceStats) {
 }
 
 fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {
-    let counters: [(&str, &str, OfCache<u64>); 8] = [
+    let counters: [(&str, &str, CacheField<u64>); 8] = [
         (
             "stepwell_cache_hits_total",
             "Answered from memory.",
@@ -416,7 +416,7 @@ fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {
     let help = "How long those questions took together.";
     // Rounded to microseconds: a sum computed from a mean could shrink in its last bit, which
     // Prometheus would take for a restart.
-    let seconds: OfCache<f64> = |cache| (cache.load_avg_us * cache.loads as f64).round() / 1e6;
+    let seconds: CacheField<f64> = |cache| (cache.load_avg_us * cache.loads as f64).round() / 1e6;
     by_kind(
         to,
         FamilyKind::Counter,
@@ -424,7 +424,7 @@ fn expose_caches(to: &mut Exposition, caches: &[CacheStats]) {
         caches,
         seconds,
     );
-    let gauges: [(&str, &str, OfCache<u64>); 4] = [
+    let gauges: [(&str, &str, CacheField<u64>); 4] = [
         ("stepwell_cache_entries", "Entries now.", |cache| {
             cache.entries
         }),
@@ -452,7 +452,7 @@ fn by_kind<T: Into<crate::monitor::Number>>(
     kind: FamilyKind,
     (name, help): (&'static str, &'static str),
     caches: &[CacheStats],
-    number: OfCache<T>,
+    number: CacheField<T>,
 ) {
     let mut family = to.family(kind, name, help);
     for cache in caches {

@@ -11,7 +11,7 @@ use super::body::Body;
 use super::error::ApiError;
 use super::query::Query;
 use super::request_id::RequestId;
-use super::source::Head;
+use super::source::RequestHead;
 use crate::model::{Name, Permission, Principal, TraceParent};
 use crate::store::Page;
 
@@ -24,7 +24,7 @@ pub(super) struct Request {
     /// The query string.
     pub(super) query: Query,
     /// The request's head, with all headers.
-    pub(super) head: Arc<Head>,
+    pub(super) head: Arc<RequestHead>,
     /// The body, unread.
     pub(super) body: Body,
     /// The id of the request, sent as `request-id`.

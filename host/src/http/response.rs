@@ -73,7 +73,7 @@ impl Stream for Chunks {
 }
 
 /// The result of a handler.
-pub(super) type Answer = Result<Response<Content>, ApiError>;
+pub(super) type HandlerResult = Result<Response<Content>, ApiError>;
 
 /// Converts a response for warp.
 pub(super) fn send(response: Response<Content>) -> warp::reply::Response {
@@ -159,7 +159,7 @@ impl io::Write for PieceWriter {
 }
 
 /// Returns 200 with JSON.
-pub(super) fn ok(body: &impl Serialize) -> Answer {
+pub(super) fn ok(body: &impl Serialize) -> HandlerResult {
     Ok(json(StatusCode::OK, body))
 }
 
@@ -173,7 +173,7 @@ pub(super) fn located(mut response: Response<Content>, path: &str) -> Response<C
 }
 
 /// Returns 204 without a body.
-pub(super) fn no_content() -> Answer {
+pub(super) fn no_content() -> HandlerResult {
     let mut response = Response::new(Content::Whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
@@ -188,7 +188,7 @@ pub(super) fn list<T: Serialize>(
     limit: u32,
     bytes_max: usize,
     cursor: impl Fn(&T) -> String,
-) -> Answer {
+) -> HandlerResult {
     let is_full = u32::try_from(items.len()).is_ok_and(|count| count >= limit);
     page(items, is_full, bytes_max, cursor)
 }
@@ -199,7 +199,7 @@ pub(super) fn page<T: Serialize>(
     more: bool,
     bytes_max: usize,
     cursor: impl Fn(&T) -> String,
-) -> Answer {
+) -> HandlerResult {
     let mut writer = PieceWriter::default();
     let mut shown = 0;
     let written = (|| {
@@ -289,7 +289,7 @@ mod tests {
 
     use super::*;
 
-    fn parsed(answer: Answer) -> serde_json::Value {
+    fn parsed(answer: HandlerResult) -> serde_json::Value {
         let mut bytes = Vec::new();
         match answer.expect("is an answer").into_body() {
             Content::Whole(whole) => bytes.extend_from_slice(&whole),

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use crate::model::{AuditAction, Name, Principal, duration};
 use crate::store::FinishedPlace;
 
@@ -24,7 +24,7 @@ struct RetentionBody {
     after: Option<String>,
 }
 
-pub(super) async fn delete_finished(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn delete_finished(request: Request, principal: Arc<Principal>) -> HandlerResult {
     request.query.finish()?;
     let recorder = Recorder::of(&request, &principal);
     let body: RetentionBody = request

@@ -8,7 +8,7 @@ use hyper::{HeaderMap, Method};
 use serde_json::{Value, json};
 
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use super::{
     accept, alerts, approvals, assets, audit, batches, dashboard, history, instances, live,
     metrics, openapi, plugins, prometheus, quotas, retention, tokens, workflows,
@@ -40,8 +40,8 @@ impl Route {
     }
 
     /// Returns whether a response may take much memory: lists, and statistics of many things.
-    pub(super) fn may_answer_much(&self) -> bool {
-        self.method == Method::GET && MUCH.contains(&self.pattern)
+    pub(super) fn response_may_be_large(&self) -> bool {
+        self.method == Method::GET && LARGE_RESPONSES.contains(&self.pattern)
     }
 
     /// Returns the names of the path's parameters.
@@ -51,9 +51,9 @@ impl Route {
 }
 
 /// Handles a request without a principal.
-pub(super) type PublicHandler = fn(Request) -> BoxFuture<'static, Answer>;
+pub(super) type PublicHandler = fn(Request) -> BoxFuture<'static, HandlerResult>;
 /// Handles the request of an authenticated principal.
-pub(super) type Handler = fn(Request, Arc<Principal>) -> BoxFuture<'static, Answer>;
+pub(super) type Handler = fn(Request, Arc<Principal>) -> BoxFuture<'static, HandlerResult>;
 
 /// The permission of a route together with its handler. A handler that needs a principal can
 /// therefore not be reached without authentication.
@@ -62,9 +62,9 @@ pub(super) enum Access {
     /// Open to every caller, without a token.
     Public(PublicHandler),
     /// Needs a valid token with any permission.
-    SignedIn(Handler),
+    Authenticated(Handler),
     /// Needs a token with the permission.
-    Holder(Permission, Handler),
+    RequiresPermission(Permission, Handler),
     /// Serves a page without data to browsers. All other clients need a token with the permission
     /// and get data.
     Page(PublicHandler, Permission, Handler),
@@ -75,7 +75,7 @@ impl Access {
     pub(super) fn asked_for(self, headers: &HeaderMap) -> Self {
         match self {
             Self::Page(page, ..) if accept::html(headers) => Self::Public(page),
-            Self::Page(_, permission, data) => Self::Holder(permission, data),
+            Self::Page(_, permission, data) => Self::RequiresPermission(permission, data),
             other => other,
         }
     }
@@ -83,8 +83,10 @@ impl Access {
     /// Returns the permission that a token needs, if any.
     pub(super) const fn permission(self) -> Option<Permission> {
         match self {
-            Self::Public(_) | Self::SignedIn(_) => None,
-            Self::Holder(permission, _) | Self::Page(_, permission, _) => Some(permission),
+            Self::Public(_) | Self::Authenticated(_) => None,
+            Self::RequiresPermission(permission, _) | Self::Page(_, permission, _) => {
+                Some(permission)
+            }
         }
     }
 }
@@ -100,12 +102,14 @@ macro_rules! route {
             handler: stringify!($handler),
         }
     };
-    ($method:ident $pattern:literal, signed_in => $handler:path, $summary:literal) => {
+    ($method:ident $pattern:literal, authenticated => $handler:path, $summary:literal) => {
         Route {
             method: Method::$method,
             pattern: $pattern,
             literal: before_brace($pattern),
-            access: Access::SignedIn(|request, principal| Box::pin($handler(request, principal))),
+            access: Access::Authenticated(|request, principal| {
+                Box::pin($handler(request, principal))
+            }),
             summary: $summary,
             handler: stringify!($handler),
         }
@@ -129,7 +133,7 @@ macro_rules! route {
             method: Method::$method,
             pattern: $pattern,
             literal: before_brace($pattern),
-            access: Access::Holder(Permission::$permission, |request, principal| {
+            access: Access::RequiresPermission(Permission::$permission, |request, principal| {
                 Box::pin($handler(request, principal))
             }),
             summary: $summary,
@@ -145,7 +149,7 @@ pub(super) const UPLOAD_PATTERN: &str = "/plugins";
 pub(super) const HEALTH_PATTERN: &str = "/workflow-metrics/health";
 
 /// Paths whose `GET` responses may grow to `server.answer_bytes_max`.
-const MUCH: [&str; 13] = [
+const LARGE_RESPONSES: [&str; 13] = [
     "/approvals",
     "/audit",
     "/instances",
@@ -215,7 +219,7 @@ pub(super) static ROUTES: &[Route] = &[
         "List audit entries, newest first; ?actor=, ?action=, ?subject=, ?from= and ?to= are filters"),
     route!(GET "/quotas", WorkflowRead => quotas::show_quotas,
         "Show your team's usage and quotas: unfinished instances and stored bytes; ?team= is for operators"),
-    route!(GET "/whoami", signed_in => dashboard::show_principal,
+    route!(GET "/whoami", authenticated => dashboard::show_principal,
         "Show the user, the team and the permissions of the token"),
     route!(POST "/retention", Operator => retention::delete_finished,
         "Delete finished instances, a bounded number with each request, or count them"),
@@ -262,7 +266,7 @@ pub(super) static ROUTES: &[Route] = &[
 ];
 
 /// The result of looking a request up in the table.
-pub(super) enum Found {
+pub(super) enum RouteMatch {
     /// The route, and the values of its path parameters.
     Route(&'static Route, Vec<(&'static str, String)>),
     /// The path exists with other methods, listed for the `Allow` header.
@@ -272,7 +276,7 @@ pub(super) enum Found {
 }
 
 /// Finds the route of a request. `HEAD` is treated as `GET`; hyper leaves out the body.
-pub(super) fn find(method: &Method, path: &str) -> Found {
+pub(super) fn find(method: &Method, path: &str) -> RouteMatch {
     let wanted = if method == Method::HEAD {
         &Method::GET
     } else {
@@ -292,7 +296,7 @@ pub(super) fn find(method: &Method, path: &str) -> Found {
             continue;
         };
         if route.method == *wanted {
-            return Found::Route(route, parameters);
+            return RouteMatch::Route(route, parameters);
         }
         allowed.push(route.method.as_str());
         if route.method == Method::GET {
@@ -300,9 +304,9 @@ pub(super) fn find(method: &Method, path: &str) -> Found {
         }
     }
     if allowed.is_empty() {
-        Found::Nothing
+        RouteMatch::Nothing
     } else {
-        Found::OtherMethods(allowed.join(", "))
+        RouteMatch::OtherMethods(allowed.join(", "))
     }
 }
 
@@ -357,7 +361,7 @@ fn decode(part: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-async fn index(request: Request) -> Answer {
+async fn index(request: Request) -> HandlerResult {
     request.query.finish()?;
     let routes: Vec<Value> = ROUTES
         .iter()
@@ -382,7 +386,7 @@ mod tests {
 
     fn found(method: &Method, path: &str) -> Option<(&'static str, Vec<String>)> {
         match find(method, path) {
-            Found::Route(route, parameters) => Some((
+            RouteMatch::Route(route, parameters) => Some((
                 route.pattern,
                 parameters.into_iter().map(|(_, value)| value).collect(),
             )),
@@ -400,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_public_has_no_data_of_anybody() {
+    fn public_routes_have_no_team_data() {
         let public = ROUTES
             .iter()
             .filter(|route| matches!(route.access, Access::Public(_)));
@@ -418,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_page_is_for_browsers_and_its_data_for_holders_of_the_permission() {
-        let Found::Route(route, _) = find(&Method::GET, "/workflow-metrics/dashboard") else {
+        let RouteMatch::Route(route, _) = find(&Method::GET, "/workflow-metrics/dashboard") else {
             panic!("is there")
         };
         let mut headers = HeaderMap::new();
@@ -437,13 +441,13 @@ mod tests {
     }
 
     #[test]
-    fn what_may_answer_much_is_a_route() {
+    fn large_responses_belong_to_routes() {
         assert_eq!(
             ROUTES
                 .iter()
-                .filter(|route| route.may_answer_much())
+                .filter(|route| route.response_may_be_large())
                 .count(),
-            MUCH.len()
+            LARGE_RESPONSES.len()
         );
         assert!(ROUTES.iter().any(|route| route.pattern == HEALTH_PATTERN));
     }
@@ -463,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_not_found() {
+    fn unknown_paths_have_no_route() {
         for path in [
             "",
             "*",
@@ -476,12 +480,12 @@ mod tests {
         ] {
             assert!(found(&Method::GET, path).is_none(), "{path}");
         }
-        assert!(matches!(find(&Method::GET, "/plugin"), Found::Nothing));
+        assert!(matches!(find(&Method::GET, "/plugin"), RouteMatch::Nothing));
     }
 
     #[test]
     fn other_methods_are_named() {
-        let Found::OtherMethods(allowed) = find(&Method::PUT, "/plugins/a/1.0.0") else {
+        let RouteMatch::OtherMethods(allowed) = find(&Method::PUT, "/plugins/a/1.0.0") else {
             panic!("is another")
         };
         assert_eq!(allowed, "GET, HEAD, DELETE");

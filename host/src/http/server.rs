@@ -19,8 +19,8 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use super::answer_body::AnswerBody;
-use super::connections::Seat;
-use super::patience::Patience;
+use super::connections::ConnectionPermit;
+use super::header_timer::HeaderTimer;
 use super::{Services, dispatch};
 use crate::clock::Clock;
 use crate::config::ServerConfig;
@@ -64,11 +64,11 @@ pub async fn serve(
         // Removes connections that have ended, so that the set does not grow.
         while connections.try_join_next().is_some() {}
         // Closed without a response: a client that keeps every place busy would not read it.
-        let Some(seat) = traffic.connections().enter(address) else {
+        let Some(permit) = traffic.connections().enter(address) else {
             continue;
         };
         let connection = Connection {
-            seat: Arc::new(seat),
+            permit: Arc::new(permit),
             config: Arc::clone(&config),
             draining: draining.clone(),
             giving_way: Arc::clone(&giving_way),
@@ -103,7 +103,7 @@ pub async fn serve(
 
 /// A connection with a place.
 struct Connection {
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
     config: Arc<crate::config::Config>,
     draining: CancellationToken,
     giving_way: Arc<AtomicUsize>,
@@ -131,10 +131,10 @@ impl Connection {
         // memory for ever.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write_timeout));
-        let (seat, peer) = (&self.seat, self.peer);
+        let (permit, peer) = (&self.permit, self.peer);
         let service = service_fn(move |request: Request<Incoming>| {
-            let under_way = seat.begin();
-            let is_reserved = seat.is_reserved();
+            let under_way = permit.begin();
+            let is_reserved = permit.is_reserved();
             let answering = answering.call(dispatch::with_head(request, peer, is_reserved));
             async move {
                 let mut response = answering.await?;
@@ -151,7 +151,7 @@ impl Connection {
             }
         });
         let connection = http1::Builder::new()
-            .timer(Patience::default())
+            .timer(HeaderTimer::default())
             .header_read_timeout(header_timeout)
             .max_buf_size(BUFFER_BYTES_MAX)
             .serve_connection(TokioIo::new(Box::pin(stream)), service);
@@ -159,13 +159,13 @@ impl Connection {
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
             () = self.draining.cancelled() => None,
-            () = self.seat.evicted() => None,
+            () = self.permit.evicted() => None,
         };
         let ended = match ended {
             Some(ended) => ended,
             None => {
                 connection.as_mut().graceful_shutdown();
-                if self.seat.is_abandoned() && self.gives_way_in_time(connection.as_mut()).await {
+                if self.permit.is_abandoned() && self.gives_way_in_time(connection.as_mut()).await {
                     return;
                 }
                 connection.await
@@ -186,7 +186,7 @@ impl Connection {
         };
         let ended = tokio::time::timeout(time, connection).await.is_ok();
         self.giving_way.fetch_sub(1, Ordering::Relaxed);
-        ended || self.seat.is_abandoned()
+        ended || self.permit.is_abandoned()
     }
 }
 

@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use super::Services;
 use super::audit::{MINUTE, cut};
 use super::request_id::RequestId;
-use super::source::Head;
+use super::source::RequestHead;
 use crate::clock::Timestamp;
 use crate::model::{AuditAction, AuditOutcome};
 use crate::store::AuditEntry;
 
 /// The reason of a failed sign-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failed {
+pub(super) enum FailedSignIn {
     /// The request has no token.
     Missing,
     /// The header does not hold a well-formed token.
@@ -33,26 +33,26 @@ pub(super) enum Failed {
 
 /// Counters of failed sign-ins. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct SignIns(Arc<Inner>);
+pub struct SignIns(Arc<SignInCounters>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct SignInCounters {
     missing: AtomicU64,
     malformed: AtomicU64,
     invalid: AtomicU64,
-    written: Mutex<Written>,
+    written: Mutex<AuditedFailures>,
 }
 
 /// The audited failures of the current minute.
 #[derive(Debug, Default)]
-struct Written {
+struct AuditedFailures {
     since: Option<Timestamp>,
     all: u32,
     addresses: HashMap<IpAddr, u32>,
     told: bool,
 }
 
-impl Failed {
+impl FailedSignIn {
     const fn reason(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -78,15 +78,15 @@ impl SignIns {
     pub(super) async fn record(
         &self,
         services: &Services,
-        head: &Head,
+        head: &RequestHead,
         id: RequestId,
-        failed: Failed,
+        failed: FailedSignIn,
         asked: String,
     ) {
         let counter = match failed {
-            Failed::Missing => &self.0.missing,
-            Failed::Malformed => &self.0.malformed,
-            Failed::Invalid(_) => &self.0.invalid,
+            FailedSignIn::Missing => &self.0.missing,
+            FailedSignIn::Malformed => &self.0.malformed,
+            FailedSignIn::Invalid(_) => &self.0.invalid,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let source = head.source(&services.config.server.trusted_proxies);
@@ -122,14 +122,14 @@ impl SignIns {
 }
 
 /// Returns the audit detail: the reason, and the holder of a token that has expired.
-async fn detail(services: &Services, failed: Failed, now: Timestamp) -> Value {
-    if let Failed::Invalid(hash) = failed
+async fn detail(services: &Services, failed: FailedSignIn, now: Timestamp) -> Value {
+    if let FailedSignIn::Invalid(hash) = failed
         && let Ok(Some(token)) = services.store.token_by_hash(hash).await
         && token.expires_at.is_some_and(|at| at <= now)
     {
         return json!({ "reason": "expired", "token": token.id, "user": token.user, "team": token.team });
     }
-    json!({ "reason": if let Failed::Invalid(_) = failed { "unknown" } else { failed.reason() } })
+    json!({ "reason": if let FailedSignIn::Invalid(_) = failed { "unknown" } else { failed.reason() } })
 }
 
 /// Returns the network that counts as one address: an IPv6 subscriber has the 2^64 addresses of a
@@ -141,7 +141,7 @@ fn network(source: IpAddr) -> IpAddr {
     }
 }
 
-impl Written {
+impl AuditedFailures {
     /// Returns whether to audit another failure of an address. Only audited addresses are
     /// remembered, so there are at most `all_max`.
     fn admit(&mut self, address: IpAddr, now: Timestamp, all_max: u32, address_max: u32) -> bool {
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn so_many_are_admitted_of_an_address_and_of_all_and_again_in_the_next_minute() {
         let address = |text: &str| network(text.parse().expect("is an address"));
-        let (start, mut written) = (Timestamp::from_micros(0), Written::default());
+        let (start, mut written) = (Timestamp::from_micros(0), AuditedFailures::default());
         let mut admit = |text: &str, at| written.admit(address(text), at, 5, 2);
         assert_eq!(
             [(); 3].map(|()| admit("192.0.2.1", start)),

@@ -13,12 +13,12 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// A request's head with the address at the other end of its connection.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct RequestHead {
     parts: Parts,
     peer: IpAddr,
 }
 
-impl Head {
+impl RequestHead {
     pub(super) fn new(parts: Parts, peer: IpAddr) -> Self {
         Self {
             parts,
@@ -36,7 +36,7 @@ impl Head {
     }
 }
 
-impl Deref for Head {
+impl Deref for RequestHead {
     type Target = Parts;
 
     fn deref(&self) -> &Parts {

@@ -6,40 +6,44 @@ use bytes::Bytes;
 
 use super::Services;
 use super::error::ApiError;
-use super::metrics::{self, View};
-use super::moments::Moments;
+use super::metrics::{self, MetricsView};
+use super::refresh_cache::RefreshCache;
 use crate::model::Name;
 use crate::monitor::{Summary, Window};
 
 /// A summary and its JSON.
 #[derive(Clone, Debug)]
-pub(super) struct Made {
+pub(super) struct RenderedSummary {
     pub(super) summary: Arc<Summary>,
     pub(super) json: Bytes,
 }
 
 /// Cached summaries by team (none: all teams) and window. Clones share the cache.
 #[derive(Clone, Debug, Default)]
-pub struct Summaries(Moments<(Option<Name>, Window), Made>);
+pub struct Summaries(RefreshCache<(Option<Name>, Window), RenderedSummary>);
 
 impl Summaries {
     /// Returns the summary of a view, at most 10 s old.
     ///
     /// # Errors
     /// 503 when the host is shutting down.
-    pub(super) async fn get(&self, services: &Services, view: &View) -> Result<Made, ApiError> {
-        let made = || async {
+    pub(super) async fn get(
+        &self,
+        services: &Services,
+        view: &MetricsView,
+    ) -> Result<RenderedSummary, ApiError> {
+        let render = || async {
             let summary = metrics::summary(services, view).await?;
             let json = serde_json::to_vec(&summary)
                 .map_err(ApiError::internal)?
                 .into();
-            Ok(Made {
+            Ok(RenderedSummary {
                 summary: Arc::new(summary),
                 json,
             })
         };
         self.0
-            .get(&services.clock, (view.team.clone(), view.window), made)
+            .get(&services.clock, (view.team.clone(), view.window), render)
             .await
     }
 

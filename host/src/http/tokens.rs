@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::audit::Recorder;
 use super::error::ApiError;
-use super::once;
+use super::idempotency;
 use super::request::Request;
-use super::response::{self, Answer};
+use super::response::{self, HandlerResult};
 use super::secret;
 use crate::model::{AuditAction, Name, Permission, Principal, check_user};
 use crate::store::{NewToken, StoreError};
@@ -26,10 +26,10 @@ struct TokenBody {
     expires_in: Option<String>,
 }
 
-pub(super) async fn create_token(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn create_token(request: Request, principal: Arc<Principal>) -> HandlerResult {
     request.query.finish()?;
     // Repeating the response would need the token's text, which the host does not keep.
-    once::refuse(
+    idempotency::refuse(
         &request.head.headers,
         "a token's text is shown once, so this request cannot be answered twice: send no Idempotency-Key, and revoke a \
          token whose answer was lost",
@@ -96,7 +96,7 @@ pub(super) async fn create_token(request: Request, principal: Arc<Principal>) ->
     Ok(response::located(response, &format!("/tokens/{id}")))
 }
 
-pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> Answer {
+pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> HandlerResult {
     let team: Option<Name> = request.query.parse("team")?;
     let limit = request.query.limit()?;
     let after: Option<Uuid> = request.query.parse("after")?;
@@ -112,7 +112,7 @@ pub(super) async fn list_tokens(mut request: Request, _: Arc<Principal>) -> Answ
     })
 }
 
-pub(super) async fn revoke_token(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn revoke_token(mut request: Request, principal: Arc<Principal>) -> HandlerResult {
     let id = request.id("id", "token")?;
     let force = request.query.parse("force")?.unwrap_or(false);
     request.query.finish()?;

@@ -35,10 +35,10 @@ const INSTANCE_BYTES: usize = 256 * 1_024;
 
 /// The limits on traffic. Clones share the state.
 #[derive(Clone, Debug)]
-pub struct Traffic(Arc<Shared>);
+pub struct Traffic(Arc<TrafficState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TrafficState {
     bodies: Budget,
     answers: Budget,
     answer_bytes_max: usize,
@@ -68,7 +68,7 @@ impl Traffic {
     /// Creates the limits from the settings in `[server]`.
     pub fn new(config: &Config) -> Self {
         let server = &config.server;
-        Self(Arc::new(Shared {
+        Self(Arc::new(TrafficState {
             bodies: Budget::new(
                 server.body_bytes_in_flight_max,
                 server.body_bytes_in_flight_per_team_max,

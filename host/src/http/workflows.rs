@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 use super::audit::Recorder;
 use super::conditional;
 use super::error::ApiError;
-use super::once::{self, Once};
+use super::idempotency::{self, IdempotencyState};
 use super::request::Request;
-use super::response::{self, Answer, Content};
+use super::response::{self, Content, HandlerResult};
 use crate::model::workflow::workflow_tag;
 use crate::model::yaml::Place;
 use crate::model::{AuditAction, Name, Principal, WorkflowStatus, definition};
 use crate::store::{Applied, Cursor, Store, Workflow, WorkflowFilter, WorkflowVersion};
 
-pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) -> HandlerResult {
     request.query.finish()?;
     let precondition = conditional::precondition(&request.head.headers)?;
     let recorder = Recorder::of(&request, &principal);
     let text = request.body.read(definition::SOURCE_BYTES_MAX).await?;
-    let keyed = match once::begin(
+    let keyed = match idempotency::begin(
         &request.services,
         &principal,
         "POST /workflows",
@@ -30,8 +30,8 @@ pub(super) async fn apply_workflow(request: Request, principal: Arc<Principal>) 
     )
     .await?
     {
-        Once::First(keyed) => keyed,
-        Once::Again(applied) => {
+        IdempotencyState::First(keyed) => keyed,
+        IdempotencyState::Again(applied) => {
             return applied_before(&request.services.store, &principal, &applied).await;
         }
     };
@@ -105,7 +105,7 @@ fn tag_of(workflow: &Workflow) -> String {
 
 /// Rebuilds the response of an earlier request with the same idempotency key. Versions are
 /// immutable, so reading the version again gives the same definition.
-async fn applied_before(store: &Store, principal: &Principal, applied: &Value) -> Answer {
+async fn applied_before(store: &Store, principal: &Principal, applied: &Value) -> HandlerResult {
     let part = |name: &str| applied.get(name).cloned().unwrap_or_default();
     let name: Name = serde_json::from_value(part("name")).map_err(ApiError::internal)?;
     let number: u32 = serde_json::from_value(part("version")).map_err(ApiError::internal)?;
@@ -125,7 +125,10 @@ async fn applied_before(store: &Store, principal: &Principal, applied: &Value) -
     Ok(applied_answer(&workflow, part("changed") == true))
 }
 
-pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn list_workflows(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let page = request.page::<Cursor<Name>>()?;
     let status = request.query.parse_with("status", |text| {
         let known = WorkflowStatus::ALL.map(WorkflowStatus::as_str).join(" or ");
@@ -149,7 +152,10 @@ pub(super) async fn list_workflows(mut request: Request, principal: Arc<Principa
     )
 }
 
-pub(super) async fn show_workflow(mut request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn show_workflow(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let name = request.name("name", "workflow")?;
     let with_source = wants_source(&mut request)?;
     request.query.finish()?;
@@ -198,7 +204,7 @@ async fn add_source(
 pub(super) async fn show_workflow_version(
     mut request: Request,
     principal: Arc<Principal>,
-) -> Answer {
+) -> HandlerResult {
     let missing = || ApiError::not_found("workflow version");
     let name = request.name("name", "workflow version")?;
     let number: u32 = request
@@ -225,7 +231,7 @@ pub(super) async fn show_workflow_version(
     Ok(known.unwrap_or_else(|| conditional::tagged(response::json(StatusCode::OK, &body), &tag)))
 }
 
-pub(super) async fn archive_workflow(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn archive_workflow(request: Request, principal: Arc<Principal>) -> HandlerResult {
     set_status(
         request,
         principal,
@@ -235,7 +241,10 @@ pub(super) async fn archive_workflow(request: Request, principal: Arc<Principal>
     .await
 }
 
-pub(super) async fn unarchive_workflow(request: Request, principal: Arc<Principal>) -> Answer {
+pub(super) async fn unarchive_workflow(
+    request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     set_status(
         request,
         principal,
@@ -251,7 +260,7 @@ async fn set_status(
     principal: Arc<Principal>,
     action: AuditAction,
     status: WorkflowStatus,
-) -> Answer {
+) -> HandlerResult {
     let name = request.name("name", "workflow")?;
     request.query.finish()?;
     let precondition = conditional::if_match(&request.head.headers)?;

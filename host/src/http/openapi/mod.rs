@@ -30,7 +30,7 @@ use serde_json::{Map, Value, json};
 use self::schemas::Schemas;
 use super::assets;
 use super::request::Request;
-use super::response::Answer;
+use super::response::HandlerResult;
 use super::routes::{Access, ROUTES, Route};
 
 const COMMON: &str = include_str!("common.yaml");
@@ -65,7 +65,7 @@ struct Area {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Common {
+struct CommonDefinitions {
     parameters: Map<String, Value>,
     schemas: Map<String, Value>,
 }
@@ -102,12 +102,12 @@ struct Content {
 }
 
 /// A document that is generated once and sent often.
-struct Made {
+struct RenderedDocument {
     text: Bytes,
     tag: HeaderValue,
 }
 
-impl Made {
+impl RenderedDocument {
     fn new(text: String) -> Self {
         Self {
             tag: assets::tag_of(text.as_bytes()),
@@ -116,15 +116,17 @@ impl Made {
     }
 }
 
-static DOCUMENT: LazyLock<Made> = LazyLock::new(|| Made::new(document().to_string()));
-static REFERENCE: LazyLock<Made> = LazyLock::new(|| Made::new(reference::page(&document())));
+static DOCUMENT: LazyLock<RenderedDocument> =
+    LazyLock::new(|| RenderedDocument::new(document().to_string()));
+static REFERENCE: LazyLock<RenderedDocument> =
+    LazyLock::new(|| RenderedDocument::new(reference::page(&document())));
 
-pub(super) async fn show_document(request: Request) -> Answer {
+pub(super) async fn show_document(request: Request) -> HandlerResult {
     show(&request, &DOCUMENT, "application/json")
 }
 
 /// Serves the reference page, which has no data and no script.
-pub(super) async fn show_reference(request: Request) -> Answer {
+pub(super) async fn show_reference(request: Request) -> HandlerResult {
     let mut response = show(&request, &REFERENCE, "text/html; charset=utf-8")?;
     response.headers_mut().insert(
         CONTENT_SECURITY_POLICY,
@@ -133,9 +135,14 @@ pub(super) async fn show_reference(request: Request) -> Answer {
     Ok(response)
 }
 
-fn show(request: &Request, made: &Made, content_type: &'static str) -> Answer {
+fn show(
+    request: &Request,
+    document: &RenderedDocument,
+    content_type: &'static str,
+) -> HandlerResult {
     request.query.finish()?;
-    let mut response = assets::unless_known(&request.head.headers, &made.tag, made.text.clone());
+    let mut response =
+        assets::unless_known(&request.head.headers, &document.tag, document.text.clone());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -147,7 +154,7 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str) -> T {
 }
 
 fn document() -> Value {
-    let common: Common = parse(COMMON);
+    let common: CommonDefinitions = parse(COMMON);
     let areas: Vec<Area> = AREAS.into_iter().map(parse).collect();
     let written = areas
         .iter()
@@ -164,7 +171,7 @@ fn document() -> Value {
                 .map(|operation| (area, operation))
         });
         let (area, operation) = found.expect("every route is described");
-        let described = Described {
+        let described = DescribedRoute {
             route,
             area,
             operation,
@@ -206,7 +213,7 @@ fn document() -> Value {
 }
 
 /// A route with its area, its operation and the shared definitions.
-struct Described<'a> {
+struct DescribedRoute<'a> {
     route: &'a Route,
     area: &'a Area,
     operation: &'a Operation,
@@ -214,7 +221,7 @@ struct Described<'a> {
     schemas: &'a Schemas,
 }
 
-impl Described<'_> {
+impl DescribedRoute<'_> {
     fn operation(&self) -> Value {
         let Self {
             route,
@@ -236,7 +243,9 @@ impl Described<'_> {
             match route.access {
                 Access::Public(_) => json!([]),
                 Access::Page(..) => json!([{ "token": [] }, {}]),
-                Access::SignedIn(_) | Access::Holder(..) => json!([{ "token": [] }]),
+                Access::Authenticated(_) | Access::RequiresPermission(..) => {
+                    json!([{ "token": [] }])
+                }
             },
         );
         let parameters = self.parameters();
@@ -326,7 +335,7 @@ impl Described<'_> {
         } = self;
         let happens = |status| match status {
             401 | 429 => !matches!(route.access, Access::Public(_)),
-            422 => route.may_answer_much(),
+            422 => route.response_may_be_large(),
             403 => route.access.permission().is_some(),
             404 => route.parameters().next().is_some(),
             408 | 413 | 415 => !operation.body.is_empty(),
@@ -421,7 +430,7 @@ mod tests {
     #[test]
     fn every_schema_is_used_and_no_two_have_one_name() {
         let text = document().to_string();
-        let common: Common = parse(COMMON);
+        let common: CommonDefinitions = parse(COMMON);
         let names = AREAS
             .into_iter()
             .map(parse::<Area>)

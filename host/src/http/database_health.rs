@@ -16,27 +16,29 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The result of the last ping. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Pulse(Arc<Mutex<Option<Beat>>>);
+pub struct DatabaseHealth(Arc<Mutex<Option<PingResult>>>);
 
 /// The result of one ping.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Beat {
+pub(super) struct PingResult {
     at: Instant,
     /// Duration of the ping. None if the ping failed or timed out.
     pub(super) took: Option<Duration>,
 }
 
-impl Pulse {
+impl DatabaseHealth {
     /// Returns the last result if it is less than 500 ms old, and otherwise pings the database.
     /// Concurrent callers share one ping.
     ///
     /// The cause of a failure goes to the log and not to the caller, because it may name hosts and
     /// files.
-    pub(super) async fn beat(&self, store: &Store, clock: &Clock) -> Beat {
+    pub(super) async fn ping(&self, store: &Store, clock: &Clock) -> PingResult {
         let mut last = self.0.lock().await;
         let began = clock.monotonic();
-        if let Some(beat) = last.filter(|beat| began.saturating_duration_since(beat.at) < FRESH) {
-            return beat;
+        if let Some(result) =
+            last.filter(|result| began.saturating_duration_since(result.at) < FRESH)
+        {
+            return result;
         }
         let problem = match tokio::time::timeout(PING_TIMEOUT, store.ping()).await {
             Ok(Ok(())) => None,
@@ -50,6 +52,6 @@ impl Pulse {
         if let Some(problem) = problem {
             tracing::warn!(problem, "the database did not answer a health check");
         }
-        *last.insert(Beat { at, took })
+        *last.insert(PingResult { at, took })
     }
 }

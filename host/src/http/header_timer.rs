@@ -15,26 +15,26 @@ use parking_lot::Mutex;
 use crate::clock::Clock;
 
 /// The timer of one connection. It may fire early, but never late.
-type Alarm = Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>;
+type SharedTimer = Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>;
 
 /// hyper's timer source for one connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Patience(Alarm);
+pub(super) struct HeaderTimer(SharedTimer);
 
-struct Wait {
+struct HeaderSleep {
     until: Instant,
-    alarm: Alarm,
+    timer: SharedTimer,
 }
 
-impl Timer for Patience {
+impl Timer for HeaderTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
         self.sleep_until(self.now() + duration)
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(Wait {
+        Box::pin(HeaderSleep {
             until: deadline,
-            alarm: Arc::clone(&self.0),
+            timer: Arc::clone(&self.0),
         })
     }
 
@@ -43,25 +43,25 @@ impl Timer for Patience {
     }
 }
 
-impl Sleep for Wait {}
+impl Sleep for HeaderSleep {}
 
-impl Future for Wait {
+impl Future for HeaderSleep {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let until = self.until.into();
-        let mut alarm = self.alarm.lock();
-        let alarm = alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if alarm.deadline() > until {
-            alarm.as_mut().reset(until);
+        let mut timer = self.timer.lock();
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if timer.deadline() > until {
+            timer.as_mut().reset(until);
         }
         loop {
-            ready!(alarm.as_mut().poll(context));
-            if alarm.deadline() >= until {
+            ready!(timer.as_mut().poll(context));
+            if timer.deadline() >= until {
                 return Poll::Ready(());
             }
             // The timer was set for an earlier head.
-            alarm.as_mut().reset(until);
+            timer.as_mut().reset(until);
         }
     }
 }
@@ -73,31 +73,31 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_wait_ends_when_its_own_time_is_up() {
-        let patience = Patience::default();
-        let now = patience.now();
+    async fn a_sleep_ends_at_its_own_deadline() {
+        let timer = HeaderTimer::default();
+        let now = timer.now();
         let [soon, later] = [20, 40].map(|millis| now + Duration::from_millis(millis));
-        assert!(patience.sleep_until(soon).now_or_never().is_none());
-        patience.sleep_until(later).await;
+        assert!(timer.sleep_until(soon).now_or_never().is_none());
+        timer.sleep_until(later).await;
         assert!(
-            patience.now() >= later,
+            timer.now() >= later,
             "not when the timer of an earlier one runs out"
         );
     }
 
     #[tokio::test]
-    async fn a_wait_may_end_before_an_earlier_one_would_have() {
-        let patience = Patience::default();
-        let now = patience.now();
+    async fn a_sleep_may_end_before_an_earlier_longer_one() {
+        let timer = HeaderTimer::default();
+        let now = timer.now();
         assert!(
-            patience
+            timer
                 .sleep_until(now + Duration::from_secs(3_600))
                 .now_or_never()
                 .is_none()
         );
-        patience.sleep_until(now).await;
-        patience
-            .sleep_until(patience.now() + Duration::from_millis(1))
+        timer.sleep_until(now).await;
+        timer
+            .sleep_until(timer.now() + Duration::from_millis(1))
             .await;
     }
 }

@@ -20,18 +20,18 @@ const FRESH_MAX: Duration = Duration::from_secs(10);
 /// Keys that are cached. Values of further keys are computed for each request.
 const KEPT_MAX: usize = 256;
 
-/// A computed value and the moment at which it expires.
+/// A computed value and the time at which it expires.
 #[derive(Debug)]
-struct Moment<V> {
+struct CachedValue<V> {
     until: Instant,
     value: V,
 }
 
 /// Computed values by key. Clones share the values.
 #[derive(Debug)]
-pub(super) struct Moments<K, V>(Slots<K, Option<Moment<V>>>);
+pub(super) struct RefreshCache<K, V>(Slots<K, Option<CachedValue<V>>>);
 
-impl<K: Hash + Eq, V: Clone> Moments<K, V> {
+impl<K: Hash + Eq, V: Clone> RefreshCache<K, V> {
     /// Returns the cached value of `key`, or computes it with `work`. Concurrent callers of one key
     /// share one computation. A failure is not cached.
     ///
@@ -48,18 +48,18 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
     {
         let now = clock.monotonic();
         let slot = self.0.get(key, |last| {
-            last.as_ref().is_some_and(|moment| now < moment.until)
+            last.as_ref().is_some_and(|cached| now < cached.until)
         });
         let mut last = slot.lock().await;
         let began = clock.monotonic();
-        if let Some(moment) = last.as_ref().filter(|moment| began < moment.until) {
-            return Ok(moment.value.clone());
+        if let Some(cached) = last.as_ref().filter(|cached| began < cached.until) {
+            return Ok(cached.value.clone());
         }
         // On the heap: most callers find a cached value and should not carry the future of `work`.
         let value = Box::pin(work()).await?;
         let ended = clock.monotonic();
-        let until = ended + shown_for(ended.saturating_duration_since(began));
-        *last = Some(Moment {
+        let until = ended + lifetime_of(ended.saturating_duration_since(began));
+        *last = Some(CachedValue {
             until,
             value: value.clone(),
         });
@@ -72,20 +72,20 @@ impl<K: Hash + Eq, V: Clone> Moments<K, V> {
     }
 }
 
-impl<K, V> Clone for Moments<K, V> {
+impl<K, V> Clone for RefreshCache<K, V> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<K: Hash + Eq, V> Default for Moments<K, V> {
+impl<K: Hash + Eq, V> Default for RefreshCache<K, V> {
     fn default() -> Self {
         Self(Slots::new(KEPT_MAX))
     }
 }
 
 /// Returns how long a value that took `took` to compute is served.
-fn shown_for(took: Duration) -> Duration {
+fn lifetime_of(took: Duration) -> Duration {
     took.saturating_mul(FRESH_PER_WORK)
         .clamp(FRESH_MIN, FRESH_MAX)
 }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_takes_long_is_shown_for_longer_within_bounds() {
+    fn slow_values_are_served_longer_within_bounds() {
         for (took, shown) in [
             (0, 100),
             (5, 100),
@@ -104,7 +104,7 @@ mod tests {
             (90_000, 10_000),
         ] {
             assert_eq!(
-                shown_for(Duration::from_millis(took)),
+                lifetime_of(Duration::from_millis(took)),
                 Duration::from_millis(shown)
             );
         }

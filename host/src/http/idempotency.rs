@@ -20,17 +20,17 @@ use crate::model::{Name, Principal};
 use crate::store::{KeyedRequest, Reservation};
 
 /// The state of a request's idempotency key.
-pub(super) enum Once {
+pub(super) enum IdempotencyState {
     /// The request is new or has no key: execute it.
-    First(Keyed),
+    First(KeyedExecution),
     /// The request was executed before; this is the response that was stored.
     Again(Value),
 }
 
 /// A request that is being executed, with its reserved key if it has one. Must be ended with
-/// [`Keyed::end`].
+/// [`KeyedExecution::end`].
 #[must_use]
-pub(super) struct Keyed {
+pub(super) struct KeyedExecution {
     services: Arc<Services>,
     request: Option<KeyedRequest>,
 }
@@ -46,9 +46,9 @@ pub(super) async fn begin(
     route: &'static str,
     head: &hyper::http::request::Parts,
     body: &[u8],
-) -> Result<Once, ApiError> {
+) -> Result<IdempotencyState, ApiError> {
     let keyed = |request| {
-        Once::First(Keyed {
+        IdempotencyState::First(KeyedExecution {
             services: Arc::clone(services),
             request,
         })
@@ -72,7 +72,7 @@ pub(super) async fn begin(
     {
         Reservation::Open => Ok(keyed(Some(request))),
         Reservation::Answered(answer) => serde_json::from_str(&answer)
-            .map(Once::Again)
+            .map(IdempotencyState::Again)
             .map_err(ApiError::internal),
         Reservation::OtherRequest => Err(ApiError::key_reused(format!(
             "the idempotency key '{}' was used before for another request of {route}: send that request again, or give \
@@ -83,7 +83,7 @@ pub(super) async fn begin(
     }
 }
 
-impl Keyed {
+impl KeyedExecution {
     /// The keyed request, for a store function that stores the response in its own transaction.
     pub(super) fn request(&self) -> Option<&KeyedRequest> {
         self.request.as_ref()
