@@ -16,6 +16,7 @@ pub use local::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::background::{BackgroundParts, BackgroundTasks};
 use crate::clock::Clock;
 use crate::config::{Config, Secret};
 use crate::engine::{Engine, EngineParts};
@@ -26,7 +27,6 @@ use crate::private::{self, Tightened};
 use crate::runtime::{self, Runtime, RuntimeError};
 use crate::store::{Store, StoreError};
 use crate::trace::{TraceError, Tracer};
-use crate::watch::{Watch, WatchParts};
 
 /// A host that runs.
 pub struct App {
@@ -43,7 +43,7 @@ pub struct App {
     /// The engine that drives instances.
     pub engine: Engine,
     /// The background tasks for history, alerts and the live feed.
-    pub watch: Watch,
+    pub background: BackgroundTasks,
     /// The tracer that records spans.
     pub tracer: Tracer,
     /// The time when all components were built.
@@ -181,7 +181,7 @@ impl App {
             runtime,
             tracer: tracer.clone(),
         });
-        let watch = Watch::start(WatchParts {
+        let background = BackgroundTasks::start(BackgroundParts {
             history: config.history.clone(),
             live: config.live.clone(),
             alerts,
@@ -200,7 +200,7 @@ impl App {
             monitor,
             plugins,
             engine,
-            watch,
+            background,
             tracer,
             started,
             first_token,
@@ -233,7 +233,7 @@ impl App {
             monitor: self.monitor.clone(),
             plugins: self.plugins.clone(),
             engine: self.engine.clone(),
-            watch: self.watch.clone(),
+            background: self.background.clone(),
             database_health: http::DatabaseHealth::default(),
             summaries: http::Summaries::default(),
             counts: http::InstanceCounts::default(),
@@ -253,9 +253,9 @@ impl App {
         {
             tracing::warn!("some steps did not end in time; they run again after the next start");
         }
-        // The watch drains last, so that the history has the counts of the steps that have just
-        // ended.
-        if tokio::time::timeout(self.config.server.drain_timeout, self.watch.drain())
+        // The background tasks end last, so that the history has the counts of the steps that have
+        // just ended.
+        if tokio::time::timeout(self.config.server.drain_timeout, self.background.drain())
             .await
             .is_err()
         {

@@ -2,12 +2,12 @@
 //! time.
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only modules named
-//! after it: `cli`, `app`, `http`, `watch`, `engine`, `plugins`, `runtime`, `store`, `trace`,
+//! after it: `cli`, `app`, `http`, `background`, `engine`, `plugins`, `runtime`, `store`, `trace`,
 //! `monitor`, `config`, `outgoing`, `build`, `byte_budget`, `fair_queue`, `slots`, `model`,
-//! `clock`,
-//! `private`.
+//! `clock`, `private`.
 
 pub mod app;
+pub mod background;
 mod build;
 mod byte_budget;
 pub mod cli;
@@ -25,7 +25,6 @@ pub mod runtime;
 mod slots;
 pub mod store;
 pub mod trace;
-pub mod watch;
 
 // Unit tests and the tests outside this crate share files that name the crate.
 #[cfg(test)]

@@ -6,7 +6,7 @@ use stepwell::clock::Timestamp;
 use stepwell::model::{AlertRule, AlertState, Name, Severity};
 use stepwell::monitor::alerts::{Condition, Evidence, Told, ToldState};
 use stepwell::store::{
-    Acknowledgement, Alert, AlertKey, AlertLook, AlertReading, Page, Silence, Store, StoreError,
+    Acknowledgement, Alert, AlertChanges, AlertKey, AlertReading, Page, Silence, Store, StoreError,
 };
 use uuid::Uuid;
 
@@ -68,9 +68,9 @@ fn resolved(alert: &Alert, at: Timestamp) -> Alert {
 async fn begin(store: &Store, alerts: &[&Alert]) -> u64 {
     let begun = alerts.iter().map(|alert| (*alert).clone()).collect();
     store
-        .write_look(AlertLook {
+        .write_alert_changes(AlertChanges {
             begun,
-            ..AlertLook::default()
+            ..AlertChanges::default()
         })
         .await
         .expect("writes")
@@ -78,9 +78,9 @@ async fn begin(store: &Store, alerts: &[&Alert]) -> u64 {
 
 async fn change(store: &Store, alert: Alert) -> u64 {
     store
-        .write_look(AlertLook {
+        .write_alert_changes(AlertChanges {
             changed: vec![alert],
-            ..AlertLook::default()
+            ..AlertChanges::default()
         })
         .await
         .expect("writes")
@@ -182,11 +182,11 @@ fn there_is_one_active_alert_of_a_kind_and_after_its_end_another() {
         )
         .await;
         let dropped = vec![second];
-        let look = AlertLook {
+        let changes = AlertChanges {
             dropped,
-            ..AlertLook::default()
+            ..AlertChanges::default()
         };
-        assert_eq!(store.write_look(look).await.expect("writes"), 1);
+        assert_eq!(store.write_alert_changes(changes).await.expect("writes"), 1);
         assert!(active(&store, None).await.is_empty());
     });
 }

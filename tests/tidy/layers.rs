@@ -10,7 +10,7 @@ const MODULES: [&str; 21] = [
     "cli",
     "app",
     "http",
-    "watch",
+    "background",
     "engine",
     "plugins",
     "runtime",

@@ -146,7 +146,7 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
         }
         store.close().await;
         app.engine.drain().await;
-        app.watch.drain().await;
+        app.background.drain().await;
         app.store.close().await;
         by_hand.close().await?;
         for database in [database, driven, bare] {

@@ -62,7 +62,7 @@ pub(super) async fn list_alerts(mut request: Request, principal: Arc<Principal>)
                 .await?
         }
         state => {
-            let mut alerts = services.watch.active_alerts(team.clone()).await?;
+            let mut alerts = services.background.active_alerts(team.clone()).await?;
             alerts.retain(|alert| state.is_none_or(|state| alert.condition.state == state));
             alerts
         }
@@ -148,7 +148,7 @@ pub(super) async fn acknowledge_alert(
         other => other.into(),
     });
     let alert = record.end(alert).await?;
-    services.watch.refresh_alerts().await?;
+    services.background.refresh_alerts().await?;
     response::ok(&alert)
 }
 
@@ -246,7 +246,7 @@ pub(super) async fn create_silence(
     keyed
         .end(record.end(inserted).await, |_| json!(silence))
         .await?;
-    services.watch.refresh_alerts().await?;
+    services.background.refresh_alerts().await?;
     Ok(created(&json!(silence)))
 }
 
@@ -286,7 +286,7 @@ pub(super) async fn delete_silence(request: Request, principal: Arc<Principal>) 
             other => other.into(),
         });
     record.end(deleted).await?;
-    services.watch.refresh_alerts().await?;
+    services.background.refresh_alerts().await?;
     response::no_content()
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn show_dashboard(
     let team = &principal.team;
     let (_, health) = metrics::health(services).await;
     let summary = metrics::summary(services, &view).await?;
-    let alerts = services.watch.active_alerts(view.team.clone()).await?;
+    let alerts = services.background.active_alerts(view.team.clone()).await?;
     let stats = metrics::stats(services, &principal, view, serde_json::to_value).await?;
     let stats = stats.map_err(ApiError::internal)?;
     let page = Page {

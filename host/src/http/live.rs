@@ -18,8 +18,8 @@ use super::dispatch::token_hash;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{Chunks, Content, HandlerResult};
+use crate::background::{Subscription, SubscriptionError, Update};
 use crate::model::{Permission, Principal};
-use crate::watch::{Subscription, SubscriptionError, Update};
 
 /// Longest silence of a stream. Proxies close connections that look dead, and the token's
 /// permission is checked again before each event.
@@ -32,7 +32,7 @@ pub(super) async fn follow(mut request: Request, principal: Arc<Principal>) -> H
     request.query.finish()?;
     let live = Live {
         token: token_hash(&request.head.headers)?,
-        subscription: request.services.watch.subscribe(team).await?,
+        subscription: request.services.background.subscribe(team).await?,
         services: request.services,
         ready: VecDeque::from([Bytes::from_static(BEGINNING)]),
     };

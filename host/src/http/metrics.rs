@@ -18,7 +18,7 @@ use super::request::Request;
 use super::response::{self, HandlerResult};
 use crate::engine::EngineGauges;
 use crate::model::{AuditAction, Name, Permission, Principal};
-use crate::monitor::{OperationStats, Stats, Summary, Surroundings, Window};
+use crate::monitor::{OperationStats, Stats, Summary, SummaryContext, Window};
 use crate::store::{CacheKind, CacheStats, CommitStats, RedisStats, Removed, Store, StoreError};
 
 /// Longest list of names in an error. A longer one would not help to find a misspelt name.
@@ -280,7 +280,7 @@ pub(super) async fn summary(services: &Services, view: &MetricsView) -> Result<S
         )
     });
     let reads = hits.saturating_add(misses);
-    let around = Surroundings {
+    let context = SummaryContext {
         healthy: services
             .database_health
             .ping(&services.store, &services.clock)
@@ -288,10 +288,10 @@ pub(super) async fn summary(services: &Services, view: &MetricsView) -> Result<S
             .took
             .is_some(),
         cache_hit_rate: (reads > 0).then(|| hits as f64 / reads as f64),
-        alerts_firing: Some(services.watch.alerts_firing(team.as_ref())),
+        alerts_firing: Some(services.background.alerts_firing(team.as_ref())),
     };
     let monitor = services.monitor.clone();
-    worked_out(move || monitor.summary(team.as_ref(), window, around)).await
+    worked_out(move || monitor.summary(team.as_ref(), window, context)).await
 }
 
 /// Returns whether `Accept` names `text/plain` and not JSON.

@@ -56,6 +56,7 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::background::BackgroundTasks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::Engine;
@@ -63,7 +64,6 @@ use crate::monitor::Monitor;
 use crate::plugins::Registry;
 use crate::store::Store;
 use crate::trace::Tracer;
-use crate::watch::Watch;
 
 pub use counts::InstanceCounts;
 pub use database_health::DatabaseHealth;
@@ -88,7 +88,7 @@ pub struct Services {
     /// Starts, decides and cancels instances.
     pub engine: Engine,
     /// The live feed and the alerts.
-    pub watch: Watch,
+    pub background: BackgroundTasks,
     /// The result of the last database ping.
     pub database_health: DatabaseHealth,
     /// Cached summaries, by team and window.

@@ -12,12 +12,12 @@ use super::metrics;
 use super::request::Request;
 use super::response::{self, HandlerResult};
 use super::traffic::TrafficStats;
+use crate::background::AlertGroup;
 use crate::model::{Name, Principal};
 use crate::monitor::{Exposition, FamilyKind, ProcessStats, SeriesLabels};
 use crate::plugins::PluginGauges;
 use crate::store::{CacheStats, CommitStats, RedisStats, TeamUsage};
 use crate::trace::TraceStats;
-use crate::watch::AlertGroup;
 
 const CONTENT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
@@ -119,7 +119,7 @@ fn expose_host(
     );
     expose_commits(to, &services.store.commit_stats());
     expose_traffic(to, services.traffic.stats());
-    expose_alerts(to, &services.watch.alert_counts(team));
+    expose_alerts(to, &services.background.alert_counts(team));
     expose_quotas(to, &services.store.team_usage(team));
     if let Some(traces) = services.tracer.stats() {
         expose_traces(to, traces);

@@ -45,8 +45,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> usize {
     let config = Arc::clone(&services.config);
-    let (watch, stopping, traffic) = (
-        services.watch.clone(),
+    let (background, stopping, traffic) = (
+        services.background.clone(),
         services.stopping.clone(),
         services.traffic.clone(),
     );
@@ -82,7 +82,7 @@ pub async fn serve(
     stopping.cancel();
     drop(listener);
     // Streams do not end by themselves.
-    watch.close_feed();
+    background.close_feed();
     draining.cancel();
     let ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(config.server.drain_timeout, ended)

@@ -112,7 +112,9 @@ pub use self::series::{
     OVERFLOW, SeriesStats, SeriesValue,
 };
 pub use self::stats::Stats;
-pub use self::summary::{OperationErrors, OperationLatency, Status, Summary, Surroundings, Totals};
+pub use self::summary::{
+    OperationErrors, OperationLatency, Status, Summary, SummaryContext, Totals,
+};
 pub use self::timings::{DurationStats, Timings};
 pub use self::window::Window;
 

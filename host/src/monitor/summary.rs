@@ -22,7 +22,7 @@ const STEP: &str = "step ";
 
 /// Facts that a summary needs from higher layers: database health, cache hit rate, firing alerts.
 #[derive(Clone, Copy, Debug)]
-pub struct Surroundings {
+pub struct SummaryContext {
     /// The database responds.
     pub healthy: bool,
     /// Hits among all reads of all caches, from 0 to 1; none if nothing was read.
@@ -113,7 +113,7 @@ pub struct OperationErrors {
 impl Monitor {
     /// Summarises the numbers for one team or, without a team, for an operator.
     #[doc(alias = "get_summary")]
-    pub fn summary(&self, team: Option<&Name>, window: Window, around: Surroundings) -> Summary {
+    pub fn summary(&self, team: Option<&Name>, window: Window, context: SummaryContext) -> Summary {
         let now = self.0.ticks.now();
         let scopes = self.0.scopes.seen_by(team);
         let (mut all, mut covered, mut stats) = (Sum::new(Scale::Work), 1.0_f64, Vec::new());
@@ -129,9 +129,9 @@ impl Monitor {
         let approvals = self.approvals(&scopes, View::of(team, window), now);
         let uptime_seconds = now.since(self.0.started_at).as_secs_f64();
         let slowest = slowest(&stats);
-        let status = match around {
-            Surroundings { healthy: false, .. } => Status::Degraded,
-            Surroundings {
+        let status = match context {
+            SummaryContext { healthy: false, .. } => Status::Degraded,
+            SummaryContext {
                 alerts_firing: Some(1..),
                 ..
             } => Status::Alerting,
@@ -141,14 +141,14 @@ impl Monitor {
             status,
             headline: headline(
                 status,
-                around.alerts_firing.unwrap_or_default(),
+                context.alerts_firing.unwrap_or_default(),
                 &all,
                 worst_step(&stats),
             ),
             lines: lines(
                 &lifecycle,
                 &approvals,
-                around.cache_hit_rate,
+                context.cache_hit_rate,
                 slowest.first(),
             ),
             window,
@@ -163,10 +163,10 @@ impl Monitor {
             },
             lifecycle,
             approvals,
-            cache_hit_rate: around.cache_hit_rate,
+            cache_hit_rate: context.cache_hit_rate,
             slowest,
             most_errors: most_errors(&stats),
-            alerts_firing: around.alerts_firing,
+            alerts_firing: context.alerts_firing,
         }
     }
 

@@ -699,7 +699,7 @@ fn a_summary_says_what_is_slow_and_what_fails() {
             false,
         );
     }
-    let around = Surroundings {
+    let around = SummaryContext {
         healthy: true,
         cache_hit_rate: Some(0.925),
         alerts_firing: None,
@@ -725,7 +725,7 @@ fn a_summary_says_what_is_slow_and_what_fails() {
     let alerting = monitor.summary(
         None,
         Window::Start,
-        Surroundings {
+        SummaryContext {
             alerts_firing: Some(2),
             ..around
         },

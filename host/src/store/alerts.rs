@@ -162,7 +162,7 @@ impl WatchedAlerts {
 
 /// The changes that an evaluation found. An alert that another host changed first is left as it is.
 #[derive(Clone, Debug, Default)]
-pub struct AlertLook {
+pub struct AlertChanges {
     /// New alerts.
     pub begun: Vec<Alert>,
     /// Alerts that continue or end. Their `host` is still the owner before this evaluation.
@@ -171,7 +171,7 @@ pub struct AlertLook {
     pub dropped: Vec<Alert>,
 }
 
-impl AlertLook {
+impl AlertChanges {
     /// Returns true if nothing has to be written.
     pub fn is_empty(&self) -> bool {
         self.begun.is_empty() && self.changed.is_empty() && self.dropped.is_empty()
@@ -331,7 +331,7 @@ impl Store {
     ///
     /// # Errors
     /// Any error of the database.
-    pub async fn write_look(&self, look: AlertLook) -> Result<u64, StoreError> {
+    pub async fn write_alert_changes(&self, changes: AlertChanges) -> Result<u64, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let core = store.core();
@@ -342,13 +342,13 @@ impl Store {
                 alerts.sort_unstable_by(|one, other| one.key.cmp(&other.key));
                 alerts
             };
-            for alert in sorted(look.begun) {
+            for alert in sorted(changes.begun) {
                 written += begin(&mut transaction, &alert).await?;
             }
-            for alert in sorted(look.changed) {
+            for alert in sorted(changes.changed) {
                 written += go_on(&mut transaction, &alert, core.host.id).await?;
             }
-            for Alert { id, host, .. } in sorted(look.dropped) {
+            for Alert { id, host, .. } in sorted(changes.dropped) {
                 written += with_backend!(transaction, c => {
                     sqlx::query(DROP).bind(id).bind(host).execute(c).await.map(|done| done.rows_affected())
                 })?;

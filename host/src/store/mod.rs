@@ -65,7 +65,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub use alerts::{Acknowledgement, Alert, AlertKey, AlertLook, AlertReading, WatchedAlerts};
+pub use alerts::{Acknowledgement, Alert, AlertChanges, AlertKey, AlertReading, WatchedAlerts};
 pub use approvals::ApprovalFilter;
 pub use attempts::{ShownAttempt, ShownAttempts};
 pub use audit::{AuditActor, AuditBounds, AuditEntry, AuditFilter};

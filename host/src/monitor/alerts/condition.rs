@@ -196,16 +196,16 @@ mod tests {
     }
 
     /// Evaluates each verdict at its second. Returns the change of each evaluation.
-    fn run(looks: &[(i64, Verdict)], limit: &Limit) -> Vec<Change> {
+    fn run(evaluations: &[(i64, Verdict)], limit: &Limit) -> Vec<Change> {
         let mut before = None;
-        let look = |&(second, verdict): &(i64, Verdict)| {
+        let evaluate = |&(second, verdict): &(i64, Verdict)| {
             let change = advance(before, verdict, limit, at(second));
             before = change
                 .condition
                 .filter(|condition| condition.state != AlertState::Resolved);
             change
         };
-        looks.iter().map(look).collect()
+        evaluations.iter().map(evaluate).collect()
     }
 
     fn states(changes: &[Change]) -> Vec<Option<AlertState>> {
@@ -219,7 +219,7 @@ mod tests {
     fn an_alert_goes_from_pending_over_firing_to_resolved() {
         use AlertState::{Firing, Pending, Resolved};
         use Verdict::{Over, TooFew, Under};
-        let looks = [
+        let evaluations = [
             (0, Over),
             (30, Over),
             (60, Over),
@@ -228,7 +228,7 @@ mod tests {
             (370, Under),
             (380, Under),
         ];
-        let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
+        let changes = run(&evaluations, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
         let expected = [
             Some(Pending),
             Some(Pending),
@@ -271,13 +271,13 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_neither_fires_nor_blocks() {
         use AlertState::{Firing, Pending};
-        let looks = [
+        let evaluations = [
             (1_000, Verdict::Over),
             (0, Verdict::Over),
             (59, Verdict::Over),
             (60, Verdict::Over),
         ];
-        let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
+        let changes = run(&evaluations, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
         assert_eq!(
             states(&changes),
             [Some(Pending), Some(Pending), Some(Pending), Some(Firing)]
@@ -291,7 +291,7 @@ mod tests {
     }
 
     /// Generates evaluations whose times mostly increase and sometimes jump back.
-    fn looks() -> impl Strategy<Value = Vec<(i64, Verdict)>> {
+    fn evaluations() -> impl Strategy<Value = Vec<(i64, Verdict)>> {
         let step = prop_oneof![8 => 1..90_i64, 1 => -500..0_i64, 1 => 300..2_000_i64];
         prop::collection::vec((step, verdict()), 0..80).prop_map(|steps| {
             let mut second = 0;
@@ -305,30 +305,30 @@ mod tests {
         })
     }
 
-    /// Returns the seconds for which the verdicts up to the last look have been `wanted` without
+    /// Returns the seconds for which the verdicts up to the last evaluation have been `wanted` without
     /// the clock going back; -1 if the last verdict is not `wanted`.
-    fn held_for(looks: &[(i64, Verdict)], wanted: impl Fn(Verdict) -> bool) -> i64 {
+    fn held_for(evaluations: &[(i64, Verdict)], wanted: impl Fn(Verdict) -> bool) -> i64 {
         let mut from: Option<i64> = None;
-        for &(second, verdict) in looks {
+        for &(second, verdict) in evaluations {
             from = if wanted(verdict) {
                 Some(from.filter(|from| *from <= second).unwrap_or(second))
             } else {
                 None
             };
         }
-        from.zip(looks.last())
+        from.zip(evaluations.last())
             .map_or(-1, |(from, last)| last.0 - from)
     }
 
     proptest! {
         #[test]
-        fn it_fires_only_after_it_was_over_for_long_enough(looks in looks()) {
-            let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
+        fn it_fires_only_after_it_was_over_for_long_enough(evaluations in evaluations()) {
+            let changes = run(&evaluations, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
             for (index, change) in changes.iter().enumerate() {
-                let held = held_for(&looks[..=index], |verdict| verdict == Verdict::Over);
+                let held = held_for(&evaluations[..=index], |verdict| verdict == Verdict::Over);
                 if change.events.contains(&AlertEventKind::Fired) {
                     prop_assert!(held >= FIRE_AFTER_S);
-                    prop_assert_eq!(looks[index].1, Verdict::Over, "nothing fires without traffic");
+                    prop_assert_eq!(evaluations[index].1, Verdict::Over, "nothing fires without traffic");
                 }
                 // The alert does fire then, whatever came before.
                 if held >= FIRE_AFTER_S {
@@ -338,23 +338,23 @@ mod tests {
         }
 
         #[test]
-        fn it_resolves_only_after_it_was_well_for_long_enough(looks in looks()) {
-            let changes = run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
+        fn it_resolves_only_after_it_was_well_for_long_enough(evaluations in evaluations()) {
+            let changes = run(&evaluations, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
             let well = |verdict| matches!(verdict, Verdict::Under | Verdict::TooFew);
             for (index, change) in changes.iter().enumerate() {
                 if change.events.contains(&AlertEventKind::Resolved) {
-                    prop_assert!(held_for(&looks[..=index], well) >= RESOLVE_AFTER_S);
+                    prop_assert!(held_for(&evaluations[..=index], well) >= RESOLVE_AFTER_S);
                 }
             }
         }
 
         #[test]
-        fn between_the_thresholds_nothing_changes(looks in looks(), seconds in prop::collection::vec(-90..900_i64, 1..40)) {
+        fn between_the_thresholds_nothing_changes(evaluations in evaluations(), seconds in prop::collection::vec(-90..900_i64, 1..40)) {
             let limit = limit(FIRE_AFTER_S, RESOLVE_AFTER_S);
-            let last = run(&looks, &limit).last().and_then(|change| change.condition);
+            let last = run(&evaluations, &limit).last().and_then(|change| change.condition);
             let mut condition = last.filter(|condition| condition.state != AlertState::Resolved);
             let before = condition.map(|condition| (condition.state, condition.since, condition.fired_at));
-            let mut second = looks.last().map_or(0, |look| look.0);
+            let mut second = evaluations.last().map_or(0, |evaluation| evaluation.0);
             for step in seconds {
                 second += step;
                 let change = advance(condition, Verdict::Between, &limit, at(second));
@@ -365,9 +365,9 @@ mod tests {
         }
 
         #[test]
-        fn the_events_are_those_of_the_states(looks in looks()) {
+        fn the_events_are_those_of_the_states(evaluations in evaluations()) {
             let mut before = None;
-            for change in run(&looks, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S)) {
+            for change in run(&evaluations, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S)) {
                 let after = change.condition.map(|condition| condition.state);
                 let expected: &[AlertEventKind] = match (before, after) {
                     (None, Some(AlertState::Pending)) => &[AlertEventKind::Pending],

@@ -31,7 +31,7 @@ impl RecentHits {
 
     /// Returns the hits and misses since one window ago, or since the first call if that is more
     /// recent. `counters` are the caches' counters at `now`.
-    pub fn look(&mut self, now: Timestamp, counters: &[CacheNumbers]) -> Vec<CacheNumbers> {
+    pub fn update(&mut self, now: Timestamp, counters: &[CacheNumbers]) -> Vec<CacheNumbers> {
         // After the clock was set back, the ages of the copies are unknown.
         if self.copies.back().is_some_and(|(at, _)| *at > now) {
             self.copies.clear();
@@ -96,21 +96,30 @@ mod tests {
     fn what_is_older_than_the_window_does_not_count() {
         let mut recent = RecentHits::new(Duration::from_secs(300));
         assert_eq!(
-            recent.look(at(0), &counters(1_000, 0)),
+            recent.update(at(0), &counters(1_000, 0)),
             counters(0, 0),
             "nobody knows when that was"
         );
-        assert_eq!(recent.look(at(100), &counters(1_010, 5)), counters(10, 5));
-        assert_eq!(recent.look(at(200), &counters(1_010, 15)), counters(10, 15));
-        assert_eq!(recent.look(at(400), &counters(1_010, 16)), counters(0, 11));
-        assert_eq!(recent.look(at(5_000), &counters(1_010, 16)), counters(0, 0));
+        assert_eq!(recent.update(at(100), &counters(1_010, 5)), counters(10, 5));
+        assert_eq!(
+            recent.update(at(200), &counters(1_010, 15)),
+            counters(10, 15)
+        );
+        assert_eq!(
+            recent.update(at(400), &counters(1_010, 16)),
+            counters(0, 11)
+        );
+        assert_eq!(
+            recent.update(at(5_000), &counters(1_010, 16)),
+            counters(0, 0)
+        );
     }
 
     #[test]
-    fn the_copies_are_bounded_however_often_it_is_looked() {
+    fn the_copies_are_bounded_however_often_it_is_updated() {
         let mut recent = RecentHits::new(Duration::from_secs(300));
         for second in 0..10_000 {
-            recent.look(at(second), &counters(second.unsigned_abs(), 0));
+            recent.update(at(second), &counters(second.unsigned_abs(), 0));
         }
         assert!(
             recent.copies.len() <= COPIES_MAX as usize + 2,
@@ -118,7 +127,7 @@ mod tests {
             recent.copies.len()
         );
         let [last] = recent
-            .look(at(10_000), &counters(10_000, 0))
+            .update(at(10_000), &counters(10_000, 0))
             .try_into()
             .expect("is one");
         assert!((300..=310).contains(&last.hits), "{last:?}");
@@ -127,13 +136,13 @@ mod tests {
     #[test]
     fn counters_and_clocks_that_go_back_do_no_harm() {
         let mut recent = RecentHits::new(Duration::from_secs(300));
-        recent.look(at(0), &counters(100, 100));
+        recent.update(at(0), &counters(100, 100));
         assert_eq!(
-            recent.look(at(10), &counters(3, 4)),
+            recent.update(at(10), &counters(3, 4)),
             counters(3, 4),
             "they were reset"
         );
-        assert_eq!(recent.look(at(-500), &counters(9, 9)), counters(0, 0));
-        assert_eq!(recent.look(at(-490), &counters(10, 9)), counters(1, 0));
+        assert_eq!(recent.update(at(-500), &counters(9, 9)), counters(0, 0));
+        assert_eq!(recent.update(at(-490), &counters(10, 9)), counters(1, 0));
     }
 }

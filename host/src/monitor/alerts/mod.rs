@@ -1,7 +1,7 @@
 //! Alert rules: compare the monitor's numbers with thresholds and follow each alert over time.
 //!
 //! The module is pure. Numbers, settings and `now` come in; [`Reading`]s and [`Change`]s come out.
-//! The store keeps the alerts, and `watch` sends the messages about them.
+//! The store keeps the alerts, and `background` sends the messages about them.
 //!
 //! ```
 //! use stepwell::config::Config;

@@ -1,20 +1,20 @@
 //! The parts of a tick, in their order. Each part logs its own failures and continues with the next
 //! tick.
 
-use super::Shared;
-use super::alerts::Lookout;
+use super::BackgroundState;
+use super::alerts::AlertEvaluator;
 use super::history::Recorder;
 
 /// State of the parts that is kept from one tick to the next.
 #[derive(Default)]
 pub(super) struct Ticker {
     history: Recorder,
-    alerts: Lookout,
+    alerts: AlertEvaluator,
 }
 
 impl Ticker {
     /// Runs one tick.
-    pub(super) async fn tick(&mut self, shared: &Shared) {
+    pub(super) async fn tick(&mut self, shared: &BackgroundState) {
         self.history.tick(&shared.parts).await;
         self.alerts.tick(shared).await;
     }

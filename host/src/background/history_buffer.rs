@@ -12,26 +12,26 @@ use crate::monitor::Interval;
 use crate::store::{HistoryPoint, HistoryStep, Series, SeriesCounts, SeriesKind};
 
 /// A step of the history with the time when it begins.
-pub(super) type Place = (HistoryStep, Timestamp);
+pub(super) type StepStart = (HistoryStep, Timestamp);
 
 /// Points in memory, by step.
 #[derive(Debug, Default)]
-pub(super) struct Unwritten {
-    steps: BTreeMap<Place, Points>,
+pub(super) struct HistoryBuffer {
+    steps: BTreeMap<StepStart, Points>,
     /// The latest step of each length. A later step cannot have been written before.
     latest: BTreeMap<HistoryStep, Timestamp>,
 }
 
 #[derive(Debug, Default)]
 struct Points {
-    points: BTreeMap<Series, Point>,
+    points: BTreeMap<Series, BufferedPoint>,
     /// True if this host may have written points of this step before. The stored points have to be
     /// read first.
     unread: bool,
 }
 
 #[derive(Debug)]
-struct Point {
+struct BufferedPoint {
     counted: SeriesCounts,
     /// True if the database does not have this value yet.
     changed: bool,
@@ -58,7 +58,7 @@ pub(super) fn counted(interval: Interval) -> impl Iterator<Item = (Series, Serie
     calls.chain(events)
 }
 
-impl Unwritten {
+impl HistoryBuffer {
     /// Adds values to the points of a time.
     pub(super) fn count(
         &mut self,
@@ -88,7 +88,7 @@ impl Unwritten {
                     None => {
                         points.insert(
                             series.clone(),
-                            Point {
+                            BufferedPoint {
                                 counted: counted.clone(),
                                 changed: true,
                             },
@@ -100,7 +100,7 @@ impl Unwritten {
     }
 
     /// Returns the steps whose stored points have to be read.
-    pub(super) fn unread(&self) -> Vec<Place> {
+    pub(super) fn unread(&self) -> Vec<StepStart> {
         self.steps
             .iter()
             .filter(|(_, points)| points.unread)
@@ -109,7 +109,7 @@ impl Unwritten {
     }
 
     /// Adds the stored points of an unread step.
-    pub(super) fn read(&mut self, place: Place, written: Vec<HistoryPoint>) {
+    pub(super) fn read(&mut self, place: StepStart, written: Vec<HistoryPoint>) {
         let Some(points) = self.steps.get_mut(&place).filter(|points| points.unread) else {
             return;
         };
@@ -123,7 +123,7 @@ impl Unwritten {
                 None => {
                     points.points.insert(
                         series,
-                        Point {
+                        BufferedPoint {
                             counted,
                             changed: false,
                         },
@@ -151,7 +151,7 @@ impl Unwritten {
         changed
     }
 
-    /// Marks the first `count` points that [`Unwritten::changed`] returned as written.
+    /// Marks the first `count` points that [`HistoryBuffer::changed`] returned as written.
     pub(super) fn settle(&mut self, count: usize) {
         let steps = self.steps.values_mut().filter(|points| !points.unread);
         let changed = steps
@@ -164,7 +164,7 @@ impl Unwritten {
     /// steps, the finest and oldest first. Returns the number of unwritten points that were
     /// dropped.
     pub(super) fn forget(&mut self, now: Timestamp, points_max: usize) -> usize {
-        let open: BTreeSet<Place> = HistoryStep::ALL
+        let open: BTreeSet<StepStart> = HistoryStep::ALL
             .into_iter()
             .map(|step| (step, step.begin(now)))
             .collect();
@@ -208,11 +208,11 @@ mod tests {
         [(series(name), SeriesCounts::Events(events))]
     }
 
-    fn read_all(unwritten: &mut Unwritten) {
-        unwritten
+    fn read_all(buffer: &mut HistoryBuffer) {
+        buffer
             .unread()
             .into_iter()
-            .for_each(|place| unwritten.read(place, Vec::new()));
+            .for_each(|place| buffer.read(place, Vec::new()));
     }
 
     fn events(points: &[HistoryPoint]) -> Vec<(u64, Timestamp, u64)> {
@@ -225,21 +225,21 @@ mod tests {
 
     #[test]
     fn coarse_points_grow_with_fine_ones_and_are_written_whole() {
-        let mut unwritten = Unwritten::default();
-        unwritten.count(at(3_600), one("a", 1));
-        read_all(&mut unwritten);
+        let mut buffer = HistoryBuffer::default();
+        buffer.count(at(3_600), one("a", 1));
+        read_all(&mut buffer);
         assert_eq!(
-            events(&unwritten.changed()),
+            events(&buffer.changed()),
             [
                 (10, at(3_600), 1),
                 (60, at(3_600), 1),
                 (3_600, at(3_600), 1)
             ]
         );
-        unwritten.settle(3);
-        assert_eq!(unwritten.changed(), []);
-        unwritten.count(at(3_611), one("a", 2));
-        let changed = events(&unwritten.changed());
+        buffer.settle(3);
+        assert_eq!(buffer.changed(), []);
+        buffer.count(at(3_611), one("a", 2));
+        let changed = events(&buffer.changed());
         assert_eq!(
             changed,
             [
@@ -249,23 +249,23 @@ mod tests {
             ]
         );
         // The database took a part of the points; the rest stays changed.
-        unwritten.settle(1);
-        assert_eq!(events(&unwritten.changed()), changed[1..]);
-        unwritten.settle(2);
-        assert_eq!(unwritten.forget(at(3_670), usize::MAX), 0);
-        assert_eq!(unwritten.steps.len(), 1, "the hour is not over");
+        buffer.settle(1);
+        assert_eq!(events(&buffer.changed()), changed[1..]);
+        buffer.settle(2);
+        assert_eq!(buffer.forget(at(3_670), usize::MAX), 0);
+        assert_eq!(buffer.steps.len(), 1, "the hour is not over");
     }
 
     #[test]
     fn what_a_process_before_wrote_is_added_and_not_replaced() {
-        let mut unwritten = Unwritten::default();
-        unwritten.count(at(3_600), one("a", 1));
+        let mut buffer = HistoryBuffer::default();
+        buffer.count(at(3_600), one("a", 1));
         assert_eq!(
-            unwritten.changed(),
+            buffer.changed(),
             [],
             "nothing is written before it was read"
         );
-        let places = unwritten.unread();
+        let places = buffer.unread();
         assert_eq!(places.len(), 3);
         for place in places {
             let written = |name, events| HistoryPoint {
@@ -274,36 +274,32 @@ mod tests {
                 at: place.1,
                 counted: SeriesCounts::Events(events),
             };
-            unwritten.read(place, vec![written("a", 7), written("b", 9)]);
+            buffer.read(place, vec![written("a", 7), written("b", 9)]);
             // A second result of the same read changes nothing.
-            unwritten.read(place, vec![written("a", 7)]);
+            buffer.read(place, vec![written("a", 7)]);
         }
         assert_eq!(
-            events(&unwritten.changed())
+            events(&buffer.changed())
                 .iter()
                 .map(|point| point.2)
                 .collect::<Vec<_>>(),
             [8, 8, 8]
         );
-        unwritten.count(at(3_610), one("b", 1));
-        assert_eq!(
-            unwritten.unread(),
-            [],
-            "what begins later was never written"
-        );
-        unwritten.count(at(3_500), one("b", 1));
-        assert_eq!(unwritten.unread().len(), 3, "the clock was set back");
+        buffer.count(at(3_610), one("b", 1));
+        assert_eq!(buffer.unread(), [], "what begins later was never written");
+        buffer.count(at(3_500), one("b", 1));
+        assert_eq!(buffer.unread().len(), 3, "the clock was set back");
     }
 
     #[test]
     fn when_nothing_can_be_written_the_fine_points_give_way_and_the_coarse_ones_keep_the_sum() {
-        let mut unwritten = Unwritten::default();
+        let mut buffer = HistoryBuffer::default();
         for tick in 0..100 {
-            unwritten.count(at(tick * 10), one("a", 1));
-            read_all(&mut unwritten);
-            unwritten.forget(at(tick * 10), 20);
+            buffer.count(at(tick * 10), one("a", 1));
+            read_all(&mut buffer);
+            buffer.forget(at(tick * 10), 20);
         }
-        let changed = events(&unwritten.changed());
+        let changed = events(&buffer.changed());
         assert_eq!(changed.len(), 20);
         assert_eq!(changed.last(), Some(&(3_600, at(0), 100)));
         let minutes: u64 = changed

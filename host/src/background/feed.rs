@@ -87,21 +87,21 @@ impl Subscription {
 /// The feed of all subscribers.
 pub(super) struct Feed {
     config: LiveConfig,
-    state: Mutex<State>,
+    state: Mutex<FeedState>,
     /// Notified for each new subscriber.
     came: Notify,
     closed: CancellationToken,
 }
 
 #[derive(Default)]
-struct State {
+struct FeedState {
     /// The senders of each team; those without a team serve operators, who see everything.
-    scopes: HashMap<Option<Name>, Senders>,
+    scopes: HashMap<Option<Name>, ScopeSenders>,
     alerts: Arc<[LiveAlert]>,
     closed: bool,
 }
 
-struct Senders {
+struct ScopeSenders {
     stats: watch::Sender<Arc<str>>,
     alerts: watch::Sender<Arc<str>>,
 }
@@ -131,7 +131,7 @@ impl Feed {
         let senders = state
             .scopes
             .entry(team.cloned())
-            .or_insert_with(|| Senders {
+            .or_insert_with(|| ScopeSenders {
                 stats: watch::Sender::new(stats_text(snapshot, team, &alerts)),
                 alerts: watch::Sender::new(alerts_text(team, &alerts)),
             });
@@ -144,16 +144,16 @@ impl Feed {
         Ok(Subscription { stats, alerts })
     }
 
-    fn admit(&self, state: &mut State, team: Option<&Name>) -> Result<(), SubscriptionError> {
+    fn admit(&self, state: &mut FeedState, team: Option<&Name>) -> Result<(), SubscriptionError> {
         if state.closed {
             return Err(SubscriptionError::Closed);
         }
         state.forget_who_left();
-        let all: usize = state.scopes.values().map(Senders::receivers).sum();
+        let all: usize = state.scopes.values().map(ScopeSenders::receivers).sum();
         let ours = state
             .scopes
             .get(&team.cloned())
-            .map_or(0, Senders::receivers);
+            .map_or(0, ScopeSenders::receivers);
         if all >= self.config.subscribers_max || ours >= self.config.subscribers_per_team_max {
             return Err(SubscriptionError::Full);
         }
@@ -246,13 +246,13 @@ impl LiveAlert {
     }
 }
 
-impl State {
+impl FeedState {
     fn forget_who_left(&mut self) {
         self.scopes.retain(|_, senders| senders.receivers() > 0);
     }
 }
 
-impl Senders {
+impl ScopeSenders {
     fn receivers(&self) -> usize {
         self.stats.receiver_count()
     }

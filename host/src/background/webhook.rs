@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::WatchParts;
+use super::BackgroundParts;
 use crate::clock::Timestamp;
 use crate::config::{Secret, WebhookConfig};
 use crate::model::TraceParent;
@@ -40,7 +40,7 @@ const OPERATION: &str = "send_alert";
 pub(super) struct Webhook {
     /// The queue; none if no receiver is configured.
     queue: Option<mpsc::Sender<Message>>,
-    in_hand: Arc<Mutex<HashSet<Uuid>>>,
+    in_flight: Arc<Mutex<HashSet<Uuid>>>,
 }
 
 /// The task that sends the messages.
@@ -48,7 +48,7 @@ pub(super) struct Sender {
     config: WebhookConfig,
     agent: ureq::Agent,
     queue: mpsc::Receiver<Message>,
-    in_hand: Arc<Mutex<HashSet<Uuid>>>,
+    in_flight: Arc<Mutex<HashSet<Uuid>>>,
 }
 
 struct Message {
@@ -61,12 +61,12 @@ impl Webhook {
     /// Returns both ends. Without a receiver there is no sender, and no message is queued. `config`
     /// already contains the secret.
     pub(super) fn new(config: &WebhookConfig) -> (Self, Option<Sender>) {
-        let in_hand = Arc::default();
+        let in_flight = Arc::default();
         if config.url.is_empty() {
             return (
                 Self {
                     queue: None,
-                    in_hand,
+                    in_flight,
                 },
                 None,
             );
@@ -76,12 +76,12 @@ impl Webhook {
             config: config.clone(),
             agent: outgoing::agent(config.timeout),
             queue: messages,
-            in_hand: Arc::clone(&in_hand),
+            in_flight: Arc::clone(&in_flight),
         };
         (
             Self {
                 queue: Some(queue),
-                in_hand,
+                in_flight,
             },
             Some(sender),
         )
@@ -90,8 +90,8 @@ impl Webhook {
     /// Returns the alerts that have a message in flight. Must be called before the alerts' `told`
     /// state is read. A message sent in between is then still in this set, and a message sent
     /// before has been recorded.
-    pub(super) fn in_hand(&self) -> HashSet<Uuid> {
-        self.in_hand.lock().clone()
+    pub(super) fn in_flight(&self) -> HashSet<Uuid> {
+        self.in_flight.lock().clone()
     }
 
     /// Queues a message. The alert must have no other message in flight.
@@ -106,7 +106,7 @@ impl Webhook {
             .to_string()
             .into();
         // The lock is held, so that the sender cannot remove the alert before it is inserted.
-        let mut in_hand = self.in_hand.lock();
+        let mut in_flight = self.in_flight.lock();
         if queue
             .try_send(Message {
                 alert: alert.id,
@@ -115,21 +115,25 @@ impl Webhook {
             })
             .is_ok()
         {
-            in_hand.insert(alert.id);
+            in_flight.insert(alert.id);
         }
     }
 }
 
 impl Sender {
     /// Sends messages until the host stops.
-    pub(super) async fn send_until_stopped(mut self, parts: &WatchParts, stop: &CancellationToken) {
+    pub(super) async fn send_until_stopped(
+        mut self,
+        parts: &BackgroundParts,
+        stop: &CancellationToken,
+    ) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.send(parts) => {}
         }
     }
 
-    async fn send(&mut self, parts: &WatchParts) {
+    async fn send(&mut self, parts: &BackgroundParts) {
         while let Some(Message { alert, told, body }) = self.queue.recv().await {
             if let Err(problem) = self.deliver(parts, &body).await {
                 tracing::error!(%alert, problem, "gave up telling the webhook of an alert");
@@ -141,11 +145,11 @@ impl Sender {
             {
                 tracing::warn!(%alert, %error, "could not note that an alert was told; it is told again");
             }
-            self.in_hand.lock().remove(&alert);
+            self.in_flight.lock().remove(&alert);
         }
     }
 
-    async fn deliver(&self, parts: &WatchParts, body: &Arc<str>) -> Result<(), String> {
+    async fn deliver(&self, parts: &BackgroundParts, body: &Arc<str>) -> Result<(), String> {
         let mut backoff = self.config.backoff;
         let mut attempt = 1;
         loop {

@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::Watch;
+use super::BackgroundTasks;
 use crate::model::Name;
-use crate::monitor::{BatchStats, Surroundings, Window};
+use crate::monitor::{BatchStats, SummaryContext, Window};
 
-impl Watch {
+impl BackgroundTasks {
     /// Returns the last minute as the team may see it; without a team, the sum over all teams. Must
     /// not be called on a thread that serves requests, because it sums the windows of all
     /// operations.
     pub(super) fn snapshot(&self, team: Option<&Name>) -> Value {
         let parts = &self.0.parts;
-        let around = Surroundings {
+        let context = SummaryContext {
             healthy: true,
             cache_hit_rate: None,
             alerts_firing: None,
         };
-        let summary = parts.monitor.summary(team, Window::Minute, around);
+        let summary = parts.monitor.summary(team, Window::Minute, context);
         let caches: Vec<_> = parts
             .store
             .cache_stats()

@@ -8,12 +8,12 @@
 //! of the history and evaluations of alerts are lost.
 
 mod alerts;
+mod evaluation;
 mod feed;
 mod history;
-mod look;
+mod history_buffer;
 mod snapshot;
 mod ticker;
-mod unwritten;
 mod webhook;
 
 use std::sync::Arc;
@@ -37,10 +37,10 @@ use crate::trace::Tracer;
 
 /// The background tasks. Clones share them.
 #[derive(Clone)]
-pub struct Watch(Arc<Shared>);
+pub struct BackgroundTasks(Arc<BackgroundState>);
 
 /// The settings and components that the tasks need.
-pub struct WatchParts {
+pub struct BackgroundParts {
     /// The section `[history]`.
     pub history: HistoryConfig,
     /// The section `[live]`.
@@ -59,8 +59,8 @@ pub struct WatchParts {
     pub tracer: Tracer,
 }
 
-struct Shared {
-    parts: WatchParts,
+struct BackgroundState {
+    parts: BackgroundParts,
     feed: Feed,
     thresholds: Thresholds,
     webhook: Webhook,
@@ -68,11 +68,11 @@ struct Shared {
     tasks: TaskTracker,
 }
 
-impl Watch {
+impl BackgroundTasks {
     /// Starts the tasks.
-    pub fn start(parts: WatchParts) -> Self {
+    pub fn start(parts: BackgroundParts) -> Self {
         let (webhook, sender) = Webhook::new(&parts.alerts.webhook);
-        let shared = Shared {
+        let shared = BackgroundState {
             feed: Feed::new(parts.live.clone()),
             thresholds: Thresholds::new(&parts.alerts),
             webhook,
@@ -80,17 +80,17 @@ impl Watch {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let watch = Self(Arc::new(shared));
-        watch.0.tasks.spawn(watch.clone().tick_until_stopped());
-        watch.0.tasks.spawn(watch.clone().show_until_closed());
+        let tasks = Self(Arc::new(shared));
+        tasks.0.tasks.spawn(tasks.clone().tick_until_stopped());
+        tasks.0.tasks.spawn(tasks.clone().show_until_closed());
         if let Some(sender) = sender {
-            let shared = Arc::clone(&watch.0);
-            watch
+            let shared = Arc::clone(&tasks.0);
+            tasks
                 .0
                 .tasks
                 .spawn(async move { sender.send_until_stopped(&shared.parts, &shared.stop).await });
         }
-        watch
+        tasks
     }
 
     /// Subscribes to the live feed of one team or, without a team, of all teams. The present state
@@ -99,13 +99,13 @@ impl Watch {
     /// # Errors
     /// Fails if the maximum number of subscribers is reached or the host stops.
     pub async fn subscribe(&self, team: Option<Name>) -> Result<Subscription, SubscriptionError> {
-        let watch = self.clone();
+        let tasks = self.clone();
         // A snapshot takes too long for a thread that serves requests.
         let subscribing = move || {
-            watch
+            tasks
                 .0
                 .feed
-                .subscribe(team.as_ref(), || watch.snapshot(team.as_ref()))
+                .subscribe(team.as_ref(), || tasks.snapshot(team.as_ref()))
         };
         tokio::task::spawn_blocking(subscribing)
             .await
@@ -127,7 +127,7 @@ impl Watch {
     }
 
     async fn tick_until_stopped(self) {
-        let Shared { parts, stop, .. } = &*self.0;
+        let BackgroundState { parts, stop, .. } = &*self.0;
         let interval = parts.history.interval;
         let mut ticker = Ticker::default();
         // Alerts from before the start are shown before the first evaluation.
@@ -140,16 +140,16 @@ impl Watch {
                 () = stop.cancelled() => true,
                 () = parts.clock.sleep_until(due) => false,
             };
-            let watch = self.clone();
+            let tasks = self.clone();
             // The tick is a task of its own, so that a panic in it does not end this loop.
             let ticked = tokio::spawn(async move {
-                ticker.tick(&watch.0).await;
+                ticker.tick(&tasks.0).await;
                 ticker
             });
             ticker = match ticked.await {
                 Ok(ticker) => ticker,
                 Err(error) => {
-                    tracing::error!(%error, "a tick of the watch ended early; what it had not written is lost");
+                    tracing::error!(%error, "a tick of the background tasks ended early; what it had not written is lost");
                     Ticker::default()
                 }
             };
@@ -160,11 +160,11 @@ impl Watch {
     }
 
     async fn show_until_closed(self) {
-        let Shared { parts, feed, .. } = &*self.0;
+        let BackgroundState { parts, feed, .. } = &*self.0;
         while feed.is_watched().await {
-            let watch = self.clone();
+            let tasks = self.clone();
             let shown =
-                tokio::task::spawn_blocking(move || watch.0.feed.show(|team| watch.snapshot(team)));
+                tokio::task::spawn_blocking(move || tasks.0.feed.show(|team| tasks.snapshot(team)));
             if let Err(error) = shown.await {
                 tracing::error!(%error, "could not make a snapshot for live streams");
             }

@@ -1,12 +1,12 @@
 //! Writes the monitor's numbers into the history and deletes old points.
 //!
-//! A failed write loses no numbers and writes none twice. They stay in [`Unwritten`] and are part
-//! of the next write, which replaces what the failed write may have stored after all.
+//! A failed write loses no numbers and writes none twice. They stay in [`HistoryBuffer`] and are
+//! part of the next write, which replaces what the failed write may have stored after all.
 
 use std::collections::HashMap;
 
-use super::WatchParts;
-use super::unwritten::{Unwritten, counted};
+use super::BackgroundParts;
+use super::history_buffer::{HistoryBuffer, counted};
 use crate::clock::Timestamp;
 use crate::store::{HistoryStep, Series, SeriesCounts, SeriesKind, StoreError};
 
@@ -16,7 +16,7 @@ const DELETIONS_MAX: u32 = 20;
 /// State of the history that is kept from one tick to the next.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
-    unwritten: Unwritten,
+    buffer: HistoryBuffer,
     /// The last values of counters that the store keeps.
     seen: HashMap<String, u64>,
     /// The minute of the last deletion of old points.
@@ -25,18 +25,18 @@ pub(super) struct Recorder {
 
 impl Recorder {
     /// Takes the numbers recorded since the last call, and writes all unwritten points.
-    pub(super) async fn tick(&mut self, parts: &WatchParts) {
+    pub(super) async fn tick(&mut self, parts: &BackgroundParts) {
         let interval = parts.monitor.drain();
         let (at, now) = (interval.from, interval.to);
         let host = self.of_the_store(parts);
-        self.unwritten.count(at, counted(interval).chain(host));
+        self.buffer.count(at, counted(interval).chain(host));
         let written = self.write(parts).await;
         if let Err(error) = &written {
             tracing::warn!(%error, "could not write the history; the next tick writes it too");
         }
         // `now` is the end of the interval, not the present: the next interval begins there, in a
         // step that may be over by the present.
-        let given_up = self.unwritten.forget(now, parts.history.unwritten_max);
+        let given_up = self.buffer.forget(now, parts.history.unwritten_max);
         if given_up > 0 {
             tracing::warn!(
                 given_up,
@@ -48,24 +48,24 @@ impl Recorder {
         }
     }
 
-    async fn write(&mut self, parts: &WatchParts) -> Result<(), StoreError> {
-        for place in self.unwritten.unread() {
+    async fn write(&mut self, parts: &BackgroundParts) -> Result<(), StoreError> {
+        for place in self.buffer.unread() {
             let own = parts.store.own_history(place.0, place.1).await?;
-            self.unwritten.read(place, own);
+            self.buffer.read(place, own);
         }
         loop {
-            let points = self.unwritten.changed();
+            let points = self.buffer.changed();
             if points.is_empty() {
                 return Ok(());
             }
             let batch = parts.history.batch as usize;
             let (written, result) = parts.store.write_history(points, batch).await;
-            self.unwritten.settle(written);
+            self.buffer.settle(written);
             match result {
                 // A value that the database cannot store would block all later writes.
                 Err(error @ StoreError::Value(_)) => {
                     tracing::error!(%error, "gives up points of the history that the database refuses");
-                    self.unwritten.settle(batch);
+                    self.buffer.settle(batch);
                 }
                 result => return result,
             }
@@ -74,7 +74,7 @@ impl Recorder {
 
     /// Returns the numbers of the store and the engine: counters as the increase since the last
     /// tick, and gauges.
-    fn of_the_store(&mut self, parts: &WatchParts) -> Vec<(Series, SeriesCounts)> {
+    fn of_the_store(&mut self, parts: &BackgroundParts) -> Vec<(Series, SeriesCounts)> {
         let mut counted = Vec::new();
         let series = |kind, name| Series {
             team: None,
@@ -124,7 +124,7 @@ impl Recorder {
     }
 
     /// Deletes old points, at most once a minute.
-    async fn tidy(&mut self, parts: &WatchParts) {
+    async fn tidy(&mut self, parts: &BackgroundParts) {
         let now = parts.clock.now();
         let minute = HistoryStep::Minute.begin(now);
         if self.tidied == Some(minute) {
@@ -137,7 +137,7 @@ impl Recorder {
     }
 }
 
-async fn tidy(parts: &WatchParts, now: Timestamp) -> Result<(), StoreError> {
+async fn tidy(parts: &BackgroundParts, now: Timestamp) -> Result<(), StoreError> {
     let mut deletions = 0;
     for step in HistoryStep::ALL {
         let before = now.before(parts.history.keep(step.seconds()));

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::clock::{Clock, Timestamp};
 use crate::model::{AlertEventKind, AlertState};
 use crate::monitor::alerts::{Limit, Reading, Thresholds, Told, Verdict, advance};
-use crate::store::{Alert, AlertKey, AlertLook, AlertReading, WatchedAlerts};
+use crate::store::{Alert, AlertChanges, AlertKey, AlertReading, WatchedAlerts};
 
 /// The settings of an evaluation.
-pub(super) struct Looking<'a> {
+pub(super) struct EvaluationContext<'a> {
     pub(super) thresholds: &'a Thresholds,
     /// The source of ids.
     pub(super) clock: &'a Clock,
@@ -21,17 +21,21 @@ pub(super) struct Looking<'a> {
 
 /// The result of an evaluation.
 #[derive(Debug, Default)]
-pub(super) struct Looked {
+pub(super) struct EvaluationResult {
     /// The rows to write.
-    pub(super) look: AlertLook,
+    pub(super) changes: AlertChanges,
     /// Events, each with the alert as it is after the event.
     pub(super) news: Vec<(AlertEventKind, Alert)>,
     /// Number of alerts left out because `active_max` is reached.
     pub(super) left_out: usize,
 }
 
-pub(super) fn look(looking: &Looking<'_>, readings: &[Reading], watched: &WatchedAlerts) -> Looked {
-    let mut looked = Looked::default();
+pub(super) fn evaluate(
+    context: &EvaluationContext<'_>,
+    readings: &[Reading],
+    watched: &WatchedAlerts,
+) -> EvaluationResult {
+    let mut result = EvaluationResult::default();
     let read: BTreeMap<AlertKey, &Reading> = readings
         .iter()
         .map(|reading| (AlertKey::of(reading), reading))
@@ -45,38 +49,38 @@ pub(super) fn look(looking: &Looking<'_>, readings: &[Reading], watched: &Watche
         .collect();
     for (key, alert) in &active {
         if watched.is_ours(alert) {
-            looking.go_on(alert, read.get(*key).copied(), watched, &mut looked);
+            context.go_on(alert, read.get(*key).copied(), watched, &mut result);
         }
     }
     let over = read
         .into_iter()
         .filter(|(key, reading)| reading.verdict == Verdict::Over && !active.contains_key(key));
-    let mut room = looking.active_max.saturating_sub(active.len());
+    let mut room = context.active_max.saturating_sub(active.len());
     for (key, reading) in over {
         if room == 0 {
-            looked.left_out += 1;
+            result.left_out += 1;
         } else {
             room -= 1;
-            looking.begin(key, reading, watched, &mut looked);
+            context.begin(key, reading, watched, &mut result);
         }
     }
-    looked
+    result
 }
 
-impl Looked {
+impl EvaluationResult {
     fn remember(&mut self, events: &[AlertEventKind], alert: &Alert) {
         self.news
             .extend(events.iter().map(|event| (*event, alert.clone())));
     }
 }
 
-impl Looking<'_> {
+impl EvaluationContext<'_> {
     fn begin(
         &self,
         key: AlertKey,
         reading: &Reading,
         watched: &WatchedAlerts,
-        looked: &mut Looked,
+        result: &mut EvaluationResult,
     ) {
         let change = advance(None, reading.verdict, &reading.limit, self.now);
         let Some(condition) = change.condition else {
@@ -93,8 +97,8 @@ impl Looking<'_> {
             told: Told::default(),
             host: watched.own,
         };
-        looked.remember(change.events, &alert);
-        looked.look.begun.push(alert);
+        result.remember(change.events, &alert);
+        result.changes.begun.push(alert);
     }
 
     fn go_on(
@@ -102,7 +106,7 @@ impl Looking<'_> {
         alert: &Alert,
         reading: Option<&Reading>,
         watched: &WatchedAlerts,
-        looked: &mut Looked,
+        result: &mut EvaluationResult,
     ) {
         // A missing reading means that the subject has no calls any more or is not watched any
         // more.
@@ -110,7 +114,7 @@ impl Looking<'_> {
         let verdict = reading.map_or(Verdict::TooFew, |reading| reading.verdict);
         let change = advance(Some(alert.condition), verdict, &limit, self.now);
         let Some(condition) = change.condition else {
-            looked.look.dropped.push(alert.clone());
+            result.changes.dropped.push(alert.clone());
             return;
         };
         // A reading with too few calls is not worth showing.
@@ -122,9 +126,9 @@ impl Looking<'_> {
             reading,
             ..alert.clone()
         };
-        looked.remember(change.events, &after);
+        result.remember(change.events, &after);
         if after != *alert || alert.host != watched.own {
-            looked.look.changed.push(after);
+            result.changes.changed.push(after);
         }
     }
 
@@ -181,7 +185,12 @@ mod tests {
 
         /// Evaluates operations with 100 calls each, of which the given number failed, and applies
         /// the result.
-        fn look(&mut self, second: u64, operations: &[(&str, u64)], active_max: usize) -> Looked {
+        fn evaluate(
+            &mut self,
+            second: u64,
+            operations: &[(&str, u64)],
+            active_max: usize,
+        ) -> EvaluationResult {
             self.now = START.after(Duration::from_secs(second));
             let number = |(name, errors): &(&str, u64)| OperationNumbers {
                 operation: (*name).to_owned(),
@@ -200,22 +209,22 @@ mod tests {
                 watched,
                 now,
             } = self;
-            let looking = Looking {
+            let context = EvaluationContext {
                 thresholds,
                 clock,
                 active_max,
                 now: *now,
             };
-            let looked = look(&looking, &readings, watched);
-            let look = &looked.look;
-            for alert in look.changed.iter().chain(&look.begun) {
+            let result = evaluate(&context, &readings, watched);
+            let changes = &result.changes;
+            for alert in changes.changed.iter().chain(&changes.begun) {
                 watched.alerts.retain(|known| known.id != alert.id);
                 watched.alerts.push(alert.clone());
             }
             watched
                 .alerts
-                .retain(|known| look.dropped.iter().all(|dropped| dropped.id != known.id));
-            looked
+                .retain(|known| changes.dropped.iter().all(|dropped| dropped.id != known.id));
+            result
         }
 
         fn states(&self) -> Vec<AlertState> {
@@ -230,56 +239,58 @@ mod tests {
     #[test]
     fn an_alert_begins_fires_and_ends_and_the_next_one_is_another() {
         let mut world = World::new(|_| {});
-        world.look(0, &[("commit_step", 50)], 9);
+        world.evaluate(0, &[("commit_step", 50)], 9);
         assert_eq!(world.states(), [AlertState::Pending]);
-        world.look(60, &[("commit_step", 60)], 9);
+        world.evaluate(60, &[("commit_step", 60)], 9);
         assert_eq!(world.states(), [AlertState::Firing]);
         assert_eq!(world.watched.alerts[0].reading.value, 0.6);
-        let looked = world.look(70, &[("commit_step", 60)], 9);
+        let result = world.evaluate(70, &[("commit_step", 60)], 9);
         assert!(
-            looked.look.is_empty() && looked.news.is_empty(),
+            result.changes.is_empty() && result.news.is_empty(),
             "nothing is new"
         );
-        world.look(80, &[("commit_step", 0)], 9);
+        world.evaluate(80, &[("commit_step", 0)], 9);
         // The operation has no calls any more.
-        let news = world.look(140, &[], 9).news;
+        let news = world.evaluate(140, &[], 9).news;
         assert_eq!(
             news,
             [(AlertEventKind::Resolved, world.watched.alerts[0].clone())]
         );
         assert_eq!(world.states(), [AlertState::Resolved]);
-        let Looked { look, .. } = world.look(150, &[("commit_step", 50)], 9);
-        assert_eq!((look.begun.len(), look.changed.len()), (1, 0));
+        let EvaluationResult { changes, .. } = world.evaluate(150, &[("commit_step", 50)], 9);
+        assert_eq!((changes.begun.len(), changes.changed.len()), (1, 0));
     }
 
     #[test]
     fn what_came_to_nothing_is_dropped() {
         let mut world = World::new(|_| {});
-        world.look(0, &[("commit_step", 50)], 9);
-        let Looked { look, .. } = world.look(10, &[("commit_step", 0)], 9);
-        assert_eq!(look.dropped.len(), 1);
+        world.evaluate(0, &[("commit_step", 50)], 9);
+        let EvaluationResult { changes, .. } = world.evaluate(10, &[("commit_step", 0)], 9);
+        assert_eq!(changes.dropped.len(), 1);
         assert_eq!(world.states(), []);
     }
 
     #[test]
     fn a_rule_that_was_switched_off_ends_its_alerts() {
         let mut world = World::new(|config| config.alerts.fire_after = Duration::ZERO);
-        world.look(0, &[("commit_step", 50)], 9);
+        world.evaluate(0, &[("commit_step", 50)], 9);
         assert_eq!(world.states(), [AlertState::Firing]);
         let mut off = World::new(|config| config.alerts.error_rate.enabled = false);
         off.watched = world.watched;
-        off.look(1, &[("commit_step", 50)], 9);
+        off.evaluate(1, &[("commit_step", 50)], 9);
         assert_eq!(off.states(), [AlertState::Resolved]);
     }
 
     #[test]
     fn there_are_no_more_than_may_be() {
         let mut world = World::new(|_| {});
-        let Looked { look, left_out, .. } =
-            world.look(0, &[("one", 50), ("two", 50), ("three", 50)], 2);
-        assert_eq!((look.begun.len(), left_out), (2, 1));
-        let Looked { look, left_out, .. } =
-            world.look(1, &[("one", 50), ("two", 50), ("three", 50)], 2);
-        assert_eq!((look.begun.len(), left_out), (0, 1));
+        let EvaluationResult {
+            changes, left_out, ..
+        } = world.evaluate(0, &[("one", 50), ("two", 50), ("three", 50)], 2);
+        assert_eq!((changes.begun.len(), left_out), (2, 1));
+        let EvaluationResult {
+            changes, left_out, ..
+        } = world.evaluate(1, &[("one", 50), ("two", 50), ("three", 50)], 2);
+        assert_eq!((changes.begun.len(), left_out), (0, 1));
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::look::{Looked, Looking, look};
-use super::{AlertGroup, LiveAlert, Shared, Watch, WatchParts};
+use super::evaluation::{EvaluationContext, EvaluationResult, evaluate};
+use super::{AlertGroup, BackgroundParts, BackgroundState, BackgroundTasks, LiveAlert};
 use crate::clock::Timestamp;
 use crate::model::{AlertEventKind, AlertRule, AlertState, Name};
 use crate::monitor::alerts::{CacheNumbers, Muted, Reading, RecentHits, owed, read};
@@ -14,52 +14,52 @@ use crate::store::{Alert, HistoryStep, Silence, StoreError};
 /// State of the evaluation that is kept from one tick to the next. The alerts themselves are in the
 /// database.
 #[derive(Debug, Default)]
-pub(super) struct Lookout {
+pub(super) struct AlertEvaluator {
     recent: Option<RecentHits>,
     /// The minute of the last deletion of old alerts.
     tidied: Option<Timestamp>,
 }
 
-impl Lookout {
-    pub(super) async fn tick(&mut self, shared: &Shared) {
-        if let Err(error) = self.look(shared).await {
-            tracing::warn!(%error, "could not look after the alerts; the next tick tries again");
+impl AlertEvaluator {
+    pub(super) async fn tick(&mut self, shared: &BackgroundState) {
+        if let Err(error) = self.evaluate(shared).await {
+            tracing::warn!(%error, "could not evaluate the alerts; the next tick tries again");
         }
     }
 
-    async fn look(&mut self, shared: &Shared) -> Result<(), StoreError> {
+    async fn evaluate(&mut self, shared: &BackgroundState) -> Result<(), StoreError> {
         let parts = &shared.parts;
         let now = parts.clock.now();
         let readings = self.read(shared, now).await?;
-        let in_hand = shared.webhook.in_hand();
+        let in_flight = shared.webhook.in_flight();
         let mut watched = parts.store.watched_alerts().await?;
         let active_max = parts.alerts.active_max as usize;
-        let looking = Looking {
+        let context = EvaluationContext {
             thresholds: &shared.thresholds,
             clock: &parts.clock,
             active_max,
             now,
         };
-        let Looked {
-            look,
+        let EvaluationResult {
+            changes,
             news,
             left_out,
-        } = look(&looking, &readings, &watched);
+        } = evaluate(&context, &readings, &watched);
         if left_out > 0 {
             tracing::warn!(
                 left_out,
                 "there are more alerts than alerts.active_max; some are left out"
             );
         }
-        if !look.is_empty() {
-            parts.store.write_look(look).await?;
+        if !changes.is_empty() {
+            parts.store.write_alert_changes(changes).await?;
             news.iter().for_each(|(event, alert)| log(*event, alert));
             watched = parts.store.watched_alerts().await?;
         }
         let silences = parts.store.silences(None, now).await?;
         silence(&mut watched.alerts, &silences);
         shared.feed.show_alerts(live(&watched.alerts, watched.own));
-        let is_free = |alert: &&Alert| watched.is_ours(alert) && !in_hand.contains(&alert.id);
+        let is_free = |alert: &&Alert| watched.is_ours(alert) && !in_flight.contains(&alert.id);
         for alert in watched.alerts.iter().filter(is_free) {
             let muted = Muted {
                 acknowledged: alert.acknowledged.is_some(),
@@ -76,7 +76,11 @@ impl Lookout {
 
     /// Reads the numbers on a blocking thread, because this computes percentiles of perhaps
     /// thousands of operations.
-    async fn read(&mut self, shared: &Shared, now: Timestamp) -> Result<Vec<Reading>, StoreError> {
+    async fn read(
+        &mut self,
+        shared: &BackgroundState,
+        now: Timestamp,
+    ) -> Result<Vec<Reading>, StoreError> {
         let parts = &shared.parts;
         let caches = parts.store.cache_stats().into_iter();
         let caches: Vec<_> = caches
@@ -90,7 +94,7 @@ impl Lookout {
         let caches = self
             .recent
             .get_or_insert_with(|| RecentHits::new(window))
-            .look(now, &caches);
+            .update(now, &caches);
         let (monitor, thresholds) = (parts.monitor.clone(), shared.thresholds.clone());
         let reading = move || {
             let mut numbers = monitor.watched(thresholds.window());
@@ -103,7 +107,7 @@ impl Lookout {
     }
 
     /// Deletes old alerts and ended silences, at most once a minute.
-    async fn tidy(&mut self, parts: &WatchParts, now: Timestamp) -> Result<(), StoreError> {
+    async fn tidy(&mut self, parts: &BackgroundParts, now: Timestamp) -> Result<(), StoreError> {
         let minute = HistoryStep::Minute.begin(now);
         if self.tidied == Some(minute) {
             return Ok(());
@@ -119,7 +123,7 @@ impl Lookout {
     }
 }
 
-impl Watch {
+impl BackgroundTasks {
     /// Sends the alerts in the database to subscribers. Called after a user has changed an alert.
     ///
     /// # Errors
@@ -138,7 +142,7 @@ impl Watch {
     /// # Errors
     /// Fails if the database fails.
     pub async fn active_alerts(&self, team: Option<Name>) -> Result<Vec<Alert>, StoreError> {
-        let Shared { parts, .. } = &*self.0;
+        let BackgroundState { parts, .. } = &*self.0;
         let mut alerts = parts.store.active_alerts(team).await?;
         // Silences of all teams are read, because an operator's silence of a host alert holds for
         // every team.
