@@ -71,9 +71,9 @@ fn caller(pattern: Option<&str>, headers: &HeaderMap) -> Caller {
             .any(|route| matches!(route.access.asked_for(headers), Access::Public(_)))
     };
     if pattern.is_none_or(is_public) {
-        Caller::Anybody(parent)
+        Caller::WithoutToken(parent)
     } else {
-        Caller::Holder(parent)
+        Caller::WithToken(parent)
     }
 }
 

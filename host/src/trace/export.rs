@@ -63,12 +63,12 @@ pub(super) struct ExportStats {
 /// The exporter that takes ended spans.
 pub(super) struct Export {
     processor: BatchSpanProcessor,
-    counts: Arc<Counts>,
+    counts: Arc<SpanCounts>,
     queue_max: usize,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct SpanCounts {
     waiting: AtomicUsize,
     exported: AtomicU64,
     dropped: AtomicU64,
@@ -91,12 +91,12 @@ impl Export {
             .with_headers(read_headers(headers)?)
             .build()
             .map_err(|error| TraceError::Exporter(error.to_string()))?;
-        let counts = Arc::new(Counts::default());
-        let counted = Counted {
+        let counts = Arc::new(SpanCounts::default());
+        let counted = CountingExporter {
             exporter,
             counts: Arc::clone(&counts),
             clock,
-            told: Mutex::default(),
+            drop_log: Mutex::default(),
         };
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(config.queue_max)
@@ -169,21 +169,21 @@ fn read_headers(text: &str) -> Result<HashMap<String, String>, TraceError> {
 
 /// An exporter that counts the exported and the dropped spans.
 #[derive(Debug)]
-struct Counted {
+struct CountingExporter {
     exporter: OtlpExporter,
-    counts: Arc<Counts>,
+    counts: Arc<SpanCounts>,
     clock: Clock,
-    told: Mutex<Told>,
+    drop_log: Mutex<DropLog>,
 }
 
 /// The dropped spans that the log already reported.
 #[derive(Debug, Default)]
-struct Told {
+struct DropLog {
     at: Option<Instant>,
     dropped: u64,
 }
 
-impl SpanExporter for Counted {
+impl SpanExporter for CountingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let exported = self.exporter.export(batch).await;
@@ -211,23 +211,23 @@ impl SpanExporter for Counted {
     }
 }
 
-impl Counted {
+impl CountingExporter {
     fn tell(&self, problem: Option<&str>) {
         let dropped = self.counts.dropped.load(Ordering::Relaxed);
         let now = self.clock.monotonic();
-        let mut told = self.told.lock();
-        let lately = told
+        let mut drop_log = self.drop_log.lock();
+        let lately = drop_log
             .at
             .is_some_and(|at| now.duration_since(at) < TOLD_EVERY);
-        if dropped == told.dropped || lately {
+        if dropped == drop_log.dropped || lately {
             return;
         }
-        let new = dropped - told.dropped;
-        *told = Told {
+        let new = dropped - drop_log.dropped;
+        *drop_log = DropLog {
             at: Some(now),
             dropped,
         };
-        drop(told);
+        drop(drop_log);
         let problem = problem.unwrap_or("it is too slow for tracing.queue_max");
         tracing::warn!(
             dropped = new,

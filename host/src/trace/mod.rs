@@ -15,7 +15,7 @@
 //! Tokens, payloads, storage keys and values, and raw paths are never attributes.
 
 mod export;
-mod follow;
+mod limiter;
 mod span;
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use opentelemetry_sdk::trace::{
 
 pub use self::export::TraceError;
 use self::export::{Export, ExportStats};
-use self::follow::Follow;
+use self::limiter::TraceLimiter;
 pub use self::span::{Attribute, Span};
 use crate::clock::{Clock, Timestamp};
 use crate::config::TracingConfig;
@@ -37,7 +37,7 @@ use crate::model::{Instance, InstanceStatus, TraceParent};
 
 /// A maker of spans. Clones share one exporter.
 #[derive(Clone)]
-pub struct Tracer(Option<Arc<Shared>>);
+pub struct Tracer(Option<Arc<TracerState>>);
 
 /// The caller of a root span, as far as it is known before the request is authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +46,9 @@ pub enum Caller {
     Untraced,
     /// A caller that works in this span and must have a token. If the token turns out to be
     /// missing, the host calls [`Span::disown`].
-    Holder(TraceParent),
+    WithToken(TraceParent),
     /// A caller that works in this span and needs no token.
-    Anybody(TraceParent),
+    WithoutToken(TraceParent),
 }
 
 /// Numbers about recording.
@@ -64,10 +64,10 @@ pub struct TraceStats {
     pub unfollowed: u64,
 }
 
-struct Shared {
+struct TracerState {
     clock: Clock,
     sampler: Sampler,
-    follow: Follow,
+    limiter: TraceLimiter,
     scope: InstrumentationScope,
     export: Export,
     host_calls_max: u32,
@@ -89,9 +89,9 @@ impl Tracer {
         let Some(url) = config.traces_url() else {
             return Ok(Self::off());
         };
-        Ok(Self(Some(Arc::new(Shared {
+        Ok(Self(Some(Arc::new(TracerState {
             sampler: Sampler::TraceIdRatioBased(config.sample_ratio),
-            follow: Follow::new(config.followed_per_second_max, clock.monotonic()),
+            limiter: TraceLimiter::new(config.followed_per_second_max, clock.monotonic()),
             scope: InstrumentationScope::builder("stepwell")
                 .with_version(env!("CARGO_PKG_VERSION"))
                 .build(),
@@ -113,7 +113,7 @@ impl Tracer {
         // The host's own id decides, even if the caller sent an id, because the caller may have
         // chosen that id.
         let sampled = shared.sampled_trace(&kind);
-        let (Caller::Holder(parent) | Caller::Anybody(parent)) = caller else {
+        let (Caller::WithToken(parent) | Caller::WithoutToken(parent)) = caller else {
             return sampled.map_or_else(Span::none, |trace_id| {
                 Span::begin(shared, kind, trace_id, None, false)
             });
@@ -124,12 +124,12 @@ impl Tracer {
         let begin = || Span::begin(shared, kind, parent.trace_id, Some(parent), true);
         match caller {
             _ if sampled.is_some() => begin(),
-            Caller::Holder(_) if shared.follow.admits(shared.clock.monotonic()) => {
+            Caller::WithToken(_) if shared.limiter.admits(shared.clock.monotonic()) => {
                 begin().on_the_callers_word()
             }
-            Caller::Holder(_) => Span::none(),
+            Caller::WithToken(_) => Span::none(),
             _ => {
-                shared.follow.refuse();
+                shared.limiter.refuse();
                 Span::none()
             }
         }
@@ -181,7 +181,7 @@ impl Tracer {
                 exported,
                 dropped,
                 waiting,
-                unfollowed: shared.follow.refused(),
+                unfollowed: shared.limiter.refused(),
             }
         })
     }
@@ -197,7 +197,7 @@ impl Tracer {
     }
 }
 
-impl Shared {
+impl TracerState {
     /// Returns the id of a new trace if the trace is sampled. The decision depends only on the id,
     /// so other programs with the same ratio decide the same.
     fn sampled_trace(&self, kind: &SpanKind) -> Option<u128> {

@@ -11,7 +11,7 @@ use opentelemetry_sdk::trace::{
     IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks,
 };
 
-use super::Shared;
+use super::TracerState;
 use crate::clock::Timestamp;
 use crate::model::TraceParent;
 
@@ -20,7 +20,7 @@ use crate::model::TraceParent;
 pub struct Span(Option<Box<Recording>>);
 
 struct Recording {
-    shared: Arc<Shared>,
+    shared: Arc<TracerState>,
     own: TraceParent,
     data: SpanData,
     /// The start of the span; none if its end is already known.
@@ -84,7 +84,7 @@ impl Span {
     }
 
     pub(super) fn begin(
-        shared: &Arc<Shared>,
+        shared: &Arc<TracerState>,
         kind: SpanKind,
         trace_id: u128,
         parent: Option<TraceParent>,
@@ -103,7 +103,7 @@ impl Span {
     }
 
     pub(super) fn past(
-        shared: &Arc<Shared>,
+        shared: &Arc<TracerState>,
         own: TraceParent,
         parent: TraceParent,
         from: Timestamp,
@@ -125,7 +125,7 @@ impl Span {
     /// Drops the span unless sampling picked it, because its caller has no valid token.
     pub fn disown(&mut self) {
         if let Some(recording) = self.0.take_if(|recording| recording.followed) {
-            recording.shared.follow.take_back();
+            recording.shared.limiter.give_back();
         }
     }
 
@@ -194,7 +194,7 @@ impl Span {
 
 impl Recording {
     fn new(
-        shared: &Arc<Shared>,
+        shared: &Arc<TracerState>,
         kind: SpanKind,
         own: TraceParent,
         parent: Option<TraceParent>,

@@ -13,12 +13,12 @@ use crate::model::TokenBucket;
 
 /// A token bucket of traces that callers may ask for. The rate per second is also the burst.
 #[derive(Debug)]
-pub(super) struct Follow {
+pub(super) struct TraceLimiter {
     bucket: Mutex<TokenBucket>,
     refused: AtomicU64,
 }
 
-impl Follow {
+impl TraceLimiter {
     pub(super) fn new(per_second_max: u32, now: Instant) -> Self {
         let bucket = TokenBucket::new(per_second_max, per_second_max, now);
         Self {
@@ -43,7 +43,7 @@ impl Follow {
 
     /// Returns a trace to the bucket, because its caller turned out to have no valid token. Counts
     /// a refusal.
-    pub(super) fn take_back(&self) {
+    pub(super) fn give_back(&self) {
         self.bucket.lock().put_back();
         self.refuse();
     }
@@ -62,18 +62,18 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn what_is_taken_back_is_there_for_another() {
+    fn a_returned_trace_can_be_taken_again() {
         let start = Clock::System.monotonic();
-        let follow = Follow::new(1, start);
-        assert!(follow.admits(start));
-        follow.take_back();
-        assert!(follow.admits(start) && !follow.admits(start));
-        assert_eq!(follow.refused(), 2);
+        let limiter = TraceLimiter::new(1, start);
+        assert!(limiter.admits(start));
+        limiter.give_back();
+        assert!(limiter.admits(start) && !limiter.admits(start));
+        assert_eq!(limiter.refused(), 2);
     }
 
     #[test]
     fn none_are_followed_where_none_may_be() {
         let start = Clock::System.monotonic();
-        assert!(!Follow::new(0, start).admits(start + Duration::from_secs(9)));
+        assert!(!TraceLimiter::new(0, start).admits(start + Duration::from_secs(9)));
     }
 }
