@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stepwell::clock::Timestamp;
 use stepwell::model::{AlertRule, AlertState, Name, Severity};
-use stepwell::monitor::alerts::{Condition, Evidence, Told, ToldState};
+use stepwell::monitor::alerts::{Condition, Evidence, LastNotice, NoticeState};
 use stepwell::store::{
     Acknowledgement, Alert, AlertChanges, AlertKey, AlertReading, Page, Silence, Store, StoreError,
 };
@@ -48,7 +48,7 @@ async fn firing(store: &Store, team: Option<Name>, subject: &str) -> Alert {
         },
         acknowledged: None,
         silenced_until: None,
-        told: Told::default(),
+        told: LastNotice::default(),
         host: store.watched_alerts().await.expect("reads").own,
     }
 }
@@ -230,21 +230,21 @@ fn a_resolution_is_owed_until_it_is_notified() {
         let alert = firing(&store, None, "commit_step").await;
         begin(&store, &[&alert]).await;
         store
-            .mark_alert_told(alert.id, ToldState::Firing, at(61))
+            .mark_alert_told(alert.id, NoticeState::Firing, at(61))
             .await
             .expect("is noted");
         change(&store, resolved(&alert, at(100))).await;
-        let owed = store.watched_alerts().await.expect("reads").alerts;
-        assert_eq!(owed.len(), 1);
+        let watched = store.watched_alerts().await.expect("reads").alerts;
+        assert_eq!(watched.len(), 1);
         assert_eq!(
-            owed[0].told,
-            Told {
-                state: ToldState::Firing,
+            watched[0].told,
+            LastNotice {
+                state: NoticeState::Firing,
                 at: Some(at(61))
             }
         );
         store
-            .mark_alert_told(alert.id, ToldState::Resolved, at(101))
+            .mark_alert_told(alert.id, NoticeState::Resolved, at(101))
             .await
             .expect("is noted");
         assert_eq!(store.watched_alerts().await.expect("reads").alerts, []);

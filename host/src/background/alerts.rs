@@ -8,7 +8,7 @@ use super::evaluation::{EvaluationContext, EvaluationResult, evaluate};
 use super::{AlertGroup, BackgroundParts, BackgroundState, BackgroundTasks, LiveAlert};
 use crate::clock::Timestamp;
 use crate::model::{AlertEventKind, AlertRule, AlertState, Name};
-use crate::monitor::alerts::{CacheNumbers, Muted, Reading, RecentHits, owed, read};
+use crate::monitor::alerts::{CacheNumbers, Reading, RecentHits, Suppression, due_notice, read};
 use crate::store::{Alert, HistoryStep, Silence, StoreError};
 
 /// State of the evaluation that is kept from one tick to the next. The alerts themselves are in the
@@ -61,13 +61,18 @@ impl AlertEvaluator {
         shared.feed.show_alerts(live(&watched.alerts, watched.own));
         let is_free = |alert: &&Alert| watched.is_ours(alert) && !in_flight.contains(&alert.id);
         for alert in watched.alerts.iter().filter(is_free) {
-            let muted = Muted {
+            let suppression = Suppression {
                 acknowledged: alert.acknowledged.is_some(),
                 silenced: alert.silenced_until.is_some(),
             };
             let repeat_every = parts.alerts.webhook.repeat_every;
-            if let Some(notice) = owed(alert.condition.state, alert.told, muted, repeat_every, now)
-            {
+            if let Some(notice) = due_notice(
+                alert.condition.state,
+                alert.told,
+                suppression,
+                repeat_every,
+                now,
+            ) {
                 shared.webhook.tell(notice, alert);
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Timestamp};
 use crate::model::{AlertEventKind, AlertState};
-use crate::monitor::alerts::{Limit, Reading, Thresholds, Told, Verdict, advance};
+use crate::monitor::alerts::{LastNotice, Limit, Reading, ThresholdVerdict, Thresholds, advance};
 use crate::store::{Alert, AlertChanges, AlertKey, AlertReading, WatchedAlerts};
 
 /// The settings of an evaluation.
@@ -52,9 +52,9 @@ pub(super) fn evaluate(
             context.go_on(alert, read.get(*key).copied(), watched, &mut result);
         }
     }
-    let over = read
-        .into_iter()
-        .filter(|(key, reading)| reading.verdict == Verdict::Over && !active.contains_key(key));
+    let over = read.into_iter().filter(|(key, reading)| {
+        reading.verdict == ThresholdVerdict::Over && !active.contains_key(key)
+    });
     let mut room = context.active_max.saturating_sub(active.len());
     for (key, reading) in over {
         if room == 0 {
@@ -94,7 +94,7 @@ impl EvaluationContext<'_> {
             reading: AlertReading::from(reading),
             acknowledged: None,
             silenced_until: None,
-            told: Told::default(),
+            told: LastNotice::default(),
             host: watched.own,
         };
         result.remember(change.events, &alert);
@@ -111,14 +111,14 @@ impl EvaluationContext<'_> {
         // A missing reading means that the subject has no calls any more or is not watched any
         // more.
         let limit = reading.map_or_else(|| self.limit(alert), |reading| reading.limit);
-        let verdict = reading.map_or(Verdict::TooFew, |reading| reading.verdict);
+        let verdict = reading.map_or(ThresholdVerdict::TooFew, |reading| reading.verdict);
         let change = advance(Some(alert.condition), verdict, &limit, self.now);
         let Some(condition) = change.condition else {
             result.changes.dropped.push(alert.clone());
             return;
         };
         // A reading with too few calls is not worth showing.
-        let reading = reading.filter(|reading| reading.verdict != Verdict::TooFew);
+        let reading = reading.filter(|reading| reading.verdict != ThresholdVerdict::TooFew);
         let reading = reading.map_or_else(|| alert.reading.clone(), AlertReading::from);
         let after = Alert {
             condition,

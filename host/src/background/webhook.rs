@@ -24,7 +24,7 @@ use super::BackgroundParts;
 use crate::clock::Timestamp;
 use crate::config::{Secret, WebhookConfig};
 use crate::model::TraceParent;
-use crate::monitor::alerts::{Notice, ToldState};
+use crate::monitor::alerts::{Notice, NoticeState};
 use crate::outgoing;
 use crate::store::Alert;
 use crate::trace::{Caller, SpanKind};
@@ -53,7 +53,7 @@ pub(super) struct Sender {
 
 struct Message {
     alert: Uuid,
-    told: ToldState,
+    told: NoticeState,
     body: Arc<str>,
 }
 
@@ -98,9 +98,9 @@ impl Webhook {
     pub(super) fn tell(&self, notice: Notice, alert: &Alert) {
         let Some(queue) = &self.queue else { return };
         let told = if notice == Notice::Resolved {
-            ToldState::Resolved
+            NoticeState::Resolved
         } else {
-            ToldState::Firing
+            NoticeState::Firing
         };
         let body = json!({ "event": notice, "alert": alert })
             .to_string()

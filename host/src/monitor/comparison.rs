@@ -49,7 +49,7 @@ const QUANTILE: f64 = 0.95;
 /// The result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ComparisonVerdict {
     /// The candidate fails less or is faster, and is not known to be worse.
     Better,
     /// The versions do not differ by more than chance explains, or the difference is too small to
@@ -66,7 +66,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Comparison {
     /// The verdict about the candidate.
-    pub verdict: Verdict,
+    pub verdict: ComparisonVerdict,
     /// The reasons for the verdict, as sentences.
     pub reasons: Vec<String>,
 }
@@ -84,7 +84,7 @@ pub fn compare(baseline: &Timings, candidate: &Timings) -> Comparison {
         .collect();
     if !silent.is_empty() {
         return Comparison {
-            verdict: Verdict::TooFewCalls,
+            verdict: ComparisonVerdict::TooFewCalls,
             reasons: silent,
         };
     }
@@ -97,16 +97,16 @@ pub fn compare(baseline: &Timings, candidate: &Timings) -> Comparison {
     let (verdict, about_latency) = if few.is_empty() {
         let (latency, about_latency) = compare_latency(baseline, candidate);
         let verdict = match (errors, latency) {
-            (Ordering::Greater, _) | (_, Ordering::Greater) => Verdict::Worse,
-            (Ordering::Equal, Ordering::Equal) => Verdict::Same,
-            _ => Verdict::Better,
+            (Ordering::Greater, _) | (_, Ordering::Greater) => ComparisonVerdict::Worse,
+            (Ordering::Equal, Ordering::Equal) => ComparisonVerdict::Same,
+            _ => ComparisonVerdict::Better,
         };
         (verdict, about_latency)
     } else {
         let verdict = match errors {
-            Ordering::Greater => Verdict::Worse,
-            Ordering::Less => Verdict::Better,
-            Ordering::Equal => Verdict::TooFewCalls,
+            Ordering::Greater => ComparisonVerdict::Worse,
+            Ordering::Less => ComparisonVerdict::Better,
+            Ordering::Equal => ComparisonVerdict::TooFewCalls,
         };
         let few = few.join(" and ");
         (
@@ -377,24 +377,39 @@ mod tests {
         calls
     }
 
-    fn verdict(baseline: &Timings, candidate: &Timings) -> Verdict {
+    fn verdict(baseline: &Timings, candidate: &Timings) -> ComparisonVerdict {
         compare(baseline, candidate).verdict
     }
 
     #[test]
     fn what_is_the_same_is_the_same_and_what_is_slower_or_fails_more_is_worse() {
         let base = calls(2_000, 20, 10_000);
-        assert_eq!(verdict(&base, &base), Verdict::Same);
-        assert_eq!(verdict(&base, &calls(2_000, 20, 20_000)), Verdict::Worse);
-        assert_eq!(verdict(&base, &calls(2_000, 20, 5_000)), Verdict::Better);
-        assert_eq!(verdict(&base, &calls(2_000, 200, 10_000)), Verdict::Worse);
-        assert_eq!(verdict(&calls(2_000, 200, 10_000), &base), Verdict::Better);
+        assert_eq!(verdict(&base, &base), ComparisonVerdict::Same);
+        assert_eq!(
+            verdict(&base, &calls(2_000, 20, 20_000)),
+            ComparisonVerdict::Worse
+        );
+        assert_eq!(
+            verdict(&base, &calls(2_000, 20, 5_000)),
+            ComparisonVerdict::Better
+        );
+        assert_eq!(
+            verdict(&base, &calls(2_000, 200, 10_000)),
+            ComparisonVerdict::Worse
+        );
+        assert_eq!(
+            verdict(&calls(2_000, 200, 10_000), &base),
+            ComparisonVerdict::Better
+        );
         assert_eq!(
             verdict(&base, &calls(2_000, 200, 5_000)),
-            Verdict::Worse,
+            ComparisonVerdict::Worse,
             "faster does not make up for errors"
         );
-        assert_eq!(verdict(&base, &calls(199, 0, 1)), Verdict::TooFewCalls);
+        assert_eq!(
+            verdict(&base, &calls(199, 0, 1)),
+            ComparisonVerdict::TooFewCalls
+        );
         let reasons = compare(&base, &calls(2_000, 200, 10_000)).reasons;
         assert!(
             reasons[0].starts_with("10.00 % of the candidate's calls failed and 1.00 %"),
@@ -405,9 +420,9 @@ mod tests {
     #[test]
     fn errors_are_compared_with_few_calls() {
         let (broken, fixed) = (calls(130, 80, 10_000), calls(178, 0, 10_000));
-        assert_eq!(verdict(&broken, &fixed), Verdict::Better);
+        assert_eq!(verdict(&broken, &fixed), ComparisonVerdict::Better);
         let compared = compare(&fixed, &broken);
-        assert_eq!(compared.verdict, Verdict::Worse);
+        assert_eq!(compared.verdict, ComparisonVerdict::Worse);
         assert!(
             compared.reasons[0].starts_with(
                 "61.54 % of the candidate's calls failed and 0.00 % of the baseline's: equal versions would hardly \
@@ -423,22 +438,22 @@ mod tests {
         // Five of five against none of five is certain enough (p = 0.008), four of five is not.
         assert_eq!(
             verdict(&calls(5, 0, 1_000), &calls(5, 5, 1_000)),
-            Verdict::Worse
+            ComparisonVerdict::Worse
         );
         assert_eq!(
             verdict(&calls(5, 0, 1_000), &calls(5, 4, 1_000)),
-            Verdict::TooFewCalls
+            ComparisonVerdict::TooFewCalls
         );
         // Few calls of one version never show a difference of latency.
         assert_eq!(
             verdict(&calls(5_000, 0, 1_000), &calls(199, 0, 90_000)),
-            Verdict::TooFewCalls
+            ComparisonVerdict::TooFewCalls
         );
         let silent = compare(&calls(5_000, 0, 1_000), &calls(0, 0, 1_000));
         assert_eq!(
             (silent.verdict, silent.reasons),
             (
-                Verdict::TooFewCalls,
+                ComparisonVerdict::TooFewCalls,
                 vec!["the candidate has no calls in this period".to_owned()]
             )
         );
@@ -448,12 +463,12 @@ mod tests {
     fn a_difference_that_chance_explains_is_none() {
         assert_eq!(
             verdict(&calls(300, 3, 1_000), &calls(300, 6, 1_000)),
-            Verdict::Same
+            ComparisonVerdict::Same
         );
         // The difference is certain but too small to matter: 5 % slower over many calls.
         assert_eq!(
             verdict(&calls(50_000, 0, 10_000), &calls(50_000, 0, 10_500)),
-            Verdict::Same
+            ComparisonVerdict::Same
         );
     }
 
@@ -507,12 +522,12 @@ mod tests {
             calls
         };
         let wrong = (0..400)
-            .filter(|_| verdict(&draw(250), &draw(250)) != Verdict::Same)
+            .filter(|_| verdict(&draw(250), &draw(250)) != ComparisonVerdict::Same)
             .count();
         assert!(wrong <= 12, "{wrong} of 400");
         // With few calls only errors are compared, so fewer comparisons go wrong.
         let wrong = (0..400)
-            .filter(|_| verdict(&draw(150), &draw(60)) != Verdict::TooFewCalls)
+            .filter(|_| verdict(&draw(150), &draw(60)) != ComparisonVerdict::TooFewCalls)
             .count();
         assert!(wrong <= 8, "{wrong} of 400");
     }
@@ -528,9 +543,9 @@ mod tests {
             let errors = compare_errors(&old, &new).0;
             prop_assert_eq!(errors, compare_errors(&new, &old).0.reverse());
             let (there, back) = (verdict(&old, &new), verdict(&new, &old));
-            prop_assert_eq!(there == Verdict::TooFewCalls, back == Verdict::TooFewCalls);
-            prop_assert!(!(there == Verdict::Better && back == Verdict::Better));
-            prop_assert_eq!(verdict(&old, &old) == Verdict::TooFewCalls, old.count() < CALLS_MIN);
+            prop_assert_eq!(there == ComparisonVerdict::TooFewCalls, back == ComparisonVerdict::TooFewCalls);
+            prop_assert!(!(there == ComparisonVerdict::Better && back == ComparisonVerdict::Better));
+            prop_assert_eq!(verdict(&old, &old) == ComparisonVerdict::TooFewCalls, old.count() < CALLS_MIN);
         }
 
         #[test]

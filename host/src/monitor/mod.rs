@@ -81,7 +81,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use self::batches::Batch;
-use self::plugin_metrics::{PluginMetrics, Record};
+use self::plugin_metrics::{MetricRecord, PluginMetrics};
 use self::scope::{Scope, Scopes};
 use self::series::Sample;
 use self::sum::Sum;
@@ -93,7 +93,8 @@ use crate::model::{ApprovalStatus, InstanceStatus, Name};
 pub use self::approvals::ApprovalStats;
 pub use self::batches::BatchStats;
 pub use self::comparison::{
-    CALLS_MIN, Comparison, ERROR_RATE_DIFFERENCE_MIN, LATENCY_DIFFERENCE_MIN, Verdict, compare,
+    CALLS_MIN, Comparison, ComparisonVerdict, ERROR_RATE_DIFFERENCE_MIN, LATENCY_DIFFERENCE_MIN,
+    compare,
 };
 pub use self::distribution::DistributionStats;
 pub use self::encoding::TimingsError;
@@ -120,10 +121,10 @@ pub use self::window::Window;
 
 /// The numbers of the host and of all teams. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Monitor(Arc<Numbers>);
+pub struct Monitor(Arc<MonitorState>);
 
 #[derive(Debug)]
-struct Numbers {
+struct MonitorState {
     ticks: Ticks,
     started_at: Timestamp,
     scopes: Scopes,
@@ -137,7 +138,7 @@ impl Monitor {
     pub fn new(clock: Clock, series_max: usize) -> Self {
         let ticks = Ticks::new(clock);
         let now = ticks.now();
-        Self(Arc::new(Numbers {
+        Self(Arc::new(MonitorState {
             ticks,
             started_at: now,
             scopes: Scopes::new(now),
@@ -314,7 +315,7 @@ impl Monitor {
         labels: &[(String, String)],
         sample: Sample,
     ) -> Result<(), MetricError> {
-        self.0.plugins.record(Record {
+        self.0.plugins.record(MetricRecord {
             source,
             name,
             labels,

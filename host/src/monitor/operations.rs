@@ -22,7 +22,7 @@ use super::sum::Sum;
 use super::ticks::Ticks;
 use super::timings::{DurationStats, Scale, Timings};
 use super::window::{Reset, View};
-use super::windowed::{Adds, Edition, Reading, Windowed};
+use super::windowed::{SumOf, WindowNumbers, WindowVersion, Windowed};
 use crate::clock::Timestamp;
 
 /// Maximum number of operations with numbers of their own, for the host and for each team.
@@ -47,21 +47,21 @@ pub(super) struct Operations(RwLock<HashMap<Box<str>, Operation>>);
 /// Recording takes no lock and allocates nothing, except for the first record in each slice of ten
 /// seconds.
 #[derive(Clone, Debug)]
-pub struct Operation(Arc<Shared>);
+pub struct Operation(Arc<OperationState>);
 
 #[derive(Debug)]
-struct Shared {
+struct OperationState {
     ticks: Ticks,
     timings: Windowed<LiveTimings>,
     /// The statistics computed last, by view.
-    shown: Mutex<[Option<Box<Shown>>; View::COUNT]>,
+    cached: Mutex<[Option<Box<CachedStats>>; View::COUNT]>,
 }
 
 /// Statistics that are reused until the numbers change. Of a thousand operations, few are called
 /// between two reads.
 #[derive(Debug, Default)]
-struct Shown {
-    edition: Option<Edition>,
+struct CachedStats {
+    version: Option<WindowVersion>,
     stats: OperationStats,
 }
 
@@ -104,10 +104,10 @@ pub struct Measurement<'a> {
 impl Operation {
     fn new(ticks: &Ticks, now: Timestamp) -> Self {
         let timings = Windowed::new(LiveTimings::new(Scale::Work), now);
-        Self(Arc::new(Shared {
+        Self(Arc::new(OperationState {
             ticks: ticks.clone(),
             timings,
-            shown: Mutex::default(),
+            cached: Mutex::default(),
         }))
     }
 
@@ -152,14 +152,14 @@ impl Operation {
 
     /// Returns the statistics of a window. `sum` must be empty, and may be empty afterwards.
     fn stats(&self, sum: &mut Sum, view: View, now: Timestamp) -> OperationStats {
-        let mut shown = self.0.shown.lock();
-        let Some(shown) = shown.get_mut(view.index()) else {
+        let mut cached = self.0.cached.lock();
+        let Some(cached) = cached.get_mut(view.index()) else {
             return OperationStats::default();
         };
-        let Shown { edition, stats } = &mut **shown.get_or_insert_default();
-        let before = *edition;
-        let seconds = self.0.timings.add_news_to(sum, edition, view, now);
-        if *edition != before {
+        let CachedStats { version, stats } = &mut **cached.get_or_insert_default();
+        let before = *version;
+        let seconds = self.0.timings.add_news_to(sum, version, view, now);
+        if *version != before {
             *stats = OperationStats::of(sum, seconds);
         }
         OperationStats {
@@ -168,12 +168,12 @@ impl Operation {
         }
     }
 
-    pub(super) fn reading(&self, view: View, now: Timestamp) -> Reading<Timings> {
+    pub(super) fn reading(&self, view: View, now: Timestamp) -> WindowNumbers<Timings> {
         self.0.timings.read(view, now)
     }
 }
 
-impl Adds<LiveTimings> for Sum {
+impl SumOf<LiveTimings> for Sum {
     fn add(&mut self, timings: &Timings) {
         self.add_timings(timings);
     }

@@ -55,7 +55,7 @@ struct Source {
 
 /// A sample with its source, name, labels and time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Record<'a> {
+pub(super) struct MetricRecord<'a> {
     pub(super) source: &'a MetricSource,
     pub(super) name: &'a str,
     pub(super) labels: &'a [(String, String)],
@@ -71,7 +71,7 @@ impl PluginMetrics {
         }
     }
 
-    pub(super) fn record(&self, record: Record<'_>) -> Result<(), MetricError> {
+    pub(super) fn record(&self, record: MetricRecord<'_>) -> Result<(), MetricError> {
         if let Some(source) = self.sources.read().get(record.source) {
             return source.lock().record(record, self.series_max);
         }
@@ -118,7 +118,7 @@ impl PluginMetrics {
 }
 
 impl Source {
-    fn record(&mut self, record: Record<'_>, series_max: usize) -> Result<(), MetricError> {
+    fn record(&mut self, record: MetricRecord<'_>, series_max: usize) -> Result<(), MetricError> {
         self.last_sample = record.at;
         self.series
             .record(record.name, record.labels, record.sample, series_max)?;

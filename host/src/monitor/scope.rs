@@ -21,7 +21,7 @@ pub const TEAMS_MAX: usize = 256;
 /// The numbers of the host or of a team.
 #[derive(Debug)]
 pub(super) struct Scope {
-    since: RwLock<Since>,
+    since: RwLock<CountingStart>,
     pub(super) operations: Operations,
     pub(super) lifecycle: Lifecycle,
     pub(super) approvals: Approvals,
@@ -31,7 +31,7 @@ pub(super) struct Scope {
 
 /// The start of counting, in the team's own view and in the operators' view.
 #[derive(Clone, Copy, Debug)]
-struct Since {
+struct CountingStart {
     own: Timestamp,
     whole: Timestamp,
 }
@@ -47,7 +47,7 @@ pub(super) struct Scopes {
 impl Scope {
     fn new(now: Timestamp) -> Self {
         Self {
-            since: RwLock::new(Since {
+            since: RwLock::new(CountingStart {
                 own: now,
                 whole: now,
             }),
@@ -61,7 +61,7 @@ impl Scope {
 
     /// Returns the time since which the numbers of a view are counted.
     pub(super) fn since(&self, view: View) -> Timestamp {
-        let Since { own, whole } = *self.since.read();
+        let CountingStart { own, whole } = *self.since.read();
         if view.whole { whole } else { own }
     }
 

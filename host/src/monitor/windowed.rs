@@ -42,7 +42,7 @@ pub(super) trait Live {
 }
 
 /// A sum that accepts numbers and live numbers.
-pub(super) trait Adds<L: Live> {
+pub(super) trait SumOf<L: Live> {
     fn add(&mut self, numbers: &L::Numbers);
     fn add_live(&mut self, live: &L);
 }
@@ -58,26 +58,26 @@ pub(super) struct Windowed<L: Live> {
     /// The slice that the live numbers belong to.
     slice: AtomicU64,
     live: L,
-    past: Mutex<Past<L::Numbers>>,
+    past: Mutex<SliceHistory<L::Numbers>>,
 }
 
 #[derive(Debug)]
-struct Past<N> {
+struct SliceHistory<N> {
     fine: VecDeque<(u64, N)>,
     coarse: VecDeque<(u64, N)>,
     total: N,
     undrained: N,
     since: Timestamp,
     /// Numbers from before a team's reset, which operators still see.
-    forgotten: Option<Box<Forgotten<N>>>,
+    before_reset: Option<Box<BeforeReset<N>>>,
     /// Incremented at each change, of the past or of the live numbers, that
     /// [`Windowed::add_news_to`] observes.
     changes: u64,
 }
 
-/// The part of [`Past`] from before a reset.
+/// The part of [`SliceHistory`] from before a reset.
 #[derive(Debug)]
-struct Forgotten<N> {
+struct BeforeReset<N> {
     fine: VecDeque<(u64, N)>,
     coarse: VecDeque<(u64, N)>,
     total: N,
@@ -85,7 +85,7 @@ struct Forgotten<N> {
 }
 
 /// The parts of the past that a view consists of.
-struct Part<'a, N> {
+struct ViewSlices<'a, N> {
     totals: [Option<&'a N>; 2],
     slices: [Iter<'a, (u64, N)>; 2],
     seconds: f64,
@@ -94,27 +94,27 @@ struct Part<'a, N> {
 /// The version of a window's numbers. While the edition is the same, the numbers are the same; only
 /// the covered time differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Edition {
+pub(super) struct WindowVersion {
     changes: u64,
     slices: usize,
 }
 
 /// A window's numbers with the seconds that they cover.
 #[derive(Clone, Debug)]
-pub(super) struct Reading<N> {
+pub(super) struct WindowNumbers<N> {
     pub(super) numbers: N,
     pub(super) seconds: f64,
 }
 
 impl<L: Live> Windowed<L> {
     pub(super) fn new(live: L, now: Timestamp) -> Self {
-        let past = Past {
+        let past = SliceHistory {
             fine: VecDeque::new(),
             coarse: VecDeque::new(),
             total: live.empty(),
             undrained: live.empty(),
             since: now,
-            forgotten: None,
+            before_reset: None,
             changes: 0,
         };
         Self {
@@ -134,17 +134,17 @@ impl<L: Live> Windowed<L> {
         &self.live
     }
 
-    pub(super) fn read(&self, view: View, now: Timestamp) -> Reading<L::Numbers> {
+    pub(super) fn read(&self, view: View, now: Timestamp) -> WindowNumbers<L::Numbers> {
         let mut numbers = Plain(self.live.empty());
         let seconds = self.add_to(&mut numbers, view, now);
-        Reading {
+        WindowNumbers {
             numbers: numbers.0,
             seconds,
         }
     }
 
     /// Adds the numbers of a window to `sum`. Returns the seconds that the window covers.
-    pub(super) fn add_to(&self, sum: &mut impl Adds<L>, view: View, now: Timestamp) -> f64 {
+    pub(super) fn add_to(&self, sum: &mut impl SumOf<L>, view: View, now: Timestamp) -> f64 {
         let mut past = self.past.lock();
         self.turn(&mut past, slice_of(now));
         let part = past.part(view, now);
@@ -157,8 +157,8 @@ impl<L: Live> Windowed<L> {
     /// `known`. Otherwise `known` becomes the new edition.
     pub(super) fn add_news_to(
         &self,
-        sum: &mut impl Adds<L>,
-        known: &mut Option<Edition>,
+        sum: &mut impl SumOf<L>,
+        known: &mut Option<WindowVersion>,
         view: View,
         now: Timestamp,
     ) -> f64 {
@@ -169,11 +169,11 @@ impl<L: Live> Windowed<L> {
             past.changes += 1;
         }
         let part = past.part(view, now);
-        let edition = Edition {
+        let version = WindowVersion {
             changes: past.changes,
             slices: part.slices.iter().map(ExactSizeIterator::len).sum(),
         };
-        if known.replace(edition) != Some(edition) {
+        if known.replace(version) != Some(version) {
             part.add_to::<L>(sum);
             sum.add_live(&self.live);
         }
@@ -197,19 +197,19 @@ impl<L: Live> Windowed<L> {
             std::mem::take(&mut past.fine),
             std::mem::take(&mut past.coarse),
         );
-        match (reset, &mut past.forgotten) {
-            (Reset::OfAll, forgotten) => *forgotten = None,
-            (Reset::OfTeam, Some(forgotten)) => {
-                forgotten.total.merge(&total);
+        match (reset, &mut past.before_reset) {
+            (Reset::OfAll, before_reset) => *before_reset = None,
+            (Reset::OfTeam, Some(before_reset)) => {
+                before_reset.total.merge(&total);
                 fine.into_iter().for_each(|(slice, numbers)| {
-                    add(&mut forgotten.fine, slice, FINE_SLICES, numbers)
+                    add(&mut before_reset.fine, slice, FINE_SLICES, numbers)
                 });
                 coarse.into_iter().for_each(|(slice, numbers)| {
-                    add(&mut forgotten.coarse, slice, COARSE_SLICES, numbers)
+                    add(&mut before_reset.coarse, slice, COARSE_SLICES, numbers)
                 });
             }
-            (Reset::OfTeam, forgotten) => {
-                *forgotten = Some(Box::new(Forgotten {
+            (Reset::OfTeam, before_reset) => {
+                *before_reset = Some(Box::new(BeforeReset {
                     fine,
                     coarse,
                     total,
@@ -221,7 +221,7 @@ impl<L: Live> Windowed<L> {
     }
 
     #[cold]
-    fn turn(&self, past: &mut Past<L::Numbers>, slice: u64) {
+    fn turn(&self, past: &mut SliceHistory<L::Numbers>, slice: u64) {
         let current = self.slice.load(Ordering::Relaxed);
         // Another thread turned first, or the reading is older than the change.
         if current >= slice {
@@ -232,7 +232,7 @@ impl<L: Live> Windowed<L> {
     }
 }
 
-impl<N: Numbers> Past<N> {
+impl<N: Numbers> SliceHistory<N> {
     fn add(&mut self, slice: u64, numbers: N) {
         if numbers.is_empty() {
             return;
@@ -249,23 +249,24 @@ impl<N: Numbers> Past<N> {
         add(&mut self.fine, slice, FINE_SLICES, numbers);
     }
 
-    fn part(&self, View { window, whole }: View, now: Timestamp) -> Part<'_, N> {
-        let forgotten = self.forgotten.as_deref().filter(|_| whole);
+    fn part(&self, View { window, whole }: View, now: Timestamp) -> ViewSlices<'_, N> {
+        let before_reset = self.before_reset.as_deref().filter(|_| whole);
         let nothing = || self.fine.range(..0);
         let slice = slice_of(now);
         let recent = |slices: u64| {
             let from = slice.saturating_sub(slices - 1);
-            let before = forgotten.map_or_else(nothing, |forgotten| since(&forgotten.fine, from));
+            let before =
+                before_reset.map_or_else(nothing, |before_reset| since(&before_reset.fine, from));
             ([None; 2], [before, since(&self.fine, from)], began(from))
         };
-        let first = forgotten.map_or(self.since, |forgotten| forgotten.since);
+        let first = before_reset.map_or(self.since, |before_reset| before_reset.since);
         let (totals, slices, start) = match window {
             Window::Minute => recent(MINUTE_SLICES),
             Window::FiveMinutes => recent(FINE_SLICES),
             Window::Hour => {
                 let from = (slice / FINE_SLICES).saturating_sub(COARSE_SLICES - 1);
-                let before =
-                    forgotten.map_or_else(nothing, |forgotten| since(&forgotten.coarse, from));
+                let before = before_reset
+                    .map_or_else(nothing, |before_reset| since(&before_reset.coarse, from));
                 (
                     [None; 2],
                     [before, since(&self.coarse, from)],
@@ -274,7 +275,7 @@ impl<N: Numbers> Past<N> {
             }
             Window::Start => (
                 [
-                    forgotten.map(|forgotten| &forgotten.total),
+                    before_reset.map(|before_reset| &before_reset.total),
                     Some(&self.total),
                 ],
                 [nothing(), nothing()],
@@ -283,7 +284,7 @@ impl<N: Numbers> Past<N> {
         };
         // At least one second, so that the first event of all is no burst.
         let seconds = now.since(start.max(first)).as_secs_f64().max(1.0);
-        Part {
+        ViewSlices {
             totals,
             slices,
             seconds,
@@ -291,8 +292,8 @@ impl<N: Numbers> Past<N> {
     }
 }
 
-impl<N> Part<'_, N> {
-    fn add_to<L: Live<Numbers = N>>(&self, sum: &mut impl Adds<L>) {
+impl<N> ViewSlices<'_, N> {
+    fn add_to<L: Live<Numbers = N>>(&self, sum: &mut impl SumOf<L>) {
         let slices = self
             .slices
             .iter()
@@ -308,7 +309,7 @@ impl<N> Part<'_, N> {
 /// A sum in the numbers' own form.
 struct Plain<N>(N);
 
-impl<L: Live> Adds<L> for Plain<L::Numbers> {
+impl<L: Live> SumOf<L> for Plain<L::Numbers> {
     fn add(&mut self, numbers: &L::Numbers) {
         self.0.merge(numbers);
     }

@@ -19,7 +19,7 @@ use super::sql::{Bind, Sql};
 use super::{Page, Store, StoreError, from_json, parse, to_json};
 use crate::clock::Timestamp;
 use crate::model::{AlertRule, AlertState, Name, Severity};
-use crate::monitor::alerts::{Condition, Evidence, Reading, Told, ToldState};
+use crate::monitor::alerts::{Condition, Evidence, LastNotice, NoticeState, Reading};
 
 /// The team column of alerts that belong to the host.
 pub(super) const HOST: &str = "";
@@ -74,7 +74,7 @@ pub struct Alert {
     pub silenced_until: Option<Timestamp>,
     /// The last notification sent for the alert.
     #[serde(skip)]
-    pub told: Told,
+    pub told: LastNotice,
     /// The host that evaluates the alert.
     #[serde(skip)]
     pub host: Uuid,
@@ -230,7 +230,7 @@ impl AlertRow {
                 comment: self.acknowledged_comment,
             }),
             silenced_until: None,
-            told: Told {
+            told: LastNotice {
                 state: parse("who was told of an alert", &self.told)?,
                 at: self.told_at.map(time),
             },
@@ -366,7 +366,7 @@ impl Store {
     pub async fn mark_alert_told(
         &self,
         id: Uuid,
-        state: ToldState,
+        state: NoticeState,
         at: Timestamp,
     ) -> Result<(), StoreError> {
         let store = self.clone();

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Limit, Verdict};
+use super::{Limit, ThresholdVerdict};
 use crate::clock::Timestamp;
 use crate::model::{AlertEventKind, AlertState};
 
@@ -44,7 +44,7 @@ pub struct Condition {
 
 /// The result of one evaluation of an alert.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct ConditionChange {
     /// The new condition; none if there is no alert, or no longer one.
     pub condition: Option<Condition>,
     /// Events to record in the alert's history, in order.
@@ -56,16 +56,16 @@ pub struct Change {
 /// threshold begins a new alert.
 pub fn advance(
     before: Option<Condition>,
-    verdict: Verdict,
+    verdict: ThresholdVerdict,
     limit: &Limit,
     now: Timestamp,
-) -> Change {
-    let unchanged = |condition| Change {
+) -> ConditionChange {
+    let unchanged = |condition| ConditionChange {
         condition,
         events: &[],
     };
     match before {
-        None if verdict == Verdict::Over => begin(limit, now),
+        None if verdict == ThresholdVerdict::Over => begin(limit, now),
         None => unchanged(None),
         Some(condition) => match condition.state {
             AlertState::Pending => pending(condition, verdict, limit, now),
@@ -75,7 +75,7 @@ pub fn advance(
     }
 }
 
-fn begin(limit: &Limit, now: Timestamp) -> Change {
+fn begin(limit: &Limit, now: Timestamp) -> ConditionChange {
     let pending = Condition {
         state: AlertState::Pending,
         since: now,
@@ -85,12 +85,12 @@ fn begin(limit: &Limit, now: Timestamp) -> Change {
     };
     if limit.fire_after.is_zero() {
         let events = &[AlertEventKind::Pending, AlertEventKind::Fired];
-        return Change {
+        return ConditionChange {
             condition: Some(fire(pending, now)),
             events,
         };
     }
-    Change {
+    ConditionChange {
         condition: Some(pending),
         events: &[AlertEventKind::Pending],
     }
@@ -105,24 +105,29 @@ fn fire(condition: Condition, now: Timestamp) -> Condition {
     }
 }
 
-fn pending(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp) -> Change {
+fn pending(
+    condition: Condition,
+    verdict: ThresholdVerdict,
+    limit: &Limit,
+    now: Timestamp,
+) -> ConditionChange {
     let held_since = match verdict {
-        Verdict::Under | Verdict::TooFew => {
-            return Change {
+        ThresholdVerdict::Under | ThresholdVerdict::TooFew => {
+            return ConditionChange {
                 condition: None,
                 events: &[],
             };
         }
-        Verdict::Between => None,
-        Verdict::Over => Some(count_from(condition.held_since, now)),
+        ThresholdVerdict::Between => None,
+        ThresholdVerdict::Over => Some(count_from(condition.held_since, now)),
     };
     if held_since.is_some_and(|since| held(since, limit.fire_after, now)) {
-        return Change {
+        return ConditionChange {
             condition: Some(fire(condition, now)),
             events: &[AlertEventKind::Fired],
         };
     }
-    Change {
+    ConditionChange {
         condition: Some(Condition {
             held_since,
             ..condition
@@ -131,10 +136,17 @@ fn pending(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp
     }
 }
 
-fn firing(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp) -> Change {
+fn firing(
+    condition: Condition,
+    verdict: ThresholdVerdict,
+    limit: &Limit,
+    now: Timestamp,
+) -> ConditionChange {
     let held_since = match verdict {
-        Verdict::Over | Verdict::Between => None,
-        Verdict::Under | Verdict::TooFew => Some(count_from(condition.held_since, now)),
+        ThresholdVerdict::Over | ThresholdVerdict::Between => None,
+        ThresholdVerdict::Under | ThresholdVerdict::TooFew => {
+            Some(count_from(condition.held_since, now))
+        }
     };
     if held_since.is_some_and(|since| held(since, limit.resolve_after, now)) {
         let state = AlertState::Resolved;
@@ -144,12 +156,12 @@ fn firing(condition: Condition, verdict: Verdict, limit: &Limit, now: Timestamp)
             resolved_at: Some(now),
             ..condition
         };
-        return Change {
+        return ConditionChange {
             condition: Some(condition),
             events: &[AlertEventKind::Resolved],
         };
     }
-    Change {
+    ConditionChange {
         condition: Some(Condition {
             held_since,
             ..condition
@@ -196,9 +208,9 @@ mod tests {
     }
 
     /// Evaluates each verdict at its second. Returns the change of each evaluation.
-    fn run(evaluations: &[(i64, Verdict)], limit: &Limit) -> Vec<Change> {
+    fn run(evaluations: &[(i64, ThresholdVerdict)], limit: &Limit) -> Vec<ConditionChange> {
         let mut before = None;
-        let evaluate = |&(second, verdict): &(i64, Verdict)| {
+        let evaluate = |&(second, verdict): &(i64, ThresholdVerdict)| {
             let change = advance(before, verdict, limit, at(second));
             before = change
                 .condition
@@ -208,7 +220,7 @@ mod tests {
         evaluations.iter().map(evaluate).collect()
     }
 
-    fn states(changes: &[Change]) -> Vec<Option<AlertState>> {
+    fn states(changes: &[ConditionChange]) -> Vec<Option<AlertState>> {
         changes
             .iter()
             .map(|change| change.condition.map(|condition| condition.state))
@@ -218,7 +230,7 @@ mod tests {
     #[test]
     fn an_alert_goes_from_pending_over_firing_to_resolved() {
         use AlertState::{Firing, Pending, Resolved};
-        use Verdict::{Over, TooFew, Under};
+        use ThresholdVerdict::{Over, TooFew, Under};
         let evaluations = [
             (0, Over),
             (30, Over),
@@ -261,7 +273,10 @@ mod tests {
 
     #[test]
     fn without_a_wait_it_fires_at_once() {
-        let changes = run(&[(0, Verdict::Over), (1, Verdict::Under)], &limit(0, 0));
+        let changes = run(
+            &[(0, ThresholdVerdict::Over), (1, ThresholdVerdict::Under)],
+            &limit(0, 0),
+        );
         assert_eq!(
             states(&changes),
             [Some(AlertState::Firing), Some(AlertState::Resolved)]
@@ -272,10 +287,10 @@ mod tests {
     fn a_clock_that_is_set_back_neither_fires_nor_blocks() {
         use AlertState::{Firing, Pending};
         let evaluations = [
-            (1_000, Verdict::Over),
-            (0, Verdict::Over),
-            (59, Verdict::Over),
-            (60, Verdict::Over),
+            (1_000, ThresholdVerdict::Over),
+            (0, ThresholdVerdict::Over),
+            (59, ThresholdVerdict::Over),
+            (60, ThresholdVerdict::Over),
         ];
         let changes = run(&evaluations, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
         assert_eq!(
@@ -284,14 +299,14 @@ mod tests {
         );
     }
 
-    fn verdict() -> impl Strategy<Value = Verdict> {
+    fn verdict() -> impl Strategy<Value = ThresholdVerdict> {
         prop_oneof![
-            4 => Just(Verdict::Over), 2 => Just(Verdict::Between), 4 => Just(Verdict::Under), 1 => Just(Verdict::TooFew)
+            4 => Just(ThresholdVerdict::Over), 2 => Just(ThresholdVerdict::Between), 4 => Just(ThresholdVerdict::Under), 1 => Just(ThresholdVerdict::TooFew)
         ]
     }
 
     /// Generates evaluations whose times mostly increase and sometimes jump back.
-    fn evaluations() -> impl Strategy<Value = Vec<(i64, Verdict)>> {
+    fn evaluations() -> impl Strategy<Value = Vec<(i64, ThresholdVerdict)>> {
         let step = prop_oneof![8 => 1..90_i64, 1 => -500..0_i64, 1 => 300..2_000_i64];
         prop::collection::vec((step, verdict()), 0..80).prop_map(|steps| {
             let mut second = 0;
@@ -305,9 +320,12 @@ mod tests {
         })
     }
 
-    /// Returns the seconds for which the verdicts up to the last evaluation have been `wanted` without
-    /// the clock going back; -1 if the last verdict is not `wanted`.
-    fn held_for(evaluations: &[(i64, Verdict)], wanted: impl Fn(Verdict) -> bool) -> i64 {
+    /// Returns the seconds for which the verdicts up to the last evaluation have been `wanted`
+    /// without the clock going back; -1 if the last verdict is not `wanted`.
+    fn held_for(
+        evaluations: &[(i64, ThresholdVerdict)],
+        wanted: impl Fn(ThresholdVerdict) -> bool,
+    ) -> i64 {
         let mut from: Option<i64> = None;
         for &(second, verdict) in evaluations {
             from = if wanted(verdict) {
@@ -325,10 +343,10 @@ mod tests {
         fn it_fires_only_after_it_was_over_for_long_enough(evaluations in evaluations()) {
             let changes = run(&evaluations, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
             for (index, change) in changes.iter().enumerate() {
-                let held = held_for(&evaluations[..=index], |verdict| verdict == Verdict::Over);
+                let held = held_for(&evaluations[..=index], |verdict| verdict == ThresholdVerdict::Over);
                 if change.events.contains(&AlertEventKind::Fired) {
                     prop_assert!(held >= FIRE_AFTER_S);
-                    prop_assert_eq!(evaluations[index].1, Verdict::Over, "nothing fires without traffic");
+                    prop_assert_eq!(evaluations[index].1, ThresholdVerdict::Over, "nothing fires without traffic");
                 }
                 // The alert does fire then, whatever came before.
                 if held >= FIRE_AFTER_S {
@@ -340,7 +358,7 @@ mod tests {
         #[test]
         fn it_resolves_only_after_it_was_well_for_long_enough(evaluations in evaluations()) {
             let changes = run(&evaluations, &limit(FIRE_AFTER_S, RESOLVE_AFTER_S));
-            let well = |verdict| matches!(verdict, Verdict::Under | Verdict::TooFew);
+            let well = |verdict| matches!(verdict, ThresholdVerdict::Under | ThresholdVerdict::TooFew);
             for (index, change) in changes.iter().enumerate() {
                 if change.events.contains(&AlertEventKind::Resolved) {
                     prop_assert!(held_for(&evaluations[..=index], well) >= RESOLVE_AFTER_S);
@@ -357,7 +375,7 @@ mod tests {
             let mut second = evaluations.last().map_or(0, |evaluation| evaluation.0);
             for step in seconds {
                 second += step;
-                let change = advance(condition, Verdict::Between, &limit, at(second));
+                let change = advance(condition, ThresholdVerdict::Between, &limit, at(second));
                 prop_assert!(change.events.is_empty());
                 condition = change.condition;
                 prop_assert_eq!(condition.map(|condition| (condition.state, condition.since, condition.fired_at)), before);

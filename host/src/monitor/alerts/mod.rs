@@ -1,7 +1,7 @@
 //! Alert rules: compare the monitor's numbers with thresholds and follow each alert over time.
 //!
-//! The module is pure. Numbers, settings and `now` come in; [`Reading`]s and [`Change`]s come out.
-//! The store keeps the alerts, and `background` sends the messages about them.
+//! The module is pure. Numbers, settings and `now` come in; [`Reading`]s and [`ConditionChange`]s
+//! come out. The store keeps the alerts, and `background` sends the messages about them.
 //!
 //! ```
 //! use stepwell::config::Config;
@@ -30,10 +30,10 @@ mod notice;
 mod numbers;
 mod thresholds;
 
-pub use self::condition::{Change, Condition, advance};
+pub use self::condition::{Condition, ConditionChange, advance};
 pub use self::evidence::{Evidence, Exemplar};
 pub use self::hits::RecentHits;
-pub use self::notice::{Muted, Notice, Told, ToldState, owed};
+pub use self::notice::{LastNotice, Notice, NoticeState, Suppression, due_notice};
 pub use self::thresholds::{Limit, Thresholds};
 
 use crate::model::{AlertRule, Name};
@@ -91,7 +91,7 @@ pub const WORKFLOWS: &str = "workflows";
 
 /// The relation of a value to its [`Limit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ThresholdVerdict {
     /// The value is beyond the threshold.
     Over,
     /// The value is between the threshold and the resolve threshold.
@@ -116,7 +116,7 @@ pub struct Reading {
     /// The thresholds that apply to the subject.
     pub limit: Limit,
     /// The relation of `value` to `limit`.
-    pub verdict: Verdict,
+    pub verdict: ThresholdVerdict,
     /// The numbers behind the value.
     pub evidence: Evidence,
 }
@@ -125,7 +125,7 @@ pub struct Reading {
 /// also has to stay over its threshold for a while before it fires: [`advance`] decides that.
 pub fn check_thresholds(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Reading> {
     let mut readings = read(thresholds, numbers);
-    readings.retain(|reading| reading.verdict == Verdict::Over);
+    readings.retain(|reading| reading.verdict == ThresholdVerdict::Over);
     readings
 }
 
@@ -154,7 +154,7 @@ pub fn read(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Reading> {
             (AlertRule::ErrorRate, rate),
             (AlertRule::P95Latency, *p95_ms),
         ] {
-            let found = Found {
+            let found = MeasuredValue {
                 rule,
                 team: team.as_ref(),
                 subject,
@@ -166,7 +166,7 @@ pub fn read(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Reading> {
     for CacheNumbers { kind, hits, misses } in &numbers.caches {
         let reads = hits.saturating_add(*misses);
         let value = super::ratio(*hits, reads);
-        let found = Found {
+        let found = MeasuredValue {
             rule: AlertRule::CacheHitRate,
             team: None,
             subject: kind,
@@ -185,7 +185,7 @@ pub fn read(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Reading> {
     } in &numbers.lifecycles
     {
         let value = super::ratio(*rejected, *ended);
-        let found = Found {
+        let found = MeasuredValue {
             rule: AlertRule::RejectionRate,
             team: Some(team),
             subject: WORKFLOWS,
@@ -199,7 +199,7 @@ pub fn read(thresholds: &Thresholds, numbers: &Numbers) -> Vec<Reading> {
     }
     for reading in readings
         .iter_mut()
-        .filter(|reading| reading.verdict == Verdict::Over)
+        .filter(|reading| reading.verdict == ThresholdVerdict::Over)
     {
         reading.evidence.exemplars = evidence::exemplars(reading, &numbers.operations);
     }
@@ -212,14 +212,14 @@ fn is_watched(operation: &str) -> bool {
     !(operation.starts_with("plugin ") && operation.contains('/'))
 }
 
-struct Found<'a> {
+struct MeasuredValue<'a> {
     rule: AlertRule,
     team: Option<&'a Name>,
     subject: &'a str,
     value: f64,
 }
 
-impl Found<'_> {
+impl MeasuredValue<'_> {
     /// Returns none if the settings turn the rule off for this subject.
     fn judge(
         self,

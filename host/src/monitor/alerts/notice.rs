@@ -23,7 +23,7 @@ pub enum Notice {
 /// The content of the last message about an alert.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ToldState {
+pub enum NoticeState {
     /// No message was sent.
     #[default]
     Nothing,
@@ -33,7 +33,7 @@ pub enum ToldState {
     Resolved,
 }
 
-impl ToldState {
+impl NoticeState {
     /// Returns the state as the database stores it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl ToldState {
     }
 }
 
-impl FromStr for ToldState {
+impl FromStr for NoticeState {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -57,16 +57,16 @@ impl FromStr for ToldState {
 
 /// The last message about an alert and its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct LastNotice {
     /// The content of the message.
-    pub state: ToldState,
+    pub state: NoticeState,
     /// The time of the message; none if no message was sent.
     pub at: Option<Timestamp>,
 }
 
 /// Reasons to hold a message back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Muted {
+pub struct Suppression {
     /// A user acknowledged the alert.
     pub acknowledged: bool,
     /// A silence covers the alert now.
@@ -76,25 +76,27 @@ pub struct Muted {
 /// Returns the message that is due now. A `repeat_every` of zero repeats no message. "Resolved" is
 /// due only if "firing" was sent. A silenced alert has no message due; once the silence ends, the
 /// rules apply to the state of then.
-pub fn owed(
+pub fn due_notice(
     state: AlertState,
-    told: Told,
-    muted: Muted,
+    told: LastNotice,
+    suppression: Suppression,
     repeat_every: Duration,
     now: Timestamp,
 ) -> Option<Notice> {
-    if muted.silenced {
+    if suppression.silenced {
         return None;
     }
     match (state, told.state) {
-        (AlertState::Firing, ToldState::Nothing) if !muted.acknowledged => Some(Notice::Fired),
-        (AlertState::Firing, ToldState::Firing)
-            if !muted.acknowledged && !repeat_every.is_zero() =>
+        (AlertState::Firing, NoticeState::Nothing) if !suppression.acknowledged => {
+            Some(Notice::Fired)
+        }
+        (AlertState::Firing, NoticeState::Firing)
+            if !suppression.acknowledged && !repeat_every.is_zero() =>
         {
             let due = told.at.is_none_or(|at| now.since(at) >= repeat_every);
             due.then_some(Notice::StillFiring)
         }
-        (AlertState::Resolved, ToldState::Firing) => Some(Notice::Resolved),
+        (AlertState::Resolved, NoticeState::Firing) => Some(Notice::Resolved),
         _ => None,
     }
 }
@@ -111,8 +113,8 @@ mod tests {
         Timestamp::from_micros(minute * 60_000_000)
     }
 
-    fn told(state: ToldState) -> Told {
-        Told {
+    fn told(state: NoticeState) -> LastNotice {
+        LastNotice {
             state,
             at: Some(at(0)),
         }
@@ -120,20 +122,30 @@ mod tests {
 
     #[test]
     fn firing_is_told_once_and_then_again_after_a_while() {
-        let owed =
-            |told, minute| owed(AlertState::Firing, told, Muted::default(), HOUR, at(minute));
-        assert_eq!(owed(Told::default(), 0), Some(Notice::Fired));
-        assert_eq!(owed(told(ToldState::Firing), 59), None);
-        assert_eq!(owed(told(ToldState::Firing), 60), Some(Notice::StillFiring));
+        let due_notice = |told, minute| {
+            due_notice(
+                AlertState::Firing,
+                told,
+                Suppression::default(),
+                HOUR,
+                at(minute),
+            )
+        };
+        assert_eq!(due_notice(LastNotice::default(), 0), Some(Notice::Fired));
+        assert_eq!(due_notice(told(NoticeState::Firing), 59), None);
         assert_eq!(
-            owed(told(ToldState::Firing), -1_000),
+            due_notice(told(NoticeState::Firing), 60),
+            Some(Notice::StillFiring)
+        );
+        assert_eq!(
+            due_notice(told(NoticeState::Firing), -1_000),
             None,
             "a clock that was set back"
         );
-        let never = super::owed(
+        let never = super::due_notice(
             AlertState::Firing,
-            told(ToldState::Firing),
-            Muted::default(),
+            told(NoticeState::Firing),
+            Suppression::default(),
             Duration::ZERO,
             at(9_999),
         );
@@ -142,18 +154,21 @@ mod tests {
 
     #[test]
     fn the_end_is_told_to_those_who_heard_of_the_beginning() {
-        let owed = |state| {
-            owed(
+        let due_notice = |state| {
+            due_notice(
                 AlertState::Resolved,
                 told(state),
-                Muted::default(),
+                Suppression::default(),
                 HOUR,
                 at(0),
             )
         };
-        assert_eq!(owed(ToldState::Firing), Some(Notice::Resolved));
+        assert_eq!(due_notice(NoticeState::Firing), Some(Notice::Resolved));
         assert_eq!(
-            (owed(ToldState::Nothing), owed(ToldState::Resolved)),
+            (
+                due_notice(NoticeState::Nothing),
+                due_notice(NoticeState::Resolved)
+            ),
             (None, None)
         );
     }
@@ -162,12 +177,12 @@ mod tests {
         #[test]
         fn silence_tells_nothing_and_an_acknowledged_alert_does_not_repeat(
             state in prop::sample::select(AlertState::ALL),
-            last in prop::sample::select(vec![ToldState::Nothing, ToldState::Firing, ToldState::Resolved]),
+            last in prop::sample::select(vec![NoticeState::Nothing, NoticeState::Firing, NoticeState::Resolved]),
             acknowledged: bool,
             silenced: bool,
             minute in -10_000..10_000_i64,
         ) {
-            let notice = owed(state, told(last), Muted { acknowledged, silenced }, HOUR, at(minute));
+            let notice = due_notice(state, told(last), Suppression { acknowledged, silenced }, HOUR, at(minute));
             prop_assert!(!(silenced && notice.is_some()));
             prop_assert!(!(acknowledged && matches!(notice, Some(Notice::Fired | Notice::StillFiring))));
             prop_assert!(!(state == AlertState::Pending && notice.is_some()));

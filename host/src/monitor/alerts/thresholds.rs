@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Verdict;
+use super::ThresholdVerdict;
 use crate::config::{AlertOverride, AlertRuleConfig, AlertWindow, AlertsConfig};
 use crate::model::{AlertRule, Name, Severity, duration};
 use crate::monitor::Window;
@@ -103,15 +103,15 @@ impl Thresholds {
 }
 
 impl Limit {
-    pub(super) fn judge(&self, rule: AlertRule, value: f64, calls: u64) -> Verdict {
+    pub(super) fn judge(&self, rule: AlertRule, value: f64, calls: u64) -> ThresholdVerdict {
         if calls < self.calls_min {
-            Verdict::TooFew
+            ThresholdVerdict::TooFew
         } else if rule.is_worse(value, self.threshold) {
-            Verdict::Over
+            ThresholdVerdict::Over
         } else if rule.is_worse(value, self.resolve_threshold) {
-            Verdict::Between
+            ThresholdVerdict::Between
         } else {
-            Verdict::Under
+            ThresholdVerdict::Under
         }
     }
 }
