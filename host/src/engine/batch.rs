@@ -496,14 +496,14 @@ impl BatchProcessor {
 }
 
 /// Places for running chunks, shared by the teams.
-pub(super) struct Chunks {
+pub(super) struct ChunkQueues {
     /// Chunks that may end in a transaction.
     pub(super) writing: FairQueue<Name>,
     /// Chunks of one SELECT each. They do not wait for transactions.
     reading: FairQueue<Name>,
 }
 
-impl Chunks {
+impl ChunkQueues {
     pub(super) fn new(config: &BatchConfig) -> Self {
         let limits = FairLimits {
             total: config.concurrency,
@@ -642,7 +642,7 @@ mod tests {
             size: 10,
             concurrency: 2,
         };
-        let chunks = Chunks::new(&config);
+        let chunks = ChunkQueues::new(&config);
         let [flood, other]: [Name; 2] =
             ["flood", "other"].map(|name| name.parse().expect("is a name"));
         let order = Mutex::new(Vec::new());

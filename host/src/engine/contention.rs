@@ -12,7 +12,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Engine;
-use super::driver::Verdict;
+use super::driver::ForcedFailure;
 use crate::fair_queue::{FairLimits, FairPermit, FairQueue};
 use crate::model::{EntryKey, Failure, Name};
 use crate::store::Conflict;
@@ -35,7 +35,7 @@ pub(super) struct Contention {
     /// Number of conflicts in a row.
     pub(super) conflicts: u32,
     /// A failure to record instead of running the next attempt, after too many conflicts.
-    pub(super) verdict: Option<Verdict>,
+    pub(super) forced_failure: Option<ForcedFailure>,
     /// The entries to take turns at. At most as many as there were conflicts.
     entries: BTreeSet<EntryKey>,
     /// The turns held, one for each of `entries`.

@@ -59,42 +59,42 @@ struct Prepared {
 }
 
 /// Plans of the workflows that a call starts. Each workflow is looked up once.
-type Plans = HashMap<Name, Result<Plan, NotPlanned>>;
+type Plans = HashMap<Name, Result<Plan, NoPlan>>;
 
 /// The reason why a workflow has no plan.
 #[derive(Clone)]
-struct NotPlanned {
+struct NoPlan {
     error: EngineError,
     /// The workflow's row id, if it is archived.
     archived: Option<Uuid>,
 }
 
 /// The reason why an instance is not created.
-struct NotPrepared {
+struct RefusedCreation {
     error: EngineError,
     /// Present for an idempotency key on an archived workflow. If an instance with this key exists,
     /// the request returns it, so that a client that lost the first response learns that the
     /// instance was started.
-    keyed: Option<Keyed>,
+    keyed: Option<KeyedCreation>,
 }
 
 /// A request with an idempotency key.
-struct Keyed {
+struct KeyedCreation {
     /// The workflow's row id, and the key.
     key: (Uuid, String),
     hash: RequestHash,
 }
 
-impl From<EngineError> for NotPrepared {
+impl From<EngineError> for RefusedCreation {
     fn from(error: EngineError) -> Self {
         Self { error, keyed: None }
     }
 }
 
-impl NotPrepared {
+impl RefusedCreation {
     /// Returns the instance that has the key; without one, the error.
     fn answer(self, earlier: &Result<KeyHolders, StoreError>) -> Result<Created, EngineError> {
-        let Some(Keyed { key, hash }) = self.keyed else {
+        let Some(KeyedCreation { key, hash }) = self.keyed else {
             return Err(self.error);
         };
         let holder = earlier
@@ -212,7 +212,7 @@ impl Engine {
         principal: &Principal,
         start: InstanceStart,
         plans: &mut Plans,
-    ) -> Result<Prepared, NotPrepared> {
+    ) -> Result<Prepared, RefusedCreation> {
         let InstanceStart { workflow, request } = start;
         for (what, text, bytes_max) in [
             ("entity_type", &request.entity_type, ENTITY_TYPE_BYTES_MAX),
@@ -239,9 +239,9 @@ impl Engine {
                 plan
             }
         };
-        let plan = plan.map_err(|NotPlanned { error, archived }| {
+        let plan = plan.map_err(|NoPlan { error, archived }| {
             let keyed = archived.and_then(|workflow_id| keyed(workflow_id, &workflow, &request));
-            NotPrepared { error, keyed }
+            RefusedCreation { error, keyed }
         })?;
         let new = NewInstance {
             id: self.0.clock.new_id(),
@@ -267,7 +267,7 @@ impl Engine {
         })
     }
 
-    async fn plan(&self, principal: &Principal, workflow: &Name) -> Result<Plan, NotPlanned> {
+    async fn plan(&self, principal: &Principal, workflow: &Name) -> Result<Plan, NoPlan> {
         self.0.store.plan(&principal.team, workflow).await.map_err(|error| {
             let archived = match &error {
                 PlanError::Archived { workflow_id } => Some(*workflow_id),
@@ -281,7 +281,7 @@ impl Engine {
                 PlanError::UnknownPlugin(message) => EngineError::Conflict(message),
                 PlanError::Store(error) => EngineError::Store(error),
             };
-            NotPlanned { error, archived }
+            NoPlan { error, archived }
         })
     }
 
@@ -312,7 +312,7 @@ impl Engine {
     }
 }
 
-fn keyed(workflow_id: Uuid, workflow: &Name, request: &StartRequest) -> Option<Keyed> {
+fn keyed(workflow_id: Uuid, workflow: &Name, request: &StartRequest) -> Option<KeyedCreation> {
     let key = request.idempotency_key.clone()?;
     let fingerprint = StartFingerprint {
         workflow,
@@ -321,7 +321,7 @@ fn keyed(workflow_id: Uuid, workflow: &Name, request: &StartRequest) -> Option<K
         entity_id: request.entity_id.as_deref(),
         project_id: request.project_id.as_deref(),
     };
-    Some(Keyed {
+    Some(KeyedCreation {
         key: (workflow_id, key),
         hash: fingerprint.hash(),
     })

@@ -26,11 +26,11 @@ pub(super) struct Active {
     max: usize,
     /// Slots and waiting places that each team may have, whatever other teams hold.
     floor: usize,
-    state: Mutex<State>,
+    state: Mutex<DispatcherState>,
 }
 
 #[derive(Default)]
-struct State {
+struct DispatcherState {
     /// Maps an instance with a driver to a flag: true if an event happened that the driver may have
     /// missed.
     instances: HashMap<Uuid, bool>,
@@ -48,7 +48,7 @@ struct Drivers {
     waiting: usize,
 }
 
-impl State {
+impl DispatcherState {
     /// Returns how many more drivers of the kind `of` the team may have.
     fn room(&self, active: &Active, team: &Name, of: fn(&Drivers) -> usize) -> usize {
         let newcomer = usize::from(!self.teams.contains_key(team));
@@ -164,7 +164,7 @@ impl Active {
     }
 }
 
-impl State {
+impl DispatcherState {
     fn remove(&mut self, team: &Name, id: Uuid) {
         if self.instances.remove(&id).is_some() {
             self.change(team, |drivers| drivers.working -= 1);
@@ -173,13 +173,13 @@ impl State {
 }
 
 /// A driver in the waiting room. Dropping this value gives it an active slot again.
-pub(super) struct InWaitingRoom<'a> {
+pub(super) struct WaitingGuard<'a> {
     engine: &'a Engine,
     team: &'a Name,
     id: Uuid,
 }
 
-impl Drop for InWaitingRoom<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.engine.0.active.work(self.team);
         self.engine.0.store.take_in_hand(self.id);
@@ -221,12 +221,12 @@ impl Engine {
     }
 
     /// Moves the driver of the instance into the waiting room. Returns none if the room is full.
-    pub(super) fn wait<'a>(&'a self, team: &'a Name, id: Uuid) -> Option<InWaitingRoom<'a>> {
+    pub(super) fn wait<'a>(&'a self, team: &'a Name, id: Uuid) -> Option<WaitingGuard<'a>> {
         if !self.0.active.wait(team) {
             return None;
         }
         self.0.store.put_down(id);
-        Some(InWaitingRoom {
+        Some(WaitingGuard {
             engine: self,
             team,
             id,

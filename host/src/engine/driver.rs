@@ -11,9 +11,9 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Engine;
-use super::admission::Entry;
+use super::admission::AdmissionResult;
 use super::contention::{Contention, chance};
-use super::memory::HeldBytes;
+use super::memory::InstanceCharge;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress, StepReport};
 use crate::model::{Effects, EntryKey, Instance, Name, StepId, TraceParent};
@@ -22,7 +22,7 @@ use crate::store::{CommitError, Conflict};
 use crate::trace::{Span, SpanKind};
 
 /// The driver's next action after a commit.
-enum After {
+enum AfterCommit {
     GoOn,
     /// Load again: the copy in memory is stale.
     Reload,
@@ -33,7 +33,7 @@ enum After {
 }
 
 /// The reason why a driver stops for now.
-enum Rest {
+enum RestReason {
     /// There is nothing to do now.
     Done,
     /// There is work, but no room to wait for it. The instance stays due, and the poller finds it.
@@ -41,14 +41,14 @@ enum Rest {
 }
 
 /// A failure to record instead of running the next attempt, after too many conflicts.
-pub(super) struct Verdict {
+pub(super) struct ForcedFailure {
     step: StepId,
     number: u32,
     failure: Failure,
 }
 
 /// The attempt that a commit belongs to.
-struct Ran {
+struct CommittedAttempt {
     step: StepId,
     number: u32,
     /// Delay before the next attempt, if this one fails.
@@ -76,27 +76,32 @@ impl Engine {
             let rest = self.drive_until_rest(team, id, progress.take()).await;
             self.0.store.put_down(id);
             match rest {
-                Rest::NoRoom => return self.0.active.step_back(team, id),
-                Rest::Done if self.0.active.release(team, id) => return,
-                Rest::Done => self.0.store.take_in_hand(id),
+                RestReason::NoRoom => return self.0.active.step_back(team, id),
+                RestReason::Done if self.0.active.release(team, id) => return,
+                RestReason::Done => self.0.store.take_in_hand(id),
             }
         }
     }
 
-    async fn drive_until_rest(&self, team: &Name, id: Uuid, mut known: Option<Progress>) -> Rest {
+    async fn drive_until_rest(
+        &self,
+        team: &Name,
+        id: Uuid,
+        mut known: Option<Progress>,
+    ) -> RestReason {
         let mut contention = Contention::default();
-        let mut in_hand = HeldBytes::default();
+        let mut in_hand = InstanceCharge::default();
         while !self.0.stop.is_cancelled() {
             match self
                 .take_in_hand(team, id, known.as_ref(), &mut in_hand)
                 .await
             {
                 Ok(true) => {}
-                Ok(false) => return Rest::NoRoom,
+                Ok(false) => return RestReason::NoRoom,
                 Err(error) => {
                     tracing::warn!(%error, instance = %id, "could not ask for the size of an instance; it stays due");
                     self.pause().await;
-                    return Rest::Done;
+                    return RestReason::Done;
                 }
             }
             let loaded = match known.take() {
@@ -108,15 +113,15 @@ impl Engine {
             };
             let mut progress = match loaded {
                 Ok(Some(progress)) => progress,
-                Ok(None) => return Rest::Done,
+                Ok(None) => return RestReason::Done,
                 Err(error) => {
                     tracing::warn!(%error, instance = %id, "could not load an instance; it stays due");
                     self.pause().await;
-                    return Rest::Done;
+                    return RestReason::Done;
                 }
             };
             if !self.suspect(&progress.instance, &mut contention).await {
-                return Rest::NoRoom;
+                return RestReason::NoRoom;
             }
             let after = self
                 .follow(&mut progress, &mut contention, &mut in_hand)
@@ -124,16 +129,16 @@ impl Engine {
             // A driver that waits for its turn need not keep a stale copy.
             drop(progress);
             match after {
-                After::GoOn => return Rest::Done,
-                After::Reload if self.give_way(team, id, &mut contention).await => {}
-                After::Reload | After::NoRoom => return Rest::NoRoom,
-                After::GiveUp => {
+                AfterCommit::GoOn => return RestReason::Done,
+                AfterCommit::Reload if self.give_way(team, id, &mut contention).await => {}
+                AfterCommit::Reload | AfterCommit::NoRoom => return RestReason::NoRoom,
+                AfterCommit::GiveUp => {
                     self.pause().await;
-                    return Rest::Done;
+                    return RestReason::Done;
                 }
             }
         }
-        Rest::Done
+        RestReason::Done
     }
 
     /// Waits until an instance that was being driven in a crash may be driven again. Only few such
@@ -167,10 +172,10 @@ impl Engine {
         &self,
         progress: &mut Progress,
         contention: &mut Contention,
-        in_hand: &mut HeldBytes,
-    ) -> After {
+        in_hand: &mut InstanceCharge,
+    ) -> AfterCommit {
         if progress.instance.status.is_final() || progress.instance.quarantined_at.is_some() {
-            return After::GoOn;
+            return AfterCommit::GoOn;
         }
         let before = (
             progress.instance.status,
@@ -196,27 +201,27 @@ impl Engine {
                 .settle(progress, change, Effects::default(), contention, None)
                 .await
             {
-                After::GoOn => {}
+                AfterCommit::GoOn => {}
                 other => return other,
             }
         }
         while !self.0.stop.is_cancelled() {
             let Some(run) = progress.next_run(self.0.clock.now()) else {
-                return After::GoOn;
+                return AfterCommit::GoOn;
             };
             let (step, number) = (run.step.clone(), run.number);
             let mut span = self.span(&progress.instance, &step, number);
-            let mut ran = Ran {
+            let mut ran = CommittedAttempt {
                 step,
                 number,
                 delay: run.action.retry.delay_after(number),
                 trace: None,
             };
-            let forced = contention
-                .verdict
-                .take_if(|verdict| verdict.step == ran.step && verdict.number == ran.number);
+            let forced = contention.forced_failure.take_if(|forced_failure| {
+                forced_failure.step == ran.step && forced_failure.number == ran.number
+            });
             let (report, effects) = match forced {
-                Some(verdict) => (self.report_of(verdict), Effects::default()),
+                Some(forced_failure) => (self.report_of(forced_failure), Effects::default()),
                 None => {
                     let log_span = log_span(&span);
                     match self
@@ -234,8 +239,8 @@ impl Engine {
                                 Some(&ran),
                             );
                         }
-                        Attempted::NoRoom => return After::NoRoom,
-                        Attempted::Stopping => return After::GoOn,
+                        Attempted::NoRoom => return AfterCommit::NoRoom,
+                        Attempted::Stopping => return AfterCommit::GoOn,
                     }
                 }
             };
@@ -251,22 +256,22 @@ impl Engine {
                 .settle(progress, change, effects, contention, Some(ran))
                 .await
             {
-                After::GoOn => contention.end(),
+                AfterCommit::GoOn => contention.end(),
                 other => return other,
             }
             if !progress.instance.status.is_final() && !self.keep_in_hand(progress, in_hand) {
-                return After::NoRoom;
+                return AfterCommit::NoRoom;
             }
         }
-        After::GoOn
+        AfterCommit::GoOn
     }
 
-    fn report_of(&self, verdict: Verdict) -> StepReport {
-        let Verdict {
+    fn report_of(&self, forced_failure: ForcedFailure) -> StepReport {
+        let ForcedFailure {
             step,
             number,
             failure,
-        } = verdict;
+        } = forced_failure;
         let now = self.0.clock.now();
         StepReport {
             step,
@@ -284,8 +289,8 @@ impl Engine {
         change: Change,
         effects: Effects,
         contention: &mut Contention,
-        ran: Option<Ran>,
-    ) -> After {
+        ran: Option<CommittedAttempt>,
+    ) -> AfterCommit {
         let id = progress.instance.id;
         let started = self.0.clock.monotonic();
         let trace = ran
@@ -297,17 +302,17 @@ impl Engine {
             .committing
             .record_at(ended, ended.duration_since(started), committed.is_ok());
         match committed {
-            Ok(()) => After::GoOn,
+            Ok(()) => AfterCommit::GoOn,
             Err(CommitError::Store(error)) => {
                 tracing::warn!(%error, instance = %id, "could not commit a step; it will run again");
-                After::GiveUp
+                AfterCommit::GiveUp
             }
             Err(CommitError::Rejected { code, message }) => {
                 self.0.monitor.record_limit(&progress.instance.team, code);
                 tracing::warn!(instance = %id, code, "a commit was refused: {}", message.escape_debug());
                 if ran.is_none() {
                     contention.refused = Some(Failure::fatal(code, Blame::Definition, message));
-                    return After::Reload;
+                    return AfterCommit::Reload;
                 }
                 let failure = Failure::fatal(code, Blame::Guest, message);
                 Self::fail_next(contention, ran.as_ref(), failure)
@@ -325,13 +330,13 @@ impl Engine {
         progress: &Progress,
         contention: &mut Contention,
         conflict: &Conflict,
-        ran: Option<&Ran>,
-    ) -> After {
+        ran: Option<&CommittedAttempt>,
+    ) -> AfterCommit {
         let may_run_again = self.note_conflict(&progress.instance.team, contention, conflict);
         let conflicts = contention.conflicts;
         tracing::debug!(instance = %progress.instance.id, what = %conflict, conflicts, "a commit met another one");
         if may_run_again {
-            return After::Reload;
+            return AfterCommit::Reload;
         }
         let message =
             format!("other commits came first {conflicts} times in a row; the last on {conflict}");
@@ -342,17 +347,21 @@ impl Engine {
     }
 
     /// Makes the attempt fail when it comes up again.
-    fn fail_next(contention: &mut Contention, ran: Option<&Ran>, failure: Failure) -> After {
-        let Some(Ran { step, number, .. }) = ran else {
-            return After::GiveUp;
+    fn fail_next(
+        contention: &mut Contention,
+        ran: Option<&CommittedAttempt>,
+        failure: Failure,
+    ) -> AfterCommit {
+        let Some(CommittedAttempt { step, number, .. }) = ran else {
+            return AfterCommit::GiveUp;
         };
         contention.conflicts = 0;
-        contention.verdict = Some(Verdict {
+        contention.forced_failure = Some(ForcedFailure {
             step: step.clone(),
             number: *number,
             failure,
         });
-        After::Reload
+        AfterCommit::Reload
     }
 
     /// Starts the span of an attempt. It lasts until the outcome is durable.
@@ -373,15 +382,15 @@ impl Engine {
     async fn attempt(
         &self,
         progress: &Progress,
-        Ran { step, number, .. }: &Ran,
+        CommittedAttempt { step, number, .. }: &CommittedAttempt,
         contention: &Contention,
         span: &mut Span,
     ) -> Attempted {
         let (instance, number) = (&progress.instance, *number);
-        let place = match self.0.admission.enter(self, instance).await {
-            Entry::Place(place) => place,
-            Entry::Full => return Attempted::NoRoom,
-            Entry::Stopping => return Attempted::Stopping,
+        let permit = match self.0.admission.enter(self, instance).await {
+            AdmissionResult::Admitted(permit) => permit,
+            AdmissionResult::Full => return Attempted::NoRoom,
+            AdmissionResult::Stopping => return Attempted::Stopping,
         };
         let started_at = self.0.clock.now();
         let prepared = self.prepare(progress, step, number).await;
@@ -407,7 +416,7 @@ impl Engine {
         span.set("stepwell.plugin", plugin.as_str());
         call.trace = span.context();
         let ended = self.0.runtime.run_step(loaded, call).await;
-        drop(place);
+        drop(permit);
         operations.record(
             self.0.clock.monotonic(),
             ended.usage.wall,

@@ -18,13 +18,13 @@ const STEPS_MAX: usize = 4_096;
 
 /// A cache of the operations of plugin steps, so that an attempt formats no names.
 #[derive(Default)]
-pub(super) struct StepOperations(RwLock<HashMap<Uuid, HashMap<Name, Arc<Measured>>>>);
+pub(super) struct StepOperations(RwLock<HashMap<Uuid, HashMap<Name, Arc<StepMeasurements>>>>);
 
 /// The operations of one step of one plugin version.
-pub(super) struct Measured([Operation; 3]);
+pub(super) struct StepMeasurements([Operation; 3]);
 
 impl StepOperations {
-    pub(super) fn of(&self, call: &StepCall, monitor: &Monitor) -> Arc<Measured> {
+    pub(super) fn of(&self, call: &StepCall, monitor: &Monitor) -> Arc<StepMeasurements> {
         let known = self
             .0
             .read()
@@ -34,14 +34,14 @@ impl StepOperations {
         known.unwrap_or_else(|| self.insert(call, monitor))
     }
 
-    fn insert(&self, call: &StepCall, monitor: &Monitor) -> Arc<Measured> {
+    fn insert(&self, call: &StepCall, monitor: &Monitor) -> Arc<StepMeasurements> {
         let (plugin, label, step) = (&call.plugin.manifest.name, call.plugin.label(), &call.step);
         let names = [
             format!("step {plugin}/{step}"),
             format!("plugin {label}"),
             format!("plugin {label}/{step}"),
         ];
-        let measured = Arc::new(Measured(
+        let measured = Arc::new(StepMeasurements(
             names.map(|name| monitor.operation(Some(&call.team), &name)),
         ));
         let mut known = self.0.write();
@@ -56,7 +56,7 @@ impl StepOperations {
     }
 }
 
-impl Measured {
+impl StepMeasurements {
     pub(super) fn record(&self, ended: Instant, duration: Duration, ok: bool) {
         self.0
             .iter()

@@ -16,7 +16,7 @@ const COUNTED_BYTES: u64 = 64 * 1_024;
 
 /// The bytes that a driver has taken from the budget for its instance.
 #[derive(Default)]
-pub(super) struct HeldBytes {
+pub(super) struct InstanceCharge {
     is_known: bool,
     charge: Option<Charge>,
 }
@@ -29,7 +29,7 @@ impl Engine {
         team: &Name,
         id: Uuid,
         known: Option<&Progress>,
-        in_hand: &mut HeldBytes,
+        in_hand: &mut InstanceCharge,
     ) -> Result<bool, StoreError> {
         if in_hand.is_known {
             return Ok(true);
@@ -47,7 +47,7 @@ impl Engine {
     }
 
     /// Takes the bytes by which an instance has grown. Returns false if they do not fit.
-    pub(super) fn keep_in_hand(&self, progress: &Progress, in_hand: &mut HeldBytes) -> bool {
+    pub(super) fn keep_in_hand(&self, progress: &Progress, in_hand: &mut InstanceCharge) -> bool {
         let bytes = progress.bytes() as u64;
         if let Some(charge) = &mut in_hand.charge {
             return charge.try_grow_to(bytes);

@@ -32,7 +32,7 @@ pub use self::creation::{InstanceStart, StartRequest};
 pub use self::gauges::EngineGauges;
 
 use self::admission::Admission;
-use self::batch::Chunks;
+use self::batch::ChunkQueues;
 use self::contention::Turns;
 use self::dispatcher::Active;
 use self::evaluation::Evaluations;
@@ -61,12 +61,12 @@ const COMMENT_BYTES_MAX: usize = 4_096;
 
 /// The engine. Cheap to clone.
 #[derive(Clone)]
-pub struct Engine(Arc<Shared>);
+pub struct Engine(Arc<EngineState>);
 
-struct Shared {
+struct EngineState {
     config: EngineConfig,
     batch_config: BatchConfig,
-    chunks: Chunks,
+    chunks: ChunkQueues,
     committing: Operation,
     retention: RetentionConfig,
     audit: AuditConfig,
@@ -173,7 +173,7 @@ pub enum EngineError {
 impl Engine {
     /// Starts the engine. It looks for due instances at once.
     pub fn start(parts: EngineParts) -> Self {
-        let engine = Self(Arc::new(Shared {
+        let engine = Self(Arc::new(EngineState {
             admission: Admission::new(&parts.runtime_config),
             evaluations: Evaluations::new(),
             step_operations: StepOperations::default(),
@@ -191,7 +191,7 @@ impl Engine {
             prime_suspects: few(1),
             config: parts.config,
             committing: parts.monitor.operation(None, "commit_step"),
-            chunks: Chunks::new(&parts.batch_config),
+            chunks: ChunkQueues::new(&parts.batch_config),
             batch_config: parts.batch_config,
             retention: parts.retention,
             audit: parts.audit,
