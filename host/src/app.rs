@@ -23,7 +23,7 @@ use crate::engine::{Engine, EngineParts};
 use crate::http;
 use crate::monitor::Monitor;
 use crate::plugins::Registry;
-use crate::private::{self, Tightened};
+use crate::private::{self, TightenedModes};
 use crate::runtime::{self, Runtime, RuntimeError};
 use crate::store::{Store, StoreError};
 use crate::trace::{TraceError, Tracer};
@@ -89,14 +89,14 @@ pub enum AppError {
 }
 
 /// The components that a server and a local run share.
-struct Foundation {
+struct SharedComponents {
     monitor: Monitor,
     limits: Arc<crate::config::Limits>,
     runtime: Runtime,
     plugins: Registry,
 }
 
-impl Foundation {
+impl SharedComponents {
     /// Builds the components. `program` is the path of this program, which runs again as
     /// `compile-worker`. `code_folder` is for machine code.
     fn lay(
@@ -158,12 +158,12 @@ impl App {
         )?;
         let store = Store::open_traced(&config, clock.clone(), tracer.clone()).await?;
         let first_token = first_token::make_if_none(&store, &clock, &config.data_dir).await?;
-        let Foundation {
+        let SharedComponents {
             monitor,
             limits,
             runtime,
             plugins,
-        } = Foundation::lay(&config, &config.data_dir, &clock, &store, &tracer, program)?;
+        } = SharedComponents::lay(&config, &config.data_dir, &clock, &store, &tracer, program)?;
         let engine = Engine::start(EngineParts {
             config: config.engine.clone(),
             database_connections_max: config.database.connections_max as usize,
@@ -305,7 +305,7 @@ fn secret_or_file<'a>(secret: &Secret, file: &'a str) -> Result<Secret, (&'a str
 /// data and the hashes of all tokens.
 fn close_data_dir(path: &Path) -> std::io::Result<()> {
     private::create_folder(path)?;
-    let Tightened { changed, failed } = private::tighten_all(path)?;
+    let TightenedModes { changed, failed } = private::tighten_all(path)?;
     if changed > 0 {
         let folder = path.display();
         tracing::warn!(%folder, changed, "others on this machine could reach files of the data directory; they no longer can");

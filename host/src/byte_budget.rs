@@ -19,12 +19,12 @@ use crate::model::Name;
 
 /// A budget of bytes. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget(Arc<Shared>);
+pub(crate) struct Budget(Arc<BudgetState>);
 
 /// Bytes taken from a budget. Dropping the charge returns them.
 #[derive(Debug)]
 pub(crate) struct Charge {
-    shared: Arc<Shared>,
+    shared: Arc<BudgetState>,
     team: Name,
     bytes: u64,
 }
@@ -41,14 +41,14 @@ pub struct BudgetStats {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct BudgetState {
     host_max: u64,
     team_max: u64,
-    state: Mutex<State>,
+    state: Mutex<BudgetUsage>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BudgetUsage {
     used: u64,
     /// Teams with bytes in flight or waiting requests.
     teams: HashMap<Name, Team>,
@@ -70,7 +70,7 @@ struct Waiter {
 
 /// A request in the queue. Dropping it leaves the queue.
 struct Queued<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<BudgetState>,
     team: &'a Name,
     granted: oneshot::Receiver<Charge>,
 }
@@ -78,7 +78,7 @@ struct Queued<'a> {
 impl Budget {
     /// Creates a budget of `host_max` bytes in total and `team_max` bytes for each team.
     pub(crate) fn new(host_max: u64, team_max: u64) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(BudgetState {
             host_max,
             team_max: team_max.min(host_max),
             state: Mutex::default(),
@@ -142,8 +142,8 @@ impl Budget {
     }
 }
 
-impl State {
-    fn fits(&self, team: &Name, bytes: u64, shared: &Shared) -> bool {
+impl BudgetUsage {
+    fn fits(&self, team: &Name, bytes: u64, shared: &BudgetState) -> bool {
         self.used + bytes <= shared.host_max && self.used_by(team) + bytes <= shared.team_max
     }
 
@@ -151,7 +151,7 @@ impl State {
         self.teams.get(team).map_or(0, |team| team.used)
     }
 
-    fn grant(&mut self, shared: &Arc<Shared>, team: &Name, bytes: u64) -> Charge {
+    fn grant(&mut self, shared: &Arc<BudgetState>, team: &Name, bytes: u64) -> Charge {
         self.used += bytes;
         self.teams.entry(team.clone()).or_default().used += bytes;
         Charge {
@@ -163,7 +163,7 @@ impl State {
 
     /// Serves the teams in turn, until the next one has to wait for the host's limit or all have to
     /// wait for their own limits.
-    fn serve(&mut self, shared: &Arc<Shared>) {
+    fn serve(&mut self, shared: &Arc<BudgetState>) {
         let mut passed_over = 0;
         while passed_over < self.turns.len() {
             let Some(name) = self.turns.pop_front() else {

@@ -122,7 +122,7 @@ pub enum Clock {
     /// The operating system's clock, plus the offset that [`Clock::correct`] maintains.
     Corrected(Arc<Correction>),
     /// A clock that tests move.
-    Manual(Arc<Hand>),
+    Manual(Arc<ManualClock>),
 }
 
 /// Offset of a corrected clock in microseconds: positive if the operating system's clock is behind,
@@ -132,7 +132,7 @@ pub struct Correction(AtomicI64);
 
 /// The state of a manual clock.
 #[derive(Debug)]
-pub struct Hand {
+pub struct ManualClock {
     micros: AtomicI64,
     moved: Notify,
 }
@@ -140,7 +140,7 @@ pub struct Hand {
 impl Clock {
     /// Creates a clock that stands at `start` until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
-        Self::Manual(Arc::new(Hand {
+        Self::Manual(Arc::new(ManualClock {
             micros: AtomicI64::new(start.0),
             moved: Notify::new(),
         }))

@@ -48,7 +48,7 @@ pub struct FairLoad {
 
 /// A fair queue. Clones share the permits.
 #[derive(Debug)]
-pub struct FairQueue<K: Ord + Hash + Clone>(Arc<Shared<K>>);
+pub struct FairQueue<K: Ord + Hash + Clone>(Arc<FairQueueInner<K>>);
 
 /// A permit. Dropping it releases the permit.
 #[derive(Debug)]
@@ -60,18 +60,18 @@ pub struct FairPermit<K: Ord + Hash + Clone> {
 }
 
 #[derive(Debug)]
-struct Shared<K: Ord + Hash + Clone> {
+struct FairQueueInner<K: Ord + Hash + Clone> {
     limits: FairLimits,
-    state: Mutex<State<K>>,
+    state: Mutex<QueueState<K>>,
 }
 
 #[derive(Debug)]
-struct State<K: Ord + Hash + Clone> {
+struct QueueState<K: Ord + Hash + Clone> {
     held: usize,
     waiting: usize,
     /// Source of numbers for arrivals and grants.
     next: u64,
-    keys: HashMap<K, Share<K>>,
+    keys: HashMap<K, KeyState<K>>,
     /// Keys that have a waiter and are below their limit, in the order of service.
     ready: BTreeSet<(Rank, K)>,
     /// Virtual time: the start of the work that was admitted last.
@@ -93,25 +93,25 @@ struct Rank {
 
 /// The state of one key.
 #[derive(Debug)]
-struct Share<K: Ord + Hash + Clone> {
+struct KeyState<K: Ord + Hash + Clone> {
     held: usize,
     /// The number of the key's last grant, or of its arrival.
     turn: u64,
-    waiting: BTreeMap<u64, Waiting<K>>,
+    waiting: BTreeMap<u64, QueuedCaller<K>>,
     /// The key's rank in `ready`, if it is there.
     rank: Option<Rank>,
 }
 
 /// A caller that waits.
 #[derive(Debug)]
-struct Waiting<K: Ord + Hash + Clone> {
+struct QueuedCaller<K: Ord + Hash + Clone> {
     estimate: u64,
     sender: oneshot::Sender<FairPermit<K>>,
 }
 
 /// A permit for a waiter. It is sent after the lock is released, because a waiter that is gone
 /// returns it at once, which takes the lock.
-type Grant<K> = (Waiting<K>, K);
+type Grant<K> = (QueuedCaller<K>, K);
 
 impl<K: Ord + Hash + Clone> Clone for FairQueue<K> {
     fn clone(&self) -> Self {
@@ -129,7 +129,7 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
             ..limits
         };
         let (keys, ready, ends) = (HashMap::default(), BTreeSet::default(), HashMap::default());
-        let state = State {
+        let state = QueueState {
             held: 0,
             waiting: 0,
             next: 0,
@@ -138,7 +138,7 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
             now: 0,
             ends,
         };
-        Self(Arc::new(Shared {
+        Self(Arc::new(FairQueueInner {
             limits,
             state: Mutex::new(state),
         }))
@@ -172,9 +172,9 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
                 return self.permit(key.clone(), estimate);
             }
             let (sender, granted) = oneshot::channel();
-            let ticket = state.enqueue(&self.0.limits, key, Waiting { estimate, sender });
+            let ticket = state.enqueue(&self.0.limits, key, QueuedCaller { estimate, sender });
             (
-                Waiter {
+                LeaveOnDrop {
                     queue: self,
                     key,
                     ticket,
@@ -220,7 +220,7 @@ impl<K: Ord + Hash + Clone> FairQueue<K> {
     }
 
     fn send(&self, grants: Vec<Grant<K>>) {
-        for (Waiting { estimate, sender }, key) in grants {
+        for (QueuedCaller { estimate, sender }, key) in grants {
             // On an error the permit comes back, and its drop passes it on. It did no work, so it
             // costs nothing.
             if let Err(mut unused) = sender.send(self.permit(key, estimate)) {
@@ -251,14 +251,14 @@ impl<K: Ord + Hash + Clone> Drop for FairPermit<K> {
 }
 
 /// Leaves the queue if the caller's future is dropped.
-struct Waiter<'a, K: Ord + Hash + Clone> {
+struct LeaveOnDrop<'a, K: Ord + Hash + Clone> {
     queue: &'a FairQueue<K>,
     key: &'a K,
     ticket: u64,
     waits: bool,
 }
 
-impl<K: Ord + Hash + Clone> Drop for Waiter<'_, K> {
+impl<K: Ord + Hash + Clone> Drop for LeaveOnDrop<'_, K> {
     fn drop(&mut self) {
         if self.waits {
             self.queue
@@ -270,7 +270,7 @@ impl<K: Ord + Hash + Clone> Drop for Waiter<'_, K> {
     }
 }
 
-impl<K: Ord + Hash + Clone> State<K> {
+impl<K: Ord + Hash + Clone> QueueState<K> {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -314,7 +314,7 @@ impl<K: Ord + Hash + Clone> State<K> {
             .map_or(self.now, |ends| self.now.max(*ends))
     }
 
-    fn enqueue(&mut self, limits: &FairLimits, key: &K, waiting: Waiting<K>) -> u64 {
+    fn enqueue(&mut self, limits: &FairLimits, key: &K, waiting: QueuedCaller<K>) -> u64 {
         let ticket = self.number();
         self.waiting += 1;
         self.share(key).waiting.insert(ticket, waiting);
@@ -322,9 +322,9 @@ impl<K: Ord + Hash + Clone> State<K> {
         ticket
     }
 
-    fn share(&mut self, key: &K) -> &mut Share<K> {
+    fn share(&mut self, key: &K) -> &mut KeyState<K> {
         if !self.keys.contains_key(key) {
-            let share = Share {
+            let share = KeyState {
                 held: 0,
                 turn: self.next,
                 waiting: BTreeMap::new(),

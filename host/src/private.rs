@@ -17,7 +17,7 @@ const OTHERS: u32 = 0o077;
 
 /// The result of [`tighten_all`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tightened {
+pub struct TightenedModes {
     /// Files and folders that other users could access before.
     pub changed: u64,
     /// Files and folders whose modes could not be changed, most likely because another user owns
@@ -81,8 +81,8 @@ pub fn tighten(path: &Path) -> io::Result<bool> {
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn tighten_all(folder: &Path) -> io::Result<Tightened> {
-    let mut done = Tightened::default();
+pub fn tighten_all(folder: &Path) -> io::Result<TightenedModes> {
+    let mut done = TightenedModes::default();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         // The folder first, so that nothing in it is accessed while the work goes on.
@@ -98,7 +98,7 @@ pub fn tighten_all(folder: &Path) -> io::Result<Tightened> {
     Ok(done)
 }
 
-impl Tightened {
+impl TightenedModes {
     fn note(&mut self, tightened: io::Result<bool>) {
         match tightened {
             Ok(changed) => self.changed += u64::from(changed),
@@ -134,7 +134,7 @@ mod tests {
         }
         assert_eq!(
             tighten_all(&data).expect("is read"),
-            Tightened {
+            TightenedModes {
                 changed: 4,
                 failed: 0
             }
@@ -148,7 +148,10 @@ mod tests {
             [0o600, 0o600]
         );
         assert_eq!(mode(&outside), 0o644);
-        assert_eq!(tighten_all(&data).expect("is read"), Tightened::default());
+        assert_eq!(
+            tighten_all(&data).expect("is read"),
+            TightenedModes::default()
+        );
     }
 
     #[test]

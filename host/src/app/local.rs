@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{AppError, Foundation, code_cache};
+use super::{AppError, SharedComponents, code_cache};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::model::Json;
@@ -151,7 +151,7 @@ pub async fn run_step_locally(
     let context = local.context;
     let clock = context.now.map_or(Clock::System, Clock::manual);
     let store = Store::open_in_memory(&config, clock.clone()).await?;
-    let host = Foundation::lay(
+    let host = SharedComponents::lay(
         &config,
         code_folder,
         &clock,

@@ -50,9 +50,9 @@ const COMPILED_BYTES_PER_MS: u64 = 2_000;
 
 /// All plugins of all teams. Cheap to clone.
 #[derive(Clone)]
-pub struct Registry(Arc<Shared>);
+pub struct Registry(Arc<RegistryState>);
 
-struct Shared {
+struct RegistryState {
     grants: BTreeSet<crate::model::plugin::Interface>,
     clock: Clock,
     store: Store,
@@ -136,7 +136,7 @@ pub enum UploadOutcome {
 
 /// The response to an accepted upload.
 #[derive(Clone, Debug, Serialize)]
-pub struct Verdict {
+pub struct UploadResult {
     /// The plugin version.
     pub plugin: PluginVersion,
     /// The effect of the upload.
@@ -247,7 +247,7 @@ impl Registry {
         runtime: Runtime,
     ) -> std::io::Result<Self> {
         let compiler = Arc::new(Compiler::open(program, code_folder, &config.plugins)?);
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(RegistryState {
             grants: config.plugins.grants.clone(),
             clock,
             store,
@@ -291,7 +291,7 @@ impl Registry {
         principal: &Principal,
         component: Component,
         options: UploadOptions,
-    ) -> Result<Verdict, UploadError> {
+    ) -> Result<UploadResult, UploadError> {
         let Inspected {
             version,
             imports,
@@ -326,7 +326,7 @@ impl Registry {
         self.keep(&plugin.team, &plugin.digest, &loaded).await;
         tracing::info!(team = %principal.team, plugin = label, digest = plugin.digest, ?outcome, "took in a plugin");
         let (plugin, compiled_bytes) = (Arc::unwrap_or_clone(plugin), loaded.code_bytes);
-        Ok(Verdict {
+        Ok(UploadResult {
             plugin,
             outcome,
             imports,

@@ -37,7 +37,7 @@ pub(super) struct Scan {
     /// Exports of the component itself, in order.
     pub(super) exports: Vec<String>,
     /// The tool that made the component.
-    pub(super) made_with: MadeWith,
+    pub(super) made_with: Producer,
 }
 
 impl Scan {
@@ -56,7 +56,7 @@ impl Scan {
 pub(super) fn scan(bytes: &[u8]) -> Result<Scan, UploadError> {
     check_kind(bytes)?;
     let mut scan = Scan::default();
-    let mut counts = Counts::default();
+    let mut counts = ItemCounts::default();
     let mut nesting = 0_u32;
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(malformed)?;
@@ -206,7 +206,7 @@ fn check_imports(scan: &Scan) -> Result<(), UploadError> {
 
 /// The tool that made a component, if the advice for it differs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum MadeWith {
+pub(super) enum Producer {
     /// ComponentizeJS, by itself or through jco.
     JavaScript,
     /// componentize-py.
@@ -216,7 +216,7 @@ pub(super) enum MadeWith {
     Other,
 }
 
-impl MadeWith {
+impl Producer {
     /// Recognizes the tool by the mark that it leaves in custom sections. Only the first bytes of a
     /// section are searched.
     fn note(&mut self, name: &str, data: &[u8]) {
@@ -258,7 +258,7 @@ impl MadeWith {
 }
 
 /// Numbers of items, over all modules and components of an upload.
-struct Counts {
+struct ItemCounts {
     functions: Bounded,
     modules: Bounded,
     types: Bounded,
@@ -297,7 +297,7 @@ impl Bounded {
     }
 }
 
-impl Default for Counts {
+impl Default for ItemCounts {
     fn default() -> Self {
         let bounded = |kind, max| Bounded {
             kind,
@@ -322,7 +322,7 @@ impl Default for Counts {
     }
 }
 
-impl Counts {
+impl ItemCounts {
     fn count(&mut self, payload: &Payload<'_>) -> Result<(), UploadError> {
         match payload {
             Payload::Version { encoding, .. } => {

@@ -1,6 +1,6 @@
 //! Uploads on disk. Each upload is written to a temporary file while it arrives, counted and
 //! hashed, and stays there until it is accepted or refused. A slow or silent upload holds only its
-//! place here, a little memory and some disk space, all bounded for each team and for the host.
+//! slot here, a little memory and some disk space, all bounded for each team and for the host.
 //!
 //! The files are readable by this user only. They are removed when they are no longer needed, and
 //! files left by a killed process are removed at the next start.
@@ -23,11 +23,11 @@ use crate::model::Name;
 /// blocking thread.
 const BUFFER_BYTES: usize = 256 * 1_024;
 
-/// The directory of uploads, and the places in it.
+/// The directory of uploads, and the slots in it.
 pub(super) struct Spool {
     directory: PathBuf,
     limits: Limits,
-    held: Arc<Mutex<Held>>,
+    usage: Arc<Mutex<SpoolUsage>>,
 }
 
 /// The bounds from `[plugins]`.
@@ -40,14 +40,14 @@ struct Limits {
 
 /// Uploads on disk now. Teams without uploads have no entry.
 #[derive(Default)]
-struct Held {
-    all: Share,
-    teams: HashMap<Name, Share>,
+struct SpoolUsage {
+    all: UploadUsage,
+    teams: HashMap<Name, UploadUsage>,
 }
 
 /// A number of uploads, and their bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) struct Share {
+pub(super) struct UploadUsage {
     pub(super) uploads: usize,
     pub(super) bytes: u64,
 }
@@ -57,7 +57,7 @@ pub struct Upload {
     file: NamedTempFile,
     hash: Sha256,
     buffer: Vec<u8>,
-    place: Place,
+    slot: SpoolSlot,
     limits: (u64, u64),
 }
 
@@ -65,14 +65,14 @@ pub struct Upload {
 pub struct Component {
     file: NamedTempFile,
     digest: String,
-    place: Place,
+    slot: SpoolSlot,
 }
 
-/// A place among the uploads. Dropping it frees the place and its bytes.
-struct Place {
+/// A slot among the uploads. Dropping it frees the slot and its bytes.
+struct SpoolSlot {
     team: Name,
     bytes: u64,
-    held: Arc<Mutex<Held>>,
+    usage: Arc<Mutex<SpoolUsage>>,
 }
 
 impl Spool {
@@ -94,29 +94,29 @@ impl Spool {
         Ok(Self {
             directory,
             limits,
-            held: Arc::default(),
+            usage: Arc::default(),
         })
     }
 
-    /// Reserves a place for an upload of a team.
+    /// Reserves a slot for an upload of a team.
     ///
     /// # Errors
     /// [`UploadError::TooManyUploads`], or an error of the disk.
     pub(super) fn begin(&self, team: &Name) -> Result<Upload, UploadError> {
-        let place = self.place(team)?;
+        let slot = self.slot(team)?;
         let file = self.file().map_err(disk)?;
         let limits = (self.limits.bytes, self.limits.bytes_per_team);
         Ok(Upload {
             file,
             hash: Sha256::new(),
             buffer: Vec::new(),
-            place,
+            slot,
             limits,
         })
     }
 
     /// Writes a stored component to a file, so that it can be compiled again. The file takes no
-    /// place: stored plugins can always be loaded. Blocks.
+    /// slot: stored plugins can always be loaded. Blocks.
     pub(super) fn put(&self, component: &[u8]) -> Result<NamedTempFile, UploadError> {
         let mut file = self.file().map_err(disk)?;
         file.write_all(component).map_err(disk)?;
@@ -131,32 +131,32 @@ impl Spool {
     }
 
     /// Returns the totals of all uploads on disk.
-    pub(super) fn share(&self) -> Share {
-        self.held.lock().all
+    pub(super) fn share(&self) -> UploadUsage {
+        self.usage.lock().all
     }
 
-    fn place(&self, team: &Name) -> Result<Place, UploadError> {
-        let mut held = self.held.lock();
-        let of_team = held.teams.get(team).map_or(0, |share| share.uploads);
+    fn slot(&self, team: &Name) -> Result<SpoolSlot, UploadError> {
+        let mut usage = self.usage.lock();
+        let of_team = usage.teams.get(team).map_or(0, |share| share.uploads);
         if of_team >= self.limits.uploads_per_team {
             return Err(UploadError::TooManyUploads(format!(
                 "the team has {of_team} uploads under way, as many as it may (`plugins.uploads_per_team_max`): wait for \
                  one of them to end"
             )));
         }
-        if held.all.uploads >= self.limits.uploads {
+        if usage.all.uploads >= self.limits.uploads {
             return Err(UploadError::TooManyUploads(format!(
                 "the host has {} uploads of all teams under way, as many as it may (`plugins.uploads_max`): try again \
                  in a moment",
-                held.all.uploads
+                usage.all.uploads
             )));
         }
-        held.all.uploads += 1;
-        held.teams.entry(team.clone()).or_default().uploads += 1;
-        Ok(Place {
+        usage.all.uploads += 1;
+        usage.teams.entry(team.clone()).or_default().uploads += 1;
+        Ok(SpoolSlot {
             team: team.clone(),
             bytes: 0,
-            held: Arc::clone(&self.held),
+            usage: Arc::clone(&self.usage),
         })
     }
 }
@@ -168,7 +168,7 @@ impl Upload {
     /// [`UploadError::TooManyUploads`] if the team's or the host's uploads exceed their limit of
     /// bytes; an error of the disk.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
-        self.place.grow(bytes.len() as u64, self.limits)?;
+        self.slot.grow(bytes.len() as u64, self.limits)?;
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER_BYTES {
             self.flush().await
@@ -195,7 +195,7 @@ impl Upload {
         Ok(Component {
             file: self.file,
             digest,
-            place: self.place,
+            slot: self.slot,
         })
     }
 
@@ -226,7 +226,7 @@ impl Component {
 
     /// Returns the size in bytes.
     pub fn bytes(&self) -> u64 {
-        self.place.bytes
+        self.slot.bytes
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -234,10 +234,10 @@ impl Component {
     }
 }
 
-impl Place {
+impl SpoolSlot {
     fn grow(&mut self, more: u64, (max, max_per_team): (u64, u64)) -> Result<(), UploadError> {
-        let mut held = self.held.lock();
-        let of_team = held
+        let mut usage = self.usage.lock();
+        let of_team = usage
             .teams
             .get(&self.team)
             .map_or(0, |share| share.bytes)
@@ -248,29 +248,29 @@ impl Place {
                  (`plugins.upload_bytes_per_team_max`): wait for one of them to end"
             )));
         }
-        if held.all.bytes.saturating_add(more) > max {
+        if usage.all.bytes.saturating_add(more) > max {
             return Err(UploadError::TooManyUploads(format!(
                 "the uploads of all teams have more than {max} bytes together (`plugins.upload_bytes_max`): try again \
                  in a moment"
             )));
         }
-        held.all.bytes = held.all.bytes.saturating_add(more);
-        held.teams.entry(self.team.clone()).or_default().bytes = of_team;
+        usage.all.bytes = usage.all.bytes.saturating_add(more);
+        usage.teams.entry(self.team.clone()).or_default().bytes = of_team;
         self.bytes = self.bytes.saturating_add(more);
         Ok(())
     }
 }
 
-impl Drop for Place {
+impl Drop for SpoolSlot {
     fn drop(&mut self) {
-        let mut held = self.held.lock();
-        held.all.uploads = held.all.uploads.saturating_sub(1);
-        held.all.bytes = held.all.bytes.saturating_sub(self.bytes);
-        if let Some(share) = held.teams.get_mut(&self.team) {
+        let mut usage = self.usage.lock();
+        usage.all.uploads = usage.all.uploads.saturating_sub(1);
+        usage.all.bytes = usage.all.bytes.saturating_sub(self.bytes);
+        if let Some(share) = usage.teams.get_mut(&self.team) {
             share.uploads = share.uploads.saturating_sub(1);
             share.bytes = share.bytes.saturating_sub(self.bytes);
-            if *share == Share::default() {
-                held.teams.remove(&self.team);
+            if *share == UploadUsage::default() {
+                usage.teams.remove(&self.team);
             }
         }
     }
@@ -329,7 +329,10 @@ mod tests {
             .mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(component);
-        assert_eq!((files(folder.path()), spool.share()), (0, Share::default()));
+        assert_eq!(
+            (files(folder.path()), spool.share()),
+            (0, UploadUsage::default())
+        );
     }
 
     #[tokio::test]
@@ -379,8 +382,11 @@ mod tests {
             "{error}"
         );
         drop((first, other));
-        assert_eq!((files(folder.path()), spool.share()), (0, Share::default()));
-        assert!(spool.held.lock().teams.is_empty());
+        assert_eq!(
+            (files(folder.path()), spool.share()),
+            (0, UploadUsage::default())
+        );
+        assert!(spool.usage.lock().teams.is_empty());
     }
 
     #[test]

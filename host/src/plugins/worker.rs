@@ -75,7 +75,7 @@ impl Worker {
             );
             return Err(compile_failed(&problem));
         };
-        let Ended {
+        let WorkerExit {
             status,
             code,
             complaint,
@@ -94,7 +94,7 @@ impl Worker {
         Err(error)
     }
 
-    async fn run(&self, component: &Path) -> std::io::Result<Ended> {
+    async fn run(&self, component: &Path) -> std::io::Result<WorkerExit> {
         let mut child = Command::new(&self.program)
             .arg("compile-worker")
             .arg(self.memory_bytes_max.to_string())
@@ -131,7 +131,7 @@ impl Worker {
         read?;
         let status = child.wait().await?;
         drop(alive);
-        Ok(Ended {
+        Ok(WorkerExit {
             status,
             code,
             complaint: String::from_utf8_lossy(&complaint).into_owned(),
@@ -171,7 +171,7 @@ impl Worker {
 }
 
 /// The end of a worker.
-struct Ended {
+struct WorkerExit {
     status: ExitStatus,
     code: Vec<u8>,
     /// The first part of the worker's stderr.

@@ -15,7 +15,7 @@ pub(super) struct GuestFault {
 }
 
 /// Further facts about an attempt that ended with an error of wasmtime's.
-pub(super) struct Evidence<'a> {
+pub(super) struct FaultContext<'a> {
     /// The guest was refused memory or table elements at some time.
     pub(super) memory_refused: bool,
     pub(super) memory_bytes_max: usize,
@@ -24,7 +24,7 @@ pub(super) struct Evidence<'a> {
 }
 
 /// Converts an error of wasmtime's. All such errors are the guest's fault, except an empty pool.
-pub(super) fn classify(error: &wasmtime::Error, evidence: &Evidence<'_>) -> Failure {
+pub(super) fn classify(error: &wasmtime::Error, evidence: &FaultContext<'_>) -> Failure {
     if let Some(fault) = error.downcast_ref::<GuestFault>() {
         return Failure::fatal(fault.code, Blame::Guest, fault.message.clone());
     }
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     fn classified(error: &wasmtime::Error, last_error: Option<&str>) -> Failure {
-        let evidence = Evidence {
+        let evidence = FaultContext {
             memory_refused: false,
             memory_bytes_max: 1,
             last_error,

@@ -40,7 +40,7 @@ use self::attempt::AttemptState;
 use self::bindings::exports::stepwell::plugin::step::{Call, Failure as GuestFailure, StepError};
 use self::bindings::stepwell::plugin::types::StepContext;
 use self::bindings::{StepPlugin, StepPluginPre};
-use self::fault::Evidence;
+use self::fault::FaultContext;
 use self::threads::{Background, GuestThreads};
 use crate::config::RuntimeConfig;
 use crate::fair_queue::{FairLimits, FairQueue};
@@ -66,9 +66,9 @@ pub const REQUIRED_EXPORT: &str = "stepwell:plugin/step@0.1.0";
 
 /// The WebAssembly engine and everything that attempts share. Cheap to clone.
 #[derive(Clone)]
-pub struct Runtime(Arc<Shared>);
+pub struct Runtime(Arc<RuntimeState>);
 
-struct Shared {
+struct RuntimeState {
     engine: Engine,
     linker: Linker<AttemptState>,
     services: Services,
@@ -85,20 +85,20 @@ struct Shared {
 /// A loaded plugin version. Its imports are resolved, so an attempt only needs memory.
 pub struct LoadedPlugin {
     pre: StepPluginPre<AttemptState>,
-    _counted: Counted,
+    _counted: LiveCount,
 }
 
 /// Counts itself in a shared counter while it lives.
-struct Counted(Arc<AtomicUsize>);
+struct LiveCount(Arc<AtomicUsize>);
 
-impl Counted {
+impl LiveCount {
     fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(count))
     }
 }
 
-impl Drop for Counted {
+impl Drop for LiveCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -142,7 +142,7 @@ impl Runtime {
             per_key: config.large_attempts_max.div_ceil(2),
             reserve: 2,
         });
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(RuntimeState {
             engine,
             linker,
             services,
@@ -179,7 +179,7 @@ impl Runtime {
         let pre = pre.map_err(|error| RuntimeError::Link(format!("{error:#}")))?;
         Ok(LoadedPlugin {
             pre,
-            _counted: Counted::new(&self.0.loaded),
+            _counted: LiveCount::new(&self.0.loaded),
         })
     }
 
@@ -339,7 +339,7 @@ fn host_failed() -> Failure {
     )
 }
 
-impl Shared {
+impl RuntimeState {
     fn new_store(&self, call: Option<Arc<StepCall>>) -> Store<AttemptState> {
         let limits = &self.services.limits;
         let state = AttemptState::new(self.services.clone(), call, &self.large);
@@ -369,7 +369,7 @@ impl Shared {
     fn failure(&self, error: &wasmtime::Error, state: &AttemptState) -> Failure {
         let failure = fault::classify(
             error,
-            &Evidence {
+            &FaultContext {
                 memory_refused: state.meter.refused(),
                 memory_bytes_max: self.services.limits.memory_bytes_max,
                 last_error: state.log.last_error.as_deref(),

@@ -32,8 +32,8 @@ const TEAMS_MAX: usize = 1_024;
 
 /// After so many short attempts in a row, a step that was long starts in the foreground again.
 const SHORT_AGAIN: u8 = 8;
-/// The largest number of steps that are known to be long. Beyond it all are forgotten, and each long
-/// step costs [`SHORT`] in the foreground once more.
+/// The largest number of steps that are known to be long. Beyond it all are forgotten, and each
+/// long step costs [`SHORT`] in the foreground once more.
 const LONG_STEPS_MAX: usize = 4_096;
 
 /// A step of a plugin version.
@@ -92,9 +92,9 @@ impl GuestThreads {
         &self.foreground
     }
 
-    /// Runs an attempt of a team on the caller's thread until the attempt turns out to be long. Then
-    /// the rest of the attempt is returned as the error, to continue in the background. All of the
-    /// attempt is returned if the team exceeds its share or the step is known to be long.
+    /// Runs an attempt of a team on the caller's thread until the attempt turns out to be long.
+    /// Then the rest of the attempt is returned as the error, to continue in the background. All of
+    /// the attempt is returned if the team exceeds its share or the step is known to be long.
     pub(super) async fn run_in_foreground<T>(
         &self,
         team: &Name,
@@ -104,7 +104,7 @@ impl GuestThreads {
         if self.usage.is_over_share(team) || self.long.has(step) {
             return Err(work);
         }
-        let ended = Metered {
+        let ended = MeteredWork {
             work: Some(work),
             used: Duration::ZERO,
             team,
@@ -126,7 +126,7 @@ impl GuestThreads {
         work: Work<T>,
         until: tokio::time::Instant,
     ) -> Background<T> {
-        let charged = Charged {
+        let charged = ChargedWork {
             work,
             used: Duration::ZERO,
             team: team.clone(),
@@ -181,14 +181,14 @@ pub(super) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Foreground work that measures its CPU time. It returns itself when it has to continue in the
 /// background.
-struct Metered<'a, T> {
+struct MeteredWork<'a, T> {
     work: Option<Work<T>>,
     used: Duration,
     team: &'a Name,
     usage: &'a TeamUsage,
 }
 
-impl<T> Future for Metered<'_, T> {
+impl<T> Future for MeteredWork<'_, T> {
     type Output = Result<T, Work<T>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -215,7 +215,7 @@ impl<T> Future for Metered<'_, T> {
 }
 
 /// Background work that charges its CPU time to the team.
-struct Charged<T> {
+struct ChargedWork<T> {
     work: Work<T>,
     used: Duration,
     team: Name,
@@ -224,7 +224,7 @@ struct Charged<T> {
     long: Arc<LongSteps>,
 }
 
-impl<T> Drop for Charged<T> {
+impl<T> Drop for ChargedWork<T> {
     fn drop(&mut self) {
         if self.used >= SHORT {
             self.long.note_long(&self.step);
@@ -234,7 +234,7 @@ impl<T> Drop for Charged<T> {
     }
 }
 
-impl<T> Future for Charged<T> {
+impl<T> Future for ChargedWork<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
@@ -248,8 +248,8 @@ impl<T> Future for Charged<T> {
     }
 }
 
-/// Steps whose attempts use more CPU than [`SHORT`], with the number of short attempts in a row that
-/// are missing until the step counts as short again.
+/// Steps whose attempts use more CPU than [`SHORT`], with the number of short attempts in a row
+/// that are missing until the step counts as short again.
 #[derive(Default)]
 struct LongSteps(Mutex<HashMap<StepKey, u8>>);
 
@@ -281,16 +281,16 @@ impl LongSteps {
 struct TeamUsage {
     cpus: usize,
     clock: Clock,
-    teams: Mutex<HashMap<Name, Used>>,
+    teams: Mutex<HashMap<Name, CpuUsage>>,
 }
 
 /// CPUs that one team uses, on average over [`LATELY`].
-struct Used {
+struct CpuUsage {
     cpus: f64,
     at: Instant,
 }
 
-impl Used {
+impl CpuUsage {
     fn at(&self, now: Instant) -> f64 {
         self.cpus * (-now.duration_since(self.at).as_secs_f64() / LATELY.as_secs_f64()).exp()
     }
@@ -301,7 +301,7 @@ impl TeamUsage {
         let more = used.as_secs_f64() / LATELY.as_secs_f64();
         let mut teams = self.teams.lock();
         if let Some(known) = teams.get_mut(team) {
-            *known = Used {
+            *known = CpuUsage {
                 cpus: known.at(now) + more,
                 at: now,
             };
@@ -312,7 +312,7 @@ impl TeamUsage {
         }
         teams.insert(
             team.clone(),
-            Used {
+            CpuUsage {
                 cpus: more,
                 at: now,
             },

@@ -11,7 +11,7 @@ use stepwell::clock::Clock;
 use stepwell::config::Config;
 use stepwell::model::{Permission, PluginVersion, Principal};
 use stepwell::monitor::Monitor;
-use stepwell::plugins::{PluginGauges, Registry, UploadError, UploadOptions, Verdict};
+use stepwell::plugins::{PluginGauges, Registry, UploadError, UploadOptions, UploadResult};
 use stepwell::runtime::{Runtime, Services};
 use stepwell::store::Store;
 use stepwell::trace::Tracer;
@@ -86,7 +86,7 @@ impl Bench {
         .expect("opens")
     }
 
-    async fn upload(&self, team: &str, component: &[u8]) -> Result<Verdict, UploadError> {
+    async fn upload(&self, team: &str, component: &[u8]) -> Result<UploadResult, UploadError> {
         let principal = operator_of(team);
         let mut upload = self.registry.begin_upload(&principal.team)?;
         upload.write(component).await?;

@@ -21,10 +21,10 @@ use crate::store::{KeyHolders, Plan, PlanError, StoreError};
 type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
 
 /// Plans of the workflows in one call. Each workflow is looked up once.
-type Plans = HashMap<Name, Result<Planned, HostError>>;
+type Plans = HashMap<Name, Result<PlanLookup, HostError>>;
 
 #[derive(Clone)]
-enum Planned {
+enum PlanLookup {
     Open(Plan),
     /// The workflow takes no new instances, but one of its instances may have the item's
     /// idempotency key.
@@ -36,15 +36,15 @@ struct Checked {
     item: Wanted,
     workflow: Name,
     input: Json,
-    plan: Planned,
+    plan: PlanLookup,
 }
 
 impl Checked {
     /// Returns the workflow's row id and the idempotency key; none without a key.
     fn key(&self) -> Option<(Uuid, String)> {
         let workflow = match &self.plan {
-            Planned::Open(plan) => plan.workflow.workflow_id,
-            Planned::Archived(workflow) => *workflow,
+            PlanLookup::Open(plan) => plan.workflow.workflow_id,
+            PlanLookup::Archived(workflow) => *workflow,
         };
         Some((workflow, self.item.idempotency_key.clone()?))
     }
@@ -180,10 +180,10 @@ impl AttemptState {
         })
     }
 
-    async fn plan(&mut self, call: &StepCall, workflow: &Name) -> Result<Planned, HostError> {
+    async fn plan(&mut self, call: &StepCall, workflow: &Name) -> Result<PlanLookup, HostError> {
         match self.services.store.plan(&call.team, workflow).await {
-            Ok(plan) => Ok(Planned::Open(plan)),
-            Err(PlanError::Archived { workflow_id }) => Ok(Planned::Archived(workflow_id)),
+            Ok(plan) => Ok(PlanLookup::Open(plan)),
+            Err(PlanError::Archived { workflow_id }) => Ok(PlanLookup::Archived(workflow_id)),
             Err(PlanError::UnknownWorkflow) => Err(HostError::NotFound),
             Err(PlanError::UnknownPlugin(message)) => Err(HostError::Invalid(message)),
             Err(PlanError::Store(error)) => Err(unavailable(&error)),
@@ -220,7 +220,7 @@ impl AttemptState {
             input,
             plan,
         } = checked;
-        let Planned::Open(plan) = plan else {
+        let PlanLookup::Open(plan) = plan else {
             return Err(HostError::Invalid(
                 StoreError::Archived(workflow).to_string(),
             ));
