@@ -42,7 +42,7 @@ pub(super) struct Client {
     token: Option<String>,
     /// The reason why the address or the token cannot be used. Returned by the first request,
     /// because some commands send none.
-    unusable: Option<Unusable>,
+    unusable: Option<InvalidConnection>,
     /// The span that the command belongs to, from `TRACEPARENT` in the environment.
     trace: Option<TraceParent>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Client {
 /// A server's address or a token that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}: {remedy}")]
-pub(super) struct Unusable {
+pub(super) struct InvalidConnection {
     problem: String,
     remedy: String,
 }
@@ -70,7 +70,7 @@ pub(super) enum ClientError {
     },
     /// The address or the token cannot be used; no request was sent.
     #[error(transparent)]
-    Unusable(#[from] Unusable),
+    InvalidConnection(#[from] InvalidConnection),
     /// The server returned an error.
     #[error("{message}")]
     Api {
@@ -368,16 +368,16 @@ fn unreachable(error: &ureq::Error) -> (String, &'static str) {
 }
 
 /// Checks that the address names a scheme and a host.
-fn check_server(server: &str) -> Result<(), Unusable> {
+fn check_server(server: &str) -> Result<(), InvalidConnection> {
     let shown: String = server.chars().take(200).collect();
     let Some((scheme, rest)) = server.split_once("://") else {
-        return Err(Unusable {
+        return Err(InvalidConnection {
             problem: format!("the server's address '{shown}' has no scheme"),
             remedy: format!("write http://{shown}, or https://{shown} if it has TLS"),
         });
     };
     if !matches!(scheme, "http" | "https") || rest.is_empty() {
-        return Err(Unusable {
+        return Err(InvalidConnection {
             problem: format!("the server's address '{shown}' cannot be used"),
             remedy: "write for example http://127.0.0.1:7400 or https://stepwell.example.com"
                 .to_owned(),
@@ -387,13 +387,13 @@ fn check_server(server: &str) -> Result<(), Unusable> {
 }
 
 /// Checks that a token can be the value of a header. The error does not repeat the token.
-fn check_token(token: &str) -> Result<(), Unusable> {
+fn check_token(token: &str) -> Result<(), InvalidConnection> {
     match token
         .chars()
         .find(|character| !character.is_ascii_graphic())
     {
         None => Ok(()),
-        Some(character) => Err(Unusable {
+        Some(character) => Err(InvalidConnection {
             problem: format!(
                 "the token in STEPWELL_TOKEN or --token has the character {} in it",
                 character.escape_default()

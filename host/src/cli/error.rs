@@ -82,7 +82,7 @@ impl From<ClientError> for CliError {
         };
         let class = match &error {
             ClientError::Unreachable { .. } | ClientError::Broken(_) => ErrorClass::Unreachable,
-            ClientError::Unusable(_) => ErrorClass::Usage,
+            ClientError::InvalidConnection(_) => ErrorClass::Usage,
             ClientError::Api { status, .. } => match status {
                 401 | 403 => ErrorClass::Forbidden,
                 404 => ErrorClass::NotFound,

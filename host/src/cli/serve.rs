@@ -78,7 +78,7 @@ pub(super) fn serve(global: &Global, arguments: ServeArguments) -> Result<(), Cl
     if arguments.without_engine {
         config.engine.enabled = false;
     }
-    let ending = Ending {
+    let ending = ServeOptions {
         ready_file: arguments.ready_file,
         stop_with_stdin: arguments.stop_with_stdin,
     };
@@ -99,12 +99,12 @@ pub(super) fn program() -> Result<PathBuf, CliError> {
         .map_err(|error| CliError::new(format!("cannot find this program's file: {error}")))
 }
 
-struct Ending {
+struct ServeOptions {
     ready_file: Option<PathBuf>,
     stop_with_stdin: bool,
 }
 
-async fn run(config: Config, ending: Ending) -> Result<(), CliError> {
+async fn run(config: Config, ending: ServeOptions) -> Result<(), CliError> {
     // Installed before the database is opened, so that an early signal does not leave it half open.
     let shutdown = shutdown_signal(ending.stop_with_stdin)?;
     // Bound before the database is opened, so that a second server on the same port fails without

@@ -37,7 +37,7 @@ pub(super) struct Source<'a> {
 }
 
 /// A line of the file that is not blank.
-struct Line {
+struct FileLine {
     /// The line number, from 1.
     number: u64,
     bytes: usize,
@@ -55,7 +55,7 @@ pub(super) fn start_from(
     source: &Source<'_>,
 ) -> Result<(), CliError> {
     let mut lines = Lines::open(source.from)?;
-    let mut starting = Starting {
+    let mut starting = StartProgress {
         client,
         output,
         bar: lines.bar(),
@@ -65,7 +65,7 @@ pub(super) fn start_from(
     };
     let sent = starting.send_all(&mut lines, source);
     starting.bar.finish_and_clear();
-    let Starting {
+    let StartProgress {
         started,
         existing,
         failed,
@@ -81,7 +81,7 @@ pub(super) fn start_from(
     Ok(())
 }
 
-struct Starting<'a> {
+struct StartProgress<'a> {
     client: &'a Client,
     output: Output,
     bar: ProgressBar,
@@ -90,7 +90,7 @@ struct Starting<'a> {
     failed: usize,
 }
 
-impl Starting<'_> {
+impl StartProgress<'_> {
     fn send_all(&mut self, lines: &mut Lines, source: &Source<'_>) -> Result<(), CliError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(line) = lines.next(source)? {
@@ -106,7 +106,7 @@ impl Starting<'_> {
     }
 
     /// Sends one request, if there is an item, and prints the results.
-    fn send(&mut self, batch: Vec<Line>) -> Result<(), CliError> {
+    fn send(&mut self, batch: Vec<FileLine>) -> Result<(), CliError> {
         let items: Vec<&Value> = batch
             .iter()
             .filter_map(|line| line.item.as_ref().ok())
@@ -131,7 +131,7 @@ impl Starting<'_> {
         }
         let mut results = results.into_iter();
         let (mut data, mut complaints) = (String::new(), Vec::new());
-        for Line { number, item, .. } in batch {
+        for FileLine { number, item, .. } in batch {
             let result = match item {
                 Ok(_) => results.next().unwrap_or_default(),
                 Err(problem) => json!({ "error": { "code": "invalid-line", "message": problem } }),
@@ -169,7 +169,7 @@ impl Starting<'_> {
 
 /// Returns the error for a batch without results. Unless the server refused the whole batch, some
 /// of its lines may have been started.
-fn in_doubt(error: ClientError, batch: &[Line]) -> CliError {
+fn in_doubt(error: ClientError, batch: &[FileLine]) -> CliError {
     let (Some(first), Some(last)) = (batch.first(), batch.last()) else {
         return error.into();
     };
@@ -187,7 +187,7 @@ fn in_doubt(error: ClientError, batch: &[Line]) -> CliError {
             ..error
         };
     }
-    let keyed = |line: &Line| {
+    let keyed = |line: &FileLine| {
         line.item
             .as_ref()
             .is_ok_and(|item| item.get("idempotency_key").is_some())
@@ -234,7 +234,7 @@ impl Lines {
         })
     }
 
-    fn next(&mut self, source: &Source<'_>) -> Result<Option<Line>, CliError> {
+    fn next(&mut self, source: &Source<'_>) -> Result<Option<FileLine>, CliError> {
         loop {
             let mut text = Vec::new();
             let most = LINE_BYTES_MAX as u64 + 1;
@@ -256,14 +256,14 @@ impl Lines {
                     .map_err(|error| self.cannot_read(&error))?;
                 self.position += skipped as u64;
                 let item = Err(format!("it is longer than {LINE_BYTES_MAX} bytes"));
-                return Ok(Some(Line {
+                return Ok(Some(FileLine {
                     number,
                     bytes: 0,
                     item,
                 }));
             }
             if !text.trim_ascii().is_empty() {
-                return Ok(Some(Line {
+                return Ok(Some(FileLine {
                     number,
                     bytes,
                     item: read_item(&text, number, source),

@@ -70,7 +70,7 @@ impl LoadResult {
 
 /// State shared by the threads.
 #[derive(Default)]
-struct Shared {
+struct LoadState {
     next: AtomicU32,
     decisions: AtomicU32,
     over: AtomicBool,
@@ -83,7 +83,7 @@ impl Load<'_> {
     /// The first error of any thread, or that the deadline has passed.
     pub(super) fn run(&self, progress: &Progress) -> Result<LoadResult, CliError> {
         let began = self.clock.monotonic();
-        let shared = Shared::default();
+        let shared = LoadState::default();
         thread::scope(|scope| {
             let starters: Vec<_> = (0..STARTERS)
                 .map(|_| scope.spawn(|| self.start_expenses(&shared)))
@@ -131,7 +131,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    fn start_expenses(&self, shared: &Shared) -> Result<(), CliError> {
+    fn start_expenses(&self, shared: &LoadState) -> Result<(), CliError> {
         loop {
             let number = shared.next.fetch_add(1, Ordering::SeqCst);
             if number >= self.instances || shared.over.load(Ordering::SeqCst) {
@@ -152,7 +152,7 @@ impl Load<'_> {
     }
 
     /// Shows progress until all instances have ended.
-    fn watch(&self, shared: &Shared, progress: &Progress) -> Result<Counts, CliError> {
+    fn watch(&self, shared: &LoadState, progress: &Progress) -> Result<InstanceCounts, CliError> {
         let expected = u64::from(self.instances) + u64::from(self.payroll) + 1;
         let bar = progress.bar(expected);
         let began = self.clock.monotonic();
@@ -166,7 +166,7 @@ impl Load<'_> {
                 shared.over.store(true, Ordering::SeqCst);
                 return Err(error);
             }
-            let counts = Counts::of(&self.operator.get("/workflow-metrics/stats")?);
+            let counts = InstanceCounts::of(&self.operator.get("/workflow-metrics/stats")?);
             let decisions = shared.decisions.load(Ordering::SeqCst);
             bar.set_position(counts.ended);
             bar.set_message(format!(
@@ -205,13 +205,13 @@ impl Load<'_> {
 }
 
 /// Counts of the team's instances.
-struct Counts {
+struct InstanceCounts {
     waiting: u64,
     ended: u64,
     failed: u64,
 }
 
-impl Counts {
+impl InstanceCounts {
     fn of(stats: &Value) -> Self {
         let count = |status: InstanceStatus| {
             stats
@@ -233,12 +233,12 @@ impl Counts {
 
 /// Runs [`decide_all`], and ends the demo if it fails: without its manager, some instances would
 /// never end.
-fn decide(manager: &Client, shared: &Shared) -> Result<(), CliError> {
+fn decide(manager: &Client, shared: &LoadState) -> Result<(), CliError> {
     decide_all(manager, shared).inspect_err(|_| shared.over.store(true, Ordering::SeqCst))
 }
 
 /// Decides the manager's pending approvals until the demo is over.
-fn decide_all(manager: &Client, shared: &Shared) -> Result<(), CliError> {
+fn decide_all(manager: &Client, shared: &LoadState) -> Result<(), CliError> {
     while !shared.over.load(Ordering::SeqCst) {
         let inbox = manager.get("/approvals?limit=200")?;
         for approval in items(&inbox) {

@@ -26,7 +26,7 @@ const READ_BYTES: usize = 16 << 10;
 
 /// The parameters of the requests.
 #[derive(Clone, Debug)]
-pub(super) struct Question {
+pub(super) struct FeedQuery {
     pub(super) team: Option<String>,
     pub(super) window: Window,
 }
@@ -51,7 +51,7 @@ pub(super) struct Feed(Receiver<Result<Update, ClientError>>);
 type Sender = SyncSender<Result<Update, ClientError>>;
 
 impl Feed {
-    pub(super) fn start(client: &Client, question: Question) -> Self {
+    pub(super) fn start(client: &Client, question: FeedQuery) -> Self {
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let (following, asking) = (
             (client.clone(), question.clone(), sender.clone()),
@@ -64,7 +64,7 @@ impl Feed {
             again_and_again(&sender, || follow(&client, &path, &sender));
         });
         thread::spawn(move || {
-            let (client, Question { team, window }, sender) = asking;
+            let (client, FeedQuery { team, window }, sender) = asking;
             let path = format!(
                 "/workflow-metrics/stats{}",
                 query([("window", Some(window.to_string())), ("team", team)])
@@ -103,19 +103,19 @@ impl Feed {
 }
 
 /// The outcome of a round of requests.
-enum End {
+enum RoundResult {
     /// The round succeeded; start another.
     Later,
     /// The receiver was dropped; stop.
     Unheard,
 }
 
-fn again_and_again(sender: &Sender, mut round: impl FnMut() -> Result<End, ClientError>) {
+fn again_and_again(sender: &Sender, mut round: impl FnMut() -> Result<RoundResult, ClientError>) {
     let mut failures = 0;
     loop {
         match round() {
-            Ok(End::Later) => failures = 0,
-            Ok(End::Unheard) => return,
+            Ok(RoundResult::Later) => failures = 0,
+            Ok(RoundResult::Unheard) => return,
             // A refused token or permission is not retried.
             Err(
                 error @ ClientError::Api {
@@ -141,13 +141,13 @@ fn again_and_again(sender: &Sender, mut round: impl FnMut() -> Result<End, Clien
     }
 }
 
-fn follow(client: &Client, path: &str, sender: &Sender) -> Result<End, ClientError> {
+fn follow(client: &Client, path: &str, sender: &Sender) -> Result<RoundResult, ClientError> {
     let mut stream = client.follow(path)?;
     let (mut events, mut buffer) = (Events::default(), vec![0; READ_BYTES]);
     loop {
         let count = match stream.read(&mut buffer) {
             // If the server is stopping, the next request tells.
-            Ok(0) | Err(_) => return Ok(End::Later),
+            Ok(0) | Err(_) => return Ok(RoundResult::Later),
             Ok(count) => count,
         };
         let mut heard = true;
@@ -156,7 +156,7 @@ fn follow(client: &Client, path: &str, sender: &Sender) -> Result<End, ClientErr
         });
         told.map_err(|problem| ClientError::Broken(problem.to_owned()))?;
         if !heard {
-            return Ok(End::Unheard);
+            return Ok(RoundResult::Unheard);
         }
     }
 }
@@ -170,15 +170,15 @@ fn update(event: &Event) -> Option<Update> {
     }
 }
 
-fn ask(client: &Client, path: &str, sender: &Sender) -> Result<End, ClientError> {
+fn ask(client: &Client, path: &str, sender: &Sender) -> Result<RoundResult, ClientError> {
     let mut stats = client.get(path)?;
     let operations = stats
         .get_mut("operations")
         .map(Value::take)
         .unwrap_or_default();
     if sender.send(Ok(Update::Operations(operations))).is_err() {
-        return Ok(End::Unheard);
+        return Ok(RoundResult::Unheard);
     }
     thread::sleep(TABLE_INTERVAL);
-    Ok(End::Later)
+    Ok(RoundResult::Later)
 }

@@ -22,9 +22,9 @@ use super::interrupt::Interrupt;
 use super::output::Output;
 use super::period::window;
 use crate::monitor::Window;
-use feed::{Feed, Question, Update};
+use feed::{Feed, FeedQuery, Update};
 use screen::Size;
-use state::{Scroll, Sort, State};
+use state::{ScreenState, Scroll, Sort};
 use terminal::Terminal;
 
 /// Longest wait for a key before updates are read again.
@@ -51,8 +51,8 @@ pub(super) fn top(
     arguments: TopArguments,
 ) -> Result<(), CliError> {
     let TopArguments { window, team, once } = arguments;
-    let feed = Feed::start(client, Question { team, window });
-    let state = State::new(client.server(), window);
+    let feed = Feed::start(client, FeedQuery { team, window });
+    let state = ScreenState::new(client.server(), window);
     if once || output.is_json() || !Terminal::is_there() {
         return print_once(&feed, state, output);
     }
@@ -60,7 +60,7 @@ pub(super) fn top(
 }
 
 /// Waits until the state is complete and prints it.
-fn print_once(feed: &Feed, mut state: State, output: Output) -> Result<(), CliError> {
+fn print_once(feed: &Feed, mut state: ScreenState, output: Output) -> Result<(), CliError> {
     while !state.is_complete() {
         match feed.wait()? {
             Update::Lost(problem) => return Err(problem.into()),
@@ -80,7 +80,7 @@ fn print_once(feed: &Feed, mut state: State, output: Output) -> Result<(), CliEr
     })
 }
 
-fn watch(feed: &Feed, mut state: State) -> Result<(), CliError> {
+fn watch(feed: &Feed, mut state: ScreenState) -> Result<(), CliError> {
     let interrupt = Interrupt::listen()?;
     let mut terminal = Terminal::open()?;
     let mut changed = true;
@@ -102,9 +102,9 @@ fn watch(feed: &Feed, mut state: State) -> Result<(), CliError> {
             changed = true;
             let Event::Key(key) = event else { continue };
             match meaning(key) {
-                Some(Wish::Quit) => return Ok(()),
-                Some(Wish::Sort(sort)) => state.sort_by(sort),
-                Some(Wish::Scroll(scroll)) => {
+                Some(KeyAction::Quit) => return Ok(()),
+                Some(KeyAction::Sort(sort)) => state.sort_by(sort),
+                Some(KeyAction::Scroll(scroll)) => {
                     state.scroll(scroll, screen::rows_of_operations(&state, terminal.size()))
                 }
                 None => {}
@@ -117,26 +117,26 @@ fn watch(feed: &Feed, mut state: State) -> Result<(), CliError> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
+enum KeyAction {
     Quit,
     Sort(Sort),
     Scroll(Scroll),
 }
 
-fn meaning(key: KeyEvent) -> Option<Wish> {
+fn meaning(key: KeyEvent) -> Option<KeyAction> {
     Some(match key.code {
-        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Wish::Quit,
-        KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
-        KeyCode::Char('p') => Wish::Sort(Sort::Latency),
-        KeyCode::Char('r') => Wish::Sort(Sort::Rate),
-        KeyCode::Char('e') => Wish::Sort(Sort::Errors),
-        KeyCode::Char('n') => Wish::Sort(Sort::Name),
-        KeyCode::Up => Wish::Scroll(Scroll::Line(-1)),
-        KeyCode::Down => Wish::Scroll(Scroll::Line(1)),
-        KeyCode::PageUp => Wish::Scroll(Scroll::Page(-1)),
-        KeyCode::PageDown => Wish::Scroll(Scroll::Page(1)),
-        KeyCode::Home => Wish::Scroll(Scroll::Start),
-        KeyCode::End => Wish::Scroll(Scroll::End),
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => KeyAction::Quit,
+        KeyCode::Char('q') | KeyCode::Esc => KeyAction::Quit,
+        KeyCode::Char('p') => KeyAction::Sort(Sort::Latency),
+        KeyCode::Char('r') => KeyAction::Sort(Sort::Rate),
+        KeyCode::Char('e') => KeyAction::Sort(Sort::Errors),
+        KeyCode::Char('n') => KeyAction::Sort(Sort::Name),
+        KeyCode::Up => KeyAction::Scroll(Scroll::Line(-1)),
+        KeyCode::Down => KeyAction::Scroll(Scroll::Line(1)),
+        KeyCode::PageUp => KeyAction::Scroll(Scroll::Page(-1)),
+        KeyCode::PageDown => KeyAction::Scroll(Scroll::Page(1)),
+        KeyCode::Home => KeyAction::Scroll(Scroll::Start),
+        KeyCode::End => KeyAction::Scroll(Scroll::End),
         _ => return None,
     })
 }
@@ -148,13 +148,16 @@ mod tests {
     #[test]
     fn keys_mean_what_the_last_line_says() {
         let key = |code| meaning(KeyEvent::new(code, KeyModifiers::NONE));
-        assert_eq!(key(KeyCode::Char('q')), Some(Wish::Quit));
+        assert_eq!(key(KeyCode::Char('q')), Some(KeyAction::Quit));
         assert_eq!(key(KeyCode::Char('c')), None);
         assert_eq!(
             meaning(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)),
-            Some(Wish::Quit)
+            Some(KeyAction::Quit)
         );
-        assert_eq!(key(KeyCode::Char('e')), Some(Wish::Sort(Sort::Errors)));
-        assert_eq!(key(KeyCode::PageDown), Some(Wish::Scroll(Scroll::Page(1))));
+        assert_eq!(key(KeyCode::Char('e')), Some(KeyAction::Sort(Sort::Errors)));
+        assert_eq!(
+            key(KeyCode::PageDown),
+            Some(KeyAction::Scroll(Scroll::Page(1)))
+        );
     }
 }

@@ -7,7 +7,7 @@
 use serde_json::Value;
 use unicode_width::UnicodeWidthChar as _;
 
-use super::state::{Sort, State, number};
+use super::state::{ScreenState, Sort, number};
 use crate::cli::output::{self, cell};
 
 const CURVE: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -22,7 +22,7 @@ const ROWS_MIN: usize = 5;
 
 /// The style of a piece of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum Style {
     Plain,
     /// For less important text.
     Faint,
@@ -36,7 +36,7 @@ pub(super) enum Look {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) text: String,
-    pub(super) look: Look,
+    pub(super) style: Style,
 }
 
 pub(super) type Line = Vec<Piece>;
@@ -49,7 +49,7 @@ pub(super) struct Size {
 }
 
 /// Returns all lines of the screen.
-pub(super) fn lines(state: &State, size: Size) -> Vec<Line> {
+pub(super) fn lines(state: &ScreenState, size: Size) -> Vec<Line> {
     let width = size.width.max(WIDTH_MIN);
     let rows = state.rows();
     let mut lines = top(state, rows.len(), size);
@@ -69,7 +69,7 @@ pub(super) fn lines(state: &State, size: Size) -> Vec<Line> {
 }
 
 /// Returns the number of table rows that fit.
-pub(super) fn rows_of_operations(state: &State, size: Size) -> usize {
+pub(super) fn rows_of_operations(state: &ScreenState, size: Size) -> usize {
     let rows = state.rows().len();
     room(&top(state, rows, size), rows, size)
 }
@@ -94,7 +94,7 @@ pub(super) fn text(lines: &[Line]) -> String {
 
 /// The parts that a low screen leaves out. Each level leaves out those before it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum LeftOut {
+enum OmittedParts {
     Nothing,
     /// All lines of caches but the first.
     MoreCaches,
@@ -105,7 +105,7 @@ enum LeftOut {
     Approvals,
 }
 
-impl LeftOut {
+impl OmittedParts {
     const ALL: [Self; 6] = [
         Self::Nothing,
         Self::MoreCaches,
@@ -117,22 +117,22 @@ impl LeftOut {
 }
 
 /// Returns the lines above the table, without as many parts as needed for [`ROWS_MIN`] rows.
-fn top(state: &State, rows: usize, size: Size) -> Vec<Line> {
+fn top(state: &ScreenState, rows: usize, size: Size) -> Vec<Line> {
     let width = size.width.max(WIDTH_MIN);
-    let fits = |left_out: &LeftOut| {
+    let fits = |left_out: &OmittedParts| {
         room(&above(state, width, *left_out), rows, size) >= rows.min(ROWS_MIN)
     };
     above(
         state,
         width,
-        LeftOut::ALL
+        OmittedParts::ALL
             .into_iter()
             .find(fits)
-            .unwrap_or(LeftOut::Approvals),
+            .unwrap_or(OmittedParts::Approvals),
     )
 }
 
-fn above(state: &State, width: usize, left_out: LeftOut) -> Vec<Line> {
+fn above(state: &ScreenState, width: usize, left_out: OmittedParts) -> Vec<Line> {
     let mut lines = vec![title(state)];
     let Some(live) = &state.live else {
         lines.push(vec![faint("waiting for the first numbers …")]);
@@ -140,19 +140,19 @@ fn above(state: &State, width: usize, left_out: LeftOut) -> Vec<Line> {
     };
     lines.push(calls(live));
     lines.push(instances(live));
-    if left_out < LeftOut::Approvals {
+    if left_out < OmittedParts::Approvals {
         lines.push(approvals(live));
     }
-    if left_out < LeftOut::Caches {
+    if left_out < OmittedParts::Caches {
         let caches = wrap(caches(live), width);
-        let shown = if left_out < LeftOut::MoreCaches {
+        let shown = if left_out < OmittedParts::MoreCaches {
             caches.len()
         } else {
             1
         };
         lines.extend(caches.into_iter().take(shown));
     }
-    if left_out < LeftOut::Curves {
+    if left_out < OmittedParts::Curves {
         let curve_width = width.saturating_sub(30);
         lines.push(curve("calls/min", state.rates.iter().copied(), curve_width));
         lines.push(curve(
@@ -163,7 +163,7 @@ fn above(state: &State, width: usize, left_out: LeftOut) -> Vec<Line> {
     }
     lines.extend(alerts(
         state,
-        if left_out < LeftOut::MoreAlerts {
+        if left_out < OmittedParts::MoreAlerts {
             ALERTS_SHOWN_MAX
         } else {
             1
@@ -173,7 +173,7 @@ fn above(state: &State, width: usize, left_out: LeftOut) -> Vec<Line> {
     lines
 }
 
-fn title(state: &State) -> Line {
+fn title(state: &ScreenState) -> Line {
     let mut line = vec![strong("stepwell "), plain(output::escape(&state.server))];
     if let Some(live) = &state.live {
         line.push(faint(format!(
@@ -185,10 +185,10 @@ fn title(state: &State) -> Line {
     line.push(match &state.lost {
         Some(problem) => piece(
             format!("  no answer, asking again: {}", output::escape(problem)),
-            Look::Bad,
+            Style::Bad,
         ),
-        None if firing > 0 => piece(format!("  {}", output::count(firing, "alert")), Look::Bad),
-        None if state.live.is_some() => piece("  all is well", Look::Good),
+        None if firing > 0 => piece(format!("  {}", output::count(firing, "alert")), Style::Bad),
+        None if state.live.is_some() => piece("  all is well", Style::Good),
         None => plain(""),
     });
     line
@@ -197,19 +197,22 @@ fn title(state: &State) -> Line {
 fn calls(live: &Value) -> Line {
     let numbers = live.get("operations").unwrap_or(&Value::Null);
     let errors = number(numbers, "/error_rate");
-    let look = if errors > 0.0 {
-        Look::Warning
+    let style = if errors > 0.0 {
+        Style::Warning
     } else {
-        Look::Strong
+        Style::Strong
     };
     facts(
         "calls",
         [
             (
                 "a minute",
-                piece(output::number(number(numbers, "/per_minute")), Look::Strong),
+                piece(
+                    output::number(number(numbers, "/per_minute")),
+                    Style::Strong,
+                ),
             ),
-            ("errors", piece(percent(errors), look)),
+            ("errors", piece(percent(errors), style)),
             ("p95 ms", strong(output::number(number(numbers, "/p95_ms")))),
             ("p50 ms", strong(output::number(number(numbers, "/p50_ms")))),
             ("p99 ms", strong(output::number(number(numbers, "/p99_ms")))),
@@ -219,17 +222,17 @@ fn calls(live: &Value) -> Line {
 
 fn instances(live: &Value) -> Line {
     let failed = number(live, "/lifecycle/failed");
-    let look = if failed > 0.0 {
-        Look::Warning
+    let style = if failed > 0.0 {
+        Style::Warning
     } else {
-        Look::Strong
+        Style::Strong
     };
     facts(
         "instances",
         [
             ("created", strong(cell(live, "/lifecycle/created"))),
             ("completed", strong(cell(live, "/lifecycle/completed"))),
-            ("failed", piece(cell(live, "/lifecycle/failed"), look)),
+            ("failed", piece(cell(live, "/lifecycle/failed"), style)),
             ("rejected", strong(cell(live, "/lifecycle/rejected"))),
             ("in hand", strong(cell(live, "/active_instances"))),
             ("steps running", strong(cell(live, "/running"))),
@@ -316,12 +319,12 @@ fn curve(name: &str, values: impl DoubleEndedIterator<Item = f64> + Clone, width
     let drawn: String = drawn.into_iter().collect();
     vec![
         faint(label(name)),
-        piece(drawn, Look::Good),
+        piece(drawn, Style::Good),
         faint(format!("  most {}", output::number(most))),
     ]
 }
 
-fn active(state: &State) -> impl Iterator<Item = &Value> {
+fn active(state: &ScreenState) -> impl Iterator<Item = &Value> {
     state
         .alerts
         .as_ref()
@@ -335,7 +338,7 @@ fn is_firing(alert: &Value) -> bool {
     alert.get("state").and_then(Value::as_str) == Some("firing")
 }
 
-fn alerts(state: &State, most: usize) -> Vec<Line> {
+fn alerts(state: &ScreenState, most: usize) -> Vec<Line> {
     let is_severe =
         |alert: &Value| alert.get("severity").and_then(Value::as_str) == Some("critical");
     let mut firing: Vec<_> = active(state).filter(|alert| is_firing(alert)).collect();
@@ -348,9 +351,9 @@ fn alerts(state: &State, most: usize) -> Vec<Line> {
                 piece(
                     label(&output::escape(&cell(alert, "/severity"))),
                     if is_severe(alert) {
-                        Look::Bad
+                        Style::Bad
                     } else {
-                        Look::Warning
+                        Style::Warning
                     },
                 ),
                 plain(output::escape(&cell(alert, "/message"))),
@@ -397,24 +400,24 @@ fn name_width(rows: &[(&str, &Value)], width: usize) -> usize {
     there.min(longest.unwrap_or_default().max(NAME_WIDTH))
 }
 
-fn header(state: &State, width: usize, names: usize) -> Line {
+fn header(state: &ScreenState, width: usize, names: usize) -> Line {
     let sorted = match state.sort {
         Sort::Latency => "P95 MS",
         Sort::Rate => "A MINUTE",
         Sort::Errors => "ERRORS",
         Sort::Name => "OPERATION",
     };
-    let look = |name: &str| {
+    let style = |name: &str| {
         if name == sorted {
-            Look::Strong
+            Style::Strong
         } else {
-            Look::Faint
+            Style::Faint
         }
     };
     let name = format!("OPERATION ({})", state.window);
-    let mut line = vec![piece(padded(&name, names), look("OPERATION"))];
+    let mut line = vec![piece(padded(&name, names), style("OPERATION"))];
     for (name, _) in COLUMNS.iter().take(shown_columns(width)) {
-        line.push(piece(format!("{name:>NUMBER_WIDTH$}"), look(name)));
+        line.push(piece(format!("{name:>NUMBER_WIDTH$}"), style(name)));
     }
     line
 }
@@ -429,17 +432,17 @@ fn row(name: &str, numbers: &Value, width: usize, names: usize) -> Line {
         } else {
             output::number(number(numbers, pointer))
         };
-        let look = if errors && failed {
-            Look::Warning
+        let style = if errors && failed {
+            Style::Warning
         } else {
-            Look::Plain
+            Style::Plain
         };
-        line.push(piece(format!("{text:>NUMBER_WIDTH$}"), look));
+        line.push(piece(format!("{text:>NUMBER_WIDTH$}"), style));
     }
     line
 }
 
-fn keys(state: &State, room: usize, rows: usize) -> Line {
+fn keys(state: &ScreenState, room: usize, rows: usize) -> Line {
     let last = (state.above + room).min(rows);
     let place = if rows > room {
         format!("  {}–{last} of {rows}", state.above + 1)
@@ -483,23 +486,23 @@ fn age(seconds: f64) -> String {
     }
 }
 
-fn piece(text: impl Into<String>, look: Look) -> Piece {
+fn piece(text: impl Into<String>, style: Style) -> Piece {
     Piece {
         text: text.into(),
-        look,
+        style,
     }
 }
 
 fn plain(text: impl Into<String>) -> Piece {
-    piece(text, Look::Plain)
+    piece(text, Style::Plain)
 }
 
 fn faint(text: impl Into<String>) -> Piece {
-    piece(text, Look::Faint)
+    piece(text, Style::Faint)
 }
 
 fn strong(text: impl Into<String>) -> Piece {
-    piece(text, Look::Strong)
+    piece(text, Style::Strong)
 }
 
 fn columns(line: &[Piece]) -> usize {
@@ -535,13 +538,13 @@ fn cut(line: &[Piece], width: usize) -> Line {
                 Some(rest) => left = rest,
                 None => {
                     text.push('…');
-                    kept.push(piece(text, one.look));
+                    kept.push(piece(text, one.style));
                     return kept;
                 }
             }
             text.push(character);
         }
-        kept.push(piece(text, one.look));
+        kept.push(piece(text, one.style));
     }
     kept
 }
@@ -554,8 +557,8 @@ mod tests {
     use super::*;
     use crate::monitor::Window;
 
-    fn state() -> State {
-        let mut state = State::new("http://127.0.0.1:7400", Window::Minute);
+    fn state() -> ScreenState {
+        let mut state = ScreenState::new("http://127.0.0.1:7400", Window::Minute);
         state.take(Update::Live(json!({
             "uptime_seconds": 7_500.4,
             "operations": { "per_minute": 1_204.0, "error_rate": 0.01, "p50_ms": 0.8, "p95_ms": 3.1, "p99_ms": 9.0 },
@@ -718,7 +721,7 @@ q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll  1–5 of 31
     #[test]
     fn on_a_wide_screen_numbers_stay_near_their_names() {
         let mut state = state();
-        let header = |state: &State| {
+        let header = |state: &ScreenState| {
             let shown = text(&lines(
                 state,
                 Size {
@@ -757,7 +760,7 @@ q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll  1–5 of 31
 
     #[test]
     fn nothing_is_known_at_first_and_a_loss_is_told() {
-        let mut state = State::new("http://nowhere", Window::Hour);
+        let mut state = ScreenState::new("http://nowhere", Window::Hour);
         let first = text(&lines(
             &state,
             Size {

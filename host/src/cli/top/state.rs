@@ -30,7 +30,7 @@ pub(super) enum Scroll {
 }
 
 /// Everything that the screen shows.
-pub(super) struct State {
+pub(super) struct ScreenState {
     pub(super) server: String,
     pub(super) window: Window,
     pub(super) live: Option<Value>,
@@ -46,7 +46,7 @@ pub(super) struct State {
     pub(super) above: usize,
 }
 
-impl State {
+impl ScreenState {
     pub(super) fn new(server: &str, window: Window) -> Self {
         Self {
             server: server.to_owned(),
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn rows_are_sorted_and_the_table_has_an_end() {
-        let mut state = State::new("", Window::Minute);
+        let mut state = ScreenState::new("", Window::Minute);
         state.take(Update::Operations(json!({
             "slow": { "count": 1, "p95_ms": 9.0, "per_minute": 1.0, "errors": 0, "error_rate": 0.0 },
             "often": { "count": 9, "p95_ms": 1.0, "per_minute": 9.0, "errors": 1, "error_rate": 0.1 },
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_past_has_a_bound_and_a_snapshot_ends_a_loss() {
-        let mut state = State::new("", Window::Minute);
+        let mut state = ScreenState::new("", Window::Minute);
         state.take(Update::Lost(crate::cli::client::ClientError::Broken(
             "gone".to_owned(),
         )));

@@ -11,7 +11,7 @@ use crossterm::terminal::{
 };
 use crossterm::{cursor, execute, queue};
 
-use super::screen::{Line, Look, Size};
+use super::screen::{Line, Size, Style};
 use crate::cli::error::CliError;
 
 /// Size of a terminal that does not report one.
@@ -67,7 +67,7 @@ impl Terminal {
                 cursor::MoveTo(0, u16::try_from(row).unwrap_or(u16::MAX))
             )?;
             for piece in line {
-                self.put_on(piece.look)?;
+                self.put_on(piece.style)?;
                 queue!(self.out, Print(&piece.text))?;
             }
             queue!(
@@ -85,15 +85,15 @@ impl Terminal {
         self.out.flush()
     }
 
-    fn put_on(&mut self, look: Look) -> io::Result<()> {
+    fn put_on(&mut self, style: Style) -> io::Result<()> {
         queue!(self.out, SetAttribute(Attribute::Reset))?;
-        let colour = match look {
-            Look::Plain => return Ok(()),
-            Look::Faint => return queue!(self.out, SetAttribute(Attribute::Dim)),
-            Look::Strong => return queue!(self.out, SetAttribute(Attribute::Bold)),
-            Look::Good => Color::Green,
-            Look::Warning => Color::Yellow,
-            Look::Bad => Color::Red,
+        let colour = match style {
+            Style::Plain => return Ok(()),
+            Style::Faint => return queue!(self.out, SetAttribute(Attribute::Dim)),
+            Style::Strong => return queue!(self.out, SetAttribute(Attribute::Bold)),
+            Style::Good => Color::Green,
+            Style::Warning => Color::Yellow,
+            Style::Bad => Color::Red,
         };
         if self.colours {
             queue!(self.out, SetForegroundColor(colour))
@@ -102,9 +102,9 @@ impl Terminal {
         }
     }
 
-    /// Returns the next event, or none if `patience` passes first.
-    pub(super) fn event(&self, patience: Duration) -> Result<Option<Event>, CliError> {
-        if event::poll(patience).map_err(problem)? {
+    /// Returns the next event, or none if `timeout` passes first.
+    pub(super) fn event(&self, timeout: Duration) -> Result<Option<Event>, CliError> {
+        if event::poll(timeout).map_err(problem)? {
             event::read().map(Some).map_err(problem)
         } else {
             Ok(None)

@@ -52,8 +52,8 @@ pub(super) fn apply(client: &Client, output: Output, paths: &[PathBuf]) -> Resul
                 };
                 format!("{}: {line}{}\n", escape(&shown(source)), escape(&result))
             })?,
-            Err(Refusal::Ends(error)) => return Err(error),
-            Err(Refusal::Mistakes(mistakes)) => {
+            Err(NotApplied::Ends(error)) => return Err(error),
+            Err(NotApplied::Mistakes(mistakes)) => {
                 mistakes.iter().for_each(|mistake| tell_mistake(mistake));
                 failed += 1;
             }
@@ -70,7 +70,7 @@ pub(super) fn apply(client: &Client, output: Output, paths: &[PathBuf]) -> Resul
 }
 
 /// The reason that a definition was not applied.
-enum Refusal {
+enum NotApplied {
     /// The server would refuse or miss every other definition too.
     Ends(CliError),
     /// The mistakes of this definition. Each begins with the name of the file.
@@ -92,8 +92,8 @@ fn shown(source: &Path) -> String {
     }
 }
 
-fn apply_one(client: &Client, source: &Path) -> Result<Value, Refusal> {
-    let text = read(source).map_err(|mistake| Refusal::Mistakes(vec![mistake]))?;
+fn apply_one(client: &Client, source: &Path) -> Result<Value, NotApplied> {
+    let text = read(source).map_err(|mistake| NotApplied::Mistakes(vec![mistake]))?;
     let name = shown(source);
     match client.post("/workflows", Payload::Text(&text)) {
         Ok(version) => Ok(version),
@@ -102,14 +102,16 @@ fn apply_one(client: &Client, source: &Path) -> Result<Value, Refusal> {
             | ClientError::Api {
                 status: 401 | 403, ..
             }),
-        ) => Err(Refusal::Ends(error.into())),
-        Err(ClientError::Api { problems, .. }) if !problems.is_empty() => Err(Refusal::Mistakes(
-            problems
-                .iter()
-                .map(|problem| mistake(&name, problem))
-                .collect(),
-        )),
-        Err(error) => Err(Refusal::Mistakes(vec![format!("{name}: {error}")])),
+        ) => Err(NotApplied::Ends(error.into())),
+        Err(ClientError::Api { problems, .. }) if !problems.is_empty() => {
+            Err(NotApplied::Mistakes(
+                problems
+                    .iter()
+                    .map(|problem| mistake(&name, problem))
+                    .collect(),
+            ))
+        }
+        Err(error) => Err(NotApplied::Mistakes(vec![format!("{name}: {error}")])),
     }
 }
 
