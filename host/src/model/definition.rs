@@ -12,11 +12,11 @@ use serde_json::Value;
 
 use super::duration;
 use super::expression::{Expression, Template};
-use super::yaml::{self, Misread, NodeValue, Path};
+use super::yaml::{self, NodeValue, Path, ReadProblem};
 use super::{Name, StepId};
 
-pub(crate) use self::problem::Finding;
-pub use self::problem::{DefinitionError, Problem, Written};
+pub(crate) use self::problem::DefinitionMistake;
+pub use self::problem::{DefinitionError, Problem, SourceText};
 
 use self::problem::PROBLEMS_MAX;
 
@@ -264,7 +264,7 @@ impl Definition {
     ///
     /// # Errors
     /// The errors of [`Definition::parse`].
-    pub fn read(text: &str) -> Result<(Self, Written), DefinitionError> {
+    pub fn read(text: &str) -> Result<(Self, SourceText), DefinitionError> {
         if text.len() > SOURCE_BYTES_MAX {
             let problem = Problem::new(format!("it is longer than {SOURCE_BYTES_MAX} bytes"));
             return Err(DefinitionError::new(vec![problem]));
@@ -272,7 +272,7 @@ impl Definition {
         let tree = yaml::parse(text).map_err(|(place, message)| {
             DefinitionError::within(text, vec![Problem::at(place, message)])
         })?;
-        let written = Written::new(text.into(), tree.root);
+        let written = SourceText::new(text.into(), tree.root);
         let mut problems: Vec<_> = tree
             .problems
             .into_iter()
@@ -302,7 +302,7 @@ impl Definition {
     /// All problems found, at most [`PROBLEMS_MAX`].
     pub fn check(source: DefinitionSource) -> Result<Self, DefinitionError> {
         check::check(source).map_err(|findings| {
-            let problems = findings.into_iter().map(Finding::unplaced);
+            let problems = findings.into_iter().map(DefinitionMistake::unplaced);
             DefinitionError::new(problems.collect())
         })
     }
@@ -402,7 +402,7 @@ impl std::fmt::Display for PluginReference {
 
 /// Returns the problems of each step read on its own. Reading the whole definition ends at the
 /// first value of a wrong type.
-fn misread_steps(written: &Written) -> Vec<Problem> {
+fn misread_steps(written: &SourceText) -> Vec<Problem> {
     let path = Path::default().field("steps");
     let NodeValue::List(steps) = &written.root().follow(&path).value else {
         return Vec::new();
@@ -411,7 +411,7 @@ fn misread_steps(written: &Written) -> Vec<Problem> {
     let misread = steps.flat_map(|(index, step)| {
         let misread = yaml::read::<StepSource>(step).err().unwrap_or_default();
         let path = path.index(index);
-        misread.into_iter().map(move |misread| Misread {
+        misread.into_iter().map(move |misread| ReadProblem {
             path: path.join(&misread.path.0),
             ..misread
         })

@@ -234,7 +234,7 @@ impl<'de> Visitor<'de> for Check {
 /// its end.
 fn exceeds(text: &str, levels: usize) -> bool {
     let mut depth = 0_usize;
-    let mut outside = Outside::default();
+    let mut outside = StringScanner::default();
     for byte in text.bytes() {
         if outside.strings(byte) {
             match byte {
@@ -253,14 +253,14 @@ fn exceeds(text: &str, levels: usize) -> bool {
 /// Returns the text without the white space between its tokens.
 fn compact(text: &str) -> Arc<str> {
     let is_space = |byte: u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
-    let mut outside = Outside::default();
+    let mut outside = StringScanner::default();
     if !text
         .bytes()
         .any(|byte| outside.strings(byte) && is_space(byte))
     {
         return text.into();
     }
-    let mut outside = Outside::default();
+    let mut outside = StringScanner::default();
     // White space is one byte in UTF-8 and part of no other character.
     text.chars()
         .filter(|c| {
@@ -273,12 +273,12 @@ fn compact(text: &str) -> Arc<str> {
 
 /// Tells, byte by byte, which parts of a JSON text are inside strings.
 #[derive(Default)]
-struct Outside {
+struct StringScanner {
     in_string: bool,
     escaped: bool,
 }
 
-impl Outside {
+impl StringScanner {
     /// Takes the next byte and returns true if it is outside of strings. Quotes count as inside.
     fn strings(&mut self, byte: u8) -> bool {
         if !self.in_string {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::problem::Finding;
+use super::problem::DefinitionMistake;
 use super::{
     APPROVERS_MAX, ApprovalSource, ApprovalStep, Definition, DefinitionSource, EXPIRES_IN_MAX,
     PluginStep, RETRY_DELAY_MAX, STEPS_MAX, Step, StepAction, StepSource,
@@ -18,7 +18,7 @@ use crate::model::{StepId, duration};
 const FINDINGS_MAX: usize = 100;
 
 /// Checks the rules for all definitions, new and stored.
-pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Finding>> {
+pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<DefinitionMistake>> {
     let mut findings = Vec::new();
     let root = Path::default();
     if source.steps.is_empty() || source.steps.len() > STEPS_MAX {
@@ -26,7 +26,7 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Finding>
             "`steps` must have 1 to {STEPS_MAX} steps, and has {}",
             source.steps.len()
         );
-        findings.push(Finding::new(root.field("steps"), message));
+        findings.push(DefinitionMistake::new(root.field("steps"), message));
     }
     let mut steps: Vec<Step> = Vec::new();
     let mut above: BTreeMap<StepId, BTreeSet<StepId>> = BTreeMap::new();
@@ -38,7 +38,7 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Finding>
         let path = root.field("steps").index(index);
         if above.contains_key(&written.id) {
             let message = format!("step `{}` stands twice", written.id);
-            findings.push(Finding::new(path.field("id"), message));
+            findings.push(DefinitionMistake::new(path.field("id"), message));
             continue;
         }
         let needs = written
@@ -64,10 +64,9 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Finding>
     let output = output.unwrap_or_else(|errors| {
         let path = root.field("output");
         let errors = errors.iter();
-        findings.extend(
-            errors
-                .map(|(rest, error)| Finding::expression(path.join(&rest.0), "`output`: ", error)),
-        );
+        findings.extend(errors.map(|(rest, error)| {
+            DefinitionMistake::expression(path.join(&rest.0), "`output`: ", error)
+        }));
         None
     });
     if let Some(output) = &output {
@@ -79,9 +78,9 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Finding>
                     let message =
                         format!("`output` speaks of `steps.{named}`, which is not a step{hint}");
                     let error = expression.about_step(named, String::new());
-                    findings.push(Finding {
+                    findings.push(DefinitionMistake {
                         message,
-                        ..Finding::expression(path.clone(), "", &error)
+                        ..DefinitionMistake::expression(path.clone(), "", &error)
                     });
                 }
             }
@@ -104,7 +103,7 @@ fn ancestors(
     needs: &[StepId],
     path: &Path,
     above: &BTreeMap<StepId, BTreeSet<StepId>>,
-    findings: &mut Vec<Finding>,
+    findings: &mut Vec<DefinitionMistake>,
 ) -> BTreeSet<StepId> {
     let mut ancestors = BTreeSet::new();
     for (index, need) in needs.iter().enumerate() {
@@ -117,7 +116,10 @@ fn ancestors(
                     "step `{id}` needs `{need}`, which does not stand above it{hint}; steps are listed before those \
                      that need them"
                 );
-                findings.push(Finding::new(path.field("needs").index(index), message));
+                findings.push(DefinitionMistake::new(
+                    path.field("needs").index(index),
+                    message,
+                ));
             }
         }
     }
@@ -130,7 +132,7 @@ fn needed(
     path: &Path,
     expression: &Expression,
     ancestors: &BTreeSet<StepId>,
-) -> Vec<Finding> {
+) -> Vec<DefinitionMistake> {
     let missing = expression
         .steps_named()
         .filter(|named| !ancestors.iter().any(|ancestor| ancestor.as_str() == *named));
@@ -142,9 +144,9 @@ fn needed(
                  settled by then"
             );
             let error = expression.about_step(named, String::new());
-            Finding {
+            DefinitionMistake {
                 message,
-                ..Finding::expression(path.clone(), "", &error)
+                ..DefinitionMistake::expression(path.clone(), "", &error)
             }
         })
         .collect()
@@ -152,7 +154,7 @@ fn needed(
 
 /// Checks the rules for a definition that is applied now. A stored definition may be older than
 /// these rules.
-pub(super) fn check_new(definition: &Definition) -> Vec<Finding> {
+pub(super) fn check_new(definition: &Definition) -> Vec<DefinitionMistake> {
     let mut findings = Vec::new();
     let root = Path::default();
     for (index, step) in definition.steps.iter().enumerate() {
@@ -163,7 +165,9 @@ pub(super) fn check_new(definition: &Definition) -> Vec<Finding> {
                 .check()
                 .err()
                 .filter(|_| findings.len() < FINDINGS_MAX);
-            findings.extend(error.map(|error| Finding::expression(path.clone(), &prefix, &error)));
+            findings.extend(
+                error.map(|error| DefinitionMistake::expression(path.clone(), &prefix, &error)),
+            );
         });
         if let StepAction::Approval(approval) = &step.action {
             findings.extend(possible(step, approval, &path.field("approval")));
@@ -173,7 +177,9 @@ pub(super) fn check_new(definition: &Definition) -> Vec<Finding> {
         output.visit(&root.field("output"), &mut |path, expression| {
             let error = expression.check().err();
             findings
-                .extend(error.map(|error| Finding::expression(path.clone(), "`output`: ", &error)));
+                .extend(error.map(|error| {
+                    DefinitionMistake::expression(path.clone(), "`output`: ", &error)
+                }));
         });
     }
     let templates = definition.steps.iter().flat_map(Step::templates);
@@ -186,14 +192,14 @@ pub(super) fn check_new(definition: &Definition) -> Vec<Finding> {
             "its templates hold {size} values and expressions, and may hold {TEMPLATE_VALUES_MAX} together; pass \
              whole objects"
         );
-        findings.push(Finding::new(root, message));
+        findings.push(DefinitionMistake::new(root, message));
     }
     findings
 }
 
 /// Returns a problem if the quorum can never be reached. Only an expression can name more users
 /// than the list has entries.
-fn possible(step: &Step, approval: &ApprovalStep, path: &Path) -> Option<Finding> {
+fn possible(step: &Step, approval: &ApprovalStep, path: &Path) -> Option<DefinitionMistake> {
     let named = approval.approvers.iter().map(|approver| match approver {
         Template::Literal(user) => user.to_text(),
         _ => None,
@@ -206,11 +212,15 @@ fn possible(step: &Step, approval: &ApprovalStep, path: &Path) -> Option<Finding
             approval.quorum,
             named.len()
         );
-        Finding::new(path.field("quorum"), message)
+        DefinitionMistake::new(path.field("quorum"), message)
     })
 }
 
-fn check_step(written: &StepSource, path: &Path, needs: Vec<StepId>) -> Result<Step, Vec<Finding>> {
+fn check_step(
+    written: &StepSource,
+    path: &Path,
+    needs: Vec<StepId>,
+) -> Result<Step, Vec<DefinitionMistake>> {
     let mut findings = Vec::new();
     let step = format!("step `{}`: ", written.id);
     let when = written.when.as_deref().map(Expression::parse).transpose();
@@ -223,12 +233,12 @@ fn check_step(written: &StepSource, path: &Path, needs: Vec<StepId>) -> Result<S
             .as_deref()
             .is_some_and(|text| text.contains("${"));
         findings.push(if is_template {
-            Finding::new(
+            DefinitionMistake::new(
                 path,
                 format!("{step}`when` is an expression already: write it without ${{…}}"),
             )
         } else {
-            Finding::expression(path, &format!("{step}`when`: "), &error)
+            DefinitionMistake::expression(path, &format!("{step}`when`: "), &error)
         });
         None
     });
@@ -247,7 +257,7 @@ fn check_step(written: &StepSource, path: &Path, needs: Vec<StepId>) -> Result<S
                     let message = format!(
                         "{step}`step`, `input`, `retry` and `timeout` belong to plugin steps, not to an approval"
                     );
-                    findings.push(Finding::new(path.field(field), message));
+                    findings.push(DefinitionMistake::new(path.field(field), message));
                     break;
                 }
             }
@@ -256,7 +266,7 @@ fn check_step(written: &StepSource, path: &Path, needs: Vec<StepId>) -> Result<S
         }
         _ => {
             let message = format!("{step}it must have either `plugin` with `step`, or `approval`");
-            findings.push(Finding::new(path.clone(), message));
+            findings.push(DefinitionMistake::new(path.clone(), message));
             None
         }
     };
@@ -275,11 +285,11 @@ fn check_plugin_step(
     written: &StepSource,
     plugin: &str,
     path: &Path,
-    findings: &mut Vec<Finding>,
+    findings: &mut Vec<DefinitionMistake>,
 ) -> Option<PluginStep> {
     let step_id = format!("step `{}`: ", written.id);
     let mut wrong = |path: Path, message: &str| {
-        findings.push(Finding::new(path, format!("{step_id}{message}")));
+        findings.push(DefinitionMistake::new(path, format!("{step_id}{message}")));
     };
     let retry = written.retry.clone().unwrap_or_default();
     let retry_path = path.field("retry");
@@ -328,11 +338,9 @@ fn check_plugin_step(
     let input = input.unwrap_or_else(|errors| {
         let path = path.field("input");
         let prefix = format!("{step_id}`input`: ");
-        findings.extend(
-            errors
-                .iter()
-                .map(|(rest, error)| Finding::expression(path.join(&rest.0), &prefix, error)),
-        );
+        findings.extend(errors.iter().map(|(rest, error)| {
+            DefinitionMistake::expression(path.join(&rest.0), &prefix, error)
+        }));
         None
     });
     Some(PluginStep {
@@ -348,10 +356,13 @@ fn check_approval_step(
     step: &str,
     written: &ApprovalSource,
     path: &Path,
-    findings: &mut Vec<Finding>,
+    findings: &mut Vec<DefinitionMistake>,
 ) -> Option<ApprovalStep> {
     let mut wrong = |field: &str, message: String| {
-        findings.push(Finding::new(path.field(field), format!("{step}{message}")));
+        findings.push(DefinitionMistake::new(
+            path.field(field),
+            format!("{step}{message}"),
+        ));
     };
     if written.title.is_empty() || written.title.len() > 1_024 {
         wrong(
@@ -379,7 +390,7 @@ fn check_approval_step(
         Template::parse(&Value::String(text.clone()))
             .map_err(|error| {
                 let prefix = format!("{step}`approval.{field}`: ");
-                findings.push(Finding::expression(path, &prefix, &error));
+                findings.push(DefinitionMistake::expression(path, &prefix, &error));
             })
             .ok()
     };

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Definition, PluginReference, PluginStep, StepAction};
 use crate::model::expression::{ExpressionError, Origin};
 use crate::model::similar::did_you_mean;
-use crate::model::yaml::{self, Misread, Node, NodeValue, Path, Place, Segment, Style};
+use crate::model::yaml::{self, Node, NodeValue, Path, Place, ReadProblem, Segment, Style};
 use crate::model::{PluginVersion, StepId, duration};
 
 /// Most problems of one definition that are reported.
@@ -101,7 +101,7 @@ impl std::error::Error for DefinitionError {}
 
 /// A mistake whose position in the text is not known yet.
 #[derive(Clone, Debug)]
-pub(crate) struct Finding {
+pub(crate) struct DefinitionMistake {
     /// The path of the value; for a missing value, the path of its parent.
     pub(crate) path: Path,
     /// The expression in the value that has the mistake.
@@ -109,7 +109,7 @@ pub(crate) struct Finding {
     pub(crate) message: String,
 }
 
-impl Finding {
+impl DefinitionMistake {
     pub(crate) fn new(path: Path, message: impl Into<String>) -> Self {
         Self {
             path,
@@ -135,12 +135,12 @@ impl Finding {
 
 /// The text of a definition, with the position of each value.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct SourceText {
     text: Arc<str>,
     root: Arc<Node>,
 }
 
-impl Written {
+impl SourceText {
     pub(super) fn new(text: Arc<str>, root: Arc<Node>) -> Self {
         Self { text, root }
     }
@@ -155,17 +155,17 @@ impl Written {
     }
 
     /// Returns the problems with their positions.
-    pub(crate) fn refused(&self, findings: Vec<Finding>) -> DefinitionError {
+    pub(crate) fn refused(&self, findings: Vec<DefinitionMistake>) -> DefinitionError {
         let problems = findings.into_iter().map(|finding| self.problem(finding));
         DefinitionError::within(&self.text, problems.collect())
     }
 
-    pub(super) fn misread(&self, misread: Misread) -> Problem {
+    pub(super) fn misread(&self, misread: ReadProblem) -> Problem {
         let message = sentence(&self.root, &misread);
         Problem::at(misread.place, message)
     }
 
-    fn problem(&self, finding: Finding) -> Problem {
+    fn problem(&self, finding: DefinitionMistake) -> Problem {
         let node = self.root.follow(&finding.path);
         let within = finding
             .origin
@@ -176,7 +176,7 @@ impl Written {
 }
 
 /// Formats a message such as `step ``a``: ``retry.max_attempts`` must be …`.
-fn sentence(root: &Node, misread: &Misread) -> String {
+fn sentence(root: &Node, misread: &ReadProblem) -> String {
     let (step, path) = match misread.path.0.as_slice() {
         [Segment::Field(steps), Segment::Index(index), rest @ ..] if steps == "steps" => {
             let id = root.follow(&Path::default().field("steps").index(*index).field("id"));
@@ -265,14 +265,14 @@ fn unescaped(written: &str, style: Style) -> Vec<(usize, char)> {
 
 impl Definition {
     /// Returns a finding for each step with a timeout above `deadline`, the host's limit.
-    pub(crate) fn beyond(&self, deadline: Duration) -> Vec<Finding> {
+    pub(crate) fn beyond(&self, deadline: Duration) -> Vec<DefinitionMistake> {
         let asked = self.plugin_steps().filter_map(|(index, id, action)| {
             action.timeout.filter(|timeout| *timeout > deadline)?;
             let most = duration::format(deadline);
             let message = format!(
                 "step `{id}`: `timeout` is more than the {most} that this host gives one attempt (limits.deadline)"
             );
-            Some(Finding::new(field(index, "timeout"), message))
+            Some(DefinitionMistake::new(field(index, "timeout"), message))
         });
         asked.collect()
     }
@@ -283,7 +283,7 @@ impl Definition {
         &self,
         reference: &PluginReference,
         version: Option<&PluginVersion>,
-    ) -> Vec<Finding> {
+    ) -> Vec<DefinitionMistake> {
         let mut asking = self
             .plugin_steps()
             .filter(|(_, _, action)| action.plugin == *reference);
@@ -292,7 +292,7 @@ impl Definition {
                 let message = format!(
                     "the plugin `{reference}` is not there; upload it first with `stepwell plugin upload FILE`"
                 );
-                Finding::new(field(index, "plugin"), message)
+                DefinitionMistake::new(field(index, "plugin"), message)
             });
             return missing.into_iter().collect();
         };
@@ -312,7 +312,7 @@ impl Definition {
                     did_you_mean(action.step.as_str(), offered.iter().copied()),
                     offered.join(", ")
                 );
-                Finding::new(field(index, "step"), message)
+                DefinitionMistake::new(field(index, "step"), message)
             })
             .collect()
     }

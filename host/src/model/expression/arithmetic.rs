@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use cel::common::ast::operators;
 
-use super::budget::{Budget, Stop};
+use super::budget::{Budget, EvaluationStop};
 use super::time;
 use super::value::{ELEMENT_BYTES, Value};
 
-pub(super) fn negate<'a>(value: &Value<'a>) -> Result<Value<'a>, Stop> {
+pub(super) fn negate<'a>(value: &Value<'a>) -> Result<Value<'a>, EvaluationStop> {
     match value {
         Value::Int(value) => value
             .checked_neg()
             .map(Value::Int)
             .ok_or_else(|| overflow("-")),
         Value::Double(value) => Ok(Value::Double(-value)),
-        other => Err(Stop::Problem(format!(
+        other => Err(EvaluationStop::Problem(format!(
             "there is no `-` of a {}",
             other.type_name()
         ))),
@@ -28,7 +28,7 @@ pub(super) fn binary<'a>(
     one: &Value<'a>,
     two: &Value<'a>,
     budget: &Budget,
-) -> Result<Value<'a>, Stop> {
+) -> Result<Value<'a>, EvaluationStop> {
     match (one, two) {
         (Value::Int(one), Value::Int(two)) => {
             whole(operator, i128::from(*one), i128::from(*two), int)
@@ -75,7 +75,7 @@ pub(super) fn binary<'a>(
             }
             let sign = sign(operator);
             let (one, two) = (one.type_name(), two.type_name());
-            Err(Stop::Problem(format!(
+            Err(EvaluationStop::Problem(format!(
                 "there is no `{sign}` of a {one} and a {two}"
             )))
         }
@@ -89,7 +89,7 @@ fn whole<'a>(
     one: i128,
     two: i128,
     fit: impl FnOnce(i128) -> Option<Value<'a>>,
-) -> Result<Value<'a>, Stop> {
+) -> Result<Value<'a>, EvaluationStop> {
     let result = match operator {
         operators::ADD => one.checked_add(two),
         operators::SUBSTRACT => one.checked_sub(two),
@@ -109,13 +109,17 @@ fn uint<'a>(wide: i128) -> Option<Value<'a>> {
     u64::try_from(wide).ok().map(Value::UInt)
 }
 
-fn double<'a>(operator: &str, one: f64, two: f64) -> Result<Value<'a>, Stop> {
+fn double<'a>(operator: &str, one: f64, two: f64) -> Result<Value<'a>, EvaluationStop> {
     Ok(Value::Double(match operator {
         operators::ADD => one + two,
         operators::SUBSTRACT => one - two,
         operators::MULTIPLY => one * two,
         operators::DIVIDE => one / two,
-        _ => return Err(Stop::Problem("there is no `%` of a double".to_owned())),
+        _ => {
+            return Err(EvaluationStop::Problem(
+                "there is no `%` of a double".to_owned(),
+            ));
+        }
     }))
 }
 
@@ -136,8 +140,8 @@ fn sign(operator: &str) -> &str {
     operator.trim_matches('_')
 }
 
-fn by_zero(operator: &str) -> Stop {
-    Stop::Problem(
+fn by_zero(operator: &str) -> EvaluationStop {
+    EvaluationStop::Problem(
         if operator == operators::MODULO {
             "modulo by zero"
         } else {
@@ -147,6 +151,6 @@ fn by_zero(operator: &str) -> Stop {
     )
 }
 
-fn overflow(sign: &str) -> Stop {
-    Stop::Problem(format!("the result of `{sign}` does not fit into 64 bits"))
+fn overflow(sign: &str) -> EvaluationStop {
+    EvaluationStop::Problem(format!("the result of `{sign}` does not fit into 64 bits"))
 }

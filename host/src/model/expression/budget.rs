@@ -27,7 +27,7 @@ impl Default for EvaluationLimits {
 
 /// The reason why an evaluation ends without a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(super) enum EvaluationStop {
     /// The expression does not fit the data. In CEL, `&&`, `||`, `all` and `exists` may absorb this
     /// error.
     Problem(String),
@@ -75,14 +75,14 @@ impl Budget {
     }
 
     /// Pays for `units` of work.
-    pub(super) fn work(&self, units: usize) -> Result<(), Stop> {
-        spend(&self.work, units).ok_or(Stop::Work(self.limits.work_max))
+    pub(super) fn work(&self, units: usize) -> Result<(), EvaluationStop> {
+        spend(&self.work, units).ok_or(EvaluationStop::Work(self.limits.work_max))
     }
 
     /// Pays for a value of `bytes`, and for the work of making it.
-    pub(super) fn scratch(&self, bytes: usize) -> Result<(), Stop> {
+    pub(super) fn scratch(&self, bytes: usize) -> Result<(), EvaluationStop> {
         self.work(bytes / BYTES_PER_WORK)?;
-        spend(&self.scratch, bytes).ok_or(Stop::Scratch(self.limits.scratch_bytes_max))
+        spend(&self.scratch, bytes).ok_or(EvaluationStop::Scratch(self.limits.scratch_bytes_max))
     }
 }
 

@@ -17,7 +17,7 @@ use cel::common::ast::{
 };
 use indexmap::IndexMap;
 
-use super::budget::{Budget, Stop};
+use super::budget::{Budget, EvaluationStop};
 use super::functions;
 use super::value::{ELEMENT_BYTES, Key, Text, Value};
 use super::{Scope, arithmetic, time};
@@ -25,7 +25,7 @@ use super::{Scope, arithmetic, time};
 /// Most levels of recursion. A parsed expression of 1,024 bytes has fewer.
 const LEVELS_MAX: usize = 600;
 
-type Evaluated<'a> = Result<Value<'a>, Stop>;
+type Evaluated<'a> = Result<Value<'a>, EvaluationStop>;
 
 /// One evaluation of one expression, or of all expressions of a template.
 pub(super) struct Evaluation<'a> {
@@ -53,7 +53,7 @@ impl<'a> Evaluation<'a> {
         self.budget.work(1)?;
         self.levels += 1;
         if self.levels > LEVELS_MAX {
-            return Err(Stop::Problem("it nests too deeply".to_owned()));
+            return Err(EvaluationStop::Problem("it nests too deeply".to_owned()));
         }
         let value = match &expression.expr {
             Expr::Literal(literal) => Ok(self::literal(literal)),
@@ -63,11 +63,11 @@ impl<'a> Evaluation<'a> {
             Expr::List(list) => self.list(list),
             Expr::Map(map) => self.map(map),
             Expr::Comprehension(comprehension) => self.comprehension(comprehension),
-            Expr::Struct(structure) => Err(Stop::Problem(format!(
+            Expr::Struct(structure) => Err(EvaluationStop::Problem(format!(
                 "there is no type `{}`",
                 structure.type_name
             ))),
-            Expr::Unspecified => Err(Stop::Problem("it is empty".to_owned())),
+            Expr::Unspecified => Err(EvaluationStop::Problem("it is empty".to_owned())),
         };
         self.levels -= 1;
         value
@@ -80,10 +80,12 @@ impl<'a> Evaluation<'a> {
             (None, "input") => Value::from_json(self.scope.input.as_str(), self.budget),
             (None, "instance") => Value::from_json(self.scope.instance.as_str(), self.budget),
             (None, "now") => time::now(self.scope.now),
-            (None, "steps") => Err(Stop::Problem(
+            (None, "steps") => Err(EvaluationStop::Problem(
                 "write steps.<id>.output or steps.<id>.status".to_owned(),
             )),
-            (None, _) => Err(Stop::Problem(format!("there is no variable `{name}`"))),
+            (None, _) => Err(EvaluationStop::Problem(format!(
+                "there is no variable `{name}`"
+            ))),
         }
     }
 
@@ -109,7 +111,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Returns `steps.<id>`; none if the step is not settled.
-    fn step(&self, id: &'a str) -> Result<Option<Value<'a>>, Stop> {
+    fn step(&self, id: &'a str) -> Result<Option<Value<'a>>, EvaluationStop> {
         let (Some(status), Some(output)) =
             (self.scope.steps.status(id), self.scope.steps.output(id))
         else {
@@ -139,7 +141,7 @@ impl<'a> Evaluation<'a> {
             return match (self.step(id)?, select.test) {
                 (found, true) => Ok(Value::Bool(found.is_some())),
                 (Some(found), false) => Ok(found),
-                (None, false) => Err(Stop::Problem(format!(
+                (None, false) => Err(EvaluationStop::Problem(format!(
                     "there is no `steps.{id}`: that step is not settled"
                 ))),
             };
@@ -150,9 +152,9 @@ impl<'a> Evaluation<'a> {
             if let Some(id) = self.skipped(&place) {
                 let problem =
                     format!("step `{id}` was skipped and has no output; ask steps.{id}.status == 'skipped' first");
-                return Stop::Problem(problem);
+                return EvaluationStop::Problem(problem);
             }
-            Stop::Problem(if place.is_empty() { problem } else { format!("{problem} in `{place}`") })
+            EvaluationStop::Problem(if place.is_empty() { problem } else { format!("{problem} in `{place}`") })
         })?;
         match (found, select.test) {
             (found, true) => Ok(Value::Bool(found.is_some())),
@@ -164,7 +166,7 @@ impl<'a> Evaluation<'a> {
                 } else {
                     format!(" in `{place}`")
                 };
-                Err(Stop::Problem(format!(
+                Err(EvaluationStop::Problem(format!(
                     "there is no `{}`{place}",
                     select.field
                 )))
@@ -184,7 +186,7 @@ impl<'a> Evaluation<'a> {
             (operators::LOGICAL_NOT, None, [one]) => Ok(Value::Bool(!self.truth(one)?)),
             (operators::NOT_STRICTLY_FALSE, None, [one]) => match self.truth(one) {
                 Ok(truth) => Ok(Value::Bool(truth)),
-                Err(Stop::Problem(_)) => Ok(Value::Bool(true)),
+                Err(EvaluationStop::Problem(_)) => Ok(Value::Bool(true)),
                 Err(stop) => Err(stop),
             },
             (operators::NEGATE, None, [one]) => arithmetic::negate(&self.value(one)?),
@@ -225,10 +227,10 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn truth(&mut self, expression: &'a IdedExpr) -> Result<bool, Stop> {
+    fn truth(&mut self, expression: &'a IdedExpr) -> Result<bool, EvaluationStop> {
         match self.value(expression)? {
             Value::Bool(truth) => Ok(truth),
-            other => Err(Stop::Problem(format!(
+            other => Err(EvaluationStop::Problem(format!(
                 "a condition must be a bool, and is a {}",
                 other.type_name()
             ))),
@@ -240,7 +242,7 @@ impl<'a> Evaluation<'a> {
     fn connect(&mut self, absorbing: bool, one: &'a IdedExpr, two: &'a IdedExpr) -> Evaluated<'a> {
         let first = match self.truth(one) {
             Ok(truth) if truth == absorbing => return Ok(Value::Bool(absorbing)),
-            Err(stop) if !matches!(stop, Stop::Problem(_)) => return Err(stop),
+            Err(stop) if !matches!(stop, EvaluationStop::Problem(_)) => return Err(stop),
             first => first,
         };
         let second = self.truth(two)?;
@@ -251,7 +253,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn equal(&mut self, one: &'a IdedExpr, two: &'a IdedExpr) -> Result<bool, Stop> {
+    fn equal(&mut self, one: &'a IdedExpr, two: &'a IdedExpr) -> Result<bool, EvaluationStop> {
         let (one, two) = (self.value(one)?, self.value(two)?);
         one.equals(&two, self.budget)
     }
@@ -267,7 +269,7 @@ impl<'a> Evaluation<'a> {
             Some(ordering) => Ok(Value::Bool(holds(ordering))),
             None => {
                 let (one, two) = (one.type_name(), two.type_name());
-                Err(Stop::Problem(format!(
+                Err(EvaluationStop::Problem(format!(
                     "a {one} cannot be compared with a {two}"
                 )))
             }
@@ -289,7 +291,7 @@ impl<'a> Evaluation<'a> {
             // A value that cannot be a key is in no map.
             Value::Map(fields) => item.to_key().is_ok_and(|key| fields.contains_key(&key)),
             other => {
-                return Err(Stop::Problem(format!(
+                return Err(EvaluationStop::Problem(format!(
                     "`in` needs a list or a map, and has a {}",
                     other.type_name()
                 )));
@@ -305,7 +307,7 @@ impl<'a> Evaluation<'a> {
                 let shown = index
                     .to_key()
                     .map_or_else(|_| String::new(), |key| key.to_string());
-                Err(Stop::Problem(format!(
+                Err(EvaluationStop::Problem(format!(
                     "there is no `{shown:.80}` in `{}`",
                     place(one)
                 )))
@@ -328,11 +330,13 @@ impl<'a> Evaluation<'a> {
         let mut fields = IndexMap::new();
         for entry in &map.entries {
             let EntryExpr::MapEntry(entry) = &entry.expr else {
-                return Err(Stop::Problem("a map has keys and values".to_owned()));
+                return Err(EvaluationStop::Problem(
+                    "a map has keys and values".to_owned(),
+                ));
             };
             let (key, value) = (self.value(&entry.key)?.to_key()?, self.value(&entry.value)?);
             if fields.contains_key(&key) {
-                return Err(Stop::Problem(format!(
+                return Err(EvaluationStop::Problem(format!(
                     "the key `{key:.80}` stands twice in a map"
                 )));
             }
@@ -361,7 +365,7 @@ impl<'a> Evaluation<'a> {
                     "a macro such as `all` needs a list or a map, and has a {}",
                     other.type_name()
                 );
-                return Err(Stop::Problem(problem));
+                return Err(EvaluationStop::Problem(problem));
             }
         };
         self.budget.scratch(items.len() * 2 * ELEMENT_BYTES)?;
@@ -436,8 +440,8 @@ impl<'a> Evaluation<'a> {
             self.bind(macro_, place + 1, item, over_map);
             let accumulated = match (self.value(&macro_.loop_step), connective) {
                 // A later element may decide the macro in spite of this error.
-                (Err(Stop::Problem(problem)), Some(_)) => {
-                    pending = Some(Stop::Problem(problem));
+                (Err(EvaluationStop::Problem(problem)), Some(_)) => {
+                    pending = Some(EvaluationStop::Problem(problem));
                     continue;
                 }
                 (Err(stop), _) => return Err(stop),
@@ -559,20 +563,20 @@ fn field<'a>(operand: &Value<'a>, name: &str) -> Result<Option<Value<'a>>, Strin
 }
 
 /// Returns the element or field at `index`.
-fn at<'a>(operand: &Value<'a>, index: &Value<'a>) -> Result<Option<Value<'a>>, Stop> {
+fn at<'a>(operand: &Value<'a>, index: &Value<'a>) -> Result<Option<Value<'a>>, EvaluationStop> {
     match operand {
         Value::List(items) => match index.to_key()? {
             Key::Int(place) => Ok(usize::try_from(place)
                 .ok()
                 .and_then(|place| items.get(place))
                 .cloned()),
-            _ => Err(Stop::Problem(format!(
+            _ => Err(EvaluationStop::Problem(format!(
                 "a list has no element at a {}",
                 index.type_name()
             ))),
         },
         Value::Map(fields) => Ok(fields.get(&index.to_key()?).cloned()),
-        other => Err(Stop::Problem(format!(
+        other => Err(EvaluationStop::Problem(format!(
             "a {} has no elements",
             other.type_name()
         ))),

@@ -12,7 +12,7 @@ use cel::common::ast::{Expr, IdedExpr};
 use regex_lite::RegexBuilder;
 
 use super::arithmetic::to_double;
-use super::budget::{BYTES_PER_WORK, Budget, Stop};
+use super::budget::{BYTES_PER_WORK, Budget, EvaluationStop};
 use super::value::{ELEMENT_BYTES, Value};
 use super::{lists, time};
 
@@ -75,14 +75,14 @@ const PATTERN_BYTES_MAX: usize = 64 * 1_024;
 
 /// A function's name, and whether the call's target is its first argument.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Called<'n> {
+pub(super) enum FunctionName<'n> {
     /// `f(x)` or `x.f()`.
     Plain(&'n str),
     /// `optional.f(x)`: the target is a part of the name.
     Optional(&'n str),
 }
 
-impl Called<'_> {
+impl FunctionName<'_> {
     pub(super) fn is_plain(self) -> bool {
         matches!(self, Self::Plain(_))
     }
@@ -97,50 +97,50 @@ impl Called<'_> {
 }
 
 /// Returns the function that a call with this target refers to.
-pub(super) fn qualified<'n>(target: Option<&IdedExpr>, name: &'n str) -> Called<'n> {
+pub(super) fn qualified<'n>(target: Option<&IdedExpr>, name: &'n str) -> FunctionName<'n> {
     match target.map(|target| &target.expr) {
-        Some(Expr::Ident(target)) if target == "optional" => Called::Optional(name),
-        _ => Called::Plain(name),
+        Some(Expr::Ident(target)) if target == "optional" => FunctionName::Optional(name),
+        _ => FunctionName::Plain(name),
     }
 }
 
 /// Calls a function. The target is the first of `values`. Lists and objects of the data must be
 /// opened already.
 pub(super) fn call<'a>(
-    name: Called<'_>,
+    name: FunctionName<'_>,
     values: &[Value<'a>],
     budget: &Budget,
-) -> Result<Value<'a>, Stop> {
+) -> Result<Value<'a>, EvaluationStop> {
     match name {
-        Called::Optional(name) => make_optional(name, values),
-        Called::Plain(
+        FunctionName::Optional(name) => make_optional(name, values),
+        FunctionName::Plain(
             "size" | "contains" | "startsWith" | "endsWith" | "matches" | "indexOf" | "lastIndexOf",
         ) => look(name, values, budget),
-        Called::Plain(part) if time::PARTS.contains(&part) => {
+        FunctionName::Plain(part) if time::PARTS.contains(&part) => {
             time::part(part, values).unwrap_or_else(|| Err(not_so(name, values)))
         }
-        Called::Plain(list) if lists::NAMES.contains(&list) => {
+        FunctionName::Plain(list) if lists::NAMES.contains(&list) => {
             lists::call(list, values, budget).unwrap_or_else(|| Err(not_so(name, values)))
         }
-        Called::Plain(
+        FunctionName::Plain(
             "lowerAscii" | "upperAscii" | "trim" | "replace" | "split" | "join" | "substring",
         ) => rewrite(name, values, budget),
-        Called::Plain("hasValue" | "value" | "or" | "orValue") => unwrap(name, values),
-        Called::Plain("min" | "max" | "abs") => number(name, values, budget),
+        FunctionName::Plain("hasValue" | "value" | "or" | "orValue") => unwrap(name, values),
+        FunctionName::Plain("min" | "max" | "abs") => number(name, values, budget),
         _ => convert(name, values, budget),
     }
 }
 
-fn not_so(name: Called<'_>, values: &[Value<'_>]) -> Stop {
+fn not_so(name: FunctionName<'_>, values: &[Value<'_>]) -> EvaluationStop {
     let name = name.full_name();
     if !NAMES.contains(&name.as_str()) {
-        return Stop::Problem(format!("there is no function `{name}`"));
+        return EvaluationStop::Problem(format!("there is no function `{name}`"));
     }
     let types: Vec<_> = values.iter().map(Value::type_name).collect();
-    Stop::Problem(format!("`{name}` does not take ({})", types.join(", ")))
+    EvaluationStop::Problem(format!("`{name}` does not take ({})", types.join(", ")))
 }
 
-fn make_optional<'a>(name: &str, values: &[Value<'a>]) -> Result<Value<'a>, Stop> {
+fn make_optional<'a>(name: &str, values: &[Value<'a>]) -> Result<Value<'a>, EvaluationStop> {
     let is_zero = |value: &Value<'a>| match value {
         Value::Null => true,
         Value::Bool(value) => !value,
@@ -161,35 +161,47 @@ fn make_optional<'a>(name: &str, values: &[Value<'a>]) -> Result<Value<'a>, Stop
         ("ofNonZeroValue", [value]) => Ok(Value::Optional(
             (!is_zero(value)).then(|| Arc::new(value.clone())),
         )),
-        _ => Err(not_so(Called::Optional(name), values)),
+        _ => Err(not_so(FunctionName::Optional(name), values)),
     }
 }
 
-fn unwrap<'a>(name: Called<'_>, values: &[Value<'a>]) -> Result<Value<'a>, Stop> {
+fn unwrap<'a>(name: FunctionName<'_>, values: &[Value<'a>]) -> Result<Value<'a>, EvaluationStop> {
     match (name, values) {
-        (Called::Plain("hasValue"), [Value::Optional(inner)]) => Ok(Value::Bool(inner.is_some())),
-        (Called::Plain("value"), [Value::Optional(Some(inner))]) => Ok(Value::clone(inner)),
-        (Called::Plain("value"), [Value::Optional(None)]) => {
-            Err(Stop::Problem("the optional has no value".to_owned()))
+        (FunctionName::Plain("hasValue"), [Value::Optional(inner)]) => {
+            Ok(Value::Bool(inner.is_some()))
         }
-        (Called::Plain("or" | "orValue"), [Value::Optional(None), other]) => Ok(other.clone()),
-        (Called::Plain("or"), [some @ Value::Optional(_), Value::Optional(_)]) => Ok(some.clone()),
-        (Called::Plain("orValue"), [Value::Optional(Some(inner)), _]) => Ok(Value::clone(inner)),
+        (FunctionName::Plain("value"), [Value::Optional(Some(inner))]) => Ok(Value::clone(inner)),
+        (FunctionName::Plain("value"), [Value::Optional(None)]) => Err(EvaluationStop::Problem(
+            "the optional has no value".to_owned(),
+        )),
+        (FunctionName::Plain("or" | "orValue"), [Value::Optional(None), other]) => {
+            Ok(other.clone())
+        }
+        (FunctionName::Plain("or"), [some @ Value::Optional(_), Value::Optional(_)]) => {
+            Ok(some.clone())
+        }
+        (FunctionName::Plain("orValue"), [Value::Optional(Some(inner)), _]) => {
+            Ok(Value::clone(inner))
+        }
         _ => Err(not_so(name, values)),
     }
 }
 
-fn look<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+fn look<'a>(
+    name: FunctionName<'_>,
+    values: &[Value<'a>],
+    budget: &Budget,
+) -> Result<Value<'a>, EvaluationStop> {
     let read = |text: &str| budget.work(text.len() / BYTES_PER_WORK + 1);
     match (name, values) {
-        (Called::Plain("size"), [Value::Text(text)]) => {
+        (FunctionName::Plain("size"), [Value::Text(text)]) => {
             read(text.as_str())?;
             Ok(whole(text.as_str().chars().count()))
         }
-        (Called::Plain("size"), [Value::Bytes(bytes)]) => Ok(whole(bytes.len())),
-        (Called::Plain("size"), [Value::List(items)]) => Ok(whole(items.len())),
-        (Called::Plain("size"), [Value::Map(fields)]) => Ok(whole(fields.len())),
-        (Called::Plain(name), [Value::Text(text), Value::Text(other)]) if name != "size" => {
+        (FunctionName::Plain("size"), [Value::Bytes(bytes)]) => Ok(whole(bytes.len())),
+        (FunctionName::Plain("size"), [Value::List(items)]) => Ok(whole(items.len())),
+        (FunctionName::Plain("size"), [Value::Map(fields)]) => Ok(whole(fields.len())),
+        (FunctionName::Plain(name), [Value::Text(text), Value::Text(other)]) if name != "size" => {
             let (text, other) = (text.as_str(), other.as_str());
             read(text)?;
             Ok(match name {
@@ -209,7 +221,7 @@ fn look<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<V
     }
 }
 
-fn matches(text: &str, pattern: &str, budget: &Budget) -> Result<bool, Stop> {
+fn matches(text: &str, pattern: &str, budget: &Budget) -> Result<bool, EvaluationStop> {
     // Matching takes about a hundred times as long as reading: one step of the automaton for each
     // of its states.
     budget.work(
@@ -221,13 +233,18 @@ fn matches(text: &str, pattern: &str, budget: &Budget) -> Result<bool, Stop> {
     let compiled = RegexBuilder::new(pattern)
         .size_limit(PATTERN_BYTES_MAX)
         .build();
-    let compiled = compiled
-        .map_err(|error| Stop::Problem(format!("`{pattern:.80}` is not a pattern: {error}")))?;
+    let compiled = compiled.map_err(|error| {
+        EvaluationStop::Problem(format!("`{pattern:.80}` is not a pattern: {error}"))
+    })?;
     Ok(compiled.is_match(text))
 }
 
-fn rewrite<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
-    let Called::Plain(plain) = name else {
+fn rewrite<'a>(
+    name: FunctionName<'_>,
+    values: &[Value<'a>],
+    budget: &Budget,
+) -> Result<Value<'a>, EvaluationStop> {
+    let FunctionName::Plain(plain) = name else {
         return Err(not_so(name, values));
     };
     match (plain, values) {
@@ -274,11 +291,15 @@ fn rewrite<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Resul
     }
 }
 
-fn join<'a>(items: &[Value<'a>], separator: &str, budget: &Budget) -> Result<Value<'a>, Stop> {
+fn join<'a>(
+    items: &[Value<'a>],
+    separator: &str,
+    budget: &Budget,
+) -> Result<Value<'a>, EvaluationStop> {
     let mut joined = String::new();
     for (place, item) in items.iter().enumerate() {
         let Value::Text(item) = item else {
-            return Err(Stop::Problem(format!(
+            return Err(EvaluationStop::Problem(format!(
                 "`join` needs a list of strings, and it has a {}",
                 item.type_name()
             )));
@@ -296,7 +317,7 @@ fn substring<'a>(
     from: i64,
     to: Option<i64>,
     budget: &Budget,
-) -> Result<Value<'a>, Stop> {
+) -> Result<Value<'a>, EvaluationStop> {
     budget.scratch(text.len())?;
     let chars = text.chars().count();
     let place = |place: i64| usize::try_from(place).ok().filter(|place| *place <= chars);
@@ -304,7 +325,7 @@ fn substring<'a>(
         .zip(to.map_or(Some(chars), place))
         .filter(|(from, to)| from <= to);
     let Some((from, to)) = range else {
-        return Err(Stop::Problem(format!(
+        return Err(EvaluationStop::Problem(format!(
             "`substring` asks for more than the {chars} characters there are"
         )));
     };
@@ -313,33 +334,41 @@ fn substring<'a>(
     ))
 }
 
-fn number<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+fn number<'a>(
+    name: FunctionName<'_>,
+    values: &[Value<'a>],
+    budget: &Budget,
+) -> Result<Value<'a>, EvaluationStop> {
     match (name, values) {
-        (Called::Plain("abs"), [Value::Int(value)]) => {
+        (FunctionName::Plain("abs"), [Value::Int(value)]) => {
             let absolute = value.checked_abs().map(Value::Int);
             absolute.ok_or_else(|| {
-                Stop::Problem("the result of `abs` does not fit into 64 bits".to_owned())
+                EvaluationStop::Problem("the result of `abs` does not fit into 64 bits".to_owned())
             })
         }
-        (Called::Plain("abs"), [value @ Value::UInt(_)]) => Ok(value.clone()),
-        (Called::Plain("abs"), [Value::Double(value)]) => Ok(Value::Double(value.abs())),
-        (Called::Plain("min" | "max"), [Value::List(items)]) => extreme(name, items, budget),
-        (Called::Plain("min" | "max"), [_, _, ..]) => extreme(name, values, budget),
+        (FunctionName::Plain("abs"), [value @ Value::UInt(_)]) => Ok(value.clone()),
+        (FunctionName::Plain("abs"), [Value::Double(value)]) => Ok(Value::Double(value.abs())),
+        (FunctionName::Plain("min" | "max"), [Value::List(items)]) => extreme(name, items, budget),
+        (FunctionName::Plain("min" | "max"), [_, _, ..]) => extreme(name, values, budget),
         _ => Err(not_so(name, values)),
     }
 }
 
-fn extreme<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+fn extreme<'a>(
+    name: FunctionName<'_>,
+    values: &[Value<'a>],
+    budget: &Budget,
+) -> Result<Value<'a>, EvaluationStop> {
     budget.work(values.len())?;
     let mut values = values.iter();
     let mut found = values
         .next()
-        .ok_or_else(|| Stop::Problem(format!("`{}` of nothing", name.full_name())))?;
+        .ok_or_else(|| EvaluationStop::Problem(format!("`{}` of nothing", name.full_name())))?;
     for value in values {
         let Some(order) = value.order(found, budget)? else {
             return Err(not_so(name, &[found.clone(), value.clone()]));
         };
-        let better = if name == Called::Plain("min") {
+        let better = if name == FunctionName::Plain("min") {
             order.is_lt()
         } else {
             order.is_gt()
@@ -351,15 +380,19 @@ fn extreme<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Resul
     Ok(found.clone())
 }
 
-fn convert<'a>(name: Called<'_>, values: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
-    let (Called::Plain(to), [value]) = (name, values) else {
+fn convert<'a>(
+    name: FunctionName<'_>,
+    values: &[Value<'a>],
+    budget: &Budget,
+) -> Result<Value<'a>, EvaluationStop> {
+    let (FunctionName::Plain(to), [value]) = (name, values) else {
         return Err(not_so(name, values));
     };
     if let Value::Text(text) = value {
         // The whole text is read; a text that stays a text is not copied.
         budget.work(text.as_str().len() / BYTES_PER_WORK + 1)?;
     }
-    let unfit = |what: &str| Stop::Problem(format!("{what:.80} is not {to}"));
+    let unfit = |what: &str| EvaluationStop::Problem(format!("{what:.80} is not {to}"));
     match (to, value) {
         ("dyn", value) => Ok(value.clone()),
         ("type", value) => Ok(Value::Type(value.type_name())),

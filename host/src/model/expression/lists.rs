@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use cel::common::ast::operators;
 
 use super::arithmetic;
-use super::budget::{BYTES_PER_WORK, Budget, EvaluationLimits, Stop};
+use super::budget::{BYTES_PER_WORK, Budget, EvaluationLimits, EvaluationStop};
 use super::value::{ELEMENT_BYTES, Value};
 
 /// The names of the functions in this module.
@@ -16,7 +16,7 @@ pub(super) fn call<'a>(
     name: &str,
     values: &[Value<'a>],
     budget: &Budget,
-) -> Option<Result<Value<'a>, Stop>> {
+) -> Option<Result<Value<'a>, EvaluationStop>> {
     let result = match (name, values) {
         ("sum", [Value::List(items)]) => sum(items, budget),
         ("sort", [Value::List(items)]) => sort(items, budget),
@@ -41,13 +41,13 @@ fn copied<'v, 'a: 'v>(
     items: impl Iterator<Item = &'v Value<'a>>,
     len: usize,
     budget: &Budget,
-) -> Result<Value<'a>, Stop> {
+) -> Result<Value<'a>, EvaluationStop> {
     budget.scratch(len.saturating_mul(ELEMENT_BYTES))?;
     Ok(Value::list(items.cloned().collect()))
 }
 
 /// Returns the sum of numbers or durations; 0 for an empty list.
-fn sum<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+fn sum<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, EvaluationStop> {
     budget.work(items.len())?;
     let mut items = items.iter();
     let Some(first) = items.next() else {
@@ -67,7 +67,7 @@ fn sum<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
             "`sum` needs a list of numbers, and it has a {}",
             value.type_name()
         );
-        Err(Stop::Problem(problem))
+        Err(EvaluationStop::Problem(problem))
     };
     check(first)?;
     let mut sum = first.clone();
@@ -79,7 +79,7 @@ fn sum<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
 }
 
 /// Sorts from the smallest to the largest element; equal elements keep their order.
-fn sort<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+fn sort<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, EvaluationStop> {
     budget.scratch(items.len().saturating_mul(ELEMENT_BYTES))?;
     let mut longest = 0;
     // Each element must be comparable with the first one, so that the order is total.
@@ -91,7 +91,7 @@ fn sort<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
                     first.type_name(),
                     item.type_name()
                 );
-                return Err(Stop::Problem(problem));
+                return Err(EvaluationStop::Problem(problem));
             }
             longest = longest.max(match item {
                 Value::Text(text) => text.as_str().len(),
@@ -130,7 +130,7 @@ fn is_ordered(value: &Value<'_>) -> bool {
 }
 
 /// Returns the list without duplicates; the first of equal elements stays.
-fn distinct<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+fn distinct<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, EvaluationStop> {
     let mut kept: Vec<Value<'a>> = Vec::new();
     for item in items {
         budget.scratch(ELEMENT_BYTES)?;
@@ -150,7 +150,7 @@ fn distinct<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop>
 }
 
 /// Replaces each element that is a list by its elements. Flattens one level.
-fn flatten<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> {
+fn flatten<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, EvaluationStop> {
     let mut flat = Vec::new();
     for item in items {
         match item.clone().open(budget)? {
@@ -172,7 +172,12 @@ fn flatten<'a>(items: &[Value<'a>], budget: &Budget) -> Result<Value<'a>, Stop> 
     Ok(Value::list(flat))
 }
 
-fn slice<'a>(items: &[Value<'a>], from: i64, to: i64, budget: &Budget) -> Result<Value<'a>, Stop> {
+fn slice<'a>(
+    items: &[Value<'a>],
+    from: i64,
+    to: i64,
+    budget: &Budget,
+) -> Result<Value<'a>, EvaluationStop> {
     let place = |place: i64| usize::try_from(place).ok();
     let part = place(from)
         .zip(place(to))
@@ -182,7 +187,7 @@ fn slice<'a>(items: &[Value<'a>], from: i64, to: i64, budget: &Budget) -> Result
             "`slice` asks for more than the {} elements there are",
             items.len()
         );
-        return Err(Stop::Problem(problem));
+        return Err(EvaluationStop::Problem(problem));
     };
     copied(part.iter(), part.len(), budget)
 }

@@ -23,7 +23,7 @@ use serde_json::Value;
 
 pub use self::budget::{Budget, EvaluationLimits};
 
-use self::budget::Stop;
+use self::budget::EvaluationStop;
 use self::evaluate::Evaluation;
 use self::output::Output;
 use super::failure;
@@ -117,26 +117,26 @@ impl ExpressionError {
         self.origin.as_deref()
     }
 
-    fn stopped(text: Option<&str>, stop: Stop) -> Self {
+    fn stopped(text: Option<&str>, stop: EvaluationStop) -> Self {
         let (problem, code) = match stop {
-            Stop::Problem(problem) => (one_line(&problem), failure::EXPRESSION),
-            Stop::Work(max) => (
+            EvaluationStop::Problem(problem) => (one_line(&problem), failure::EXPRESSION),
+            EvaluationStop::Work(max) => (
                 format!(
                     "takes more than {max} units of work (limits.expression_work_max); compute it in a step"
                 ),
                 failure::EXPRESSION_LIMIT,
             ),
-            Stop::Scratch(max) => (
+            EvaluationStop::Scratch(max) => (
                 format!(
                     "makes more than {max} bytes of values (limits.expression_bytes_max); compute it in a step"
                 ),
                 failure::EXPRESSION_LIMIT,
             ),
-            Stop::Result(max) => (
+            EvaluationStop::Result(max) => (
                 format!("the result has more than {max} bytes (limits.payload_bytes_max)"),
                 RESULT_TOO_LARGE,
             ),
-            Stop::Depth => (
+            EvaluationStop::Depth => (
                 format!("the result nests deeper than {DEPTH_MAX} levels"),
                 failure::TOO_DEEP,
             ),
@@ -206,9 +206,9 @@ impl Expression {
                 .map(|(start, _)| start as usize);
             start.map_or(0, |start| start_of_name(text, start, name))
         };
-        let mut findings = Findings::new(&place);
+        let mut findings = ExpressionScan::new(&place);
         findings.visit(program.expression());
-        let Findings {
+        let ExpressionScan {
             steps,
             unknown,
             objections,
@@ -267,7 +267,8 @@ impl Expression {
         let evaluated = self
             .value(&mut Evaluation::new(scope))
             .and_then(|value| output.value(&value));
-        let json = evaluated.and_then(|()| Json::written(output.finish()).map_err(|_| Stop::Depth));
+        let json = evaluated
+            .and_then(|()| Json::written(output.finish()).map_err(|_| EvaluationStop::Depth));
         json.map_err(|stop| self.stopped(stop))
     }
 
@@ -286,11 +287,14 @@ impl Expression {
         }
     }
 
-    fn value<'a>(&'a self, evaluation: &mut Evaluation<'a>) -> Result<value::Value<'a>, Stop> {
+    fn value<'a>(
+        &'a self,
+        evaluation: &mut Evaluation<'a>,
+    ) -> Result<value::Value<'a>, EvaluationStop> {
         evaluation.value(self.program.expression())
     }
 
-    fn stopped(&self, stop: Stop) -> ExpressionError {
+    fn stopped(&self, stop: EvaluationStop) -> ExpressionError {
         ExpressionError::stopped(Some(&self.text), stop)
     }
 }
@@ -413,7 +417,8 @@ impl Template {
     pub fn evaluate(&self, scope: Scope<'_>) -> Result<Json, ExpressionError> {
         let mut output = Output::new(scope.budget);
         self.write(&mut Evaluation::new(scope), &mut output)?;
-        Json::written(output.finish()).map_err(|_| ExpressionError::stopped(None, Stop::Depth))
+        Json::written(output.finish())
+            .map_err(|_| ExpressionError::stopped(None, EvaluationStop::Depth))
     }
 
     /// Writes the filled-in value. All expressions of a template share one evaluation, so that
@@ -590,7 +595,7 @@ const INSTANCE_FIELDS: [&str; 6] = [
     "started_by",
 ];
 
-struct Findings<'p> {
+struct ExpressionScan<'p> {
     /// Returns the offset of a name in a part of the expression, in characters.
     place: &'p dyn Fn(u64, &str) -> usize,
     steps: Vec<(String, usize)>,
@@ -599,7 +604,7 @@ struct Findings<'p> {
     bound: Vec<String>,
 }
 
-impl<'p> Findings<'p> {
+impl<'p> ExpressionScan<'p> {
     fn new(place: &'p dyn Fn(u64, &str) -> usize) -> Self {
         Self {
             place,

@@ -1,6 +1,6 @@
 //! Writes results as JSON text. The size limit is checked before each piece is appended.
 
-use super::budget::{BYTES_PER_WORK, Budget, Stop};
+use super::budget::{BYTES_PER_WORK, Budget, EvaluationStop};
 use super::functions;
 use super::time;
 use super::value::Value;
@@ -28,10 +28,10 @@ impl<'b> Output<'b> {
     }
 
     /// Appends a piece of JSON unchanged.
-    pub(super) fn push(&mut self, piece: &str) -> Result<(), Stop> {
+    pub(super) fn push(&mut self, piece: &str) -> Result<(), EvaluationStop> {
         let max = self.budget.limits().result_bytes_max;
         if self.text.len().saturating_add(piece.len()) > max {
-            return Err(Stop::Result(max));
+            return Err(EvaluationStop::Result(max));
         }
         self.budget.work(piece.len() / BYTES_PER_WORK)?;
         self.text.push_str(piece);
@@ -39,7 +39,7 @@ impl<'b> Output<'b> {
     }
 
     /// Appends the characters of a string, escaped but without quotes.
-    pub(super) fn characters(&mut self, characters: &str) -> Result<(), Stop> {
+    pub(super) fn characters(&mut self, characters: &str) -> Result<(), EvaluationStop> {
         let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
         if characters.bytes().all(plain) {
             return self.push(characters);
@@ -47,19 +47,19 @@ impl<'b> Output<'b> {
         // Escaping makes a text at most six times as long, and the text is no longer than a result
         // may be.
         self.budget.scratch(characters.len())?;
-        let quoted =
-            serde_json::to_string(characters).map_err(|error| Stop::Problem(error.to_string()))?;
+        let quoted = serde_json::to_string(characters)
+            .map_err(|error| EvaluationStop::Problem(error.to_string()))?;
         self.push(quoted.get(1..quoted.len() - 1).unwrap_or_default())
     }
 
-    pub(super) fn quoted(&mut self, text: &str) -> Result<(), Stop> {
+    pub(super) fn quoted(&mut self, text: &str) -> Result<(), EvaluationStop> {
         self.push("\"")?;
         self.characters(text)?;
         self.push("\"")
     }
 
     /// Appends a value inside a string: a string as its characters, any other value as JSON.
-    pub(super) fn inside_text(&mut self, value: &Value<'_>) -> Result<(), Stop> {
+    pub(super) fn inside_text(&mut self, value: &Value<'_>) -> Result<(), EvaluationStop> {
         match value {
             Value::Text(text) => return self.characters(text.as_str()),
             Value::Time(time) => return self.characters(&time.to_string()),
@@ -71,12 +71,12 @@ impl<'b> Output<'b> {
         self.characters(&json.finish())
     }
 
-    pub(super) fn value(&mut self, value: &Value<'_>) -> Result<(), Stop> {
+    pub(super) fn value(&mut self, value: &Value<'_>) -> Result<(), EvaluationStop> {
         self.value_within(value, LEVELS_MAX)
     }
 
-    fn value_within(&mut self, value: &Value<'_>, levels: usize) -> Result<(), Stop> {
-        let inner = levels.checked_sub(1).ok_or(Stop::Depth)?;
+    fn value_within(&mut self, value: &Value<'_>, levels: usize) -> Result<(), EvaluationStop> {
+        let inner = levels.checked_sub(1).ok_or(EvaluationStop::Depth)?;
         self.budget.work(1)?;
         match value {
             Value::Null => self.push("null"),
@@ -85,7 +85,7 @@ impl<'b> Output<'b> {
             Value::UInt(value) => self.push(&value.to_string()),
             Value::Double(value) if value.is_finite() => {
                 let written = serde_json::to_string(value)
-                    .map_err(|error| Stop::Problem(error.to_string()))?;
+                    .map_err(|error| EvaluationStop::Problem(error.to_string()))?;
                 self.push(&written)
             }
             Value::Text(text) => self.quoted(text.as_str()),
@@ -116,7 +116,7 @@ impl<'b> Output<'b> {
             }
             Value::Double(_) | Value::Type(_) | Value::Optional(_) => {
                 let name = value.type_name();
-                Err(Stop::Problem(format!(
+                Err(EvaluationStop::Problem(format!(
                     "its value, a {name}, cannot be written as JSON"
                 )))
             }

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
 
-use super::budget::Stop;
+use super::budget::EvaluationStop;
 use super::value::Value;
 use crate::clock;
 
@@ -35,47 +35,47 @@ pub(super) const PARTS: [&str; 10] = [
     "getMilliseconds",
 ];
 
-pub(super) fn now<'a>(now: clock::Timestamp) -> Result<Value<'a>, Stop> {
+pub(super) fn now<'a>(now: clock::Timestamp) -> Result<Value<'a>, EvaluationStop> {
     jiff::Timestamp::from_microsecond(now.as_micros())
         .map(Value::Time)
         .map_err(|_| out_of_range())
 }
 
 /// Parses an RFC 3339 text.
-pub(super) fn parse_time<'a>(text: &str) -> Result<Value<'a>, Stop> {
+pub(super) fn parse_time<'a>(text: &str) -> Result<Value<'a>, EvaluationStop> {
     let time = (text.len() <= TEXT_BYTES_MAX)
         .then(|| text.parse().ok())
         .flatten();
     match time {
         Some(time) => in_range(time),
-        None => Err(Stop::Problem(format!(
+        None => Err(EvaluationStop::Problem(format!(
             "`{text:.64}` is not a time: write for example 2026-04-01T12:30:00Z"
         ))),
     }
 }
 
-pub(super) fn from_seconds<'a>(seconds: i64) -> Result<Value<'a>, Stop> {
+pub(super) fn from_seconds<'a>(seconds: i64) -> Result<Value<'a>, EvaluationStop> {
     in_range(jiff::Timestamp::from_second(seconds).map_err(|_| out_of_range())?)
 }
 
-fn in_range<'a>(time: jiff::Timestamp) -> Result<Value<'a>, Stop> {
+fn in_range<'a>(time: jiff::Timestamp) -> Result<Value<'a>, EvaluationStop> {
     if time.as_second() < SECONDS_MIN {
         return Err(out_of_range());
     }
     Ok(Value::Time(time))
 }
 
-fn out_of_range() -> Stop {
-    Stop::Problem("a time must be in the years 1 to 9999".to_owned())
+fn out_of_range() -> EvaluationStop {
+    EvaluationStop::Problem("a time must be in the years 1 to 9999".to_owned())
 }
 
 /// Parses a duration such as `1h30m`, `1.5s`, `-250ms` or `7d`.
-pub(super) fn parse_duration<'a>(text: &str) -> Result<Value<'a>, Stop> {
+pub(super) fn parse_duration<'a>(text: &str) -> Result<Value<'a>, EvaluationStop> {
     let nanoseconds = (text.len() <= TEXT_BYTES_MAX)
         .then(|| nanoseconds(text))
         .flatten();
     let Some(nanoseconds) = nanoseconds else {
-        return Err(Stop::Problem(format!(
+        return Err(EvaluationStop::Problem(format!(
             "`{text:.64}` is not a duration: write for example 1h30m, 1.5s, 250ms or 7d"
         )));
     };
@@ -88,8 +88,8 @@ pub(super) fn parse_duration<'a>(text: &str) -> Result<Value<'a>, Stop> {
     Ok(Value::Duration(SignedDuration::new(seconds, rest)))
 }
 
-fn too_long() -> Stop {
-    Stop::Problem("a duration must be at most 10,000 years".to_owned())
+fn too_long() -> EvaluationStop {
+    EvaluationStop::Problem("a duration must be at most 10,000 years".to_owned())
 }
 
 fn nanoseconds(text: &str) -> Option<i128> {
@@ -165,7 +165,7 @@ pub(super) fn arithmetic<'a>(
     operator: &str,
     one: &Value<'a>,
     two: &Value<'a>,
-) -> Option<Result<Value<'a>, Stop>> {
+) -> Option<Result<Value<'a>, EvaluationStop>> {
     let adds = operator == operators::ADD;
     if !adds && operator != operators::SUBSTRACT {
         return None;
@@ -193,7 +193,10 @@ pub(super) fn arithmetic<'a>(
 
 /// Returns a part of a time, in UTC or at an offset, or a duration in whole units. Returns none if
 /// the values have wrong types.
-pub(super) fn part<'a>(name: &str, values: &[Value<'a>]) -> Option<Result<Value<'a>, Stop>> {
+pub(super) fn part<'a>(
+    name: &str,
+    values: &[Value<'a>],
+) -> Option<Result<Value<'a>, EvaluationStop>> {
     let (time, offset) = match values {
         [Value::Duration(duration)] => return whole_units(name, *duration).map(Ok),
         [Value::Time(time)] => (time, Ok(Offset::UTC)),
@@ -234,9 +237,9 @@ fn civil_part(name: &str, time: DateTime) -> Option<i64> {
     })
 }
 
-fn offset(zone: &str) -> Result<Offset, Stop> {
+fn offset(zone: &str) -> Result<Offset, EvaluationStop> {
     let unknown = || {
-        Stop::Problem(format!(
+        EvaluationStop::Problem(format!(
             "`{zone:.40}` is not a time zone: write UTC or an offset such as +02:00"
         ))
     };
@@ -266,7 +269,7 @@ fn offset(zone: &str) -> Result<Offset, Stop> {
 mod tests {
     use super::*;
 
-    fn text(duration: &str) -> Result<String, Stop> {
+    fn text(duration: &str) -> Result<String, EvaluationStop> {
         match parse_duration(duration)? {
             Value::Duration(duration) => Ok(duration_text(duration)),
             other => panic!("{other:?} is no duration"),
@@ -316,7 +319,7 @@ mod tests {
         };
         assert!(matches!(
             arithmetic(operators::ADD, &last, &day),
-            Some(Err(Stop::Problem(_)))
+            Some(Err(EvaluationStop::Problem(_)))
         ));
     }
 

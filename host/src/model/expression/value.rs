@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::budget::{Budget, Stop};
+use super::budget::{Budget, EvaluationStop};
 
 /// Bytes that the budget counts for an element of a list, apart from the data it refers to.
 pub(super) const ELEMENT_BYTES: usize = 40;
@@ -100,7 +100,7 @@ impl fmt::Display for Key<'_> {
 
 impl<'a> Value<'a> {
     /// Returns the value of a JSON text. Lists and objects stay text.
-    pub(super) fn from_json(json: &'a str, budget: &Budget) -> Result<Self, Stop> {
+    pub(super) fn from_json(json: &'a str, budget: &Budget) -> Result<Self, EvaluationStop> {
         Ok(match json.as_bytes().first() {
             Some(b'{' | b'[') => Self::Raw(json),
             Some(b'"') => {
@@ -131,7 +131,7 @@ impl<'a> Value<'a> {
     }
 
     /// Parses one level of a list or an object of the data. Other values stay as they are.
-    pub(super) fn open(self, budget: &Budget) -> Result<Self, Stop> {
+    pub(super) fn open(self, budget: &Budget) -> Result<Self, EvaluationStop> {
         let Self::Raw(json) = self else {
             return Ok(self);
         };
@@ -151,7 +151,7 @@ impl<'a> Value<'a> {
                 let fields = fields.into_iter().map(|(key, field)| {
                     Ok((Key::Text(key.into()), Self::from_json(field, budget)?))
                 });
-                Self::Map(Arc::new(fields.collect::<Result<_, Stop>>()?))
+                Self::Map(Arc::new(fields.collect::<Result<_, EvaluationStop>>()?))
             }
         })
     }
@@ -183,7 +183,7 @@ impl<'a> Value<'a> {
     }
 
     /// Returns the value as a key of a map.
-    pub(super) fn to_key(&self) -> Result<Key<'a>, Stop> {
+    pub(super) fn to_key(&self) -> Result<Key<'a>, EvaluationStop> {
         Ok(match self {
             Self::Bool(key) => Key::Bool(*key),
             Self::Int(key) => Key::Int(*key),
@@ -193,7 +193,7 @@ impl<'a> Value<'a> {
             }
             Self::Text(key) => Key::Text(key.clone()),
             other => {
-                return Err(Stop::Problem(format!(
+                return Err(EvaluationStop::Problem(format!(
                     "a {} cannot be the key of a map",
                     other.type_name()
                 )));
@@ -203,7 +203,7 @@ impl<'a> Value<'a> {
 
     /// Returns true if both are equal. Numbers of all types are compared by value; values of other
     /// types are equal only within their type.
-    pub(super) fn equals(&self, other: &Self, budget: &Budget) -> Result<bool, Stop> {
+    pub(super) fn equals(&self, other: &Self, budget: &Budget) -> Result<bool, EvaluationStop> {
         Ok(match (self, other) {
             (Self::Raw(one), Self::Raw(two)) if std::ptr::eq(*one, *two) => true,
             (Self::Raw(_), _) | (_, Self::Raw(_)) => {
@@ -264,7 +264,11 @@ impl<'a> Value<'a> {
     }
 
     /// Returns the order of both; none if they cannot be ordered.
-    pub(super) fn order(&self, other: &Self, budget: &Budget) -> Result<Option<Ordering>, Stop> {
+    pub(super) fn order(
+        &self,
+        other: &Self,
+        budget: &Budget,
+    ) -> Result<Option<Ordering>, EvaluationStop> {
         Ok(match (self, other) {
             (Self::Bool(one), Self::Bool(two)) => Some(one.cmp(two)),
             (Self::Time(one), Self::Time(two)) => Some(one.cmp(two)),
@@ -285,11 +289,11 @@ impl<'a> Value<'a> {
 }
 
 /// The error for a stored text that is not valid JSON.
-fn damaged(error: serde_json::Error) -> Stop {
-    Stop::Problem(format!("the data is not JSON: {error}"))
+fn damaged(error: serde_json::Error) -> EvaluationStop {
+    EvaluationStop::Problem(format!("the data is not JSON: {error}"))
 }
 
-fn number<'a>(json: &str) -> Result<Value<'a>, Stop> {
+fn number<'a>(json: &str) -> Result<Value<'a>, EvaluationStop> {
     // Follows the JSON parser: "-0" is a double, and so is a number beyond 64-bit integers.
     if json != "-0" {
         if let Ok(int) = json.parse() {
@@ -301,7 +305,7 @@ fn number<'a>(json: &str) -> Result<Value<'a>, Stop> {
     }
     json.parse()
         .map(Value::Double)
-        .map_err(|_| Stop::Problem(format!("the data has no number: {json:.40}")))
+        .map_err(|_| EvaluationStop::Problem(format!("the data has no number: {json:.40}")))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "callers check the range")]

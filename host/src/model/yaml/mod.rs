@@ -16,7 +16,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use self::excerpt::excerpt;
-pub use self::reader::{Misread, read};
+pub use self::reader::{ReadProblem, read};
 pub use self::tree::{Mistake, Node, NodeValue, Style, Tree, parse};
 
 /// A position in a text.

@@ -19,7 +19,7 @@ use crate::model::similar::did_you_mean;
 
 /// A value of a wrong type or form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misread {
+pub struct ReadProblem {
     /// Position in the text.
     pub place: Place,
     /// Path from the value that was read.
@@ -32,8 +32,8 @@ pub struct Misread {
 ///
 /// # Errors
 /// All mistakes found. A value of a wrong type hides the mistakes after it.
-pub fn read<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Misread>> {
-    let notes = Notes::default();
+pub fn read<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<ReadProblem>> {
+    let notes = ProblemList::default();
     let reader = Reader {
         node,
         notes: &notes,
@@ -44,7 +44,7 @@ pub fn read<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Misread>> {
         Ok(value) if found.is_empty() => Ok(value),
         Ok(_) => Err(found),
         Err(error) => {
-            found.push(Misread {
+            found.push(ReadProblem {
                 place: error.place.unwrap_or(node.place),
                 path: error.path.unwrap_or_default(),
                 message: error.message,
@@ -58,16 +58,16 @@ pub fn read<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Misread>> {
 const FOUND_MAX: usize = 100;
 
 #[derive(Default)]
-struct Notes {
-    found: RefCell<Vec<Misread>>,
+struct ProblemList {
+    found: RefCell<Vec<ReadProblem>>,
     path: RefCell<Vec<Segment>>,
 }
 
-impl Notes {
+impl ProblemList {
     fn add(&self, place: Place, path: Path, message: String) {
         let mut found = self.found.borrow_mut();
         if found.len() < FOUND_MAX {
-            found.push(Misread {
+            found.push(ReadProblem {
                 place,
                 path,
                 message,
@@ -135,7 +135,7 @@ impl serde::de::Error for ReadError {
 #[derive(Clone, Copy)]
 struct Reader<'de> {
     node: &'de Node,
-    notes: &'de Notes,
+    notes: &'de ProblemList,
 }
 
 impl<'de> Reader<'de> {
@@ -326,7 +326,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
 
 struct Items<'de, I> {
     items: I,
-    notes: &'de Notes,
+    notes: &'de ProblemList,
 }
 
 impl<'de, I: Iterator<Item = (usize, &'de std::sync::Arc<Node>)>> SeqAccess<'de> for Items<'de, I> {
@@ -350,11 +350,11 @@ struct Fields<'de> {
     entries: std::slice::Iter<'de, Entry>,
     fields: Option<&'static [&'static str]>,
     current: Option<&'de Entry>,
-    notes: &'de Notes,
+    notes: &'de ProblemList,
 }
 
 impl<'de> Fields<'de> {
-    fn all(entries: &'de [Entry], notes: &'de Notes) -> Self {
+    fn all(entries: &'de [Entry], notes: &'de ProblemList) -> Self {
         Self {
             entries: entries.iter(),
             fields: None,
