@@ -30,7 +30,7 @@ use stepwell::engine::{Engine, StartRequest};
 use stepwell::model::{Name, Permission, Principal};
 use stepwell::plugins::UploadOptions;
 use stepwell::store::Store;
-use support::{Anything, Options, median, quantile};
+use support::{AnyError, Options, median, quantile};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ const GOOD_STEP: &str = "echo";
 /// The time between two instances of the good team.
 const PAUSE: Duration = Duration::from_millis(20);
 
-fn main() -> Result<(), Anything> {
+fn main() -> Result<(), AnyError> {
     let mut own = [("--database", None)];
     let Some(options) = Options::asked(&mut own)? else {
         return Ok(());
@@ -61,7 +61,7 @@ fn main() -> Result<(), Anything> {
     threads.block_on(async move { tokio::spawn(run(options, kinds)).await })?
 }
 
-async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
+async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), AnyError> {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
     table.set_header([
@@ -105,7 +105,7 @@ async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
 }
 
 /// Returns the latencies of one host in milliseconds: on the quiet host, and beside the bad teams.
-async fn round(kind: Kind, window: Duration) -> Result<(Vec<f64>, Vec<f64>), Anything> {
+async fn round(kind: Kind, window: Duration) -> Result<(Vec<f64>, Vec<f64>), AnyError> {
     let place = Place::open(kind)?;
     let database = place.create().await?;
     let app = App::start(database.config.clone(), Clock::System, support::program()).await?;
@@ -138,7 +138,7 @@ async fn round(kind: Kind, window: Duration) -> Result<(Vec<f64>, Vec<f64>), Any
 }
 
 /// Creates a team with the plugin of the scenarios, and a workflow of one step for each scenario.
-async fn team(app: &App, name: &str) -> Result<Principal, Anything> {
+async fn team(app: &App, name: &str) -> Result<Principal, AnyError> {
     let principal = Principal {
         team: name.parse()?,
         user: name.to_owned(),
@@ -159,7 +159,7 @@ async fn team(app: &App, name: &str) -> Result<Principal, Anything> {
     Ok(principal)
 }
 
-async fn start(engine: &Engine, team: &Principal, step: &str) -> Result<uuid::Uuid, Anything> {
+async fn start(engine: &Engine, team: &Principal, step: &str) -> Result<uuid::Uuid, AnyError> {
     let workflow: Name = step.parse()?;
     let created = engine
         .start_instance(team, &workflow, StartRequest::default())
@@ -183,7 +183,7 @@ async fn measure(
     store: &Store,
     team: &Principal,
     window: Duration,
-) -> Result<Vec<f64>, Anything> {
+) -> Result<Vec<f64>, AnyError> {
     let mut ids = Vec::new();
     let until = tokio::time::Instant::now() + window;
     while tokio::time::Instant::now() < until {

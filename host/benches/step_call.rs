@@ -35,7 +35,7 @@ use stepwell::plugins::{Registry, UploadOptions};
 use stepwell::runtime::{LoadedPlugin, Runtime, Services, StepCall};
 use stepwell::store::{StepCommit, Store};
 use stepwell::trace::Tracer;
-use support::{Anything, Options, median};
+use support::{AnyError, Options, median};
 use wasmtime::component::{Component, Linker, Resource, ResourceType};
 
 use self::contract::StepPluginPre;
@@ -75,10 +75,10 @@ struct Work {
 enum Side {
     Floor,
     Hop,
-    Ours,
+    Stepwell,
 }
 
-fn main() -> Result<(), Anything> {
+fn main() -> Result<(), AnyError> {
     let Some(options) = Options::asked(&mut [])? else {
         return Ok(());
     };
@@ -104,7 +104,7 @@ async fn run(
     window: Duration,
     rounds: usize,
     hop: tokio::runtime::Handle,
-) -> Result<(), Anything> {
+) -> Result<(), AnyError> {
     let folder = support::scratch()?;
     let mut config = Config::defaults()?;
     config.data_dir = folder.path().to_owned();
@@ -180,13 +180,13 @@ async fn call_row(
     work: &Arc<Work>,
     window: Duration,
     rounds: usize,
-) -> Result<Vec<String>, Anything> {
+) -> Result<Vec<String>, AnyError> {
     let [mut floor, mut hop, mut ours] = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..rounds {
         for (side, times) in [
             (Side::Floor, &mut floor),
             (Side::Hop, &mut hop),
-            (Side::Ours, &mut ours),
+            (Side::Stepwell, &mut ours),
         ] {
             times.push(measure(work, side, threads, window).await?);
         }
@@ -213,7 +213,7 @@ async fn host_call_row(
     operation: &Value,
     window: Duration,
     rounds: usize,
-) -> Result<Vec<String>, Anything> {
+) -> Result<Vec<String>, AnyError> {
     let script = |times: u64| {
         let operation = json!({ "op": "repeat", "times": times, "operation": operation });
         Work::new(subject, "script", json!({ "ops": [operation] })).map(Arc::new)
@@ -222,7 +222,7 @@ async fn host_call_row(
     many.check("/results/0/ok/ok", &json!(HOST_CALLS)).await?;
     let (mut floor, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        for (side, times) in [(Side::Floor, &mut floor), (Side::Ours, &mut ours)] {
+        for (side, times) in [(Side::Floor, &mut floor), (Side::Stepwell, &mut ours)] {
             let with = measure(&many, side, 1, window).await?;
             let without = measure(&none, side, 1, window / 4).await?;
             times.push((with - without) / HOST_CALLS as f64);
@@ -255,7 +255,7 @@ async fn measure(
     side: Side,
     threads: usize,
     window: Duration,
-) -> Result<f64, Anything> {
+) -> Result<f64, AnyError> {
     let tasks: Vec<_> = (0..threads)
         .map(|_| {
             let work = Arc::clone(work);
@@ -265,7 +265,7 @@ async fn measure(
                     work.call(side).await?;
                     calls += 1;
                 }
-                Ok::<_, Anything>(calls as f64 / start.elapsed().as_secs_f64())
+                Ok::<_, AnyError>(calls as f64 / start.elapsed().as_secs_f64())
             })
         })
         .collect();
@@ -277,7 +277,7 @@ async fn measure(
 }
 
 impl Work {
-    fn new(subject: &Arc<Subject>, step: &str, input: Value) -> Result<Self, Anything> {
+    fn new(subject: &Arc<Subject>, step: &str, input: Value) -> Result<Self, AnyError> {
         let instance_id = Clock::System.new_id();
         let version = &subject.version;
         let ours = StepCall {
@@ -327,7 +327,7 @@ impl Work {
         })
     }
 
-    async fn call(self: &Arc<Self>, side: Side) -> Result<(), Anything> {
+    async fn call(self: &Arc<Self>, side: Side) -> Result<(), AnyError> {
         match side {
             Side::Floor => drop(self.bare().await?),
             Side::Hop => {
@@ -339,7 +339,7 @@ impl Work {
                         .await??,
                 );
             }
-            Side::Ours => {
+            Side::Stepwell => {
                 let ended = self
                     .subject
                     .runtime
@@ -351,7 +351,7 @@ impl Work {
         Ok(())
     }
 
-    async fn bare(&self) -> Result<String, Anything> {
+    async fn bare(&self) -> Result<String, AnyError> {
         let mut store = wasmtime::Store::new(&self.subject.engine, ());
         store.epoch_deadline_async_yield_and_update(1);
         store.set_epoch_deadline(1);
@@ -365,7 +365,7 @@ impl Work {
 
     /// Checks that both sides do the work: the output of each must have the expected value at
     /// `pointer`.
-    async fn check(&self, pointer: &str, expected: &Value) -> Result<(), Anything> {
+    async fn check(&self, pointer: &str, expected: &Value) -> Result<(), AnyError> {
         let bare: Value = serde_json::from_str(&self.bare().await?)?;
         let ended = self
             .subject
@@ -392,7 +392,7 @@ struct Host {
 }
 
 impl Host {
-    fn start(config: &Config, store: Store) -> Result<Self, Anything> {
+    fn start(config: &Config, store: Store) -> Result<Self, AnyError> {
         let services = Services {
             store: store.clone(),
             monitor: Monitor::new(Clock::System, config.limits.metric_series_max),
@@ -422,7 +422,7 @@ impl Host {
         &self,
         guest: &str,
         threads: tokio::runtime::Handle,
-    ) -> Result<Arc<Subject>, Anything> {
+    ) -> Result<Arc<Subject>, AnyError> {
         let bytes = support::guest(guest)?;
         let component = Component::new(&self.engine, bytes.as_slice())?;
         let floor = StepPluginPre::new(
@@ -475,7 +475,7 @@ fn bare_linker(engine: &wasmtime::Engine, component: &Component) -> wasmtime::Re
 
 /// Commits the entry that `get` finds, as a step's effect, because storage has no other way to
 /// write.
-async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), Anything> {
+async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), AnyError> {
     let clock = Clock::System;
     let definition =
         Definition::parse("name: bench\nsteps:\n  - { id: it, plugin: scenarios, step: echo }")?;

@@ -14,11 +14,11 @@ use crate::harness::eventually;
 /// A collector that accepts everything until the test's process ends.
 pub struct Collector {
     pub url: String,
-    taken: Arc<Mutex<Taken>>,
+    taken: Arc<Mutex<ReceivedRequests>>,
 }
 
 #[derive(Default)]
-struct Taken {
+struct ReceivedRequests {
     /// The request line and headers of each request.
     heads: Vec<String>,
     bodies: Vec<Vec<u8>>,
@@ -30,7 +30,7 @@ impl Collector {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("is bound"));
-        let taken = Arc::<Mutex<Taken>>::default();
+        let taken = Arc::<Mutex<ReceivedRequests>>::default();
         let taking = Arc::clone(&taken);
         std::thread::spawn(move || {
             for connection in listener.incoming() {
@@ -93,7 +93,7 @@ impl Collector {
 }
 
 /// Reads one request. The host opens a connection for each.
-fn take(connection: TcpStream, taken: &Mutex<Taken>) {
+fn take(connection: TcpStream, taken: &Mutex<ReceivedRequests>) {
     let mut reader = BufReader::new(connection);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

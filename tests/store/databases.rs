@@ -20,12 +20,12 @@ pub(crate) enum Kind {
 }
 
 /// A connection that blocks all other writers.
-pub(crate) enum Held {
+pub(crate) enum BlockingConnection {
     Sqlite(sqlx::SqliteConnection),
     Postgres(PgConnection),
 }
 
-impl Held {
+impl BlockingConnection {
     pub(crate) async fn release(self) {
         match self {
             Self::Sqlite(connection) => connection.close().await.expect("closes"),
@@ -70,7 +70,7 @@ impl Database {
     }
 
     /// Blocks the writes of all stores until the result is released.
-    pub(crate) async fn hold_writes(&self) -> Held {
+    pub(crate) async fn hold_writes(&self) -> BlockingConnection {
         match self.kind {
             Kind::Sqlite => {
                 let mut held = sqlx::SqliteConnection::connect(&self.config.database_url())
@@ -80,7 +80,7 @@ impl Database {
                     .execute(&mut held)
                     .await
                     .expect("begins");
-                Held::Sqlite(held)
+                BlockingConnection::Sqlite(held)
             }
             Kind::Postgres => {
                 let mut held = PgConnection::connect(&self.config.database.url)
@@ -88,7 +88,7 @@ impl Database {
                     .expect("connects");
                 let lock = "BEGIN; LOCK TABLE workflow_instances IN EXCLUSIVE MODE";
                 sqlx::raw_sql(lock).execute(&mut held).await.expect("locks");
-                Held::Postgres(held)
+                BlockingConnection::Postgres(held)
             }
         }
     }

@@ -28,37 +28,37 @@ enum Job {
 
 /// The outcome of a job, without ids and times.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
+enum JobOutcome {
     Written,
     Created { existing: bool },
     Conflict,
     Rejected(&'static str),
 }
 
-async fn submit(store: Store, job: Job) -> End {
+async fn submit(store: Store, job: Job) -> JobOutcome {
     match job {
         Job::Step(commit) => match store.commit(*commit).await {
-            Ok(()) => End::Written,
-            Err(CommitError::Conflict(_)) => End::Conflict,
-            Err(CommitError::Rejected { code, .. }) => End::Rejected(code),
+            Ok(()) => JobOutcome::Written,
+            Err(CommitError::Conflict(_)) => JobOutcome::Conflict,
+            Err(CommitError::Rejected { code, .. }) => JobOutcome::Rejected(code),
             Err(CommitError::Store(error)) => panic!("{error}"),
         },
         Job::Create(new) => match store.create_instances(vec![*new]).await.as_deref() {
-            Ok([Created { existing, .. }]) => End::Created {
+            Ok([Created { existing, .. }]) => JobOutcome::Created {
                 existing: *existing,
             },
-            Err(StoreError::Constraint(_)) => End::Conflict,
+            Err(StoreError::Constraint(_)) => JobOutcome::Conflict,
             other => panic!("{other:?}"),
         },
     }
 }
 
 /// Submits jobs so that one transaction writes all of them, in this order.
-async fn in_one_group(database: &Database, store: &Store, jobs: Vec<Job>) -> Vec<End> {
+async fn in_one_group(database: &Database, store: &Store, jobs: Vec<Job>) -> Vec<JobOutcome> {
     let decoy = instance(store).await;
     let held = database.hold_writes().await;
     // The committer takes this job and waits for the database; the other jobs gather meanwhile.
-    let mut calls: Vec<Pin<Box<dyn Future<Output = End> + Send>>> = Vec::new();
+    let mut calls: Vec<Pin<Box<dyn Future<Output = JobOutcome> + Send>>> = Vec::new();
     let (before, count) = (store.commit_stats(), jobs.len());
     for job in std::iter::once(Job::Step(Box::new(step(&decoy)))).chain(jobs) {
         let mut call = Box::pin(submit(store.clone(), job));
@@ -75,7 +75,7 @@ async fn in_one_group(database: &Database, store: &Store, jobs: Vec<Job>) -> Vec
     for call in calls {
         ends.push(call.await);
     }
-    assert_eq!(ends.remove(0), End::Written);
+    assert_eq!(ends.remove(0), JobOutcome::Written);
     let after = store.commit_stats();
     // One group if the committer still gathered when the other jobs came: then the decoy is part of
     // it.
@@ -149,8 +149,8 @@ fn each_commit_sees_what_those_before_it_wrote() {
             writes(h, vec![delete("counter"), delete("text")]),
         ];
         let ends = in_one_group(&database, &store, jobs).await;
-        let (ok, conflict) = (End::Written, End::Conflict);
-        let rejected = End::Rejected(NOT_A_NUMBER);
+        let (ok, conflict) = (JobOutcome::Written, JobOutcome::Conflict);
+        let rejected = JobOutcome::Rejected(NOT_A_NUMBER);
         assert_eq!(
             ends,
             [
@@ -193,7 +193,11 @@ fn refused_jobs_do_not_affect_later_jobs_of_their_group() {
         let ends = in_one_group(&database, &store, jobs).await;
         assert_eq!(
             ends,
-            [End::Conflict, End::Rejected(INVALID_VALUE), End::Written]
+            [
+                JobOutcome::Conflict,
+                JobOutcome::Rejected(INVALID_VALUE),
+                JobOutcome::Written
+            ]
         );
         assert_eq!(value(&store, "seat").await.as_deref(), Some("b"));
         assert_eq!(load(&store, a.id).await.instance.version, 1);
@@ -239,8 +243,8 @@ fn a_group_writes_steps_whose_instance_moves_on_and_steps_whose_instance_stays_w
                 jobs.map(|commit| Job::Step(Box::new(commit))).collect(),
             )
             .await;
-            let mut expected = vec![End::Written; written.len()];
-            expected.push(End::Conflict);
+            let mut expected = vec![JobOutcome::Written; written.len()];
+            expected.push(JobOutcome::Conflict);
             assert_eq!(found, expected);
         }
         commits[0].instance.version += 1;
@@ -279,7 +283,14 @@ fn a_decision_on_what_is_not_pending_takes_back_only_itself() {
             .cloned()
             .map(|commit| Job::Step(Box::new(commit)));
         let ends = in_one_group(&database, &store, jobs.collect()).await;
-        assert_eq!(ends, [End::Written, End::Conflict, End::Written]);
+        assert_eq!(
+            ends,
+            [
+                JobOutcome::Written,
+                JobOutcome::Conflict,
+                JobOutcome::Written
+            ]
+        );
         for (commit, expected) in commits.iter().zip([
             ApprovalStatus::Approved,
             ApprovalStatus::Pending,
@@ -309,15 +320,15 @@ fn commits_of_one_instance_follow_each_other() {
             writes(&second, vec![increment("counter", 1)]),
         ];
         let ends = in_one_group(&database, &store, jobs).await;
-        let created = End::Created { existing: false };
+        let created = JobOutcome::Created { existing: false };
         assert_eq!(
             ends,
             [
-                End::Conflict,
+                JobOutcome::Conflict,
                 created,
-                End::Written,
-                End::Written,
-                End::Conflict
+                JobOutcome::Written,
+                JobOutcome::Written,
+                JobOutcome::Conflict
             ]
         );
         assert_eq!(value(&store, "counter").await.as_deref(), Some("2"));
@@ -355,13 +366,13 @@ fn an_idempotency_key_goes_to_the_first_in_the_group() {
             create(with_key("three")),
         ];
         let ends = in_one_group(&database, &store, jobs).await;
-        let created = |existing| End::Created { existing };
+        let created = |existing| JobOutcome::Created { existing };
         assert_eq!(
             ends,
             [
                 created(false),
-                End::Conflict,
-                End::Written,
+                JobOutcome::Conflict,
+                JobOutcome::Written,
                 created(true),
                 created(false)
             ]
@@ -459,7 +470,7 @@ fn a_group_is_bounded_by_what_it_writes() {
             tasks.spawn(submit(store.clone(), job));
         }
         while let Some(end) = tasks.join_next().await {
-            assert_eq!(end.expect("no panic"), End::Written);
+            assert_eq!(end.expect("no panic"), JobOutcome::Written);
         }
         assert_eq!(store.commit_stats().largest_group, 1);
         store.close().await;

@@ -96,7 +96,7 @@ pub(crate) struct Options {
 
 /// The sum of the results of all test binaries.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
+struct TestCounts {
     passed: u64,
     failed: u64,
 }
@@ -174,7 +174,7 @@ pub(crate) fn run(
         Some(Clients::Ready { folder }) => command.env(CLIENTS_VARIABLE, folder),
         _ => command.env(WITHOUT_CLIENTS_VARIABLE, "1"),
     };
-    let mut tally = watch(&mut command)?;
+    let mut counts = watch(&mut command)?;
     if options.without_postgres {
         tell("NOTE: nothing was tested on PostgreSQL, because of --without-postgres");
     } else if options.arguments.is_empty() {
@@ -185,11 +185,11 @@ pub(crate) fn run(
             .args(["--test", "host", "--"])
             .args(ON_BOTH_DATABASES)
             .env(DATABASE_VARIABLE, "postgres");
-        tally = tally.and(&watch(&mut command)?);
+        counts = counts.and(&watch(&mut command)?);
     }
     if let Some(Browser::Ready { chromium }) = &browser {
         tell(&format!("the dashboard in {}", chromium.display()));
-        tally = tally.and(&watch(&mut browser::command(root, chromium, &guests)?)?);
+        counts = counts.and(&watch(&mut browser::command(root, chromium, &guests)?)?);
     }
     if options.without_redis {
         tell("NOTE: nothing was tested with Redis, because of --without-redis");
@@ -236,8 +236,8 @@ pub(crate) fn run(
             "NOTE: the dashboard was not tested in a browser; failed to {why}"
         ));
     }
-    print_last(&tally).map_err(|error| format!("print the result: {error}"))?;
-    Ok(if tally.failed == 0 {
+    print_last(&counts).map_err(|error| format!("print the result: {error}"))?;
+    Ok(if counts.failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -253,46 +253,46 @@ fn browser(options: &Options) -> Result<Option<Browser>, String> {
 }
 
 /// Runs `cargo test` or node's tests, shows the output, and counts the results.
-fn watch(command: &mut Command) -> Result<Tally, String> {
+fn watch(command: &mut Command) -> Result<TestCounts, String> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| format!("start the tests: {error}"))?;
     let output = child.stdout.take().ok_or("read what the tests print")?;
-    let mut tally = pass_through(BufReader::new(output), io::stdout())
+    let mut counts = pass_through(BufReader::new(output), io::stdout())
         .map_err(|error| format!("read: {error}"))?;
     let status = child
         .wait()
         .map_err(|error| format!("wait for the tests: {error}"))?;
-    if !status.success() && tally.failed == 0 {
+    if !status.success() && counts.failed == 0 {
         // A binary did not compile, or died before it could report.
-        tally.failed = 1;
+        counts.failed = 1;
     }
-    Ok(tally)
+    Ok(counts)
 }
 
 /// Copies the output line by line as it comes, and sums the results in it.
-fn pass_through(mut output: impl BufRead, mut stdout: impl Write) -> io::Result<Tally> {
-    let mut tally = Tally::default();
+fn pass_through(mut output: impl BufRead, mut stdout: impl Write) -> io::Result<TestCounts> {
+    let mut counts = TestCounts::default();
     let mut line = Vec::new();
     // Lines are bytes, because a test may print text that is not UTF-8.
     while output.read_until(b'\n', &mut line)? > 0 {
         stdout.write_all(&line)?;
         stdout.flush()?;
-        tally.add(&String::from_utf8_lossy(&line));
+        counts.add(&String::from_utf8_lossy(&line));
         line.clear();
     }
-    Ok(tally)
+    Ok(counts)
 }
 
-fn print_last(tally: &Tally) -> io::Result<()> {
+fn print_last(counts: &TestCounts) -> io::Result<()> {
     let mut stdout = io::stdout();
-    writeln!(stdout, "{} passed, {} failed", tally.passed, tally.failed)?;
+    writeln!(stdout, "{} passed, {} failed", counts.passed, counts.failed)?;
     stdout.flush()
 }
 
-impl Tally {
+impl TestCounts {
     fn and(&self, other: &Self) -> Self {
         Self {
             passed: self.passed + other.passed,
@@ -340,10 +340,10 @@ mod tests {
             8 filtered out; finished in 0.03s\n\ntest result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured\n\
             # tests 5\n# pass 4\n# fail 1\n# cancelled 0\nend";
         let mut copy = Vec::new();
-        let tally = pass_through(&output[..], &mut copy).expect("reads memory");
+        let counts = pass_through(&output[..], &mut copy).expect("reads memory");
         assert_eq!(
-            tally,
-            Tally {
+            counts,
+            TestCounts {
                 passed: 27,
                 failed: 3
             }

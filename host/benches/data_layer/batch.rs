@@ -34,12 +34,12 @@ use stepwell::model::{
 use stepwell::store::{StepCommit, Store};
 use uuid::Uuid;
 
-use crate::by_hand::ByHand;
+use crate::by_hand::HandWritten;
 use crate::databases::Place;
 use crate::measure::{digits, ratio, table};
 use crate::seed;
 use crate::steps::{self, Stepper};
-use crate::support::{self, Anything, Options, median};
+use crate::support::{self, AnyError, Options, median};
 
 const SIZES: [usize; 4] = [1, 10, 100, 1_000];
 /// Minimum number of waiting instances to create at once, unless a call needs more.
@@ -48,7 +48,7 @@ const A_DAY: Duration = Duration::from_secs(86_400);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Operation {
-    ByHand,
+    HandWritten,
     Create,
     Step,
     Label,
@@ -58,7 +58,7 @@ enum Operation {
 
 impl Operation {
     const ALL: [Self; 6] = [
-        Self::ByHand,
+        Self::HandWritten,
         Self::Create,
         Self::Step,
         Self::Label,
@@ -68,7 +68,7 @@ impl Operation {
 
     fn name(self) -> &'static str {
         match self {
-            Self::ByHand => "create, by hand",
+            Self::HandWritten => "create, by hand",
             Self::Create => "create",
             Self::Step => "commit a step",
             Self::Label => "label",
@@ -78,7 +78,7 @@ impl Operation {
     }
 }
 
-pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
+pub async fn run(options: &Options, places: &[Place]) -> Result<(), AnyError> {
     let (window, rounds) = options.effort(
         (Duration::from_millis(250), 5),
         (Duration::from_millis(150), 1),
@@ -105,7 +105,7 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
             place.create().await?,
         );
         let store = database.open().await?;
-        let mut by_hand = ByHand::open(&bare).await?;
+        let mut by_hand = HandWritten::open(&bare).await?;
         let app = App::start(driven.config.clone(), Clock::System, support::program()).await?;
         for operation in Operation::ALL {
             let mut rates: Vec<(usize, Vec<f64>)> = SIZES
@@ -159,13 +159,13 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
 
 /// Returns rows per second.
 async fn measure(
-    by_hand: &mut ByHand,
+    by_hand: &mut HandWritten,
     store: &Store,
     app: &App,
     operation: Operation,
     size: usize,
     window: Duration,
-) -> Result<f64, Anything> {
+) -> Result<f64, AnyError> {
     let (mut rows, mut spent) = (0, Duration::ZERO);
     let workflow = steps::workflow(store).await?;
     let mut steppers = match operation {
@@ -174,7 +174,7 @@ async fn measure(
     };
     let mut waiting = Vec::new();
     while spent < window {
-        if operation == Operation::ByHand {
+        if operation == Operation::HandWritten {
             spent += by_hand.create(size).await?;
         } else if operation == Operation::Create {
             let new = (0..size).map(|_| steps::new_instance(&workflow)).collect();
@@ -204,7 +204,7 @@ struct Waiting {
 }
 
 /// Creates instances that wait for an approval.
-async fn waiting_for_approval(store: &Store, count: usize) -> Result<Vec<Waiting>, Anything> {
+async fn waiting_for_approval(store: &Store, count: usize) -> Result<Vec<Waiting>, AnyError> {
     let approve = "{name: approve, steps: [{id: check, approval: {title: 'Pay?', approvers: [user-7], \
         starter_may_approve: true, expires_in: 2d}}]}";
     let workflow = store
@@ -273,7 +273,7 @@ async fn change(
     app: &App,
     operation: Operation,
     waiting: &[Waiting],
-) -> Result<Duration, Anything> {
+) -> Result<Duration, AnyError> {
     let (engine, principal, single) = (&app.engine, principal(), waiting.len() == 1);
     let update = |waiting: &Waiting| InstanceUpdate {
         id: waiting.instance,

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::databases::{Connection, Database};
 use crate::steps;
-use crate::support::Anything;
+use crate::support::AnyError;
 
 const INTO: &str = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
     entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, created_at, started_at, \
@@ -35,7 +35,7 @@ struct Row {
 }
 
 impl Row {
-    fn new(new: NewInstance) -> Result<Self, Anything> {
+    fn new(new: NewInstance) -> Result<Self, AnyError> {
         let pins = serde_json::to_string(&new.pins)?;
         let instance = Instance::from(new);
         let (input, metadata) = (instance.input.to_string(), instance.metadata.to_string());
@@ -60,15 +60,15 @@ impl Row {
 }
 
 /// A connection to a database that has no other writer.
-pub struct ByHand {
+pub struct HandWritten {
     connection: Connection,
     /// The workflow version that the instances run.
     workflow: Arc<WorkflowVersion>,
 }
 
-impl ByHand {
+impl HandWritten {
     /// Opens a connection with the durability, memory and checks of the store's connections.
-    pub async fn open(database: &Database) -> Result<Self, Anything> {
+    pub async fn open(database: &Database) -> Result<Self, AnyError> {
         let store = database.open().await?;
         let workflow = steps::workflow(&store).await?;
         store.close().await;
@@ -81,7 +81,7 @@ impl ByHand {
     }
 
     /// Creates `count` instances in one transaction. Returns the time it took.
-    pub async fn create(&mut self, count: usize) -> Result<Duration, Anything> {
+    pub async fn create(&mut self, count: usize) -> Result<Duration, AnyError> {
         let new: Vec<_> = (0..count)
             .map(|_| steps::new_instance(&self.workflow))
             .collect();
@@ -109,7 +109,7 @@ impl ByHand {
         Ok(start.elapsed())
     }
 
-    pub async fn close(self) -> Result<(), Anything> {
+    pub async fn close(self) -> Result<(), AnyError> {
         self.connection.close().await
     }
 }

@@ -14,7 +14,7 @@ use crate::databases::Place;
 use crate::measure::{digits, ratio, table, typical};
 use crate::seed;
 use crate::steps::Stepper;
-use crate::support::{Anything, Options, median};
+use crate::support::{AnyError, Options, median};
 
 const ROWS: u64 = 10_000;
 /// Number of cached reads in one measurement, because one takes less time than reading the clock.
@@ -48,7 +48,7 @@ struct Subject {
     keys: Vec<EntryKey>,
 }
 
-pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
+pub async fn run(options: &Options, places: &[Place]) -> Result<(), AnyError> {
     let (window, rounds) = options.effort(
         (Duration::from_millis(50), 5),
         (Duration::from_millis(10), 3),
@@ -90,7 +90,7 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
 }
 
 impl Subject {
-    async fn new(store: Store) -> Result<Self, Anything> {
+    async fn new(store: Store) -> Result<Self, AnyError> {
         let (team, workflow) = seed::workflow(0);
         let key = |number| EntryKey {
             space: Space::Shared(workflow.clone()),
@@ -129,7 +129,7 @@ impl Subject {
     }
 
     /// Returns the time of one read, averaged over `times` reads.
-    async fn times(&self, read: Read, times: u32) -> Result<Duration, Anything> {
+    async fn times(&self, read: Read, times: u32) -> Result<Duration, AnyError> {
         let start = Instant::now();
         for _ in 0..times {
             if !self.read(read).await? {
@@ -140,7 +140,7 @@ impl Subject {
     }
 
     /// Reads once. Returns false if nothing was found.
-    async fn read(&self, read: Read) -> Result<bool, Anything> {
+    async fn read(&self, read: Read) -> Result<bool, AnyError> {
         let (store, team) = (&self.store, &self.team);
         Ok(match read {
             Read::Workflow => store.workflow(team, &self.workflow).await?.is_some(),

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::databases::Connection;
-use crate::support::Anything;
+use crate::support::AnyError;
 
 /// The host that owns the instances. Every commit writes it.
 const OWNER: Uuid = Uuid::from_u128(1);
@@ -42,7 +42,7 @@ struct Job {
 impl Floor {
     /// Starts the task. `connection` is to a database with the host's schema that has no other
     /// writer.
-    pub async fn start(mut connection: Connection) -> Result<Self, Anything> {
+    pub async fn start(mut connection: Connection) -> Result<Self, AnyError> {
         connection.set_like_ours().await?;
         let config = Config::defaults()?.database;
         let (queue, mut jobs) = mpsc::channel(config.commit_queue_max);
@@ -74,7 +74,7 @@ impl Floor {
     }
 
     /// Writes the queued steps and closes the connection.
-    pub async fn stop(self) -> Result<(), Anything> {
+    pub async fn stop(self) -> Result<(), AnyError> {
         drop(self.queue);
         self.writer.await?.close().await
     }
@@ -88,7 +88,7 @@ impl Floor {
     }
 
     /// Writes one step. Returns when the step is durable.
-    pub async fn commit(&self, mut commit: StepCommit) -> Result<(), Anything> {
+    pub async fn commit(&self, mut commit: StepCommit) -> Result<(), AnyError> {
         let attempt = commit
             .change
             .attempts
@@ -128,7 +128,7 @@ impl Job {
     }
 }
 
-async fn write(connection: &mut Connection, jobs: &[Job]) -> Result<(), Anything> {
+async fn write(connection: &mut Connection, jobs: &[Job]) -> Result<(), AnyError> {
     match connection {
         Connection::Sqlite(connection) => {
             sqlx::raw_sql("BEGIN IMMEDIATE")

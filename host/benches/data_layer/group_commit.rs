@@ -16,7 +16,7 @@ use crate::databases::Place;
 use crate::floor::Floor;
 use crate::measure::{digits, ratio, table};
 use crate::steps::Stepper;
-use crate::support::{Anything, Options, median, quantile};
+use crate::support::{AnyError, Options, median, quantile};
 
 const TASKS: [usize; 4] = [1, 16, 64, 256];
 
@@ -24,13 +24,13 @@ const TASKS: [usize; 4] = [1, 16, 64, 256];
 #[derive(Clone)]
 enum Side {
     Floor(Arc<Floor>),
-    Ours(Store),
+    Stepwell(Store),
 }
 
 /// One instance for each task.
 type Steppers = Vec<Arc<Mutex<Stepper>>>;
 
-pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
+pub async fn run(options: &Options, places: &[Place]) -> Result<(), AnyError> {
     let (window, rounds) = options.effort(
         (Duration::from_millis(400), 7),
         (Duration::from_millis(200), 1),
@@ -54,7 +54,7 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
         let store = database.open().await?;
         let sides = [
             (Side::Floor(Arc::clone(&floor)), theirs),
-            (Side::Ours(store.clone()), steppers(&store).await?),
+            (Side::Stepwell(store.clone()), steppers(&store).await?),
         ];
         for tasks in TASKS
             .into_iter()
@@ -103,7 +103,7 @@ pub async fn run(options: &Options, places: &[Place]) -> Result<(), Anything> {
     Ok(())
 }
 
-async fn steppers(store: &Store) -> Result<Steppers, Anything> {
+async fn steppers(store: &Store) -> Result<Steppers, AnyError> {
     let most = TASKS.into_iter().max().unwrap_or_default();
     let steppers = Stepper::create(store, most).await?;
     Ok(steppers
@@ -117,7 +117,7 @@ async fn measure(
     steppers: &Steppers,
     tasks: usize,
     window: Duration,
-) -> Result<Run, Anything> {
+) -> Result<Run, AnyError> {
     let before = side.counted();
     let client = |number: usize| {
         let stepper = steppers
@@ -134,14 +134,14 @@ async fn measure(
 
 async fn step(
     (side, stepper): (Side, Arc<Mutex<Stepper>>),
-) -> Result<(Side, Arc<Mutex<Stepper>>), Anything> {
+) -> Result<(Side, Arc<Mutex<Stepper>>), AnyError> {
     let mut own = stepper.lock().await;
     match &side {
         Side::Floor(floor) => {
             floor.commit(own.next()).await?;
             own.advance();
         }
-        Side::Ours(store) => own.step(store).await?,
+        Side::Stepwell(store) => own.step(store).await?,
     }
     drop(own);
     Ok((side, stepper))
@@ -151,7 +151,7 @@ impl Side {
     fn name(&self) -> &'static str {
         match self {
             Self::Floor(_) => "floor",
-            Self::Ours(_) => "store",
+            Self::Stepwell(_) => "store",
         }
     }
 
@@ -159,7 +159,7 @@ impl Side {
     fn counted(&self) -> (u64, u64) {
         match self {
             Self::Floor(floor) => floor.counted(),
-            Self::Ours(store) => {
+            Self::Stepwell(store) => {
                 let stats = store.commit_stats();
                 (stats.groups, stats.commits)
             }

@@ -15,7 +15,7 @@ use stepwell::store::{Store, WorkflowVersion};
 use crate::databases::{Kind, Place};
 use crate::measure::{digits, ratio, table};
 use crate::seed;
-use crate::support::{Anything, Options, median};
+use crate::support::{AnyError, Options, median};
 
 const KEYS: u64 = 100;
 
@@ -31,10 +31,10 @@ struct Subject {
 #[derive(Clone, Copy)]
 enum Side {
     Floor,
-    Ours,
+    Stepwell,
 }
 
-pub async fn run(options: &Options) -> Result<(), Anything> {
+pub async fn run(options: &Options) -> Result<(), AnyError> {
     let (window, rounds) = options.effort(
         (Duration::from_millis(250), 9),
         (Duration::from_millis(30), 3),
@@ -52,7 +52,7 @@ pub async fn run(options: &Options) -> Result<(), Anything> {
     {
         let [mut floor, mut ours] = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
-            for (side, times) in [(Side::Floor, &mut floor), (Side::Ours, &mut ours)] {
+            for (side, times) in [(Side::Floor, &mut floor), (Side::Stepwell, &mut ours)] {
                 times.push(subject.measure(side, threads, window).await?);
             }
         }
@@ -69,7 +69,7 @@ pub async fn run(options: &Options) -> Result<(), Anything> {
 }
 
 impl Subject {
-    async fn new(store: Store) -> Result<Self, Anything> {
+    async fn new(store: Store) -> Result<Self, AnyError> {
         let config = Config::defaults()?.cache.workflows;
         let bare = Bare::builder()
             .max_capacity(config.entries)
@@ -91,7 +91,7 @@ impl Subject {
     }
 
     /// Returns the nanoseconds of one call of one thread.
-    async fn measure(&self, side: Side, threads: usize, window: Duration) -> Result<f64, Anything> {
+    async fn measure(&self, side: Side, threads: usize, window: Duration) -> Result<f64, AnyError> {
         let tasks: Vec<_> = (0..threads)
             .map(|_| {
                 let subject = self.clone();
@@ -105,13 +105,13 @@ impl Subject {
         Ok(sum / threads as f64)
     }
 
-    async fn calls(&self, side: Side, window: Duration) -> Result<f64, Anything> {
+    async fn calls(&self, side: Side, window: Duration) -> Result<f64, AnyError> {
         let (start, mut calls) = (Instant::now(), 0_u64);
         while start.elapsed() < window {
             for key in self.keys.iter() {
                 let found = match side {
                     Side::Floor => self.bare.get(key),
-                    Side::Ours => self.store.workflow(&key.0, &key.1).await?,
+                    Side::Stepwell => self.store.workflow(&key.0, &key.1).await?,
                 };
                 std::hint::black_box(found.ok_or("a workflow is not cached")?);
             }

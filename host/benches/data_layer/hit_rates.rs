@@ -16,7 +16,7 @@ use crate::databases::{Database, Kind, Place};
 use crate::measure::table;
 use crate::random::{Random, Zipf};
 use crate::seed;
-use crate::support::{Anything, Options};
+use crate::support::{AnyError, Options};
 
 const EXPONENTS: [f64; 3] = [0.8, 1.0, 1.2];
 const WORKFLOWS: usize = 10_000;
@@ -67,7 +67,7 @@ struct Subject {
     newest: Vec<u32>,
 }
 
-pub async fn run(options: &Options) -> Result<(), Anything> {
+pub async fn run(options: &Options) -> Result<(), AnyError> {
     let place = Place::open(Kind::Sqlite)?;
     let database = place.create().await?;
     let mut connection = database.connect().await?;
@@ -121,7 +121,7 @@ impl Cached {
     }
 
     /// Returns the number of hits so far.
-    fn hits(self, store: &Store) -> Result<u64, Anything> {
+    fn hits(self, store: &Store) -> Result<u64, AnyError> {
         let stats = store
             .cache_stats()
             .into_iter()
@@ -137,7 +137,7 @@ impl Subject {
         cached: Cached,
         load: Load,
         zipf: &Zipf,
-    ) -> Result<(usize, Hits), Anything> {
+    ) -> Result<(usize, Hits), AnyError> {
         let defaults = Config::defaults()?.cache;
         let cache = &mut self.database.config.cache;
         let (entries, default) = match cached {

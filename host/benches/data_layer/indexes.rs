@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::databases::{Connection, Database};
 use crate::measure::{self, digits, ratio, timed, typical};
 use crate::seed;
-use crate::support::{Anything, Options, median};
+use crate::support::{AnyError, Options, median};
 
 const EXPIRED: &str = "SELECT id FROM workflow_approvals WHERE team = 'acme' AND status = 'pending' \
     AND expires_at <= $1 ORDER BY expires_at LIMIT 100";
@@ -90,7 +90,7 @@ pub async fn measure(
     database: &Database,
     bare: &Database,
     table: &mut Table,
-) -> Result<(), Anything> {
+) -> Result<(), AnyError> {
     let (window, rounds) = options.effort(
         (Duration::from_millis(60), 3),
         (Duration::from_millis(20), 1),
@@ -133,7 +133,7 @@ pub async fn measure(
 }
 
 impl Side {
-    async fn open(database: &Database, rows: u64) -> Result<Self, Anything> {
+    async fn open(database: &Database, rows: u64) -> Result<Self, AnyError> {
         Ok(Self {
             store: database.open().await?,
             connection: Mutex::new(database.connect().await?),
@@ -141,13 +141,13 @@ impl Side {
         })
     }
 
-    async fn close(self) -> Result<(), Anything> {
+    async fn close(self) -> Result<(), AnyError> {
         self.store.close().await;
         self.connection.into_inner().close().await
     }
 
     /// Runs a query. Returns the number of rows found and the time.
-    async fn ask(&self, pattern: Pattern, turn: u64) -> Result<(usize, Duration), Anything> {
+    async fn ask(&self, pattern: Pattern, turn: u64) -> Result<(usize, Duration), AnyError> {
         self.store.clear_caches(None, None);
         let (team, page, store) = (seed::team(), Page::first(200), &self.store);
         let list = |filter: InstanceFilter| {

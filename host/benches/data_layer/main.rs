@@ -38,9 +38,9 @@ mod seed;
 mod steps;
 
 use self::databases::{Kind, Place};
-use self::support::{Anything, Options};
+use self::support::{AnyError, Options};
 
-fn main() -> Result<(), Anything> {
+fn main() -> Result<(), AnyError> {
     let mut own = [("--database", None)];
     let Some(options) = Options::asked(&mut own)? else {
         return Ok(());
@@ -53,7 +53,7 @@ fn main() -> Result<(), Anything> {
     threads.block_on(async move { tokio::spawn(run(options, kinds)).await })?
 }
 
-async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
+async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), AnyError> {
     // The other two tables are about memory and need no server.
     let on_places = [
         "batch",
@@ -94,7 +94,7 @@ async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
 
 /// Fills a database with a million instances and approvals for two tables, because creating the
 /// rows takes longer than measuring.
-async fn on_large_tables(options: &Options, places: &[Place]) -> Result<(), Anything> {
+async fn on_large_tables(options: &Options, places: &[Place]) -> Result<(), AnyError> {
     let rows = if options.quick { 20_000 } else { 1_000_000 };
     let (mut indexes, mut scaling) = (indexes::table(), scaling::table());
     for place in places {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::Table;
 
-use crate::support::{Anything, median};
+use crate::support::{AnyError, median};
 
 /// Returns the output of a future with the time it took.
 pub async fn timed<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<(T, Duration), E> {
@@ -15,9 +15,9 @@ pub async fn timed<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<(T,
 
 /// Calls repeatedly for `window`, at least once. Each call returns the time it took. Returns the
 /// median in microseconds.
-pub async fn typical<F>(window: Duration, mut call: impl FnMut() -> F) -> Result<f64, Anything>
+pub async fn typical<F>(window: Duration, mut call: impl FnMut() -> F) -> Result<f64, AnyError>
 where
-    F: Future<Output = Result<Duration, Anything>>,
+    F: Future<Output = Result<Duration, AnyError>>,
 {
     let (start, mut times) = (Instant::now(), Vec::new());
     while start.elapsed() < window || times.is_empty() {

@@ -16,7 +16,7 @@ use crate::databases::{Database, Place};
 use crate::measure::{self, digits, ratio, timed, typical};
 use crate::seed;
 use crate::steps::{self, Stepper};
-use crate::support::{Anything, Options, median};
+use crate::support::{AnyError, Options, median};
 
 #[derive(Clone, Copy)]
 enum Operation {
@@ -53,7 +53,7 @@ pub async fn measure(
     place: &Place,
     largest: (&Database, u64),
     table: &mut Table,
-) -> Result<(), Anything> {
+) -> Result<(), AnyError> {
     let (window, rounds) = options.effort(
         (Duration::from_millis(100), 7),
         (Duration::from_millis(20), 1),
@@ -112,7 +112,7 @@ pub async fn measure(
 }
 
 impl Subject {
-    async fn once(&self, operation: Operation, turn: u64) -> Result<Duration, Anything> {
+    async fn once(&self, operation: Operation, turn: u64) -> Result<Duration, AnyError> {
         let (store, team) = (&self.store, seed::team());
         store.clear_caches(None, None);
         Ok(match operation {

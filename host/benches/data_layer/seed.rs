@@ -12,7 +12,7 @@ use stepwell::model::{Definition, Name};
 use uuid::Uuid;
 
 use crate::databases::{Connection, Database, Kind, Place};
-use crate::support::Anything;
+use crate::support::AnyError;
 
 /// Number of workflows of the large team.
 pub const WORKFLOWS: u64 = 20;
@@ -60,7 +60,7 @@ pub async fn fill(
     place: &Place,
     rows: u64,
     bare: bool,
-) -> Result<(Database, Option<Database>), Anything> {
+) -> Result<(Database, Option<Database>), AnyError> {
     let database = place.create().await?;
     let mut connection = database.connect().await?;
     connection.execute(loading(place.kind)).await?;
@@ -115,7 +115,7 @@ pub async fn fill(
 }
 
 /// Creates workflows with one version each. The first [`WORKFLOWS`] belong to the large team.
-pub async fn workflows(connection: &mut Connection, count: u64) -> Result<(), Anything> {
+pub async fn workflows(connection: &mut Connection, count: u64) -> Result<(), AnyError> {
     let (kind, (_, first)) = (connection.kind(), workflow(0));
     let source = serde_json::to_string(&definition(&first).source)?.replace('\'', "''");
     let id = uuid(kind, "n", &workflow_millis("n"));
@@ -261,7 +261,7 @@ fn loading(kind: Kind) -> &'static str {
     }
 }
 
-async fn finish(mut connection: Connection) -> Result<(), Anything> {
+async fn finish(mut connection: Connection) -> Result<(), AnyError> {
     // The checkpoint's writes must not fall into the measurements.
     let sql = match connection.kind() {
         Kind::Sqlite => &["ANALYZE", "PRAGMA journal_mode = WAL"][..],
@@ -275,7 +275,7 @@ async fn finish(mut connection: Connection) -> Result<(), Anything> {
 
 /// Returns the statements that created the named indexes of the two tables, without keys and
 /// constraints.
-async fn indexes(connection: &mut Connection) -> Result<Vec<String>, Anything> {
+async fn indexes(connection: &mut Connection) -> Result<Vec<String>, AnyError> {
     let sql = match connection.kind() {
         Kind::Sqlite => {
             "SELECT sql FROM sqlite_schema WHERE type = 'index' AND name LIKE 'idx%' \

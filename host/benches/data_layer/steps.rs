@@ -9,7 +9,7 @@ use stepwell::model::{Attempt, AttemptOutcome, Effects, Instance, NewInstance};
 use stepwell::store::{StepCommit, Store, WorkflowVersion};
 
 use crate::seed;
-use crate::support::Anything;
+use crate::support::AnyError;
 
 /// Returns an instance to create, of a typical small size.
 pub fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
@@ -34,7 +34,7 @@ pub fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
 }
 
 /// Returns the first workflow of the large team, and applies it if it does not exist.
-pub async fn workflow(store: &Store) -> Result<Arc<WorkflowVersion>, Anything> {
+pub async fn workflow(store: &Store) -> Result<Arc<WorkflowVersion>, AnyError> {
     let (team, name) = seed::workflow(0);
     Ok(store
         .apply_workflow(&team, seed::definition(&name), "operator")
@@ -50,7 +50,7 @@ pub struct Stepper {
 
 impl Stepper {
     /// Creates `count` instances of one workflow.
-    pub async fn create(store: &Store, count: usize) -> Result<Vec<Self>, Anything> {
+    pub async fn create(store: &Store, count: usize) -> Result<Vec<Self>, AnyError> {
         let workflow = workflow(store).await?;
         let new: Vec<_> = (0..count).map(|_| new_instance(&workflow)).collect();
         store.create_instances(new.clone()).await?;
@@ -101,7 +101,7 @@ impl Stepper {
     }
 
     /// Commits a step through the store.
-    pub async fn step(&mut self, store: &Store) -> Result<(), Anything> {
+    pub async fn step(&mut self, store: &Store) -> Result<(), AnyError> {
         store.commit(self.next()).await?;
         self.advance();
         Ok(())

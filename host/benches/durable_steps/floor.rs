@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::databases::{Connection, Database};
-use super::support::Anything;
+use super::support::AnyError;
 
 const STEPS: [&str; 3] = ["one", "two", "three"];
 /// Statements that create the workflow of the instances.
@@ -79,7 +79,7 @@ struct Finished<'a> {
 
 impl Floor {
     /// Opens an empty database with the host's schema. Copies texts from the database `ours`.
-    pub async fn open(database: &Database, ours: &Database) -> Result<Self, Anything> {
+    pub async fn open(database: &Database, ours: &Database) -> Result<Self, AnyError> {
         let texts = Texts::read(&mut ours.connect().await?).await?;
         let mut connection = database.connect().await?;
         connection.set_like_ours().await?;
@@ -135,7 +135,7 @@ impl Floor {
     }
 
     /// Runs one instance from its creation to its end.
-    pub async fn instance(self: Arc<Self>) -> Result<Arc<Self>, Anything> {
+    pub async fn instance(self: Arc<Self>) -> Result<Arc<Self>, AnyError> {
         let id = Clock::System.new_id();
         self.commit(id, Work::Create).await?;
         for step in 0..STEPS.len() {
@@ -144,7 +144,7 @@ impl Floor {
         Ok(self)
     }
 
-    async fn commit(&self, id: Uuid, work: Work) -> Result<(), Anything> {
+    async fn commit(&self, id: Uuid, work: Work) -> Result<(), AnyError> {
         let (done, written) = oneshot::channel();
         let job = Job {
             id,
@@ -161,7 +161,7 @@ impl Floor {
 }
 
 impl Texts {
-    async fn read(connection: &mut Connection) -> Result<Self, Anything> {
+    async fn read(connection: &mut Connection) -> Result<Self, AnyError> {
         let sql = "SELECT i.workflow_id, i.pins, i.input, i.metadata, i.output, a.plugin, a.output \
             FROM workflow_instances AS i JOIN step_attempts AS a ON a.instance_id = i.id \
             WHERE i.status = 'completed' LIMIT 1";

@@ -43,25 +43,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comfy_table::Table;
-use support::{Anything, Options, median, quantile};
+use support::{AnyError, Options, median, quantile};
 
 use self::clients::{Run, closed_loop};
 use self::databases::{Kind, Place};
 use self::floor::Floor;
 use self::http::Client;
-use self::ours::Ours;
+use self::ours::BenchHost;
 
 const CONCURRENCY: [usize; 3] = [1, 16, 64];
 const STEPS: f64 = 3.0;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Variant {
     Floor,
     Engine,
     Http,
 }
 
-impl Way {
+impl Variant {
     const ALL: [Self; 3] = [Self::Floor, Self::Engine, Self::Http];
 
     fn name(self) -> &'static str {
@@ -73,7 +73,7 @@ impl Way {
     }
 }
 
-fn main() -> Result<(), Anything> {
+fn main() -> Result<(), AnyError> {
     let mut own = [("--database", None)];
     let Some(options) = Options::asked(&mut own)? else {
         return Ok(());
@@ -86,7 +86,7 @@ fn main() -> Result<(), Anything> {
     threads.block_on(async move { tokio::spawn(run(options, kinds)).await })?
 }
 
-async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
+async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), AnyError> {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
     table.set_header([
@@ -108,20 +108,20 @@ async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), Anything> {
 }
 
 /// Adds the rows of one database.
-async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(), Anything> {
+async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(), AnyError> {
     let (window, rounds) =
         options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
     let place = Place::open(kind)?;
     let (database, by_hand) = (place.create().await?, place.create().await?);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (ours, serving) = Box::pin(Ours::start(&database, stopped)).await?;
+    let (ours, serving) = Box::pin(BenchHost::start(&database, stopped)).await?;
     // The first instances compile, connect and fill caches. The floor copies its rows from one of
     // them.
     closed_loop(
         8,
         window / 4,
         |_| Ok(Arc::clone(&ours)),
-        Ours::through_engine,
+        BenchHost::through_engine,
     )
     .await?;
     let floor = Arc::new(Floor::open(&by_hand, &database).await?);
@@ -132,7 +132,7 @@ async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(),
     {
         let mut runs: [Vec<Run>; 3] = Default::default();
         for _ in 0..rounds {
-            for (way, runs) in Way::ALL.into_iter().zip(&mut runs) {
+            for (way, runs) in Variant::ALL.into_iter().zip(&mut runs) {
                 if options.wants(way.name()) {
                     runs.push(measure(way, clients, window, &ours, &floor).await?);
                 }
@@ -144,7 +144,7 @@ async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(),
             .flatten()
             .map(|run| run.per_second)
             .collect();
-        for (way, runs) in Way::ALL
+        for (way, runs) in Variant::ALL
             .into_iter()
             .zip(&runs)
             .filter(|(_, runs)| !runs.is_empty())
@@ -158,7 +158,7 @@ async fn compare(options: &Options, kind: Kind, table: &mut Table) -> Result<(),
     Ok(())
 }
 
-fn row(way: Way, clients: usize, runs: &[Run], floor_rates: &[f64]) -> Vec<String> {
+fn row(way: Variant, clients: usize, runs: &[Run], floor_rates: &[f64]) -> Vec<String> {
     let of = |part: fn(&Run) -> f64| median(&runs.iter().map(part).collect::<Vec<_>>());
     let times: Vec<f64> = runs
         .iter()
@@ -182,36 +182,36 @@ fn row(way: Way, clients: usize, runs: &[Run], floor_rates: &[f64]) -> Vec<Strin
 }
 
 async fn measure(
-    way: Way,
+    way: Variant,
     clients: usize,
     window: Duration,
-    ours: &Arc<Ours>,
+    ours: &Arc<BenchHost>,
     floor: &Arc<Floor>,
-) -> Result<Run, Anything> {
+) -> Result<Run, AnyError> {
     let counted = || match way {
-        Way::Floor => floor.counted(),
-        Way::Engine | Way::Http => {
+        Variant::Floor => floor.counted(),
+        Variant::Engine | Variant::Http => {
             let stats = ours.store.commit_stats();
             (stats.groups, stats.commits)
         }
     };
     let before = counted();
     let mut run = match way {
-        Way::Floor => {
+        Variant::Floor => {
             closed_loop(clients, window, |_| Ok(Arc::clone(floor)), Floor::instance).await?
         }
-        Way::Engine => {
+        Variant::Engine => {
             closed_loop(
                 clients,
                 window,
                 |_| Ok(Arc::clone(ours)),
-                Ours::through_engine,
+                BenchHost::through_engine,
             )
             .await?
         }
-        Way::Http => {
+        Variant::Http => {
             let connect = |_| Ok((Arc::clone(ours), Client::connect(ours.address)?));
-            closed_loop(clients, window, connect, Ours::through_http).await?
+            closed_loop(clients, window, connect, BenchHost::through_http).await?
         }
     };
     let after = counted();

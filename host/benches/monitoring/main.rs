@@ -46,31 +46,31 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use stepwell::clock::Clock;
 use stepwell::monitor::{Monitor, Operation, Window};
-use support::{Anything, Options, median, quantile};
+use support::{AnyError, Options, median, quantile};
 
 use self::clients::closed_loop;
 use self::databases::{Kind, Place};
-use self::ours::Ours;
+use self::ours::BenchHost;
 
 const OPERATIONS: usize = 1_000;
 /// Number of calls between two checks of the remaining time.
 const BURST: u64 = 1_000;
 
 #[derive(Clone, Copy)]
-enum Way {
+enum Variant {
     Clock,
-    Ours,
+    Stepwell,
     Locked,
     EachItsOwn,
 }
 
-impl Way {
-    const ALL: [Self; 4] = [Self::Clock, Self::Ours, Self::Locked, Self::EachItsOwn];
+impl Variant {
+    const ALL: [Self; 4] = [Self::Clock, Self::Stepwell, Self::Locked, Self::EachItsOwn];
 
     fn name(self) -> &'static str {
         match self {
             Self::Clock => "clock pair",
-            Self::Ours => "Operation::measure",
+            Self::Stepwell => "Operation::measure",
             Self::Locked => "hdrhistogram, mutex",
             Self::EachItsOwn => "hdrhistogram, thread's own",
         }
@@ -83,7 +83,7 @@ struct Subject {
     locked: Mutex<Histogram<u32>>,
 }
 
-fn main() -> Result<(), Anything> {
+fn main() -> Result<(), AnyError> {
     let Some(options) = Options::asked(&mut [])? else {
         return Ok(());
     };
@@ -110,17 +110,17 @@ fn main() -> Result<(), Anything> {
 }
 
 /// Prints the tables that need a host.
-async fn running(options: Options) -> Result<(), Anything> {
+async fn running(options: Options) -> Result<(), AnyError> {
     let place = Place::open(Kind::Sqlite)?;
     let database = place.create().await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (ours, serving) = Box::pin(Ours::start(&database, stopped)).await?;
+    let (ours, serving) = Box::pin(BenchHost::start(&database, stopped)).await?;
     // The first instances compile, connect and fill caches.
     closed_loop(
         8,
         Duration::from_millis(500),
         |_| Ok(Arc::clone(&ours)),
-        Ours::through_engine,
+        BenchHost::through_engine,
     )
     .await?;
     if options.wants("share") {
@@ -138,17 +138,17 @@ async fn running(options: Options) -> Result<(), Anything> {
 }
 
 /// Starts a second host that differs from the first only in tracing.
-async fn tracing(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
+async fn tracing(ours: &Arc<BenchHost>, options: &Options) -> Result<Table, AnyError> {
     let place = Place::open(Kind::Sqlite)?;
     let mut database = place.create().await?;
     database.config.tracing.otlp_endpoint = traced::collector()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (traced, serving) = Box::pin(Ours::start(&database, stopped)).await?;
+    let (traced, serving) = Box::pin(BenchHost::start(&database, stopped)).await?;
     closed_loop(
         8,
         Duration::from_millis(500),
         |_| Ok(Arc::clone(&traced)),
-        Ours::through_engine,
+        BenchHost::through_engine,
     )
     .await?;
     let table = traced::table(ours, &traced, options).await?;
@@ -157,7 +157,7 @@ async fn tracing(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything>
     Ok(table)
 }
 
-fn recording(window: Duration, rounds: usize) -> Result<(), Anything> {
+fn recording(window: Duration, rounds: usize) -> Result<(), AnyError> {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::ASCII_MARKDOWN);
     table.set_header(["recording", "threads", "ns a call", "beyond the clock"]);
@@ -167,15 +167,15 @@ fn recording(window: Duration, rounds: usize) -> Result<(), Anything> {
             operation: monitor.operation(None, "measured"),
             locked: Mutex::new(Histogram::new(3)?),
         };
-        let mut nanos = Way::ALL.map(|_| Vec::new());
+        let mut nanos = Variant::ALL.map(|_| Vec::new());
         for _ in 0..rounds {
-            for (way, nanos) in Way::ALL.into_iter().zip(&mut nanos) {
+            for (way, nanos) in Variant::ALL.into_iter().zip(&mut nanos) {
                 nanos.push(measure(way, &subject, threads, window)?);
             }
         }
         let nanos = nanos.map(|nanos| median(&nanos));
         let [clock, ..] = nanos;
-        for (way, nanos) in Way::ALL.into_iter().zip(nanos) {
+        for (way, nanos) in Variant::ALL.into_iter().zip(nanos) {
             let beyond = format!("{:.1}", nanos - clock);
             table.add_row([
                 way.name().to_owned(),
@@ -190,7 +190,12 @@ fn recording(window: Duration, rounds: usize) -> Result<(), Anything> {
 }
 
 /// Returns the nanoseconds of a call, on each of the threads.
-fn measure(way: Way, subject: &Subject, threads: usize, window: Duration) -> Result<f64, Anything> {
+fn measure(
+    way: Variant,
+    subject: &Subject,
+    threads: usize,
+    window: Duration,
+) -> Result<f64, AnyError> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads)
             .map(|_| scope.spawn(move || work(way, subject, window)))
@@ -203,18 +208,18 @@ fn measure(way: Way, subject: &Subject, threads: usize, window: Duration) -> Res
     })
 }
 
-fn work(way: Way, subject: &Subject, window: Duration) -> Result<f64, Anything> {
+fn work(way: Variant, subject: &Subject, window: Duration) -> Result<f64, AnyError> {
     let mut own = Histogram::<u32>::new(3)?;
     let (start, mut calls) = (Instant::now(), 0);
     while start.elapsed() < window {
         for _ in 0..BURST {
             match way {
-                Way::Ours => subject.operation.measure().succeed(),
-                Way::Clock => {
+                Variant::Stepwell => subject.operation.measure().succeed(),
+                Variant::Clock => {
                     black_box(clock_pair());
                 }
-                Way::Locked => subject.locked.lock().record(clock_pair())?,
-                Way::EachItsOwn => own.record(clock_pair())?,
+                Variant::Locked => subject.locked.lock().record(clock_pair())?,
+                Variant::EachItsOwn => own.record(clock_pair())?,
             }
         }
         calls += BURST;

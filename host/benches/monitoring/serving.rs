@@ -17,8 +17,8 @@ use warp::Filter as _;
 use super::clients::{Run, closed_loop};
 use super::http::Client;
 use super::many_operations;
-use super::ours::Ours;
-use super::support::{Anything, Options, median, quantile};
+use super::ours::BenchHost;
+use super::support::{AnyError, Options, median, quantile};
 
 const CLIENTS: usize = 8;
 /// Number of clients that keep the engine busy.
@@ -35,7 +35,7 @@ struct Target {
     token: Arc<str>,
 }
 
-pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
+pub async fn table(ours: &Arc<BenchHost>, options: &Options) -> Result<Table, AnyError> {
     let (window, rounds) =
         options.effort((Duration::from_secs(1), 7), (Duration::from_millis(200), 1));
     let token: Arc<str> = ours.token.as_str().into();
@@ -88,7 +88,7 @@ pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anythin
         STARTERS,
         window * 7,
         |_| Ok(Arc::clone(ours)),
-        Ours::through_engine,
+        BenchHost::through_engine,
     );
     let (busy, asked) = tokio::join!(busy, ask(&stats, 1, window * 5));
     let steps = 3.0 * busy?.per_second;
@@ -102,7 +102,7 @@ pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anythin
     Ok(table)
 }
 
-async fn ask(target: &Target, clients: usize, window: Duration) -> Result<Run, Anything> {
+async fn ask(target: &Target, clients: usize, window: Duration) -> Result<Run, AnyError> {
     let connect = |_| Ok((Client::connect(target.address)?, target.clone()));
     closed_loop(
         clients,
@@ -117,7 +117,7 @@ async fn ask(target: &Target, clients: usize, window: Duration) -> Result<Run, A
 }
 
 /// Starts a server that responds with `answer` to every request.
-async fn bare(answer: Value) -> Result<SocketAddr, Anything> {
+async fn bare(answer: Value) -> Result<SocketAddr, AnyError> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let answer = warp::any().map(move || warp::reply::json(&answer));

@@ -13,14 +13,14 @@ use stepwell::clock::Clock;
 use stepwell::monitor::{Monitor, Window};
 
 use super::clients::closed_loop;
-use super::ours::Ours;
-use super::support::{Anything, Options, median};
+use super::ours::BenchHost;
+use super::support::{AnyError, Options, median};
 
 const CLIENTS: [usize; 2] = [1, 64];
 /// Number of steps of one instance.
 pub const STEPS: f64 = 3.0;
 
-pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anything> {
+pub async fn table(ours: &Arc<BenchHost>, options: &Options) -> Result<Table, AnyError> {
     let (window, rounds) =
         options.effort((Duration::from_secs(4), 3), (Duration::from_millis(400), 1));
     let mut table = Table::new();
@@ -41,7 +41,7 @@ pub async fn table(ours: &Arc<Ours>, options: &Options) -> Result<Table, Anythin
                 clients,
                 window,
                 |_| Ok(Arc::clone(ours)),
-                Ours::through_engine,
+                BenchHost::through_engine,
             )
             .await?;
             let steps = run.milliseconds.len() as f64 * STEPS;
@@ -84,7 +84,7 @@ fn records(monitor: &Monitor) -> u64 {
 }
 
 /// Returns the processor time of this process.
-pub fn cpu() -> Result<Duration, Anything> {
+pub fn cpu() -> Result<Duration, AnyError> {
     let text = std::fs::read_to_string("/proc/self/stat")?;
     // The name before it may have spaces, and ends with the last parenthesis.
     let (_, fields) = text.rsplit_once(')').ok_or("/proc/self/stat has no name")?;

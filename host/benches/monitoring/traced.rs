@@ -15,9 +15,9 @@ use comfy_table::Table;
 
 use super::clients::closed_loop;
 use super::http::Client;
-use super::ours::Ours;
+use super::ours::BenchHost;
 use super::share::{STEPS, cpu};
-use super::support::{Anything, Options, median};
+use super::support::{AnyError, Options, median};
 
 const CLIENTS: [usize; 2] = [1, 64];
 
@@ -29,10 +29,10 @@ struct Spans {
 
 /// Returns the table. The host `traced` sends to [`collector`].
 pub async fn table(
-    plain: &Arc<Ours>,
-    traced: &Arc<Ours>,
+    plain: &Arc<BenchHost>,
+    traced: &Arc<BenchHost>,
     options: &Options,
-) -> Result<Table, Anything> {
+) -> Result<Table, AnyError> {
     let (window, rounds) =
         options.effort((Duration::from_secs(4), 7), (Duration::from_millis(400), 1));
     let mut table = Table::new();
@@ -59,7 +59,7 @@ pub async fn table(
                 let worked = cpu()?;
                 let before = Spans::of(traced).await?;
                 let connect = |_| Ok((Arc::clone(ours), Client::connect(ours.address)?));
-                let run = closed_loop(clients, window, connect, Ours::through_http).await?;
+                let run = closed_loop(clients, window, connect, BenchHost::through_http).await?;
                 let after = Spans::of(traced).await?;
                 let steps = run.milliseconds.len() as f64 * STEPS;
                 rates.push(run.per_second * STEPS);
@@ -112,10 +112,10 @@ pub async fn table(
 }
 
 impl Spans {
-    async fn of(ours: &Ours) -> Result<Self, Anything> {
+    async fn of(ours: &BenchHost) -> Result<Self, AnyError> {
         let mut client = Client::connect(ours.address)?;
         let text = std::str::from_utf8(client.get("/metrics", &ours.token).await?)?;
-        let value = |name: &str| -> Result<f64, Anything> {
+        let value = |name: &str| -> Result<f64, AnyError> {
             let line = text
                 .lines()
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -134,7 +134,7 @@ impl Spans {
 }
 
 /// Starts a collector that receives OTLP and drops it, until the process ends. Returns its URL.
-pub fn collector() -> Result<String, Anything> {
+pub fn collector() -> Result<String, AnyError> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     std::thread::Builder::new()
@@ -149,7 +149,7 @@ pub fn collector() -> Result<String, Anything> {
 }
 
 /// Reads one request. The host sends each batch on a connection of its own.
-fn take(connection: TcpStream) -> Result<(), Anything> {
+fn take(connection: TcpStream) -> Result<(), AnyError> {
     let mut reader = BufReader::new(connection);
     let mut length = 0;
     loop {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::support::Anything;
+use super::support::AnyError;
 
 /// The results of all clients in one measurement.
 #[derive(Default)]
@@ -22,12 +22,12 @@ pub struct Run {
 pub async fn closed_loop<C, F>(
     clients: usize,
     window: Duration,
-    client: impl Fn(usize) -> Result<C, Anything>,
+    client: impl Fn(usize) -> Result<C, AnyError>,
     once: impl Fn(C) -> F + Copy + Send + 'static,
-) -> Result<Run, Anything>
+) -> Result<Run, AnyError>
 where
     C: Send + 'static,
-    F: Future<Output = Result<C, Anything>> + Send + 'static,
+    F: Future<Output = Result<C, AnyError>> + Send + 'static,
 {
     let start = Instant::now();
     let mut tasks = Vec::with_capacity(clients);
@@ -40,7 +40,7 @@ where
                 client = once(client).await?;
                 milliseconds.push(begun.elapsed().as_secs_f64() * 1e3);
             }
-            Ok::<_, Anything>(milliseconds)
+            Ok::<_, AnyError>(milliseconds)
         }));
     }
     let mut run = Run::default();

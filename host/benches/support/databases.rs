@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::postgres::Server;
-use crate::support::{self, Anything};
+use crate::support::{self, AnyError};
 
 /// Settings of the private server, beside PostgreSQL's defaults: `fsync` and `synchronous_commit`
 /// are on, as in production. The memory is typical for a million instances.
@@ -29,7 +29,7 @@ pub enum Kind {
 
 impl Kind {
     /// Parses the value of `--database`. Returns both kinds if there is no value.
-    pub fn asked(database: Option<&str>) -> Result<Vec<Self>, Anything> {
+    pub fn asked(database: Option<&str>) -> Result<Vec<Self>, AnyError> {
         match database {
             Some("sqlite") => Ok(vec![Self::Sqlite]),
             Some("postgres") => Ok(vec![Self::Postgres]),
@@ -55,7 +55,7 @@ pub struct Place {
 
 impl Place {
     /// Opens a place. Starts a server if this kind has one.
-    pub fn open(kind: Kind) -> Result<Self, Anything> {
+    pub fn open(kind: Kind) -> Result<Self, AnyError> {
         // The server's own user may not be able to read the target folder. Files below /var survive
         // a reboot, so they are on a disk.
         let start = || Server::find_or_start("/var/tmp".as_ref(), &SETTINGS);
@@ -67,7 +67,7 @@ impl Place {
     }
 
     /// Creates a database with the host's schema.
-    pub async fn create(&self) -> Result<Database, Anything> {
+    pub async fn create(&self) -> Result<Database, AnyError> {
         let database = self.name();
         if self.kind == Kind::Postgres {
             self.statement(format!("CREATE DATABASE {}", database.name))
@@ -78,7 +78,7 @@ impl Place {
     }
 
     /// Copies a database, which must not be open.
-    pub async fn copy(&self, original: &Database) -> Result<Database, Anything> {
+    pub async fn copy(&self, original: &Database) -> Result<Database, AnyError> {
         let copy = self.name();
         match self.kind {
             Kind::Sqlite => {
@@ -102,7 +102,7 @@ impl Place {
     }
 
     /// Deletes a database, which must not be open.
-    pub async fn remove(&self, database: Database) -> Result<(), Anything> {
+    pub async fn remove(&self, database: Database) -> Result<(), AnyError> {
         match self.kind {
             Kind::Sqlite => Ok(std::fs::remove_dir_all(&database.config.data_dir)?),
             Kind::Postgres => {
@@ -126,7 +126,7 @@ impl Place {
         }
     }
 
-    async fn statement(&self, sql: String) -> Result<(), Anything> {
+    async fn statement(&self, sql: String) -> Result<(), AnyError> {
         let server = self.server.as_ref().ok_or("SQLite has no server")?;
         let mut connection = PgConnection::connect(&server.url("postgres")).await?;
         sqlx::raw_sql(AssertSqlSafe(sql))
@@ -145,13 +145,13 @@ pub struct Database {
 }
 
 impl Database {
-    pub async fn open(&self) -> Result<Store, Anything> {
+    pub async fn open(&self) -> Result<Store, AnyError> {
         Ok(Store::open(&self.config, Clock::System).await?)
     }
 
     /// Opens a separate connection, with SQLite's defaults except that foreign keys are not
     /// checked. It caches enough statements for all lengths of lists.
-    pub async fn connect(&self) -> Result<Connection, Anything> {
+    pub async fn connect(&self) -> Result<Connection, AnyError> {
         Ok(match self.kind {
             Kind::Sqlite => {
                 let options = SqliteConnectOptions::new()
@@ -192,7 +192,7 @@ impl Connection {
 
     /// Applies the settings of the store's writing connection: the same durability, memory, checks
     /// and plans.
-    pub async fn set_like_ours(&mut self) -> Result<(), Anything> {
+    pub async fn set_like_ours(&mut self) -> Result<(), AnyError> {
         let settings = match self {
             Self::Sqlite(_) => {
                 "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536; \
@@ -204,7 +204,7 @@ impl Connection {
     }
 
     /// Runs statements without parameters.
-    pub async fn execute(&mut self, sql: impl Into<String>) -> Result<(), Anything> {
+    pub async fn execute(&mut self, sql: impl Into<String>) -> Result<(), AnyError> {
         let sql = sqlx::raw_sql(AssertSqlSafe(sql.into()));
         match self {
             Self::Sqlite(connection) => sql.execute(connection).await.map(|_| ())?,
@@ -214,7 +214,7 @@ impl Connection {
     }
 
     /// Returns the first column of the rows.
-    pub async fn texts(&mut self, sql: impl Into<String>) -> Result<Vec<String>, Anything> {
+    pub async fn texts(&mut self, sql: impl Into<String>) -> Result<Vec<String>, AnyError> {
         let sql = AssertSqlSafe(sql.into());
         Ok(match self {
             Self::Sqlite(connection) => sqlx::query_scalar(sql).fetch_all(connection).await?,
@@ -222,7 +222,7 @@ impl Connection {
         })
     }
 
-    pub async fn close(self) -> Result<(), Anything> {
+    pub async fn close(self) -> Result<(), AnyError> {
         match self {
             Self::Sqlite(connection) => connection.close().await?,
             Self::Postgres(connection) => connection.close().await?,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::support::Anything;
+use super::support::AnyError;
 
 /// A client with one connection.
 pub struct Client {
@@ -18,7 +18,7 @@ pub struct Client {
 
 impl Client {
     /// Connects. Must be called within a runtime.
-    pub fn connect(address: SocketAddr) -> Result<Self, Anything> {
+    pub fn connect(address: SocketAddr) -> Result<Self, AnyError> {
         let stream = std::net::TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
@@ -32,7 +32,7 @@ impl Client {
     ///
     /// # Errors
     /// Fails for any status but 2xx.
-    pub async fn post(&mut self, path: &str, token: &str, body: &str) -> Result<Value, Anything> {
+    pub async fn post(&mut self, path: &str, token: &str, body: &str) -> Result<Value, AnyError> {
         let request = format!(
             "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -45,14 +45,14 @@ impl Client {
     ///
     /// # Errors
     /// Fails for any status but 2xx.
-    pub async fn get(&mut self, path: &str, token: &str) -> Result<&[u8], Anything> {
+    pub async fn get(&mut self, path: &str, token: &str) -> Result<&[u8], AnyError> {
         let request = format!(
             "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n"
         );
         self.exchange(&request).await
     }
 
-    async fn exchange(&mut self, request: &str) -> Result<&[u8], Anything> {
+    async fn exchange(&mut self, request: &str) -> Result<&[u8], AnyError> {
         self.stream.write_all(request.as_bytes()).await?;
         self.received.clear();
         let start = loop {

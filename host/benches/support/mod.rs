@@ -13,7 +13,7 @@ use stepwell::model::{Permission, Principal};
 use tempfile::TempDir;
 
 /// Any error.
-pub type Anything = Box<dyn Error + Send + Sync>;
+pub type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Options from the command line, after `cargo bench --bench NAME --`.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +36,7 @@ impl Options {
     ///
     /// # Errors
     /// Fails for an unknown option.
-    pub fn asked(own: &mut [(&str, Option<String>)]) -> Result<Option<Self>, Anything> {
+    pub fn asked(own: &mut [(&str, Option<String>)]) -> Result<Option<Self>, AnyError> {
         let mut options = Self {
             quick: std::env::var_os("STEPWELL_BENCH_QUICK").is_some(),
             ..Self::default()
@@ -90,7 +90,7 @@ pub fn program() -> PathBuf {
 }
 
 /// Returns a principal with all permissions.
-pub fn operator() -> Result<Principal, Anything> {
+pub fn operator() -> Result<Principal, AnyError> {
     let permissions = vec![Permission::Operator];
     Ok(Principal {
         team: "default".parse()?,
@@ -109,7 +109,7 @@ pub fn scratch() -> std::io::Result<TempDir> {
 
 /// Returns the component of a guest from the folder `STEPWELL_TEST_GUESTS`. Builds the guests first
 /// if the variable is not set.
-pub fn guest(name: &str) -> Result<Vec<u8>, Anything> {
+pub fn guest(name: &str) -> Result<Vec<u8>, AnyError> {
     let folder = match std::env::var_os("STEPWELL_TEST_GUESTS") {
         Some(folder) => PathBuf::from(folder),
         None => {

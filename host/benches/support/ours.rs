@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::databases::Database;
 use super::http::Client;
-use super::support::{self, Anything};
+use super::support::{self, AnyError};
 use super::watch::Watcher;
 
 const WORKFLOW: &str = "bench";
@@ -29,7 +29,7 @@ steps:
 ";
 
 /// A running host.
-pub struct Ours {
+pub struct BenchHost {
     engine: Engine,
     /// The host's monitor.
     pub monitor: Monitor,
@@ -45,12 +45,12 @@ pub struct Ours {
     pub token: String,
 }
 
-impl Ours {
+impl BenchHost {
     /// Starts a host on an empty database, which serves until `stopped`.
     pub async fn start(
         database: &Database,
         stopped: oneshot::Receiver<()>,
-    ) -> Result<(Arc<Self>, JoinHandle<Result<(), AppError>>), Anything> {
+    ) -> Result<(Arc<Self>, JoinHandle<Result<(), AppError>>), AnyError> {
         let app = App::start(database.config.clone(), Clock::System, support::program()).await?;
         let principal = support::operator()?;
         let mut upload = app.plugins.begin_upload(&principal.team)?;
@@ -80,7 +80,7 @@ impl Ours {
     }
 
     /// Starts an instance, and waits for its end.
-    pub async fn through_engine(self: Arc<Self>) -> Result<Arc<Self>, Anything> {
+    pub async fn through_engine(self: Arc<Self>) -> Result<Arc<Self>, AnyError> {
         let before = self.watcher.before_start();
         let request = StartRequest {
             input: json!({ "name": "Ada" }).into(),
@@ -97,7 +97,7 @@ impl Ours {
     /// Starts an instance over HTTP, and waits for its end.
     pub async fn through_http(
         (ours, mut client): (Arc<Self>, Client),
-    ) -> Result<(Arc<Self>, Client), Anything> {
+    ) -> Result<(Arc<Self>, Client), AnyError> {
         let before = ours.watcher.before_start();
         let path = format!("/workflows/{}/instances", ours.workflow);
         let answer = client

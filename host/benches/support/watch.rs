@@ -18,13 +18,13 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::databases::{Connection, Database};
-use super::support::Anything;
+use super::support::AnyError;
 
 /// The groups of the creation and of three steps.
 const GROUPS_MIN: u64 = 4;
 
 /// A client that waits.
-struct Waiting {
+struct WaitingClient {
     /// The number of groups before which the instance cannot have ended.
     from: u64,
     /// The number of groups at the last check.
@@ -32,20 +32,20 @@ struct Waiting {
     done: oneshot::Sender<Result<(), String>>,
 }
 
-type Everybody = Arc<Mutex<HashMap<Uuid, Waiting>>>;
+type WaitingClients = Arc<Mutex<HashMap<Uuid, WaitingClient>>>;
 
 /// A handle of the thread.
 pub struct Watcher {
     store: Store,
-    waiting: Everybody,
+    waiting: WaitingClients,
 }
 
 impl Watcher {
     /// Starts the thread. It ends when the watcher is dropped.
-    pub fn start(store: Store, database: Database) -> Result<Self, Anything> {
+    pub fn start(store: Store, database: Database) -> Result<Self, AnyError> {
         let watcher = Self {
             store: store.clone(),
-            waiting: Everybody::default(),
+            waiting: WaitingClients::default(),
         };
         let waiting = Arc::downgrade(&watcher.waiting);
         let threads = tokio::runtime::Builder::new_current_thread()
@@ -57,7 +57,7 @@ impl Watcher {
                 let connected = threads.block_on(async {
                     let mut connection = database.connect().await?;
                     connection.set_like_ours().await?;
-                    Ok::<_, Anything>(connection)
+                    Ok::<_, AnyError>(connection)
                 });
                 let mut connection = connected.expect("the database is there");
                 while let Some(waiting) = waiting.upgrade() {
@@ -85,11 +85,11 @@ impl Watcher {
     ///
     /// # Errors
     /// Fails if the instance failed.
-    pub async fn completed(&self, before_start: u64, id: Uuid) -> Result<(), Anything> {
+    pub async fn completed(&self, before_start: u64, id: Uuid) -> Result<(), AnyError> {
         let (done, ended) = oneshot::channel();
         self.waiting.lock().insert(
             id,
-            Waiting {
+            WaitingClient {
                 from: before_start + GROUPS_MIN,
                 seen: 0,
                 done,
@@ -100,7 +100,7 @@ impl Watcher {
 }
 
 /// Returns the instances that may have ended since the last check.
-fn due(waiting: &Everybody, groups: u64) -> Vec<Uuid> {
+fn due(waiting: &WaitingClients, groups: u64) -> Vec<Uuid> {
     let mut waiting = waiting.lock();
     let due = waiting
         .iter_mut()
@@ -132,7 +132,7 @@ async fn ended(connection: &mut Connection, ids: &[Uuid]) -> sqlx::Result<Vec<(U
     }
 }
 
-fn tell(waiting: &Everybody, ended: Vec<(Uuid, String)>) {
+fn tell(waiting: &WaitingClients, ended: Vec<(Uuid, String)>) {
     let mut waiting = waiting.lock();
     for (id, status) in ended {
         if let Some(waiting) = waiting.remove(&id) {
