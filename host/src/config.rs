@@ -263,6 +263,7 @@ section! {
         enabled: bool,
         #[serde(with = "duration")] poll_interval: Duration,
         active_instances_max: usize,
+        parallel_steps_max: usize,
         in_hand_bytes_max: u64,
         in_hand_bytes_per_team_max: u64,
         conflict_retries_max: u32,
@@ -505,6 +506,7 @@ impl Config {
                 "engine.active_instances_max",
                 self.engine.active_instances_max,
             ),
+            ("engine.parallel_steps_max", self.engine.parallel_steps_max),
             ("engine.suspects_max", self.engine.suspects_max),
             ("engine.crashes_max", self.engine.crashes_max as usize),
         ];

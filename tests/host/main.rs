@@ -41,6 +41,7 @@ mod live;
 mod local_runs;
 mod metrics;
 mod openapi;
+mod parallel;
 #[path = "../store/postgres.rs"]
 mod postgres;
 mod prometheus;

@@ -19,6 +19,15 @@ pub struct Stage {
     ids: u128,
 }
 
+/// Returns a guest's failure.
+pub fn failure(retryable: bool) -> Failure {
+    if retryable {
+        Failure::retryable("flaky", Blame::Guest, "try again")
+    } else {
+        Failure::fatal("broken", Blame::Guest, "no")
+    }
+}
+
 impl Stage {
     pub fn new(definition: &str, input: Value) -> Self {
         let definition = Arc::new(Definition::parse(definition).expect("is a valid definition"));
@@ -80,7 +89,15 @@ impl Stage {
     }
 
     pub fn finish(&mut self, result: Result<Value, Failure>) -> Change {
-        let run = self.progress.next_run(self.now).expect("a step is ready");
+        self.finish_nth(0, result)
+    }
+
+    /// Finishes one of the steps that are ready: number `nth` in the order written, counted round.
+    pub fn finish_nth(&mut self, nth: usize, result: Result<Value, Failure>) -> Change {
+        let ready: Vec<_> = self.progress.ready_runs(self.now).collect();
+        let run = ready.iter().cycle().nth(nth).expect("a step is ready");
+        assert!(self.progress.awaits(run.step, run.number));
+        assert!(!self.progress.awaits(run.step, run.number + 1));
         let report = StepReport {
             step: run.step.clone(),
             number: run.number,
@@ -98,11 +115,7 @@ impl Stage {
     }
 
     pub fn fail(&mut self, retryable: bool) -> Change {
-        self.finish(Err(if retryable {
-            Failure::retryable("flaky", Blame::Guest, "try again")
-        } else {
-            Failure::fatal("broken", Blame::Guest, "no")
-        }))
+        self.finish(Err(failure(retryable)))
     }
 
     pub fn pending(&self) -> Vec<&Approval> {

@@ -10,7 +10,7 @@ use stepwell::model::definition::{ApprovalSource, DefinitionSource, OnExpiry, Re
 use stepwell::model::transition::{DecisionError, Event, Progress};
 use stepwell::model::{Blame, Decision, Definition, Failure, InstanceStatus};
 
-use crate::progress::{Stage, expense};
+use crate::progress::{Stage, expense, failure};
 
 #[test]
 fn steps_run_in_order_and_an_unneeded_approval_is_skipped() {
@@ -89,6 +89,42 @@ output: '${now}'
     assert_eq!(
         stage.progress.instance.output,
         Some(json!("1970-01-01T00:00:09Z").into())
+    );
+}
+
+#[test]
+fn steps_whose_needs_are_settled_are_ready_together_and_end_in_any_order() {
+    let definition = "
+name: w
+steps:
+  - { id: a, plugin: p, step: s }
+  - { id: b, needs: [], plugin: p, step: s }
+  - { id: c, needs: [a], plugin: p, step: s }
+  - { id: d, needs: [a, b], plugin: p, step: s }
+output: { a: '${steps.a.output}', b: '${steps.b.output}', c: '${steps.c.output}', d: '${steps.d.output}' }
+";
+    let ready = |stage: &Stage| -> Vec<String> {
+        let runs = stage.progress.ready_runs(stage.now);
+        runs.map(|run| run.step.to_string()).collect()
+    };
+    let mut stage = Stage::new(definition, json!({}));
+    assert_eq!(ready(&stage), ["a", "b"]);
+    stage.finish_nth(1, Err(failure(true)));
+    assert_eq!(ready(&stage), ["a"], "`b` waits for its retry");
+    let retry_at = stage.progress.next_event_at(stage.now).expect("a retry");
+    stage.complete(json!("a"));
+    assert_eq!(ready(&stage), ["c"]);
+    stage.wait(retry_at.since(stage.now));
+    assert_eq!(ready(&stage), ["b", "c"]);
+    assert_eq!(stage.progress.next_event_at(stage.now), None);
+    stage.finish_nth(1, Ok(json!("c")));
+    stage.finish_nth(0, Ok(json!("b")));
+    assert_eq!(ready(&stage), ["d"]);
+    stage.complete(json!("d"));
+    assert_eq!(stage.status(), "completed");
+    assert_eq!(
+        stage.progress.instance.output,
+        Some(json!({ "a": "a", "b": "b", "c": "c", "d": "d" }).into())
     );
 }
 
@@ -420,10 +456,12 @@ proptest! {
             prop_assert_eq!(&restored.steps, &stage.progress.steps);
             prop_assert!(stage.progress.instance.wake_at.is_some(), "an instance that has not ended is due at some time");
             let pending: Vec<_> = stage.pending().iter().map(|approval| approval.id).collect();
+            // Steps that are ready at the same time may end in any order.
+            let nth = usize::from(choice / 8);
             match (stage.ready().is_some(), pending.first(), choice % 8) {
-                (true, _, 0) => { stage.fail(false); }
-                (true, _, 1 | 2) => { stage.fail(true); }
-                (true, None, _) | (true, Some(_), 3..=5) => { stage.complete(json!(1)); }
+                (true, _, 0) => { stage.finish_nth(nth, Err(failure(false))); }
+                (true, _, 1 | 2) => { stage.finish_nth(nth, Err(failure(true))); }
+                (true, None, _) | (true, Some(_), 3..=5) => { stage.finish_nth(nth, Ok(json!(1))); }
                 (_, Some(id), 6) => {
                     let event = Event::Decided { approval_id: *id, decision: Decision::Reject, comment: None };
                     stage.apply(event).expect("is pending");

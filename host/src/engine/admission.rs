@@ -1,10 +1,9 @@
 //! Limits the attempts that run at the same time, in total and for each team. Teams get permits in
 //! turn ([`crate::fair_queue`]), so that one team's load leaves room for the others.
 
-use super::Engine;
 use crate::config::RuntimeConfig;
 use crate::fair_queue::{FairLimits, FairPermit, FairQueue};
-use crate::model::{Instance, Name};
+use crate::model::Name;
 
 /// The permits for attempts.
 pub(super) struct Admission(FairQueue<Name>);
@@ -12,15 +11,6 @@ pub(super) struct Admission(FairQueue<Name>);
 /// A permit for one attempt.
 pub(super) struct AttemptPermit {
     _permit: FairPermit<Name>,
-}
-
-/// The result of asking for a permit.
-pub(super) enum AdmissionResult {
-    Admitted(AttemptPermit),
-    /// The waiting room is full; the instance waits in the database.
-    Full,
-    /// The host is shutting down.
-    Stopping,
 }
 
 impl Admission {
@@ -32,17 +22,17 @@ impl Admission {
         }))
     }
 
-    /// Waits for a permit. A driver that has to wait gives up its active slot until then.
-    pub(super) async fn enter(&self, engine: &Engine, instance: &Instance) -> AdmissionResult {
-        if let Some(permit) = self.0.try_acquire(&instance.team) {
-            return AdmissionResult::Admitted(AttemptPermit { _permit: permit });
-        }
-        let Some(_waiting) = engine.wait(&instance.team, instance.id) else {
-            return AdmissionResult::Full;
-        };
-        tokio::select! {
-            permit = self.0.acquire(&instance.team) => AdmissionResult::Admitted(AttemptPermit { _permit: permit }),
-            () = engine.0.stop.cancelled() => AdmissionResult::Stopping,
+    /// Takes a permit, if the team may have one now.
+    pub(super) fn try_enter(&self, team: &Name) -> Option<AttemptPermit> {
+        self.0
+            .try_acquire(team)
+            .map(|permit| AttemptPermit { _permit: permit })
+    }
+
+    /// Waits for a permit.
+    pub(super) async fn enter(&self, team: &Name) -> AttemptPermit {
+        AttemptPermit {
+            _permit: self.0.acquire(team).await,
         }
     }
 

@@ -29,8 +29,8 @@ pub struct CancelledDescendants {
 
 impl Engine {
     /// Cancels an instance and its descendants, as far as `budget` allows, and subtracts the number
-    /// of cancelled descendants from `budget`. The instance itself may have ended already. A
-    /// running step is not interrupted, but its effects are not committed.
+    /// of cancelled descendants from `budget`. The instance itself may have ended already. Steps that
+    /// run on this host are stopped; their effects are not committed, wherever they run.
     ///
     /// # Errors
     /// No such instance, an instance that was itself created by an instance (only a root knows its

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -31,12 +32,29 @@ pub(super) struct Active {
 
 #[derive(Default)]
 struct DispatcherState {
-    /// Maps an instance with a driver to a flag: true if an event happened that the driver may have
-    /// missed.
-    instances: HashMap<Uuid, bool>,
+    /// The instances with a driver.
+    instances: HashMap<Uuid, Driven>,
     /// Drivers of each team that has any.
     teams: HashMap<Name, Drivers>,
     total: Drivers,
+}
+
+/// An instance with a driver.
+#[derive(Default)]
+struct Driven {
+    /// True if an event happened that the driver may have missed.
+    again: bool,
+    /// Wakes the driver while it waits for running steps.
+    waker: Option<Waker>,
+}
+
+impl Driven {
+    fn note_event(&mut self) {
+        self.again = true;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// Numbers of drivers.
@@ -84,8 +102,8 @@ impl Active {
     /// has a driver; that driver is told to look again before it ends.
     fn claim(&self, team: &Name, id: Uuid) -> bool {
         let mut state = self.state.lock();
-        if let Some(again) = state.instances.get_mut(&id) {
-            *again = true;
+        if let Some(driven) = state.instances.get_mut(&id) {
+            driven.note_event();
             return false;
         }
         // Most drivers wait at some time.
@@ -94,7 +112,7 @@ impl Active {
         {
             return false;
         }
-        state.instances.insert(id, false);
+        state.instances.insert(id, Driven::default());
         state.change(team, |drivers| drivers.working += 1);
         true
     }
@@ -104,8 +122,8 @@ impl Active {
     pub(super) fn release(&self, team: &Name, id: Uuid) -> bool {
         let mut state = self.state.lock();
         match state.instances.get_mut(&id) {
-            Some(again) if *again => {
-                *again = false;
+            Some(driven) if driven.again => {
+                driven.again = false;
                 false
             }
             _ => {
@@ -113,6 +131,29 @@ impl Active {
                 true
             }
         }
+    }
+
+    /// Tells the driver of the instance, if there is one, to look at the instance again.
+    pub(super) fn nudge(&self, id: Uuid) {
+        if let Some(driven) = self.state.lock().instances.get_mut(&id) {
+            driven.note_event();
+        }
+    }
+
+    /// Waits for an event that the driver may have missed.
+    pub(super) async fn missed_event(&self, id: Uuid) {
+        std::future::poll_fn(|context| {
+            let mut state = self.state.lock();
+            let Some(driven) = state.instances.get_mut(&id) else {
+                return Poll::Pending;
+            };
+            if std::mem::take(&mut driven.again) {
+                return Poll::Ready(());
+            }
+            driven.waker = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Ends the driver of an instance that stays due in the database, even if an event happened to

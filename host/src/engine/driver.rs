@@ -1,25 +1,32 @@
 //! Drives one instance until it has to wait or has ended.
 //!
-//! A driver holds its instance in memory and commits after every step. A commit is refused if
-//! another commit has changed the instance, or a storage entry that the step had read. The driver
-//! then drops its copy, loads the instance again and applies the rules anew. Steps that conflict on
-//! an entry repeatedly take turns ([`super::contention`]).
+//! A driver holds its instance in memory, runs all steps that are ready at the same time, and
+//! commits outcomes as they come; outcomes that are ready together are committed together. A commit
+//! is refused if another commit has changed the instance, or a storage entry that a step had read.
+//! The driver then drops its copy, loads the instance again and applies the rules anew. Steps that
+//! still run go on. Steps that conflict on an entry repeatedly take turns ([`super::contention`]).
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::Engine;
-use super::admission::AdmissionResult;
+use super::admission::AttemptPermit;
+use super::attempt::{Attempt, Ended, Outcome, Stage, log_span};
 use super::contention::{Contention, chance};
+use super::dispatcher::WaitingGuard;
 use super::memory::InstanceCharge;
+use super::{Engine, EngineState};
+use crate::fair_queue::FairPermit;
 use crate::model::failure::{self, Blame, Failure};
-use crate::model::transition::{Change, Event, Progress, StepReport};
-use crate::model::{Effects, EntryKey, Instance, Name, StepId, TraceParent};
-use crate::runtime::StepCall;
-use crate::store::{CommitError, Conflict};
-use crate::trace::{Span, SpanKind};
+use crate::model::transition::{Change, Event, Progress};
+use crate::model::{Effects, Instance, Name, StepId, TraceParent};
+use crate::store::{CommitError, Conflict, StoreError};
 
 /// The driver's next action after a commit.
 enum AfterCommit {
@@ -40,32 +47,35 @@ enum RestReason {
     NoRoom,
 }
 
-/// A failure to record instead of running the next attempt, after too many conflicts.
-pub(super) struct ForcedFailure {
-    step: StepId,
-    number: u32,
-    failure: Failure,
-}
-
-/// The attempt that a commit belongs to.
-struct CommittedAttempt {
-    step: StepId,
-    number: u32,
-    /// Delay before the next attempt, if this one fails.
-    delay: Duration,
-    /// The attempt's span, if it is recorded.
-    trace: Option<TraceParent>,
-}
-
-/// The end of an attempt, whether the guest ran or not.
-enum Attempted {
-    Ended(Box<(StepReport, Effects)>),
-    /// The guest met a storage guard that no longer holds, and asked to run again.
-    Conflict(EntryKey),
-    /// The waiting room is full.
-    NoRoom,
-    /// The host is shutting down.
-    Stopping,
+/// The driver of one instance. Dropping it stops the steps that run; their effects are lost.
+struct Drive<'e> {
+    engine: &'e Engine,
+    team: &'e Name,
+    id: Uuid,
+    in_hand: InstanceCharge,
+    /// AttemptPermit in the waiting room, while no step runs and some wait for their turn.
+    waiting: Option<WaitingGuard<'e>>,
+    /// A permit for an instance that was being driven in a crash. Few such instances run at the
+    /// same time.
+    suspect: Option<FairPermit<Name>>,
+    /// Conflicts in a row of commits that belong to no attempt.
+    conflicts: u32,
+    /// A refusal by the database that ends the instance when it is loaded again.
+    refused: Option<Failure>,
+    /// The steps with an attempt in `stages` or in `ended`.
+    steps: BTreeSet<StepId>,
+    /// The attempts that wait or run.
+    stages: FuturesUnordered<Pin<Box<dyn Future<Output = Stage> + Send + 'e>>>,
+    /// Number of attempts in `stages` that have a permit.
+    running: usize,
+    /// The attempts that have ended and are not committed, in the order of their ends.
+    ended: VecDeque<Ended>,
+    /// True if the outcomes in `ended` are committed one by one, after a commit of several failed.
+    one_by_one: bool,
+    /// The conflicts of steps that run again.
+    contended: BTreeMap<StepId, Contention>,
+    /// True if the instance has become too large to be kept in memory. No further step starts.
+    is_too_large: bool,
 }
 
 impl Engine {
@@ -73,7 +83,7 @@ impl Engine {
     /// the driver loads it.
     pub(super) async fn drive(&self, team: &Name, id: Uuid, mut progress: Option<Progress>) {
         loop {
-            let rest = self.drive_until_rest(team, id, progress.take()).await;
+            let rest = Drive::new(self, team, id).until_rest(progress.take()).await;
             self.0.store.put_down(id);
             match rest {
                 RestReason::NoRoom => return self.0.active.step_back(team, id),
@@ -82,58 +92,50 @@ impl Engine {
             }
         }
     }
+}
 
-    async fn drive_until_rest(
-        &self,
-        team: &Name,
-        id: Uuid,
-        mut known: Option<Progress>,
-    ) -> RestReason {
-        let mut contention = Contention::default();
-        let mut in_hand = InstanceCharge::default();
-        while !self.0.stop.is_cancelled() {
-            match self
-                .take_in_hand(team, id, known.as_ref(), &mut in_hand)
-                .await
-            {
-                Ok(true) => {}
-                Ok(false) => return RestReason::NoRoom,
-                Err(error) => {
-                    tracing::warn!(%error, instance = %id, "could not ask for the size of an instance; it stays due");
-                    self.pause().await;
-                    return RestReason::Done;
-                }
-            }
-            let loaded = match known.take() {
-                Some(known) => Ok(Some(known)),
-                None => {
-                    let _turn = self.0.loads.acquire(team).await;
-                    self.load_ours(id).await
-                }
+impl<'e> Drive<'e> {
+    fn new(engine: &'e Engine, team: &'e Name, id: Uuid) -> Self {
+        Self {
+            engine,
+            team,
+            id,
+            in_hand: InstanceCharge::default(),
+            waiting: None,
+            suspect: None,
+            conflicts: 0,
+            refused: None,
+            steps: BTreeSet::new(),
+            stages: FuturesUnordered::new(),
+            running: 0,
+            ended: VecDeque::new(),
+            one_by_one: false,
+            contended: BTreeMap::new(),
+            is_too_large: false,
+        }
+    }
+
+    async fn until_rest(mut self, mut known: Option<Progress>) -> RestReason {
+        while !self.engine.0.stop.is_cancelled() || !self.steps.is_empty() {
+            let mut progress = match self.load(known.take()).await {
+                Ok(progress) => progress,
+                Err(rest) => return rest,
             };
-            let mut progress = match loaded {
-                Ok(Some(progress)) => progress,
-                Ok(None) => return RestReason::Done,
-                Err(error) => {
-                    tracing::warn!(%error, instance = %id, "could not load an instance; it stays due");
-                    self.pause().await;
-                    return RestReason::Done;
-                }
-            };
-            if !self.suspect(&progress.instance, &mut contention).await {
+            if !self.suspect(&progress.instance).await {
                 return RestReason::NoRoom;
             }
-            let after = self
-                .follow(&mut progress, &mut contention, &mut in_hand)
-                .await;
-            // A driver that waits for its turn need not keep a stale copy.
+            let after = self.follow(&mut progress).await;
             drop(progress);
+            self.waiting = None;
             match after {
                 AfterCommit::GoOn => return RestReason::Done,
-                AfterCommit::Reload if self.give_way(team, id, &mut contention).await => {}
-                AfterCommit::Reload | AfterCommit::NoRoom => return RestReason::NoRoom,
+                AfterCommit::NoRoom => return RestReason::NoRoom,
+                AfterCommit::Reload if self.conflicts > 0 => {
+                    self.engine.back_off(self.conflicts).await
+                }
+                AfterCommit::Reload => {}
                 AfterCommit::GiveUp => {
-                    self.pause().await;
+                    self.engine.pause().await;
                     return RestReason::Done;
                 }
             }
@@ -141,378 +143,434 @@ impl Engine {
         RestReason::Done
     }
 
+    /// Loads the instance, if its bytes fit into the budget and this host owns it.
+    async fn load(&mut self, known: Option<Progress>) -> Result<Progress, RestReason> {
+        let Self {
+            engine, team, id, ..
+        } = *self;
+        let in_hand = &mut self.in_hand;
+        let fits = engine.take_in_hand(team, id, known.as_ref(), in_hand).await;
+        let loaded = match (fits, known) {
+            (Ok(false), _) => return Err(RestReason::NoRoom),
+            (Ok(true), Some(known)) => Ok(Some(known)),
+            (Ok(true), None) => {
+                let _turn = engine.0.loads.acquire(team).await;
+                engine.load_ours(id).await
+            }
+            (Err(error), _) => Err(error),
+        };
+        match loaded {
+            Ok(loaded) => loaded.ok_or(RestReason::Done),
+            Err(error) => {
+                tracing::warn!(%error, instance = %id, "could not load an instance; it stays due");
+                engine.pause().await;
+                Err(RestReason::Done)
+            }
+        }
+    }
+
     /// Waits until an instance that was being driven in a crash may be driven again. Only few such
     /// instances run at the same time, so that a further crash points to the culprit. Returns false
     /// if the waiting room is full.
-    async fn suspect(&self, instance: &Instance, contention: &mut Contention) -> bool {
-        if instance.crashes == 0 || contention.suspect.is_some() {
+    async fn suspect(&mut self, instance: &Instance) -> bool {
+        if instance.crashes == 0 || self.suspect.is_some() {
             return true;
         }
         let suspects = if instance.crashes == 1 {
-            &self.0.suspects
+            &self.engine.0.suspects
         } else {
-            &self.0.prime_suspects
+            &self.engine.0.prime_suspects
         };
-        contention.suspect = suspects.try_acquire(&instance.team);
-        if contention.suspect.is_some() {
+        self.suspect = suspects.try_acquire(&instance.team);
+        if self.suspect.is_some() {
             return true;
         }
-        let Some(_waiting) = self.wait(&instance.team, instance.id) else {
+        let Some(_waiting) = self.engine.wait(self.team, self.id) else {
             return false;
         };
         tokio::select! {
-            permit = suspects.acquire(&instance.team) => contention.suspect = Some(permit),
-            () = self.0.stop.cancelled() => {}
+            permit = suspects.acquire(&instance.team) => self.suspect = Some(permit),
+            () = self.engine.0.stop.cancelled() => {}
         }
         true
     }
 
-    /// Runs ready steps one by one. `GoOn` means that nothing is left to do now.
-    async fn follow(
-        &self,
-        progress: &mut Progress,
-        contention: &mut Contention,
-        in_hand: &mut InstanceCharge,
-    ) -> AfterCommit {
-        if progress.instance.status.is_final() || progress.instance.quarantined_at.is_some() {
-            return AfterCommit::GoOn;
-        }
-        let before = (
-            progress.instance.status,
-            progress.instance.wake_at,
-            progress.instance.current_step.clone(),
-        );
-        // Only decisions can be refused, and a driver makes none.
-        let event = contention
-            .refused
-            .take()
-            .map_or(Event::Woken, |failure| Event::Refused { failure });
-        let change = self.apply(progress, event).await.unwrap_or_default();
-        let settled = change != Change::default() || progress.instance.status.is_final();
-        let rests = progress.next_run(self.0.clock.now()).is_none()
-            && before
-                != (
-                    progress.instance.status,
-                    progress.instance.wake_at,
-                    progress.instance.current_step.clone(),
-                );
-        if settled || rests {
-            match self
-                .settle(progress, change, Effects::default(), contention, None)
-                .await
-            {
+    /// Follows the instance until nothing is left to do now, which is `GoOn`.
+    async fn follow(&mut self, progress: &mut Progress) -> AfterCommit {
+        loop {
+            if progress.instance.status.is_final() || progress.instance.quarantined_at.is_some() {
+                return AfterCommit::GoOn;
+            }
+            match self.catch_up(progress).await {
                 AfterCommit::GoOn => {}
                 other => return other,
             }
-        }
-        while !self.0.stop.is_cancelled() {
-            let Some(run) = progress.next_run(self.0.clock.now()) else {
-                return AfterCommit::GoOn;
-            };
-            let (step, number) = (run.step.clone(), run.number);
-            let mut span = self.span(&progress.instance, &step, number);
-            let mut ran = CommittedAttempt {
-                step,
-                number,
-                delay: run.action.retry.delay_after(number),
-                trace: None,
-            };
-            let forced = contention.forced_failure.take_if(|forced_failure| {
-                forced_failure.step == ran.step && forced_failure.number == ran.number
-            });
-            let (report, effects) = match forced {
-                Some(forced_failure) => (self.report_of(forced_failure), Effects::default()),
-                None => {
-                    let log_span = log_span(&span);
-                    match self
-                        .attempt(progress, &ran, contention, &mut span)
-                        .instrument(log_span)
-                        .await
-                    {
-                        Attempted::Ended(ended) => *ended,
-                        Attempted::Conflict(entry) => {
-                            span.fail(failure::CONFLICT);
-                            return self.collide(
-                                progress,
-                                contention,
-                                &Conflict::Entry(entry),
-                                Some(&ran),
-                            );
-                        }
-                        Attempted::NoRoom => return AfterCommit::NoRoom,
-                        Attempted::Stopping => return AfterCommit::GoOn,
-                    }
-                }
-            };
-            let change = self
-                .apply(progress, Event::StepFinished(report))
-                .await
-                .unwrap_or_default();
-            if let Some(attempt) = change.attempts.first() {
-                span.set("stepwell.step.outcome", attempt.outcome.as_str());
+            if let Some(after) = self.run_steps(progress).await {
+                return after;
             }
-            ran.trace = span.context();
-            match self
-                .settle(progress, change, effects, contention, Some(ran))
-                .await
-            {
-                AfterCommit::GoOn => contention.end(),
-                other => return other,
-            }
-            if !progress.instance.status.is_final() && !self.keep_in_hand(progress, in_hand) {
-                return AfterCommit::NoRoom;
-            }
-        }
-        AfterCommit::GoOn
-    }
-
-    fn report_of(&self, forced_failure: ForcedFailure) -> StepReport {
-        let ForcedFailure {
-            step,
-            number,
-            failure,
-        } = forced_failure;
-        let now = self.0.clock.now();
-        StepReport {
-            step,
-            number,
-            plugin: None,
-            result: Err(failure),
-            started_at: now,
-            finished_at: now,
         }
     }
 
-    async fn settle(
-        &self,
-        progress: &mut Progress,
-        change: Change,
-        effects: Effects,
-        contention: &mut Contention,
-        ran: Option<CommittedAttempt>,
-    ) -> AfterCommit {
-        let id = progress.instance.id;
-        let started = self.0.clock.monotonic();
-        let trace = ran
-            .as_ref()
-            .map_or_else(|| progress.instance.span(), |ran| ran.trace);
-        let committed = self.commit(progress, change, effects, trace).await;
-        let ended = self.0.clock.monotonic();
-        self.0
-            .committing
-            .record_at(ended, ended.duration_since(started), committed.is_ok());
-        match committed {
+    /// Applies what happened without the driver: time has passed, or the database refused a change.
+    async fn catch_up(&mut self, progress: &mut Progress) -> AfterCommit {
+        let state = |instance: &Instance| {
+            (
+                instance.status,
+                instance.wake_at,
+                instance.current_step.clone(),
+            )
+        };
+        let before = state(&progress.instance);
+        // Only decisions can be refused, and a driver makes none.
+        let event = self
+            .refused
+            .take()
+            .map_or(Event::Woken, |failure| Event::Refused { failure });
+        let change = self.engine.apply(progress, event).await.unwrap_or_default();
+        let settled = change != Change::default() || progress.instance.status.is_final();
+        let rests = progress.next_run(self.engine.0.clock.now()).is_none()
+            && before != state(&progress.instance);
+        if !settled && !rests {
+            return AfterCommit::GoOn;
+        }
+        let trace = progress.instance.span();
+        let engine = self.engine;
+        match engine
+            .commit_for_driver(progress, change, Effects::default(), trace)
+            .await
+        {
             Ok(()) => AfterCommit::GoOn,
-            Err(CommitError::Store(error)) => {
-                tracing::warn!(%error, instance = %id, "could not commit a step; it will run again");
-                AfterCommit::GiveUp
-            }
+            Err(CommitError::Store(error)) => self.give_up(&error),
             Err(CommitError::Rejected { code, message }) => {
-                self.0.monitor.record_limit(&progress.instance.team, code);
-                tracing::warn!(instance = %id, code, "a commit was refused: {}", message.escape_debug());
-                if ran.is_none() {
-                    contention.refused = Some(Failure::fatal(code, Blame::Definition, message));
-                    return AfterCommit::Reload;
-                }
-                let failure = Failure::fatal(code, Blame::Guest, message);
-                Self::fail_next(contention, ran.as_ref(), failure)
+                self.refused = Some(Failure::fatal(code, Blame::Definition, message));
+                AfterCommit::Reload
             }
             Err(CommitError::Conflict(conflict)) => {
-                self.collide(progress, contention, &conflict, ran.as_ref())
+                let conflicts = self.conflicts + 1;
+                self.conflicts = conflicts;
+                tracing::debug!(instance = %self.id, what = %conflict, conflicts, "a commit met another one");
+                if conflicts <= self.engine.0.config.conflict_retries_max {
+                    AfterCommit::Reload
+                } else {
+                    AfterCommit::GiveUp
+                }
             }
+        }
+    }
+
+    /// Runs ready steps and commits their outcomes. Returns `None` when a retry or an expiry is due.
+    async fn run_steps(&mut self, progress: &mut Progress) -> Option<AfterCommit> {
+        loop {
+            let may_start = !self.engine.0.stop.is_cancelled() && !self.is_too_large;
+            if may_start {
+                self.start_ready(progress).await;
+            }
+            if self.steps.is_empty() {
+                let after = if self.is_too_large {
+                    AfterCommit::NoRoom
+                } else {
+                    AfterCommit::GoOn
+                };
+                return Some(after);
+            }
+            if self.ended.is_empty() {
+                if self.running == 0 && self.waiting.is_none() {
+                    self.waiting = self.engine.wait(self.team, self.id);
+                    if self.waiting.is_none() {
+                        return Some(AfterCommit::NoRoom);
+                    }
+                }
+                let now = self.engine.0.clock.now();
+                let next_event = progress.next_event_at(now).map(|at| at.since(now));
+                tokio::select! {
+                    biased;
+                    stage = self.stages.next() => self.take(progress, stage).await,
+                    () = self.engine.0.active.missed_event(self.id) => return Some(AfterCommit::Reload),
+                    () = sleep(next_event) => return None,
+                }
+                while let Some(Some(stage)) = self.stages.next().now_or_never() {
+                    self.take(progress, Some(stage)).await;
+                }
+            }
+            match self.settle(progress).await {
+                AfterCommit::GoOn => {}
+                other => return Some(other),
+            }
+            if progress.instance.status.is_final() {
+                return Some(AfterCommit::GoOn);
+            }
+            if !self.engine.keep_in_hand(progress, &mut self.in_hand) {
+                self.is_too_large = true;
+            }
+        }
+    }
+
+    /// Starts the steps that are ready and have no attempt yet, as many as may run.
+    async fn start_ready(&mut self, progress: &Progress) {
+        let room = self.engine.0.config.parallel_steps_max;
+        let room = room.saturating_sub(self.steps.len());
+        let ready = progress.ready_runs(self.engine.0.clock.now());
+        let ready = ready
+            .filter(|run| !self.steps.contains(run.step))
+            .take(room);
+        let attempts: Vec<_> = ready
+            .map(|run| Attempt {
+                step: run.step.clone(),
+                number: run.number,
+                delay: run.action.retry.delay_after(run.number),
+                contention: Contention::default(),
+            })
+            .collect();
+        for mut attempt in attempts {
+            if let Some(contention) = self.contended.remove(&attempt.step) {
+                attempt.contention = contention;
+            }
+            self.start(progress, attempt).await;
+        }
+    }
+
+    async fn start(&mut self, progress: &Progress, mut attempt: Attempt) {
+        let (engine, team) = (self.engine, self.team);
+        self.steps.insert(attempt.step.clone());
+        let forced = attempt.contention.forced.take();
+        if let Some((number, failure)) = forced
+            && number == attempt.number
+        {
+            let span = engine.span(&progress.instance, &attempt.step, number);
+            let ended = attempt.failed(span, failure, engine.0.clock.now());
+            return self.ended.push_back(ended);
+        }
+        if attempt.contention.conflicts == 0
+            && let Some(permit) = engine.0.admission.try_enter(team)
+        {
+            return self.run(progress, attempt, permit).await;
+        }
+        self.stages.push(Box::pin(engine.enter(team, attempt)));
+    }
+
+    /// Runs an attempt that has a permit: on this thread if it is the only one, otherwise on any
+    /// guest thread.
+    async fn run(&mut self, progress: &Progress, attempt: Attempt, permit: AttemptPermit) {
+        self.waiting = None;
+        let engine = self.engine;
+        let started_at = engine.0.clock.now();
+        let span = engine.span(&progress.instance, &attempt.step, attempt.number);
+        let call = match engine.prepare(progress, &attempt).await {
+            Ok(call) => call,
+            Err(failure) => {
+                return self
+                    .ended
+                    .push_back(attempt.failed(span, failure, started_at));
+            }
+        };
+        let log_span = log_span(&span);
+        let work = engine
+            .clone()
+            .run_attempt(attempt, call, span, started_at, permit)
+            .instrument(log_span);
+        let is_alone = self.running == 0;
+        self.running += 1;
+        self.stages.push(if is_alone {
+            Box::pin(async move { Stage::Ended(Box::new(work.await)) })
+        } else {
+            let task = engine.0.runtime.guest_threads().spawn(work);
+            let task = AbortOnDropHandle::new(task);
+            Box::pin(async move {
+                match task.await {
+                    Ok(ended) => Stage::Ended(Box::new(ended)),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    // The runtime is shutting down, and drops this driver too.
+                    Err(_cancelled) => std::future::pending().await,
+                }
+            })
+        });
+    }
+
+    /// Takes the next stage of an attempt.
+    async fn take(&mut self, progress: &Progress, stage: Option<Stage>) {
+        match stage {
+            Some(Stage::Entered(attempt, permit)) => self.run(progress, attempt, permit).await,
+            Some(Stage::Ended(ended)) => {
+                self.running -= 1;
+                self.ended.push_back(*ended);
+            }
+            Some(Stage::Left(step)) => {
+                self.steps.remove(&step);
+            }
+            None => {}
+        }
+    }
+
+    /// Commits the outcome of the first attempt that has ended, together with the outcomes after it
+    /// that can be committed with it.
+    async fn settle(&mut self, progress: &mut Progress) -> AfterCommit {
+        let mut group = Vec::new();
+        while let Some(ended) = self.ended.front() {
+            let joins = group.is_empty() || (!self.one_by_one && ended.joins(&group));
+            let Some(ended) = joins.then(|| self.ended.pop_front()).flatten() else {
+                break;
+            };
+            self.steps.remove(&ended.attempt.step);
+            // The instance was loaded again since, and has gone on without this attempt.
+            if !progress.awaits(&ended.attempt.step, ended.attempt.number) {
+                continue;
+            }
+            if let Outcome::Conflict(entry) = ended.outcome {
+                self.collide(progress, ended.attempt, &Conflict::Entry(entry));
+            } else {
+                group.push(ended);
+            }
+        }
+        let (change, effects) = self.apply(progress, &mut group).await;
+        let Some(first) = group.first() else {
+            return AfterCommit::GoOn;
+        };
+        let trace = first.span.context();
+        let engine = self.engine;
+        match engine
+            .commit_for_driver(progress, change, effects, trace)
+            .await
+        {
+            Ok(()) => {
+                self.suspect = None;
+                self.conflicts = 0;
+                self.one_by_one &= !self.ended.is_empty();
+                AfterCommit::GoOn
+            }
+            Err(CommitError::Store(error)) => self.give_up(&error),
+            Err(error) => {
+                self.refuse(progress, group, error);
+                AfterCommit::Reload
+            }
+        }
+    }
+
+    /// Applies the reports of ended attempts, until one of them ends the instance. The attempts
+    /// after that one go back to `ended`.
+    async fn apply(
+        &mut self,
+        progress: &mut Progress,
+        group: &mut Vec<Ended>,
+    ) -> (Change, Effects) {
+        let (mut change, mut effects) = (Change::default(), Effects::default());
+        let is_alone = group.len() == 1;
+        let mut applied = 0;
+        for ended in group.iter_mut() {
+            if progress.instance.status.is_final() {
+                break;
+            }
+            let Some((report, wanted)) = ended.reported(is_alone) else {
+                break;
+            };
+            let event = Event::StepFinished(report);
+            let more = self.engine.apply(progress, event).await.unwrap_or_default();
+            if let Some(attempt) = more.attempts.first() {
+                ended
+                    .span
+                    .set("stepwell.step.outcome", attempt.outcome.as_str());
+            }
+            change.extend(more);
+            effects.extend(wanted);
+            applied += 1;
+        }
+        for ended in group.drain(applied..).rev() {
+            self.steps.insert(ended.attempt.step.clone());
+            self.ended.push_front(ended);
+        }
+        (change, effects)
+    }
+
+    /// Handles the refusal of a commit. Several outcomes are then committed one by one; a single
+    /// attempt runs again or fails.
+    fn refuse(&mut self, progress: &Progress, mut group: Vec<Ended>, error: CommitError) {
+        if group.len() > 1 {
+            tracing::debug!(instance = %self.id, %error, "several outcomes are committed one by one");
+            for ended in group.into_iter().rev() {
+                self.steps.insert(ended.attempt.step.clone());
+                self.ended.push_front(ended);
+            }
+            self.one_by_one = true;
+            return;
+        }
+        let Some(Ended { attempt, .. }) = group.pop() else {
+            return;
+        };
+        match error {
+            CommitError::Conflict(conflict) => self.collide(progress, attempt, &conflict),
+            CommitError::Rejected { code, message } => {
+                let failure = Failure::fatal(code, Blame::Guest, message);
+                self.fail_next(attempt, failure);
+            }
+            CommitError::Store(_) => {}
         }
     }
 
     /// Handles a conflict: the step runs again. After too many conflicts the attempt fails, and its
     /// retry policy decides.
-    fn collide(
-        &self,
-        progress: &Progress,
-        contention: &mut Contention,
-        conflict: &Conflict,
-        ran: Option<&CommittedAttempt>,
-    ) -> AfterCommit {
-        let may_run_again = self.note_conflict(&progress.instance.team, contention, conflict);
-        let conflicts = contention.conflicts;
-        tracing::debug!(instance = %progress.instance.id, what = %conflict, conflicts, "a commit met another one");
+    fn collide(&mut self, progress: &Progress, mut attempt: Attempt, conflict: &Conflict) {
+        let team = &progress.instance.team;
+        let may_run_again = self
+            .engine
+            .note_conflict(team, &mut attempt.contention, conflict);
+        let conflicts = attempt.contention.conflicts;
+        tracing::debug!(instance = %self.id, what = %conflict, conflicts, "a commit met another one");
         if may_run_again {
-            return AfterCommit::Reload;
+            self.contended.insert(attempt.step, attempt.contention);
+            return;
         }
         let message =
             format!("other commits came first {conflicts} times in a row; the last on {conflict}");
         let mut failure = Failure::retryable(failure::CONFLICT, Blame::Guest, message);
         // Many steps fail at the same time, and must not all return at the same time.
-        failure.retry_after = ran.map(|ran| ran.delay.mul_f64(1.0 + chance()));
-        Self::fail_next(contention, ran, failure)
+        failure.retry_after = Some(attempt.delay.mul_f64(1.0 + chance()));
+        self.fail_next(attempt, failure);
     }
 
     /// Makes the attempt fail when it comes up again.
-    fn fail_next(
-        contention: &mut Contention,
-        ran: Option<&CommittedAttempt>,
-        failure: Failure,
-    ) -> AfterCommit {
-        let Some(CommittedAttempt { step, number, .. }) = ran else {
-            return AfterCommit::GiveUp;
-        };
-        contention.conflicts = 0;
-        contention.forced_failure = Some(ForcedFailure {
-            step: step.clone(),
-            number: *number,
-            failure,
-        });
-        AfterCommit::Reload
+    fn fail_next(&mut self, mut attempt: Attempt, failure: Failure) {
+        attempt.contention.conflicts = 0;
+        attempt.contention.forced = Some((attempt.number, failure));
+        self.contended.insert(attempt.step, attempt.contention);
     }
 
-    /// Starts the span of an attempt. It lasts until the outcome is durable.
-    fn span(&self, instance: &Instance, step: &StepId, number: u32) -> Span {
-        let mut span = self
-            .0
-            .tracer
-            .child(SpanKind::Internal, instance.span())
-            .named("step");
-        span.set("stepwell.team", instance.team.as_str());
-        span.set_with("stepwell.instance.id", || instance.id.to_string());
-        span.set("stepwell.step.id", step.as_str());
-        span.set("stepwell.step.attempt", number);
-        span
-    }
-
-    /// Runs one attempt.
-    async fn attempt(
-        &self,
-        progress: &Progress,
-        CommittedAttempt { step, number, .. }: &CommittedAttempt,
-        contention: &Contention,
-        span: &mut Span,
-    ) -> Attempted {
-        let (instance, number) = (&progress.instance, *number);
-        let permit = match self.0.admission.enter(self, instance).await {
-            AdmissionResult::Admitted(permit) => permit,
-            AdmissionResult::Full => return Attempted::NoRoom,
-            AdmissionResult::Stopping => return Attempted::Stopping,
-        };
-        let started_at = self.0.clock.now();
-        let prepared = self.prepare(progress, step, number).await;
-        let report = |plugin, result, started_at, finished_at| StepReport {
-            step: step.clone(),
-            number,
-            plugin,
-            result,
-            started_at,
-            finished_at,
-        };
-        let (loaded, mut call) = match prepared {
-            Ok(prepared) => prepared,
-            Err(failure) => {
-                span.fail(&failure.code);
-                let report = report(None, Err(failure), started_at, self.0.clock.now());
-                return Attempted::Ended(Box::new((report, Effects::default())));
-            }
-        };
-        let operations = self.0.step_operations.of(&call, &self.0.monitor);
-        let plugin = call.plugin.label();
-        span.name(|| format!("step {}/{}", call.plugin.manifest.name, call.step));
-        span.set("stepwell.plugin", plugin.as_str());
-        call.trace = span.context();
-        let ended = self.0.runtime.run_step(loaded, call).await;
-        drop(permit);
-        operations.record(
-            self.0.clock.monotonic(),
-            ended.usage.wall,
-            ended.result.is_ok(),
-        );
-        span.set("stepwell.step.host_calls", ended.usage.host_calls);
-        if let Err(failure) = &ended.result {
-            if let Some(entry) = ended.conflict
-                && failure.retryable
-                && ended.said_by_guest
-                && contention.conflicts <= self.0.config.conflict_retries_max
-            {
-                return Attempted::Conflict(entry);
-            }
-            span.fail(&failure.code);
-            // A guest may report any code of its own, and such a code is no limit of the host.
-            if failure.blame == Blame::Guest && !ended.said_by_guest {
-                self.0.monitor.record_limit(&instance.team, &failure.code);
-            }
-            tracing::info!(
-                instance = %instance.id, %step, attempt = number, plugin, code = failure.code,
-                "a step failed: {}", failure.message.escape_debug()
-            );
-        }
-        let report = report(
-            Some(plugin),
-            ended.result,
-            ended.started_at,
-            ended.finished_at,
-        );
-        Attempted::Ended(Box::new((report, ended.effects)))
-    }
-
-    async fn prepare(
-        &self,
-        progress: &Progress,
-        step: &StepId,
-        number: u32,
-    ) -> Result<(std::sync::Arc<crate::runtime::LoadedPlugin>, StepCall), Failure> {
-        let instance = &progress.instance;
-        let run = progress
-            .next_run(self.0.clock.now())
-            .filter(|run| run.step == step && run.number == number);
-        let run = run.ok_or_else(|| {
-            Failure::retryable(failure::HOST, Blame::Host, "the step is not ready any more")
-        })?;
-        let gone = |what: String| Failure::fatal(failure::PLUGIN_UNAVAILABLE, Blame::Host, what);
-        let host =
-            |what: String| Failure::retryable(failure::PLUGIN_UNAVAILABLE, Blame::Host, what);
-        let reference = &run.action.plugin;
-        let pin = progress
-            .pin_for(run.action)
-            .ok_or_else(|| gone(format!("the instance has no {reference}")))?;
-        let plugin = self
-            .0
-            .store
-            .plugin_version(pin)
-            .await
-            .map_err(|error| host(error.to_string()))?;
-        let plugin = plugin.filter(|plugin| plugin.team == instance.team);
-        let plugin =
-            plugin.ok_or_else(|| gone(format!("the version of {reference} was deleted")))?;
-        let loaded = self
-            .0
-            .plugins
-            .load(&plugin)
-            .await
-            .map_err(|error| host(error.to_string()))?;
-        let input = self.input_for(progress, run.step).await?;
-        let call = StepCall {
-            team: instance.team.clone(),
-            plugin,
-            step: run.action.step.clone(),
-            step_id: step.clone(),
-            workflow: instance.workflow.clone(),
-            workflow_version: instance.workflow_version,
-            instance_id: instance.id,
-            entity_type: instance.entity_type.clone(),
-            entity_id: instance.entity_id.clone(),
-            started_by: instance.started_by.clone(),
-            depth: instance.depth,
-            root_id: instance.root_id,
-            number,
-            input,
-            timeout: run.action.timeout,
-            capture: None,
-            trace: None,
-        };
-        Ok((loaded, call))
+    fn give_up(&self, error: &StoreError) -> AfterCommit {
+        tracing::warn!(%error, instance = %self.id, "could not commit a step; it will run again");
+        AfterCommit::GiveUp
     }
 }
 
-/// Returns the log span of a traced attempt, which adds the trace id to its lines; an empty span
-/// without a trace.
-fn log_span(span: &Span) -> tracing::Span {
-    let log_span =
-        |trace: TraceParent| tracing::info_span!("step", trace_id = trace.trace_id_text());
-    span.context().map_or_else(tracing::Span::none, log_span)
+impl Engine {
+    /// Commits a change for a driver. This measures the commit, and logs a refusal.
+    async fn commit_for_driver(
+        &self,
+        progress: &mut Progress,
+        change: Change,
+        effects: Effects,
+        trace: Option<TraceParent>,
+    ) -> Result<(), CommitError> {
+        let EngineState {
+            clock,
+            committing,
+            monitor,
+            ..
+        } = &*self.0;
+        let started = clock.monotonic();
+        let committed = self.commit(progress, change, effects, trace).await;
+        let ended = clock.monotonic();
+        committing.record_at(ended, ended.duration_since(started), committed.is_ok());
+        if let Err(CommitError::Rejected { code, message }) = &committed {
+            let instance = &progress.instance;
+            monitor.record_limit(&instance.team, code);
+            tracing::warn!(instance = %instance.id, code, "a commit was refused: {}", message.escape_debug());
+        }
+        committed
+    }
+}
+
+/// Sleeps for this long; for ever without a duration.
+async fn sleep(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
 }

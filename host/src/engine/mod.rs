@@ -6,6 +6,7 @@
 //! rest, including all work that was interrupted by a crash.
 
 mod admission;
+mod attempt;
 mod batch;
 mod cancellation;
 mod contention;
@@ -353,7 +354,8 @@ impl Engine {
         decided.ok_or_else(not_found)
     }
 
-    /// Cancels an instance. A running step is not interrupted, but its effects are not committed.
+    /// Cancels an instance. Its steps that run on this host are stopped; their effects are not
+    /// committed, wherever they run.
     ///
     /// # Errors
     /// No such instance, or it has ended already.
@@ -414,6 +416,7 @@ impl Engine {
                 ChangeError::Ended(instance) => ended_already(&instance),
                 ChangeError::Gone | ChangeError::Decision(_) => no_such_instance(),
             })?;
+        self.0.active.nudge(instance_id);
         Ok(progress.instance)
     }
 

@@ -335,6 +335,14 @@ impl Definition {
         }
     }
 
+    /// Returns the plugin step with this id; none if the step is of another kind.
+    pub fn plugin_step(&self, id: &StepId) -> Option<&PluginStep> {
+        match &self.step(id)?.action {
+            StepAction::Plugin(action) => Some(action),
+            StepAction::Approval(_) => None,
+        }
+    }
+
     /// Returns each plugin that the definition runs, with the names of the plugin's steps it uses.
     pub fn plugins(&self) -> BTreeMap<PluginReference, BTreeSet<Name>> {
         let mut plugins: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();

@@ -18,6 +18,25 @@ pub struct Effects {
     pub metadata: Vec<(Uuid, Json)>,
 }
 
+impl Effects {
+    /// Adds the writes of another attempt that writes other keys.
+    pub fn extend(&mut self, other: Self) {
+        self.storage.extend(other.storage);
+        self.instances.extend(other.instances);
+        self.metadata.extend(other.metadata);
+    }
+
+    /// Returns true if both attempts write the same key, or the metadata of the same instance.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let storage = self
+            .storage
+            .iter()
+            .any(|write| other.storage.iter().any(|its| its.key == write.key));
+        let mut metadata = self.metadata.iter();
+        storage || metadata.any(|(id, _)| other.metadata.iter().any(|(its, _)| its == id))
+    }
+}
+
 /// A storage bucket of a team.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

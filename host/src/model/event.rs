@@ -67,6 +67,15 @@ pub struct Change {
     pub decided: Vec<DecidedApproval>,
 }
 
+impl Change {
+    /// Adds the rows of a later event of the same instance.
+    pub fn extend(&mut self, later: Self) {
+        self.attempts.extend(later.attempts);
+        self.new_approvals.extend(later.new_approvals);
+        self.decided.extend(later.decided);
+    }
+}
+
 /// An approval that is no longer `pending`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecidedApproval {

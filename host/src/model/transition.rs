@@ -132,27 +132,66 @@ impl Progress {
 
     /// Returns the first plugin step, in the order written, that may run now.
     pub fn next_run(&self, now: Timestamp) -> Option<Run<'_>> {
-        if self.instance.status.is_final() || self.instance.quarantined_at.is_some() {
+        self.ready_runs(now).next()
+    }
+
+    /// Returns all plugin steps that may run now, in the order written. They do not depend on each
+    /// other, so all of them may run at the same time.
+    pub fn ready_runs(&self, now: Timestamp) -> impl Iterator<Item = Run<'_>> {
+        let rests = self.instance.status.is_final() || self.instance.quarantined_at.is_some();
+        let steps = if rests {
+            &[]
+        } else {
+            self.definition.steps.as_slice()
+        };
+        steps
+            .iter()
+            .filter_map(move |step| self.ready_run(step, now))
+    }
+
+    fn ready_run<'p>(&'p self, step: &'p Step, now: Timestamp) -> Option<Run<'p>> {
+        let StepAction::Plugin(action) = &step.action else {
             return None;
-        }
-        self.definition.steps.iter().find_map(|step| {
-            let StepAction::Plugin(action) = &step.action else {
-                return None;
-            };
-            let number = match self.steps.get(step.id.as_str()) {
-                None if self.needs_are_settled(step) => 1,
-                Some(StepState::Retrying {
-                    attempts,
-                    not_before,
-                }) if *not_before <= now => attempts + 1,
-                _ => return None,
-            };
-            Some(Run {
-                step: &step.id,
-                action,
-                number,
-            })
+        };
+        let number = match self.steps.get(step.id.as_str()) {
+            None if self.needs_are_settled(step) => 1,
+            Some(StepState::Retrying {
+                attempts,
+                not_before,
+            }) if *not_before <= now => attempts + 1,
+            _ => return None,
+        };
+        Some(Run {
+            step: &step.id,
+            action,
+            number,
         })
+    }
+
+    /// Returns true if this attempt at a plugin step is the next one, now or after its delay.
+    pub fn awaits(&self, step: &StepId, number: u32) -> bool {
+        let Some(step) = self.definition.step(step) else {
+            return false;
+        };
+        !self.instance.status.is_final()
+            && match self.steps.get(step.id.as_str()) {
+                None => number == 1 && self.needs_are_settled(step),
+                Some(StepState::Retrying { attempts, .. }) => number == attempts + 1,
+                _ => false,
+            }
+    }
+
+    /// Returns the next time after `now` at which a retry or an expiry is due. Steps that may run
+    /// now are not counted.
+    pub fn next_event_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let expiries = self.pending_approvals().map(|approval| approval.expires_at);
+        let retries = self.definition.steps.iter().filter_map(|step| {
+            match self.steps.get(step.id.as_str()) {
+                Some(StepState::Retrying { not_before, .. }) => Some(*not_before),
+                _ => None,
+            }
+        });
+        expiries.chain(retries).filter(|at| *at > now).min()
     }
 
     /// Evaluates the input of a plugin step; returns the instance's own input for other steps.
