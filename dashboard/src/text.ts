@@ -1,4 +1,4 @@
-// Makes text of other people harmless: the twin of host/src/model/text.rs.
+// Makes text of other people harmless: the twin of host/model/src/text.rs.
 //
 // A character that hides, or turns the direction of writing, would let the starter of an instance
 // decide what an approver reads. Text is made harmless where Preact makes elements, so that no view

@@ -3,8 +3,8 @@
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only modules named
 //! after it: `cli`, `app`, `http`, `background`, `engine`, `plugins`, `runtime`, `store`, `trace`,
-//! `monitor`, `config`, `outgoing`, `build`, `byte_budget`, `fair_queue`, `slots`, `model`,
-//! `clock`, `private`.
+//! `monitor`, `config`, `outgoing`, `build`, `byte_budget`, `fair_queue`, `slots`, `clock`,
+//! `private`. Below them is the crate `stepwell-model`, named `model` here.
 
 pub mod app;
 pub mod background;
@@ -16,7 +16,7 @@ pub mod config;
 pub mod engine;
 pub mod fair_queue;
 pub mod http;
-pub mod model;
+pub use stepwell_model as model;
 pub mod monitor;
 mod outgoing;
 pub mod plugins;

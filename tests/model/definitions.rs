@@ -1,7 +1,7 @@
 //! Valid definitions, and the errors for invalid ones.
 
 use proptest::prelude::*;
-use stepwell::model::Definition;
+use stepwell_model::Definition;
 
 fn problems(text: &str) -> String {
     Definition::parse(text)

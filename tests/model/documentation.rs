@@ -1,10 +1,10 @@
 //! `docs/definitions.md` is true: each example is evaluated, and each field and function is listed.
 
 use serde_json::{Value, json};
-use stepwell::clock::Timestamp;
-use stepwell::model::Json;
-use stepwell::model::expression::{Budget, EvaluationLimits, Expression, Scope, Template};
-use stepwell::model::instance::{StepState, Steps};
+use stepwell_model::Json;
+use stepwell_model::Timestamp;
+use stepwell_model::expression::{Budget, EvaluationLimits, Expression, Scope, Template};
+use stepwell_model::instance::{StepState, Steps};
 
 const PAGE: &str = include_str!("../../docs/definitions.md");
 
@@ -120,7 +120,7 @@ fn every_function_has_an_example() {
 #[test]
 fn every_field_is_listed() {
     let unknown = |text: &str| {
-        stepwell::model::Definition::parse(text)
+        stepwell_model::Definition::parse(text)
             .expect_err("has an unknown field")
             .to_string()
     };

@@ -2,13 +2,13 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use stepwell::clock::Timestamp;
-use stepwell::model::Json;
-use stepwell::model::expression::{
+use stepwell_model::Json;
+use stepwell_model::Timestamp;
+use stepwell_model::expression::{
     Budget, EvaluationLimits, Expression, ExpressionError, Scope, Template,
 };
-use stepwell::model::failure;
-use stepwell::model::instance::{StepState, Steps};
+use stepwell_model::failure;
+use stepwell_model::instance::{StepState, Steps};
 
 fn steps() -> Steps {
     let mut steps = Steps::default();

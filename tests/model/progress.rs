@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stepwell::clock::Timestamp;
-use stepwell::model::approval::ApprovalStatus;
-use stepwell::model::failure::{Blame, Failure};
-use stepwell::model::transition::{Change, DecisionError, Event, Progress, StepReport};
-use stepwell::model::{Approval, Attempt, Decision, Definition, Instance, NewInstance};
+use stepwell_model::Timestamp;
+use stepwell_model::approval::ApprovalStatus;
+use stepwell_model::failure::{Blame, Failure};
+use stepwell_model::transition::{Change, DecisionError, Event, Progress, StepReport};
+use stepwell_model::{Approval, Attempt, Decision, Definition, Instance, NewInstance};
 use uuid::Uuid;
 
 /// An instance with everything that a store would keep of it.

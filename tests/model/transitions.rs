@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use stepwell::model::approval::ApprovalStatus;
-use stepwell::model::definition::{ApprovalSource, DefinitionSource, OnExpiry, Retry, StepSource};
-use stepwell::model::transition::{DecisionError, Event, Progress};
-use stepwell::model::{Blame, Decision, Definition, Failure, InstanceStatus};
+use stepwell_model::approval::ApprovalStatus;
+use stepwell_model::definition::{ApprovalSource, DefinitionSource, OnExpiry, Retry, StepSource};
+use stepwell_model::transition::{DecisionError, Event, Progress};
+use stepwell_model::{Blame, Decision, Definition, Failure, InstanceStatus};
 
 use crate::progress::{Stage, expense, failure};
 

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use stepwell::model::Definition;
-use stepwell::model::definition::{DefinitionSource, Problem};
+use stepwell_model::Definition;
+use stepwell_model::definition::{DefinitionSource, Problem};
 
 fn problems(text: &str) -> Vec<Problem> {
     Definition::parse(text).expect_err("is not valid").problems

@@ -36,7 +36,10 @@ fn only_the_clock_module_reads_clocks() {
         "Timestamp::now",
         "Zoned::now",
     ];
-    let findings = occurrences("host/src/", &clocks, "host/src/clock.rs");
+    let mut findings = occurrences("host/src/", &clocks, "host/src/clock.rs");
+    // The tests of the token bucket need an instant to begin with.
+    let bucket = "host/model/src/token_bucket.rs";
+    findings.extend(occurrences("host/model/src/", &clocks, bucket));
     report(
         &findings,
         "take a `Clock`: `now()` for what is stored, `monotonic()` to measure",
@@ -45,7 +48,7 @@ fn only_the_clock_module_reads_clocks() {
 
 #[test]
 fn only_the_artifact_loader_is_unsafe() {
-    let findings = occurrences("host/src/", &["unsafe"], UNSAFE_FILE);
+    let findings = occurrences("host/", &["unsafe"], UNSAFE_FILE);
     report(
         &findings,
         &format!("find a safe way; the only exception is {UNSAFE_FILE}"),
@@ -72,8 +75,9 @@ fn nothing_is_left_to_do_in_code() {
 
 #[test]
 fn no_source_file_is_longer_than_800_lines() {
-    let findings: Vec<_> = text_files_below("host/src/", ".rs")
+    let findings: Vec<_> = text_files_below("host/", ".rs")
         .iter()
+        .filter(|file| file.path.contains("src/"))
         .map(|file| (&file.path, file.text.lines().count()))
         .filter(|(_, lines)| *lines > LINES_MAX)
         .map(|(path, lines)| format!("{path}: {lines} lines"))

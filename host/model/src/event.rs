@@ -8,7 +8,7 @@ use super::approval::{ApprovalStatus, Decision, NewApproval};
 use super::definition::PluginStep;
 use super::instance::Attempt;
 use super::{Failure, Json, StepId};
-use crate::clock::Timestamp;
+use crate::Timestamp;
 
 /// An event of an instance.
 #[derive(Clone, Debug)]

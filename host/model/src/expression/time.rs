@@ -12,7 +12,7 @@ use jiff::tz::Offset;
 
 use super::budget::EvaluationStop;
 use super::value::Value;
-use crate::clock;
+use crate::timestamp;
 
 /// 0001-01-01T00:00:00Z, the earliest time of CEL.
 const SECONDS_MIN: i64 = -62_135_596_800;
@@ -35,7 +35,7 @@ pub(super) const PARTS: [&str; 10] = [
     "getMilliseconds",
 ];
 
-pub(super) fn now<'a>(now: clock::Timestamp) -> Result<Value<'a>, EvaluationStop> {
+pub(super) fn now<'a>(now: timestamp::Timestamp) -> Result<Value<'a>, EvaluationStop> {
     jiff::Timestamp::from_microsecond(now.as_micros())
         .map(Value::Time)
         .map_err(|_| out_of_range())

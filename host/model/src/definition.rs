@@ -15,7 +15,7 @@ use super::expression::{Expression, Template};
 use super::yaml::{self, NodeValue, Path, ReadProblem};
 use super::{Name, StepId};
 
-pub(crate) use self::problem::DefinitionMistake;
+pub use self::problem::DefinitionMistake;
 pub use self::problem::{DefinitionError, Problem, SourceText};
 
 use self::problem::PROBLEMS_MAX;

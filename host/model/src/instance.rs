@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Failure, Json, Name, StepId, TraceParent};
-use crate::clock::Timestamp;
+use crate::Timestamp;
 
 /// The status of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -200,7 +200,8 @@ pub struct Instance {
     pub quarantined_at: Option<Timestamp>,
 }
 
-pub(crate) fn is_zero(number: &u32) -> bool {
+/// Returns true for zero. JSON leaves out such a count.
+pub fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 

@@ -3,7 +3,7 @@
 use unicode_width::UnicodeWidthChar as _;
 
 use super::Place;
-use crate::model::text::is_harmful;
+use crate::text::is_harmful;
 
 /// Most characters of the line that are shown before the position, and from the position on.
 const BEFORE_MAX: usize = 60;

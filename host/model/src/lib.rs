@@ -1,4 +1,5 @@
-//! Nouns and rules: pure, no I/O, no async, no clock. A rule that needs the time receives `now`.
+//! The nouns and rules of Stepwell: pure, no I/O, no async, no clock. A rule that needs the time
+//! receives `now`. The manifest proves it: no dependency can do any of these.
 //!
 //! A workflow definition describes the steps ([`definition`]). An instance records one run of them
 //! ([`instance`]). Only [`transition`] changes an instance according to its definition.
@@ -23,6 +24,7 @@ pub mod precondition;
 pub mod request;
 pub mod similar;
 pub mod text;
+pub mod timestamp;
 pub mod token_bucket;
 pub mod trace;
 pub mod transition;
@@ -43,6 +45,7 @@ pub use pattern::Pattern;
 pub use plugin::{Grants, Manifest, PluginVersion};
 pub use precondition::Precondition;
 pub use request::{RequestHash, StartFingerprint};
+pub use timestamp::Timestamp;
 pub use token_bucket::TokenBucket;
 pub use trace::TraceParent;
 pub use workflow::WorkflowStatus;

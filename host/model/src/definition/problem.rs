@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Definition, PluginReference, PluginStep, StepAction};
-use crate::model::expression::{ExpressionError, Origin};
-use crate::model::similar::did_you_mean;
-use crate::model::yaml::{self, Node, NodeValue, Path, Place, ReadProblem, Segment, Style};
-use crate::model::{PluginVersion, StepId, duration};
+use crate::expression::{ExpressionError, Origin};
+use crate::similar::did_you_mean;
+use crate::yaml::{self, Node, NodeValue, Path, Place, ReadProblem, Segment, Style};
+use crate::{PluginVersion, StepId, duration};
 
 /// Most problems of one definition that are reported.
 pub(super) const PROBLEMS_MAX: usize = 20;
@@ -69,7 +69,7 @@ pub struct DefinitionError {
 
 impl DefinitionError {
     /// Sorts the problems by position, drops duplicates, and keeps the first [`PROBLEMS_MAX`].
-    pub(crate) fn new(mut problems: Vec<Problem>) -> Self {
+    pub fn new(mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| problem.place);
         problems.dedup();
         problems.truncate(PROBLEMS_MAX);
@@ -101,16 +101,18 @@ impl std::error::Error for DefinitionError {}
 
 /// A mistake whose position in the text is not known yet.
 #[derive(Clone, Debug)]
-pub(crate) struct DefinitionMistake {
+pub struct DefinitionMistake {
     /// The path of the value; for a missing value, the path of its parent.
-    pub(crate) path: Path,
+    pub path: Path,
     /// The expression in the value that has the mistake.
-    pub(crate) origin: Option<Origin>,
-    pub(crate) message: String,
+    pub origin: Option<Origin>,
+    /// The message: one sentence without a position.
+    pub message: String,
 }
 
 impl DefinitionMistake {
-    pub(crate) fn new(path: Path, message: impl Into<String>) -> Self {
+    /// Creates a mistake of the value at `path`.
+    pub fn new(path: Path, message: impl Into<String>) -> Self {
         Self {
             path,
             origin: None,
@@ -119,7 +121,7 @@ impl DefinitionMistake {
     }
 
     /// Creates a finding for an error in an expression. `prefix` begins the message.
-    pub(crate) fn expression(path: Path, prefix: &str, error: &ExpressionError) -> Self {
+    pub fn expression(path: Path, prefix: &str, error: &ExpressionError) -> Self {
         Self {
             path,
             origin: error.origin().cloned(),
@@ -128,7 +130,7 @@ impl DefinitionMistake {
     }
 
     /// Converts the finding to a problem without a position.
-    pub(crate) fn unplaced(self) -> Problem {
+    pub fn unplaced(self) -> Problem {
         Problem::new(self.message)
     }
 }
@@ -155,7 +157,7 @@ impl SourceText {
     }
 
     /// Returns the problems with their positions.
-    pub(crate) fn refused(&self, findings: Vec<DefinitionMistake>) -> DefinitionError {
+    pub fn refused(&self, findings: Vec<DefinitionMistake>) -> DefinitionError {
         let problems = findings.into_iter().map(|finding| self.problem(finding));
         DefinitionError::within(&self.text, problems.collect())
     }
@@ -265,7 +267,7 @@ fn unescaped(written: &str, style: Style) -> Vec<(usize, char)> {
 
 impl Definition {
     /// Returns a finding for each step with a timeout above `deadline`, the host's limit.
-    pub(crate) fn beyond(&self, deadline: Duration) -> Vec<DefinitionMistake> {
+    pub fn beyond(&self, deadline: Duration) -> Vec<DefinitionMistake> {
         let asked = self.plugin_steps().filter_map(|(index, id, action)| {
             action.timeout.filter(|timeout| *timeout > deadline)?;
             let most = duration::format(deadline);
@@ -279,7 +281,7 @@ impl Definition {
 
     /// Returns a finding for each step that uses a plugin or a plugin step that does not exist.
     /// `version` is the version that `reference` resolves to now; none if there is no such plugin.
-    pub(crate) fn unoffered(
+    pub fn unoffered(
         &self,
         reference: &PluginReference,
         version: Option<&PluginVersion>,

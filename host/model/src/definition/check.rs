@@ -9,10 +9,10 @@ use super::{
     APPROVERS_MAX, ApprovalSource, ApprovalStep, Definition, DefinitionSource, EXPIRES_IN_MAX,
     PluginStep, RETRY_DELAY_MAX, STEPS_MAX, Step, StepAction, StepSource,
 };
-use crate::model::expression::{Expression, TEMPLATE_VALUES_MAX, Template};
-use crate::model::similar::did_you_mean;
-use crate::model::yaml::Path;
-use crate::model::{StepId, duration};
+use crate::expression::{Expression, TEMPLATE_VALUES_MAX, Template};
+use crate::similar::did_you_mean;
+use crate::yaml::Path;
+use crate::{StepId, duration};
 
 /// Most mistakes that the checks collect. Only twenty are reported, and each costs time.
 const FINDINGS_MAX: usize = 100;

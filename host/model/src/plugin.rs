@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Name;
-use crate::clock::Timestamp;
+use crate::Timestamp;
 
 /// A plugin's description of itself, after the host has checked it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

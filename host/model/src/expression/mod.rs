@@ -31,7 +31,7 @@ use super::instance::Steps;
 use super::json::{DEPTH_MAX, Json};
 use super::similar::did_you_mean;
 use super::yaml::Path;
-use crate::clock::Timestamp;
+use crate::Timestamp;
 
 /// Longest expression, in bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 1_024;

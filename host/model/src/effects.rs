@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Json, Name, NewInstance};
-use crate::clock::Timestamp;
+use crate::Timestamp;
 
 /// All writes of one attempt.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -15,7 +15,7 @@ use serde::de::{
 use super::scalar::{self, Scalar, shown};
 use super::tree::{Entry, Node, NodeValue, Style};
 use super::{Path, Place, Segment};
-use crate::model::similar::did_you_mean;
+use crate::similar::did_you_mean;
 
 /// A value of a wrong type or form.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use super::failure::{self, Blame, Failure};
 use super::instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, StepState, Steps};
 use super::text::harmless;
 use super::{Json, StepId};
-use crate::clock::Timestamp;
+use crate::Timestamp;
 
 pub use super::event::{Change, DecidedApproval, Event, Run, StepReport};
 
