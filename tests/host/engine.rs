@@ -706,3 +706,38 @@ fn hundreds_of_instances_at_the_same_time_all_complete_with_their_own_output() {
         200
     );
 }
+
+#[test]
+fn a_wait_survives_a_kill_and_the_next_step_runs_after_it() {
+    let mut host = TestHost::start();
+    host.upload("scenarios");
+    host.apply(
+        "
+name: later
+steps:
+  - { id: cool_down, wait: { for: 1s } }
+  - { id: until, wait: { until: '${input.at}' } }
+  - { id: after, plugin: scenarios, step: echo, input: '${steps.cool_down.output.until}' }
+",
+    );
+    let id = host.start_instance("later", &json!({ "at": "2026-01-01T00:00:00Z" }));
+    let waiting = host.wait_for(&id, |status| status == "waiting");
+    assert_eq!(waiting["current_step"], "cool_down", "{waiting}");
+    host.kill();
+    host.restart();
+    let instance = host.wait(&id);
+    assert_eq!(instance["status"], "completed", "{instance}");
+    let lines = timeline(&instance);
+    assert_eq!(
+        lines,
+        [
+            "cool_down 1 completed",
+            "until 1 completed",
+            "after 1 completed"
+        ]
+    );
+    let wait = &attempts(&instance)[0];
+    let until = micros(&wait["output"]["until"]);
+    assert_eq!(until - micros(&wait["started_at"]), 1_000_000, "{wait}");
+    assert!(micros(&wait["finished_at"]) >= until, "{wait}");
+}

@@ -6,9 +6,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use stepwell_model::approval::ApprovalStatus;
-use stepwell_model::definition::{ApprovalSource, DefinitionSource, OnExpiry, Retry, StepSource};
-use stepwell_model::transition::{DecisionError, Event, Progress};
+use stepwell_model::definition::{
+    ApprovalSource, DefinitionSource, OnExpiry, Retry, StepSource, WaitSource,
+};
+use stepwell_model::transition::{Change, DecisionError, Event, Progress};
 use stepwell_model::{Blame, Decision, Definition, Failure, InstanceStatus};
+use uuid::Uuid;
 
 use crate::progress::{Stage, expense, failure};
 
@@ -126,6 +129,93 @@ output: { a: '${steps.a.output}', b: '${steps.b.output}', c: '${steps.c.output}'
         stage.progress.instance.output,
         Some(json!({ "a": "a", "b": "b", "c": "c", "d": "d" }).into())
     );
+}
+
+#[test]
+fn a_wait_ends_at_its_time_whatever_happens_meanwhile() {
+    let mut stage = Stage::new(
+        "
+name: w
+steps:
+  - { id: cool_down, wait: { for: 24h } }
+  - { id: due, needs: [], wait: { until: '${input.due}' } }
+  - { id: past, needs: [], wait: { until: 1970-01-01T00:00:00Z } }
+  - { id: after, needs: [cool_down, due], plugin: p, step: s, input: '${steps.due.output.until}' }
+",
+        json!({ "due": "1970-01-01T00:00:31Z" }),
+    );
+    // The instance begins one second after 1970 began.
+    assert_eq!((stage.status(), stage.ready()), ("waiting", None));
+    let instance = &stage.progress.instance;
+    assert_eq!(
+        instance.current_step.as_ref().map(|step| step.as_str()),
+        Some("cool_down")
+    );
+    assert_eq!(
+        instance.wake_at,
+        Some(stage.now.after(Duration::from_secs(30)))
+    );
+    assert!(
+        stage.progress.steps.is_settled("past"),
+        "a time in the past has come"
+    );
+
+    let change = stage.wait(Duration::from_secs(29));
+    assert_eq!(change.attempts, []);
+    stage.progress = stage.restored();
+    let change = stage.wait(Duration::from_secs(2));
+    assert_eq!(change.attempts.len(), 1, "{change:?}");
+    assert_eq!(change.attempts[0].step.as_str(), "due");
+    assert_eq!(
+        change.attempts[0].output,
+        Some(json!({ "until": "1970-01-01T00:00:31.000000Z" }).into())
+    );
+    let day = stage
+        .progress
+        .instance
+        .created_at
+        .after(Duration::from_secs(24 * 3_600));
+    assert_eq!(stage.progress.instance.wake_at, Some(day));
+    stage.wait(day.since(stage.now));
+    assert_eq!(
+        (stage.status(), stage.ready().as_deref()),
+        ("running", Some("after"))
+    );
+    let input = stage
+        .progress
+        .input_for(&"after".parse().expect("is a step id"));
+    assert_eq!(input.expect("fits"), json!("1970-01-01T00:00:31.000000Z"));
+}
+
+#[test]
+fn a_wait_whose_time_is_none_fails_the_instance_with_the_reason() {
+    let stage = Stage::new(
+        "name: w\nsteps: [{ id: a, wait: { until: '${input.due}' } }]",
+        json!({ "due": "tomorrow" }),
+    );
+    let failure = stage.progress.instance.failure.as_ref().expect("failed");
+    assert_eq!(failure.code, "expression");
+    assert!(
+        failure
+            .message
+            .contains("step `a`: `wait.until`: 'tomorrow' is not a time"),
+        "{failure:?}"
+    );
+}
+
+#[test]
+fn cancelling_ends_a_wait() {
+    let mut stage = Stage::new("name: w\nsteps: [{ id: a, wait: { for: 1h } }]", json!({}));
+    stage
+        .apply(Event::Cancelled {
+            by: "ann".to_owned(),
+        })
+        .expect("is no decision");
+    assert_eq!(
+        (stage.status(), stage.progress.instance.wake_at),
+        ("cancelled", None)
+    );
+    assert_eq!(stage.wait(Duration::from_secs(3_600)).attempts, []);
 }
 
 #[test]
@@ -387,7 +477,7 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
     prop::collection::vec(
         (
             any::<u8>(),
-            0..4_u8,
+            0..5_u8,
             prop::option::of(any::<bool>()),
             any::<bool>(),
         ),
@@ -409,6 +499,11 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
                     },
                     starter_may_approve: None,
                 });
+                let wait = (kind == 1).then(|| WaitSource {
+                    duration: Some("30s".to_owned()),
+                    until: None,
+                });
+                let runs = kind > 1;
                 StepSource {
                     id: id(index),
                     needs: Some(
@@ -418,15 +513,16 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
                             .collect(),
                     ),
                     when: when.map(|holds| holds.to_string()),
-                    plugin: approval.is_none().then(|| "p".to_owned()),
-                    step: approval.is_none().then(|| "s".parse().expect("is a name")),
+                    plugin: runs.then(|| "p".to_owned()),
+                    step: runs.then(|| "s".parse().expect("is a name")),
                     input: None,
-                    retry: approval.is_none().then(|| Retry {
+                    retry: runs.then(|| Retry {
                         max_attempts: 2,
                         ..Retry::default()
                     }),
                     timeout: None,
                     approval,
+                    wait,
                 }
             },
         );
@@ -452,8 +548,11 @@ proptest! {
         let mut choices = choices.into_iter();
         while !stage.progress.instance.status.is_final() {
             let choice = choices.next().expect("no instance takes a hundred events");
-            let restored = stage.restored();
+            let mut restored = stage.restored();
+            let woken = restored.apply(Event::Woken, stage.now, &mut || Uuid::nil());
+            prop_assert_eq!(woken.expect("is no decision"), Change::default());
             prop_assert_eq!(&restored.steps, &stage.progress.steps);
+            prop_assert_eq!(&restored.instance, &stage.progress.instance);
             prop_assert!(stage.progress.instance.wake_at.is_some(), "an instance that has not ended is due at some time");
             let pending: Vec<_> = stage.pending().iter().map(|approval| approval.id).collect();
             // Steps that are ready at the same time may end in any order.

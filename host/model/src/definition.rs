@@ -5,12 +5,10 @@ mod problem;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::duration;
 use super::expression::{Expression, Template};
 use super::yaml::{self, NodeValue, Path, ReadProblem};
 use super::{Name, StepId};
@@ -18,18 +16,17 @@ use super::{Name, StepId};
 pub use self::problem::DefinitionMistake;
 pub use self::problem::{DefinitionError, Problem, SourceText};
 
+pub use crate::steps::{
+    APPROVERS_MAX, ApprovalSource, ApprovalStep, OnExpiry, PluginReference, PluginStep,
+    RETRY_DELAY_MAX, Retry, StepAction, WaitSource,
+};
+
 use self::problem::PROBLEMS_MAX;
 
 /// Longest definition text, in bytes.
 pub const SOURCE_BYTES_MAX: usize = 256 * 1_024;
 /// Most steps of a workflow.
 pub const STEPS_MAX: usize = 200;
-/// Most approvers of an approval step.
-pub const APPROVERS_MAX: usize = 50;
-/// Longest time an approval may wait.
-const EXPIRES_IN_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
-/// Longest delay before a retry.
-pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// A definition as it is written, stored and shown. Unknown fields are refused: a misspelt `retry`
 /// that is silently ignored would be noticed only in production.
@@ -63,7 +60,7 @@ impl DefinitionSource {
     }
 }
 
-/// A step as it is written: either `plugin` and `step`, or `approval`.
+/// A step as it is written: either `plugin` and `step`, or `approval`, or `wait`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepSource {
@@ -93,83 +90,9 @@ pub struct StepSource {
     /// The approval that the step asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalSource>,
-}
-
-/// An approval step as it is written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApprovalSource {
-    /// The title that the approver reads; each `${…}` is replaced by its value.
-    pub title: String,
-    /// Users, or `${…}` that gives a user or a list of users.
-    pub approvers: Vec<String>,
-    /// Number of approvers who must approve. One rejection rejects.
-    #[serde(default = "one")]
-    pub quorum: u32,
-    /// Time that the approvers have to decide.
-    #[serde(with = "duration")]
-    pub expires_in: Duration,
-    /// The consequence if the approvers do not decide in time.
-    #[serde(default)]
-    pub on_expiry: OnExpiry,
-    /// True if the user who started the instance may approve it; false if missing. The starter may
-    /// always reject.
+    /// The duration or the time that the step waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub starter_may_approve: Option<bool>,
-}
-
-const fn one() -> u32 {
-    1
-}
-
-/// The consequence of an expired approval.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnExpiry {
-    /// The instance ends as rejected.
-    #[default]
-    Reject,
-    /// The instance continues as if it had been approved.
-    Approve,
-}
-
-/// The retry policy of a plugin step. The delay before attempt n + 1 is `initial_delay *
-/// backoff_factor^(n - 1)`, at most `max_delay`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Retry {
-    /// Number of attempts, the first included. 1 to 100.
-    pub max_attempts: u32,
-    /// Delay before the second attempt. At most 30 days.
-    #[serde(with = "duration")]
-    pub initial_delay: Duration,
-    /// Longest delay. At most 30 days.
-    #[serde(with = "duration")]
-    pub max_delay: Duration,
-    /// Factor by which each delay is longer than the one before. 1 to 100.
-    pub backoff_factor: f64,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            max_attempts: 3,
-            initial_delay: Duration::from_millis(500),
-            max_delay: Duration::from_secs(60),
-            backoff_factor: 2.0,
-        }
-    }
-}
-
-impl Retry {
-    /// Returns the delay after attempt number `attempt` (the first is 1) failed.
-    pub fn delay_after(&self, attempt: u32) -> Duration {
-        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
-        let seconds = self.initial_delay.as_secs_f64() * self.backoff_factor.powi(exponent);
-        Duration::try_from_secs_f64(seconds)
-            .unwrap_or(self.max_delay)
-            .min(self.max_delay)
-    }
+    pub wait: Option<WaitSource>,
 }
 
 /// A checked definition, with its expressions parsed.
@@ -183,6 +106,8 @@ pub struct Definition {
     pub output: Option<Template>,
     /// The text of the definition, comments included; none if it was not read from a text.
     pub text: Option<Arc<str>>,
+    /// True if there is any expression to evaluate.
+    computes: bool,
 }
 
 /// A checked step.
@@ -196,56 +121,6 @@ pub struct Step {
     pub when: Option<Expression>,
     /// The work of the step.
     pub action: StepAction,
-}
-
-/// The work of a step.
-#[derive(Clone, Debug)]
-pub enum StepAction {
-    /// Runs a plugin's step.
-    Plugin(PluginStep),
-    /// Asks approvers.
-    Approval(ApprovalStep),
-}
-
-/// A step that runs a plugin's step.
-#[derive(Clone, Debug)]
-pub struct PluginStep {
-    /// The plugin.
-    pub plugin: PluginReference,
-    /// The plugin's step.
-    pub step: Name,
-    /// The template for the step's input; none passes the instance's input.
-    pub input: Option<Template>,
-    /// The retry policy after failures.
-    pub retry: Retry,
-    /// Longest time of one attempt; none leaves it to the host's limit.
-    pub timeout: Option<Duration>,
-}
-
-/// A reference to a plugin: `name` or `name@version`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct PluginReference {
-    /// The plugin.
-    pub name: Name,
-    /// The version to stay on; none takes the version that is active when the instance starts.
-    pub version: Option<String>,
-}
-
-/// A step that asks approvers.
-#[derive(Clone, Debug)]
-pub struct ApprovalStep {
-    /// The template for the title that the approvers read.
-    pub title: Template,
-    /// Templates for the approvers. Each gives a user or a list of users.
-    pub approvers: Vec<Template>,
-    /// Number of approvers who must approve.
-    pub quorum: u32,
-    /// Time that the approvers have to decide.
-    pub expires_in: Duration,
-    /// The consequence if the approvers do not decide in time.
-    pub on_expiry: OnExpiry,
-    /// True if the user who started the instance may approve it.
-    pub starter_may_approve: bool,
 }
 
 impl Definition {
@@ -319,19 +194,14 @@ impl Definition {
 
     /// Returns true if the definition has any expression to evaluate.
     pub fn computes(&self) -> bool {
-        let expressions = self.steps.iter().any(|step| !step.expressions().is_empty());
-        expressions
-            || self
-                .output
-                .iter()
-                .any(|output| !output.expressions().is_empty())
+        self.computes
     }
 
     /// Returns the approval step with this id; none if the step is not an approval.
     pub fn approval(&self, id: &StepId) -> Option<&ApprovalStep> {
         match &self.step(id)?.action {
             StepAction::Approval(approval) => Some(approval),
-            StepAction::Plugin(_) => None,
+            _ => None,
         }
     }
 
@@ -339,7 +209,7 @@ impl Definition {
     pub fn plugin_step(&self, id: &StepId) -> Option<&PluginStep> {
         match &self.step(id)?.action {
             StepAction::Plugin(action) => Some(action),
-            StepAction::Approval(_) => None,
+            _ => None,
         }
     }
 
@@ -359,52 +229,18 @@ impl Definition {
 }
 
 impl Step {
-    fn expressions(&self) -> Vec<&Expression> {
-        let mut expressions: Vec<_> = self.when.iter().collect();
-        match &self.action {
-            StepAction::Plugin(action) => {
-                expressions.extend(action.input.iter().flat_map(Template::expressions))
-            }
-            StepAction::Approval(action) => {
-                expressions.extend(action.title.expressions());
-                expressions.extend(action.approvers.iter().flat_map(Template::expressions));
-            }
+    /// Calls `visit` with each expression and its path.
+    fn visit<'s>(&'s self, path: &Path, visit: &mut dyn FnMut(&Path, &'s Expression)) {
+        if let Some(when) = &self.when {
+            visit(&path.field("when"), when);
         }
-        expressions
+        self.action.visit(path, visit);
     }
 
-    fn templates(&self) -> Vec<&Template> {
-        match &self.action {
-            StepAction::Plugin(action) => action.input.iter().collect(),
-            StepAction::Approval(action) => {
-                action.approvers.iter().chain([&action.title]).collect()
-            }
-        }
-    }
-}
-
-impl std::str::FromStr for PluginReference {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, version) = match text.split_once('@') {
-            Some((name, version)) => (name, Some(version)),
-            None => (text, None),
-        };
-        let name = name
-            .parse()
-            .map_err(|error: super::name::NameError| error.to_string())?;
-        let version = version.map(super::plugin::check_version).transpose()?;
-        Ok(Self { name, version })
-    }
-}
-
-impl std::fmt::Display for PluginReference {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.version {
-            Some(version) => write!(formatter, "{}@{version}", self.name),
-            None => write!(formatter, "{}", self.name),
-        }
+    fn computes(&self) -> bool {
+        let templates = self.action.templates();
+        let mut templates = templates.iter();
+        self.when.is_some() || templates.any(|(_, template)| !template.expressions().is_empty())
     }
 }
 

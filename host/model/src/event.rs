@@ -5,8 +5,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::approval::{ApprovalStatus, Decision, NewApproval};
-use super::definition::PluginStep;
 use super::instance::Attempt;
+use super::steps::PluginStep;
 use super::{Failure, Json, StepId};
 use crate::Timestamp;
 

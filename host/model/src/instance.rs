@@ -356,6 +356,13 @@ pub enum StepState {
     },
     /// The approvals exist, and the quorum is not reached yet.
     AwaitingApproval,
+    /// The step waits for a time. It is not stored: each host computes it again.
+    Sleeping {
+        /// Start of the wait.
+        since: Timestamp,
+        /// End of the wait.
+        until: Timestamp,
+    },
     /// The step completed, with this output.
     Completed(Json),
     /// The step's condition was false.

@@ -12,21 +12,18 @@ use serde_json::json;
 use uuid::Uuid;
 
 pub use super::approval::DecisionError;
-use super::approval::{Approval, ApprovalStatus, Decision, NewApproval};
-use super::definition::{
-    APPROVERS_MAX, ApprovalStep, Definition, OnExpiry, PluginStep, Step, StepAction,
-};
+use super::approval::{Approval, ApprovalStatus, Decision};
+use super::definition::{Definition, Step};
 use super::expression::{Budget, EvaluationLimits, ExpressionError, Scope, Template};
 use super::failure::{self, Blame, Failure};
 use super::instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, StepState, Steps};
-use super::text::harmless;
+use super::steps::{
+    ApprovalStep, Beginning, Begun, OnExpiry, PluginStep, StepAction, Timer, Verdict,
+};
 use super::{Json, StepId};
 use crate::Timestamp;
 
 pub use super::event::{Change, DecidedApproval, Event, Run, StepReport};
-
-/// Longest title of an approval, in characters; the rest is cut off.
-const TITLE_CHARS_MAX: usize = 1_024;
 
 /// An instance with everything that is needed to decide the next step.
 #[derive(Clone, Debug)]
@@ -125,6 +122,7 @@ impl Progress {
             }
         }
         self.expire_approvals(now, &mut change);
+        self.wake_sleepers(now, &mut change);
         self.advance(now, new_id, &mut change);
         self.instance.updated_at = now;
         Ok(change)
@@ -181,17 +179,18 @@ impl Progress {
             }
     }
 
-    /// Returns the next time after `now` at which a retry or an expiry is due. Steps that may run
+    /// Returns the next time after `now` at which a retry, an expiry or the end of a wait is due. Steps that may run
     /// now are not counted.
     pub fn next_event_at(&self, now: Timestamp) -> Option<Timestamp> {
         let expiries = self.pending_approvals().map(|approval| approval.expires_at);
-        let retries = self.definition.steps.iter().filter_map(|step| {
+        let steps = self.definition.steps.iter().filter_map(|step| {
             match self.steps.get(step.id.as_str()) {
                 Some(StepState::Retrying { not_before, .. }) => Some(*not_before),
+                Some(StepState::Sleeping { until, .. }) => Some(*until),
                 _ => None,
             }
         });
-        expiries.chain(retries).filter(|at| *at > now).min()
+        expiries.chain(steps).filter(|at| *at > now).min()
     }
 
     /// Evaluates the input of a plugin step; returns the instance's own input for other steps.
@@ -312,21 +311,17 @@ impl Progress {
                     })
                 }
             };
-            let asked = match (wanted, &step.action) {
-                (Err(failure), _) => Err(failure),
-                (Ok(false), _) => {
-                    self.record(
-                        attempt_without_run(self.instance.id, step, AttemptOutcome::Skipped, now),
-                        change,
-                    );
+            let begun = match wanted {
+                Ok(true) => self.begin(step, now, new_id, change),
+                Ok(false) => {
+                    let skipped =
+                        attempt_without_run(self.instance.id, step, AttemptOutcome::Skipped, now);
+                    self.record(skipped, change);
                     Ok(())
                 }
-                (Ok(true), StepAction::Plugin(_)) => Ok(()),
-                (Ok(true), StepAction::Approval(approval)) => {
-                    self.ask(step, approval, now, new_id, change)
-                }
+                Err(failure) => Err(failure),
             };
-            if let Err(failure) = asked {
+            if let Err(failure) = begun {
                 let attempt =
                     attempt_without_run(self.instance.id, step, AttemptOutcome::Failed, now);
                 self.record(
@@ -352,20 +347,81 @@ impl Progress {
         self.wait_or_run(now);
     }
 
+    /// Begins a step, and applies what its kind returns.
+    fn begin(
+        &mut self,
+        step: &Step,
+        now: Timestamp,
+        new_id: &mut dyn FnMut() -> Uuid,
+        change: &mut Change,
+    ) -> Result<(), Failure> {
+        let ready_at = self.ready_at(&step.needs);
+        let begun = step.action.begin(&mut Beginning {
+            instance: &self.instance,
+            step: &step.id,
+            now,
+            ready_at,
+            evaluate: &|template| self.evaluate(template, ready_at, failure::EXPRESSION),
+            new_id,
+        })?;
+        match begun {
+            Begun::Runnable => {}
+            Begun::Asks(approvals) => {
+                for new in approvals {
+                    let workflow = self.instance.workflow.clone();
+                    self.approvals.push(new.clone().pending(workflow));
+                    change.new_approvals.push(new);
+                }
+                self.steps.set(step.id.clone(), StepState::AwaitingApproval);
+            }
+            Begun::Sleeps(until) if until <= now => {
+                let attempt = Timer::over(&self.instance, &step.id, ready_at, until, now);
+                self.record(attempt, change);
+            }
+            Begun::Sleeps(until) => {
+                let since = ready_at;
+                let state = StepState::Sleeping { since, until };
+                self.steps.set(step.id.clone(), state);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the waits that are over.
+    fn wake_sleepers(&mut self, now: Timestamp, change: &mut Change) {
+        if self.instance.status.is_final() {
+            return;
+        }
+        let definition = Arc::clone(&self.definition);
+        for Step { id, .. } in &definition.steps {
+            if let Some(StepState::Sleeping { since, until }) = self.steps.get(id.as_str())
+                && *until <= now
+            {
+                let attempt = Timer::over(&self.instance, id, *since, *until, now);
+                self.record(attempt, change);
+            }
+        }
+    }
+
     fn wait_or_run(&mut self, now: Timestamp) {
         if self.instance.quarantined_at.is_some() {
             // A release from quarantine sets `wake_at`.
             return;
         }
         let mut retries = Vec::new();
+        let mut sleeps = Vec::new();
         let mut awaiting = None;
         for step in &self.definition.steps {
             match self.steps.get(step.id.as_str()) {
                 Some(StepState::Retrying { not_before, .. }) => {
                     retries.push((*not_before, step.id.clone()))
                 }
-                Some(StepState::AwaitingApproval) if awaiting.is_none() => {
-                    awaiting = Some(step.id.clone())
+                Some(StepState::Sleeping { until, .. }) => {
+                    sleeps.push(*until);
+                    awaiting.get_or_insert_with(|| step.id.clone());
+                }
+                Some(StepState::AwaitingApproval) => {
+                    awaiting.get_or_insert_with(|| step.id.clone());
                 }
                 _ => {}
             }
@@ -373,7 +429,8 @@ impl Progress {
         let expiries = self.pending_approvals().map(|approval| approval.expires_at);
         let first_retry = retries.iter().min().cloned();
         let ready = self.next_run(now).map(|run| run.step.clone());
-        let wake_at = expiries.chain(retries.iter().map(|(at, _)| *at)).min();
+        let retries = retries.iter().map(|(at, _)| *at);
+        let wake_at = expiries.chain(retries).chain(sleeps).min();
         // An instance that is due keeps its `wake_at`, so a step that follows a step changes no
         // indexed column.
         let due = self.instance.wake_at.map_or(now, |at| at.min(now));
@@ -405,35 +462,7 @@ impl Progress {
         else {
             return;
         };
-        let mut attempt = Attempt {
-            instance_id: self.instance.id,
-            step: report.step,
-            number: report.number,
-            outcome: AttemptOutcome::Completed,
-            plugin: report.plugin,
-            output: None,
-            failure: None,
-            started_at: report.started_at,
-            finished_at: report.finished_at,
-            retry_at: None,
-        };
-        match report.result {
-            Ok(output) => attempt.output = Some(output),
-            Err(failure) if failure.retryable && report.number < action.retry.max_attempts => {
-                let wish = failure
-                    .retry_after
-                    .unwrap_or_default()
-                    .min(failure::RETRY_AFTER_MAX);
-                let delay = action.retry.delay_after(report.number).max(wish);
-                attempt.outcome = AttemptOutcome::Retrying;
-                attempt.retry_at = Some(report.finished_at.after(delay));
-                attempt.failure = Some(failure);
-            }
-            Err(failure) => {
-                attempt.outcome = AttemptOutcome::Failed;
-                attempt.failure = Some(failure);
-            }
-        }
+        let attempt = action.ended(self.instance.id, report);
         let ended = (attempt.outcome == AttemptOutcome::Failed)
             .then(|| attempt.failure.clone())
             .flatten();
@@ -444,75 +473,6 @@ impl Progress {
             self.instance.current_step = Some(step);
             self.end(InstanceStatus::Failed, Some(failure), finished_at, change);
         }
-    }
-
-    fn ask(
-        &mut self,
-        step: &Step,
-        action: &ApprovalStep,
-        now: Timestamp,
-        new_id: &mut dyn FnMut() -> Uuid,
-        change: &mut Change,
-    ) -> Result<(), Failure> {
-        let wrong =
-            |message: String| Failure::fatal(failure::EXPRESSION, Blame::Definition, message);
-        let ready_at = self.ready_at(&step.needs);
-        let title = self.evaluate(&action.title, ready_at, failure::EXPRESSION)?;
-        let title = title.to_text().unwrap_or_else(|| title.to_string());
-        // The starter of the instance fills in the title and must not control how the approver sees
-        // it.
-        let title: String = harmless(&title).chars().take(TITLE_CHARS_MAX).collect();
-        let mut approvers: Vec<String> = Vec::new();
-        for template in &action.approvers {
-            let named = self.evaluate(template, ready_at, failure::EXPRESSION)?;
-            for user in named.items().unwrap_or_else(|| vec![named]) {
-                match user.to_text() {
-                    Some(user)
-                        if (1..=128).contains(&user.len()) && !user.contains(char::is_control) =>
-                    {
-                        if !approvers.contains(&user) {
-                            approvers.push(user);
-                        }
-                    }
-                    _ => {
-                        let shown: String = user.as_str().chars().take(80).collect();
-                        return Err(wrong(format!(
-                            "an approver must be a user of 1 to 128 bytes, but is {shown}"
-                        )));
-                    }
-                }
-                if approvers.len() > APPROVERS_MAX {
-                    return Err(wrong(format!(
-                        "more than {APPROVERS_MAX} approvers were named"
-                    )));
-                }
-            }
-        }
-        if approvers.len() > APPROVERS_MAX || approvers.len() < action.quorum as usize {
-            return Err(wrong(format!(
-                "{} approvers were named; there must be at least the quorum of {} and at most {APPROVERS_MAX}",
-                approvers.len(),
-                action.quorum
-            )));
-        }
-        for approver_id in approvers {
-            let new = NewApproval {
-                id: new_id(),
-                instance_id: self.instance.id,
-                team: self.instance.team.clone(),
-                step: step.id.clone(),
-                approver_id,
-                title: String::clone(&title),
-                quorum: action.quorum,
-                created_at: now,
-                expires_at: now.after(action.expires_in),
-            };
-            self.approvals
-                .push(new.clone().pending(self.instance.workflow.clone()));
-            change.new_approvals.push(new);
-        }
-        self.steps.set(step.id.clone(), StepState::AwaitingApproval);
-        Ok(())
     }
 
     fn decide(
@@ -553,41 +513,36 @@ impl Progress {
         {
             return Err(DecisionError::Starter);
         }
-        let (title, approver, quorum) = (
-            approval.title.clone(),
-            approval.approver_id.clone(),
-            approval.quorum,
-        );
         let status = match decision {
             Decision::Approve => ApprovalStatus::Approved,
             Decision::Reject => ApprovalStatus::Rejected,
         };
-        self.close_approvals(status, comment.clone(), now, change, |other| {
+        self.close_approvals(status, comment, now, change, |other| {
             other.id == approval_id
         });
-        if decision == Decision::Reject {
-            let remark = comment
-                .map(|comment| format!(": {comment}"))
-                .unwrap_or_default();
-            let failure = Failure::fatal(
-                "rejected",
-                Blame::Definition,
-                format!("{approver} rejected \"{title}\"{remark}"),
-            );
-            self.reject(&step, failure, now, change);
-            return Ok(());
-        }
-        let approved: Vec<_> = self
+        let decided = self
             .approvals
             .iter()
-            .filter(|other| other.step == step && other.status == ApprovalStatus::Approved)
-            .map(|other| other.approver_id.clone())
-            .collect();
-        if approved.len() >= quorum as usize {
-            let output = json!({ "decision": "approved", "decided_by": approved, "comment": comment, "expired": false });
-            self.settle_approval(&step, output.into(), now, change);
+            .find(|approval| approval.id == approval_id);
+        if let Some(decided) = decided {
+            let verdict = ApprovalStep::decided(decided, decision, &self.approvals);
+            self.follow_verdict(&step, verdict, now, change);
         }
         Ok(())
+    }
+
+    fn follow_verdict(
+        &mut self,
+        step: &StepId,
+        verdict: Verdict,
+        now: Timestamp,
+        change: &mut Change,
+    ) {
+        match verdict {
+            Verdict::Open => {}
+            Verdict::Approved(output) => self.settle_approval(step, output, now, change),
+            Verdict::Rejected(failure) => self.reject(step, failure, now, change),
+        }
     }
 
     fn expire_approvals(&mut self, now: Timestamp, change: &mut Change) {
@@ -606,21 +561,8 @@ impl Progress {
                 .definition
                 .approval(&step)
                 .map_or(OnExpiry::Reject, |action| action.on_expiry);
-            match on_expiry {
-                OnExpiry::Approve => {
-                    let output =
-                        json!({ "decision": "approved", "decided_by": [], "comment": null, "expired": true }).into();
-                    self.settle_approval(&step, output, now, change);
-                }
-                OnExpiry::Reject => {
-                    let failure = Failure::fatal(
-                        "approval-expired",
-                        Blame::Definition,
-                        format!("nobody decided \"{title}\" in time"),
-                    );
-                    self.reject(&step, failure, now, change);
-                }
-            }
+            let verdict = ApprovalStep::expired(on_expiry, &title);
+            self.follow_verdict(&step, verdict, now, change);
         }
     }
 

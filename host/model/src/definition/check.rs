@@ -2,17 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-
 use super::problem::DefinitionMistake;
-use super::{
-    APPROVERS_MAX, ApprovalSource, ApprovalStep, Definition, DefinitionSource, EXPIRES_IN_MAX,
-    PluginStep, RETRY_DELAY_MAX, STEPS_MAX, Step, StepAction, StepSource,
-};
+use super::{Definition, DefinitionSource, STEPS_MAX, Step, StepAction, StepSource};
+use crate::StepId;
 use crate::expression::{Expression, TEMPLATE_VALUES_MAX, Template};
 use crate::similar::did_you_mean;
 use crate::yaml::Path;
-use crate::{StepId, duration};
 
 /// Most mistakes that the checks collect. Only twenty are reported, and each costs time.
 const FINDINGS_MAX: usize = 100;
@@ -87,11 +82,15 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
         });
     }
     if findings.is_empty() {
+        let mut outputs = output.iter();
+        let computes = outputs.any(|output| !output.expressions().is_empty())
+            || steps.iter().any(Step::computes);
         return Ok(Definition {
             source,
             steps,
             output,
             text: None,
+            computes,
         });
     }
     Err(findings)
@@ -169,9 +168,7 @@ pub(super) fn check_new(definition: &Definition) -> Vec<DefinitionMistake> {
                 error.map(|error| DefinitionMistake::expression(path.clone(), &prefix, &error)),
             );
         });
-        if let StepAction::Approval(approval) = &step.action {
-            findings.extend(possible(step, approval, &path.field("approval")));
-        }
+        findings.extend(step.action.check_new(&step.id, &path));
     }
     if let Some(output) = &definition.output {
         output.visit(&root.field("output"), &mut |path, expression| {
@@ -182,8 +179,10 @@ pub(super) fn check_new(definition: &Definition) -> Vec<DefinitionMistake> {
                 }));
         });
     }
-    let templates = definition.steps.iter().flat_map(Step::templates);
+    let steps = definition.steps.iter();
+    let templates = steps.flat_map(|step| step.action.templates());
     let size: usize = templates
+        .map(|(_, template)| template)
         .chain(&definition.output)
         .map(Template::size)
         .sum();
@@ -195,25 +194,6 @@ pub(super) fn check_new(definition: &Definition) -> Vec<DefinitionMistake> {
         findings.push(DefinitionMistake::new(root, message));
     }
     findings
-}
-
-/// Returns a problem if the quorum can never be reached. Only an expression can name more users
-/// than the list has entries.
-fn possible(step: &Step, approval: &ApprovalStep, path: &Path) -> Option<DefinitionMistake> {
-    let named = approval.approvers.iter().map(|approver| match approver {
-        Template::Literal(user) => user.to_text(),
-        _ => None,
-    });
-    let named: BTreeSet<String> = named.collect::<Option<_>>()?;
-    (named.len() < approval.quorum as usize).then(|| {
-        let message = format!(
-            "step `{}`: `approval.quorum` is {}, and `approval.approvers` names {} users: it can never be met",
-            step.id,
-            approval.quorum,
-            named.len()
-        );
-        DefinitionMistake::new(path.field("quorum"), message)
-    })
 }
 
 fn check_step(
@@ -242,34 +222,7 @@ fn check_step(
         });
         None
     });
-    let action = match (&written.plugin, &written.approval) {
-        (Some(plugin), None) => {
-            check_plugin_step(written, plugin, path, &mut findings).map(StepAction::Plugin)
-        }
-        (None, Some(approval)) => {
-            for (field, is_there) in [
-                ("step", written.step.is_some()),
-                ("input", written.input.is_some()),
-                ("retry", written.retry.is_some()),
-                ("timeout", written.timeout.is_some()),
-            ] {
-                if is_there {
-                    let message = format!(
-                        "{step}`step`, `input`, `retry` and `timeout` belong to plugin steps, not to an approval"
-                    );
-                    findings.push(DefinitionMistake::new(path.field(field), message));
-                    break;
-                }
-            }
-            let path = path.field("approval");
-            check_approval_step(&step, approval, &path, &mut findings).map(StepAction::Approval)
-        }
-        _ => {
-            let message = format!("{step}it must have either `plugin` with `step`, or `approval`");
-            findings.push(DefinitionMistake::new(path.clone(), message));
-            None
-        }
-    };
+    let action = StepAction::check(written, path, &mut findings);
     match action {
         Some(action) if findings.is_empty() => Ok(Step {
             id: written.id.clone(),
@@ -278,160 +231,5 @@ fn check_step(
             action,
         }),
         _ => Err(findings),
-    }
-}
-
-fn check_plugin_step(
-    written: &StepSource,
-    plugin: &str,
-    path: &Path,
-    findings: &mut Vec<DefinitionMistake>,
-) -> Option<PluginStep> {
-    let step_id = format!("step `{}`: ", written.id);
-    let mut wrong = |path: Path, message: &str| {
-        findings.push(DefinitionMistake::new(path, format!("{step_id}{message}")));
-    };
-    let retry = written.retry.clone().unwrap_or_default();
-    let retry_path = path.field("retry");
-    if !(1..=100).contains(&retry.max_attempts) {
-        wrong(
-            retry_path.field("max_attempts"),
-            "`retry.max_attempts` must be 1 to 100",
-        );
-    }
-    if !(retry.backoff_factor >= 1.0 && retry.backoff_factor <= 100.0) {
-        wrong(
-            retry_path.field("backoff_factor"),
-            "`retry.backoff_factor` must be 1 to 100",
-        );
-    }
-    for (field, delay) in [
-        ("initial_delay", retry.initial_delay),
-        ("max_delay", retry.max_delay),
-    ] {
-        if delay > RETRY_DELAY_MAX {
-            wrong(retry_path.field(field), "retry delays must be at most 30d");
-        }
-    }
-    let timeout = written.timeout.as_deref().map(duration::parse).transpose();
-    let timeout = timeout.unwrap_or_else(|error| {
-        wrong(path.field("timeout"), &format!("`timeout`: {error}"));
-        None
-    });
-    if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        wrong(path.field("timeout"), "`timeout` must be more than 0");
-    }
-    let reference = match plugin.parse() {
-        Ok(reference) => Some(reference),
-        Err(error) => {
-            wrong(path.field("plugin"), &format!("`plugin`: {error}"));
-            None
-        }
-    };
-    if written.step.is_none() {
-        wrong(
-            path.clone(),
-            "`step` is missing: which of the plugin's steps?",
-        );
-    }
-    let input = written.input.as_ref().map(Template::parse_all).transpose();
-    let input = input.unwrap_or_else(|errors| {
-        let path = path.field("input");
-        let prefix = format!("{step_id}`input`: ");
-        findings.extend(errors.iter().map(|(rest, error)| {
-            DefinitionMistake::expression(path.join(&rest.0), &prefix, error)
-        }));
-        None
-    });
-    Some(PluginStep {
-        plugin: reference?,
-        step: written.step.clone()?,
-        input,
-        retry,
-        timeout,
-    })
-}
-
-fn check_approval_step(
-    step: &str,
-    written: &ApprovalSource,
-    path: &Path,
-    findings: &mut Vec<DefinitionMistake>,
-) -> Option<ApprovalStep> {
-    let mut wrong = |field: &str, message: String| {
-        findings.push(DefinitionMistake::new(
-            path.field(field),
-            format!("{step}{message}"),
-        ));
-    };
-    if written.title.is_empty() || written.title.len() > 1_024 {
-        wrong(
-            "title",
-            "`approval.title` must have 1 to 1024 bytes".to_owned(),
-        );
-    }
-    if written.approvers.is_empty() || written.approvers.len() > APPROVERS_MAX {
-        wrong(
-            "approvers",
-            format!("`approval.approvers` must name 1 to {APPROVERS_MAX} users"),
-        );
-    }
-    if written.quorum == 0 || written.quorum as usize > APPROVERS_MAX {
-        wrong(
-            "quorum",
-            format!("`approval.quorum` must be 1 to {APPROVERS_MAX}"),
-        );
-    }
-    if written.expires_in.is_zero() || written.expires_in > EXPIRES_IN_MAX {
-        let message = "`approval.expires_in` must be more than 0 and at most 365d";
-        wrong("expires_in", message.to_owned());
-    }
-    let mut template = |text: &String, path: Path, field: &str| {
-        Template::parse(&Value::String(text.clone()))
-            .map_err(|error| {
-                let prefix = format!("{step}`approval.{field}`: ");
-                findings.push(DefinitionMistake::expression(path, &prefix, &error));
-            })
-            .ok()
-    };
-    let title = template(&written.title, path.field("title"), "title");
-    let approvers: Vec<_> = written
-        .approvers
-        .iter()
-        .enumerate()
-        .map(|(index, approver)| {
-            template(approver, path.field("approvers").index(index), "approvers")
-        })
-        .collect();
-    Some(ApprovalStep {
-        title: title?,
-        approvers: approvers.into_iter().collect::<Option<_>>()?,
-        quorum: written.quorum,
-        expires_in: written.expires_in,
-        on_expiry: written.on_expiry,
-        starter_may_approve: written.starter_may_approve.unwrap_or(false),
-    })
-}
-
-impl Step {
-    /// Calls `visit` with each expression and its path.
-    fn visit<'s>(&'s self, path: &Path, visit: &mut dyn FnMut(&Path, &'s Expression)) {
-        if let Some(when) = &self.when {
-            visit(&path.field("when"), when);
-        }
-        match &self.action {
-            StepAction::Plugin(action) => {
-                if let Some(input) = &action.input {
-                    input.visit(&path.field("input"), visit);
-                }
-            }
-            StepAction::Approval(action) => {
-                let path = path.field("approval");
-                action.title.visit(&path.field("title"), visit);
-                for (index, approver) in action.approvers.iter().enumerate() {
-                    approver.visit(&path.field("approvers").index(index), visit);
-                }
-            }
-        }
     }
 }

@@ -325,7 +325,7 @@ impl Definition {
             .enumerate()
             .filter_map(|(index, step)| match &step.action {
                 StepAction::Plugin(action) => Some((index, &step.id, action)),
-                StepAction::Approval(_) => None,
+                _ => None,
             })
     }
 }
