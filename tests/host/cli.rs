@@ -248,6 +248,44 @@ fn waiting_for_an_instance_that_fails_is_an_error() {
 }
 
 #[test]
+fn numbers_keep_their_digits_in_both_directions() {
+    let host = TestHost::start();
+    host.upload("hello");
+    host.apply(
+        "name: passes\nsteps:\n  - { id: go, plugin: hello, step: greet, input: { name: Ada } }\n\
+         output: { whole: '${input.whole}', all: '${input}' }",
+    );
+    let input = r#"{"whole":18446744073709551615,"more":[123456789012345678901234567890,-9223372036854775809,1.50,1E3]}"#;
+    let output = r#"{"whole":18446744073709551615,"all":"#.to_owned() + input + "}";
+    let compact = |text: &str| text.split_whitespace().collect::<String>();
+    let shown = host.cli(&["start", "passes", "--wait", "--json", "--input", input]);
+    let shown = compact(&shown.printed());
+    assert!(
+        shown.contains(input) && shown.contains(&format!(r#""output":{output}"#)),
+        "{shown}"
+    );
+    let id: Value = serde_json::from_str(&shown).expect("is JSON");
+    let id = id["id"].as_str().expect("an id").to_owned();
+    let sent = host.request("GET", &format!("/instances/{id}"), "").body;
+    assert_eq!(
+        compact(&host.cli(&["instances", &id, "--json"]).printed()),
+        compact(std::str::from_utf8(&sent).expect("is UTF-8")),
+        "all that the server sent, and nothing else"
+    );
+    let facts = host.cli(&["instances", &id]).printed();
+    assert!(facts.contains(&output), "{facts}");
+
+    let (_directory, path) = file("many.jsonl", &format!(r#"{{"input":{input}}}"#));
+    let started = host.cli(&["start", "passes", "--from", &path]).printed();
+    let shown = host.cli(&["instances", started.trim(), "--json"]).printed();
+    assert!(compact(&shown).contains(input), "{shown}");
+
+    let scenarios = guest("scenarios");
+    let ran = run(&["run", &scenarios, "echo", "--input", "{\"n\": 1.5e}"]);
+    assert!(ran.stderr.contains("not JSON"), "{}", ran.stderr);
+}
+
+#[test]
 fn input_comes_from_the_argument_a_file_or_stdin() {
     let host = TestHost::start();
     host.scenario("echo");

@@ -8,6 +8,7 @@ use ureq::Agent;
 use ureq::http::request::Builder;
 use ureq::http::{Method, Request, StatusCode};
 
+use super::digits;
 use super::source::plain;
 use crate::model::TraceParent;
 use crate::outgoing;
@@ -177,7 +178,7 @@ impl Client {
             .limit(ANSWER_BYTES_MAX)
             .read_to_vec();
         let body = body.map_err(|error| self.unreachable(&error))?;
-        Err(self.refused(status, &serde_json::from_slice(&body).unwrap_or_default()))
+        Err(self.refused(status, &digits::read(&body).unwrap_or_default()))
     }
 
     /// Sends a `GET` and returns the JSON.
@@ -242,7 +243,7 @@ impl Client {
             Payload::Json(value) => (
                 Some("application/json"),
                 REQUEST_TIMEOUT,
-                value.to_string().into_bytes(),
+                digits::write(value).into_bytes(),
             ),
             Payload::Text(text) => (
                 Some("application/yaml"),
@@ -286,7 +287,7 @@ impl Client {
         let body = if body.is_empty() {
             Value::Null
         } else {
-            serde_json::from_slice(&body).map_err(|_| {
+            digits::read(&body).map_err(|_| {
                 ClientError::Broken(format!(
                     "{} answers {status} with something that is not JSON",
                     self.server

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::client::{Client, Payload};
+use super::digits;
 use super::error::CliError;
 use super::output::{self, Output, cell, count, escape, tell};
 use super::start_from::BATCH_ITEMS_MAX;
@@ -40,7 +41,7 @@ pub(super) fn each(
                 tell(&escape(&done(id, result)));
             }
             if output.is_json() {
-                output::print(&format!("{result}\n"))?;
+                output::print(&(digits::write(result) + "\n"))?;
             }
         }
     }

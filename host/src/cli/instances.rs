@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, Payload, encode, query};
+use super::digits;
 use super::each::each;
 use super::error::{CliError, ErrorClass};
 use super::output::{self, Output, cell, table, tell, time};
@@ -355,7 +356,7 @@ pub(super) fn read_json(argument: &str) -> Result<Value, CliError> {
         Some(path) => (source::read_text(path)?, source::shown(path)),
         None => (argument.to_owned(), "the input".to_owned()),
     };
-    serde_json::from_str(&text).map_err(|error| {
+    digits::read(text.as_bytes()).map_err(|error| {
         CliError::with_hint(
             format!("{name} is not JSON: {}", plain(&error.to_string())),
             r#"write for example --input '{"name": "Ada"}', --input @file.json, or --input - for stdin"#,

@@ -8,6 +8,7 @@ mod audit;
 mod cache;
 mod client;
 mod demo;
+mod digits;
 mod each;
 mod error;
 mod help;

@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Wi
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
+use super::digits;
 use super::error::CliError;
 use crate::model::text::{harmless, harmless_lines};
 
@@ -46,7 +47,7 @@ impl Output {
         text: impl FnOnce(&Value) -> String,
     ) -> Result<(), CliError> {
         if self.json {
-            print(&format!("{answer:#}\n"))
+            print(&(digits::write_pretty(answer) + "\n"))
         } else {
             print(&text(answer))
         }
@@ -55,7 +56,7 @@ impl Output {
     /// Prints a confirmation: with `--json` the response on stdout, otherwise a line on stderr.
     pub(super) fn confirm(self, answer: &Value, text: &str) -> Result<(), CliError> {
         if self.json {
-            return print(&format!("{answer:#}\n"));
+            return print(&(digits::write_pretty(answer) + "\n"));
         }
         tell(text);
         Ok(())
@@ -243,8 +244,8 @@ pub(super) fn colours_on_stderr() -> bool {
 pub(super) fn cell(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {
         None | Some(Value::Null) => "-".to_owned(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+        Some(Value::String(text)) => digits::text(text).to_owned(),
+        Some(other) => digits::write(other),
     }
 }
 

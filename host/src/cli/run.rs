@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use super::error::{CliError, ErrorClass};
 use super::output::{self, Output, cell};
-use super::{Global, instances, logging, plugin, serve, settings, source};
+use super::{Global, digits, instances, logging, plugin, serve, settings, source};
 use crate::app::{self, LocalContext, LocalError, LocalRun, LocalStage, LocalStep};
 use crate::build;
 use crate::clock::Timestamp;
 use crate::config::{Config, LogConfig};
-use crate::model::Name;
+use crate::model::{Json, Name};
 
 /// Time until a progress message is shown.
 const LONG: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ pub(super) fn run(
     let local = LocalStep {
         component: component(&arguments.file)?,
         step: arguments.step,
-        input: instances::read_json(&arguments.input)?.into(),
+        input: input(&arguments.input)?,
         stored: arguments.stored,
         shared_buckets: arguments.shared.into_iter().collect(),
         context: LocalContext {
@@ -97,12 +97,14 @@ pub(super) fn run(
     let run = serve::runtime()?
         .block_on(watched(config, serve::program()?, local, &file))
         .map_err(|error| CliError::new(format!("cannot run the step: {error}")))?;
-    let run = serde_json::to_value(run).map_err(|error| CliError::new(error.to_string()))?;
+    let run = serde_json::to_vec(&run)
+        .and_then(|json| digits::read(&json))
+        .map_err(|error| CliError::new(error.to_string()))?;
     output.show(&run, |run| {
         tell_details(run);
         match run.get("output") {
             None | Some(Value::Null) => String::new(),
-            Some(output) => format!("{output:#}\n"),
+            Some(output) => digits::write_pretty(output) + "\n",
         }
     })?;
     match run.get("failure").filter(|failure| !failure.is_null()) {
@@ -114,6 +116,13 @@ pub(super) fn run(
         ))
         .of(ErrorClass::Unsuccessful)),
     }
+}
+
+/// Reads the input of the step.
+fn input(argument: &str) -> Result<Json, CliError> {
+    let value = instances::read_json(argument)?;
+    Json::parse(&digits::write(&value))
+        .map_err(|error| CliError::new(format!("the input cannot be used: {error}")))
 }
 
 /// Reads the component in a file. A core module that carries the contract is encoded.

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientError, Payload};
+use super::digits;
 use super::error::CliError;
 use super::output::{self, Output, cell, count, escape, tell};
 use super::source::{bytes_without_mark, plain};
@@ -152,7 +153,7 @@ impl StartProgress<'_> {
                 if let Value::Object(fields) = result {
                     shown.extend(fields);
                 }
-                data.push_str(&format!("{}\n", Value::Object(shown)));
+                data.push_str(&(digits::write(&Value::Object(shown)) + "\n"));
             } else if result.get("error").is_none() {
                 data.push_str(&format!("{}\n", escape(&cell(&result, "/id"))));
             }
@@ -303,7 +304,7 @@ impl Lines {
 
 /// Parses a line and adds the default workflow and the generated key.
 fn read_item(text: &[u8], number: u64, source: &Source<'_>) -> Result<Value, String> {
-    let item = serde_json::from_slice(text).map_err(|error| {
+    let item = digits::read(text).map_err(|error| {
         format!(
             "it is not JSON: {}",
             crate::model::plain::plain(&error.to_string())
