@@ -626,7 +626,7 @@ fn examples_fit_their_schemas() {
             .flat_map(Map::values);
         let parameters = operation["parameters"].as_array().into_iter().flatten();
         for shown in contents.chain(parameters) {
-            if let Some(example) = shown.get("example") {
+            for example in examples(shown) {
                 described.check(
                     &format!("the example of {method} {path}"),
                     &shown["schema"],
@@ -657,7 +657,10 @@ fn every_route_accepts_exactly_its_described_parameters() {
         };
         let name = |one: &Value| one["name"].as_str().expect("a name").to_owned();
         wanted
-            .map(|one| (name(&one), (text(&one["example"]), one["required"] == true)))
+            .map(|one| {
+                let example = examples(&one).next().cloned().unwrap_or_default();
+                (name(&one), (text(&example), one["required"] == true))
+            })
             .collect()
     };
     let mut universe = BTreeMap::new();
@@ -699,6 +702,72 @@ fn every_route_accepts_exactly_its_described_parameters() {
     }
 }
 
+/// Returns the examples of a parameter or of a content.
+fn examples(described: &Value) -> impl Iterator<Item = &Value> {
+    let named = described["examples"].as_object().into_iter().flatten();
+    let named = named.map(|(_, example)| &example["value"]);
+    described.get("example").into_iter().chain(named)
+}
+
+/// Filters select the order of a list, and the order selects the form of its cursor.
+#[test]
+fn every_order_of_a_list_has_an_example_of_its_cursor() {
+    let host = TestHost::start();
+    let described = Described::by(&host);
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned)
+    };
+    let (mut asked, mut unused) = (0, Vec::new());
+    for (method, path, operation) in described.operations() {
+        let parameters = || operation["parameters"].as_array().into_iter().flatten();
+        let Some(after) = parameters().find(|one| one["name"] == "after") else {
+            continue;
+        };
+        let filters: Vec<(&str, String)> = parameters()
+            .filter(|one| one["in"] == "query" && one["name"] != "after")
+            .flat_map(|one| {
+                let name = one["name"].as_str().expect("a name");
+                let values = one["schema"]["enum"].as_array().into_iter().flatten();
+                let values = examples(one).chain(values).map(text);
+                let all = (name == "approver").then(|| "*".to_owned());
+                values.chain(all).map(move |value| (name, value))
+            })
+            .collect();
+        let pairs = filters.iter().enumerate().flat_map(|(at, first)| {
+            let others = filters.get(at..).unwrap_or_default();
+            others.iter().map(move |second| vec![first, second])
+        });
+        let mut accepted = BTreeSet::new();
+        for query in pairs.chain([Vec::new()]) {
+            let query: BTreeMap<_, _> = query.into_iter().cloned().collect();
+            let query: String = query
+                .iter()
+                .map(|(name, value)| format!("{name}={}&", encode(value)))
+                .collect();
+            let filled = path.replace("{name}", "hello");
+            let fits = examples(after).map(text).filter(|example| {
+                let address = format!("{filled}?{query}after={}", encode(example));
+                let reply = host.request(&method, &address, "");
+                asked += 1;
+                reply.status != 400 || !reply.message().contains("the parameter 'after'")
+            });
+            let fits: Vec<_> = fits.collect();
+            assert!(!fits.is_empty(), "{method} {path}?{query}");
+            accepted.extend(fits);
+        }
+        unused.extend(
+            examples(after)
+                .map(text)
+                .filter(|example| !accepted.contains(example))
+                .map(|example| format!("{path}: {example}")),
+        );
+    }
+    assert!(asked > 500, "{asked}");
+    assert!(unused.is_empty(), "{unused:#?}");
+}
+
 #[test]
 fn every_list_accepts_the_example_of_its_cursor() {
     let host = TestHost::start();
@@ -708,7 +777,8 @@ fn every_list_accepts_the_example_of_its_cursor() {
     for (method, path, operation) in described.operations() {
         let parameters = operation["parameters"].as_array().into_iter().flatten();
         for parameter in parameters.filter(|one| one["name"] == "after") {
-            let example = parameter["example"].as_str().expect("an example");
+            let example = examples(parameter).next().and_then(Value::as_str);
+            let example = example.expect("an example");
             let filled = path.replace("{name}", "hello");
             let reply = host.request(&method, &format!("{filled}?after={}", encode(example)), "");
             // The plugin need not exist.

@@ -309,8 +309,13 @@ impl DescribedRoute<'_> {
             "required": place == "path" || written.get("required") == Some(&Value::Bool(true)),
             "schema": schema,
         });
-        if let (Some(example), Value::Object(shown)) = (example, &mut shown) {
-            shown.insert("example".to_owned(), example);
+        // OpenAPI allows `example` or `examples`, which have names.
+        let (key, examples) = match written.get("examples") {
+            Some(examples) => ("examples", Some(examples.clone())),
+            None => ("example", example),
+        };
+        if let (Some(examples), Value::Object(shown)) = (examples, &mut shown) {
+            shown.insert(key.to_owned(), examples);
         }
         shown
     }
