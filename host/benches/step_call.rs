@@ -431,9 +431,11 @@ impl Host {
         let operator = support::operator()?;
         let mut upload = self.registry.begin_upload(&operator.team)?;
         upload.write(&bytes).await?;
+        let component = upload.finish().await?;
+        let compiled = self.registry.compile(&operator.team, &component).await?;
         let inspected = self
             .registry
-            .inspect(&operator, &upload.finish().await?, UploadOptions::default())
+            .inspect(&operator, &component, compiled, UploadOptions::default())
             .await?;
         Ok(Arc::new(Subject {
             runtime: self.runtime.clone(),

@@ -73,6 +73,26 @@ fn machine_code_is_kept_for_this_user_alone() {
 }
 
 #[test]
+fn machine_code_is_kept_even_if_describe_fails() {
+    let cache = tempfile::tempdir().expect("a temporary directory");
+    let guest = TextGuest {
+        describe: "unreachable".to_owned(),
+        ..TextGuest::named("fails")
+    };
+    let file = cache.path().join("fails.wasm");
+    std::fs::write(&file, guest.bytes()).expect("writes");
+    let file = file.to_str().expect("is UTF-8");
+    for _ in 0..2 {
+        let complaint = Run::of(run_with(cache.path(), &["run", file, "go"])).complaint();
+        assert!(
+            complaint.contains("could not say what it is"),
+            "{complaint}"
+        );
+        assert_eq!(kept(cache.path()).len(), 1);
+    }
+}
+
+#[test]
 fn a_cache_that_others_can_reach_is_not_used() {
     let cache = tempfile::tempdir().expect("a temporary directory");
     let folder = cache.path().join("stepwell/run");

@@ -160,10 +160,16 @@ pub fn push_section(wasm: &mut Vec<u8>, id: u8, content: &[u8]) {
 }
 
 /// Returns a component with the same meaning but other bytes.
-pub fn with_custom_section(mut component: Vec<u8>, name: &str) -> Vec<u8> {
+pub fn with_custom_section(component: Vec<u8>, name: &str) -> Vec<u8> {
+    with_custom_data(component, name, b"")
+}
+
+/// Appends a custom section with contents to a component.
+pub fn with_custom_data(mut component: Vec<u8>, name: &str, data: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
     push_number(&mut content, name.len());
     content.extend_from_slice(name.as_bytes());
+    content.extend_from_slice(data);
     push_section(&mut component, 0, &content);
     component
 }

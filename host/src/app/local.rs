@@ -57,7 +57,9 @@ pub struct LocalContext {
 /// A stage of a local run, for progress messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalStage {
-    /// The component is scanned, and compiled unless its machine code is cached.
+    /// The component is scanned, and its cached machine code is loaded.
+    Loading,
+    /// The component is scanned and compiled.
     Compiling,
     /// The step runs.
     Running,
@@ -140,7 +142,7 @@ pub async fn run_step_locally(
     local: LocalStep,
     tell: impl Fn(LocalStage),
 ) -> Result<LocalRun, LocalError> {
-    tell(LocalStage::Compiling);
+    tell(LocalStage::Loading);
     let directory = tempfile::tempdir()?;
     config.data_dir = directory.path().to_owned();
     let code_folder = code_cache::open(directory.path());
@@ -175,12 +177,19 @@ pub async fn run_step_locally(
     let options = UploadOptions {
         shared_buckets: local.shared_buckets,
     };
-    let inspected = host
-        .plugins
-        .inspect(&principal, &component, options)
-        .await?;
-    host.plugins.keep_code(&inspected).await;
+    let plugins = &host.plugins;
+    if !plugins.has_code(&principal.team, &component).await {
+        tell(LocalStage::Compiling);
+    }
+    let compiled = plugins.compile(&principal.team, &component).await?;
+    // Kept even if `describe` fails, because the author may try the same component again.
+    plugins
+        .keep_code(&principal.team, &component, &compiled)
+        .await;
     code_cache::prune(code_folder);
+    let inspected = plugins
+        .inspect(&principal, &component, compiled, options)
+        .await?;
     tell(LocalStage::Running);
     let steps = &inspected.version.manifest.steps;
     if !steps.iter().any(|step| step.name == local.step) {

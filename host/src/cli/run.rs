@@ -153,21 +153,25 @@ async fn watched(
     file: &str,
 ) -> Result<LocalRun, LocalError> {
     let megabytes = local.component.len() as f64 / 1e6;
-    let stage = Cell::new(LocalStage::Compiling);
+    let stage = Cell::new(LocalStage::Loading);
     let run = app::run_step_locally(config, program, local, |next| stage.set(next));
     tokio::pin!(run);
     tokio::select! {
         run = &mut run => return run,
         () = tokio::time::sleep(LONG) => {}
     }
-    if stage.get() == LocalStage::Compiling {
-        output::tell(&output::escape(&format!(
-            "compiling {file} ({megabytes:.1} MB); the machine code is kept for the next time"
-        )));
-    }
+    let mut compiles = false;
     let bar = output::moving_line();
     loop {
+        if stage.get() == LocalStage::Compiling && !compiles {
+            compiles = true;
+            let line = format!(
+                "compiling {file} ({megabytes:.1} MB); the machine code is kept for the next time"
+            );
+            bar.suspend(|| output::tell(&output::escape(&line)));
+        }
         bar.set_message(match stage.get() {
+            LocalStage::Loading => "loading the machine code",
             LocalStage::Compiling => "compiling",
             LocalStage::Running => "the step runs",
         });

@@ -61,6 +61,11 @@ impl Compiler {
         let _ = file.and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH + since));
     }
 
+    /// Returns true if there is machine code, which may be unusable.
+    pub(super) fn has(&self, digest: &str) -> bool {
+        self.path(digest).is_file()
+    }
+
     /// Deletes machine code that cannot be used.
     pub(super) fn discard(&self, digest: &str) {
         if let Err(error) = std::fs::remove_file(self.path(digest)) {
@@ -84,8 +89,8 @@ impl Compiler {
             .map_err(|error| UploadError::Host(error.to_string()))
     }
 
-    /// Stores the sealed machine code of an accepted version. Code of refused uploads is not
-    /// stored, so it cannot fill the disk.
+    /// Stores sealed machine code. A server stores that of accepted versions only, so code of
+    /// refused uploads cannot fill the disk.
     pub(super) fn keep(&self, digest: &str, sealed: &[u8]) {
         if let Err(error) = self.write(digest, sealed) {
             // The host works without the file: the next start compiles again.

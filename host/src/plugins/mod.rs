@@ -25,14 +25,14 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use self::compiler::Compiler;
-use self::scan::Scan;
+use self::scan::{MadeWith, Scan};
 use self::spool::Spool;
 use crate::clock::Clock;
 use crate::config::{Config, PluginsConfig};
 use crate::fair_queue::{FairLimits, FairPermit, FairQueue};
 use crate::model::plugin::{Grants, PluginVersion};
 use crate::model::{Failure, Name, Principal};
-use crate::runtime::{ArtifactError, DESCRIBED_MAX, LoadedPlugin, Runtime, RuntimeError};
+use crate::runtime::{ArtifactError, DESCRIBED_MAX, LoadedPlugin, Runtime, RuntimeError, SILENT};
 use crate::slots::Slots;
 use crate::store::{PluginInsert, Store, StoreError};
 
@@ -198,21 +198,25 @@ impl UploadError {
     }
 }
 
-/// A component that was scanned, compiled, loaded and described, but not stored.
-pub struct Inspected {
-    /// The version as it would be stored.
-    pub version: PluginVersion,
-    /// Interfaces that the component imports.
-    pub imports: Vec<String>,
+/// A component that was scanned, compiled and loaded.
+pub struct Compiled {
+    scan: Scan,
     loaded: Arc<Loaded>,
     /// Compile time in milliseconds; 0 if the machine code existed.
     compile_ms: u64,
 }
 
+/// A component that was scanned, compiled, loaded and described, but not stored.
+pub struct Inspected {
+    /// The version as it would be stored.
+    pub version: PluginVersion,
+    compiled: Compiled,
+}
+
 impl Inspected {
     /// Returns the loaded plugin.
     pub fn plugin(&self) -> Arc<LoadedPlugin> {
-        Arc::clone(&self.loaded.plugin)
+        Arc::clone(&self.compiled.loaded.plugin)
     }
 }
 
@@ -292,12 +296,14 @@ impl Registry {
         component: Component,
         options: UploadOptions,
     ) -> Result<UploadResult, UploadError> {
-        let Inspected {
-            version,
-            imports,
+        let compiled = self.compile(&principal.team, &component).await?;
+        let inspected = self.inspect(principal, &component, compiled, options);
+        let Inspected { version, compiled } = inspected.await?;
+        let Compiled {
+            scan,
             loaded,
             compile_ms,
-        } = self.inspect(principal, &component, options).await?;
+        } = compiled;
         let (label, grants) = (version.label(), version.grants.clone());
         let inserted = {
             let _place = self.0.queues.storing.acquire(&principal.team).await;
@@ -311,14 +317,14 @@ impl Registry {
             PluginInsert::Existing(existing) if existing.grants != grants => {
                 return Err(UploadError::Conflict(format!(
                     "{label} exists with other shared buckets; what a version may use never changes: raise the version \
-                     in the plugin's Cargo.toml and build it again, or delete {label} first"
+                     that `describe` returns (in Rust, of Cargo.toml) and build it again, or delete {label} first"
                 )));
             }
             PluginInsert::Existing(plugin) => (plugin, UploadOutcome::Unchanged),
             PluginInsert::Conflict(existing) => {
                 return Err(UploadError::Conflict(format!(
-                    "{label} exists with other bytes (sha256 {}); a version never changes: raise the version in the \
-                     plugin's Cargo.toml and build it again",
+                    "{label} exists with other bytes (sha256 {}); a version never changes: raise the version that \
+                     `describe` returns (in Rust, of Cargo.toml) and build it again",
                     existing.digest
                 )));
             }
@@ -329,17 +335,24 @@ impl Registry {
         Ok(UploadResult {
             plugin,
             outcome,
-            imports,
+            imports: scan.imports,
             compile_ms,
             compiled_bytes,
         })
     }
 
-    /// Caches the machine code of an inspected component.
-    pub async fn keep_code(&self, inspected: &Inspected) {
-        let PluginVersion { team, digest, .. } = &inspected.version;
-        let name = artifact(team, digest);
-        self.keep(team, digest, &inspected.loaded).await;
+    /// Returns true if the machine code of a component is cached.
+    pub async fn has_code(&self, team: &Name, component: &Component) -> bool {
+        let (shared, name) = (Arc::clone(&self.0), artifact(team, component.digest()));
+        blocking(move || shared.compiler.has(&name))
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Caches the machine code of a component, which may still be refused.
+    pub async fn keep_code(&self, team: &Name, component: &Component, compiled: &Compiled) {
+        let name = artifact(team, component.digest());
+        self.keep(team, component.digest(), &compiled.loaded).await;
         let shared = Arc::clone(&self.0);
         // A run can have a fixed clock; the times of files are the machine's.
         let now = Clock::System.now();
@@ -347,17 +360,15 @@ impl Registry {
         let _ = blocking(move || shared.compiler.touch(&name, now)).await;
     }
 
-    /// Scans a component, compiles it, loads it and calls its `describe`. Stores nothing.
+    /// Scans a component, compiles it and loads it. Stores nothing.
     ///
     /// # Errors
     /// A refused component, or a failure of the host.
-    pub async fn inspect(
+    pub async fn compile(
         &self,
-        principal: &Principal,
+        team: &Name,
         component: &Component,
-        options: UploadOptions,
-    ) -> Result<Inspected, UploadError> {
-        let team = &principal.team;
+    ) -> Result<Compiled, UploadError> {
         let scan = self.scan(team, component).await?;
         let interfaces: BTreeSet<_> = scan.interfaces().collect();
         if let Some(refused) = interfaces.difference(&self.0.grants).next() {
@@ -386,29 +397,46 @@ impl Registry {
                 }
             }
         };
+        Ok(Compiled {
+            scan,
+            loaded,
+            compile_ms,
+        })
+    }
+
+    /// Calls the `describe` of a compiled component, and checks the manifest. Stores nothing.
+    ///
+    /// # Errors
+    /// A refused component, or a failure of the host.
+    pub async fn inspect(
+        &self,
+        principal: &Principal,
+        component: &Component,
+        compiled: Compiled,
+        options: UploadOptions,
+    ) -> Result<Inspected, UploadError> {
+        let team = &principal.team;
         let described = {
             let _place = self.0.queues.describing.acquire(team).await;
-            self.0.runtime.describe(Arc::clone(&loaded.plugin)).await
+            let plugin = Arc::clone(&compiled.loaded.plugin);
+            self.0.runtime.describe(plugin).await
         };
+        let described =
+            described.map_err(|failure| describe_failed(&failure, compiled.scan.made_with))?;
         let version = PluginVersion {
             id: self.0.clock.new_id(),
             team: team.clone(),
-            manifest: manifest::check(described.map_err(|failure| describe_failed(&failure))?)?,
+            manifest: manifest::check(described)?,
             digest: component.digest().to_owned(),
             component_bytes: component.bytes(),
             grants: Grants {
-                interfaces,
+                interfaces: compiled.scan.interfaces().collect(),
                 shared_buckets: options.shared_buckets,
             },
             uploaded_by: principal.user.clone(),
             uploaded_at: self.0.clock.now(),
         };
-        Ok(Inspected {
-            version,
-            imports: scan.imports,
-            loaded,
-            compile_ms,
-        })
+        Ok(Inspected { version, compiled })
     }
 
     /// Returns a loaded version: from memory, from its file of machine code, or compiled again from
@@ -631,20 +659,39 @@ fn does_not_load(error: RuntimeError) -> UploadError {
         // The code needs more memories, tables or instances than an attempt has.
         RuntimeError::Artifact(ArtifactError::Incompatible(reason)) => UploadError::Refused {
             code: "too-complex",
-            message: format!("the component needs more than a step may have: {reason}"),
+            message: format!(
+                "the component needs more than a step may have: {}",
+                needs_more(&reason)
+            ),
         },
         other => UploadError::Host(other.to_string()),
     }
 }
 
-fn describe_failed(failure: &Failure) -> UploadError {
+/// Converts a failure of `describe`. Advice for the component's tool replaces the general one.
+fn describe_failed(failure: &Failure, made_with: MadeWith) -> UploadError {
+    let cause = &failure.message;
+    let cause = match made_with.on_exceptions() {
+        Some(advice) if cause.ends_with(SILENT) => {
+            format!("the plugin stopped itself (`unreachable`), {advice}")
+        }
+        _ => cause.clone(),
+    };
     UploadError::Refused {
         code: "describe-failed",
         message: format!(
-            "the plugin could not say what it is ({}): {}",
-            failure.code, failure.message
+            "the plugin could not say what it is ({}): {cause}",
+            failure.code
         ),
     }
+}
+
+/// Rewrites the engine's sentence about a component that needs more than an attempt has.
+fn needs_more(reason: &str) -> String {
+    reason
+        .replace("The component transitively contains", "it has")
+        .replace("which exceeds the configured maximum of", "and may have")
+        .replace(" in the pooling allocator", "")
 }
 
 /// Returns the key of a team's compiled component in memory. Teams share no entries: a faster

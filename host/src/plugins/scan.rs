@@ -227,12 +227,33 @@ impl Producer {
         let has = |mark: &[u8]| data.windows(mark.len()).any(|window| window == mark);
         if name == "producers" && (has(b"ComponentizeJS") || has(b"JavaScript")) {
             *self = Self::JavaScript;
-        } else if name.contains("component-name") || name == "producers" {
-            if has(b"libpython") || has(b"componentize-py") || has(b"componentize_py") {
-                *self = Self::Python;
-            } else if has(b"starlingmonkey") || has(b"spidermonkey") || has(b"quickjs") {
-                *self = Self::JavaScript;
-            }
+        } else if name == "producers" && has(b"componentize-py")
+            // componentize-py leaves no name in `producers`; its modules name the libraries that
+            // they are linked with.
+            || name == "dylink.0" && (has(b"libpython") || has(b"libcomponentize_py"))
+        {
+            *self = Self::Python;
+        }
+    }
+
+    /// Returns advice to read the text of an exception, if the tool's language has exceptions. No
+    /// text of an uncaught exception leaves the component: the tools print it with WASI, which is
+    /// cut off.
+    pub(super) fn on_exceptions(self) -> Option<&'static str> {
+        match self {
+            Self::JavaScript => Some(
+                "in JavaScript, by an exception that nothing catches, or by a returned value without the contract's shape \
+                 (a missing field). The text is lost, because a plugin has no stderr; to read it here, wrap the body in `try \
+                 { … } catch (error) { write('error', String(error), []); throw error; }`, with `import { write } from \
+                 'stepwell:plugin/log@0.1.0'`",
+            ),
+            Self::Python => Some(
+                "in Python, by an exception that nothing catches, by a returned value without the contract's shape, or by a \
+                 use of the operating system (print, time, open, an import inside of a function). The text is lost, because a \
+                 plugin has no stderr; to read it here, wrap the body in `try:` and `except Exception as error: \
+                 log.write(log.Level.ERROR, repr(error), []); raise`, with `from wit_world.imports import log`",
+            ),
+            Self::Other => None,
         }
     }
 
@@ -242,11 +263,11 @@ impl Producer {
             Self::JavaScript => {
                 "WASI is not offered to plugins: leave it out with componentize-js and `disableFeatures: ['stdio', \
                  'random', 'clocks', 'http', 'fetch-event']` (`jco componentize --disable all`), and use `runtime`, \
-                 `log` and `storage` of the contract in place of Date, console and files"
+                 `log` and `storage` of the contract in place of Date, Math.random, console and files"
             }
             Self::Python => {
                 "WASI is not offered to plugins: build with `componentize-py componentize --stub-wasi` (-s), and use \
-                 `runtime`, `log` and `storage` of the contract in place of time, print and files"
+                 `runtime`, `log` and `storage` of the contract in place of time, random, print and files"
             }
             Self::Other => {
                 "WASI is not offered to plugins: build for the target wasm32-unknown-unknown (`cargo xtask guests` \

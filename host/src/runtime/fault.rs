@@ -82,6 +82,12 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &FaultContext<'_>) -> 
     }
     let message = match (trap, evidence.last_error) {
         (Some(_), Some(line)) if line.starts_with(PANIC) => panicked(line),
+        (Some(Trap::UnreachableCodeReached), None) => {
+            format!(
+                "the plugin trapped: {}{SILENT}",
+                words(Trap::UnreachableCodeReached)
+            )
+        }
         (Some(trap), line) => {
             with_last_error(format!("the plugin trapped: {}", words(*trap)), line)
         }
@@ -94,8 +100,11 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &FaultContext<'_>) -> 
     Failure::retryable(failure::TRAP, Blame::Guest, message)
 }
 
+/// The end of the message about a guest that stopped itself and logged no error.
+pub const SILENT: &str = "; it logged no error: a plugin has no stderr, so it should catch exceptions and write \
+                                 them with `log`";
 /// The prefix of the line that the SDK's panic hook logs.
-const PANIC: &str = "panicked: ";
+pub(super) const PANIC: &str = "panicked: ";
 /// Addresses that count as an overflow of the stack below zero, where addresses wrap around.
 const BELOW_ZERO: std::ops::Range<u64> = 0xffe0_0000..0x1_0020_0000;
 /// Minimum number of frames of a recursion; wasmtime reports at most 20.
@@ -169,7 +178,7 @@ fn advice(message: &str) -> &'static str {
 fn words(trap: Trap) -> String {
     match trap {
         Trap::UnreachableCodeReached => {
-            "it gave up without a word (`unreachable`: a panic, an abort, or an exception that nothing catches)".to_owned()
+            "it stopped itself (`unreachable`: a panic, an abort, or an exception that nothing catches)".to_owned()
         }
         Trap::MemoryOutOfBounds => "it used an address outside of its memory".to_owned(),
         Trap::IntegerDivisionByZero => "it divided a whole number by zero".to_owned(),

@@ -32,6 +32,7 @@ pub use attempt::{
 };
 pub use bindings::exports::stepwell::plugin::step::PluginManifest;
 pub use engine::DESCRIBED_MAX;
+pub use fault::SILENT;
 use futures_util::FutureExt as _;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Engine, Store, UpdateDeadline};

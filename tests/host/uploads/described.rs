@@ -1,7 +1,7 @@
 //! Components that compile and then describe themselves in a forbidden way.
 
 use super::{assert_well, host, lists, refuse, upload};
-use crate::text_guest::TextGuest;
+use crate::text_guest::{TextGuest, with_custom_data};
 
 /// Uploads a guest that must be refused with these words, and checks that it is not listed.
 #[track_caller]
@@ -33,6 +33,68 @@ fn what_a_describe_logs_before_it_traps_is_shown() {
         &guest,
         "describe-failed",
         &["the last error that it logged: d-throws"],
+    );
+}
+
+#[test]
+fn of_an_exception_with_its_stack_the_first_line_is_shown() {
+    let (message, stack) = ("Error: no price list", "\ndescribe@plugin.js:4:7\n");
+    // The plugin's name lies at 1024.
+    let guest = TextGuest {
+        imports: r#"(import "stepwell:plugin/log@0.1.0" "write" (func $write (param i32 i32 i32 i32 i32)))"#
+            .to_owned(),
+        describe: format!(
+            "(call $write (i32.const 4) (i32.const 1024) (i32.const {}) (i32.const 0) (i32.const 0)) unreachable",
+            message.len() + stack.len()
+        ),
+        ..TextGuest::named(&format!("{message}{stack}"))
+    };
+    let reply = upload(guest.bytes());
+    assert!(
+        reply
+            .message()
+            .ends_with("that it logged: Error: no price list"),
+        "{}",
+        reply.message()
+    );
+}
+
+/// The marks are those of real components: ComponentizeJS writes a producer, and modules of
+/// componentize-py name the library that they are linked with.
+#[test]
+fn an_exception_that_nothing_catches_gets_advice_for_its_language() {
+    let silent = |more_modules: Vec<String>| TextGuest {
+        describe: "unreachable".to_owned(),
+        more_modules,
+        ..TextGuest::named("d-silent")
+    };
+    let producers =
+        b"\x02\x0cprocessed-by\x02\x0dwit-component\x070.259.0\x0eComponentizeJS\x060.23.0\
+                      \x08language\x01\x0aJavaScript\x00";
+    let javascript = with_custom_data(silent(Vec::new()).bytes(), "producers", producers);
+    refuse(
+        javascript,
+        "describe-failed",
+        &[
+            "`unreachable`",
+            "in JavaScript",
+            "write('error', String(error), [])",
+        ],
+    );
+    let linked = r#"(module (@custom "dylink.0" "\01\05\90\1f\02\1a\00\02\1f\01\1dlibcomponentize_py_runtime.so"))"#;
+    refuse(
+        silent(vec![linked.to_owned()]).bytes(),
+        "describe-failed",
+        &[
+            "`unreachable`",
+            "in Python",
+            "log.write(log.Level.ERROR, repr(error), [])",
+        ],
+    );
+    refuse_guest(
+        &silent(Vec::new()),
+        "describe-failed",
+        &["it logged no error", "write them with `log`"],
     );
 }
 

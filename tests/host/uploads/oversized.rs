@@ -267,7 +267,11 @@ fn a_component_with_more_than_the_pool_holds_is_told_so() {
         more_modules: vec!["(module (memory 1))".to_owned(); 40],
         ..TextGuest::named("memories")
     };
-    refuse(memories.bytes(), "too-complex", &["memories"]);
+    refuse(
+        memories.bytes(),
+        "too-complex",
+        &["it has 41 Wasm linear memories, and may have 2"],
+    );
     let tables = TextGuest {
         fields: "(table 1 funcref)".repeat(60),
         ..TextGuest::named("tables")

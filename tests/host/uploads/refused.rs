@@ -116,12 +116,20 @@ fn all_imports_that_are_not_offered_are_named_with_advice_for_the_tool() {
         "`wasi:clocks/wall-clock@0.2.3`",
         "`wasi:random/random@0.2.3`",
     ];
-    for (marks, advice) in [
+    let linked = r#"(core module (@custom "dylink.0" "\01\04\07libc.so\10libpython3.14.so"))"#;
+    for (mark, advice) in [
         ("", "wasm32-unknown-unknown"),
-        ("ComponentizeJS", "disableFeatures"),
-        ("componentize-py", "--stub-wasi"),
+        (
+            r#"(@custom "producers" "\01\01\0eComponentizeJS")"#,
+            "disableFeatures",
+        ),
+        (
+            r#"(@custom "producers" "\01\01\0fcomponentize-py")"#,
+            "--stub-wasi",
+        ),
+        (linked, "--stub-wasi"),
     ] {
-        let text = format!(r#"(component {imports} (@custom "producers" "\01\01{marks}"))"#);
+        let text = format!("(component {imports} {mark})");
         let mut words = all.to_vec();
         words.push(advice);
         refuse(component(&text), "unknown-import", &words);

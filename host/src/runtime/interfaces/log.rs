@@ -2,6 +2,7 @@
 
 use super::super::attempt::{AttemptState, CapturedLog};
 use super::super::bindings::stepwell::plugin::log::{self, Field, Level};
+use super::super::fault::PANIC;
 use crate::model::text::harmless;
 
 /// Most fields of a line; further ones are dropped.
@@ -39,7 +40,10 @@ impl log::Host for AttemptState {
         self.log.bytes += line.len();
         self.emit(level, &line);
         if level == Level::Error {
-            self.log.last_error = Some(line);
+            self.log.last_error = Some(match first_line(&message) {
+                Some(first) => escaped(first, &fields, limits.log_line_bytes_max),
+                None => line,
+            });
         }
         Ok(())
     }
@@ -106,6 +110,14 @@ fn escaped(message: &str, fields: &[Field], bytes_max: usize) -> String {
     line
 }
 
+/// Returns the first line of an error that has several, such as an exception with its stack: a
+/// failure shows only this line. Returns `None` for a single line, and for a panic, whose lines
+/// belong together.
+fn first_line(message: &str) -> Option<&str> {
+    let first = message.trim_start().lines().next()?;
+    (first.len() < message.len() && !message.starts_with(PANIC)).then_some(first)
+}
+
 fn push_escaped(line: &mut String, text: &str, bytes_max: usize) {
     let room = bytes_max.saturating_sub(line.len());
     // An escape is longer than its character, so at most `room` bytes of the text can be shown.
@@ -118,6 +130,16 @@ fn push_escaped(line: &mut String, text: &str, bytes_max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_shows_the_first_line_of_an_exception_and_all_lines_of_a_panic() {
+        assert_eq!(
+            first_line("TypeError: x is not a number\nrun@plugin.js:4:7\n"),
+            Some("TypeError: x is not a number")
+        );
+        assert_eq!(first_line("one line"), None);
+        assert_eq!(first_line("panicked: left is not right\n  left: 1"), None);
+    }
 
     #[test]
     fn a_line_stays_one_line_and_short() {
