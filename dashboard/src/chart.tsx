@@ -1,6 +1,7 @@
 // A chart over time. For people who cannot see the canvas, the numbers are also in a sentence and
 // in a table.
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { createContext, type ComponentChildren } from "preact";
+import { useContext, useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { NONE } from "./format";
@@ -33,9 +34,16 @@ interface Props {
      */
     topMin?: number;
     empty?: string;
-    /** Called with the period that the user marks with the mouse, in seconds since 1970. */
+    /** Called with the period that the user marks, in seconds since 1970. */
     onZoom?: (range: [number, number]) => void;
 }
+
+/** Leaves the period that was zoomed into; charts call it for Escape. */
+export const ZoomOut = createContext<(() => void) | null>(null);
+
+/** The hint beside charts that zoom. */
+export const ZOOM_HINT =
+    "Mark a part of a chart to zoom in: with the mouse, or with Shift, the arrow keys and Enter.";
 
 const HEIGHT = 180;
 /** A shorter mark, in pixels, is a click. */
@@ -103,6 +111,7 @@ function options(
     props: Props,
     width: number,
     onCursor: (index: number | null) => void,
+    onDraw: () => void,
 ): uPlot.Options {
     const text = colour("muted");
     const grid = { stroke: colour("line"), width: 1 };
@@ -163,6 +172,7 @@ function options(
             })),
         ],
         hooks: {
+            draw: [onDraw],
             setCursor: [(plot) => onCursor(plot.cursor.idx ?? null)],
             setSelect: [
                 (plot) => {
@@ -180,10 +190,144 @@ function options(
     };
 }
 
+/** A period that is marked with the keyboard: where the mark began, and where the cursor is. */
+type Mark = [from: number, to: number];
+
+/** Moves with a key: from the index of a point to another one, or not at all. */
+const MOVES: Record<string, (from: number, first: number, last: number) => number> = {
+    ArrowLeft: (from) => from - 1,
+    ArrowRight: (from) => from + 1,
+    Home: (_, first) => first,
+    End: (_, __, last) => last,
+};
+
+function select(plot: uPlot, mark: Mark | null) {
+    const [left, right] = (mark ?? [0, 0])
+        .map((time) => plot.valToPos(time, "x"))
+        .sort((one, other) => one - other) as [number, number];
+    const size =
+        mark === null
+            ? { left: 0, width: 0, height: 0 }
+            : { left, width: right - left, height: plot.over.clientHeight };
+    plot.setSelect({ top: 0, ...size }, false);
+}
+
+function pointAt(plot: uPlot, time: number | null) {
+    const left = time === null ? -10 : plot.valToPos(time, "x");
+    plot.setCursor({ left, top: time === null ? -10 : 0 });
+}
+
+/**
+ * The title of the chart that the keyboard has just zoomed. Other numbers are loaded then, and the
+ * chart leaves the page meanwhile; it gets the focus when it returns.
+ */
+let returning: string | null = null;
+document.addEventListener("focusin", () => (returning = null));
+
+function takeFocus(element: HTMLElement | null) {
+    if (document.activeElement === document.body) element?.focus();
+}
+
+/** Stands in the place of charts that have no numbers. It takes their focus and their Escape. */
+export function InPlaceOfCharts({ children }: { children: ComponentChildren }) {
+    const zoomOut = useContext(ZoomOut);
+    const box = useRef<HTMLDivElement>(null);
+    const chart = useRef(returning);
+    useEffect(() => {
+        if (chart.current !== null) takeFocus(box.current);
+    }, []);
+    const onKeyDown = ({ key }: KeyboardEvent) => {
+        if (key !== "Escape" || zoomOut === null) return;
+        returning = chart.current;
+        zoomOut();
+    };
+    return (
+        <div ref={box} tabIndex={-1} onKeyDown={onKeyDown}>
+            {children}
+        </div>
+    );
+}
+
+/** The cursor and the mark that the keyboard moves. */
+function useKeys(
+    plot: { current: uPlot | null },
+    { title, times, onZoom }: Props,
+): {
+    mark: Mark | null;
+    onKeyDown: (event: KeyboardEvent) => void;
+    /** Moves the cursor after the numbers have changed. */
+    drawCursor: () => void;
+    /** Draws the mark with each drawing of the plot, whose scales may have changed. */
+    drawMark: () => void;
+    clear: () => void;
+} {
+    const zoomOut = useContext(ZoomOut);
+    const [mark, setMark] = useState<Mark | null>(null);
+    const at = useRef<number | null>(null);
+    const latest = useRef(mark);
+    latest.current = mark;
+    const drawCursor = () => {
+        if (plot.current !== null && at.current !== null) pointAt(plot.current, at.current);
+    };
+    const drawMark = () => {
+        if (plot.current !== null && latest.current !== null) select(plot.current, latest.current);
+    };
+    const show = (time: number | null, marked: Mark | null) => {
+        [at.current, latest.current] = [time, marked];
+        setMark(marked);
+        if (plot.current === null) return;
+        pointAt(plot.current, time);
+        select(plot.current, marked);
+    };
+    const clear = () => {
+        if (at.current !== null || latest.current !== null) show(null, null);
+    };
+    const move = (built: uPlot, key: string, isMarking: boolean) => {
+        const { min, max } = built.scales["x"] ?? {};
+        const shown = [...times.keys()].filter((index) => {
+            const time = times[index] ?? NaN;
+            return time >= (min ?? -Infinity) && time <= (max ?? Infinity);
+        });
+        const [first, last] = [shown[0], shown.at(-1)];
+        if (first === undefined || last === undefined) return;
+        const from = built.cursor.idx ?? (key === "ArrowLeft" ? last + 1 : last);
+        const to = MOVES[key]?.(from, first, last) ?? from;
+        const time = times[Math.min(last, Math.max(first, to))] ?? null;
+        if (time === null) return;
+        const begin = latest.current?.[0] ?? times[Math.min(last, from)] ?? time;
+        show(time, isMarking && onZoom !== undefined ? [begin, time] : null);
+    };
+    const onKeyDown = (event: KeyboardEvent) => {
+        const built = plot.current;
+        if (built === null || event.ctrlKey || event.altKey || event.metaKey) return;
+        const marked = latest.current;
+        if (event.key in MOVES) {
+            move(built, event.key, event.shiftKey);
+        } else if (event.key === "Enter" && marked !== null && marked[0] !== marked[1]) {
+            show(null, null);
+            returning = title;
+            onZoom?.([Math.min(...marked), Math.max(...marked)]);
+        } else if (event.key === "Escape" && (marked !== null || at.current !== null)) {
+            show(null, null);
+        } else if (event.key === "Escape" && zoomOut !== null) {
+            returning = title;
+            zoomOut();
+        } else {
+            return;
+        }
+        event.preventDefault();
+    };
+    return { mark, onKeyDown, drawCursor, drawMark, clear };
+}
+
 export function Chart(props: Props) {
     const { title, times, lines, format } = props;
     const box = useRef<HTMLDivElement>(null);
     const plot = useRef<uPlot | null>(null);
+    const keys = useKeys(plot, props);
+    const redraw = useRef(keys.drawMark);
+    redraw.current = keys.drawMark;
+    const hint = useId();
     const latest = useRef(props);
     latest.current = props;
     const [cursor, setCursor] = useState<number | null>(null);
@@ -206,7 +350,7 @@ export function Chart(props: Props) {
         if (proxy.onZoom !== undefined) proxy.onZoom = (range) => latest.current.onZoom?.(range);
         if (latest.current.range === undefined) delete (proxy as Partial<Props>).range;
         const built = new uPlot(
-            options(proxy, element.clientWidth, setCursor),
+            options(proxy, element.clientWidth, setCursor, () => redraw.current()),
             data(latest.current),
             element,
         );
@@ -221,7 +365,14 @@ export function Chart(props: Props) {
             plot.current = null;
         };
     }, [shape, turn, isEmpty, format, props.group]);
-    useEffect(() => plot.current?.setData(data(latest.current)), [times, lines]);
+    useEffect(() => {
+        plot.current?.setData(data(latest.current));
+        // The plot computes its scales in a microtask.
+        queueMicrotask(keys.drawCursor);
+    }, [times, lines]);
+    useEffect(() => {
+        if (returning === title) takeFocus(box.current);
+    }, [title, isEmpty]);
 
     const shown = cursor !== null && cursor < times.length ? cursor : times.length - 1;
     const at = times[shown];
@@ -233,7 +384,11 @@ export function Chart(props: Props) {
                     {props.unit !== undefined && <span class="unit"> {props.unit}</span>}
                 </span>
                 <span class="chart-time">
-                    {cursor !== null && at !== undefined ? clock.format(at * 1_000) : ""}
+                    {keys.mark !== null
+                        ? `${periodOf(keys.mark)}: Enter zooms in`
+                        : cursor !== null && at !== undefined
+                          ? clock.format(at * 1_000)
+                          : ""}
                 </span>
             </figcaption>
             <ul class="legend">
@@ -250,11 +405,43 @@ export function Chart(props: Props) {
             {isEmpty ? (
                 <p class="chart-empty">{props.empty ?? "No numbers in this period."}</p>
             ) : (
-                <div class="plot" ref={box} role="img" aria-label={sentence(props)} />
+                <div
+                    class="plot"
+                    ref={box}
+                    tabIndex={0}
+                    role="slider"
+                    aria-label={sentence(props)}
+                    aria-describedby={hint}
+                    aria-valuemin={0}
+                    aria-valuemax={times.length - 1}
+                    aria-valuenow={shown}
+                    aria-valuetext={
+                        keys.mark !== null
+                            ? `Marked: ${periodOf(keys.mark)}`
+                            : cursor === null
+                              ? "newest"
+                              : valuesAt(props, shown)
+                    }
+                    onKeyDown={keys.onKeyDown}
+                    onBlur={keys.clear}
+                />
             )}
+            <span id={hint} class="visually-hidden">
+                The arrow keys read the points.
+                {props.onZoom !== undefined &&
+                    " With Shift they mark a period, and Enter zooms in. Escape removes the mark, or zooms out."}
+            </span>
             {!isEmpty && <Numbers {...props} />}
         </figure>
     );
+}
+
+const periodOf = (mark: Mark): string =>
+    [Math.min(...mark), Math.max(...mark)].map((time) => clock.format(time * 1_000)).join(" – ");
+
+function valuesAt({ times, lines, format }: Props, index: number): string {
+    const values = lines.map(({ label, values }) => `${label} ${format(values[index] ?? null)}`);
+    return [clock.format((times[index] ?? 0) * 1_000), ...values].join(", ");
 }
 
 /** The newest measured value. */

@@ -185,7 +185,7 @@ describe("the dashboard", () => {
                 assert.ok(cells.length > 0, title);
                 if (title === "Throughput") assert.match(cells[0], /^[1-9].*\/min$/u);
             }
-            const created = tab.page.getByRole("img", { name: /^Chart of Instances/u });
+            const created = tab.page.getByRole("slider", { name: /^Chart of Instances/u });
             assert.match(await created.getAttribute("aria-label"), /Created: last [\d,]+, from \d+ to [1-9]/u);
             const rows = tab.page.getByRole("region", { name: "Throughput as a table" }).locator("tbody tr");
             const known = await rows.first().locator("time").getAttribute("datetime");
@@ -204,7 +204,7 @@ describe("the dashboard", () => {
         await openedLate(rival, async (tab, opened) => {
             const { at } = await oldestRow(tab.page, "Instances");
             assert.ok(at < opened - 9_000, "the host's own numbers are everybody's");
-            const created = tab.page.getByRole("img", { name: /^Chart of Instances/u });
+            const created = tab.page.getByRole("slider", { name: /^Chart of Instances/u });
             assert.match(await created.getAttribute("aria-label"), /Created: last 0, from 0 to 0;/u);
         });
     });
@@ -368,6 +368,67 @@ describe("the dashboard", () => {
         await tab.button("Zoom out").waitFor({ state: "detached" });
     });
 
+    inBrowser("a period is marked with the keyboard, and left again", {}, async (tab, page) => {
+        await tab.go("history");
+        const chart = page.getByRole("slider", { name: /^Chart of Throughput/u });
+        await chart.focus();
+        // The chart, or what says in its place that there are no numbers.
+        const hasFocus = () => page.evaluate(() => document.activeElement !== document.body);
+        const read = () => chart.getAttribute("aria-valuetext");
+        assert.equal(await read(), "newest");
+        await page.keyboard.press("ArrowLeft");
+        const newest = await read();
+        assert.match(newest, /^\d\d:\d\d:\d\d, Calls .+/u);
+        await page.keyboard.press("ArrowLeft");
+        await eventually("the cursor moved", async () => (await read()) !== newest);
+        for (let press = 0; press < 20; press += 1) await page.keyboard.press("Shift+ArrowLeft");
+        await eventually("a period is marked", async () => /^Marked: \d/u.test(await read()));
+        await page.getByText(/ – .+: Enter zooms in/u).waitFor();
+        const isInPlace = async () => {
+            const place = await chart.evaluate((element) => {
+                const [mark, plot] = [".u-select", ".u-over"].map((name) =>
+                    element.querySelector(name).getBoundingClientRect(),
+                );
+                return { from: mark.left - plot.left, to: mark.right - plot.left, width: plot.width };
+            });
+            assert.ok(place.from > place.width / 2 && place.to <= place.width + 1, JSON.stringify(place));
+        };
+        await isInPlace();
+        await tab.isUsable("a period marked with the keyboard");
+        await tab.photograph("history-keyboard-mark");
+        await isInPlace();
+        await page.keyboard.press("Escape");
+        assert.equal(await read(), "newest");
+        await page.keyboard.press("End");
+        await page.keyboard.press("Shift+Home");
+        const asked = page.waitForRequest(
+            (request) => request.url().includes("series=") && /from=20\d\d/u.test(request.url()),
+        );
+        await page.keyboard.press("Enter");
+        const { searchParams } = new URL((await asked).url());
+        const seconds = (Date.parse(searchParams.get("to")) - Date.parse(searchParams.get("from"))) / 1_000;
+        assert.ok(seconds > 3_000 && seconds < 3_700, `${seconds} s of an hour are marked`);
+        assert.ok(await page.getByLabel("Custom", { exact: true }).isChecked());
+        await eventually("the focus stays", hasFocus);
+        await page.keyboard.press("Escape");
+        await tab.button("Zoom out").waitFor({ state: "detached" });
+        assert.ok(await page.getByLabel("1 h", { exact: true }).isChecked());
+        await eventually("the chart has the focus again", () =>
+            chart.evaluate((element) => element === document.activeElement),
+        );
+        await tab.go("overview");
+        const live = page.getByRole("slider", { name: /^Chart of Instances/u });
+        await live.focus();
+        await page.keyboard.press("ArrowLeft");
+        assert.notEqual(await live.getAttribute("aria-valuetext"), "newest");
+        await page.keyboard.press("Shift+Home");
+        await page.keyboard.press("Enter");
+        await tab.button("Zoom out").waitFor();
+        await page.keyboard.press("Escape");
+        await page.keyboard.press("Escape");
+        await tab.button("Zoom out").waitFor({ state: "detached" });
+    });
+
     inBrowser("where nothing was called is zero, and has no latency", {}, async (tab, page) => {
         const operation = "step scenarios/script";
         await eventually("the host went on after the calls", async () => {
@@ -423,6 +484,7 @@ describe("the dashboard", () => {
             await flaky.getByText("1 × trap").waitFor();
             const review = rows.filter({ hasText: "review" });
             await review.getByRole("link", { name: /waiting at sign, created 3 d/u }).waitFor();
+            await flaky.getByRole("link", { name: "2 failed", exact: true }).waitFor();
             const headline = page.locator(".headline");
             for (const window of ["1 min", "5 min", "Since start"]) {
                 await page.getByText(window, { exact: true }).first().click();
@@ -438,6 +500,29 @@ describe("the dashboard", () => {
             await eventually("the failed ones are listed", async () => (await listed.count()) === 2);
         },
     );
+
+    inBrowser("numbers of work that was not read to its end say so", {}, async (tab, page) => {
+        const old = { ...(await host.get(`/instances/${world.waiting.id}`)), created_at: "2026-01-01T00:00:00Z" };
+        for (const query of [/\?status=failed&/u, /\?status=waiting&/u]) {
+            await page.route(new RegExp(`/instances${query.source}`, "u"), (route) =>
+                route.fulfill({ json: { items: Array.from({ length: 200 }, () => old), next: old.id } }),
+            );
+        }
+        await page.reload();
+        const row = page.getByRole("region", { name: "Work by workflow" }).locator("tbody tr").first();
+        await row.getByRole("link", { name: "200+ failed" }).waitFor();
+        await row.getByRole("link", { name: "200+ waiting" }).waitFor();
+        await row.getByText("or earlier").waitFor();
+        await tab.says("A number with + counts the newest 200 instances of its kind. There are older ones.");
+        await tab.isUsable("more work than was read");
+        await tab.photograph("overview-much-work");
+        await page.setViewportSize(PHONE);
+        await eventually("the charts are as narrow as the window", () =>
+            page.evaluate(() => document.documentElement.scrollWidth <= innerWidth),
+        );
+        await tab.isUsable("more work than was read, on a phone");
+        await tab.photograph("overview-much-work-phone");
+    });
 
     inBrowser("an approval is found, approved with a comment, and the instance goes on", {}, async (tab, page) => {
         const [instance] = world.large;

@@ -1,7 +1,7 @@
 // The history: earlier numbers, which the host keeps over restarts.
 import { useMemo, useState } from "preact/hooks";
 import { get } from "../api";
-import { Chart, type Line } from "../chart";
+import { Chart, InPlaceOfCharts, ZOOM_HINT, ZoomOut, type Line } from "../chart";
 import * as format from "../format";
 import { link, useResource, type Resource } from "../hooks";
 import type { ViewProps } from "../main";
@@ -90,7 +90,7 @@ export function History({ address }: ViewProps) {
         setBefore(before.slice(0, -1));
     };
     return (
-        <>
+        <ZoomOut.Provider value={before.length === 0 ? null : zoomOut}>
             <Filters
                 set={(range === "-1h" ? 0 : 1) + (chosen === "" ? 0 : 1) + (step === "" ? 0 : 1)}
             >
@@ -162,7 +162,7 @@ export function History({ address }: ViewProps) {
                 </Field>
             </Filters>
             <p class="muted zoom">
-                <span class="zoom-hint">Mark a part of a chart to zoom in.</span>
+                <span class="zoom-hint">{ZOOM_HINT}</span>
                 {before.length > 0 && <Button onClick={zoomOut}>Zoom out</Button>}
             </p>
             {chosen.startsWith("o ") && (
@@ -195,7 +195,7 @@ export function History({ address }: ViewProps) {
                     )}
                 </Loaded>
             )}
-        </>
+        </ZoomOut.Provider>
     );
 }
 
@@ -449,9 +449,11 @@ function MetricsChart({
 }
 
 const Nothing = () => (
-    <Empty title="Nothing was measured in this period.">
-        Choose a longer one, or another operation.
-    </Empty>
+    <InPlaceOfCharts>
+        <Empty title="Nothing was measured in this period.">
+            Choose a longer one, or another operation.
+        </Empty>
+    </InPlaceOfCharts>
 );
 
 /** The most telling metrics of a host, by their names. */

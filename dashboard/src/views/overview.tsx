@@ -1,7 +1,7 @@
 // The state of the host now: tiles, and charts of the last minutes.
 import { useState } from "preact/hooks";
 import { get } from "../api";
-import { Chart, type Line } from "../chart";
+import { Chart, ZOOM_HINT, ZoomOut, type Line } from "../chart";
 import * as format from "../format";
 import { link, useLive, useResource } from "../hooks";
 import { may } from "../session";
@@ -94,7 +94,7 @@ function Headline({
     window: Window;
 }) {
     const failing = most_errors.some(({ operation }) => operation.startsWith("step "));
-    const undone = work === undefined ? 0 : work.failed.items.length + work.late.length;
+    const undone = work === undefined ? 0 : work.failed.items.length + work.late.items.length;
     if (status !== "ok" || (!failing && undone === 0)) {
         return (
             <>
@@ -226,111 +226,122 @@ function Charts() {
         empty: "Waiting for the first numbers.",
     };
     return (
-        <section aria-labelledby="live-charts">
-            <div class="toolbar section">
-                <h2 id="live-charts">Live</h2>
-                <span class="muted zoom-hint">Mark a part of a chart to zoom in.</span>
-                {zoom !== null && <Button onClick={() => setZoom(null)}>Zoom out</Button>}
-                <Choice
-                    label="Length of the charts"
-                    options={CHARTS}
-                    value={shownSeconds}
-                    onChange={(chosen) => {
-                        setShownSeconds(chosen);
-                        setZoom(null);
-                    }}
-                />
-            </div>
-            <div class="charts">
-                <Chart
-                    {...common}
-                    title="Throughput"
-                    unit="a minute"
-                    format={format.perMinute}
-                    axis={format.rough}
-                    topMin={10}
-                    lines={[
-                        line("Operations", "blue", ({ operations }) => operations.per_minute, true),
-                    ]}
-                />
-                <Chart
-                    {...common}
-                    title="Latency"
-                    format={format.milliseconds}
-                    lines={[
-                        line("p50", "teal", ({ operations }) => operations.p50_ms),
-                        line("p95", "amber", ({ operations }) => operations.p95_ms),
-                        line("p99", "red", ({ operations }) => operations.p99_ms),
-                    ]}
-                />
-                <Chart
-                    {...common}
-                    title="Error rate"
-                    format={format.percent}
-                    topMin={0.05}
-                    lines={[line("Errors", "red", ({ operations }) => operations.error_rate, true)]}
-                />
-                <Chart
-                    {...common}
-                    title="Instances"
-                    unit="in the last minute"
-                    format={format.count}
-                    axis={format.rough}
-                    topMin={5}
-                    lines={[
-                        line("Created", "blue", ({ lifecycle }) => lifecycle.created),
-                        line("Completed", "green", ({ lifecycle }) => lifecycle.completed),
-                        line("Failed", "red", ({ lifecycle }) => lifecycle.failed),
-                    ]}
-                />
-                <Chart
-                    {...common}
-                    title="Approvals"
-                    unit="in the last minute"
-                    format={format.count}
-                    axis={format.rough}
-                    topMin={5}
-                    lines={[
-                        line("Submitted", "blue", ({ approvals }) => approvals.submitted),
-                        line("Approved", "green", ({ approvals }) => approvals.approved),
-                        line("Rejected", "red", ({ approvals }) => approvals.rejected),
-                    ]}
-                />
-                <Chart
-                    {...common}
-                    title="Cache hit rate"
-                    unit="in the last minute"
-                    format={format.percent}
-                    topMin={1}
-                    lines={rates.map(([kind, values], index): Line => ({
-                        label: format.words(kind),
-                        colour: PALETTE[index] ?? "blue",
-                        values,
-                    }))}
-                />
-                <Chart
-                    {...common}
-                    title="Batch sizes"
-                    unit="items a call"
-                    format={format.count}
-                    axis={format.rough}
-                    topMin={5}
-                    lines={[line("Average", "violet", ({ batches }) => batches.avg_items, true)]}
-                />
-                <Chart
-                    {...common}
-                    title="Work in hand"
-                    unit="steps"
-                    format={format.count}
-                    axis={format.rough}
-                    topMin={5}
-                    lines={[
-                        line("Running", "blue", ({ running }) => running),
-                        line("Waiting for a place", "amber", ({ queue_depth }) => queue_depth),
-                    ]}
-                />
-            </div>
-        </section>
+        <ZoomOut.Provider value={zoom === null ? null : () => setZoom(null)}>
+            <section aria-labelledby="live-charts">
+                <div class="toolbar section">
+                    <h2 id="live-charts">Live</h2>
+                    <span class="muted zoom-hint">{ZOOM_HINT}</span>
+                    {zoom !== null && <Button onClick={() => setZoom(null)}>Zoom out</Button>}
+                    <Choice
+                        label="Length of the charts"
+                        options={CHARTS}
+                        value={shownSeconds}
+                        onChange={(chosen) => {
+                            setShownSeconds(chosen);
+                            setZoom(null);
+                        }}
+                    />
+                </div>
+                <div class="charts">
+                    <Chart
+                        {...common}
+                        title="Throughput"
+                        unit="a minute"
+                        format={format.perMinute}
+                        axis={format.rough}
+                        topMin={10}
+                        lines={[
+                            line(
+                                "Operations",
+                                "blue",
+                                ({ operations }) => operations.per_minute,
+                                true,
+                            ),
+                        ]}
+                    />
+                    <Chart
+                        {...common}
+                        title="Latency"
+                        format={format.milliseconds}
+                        lines={[
+                            line("p50", "teal", ({ operations }) => operations.p50_ms),
+                            line("p95", "amber", ({ operations }) => operations.p95_ms),
+                            line("p99", "red", ({ operations }) => operations.p99_ms),
+                        ]}
+                    />
+                    <Chart
+                        {...common}
+                        title="Error rate"
+                        format={format.percent}
+                        topMin={0.05}
+                        lines={[
+                            line("Errors", "red", ({ operations }) => operations.error_rate, true),
+                        ]}
+                    />
+                    <Chart
+                        {...common}
+                        title="Instances"
+                        unit="in the last minute"
+                        format={format.count}
+                        axis={format.rough}
+                        topMin={5}
+                        lines={[
+                            line("Created", "blue", ({ lifecycle }) => lifecycle.created),
+                            line("Completed", "green", ({ lifecycle }) => lifecycle.completed),
+                            line("Failed", "red", ({ lifecycle }) => lifecycle.failed),
+                        ]}
+                    />
+                    <Chart
+                        {...common}
+                        title="Approvals"
+                        unit="in the last minute"
+                        format={format.count}
+                        axis={format.rough}
+                        topMin={5}
+                        lines={[
+                            line("Submitted", "blue", ({ approvals }) => approvals.submitted),
+                            line("Approved", "green", ({ approvals }) => approvals.approved),
+                            line("Rejected", "red", ({ approvals }) => approvals.rejected),
+                        ]}
+                    />
+                    <Chart
+                        {...common}
+                        title="Cache hit rate"
+                        unit="in the last minute"
+                        format={format.percent}
+                        topMin={1}
+                        lines={rates.map(([kind, values], index): Line => ({
+                            label: format.words(kind),
+                            colour: PALETTE[index] ?? "blue",
+                            values,
+                        }))}
+                    />
+                    <Chart
+                        {...common}
+                        title="Batch sizes"
+                        unit="items a call"
+                        format={format.count}
+                        axis={format.rough}
+                        topMin={5}
+                        lines={[
+                            line("Average", "violet", ({ batches }) => batches.avg_items, true),
+                        ]}
+                    />
+                    <Chart
+                        {...common}
+                        title="Work in hand"
+                        unit="steps"
+                        format={format.count}
+                        axis={format.rough}
+                        topMin={5}
+                        lines={[
+                            line("Running", "blue", ({ running }) => running),
+                            line("Waiting for a place", "amber", ({ queue_depth }) => queue_depth),
+                        ]}
+                    />
+                </div>
+            </section>
+        </ZoomOut.Provider>
     );
 }
 

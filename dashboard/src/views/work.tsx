@@ -17,13 +17,10 @@ const WAITS_LATE_S = 86_400;
 /** Most reasons of failures in a cell. */
 const REASONS_MAX = 5;
 
-export interface Work {
-    failed: Page<InstanceSummary>;
-    waiting: Page<InstanceSummary>;
-    late: InstanceSummary[];
-    /** Not all late instances were read. */
-    hasMoreLate: boolean;
-}
+type Kind = "failed" | "waiting" | "late";
+
+/** The instances of each kind that were read, and whether there are more. */
+export type Work = Record<Kind, { items: InstanceSummary[]; hasMore: boolean }>;
 
 const ago = (seconds: number): string => new Date(Date.now() - seconds * 1_000).toISOString();
 
@@ -39,27 +36,23 @@ export function useWork(): Resource<Work> {
                 instances({ status: "running", created_before: ago(RUNS_LATE_S) }),
                 instances({ status: "waiting", created_before: ago(WAITS_LATE_S) }),
             ]);
-            return {
-                failed,
-                waiting,
-                late: [...running.items, ...forgotten.items],
-                hasMoreLate: running.next !== null || forgotten.next !== null,
-            };
+            const all = (...pages: Page<InstanceSummary>[]) => ({
+                items: pages.flatMap(({ items }) => items),
+                hasMore: pages.some(({ next }) => next !== null),
+            });
+            return { failed: all(failed), waiting: all(waiting), late: all(running, forgotten) };
         },
         REFRESH_MS,
     );
 }
 
-interface Row {
+interface Row extends Record<Kind, InstanceSummary[]> {
     workflow: string;
-    failed: InstanceSummary[];
-    waiting: InstanceSummary[];
-    late: InstanceSummary[];
 }
 
 function rowsOf({ failed, waiting, late }: Work): Row[] {
     const rows = new Map<string, Row>();
-    const add = (kind: "failed" | "waiting" | "late", instances: InstanceSummary[]) => {
+    const add = (kind: Kind, instances: InstanceSummary[]) => {
         for (const instance of instances) {
             const { workflow } = instance;
             const row = rows.get(workflow) ?? { workflow, failed: [], waiting: [], late: [] };
@@ -69,7 +62,7 @@ function rowsOf({ failed, waiting, late }: Work): Row[] {
     };
     add("failed", failed.items);
     add("waiting", waiting.items);
-    add("late", late);
+    add("late", late.items);
     const weight = (row: Row) => row.failed.length + row.late.length;
     return [...rows.values()].sort(
         (left, right) => weight(right) - weight(left) || right.waiting.length - left.waiting.length,
@@ -105,7 +98,7 @@ export function WorkByWorkflow({ work }: { work: Resource<Work> }) {
                                     value: ({ failed }) => failed.length,
                                     cell: ({ workflow, failed }) => (
                                         <Number
-                                            of={failed}
+                                            count={counted(data, "failed", failed)}
                                             query={{
                                                 workflow,
                                                 status: "failed",
@@ -125,7 +118,7 @@ export function WorkByWorkflow({ work }: { work: Resource<Work> }) {
                                     value: ({ waiting }) => waiting.length,
                                     cell: ({ workflow, waiting }) => (
                                         <Number
-                                            of={waiting}
+                                            count={counted(data, "waiting", waiting)}
                                             query={{ workflow, status: "waiting" }}
                                         />
                                     ),
@@ -140,23 +133,27 @@ export function WorkByWorkflow({ work }: { work: Resource<Work> }) {
                                     value: ({ late }) => late.length,
                                     cell: ({ late }) =>
                                         late.length === 0 ? (
-                                            "0"
+                                            counted(data, "late", late)
                                         ) : (
-                                            <b class="bad">{format.count(late.length)}</b>
+                                            <b class="bad">{counted(data, "late", late)}</b>
                                         ),
                                 },
                                 {
                                     name: "Oldest late",
-                                    cell: ({ late }) => <Oldest instances={late} now={now} />,
+                                    cell: ({ late }) => (
+                                        <Oldest
+                                            instances={late}
+                                            now={now}
+                                            hasOlder={data.late.hasMore}
+                                        />
+                                    ),
                                 },
                             ]}
                         />
                         <p class="muted small note">
                             Late: runs for longer than 15 minutes, or waits for longer than a day.
-                            {(data.failed.next !== null ||
-                                data.waiting.next !== null ||
-                                data.hasMoreLate) &&
-                                ` There are more than ${READ_MAX} of a kind; the newest ${READ_MAX} are counted.`}
+                            {Object.values(data).some(({ hasMore }) => hasMore) &&
+                                ` A number with + counts the newest ${READ_MAX} instances of its kind. There are older ones.`}
                         </p>
                     </>
                 )}
@@ -165,19 +162,23 @@ export function WorkByWorkflow({ work }: { work: Resource<Work> }) {
     );
 }
 
+/** The number of instances of a kind, with + if more of this kind were not read. */
+export const counted = (work: Work, kind: Kind, instances: InstanceSummary[]): string =>
+    format.count(instances.length) + (work[kind].hasMore ? "+" : "");
+
 function Number({
-    of,
+    count,
     query,
     isBad,
 }: {
-    of: InstanceSummary[];
+    count: string;
     query: Record<string, string>;
     isBad?: boolean;
 }) {
-    if (of.length === 0) return <>0</>;
+    if (count === "0") return <>0</>;
     return (
         <a class={isBad === true ? "bad" : ""} href={link("instances", null, query)}>
-            {format.count(of.length)}
+            {count}
             <span class="visually-hidden"> {query["status"]}</span>
         </a>
     );
@@ -185,12 +186,21 @@ function Number({
 
 /** The steps at which instances wait, the most frequent first. */
 function Steps({ instances }: { instances: InstanceSummary[] }) {
-    const steps = counted(instances.map(({ current_step }) => current_step ?? "the next step"));
+    const steps = grouped(instances.map(({ current_step }) => current_step ?? "the next step"));
     if (steps.length === 0) return <>{format.NONE}</>;
     return <Counts counts={steps} others="other steps" />;
 }
 
-function Oldest({ instances, now }: { instances: InstanceSummary[]; now: number }) {
+function Oldest({
+    instances,
+    now,
+    hasOlder,
+}: {
+    instances: InstanceSummary[];
+    now: number;
+    /** Lists begin with the newest, so what was not read is older. */
+    hasOlder: boolean;
+}) {
     const [oldest] = [...instances].sort((left, right) =>
         left.created_at.localeCompare(right.created_at),
     );
@@ -206,13 +216,14 @@ function Oldest({ instances, now }: { instances: InstanceSummary[]; now: number 
                 </>
             )}
             , created {format.relative(oldest.created_at, now)}
+            {hasOlder && " or earlier"}
         </a>
     );
 }
 
 /** The codes of the failures, the most frequent first. */
 export function Reasons({ instances }: { instances: InstanceSummary[] }) {
-    const codes = counted(
+    const codes = grouped(
         instances.flatMap(({ failure, status }) =>
             failure !== null && status === "failed" ? [failure.code] : [],
         ),
@@ -221,7 +232,7 @@ export function Reasons({ instances }: { instances: InstanceSummary[] }) {
     return <Counts counts={codes} others="other reasons" />;
 }
 
-function counted(names: string[]): [name: string, count: number][] {
+function grouped(names: string[]): [name: string, count: number][] {
     const counts = new Map<string, number>();
     for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1);
     return [...counts].sort(([, left], [, right]) => right - left);
