@@ -27,8 +27,8 @@ use stepwell::clock::Clock;
 use stepwell::config::Config;
 use stepwell::model::transition::Change;
 use stepwell::model::{
-    Definition, Effects, EntryKey, Json, Name, NewInstance, PluginVersion, Space, StorageWrite,
-    WriteAction,
+    Definition, Effects, EntryKey, Instance, Json, Name, NewInstance, PluginVersion, Space,
+    StorageWrite, WriteAction,
 };
 use stepwell::monitor::Monitor;
 use stepwell::plugins::{Registry, UploadOptions};
@@ -520,7 +520,7 @@ async fn put_stored(store: &Store, plugin: &PluginVersion) -> Result<(), AnyErro
         ..Effects::default()
     };
     let commit = StepCommit {
-        instance: instance.into(),
+        instance: (&Instance::from(instance)).into(),
         change: Change::default(),
         effects,
         now: clock.now(),

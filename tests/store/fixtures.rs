@@ -75,7 +75,7 @@ pub(crate) async fn load(store: &Store, id: Uuid) -> LoadedInstance {
 
 pub(crate) fn step(instance: &Instance) -> StepCommit {
     StepCommit {
-        instance: instance.clone(),
+        instance: instance.into(),
         change: Change::default(),
         effects: Effects::default(),
         now: START,

@@ -161,8 +161,9 @@ fn no_session_reads_a_whole_table_that_has_grown_since_its_plans_were_made() {
             let new: Vec<_> = (0..count).map(|_| new_instance(&version)).collect();
             let id = new.first().expect("is there").id;
             store.create_instances(new).await.expect("are created");
-            let mut wait = step(&load(&store, id).await.instance);
-            let asked = approval(&wait.instance, "bob", START.after(LONG));
+            let instance = load(&store, id).await.instance;
+            let mut wait = step(&instance);
+            let asked = approval(&instance, "bob", START.after(LONG));
             wait.change.new_approvals = vec![asked.clone()];
             store.commit(wait).await.expect("commits");
             let metadata = stepwell::model::Json::from(json!({ "count": count }));

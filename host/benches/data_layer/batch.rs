@@ -250,7 +250,7 @@ fn ask(mut instance: Instance, now: Timestamp) -> (Waiting, StepCommit) {
     (
         waiting,
         StepCommit {
-            instance,
+            instance: (&instance).into(),
             change,
             effects: Effects::default(),
             now,

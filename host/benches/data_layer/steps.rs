@@ -6,7 +6,7 @@ use serde_json::json;
 use stepwell::clock::Clock;
 use stepwell::model::transition::Change;
 use stepwell::model::{Attempt, AttemptOutcome, Effects, Instance, NewInstance};
-use stepwell::store::{StepCommit, Store, WorkflowVersion};
+use stepwell::store::{InstanceUpdate, StepCommit, Store, WorkflowVersion};
 
 use crate::seed;
 use crate::support::AnyError;
@@ -67,7 +67,7 @@ impl Stepper {
     /// time stays its creation time.
     pub fn next(&self) -> StepCommit {
         let now = Clock::System.now();
-        let mut instance = self.instance.clone();
+        let mut instance = InstanceUpdate::from(&self.instance);
         instance.updated_at = now;
         let attempt = Attempt {
             instance_id: instance.id,

@@ -15,8 +15,8 @@ use crate::model::Json;
 use crate::model::definition::{DefinitionSource, StepSource};
 use crate::model::transition::Change;
 use crate::model::{
-    Definition, EntryKey, Failure, Name, NewInstance, Permission, Principal, Space, StorageWrite,
-    WriteAction,
+    Definition, EntryKey, Failure, Instance, Name, NewInstance, Permission, Principal, Space,
+    StorageWrite, WriteAction,
 };
 use crate::plugins::{UploadError, UploadOptions};
 use crate::runtime::{Capture, Captured, StepCall, Usage};
@@ -373,7 +373,7 @@ async fn put_stored(
         })
         .collect();
     let commit = StepCommit {
-        instance: instance.clone().into(),
+        instance: (&Instance::from(instance.clone())).into(),
         change: Change::default(),
         effects: crate::model::Effects {
             storage,

@@ -556,7 +556,7 @@ impl Engine {
             .child(SpanKind::Internal, trace)
             .named("commit");
         let commit = StepCommit {
-            instance: progress.instance.clone(),
+            instance: (&progress.instance).into(),
             change,
             effects,
             now,

@@ -18,8 +18,8 @@ use super::{CommitError, StoreError, signed, to_json};
 use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
 use crate::model::{
-    ApprovalStatus, Attempt, Effects, EntryKey, Instance, Json, Name, NewApproval, TraceParent,
-    WriteAction,
+    ApprovalStatus, Attempt, Effects, EntryKey, Failure, Instance, InstanceStatus, Json, Name,
+    NewApproval, StepId, TraceParent, WriteAction,
 };
 
 /// Selects the given instances that still have the given version.
@@ -54,13 +54,60 @@ pub(super) const UPDATE_METADATA: &str = "UPDATE workflow_instances SET metadata
 const METADATA_BYTES: &str = "SELECT seen.id, CAST(octet_length(seen.metadata) AS BIGINT) \
     FROM {rows} CROSS JOIN workflow_instances AS seen WHERE seen.id = given.column1 AND seen.team = given.column2";
 
+/// The columns of an instance that a commit writes, and those that its other rows need.
+#[derive(Clone, Debug)]
+pub struct InstanceUpdate {
+    /// The instance's id.
+    pub id: Uuid,
+    /// The owner.
+    pub team: Name,
+    /// The workflow's name, for new approvals.
+    pub workflow: Name,
+    /// The instance at the top of the chain of creations, whose descendants are counted.
+    pub root: Uuid,
+    /// The version that was loaded. The row must still have this version, and the commit increments
+    /// it. The caller adds 1 to its own copy after the commit.
+    pub version: u64,
+    /// The new status.
+    pub status: InstanceStatus,
+    /// The step that runs or waits.
+    pub current_step: Option<StepId>,
+    /// The result of a completed instance.
+    pub output: Option<Json>,
+    /// The reason of a rejection, failure or cancellation.
+    pub failure: Option<Failure>,
+    /// The time of the change.
+    pub updated_at: Timestamp,
+    /// The time at which the status became final.
+    pub completed_at: Option<Timestamp>,
+    /// The time at which the engine must look at the instance next.
+    pub wake_at: Option<Timestamp>,
+}
+
+impl From<&Instance> for InstanceUpdate {
+    fn from(instance: &Instance) -> Self {
+        Self {
+            id: instance.id,
+            team: instance.team.clone(),
+            workflow: instance.workflow.clone(),
+            root: instance.root(),
+            version: instance.version,
+            status: instance.status,
+            current_step: instance.current_step.clone(),
+            output: instance.output.clone(),
+            failure: instance.failure.clone(),
+            updated_at: instance.updated_at,
+            completed_at: instance.completed_at,
+            wake_at: instance.wake_at,
+        }
+    }
+}
+
 /// The result of one event for an instance, with the effects of the attempt that led to the event.
 #[derive(Clone, Debug)]
 pub struct StepCommit {
-    /// The new state. Its `version` is the version that was loaded: the row must still have that
-    /// version, and the commit increments it. The caller adds 1 to its own copy after the commit.
-    /// The field `metadata` is not written here, because metadata is written as an effect.
-    pub instance: Instance,
+    /// The new state of the instance.
+    pub instance: InstanceUpdate,
     /// The attempts and approvals that the event added, and the approvals that it decided.
     pub change: Change,
     /// The writes that the attempt asked for.
@@ -349,7 +396,7 @@ pub(super) async fn insert_approvals(
     writes: &mut StatementBatch<'_>,
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
-    type Row<'a> = (&'a Instance, &'a NewApproval);
+    type Row<'a> = (&'a InstanceUpdate, &'a NewApproval);
     let sql = "INSERT INTO workflow_approvals (id, team, instance_id, workflow, step, approver_id, title, quorum, \
         status, created_at, expires_at) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL";
     let columns = [
@@ -385,7 +432,7 @@ pub(super) async fn decide_approvals(
     writes: &mut StatementBatch<'_>,
     commits: &[&PreparedCommit],
 ) -> Result<(), CommitError> {
-    type Row<'a> = (&'a Instance, &'a DecidedApproval);
+    type Row<'a> = (&'a InstanceUpdate, &'a DecidedApproval);
     let columns = [
         Column::Uuid(|(_, approval): &Row| approval.id),
         Column::Uuid(|(instance, _)| instance.id),

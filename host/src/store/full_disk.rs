@@ -75,7 +75,7 @@ async fn commit(store: &Store, id: Uuid, value: Vec<u8>) -> Result<(), CommitErr
     };
     store
         .commit(StepCommit {
-            instance,
+            instance: (&instance).into(),
             change: Change::default(),
             effects,
             now: NOW,

@@ -344,7 +344,7 @@ impl<'a> PreconditionRows<'a> {
             let creating = steps
                 .iter()
                 .filter(|prepared| !prepared.instances.is_empty());
-            let roots = creating.map(|prepared| prepared.commit.instance.root());
+            let roots = creating.map(|prepared| prepared.commit.instance.root);
             trees = Trees::lock(connection, roots.collect()).await?;
         }
         let written = steps
@@ -415,7 +415,7 @@ impl<'a> PreconditionRows<'a> {
             }
             match prepared.instances.len() as u64 {
                 0 => Ok(()),
-                count => trees.take(instance.root(), count, core.descendants_max),
+                count => trees.take(instance.root, count, core.descendants_max),
             }
         };
         if effects.storage.is_empty() {
@@ -549,7 +549,7 @@ fn created_of_roots(steps: &[&PreparedCommit]) -> BTreeMap<Uuid, u64> {
         .iter()
         .filter(|prepared| !prepared.instances.is_empty())
     {
-        *created.entry(prepared.commit.instance.root()).or_default() +=
+        *created.entry(prepared.commit.instance.root).or_default() +=
             prepared.instances.len() as u64;
     }
     created

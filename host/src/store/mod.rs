@@ -72,7 +72,7 @@ pub use audit::{AuditActor, AuditBounds, AuditEntry, AuditFilter};
 pub use cache::{
     CacheAdvice, CacheKind, CacheStats, CacheSuggestion, CurvePoint, MissCauses, Removed,
 };
-pub use commit::StepCommit;
+pub use commit::{InstanceUpdate, StepCommit};
 pub use committer::CommitStats;
 pub use creation::{Created, KeyHolder, KeyHolders};
 pub use error::{
