@@ -26,7 +26,8 @@ use std::time::Duration;
 use comfy_table::Table;
 use stepwell::app::App;
 use stepwell::clock::Clock;
-use stepwell::engine::{Engine, StartRequest};
+use stepwell::engine::Engine;
+use stepwell::model::StartRequest;
 use stepwell::model::{Name, Permission, Principal};
 use stepwell::plugins::UploadOptions;
 use stepwell::store::Store;
@@ -162,7 +163,7 @@ async fn team(app: &App, name: &str) -> Result<Principal, AnyError> {
 async fn start(engine: &Engine, team: &Principal, step: &str) -> Result<uuid::Uuid, AnyError> {
     let workflow: Name = step.parse()?;
     let created = engine
-        .start_instance(team, &workflow, StartRequest::default())
+        .start_instance(team, StartRequest::new(workflow))
         .await?;
     Ok(created.id)
 }

@@ -9,8 +9,8 @@ use stepwell::store::{CommitError, INVALID_VALUE, NOT_A_NUMBER, StepCommit, Stor
 
 use crate::databases::{START, on_both};
 use crate::fixtures::{
-    acme, approval, attempt, decided, guarded, instance, key, load, name, new_instance, put, read,
-    step, workflow, write,
+    acme, approval, attempt, decided, guarded, instance, key, keyed, load, name, new_instance, put,
+    read, step, workflow, write,
 };
 
 /// Returns a commit that writes a row of every kind.
@@ -251,16 +251,14 @@ fn an_approval_may_be_asked_for_and_cancelled_by_one_event() {
 fn an_idempotency_key_taken_meanwhile_is_a_conflict_and_writes_nothing() {
     on_both(|store, _| async move {
         let workflow = workflow(&store, &acme()).await;
-        let mut first = new_instance(&workflow);
-        first.idempotency_key = Some("invoice-1".to_owned());
+        let first = keyed(new_instance(&workflow), "invoice-1");
         store
             .create_instances(vec![first])
             .await
             .expect("is created");
         let instance = instance(&store).await;
         let mut commit = full(&instance, &workflow);
-        let mut second = new_instance(&workflow);
-        second.idempotency_key = Some("invoice-1".to_owned());
+        let second = keyed(new_instance(&workflow), "invoice-1");
         commit.effects.instances.push(second);
         let error = store.commit(commit.clone()).await.expect_err("is refused");
         assert!(
@@ -454,12 +452,13 @@ fn a_row_that_the_database_refuses_fails_its_own_job_only() {
 fn a_text_too_long_for_an_index_fails_its_own_job_only() {
     on_both(|store, _| async move {
         let workflow = workflow(&store, &acme()).await;
-        let (mut long, good) = (new_instance(&workflow), new_instance(&workflow));
         // Postgres indexes at most 2,704 bytes after compression; SQLite does not mind.
-        long.idempotency_key = Some(
-            (0..1_000)
-                .map(|_| uuid::Uuid::now_v7().simple().to_string())
-                .collect(),
+        let key: String = (0..1_000)
+            .map(|_| uuid::Uuid::now_v7().simple().to_string())
+            .collect();
+        let (long, good) = (
+            keyed(new_instance(&workflow), &key),
+            new_instance(&workflow),
         );
         let (answer, created) = tokio::join!(
             store.create_instances(vec![long]),

@@ -8,7 +8,8 @@ use stepwell::model::approval::NewApproval;
 use stepwell::model::transition::{Change, DecidedApproval};
 use stepwell::model::{
     ApprovalStatus, Attempt, AttemptOutcome, Definition, Effects, EntryKey, Grants, Guard,
-    Instance, Manifest, Name, NewInstance, PluginVersion, Space, StorageWrite, WriteAction,
+    Instance, Manifest, Name, NewInstance, PluginVersion, Space, StartRequest, StorageWrite,
+    WriteAction,
 };
 use stepwell::store::{CommitError, LoadedInstance, StepCommit, Store, WorkflowVersion};
 use uuid::Uuid;
@@ -57,6 +58,23 @@ pub(crate) fn new_instance(workflow: &WorkflowVersion) -> NewInstance {
             .parse()
             .ok(),
         created_at: START,
+    }
+}
+
+/// Returns the instance with an idempotency key, as if a client had asked for it.
+pub(crate) fn keyed(new: NewInstance, key: &str) -> NewInstance {
+    let request = StartRequest {
+        workflow: new.workflow.clone(),
+        input: new.input.clone(),
+        entity_type: new.entity_type.clone(),
+        entity_id: new.entity_id.clone(),
+        project_id: new.project_id.clone(),
+        idempotency_key: Some(key.to_owned()),
+        trace: None,
+    };
+    NewInstance {
+        idempotency_key: request.key(),
+        ..new
     }
 }
 

@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use crate::databases::{Database, START, on_both_databases};
 use crate::fixtures::{
-    acme, approval, decided, guarded, instance, key, load, new_instance, put, read, step, workflow,
+    acme, approval, decided, guarded, instance, key, keyed, load, new_instance, put, read, step,
+    workflow,
 };
 
 /// A job of the committer.
@@ -355,10 +356,7 @@ fn an_idempotency_key_goes_to_the_first_in_the_group() {
         let store = database.open().await;
         let workflow = workflow(&store, &acme()).await;
         let all = instances(&store, 2).await;
-        let with_key = |text: &str| NewInstance {
-            idempotency_key: Some(text.to_owned()),
-            ..new_instance(&workflow)
-        };
+        let with_key = |text: &str| keyed(new_instance(&workflow), text);
         let creating = |instance: &Instance, text: &str| {
             let mut commit = step(instance);
             commit.effects.instances = vec![with_key(text)];

@@ -7,46 +7,43 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::databases::{START, on_both, on_both_databases};
-use crate::fixtures::{acme, load, name, new_instance, step, workflow};
+use crate::fixtures::{acme, keyed, load, name, new_instance, step, workflow};
 
 #[test]
 fn a_key_with_another_request_is_told_apart_from_a_repeated_one() {
     on_both_databases(|database| async move {
         let store = database.open().await;
         let version = workflow(&store, &acme()).await;
-        let keyed = || NewInstance {
-            idempotency_key: Some("k".to_owned()),
-            ..new_instance(&version)
-        };
+        let new = || new_instance(&version);
         let first = store
-            .create_instances(vec![keyed()])
+            .create_instances(vec![keyed(new(), "k")])
             .await
             .expect("is created")[0];
         assert!(!first.existing && first.same_request);
         let ask = async |new: NewInstance| {
             store
-                .create_instances(vec![new])
+                .create_instances(vec![keyed(new, "k")])
                 .await
                 .expect("is answered")[0]
         };
-        let again = ask(keyed()).await;
+        let again = ask(new()).await;
         assert!(again.existing && again.same_request && again.id == first.id);
         let others = [
             NewInstance {
                 input: json!({ "amount": 12.6 }).into(),
-                ..keyed()
+                ..new()
             },
             NewInstance {
                 entity_type: None,
-                ..keyed()
+                ..new()
             },
             NewInstance {
                 entity_id: Some("4712".to_owned()),
-                ..keyed()
+                ..new()
             },
             NewInstance {
                 project_id: None,
-                ..keyed()
+                ..new()
             },
         ];
         for other in others {
@@ -57,14 +54,13 @@ fn a_key_with_another_request_is_told_apart_from_a_repeated_one() {
         let later = NewInstance {
             started_by: "bob".to_owned(),
             depth: 3,
-            ..keyed()
+            ..new()
         };
         assert!(ask(later).await.same_request);
         // In one batch, the first of two is created and the other is told apart.
-        let with = |input: i32| NewInstance {
-            idempotency_key: Some("two".to_owned()),
-            input: json!(input).into(),
-            ..keyed()
+        let with = |input: i32| {
+            let input = json!(input).into();
+            keyed(NewInstance { input, ..new() }, "two")
         };
         let both = store
             .create_instances(vec![with(1), with(2)])
@@ -82,7 +78,7 @@ fn a_key_with_another_request_is_told_apart_from_a_repeated_one() {
             .await;
         let answered = ask(NewInstance {
             input: json!("else").into(),
-            ..keyed()
+            ..new()
         })
         .await;
         assert!(answered.existing && answered.same_request && answered.id == first.id);
@@ -97,10 +93,10 @@ fn concurrent_requests_with_one_key_have_one_winner() {
         let mut tasks = JoinSet::new();
         for number in 0..30 {
             let new = NewInstance {
-                idempotency_key: Some("k".to_owned()),
                 input: json!(number % 3).into(),
                 ..new_instance(&version)
             };
+            let new = keyed(new, "k");
             let store = store.clone();
             tasks.spawn(async move {
                 (
@@ -128,10 +124,7 @@ fn concurrent_requests_with_one_key_have_one_winner() {
 fn a_step_that_creates_with_a_key_that_is_taken_is_a_conflict() {
     on_both(|store, _| async move {
         let version = workflow(&store, &acme()).await;
-        let keyed = NewInstance {
-            idempotency_key: Some("k".to_owned()),
-            ..new_instance(&version)
-        };
+        let keyed = keyed(new_instance(&version), "k");
         let first = store
             .create_instances(vec![keyed.clone()])
             .await

@@ -10,19 +10,15 @@ use uuid::Uuid;
 
 use crate::databases::{START, on_both};
 use crate::fixtures::{
-    acme, attempt, definition, instance, load, name, new_instance, step, workflow,
+    acme, attempt, definition, instance, keyed, load, name, new_instance, step, workflow,
 };
 
 #[test]
 fn an_idempotency_key_creates_one_instance_of_its_workflow() {
     on_both(|store, _| async move {
         let version = workflow(&store, &acme()).await;
-        let keyed = |key: &str| {
-            let mut new = new_instance(&version);
-            new.idempotency_key = Some(key.to_owned());
-            new
-        };
-        let first = keyed("one");
+        let with_key = |key: &str| keyed(new_instance(&version), key);
+        let first = with_key("one");
         let created = store
             .create_instances(vec![first.clone()])
             .await
@@ -36,13 +32,13 @@ fn an_idempotency_key_creates_one_instance_of_its_workflow() {
             }]
         );
         // Again, twice in one batch, with a new one and one without a key between them.
-        let (new, plain) = (keyed("two"), new_instance(&version));
+        let (new, plain) = (with_key("two"), new_instance(&version));
         let batch = vec![
-            keyed("one"),
+            with_key("one"),
             new.clone(),
             plain.clone(),
-            keyed("two"),
-            keyed("one"),
+            with_key("two"),
+            with_key("one"),
         ];
         let created = store.create_instances(batch).await.expect("are created");
         let expected = [
@@ -66,8 +62,7 @@ fn an_idempotency_key_creates_one_instance_of_its_workflow() {
             .await
             .expect("applies")
             .version;
-        let mut elsewhere = new_instance(&other);
-        elsewhere.idempotency_key = Some("one".to_owned());
+        let elsewhere = keyed(new_instance(&other), "one");
         let created = store
             .create_instances(vec![elsewhere.clone()])
             .await

@@ -18,8 +18,8 @@ use uuid::Uuid;
 
 use crate::databases::{Database, Kind, START, on_both, on_both_databases, on_postgres};
 use crate::fixtures::{
-    acme, approval, attempt, decided, instance, key, load, name, new_instance, plugin, put, step,
-    workflow, write,
+    acme, approval, attempt, decided, instance, key, keyed, load, name, new_instance, plugin, put,
+    step, workflow, write,
 };
 use crate::hosts::eventually;
 
@@ -289,10 +289,7 @@ fn a_team_at_its_quota_of_instances_starts_none_until_one_has_ended() {
         let store = open_with(&mut database, 3, 0).await;
         let version = workflow(&store, &acme()).await;
         let first = create(&store, new_instance(&version)).await;
-        let keyed = NewInstance {
-            idempotency_key: Some("k".to_owned()),
-            ..new_instance(&version)
-        };
+        let keyed = keyed(new_instance(&version), "k");
         let second = create(&store, keyed.clone()).await;
         // A batch that does not fit is refused as a whole, and its parts are tried alone by the engine.
         let batch = vec![new_instance(&version), new_instance(&version)];
@@ -755,10 +752,7 @@ fn a_database_of_the_last_version_is_counted_and_its_instances_go_on() {
         database.config.limits.batch_descendants_max = 2;
         let store = database.open().await;
         let version = workflow(&store, &acme()).await;
-        let keyed = NewInstance {
-            idempotency_key: Some("k".to_owned()),
-            ..new_instance(&version)
-        };
+        let keyed = keyed(new_instance(&version), "k");
         let mut first = create(&store, keyed.clone()).await;
         let mut commit = step(&first);
         commit.change.attempts.push(output(&first, 1, 3_000));

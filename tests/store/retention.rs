@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use crate::databases::{START, on_both, on_both_databases};
 use crate::fixtures::{
-    acme, approval, attempt, decided, load, name, new_instance, put, read, step, workflow, write,
+    acme, approval, attempt, decided, keyed, load, name, new_instance, put, read, step, workflow,
+    write,
 };
 
 fn days(days: u64) -> Timestamp {
@@ -293,11 +294,7 @@ fn a_retention_cursor_of_another_team_does_not_lead_to_its_instances() {
 fn the_idempotency_key_of_a_deleted_instance_is_free_again() {
     on_both(|store, _| async move {
         let version = workflow(&store, &acme()).await;
-        let keyed = || {
-            let mut new = new_instance(&version);
-            new.idempotency_key = Some("once".to_owned());
-            new
-        };
+        let keyed = || keyed(new_instance(&version), "once");
         let first = keyed();
         store
             .create_instances(vec![first.clone()])

@@ -36,7 +36,7 @@ struct Row {
 
 impl Row {
     fn new(new: NewInstance) -> Result<Self, AnyError> {
-        let pins = serde_json::to_string(&new.pins)?;
+        let pins = new.pins.json().to_string();
         let instance = Instance::from(new);
         let (input, metadata) = (instance.input.to_string(), instance.metadata.to_string());
         Ok(Self {

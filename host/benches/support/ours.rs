@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::json;
 use stepwell::app::{App, AppError};
 use stepwell::clock::Clock;
-use stepwell::engine::{Engine, StartRequest};
+use stepwell::engine::Engine;
+use stepwell::model::StartRequest;
 use stepwell::model::{Name, Principal};
 use stepwell::monitor::Monitor;
 use stepwell::plugins::UploadOptions;
@@ -84,12 +85,9 @@ impl BenchHost {
         let before = self.watcher.before_start();
         let request = StartRequest {
             input: json!({ "name": "Ada" }).into(),
-            ..StartRequest::default()
+            ..StartRequest::new(self.workflow.clone())
         };
-        let created = self
-            .engine
-            .start_instance(&self.principal, &self.workflow, request)
-            .await?;
+        let created = self.engine.start_instance(&self.principal, request).await?;
         self.watcher.completed(before, created.id).await?;
         Ok(self)
     }

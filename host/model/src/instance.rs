@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Failure, Json, Name, StepId, TraceParent};
+use super::{Failure, IdempotencyKey, Json, Name, StepId, TraceParent};
 use crate::Timestamp;
+
+pub use super::pins::Pins;
 
 /// The status of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -89,10 +91,6 @@ pub fn check_text(what: &str, text: Option<&str>, bytes_max: usize) -> Result<()
     }
 }
 
-/// The plugin versions that an instance is pinned to. Maps `plugin` or `plugin@version`, as written
-/// in the definition, to the version's row id.
-pub type Pins = BTreeMap<String, Uuid>;
-
 /// An instance to be created.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewInstance {
@@ -118,8 +116,8 @@ pub struct NewInstance {
     pub started_by: String,
     /// The input. At most `limits.payload_bytes_max` bytes.
     pub input: Json,
-    /// The idempotency key: the workflow gets no second instance with it. At most 256 bytes.
-    pub idempotency_key: Option<String>,
+    /// The idempotency key: the workflow gets no second instance with it.
+    pub idempotency_key: Option<IdempotencyKey>,
     /// Number of ancestors: instances above this one in the chain of creations.
     pub depth: u32,
     /// The instance at the top of the chain of creations; none if a client starts this one.

@@ -1,10 +1,10 @@
-//! Fingerprints of requests. They tell a retry with the same idempotency key from a different
-//! request that reuses the key by mistake.
+//! Requests for new instances, and hashes of requests. A hash tells a retry with the same
+//! idempotency key from a different request that reuses the key by mistake.
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{Json, Name, NewInstance};
+use super::{Json, Name, TraceParent};
 
 /// Significant decimal digits that a double preserves.
 const DOUBLE_DIGITS: usize = 15;
@@ -12,39 +12,63 @@ const DOUBLE_DIGITS: usize = 15;
 /// SHA-256 of everything that a client chose. Two requests with the same hash are the same request.
 pub type RequestHash = [u8; 32];
 
-/// The client's choices for a new instance, apart from the idempotency key.
-#[derive(Clone, Copy, Debug)]
-pub struct StartFingerprint<'a> {
-    /// The workflow.
-    pub workflow: &'a Name,
-    /// The input. White space and the order of an object's keys do not change the hash.
-    pub input: &'a Json,
-    /// Type of the entity that the instance is about.
-    pub entity_type: Option<&'a str>,
-    /// Id of that entity.
-    pub entity_id: Option<&'a str>,
-    /// The project that the instance belongs to.
-    pub project_id: Option<&'a str>,
+/// A request for a new instance, before any check.
+#[derive(Clone, Debug)]
+pub struct StartRequest {
+    /// The workflow; its newest version is used.
+    pub workflow: Name,
+    /// The input: any JSON of at most `limits.payload_bytes_max` bytes. White space and the order of
+    /// an object's keys do not change the request's hash.
+    pub input: Json,
+    /// Type of the entity that the instance is about. At most 128 bytes.
+    pub entity_type: Option<String>,
+    /// Id of that entity. At most 256 bytes.
+    pub entity_id: Option<String>,
+    /// The project that the instance belongs to. At most 256 bytes.
+    pub project_id: Option<String>,
+    /// The idempotency key: a second request with it returns the first request's instance. At most
+    /// 256 bytes.
+    pub idempotency_key: Option<String>,
+    /// The span of the request, if it is recorded.
+    pub trace: Option<TraceParent>,
 }
 
-impl<'a> From<&'a NewInstance> for StartFingerprint<'a> {
-    fn from(new: &'a NewInstance) -> Self {
+/// An idempotency key with the hash of the request that uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The key. At most 256 bytes.
+    pub text: String,
+    /// The hash of all that the client chose, without the key.
+    pub request_hash: RequestHash,
+}
+
+impl StartRequest {
+    /// Returns a request with the input `null` and nothing else.
+    pub fn new(workflow: Name) -> Self {
         Self {
-            workflow: &new.workflow,
-            input: &new.input,
-            entity_type: new.entity_type.as_deref(),
-            entity_id: new.entity_id.as_deref(),
-            project_id: new.project_id.as_deref(),
+            workflow,
+            input: Json::null(),
+            entity_type: None,
+            entity_id: None,
+            project_id: None,
+            idempotency_key: None,
+            trace: None,
         }
     }
-}
 
-impl StartFingerprint<'_> {
-    /// Returns the hash of the request.
-    pub fn hash(self) -> RequestHash {
+    /// Returns the idempotency key with the hash of the request; none without a key. Parses the
+    /// input, so that this is done once for each request.
+    pub fn key(&self) -> Option<IdempotencyKey> {
+        Some(IdempotencyKey {
+            text: self.idempotency_key.clone()?,
+            request_hash: self.hash(),
+        })
+    }
+
+    fn hash(&self) -> RequestHash {
         let mut hash = Sha256::new();
         add_text(&mut hash, self.workflow.as_str());
-        for text in [self.entity_type, self.entity_id, self.project_id] {
+        for text in [&self.entity_type, &self.entity_id, &self.project_id] {
             match text {
                 Some(text) => add_text(&mut hash, text),
                 None => hash.update(b"-"),
@@ -144,15 +168,13 @@ mod tests {
     }
 
     fn hash_of_text(workflow: &str, input: &str, texts: [Option<&str>; 3]) -> RequestHash {
-        let workflow: Name = workflow.parse().expect("is a name");
-        let input = &Json::parse(input).expect("is JSON");
-        let [entity_type, entity_id, project_id] = texts;
-        StartFingerprint {
-            workflow: &workflow,
-            input,
+        let [entity_type, entity_id, project_id] = texts.map(|text| text.map(str::to_owned));
+        StartRequest {
+            input: Json::parse(input).expect("is JSON"),
             entity_type,
             entity_id,
             project_id,
+            ..StartRequest::new(workflow.parse().expect("is a name"))
         }
         .hash()
     }

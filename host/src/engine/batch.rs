@@ -23,12 +23,12 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::cancellation::{CancelledDescendants, DESCENDANTS_PER_REQUEST};
-use super::{Engine, EngineError, InstanceStart, no_such_instance};
+use super::{Engine, EngineError, no_such_instance};
 use crate::config::BatchConfig;
 use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::instance::METADATA_BYTES_MAX;
 use crate::model::transition::Progress;
-use crate::model::{Approval, Decision, Json, Name, Precondition, Principal};
+use crate::model::{Approval, Decision, Json, Name, Precondition, Principal, StartRequest};
 use crate::store::{Created, InstanceState, StoreError};
 
 /// Items of one chunk that may load their instance at the same time. Few, so that connections
@@ -108,11 +108,10 @@ impl BatchProcessor {
     pub async fn create_instances(
         &self,
         principal: &Principal,
-        items: Vec<InstanceStart>,
+        items: Vec<StartRequest>,
     ) -> BatchResults<Created> {
-        let key = |item: &InstanceStart| {
-            Some((item.workflow.clone(), item.request.idempotency_key.clone()?))
-        };
+        let key =
+            |item: &StartRequest| Some((item.workflow.clone(), item.idempotency_key.clone()?));
         let work = |chunk| self.engine.start_together(principal, chunk);
         let places = &self.engine.0.chunks.writing;
         self.run(

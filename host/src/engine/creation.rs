@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{Engine, EngineError};
@@ -13,50 +12,8 @@ use crate::model::instance::{
     check_text,
 };
 use crate::model::transition::Progress;
-use crate::model::{
-    Definition, Json, Name, NewInstance, Principal, RequestHash, StartFingerprint, TraceParent,
-};
+use crate::model::{Definition, IdempotencyKey, Name, NewInstance, Principal, StartRequest};
 use crate::store::{Created, KeyHolders, Plan, PlanError, StoreError};
-
-/// A request for a new instance.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StartRequest {
-    /// The input: any JSON of at most `limits.payload_bytes_max` bytes.
-    #[serde(default)]
-    pub input: Json,
-    /// Type of the entity that the instance is about. At most 128 bytes.
-    #[serde(default)]
-    pub entity_type: Option<String>,
-    /// Id of that entity. At most 256 bytes.
-    #[serde(default)]
-    pub entity_id: Option<String>,
-    /// The project that the instance belongs to. At most 256 bytes.
-    #[serde(default)]
-    pub project_id: Option<String>,
-    /// The idempotency key: a second request with it returns the first request's instance. At most
-    /// 256 bytes.
-    #[serde(default)]
-    pub idempotency_key: Option<String>,
-    /// The span of the request, if it is recorded.
-    #[serde(skip)]
-    pub trace: Option<TraceParent>,
-}
-
-/// A request for a new instance of a workflow.
-#[derive(Clone, Debug)]
-pub struct InstanceStart {
-    /// The workflow; its newest version is used.
-    pub workflow: Name,
-    /// The client's choices.
-    pub request: StartRequest,
-}
-
-/// A new instance that passed all checks, and the definition it will follow.
-struct Prepared {
-    new: NewInstance,
-    definition: Arc<Definition>,
-}
 
 /// Plans of the workflows that a call starts. Each workflow is looked up once.
 type Plans = HashMap<Name, Result<Plan, NoPlan>>;
@@ -72,17 +29,10 @@ struct NoPlan {
 /// The reason why an instance is not created.
 struct RefusedCreation {
     error: EngineError,
-    /// Present for an idempotency key on an archived workflow. If an instance with this key exists,
-    /// the request returns it, so that a client that lost the first response learns that the
-    /// instance was started.
-    keyed: Option<KeyedCreation>,
-}
-
-/// A request with an idempotency key.
-struct KeyedCreation {
-    /// The workflow's row id, and the key.
-    key: (Uuid, String),
-    hash: RequestHash,
+    /// The workflow's row id and the key of a request with an idempotency key on an archived
+    /// workflow. If an instance with this key exists, the request returns it, so that a client that
+    /// lost the first response learns that the instance was started.
+    keyed: Option<(Uuid, IdempotencyKey)>,
 }
 
 impl From<EngineError> for RefusedCreation {
@@ -94,21 +44,21 @@ impl From<EngineError> for RefusedCreation {
 impl RefusedCreation {
     /// Returns the instance that has the key; without one, the error.
     fn answer(self, earlier: &Result<KeyHolders, StoreError>) -> Result<Created, EngineError> {
-        let Some(KeyedCreation { key, hash }) = self.keyed else {
+        let Some((workflow_id, key)) = self.keyed else {
             return Err(self.error);
         };
         let holder = earlier
             .as_ref()
             .map_err(Clone::clone)?
-            .get(&key)
+            .get(&(workflow_id, key.text.clone()))
             .copied()
             .ok_or(self.error)?;
         let created = Created {
             id: holder.id,
             existing: true,
-            same_request: holder.answers(&hash),
+            same_request: holder.answers(&key.request_hash),
         };
-        same_request(created, Some(key.1))
+        same_request(created, Some(key))
     }
 }
 
@@ -116,12 +66,12 @@ impl RefusedCreation {
 ///
 /// # Errors
 /// [`EngineError::KeyReused`] if the idempotency key belongs to the instance of another request.
-fn same_request(created: Created, key: Option<String>) -> Result<Created, EngineError> {
+fn same_request(created: Created, key: Option<IdempotencyKey>) -> Result<Created, EngineError> {
     if created.same_request {
         return Ok(created);
     }
     Err(EngineError::KeyReused {
-        key: key.unwrap_or_default(),
+        key: key.map(|key| key.text).unwrap_or_default(),
         id: created.id,
     })
 }
@@ -135,14 +85,9 @@ impl Engine {
     pub async fn start_instance(
         &self,
         principal: &Principal,
-        workflow: &Name,
         request: StartRequest,
     ) -> Result<Created, EngineError> {
-        let start = InstanceStart {
-            workflow: workflow.clone(),
-            request,
-        };
-        let mut created = self.start_together(principal, vec![start]).await;
+        let mut created = self.start_together(principal, vec![request]).await;
         created.pop().expect("there is one answer for each start")
     }
 
@@ -152,7 +97,7 @@ impl Engine {
     pub(super) async fn start_together(
         &self,
         principal: &Principal,
-        starts: Vec<InstanceStart>,
+        starts: Vec<StartRequest>,
     ) -> Vec<Result<Created, EngineError>> {
         let mut plans = Plans::new();
         let mut prepared = Vec::with_capacity(starts.len());
@@ -161,18 +106,19 @@ impl Engine {
         }
         let keys = prepared
             .iter()
-            .filter_map(|prepared| Some(prepared.as_ref().err()?.keyed.as_ref()?.key.clone()));
+            .filter_map(|prepared| prepared.as_ref().err()?.keyed.as_ref())
+            .map(|(workflow_id, key)| (*workflow_id, key.text.clone()));
         let earlier = self.0.store.instances_with_keys(keys.collect()).await;
-        let mut created = self.create(prepared.iter().flatten()).await.into_iter();
+        let mut created = self
+            .create(prepared.iter().flatten().map(|(new, _)| new))
+            .await
+            .into_iter();
         let mut new = 0;
         let mut results = Vec::with_capacity(prepared.len());
         for prepared in prepared {
             results.push(match prepared {
                 Err(refused) => refused.answer(&earlier),
-                Ok(Prepared {
-                    new: row,
-                    definition,
-                }) => {
+                Ok((row, definition)) => {
                     let created = created.next().expect("there is one answer for each row");
                     let key = row.idempotency_key.clone();
                     match created {
@@ -210,10 +156,9 @@ impl Engine {
     async fn prepare_start(
         &self,
         principal: &Principal,
-        start: InstanceStart,
+        request: StartRequest,
         plans: &mut Plans,
-    ) -> Result<Prepared, RefusedCreation> {
-        let InstanceStart { workflow, request } = start;
+    ) -> Result<(NewInstance, Arc<Definition>), RefusedCreation> {
         for (what, text, bytes_max) in [
             ("entity_type", &request.entity_type, ENTITY_TYPE_BYTES_MAX),
             ("entity_id", &request.entity_id, ENTITY_ID_BYTES_MAX),
@@ -231,23 +176,24 @@ impl Engine {
             let problem = format!("the input has {input_bytes} bytes, and may have {bytes_max}");
             return Err(EngineError::Invalid(problem).into());
         }
-        let plan = match plans.get(&workflow) {
+        let plan = match plans.get(&request.workflow) {
             Some(plan) => plan.clone(),
             None => {
-                let plan = self.plan(principal, &workflow).await;
-                plans.insert(workflow.clone(), plan.clone());
+                let plan = self.plan(principal, &request.workflow).await;
+                plans.insert(request.workflow.clone(), plan.clone());
                 plan
             }
         };
-        let plan = plan.map_err(|NoPlan { error, archived }| {
-            let keyed = archived.and_then(|workflow_id| keyed(workflow_id, &workflow, &request));
-            RefusedCreation { error, keyed }
+        let plan = plan.map_err(|NoPlan { error, archived }| RefusedCreation {
+            error,
+            keyed: archived.and_then(|workflow_id| Some((workflow_id, request.key()?))),
         })?;
+        let idempotency_key = request.key();
         let new = NewInstance {
             id: self.0.clock.new_id(),
             team: principal.team.clone(),
             workflow_id: plan.workflow.workflow_id,
-            workflow,
+            workflow: request.workflow,
             workflow_version: plan.workflow.version,
             pins: plan.pins,
             entity_type: request.entity_type,
@@ -255,16 +201,13 @@ impl Engine {
             project_id: request.project_id,
             started_by: principal.user.clone(),
             input: request.input,
-            idempotency_key: request.idempotency_key,
+            idempotency_key,
             depth: 0,
             root_id: None,
             traceparent: request.trace,
             created_at: self.0.clock.now(),
         };
-        Ok(Prepared {
-            new,
-            definition: Arc::clone(&plan.workflow.definition),
-        })
+        Ok((new, Arc::clone(&plan.workflow.definition)))
     }
 
     async fn plan(&self, principal: &Principal, workflow: &Name) -> Result<Plan, NoPlan> {
@@ -288,9 +231,9 @@ impl Engine {
     /// Creates rows; one result for each, in their order.
     async fn create(
         &self,
-        rows: impl Iterator<Item = &Prepared> + Clone,
+        rows: impl Iterator<Item = &NewInstance> + Clone,
     ) -> Vec<Result<Created, StoreError>> {
-        let new: Vec<_> = rows.clone().map(|row| row.new.clone()).collect();
+        let new: Vec<_> = rows.clone().cloned().collect();
         let count = new.len();
         match self.0.store.create_instances(new).await {
             Ok(created) => created.into_iter().map(Ok).collect(),
@@ -306,23 +249,8 @@ impl Engine {
         }
     }
 
-    async fn create_alone(&self, row: &Prepared) -> Result<Created, StoreError> {
-        let mut created = self.0.store.create_instances(vec![row.new.clone()]).await?;
+    async fn create_alone(&self, row: &NewInstance) -> Result<Created, StoreError> {
+        let mut created = self.0.store.create_instances(vec![row.clone()]).await?;
         Ok(created.pop().expect("there is one answer for each row"))
     }
-}
-
-fn keyed(workflow_id: Uuid, workflow: &Name, request: &StartRequest) -> Option<KeyedCreation> {
-    let key = request.idempotency_key.clone()?;
-    let fingerprint = StartFingerprint {
-        workflow,
-        input: &request.input,
-        entity_type: request.entity_type.as_deref(),
-        entity_id: request.entity_id.as_deref(),
-        project_id: request.project_id.as_deref(),
-    };
-    Some(KeyedCreation {
-        key: (workflow_id, key),
-        hash: fingerprint.hash(),
-    })
 }

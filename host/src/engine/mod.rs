@@ -29,7 +29,6 @@ pub use self::batch::{
     ApprovalDecision, BatchProcessor, BatchResults, InstanceChange, InstanceUpdate, Updated,
 };
 pub use self::cancellation::{CancelledDescendants, DESCENDANTS_PER_REQUEST};
-pub use self::creation::{InstanceStart, StartRequest};
 pub use self::gauges::EngineGauges;
 
 use self::admission::Admission;

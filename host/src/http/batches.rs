@@ -25,11 +25,9 @@ use super::error::ApiError;
 use super::instances::{self, IDEMPOTENCY_KEY};
 use super::request::Request;
 use super::response::{self, HandlerResult};
-use crate::engine::{
-    ApprovalDecision, BatchResults, InstanceChange, InstanceStart, InstanceUpdate, StartRequest,
-};
+use crate::engine::{ApprovalDecision, BatchResults, InstanceChange, InstanceUpdate};
 use crate::model::plain::plain;
-use crate::model::{AuditAction, Decision, Json, Name, Principal};
+use crate::model::{AuditAction, Decision, Json, Name, Principal, StartRequest};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,7 +88,7 @@ pub(super) async fn start_instances(request: Request, principal: Arc<Principal>)
     let processor = request.services.engine.batch();
     let trace = request.trace;
     let Batch { mut items, refused } = read(request, &principal, items, start).await?;
-    items.iter_mut().for_each(|item| item.request.trace = trace);
+    items.iter_mut().for_each(|item| item.trace = trace);
     answer(
         refused,
         processor.create_instances(&principal, items).await?,
@@ -176,7 +174,7 @@ fn known<T>(results: BatchResults<T>) -> Result<Vec<Result<T, ApiError>>, ApiErr
         .collect())
 }
 
-fn start(item: &RawValue) -> Result<InstanceStart, ApiError> {
+fn start(item: &RawValue) -> Result<StartRequest, ApiError> {
     let StartItem {
         workflow,
         input,
@@ -189,15 +187,15 @@ fn start(item: &RawValue) -> Result<InstanceStart, ApiError> {
     let workflow: Name = workflow
         .parse()
         .map_err(|_| ApiError::not_found("workflow"))?;
-    let request = StartRequest {
+    Ok(StartRequest {
+        workflow,
         input,
         entity_type,
         entity_id,
         project_id,
         idempotency_key,
         trace: None,
-    };
-    Ok(InstanceStart { workflow, request })
+    })
 }
 
 fn update(item: &RawValue) -> Result<InstanceUpdate, ApiError> {

@@ -16,9 +16,11 @@ use super::error::ApiError;
 use super::query::LIMIT_MAX;
 use super::request::Request;
 use super::response::{self, HandlerResult, PIECE_BYTES};
-use crate::engine::{CancelledDescendants, DESCENDANTS_PER_REQUEST, StartRequest};
+use crate::engine::{CancelledDescendants, DESCENDANTS_PER_REQUEST};
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
-use crate::model::{Approval, Attempt, AuditAction, Instance, InstanceStatus, Json, Principal};
+use crate::model::{
+    Approval, Attempt, AuditAction, Instance, InstanceStatus, Json, Principal, StartRequest,
+};
 use crate::store::{Created, Cursor, InstanceFilter, InstanceSummary, ShownAttempt};
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -141,6 +143,7 @@ pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) 
     } = body;
     let trace = request.trace;
     let start = StartRequest {
+        workflow,
         input,
         entity_type,
         entity_id,
@@ -151,7 +154,7 @@ pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) 
     let created = request
         .services
         .engine
-        .start_instance(&principal, &workflow, start)
+        .start_instance(&principal, start)
         .await?;
     let status = if created.existing {
         StatusCode::OK

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::config::Limits;
 use crate::model::effects::{Effects, Entry, EntryKey, Guard, Space, StorageWrite, WriteAction};
-use crate::model::{Json, NewInstance, StartFingerprint};
+use crate::model::{Json, NewInstance};
 use crate::store::{KeyHolder, KeyHolders};
 
 /// Writes of one attempt.
@@ -164,12 +164,11 @@ impl PendingEffects {
 
     pub(super) fn create_instance(&mut self, instance: NewInstance) {
         if let Some(key) = &instance.idempotency_key {
-            let request_hash = Some(StartFingerprint::from(&instance).hash());
             self.keys.insert(
-                (instance.workflow_id, key.clone()),
+                (instance.workflow_id, key.text.clone()),
                 KeyHolder {
                     id: instance.id,
-                    request_hash,
+                    request_hash: Some(key.request_hash),
                 },
             );
         }

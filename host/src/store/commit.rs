@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use uuid::Uuid;
 
 use super::backend::Connection;
-use super::creation::NewRow;
+use super::creation;
 use super::rows::{self, Column, StatementBatch};
 use super::storage_writes::{looked_at, written};
 use super::usage::{Amounts, Changes, ROW_BYTES, change};
@@ -19,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
 use crate::model::{
     ApprovalStatus, Attempt, Effects, EntryKey, Failure, Instance, InstanceStatus, Json, Name,
-    NewApproval, StepId, TraceParent, WriteAction,
+    NewApproval, NewInstance, StepId, TraceParent, WriteAction,
 };
 
 /// Selects the given instances that still have the given version.
@@ -125,9 +125,8 @@ pub(super) struct PreparedCommit {
     owner: Uuid,
     failure: Option<String>,
     attempts: Vec<AttemptRow>,
-    pub(super) instances: Vec<NewRow>,
     /// The last metadata written for each instance.
-    metadata: BTreeMap<Uuid, Json>,
+    pub(super) metadata: BTreeMap<Uuid, Json>,
 }
 
 struct AttemptRow {
@@ -145,21 +144,20 @@ impl PreparedCommit {
                 Ok(AttemptRow { attempt, failure })
             });
         let attempts = attempts.collect::<Result<_, StoreError>>()?;
-        let instances = std::mem::take(&mut commit.effects.instances);
-        let instances = instances
-            .into_iter()
-            .map(|new| NewRow::new(new, owner))
-            .collect::<Result<_, _>>()?;
-        // The effects stay in `commit`, because they name the cache entries to invalidate.
-        let metadata = commit.effects.metadata.iter().cloned().collect();
+        let metadata = std::mem::take(&mut commit.effects.metadata);
+        let metadata = metadata.into_iter().collect();
         Ok(Self {
             commit,
             owner,
             failure,
             attempts,
-            instances,
             metadata,
         })
+    }
+
+    /// The instances that the step creates.
+    pub(super) fn created(&self) -> &[NewInstance] {
+        &self.commit.effects.instances
     }
 
     /// The entries that are read before the write, because of a guard or an increment.
@@ -200,8 +198,8 @@ impl PreparedCommit {
         for approval in &change.decided {
             amounts += Amounts::bytes(signed(length(&approval.comment)));
         }
-        for new in &self.instances {
-            amounts += new.amounts();
+        for new in self.created() {
+            amounts += creation::amounts(new);
         }
         amounts
     }
@@ -214,7 +212,7 @@ impl PreparedCommit {
         self.attempts
             .iter()
             .any(|row| row.attempt.output.is_some() && row.attempt.plugin.is_some())
-            || !self.instances.is_empty()
+            || !self.created().is_empty()
             || !self.metadata.is_empty()
             || self
                 .commit
@@ -243,7 +241,7 @@ impl PreparedCommit {
             + change.new_approvals.len()
             + change.decided.len()
             + effects.storage.len()
-            + self.instances.len()
+            + effects.instances.len()
             + self.metadata.len()
     }
 
@@ -269,10 +267,10 @@ impl PreparedCommit {
             .decided
             .iter()
             .map(|approval| length(&approval.comment));
-        let texts = self
+        let texts = effects
             .instances
             .iter()
-            .map(NewRow::bytes)
+            .map(creation::bytes)
             .chain(self.metadata.values().map(Json::len));
         json(&instance.output)
             + length(&self.failure)

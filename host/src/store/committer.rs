@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::commit::{PreparedCommit, StepCommit};
-use super::creation::{Created, NewRow};
+use super::creation::Created;
 use super::group::{self, JobResult, Work};
 use super::invalidation::Invalidation;
 use super::storage_writes::Versions;
@@ -186,12 +186,8 @@ impl Store {
         let Some(team) = new.first().map(|new| new.team.clone()) else {
             return Ok(Vec::new());
         };
-        let work = Work::Create(
-            new.into_iter()
-                .map(|new| NewRow::new(new, self.owner()))
-                .collect::<Result<_, _>>()?,
-        );
         let committer = &self.inner.committer;
+        let work = Work::Create(new);
         committer.submit(team, work, ReplySender::Create).await?
     }
 }

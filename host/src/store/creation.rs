@@ -8,9 +8,8 @@ use uuid::Uuid;
 use super::backend::Connection;
 use super::rows::{self, Column};
 use super::usage::{Amounts, ROW_BYTES};
-use super::{StoreError, error, signed, to_json};
-use crate::clock::Timestamp;
-use crate::model::{Instance, NewInstance, RequestHash, StartFingerprint};
+use super::{StoreError, error, signed};
+use crate::model::{InstanceStatus, NewInstance, RequestHash};
 
 /// The result of creating an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -47,101 +46,77 @@ impl KeyHolder {
 /// Instances by workflow id and idempotency key.
 pub type KeyHolders = HashMap<(Uuid, String), KeyHolder>;
 
-/// A new instance whose JSON is already written.
-pub(super) struct NewRow {
-    pub(super) instance: Instance,
-    pub(super) idempotency_key: Option<String>,
-    /// Set only together with an idempotency key.
-    request_hash: Option<RequestHash>,
-    /// The host that creates the instance and owns it.
-    owner: Uuid,
-    traceparent: Option<String>,
-    pins: String,
+/// Returns the workflow id and the idempotency key, if there is a key.
+pub(super) fn key(new: &NewInstance) -> Option<Key<'_>> {
+    let key = new.idempotency_key.as_ref()?;
+    Some((new.workflow_id, &key.text))
 }
 
-impl NewRow {
-    pub(super) fn new(mut new: NewInstance, owner: Uuid) -> Result<Self, StoreError> {
-        let idempotency_key = new.idempotency_key.take();
-        let request_hash = idempotency_key
-            .is_some()
-            .then(|| StartFingerprint::from(&new).hash());
-        let instance = Instance::from(new);
-        let traceparent = instance.traceparent.map(|parent| parent.to_string());
-        let pins = to_json(&instance.pins)?;
-        Ok(Self {
-            instance,
-            idempotency_key,
-            request_hash,
-            owner,
-            traceparent,
-            pins,
-        })
-    }
-
-    /// The workflow id and the idempotency key, if there is a key.
-    pub(super) fn key(&self) -> Option<Key<'_>> {
-        self.idempotency_key
-            .as_deref()
-            .map(|key| (self.instance.workflow_id, key))
-    }
-
-    /// Returns how much the instance adds to its team's usage.
-    pub(super) fn amounts(&self) -> Amounts {
-        Amounts {
-            unfinished: 1,
-            bytes: ROW_BYTES + signed(self.bytes()),
-        }
-    }
-
-    /// The total size of the texts that have no small bound, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.pins.len() + self.instance.input.len() + self.instance.metadata.len()
+/// Returns how much a new instance adds to its team's usage.
+pub(super) fn amounts(new: &NewInstance) -> Amounts {
+    Amounts {
+        unfinished: 1,
+        bytes: ROW_BYTES + signed(bytes(new)),
     }
 }
+
+/// Returns the total size of the texts that have no small bound, in bytes.
+pub(super) fn bytes(new: &NewInstance) -> usize {
+    new.pins.json().len() + new.input.len() + NO_METADATA.len()
+}
+
+/// The metadata of a new instance.
+const NO_METADATA: &str = "{}";
 
 /// A workflow id, and the idempotency key of one of its instances.
 pub(super) type Key<'a> = (Uuid, &'a str);
 
-/// Inserts instances in an open transaction, and returns the results in the order of `new`.
+/// Inserts instances in an open transaction, and returns the results in the order of `new`. `owner`
+/// is the host that creates them. They get the state of `Instance::from(new)`.
 pub(super) async fn insert(
     connection: &mut Connection,
-    new: &[&NewRow],
+    owner: Uuid,
+    new: &[&NewInstance],
 ) -> Result<Vec<Created>, StoreError> {
     // Only a taken key is accepted silently; a duplicate id is a bug and stays an error.
     let sql = "INSERT INTO workflow_instances (id, team, workflow_id, workflow, workflow_version, pins, entity_type, \
-        entity_id, project_id, started_by, status, current_step, version, input, metadata, depth, idempotency_key, \
+        entity_id, project_id, started_by, status, version, input, metadata, depth, idempotency_key, \
         created_at, started_at, updated_at, wake_at, owner, traceparent, root_id, request_hash) SELECT * FROM {rows} WHERE given.column1 IS NOT NULL \
         ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING";
+    type Row<'a> = (&'a NewInstance, Uuid);
     let columns = [
-        Column::Uuid(|new: &&NewRow| new.instance.id),
-        Column::Text(|new| new.instance.team.as_str()),
-        Column::Uuid(|new| new.instance.workflow_id),
-        Column::Text(|new| new.instance.workflow.as_str()),
-        Column::Integer(|new| i64::from(new.instance.workflow_version)),
-        Column::Text(|new| &new.pins),
-        Column::MaybeText(|new| new.instance.entity_type.as_deref()),
-        Column::MaybeText(|new| new.instance.entity_id.as_deref()),
-        Column::MaybeText(|new| new.instance.project_id.as_deref()),
-        Column::Text(|new| &new.instance.started_by),
-        Column::Text(|new| new.instance.status.as_str()),
-        Column::MaybeText(|new| new.instance.current_step.as_ref().map(|step| step.as_str())),
-        Column::Integer(|new| signed(new.instance.version)),
-        Column::Text(|new| new.instance.input.as_str()),
-        Column::Text(|new| new.instance.metadata.as_str()),
-        Column::Integer(|new| i64::from(new.instance.depth)),
-        Column::MaybeText(|new| new.idempotency_key.as_deref()),
-        Column::Integer(|new| new.instance.created_at.as_micros()),
-        Column::Integer(|new| new.instance.started_at.as_micros()),
-        Column::Integer(|new| new.instance.updated_at.as_micros()),
-        Column::MaybeInteger(|new| new.instance.wake_at.map(Timestamp::as_micros)),
-        Column::Uuid(|new| new.owner),
-        Column::MaybeText(|new| new.traceparent.as_deref()),
-        Column::MaybeUuid(|new| new.instance.root_id),
-        Column::MaybeBytes(|new| new.request_hash.as_ref().map(RequestHash::as_slice)),
+        Column::Uuid(|(new, _): &Row| new.id),
+        Column::Text(|(new, _)| new.team.as_str()),
+        Column::Uuid(|(new, _)| new.workflow_id),
+        Column::Text(|(new, _)| new.workflow.as_str()),
+        Column::Integer(|(new, _)| i64::from(new.workflow_version)),
+        Column::Text(|(new, _)| new.pins.json().as_str()),
+        Column::MaybeText(|(new, _)| new.entity_type.as_deref()),
+        Column::MaybeText(|(new, _)| new.entity_id.as_deref()),
+        Column::MaybeText(|(new, _)| new.project_id.as_deref()),
+        Column::Text(|(new, _)| &new.started_by),
+        Column::Text(|_| InstanceStatus::Running.as_str()),
+        Column::Integer(|_| 1),
+        Column::Text(|(new, _)| new.input.as_str()),
+        Column::Text(|_| NO_METADATA),
+        Column::Integer(|(new, _)| i64::from(new.depth)),
+        Column::MaybeText(|(new, _)| key(new).map(|(_, key)| key)),
+        Column::Integer(|(new, _)| new.created_at.as_micros()),
+        Column::Integer(|(new, _)| new.created_at.as_micros()),
+        Column::Integer(|(new, _)| new.created_at.as_micros()),
+        Column::Integer(|(new, _)| new.created_at.as_micros()),
+        Column::Uuid(|(_, owner)| *owner),
+        Column::MaybeDisplay(|(new, _)| new.traceparent.map(|parent| parent.to_string())),
+        Column::MaybeUuid(|(new, _)| new.root_id),
+        Column::MaybeBytes(|(new, _)| {
+            let key = new.idempotency_key.as_ref()?;
+            Some(key.request_hash.as_slice())
+        }),
     ];
-    let inserted = rows::execute(connection, sql, &columns, new).await?;
-    let fresh = |new: &&NewRow| Created {
-        id: new.instance.id,
+    let rows: Vec<Row> = new.iter().map(|new| (*new, owner)).collect();
+    let inserted = rows::execute(connection, sql, &columns, &rows).await?;
+    let fresh = |new: &&NewInstance| Created {
+        id: new.id,
         existing: false,
         same_request: true,
     };
@@ -149,29 +124,20 @@ pub(super) async fn insert(
         return Ok(new.iter().map(fresh).collect());
     }
     // A row whose key was taken gets the id of the existing instance.
-    let keys: Vec<Key> = new.iter().filter_map(|new| new.key()).collect();
+    let keys: Vec<Key> = new.iter().filter_map(|new| key(new)).collect();
     let known = with_keys(connection, &keys).await?;
-    let created = new.iter().map(|new| match new.key() {
-        None => Ok(fresh(new)),
-        Some((workflow, key)) => {
-            let holder = known.get(&(workflow, key.to_owned())).copied();
-            let lost = || {
-                error::corrupt(
-                    "an instance that was neither created nor there",
-                    new.instance.id,
-                )
-            };
-            let holder = holder.ok_or_else(lost)?;
-            let same_request = new
-                .request_hash
-                .as_ref()
-                .is_none_or(|hash| holder.answers(hash));
-            Ok(Created {
-                id: holder.id,
-                existing: holder.id != new.instance.id,
-                same_request,
-            })
-        }
+    let created = new.iter().map(|new| {
+        let Some(key) = &new.idempotency_key else {
+            return Ok(fresh(new));
+        };
+        let holder = known.get(&(new.workflow_id, key.text.clone())).copied();
+        let lost = || error::corrupt("an instance that was neither created nor there", new.id);
+        let holder = holder.ok_or_else(lost)?;
+        Ok(Created {
+            id: holder.id,
+            existing: holder.id != new.id,
+            same_request: holder.answers(&key.request_hash),
+        })
     });
     created.collect()
 }

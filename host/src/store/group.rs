@@ -19,14 +19,14 @@ use uuid::Uuid;
 
 use super::backend::Connection;
 use super::commit::{self, PreparedCommit, StepCommit};
-use super::creation::{self, Created, Key, NewRow};
+use super::creation::{self, Created, Key};
 use super::invalidation::Invalidation;
 use super::rows::StatementBatch;
 use super::storage_writes::{Entries, Versions};
 use super::trees::{self, Trees};
 use super::usage::{Amounts, Changes, change};
 use super::{CommitError, Core, StoreError};
-use crate::model::{Name, TraceParent};
+use crate::model::{Name, NewInstance, TraceParent};
 
 /// The estimated cost of a row without its long texts and values, in bytes: its parameters, and its
 /// place in the database log.
@@ -35,7 +35,7 @@ const ROW_BYTES: usize = 512;
 /// The work of one job: a step, or the creation of instances.
 pub(super) enum Work {
     Step(Box<PreparedCommit>),
-    Create(Vec<NewRow>),
+    Create(Vec<NewInstance>),
 }
 
 /// The result of a job that was written.
@@ -51,7 +51,7 @@ impl Work {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Step(commit) => commit.rows() * ROW_BYTES + commit.bytes(),
-            Self::Create(new) => new.iter().map(|new| ROW_BYTES + new.bytes()).sum(),
+            Self::Create(new) => new.iter().map(|new| ROW_BYTES + creation::bytes(new)).sum(),
         }
     }
 
@@ -61,7 +61,7 @@ impl Work {
             Self::Step(prepared) => prepared.commit.trace,
             // Instances that are created together come from one request, so the first one's span
             // stands for all.
-            Self::Create(new) => new.first().and_then(|new| new.instance.traceparent),
+            Self::Create(new) => new.first().and_then(|new| new.traceparent),
         }
     }
 
@@ -78,9 +78,9 @@ impl Work {
     }
 
     /// The instances that the work creates.
-    fn created(&self) -> &[NewRow] {
+    fn created(&self) -> &[NewInstance] {
         match self {
-            Self::Step(commit) => &commit.instances,
+            Self::Step(commit) => commit.created(),
             Self::Create(new) => new,
         }
     }
@@ -88,17 +88,13 @@ impl Work {
     /// Returns whether the work has a condition that the row counts of its UPDATEs do not check.
     fn has_conditions(&self) -> bool {
         self.step().is_some_and(|prepared| {
-            prepared.looked_at().next().is_some() || !prepared.instances.is_empty()
+            prepared.looked_at().next().is_some() || !prepared.created().is_empty()
         })
     }
 
     /// Lists the cache entries that the work makes out of date.
     fn invalidations(&self) -> Vec<Invalidation> {
-        let teams: BTreeSet<&Name> = self
-            .created()
-            .iter()
-            .map(|new| &new.instance.team)
-            .collect();
+        let teams: BTreeSet<&Name> = self.created().iter().map(|new| &new.team).collect();
         let mut invalidations: Vec<_> = teams
             .into_iter()
             .map(|team| Invalidation::NewInstances { team: team.clone() })
@@ -108,8 +104,7 @@ impl Work {
         };
         let commit = &prepared.commit;
         let team = &commit.instance.team;
-        let changed = std::iter::once(commit.instance.id)
-            .chain(commit.effects.metadata.iter().map(|(id, _)| *id));
+        let changed = std::iter::once(commit.instance.id).chain(prepared.metadata.keys().copied());
         invalidations.extend(changed.map(|id| Invalidation::Instance {
             team: team.clone(),
             id,
@@ -240,7 +235,7 @@ fn batches<'a, 'w>(works: &'a [&'w Work]) -> Vec<&'a [&'w Work]> {
             touched.clear();
         }
         touched.extend(changed);
-        touched.extend(work.created().iter().map(|new| new.instance.id));
+        touched.extend(work.created().iter().map(|new| new.id));
         count += 1;
     }
     batches.push(rest);
@@ -276,9 +271,10 @@ async fn write_in_order(
             .map(|(work, _)| *work)
             .collect();
         *changes = seen.changes;
-        let mut written = write_accepted(connection, &accepted, seen.entries, changes)
-            .await?
-            .into_iter();
+        let mut written =
+            write_accepted(connection, core.owner(), &accepted, seen.entries, changes)
+                .await?
+                .into_iter();
         for verdict in verdicts {
             outcomes.push(verdict.and_then(|()| written.next().ok_or_else(lost)));
         }
@@ -331,7 +327,7 @@ impl<'a> PreconditionRows<'a> {
             let keys: Vec<Key<'a>> = batch
                 .iter()
                 .flat_map(|work| work.created())
-                .filter_map(NewRow::key)
+                .filter_map(creation::key)
                 .collect();
             rows = Some(SeenRows {
                 current: commit::current(connection, &steps).await?,
@@ -343,7 +339,7 @@ impl<'a> PreconditionRows<'a> {
             });
             let creating = steps
                 .iter()
-                .filter(|prepared| !prepared.instances.is_empty());
+                .filter(|prepared| !prepared.created().is_empty());
             let roots = creating.map(|prepared| prepared.commit.instance.root);
             trees = Trees::lock(connection, roots.collect()).await?;
         }
@@ -369,7 +365,7 @@ impl<'a> PreconditionRows<'a> {
             Work::Create(new) => self.decide_creation(new)?,
         }
         if let Some(rows) = &mut self.rows {
-            let taken = work.created().iter().filter_map(NewRow::key);
+            let taken = work.created().iter().filter_map(creation::key);
             rows.keys
                 .extend(taken.map(|(workflow, key)| (workflow, key.to_owned())));
         }
@@ -405,7 +401,7 @@ impl<'a> PreconditionRows<'a> {
         let mut allow = |entries_bytes: i64| {
             amounts += Amounts::bytes(entries_bytes);
             if prepared.needs_room() {
-                let created = i64::try_from(prepared.instances.len()).unwrap_or(i64::MAX);
+                let created = i64::try_from(prepared.created().len()).unwrap_or(i64::MAX);
                 let more = Amounts {
                     unfinished: created,
                     bytes: amounts.bytes + prepared.metadata_bytes(),
@@ -413,7 +409,7 @@ impl<'a> PreconditionRows<'a> {
                 core.usage
                     .check(team, claimed.get(team).copied().unwrap_or_default(), more)?;
             }
-            match prepared.instances.len() as u64 {
+            match prepared.created().len() as u64 {
                 0 => Ok(()),
                 count => trees.take(instance.root, count, core.descendants_max),
             }
@@ -430,7 +426,7 @@ impl<'a> PreconditionRows<'a> {
 
     /// Accepts a creation if the quotas of its teams have room. An instance whose idempotency key
     /// is known to be taken needs no room.
-    fn decide_creation(&mut self, new: &[NewRow]) -> Result<(), CommitError> {
+    fn decide_creation(&mut self, new: &[NewInstance]) -> Result<(), CommitError> {
         let mut more = Changes::new();
         let mut own = HashSet::new();
         for row in new {
@@ -439,11 +435,8 @@ impl<'a> PreconditionRows<'a> {
                     .as_ref()
                     .is_some_and(|rows| rows.keys.contains(&(workflow, key.to_owned())))
             };
-            if row
-                .key()
-                .is_none_or(|key| !is_taken(key) && own.insert(key))
-            {
-                change(&mut more, &row.instance.team, row.amounts());
+            if creation::key(row).is_none_or(|key| !is_taken(key) && own.insert(key)) {
+                change(&mut more, &row.team, creation::amounts(row));
             }
         }
         for (team, by) in &more {
@@ -485,7 +478,7 @@ impl SeenRows {
             )));
         }
         let mut own = HashSet::new();
-        for key in prepared.instances.iter().filter_map(NewRow::key) {
+        for key in prepared.created().iter().filter_map(creation::key) {
             if self.keys.contains(&(key.0, key.1.to_owned())) || !own.insert(key) {
                 // The step was told that the key was free. The step runs again, and finds the key
                 // taken.
@@ -501,6 +494,7 @@ impl SeenRows {
 
 async fn write_accepted(
     connection: &mut Connection,
+    owner: Uuid,
     works: &[&Work],
     entries: Entries<'_>,
     changes: &mut Changes,
@@ -516,8 +510,8 @@ async fn write_accepted(
     commit::decide_approvals(&mut writes, &steps).await?;
     let connection = writes.finish().await?;
     entries.write(connection).await?;
-    let new: Vec<&NewRow> = works.iter().flat_map(|work| work.created()).collect();
-    let mut created = creation::insert(connection, &new).await?.into_iter();
+    let new: Vec<&NewInstance> = works.iter().flat_map(|work| work.created()).collect();
+    let mut created = creation::insert(connection, owner, &new).await?.into_iter();
     trees::add(connection, &created_of_roots(&steps)).await?;
     commit::update_metadata(connection, &steps, changes).await?;
     let written = works.iter().map(|work| {
@@ -529,7 +523,7 @@ async fn write_accepted(
                     .zip(&created)
                     .filter(|(_, created)| !created.existing)
                 {
-                    change(changes, &row.instance.team, row.amounts());
+                    change(changes, &row.team, creation::amounts(row));
                 }
                 Ok(JobResult::Created(created))
             }
@@ -547,10 +541,10 @@ fn created_of_roots(steps: &[&PreparedCommit]) -> BTreeMap<Uuid, u64> {
     let mut created = BTreeMap::new();
     for prepared in steps
         .iter()
-        .filter(|prepared| !prepared.instances.is_empty())
+        .filter(|prepared| !prepared.created().is_empty())
     {
         *created.entry(prepared.commit.instance.root).or_default() +=
-            prepared.instances.len() as u64;
+            prepared.created().len() as u64;
     }
     created
 }

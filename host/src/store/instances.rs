@@ -162,7 +162,8 @@ impl InstanceRow {
             workflow_id: self.workflow_id,
             workflow: parse("an instance's workflow", &self.workflow)?,
             workflow_version: unsigned("an instance's workflow version", self.workflow_version)?,
-            pins: from_json::<Pins>("an instance's pins", &self.pins)?,
+            pins: Pins::stored(self.pins)
+                .map_err(|problem| error::corrupt("an instance's pins", problem))?,
             entity_type: self.entity_type,
             entity_id: self.entity_id,
             project_id: self.project_id,

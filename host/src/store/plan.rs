@@ -1,5 +1,6 @@
 //! The versions that a new instance of a workflow is pinned to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -59,7 +60,7 @@ impl Store {
                 workflow_id: workflow.workflow_id,
             });
         }
-        let mut pins = Pins::new();
+        let mut pins = BTreeMap::new();
         for reference in workflow.definition.plugins().into_keys() {
             let version = self
                 .resolve_plugin(team, &reference)
@@ -71,6 +72,7 @@ impl Store {
                 })?;
             pins.insert(reference.to_string(), version.id);
         }
+        let pins = pins.into();
         Ok(Plan { workflow, pins })
     }
 }

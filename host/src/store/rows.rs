@@ -33,6 +33,8 @@ pub(super) enum Column<R> {
     MaybeInteger(for<'r> fn(&'r R) -> Option<i64>),
     Text(for<'r> fn(&'r R) -> &'r str),
     MaybeText(for<'r> fn(&'r R) -> Option<&'r str>),
+    /// A text that is written only when it is sent.
+    MaybeDisplay(for<'r> fn(&'r R) -> Option<String>),
     Bytes(for<'r> fn(&'r R) -> &'r [u8]),
     MaybeBytes(for<'r> fn(&'r R) -> Option<&'r [u8]>),
 }
@@ -243,6 +245,7 @@ fn add_sqlite<R>(
                 Column::MaybeInteger(value) => arguments.add(value(row)),
                 Column::Text(value) => arguments.add(value(row)),
                 Column::MaybeText(value) => arguments.add(value(row)),
+                Column::MaybeDisplay(value) => arguments.add(value(row)),
                 Column::Bytes(value) => arguments.add(value(row)),
                 Column::MaybeBytes(value) => arguments.add(value(row)),
             }
@@ -282,6 +285,10 @@ fn postgres<R>(
                 arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
             ),
             Column::MaybeText(value) => (
+                "TEXT",
+                arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
+            ),
+            Column::MaybeDisplay(value) => (
                 "TEXT",
                 arguments.add(rows.iter().map(value).collect::<Vec<_>>()),
             ),

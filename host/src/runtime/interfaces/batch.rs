@@ -15,7 +15,7 @@ use crate::model::instance::{
     check_text,
 };
 use crate::model::plugin::Interface;
-use crate::model::{Json, Name, NewInstance, RequestHash, StartFingerprint};
+use crate::model::{IdempotencyKey, Json, Name, NewInstance, StartRequest};
 use crate::store::{KeyHolders, Plan, PlanError, StoreError};
 
 type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
@@ -33,9 +33,10 @@ enum PlanLookup {
 
 /// An item that passed all checks of its own fields.
 struct Checked {
-    item: Wanted,
-    workflow: Name,
-    input: Json,
+    request: StartRequest,
+    key: Option<IdempotencyKey>,
+    /// Bytes of the input as the guest wrote it.
+    input_bytes: usize,
     plan: PlanLookup,
 }
 
@@ -46,18 +47,7 @@ impl Checked {
             PlanLookup::Open(plan) => plan.workflow.workflow_id,
             PlanLookup::Archived(workflow) => *workflow,
         };
-        Some((workflow, self.item.idempotency_key.clone()?))
-    }
-
-    fn hash(&self) -> RequestHash {
-        let fingerprint = StartFingerprint {
-            workflow: &self.workflow,
-            input: &self.input,
-            entity_type: self.item.entity_type.as_deref(),
-            entity_id: self.item.entity_id.as_deref(),
-            project_id: None,
-        };
-        fingerprint.hash()
+        Some((workflow, self.key.as_ref()?.text.clone()))
     }
 }
 
@@ -172,11 +162,22 @@ impl AttemptState {
                 plan
             }
         };
-        Ok(Checked {
-            item,
+        let plan = plan?;
+        let input_bytes = item.input.len();
+        let request = StartRequest {
             workflow,
             input,
-            plan: plan?,
+            entity_type: item.entity_type,
+            entity_id: item.entity_id,
+            project_id: None,
+            idempotency_key: item.idempotency_key,
+            trace: call.trace,
+        };
+        Ok(Checked {
+            key: request.key(),
+            request,
+            input_bytes,
+            plan,
         })
     }
 
@@ -198,13 +199,13 @@ impl AttemptState {
         checked: Checked,
         known: &KeyHolders,
     ) -> Result<String, HostError> {
-        if let Some(key) = checked.key()
+        if let (Some(key), Some(used)) = (checked.key(), &checked.key)
             && let Some(holder) = self
                 .effects
                 .instance_with_key(&key)
                 .or_else(|| known.get(&key).copied())
         {
-            if !holder.answers(&checked.hash()) {
+            if !holder.answers(&used.request_hash) {
                 return Err(HostError::Invalid(format!(
                     "idempotency-key-reused: the key '{}' was used before for another request, which created the \
                      instance {}",
@@ -215,36 +216,36 @@ impl AttemptState {
             return Ok(holder.id.to_string());
         }
         let Checked {
-            item,
-            workflow,
-            input,
+            request,
+            key,
+            input_bytes,
             plan,
         } = checked;
         let PlanLookup::Open(plan) = plan else {
             return Err(HostError::Invalid(
-                StoreError::Archived(workflow).to_string(),
+                StoreError::Archived(request.workflow).to_string(),
             ));
         };
         self.effects
-            .spend_batch_bytes(item.input.len(), &self.services.limits)
+            .spend_batch_bytes(input_bytes, &self.services.limits)
             .map_err(HostError::Limit)?;
         let id = self.services.clock.new_id();
         self.effects.create_instance(NewInstance {
             id,
             team: call.team.clone(),
             workflow_id: plan.workflow.workflow_id,
-            workflow,
+            workflow: request.workflow,
             workflow_version: plan.workflow.version,
             pins: plan.pins,
-            entity_type: item.entity_type,
-            entity_id: item.entity_id,
-            project_id: None,
+            entity_type: request.entity_type,
+            entity_id: request.entity_id,
+            project_id: request.project_id,
             started_by: format!("plugin:{}", call.plugin.manifest.name),
-            input,
-            idempotency_key: item.idempotency_key,
+            input: request.input,
+            idempotency_key: key,
             depth: call.depth + 1,
             root_id: Some(call.root_id.unwrap_or(call.instance_id)),
-            traceparent: call.trace,
+            traceparent: request.trace,
             created_at: self.services.clock.now(),
         });
         Ok(id.to_string())
