@@ -2,11 +2,12 @@
 //! time.
 //!
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only modules named
-//! after it: `cli`, `app`, `http`, `background`, `engine`, `plugins`, `runtime`, `store`, `trace`,
-//! `monitor`, `config`, `outgoing`, `build`, `byte_budget`, `fair_queue`, `slots`, `clock`,
-//! `private`. Below them is the crate `stepwell-model`, named `model` here.
+//! after it: `cli`, `app`, `http`, `background`, `engine`, `audit`, `plugins`, `runtime`, `store`,
+//! `trace`, `monitor`, `config`, `outgoing`, `build`, `byte_budget`, `fair_queue`, `slots`,
+//! `clock`, `private`. Below them is the crate `stepwell-model`, named `model` here.
 
 pub mod app;
+mod audit;
 pub mod background;
 mod build;
 mod byte_budget;

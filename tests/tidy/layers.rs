@@ -5,13 +5,14 @@ use crate::report;
 use crate::rust_source::{code_only, is_word, lines_with};
 
 /// The modules, from top to bottom.
-const MODULES: [&str; 21] = [
+const MODULES: [&str; 22] = [
     "main",
     "cli",
     "app",
     "http",
     "background",
     "engine",
+    "audit",
     "plugins",
     "runtime",
     "store",

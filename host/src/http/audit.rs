@@ -1,4 +1,4 @@
-//! `GET /audit`, and the recording of audited actions.
+//! `GET /audit`, and the recording of users' actions.
 //!
 //! A handler of an audited action writes an entry through a [`Recorder`] before it acts, and the
 //! entry's outcome before it responds. If the first write fails, the handler does nothing.
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Services;
 use super::error::ApiError;
@@ -21,12 +21,12 @@ use super::request_id::RequestId;
 use super::response::{self, HandlerResult};
 use super::routes::Route;
 use super::source::RequestHead;
+use crate::audit::{BegunEntries, BegunEntry};
 use crate::clock::Timestamp;
-use crate::model::{AuditAction, AuditOutcome, Name, Principal};
-use crate::store::{AuditActor, AuditEntry, AuditFilter, Cursor, Page, Period};
+use crate::model::{AuditAction, Name, Principal};
+use crate::store::{AuditActor, AuditFilter, Cursor, Page, Period};
 
-/// Longest subject, in characters; longer ones are cut, so that an entry stays small.
-const SUBJECT_CHARS_MAX: usize = 200;
+pub(super) use crate::audit::Recorder;
 
 /// The period of bounds such as `audit.refused_per_minute_max`.
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -136,168 +136,52 @@ pub(super) async fn list_audit(mut request: Request, principal: Arc<Principal>) 
     })
 }
 
-/// Writes the audit entries of one request.
-pub(super) struct Recorder {
-    services: Arc<Services>,
-    principal: Arc<Principal>,
-    head: Arc<RequestHead>,
-    id: RequestId,
-}
-
 impl Recorder {
-    pub(super) fn of(request: &Request, principal: &Arc<Principal>) -> Self {
+    /// Returns the recorder of a request.
+    pub(super) fn of(request: &Request, principal: &Principal) -> Self {
+        Self::new(
+            &request.services,
+            Some(principal),
+            &request.head,
+            request.id,
+        )
+    }
+
+    /// Returns the recorder of a request; `principal` is none if the sign-in failed.
+    pub(super) fn new(
+        services: &Services,
+        principal: Option<&Principal>,
+        head: &RequestHead,
+        id: RequestId,
+    ) -> Self {
+        let trusted = &services.config.server.trusted_proxies;
         Self {
-            services: Arc::clone(&request.services),
-            principal: Arc::clone(principal),
-            head: Arc::clone(&request.head),
-            id: request.id,
-        }
-    }
-
-    /// Writes an entry for an action on the caller's team, before the action.
-    ///
-    /// # Errors
-    /// The database's. The caller must not act then.
-    pub(super) async fn begin(
-        &self,
-        action: AuditAction,
-        subject: impl ToString,
-        detail: Value,
-    ) -> Result<BegunEntry, ApiError> {
-        self.begin_for(Some(self.principal.team.clone()), action, subject, detail)
-            .await
-    }
-
-    /// Like [`Recorder::begin`], but for an action on another team or, if `team` is none, on the
-    /// host or all teams.
-    ///
-    /// # Errors
-    /// The database's.
-    pub(super) async fn begin_for(
-        &self,
-        team: Option<Name>,
-        action: AuditAction,
-        subject: impl ToString,
-        detail: Value,
-    ) -> Result<BegunEntry, ApiError> {
-        let entry = self.entry(team, action, subject.to_string(), detail);
-        self.services
-            .store
-            .insert_audit(vec![entry.clone()])
-            .await?;
-        Ok(BegunEntry {
-            services: Arc::clone(&self.services),
-            entry,
-        })
-    }
-
-    /// Like [`Recorder::begin`], but for several actions, each with a subject and a detail.
-    ///
-    /// # Errors
-    /// The database's.
-    pub(super) async fn begin_each(
-        &self,
-        action: AuditAction,
-        things: impl IntoIterator<Item = (String, Value)>,
-    ) -> Result<BegunEntries, ApiError> {
-        let team = &self.principal.team;
-        let entries = things.into_iter();
-        let entries: Vec<_> = entries
-            .map(|(subject, detail)| self.entry(Some(team.clone()), action, subject, detail))
-            .collect();
-        if !entries.is_empty() {
-            self.services.store.insert_audit(entries.clone()).await?;
-        }
-        Ok(BegunEntries {
-            services: Arc::clone(&self.services),
-            entries,
-        })
-    }
-
-    fn entry(
-        &self,
-        team: Option<Name>,
-        action: AuditAction,
-        subject: String,
-        detail: Value,
-    ) -> AuditEntry {
-        let Principal {
-            team: actor_team,
-            user,
-            token,
-            ..
-        } = &*self.principal;
-        AuditEntry {
-            id: self.services.clock.new_id(),
-            at: self.services.clock.now(),
-            team,
-            actor: Some(AuditActor {
-                user: user.clone(),
-                team: actor_team.clone(),
-                token: *token,
+            store: services.store.clone(),
+            clock: services.clock.clone(),
+            actor: principal.map(|principal| AuditActor {
+                user: principal.user.clone(),
+                team: principal.team.clone(),
+                token: principal.token,
             }),
-            action,
-            subject: cut(subject),
-            detail,
-            outcome: AuditOutcome::Begun,
-            request_id: self.id.to_string(),
-            source: self
-                .head
-                .source(&self.services.config.server.trusted_proxies)
-                .to_string(),
+            request_id: id.to_string(),
+            source: head.source(trusted).to_string(),
         }
     }
-}
-
-pub(super) fn cut(text: String) -> String {
-    if text.len() <= SUBJECT_CHARS_MAX {
-        text
-    } else {
-        text.chars().take(SUBJECT_CHARS_MAX).collect()
-    }
-}
-
-/// The entry of an action that has begun. Its holder must call [`BegunEntry::end`].
-#[must_use]
-pub(super) struct BegunEntry {
-    services: Arc<Services>,
-    entry: AuditEntry,
 }
 
 impl BegunEntry {
-    /// Sets the team and the subject, if they became known only during the action.
-    pub(super) fn known(&mut self, team: Option<Name>, subject: String) {
-        (self.entry.team, self.entry.subject) = (team, cut(subject));
-    }
-
-    /// Adds a field to the detail.
-    pub(super) fn note(&mut self, name: &str, value: Value) {
-        if let Value::Object(detail) = &mut self.entry.detail {
-            detail.insert(name.to_owned(), value);
-        }
-    }
-
     /// Writes the outcome. The handler responds afterwards.
     ///
     /// # Errors
-    /// Those of `result` only. If the outcome cannot be written, the entry stays `begun` and the
-    /// action stays done.
+    /// Those of `result` only.
     pub(super) async fn end<T>(
-        mut self,
+        self,
         result: Result<T, impl Into<ApiError>>,
     ) -> Result<T, ApiError> {
         let result = result.map_err(Into::into);
-        end(&mut self.entry, result.as_ref().err());
-        write_ends(&self.services, vec![self.entry]).await;
+        self.finish(result.as_ref().err().map(ApiError::code)).await;
         result
     }
-}
-
-/// The entries of several actions that have begun.
-#[must_use]
-pub(super) struct BegunEntries {
-    services: Arc<Services>,
-    entries: Vec<AuditEntry>,
 }
 
 impl BegunEntries {
@@ -307,46 +191,24 @@ impl BegunEntries {
     /// # Errors
     /// The error in `results`, if the request failed as a whole.
     pub(super) async fn end_all<T>(
-        mut self,
+        self,
         results: Result<Vec<Result<T, ApiError>>, ApiError>,
         is_recorded: impl Fn(usize) -> bool,
     ) -> Result<Vec<Result<T, ApiError>>, ApiError> {
         match &results {
             Ok(results) => {
-                let results = results
+                let recorded = results
                     .iter()
                     .enumerate()
                     .filter(|(place, _)| is_recorded(*place));
-                for (entry, (_, result)) in self.entries.iter_mut().zip(results) {
-                    end(entry, result.as_ref().err());
-                }
+                let codes: Vec<_> = recorded
+                    .map(|(_, result)| result.as_ref().err().map(ApiError::code))
+                    .collect();
+                self.finish(codes.into_iter()).await;
             }
-            Err(error) => self
-                .entries
-                .iter_mut()
-                .for_each(|entry| end(entry, Some(error))),
-        }
-        if !self.entries.is_empty() {
-            write_ends(&self.services, self.entries).await;
+            Err(error) => self.finish(std::iter::repeat(Some(error.code()))).await,
         }
         results
-    }
-}
-
-fn end(entry: &mut AuditEntry, error: Option<&ApiError>) {
-    entry.outcome = if error.is_none() {
-        AuditOutcome::Done
-    } else {
-        AuditOutcome::Failed
-    };
-    if let (Some(error), Value::Object(detail)) = (error, &mut entry.detail) {
-        detail.insert("code".to_owned(), error.code().into());
-    }
-}
-
-async fn write_ends(services: &Services, entries: Vec<AuditEntry>) {
-    if let Err(error) = services.store.end_audit(entries).await {
-        tracing::error!(%error, "could not write an outcome into the audit; its entry stays begun");
     }
 }
 
@@ -363,18 +225,20 @@ struct DenialCounts {
 impl DenialLimiter {
     /// Records a refused request if its route is audited and its token lacked the permission.
     /// Beyond `audit.refused_per_minute_max` entries of a team, requests are only counted.
-    pub(super) async fn record(&self, recorder: &Recorder, route: &Route, error: &ApiError) {
+    pub(super) async fn record(
+        &self,
+        services: &Services,
+        principal: &Principal,
+        (head, id): (&RequestHead, RequestId),
+        route: &Route,
+        error: &ApiError,
+    ) {
         let asked = AUDITED
             .iter()
             .find(|(method, pattern, _)| *method == route.method && *pattern == route.pattern);
         let Some((_, _, action)) = asked.filter(|_| error.lacks_permission()) else {
             return;
         };
-        let Recorder {
-            services,
-            principal,
-            ..
-        } = recorder;
         let most = services.config.audit.refused_per_minute_max;
         match self.count(&principal.team, services.clock.now()) {
             count if count <= most => {}
@@ -386,16 +250,9 @@ impl DenialLimiter {
                 return;
             }
         }
-        let mut entry = recorder.entry(
-            Some(principal.team.clone()),
-            *action,
-            String::new(),
-            json!({}),
-        );
-        entry.outcome = AuditOutcome::Refused;
-        if let Err(error) = services.store.insert_audit(vec![entry]).await {
-            tracing::error!(%error, "could not write a refused request into the audit");
-        }
+        Recorder::new(services, Some(principal), head, id)
+            .refused(*action, String::new(), json!({}))
+            .await;
     }
 
     /// Counts a refusal and returns the team's number in this minute. Only teams with tokens get

@@ -19,7 +19,7 @@ use tracing::Instrument as _;
 use warp::{Filter, Rejection};
 
 use super::Services;
-use super::audit::{DenialLimiter, Recorder};
+use super::audit::DenialLimiter;
 use super::body::Body;
 use super::compression::compress;
 use super::error::ApiError;
@@ -268,7 +268,7 @@ impl Dispatcher {
                 | Access::Page(_, _, handler),
                 Some(principal),
             ) => {
-                let recorder = Recorder::of(&request, &principal);
+                let head = Arc::clone(&request.head);
                 let answer = match access.permission() {
                     Some(permission) if !principal.may(permission) => {
                         Err(ApiError::forbidden(permission))
@@ -283,7 +283,11 @@ impl Dispatcher {
                 };
                 if let Err(error) = &answer {
                     // On the heap, so that requests without an error do not carry this future.
-                    Box::pin(self.denials.record(&recorder, route, error)).await;
+                    let (services, asked) = (&self.services, (&*head, id));
+                    let recording = self
+                        .denials
+                        .record(services, &principal, asked, route, error);
+                    Box::pin(recording).await;
                 }
                 answer
             }

@@ -12,12 +12,11 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::Services;
-use super::audit::{MINUTE, cut};
+use super::audit::{MINUTE, Recorder};
 use super::request_id::RequestId;
 use super::source::RequestHead;
 use crate::clock::Timestamp;
-use crate::model::{AuditAction, AuditOutcome};
-use crate::store::AuditEntry;
+use crate::model::AuditAction;
 
 /// The reason of a failed sign-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,21 +102,10 @@ impl SignIns {
         {
             return;
         }
-        let entry = AuditEntry {
-            id: services.clock.new_id(),
-            at: now,
-            team: None,
-            actor: None,
-            action: AuditAction::SignInFail,
-            subject: cut(asked),
-            detail: detail(services, failed, now).await,
-            outcome: AuditOutcome::Refused,
-            request_id: id.to_string(),
-            source: source.to_string(),
-        };
-        if let Err(error) = services.store.insert_audit(vec![entry]).await {
-            tracing::error!(%error, "could not write a failed sign-in into the audit");
-        }
+        let detail = detail(services, failed, now).await;
+        Recorder::new(services, None, head, id)
+            .refused(AuditAction::SignInFail, asked, detail)
+            .await;
     }
 }
 

@@ -25,7 +25,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use self::compiler::Compiler;
-use self::scan::{MadeWith, Scan};
+use self::scan::{Producer, Scan};
 use self::spool::Spool;
 use crate::clock::Clock;
 use crate::config::{Config, PluginsConfig};
@@ -669,7 +669,7 @@ fn does_not_load(error: RuntimeError) -> UploadError {
 }
 
 /// Converts a failure of `describe`. Advice for the component's tool replaces the general one.
-fn describe_failed(failure: &Failure, made_with: MadeWith) -> UploadError {
+fn describe_failed(failure: &Failure, made_with: Producer) -> UploadError {
     let cause = &failure.message;
     let cause = match made_with.on_exceptions() {
         Some(advice) if cause.ends_with(SILENT) => {
