@@ -1,11 +1,10 @@
 //! Database health for probes and summaries. The database is pinged at most twice a second, however
 //! many callers ask.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::convert::Infallible;
+use std::time::Duration;
 
-use tokio::sync::Mutex;
-
+use super::refresh_cache::RefreshCache;
 use crate::clock::Clock;
 use crate::store::Store;
 
@@ -15,43 +14,33 @@ const FRESH: Duration = Duration::from_millis(500);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The result of the last ping. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct DatabaseHealth(Arc<Mutex<Option<PingResult>>>);
-
-/// The result of one ping.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PingResult {
-    at: Instant,
-    /// Duration of the ping. None if the ping failed or timed out.
-    pub(super) took: Option<Duration>,
-}
+#[derive(Clone, Debug)]
+pub struct DatabaseHealth(RefreshCache<(), Option<Duration>>);
 
 impl DatabaseHealth {
-    /// Returns the last result if it is less than 500 ms old, and otherwise pings the database.
-    /// Concurrent callers share one ping.
+    /// Returns how long the database took to answer a ping; none if the ping failed or timed out.
+    /// The result is at most 500 ms old. Concurrent callers share one ping.
     ///
     /// The cause of a failure goes to the log and not to the caller, because it may name hosts and
     /// files.
-    pub(super) async fn ping(&self, store: &Store, clock: &Clock) -> PingResult {
-        let mut last = self.0.lock().await;
-        let began = clock.monotonic();
-        if let Some(result) =
-            last.filter(|result| began.saturating_duration_since(result.at) < FRESH)
-        {
-            return result;
-        }
-        let problem = match tokio::time::timeout(PING_TIMEOUT, store.ping()).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("no answer in time".to_owned()),
-        };
-        let at = clock.monotonic();
-        let took = problem
-            .is_none()
-            .then(|| at.saturating_duration_since(began));
-        if let Some(problem) = problem {
+    pub(super) async fn ping(&self, store: &Store, clock: &Clock) -> Option<Duration> {
+        let ping = || async {
+            let began = clock.monotonic();
+            let problem = match tokio::time::timeout(PING_TIMEOUT, store.ping()).await {
+                Ok(Ok(())) => return Ok(Some(clock.monotonic().saturating_duration_since(began))),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer in time".to_owned(),
+            };
             tracing::warn!(problem, "the database did not answer a health check");
-        }
-        *last.insert(PingResult { at, took })
+            Ok::<_, Infallible>(None)
+        };
+        let Ok(took) = self.0.get(clock, (), ping).await;
+        took
+    }
+}
+
+impl Default for DatabaseHealth {
+    fn default() -> Self {
+        Self(RefreshCache::with_lifetime(|_| FRESH))
     }
 }

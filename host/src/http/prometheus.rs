@@ -37,7 +37,6 @@ pub(super) async fn show_metrics(mut request: Request, principal: Arc<Principal>
         .database_health
         .ping(&services.store, &services.clock)
         .await
-        .took
         .is_some();
     expose_host(&mut exposition, services, team.as_ref(), well);
     if let Ok(count) = services.store.count_quarantined(team.as_ref()).await {

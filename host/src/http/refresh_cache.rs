@@ -1,9 +1,9 @@
-//! A single-flight cache for expensive reads: summaries, which read every operation, and counts of
-//! a team's instances, for which the database reads all of the team's rows.
+//! A single-flight cache for expensive reads: summaries, which read every operation, counts of a
+//! team's instances, for which the database reads all of the team's rows, and database health.
 //!
-//! A key is computed at most ten times a second, however many callers ask. A value is served for 20
-//! times as long as it took to compute, within 100 ms and 10 s. Work of at most 500 ms therefore
-//! takes less than 5 % of the time.
+//! By default, a key is computed at most ten times a second, however many callers ask. A value is
+//! served for 20 times as long as it took to compute, within 100 ms and 10 s. Work of at most
+//! 500 ms therefore takes less than 5 % of the time.
 
 use std::hash::Hash;
 use std::time::{Duration, Instant};
@@ -29,9 +29,21 @@ struct CachedValue<V> {
 
 /// Computed values by key. Clones share the values.
 #[derive(Debug)]
-pub(super) struct RefreshCache<K, V>(Slots<K, Option<CachedValue<V>>>);
+pub(super) struct RefreshCache<K, V> {
+    slots: Slots<K, Option<CachedValue<V>>>,
+    /// Returns how long a value is served, from the time that it took to compute.
+    lifetime: fn(Duration) -> Duration,
+}
 
 impl<K: Hash + Eq, V: Clone> RefreshCache<K, V> {
+    /// Creates a cache whose values are served for a time of its own.
+    pub(super) fn with_lifetime(lifetime: fn(Duration) -> Duration) -> Self {
+        Self {
+            slots: Slots::new(KEPT_MAX),
+            lifetime,
+        }
+    }
+
     /// Returns the cached value of `key`, or computes it with `work`. Concurrent callers of one key
     /// share one computation. A failure is not cached.
     ///
@@ -47,7 +59,7 @@ impl<K: Hash + Eq, V: Clone> RefreshCache<K, V> {
         F: Future<Output = Result<V, E>>,
     {
         let now = clock.monotonic();
-        let slot = self.0.get(key, |last| {
+        let slot = self.slots.get(key, |last| {
             last.as_ref().is_some_and(|cached| now < cached.until)
         });
         let mut last = slot.lock().await;
@@ -58,7 +70,7 @@ impl<K: Hash + Eq, V: Clone> RefreshCache<K, V> {
         // On the heap: most callers find a cached value and should not carry the future of `work`.
         let value = Box::pin(work()).await?;
         let ended = clock.monotonic();
-        let until = ended + lifetime_of(ended.saturating_duration_since(began));
+        let until = ended + (self.lifetime)(ended.saturating_duration_since(began));
         *last = Some(CachedValue {
             until,
             value: value.clone(),
@@ -68,19 +80,22 @@ impl<K: Hash + Eq, V: Clone> RefreshCache<K, V> {
 
     /// Drops all values. A value that is being computed goes only to its present callers.
     pub(super) fn forget(&self) {
-        self.0.forget();
+        self.slots.forget();
     }
 }
 
 impl<K, V> Clone for RefreshCache<K, V> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self {
+            slots: self.slots.clone(),
+            lifetime: self.lifetime,
+        }
     }
 }
 
-impl<K: Hash + Eq, V> Default for RefreshCache<K, V> {
+impl<K: Hash + Eq, V: Clone> Default for RefreshCache<K, V> {
     fn default() -> Self {
-        Self(Slots::new(KEPT_MAX))
+        Self::with_lifetime(lifetime_of)
     }
 }
 
