@@ -275,7 +275,7 @@ fn numbers_keep_their_digits_in_both_directions() {
     let facts = host.cli(&["instances", &id]).printed();
     assert!(facts.contains(&output), "{facts}");
 
-    let (_directory, path) = file("many.jsonl", &format!(r#"{{"input":{input}}}"#));
+    let (_directory, path) = file("many.jsonl", format!(r#"{{"input":{input}}}"#));
     let started = host.cli(&["start", "passes", "--from", &path]).printed();
     let shown = host.cli(&["instances", started.trim(), "--json"]).printed();
     assert!(compact(&shown).contains(input), "{shown}");

@@ -318,6 +318,7 @@ async fn make_instance(
             retry: None,
             timeout: None,
             approval: None,
+            wait: None,
         }],
         output: None,
     };
