@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Method;
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -19,7 +18,6 @@ use super::error::ApiError;
 use super::request::Request;
 use super::request_id::RequestId;
 use super::response::{self, HandlerResult};
-use super::routes::Route;
 use super::source::RequestHead;
 use crate::audit::{BegunEntries, BegunEntry};
 use crate::clock::Timestamp;
@@ -30,85 +28,6 @@ pub(super) use crate::audit::Recorder;
 
 /// The period of bounds such as `audit.refused_per_minute_max`.
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
-
-/// The audited action of each route, for requests that are refused for want of a permission.
-const AUDITED: [(Method, &str, AuditAction); 19] = [
-    (
-        Method::POST,
-        "/approvals/{id}/decision",
-        AuditAction::ApprovalDecide,
-    ),
-    (
-        Method::POST,
-        "/approvals:batch-decide",
-        AuditAction::ApprovalDecide,
-    ),
-    (
-        Method::POST,
-        "/instances/{id}/cancel",
-        AuditAction::InstanceCancel,
-    ),
-    (
-        Method::POST,
-        "/instances/{id}/release",
-        AuditAction::InstanceRelease,
-    ),
-    (
-        Method::POST,
-        "/instances:batch-update",
-        AuditAction::InstanceCancel,
-    ),
-    (Method::POST, "/plugins", AuditAction::PluginUpload),
-    (
-        Method::DELETE,
-        "/plugins/{name}/{version}",
-        AuditAction::PluginDelete,
-    ),
-    (Method::POST, "/retention", AuditAction::RetentionRun),
-    (Method::POST, "/tokens", AuditAction::TokenCreate),
-    (Method::DELETE, "/tokens/{id}", AuditAction::TokenRevoke),
-    (
-        Method::POST,
-        "/workflow-metrics/alerts/{id}/acknowledge",
-        AuditAction::AlertAcknowledge,
-    ),
-    (
-        Method::POST,
-        "/workflow-metrics/cache/cleanup",
-        AuditAction::CacheCleanup,
-    ),
-    (
-        Method::POST,
-        "/workflow-metrics/cache/clear",
-        AuditAction::CacheClear,
-    ),
-    (
-        Method::POST,
-        "/workflow-metrics/metrics/reset",
-        AuditAction::MetricsReset,
-    ),
-    (
-        Method::POST,
-        "/workflow-metrics/silences",
-        AuditAction::SilenceCreate,
-    ),
-    (
-        Method::DELETE,
-        "/workflow-metrics/silences/{id}",
-        AuditAction::SilenceDelete,
-    ),
-    (Method::POST, "/workflows", AuditAction::WorkflowApply),
-    (
-        Method::POST,
-        "/workflows/{name}/archive",
-        AuditAction::WorkflowArchive,
-    ),
-    (
-        Method::POST,
-        "/workflows/{name}/unarchive",
-        AuditAction::WorkflowUnarchive,
-    ),
-];
 
 /// Lists the entries of the caller's team. An operator gets those of `?team=` or, without it, of
 /// all teams and the host.
@@ -223,20 +142,18 @@ struct DenialCounts {
 }
 
 impl DenialLimiter {
-    /// Records a refused request if its route is audited and its token lacked the permission.
-    /// Beyond `audit.refused_per_minute_max` entries of a team, requests are only counted.
+    /// Records a refused request if its route has an audited `action` and its token lacked the
+    /// permission. Beyond `audit.refused_per_minute_max` entries of a team, requests are only
+    /// counted.
     pub(super) async fn record(
         &self,
         services: &Services,
         principal: &Principal,
         (head, id): (&RequestHead, RequestId),
-        route: &Route,
+        action: Option<AuditAction>,
         error: &ApiError,
     ) {
-        let asked = AUDITED
-            .iter()
-            .find(|(method, pattern, _)| *method == route.method && *pattern == route.pattern);
-        let Some((_, _, action)) = asked.filter(|_| error.lacks_permission()) else {
+        let Some(action) = action.filter(|_| error.lacks_permission()) else {
             return;
         };
         let most = services.config.audit.refused_per_minute_max;
@@ -251,7 +168,7 @@ impl DenialLimiter {
             }
         }
         Recorder::new(services, Some(principal), head, id)
-            .refused(*action, String::new(), json!({}))
+            .refused(action, String::new(), json!({}))
             .await;
     }
 
@@ -271,20 +188,7 @@ impl DenialLimiter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::routes::ROUTES;
     use super::*;
-
-    #[test]
-    fn what_is_audited_is_a_route() {
-        for (method, pattern, _) in AUDITED {
-            assert!(
-                ROUTES
-                    .iter()
-                    .any(|route| route.method == method && route.pattern == pattern),
-                "{method} {pattern}"
-            );
-        }
-    }
 
     #[test]
     fn denials_are_counted_by_team_and_minute() {

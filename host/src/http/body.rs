@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::dispatch::before;
+use super::deadline::before;
 use super::error::ApiError;
 use super::traffic::Traffic;
 use crate::byte_budget::Charge;

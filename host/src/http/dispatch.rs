@@ -1,19 +1,14 @@
 //! Dispatch of requests: finds the route, authenticates the caller, runs the handler up to the
 //! deadline and writes the log line.
 
-use std::any::Any;
 use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt as _, Stream, StreamExt as _};
-use hyper::header::{AUTHORIZATION, HeaderName};
-use hyper::{HeaderMap, Method, Response};
+use futures_util::{Stream, StreamExt as _};
+use hyper::header::HeaderName;
+use hyper::{Method, Response};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use warp::{Filter, Rejection};
@@ -22,6 +17,7 @@ use super::Services;
 use super::audit::DenialLimiter;
 use super::body::Body;
 use super::compression::compress;
+use super::deadline::run;
 use super::error::ApiError;
 use super::query::Query;
 use super::request::Request;
@@ -29,11 +25,11 @@ use super::request_id::{RequestId, RequestIds};
 use super::response::{
     Content, HandlerResult, PIECE_BYTES, add_security_headers, hold, is_held, send,
 };
-use super::routes::{self, Access, ROUTES, Route, RouteMatch};
-use super::sign_ins::FailedSignIn;
+use super::route::{Access, Handler, Route, RouteMatch, find};
+use super::routes::{HEALTH_PATTERN, ROUTES, UPLOAD_PATTERN};
 use super::source::RequestHead;
 use super::traffic::RateState;
-use super::{secret, traced};
+use super::{auth, traced};
 use crate::model::{Principal, TraceParent};
 use crate::monitor::{Monitor, Operation};
 
@@ -145,14 +141,14 @@ impl Dispatcher {
         let began = self.services.clock.monotonic();
         let request_id = self.requests.next();
         let method = &head.method;
-        let found = routes::find(method, head.uri.path());
+        let found = find(ROUTES, method, head.uri.path());
         // Never the raw path: it may hold any text, and would create operations without bound.
-        let (pattern, operation) = match &found {
-            RouteMatch::Route(route, _) => (Some(route.pattern), self.operations.get(route)),
+        let (route, operation) = match &found {
+            RouteMatch::Route(route, _) => (Some(*route), self.operations.get(route)),
             _ => (None, &self.operations.no_route),
         };
-        let recorded = traced::begin(&self.services.tracer, method, pattern, &head.headers);
-        let path = pattern.unwrap_or("-");
+        let recorded = traced::begin(&self.services.tracer, method, route, &head.headers);
+        let path = route.map_or("-", |route| route.pattern);
         let span = tracing::info_span!("request", id = %request_id, %method, path, trace_id = tracing::field::Empty);
         if let Some(trace) = recorded.context() {
             span.record("trace_id", trace.trace_id_text());
@@ -217,8 +213,7 @@ impl Dispatcher {
             RouteMatch::Nothing => return Err(ApiError::no_such_path()),
         };
         let traffic = &self.services.traffic;
-        if head.extensions.get::<ProbesOnly>().is_some() && route.pattern != routes::HEALTH_PATTERN
-        {
+        if head.extensions.get::<ProbesOnly>().is_some() && route.pattern != HEALTH_PATTERN {
             return Err(traffic.busy(
                 "every connection of the host has a request under way (server.connections_max)",
             ));
@@ -226,23 +221,7 @@ impl Dispatcher {
         let access = route.access.asked_for(&head.headers);
         let principal = match access {
             Access::Public(_) => None,
-            _ => match self.principal(&head.headers, deadline).await {
-                Ok(principal) => Some(principal),
-                Err(AuthenticationFailure::Error(error)) => return Err(error),
-                Err(AuthenticationFailure::SignIn(failed)) => {
-                    let asked = format!("{} {}", route.method, route.pattern);
-                    // On the heap, for the reason given below.
-                    Box::pin(self.services.sign_ins.record(
-                        &self.services,
-                        &head,
-                        id,
-                        failed,
-                        asked,
-                    ))
-                    .await;
-                    return Err(failed.into());
-                }
-            },
+            _ => Some(auth::principal(&self.services, &head, id, route, deadline).await?),
         };
         if let Some(principal) = &principal {
             traffic.admit(principal.token, self.services.clock.monotonic(), rate)?;
@@ -286,7 +265,7 @@ impl Dispatcher {
                     let (services, asked) = (&self.services, (&*head, id));
                     let recording = self
                         .denials
-                        .record(services, &principal, asked, route, error);
+                        .record(services, &principal, asked, route.audit, error);
                     Box::pin(recording).await;
                 }
                 answer
@@ -303,11 +282,11 @@ impl Dispatcher {
         route: &Route,
         principal: &Arc<Principal>,
         deadline: Instant,
-        handler: routes::Handler,
+        handler: Handler,
         request: Request,
     ) -> HandlerResult {
         let bytes_max = self.services.traffic.answer_bytes_max();
-        let charge = match route.response_may_be_large() {
+        let charge = match route.is_large {
             true => Some(
                 self.services
                     .traffic
@@ -344,7 +323,7 @@ impl Dispatcher {
         let usual = config.server.request_timeout;
         match found {
             RouteMatch::Route(route, _)
-                if route.method == Method::POST && route.pattern == routes::UPLOAD_PATTERN =>
+                if route.method == Method::POST && route.pattern == UPLOAD_PATTERN =>
             {
                 // The component is compiled after it has arrived, in a child process with its own
                 // time limit.
@@ -353,131 +332,5 @@ impl Dispatcher {
             }
             _ => (usual, usual),
         }
-    }
-
-    async fn principal(
-        &self,
-        headers: &HeaderMap,
-        deadline: Instant,
-    ) -> Result<Arc<Principal>, AuthenticationFailure> {
-        let hash = find_token(headers).map_err(AuthenticationFailure::SignIn)?;
-        let known = before(deadline, self.services.store.principal_by_token_hash(hash)).await;
-        let known = known
-            .ok_or_else(ApiError::deadline)
-            .map_err(AuthenticationFailure::Error)?;
-        let known = known.map_err(|error| AuthenticationFailure::Error(error.into()))?;
-        known.ok_or(AuthenticationFailure::SignIn(FailedSignIn::Invalid(hash)))
-    }
-}
-
-/// The reason why a request has no principal: failed authentication, or an error of the host.
-enum AuthenticationFailure {
-    SignIn(FailedSignIn),
-    Error(ApiError),
-}
-
-impl From<FailedSignIn> for ApiError {
-    fn from(failed: FailedSignIn) -> Self {
-        match failed {
-            FailedSignIn::Missing => Self::token_missing(),
-            FailedSignIn::Malformed | FailedSignIn::Invalid(_) => Self::token_invalid(),
-        }
-    }
-}
-
-/// Returns the hash of a request's token.
-///
-/// # Errors
-/// 401 for a missing or malformed token.
-pub(super) fn token_hash(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
-    find_token(headers).map_err(ApiError::from)
-}
-
-fn find_token(headers: &HeaderMap) -> Result<[u8; 32], FailedSignIn> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return Err(FailedSignIn::Missing);
-    };
-    let (scheme, secret) = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .ok_or(FailedSignIn::Malformed)?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(FailedSignIn::Missing);
-    }
-    secret::hash(secret.trim()).ok_or(FailedSignIn::Malformed)
-}
-
-/// Runs a handler in the task that read the request. A task of its own would wake another thread,
-/// which costs more than most handlers.
-///
-/// A panic becomes a 500 response, so the connection survives it. When the client disconnects or
-/// the deadline passes, the handler is dropped. The store's work continues in tasks of the store.
-async fn run(handler: BoxFuture<'static, HandlerResult>, deadline: Instant) -> HandlerResult {
-    // Unwind-safe: shared state is in the database or behind locks that do not poison.
-    let caught = AssertUnwindSafe(handler).catch_unwind();
-    match before(deadline, caught).await {
-        Some(Ok(answer)) => answer,
-        Some(Err(panic)) => Err(ApiError::internal(format!(
-            "a handler panicked: {}",
-            panic_text(&*panic)
-        ))),
-        None => Err(ApiError::deadline()),
-    }
-}
-
-/// Returns the output of `work`, or none when the deadline passes first. Most work is ready at the
-/// first poll, and then no timer is created.
-pub(super) async fn before<F: Future>(deadline: Instant, work: F) -> Option<F::Output> {
-    let mut work = pin!(work);
-    match std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
-        Poll::Ready(done) => Some(done),
-        Poll::Pending => tokio::time::timeout_at(deadline, work).await.ok(),
-    }
-}
-
-/// Returns the message of a panic.
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let owned = || panic.downcast_ref::<String>().map(String::as_str);
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(owned)
-        .unwrap_or("no text")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::response;
-    use super::*;
-
-    #[tokio::test]
-    async fn a_handler_that_panics_is_an_internal_error() {
-        let deadline = Instant::from_std(crate::clock::Clock::System.monotonic()) + GRACE;
-        for handler in [
-            async { panic!("broken") }.boxed(),
-            async { panic!("broken {}", 1) }.boxed(),
-        ] {
-            let error = run(handler, deadline).await.err().expect("is an error");
-            assert_eq!(error.status, hyper::StatusCode::INTERNAL_SERVER_ERROR);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_handler_that_is_late_is_dropped() {
-        let (kept, mut held) = tokio::sync::oneshot::channel::<()>();
-        let handler = async move {
-            std::future::pending::<()>().await;
-            drop(kept);
-            response::ok(&())
-        };
-        let now = Instant::from_std(crate::clock::Clock::System.monotonic());
-        let error = run(handler.boxed(), now).await.err().expect("is an error");
-        assert_eq!(error.status, hyper::StatusCode::SERVICE_UNAVAILABLE);
-        assert!(
-            held.try_recv()
-                .is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Closed)
-        );
     }
 }

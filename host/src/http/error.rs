@@ -7,11 +7,10 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::response::Content;
 use crate::engine::EngineError;
 use crate::model::Permission;
 use crate::model::definition::{DefinitionError, Problem};
@@ -32,7 +31,7 @@ pub(super) struct ApiError {
     message: String,
     /// The mistakes of a definition, for `error.problems`.
     problems: Vec<Problem>,
-    header: Option<Box<(HeaderName, HeaderValue)>>,
+    pub(super) header: Option<Box<(HeaderName, HeaderValue)>>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -315,15 +314,6 @@ impl ApiError {
         }
         json!({ "error": error })
     }
-
-    /// Returns the error as a response.
-    pub(super) fn into_response(self) -> Response<Content> {
-        let mut response = super::response::json(self.status, &self.body());
-        if let Some((name, value)) = self.header.map(|header| *header) {
-            response.headers_mut().insert(name, value);
-        }
-        response
-    }
 }
 
 /// Formats an error and all its causes, separated by `: `.
@@ -427,6 +417,7 @@ impl From<UploadError> for ApiError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::response::Content;
     use super::*;
 
     fn body(error: ApiError) -> (StatusCode, serde_json::Value) {

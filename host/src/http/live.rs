@@ -14,7 +14,7 @@ use hyper::Response;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 
 use super::Services;
-use super::dispatch::token_hash;
+use super::auth::token_hash;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{Chunks, Content, HandlerResult};

@@ -158,6 +158,17 @@ impl io::Write for PieceWriter {
     }
 }
 
+impl ApiError {
+    /// Returns the error as a response.
+    pub(super) fn into_response(self) -> Response<Content> {
+        let mut response = json(self.status, &self.body());
+        if let Some((name, value)) = self.header.map(|header| *header) {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
 /// Returns 200 with JSON.
 pub(super) fn ok(body: &impl Serialize) -> HandlerResult {
     Ok(json(StatusCode::OK, body))

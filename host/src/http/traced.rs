@@ -10,27 +10,27 @@
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Response, StatusCode};
 
-use super::routes::{Access, ROUTES};
+use super::route::{Access, Route};
 use crate::model::TraceParent;
 use crate::trace::{Caller, Span, SpanKind, Tracer};
 
 const TRACEPARENT: &str = "traceparent";
 const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
-/// Begins the span of a request. `pattern` is the pattern of its route; none if no route matched.
+/// Begins the span of a request. `route` is none if no route matched.
 pub(super) fn begin(
     tracer: &Tracer,
     method: &Method,
-    pattern: Option<&str>,
+    route: Option<&Route>,
     headers: &HeaderMap,
 ) -> Span {
-    let mut span = tracer.root(SpanKind::Server, caller(pattern, headers));
+    let mut span = tracer.root(SpanKind::Server, caller(route, headers));
     // A matched route has a standard method. Without a route, the method may be any text.
-    match pattern {
-        Some(pattern) => {
+    match route {
+        Some(Route { pattern, .. }) => {
             span.name(|| format!("{method} {pattern}"));
             span.set("http.request.method", method.as_str());
-            span.set("http.route", pattern);
+            span.set("http.route", *pattern);
         }
         None => {
             span.name(|| "HTTP".to_owned());
@@ -61,19 +61,13 @@ pub(super) fn end<B>(mut span: Span, response: &mut Response<B>) {
 /// Classifies the caller for tracing. The token has not been checked yet; [`end`] disowns the span
 /// of a caller whose token turns out to be invalid. On a public route the caller needs no token, so
 /// its wish to be traced does not count.
-fn caller(pattern: Option<&str>, headers: &HeaderMap) -> Caller {
+fn caller(route: Option<&Route>, headers: &HeaderMap) -> Caller {
     let Some(parent) = parent(headers) else {
         return Caller::Untraced;
     };
-    let of_pattern = |pattern| ROUTES.iter().filter(move |route| route.pattern == pattern);
-    let is_public = |pattern| {
-        of_pattern(pattern)
-            .any(|route| matches!(route.access.asked_for(headers), Access::Public(_)))
-    };
-    if pattern.is_none_or(is_public) {
-        Caller::WithoutToken(parent)
-    } else {
-        Caller::WithToken(parent)
+    match route.map(|route| route.access.asked_for(headers)) {
+        None | Some(Access::Public(_)) => Caller::WithoutToken(parent),
+        Some(_) => Caller::WithToken(parent),
     }
 }
 

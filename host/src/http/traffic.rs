@@ -12,7 +12,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::connections::{ConnectionStats, Connections};
-use super::dispatch::before;
+use super::deadline::before;
 use super::error::ApiError;
 use crate::byte_budget::{Budget, BudgetStats, Charge};
 use crate::config::{Config, ServerConfig};

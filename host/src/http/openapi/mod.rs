@@ -20,7 +20,7 @@ mod responses;
 mod schemas;
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
@@ -31,7 +31,7 @@ use self::schemas::Schemas;
 use super::assets;
 use super::request::Request;
 use super::response::HandlerResult;
-use super::routes::{Access, ROUTES, Route};
+use super::route::{Access, Route};
 
 const COMMON: &str = include_str!("common.yaml");
 /// The areas, in the order of the reference page.
@@ -116,18 +116,18 @@ impl RenderedDocument {
     }
 }
 
-static DOCUMENT: LazyLock<RenderedDocument> =
-    LazyLock::new(|| RenderedDocument::new(document().to_string()));
-static REFERENCE: LazyLock<RenderedDocument> =
-    LazyLock::new(|| RenderedDocument::new(reference::page(&document())));
-
-pub(super) async fn show_document(request: Request) -> HandlerResult {
-    show(&request, &DOCUMENT, "application/json")
+/// Serves the description of the routes.
+pub(super) fn show_document(request: &Request, routes: &[Route]) -> HandlerResult {
+    static DOCUMENT: OnceLock<RenderedDocument> = OnceLock::new();
+    let shown = DOCUMENT.get_or_init(|| RenderedDocument::new(document(routes).to_string()));
+    show(request, shown, "application/json")
 }
 
 /// Serves the reference page, which has no data and no script.
-pub(super) async fn show_reference(request: Request) -> HandlerResult {
-    let mut response = show(&request, &REFERENCE, "text/html; charset=utf-8")?;
+pub(super) fn show_reference(request: &Request, routes: &[Route]) -> HandlerResult {
+    static PAGE: OnceLock<RenderedDocument> = OnceLock::new();
+    let shown = PAGE.get_or_init(|| RenderedDocument::new(reference::page(&document(routes))));
+    let mut response = show(request, shown, "text/html; charset=utf-8")?;
     response.headers_mut().insert(
         CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(assets::POLICY),
@@ -153,7 +153,7 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str) -> T {
     serde_saphyr::from_str(text).expect("the files were tested")
 }
 
-fn document() -> Value {
+fn document(routes: &[Route]) -> Value {
     let common: CommonDefinitions = parse(COMMON);
     let areas: Vec<Area> = AREAS.into_iter().map(parse).collect();
     let written = areas
@@ -163,7 +163,7 @@ fn document() -> Value {
         .collect();
     let schemas = Schemas::new(written);
     let mut paths = Map::new();
-    for route in ROUTES {
+    for route in routes {
         let name = format!("{} {}", route.method, route.pattern);
         let found = areas.iter().find_map(|area| {
             area.operations
@@ -340,7 +340,7 @@ impl DescribedRoute<'_> {
         } = self;
         let happens = |status| match status {
             401 | 429 => !matches!(route.access, Access::Public(_)),
-            422 => route.response_may_be_large(),
+            422 => route.is_large,
             403 => route.access.permission().is_some(),
             404 => route.parameters().next().is_some(),
             408 | 413 | 415 => !operation.body.is_empty(),
@@ -365,6 +365,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::http::routes::ROUTES;
     use crate::model::{AlertRule, AuditAction, InstanceStatus, Permission};
     use crate::monitor::Window;
     use crate::store::CacheKind;
@@ -386,7 +387,7 @@ mod tests {
 
     #[test]
     fn ids_are_unique_and_references_lead_somewhere() {
-        let document = document();
+        let document = document(ROUTES);
         let ids: BTreeSet<_> = ROUTES.iter().map(Route::id).collect();
         assert_eq!(ids.len(), ROUTES.len());
         let mut references = Vec::new();
@@ -416,7 +417,7 @@ mod tests {
     /// The YAML files and the dashboard repeat the enumerations.
     #[test]
     fn words_are_those_of_the_program() {
-        let document = document();
+        let document = document(ROUTES);
         let words = |name: &str| document["components"]["schemas"][name]["enum"].clone();
         assert_eq!(words("AuditAction"), json!(AuditAction::ALL));
         assert_eq!(words("CacheKind"), json!(CacheKind::ALL));
@@ -434,7 +435,7 @@ mod tests {
 
     #[test]
     fn every_schema_is_used_and_no_two_have_one_name() {
-        let text = document().to_string();
+        let text = document(ROUTES).to_string();
         let common: CommonDefinitions = parse(COMMON);
         let names = AREAS
             .into_iter()
