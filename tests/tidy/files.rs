@@ -7,6 +7,9 @@ use std::process::Command;
 /// Folders to skip if git cannot be asked.
 const SKIPPED: [&str; 4] = [".git", "target", "node_modules", "stepwell-data"];
 
+/// The folder of the host's source.
+pub(crate) const SOURCES: &str = "host/src/";
+
 /// A text file of the tree.
 pub(crate) struct TextFile {
     /// The path from the root of the tree, with `/`.
@@ -49,6 +52,14 @@ pub(crate) fn text_files_below(folder: &str, ending: &str) -> Vec<TextFile> {
         .into_iter()
         .filter(|file| file.path.starts_with(folder) && file.path.ends_with(ending))
         .collect()
+}
+
+/// Returns the path of a source file's module: `["store", "cache"]` for
+/// `host/src/store/cache/mod.rs`.
+pub(crate) fn module_path(path: &str) -> Vec<&str> {
+    let below = path.strip_prefix(SOURCES).unwrap_or(path);
+    let below = below.strip_suffix(".rs").unwrap_or(below);
+    below.split('/').filter(|part| *part != "mod").collect()
 }
 
 fn tracked(root: &Path) -> Option<Vec<String>> {

@@ -1,8 +1,8 @@
 //! The modules of the host form a total order. A module imports only modules listed below it.
 
-use crate::files::text_files_below;
+use crate::files::{SOURCES, module_path, text_files_below};
 use crate::report;
-use crate::rust_source::{code_only, is_word, lines_with};
+use crate::rust_source::{code_only, crate_paths, lines_with};
 
 /// The modules, from top to bottom.
 const MODULES: [&str; 22] = [
@@ -42,81 +42,25 @@ const OWNED_CRATES: [(&str, &str); 8] = [
     ("opentelemetry_otlp", "trace"),
 ];
 
-const SOURCES: &str = "host/src/";
-
 /// Returns the first part of a path: `store` for `host/src/store/backend.rs`.
 fn module_of(path: &str) -> &str {
-    let below = path.strip_prefix(SOURCES).unwrap_or(path);
-    below.split(['/', '.']).next().unwrap_or(below)
+    module_path(path).first().copied().unwrap_or(path)
 }
 
 fn rank(module: &str) -> Option<usize> {
     MODULES.iter().position(|known| *known == module)
 }
 
-/// Returns the modules that the code names, by `crate::name`, `crate::{name, …}`, or enough
-/// `super::` to reach the root.
+/// Returns the other modules that the code names.
 fn imports(path: &str, code: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for (start, prefix) in code.match_indices("crate::") {
-        // Not the end of another word.
-        if code
-            .get(..start)
-            .and_then(|before| before.chars().next_back())
-            .is_some_and(is_word)
-        {
-            continue;
-        }
-        let rest = code
-            .get(start + prefix.len()..)
-            .unwrap_or_default()
-            .trim_start();
-        match rest.strip_prefix('{') {
-            Some(list) => found.extend(heads_of_list(list)),
-            None => found.push(first_word(rest)),
-        }
-    }
-    let below = path.strip_prefix(SOURCES).unwrap_or(path);
-    let depth = below
-        .trim_end_matches(".rs")
-        .split('/')
-        .filter(|part| *part != "mod")
-        .count();
-    for (start, prefix) in code.match_indices(&"super::".repeat(depth)) {
-        found.push(first_word(
-            code.get(start + prefix.len()..).unwrap_or_default(),
-        ));
-    }
+    let paths = crate_paths(code, &module_path(path)).into_iter();
     // Macros of the crate and items of its root are not modules.
-    found.retain(|name| rank(name).is_some());
+    let mut found: Vec<_> = paths
+        .filter_map(|path| path.into_iter().next())
+        .filter(|name| rank(name).is_some() && name != module_of(path))
+        .collect();
+    found.dedup();
     found
-}
-
-fn first_word(text: &str) -> String {
-    text.chars()
-        .take_while(|character| is_word(*character))
-        .collect()
-}
-
-/// Returns the first word of each entry of a `use` list. The list begins after its opening brace.
-fn heads_of_list(list: &str) -> Vec<String> {
-    let mut depth = 1_usize;
-    let mut heads = Vec::new();
-    let mut at_start = true;
-    for (index, character) in list.char_indices() {
-        match character {
-            '{' => depth += 1,
-            '}' if depth == 1 => break,
-            '}' => depth -= 1,
-            ',' if depth == 1 => at_start = true,
-            _ if at_start && is_word(character) => {
-                heads.push(first_word(list.get(index..).unwrap_or_default()));
-                at_start = false;
-            }
-            _ => {}
-        }
-    }
-    heads
 }
 
 #[test]
@@ -132,7 +76,7 @@ fn a_module_imports_only_modules_below_it() {
             continue;
         };
         for import in imports(&file.path, &code_only(&file.text)) {
-            if import != module && rank(&import).is_some_and(|other| other < own) {
+            if rank(&import).is_some_and(|other| other < own) {
                 findings.push(format!("{}: `{module}` imports `{import}`", file.path));
             }
         }

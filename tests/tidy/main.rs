@@ -1,6 +1,7 @@
 //! Rules of this tree that the compiler does not check. Each rule is a test, and its message says
 //! what to do.
 
+mod circles;
 mod contract;
 mod files;
 mod layers;

@@ -49,6 +49,86 @@ pub(crate) fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
+/// Returns the paths that the code of a module names by `crate::`, `self::` or `super::`, from the
+/// root of the crate: `["store", "cache", "Cache"]`. Each entry of a list `{…}` is a path. `module`
+/// is the path of the code's own module.
+pub(crate) fn crate_paths(code: &str, module: &[&str]) -> Vec<Vec<String>> {
+    let tokens = tokens(code);
+    let mut found = Vec::new();
+    for (place, token) in tokens.iter().enumerate() {
+        let own = match *token {
+            "crate" => &[][..],
+            "self" => module,
+            "super" => module.split_last().map_or(module, |(_, parent)| parent),
+            _ => continue,
+        };
+        let begins = place == 0 || tokens.get(place - 1) != Some(&"::");
+        if begins && tokens.get(place + 1) == Some(&"::") {
+            let rest = tokens.get(place + 2..).unwrap_or_default();
+            expand(rest, own.to_vec(), &mut found);
+        }
+    }
+    found
+}
+
+/// Adds the paths at the start of `tokens` to `found`, below `path`. Returns the rest.
+fn expand<'a, 'c>(
+    tokens: &'a [&'c str],
+    mut path: Vec<&'c str>,
+    found: &mut Vec<Vec<String>>,
+) -> &'a [&'c str] {
+    let Some((first, mut rest)) = tokens.split_first() else {
+        return tokens;
+    };
+    match *first {
+        "{" => {
+            while let Some((next, after)) = rest.split_first() {
+                rest = match *next {
+                    "}" => return after,
+                    "," => after,
+                    _ => expand(rest, path.clone(), found),
+                };
+            }
+            return rest;
+        }
+        "super" => _ = path.pop(),
+        "self" => {}
+        name => path.push(name),
+    }
+    match rest {
+        ["::", after @ ..] => expand(after, path, found),
+        // An alias is not a part of the path.
+        ["as", _, after @ ..] => {
+            found.push(path.into_iter().map(str::to_owned).collect());
+            after
+        }
+        _ => {
+            found.push(path.into_iter().map(str::to_owned).collect());
+            rest
+        }
+    }
+}
+
+/// Splits code into words, `::` and single characters.
+fn tokens(code: &str) -> Vec<&str> {
+    let mut tokens = Vec::new();
+    let mut rest = code.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let length = if rest.starts_with("::") {
+            2
+        } else if is_word(first) {
+            rest.find(|character| !is_word(character))
+                .unwrap_or(rest.len())
+        } else {
+            first.len_utf8()
+        };
+        let (token, after) = rest.split_at(length);
+        tokens.push(token);
+        rest = after.trim_start();
+    }
+    tokens
+}
+
 /// Returns the number of characters from here that are a comment, a string or a character literal;
 /// 0 for code.
 fn text_length(rest: &[char], inside_word: bool) -> usize {
