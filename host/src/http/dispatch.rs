@@ -263,9 +263,9 @@ impl Dispatcher {
                 if let Err(error) = &answer {
                     // On the heap, so that requests without an error do not carry this future.
                     let (services, asked) = (&self.services, (&*head, id));
-                    let recording = self
-                        .denials
-                        .record(services, &principal, asked, route.audit, error);
+                    let recording =
+                        self.denials
+                            .record(services, &principal, asked, route.audit, error);
                     Box::pin(recording).await;
                 }
                 answer
