@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::duration;
 use crate::model::expression::EvaluationLimits;
@@ -189,7 +190,7 @@ section! {
         uploads_per_team_max: usize,
         upload_bytes_max: u64,
         upload_bytes_per_team_max: u64,
-        grants: BTreeSet<Interface>,
+        #[serde(deserialize_with = "grants")] grants: BTreeSet<Interface>,
         #[serde(with = "duration")] compile_timeout: Duration,
         compile_memory_bytes_max: u64,
         compile_concurrency: usize,
@@ -583,6 +584,18 @@ fn invalid(origin: &str, problem: &str) -> ConfigError {
     }
 }
 
+/// Reads the interfaces that the host grants: a list of names, or `all`.
+fn grants<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Interface>, D::Error> {
+    let names = Vec::<String>::deserialize(from)?;
+    if names == ["all"] {
+        return Ok(Interface::needing_grant().collect());
+    }
+    let interfaces = names.into_iter().map(Interface::try_from);
+    interfaces
+        .collect::<Result<_, _>>()
+        .map_err(D::Error::custom)
+}
+
 fn parse_table(text: &str, origin: &str) -> Result<toml::Table, ConfigError> {
     text.parse()
         .map_err(|error: toml::de::Error| invalid(origin, &error.to_string()))
@@ -709,6 +722,23 @@ mod tests {
         assert_eq!(config.server.listen.to_string(), "0.0.0.0:80");
         assert_eq!(config.limits.cpu_budget, Duration::from_secs(5));
         assert_eq!(config.server.connections_max, 1024);
+    }
+
+    #[test]
+    fn all_interfaces_that_need_a_grant_are_granted_by_default() {
+        let granted = |names| Ok(load(&[("STEPWELL_PLUGINS__GRANTS", names)])?.plugins.grants);
+        let all: BTreeSet<_> = Interface::needing_grant().collect();
+        assert_eq!(Config::defaults().expect("loads").plugins.grants, all);
+        assert_eq!(granted("storage,batch,workflows").expect("loads"), all);
+        assert_eq!(granted("").expect("loads"), BTreeSet::new());
+        for wrong in ["log", "all,storage", "Storage"] {
+            let error = granted(wrong).map_err(|error: ConfigError| error.to_string());
+            let error = error.expect_err("needs no grant, or does not exist");
+            assert!(
+                error.contains("expected one of `storage`, `batch`, `workflows`"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -174,6 +174,19 @@ pub fn with_custom_data(mut component: Vec<u8>, name: &str, data: &[u8]) -> Vec<
     component
 }
 
+/// Returns a component built for another version of the contract, which has five characters like
+/// 0.1.0.
+pub fn built_for(contract: &str, mut component: Vec<u8>) -> Vec<u8> {
+    let (old, new) = (b"@0.1.0", format!("@{contract}"));
+    for at in 0..component.len() - old.len() {
+        let name = &mut component[at..at + old.len()];
+        if name == old {
+            name.copy_from_slice(new.as_bytes());
+        }
+    }
+    component
+}
+
 /// Appends a number as LEB128.
 pub fn push_number(bytes: &mut Vec<u8>, mut number: usize) {
     loop {

@@ -42,26 +42,101 @@ pub struct Grants {
     pub shared_buckets: BTreeSet<Name>,
 }
 
-/// An interface that needs a grant.
+/// Package and version of the contract in `wit/`.
+pub const CONTRACT: (&str, &str) = ("stepwell:plugin", "0.1.0");
+
+/// An interface of the contract that the host offers to plugins. In JSON and in settings, where
+/// only interfaces that need a grant are named, it is its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(into = "&'static str", try_from = "String")]
 pub enum Interface {
+    /// Types that other interfaces share.
+    Types,
     /// Cached key-value storage.
     Storage,
     /// Bulk operations on instances.
     Batch,
+    /// Counters, gauges, histograms and timers.
+    Metrics,
+    /// Lines in the host's log.
+    Log,
     /// Reading workflow data.
     Workflows,
+    /// The clock and randomness.
+    Runtime,
 }
 
 impl Interface {
+    /// The one list of host interfaces. The linker, the scan of uploads, the default of
+    /// `plugins.grants` and the OpenAPI document follow it.
+    pub const ALL: [Self; 7] = [
+        Self::Types,
+        Self::Storage,
+        Self::Batch,
+        Self::Metrics,
+        Self::Log,
+        Self::Workflows,
+        Self::Runtime,
+    ];
+
+    /// Returns the name in the contract, the contract's version, and whether a plugin needs a grant
+    /// to call the interface.
+    const fn row(self) -> (&'static str, &'static str, bool) {
+        match self {
+            Self::Types => ("types", CONTRACT.1, false),
+            Self::Storage => ("storage", CONTRACT.1, true),
+            Self::Batch => ("batch", CONTRACT.1, true),
+            Self::Metrics => ("metrics", CONTRACT.1, false),
+            Self::Log => ("log", CONTRACT.1, false),
+            Self::Workflows => ("workflows", CONTRACT.1, true),
+            Self::Runtime => ("runtime", CONTRACT.1, false),
+        }
+    }
+
     /// Returns the name used in the WIT contract.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Storage => "storage",
-            Self::Batch => "batch",
-            Self::Workflows => "workflows",
-        }
+        self.row().0
+    }
+
+    /// Returns the version of the contract that the host offers the interface in.
+    pub const fn version(self) -> &'static str {
+        self.row().1
+    }
+
+    /// Returns whether a plugin needs a grant to call the interface.
+    pub const fn needs_grant(self) -> bool {
+        self.row().2
+    }
+
+    /// Returns the interfaces that need a grant.
+    pub fn needing_grant() -> impl Iterator<Item = Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|interface| interface.needs_grant())
+    }
+}
+
+impl From<Interface> for &'static str {
+    fn from(interface: Interface) -> Self {
+        interface.as_str()
+    }
+}
+
+impl TryFrom<String> for Interface {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::needing_grant()
+            .find(|interface| interface.as_str() == name)
+            .ok_or_else(|| {
+                let names: Vec<_> = Self::needing_grant()
+                    .map(|it| format!("`{}`", it.as_str()))
+                    .collect();
+                format!(
+                    "unknown interface `{name}`, expected one of {}",
+                    names.join(", ")
+                )
+            })
     }
 }
 

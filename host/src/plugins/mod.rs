@@ -32,7 +32,9 @@ use crate::config::{Config, PluginsConfig};
 use crate::fair_queue::{FairLimits, FairPermit, FairQueue};
 use crate::model::plugin::{Grants, PluginVersion};
 use crate::model::{Failure, Name, Principal};
-use crate::runtime::{ArtifactError, DESCRIBED_MAX, LoadedPlugin, Runtime, RuntimeError, SILENT};
+use crate::runtime::{
+    ArtifactError, DESCRIBED_MAX, LoadedPlugin, Runtime, RuntimeError, SILENT, contract,
+};
 use crate::slots::Slots;
 use crate::store::{PluginInsert, Store, StoreError};
 
@@ -654,7 +656,7 @@ fn does_not_load(error: RuntimeError) -> UploadError {
     match error {
         RuntimeError::Link(reason) => UploadError::Refused {
             code: "contract-mismatch",
-            message: format!("the component does not fit stepwell:plugin@0.1.0: {reason}"),
+            message: format!("the component does not fit {}: {reason}", contract()),
         },
         // The code needs more memories, tables or instances than an attempt has.
         RuntimeError::Artifact(ArtifactError::Incompatible(reason)) => UploadError::Refused {

@@ -10,8 +10,8 @@ use wasmparser::{
 };
 
 use super::UploadError;
-use crate::model::plugin::Interface;
-use crate::runtime::{OFFERED, REQUIRED_EXPORT};
+use crate::model::plugin::{CONTRACT, Interface};
+use crate::runtime::{contract, is_offered, is_step, step_export};
 
 const FUNCTION_BODY_BYTES_MAX: usize = 1 << 20;
 const NESTING_MAX: u32 = 8;
@@ -43,12 +43,10 @@ pub(super) struct Scan {
 impl Scan {
     /// Returns the imported interfaces that need a grant.
     pub(super) fn interfaces(&self) -> impl Iterator<Item = Interface> {
-        [Interface::Storage, Interface::Batch, Interface::Workflows]
-            .into_iter()
-            .filter(|interface| {
-                let name = format!("stepwell:plugin/{}@", interface.as_str());
-                self.imports.iter().any(|import| import.starts_with(&name))
-            })
+        Interface::needing_grant().filter(|interface| {
+            let name = format!("{}/{}@", CONTRACT.0, interface.as_str());
+            self.imports.iter().any(|import| import.starts_with(&name))
+        })
     }
 }
 
@@ -90,19 +88,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, UploadError> {
         }
     }
     check_imports(&scan)?;
-    if !scan.exports.iter().any(|export| export == REQUIRED_EXPORT) {
-        return Err(refused(
-            "missing-export",
-            format!(
-                "the component does not export `{REQUIRED_EXPORT}`{}; a plugin made with the crate stepwell-guest and \
-                 its `plugin!` macro does",
-                match scan.exports.first() {
-                    Some(export) => format!(" (it exports `{}`)", shown(export)),
-                    None => " (it exports nothing)".to_owned(),
-                }
-            ),
-        ));
-    }
+    check_exports(&scan)?;
     Ok(scan)
 }
 
@@ -173,18 +159,21 @@ fn check_imports(scan: &Scan) -> Result<(), UploadError> {
         .imports
         .iter()
         .map(String::as_str)
-        .filter(|import| !OFFERED.contains(import))
+        .filter(|import| !is_offered(import))
         .collect();
     let Some(first) = unknown.first() else {
         return Ok(());
     };
     let is_wasi = unknown.iter().any(|import| import.starts_with("wasi:"));
-    let advice = if is_wasi {
-        scan.made_with.advice()
-    } else if first.starts_with("stepwell:plugin/") {
-        "this host offers the contract in version 0.1.0: build the plugin with the stepwell-guest of this release"
-    } else {
-        "a plugin can import only the interfaces of stepwell:plugin@0.1.0"
+    let advice = match asked_version(first) {
+        _ if is_wasi => scan.made_with.advice().to_owned(),
+        Some(asked) => format!(
+            "the component asks for version {} of the contract, and this host offers {}: build the plugin with the \
+             stepwell-guest of this release",
+            shown(asked),
+            CONTRACT.1
+        ),
+        None => format!("a plugin can import only the interfaces of {}", contract()),
     };
     let mut names = unknown
         .iter()
@@ -202,6 +191,39 @@ fn check_imports(scan: &Scan) -> Result<(), UploadError> {
         ),
     };
     Err(refused("unknown-import", format!("{what}. {advice}")))
+}
+
+/// Refuses a component that does not export the interface of steps, in a version that the host
+/// serves.
+fn check_exports(scan: &Scan) -> Result<(), UploadError> {
+    if scan.exports.iter().any(|export| is_step(export)) {
+        return Ok(());
+    }
+    let mut exports = scan.exports.iter();
+    let export = exports
+        .clone()
+        .find(|export| asked_version(export).is_some());
+    Err(refused(
+        "missing-export",
+        format!(
+            "the component does not export `{}`{}; a plugin made with the crate stepwell-guest and its `plugin!` macro \
+             does",
+            step_export(),
+            match export.or_else(|| exports.next()) {
+                Some(export) => format!(" (it exports `{}`)", shown(export)),
+                None => " (it exports nothing)".to_owned(),
+            }
+        ),
+    ))
+}
+
+/// Returns the version of the contract that an import or export names.
+fn asked_version(item: &str) -> Option<&str> {
+    let (_, version) = item
+        .strip_prefix(CONTRACT.0)?
+        .strip_prefix('/')?
+        .split_once('@')?;
+    Some(version)
 }
 
 /// The tool that made a component, if the advice for it differs.

@@ -31,10 +31,11 @@ pub use attempt::{
     Capture, Captured, CapturedLog, CapturedMetric, Services, StepCall, StepEnd, Usage,
 };
 pub use bindings::exports::stepwell::plugin::step::PluginManifest;
+pub use contract::{contract, is_offered, is_step, step_export};
 pub use engine::DESCRIBED_MAX;
 pub use fault::SILENT;
 use futures_util::FutureExt as _;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::Linker;
 use wasmtime::{Engine, Store, UpdateDeadline};
 
 use self::attempt::AttemptState;
@@ -47,23 +48,11 @@ use crate::config::RuntimeConfig;
 use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::json::JsonError;
+use crate::model::plugin::Interface;
 use crate::model::{Effects, Json, Name};
 
-/// Interfaces that a component may import, as `package:name/interface@version`.
-pub const OFFERED: [&str; 8] = [
-    "stepwell:plugin/types@0.1.0",
-    "stepwell:plugin/storage@0.1.0",
-    "stepwell:plugin/batch@0.1.0",
-    "stepwell:plugin/metrics@0.1.0",
-    "stepwell:plugin/log@0.1.0",
-    "stepwell:plugin/workflows@0.1.0",
-    "stepwell:plugin/runtime@0.1.0",
-    "stepwell:plugin/step@0.1.0",
-];
 /// Code of a failure whose own code breaks the rules.
 const INVALID_FAILURE_CODE: &str = "invalid-failure-code";
-/// The interface that a component must export.
-pub const REQUIRED_EXPORT: &str = "stepwell:plugin/step@0.1.0";
 
 /// The WebAssembly engine and everything that attempts share. Cheap to clone.
 #[derive(Clone)]
@@ -131,8 +120,10 @@ impl Runtime {
         let engine = engine::runner(config, &services.limits)
             .map_err(|error| RuntimeError::Engine(engine::why_not(&error, config)))?;
         let mut linker = Linker::new(&engine);
-        StepPlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut AttemptState| state)
-            .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+        for interface in Interface::ALL {
+            interfaces::add_to_linker(interface, &mut linker)
+                .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
+        }
         let ticker = engine::Ticker::start(&engine, config.tick)?;
         let threads = GuestThreads::start(services.clock.clone())?;
         let tick = config.tick;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{host, lists, upload};
 use crate::harness::guest_bytes;
-use crate::text_guest::{TextGuest, with_custom_section};
+use crate::text_guest::{TextGuest, built_for, with_custom_section};
 
 #[test]
 fn an_accepted_upload_returns_its_manifest_imports_and_sizes() {
@@ -53,6 +53,31 @@ fn a_plugin_holds_grants_for_what_it_imports_and_nothing_else() {
         json!(["stepwell:plugin/types@0.1.0"]),
         "{verdict}"
     );
+}
+
+#[test]
+fn a_component_built_for_a_later_patch_of_the_contract_gets_its_grants_and_runs() {
+    let guest = TextGuest {
+        imports:
+            r#"(import "stepwell:plugin/storage@0.1.0" "[resource-drop]bucket" (func (param i32)))"#
+                .to_owned(),
+        output: r#"{"contract":"0.1.7"}"#.to_owned(),
+        ..TextGuest::named("later-patch")
+    };
+    let reply = upload(built_for("0.1.7", guest.bytes()));
+    assert_eq!(reply.status, 201, "{}", reply.json);
+    let imports = json!([
+        "stepwell:plugin/types@0.1.7",
+        "stepwell:plugin/storage@0.1.7"
+    ]);
+    assert_eq!(reply.json["imports"], imports);
+    assert_eq!(
+        reply.json["plugin"]["grants"]["interfaces"],
+        json!(["storage"])
+    );
+    host().apply("name: later-patch\nsteps:\n  - { id: it, plugin: later-patch, step: go }");
+    let id = host().start_instance("later-patch", &json!({}));
+    assert_eq!(host().wait(&id)["output"], json!({ "contract": "0.1.7" }));
 }
 
 #[test]

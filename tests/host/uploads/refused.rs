@@ -94,7 +94,11 @@ fn an_import_that_is_not_offered_is_named() {
     refuse(
         import("stepwell:plugin/storage@0.2.0"),
         "unknown-import",
-        &["stepwell:plugin/storage@0.2.0", "0.1.0"],
+        &[
+            "stepwell:plugin/storage@0.2.0",
+            "asks for version 0.2.0",
+            "offers 0.1.0",
+        ],
     );
     refuse(
         import("stepwell:plugin/secrets@0.1.0"),
@@ -148,6 +152,16 @@ fn a_component_without_the_export_is_told_which() {
         component(other),
         "missing-export",
         &["stepwell:plugin/step@0.1.0", "acme:things/stuff@1.0.0"],
+    );
+    let newer = r#"(component (instance $i) (export "acme:things/stuff@1.0.0" (instance $i))
+        (export "stepwell:plugin/step@0.2.0" (instance $i)))"#;
+    refuse(
+        component(newer),
+        "missing-export",
+        &[
+            "stepwell:plugin/step@0.1.0",
+            "exports `stepwell:plugin/step@0.2.0`",
+        ],
     );
 }
 

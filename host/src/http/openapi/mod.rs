@@ -2,7 +2,7 @@
 //! the YAML files in this folder.
 //!
 //! Method, path, permission, summary, path parameters and the usual errors come from the table. The
-//! YAML files, one for each area, add the rest in JSON Schema with four abbreviations:
+//! YAML files, one for each area, add the rest in JSON Schema with five abbreviations:
 //!
 //! - `Name` in place of a schema, or as a `$ref`, stands for the schema of that name; `Name|null`
 //!   also allows null.
@@ -10,6 +10,7 @@
 //! - `extends: Name` adds the properties of that schema.
 //! - `page: Name` stands for a page of a list, and `results: Name` for the response to a bulk
 //!   request.
+//! - `enum: Interface` lists the interfaces that need a grant.
 //!
 //! A parameter without a value refers to the area's or the common parameter of its name. Missing
 //! examples are composed from those of the parts. `tests/host/openapi.rs` checks every response of

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::model::plugin::Interface;
+
 /// Keywords whose values are schemas. Other values are data and are not expanded.
 const PARTS: [&str; 3] = ["items", "additionalProperties", "anyOf"];
 const REFERENCE: &str = "#/components/schemas/";
@@ -87,6 +89,10 @@ impl Schemas {
             match key.as_str() {
                 "$ref" => expanded.extend(object(named(value.as_str().unwrap_or_default()))),
                 "properties" | "extends" => {}
+                "enum" if value == "Interface" => {
+                    let names = Interface::needing_grant().map(Interface::as_str);
+                    expanded.insert(key.to_owned(), names.collect());
+                }
                 key if PARTS.contains(&key) => {
                     expanded.insert(key.to_owned(), self.expand(value));
                 }

@@ -15,7 +15,35 @@ pub mod runtime;
 pub mod storage;
 pub mod workflows;
 
-use super::attempt::AttemptState;
-use super::bindings::stepwell::plugin::types;
+use wasmtime::component::{HasSelf, Linker};
 
-impl types::Host for AttemptState {}
+use super::attempt::AttemptState;
+use super::bindings::stepwell::plugin as contract;
+use crate::model::plugin::Interface;
+
+impl contract::types::Host for AttemptState {}
+
+/// Adds the functions of an interface to the linker. The linker also resolves imports of every
+/// version that is compatible by semver.
+///
+/// # Errors
+/// The interface was added before.
+pub fn add_to_linker(
+    interface: Interface,
+    linker: &mut Linker<AttemptState>,
+) -> wasmtime::Result<()> {
+    macro_rules! add {
+        ($interface:ident) => {
+            contract::$interface::add_to_linker::<_, HasSelf<AttemptState>>(linker, |state| state)
+        };
+    }
+    match interface {
+        Interface::Types => add!(types),
+        Interface::Storage => add!(storage),
+        Interface::Batch => add!(batch),
+        Interface::Metrics => add!(metrics),
+        Interface::Log => add!(log),
+        Interface::Workflows => add!(workflows),
+        Interface::Runtime => add!(runtime),
+    }
+}
