@@ -64,6 +64,11 @@ export interface Address {
   query: URLSearchParams;
 }
 
+/** The properties of a view. */
+export interface ViewProps {
+  address: Address;
+}
+
 /** Parses `#/instances/7?status=running` into the view, its argument and its filter. */
 export function readAddress(): Address {
   const [path = "", query = ""] = location.hash.replace(/^#\/?/, "").split("?", 2);

@@ -2,7 +2,7 @@
 import { render, type ComponentChildren, type TargetedMouseEvent } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { BASE } from "./base";
-import { link, LiveContext, useAddress, useLive, type Address } from "./hooks";
+import { link, LiveContext, useAddress, useLive, type ViewProps } from "./hooks";
 import { Live, type LiveState } from "./live";
 import { may, onSession, session, signOutEverywhere } from "./session";
 import { showTextHarmlessly } from "./text";
@@ -21,10 +21,6 @@ import { Plugins } from "./views/plugins";
 import { Mark, SignIn } from "./views/signin";
 import { Workflows } from "./views/workflows";
 import "./style.css";
-
-export interface ViewProps {
-    address: Address;
-}
 
 interface View {
     name: string;

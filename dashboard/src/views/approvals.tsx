@@ -2,8 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, get, post, segment } from "../api";
 import * as format from "../format";
-import { link, useResource } from "../hooks";
-import type { ViewProps } from "../main";
+import { link, useResource, type ViewProps } from "../hooks";
 import { usePages } from "../pages";
 import { may, session } from "../session";
 import type { Approval, InstanceDetails } from "../types";

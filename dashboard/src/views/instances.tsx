@@ -2,8 +2,7 @@
 import { useId, useMemo, useState } from "preact/hooks";
 import { get, post, segment } from "../api";
 import * as format from "../format";
-import { link, useResource } from "../hooks";
-import type { ViewProps } from "../main";
+import { link, useResource, type ViewProps } from "../hooks";
 import { usePages } from "../pages";
 import { may } from "../session";
 import type { InstanceDetails, InstanceSummary, Page, Workflow } from "../types";

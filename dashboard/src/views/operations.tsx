@@ -2,8 +2,7 @@
 import { useState } from "preact/hooks";
 import { get, segment } from "../api";
 import * as format from "../format";
-import { link, useResource } from "../hooks";
-import type { ViewProps } from "../main";
+import { link, useResource, type ViewProps } from "../hooks";
 import type { Operation, Stats } from "../types";
 import { Choice, Field, Loaded, Table, Tile, type Column, Name } from "../ui";
 import { OperationHistoryCharts } from "./history";

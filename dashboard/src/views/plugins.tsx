@@ -3,8 +3,7 @@
 import { useState } from "preact/hooks";
 import { get, getAll, remove, segment } from "../api";
 import * as format from "../format";
-import { link, useResource } from "../hooks";
-import type { ViewProps } from "../main";
+import { link, useResource, type ViewProps } from "../hooks";
 import { apply, changesFor } from "../rollback";
 import { may } from "../session";
 import type { Comparison, Operation, PluginVersion, Series, Stats } from "../types";

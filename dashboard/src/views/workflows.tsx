@@ -4,8 +4,7 @@ import { useMemo, useState } from "preact/hooks";
 import { ApiError, get, postJson, segment } from "../api";
 import { diffLines } from "../diff";
 import * as format from "../format";
-import { link, useResource } from "../hooks";
-import type { ViewProps } from "../main";
+import { link, useResource, type ViewProps } from "../hooks";
 import { usePages } from "../pages";
 import { may } from "../session";
 import type {
