@@ -55,7 +55,7 @@ fn chromium() -> Result<PathBuf, String> {
              hint: install it (Debian: `sudo apt-get install chromium`) or name it in {VARIABLE}"
         ));
     }
-    super::test::tell("Chromium is missing; installing Debian's package `chromium` with apt-get");
+    process::tell("Chromium is missing; installing Debian's package `chromium` with apt-get");
     apt::install(&["chromium"])?;
     find().ok_or_else(|| "find Chromium in PATH after its installation".to_owned())
 }

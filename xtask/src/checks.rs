@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::process::tell;
+
 /// Options of `cargo xtask checks`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -182,11 +184,6 @@ fn quiet(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|s| s.success())
-}
-
-#[expect(clippy::print_stderr, reason = "progress of a command line tool")]
-fn tell(text: &str) {
-    eprintln!("checks: {text}");
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{browser, node, schemathesis, workspace};
+use crate::{browser, node, process, schemathesis, workspace};
 
 /// The folder with the packages to install, each with its version.
 const SOURCE: &str = "tests/clients";
@@ -47,7 +47,7 @@ fn install(root: &Path) -> Result<PathBuf, String> {
     let wanted = fs::read(source.join(lockfile)).map_err(describe)?;
     let installed = folder.join(INSTALLED);
     if !fs::read(&installed).is_ok_and(|there| there == wanted) {
-        super::test::tell("installing openapi-typescript with npm");
+        process::tell("installing openapi-typescript with npm");
         for name in NPM_FILES {
             fs::copy(source.join(name), folder.join(name)).map_err(describe)?;
         }

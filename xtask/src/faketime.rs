@@ -20,7 +20,7 @@ pub(crate) fn ensure() -> Result<(), String> {
                 .to_owned(),
         );
     }
-    super::test::tell("faketime is missing; installing Debian's package `faketime` with apt-get");
+    process::tell("faketime is missing; installing Debian's package `faketime` with apt-get");
     apt::install(&["faketime"])?;
     if is_there() {
         Ok(())

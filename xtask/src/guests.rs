@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use crate::process::tell;
 use crate::workspace;
 use component::Component;
 use error::GuestsError;
@@ -151,10 +152,4 @@ fn print(components: &[Component], options: &Options) {
             println!("{}", component.path.display());
         }
     }
-}
-
-/// Prints one line of progress for people.
-#[expect(clippy::print_stderr, reason = "progress goes there")]
-fn tell(line: &str) {
-    eprintln!("guests: {line}");
 }

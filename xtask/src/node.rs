@@ -29,7 +29,7 @@ pub(crate) fn ensure() -> Result<(), String> {
     if apt::may_install().is_err() {
         return Err(error);
     }
-    super::test::tell(&format!(
+    process::tell(&format!(
         "installing Debian's {} with apt-get",
         missing.join(" and ")
     ));

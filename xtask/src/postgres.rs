@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::apt;
+use crate::{apt, process};
 
 /// The folder in which Debian and its derivatives install each version. PATH does not include it.
 const DEBIAN_FOLDER: &str = "/usr/lib/postgresql";
@@ -27,9 +27,7 @@ pub(crate) fn ensure() -> Result<PathBuf, String> {
              databases may be created, or pass --without-postgres"
             .to_owned());
     }
-    super::test::tell(
-        "PostgreSQL is missing; installing Debian's package `postgresql` with apt-get",
-    );
+    process::tell("PostgreSQL is missing; installing Debian's package `postgresql` with apt-get");
     apt::install(&["postgresql"])?;
     find()
         .ok_or_else(|| format!("find PostgreSQL in PATH or {DEBIAN_FOLDER} after its installation"))

@@ -1,4 +1,5 @@
-//! Starts other programs: without the environment of the running cargo, and with a limit of time.
+//! Starts other programs, without the environment of the running cargo and with a limit of time, and
+//! prints progress.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -31,6 +32,13 @@ const INHERITED_PREFIXES: [&str; 7] = [
     "CARGO_TARGET_",
     "RUSTC",
 ];
+
+/// Prints one line of progress for people, after the name of the running command.
+#[expect(clippy::print_stderr, reason = "progress goes there")]
+pub(crate) fn tell(line: &str) {
+    let command = std::env::args().nth(1).unwrap_or_default();
+    eprintln!("{command}: {line}");
+}
 
 /// Returns a command whose environment has none of the running cargo's variables.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {

@@ -22,9 +22,7 @@ pub(crate) fn ensure() -> Result<(), String> {
              --without-promtool"
             .to_owned());
     }
-    super::test::tell(
-        "Prometheus is missing; installing Debian's package `prometheus` with apt-get",
-    );
+    process::tell("Prometheus is missing; installing Debian's package `prometheus` with apt-get");
     apt::install(&["prometheus"])?;
     if is_there() {
         Ok(())

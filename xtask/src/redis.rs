@@ -20,7 +20,7 @@ pub(crate) fn ensure() -> Result<(), String> {
              --without-redis"
             .to_owned());
     }
-    super::test::tell("Redis is missing; installing Debian's package `redis-server` with apt-get");
+    process::tell("Redis is missing; installing Debian's package `redis-server` with apt-get");
     apt::install(&["redis-server"])?;
     if is_there() {
         Ok(())

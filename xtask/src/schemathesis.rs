@@ -61,7 +61,7 @@ pub(crate) fn environment(
     if fs::read(&installed).is_ok_and(|there| there == wanted) && answers() {
         return Ok(programs);
     }
-    super::test::tell(&format!("installing {program} with pip"));
+    process::tell(&format!("installing {program} with pip"));
     make_environment(folder)?;
     let mut pip = Command::new(programs.join("pip"));
     // The file names all packages, so pip need not resolve dependencies.
@@ -95,7 +95,7 @@ fn make_environment(folder: &Path) -> Result<(), String> {
             "{problem}\nhint: install Python 3.11 or newer with its module venv (Debian: `sudo apt-get install python3-venv`)"
         ));
     }
-    super::test::tell(
+    process::tell(
         "Python's module venv is missing; installing Debian's package `python3-venv` with apt-get",
     );
     apt::install(&["python3-venv"])?;

@@ -15,6 +15,7 @@ use std::process::{Command, ExitCode, Stdio};
 use crate::browser::{self, Browser};
 use crate::clients::{self, Clients};
 use crate::mounts;
+use crate::process::tell;
 use crate::schemathesis::{self, Schemathesis};
 
 /// The folder with the guests' components.
@@ -323,11 +324,6 @@ impl TestCounts {
         self.passed += number_before(" passed");
         self.failed += number_before(" failed");
     }
-}
-
-#[expect(clippy::print_stderr, reason = "progress of a command line tool")]
-pub(crate) fn tell(text: &str) {
-    eprintln!("test: {text}");
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::TARGET;
 use super::error::GuestsError;
-use super::{TARGET, tell};
+use crate::process::tell;
 use crate::{apt, process};
 
 const RUSTUP_PATIENCE: Duration = Duration::from_secs(30);
