@@ -175,7 +175,8 @@ impl Drop for Screen {
 fn top_draws_handles_keys_and_restores_the_terminal() {
     let host = host();
     let mut screen = Screen::open(&host.command(&["top"]));
-    screen.shows(0, "step hello/greet");
+    // Cells that stay empty are not drawn, such as the space before the name.
+    screen.shows(0, "hello/greet");
     let before = screen.press("n");
     screen.shows(before, "OPERATION (1m)");
     screen.press("q");
@@ -193,6 +194,21 @@ fn top_draws_handles_keys_and_restores_the_terminal() {
         text.rfind(SHOW_CURSOR) > text.rfind(HIDE_CURSOR),
         "{text:?}"
     );
+}
+
+#[test]
+fn no_color_draws_in_bold() {
+    let host = host();
+    for (no_color, has_colours) in [("", true), ("1", false)] {
+        let mut top = host.command(&["top"]);
+        top.env("NO_COLOR", no_color);
+        let mut screen = Screen::open(&top);
+        screen.shows(0, "all is well");
+        screen.press("q");
+        let (code, text) = screen.end();
+        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(text.contains("\u{1b}[38;5;2m"), has_colours, "{text:?}");
+    }
 }
 
 /// Returns a fixed address that forwards to a server, wherever the server listens at the moment.

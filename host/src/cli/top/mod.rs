@@ -96,7 +96,7 @@ fn watch(feed: &Feed, mut state: ScreenState) -> Result<(), CliError> {
             let size = terminal.size();
             let page = screen::rows_of_operations(&state, size);
             state.settle(page);
-            terminal.draw(&screen::lines(&state, size))?;
+            terminal.draw(screen::lines(&state, size))?;
         }
         while let Some(event) = terminal.event(PATIENCE)? {
             changed = true;

@@ -4,8 +4,10 @@
 //! Names and messages come from plugins and users, so every text is escaped with [`output::escape`]
 //! before it is measured.
 
+use ratatui::style::{Style, Stylize as _};
+use ratatui::text::{Line, Span};
 use serde_json::Value;
-use unicode_width::UnicodeWidthChar as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::state::{ScreenState, Sort, number};
 use crate::cli::output::{self, cell};
@@ -20,27 +22,6 @@ const NAME_WIDTH: usize = 64;
 /// Rows of the table that have priority over other parts on a low screen.
 const ROWS_MIN: usize = 5;
 
-/// The style of a piece of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Style {
-    Plain,
-    /// For less important text.
-    Faint,
-    Strong,
-    Good,
-    Warning,
-    Bad,
-}
-
-/// A piece of a line with one style.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) text: String,
-    pub(super) style: Style,
-}
-
-pub(super) type Line = Vec<Piece>;
-
 /// Size of the screen in cells. Without a height, all lines are shown.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
@@ -49,7 +30,7 @@ pub(super) struct Size {
 }
 
 /// Returns all lines of the screen.
-pub(super) fn lines(state: &ScreenState, size: Size) -> Vec<Line> {
+pub(super) fn lines(state: &ScreenState, size: Size) -> Vec<Line<'static>> {
     let width = size.width.max(WIDTH_MIN);
     let rows = state.rows();
     let mut lines = top(state, rows.len(), size);
@@ -59,13 +40,16 @@ pub(super) fn lines(state: &ScreenState, size: Size) -> Vec<Line> {
     let shown = rows.iter().skip(state.above).take(room);
     lines.extend(shown.map(|(name, numbers)| row(name, numbers, width, names)));
     if let Some(height) = size.height {
-        lines.resize(lines.len().max(height.saturating_sub(1)), Line::new());
+        lines.resize(lines.len().max(height.saturating_sub(1)), Line::default());
         lines.truncate(height.saturating_sub(1));
         lines.push(keys(state, room, rows.len()));
     } else if rows.is_empty() {
-        lines.push(vec![faint("no operation was called in this window")]);
+        lines.push("no operation was called in this window".dim().into());
     }
-    lines.iter().map(|line| cut(line, size.width)).collect()
+    lines
+        .into_iter()
+        .map(|line| cut(line, size.width))
+        .collect()
 }
 
 /// Returns the number of table rows that fit.
@@ -74,19 +58,17 @@ pub(super) fn rows_of_operations(state: &ScreenState, size: Size) -> usize {
     room(&top(state, rows, size), rows, size)
 }
 
-fn room(above: &[Line], rows: usize, size: Size) -> usize {
+fn room(above: &[Line<'_>], rows: usize, size: Size) -> usize {
     // Less the table's header and the line of keys.
     size.height
         .map_or(rows, |height| height.saturating_sub(above.len() + 2))
 }
 
 /// Returns the lines as plain text, for output that is not a terminal.
-pub(super) fn text(lines: &[Line]) -> String {
+pub(super) fn text(lines: &[Line<'_>]) -> String {
     let mut text = String::new();
     for line in lines {
-        let start = text.len();
-        line.iter().for_each(|piece| text.push_str(&piece.text));
-        text.truncate(start + text.get(start..).unwrap_or_default().trim_end().len());
+        text.push_str(line.to_string().trim_end());
         text.push('\n');
     }
     text
@@ -117,7 +99,7 @@ impl OmittedParts {
 }
 
 /// Returns the lines above the table, without as many parts as needed for [`ROWS_MIN`] rows.
-fn top(state: &ScreenState, rows: usize, size: Size) -> Vec<Line> {
+fn top(state: &ScreenState, rows: usize, size: Size) -> Vec<Line<'static>> {
     let width = size.width.max(WIDTH_MIN);
     let fits = |left_out: &OmittedParts| {
         room(&above(state, width, *left_out), rows, size) >= rows.min(ROWS_MIN)
@@ -132,10 +114,10 @@ fn top(state: &ScreenState, rows: usize, size: Size) -> Vec<Line> {
     )
 }
 
-fn above(state: &ScreenState, width: usize, left_out: OmittedParts) -> Vec<Line> {
+fn above(state: &ScreenState, width: usize, left_out: OmittedParts) -> Vec<Line<'static>> {
     let mut lines = vec![title(state)];
     let Some(live) = &state.live else {
-        lines.push(vec![faint("waiting for the first numbers …")]);
+        lines.push("waiting for the first numbers …".dim().into());
         return lines;
     };
     lines.push(calls(live));
@@ -169,97 +151,86 @@ fn above(state: &ScreenState, width: usize, left_out: OmittedParts) -> Vec<Line>
             1
         },
     ));
-    lines.push(Line::new());
+    lines.push(Line::default());
     lines
 }
 
-fn title(state: &ScreenState) -> Line {
-    let mut line = vec![strong("stepwell "), plain(output::escape(&state.server))];
+fn title(state: &ScreenState) -> Line<'static> {
+    let mut line = vec!["stepwell ".bold(), output::escape(&state.server).into()];
     if let Some(live) = &state.live {
-        line.push(faint(format!(
-            "  up {}",
-            age(number(live, "/uptime_seconds"))
-        )));
+        line.push(format!("  up {}", age(number(live, "/uptime_seconds"))).dim());
     }
     let firing = active(state).filter(|alert| is_firing(alert)).count();
-    line.push(match &state.lost {
-        Some(problem) => piece(
-            format!("  no answer, asking again: {}", output::escape(problem)),
-            Style::Bad,
-        ),
-        None if firing > 0 => piece(format!("  {}", output::count(firing, "alert")), Style::Bad),
-        None if state.live.is_some() => piece("  all is well", Style::Good),
-        None => plain(""),
-    });
-    line
+    match &state.lost {
+        Some(problem) => {
+            line.push(format!("  no answer, asking again: {}", output::escape(problem)).red());
+        }
+        None if firing > 0 => line.push(format!("  {}", output::count(firing, "alert")).red()),
+        None if state.live.is_some() => line.push("  all is well".green()),
+        None => {}
+    }
+    line.into()
 }
 
-fn calls(live: &Value) -> Line {
+/// Returns the style of a number of failures.
+fn failures(number: f64) -> Style {
+    if number > 0.0 {
+        Style::new().yellow()
+    } else {
+        Style::new().bold()
+    }
+}
+
+fn calls(live: &Value) -> Line<'static> {
     let numbers = live.get("operations").unwrap_or(&Value::Null);
     let errors = number(numbers, "/error_rate");
-    let style = if errors > 0.0 {
-        Style::Warning
-    } else {
-        Style::Strong
-    };
+    let shown = |pointer| output::number(number(numbers, pointer)).bold();
     facts(
         "calls",
         [
-            (
-                "a minute",
-                piece(
-                    output::number(number(numbers, "/per_minute")),
-                    Style::Strong,
-                ),
-            ),
-            ("errors", piece(percent(errors), style)),
-            ("p95 ms", strong(output::number(number(numbers, "/p95_ms")))),
-            ("p50 ms", strong(output::number(number(numbers, "/p50_ms")))),
-            ("p99 ms", strong(output::number(number(numbers, "/p99_ms")))),
+            ("a minute", shown("/per_minute")),
+            ("errors", Span::styled(percent(errors), failures(errors))),
+            ("p95 ms", shown("/p95_ms")),
+            ("p50 ms", shown("/p50_ms")),
+            ("p99 ms", shown("/p99_ms")),
         ],
     )
 }
 
-fn instances(live: &Value) -> Line {
-    let failed = number(live, "/lifecycle/failed");
-    let style = if failed > 0.0 {
-        Style::Warning
-    } else {
-        Style::Strong
-    };
+fn instances(live: &Value) -> Line<'static> {
+    let shown = |pointer| cell(live, pointer).bold();
+    let failed = failures(number(live, "/lifecycle/failed"));
     facts(
         "instances",
         [
-            ("created", strong(cell(live, "/lifecycle/created"))),
-            ("completed", strong(cell(live, "/lifecycle/completed"))),
-            ("failed", piece(cell(live, "/lifecycle/failed"), style)),
-            ("rejected", strong(cell(live, "/lifecycle/rejected"))),
-            ("in hand", strong(cell(live, "/active_instances"))),
-            ("steps running", strong(cell(live, "/running"))),
-            ("waiting", strong(cell(live, "/queue_depth"))),
+            ("created", shown("/lifecycle/created")),
+            ("completed", shown("/lifecycle/completed")),
+            ("failed", shown("/lifecycle/failed").style(failed)),
+            ("rejected", shown("/lifecycle/rejected")),
+            ("in hand", shown("/active_instances")),
+            ("steps running", shown("/running")),
+            ("waiting", shown("/queue_depth")),
         ],
     )
 }
 
-fn approvals(live: &Value) -> Line {
+fn approvals(live: &Value) -> Line<'static> {
+    let shown = |pointer| cell(live, pointer).bold();
     facts(
         "approvals",
         [
-            ("submitted", strong(cell(live, "/approvals/submitted"))),
-            ("approved", strong(cell(live, "/approvals/approved"))),
-            ("rejected", strong(cell(live, "/approvals/rejected"))),
-            ("expired", strong(cell(live, "/approvals/expired"))),
-            (
-                "batch items a minute",
-                strong(cell(live, "/batches/items_per_minute")),
-            ),
-            ("commits waiting", strong(cell(live, "/commit_queue"))),
+            ("submitted", shown("/approvals/submitted")),
+            ("approved", shown("/approvals/approved")),
+            ("rejected", shown("/approvals/rejected")),
+            ("expired", shown("/approvals/expired")),
+            ("batch items a minute", shown("/batches/items_per_minute")),
+            ("commits waiting", shown("/commit_queue")),
         ],
     )
 }
 
-/// Returns a piece for each cache that was read.
-fn caches(live: &Value) -> Vec<Line> {
+/// Returns a line for each cache that was read.
+fn caches(live: &Value) -> Vec<Line<'static>> {
     let caches = live
         .get("caches")
         .and_then(Value::as_array)
@@ -271,31 +242,31 @@ fn caches(live: &Value) -> Vec<Line> {
     asked
         .map(|(cache, rate)| {
             let name = output::escape(&cell(cache, "/kind"));
-            vec![
-                faint(format!("{name} ")),
-                strong(percent(rate)),
-                faint(format!(" of {}", cell(cache, "/entries"))),
-            ]
+            let entries = format!(" of {}", cell(cache, "/entries"));
+            Line::from_iter([
+                format!("{name} ").dim(),
+                percent(rate).bold(),
+                entries.dim(),
+            ])
         })
         .collect()
 }
 
 /// Arranges facts in lines, as many in a line as fit.
-fn wrap(facts: Vec<Line>, width: usize) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
+fn wrap(facts: Vec<Line<'static>>, width: usize) -> Vec<Line<'static>> {
+    let mut lines: Vec<Line<'static>> = Vec::new();
     for fact in facts {
         let last = lines
             .last_mut()
-            .filter(|line| columns(line) + columns(&fact) + 3 <= width);
+            .filter(|line| line.width() + fact.width() + 3 <= width);
         match last {
             Some(line) => {
-                line.push(plain("   "));
+                line.push_span("   ");
                 line.extend(fact);
             }
             None => {
-                let mut line = vec![faint(label(if lines.is_empty() { "caches" } else { "" }))];
-                line.extend(fact);
-                lines.push(line);
+                let name = label(if lines.is_empty() { "caches" } else { "" });
+                lines.push(std::iter::once(name.dim()).chain(fact).collect());
             }
         }
     }
@@ -303,7 +274,11 @@ fn wrap(facts: Vec<Line>, width: usize) -> Vec<Line> {
 }
 
 /// Draws the last values as a curve.
-fn curve(name: &str, values: impl DoubleEndedIterator<Item = f64> + Clone, width: usize) -> Line {
+fn curve(
+    name: &str,
+    values: impl DoubleEndedIterator<Item = f64> + Clone,
+    width: usize,
+) -> Line<'static> {
     let most = values.clone().fold(0.0, f64::max);
     let mut drawn: Vec<char> = values
         .clone()
@@ -317,11 +292,8 @@ fn curve(name: &str, values: impl DoubleEndedIterator<Item = f64> + Clone, width
         .collect();
     drawn.reverse();
     let drawn: String = drawn.into_iter().collect();
-    vec![
-        faint(label(name)),
-        piece(drawn, Style::Good),
-        faint(format!("  most {}", output::number(most))),
-    ]
+    let most = format!("  most {}", output::number(most));
+    Line::from_iter([label(name).dim(), drawn.green(), most.dim()])
 }
 
 fn active(state: &ScreenState) -> impl Iterator<Item = &Value> {
@@ -338,39 +310,32 @@ fn is_firing(alert: &Value) -> bool {
     alert.get("state").and_then(Value::as_str) == Some("firing")
 }
 
-fn alerts(state: &ScreenState, most: usize) -> Vec<Line> {
+fn alerts(state: &ScreenState, most: usize) -> Vec<Line<'static>> {
     let is_severe =
         |alert: &Value| alert.get("severity").and_then(Value::as_str) == Some("critical");
     let mut firing: Vec<_> = active(state).filter(|alert| is_firing(alert)).collect();
     firing.sort_by_key(|alert| !is_severe(alert));
-    let mut lines: Vec<Line> = firing
+    let mut lines: Vec<Line<'static>> = firing
         .iter()
         .take(most)
         .map(|alert| {
-            let mut line = vec![
-                piece(
-                    label(&output::escape(&cell(alert, "/severity"))),
-                    if is_severe(alert) {
-                        Style::Bad
-                    } else {
-                        Style::Warning
-                    },
-                ),
-                plain(output::escape(&cell(alert, "/message"))),
-            ];
+            let severity = label(&output::escape(&cell(alert, "/severity")));
+            let severity = if is_severe(alert) {
+                severity.red()
+            } else {
+                severity.yellow()
+            };
+            let mut line = vec![severity, output::escape(&cell(alert, "/message")).into()];
             let by = cell(alert, "/acknowledged/by");
             if by != "-" {
-                line.push(faint(format!("  ({} looks after it)", output::escape(&by))));
+                line.push(format!("  ({} looks after it)", output::escape(&by)).dim());
             }
-            line
+            line.into()
         })
         .collect();
     if firing.len() > most {
-        lines.push(vec![faint(format!(
-            "{}and {} more",
-            label(""),
-            firing.len() - most
-        ))]);
+        let more = format!("{}and {} more", label(""), firing.len() - most);
+        lines.push(more.dim().into());
     }
     lines
 }
@@ -395,12 +360,12 @@ fn name_width(rows: &[(&str, &Value)], width: usize) -> usize {
     let there = width.saturating_sub(shown_columns(width) * NUMBER_WIDTH);
     let longest = rows
         .iter()
-        .map(|(name, _)| columns(&[plain(output::escape(name))]) + 1)
+        .map(|(name, _)| output::escape(name).width() + 1)
         .max();
     there.min(longest.unwrap_or_default().max(NAME_WIDTH))
 }
 
-fn header(state: &ScreenState, width: usize, names: usize) -> Line {
+fn header(state: &ScreenState, width: usize, names: usize) -> Line<'static> {
     let sorted = match state.sort {
         Sort::Latency => "P95 MS",
         Sort::Rate => "A MINUTE",
@@ -409,22 +374,22 @@ fn header(state: &ScreenState, width: usize, names: usize) -> Line {
     };
     let style = |name: &str| {
         if name == sorted {
-            Style::Strong
+            Style::new().bold()
         } else {
-            Style::Faint
+            Style::new().dim()
         }
     };
     let name = format!("OPERATION ({})", state.window);
-    let mut line = vec![piece(padded(&name, names), style("OPERATION"))];
+    let mut line = Line::from(Span::styled(padded(&name, names), style("OPERATION")));
     for (name, _) in COLUMNS.iter().take(shown_columns(width)) {
-        line.push(piece(format!("{name:>NUMBER_WIDTH$}"), style(name)));
+        line.push_span(Span::styled(format!("{name:>NUMBER_WIDTH$}"), style(name)));
     }
     line
 }
 
-fn row(name: &str, numbers: &Value, width: usize, names: usize) -> Line {
+fn row(name: &str, numbers: &Value, width: usize, names: usize) -> Line<'static> {
     let failed = number(numbers, "/errors") > 0.0;
-    let mut line = vec![plain(padded(&output::escape(name), names))];
+    let mut line = Line::raw(padded(&output::escape(name), names));
     for (column, pointer) in COLUMNS.iter().take(shown_columns(width)) {
         let errors = *column == "ERRORS";
         let text = if errors {
@@ -432,37 +397,33 @@ fn row(name: &str, numbers: &Value, width: usize, names: usize) -> Line {
         } else {
             output::number(number(numbers, pointer))
         };
-        let style = if errors && failed {
-            Style::Warning
+        let text = Span::raw(format!("{text:>NUMBER_WIDTH$}"));
+        line.push_span(if errors && failed {
+            text.yellow()
         } else {
-            Style::Plain
-        };
-        line.push(piece(format!("{text:>NUMBER_WIDTH$}"), style));
+            text
+        });
     }
     line
 }
 
-fn keys(state: &ScreenState, room: usize, rows: usize) -> Line {
+fn keys(state: &ScreenState, room: usize, rows: usize) -> Line<'static> {
     let last = (state.above + room).min(rows);
     let place = if rows > room {
         format!("  {}–{last} of {rows}", state.above + 1)
     } else {
         String::new()
     };
-    vec![
-        faint("q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll"),
-        faint(place),
-    ]
+    let keys = "q quit  sort: p p95, r rate, e errors, n name  ↑ ↓ scroll";
+    Line::from_iter([keys.dim(), place.dim()])
 }
 
-fn facts<const N: usize>(name: &str, facts: [(&str, Piece); N]) -> Line {
-    let mut line = vec![faint(label(name))];
+fn facts<const N: usize>(name: &str, facts: [(&str, Span<'static>); N]) -> Line<'static> {
+    let mut line = Line::from(label(name).dim());
     for (index, (name, value)) in facts.into_iter().enumerate() {
-        line.push(faint(format!(
-            "{}{name} ",
-            if index == 0 { "" } else { "   " }
-        )));
-        line.push(value);
+        let gap = if index == 0 { "" } else { "   " };
+        line.push_span(format!("{gap}{name} ").dim());
+        line.push_span(value);
     }
     line
 }
@@ -486,67 +447,34 @@ fn age(seconds: f64) -> String {
     }
 }
 
-fn piece(text: impl Into<String>, style: Style) -> Piece {
-    Piece {
-        text: text.into(),
-        style,
-    }
-}
-
-fn plain(text: impl Into<String>) -> Piece {
-    piece(text, Style::Plain)
-}
-
-fn faint(text: impl Into<String>) -> Piece {
-    piece(text, Style::Faint)
-}
-
-fn strong(text: impl Into<String>) -> Piece {
-    piece(text, Style::Strong)
-}
-
-fn columns(line: &[Piece]) -> usize {
-    line.iter()
-        .flat_map(|piece| piece.text.chars())
-        .map(columns_of)
-        .sum()
-}
-
-fn columns_of(character: char) -> usize {
-    character.width().unwrap_or(0)
-}
-
 /// Cuts a text to `width` columns, or fills it up with spaces.
 fn padded(text: &str, width: usize) -> String {
     // One column stays free between a name and the next column.
-    let mut line = cut(&[plain(text)], width.saturating_sub(1));
-    let missing = width.saturating_sub(columns(&line));
-    line.push(plain(" ".repeat(missing)));
-    line.into_iter().map(|piece| piece.text).collect()
+    let cut = cut(text.to_owned().into(), width.saturating_sub(1)).to_string();
+    let missing = width.saturating_sub(cut.width());
+    cut + &" ".repeat(missing)
 }
 
 /// Cuts a line to `width` columns; `…` stands for the rest.
-fn cut(line: &[Piece], width: usize) -> Line {
-    if columns(line) <= width {
-        return line.to_vec();
+fn cut(line: Line<'static>, width: usize) -> Line<'static> {
+    if line.width() <= width {
+        return line;
     }
-    let (mut kept, mut left) = (Line::new(), width.saturating_sub(1));
-    for one in line {
+    let (mut kept, mut left) = (Vec::new(), width.saturating_sub(1));
+    for span in &line.spans {
         let mut text = String::new();
-        for character in one.text.chars() {
-            match left.checked_sub(columns_of(character)) {
-                Some(rest) => left = rest,
-                None => {
-                    text.push('…');
-                    kept.push(piece(text, one.style));
-                    return kept;
-                }
-            }
+        for character in span.content.chars() {
+            let Some(rest) = left.checked_sub(character.width().unwrap_or(0)) else {
+                text.push('…');
+                kept.push(Span::styled(text, span.style));
+                return kept.into();
+            };
+            left = rest;
             text.push(character);
         }
-        kept.push(piece(text, one.style));
+        kept.push(Span::styled(text, span.style));
     }
-    kept
+    kept.into()
 }
 
 #[cfg(test)]
@@ -608,7 +536,7 @@ mod tests {
                 );
                 assert_eq!(lines.len(), height, "{width}x{height}");
                 for line in &lines {
-                    assert!(columns(line) <= width, "{width}x{height}: {line:?}");
+                    assert!(line.width() <= width, "{width}x{height}: {line:?}");
                 }
             }
         }

@@ -1,17 +1,20 @@
 //! The terminal: an alternate screen while the command runs, restored afterwards.
 
-use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write as _};
+use std::io::{self, IsTerminal as _, Stdout};
 use std::time::Duration;
 
 use crossterm::event::{self, Event};
-use crossterm::style::{Attribute, Color, Print, ResetColor, SetAttribute, SetForegroundColor};
 use crossterm::terminal::{
-    BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate, EnterAlternateScreen,
-    LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
-use crossterm::{cursor, execute, queue};
+use crossterm::{cursor, execute};
+use ratatui::backend::CrosstermBackend;
+use ratatui::layout::Rect;
+use ratatui::style::{Color, Modifier};
+use ratatui::text::{Line, Text};
+use ratatui::{TerminalOptions, Viewport};
 
-use super::screen::{Line, Size, Style};
+use super::screen::Size;
 use crate::cli::error::CliError;
 
 /// Size of a terminal that does not report one.
@@ -19,9 +22,15 @@ const SIZE_DEFAULT: (u16, u16) = (80, 24);
 
 /// A terminal in raw mode. Dropping it restores the terminal, also after an error or a panic.
 pub(super) struct Terminal {
-    out: BufWriter<Stdout>,
+    drawn: ratatui::Terminal<CrosstermBackend<Stdout>>,
+    area: Rect,
     colours: bool,
+    /// Dropped after `drawn`, which shows the cursor.
+    _raw: RawMode,
 }
+
+/// Restores the terminal when it is dropped.
+struct RawMode;
 
 impl Terminal {
     /// Returns whether stdin and stdout are terminals.
@@ -31,75 +40,45 @@ impl Terminal {
 
     pub(super) fn open() -> Result<Self, CliError> {
         enable_raw_mode().map_err(problem)?;
-        // From here on, dropping the value restores the terminal.
-        let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let mut terminal = Self {
-            out: BufWriter::new(io::stdout()),
-            colours,
+        let raw = RawMode;
+        execute!(io::stdout(), EnterAlternateScreen, cursor::Hide).map_err(problem)?;
+        let area = area();
+        let options = TerminalOptions {
+            viewport: Viewport::Fixed(area),
         };
-        execute!(terminal.out, EnterAlternateScreen, cursor::Hide).map_err(problem)?;
-        Ok(terminal)
+        let backend = CrosstermBackend::new(io::stdout());
+        Ok(Self {
+            drawn: ratatui::Terminal::with_options(backend, options).map_err(problem)?,
+            area,
+            colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            _raw: raw,
+        })
     }
 
     pub(super) fn size(&self) -> Size {
-        let (width, height) = crossterm::terminal::size().unwrap_or(SIZE_DEFAULT);
-        let (width, height) = if width == 0 || height == 0 {
-            SIZE_DEFAULT
-        } else {
-            (width, height)
-        };
+        let Rect { width, height, .. } = area();
         Size {
             width: width.into(),
             height: Some(height.into()),
         }
     }
 
-    /// Draws over the previous lines, so that nothing flickers.
-    pub(super) fn draw(&mut self, lines: &[Line]) -> Result<(), CliError> {
-        self.try_draw(lines).map_err(problem)
-    }
-
-    fn try_draw(&mut self, lines: &[Line]) -> io::Result<()> {
-        queue!(self.out, BeginSynchronizedUpdate)?;
-        for (row, line) in lines.iter().enumerate() {
-            queue!(
-                self.out,
-                cursor::MoveTo(0, u16::try_from(row).unwrap_or(u16::MAX))
-            )?;
-            for piece in line {
-                self.put_on(piece.style)?;
-                queue!(self.out, Print(&piece.text))?;
+    /// Draws the cells that differ from the last ones.
+    pub(super) fn draw(&mut self, lines: Vec<Line<'_>>) -> Result<(), CliError> {
+        let area = area();
+        if std::mem::replace(&mut self.area, area) != area {
+            self.drawn.resize(area).map_err(problem)?;
+        }
+        let colours = self.colours;
+        let drawn = self.drawn.draw(|frame| {
+            frame.render_widget(Text::from(lines), frame.area());
+            for cell in &mut frame.buffer_mut().content {
+                if !colours && cell.fg != Color::Reset {
+                    (cell.fg, cell.modifier) = (Color::Reset, Modifier::BOLD);
+                }
             }
-            queue!(
-                self.out,
-                SetAttribute(Attribute::Reset),
-                ResetColor,
-                Clear(ClearType::UntilNewLine)
-            )?;
-        }
-        queue!(
-            self.out,
-            Clear(ClearType::FromCursorDown),
-            EndSynchronizedUpdate
-        )?;
-        self.out.flush()
-    }
-
-    fn put_on(&mut self, style: Style) -> io::Result<()> {
-        queue!(self.out, SetAttribute(Attribute::Reset))?;
-        let colour = match style {
-            Style::Plain => return Ok(()),
-            Style::Faint => return queue!(self.out, SetAttribute(Attribute::Dim)),
-            Style::Strong => return queue!(self.out, SetAttribute(Attribute::Bold)),
-            Style::Good => Color::Green,
-            Style::Warning => Color::Yellow,
-            Style::Bad => Color::Red,
-        };
-        if self.colours {
-            queue!(self.out, SetForegroundColor(colour))
-        } else {
-            queue!(self.out, SetAttribute(Attribute::Bold))
-        }
+        });
+        drawn.map(drop).map_err(problem)
     }
 
     /// Returns the next event, or none if `timeout` passes first.
@@ -117,12 +96,19 @@ impl Terminal {
     }
 }
 
-impl Drop for Terminal {
+impl Drop for RawMode {
     fn drop(&mut self) {
         // A terminal that is gone cannot be restored.
-        let _ = execute!(self.out, cursor::Show, LeaveAlternateScreen);
+        let _ = execute!(io::stdout(), cursor::Show, LeaveAlternateScreen);
         let _ = disable_raw_mode();
     }
+}
+
+fn area() -> Rect {
+    let size = crossterm::terminal::size().ok();
+    let size = size.filter(|(width, height)| *width > 0 && *height > 0);
+    let (width, height) = size.unwrap_or(SIZE_DEFAULT);
+    Rect::new(0, 0, width, height)
 }
 
 fn problem(error: io::Error) -> CliError {
