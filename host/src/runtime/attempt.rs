@@ -10,7 +10,7 @@ use wasmtime::component::ResourceTable;
 
 use super::bindings::stepwell::plugin::types::HostError;
 use super::fault::GuestFault;
-use super::interfaces::log::LogBudget;
+use super::log_budget::LogBudget;
 use super::meter::{LargePlaces, Meter};
 use super::pending::PendingEffects;
 use crate::clock::{Clock, Timestamp};

@@ -20,7 +20,7 @@ wasmtime::component::bindgen!({
     },
     exports: { default: async },
     with: {
-        "stepwell:plugin/storage.bucket": crate::runtime::interfaces::storage::Bucket,
-        "stepwell:plugin/metrics.timer": crate::runtime::interfaces::metrics::Timer,
+        "stepwell:plugin/storage.bucket": crate::runtime::resources::Bucket,
+        "stepwell:plugin/metrics.timer": crate::runtime::resources::Timer,
     },
 });

@@ -17,8 +17,10 @@ mod contract;
 mod engine;
 mod fault;
 mod interfaces;
+mod log_budget;
 mod meter;
 mod pending;
+mod resources;
 mod threads;
 
 use std::panic::AssertUnwindSafe;
@@ -246,7 +248,7 @@ impl Runtime {
                 Ok(Ok(output)) => parse_output(&output, shared.services.limits.payload_bytes_max),
             };
             let usage = store.data().usage(shared.tick);
-            let dropped = store.data().log.dropped();
+            let dropped = store.data().log.dropped;
             if dropped > 0 {
                 tracing::warn!(plugin = %call.plugin.label(), instance = %call.instance_id, dropped, "a step logged too much");
             }

@@ -8,23 +8,6 @@ use crate::model::text::harmless;
 /// Most fields of a line; further ones are dropped.
 const FIELDS_MAX: usize = 16;
 
-/// The log usage of an attempt.
-#[derive(Debug, Default)]
-pub(in super::super) struct LogBudget {
-    lines: u32,
-    bytes: usize,
-    dropped: u32,
-    /// The last error line. A panic hook writes one, which is more useful than "unreachable".
-    pub(in super::super) last_error: Option<String>,
-}
-
-impl LogBudget {
-    /// Returns the number of lines dropped because of the limits.
-    pub(in super::super) fn dropped(&self) -> u32 {
-        self.dropped
-    }
-}
-
 impl log::Host for AttemptState {
     fn write(&mut self, level: Level, message: String, fields: Vec<Field>) -> wasmtime::Result<()> {
         self.charge()?;

@@ -1,18 +1,11 @@
 //! `metrics`: measurements of plugins. Needs no grant, but names must be declared in the manifest.
 
-use std::time::Instant;
-
 use wasmtime::component::Resource;
 
 use super::super::attempt::{AttemptState, CapturedMetric};
 use super::super::bindings::stepwell::plugin::metrics::{self, HostError, Label};
+use super::super::resources::Timer;
 use crate::monitor::MetricSource;
-
-/// A running timer.
-pub struct Timer {
-    operation: String,
-    started: Instant,
-}
 
 enum Measurement {
     Count(u64),

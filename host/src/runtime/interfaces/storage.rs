@@ -6,15 +6,10 @@ use wasmtime::component::Resource;
 
 use super::super::attempt::{AttemptState, unavailable};
 use super::super::bindings::stepwell::plugin::storage::{self, Entry, HostError, Page, Put};
+use super::super::resources::Bucket;
 use crate::clock::Timestamp;
 use crate::model::effects::{self, EntryKey, Guard, Space};
 use crate::model::plugin::Interface;
-
-/// An open bucket. The host derives its space from the attempt: a guest cannot name the bucket of
-/// another instance or plugin.
-pub struct Bucket {
-    space: Space,
-}
 
 impl storage::Host for AttemptState {
     fn open(
