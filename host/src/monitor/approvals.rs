@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::counters::{Counters, Counts};
-use super::live::LiveTimings;
+use super::histogram::LiveTimings;
+use super::histogram::{DurationStats, Scale, Timings};
 use super::ticks::Ticks;
-use super::timings::{DurationStats, Scale, Timings};
 use super::window::{Reset, View};
 use super::windowed::{Numbers as _, Windowed};
 use crate::clock::Timestamp;

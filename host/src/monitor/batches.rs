@@ -7,9 +7,9 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use serde::Serialize;
 
-use super::live::LiveTimings;
+use super::histogram::LiveTimings;
+use super::histogram::{DurationStats, Scale, Timings};
 use super::ticks::Ticks;
-use super::timings::{DurationStats, Scale, Timings};
 use super::window::{Reset, View};
 use super::windowed::{Live, Numbers, Windowed};
 use crate::clock::Timestamp;

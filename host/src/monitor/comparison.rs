@@ -30,7 +30,7 @@ use serde::Serialize;
 use statrs::function::erf::erfc;
 use statrs::function::factorial::ln_binomial;
 
-use super::timings::{Scale, Timings};
+use super::histogram::{Scale, Timings};
 
 /// The minimum number of calls of each version for a comparison of latency. With fewer calls, the
 /// interval of the 95th percentile has no upper end.

@@ -15,10 +15,10 @@
 use std::sync::Arc;
 
 use super::exposition::{Buckets, Exposition, Family, FamilyKind, Labels};
+use super::histogram::{Scale, Timings};
 use super::operations::Operation;
 use super::scope::Scope;
 use super::series::{SeriesStats, SeriesValue};
-use super::timings::{Scale, Timings};
 use super::window::View;
 use super::windowed::Numbers as _;
 use super::{Monitor, PluginStats, Window};

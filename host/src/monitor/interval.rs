@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use super::approvals::APPROVAL_COUNTERS;
+use super::histogram::Sum;
+use super::histogram::{Scale, Timings};
 use super::lifecycle::LIFECYCLE_COUNTERS;
 use super::operations::is_counted_elsewhere;
 use super::scope::Scope;
-use super::sum::Sum;
-use super::timings::{Scale, Timings};
 use crate::clock::Timestamp;
 use crate::model::Name;
 

@@ -16,7 +16,7 @@
 //! use stepwell::config::Config;
 //! use stepwell::model::{InstanceStatus, Name};
 //! use stepwell::monitor::alerts::Thresholds;
-//! use stepwell::monitor::{Monitor, Surroundings, Window};
+//! use stepwell::monitor::{Monitor, SummaryContext, Window};
 //!
 //! let monitor = Monitor::new(Clock::System, 100);
 //! let team: Name = "billing".parse()?;
@@ -34,7 +34,7 @@
 //! assert_eq!(stats.operations["step expense/pay"].count, 2);
 //! assert_eq!(stats.lifecycle.completed, 1);
 //!
-//! let around = Surroundings { healthy: true, cache_hit_rate: None, alerts_firing: Some(0) };
+//! let around = SummaryContext { healthy: true, cache_hit_rate: None, alerts_firing: Some(0) };
 //! let summary = monitor.summary(Some(&team), Window::Minute, around);
 //! assert!(summary.headline.starts_with("All is well"));
 //!
@@ -52,25 +52,22 @@ mod batches;
 mod comparison;
 mod counters;
 mod distribution;
-mod encoding;
 mod exposition;
 mod families;
+mod histogram;
 mod interval;
 mod lifecycle;
 mod limits;
-mod live;
 mod operations;
 mod plugin_metrics;
 mod process;
 mod scope;
 mod series;
 mod stats;
-mod sum;
 mod summary;
 #[cfg(test)]
 mod tests;
 mod ticks;
-mod timings;
 mod window;
 mod windowed;
 
@@ -81,10 +78,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use self::batches::Batch;
+use self::histogram::Sum;
 use self::plugin_metrics::{MetricRecord, PluginMetrics};
 use self::scope::{Scope, Scopes};
 use self::series::Sample;
-use self::sum::Sum;
 use self::ticks::Ticks;
 use self::window::{Reset, View};
 use crate::clock::{Clock, Timestamp};
@@ -97,8 +94,8 @@ pub use self::comparison::{
     compare,
 };
 pub use self::distribution::DistributionStats;
-pub use self::encoding::TimingsError;
 pub use self::exposition::{Exposition, Family, FamilyKind, Labels as SeriesLabels, Number};
+pub use self::histogram::{DurationStats, Timings, TimingsError};
 pub use self::interval::{ALL_OPERATIONS, Interval, IntervalCounter, IntervalOperation};
 pub use self::lifecycle::LifecycleStats;
 pub use self::limits::LIMIT_CODES_MAX;
@@ -116,7 +113,6 @@ pub use self::stats::Stats;
 pub use self::summary::{
     OperationErrors, OperationLatency, Status, Summary, SummaryContext, Totals,
 };
-pub use self::timings::{DurationStats, Timings};
 pub use self::window::Window;
 
 /// The numbers of the host and of all teams. Clones share them.
@@ -341,7 +337,9 @@ impl Monitor {
             .min()
             .unwrap_or(self.0.started_at);
         let mut operations = BTreeMap::new();
-        operations::each_operation_shown(&self.with_operations(team), view, now, |name, stats| {
+        let seen = self.with_operations(team);
+        let lists = seen.iter().map(|scope| &scope.operations);
+        operations::each_operation_shown(lists, view, now, |name, stats| {
             operations.insert(name.into(), stats);
         });
         Stats {
@@ -366,12 +364,9 @@ impl Monitor {
         now: Timestamp,
         see: impl FnMut(Box<str>, &Sum, f64),
     ) {
-        operations::each_operation(
-            &self.with_operations(team),
-            View::of(team, window),
-            now,
-            see,
-        );
+        let scopes = self.with_operations(team);
+        let lists = scopes.iter().map(|scope| &scope.operations);
+        operations::each_operation(lists, View::of(team, window), now, see);
     }
 
     /// Returns the scopes whose operations [`Monitor::stats`] returns.

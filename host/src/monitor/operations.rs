@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
-use super::live::LiveTimings;
-use super::scope::Scope;
-use super::sum::Sum;
+use super::histogram::LiveTimings;
+use super::histogram::Sum;
+use super::histogram::{DurationStats, Scale, Timings};
 use super::ticks::Ticks;
-use super::timings::{DurationStats, Scale, Timings};
 use super::window::{Reset, View};
 use super::windowed::{SumOf, WindowNumbers, WindowVersion, Windowed};
 use crate::clock::Timestamp;
@@ -255,15 +254,15 @@ impl Operations {
 }
 
 /// Calls `see` for each operation that was called in the window, in the order of names, with its
-/// numbers and the seconds that they cover. Operations of several scopes with the same name are
+/// numbers and the seconds that they cover. Operations of several lists with the same name are
 /// summed.
 pub(super) fn each_operation<'a>(
-    scopes: impl IntoIterator<Item = &'a Arc<Scope>>,
+    lists: impl IntoIterator<Item = &'a Operations>,
     view: View,
     now: Timestamp,
     mut see: impl FnMut(Box<str>, &Sum, f64),
 ) {
-    let mut operations = by_name(scopes).into_iter().peekable();
+    let mut operations = by_name(lists).into_iter().peekable();
     let mut sum = Sum::new(Scale::Work);
     while let Some((name, operation)) = operations.next() {
         sum.clear();
@@ -280,12 +279,12 @@ pub(super) fn each_operation<'a>(
 /// Does the same as [`each_operation`], but passes statistics. They are reused, and computed anew
 /// only for operations that were called since.
 pub(super) fn each_operation_shown<'a>(
-    scopes: impl IntoIterator<Item = &'a Arc<Scope>>,
+    lists: impl IntoIterator<Item = &'a Operations>,
     view: View,
     now: Timestamp,
     mut see: impl FnMut(Box<str>, OperationStats),
 ) {
-    let mut operations = by_name(scopes).into_iter().peekable();
+    let mut operations = by_name(lists).into_iter().peekable();
     let mut sum = Sum::new(Scale::Work);
     while let Some((name, operation)) = operations.next() {
         sum.clear();
@@ -304,11 +303,8 @@ pub(super) fn each_operation_shown<'a>(
     }
 }
 
-fn by_name<'a>(scopes: impl IntoIterator<Item = &'a Arc<Scope>>) -> Vec<(Box<str>, Operation)> {
-    let mut operations: Vec<_> = scopes
-        .into_iter()
-        .flat_map(|scope| scope.operations.all())
-        .collect();
+fn by_name<'a>(lists: impl IntoIterator<Item = &'a Operations>) -> Vec<(Box<str>, Operation)> {
+    let mut operations: Vec<_> = lists.into_iter().flat_map(Operations::all).collect();
     operations.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     operations
 }

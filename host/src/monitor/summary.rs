@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::Monitor;
 use super::approvals::{ApprovalNumbers, ApprovalStats};
+use super::histogram::Scale;
+use super::histogram::Sum;
 use super::lifecycle::{LifecycleNumbers, LifecycleStats};
 use super::operations::{OperationStats, is_counted_elsewhere};
 use super::scope::Scope;
-use super::sum::Sum;
-use super::timings::Scale;
 use super::window::{View, Window};
 use crate::clock::Timestamp;
 use crate::model::Name;

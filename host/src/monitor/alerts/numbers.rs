@@ -33,7 +33,7 @@ impl Monitor {
         let (now, view) = (self.0.ticks.now(), View::own(window));
         let mut numbers = Numbers::default();
         for (team, scope) in self.0.scopes.named() {
-            each_operation_shown([&scope], view, now, |operation, stats| {
+            each_operation_shown([&scope.operations], view, now, |operation, stats| {
                 let OperationStats {
                     count: calls,
                     errors,

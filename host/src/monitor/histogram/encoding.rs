@@ -6,7 +6,8 @@
 
 use histogram::SparseHistogram;
 
-use super::timings::{Scale, Timings, config};
+use super::geometry::{Scale, config};
+use super::timings::Timings;
 
 const VERSION: u8 = 1;
 /// The maximum number of durations that the bytes may claim. 65,000 such histograms can be merged

@@ -12,9 +12,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::super::windowed::Live;
+use super::geometry::{BUCKETS, Scale};
 use super::sum::{Sum, Totals};
-use super::timings::{BUCKETS, Scale, Timings};
-use super::windowed::Live;
+use super::timings::Timings;
 
 /// Maximum number of shards. Further threads share them.
 const SHARDS_MAX: usize = 8;
@@ -32,7 +33,7 @@ const NEWS: u8 = 2;
 
 /// Durations that many threads record at the same time.
 #[derive(Debug)]
-pub(super) struct LiveTimings {
+pub(in super::super) struct LiveTimings {
     scale: Scale,
     shards: Box<[OnceLock<Box<Shard>>]>,
 }
@@ -54,7 +55,7 @@ struct Shard {
 }
 
 impl LiveTimings {
-    pub(super) fn new(scale: Scale) -> Self {
+    pub(in super::super) fn new(scale: Scale) -> Self {
         let threads = std::thread::available_parallelism().map_or(2, NonZero::get);
         let shards = threads.next_power_of_two().clamp(2, SHARDS_MAX);
         Self {
@@ -64,7 +65,7 @@ impl LiveTimings {
     }
 
     #[inline]
-    pub(super) fn record(&self, duration: Duration, ok: bool) {
+    pub(in super::super) fn record(&self, duration: Duration, ok: bool) {
         // The number of shards is a power of two.
         let Some(shard) = self
             .shards
@@ -78,7 +79,7 @@ impl LiveTimings {
     }
 
     /// Adds the durations recorded since they were last taken.
-    pub(super) fn add_to(&self, sum: &mut Sum) {
+    pub(in super::super) fn add_to(&self, sum: &mut Sum) {
         for shard in self.shards.iter().filter_map(OnceLock::get) {
             if shard.state.load(Ordering::Acquire) != NOTHING {
                 shard.add_to(
