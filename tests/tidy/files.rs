@@ -9,6 +9,8 @@ const SKIPPED: [&str; 4] = [".git", "target", "node_modules", "stepwell-data"];
 
 /// The folder of the host's source.
 pub(crate) const SOURCES: &str = "host/src/";
+/// The folder of the model's source.
+pub(crate) const MODEL_SOURCES: &str = "host/model/src/";
 
 /// A text file of the tree.
 pub(crate) struct TextFile {
@@ -57,7 +59,10 @@ pub(crate) fn text_files_below(folder: &str, ending: &str) -> Vec<TextFile> {
 /// Returns the path of a source file's module: `["store", "cache"]` for
 /// `host/src/store/cache/mod.rs`.
 pub(crate) fn module_path(path: &str) -> Vec<&str> {
-    let below = path.strip_prefix(SOURCES).unwrap_or(path);
+    let below = path.strip_prefix(SOURCES);
+    let below = below
+        .or_else(|| path.strip_prefix(MODEL_SOURCES))
+        .unwrap_or(path);
     let below = below.strip_suffix(".rs").unwrap_or(below);
     below.split('/').filter(|part| *part != "mod").collect()
 }
