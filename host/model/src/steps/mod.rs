@@ -2,9 +2,8 @@
 //! return what an event does to the step. [`crate::transition`] orders the events and applies what
 //! these functions return.
 //!
-//! A new kind is a file here with a variant of [`StepAction`], a field of
-//! [`StepSource`](crate::definition::StepSource), and a variant of [`Begun`] if it waits for
-//! something new.
+//! A new kind is a file here with a variant of [`StepAction`], a field of [`StepSource`], and a
+//! variant of [`Begun`] if it waits for something new.
 
 mod approval;
 mod plugin;
