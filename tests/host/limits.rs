@@ -483,6 +483,39 @@ fn memory_of_fifty_greedy_steps_is_given_back() {
 }
 
 #[test]
+fn attempts_that_wait_for_a_place_for_much_memory_are_counted() {
+    let host = TestHost::with(&[("runtime.large_attempts_max", "1")]);
+    let guest = TextGuest {
+        more_modules: vec!["(module (memory 200))".to_owned()],
+        run: "(loop (br 0))".to_owned(),
+        ..TextGuest::named("large")
+    };
+    let reply = host.request("POST", "/plugins", guest.bytes());
+    assert_eq!(reply.status, 201, "{}", reply.json);
+    host.apply(
+        "name: large\nsteps:\n  - { id: it, plugin: large, step: go, retry: { max_attempts: 1 } }",
+    );
+    let ids: Vec<_> = (0..2)
+        .map(|_| host.start_instance("large", &json!({})))
+        .collect();
+    eventually("one attempt has the place and the other waits", || {
+        let engine = host.get("/workflow-metrics/stats")["engine"].clone();
+        let counts = ["running", "max", "waiting"]
+            .map(|kind| engine[format!("large_attempts_{kind}")].as_u64());
+        (counts == [Some(1), Some(1), Some(1)]).then_some(())
+    });
+    for id in ids {
+        assert_eq!(host.wait(&id)["failure"]["code"], "cpu-limit");
+    }
+    let metrics = host.request("GET", "/metrics", "");
+    let metrics = String::from_utf8(metrics.body).expect("is text");
+    for line in ["running 0", "limit 1", "waiting 0"] {
+        let line = format!("\nstepwell_large_attempts_{line}\n");
+        assert!(metrics.contains(&line), "{line}");
+    }
+}
+
+#[test]
 fn one_teams_tables_leave_room_for_anothers() {
     let host = TestHost::with(&[
         ("limits.cpu_budget", "300ms"),

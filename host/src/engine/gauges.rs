@@ -17,6 +17,12 @@ pub struct EngineGauges {
     pub attempts_max: usize,
     /// Attempts that wait for a place, their team's or a common one. Their drivers hold no slot.
     pub attempts_waiting: usize,
+    /// Attempts that have a place for more than 8 MiB of memory.
+    pub large_attempts_running: usize,
+    /// `runtime.large_attempts_max`
+    pub large_attempts_max: usize,
+    /// Attempts that wait for such a place. They run and hold a place of the pool.
+    pub large_attempts_waiting: usize,
     /// Running chunks of clients' batches.
     pub batch_chunks_running: usize,
     /// Chunks of clients' batches that wait for one of the `batch.concurrency` places.
@@ -31,13 +37,16 @@ pub struct EngineGauges {
 
 impl EngineGauges {
     /// Returns name, help and value of each gauge, for Prometheus.
-    pub fn families(self) -> [(&'static str, &'static str, u64); 10] {
+    pub fn families(self) -> [(&'static str, &'static str, u64); 13] {
         let Self {
             active_instances,
             active_instances_max,
             attempts_running,
             attempts_max,
             attempts_waiting,
+            large_attempts_running,
+            large_attempts_max,
+            large_attempts_waiting,
             batch_chunks_running,
             batch_chunks_waiting,
             in_hand_bytes,
@@ -69,6 +78,21 @@ impl EngineGauges {
                 "stepwell_attempts_waiting",
                 "Attempts of steps that wait for a place: the queue.",
                 attempts_waiting as u64,
+            ),
+            (
+                "stepwell_large_attempts_running",
+                "Attempts of steps that have a place for more than 8 MiB of memory.",
+                large_attempts_running as u64,
+            ),
+            (
+                "stepwell_large_attempts_limit",
+                "Such places: runtime.large_attempts_max.",
+                large_attempts_max as u64,
+            ),
+            (
+                "stepwell_large_attempts_waiting",
+                "Attempts of steps that wait for such a place.",
+                large_attempts_waiting as u64,
             ),
             (
                 "stepwell_batch_chunks_running",
@@ -104,6 +128,8 @@ impl Engine {
     pub fn gauges(&self) -> EngineGauges {
         let (active_instances, active_instances_max) = self.0.active.count();
         let (attempts_running, attempts_max, attempts_waiting) = self.0.admission.count();
+        let (large_attempts_running, large_attempts_max, large_attempts_waiting) =
+            self.0.runtime.large_attempts();
         let (batch_chunks_running, batch_chunks_waiting) = self.0.chunks.load();
         let turns = self.0.turns.load();
         EngineGauges {
@@ -112,6 +138,9 @@ impl Engine {
             attempts_running,
             attempts_max,
             attempts_waiting,
+            large_attempts_running,
+            large_attempts_max,
+            large_attempts_waiting,
             batch_chunks_running,
             batch_chunks_waiting,
             in_hand_bytes: self.0.in_hand.stats().bytes,

@@ -182,6 +182,13 @@ impl Runtime {
         self.0.loaded.load(Ordering::Relaxed)
     }
 
+    /// Returns the numbers of attempts with a place for much memory, of such places without the
+    /// reserve, and of attempts that wait for one.
+    pub fn large_attempts(&self) -> (usize, usize, usize) {
+        let load = self.0.large.load();
+        (load.held, self.0.large.limits().total, load.waiting)
+    }
+
     /// Calls the plugin's `describe`, without grants.
     ///
     /// # Errors
