@@ -207,6 +207,8 @@ impl Backend {
                 Synchronous::Normal => SqliteSynchronous::Normal,
             })
             .pragma("cache_size", WRITER_CACHE)
+            // A task makes the checkpoints, so that no commit waits for one.
+            .pragma("wal_autocheckpoint", "0")
             .pragma("journal_size_limit", config.wal_bytes_max.to_string())
             .pragma("analysis_limit", ANALYSIS_LIMIT);
         // SQLite's connections do not go stale, and reopening one discards its prepared statements.
@@ -217,7 +219,10 @@ impl Backend {
                 .max_lifetime(None)
                 .test_before_acquire(false)
         };
-        let write = pool().max_connections(1).connect_with(writing).await?;
+        let write = pool()
+            .max_connections(1)
+            .connect_with(writing.clone())
+            .await?;
         let version: String = sqlx::query_scalar("SELECT sqlite_version()")
             .fetch_one(&write)
             .await?;
@@ -236,7 +241,7 @@ impl Backend {
         Ok(Self::Sqlite {
             read,
             write,
-            wal: Arc::new(Wal::of(path, config.wal_bytes_max)),
+            wal: Arc::new(Wal::of(path, config.wal_bytes_max, writing)),
             blocked: Arc::default(),
         })
     }

@@ -312,6 +312,8 @@ impl Store {
                     core.tasks
                         .spawn(Arc::clone(&core).keep_lease(closing.clone()));
                 }
+                core.tasks
+                    .spawn(Arc::clone(&core).checkpoint_log(closing.clone()));
                 if core.redis.is_some() {
                     core.tasks.spawn(Arc::clone(&core).attend(closing.clone()));
                 }
