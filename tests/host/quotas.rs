@@ -230,6 +230,38 @@ fn a_team_at_its_quota_of_instances_is_refused_at_every_door_and_the_other_is_no
 }
 
 #[test]
+fn a_team_at_its_quota_of_workflow_versions_is_told_so() {
+    let host = TestHost::with(&[("quotas.workflow_versions_max", "2")]);
+    let text = |title: &str| {
+        format!(
+            "name: ask\nsteps:\n  - {{ id: ask, approval: {{ title: '{title}', approvers: [ann], expires_in: 1h }} }}"
+        )
+    };
+    for (title, status) in [("one", 201), ("two", 201), ("two", 200)] {
+        assert_eq!(
+            host.request("POST", "/workflows", text(title)).status,
+            status
+        );
+    }
+    let reply = host.request("POST", "/workflows", text("three"));
+    assert_eq!(
+        (reply.status, reply.code()),
+        (429, "quota-workflow-versions")
+    );
+    assert!(
+        reply.message().contains("quotas.workflow_versions_max"),
+        "{}",
+        reply.message()
+    );
+    let quota = quota(&host, "default");
+    assert_eq!(
+        (&quota["workflow_versions"], &quota["workflow_versions_max"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(limits_met(&host, "quota-workflow-versions"), 1);
+}
+
+#[test]
 fn a_guest_that_creates_beyond_the_quota_fails_with_its_name_and_creates_nothing() {
     let host = TestHost::with(&[("quotas.unfinished_instances_max", "5")]);
     host.scenario("script");

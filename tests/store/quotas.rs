@@ -10,16 +10,16 @@ use stepwell::model::{
     WriteAction,
 };
 use stepwell::store::{
-    CommitError, DESCENDANTS_EXHAUSTED, Finished, QUOTA_STORED, QUOTA_UNFINISHED, ROOT_CANCELLED,
-    Store, StoreError, TeamUsage, WorkflowVersion,
+    CommitError, DESCENDANTS_EXHAUSTED, Finished, Page, QUOTA_STORED, QUOTA_UNFINISHED,
+    QUOTA_VERSIONS, ROOT_CANCELLED, Store, StoreError, TeamUsage, WorkflowFilter, WorkflowVersion,
 };
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::databases::{Database, Kind, START, on_both, on_both_databases, on_postgres};
 use crate::fixtures::{
-    acme, approval, attempt, decided, instance, key, keyed, load, name, new_instance, plugin, put,
-    step, workflow, write,
+    acme, approval, attempt, decided, definition, instance, key, keyed, load, name, new_instance,
+    plugin, put, step, workflow, write,
 };
 use crate::hosts::eventually;
 
@@ -393,6 +393,62 @@ fn instances_that_are_started_at_the_same_time_stay_within_the_quota() {
 }
 
 #[test]
+fn a_team_at_its_quota_of_workflow_versions_applies_nothing_new() {
+    on_both_databases(|mut database| async move {
+        database.config.quotas.workflow_versions_max = 3;
+        let store = database.open().await;
+        for (workflow, plugin) in [("one", "a"), ("one", "b"), ("two", "a")] {
+            let new = store.apply_workflow(&acme(), definition(workflow, plugin), "ann");
+            assert!(new.await.expect("applies").changed);
+        }
+        for (workflow, plugin) in [("one", "c"), ("three", "a")] {
+            let refused = store
+                .apply_workflow(&acme(), definition(workflow, plugin), "ann")
+                .await
+                .expect_err("is refused");
+            assert!(
+                matches!(
+                    &refused,
+                    StoreError::Quota { code: QUOTA_VERSIONS, message } if message.contains("3 versions of workflows")
+                ),
+                "{refused}"
+            );
+        }
+        let page = store
+            .workflows(&acme(), &WorkflowFilter::default(), &Page::first(10))
+            .await
+            .expect("lists");
+        let listed: Vec<_> = page
+            .iter()
+            .map(|workflow| (workflow.name.as_str(), workflow.latest_version))
+            .collect();
+        assert_eq!(listed, [("one", 2), ("two", 1)]);
+        // The newest definition again is no version, and another team has a quota of its own.
+        let same = store.apply_workflow(&acme(), definition("one", "b"), "ann");
+        assert!(!same.await.expect("applies").changed);
+        workflow(&store, &name("rival")).await;
+        let counted = usage(&store, &acme());
+        assert_eq!(
+            (counted.workflow_versions, counted.workflow_versions_max),
+            (3, Some(3))
+        );
+        assert_counted_rightly(&store).await;
+        store.close().await;
+        // The versions of a database of the last release are counted.
+        for sql in [
+            "ALTER TABLE team_usage DROP COLUMN workflow_versions",
+            "DELETE FROM _sqlx_migrations WHERE version = 15",
+        ] {
+            database.sql(sql).await;
+        }
+        let store = database.open().await;
+        assert_eq!(usage(&store, &acme()), counted);
+        assert_counted_rightly(&store).await;
+        store.close().await;
+    });
+}
+
+#[test]
 fn hosts_know_of_each_other_what_a_team_has() {
     on_postgres(|mut database| async move {
         database.config.quotas.unfinished_instances_max = 4;
@@ -706,10 +762,10 @@ fn a_recount_corrects_wrong_usage() {
         let counted = usage(&store, &acme());
         store.close().await;
         database
-            .sql("UPDATE team_usage SET unfinished = 77, stored_bytes = -5")
+            .sql("UPDATE team_usage SET unfinished = 77, stored_bytes = -5, workflow_versions = 3")
             .await;
         database
-            .sql("INSERT INTO team_usage SELECT 'ghost', host, 9, 9 FROM team_usage")
+            .sql("INSERT INTO team_usage SELECT 'ghost', host, 9, 9, 9 FROM team_usage")
             .await;
         let store = database.open().await;
         assert_eq!(usage(&store, &acme()).unfinished_instances, 77);
@@ -740,7 +796,7 @@ async fn take_back(database: &Database) {
         "DROP TABLE instance_trees",
         "DROP TABLE idempotency_keys",
         "DROP TABLE team_usage",
-        "DELETE FROM _sqlx_migrations WHERE version IN (11, 12)",
+        "DELETE FROM _sqlx_migrations WHERE version IN (11, 12, 15)",
     ] {
         database.sql(sql).await;
     }

@@ -38,8 +38,21 @@ pub(super) fn quotas(
                 cell(team, "/unfinished_instances_max"),
                 size(team, "/stored_bytes"),
                 size(team, "/stored_bytes_max"),
+                cell(team, "/workflow_versions"),
+                cell(team, "/workflow_versions_max"),
             ]
         });
-        table(&["TEAM", "UNFINISHED", "MOST", "STORED", "MOST"], rows)
+        table(
+            &[
+                "TEAM",
+                "UNFINISHED",
+                "MOST",
+                "STORED",
+                "MOST",
+                "VERSIONS",
+                "MOST",
+            ],
+            rows,
+        )
     })
 }

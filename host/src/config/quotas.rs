@@ -12,10 +12,11 @@ use crate::model::{Pattern, duration};
 const OVERRIDES_MAX: usize = 1_000;
 
 section! {
-    /// `[quotas]`: limits of each team's unfinished instances and stored bytes.
+    /// `[quotas]`: limits of each team's unfinished instances, stored bytes and workflow versions.
     QuotasConfig {
         unfinished_instances_max: u64,
         stored_bytes_max: u64,
+        workflow_versions_max: u64,
         #[serde(with = "duration")] recount_interval: Duration,
         #[serde(default)] overrides: Vec<QuotaOverride>,
     }
@@ -41,6 +42,9 @@ pub struct QuotaOverride {
     /// The number of stored bytes, instead of that in `[quotas]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_bytes_max: Option<u64>,
+    /// The number of versions of workflows, instead of that in `[quotas]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow_versions_max: Option<u64>,
 }
 
 /// The quotas of one team; none where the team has no quota.
@@ -50,20 +54,25 @@ pub struct Quota {
     pub unfinished_instances_max: Option<u64>,
     /// Maximum number of bytes in the database.
     pub stored_bytes_max: Option<u64>,
+    /// Maximum number of versions of all workflows together.
+    pub workflow_versions_max: Option<u64>,
 }
 
 impl QuotasConfig {
     /// Returns a team's quotas. Of the overrides that match, the last one with a value wins.
     pub fn of(&self, team: &str) -> Quota {
         let (mut unfinished, mut bytes) = (self.unfinished_instances_max, self.stored_bytes_max);
+        let mut versions = self.workflow_versions_max;
         for one in self.overrides.iter().filter(|one| one.team.matches(team)) {
             unfinished = one.unfinished_instances_max.unwrap_or(unfinished);
             bytes = one.stored_bytes_max.unwrap_or(bytes);
+            versions = one.workflow_versions_max.unwrap_or(versions);
         }
         let some = |max: u64| (max > 0).then_some(max);
         Quota {
             unfinished_instances_max: some(unfinished),
             stored_bytes_max: some(bytes),
+            workflow_versions_max: some(versions),
         }
     }
 
@@ -78,11 +87,16 @@ impl QuotasConfig {
             ));
         }
         for (index, one) in self.overrides.iter().enumerate() {
-            if one.unfinished_instances_max.is_none() && one.stored_bytes_max.is_none() {
+            let quotas = [
+                one.unfinished_instances_max,
+                one.stored_bytes_max,
+                one.workflow_versions_max,
+            ];
+            if quotas.iter().all(Option::is_none) {
                 let key = format!("quotas.overrides, the {}.", index + 1);
                 return Err(invalid(
                     &key,
-                    "it changes nothing: give unfinished_instances_max or stored_bytes_max",
+                    "it changes nothing: give unfinished_instances_max, stored_bytes_max or workflow_versions_max",
                 ));
             }
         }
@@ -121,7 +135,7 @@ mod tests {
     fn the_last_override_that_says_something_wins() {
         let text = "[quotas]\nunfinished_instances_max = 10\nstored_bytes_max = 20\n\
                     [[quotas.overrides]]\nteam = 'lab-*'\nunfinished_instances_max = 0\n\
-                    [[quotas.overrides]]\nteam = 'lab-a'\nstored_bytes_max = 5";
+                    [[quotas.overrides]]\nteam = 'lab-a'\nstored_bytes_max = 5\nworkflow_versions_max = 7";
         let config = load(text).expect("loads");
         let of = |team: &str| {
             let quota = config.quotas.of(team);
@@ -130,6 +144,11 @@ mod tests {
         assert_eq!(of("acme"), (Some(10), Some(20)));
         assert_eq!(of("lab-b"), (None, Some(20)));
         assert_eq!(of("lab-a"), (None, Some(5)));
+        let versions = |team: &str| config.quotas.of(team).workflow_versions_max;
+        assert_eq!(
+            (versions("lab-b"), versions("lab-a")),
+            (Some(10_000), Some(7))
+        );
         let shown = toml::to_string(&config).expect("is written");
         assert_eq!(load(&shown).expect("loads"), config);
     }

@@ -269,11 +269,15 @@ impl Engine {
         if !findings.is_empty() {
             return Err(written.refused(findings).into());
         }
-        Ok(self
+        let applied = self
             .0
             .store
             .apply_workflow_if(&principal.team, definition, &principal.user, precondition)
-            .await?)
+            .await;
+        if let Err(StoreError::Quota { code, .. }) = &applied {
+            self.0.monitor.record_limit(&principal.team, code);
+        }
+        Ok(applied?)
     }
 
     /// Records an approver's decision. The approval and its instance are read from the database,

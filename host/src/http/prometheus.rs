@@ -132,7 +132,7 @@ fn expose_host(
 /// Writes the usage and quotas of teams. A quota that is not set has no sample.
 fn expose_quotas(to: &mut Exposition, teams: &[TeamUsage]) {
     type Number = fn(&TeamUsage) -> Option<u64>;
-    let gauges: [(&str, &str, Number); 4] = [
+    let gauges: [(&str, &str, Number); 6] = [
         (
             "stepwell_team_unfinished_instances",
             "Workflow instances of a team that have not ended.",
@@ -152,6 +152,16 @@ fn expose_quotas(to: &mut Exposition, teams: &[TeamUsage]) {
             "stepwell_team_stored_limit_bytes",
             "Most that it may: quotas.stored_bytes_max.",
             |team| team.stored_bytes_max,
+        ),
+        (
+            "stepwell_team_workflow_versions",
+            "Versions of a team's workflows.",
+            |team| Some(team.workflow_versions),
+        ),
+        (
+            "stepwell_team_workflow_versions_limit",
+            "Most that may be: quotas.workflow_versions_max.",
+            |team| team.workflow_versions_max,
         ),
     ];
     for (name, help, number) in gauges {

@@ -109,7 +109,7 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/audit", WorkflowManage => audit::list_audit,
         "List audit entries, newest first; ?actor=, ?action=, ?subject=, ?from= and ?to= are filters", large),
     route!(GET "/quotas", WorkflowRead => quotas::show_quotas,
-        "Show your team's usage and quotas: unfinished instances and stored bytes; ?team= is for operators"),
+        "Show your team's usage and quotas: unfinished instances, stored bytes and workflow versions; ?team= is for operators"),
     route!(GET "/whoami", authenticated => dashboard::show_principal,
         "Show the user, the team and the permissions of the token"),
     route!(POST "/retention", Operator => retention::delete_finished,

@@ -181,6 +181,7 @@ impl PreparedCommit {
         if instance.completed_at.is_some() {
             amounts += Amounts {
                 unfinished: -1,
+                versions: 0,
                 bytes: signed(json(&instance.output) + length(&self.failure)),
             };
         }

@@ -56,6 +56,7 @@ pub(super) fn key(new: &NewInstance) -> Option<Key<'_>> {
 pub(super) fn amounts(new: &NewInstance) -> Amounts {
     Amounts {
         unfinished: 1,
+        versions: 0,
         bytes: ROW_BYTES + signed(bytes(new)),
     }
 }

@@ -55,7 +55,7 @@ pub enum StoreError {
     /// A quota of the team is used up.
     #[error("{message}")]
     Quota {
-        /// [`QUOTA_UNFINISHED`] or [`QUOTA_STORED`].
+        /// [`QUOTA_UNFINISHED`], [`QUOTA_STORED`] or [`QUOTA_VERSIONS`].
         code: &'static str,
         /// One sentence that names the quota and a remedy.
         message: String,
@@ -143,6 +143,8 @@ pub const NOT_A_NUMBER: &str = "not-a-number";
 pub const QUOTA_UNFINISHED: &str = "quota-unfinished-instances";
 /// Code of [`CommitError::Rejected`] and [`StoreError::Quota`]: the team stores too many bytes.
 pub const QUOTA_STORED: &str = "quota-stored-bytes";
+/// Code of [`StoreError::Quota`]: the team has too many versions of workflows.
+pub const QUOTA_VERSIONS: &str = "quota-workflow-versions";
 /// Code of [`CommitError::Rejected`]: too many instances descend from one root.
 pub const DESCENDANTS_EXHAUSTED: &str = "descendants-exhausted";
 /// Code of [`CommitError::Rejected`]: the root was cancelled together with its descendants.
@@ -262,7 +264,7 @@ impl CommitError {
             Self::Store(error) => error,
             Self::Conflict(what) => StoreError::Constraint(what.to_string()),
             Self::Rejected {
-                code: code @ (QUOTA_UNFINISHED | QUOTA_STORED),
+                code: code @ (QUOTA_UNFINISHED | QUOTA_STORED | QUOTA_VERSIONS),
                 message,
             } => StoreError::Quota { code, message },
             Self::Rejected { message, .. } => StoreError::Value(message),

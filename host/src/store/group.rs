@@ -404,6 +404,7 @@ impl<'a> PreconditionRows<'a> {
                 let created = i64::try_from(prepared.created().len()).unwrap_or(i64::MAX);
                 let more = Amounts {
                     unfinished: created,
+                    versions: 0,
                     bytes: amounts.bytes + prepared.metadata_bytes(),
                 };
                 core.usage

@@ -77,7 +77,7 @@ pub use committer::CommitStats;
 pub use creation::{Created, KeyHolder, KeyHolders};
 pub use error::{
     CommitError, Conflict, DESCENDANTS_EXHAUSTED, INVALID_VALUE, NOT_A_NUMBER, QUOTA_STORED,
-    QUOTA_UNFINISHED, ROOT_CANCELLED, StoreError,
+    QUOTA_UNFINISHED, QUOTA_VERSIONS, ROOT_CANCELLED, StoreError,
 };
 pub use history::{
     HistoryPoint, HistoryQuery, HistoryStep, Series, SeriesCounts, SeriesKind, SummedCounts,

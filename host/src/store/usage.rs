@@ -1,4 +1,4 @@
-//! The usage of each team: unfinished instances and stored bytes. Quotas are checked against it.
+//! The usage of each team: unfinished instances, stored bytes and workflow versions. Quotas are checked against it.
 //!
 //! A transaction that changes a team's usage adds the change to a row of that team and this host
 //! ([`Core::commit_counted`]). So a crash loses no change, and hosts on one Postgres database do
@@ -17,7 +17,9 @@ use uuid::Uuid;
 use super::backend::{Backend, Connection, Transaction, with_backend};
 use super::invalidation::Invalidation;
 use super::rows::Column;
-use super::{CommitError, Core, QUOTA_STORED, QUOTA_UNFINISHED, Store, StoreError, parse};
+use super::{
+    CommitError, Core, QUOTA_STORED, QUOTA_UNFINISHED, QUOTA_VERSIONS, Store, StoreError, parse,
+};
 use crate::config::QuotasConfig;
 use crate::model::Name;
 
@@ -29,11 +31,12 @@ pub(super) const ROW_BYTES: i64 = 512;
 /// drift.
 const RECOUNT_LOCK: i64 = i64::from_be_bytes(*b"sw-usage");
 
-const ALL: &str = "SELECT team, host, unfinished, stored_bytes FROM team_usage";
-const ADD: &str = "INSERT INTO team_usage (team, host, unfinished, stored_bytes) \
+const ALL: &str = "SELECT team, host, unfinished, stored_bytes, workflow_versions FROM team_usage";
+const ADD: &str = "INSERT INTO team_usage (team, host, unfinished, stored_bytes, workflow_versions) \
     SELECT * FROM {rows} WHERE given.column1 IS NOT NULL ON CONFLICT (team, host) DO UPDATE \
     SET unfinished = team_usage.unfinished + excluded.unfinished, \
-    stored_bytes = team_usage.stored_bytes + excluded.stored_bytes";
+    stored_bytes = team_usage.stored_bytes + excluded.stored_bytes, \
+    workflow_versions = team_usage.workflow_versions + excluded.workflow_versions";
 
 /// The counted size of a row of `workflow_instances`, as SQL.
 pub(super) const INSTANCE_BYTES: &str = "512 + octet_length(pins) + octet_length(input) + octet_length(metadata) \
@@ -54,6 +57,8 @@ pub(super) struct Amounts {
     pub(super) unfinished: i64,
     /// The size of rows with their texts and values, in bytes.
     pub(super) bytes: i64,
+    /// Versions of workflows.
+    pub(super) versions: i64,
 }
 
 impl Amounts {
@@ -61,6 +66,7 @@ impl Amounts {
         Self {
             unfinished: 0,
             bytes,
+            versions: 0,
         }
     }
 }
@@ -69,6 +75,7 @@ impl std::ops::AddAssign for Amounts {
     fn add_assign(&mut self, other: Self) {
         self.unfinished = self.unfinished.saturating_add(other.unfinished);
         self.bytes = self.bytes.saturating_add(other.bytes);
+        self.versions = self.versions.saturating_add(other.versions);
     }
 }
 
@@ -97,6 +104,10 @@ pub struct TeamUsage {
     pub stored_bytes: u64,
     /// The quota `quotas.stored_bytes_max`; `None` for no quota.
     pub stored_bytes_max: Option<u64>,
+    /// Versions of all workflows.
+    pub workflow_versions: u64,
+    /// The quota `quotas.workflow_versions_max`; `None` for no quota.
+    pub workflow_versions_max: Option<u64>,
 }
 
 /// The known usage of all teams.
@@ -194,6 +205,20 @@ impl Usage {
                 message,
             });
         }
+        if let Some(max) = quota.workflow_versions_max
+            && more.versions > 0
+            && after.versions > i64::try_from(max).unwrap_or(i64::MAX)
+        {
+            let message = format!(
+                "team {team} may have {max} versions of workflows (quotas.workflow_versions_max), and would have {}: \
+                 apply definitions only when they change, or ask an operator for a higher quota",
+                after.versions
+            );
+            return Err(CommitError::Rejected {
+                code: QUOTA_VERSIONS,
+                message,
+            });
+        }
         Ok(())
     }
 
@@ -234,6 +259,8 @@ impl Usage {
             unfinished_instances_max: quota.unfinished_instances_max,
             stored_bytes: u64::try_from(total.bytes).unwrap_or(0),
             stored_bytes_max: quota.stored_bytes_max,
+            workflow_versions: u64::try_from(total.versions).unwrap_or(0),
+            workflow_versions_max: quota.workflow_versions_max,
         }
     }
 }
@@ -270,11 +297,11 @@ impl Core {
             (state.epoch, state.committing == 0)
         };
         let mut connection = self.backend.read().await?;
-        let rows: Vec<(String, Uuid, i64, i64)> =
+        let rows: Vec<(String, Uuid, i64, i64, i64)> =
             with_backend!(connection, c => sqlx::query_as(ALL).fetch_all(c).await)?;
         drop(connection);
         let mut read: HashMap<Name, Known> = HashMap::new();
-        for (team, host, unfinished, bytes) in rows {
+        for (team, host, unfinished, bytes, versions) in rows {
             let known = read
                 .entry(parse("a team that is counted", &team)?)
                 .or_default();
@@ -283,7 +310,11 @@ impl Core {
             } else {
                 &mut known.others
             };
-            *amounts += Amounts { unfinished, bytes };
+            *amounts += Amounts {
+                unfinished,
+                bytes,
+                versions,
+            };
         }
         let mut state = self.usage.state.lock();
         if state.doubted && idle && state.epoch == epoch {
@@ -390,27 +421,35 @@ async fn alone(transaction: &mut Transaction) -> Result<bool, StoreError> {
 /// statement sees one state of the database.
 fn drift_sql() -> String {
     format!(
-        "SELECT team, CAST(SUM(unfinished) AS BIGINT), CAST(SUM(stored_bytes) AS BIGINT) FROM ( \
+        "SELECT team, CAST(SUM(unfinished) AS BIGINT), CAST(SUM(stored_bytes) AS BIGINT), \
+             CAST(SUM(workflow_versions) AS BIGINT) FROM ( \
          SELECT team, SUM(CASE WHEN completed_at IS NULL THEN 1 ELSE 0 END) AS unfinished, \
-             SUM({INSTANCE_BYTES}) AS stored_bytes FROM workflow_instances GROUP BY team \
-         UNION ALL SELECT workflow_instances.team, 0, SUM({ATTEMPT_BYTES}) FROM step_attempts \
+             SUM({INSTANCE_BYTES}) AS stored_bytes, 0 AS workflow_versions FROM workflow_instances GROUP BY team \
+         UNION ALL SELECT workflow_instances.team, 0, SUM({ATTEMPT_BYTES}), 0 FROM step_attempts \
              JOIN workflow_instances ON workflow_instances.id = step_attempts.instance_id \
              GROUP BY workflow_instances.team \
-         UNION ALL SELECT team, 0, SUM({APPROVAL_BYTES}) FROM workflow_approvals GROUP BY team \
-         UNION ALL SELECT team, 0, SUM({ENTRY_BYTES}) FROM plugin_storage GROUP BY team \
-         UNION ALL SELECT team, -SUM(unfinished), -SUM(stored_bytes) FROM team_usage GROUP BY team \
-         ) AS counted GROUP BY team HAVING SUM(unfinished) <> 0 OR SUM(stored_bytes) <> 0"
+         UNION ALL SELECT team, 0, SUM({APPROVAL_BYTES}), 0 FROM workflow_approvals GROUP BY team \
+         UNION ALL SELECT team, 0, SUM({ENTRY_BYTES}), 0 FROM plugin_storage GROUP BY team \
+         UNION ALL SELECT workflows.team, 0, 0, COUNT(*) FROM workflow_versions \
+             JOIN workflows ON workflows.id = workflow_versions.workflow_id GROUP BY workflows.team \
+         UNION ALL SELECT team, -SUM(unfinished), -SUM(stored_bytes), -SUM(workflow_versions) FROM team_usage GROUP BY team \
+         ) AS counted GROUP BY team HAVING SUM(unfinished) <> 0 OR SUM(stored_bytes) <> 0 \
+             OR SUM(workflow_versions) <> 0"
     )
 }
 
 async fn drift(connection: &mut Connection) -> Result<Changes, StoreError> {
     let sql = drift_sql();
-    let rows: Vec<(String, i64, i64)> =
+    let rows: Vec<(String, i64, i64, i64)> =
         with_backend!(connection, c => sqlx::query_as(AssertSqlSafe(sql)).fetch_all(c).await)?;
-    let amounts = |(team, unfinished, bytes): (String, i64, i64)| {
+    let amounts = |(team, unfinished, bytes, versions): (String, i64, i64, i64)| {
         Ok((
             parse("a team that is counted", &team)?,
-            Amounts { unfinished, bytes },
+            Amounts {
+                unfinished,
+                bytes,
+                versions,
+            },
         ))
     };
     rows.into_iter().map(amounts).collect()
@@ -427,6 +466,7 @@ async fn add(
         Column::Uuid(|(_, host, _)| *host),
         Column::Integer(|(.., by)| by.unfinished),
         Column::Integer(|(.., by)| by.bytes),
+        Column::Integer(|(.., by)| by.versions),
     ];
     let changed = changes.iter().filter(|(_, by)| **by != Amounts::default());
     let rows: Vec<Row> = changed.map(|(team, by)| (team, host, *by)).collect();

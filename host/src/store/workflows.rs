@@ -11,6 +11,7 @@ use super::invalidation::Invalidation;
 use super::listing::{self, Cursor, Order, PageQuery, Period};
 use super::redis_cache::Key;
 use super::sql::Sql;
+use super::usage::{Amounts, Changes};
 use super::{Page, Store, StoreError, error, from_json, parse, to_json, unsigned};
 use crate::clock::Timestamp;
 use crate::model::definition::DefinitionSource;
@@ -258,7 +259,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Archived`] if the definition would be a new version of an archived workflow. A
     /// user who applies a whole folder of definitions must not revive a workflow that was archived
-    /// on purpose. Errors of the database.
+    /// on purpose. [`StoreError::Quota`] if the team has as many versions as it may. Errors of the
+    /// database.
     pub async fn apply_workflow(
         &self,
         team: &Name,
@@ -329,6 +331,11 @@ impl Store {
                 transaction.rollback().await?;
                 return Err(StoreError::Archived(name));
             }
+            let new = Amounts { versions: 1, ..Amounts::default() };
+            if let Err(refusal) = store.core().usage.check(&team, Amounts::default(), new) {
+                transaction.rollback().await?;
+                return Err(refusal.for_creation());
+            }
             let row = VersionRow {
                 workflow_id,
                 version: latest.saturating_add(1),
@@ -359,7 +366,8 @@ impl Store {
                 .map(|_| ()))?;
             let number = unsigned("a workflow's version", row.version)?;
             let invalidation = Invalidation::Workflow { team: team.clone(), name: name.clone(), version: number };
-            store.core().commit(transaction, &[invalidation]).await?;
+            let changes = Changes::from([(team.clone(), new)]);
+            store.core().commit_counted(transaction, &[invalidation], &changes).await?;
             let version = WorkflowVersion {
                 workflow_id: row.workflow_id,
                 team,
