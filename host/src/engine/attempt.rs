@@ -1,10 +1,12 @@
 //! One attempt at a plugin step: its permit, its input, its run and its outcome.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Engine;
+use super::Core;
 use super::admission::AttemptPermit;
 use super::contention::Contention;
+use super::ports::failure_of_host;
 use crate::clock::Timestamp;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Progress, StepReport};
@@ -108,7 +110,7 @@ pub(super) enum Stage {
     Left(StepId),
 }
 
-impl Engine {
+impl Core {
     /// Waits for the turns of an attempt and for a permit.
     pub(super) async fn enter(&self, team: &Name, mut attempt: Attempt) -> Stage {
         let enter = async {
@@ -150,21 +152,19 @@ impl Engine {
         started_at: Timestamp,
         permit: AttemptPermit,
     ) -> Ended {
-        // In this future, because one plugin that loads slowly must not delay the other steps.
-        let loaded = match self.0.plugins.load(&call.plugin).await {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                let failure = failure_of_host(error.to_string());
-                return attempt.failed(span, failure, started_at);
-            }
-        };
-        let operations = self.0.step_operations.of(&call, &self.0.monitor);
         let (team, instance, plugin) = (call.team.clone(), call.instance_id, call.plugin.label());
+        let (version, step) = (Arc::clone(&call.plugin), call.step.clone());
         span.name(|| format!("step {}/{}", call.plugin.manifest.name, call.step));
         span.set("stepwell.plugin", plugin.as_str());
         call.trace = span.context();
-        let ended = self.0.runtime.run_step(loaded, call).await;
+        // In this future, because one plugin that loads slowly must not delay the other steps.
+        let ended = match self.0.steps.run_step(call).await {
+            Ok(ended) => ended,
+            Err(failure) => return attempt.failed(span, failure, started_at),
+        };
         drop(permit);
+        let operations = &self.0.step_operations;
+        let operations = operations.of(&team, &version, &step, &self.0.monitor);
         operations.record(
             self.0.clock.monotonic(),
             ended.usage.wall,
@@ -253,10 +253,6 @@ impl Engine {
             trace: None,
         })
     }
-}
-
-fn failure_of_host(what: String) -> Failure {
-    Failure::retryable(failure::PLUGIN_UNAVAILABLE, Blame::Host, what)
 }
 
 /// Returns the log span of a traced attempt, which adds the trace id to its lines; an empty span

@@ -223,7 +223,7 @@ impl BatchProcessor {
     ) -> BatchResults<InstanceState> {
         self.check_count(ids.len())?;
         let shared = &self.engine.0;
-        let started = shared.clock.monotonic();
+        let started = self.engine.core().clock.monotonic();
         let mut states = shared.store.cached_states(&principal.team, &ids);
         let unknown = |(id, state): (&Uuid, &Option<InstanceState>)| state.is_none().then_some(*id);
         let unknown: Vec<_> = ids.iter().zip(&states).filter_map(unknown).collect();
@@ -259,7 +259,7 @@ impl BatchProcessor {
         work: impl Fn(Vec<T>) -> F,
     ) -> BatchResults<R> {
         self.check_count(items.len())?;
-        let started = self.engine.0.clock.monotonic();
+        let started = self.engine.core().clock.monotonic();
         let results = in_chunks(&self.engine.0.batch_config, places, team, items, key, work).await;
         self.record(team, operation, &results, started);
         Ok(results)
@@ -282,7 +282,7 @@ impl BatchProcessor {
         results: &[Result<R, EngineError>],
         started: Instant,
     ) {
-        let shared = &self.engine.0;
+        let shared = self.engine.core();
         let failed = results.iter().filter(|result| result.is_err()).count();
         let duration = shared.clock.monotonic().duration_since(started);
         shared
@@ -328,6 +328,8 @@ impl BatchProcessor {
                     None
                 };
                 self.engine
+                    .0
+                    .core
                     .decide_known(principal, approval, known, decision, comment)
                     .await
             },
@@ -354,7 +356,7 @@ impl BatchProcessor {
         let loaded = store.load_together(instances.into_iter().collect()).await?;
         let instances = loaded
             .into_iter()
-            .map(|loaded| (loaded.instance.id, self.engine.restore(loaded)));
+            .map(|loaded| (loaded.instance.id, self.engine.0.core.restore(loaded)));
         Ok((
             approvals
                 .into_iter()
@@ -409,7 +411,7 @@ impl BatchProcessor {
         // The loaded instance serves its first cancellation; each further one loads it again.
         let own = loaded.into_iter();
         let instances: HashMap<_, _> = own
-            .map(|loaded| (loaded.instance.id, Some(self.engine.restore(loaded))))
+            .map(|loaded| (loaded.instance.id, Some(self.engine.0.core.restore(loaded))))
             .collect();
         let (instances, reading) = (Mutex::new(instances), Semaphore::new(READS_AT_ONCE));
         in_turn(
@@ -428,6 +430,8 @@ impl BatchProcessor {
                     None
                 };
                 self.engine
+                    .0
+                    .core
                     .cancel_known(principal, id, known, &Precondition::None)
                     .await
                     .map(|_| ())

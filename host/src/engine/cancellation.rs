@@ -56,9 +56,11 @@ impl Engine {
         }
         self.0
             .store
-            .stop_descendants(id, self.0.clock.now())
+            .stop_descendants(id, self.core().clock.now())
             .await?;
         let instance = match self
+            .0
+            .core
             .cancel_known(principal, id, None, &Precondition::None)
             .await
         {

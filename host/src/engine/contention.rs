@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Engine;
+use super::Core;
 use crate::fair_queue::{FairLimits, FairPermit, FairQueue};
 use crate::model::{EntryKey, Failure, Name};
 use crate::store::Conflict;
@@ -39,7 +39,7 @@ pub(super) struct Contention {
     held: Vec<FairPermit<(Name, EntryKey)>>,
 }
 
-impl Engine {
+impl Core {
     /// Records a conflict. Returns true if the step may run again without asking its retry policy.
     pub(super) fn note_conflict(
         &self,

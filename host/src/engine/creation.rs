@@ -130,14 +130,14 @@ impl Engine {
                             new += 1;
                             let progress =
                                 Progress::restore(row.into(), definition, &[], Vec::new());
-                            self.wake_with(
+                            self.0.core.wake_with(
                                 &principal.team,
                                 id,
-                                Some(progress.with_limits(self.0.limits.evaluation())),
+                                Some(progress.with_limits(self.core().limits.evaluation())),
                             );
                         }
                         Err(StoreError::Quota { code, .. }) => {
-                            self.0.monitor.record_limit(&principal.team, code)
+                            self.core().monitor.record_limit(&principal.team, code)
                         }
                         _ => {}
                     }
@@ -148,7 +148,9 @@ impl Engine {
             });
         }
         if new > 0 {
-            self.0.monitor.record_instance_created(&principal.team, new);
+            self.core()
+                .monitor
+                .record_instance_created(&principal.team, new);
         }
         results
     }
@@ -171,7 +173,7 @@ impl Engine {
         ] {
             check_text(what, text.as_deref(), bytes_max).map_err(EngineError::Invalid)?;
         }
-        let (input_bytes, bytes_max) = (request.input.len(), self.0.limits.payload_bytes_max);
+        let (input_bytes, bytes_max) = (request.input.len(), self.core().limits.payload_bytes_max);
         if input_bytes > bytes_max {
             let problem = format!("the input has {input_bytes} bytes, and may have {bytes_max}");
             return Err(EngineError::Invalid(problem).into());
@@ -190,7 +192,7 @@ impl Engine {
         })?;
         let idempotency_key = request.key();
         let new = NewInstance {
-            id: self.0.clock.new_id(),
+            id: self.core().clock.new_id(),
             team: principal.team.clone(),
             workflow_id: plan.workflow.workflow_id,
             workflow: request.workflow,
@@ -205,7 +207,7 @@ impl Engine {
             depth: 0,
             root_id: None,
             traceparent: request.trace,
-            created_at: self.0.clock.now(),
+            created_at: self.core().clock.now(),
         };
         Ok((new, Arc::clone(&plan.workflow.definition)))
     }

@@ -15,7 +15,7 @@ use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::Engine;
+use super::Core;
 use crate::model::Name;
 use crate::model::transition::Progress;
 use crate::store::StoreError;
@@ -215,7 +215,7 @@ impl DispatcherState {
 
 /// A driver in the waiting room. Dropping this value gives it an active slot again.
 pub(super) struct WaitingGuard<'a> {
-    engine: &'a Engine,
+    engine: &'a Core,
     team: &'a Name,
     id: Uuid,
 }
@@ -227,14 +227,14 @@ impl Drop for WaitingGuard<'_> {
     }
 }
 
-impl Engine {
+impl Core {
     /// Wakes an instance after an event. If there is no room for a driver, the instance stays due
     /// in the database and the poller finds it.
     pub(super) fn wake(&self, team: &Name, id: Uuid) {
         self.wake_with(team, id, None);
     }
 
-    /// Wakes an instance like [`Engine::wake`]. With a fresh `progress`, the driver need not load
+    /// Wakes an instance like [`Core::wake`]. With a fresh `progress`, the driver need not load
     /// the instance first.
     pub(super) fn wake_with(&self, team: &Name, id: Uuid, progress: Option<Progress>) {
         if !self.0.config.enabled || self.0.stop.is_cancelled() || !self.0.active.claim(team, id) {
@@ -256,9 +256,7 @@ impl Engine {
                 engine.0.active.step_back(&team, id);
             }
         };
-        self.0
-            .drivers
-            .spawn_on(driver, self.0.runtime.guest_threads());
+        self.0.drivers.spawn_on(driver, &self.0.threads);
     }
 
     /// Moves the driver of the instance into the waiting room. Returns none if the room is full.

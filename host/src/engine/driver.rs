@@ -21,7 +21,7 @@ use super::attempt::{Attempt, Ended, Outcome, Stage, log_span};
 use super::contention::{Contention, chance};
 use super::dispatcher::WaitingGuard;
 use super::memory::InstanceCharge;
-use super::{Engine, EngineState};
+use super::{Core, CoreState};
 use crate::fair_queue::FairPermit;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress};
@@ -49,7 +49,7 @@ enum RestReason {
 
 /// The driver of one instance. Dropping it stops the steps that run; their effects are lost.
 struct Drive<'e> {
-    engine: &'e Engine,
+    engine: &'e Core,
     team: &'e Name,
     id: Uuid,
     in_hand: InstanceCharge,
@@ -78,7 +78,7 @@ struct Drive<'e> {
     is_too_large: bool,
 }
 
-impl Engine {
+impl Core {
     /// Drives an instance until it rests. `progress` is a fresh copy of the instance; without one,
     /// the driver loads it.
     pub(super) async fn drive(&self, team: &Name, id: Uuid, mut progress: Option<Progress>) {
@@ -95,7 +95,7 @@ impl Engine {
 }
 
 impl<'e> Drive<'e> {
-    fn new(engine: &'e Engine, team: &'e Name, id: Uuid) -> Self {
+    fn new(engine: &'e Core, team: &'e Name, id: Uuid) -> Self {
         Self {
             engine,
             team,
@@ -373,7 +373,7 @@ impl<'e> Drive<'e> {
         self.stages.push(if is_alone {
             Box::pin(async move { Stage::Ended(Box::new(work.await)) })
         } else {
-            let task = engine.0.runtime.guest_threads().spawn(work);
+            let task = engine.0.threads.spawn(work);
             let task = AbortOnDropHandle::new(task);
             Box::pin(async move {
                 match task.await {
@@ -539,7 +539,7 @@ impl<'e> Drive<'e> {
     }
 }
 
-impl Engine {
+impl Core {
     /// Commits a change for a driver. This measures the commit, and logs a refusal.
     async fn commit_for_driver(
         &self,
@@ -548,7 +548,7 @@ impl Engine {
         effects: Effects,
         trace: Option<TraceParent>,
     ) -> Result<(), CommitError> {
-        let EngineState {
+        let CoreState {
             clock,
             committing,
             monitor,

@@ -15,7 +15,7 @@ use crate::model::transition::{Change, DecisionError, Event, Progress};
 use crate::model::{Attempt, Json, Name, StepId};
 use crate::store::StoreError;
 
-use super::Engine;
+use super::{Core, Engine};
 
 /// Units of work that run at once: less than a millisecond.
 const LIGHT_WORK: u64 = 20_000;
@@ -52,7 +52,7 @@ impl Evaluations {
     }
 }
 
-impl Engine {
+impl Core {
     /// Applies an event to an instance at the current time.
     ///
     /// # Errors
@@ -96,33 +96,6 @@ impl Engine {
         (progress, change)
     }
 
-    /// Evaluates again the input of an attempt at a plugin step. Its expressions refer only to the
-    /// instance and to steps that settled before, so the input equals the one that the guest got.
-    /// `None` for approvals, skipped steps, and a template that fails.
-    ///
-    /// # Errors
-    /// Any error of the database.
-    pub async fn attempt_input(
-        &self,
-        team: &Name,
-        attempt: &Attempt,
-    ) -> Result<Option<Json>, StoreError> {
-        if attempt.plugin.is_none() {
-            return Ok(None);
-        }
-        let ids = vec![attempt.instance_id];
-        let Some(loaded) = self.0.store.load_of_team(team, ids).await?.pop() else {
-            return Ok(None);
-        };
-        let progress = self.restore(loaded);
-        let definition = Arc::clone(&progress.definition);
-        let step = definition.steps.iter().find(|step| step.id == attempt.step);
-        match step.map(|step| &step.action) {
-            Some(StepAction::Plugin(_)) => Ok(self.input_for(&progress, &attempt.step).await.ok()),
-            _ => Ok(None),
-        }
-    }
-
     /// Evaluates the input for a plugin step.
     ///
     /// # Errors
@@ -142,6 +115,37 @@ impl Engine {
                     .await
             }
             light => light,
+        }
+    }
+}
+
+impl Engine {
+    /// Evaluates again the input of an attempt at a plugin step. Its expressions refer only to the
+    /// instance and to steps that settled before, so the input equals the one that the guest got.
+    /// `None` for approvals, skipped steps, and a template that fails.
+    ///
+    /// # Errors
+    /// Any error of the database.
+    pub async fn attempt_input(
+        &self,
+        team: &Name,
+        attempt: &Attempt,
+    ) -> Result<Option<Json>, StoreError> {
+        if attempt.plugin.is_none() {
+            return Ok(None);
+        }
+        let ids = vec![attempt.instance_id];
+        let Some(loaded) = self.0.store.load_of_team(team, ids).await?.pop() else {
+            return Ok(None);
+        };
+        let progress = self.0.core.restore(loaded);
+        let definition = Arc::clone(&progress.definition);
+        let step = definition.steps.iter().find(|step| step.id == attempt.step);
+        match step.map(|step| &step.action) {
+            Some(StepAction::Plugin(_)) => {
+                Ok(self.0.core.input_for(&progress, &attempt.step).await.ok())
+            }
+            _ => Ok(None),
         }
     }
 }

@@ -126,12 +126,13 @@ impl EngineGauges {
 impl Engine {
     /// Returns the current load. Each number is read at its own moment.
     pub fn gauges(&self) -> EngineGauges {
-        let (active_instances, active_instances_max) = self.0.active.count();
-        let (attempts_running, attempts_max, attempts_waiting) = self.0.admission.count();
+        let core = self.core();
+        let (active_instances, active_instances_max) = core.active.count();
+        let (attempts_running, attempts_max, attempts_waiting) = core.admission.count();
         let (large_attempts_running, large_attempts_max, large_attempts_waiting) =
             self.0.runtime.large_attempts();
         let (batch_chunks_running, batch_chunks_waiting) = self.0.chunks.load();
-        let turns = self.0.turns.load();
+        let turns = core.turns.load();
         EngineGauges {
             active_instances,
             active_instances_max,
@@ -143,7 +144,7 @@ impl Engine {
             large_attempts_waiting,
             batch_chunks_running,
             batch_chunks_waiting,
-            in_hand_bytes: self.0.in_hand.stats().bytes,
+            in_hand_bytes: core.in_hand.stats().bytes,
             contended_entries: turns.keys,
             turns_waiting: turns.waiting,
         }

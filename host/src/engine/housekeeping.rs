@@ -78,13 +78,13 @@ impl Engine {
         work: impl Fn(Self) -> F + Send + Sync + 'static,
     ) {
         let engine = self.clone();
-        self.0.drivers.spawn(async move {
-            let first = engine.0.clock.monotonic() + first.min(FIRST_MAX);
+        self.core().drivers.spawn(async move {
+            let first = engine.core().clock.monotonic() + first.min(FIRST_MAX);
             let mut ticks = tokio::time::interval_at(first.into(), interval);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
-                    () = engine.0.stop.cancelled() => return,
+                    () = engine.core().stop.cancelled() => return,
                     _ = ticks.tick() => work(engine.clone()).await,
                 }
             }
@@ -96,7 +96,7 @@ impl Engine {
         loop {
             match self.0.store.delete_expired_entries(SWEEP_ENTRIES).await {
                 Ok(deleted)
-                    if deleted == u64::from(SWEEP_ENTRIES) && !self.0.stop.is_cancelled() => {}
+                    if deleted == u64::from(SWEEP_ENTRIES) && !self.core().stop.is_cancelled() => {}
                 Ok(_) => return,
                 Err(error) => {
                     tracing::warn!(%error, "could not remove storage entries that have run out");
@@ -134,7 +134,7 @@ impl Engine {
         let hint = "make another one: `stepwell token create NAME -p operator`, with --data-dir if none is valid any more";
         match operators.last_expires_at {
             _ if operators.count == 0 => tracing::warn!("there is no valid operator token; {hint}"),
-            Some(at) if at <= self.0.clock.now().after(OPERATORS_NOTICE) => {
+            Some(at) if at <= self.core().clock.now().after(OPERATORS_NOTICE) => {
                 tracing::warn!(expires_at = %at, "the last operator token expires soon; {hint}");
             }
             _ => {}
@@ -143,12 +143,12 @@ impl Engine {
 
     /// Deletes audit entries beyond the bounds of `[audit]`.
     async fn tidy_audit(&self) {
-        let before = self.0.clock.now().before(self.0.audit.keep);
+        let before = self.core().clock.now().before(self.0.audit.keep);
         let bounds = AuditBounds {
             rows: self.0.audit.rows_per_team_max,
             cheap_rows: self.0.audit.cheap_rows_per_team_max,
         };
-        while !self.0.stop.is_cancelled() {
+        while !self.core().stop.is_cancelled() {
             match self.0.store.delete_old_audit(before, bounds).await {
                 Ok(0) => return,
                 Ok(_) => {}
@@ -162,8 +162,8 @@ impl Engine {
 
     /// Deletes idempotency keys older than `[idempotency]` allows.
     async fn tidy_idempotency_keys(&self) {
-        let before = self.0.clock.now().before(self.0.idempotency.keep);
-        while !self.0.stop.is_cancelled() {
+        let before = self.core().clock.now().before(self.0.idempotency.keep);
+        while !self.core().stop.is_cancelled() {
             match self.0.store.delete_old_idempotency_keys(before).await {
                 Ok(0) => return,
                 Ok(_) => {}
@@ -192,7 +192,7 @@ impl Engine {
     /// Deletes finished instances older than `[retention]` allows.
     async fn retain(&self) {
         let before = self
-            .0
+            .core()
             .clock
             .now()
             .before(self.0.retention.finished_instances);
@@ -264,19 +264,22 @@ impl Engine {
     ) -> Result<FinishedBatch, StoreError> {
         let mut counts = FinishedCounts::default();
         for _ in 0..batches {
-            let measurement = self.0.monitor.measure(None, "delete_finished_instances");
+            let measurement = self
+                .core()
+                .monitor
+                .measure(None, "delete_finished_instances");
             let batch = self
                 .0
                 .store
                 .delete_finished(finished, place, self.0.retention.batch)
                 .await?;
             measurement.succeed();
-            self.0
+            self.core()
                 .monitor
                 .record_instances_deleted(finished.team.as_ref(), batch.counts.instances);
             counts += batch.counts;
             place = batch.next;
-            if place.is_none() || self.0.stop.is_cancelled() {
+            if place.is_none() || self.core().stop.is_cancelled() {
                 break;
             }
         }

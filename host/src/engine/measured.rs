@@ -9,8 +9,8 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::model::Name;
+use crate::model::plugin::PluginVersion;
 use crate::monitor::{Monitor, Operation};
-use crate::runtime::StepCall;
 
 /// Most steps whose operations are cached. Beyond that the cache is emptied; a lookup costs three
 /// formatted names.
@@ -24,32 +24,44 @@ pub(super) struct StepOperations(RwLock<HashMap<Uuid, HashMap<Name, Arc<StepMeas
 pub(super) struct StepMeasurements([Operation; 3]);
 
 impl StepOperations {
-    pub(super) fn of(&self, call: &StepCall, monitor: &Monitor) -> Arc<StepMeasurements> {
+    pub(super) fn of(
+        &self,
+        team: &Name,
+        plugin: &PluginVersion,
+        step: &Name,
+        monitor: &Monitor,
+    ) -> Arc<StepMeasurements> {
         let known = self
             .0
             .read()
-            .get(&call.plugin.id)
-            .and_then(|steps| steps.get(&call.step))
+            .get(&plugin.id)
+            .and_then(|steps| steps.get(step))
             .map(Arc::clone);
-        known.unwrap_or_else(|| self.insert(call, monitor))
+        known.unwrap_or_else(|| self.insert(team, plugin, step, monitor))
     }
 
-    fn insert(&self, call: &StepCall, monitor: &Monitor) -> Arc<StepMeasurements> {
-        let (plugin, label, step) = (&call.plugin.manifest.name, call.plugin.label(), &call.step);
+    fn insert(
+        &self,
+        team: &Name,
+        version: &PluginVersion,
+        step: &Name,
+        monitor: &Monitor,
+    ) -> Arc<StepMeasurements> {
+        let (plugin, label) = (&version.manifest.name, version.label());
         let names = [
             format!("step {plugin}/{step}"),
             format!("plugin {label}"),
             format!("plugin {label}/{step}"),
         ];
         let measured = Arc::new(StepMeasurements(
-            names.map(|name| monitor.operation(Some(&call.team), &name)),
+            names.map(|name| monitor.operation(Some(team), &name)),
         ));
         let mut known = self.0.write();
         if known.values().map(HashMap::len).sum::<usize>() >= STEPS_MAX {
             known.clear();
         }
         known
-            .entry(call.plugin.id)
+            .entry(version.id)
             .or_default()
             .insert(step.clone(), Arc::clone(&measured));
         measured

@@ -4,7 +4,7 @@
 
 use uuid::Uuid;
 
-use super::Engine;
+use super::Core;
 use crate::byte_budget::Charge;
 use crate::model::Name;
 use crate::model::transition::Progress;
@@ -21,7 +21,7 @@ pub(super) struct InstanceCharge {
     charge: Option<Charge>,
 }
 
-impl Engine {
+impl Core {
     /// Takes the bytes of an instance from the budget before it is loaded. Returns false if they do
     /// not fit; the instance then stays due.
     pub(super) async fn take_in_hand(

@@ -9,6 +9,7 @@ mod admission;
 mod attempt;
 mod batch;
 mod cancellation;
+mod changes;
 mod contention;
 mod creation;
 mod dispatcher;
@@ -18,9 +19,11 @@ mod gauges;
 mod housekeeping;
 mod measured;
 mod memory;
+mod ports;
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -37,6 +40,7 @@ use self::contention::Turns;
 use self::dispatcher::Active;
 use self::evaluation::Evaluations;
 use self::measured::StepOperations;
+use self::ports::{InstanceStore, Sandbox, StepRunner};
 use crate::byte_budget::Budget;
 use crate::clock::Clock;
 use crate::config::{
@@ -45,40 +49,45 @@ use crate::config::{
 };
 use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::definition::DefinitionError;
-use crate::model::transition::{Change, DecisionError, Event, Progress};
-use crate::model::{
-    Approval, Decision, Definition, Effects, Instance, Name, Precondition, Principal, TraceParent,
-};
+use crate::model::{Approval, Decision, Definition, Instance, Name, Precondition, Principal};
 use crate::monitor::{Monitor, Operation};
 use crate::plugins::Registry;
 use crate::runtime::Runtime;
-use crate::store::{Applied, CommitError, LoadedInstance, StepCommit, Store, StoreError};
-use crate::trace::{SpanKind, Tracer};
-
-/// Most tries of an event that conflicts with steps' commits. Each try is one read and one write.
-const CONFLICTS_MAX: u32 = 20;
-const COMMENT_BYTES_MAX: usize = 4_096;
+use crate::store::{Applied, Store, StoreError};
+use crate::trace::Tracer;
 
 /// The engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine(Arc<EngineState>);
 
 struct EngineState {
-    config: EngineConfig,
+    core: Core,
     batch_config: BatchConfig,
     chunks: ChunkQueues,
-    committing: Operation,
     retention: RetentionConfig,
     audit: AuditConfig,
     quotas: QuotasConfig,
     idempotency: IdempotencyConfig,
+    store: Store,
+    runtime: Runtime,
+}
+
+/// The part of the engine that drives instances. It knows the database and the sandbox only as
+/// [`ports`], so a simulation can drive instances too. Cheap to clone.
+#[derive(Clone)]
+struct Core(Arc<CoreState>);
+
+struct CoreState {
+    config: EngineConfig,
     limits: Arc<Limits>,
     clock: Clock,
-    store: Store,
+    store: Arc<dyn InstanceStore>,
+    steps: Arc<dyn StepRunner>,
+    /// The threads that drivers run on.
+    threads: Handle,
     monitor: Monitor,
-    plugins: Registry,
-    runtime: Runtime,
     tracer: Tracer,
+    committing: Operation,
     step_operations: StepOperations,
     admission: Admission,
     evaluations: Evaluations,
@@ -94,6 +103,54 @@ struct EngineState {
     prime_suspects: FairQueue<Name>,
     drivers: TaskTracker,
     stop: CancellationToken,
+}
+
+/// The components that the core of the engine works with. The fields mean the same as in
+/// [`EngineParts`] and [`CoreState`].
+struct CoreParts {
+    config: EngineConfig,
+    database_connections_max: usize,
+    runtime_config: RuntimeConfig,
+    limits: Arc<Limits>,
+    clock: Clock,
+    store: Arc<dyn InstanceStore>,
+    steps: Arc<dyn StepRunner>,
+    threads: Handle,
+    monitor: Monitor,
+    tracer: Tracer,
+}
+
+impl Core {
+    fn new(parts: CoreParts) -> Self {
+        Self(Arc::new(CoreState {
+            admission: Admission::new(&parts.runtime_config),
+            evaluations: Evaluations::new(),
+            step_operations: StepOperations::default(),
+            in_hand: Budget::new(
+                parts.config.in_hand_bytes_max,
+                parts.config.in_hand_bytes_per_team_max,
+            ),
+            active: Active::new(
+                parts.config.active_instances_max,
+                parts.runtime_config.attempts_per_team_max,
+            ),
+            turns: contention::turns(),
+            loads: few(parts.database_connections_max.div_ceil(2)),
+            suspects: few(parts.config.suspects_max),
+            prime_suspects: few(1),
+            config: parts.config,
+            committing: parts.monitor.operation(None, "commit_step"),
+            limits: parts.limits,
+            clock: parts.clock,
+            store: parts.store,
+            steps: parts.steps,
+            threads: parts.threads,
+            monitor: parts.monitor,
+            tracer: parts.tracer,
+            drivers: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }))
+    }
 }
 
 /// The components that the engine works with.
@@ -173,53 +230,50 @@ pub enum EngineError {
 impl Engine {
     /// Starts the engine. It looks for due instances at once.
     pub fn start(parts: EngineParts) -> Self {
-        let engine = Self(Arc::new(EngineState {
-            admission: Admission::new(&parts.runtime_config),
-            evaluations: Evaluations::new(),
-            step_operations: StepOperations::default(),
-            in_hand: Budget::new(
-                parts.config.in_hand_bytes_max,
-                parts.config.in_hand_bytes_per_team_max,
-            ),
-            active: Active::new(
-                parts.config.active_instances_max,
-                parts.runtime_config.attempts_per_team_max,
-            ),
-            turns: contention::turns(),
-            loads: few(parts.database_connections_max.div_ceil(2)),
-            suspects: few(parts.config.suspects_max),
-            prime_suspects: few(1),
+        let core = Core::new(CoreParts {
             config: parts.config,
-            committing: parts.monitor.operation(None, "commit_step"),
+            database_connections_max: parts.database_connections_max,
+            runtime_config: parts.runtime_config,
+            limits: parts.limits,
+            clock: parts.clock,
+            store: Arc::new(parts.store.clone()),
+            threads: parts.runtime.guest_threads().clone(),
+            steps: Arc::new(Sandbox {
+                plugins: parts.plugins,
+                runtime: parts.runtime.clone(),
+            }),
+            monitor: parts.monitor,
+            tracer: parts.tracer,
+        });
+        let engine = Self(Arc::new(EngineState {
+            core,
             chunks: ChunkQueues::new(&parts.batch_config),
             batch_config: parts.batch_config,
             retention: parts.retention,
             audit: parts.audit,
             quotas: parts.quotas,
             idempotency: parts.idempotency,
-            limits: parts.limits,
-            clock: parts.clock,
             store: parts.store,
-            monitor: parts.monitor,
-            plugins: parts.plugins,
             runtime: parts.runtime,
-            tracer: parts.tracer,
-            drivers: TaskTracker::new(),
-            stop: CancellationToken::new(),
         }));
-        if engine.0.config.enabled {
-            engine.spawn_poller();
+        if engine.drives() {
+            engine.0.core.spawn_poller();
             engine.spawn_housekeeping();
         }
         engine
     }
 
+    fn core(&self) -> &CoreState {
+        &self.0.core.0
+    }
+
     /// Starts no further step and waits for the running ones, without a time limit. A caller that
     /// sets a timeout loses nothing: an interrupted step runs again after the next start.
     pub async fn drain(&self) {
-        self.0.stop.cancel();
-        self.0.drivers.close();
-        self.0.drivers.wait().await;
+        let core = self.core();
+        core.stop.cancel();
+        core.drivers.close();
+        core.drivers.wait().await;
     }
 
     /// Returns a processor for bulk work on instances and approvals.
@@ -257,7 +311,7 @@ impl Engine {
         let text = text.to_owned();
         let parsing = tokio::task::spawn_blocking(move || Definition::read(&text));
         let (definition, written) = parsing.await.map_err(|_| StoreError::Closed)??;
-        let mut findings = definition.beyond(self.0.limits.deadline);
+        let mut findings = definition.beyond(self.core().limits.deadline);
         for reference in definition.plugins().keys() {
             let plugin = self
                 .0
@@ -275,7 +329,7 @@ impl Engine {
             .apply_workflow_if(&principal.team, definition, &principal.user, precondition)
             .await;
         if let Err(StoreError::Quota { code, .. }) = &applied {
-            self.0.monitor.record_limit(&principal.team, code);
+            self.core().monitor.record_limit(&principal.team, code);
         }
         Ok(applied?)
     }
@@ -293,68 +347,10 @@ impl Engine {
         comment: Option<String>,
     ) -> Result<Approval, EngineError> {
         let approval = self.0.store.approval(&principal.team, approval_id).await?;
-        self.decide_known(principal, approval, None, decision, comment)
+        self.0
+            .core
+            .decide_known(principal, approval, None, decision, comment)
             .await
-    }
-
-    /// Decides like [`Engine::decide`], for an approval that was read already. `known` is its
-    /// instance, if that was read too.
-    async fn decide_known(
-        &self,
-        principal: &Principal,
-        approval: Option<Approval>,
-        known: Option<Progress>,
-        decision: Decision,
-        comment: Option<String>,
-    ) -> Result<Approval, EngineError> {
-        if comment
-            .as_ref()
-            .is_some_and(|comment| comment.len() > COMMENT_BYTES_MAX || comment.contains('\0'))
-        {
-            return Err(EngineError::Invalid(format!(
-                "a comment may have {COMMENT_BYTES_MAX} bytes, and no zero byte"
-            )));
-        }
-        let not_found = || EngineError::NotFound("there is no such approval".to_owned());
-        let approval = approval.ok_or_else(not_found)?;
-        if approval.approver_id != principal.user {
-            return Err(EngineError::Forbidden(
-                "only its approver can decide an approval".to_owned(),
-            ));
-        }
-        let (instance_id, approval_id) = (approval.instance_id, approval.id);
-        let event = Event::Decided {
-            approval_id,
-            decision,
-            comment,
-        };
-        let progress = self
-            .change(instance_id, known, event, &Precondition::None)
-            .await
-            .map_err(|error| match error {
-                ChangeError::Decision(error @ DecisionError::NotPending { .. }) => {
-                    let by = &approval.approver_id;
-                    EngineError::Conflict(format!("{error} (its approver is {by})"))
-                }
-                ChangeError::Decision(error @ DecisionError::Starter) => {
-                    EngineError::StarterCannotApprove(error.to_string())
-                }
-                ChangeError::Ended(instance) => ended_already(&instance),
-                ChangeError::Decision(DecisionError::NotFound) | ChangeError::Gone => not_found(),
-                ChangeError::Contended => {
-                    EngineError::Busy("the instance is changing too fast; try again".to_owned())
-                }
-                ChangeError::Store(error) => EngineError::Store(error),
-            })?;
-        let decided = progress
-            .approvals
-            .iter()
-            .find(|approval| approval.id == approval_id)
-            .cloned();
-        // This commit has made this host the instance's owner, so a driver may use the copy in
-        // memory.
-        self.wake_with(&progress.instance.team.clone(), instance_id, Some(progress));
-        decided.ok_or_else(not_found)
     }
 
     /// Cancels an instance. Its steps that run on this host are stopped; their effects are not
@@ -391,36 +387,11 @@ impl Engine {
         if instance.status.is_final() {
             return Err(ended_already(&instance));
         }
-        self.cancel_known(principal, instance_id, None, precondition)
+        self.0
+            .core
+            .cancel_known(principal, instance_id, None, precondition)
             .await
             .map(Arc::new)
-    }
-
-    /// Cancels like [`Engine::cancel`]. The caller has checked that the instance belongs to the
-    /// team. `known` is the instance as read from the database, never from a cache.
-    async fn cancel_known(
-        &self,
-        principal: &Principal,
-        instance_id: Uuid,
-        known: Option<Progress>,
-        precondition: &Precondition,
-    ) -> Result<Instance, EngineError> {
-        let event = Event::Cancelled {
-            by: principal.user.clone(),
-        };
-        let progress = self
-            .change(instance_id, known, event, precondition)
-            .await
-            .map_err(|error| match error {
-                ChangeError::Store(error) => EngineError::Store(error),
-                ChangeError::Contended => {
-                    EngineError::Busy("the instance is changing too fast; try again".to_owned())
-                }
-                ChangeError::Ended(instance) => ended_already(&instance),
-                ChangeError::Gone | ChangeError::Decision(_) => no_such_instance(),
-            })?;
-        self.0.active.nudge(instance_id);
-        Ok(progress.instance)
     }
 
     /// Ends the quarantine of an instance and drives it at once.
@@ -436,7 +407,7 @@ impl Engine {
         let released = self
             .0
             .store
-            .release(team, instance_id, self.0.clock.now())
+            .release(team, instance_id, self.core().clock.now())
             .await?;
         let instance = self
             .0
@@ -449,153 +420,13 @@ impl Engine {
                 "the instance is not in quarantine".to_owned(),
             ));
         }
-        self.wake(team, instance_id);
+        self.0.core.wake(team, instance_id);
         Ok(instance)
     }
 
     /// Returns true if this process drives instances.
     pub fn drives(&self) -> bool {
-        self.0.config.enabled
-    }
-
-    /// Applies an event from outside to an instance, and tries again if a step's commit came
-    /// between. `known` is the instance as read from the database, never from a cache; without it,
-    /// the instance is loaded.
-    async fn change(
-        &self,
-        instance_id: Uuid,
-        mut known: Option<Progress>,
-        event: Event,
-        precondition: &Precondition,
-    ) -> Result<Progress, ChangeError> {
-        for _ in 0..CONFLICTS_MAX {
-            let loaded = match known.take() {
-                Some(known) => Some(known),
-                None => self.load(instance_id).await?,
-            };
-            let Some(mut progress) = loaded else {
-                return Err(ChangeError::Gone);
-            };
-            // The commit below states the version, so the condition still holds when it is written.
-            check_instance(precondition, &progress.instance)?;
-            let was_final = progress.instance.status.is_final();
-            let change = self
-                .apply(&mut progress, event.clone())
-                .await
-                .map_err(ChangeError::Decision)?;
-            if was_final {
-                return Err(ChangeError::Ended(Box::new(progress.instance)));
-            }
-            let trace = progress.instance.span();
-            match self
-                .commit(&mut progress, change, Effects::default(), trace)
-                .await
-            {
-                Ok(()) => return Ok(progress),
-                Err(CommitError::Store(error)) => return Err(error.into()),
-                Err(CommitError::Conflict(_) | CommitError::Rejected { .. }) => {
-                    tokio::task::yield_now().await
-                }
-            }
-        }
-        Err(ChangeError::Contended)
-    }
-
-    fn restore(&self, loaded: LoadedInstance) -> Progress {
-        let definition = Arc::clone(&loaded.definition.definition);
-        Progress::restore(
-            loaded.instance,
-            definition,
-            &loaded.attempts,
-            loaded.approvals,
-        )
-        .with_limits(self.0.limits.evaluation())
-    }
-
-    async fn load(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
-        Ok(self
-            .0
-            .store
-            .load(instance_id)
-            .await?
-            .map(|loaded| self.restore(loaded)))
-    }
-
-    /// Loads an instance; none also if another host owns it by now.
-    async fn load_ours(&self, instance_id: Uuid) -> Result<Option<Progress>, StoreError> {
-        Ok(self
-            .0
-            .store
-            .load(instance_id)
-            .await?
-            .filter(|loaded| loaded.ours)
-            .map(|loaded| self.restore(loaded)))
-    }
-
-    /// Commits a change. After that it records metrics and wakes the instances that were created.
-    /// `trace` is the parent span, if it is recorded.
-    async fn commit(
-        &self,
-        progress: &mut Progress,
-        change: Change,
-        effects: Effects,
-        trace: Option<TraceParent>,
-    ) -> Result<(), CommitError> {
-        let now = self.0.clock.now();
-        let submitted = change.new_approvals.len();
-        let decided: Vec<_> = change
-            .decided
-            .iter()
-            .map(|approval| (approval.status, approval.waited))
-            .collect();
-        let created: Vec<_> = effects
-            .instances
-            .iter()
-            .map(|instance| instance.id)
-            .collect();
-        let mut span = self
-            .0
-            .tracer
-            .child(SpanKind::Internal, trace)
-            .named("commit");
-        let commit = StepCommit {
-            instance: (&progress.instance).into(),
-            change,
-            effects,
-            now,
-            trace: span.context(),
-        };
-        let committed = self.0.store.commit(commit).await;
-        if let Err(error) = &committed {
-            span.fail(error.reason());
-        }
-        drop(span);
-        committed?;
-        let instance = &mut progress.instance;
-        instance.version += 1;
-        if instance.quarantined_at.is_none() {
-            instance.crashes = 0;
-        }
-        let (monitor, team) = (&self.0.monitor, &instance.team);
-        if let Some(completed_at) = instance.completed_at {
-            monitor.record_instance_ended(
-                team,
-                instance.status,
-                completed_at.since(instance.created_at),
-            );
-            self.0.tracer.record_instance(instance, completed_at);
-        }
-        if submitted > 0 {
-            monitor.record_approvals_submitted(team, submitted as u64);
-        }
-        for (status, waited) in decided {
-            monitor.record_approval_decided(team, status, waited);
-        }
-        if !created.is_empty() {
-            monitor.record_instance_created(team, created.len() as u64);
-            created.into_iter().for_each(|id| self.wake(team, id));
-        }
-        Ok(())
+        self.core().config.enabled
     }
 }
 
@@ -626,20 +457,4 @@ fn check_instance(precondition: &Precondition, instance: &Instance) -> Result<()
     }
     let checked = precondition.check("instance", Some(&instance.tag()));
     checked.map_err(StoreError::Precondition)
-}
-
-/// The reason why an event was not applied.
-enum ChangeError {
-    Gone,
-    /// The instance has ended.
-    Ended(Box<Instance>),
-    Decision(DecisionError),
-    Contended,
-    Store(StoreError),
-}
-
-impl From<StoreError> for ChangeError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
 }
