@@ -32,6 +32,7 @@ use stepwell::model::{
 };
 use stepwell::monitor::Monitor;
 use stepwell::plugins::{Registry, UploadOptions};
+use stepwell::random::Random;
 use stepwell::runtime::{LoadedPlugin, Runtime, Services, StepCall};
 use stepwell::store::{StepCommit, Store};
 use stepwell::trace::Tracer;
@@ -397,6 +398,7 @@ impl Host {
             store: store.clone(),
             monitor: Monitor::new(Clock::System, config.limits.metric_series_max),
             clock: Clock::System,
+            random: Random::System,
             limits: Arc::new(config.limits.clone()),
             tracer: Tracer::off(),
         };

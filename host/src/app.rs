@@ -24,6 +24,7 @@ use crate::http;
 use crate::monitor::Monitor;
 use crate::plugins::Registry;
 use crate::private::{self, TightenedModes};
+use crate::random::Random;
 use crate::runtime::{self, Runtime, RuntimeError};
 use crate::store::{Store, StoreError};
 use crate::trace::{TraceError, Tracer};
@@ -113,6 +114,7 @@ impl SharedComponents {
             store: store.clone(),
             monitor: monitor.clone(),
             clock: clock.clone(),
+            random: Random::System,
             limits: Arc::clone(&limits),
             tracer: tracer.clone(),
         };
@@ -175,6 +177,7 @@ impl App {
             runtime_config: config.runtime.clone(),
             limits,
             clock: clock.clone(),
+            random: Random::System,
             store: store.clone(),
             monitor: monitor.clone(),
             plugins: plugins.clone(),

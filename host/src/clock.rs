@@ -2,12 +2,16 @@
 //!
 //! Every stored time is a [`Timestamp`] in microseconds, because both databases store microseconds.
 //! Durations are measured with [`Clock::monotonic`], so that a step of the wall clock cannot make a
-//! latency negative. Tests move a manual clock, which wakes its sleepers.
+//! latency negative. Tests move a manual clock, which wakes its sleepers; durations stay real there.
+//! The clock of a simulation decides about durations and timers too, and needs no timers of tokio:
+//! pausing those takes a feature that would build tokio anew for all tests and benchmarks.
 //!
 //! Hosts that share a database must agree on what has expired. So a server's clock is
 //! [`Clock::Corrected`]: the host reads the database's time regularly, and if a reading proves the
 //! host's clock wrong, applies the smallest correction that agrees with the reading. A clock that
 //! is right is never corrected, so its readings do not jump.
+
+mod simulated;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,6 +21,9 @@ pub use stepwell_model::Timestamp;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use self::simulated::SimulatedClock;
+use crate::random::Random;
+
 /// The source of the time.
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -24,8 +31,10 @@ pub enum Clock {
     System,
     /// The operating system's clock, plus the offset that [`Clock::correct`] maintains.
     Corrected(Arc<Correction>),
-    /// A clock that tests move.
+    /// A clock that tests move. Durations and timers are real.
     Manual(Arc<ManualClock>),
+    /// The clock of a simulation, for wall time, durations and timers. [`Clock::skip`] moves it.
+    Simulated(Arc<SimulatedClock>),
 }
 
 /// Offset of a corrected clock in microseconds: positive if the operating system's clock is behind,
@@ -49,6 +58,11 @@ impl Clock {
         }))
     }
 
+    /// Creates the clock of a simulation that begins at `start`.
+    pub fn simulated(start: Timestamp) -> Self {
+        Self::Simulated(Arc::new(SimulatedClock::new(start, Instant::now())))
+    }
+
     /// Creates a corrected clock, with no offset at first. Clones share the offset.
     pub fn corrected() -> Self {
         Self::Corrected(Arc::default())
@@ -64,18 +78,13 @@ impl Clock {
                     .saturating_add(correction.0.load(Ordering::Relaxed)),
             ),
             Self::Manual(hand) => Timestamp::from_micros(hand.micros.load(Ordering::SeqCst)),
+            Self::Simulated(clock) => clock.now(),
         }
     }
 
     /// Creates an id (UUID version 7). Ids sort by the time of creation.
     pub fn new_id(&self) -> Uuid {
-        let micros = u64::try_from(self.now().as_micros()).unwrap_or(0);
-        let nanos = u32::try_from(micros % 1_000_000).unwrap_or(0) * 1_000;
-        Uuid::new_v7(uuid::Timestamp::from_unix(
-            uuid::NoContext,
-            micros / 1_000_000,
-            nanos,
-        ))
+        Random::System.new_id(self.now())
     }
 
     /// Compares this clock with an authority, which showed `authority` at some time between the
@@ -100,11 +109,22 @@ impl Clock {
             .saturating_add(behind - ahead)
     }
 
-    /// Returns a reading for measuring durations. It is always real: a manual clock does not know
-    /// how long work took.
+    /// Returns a reading for measuring durations. It is real except in a simulation: a manual clock
+    /// does not know how long work took.
     #[inline]
     pub fn monotonic(&self) -> Instant {
-        Instant::now()
+        match self {
+            Self::Simulated(clock) => clock.monotonic(),
+            _ => Instant::now(),
+        }
+    }
+
+    /// Sleeps for this long.
+    pub async fn sleep(&self, duration: Duration) {
+        match self {
+            Self::Simulated(clock) => clock.sleep_until(clock.now().after(duration)).await,
+            _ => tokio::time::sleep(duration).await,
+        }
     }
 
     /// Returns as soon as the time is `deadline` or later.
@@ -124,6 +144,16 @@ impl Clock {
                 }
                 moved.await;
             },
+            Self::Simulated(clock) => clock.sleep_until(deadline).await,
+        }
+    }
+
+    /// Moves a simulated clock to the next deadline of a sleeper, which wakes up. Returns false if
+    /// nothing sleeps, and for other clocks.
+    pub fn skip(&self) -> bool {
+        match self {
+            Self::Simulated(clock) => clock.skip(),
+            _ => false,
         }
     }
 
@@ -217,5 +247,32 @@ mod tests {
         assert!(!sleeper.is_finished());
         clock.advance(Duration::from_secs(1));
         sleeper.await.expect("wakes");
+    }
+
+    #[tokio::test]
+    async fn simulated_sleepers_wake_one_by_one_in_the_order_of_their_deadlines() {
+        let clock = Clock::simulated(seconds(100));
+        let started = clock.monotonic();
+        let woken = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let mut sleepers = Vec::new();
+        for delay in [7_200, 60, 60] {
+            let (clock, woken) = (clock.clone(), Arc::clone(&woken));
+            sleepers.push(tokio::spawn(async move {
+                clock.sleep(Duration::from_secs(delay)).await;
+                woken.lock().push(delay);
+            }));
+            tokio::task::yield_now().await;
+        }
+        for (at, expected) in [
+            (160, vec![60]),
+            (160, vec![60, 60]),
+            (7_300, vec![60, 60, 7_200]),
+        ] {
+            assert!(clock.skip());
+            tokio::task::yield_now().await;
+            assert_eq!((clock.now(), woken.lock().clone()), (seconds(at), expected));
+        }
+        assert!(!clock.skip());
+        assert_eq!(clock.monotonic() - started, Duration::from_secs(7_200));
     }
 }

@@ -4,7 +4,7 @@
 //! ARCHITECTURE.md has the map. The modules form a total order; each imports only modules named
 //! after it: `cli`, `app`, `http`, `background`, `engine`, `audit`, `plugins`, `runtime`, `store`,
 //! `trace`, `monitor`, `config`, `outgoing`, `build`, `byte_budget`, `fair_queue`, `slots`,
-//! `clock`, `private`. Below them is the crate `stepwell-model`, named `model` here.
+//! `clock`, `random`, `private`. Below them is the crate `stepwell-model`, named `model` here.
 
 pub mod app;
 mod audit;
@@ -22,6 +22,7 @@ pub mod monitor;
 mod outgoing;
 pub mod plugins;
 mod private;
+pub mod random;
 pub mod runtime;
 mod slots;
 pub mod store;

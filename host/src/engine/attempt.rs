@@ -120,6 +120,7 @@ impl Core {
             self.0.admission.enter(team).await
         };
         let entered = tokio::select! {
+            biased;
             permit = enter => Some(permit),
             () = self.0.stop.cancelled() => None,
         };

@@ -75,14 +75,8 @@ impl Core {
     /// drivers from colliding again.
     pub(super) async fn back_off(&self, conflicts: u32) {
         let most = 1_u64 << conflicts.min(6);
-        tokio::time::sleep(Duration::from_micros(most * 500).mul_f64(1.0 - chance())).await;
+        let chance = self.0.random.chance();
+        let pause = Duration::from_micros(most * 500).mul_f64(1.0 - chance);
+        self.0.clock.sleep(pause).await;
     }
-}
-
-/// Returns a random number from 0 to less than 1; always 0 if the system has no randomness.
-pub(super) fn chance() -> f64 {
-    let mut random = [0; 1];
-    let _ = getrandom::fill(&mut random);
-    let [byte] = random;
-    f64::from(byte) / 256.0
 }

@@ -192,7 +192,7 @@ impl Engine {
         })?;
         let idempotency_key = request.key();
         let new = NewInstance {
-            id: self.core().clock.new_id(),
+            id: self.0.core.new_id(),
             team: principal.team.clone(),
             workflow_id: plan.workflow.workflow_id,
             workflow: request.workflow,

@@ -273,23 +273,29 @@ impl Core {
     }
 
     pub(super) async fn pause(&self) {
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.0.stop.cancelled()).await;
+        tokio::select! {
+            biased;
+            () = self.0.stop.cancelled() => {}
+            () = self.0.clock.sleep(Duration::from_secs(1)) => {}
+        }
     }
 
     pub(super) fn spawn_poller(&self) {
         let engine = self.clone();
-        let stop = self.0.stop.clone();
         self.0.drivers.spawn(async move {
-            let mut ticks = tokio::time::interval(engine.0.config.poll_interval);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    _ = ticks.tick() => {}
-                }
+            let (clock, stop) = (&engine.0.clock, &engine.0.stop);
+            while !stop.is_cancelled() {
+                let started = clock.monotonic();
                 if let Err(error) = engine.poll().await {
                     tracing::warn!(%error, "could not ask the database for instances that are due");
                     engine.pause().await;
+                }
+                let took = clock.monotonic().duration_since(started);
+                let rest = engine.0.config.poll_interval.saturating_sub(took);
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {}
+                    () = clock.sleep(rest) => {}
                 }
             }
         });

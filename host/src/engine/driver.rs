@@ -18,10 +18,11 @@ use uuid::Uuid;
 
 use super::admission::AttemptPermit;
 use super::attempt::{Attempt, Ended, Outcome, Stage, log_span};
-use super::contention::{Contention, chance};
+use super::contention::Contention;
 use super::dispatcher::WaitingGuard;
 use super::memory::InstanceCharge;
 use super::{Core, CoreState};
+use crate::clock::Clock;
 use crate::fair_queue::FairPermit;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress};
@@ -189,6 +190,7 @@ impl<'e> Drive<'e> {
             return false;
         };
         tokio::select! {
+            biased;
             permit = suspects.acquire(&instance.team) => self.suspect = Some(permit),
             () = self.engine.0.stop.cancelled() => {}
         }
@@ -286,7 +288,7 @@ impl<'e> Drive<'e> {
                     biased;
                     stage = self.stages.next() => self.take(progress, stage).await,
                     () = self.engine.0.active.missed_event(self.id) => return Some(AfterCommit::Reload),
-                    () = sleep(next_event) => return None,
+                    () = sleep(&self.engine.0.clock, next_event) => return None,
                 }
                 while let Some(Some(stage)) = self.stages.next().now_or_never() {
                     self.take(progress, Some(stage)).await;
@@ -522,7 +524,7 @@ impl<'e> Drive<'e> {
             format!("other commits came first {conflicts} times in a row; the last on {conflict}");
         let mut failure = Failure::retryable(failure::CONFLICT, Blame::Guest, message);
         // Many steps fail at the same time, and must not all return at the same time.
-        failure.retry_after = Some(attempt.delay.mul_f64(1.0 + chance()));
+        failure.retry_after = Some(attempt.delay.mul_f64(1.0 + self.engine.0.random.chance()));
         self.fail_next(attempt, failure);
     }
 
@@ -568,9 +570,9 @@ impl Core {
 }
 
 /// Sleeps for this long; for ever without a duration.
-async fn sleep(duration: Option<Duration>) {
+async fn sleep(clock: &Clock, duration: Option<Duration>) {
     match duration {
-        Some(duration) => tokio::time::sleep(duration).await,
+        Some(duration) => clock.sleep(duration).await,
         None => std::future::pending().await,
     }
 }

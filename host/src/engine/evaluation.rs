@@ -65,8 +65,7 @@ impl Core {
         let now = self.0.clock.now();
         let may_take_long = progress.definition.computes() && !progress.instance.status.is_final();
         let before = may_take_long.then(|| (progress.clone(), event.clone()));
-        let change =
-            progress.apply_within(LIGHT_WORK, event, now, &mut || self.0.clock.new_id())?;
+        let change = progress.apply_within(LIGHT_WORK, event, now, &mut || self.new_id())?;
         let needs_more = progress
             .instance
             .failure
@@ -92,7 +91,7 @@ impl Core {
         event: Event,
         now: Timestamp,
     ) -> (Progress, Result<Change, DecisionError>) {
-        let change = progress.apply(event, now, &mut || self.0.clock.new_id());
+        let change = progress.apply(event, now, &mut || self.new_id());
         (progress, change)
     }
 

@@ -52,6 +52,7 @@ use crate::model::definition::DefinitionError;
 use crate::model::{Approval, Decision, Definition, Instance, Name, Precondition, Principal};
 use crate::monitor::{Monitor, Operation};
 use crate::plugins::Registry;
+use crate::random::Random;
 use crate::runtime::Runtime;
 use crate::store::{Applied, Store, StoreError};
 use crate::trace::Tracer;
@@ -81,6 +82,7 @@ struct CoreState {
     config: EngineConfig,
     limits: Arc<Limits>,
     clock: Clock,
+    random: Random,
     store: Arc<dyn InstanceStore>,
     steps: Arc<dyn StepRunner>,
     /// The threads that drivers run on.
@@ -113,6 +115,7 @@ struct CoreParts {
     runtime_config: RuntimeConfig,
     limits: Arc<Limits>,
     clock: Clock,
+    random: Random,
     store: Arc<dyn InstanceStore>,
     steps: Arc<dyn StepRunner>,
     threads: Handle,
@@ -142,6 +145,7 @@ impl Core {
             committing: parts.monitor.operation(None, "commit_step"),
             limits: parts.limits,
             clock: parts.clock,
+            random: parts.random,
             store: parts.store,
             steps: parts.steps,
             threads: parts.threads,
@@ -150,6 +154,11 @@ impl Core {
             drivers: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
+    }
+
+    /// Creates an id for a row that belongs to an instance, or for an instance.
+    fn new_id(&self) -> Uuid {
+        self.0.random.new_id(self.0.clock.now())
     }
 }
 
@@ -175,6 +184,8 @@ pub struct EngineParts {
     pub limits: Arc<Limits>,
     /// The clock.
     pub clock: Clock,
+    /// The source of ids and of back-off.
+    pub random: Random,
     /// The database and its caches.
     pub store: Store,
     /// The metrics.
@@ -236,6 +247,7 @@ impl Engine {
             runtime_config: parts.runtime_config,
             limits: parts.limits,
             clock: parts.clock,
+            random: parts.random,
             store: Arc::new(parts.store.clone()),
             threads: parts.runtime.guest_threads().clone(),
             steps: Arc::new(Sandbox {

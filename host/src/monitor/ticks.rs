@@ -51,7 +51,7 @@ impl Ticks {
             }
             // The monotonic reading of a manual clock is real time. Only the hand says when
             // something happened.
-            Clock::Manual(_) => self.clock.now(),
+            Clock::Manual(_) | Clock::Simulated(_) => self.clock.now(),
         }
     }
 
@@ -63,7 +63,7 @@ impl Ticks {
                 (self.anchor_seconds + reading.saturating_duration_since(self.anchor).as_secs())
                     / SLICE_SECONDS
             }
-            Clock::Manual(_) => slice_of(self.clock.now()),
+            Clock::Manual(_) | Clock::Simulated(_) => slice_of(self.clock.now()),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::model::failure::{self, Failure};
 use crate::model::plugin::{Interface, PluginVersion};
 use crate::model::{Effects, EntryKey, Json, Name, StepId, TraceParent};
 use crate::monitor::Monitor;
+use crate::random::Random;
 use crate::store::Store;
 use crate::trace::{Span, SpanKind, Tracer};
 
@@ -32,6 +33,8 @@ pub struct Services {
     pub monitor: Monitor,
     /// The host's clock.
     pub clock: Clock,
+    /// The source of guests' random bytes, and of the ids of instances that they create.
+    pub random: Random,
     /// Limits, the same for all attempts.
     pub limits: Arc<Limits>,
     /// Records host calls of traced attempts.

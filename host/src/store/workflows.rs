@@ -298,7 +298,7 @@ impl Store {
                  ON CONFLICT (team, name) DO UPDATE SET description = excluded.description, updated_at = $6 \
                  RETURNING id, latest_version, status",
             )
-            .bind(Uuid::now_v7())
+            .bind(store.core().clock.new_id())
             .bind(team.as_str())
             .bind(name.as_str())
             .bind(definition.source.description.as_str())

@@ -12,6 +12,7 @@ use stepwell::config::Config;
 use stepwell::model::{Permission, PluginVersion, Principal};
 use stepwell::monitor::Monitor;
 use stepwell::plugins::{PluginGauges, Registry, UploadError, UploadOptions, UploadResult};
+use stepwell::random::Random;
 use stepwell::runtime::{Runtime, Services};
 use stepwell::store::Store;
 use stepwell::trace::Tracer;
@@ -41,6 +42,7 @@ impl Bench {
             store: store.clone(),
             monitor: Monitor::new(Clock::System, config.limits.metric_series_max),
             clock: Clock::System,
+            random: Random::System,
             limits: Arc::new(config.limits.clone()),
             tracer: Tracer::off(),
         };

@@ -229,7 +229,7 @@ impl AttemptState {
         self.effects
             .spend_batch_bytes(input_bytes, &self.services.limits)
             .map_err(HostError::Limit)?;
-        let id = self.services.clock.new_id();
+        let id = self.services.random.new_id(self.services.clock.now());
         self.effects.create_instance(NewInstance {
             id,
             team: call.team.clone(),

@@ -21,7 +21,7 @@ impl runtime::Host for AttemptState {
             ))));
         }
         let mut bytes = vec![0; length as usize];
-        Ok(match getrandom::fill(&mut bytes) {
+        Ok(match self.services.random.fill(&mut bytes) {
             Ok(()) => Ok(bytes),
             Err(error) => Err(HostError::Unavailable(error.to_string())),
         })
