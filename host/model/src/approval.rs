@@ -138,7 +138,7 @@ pub struct Approval {
 
 impl NewApproval {
     /// Returns the approval as it is stored at first. `workflow` is the instance's workflow.
-    pub(super) fn pending(self, workflow: Name) -> Approval {
+    pub fn pending(self, workflow: Name) -> Approval {
         Approval {
             id: self.id,
             team: self.team,

@@ -93,8 +93,10 @@ impl Future for Sleep<'_> {
             }
         };
         let waker = context.waker().clone();
-        state.sleepers.insert((self.deadline, place), waker);
+        let earlier = state.sleepers.insert((self.deadline, place), waker);
         drop(state);
+        // A waker may own its task, which may own further sleepers of this clock.
+        drop(earlier);
         self.place = Some(place);
         Poll::Pending
     }
@@ -104,7 +106,9 @@ impl Drop for Sleep<'_> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
             let mut state = self.clock.state.lock();
-            state.sleepers.remove(&(self.deadline, place));
+            let waker = state.sleepers.remove(&(self.deadline, place));
+            drop(state);
+            drop(waker);
         }
     }
 }

@@ -20,6 +20,8 @@ mod housekeeping;
 mod measured;
 mod memory;
 mod ports;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 
