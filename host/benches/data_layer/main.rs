@@ -81,7 +81,7 @@ async fn run(options: Options, kinds: Vec<Kind>) -> Result<(), AnyError> {
         cached_reads::run(&options, &places).await?;
     }
     if options.wants("hit rates") {
-        hit_rates::run(&options).await?;
+        Box::pin(hit_rates::run(&options)).await?;
     }
     if options.wants("hit cost") {
         hit_cost::run(&options).await?;
