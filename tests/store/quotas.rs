@@ -398,8 +398,10 @@ fn a_team_at_its_quota_of_workflow_versions_applies_nothing_new() {
         database.config.quotas.workflow_versions_max = 3;
         let store = database.open().await;
         for (workflow, plugin) in [("one", "a"), ("one", "b"), ("two", "a")] {
-            let new = store.apply_workflow(&acme(), definition(workflow, plugin), "ann");
-            assert!(new.await.expect("applies").changed);
+            let new = store
+                .apply_workflow(&acme(), definition(workflow, plugin), "ann")
+                .await;
+            assert!(new.expect("applies").changed);
         }
         for (workflow, plugin) in [("one", "c"), ("three", "a")] {
             let refused = store
@@ -424,8 +426,10 @@ fn a_team_at_its_quota_of_workflow_versions_applies_nothing_new() {
             .collect();
         assert_eq!(listed, [("one", 2), ("two", 1)]);
         // The newest definition again is no version, and another team has a quota of its own.
-        let same = store.apply_workflow(&acme(), definition("one", "b"), "ann");
-        assert!(!same.await.expect("applies").changed);
+        let same = store
+            .apply_workflow(&acme(), definition("one", "b"), "ann")
+            .await;
+        assert!(!same.expect("applies").changed);
         workflow(&store, &name("rival")).await;
         let counted = usage(&store, &acme());
         assert_eq!(
