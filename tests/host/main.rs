@@ -62,3 +62,4 @@ mod tls;
 mod top;
 mod tracing;
 mod uploads;
+mod wasi;

@@ -29,6 +29,8 @@ pub struct TextGuest {
     /// Core modules, as text, that the component instantiates beside its own.
     pub more_modules: Vec<String>,
     pub encoding: StringEncoding,
+    /// True if `imports` names functions of WASI, which `wasi.wit` declares.
+    pub imports_wasi: bool,
 }
 
 impl TextGuest {
@@ -46,6 +48,7 @@ impl TextGuest {
             fields: String::new(),
             more_modules: Vec::new(),
             encoding: StringEncoding::UTF8,
+            imports_wasi: false,
         }
     }
 
@@ -60,6 +63,15 @@ impl TextGuest {
         };
         wit_component::embed_component_metadata(&mut core, &resolve, world, self.encoding)
             .expect("embeds");
+        if self.imports_wasi {
+            let mut resolve = wit_parser::Resolve::default();
+            let package = resolve
+                .push_str("wasi.wit", include_str!("wasi.wit"))
+                .expect("is well-formed");
+            let world = resolve.select_world(&[package], None).expect("has a world");
+            wit_component::embed_component_metadata(&mut core, &resolve, world, self.encoding)
+                .expect("embeds");
+        }
         core
     }
 

@@ -36,6 +36,8 @@ pub struct Failure {
 
 /// The guest trapped: a panic, an unreachable instruction, an access out of bounds.
 pub const TRAP: &str = "trap";
+/// The guest ended itself with `wasi:cli/exit`, with any status, and returned no output.
+pub const EXITED: &str = "exited";
 /// The guest used up its CPU budget.
 pub const CPU_LIMIT: &str = "cpu-limit";
 /// The attempt was not done by its deadline.

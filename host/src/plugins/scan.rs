@@ -11,7 +11,9 @@ use wasmparser::{
 
 use super::UploadError;
 use crate::model::plugin::{CONTRACT, Interface};
-use crate::runtime::{contract, is_offered, is_step, step_export};
+use crate::runtime::{
+    WASI_PACKAGES, WASI_VERSION, contract, is_offered, is_step, step_export, wasi_package,
+};
 
 const FUNCTION_BODY_BYTES_MAX: usize = 1 << 20;
 const NESTING_MAX: u32 = 8;
@@ -21,8 +23,7 @@ const INTERFACES_MAX: u32 = 1_000;
 /// because wasmtime's own adapters between composed components use two; uploaded modules need one.
 const MODULE_MEMORIES_MAX: u32 = 1;
 const LOCALS_MAX: u64 = 50_000;
-/// Maximum number of imports that a refusal names. The usual recipes of JavaScript and Python
-/// import 18 to 25 interfaces.
+/// Maximum number of imports that a refusal names.
 const IMPORTS_NAMED_MAX: usize = 40;
 /// Bytes of an upload that are searched to recognize the kind of text.
 const TEXT_LOOKED_AT: usize = 1_024;
@@ -164,16 +165,19 @@ fn check_imports(scan: &Scan) -> Result<(), UploadError> {
     let Some(first) = unknown.first() else {
         return Ok(());
     };
-    let is_wasi = unknown.iter().any(|import| import.starts_with("wasi:"));
+    let wasi: Vec<_> = (unknown.iter().copied()).filter_map(wasi_package).collect();
     let advice = match asked_version(first) {
-        _ if is_wasi => scan.made_with.advice().to_owned(),
+        _ if !wasi.is_empty() => wasi_advice(&wasi, scan.made_with),
         Some(asked) => format!(
             "the component asks for version {} of the contract, and this host offers {}: build the plugin with the \
              stepwell-guest of this release",
             shown(asked),
             CONTRACT.1
         ),
-        None => format!("a plugin can import only the interfaces of {}", contract()),
+        None => format!(
+            "a plugin can import only the interfaces of {} and of WASI {WASI_VERSION}",
+            contract()
+        ),
     };
     let mut names = unknown
         .iter()
@@ -258,45 +262,59 @@ impl Producer {
         }
     }
 
-    /// Returns advice to read the text of an exception, if the tool's language has exceptions. No
-    /// text of an uncaught exception leaves the component: the tools print it with WASI, which is
-    /// cut off.
+    /// Returns the cause of a silent end, and advice to read its text, if the tool's language has
+    /// exceptions. The tools print an uncaught exception to stderr, unless it was left out.
     pub(super) fn on_exceptions(self) -> Option<&'static str> {
         match self {
             Self::JavaScript => Some(
                 "in JavaScript, by an exception that nothing catches, or by a returned value without the contract's shape \
-                 (a missing field). The text is lost, because a plugin has no stderr; to read it here, wrap the body in `try \
-                 { … } catch (error) { write('error', String(error), []); throw error; }`, with `import { write } from \
-                 'stepwell:plugin/log@0.1.0'`",
+                 (a missing field). The text is lost, because the component was built without stderr; to read it here, \
+                 take 'stdio' out of the `disableFeatures` of componentize-js",
             ),
             Self::Python => Some(
                 "in Python, by an exception that nothing catches, by a returned value without the contract's shape, or by a \
-                 use of the operating system (print, time, open, an import inside of a function). The text is lost, because a \
-                 plugin has no stderr; to read it here, wrap the body in `try:` and `except Exception as error: \
-                 log.write(log.Level.ERROR, repr(error), []); raise`, with `from wit_world.imports import log`",
+                 use of the operating system (print, time, open, an import inside of a function). The text is lost, because \
+                 the component was built without stderr; to read it here, build it without `--stub-wasi` (-s)",
             ),
             Self::Other => None,
         }
     }
 
-    /// Returns advice to build without WASI.
-    fn advice(self) -> &'static str {
+    /// Returns the option of the tool that leaves `wasi:http` out.
+    fn without_http(self) -> &'static str {
         match self {
             Self::JavaScript => {
-                "WASI is not offered to plugins: leave it out with componentize-js and `disableFeatures: ['stdio', \
-                 'random', 'clocks', 'http', 'fetch-event']` (`jco componentize --disable all`), and use `runtime`, \
-                 `log` and `storage` of the contract in place of Date, Math.random, console and files"
+                "build with `disableFeatures: ['http', 'fetch-event']` of componentize-js (`jco componentize --disable \
+                 http --disable fetch-event`)"
             }
-            Self::Python => {
-                "WASI is not offered to plugins: build with `componentize-py componentize --stub-wasi` (-s), and use \
-                 `runtime`, `log` and `storage` of the contract in place of time, random, print and files"
-            }
+            Self::Python => "take `wasi:http` out of the world that componentize-py is given",
             Self::Other => {
-                "WASI is not offered to plugins: build for the target wasm32-unknown-unknown (`cargo xtask guests` \
-                 does; Python: `componentize-py -s`, JavaScript: `disableFeatures` of componentize-js), and use \
-                 `runtime`, `log` and `storage` of the contract in place of clocks, output and files"
+                "take it out of the component's world (JavaScript: `disableFeatures: ['http', 'fetch-event']` of \
+                 componentize-js)"
             }
         }
+    }
+}
+
+/// Returns advice for imports of WASI that the host does not offer; `packages` are theirs.
+fn wasi_advice(packages: &[&str], made_with: Producer) -> String {
+    if packages.contains(&"http") {
+        return format!(
+            "plugins cannot send or serve HTTP, so `wasi:http` is not offered: {}",
+            made_with.without_http()
+        );
+    }
+    let is_known = |package: &&str| WASI_PACKAGES.contains(package);
+    let offered = WASI_PACKAGES.join(", ");
+    if packages.iter().all(is_known) {
+        format!(
+            "this host offers the stable interfaces of WASI {WASI_VERSION} ({offered}): build the component for that version"
+        )
+    } else {
+        format!(
+            "of WASI, this host offers {offered} in version {WASI_VERSION}; for stored data and for log lines, use \
+             `storage` and `log` of the contract"
+        )
     }
 }
 

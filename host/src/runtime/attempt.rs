@@ -1,24 +1,24 @@
-//! One attempt at a step: its parameters, its state while it runs, and its result.
+//! One attempt at a step: its state while it runs, and its result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use serde::Serialize;
-use uuid::Uuid;
 use wasmtime::component::ResourceTable;
 
 use super::bindings::stepwell::plugin::types::HostError;
+use super::call::StepCall;
 use super::fault::GuestFault;
-use super::log_budget::LogBudget;
+use super::guest_log::GuestLog;
 use super::meter::{LargePlaces, Meter};
 use super::pending::PendingEffects;
+use super::wasi::context::WasiContext;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Limits;
 use crate::fair_queue::FairQueue;
 use crate::model::failure::{self, Failure};
-use crate::model::plugin::{Interface, PluginVersion};
-use crate::model::{Effects, EntryKey, Json, Name, StepId, TraceParent};
+use crate::model::plugin::Interface;
+use crate::model::{Effects, EntryKey, Json, Name};
 use crate::monitor::Monitor;
 use crate::random::Random;
 use crate::store::Store;
@@ -39,79 +39,6 @@ pub struct Services {
     pub limits: Arc<Limits>,
     /// Records host calls of traced attempts.
     pub tracer: Tracer,
-}
-
-/// The parameters of an attempt.
-#[derive(Clone, Debug)]
-pub struct StepCall {
-    /// The owner of everything that the guest may touch.
-    pub team: Name,
-    /// The plugin version to run.
-    pub plugin: Arc<PluginVersion>,
-    /// The plugin's step to run.
-    pub step: Name,
-    /// The step's id in the definition.
-    pub step_id: StepId,
-    /// The workflow.
-    pub workflow: Name,
-    /// The workflow's version.
-    pub workflow_version: u32,
-    /// The instance.
-    pub instance_id: Uuid,
-    /// Type of the entity that the instance is about.
-    pub entity_type: Option<String>,
-    /// Id of that entity.
-    pub entity_id: Option<String>,
-    /// The starter of the instance: a user, or `plugin:<name>`.
-    pub started_by: String,
-    /// Number of ancestors: instances above this one in the chain of creations.
-    pub depth: u32,
-    /// The instance at the top of the chain of creations; none if it is this one.
-    pub root_id: Option<Uuid>,
-    /// 1 for the first attempt.
-    pub number: u32,
-    /// The step's input.
-    pub input: Json,
-    /// Timeout from the definition. The host's own deadline may be earlier.
-    pub timeout: Option<Duration>,
-    /// Receives the guest's log lines and metrics, for a person who examines this one attempt.
-    pub capture: Option<Capture>,
-    /// The attempt's span, if it is recorded.
-    pub trace: Option<TraceParent>,
-}
-
-/// A shared collector of a guest's log lines and metrics.
-pub type Capture = Arc<Mutex<Captured>>;
-
-/// The log lines and metrics of one attempt.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Captured {
-    /// Log lines, as they appear in the host's log.
-    pub logs: Vec<CapturedLog>,
-    /// Measurements, in the order made.
-    pub metrics: Vec<CapturedMetric>,
-}
-
-/// One log line.
-#[derive(Clone, Debug, Serialize)]
-pub struct CapturedLog {
-    /// `trace`, `debug`, `info`, `warn` or `error`.
-    pub level: &'static str,
-    /// The message with its fields. Harmful characters are escaped.
-    pub line: String,
-}
-
-/// One measurement.
-#[derive(Clone, Debug, Serialize)]
-pub struct CapturedMetric {
-    /// `count`, `gauge`, `record`, `timer` or, for a timer dropped without `stop`, `timer-error`.
-    pub kind: &'static str,
-    /// The name declared in the manifest.
-    pub name: String,
-    /// The value in the plugin's own unit; timers in microseconds.
-    pub value: f64,
-    /// The labels as the guest passed them.
-    pub labels: Vec<(String, String)>,
 }
 
 /// The result of an attempt.
@@ -165,7 +92,9 @@ pub struct AttemptState {
     pub(super) effects: PendingEffects,
     /// The last entry whose guard did not hold.
     pub(super) conflict: Option<EntryKey>,
-    pub(super) log: LogBudget,
+    pub(super) log: Arc<GuestLog>,
+    /// None until the guest calls a WASI function: most guests never do.
+    pub(super) wasi: Option<Box<WasiContext>>,
     pub(super) host_calls: u64,
     /// Number of further host calls that may have spans.
     spans_left: u32,
@@ -192,7 +121,8 @@ impl AttemptState {
             meter: Meter::new(limits.memory_bytes_max, limits.table_elements_max, large),
             effects: PendingEffects::default(),
             conflict: None,
-            log: LogBudget::default(),
+            log: Arc::new(GuestLog::new(call.clone(), Arc::clone(limits))),
+            wasi: None,
             host_calls: 0,
             spans_left: services.tracer.host_calls_max(),
             ticks: 0,
@@ -214,6 +144,12 @@ impl AttemptState {
     /// Traps if there were too many calls. A guest could ignore an error value and call for ever.
     pub(super) fn charge(&mut self) -> wasmtime::Result<()> {
         self.host_calls += 1;
+        self.check_host_calls()
+    }
+
+    /// Traps if there were too many host calls. Functions of WASI that are not our own only count
+    /// their calls, so this is also checked at every tick and at the end.
+    pub(super) fn check_host_calls(&self) -> wasmtime::Result<()> {
         let limit = self.services.limits.host_calls_max;
         if self.host_calls > limit {
             let message = format!("the plugin made more than {limit} host calls in one attempt");

@@ -8,8 +8,8 @@ use semver::{Comparator, Op, Prerelease, Version};
 use wasmtime::component::Instance;
 use wasmtime::{AsContextMut, StoreContextMut};
 
-use super::AttemptState;
 use super::bindings::exports::stepwell::plugin::step::{Call, PluginManifest, StepError};
+use super::{AttemptState, wasi};
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::plugin::{CONTRACT, Interface};
 
@@ -32,7 +32,9 @@ pub fn step_export() -> String {
 /// Returns whether a component may import `import`, written as `package/interface@version`.
 pub fn is_offered(import: &str) -> bool {
     let mut interfaces = Interface::ALL.into_iter();
-    is_step(import) || interfaces.any(|it| matches(import, it.as_str(), it.version()))
+    is_step(import)
+        || interfaces.any(|it| matches(import, it.as_str(), it.version()))
+        || wasi::is_offered(import)
 }
 
 /// Returns whether `export` is the interface that a component must export.

@@ -14,17 +14,24 @@ pub(super) struct GuestFault {
     pub(super) message: String,
 }
 
+/// The guest ended itself with this status.
+#[derive(Debug, thiserror::Error)]
+#[error("exit status {0}")]
+pub(super) struct GuestExit(pub(super) u8);
+
 /// Further facts about an attempt that ended with an error of wasmtime's.
-pub(super) struct FaultContext<'a> {
+pub(super) struct FaultContext {
     /// The guest was refused memory or table elements at some time.
     pub(super) memory_refused: bool,
     pub(super) memory_bytes_max: usize,
     /// The last line that the guest logged as an error; a panic hook writes one.
-    pub(super) last_error: Option<&'a str>,
+    pub(super) last_error: Option<String>,
+    /// The last lines that the guest wrote to stderr.
+    pub(super) stderr: Option<String>,
 }
 
 /// Converts an error of wasmtime's. All such errors are the guest's fault, except an empty pool.
-pub(super) fn classify(error: &wasmtime::Error, evidence: &FaultContext<'_>) -> Failure {
+pub(super) fn classify(error: &wasmtime::Error, evidence: &FaultContext) -> Failure {
     if let Some(fault) = error.downcast_ref::<GuestFault>() {
         return Failure::fatal(fault.code, Blame::Guest, fault.message.clone());
     }
@@ -47,6 +54,12 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &FaultContext<'_>) -> 
             Blame::Guest,
             "the plugin holds too many open handles",
         );
+    }
+    if let Some(GuestExit(status)) = error.downcast_ref::<GuestExit>() {
+        let message = format!(
+            "the plugin ended itself with the exit status {status}, and returned no output"
+        );
+        return Failure::retryable(failure::EXITED, Blame::Guest, evidence.with_text(message));
     }
     let trap = error.downcast_ref::<Trap>();
     match trap {
@@ -80,29 +93,27 @@ pub(super) fn classify(error: &wasmtime::Error, evidence: &FaultContext<'_>) -> 
         );
         return Failure::fatal(failure::HOST_CALL_LIMIT, Blame::Guest, message);
     }
-    let message = match (trap, evidence.last_error) {
+    let message = match (trap, evidence.last_error.as_deref()) {
         (Some(_), Some(line)) if line.starts_with(PANIC) => panicked(line),
-        (Some(Trap::UnreachableCodeReached), None) => {
+        (Some(Trap::UnreachableCodeReached), None) if evidence.stderr.is_none() => {
             format!(
                 "the plugin trapped: {}{SILENT}",
                 words(Trap::UnreachableCodeReached)
             )
         }
-        (Some(trap), line) => {
-            with_last_error(format!("the plugin trapped: {}", words(*trap)), line)
-        }
+        (Some(trap), _) => evidence.with_text(format!("the plugin trapped: {}", words(*trap))),
         // Other errors concern an argument or a type that the canonical ABI does not allow.
-        (None, line) => with_last_error(
-            format!("the plugin does not keep to the contract: {cause}"),
-            line,
-        ),
+        (None, _) => {
+            evidence.with_text(format!("the plugin does not keep to the contract: {cause}"))
+        }
     };
     Failure::retryable(failure::TRAP, Blame::Guest, message)
 }
 
 /// The end of the message about a guest that stopped itself and logged no error.
-pub const SILENT: &str = "; it logged no error: a plugin has no stderr, so it should catch exceptions and write \
-                                 them with `log`";
+pub const SILENT: &str = "; it wrote nothing to stderr, and logged no error that would say more";
+/// Most bytes of a logged error that is shown beside stderr.
+const LOGGED_BYTES_MAX: usize = 512;
 /// The prefix of the line that the SDK's panic hook logs.
 pub(super) const PANIC: &str = "panicked: ";
 /// Addresses that count as an overflow of the stack below zero, where addresses wrap around.
@@ -143,10 +154,24 @@ fn is_recursion(error: &wasmtime::Error) -> bool {
     trace.frames().len() >= FRAMES_OF_RECURSION && functions.len() <= FUNCTIONS_OF_RECURSION
 }
 
-fn with_last_error(message: String, line: Option<&str>) -> String {
-    match line {
-        Some(line) => format!("{message}; the last error that it logged: {line}"),
-        None => message,
+impl FaultContext {
+    /// Appends the texts that the guest left behind. stderr comes last, because it can have several
+    /// lines.
+    fn with_text(&self, mut message: String) -> String {
+        if let Some(line) = &self.last_error {
+            let bytes_max = self
+                .stderr
+                .as_ref()
+                .map_or(line.len(), |_| LOGGED_BYTES_MAX);
+            let shown = line.get(..line.floor_char_boundary(bytes_max));
+            message.push_str("; the last error that it logged: ");
+            message.push_str(shown.unwrap_or(line));
+        }
+        if let Some(text) = &self.stderr {
+            message.push_str("; its stderr ends with: ");
+            message.push_str(text);
+        }
+        message
     }
 }
 
@@ -204,7 +229,8 @@ mod tests {
         let evidence = FaultContext {
             memory_refused: false,
             memory_bytes_max: 1,
-            last_error,
+            last_error: last_error.map(str::to_owned),
+            stderr: None,
         };
         classify(error, &evidence)
     }
@@ -226,6 +252,25 @@ mod tests {
         );
         let other = trapped(Some("TypeError: x is undefined"));
         assert!(other.ends_with("TypeError: x is undefined"), "{other}");
+    }
+
+    #[test]
+    fn the_end_of_stderr_is_shown_of_a_trap_and_of_an_exit() {
+        let evidence = FaultContext {
+            memory_refused: false,
+            memory_bytes_max: 1,
+            last_error: Some("x".repeat(4_096)),
+            stderr: Some("Traceback:\nValueError: no".to_owned()),
+        };
+        for (error, code) in [
+            (Trap::UnreachableCodeReached.into(), failure::TRAP),
+            (GuestExit(3).into(), failure::EXITED),
+        ] {
+            let failure = classify(&error, &evidence);
+            assert_eq!(failure.code, code);
+            let end = "; its stderr ends with: Traceback:\nValueError: no";
+            assert!(failure.message.ends_with(end), "{}", failure.message);
+        }
     }
 
     #[test]

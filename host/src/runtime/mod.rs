@@ -13,15 +13,17 @@
 mod artifact;
 mod attempt;
 mod bindings;
+mod call;
 mod contract;
 mod engine;
 mod fault;
+mod guest_log;
 mod interfaces;
-mod log_budget;
 mod meter;
 mod pending;
 mod resources;
 mod threads;
+mod wasi;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -29,14 +31,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use artifact::{ArtifactError, SealKey, compile, seal};
-pub use attempt::{
-    Capture, Captured, CapturedLog, CapturedMetric, Services, StepCall, StepEnd, Usage,
-};
+pub use attempt::{Services, StepEnd, Usage};
 pub use bindings::exports::stepwell::plugin::step::PluginManifest;
+pub use call::{Capture, Captured, CapturedLog, CapturedMetric, StepCall};
 pub use contract::{contract, is_offered, is_step, step_export};
 pub use engine::DESCRIBED_MAX;
 pub use fault::SILENT;
 use futures_util::FutureExt as _;
+pub use wasi::{PACKAGES as WASI_PACKAGES, VERSION as WASI_VERSION, package as wasi_package};
 use wasmtime::component::Linker;
 use wasmtime::{Engine, Store, UpdateDeadline};
 
@@ -126,6 +128,8 @@ impl Runtime {
             interfaces::add_to_linker(interface, &mut linker)
                 .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
         }
+        wasi::add_to_linker(&mut linker)
+            .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
         let ticker = engine::Ticker::start(&engine, config.tick)?;
         let threads = GuestThreads::start(services.clock.clone())?;
         let tick = config.tick;
@@ -216,7 +220,9 @@ impl Runtime {
                         .call_describe(&mut store)
                         .await
                 };
-                let described = described.await;
+                let described = described
+                    .await
+                    .and_then(|described| store.data().check_host_calls().map(|()| described));
                 described.map_err(|error| shared.failure(&error, store.data()))
             }));
         described.await.unwrap_or_else(|_| Err(host_failed()))?
@@ -247,7 +253,12 @@ impl Runtime {
                     .call_run(&mut store, &guest_call)
                     .await
             };
-            let answer = answer.await;
+            let answer = answer
+                .await
+                .and_then(|answer| store.data().check_host_calls().map(|()| answer));
+            if let Some(wasi) = &store.data().wasi {
+                wasi.end_lines();
+            }
             let said_by_guest = matches!(answer, Ok(Err(_)));
             let answer = match answer {
                 Err(error) => Err(shared.failure(&error, store.data())),
@@ -255,7 +266,7 @@ impl Runtime {
                 Ok(Ok(output)) => parse_output(&output, shared.services.limits.payload_bytes_max),
             };
             let usage = store.data().usage(shared.tick);
-            let dropped = store.data().log.dropped;
+            let dropped = store.data().log.dropped();
             if dropped > 0 {
                 tracing::warn!(plugin = %call.plugin.label(), instance = %call.instance_id, dropped, "a step logged too much");
             }
@@ -357,6 +368,7 @@ impl RuntimeState {
             // CPU time.
             let state = context.data_mut();
             state.ticks += 1;
+            state.check_host_calls()?;
             Ok(if u128::from(state.ticks) > ticks_max {
                 UpdateDeadline::Interrupt
             } else {
@@ -373,7 +385,8 @@ impl RuntimeState {
             &FaultContext {
                 memory_refused: state.meter.refused(),
                 memory_bytes_max: self.services.limits.memory_bytes_max,
-                last_error: state.log.last_error.as_deref(),
+                last_error: state.log.last_error(),
+                stderr: state.wasi.as_ref().and_then(|wasi| wasi.stderr()),
             },
         );
         tracing::debug!(

@@ -82,9 +82,14 @@ fn the_servers_own_machine_code_is_refused() {
 fn an_import_that_is_not_offered_is_named() {
     let import = |name: &str| component(&format!(r#"(component (import "{name}" (instance)))"#));
     refuse(
-        import("wasi:filesystem/types@0.2.0"),
+        import("wasi:filesystem/types@0.3.0"),
         "unknown-import",
-        &["wasi:filesystem/types@0.2.0", "WASI"],
+        &["wasi:filesystem/types@0.3.0", "WASI 0.2"],
+    );
+    refuse(
+        import("wasi:keyvalue/store@0.2.0"),
+        "unknown-import",
+        &["wasi:keyvalue/store@0.2.0", "use `storage`"],
     );
     refuse(
         import("acme:things/stuff@1.0.0"),
@@ -110,28 +115,28 @@ fn an_import_that_is_not_offered_is_named() {
 
 #[test]
 fn all_imports_that_are_not_offered_are_named_with_advice_for_the_tool() {
-    let imports = r#"(import "wasi:cli/stdout@0.2.3" (instance))
+    let imports = r#"(import "wasi:http/types@0.2.3" (instance))
         (import "stepwell:plugin/log@0.1.0" (instance))
         (import "wasi:clocks/wall-clock@0.2.3" (instance))
-        (import "wasi:random/random@0.2.3" (instance))"#;
+        (import "wasi:http/outgoing-handler@0.2.3" (instance))
+        (import "wasi:nn/graph@0.2.3" (instance))"#;
     let all = [
         "imports 3 interfaces that plugins are not offered",
-        "`wasi:cli/stdout@0.2.3`",
-        "`wasi:clocks/wall-clock@0.2.3`",
-        "`wasi:random/random@0.2.3`",
+        "`wasi:http/types@0.2.3`, `wasi:http/outgoing-handler@0.2.3`, `wasi:nn/graph@0.2.3`",
+        "`wasi:http` is not offered",
     ];
     let linked = r#"(core module (@custom "dylink.0" "\01\04\07libc.so\10libpython3.14.so"))"#;
     for (mark, advice) in [
-        ("", "wasm32-unknown-unknown"),
+        ("", "component's world"),
         (
             r#"(@custom "producers" "\01\01\0eComponentizeJS")"#,
-            "disableFeatures",
+            "['http', 'fetch-event']",
         ),
         (
             r#"(@custom "producers" "\01\01\0fcomponentize-py")"#,
-            "--stub-wasi",
+            "componentize-py is given",
         ),
-        (linked, "--stub-wasi"),
+        (linked, "componentize-py is given"),
     ] {
         let text = format!("(component {imports} {mark})");
         let mut words = all.to_vec();

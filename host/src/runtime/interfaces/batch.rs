@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::super::attempt::{AttemptState, StepCall, unavailable};
+use super::super::attempt::{AttemptState, unavailable};
 use super::super::bindings::stepwell::plugin::batch::{
     self, HostError, InstanceStatus, InstanceUpdate, NewInstance as Wanted,
 };
+use super::super::call::StepCall;
 use crate::model::instance::{
     ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, METADATA_BYTES_MAX,
     check_text,

@@ -1,9 +1,9 @@
 //! `log`: lines in the host's log. Needs no grant. Lines beyond the limits are dropped and counted.
 
-use super::super::attempt::{AttemptState, CapturedLog};
+use super::super::attempt::AttemptState;
 use super::super::bindings::stepwell::plugin::log::{self, Field, Level};
 use super::super::fault::PANIC;
-use crate::model::text::harmless;
+use super::super::guest_log::push_escaped;
 
 /// Most fields of a line; further ones are dropped.
 const FIELDS_MAX: usize = 16;
@@ -11,67 +11,15 @@ const FIELDS_MAX: usize = 16;
 impl log::Host for AttemptState {
     fn write(&mut self, level: Level, message: String, fields: Vec<Field>) -> wasmtime::Result<()> {
         self.charge()?;
-        let limits = &self.services.limits;
-        let line = escaped(&message, &fields, limits.log_line_bytes_max);
-        if self.log.lines >= limits.log_lines_max
-            || self.log.bytes.saturating_add(line.len()) > limits.log_bytes_max
-        {
-            self.log.dropped = self.log.dropped.saturating_add(1);
-            return Ok(());
-        }
-        self.log.lines += 1;
-        self.log.bytes += line.len();
-        self.emit(level, &line);
-        if level == Level::Error {
-            self.log.last_error = Some(match first_line(&message) {
-                Some(first) => escaped(first, &fields, limits.log_line_bytes_max),
+        let bytes_max = self.services.limits.log_line_bytes_max;
+        let line = escaped(&message, &fields, bytes_max);
+        if self.log.write(level, &line) && level == Level::Error {
+            self.log.note_error(match first_line(&message) {
+                Some(first) => escaped(first, &fields, bytes_max),
                 None => line,
             });
         }
         Ok(())
-    }
-}
-
-impl AttemptState {
-    fn emit(&self, level: Level, line: &str) {
-        let Some(call) = &self.call else { return };
-        if let Some(capture) = &call.capture {
-            capture.lock().logs.push(CapturedLog {
-                level: name(level),
-                line: line.to_owned(),
-            });
-        }
-        // `tracing` needs the level as a constant.
-        macro_rules! event {
-            ($level:ident) => {
-                tracing::$level!(
-                    target: "stepwell::guest",
-                    team = %call.team,
-                    plugin = %call.plugin.label(),
-                    instance = %call.instance_id,
-                    step = %call.step_id,
-                    attempt = call.number,
-                    "{line}"
-                )
-            };
-        }
-        match level {
-            Level::Trace => event!(trace),
-            Level::Debug => event!(debug),
-            Level::Info => event!(info),
-            Level::Warn => event!(warn),
-            Level::Error => event!(error),
-        }
-    }
-}
-
-fn name(level: Level) -> &'static str {
-    match level {
-        Level::Trace => "trace",
-        Level::Debug => "debug",
-        Level::Info => "info",
-        Level::Warn => "warn",
-        Level::Error => "error",
     }
 }
 
@@ -99,15 +47,6 @@ fn escaped(message: &str, fields: &[Field], bytes_max: usize) -> String {
 fn first_line(message: &str) -> Option<&str> {
     let first = message.trim_start().lines().next()?;
     (first.len() < message.len() && !message.starts_with(PANIC)).then_some(first)
-}
-
-fn push_escaped(line: &mut String, text: &str, bytes_max: usize) {
-    let room = bytes_max.saturating_sub(line.len());
-    // An escape is longer than its character, so at most `room` bytes of the text can be shown.
-    let text = text
-        .get(..text.floor_char_boundary(room))
-        .unwrap_or_default();
-    line.push_str(&harmless(text));
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use wasmtime::component::Resource;
 
-use super::super::attempt::{AttemptState, CapturedMetric};
+use super::super::attempt::AttemptState;
 use super::super::bindings::stepwell::plugin::metrics::{self, HostError, Label};
+use super::super::call::CapturedMetric;
 use super::super::resources::Timer;
 use crate::monitor::MetricSource;
 
