@@ -111,7 +111,8 @@
 //! | [`runtime`] | clock and randomness | no |
 //!
 //! A module that you do not call is not in your component, and what is not in your component needs
-//! no grant. There is no network, no file, no environment and no standard output.
+//! no grant. There is no network, no file and no environment. What a component for
+//! `wasm32-wasip2` prints becomes lines of the log; for `wasm32-unknown-unknown` it is lost.
 //!
 //! # 7. Testing
 //!
