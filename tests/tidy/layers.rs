@@ -32,11 +32,10 @@ const MODULES: [&str; 23] = [
 ];
 
 /// Crates that only one module may name, so that other modules do not depend on its implementation.
-const OWNED_CRATES: [(&str, &str); 10] = [
+const OWNED_CRATES: [(&str, &str); 9] = [
     ("sqlx", "store"),
     ("wasmtime", "runtime"),
     ("wasmtime_wasi", "runtime"),
-    ("wasmtime_wasi_io", "runtime"),
     ("wasmparser", "plugins"),
     ("warp", "http"),
     ("wit_component", "build"),

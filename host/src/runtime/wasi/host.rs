@@ -1,12 +1,9 @@
-//! Functions of WASI that the host implements itself: randomness, `exit` and `poll`. All other
+//! Functions of WASI that the host implements itself: randomness and `exit`. All other
 //! functions are those of wasmtime-wasi, which reach the attempt's state through [`WasiView`].
 
-use wasmtime::component::Resource;
 use wasmtime_wasi::p2::bindings::cli::exit;
 use wasmtime_wasi::p2::bindings::random::{insecure, insecure_seed, random};
 use wasmtime_wasi::{WasiCtxView, WasiView};
-use wasmtime_wasi_io::bindings::wasi::io::poll;
-use wasmtime_wasi_io::poll::DynPollable;
 
 use super::super::attempt::AttemptState;
 use super::super::fault::{GuestExit, GuestFault};
@@ -14,7 +11,7 @@ use super::context::WasiContext;
 use crate::model::failure;
 
 /// Most random bytes of one call.
-const RANDOM_BYTES_MAX: u64 = 64 * 1_024;
+const RANDOM_BYTES_MAX: usize = 64 * 1_024;
 
 impl WasiView for AttemptState {
     /// Called by each function of wasmtime-wasi. Counts the call; `check_host_calls` compares the
@@ -35,14 +32,16 @@ impl WasiView for AttemptState {
 impl AttemptState {
     fn random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
         self.charge()?;
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|_| length <= RANDOM_BYTES_MAX)
-            .ok_or_else(|| {
-                limit(format!(
+        let length = match usize::try_from(length) {
+            Ok(length) if length <= RANDOM_BYTES_MAX => length,
+            _ => {
+                let message = format!(
                     "the plugin asked for {length} random bytes at once, and may ask for {RANDOM_BYTES_MAX}"
-                ))
-            })?;
+                );
+                let code = failure::HOST_CALL_LIMIT;
+                return Err(GuestFault { code, message }.into());
+            }
+        };
         let mut bytes = vec![0; length];
         getrandom::fill(&mut bytes).map_err(wasmtime::Error::new)?;
         Ok(bytes)
@@ -51,13 +50,6 @@ impl AttemptState {
     fn random_number(&mut self) -> wasmtime::Result<u64> {
         self.charge()?;
         getrandom::u64().map_err(wasmtime::Error::new)
-    }
-}
-
-fn limit(message: String) -> GuestFault {
-    GuestFault {
-        code: failure::HOST_CALL_LIMIT,
-        message,
     }
 }
 
@@ -95,38 +87,5 @@ impl exit::Host for AttemptState {
 
     fn exit_with_code(&mut self, status_code: u8) -> wasmtime::Result<()> {
         Err(GuestExit(status_code).into())
-    }
-}
-
-impl poll::Host for AttemptState {
-    /// A guest that passes a handle many times would otherwise keep the thread busy without a
-    /// yield.
-    async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
-        self.charge()?;
-        let max = self.services.limits.handles_max;
-        if pollables.len() > max {
-            let count = pollables.len();
-            return Err(limit(format!(
-                "the plugin polls {count} handles at once, and may poll {max}"
-            ))
-            .into());
-        }
-        poll::Host::poll(&mut self.resources, pollables).await
-    }
-}
-
-impl poll::HostPollable for AttemptState {
-    async fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
-        self.charge()?;
-        poll::HostPollable::ready(&mut self.resources, pollable).await
-    }
-
-    async fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        self.charge()?;
-        poll::HostPollable::block(&mut self.resources, pollable).await
-    }
-
-    fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        poll::HostPollable::drop(&mut self.resources, pollable)
     }
 }
