@@ -42,7 +42,7 @@ steps:
         "`step` is missing",
         "step `a` stands twice",
         "needs `c`, which does not stand above it",
-        "either `plugin` with `step`, or `approval`, or `wait`",
+        "it has both `plugin` and `approval`; a step does one thing",
         "write it without ${",
         "unknown variable `stepz`",
         "add it to `needs`",

@@ -54,6 +54,7 @@ fn with_scope<T>(evaluate: impl FnOnce(Scope<'_>) -> T) -> T {
     evaluate(Scope {
         input: &input,
         steps: &steps,
+        blocks: &[],
         instance: &instance,
         now: now(),
         budget: &budget,
@@ -137,6 +138,14 @@ fn every_field_is_listed() {
             "name: w\nsteps:\n  - { id: a, wait: { nope: 1 } }".to_owned(),
             "wait.",
         ),
+        (
+            "name: w\nsteps:\n  - { id: a, switch: [{ nope: 1 }] }".to_owned(),
+            "switch.",
+        ),
+        (
+            "name: w\nsteps:\n  - { id: a, loop: { nope: 1 } }".to_owned(),
+            "loop.",
+        ),
     ] {
         let problem = unknown(&text);
         let list = problem
@@ -146,7 +155,7 @@ fn every_field_is_listed() {
             .expect(&problem);
         let mut found = 0;
         for field in list.split(", ") {
-            if prefix.is_empty() && matches!(field, "retry" | "approval" | "wait") {
+            if prefix.is_empty() && matches!(field, "retry" | "approval" | "wait" | "switch" | "loop") {
                 continue;
             }
             found += 1;

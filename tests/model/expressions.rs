@@ -36,6 +36,7 @@ fn evaluate_within(
     let scope = Scope {
         input: &input,
         steps: &steps(),
+        blocks: &[],
         instance: &instance,
         now: now(),
         budget: &budget,
@@ -56,6 +57,7 @@ fn fill(
     let scope = Scope {
         input: &input,
         steps: &steps(),
+        blocks: &[],
         instance: &instance,
         now: now(),
         budget: &budget,

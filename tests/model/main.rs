@@ -3,6 +3,7 @@
 mod definitions;
 mod documentation;
 mod expressions;
+mod groups;
 mod progress;
 mod transitions;
 mod yaml;

@@ -156,7 +156,7 @@ steps:
         Some(stage.now.after(Duration::from_secs(30)))
     );
     assert!(
-        stage.progress.steps.is_settled("past"),
+        stage.progress.steps.settled_at("past").is_some(),
         "a time in the past has come"
     );
 
@@ -272,7 +272,8 @@ fn a_quorum_of_approvers_lets_the_instance_go_on_and_frees_the_others() {
         ),
         "{late}"
     );
-    let output = stage.progress.steps.output("manager").expect("is settled");
+    let output = stage.progress.steps.get("manager").expect("is there");
+    let output = output.output().expect("is settled");
     let output: Value = serde_json::from_str(output).expect("is JSON");
     assert_eq!(output["decided_by"], json!(["bob", "eve"]));
 }
@@ -504,8 +505,12 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
                     until: None,
                 });
                 let runs = kind > 1;
+                let plain = StepSource::of_plugin(
+                    id(index),
+                    &"p".parse().expect("is a name"),
+                    "s".parse().expect("is a name"),
+                );
                 StepSource {
-                    id: id(index),
                     needs: Some(
                         (0..index)
                             .filter(|above| needs & (1 << above) != 0)
@@ -513,16 +518,15 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
                             .collect(),
                     ),
                     when: when.map(|holds| holds.to_string()),
-                    plugin: runs.then(|| "p".to_owned()),
-                    step: runs.then(|| "s".parse().expect("is a name")),
-                    input: None,
+                    plugin: plain.plugin.clone().filter(|_| runs),
+                    step: plain.step.clone().filter(|_| runs),
                     retry: runs.then(|| Retry {
                         max_attempts: 2,
                         ..Retry::default()
                     }),
-                    timeout: None,
                     approval,
                     wait,
+                    ..plain
                 }
             },
         );

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Name, StepId};
+use super::{Name, StepAddress};
 use crate::Timestamp;
 
 /// The status of an approval.
@@ -91,7 +91,7 @@ pub struct NewApproval {
     /// The owner.
     pub team: Name,
     /// The step that waits.
-    pub step: StepId,
+    pub step: StepAddress,
     /// The user who is asked: 1 to 128 bytes.
     pub approver_id: String,
     /// The title that the approver reads.
@@ -117,7 +117,7 @@ pub struct Approval {
     /// The instance's workflow.
     pub workflow: Name,
     /// The step that waits.
-    pub step: StepId,
+    pub step: StepAddress,
     /// The user who is asked.
     pub approver_id: String,
     /// The title that the approver reads.

@@ -11,22 +11,27 @@ use serde_json::Value;
 
 use super::expression::{Expression, Template};
 use super::yaml::{self, NodeValue, Path, ReadProblem};
-use super::{Name, StepId};
+use super::{Name, StepAddress, StepId};
 
 pub use self::problem::DefinitionMistake;
 pub use self::problem::{DefinitionError, Problem, SourceText};
 
 pub use crate::steps::{
-    APPROVERS_MAX, ApprovalSource, ApprovalStep, OnExpiry, PluginReference, PluginStep,
-    RETRY_DELAY_MAX, Retry, StepAction, WaitSource,
+    APPROVERS_MAX, ApprovalSource, ApprovalStep, Block, CaseSource, Group, GroupKind, LoopSource,
+    OnExpiry, OnItemError, PluginReference, PluginStep, RETRY_DELAY_MAX, Retry, StepAction,
+    WaitSource,
 };
 
 use self::problem::PROBLEMS_MAX;
 
 /// Longest definition text, in bytes.
 pub const SOURCE_BYTES_MAX: usize = 256 * 1_024;
-/// Most steps of a workflow.
+/// Most steps of a workflow, those inside other steps included.
 pub const STEPS_MAX: usize = 200;
+/// Most levels of steps inside steps.
+pub const LEVELS_MAX: usize = 4;
+/// Most attempts at the steps of one instance.
+pub const RUNS_MAX: usize = 50_000;
 
 /// A definition as it is written, stored and shown. Unknown fields are refused: a misspelt `retry`
 /// that is silently ignored would be noticed only in production.
@@ -60,13 +65,15 @@ impl DefinitionSource {
     }
 }
 
-/// A step as it is written: either `plugin` and `step`, or `approval`, or `wait`.
+/// A step as it is written: either `plugin` and `step`, or one of `approval`, `wait`, `parallel`,
+/// `for_each`, `switch` and `loop`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepSource {
-    /// Unique in the workflow.
+    /// Unique in its list of steps.
     pub id: StepId,
-    /// Steps above this one that must be settled first. Without it, the step directly above.
+    /// Steps above this one in the same list that must be settled first. Without it, the step
+    /// directly above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<Vec<StepId>>,
     /// A condition in CEL. If it is false, the step is skipped.
@@ -93,6 +100,99 @@ pub struct StepSource {
     /// The duration or the time that the step waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<WaitSource>,
+    /// Branches that run at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<BTreeMap<StepId, Vec<StepSource>>>,
+    /// Number of branches of `parallel` that must end: `all`, `any` or a number. Without it, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_for: Option<Value>,
+    /// A list, or `${…}` that gives one. `steps` run once for each item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_each: Option<Value>,
+    /// Most items of `for_each` that run at the same time; 16 if missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<u32>,
+    /// The consequence of an item that fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_item_error: Option<OnItemError>,
+    /// Cases, of which the first runs whose condition holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<Vec<CaseSource>>,
+    /// The end of a loop. `steps` run until then.
+    #[serde(default, rename = "loop", skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<LoopSource>,
+    /// The steps of a `for_each` or a `loop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<StepSource>>,
+    /// True if the workflow goes on after the step failed or was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continue_on_error: Option<bool>,
+}
+
+impl StepSource {
+    /// Returns a step that runs a plugin's step on the instance's input.
+    pub fn of_plugin(id: StepId, plugin: &Name, step: Name) -> Self {
+        Self {
+            id,
+            needs: None,
+            when: None,
+            plugin: Some(plugin.to_string()),
+            step: Some(step),
+            input: None,
+            retry: None,
+            timeout: None,
+            approval: None,
+            wait: None,
+            parallel: None,
+            wait_for: None,
+            for_each: None,
+            max_parallel: None,
+            on_item_error: None,
+            switch: None,
+            repeat: None,
+            steps: None,
+            continue_on_error: None,
+        }
+    }
+
+    /// Returns the fields that say what the step does; one if the step is right.
+    pub(crate) fn kinds(&self) -> Vec<&'static str> {
+        let fields = [
+            ("plugin", self.plugin.is_some()),
+            ("approval", self.approval.is_some()),
+            ("wait", self.wait.is_some()),
+            ("parallel", self.parallel.is_some()),
+            ("for_each", self.for_each.is_some()),
+            ("switch", self.switch.is_some()),
+            ("loop", self.repeat.is_some()),
+        ];
+        let present = fields.into_iter().filter(|(_, is_there)| *is_there);
+        present.map(|(field, _)| field).collect()
+    }
+
+    /// Returns the lists of steps inside this one, with their paths below the step. The order is
+    /// that of [`Group::blocks`].
+    fn blocks(&self) -> Vec<(Path, &[StepSource])> {
+        let path = Path::default();
+        if let Some(branches) = &self.parallel {
+            let path = path.field("parallel");
+            let branches = branches.iter();
+            return branches
+                .map(|(branch, steps)| (path.field(branch.as_str()), steps.as_slice()))
+                .collect();
+        }
+        if let Some(cases) = &self.switch {
+            let path = path.field("switch");
+            let cases = cases.iter().enumerate();
+            return cases
+                .map(|(index, case)| (path.index(index).field("steps"), case.steps.as_slice()))
+                .collect();
+        }
+        let steps = self.steps.iter();
+        steps
+            .map(|steps| (path.field("steps"), steps.as_slice()))
+            .collect()
+    }
 }
 
 /// A checked definition, with its expressions parsed.
@@ -101,7 +201,7 @@ pub struct Definition {
     /// The definition as it was written.
     pub source: DefinitionSource,
     /// The steps, in the order written.
-    pub steps: Vec<Step>,
+    pub steps: Block,
     /// The template for the instance's output.
     pub output: Option<Template>,
     /// The text of the definition, comments included; none if it was not read from a text.
@@ -113,14 +213,16 @@ pub struct Definition {
 /// A checked step.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Unique in the workflow.
+    /// Unique in its list of steps.
     pub id: StepId,
-    /// The steps that must be settled first. All of them stand above this step.
-    pub needs: Vec<StepId>,
+    /// The steps that must be settled first: their places in the same list, all above this step.
+    pub needs: Vec<usize>,
     /// The condition of the step. If it is false, the step is skipped.
     pub when: Option<Expression>,
     /// The work of the step.
     pub action: StepAction,
+    /// True if the workflow goes on after the step failed.
+    pub continue_on_error: bool,
 }
 
 impl Definition {
@@ -187,9 +289,28 @@ impl Definition {
         &self.source.name
     }
 
-    /// Returns the step with this id.
-    pub fn step(&self, id: &StepId) -> Option<&Step> {
-        self.steps.iter().find(|step| step.id == *id)
+    /// Returns the step with this address.
+    pub fn step(&self, address: &StepAddress) -> Option<&Step> {
+        let mut block = &self.steps;
+        for (group, key) in address.groups()? {
+            block = find(block, group.id())?.group()?.block(&key)?;
+        }
+        find(block, address.id())
+    }
+
+    /// Returns all steps, each before the steps inside it.
+    pub fn all_steps(&self) -> Vec<&Step> {
+        fn collect<'s>(block: &'s Block, steps: &mut Vec<&'s Step>) {
+            for step in block.iter() {
+                steps.push(step);
+                if let StepAction::Group(group) = &step.action {
+                    group.blocks.iter().for_each(|block| collect(block, steps));
+                }
+            }
+        }
+        let mut steps = Vec::new();
+        collect(&self.steps, &mut steps);
+        steps
     }
 
     /// Returns true if the definition has any expression to evaluate.
@@ -197,17 +318,17 @@ impl Definition {
         self.computes
     }
 
-    /// Returns the approval step with this id; none if the step is not an approval.
-    pub fn approval(&self, id: &StepId) -> Option<&ApprovalStep> {
-        match &self.step(id)?.action {
+    /// Returns the approval step with this address; none if the step is not an approval.
+    pub fn approval(&self, step: &StepAddress) -> Option<&ApprovalStep> {
+        match &self.step(step)?.action {
             StepAction::Approval(approval) => Some(approval),
             _ => None,
         }
     }
 
-    /// Returns the plugin step with this id; none if the step is of another kind.
-    pub fn plugin_step(&self, id: &StepId) -> Option<&PluginStep> {
-        match &self.step(id)?.action {
+    /// Returns the plugin step with this address; none if the step is of another kind.
+    pub fn plugin_step(&self, step: &StepAddress) -> Option<&PluginStep> {
+        match &self.step(step)?.action {
             StepAction::Plugin(action) => Some(action),
             _ => None,
         }
@@ -216,7 +337,7 @@ impl Definition {
     /// Returns each plugin that the definition runs, with the names of the plugin's steps it uses.
     pub fn plugins(&self) -> BTreeMap<PluginReference, BTreeSet<Name>> {
         let mut plugins: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        for step in &self.steps {
+        for step in self.all_steps() {
             if let StepAction::Plugin(action) = &step.action {
                 plugins
                     .entry(action.plugin.clone())
@@ -228,19 +349,25 @@ impl Definition {
     }
 }
 
+fn find<'b>(block: &'b Block, id: &str) -> Option<&'b Step> {
+    block.iter().find(|step| step.id.as_str() == id)
+}
+
 impl Step {
+    /// Returns the group; none if the step runs no blocks.
+    pub fn group(&self) -> Option<&Group> {
+        match &self.action {
+            StepAction::Group(group) => Some(group),
+            _ => None,
+        }
+    }
+
     /// Calls `visit` with each expression and its path.
     fn visit<'s>(&'s self, path: &Path, visit: &mut dyn FnMut(&Path, &'s Expression)) {
         if let Some(when) = &self.when {
             visit(&path.field("when"), when);
         }
         self.action.visit(path, visit);
-    }
-
-    fn computes(&self) -> bool {
-        let templates = self.action.templates();
-        let mut templates = templates.iter();
-        self.when.is_some() || templates.any(|(_, template)| !template.expressions().is_empty())
     }
 }
 

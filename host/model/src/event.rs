@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::approval::{ApprovalStatus, Decision, NewApproval};
 use super::instance::Attempt;
 use super::steps::PluginStep;
-use super::{Failure, Json, StepId};
+use super::{Failure, Json, StepAddress};
 use crate::Timestamp;
 
 /// An event of an instance.
@@ -43,7 +43,7 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct StepReport {
     /// The step.
-    pub step: StepId,
+    pub step: StepAddress,
     /// 1 for the first attempt.
     pub number: u32,
     /// `name@version` of the plugin; none if no guest ran.
@@ -95,7 +95,7 @@ pub struct DecidedApproval {
 #[derive(Clone, Debug)]
 pub struct Run<'a> {
     /// The step.
-    pub step: &'a StepId,
+    pub step: &'a StepAddress,
     /// The plugin's step to run.
     pub action: &'a PluginStep,
     /// 1 for the first attempt.

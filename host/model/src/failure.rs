@@ -65,6 +65,10 @@ pub const INPUT_TOO_LARGE: &str = "input-too-large";
 pub const OUTPUT_TOO_LARGE: &str = "output-too-large";
 /// A value nests deeper than [`super::json::DEPTH_MAX`].
 pub const TOO_DEEP: &str = "too-deep";
+/// The condition of a `loop` did not hold after the last round.
+pub const LOOP_LIMIT: &str = "loop-limit";
+/// The steps of one instance ran more often than [`super::definition::RUNS_MAX`] times.
+pub const STEP_RUNS_LIMIT: &str = "step-runs-limit";
 /// The plugin version was deleted or cannot be loaded.
 pub const PLUGIN_UNAVAILABLE: &str = "plugin-unavailable";
 /// A failure of the host in which the guest has no part.

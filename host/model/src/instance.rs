@@ -4,11 +4,13 @@
 //! them whenever an instance is loaded, and is never stored.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Failure, IdempotencyKey, Json, Name, StepId, TraceParent};
+use super::failure::{self, Blame};
+use super::{Failure, IdempotencyKey, Json, Name, StepAddress, TraceParent};
 use crate::Timestamp;
 
 pub use super::pins::Pins;
@@ -157,7 +159,7 @@ pub struct Instance {
     /// The status.
     pub status: InstanceStatus,
     /// The step that runs or waits.
-    pub current_step: Option<StepId>,
+    pub current_step: Option<StepAddress>,
     /// Optimistic lock: grows with every commit, and a commit states the version that it has seen.
     pub version: u64,
     /// The input of the instance.
@@ -315,7 +317,7 @@ pub struct Attempt {
     #[serde(skip)]
     pub instance_id: Uuid,
     /// The step.
-    pub step: StepId,
+    pub step: StepAddress,
     /// 1 for the first attempt; 0 for an attempt that was recorded without a run.
     pub number: u32,
     /// The outcome.
@@ -334,12 +336,14 @@ pub struct Attempt {
     pub retry_at: Option<Timestamp>,
 }
 
-/// The states of all steps that have one.
+/// The states of all steps that have one, by address.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Steps {
-    states: BTreeMap<StepId, StepState>,
-    /// Time when each step was settled.
-    settled_at: BTreeMap<StepId, Timestamp>,
+    states: BTreeMap<StepAddress, StepState>,
+    /// Time when each step was settled, or failed.
+    settled_at: BTreeMap<StepAddress, Timestamp>,
+    /// Number of attempts at all steps.
+    attempts: usize,
 }
 
 /// The state of a step, folded from its attempts.
@@ -361,12 +365,50 @@ pub enum StepState {
         /// End of the wait.
         until: Timestamp,
     },
+    /// The step runs other steps. It is not stored: each host finds it again.
+    Open {
+        /// Time when the step became ready.
+        since: Timestamp,
+        /// End of the delay before the next round of a loop.
+        until: Option<Timestamp>,
+    },
     /// The step completed, with this output.
     Completed(Json),
     /// The step's condition was false.
     Skipped,
     /// The step failed or was rejected.
-    Failed,
+    Failed(StepFailure),
+}
+
+/// The failure of a step. It ends the instance, unless the definition says how to go on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepFailure {
+    /// True if an approval was rejected or expired.
+    pub rejected: bool,
+    /// The reason.
+    pub failure: Failure,
+    /// Time of the failure.
+    pub at: Timestamp,
+}
+
+impl StepFailure {
+    /// Returns the outcome of the attempt to record.
+    pub(crate) fn outcome(&self) -> AttemptOutcome {
+        if self.rejected {
+            AttemptOutcome::Rejected
+        } else {
+            AttemptOutcome::Failed
+        }
+    }
+
+    /// Returns the status of an instance that ends with this failure.
+    pub(crate) fn status(&self) -> InstanceStatus {
+        if self.rejected {
+            InstanceStatus::Rejected
+        } else {
+            InstanceStatus::Failed
+        }
+    }
 }
 
 impl Steps {
@@ -379,27 +421,34 @@ impl Steps {
         steps
     }
 
-    /// Adds one attempt. A settled state is never replaced; of two failed attempts, the one with
-    /// the higher number counts.
+    /// Adds one attempt. A final state is never replaced; of two failed attempts, the one with the
+    /// higher number counts.
     pub fn add(&mut self, attempt: &Attempt) {
+        self.attempts += 1;
         let state = match attempt.outcome {
             AttemptOutcome::Completed => {
                 StepState::Completed(attempt.output.clone().unwrap_or_default())
             }
             AttemptOutcome::Skipped => StepState::Skipped,
-            AttemptOutcome::Failed | AttemptOutcome::Rejected => StepState::Failed,
+            AttemptOutcome::Failed | AttemptOutcome::Rejected => StepState::Failed(StepFailure {
+                rejected: attempt.outcome == AttemptOutcome::Rejected,
+                failure: attempt.failure.clone().unwrap_or_else(|| {
+                    Failure::fatal(failure::HOST, Blame::Host, "the reason is not known")
+                }),
+                at: attempt.finished_at,
+            }),
             AttemptOutcome::Retrying => StepState::Retrying {
                 attempts: attempt.number,
                 not_before: attempt.retry_at.unwrap_or(attempt.finished_at),
             },
         };
-        if matches!(state, StepState::Completed(_) | StepState::Skipped) {
+        if state.is_final() {
             self.settled_at
                 .entry(attempt.step.clone())
                 .or_insert(attempt.finished_at);
         }
         match (self.states.get(&attempt.step), &state) {
-            (Some(StepState::Completed(_) | StepState::Skipped | StepState::Failed), _) => {}
+            (Some(known), _) if known.is_final() => {}
             (Some(StepState::Retrying { attempts, .. }), StepState::Retrying { .. })
                 if *attempts > attempt.number => {}
             _ => self.set(attempt.step.clone(), state),
@@ -407,8 +456,13 @@ impl Steps {
     }
 
     /// Sets the state of a step.
-    pub fn set(&mut self, id: StepId, state: StepState) {
-        self.states.insert(id, state);
+    pub fn set(&mut self, step: StepAddress, state: StepState) {
+        self.states.insert(step, state);
+    }
+
+    /// Returns the number of attempts at all steps.
+    pub fn attempts(&self) -> usize {
+        self.attempts
     }
 
     /// Returns the size of all outputs, in bytes.
@@ -421,37 +475,79 @@ impl Steps {
     }
 
     /// Returns the state of a step; none if the step has not begun.
-    pub fn get(&self, id: &str) -> Option<&StepState> {
-        self.states.get(id)
+    pub fn get(&self, step: &str) -> Option<&StepState> {
+        self.states.get(step)
     }
 
-    /// Returns true if the step completed or was skipped, so that dependent steps can run.
-    pub fn is_settled(&self, id: &str) -> bool {
-        matches!(
-            self.get(id),
-            Some(StepState::Completed(_) | StepState::Skipped)
-        )
+    /// Returns the time when the step completed, was skipped or failed.
+    pub fn settled_at(&self, step: &str) -> Option<Timestamp> {
+        self.settled_at.get(step).copied()
     }
 
-    /// Returns the time when the step was settled.
-    pub fn settled_at(&self, id: &str) -> Option<Timestamp> {
-        self.settled_at.get(id).copied()
+    /// Returns the highest index of the blocks of a `for_each` or a `loop` that has a step with a
+    /// state.
+    pub(crate) fn last_index(&self, group: &StepAddress) -> Option<usize> {
+        let index = |step: &StepAddress| {
+            let inside = step.as_str().strip_prefix(group.as_str())?;
+            let (index, _) = inside.strip_prefix('[')?.split_once(']')?;
+            index.parse().ok()
+        };
+        self.inside(group).filter_map(index).max()
     }
 
-    /// Returns `steps.<id>.output` of a settled step, as JSON; null for a skipped one.
-    pub fn output(&self, id: &str) -> Option<&str> {
-        match self.get(id)? {
-            StepState::Completed(output) => Some(output.as_str()),
-            StepState::Skipped => Some("null"),
+    /// Forgets a step.
+    pub(crate) fn forget(&mut self, step: &StepAddress) {
+        self.states.remove(step);
+        self.settled_at.remove(step);
+    }
+
+    /// Forgets the steps inside a step, whose output has what is needed of them.
+    pub(crate) fn forget_inside(&mut self, group: &StepAddress) {
+        let inside: Vec<_> = self.inside(group).cloned().collect();
+        for step in inside {
+            self.forget(&step);
+        }
+    }
+
+    fn inside(&self, group: &StepAddress) -> impl Iterator<Item = &StepAddress> {
+        let behind = (Bound::Excluded(group.clone()), Bound::Unbounded);
+        let steps = self.states.range(behind).map(|(step, _)| step);
+        // Other steps may stand between: `a_b` is behind `a.b` and before `a[0]`.
+        steps
+            .take_while(|step| step.as_str().starts_with(group.as_str()))
+            .filter(|step| step.is_within(group))
+    }
+}
+
+impl StepState {
+    /// Returns true if the step has ended.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Completed(_) | Self::Skipped | Self::Failed(_))
+    }
+
+    /// Returns `steps.<id>.output` as JSON; none before the step has ended.
+    pub fn output(&self) -> Option<&str> {
+        match self {
+            Self::Completed(output) => Some(output.as_str()),
+            Self::Skipped | Self::Failed(_) => Some("null"),
             _ => None,
         }
     }
 
-    /// Returns `steps.<id>.status` of a settled step.
-    pub fn status(&self, id: &str) -> Option<&'static str> {
-        match self.get(id)? {
-            StepState::Completed(_) => Some("completed"),
-            StepState::Skipped => Some("skipped"),
+    /// Returns `steps.<id>.status`; none before the step has ended.
+    pub fn status(&self) -> Option<&'static str> {
+        match self {
+            Self::Completed(_) => Some("completed"),
+            Self::Skipped => Some("skipped"),
+            Self::Failed(failure) => Some(failure.outcome().as_str()),
+            _ => None,
+        }
+    }
+
+    /// Returns the failure of a step that failed.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failed) => Some(&failed.failure),
             _ => None,
         }
     }

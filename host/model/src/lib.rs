@@ -4,6 +4,7 @@
 //! A workflow definition describes the steps ([`definition`]). An instance records one run of them
 //! ([`instance`]). Only [`transition`] changes an instance according to its definition.
 
+pub mod address;
 pub mod alert;
 pub mod approval;
 pub mod audit;
@@ -22,6 +23,7 @@ pub mod pins;
 pub mod plain;
 pub mod plugin;
 pub mod precondition;
+mod progress;
 pub mod request;
 pub mod similar;
 pub mod steps;
@@ -33,6 +35,7 @@ pub mod transition;
 pub mod workflow;
 pub mod yaml;
 
+pub use address::StepAddress;
 pub use alert::{AlertEventKind, AlertRule, AlertState, Severity};
 pub use approval::{Approval, ApprovalStatus, Decision, NewApproval};
 pub use audit::{AuditAction, AuditOutcome};

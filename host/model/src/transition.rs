@@ -2,76 +2,40 @@
 //! status.
 //!
 //! [`Progress::apply`] takes one event and follows its consequences as far as no guest has to run:
-//! conditions, new approvals, the end of the instance. It returns the [`Change`] to commit and has
-//! then already changed the progress in memory. A caller whose commit is refused drops the progress
-//! and loads it again.
+//! conditions, new approvals, blocks that open and end, the end of the instance. It returns the
+//! [`Change`] to commit and has then already changed the progress in memory. A caller whose commit
+//! is refused drops the progress and loads it again.
+//!
+//! Events only record what happened to steps. The blocks in which a step has ended are then visited:
+//! a visit begins the steps whose needs are settled, and finds the end of the block. The end of a
+//! block is handed to the step that opened it, whose own end may be the next change.
+
+mod approvals;
 
 use std::sync::Arc;
 
-use serde_json::json;
 use uuid::Uuid;
 
 pub use super::approval::DecisionError;
-use super::approval::{Approval, ApprovalStatus, Decision};
-use super::definition::{Definition, Step};
-use super::expression::{Budget, EvaluationLimits, ExpressionError, Scope, Template};
+use super::definition::{Definition, RUNS_MAX, Step};
+use super::expression::Budget;
 use super::failure::{self, Blame, Failure};
-use super::instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, StepState, Steps};
+use super::instance::{Attempt, AttemptOutcome, InstanceStatus, StepFailure, StepState};
+use super::progress::OpenBlock;
 use super::steps::{
-    ApprovalStep, Beginning, Begun, OnExpiry, PluginStep, StepAction, Timer, Verdict,
+    Begun, BlockEnd, Closing, Group, GroupNext, GroupRun, Opening, Timer, block_output,
+    block_settled_at,
 };
-use super::{Json, StepId};
+use super::{ApprovalStatus, Json, StepAddress};
 use crate::Timestamp;
 
 pub use super::event::{Change, DecidedApproval, Event, Run, StepReport};
+pub use super::progress::Progress;
 
-/// An instance with everything that is needed to decide the next step.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    /// The instance.
-    pub instance: Instance,
-    /// The definition of the instance's workflow version.
-    pub definition: Arc<Definition>,
-    /// The states of the instance's steps.
-    pub steps: Steps,
-    /// The instance's approvals, of every status.
-    pub approvals: Vec<Approval>,
-    /// Work and bytes left for the expressions of the current event.
-    budget: Budget,
-    /// Bounds of the budget of each event.
-    limits: EvaluationLimits,
-}
+/// Most blocks of one instance that are open at the same time.
+const OPEN_BLOCKS_MAX: usize = 2_000;
 
 impl Progress {
-    /// Assembles the progress from stored rows.
-    pub fn restore(
-        instance: Instance,
-        definition: Arc<Definition>,
-        attempts: &[Attempt],
-        approvals: Vec<Approval>,
-    ) -> Self {
-        let mut steps = Steps::fold(attempts);
-        for approval in &approvals {
-            if steps.get(approval.step.as_str()).is_none() {
-                steps.set(approval.step.clone(), StepState::AwaitingApproval);
-            }
-        }
-        Self {
-            instance,
-            definition,
-            steps,
-            approvals,
-            budget: Budget::new(EvaluationLimits::default()),
-            limits: EvaluationLimits::default(),
-        }
-    }
-
-    /// Replaces the bounds of the expressions of each event.
-    #[must_use]
-    pub fn with_limits(self, limits: EvaluationLimits) -> Self {
-        Self { limits, ..self }
-    }
-
     /// Applies `event` at the time `now`. A final instance does not change.
     ///
     /// # Errors
@@ -87,8 +51,8 @@ impl Progress {
     }
 
     /// Applies an event like [`Progress::apply`], with at most `work_max` units of work for
-    /// expressions. More work fails the instance with [`failure::EXPRESSION_LIMIT`], even if the
-    /// configured limit is higher.
+    /// expressions. If they need more, [`Progress::lacked_work`] is true afterwards, and a step has
+    /// failed with [`failure::EXPRESSION_LIMIT`] even if the configured limit is higher.
     ///
     /// # Errors
     /// The errors of [`Progress::apply`].
@@ -100,7 +64,7 @@ impl Progress {
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Result<Change, DecisionError> {
         let mut change = Change::default();
-        self.budget = Budget::new(self.limits).at_most(work_max);
+        self.budget = Budget::new(self.limits.of_events(self.events)).at_most(work_max);
         match event {
             Event::Decided {
                 approval_id,
@@ -121,270 +85,287 @@ impl Progress {
                 self.end(InstanceStatus::Cancelled, Some(failure), now, &mut change);
             }
         }
+        self.advance(now, new_id, &mut change);
         self.expire_approvals(now, &mut change);
         self.wake_sleepers(now, &mut change);
         self.advance(now, new_id, &mut change);
+        if !self.instance.status.is_final() {
+            self.wait_or_run(now);
+        }
+        self.events = 1;
         self.instance.updated_at = now;
         Ok(change)
     }
 
-    /// Returns the first plugin step, in the order written, that may run now.
-    pub fn next_run(&self, now: Timestamp) -> Option<Run<'_>> {
-        self.ready_runs(now).next()
-    }
-
-    /// Returns all plugin steps that may run now, in the order written. They do not depend on each
-    /// other, so all of them may run at the same time.
-    pub fn ready_runs(&self, now: Timestamp) -> impl Iterator<Item = Run<'_>> {
-        let rests = self.instance.status.is_final() || self.instance.quarantined_at.is_some();
-        let steps = if rests {
-            &[]
-        } else {
-            self.definition.steps.as_slice()
-        };
-        steps
-            .iter()
-            .filter_map(move |step| self.ready_run(step, now))
-    }
-
-    fn ready_run<'p>(&'p self, step: &'p Step, now: Timestamp) -> Option<Run<'p>> {
-        let StepAction::Plugin(action) = &step.action else {
-            return None;
-        };
-        let number = match self.steps.get(step.id.as_str()) {
-            None if self.needs_are_settled(step) => 1,
-            Some(StepState::Retrying {
-                attempts,
-                not_before,
-            }) if *not_before <= now => attempts + 1,
-            _ => return None,
-        };
-        Some(Run {
-            step: &step.id,
-            action,
-            number,
-        })
-    }
-
-    /// Returns true if this attempt at a plugin step is the next one, now or after its delay.
-    pub fn awaits(&self, step: &StepId, number: u32) -> bool {
-        let Some(step) = self.definition.step(step) else {
-            return false;
-        };
-        !self.instance.status.is_final()
-            && match self.steps.get(step.id.as_str()) {
-                None => number == 1 && self.needs_are_settled(step),
-                Some(StepState::Retrying { attempts, .. }) => number == attempts + 1,
-                _ => false,
-            }
-    }
-
-    /// Returns the next time after `now` at which a retry, an expiry or the end of a wait is due. Steps that may run
-    /// now are not counted.
-    pub fn next_event_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let expiries = self.pending_approvals().map(|approval| approval.expires_at);
-        let steps = self.definition.steps.iter().filter_map(|step| {
-            match self.steps.get(step.id.as_str()) {
-                Some(StepState::Retrying { not_before, .. }) => Some(*not_before),
-                Some(StepState::Sleeping { until, .. }) => Some(*until),
-                _ => None,
-            }
-        });
-        expiries.chain(steps).filter(|at| *at > now).min()
-    }
-
-    /// Evaluates the input of a plugin step; returns the instance's own input for other steps.
-    ///
-    /// # Errors
-    /// The template does not fit the data, or crosses a bound.
-    pub fn input_for(&self, step: &StepId) -> Result<Json, Failure> {
-        self.input_within(u64::MAX, step)
-    }
-
-    /// Evaluates the input like [`Progress::input_for`], with at most `work_max` units of work.
-    ///
-    /// # Errors
-    /// The errors of [`Progress::input_for`].
-    pub fn input_within(&self, work_max: u64, step: &StepId) -> Result<Json, Failure> {
-        let step = self.definition.step(step);
-        let Some((step, StepAction::Plugin(action))) = step.map(|step| (step, &step.action)) else {
-            return Ok(self.instance.input.clone());
-        };
-        let Some(template) = &action.input else {
-            return Ok(self.instance.input.clone());
-        };
-        let budget = Budget::new(self.limits).at_most(work_max);
-        let now = self.ready_at(&step.needs);
-        self.with_scope(&budget, now, failure::INPUT_TOO_LARGE, |scope| {
-            template.evaluate(scope)
-        })
-    }
-
-    /// Returns the time when the last of the steps was settled; without a settled step, the start
-    /// of the instance. This is `now` in the expressions of a step with these `needs`. It is read
-    /// from the attempts, so each attempt and each host computes with the same time.
-    fn ready_at<'s>(&self, needs: impl IntoIterator<Item = &'s StepId>) -> Timestamp {
-        let settled = needs
-            .into_iter()
-            .filter_map(|need| self.steps.settled_at(need.as_str()));
-        settled.max().unwrap_or(self.instance.started_at)
-    }
-
-    /// Returns the size of the input, the outputs and the metadata, in bytes.
-    pub fn bytes(&self) -> usize {
-        let Instance {
-            input,
-            output,
-            metadata,
-            ..
-        } = &self.instance;
-        input.len() + metadata.len() + output.as_ref().map_or(0, Json::len) + self.steps.bytes()
-    }
-
-    /// Returns the plugin version that `action` is pinned to.
-    pub fn pin_for(&self, action: &PluginStep) -> Option<Uuid> {
-        self.instance.pins.get(&action.plugin.to_string()).copied()
-    }
-
-    fn needs_are_settled(&self, step: &Step) -> bool {
-        step.needs
-            .iter()
-            .all(|need| self.steps.is_settled(need.as_str()))
-    }
-
-    fn with_scope<T>(
-        &self,
-        budget: &Budget,
-        now: Timestamp,
-        too_large: &'static str,
-        evaluate: impl FnOnce(Scope<'_>) -> Result<T, ExpressionError>,
-    ) -> Result<T, Failure> {
-        let instance = Json::from(json!({
-            "id": self.instance.id,
-            "workflow": self.instance.workflow,
-            "version": self.instance.workflow_version,
-            "entity_type": self.instance.entity_type,
-            "entity_id": self.instance.entity_id,
-            "started_by": self.instance.started_by,
-        }));
-        evaluate(Scope {
-            input: &self.instance.input,
-            steps: &self.steps,
-            instance: &instance,
-            now,
-            budget,
-        })
-        .map_err(|error| {
-            Failure::fatal(error.code(too_large), Blame::Definition, error.to_string())
-        })
-    }
-
-    fn evaluate(
-        &self,
-        template: &Template,
-        now: Timestamp,
-        too_large: &'static str,
-    ) -> Result<Json, Failure> {
-        self.with_scope(&self.budget, now, too_large, |scope| {
-            template.evaluate(scope)
-        })
-    }
-
-    /// Follows the settled steps as far as possible: skips steps, creates approvals, ends the
-    /// instance, or sets the time of the next wake-up.
+    /// Visits the blocks in which something has ended, until nothing more follows.
     fn advance(&mut self, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
-        // A step stands below the steps that it needs, so one pass in the order written is enough.
-        for step in &definition.steps {
+        while let Some(prefix) = self.changed.pop() {
             if self.instance.status.is_final() {
                 return;
             }
-            if self.steps.get(step.id.as_str()).is_some() || !self.needs_are_settled(step) {
-                continue;
-            }
-            let wanted = match &step.when {
-                None => Ok(true),
-                Some(condition) => {
-                    let ready_at = self.ready_at(&step.needs);
-                    self.with_scope(&self.budget, ready_at, failure::EXPRESSION, |scope| {
-                        condition.holds(scope)
-                    })
-                }
-            };
-            let begun = match wanted {
-                Ok(true) => self.begin(step, now, new_id, change),
-                Ok(false) => {
-                    let skipped =
-                        attempt_without_run(self.instance.id, step, AttemptOutcome::Skipped, now);
-                    self.record(skipped, change);
-                    Ok(())
-                }
-                Err(failure) => Err(failure),
-            };
-            if let Err(failure) = begun {
-                let attempt =
-                    attempt_without_run(self.instance.id, step, AttemptOutcome::Failed, now);
-                self.record(
-                    Attempt {
-                        failure: Some(failure.clone()),
-                        ..attempt
-                    },
-                    change,
-                );
-                self.end(InstanceStatus::Failed, Some(failure), now, change);
+            if let Some(open) = self.blocks.get(&prefix).cloned() {
+                self.visit(&definition, &open, now, new_id, change);
             }
         }
-        if self.instance.status.is_final() {
-            return;
-        }
-        if definition
-            .steps
-            .iter()
-            .all(|step| self.steps.is_settled(step.id.as_str()))
-        {
-            return self.complete(now, change);
-        }
-        self.wait_or_run(now);
     }
 
-    /// Begins a step, and applies what its kind returns.
+    /// Begins the steps of a block whose needs are settled, and finds the end of the block.
+    fn visit(
+        &mut self,
+        definition: &Definition,
+        open: &OpenBlock,
+        now: Timestamp,
+        new_id: &mut dyn FnMut() -> Uuid,
+        change: &mut Change,
+    ) {
+        // In a block that is opened again, nothing may begin after a step has failed.
+        if let Some(failed) = self.failed_step(open) {
+            return self.close(definition, open, Err(failed), now, change);
+        }
+        let mut all_settled = true;
+        // A step stands below the steps that it needs, so one pass in the order written is enough.
+        for (address, step) in open.steps() {
+            if self.steps.get(address.as_str()).is_none() && self.needs_are_settled(open, step) {
+                self.begin(open, address, step, now, new_id, change);
+            }
+            match self.steps.get(address.as_str()) {
+                Some(StepState::Failed(_)) if !step.continue_on_error => break,
+                Some(state) if state.is_final() => {
+                    if step.group().is_some() {
+                        self.steps.forget_inside(address);
+                    }
+                }
+                _ => all_settled = false,
+            }
+        }
+        if let Some(failed) = self.failed_step(open) {
+            return self.close(definition, open, Err(failed), now, change);
+        }
+        if all_settled {
+            let output = block_output(&self.steps, &open.prefix, &open.block);
+            self.close(definition, open, Ok(output), now, change);
+        }
+    }
+
+    /// Begins a step if its condition holds, and applies what its kind returns.
     fn begin(
         &mut self,
+        open: &OpenBlock,
+        address: &StepAddress,
         step: &Step,
         now: Timestamp,
         new_id: &mut dyn FnMut() -> Uuid,
         change: &mut Change,
-    ) -> Result<(), Failure> {
-        let ready_at = self.ready_at(&step.needs);
-        let begun = step.action.begin(&mut Beginning {
-            instance: &self.instance,
-            step: &step.id,
-            now,
-            ready_at,
-            evaluate: &|template| self.evaluate(template, ready_at, failure::EXPRESSION),
-            new_id,
-        })?;
+    ) {
+        let since = self.ready_at(open, step);
+        let wanted = step
+            .when
+            .as_ref()
+            .map_or(Ok(true), |condition| self.holds(open, condition, since));
+        let begun = match wanted {
+            Ok(true) => self.beginning(open, address, step, now, new_id, |beginning| {
+                step.action.begin(beginning)
+            }),
+            Ok(false) => {
+                let skipped = self.unrun_attempt(address, AttemptOutcome::Skipped, now);
+                return self.record(skipped, change);
+            }
+            Err(failure) => Err(failure),
+        };
         match begun {
-            Begun::Runnable => {}
-            Begun::Asks(approvals) => {
+            Ok(Begun::Runnable) => {}
+            Ok(Begun::Asks(approvals)) => {
                 for new in approvals {
                     let workflow = self.instance.workflow.clone();
                     self.approvals.push(new.clone().pending(workflow));
                     change.new_approvals.push(new);
                 }
-                self.steps.set(step.id.clone(), StepState::AwaitingApproval);
+                self.steps.set(address.clone(), StepState::AwaitingApproval);
             }
-            Begun::Sleeps(until) if until <= now => {
-                let attempt = Timer::over(&self.instance, &step.id, ready_at, until, now);
+            Ok(Begun::Sleeps(until)) if until <= now => {
+                let attempt = Timer::over(&self.instance, address, since, until, now);
                 self.record(attempt, change);
             }
-            Begun::Sleeps(until) => {
-                let since = ready_at;
+            Ok(Begun::Sleeps(until)) => {
                 let state = StepState::Sleeping { since, until };
-                self.steps.set(step.id.clone(), state);
+                self.steps.set(address.clone(), state);
+            }
+            Ok(Begun::Groups(run)) => {
+                let until = None;
+                self.steps
+                    .set(address.clone(), StepState::Open { since, until });
+                if let Some(group) = step.group() {
+                    self.follow(address, group, run, now, change);
+                }
+            }
+            Err(failure) => {
+                let attempt = self.unrun_attempt(address, AttemptOutcome::Failed, now);
+                let failure = Some(failure);
+                self.record(Attempt { failure, ..attempt }, change);
             }
         }
+    }
+
+    /// Does what a group does next: opens blocks, sleeps or ends.
+    fn follow(
+        &mut self,
+        address: &StepAddress,
+        group: &Group,
+        mut run: GroupRun,
+        now: Timestamp,
+        change: &mut Change,
+    ) {
+        let since = match self.steps.get(address.as_str()) {
+            Some(StepState::Open { since, .. }) => *since,
+            _ => now,
+        };
+        let until = loop {
+            match run.next(group, now) {
+                GroupNext::Opens(opening) => {
+                    if let Err(failure) = self.open(address, opening) {
+                        let failed = StepFailure {
+                            rejected: false,
+                            failure,
+                            at: now,
+                        };
+                        return self.end_group(address, since, Err(failed), now, change);
+                    }
+                }
+                GroupNext::Waits => break None,
+                GroupNext::Sleeps(until) => break Some(until),
+                GroupNext::Ended(end) => {
+                    return self.end_group(address, since, end, now, change);
+                }
+                GroupNext::Skipped => {
+                    let skipped = self.unrun_attempt(address, AttemptOutcome::Skipped, now);
+                    return self.record(skipped, change);
+                }
+            }
+        };
+        self.steps
+            .set(address.clone(), StepState::Open { since, until });
+        self.groups.insert(address.clone(), run);
+    }
+
+    /// Opens a block of a group.
+    fn open(&mut self, group: &StepAddress, opening: Opening) -> Result<(), Failure> {
+        let refused =
+            |what: String| Failure::fatal(failure::STEP_RUNS_LIMIT, Blame::Definition, what);
+        if self.blocks.len() >= OPEN_BLOCKS_MAX {
+            return Err(refused(format!(
+                "more than {OPEN_BLOCKS_MAX} blocks of steps would run at the same time; lower `max_parallel`"
+            )));
+        }
+        if self.steps.attempts() >= RUNS_MAX {
+            return Err(refused(format!(
+                "the instance has run {RUNS_MAX} steps, and may not run more; start other instances for parts of the work"
+            )));
+        }
+        let open = OpenBlock::new(Some(group.clone()), opening);
+        self.changed.push(Arc::clone(&open.prefix));
+        self.blocks.insert(Arc::clone(&open.prefix), open);
         Ok(())
+    }
+
+    /// Ends a block, and hands its end to the group. The end of the definition's own list is the end
+    /// of the instance.
+    fn close(
+        &mut self,
+        definition: &Definition,
+        open: &OpenBlock,
+        end: BlockEnd,
+        now: Timestamp,
+        change: &mut Change,
+    ) {
+        let Some((address, key)) = &open.group else {
+            return match end {
+                Ok(output) => self.complete(open, output, now, change),
+                Err(failed) => self.end(failed.status(), Some(failed.failure), failed.at, change),
+            };
+        };
+        let step = definition.step(address);
+        let (Some(group), Some(mut run)) =
+            (step.and_then(Step::group), self.groups.remove(address))
+        else {
+            return;
+        };
+        let at = match &end {
+            Ok(_) => block_settled_at(&self.steps, &open.prefix, &open.block),
+            Err(failed) => Some(failed.at),
+        };
+        let at = at.unwrap_or(open.ready_at);
+        let closing = Closing {
+            key,
+            end,
+            at,
+            holds: &|condition| self.holds(open, condition, at),
+            bytes_max: self.limits.result_bytes_max,
+        };
+        run.close(group, closing);
+        self.drop_block(open, now, change);
+        self.follow(address, group, run, now, change);
+    }
+
+    /// Removes a block, and what still runs in it.
+    fn drop_block(&mut self, open: &OpenBlock, now: Timestamp, change: &mut Change) {
+        self.blocks.shift_remove(&open.prefix);
+        for (address, step) in open.steps() {
+            if step.group().is_some() {
+                self.drop_inside(address, now, change);
+            }
+        }
+        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| {
+            other.step.block() == &*open.prefix
+        });
+        for address in open.addresses.iter() {
+            self.steps.forget(address);
+        }
+    }
+
+    /// Removes the blocks of a group and of the groups in them.
+    fn drop_inside(&mut self, group: &StepAddress, now: Timestamp, change: &mut Change) {
+        self.groups.remove(group);
+        let inside = |address: &StepAddress| address == group || address.is_within(group);
+        let is_open = |open: &OpenBlock| {
+            let opener = open.group.as_ref();
+            opener.is_some_and(|(opener, _)| inside(opener))
+        };
+        self.blocks.retain(|_, open| !is_open(open));
+        self.groups.retain(|opener, _| !inside(opener));
+        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| {
+            other.step.is_within(group)
+        });
+        self.steps.forget_inside(group);
+    }
+
+    /// Records the end of a group, and stops what still runs in it.
+    fn end_group(
+        &mut self,
+        address: &StepAddress,
+        since: Timestamp,
+        end: BlockEnd,
+        now: Timestamp,
+        change: &mut Change,
+    ) {
+        self.drop_inside(address, now, change);
+        let attempt = Attempt {
+            number: 1,
+            started_at: since,
+            ..self.unrun_attempt(address, AttemptOutcome::Completed, now)
+        };
+        let attempt = match end {
+            Ok(output) => Attempt {
+                output: Some(output),
+                ..attempt
+            },
+            Err(failed) => Attempt {
+                outcome: failed.outcome(),
+                failure: Some(failed.failure),
+                ..attempt
+            },
+        };
+        self.record(attempt, change);
     }
 
     /// Ends the waits that are over.
@@ -392,13 +373,27 @@ impl Progress {
         if self.instance.status.is_final() {
             return;
         }
+        let due = self
+            .open_states()
+            .filter_map(|(address, state)| match state {
+                StepState::Sleeping { since, until } if *until <= now => {
+                    Some((address.clone(), Some((*since, *until))))
+                }
+                StepState::Open {
+                    until: Some(until), ..
+                } if *until <= now => Some((address.clone(), None)),
+                _ => None,
+            });
+        let due: Vec<_> = due.collect();
         let definition = Arc::clone(&self.definition);
-        for Step { id, .. } in &definition.steps {
-            if let Some(StepState::Sleeping { since, until }) = self.steps.get(id.as_str())
-                && *until <= now
-            {
-                let attempt = Timer::over(&self.instance, id, *since, *until, now);
+        for (address, sleep) in due {
+            if let Some((since, until)) = sleep {
+                let attempt = Timer::over(&self.instance, &address, since, until, now);
                 self.record(attempt, change);
+            } else if let Some(group) = definition.step(&address).and_then(Step::group)
+                && let Some(run) = self.groups.remove(&address)
+            {
+                self.follow(&address, group, run, now, change);
             }
         }
     }
@@ -411,17 +406,18 @@ impl Progress {
         let mut retries = Vec::new();
         let mut sleeps = Vec::new();
         let mut awaiting = None;
-        for step in &self.definition.steps {
-            match self.steps.get(step.id.as_str()) {
-                Some(StepState::Retrying { not_before, .. }) => {
-                    retries.push((*not_before, step.id.clone()))
-                }
-                Some(StepState::Sleeping { until, .. }) => {
+        for (step, state) in self.open_states() {
+            match state {
+                StepState::Retrying { not_before, .. } => retries.push((*not_before, step.clone())),
+                StepState::Sleeping { until, .. }
+                | StepState::Open {
+                    until: Some(until), ..
+                } => {
                     sleeps.push(*until);
-                    awaiting.get_or_insert_with(|| step.id.clone());
+                    awaiting.get_or_insert_with(|| step.clone());
                 }
-                Some(StepState::AwaitingApproval) => {
-                    awaiting.get_or_insert_with(|| step.id.clone());
+                StepState::AwaitingApproval => {
+                    awaiting.get_or_insert_with(|| step.clone());
                 }
                 _ => {}
             }
@@ -444,223 +440,66 @@ impl Progress {
         self.instance.wake_at = wake_at;
     }
 
-    fn pending_approvals(&self) -> impl Iterator<Item = &Approval> {
-        self.approvals
-            .iter()
-            .filter(|approval| approval.status == ApprovalStatus::Pending)
-    }
-
     fn record(&mut self, attempt: Attempt, change: &mut Change) {
         self.steps.add(&attempt);
+        if let Some(open) = self.blocks.get(attempt.step.block()) {
+            self.changed.push(Arc::clone(&open.prefix));
+        }
         change.attempts.push(attempt);
     }
 
     fn finish_step(&mut self, report: StepReport, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
-        let Some(StepAction::Plugin(action)) =
-            definition.step(&report.step).map(|step| &step.action)
-        else {
-            return;
-        };
-        let attempt = action.ended(self.instance.id, report);
-        let ended = (attempt.outcome == AttemptOutcome::Failed)
-            .then(|| attempt.failure.clone())
-            .flatten();
-        let finished_at = attempt.finished_at;
-        let step = attempt.step.clone();
-        self.record(attempt, change);
-        if let Some(failure) = ended {
-            self.instance.current_step = Some(step);
-            self.end(InstanceStatus::Failed, Some(failure), finished_at, change);
+        let action = definition.plugin_step(&report.step);
+        // The block may have ended since, for example because another branch was quicker.
+        let open = self.open_step(&report.step);
+        if let Some(action) = action.filter(|_| open.is_some()) {
+            let attempt = action.ended(self.instance.id, report);
+            self.record(attempt, change);
         }
     }
 
-    fn decide(
-        &mut self,
-        approval_id: Uuid,
-        decision: Decision,
-        comment: Option<String>,
-        now: Timestamp,
-        change: &mut Change,
-    ) -> Result<(), DecisionError> {
-        let approval = self
-            .approvals
-            .iter()
-            .find(|approval| approval.id == approval_id);
-        let approval = approval.ok_or(DecisionError::NotFound)?;
-        // An approval past its deadline counts as expired, even if the engine has not expired it
-        // yet.
-        if approval.status != ApprovalStatus::Pending {
-            return Err(DecisionError::NotPending {
-                status: approval.status,
-                at: approval.decided_at,
-            });
-        }
-        if approval.expires_at <= now {
-            return Err(DecisionError::NotPending {
-                status: ApprovalStatus::Expired,
-                at: Some(approval.expires_at),
-            });
-        }
-        let step = approval.step.clone();
-        let by_starter =
-            decision == Decision::Approve && approval.approver_id == self.instance.started_by;
-        if by_starter
-            && !self
-                .definition
-                .approval(&step)
-                .is_some_and(|action| action.starter_may_approve)
-        {
-            return Err(DecisionError::Starter);
-        }
-        let status = match decision {
-            Decision::Approve => ApprovalStatus::Approved,
-            Decision::Reject => ApprovalStatus::Rejected,
-        };
-        self.close_approvals(status, comment, now, change, |other| {
-            other.id == approval_id
-        });
-        let decided = self
-            .approvals
-            .iter()
-            .find(|approval| approval.id == approval_id);
-        if let Some(decided) = decided {
-            let verdict = ApprovalStep::decided(decided, decision, &self.approvals);
-            self.follow_verdict(&step, verdict, now, change);
-        }
-        Ok(())
-    }
-
-    fn follow_verdict(
-        &mut self,
-        step: &StepId,
-        verdict: Verdict,
-        now: Timestamp,
-        change: &mut Change,
-    ) {
-        match verdict {
-            Verdict::Open => {}
-            Verdict::Approved(output) => self.settle_approval(step, output, now, change),
-            Verdict::Rejected(failure) => self.reject(step, failure, now, change),
-        }
-    }
-
-    fn expire_approvals(&mut self, now: Timestamp, change: &mut Change) {
-        while !self.instance.status.is_final() {
-            let Some(due) = self
-                .pending_approvals()
-                .find(|approval| approval.expires_at <= now)
-            else {
-                return;
-            };
-            let (step, title) = (due.step.clone(), due.title.clone());
-            self.close_approvals(ApprovalStatus::Expired, None, now, change, |other| {
-                other.step == step
-            });
-            let on_expiry = self
-                .definition
-                .approval(&step)
-                .map_or(OnExpiry::Reject, |action| action.on_expiry);
-            let verdict = ApprovalStep::expired(on_expiry, &title);
-            self.follow_verdict(&step, verdict, now, change);
-        }
-    }
-
-    fn settle_approval(
-        &mut self,
-        step: &StepId,
-        output: Json,
-        now: Timestamp,
-        change: &mut Change,
-    ) {
-        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| {
-            other.step == *step
-        });
-        let attempt = self.approval_attempt(step, AttemptOutcome::Completed, now);
-        self.record(
-            Attempt {
-                output: Some(output),
-                ..attempt
-            },
-            change,
-        );
-    }
-
-    fn reject(&mut self, step: &StepId, failure: Failure, now: Timestamp, change: &mut Change) {
-        let attempt = self.approval_attempt(step, AttemptOutcome::Rejected, now);
-        self.record(
-            Attempt {
-                failure: Some(failure.clone()),
-                ..attempt
-            },
-            change,
-        );
-        self.instance.current_step = Some(step.clone());
-        self.end(InstanceStatus::Rejected, Some(failure), now, change);
-    }
-
-    fn approval_attempt(&self, step: &StepId, outcome: AttemptOutcome, now: Timestamp) -> Attempt {
-        let asked_at = self
-            .approvals
-            .iter()
-            .find(|approval| approval.step == *step)
-            .map_or(now, |a| a.created_at);
-        Attempt {
-            instance_id: self.instance.id,
-            step: step.clone(),
-            number: 1,
-            outcome,
-            plugin: None,
-            output: None,
-            failure: None,
-            started_at: asked_at,
-            finished_at: now,
-            retry_at: None,
-        }
-    }
-
-    fn close_approvals(
-        &mut self,
-        status: ApprovalStatus,
-        comment: Option<String>,
-        now: Timestamp,
-        change: &mut Change,
-        which: impl Fn(&Approval) -> bool,
-    ) {
-        for approval in &mut self.approvals {
-            if approval.status == ApprovalStatus::Pending && which(approval) {
-                approval.status = status;
-                approval.comment.clone_from(&comment);
-                approval.decided_at = Some(now);
-                change.decided.push(DecidedApproval {
-                    id: approval.id,
-                    approver_id: approval.approver_id.clone(),
-                    status,
-                    comment: comment.clone(),
-                    waited: now.since(approval.created_at),
+    /// Returns the failure of a step that ends the block. The instance then shows this step as the
+    /// current one, unless it shows a step inside it.
+    fn failed_step(&mut self, open: &OpenBlock) -> Option<StepFailure> {
+        let mut failed =
+            open.steps()
+                .filter_map(|(address, step)| match self.steps.get(address.as_str()) {
+                    Some(StepState::Failed(failed)) if !step.continue_on_error => {
+                        Some((address, failed.clone()))
+                    }
+                    _ => None,
                 });
-            }
+        let (step, failed) = failed.next()?;
+        let shown = self.instance.current_step.as_ref();
+        if !shown.is_some_and(|shown| shown.is_within(step)) {
+            self.instance.current_step = Some(step.clone());
         }
+        Some(failed)
     }
 
-    fn complete(&mut self, now: Timestamp, change: &mut Change) {
+    /// Completes the instance. `output` is that of the last step that completed.
+    fn complete(&mut self, open: &OpenBlock, output: Json, now: Timestamp, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
         let output = match &definition.output {
             Some(template) => {
-                let settled_at = self.ready_at(definition.steps.iter().map(|step| &step.id));
-                match self.evaluate(template, settled_at, failure::OUTPUT_TOO_LARGE) {
+                let settled_at = block_settled_at(&self.steps, &open.prefix, &open.block);
+                let settled_at = settled_at.unwrap_or(open.ready_at);
+                match self.evaluate(open, template, settled_at, failure::OUTPUT_TOO_LARGE) {
                     Ok(output) => Some(output),
                     Err(failure) => {
                         return self.end(InstanceStatus::Failed, Some(failure), now, change);
                     }
                 }
             }
-            None => definition.steps.iter().rev().find_map(|step| {
-                match self.steps.get(step.id.as_str()) {
-                    Some(StepState::Completed(output)) => Some(output.clone()),
-                    _ => None,
-                }
-            }),
+            None => {
+                let mut states = open.addresses.iter();
+                let completed = states.any(|address| {
+                    let state = self.steps.get(address.as_str());
+                    matches!(state, Some(StepState::Completed(_)))
+                });
+                completed.then_some(output)
+            }
         };
         self.instance.output = output;
         self.instance.current_step = None;
@@ -681,24 +520,25 @@ impl Progress {
         self.instance.wake_at = None;
         self.instance.quarantined_at = None;
     }
-}
 
-fn attempt_without_run(
-    instance_id: Uuid,
-    step: &Step,
-    outcome: AttemptOutcome,
-    now: Timestamp,
-) -> Attempt {
-    Attempt {
-        instance_id,
-        step: step.id.clone(),
-        number: 0,
-        outcome,
-        plugin: None,
-        output: None,
-        failure: None,
-        started_at: now,
-        finished_at: now,
-        retry_at: None,
+    /// Returns the attempt to record for a step that is settled without a run.
+    fn unrun_attempt(
+        &self,
+        step: &StepAddress,
+        outcome: AttemptOutcome,
+        now: Timestamp,
+    ) -> Attempt {
+        Attempt {
+            instance_id: self.instance.id,
+            step: step.clone(),
+            number: 0,
+            outcome,
+            plugin: None,
+            output: None,
+            failure: None,
+            started_at: now,
+            finished_at: now,
+            retry_at: None,
+        }
     }
 }

@@ -232,7 +232,7 @@ pub async fn run_step_locally(
     let call = StepCall {
         team: principal.team,
         plugin: Arc::clone(&plugin),
-        step_id: definition_step_id()?,
+        step_id: (&definition_step_id()?).into(),
         step: local.step,
         workflow: context.workflow.unwrap_or(instance.workflow),
         workflow_version: instance.workflow_version,
@@ -308,18 +308,11 @@ async fn make_instance(
     let source = DefinitionSource {
         name: plugin.clone(),
         description: String::new(),
-        steps: vec![StepSource {
-            id: definition_step_id()?,
-            needs: None,
-            when: None,
-            plugin: Some(plugin.to_string()),
-            step: Some(step.clone()),
-            input: None,
-            retry: None,
-            timeout: None,
-            approval: None,
-            wait: None,
-        }],
+        steps: vec![StepSource::of_plugin(
+            definition_step_id()?,
+            plugin,
+            step.clone(),
+        )],
         output: None,
     };
     let definition =

@@ -10,7 +10,7 @@ use super::ports::failure_of_host;
 use crate::clock::Timestamp;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Progress, StepReport};
-use crate::model::{Effects, EntryKey, Instance, Name, StepId, TraceParent};
+use crate::model::{Effects, EntryKey, Instance, Name, StepAddress, TraceParent};
 use crate::runtime::StepCall;
 use crate::trace::{Span, SpanKind};
 
@@ -19,7 +19,7 @@ const JOINED_WRITES_MAX: usize = 256;
 
 /// An attempt at a step, from the moment when the step is ready to the commit of the outcome.
 pub(super) struct Attempt {
-    pub(super) step: StepId,
+    pub(super) step: StepAddress,
     pub(super) number: u32,
     /// Delay before the next attempt, if this one fails.
     pub(super) delay: Duration,
@@ -107,7 +107,7 @@ pub(super) enum Stage {
     Entered(Attempt, AttemptPermit),
     Ended(Box<Ended>),
     /// The host is shutting down, so the attempt does not begin.
-    Left(StepId),
+    Left(StepAddress),
 }
 
 impl Core {
@@ -131,7 +131,7 @@ impl Core {
     }
 
     /// Starts the span of an attempt. It lasts until the outcome is durable.
-    pub(super) fn span(&self, instance: &Instance, step: &StepId, number: u32) -> Span {
+    pub(super) fn span(&self, instance: &Instance, step: &StepAddress, number: u32) -> Span {
         let mut span = self
             .0
             .tracer

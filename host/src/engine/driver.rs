@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::fair_queue::FairPermit;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Change, Event, Progress};
-use crate::model::{Effects, Instance, Name, StepId, TraceParent};
+use crate::model::{Effects, Instance, Name, StepAddress, TraceParent};
 use crate::store::{CommitError, Conflict, StoreError};
 
 /// The driver's next action after a commit.
@@ -64,7 +64,7 @@ struct Drive<'e> {
     /// A refusal by the database that ends the instance when it is loaded again.
     refused: Option<Failure>,
     /// The steps with an attempt in `stages` or in `ended`.
-    steps: BTreeSet<StepId>,
+    steps: BTreeSet<StepAddress>,
     /// The attempts that wait or run.
     stages: FuturesUnordered<Pin<Box<dyn Future<Output = Stage> + Send + 'e>>>,
     /// Number of attempts in `stages` that have a permit.
@@ -74,7 +74,7 @@ struct Drive<'e> {
     /// True if the outcomes in `ended` are committed one by one, after a commit of several failed.
     one_by_one: bool,
     /// The conflicts of steps that run again.
-    contended: BTreeMap<StepId, Contention>,
+    contended: BTreeMap<StepAddress, Contention>,
     /// True if the instance has become too large to be kept in memory. No further step starts.
     is_too_large: bool,
 }
@@ -460,6 +460,11 @@ impl<'e> Drive<'e> {
         for ended in group.iter_mut() {
             if progress.instance.status.is_final() {
                 break;
+            }
+            // An outcome of the same group may have ended the block of this step.
+            if !progress.awaits(&ended.attempt.step, ended.attempt.number) {
+                applied += 1;
+                continue;
             }
             let Some((report, wanted)) = ended.reported(is_alone) else {
                 break;

@@ -5,14 +5,11 @@
 //! (`limits.expression_work_max`), so it delays neither guests nor requests. These threads are few,
 //! and teams take turns on them.
 
-use std::sync::Arc;
-
 use crate::clock::Timestamp;
 use crate::fair_queue::{FairLimits, FairQueue};
-use crate::model::definition::StepAction;
 use crate::model::failure::{self, Failure};
 use crate::model::transition::{Change, DecisionError, Event, Progress};
-use crate::model::{Attempt, Json, Name, StepId};
+use crate::model::{Attempt, Json, Name, StepAddress};
 use crate::store::StoreError;
 
 use super::{Core, Engine};
@@ -66,12 +63,7 @@ impl Core {
         let may_take_long = progress.definition.computes() && !progress.instance.status.is_final();
         let before = may_take_long.then(|| (progress.clone(), event.clone()));
         let change = progress.apply_within(LIGHT_WORK, event, now, &mut || self.new_id())?;
-        let needs_more = progress
-            .instance
-            .failure
-            .as_ref()
-            .is_some_and(|failure| failure.code == failure::EXPRESSION_LIMIT);
-        let Some((before, event)) = before.filter(|_| needs_more) else {
+        let Some((before, event)) = before.filter(|_| progress.lacked_work()) else {
             return Ok(change);
         };
         let team = before.instance.team.clone();
@@ -102,7 +94,7 @@ impl Core {
     pub(super) async fn input_for(
         &self,
         progress: &Progress,
-        step: &StepId,
+        step: &StepAddress,
     ) -> Result<Json, Failure> {
         match progress.input_within(LIGHT_WORK, step) {
             Err(failure) if failure.code == failure::EXPRESSION_LIMIT => {
@@ -138,13 +130,9 @@ impl Engine {
             return Ok(None);
         };
         let progress = self.0.core.restore(loaded);
-        let definition = Arc::clone(&progress.definition);
-        let step = definition.steps.iter().find(|step| step.id == attempt.step);
-        match step.map(|step| &step.action) {
-            Some(StepAction::Plugin(_)) => {
-                Ok(self.0.core.input_for(&progress, &attempt.step).await.ok())
-            }
-            _ => Ok(None),
+        if progress.definition.plugin_step(&attempt.step).is_none() {
+            return Ok(None);
         }
+        Ok(self.0.core.input_for(&progress, &attempt.step).await.ok())
     }
 }

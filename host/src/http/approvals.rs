@@ -9,7 +9,7 @@ use super::audit::Recorder;
 use super::error::ApiError;
 use super::request::Request;
 use super::response::{self, HandlerResult};
-use crate::model::{ApprovalStatus, AuditAction, Decision, Permission, Principal, StepId};
+use crate::model::{ApprovalStatus, AuditAction, Decision, Permission, Principal, StepAddress};
 use crate::store::{ApprovalFilter, Cursor};
 
 /// Longest comment, in bytes.
@@ -43,7 +43,8 @@ pub(super) async fn list_approvals(
             ApprovalStatus::ALL.map(ApprovalStatus::as_str).join(", ")
         )),
     })?;
-    let (instance, step): (_, Option<StepId>) = (query.parse("instance")?, query.parse("step")?);
+    let (instance, step): (_, Option<StepAddress>) =
+        (query.parse("instance")?, query.parse("step")?);
     if step.is_some() && instance.is_none() {
         return Err(ApiError::invalid(
             "the parameter 'step' needs 'instance': steps of other instances are others",

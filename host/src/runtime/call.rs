@@ -8,7 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::model::plugin::PluginVersion;
-use crate::model::{Json, Name, StepId, TraceParent};
+use crate::model::{Json, Name, StepAddress, TraceParent};
 
 /// The parameters of an attempt.
 #[derive(Clone, Debug)]
@@ -19,8 +19,8 @@ pub struct StepCall {
     pub plugin: Arc<PluginVersion>,
     /// The plugin's step to run.
     pub step: Name,
-    /// The step's id in the definition.
-    pub step_id: StepId,
+    /// The step's address in the instance.
+    pub step_id: StepAddress,
     /// The workflow.
     pub workflow: Name,
     /// The workflow's version.

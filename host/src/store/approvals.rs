@@ -11,7 +11,7 @@ use super::rows::{self, Column};
 use super::sql::{Bind, Sql};
 use super::{Page, Store, StoreError, error, parse, signed, unsigned};
 use crate::clock::Timestamp;
-use crate::model::{Approval, ApprovalStatus, Name, StepId};
+use crate::model::{Approval, ApprovalStatus, Name, StepAddress};
 
 /// The number of rows in the cached first page of pending approvals, and the longest page that the
 /// cached one can serve.
@@ -68,7 +68,7 @@ pub struct ApprovalFilter {
     /// Only approvals of this instance.
     pub instance: Option<Uuid>,
     /// Only approvals of this step. Requires `instance`.
-    pub step: Option<StepId>,
+    pub step: Option<StepAddress>,
     /// Only approvals created in this period.
     pub created: Period,
     /// Only approvals whose deadline lies in this period, decided or not.

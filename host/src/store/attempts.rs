@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::backend::{Connection, with_backend};
 use super::instances::AttemptRow;
 use super::{Store, StoreError, signed, unsigned};
-use crate::model::{Attempt, Name, StepId};
+use crate::model::{Attempt, Name, StepAddress};
 
 /// The largest number of attempts on an instance's page. An instance with 200 steps may have
 /// 20,000.
@@ -125,7 +125,7 @@ impl Store {
         &self,
         team: &Name,
         id: Uuid,
-        step: &StepId,
+        step: &StepAddress,
         number: u32,
     ) -> Result<Option<Attempt>, StoreError> {
         let (store, team, step) = (self.clone(), team.clone(), step.clone());

@@ -19,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
 use crate::model::{
     ApprovalStatus, Attempt, Effects, EntryKey, Failure, Instance, InstanceStatus, Json, Name,
-    NewApproval, NewInstance, StepId, TraceParent, WriteAction,
+    NewApproval, NewInstance, StepAddress, TraceParent, WriteAction,
 };
 
 /// Selects the given instances that still have the given version.
@@ -71,7 +71,7 @@ pub struct InstanceUpdate {
     /// The new status.
     pub status: InstanceStatus,
     /// The step that runs or waits.
-    pub current_step: Option<StepId>,
+    pub current_step: Option<StepAddress>,
     /// The result of a completed instance.
     pub output: Option<Json>,
     /// The reason of a rejection, failure or cancellation.

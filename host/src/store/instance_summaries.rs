@@ -12,7 +12,7 @@ use super::cache::Loaded;
 use super::sql::{Bind, Sql};
 use super::{Store, StoreError, error, from_json, parse, unsigned};
 use crate::clock::Timestamp;
-use crate::model::{Failure, InstanceStatus, Json, Name, StepId, TraceParent};
+use crate::model::{Failure, InstanceStatus, Json, Name, StepAddress, TraceParent};
 
 /// The columns of [`SummaryRow`]. Lists read no other columns.
 pub(super) const COLUMNS: &str = "id, workflow, workflow_version, entity_type, entity_id, project_id, started_by, \
@@ -39,7 +39,7 @@ pub struct InstanceSummary {
     /// The status.
     pub status: InstanceStatus,
     /// The step that runs or waits.
-    pub current_step: Option<StepId>,
+    pub current_step: Option<StepAddress>,
     /// A version that grows with every commit.
     pub version: u64,
     /// A JSON object of at most 64 KiB, as it is stored.
@@ -119,7 +119,7 @@ impl SummaryRow {
             status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
             current_step: error::readable(
                 self.current_step
-                    .map(|step| parse::<StepId>("an instance's step", &step)),
+                    .map(|step| parse::<StepAddress>("an instance's step", &step)),
             ),
             version: unsigned("an instance's version", self.version)?,
             metadata: Json::stored(self.metadata),

@@ -15,7 +15,7 @@ use super::{
 use crate::clock::Timestamp;
 use crate::model::instance::Pins;
 use crate::model::{
-    Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Json, Name, StepId,
+    Attempt, AttemptOutcome, Failure, Instance, InstanceStatus, Json, Name, StepAddress,
 };
 
 /// A filter of a team's instances. The default filter selects all.
@@ -171,7 +171,7 @@ impl InstanceRow {
             status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
             current_step: self
                 .current_step
-                .map(|step| parse::<StepId>("an instance's step", &step))
+                .map(|step| parse::<StepAddress>("an instance's step", &step))
                 .transpose()?,
             version: unsigned("an instance's version", self.version)?,
             input: Json::stored(self.input),

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::backend::Connection;
 use super::rows::{self, Column};
 use super::{Store, StoreError, error, parse};
-use crate::model::{Instance, InstanceStatus, Name, StepId};
+use crate::model::{Instance, InstanceStatus, Name, StepAddress};
 
 /// The status of one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,7 +22,7 @@ pub struct InstanceState {
     /// The status.
     pub status: InstanceStatus,
     /// The step that runs or waits.
-    pub current_step: Option<StepId>,
+    pub current_step: Option<StepAddress>,
 }
 
 impl From<&Instance> for InstanceState {
@@ -50,7 +50,7 @@ impl StateRow {
             status: status.ok_or_else(|| error::corrupt("an instance's status", &self.status))?,
             current_step: self
                 .current_step
-                .map(|step| parse::<StepId>("an instance's step", &step))
+                .map(|step| parse::<StepAddress>("an instance's step", &step))
                 .transpose()?,
         })
     }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::problem::DefinitionMistake;
-use super::{Definition, DefinitionSource, STEPS_MAX, Step, StepAction, StepSource};
+use super::{
+    Block, Definition, DefinitionSource, Group, LEVELS_MAX, STEPS_MAX, Step, StepAction, StepSource,
+};
 use crate::StepId;
 use crate::expression::{Expression, TEMPLATE_VALUES_MAX, Template};
 use crate::similar::did_you_mean;
@@ -14,141 +16,256 @@ const FINDINGS_MAX: usize = 100;
 
 /// Checks the rules for all definitions, new and stored.
 pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<DefinitionMistake>> {
-    let mut findings = Vec::new();
+    let mut checker = Checker::default();
     let root = Path::default();
     if source.steps.is_empty() || source.steps.len() > STEPS_MAX {
         let message = format!(
             "`steps` must have 1 to {STEPS_MAX} steps, and has {}",
             source.steps.len()
         );
-        findings.push(DefinitionMistake::new(root.field("steps"), message));
+        checker.find(DefinitionMistake::new(root.field("steps"), message));
     }
-    let mut steps: Vec<Step> = Vec::new();
-    let mut above: BTreeMap<StepId, BTreeSet<StepId>> = BTreeMap::new();
-    let mut previous: Option<StepId> = None;
-    for (index, written) in source.steps.iter().enumerate().take(STEPS_MAX) {
-        if findings.len() >= FINDINGS_MAX {
-            break;
-        }
-        let path = root.field("steps").index(index);
-        if above.contains_key(&written.id) {
-            let message = format!("step `{}` stands twice", written.id);
-            findings.push(DefinitionMistake::new(path.field("id"), message));
-            continue;
-        }
-        let needs = written
-            .needs
-            .clone()
-            .unwrap_or_else(|| previous.iter().cloned().collect());
-        previous = Some(written.id.clone());
-        let ancestors = ancestors(&written.id, &needs, &path, &above, &mut findings);
-        match check_step(written, &path, needs) {
-            Ok(step) => {
-                step.visit(&path, &mut |path, expression| {
-                    if findings.len() < FINDINGS_MAX {
-                        findings.extend(needed(&step.id, path, expression, &ancestors));
-                    }
-                });
-                steps.push(step);
-            }
-            Err(found) => findings.extend(found),
-        }
-        above.insert(written.id.clone(), ancestors);
+    let (steps, ids) = checker.block(
+        &source.steps,
+        &root.field("steps"),
+        &Surroundings::default(),
+    );
+    if checker.steps > STEPS_MAX && source.steps.len() <= STEPS_MAX {
+        let message = format!(
+            "the workflow has more than {STEPS_MAX} steps, those inside other steps included"
+        );
+        checker.find(DefinitionMistake::new(root.field("steps"), message));
     }
     let output = source.output.as_ref().map(Template::parse_all).transpose();
     let output = output.unwrap_or_else(|errors| {
         let path = root.field("output");
         let errors = errors.iter();
-        findings.extend(errors.map(|(rest, error)| {
+        checker.findings.extend(errors.map(|(rest, error)| {
             DefinitionMistake::expression(path.join(&rest.0), "`output`: ", error)
         }));
         None
     });
     if let Some(output) = &output {
         output.visit(&root.field("output"), &mut |path, expression| {
-            for named in expression.steps_named() {
-                let is_step = above.keys().any(|id| id.as_str() == named);
-                if !is_step && findings.len() < FINDINGS_MAX {
-                    let hint = did_you_mean(named, above.keys().map(StepId::as_str));
-                    let message =
-                        format!("`output` speaks of `steps.{named}`, which is not a step{hint}");
-                    let error = expression.about_step(named, String::new());
-                    findings.push(DefinitionMistake {
-                        message,
-                        ..DefinitionMistake::expression(path.clone(), "", &error)
-                    });
-                }
-            }
+            checker.output_knows(path, expression, &ids);
         });
     }
-    if findings.is_empty() {
-        let mut outputs = output.iter();
-        let computes = outputs.any(|output| !output.expressions().is_empty())
-            || steps.iter().any(Step::computes);
-        return Ok(Definition {
-            source,
-            steps,
-            output,
-            text: None,
-            computes,
-        });
+    if !checker.findings.is_empty() {
+        return Err(checker.findings);
     }
-    Err(findings)
+    let computes = checker.computes || output.iter().any(|output| !output.expressions().is_empty());
+    Ok(Definition {
+        source,
+        steps,
+        output,
+        text: None,
+        computes,
+    })
 }
 
-/// Returns the steps that are settled before this step begins.
-fn ancestors(
-    id: &StepId,
-    needs: &[StepId],
-    path: &Path,
-    above: &BTreeMap<StepId, BTreeSet<StepId>>,
-    findings: &mut Vec<DefinitionMistake>,
-) -> BTreeSet<StepId> {
-    let mut ancestors = BTreeSet::new();
-    for (index, need) in needs.iter().enumerate() {
-        match above.get(need) {
-            Some(further) => ancestors.extend(further.iter().chain([need]).cloned()),
-            None if findings.len() >= FINDINGS_MAX => {}
-            None => {
-                let hint = did_you_mean(need.as_str(), above.keys().map(StepId::as_str));
-                let message = format!(
-                    "step `{id}` needs `{need}`, which does not stand above it{hint}; steps are listed before those \
-                     that need them"
-                );
-                findings.push(DefinitionMistake::new(
-                    path.field("needs").index(index),
-                    message,
-                ));
-            }
+/// What the expressions of a block may refer to beside the steps of the block.
+#[derive(Clone, Default)]
+struct Surroundings {
+    /// Steps of the lists around, settled before the block begins.
+    settled: BTreeSet<StepId>,
+    /// Variables of the groups around.
+    variables: Vec<&'static str>,
+    /// Number of groups around.
+    level: usize,
+}
+
+#[derive(Default)]
+struct Checker {
+    findings: Vec<DefinitionMistake>,
+    /// Number of steps so far, on all levels.
+    steps: usize,
+    /// True if there is any expression to evaluate.
+    computes: bool,
+}
+
+impl Checker {
+    fn find(&mut self, mistake: DefinitionMistake) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(mistake);
         }
     }
-    ancestors
-}
 
-/// Returns a finding for each step that the expression names without a need for it.
-fn needed(
-    id: &StepId,
-    path: &Path,
-    expression: &Expression,
-    ancestors: &BTreeSet<StepId>,
-) -> Vec<DefinitionMistake> {
-    let missing = expression
-        .steps_named()
-        .filter(|named| !ancestors.iter().any(|ancestor| ancestor.as_str() == *named));
-    missing
-        .map(|named| {
-            let hint = did_you_mean(named, ancestors.iter().map(StepId::as_str));
+    /// Checks a list of steps. Also returns their ids.
+    fn block(
+        &mut self,
+        written: &[StepSource],
+        path: &Path,
+        around: &Surroundings,
+    ) -> (Block, Vec<StepId>) {
+        let mut steps: Vec<Step> = Vec::new();
+        let mut above: BTreeMap<StepId, BTreeSet<StepId>> = BTreeMap::new();
+        let mut places: BTreeMap<StepId, usize> = BTreeMap::new();
+        let mut previous: Option<StepId> = None;
+        let ids: BTreeSet<&StepId> = written.iter().map(|step| &step.id).collect();
+        let outer = around.settled.iter().filter(|id| !ids.contains(id));
+        let outer: BTreeSet<StepId> = outer.cloned().collect();
+        for (index, step) in written.iter().enumerate().take(STEPS_MAX) {
+            self.steps += 1;
+            if self.findings.len() >= FINDINGS_MAX || self.steps > STEPS_MAX {
+                break;
+            }
+            let path = path.index(index);
+            if above.contains_key(&step.id) {
+                let message = format!("step `{}` stands twice", step.id);
+                self.find(DefinitionMistake::new(path.field("id"), message));
+                continue;
+            }
+            let needs = step
+                .needs
+                .clone()
+                .unwrap_or_else(|| previous.iter().cloned().collect());
+            previous = Some(step.id.clone());
+            let ancestors = self.ancestors(&step.id, &needs, &path, &above);
+            let settled = ancestors.iter().chain(&outer).cloned().collect();
+            let around = Surroundings {
+                settled,
+                ..around.clone()
+            };
+            let needs = needs.iter().filter_map(|need| places.get(need).copied());
+            if let Some(step) = self.step(step, &path, needs.collect(), &around) {
+                places.insert(step.id.clone(), steps.len());
+                steps.push(step);
+            }
+            above.insert(step.id.clone(), ancestors);
+        }
+        (steps.into(), above.into_keys().collect())
+    }
+
+    fn step(
+        &mut self,
+        written: &StepSource,
+        path: &Path,
+        needs: Vec<usize>,
+        around: &Surroundings,
+    ) -> Option<Step> {
+        let mut found = Vec::new();
+        let step = check_step(written, path, needs, &mut found);
+        let is_right = found.is_empty();
+        self.findings.extend(found);
+        let mut step = step.filter(|_| is_right)?;
+        step.visit(path, &mut |path, expression| {
+            self.computes = true;
+            self.knows(&step.id, path, expression, around);
+        });
+
+        if let StepAction::Group(group) = &mut step.action {
+            self.group(written, group, path, around);
+        }
+        Some(step)
+    }
+
+    /// Checks the blocks of a group.
+    fn group(
+        &mut self,
+        written: &StepSource,
+        group: &mut Group,
+        path: &Path,
+        around: &Surroundings,
+    ) {
+        if around.level >= LEVELS_MAX {
+            let message = format!(
+                "step `{}`: steps may stand inside each other at most {LEVELS_MAX} deep; start another workflow instead",
+                written.id
+            );
+            return self.find(DefinitionMistake::new(path.clone(), message));
+        }
+        let mut inside = around.clone();
+        inside.level += 1;
+        let given = ["item", "index", "previous"];
+        let given = given.into_iter().filter(|name| group.kind.gives(name));
+        inside.variables.extend(given);
+        for (below, steps) in written.blocks() {
+            let (block, ids) = self.block(steps, &path.join(&below.0), &inside);
+            if let Some((below, condition)) = group.kind.end_condition() {
+                self.computes = true;
+                let mut at_the_end = inside.clone();
+                at_the_end.settled.extend(ids);
+                let path = path.join(&below.0);
+                self.knows(&written.id, &path, condition, &at_the_end);
+            }
+            group.blocks.push(block);
+        }
+    }
+
+    /// Returns the steps of the same list that are settled before this step begins.
+    fn ancestors(
+        &mut self,
+        id: &StepId,
+        needs: &[StepId],
+        path: &Path,
+        above: &BTreeMap<StepId, BTreeSet<StepId>>,
+    ) -> BTreeSet<StepId> {
+        let mut ancestors = BTreeSet::new();
+        for (index, need) in needs.iter().enumerate() {
+            if let Some(further) = above.get(need) {
+                ancestors.extend(further.iter().chain([need]).cloned());
+                continue;
+            }
+            let hint = did_you_mean(need.as_str(), above.keys().map(StepId::as_str));
+            let message = format!(
+                "step `{id}` needs `{need}`, which does not stand above it{hint}; steps are listed before those \
+                 that need them"
+            );
+            let path = path.field("needs").index(index);
+            self.find(DefinitionMistake::new(path, message));
+        }
+        ancestors
+    }
+
+    /// Finds the steps that the expression names without a need for them, and the variables that do
+    /// not exist in its place.
+    fn knows(&mut self, id: &StepId, path: &Path, expression: &Expression, around: &Surroundings) {
+        for named in expression.steps_named() {
+            if around
+                .settled
+                .iter()
+                .any(|settled| settled.as_str() == named)
+            {
+                continue;
+            }
+            let hint = did_you_mean(named, around.settled.iter().map(StepId::as_str));
             let message = format!(
                 "step `{id}` speaks of `steps.{named}`, which it does not need{hint}: add it to `needs`, so that it is \
                  settled by then"
             );
             let error = expression.about_step(named, String::new());
-            DefinitionMistake {
+            self.find(DefinitionMistake {
                 message,
                 ..DefinitionMistake::expression(path.clone(), "", &error)
+            });
+        }
+        let prefix = format!("step `{id}`: ");
+        self.variables(&prefix, path, expression, &around.variables);
+    }
+
+    fn variables(&mut self, prefix: &str, path: &Path, expression: &Expression, known: &[&str]) {
+        for (variable, error) in expression.block_variables() {
+            if !known.contains(&variable) {
+                self.find(DefinitionMistake::expression(path.clone(), prefix, &error));
             }
-        })
-        .collect()
+        }
+    }
+
+    fn output_knows(&mut self, path: &Path, expression: &Expression, ids: &[StepId]) {
+        for named in expression.steps_named() {
+            if ids.iter().any(|id| id.as_str() == named) {
+                continue;
+            }
+            let hint = did_you_mean(named, ids.iter().map(StepId::as_str));
+            let message = format!("`output` speaks of `steps.{named}`, which is not a step{hint}");
+            let error = expression.about_step(named, String::new());
+            self.find(DefinitionMistake {
+                message,
+                ..DefinitionMistake::expression(path.clone(), "", &error)
+            });
+        }
+        self.variables("`output`: ", path, expression, &[]);
+    }
 }
 
 /// Checks the rules for a definition that is applied now. A stored definition may be older than
@@ -156,20 +273,14 @@ fn needed(
 pub(super) fn check_new(definition: &Definition) -> Vec<DefinitionMistake> {
     let mut findings = Vec::new();
     let root = Path::default();
-    for (index, step) in definition.steps.iter().enumerate() {
-        let path = root.field("steps").index(index);
-        let prefix = format!("step `{}`: ", step.id);
-        step.visit(&path, &mut |path, expression| {
-            let error = expression
-                .check()
-                .err()
-                .filter(|_| findings.len() < FINDINGS_MAX);
-            findings.extend(
-                error.map(|error| DefinitionMistake::expression(path.clone(), &prefix, &error)),
-            );
-        });
-        findings.extend(step.action.check_new(&step.id, &path));
-    }
+    let mut size = definition.output.as_ref().map_or(0, Template::size);
+    check_new_block(
+        &definition.steps,
+        &definition.source.steps,
+        &root.field("steps"),
+        &mut size,
+        &mut findings,
+    );
     if let Some(output) = &definition.output {
         output.visit(&root.field("output"), &mut |path, expression| {
             let error = expression.check().err();
@@ -179,13 +290,6 @@ pub(super) fn check_new(definition: &Definition) -> Vec<DefinitionMistake> {
                 }));
         });
     }
-    let steps = definition.steps.iter();
-    let templates = steps.flat_map(|step| step.action.templates());
-    let size: usize = templates
-        .map(|(_, template)| template)
-        .chain(&definition.output)
-        .map(Template::size)
-        .sum();
     if size > TEMPLATE_VALUES_MAX {
         let message = format!(
             "its templates hold {size} values and expressions, and may hold {TEMPLATE_VALUES_MAX} together; pass \
@@ -196,12 +300,52 @@ pub(super) fn check_new(definition: &Definition) -> Vec<DefinitionMistake> {
     findings
 }
 
+/// Checks the steps of a block, and adds up the size of their templates.
+fn check_new_block(
+    block: &Block,
+    written: &[StepSource],
+    path: &Path,
+    size: &mut usize,
+    findings: &mut Vec<DefinitionMistake>,
+) {
+    for (index, (step, written)) in block.iter().zip(written).enumerate() {
+        let path = path.index(index);
+        let prefix = format!("step `{}`: ", step.id);
+        let mut check = |path: &Path, expression: &Expression| {
+            let error = expression
+                .check()
+                .err()
+                .filter(|_| findings.len() < FINDINGS_MAX);
+            findings.extend(
+                error.map(|error| DefinitionMistake::expression(path.clone(), &prefix, &error)),
+            );
+        };
+        step.visit(&path, &mut check);
+        if let StepAction::Group(group) = &step.action
+            && let Some((below, condition)) = group.kind.end_condition()
+        {
+            check(&path.join(&below.0), condition);
+        }
+        findings.extend(step.action.check_new(&step.id, &path));
+        let templates = step.action.templates();
+        *size += templates
+            .iter()
+            .map(|(_, template)| template.size())
+            .sum::<usize>();
+        if let StepAction::Group(group) = &step.action {
+            for (block, (below, written)) in group.blocks.iter().zip(written.blocks()) {
+                check_new_block(block, written, &path.join(&below.0), size, findings);
+            }
+        }
+    }
+}
+
 fn check_step(
     written: &StepSource,
     path: &Path,
-    needs: Vec<StepId>,
-) -> Result<Step, Vec<DefinitionMistake>> {
-    let mut findings = Vec::new();
+    needs: Vec<usize>,
+    findings: &mut Vec<DefinitionMistake>,
+) -> Option<Step> {
     let step = format!("step `{}`: ", written.id);
     let when = written.when.as_deref().map(Expression::parse).transpose();
     let when = when.unwrap_or_else(|error| {
@@ -222,14 +366,12 @@ fn check_step(
         });
         None
     });
-    let action = StepAction::check(written, path, &mut findings);
-    match action {
-        Some(action) if findings.is_empty() => Ok(Step {
-            id: written.id.clone(),
-            needs,
-            when,
-            action,
-        }),
-        _ => Err(findings),
-    }
+    let action = StepAction::check(written, path, findings);
+    Some(Step {
+        id: written.id.clone(),
+        needs,
+        when,
+        action: action?,
+        continue_on_error: written.continue_on_error.unwrap_or(false),
+    })
 }

@@ -1,7 +1,7 @@
 //! The budget of expressions. Every value that an expression reads, makes or compares is paid for
 //! in advance.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Bounds of all expressions and templates that one event evaluates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,18 @@ pub struct EvaluationLimits {
     pub scratch_bytes_max: u64,
     /// Bytes of one result: a step's input or an instance's output.
     pub result_bytes_max: usize,
+}
+
+impl EvaluationLimits {
+    /// Returns the bounds for what `events` events together may evaluate.
+    #[must_use]
+    pub fn of_events(self, events: u64) -> Self {
+        Self {
+            work_max: self.work_max.saturating_mul(events),
+            scratch_bytes_max: self.scratch_bytes_max.saturating_mul(events),
+            ..self
+        }
+    }
 }
 
 impl Default for EvaluationLimits {
@@ -49,6 +61,7 @@ pub struct Budget {
     // it.
     work: AtomicU64,
     scratch: AtomicU64,
+    lacked_work: AtomicBool,
 }
 
 impl Budget {
@@ -58,7 +71,13 @@ impl Budget {
             limits,
             work: AtomicU64::new(limits.work_max),
             scratch: AtomicU64::new(limits.scratch_bytes_max),
+            lacked_work: AtomicBool::new(false),
         }
+    }
+
+    /// Returns true if an expression needed more work than was left.
+    pub fn lacked_work(&self) -> bool {
+        self.lacked_work.load(Ordering::Relaxed)
     }
 
     /// Reduces the work left to at most `units`.
@@ -76,7 +95,10 @@ impl Budget {
 
     /// Pays for `units` of work.
     pub(super) fn work(&self, units: usize) -> Result<(), EvaluationStop> {
-        spend(&self.work, units).ok_or(EvaluationStop::Work(self.limits.work_max))
+        spend(&self.work, units).ok_or_else(|| {
+            self.lacked_work.store(true, Ordering::Relaxed);
+            EvaluationStop::Work(self.limits.work_max)
+        })
     }
 
     /// Pays for a value of `bytes`, and for the work of making it.
@@ -93,6 +115,7 @@ impl Clone for Budget {
             limits: self.limits,
             work: copy(&self.work),
             scratch: copy(&self.scratch),
+            lacked_work: AtomicBool::new(self.lacked_work()),
         }
     }
 }

@@ -21,6 +21,7 @@ use super::budget::{Budget, EvaluationStop};
 use super::functions;
 use super::value::{ELEMENT_BYTES, Key, Text, Value};
 use super::{Scope, arithmetic, time};
+use crate::instance::StepState;
 
 /// Most levels of recursion. A parsed expression of 1,024 bytes has fewer.
 const LEVELS_MAX: usize = 600;
@@ -80,6 +81,7 @@ impl<'a> Evaluation<'a> {
             (None, "input") => Value::from_json(self.scope.input.as_str(), self.budget),
             (None, "instance") => Value::from_json(self.scope.instance.as_str(), self.budget),
             (None, "now") => time::now(self.scope.now),
+            (None, "item" | "index" | "previous") => self.block_variable(name),
             (None, "steps") => Err(EvaluationStop::Problem(
                 "write steps.<id>.output or steps.<id>.status".to_owned(),
             )),
@@ -87,6 +89,38 @@ impl<'a> Evaluation<'a> {
                 "there is no variable `{name}`"
             ))),
         }
+    }
+
+    /// Returns the variable of the innermost block that has it.
+    fn block_variable(&self, name: &str) -> Evaluated<'a> {
+        let value = self.scope.blocks.iter().find_map(|block| {
+            let variables = block.variables;
+            match name {
+                "index" => {
+                    let index = i64::try_from(variables.index?).unwrap_or(i64::MAX);
+                    Some(Ok(Value::Int(index)))
+                }
+                "item" => variables.item.as_ref().map(Err),
+                _ => variables.previous.as_ref().map(Err),
+            }
+        });
+        match value {
+            Some(Ok(index)) => Ok(index),
+            Some(Err(json)) => Value::from_json(json.as_str(), self.budget),
+            None => Err(EvaluationStop::Problem(format!(
+                "there is no variable `{name}`"
+            ))),
+        }
+    }
+
+    /// Returns the state of the step in the innermost block that has it.
+    fn state(&self, id: &str) -> Option<&'a StepState> {
+        let scope = self.scope;
+        let inside = scope
+            .blocks
+            .iter()
+            .find_map(|block| scope.steps.get(&format!("{}{id}", block.prefix)));
+        inside.or_else(|| scope.steps.get(id))
     }
 
     /// Parses one level of a list or an object of the data, and remembers the result. So a macro
@@ -112,15 +146,29 @@ impl<'a> Evaluation<'a> {
 
     /// Returns `steps.<id>`; none if the step is not settled.
     fn step(&self, id: &'a str) -> Result<Option<Value<'a>>, EvaluationStop> {
-        let (Some(status), Some(output)) =
-            (self.scope.steps.status(id), self.scope.steps.output(id))
-        else {
+        let state = self.state(id);
+        let ended = state.and_then(|state| Some((state, state.status()?, state.output()?)));
+        let Some((state, status, output)) = ended else {
             return Ok(None);
         };
-        self.budget.scratch(4 * ELEMENT_BYTES)?;
+        self.budget.scratch(6 * ELEMENT_BYTES)?;
+        let failure = match state.failure() {
+            None => Value::Null,
+            Some(failure) => {
+                self.budget.scratch(2 * ELEMENT_BYTES)?;
+                let text = |text: &'a str| Value::Text(Text::Borrowed(text));
+                let fields = [
+                    ("code", text(&failure.code)),
+                    ("message", text(&failure.message)),
+                ];
+                let fields = fields.map(|(name, field)| (Key::Text(Text::Borrowed(name)), field));
+                Value::Map(Arc::new(fields.into_iter().collect()))
+            }
+        };
         let fields = [
             ("status", Value::Text(Text::Borrowed(status))),
             ("output", Value::from_json(output, self.budget)?),
+            ("failure", failure),
         ];
         let fields = fields
             .into_iter()
@@ -131,7 +179,8 @@ impl<'a> Evaluation<'a> {
     /// Returns the step's id if `place` is the output of a skipped step.
     fn skipped<'p>(&self, place: &'p str) -> Option<&'p str> {
         let id = place.strip_prefix("steps.")?.strip_suffix(".output")?;
-        (self.scope.steps.status(id) == Some("skipped")).then_some(id)
+        let status = self.state(id).and_then(StepState::status);
+        (status == Some("skipped")).then_some(id)
     }
 
     fn select(&mut self, select: &'a SelectExpr) -> Evaluated<'a> {

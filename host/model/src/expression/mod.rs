@@ -49,14 +49,37 @@ const NESTING_MAX: usize = 64;
 pub struct Scope<'a> {
     /// `input`: the instance's input.
     pub input: &'a Json,
-    /// `steps.<id>.output` and `steps.<id>.status` of settled steps.
+    /// `steps.<id>.output`, `.status` and `.failure` of settled steps.
     pub steps: &'a Steps,
+    /// The blocks that the expression's step stands in, the innermost first, without the
+    /// definition's own list.
+    pub blocks: &'a [BlockScope<'a>],
     /// `instance`: id, workflow, version, entity_type, entity_id, started_by.
     pub instance: &'a Json,
     /// `now`: the time when the step became ready, the same for all attempts on all hosts.
     pub now: Timestamp,
     /// The budget that the evaluation spends.
     pub budget: &'a Budget,
+}
+
+/// A block of steps around an expression.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockScope<'a> {
+    /// What the addresses of the block's steps begin with.
+    pub prefix: &'a str,
+    /// `item`, `index` and `previous`.
+    pub variables: &'a BlockVariables,
+}
+
+/// The variables that a block gives to its expressions.
+#[derive(Clone, Debug, Default)]
+pub struct BlockVariables {
+    /// `item` in a `for_each`.
+    pub item: Option<Json>,
+    /// `index` in a `for_each` or a `loop`; the first is 0.
+    pub index: Option<usize>,
+    /// `previous` in a `loop`: the output of the round before, null in the first.
+    pub previous: Option<Json>,
 }
 
 /// The reason why an expression cannot be parsed or evaluated.
@@ -167,6 +190,8 @@ pub struct Expression {
     program: Arc<cel::Program>,
     /// Steps that the expression reads, with offsets. They must be settled before it is evaluated.
     steps: Vec<(String, usize)>,
+    /// Variables of blocks that the expression reads, with offsets.
+    block_variables: Vec<(&'static str, usize)>,
     /// Problems that only a newly applied definition is refused for, with offsets.
     objections: Vec<(String, usize)>,
 }
@@ -210,6 +235,7 @@ impl Expression {
         findings.visit(program.expression());
         let ExpressionScan {
             steps,
+            block_variables,
             unknown,
             objections,
             ..
@@ -226,6 +252,7 @@ impl Expression {
             text: text.into(),
             program: Arc::new(program),
             steps,
+            block_variables,
             objections,
         })
     }
@@ -233,6 +260,23 @@ impl Expression {
     /// Returns the step ids that follow `steps.` in the expression.
     pub fn steps_named(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().map(|(id, _)| id.as_str())
+    }
+
+    /// Returns the variables of blocks that the expression reads, each with the error for a place
+    /// where it does not exist.
+    pub fn block_variables(&self) -> impl Iterator<Item = (&'static str, ExpressionError)> {
+        self.block_variables.iter().map(|(name, offset)| {
+            let owner = match *name {
+                "item" => "a `for_each`",
+                "previous" => "a `loop`",
+                _ => "a `for_each` or a `loop`",
+            };
+            let problem = format!("`{name}` exists only in the steps of {owner}");
+            (
+                *name,
+                ExpressionError::invalid_at(&self.text, *offset, problem),
+            )
+        })
     }
 
     /// Returns an error at the first place where the expression names the step.
@@ -583,8 +627,10 @@ fn bracket_depth(text: &str) -> usize {
 const ESCAPED: &str = "${'${'}";
 /// Variables of an expression.
 const VARIABLES: [&str; 4] = ["input", "steps", "instance", "now"];
+/// Variables that only the blocks of some steps have.
+const BLOCK_VARIABLES: [&str; 3] = ["item", "index", "previous"];
 /// Fields of `steps.<id>`.
-const STEP_FIELDS: [&str; 2] = ["output", "status"];
+const STEP_FIELDS: [&str; 3] = ["output", "status", "failure"];
 /// Fields of `instance`.
 const INSTANCE_FIELDS: [&str; 6] = [
     "id",
@@ -599,6 +645,7 @@ struct ExpressionScan<'p> {
     /// Returns the offset of a name in a part of the expression, in characters.
     place: &'p dyn Fn(u64, &str) -> usize,
     steps: Vec<(String, usize)>,
+    block_variables: Vec<(&'static str, usize)>,
     unknown: Option<(String, usize)>,
     objections: Vec<(String, usize)>,
     bound: Vec<String>,
@@ -609,6 +656,7 @@ impl<'p> ExpressionScan<'p> {
         Self {
             place,
             steps: Vec::new(),
+            block_variables: Vec::new(),
             unknown: None,
             objections: Vec::new(),
             bound: Vec::new(),
@@ -659,7 +707,11 @@ impl<'p> ExpressionScan<'p> {
             }
             Expr::Ident(name) => {
                 let known = VARIABLES.contains(&name.as_str()) || self.bound.contains(name);
-                if !known && self.unknown.is_none() {
+                let of_block = BLOCK_VARIABLES.into_iter().find(|known| known == name);
+                if let Some(variable) = of_block.filter(|_| !known) {
+                    let offset = (self.place)(expression.id, name);
+                    self.block_variables.push((variable, offset));
+                } else if !known && self.unknown.is_none() {
                     self.unknown = Some((name.clone(), (self.place)(expression.id, name)));
                 }
             }

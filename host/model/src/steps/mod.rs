@@ -6,24 +6,42 @@
 //! variant of [`Begun`] if it waits for something new.
 
 mod approval;
+mod for_each;
+mod group;
+mod parallel;
 mod plugin;
+mod repeat;
+mod switch;
 mod timer;
+
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 pub use self::approval::{APPROVERS_MAX, ApprovalSource, ApprovalStep, OnExpiry};
+pub use self::for_each::{ForEach, ITEMS_MAX, OnItemError};
+pub use self::group::{BlockVariables, Group, GroupKind};
+pub use self::parallel::Parallel;
 pub use self::plugin::{PluginReference, PluginStep, RETRY_DELAY_MAX, Retry};
+pub use self::repeat::{Loop, LoopSource};
+pub use self::switch::{CaseSource, Switch};
 pub use self::timer::{Timer, WaitSource};
 
 pub(crate) use self::approval::Verdict;
+pub(crate) use self::group::{
+    BlockEnd, Closing, GroupNext, GroupRun, Opening, block_output, block_settled_at,
+};
 
 use crate::approval::NewApproval;
-use crate::definition::{DefinitionMistake, StepSource};
+use crate::definition::{DefinitionMistake, Step, StepSource};
 use crate::expression::{Expression, Template};
 use crate::failure::Failure;
-use crate::instance::Instance;
+use crate::instance::{Instance, Steps};
 use crate::yaml::Path;
-use crate::{Json, StepId, Timestamp};
+use crate::{Json, StepAddress, StepId, Timestamp};
+
+/// A list of steps that run in the order of their needs.
+pub type Block = Arc<[Step]>;
 
 /// The work of a step.
 #[derive(Clone, Debug)]
@@ -34,16 +52,20 @@ pub enum StepAction {
     Approval(ApprovalStep),
     /// Waits for a time.
     Timer(Timer),
+    /// Runs blocks of steps.
+    Group(Group),
 }
 
 /// A step whose needs are settled and whose condition holds.
 pub(crate) struct Beginning<'a> {
     pub(crate) instance: &'a Instance,
-    pub(crate) step: &'a StepId,
+    pub(crate) steps: &'a Steps,
+    pub(crate) step: &'a StepAddress,
     pub(crate) now: Timestamp,
     /// Time when the step became ready.
     pub(crate) ready_at: Timestamp,
     pub(crate) evaluate: &'a dyn Fn(&Template) -> Result<Json, Failure>,
+    pub(crate) holds: &'a dyn Fn(&Expression) -> Result<bool, Failure>,
     pub(crate) new_id: &'a mut dyn FnMut() -> Uuid,
 }
 
@@ -55,38 +77,48 @@ pub(crate) enum Begun {
     Asks(Vec<NewApproval>),
     /// The step waits until this time.
     Sleeps(Timestamp),
+    /// The step runs blocks.
+    Groups(GroupRun),
 }
 
 impl StepAction {
-    /// Checks the fields of a written step.
+    /// Checks the fields of a written step. The blocks of a group are still to be checked.
     pub(crate) fn check(
         written: &StepSource,
         path: &Path,
         mistakes: &mut Vec<DefinitionMistake>,
     ) -> Option<Self> {
         let step = format!("step `{}`: ", written.id);
-        match (&written.plugin, &written.approval, &written.wait) {
-            (Some(plugin), None, None) => {
-                PluginStep::check(written, plugin, path, mistakes).map(Self::Plugin)
-            }
-            (None, Some(approval), None) => {
-                refuse_plugin_fields(written, "an approval", path, mistakes);
-                let path = path.field("approval");
-                ApprovalStep::check(&step, approval, &path, mistakes).map(Self::Approval)
-            }
-            (None, None, Some(wait)) => {
-                refuse_plugin_fields(written, "a wait", path, mistakes);
-                let path = path.field("wait");
-                Timer::check(&step, wait, &path, mistakes).map(Self::Timer)
-            }
-            _ => {
-                let message = format!(
-                    "{step}it must have either `plugin` with `step`, or `approval`, or `wait`"
-                );
-                mistakes.push(DefinitionMistake::new(path.clone(), message));
-                None
-            }
+        let kinds = written.kinds();
+        let [kind] = kinds.as_slice() else {
+            let message = match kinds.as_slice() {
+                [] => format!(
+                    "{step}it must have either `plugin` with `step`, or `approval`, or `wait`, or `parallel`, `for_each`, \
+                     `switch` or `loop`"
+                ),
+                [one, two, ..] => {
+                    format!("{step}it has both `{one}` and `{two}`; a step does one thing")
+                }
+                [_] => String::new(),
+            };
+            mistakes.push(DefinitionMistake::new(path.clone(), message));
+            return None;
+        };
+        refuse_fields_of_others(written, kind, path, mistakes);
+        if let Some(plugin) = &written.plugin {
+            return PluginStep::check(written, plugin, path, mistakes).map(Self::Plugin);
         }
+        if let Some(approval) = &written.approval {
+            let path = path.field("approval");
+            return ApprovalStep::check(&step, approval, &path, mistakes).map(Self::Approval);
+        }
+        if let Some(wait) = &written.wait {
+            let path = path.field("wait");
+            return Timer::check(&step, wait, &path, mistakes).map(Self::Timer);
+        }
+        let kind = GroupKind::check(written, path, mistakes)?;
+        let blocks = Vec::new();
+        Some(Self::Group(Group { kind, blocks }))
     }
 
     /// Checks the rules for steps of a definition that is applied now. A stored definition may be
@@ -94,7 +126,7 @@ impl StepAction {
     pub(crate) fn check_new(&self, step: &StepId, path: &Path) -> Option<DefinitionMistake> {
         match self {
             Self::Approval(approval) => approval.impossible(step, &path.field("approval")),
-            Self::Plugin(_) | Self::Timer(_) => None,
+            Self::Plugin(_) | Self::Timer(_) | Self::Group(_) => None,
         }
     }
 
@@ -125,47 +157,94 @@ impl StepAction {
                     .into_iter()
                     .collect()
             }
+            Self::Group(group) => group.kind.templates(),
         }
     }
 
-    /// Calls `visit` with each expression of the step and its path.
+    /// Calls `visit` with each expression that is evaluated when the step begins, and its path.
     pub(crate) fn visit<'s>(&'s self, path: &Path, visit: &mut dyn FnMut(&Path, &'s Expression)) {
         for (below, template) in self.templates() {
             template.visit(&path.join(&below.0), visit);
+        }
+        if let Self::Group(group) = self {
+            for (below, condition) in group.kind.conditions() {
+                visit(&path.join(&below.0), condition);
+            }
         }
     }
 
     /// Begins the step.
     ///
     /// # Errors
-    /// The failure that ends the instance: an expression does not fit the data.
+    /// The failure of the step: an expression does not fit the data.
     pub(crate) fn begin(&self, beginning: &mut Beginning<'_>) -> Result<Begun, Failure> {
         match self {
             Self::Plugin(_) => Ok(Begun::Runnable),
             Self::Approval(approval) => approval.ask(beginning).map(Begun::Asks),
             Self::Timer(timer) => timer.end(beginning).map(Begun::Sleeps),
+            Self::Group(group) => group.begin(beginning).map(Begun::Groups),
         }
     }
 }
 
-/// Adds a mistake if a step that runs no plugin has a field of plugin steps.
-fn refuse_plugin_fields(
+/// Adds a mistake for each field that belongs to a step of another kind.
+fn refuse_fields_of_others(
     written: &StepSource,
     kind: &str,
     path: &Path,
     mistakes: &mut Vec<DefinitionMistake>,
 ) {
-    let fields = [
-        ("step", written.step.is_some()),
-        ("input", written.input.is_some()),
-        ("retry", written.retry.is_some()),
-        ("timeout", written.timeout.is_some()),
+    let article = match kind {
+        "plugin" => "a plugin step",
+        "approval" => "an approval",
+        "parallel" => "a `parallel`",
+        "for_each" => "a `for_each`",
+        "switch" => "a `switch`",
+        "loop" => "a `loop`",
+        _ => "a wait",
+    };
+    let of_plugins = "`step`, `input`, `retry` and `timeout` belong to plugin steps";
+    let of_lists = "`max_parallel` and `on_item_error` belong to a `for_each`";
+    let fields: [(&str, bool, &[&str], &str); 8] = [
+        ("step", written.step.is_some(), &["plugin"], of_plugins),
+        ("input", written.input.is_some(), &["plugin"], of_plugins),
+        ("retry", written.retry.is_some(), &["plugin"], of_plugins),
+        (
+            "timeout",
+            written.timeout.is_some(),
+            &["plugin"],
+            of_plugins,
+        ),
+        (
+            "max_parallel",
+            written.max_parallel.is_some(),
+            &["for_each"],
+            of_lists,
+        ),
+        (
+            "on_item_error",
+            written.on_item_error.is_some(),
+            &["for_each"],
+            of_lists,
+        ),
+        (
+            "wait_for",
+            written.wait_for.is_some(),
+            &["parallel"],
+            "`wait_for` belongs to a `parallel`",
+        ),
+        (
+            "steps",
+            written.steps.is_some(),
+            &["for_each", "loop"],
+            "`steps` belongs to a `for_each` or a `loop`",
+        ),
     ];
-    if let Some((field, _)) = fields.into_iter().find(|(_, is_there)| *is_there) {
-        let message = format!(
-            "step `{}`: `step`, `input`, `retry` and `timeout` belong to plugin steps, not to {kind}",
-            written.id
-        );
+    let misplaced = fields
+        .into_iter()
+        .find(|(_, is_there, kinds, _)| *is_there && !kinds.contains(&kind));
+    if let Some((field, _, _, owner)) = misplaced {
+        let message = format!("step `{}`: {owner}, not to {article}", written.id);
         mistakes.push(DefinitionMistake::new(path.field(field), message));
     }
 }

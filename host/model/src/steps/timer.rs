@@ -14,7 +14,7 @@ use crate::expression::Template;
 use crate::failure::{self, Blame, Failure};
 use crate::instance::{Attempt, AttemptOutcome, Instance};
 use crate::yaml::Path;
-use crate::{StepId, Timestamp, duration};
+use crate::{StepAddress, Timestamp, duration};
 
 /// Longest wait for a duration.
 const FOR_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
@@ -127,7 +127,7 @@ impl Timer {
     /// Returns the attempt to record when the wait is over.
     pub(crate) fn over(
         instance: &Instance,
-        step: &StepId,
+        step: &StepAddress,
         began_at: Timestamp,
         until: Timestamp,
         now: Timestamp,

@@ -1,0 +1,446 @@
+//! An instance in memory, with everything that is needed to decide its next step. The rules that
+//! change it are in [`super::transition`].
+//!
+//! Steps run in blocks: the definition's own list, and the lists inside steps that are open. Only
+//! the open blocks are looked at, so an instance that has run ten thousand items is as quick as one
+//! that begins.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::address::BlockKey;
+use super::approval::{Approval, ApprovalStatus};
+use super::definition::{Definition, Step};
+use super::event::Run;
+use super::expression::{
+    BlockScope, BlockVariables, Budget, EvaluationLimits, Expression, ExpressionError, Scope,
+    Template,
+};
+use super::failure::{self, Blame, Failure};
+use super::instance::{Attempt, Instance, StepState, Steps};
+use super::steps::{Beginning, Block, GroupRun, Opening, PluginStep, StepAction};
+use super::{Json, StepAddress};
+use crate::Timestamp;
+
+/// An instance with everything that is needed to decide the next step.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The instance.
+    pub instance: Instance,
+    /// The definition of the instance's workflow version.
+    pub definition: Arc<Definition>,
+    /// The states of the instance's steps.
+    pub steps: Steps,
+    /// The instance's approvals, of every status.
+    pub approvals: Vec<Approval>,
+    /// The blocks whose steps run, by the prefix of their addresses. The first is the definition's
+    /// own list. The others are opened by the first event.
+    pub(super) blocks: IndexMap<Arc<str>, OpenBlock>,
+    /// The steps that have open blocks.
+    pub(super) groups: BTreeMap<StepAddress, GroupRun>,
+    /// Blocks in which a step has ended.
+    pub(super) changed: Vec<Arc<str>>,
+    /// Work and bytes left for the expressions of the current event.
+    pub(super) budget: Budget,
+    /// Bounds of the budget of each event.
+    pub(super) limits: EvaluationLimits,
+    /// Number of events that the next one stands for. The first event opens again what earlier ones
+    /// had opened, and has the budget of all of them.
+    pub(super) events: u64,
+}
+
+/// A block whose steps run.
+#[derive(Clone, Debug)]
+pub(super) struct OpenBlock {
+    pub(super) prefix: Arc<str>,
+    pub(super) block: Block,
+    /// The addresses of the steps, in the order of `block`.
+    pub(super) addresses: Arc<[StepAddress]>,
+    /// The step that opened the block; none for the definition's own list.
+    pub(super) group: Option<(StepAddress, BlockKey)>,
+    pub(super) variables: BlockVariables,
+    /// Time at which steps without needs become ready.
+    pub(super) ready_at: Timestamp,
+}
+
+impl OpenBlock {
+    pub(super) fn new(group: Option<StepAddress>, opening: Opening) -> Self {
+        let prefix = match &group {
+            Some(group) => group.prefix(&opening.key),
+            None => "".into(),
+        };
+        let steps = opening.block.iter();
+        let addresses = steps.map(|step| StepAddress::in_block(&prefix, &step.id));
+        Self {
+            addresses: addresses.collect(),
+            prefix,
+            block: opening.block,
+            group: group.map(|group| (group, opening.key)),
+            variables: opening.variables,
+            ready_at: opening.ready_at,
+        }
+    }
+
+    /// Returns the steps with their addresses, in the order written.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (&StepAddress, &Step)> {
+        self.addresses.iter().zip(self.block.iter())
+    }
+
+    /// Returns the addresses of the steps that a step needs.
+    pub(super) fn needs<'b>(
+        &'b self,
+        step: &'b Step,
+    ) -> impl Iterator<Item = (&'b StepAddress, &'b Step)> {
+        let places = step.needs.iter();
+        places.filter_map(|place| self.addresses.get(*place).zip(self.block.get(*place)))
+    }
+}
+
+impl Progress {
+    /// Assembles the progress from stored rows.
+    pub fn restore(
+        instance: Instance,
+        definition: Arc<Definition>,
+        attempts: &[Attempt],
+        approvals: Vec<Approval>,
+    ) -> Self {
+        let mut steps = Steps::fold(attempts);
+        for approval in &approvals {
+            if steps.get(approval.step.as_str()).is_none() {
+                steps.set(approval.step.clone(), StepState::AwaitingApproval);
+            }
+        }
+        let own = Opening {
+            key: BlockKey::Index(0),
+            block: Arc::clone(&definition.steps),
+            variables: BlockVariables::default(),
+            ready_at: instance.started_at,
+        };
+        let own = OpenBlock::new(None, own);
+        Self {
+            instance,
+            definition,
+            approvals,
+            changed: vec![Arc::clone(&own.prefix)],
+            blocks: IndexMap::from([(Arc::clone(&own.prefix), own)]),
+            groups: BTreeMap::new(),
+            budget: Budget::new(EvaluationLimits::default()),
+            limits: EvaluationLimits::default(),
+            events: 1 + steps.attempts() as u64,
+            steps,
+        }
+    }
+
+    /// Replaces the bounds of the expressions of each event.
+    #[must_use]
+    pub fn with_limits(self, limits: EvaluationLimits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Returns true if the expressions of the last event needed more work than they had.
+    pub fn lacked_work(&self) -> bool {
+        self.budget.lacked_work()
+    }
+
+    /// Returns the first plugin step, in the order written, that may run now.
+    pub fn next_run(&self, now: Timestamp) -> Option<Run<'_>> {
+        self.ready_runs(now).next()
+    }
+
+    /// Returns all plugin steps that may run now, in the order in which their blocks were opened.
+    /// They do not depend on each other, so all of them may run at the same time.
+    pub fn ready_runs(&self, now: Timestamp) -> impl Iterator<Item = Run<'_>> {
+        let rests = self.instance.status.is_final() || self.instance.quarantined_at.is_some();
+        let blocks = self.blocks.values().filter(move |_| !rests);
+        blocks.flat_map(move |open| {
+            let steps = open.steps();
+            steps.filter_map(move |(address, step)| self.ready_run(open, address, step, now))
+        })
+    }
+
+    fn ready_run<'p>(
+        &self,
+        open: &OpenBlock,
+        address: &'p StepAddress,
+        step: &'p Step,
+        now: Timestamp,
+    ) -> Option<Run<'p>> {
+        let StepAction::Plugin(action) = &step.action else {
+            return None;
+        };
+        let number = match self.steps.get(address.as_str()) {
+            None if self.needs_are_settled(open, step) => 1,
+            Some(StepState::Retrying {
+                attempts,
+                not_before,
+            }) if *not_before <= now => attempts + 1,
+            _ => return None,
+        };
+        Some(Run {
+            step: address,
+            action,
+            number,
+        })
+    }
+
+    /// Returns true if this attempt at a plugin step is the next one, now or after its delay.
+    pub fn awaits(&self, step: &StepAddress, number: u32) -> bool {
+        let open = self.open_step(step);
+        let Some((open, step)) = open.filter(|_| !self.instance.status.is_final()) else {
+            return false;
+        };
+        match self
+            .steps
+            .get(StepAddress::in_block(&open.prefix, &step.id).as_str())
+        {
+            None => number == 1 && self.needs_are_settled(open, step),
+            Some(StepState::Retrying { attempts, .. }) => number == attempts + 1,
+            _ => false,
+        }
+    }
+
+    /// Returns the next time after `now` at which a retry, an expiry or the end of a wait is due.
+    /// Steps that may run now are not counted.
+    pub fn next_event_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let expiries = self.pending_approvals().map(|approval| approval.expires_at);
+        let steps = self.open_states().filter_map(|(_, state)| match state {
+            StepState::Retrying { not_before, .. } => Some(*not_before),
+            StepState::Sleeping { until, .. } => Some(*until),
+            StepState::Open { until, .. } => *until,
+            _ => None,
+        });
+        expiries.chain(steps).filter(|at| *at > now).min()
+    }
+
+    /// Evaluates the input of a plugin step; returns the instance's own input for other steps.
+    ///
+    /// # Errors
+    /// The template does not fit the data, or crosses a bound.
+    pub fn input_for(&self, step: &StepAddress) -> Result<Json, Failure> {
+        self.input_within(u64::MAX, step)
+    }
+
+    /// Evaluates the input like [`Progress::input_for`], with at most `work_max` units of work.
+    ///
+    /// # Errors
+    /// The errors of [`Progress::input_for`].
+    pub fn input_within(&self, work_max: u64, step: &StepAddress) -> Result<Json, Failure> {
+        let action = self.definition.plugin_step(step);
+        let Some(template) = action.and_then(|action| action.input.as_ref()) else {
+            return Ok(self.instance.input.clone());
+        };
+        let reopened;
+        let (progress, (open, step)) = match self.open_step(step) {
+            Some(open) => (self, open),
+            None => {
+                reopened = self.reopened(step);
+                match reopened.open_step(step) {
+                    Some(open) => (&reopened, open),
+                    None => return Ok(self.instance.input.clone()),
+                }
+            }
+        };
+        let budget = Budget::new(self.limits).at_most(work_max);
+        let now = progress.ready_at(open, step);
+        progress.with_scope(open, &budget, now, failure::INPUT_TOO_LARGE, |scope| {
+            template.evaluate(scope)
+        })
+    }
+
+    /// Returns a copy in which the blocks around a step are open, for expressions that are evaluated
+    /// again after the steps around have ended. It must have the states of all steps.
+    fn reopened(&self, step: &StepAddress) -> Self {
+        let mut progress = self.clone();
+        progress.budget = Budget::new(self.limits.of_events(self.events));
+        for (group, key) in step.groups().unwrap_or_default() {
+            if progress.blocks.contains_key(&group.prefix(&key)) {
+                continue;
+            }
+            let Some(opening) = progress.opening_again(&group, key) else {
+                break;
+            };
+            let open = OpenBlock::new(Some(group), opening);
+            progress.blocks.insert(Arc::clone(&open.prefix), open);
+        }
+        progress
+    }
+
+    fn opening_again(&self, address: &StepAddress, key: BlockKey) -> Option<Opening> {
+        let (open, step) = self.open_step(address)?;
+        let group = step.group()?;
+        let block = group.block(&key)?.clone();
+        let again = self.beginning(
+            open,
+            address,
+            step,
+            self.instance.started_at,
+            &mut Uuid::nil,
+            |beginning| group.variables(&key, beginning),
+        );
+        let (variables, ready_at) = again?;
+        Some(Opening {
+            key,
+            block,
+            variables,
+            ready_at,
+        })
+    }
+
+    /// Calls `begin` with what a step needs to begin.
+    pub(super) fn beginning<T>(
+        &self,
+        open: &OpenBlock,
+        address: &StepAddress,
+        step: &Step,
+        now: Timestamp,
+        new_id: &mut dyn FnMut() -> Uuid,
+        begin: impl FnOnce(&mut Beginning<'_>) -> T,
+    ) -> T {
+        let ready_at = self.ready_at(open, step);
+        begin(&mut Beginning {
+            instance: &self.instance,
+            steps: &self.steps,
+            step: address,
+            now,
+            ready_at,
+            evaluate: &|template| self.evaluate(open, template, ready_at, failure::EXPRESSION),
+            holds: &|condition| self.holds(open, condition, ready_at),
+            new_id,
+        })
+    }
+
+    /// Returns the time when the last of the needed steps was settled; without one, the time when
+    /// the block was opened. This is `now` in the expressions of the step. It is read from the
+    /// attempts, so each attempt and each host computes with the same time.
+    pub(super) fn ready_at(&self, open: &OpenBlock, step: &Step) -> Timestamp {
+        let settled = open
+            .needs(step)
+            .filter_map(|(need, _)| self.steps.settled_at(need.as_str()));
+        settled.max().unwrap_or(open.ready_at)
+    }
+
+    /// Returns the size of the input, the outputs, the metadata and the open lists, in bytes.
+    pub fn bytes(&self) -> usize {
+        let Instance {
+            input,
+            output,
+            metadata,
+            ..
+        } = &self.instance;
+        let groups = self.groups.values().map(GroupRun::bytes).sum::<usize>();
+        let output = output.as_ref().map_or(0, Json::len);
+        input.len() + metadata.len() + output + self.steps.bytes() + groups
+    }
+
+    /// Returns the plugin version that `action` is pinned to.
+    pub fn pin_for(&self, action: &PluginStep) -> Option<Uuid> {
+        self.instance.pins.get(&action.plugin.to_string()).copied()
+    }
+
+    /// Returns an open step with its block.
+    pub(super) fn open_step(&self, address: &StepAddress) -> Option<(&OpenBlock, &Step)> {
+        let open = self.blocks.get(address.block())?;
+        let step = open
+            .block
+            .iter()
+            .find(|step| step.id.as_str() == address.id())?;
+        Some((open, step))
+    }
+
+    /// Returns the states of the steps of all open blocks, in the order in which the blocks were
+    /// opened.
+    pub(super) fn open_states(&self) -> impl Iterator<Item = (&StepAddress, &StepState)> {
+        let addresses = self.blocks.values().flat_map(|open| open.addresses.iter());
+        addresses.filter_map(|address| Some((address, self.steps.get(address.as_str())?)))
+    }
+
+    pub(super) fn needs_are_settled(&self, open: &OpenBlock, step: &Step) -> bool {
+        open.needs(step)
+            .all(|(need, step)| self.is_settled(need, step))
+    }
+
+    /// Returns true if the steps that need this one can run.
+    pub(super) fn is_settled(&self, address: &StepAddress, step: &Step) -> bool {
+        match self.steps.get(address.as_str()) {
+            Some(StepState::Completed(_) | StepState::Skipped) => true,
+            Some(StepState::Failed(_)) => step.continue_on_error,
+            _ => false,
+        }
+    }
+
+    pub(super) fn pending_approvals(&self) -> impl Iterator<Item = &Approval> {
+        self.approvals
+            .iter()
+            .filter(|approval| approval.status == ApprovalStatus::Pending)
+    }
+
+    /// Calls `evaluate` with the variables of a step of the block.
+    fn with_scope<T>(
+        &self,
+        open: &OpenBlock,
+        budget: &Budget,
+        now: Timestamp,
+        too_large: &'static str,
+        evaluate: impl FnOnce(Scope<'_>) -> Result<T, ExpressionError>,
+    ) -> Result<T, Failure> {
+        let instance = Json::from(json!({
+            "id": self.instance.id,
+            "workflow": self.instance.workflow,
+            "version": self.instance.workflow_version,
+            "entity_type": self.instance.entity_type,
+            "entity_id": self.instance.entity_id,
+            "started_by": self.instance.started_by,
+        }));
+        let mut blocks = Vec::new();
+        let mut around = Some(open);
+        while let Some(open) = around
+            && let Some((group, _)) = &open.group
+        {
+            blocks.push(BlockScope {
+                prefix: &open.prefix,
+                variables: &open.variables,
+            });
+            around = self.blocks.get(group.block());
+        }
+        evaluate(Scope {
+            input: &self.instance.input,
+            steps: &self.steps,
+            blocks: &blocks,
+            instance: &instance,
+            now,
+            budget,
+        })
+        .map_err(|error| {
+            Failure::fatal(error.code(too_large), Blame::Definition, error.to_string())
+        })
+    }
+
+    /// Evaluates a template with the variables of a step of the block.
+    pub(super) fn evaluate(
+        &self,
+        open: &OpenBlock,
+        template: &Template,
+        now: Timestamp,
+        too_large: &'static str,
+    ) -> Result<Json, Failure> {
+        self.with_scope(open, &self.budget, now, too_large, |scope| {
+            template.evaluate(scope)
+        })
+    }
+
+    /// Evaluates a condition with the variables of a step of the block.
+    pub(super) fn holds(
+        &self,
+        open: &OpenBlock,
+        condition: &Expression,
+        now: Timestamp,
+    ) -> Result<bool, Failure> {
+        self.with_scope(open, &self.budget, now, failure::EXPRESSION, |scope| {
+            condition.holds(scope)
+        })
+    }
+}
