@@ -31,6 +31,7 @@ mod demo;
 mod engine;
 mod exposition;
 mod fairness;
+mod groups;
 mod guest_reads;
 mod harness;
 mod history;

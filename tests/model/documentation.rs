@@ -155,7 +155,9 @@ fn every_field_is_listed() {
             .expect(&problem);
         let mut found = 0;
         for field in list.split(", ") {
-            if prefix.is_empty() && matches!(field, "retry" | "approval" | "wait" | "switch" | "loop") {
+            if prefix.is_empty()
+                && matches!(field, "retry" | "approval" | "wait" | "switch" | "loop")
+            {
                 continue;
             }
             found += 1;

@@ -222,7 +222,10 @@ fn branches_run_at_the_same_time_and_have_scopes_of_their_own() {
 
 #[test]
 fn the_first_branches_are_enough_and_the_others_are_stopped() {
-    let mut stage = Stage::new(&BRANCHES.replace("wait_for: all", "wait_for: any"), json!({}));
+    let mut stage = Stage::new(
+        &BRANCHES.replace("wait_for: all", "wait_for: any"),
+        json!({}),
+    );
     fail(&mut stage, "quotes.ups.ask");
     assert_eq!(
         stage.status(),

@@ -46,7 +46,7 @@ const CLIENTS_VARIABLE: &str = "STEPWELL_TEST_CLIENTS";
 /// The value `postgres` makes the tests of the whole program run on PostgreSQL.
 const DATABASE_VARIABLE: &str = "STEPWELL_TEST_DATABASE";
 /// Modules of these tests in which the database matters.
-const ON_BOTH_DATABASES: [&str; 11] = [
+const ON_BOTH_DATABASES: [&str; 12] = [
     "approvals::",
     "archive::",
     "batch::",
@@ -54,6 +54,7 @@ const ON_BOTH_DATABASES: [&str; 11] = [
     "crash::",
     "engine::",
     "fairness::",
+    "groups::",
     "idempotency::",
     "quarantine::",
     "quotas::",
