@@ -38,8 +38,37 @@ steps:
   - { id: cool_off, wait: { for: 24h } }
   - { id: charge, plugin: shop, step: run, retry: { max_attempts: 100 } }
   - { id: ship, plugin: shop, step: run, needs: [cool_off], retry: { max_attempts: 100 } }
+  - id: each
+    for_each: [1, 2, 3]
+    max_parallel: 2
+    steps:
+      - { id: pack, plugin: shop, step: run, retry: { max_attempts: 100 } }
+      - { id: rest, wait: { for: 1h } }
+      - { id: send, plugin: shop, step: run, retry: { max_attempts: 100 } }
+  - id: follow
+    loop: { until: index == 1, max: 3, delay: 1h }
+    steps: [{ id: ask, plugin: shop, step: run, retry: { max_attempts: 100 } }]
+  - id: race
+    wait_for: any
+    parallel:
+      one: [{ id: bid, plugin: shop, step: run, retry: { max_attempts: 100 } }]
+      two: [{ id: bid, plugin: shop, step: run, retry: { max_attempts: 100 } }]
 ";
-const STEPS: [&str; 3] = ["reserve", "charge", "ship"];
+const STEPS: [&str; 11] = [
+    "reserve",
+    "charge",
+    "ship",
+    "each[0].pack",
+    "each[1].pack",
+    "each[2].pack",
+    "each[0].send",
+    "each[1].send",
+    "each[2].send",
+    "follow[0].ask",
+    "follow[1].ask",
+];
+/// One of these takes effect, or both.
+const RACERS: [&str; 2] = ["race.one.bid", "race.two.bid"];
 const HOSTS: [Uuid; 2] = [Uuid::from_u128(1), Uuid::from_u128(2)];
 const INSTANCES: usize = 4;
 const CRASHES: usize = 10;
@@ -264,13 +293,23 @@ fn check(database: &Database) {
             let last = runs.last().map(|run| run.outcome);
             assert_eq!(last, Some(AttemptOutcome::Completed));
         }
+        let bids = RACERS.map(|step| database.counted(&count_of(id, step)));
+        assert!(
+            bids.iter().all(|bid| *bid <= 1) && bids.contains(&1),
+            "{bids:?}"
+        );
         let settled = |step: &str| {
             let run = attempts.iter().find(|run| run.step.as_str() == step);
             run.expect("has run").finished_at
         };
         assert!(settled("cool_off").since(settled("agree")) >= HOUR * 24);
     }
-    let all = i64::try_from(INSTANCES * STEPS.len()).expect("is small");
+    let steps = STEPS.iter().chain(&RACERS);
+    let counts = database.instances().into_iter().flat_map(|(instance, _)| {
+        let counted = |step| database.counted(&count_of(instance.id, step));
+        steps.clone().map(counted).collect::<Vec<_>>()
+    });
+    let all: i64 = counts.sum();
     assert_eq!(database.counted(&ledger()), all, "no update is lost");
 }
 
