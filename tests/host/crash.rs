@@ -37,6 +37,12 @@ pub fn apply_counting(host: &TestHost) {
     ));
 }
 
+/// Starts a server whose kills may follow each other so fast that instances would be put in
+/// quarantine.
+fn host() -> TestHost {
+    TestHost::with(&[("engine.crashes_max", "1000")])
+}
+
 /// Starts instances until the server is gone. Returns the ids of the acknowledged ones.
 pub fn start_until_gone(host: &TestHost, key: &str, acknowledged: &AtomicUsize) -> Vec<String> {
     let token = format!("Bearer {}", host.token);
@@ -74,7 +80,7 @@ pub fn all_instances(host: &TestHost, workflow: &str) -> Vec<Value> {
 
 #[test]
 fn every_acknowledged_instance_completes_and_every_effect_happens_once() {
-    let mut host = TestHost::start();
+    let mut host = host();
     host.scenario("script");
     apply_counting(&host);
     let mut acknowledged = BTreeSet::new();
@@ -159,7 +165,7 @@ fn every_acknowledged_instance_completes_and_every_effect_happens_once() {
 
 #[test]
 fn the_same_idempotency_key_after_a_kill_answers_the_instance_from_before() {
-    let mut host = TestHost::start();
+    let mut host = host();
     host.scenario("echo");
     let token = format!("Bearer {}", host.token);
     let headers = [
@@ -181,7 +187,7 @@ fn the_same_idempotency_key_after_a_kill_answers_the_instance_from_before() {
 
 #[test]
 fn a_decision_before_a_kill_is_still_taken_after_it() {
-    let mut host = TestHost::start();
+    let mut host = host();
     host.upload("scenarios");
     host.apply(
         "name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }\n  \
@@ -226,7 +232,7 @@ fn a_decision_before_a_kill_is_still_taken_after_it() {
 
 #[test]
 fn decisions_that_were_acknowledged_when_the_server_was_killed_hold() {
-    let mut host = TestHost::start();
+    let mut host = host();
     host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     let waiting: Vec<(String, String)> = (0..120)
         .map(|_| {
@@ -316,7 +322,7 @@ fn decision(number: usize) -> &'static str {
 
 #[test]
 fn an_approval_that_waited_before_a_kill_can_be_decided_after_it() {
-    let mut host = TestHost::start();
+    let mut host = host();
     host.apply("name: ask\nsteps:\n  - { id: ask, approval: { title: Sure?, approvers: [operator], starter_may_approve: true, expires_in: 1h } }");
     let id = host.start_instance("ask", &json!({}));
     host.wait_for(&id, |status| status == "waiting");
@@ -337,7 +343,7 @@ fn an_approval_that_waited_before_a_kill_can_be_decided_after_it() {
 
 #[test]
 fn a_retry_that_waited_before_a_kill_is_made_after_it() {
-    let mut host = TestHost::start();
+    let mut host = host();
     host.upload("scenarios");
     host.apply(
         "name: again\nsteps:\n  - { id: it, plugin: scenarios, step: retry-until, \
@@ -367,7 +373,7 @@ fn a_retry_that_waited_before_a_kill_is_made_after_it() {
 
 #[test]
 fn plugins_workflows_and_tokens_that_were_acknowledged_before_a_kill_are_there() {
-    let mut host = TestHost::start();
+    let mut host = host();
     let plugin = host.upload("hello")["plugin"].clone();
     host.kill();
     host.restart();
@@ -403,7 +409,7 @@ fn plugins_workflows_and_tokens_that_were_acknowledged_before_a_kill_are_there()
 
 #[test]
 fn uploads_that_were_acknowledged_when_the_server_was_killed_run() {
-    let mut host = TestHost::start();
+    let mut host = host();
     let count = AtomicUsize::new(0);
     let uploaded: Vec<String> = thread::scope(|scope| {
         let (host, count) = (&host, &count);
@@ -457,7 +463,7 @@ fn uploads_that_were_acknowledged_when_the_server_was_killed_run() {
 
 #[test]
 fn a_second_server_on_the_same_data_is_refused_and_hurts_nothing() {
-    let host = TestHost::start();
+    let host = host();
     host.scenario("echo");
     let data = host.data.path().join("stepwell");
     let second = crate::harness::command(&[

@@ -14,6 +14,7 @@ mod attempts;
 mod audit;
 mod backend;
 mod cache;
+mod checkpoints;
 mod commit;
 mod committer;
 mod creation;

@@ -3,7 +3,7 @@
 //! A checkpoint copies the log into the database and syncs it. By default SQLite's writer does that
 //! in each COMMIT that finds 1,000 pages in the log, and this COMMIT takes ten times as long as the
 //! others. Here a task with a connection of its own makes the checkpoints, while the writer goes on
-//! ([`Core::checkpoint_log`]). SQLite starts the log anew only if a checkpoint has left nothing, and
+//! ([`super::checkpoints`]). SQLite starts the log anew only if a checkpoint has left nothing, and
 //! beside a busy writer a few pages are always left. So when the log is long, the writer copies
 //! these pages before its next transaction.
 //!
@@ -17,17 +17,13 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, SqliteConnection};
 use tokio::sync::{Mutex, Notify};
-use tokio_util::sync::CancellationToken;
 
-use super::backend::Backend;
-use super::{Core, StoreError};
+use super::StoreError;
 
 /// Pages that are not in the database yet and cause a checkpoint: SQLite's default. The log has most
 /// pages several times, and a checkpoint writes each page once.
@@ -38,11 +34,6 @@ const CHECKPOINTS_IN_A_ROW: usize = 4;
 /// Pages of a log that the writer makes start anew. Readers look a page up in one index for each
 /// 4,096 pages of the log.
 const LONG_PAGES: i64 = 4_000;
-/// Time from the begin of a transaction to the look at the log. A log that grows without a break is
-/// looked at once in this time.
-const LOOK_AFTER: Duration = Duration::from_millis(50);
-/// Time from a checkpoint that failed to the next one.
-const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(5);
 
 /// The longest wait for readers, 250 ms: about as long as the longest read of the host takes. No
 /// step is committed during the wait.
@@ -124,8 +115,13 @@ impl Wal {
         }
     }
 
+    /// Waits until a transaction has begun.
+    pub(super) async fn written(&self) {
+        self.written.notified().await;
+    }
+
     /// Makes a checkpoint if the log has grown enough since the last one.
-    async fn checkpoint(
+    pub(super) async fn checkpoint(
         &self,
         connection: &mut Option<SqliteConnection>,
     ) -> Result<(), StoreError> {
@@ -148,34 +144,6 @@ impl Wal {
         self.is_long
             .store(pages.all >= LONG_PAGES, Ordering::Relaxed);
         Ok(())
-    }
-}
-
-impl Core {
-    /// Makes checkpoints of SQLite's log until the store closes. Returns at once for PostgreSQL.
-    pub(super) async fn checkpoint_log(self: Arc<Self>, closing: CancellationToken) {
-        let Backend::Sqlite { wal, .. } = &self.backend else {
-            return;
-        };
-        let mut connection = None;
-        let mut pause = LOOK_AFTER;
-        let wait = async |pause| {
-            wal.written.notified().await;
-            tokio::time::sleep(pause).await;
-        };
-        while closing.run_until_cancelled(wait(pause)).await.is_some() {
-            pause = LOOK_AFTER;
-            if let Err(error) = wal.checkpoint(&mut connection).await {
-                tracing::warn!(%error, "could not copy SQLite's log into the database");
-                self.notice(&error);
-                connection = None;
-                pause = PAUSE_AFTER_ERROR;
-            }
-        }
-        if let Some(connection) = connection {
-            // The file is closed in any case.
-            let _ = connection.close().await;
-        }
     }
 }
 

@@ -306,7 +306,7 @@ fn check(database: &Database) {
     }
     let steps = STEPS.iter().chain(&RACERS);
     let counts = database.instances().into_iter().flat_map(|(instance, _)| {
-        let counted = |step| database.counted(&count_of(instance.id, step));
+        let counted = |step: &&str| database.counted(&count_of(instance.id, step));
         steps.clone().map(counted).collect::<Vec<_>>()
     });
     let all: i64 = counts.sum();
