@@ -145,7 +145,10 @@ steps:
             (&json!(step), &json!(title))
         );
         let approval = approval["id"].as_str().expect("an id");
-        let reply = host.post(&format!("/approvals/{approval}/{decision}"), &json!({}));
+        let reply = host.post(
+            &format!("/approvals/{approval}/decision"),
+            &json!({ "decision": decision }),
+        );
         assert_eq!(reply.status, 200, "{}", reply.json);
     }
     let instance = host.wait(&id);

@@ -76,7 +76,7 @@ pub const HOST: &str = "host";
 
 /// Longest retry delay that a guest can ask for; a longer wish is cut to this. Equal to the longest
 /// delay that a definition may set.
-pub const RETRY_AFTER_MAX: Duration = super::definition::RETRY_DELAY_MAX;
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 impl Failure {
     /// Longest message, in bytes; a longer one is cut.

@@ -6,10 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::group::{
-    BlockVariables, Closing, GroupNext, Items, Opening, block_settled_at, check_steps, list, object,
+use super::blocks::{
+    BlockVariables, Closing, GroupNext, Items, Opening, block_settled_at, check_steps, list,
+    object, too_large,
 };
-use super::parallel::too_large;
 use super::{Beginning, Block};
 use crate::address::BlockKey;
 use crate::definition::{DefinitionMistake, StepSource};

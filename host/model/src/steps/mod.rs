@@ -6,6 +6,7 @@
 //! variant of [`Begun`] if it waits for something new.
 
 mod approval;
+mod blocks;
 mod for_each;
 mod group;
 mod parallel;
@@ -19,8 +20,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 pub use self::approval::{APPROVERS_MAX, ApprovalSource, ApprovalStep, OnExpiry};
+pub use self::blocks::BlockVariables;
 pub use self::for_each::{ForEach, ITEMS_MAX, OnItemError};
-pub use self::group::{BlockVariables, Group, GroupKind};
+pub use self::group::{Group, GroupKind};
 pub use self::parallel::Parallel;
 pub use self::plugin::{PluginReference, PluginStep, RETRY_DELAY_MAX, Retry};
 pub use self::repeat::{Loop, LoopSource};
@@ -28,9 +30,10 @@ pub use self::switch::{CaseSource, Switch};
 pub use self::timer::{Timer, WaitSource};
 
 pub(crate) use self::approval::Verdict;
-pub(crate) use self::group::{
-    BlockEnd, Closing, GroupNext, GroupRun, Opening, block_output, block_settled_at,
+pub(crate) use self::blocks::{
+    BlockEnd, Closing, GroupNext, Opening, block_output, block_settled_at,
 };
+pub(crate) use self::group::GroupRun;
 
 use crate::approval::NewApproval;
 use crate::definition::{DefinitionMistake, Step, StepSource};

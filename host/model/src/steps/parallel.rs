@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::Block;
-use super::group::{BlockVariables, Closing, GroupNext, Opening, object};
+use super::blocks::{BlockVariables, Closing, GroupNext, Opening, object, too_large};
 use crate::address::BlockKey;
 use crate::definition::{DefinitionMistake, StepSource};
-use crate::failure::{self, Blame, Failure};
 use crate::instance::StepFailure;
 use crate::yaml::Path;
 use crate::{Json, StepId, Timestamp};
@@ -142,13 +141,4 @@ impl ParallelRun {
     pub(super) fn bytes(&self) -> usize {
         self.outputs.values().map(Json::len).sum()
     }
-}
-
-/// The failure of a group whose blocks together have too much output.
-pub(super) fn too_large(kind: &str, bytes_max: usize) -> Failure {
-    let message = format!(
-        "the outputs of the `{kind}` have more than {bytes_max} bytes together (limits.payload_bytes_max); let the \
-         steps store what is large, and return what is small"
-    );
-    Failure::fatal(failure::OUTPUT_TOO_LARGE, Blame::Definition, message)
 }

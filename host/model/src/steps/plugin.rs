@@ -13,7 +13,7 @@ use crate::yaml::Path;
 use crate::{Name, duration, failure};
 
 /// Longest delay before a retry.
-pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+pub const RETRY_DELAY_MAX: Duration = failure::RETRY_AFTER_MAX;
 
 /// The retry policy of a plugin step. The delay before attempt n + 1 is `initial_delay *
 /// backoff_factor^(n - 1)`, at most `max_delay`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::group::{
+use super::blocks::{
     BlockEnd, BlockVariables, Closing, GroupNext, Opening, block_output, block_settled_at,
     check_steps,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::group::{BlockEnd, BlockVariables, Closing, GroupNext, Opening};
+use super::blocks::{BlockEnd, BlockVariables, Closing, GroupNext, Opening};
 use super::{Beginning, Block};
 use crate::Timestamp;
 use crate::address::BlockKey;
