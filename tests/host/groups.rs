@@ -126,7 +126,7 @@ steps:
     for_each: ${input.amounts}
     on_item_error: collect
     steps:
-      - { id: sure, approval: { title: 'Pay ${item}', approvers: [operator], expires_in: 1h } }
+      - { id: sure, approval: { title: 'Pay ${item}', approvers: [operator], expires_in: 1h, starter_may_approve: true } }
 ",
     );
     let id = host.start_instance("ask", &json!({ "amounts": [1, 2] }));
