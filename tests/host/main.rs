@@ -63,4 +63,5 @@ mod tls;
 mod top;
 mod tracing;
 mod uploads;
+mod waiting;
 mod wasi;

@@ -232,6 +232,7 @@ impl Core {
                 completed_at.since(instance.created_at),
             );
             self.0.tracer.record_instance(instance, completed_at);
+            self.0.waiters.ended(instance.id);
         }
         if submitted > 0 {
             monitor.record_approvals_submitted(team, submitted as u64);

@@ -22,6 +22,7 @@ mod memory;
 mod ports;
 #[cfg(test)]
 mod simulation;
+mod waiters;
 
 use std::sync::Arc;
 
@@ -43,6 +44,7 @@ use self::dispatcher::Active;
 use self::evaluation::Evaluations;
 use self::measured::StepOperations;
 use self::ports::{InstanceStore, Sandbox, StepRunner};
+use self::waiters::Waiters;
 use crate::byte_budget::Budget;
 use crate::clock::Clock;
 use crate::config::{
@@ -95,6 +97,7 @@ struct CoreState {
     step_operations: StepOperations,
     admission: Admission,
     evaluations: Evaluations,
+    waiters: Waiters,
     active: Active,
     /// Bytes of driven instances.
     in_hand: Budget,
@@ -130,6 +133,7 @@ impl Core {
         Self(Arc::new(CoreState {
             admission: Admission::new(&parts.runtime_config),
             evaluations: Evaluations::new(),
+            waiters: Waiters::new(),
             step_operations: StepOperations::default(),
             in_hand: Budget::new(
                 parts.config.in_hand_bytes_max,

@@ -19,6 +19,7 @@ use super::body::Body;
 use super::compression::compress;
 use super::deadline::run;
 use super::error::ApiError;
+use super::instances::WAIT_MAX;
 use super::query::Query;
 use super::request::Request;
 use super::request_id::{RequestId, RequestIds};
@@ -330,6 +331,7 @@ impl Dispatcher {
                 let body = config.plugins.upload_timeout;
                 (body, body + config.plugins.compile_timeout + usual)
             }
+            RouteMatch::Route(route, _) if route.waits => (usual, usual + WAIT_MAX),
             _ => (usual, usual),
         }
     }

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -13,17 +14,21 @@ use super::Services;
 use super::audit::Recorder;
 use super::conditional;
 use super::error::ApiError;
-use super::query::LIMIT_MAX;
+use super::query::{LIMIT_MAX, Query};
 use super::request::Request;
 use super::response::{self, HandlerResult, PIECE_BYTES};
+use crate::clock::Timestamp;
 use crate::engine::{CancelledDescendants, DESCENDANTS_PER_REQUEST};
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::model::{
-    Approval, Attempt, AuditAction, Instance, InstanceStatus, Json, Principal, StartRequest,
+    Approval, Attempt, AuditAction, Failure, Instance, InstanceStatus, Json, Principal,
+    StartRequest, duration,
 };
 use crate::store::{Created, Cursor, InstanceFilter, InstanceSummary, ShownAttempt};
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Longest time of `?wait=`.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,8 +132,12 @@ struct CancelledTree<'a> {
     descendants: CancelledDescendants,
 }
 
-pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) -> HandlerResult {
+pub(super) async fn start_instance(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let workflow = request.name("name", "workflow")?;
+    let longest = wait_of(&mut request.query)?;
     request.query.finish()?;
     let idempotency_key = idempotency_key(&request.head.headers)?;
     let body: StartBody = request
@@ -156,13 +165,59 @@ pub(super) async fn start_instance(request: Request, principal: Arc<Principal>) 
         .engine
         .start_instance(&principal, start)
         .await?;
-    let status = if created.existing {
+    let mut status = if created.existing {
         StatusCode::OK
     } else {
         StatusCode::ACCEPTED
     };
-    let response = response::json(status, &as_json(&created));
+    let body = as_json(&created);
+    if let Some(longest) = longest {
+        let engine = &request.services.engine;
+        let waited = engine.wait_for_end(&principal.team, created.id, longest);
+        let ended = waited.await?.filter(|instance| instance.status.is_final());
+        status = match ended {
+            Some(_) => StatusCode::OK,
+            None => StatusCode::ACCEPTED,
+        };
+        if let Some(instance) = ended {
+            let result = AwaitedResult {
+                started: body,
+                status: instance.status,
+                output: &instance.output,
+                failure: &instance.failure,
+                completed_at: instance.completed_at,
+            };
+            let response = response::json(status, &result);
+            return Ok(response::located(response, &path_of(created.id)));
+        }
+    }
+    let response = response::json(status, &body);
     Ok(response::located(response, &path_of(created.id)))
+}
+
+/// The response for a started instance that has ended within `?wait=`.
+#[derive(Serialize)]
+struct AwaitedResult<'a> {
+    #[serde(flatten)]
+    started: Value,
+    status: InstanceStatus,
+    output: &'a Option<Json>,
+    failure: &'a Option<Failure>,
+    completed_at: Option<Timestamp>,
+}
+
+/// Returns the time of `?wait=`, if the query has one.
+///
+/// # Errors
+/// 400 for a value that is no duration, or longer than [`WAIT_MAX`].
+fn wait_of(query: &mut Query) -> Result<Option<Duration>, ApiError> {
+    query.parse_with("wait", |text| {
+        let wait = duration::parse(text).map_err(|error| error.to_string())?;
+        if wait > WAIT_MAX {
+            return Err("use at most 60s; repeat the request to wait longer".to_owned());
+        }
+        Ok(wait)
+    })
 }
 
 /// Returns the JSON of a started instance.
@@ -248,15 +303,30 @@ pub(super) async fn list_instances(
     })
 }
 
-pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -> HandlerResult {
+pub(super) async fn show_instance(
+    mut request: Request,
+    principal: Arc<Principal>,
+) -> HandlerResult {
     let id = request.id("id", "instance")?;
+    let longest = wait_of(&mut request.query)?;
     request.query.finish()?;
-    let Services { store, traffic, .. } = &*request.services;
+    let Services {
+        store,
+        traffic,
+        engine,
+        ..
+    } = &*request.services;
     let (team, bytes_max) = (&principal.team, traffic.answer_bytes_max());
-    let instance = store
-        .instance(team, id)
-        .await?
-        .ok_or_else(|| ApiError::not_found("instance"))?;
+    let instance = match longest {
+        Some(longest) => engine.wait_for_end(team, id, longest).await?,
+        None => store.instance(team, id).await?,
+    };
+    let instance = instance.ok_or_else(|| ApiError::not_found("instance"))?;
+    let status = if longest.is_some() && !instance.status.is_final() {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
     let tag = instance.tag();
     if let Some(known) = conditional::unless_changed(&request.head.headers, &tag) {
         return Ok(known);
@@ -293,7 +363,7 @@ pub(super) async fn show_instance(request: Request, principal: Arc<Principal>) -
     let attempts_omitted = attempts.omitted;
     let attempts = attempts.attempts.into_iter().map(attempt_details).collect();
     let mut response = response::json(
-        StatusCode::OK,
+        status,
         &Details {
             instance: &instance,
             attempts,

@@ -26,6 +26,8 @@ pub(super) struct Route {
     pub(super) is_large: bool,
     /// The audited action, for requests that lack the permission.
     pub(super) audit: Option<AuditAction>,
+    /// The handler may wait for `?wait=`, beyond the usual time of a request.
+    pub(super) waits: bool,
 }
 
 impl Route {
@@ -46,7 +48,14 @@ impl Route {
             handler,
             is_large: false,
             audit: None,
+            waits: false,
         }
+    }
+
+    /// Lets the handler wait for `?wait=`.
+    pub(super) const fn waits(mut self) -> Self {
+        self.waits = true;
+        self
     }
 
     /// Marks the responses as large.
