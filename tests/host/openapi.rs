@@ -328,6 +328,15 @@ impl Tour<'_> {
         }
         let id = self.start("ask", &Value::Null);
         self.wait(&id);
+        self.send(
+            202,
+            "GET",
+            &format!("/instances/{id}?wait=1ms"),
+            &Value::Null,
+        );
+        let waited = "/workflows/script/instances?wait=30s";
+        let waited = self.post(200, waited, &json!({ "input": ops }));
+        assert_eq!(waited["status"], "completed");
         self.post(200, &format!("/instances/{id}/cancel"), &Value::Null);
         self.post(409, &format!("/instances/{id}/cancel"), &Value::Null);
         self.post(409, &format!("/instances/{id}/release"), &Value::Null);

@@ -75,8 +75,7 @@ impl Drop for Waiting<'_> {
 
 impl Engine {
     /// Waits until an instance of the team has ended, for at most `longest`. Returns the instance as
-    /// it is then; none if the team has no such instance. Returns earlier when the host shuts down
-    /// or too many callers wait.
+    /// it is then; none if the team has no such instance. Returns at once if too many callers wait.
     ///
     /// # Errors
     /// Any error of the database.
@@ -104,7 +103,6 @@ impl Engine {
             tokio::select! {
                 () = ended => {}
                 () = core.clock.sleep(left.min(LOOK_AFTER)) => {}
-                () = core.stop.cancelled() => return Ok(instance),
             }
         }
     }

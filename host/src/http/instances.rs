@@ -21,10 +21,10 @@ use crate::clock::Timestamp;
 use crate::engine::{CancelledDescendants, DESCENDANTS_PER_REQUEST};
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::model::{
-    Approval, Attempt, AuditAction, Failure, Instance, InstanceStatus, Json, Principal,
+    Approval, Attempt, AuditAction, Failure, Instance, InstanceStatus, Json, Name, Principal,
     StartRequest, duration,
 };
-use crate::store::{Created, Cursor, InstanceFilter, InstanceSummary, ShownAttempt};
+use crate::store::{Created, Cursor, InstanceFilter, InstanceSummary, ShownAttempt, StoreError};
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longest time of `?wait=`.
@@ -172,8 +172,7 @@ pub(super) async fn start_instance(
     };
     let body = as_json(&created);
     if let Some(longest) = longest {
-        let engine = &request.services.engine;
-        let waited = engine.wait_for_end(&principal.team, created.id, longest);
+        let waited = wait_for_end(&request.services, &principal.team, created.id, longest);
         let ended = waited.await?.filter(|instance| instance.status.is_final());
         status = match ended {
             Some(_) => StatusCode::OK,
@@ -204,6 +203,20 @@ struct AwaitedResult<'a> {
     output: &'a Option<Json>,
     failure: &'a Option<Failure>,
     completed_at: Option<Timestamp>,
+}
+
+/// Waits until an instance has ended, for at most `longest`, but not beyond the shutdown of the host.
+/// Returns the instance as it is then.
+async fn wait_for_end(
+    services: &Services,
+    team: &Name,
+    id: Uuid,
+    longest: Duration,
+) -> Result<Option<Arc<Instance>>, StoreError> {
+    tokio::select! {
+        ended = services.engine.wait_for_end(team, id, longest) => ended,
+        () = services.stopping.cancelled() => services.store.instance(team, id).await,
+    }
 }
 
 /// Returns the time of `?wait=`, if the query has one.
@@ -310,15 +323,10 @@ pub(super) async fn show_instance(
     let id = request.id("id", "instance")?;
     let longest = wait_of(&mut request.query)?;
     request.query.finish()?;
-    let Services {
-        store,
-        traffic,
-        engine,
-        ..
-    } = &*request.services;
+    let Services { store, traffic, .. } = &*request.services;
     let (team, bytes_max) = (&principal.team, traffic.answer_bytes_max());
     let instance = match longest {
-        Some(longest) => engine.wait_for_end(team, id, longest).await?,
+        Some(longest) => wait_for_end(&request.services, team, id, longest).await?,
         None => store.instance(team, id).await?,
     };
     let instance = instance.ok_or_else(|| ApiError::not_found("instance"))?;
