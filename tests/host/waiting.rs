@@ -107,6 +107,31 @@ fn a_wait_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn a_user_who_may_only_start_instances_sees_no_result() {
+    let host = TestHost::start();
+    apply(&host);
+    let token = host.token_for("default", "starter", &["workflow_start"]);
+    let start = |query: &str| {
+        let path = format!("/workflows/short/instances{query}");
+        host.request_as(&token, "POST", &path, "{}")
+    };
+    assert_eq!(start("").status, 202);
+    let reply = start("?wait=30s");
+    assert_eq!(reply.status, 403, "{}", reply.json);
+    assert!(
+        reply.message().contains("workflow_read"),
+        "{}",
+        reply.message()
+    );
+    let started = host.get("/instances?workflow=short");
+    assert_eq!(
+        started["items"].as_array().map(Vec::len),
+        Some(1),
+        "{started}"
+    );
+}
+
+#[test]
 fn a_host_that_shuts_down_answers_those_who_wait() {
     let mut host = TestHost::start();
     apply(&host);

@@ -355,6 +355,28 @@ steps:
 }
 
 #[test]
+fn a_rejection_that_becomes_data_asks_the_other_approvers_no_more() {
+    let mut stage = Stage::new(
+        "
+name: w
+steps:
+  - { id: sure, continue_on_error: true, approval: { title: Sure?, approvers: [bob, eve], quorum: 2, expires_in: 1h } }
+  - { id: next, plugin: p, step: s }
+",
+        json!({}),
+    );
+    stage.decide("bob", Decision::Reject).expect("is pending");
+    assert_eq!(
+        (ready(&stage), stage.pending().len()),
+        (vec!["next".to_owned()], 0)
+    );
+    stage
+        .decide("eve", Decision::Approve)
+        .expect_err("is cancelled");
+    compare_with_restored(&stage).expect("is the same");
+}
+
+#[test]
 fn expressions_see_the_innermost_step_of_a_name() {
     let mut stage = Stage::new(
         "

@@ -21,8 +21,8 @@ use crate::clock::Timestamp;
 use crate::engine::{CancelledDescendants, DESCENDANTS_PER_REQUEST};
 use crate::model::instance::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::model::{
-    Approval, Attempt, AuditAction, Failure, Instance, InstanceStatus, Json, Name, Principal,
-    StartRequest, duration,
+    Approval, Attempt, AuditAction, Failure, Instance, InstanceStatus, Json, Name, Permission,
+    Principal, StartRequest, duration,
 };
 use crate::store::{Created, Cursor, InstanceFilter, InstanceSummary, ShownAttempt, StoreError};
 
@@ -139,6 +139,10 @@ pub(super) async fn start_instance(
     let workflow = request.name("name", "workflow")?;
     let longest = wait_of(&mut request.query)?;
     request.query.finish()?;
+    if longest.is_some() && !principal.may(Permission::WorkflowRead) {
+        // The response would show the output.
+        return Err(ApiError::forbidden(Permission::WorkflowRead));
+    }
     let idempotency_key = idempotency_key(&request.head.headers)?;
     let body: StartBody = request
         .body

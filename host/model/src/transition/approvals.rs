@@ -128,6 +128,9 @@ impl Progress {
         now: Timestamp,
         change: &mut Change,
     ) {
+        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| {
+            other.step == *step
+        });
         let attempt = self.approval_attempt(step, AttemptOutcome::Rejected, now);
         self.record(
             Attempt {
