@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use stepwell_model::definition::RUNS_MAX;
+use stepwell_model::expression::EvaluationLimits;
 use stepwell_model::transition::Event;
 use stepwell_model::{Decision, Definition, Timestamp};
 
@@ -438,6 +439,93 @@ steps:
         stage.attempts.len() <= RUNS_MAX + 1_100,
         "{}",
         stage.attempts.len()
+    );
+}
+
+#[test]
+fn what_an_instance_keeps_in_memory_is_bounded() {
+    // Lists within lists.
+    let text = "
+name: w
+steps:
+  - id: outer
+    for_each: ${input}
+    max_parallel: 1000
+    steps: [{ id: inner, for_each: '${input}', steps: [{ id: a, plugin: p, step: s }] }]
+";
+    let stage = Stage::new(text, json!(vec!["x".repeat(1_000); 300]));
+    assert_eq!(
+        (stage.status(), code(&stage)),
+        ("failed", "step-runs-limit")
+    );
+    let message = stage
+        .attempts
+        .iter()
+        .find_map(|attempt| attempt.failure.as_ref());
+    let message = &message.expect("is there").message;
+    assert!(message.contains("limits.expression_bytes_max"), "{message}");
+
+    // Approvals.
+    let approvers: Vec<_> = (0..50).map(|n| format!("u{n}")).collect();
+    let text = format!(
+        "
+name: w
+steps:
+  - id: each
+    for_each: ${{input}}
+    max_parallel: 1000
+    steps: [{{ id: ask, approval: {{ title: t, approvers: {approvers:?}, expires_in: 1h }} }}]
+"
+    );
+    let stage = Stage::new(&text, json!(vec![0; 300]));
+    assert_eq!(
+        (stage.status(), code(&stage)),
+        ("failed", "step-runs-limit")
+    );
+    assert_eq!(stage.progress.approvals.len(), 10_000);
+
+    // Outputs that are forgotten when their item has ended, but are read when the instance is loaded.
+    let mut stage = Stage::new(
+        "
+name: w
+steps:
+  - id: each
+    for_each: ${input}
+    max_parallel: 1
+    on_item_error: collect
+    steps: [{ id: large, plugin: p, step: s }, { id: small, plugin: p, step: s }]
+",
+        json!(vec![0; 300]),
+    );
+    stage.progress = stage.progress.with_limits(EvaluationLimits {
+        result_bytes_max: 50_000,
+        ..EvaluationLimits::default()
+    });
+    let mut items = 0;
+    while stage.status() == "running" {
+        stage.complete(json!("x".repeat(49_000)));
+        if ready(&stage)
+            .first()
+            .is_some_and(|step| step.ends_with("small"))
+        {
+            stage.complete(json!(1));
+        }
+        items += 1;
+    }
+    assert_eq!((stage.status(), items), ("completed", 300));
+    let refused = stage
+        .attempts
+        .iter()
+        .filter(|attempt| attempt.failure.is_some());
+    let codes: BTreeSet<_> = refused
+        .clone()
+        .filter_map(|attempt| attempt.failure.as_ref())
+        .map(|failure| failure.code.as_str())
+        .collect();
+    assert_eq!(codes, ["step-runs-limit"].into());
+    assert!(
+        (90..100).contains(&refused.count()),
+        "200 times the bound were returned before"
     );
 }
 

@@ -67,7 +67,8 @@ pub const OUTPUT_TOO_LARGE: &str = "output-too-large";
 pub const TOO_DEEP: &str = "too-deep";
 /// The condition of a `loop` did not hold after the last round.
 pub const LOOP_LIMIT: &str = "loop-limit";
-/// The steps of one instance ran more often than [`super::definition::RUNS_MAX`] times.
+/// The steps of one instance ran too often, returned too much, asked for too many approvals or hold
+/// too long lists.
 pub const STEP_RUNS_LIMIT: &str = "step-runs-limit";
 /// The plugin version was deleted or cannot be loaded.
 pub const PLUGIN_UNAVAILABLE: &str = "plugin-unavailable";

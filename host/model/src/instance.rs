@@ -344,6 +344,8 @@ pub struct Steps {
     settled_at: BTreeMap<StepAddress, Timestamp>,
     /// Number of attempts at all steps.
     attempts: usize,
+    /// Bytes of the outputs and of the failures' messages of all attempts.
+    attempt_bytes: usize,
 }
 
 /// The state of a step, folded from its attempts.
@@ -425,6 +427,9 @@ impl Steps {
     /// higher number counts.
     pub fn add(&mut self, attempt: &Attempt) {
         self.attempts += 1;
+        let output = attempt.output.as_ref().map_or(0, Json::len);
+        let message = attempt.failure.as_ref();
+        self.attempt_bytes += output + message.map_or(0, |failure| failure.message.len());
         let state = match attempt.outcome {
             AttemptOutcome::Completed => {
                 StepState::Completed(attempt.output.clone().unwrap_or_default())
@@ -465,7 +470,13 @@ impl Steps {
         self.attempts
     }
 
-    /// Returns the size of all outputs, in bytes.
+    /// Returns the size of the outputs and of the failures' messages of all attempts, in bytes. It
+    /// never shrinks.
+    pub fn attempt_bytes(&self) -> usize {
+        self.attempt_bytes
+    }
+
+    /// Returns the size of the outputs that are needed, in bytes.
     pub fn bytes(&self) -> usize {
         let outputs = self.states.values().map(|state| match state {
             StepState::Completed(output) => output.len(),

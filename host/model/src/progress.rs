@@ -26,6 +26,9 @@ use super::steps::{Beginning, Block, GroupRun, Opening, PluginStep, StepAction};
 use super::{Json, StepAddress};
 use crate::Timestamp;
 
+/// Most events whose budgets the first event of a loaded instance has.
+const EVENTS_MAX: u64 = 64;
+
 /// An instance with everything that is needed to decide the next step.
 #[derive(Clone, Debug)]
 pub struct Progress {
@@ -49,7 +52,7 @@ pub struct Progress {
     /// Bounds of the budget of each event.
     pub(super) limits: EvaluationLimits,
     /// Number of events that the next one stands for. The first event opens again what earlier ones
-    /// had opened, and has the budget of all of them.
+    /// had opened, and has their budgets, as far as they are bounded.
     pub(super) events: u64,
 }
 
@@ -130,7 +133,7 @@ impl Progress {
             groups: BTreeMap::new(),
             budget: Budget::new(EvaluationLimits::default()),
             limits: EvaluationLimits::default(),
-            events: 1 + steps.attempts() as u64,
+            events: EVENTS_MAX.min(1 + steps.attempts() as u64),
             steps,
         }
     }
@@ -255,7 +258,7 @@ impl Progress {
     /// again after the steps around have ended. It must have the states of all steps.
     fn reopened(&self, step: &StepAddress) -> Self {
         let mut progress = self.clone();
-        progress.budget = Budget::new(self.limits.of_events(self.events));
+        progress.budget = Budget::of_events(self.limits, self.events);
         for (group, key) in step.groups().unwrap_or_default() {
             if progress.blocks.contains_key(&group.prefix(&key)) {
                 continue;
@@ -427,9 +430,23 @@ impl Progress {
         now: Timestamp,
         too_large: &'static str,
     ) -> Result<Json, Failure> {
-        self.with_scope(open, &self.budget, now, too_large, |scope| {
-            template.evaluate(scope)
+        self.on_budget(|budget| {
+            self.with_scope(open, budget, now, too_large, |scope| {
+                template.evaluate(scope)
+            })
         })
+    }
+
+    /// Calls `evaluate` with the budget of the event. An event that stands for several has the budget
+    /// of one for each evaluation.
+    fn on_budget<T>(&self, evaluate: impl FnOnce(&Budget) -> T) -> T {
+        if self.events == 1 {
+            return evaluate(&self.budget);
+        }
+        let part = self.budget.part();
+        let value = evaluate(&part);
+        self.budget.pay(&part);
+        value
     }
 
     /// Evaluates a condition with the variables of a step of the block.
@@ -439,8 +456,10 @@ impl Progress {
         condition: &Expression,
         now: Timestamp,
     ) -> Result<bool, Failure> {
-        self.with_scope(open, &self.budget, now, failure::EXPRESSION, |scope| {
-            condition.holds(scope)
+        self.on_budget(|budget| {
+            self.with_scope(open, budget, now, failure::EXPRESSION, |scope| {
+                condition.holds(scope)
+            })
         })
     }
 }

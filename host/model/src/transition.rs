@@ -17,7 +17,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 pub use super::approval::DecisionError;
-use super::definition::{Definition, RUNS_MAX, Step};
+use super::definition::{APPROVERS_MAX, Definition, RUNS_MAX, STEPS_MAX, Step};
 use super::expression::Budget;
 use super::failure::{self, Blame, Failure};
 use super::instance::{Attempt, AttemptOutcome, InstanceStatus, StepFailure, StepState};
@@ -34,6 +34,8 @@ pub use super::progress::Progress;
 
 /// Most blocks of one instance that are open at the same time.
 const OPEN_BLOCKS_MAX: usize = 2_000;
+/// Most approvals of one instance: those of 200 steps with 50 approvers each.
+const APPROVALS_MAX: usize = STEPS_MAX * APPROVERS_MAX;
 
 impl Progress {
     /// Applies `event` at the time `now`. A final instance does not change.
@@ -64,7 +66,7 @@ impl Progress {
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Result<Change, DecisionError> {
         let mut change = Change::default();
-        self.budget = Budget::new(self.limits.of_events(self.events)).at_most(work_max);
+        self.budget = Budget::of_events(self.limits, self.events).at_most(work_max);
         match event {
             Event::Decided {
                 approval_id,
@@ -175,6 +177,14 @@ impl Progress {
         };
         match begun {
             Ok(Begun::Runnable) => {}
+            Ok(Begun::Asks(approvals))
+                if self.approvals.len() + approvals.len() > APPROVALS_MAX =>
+            {
+                let message = format!(
+                    "the instance has asked for {APPROVALS_MAX} approvals, and may not ask for more"
+                );
+                self.fail_unrun(address, limit_failure(message), now, change);
+            }
             Ok(Begun::Asks(approvals)) => {
                 for new in approvals {
                     let workflow = self.instance.workflow.clone();
@@ -191,6 +201,16 @@ impl Progress {
                 let state = StepState::Sleeping { since, until };
                 self.steps.set(address.clone(), state);
             }
+            Ok(Begun::Groups(run))
+                if self.list_bytes() + run.list_bytes() > self.limits.scratch_bytes_max =>
+            {
+                let message = format!(
+                    "the lists of the open `for_each` steps take more than {} bytes together (limits.expression_bytes_max); \
+                     lower `max_parallel`",
+                    self.limits.scratch_bytes_max
+                );
+                self.fail_unrun(address, limit_failure(message), now, change);
+            }
             Ok(Begun::Groups(run)) => {
                 let until = None;
                 self.steps
@@ -199,12 +219,13 @@ impl Progress {
                     self.follow(address, group, run, now, change);
                 }
             }
-            Err(failure) => {
-                let attempt = self.unrun_attempt(address, AttemptOutcome::Failed, now);
-                let failure = Some(failure);
-                self.record(Attempt { failure, ..attempt }, change);
-            }
+            Err(failure) => self.fail_unrun(address, failure, now, change),
         }
+    }
+
+    /// Returns the size of the lists of the open `for_each` steps, in bytes.
+    fn list_bytes(&self) -> u64 {
+        self.groups.values().map(GroupRun::list_bytes).sum()
     }
 
     /// Does what a group does next: opens blocks, sleeps or ends.
@@ -250,17 +271,13 @@ impl Progress {
 
     /// Opens a block of a group.
     fn open(&mut self, group: &StepAddress, opening: Opening) -> Result<(), Failure> {
-        let refused =
-            |what: String| Failure::fatal(failure::STEP_RUNS_LIMIT, Blame::Definition, what);
         if self.blocks.len() >= OPEN_BLOCKS_MAX {
-            return Err(refused(format!(
+            return Err(limit_failure(format!(
                 "more than {OPEN_BLOCKS_MAX} blocks of steps would run at the same time; lower `max_parallel`"
             )));
         }
-        if self.steps.attempts() >= RUNS_MAX {
-            return Err(refused(format!(
-                "the instance has run {RUNS_MAX} steps, and may not run more; start other instances for parts of the work"
-            )));
+        if let Some(failure) = self.runs_exhausted() {
+            return Err(failure);
         }
         let open = OpenBlock::new(Some(group.clone()), opening);
         self.changed.push(Arc::clone(&open.prefix));
@@ -448,15 +465,48 @@ impl Progress {
         change.attempts.push(attempt);
     }
 
-    fn finish_step(&mut self, report: StepReport, change: &mut Change) {
+    fn finish_step(&mut self, mut report: StepReport, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
         let action = definition.plugin_step(&report.step);
         // The block may have ended since, for example because another branch was quicker.
         let open = self.open_step(&report.step);
         if let Some(action) = action.filter(|_| open.is_some()) {
+            if let Some(failure) = self.exhausted_by(&report) {
+                report.result = Err(failure);
+            }
             let attempt = action.ended(self.instance.id, report);
             self.record(attempt, change);
         }
+    }
+
+    /// Returns the failure of an attempt that the instance has no room for: after too many attempts a
+    /// step is not tried again, and an output may be too large. Whoever loads the instance loads
+    /// all of them.
+    fn exhausted_by(&self, report: &StepReport) -> Option<Failure> {
+        if matches!(&report.result, Err(failure) if failure.retryable)
+            && let Some(failure) = self.runs_exhausted()
+        {
+            return Some(failure);
+        }
+        let bytes = match &report.result {
+            Ok(output) => output.len(),
+            Err(failure) => failure.message.len(),
+        };
+        let bytes_max = self.limits.result_bytes_max.saturating_mul(STEPS_MAX);
+        (self.steps.attempt_bytes().saturating_add(bytes) > bytes_max).then(|| {
+            limit_failure(format!(
+                "the steps of the instance have returned {bytes_max} bytes together, and may not return more; let them store \
+                 what is large"
+            ))
+        })
+    }
+
+    fn runs_exhausted(&self) -> Option<Failure> {
+        (self.steps.attempts() >= RUNS_MAX).then(|| {
+            limit_failure(format!(
+                "the instance has run {RUNS_MAX} steps, and may not run more; start other instances for parts of the work"
+            ))
+        })
     }
 
     /// Returns the failure of a step that ends the block. The instance then shows this step as the
@@ -521,6 +571,21 @@ impl Progress {
         self.instance.quarantined_at = None;
     }
 
+    /// Records the failure of a step that has not run.
+    fn fail_unrun(
+        &mut self,
+        step: &StepAddress,
+        failure: Failure,
+        now: Timestamp,
+        change: &mut Change,
+    ) {
+        let attempt = Attempt {
+            failure: Some(failure),
+            ..self.unrun_attempt(step, AttemptOutcome::Failed, now)
+        };
+        self.record(attempt, change);
+    }
+
     /// Returns the attempt to record for a step that is settled without a run.
     fn unrun_attempt(
         &self,
@@ -541,4 +606,9 @@ impl Progress {
             retry_at: None,
         }
     }
+}
+
+/// Returns the failure of a step that crosses a bound of its instance.
+fn limit_failure(message: String) -> Failure {
+    Failure::fatal(failure::STEP_RUNS_LIMIT, Blame::Definition, message)
 }

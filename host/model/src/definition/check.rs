@@ -63,7 +63,7 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
     })
 }
 
-/// What the expressions of a block may refer to beside the steps of the block.
+/// The names that the expressions of a block may use beside the steps of the block.
 #[derive(Clone, Default)]
 struct Surroundings {
     /// Steps of the lists around, settled before the block begins.

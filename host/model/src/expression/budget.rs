@@ -15,18 +15,6 @@ pub struct EvaluationLimits {
     pub result_bytes_max: usize,
 }
 
-impl EvaluationLimits {
-    /// Returns the bounds for what `events` events together may evaluate.
-    #[must_use]
-    pub fn of_events(self, events: u64) -> Self {
-        Self {
-            work_max: self.work_max.saturating_mul(events),
-            scratch_bytes_max: self.scratch_bytes_max.saturating_mul(events),
-            ..self
-        }
-    }
-}
-
 impl Default for EvaluationLimits {
     fn default() -> Self {
         Self {
@@ -75,6 +63,35 @@ impl Budget {
         }
     }
 
+    /// Creates a budget with the work of `events` events. Each evaluation must spend a
+    /// [`Budget::part`] of it, so that none has more than one event.
+    pub fn of_events(limits: EvaluationLimits, events: u64) -> Self {
+        Self {
+            work: AtomicU64::new(limits.work_max.saturating_mul(events)),
+            ..Self::new(limits)
+        }
+    }
+
+    /// Returns the budget of one evaluation: the bytes of one event, and its work as far as there is
+    /// some left.
+    pub fn part(&self) -> Self {
+        let left = self.work.load(Ordering::Relaxed);
+        Self {
+            work: AtomicU64::new(left.min(self.limits.work_max)),
+            ..Self::new(self.limits)
+        }
+    }
+
+    /// Pays for what a [`Budget::part`] has spent.
+    pub fn pay(&self, part: &Self) {
+        let left = self.work.load(Ordering::Relaxed);
+        let spent = left.min(self.limits.work_max) - part.work.load(Ordering::Relaxed);
+        self.work.store(left - spent, Ordering::Relaxed);
+        if part.lacked_work() {
+            self.lacked_work.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Returns true if an expression needed more work than was left.
     pub fn lacked_work(&self) -> bool {
         self.lacked_work.load(Ordering::Relaxed)
@@ -84,7 +101,7 @@ impl Budget {
     #[must_use]
     pub fn at_most(mut self, units: u64) -> Self {
         self.limits.work_max = self.limits.work_max.min(units);
-        self.work = AtomicU64::new(self.limits.work_max);
+        *self.work.get_mut() = (*self.work.get_mut()).min(units);
         self
     }
 
@@ -127,4 +144,29 @@ fn spend(left: &AtomicU64, amount: usize) -> Option<()> {
     let rest = left.load(Ordering::Relaxed).checked_sub(amount as u64)?;
     left.store(rest, Ordering::Relaxed);
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_evaluation_has_the_budget_of_one_event() {
+        let limits = EvaluationLimits {
+            work_max: 10,
+            scratch_bytes_max: 100,
+            ..EvaluationLimits::default()
+        };
+        let budget = Budget::of_events(limits, 3);
+        for _ in 0..3 {
+            let part = budget.part();
+            assert!(part.scratch(100).is_ok() && part.scratch(1).is_err());
+            assert!(part.work(7).is_ok() && part.work(1).is_err());
+            budget.pay(&part);
+        }
+        assert!(budget.lacked_work());
+        assert!(budget.part().work(1).is_err(), "all three are spent");
+        let light = Budget::of_events(limits, 3).at_most(4);
+        assert!(light.part().work(5).is_err() && light.part().work(4).is_ok());
+    }
 }

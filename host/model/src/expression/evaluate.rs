@@ -176,11 +176,12 @@ impl<'a> Evaluation<'a> {
         Ok(Some(Value::Map(Arc::new(fields.collect()))))
     }
 
-    /// Returns the step's id if `place` is the output of a skipped step.
-    fn skipped<'p>(&self, place: &'p str) -> Option<&'p str> {
+    /// Returns the step's id and status if `place` is the output of a step that has none: it was
+    /// skipped, or it failed.
+    fn without_output<'p>(&self, place: &'p str) -> Option<(&'p str, &'static str)> {
         let id = place.strip_prefix("steps.")?.strip_suffix(".output")?;
-        let status = self.state(id).and_then(StepState::status);
-        (status == Some("skipped")).then_some(id)
+        let status = self.state(id).and_then(StepState::status)?;
+        (status != "completed").then_some((id, status))
     }
 
     fn select(&mut self, select: &'a SelectExpr) -> Evaluated<'a> {
@@ -198,9 +199,10 @@ impl<'a> Evaluation<'a> {
         let operand = self.opened(&select.operand)?;
         let found = field(&operand, &select.field).map_err(|problem| {
             let place = place(&select.operand);
-            if let Some(id) = self.skipped(&place) {
+            if let Some((id, status)) = self.without_output(&place) {
+                let was = if status == "failed" { "has" } else { "was" };
                 let problem =
-                    format!("step `{id}` was skipped and has no output; ask steps.{id}.status == 'skipped' first");
+                    format!("step `{id}` {was} {status} and has no output; ask steps.{id}.status == '{status}' first");
                 return EvaluationStop::Problem(problem);
             }
             EvaluationStop::Problem(if place.is_empty() { problem } else { format!("{problem} in `{place}`") })

@@ -67,7 +67,7 @@ pub struct Scope<'a> {
 /// A block of steps around an expression.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockScope<'a> {
-    /// What the addresses of the block's steps begin with.
+    /// The begin of the addresses of the block's steps.
     pub prefix: &'a str,
     /// `item`, `index` and `previous`.
     pub variables: &'a BlockVariables,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use super::Block;
 use crate::address::BlockKey;
@@ -28,7 +27,7 @@ pub(crate) struct Opening {
 /// The end of a block: its output, or the failure of a step.
 pub(crate) type BlockEnd = Result<Json, StepFailure>;
 
-/// What the group does next.
+/// The next action of a group.
 pub(crate) enum GroupNext {
     /// Opens this block.
     Opens(Opening),
@@ -130,9 +129,6 @@ pub(super) fn check_steps(
         mistakes.push(DefinitionMistake::new(path.clone(), message));
     }
 }
-
-/// The shared list of items of a `for_each`.
-pub(super) type Items = Arc<[Json]>;
 
 /// The failure of a group whose blocks together have too much output.
 pub(super) fn too_large(kind: &str, bytes_max: usize) -> Failure {

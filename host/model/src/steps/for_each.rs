@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::blocks::{
-    BlockVariables, Closing, GroupNext, Items, Opening, block_settled_at, check_steps, list,
-    object, too_large,
+    BlockVariables, Closing, GroupNext, Opening, block_settled_at, check_steps, list, object,
+    too_large,
 };
 use super::{Beginning, Block};
 use crate::address::BlockKey;
@@ -23,6 +24,8 @@ use crate::{Json, StepAddress, Timestamp};
 pub const ITEMS_MAX: usize = 10_000;
 /// Most items that run at the same time.
 const PARALLEL_MAX: usize = 1_000;
+/// Memory of an item beside its text, in bytes.
+const ITEM_BYTES: usize = 64;
 /// Items that run at the same time unless `max_parallel` says otherwise.
 const PARALLEL_DEFAULT: usize = 16;
 
@@ -59,7 +62,7 @@ fn room_at(each: &ForEach, index: usize, ends: &[Timestamp]) -> Option<Timestamp
 #[derive(Clone)]
 pub(crate) struct ForEachRun {
     ready_at: Timestamp,
-    items: Items,
+    items: Arc<[Json]>,
     /// Number of opened items.
     opened: usize,
     /// The ends of the items that have ended, with the places of the items.
@@ -142,7 +145,7 @@ impl ForEach {
         }
         Ok(ForEachRun {
             ready_at: beginning.ready_at,
-            items_bytes: list.len(),
+            items_bytes: list.len() + items.len() * ITEM_BYTES,
             outputs_bytes: 0,
             items: items.into(),
             opened: 0,
@@ -238,6 +241,10 @@ impl ForEachRun {
         self.ended.push((*index, end));
         let place = self.ends.partition_point(|end| *end <= closing.at);
         self.ends.insert(place, closing.at);
+    }
+
+    pub(super) fn list_bytes(&self) -> u64 {
+        self.items_bytes as u64
     }
 
     pub(super) fn bytes(&self) -> usize {

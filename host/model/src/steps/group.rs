@@ -49,16 +49,6 @@ pub(crate) enum GroupRun {
 }
 
 impl GroupKind {
-    /// Returns the name of the field that makes a step such a group.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Parallel(_) => "parallel",
-            Self::ForEach(_) => "for_each",
-            Self::Switch(_) => "switch",
-            Self::Loop(_) => "loop",
-        }
-    }
-
     /// Checks the fields of the group itself. Returns none for a step of another kind.
     pub(super) fn check(
         written: &StepSource,
@@ -193,6 +183,14 @@ impl GroupRun {
             (Self::Switch(run), GroupKind::Switch(_)) => run.close(closing),
             (Self::Loop(run), GroupKind::Loop(rounds)) => run.close(rounds, closing),
             _ => {}
+        }
+    }
+
+    /// Returns the size of the list of a `for_each`, in bytes.
+    pub(crate) fn list_bytes(&self) -> u64 {
+        match self {
+            Self::ForEach(run) => run.list_bytes(),
+            _ => 0,
         }
     }
 
