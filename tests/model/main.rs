@@ -2,6 +2,7 @@
 
 mod definitions;
 mod documentation;
+mod endings;
 mod expressions;
 mod groups;
 mod progress;

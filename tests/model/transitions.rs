@@ -530,12 +530,8 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
                 }
             },
         );
-        let source = DefinitionSource {
-            name: "w".parse().expect("is a name"),
-            description: String::new(),
-            steps: steps.collect(),
-            output: None,
-        };
+        let name = "w".parse().expect("is a name");
+        let source = DefinitionSource::of_steps(name, steps.collect());
         Arc::new(Definition::check(source).expect("is valid"))
     })
 }

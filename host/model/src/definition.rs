@@ -5,6 +5,7 @@ mod problem;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -30,6 +31,8 @@ pub const SOURCE_BYTES_MAX: usize = 256 * 1_024;
 pub const STEPS_MAX: usize = 200;
 /// Most levels of steps inside steps.
 pub const LEVELS_MAX: usize = 4;
+/// Longest `timeout` of an instance: ten years.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(3_650 * 24 * 3_600);
 /// Most attempts at the steps of one instance.
 pub const RUNS_MAX: usize = 50_000;
 
@@ -43,6 +46,10 @@ pub struct DefinitionSource {
     /// One sentence for people.
     #[serde(default)]
     pub description: String,
+    /// Longest time of the whole instance, such as `7d`. Without it, an instance may take as long as
+    /// its steps do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
     /// The steps, in the order in which they run unless `needs` says otherwise.
     pub steps: Vec<StepSource>,
     /// A template for the instance's output. Without it, the output is that of the last step that
@@ -52,6 +59,17 @@ pub struct DefinitionSource {
 }
 
 impl DefinitionSource {
+    /// Returns a definition of these steps that sets nothing else.
+    pub fn of_steps(name: Name, steps: Vec<StepSource>) -> Self {
+        Self {
+            name,
+            description: String::new(),
+            timeout: None,
+            steps,
+            output: None,
+        }
+    }
+
     /// Lets starters approve wherever [`ApprovalSource::starter_may_approve`] is missing. Older
     /// definitions, from before that field existed, had this meaning.
     pub fn let_starters_approve(&mut self) {
@@ -202,6 +220,8 @@ pub struct Definition {
     pub source: DefinitionSource,
     /// The steps, in the order written.
     pub steps: Block,
+    /// Longest time from the start of an instance to the end of its steps.
+    pub timeout: Option<Duration>,
     /// The template for the instance's output.
     pub output: Option<Template>,
     /// The text of the definition, comments included; none if it was not read from a text.

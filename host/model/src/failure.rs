@@ -70,6 +70,8 @@ pub const LOOP_LIMIT: &str = "loop-limit";
 /// The steps of one instance ran too often, returned too much, asked for too many approvals or hold
 /// too long lists.
 pub const STEP_RUNS_LIMIT: &str = "step-runs-limit";
+/// The instance was not done when its `timeout` was over.
+pub const INSTANCE_TIMEOUT: &str = "instance-timeout";
 /// The plugin version was deleted or cannot be loaded.
 pub const PLUGIN_UNAVAILABLE: &str = "plugin-unavailable";
 /// A failure of the host in which the guest has no part.

@@ -206,8 +206,14 @@ impl Progress {
         }
     }
 
-    /// Returns the next time after `now` at which a retry, an expiry or the end of a wait is due.
-    /// Steps that may run now are not counted.
+    /// Returns the time at which the instance's steps must be done.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        let timeout = self.definition.timeout?;
+        Some(self.instance.started_at.after(timeout))
+    }
+
+    /// Returns the next time after `now` at which a retry, an expiry, the end of a wait or the
+    /// instance's `timeout` is due. Steps that may run now are not counted.
     pub fn next_event_at(&self, now: Timestamp) -> Option<Timestamp> {
         let expiries = self.pending_approvals().map(|approval| approval.expires_at);
         let steps = self.open_states().filter_map(|(_, state)| match state {
@@ -216,7 +222,8 @@ impl Progress {
             StepState::Open { until, .. } => *until,
             _ => None,
         });
-        expiries.chain(steps).filter(|at| *at > now).min()
+        let times = expiries.chain(steps).chain(self.deadline());
+        times.filter(|at| *at > now).min()
     }
 
     /// Evaluates the input of a plugin step; returns the instance's own input for other steps.

@@ -27,7 +27,7 @@ use super::steps::{
     block_settled_at,
 };
 use super::{ApprovalStatus, Json, StepAddress};
-use crate::Timestamp;
+use crate::{Timestamp, duration};
 
 pub use super::event::{Change, DecidedApproval, Event, Run, StepReport};
 pub use super::progress::Progress;
@@ -88,6 +88,7 @@ impl Progress {
             }
         }
         self.advance(now, new_id, &mut change);
+        self.expire_instance(now, &mut change);
         self.expire_approvals(now, &mut change);
         self.wake_sleepers(now, &mut change);
         self.advance(now, new_id, &mut change);
@@ -97,6 +98,20 @@ impl Progress {
         self.events = 1;
         self.instance.updated_at = now;
         Ok(change)
+    }
+
+    /// Ends an instance whose `timeout` is over. An event that comes at the same time counts before.
+    fn expire_instance(&mut self, now: Timestamp, change: &mut Change) {
+        let timeout = self.definition.timeout.unwrap_or_default();
+        let is_over = self.deadline().is_some_and(|deadline| deadline <= now);
+        if is_over && !self.instance.status.is_final() {
+            let message = format!(
+                "the instance was not done after its `timeout` of {}",
+                duration::format(timeout)
+            );
+            let failure = Failure::fatal(failure::INSTANCE_TIMEOUT, Blame::Definition, message);
+            self.end(InstanceStatus::Failed, Some(failure), now, change);
+        }
     }
 
     /// Visits the blocks in which something has ended, until nothing more follows.
@@ -443,7 +458,8 @@ impl Progress {
         let first_retry = retries.iter().min().cloned();
         let ready = self.next_run(now).map(|run| run.step.clone());
         let retries = retries.iter().map(|(at, _)| *at);
-        let wake_at = expiries.chain(retries).chain(sleeps).min();
+        let wake_at = expiries.chain(retries).chain(sleeps);
+        let wake_at = wake_at.chain(self.deadline()).min();
         // An instance that is due keeps its `wake_at`, so a step that follows a step changes no
         // indexed column.
         let due = self.instance.wake_at.map_or(now, |at| at.min(now));

@@ -305,16 +305,8 @@ async fn make_instance(
     step: &Name,
     input: &Json,
 ) -> Result<NewInstance, LocalError> {
-    let source = DefinitionSource {
-        name: plugin.clone(),
-        description: String::new(),
-        steps: vec![StepSource::of_plugin(
-            definition_step_id()?,
-            plugin,
-            step.clone(),
-        )],
-        output: None,
-    };
+    let only = StepSource::of_plugin(definition_step_id()?, plugin, step.clone());
+    let source = DefinitionSource::of_steps(plugin.clone(), vec![only]);
     let definition =
         Definition::check(source).map_err(|error| LocalError::Stored(error.to_string()))?;
     let applied = store

@@ -1,15 +1,17 @@
 //! Checks a parsed definition. Each mistake has the path of the value that caused it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::problem::DefinitionMistake;
 use super::{
-    Block, Definition, DefinitionSource, Group, LEVELS_MAX, STEPS_MAX, Step, StepAction, StepSource,
+    Block, Definition, DefinitionSource, Group, LEVELS_MAX, STEPS_MAX, Step, StepAction,
+    StepSource, TIMEOUT_MAX,
 };
-use crate::StepId;
 use crate::expression::{Expression, TEMPLATE_VALUES_MAX, Template};
 use crate::similar::did_you_mean;
 use crate::yaml::Path;
+use crate::{StepId, duration};
 
 /// Most mistakes that the checks collect. Only twenty are reported, and each costs time.
 const FINDINGS_MAX: usize = 100;
@@ -36,6 +38,7 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
         );
         checker.find(DefinitionMistake::new(root.field("steps"), message));
     }
+    let timeout = checker.timeout(&source, &root);
     let output = source.output.as_ref().map(Template::parse_all).transpose();
     let output = output.unwrap_or_else(|errors| {
         let path = root.field("output");
@@ -57,6 +60,7 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
     Ok(Definition {
         source,
         steps,
+        timeout,
         output,
         text: None,
         computes,
@@ -88,6 +92,19 @@ impl Checker {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(mistake);
         }
+    }
+
+    fn timeout(&mut self, source: &DefinitionSource, root: &Path) -> Option<Duration> {
+        let message = match duration::parse(source.timeout.as_ref()?) {
+            Ok(timeout) if timeout.is_zero() || timeout > TIMEOUT_MAX => {
+                let most = duration::format(TIMEOUT_MAX);
+                format!("`timeout` must be more than 0 and at most {most}")
+            }
+            Ok(timeout) => return Some(timeout),
+            Err(error) => format!("`timeout`: {error}"),
+        };
+        self.find(DefinitionMistake::new(root.field("timeout"), message));
+        None
     }
 
     /// Checks a list of steps. Also returns their ids.
