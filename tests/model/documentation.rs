@@ -8,6 +8,14 @@ use stepwell_model::instance::{StepState, Steps};
 
 const PAGE: &str = include_str!("../../docs/definitions.md");
 
+/// Returns the definition among the examples of the page that contains this text.
+pub fn example(part: &str) -> &'static str {
+    let mut examples = PAGE.split("```yaml\n").skip(1);
+    let found =
+        examples.find_map(|rest| rest.split("```").next().filter(|text| text.contains(part)));
+    found.unwrap_or_else(|| panic!("no example contains {part}"))
+}
+
 /// Returns the rows of all tables under a header, each with its cells.
 fn rows(header: &str) -> Vec<Vec<&'static str>> {
     let mut rows = Vec::new();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use stepwell_model::approval::ApprovalStatus;
 use stepwell_model::definition::{
-    ApprovalSource, DefinitionSource, OnExpiry, Retry, StepSource, WaitSource,
+    ApprovalSource, DefinitionSource, OnExpiry, OnReject, Retry, StepSource, WaitSource,
 };
 use stepwell_model::transition::{Change, DecisionError, Event, Progress};
 use stepwell_model::{Blame, Decision, Definition, Failure, InstanceStatus};
@@ -493,6 +493,7 @@ fn definitions() -> impl Strategy<Value = Arc<Definition>> {
                     approvers: vec!["bob".to_owned(), "eve".to_owned()],
                     quorum: 1 + u32::from(needs % 2),
                     expires_in: Duration::from_secs(60),
+                    on_reject: OnReject::Fail,
                     on_expiry: if approve_on_expiry {
                         OnExpiry::Approve
                     } else {

@@ -19,8 +19,8 @@ pub use self::problem::{DefinitionError, Problem, SourceText};
 
 pub use crate::steps::{
     APPROVERS_MAX, ApprovalSource, ApprovalStep, Block, CaseSource, Group, GroupKind, LoopSource,
-    OnExpiry, OnItemError, PluginReference, PluginStep, RETRY_DELAY_MAX, Retry, StepAction,
-    WaitSource,
+    OnExpiry, OnItemError, OnReject, PluginReference, PluginStep, RETRY_DELAY_MAX, Retry,
+    StepAction, WaitSource,
 };
 
 use self::problem::PROBLEMS_MAX;

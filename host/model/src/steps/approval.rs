@@ -36,6 +36,9 @@ pub struct ApprovalSource {
     /// Time that the approvers have to decide.
     #[serde(with = "duration")]
     pub expires_in: Duration,
+    /// The consequence of a rejection.
+    #[serde(default, skip_serializing_if = "OnReject::is_default")]
+    pub on_reject: OnReject,
     /// The consequence if the approvers do not decide in time.
     #[serde(default)]
     pub on_expiry: OnExpiry,
@@ -49,15 +52,35 @@ const fn one() -> u32 {
     1
 }
 
+/// The consequence of a rejection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnReject {
+    /// The step is rejected, and so is the instance.
+    #[default]
+    Fail,
+    /// The step completes. Its output says who rejected.
+    Continue,
+}
+
+impl OnReject {
+    /// Definitions from before the field existed stay as they were written.
+    fn is_default(&self) -> bool {
+        *self == Self::Fail
+    }
+}
+
 /// The consequence of an expired approval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExpiry {
-    /// The instance ends as rejected.
+    /// The approval counts as rejected.
     #[default]
     Reject,
     /// The instance continues as if it had been approved.
     Approve,
+    /// The step completes. Its output says that the approval has expired.
+    Continue,
 }
 
 /// A step that asks approvers.
@@ -71,6 +94,8 @@ pub struct ApprovalStep {
     pub quorum: u32,
     /// Time that the approvers have to decide.
     pub expires_in: Duration,
+    /// The consequence of a rejection.
+    pub on_reject: OnReject,
     /// The consequence if the approvers do not decide in time.
     pub on_expiry: OnExpiry,
     /// True if the user who started the instance may approve it.
@@ -82,9 +107,21 @@ pub(crate) enum Verdict {
     /// Other approvers must decide too.
     Open,
     /// The step completes with this output.
-    Approved(Json),
-    /// The instance ends as rejected.
+    Settled(Json),
+    /// The step is rejected.
     Rejected(Failure),
+}
+
+impl Verdict {
+    fn settled(decision: &str, by: &[&String], comment: Option<&str>, expired: bool) -> Self {
+        let output = json!({
+            "decision": decision,
+            "decided_by": by,
+            "comment": comment,
+            "expired": expired,
+        });
+        Self::Settled(output.into())
+    }
 }
 
 impl ApprovalStep {
@@ -144,6 +181,7 @@ impl ApprovalStep {
             approvers: approvers.into_iter().collect::<Option<_>>()?,
             quorum: written.quorum,
             expires_in: written.expires_in,
+            on_reject: written.on_reject,
             on_expiry: written.on_expiry,
             starter_may_approve: written.starter_may_approve.unwrap_or(false),
         })
@@ -236,11 +274,16 @@ impl ApprovalStep {
     /// Returns the consequence of a decision. `approvals` are those of the step, the decided one
     /// included, after the decision.
     pub(crate) fn decided(
+        &self,
         decided: &Approval,
         decision: Decision,
         approvals: &[Approval],
     ) -> Verdict {
         let comment = &decided.comment;
+        if decision == Decision::Reject && self.on_reject == OnReject::Continue {
+            let by = [&decided.approver_id];
+            return Verdict::settled("rejected", &by, comment.as_deref(), false);
+        }
         if decision == Decision::Reject {
             let (approver, title) = (&decided.approver_id, &decided.title);
             let remark = comment
@@ -258,18 +301,16 @@ impl ApprovalStep {
         if approved.len() < decided.quorum as usize {
             return Verdict::Open;
         }
-        let output = json!({ "decision": "approved", "decided_by": approved, "comment": comment, "expired": false });
-        Verdict::Approved(output.into())
+        Verdict::settled("approved", &approved, comment.as_deref(), false)
     }
 
     /// Returns the consequence of approvals that nobody decided in time.
-    pub(crate) fn expired(on_expiry: OnExpiry, title: &str) -> Verdict {
-        match on_expiry {
-            OnExpiry::Approve => {
-                let output = json!({ "decision": "approved", "decided_by": [], "comment": null, "expired": true });
-                Verdict::Approved(output.into())
-            }
-            OnExpiry::Reject => Verdict::Rejected(Failure::fatal(
+    pub(crate) fn expired(&self, title: &str) -> Verdict {
+        match (self.on_expiry, self.on_reject) {
+            (OnExpiry::Approve, _) => Verdict::settled("approved", &[], None, true),
+            (OnExpiry::Continue, _) => Verdict::settled("expired", &[], None, true),
+            (OnExpiry::Reject, OnReject::Continue) => Verdict::settled("rejected", &[], None, true),
+            (OnExpiry::Reject, OnReject::Fail) => Verdict::Rejected(Failure::fatal(
                 "approval-expired",
                 Blame::Definition,
                 format!("nobody decided \"{title}\" in time"),

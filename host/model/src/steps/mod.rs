@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-pub use self::approval::{APPROVERS_MAX, ApprovalSource, ApprovalStep, OnExpiry};
+pub use self::approval::{APPROVERS_MAX, ApprovalSource, ApprovalStep, OnExpiry, OnReject};
 pub use self::blocks::BlockVariables;
 pub use self::for_each::{ForEach, ITEMS_MAX, OnItemError};
 pub use self::group::{Group, GroupKind};

@@ -6,7 +6,7 @@ use super::{Change, DecidedApproval, DecisionError, Progress};
 use crate::approval::{Approval, ApprovalStatus, Decision};
 use crate::failure::Failure;
 use crate::instance::{Attempt, AttemptOutcome};
-use crate::steps::{ApprovalStep, OnExpiry, Verdict};
+use crate::steps::Verdict;
 use crate::{Json, StepAddress, Timestamp};
 
 impl Progress {
@@ -60,7 +60,10 @@ impl Progress {
             .iter()
             .find(|approval| approval.id == approval_id);
         if let Some(decided) = decided {
-            let verdict = ApprovalStep::decided(decided, decision, &self.approvals);
+            let Some(action) = self.definition.approval(&step) else {
+                return Ok(());
+            };
+            let verdict = action.decided(decided, decision, &self.approvals);
             self.follow_verdict(&step, verdict, now, change);
         }
         Ok(())
@@ -75,7 +78,7 @@ impl Progress {
     ) {
         match verdict {
             Verdict::Open => {}
-            Verdict::Approved(output) => self.settle_approval(step, output, now, change),
+            Verdict::Settled(output) => self.settle_approval(step, output, now, change),
             Verdict::Rejected(failure) => self.reject(step, failure, now, change),
         }
     }
@@ -92,11 +95,8 @@ impl Progress {
             self.close_approvals(ApprovalStatus::Expired, None, now, change, |other| {
                 other.step == step
             });
-            let on_expiry = self
-                .definition
-                .approval(&step)
-                .map_or(OnExpiry::Reject, |action| action.on_expiry);
-            let verdict = ApprovalStep::expired(on_expiry, &title);
+            let verdict = self.definition.approval(&step);
+            let verdict = verdict.map_or(Verdict::Open, |action| action.expired(&title));
             self.follow_verdict(&step, verdict, now, change);
         }
     }
