@@ -63,6 +63,7 @@ fn with_scope<T>(evaluate: impl FnOnce(Scope<'_>) -> T) -> T {
         input: &input,
         steps: &steps,
         blocks: &[],
+        failure: None,
         instance: &instance,
         now: now(),
         budget: &budget,
@@ -146,6 +147,7 @@ fn every_field_is_listed() {
             "name: w\nsteps:\n  - { id: a, wait: { nope: 1 } }".to_owned(),
             "wait.",
         ),
+        (format!("{step}compensate: {{ nope: 1 }} }}"), "compensate."),
         (
             "name: w\nsteps:\n  - { id: a, switch: [{ nope: 1 }] }".to_owned(),
             "switch.",
@@ -164,7 +166,10 @@ fn every_field_is_listed() {
         let mut found = 0;
         for field in list.split(", ") {
             if prefix.is_empty()
-                && matches!(field, "retry" | "approval" | "wait" | "switch" | "loop")
+                && matches!(
+                    field,
+                    "retry" | "approval" | "wait" | "switch" | "loop" | "compensate"
+                )
             {
                 continue;
             }

@@ -716,7 +716,7 @@ proptest! {
     }
 }
 
-fn compare_with_restored(stage: &Stage) -> Result<(), TestCaseError> {
+pub fn compare_with_restored(stage: &Stage) -> Result<(), TestCaseError> {
     let mut restored = stage.restored();
     let change = restored.apply(Event::Woken, stage.now, &mut || {
         unreachable!("nothing is new")
@@ -724,6 +724,7 @@ fn compare_with_restored(stage: &Stage) -> Result<(), TestCaseError> {
     let change = change.expect("is no decision");
     prop_assert_eq!(change.attempts, []);
     prop_assert_eq!(change.new_approvals, []);
+    prop_assert_eq!(change.decided, []);
     let live = &stage.progress;
     let of = |progress: &stepwell_model::transition::Progress, now: Timestamp| -> BTreeSet<_> {
         let runs = progress.ready_runs(now);

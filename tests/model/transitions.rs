@@ -599,9 +599,14 @@ fn an_instance_whose_commit_is_refused_for_good_ends_with_the_reason() {
             failure: failure.clone(),
         })
         .expect("is no decision");
+    let recorded = Failure {
+        step: Some("score".parse().expect("is an address")),
+        at: Some(stage.now),
+        ..failure
+    };
     assert_eq!(
         (stage.status(), stage.progress.instance.failure.as_ref()),
-        ("failed", Some(&failure))
+        ("failed", Some(&recorded))
     );
     assert_eq!(stage.ready(), None);
 }

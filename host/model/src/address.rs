@@ -43,6 +43,21 @@ impl StepAddress {
         Self(format!("{prefix}{id}").into())
     }
 
+    /// Returns the address of a section as a whole.
+    pub(crate) fn of_section(name: &'static str) -> Self {
+        Self(name.into())
+    }
+
+    /// Returns this address behind a prefix.
+    pub(crate) fn behind(&self, prefix: &str) -> Self {
+        Self(format!("{prefix}{self}").into())
+    }
+
+    /// Returns the address without a prefix; none if it does not begin so.
+    pub(crate) fn without(&self, prefix: &str) -> Option<Self> {
+        Some(Self(self.0.strip_prefix(prefix)?.into()))
+    }
+
     /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0

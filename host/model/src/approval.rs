@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Name, StepAddress};
+use super::{Name, Section, StepAddress};
 use crate::Timestamp;
 
 /// The status of an approval.
@@ -59,7 +59,7 @@ pub enum Decision {
     Reject,
 }
 
-/// The reason why a decision was not recorded.
+/// The reason why a decision or a cancellation was not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecisionError {
     /// There is no such approval on this instance.
@@ -79,6 +79,9 @@ pub enum DecisionError {
          with `starter_may_approve: true` for new instances; you may reject it"
     )]
     Starter,
+    /// The instance ends already, and this section cannot be cancelled.
+    #[error("the instance is ending: `{}` runs, which cannot be cancelled", .0.as_str())]
+    Ending(Section),
 }
 
 /// An approval to be created.

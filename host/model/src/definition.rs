@@ -10,17 +10,18 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::address::BlockKey;
 use super::expression::{Expression, Template};
 use super::yaml::{self, NodeValue, Path, ReadProblem};
-use super::{Name, StepAddress, StepId};
+use super::{Name, Section, StepAddress, StepId};
 
 pub use self::problem::DefinitionMistake;
 pub use self::problem::{DefinitionError, Problem, SourceText};
 
 pub use crate::steps::{
-    APPROVERS_MAX, ApprovalSource, ApprovalStep, Block, CaseSource, Group, GroupKind, LoopSource,
-    OnExpiry, OnItemError, OnReject, PluginReference, PluginStep, RETRY_DELAY_MAX, Retry,
-    StepAction, WaitSource,
+    APPROVERS_MAX, ApprovalSource, ApprovalStep, Block, CaseSource, CompensationSource, Group,
+    GroupKind, LoopSource, OnExpiry, OnItemError, OnReject, PluginReference, PluginStep,
+    RETRY_DELAY_MAX, Retry, StepAction, WaitSource,
 };
 
 use self::problem::PROBLEMS_MAX;
@@ -52,6 +53,12 @@ pub struct DefinitionSource {
     pub timeout: Option<String>,
     /// The steps, in the order in which they run unless `needs` says otherwise.
     pub steps: Vec<StepSource>,
+    /// Steps that run after the instance has failed or was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<Vec<StepSource>>,
+    /// Steps that run at the end of every instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finally: Option<Vec<StepSource>>,
     /// A template for the instance's output. Without it, the output is that of the last step that
     /// completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +73,8 @@ impl DefinitionSource {
             description: String::new(),
             timeout: None,
             steps,
+            on_error: None,
+            finally: None,
             output: None,
         }
     }
@@ -145,6 +154,9 @@ pub struct StepSource {
     /// True if the workflow goes on after the step failed or was rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continue_on_error: Option<bool>,
+    /// The plugin step that undoes this one, if the instance fails or is cancelled later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compensate: Option<CompensationSource>,
 }
 
 impl StepSource {
@@ -170,6 +182,7 @@ impl StepSource {
             repeat: None,
             steps: None,
             continue_on_error: None,
+            compensate: None,
         }
     }
 
@@ -222,12 +235,30 @@ pub struct Definition {
     pub steps: Block,
     /// Longest time from the start of an instance to the end of its steps.
     pub timeout: Option<Duration>,
+    /// The steps that run after a failure; none without `on_error`.
+    pub on_error: Option<Block>,
+    /// The steps that always run at the end; none without `finally`.
+    pub finally: Option<Block>,
     /// The template for the instance's output.
     pub output: Option<Template>,
     /// The text of the definition, comments included; none if it was not read from a text.
     pub text: Option<Arc<str>>,
     /// True if there is any expression to evaluate.
     computes: bool,
+    /// The steps that have a compensation.
+    compensated: Compensated,
+}
+
+/// The steps of a definition that have a compensation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Compensated {
+    /// No step.
+    #[default]
+    None,
+    /// Only steps of the definition's own list.
+    OwnList,
+    /// Also steps inside other steps.
+    Inside,
 }
 
 /// A checked step.
@@ -243,6 +274,8 @@ pub struct Step {
     pub action: StepAction,
     /// True if the workflow goes on after the step failed.
     pub continue_on_error: bool,
+    /// The one plugin step that undoes this one; it has the same id.
+    pub compensate: Option<Block>,
 }
 
 impl Definition {
@@ -311,26 +344,119 @@ impl Definition {
 
     /// Returns the step with this address.
     pub fn step(&self, address: &StepAddress) -> Option<&Step> {
-        let mut block = &self.steps;
-        for (group, key) in address.groups()? {
+        let (section, inside) = self.section_of(address).unzip();
+        let inside = inside.as_ref().unwrap_or(address);
+        let mut block = match section {
+            Some(Section::OnError) => self.on_error.as_ref()?,
+            Some(Section::Finally) => self.finally.as_ref()?,
+            Some(Section::Compensate) | None => &self.steps,
+        };
+        for (group, key) in inside.groups()? {
             block = find(block, group.id())?.group()?.block(&key)?;
         }
-        find(block, address.id())
+        let step = find(block, inside.id())?;
+        match section {
+            Some(Section::Compensate) => step.compensate.as_ref()?.first(),
+            _ => Some(step),
+        }
     }
 
-    /// Returns all steps, each before the steps inside it.
-    pub fn all_steps(&self) -> Vec<&Step> {
-        fn collect<'s>(block: &'s Block, steps: &mut Vec<&'s Step>) {
-            for step in block.iter() {
-                steps.push(step);
+    /// Returns the section that a step stands in, and the address without the name of the section:
+    /// for a compensation, the address of the compensated step. None for the instance's own steps.
+    pub fn section_of(&self, address: &StepAddress) -> Option<(Section, StepAddress)> {
+        let mut sections = Section::ALL.into_iter();
+        sections.find_map(|section| {
+            let inside = address.without(section.prefix())?;
+            self.has(section).then_some((section, inside))
+        })
+    }
+
+    /// Returns true if the definition has steps for the section.
+    pub fn has(&self, section: Section) -> bool {
+        match section {
+            Section::Compensate => self.compensated != Compensated::None,
+            Section::OnError => self.on_error.is_some(),
+            Section::Finally => self.finally.is_some(),
+        }
+    }
+
+    /// Returns true if a step inside another step has a compensation.
+    pub(crate) fn compensates_inside(&self) -> bool {
+        self.compensated == Compensated::Inside
+    }
+
+    /// Returns the groups that a step stands in, the outermost first, each with the key of the
+    /// block.
+    pub(crate) fn groups_around(&self, address: &StepAddress) -> Vec<(StepAddress, BlockKey)> {
+        let Some((section, inside)) = self.section_of(address) else {
+            return address.groups().unwrap_or_default();
+        };
+        let groups = inside.groups().unwrap_or_default().into_iter();
+        groups
+            .map(|(group, key)| (group.behind(section.prefix()), key))
+            .collect()
+    }
+
+    /// Returns a key that sorts the instance's own steps in the order in which they are written,
+    /// and those inside other steps by item, branch, case or round. None for an unknown step.
+    pub(crate) fn place(&self, address: &StepAddress) -> Option<Vec<usize>> {
+        let mut block = &self.steps;
+        let mut place = Vec::new();
+        for (group, key) in address.groups()? {
+            let number = block
+                .iter()
+                .position(|step| step.id.as_str() == group.id())?;
+            let group = block.get(number)?.group()?;
+            place.extend([number, group.number(&key)?]);
+            block = group.block(&key)?;
+        }
+        place.push(
+            block
+                .iter()
+                .position(|step| step.id.as_str() == address.id())?,
+        );
+        Some(place)
+    }
+
+    /// Returns all steps with their paths, each before the steps inside it, with those of all
+    /// sections.
+    pub(crate) fn placed_steps(&self) -> Vec<(Path, &Step)> {
+        fn collect<'s>(
+            block: &'s Block,
+            written: &[StepSource],
+            path: &Path,
+            steps: &mut Vec<(Path, &'s Step)>,
+        ) {
+            for (index, (step, written)) in block.iter().zip(written).enumerate() {
+                let path = path.index(index);
+                steps.push((path.clone(), step));
+                let compensation = step.compensate.as_ref().and_then(|block| block.first());
+                steps.extend(compensation.map(|step| (path.field("compensate"), step)));
                 if let StepAction::Group(group) = &step.action {
-                    group.blocks.iter().for_each(|block| collect(block, steps));
+                    for (block, (below, written)) in group.blocks.iter().zip(written.blocks()) {
+                        collect(block, written, &path.join(&below.0), steps);
+                    }
                 }
             }
         }
         let mut steps = Vec::new();
-        collect(&self.steps, &mut steps);
+        for (name, block, written) in self.lists() {
+            collect(block, written, &Path::default().field(name), &mut steps);
+        }
         steps
+    }
+
+    /// Returns the lists of steps with the names of their fields.
+    fn lists(&self) -> impl Iterator<Item = (&'static str, &Block, &[StepSource])> {
+        let source = &self.source;
+        let sections = [
+            ("on_error", &self.on_error, &source.on_error),
+            ("finally", &self.finally, &source.finally),
+        ];
+        let sections = sections.into_iter().filter_map(|(name, block, written)| {
+            Some((name, block.as_ref()?, written.as_deref()?))
+        });
+        std::iter::once(("steps", &self.steps, source.steps.as_slice())).chain(sections)
     }
 
     /// Returns true if the definition has any expression to evaluate.
@@ -357,7 +483,7 @@ impl Definition {
     /// Returns each plugin that the definition runs, with the names of the plugin's steps it uses.
     pub fn plugins(&self) -> BTreeMap<PluginReference, BTreeSet<Name>> {
         let mut plugins: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        for step in self.all_steps() {
+        for (_, step) in self.placed_steps() {
             if let StepAction::Plugin(action) = &step.action {
                 plugins
                     .entry(action.plugin.clone())
@@ -394,17 +520,22 @@ impl Step {
 /// Returns the problems of each step read on its own. Reading the whole definition ends at the
 /// first value of a wrong type.
 fn misread_steps(written: &SourceText) -> Vec<Problem> {
-    let path = Path::default().field("steps");
-    let NodeValue::List(steps) = &written.root().follow(&path).value else {
-        return Vec::new();
-    };
-    let steps = steps.iter().take(STEPS_MAX).enumerate();
-    let misread = steps.flat_map(|(index, step)| {
-        let misread = yaml::read::<StepSource>(step).err().unwrap_or_default();
-        let path = path.index(index);
-        misread.into_iter().map(move |misread| ReadProblem {
-            path: path.join(&misread.path.0),
-            ..misread
+    let lists = ["steps", "on_error", "finally"].into_iter();
+    let misread = lists.flat_map(|name| {
+        let path = Path::default().field(name);
+        // For a missing list, the path leads to the definition itself.
+        let steps = match &written.root().follow(&path).value {
+            NodeValue::List(steps) => steps.as_slice(),
+            _ => &[],
+        };
+        let steps = steps.iter().take(STEPS_MAX).enumerate();
+        steps.flat_map(move |(index, step)| {
+            let misread = yaml::read::<StepSource>(step).err().unwrap_or_default();
+            let path = path.index(index);
+            misread.into_iter().map(move |misread| ReadProblem {
+                path: path.join(&misread.path.0),
+                ..misread
+            })
         })
     });
     misread

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::StepAddress;
+use crate::Timestamp;
+
 /// The party at fault. It decides who is notified, and whether a plugin's failure rate counts the
 /// failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,12 @@ pub struct Failure {
     /// The delay that the guest asks for before the next attempt. At most [`RETRY_AFTER_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
+    /// The step that failed, ran or waited. Only the failure of an instance has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepAddress>,
+    /// Time of the failure. Only the failure of an instance has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// The guest trapped: a panic, an unreachable instruction, an access out of bounds.
@@ -72,6 +81,19 @@ pub const LOOP_LIMIT: &str = "loop-limit";
 pub const STEP_RUNS_LIMIT: &str = "step-runs-limit";
 /// The instance was not done when its `timeout` was over.
 pub const INSTANCE_TIMEOUT: &str = "instance-timeout";
+/// A user cancelled the instance.
+pub const CANCELLED: &str = "cancelled";
+/// An approver rejected.
+pub const REJECTED: &str = "rejected";
+/// No approver decided in time.
+pub const APPROVAL_EXPIRED: &str = "approval-expired";
+/// The steps of `finally` failed after all other steps had completed.
+pub const FINALLY_FAILED: &str = "finally-failed";
+/// Compensations failed. The attempt of the section has this code, not the instance.
+pub const COMPENSATION_FAILED: &str = "compensation-failed";
+/// `on_error`, `finally` or the compensations took longer than
+/// [`super::transition::SECTION_TIME_MAX`].
+pub const SECTION_TIMEOUT: &str = "section-timeout";
 /// The plugin version was deleted or cannot be loaded.
 pub const PLUGIN_UNAVAILABLE: &str = "plugin-unavailable";
 /// A failure of the host in which the guest has no part.
@@ -84,6 +106,11 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 impl Failure {
     /// Longest message, in bytes; a longer one is cut.
     pub const MESSAGE_BYTES_MAX: usize = 4_096;
+
+    /// Returns true if the host made this failure, not a guest that chose the same code.
+    pub(crate) fn is_of_definition(&self, code: &str) -> bool {
+        self.blame == Blame::Definition && self.code == code
+    }
 
     /// Creates a failure that another attempt may not meet.
     pub fn retryable(code: &str, blame: Blame, message: impl Into<String>) -> Self {
@@ -103,6 +130,8 @@ impl Failure {
             blame,
             retryable: false,
             retry_after: None,
+            step: None,
+            at: None,
         }
     }
 }

@@ -402,15 +402,6 @@ impl StepFailure {
             AttemptOutcome::Failed
         }
     }
-
-    /// Returns the status of an instance that ends with this failure.
-    pub(crate) fn status(&self) -> InstanceStatus {
-        if self.rejected {
-            InstanceStatus::Rejected
-        } else {
-            InstanceStatus::Failed
-        }
-    }
 }
 
 impl Steps {
@@ -488,6 +479,12 @@ impl Steps {
     /// Returns the state of a step; none if the step has not begun.
     pub fn get(&self, step: &str) -> Option<&StepState> {
         self.states.get(step)
+    }
+
+    /// Returns the steps that have completed.
+    pub(crate) fn completed(&self) -> impl Iterator<Item = &StepAddress> {
+        let states = self.states.iter();
+        states.filter_map(|(step, state)| matches!(state, StepState::Completed(_)).then_some(step))
     }
 
     /// Returns the time when the step completed, was skipped or failed.

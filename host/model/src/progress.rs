@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use serde_json::json;
@@ -22,12 +23,15 @@ use super::expression::{
 };
 use super::failure::{self, Blame, Failure};
 use super::instance::{Attempt, Instance, StepState, Steps};
-use super::steps::{Beginning, Block, GroupRun, Opening, PluginStep, StepAction};
-use super::{Json, StepAddress};
+use super::steps::{Beginning, Block, GroupRun, Opening, PluginStep, StepAction, block_settled_at};
+use super::{Json, Section, StepAddress};
 use crate::Timestamp;
 
 /// Most events whose budgets the first event of a loaded instance has.
 const EVENTS_MAX: u64 = 64;
+
+/// Longest time that `on_error`, `finally` or the compensations of an instance may take.
+pub const SECTION_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// An instance with everything that is needed to decide the next step.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct Progress {
     pub steps: Steps,
     /// The instance's approvals, of every status.
     pub approvals: Vec<Approval>,
+    /// The end of the instance's own steps, if they have ended and a section of the definition runs.
+    pub(super) ending: Option<Ending>,
     /// The blocks whose steps run, by the prefix of their addresses. The first is the definition's
     /// own list. The others are opened by the first event.
     pub(super) blocks: IndexMap<Arc<str>, OpenBlock>,
@@ -63,28 +69,58 @@ pub(super) struct OpenBlock {
     pub(super) block: Block,
     /// The addresses of the steps, in the order of `block`.
     pub(super) addresses: Arc<[StepAddress]>,
-    /// The step that opened the block; none for the definition's own list.
-    pub(super) group: Option<(StepAddress, BlockKey)>,
+    pub(super) opener: Opener,
     pub(super) variables: BlockVariables,
     /// Time at which steps without needs become ready.
     pub(super) ready_at: Timestamp,
 }
 
+/// The reason why a block is open.
+#[derive(Clone, Debug)]
+pub(super) enum Opener {
+    /// It is the definition's own list of steps.
+    Definition,
+    /// It is a section, or a compensation.
+    Section(Section),
+    /// A step opened it.
+    Group(StepAddress, BlockKey),
+}
+
+/// The end of an instance whose own steps have ended.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ending {
+    /// The output, if the steps have completed.
+    pub(super) output: Option<Json>,
+    /// The section that runs; none before the first event of a loaded instance.
+    pub(super) open: Option<Section>,
+    /// The steps that are still to be compensated, the next one last.
+    pub(super) compensations: Vec<StepAddress>,
+    /// Time at which the next compensation becomes ready.
+    pub(super) compensated_at: Option<Timestamp>,
+}
+
 impl OpenBlock {
-    pub(super) fn new(group: Option<StepAddress>, opening: Opening) -> Self {
-        let prefix = match &group {
-            Some(group) => group.prefix(&opening.key),
-            None => "".into(),
-        };
-        let steps = opening.block.iter();
-        let addresses = steps.map(|step| StepAddress::in_block(&prefix, &step.id));
+    /// Returns a block that a step opens.
+    pub(super) fn of_group(group: StepAddress, opening: Opening) -> Self {
+        let prefix = group.prefix(&opening.key);
+        Self {
+            variables: opening.variables,
+            opener: Opener::Group(group, opening.key),
+            ..Self::new(Opener::Definition, &prefix, opening.block, opening.ready_at)
+        }
+    }
+
+    /// Returns a block without variables.
+    pub(super) fn new(opener: Opener, prefix: &str, block: Block, ready_at: Timestamp) -> Self {
+        let steps = block.iter();
+        let addresses = steps.map(|step| StepAddress::in_block(prefix, &step.id));
         Self {
             addresses: addresses.collect(),
-            prefix,
-            block: opening.block,
-            group: group.map(|group| (group, opening.key)),
-            variables: opening.variables,
-            ready_at: opening.ready_at,
+            prefix: prefix.into(),
+            block,
+            opener,
+            variables: BlockVariables::default(),
+            ready_at,
         }
     }
 
@@ -117,25 +153,40 @@ impl Progress {
                 steps.set(approval.step.clone(), StepState::AwaitingApproval);
             }
         }
-        let own = Opening {
-            key: BlockKey::Index(0),
-            block: Arc::clone(&definition.steps),
-            variables: BlockVariables::default(),
-            ready_at: instance.started_at,
-        };
-        let own = OpenBlock::new(None, own);
-        Self {
+        let mut progress = Self {
             instance,
             definition,
             approvals,
-            changed: vec![Arc::clone(&own.prefix)],
-            blocks: IndexMap::from([(Arc::clone(&own.prefix), own)]),
+            // An instance that goes on after a failure has it already. One that has completed its
+            // steps finds that out by visiting them.
+            ending: None,
+            changed: Vec::new(),
+            blocks: IndexMap::new(),
             groups: BTreeMap::new(),
             budget: Budget::new(EvaluationLimits::default()),
             limits: EvaluationLimits::default(),
             events: EVENTS_MAX.min(1 + steps.attempts() as u64),
             steps,
+        };
+        let is_ending = progress.instance.failure.is_some();
+        if is_ending && !progress.instance.status.is_final() {
+            progress.ending = Some(Ending::default());
+        } else {
+            progress.open_own();
         }
+        progress
+    }
+
+    fn own_block(&self) -> OpenBlock {
+        let steps = Arc::clone(&self.definition.steps);
+        OpenBlock::new(Opener::Definition, "", steps, self.instance.started_at)
+    }
+
+    /// Opens the definition's own list of steps.
+    fn open_own(&mut self) {
+        let own = self.own_block();
+        self.changed.push(Arc::clone(&own.prefix));
+        self.blocks.insert(Arc::clone(&own.prefix), own);
     }
 
     /// Replaces the bounds of the expressions of each event.
@@ -206,10 +257,13 @@ impl Progress {
         }
     }
 
-    /// Returns the time at which the instance's steps must be done.
+    /// Returns the time at which the instance's steps, or those of the section that runs, must be
+    /// done.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        let timeout = self.definition.timeout?;
-        Some(self.instance.started_at.after(timeout))
+        match &self.ending {
+            None => Some(self.instance.started_at.after(self.definition.timeout?)),
+            Some(ending) => Some(self.section_ready_at(ending.open?).after(SECTION_TIME_MAX)),
+        }
     }
 
     /// Returns the next time after `now` at which a retry, an expiry, the end of a wait or the
@@ -243,6 +297,9 @@ impl Progress {
         let Some(template) = action.and_then(|action| action.input.as_ref()) else {
             return Ok(self.instance.input.clone());
         };
+        if let Some((Section::Compensate, original)) = self.definition.section_of(step) {
+            return self.compensation_input(work_max, &original, template);
+        }
         let reopened;
         let (progress, (open, step)) = match self.open_step(step) {
             Some(open) => (self, open),
@@ -266,17 +323,139 @@ impl Progress {
     fn reopened(&self, step: &StepAddress) -> Self {
         let mut progress = self.clone();
         progress.budget = Budget::of_events(self.limits, self.events);
-        for (group, key) in step.groups().unwrap_or_default() {
+        match self.definition.section_of(step) {
+            Some((section, _)) => progress.open_section_block(section),
+            None if !progress.blocks.contains_key("") => progress.open_own(),
+            None => {}
+        }
+        for (group, key) in self.definition.groups_around(step) {
             if progress.blocks.contains_key(&group.prefix(&key)) {
                 continue;
             }
             let Some(opening) = progress.opening_again(&group, key) else {
                 break;
             };
-            let open = OpenBlock::new(Some(group), opening);
+            let open = OpenBlock::of_group(group, opening);
             progress.blocks.insert(Arc::clone(&open.prefix), open);
         }
         progress
+    }
+
+    /// Opens the steps of `on_error` or `finally`.
+    pub(super) fn open_section_block(&mut self, section: Section) {
+        let block = match section {
+            Section::OnError => self.definition.on_error.clone(),
+            Section::Finally => self.definition.finally.clone(),
+            Section::Compensate => None,
+        };
+        let Some(block) = block else { return };
+        let ready_at = self.section_ready_at(section);
+        let open = OpenBlock::new(Opener::Section(section), section.prefix(), block, ready_at);
+        self.changed.push(Arc::clone(&open.prefix));
+        self.blocks.insert(Arc::clone(&open.prefix), open);
+    }
+
+    /// Returns the time at which a section becomes ready: the end of the section before it, or of the
+    /// instance's own steps.
+    pub(super) fn section_ready_at(&self, section: Section) -> Timestamp {
+        let before = Section::ALL.into_iter().filter(|other| *other < section);
+        let ends = before
+            .filter(|other| self.definition.has(*other))
+            .filter_map(|other| self.steps.settled_at(other.as_str()));
+        let steps_ended_at = || match self.failure_of_steps() {
+            Some(failure) => failure.at,
+            None => block_settled_at(&self.steps, "", &self.definition.steps),
+        };
+        let at = ends.max().or_else(steps_ended_at);
+        at.unwrap_or(self.instance.started_at)
+    }
+
+    /// Returns the failure with which the instance's own steps ended. It is that of the instance,
+    /// except if only `finally` failed.
+    pub(super) fn failure_of_steps(&self) -> Option<&Failure> {
+        let failure = self.instance.failure.as_ref()?;
+        (!failure.is_of_definition(failure::FINALLY_FAILED)).then_some(failure)
+    }
+
+    /// Returns the completed steps that have a compensation, in the order in which they completed.
+    pub(super) fn compensated_steps(&self) -> Vec<StepAddress> {
+        if !self.definition.has(Section::Compensate) {
+            return Vec::new();
+        }
+        let mut steps: Vec<_> = self
+            .steps
+            .completed()
+            .filter(|step| self.definition.section_of(step).is_none())
+            .filter(|step| {
+                let step = self.definition.step(step);
+                step.is_some_and(|step| step.compensate.is_some())
+            })
+            .map(|step| {
+                let settled_at = self.steps.settled_at(step.as_str());
+                (settled_at, self.definition.place(step), step.clone())
+            })
+            .collect();
+        steps.sort();
+        steps.into_iter().map(|(.., step)| step).collect()
+    }
+
+    /// Evaluates the input of a compensation, with the variables of the compensated step.
+    fn compensation_input(
+        &self,
+        work_max: u64,
+        original: &StepAddress,
+        template: &Template,
+    ) -> Result<Json, Failure> {
+        let budget = Budget::new(self.limits).at_most(work_max);
+        let now = self.compensation_ready_at(original);
+        let failure = self.failure_seen();
+        let too_large = failure::INPUT_TOO_LARGE;
+        let evaluate = |progress: &Self, open: &OpenBlock| {
+            progress.with_failure(open, &budget, now, too_large, Some(&failure), |scope| {
+                template.evaluate(scope)
+            })
+        };
+        if original.block().is_empty() {
+            return evaluate(self, &self.own_block());
+        }
+        let reopened = self.reopened(original);
+        match reopened.open_step(original) {
+            Some((open, _)) => evaluate(&reopened, open),
+            None => Ok(self.instance.input.clone()),
+        }
+    }
+
+    /// Returns the time at which a compensation becomes ready: the end of the one before it.
+    fn compensation_ready_at(&self, original: &StepAddress) -> Timestamp {
+        let prefix = format!("{}{}", Section::Compensate.prefix(), original.block());
+        let open = self.blocks.get(prefix.as_str());
+        let is_open = |open: &&OpenBlock| {
+            open.steps()
+                .any(|(_, step)| step.id.as_str() == original.id())
+        };
+        if let Some(open) = open.filter(is_open) {
+            return open.ready_at;
+        }
+        let steps = self.compensated_steps();
+        let mut later = steps.iter().skip_while(|step| *step != original).skip(1);
+        let before = later.next().and_then(|step| {
+            let compensation = step.behind(Section::Compensate.prefix());
+            self.steps.settled_at(compensation.as_str())
+        });
+        before.unwrap_or_else(|| self.section_ready_at(Section::Compensate))
+    }
+
+    /// Returns `failure` as expressions see it.
+    fn failure_seen(&self) -> Json {
+        self.failure_of_steps().map_or_else(Json::null, |failure| {
+            let Failure {
+                code,
+                message,
+                step,
+                ..
+            } = failure;
+            json!({ "code": code, "message": message, "step": step }).into()
+        })
     }
 
     fn opening_again(&self, address: &StepAddress, key: BlockKey) -> Option<Opening> {
@@ -397,6 +576,29 @@ impl Progress {
         too_large: &'static str,
         evaluate: impl FnOnce(Scope<'_>) -> Result<T, ExpressionError>,
     ) -> Result<T, Failure> {
+        let mut around = open;
+        while let Opener::Group(group, _) = &around.opener
+            && let Some(open) = self.blocks.get(group.block())
+        {
+            around = open;
+        }
+        let failure = match around.opener {
+            Opener::Section(_) => Some(self.failure_seen()),
+            _ => None,
+        };
+        self.with_failure(open, budget, now, too_large, failure.as_ref(), evaluate)
+    }
+
+    /// Calls `evaluate` like [`Progress::with_scope`], with this value of `failure`.
+    fn with_failure<T>(
+        &self,
+        open: &OpenBlock,
+        budget: &Budget,
+        now: Timestamp,
+        too_large: &'static str,
+        failure: Option<&Json>,
+        evaluate: impl FnOnce(Scope<'_>) -> Result<T, ExpressionError>,
+    ) -> Result<T, Failure> {
         let instance = Json::from(json!({
             "id": self.instance.id,
             "workflow": self.instance.workflow,
@@ -407,19 +609,22 @@ impl Progress {
         }));
         let mut blocks = Vec::new();
         let mut around = Some(open);
-        while let Some(open) = around
-            && let Some((group, _)) = &open.group
-        {
+        while let Some(open) = around {
+            around = match &open.opener {
+                Opener::Definition => break,
+                Opener::Section(_) => None,
+                Opener::Group(group, _) => self.blocks.get(group.block()),
+            };
             blocks.push(BlockScope {
                 prefix: &open.prefix,
                 variables: &open.variables,
             });
-            around = self.blocks.get(group.block());
         }
         evaluate(Scope {
             input: &self.instance.input,
             steps: &self.steps,
             blocks: &blocks,
+            failure,
             instance: &instance,
             now,
             budget,

@@ -11,6 +11,7 @@
 //! block is handed to the step that opened it, whose own end may be the next change.
 
 mod approvals;
+mod ending;
 
 use std::sync::Arc;
 
@@ -21,16 +22,16 @@ use super::definition::{APPROVERS_MAX, Definition, RUNS_MAX, STEPS_MAX, Step};
 use super::expression::Budget;
 use super::failure::{self, Blame, Failure};
 use super::instance::{Attempt, AttemptOutcome, InstanceStatus, StepFailure, StepState};
-use super::progress::OpenBlock;
+use super::progress::{OpenBlock, Opener};
 use super::steps::{
     Begun, BlockEnd, Closing, Group, GroupNext, GroupRun, Opening, Timer, block_output,
     block_settled_at,
 };
 use super::{ApprovalStatus, Json, StepAddress};
-use crate::{Timestamp, duration};
+use crate::Timestamp;
 
 pub use super::event::{Change, DecidedApproval, Event, Run, StepReport};
-pub use super::progress::Progress;
+pub use super::progress::{Progress, SECTION_TIME_MAX};
 
 /// Most blocks of one instance that are open at the same time.
 const OPEN_BLOCKS_MAX: usize = 2_000;
@@ -41,8 +42,9 @@ impl Progress {
     /// Applies `event` at the time `now`. A final instance does not change.
     ///
     /// # Errors
-    /// Only for [`Event::Decided`]: the approval is unknown or not pending, or its approver started
-    /// the instance and wants to approve. Nothing has changed then.
+    /// For [`Event::Decided`]: the approval is unknown or not pending, or its approver started the
+    /// instance and wants to approve. For [`Event::Cancelled`]: the instance is ending. Nothing has
+    /// changed then.
     pub fn apply(
         &mut self,
         event: Event,
@@ -78,17 +80,11 @@ impl Progress {
             _ if self.instance.status.is_final() => return Ok(change),
             Event::Woken => {}
             Event::StepFinished(report) => self.finish_step(report, &mut change),
-            Event::Refused { failure } => {
-                self.end(InstanceStatus::Failed, Some(failure), now, &mut change)
-            }
-            Event::Cancelled { by } => {
-                let failure =
-                    Failure::fatal("cancelled", Blame::Definition, format!("cancelled by {by}"));
-                self.end(InstanceStatus::Cancelled, Some(failure), now, &mut change);
-            }
+            Event::Refused { failure } => self.refuse(failure, now, &mut change),
+            Event::Cancelled { by } => self.cancel(&by, now, &mut change)?,
         }
         self.advance(now, new_id, &mut change);
-        self.expire_instance(now, &mut change);
+        self.expire_sections(now, &mut change);
         self.expire_approvals(now, &mut change);
         self.wake_sleepers(now, &mut change);
         self.advance(now, new_id, &mut change);
@@ -100,29 +96,21 @@ impl Progress {
         Ok(change)
     }
 
-    /// Ends an instance whose `timeout` is over. An event that comes at the same time counts before.
-    fn expire_instance(&mut self, now: Timestamp, change: &mut Change) {
-        let timeout = self.definition.timeout.unwrap_or_default();
-        let is_over = self.deadline().is_some_and(|deadline| deadline <= now);
-        if is_over && !self.instance.status.is_final() {
-            let message = format!(
-                "the instance was not done after its `timeout` of {}",
-                duration::format(timeout)
-            );
-            let failure = Failure::fatal(failure::INSTANCE_TIMEOUT, Blame::Definition, message);
-            self.end(InstanceStatus::Failed, Some(failure), now, change);
-        }
-    }
-
-    /// Visits the blocks in which something has ended, until nothing more follows.
+    /// Visits the blocks in which something has ended, and begins the sections of an instance that
+    /// ends, until nothing more follows.
     fn advance(&mut self, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid, change: &mut Change) {
         let definition = Arc::clone(&self.definition);
-        while let Some(prefix) = self.changed.pop() {
-            if self.instance.status.is_final() {
-                return;
+        loop {
+            while let Some(prefix) = self.changed.pop() {
+                if self.instance.status.is_final() {
+                    return;
+                }
+                if let Some(open) = self.blocks.get(&prefix).cloned() {
+                    self.visit(&definition, &open, now, new_id, change);
+                }
             }
-            if let Some(open) = self.blocks.get(&prefix).cloned() {
-                self.visit(&definition, &open, now, new_id, change);
+            if self.instance.status.is_final() || !self.begin_section(now, change) {
+                return;
             }
         }
     }
@@ -150,7 +138,7 @@ impl Progress {
                 Some(StepState::Failed(_)) if !step.continue_on_error => break,
                 Some(state) if state.is_final() => {
                     if step.group().is_some() {
-                        self.steps.forget_inside(address);
+                        self.forget_inside(address);
                     }
                 }
                 _ => all_settled = false,
@@ -193,7 +181,7 @@ impl Progress {
         match begun {
             Ok(Begun::Runnable) => {}
             Ok(Begun::Asks(approvals))
-                if self.approvals.len() + approvals.len() > APPROVALS_MAX =>
+                if self.approvals.len() + approvals.len() > self.bound(APPROVALS_MAX) =>
             {
                 let message = format!(
                     "the instance has asked for {APPROVALS_MAX} approvals, and may not ask for more"
@@ -294,7 +282,7 @@ impl Progress {
         if let Some(failure) = self.runs_exhausted() {
             return Err(failure);
         }
-        let open = OpenBlock::new(Some(group.clone()), opening);
+        let open = OpenBlock::of_group(group.clone(), opening);
         self.changed.push(Arc::clone(&open.prefix));
         self.blocks.insert(Arc::clone(&open.prefix), open);
         Ok(())
@@ -310,11 +298,15 @@ impl Progress {
         now: Timestamp,
         change: &mut Change,
     ) {
-        let Some((address, key)) = &open.group else {
-            return match end {
-                Ok(output) => self.complete(open, output, now, change),
-                Err(failed) => self.end(failed.status(), Some(failed.failure), failed.at, change),
-            };
+        let (address, key) = match &open.opener {
+            Opener::Group(address, key) => (address, key),
+            Opener::Section(section) => return self.end_block(*section, open, end, now, change),
+            Opener::Definition => {
+                return match end {
+                    Ok(output) => self.complete(open, output, now, change),
+                    Err(failed) => self.end_steps(Err((failed.failure, failed.at)), now, change),
+                };
+            }
         };
         let step = definition.step(address);
         let (Some(group), Some(mut run)) =
@@ -350,8 +342,17 @@ impl Progress {
         self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| {
             other.step.block() == &*open.prefix
         });
-        for address in open.addresses.iter() {
-            self.steps.forget(address);
+        if !self.definition.compensates_inside() {
+            for address in open.addresses.iter() {
+                self.steps.forget(address);
+            }
+        }
+    }
+
+    /// Forgets the steps inside a step that has ended, unless some of them may have to be compensated.
+    fn forget_inside(&mut self, group: &StepAddress) {
+        if !self.definition.compensates_inside() {
+            self.steps.forget_inside(group);
         }
     }
 
@@ -359,16 +360,14 @@ impl Progress {
     fn drop_inside(&mut self, group: &StepAddress, now: Timestamp, change: &mut Change) {
         self.groups.remove(group);
         let inside = |address: &StepAddress| address == group || address.is_within(group);
-        let is_open = |open: &OpenBlock| {
-            let opener = open.group.as_ref();
-            opener.is_some_and(|(opener, _)| inside(opener))
-        };
+        let is_open =
+            |open: &OpenBlock| matches!(&open.opener, Opener::Group(opener, _) if inside(opener));
         self.blocks.retain(|_, open| !is_open(open));
         self.groups.retain(|opener, _| !inside(opener));
         self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |other| {
             other.step.is_within(group)
         });
-        self.steps.forget_inside(group);
+        self.forget_inside(group);
     }
 
     /// Records the end of a group, and stops what still runs in it.
@@ -509,6 +508,7 @@ impl Progress {
             Err(failure) => failure.message.len(),
         };
         let bytes_max = self.limits.result_bytes_max.saturating_mul(STEPS_MAX);
+        let bytes_max = self.bound(bytes_max);
         (self.steps.attempt_bytes().saturating_add(bytes) > bytes_max).then(|| {
             limit_failure(format!(
                 "the steps of the instance have returned {bytes_max} bytes together, and may not return more; let them store \
@@ -518,7 +518,7 @@ impl Progress {
     }
 
     fn runs_exhausted(&self) -> Option<Failure> {
-        (self.steps.attempts() >= RUNS_MAX).then(|| {
+        (self.steps.attempts() >= self.bound(RUNS_MAX)).then(|| {
             limit_failure(format!(
                 "the instance has run {RUNS_MAX} steps, and may not run more; start other instances for parts of the work"
             ))
@@ -553,9 +553,7 @@ impl Progress {
                 let settled_at = settled_at.unwrap_or(open.ready_at);
                 match self.evaluate(open, template, settled_at, failure::OUTPUT_TOO_LARGE) {
                     Ok(output) => Some(output),
-                    Err(failure) => {
-                        return self.end(InstanceStatus::Failed, Some(failure), now, change);
-                    }
+                    Err(failure) => return self.end_steps(Err((failure, now)), now, change),
                 }
             }
             None => {
@@ -567,24 +565,7 @@ impl Progress {
                 completed.then_some(output)
             }
         };
-        self.instance.output = output;
-        self.instance.current_step = None;
-        self.end(InstanceStatus::Completed, None, now, change);
-    }
-
-    fn end(
-        &mut self,
-        status: InstanceStatus,
-        failure: Option<Failure>,
-        now: Timestamp,
-        change: &mut Change,
-    ) {
-        self.close_approvals(ApprovalStatus::Cancelled, None, now, change, |_| true);
-        self.instance.status = status;
-        self.instance.failure = failure;
-        self.instance.completed_at = Some(now);
-        self.instance.wake_at = None;
-        self.instance.quarantined_at = None;
+        self.end_steps(Ok(output), now, change);
     }
 
     /// Records the failure of a step that has not run.

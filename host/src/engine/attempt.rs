@@ -104,7 +104,7 @@ impl Attempt {
 /// A stage of an attempt that a driver waits for.
 pub(super) enum Stage {
     /// The attempt has its turns and its permit, and may run.
-    Entered(Attempt, AttemptPermit),
+    Entered(Box<Attempt>, AttemptPermit),
     Ended(Box<Ended>),
     /// The host is shutting down, so the attempt does not begin.
     Left(StepAddress),
@@ -125,7 +125,7 @@ impl Core {
             () = self.0.stop.cancelled() => None,
         };
         match entered {
-            Some(permit) => Stage::Entered(attempt, permit),
+            Some(permit) => Stage::Entered(Box::new(attempt), permit),
             None => Stage::Left(attempt.step),
         }
     }

@@ -23,7 +23,7 @@ pub const DESCENDANTS_PER_REQUEST: usize = 2_000;
 pub struct CancelledDescendants {
     /// Number of descendants that this request cancelled.
     pub cancelled: usize,
-    /// True if unfinished descendants are left; the client should repeat the request.
+    /// True if descendants are left that were not cancelled; the client should repeat the request.
     pub more: bool,
 }
 
@@ -91,10 +91,14 @@ impl BatchProcessor {
         budget: &AtomicUsize,
     ) -> Result<CancelledDescendants, EngineError> {
         let store = &self.engine().0.store;
-        let (mut cancelled, mut after) = (0, Uuid::nil());
+        let (mut cancelled, mut after, mut more) = (0, Uuid::nil(), false);
         loop {
             let part = take(budget, self.engine().0.batch_config.size);
             if part == 0 {
+                more |= !store
+                    .unfinished_descendants(root, after, 1)
+                    .await?
+                    .is_empty();
                 break;
             }
             let ids = store.unfinished_descendants(root, after, part).await?;
@@ -110,16 +114,13 @@ impl BatchProcessor {
                 .writing
                 .acquire(&principal.team)
                 .await;
-            // An instance that ended meanwhile needs no cancellation. A cancellation that failed is
-            // found again below.
+            // An instance that has ended, or whose last steps run, needs no cancellation.
             let results = self.cancel_chunk(principal, ids).await;
             cancelled += results.iter().filter(|result| result.is_ok()).count();
+            let is_left = |result: &Result<_, _>| matches!(result, Err(error) if !matches!(error, EngineError::Conflict(_)));
+            more |= results.iter().any(is_left);
         }
-        let left = store.unfinished_descendants(root, Uuid::nil(), 1).await?;
-        Ok(CancelledDescendants {
-            cancelled,
-            more: !left.is_empty(),
-        })
+        Ok(CancelledDescendants { cancelled, more })
     }
 }
 

@@ -59,7 +59,7 @@ impl Core {
                     EngineError::StarterCannotApprove(error.to_string())
                 }
                 ChangeError::Ended(instance) => ended_already(&instance),
-                ChangeError::Decision(DecisionError::NotFound) | ChangeError::Gone => not_found(),
+                ChangeError::Decision(_) | ChangeError::Gone => not_found(),
                 ChangeError::Contended => {
                     EngineError::Busy("the instance is changing too fast; try again".to_owned())
                 }
@@ -97,6 +97,9 @@ impl Core {
                     EngineError::Busy("the instance is changing too fast; try again".to_owned())
                 }
                 ChangeError::Ended(instance) => ended_already(&instance),
+                ChangeError::Decision(error @ DecisionError::Ending(_)) => {
+                    EngineError::Conflict(error.to_string())
+                }
                 ChangeError::Gone | ChangeError::Decision(_) => no_such_instance(),
             })?;
         self.0.active.nudge(instance_id);

@@ -391,7 +391,7 @@ impl<'e> Drive<'e> {
     /// Takes the next stage of an attempt.
     async fn take(&mut self, progress: &Progress, stage: Option<Stage>) {
         match stage {
-            Some(Stage::Entered(attempt, permit)) => self.run(progress, attempt, permit).await,
+            Some(Stage::Entered(attempt, permit)) => self.run(progress, *attempt, permit).await,
             Some(Stage::Ended(ended)) => {
                 self.running -= 1;
                 self.ended.push_back(*ended);

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::problem::DefinitionMistake;
 use super::{
-    Block, Definition, DefinitionSource, Group, LEVELS_MAX, STEPS_MAX, Step, StepAction,
-    StepSource, TIMEOUT_MAX,
+    Block, Compensated, Definition, DefinitionSource, Group, LEVELS_MAX, STEPS_MAX, Step,
+    StepAction, StepSource, TIMEOUT_MAX,
 };
 use crate::expression::{Expression, TEMPLATE_VALUES_MAX, Template};
 use crate::similar::did_you_mean;
 use crate::yaml::Path;
-use crate::{StepId, duration};
+use crate::{Section, StepId, duration};
 
 /// Most mistakes that the checks collect. Only twenty are reported, and each costs time.
 const FINDINGS_MAX: usize = 100;
@@ -39,6 +39,15 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
         checker.find(DefinitionMistake::new(root.field("steps"), message));
     }
     let timeout = checker.timeout(&source, &root);
+    let ended = Surroundings {
+        settled: ids.iter().cloned().collect(),
+        variables: vec!["failure"],
+        section: true,
+        level: 0,
+    };
+    let on_error = checker.section(Section::OnError, &source.on_error, &ended);
+    let finally = checker.section(Section::Finally, &source.finally, &ended);
+    checker.reserve(&source);
     let output = source.output.as_ref().map(Template::parse_all).transpose();
     let output = output.unwrap_or_else(|errors| {
         let path = root.field("output");
@@ -61,9 +70,12 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
         source,
         steps,
         timeout,
+        on_error,
+        finally,
         output,
         text: None,
         computes,
+        compensated: checker.compensated,
     })
 }
 
@@ -74,6 +86,8 @@ struct Surroundings {
     settled: BTreeSet<StepId>,
     /// Variables of the groups around.
     variables: Vec<&'static str>,
+    /// True in `on_error` and `finally`.
+    section: bool,
     /// Number of groups around.
     level: usize,
 }
@@ -85,6 +99,8 @@ struct Checker {
     steps: usize,
     /// True if there is any expression to evaluate.
     computes: bool,
+    /// The steps that have a compensation.
+    compensated: Compensated,
 }
 
 impl Checker {
@@ -105,6 +121,42 @@ impl Checker {
         };
         self.find(DefinitionMistake::new(root.field("timeout"), message));
         None
+    }
+
+    /// Checks `on_error` or `finally`.
+    fn section(
+        &mut self,
+        section: Section,
+        written: &Option<Vec<StepSource>>,
+        ended: &Surroundings,
+    ) -> Option<Block> {
+        let written = written.as_ref()?;
+        let path = Path::default().field(section.as_str());
+        if written.is_empty() {
+            let message = format!("`{}` must have at least one step", section.as_str());
+            self.find(DefinitionMistake::new(path.clone(), message));
+        }
+        Some(self.block(written, &path, ended).0)
+    }
+
+    /// Refuses steps whose addresses could be mistaken for those in a section of the definition.
+    fn reserve(&mut self, source: &DefinitionSource) {
+        let used = [
+            (Section::Compensate, self.compensated != Compensated::None),
+            (Section::OnError, source.on_error.is_some()),
+            (Section::Finally, source.finally.is_some()),
+        ];
+        for (index, step) in source.steps.iter().enumerate() {
+            let mut used = used.iter().filter(|(_, is_used)| *is_used);
+            if let Some((section, _)) = used.find(|(name, _)| name.as_str() == step.id.as_str()) {
+                let id = section.as_str();
+                let message = format!(
+                    "step `{id}`: the addresses in `{id}` begin so in this definition; give the step another id"
+                );
+                let path = Path::default().field("steps").index(index).field("id");
+                self.find(DefinitionMistake::new(path, message));
+            }
+        }
     }
 
     /// Checks a list of steps. Also returns their ids.
@@ -169,11 +221,43 @@ impl Checker {
             self.computes = true;
             self.knows(&step.id, path, expression, around);
         });
+        if let Some(compensation) = step.compensate.as_ref().and_then(|block| block.first()) {
+            self.compensation(&step.id, compensation, path, around);
+        }
 
         if let StepAction::Group(group) = &mut step.action {
             self.group(written, group, path, around);
         }
         Some(step)
+    }
+
+    /// Checks the expressions of a compensation. They see the compensated step.
+    fn compensation(
+        &mut self,
+        id: &StepId,
+        compensation: &Step,
+        path: &Path,
+        around: &Surroundings,
+    ) {
+        let path = path.field("compensate");
+        if around.section {
+            let message = format!(
+                "step `{id}`: steps of `on_error` and `finally` are not compensated; only the instance's own steps are"
+            );
+            return self.find(DefinitionMistake::new(path, message));
+        }
+        self.steps += 1;
+        self.compensated = self.compensated.max(match around.level {
+            0 => Compensated::OwnList,
+            _ => Compensated::Inside,
+        });
+        let mut ended = around.clone();
+        ended.settled.insert(id.clone());
+        ended.variables.push("failure");
+        compensation.visit(&path, &mut |path, expression| {
+            self.computes = true;
+            self.knows(id, path, expression, &ended);
+        });
     }
 
     /// Checks the blocks of a group.
@@ -291,13 +375,9 @@ pub(super) fn check_new(definition: &Definition) -> Vec<DefinitionMistake> {
     let mut findings = Vec::new();
     let root = Path::default();
     let mut size = definition.output.as_ref().map_or(0, Template::size);
-    check_new_block(
-        &definition.steps,
-        &definition.source.steps,
-        &root.field("steps"),
-        &mut size,
-        &mut findings,
-    );
+    for (name, block, written) in definition.lists() {
+        check_new_block(block, written, &root.field(name), &mut size, &mut findings);
+    }
     if let Some(output) = &definition.output {
         output.visit(&root.field("output"), &mut |path, expression| {
             let error = expression.check().err();
@@ -338,13 +418,22 @@ fn check_new_block(
             );
         };
         step.visit(&path, &mut check);
+        let compensation = step.compensate.as_ref().and_then(|block| block.first());
+        if let Some(compensation) = compensation {
+            compensation.visit(&path.field("compensate"), &mut check);
+        }
         if let StepAction::Group(group) = &step.action
             && let Some((below, condition)) = group.kind.end_condition()
         {
             check(&path.join(&below.0), condition);
         }
         findings.extend(step.action.check_new(&step.id, &path));
-        let templates = step.action.templates();
+        let mut templates = step.action.templates();
+        templates.extend(
+            compensation
+                .map(|step| step.action.templates())
+                .unwrap_or_default(),
+        );
         *size += templates
             .iter()
             .map(|(_, template)| template.size())
@@ -384,11 +473,16 @@ fn check_step(
         None
     });
     let action = StepAction::check(written, path, findings);
+    let compensate = written.compensate.as_ref().and_then(|compensation| {
+        let path = path.field("compensate");
+        compensation.check(written, &path, findings)
+    });
     Some(Step {
         id: written.id.clone(),
         needs,
         when,
         action: action?,
         continue_on_error: written.continue_on_error.unwrap_or(false),
+        compensate,
     })
 }

@@ -180,8 +180,10 @@ impl SourceText {
 /// Formats a message such as `step ``a``: ``retry.max_attempts`` must be …`.
 fn sentence(root: &Node, misread: &ReadProblem) -> String {
     let (step, path) = match misread.path.0.as_slice() {
-        [Segment::Field(steps), Segment::Index(index), rest @ ..] if steps == "steps" => {
-            let id = root.follow(&Path::default().field("steps").index(*index).field("id"));
+        [Segment::Field(list), Segment::Index(index), rest @ ..]
+            if matches!(list.as_ref(), "steps" | "on_error" | "finally") =>
+        {
+            let id = root.follow(&Path::default().field(list).index(*index).field("id"));
             let step = match &id.value {
                 NodeValue::Scalar { text, .. } => format!("step `{}`: ", text.escape_debug()),
                 _ => format!("step number {}: ", index + 1),
@@ -268,13 +270,13 @@ fn unescaped(written: &str, style: Style) -> Vec<(usize, char)> {
 impl Definition {
     /// Returns a finding for each step with a timeout above `deadline`, the host's limit.
     pub fn beyond(&self, deadline: Duration) -> Vec<DefinitionMistake> {
-        let asked = self.plugin_steps().filter_map(|(index, id, action)| {
+        let asked = self.plugin_steps().filter_map(|(path, id, action)| {
             action.timeout.filter(|timeout| *timeout > deadline)?;
             let most = duration::format(deadline);
             let message = format!(
                 "step `{id}`: `timeout` is more than the {most} that this host gives one attempt (limits.deadline)"
             );
-            Some(DefinitionMistake::new(field(index, "timeout"), message))
+            Some(DefinitionMistake::new(path.field("timeout"), message))
         });
         asked.collect()
     }
@@ -290,11 +292,11 @@ impl Definition {
             .plugin_steps()
             .filter(|(_, _, action)| action.plugin == *reference);
         let Some(version) = version else {
-            let missing = asking.next().map(|(index, ..)| {
+            let missing = asking.next().map(|(path, ..)| {
                 let message = format!(
                     "the plugin `{reference}` is not there; upload it first with `stepwell plugin upload FILE`"
                 );
-                DefinitionMistake::new(field(index, "plugin"), message)
+                DefinitionMistake::new(path.field("plugin"), message)
             });
             return missing.into_iter().collect();
         };
@@ -306,7 +308,7 @@ impl Definition {
             .collect();
         let missing = asking.filter(|(_, _, action)| !offered.contains(&action.step.as_str()));
         missing
-            .map(|(index, _, action)| {
+            .map(|(path, _, action)| {
                 let message = format!(
                     "{} has no step `{}`{}; it offers {}",
                     version.label(),
@@ -314,22 +316,16 @@ impl Definition {
                     did_you_mean(action.step.as_str(), offered.iter().copied()),
                     offered.join(", ")
                 );
-                DefinitionMistake::new(field(index, "step"), message)
+                DefinitionMistake::new(path.field("step"), message)
             })
             .collect()
     }
 
-    fn plugin_steps(&self) -> impl Iterator<Item = (usize, &StepId, &PluginStep)> {
-        self.steps
-            .iter()
-            .enumerate()
-            .filter_map(|(index, step)| match &step.action {
-                StepAction::Plugin(action) => Some((index, &step.id, action)),
-                _ => None,
-            })
+    fn plugin_steps(&self) -> impl Iterator<Item = (Path, &StepId, &PluginStep)> {
+        let steps = self.placed_steps().into_iter();
+        steps.filter_map(|(path, step)| match &step.action {
+            StepAction::Plugin(action) => Some((path, &step.id, action)),
+            _ => None,
+        })
     }
-}
-
-fn field(step: usize, name: &str) -> Path {
-    Path::default().field("steps").index(step).field(name)
 }

@@ -21,10 +21,14 @@ use super::budget::{Budget, EvaluationStop};
 use super::functions;
 use super::value::{ELEMENT_BYTES, Key, Text, Value};
 use super::{Scope, arithmetic, time};
+use crate::Json;
 use crate::instance::StepState;
 
 /// Most levels of recursion. A parsed expression of 1,024 bytes has fewer.
 const LEVELS_MAX: usize = 600;
+
+/// Status of a step that had not ended when the instance's steps ended.
+const UNFINISHED: &str = "unfinished";
 
 type Evaluated<'a> = Result<Value<'a>, EvaluationStop>;
 
@@ -81,6 +85,10 @@ impl<'a> Evaluation<'a> {
             (None, "input") => Value::from_json(self.scope.input.as_str(), self.budget),
             (None, "instance") => Value::from_json(self.scope.instance.as_str(), self.budget),
             (None, "now") => time::now(self.scope.now),
+            (None, "failure") if self.scope.failure.is_some() => {
+                let failure = self.scope.failure.map_or("null", Json::as_str);
+                Value::from_json(failure, self.budget)
+            }
             (None, "item" | "index" | "previous") => self.block_variable(name),
             (None, "steps") => Err(EvaluationStop::Problem(
                 "write steps.<id>.output or steps.<id>.status".to_owned(),
@@ -147,12 +155,14 @@ impl<'a> Evaluation<'a> {
     /// Returns `steps.<id>`; none if the step is not settled.
     fn step(&self, id: &'a str) -> Result<Option<Value<'a>>, EvaluationStop> {
         let state = self.state(id);
-        let ended = state.and_then(|state| Some((state, state.status()?, state.output()?)));
-        let Some((state, status, output)) = ended else {
-            return Ok(None);
+        let ended = state.and_then(|state| Some((state.status()?, state.output()?)));
+        let (status, output) = match ended {
+            Some(ended) => ended,
+            None if self.scope.failure.is_some() => (UNFINISHED, "null"),
+            None => return Ok(None),
         };
         self.budget.scratch(6 * ELEMENT_BYTES)?;
-        let failure = match state.failure() {
+        let failure = match state.and_then(StepState::failure) {
             None => Value::Null,
             Some(failure) => {
                 self.budget.scratch(2 * ELEMENT_BYTES)?;
@@ -180,7 +190,8 @@ impl<'a> Evaluation<'a> {
     /// skipped, or it failed.
     fn without_output<'p>(&self, place: &'p str) -> Option<(&'p str, &'static str)> {
         let id = place.strip_prefix("steps.")?.strip_suffix(".output")?;
-        let status = self.state(id).and_then(StepState::status)?;
+        let status = self.state(id).and_then(StepState::status);
+        let status = status.or(self.scope.failure.map(|_| UNFINISHED))?;
         (status != "completed").then_some((id, status))
     }
 
@@ -200,7 +211,11 @@ impl<'a> Evaluation<'a> {
         let found = field(&operand, &select.field).map_err(|problem| {
             let place = place(&select.operand);
             if let Some((id, status)) = self.without_output(&place) {
-                let was = if status == "failed" { "has" } else { "was" };
+                let was = match status {
+                    "failed" => "has",
+                    UNFINISHED => "is",
+                    _ => "was",
+                };
                 let problem =
                     format!("step `{id}` {was} {status} and has no output; ask steps.{id}.status == '{status}' first");
                 return EvaluationStop::Problem(problem);

@@ -56,6 +56,9 @@ pub struct Scope<'a> {
     /// The blocks that the expression's step stands in, the innermost first, without the
     /// definition's own list.
     pub blocks: &'a [BlockScope<'a>],
+    /// `failure`: the reason why the instance ends, or null; none while the instance's own steps run.
+    /// With it, steps that are not settled have the status `unfinished`.
+    pub failure: Option<&'a Json>,
     /// `instance`: id, workflow, version, entity_type, entity_id, started_by.
     pub instance: &'a Json,
     /// `now`: the time when the step became ready, the same for all attempts on all hosts.
@@ -269,11 +272,12 @@ impl Expression {
     pub fn block_variables(&self) -> impl Iterator<Item = (&'static str, ExpressionError)> {
         self.block_variables.iter().map(|(name, offset)| {
             let owner = match *name {
-                "item" => "a `for_each`",
-                "previous" => "a `loop`",
-                _ => "a `for_each` or a `loop`",
+                "item" => "the steps of a `for_each`",
+                "previous" => "the steps of a `loop`",
+                "failure" => "`on_error`, `finally` and `compensate`",
+                _ => "the steps of a `for_each` or a `loop`",
             };
-            let problem = format!("`{name}` exists only in the steps of {owner}");
+            let problem = format!("`{name}` exists only in {owner}");
             (
                 *name,
                 ExpressionError::invalid_at(&self.text, *offset, problem),

@@ -7,8 +7,8 @@ use crate::similar::did_you_mean;
 
 /// Variables of an expression.
 pub(super) const VARIABLES: [&str; 4] = ["input", "steps", "instance", "now"];
-/// Variables that only the blocks of some steps have.
-const BLOCK_VARIABLES: [&str; 3] = ["item", "index", "previous"];
+/// Variables that only some steps have.
+const BLOCK_VARIABLES: [&str; 4] = ["item", "index", "previous", "failure"];
 /// Fields of `steps.<id>`.
 const STEP_FIELDS: [&str; 3] = ["output", "status", "failure"];
 /// Fields of `instance`.

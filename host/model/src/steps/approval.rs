@@ -291,7 +291,11 @@ impl ApprovalStep {
                 .map(|comment| format!(": {comment}"))
                 .unwrap_or_default();
             let message = format!("{approver} rejected \"{title}\"{remark}");
-            return Verdict::Rejected(Failure::fatal("rejected", Blame::Definition, message));
+            return Verdict::Rejected(Failure::fatal(
+                failure::REJECTED,
+                Blame::Definition,
+                message,
+            ));
         }
         let approved: Vec<_> = approvals
             .iter()
@@ -311,7 +315,7 @@ impl ApprovalStep {
             (OnExpiry::Continue, _) => Verdict::settled("expired", &[], None, true),
             (OnExpiry::Reject, OnReject::Continue) => Verdict::settled("rejected", &[], None, true),
             (OnExpiry::Reject, OnReject::Fail) => Verdict::Rejected(Failure::fatal(
-                "approval-expired",
+                failure::APPROVAL_EXPIRED,
                 Blame::Definition,
                 format!("nobody decided \"{title}\" in time"),
             )),

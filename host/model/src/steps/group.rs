@@ -132,6 +132,17 @@ impl Group {
         }
     }
 
+    /// Returns the number by which the blocks of the group are in order.
+    pub(crate) fn number(&self, key: &BlockKey) -> Option<usize> {
+        match (&self.kind, key) {
+            (_, BlockKey::Index(index)) => Some(*index),
+            (GroupKind::Parallel(parallel), BlockKey::Branch(branch)) => {
+                parallel.branches.iter().position(|name| name == branch)
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the variables of a block that has been open, for its expressions to be evaluated
     /// again. None if there was no such block.
     pub(crate) fn variables(

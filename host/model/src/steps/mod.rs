@@ -7,6 +7,7 @@
 
 mod approval;
 mod blocks;
+mod compensation;
 mod for_each;
 mod group;
 mod parallel;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 pub use self::approval::{APPROVERS_MAX, ApprovalSource, ApprovalStep, OnExpiry, OnReject};
 pub use self::blocks::BlockVariables;
+pub use self::compensation::CompensationSource;
 pub use self::for_each::{ForEach, ITEMS_MAX, OnItemError};
 pub use self::group::{Group, GroupKind};
 pub use self::parallel::Parallel;
@@ -208,7 +210,13 @@ fn refuse_fields_of_others(
     };
     let of_plugins = "`step`, `input`, `retry` and `timeout` belong to plugin steps";
     let of_lists = "`max_parallel` and `on_item_error` belong to a `for_each`";
-    let fields: [(&str, bool, &[&str], &str); 8] = [
+    let fields: [(&str, bool, &[&str], &str); 9] = [
+        (
+            "compensate",
+            written.compensate.is_some(),
+            &["plugin"],
+            "`compensate` belongs to plugin steps",
+        ),
         ("step", written.step.is_some(), &["plugin"], of_plugins),
         ("input", written.input.is_some(), &["plugin"], of_plugins),
         ("retry", written.retry.is_some(), &["plugin"], of_plugins),
