@@ -28,6 +28,7 @@ mod dashboard;
 mod databases;
 mod definitions;
 mod demo;
+mod endings;
 mod engine;
 mod exposition;
 mod fairness;

@@ -354,7 +354,7 @@ pub(super) fn ledger() -> EntryKey {
 
 /// A sandbox without guests. A step takes up to half a minute. It counts itself, adds one to the
 /// number that it has read from the ledger, and sometimes fails; the first attempt at `reserve`
-/// always does.
+/// and every one at `break` do.
 pub(super) struct Steps(pub(super) Arc<Database>);
 
 #[async_trait]
@@ -366,7 +366,8 @@ impl StepRunner for Steps {
         let wall = database.any(Duration::from_secs(30));
         database.clock.sleep(wall).await;
         let (step, number) = (call.step_id.as_str(), call.number);
-        let fails = database.random.chance() < 0.1 || (step == "reserve" && number == 1);
+        let fails =
+            database.random.chance() < 0.1 || step == "break" || (step == "reserve" && number == 1);
         database.note(&format!("ran {} {step} {number}", call.instance_id));
         let put = StorageWrite {
             key: ledger(),
@@ -384,7 +385,10 @@ impl StepRunner for Steps {
             guard: None,
         };
         let (result, storage) = if fails {
-            let failure = Failure::retryable("busy", Blame::Guest, "try again");
+            let failure = match step {
+                "break" => Failure::fatal("broken", Blame::Guest, "it always breaks"),
+                _ => Failure::retryable("busy", Blame::Guest, "try again"),
+            };
             (Err(failure), Vec::new())
         } else {
             (Ok(Json::null()), vec![count, put])

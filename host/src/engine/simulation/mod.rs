@@ -23,7 +23,8 @@ use crate::config::Config;
 use crate::model::instance::Pins;
 use crate::model::plugin::{Grants, Manifest, PluginVersion};
 use crate::model::{
-    AttemptOutcome, Decision, Definition, InstanceStatus, Json, Name, NewInstance, Principal,
+    AttemptOutcome, Decision, Definition, InstanceStatus, Json, Name, NewInstance, Precondition,
+    Principal,
 };
 use crate::monitor::Monitor;
 use crate::random::Random;
@@ -67,6 +68,27 @@ const STEPS: [&str; 11] = [
     "follow[0].ask",
     "follow[1].ask",
 ];
+/// Orders that are cancelled at any time, take too long or break.
+const BROKEN: &str = "
+name: order
+timeout: 6h
+steps:
+  - { id: reserve, plugin: shop, step: run, retry: { max_attempts: 100, initial_delay: 1m }, compensate: { plugin: shop, step: run, retry: { max_attempts: 100 } } }
+  - id: each
+    for_each: [1, 2, 3]
+    max_parallel: 2
+    steps:
+      - { id: pack, plugin: shop, step: run, retry: { max_attempts: 100 }, compensate: { plugin: shop, step: run, retry: { max_attempts: 100 } } }
+      - { id: rest, wait: { for: 10m } }
+  - { id: agree, approval: { title: Sell it?, approvers: [ada], expires_in: 30d } }
+  - { id: break, plugin: shop, step: run }
+on_error:
+  - { id: tell, plugin: shop, step: run, input: '${failure}', retry: { max_attempts: 100 } }
+  - { id: agree, approval: { title: Close it?, approvers: [ada], expires_in: 3d } }
+finally:
+  - { id: rest, wait: { for: 1h } }
+  - { id: tidy, plugin: shop, step: run, retry: { max_attempts: 100 } }
+";
 /// One of these takes effect, or both.
 const RACERS: [&str; 2] = ["race.one.bid", "race.two.bid"];
 const HOSTS: [Uuid; 2] = [Uuid::from_u128(1), Uuid::from_u128(2)];
@@ -89,7 +111,7 @@ fn name(text: &str) -> Name {
 }
 
 impl Scene {
-    fn new() -> Self {
+    fn of(definition: &str) -> Self {
         let mut config = Config::defaults().expect("the defaults load");
         config.engine.poll_interval = Duration::from_secs(60);
         let workflow = WorkflowVersion {
@@ -97,7 +119,7 @@ impl Scene {
             team: name("acme"),
             name: name("order"),
             version: 1,
-            definition: Arc::new(Definition::parse(DEFINITION).expect("is valid")),
+            definition: Arc::new(Definition::parse(definition).expect("is valid")),
             created_by: "bo".to_owned(),
             created_at: START,
         };
@@ -124,8 +146,9 @@ impl Scene {
         }
     }
 
-    /// Runs the simulation of a seed, checks its end and returns its trace.
-    fn run(&self, seed: u64) -> String {
+    /// Runs the simulation of a seed, checks its end and returns its trace. A client cancels instances
+    /// if `cancels` is true.
+    fn run(&self, seed: u64, cancels: bool, check: fn(&Database)) -> String {
         let clock = Clock::simulated(START);
         let database = Arc::new(Database::new(
             clock.clone(),
@@ -142,7 +165,7 @@ impl Scene {
             } else {
                 LONGEST
             };
-            if run_process(&clock, self.live(&database, lifetime)) {
+            if run_process(&clock, self.live(&database, lifetime, cancels)) {
                 break;
             }
             database.note("crash");
@@ -174,14 +197,17 @@ impl Scene {
     }
 
     /// Runs the hosts for a while. Returns true if all instances have ended.
-    async fn live(&self, database: &Arc<Database>, lifetime: Duration) -> bool {
+    async fn live(&self, database: &Arc<Database>, lifetime: Duration, cancels: bool) -> bool {
         let clock = &database.clock;
         let end = clock.now().after(lifetime);
         let cores = HOSTS.map(|host| self.core(host, database));
         for core in &cores {
             core.spawn_poller();
         }
-        let [core, _] = cores;
+        let [core, other] = cores;
+        if cancels {
+            tokio::spawn(cancel(other, Arc::clone(database)));
+        }
         tokio::spawn(approve(core, Arc::clone(database)));
         tokio::spawn(lose_leases(Arc::clone(database)));
         loop {
@@ -241,14 +267,39 @@ fn run_process<T>(clock: &Clock, main: impl Future<Output = T>) -> T {
     }))
 }
 
-/// Approves pending approvals after a while, like a client of one host.
-async fn approve(core: Core, database: Arc<Database>) {
-    let ada = Principal {
+/// Returns the user of a client.
+fn ada(database: &Database) -> Principal {
+    Principal {
         team: database.workflow.team.clone(),
         user: "ada".to_owned(),
         permissions: Vec::new(),
         token: None,
-    };
+    }
+}
+
+/// Cancels an instance now and then, like a client of one host, and repeats itself.
+async fn cancel(core: Core, database: Arc<Database>) {
+    loop {
+        database.clock.sleep(database.any(HOUR * 4)).await;
+        let chance = database.random.chance();
+        for (number, (instance, _)) in database.instances().into_iter().enumerate() {
+            // Two of the orders are never cancelled.
+            if number % 2 == 0 || chance < 0.5 {
+                continue;
+            }
+            let id = instance.id;
+            let cancelled = core
+                .cancel_known(&ada(&database), id, None, &Precondition::None)
+                .await;
+            let answer = cancelled.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
+            database.note(&format!("cancel {id}: {answer}"));
+        }
+    }
+}
+
+/// Approves pending approvals after a while, like a client of one host.
+async fn approve(core: Core, database: Arc<Database>) {
+    let ada = ada(&database);
     loop {
         database.clock.sleep(database.any(HOUR * 4)).await;
         for approval in database.pending_approvals() {
@@ -313,12 +364,66 @@ fn check(database: &Database) {
     assert_eq!(database.counted(&ledger()), all, "no update is lost");
 }
 
+/// Checks that each instance has ended with its last section, that each step that completed took
+/// effect once, and that what had completed was undone once, the last one first.
+fn check_broken(database: &Database) {
+    let mut all = 0;
+    for (number, (instance, attempts)) in database.instances().into_iter().enumerate() {
+        let id = instance.id;
+        let failure = instance
+            .failure
+            .as_ref()
+            .map(|failure| failure.code.as_str());
+        let expected = match failure {
+            Some("cancelled") if number % 2 == 1 => InstanceStatus::Cancelled,
+            Some("broken" | "instance-timeout") => InstanceStatus::Failed,
+            other => panic!("{id} ended with {other:?}"),
+        };
+        assert_eq!(instance.status, expected, "of {id}");
+        let ended: Vec<_> = attempts
+            .iter()
+            .filter(|run| run.outcome == AttemptOutcome::Completed)
+            .collect();
+        let last = attempts.iter().max_by_key(|run| run.finished_at);
+        assert_eq!(last.map(|run| run.step.as_str()), Some("finally"));
+        let runs = ended.iter().filter(|run| run.plugin.is_some());
+        for run in runs {
+            let counted = database.counted(&count_of(id, run.step.as_str()));
+            assert_eq!(counted, 1, "{} of {id}", run.step);
+            all += counted;
+        }
+        let mut done: Vec<_> = ended
+            .iter()
+            .filter(|run| run.step.as_str() == "reserve" || run.step.as_str().ends_with("].pack"))
+            .filter(|run| !run.step.as_str().starts_with("compensate."))
+            .map(|run| (run.finished_at, run.step.to_string()))
+            .collect();
+        done.sort();
+        let undone = ended.iter().filter_map(|run| {
+            let step = run.step.as_str().strip_prefix("compensate.")?;
+            Some((run.finished_at, step.to_owned()))
+        });
+        let mut undone: Vec<_> = undone.collect();
+        undone.sort();
+        let steps = |steps: Vec<(Timestamp, String)>| -> Vec<String> {
+            steps.into_iter().map(|(_, step)| step).collect()
+        };
+        done.reverse();
+        assert_eq!(steps(undone), steps(done), "of {id}");
+        assert!(ended.iter().any(|run| run.step.as_str() == "finally.tidy"));
+        let told = ended.iter().any(|run| run.step.as_str() == "on_error.tell");
+        assert!(!told || instance.status == InstanceStatus::Failed);
+    }
+    assert_eq!(database.counted(&ledger()), all, "no update is lost");
+}
+
 #[test]
 fn a_seed_repeats_its_trace_and_another_seed_does_not() {
-    let scene = Scene::new();
-    let trace = scene.run(1);
-    assert_eq!(trace, scene.run(1));
-    assert_ne!(trace, scene.run(2));
+    let scene = Scene::of(DEFINITION);
+    let run = |seed| scene.run(seed, false, check);
+    let trace = run(1);
+    assert_eq!(trace, run(1));
+    assert_ne!(trace, run(2));
     for event in [
         "crash",
         "is lost",
@@ -330,18 +435,32 @@ fn a_seed_repeats_its_trace_and_another_seed_does_not() {
     }
 }
 
-/// `STEPWELL_TEST_SEEDS` is the number of seeds.
-#[test]
-fn crashes_lost_answers_and_lost_leases_repeat_no_effect() {
+/// Runs as many seeds as `STEPWELL_TEST_SEEDS` says.
+fn explore(run: impl Fn(u64) -> String) {
     let seeds = std::env::var("STEPWELL_TEST_SEEDS");
     let seeds = seeds.map_or(20, |seeds| seeds.parse().expect("is a number"));
-    let scene = Scene::new();
     for seed in 0..seeds {
-        let run = std::panic::AssertUnwindSafe(|| scene.run(seed));
+        let run = std::panic::AssertUnwindSafe(|| run(seed));
         let run = std::panic::catch_unwind(run);
         assert!(
             run.is_ok(),
             "the seed {seed} fails, as the panic above says"
         );
     }
+}
+
+/// `STEPWELL_TEST_SEEDS` is the number of seeds.
+#[test]
+fn crashes_lost_answers_and_lost_leases_repeat_no_effect() {
+    let scene = Scene::of(DEFINITION);
+    explore(|seed| scene.run(seed, false, check));
+}
+
+/// `STEPWELL_TEST_SEEDS` is the number of seeds.
+#[test]
+fn orders_that_break_are_undone_once_and_end_with_finally() {
+    let scene = Scene::of(BROKEN);
+    let trace = scene.run(1, true, check_broken);
+    assert_eq!(trace, scene.run(1, true, check_broken));
+    explore(|seed| scene.run(seed, true, check_broken));
 }
