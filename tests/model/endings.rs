@@ -47,7 +47,8 @@ fn an_instance_fails_when_its_timeout_is_over_whatever_it_waits_for() {
         stage.decide("bob", Decision::Approve).expect("is pending");
     };
     let run = |_: &mut Stage| {};
-    let cases: [(&str, &dyn Fn(&mut Stage)); 4] = [
+    type Reach<'a> = (&'a str, &'a dyn Fn(&mut Stage));
+    let cases: [Reach<'_>; 4] = [
         ("work", &wait_for_retry),
         ("sure", &wait_for_approval),
         ("rest", &wait_for_timer),
@@ -604,8 +605,10 @@ fn disturb(stage: &mut Stage, kind: u8, choice: u16) {
     let has_ready = !ready(stage).is_empty();
     match kind {
         0 => drop(stage.wait(Duration::from_millis(u64::from(choice % 7_000)))),
-        1 if has_ready => drop(stage.finish_nth(choice.into(), Err(failure(choice % 4 > 0)))),
-        2 if choice % 8 == 0 => match cancel(stage) {
+        1 if has_ready => {
+            drop(stage.finish_nth(choice.into(), Err(failure(!choice.is_multiple_of(4)))))
+        }
+        2 if choice.is_multiple_of(8) => match cancel(stage) {
             Ok(_) | Err(DecisionError::Ending(_)) => {}
             Err(error) => panic!("{error}"),
         },
@@ -613,7 +616,7 @@ fn disturb(stage: &mut Stage, kind: u8, choice: u16) {
             let pending = stage.pending();
             let nth = usize::from(choice) % pending.len().max(1);
             let approval_id = pending.get(nth).map(|approval| approval.id);
-            let decision = if choice % 3 == 0 {
+            let decision = if choice.is_multiple_of(3) {
                 Decision::Reject
             } else {
                 Decision::Approve
