@@ -5,13 +5,10 @@
 //! (see [`super::group`]). Callers get their result after COMMIT and after the caches have dropped
 //! the entries that were written.
 //!
-//! The queue is fair. The jobs of one team take effect in their order. A group takes one job of
-//! each team in a round, and ends with the round in which a team's last job was taken, so the jobs
-//! of a team with few wait neither for the backlog of another team nor for a long transaction. The
-//! queue is bounded by jobs and by bytes, with half of both for one team; a caller that finds its
-//! part full waits.
+//! The queue is fair ([`super::job_queues`]), and the jobs of one team take effect in their order. It
+//! is bounded by jobs and by bytes, with half of both for one team; a caller that finds its part full
+//! waits.
 
-use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +22,7 @@ use super::commit::{PreparedCommit, StepCommit};
 use super::creation::Created;
 use super::group::{self, JobResult, Work};
 use super::invalidation::Invalidation;
+use super::job_queues::{JobQueues, Queued};
 use super::storage_writes::Versions;
 use super::{CommitError, Conflict, Core, Store, StoreError};
 use crate::byte_budget::{Budget, Charge};
@@ -64,7 +62,7 @@ struct Counters {
 
 /// The sending side of the committer's queue.
 pub(super) struct Committer {
-    queue: mpsc::UnboundedSender<Job>,
+    queue: mpsc::UnboundedSender<Sent>,
     /// The room for jobs that wait or are being written. It bounds the queue.
     room: Budget,
     /// The room that the smallest job takes, so that the budget bounds the number of jobs too.
@@ -76,10 +74,14 @@ pub(super) struct Committer {
 /// Work for the committer, and the channel for its result.
 struct Job {
     work: Work,
-    bytes: usize,
-    team: Name,
     reply: ReplySender,
     _room: Charge,
+}
+
+/// A job on its way to the queue of its team.
+struct Sent {
+    team: Name,
+    queued: Queued<Job>,
 }
 
 enum ReplySender {
@@ -146,13 +148,12 @@ impl Committer {
         let room = self.room.take(&team, self.room_min.max(bytes as u64)).await;
         let job = Job {
             work,
-            bytes,
-            team,
             reply: reply(sender),
             _room: room,
         };
+        let queued = Queued { job, bytes };
         self.counters.queued.fetch_add(1, Ordering::Relaxed);
-        if self.queue.send(job).is_err() {
+        if self.queue.send(Sent { team, queued }).is_err() {
             self.counters.queued.fetch_sub(1, Ordering::Relaxed);
             return Err(StoreError::Closed);
         }
@@ -194,9 +195,9 @@ impl Store {
 
 struct Task {
     core: Arc<Core>,
-    queue: mpsc::UnboundedReceiver<Job>,
+    queue: mpsc::UnboundedReceiver<Sent>,
     /// Jobs that were taken from the queue and are in no group yet.
-    waiting: JobQueues,
+    waiting: JobQueues<Job>,
     closing: CancellationToken,
     jobs_max: usize,
     bytes_max: usize,
@@ -226,20 +227,21 @@ impl Task {
     /// closed and drained.
     async fn group(&mut self) -> Vec<Job> {
         if self.waiting.is_empty()
-            && let Some(job) = self.first().await
+            && let Some(Sent { team, queued }) = self.first().await
         {
-            self.waiting.push(job);
+            self.waiting.push(&team, queued);
         }
-        while let Ok(job) = self.queue.try_recv() {
-            self.waiting.push(job);
+        while let Ok(Sent { team, queued }) = self.queue.try_recv() {
+            self.waiting.push(&team, queued);
         }
-        let jobs = self.waiting.take(self.jobs_max, self.bytes_max);
+        let now = self.core.clock.monotonic();
+        let jobs = self.waiting.take(now, self.jobs_max, self.bytes_max);
         let taken = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
         self.counters.queued.fetch_sub(taken, Ordering::Relaxed);
         jobs
     }
 
-    async fn first(&mut self) -> Option<Job> {
+    async fn first(&mut self) -> Option<Sent> {
         tokio::select! {
             biased;
             // From here on sends fail, and queued jobs are still received.
@@ -315,69 +317,6 @@ impl Task {
     }
 }
 
-/// A group takes so many jobs before a team that has no more ends it. Smaller groups cost
-/// throughput, because each has a COMMIT.
-const FAIR_GROUP_MIN: usize = 16;
-
-/// Jobs by team, in the order in which groups take them: the teams in turn, and the jobs of a team
-/// in their order.
-#[derive(Default)]
-struct JobQueues {
-    teams: HashMap<Name, VecDeque<Job>>,
-    turns: VecDeque<Name>,
-}
-
-impl JobQueues {
-    fn is_empty(&self) -> bool {
-        self.turns.is_empty()
-    }
-
-    fn push(&mut self, job: Job) {
-        match self.teams.get_mut(&job.team) {
-            Some(jobs) => jobs.push_back(job),
-            None => {
-                self.turns.push_back(job.team.clone());
-                self.teams.insert(job.team.clone(), VecDeque::from([job]));
-            }
-        }
-    }
-
-    /// Takes whole rounds until a team has no more jobs and the group has [`FAIR_GROUP_MIN`]; at
-    /// most `jobs_max` jobs of together `bytes_max` bytes, but one job at least, if one waits.
-    fn take(&mut self, jobs_max: usize, bytes_max: usize) -> Vec<Job> {
-        let (mut taken, mut bytes) = (Vec::new(), 0_usize);
-        let (mut left_in_round, mut is_a_team_done) = (self.turns.len(), false);
-        while taken.len() < jobs_max
-            && let Some(team) = self.turns.pop_front()
-        {
-            let Some(jobs) = self.teams.get_mut(&team) else {
-                continue;
-            };
-            bytes = bytes.saturating_add(jobs.front().map_or(0, |job| job.bytes));
-            if !taken.is_empty() && bytes > bytes_max {
-                // The team has the first place in the next group.
-                self.turns.push_front(team);
-                break;
-            }
-            taken.extend(jobs.pop_front());
-            if jobs.is_empty() {
-                self.teams.remove(&team);
-                is_a_team_done = true;
-            } else {
-                self.turns.push_back(team);
-            }
-            left_in_round -= 1;
-            if left_in_round == 0 {
-                if is_a_team_done && taken.len() >= FAIR_GROUP_MIN {
-                    break;
-                }
-                left_in_round = self.turns.len();
-            }
-        }
-        taken
-    }
-}
-
 impl Counters {
     fn count(&self, outcome: &Result<JobResult, CommitError>) {
         let counter = match outcome {
@@ -406,63 +345,5 @@ impl ReplySender {
                 let _ = reply.send(created.map_err(CommitError::for_creation));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Queues jobs of so many bytes, each pair with a team and its number of jobs.
-    fn waiting(teams: &[(&str, usize)], bytes: usize) -> JobQueues {
-        let room = Budget::new(u64::MAX, u64::MAX);
-        let mut waiting = JobQueues::default();
-        for (team, jobs) in teams {
-            let team: Name = team.parse().expect("is a name");
-            for _ in 0..*jobs {
-                let (sender, _) = oneshot::channel();
-                waiting.push(Job {
-                    work: Work::Create(Vec::new()),
-                    bytes,
-                    team: team.clone(),
-                    reply: ReplySender::Create(sender),
-                    _room: room.try_take(&team, 1).expect("there is room"),
-                });
-            }
-        }
-        waiting
-    }
-
-    fn of(team: &str, jobs: &[Job]) -> usize {
-        jobs.iter().filter(|job| job.team.as_str() == team).count()
-    }
-
-    #[test]
-    fn a_team_with_one_job_is_in_the_next_group_which_is_short() {
-        let mut waiting = waiting(&[("busy", 1_000), ("calm", 1)], 1);
-        let group = waiting.take(256, 1_000);
-        assert_eq!(
-            (of("busy", &group), of("calm", &group)),
-            (FAIR_GROUP_MIN - 1, 1)
-        );
-        assert_eq!(
-            waiting.take(256, 1_000).len(),
-            256,
-            "the busy team is alone"
-        );
-    }
-
-    #[test]
-    fn teams_with_much_to_write_share_a_full_group() {
-        let group = waiting(&[("one", 1_000), ("two", 200)], 1).take(256, 1_000);
-        assert_eq!((of("one", &group), of("two", &group)), (128, 128));
-    }
-
-    #[test]
-    fn a_group_is_bounded_by_bytes_and_has_one_job_at_least() {
-        let mut jobs = waiting(&[("one", 3), ("two", 3)], 10);
-        let sizes = [25, 5, 1_000].map(|bytes| jobs.take(256, bytes).len());
-        assert_eq!(sizes, [2, 1, 3]);
-        assert!(jobs.is_empty() && jobs.take(256, 25).is_empty());
     }
 }

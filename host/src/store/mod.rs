@@ -32,6 +32,7 @@ mod instance_summaries;
 mod instances;
 mod invalidation;
 mod invalidation_messages;
+mod job_queues;
 mod listing;
 mod loading;
 mod lock;
