@@ -238,10 +238,12 @@ impl Backend {
             .max_connections(config.connections_max.max(1))
             .connect_with(reading)
             .await?;
+        let wal = Wal::of(path, config.wal_bytes_max, writing)
+            .map_err(|error| StoreError::from(sqlx::Error::Io(error)))?;
         Ok(Self::Sqlite {
             read,
             write,
-            wal: Arc::new(Wal::of(path, config.wal_bytes_max, writing)),
+            wal: Arc::new(wal),
             blocked: Arc::default(),
         })
     }

@@ -2,10 +2,11 @@
 //! notice the writes of another. Hosts that share a Postgres database use [`super::hosts`] instead.
 //!
 //! The lock is not on the database file itself. SQLite's own locks on that file are POSIX locks,
-//! and a process loses a POSIX lock when it closes any descriptor of the file; so only SQLite may
-//! open the database file. The lock is on a second file, beside the database file that all symbolic
-//! links lead to. A hard link is a different path, and SQLite would keep another log beside it. So
-//! a database file with more than one name is refused, even if no other process has it.
+//! and a process loses a POSIX lock when it closes any descriptor of the file. So besides SQLite only
+//! [`super::wal`] opens the database file, and closes it after all connections. The lock is on a
+//! second file, beside the database file that all symbolic links lead to. A hard link is a different
+//! path, and SQLite would keep another log beside it. So a database file with more than one name is
+//! refused, even if no other process has it.
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
