@@ -38,6 +38,7 @@ mod harness;
 mod history;
 mod http;
 mod idempotency;
+mod inputs;
 mod limits;
 mod live;
 mod local_runs;

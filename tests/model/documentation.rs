@@ -182,3 +182,38 @@ fn every_field_is_listed() {
         assert!(found >= 2, "{problem}");
     }
 }
+
+/// Formats the result of a check as the page does.
+fn accepted(schema: &stepwell_model::Schema, input: &str) -> String {
+    match schema.accept(&Json::parse(input).expect(input)) {
+        Ok(filled) => format!("`{filled}`"),
+        Err(refusal) => {
+            let problems = refusal.problems.iter();
+            let problems: Vec<_> = problems
+                .map(|problem| format!("`{}`: {}", problem.path, problem.message))
+                .collect();
+            problems.join("; ")
+        }
+    }
+}
+
+#[test]
+fn inputs_are_accepted_and_refused_as_the_page_says() {
+    let text = PAGE
+        .split("## The schema of the input\n\n```yaml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("has an example");
+    let definition = stepwell_model::Definition::parse(text).expect("is valid");
+    let schema = definition.input.expect("has a schema");
+    let examples = rows("| input | accepted as");
+    assert_eq!(examples.len(), 6);
+    for example in examples {
+        assert_eq!(
+            accepted(&schema, code(example[0])),
+            example[1],
+            "{}",
+            example[0]
+        );
+    }
+}

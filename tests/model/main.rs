@@ -7,5 +7,6 @@ mod endings;
 mod expressions;
 mod groups;
 mod progress;
+mod schema;
 mod transitions;
 mod yaml;

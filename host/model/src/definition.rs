@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::address::BlockKey;
 use super::expression::{Expression, Template};
+use super::schema::{Schema, SchemaSource};
 use super::yaml::{self, NodeValue, Path, ReadProblem};
 use super::{Name, Section, StepAddress, StepId};
 
@@ -47,6 +48,9 @@ pub struct DefinitionSource {
     /// One sentence for people.
     #[serde(default)]
     pub description: String,
+    /// The JSON Schema of the input. A start whose input does not fit is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<SchemaSource>,
     /// Longest time of the whole instance, such as `7d`. Without it, an instance may take as long as
     /// its steps do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,6 +75,7 @@ impl DefinitionSource {
         Self {
             name,
             description: String::new(),
+            input: None,
             timeout: None,
             steps,
             on_error: None,
@@ -231,6 +236,8 @@ impl StepSource {
 pub struct Definition {
     /// The definition as it was written.
     pub source: DefinitionSource,
+    /// The schema of the input, compiled; none if any input is taken.
+    pub input: Option<Arc<Schema>>,
     /// The steps, in the order written.
     pub steps: Block,
     /// Longest time from the start of an instance to the end of its steps.

@@ -6,13 +6,17 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::evaluation::LIGHT_WORK;
 use super::{Engine, EngineError};
 use crate::model::instance::{
     ENTITY_ID_BYTES_MAX, ENTITY_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PROJECT_ID_BYTES_MAX,
     check_text,
 };
+use crate::model::schema::NotAccepted;
 use crate::model::transition::Progress;
-use crate::model::{Definition, IdempotencyKey, Name, NewInstance, Principal, StartRequest};
+use crate::model::{
+    Definition, IdempotencyKey, Json, Name, NewInstance, Principal, Schema, StartRequest,
+};
 use crate::store::{Created, KeyHolders, Plan, PlanError, StoreError};
 
 /// Plans of the workflows that a call starts. Each workflow is looked up once.
@@ -191,6 +195,19 @@ impl Engine {
             keyed: archived.and_then(|workflow_id| Some((workflow_id, request.key()?))),
         })?;
         let idempotency_key = request.key();
+        let input = match &plan.workflow.definition.input {
+            None => request.input,
+            Some(schema) => {
+                let accepted = self.accept(&principal.team, schema, request.input).await;
+                accepted.map_err(|error| RefusedCreation {
+                    error,
+                    // The workflow may have had another schema when the key was used first.
+                    keyed: idempotency_key
+                        .clone()
+                        .map(|key| (plan.workflow.workflow_id, key)),
+                })?
+            }
+        };
         let new = NewInstance {
             id: self.0.core.new_id(),
             team: principal.team.clone(),
@@ -202,7 +219,7 @@ impl Engine {
             entity_id: request.entity_id,
             project_id: request.project_id,
             started_by: principal.user.clone(),
-            input: request.input,
+            input,
             idempotency_key,
             depth: 0,
             root_id: None,
@@ -210,6 +227,32 @@ impl Engine {
             created_at: self.core().clock.now(),
         };
         Ok((new, Arc::clone(&plan.workflow.definition)))
+    }
+
+    /// Checks an input and fills in its defaults. Most checks take microseconds and run at once; a
+    /// long one runs on a blocking thread.
+    async fn accept(
+        &self,
+        team: &Name,
+        schema: &Arc<Schema>,
+        input: Json,
+    ) -> Result<Json, EngineError> {
+        let accepted = match schema.accept_within(&mut { LIGHT_WORK }, &input) {
+            Ok(accepted) => accepted,
+            Err(NotAccepted::Refused(refusal)) => return Err(refusal.into()),
+            Err(NotAccepted::LackedWork) => {
+                let schema = Arc::clone(schema);
+                let evaluations = &self.core().evaluations;
+                evaluations.run(team, move || schema.accept(&input)).await?
+            }
+        };
+        let (bytes, bytes_max) = (accepted.len(), self.core().limits.payload_bytes_max);
+        if bytes > bytes_max {
+            let problem =
+                format!("the input with its defaults has {bytes} bytes, and may have {bytes_max}");
+            return Err(EngineError::Invalid(problem));
+        }
+        Ok(accepted)
     }
 
     async fn plan(&self, principal: &Principal, workflow: &Name) -> Result<Plan, NoPlan> {

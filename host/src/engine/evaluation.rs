@@ -15,7 +15,7 @@ use crate::store::StoreError;
 use super::{Core, Engine};
 
 /// Units of work that run at once: less than a millisecond.
-const LIGHT_WORK: u64 = 20_000;
+pub(super) const LIGHT_WORK: u64 = 20_000;
 
 /// Places for evaluations that take long.
 pub(super) struct Evaluations(FairQueue<Name>);
@@ -32,7 +32,7 @@ impl Evaluations {
         }))
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         team: &Name,
         work: impl FnOnce() -> T + Send + 'static,

@@ -53,6 +53,7 @@ use crate::config::{
 };
 use crate::fair_queue::{FairLimits, FairQueue};
 use crate::model::definition::DefinitionError;
+use crate::model::schema::InputRefusal;
 use crate::model::{Approval, Decision, Definition, Instance, Name, Precondition, Principal};
 use crate::monitor::{Monitor, Operation};
 use crate::plugins::Registry;
@@ -239,6 +240,9 @@ pub enum EngineError {
     /// A definition with mistakes.
     #[error(transparent)]
     Definition(#[from] DefinitionError),
+    /// An input that does not fit the workflow's schema.
+    #[error(transparent)]
+    Input(#[from] InputRefusal),
     /// A database error.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use crate::engine::EngineError;
 use crate::model::Permission;
 use crate::model::definition::{DefinitionError, Problem};
-use crate::model::text::harmless_lines;
+use crate::model::schema::InputRefusal;
+use crate::model::text::{harmless, harmless_lines};
 use crate::plugins::UploadError;
 use crate::store::StoreError;
 
@@ -29,8 +30,8 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     code: Cow<'static, str>,
     message: String,
-    /// The mistakes of a definition, for `error.problems`.
-    problems: Vec<Problem>,
+    /// The mistakes of a definition or of an input, for `error.problems`.
+    problems: Vec<Value>,
     pub(super) header: Option<Box<(HeaderName, HeaderValue)>>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -205,12 +206,34 @@ impl ApiError {
 
     /// 422: a definition with mistakes.
     pub(super) fn definition(error: DefinitionError) -> Self {
+        let problems = error.problems.iter().map(|problem| {
+            json!(Problem {
+                message: harmless_lines(&problem.message).into_owned(),
+                ..problem.clone()
+            })
+        });
         Self {
-            problems: error.problems.clone(),
+            problems: problems.collect(),
             ..Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "invalid",
                 error.to_string(),
+            )
+        }
+    }
+
+    /// 422: an input that does not fit the workflow's schema.
+    pub(super) fn input(refusal: &InputRefusal) -> Self {
+        let problems = refusal
+            .problems
+            .iter()
+            .map(|problem| json!({ "path": problem.path, "message": harmless(&problem.message) }));
+        Self {
+            problems: problems.collect(),
+            ..Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "input-invalid",
+                refusal.to_string(),
             )
         }
     }
@@ -305,12 +328,7 @@ impl ApiError {
         error.insert("code".to_owned(), json!(self.code));
         error.insert("message".to_owned(), json!(harmless_lines(&self.message)));
         if !self.problems.is_empty() {
-            let problems = self.problems.iter().map(|problem| Problem {
-                message: harmless_lines(&problem.message).into_owned(),
-                ..problem.clone()
-            });
-            let problems: Vec<_> = problems.collect();
-            error.insert("problems".to_owned(), json!(problems));
+            error.insert("problems".to_owned(), json!(self.problems));
         }
         json!({ "error": error })
     }
@@ -386,6 +404,7 @@ impl From<EngineError> for ApiError {
             EngineError::KeyReused { .. } => Self::key_reused(error.to_string()),
             EngineError::Busy(message) => Self::busy(message),
             EngineError::Definition(error) => Self::definition(error),
+            EngineError::Input(refusal) => Self::input(&refusal),
             EngineError::Store(error) => error.into(),
         }
     }

@@ -8,11 +8,12 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::config::Limits;
 use crate::model::effects::{Effects, Entry, EntryKey, Guard, Space, StorageWrite, WriteAction};
+use crate::model::schema::CHECK_WORK_MAX;
 use crate::model::{Json, NewInstance};
 use crate::store::{KeyHolder, KeyHolders};
 
 /// Writes of one attempt.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PendingEffects {
     storage: BTreeMap<EntryKey, (WriteAction, Option<Guard>)>,
     instances: Vec<NewInstance>,
@@ -21,6 +22,23 @@ pub(super) struct PendingEffects {
     metadata: BTreeMap<Uuid, Json>,
     storage_bytes: usize,
     batch_bytes: usize,
+    /// Work left for checks of inputs. No deadline interrupts a check, so that the checks of an
+    /// attempt share the work of one.
+    schema_work: u64,
+}
+
+impl Default for PendingEffects {
+    fn default() -> Self {
+        Self {
+            storage: BTreeMap::new(),
+            instances: Vec::new(),
+            keys: KeyHolders::new(),
+            metadata: BTreeMap::new(),
+            storage_bytes: 0,
+            batch_bytes: 0,
+            schema_work: CHECK_WORK_MAX,
+        }
+    }
 }
 
 impl PendingEffects {
@@ -34,6 +52,11 @@ impl PendingEffects {
             instances: self.instances,
             metadata: self.metadata.into_iter().collect(),
         }
+    }
+
+    /// Returns the work left for checks of inputs against schemas.
+    pub(super) fn schema_work(&mut self) -> &mut u64 {
+        &mut self.schema_work
     }
 
     /// Checks that writing these keys and this many bytes of values stays within the limits. The

@@ -170,7 +170,9 @@ impl VersionRow {
         name: &Name,
     ) -> Result<Loaded<Arc<WorkflowVersion>>, StoreError> {
         let bytes = self.bytes();
-        Ok(Loaded::new(self.into_version(team, name)?, bytes))
+        let version = self.into_version(team, name)?;
+        let bytes = bytes + schema_bytes(&version);
+        Ok(Loaded::new(version, bytes))
     }
 
     fn into_version(self, team: &Name, name: &Name) -> Result<Arc<WorkflowVersion>, StoreError> {
@@ -196,14 +198,16 @@ impl VersionRow {
 impl WorkflowRow {
     fn into_fresh(self, team: &Name, name: &Name) -> Result<Loaded<Workflow>, StoreError> {
         let (status, bytes) = (read_status(&self.status)?, self.newest.bytes());
-        Ok(Loaded::new(
-            Workflow {
-                newest: self.newest.into_version(team, name)?,
-                status,
-            },
-            bytes,
-        ))
+        let newest = self.newest.into_version(team, name)?;
+        let bytes = bytes + schema_bytes(&newest);
+        Ok(Loaded::new(Workflow { newest, status }, bytes))
     }
+}
+
+/// Returns the estimated memory of the compiled schema of the input, in bytes.
+fn schema_bytes(version: &WorkflowVersion) -> usize {
+    let schema = version.definition.input.as_ref();
+    schema.map_or(0, |schema| schema.bytes())
 }
 
 fn read_status(text: &str) -> Result<WorkflowStatus, StoreError> {

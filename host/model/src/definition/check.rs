@@ -1,6 +1,7 @@
 //! Checks a parsed definition. Each mistake has the path of the value that caused it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::problem::DefinitionMistake;
@@ -9,6 +10,7 @@ use super::{
     StepAction, StepSource, TIMEOUT_MAX,
 };
 use crate::expression::{Expression, TEMPLATE_VALUES_MAX, Template};
+use crate::schema::Schema;
 use crate::similar::did_you_mean;
 use crate::yaml::Path;
 use crate::{Section, StepId, duration};
@@ -38,6 +40,16 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
         );
         checker.find(DefinitionMistake::new(root.field("steps"), message));
     }
+    let schema = source.input.as_ref();
+    let input = schema.and_then(
+        |schema| match Schema::compile(schema, &root.field("input")) {
+            Ok(schema) => Some(Arc::new(schema)),
+            Err(mistakes) => {
+                checker.findings.extend(mistakes);
+                None
+            }
+        },
+    );
     let timeout = checker.timeout(&source, &root);
     let ended = Surroundings {
         settled: ids.iter().cloned().collect(),
@@ -68,6 +80,7 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
     let computes = checker.computes || output.iter().any(|output| !output.expressions().is_empty());
     Ok(Definition {
         source,
+        input,
         steps,
         timeout,
         on_error,

@@ -16,7 +16,8 @@ use crate::model::instance::{
     check_text,
 };
 use crate::model::plugin::Interface;
-use crate::model::{IdempotencyKey, Json, Name, NewInstance, StartRequest};
+use crate::model::schema::NotAccepted;
+use crate::model::{IdempotencyKey, Json, Name, NewInstance, Schema, StartRequest};
 use crate::store::{KeyHolders, Plan, PlanError, StoreError};
 
 type Items<T> = wasmtime::Result<Result<Vec<Result<T, HostError>>, HostError>>;
@@ -227,6 +228,14 @@ impl AttemptState {
                 StoreError::Archived(request.workflow).to_string(),
             ));
         };
+        let (input, input_bytes) = match &plan.workflow.definition.input {
+            None => (request.input, input_bytes),
+            Some(schema) => {
+                let accepted = self.accept(schema, &request.input)?;
+                let bytes = input_bytes.max(accepted.len());
+                (accepted, bytes)
+            }
+        };
         self.effects
             .spend_batch_bytes(input_bytes, &self.services.limits)
             .map_err(HostError::Limit)?;
@@ -242,7 +251,7 @@ impl AttemptState {
             entity_id: request.entity_id,
             project_id: request.project_id,
             started_by: format!("plugin:{}", call.plugin.manifest.name),
-            input: request.input,
+            input,
             idempotency_key: key,
             depth: call.depth + 1,
             root_id: Some(call.root_id.unwrap_or(call.instance_id)),
@@ -250,6 +259,28 @@ impl AttemptState {
             created_at: self.services.clock.now(),
         });
         Ok(id.to_string())
+    }
+
+    /// Checks an input against the workflow's schema, and fills in its defaults.
+    fn accept(&mut self, schema: &Schema, input: &Json) -> Result<Json, HostError> {
+        let accepted = schema.accept_within(self.effects.schema_work(), input);
+        let accepted = accepted.map_err(|not_accepted| match not_accepted {
+            NotAccepted::Refused(refusal) => {
+                HostError::Invalid(format!("input-invalid: {refusal}"))
+            }
+            NotAccepted::LackedWork => HostError::Limit(
+                "the inputs of this attempt take too long to check against their schemas"
+                    .to_owned(),
+            ),
+        })?;
+        let max = self.services.limits.payload_bytes_max;
+        if accepted.len() > max {
+            return Err(HostError::Limit(format!(
+                "an input may have {max} bytes, and has {} with its defaults",
+                accepted.len()
+            )));
+        }
+        Ok(accepted)
     }
 
     async fn update(
