@@ -10,6 +10,8 @@ export class ApiError extends Error {
     readonly status: number,
     readonly code: string,
     message: string,
+    /** The mistakes of an input, each with its place as a JSON pointer. */
+    readonly problems: { path: string; message: string }[] = [],
   ) {
     super(message);
   }
@@ -41,13 +43,21 @@ const authorization = (token: string) => ({
 
 async function failure(response: Response): Promise<ApiError> {
   const body = (await response.json().catch(() => null)) as {
-    error?: { code?: string; message?: string };
+    error?: {
+      code?: string;
+      message?: string;
+      problems?: { path?: string; message: string }[];
+    };
   } | null;
-  const { code, message } = body?.error ?? {};
+  const { code, message, problems } = body?.error ?? {};
+  const placed = (problems ?? []).flatMap(({ path, message }) =>
+    path === undefined ? [] : [{ path, message }],
+  );
   return new ApiError(
     response.status,
     code ?? "unknown",
     message ?? `The host answered ${response.status}.`,
+    placed,
   );
 }
 

@@ -279,6 +279,8 @@ export interface Step {
 export interface Definition {
   name: string;
   description?: string;
+  /** The JSON Schema of the input. */
+  input?: unknown;
   steps: Step[];
   output?: unknown;
 }

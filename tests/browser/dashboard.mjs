@@ -876,6 +876,78 @@ describe("the dashboard", () => {
         assert.equal(items.length, 1);
     });
 
+    const typedOrder = {
+        name: "typed-order",
+        input: {
+            type: "object",
+            required: ["title", "count"],
+            properties: {
+                title: { type: "string", minLength: 3, description: "Shown to the approver." },
+                count: { type: "integer", minimum: 1, maximum: 9 },
+                priority: { enum: ["low", "high"], default: "low" },
+                express: { type: "boolean", default: false },
+                due: { type: "string", format: "date-time" },
+                tags: { type: "array", items: { type: "string" }, maxItems: 1 },
+            },
+        },
+    };
+
+    for (const [device, options] of [
+        ["a computer", {}],
+        ["a phone", { viewport: PHONE }],
+    ])
+        inBrowser(`the form of a start comes from the schema, on ${device}`, options, async (tab, page) => {
+            const { definition } = await host.get("/workflows/hello");
+            await host.post("/workflows", { ...definition, ...typedOrder });
+            const before = (await host.get("/instances?workflow=typed-order")).items.length;
+            await tab.go("workflows/typed-order");
+            await tab.button("Start…").click();
+            const dialog = page.getByRole("dialog");
+            await tab.isUsable("the form that starts an instance");
+            const labels = await dialog.locator(".property > label").allTextContents();
+            assert.deepEqual(labels, ["title (required)", "count (required)", "priority", "express", "due", "tags"]);
+            assert.equal(await dialog.getByLabel("priority").inputValue(), '"low"');
+            // The keyboard alone: the first field has the focus.
+            await page.keyboard.type("ab");
+            await page.keyboard.press("Tab");
+            await page.keyboard.type("many");
+            await page.keyboard.press("Control+Enter");
+            await dialog.getByText("Write a whole number.").waitFor();
+            const count = dialog.getByLabel("count");
+            await eventually("the wrong field has the focus", () =>
+                count.evaluate((field) => field === document.activeElement),
+            );
+            await count.fill("12");
+            await dialog.getByLabel("tags").fill('["a", "b"]');
+            await page.keyboard.press("Control+Enter");
+            await dialog.locator(".mistake", { hasText: "`input.count` must be at most 9" }).waitFor();
+            await dialog.locator(".mistake", { hasText: "at least 3 characters" }).waitFor();
+            await dialog.locator(".mistake", { hasText: "at most 1 item" }).waitFor();
+            await tab.isUsable("the form with mistakes");
+            await count.fill("2");
+            await dialog.getByLabel("As JSON", { exact: true }).click();
+            const text = dialog.getByLabel("Input, as JSON");
+            const input = JSON.parse(await text.inputValue());
+            assert.deepEqual(input, {
+                title: "ab",
+                count: 2,
+                priority: "low",
+                express: false,
+                tags: ["a", "b"],
+            });
+            await text.fill(JSON.stringify({ ...input, title: "abc", tags: ["a"] }));
+            await dialog.getByLabel("As JSON", { exact: true }).click();
+            assert.equal(await dialog.getByLabel("title").inputValue(), "abc");
+            await dialog.getByLabel("due").fill("2026-12-24T18:00:30");
+            await dialog.getByLabel("express").selectOption("true");
+            await page.keyboard.press("Control+Enter");
+            await tab.says("Started.");
+            const { items } = await host.get("/instances?workflow=typed-order&fields=input");
+            assert.equal(items.length, before + 1);
+            assert.equal(items[0].input.express, true);
+            assert.match(items[0].input.due, /^2026-12-2\dT\d\d:00:30\.000Z$/);
+        });
+
     inBrowser("long names wrap at words", { viewport: PHONE }, async (tab, page) => {
         const long = "approval-of-a-very-long-name-that-has-many-words";
         const { definition } = await host.get("/workflows/hello");

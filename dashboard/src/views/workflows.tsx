@@ -1,7 +1,7 @@
 // Workflows and their definitions.
 import type { ComponentChildren } from "preact";
 import { useMemo, useState } from "preact/hooks";
-import { ApiError, get, postJson, segment } from "../api";
+import { get, segment } from "../api";
 import { diffLines } from "../diff";
 import * as format from "../format";
 import { link, useResource, type ViewProps } from "../hooks";
@@ -16,7 +16,6 @@ import type {
     WorkflowVersion,
 } from "../types";
 import {
-    ActionDialog,
     Badge,
     Button,
     Code,
@@ -27,11 +26,11 @@ import {
     More,
     Name,
     PlainText,
-    say,
     Table,
     type Tone,
     Time,
 } from "../ui";
+import { Start } from "./start";
 import { Reasons } from "./work";
 
 const REFRESH_MS = 30_000;
@@ -165,7 +164,13 @@ function Details({ name }: { name: string }) {
                     </>
                 )}
             </Loaded>
-            {starts && <Start workflow={name} onClose={() => setStarts(false)} />}
+            {starts && (
+                <Start
+                    workflow={name}
+                    schema={newest.data?.definition.input}
+                    onClose={() => setStarts(false)}
+                />
+            )}
             {newest.data !== undefined && (
                 <Loaded resource={shown} what="this version">
                     {(version) =>
@@ -388,76 +393,6 @@ function Difference({ label, before, after }: { label: string; before: string; a
         </div>
     );
 }
-
-/** Starts an instance and shows it. */
-function Start({ workflow, onClose }: { workflow: string; onClose: () => void }) {
-    const [input, setInput] = useState("{}");
-    const [about, setAbout] = useState({ entity_type: "", entity_id: "", project_id: "" });
-    // One key for each dialog: sending twice starts one instance.
-    const key = useMemo(() => `dashboard-${randomId()}`, []);
-    const run = async () => {
-        const text = input.trim() === "" ? "null" : input;
-        try {
-            JSON.parse(text);
-        } catch (error) {
-            throw new ApiError(0, "json", `The input is not JSON: ${(error as Error).message}`);
-        }
-        const rest = Object.entries(about).filter(([, value]) => value !== "");
-        const fields = rest.map(([name, value]) => `,"${name}":${JSON.stringify(value)}`);
-        const started = await postJson<{ id: string }>(
-            `/workflows/${segment(workflow)}/instances`,
-            `{"input":${text}${fields.join("")}}`,
-            { "idempotency-key": key },
-        );
-        if (started !== null && may("workflow_read")) location.hash = link("instances", started.id);
-    };
-    return (
-        <ActionDialog
-            title={`Start ${workflow}`}
-            action="Start instance"
-            run={run}
-            onClose={onClose}
-            onDone={() => say("Started.")}
-        >
-            <Field label="Input, as JSON">
-                <textarea
-                    class="code"
-                    autofocus
-                    rows={8}
-                    spellcheck={false}
-                    value={input}
-                    onInput={(event) => setInput(event.currentTarget.value)}
-                />
-            </Field>
-            <div class="pair">
-                {(
-                    [
-                        ["entity_type", "Entity type", 128],
-                        ["entity_id", "Entity id", 256],
-                        ["project_id", "Project", 256],
-                    ] as const
-                ).map(([name, label, longest]) => (
-                    <Field key={name} label={label}>
-                        <input
-                            type="text"
-                            maxLength={longest}
-                            value={about[name]}
-                            onInput={(event) =>
-                                setAbout({ ...about, [name]: event.currentTarget.value })
-                            }
-                        />
-                    </Field>
-                ))}
-            </div>
-        </ActionDialog>
-    );
-}
-
-/** `crypto.randomUUID` exists only on https and localhost. */
-const randomId = (): string =>
-    [...crypto.getRandomValues(new Uint8Array(16))]
-        .map((byte) => byte.toString(16).padStart(2, "0"))
-        .join("");
 
 function Steps({ steps }: { steps: Step[] }) {
     return (

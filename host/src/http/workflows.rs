@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hyper::{Response, StatusCode};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::audit::Recorder;
@@ -11,6 +12,8 @@ use super::error::ApiError;
 use super::idempotency::{self, IdempotencyState};
 use super::request::Request;
 use super::response::{self, Content, HandlerResult};
+use crate::clock::Timestamp;
+use crate::model::definition::DefinitionSource;
 use crate::model::workflow::workflow_tag;
 use crate::model::yaml::Place;
 use crate::model::{AuditAction, Name, Principal, WorkflowStatus, definition};
@@ -84,9 +87,7 @@ fn applied_answer(workflow: &Workflow, changed: bool) -> Response<Content> {
         (true, _) => (StatusCode::CREATED, "updated"),
     };
     let mut body = newest_as_json(workflow);
-    if let Value::Object(version) = &mut body {
-        version.insert("result".to_owned(), result.into());
-    }
+    body.result = Some(result);
     let response = tagged(response::json(status, &body), workflow);
     if !changed {
         return response;
@@ -190,14 +191,12 @@ async fn add_source(
     store: &Store,
     principal: &Principal,
     version: &WorkflowVersion,
-    body: &mut Value,
+    body: &mut VersionBody<'_>,
 ) -> Result<(), ApiError> {
     let text = store
         .workflow_text(&principal.team, &version.name, Some(version.version))
         .await?;
-    if let Value::Object(body) = body {
-        body.insert("source".to_owned(), json!(text.flatten()));
-    }
+    body.source = Some(text.flatten());
     Ok(())
 }
 
@@ -287,20 +286,40 @@ async fn set_status(
     Ok(tagged(response, &workflow))
 }
 
-fn newest_as_json(workflow: &Workflow) -> Value {
-    let mut value = as_json(&workflow.newest);
-    if let Value::Object(version) = &mut value {
-        version.insert("status".to_owned(), json!(workflow.status));
-    }
-    value
+/// A version of a workflow. It is not a `serde_json::Value`, which would sort the properties of
+/// the input, and forms show them in the author's order.
+#[derive(Serialize)]
+struct VersionBody<'a> {
+    name: &'a Name,
+    version: u32,
+    created_by: &'a str,
+    created_at: Timestamp,
+    definition: &'a DefinitionSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<WorkflowStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'static str>,
+    /// The text as it was applied; null for a version that an earlier release applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Option<String>>,
 }
 
-fn as_json(version: &WorkflowVersion) -> Value {
-    json!({
-        "name": version.name,
-        "version": version.version,
-        "created_by": version.created_by,
-        "created_at": version.created_at,
-        "definition": version.definition.source,
-    })
+fn newest_as_json(workflow: &Workflow) -> VersionBody<'_> {
+    VersionBody {
+        status: Some(workflow.status),
+        ..as_json(&workflow.newest)
+    }
+}
+
+fn as_json(version: &WorkflowVersion) -> VersionBody<'_> {
+    VersionBody {
+        name: &version.name,
+        version: version.version,
+        created_by: &version.created_by,
+        created_at: version.created_at,
+        definition: &version.definition.source,
+        status: None,
+        result: None,
+        source: None,
+    }
 }
