@@ -365,3 +365,11 @@ export interface InstanceDetails extends Instance {
   attempts_omitted?: number;
   approvals: Approval[];
 }
+
+/** The log lines of one attempt. */
+export interface AttemptLog {
+  step: string;
+  number: number;
+  dropped: number;
+  lines: { at: string; level: string; line: string }[];
+}

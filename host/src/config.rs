@@ -278,6 +278,7 @@ section! {
     /// `[retention]`: deletion of finished instances.
     RetentionConfig {
         #[serde(with = "duration")] finished_instances: Duration,
+        #[serde(with = "duration")] logs: Duration,
         #[serde(with = "duration")] interval: Duration,
         batch: u32,
     }

@@ -876,6 +876,19 @@ describe("the dashboard", () => {
         assert.equal(items.length, 1);
     });
 
+    inBrowser("an attempt shows its log lines, as text", {}, async (tab, page) => {
+        await tab.go(`instances/${world.measured.id}`);
+        await page.locator("summary", { hasText: /^Log/ }).first().click();
+        const log = page.getByRole("region", { name: /^Log of /u });
+        await log.getByText("INFO", { exact: false }).waitFor();
+        assert.ok((await log.textContent()).includes("<img"));
+        assert.equal(await log.locator("img").count(), 0);
+        await tab.isUsable("an attempt with its log");
+        await tab.go(`instances/${world.failed.id}`);
+        await page.locator("summary", { hasText: /^Log/ }).first().click();
+        await page.getByText("The attempt wrote no lines").first().waitFor();
+    });
+
     const typedOrder = {
         name: "typed-order",
         input: {

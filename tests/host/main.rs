@@ -42,6 +42,7 @@ mod inputs;
 mod limits;
 mod live;
 mod local_runs;
+mod logs;
 mod metrics;
 mod openapi;
 mod parallel;

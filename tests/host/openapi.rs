@@ -310,9 +310,12 @@ impl Tour<'_> {
             { "op": "count", "name": "counter", "labels": { "kind": "a" } },
             { "op": "gauge", "name": "gauge", "value": 3.5 },
             { "op": "record", "name": "histogram", "value": 10 },
+            { "op": "log", "level": "info", "message": "counted" },
         ] });
         let id = self.start("script", &ops);
         assert_eq!(self.wait(&id)["status"], "completed");
+        let logs = self.get(&format!("/instances/{id}/logs?level=trace"));
+        assert_eq!(logs["items"][0]["lines"][0]["line"], "counted", "{logs}");
         let attempt = self.get(&format!("/instances/{id}/attempts/it/1"));
         assert!(attempt.get("input").is_none(), "{attempt}");
         let attempt = self.get(&format!("/instances/{id}/attempts/it/1?fields=input"));

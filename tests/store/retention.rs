@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use stepwell::clock::Timestamp;
 use stepwell::model::{
-    ApprovalStatus, EntryKey, InstanceStatus, Name, Space, StorageWrite, WriteAction,
+    ApprovalStatus, AttemptLog, EntryKey, InstanceStatus, Json, Name, Space, StorageWrite,
+    WriteAction,
 };
 use stepwell::store::{
-    Finished, FinishedBatch, FinishedCounts, FinishedPlace, InstanceFilter, Page, Store,
+    Finished, FinishedBatch, FinishedCounts, FinishedPlace, InstanceFilter, LogPage, Page, Store,
     WorkflowVersion,
 };
 use uuid::Uuid;
@@ -50,6 +51,7 @@ async fn instance(store: &Store, version: &WorkflowVersion, ended: Option<Timest
         action,
         guard: None,
     }];
+    commit.effects.logs = vec![log(1, START)];
     store.commit(commit).await.expect("commits");
     instance.version += 1;
     if let Some(ended) = ended {
@@ -214,11 +216,77 @@ fn old_finished_instances_are_deleted_with_all_their_rows_and_nothing_else_is() 
             .sql(
                 "SELECT CAST((SELECT COUNT(*) FROM step_attempts) AS TEXT) UNION ALL \
                  SELECT CAST((SELECT COUNT(*) FROM workflow_approvals) AS TEXT) UNION ALL \
-                 SELECT CAST((SELECT COUNT(*) FROM plugin_storage) AS TEXT)",
+                 SELECT CAST((SELECT COUNT(*) FROM plugin_storage) AS TEXT) UNION ALL \
+                 SELECT CAST((SELECT COUNT(*) FROM attempt_logs) AS TEXT)",
             )
             .await;
-        assert_eq!(rows, ["3", "3", "4"]);
+        assert_eq!(rows, ["3", "3", "4", "3"]);
         store.close().await;
+    });
+}
+
+fn log(number: u32, finished_at: Timestamp) -> AttemptLog {
+    let line = "{\"at\":\"2026-04-01T12:30:00Z\",\"level\":\"warn\",\"line\":\"text\"}";
+    AttemptLog {
+        step: "check".parse().expect("is an address"),
+        number,
+        finished_at,
+        dropped: 2,
+        lines: Json::stored(format!("[{line}]")),
+    }
+}
+
+#[test]
+fn logs_are_read_in_pages_by_their_team_and_deleted_by_age() {
+    on_both(|store, _| async move {
+        let version = workflow(&store, &acme()).await;
+        let new = new_instance(&version);
+        let id = new.id;
+        store.create_instances(vec![new]).await.expect("is created");
+        let instance = load(&store, id).await.instance;
+        let mut commit = step(&instance);
+        commit.effects.logs = (1..=5)
+            .map(|number| log(number, days(u64::from(number))))
+            .collect();
+        store.commit(commit).await.expect("commits");
+        let page = |after, limit| Page { after, limit };
+        let numbers = |page: &LogPage| page.logs.iter().map(|log| log.number).collect::<Vec<_>>();
+        let first = store
+            .logs(&acme(), id, None, &page(None, 2))
+            .await
+            .expect("reads");
+        assert_eq!((numbers(&first), first.more), (vec![1, 2], true));
+        assert_eq!(
+            (first.logs[0].dropped, first.logs[0].lines[0].line.as_str()),
+            (2, "text")
+        );
+        let after = first
+            .logs
+            .last()
+            .map(|log| log.cursor().to_string().parse().expect("is a cursor"));
+        let rest = store
+            .logs(&acme(), id, None, &page(after, 9))
+            .await
+            .expect("reads");
+        assert_eq!((numbers(&rest), rest.more), (vec![3, 4, 5], false));
+        let other = Some("other".parse().expect("is an address"));
+        let none = store
+            .logs(&acme(), id, other, &page(None, 9))
+            .await
+            .expect("reads");
+        assert!(none.logs.is_empty());
+        let foreign = store
+            .logs(&name("rival"), id, None, &page(None, 9))
+            .await
+            .expect("reads");
+        assert!(foreign.logs.is_empty());
+        assert_eq!(store.delete_old_logs(days(4)).await.expect("deletes"), 3);
+        assert_eq!(store.delete_old_logs(days(4)).await.expect("deletes"), 0);
+        let left = store
+            .logs(&acme(), id, None, &page(None, 9))
+            .await
+            .expect("reads");
+        assert_eq!(numbers(&left), [4, 5]);
     });
 }
 

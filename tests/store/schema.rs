@@ -88,6 +88,10 @@ fn the_twins_have_the_same_tables_columns_and_indexes() {
             include_str!("../../migrations/postgres/0001_foundation.sql"),
         ),
         (
+            include_str!("../../migrations/sqlite/0016_attempt_logs.sql"),
+            include_str!("../../migrations/postgres/0016_attempt_logs.sql"),
+        ),
+        (
             include_str!("../../migrations/sqlite/0002_retention.sql"),
             include_str!("../../migrations/postgres/0002_retention.sql"),
         ),

@@ -5,7 +5,14 @@ import { get, segment } from "../api";
 import * as format from "../format";
 import { link, useNow, useResource } from "../hooks";
 import { may } from "../session";
-import type { Approval, Attempt, AttemptWithInput, InstanceDetails } from "../types";
+import type {
+    Approval,
+    Attempt,
+    AttemptLog,
+    AttemptWithInput,
+    InstanceDetails,
+    Page,
+} from "../types";
 import { Badge, Code, Loaded, Name, TONES, type Tone } from "../ui";
 
 const took = ({ started_at, finished_at }: Attempt): number =>
@@ -213,9 +220,63 @@ function attemptEvent(attempt: Attempt & { instance_id: string }): Event {
                         }
                     </Fold>
                 )}
+                {plugin !== null && (
+                    <Fold title="Log" of={`of ${step}, attempt ${number}`}>
+                        {() => <Log attempt={attempt} />}
+                    </Fold>
+                )}
             </>
         ),
     };
+}
+
+/** The log lines of an attempt. */
+function Log({
+    attempt: { instance_id: instance, step, number },
+}: {
+    attempt: Attempt & { instance_id: string };
+}) {
+    const log = useResource(`log ${instance} ${step} ${number}`, async (signal) => {
+        const path = `/instances/${segment(instance)}/logs`;
+        let after: string | null = null;
+        // A step with many attempts has its log on a later page.
+        for (let page = 0; page < 20; page += 1) {
+            const answer: Page<AttemptLog> = await get(path, { step, after }, signal);
+            const own = answer.items.find((item) => item.number === number);
+            after = answer.next;
+            if (own !== undefined || after === null) return own ?? null;
+        }
+        return null;
+    });
+    return (
+        <Loaded resource={log} what="the log">
+            {(data) =>
+                data === null ? (
+                    <p class="muted">
+                        The attempt wrote no lines, or they are older than they are kept.
+                    </p>
+                ) : (
+                    <>
+                        <Code
+                            label={`Log of ${step}, attempt ${number}`}
+                            text={data.lines
+                                .map(
+                                    ({ at, level, line }) =>
+                                        `${format.clock(at)} ${level.toUpperCase()} ${line}`,
+                                )
+                                .join("\n")}
+                        />
+                        {data.dropped > 0 && (
+                            <p class="muted">
+                                {format.count(data.dropped)} further lines were dropped: the attempt
+                                wrote more than is kept.
+                            </p>
+                        )}
+                    </>
+                )
+            }
+        </Loaded>
+    );
 }
 
 /** A part that is made only when the user opens it. */

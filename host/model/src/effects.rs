@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Json, Name, NewInstance};
+use super::{Json, Name, NewInstance, StepAddress};
 use crate::Timestamp;
 
 /// All writes of one attempt.
@@ -16,6 +16,77 @@ pub struct Effects {
     pub instances: Vec<NewInstance>,
     /// New metadata for instances of the same team.
     pub metadata: Vec<(Uuid, Json)>,
+    /// Log lines, which are also kept of an attempt that failed.
+    pub logs: Vec<AttemptLog>,
+}
+
+/// The log lines of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptLog {
+    /// The step.
+    pub step: StepAddress,
+    /// The number of the attempt; 1 for the first.
+    pub number: u32,
+    /// The end of the attempt.
+    pub finished_at: Timestamp,
+    /// Number of lines that were dropped because of the limits of an attempt.
+    pub dropped: u32,
+    /// A list of [`LogLine`].
+    pub lines: Json,
+}
+
+/// A line of an attempt's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The time of the line.
+    pub at: Timestamp,
+    /// The level.
+    pub level: LogLevel,
+    /// The text, without harmful characters.
+    pub line: String,
+}
+
+/// The level of a line, lowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Finest.
+    Trace,
+    /// For the plugin's author.
+    Debug,
+    /// Normal; also a line of stdout.
+    Info,
+    /// Something is odd; also a line of stderr.
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+impl LogLevel {
+    /// Every level.
+    pub const ALL: [Self; 5] = [
+        Self::Trace,
+        Self::Debug,
+        Self::Info,
+        Self::Warn,
+        Self::Error,
+    ];
+
+    /// Returns the name used in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+
+    /// Parses a name written by [`LogLevel::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.as_str() == text)
+    }
 }
 
 impl Effects {
@@ -24,6 +95,7 @@ impl Effects {
         self.storage.extend(other.storage);
         self.instances.extend(other.instances);
         self.metadata.extend(other.metadata);
+        self.logs.extend(other.logs);
     }
 
     /// Returns true if both attempts write the same key, or the metadata of the same instance.

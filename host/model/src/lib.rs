@@ -42,7 +42,7 @@ pub use alert::{AlertEventKind, AlertRule, AlertState, Severity};
 pub use approval::{Approval, ApprovalStatus, Decision, NewApproval};
 pub use audit::{AuditAction, AuditOutcome};
 pub use definition::{Definition, Step};
-pub use effects::{Effects, EntryKey, Guard, Space, StorageWrite, WriteAction};
+pub use effects::{AttemptLog, Effects, EntryKey, Guard, Space, StorageWrite, WriteAction};
 pub use failure::{Blame, Failure};
 pub use identity::{Permission, Principal, check_user};
 pub use instance::{Attempt, AttemptOutcome, Instance, InstanceStatus, NewInstance};

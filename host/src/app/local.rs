@@ -246,6 +246,7 @@ pub async fn run_step_locally(
         input: local.input,
         timeout: None,
         capture: Some(Arc::clone(&capture)),
+        log: Arc::default(),
         trace: None,
     };
     let ended = host.runtime.run_step(loaded, call).await;

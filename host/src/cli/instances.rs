@@ -15,6 +15,7 @@ use super::period::CreatedPeriod;
 use super::source;
 use super::start_from::{BATCH_ITEMS_MAX, Source, start_from};
 use crate::model::InstanceStatus;
+use crate::model::effects::LogLevel;
 use crate::model::plain::plain;
 
 const POLL_FIRST: Duration = Duration::from_millis(50);
@@ -72,6 +73,15 @@ fn batch_size(text: &str) -> Result<usize, String> {
 pub(super) struct InstancesArguments {
     /// Show this instance with its steps
     id: Option<String>,
+    /// Show the log lines of the instance's attempts
+    #[arg(long, requires = "id")]
+    logs: bool,
+    /// With --logs: only of this step, such as charge[3].pay
+    #[arg(long, value_name = "STEP", requires = "logs")]
+    step: Option<String>,
+    /// With --logs: only lines of this level and above
+    #[arg(long, requires = "logs", value_parser = LogLevel::ALL.map(LogLevel::as_str))]
+    level: Option<String>,
     /// Only instances of this workflow
     #[arg(long, value_name = "NAME")]
     workflow: Option<String>,
@@ -207,6 +217,9 @@ pub(super) fn instances(
     output: Output,
     arguments: InstancesArguments,
 ) -> Result<(), CliError> {
+    if let Some(id) = arguments.id.as_ref().filter(|_| arguments.logs) {
+        return logs(client, output, id, &arguments);
+    }
     if let Some(id) = &arguments.id {
         let instance = client.get(&format!("/instances/{}", encode(id)))?;
         return output.show(&instance, details);
@@ -266,6 +279,47 @@ pub(super) fn instances(
             ],
             rows,
         )
+    })
+}
+
+/// Shows a page of the log lines of an instance.
+fn logs(
+    client: &Client,
+    output: Output,
+    id: &str,
+    arguments: &InstancesArguments,
+) -> Result<(), CliError> {
+    let query = query([
+        ("step", arguments.step.clone()),
+        ("level", arguments.level.clone()),
+        ("limit", arguments.limit.map(|limit| limit.to_string())),
+        ("after", arguments.after.clone()),
+    ]);
+    let list = client.get(&format!("/instances/{}/logs{query}", encode(id)))?;
+    output.show(&list, |list| {
+        output::tell_next(list);
+        let mut text = String::new();
+        for log in output::items(list) {
+            let attempt = format!("{}#{}", cell(log, "/step"), cell(log, "/number"));
+            let lines = log.get("lines").and_then(Value::as_array);
+            for line in lines.into_iter().flatten() {
+                let (at, level) = (time(line, "/at"), cell(line, "/level"));
+                text.push_str(&format!(
+                    "{at}  {level:5}  {attempt}  {}\n",
+                    cell(line, "/line")
+                ));
+            }
+            if log.get("dropped").and_then(Value::as_u64).unwrap_or(0) > 0 {
+                let dropped = cell(log, "/dropped");
+                text.push_str(&format!(
+                    "{attempt}: {dropped} further lines were dropped\n"
+                ));
+            }
+        }
+        if text.is_empty() {
+            text.push_str("no lines\n");
+        }
+        text
     })
 }
 

@@ -10,8 +10,8 @@ use super::ports::failure_of_host;
 use crate::clock::Timestamp;
 use crate::model::failure::{self, Blame, Failure};
 use crate::model::transition::{Progress, StepReport};
-use crate::model::{Effects, EntryKey, Instance, Name, StepAddress, TraceParent};
-use crate::runtime::StepCall;
+use crate::model::{AttemptLog, Effects, EntryKey, Instance, Json, Name, StepAddress, TraceParent};
+use crate::runtime::{KeptLines, KeptLog, StepCall};
 use crate::trace::{Span, SpanKind};
 
 /// Most storage writes of outcomes that are committed together.
@@ -158,6 +158,7 @@ impl Core {
         span.name(|| format!("step {}/{}", call.plugin.manifest.name, call.step));
         span.set("stepwell.plugin", plugin.as_str());
         call.trace = span.context();
+        let log = Arc::clone(&call.log);
         // In this future, because one plugin that loads slowly must not delay the other steps.
         let ended = match self.0.steps.run_step(call).await {
             Ok(ended) => ended,
@@ -203,7 +204,9 @@ impl Core {
             started_at: ended.started_at,
             finished_at: ended.finished_at,
         };
-        let outcome = Outcome::Reported(Box::new((report, ended.effects)));
+        let mut effects = ended.effects;
+        effects.logs.extend(kept_log(&log, &report));
+        let outcome = Outcome::Reported(Box::new((report, effects)));
         Ended {
             attempt,
             span,
@@ -251,9 +254,26 @@ impl Core {
             input,
             timeout: action.timeout,
             capture: None,
+            log: Arc::default(),
             trace: None,
         })
     }
+}
+
+/// Returns the log lines of an attempt; none if it wrote none.
+fn kept_log(log: &KeptLog, report: &StepReport) -> Option<AttemptLog> {
+    let KeptLines { lines, dropped } = std::mem::take(&mut *log.lock());
+    if lines.is_empty() && dropped == 0 {
+        return None;
+    }
+    let lines = serde_json::to_string(&lines).ok()?;
+    Some(AttemptLog {
+        step: report.step.clone(),
+        number: report.number,
+        finished_at: report.finished_at,
+        dropped,
+        lines: Json::stored(lines),
+    })
 }
 
 /// Returns the log span of a traced attempt, which adds the trace id to its lines; an empty span

@@ -54,6 +54,11 @@ impl Engine {
         self.spawn_every_after(first, recount, |engine| async move {
             engine.recount_usage().await
         });
+        if !self.0.retention.logs.is_zero() {
+            self.spawn_every(self.0.retention.interval, |engine| async move {
+                engine.tidy_logs().await
+            });
+        }
         if !self.0.retention.finished_instances.is_zero() {
             self.spawn_every(self.0.retention.interval, |engine| async move {
                 engine.retain().await
@@ -169,6 +174,21 @@ impl Engine {
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, "could not forget old idempotency keys; the next run goes on");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Deletes log lines older than `retention.logs`.
+    async fn tidy_logs(&self) {
+        let before = self.core().clock.now().before(self.0.retention.logs);
+        while !self.core().stop.is_cancelled() {
+            match self.0.store.delete_old_logs(before).await {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "could not delete old log lines; the next run goes on");
                     return;
                 }
             }

@@ -31,6 +31,7 @@ mod history;
 mod idempotency;
 mod instances;
 mod live;
+mod logs;
 mod metrics;
 mod openapi;
 mod plugins;

@@ -8,7 +8,7 @@ use super::request::Request;
 use super::response::{self, HandlerResult};
 use super::route::{Access, Route};
 use super::{
-    alerts, approvals, assets, audit, batches, dashboard, history, instances, live, metrics,
+    alerts, approvals, assets, audit, batches, dashboard, history, instances, live, logs, metrics,
     openapi, plugins, prometheus, quotas, retention, tokens, workflows,
 };
 use crate::model::{AuditAction, Permission};
@@ -83,6 +83,8 @@ pub(super) static ROUTES: &[Route] = &[
         "List instances with filters, newest first; ?fields=input,output adds these fields", large),
     route!(GET "/instances/{id}", WorkflowRead => instances::show_instance,
         "Show an instance with its attempts and approvals; ?wait=30s waits for its end", waits),
+    route!(GET "/instances/{id}/logs", WorkflowRead => logs::list_logs,
+        "List the log lines of an instance's attempts, oldest first; ?step= and ?level= select some", large),
     route!(GET "/instances/{id}/attempts/{step}/{number}", WorkflowRead => instances::show_attempt,
         "Show an attempt at a step with its whole output"),
     route!(POST "/instances/{id}/cancel", WorkflowManage => instances::cancel_instance,

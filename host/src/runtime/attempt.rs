@@ -121,7 +121,11 @@ impl AttemptState {
             meter: Meter::new(limits.memory_bytes_max, limits.table_elements_max, large),
             effects: PendingEffects::default(),
             conflict: None,
-            log: Arc::new(GuestLog::new(call.clone(), Arc::clone(limits))),
+            log: Arc::new(GuestLog::new(
+                call.clone(),
+                Arc::clone(limits),
+                services.clock.clone(),
+            )),
             wasi: None,
             host_calls: 0,
             spans_left: services.tracer.host_calls_max(),

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::model::effects::LogLine;
 use crate::model::plugin::PluginVersion;
 use crate::model::{Json, Name, StepAddress, TraceParent};
 
@@ -45,8 +46,23 @@ pub struct StepCall {
     pub timeout: Option<Duration>,
     /// Receives the guest's log lines and metrics, for a person who examines this one attempt.
     pub capture: Option<Capture>,
+    /// Receives the guest's log lines, also of an attempt that is stopped.
+    pub log: KeptLog,
     /// The attempt's span, if it is recorded.
     pub trace: Option<TraceParent>,
+}
+
+/// The log lines of an attempt so far, shared with the guest's store. It outlives the store, which
+/// is dropped at a timeout.
+pub type KeptLog = Arc<Mutex<KeptLines>>;
+
+/// Log lines, within the limits of an attempt.
+#[derive(Clone, Debug, Default)]
+pub struct KeptLines {
+    /// The lines.
+    pub lines: Vec<LogLine>,
+    /// Number of lines that were dropped because of the limits.
+    pub dropped: u32,
 }
 
 /// A shared collector of a guest's log lines and metrics.

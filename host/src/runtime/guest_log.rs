@@ -7,7 +7,9 @@ use parking_lot::Mutex;
 
 use super::bindings::stepwell::plugin::log::Level;
 use super::call::{CapturedLog, StepCall};
+use crate::clock::Clock;
 use crate::config::Limits;
+use crate::model::effects::{LogLevel, LogLine};
 use crate::model::text::harmless;
 
 /// Writes the log lines of one attempt.
@@ -15,6 +17,7 @@ pub(super) struct GuestLog {
     /// None during `describe`: its lines have no attempt to belong to, and are not written.
     call: Option<Arc<StepCall>>,
     limits: Arc<Limits>,
+    clock: Clock,
     used: Mutex<LogUse>,
 }
 
@@ -30,10 +33,11 @@ struct LogUse {
 }
 
 impl GuestLog {
-    pub(super) fn new(call: Option<Arc<StepCall>>, limits: Arc<Limits>) -> Self {
+    pub(super) fn new(call: Option<Arc<StepCall>>, limits: Arc<Limits>, clock: Clock) -> Self {
         Self {
             call,
             limits,
+            clock,
             used: Mutex::default(),
         }
     }
@@ -45,6 +49,9 @@ impl GuestLog {
             || used.bytes.saturating_add(line.len()) > self.limits.log_bytes_max
         {
             used.dropped = used.dropped.saturating_add(1);
+            if let Some(call) = &self.call {
+                call.log.lock().dropped = used.dropped;
+            }
             return false;
         }
         used.lines += 1;
@@ -75,9 +82,14 @@ impl GuestLog {
 
     fn emit(&self, level: Level, line: &str) {
         let Some(call) = &self.call else { return };
+        call.log.lock().lines.push(LogLine {
+            at: self.clock.now(),
+            level: kept(level),
+            line: line.to_owned(),
+        });
         if let Some(capture) = &call.capture {
             capture.lock().logs.push(CapturedLog {
-                level: name(level),
+                level: kept(level).as_str(),
                 line: line.to_owned(),
             });
         }
@@ -105,13 +117,13 @@ impl GuestLog {
     }
 }
 
-fn name(level: Level) -> &'static str {
+fn kept(level: Level) -> LogLevel {
     match level {
-        Level::Trace => "trace",
-        Level::Debug => "debug",
-        Level::Info => "info",
-        Level::Warn => "warn",
-        Level::Error => "error",
+        Level::Trace => LogLevel::Trace,
+        Level::Debug => LogLevel::Debug,
+        Level::Info => LogLevel::Info,
+        Level::Warn => LogLevel::Warn,
+        Level::Error => LogLevel::Error,
     }
 }
 

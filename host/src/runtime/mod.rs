@@ -33,7 +33,7 @@ use std::time::Duration;
 pub use artifact::{ArtifactError, SealKey, compile, seal};
 pub use attempt::{Services, StepEnd, Usage};
 pub use bindings::exports::stepwell::plugin::step::PluginManifest;
-pub use call::{Capture, Captured, CapturedLog, CapturedMetric, StepCall};
+pub use call::{Capture, Captured, CapturedLog, CapturedMetric, KeptLines, KeptLog, StepCall};
 pub use contract::{contract, is_offered, is_step, step_export};
 pub use engine::DESCRIBED_MAX;
 pub use fault::SILENT;

@@ -51,6 +51,7 @@ impl PendingEffects {
                 .collect(),
             instances: self.instances,
             metadata: self.metadata.into_iter().collect(),
+            logs: Vec::new(),
         }
     }
 

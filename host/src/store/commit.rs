@@ -18,8 +18,8 @@ use super::{CommitError, StoreError, signed, to_json};
 use crate::clock::Timestamp;
 use crate::model::transition::{Change, DecidedApproval};
 use crate::model::{
-    ApprovalStatus, Attempt, Effects, EntryKey, Failure, Instance, InstanceStatus, Json, Name,
-    NewApproval, NewInstance, StepAddress, TraceParent, WriteAction,
+    ApprovalStatus, Attempt, AttemptLog, Effects, EntryKey, Failure, Instance, InstanceStatus,
+    Json, Name, NewApproval, NewInstance, StepAddress, TraceParent, WriteAction,
 };
 
 /// Selects the given instances that still have the given version.
@@ -243,6 +243,7 @@ impl PreparedCommit {
             + change.decided.len()
             + effects.storage.len()
             + effects.instances.len()
+            + effects.logs.len()
             + self.metadata.len()
     }
 
@@ -272,6 +273,7 @@ impl PreparedCommit {
             .instances
             .iter()
             .map(creation::bytes)
+            .chain(effects.logs.iter().map(|log| log.lines.len()))
             .chain(self.metadata.values().map(Json::len));
         json(&instance.output)
             + length(&self.failure)
@@ -388,6 +390,34 @@ pub(super) async fn insert_attempts(
         .collect();
     writes
         .change("an attempt", &[sql], &columns, &attempts)
+        .await
+}
+
+/// Writes the log lines of attempts; no statement if none wrote any.
+pub(super) async fn insert_logs(
+    writes: &mut StatementBatch<'_>,
+    commits: &[&PreparedCommit],
+) -> Result<(), CommitError> {
+    type Row<'a> = (Uuid, &'a AttemptLog);
+    let sql = "INSERT INTO attempt_logs (instance_id, finished_at, step, number, dropped, lines) \
+        SELECT * FROM {rows} WHERE given.column1 IS NOT NULL";
+    let columns = [
+        Column::Uuid(|(instance, _): &Row| *instance),
+        Column::Integer(|(_, log)| log.finished_at.as_micros()),
+        Column::Text(|(_, log)| log.step.as_str()),
+        Column::Integer(|(_, log)| i64::from(log.number)),
+        Column::Integer(|(_, log)| i64::from(log.dropped)),
+        Column::Text(|(_, log)| log.lines.as_str()),
+    ];
+    let logs = commits.iter().flat_map(|prepared| {
+        let StepCommit {
+            instance, effects, ..
+        } = &prepared.commit;
+        effects.logs.iter().map(move |log| (instance.id, log))
+    });
+    let logs: Vec<_> = logs.collect();
+    writes
+        .change("the log of an attempt", &[sql], &columns, &logs)
         .await
 }
 

@@ -505,6 +505,7 @@ async fn write_accepted(
     let mut writes = StatementBatch::new(connection, works.len());
     commit::update_instances(&mut writes, &steps).await?;
     commit::insert_attempts(&mut writes, &steps).await?;
+    commit::insert_logs(&mut writes, &steps).await?;
     // One event can request an approval and cancel it again, so approvals are inserted before they
     // are decided.
     commit::insert_approvals(&mut writes, &steps).await?;

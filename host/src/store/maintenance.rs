@@ -11,10 +11,11 @@ use super::backend::{Backend, Connection};
 use super::{Store, StoreError, signed};
 
 /// The tables that grow.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 7] = [
     ("workflows", "ANALYZE workflows"),
     ("workflow_instances", "ANALYZE workflow_instances"),
     ("step_attempts", "ANALYZE step_attempts"),
+    ("attempt_logs", "ANALYZE attempt_logs"),
     ("workflow_approvals", "ANALYZE workflow_approvals"),
     ("plugin_storage", "ANALYZE plugin_storage"),
     ("history_points", "ANALYZE history_points"),

@@ -31,7 +31,7 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreErro
                 "sqlite": "0001" "foundation", "0002" "retention", "0003" "hosts", "0004" "history", "0005" "alerts",
                 "0006" "audit", "0007" "traceparent", "0008" "room_for_updates", "0009" "audit_actor",
                 "0010" "fair_shares", "0011" "budgets", "0012" "quotas", "0013" "access",
-                "0014" "written", "0015" "workflow_versions",
+                "0014" "written", "0015" "workflow_versions", "0016" "attempt_logs",
             )
         }
         Connection::Postgres(_) => {
@@ -39,7 +39,7 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<(), StoreErro
                 "postgres": "0001" "foundation", "0002" "retention", "0003" "hosts", "0004" "history", "0005" "alerts",
                 "0006" "audit", "0007" "traceparent", "0008" "room_for_updates", "0009" "audit_actor",
                 "0010" "fair_shares", "0011" "budgets", "0012" "quotas", "0013" "access",
-                "0014" "written", "0015" "workflow_versions",
+                "0014" "written", "0015" "workflow_versions", "0016" "attempt_logs",
             )
         }
     };

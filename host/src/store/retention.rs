@@ -402,6 +402,9 @@ async fn delete(
     let approvals = of_instances("DELETE FROM workflow_approvals WHERE instance_id", ids)
         .execute(connection)
         .await?;
+    of_instances("DELETE FROM attempt_logs WHERE instance_id", ids)
+        .execute(connection)
+        .await?;
     let mut entries = of_buckets(
         "DELETE FROM plugin_storage WHERE team = ",
         team,

@@ -157,11 +157,15 @@ impl OutputStream for GuestOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::config::Config;
 
     fn output() -> GuestOutput {
         let limits = Config::defaults().expect("the defaults load").limits;
-        GuestOutput::new(Arc::new(GuestLog::new(None, Arc::new(limits))), Level::Info)
+        GuestOutput::new(
+            Arc::new(GuestLog::new(None, Arc::new(limits), Clock::System)),
+            Level::Info,
+        )
     }
 
     #[test]
