@@ -298,6 +298,7 @@ impl Work {
             input: input.into(),
             timeout: None,
             capture: None,
+            log: Arc::default(),
             trace: None,
         };
         let context = StepContext {

@@ -45,6 +45,8 @@ pub(super) fn check(source: DefinitionSource) -> Result<Definition, Vec<Definiti
         |schema| match Schema::compile(schema, &root.field("input")) {
             Ok(schema) => Some(Arc::new(schema)),
             Err(mistakes) => {
+                let mistakes = mistakes.into_iter();
+                let mistakes = mistakes.map(|it| DefinitionMistake::new(it.path, it.message));
                 checker.findings.extend(mistakes);
                 None
             }

@@ -9,9 +9,8 @@ use super::format::Format;
 use super::node::{CompiledPattern, Index, Kind, Node};
 use super::{
     COMPILED_PATTERN_BYTES, PATTERN_BYTES_MAX, PATTERNS_MAX, SCHEMA_BYTES_MAX, SCHEMA_LEVELS_MAX,
-    SUBSCHEMAS_MAX, Schema, SchemaSource, pointer,
+    SUBSCHEMAS_MAX, Schema, SchemaMistake, SchemaSource, pointer,
 };
-use crate::definition::DefinitionMistake;
 use crate::similar::did_you_mean;
 use crate::yaml::{Path, Segment};
 
@@ -80,16 +79,13 @@ const KEYWORDS: &[&str] = &[
 ];
 
 /// Compiles a schema that stands at `path` in the definition.
-pub(super) fn compile(
-    source: &SchemaSource,
-    path: &Path,
-) -> Result<Schema, Vec<DefinitionMistake>> {
+pub(super) fn compile(source: &SchemaSource, path: &Path) -> Result<Schema, Vec<SchemaMistake>> {
     let value = source.to_value();
     let length = value.to_string().len();
     if length > SCHEMA_BYTES_MAX {
         let message =
             format!("`{path}` has {length} bytes as JSON, and may have {SCHEMA_BYTES_MAX}");
-        return Err(vec![DefinitionMistake::new(path.clone(), message)]);
+        return Err(vec![SchemaMistake::new(path.clone(), message)]);
     }
     let mut compiler = Compiler {
         path: path.clone(),
@@ -133,7 +129,7 @@ struct Compiler {
     places: BTreeMap<String, Index>,
     /// Schemas with a `$ref`, and its pointer.
     references: Vec<(Index, String)>,
-    mistakes: Vec<DefinitionMistake>,
+    mistakes: Vec<SchemaMistake>,
     patterns: usize,
     tracks: bool,
 }
@@ -146,7 +142,7 @@ impl Compiler {
         if self.mistakes.len() < MISTAKES_MAX {
             let path = self.path.join(place);
             let message = format!("`{}` {message}", path.to_string().escape_debug());
-            self.mistakes.push(DefinitionMistake::new(path, message));
+            self.mistakes.push(SchemaMistake::new(path, message));
         }
     }
 

@@ -26,7 +26,6 @@ use self::evaluate::{Run, Stop};
 use self::node::Node;
 pub use self::source::SchemaSource;
 use crate::Json;
-use crate::definition::DefinitionMistake;
 use crate::yaml::{Path, Segment};
 
 /// Longest schema as compact JSON, in bytes.
@@ -58,6 +57,21 @@ pub struct Schema {
     tracks: bool,
     /// The estimated memory in bytes.
     bytes: usize,
+}
+
+/// One mistake in a schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaMistake {
+    /// The place in the definition.
+    pub path: Path,
+    /// One sentence that names the place.
+    pub message: String,
+}
+
+impl SchemaMistake {
+    fn new(path: Path, message: String) -> Self {
+        Self { path, message }
+    }
 }
 
 /// One mistake of an input.
@@ -103,10 +117,7 @@ impl Schema {
     ///
     /// # Errors
     /// All mistakes found.
-    pub(crate) fn compile(
-        source: &SchemaSource,
-        path: &Path,
-    ) -> Result<Self, Vec<DefinitionMistake>> {
+    pub(crate) fn compile(source: &SchemaSource, path: &Path) -> Result<Self, Vec<SchemaMistake>> {
         let schema = compile::compile(source, path)?;
         let mistakes = schema.check_defaults(path);
         if mistakes.is_empty() {
@@ -186,7 +197,7 @@ impl Schema {
     }
 
     /// Finds the defaults that do not fit their own schemas.
-    fn check_defaults(&self, path: &Path) -> Vec<DefinitionMistake> {
+    fn check_defaults(&self, path: &Path) -> Vec<SchemaMistake> {
         let mut mistakes = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
             let Some(default) = &node.default else {
@@ -206,7 +217,7 @@ impl Schema {
                     path.join(&node.place).to_string().escape_debug(),
                     problem.message
                 );
-                DefinitionMistake::new(path.join(&node.place).field("default"), message)
+                SchemaMistake::new(path.join(&node.place).field("default"), message)
             }));
         }
         mistakes
